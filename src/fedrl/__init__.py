@@ -1,0 +1,3 @@
+"""Federated deep reinforcement learning."""
+
+__version__ = "0.1.0"

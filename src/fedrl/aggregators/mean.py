@@ -1,0 +1,34 @@
+"""The weighted mean: FedAvg."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from fedrl.core.aggregator import Aggregator, by_samples
+from fedrl.core.checks import check_one_of
+from fedrl.core.component import component
+from fedrl.core.types import PyTree, Update
+
+
+@component("aggregator", reference="McMahan et al. (2017), https://arxiv.org/abs/1602.05629")
+def mean(weighting: str = "samples") -> Aggregator:
+    """FedAvg: sum_k w_k value_k / sum_k w_k.
+
+    Args:
+        weighting: "samples" weighs an update by the samples behind it, "uniform" counts every agent once.
+    """
+    check_one_of(weighting, ("samples", "uniform"), "weighting")
+
+    def update(updates: Update, state: PyTree) -> tuple[Update, PyTree]:
+        weight = updates.weight.sum()
+        share = updates.weight / jnp.maximum(weight, 1e-30)
+        value = jax.tree.map(lambda x: jnp.tensordot(share, x, 1), updates.value)
+        return Update(value, weight, updates.version.max()), state
+
+    return Aggregator(
+        update=update,
+        weigh=by_samples if weighting == "samples" else lambda update: jnp.float32(1.0),
+        sees="sum",
+        sensitivity=(lambda clip, agents: 2.0 * clip / agents) if weighting == "uniform" else None,
+    )

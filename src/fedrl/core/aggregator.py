@@ -1,0 +1,44 @@
+"""What an aggregator is: a rule that makes one update of many.
+
+A rule that sees only the sum lets engines add updates up as they come, in any grouping and any order:
+for such a rule, `update` of partial means weighted by their partial weights equals `update` of the whole.
+A rule that sees each update gets them all, stacked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+
+from fedrl.core.component import Call, record
+from fedrl.core.types import Params, PyTree, Update
+
+
+def by_samples(update: Update) -> jax.Array:
+    """Weigh an update by the number of samples behind it."""
+    return update.weight
+
+
+@record
+class Aggregator:
+    """A rule that makes one update of many.
+
+    Attributes:
+        update: `(updates, state) -> (update, state)`; every leaf of `updates` has a leading agent axis. The leaves
+            are NumPy arrays on the host, where reductions over agents are fastest, and JAX arrays inside a
+            compiled program.
+        init: `params -> state`.
+        weigh: `update -> weight` of one agent's update, before any summing.
+        sees: "sum" if the rule is a function of the weighted sum, "each" if it needs every update by itself.
+        sensitivity: `(clip, agents) -> bound` on how far one agent with updates of norm at most `clip` moves the
+            result, or None where no bound is known.
+    """
+
+    update: Callable[[Update, PyTree], tuple[Update, PyTree]]
+    init: Callable[[Params], PyTree] = lambda params: ()
+    weigh: Callable[[Update], jax.Array] = by_samples
+    sees: Literal["each", "sum"] = "each"
+    sensitivity: Callable[[float, int], float] | None = None
+    call: Call | None = None

@@ -1,0 +1,77 @@
+"""What is refused when a federation is built, because it would not do what it promises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedrl.core.aggregator import Aggregator
+from fedrl.core.errors import ConfigError, UnsoundError, nearest
+from fedrl.core.learner import Learner
+from fedrl.core.stage import Stage
+
+
+def check_composition(learner: Learner, aggregator: Aggregator, stages: Sequence[Stage], payload: str) -> None:
+    """Refuse a combination of sound parts that is unsound as a whole.
+
+    Raises:
+        UnsoundError: It names both parts and the way out.
+    """
+    for outer, hiding in enumerate(stages):
+        if not hiding.hides:
+            continue
+        for inner in stages[:outer]:
+            if inner.decode is not None:
+                raise UnsoundError(
+                    f"{inner!r} stands inside {hiding!r}. It is undone update by update, and the other makes single "
+                    f"updates unreadable. Leave {inner!r} out, or replace it by a stage that commutes with sums."
+                )
+        if aggregator.sees == "each":
+            raise UnsoundError(
+                f"{aggregator!r} needs to see each update and {hiding!r} hides them. "
+                f"Aggregate by a rule of the sum such as mean(), or apply {aggregator!r} to secure sums of groups."
+            )
+    _check_noise(aggregator, stages)
+    if payload == "gradient" and learner.gradient is None:
+        raise UnsoundError(
+            f"{learner!r} has no gradient to send: an iteration of it takes several steps. "
+            "Use payload='delta', or a learner with one step per iteration such as reinforce()."
+        )
+
+
+def _check_noise(aggregator: Aggregator, stages: Sequence[Stage]) -> None:
+    """Calibrated noise is void if anything enlarges an update after its clip, or the rule's sensitivity is unknown."""
+    noisy = [i for i, stage in enumerate(stages) if stage.event is not None]
+    if not noisy:
+        return
+    for stage in stages[noisy[0] + 1 :]:
+        if stage.expands:
+            raise UnsoundError(
+                f"{stage!r} comes after {stages[noisy[0]]!r} and may enlarge the update, so the noise would not cover "
+                "it. Put it before."
+            )
+    if aggregator.sensitivity is None:
+        raise UnsoundError(
+            f"{stages[noisy[0]]!r} needs to know how far one agent moves the result, and for {aggregator!r} no bound "
+            "is known. Use mean(weighting='uniform')."
+        )
+
+
+def check_positive(**values: int) -> None:
+    """Refuse a count below one.
+
+    Raises:
+        ConfigError: It names the argument and the value.
+    """
+    for name, value in values.items():
+        if value < 1:
+            raise ConfigError(f"{name} is {value}. It counts something, so it is at least 1. Set it to 1 or more.")
+
+
+def check_one_of(value: str, allowed: Sequence[str], name: str) -> None:
+    """Refuse a word that is not among the allowed ones.
+
+    Raises:
+        ConfigError: It names the argument, the word and the nearest allowed one.
+    """
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r}, which is not known. {nearest(str(value), allowed)}")

@@ -1,0 +1,195 @@
+"""A component remembers the call that made it.
+
+From that one fact come its repr, its equality, its digest, its table in a configuration file and its citation:
+
+    @component("aggregator", reference="McMahan et al. (2017), https://arxiv.org/abs/1602.05629")
+    def mean(weighting="samples"): ...
+
+    mean() == mean(weighting="samples")      repr(mean()) == "mean()"      cite(mean()) -> ["McMahan ..."]
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, ParamSpec, TypeVar, cast, dataclass_transform
+
+import numpy as np
+
+Parameters = ParamSpec("Parameters")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Component:
+    """A constructor in the catalogue.
+
+    Attributes:
+        kind: The concept it builds: "environment", "learner", "stage", ...
+        name: Its name in configuration files, the name of the function.
+        build: The constructor.
+        reference: Authors, year and link of the source, or "" for folklore.
+    """
+
+    kind: str
+    name: str
+    build: Callable[..., Any]
+    reference: str
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of the constructor's docstring."""
+        return (inspect.getdoc(self.build) or "").partition("\n")[0]
+
+    @property
+    def signature(self) -> inspect.Signature:
+        """The constructor's parameters and their defaults."""
+        return inspect.signature(self.build)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A recorded constructor call, every parameter bound."""
+
+    component: Component
+    arguments: dict[str, Any]
+
+    def __repr__(self) -> str:
+        shown: list[str] = []
+        for name, parameter in self.component.signature.parameters.items():
+            value = self.arguments[name]
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                shown += [_show(item) for item in value]
+            elif parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+                shown.append(_show(value))
+            elif not _same(value, parameter.default):
+                shown.append(f"{name}={_show(value)}")
+        return f"{self.component.build.__name__}({', '.join(shown)})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Call) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the name and every argument, defaults included."""
+        text = ", ".join(f"{name}={_canonical(value)}" for name, value in self.arguments.items())
+        return hashlib.sha256(f"{self.component.kind}:{self.component.name}({text})".encode()).hexdigest()
+
+
+CATALOGUE: dict[tuple[str, str], Component] = {}
+
+
+def component(kind: str, *, reference: str = "") -> Callable[[Callable[Parameters, T]], Callable[Parameters, T]]:
+    """Enter a constructor in the catalogue, and make what it builds remember the call."""
+
+    def register(build: Callable[Parameters, T]) -> Callable[Parameters, T]:
+        entry = Component(kind, build.__name__, build, reference)
+        CATALOGUE[kind, build.__name__] = entry
+        signature = inspect.signature(build)
+
+        @functools.wraps(build)
+        def construct(*args: Parameters.args, **kwargs: Parameters.kwargs) -> T:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            return _remember(build(*args, **kwargs), Call(entry, dict(bound.arguments)))
+
+        return construct
+
+    return register
+
+
+def call_of(value: object) -> Call | None:
+    """The call that built `value`, or None if no component did."""
+    call = getattr(value, "call", None) or getattr(getattr(value, "init", None), "call", None)
+    return call if isinstance(call, Call) else None
+
+
+def calls_in(value: object) -> Iterator[Call]:
+    """The calls that built `value` and everything given to its constructor, outermost first."""
+    call = call_of(value)
+    if call is not None:
+        yield call
+        for argument in call.arguments.values():
+            yield from calls_in(argument)
+    elif isinstance(value, tuple | list) and not hasattr(value, "_fields"):
+        for item in value:
+            yield from calls_in(item)
+
+
+def cite(value: object) -> list[str]:
+    """The sources of every component in `value`, each once, in the order of use.
+
+    >>> from fedrl.aggregators import mean
+    >>> cite(mean())[0][:14]
+    'McMahan et al.'
+    """
+    return list(dict.fromkeys(call.component.reference for call in calls_in(value) if call.component.reference))
+
+
+@dataclass_transform(frozen_default=True, eq_default=False)
+def record(cls: type[T]) -> type[T]:
+    """A frozen dataclass of functions that prints and compares as the call that built it.
+
+    The class declares a field `call: Call | None = None`.
+    """
+
+    def show(self: Any) -> str:
+        return repr(self.call) if self.call else f"<{type(self).__name__} without a constructor call>"
+
+    def equal(self: Any, other: object) -> bool:
+        return self is other or (
+            type(self) is type(other) and call_of(self) is not None and call_of(self) == call_of(other)
+        )
+
+    def hashed(self: Any) -> int:
+        return hash(self.call) if self.call else id(self)
+
+    cls.__repr__ = show  # type: ignore[method-assign]
+    cls.__eq__ = equal  # type: ignore[method-assign]
+    cls.__hash__ = hashed  # type: ignore[method-assign]
+    return dataclass(frozen=True, eq=False, repr=False)(cls)
+
+
+def _remember(built: T, call: Call) -> T:
+    if is_dataclass(built) and any(field.name == "call" for field in fields(built)):
+        return cast(T, replace(cast(Any, built), call=call))
+    if hasattr(built, "_replace") and hasattr(built, "init"):  # an optax transformation: its init carries the call
+        init = functools.partial(built.init)
+        vars(init)["call"] = call
+        return built._replace(init=init)
+    raise TypeError(
+        f"{call.component.name} built a {type(built).__name__}, which has no place for its constructor call"
+    )
+
+
+def _show(value: object) -> str:
+    call = call_of(value)
+    if call is not None:
+        return repr(call)
+    return getattr(value, "__name__", None) or repr(value) if callable(value) else repr(value)
+
+
+def _canonical(value: object) -> str:
+    call = call_of(value)
+    if call is not None:
+        return call.digest
+    if hasattr(value, "_fields"):
+        return "(" + ", ".join(_canonical(item) for item in cast(tuple[object, ...], value)) + ")"
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(_canonical(item) for item in value) + "]"
+    if isinstance(value, np.ndarray) or hasattr(value, "__array__"):
+        array = np.asarray(value)
+        return f"{array.dtype}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()}"
+    if callable(value):
+        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}"
+    return repr(value)
+
+
+def _same(value: object, default: object) -> bool:
+    return value is default or _canonical(value) == _canonical(default)

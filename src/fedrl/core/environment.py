@@ -1,0 +1,126 @@
+"""What an environment is: four pure functions and two facts about its spaces.
+
+Randomness is drawn ahead: `draw_step(key, (time, instances))` once per rollout costs a fraction of a key
+split per step. An environment that wants keys draws keys (`draw_keys`).
+
+    draw_reset, draw_step --> noise --> reset, step --> State, Timestep
+
+An environment never resets itself. Whoever steps it (`fedrl.learners.rollout`) starts the next episode,
+so the last observation of an episode is never lost, and termination and truncation stay apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from fedrl.core.component import Call, record
+from fedrl.core.types import Key, PyTree
+
+Noise: TypeAlias = PyTree
+State: TypeAlias = PyTree
+
+
+class Timestep(NamedTuple):
+    """What one step shows, for one instance of the environment.
+
+    Attributes:
+        observation: The state reached, seen before any reset.
+        reward: Scalar float32, of the transition just made (0 at a reset).
+        terminated: Scalar bool; the episode ended in the environment: its value beyond is zero.
+        truncated: Scalar bool; the episode was cut off: bootstrap from `observation`.
+    """
+
+    observation: jax.Array
+    reward: jax.Array
+    terminated: jax.Array
+    truncated: jax.Array
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """The integers 0 ... n - 1."""
+
+    n: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one element: a scalar."""
+        return ()
+
+    dtype = jnp.int32
+
+
+@dataclass(frozen=True)
+class Box:
+    """Arrays of float32 of a fixed shape; `low` and `high` bound every entry."""
+
+    shape: tuple[int, ...]
+    low: float = -math.inf
+    high: float = math.inf
+
+    dtype = jnp.float32
+
+
+Space: TypeAlias = Discrete | Box
+
+
+class Spaces(NamedTuple):
+    """The spaces of an environment's observations and actions."""
+
+    observation: Space
+    action: Space
+
+
+@record
+class Environment:
+    """A Markov decision process, one instance at a time; `jax.vmap` makes many.
+
+    Attributes:
+        params: The parameters of the dynamics at their defaults, a NamedTuple of arrays. Heterogeneous agents
+            differ in nothing else: a fleet is this record with a leading agent axis on every leaf.
+        spaces: Observation and action spaces, the same for every setting of `params`.
+        draw_reset: `(key, batch) -> noise`, with the batch axes last on every leaf (keys: the only axes).
+        draw_step: As `draw_reset`, for `step`.
+        reset: `(noise, params) -> (state, timestep)`.
+        step: `(noise, state, action, params) -> (state, timestep)`.
+        max_steps: No episode is longer.
+        host: Opens instances that live outside compiled programs (Gymnasium's); None for a pure environment.
+        call: The constructor call that made it.
+    """
+
+    params: PyTree
+    spaces: Spaces
+    draw_reset: Callable[[Key, tuple[int, ...]], Noise]
+    draw_step: Callable[[Key, tuple[int, ...]], Noise]
+    reset: Callable[[Noise, PyTree], tuple[State, Timestep]]
+    step: Callable[[Noise, State, jax.Array, PyTree], tuple[State, Timestep]]
+    max_steps: int
+    host: Callable[..., Any] | None = None
+    call: Call | None = None
+
+
+def draw_nothing(key: Key, batch: tuple[int, ...]) -> Noise:
+    """Noise for a deterministic function: none."""
+    del key, batch
+    return ()
+
+
+def draw_keys(key: Key, batch: tuple[int, ...]) -> Noise:
+    """Noise for a function that splits keys itself: one key per instance."""
+    return jax.random.split(key, batch)
+
+
+def draw_uniform(count: int) -> Callable[[Key, tuple[int, ...]], Noise]:
+    """Noise of `count` numbers uniform on [0, 1), shaped `[count, *batch]`."""
+    return lambda key, batch: jax.random.uniform(key, (count, *batch))
+
+
+def first(observation: jax.Array) -> Timestep:
+    """The timestep that opens an episode."""
+    return Timestep(observation, jnp.float32(0.0), jnp.bool_(False), jnp.bool_(False))

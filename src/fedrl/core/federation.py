@@ -1,0 +1,276 @@
+"""A federation: two pure functions cut exactly at the wire.
+
+    agent (key, Broadcast, AgentState)    -> (Update, AgentState, Metrics)     runs where the environment is
+    server(key, ServerState, Updates[n])  -> ServerState                       runs where updates meet
+
+Each half is three steps in a row. Engines that interleave something between them call the steps:
+
+    agent  = begin -> work x local_steps -> report
+    server = decode (per update) -> aggregate -> commit
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedrl.core.aggregator import Aggregator
+from fedrl.core.checks import check_composition, check_one_of, check_positive
+from fedrl.core.component import Call, component, record
+from fedrl.core.keys import agent_key
+from fedrl.core.learner import Learner, Trajectory
+from fedrl.core.stage import Stage, pipeline, zeros_like
+from fedrl.core.types import Broadcast, Context, Hint, Key, Metrics, PyTree, Update
+
+TRAIN, ENCODE = 0, 1
+
+
+class ServerState(NamedTuple):
+    """What the server remembers between rounds."""
+
+    params: PyTree
+    shared: PyTree
+    aggregator: PyTree
+    optimizer: PyTree
+    version: jax.Array
+
+
+class AgentState(NamedTuple):
+    """What an agent remembers between rounds. It never leaves the agent.
+
+    `steps` is the agent's own number of local steps, at most the federation's.
+    """
+
+    learner: PyTree
+    local: PyTree
+    agent: jax.Array
+    steps: jax.Array
+
+
+class Task(NamedTuple):
+    """One round of one agent, under way."""
+
+    key: Key
+    broadcast: Broadcast
+    hint: Hint
+    cohort: jax.Array
+
+
+@record
+class Federation:
+    """The two halves of a federated learning system, and the steps they are made of.
+
+    Attributes:
+        init_server: `key -> ServerState`.
+        init_agent: `(key, agent, env_params, steps) -> AgentState`.
+        broadcast: `ServerState -> Broadcast`.
+        agent: `(key, Broadcast, AgentState, cohort) -> (Update, AgentState, Metrics)`; each metric has a leading axis
+            of local steps. The metrics stay on the agent: a return curve is private data.
+        server: `(key, ServerState, Updates[n]) -> ServerState`.
+        begin: `(key, Broadcast, AgentState, cohort) -> (Task, AgentState)`.
+        work: `(Task, AgentState, step, trajectory | None) -> (AgentState, Metrics)`, one local step. Without a
+            trajectory, the learner gathers its own experience.
+        report: `(Task, AgentState) -> (Update, AgentState)`.
+        decode: `(Broadcast, Update) -> Update`, for one update; from here on its weight is the aggregator's.
+        aggregate: `(ServerState, Updates[n]) -> (Update, aggregator state)`, of decoded updates.
+        commit: `(key, ServerState, Update, aggregator state) -> ServerState`.
+        learner: The learner of every agent.
+        aggregator: The rule that merges.
+        local_steps: Local iterations in a round, at most.
+    """
+
+    init_server: Callable[[Key], ServerState]
+    init_agent: Callable[[Key, jax.Array, PyTree, jax.Array], AgentState]
+    broadcast: Callable[[ServerState], Broadcast]
+    agent: Callable[[Key, Broadcast, AgentState, jax.Array], tuple[Update, AgentState, Metrics]]
+    server: Callable[[Key, ServerState, Update], ServerState]
+    begin: Callable[[Key, Broadcast, AgentState, jax.Array], tuple[Task, AgentState]]
+    work: Callable[[Task, AgentState, jax.Array, Trajectory | None], tuple[AgentState, Metrics]]
+    report: Callable[[Task, AgentState], tuple[Update, AgentState]]
+    decode: Callable[[Broadcast, Update], Update]
+    aggregate: Callable[[ServerState, Update], tuple[Update, PyTree]]
+    commit: Callable[[Key, ServerState, Update, PyTree], ServerState]
+    learner: Learner
+    aggregator: Aggregator
+    local_steps: int
+    call: Call | None = None
+
+
+@component("federation")
+def federate(
+    learner: Learner,
+    aggregator: Aggregator,
+    *stages: Stage,
+    server_opt: optax.GradientTransformation | None = None,
+    local_steps: int = 1,
+    payload: Literal["delta", "gradient"] = "delta",
+) -> Federation:
+    """Put a learner, an aggregator and the stages of the pipeline together.
+
+    With `payload="delta"`, agents train and send how their parameters changed; the server's optimiser takes the
+    negative mean change for a gradient, so `optax.sgd(1.0)` is FedAvg and `optax.adam(0.01)` is FedAdam.
+    With `payload="gradient"`, agents send the mean gradient of `local_steps` batches at the global parameters and
+    take no step; the server's optimiser does: FedSGD, federated policy gradient.
+
+    Args:
+        learner: What every agent runs.
+        aggregator: How updates are merged.
+        *stages: What an update passes on its way, in order.
+        server_opt: An optax transformation of the merged update; `optax.sgd(1.0)` by default.
+        local_steps: Local iterations of an agent in a round; an agent may do fewer.
+        payload: "delta" or "gradient".
+
+    Returns:
+        The federation, to be run by an engine.
+
+    Raises:
+        UnsoundError: The parts do not go together.
+        ConfigError: An argument is out of range.
+
+    Reference: McMahan et al. (2017), https://arxiv.org/abs/1602.05629; server optimisers by Reddi et al. (2021),
+        https://arxiv.org/abs/2003.00295.
+    """
+    check_positive(local_steps=local_steps)
+    check_one_of(payload, ("delta", "gradient"), "payload")
+    check_composition(learner, aggregator, stages, payload)
+    optimizer = optax.sgd(1.0) if server_opt is None else server_opt
+    pipe = pipeline(stages)
+    assert pipe.guide is not None
+    assert pipe.decode is not None
+    guide, undo, counts = pipe.guide, pipe.decode, learner.statistics
+
+    def init_server(key: Key) -> ServerState:
+        params = learner.params(learner.init(key, learner.environment.params))
+        shared, _ = pipe.init(params)
+        return ServerState(params, shared, aggregator.init(params), optimizer.init(params), jnp.int32(0))
+
+    def init_agent(key: Key, agent: jax.Array, env_params: PyTree, steps: jax.Array) -> AgentState:
+        state = learner.init(jax.random.fold_in(key, agent), env_params)
+        _, local = pipe.init(learner.params(state))
+        return AgentState(state, local, agent, steps)
+
+    def broadcast(server: ServerState) -> Broadcast:
+        return Broadcast(server.params, server.shared, server.version)
+
+    def begin(key: Key, sent: Broadcast, agent: AgentState, cohort: jax.Array) -> tuple[Task, AgentState]:
+        correction = guide(sent.shared, agent.local)
+        hint = Hint(sent.params, zeros_like(sent.params) if correction is None else correction)
+        task = Task(agent_key(key, sent.version, agent.agent), sent, hint, cohort)
+        return task, agent._replace(learner=learner.adopt(agent.learner, sent.params))
+
+    def work(
+        task: Task, agent: AgentState, step: jax.Array, trajectory: Trajectory | None = None
+    ) -> tuple[AgentState, Metrics]:
+        key = jax.random.fold_in(jax.random.fold_in(task.key, TRAIN), step)
+        if trajectory is None:
+            state, metrics = learner.update(key, agent.learner, task.hint)
+        else:
+            assert learner.learn is not None
+            state, metrics = learner.learn(key, agent.learner, trajectory, task.hint)
+        return agent._replace(learner=state), metrics
+
+    def report(task: Task, agent: AgentState) -> tuple[Update, AgentState]:
+        change = jax.tree.map(jnp.subtract, learner.params(agent.learner), task.broadcast.params)
+        return encode(task, agent, change)
+
+    def encode(task: Task, agent: AgentState, value: PyTree) -> tuple[Update, AgentState]:
+        context = Context(agent.agent, task.broadcast.version, task.cohort)
+        weight = (agent.steps * learner.samples).astype(jnp.float32)
+        update = Update(value, weight, task.broadcast.version)
+        key = jax.random.fold_in(task.key, ENCODE)
+        update, local = pipe.encode(key, context, task.broadcast.shared, agent.local, update)
+        if counts is not None:
+            update = update._replace(value=(update.value, counts.gathered(agent.learner)))
+        return update, agent._replace(local=local)
+
+    def train(key: Key, sent: Broadcast, agent: AgentState, cohort: jax.Array) -> tuple[Update, AgentState, Metrics]:
+        task, agent = begin(key, sent, agent, cohort)
+        if local_steps == 1:
+            agent, metrics = work(task, agent, jnp.int32(0))
+            update, agent = report(task, agent)
+            return update, agent, jax.tree.map(lambda x: x[None], metrics)
+
+        def step(carry: AgentState, i: jax.Array) -> tuple[AgentState, Metrics]:
+            return _unless_done(carry, i, *work(task, carry, i))
+
+        agent, metrics = jax.lax.scan(step, agent, jnp.arange(local_steps))
+        update, agent = report(task, agent)
+        return update, agent, metrics
+
+    def differentiate(
+        key: Key, sent: Broadcast, agent: AgentState, cohort: jax.Array
+    ) -> tuple[Update, AgentState, Metrics]:
+        assert learner.gradient is not None
+        gradient = learner.gradient
+        task, agent = begin(key, sent, agent, cohort)
+
+        def step(carry: tuple[AgentState, PyTree], i: jax.Array) -> tuple[tuple[AgentState, PyTree], Metrics]:
+            state, summed = carry
+            slope, after, metrics = gradient(jax.random.fold_in(task.key, i), state.learner, task.hint)
+            after, metrics = _unless_done(state, i, state._replace(learner=after), metrics)
+            going = (i < state.steps).astype(jnp.float32)
+            return (after, jax.tree.map(lambda s, g: s - going * g, summed, slope)), metrics
+
+        (agent, summed), metrics = jax.lax.scan(step, (agent, zeros_like(sent.params)), jnp.arange(local_steps))
+        value = jax.tree.map(lambda s: s / jnp.maximum(agent.steps, 1), summed)
+        update, agent = encode(task, agent, value)
+        return update, agent, metrics
+
+    def decode(sent: Broadcast, update: Update) -> Update:
+        if counts is None:
+            update = undo(sent.shared, update)
+            return update._replace(weight=aggregator.weigh(update))
+        value, gathered = update.value
+        update = undo(sent.shared, update._replace(value=value))
+        weight = aggregator.weigh(update)
+        return Update((update.value, jax.tree.map(lambda x: x / weight, gathered)), weight, update.version)
+
+    def aggregate(server: ServerState, updates: Update) -> tuple[Update, PyTree]:
+        return aggregator.update(updates, server.aggregator)
+
+    def commit(key: Key, server: ServerState, merged: Update, memory: PyTree) -> ServerState:
+        if counts is not None:
+            value, gathered = merged.value
+            server = server._replace(
+                params=counts.absorb(server.params, jax.tree.map(lambda x: x * merged.weight, gathered))
+            )
+            merged = merged._replace(value=value)
+        merged, shared = pipe.finish(jax.random.fold_in(key, server.version), server.shared, merged)
+        gradient = jax.tree.map(jnp.negative, merged.value)
+        step, state = optimizer.update(gradient, server.optimizer, server.params)
+        return ServerState(optax.apply_updates(server.params, step), shared, memory, state, server.version + 1)
+
+    def server(key: Key, state: ServerState, updates: Update) -> ServerState:
+        decoded = jax.vmap(decode, (None, 0))(broadcast(state), updates)
+        merged, memory = aggregate(state, decoded)
+        return commit(key, state, merged, memory)
+
+    return Federation(
+        init_server=init_server,
+        init_agent=init_agent,
+        broadcast=broadcast,
+        agent=train if payload == "delta" else differentiate,
+        server=server,
+        begin=begin,
+        work=work,
+        report=report,
+        decode=decode,
+        aggregate=aggregate,
+        commit=commit,
+        learner=learner,
+        aggregator=aggregator,
+        local_steps=local_steps,
+    )
+
+
+def _unless_done(
+    before: AgentState, step: jax.Array, after: AgentState, metrics: Metrics
+) -> tuple[AgentState, Metrics]:
+    """An agent that has done its own number of local steps stands still."""
+    going = step < before.steps
+    kept = jax.tree.map(lambda new, old: jnp.where(going, new, old), after, before)
+    return kept, jax.tree.map(lambda x: jnp.where(going, x, jnp.zeros_like(x)), metrics)

@@ -1,0 +1,32 @@
+"""Keys are derived, never threaded: arrival order cannot change randomness.
+
+run key --fold_in(version)--> round key --fold_in(agent)--> agent key
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import jax
+
+from fedrl.core.types import Key
+
+
+class Purpose(IntEnum):
+    """What a key of a run is for; each purpose has its own stream."""
+
+    SERVER = 0
+    AGENTS = 1
+    TRAINING = 2
+    EVALUATION = 3
+    FLEET = 4
+
+
+def run_key(seed: int, purpose: Purpose) -> Key:
+    """The key of one purpose in the run with this seed."""
+    return jax.random.fold_in(jax.random.key(seed), int(purpose))
+
+
+def agent_key(key: Key, version: jax.Array, agent: jax.Array) -> Key:
+    """The key of one agent in one round, the same whoever derives it, whenever."""
+    return jax.random.fold_in(jax.random.fold_in(key, version), agent)

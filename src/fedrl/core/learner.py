@@ -1,0 +1,87 @@
+"""What a learner is: local training as a pure function of a key, a state and a hint.
+
+A learner knows nothing of federation. `params` and `adopt` are the only doors through which
+a federation reaches into its state, so a learner that narrows them keeps the rest to itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from fedrl.core.component import Call, record
+from fedrl.core.environment import Environment
+from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
+
+
+class Trajectory(NamedTuple):
+    """What a batch of instances went through; every leaf is `[time, *features, instances]`.
+
+    Attributes:
+        observation: What the policy saw.
+        action: What it did.
+        reward: What it got.
+        terminated: Whether the episode ended there.
+        truncated: Whether the episode was cut off there.
+        successor: The observation reached, seen before any reset.
+    """
+
+    observation: jax.Array
+    action: jax.Array
+    reward: jax.Array
+    terminated: jax.Array
+    truncated: jax.Array
+    successor: jax.Array
+
+
+class Statistics(NamedTuple):
+    """What agents count rather than learn: it is added up exactly and bypasses the pipeline and the optimisers.
+
+    A learner that has some keeps the merged result in its parameters, where local training leaves it alone.
+
+    Attributes:
+        gathered: `state -> sums`, counted since the state last adopted parameters; sums of agents add up.
+        absorb: `(params, sums) -> params`, with what all agents counted merged in.
+    """
+
+    gathered: Callable[[PyTree], PyTree]
+    absorb: Callable[[Params, PyTree], Params]
+
+
+@record
+class Learner:
+    """A learning algorithm bound to an environment.
+
+    Attributes:
+        init: `(key, env_params) -> state`. `env_params` is one setting of the environment's parameters, or a stack
+            of settings with a leading axis, dealt out to the instances in turn (pooled data).
+        update: `(key, state, hint) -> (state, metrics)`, one local iteration: gather experience, learn from it.
+        act: `(key, params, observation, greedy) -> action`, for a batch with the instances on the last axis.
+        params: `state -> params`, what a federation may see.
+        adopt: `(state, params) -> state`, the state after the parameters were replaced.
+        environment: Where it learns.
+        samples: Environment steps of one local iteration, the weight of its update.
+        learn: `(key, state, trajectory, hint) -> (state, metrics)`, the second half of `update` for experience
+            gathered elsewhere (host environments). None if the algorithm gathers its own.
+        horizon: Steps each instance takes in a trajectory given to `learn`.
+        instances: How many instances of the environment the learner steps.
+        gradient: `(key, state, hint) -> (gradient, state, metrics)` at the current parameters, without a step.
+            None if an iteration takes several steps.
+        statistics: What the agents count rather than learn, such as the moments of observations. Optional.
+    """
+
+    init: Callable[[Key, PyTree], PyTree]
+    update: Callable[[Key, PyTree, Hint], tuple[PyTree, Metrics]]
+    act: Callable[[Key, Params, jax.Array, bool], jax.Array]
+    params: Callable[[PyTree], Params]
+    adopt: Callable[[PyTree, Params], PyTree]
+    environment: Environment
+    samples: int
+    learn: Callable[[Key, PyTree, Trajectory, Hint], tuple[PyTree, Metrics]] | None = None
+    horizon: int = 0
+    instances: int = 0
+    gradient: Callable[[Key, PyTree, Hint], tuple[Params, PyTree, Metrics]] | None = None
+    statistics: Statistics | None = None
+    call: Call | None = None

@@ -1,0 +1,94 @@
+"""What a stage is: one step of the pipeline an update passes on its way out of an agent, and back.
+
+    agent:   guide -> local training -> encode_1 -> encode_2 -> ... -> wire
+    server:  wire -> decode_n -> ... -> decode_1 -> aggregate -> finish_n -> ... -> finish_1 -> step
+
+The stages nest like the skins of an onion: what went on last comes off first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fedrl.core.component import Call, record
+from fedrl.core.types import Context, Key, Params, PyTree, Update
+
+
+def no_state(params: Params) -> tuple[PyTree, PyTree]:
+    """Shared and local state of a stage that needs none."""
+    del params
+    return (), ()
+
+
+def keep_update(key: Key, shared: PyTree, update: Update) -> tuple[Update, PyTree]:
+    """A `finish` that leaves the aggregate as it is."""
+    del key
+    return update, shared
+
+
+@record
+class Stage:
+    """One stage of the update pipeline.
+
+    Attributes:
+        encode: `(key, context, shared, local, update) -> (update, local)`, on the agent, in order.
+        init: `params -> (shared, local)`. Shared state is the server's and is broadcast; local state never moves.
+        guide: `(shared, local) -> correction` added to local gradients. Optional.
+        decode: `(shared, update) -> update`, on the server, per update, in reverse order. Optional.
+        finish: `(key, shared, update) -> (update, shared)`, on the server, once, on the aggregate, in reverse order.
+        hides: Single updates are unreadable beyond this stage; only their sum makes sense.
+        expands: The stage may enlarge an update's norm.
+        event: The `dp_accounting.DpEvent` of one round, for a stage that adds calibrated noise.
+    """
+
+    encode: Callable[[Key, Context, PyTree, PyTree, Update], tuple[Update, PyTree]]
+    init: Callable[[Params], tuple[PyTree, PyTree]] = no_state
+    guide: Callable[[PyTree, PyTree], PyTree] | None = None
+    decode: Callable[[PyTree, Update], Update] | None = None
+    finish: Callable[[Key, PyTree, Update], tuple[Update, PyTree]] = keep_update
+    hides: bool = False
+    expands: bool = False
+    event: Any = None
+    call: Call | None = None
+
+
+def pipeline(stages: Sequence[Stage]) -> Stage:
+    """Many stages as one; its states are tuples of theirs, in order."""
+
+    def init(params: Params) -> tuple[PyTree, PyTree]:
+        pairs = [stage.init(params) for stage in stages]
+        return tuple(shared for shared, _ in pairs), tuple(local for _, local in pairs)
+
+    def guide(shared: PyTree, local: PyTree) -> PyTree:
+        corrections = [s.guide(shared[i], local[i]) for i, s in enumerate(stages) if s.guide is not None]
+        return jax.tree.map(lambda *leaves: sum(leaves), *corrections) if corrections else None
+
+    def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
+        after = []
+        for i, stage in enumerate(stages):
+            update, state = stage.encode(jax.random.fold_in(key, i), context, shared[i], local[i], update)
+            after.append(state)
+        return update, tuple(after)
+
+    def decode(shared: PyTree, update: Update) -> Update:
+        for i, stage in reversed(list(enumerate(stages))):
+            if stage.decode is not None:
+                update = stage.decode(shared[i], update)
+        return update
+
+    def finish(key: Key, shared: PyTree, update: Update) -> tuple[Update, PyTree]:
+        after = list(shared)
+        for i, stage in reversed(list(enumerate(stages))):
+            update, after[i] = stage.finish(jax.random.fold_in(key, i), shared[i], update)
+        return update, tuple(after)
+
+    return Stage(encode, init, guide, decode, finish, any(stage.hides for stage in stages))
+
+
+def zeros_like(params: Params) -> PyTree:
+    """A correction of nothing."""
+    return jax.tree.map(jnp.zeros_like, params)

@@ -1,0 +1,72 @@
+"""The records that cross the boundary between an agent and the server, and nothing else.
+
+    server --- Broadcast ---> agent --- Update ---> server
+
+Records of arrays are NamedTuples: they are pytrees, so they cross `jit`, `vmap` and the wire.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+
+PyTree: TypeAlias = Any
+Params: TypeAlias = PyTree
+Key: TypeAlias = jax.Array
+Metrics: TypeAlias = dict[str, jax.Array]
+
+
+class Update(NamedTuple):
+    """All that ever leaves an agent.
+
+    Attributes:
+        value: What the agent learned, as the last stage of the pipeline encoded it.
+            Before encoding: the change of its parameters (or its negative gradient).
+        weight: Scalar; the number of samples behind the value.
+        version: Scalar int32; the version of the parameters the agent started from.
+    """
+
+    value: PyTree
+    weight: jax.Array
+    version: jax.Array
+
+
+class Broadcast(NamedTuple):
+    """All that ever reaches an agent.
+
+    Attributes:
+        params: The global parameters.
+        shared: The shared half of each stage's state, in pipeline order.
+        version: Scalar int32; how many times the server has committed.
+    """
+
+    params: Params
+    shared: PyTree
+    version: jax.Array
+
+
+class Context(NamedTuple):
+    """Who encodes, and for whom.
+
+    Attributes:
+        agent: Scalar int32; the identity of the agent.
+        version: Scalar int32; the version of the broadcast it answers.
+        cohort: Scalar int32; how many agents were asked.
+    """
+
+    agent: jax.Array
+    version: jax.Array
+    cohort: jax.Array
+
+
+class Hint(NamedTuple):
+    """What local training may lean on.
+
+    Attributes:
+        params: The global parameters, FedProx's anchor.
+        correction: Added to each local gradient by `fedrl.learners.corrected`, SCAFFOLD's c - c_k.
+    """
+
+    params: Params
+    correction: Params

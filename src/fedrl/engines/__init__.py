@@ -1,0 +1,1 @@
+"""What moves time and bytes around a federation: everything that is not mathematics."""

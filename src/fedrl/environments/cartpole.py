@@ -1,0 +1,84 @@
+"""CartPole: balance a pole on a cart by pushing the cart left or right."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedrl.core.component import component
+from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_nothing, draw_uniform, first
+from fedrl.environments.time_limit import time_limit
+
+TRACK = 2.4
+TILT = 12 * 2 * math.pi / 360
+
+
+class CartPoleParams(NamedTuple):
+    """Physics in SI units; `length` is half the pole's, `tau` the time of a step."""
+
+    gravity: jax.Array | float = 9.8
+    cart_mass: jax.Array | float = 1.0
+    pole_mass: jax.Array | float = 0.1
+    length: jax.Array | float = 0.5
+    force: jax.Array | float = 10.0
+    tau: jax.Array | float = 0.02
+
+
+class CartPoleState(NamedTuple):
+    """Position (m), velocity, angle (rad, 0 upright), angular velocity."""
+
+    x: jax.Array
+    x_dot: jax.Array
+    theta: jax.Array
+    theta_dot: jax.Array
+
+
+@component("environment", reference="Barto, Sutton & Anderson (1983), https://doi.org/10.1109/TSMC.1983.6313077")
+def cartpole(max_steps: int = 500) -> Environment:
+    """CartPole-v1 of Gymnasium: reward 1 per step until the pole tilts past 12 degrees or the cart leaves the track.
+
+    Observation `[x, x_dot, theta, theta_dot]`; action 0 pushes left, 1 right. Explicit Euler, as Gymnasium's default.
+
+    >>> import jax
+    >>> env = cartpole()
+    >>> state, timestep = env.reset(env.draw_reset(jax.random.key(0), ()), env.params)
+    >>> timestep.observation.shape
+    (4,)
+    """
+
+    def seen(state: CartPoleState) -> jax.Array:
+        return jnp.stack(state)
+
+    def reset(noise: jax.Array, params: CartPoleParams) -> tuple[CartPoleState, Timestep]:
+        del params
+        state = CartPoleState(*((noise - 0.5) * 0.1))
+        return state, first(seen(state))
+
+    def step(
+        noise: tuple[()], state: CartPoleState, action: jax.Array, params: CartPoleParams
+    ) -> tuple[CartPoleState, Timestep]:
+        del noise
+        force = jnp.where(action == 1, params.force, -params.force)
+        cos, sin = jnp.cos(state.theta), jnp.sin(state.theta)
+        mass = params.cart_mass + params.pole_mass
+        moment = params.pole_mass * params.length
+        push = (force + moment * state.theta_dot**2 * sin) / mass
+        theta_acc = (params.gravity * sin - cos * push) / (
+            params.length * (4.0 / 3.0 - params.pole_mass * cos**2 / mass)
+        )
+        x_acc = push - moment * theta_acc * cos / mass
+        state = CartPoleState(
+            state.x + params.tau * state.x_dot,
+            state.x_dot + params.tau * x_acc,
+            state.theta + params.tau * state.theta_dot,
+            state.theta_dot + params.tau * theta_acc,
+        )
+        fallen = (jnp.abs(state.x) > TRACK) | (jnp.abs(state.theta) > TILT)
+        return state, Timestep(seen(state), jnp.float32(1.0), fallen, jnp.bool_(False))
+
+    defaults = CartPoleParams(*(jnp.float32(value) for value in CartPoleParams()))
+    spaces = Spaces(Box((4,)), Discrete(2))
+    return time_limit(Environment(defaults, spaces, draw_uniform(4), draw_nothing, reset, step, max_steps))

@@ -1,0 +1,35 @@
+"""Cut episodes off after a number of steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedrl.core.environment import Environment, Noise, State, Timestep
+from fedrl.core.types import PyTree
+
+
+class Timed(NamedTuple):
+    """The state of the environment and the steps taken in this episode."""
+
+    state: State
+    steps: jax.Array
+
+
+def time_limit(environment: Environment) -> Environment:
+    """Truncate every episode at `environment.max_steps`. A termination at that very step stays a termination."""
+
+    def reset(noise: Noise, params: PyTree) -> tuple[Timed, Timestep]:
+        state, timestep = environment.reset(noise, params)
+        return Timed(state, jnp.int32(0)), timestep
+
+    def step(noise: Noise, timed: Timed, action: jax.Array, params: PyTree) -> tuple[Timed, Timestep]:
+        state, timestep = environment.step(noise, timed.state, action, params)
+        steps = timed.steps + 1
+        over = (steps >= environment.max_steps) & ~timestep.terminated
+        return Timed(state, steps), timestep._replace(truncated=timestep.truncated | over)
+
+    return replace(environment, reset=reset, step=step)

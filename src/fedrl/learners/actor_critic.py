@@ -1,0 +1,115 @@
+"""What advantage actor-critics share: two networks, one optimiser, and fresh experience in every iteration.
+
+collect --> Trajectory --> evaluate --> Experience --> improve (the algorithm)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedrl.core.environment import Environment
+from fedrl.core.learner import Learner, Trajectory
+from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
+from fedrl.learners.networks import Network
+from fedrl.learners.policies import Policy, act_with, policy_for
+from fedrl.learners.returns import advantages
+from fedrl.learners.rollout import Position, Sampler, collect, start
+
+COLLECT, LEARN = 0, 1
+
+
+class ActorCriticState(NamedTuple):
+    """Parameters `{"actor", "critic"}`, the optimiser's state, where the instances stand, and in which environment."""
+
+    params: Params
+    optimizer: optax.OptState
+    position: Position
+    env_params: PyTree
+
+
+class Experience(NamedTuple):
+    """A trajectory laid out flat, every leaf `[*features, samples]`, with what the critic makes of it."""
+
+    observation: jax.Array
+    action: jax.Array
+    log_prob: jax.Array
+    advantage: jax.Array
+    target: jax.Array
+
+
+Improve = Callable[
+    [Policy, Network, Key, Params, optax.OptState, Experience, Hint], tuple[Params, optax.OptState, Metrics]
+]
+
+
+def actor_critic(
+    environment: Environment,
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    improve: Improve,
+    *,
+    instances: int,
+    steps: int,
+    discount: float,
+    trace: float,
+) -> Learner:
+    """Build a learner from the one function in which actor-critics differ."""
+    policy = policy_for(environment.spaces, network)
+
+    def init(key: Key, env_params: PyTree) -> ActorCriticState:
+        for_actor, for_critic, for_position = jax.random.split(key, 3)
+        critic = network.init(for_critic, environment.spaces.observation, 1, 1.0)
+        params = {"actor": policy.init(for_actor), "critic": critic}
+        position = start(for_position, environment, env_params, instances)
+        return ActorCriticState(params, optimizer.init(params), position, env_params)
+
+    def value(params: Params, observation: jax.Array) -> jax.Array:
+        return network.apply(params["critic"], observation)[0]
+
+    def evaluate(params: Params, seen: Trajectory) -> Experience:
+        observation, action, successor = (flat(x) for x in (seen.observation, seen.action, seen.successor))
+        outputs = policy.outputs(params["actor"], observation)
+        here, there = value(params, observation), value(params, successor)
+        shape = seen.reward.shape
+        advantage = advantages(
+            seen.reward, here.reshape(shape), there.reshape(shape), seen.terminated, seen.truncated, discount, trace
+        ).reshape(-1)
+        return Experience(observation, action, policy.log_prob(outputs, action), advantage, advantage + here)
+
+    def learn(key: Key, state: ActorCriticState, seen: Trajectory, hint: Hint) -> tuple[ActorCriticState, Metrics]:
+        experience = evaluate(state.params, seen)
+        params, memory, metrics = improve(policy, network, key, state.params, state.optimizer, experience, hint)
+        return state._replace(params=params, optimizer=memory), metrics
+
+    def update(key: Key, state: ActorCriticState, hint: Hint) -> tuple[ActorCriticState, Metrics]:
+        actor = jax.lax.optimization_barrier(state.params["actor"])
+        sampler = Sampler(policy.draw, lambda noise, seen: policy.sample(noise, policy.outputs(actor, seen)))
+        position, seen, counts = collect(
+            jax.random.fold_in(key, COLLECT), environment, state.env_params, sampler, state.position, steps
+        )
+        state, metrics = learn(jax.random.fold_in(key, LEARN), state._replace(position=position), seen, hint)
+        return state, metrics | counts
+
+    act = act_with(policy)
+    return Learner(
+        init=init,
+        update=update,
+        act=lambda key, params, observation, greedy: act(key, params["actor"], observation, greedy),
+        params=lambda state: state.params,
+        adopt=lambda state, params: state._replace(params=params),
+        environment=environment,
+        samples=instances * steps,
+        learn=learn,
+        horizon=steps,
+        instances=instances,
+    )
+
+
+def flat(x: jax.Array) -> jax.Array:
+    """`[time, *features, instances]` as `[*features, time * instances]`."""
+    return jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)

@@ -1,0 +1,15 @@
+"""Objectives of policies and critics, over one batch of samples."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def clipped_surrogate(ratio: Float[Array, " samples"], advantage: Float[Array, " samples"], clip: float) -> jax.Array:
+    """PPO's objective, to be maximised: the mean of min(rho A, clip(rho, 1 - eps, 1 + eps) A).
+
+    Reference: Schulman et al. (2017), https://arxiv.org/abs/1707.06347
+    """
+    return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage).mean()

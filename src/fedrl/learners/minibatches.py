@@ -1,0 +1,59 @@
+"""Shuffled minibatches of a batch whose samples are on the last axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from fedrl.core.types import Key
+
+Batch = TypeVar("Batch")
+
+
+def shuffled(key: Key, size: int) -> jax.Array:
+    """A random order of `0 ... size - 1`.
+
+    For a power of two it is a pseudo-random bijection (three rounds of an odd multiple and an xor-shift), vector
+    arithmetic only; else a sort by random keys, which costs a quarter of the training time of a small network.
+    """
+    if size & (size - 1):
+        return jax.random.permutation(key, size)
+    mask = jnp.uint32(size - 1)
+    shift = max(1, int(math.log2(size)) // 2) if size > 1 else 1
+    bits = jax.random.bits(key, (6,), jnp.uint32)
+    index = jnp.arange(size, dtype=jnp.uint32)
+    for i in range(3):
+        index = (index * (bits[2 * i] | 1) + bits[2 * i + 1]) & mask
+        index = index ^ (index >> shift)
+    return index
+
+
+def minibatches(key: Key, rows: jax.Array, count: int) -> jax.Array:
+    """Deal rows `[samples, columns]` into `count` random minibatches `[count, columns, samples / count]`."""
+    order = shuffled(key, rows.shape[0])
+    taken = rows.at[order].get(mode="promise_in_bounds", unique_indices=True)
+    return jnp.swapaxes(taken.reshape(count, -1, rows.shape[1]), 1, 2)
+
+
+def pack(batch: Batch) -> tuple[jax.Array, Callable[[jax.Array], Batch]]:
+    """Put every array of a batch side by side in rows `[samples, columns]`, so that a shuffle is one gather.
+
+    Integers up to 2^24 survive as float32. Returns the rows and the function that takes `[columns, n]` apart again.
+    """
+    leaves, structure = jax.tree.flatten(batch)
+    samples = leaves[0].shape[-1]
+    columns = [leaf.reshape(-1, samples).astype(jnp.float32) for leaf in leaves]
+    ends = [sum(c.shape[0] for c in columns[: i + 1]) for i in range(len(columns))]
+
+    def unpack(block: jax.Array) -> Batch:
+        parts = [
+            block[end - column.shape[0] : end].reshape(*leaf.shape[:-1], -1).astype(leaf.dtype)
+            for leaf, column, end in zip(leaves, columns, ends, strict=True)
+        ]
+        return jax.tree.unflatten(structure, parts)
+
+    return jnp.concatenate(columns).T, unpack

@@ -1,0 +1,109 @@
+"""Networks as two pure functions over plain pytrees, features first and instances last.
+
+With `[features, instances]`, the products of both passes are of the form XLA's CPU backend runs fast (measured: up to
+a quarter of the whole training time). `network` fits any function of a single observation to this shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fedrl.core.checks import check_one_of
+from fedrl.core.component import Call, component, record
+from fedrl.core.environment import Discrete, Space
+from fedrl.core.types import Key, Params
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "elu": jax.nn.elu,
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+}
+
+
+@record
+class Network:
+    """A function approximator.
+
+    Attributes:
+        init: `(key, space, outputs, gain) -> params`: for observations of this space and so many outputs; `gain` scales
+            the last layer.
+        apply: `(params, observation) -> outputs`: `[*features, instances] -> [outputs, instances]`.
+    """
+
+    init: Callable[[Key, Space, int, float], Params]
+    apply: Callable[[Params, jax.Array], jax.Array]
+    call: Call | None = None
+
+
+def network(init: Callable[[Key, Space, int, float], Params], apply: Callable[[Params, Any], jax.Array]) -> Network:
+    """Plug in any network whose `apply(params, observation) -> [outputs]` takes a single observation.
+
+    >>> import jax.numpy as jnp
+    >>> linear = network(lambda key, space, outputs, gain: jnp.zeros((outputs, *space.shape)), lambda w, x: w @ x)
+    """
+    return Network(init, jax.vmap(apply, (None, -1), -1))
+
+
+@component("network", reference="orthogonal initialisation: Saxe et al. (2014), https://arxiv.org/abs/1312.6120")
+def mlp(hidden: Sequence[int] = (64, 64), activation: str = "tanh") -> Network:
+    """Fully connected layers; discrete observations enter one-hot.
+
+    Args:
+        hidden: Width of each hidden layer.
+        activation: One of "tanh", "relu", "elu", "gelu", "silu".
+    """
+    check_one_of(activation, tuple(ACTIVATIONS), "activation")
+    bend = ACTIVATIONS[activation]
+
+    def init(key: Key, space: Space, outputs: int, gain: float) -> Params:
+        inputs = space.n if isinstance(space, Discrete) else math.prod(space.shape)
+        sizes = (inputs, *hidden, outputs)
+        gains = (math.sqrt(2.0),) * len(hidden) + (gain,)
+        keys = jax.random.split(key, len(gains))
+        return tuple(_layer(*each) for each in zip(keys, sizes, sizes[1:], gains, strict=False))
+
+    def apply(params: Params, observation: jax.Array) -> jax.Array:
+        width = params[0]["weight"].shape[-1]
+        if jnp.issubdtype(observation.dtype, jnp.integer):
+            observation = jax.nn.one_hot(observation, width, axis=0)
+        x = observation.reshape(width, -1)
+        for layer in params[:-1]:
+            x = bend(affine(layer["weight"], layer["bias"], x))
+        return affine(params[-1]["weight"], params[-1]["bias"], x)
+
+    return Network(init, apply)
+
+
+def _layer(key: Key, inputs: int, outputs: int, gain: float) -> dict[str, jax.Array]:
+    weight = jax.nn.initializers.orthogonal(gain)(key, (outputs, inputs), jnp.float32)
+    return {"weight": weight, "bias": jnp.zeros((outputs,), jnp.float32)}
+
+
+@jax.custom_vjp
+def affine(
+    weight: Float[Array, "outputs inputs"], bias: Float[Array, " outputs"], x: Float[Array, "inputs instances"]
+) -> Float[Array, "outputs instances"]:
+    """`weight @ x + bias`, with a backward pass in the form XLA's CPU backend runs fast."""
+    return weight @ x + bias[:, None]
+
+
+def _affine_forward(weight: jax.Array, bias: jax.Array, x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return weight @ x + bias[:, None], (weight, x)
+
+
+def _affine_backward(saved: tuple[jax.Array, jax.Array], slope: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    weight, x = saved
+    transposed = jax.lax.optimization_barrier(weight.T)  # else XLA folds the transpose into the slow kind of product
+    by_weight = jax.lax.dot_general(slope, x, (((1,), (1,)), ((), ())))
+    return by_weight, slope.sum(1), transposed @ slope
+
+
+affine.defvjp(_affine_forward, _affine_backward)

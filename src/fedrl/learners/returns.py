@@ -1,0 +1,52 @@
+"""What the rewards of a trajectory add up to. All arrays are `[time, instances]`."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def advantages(
+    reward: Float[Array, "time instances"],
+    value: Float[Array, "time instances"],
+    successor_value: Float[Array, "time instances"],
+    terminated: Bool[Array, "time instances"],
+    truncated: Bool[Array, "time instances"],
+    discount: float,
+    trace: float,
+) -> Float[Array, "time instances"]:
+    r"""Generalised advantage estimates.
+
+    delta_t = r_t + gamma V(s'_t) (1 - terminated_t) - V(s_t),   A_t = delta_t + gamma lambda (1 - done_t) A_{t+1}
+
+    `successor_value` is the value of the observation reached, before any reset: a truncated step bootstraps from it,
+    a terminated one does not.
+
+    Reference: Schulman et al. (2016), https://arxiv.org/abs/1506.02438
+    """
+    delta = reward + discount * successor_value * (1.0 - terminated) - value
+    going = 1.0 - (terminated | truncated)
+
+    def back(after: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        here = at[0] + discount * trace * at[1] * after
+        return here, here
+
+    return jax.lax.scan(back, jnp.zeros_like(value[0]), (delta, going), reverse=True, unroll=16)[1]
+
+
+def discounted(
+    reward: Float[Array, "time instances"], done: Bool[Array, "time instances"], discount: float
+) -> Float[Array, "time instances"]:
+    """Rewards to go, G_t = r_t + gamma (1 - done_t) G_{t+1}, with nothing beyond the last step."""
+
+    def back(after: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        here = at[0] + discount * (1.0 - at[1]) * after
+        return here, here
+
+    return jax.lax.scan(back, jnp.zeros_like(reward[0]), (reward, done), reverse=True, unroll=16)[1]
+
+
+def normalised(advantage: jax.Array) -> jax.Array:
+    """Shift and scale to mean 0 and standard deviation 1 over the agent's own batch."""
+    return (advantage - advantage.mean()) / (advantage.std() + 1e-8)

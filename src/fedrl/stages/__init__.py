@@ -1,0 +1,1 @@
+"""Steps of the pipeline an update passes on its way out of an agent."""
