@@ -12,7 +12,9 @@ padding, and nothing is compiled after the first round.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -115,17 +117,18 @@ def simulate(
     steps = _work(federation, agents, local_steps)
     run_block, (names, up, down) = _block_program(federation, fleet)
     merge = _merging(federation, fleet)
-    init_block = jax.jit(jax.vmap(federation.init_agent, (None, 0, 0, 0)))
+    init_block = jax.jit(jax.vmap(_newcomer(federation), (None, None, 0, 0, 0)))
     init_server = jax.jit(federation.init_server)
+    compiled = threading.Event()
 
     def init(seed: int) -> Population:
         key = run_key(seed, Purpose.AGENTS)
+        server = jax.device_put(init_server(run_key(seed, Purpose.SERVER)), places[0])
         blocks = []
         for i, ids in enumerate(seats):
             settings = jax.tree.map(lambda leaf, ids=ids: jnp.asarray(leaf)[np.maximum(ids, 0)], fleet)
-            inputs = (key, jnp.asarray(ids, jnp.int32), settings, jnp.asarray(steps[ids], jnp.int32))
+            inputs = (key, server.params, jnp.asarray(ids, jnp.int32), settings, jnp.asarray(steps[ids], jnp.int32))
             blocks.append(init_block(*jax.device_put(inputs, places[i % len(places)])))
-        server = jax.device_put(init_server(run_key(seed, Purpose.SERVER)), places[0])
         return Population(server, tuple(blocks), run_key(seed, Purpose.TRAINING))
 
     def round(
@@ -136,10 +139,18 @@ def simulate(
         present = [(i, here) for i, here in present if here.any()]
         given = (population.key, federation.broadcast(population.server), np.int32(asked.sum()), np.bool_(talk))
         copies = {place: jax.device_put(given, place) for place in places}
-        blocks, results = list(population.blocks), []
-        for i, here in present:
+        blocks = list(population.blocks)
+
+        def dispatch(i: int, here: np.ndarray) -> tuple[Any, jax.Array, np.ndarray]:
             blocks[i], outcome, metrics = run_block(*copies[places[i % len(places)]], blocks[i], here)
-            results.append((outcome, metrics, here))
+            return outcome, metrics, here
+
+        if compiled.is_set():
+            results = [dispatch(*each) for each in present]
+        else:  # each device compiles its own copy of the program: side by side, not in turn
+            with ThreadPoolExecutor(len(places)) as pool:
+                results = list(pool.map(lambda each: dispatch(*each), present))
+            compiled.set()
         server, weight, refused = merge(population, results, talk)
         columns = np.concatenate([np.asarray(metrics)[:, here] for _, metrics, here in results], axis=1)
         messages = int(asked.sum()) if talk else 0
@@ -159,6 +170,16 @@ def _seats(order: np.ndarray, size: int) -> list[np.ndarray]:
     """Agent ids of each block; the last one is padded with -1, an empty seat."""
     padded = np.concatenate([order, np.full(-len(order) % size, -1)])
     return list(padded.reshape(-1, size))
+
+
+def _newcomer(federation: Federation) -> Callable[..., AgentState]:
+    """An agent that has adopted the first global parameters: all start alike, also those who never talk."""
+
+    def init(key: Key, params: Params, agent: jax.Array, env_params: PyTree, steps: jax.Array) -> AgentState:
+        state = federation.init_agent(key, agent, env_params, steps)
+        return state._replace(learner=federation.learner.adopt(state.learner, params))
+
+    return init
 
 
 def _work(federation: Federation, agents: int, local_steps: Sequence[int] | None) -> np.ndarray:
