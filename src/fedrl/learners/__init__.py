@@ -2,9 +2,10 @@
 
 from fedrl.learners.a2c import a2c
 from fedrl.learners.networks import mlp, network
+from fedrl.learners.normalize import normalize
 from fedrl.learners.optimizers import adam, corrected, proximal, sgd
 from fedrl.learners.ppo import ppo
 from fedrl.learners.q_table import q_table
 from fedrl.learners.reinforce import reinforce
 
-__all__ = ["a2c", "adam", "corrected", "mlp", "network", "ppo", "proximal", "q_table", "reinforce", "sgd"]
+__all__ = ["a2c", "adam", "corrected", "mlp", "network", "normalize", "ppo", "proximal", "q_table", "reinforce", "sgd"]
