@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.federation import AgentState, Federation
-from fedrl.core.learner import Learner
 from fedrl.core.types import Broadcast, Key, Params, PyTree, Update
 from fedrl.engines.merging import merging, messages, outcome
 from fedrl.engines.simulation import (
@@ -109,15 +108,6 @@ def simulate(
     return Simulation(init, round, params_of, agents, size)
 
 
-def _counting_alone(learner: Learner, state: PyTree, talk: jax.Array) -> PyTree:
-    """Without a server to merge what agents count, each merges its own."""
-    if learner.statistics is None:
-        return state
-    params = learner.params(state)
-    alone = learner.statistics.absorb(params, learner.statistics.gathered(state))
-    return learner.adopt(state, jax.tree.map(lambda ours, own: jnp.where(talk, ours, own), params, alone))
-
-
 def _block_program(federation: Federation, fleet: PyTree) -> tuple[Callable[..., Any], list[str]]:
     """Compile the agents' half for a block, and tell the names of its metrics."""
     learner = federation.learner
@@ -128,7 +118,6 @@ def _block_program(federation: Federation, fleet: PyTree) -> tuple[Callable[...,
         own = learner.params(agent.learner)
         sent = sent._replace(params=jax.tree.map(lambda new, old: jnp.where(talk, new, old), sent.params, own))
         update, after, metrics = federation.agent(key, sent, agent, cohort)
-        after = after._replace(learner=_counting_alone(learner, after.learner, talk))
         kept = jax.tree.map(lambda new, old: jnp.where(here, new, old), after, agent)
         return kept, federation.decode(sent, update), jax.tree.map(lambda x: x.sum(0), metrics)
 
