@@ -1,1 +1,9 @@
 """Steps of the pipeline an update passes on its way out of an agent."""
+
+from fedrl.stages.clip import clip
+from fedrl.stages.control_variates import control_variates
+from fedrl.stages.error_feedback import error_feedback
+from fedrl.stages.quantize import quantize
+from fedrl.stages.top_k import top_k
+
+__all__ = ["clip", "control_variates", "error_feedback", "quantize", "top_k"]
