@@ -1,7 +1,23 @@
 """Learning algorithms, each useful alone, and the parts they are made of."""
 
+from fedrl.learners.a2c import a2c
 from fedrl.learners.networks import mlp, network
 from fedrl.learners.optimizers import adam, chain, corrected, proximal, rmsprop, sgd
 from fedrl.learners.ppo import ppo
+from fedrl.learners.q_table import q_table
+from fedrl.learners.reinforce import reinforce
 
-__all__ = ["adam", "chain", "corrected", "mlp", "network", "ppo", "proximal", "rmsprop", "sgd"]
+__all__ = [
+    "a2c",
+    "adam",
+    "chain",
+    "corrected",
+    "mlp",
+    "network",
+    "ppo",
+    "proximal",
+    "q_table",
+    "reinforce",
+    "rmsprop",
+    "sgd",
+]

@@ -13,3 +13,16 @@ def clipped_surrogate(ratio: Float[Array, " samples"], advantage: Float[Array, "
     Reference: Schulman et al. (2017), https://arxiv.org/abs/1707.06347
     """
     return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage).mean()
+
+
+def policy_gradient(log_prob: Float[Array, " samples"], advantage: Float[Array, " samples"]) -> jax.Array:
+    """The score function's objective, to be maximised: the mean of log pi(a|s) A, A a constant.
+
+    Reference: Williams (1992), https://doi.org/10.1007/BF00992696
+    """
+    return (log_prob * jax.lax.stop_gradient(advantage)).mean()
+
+
+def squared_error(value: Float[Array, " samples"], target: Float[Array, " samples"]) -> jax.Array:
+    """The critic's objective, to be minimised: the mean of (V(s) - target)^2, the target a constant."""
+    return jnp.square(value - jax.lax.stop_gradient(target)).mean()

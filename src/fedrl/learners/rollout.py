@@ -1,6 +1,7 @@
 """Stepping many instances of an environment with one policy, and starting the next episode when one ends.
 
-Position --collect--> Position, Trajectory `[time, *features, instances]`, Metrics
+Position --collect--> Position, Trajectory `[time, *features, instances]`, Metrics     goes on where it stood
+          episodes --> Episodes, Metrics                                               one whole episode each
 """
 
 from __future__ import annotations
@@ -25,6 +26,20 @@ class Position(NamedTuple):
     observation: jax.Array
     returned: jax.Array
     length: jax.Array
+
+
+class Episodes(NamedTuple):
+    """One episode per instance, side by side from their first steps on.
+
+    Attributes:
+        trajectory: Zero reward and no end once an episode is over.
+        playing: `[time, instances]`, whether the step belongs to the episode.
+        final: `[*features, instances]`, the last observation of each.
+    """
+
+    trajectory: Trajectory
+    playing: jax.Array
+    final: jax.Array
 
 
 class Sampler(NamedTuple):
@@ -66,10 +81,6 @@ def collect(
     reset = jax.vmap(environment.reset, (-1, axis), -1)
     move = jax.vmap(environment.step, (-1, -1, -1, axis), -1)
 
-    def draw(purpose: int, source: Callable[[Key, tuple[int, ...]], Noise]) -> Noise:
-        keys = jax.random.split(jax.random.fold_in(key, purpose), steps)
-        return jax.vmap(lambda k: source(k, (instances,)))(keys)
-
     def step(position: Position, noise: tuple[Noise, Noise, Noise]) -> tuple[Position, tuple[Trajectory, jax.Array]]:
         for_action, for_step, for_reset = noise
         action = sampler.choose(for_action, position.observation)
@@ -93,7 +104,52 @@ def collect(
         )
         return after, (seen, jnp.where(done, returned, 0.0))
 
+    draw = _drawing(key, steps, instances)
     noise = (draw(ACT, sampler.draw), draw(STEP, environment.draw_step), draw(RESET, environment.draw_reset))
     position, (trajectory, returns) = jax.lax.scan(step, position, noise)
     done = trajectory.terminated | trajectory.truncated
     return position, trajectory, {"episodes": done.sum().astype(jnp.float32), "episode_return": returns.sum()}
+
+
+def episodes(
+    key: Key, environment: Environment, env_params: PyTree, sampler: Sampler, instances: int, steps: int
+) -> tuple[Episodes, Metrics]:
+    """Play one episode in every instance, cut off after `steps` steps. Where one is over, the instance stands still."""
+    params, axis = deal(environment, env_params, instances)
+    move = jax.vmap(environment.step, (-1, -1, -1, axis), -1)
+    Carry = tuple[State, jax.Array, jax.Array]
+
+    def step(carry: Carry, noise: tuple[Noise, Noise]) -> tuple[Carry, tuple[Trajectory, jax.Array]]:
+        state, observation, playing = carry
+        action = sampler.choose(noise[0], observation)
+        after, timestep = move(noise[1], state, action, params)
+        seen = Trajectory(
+            observation,
+            action,
+            jnp.where(playing, timestep.reward, 0.0),
+            timestep.terminated & playing,
+            timestep.truncated & playing,
+            timestep.observation,
+        )
+        state, observation = jax.tree.map(
+            lambda new, old: jnp.where(playing, new, old), (after, timestep.observation), (state, observation)
+        )
+        return (state, observation, playing & ~(timestep.terminated | timestep.truncated)), (seen, playing)
+
+    position = start(jax.random.fold_in(key, RESET), environment, env_params, instances)
+    draw = _drawing(key, steps, instances)
+    opening = (position.state, position.observation, jnp.ones(instances, bool))
+    noise = (draw(ACT, sampler.draw), draw(STEP, environment.draw_step))
+    (_, final, _), (trajectory, playing) = jax.lax.scan(step, opening, noise)
+    counts = {"episodes": jnp.float32(instances), "episode_return": trajectory.reward.sum()}
+    return Episodes(trajectory, playing, final), counts
+
+
+def _drawing(key: Key, steps: int, instances: int) -> Callable[[int, Callable[[Key, tuple[int, ...]], Noise]], Noise]:
+    """Noise of every step of a rollout, drawn ahead, a stream for each purpose."""
+
+    def draw(purpose: int, source: Callable[[Key, tuple[int, ...]], Noise]) -> Noise:
+        keys = jax.random.split(jax.random.fold_in(key, purpose), steps)
+        return jax.vmap(lambda k: source(k, (instances,)))(keys)
+
+    return draw

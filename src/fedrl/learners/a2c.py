@@ -1,0 +1,101 @@
+"""Advantage actor-critic: one gradient step over fresh experience."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import optax
+
+from fedrl.core.checks import check_positive
+from fedrl.core.component import component
+from fedrl.core.environment import Environment
+from fedrl.core.learner import Learner, Trajectory
+from fedrl.core.types import Hint, Key, Metrics, Params
+from fedrl.learners.actor_critic import ActorCriticState, Experience, actor_critic
+from fedrl.learners.losses import policy_gradient, squared_error
+from fedrl.learners.networks import Network, mlp
+from fedrl.learners.optimizers import adam, descend
+from fedrl.learners.policies import Policy
+
+
+@component("learner", reference="Mnih et al. (2016), https://arxiv.org/abs/1602.01783")
+def a2c(
+    environment: Environment,
+    *,
+    network: Network | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    instances: int = 16,
+    steps: int = 16,
+    discount: float = 0.99,
+    trace: float = 0.95,
+    value_weight: float = 0.5,
+    entropy_weight: float = 0.0,
+) -> Learner:
+    """A2C, the synchronous form of A3C, with generalised advantages; separate actor and critic networks.
+
+    One iteration gathers `instances * steps` samples and descends
+    mean(-log pi(a|s) A) + value_weight mean((V(s) - A - V_old(s))^2) - entropy_weight mean(H) once. Its gradient may
+    travel instead of the step: `federate(..., payload="gradient")` is the federated actor-critic gradient.
+
+    Args:
+        environment: Where to learn.
+        network: Shape of actor and critic; `mlp()` by default.
+        optimizer: `adam(0.005, max_norm=0.5)` by default.
+        instances: Copies of the environment stepped side by side.
+        steps: Steps of each copy in an iteration.
+        discount: gamma.
+        trace: lambda of the generalised advantage estimates.
+        value_weight: Weight of the critic's squared error.
+        entropy_weight: Weight of the entropy bonus.
+
+    Raises:
+        ConfigError: A count is below one.
+    """
+    check_positive(instances=instances, steps=steps)
+    shape = mlp() if network is None else network
+    descent = adam(0.005, max_norm=0.5) if optimizer is None else optimizer
+
+    def loss(policy: Policy, critic: Network, params: Params, batch: Experience) -> jax.Array:
+        outputs = policy.outputs(params["actor"], batch.observation)
+        score = policy_gradient(policy.log_prob(outputs, batch.action), batch.advantage)
+        error = squared_error(critic.apply(params["critic"], batch.observation)[0], batch.target)
+        bonus = entropy_weight * policy.entropy(outputs).mean() if entropy_weight else 0.0
+        return value_weight * error - score - bonus
+
+    def slope(
+        policy: Policy,
+        critic: Network,
+        key: Key,
+        params: Params,
+        memory: optax.OptState,
+        experience: Experience,
+        hint: Hint,
+    ) -> tuple[Params, optax.OptState, Metrics]:
+        del key, hint
+        cost, gradient = jax.value_and_grad(lambda p: loss(policy, critic, p, experience))(params)
+        return gradient, memory, {"loss": cost}
+
+    # An actor-critic whose parameters after an iteration are the gradient at those before.
+    sloped = actor_critic(
+        environment, shape, descent, slope, instances=instances, steps=steps, discount=discount, trace=trace
+    )
+
+    def gradient(key: Key, state: ActorCriticState, hint: Hint) -> tuple[Params, ActorCriticState, Metrics]:
+        after, metrics = sloped.update(key, state, hint)
+        return after.params, after._replace(params=state.params), metrics
+
+    def descended(params: Params, after: ActorCriticState, hint: Hint) -> ActorCriticState:
+        params, memory = descend(descent, after.params, after.optimizer, params, hint)
+        return after._replace(params=params, optimizer=memory)
+
+    def update(key: Key, state: ActorCriticState, hint: Hint) -> tuple[ActorCriticState, Metrics]:
+        after, metrics = sloped.update(key, state, hint)
+        return descended(state.params, after, hint), metrics
+
+    def learn(key: Key, state: ActorCriticState, seen: Trajectory, hint: Hint) -> tuple[ActorCriticState, Metrics]:
+        assert sloped.learn is not None
+        after, metrics = sloped.learn(key, state, seen, hint)
+        return descended(state.params, after, hint), metrics
+
+    return replace(sloped, update=update, learn=learn, gradient=gradient)
