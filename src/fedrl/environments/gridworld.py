@@ -1,0 +1,183 @@
+"""Gridworlds drawn as text: walls, slippery floor, goals and pits."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.core.checks import check_positive
+from fedrl.core.component import component
+from fedrl.core.environment import (
+    Discrete,
+    Environment,
+    Spaces,
+    Timestep,
+    draw_nothing,
+    draw_uniform,
+    first,
+)
+from fedrl.core.errors import ConfigError, nearest
+from fedrl.environments.tabular import TabularParams
+from fedrl.environments.time_limit import time_limit
+
+START, FLOOR, WALL, GOAL, PIT = "S.#GO"
+MOVES = ((0, -1), (1, 0), (0, 1), (-1, 0))  # left, down, right, up: neighbours in the list are perpendicular
+
+LAYOUTS = {
+    "4x4": """
+        S...
+        .O.O
+        ...O
+        O..G""",
+    "8x8": """
+        S.......
+        ........
+        ...O....
+        .....O..
+        ...O....
+        .OO...O.
+        .O..O.O.
+        ...O...G""",
+    "maze": """
+        S.#....
+        ..#.##.
+        #...#..
+        ..#.#.#
+        .##....
+        ...#.#G""",
+    "rooms": """
+        S....#.....
+        .....#.....
+        ...........
+        .....#.....
+        .....#.....
+        #.####.....
+        .....###.##
+        .....#.....
+        .....#.....
+        ...........
+        .....#....G""",
+}
+
+
+class GridworldParams(NamedTuple):
+    """Dynamics and pay. With probability `slip` a step goes to the left or to the right of where it was meant to."""
+
+    slip: jax.Array | float = 0.1
+    step_cost: jax.Array | float = 0.01
+    goal_reward: jax.Array | float = 1.0
+    pit_reward: jax.Array | float = -1.0
+
+
+class GridworldState(NamedTuple):
+    """The number of the cell, int32."""
+
+    cell: jax.Array
+
+
+class Layout(NamedTuple):
+    """A map, read: cells that are not walls, numbered in reading order."""
+
+    reached: np.ndarray  # [cells, moves], where a move leads; in goals and pits, nowhere else
+    starts: np.ndarray
+    goal: np.ndarray  # [cells], bool
+    pit: np.ndarray
+
+
+@component("environment", reference="Sutton & Barto (2018), http://incompleteideas.net/book/the-book-2nd.html")
+def gridworld(layout: str = "4x4", max_steps: int = 100) -> Environment:
+    """Walk to a goal past pits; the floor may be slippery. The agent sees the number of its cell.
+
+    Actions 0 left, 1 down, 2 right, 3 up; a step into a wall or off the map stays. Entering a goal or a pit pays and
+    ends the episode; every step costs `step_cost`. The maps "4x4" and "8x8" are Gymnasium's FrozenLake, whose dynamics
+    are `slip = 2/3`.
+
+    Args:
+        layout: "4x4", "8x8", "maze", "rooms", or a map of equally long lines of `S` start, `.` floor, `#` wall,
+            `G` goal and `O` pit. An episode starts at a random `S`, or on random floor if there is none.
+        max_steps: Steps of an episode at most.
+
+    Raises:
+        ConfigError: The layout is no map.
+
+    >>> gridworld("S.#\\n..G").spaces
+    Spaces(observation=Discrete(n=5), action=Discrete(n=4))
+    """
+    check_positive(max_steps=max_steps)
+    read = read_layout(layout)
+    cells = len(read.reached)
+    reached, starts = jnp.asarray(read.reached.ravel()), jnp.asarray(read.starts)
+    goal, pit = jnp.asarray(read.goal), jnp.asarray(read.pit)
+
+    def reset(noise: jax.Array, params: GridworldParams) -> tuple[GridworldState, Timestep]:
+        del params
+        cell = starts[(noise[0] * len(starts)).astype(jnp.int32)] if len(starts) > 1 else starts[0]
+        return GridworldState(cell), first(cell)
+
+    def step(
+        noise: jax.Array, state: GridworldState, action: jax.Array, params: GridworldParams
+    ) -> tuple[GridworldState, Timestep]:
+        turn = jnp.where(noise[0] < params.slip, jnp.where(noise[0] < params.slip / 2, 3, 1), 0)
+        cell = reached[state.cell * len(MOVES) + (action + turn) % len(MOVES)]
+        won, lost = goal[cell], pit[cell]
+        reward = jnp.where(won, params.goal_reward, 0.0) + jnp.where(lost, params.pit_reward, 0.0) - params.step_cost
+        return GridworldState(cell), Timestep(cell, reward, won | lost, jnp.bool_(False))
+
+    defaults = GridworldParams(*(jnp.float32(value) for value in GridworldParams()))
+    draw_start = draw_uniform(1) if len(read.starts) > 1 else draw_nothing
+    spaces = Spaces(Discrete(cells), Discrete(len(MOVES)))
+    return time_limit(Environment(defaults, spaces, draw_start, draw_uniform(1), reset, step, max_steps))
+
+
+def gridworld_model(layout: str, params: GridworldParams) -> TabularParams:
+    """The exact tables of a gridworld, rewards in expectation; goals and pits lead to themselves and pay nothing.
+
+    Args:
+        layout: As `gridworld` takes it.
+        params: One setting, or a fleet with any leading axes, which the result gets too.
+    """
+    read = read_layout(layout)
+    moved = jnp.asarray(np.eye(len(read.reached), dtype=np.float32)[read.reached])
+    slip, cost, goal_reward, pit_reward = (jnp.asarray(leaf, jnp.float32) for leaf in params)
+    chance = slip[..., None, None, None]
+    sideways = (jnp.roll(moved, 1, axis=1) + jnp.roll(moved, -1, axis=1)) / 2
+    transition = (1.0 - chance) * moved + chance * sideways
+    entered = goal_reward[..., None] * read.goal + pit_reward[..., None] * read.pit
+    paid = jnp.einsum("...sat,...t->...sa", transition, entered) - cost[..., None, None]
+    initial = np.bincount(read.starts, minlength=len(read.reached)).astype(np.float32) / len(read.starts)
+    over = (read.goal | read.pit)[:, None]
+    return TabularParams(transition, jnp.where(over, 0.0, paid), jnp.broadcast_to(initial, (*slip.shape, len(initial))))
+
+
+def read_layout(layout: str) -> Layout:
+    """Read a map or the name of one.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    lines = [line.strip() for line in LAYOUTS.get(layout, layout).strip().splitlines()]
+    grid = np.array([list(line.ljust(max(map(len, lines)))) for line in lines] or [[" "]])
+    if strange := sorted(set(grid.ravel()) - {START, FLOOR, WALL, GOAL, PIT}):
+        raise ConfigError(
+            f"layout is {layout!r}, which is neither a known map nor equally long lines of S . # G O "
+            f"(found {', '.join(map(repr, strange))}). {nearest(layout, LAYOUTS)}"
+        )
+    number = np.where(grid == WALL, -1, np.cumsum(grid != WALL).reshape(grid.shape) - 1)
+    kinds = grid[grid != WALL]
+    starts = np.flatnonzero(kinds == START)
+    if not len(starts):
+        starts = np.flatnonzero(kinds == FLOOR)
+    if not len(starts) or GOAL not in kinds:
+        raise ConfigError(f"layout {layout!r} lacks a start or a goal. An episode needs both. Add an S and a G.")
+    reached = np.empty((len(kinds), len(MOVES)), np.int32)
+    for (row, column), cell in np.ndenumerate(number):
+        if cell < 0:
+            continue
+        for move, (down, right) in enumerate(MOVES):
+            r, c = row + down, column + right
+            inside = 0 <= r < grid.shape[0] and 0 <= c < grid.shape[1] and number[r, c] >= 0
+            reached[cell, move] = number[r, c] if inside and kinds[cell] not in (GOAL, PIT) else cell
+    return Layout(reached, starts.astype(np.int32), kinds == GOAL, kinds == PIT)
