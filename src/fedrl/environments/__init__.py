@@ -1,7 +1,20 @@
 """Environments, one file each, and what wraps them."""
 
+from fedrl.environments.acrobot import acrobot
 from fedrl.environments.cartpole import cartpole
 from fedrl.environments.gridworld import gridworld
+from fedrl.environments.lqr import lqr
+from fedrl.environments.mountain_car import mountain_car, mountain_car_continuous
+from fedrl.environments.pendulum import pendulum
+from fedrl.environments.probes import (
+    probe_action,
+    probe_constant,
+    probe_discount,
+    probe_match,
+    probe_observation,
+    probe_target,
+    probe_truncation,
+)
 from fedrl.environments.random_mdp import random_mdp, random_mdps
 from fedrl.environments.tabular import TabularParams, tabular
 from fedrl.environments.time_limit import time_limit
@@ -9,8 +22,20 @@ from fedrl.environments.windy_cliff import windy_cliff, windy_cliffs
 
 __all__ = [
     "TabularParams",
+    "acrobot",
     "cartpole",
     "gridworld",
+    "lqr",
+    "mountain_car",
+    "mountain_car_continuous",
+    "pendulum",
+    "probe_action",
+    "probe_constant",
+    "probe_discount",
+    "probe_match",
+    "probe_observation",
+    "probe_target",
+    "probe_truncation",
     "random_mdp",
     "random_mdps",
     "tabular",

@@ -1,0 +1,182 @@
+"""LQR: a cart on a rail, linear dynamics and quadratic cost, so that the best policy is known exactly.
+
+x' = A x + B u + w,    reward -(x^T Q x + R u^2),    x = [position, velocity],    w on the velocity alone
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedrl.core.checks import check_positive
+from fedrl.core.component import component
+from fedrl.core.environment import Box, Environment, Spaces, Timestep, draw_uniform, first
+from fedrl.core.types import Key
+from fedrl.environments.time_limit import time_limit
+
+SWEEPS = 2000
+
+
+class LQRParams(NamedTuple):
+    """Physics in SI units, costs per step; `noise` is the standard deviation of what a step adds to the velocity."""
+
+    mass: jax.Array | float = 1.0
+    friction: jax.Array | float = 0.1
+    stiffness: jax.Array | float = 0.0
+    tau: jax.Array | float = 0.1
+    position_cost: jax.Array | float = 1.0
+    velocity_cost: jax.Array | float = 0.1
+    action_cost: jax.Array | float = 0.1
+    noise: jax.Array | float = 0.02
+
+
+class LQRState(NamedTuple):
+    """Position (m) and velocity."""
+
+    position: jax.Array
+    velocity: jax.Array
+
+
+class Matrices(NamedTuple):
+    """The process as matrices, with the leading axes of the parameters.
+
+    Attributes:
+        dynamics: A, `[2, 2]`.
+        control: B, `[2, 1]`.
+        state_cost: Q, `[2, 2]`.
+        action_cost: R, `[1, 1]`.
+        noise: Covariance of w, `[2, 2]`.
+    """
+
+    dynamics: jax.Array
+    control: jax.Array
+    state_cost: jax.Array
+    action_cost: jax.Array
+    noise: jax.Array
+
+
+class LinearPolicy(NamedTuple):
+    """The policy u = -gain x and its value V(x) = -(x^T cost x + constant).
+
+    Attributes:
+        gain: K, `[1, 2]`.
+        cost: P, `[2, 2]`.
+        constant: What the noise costs from now on, a scalar.
+    """
+
+    gain: jax.Array
+    cost: jax.Array
+    constant: jax.Array
+
+
+@component("environment", reference="Kalman (1960), Bol. Soc. Mat. Mexicana 5:102-119")
+def lqr(max_steps: int = 200) -> Environment:
+    """Hold a noisy cart at the origin at the least quadratic cost. `lqr_optimum` knows how; only the limit ends it.
+
+    Observation `[position, velocity]`, both uniform on [-1, 1] at first; action `[force]`, unbounded. The reward is
+    that of the state one acts in.
+
+    Args:
+        max_steps: Steps of an episode.
+
+    >>> policy = lqr_optimum(lqr().params, discount=0.95)
+    >>> policy.gain.shape
+    (1, 2)
+    """
+    check_positive(max_steps=max_steps)
+
+    def reset(noise: jax.Array, params: LQRParams) -> tuple[LQRState, Timestep]:
+        del params
+        state = LQRState(*(2 * noise - 1))
+        return state, first(jnp.stack(state))
+
+    def step(noise: jax.Array, state: LQRState, action: jax.Array, params: LQRParams) -> tuple[LQRState, Timestep]:
+        force = action[0]
+        cost = (
+            params.position_cost * state.position**2
+            + params.velocity_cost * state.velocity**2
+            + params.action_cost * force**2
+        )
+        pull = (force - params.friction * state.velocity - params.stiffness * state.position) / params.mass
+        state = LQRState(
+            state.position + params.tau * state.velocity,
+            state.velocity + params.tau * pull + params.noise * noise[0],
+        )
+        return state, Timestep(jnp.stack(state), -cost, jnp.bool_(False), jnp.bool_(False))
+
+    def draw_step(key: Key, batch: tuple[int, ...]) -> jax.Array:
+        return jax.random.normal(key, (1, *batch))
+
+    defaults = LQRParams(*(jnp.float32(value) for value in LQRParams()))
+    spaces = Spaces(Box((2,)), Box((1,)))
+    return time_limit(Environment(defaults, spaces, draw_uniform(2), draw_step, reset, step, max_steps))
+
+
+def lqr_matrices(params: LQRParams) -> Matrices:
+    """The matrices of a setting, or of a fleet with any leading axes."""
+    mass, friction, stiffness, tau, position, velocity, action, deviation = (
+        jnp.asarray(leaf, jnp.float32) for leaf in params
+    )
+    zero, one = jnp.zeros_like(mass), jnp.ones_like(mass)
+
+    def matrix(*rows: list[jax.Array]) -> jax.Array:
+        return jnp.stack([jnp.stack(row, -1) for row in rows], -2)
+
+    return Matrices(
+        dynamics=matrix([one, tau], [-tau * stiffness / mass, one - tau * friction / mass]),
+        control=matrix([zero], [tau / mass]),
+        state_cost=matrix([position, zero], [zero, velocity]),
+        action_cost=matrix([action]),
+        noise=matrix([zero, zero], [zero, deviation**2]),
+    )
+
+
+def lqr_optimum(params: LQRParams, discount: float) -> LinearPolicy:
+    """The best policy, by the discounted Riccati equation.
+
+    P = Q + gamma A^T P A - gamma^2 A^T P B (R + gamma B^T P B)^-1 B^T P A,   K = gamma (R + gamma B^T P B)^-1 B^T P A
+
+    Args:
+        params: One setting, or a fleet with any leading axes, which the result gets too.
+        discount: gamma in [0, 1).
+    """
+    a, b, q, r, noise = lqr_matrices(params)
+
+    def gain_of(p: jax.Array) -> jax.Array:
+        pressed = discount * b.mT @ p
+        return pressed @ a / (r + pressed @ b)
+
+    def improve(_: int, p: jax.Array) -> jax.Array:
+        better = q + discount * a.mT @ p @ (a - b @ gain_of(p))
+        return (better + better.mT) / 2
+
+    cost = jax.lax.fori_loop(0, SWEEPS, improve, q)
+    return LinearPolicy(gain_of(cost), cost, _noise_cost(cost, noise, discount))
+
+
+def lqr_policy(params: LQRParams, gain: jax.Array, discount: float) -> LinearPolicy:
+    """The value of any linear policy u = -gain x, by the discounted Lyapunov equation.
+
+    P = Q + K^T R K + gamma (A - B K)^T P (A - B K)
+
+    Args:
+        params: One setting.
+        gain: K, `[1, 2]`.
+        discount: gamma in [0, 1), small enough for the costs to add up.
+    """
+    a, b, q, r, noise = lqr_matrices(params)
+    closed = a - b @ gain
+    equation = jnp.eye(4) - discount * jnp.kron(closed.T, closed.T)
+    cost = jnp.linalg.solve(equation, (q + gain.T @ r @ gain).ravel()).reshape(2, 2)
+    return LinearPolicy(gain, cost, _noise_cost(cost, noise, discount))
+
+
+def lqr_return(policy: LinearPolicy) -> jax.Array:
+    """What a policy earns from the start of an episode on, discounted and in expectation: E x x^T is I / 3 there."""
+    return -(jnp.trace(policy.cost, axis1=-2, axis2=-1) / 3 + policy.constant)
+
+
+def _noise_cost(cost: jax.Array, noise: jax.Array, discount: float) -> jax.Array:
+    return discount / (1 - discount) * jnp.trace(cost @ noise, axis1=-2, axis2=-1)

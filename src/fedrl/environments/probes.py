@@ -1,0 +1,127 @@
+"""Probe environments: each is solved at once by a right learner, and each fails one broken part of a wrong one.
+
+The best values, with reward scale 1 and discount gamma:
+
+| probe                | what it takes                                       | V*                                |
+|----------------------|-----------------------------------------------------|-----------------------------------|
+| `probe_constant`     | the critic learns a constant                        | V(0) = 1                          |
+| `probe_observation`  | the critic reads the observation                    | V(-1) = -1, V(1) = 1              |
+| `probe_discount`     | rewards are carried back, discounted                | V(0) = gamma, V(1) = 1            |
+| `probe_action`       | the actor prefers the action that pays              | V(0) = 1, by action 1             |
+| `probe_match`        | the actor reads the observation                     | V(-1) = V(1) = 1, by the match    |
+| `probe_target`       | the same with a continuous action                   | V(-1) = V(1) = 0, by action = obs |
+| `probe_truncation`   | a cut episode bootstraps, it does not count as over | V(0) = 1 / (1 - gamma)            |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedrl.core.component import component
+from fedrl.core.environment import (
+    Box,
+    Discrete,
+    Environment,
+    Space,
+    Spaces,
+    Timestep,
+    draw_nothing,
+    draw_uniform,
+    first,
+)
+from fedrl.environments.time_limit import time_limit
+
+JONES = "Jones (2021), https://andyljones.com/posts/rl-debugging.html"
+
+Reward = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class ProbeParams(NamedTuple):
+    """The scale of all rewards."""
+
+    scale: jax.Array | float = 1.0
+
+
+class ProbeState(NamedTuple):
+    """The number the agent sees."""
+
+    shown: jax.Array
+
+
+@component("environment", reference=JONES)
+def probe_constant() -> Environment:
+    """One action, one step, reward 1: tests that the critic learns at all. V(0) = 1."""
+    return _probe(Discrete(1), lambda shown, action: jnp.ones_like(shown))
+
+
+@component("environment", reference=JONES)
+def probe_observation() -> Environment:
+    """One action, one step, reward equal to the observation, -1 or 1: tests that the critic reads it. V(o) = o."""
+    return _probe(Discrete(1), lambda shown, action: shown, signs=True)
+
+
+@component("environment", reference=JONES)
+def probe_discount() -> Environment:
+    """One action, two steps seen as 0 and 1, reward 1 at the end: tests discounting. V(0) = gamma, V(1) = 1."""
+    return _probe(Discrete(1), lambda shown, action: shown, steps=2)
+
+
+@component("environment", reference=JONES)
+def probe_action() -> Environment:
+    """Two actions, one step, reward -1 for action 0 and 1 for action 1: tests that the actor learns. V(0) = 1."""
+    return _probe(Discrete(2), lambda shown, action: 2.0 * action - 1.0)
+
+
+@component("environment", reference=JONES)
+def probe_match() -> Environment:
+    """Reward 1 if the action, 0 or 1, matches the observation, -1 or 1, else -1: tests actor and observation."""
+    return _probe(Discrete(2), lambda shown, action: shown * (2.0 * action - 1.0), signs=True)
+
+
+@component("environment", reference=JONES)
+def probe_target() -> Environment:
+    """Reward -(action - observation)^2 with observation -1 or 1: tests actors of continuous actions. V = 0."""
+    return _probe(Box((1,), -2.0, 2.0), lambda shown, action: -((action[0] - shown) ** 2), signs=True)
+
+
+@component("environment", reference="Pardo et al. (2018), https://arxiv.org/abs/1712.00378")
+def probe_truncation(max_steps: int = 1) -> Environment:
+    """Reward 1 forever, but every episode is cut off: tests bootstrapping at truncation.
+
+    V(0) = 1 / (1 - gamma); a learner that takes the cut for the end finds 1 (with one step).
+
+    Args:
+        max_steps: Steps of an episode.
+    """
+    return _probe(Discrete(1), lambda shown, action: jnp.ones_like(shown), steps=None, max_steps=max_steps)
+
+
+def _probe(
+    action: Space, reward: Reward, *, signs: bool = False, steps: int | None = 1, max_steps: int = 10
+) -> Environment:
+    """A probe whose reward depends on what is shown and done.
+
+    Shown is a random sign, or how many steps went by; the episode ends after `steps` steps, or never.
+    """
+
+    def reset(noise: jax.Array, params: ProbeParams) -> tuple[ProbeState, Timestep]:
+        del params
+        shown = jnp.where(noise[0] < 0.5, -1.0, 1.0) if signs else jnp.float32(0.0)
+        return ProbeState(shown), first(shown[None])
+
+    def step(
+        noise: tuple[()], state: ProbeState, action: jax.Array, params: ProbeParams
+    ) -> tuple[ProbeState, Timestep]:
+        del noise
+        paid = params.scale * reward(state.shown, action)
+        shown = state.shown if signs or steps is None else state.shown + 1.0
+        over = jnp.bool_(False) if steps is None else jnp.bool_(True) if signs else shown >= steps
+        return ProbeState(shown), Timestep(shown[None], paid, over, jnp.bool_(False))
+
+    draw_reset = draw_uniform(1) if signs else draw_nothing
+    params = ProbeParams(jnp.float32(1.0))
+    return time_limit(Environment(params, Spaces(Box((1,)), action), draw_reset, draw_nothing, reset, step, max_steps))
