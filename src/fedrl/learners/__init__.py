@@ -2,6 +2,7 @@
 
 from fedrl.learners.a2c import a2c
 from fedrl.learners.networks import mlp, network
+from fedrl.learners.normalize import normalize
 from fedrl.learners.optimizers import adam, chain, corrected, proximal, rmsprop, sgd
 from fedrl.learners.ppo import ppo
 from fedrl.learners.q_table import q_table
@@ -14,6 +15,7 @@ __all__ = [
     "corrected",
     "mlp",
     "network",
+    "normalize",
     "ppo",
     "proximal",
     "q_table",

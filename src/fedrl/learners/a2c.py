@@ -25,7 +25,7 @@ def a2c(
     *,
     network: Network | None = None,
     optimizer: optax.GradientTransformation | None = None,
-    instances: int = 16,
+    instances: int = 32,
     steps: int = 16,
     discount: float = 0.99,
     trace: float = 0.95,
@@ -41,7 +41,7 @@ def a2c(
     Args:
         environment: Where to learn.
         network: Shape of actor and critic; `mlp()` by default.
-        optimizer: `adam(0.005, max_norm=0.5)` by default.
+        optimizer: `adam(0.002, max_norm=0.5)` by default.
         instances: Copies of the environment stepped side by side.
         steps: Steps of each copy in an iteration.
         discount: gamma.
@@ -54,7 +54,7 @@ def a2c(
     """
     check_positive(instances=instances, steps=steps)
     shape = mlp() if network is None else network
-    descent = adam(0.005, max_norm=0.5) if optimizer is None else optimizer
+    descent = adam(0.002, max_norm=0.5) if optimizer is None else optimizer
 
     def loss(policy: Policy, critic: Network, params: Params, batch: Experience) -> jax.Array:
         outputs = policy.outputs(params["actor"], batch.observation)
