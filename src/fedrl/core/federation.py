@@ -26,7 +26,7 @@ from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.stage import Stage, pipeline, zeros_like
 from fedrl.core.types import Broadcast, Context, Hint, Key, Metrics, PyTree, Update
 
-TRAIN, ENCODE = 0, 1
+TRAIN, ENCODE, GATHER = 0, 1, 2
 
 
 class ServerState(NamedTuple):
