@@ -13,6 +13,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 DEVICES = "--xla_force_host_platform_device_count"
 VECTORS = "--xla_cpu_prefer_vector_width"
@@ -71,12 +72,13 @@ def backend_runs() -> bool:
 def _cache_programs() -> None:
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir is None:
         folder = cache_folder()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:
             return  # a read-only home: compile anew each time
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        config.update("jax_compilation_cache_dir", str(folder))
+    config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    config.update("jax_persistent_cache_min_entry_size_bytes", -1)

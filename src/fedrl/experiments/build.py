@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 
@@ -18,7 +17,7 @@ from fedrl.core.federation import Federation, federate
 from fedrl.core.keys import Purpose, run_key
 from fedrl.core.learner import Learner
 from fedrl.core.types import PyTree
-from fedrl.environments.fleet import fleet
+from fedrl.environments.fleet import fleet, held_out
 from fedrl.experiments import catalogue
 from fedrl.experiments.catalogue import Table
 from fedrl.experiments.config import Config
@@ -99,10 +98,13 @@ def build(config: Config) -> Experiment:
         payload=chosen.payload,  # type: ignore[arg-type]  # federate checks the word
     )
     settings, key = config.fleet, run_key(config.fleet_seed, Purpose.FLEET)
-    agents = fleet(environment, chosen.agents, settings, key)
-    unseen = None
-    if config.evaluation.held_out:
-        unseen = fleet(environment, config.evaluation.held_out, settings, jax.random.fold_in(key, 1))
+    try:
+        agents = fleet(environment, chosen.agents, settings, key)
+        unseen = None
+        if config.evaluation.held_out:
+            unseen = held_out(environment, config.evaluation.held_out, settings, key)
+    except ConfigError as fault:
+        raise ConfigError(f"[fleet] {fault}") from fault
     resolved = replace(
         config,
         environment=catalogue.table_of(environment),

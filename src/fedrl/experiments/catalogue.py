@@ -89,52 +89,47 @@ def build(kind: str, table: Any, where: str, given: Mapping[str, Any] | None = N
     if not isinstance(table, Mapping):
         raise ConfigError(f"{where} is {table!r}. It needs to be a table with the name of a component ({kind}).")
     entry = _find(kind, table, where)
+    arguments = _arguments(entry, table, where, context)
+    bound = inspect.BoundArguments(entry.signature, arguments)
+    try:
+        return entry.build(*bound.args, **bound.kwargs)
+    except (ConfigError, UnsoundError) as fault:
+        raise type(fault)(f"[{where}] {fault}") from fault
+
+
+def _arguments(entry: Component, table: Mapping[str, Any], where: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the constructor is called with: from the table, else from what is given."""
     parameters, types = entry.signature.parameters, _types(entry)
     for key in table:
         if key != "name" and key not in parameters:
             raise ConfigError(
                 f"{where}.{key} is {table[key]!r}, but {entry.name} has no parameter {key!r}. "
-                f"{nearest(key, parameters.keys() - context.keys())}"
+                f"{nearest(key, parameters.keys() - given.keys())}"
             )
 
     def special(value: Any, annotation: Any, place: str) -> Any:
-        asked = KINDS.get(annotation) if isinstance(annotation, type) else None
-        return NotImplemented if asked is None else _component(asked, value, place, context)
+        asked = _kind_of(annotation) if isinstance(annotation, type) else None
+        return NotImplemented if asked is None else _component(asked, value, place, given)
 
-    positional: list[Any] = []
-    keywords: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for name, parameter in parameters.items():
-        kind_asked = _kind_of(types[name])
+        many = parameter.kind is parameter.VAR_POSITIONAL
         if name in table:
-            many = parameter.kind is parameter.VAR_POSITIONAL
             annotation = Sequence[types[name]] if many else types[name]  # type: ignore[valid-type]
-            value = fit(table[name], annotation, f"{where}.{name}", special)
-        elif kind_asked in context and parameter.default in (parameter.empty, None):
-            value = context[kind_asked]
-        elif parameter.default is parameter.empty and parameter.kind not in (
-            parameter.VAR_POSITIONAL,
-            parameter.VAR_KEYWORD,
-        ):
-            raise ConfigError(f"{where} lacks {name!r}, which {entry.name} needs. Add {where}.{name}.")
-        else:
-            continue
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            positional += value
-        elif parameter.kind is parameter.POSITIONAL_ONLY:
-            positional.append(value)
-        else:
-            keywords[name] = value
-    try:
-        return entry.build(*positional, **keywords)
-    except UnsoundError as fault:
-        raise UnsoundError(f"[{where}] {fault}") from fault
-    except ConfigError as fault:
-        raise ConfigError(f"[{where}] {fault}") from fault
+            arguments[name] = fit(table[name], annotation, f"{where}.{name}", special)
+        elif required(parameter):
+            kind = _kind_of(types[name])
+            if kind is None or kind not in given:
+                raise ConfigError(f"{where} lacks {name!r}, which {entry.name} needs. Add {where}.{name}.")
+            arguments[name] = given[kind]
+    return arguments
 
 
 def table_of(value: Any, given: Sequence[Any] = ()) -> Table:
-    """The table that describes a component, with every parameter filled in. Parameters that are None have no place
-    in TOML and stay out, and so do components in `given`, which the builder supplies.
+    """The table that describes a component, with every parameter filled in.
+
+    Parameters that are None have no place in TOML and stay out, and so do components in `given`, which the builder
+    supplies.
 
     Raises:
         ConfigError: A part of it was not built by a component.

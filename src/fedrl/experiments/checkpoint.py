@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -84,8 +85,11 @@ def _joined(path: Any) -> str:
 
 
 def _data(leaf: Any) -> np.ndarray:
-    keys = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(leaf) if keys else leaf)
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _placed(array: np.ndarray, leaf: Any, path: Path) -> Any:
@@ -97,6 +101,8 @@ def _placed(array: np.ndarray, leaf: Any, path: Path) -> Any:
         )
     if not isinstance(leaf, jax.Array):
         return array
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.device_put(jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)), leaf.sharding)
+    if _is_key(leaf):
+        return jax.device_put(
+            jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf)), leaf.sharding
+        )
     return jax.device_put(array, leaf.sharding)

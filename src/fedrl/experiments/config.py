@@ -192,7 +192,7 @@ def override(data: dict[str, Any], text: str) -> None:
         parsed = value.strip()
         if not parsed.replace("_", "").replace("-", "").isalnum():
             raise ConfigError(
-                f"--set {key.strip()}: {parsed!r} is not a TOML value. Write a number, true, a \"string\", [a, list] "
+                f'--set {key.strip()}: {parsed!r} is not a TOML value. Write a number, true, a "string", [a, list] '
                 "or {a = 'table'}."
             ) from None
     place: Any = data

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from fedrl.core.checks import check_positive
 from fedrl.core.keys import Purpose, run_key
 from fedrl.core.learner import Learner
 from fedrl.core.types import Key, Params, PyTree
@@ -32,7 +33,19 @@ def greedy_returns(
     Returns:
         The undiscounted return of each episode.
     """
+    check_positive(episodes=episodes)
     return np.asarray(_program(learner, episodes, stacked)(run_key(seed, Purpose.EVALUATION), fleet, params))
+
+
+def returns_of(
+    learner: Learner, fleet: PyTree, params: Params, episodes: int, seed: int, stacked: bool = False
+) -> Float[np.ndarray, "agents episodes"]:
+    """`greedy_returns`, wherever the environment lives: compiled along, or stepped on the host."""
+    if learner.environment.host is None:
+        return greedy_returns(learner, fleet, params, episodes, seed, stacked)
+    from fedrl.engines.host_evaluation import greedy_returns_host
+
+    return greedy_returns_host(learner, fleet, params, episodes, seed, stacked=stacked)
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,11 +1,11 @@
 """A run folder: the files of one run, each written so that a crash at any moment leaves something readable.
 
-    config.toml          everything that was chosen, defaults included: it reproduces the run
-    records.jsonl        a line per seed, method and round, flushed as it comes
-    summary.json         the outcome
-    params.safetensors   the global parameters of every seed
-    report.html          the same for people
-    checkpoints/         where each seed of each method stands; gone when the run is complete
+config.toml          everything that was chosen, defaults included: it reproduces the run
+records.jsonl        a line per seed, method and round, flushed as it comes
+summary.json         the outcome
+params.safetensors   the global parameters of every seed
+report.html          the same for people
+checkpoints/         where each seed of each method stands; gone when the run is complete
 """
 
 from __future__ import annotations

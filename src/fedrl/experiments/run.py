@@ -24,11 +24,12 @@ import numpy as np
 
 from fedrl.core.errors import RunError
 from fedrl.core.types import Params
-from fedrl.engines.blocks import Population, Round, Simulation, simulate
+from fedrl.engines.blocks import simulate
+from fedrl.engines.simulation import Population, Round, Simulation
 from fedrl.experiments import checkpoint, folder
 from fedrl.experiments.build import Experiment, Method, build
 from fedrl.experiments.config import Config, dump, load
-from fedrl.experiments.evaluate import greedy_returns
+from fedrl.experiments.evaluate import returns_of
 from fedrl.experiments.events import Compile, Event, RoundRecord, Sink, Start, Summary
 from fedrl.experiments.folder import RunFolder
 from fedrl.experiments.summary import Timing, summarise
@@ -53,8 +54,8 @@ class Outcome(NamedTuple):
     round: int
     params: Params
     stacked: bool
-    greedy: list[float]
-    held_out: list[float]
+    greedy: list[float | None]
+    held_out: list[float | None]
 
 
 @dataclass
@@ -129,7 +130,7 @@ def resume(path: Path | str, *, sinks: Sequence[Sink] = ()) -> Summary:
     place = folder.opened(Path(path))
     experiment = build(load(place.path / folder.CONFIG))
     reached = {
-        (method.name, seed): checkpoint.round_of(place.checkpoint(method.name, seed))
+        (method.name, seed): _reached(experiment, place, method.name, seed)
         for method in experiment.methods
         for seed in experiment.config.seed_list
     }
@@ -137,6 +138,12 @@ def resume(path: Path | str, *, sinks: Sequence[Sink] = ()) -> Summary:
         raise RunError(f"The run in {path} is complete. There is nothing to resume.")
     place.keep(lambda record: record["round"] <= reached.get((record["method"], record["seed"]), 0))
     return _conduct(experiment, place, sinks, started)
+
+
+def _reached(experiment: Experiment, place: RunFolder, method: str, seed: int) -> int:
+    """The round to go on from. What a host environment remembers can't be saved, so there a seed starts over."""
+    done = checkpoint.round_of(place.checkpoint(method, seed))
+    return done if experiment.environment.host is None or done == experiment.config.rounds else 0
 
 
 def _conduct(experiment: Experiment, place: RunFolder, sinks: Sequence[Sink], started: float) -> Summary:
@@ -255,7 +262,7 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Outc
     config, simulation = session.experiment.config, program.simulation
     path = session.folder.checkpoint(method.name, seed)
     began = time.perf_counter()
-    done = checkpoint.round_of(path)
+    done = _reached(session.experiment, session.folder, method.name, seed)
     population = simulation.init(seed)
     if done:
         population = checkpoint.load(path, population)
@@ -322,25 +329,20 @@ def _averaged(session: Session, outcome: Outcome) -> Outcome:
             "bytes_down": 0,
             "refused": 0,
             "seconds": 0.0,
-            "greedy": list(averaged.greedy),
+            "greedy": averaged.greedy,
         }
     )
     return averaged
 
 
-def _greedy(session: Session, seed: int, params: Params, stacked: bool, fleet: Any = None) -> list[float]:
+def _greedy(session: Session, seed: int, params: Params, stacked: bool, fleet: Any = None) -> list[float | None]:
     """Mean greedy return in each environment of a fleet, by default the agents' own."""
     experiment = session.experiment
     episodes = experiment.config.evaluation.episodes
     where = experiment.fleet if fleet is None else fleet
     with session.evaluating:
-        if experiment.environment.host is not None:
-            from fedrl.engines.host import greedy_returns_host
-
-            returns = greedy_returns_host(experiment.learner, where, params, episodes, seed, stacked)
-        else:
-            returns = greedy_returns(experiment.learner, where, params, episodes, seed, stacked)
-    return [float(value) for value in np.asarray(returns).mean(axis=1)]
+        returns = returns_of(experiment.learner, where, params, episodes, seed, stacked)
+    return [float(value) for value in returns.mean(axis=1)]
 
 
 def _record(method: Method, seed: int, number: int, seen: Round, seconds: float) -> RoundRecord:

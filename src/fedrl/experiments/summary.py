@@ -87,11 +87,11 @@ def summarise(
     return summary
 
 
-def over_seeds(returns: Sequence[Sequence[float]]) -> Range:
+def over_seeds(returns: Sequence[Sequence[float | None]]) -> Range:
     """Mean over agents of each seed, then the interquartile mean over seeds with its interval."""
     if not returns:
         return {"mean": None, "low": None, "high": None}
-    return interval([float(np.mean(each)) for each in returns]).as_range()
+    return interval([float(np.mean(np.asarray(each, float))) for each in returns]).as_range()
 
 
 def versions() -> dict[str, str]:
@@ -130,12 +130,17 @@ def _agents(outcomes: Sequence[Outcome]) -> list[AgentResult]:
     """The mean over seeds of each agent's greedy return."""
     if not outcomes:
         return []
-    means = np.mean([outcome.greedy for outcome in outcomes], axis=0)
+    means = np.mean(np.asarray([outcome.greedy for outcome in outcomes], float), axis=0)
     return [{"id": i, "return": float(value)} for i, value in enumerate(means)]
 
 
 def _settings(experiment: Experiment) -> list[dict[str, Any]]:
-    """What is particular about each agent's environment: the parameters that the fleet sets."""
-    chosen = {name: np.asarray(getattr(experiment.fleet, name)) for name in experiment.config.fleet}
+    """What is particular about each agent's environment: the values of what the fleet sets."""
     agents = experiment.config.federation.agents
-    return [{name: values[i].tolist() for name, values in chosen.items()} for i in range(agents)]
+    columns: dict[str, list[Any]] = {}
+    for name, setting in experiment.config.fleet.items():
+        if hasattr(experiment.fleet, name):
+            columns[name] = np.asarray(getattr(experiment.fleet, name)).tolist()
+        elif not isinstance(setting, Mapping):  # an argument of the constructor, gone into the tables
+            columns[name] = list(setting) if isinstance(setting, list | tuple) else [setting] * agents
+    return [{name: column[i] for name, column in columns.items()} for i in range(agents)]

@@ -24,10 +24,10 @@ def tensorboard(folder: Path) -> Sink:
     writers: dict[str, SummaryWriter] = {}
 
     def write(event: Event) -> None:
+        if event.get("event") == "end":
+            for writer in writers.values():
+                writer.close()
         if "event" in event:
-            if event["event"] == "end":
-                for writer in writers.values():
-                    writer.close()
             return
         name = f"{event['method']}/seed{event['seed']}"
         if name not in writers:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from fedrl.core.errors import ConfigError, nearest
 
@@ -36,31 +36,40 @@ def fit(value: Any, annotation: Any, where: str, special: Special | None = None)
         made = special(value, annotation, where)
         if made is not NotImplemented:
             return made
-    origin, inner = get_origin(annotation), get_args(annotation)
-    if origin in (Union, types.UnionType):
+    container = get_origin(annotation) or annotation
+    if container in (Union, types.UnionType):
         return _fit_union(value, annotation, where, special)
-    if origin is Literal:
-        if value in inner:
-            return value
-        hint = nearest(str(value), [str(x) for x in inner])
-        raise ConfigError(f"{where} is {value!r}, which is not known. {hint}")
-    if annotation is bool or annotation is str:
-        return value if isinstance(value, annotation) else _refuse(value, annotation, where)
-    if annotation is int:
-        return value if isinstance(value, int) and not isinstance(value, bool) else _refuse(value, annotation, where)
-    if annotation is float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-            return _refuse(value, annotation, where)
-        return float(value)
-    container = origin or annotation
     if container in (tuple, list, Sequence):
         return _fit_list(value, annotation, where, special)
     if container in (dict, Mapping):
-        if not isinstance(value, Mapping):
-            return _refuse(value, annotation, where)
-        entry = inner[1] if len(inner) == 2 else Any
-        return {key: fit(item, entry, f"{where}.{key}", special) for key, item in value.items()}
-    return value
+        return _fit_table(value, annotation, where, special)
+    if container is Literal and value not in get_args(annotation):
+        hint = nearest(str(value), [str(word) for word in get_args(annotation)])
+        raise ConfigError(f"{where} is {value!r}, which is not known. {hint}")
+    return _fit_scalar(value, annotation, where)
+
+
+def _fit_scalar(value: Any, annotation: Any, where: str) -> Any:
+    truth = isinstance(value, bool)
+    fits = {
+        bool: truth,
+        str: isinstance(value, str),
+        int: isinstance(value, int) and not truth,
+        float: isinstance(value, int | float) and not truth and not math.isnan(value),
+    }
+    if annotation not in fits:
+        return value
+    if not fits[annotation]:
+        _refuse(value, annotation, where)
+    return float(value) if annotation is float else value
+
+
+def _fit_table(value: Any, annotation: Any, where: str, special: Special | None) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        _refuse(value, annotation, where)
+    inner = get_args(annotation)
+    entry = inner[1] if len(inner) == 2 else Any
+    return {key: fit(item, entry, f"{where}.{key}", special) for key, item in value.items()}
 
 
 def _fit_union(value: Any, annotation: Any, where: str, special: Special | None) -> Any:
@@ -78,7 +87,7 @@ def _fit_union(value: Any, annotation: Any, where: str, special: Special | None)
     deeper = [c for c, option in zip(complaints, options, strict=True) if _same_shape(value, option)]
     if len(deeper) == 1:
         raise deeper[0]
-    return _refuse(value, annotation, where)
+    _refuse(value, annotation, where)
 
 
 def _same_shape(value: Any, annotation: Any) -> bool:
@@ -91,7 +100,7 @@ def _same_shape(value: Any, annotation: Any) -> bool:
 
 def _fit_list(value: Any, annotation: Any, where: str, special: Special | None) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        return _refuse(value, annotation, where)  # type: ignore[no-any-return]
+        _refuse(value, annotation, where)
     inner = [item for item in get_args(annotation) if item is not Ellipsis]
     fixed = get_origin(annotation) is tuple and Ellipsis not in get_args(annotation)
     if fixed and len(value) != len(inner):
@@ -101,7 +110,7 @@ def _fit_list(value: Any, annotation: Any, where: str, special: Special | None) 
     return tuple(fit(item, kind, f"{where}[{i}]", special) for i, (item, kind) in enumerate(pairs))
 
 
-def _refuse(value: Any, annotation: Any, where: str) -> Any:
+def _refuse(value: Any, annotation: Any, where: str) -> NoReturn:
     raise ConfigError(f"{where} is {_shown(value)}. It needs to be {described(annotation)}.")
 
 
