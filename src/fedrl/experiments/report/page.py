@@ -13,7 +13,15 @@ from fedrl.experiments.report.figures import Figure, learning_figure, traffic_fi
 from fedrl.experiments.report.highlight import highlighted
 from fedrl.experiments.report.markup import Markup, element, embedded, linked
 from fedrl.experiments.report.run import Run, read_run
-from fedrl.experiments.report.tables import agents_table, differences_table, methods_table, runs_table, table, words
+from fedrl.experiments.report.tables import (
+    agents_table,
+    costs_table,
+    differences_table,
+    methods_table,
+    outcomes_table,
+    table,
+    words,
+)
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
@@ -78,13 +86,14 @@ def _one(run: Run) -> tuple[str, list[object], dict[str, Figure]]:
         if "centralised" in run.methods
         else ""
     )
+    best = "; the best of each row is marked" if len(run.methods) > 1 else ""
     sections: list[object] = [
         _header("Run report", run.name, f"{about} · {', '.join(names)}"),
         _notes([run]),
         _tiles(run),
         _card("Learning", _chart("learning", "Training return against environment steps"), _caption(curves), switch),
         _card("Final returns", methods_table(run), "Of the greedy policy, each agent in its own environment."),
-        _card("Agents", agents_table(run), "Final greedy return of each agent; the best of each row is marked."),
+        _card("Agents", agents_table(run), f"Final greedy return of each agent{best}."),
         _card(
             "Communication",
             _chart("traffic", "Training return against bytes sent"),
@@ -110,9 +119,10 @@ def _several(runs: Sequence[Run]) -> tuple[str, list[object], dict[str, Figure]]
     sections: list[object] = [
         _header("Comparison", f"{len(runs)} runs", ", ".join(labels)),
         _notes(runs),
-        _card("Runs", runs_table(runs, labels), "Greedy returns of the federated agents in their own environments."),
+        _card("Final returns", outcomes_table(runs, labels), "Of the federated agents, each in its own environment."),
         _card("Learning", _chart("learning", "Training return against environment steps"), _caption(curves)),
         _card("Communication", _chart("traffic", "Training return against bytes sent")),
+        _card("Costs", costs_table(runs, labels), "Bytes are those of one seed, steps those of all."),
         _card("Settings that differ", differences_table(runs, labels) or element("p", "None.", class_="note")),
         _card("Configurations", _configuration(runs, labels)),
         _card("Sources", _citations(runs)),
@@ -137,15 +147,17 @@ def _notes(runs: Sequence[Run]) -> list[Markup]:
 
 def _tiles(run: Run) -> Markup:
     """The headline numbers."""
-    summary, final = run.summary, run.final_range("federated")
+    summary, spread = run.costs, run.spread("federated")
     held_out = summary.get("held_out") or {}
+    seeds = "one seed, no interval" if spread == NOTHING else f"95 % interval {spread}"
+    compiled = duration(summary.get("compile_s"))
     tiles = [
-        ("final return", short(final["mean"]), f"95 % interval {ends(final['low'], final['high'])}"),
+        ("final return", short(run.final_range("federated")["mean"]), seeds),
         ("held-out return", short(held_out.get("mean")), ends(held_out.get("low"), held_out.get("high"))),
         ("steps per second", count(summary.get("steps_per_second")), "of the environment, all agents"),
         ("environment steps", count(summary.get("environment_steps")), "all agents, seeds and methods"),
         ("sent by the agents", size(summary.get("bytes_up")), f"{size(summary.get('bytes_down'))} sent to them"),
-        ("wall time", duration(summary.get("wall_s")), f"compilation {duration(summary.get('compile_s'))}"),
+        ("wall time", duration(summary.get("wall_s")), "" if compiled == NOTHING else f"compilation {compiled}"),
         ("privacy loss ε", short(summary.get("epsilon")), ""),
     ]
     shown = [tile for tile in tiles if not tile[1].startswith(NOTHING)]

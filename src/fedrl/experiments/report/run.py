@@ -12,7 +12,7 @@ import numpy as np
 
 from fedrl.core.errors import ConfigError
 from fedrl.experiments.events import METHODS, Range
-from fedrl.experiments.quantities import number
+from fedrl.experiments.quantities import NOTHING, ends, number
 from fedrl.experiments.statistics import Interval, interval
 
 
@@ -92,6 +92,28 @@ class Run:
         total = np.where(known, table, 0.0).sum(0)
         return {i: float(total[i] / n) if n else np.nan for i, n in enumerate(known.sum(0))}
 
+    def spread(self, method: str) -> str:
+        """The ends of the interval of the final return, in words; with one seed there is none."""
+        seeds = len(self.seed_returns(method)) or len(self.seeds)
+        found = self.final_range(method)
+        return ends(found["low"], found["high"]) if seeds > 1 else NOTHING
+
+    @property
+    def costs(self) -> dict[str, Any]:
+        """What the summary says of time, steps and bytes, else what the records add up to."""
+        last = {(r["method"], r["seed"]): number(r.get("environment_steps")) for r in self.records}
+        seconds = sum(number(r.get("seconds")) for r in self.records)
+        steps = sum(last.values())
+        seeds = max(len({r["seed"] for r in self.of("federated")}), 1)
+        added = {
+            "environment_steps": steps,
+            "steps_per_second": steps / seconds if seconds > 0 else None,
+            "wall_s": seconds,
+            "bytes_up": sum(number(r.get("bytes_up")) for r in self.of("federated")) / seeds,
+            "bytes_down": sum(number(r.get("bytes_down")) for r in self.of("federated")) / seeds,
+        }
+        return added | {name: value for name, value in self.summary.items() if value is not None}
+
     def final_range(self, method: str) -> Range:
         """Final greedy return with its interval, as summarised, else worked out from the records."""
         summary = self.summary
@@ -114,7 +136,8 @@ def read_run(folder: Path) -> Run:
     records, broken = _records(path)
     config, settings = _config(folder / "config.toml")
     summary = _summary(folder / "summary.json")
-    notes = [f"{broken} line(s) of records.jsonl could not be read and were left out."] if broken else []
+    lines = "1 line" if broken == 1 else f"{broken} lines"
+    notes = [f"{lines} of records.jsonl could not be read; left out."] if broken else []
     run = Run(folder, config, settings, records, summary, notes)
     notes += _interruptions(run)
     return run

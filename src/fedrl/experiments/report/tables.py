@@ -1,4 +1,4 @@
-"""The tables of the page: agents, methods, runs, and the settings in which runs differ."""
+"""The tables of the page: agents, methods, runs and their costs, and the settings in which runs differ."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from fedrl.experiments.quantities import NOTHING, count, duration, ends, number, short, size
+from fedrl.experiments.quantities import NOTHING, count, duration, number, short, size
 from fedrl.experiments.report.figures import COLOURS, style
 from fedrl.experiments.report.markup import Markup, element
 from fedrl.experiments.report.run import Run
@@ -29,7 +29,7 @@ def agents_table(run: Run) -> Markup:
     ids = sorted({*settings, *(agent for values in columns.values() for agent in values)})
     head = [element("th", "agent", scope="col")]
     head += [element("th", name.replace("_", " "), scope="col", class_="number") for name in own]
-    head += [element("th", key(style(method)), words(method), scope="col", class_="number") for method in columns]
+    head += [element("th", keyed(method), scope="col", class_="number") for method in columns]
     rows = []
     for agent in ids:
         values = {method: found.get(agent, math.nan) for method, found in columns.items()}
@@ -45,7 +45,9 @@ def agents_table(run: Run) -> Markup:
 
 def methods_table(run: Run) -> Markup:
     """Each method: its final return, the gap of its agents, and how likely the federation beats it."""
-    names = ("method", "final greedy return", "95 % interval", "worst agent", "federated is better with probability")
+    names = ["method", "final greedy return", "95 % interval", "worst agent"]
+    if len(run.methods) > 1:
+        names.append("federated is better with probability")
     head = [element("th", name, scope="col", class_="number" if i else None) for i, name in enumerate(names)]
     ours = run.seed_returns("federated")
     rows = []
@@ -55,48 +57,65 @@ def methods_table(run: Run) -> Markup:
         chance = probability_of_improvement(ours, run.seed_returns(method))
         known = method != "federated" and math.isfinite(chance.mean)
         better = f"{chance.mean:.2f} ({chance.low:.2f} to {chance.high:.2f})" if known else NOTHING
-        cells = (short(found["mean"]), ends(found["low"], found["high"]), short(min(each, default=math.nan)), better)
-        name = element("th", key(style(method)), words(method), scope="row")
-        rows.append(element("tr", name, [element("td", cell, class_="number") for cell in cells]))
+        cells = (short(found["mean"]), run.spread(method), short(min(each, default=math.nan)), better)
+        name = element("th", keyed(method), scope="row")
+        rows.append(element("tr", name, [element("td", cell, class_="number") for cell in cells[: len(names) - 1]]))
     return table(head, rows)
 
 
-def runs_table(runs: Sequence[Run], labels: Sequence[str]) -> Markup:
-    """Each run: its final return, its best baseline, and what it cost."""
-    columns = [_outcome(run) for run in runs]
-    names = [name for name in columns[0] if any(column[name] != NOTHING for column in columns)]
+def outcomes_table(runs: Sequence[Run], labels: Sequence[str]) -> Markup:
+    """Each run: how its agents do in the end, and its best baseline."""
+    return _by_run(runs, labels, [_outcome(run) for run in runs])
+
+
+def costs_table(runs: Sequence[Run], labels: Sequence[str]) -> Markup:
+    """Each run: what it took."""
+    return _by_run(runs, labels, [_cost(run) for run in runs])
+
+
+def _outcome(run: Run) -> dict[str, str]:
+    found = run.final_range("federated")
+    others = {method: number(run.final_range(method)["mean"]) for method in run.methods if method != "federated"}
+    others = {method: value for method, value in others.items() if math.isfinite(value)}
+    best = max(others, key=lambda method: others[method], default=None)
+    each = [value for value in run.agent_returns("federated").values() if math.isfinite(value)]
+    return {
+        "final greedy return": short(found["mean"]),
+        "95 % interval": run.spread("federated"),
+        "worst agent": short(min(each, default=math.nan)),
+        "best baseline": f"{short(others[best])} ({words(best)})" if best else NOTHING,
+        "agents": f"{run.agents:,}",
+        "seeds": f"{len(run.seeds):,}",
+    }
+
+
+def _cost(run: Run) -> dict[str, str]:
+    summary = run.costs
+    return {
+        "environment steps": count(summary.get("environment_steps")),
+        "steps per second": count(summary.get("steps_per_second")),
+        "bytes up": size(summary.get("bytes_up")),
+        "bytes down": size(summary.get("bytes_down")),
+        "wall time": duration(summary.get("wall_s")),
+        "compilation": duration(summary.get("compile_s")),
+        "privacy loss ε": short(summary.get("epsilon")),
+    }
+
+
+def _by_run(runs: Sequence[Run], labels: Sequence[str], cells: Sequence[dict[str, str]]) -> Markup:
+    """A row for each run; a column that no run fills is left out."""
+    names = [name for name in cells[0] if any(row[name] != NOTHING for row in cells)]
     head = [element("th", "run", scope="col")]
     head += [element("th", name, scope="col", class_="number") for name in names]
     rows = [
         element(
             "tr",
             element("th", key(place), label, scope="row", title=run.folder),
-            [element("td", column[name], class_="number") for name in names],
+            [element("td", row[name], class_="number") for name in names],
         )
-        for place, (run, label, column) in enumerate(zip(runs, labels, columns, strict=True))
+        for place, (run, label, row) in enumerate(zip(runs, labels, cells, strict=True))
     ]
     return table(head, rows)
-
-
-def _outcome(run: Run) -> dict[str, str]:
-    """The cells of a run, by the names of their columns."""
-    found, summary = run.final_range("federated"), run.summary
-    others = {method: number(run.final_range(method)["mean"]) for method in run.methods if method != "federated"}
-    others = {method: value for method, value in others.items() if math.isfinite(value)}
-    best = max(others, key=lambda method: others[method], default=None)
-    return {
-        "final greedy return": short(found["mean"]),
-        "95 % interval": ends(found["low"], found["high"]),
-        "best baseline": f"{short(others[best])} ({words(best)})" if best else NOTHING,
-        "agents": f"{run.agents:,}",
-        "seeds": f"{len(run.seeds):,}",
-        "environment steps": count(summary.get("environment_steps")),
-        "steps per second": count(summary.get("steps_per_second")),
-        "bytes up": size(summary.get("bytes_up")),
-        "bytes down": size(summary.get("bytes_down")),
-        "wall time": duration(summary.get("wall_s")),
-        "privacy loss ε": short(summary.get("epsilon")),
-    }
 
 
 def differences_table(runs: Sequence[Run], labels: Sequence[str]) -> Markup | None:
@@ -127,6 +146,11 @@ def table(head: list[Markup], rows: list[Markup]) -> Markup:
 def key(look: int) -> Markup:
     """The dot in the colour of a line."""
     return element("i", class_=f"key key-{look % COLOURS}")
+
+
+def keyed(method: str) -> Markup:
+    """The name of a method after the dot of its line."""
+    return element("span", key(style(method)), words(method), class_="keyed")
 
 
 def shown(value: Any) -> str:
