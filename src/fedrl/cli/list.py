@@ -18,7 +18,9 @@ def list_command(kind: str | None) -> None:
     shown = ""
     for entry in components(kind):
         if entry.kind != shown:
-            console.print(f"[bold underline]{escape(entry.kind)}[/]" if not shown else f"\n[bold underline]{entry.kind}[/]")
+            console.print(
+                f"[bold underline]{escape(entry.kind)}[/]" if not shown else f"\n[bold underline]{entry.kind}[/]"
+            )
             shown = entry.kind
         console.print(f"[bold]{escape(entry.name)}[/]  {escape(entry.summary)}", soft_wrap=True)
         parameters = ", ".join(_parameter(p) for p in entry.signature.parameters.values() if not _given(p))
