@@ -2,6 +2,7 @@
 
 from fedrl.environments.acrobot import acrobot
 from fedrl.environments.cartpole import cartpole
+from fedrl.environments.fleet import fleet, held_out
 from fedrl.environments.gridworld import gridworld
 from fedrl.environments.lqr import lqr
 from fedrl.environments.mountain_car import mountain_car, mountain_car_continuous
@@ -24,7 +25,9 @@ __all__ = [
     "TabularParams",
     "acrobot",
     "cartpole",
+    "fleet",
     "gridworld",
+    "held_out",
     "lqr",
     "mountain_car",
     "mountain_car_continuous",
