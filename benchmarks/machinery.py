@@ -7,7 +7,6 @@ each, whose parameters are averaged in floating point.
 from __future__ import annotations
 
 import fedrl.launch
-
 from benchmarks.measure import Figure, emit, ratio
 
 ROUNDS = 60
@@ -17,7 +16,6 @@ AGENTS = 10
 def main() -> None:
     fedrl.launch.prepare()
     import jax
-    import jax.numpy as jnp
 
     from benchmarks.workload import federation_of
     from fedrl.core.stage import zeros_like

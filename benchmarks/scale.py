@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fedrl.launch
-
 from benchmarks.measure import Figure, emit, peak_gigabytes, seconds
 
 

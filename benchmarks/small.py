@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import fedrl.launch
-
-from benchmarks.measure import Figure, emit, seconds
+from benchmarks.measure import Figure, emit, typical
 
 
 def main() -> None:
     fedrl.launch.prepare()
-    from statistics import median
-
     from benchmarks.workload import Running, alike
     from fedrl.aggregators import mean
     from fedrl.core.federation import federate
@@ -20,16 +17,9 @@ def main() -> None:
     from fedrl.learners import q_table, reinforce
 
     def rate(learner: Learner, agents: int, local_steps: int, rounds: int) -> float:
-        """Steps per second of a run under way. An episode that has ended takes no more steps, and none are counted."""
-        federation = federate(learner, mean(), local_steps=local_steps)
-        running = Running(simulate(federation, alike(learner.environment, agents)), rounds)
-        running()
-        rates = []
-        for _ in range(7):
-            running.steps = 0
-            rates.append(1.0 / seconds(running))
-            rates[-1] *= running.steps or rounds * local_steps * agents * learner.samples
-        return median(rates)
+        """Samples per second of a run under way."""
+        simulation = simulate(federate(learner, mean(), local_steps=local_steps), alike(learner.environment, agents))
+        return rounds * local_steps * agents * learner.samples / typical(Running(simulation, rounds))
 
     emit(
         Figure("REINFORCE, K = 10", rate(reinforce(cartpole(), episodes_per_step=16), 10, 8, 20), 1.5e6, "steps/s"),
