@@ -38,7 +38,7 @@ def errors(agents: int, seeds: int, rounds: int = 1000, seed: int = 0) -> np.nda
     return np.asarray(jax.jit(jax.vmap(error))(jnp.arange(seeds)))
 
 
-def main(seeds: int = 256) -> None:
+def main(seeds: int = 96) -> None:
     print(f"{'agents':>6}  {'error':>8}  {'error * sqrt(agents)':>20}")
     for agents in (1, 4, 16, 64):
         found = errors(agents, seeds)
