@@ -64,7 +64,7 @@ def start(key: Key, environment: Environment, env_params: PyTree, instances: int
         return Position((), jnp.zeros(0), jnp.zeros(instances), jnp.zeros(instances, jnp.int32))
     params, axis = deal(environment, env_params, instances)
     noise = environment.draw_reset(key, (instances,))
-    state, timestep = jax.vmap(environment.reset, (-1, axis), -1)(noise, params)
+    state, timestep = jax.vmap(environment.reset, (-1, axis), -1, axis_size=instances)(noise, params)
     return Position(state, timestep.observation, jnp.zeros(instances), jnp.zeros(instances, jnp.int32))
 
 
@@ -78,7 +78,7 @@ def collect(
     """
     instances = position.returned.shape[-1]
     params, axis = deal(environment, env_params, instances)
-    reset = jax.vmap(environment.reset, (-1, axis), -1)
+    reset = jax.vmap(environment.reset, (-1, axis), -1, axis_size=instances)
     move = jax.vmap(environment.step, (-1, -1, -1, axis), -1)
 
     def step(position: Position, noise: tuple[Noise, Noise, Noise]) -> tuple[Position, tuple[Trajectory, jax.Array]]:
