@@ -1,3 +1,78 @@
-"""Federated deep reinforcement learning."""
+"""Federated deep reinforcement learning.
+
+fedrl.run("experiment.toml")         a whole experiment, from configuration to run folder
+fedrl.federate(learner, aggregator)  a federation of your own, to be run by `fedrl.simulate`
+
+Nothing heavy is imported until it is used. Call `fedrl.prepare()` before the first array: it gives JAX every core.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedrl.core.component import cite, component
+    from fedrl.core.errors import ConfigError, FedrlError, RunError, UnsoundError
+    from fedrl.core.federation import federate
+    from fedrl.engines.blocks import simulate
+    from fedrl.environments.fleet import fleet
+    from fedrl.experiments.config import BaselinesConfig, Config, EvaluationConfig, FederationConfig
+    from fedrl.experiments.evaluate import greedy_returns
+    from fedrl.experiments.run import resume, run
+    from fedrl.launch import prepare
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "BaselinesConfig": "experiments.config",
+    "Config": "experiments.config",
+    "ConfigError": "core.errors",
+    "EvaluationConfig": "experiments.config",
+    "FederationConfig": "experiments.config",
+    "FedrlError": "core.errors",
+    "RunError": "core.errors",
+    "UnsoundError": "core.errors",
+    "cite": "core.component",
+    "component": "core.component",
+    "federate": "core.federation",
+    "fleet": "environments.fleet",
+    "greedy_returns": "experiments.evaluate",
+    "prepare": "launch",
+    "resume": "experiments.run",
+    "run": "experiments.run",
+    "simulate": "engines.blocks",
+}
+
+__all__ = [
+    "BaselinesConfig",
+    "Config",
+    "ConfigError",
+    "EvaluationConfig",
+    "FederationConfig",
+    "FedrlError",
+    "RunError",
+    "UnsoundError",
+    "__version__",
+    "cite",
+    "component",
+    "federate",
+    "fleet",
+    "greedy_returns",
+    "prepare",
+    "resume",
+    "run",
+    "simulate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fedrl' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"fedrl.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from fedrl.aggregators.namespace import namespace
 from fedrl.core.aggregator import Aggregator, by_samples
 from fedrl.core.checks import check_one_of
 from fedrl.core.component import component
@@ -17,13 +18,17 @@ def mean(weighting: str = "samples") -> Aggregator:
 
     Args:
         weighting: "samples" weighs an update by the samples behind it, "uniform" counts every agent once.
+
+    Raises:
+        ConfigError: `weighting` is not known.
     """
     check_one_of(weighting, ("samples", "uniform"), "weighting")
 
     def update(updates: Update, state: PyTree) -> tuple[Update, PyTree]:
+        xp = namespace(updates)
         weight = updates.weight.sum()
-        share = updates.weight / jnp.maximum(weight, 1e-30)
-        value = jax.tree.map(lambda x: jnp.tensordot(share, x, 1), updates.value)
+        share = updates.weight / xp.maximum(weight, 1e-30)
+        value = jax.tree.map(lambda x: xp.tensordot(share, x, 1), updates.value)
         return Update(value, weight, updates.version.max()), state
 
     return Aggregator(

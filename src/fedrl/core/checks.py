@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from fedrl.core.aggregator import Aggregator
@@ -36,6 +37,12 @@ def check_composition(learner: Learner, aggregator: Aggregator, stages: Sequence
             f"{learner!r} has no gradient to send: an iteration of it takes several steps. "
             "Use payload='delta', or a learner with one step per iteration such as reinforce()."
         )
+    guiding = [stage for stage in stages if stage.guide is not None]
+    if payload == "gradient" and guiding:
+        raise UnsoundError(
+            f"{guiding[0]!r} steers local steps and payload='gradient' takes none. Use payload='delta', or leave "
+            f"{guiding[0]!r} out: a mean of gradients at the same parameters does not drift."
+        )
 
 
 def _check_noise(aggregator: Aggregator, stages: Sequence[Stage]) -> None:
@@ -65,6 +72,17 @@ def check_positive(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
             raise ConfigError(f"{name} is {value}. It counts something, so it is at least 1. Set it to 1 or more.")
+
+
+def check_above_zero(**values: float) -> None:
+    """Refuse a size that is not above zero, or not finite.
+
+    Raises:
+        ConfigError: It names the argument and the value.
+    """
+    for name, value in values.items():
+        if not 0.0 < value < math.inf:
+            raise ConfigError(f"{name} is {value}. It is a size, so it is finite and above zero. Set it above 0.")
 
 
 def check_one_of(value: str, allowed: Sequence[str], name: str) -> None:

@@ -89,8 +89,6 @@ def component(kind: str, *, reference: str = "") -> Callable[[Callable[Parameter
     """Enter a constructor in the catalogue, and make what it builds remember the call."""
 
     def register(build: Callable[Parameters, T]) -> Callable[Parameters, T]:
-        entry = Component(kind, build.__name__, build, reference)
-        CATALOGUE[kind, build.__name__] = entry
         signature = inspect.signature(build)
 
         @functools.wraps(build)
@@ -99,6 +97,8 @@ def component(kind: str, *, reference: str = "") -> Callable[[Callable[Parameter
             bound.apply_defaults()
             return _remember(build(*args, **kwargs), Call(entry, dict(bound.arguments)))
 
+        entry = Component(kind, build.__name__, construct, reference)
+        CATALOGUE[kind, build.__name__] = entry
         return construct
 
     return register

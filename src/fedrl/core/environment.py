@@ -14,12 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from fedrl.core.component import Call, record
+from fedrl.core.host import Instances
 from fedrl.core.types import Key, PyTree
 
 Noise: TypeAlias = PyTree
@@ -90,7 +91,8 @@ class Environment:
         reset: `(noise, params) -> (state, timestep)`.
         step: `(noise, state, action, params) -> (state, timestep)`.
         max_steps: No episode is longer.
-        host: Opens instances that live outside compiled programs (Gymnasium's); None for a pure environment.
+        host: `(params, workers) -> Instances`: opens one instance outside compiled programs for each entry of the
+            leading axis of `params`, in so many processes (None: as many as pay). None for a pure environment.
         call: The constructor call that made it.
     """
 
@@ -101,7 +103,7 @@ class Environment:
     reset: Callable[[Noise, PyTree], tuple[State, Timestep]]
     step: Callable[[Noise, State, jax.Array, PyTree], tuple[State, Timestep]]
     max_steps: int
-    host: Callable[..., Any] | None = None
+    host: Callable[[PyTree, int | None], Instances] | None = None
     call: Call | None = None
 
 

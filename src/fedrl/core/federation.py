@@ -26,7 +26,7 @@ from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.stage import Stage, pipeline, zeros_like
 from fedrl.core.types import Broadcast, Context, Hint, Key, Metrics, PyTree, Update
 
-TRAIN, ENCODE = 0, 1
+TRAIN, ENCODE, GATHER = 0, 1, 2
 
 
 class ServerState(NamedTuple):
@@ -178,7 +178,7 @@ def federate(
         return encode(task, agent, change)
 
     def encode(task: Task, agent: AgentState, value: PyTree) -> tuple[Update, AgentState]:
-        context = Context(agent.agent, task.broadcast.version, task.cohort)
+        context = Context(agent.agent, task.broadcast.version, task.cohort, agent.steps)
         weight = (agent.steps * learner.samples).astype(jnp.float32)
         update = Update(value, weight, task.broadcast.version)
         key = jax.random.fold_in(task.key, ENCODE)

@@ -53,11 +53,13 @@ class Context(NamedTuple):
         agent: Scalar int32; the identity of the agent.
         version: Scalar int32; the version of the broadcast it answers.
         cohort: Scalar int32; how many agents were asked.
+        steps: Scalar int32; the local steps behind the update.
     """
 
     agent: jax.Array
     version: jax.Array
     cohort: jax.Array
+    steps: jax.Array
 
 
 class Hint(NamedTuple):

@@ -12,74 +12,32 @@ padding, and nothing is compiled after the first round.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrl.core import exact
-from fedrl.core.checks import check_positive
-from fedrl.core.errors import ConfigError
-from fedrl.core.federation import AgentState, Federation, ServerState
-from fedrl.core.keys import Purpose, run_key
+from fedrl.core.federation import AgentState, Federation
 from fedrl.core.types import Broadcast, Key, Params, PyTree, Update
+from fedrl.engines.merging import merging, messages, outcome
+from fedrl.engines.simulation import (
+    Population,
+    Round,
+    Simulation,
+    attendance,
+    block_size,
+    chosen_size,
+    iterations,
+    params_held,
+    seated,
+    starting,
+)
 
-LARGEST_BLOCK = 5
-
-
-class Population(NamedTuple):
-    """The state of a simulated run: the server's, every agent's in blocks of equal size, and the key of the run."""
-
-    server: ServerState
-    blocks: tuple[AgentState, ...]
-    key: Key
-
-
-class Round(NamedTuple):
-    """What the simulator saw of one round.
-
-    Attributes:
-        metrics: Each `[cohort]`, added up over local steps. In a real federation they stay on the agents.
-        weight: Total weight of the accepted updates.
-        refused: Updates with an entry that was not finite or out of range; they were left out.
-        bytes_up: Size of all encoded updates.
-        bytes_down: Size of all broadcasts.
-    """
-
-    metrics: dict[str, np.ndarray]
-    weight: float
-    refused: int
-    bytes_up: int
-    bytes_down: int
-
-
-@dataclass(frozen=True)
-class Simulation:
-    """A federation in one process, every agent simulated.
-
-    Attributes:
-        init: `seed -> Population`.
-        round: `(population, cohort=None, talk=True) -> (population, Round)`. `cohort` holds the ids that take part,
-            all by default. Without `talk` every agent goes on from its own parameters and the server stands still.
-            The population passed in is consumed.
-        params_of: `population -> params` with a leading agent axis: what each agent holds.
-        agents: Number of agents.
-        block: Agents in a block.
-    """
-
-    init: Callable[[int], Population]
-    round: Callable[..., tuple[Population, Round]]
-    params_of: Callable[[Population], Params]
-    agents: int
-    block: int
-
-
-def block_size(agents: int) -> int:
-    """Agents per block: few enough for the cache, and never a function of the devices."""
-    return max(1, min(LARGEST_BLOCK, -(-agents // 2)))
+__all__ = ["Population", "Round", "Simulation", "block_size", "simulate"]
 
 
 def simulate(
@@ -106,77 +64,53 @@ def simulate(
         ConfigError: An argument does not fit the fleet.
     """
     agents = jax.tree.leaves(fleet)[0].shape[0]
-    size = block_size(agents) if block is None else block
-    check_positive(agents=agents, block=size)
-    if size > exact.LANES:
-        raise ConfigError(f"block is {size}. Partial sums stay exact for at most {exact.LANES} agents. Choose fewer.")
+    size = chosen_size(agents, block)
     places = list(jax.local_devices() if devices is None else devices)
-    seats = _seats(np.arange(agents) if order is None else np.asarray(order), size)
-    steps = _work(federation, agents, local_steps)
-    run_block, (names, up, down) = _block_program(federation, fleet)
-    merge = _merging(federation, fleet)
-    init_block = jax.jit(jax.vmap(federation.init_agent, (None, 0, 0, 0)))
-    init_server = jax.jit(federation.init_server)
-
-    def init(seed: int) -> Population:
-        key = run_key(seed, Purpose.AGENTS)
-        blocks = []
-        for i, ids in enumerate(seats):
-            settings = jax.tree.map(lambda leaf, ids=ids: jnp.asarray(leaf)[np.maximum(ids, 0)], fleet)
-            inputs = (key, jnp.asarray(ids, jnp.int32), settings, jnp.asarray(steps[ids], jnp.int32))
-            blocks.append(init_block(*jax.device_put(inputs, places[i % len(places)])))
-        server = jax.device_put(init_server(run_key(seed, Purpose.SERVER)), places[0])
-        return Population(server, tuple(blocks), run_key(seed, Purpose.TRAINING))
+    seats = seated(np.arange(agents) if order is None else np.asarray(order), size)
+    steps = iterations(federation, agents, local_steps)
+    run_block, names = _block_program(federation, fleet)
+    wire = messages(federation, fleet)
+    merge = merging(federation, wire.decoded.value)
+    compiled = threading.Event()
 
     def round(
         population: Population, cohort: Sequence[int] | None = None, talk: bool = True
     ) -> tuple[Population, Round]:
-        asked = np.ones(agents, bool) if cohort is None else np.isin(np.arange(agents), np.asarray(cohort))
-        present = [(i, asked[ids] & (ids >= 0)) for i, ids in enumerate(seats)]
-        present = [(i, here) for i, here in present if here.any()]
-        given = (population.key, federation.broadcast(population.server), np.int32(asked.sum()), np.bool_(talk))
+        asked, present = attendance(cohort, seats)
+        given = (population.key, federation.broadcast(population.server), np.int32(asked), np.bool_(talk))
         copies = {place: jax.device_put(given, place) for place in places}
-        blocks, results = list(population.blocks), []
-        for i, here in present:
-            blocks[i], outcome, metrics = run_block(*copies[places[i % len(places)]], blocks[i], here)
-            results.append((outcome, metrics, here))
-        server, weight, refused = merge(population, results, talk)
-        columns = np.concatenate([np.asarray(metrics)[:, here] for _, metrics, here in results], axis=1)
-        messages = int(asked.sum()) if talk else 0
-        seen = Round(dict(zip(names, columns, strict=True)), weight, refused, messages * up, messages * down)
+        blocks = list(population.blocks)
+
+        def dispatch(i: int, here: np.ndarray) -> tuple[Any, jax.Array]:
+            blocks[i], result, columns = run_block(*copies[places[i % len(places)]], blocks[i], here)
+            return result, columns
+
+        if compiled.is_set():
+            results = [dispatch(*each) for each in present]
+        else:  # each device compiles its own copy of the program: side by side, not in turn
+            with ThreadPoolExecutor(len(places)) as pool:
+                results = list(pool.map(lambda each: dispatch(*each), present))
+            compiled.set()
+        here = [seated_here for _, seated_here in present]
+        server, weight, refused = merge(population, [(r, h) for (r, _), h in zip(results, here, strict=True)], talk)
+        table = np.concatenate([np.asarray(c)[:, h] for (_, c), h in zip(results, here, strict=True)], axis=1)
+        table = table[:, np.argsort(np.concatenate([seats[i][h] for i, h in present]))]
+        count = asked if talk else 0
+        seen = Round(
+            dict(zip(names, table, strict=True)), weight, refused, count * wire.up_bytes, count * wire.down_bytes
+        )
         return Population(server, tuple(blocks), population.key), seen
 
     def params_of(population: Population) -> Params:
-        held = [federation.learner.params(block.learner) for block in population.blocks]
-        back = np.argsort(np.concatenate(seats)[np.concatenate(seats) >= 0])
-        taken = np.concatenate(seats) >= 0
-        return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(x) for x in leaves])[taken][back], *held)
+        return params_held(federation, population.blocks, seats)
 
+    init = starting(federation, fleet, seats, steps, places)
     return Simulation(init, round, params_of, agents, size)
 
 
-def _seats(order: np.ndarray, size: int) -> list[np.ndarray]:
-    """Agent ids of each block; the last one is padded with -1, an empty seat."""
-    padded = np.concatenate([order, np.full(-len(order) % size, -1)])
-    return list(padded.reshape(-1, size))
-
-
-def _work(federation: Federation, agents: int, local_steps: Sequence[int] | None) -> np.ndarray:
-    """Local iterations of each agent."""
-    steps = np.full(agents, federation.local_steps) if local_steps is None else np.asarray(local_steps)
-    if steps.shape != (agents,) or steps.min() < 1 or steps.max() > federation.local_steps:
-        raise ConfigError(
-            f"local_steps is {steps.tolist()}. It needs one number per agent ({agents}), each from 1 to the "
-            f"federation's local_steps ({federation.local_steps})."
-        )
-    return steps
-
-
-def _block_program(federation: Federation, fleet: PyTree) -> tuple[Callable[..., Any], tuple[list[str], int, int]]:
-    """Compile the agents' half for a block; tell the names of its metrics and the sizes of its messages in bytes."""
+def _block_program(federation: Federation, fleet: PyTree) -> tuple[Callable[..., Any], list[str]]:
+    """Compile the agents' half for a block, and tell the names of its metrics."""
     learner = federation.learner
-    summed = federation.aggregator.sees == "sum"
-    scale = 1.0 / exact.nearest_power_of_two(learner.samples * federation.local_steps)
 
     def one(
         key: Key, sent: Broadcast, cohort: jax.Array, talk: jax.Array, agent: AgentState, here: jax.Array
@@ -193,71 +127,12 @@ def _block_program(federation: Federation, fleet: PyTree) -> tuple[Callable[...,
         each = jax.vmap(one, (None, None, None, None, 0, 0))
         agents, updates, metrics = each(key, sent, cohort, talk, agents, here)
         columns = jnp.stack([metrics[name] for name in sorted(metrics)])
-        if not summed:
-            return agents, updates, columns
-        values = jax.vmap(exact.flatten)(jax.lax.optimization_barrier(updates.value))
-        return agents, exact.partial_sum(values, updates.weight * here * scale), columns
+        return agents, outcome(federation, updates, here), columns
 
-    def messages(key: Key) -> tuple[Broadcast, tuple[Update, AgentState, dict[str, jax.Array]]]:
+    def trained(key: Key) -> dict[str, jax.Array]:
         sent = federation.broadcast(federation.init_server(key))
         setting = jax.tree.map(lambda leaf: leaf[0], fleet)
         agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
-        return sent, federation.agent(key, sent, agent, jnp.int32(1))
+        return federation.agent(key, sent, agent, jnp.int32(1))[2]
 
-    sent, (update, _, metrics) = jax.eval_shape(messages, jax.random.key(0))
-    return jax.jit(block, donate_argnums=4), (sorted(metrics), _size_bytes(update), _size_bytes(sent))
-
-
-def _merging(federation: Federation, fleet: PyTree) -> Callable[..., tuple[ServerState, float, int]]:
-    """The server's half: add up or stack what the blocks returned, and commit."""
-    summed = federation.aggregator.sees == "sum"
-    like = jax.eval_shape(lambda key: _decoded(federation, fleet, key), jax.random.key(0)).value
-    commit = jax.jit(federation.commit)
-
-    @jax.jit
-    def commit_mean(key: Key, server: ServerState, flat: jax.Array, weight: jax.Array) -> ServerState:
-        whole = Update(_unflatten(flat[None], like), weight[None], server.version[None])
-        return federation.commit(key, server, *federation.aggregate(server, whole))
-
-    def merge(population: Population, results: list[Any], talk: bool) -> tuple[ServerState, float, int]:
-        key, server = population.key, population.server
-        if summed:
-            mean, weight = exact.mean_of(exact.total([sums for (sums, _), _, _ in results]))
-            refused = int(sum(np.asarray(flags).sum() for (_, flags), _, _ in results))
-            after = commit_mean(key, server, mean, np.float32(weight)) if talk and weight > 0 else None
-        else:
-            updates, refused = _stacked(results)
-            weight = float(updates.weight.sum())
-            after = commit(key, server, *federation.aggregate(server, updates)) if talk and weight > 0 else None
-        return server._replace(version=server.version + 1) if after is None else after, weight, refused
-
-    return merge
-
-
-def _decoded(federation: Federation, fleet: PyTree, key: Key) -> Update:
-    """One decoded update of the first agent."""
-    sent = federation.broadcast(federation.init_server(key))
-    setting = jax.tree.map(lambda leaf: leaf[0], fleet)
-    agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
-    return federation.decode(sent, federation.agent(key, sent, agent, jnp.int32(1))[0])
-
-
-def _stacked(results: list[Any]) -> tuple[Update, int]:
-    """Every update of the round as NumPy arrays with a leading axis; those that are not finite are left out."""
-    columns = [jax.tree.map(lambda x, here=here: np.asarray(x)[here], updates) for updates, _, here in results]
-    updates = jax.tree.map(lambda *leaves: np.concatenate(leaves), *columns)
-    flat = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(updates.value)]
-    finite = np.all([np.isfinite(leaf).all(axis=1) for leaf in flat], axis=0)
-    return jax.tree.map(lambda x: x[finite], updates), int((~finite).sum())
-
-
-def _unflatten(flat: jax.Array, like: PyTree) -> PyTree:
-    """The tree that `exact.flatten` laid out, with the leading axis of `flat` on every leaf."""
-    leaves, structure = jax.tree.flatten(like)
-    ends = np.cumsum([leaf.size for leaf in leaves])
-    parts = [flat[:, end - leaf.size : end].reshape(-1, *leaf.shape) for leaf, end in zip(leaves, ends, strict=True)]
-    return jax.tree.unflatten(structure, parts)
-
-
-def _size_bytes(tree: PyTree) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    return jax.jit(block, donate_argnums=4), sorted(jax.eval_shape(trained, jax.random.key(0)))

@@ -3,9 +3,23 @@
 from fedrl.learners.a2c import a2c
 from fedrl.learners.networks import mlp, network
 from fedrl.learners.normalize import normalize
-from fedrl.learners.optimizers import adam, corrected, proximal, sgd
+from fedrl.learners.optimizers import adam, chain, corrected, proximal, rmsprop, sgd
 from fedrl.learners.ppo import ppo
 from fedrl.learners.q_table import q_table
 from fedrl.learners.reinforce import reinforce
 
-__all__ = ["a2c", "adam", "corrected", "mlp", "network", "normalize", "ppo", "proximal", "q_table", "reinforce", "sgd"]
+__all__ = [
+    "a2c",
+    "adam",
+    "chain",
+    "corrected",
+    "mlp",
+    "network",
+    "normalize",
+    "ppo",
+    "proximal",
+    "q_table",
+    "reinforce",
+    "rmsprop",
+    "sgd",
+]

@@ -1,7 +1,9 @@
 """Optimisers are optax's; two transformations here read what the server sent along.
 
-optax.chain(proximal(0.1), optax.adam(3e-4))     FedProx
-optax.chain(corrected(), optax.sgd(0.1))         SCAFFOLD, together with `fedrl.stages.control_variates`
+chain(proximal(0.1), adam(3e-4))     FedProx
+chain(corrected(), sgd(0.1))         SCAFFOLD, together with `fedrl.stages.control_variates`
+
+The constructors remember their arguments, for configuration files. Any optax transformation works in their place.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.types import Hint, Params, PyTree
 
@@ -27,22 +30,82 @@ def descend(
 
 @component("optimizer", reference="Kingma & Ba (2015), https://arxiv.org/abs/1412.6980")
 def adam(
-    learning_rate: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-5, max_norm: float | None = None
+    learning_rate: float,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-5,
+    max_norm: float | None = None,
+    decay_steps: int | None = None,
 ) -> optax.GradientTransformation:
-    """Adam, after clipping the gradient's global norm to `max_norm` if given."""
-    return _clipped(optax.adam(learning_rate, b1, b2, eps), max_norm)
+    """Adam, each step divided by the root of the gradient's running mean square.
+
+    Args:
+        learning_rate: Step size at the start.
+        b1: Decay of the running mean of the gradient.
+        b2: Decay of the running mean of its square.
+        eps: Added to the root; 1e-5 as in common implementations of PPO, where the paper has 1e-8.
+        max_norm: Clip the gradient's global norm to this first, if given.
+        decay_steps: Let the step size fall linearly to zero over so many optimiser steps, if given.
+    """
+    return _clipped(optax.adam(_rate(learning_rate, decay_steps), b1, b2, eps), max_norm)
 
 
 @component("optimizer", reference="Robbins & Monro (1951), https://doi.org/10.1214/aoms/1177729586")
 def sgd(
-    learning_rate: float, momentum: float | None = None, max_norm: float | None = None
+    learning_rate: float,
+    momentum: float | None = None,
+    max_norm: float | None = None,
+    decay_steps: int | None = None,
 ) -> optax.GradientTransformation:
-    """Stochastic gradient descent, after clipping the gradient's global norm to `max_norm` if given."""
-    return _clipped(optax.sgd(learning_rate, momentum), max_norm)
+    """Stochastic gradient descent.
+
+    Args:
+        learning_rate: Step size at the start.
+        momentum: Decay of the heavy ball, if given.
+        max_norm: Clip the gradient's global norm to this first, if given.
+        decay_steps: Let the step size fall linearly to zero over so many optimiser steps, if given.
+    """
+    return _clipped(optax.sgd(_rate(learning_rate, decay_steps), momentum), max_norm)
+
+
+@component(
+    "optimizer",
+    reference="Tieleman & Hinton (2012), https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf",
+)
+def rmsprop(
+    learning_rate: float,
+    smoothing: float = 0.99,
+    eps: float = 1e-5,
+    max_norm: float | None = None,
+    decay_steps: int | None = None,
+) -> optax.GradientTransformation:
+    """RMSProp, each gradient divided by the root of its running mean square; the optimiser of the A2C paper.
+
+    Args:
+        learning_rate: Step size at the start.
+        smoothing: Decay of the running mean of the squared gradient.
+        eps: Added under the root.
+        max_norm: Clip the gradient's global norm to this first, if given.
+        decay_steps: Let the step size fall linearly to zero over so many optimiser steps, if given.
+    """
+    return _clipped(optax.rmsprop(_rate(learning_rate, decay_steps), smoothing, eps), max_norm)
+
+
+@component("optimizer")
+def chain(*optimizers: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Pass the gradient through several transformations, in order, such as `proximal(0.1)` and `adam(3e-4)`."""
+    return optax.with_extra_args_support(optax.chain(*optimizers))
 
 
 def _clipped(optimizer: optax.GradientTransformation, max_norm: float | None) -> optax.GradientTransformation:
     return optimizer if max_norm is None else optax.chain(optax.clip_by_global_norm(max_norm), optimizer)
+
+
+def _rate(learning_rate: float, decay_steps: int | None) -> float | optax.Schedule:
+    if decay_steps is None:
+        return learning_rate
+    check_positive(decay_steps=decay_steps)
+    return optax.linear_schedule(learning_rate, 0.0, decay_steps)
 
 
 @component("optimizer", reference="Li et al. (2020), https://arxiv.org/abs/1812.06127")

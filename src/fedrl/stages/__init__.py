@@ -1,5 +1,10 @@
 """Steps of the pipeline an update passes on its way out of an agent."""
 
+from fedrl.stages.clip import clip
+from fedrl.stages.control_variates import control_variates
+from fedrl.stages.error_feedback import error_feedback
 from fedrl.stages.importance_averaging import importance_averaging
+from fedrl.stages.quantize import quantize
+from fedrl.stages.top_k import top_k
 
-__all__ = ["importance_averaging"]
+__all__ = ["clip", "control_variates", "error_feedback", "importance_averaging", "quantize", "top_k"]

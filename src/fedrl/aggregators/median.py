@@ -1,0 +1,31 @@
+"""The coordinate-wise median: half the agents may lie."""
+
+from __future__ import annotations
+
+import jax
+
+from fedrl.aggregators.namespace import namespace
+from fedrl.core.aggregator import Aggregator
+from fedrl.core.component import component
+from fedrl.core.types import PyTree, Update
+
+
+@component("aggregator", reference="Yin et al. (2018), https://arxiv.org/abs/1803.01498")
+def median() -> Aggregator:
+    """The median of every coordinate by itself, each agent counted once; the mean of the middle two if even.
+
+    It lies between honest values as long as fewer than half of the agents are dishonest. Weights are not used: an
+    agent states its own. A NaN counts as infinite; engines leave such an update out beforehand.
+    """
+
+    def update(updates: Update, state: PyTree) -> tuple[Update, PyTree]:
+        xp = namespace(updates)
+
+        def middle(x: jax.Array) -> jax.Array:
+            ranked, agents = xp.sort(x, axis=0), x.shape[0]
+            return 0.5 * ranked[(agents - 1) // 2] + 0.5 * ranked[agents // 2]
+
+        value = jax.tree.map(middle, updates.value)
+        return Update(value, updates.weight.sum(), updates.version.max()), state
+
+    return Aggregator(update=update, sees="each")

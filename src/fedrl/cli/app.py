@@ -1,0 +1,120 @@
+"""What `fedrl --help` shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="fedrl",
+    help="Federated deep reinforcement learning: run experiments, compare them, look at them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from fedrl import __version__
+
+        typer.echo(f"fedrl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Federated deep reinforcement learning: run experiments, compare them, look at them."""
+    del version
+
+
+@app.command("run", no_args_is_help=True)
+def run(
+    config: Annotated[Path | None, typer.Argument(help="An experiment.toml; examples/ has some.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change one value of the configuration, in TOML syntax; may be repeated. Example: "
+            "--set learner.clip=0.1 --set federation.aggregator=median",
+        ),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", metavar="N", help="Run seeds 0 to N-1.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="The run folder; runs/NAME-TIME by default.")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="DIR", help="Continue an interrupted run bit for bit, instead of CONFIG."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json to stdout, and nothing else.")] = False,
+) -> None:
+    """Run an experiment: train every seed and baseline, and write a run folder.
+
+    The run folder holds config.toml (every default filled in), records.jsonl (a line per seed, method and round),
+    summary.json, params.safetensors and report.html. Ctrl-C leaves it complete; --resume goes on from there.
+    """
+    from fedrl.cli.run import run_command
+
+    run_command(config, settings or [], seeds, out, resume, quiet, as_json)
+
+
+@app.command("report", no_args_is_help=True)
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="One run folder, or several to compare.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Of one run, DIR/report.html by default; else comparison.html."),
+    ] = None,
+) -> None:
+    """Write one self-contained HTML page about a run, or about several compared."""
+    from fedrl.cli.report import report_command
+
+    report_command(folders, out)
+
+
+@app.command("list")
+def list_components(
+    kind: Annotated[
+        str | None, typer.Argument(help="Only these: environment, learner, aggregator, stage, optimizer, ...")
+    ] = None,
+) -> None:
+    """List the components a configuration can name: what each does, its parameters, where it comes from."""
+    from fedrl.cli.list import list_command
+
+    list_command(kind)
+
+
+@app.command("evaluate", no_args_is_help=True)
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")],
+    episodes: Annotated[int | None, typer.Option(help="Per agent; as configured by default.")] = None,
+    render: Annotated[
+        Path | None, typer.Option("--render", metavar="FILE.gif", help="Film one greedy episode (CartPole, gridworld).")
+    ] = None,
+    agent: Annotated[int, typer.Option(help="Whose environment to film.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Which seed to film; the first by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the returns as JSON, and nothing else.")] = False,
+) -> None:
+    """Play greedy episodes with the trained global parameters in every agent's environment."""
+    from fedrl.cli.evaluate import evaluate_command
+
+    evaluate_command(folder, episodes, render, agent, seed, as_json)
+
+
+@app.command("doctor")
+def doctor() -> None:
+    """Show versions, devices, flags and extras, and train for a few seconds to see that all is well."""
+    from fedrl.cli.doctor import doctor_command
+
+    doctor_command()

@@ -1,0 +1,50 @@
+"""`fedrl list`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+
+
+def list_command(kind: str | None) -> None:
+    """Print every component of a kind: name, what it does, parameters, reference."""
+    from fedrl.experiments.catalogue import components
+
+    console = Console(highlight=False)
+    shown = ""
+    for entry in components(kind):
+        if entry.kind != shown:
+            console.print(
+                f"[bold underline]{escape(entry.kind)}[/]" if not shown else f"\n[bold underline]{entry.kind}[/]"
+            )
+            shown = entry.kind
+        console.print(f"[bold]{escape(entry.name)}[/]  {escape(entry.summary)}", soft_wrap=True)
+        parameters = ", ".join(_parameter(p) for p in entry.signature.parameters.values() if not _given(p))
+        for line in filter(None, (parameters, entry.reference)):
+            console.print(Padding(f"[dim]{escape(line)}[/]", (0, 0, 0, 4)), soft_wrap=True)
+
+
+def _given(parameter: inspect.Parameter) -> bool:
+    """The experiment's environment is passed on to the learner without being named."""
+    return parameter.name == "environment"
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    if parameter.kind is parameter.VAR_POSITIONAL:
+        return f"{parameter.name} = [...]"
+    return parameter.name if parameter.default is parameter.empty else f"{parameter.name} = {_value(parameter.default)}"
+
+
+def _value(default: Any) -> str:
+    """As TOML has it; what is not set has no value there."""
+    if default is None:
+        return "(its own)"
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, str):
+        return f'"{default}"'
+    return str(list(default)) if isinstance(default, tuple) else repr(default)

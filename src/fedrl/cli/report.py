@@ -1,0 +1,19 @@
+"""`fedrl report`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+
+def report_command(folders: Sequence[Path], out: Path | None) -> None:
+    """Write the page and say where it is."""
+    from fedrl.experiments import folder
+    from fedrl.experiments.report import write_report
+
+    for path in folders:
+        folder.opened(path)
+    target = out or (folders[0] / folder.REPORT if len(folders) == 1 else Path("comparison.html"))
+    typer.echo(write_report(list(folders), target))

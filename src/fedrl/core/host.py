@@ -1,0 +1,47 @@
+"""Instances that live outside compiled programs: what `Environment.host` opens, and what steps them sees.
+
+    reset(seeds) --> observation          step(action, active) --> HostStep
+
+Arrays are NumPy's and have the instances first. They are the instances' own: valid until the next call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+
+class HostStep(NamedTuple):
+    """What one step of all instances shows. Where an episode ended, the next one has begun.
+
+    Attributes:
+        observation: What each instance shows now: `[instances, *features]`.
+        reward: `[instances]` float32, of the transition just made.
+        terminated: `[instances]` bool; the episode ended in the environment.
+        truncated: `[instances]` bool; it was cut off. An episode that ends both ways has terminated.
+        successor: The observation the transition reached, seen before any reset.
+    """
+
+    observation: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    successor: np.ndarray
+
+
+class Instances(Protocol):
+    """Open instances of an environment."""
+
+    def reset(self, seeds: Sequence[int]) -> np.ndarray:
+        """Begin an episode in every instance, each with its own seed; later episodes go on from it."""
+        ...
+
+    def step(self, action: np.ndarray, active: np.ndarray | None = None) -> HostStep:
+        """Step the active instances, all by default. The rows of the others mean nothing, but their observation."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything held. Closing twice is fine."""
+        ...

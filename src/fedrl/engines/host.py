@@ -1,0 +1,171 @@
+"""The engine for environments that live outside compiled programs, Gymnasium's for example.
+
+    begin [blocks] --> ( gather: one policy call and one step of all instances at a time
+                         work [blocks] ) x local_steps --> report [blocks] --> merge, commit
+
+Rounds mean what they mean in `fedrl.engines.blocks`, and the updates meet in the same code. The instances of all
+agents are stepped together, in one worker process per core where that pays; their number does not touch the result.
+
+What an environment remembers can't be saved. A population from elsewhere (a resumed run, another seed in between) goes
+on with fresh episodes: the parameters are where they were, the next trajectories are others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.core.errors import ConfigError, UnsoundError
+from fedrl.core.federation import AgentState, Federation
+from fedrl.core.learner import Trajectory
+from fedrl.core.types import Params, PyTree
+from fedrl.engines.host_programs import compiled
+from fedrl.engines.host_rollout import HostRollout, instance_seeds, instance_settings
+from fedrl.engines.merging import merging, messages
+from fedrl.engines.simulation import (
+    Population,
+    Round,
+    Simulation,
+    attendance,
+    chosen_size,
+    iterations,
+    params_held,
+    seated,
+    starting,
+)
+
+
+def simulate_host(
+    federation: Federation,
+    fleet: PyTree,
+    *,
+    local_steps: Sequence[int] | None = None,
+    block: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    workers: int | None = None,
+) -> Simulation:
+    """Prepare a federation whose environment is stepped on the host. Close it at the end, or use it in a `with`.
+
+    One run at a time: to take up another population is to begin its episodes anew.
+
+    Args:
+        federation: What to run.
+        fleet: Parameters of each agent's environment, a leading agent axis on every leaf.
+        local_steps: Local iterations of each agent, at most `federation.local_steps`, which is the default.
+        block: Agents per compiled block.
+        devices: Where to learn; all local devices by default.
+        workers: Processes that step the environments, 1 for this one; by default one per core where that pays.
+
+    Raises:
+        ConfigError: An argument does not fit the fleet, or the environment is not a host environment.
+        UnsoundError: The learner can't learn from experience gathered for it.
+    """
+    learner = federation.learner
+    agents = jax.tree.leaves(fleet)[0].shape[0]
+    size = chosen_size(agents, block)
+    places = list(jax.local_devices() if devices is None else devices)
+    seats = seated(np.arange(agents), size)
+    steps = iterations(federation, agents, local_steps)
+    rollout = _opened(federation, fleet, agents, len(seats) * size * learner.instances, workers)
+    wire = messages(federation, fleet)
+    merge = merging(federation, wire.decoded.value)
+    programs = compiled(federation)
+    begin = starting(federation, fleet, seats, steps, places)
+    standing: list[Any] = [None]
+
+    def init(seed: int) -> Population:
+        standing[0] = None
+        return begin(seed)
+
+    def continue_from(population: Population) -> tuple[int, ...]:
+        at = (*np.asarray(jax.random.key_data(population.key)).tolist(), int(population.server.version))
+        if standing[0] != at:
+            rollout.restart(instance_seeds(at, agents, learner.instances))
+        standing[0] = None  # until the round is over
+        return at
+
+    def gather(
+        population: Population, states: list[AgentState], present: list[tuple[int, np.ndarray]], step: int
+    ) -> tuple[Trajectory, np.ndarray]:
+        ids = np.concatenate([seats[i] for i, _ in present])
+        active = np.zeros(len(seats) * size, bool)
+        active[:agents][ids[ids >= 0]] = np.concatenate([here for _, here in present])[ids >= 0]
+        active[:agents] &= step < steps
+        params = programs.stack(jax.device_put([programs.params(state.learner) for state in states], places[0]))
+        keys = programs.keys(population.key, population.server.version, np.asarray(ids, np.int32), np.int32(step))
+        spots = np.concatenate([np.arange(i * size, (i + 1) * size) for i, _ in present])
+        rows = (spots[:, None] * learner.instances + np.arange(learner.instances)).reshape(-1)
+        trajectory, episodes, returns = rollout.collect(
+            lambda time, observation: programs.act(keys, np.int32(time), params, observation),
+            np.repeat(active, learner.instances),
+            rows,
+            learner.horizon,
+        )
+        counts = np.stack([episodes, returns]).reshape(2, agents, -1).sum(2)
+        return trajectory, counts
+
+    def round(
+        population: Population, cohort: Sequence[int] | None = None, talk: bool = True
+    ) -> tuple[Population, Round]:
+        at = continue_from(population)
+        asked, present = attendance(cohort, seats)
+        given = (population.key, federation.broadcast(population.server), np.int32(asked))
+        copies = {place: jax.device_put(given, place) for place in places}
+        blocks, starts = list(population.blocks), {}
+        for i, here in present:
+            blocks[i], starts[i] = programs.begin(*copies[places[i % len(places)]], blocks[i], here, np.bool_(talk))
+        columns: dict[int, Any] = {}
+        counts = np.zeros((2, agents))
+        ids = np.concatenate([seats[i][here] for i, here in present])
+        for step in range(int(steps[ids].max())):
+            trajectory, counted = gather(population, [blocks[i] for i, _ in present], present, step)
+            counts += counted
+            for i, here in present:
+                width = size * learner.instances
+                own = jax.tree.map(lambda x, i=i, width=width: x[:, i * width : (i + 1) * width], trajectory)
+                going = here & (step < steps[seats[i]])
+                given_here = copies[places[i % len(places)]]
+                blocks[i], metrics = programs.work(*given_here, starts[i], blocks[i], going, np.int32(step), own)
+                columns[i] = metrics if i not in columns else jax.tree.map(jnp.add, columns[i], metrics)
+        outcomes = []
+        for i, here in present:
+            blocks[i], result = programs.report(*copies[places[i % len(places)]], starts[i], blocks[i], here)
+            outcomes.append((result, here))
+        server, weight, refused = merge(population, outcomes, talk)
+        parts = [jax.tree.map(lambda x, here=here: np.asarray(x)[here], columns[i]) for i, here in present]
+        metrics = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        metrics |= {"episodes": counts[0, ids].astype(np.float32), "episode_return": counts[1, ids].astype(np.float32)}
+        standing[0] = (*at[:-1], at[-1] + 1)
+        count = asked if talk else 0
+        seen = Round(metrics, weight, refused, count * wire.up_bytes, count * wire.down_bytes)
+        return Population(server, tuple(blocks), population.key), seen
+
+    def params_of(population: Population) -> Params:
+        return params_held(federation, population.blocks, seats)
+
+    return Simulation(init, round, params_of, agents, size, rollout.close)
+
+
+def _opened(federation: Federation, fleet: PyTree, agents: int, rows: int, workers: int | None) -> HostRollout:
+    learner, environment = federation.learner, federation.learner.environment
+    if environment.host is None:
+        raise ConfigError(
+            f"{environment!r} is no host environment. It runs inside compiled programs. "
+            "Use fedrl.engines.blocks.simulate, which is far faster."
+        )
+    if learner.learn is None or learner.horizon < 1:
+        raise UnsoundError(
+            f"{learner!r} gathers its own experience, and {environment!r} can only be stepped on the host. "
+            "Use a learner that learns from trajectories, such as ppo(...)."
+        )
+    if federation.call is not None and federation.call.arguments["payload"] != "delta":
+        raise UnsoundError(
+            f"{federation!r} sends gradients of experience that the learner gathers, and {environment!r} can only be "
+            "stepped on the host. Use payload='delta'."
+        )
+    instances = environment.host(instance_settings(environment, fleet, learner.instances), workers)
+    return HostRollout(instances, environment, agents * learner.instances, rows)

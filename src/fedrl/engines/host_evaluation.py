@@ -1,0 +1,82 @@
+"""Greedy evaluation in environments that live outside compiled programs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from fedrl.core.checks import check_positive
+from fedrl.core.errors import ConfigError
+from fedrl.core.learner import Learner
+from fedrl.core.types import Params, PyTree
+from fedrl.engines.host_rollout import by_agent, by_row, instance_seeds, instance_settings
+
+
+def greedy_returns_host(
+    learner: Learner,
+    fleet: PyTree,
+    params: Params,
+    episodes: int,
+    seed: int,
+    *,
+    stacked: bool = False,
+    workers: int | None = None,
+) -> np.ndarray:
+    """Undiscounted return of each of `episodes` greedy episodes in each agent's environment.
+
+    Every episode has a seed of its own, so a return does not depend on which others are measured.
+
+    Args:
+        learner: Whose `act` to follow.
+        fleet: Parameters of each environment, a leading agent axis on every leaf.
+        params: Parameters to evaluate; with `stacked`, each agent's own along a leading axis.
+        episodes: Per agent.
+        seed: Of the episodes' first states.
+        stacked: Whether `params` has the agent axis.
+        workers: As in `simulate_host`.
+
+    Returns:
+        Float64 `[agents, episodes]`.
+    """
+    environment = learner.environment
+    if environment.host is None:
+        raise ConfigError(f"{environment!r} is no host environment. Evaluate it inside compiled programs.")
+    check_positive(episodes=episodes)
+    agents = jax.tree.leaves(fleet)[0].shape[0]
+    width = min(episodes, max(learner.instances, 1))
+    act = _greedy(learner, agents, stacked)
+    seeds = np.reshape(instance_seeds((seed,), agents, -(-episodes // width) * width), (agents, -1))
+    instances = environment.host(instance_settings(environment, fleet, width), workers)
+    returns = np.zeros(seeds.shape)
+    try:
+        for first in range(0, episodes, width):
+            observation = instances.reset(seeds[:, first : first + width].reshape(-1).tolist()).copy()
+            going, returned = np.ones(agents * width, bool), np.zeros(agents * width)
+            going.reshape(agents, width)[:, episodes - first :] = False
+            while going.any():
+                after = instances.step(np.asarray(act(params, observation)), going)
+                returned += np.where(going, after.reward, 0.0)
+                going &= ~(after.terminated | after.truncated)
+                observation = after.observation.copy()
+            returns[:, first : first + width] = returned.reshape(agents, width)
+    finally:
+        instances.close()
+    return returns[:, :episodes]
+
+
+@functools.lru_cache(maxsize=32)
+def _greedy(learner: Learner, agents: int, stacked: bool) -> Callable[[Params, np.ndarray], jax.Array]:
+    """The greedy policy for the rows of all agents, compiled once."""
+    key = jax.random.key(0)  # a greedy policy leaves it alone
+
+    @jax.jit
+    def act(params: Params, observation: jax.Array) -> jax.Array:
+        def one(own: Params, seen: jax.Array) -> jax.Array:
+            return learner.act(key, own, seen, True)
+
+        return by_row(jax.vmap(one, (0 if stacked else None, 0))(params, by_agent(observation, agents)))
+
+    return act

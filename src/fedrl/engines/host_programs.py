@@ -1,0 +1,121 @@
+"""The compiled parts of a round whose environments are stepped on the host.
+
+The steps of `Federation.agent` are programs of their own here, and each derives the agent's task anew: what a task
+is made of (key, hint, broadcast) does not change within a round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedrl.core.federation import GATHER, AgentState, Federation
+from fedrl.core.keys import agent_key
+from fedrl.core.learner import Trajectory
+from fedrl.core.types import Broadcast, Key, Metrics, Params, PyTree
+from fedrl.engines.host_rollout import by_agent, by_row
+from fedrl.engines.merging import outcome
+
+
+class Programs(NamedTuple):
+    """The compiled parts of a round.
+
+    Attributes:
+        params: What the learners of a block hold.
+        stack: The parameters of several blocks as one.
+        keys: The keys by which agents act in a local step.
+        act: `(keys, time, params, observation) -> action`, row by row.
+        begin: Agents of a block adopt the broadcast; also returns the parameters they start from.
+        work: One local step on what was gathered.
+        report: What the agents made of it.
+    """
+
+    params: Callable[[PyTree], Params]
+    stack: Callable[[list[Params]], Params]
+    keys: Callable[..., Key]
+    act: Callable[..., jax.Array]
+    begin: Callable[..., tuple[AgentState, Params]]
+    work: Callable[..., tuple[AgentState, Metrics]]
+    report: Callable[..., tuple[AgentState, Any]]
+
+
+def compiled(federation: Federation) -> Programs:
+    """Compile a federation for blocks of agents whose experience comes from outside, when first used."""
+    learner = federation.learner
+
+    @jax.jit
+    def stack(blocks: list[Params]) -> Params:
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *blocks)
+
+    @jax.jit
+    def keys(key: Key, version: jax.Array, agents: jax.Array, step: jax.Array) -> Key:
+        def one(agent: jax.Array) -> Key:
+            return jax.random.fold_in(jax.random.fold_in(agent_key(key, version, agent), GATHER), step)
+
+        return jax.vmap(one)(agents)
+
+    @jax.jit
+    def act(keys: Key, time: jax.Array, params: Params, observation: jax.Array) -> jax.Array:
+        def one(key: Key, params: Params, observation: jax.Array) -> jax.Array:
+            return learner.act(jax.random.fold_in(key, time), params, observation, False)
+
+        return by_row(jax.vmap(one)(keys, params, by_agent(observation, keys.shape[0])))
+
+    def begin(
+        key: Key, sent: Broadcast, cohort: jax.Array, agents: AgentState, here: jax.Array, talk: jax.Array
+    ) -> tuple[AgentState, Params]:
+        def one(agent: AgentState, here: jax.Array) -> tuple[AgentState, Params]:
+            own = learner.params(agent.learner)
+            start = jax.tree.map(lambda new, old: jnp.where(talk, new, old), sent.params, own)
+            _, after = federation.begin(key, sent._replace(params=start), agent, cohort)
+            return _where(here, after, agent), start
+
+        return jax.vmap(one)(agents, here)
+
+    def work(
+        key: Key,
+        sent: Broadcast,
+        cohort: jax.Array,
+        starts: Params,
+        agents: AgentState,
+        going: jax.Array,
+        step: jax.Array,
+        seen: Trajectory,
+    ) -> tuple[AgentState, Metrics]:
+        def one(start: Params, agent: AgentState, going: jax.Array, seen: Trajectory) -> tuple[AgentState, Metrics]:
+            task, _ = federation.begin(key, sent._replace(params=start), agent, cohort)
+            after, metrics = federation.work(task, agent, step, seen)
+            return _where(going, after, agent), _where(going, metrics, jax.tree.map(jnp.zeros_like, metrics))
+
+        size = going.shape[0]
+        own = jax.tree.map(lambda x: jax.vmap(by_agent, (0, None), 1)(x, size), seen)
+        return jax.vmap(one)(starts, agents, going, own)
+
+    def report(
+        key: Key, sent: Broadcast, cohort: jax.Array, starts: Params, agents: AgentState, here: jax.Array
+    ) -> tuple[AgentState, Any]:
+        def one(start: Params, agent: AgentState, here: jax.Array) -> tuple[AgentState, Any]:
+            own = sent._replace(params=start)
+            task, _ = federation.begin(key, own, agent, cohort)
+            update, after = federation.report(task, agent)
+            return _where(here, after, agent), federation.decode(own, update)
+
+        agents, updates = jax.vmap(one)(starts, agents, here)
+        return agents, outcome(federation, updates, here)
+
+    return Programs(
+        jax.jit(jax.vmap(learner.params)),
+        stack,
+        keys,
+        act,
+        jax.jit(begin, donate_argnums=3),
+        jax.jit(work, donate_argnums=4),
+        jax.jit(report, donate_argnums=4),
+    )
+
+
+def _where(condition: jax.Array, yes: PyTree, no: PyTree) -> PyTree:
+    return jax.tree.map(lambda new, old: jnp.where(condition, new, old), yes, no)

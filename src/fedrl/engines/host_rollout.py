@@ -1,0 +1,113 @@
+"""Stepping all instances of all agents on the host, with one call of the policy per step.
+
+    observation --choose(step, observation)--> action --instances.step--> HostStep --> Trajectory
+
+The arrays are `[time, rows, *features]`. Rows are agents times instances, in this order; rows beyond the instances
+belong to empty seats, where nothing happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.core.environment import Environment, Space
+from fedrl.core.host import Instances
+from fedrl.core.learner import Trajectory
+from fedrl.core.types import PyTree
+
+
+class HostRollout:
+    """Open instances, what they show, and the return of their episodes so far."""
+
+    def __init__(self, instances: Instances, environment: Environment, count: int, rows: int) -> None:
+        self.close = instances.close
+        self._instances, self._count = instances, count
+        self._spaces = environment.spaces
+        self._observation = _zeros((rows,), environment.spaces.observation)
+        self._returned = np.zeros(count)
+
+    def restart(self, seeds: Sequence[int]) -> None:
+        """Begin an episode in every instance."""
+        self._observation[: self._count] = self._instances.reset(seeds)
+        self._returned[:] = 0.0
+
+    def collect(
+        self, choose: Callable[[int, np.ndarray], jax.Array], active: np.ndarray, rows: np.ndarray, steps: int
+    ) -> tuple[Trajectory, np.ndarray, np.ndarray]:
+        """Take `steps` steps in the active instances.
+
+        Args:
+            choose: `(step, observation) -> action`, for the rows asked for.
+            active: `[rows]` bool; the others stand still.
+            rows: Rows the policy is asked about, among them every active one.
+            steps: How many.
+
+        Returns:
+            The trajectory `[steps, rows, *features]`, and of each instance how many episodes ended and their returns.
+        """
+        time, here = (steps, len(active)), active[: self._count]
+        # fresh arrays each time: a compiled program may still read the last ones
+        seen: dict[str, np.ndarray] = {
+            "observation": _zeros(time, self._spaces.observation),
+            "action": _zeros(time, self._spaces.action),
+            "reward": np.zeros(time, np.float32),
+            "terminated": np.zeros(time, bool),
+            "truncated": np.zeros(time, bool),
+            "successor": _zeros(time, self._spaces.observation),
+        }
+        episodes, returns = np.zeros(self._count), np.zeros(self._count)
+        everyone = len(rows) == len(active)
+        for step in range(steps):
+            shown, chosen = seen["observation"][step], seen["action"][step]
+            shown[:] = self._observation
+            chosen[rows] = choose(step, shown if everyone else shown[rows])
+            after = self._instances.step(chosen[: self._count], here)
+            for name in ("reward", "terminated", "truncated", "successor"):
+                seen[name][step, : self._count] = getattr(after, name)
+            self._observation[: self._count] = after.observation
+            self._returned += np.where(here, after.reward, 0.0)
+            done = (after.terminated | after.truncated) & here
+            if done.any():
+                episodes += done
+                returns += np.where(done, self._returned, 0.0)
+                self._returned[done] = 0.0
+        return Trajectory(**cast(Any, seen)), episodes, returns
+
+
+def instance_settings(environment: Environment, fleet: PyTree, instances: int) -> PyTree:
+    """The parameters of each row: an agent's one setting for all its instances, or its stack dealt out in turn."""
+
+    def rows(leaf: jax.Array, like: jax.Array) -> np.ndarray:
+        settings = np.asarray(leaf)
+        if settings.ndim == jnp.ndim(like) + 1:
+            settings = settings[:, None]
+        dealt = settings[:, np.arange(instances) % settings.shape[1]]
+        return dealt.reshape(-1, *dealt.shape[2:])
+
+    return jax.tree.map(rows, fleet, environment.params)
+
+
+def instance_seeds(entropy: Sequence[int], agents: int, instances: int) -> list[int]:
+    """A seed for each row, whatever the number of agents."""
+    places = [(agent, instance) for agent in range(agents) for instance in range(instances)]
+    return [int(np.random.SeedSequence(entropy, spawn_key=at).generate_state(1)[0] >> 1) for at in places]
+
+
+def by_agent(rows: jax.Array, agents: int) -> jax.Array:
+    """`[agents * instances, *features]` as `[agents, *features, instances]`."""
+    return jnp.moveaxis(rows.reshape(agents, -1, *rows.shape[1:]), 1, -1)
+
+
+def by_row(values: jax.Array) -> jax.Array:
+    """`[agents, *features, instances]` as `[agents * instances, *features]`."""
+    moved = jnp.moveaxis(values, -1, 1)
+    return moved.reshape(-1, *moved.shape[2:])
+
+
+def _zeros(batch: tuple[int, ...], space: Space) -> np.ndarray:
+    return np.zeros((*batch, *space.shape), space.dtype)

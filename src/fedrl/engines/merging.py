@@ -1,0 +1,113 @@
+"""How updates of many agents meet, whatever stepped the agents.
+
+compiled, per block: updates --outcome--> exact partial sums, or the updates themselves
+on the host:         outcomes --merge--> commit --> next server state
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.core import exact
+from fedrl.core.federation import Federation, ServerState
+from fedrl.core.types import Broadcast, Key, PyTree, Update
+from fedrl.engines.simulation import Population
+
+
+class Messages(NamedTuple):
+    """Shapes of what crosses the wire, and of what the server makes of it."""
+
+    sent: Broadcast
+    update: Update
+    decoded: Update
+
+    @property
+    def up_bytes(self) -> int:
+        """Size of one encoded update."""
+        return _size_bytes(self.update)
+
+    @property
+    def down_bytes(self) -> int:
+        """Size of one broadcast."""
+        return _size_bytes(self.sent)
+
+
+def messages(federation: Federation, fleet: PyTree) -> Messages:
+    """The messages of the first agent, as shapes."""
+
+    def exchange(key: Key) -> Messages:
+        sent = federation.broadcast(federation.init_server(key))
+        setting = jax.tree.map(lambda leaf: leaf[0], fleet)
+        agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
+        update, _ = federation.report(*federation.begin(key, sent, agent, jnp.int32(1)))
+        return Messages(sent, update, federation.decode(sent, update))
+
+    return jax.eval_shape(exchange, jax.random.key(0))
+
+
+def outcome(federation: Federation, updates: Update, here: jax.Array) -> Any:
+    """What a block hands to `merging`: inside a compiled program, from its decoded updates and who is present."""
+    if federation.aggregator.sees != "sum":
+        return updates
+    values = jax.vmap(exact.flatten)(jax.lax.optimization_barrier(updates.value))
+    return exact.partial_sum(values, updates.weight * here / _weight_unit(federation))
+
+
+def _weight_unit(federation: Federation) -> float:
+    """Weights are summed in units of about one agent's samples, a power of two so that nothing is rounded."""
+    return exact.nearest_power_of_two(federation.learner.samples * federation.local_steps)
+
+
+def merging(federation: Federation, like: PyTree) -> Callable[..., tuple[ServerState, float, int]]:
+    """The server's half: `(population, outcomes, talk) -> (ServerState, weight, refused)`.
+
+    `outcomes` are pairs of a block's outcome and who was present. `like` has the shape of a decoded value.
+    """
+    summed = federation.aggregator.sees == "sum"
+    commit = jax.jit(federation.commit)
+
+    @jax.jit
+    def commit_mean(key: Key, server: ServerState, flat: jax.Array, weight: jax.Array) -> ServerState:
+        whole = Update(_unflatten(flat[None], like), weight[None], server.version[None])
+        return federation.commit(key, server, *federation.aggregate(server, whole))
+
+    def merge(population: Population, outcomes: list[Any], talk: bool) -> tuple[ServerState, float, int]:
+        key, server = population.key, population.server
+        if summed:
+            mean, units = exact.mean_of(exact.total([sums for (sums, _), _ in outcomes]))
+            weight = units * _weight_unit(federation)
+            refused = int(sum(np.asarray(flags).sum() for (_, flags), _ in outcomes))
+            after = commit_mean(key, server, mean, np.float32(weight)) if talk and weight > 0 else None
+        else:
+            updates, refused = _stacked(outcomes)
+            weight = float(updates.weight.sum())
+            after = commit(key, server, *federation.aggregate(server, updates)) if talk and weight > 0 else None
+        return server._replace(version=server.version + 1) if after is None else after, weight, refused
+
+    return merge
+
+
+def _stacked(outcomes: list[Any]) -> tuple[Update, int]:
+    """Every update of the round as NumPy arrays with a leading axis; those that are not finite are left out."""
+    columns = [jax.tree.map(lambda x, here=here: np.asarray(x)[here], updates) for updates, here in outcomes]
+    updates = jax.tree.map(lambda *leaves: np.concatenate(leaves), *columns)
+    flat = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(updates.value)]
+    finite = np.all([np.isfinite(leaf).all(axis=1) for leaf in flat], axis=0)
+    return jax.tree.map(lambda x: x[finite], updates), int((~finite).sum())
+
+
+def _unflatten(flat: jax.Array, like: PyTree) -> PyTree:
+    """The tree that `exact.flatten` laid out, with the leading axis of `flat` on every leaf."""
+    leaves, structure = jax.tree.flatten(like)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    parts = [flat[:, end - leaf.size : end].reshape(-1, *leaf.shape) for leaf, end in zip(leaves, ends, strict=True)]
+    return jax.tree.unflatten(structure, parts)
+
+
+def _size_bytes(tree: PyTree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

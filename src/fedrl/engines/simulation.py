@@ -1,0 +1,163 @@
+"""What simulators share: their records, and how agents are seated in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.core import exact
+from fedrl.core.checks import check_positive
+from fedrl.core.errors import ConfigError
+from fedrl.core.federation import AgentState, Federation, ServerState
+from fedrl.core.keys import Purpose, run_key
+from fedrl.core.types import Key, Params, PyTree
+
+LARGEST_BLOCK = 5
+
+
+class Population(NamedTuple):
+    """The state of a simulated run: the server's, every agent's in blocks of equal size, and the key of the run."""
+
+    server: ServerState
+    blocks: tuple[AgentState, ...]
+    key: Key
+
+
+class Round(NamedTuple):
+    """What the simulator saw of one round.
+
+    Attributes:
+        metrics: Each `[cohort]`, added up over local steps. In a real federation they stay on the agents.
+        weight: Total weight of the accepted updates.
+        refused: Updates with an entry that was not finite or out of range; they were left out.
+        bytes_up: Size of all encoded updates.
+        bytes_down: Size of all broadcasts.
+    """
+
+    metrics: dict[str, np.ndarray]
+    weight: float
+    refused: int
+    bytes_up: int
+    bytes_down: int
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A federation in one process, every agent simulated. Used in a `with` statement it closes itself.
+
+    Attributes:
+        init: `seed -> Population`.
+        round: `(population, cohort=None, talk=True) -> (population, Round)`. `cohort` holds the ids that take part,
+            all by default. Without `talk` every agent goes on from its own parameters and the server stands still.
+            The population passed in is consumed.
+        params_of: `population -> params` with a leading agent axis: what each agent holds.
+        agents: Number of agents.
+        block: Agents in a block.
+        close: Let go of what is held outside this process, if anything. Closing twice is fine.
+    """
+
+    init: Callable[[int], Population]
+    round: Callable[..., tuple[Population, Round]]
+    params_of: Callable[[Population], Params]
+    agents: int
+    block: int
+    close: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> Simulation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def block_size(agents: int) -> int:
+    """Agents per block: few enough for the cache, and never a function of the devices."""
+    return max(1, min(LARGEST_BLOCK, -(-agents // 2)))
+
+
+def chosen_size(agents: int, block: int | None) -> int:
+    """The block size asked for, or the usual one.
+
+    Raises:
+        ConfigError: It is no count, or too large for exact sums.
+    """
+    size = block_size(agents) if block is None else block
+    check_positive(agents=agents, block=size)
+    if size > exact.LANES:
+        raise ConfigError(f"block is {size}. Partial sums stay exact for at most {exact.LANES} agents. Choose fewer.")
+    return size
+
+
+def seated(order: np.ndarray, size: int) -> list[np.ndarray]:
+    """Agent ids of each block; the last one is padded with -1, an empty seat."""
+    padded = np.concatenate([order, np.full(-len(order) % size, -1)])
+    return list(padded.reshape(-1, size))
+
+
+def iterations(federation: Federation, agents: int, local_steps: Sequence[int] | None) -> np.ndarray:
+    """Local iterations of each agent.
+
+    Raises:
+        ConfigError: They are too few or too many.
+    """
+    steps = np.full(agents, federation.local_steps) if local_steps is None else np.asarray(local_steps)
+    if steps.shape != (agents,) or steps.min() < 1 or steps.max() > federation.local_steps:
+        raise ConfigError(
+            f"local_steps is {steps.tolist()}. It needs one number per agent ({agents}), each from 1 to the "
+            f"federation's local_steps ({federation.local_steps})."
+        )
+    return steps
+
+
+def starting(
+    federation: Federation, fleet: PyTree, seats: list[np.ndarray], steps: np.ndarray, places: Sequence[jax.Device]
+) -> Callable[[int], Population]:
+    """How a run begins: `seed -> Population`, its blocks dealt out to the devices."""
+    init_block = jax.jit(jax.vmap(_newcomer(federation), (None, None, 0, 0, 0)))
+    init_server = jax.jit(federation.init_server)
+
+    def init(seed: int) -> Population:
+        key = run_key(seed, Purpose.AGENTS)
+        server = jax.device_put(init_server(run_key(seed, Purpose.SERVER)), places[0])
+        blocks = []
+        for i, ids in enumerate(seats):
+            settings = jax.tree.map(lambda leaf, ids=ids: jnp.asarray(leaf)[np.maximum(ids, 0)], fleet)
+            inputs = (key, server.params, jnp.asarray(ids, jnp.int32), settings, jnp.asarray(steps[ids], jnp.int32))
+            blocks.append(init_block(*jax.device_put(inputs, places[i % len(places)])))
+        return Population(server, tuple(blocks), run_key(seed, Purpose.TRAINING))
+
+    return init
+
+
+def _newcomer(federation: Federation) -> Callable[..., AgentState]:
+    """An agent that has adopted the first global parameters: all start alike, also those who never talk."""
+
+    def init(key: Key, params: Params, agent: jax.Array, env_params: PyTree, steps: jax.Array) -> AgentState:
+        state = federation.init_agent(key, agent, env_params, steps)
+        return state._replace(learner=federation.learner.adopt(state.learner, params))
+
+    return init
+
+
+def attendance(cohort: Sequence[int] | None, seats: list[np.ndarray]) -> tuple[int, list[tuple[int, np.ndarray]]]:
+    """How many agents are asked, and of each block with any: its number and which of its seats take part."""
+    ids = np.concatenate(seats)
+    asked = ids[ids >= 0] if cohort is None else np.intersect1d(ids[ids >= 0], np.asarray(cohort))
+    present = [(i, np.isin(block, asked)) for i, block in enumerate(seats)]
+    return len(asked), [(i, here) for i, here in present if here.any()]
+
+
+def params_held(federation: Federation, blocks: Sequence[AgentState], seats: list[np.ndarray]) -> Params:
+    """What each agent holds, in the order of their ids, a leading agent axis on every leaf."""
+    held = [federation.learner.params(block.learner) for block in blocks]
+    ids = np.concatenate(seats)
+    back = np.flatnonzero(ids >= 0)[np.argsort(ids[ids >= 0])]
+    return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(x) for x in leaves])[back], *held)

@@ -1,0 +1,169 @@
+"""Any environment of Gymnasium, stepped on the host: `fedrl.engines.host` drives it, compiled programs can't."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any, NoReturn
+
+import gymnasium as gym
+import jax
+import numpy as np
+
+from fedrl.core.checks import check_positive
+from fedrl.core.component import component
+from fedrl.core.environment import Box, Discrete, Environment, Space, Spaces, draw_nothing
+from fedrl.core.errors import ConfigError, nearest
+from fedrl.core.host import Instances
+from fedrl.core.types import PyTree
+from fedrl.environments.adapters.instances import open_instances
+from fedrl.environments.adapters.settings import check_names, settings_record
+from fedrl.environments.adapters.shard import constructor_of, open_environment
+
+
+@component("environment", reference="Towers et al. (2024), https://arxiv.org/abs/2407.17032")
+def gymnasium(
+    id: str,
+    max_steps: int | None = None,
+    settings: Mapping[str, float] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Environment:
+    """A registered environment of Gymnasium, by its id ("module:Id-v0" imports the module first).
+
+    Observations: Box, as float32 of the same shape; Discrete, counted from 0; anything else Gymnasium can flatten, as
+    one vector. Actions: Discrete, or Box; continuous actions are clipped to the Box, not rescaled.
+    An episode that ends both ways at once has terminated. A number in `settings` may differ between agents.
+
+    Args:
+        id: Such as "LunarLander-v3".
+        max_steps: The time limit; the registered one by default.
+        settings: Names and defaults of the environment's parameters. A name is a keyword argument of the environment's
+            constructor or, failing that, an attribute of the environment, set once it is made. What the constructor
+            derives from an attribute keeps its old value: who varies `length` in CartPole varies `polemass_length`,
+            the product of it with `masspole`, too.
+        options: More keyword arguments of the constructor, the same for every agent.
+
+    Raises:
+        ConfigError: There is no such environment or parameter, or a space is none of the above.
+
+    >>> env = gymnasium("CartPole-v1", settings={"gravity": 9.8})
+    >>> env.spaces.action, env.max_steps, float(env.params.gravity).__round__(1)
+    (Discrete(n=2), 500, 9.8)
+    """
+    defaults, fixed = dict(settings or {}), dict(options or {})
+    spec = _registered(id)
+    if max_steps is not None:
+        check_positive(max_steps=max_steps)
+        fixed["max_episode_steps"] = max_steps
+    limit = spec.max_episode_steps if max_steps is None else max_steps
+    if limit is None:
+        raise ConfigError(f"{id} has no time limit of its own. Episodes have to end. Set max_steps.")
+    check_names(defaults)
+    arguments = _arguments(id, spec) & set(defaults)
+    example = _opened(id, spec, fixed | {name: defaults[name] for name in arguments})
+    spaces = _spaces(id, example)
+    _check_settings(id, spec, example, defaults, fixed)
+    example.close()
+
+    def host(params: PyTree, workers: int | None = None) -> Instances:
+        columns = {name: np.asarray(column).tolist() for name, column in params._asdict().items() if name in defaults}
+        rows = [
+            {name: _like(defaults[name], column[i]) for name, column in columns.items()}
+            for i in range(len(jax.tree.leaves(params)[0]))
+        ]
+        given = [
+            (
+                fixed | {name: value for name, value in row.items() if name in arguments},
+                {name: value for name, value in row.items() if name not in arguments},
+            )
+            for row in rows
+        ]
+        return open_instances(spec, given, workers)
+
+    def refuse(*_: Any) -> NoReturn:
+        raise ConfigError(
+            f"{id} was about to become part of a compiled program. It is stepped on the host. "
+            "Run it with fedrl.engines.host.simulate_host."
+        )
+
+    params = settings_record({name: np.float32(value) for name, value in defaults.items()})
+    return Environment(params, spaces, draw_nothing, draw_nothing, refuse, refuse, int(limit), host)
+
+
+def _registered(id: str) -> Any:
+    module, _, name = id.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        return gym.spec(name)
+    except (gym.error.Error, ModuleNotFoundError) as error:
+        close = difflib.get_close_matches(id, gym.registry, n=1, cutoff=0.3)
+        guess = f"Did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(
+            f"{id!r} is no registered environment of Gymnasium ({error}). {guess}"
+            "gymnasium.pprint_registry() lists them all; 'module:Id-v0' imports a module that registers more."
+        ) from None
+
+
+def _opened(id: str, spec: Any, arguments: Mapping[str, Any]) -> gym.Env:
+    try:
+        return open_environment(spec, arguments, {})
+    except TypeError as error:
+        raise ConfigError(
+            f"{id} refuses its options {dict(arguments)}: {error}. Its constructor takes other arguments. "
+            f"Give those: {', '.join(sorted(_arguments(id, spec))) or 'none'}."
+        ) from error
+
+
+def _arguments(id: str, spec: Any) -> set[str]:
+    """Keyword arguments of the environment's constructor."""
+    try:
+        creator = constructor_of(spec)
+    except (ImportError, gym.error.DependencyNotInstalled) as error:
+        raise ConfigError(
+            f"{id} can't be opened: {error}. It needs a package that is not installed. Install it, "
+            "such as the extra 'gymnasium[box2d]' for LunarLander-v3."
+        ) from error
+    return set(inspect.signature(creator).parameters) - {"self", "args", "kwargs", "render_mode"}
+
+
+def _check_settings(
+    id: str, spec: Any, example: gym.Env, defaults: Mapping[str, Any], fixed: Mapping[str, Any]
+) -> None:
+    own = {name: value for name, value in vars(example.unwrapped).items() if isinstance(value, Real)}
+    allowed = {name for name in own if not name.startswith("_")} | _arguments(id, spec)
+    for name, value in defaults.items():
+        if name not in allowed:
+            raise ConfigError(f"{id} has no numeric parameter {name!r}. {nearest(name, allowed)}")
+        if name in fixed:
+            raise ConfigError(f"{name!r} is both a setting and an option of {id}. It can't be. Leave one out.")
+        if not isinstance(value, Real):
+            raise ConfigError(f"{name} is {value!r}. A setting of {id} is a number. Put it among the options.")
+
+
+def _like(default: Any, value: float) -> Any:
+    """A number of the default's type; the default itself where float32 can't tell the two apart."""
+    if np.float32(default) == np.float32(value):
+        return default
+    return type(default)(round(value)) if isinstance(default, int) else value
+
+
+def _spaces(id: str, environment: gym.Env) -> Spaces:
+    observation, action = environment.observation_space, environment.action_space
+    if isinstance(action, gym.spaces.Discrete | gym.spaces.Box) and isinstance(
+        observation, gym.spaces.Discrete | gym.spaces.Box
+    ):
+        return Spaces(_space(observation), _space(action))
+    raise ConfigError(
+        f"{id} has observations in {observation} and actions in {action}. Observations of a fixed size and actions in "
+        "a Discrete or Box space can be used. Register a wrapped version of it."
+    )
+
+
+def _space(space: gym.spaces.Discrete | gym.spaces.Box) -> Space:
+    if isinstance(space, gym.spaces.Discrete):
+        return Discrete(int(space.n))
+    return Box(space.shape, float(space.low.min()), float(space.high.max()))

@@ -1,0 +1,101 @@
+"""Environments of gymnax, pure and compiled like our own. Needs the extra `gymnax`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.core.checks import check_positive
+from fedrl.core.component import component
+from fedrl.core.environment import Box, Discrete, Environment, Space, Spaces, State, Timestep, draw_keys, first
+from fedrl.core.errors import ConfigError, nearest
+from fedrl.core.types import Key, PyTree
+from fedrl.environments.adapters.settings import settings_record, strong
+
+LIMIT = "max_steps_in_episode"
+
+
+@component("environment", reference="Lange (2022), https://github.com/RobertTLange/gymnax")
+def gymnax(id: str, max_steps: int | None = None, options: Mapping[str, Any] | None = None) -> Environment:
+    """An environment of gymnax, by its id; every number among its parameters may differ between agents.
+
+    Continuous actions are clipped to the action space. An episode that ends both ways at once has terminated.
+
+    Args:
+        id: Such as "CartPole-v1" or "Breakout-MinAtar".
+        max_steps: The time limit, the same for every agent; gymnax's by default.
+        options: Keyword arguments of the environment's constructor.
+
+    Raises:
+        ConfigError: gymnax is not installed, has no such environment, or its spaces are neither Discrete nor Box.
+    """
+    library = _imported()
+    if id not in library.registered_envs:
+        raise ConfigError(f"{id!r} is no environment of gymnax. {nearest(id, library.registered_envs)}")
+    inner, defaults = library.make(id, **(options or {}))
+    if max_steps is not None:
+        check_positive(max_steps=max_steps)
+        defaults = defaults.replace(**{LIMIT: max_steps})
+    spaces = Spaces(
+        _space(id, inner.observation_space(defaults)),
+        _space(id, inner.action_space(defaults)),
+    )
+    numbers = {
+        field.name: value
+        for field in fields(defaults)
+        if field.name != LIMIT and _numeric(value := getattr(defaults, field.name))
+    }
+
+    def full(params: PyTree) -> Any:
+        return defaults.replace(**{name: value for name, value in params._asdict().items() if name in numbers})
+
+    def seen(observation: Any) -> jax.Array:
+        return jnp.asarray(observation, spaces.observation.dtype)
+
+    def reset(key: Key, params: PyTree) -> tuple[State, Timestep]:
+        observation, state = inner.reset_env(key, full(params))
+        return jax.tree.map(strong, state), first(seen(observation))
+
+    def step(key: Key, state: State, action: jax.Array, params: PyTree) -> tuple[State, Timestep]:
+        # not `inner.step`, which begins the next episode by itself
+        if isinstance(spaces.action, Box):
+            action = jnp.clip(action, spaces.action.low, spaces.action.high)
+        setting = full(params)
+        observation, state, reward, terminated, _ = inner.step_env(key, state, action, setting)
+        terminated = jnp.asarray(terminated, bool)
+        truncated = jnp.asarray(inner.is_truncated(state, setting), bool) & ~terminated
+        timestep = Timestep(seen(observation), jnp.asarray(reward, jnp.float32).reshape(()), terminated, truncated)
+        return jax.tree.map(strong, state), timestep
+
+    record = settings_record(numbers)
+    return Environment(record, spaces, draw_keys, draw_keys, reset, step, int(getattr(defaults, LIMIT)))
+
+
+def _imported() -> ModuleType:
+    try:
+        import gymnax as library
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"gymnax environments need a package that is not installed ({error.name}). It is an optional extra. "
+            "Install it with: pip install 'fedrl[gymnax]'."
+        ) from error
+    return library
+
+
+def _numeric(value: Any) -> bool:
+    return isinstance(value, int | float | np.ndarray | jax.Array) and not isinstance(value, bool)
+
+
+def _space(id: str, space: Any) -> Space:
+    kind = type(space).__name__
+    if kind == "Discrete":
+        return Discrete(int(space.n))
+    if kind == "Box":
+        return Box(tuple(space.shape), float(np.min(space.low)), float(np.max(space.high)))
+    raise ConfigError(f"{id} has a {kind} space. Discrete and Box spaces can be used. Choose another environment.")

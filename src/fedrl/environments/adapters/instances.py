@@ -1,0 +1,197 @@
+"""Instances of a Gymnasium environment, opened here or in one worker process per core.
+
+    we --- command byte ---> worker 0: rows 0 ... n/2        arrays in a memory-mapped file that all share
+       --- command byte ---> worker 1: rows n/2 ... n
+       <--- answer byte ----
+
+Every instance has its own seed and its own row, so the number of workers is of no consequence for what they do.
+Workers are fresh interpreters (a fork after XLA's threads have started can deadlock) and end when their input does:
+when the instances are closed or forgotten, and also when the parent is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import mmap
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from fedrl.core.errors import FedrlError
+from fedrl.core.host import HostStep
+from fedrl.environments.adapters import shard
+
+PAYS_S = 5e-4
+PROBE_STEPS, PROBE_S = 20, 0.2
+
+Setting = tuple[Mapping[str, Any], Mapping[str, Any]]
+
+
+class OpenInstances:
+    """Instances that share arrays with whatever carries out their commands."""
+
+    def __init__(self, arrays: dict[str, np.ndarray], run: Callable[[bytes], None], close: Callable[[], None]) -> None:
+        self._arrays, self._run = arrays, run
+        self._close = weakref.finalize(self, close)
+
+    def reset(self, seeds: Sequence[int]) -> np.ndarray:
+        """Begin an episode in every instance, each with its own seed; later episodes go on from it."""
+        self._arrays["seed"][:] = seeds
+        self._run(shard.RESET)
+        return self._arrays["observation"]
+
+    def step(self, action: np.ndarray, active: np.ndarray | None = None) -> HostStep:
+        """Step the active instances, all by default. The rows of the others mean nothing, but their observation."""
+        self._arrays["action"][:] = action
+        self._arrays["active"][:] = True if active is None else active
+        self._run(shard.STEP)
+        return HostStep(*(self._arrays[name] for name in HostStep._fields))
+
+    def close(self) -> None:
+        """Close the environments and end the workers. Closing twice is fine."""
+        self._close()
+
+
+def open_instances(spec: Any, settings: Sequence[Setting], workers: int | None) -> OpenInstances:
+    """Open an instance for each setting (arguments and attributes), in so many processes.
+
+    Args:
+        spec: Gymnasium's specification of the environment.
+        settings: Keyword arguments and attributes of each instance.
+        workers: Worker processes; 1 steps the instances in this process. By default one per core if a step of all
+            instances takes long enough to pay for the messages, else 1.
+
+    Raises:
+        FedrlError: A worker could not open its instances.
+    """
+    probe = shard.open_environment(spec, *settings[0])
+    layout = shard.fields(len(settings), probe.observation_space, probe.action_space)
+    count = min(len(settings), _workers_that_pay(probe, len(settings)) if workers is None else workers)
+    probe.close()
+    if count > 1 and _portable(spec, settings):
+        return _in_workers(spec, settings, layout, count)
+    arrays = shard.lay_out(bytearray(shard.size_bytes(layout)), layout)
+    local = shard.Shard([shard.open_environment(spec, *setting) for setting in settings], arrays)
+    return OpenInstances(arrays, local.run, local.close)
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _workers_that_pay(probe: gym.Env, count: int) -> int:
+    """One per core if stepping all instances here would take longer than a few messages."""
+    if cores() == 1:
+        return 1
+    probe.reset(seed=0)
+    probe.action_space.seed(0)
+    begun, steps = time.perf_counter(), 0
+    while steps < PROBE_STEPS and time.perf_counter() - begun < PROBE_S:
+        *_, terminated, truncated, _ = probe.step(probe.action_space.sample())
+        if terminated or truncated:
+            probe.reset()
+        steps += 1
+    return cores() if count * (time.perf_counter() - begun) / steps > PAYS_S else 1
+
+
+def _portable(spec: Any, settings: Sequence[Setting]) -> bool:
+    """Whether another process can open the environment: a class defined in a script exists in the script alone."""
+    try:
+        return b"__main__" not in pickle.dumps((spec, settings))
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return False
+
+
+def _in_workers(
+    spec: Any, settings: Sequence[Setting], layout: dict[str, tuple[tuple[int, ...], str]], count: int
+) -> OpenInstances:
+    place = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.NamedTemporaryFile(prefix="fedrl-", dir=place, delete=False) as file:
+        file.truncate(shard.size_bytes(layout))
+        memory = mmap.mmap(file.fileno(), 0)
+    edges = np.linspace(0, len(settings), count + 1).astype(int).tolist()
+    children: list[subprocess.Popen[bytes]] = []
+
+    def close() -> None:
+        for child in children:
+            _end(child)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(file.name)
+
+    def run(command: bytes) -> None:
+        try:
+            for child in children:
+                _send(child, command)
+            for child in children:
+                _await(child)
+        except BaseException:  # with an answer outstanding (Ctrl-C), no later command would make sense
+            close()
+            raise
+
+    opened = OpenInstances(shard.lay_out(memory, layout), run, close)
+    for rows in itertools.pairwise(edges):
+        children.append(_start())
+        _send(children[-1], pickle.dumps(sys.path))
+        _send(children[-1], pickle.dumps((spec, list(settings[slice(*rows)]), layout, file.name, rows)))
+    for child in children:
+        _await(child)
+    with contextlib.suppress(PermissionError):  # where a mapped file has to stay, `close` removes it
+        os.unlink(file.name)
+    return opened
+
+
+def _start() -> subprocess.Popen[bytes]:
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    # -P: our own folder stays off the path, where `import gymnasium` would find our adapter
+    command = [sys.executable, "-P", shard.__file__]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=one_thread | dict(os.environ), bufsize=0
+    )
+
+
+def _send(child: subprocess.Popen[bytes], message: bytes) -> None:
+    assert child.stdin is not None
+    rest = memoryview(message)
+    try:
+        while rest:
+            rest = rest[child.stdin.write(rest) :]
+    except BrokenPipeError:
+        _await(child)  # it may have said why it is gone
+
+
+def _await(child: subprocess.Popen[bytes]) -> None:
+    assert child.stdout is not None
+    answer = child.stdout.read(1)
+    if answer == shard.DONE:
+        return
+    said = child.stdout.read().decode() if answer else ""
+    raise FedrlError(
+        f"A worker process for environments failed (exit code {child.wait()}). "
+        f"{said or 'It was killed, or ended by itself.'}\n"
+        "With workers=1 the environments run in this process, where a debugger sees them."
+    )
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    assert child.stdin is not None
+    assert child.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+        child.stdin.close()
+    try:
+        child.wait(timeout=5.0)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+    child.stdout.close()

@@ -1,0 +1,162 @@
+"""A share of the instances, stepped one after another, in this process or in one of its own.
+
+    arrays: seed, action, active --> [ reset | step ] --> observation, reward, terminated, truncated, successor
+
+Whoever holds the arrays and a shard steps its instances; where the arrays lie in shared memory, nothing else moves.
+This file imports nothing of fedrl: run by itself it is a worker process, without JAX and up in a quarter of a second.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+RESET, STEP, DONE, FAILED = b"r", b"s", b".", b"!"
+ALIGNMENT = 64
+
+
+def constructor_of(spec: Any) -> Any:
+    """What makes an environment; its module is imported."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # SWIG's own in Box2D: raised, it kills the interpreter
+        entry = spec.entry_point
+        return gym.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
+
+
+def open_environment(spec: Any, arguments: Mapping[str, Any], attributes: Mapping[str, Any]) -> gym.Env:
+    """Make one instance and set attributes of it. Composite observations come as one flat array."""
+    constructor_of(spec)
+    environment = gym.make(spec, disable_env_checker=True, **arguments)
+    for name, value in attributes.items():
+        setattr(environment.unwrapped, name, value)
+    if not isinstance(environment.observation_space, gym.spaces.Discrete | gym.spaces.Box):
+        environment = gym.wrappers.FlattenObservation(environment)
+    return environment
+
+
+def fields(count: int, observation: gym.Space, action: gym.Space) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and type of each array that the instances of an environment with these spaces share."""
+
+    def batch(space: gym.Space) -> tuple[tuple[int, ...], str]:
+        return (count, *(space.shape or ())), "i4" if isinstance(space, gym.spaces.Discrete) else "f4"
+
+    flag = ((count,), "?")
+    return {
+        "observation": batch(observation),
+        "successor": batch(observation),
+        "action": batch(action),
+        "reward": ((count,), "f4"),
+        "seed": ((count,), "i8"),
+        "terminated": flag,
+        "truncated": flag,
+        "active": flag,
+    }
+
+
+def size_bytes(layout: Mapping[str, tuple[tuple[int, ...], str]]) -> int:
+    """Memory that `lay_out` needs."""
+    return sum(_room(*field) for field in layout.values())
+
+
+def lay_out(buffer: Any, layout: Mapping[str, tuple[tuple[int, ...], str]]) -> dict[str, np.ndarray]:
+    """The arrays, one after another in a buffer."""
+    arrays, offset = {}, 0
+    for name, (shape, dtype) in layout.items():
+        arrays[name] = np.ndarray(shape, dtype, buffer, offset)
+        offset += _room(shape, dtype)
+    return arrays
+
+
+def _room(shape: tuple[int, ...], dtype: str) -> int:
+    return -(-int(np.prod(shape)) * np.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT
+
+
+class Shard:
+    """Open instances and their rows of the arrays."""
+
+    def __init__(self, environments: Sequence[gym.Env], arrays: Mapping[str, np.ndarray]) -> None:
+        self.environments = list(environments)
+        self.arrays = arrays
+        seen, done = self.environments[0].observation_space, self.environments[0].action_space
+        self._first_seen = int(seen.start) if isinstance(seen, gym.spaces.Discrete) else 0
+        self._first_done = int(done.start) if isinstance(done, gym.spaces.Discrete) else None
+        self._bounds = (done.low, done.high) if isinstance(done, gym.spaces.Box) else None
+        self._action_dtype = done.dtype
+
+    def run(self, command: bytes) -> None:
+        """Carry out one command on every instance."""
+        self.reset() if command == RESET else self.step()
+
+    def reset(self) -> None:
+        """Begin an episode in every instance, seeded."""
+        for row, environment in enumerate(self.environments):
+            opening, _ = environment.reset(seed=int(self.arrays["seed"][row]))
+            self.arrays["observation"][row] = self._seen(opening)
+
+    def step(self) -> None:
+        """Step every active instance, and begin the next episode where one ended."""
+        arrays = self.arrays
+        actions, active = self._actions(), arrays["active"].tolist()
+        rewards, terminations, truncations = arrays["reward"], arrays["terminated"], arrays["truncated"]
+        for row, environment in enumerate(self.environments):
+            if not active[row]:
+                continue
+            reached, reward, terminated, truncated, _ = environment.step(actions[row])
+            seen = arrays["successor"][row] = self._seen(reached)
+            rewards[row], terminations[row], truncations[row] = reward, terminated, truncated and not terminated
+            if terminated or truncated:
+                seen = self._seen(environment.reset()[0])
+            arrays["observation"][row] = seen
+
+    def close(self) -> None:
+        """Close every instance."""
+        for environment in self.environments:
+            environment.close()
+        self.environments = []
+
+    def _seen(self, observation: Any) -> Any:
+        return observation - self._first_seen if self._first_seen else observation
+
+    def _actions(self) -> Any:
+        if self._first_done is not None:
+            return (self.arrays["action"] + self._first_done).tolist()
+        assert self._bounds is not None
+        return np.clip(self.arrays["action"], *self._bounds).astype(self._action_dtype)
+
+
+def work() -> None:
+    """Serve as a worker process until the parent closes our standard input, or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes our input
+    commands, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # what environments print must not get between the answers
+    try:
+        sys.path[:] = pickle.load(commands)
+        spec, settings, layout, path, rows = pickle.load(commands)
+        with open(path, "r+b") as file:
+            memory = mmap.mmap(file.fileno(), 0)
+        arrays = {name: array[slice(*rows)] for name, array in lay_out(memory, layout).items()}
+        shard = Shard([open_environment(spec, *setting) for setting in settings], arrays)
+        answers.write(DONE)
+        while command := commands.read(1):
+            shard.run(command)
+            answers.write(DONE)
+        shard.close()
+    except BrokenPipeError:
+        pass  # the parent is gone
+    except Exception:
+        answers.write(FAILED + traceback.format_exc().encode())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    work()

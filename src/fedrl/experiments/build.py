@@ -1,0 +1,166 @@
+"""From a `Config` to the objects of an experiment, and back to a `Config` with every default filled in.
+
+Config --build--> Experiment(environment, learner, federation, fleet, methods) --.config--> the resolved Config
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import jax
+
+from fedrl.aggregators import mean
+from fedrl.core.environment import Environment
+from fedrl.core.errors import ConfigError
+from fedrl.core.federation import Federation, federate
+from fedrl.core.keys import Purpose, run_key
+from fedrl.core.learner import Learner
+from fedrl.core.types import PyTree
+from fedrl.environments.fleet import fleet, held_out
+from fedrl.experiments import catalogue
+from fedrl.experiments.catalogue import Table
+from fedrl.experiments.config import Config
+
+COUNTS_OF_INSTANCES = ("instances", "episodes_per_step")
+"""The parameters that say how many copies of the environment a learner steps."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to spend the environment steps of an experiment.
+
+    Attributes:
+        name: "federated", "independent" or "centralised".
+        federation: What to simulate.
+        fleet: For which agents; a single agent with a stack of settings if the data are pooled.
+        local_steps: Of each agent.
+        talk: Whether anything is exchanged.
+    """
+
+    name: str
+    federation: Federation
+    fleet: PyTree
+    local_steps: tuple[int, ...]
+    talk: bool
+
+    @property
+    def steps_per_round(self) -> int:
+        """Environment steps of all agents together."""
+        return self.federation.learner.samples * sum(self.local_steps)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The objects of an experiment.
+
+    Attributes:
+        config: With every default filled in: it reproduces the run.
+        environment: Where agents learn.
+        learner: What every agent runs.
+        federation: How they learn together.
+        fleet: The parameters of each agent's environment, a leading agent axis on every leaf.
+        held_out: The same for environments that no agent trains in, or None.
+        methods: The federation itself, then the baselines that train.
+    """
+
+    config: Config
+    environment: Environment
+    learner: Learner
+    federation: Federation
+    fleet: PyTree
+    held_out: PyTree | None
+    methods: tuple[Method, ...]
+
+
+def build(config: Config) -> Experiment:
+    """Make the objects that a configuration describes.
+
+    Raises:
+        ConfigError: A component, a parameter or a value is wrong.
+        UnsoundError: The parts are right, their combination is not.
+    """
+    chosen = config.federation
+    environment = catalogue.build("environment", config.environment, "environment")
+    learner = _learner(config, environment)
+    aggregator = catalogue.build("aggregator", chosen.aggregator, "federation.aggregator")
+    stages = [catalogue.build("stage", s, f"federation.stages[{i}]") for i, s in enumerate(chosen.stages)]
+    server = None
+    if chosen.server_optimizer is not None:
+        server = catalogue.build("server_optimizer", chosen.server_optimizer, "federation.server_optimizer")
+    steps = (chosen.local_steps,) * chosen.agents if isinstance(chosen.local_steps, int) else chosen.local_steps
+    federation = federate(
+        learner,
+        aggregator,
+        *stages,
+        server_opt=server,
+        local_steps=max(steps),
+        payload=chosen.payload,  # type: ignore[arg-type]  # federate checks the word
+    )
+    settings, key = config.fleet, run_key(config.fleet_seed, Purpose.FLEET)
+    try:
+        agents = fleet(environment, chosen.agents, settings, key)
+        unseen = None
+        if config.evaluation.held_out:
+            unseen = held_out(environment, config.evaluation.held_out, settings, key)
+    except ConfigError as fault:
+        raise ConfigError(f"[fleet] {fault}") from fault
+    resolved = replace(
+        config,
+        environment=catalogue.table_of(environment),
+        learner=catalogue.table_of(learner, [environment]),
+        federation=replace(
+            chosen,
+            aggregator=catalogue.table_of(aggregator),
+            stages=tuple(catalogue.table_of(stage) for stage in stages),
+            server_optimizer=None if server is None else catalogue.table_of(server),
+        ),
+        seeds=tuple(config.seed_list),
+    )
+    methods = [Method("federated", federation, agents, steps, True)]
+    if config.baselines.independent or config.baselines.average_once:
+        plain = federate(
+            learner,
+            aggregator if aggregator.sees == "sum" else mean(),
+            server_opt=server,
+            local_steps=federation.local_steps,
+        )
+        methods.append(Method("independent", federation if plain == federation else plain, agents, steps, False))
+    if config.baselines.centralised:
+        methods.append(_pooled(resolved, environment, learner, agents, steps))
+    return Experiment(resolved, environment, learner, federation, agents, unseen, tuple(methods))
+
+
+def _learner(config: Config, environment: Environment) -> Learner:
+    built = catalogue.build("learner", config.learner, "learner", {"environment": environment})
+    assert isinstance(built, Learner)
+    return built
+
+
+def _pooled(
+    config: Config, environment: Environment, learner: Learner, agents: PyTree, steps: tuple[int, ...]
+) -> Method:
+    """One learner with as many instances as all agents together have, dealt out over their environments."""
+    assert isinstance(config.learner, Mapping)
+    wider = _multiplied(config.learner, len(steps))
+    central = None if wider is None else catalogue.build("learner", wider, "learner", {"environment": environment})
+    if central is None or central.samples != learner.samples * len(steps):
+        raise ConfigError(
+            f"baselines.centralised is true, but {config.learner['name']} has no number of instances to multiply, so "
+            "it can't pool the data of all agents. Set baselines.centralised = false."
+        )
+    work = max(1, round(sum(steps) / len(steps)))
+    whole = jax.tree.map(lambda leaf: leaf[None], agents)
+    return Method("centralised", federate(central, mean(), local_steps=work), whole, (work,), False)
+
+
+def _multiplied(table: Table, factor: int) -> Table | None:
+    """The learner's table with its count of instances multiplied, in itself or in a learner that it wraps."""
+    for name in COUNTS_OF_INSTANCES:
+        if name in table:
+            return {**table, name: table[name] * factor}
+    for key, value in table.items():
+        inner = _multiplied(value, factor) if isinstance(value, dict) else None
+        if inner is not None:
+            return {**table, key: inner}
+    return None

@@ -1,0 +1,91 @@
+"""Greedy returns: what a policy is worth without exploration, in one compiled program for a whole fleet."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from fedrl.core.checks import check_positive
+from fedrl.core.keys import Purpose, run_key
+from fedrl.core.learner import Learner
+from fedrl.core.types import Key, Params, PyTree
+
+
+def greedy_returns(
+    learner: Learner, fleet: PyTree, params: Params, episodes: int, seed: int, stacked: bool = False
+) -> Float[np.ndarray, "agents episodes"]:
+    """Play whole episodes with the greedy policy in the environment of every agent.
+
+    Args:
+        learner: Whose `act` to follow.
+        fleet: Parameters of the environments, a leading agent axis on every leaf.
+        params: Of one policy for all agents, or of one per agent if `stacked`.
+        episodes: Per agent.
+        seed: The first states depend on it and on the agent's id alone, so policies meet the same ones.
+        stacked: Whether every leaf of `params` has a leading agent axis.
+
+    Returns:
+        The undiscounted return of each episode.
+    """
+    check_positive(episodes=episodes)
+    return np.asarray(_program(learner, episodes, stacked)(run_key(seed, Purpose.EVALUATION), fleet, params))
+
+
+def returns_of(
+    learner: Learner, fleet: PyTree, params: Params, episodes: int, seed: int, stacked: bool = False
+) -> Float[np.ndarray, "agents episodes"]:
+    """`greedy_returns`, wherever the environment lives: compiled along, or stepped on the host."""
+    if learner.environment.host is None:
+        return greedy_returns(learner, fleet, params, episodes, seed, stacked)
+    from fedrl.engines.host_evaluation import greedy_returns_host
+
+    return greedy_returns_host(learner, fleet, params, episodes, seed, stacked=stacked)
+
+
+@functools.lru_cache(maxsize=8)
+def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, PyTree, Params], jax.Array]:
+    """The program for this learner, compiled at its first call."""
+    environment = learner.environment
+    reset = jax.vmap(environment.reset, (-1, None), -1)
+    move = jax.vmap(environment.step, (-1, -1, -1, None), -1)
+    RESET, STEP, ACT = 0, 1, 2
+
+    def begin(key: Key, env_params: PyTree) -> tuple[Any, jax.Array]:
+        state, timestep = reset(environment.draw_reset(jax.random.fold_in(key, RESET), (episodes,)), env_params)
+        return state, timestep.observation
+
+    def step(
+        key: Key, env_params: PyTree, params: Params, state: PyTree, observation: jax.Array, time: jax.Array
+    ) -> tuple[PyTree, jax.Array, jax.Array, jax.Array]:
+        noise = environment.draw_step(jax.random.fold_in(jax.random.fold_in(key, STEP), time), (episodes,))
+        choice = jax.random.fold_in(jax.random.fold_in(key, ACT), time)
+        state, timestep = move(noise, state, learner.act(choice, params, observation, True), env_params)
+        return state, timestep.observation, timestep.reward, timestep.terminated | timestep.truncated
+
+    @jax.jit
+    def play(key: Key, fleet: PyTree, params: Params) -> jax.Array:
+        agents = jax.tree.leaves(fleet)[0].shape[0]
+        keys = jax.vmap(lambda agent: jax.random.fold_in(key, agent))(jnp.arange(agents))
+        advance = jax.vmap(step, (0, 0, 0 if stacked else None, 0, 0, None))
+        state, observation = jax.vmap(begin)(keys, fleet)
+        nothing = jnp.zeros((agents, episodes))
+
+        def going(carry: tuple[jax.Array, ...]) -> jax.Array:
+            time, over = carry[0], carry[1]
+            return (time < environment.max_steps) & ~over.all()
+
+        def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+            time, over, returned, state, observation = carry
+            state, observation, reward, done = advance(keys, fleet, params, state, observation, time)
+            return time + 1, over | done, returned + jnp.where(over, 0.0, reward), state, observation
+
+        carry = (jnp.int32(0), jnp.zeros((agents, episodes), bool), nothing, state, observation)
+        return jax.lax.while_loop(going, body, carry)[2]
+
+    return play

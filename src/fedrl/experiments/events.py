@@ -1,0 +1,164 @@
+"""What a run tells whoever listens: a stream of events, and what is written down of it.
+
+    Start, then for each method and seed: Compile?, RoundRecord, RoundRecord, ...; at last: End
+
+A listener is a `Sink`, a function of one event. A `RoundRecord` has no `event` key: it is also a line of
+`records.jsonl`. A `Summary` is `summary.json`. Numbers that do not exist, such as the return of a round in which no
+episode ended, are None (null in the files).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Literal, NotRequired, TypeAlias, TypedDict
+
+METHODS: Final = ("federated", "independent", "centralised", "average_once")
+"""The methods of a run: the federation itself, then its baselines."""
+
+
+class Range(TypedDict):
+    """An estimate and its interval over seeds."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+class Start(TypedDict):
+    """A run begins.
+
+    Attributes:
+        name: Of the experiment.
+        rounds: In each seed of each method.
+        seeds: The seeds themselves.
+        methods: In the order in which they run, each one of `METHODS`.
+        agents: How many.
+        environment_steps_per_round: Of all agents together.
+    """
+
+    event: Literal["start"]
+    name: str
+    rounds: int
+    seeds: list[int]
+    methods: list[str]
+    agents: int
+    environment_steps_per_round: int
+
+
+class Compile(TypedDict):
+    """The program of a method is about to be compiled, so its next round takes longer."""
+
+    event: Literal["compile"]
+    method: str
+
+
+Returned = TypedDict("Returned", {"return": float | None})  # a keyword, hence not a class
+
+
+class RoundRecord(Returned):
+    """One round of one method with one seed.
+
+    Attributes:
+        seed: Of the run.
+        method: One of `METHODS`.
+        round: From 1.
+        environment_steps: Of all agents together, since this seed of this method began.
+        return: Mean training return of the episodes that ended in this round, over all agents.
+        agents: The same for each agent.
+        episodes: How many ended.
+        loss: Mean over agents and local steps.
+        bytes_up: Sent by all agents in this round.
+        bytes_down: Sent to all agents in this round.
+        refused: Updates the server left out.
+        seconds: Wall time of the round.
+        greedy: Return of the greedy policy, for each agent in its own environment; in rounds that evaluate.
+    """
+
+    seed: int
+    method: str
+    round: int
+    environment_steps: int
+    agents: list[float | None]
+    episodes: int
+    loss: float | None
+    bytes_up: int
+    bytes_down: int
+    refused: int
+    seconds: float
+    greedy: NotRequired[list[float | None]]
+
+
+class AgentResult(Returned):
+    """The final greedy return of one agent in its own environment, over seeds.
+
+    Attributes:
+        id: Of the agent, from 0.
+        return: Over seeds.
+        env_params: What is particular about its environment, by name. Left out for baselines.
+    """
+
+    id: int
+    env_params: NotRequired[dict[str, Any]]
+
+
+class Summary(TypedDict):
+    """The outcome of a run, as far as it got.
+
+    Attributes:
+        name: Of the experiment.
+        final_return: Greedy return of the federated agents: mean over agents, interval over seeds.
+        agents: Of the federated method, one per agent, in the order of their ids.
+        baselines: The same as `final_return` for each baseline that ran.
+        baseline_agents: The same as `agents` for each baseline that ran.
+        held_out: As `final_return`, in environments that no agent trained in.
+        rounds: Rounds planned in each seed of each method; a run with fewer records was interrupted.
+        seeds: The seeds themselves.
+        environment_steps: Of all agents, seeds and methods together.
+        steps_per_second: `environment_steps` over the time of the rounds, without compilation.
+        compile_s: Time spent compiling.
+        wall_s: Time from start to end.
+        bytes_up: Of the federated method, over all rounds of one seed.
+        bytes_down: Of the federated method, over all rounds of one seed.
+        epsilon: Privacy loss of the run, None without privacy.
+        versions: Of Python and of the packages that compute, by name.
+        revision: Of the source code.
+        citations: A line for the source of every component used.
+    """
+
+    name: str
+    final_return: Range
+    agents: list[AgentResult]
+    baselines: dict[str, Range]
+    baseline_agents: NotRequired[dict[str, list[AgentResult]]]
+    held_out: NotRequired[Range | None]
+    rounds: int
+    seeds: list[int]
+    environment_steps: int
+    steps_per_second: float | None
+    compile_s: float | None
+    wall_s: float
+    bytes_up: int
+    bytes_down: int
+    epsilon: float | None
+    versions: dict[str, str]
+    revision: str | None
+    citations: list[str]
+
+
+class End(TypedDict):
+    """A run is over, whether or not it got to its last round.
+
+    Attributes:
+        summary: As in `summary.json`.
+        folder: The run folder.
+        report: The page, if one was written.
+    """
+
+    event: Literal["end"]
+    summary: Summary
+    folder: str
+    report: str | None
+
+
+Event: TypeAlias = Start | Compile | RoundRecord | End
+Sink: TypeAlias = Callable[[Event], None]

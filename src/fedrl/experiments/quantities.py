@@ -1,0 +1,88 @@
+"""Numbers as people read them: short, with a unit, and a dash where there is none."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+NOTHING = "\N{EN DASH}"
+
+
+def number(value: Any) -> float:
+    """The value as a float; NaN if it is none.
+
+    >>> number(None), number("4"), number(True)
+    (nan, nan, 1.0)
+    """
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def short(value: Any, digits: int = 4) -> str:
+    """A number with so many significant digits, thousands apart.
+
+    >>> short(487.123), short(0.51234567), short(1234567), short(-3.0)
+    ('487.1', '0.5123', '1,234,567', '-3')
+    """
+    x = number(value)
+    if not math.isfinite(x):
+        return NOTHING
+    whole = len(str(int(abs(x)))) if abs(x) >= 1 else 0
+    if whole >= digits or x == int(x):
+        return f"{x:,.0f}" if abs(x) < 1e15 else f"{x:.{digits}g}"
+    return f"{x:.{digits - whole}f}".rstrip("0").rstrip(".") if whole else f"{x:.{digits}g}"
+
+
+def count(value: Any) -> str:
+    """How many, in thousands, millions or billions.
+
+    >>> count(950), count(303_200), count(5_120_000)
+    ('950', '303 k', '5.12 M')
+    """
+    return _scaled(number(value), 1000, ("", " k", " M", " G"))
+
+
+def size(value: Any) -> str:
+    """Bytes.
+
+    >>> size(900), size(36_900_000)
+    ('900 B', '36.9 MB')
+    """
+    return _scaled(number(value), 1000, (" B", " kB", " MB", " GB", " TB"))
+
+
+def duration(value: Any) -> str:
+    """Seconds.
+
+    >>> duration(0.01234), duration(4.21), duration(75.2), duration(7321)
+    ('12 ms', '4.2 s', '1 min 15 s', '2 h 02 min')
+    """
+    x = number(value)
+    if not math.isfinite(x):
+        return NOTHING
+    if x < 0.9995:
+        return f"{1000 * x:.0f} ms"
+    if x < 59.95:
+        return f"{x:.1f} s"
+    seconds = round(x)
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def ends(low: Any, high: Any) -> str:
+    """The ends of an interval.
+
+    >>> ends(480.26, 500)
+    '480.3 to 500'
+    """
+    known = math.isfinite(number(low)) and math.isfinite(number(high))
+    return f"{short(low)} to {short(high)}" if known else NOTHING
+
+
+def _scaled(x: float, step: int, units: tuple[str, ...]) -> str:
+    if not math.isfinite(x):
+        return NOTHING
+    power = 0
+    while abs(x) >= 0.9995 * step and power < len(units) - 1:
+        x, power = x / step, power + 1
+    return f"{short(x, 3) if power else short(x)}{units[power]}"

@@ -1,0 +1,43 @@
+"""A trained run, read back from its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from fedrl.core.errors import RunError
+from fedrl.core.types import Params
+from fedrl.experiments import checkpoint, folder
+from fedrl.experiments.build import Experiment, build
+from fedrl.experiments.config import load
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The experiment of a run folder and the global parameters it ended with.
+
+    Attributes:
+        experiment: Rebuilt from `config.toml`.
+        params: By seed.
+    """
+
+    experiment: Experiment
+    params: dict[int, Params]
+
+
+def trained(path: Path) -> Trained:
+    """Read a run folder.
+
+    Raises:
+        RunError: There is no run, it has no parameters, or they do not fit the experiment.
+    """
+    place = folder.opened(path)
+    experiment = build(load(place.path / folder.CONFIG))
+    arrays = place.params()
+    like = jax.eval_shape(experiment.federation.init_server, jax.random.key(0)).params
+    seeds = [s for s in experiment.config.seed_list if any(name.startswith(f"seed{s}/") for name in arrays)]
+    if not seeds:
+        raise RunError(f"{path} holds no parameters: no seed got through a round. Continue it with fedrl run --resume.")
+    return Trained(experiment, {seed: checkpoint.unnamed(arrays, f"seed{seed}", like) for seed in seeds})

@@ -1,0 +1,80 @@
+"""From the records of a method to its curves: return against environment steps and against bytes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedrl.experiments.quantities import number
+from fedrl.experiments.report.run import Run
+from fedrl.experiments.statistics import Interval, interval
+
+LONGEST = 1_000
+
+
+class Curve(NamedTuple):
+    """How one method of one run went, over seeds.
+
+    Attributes:
+        method: Which.
+        seeds: How many seeds have at least one round.
+        rounds: `[points]`.
+        steps: `[points]`, environment steps of all agents together.
+        sent: `[points]`, bytes up and down since the start, of one seed.
+        returns: Mean training return of the agents: an interval over seeds at each point.
+        agents: `[agents, points]`, the training return of each agent, mean over seeds.
+    """
+
+    method: str
+    seeds: int
+    rounds: np.ndarray
+    steps: np.ndarray
+    sent: np.ndarray
+    returns: Interval
+    agents: np.ndarray
+
+
+def curve(run: Run, method: str) -> Curve:
+    """Line up the rounds of all seeds. Of very long runs every n-th round is kept, and the last."""
+    records = run.of(method)
+    seeds = {seed: i for i, seed in enumerate(dict.fromkeys(record["seed"] for record in records))}
+    every = sorted({int(record["round"]) for record in records})
+    stride = -(-len(every) // LONGEST)
+    kept = every[::-1][::stride][::-1]
+    columns = {number: i for i, number in enumerate(kept)}
+    shape = (len(seeds), len(kept))
+    steps, sent, returns = (np.full(shape, np.nan) for _ in range(3))
+    agents = np.full((*shape, run.agents), np.nan)
+    total = np.zeros(len(seeds))
+    for record in records:  # in order of rounds within a seed
+        row = seeds[record["seed"]]
+        total[row] += _sent(record)
+        column = columns.get(int(record["round"]))
+        if column is not None:
+            steps[row, column] = number(record.get("environment_steps"))
+            sent[row, column] = total[row]
+            returns[row, column] = number(record.get("return"))
+            each = [number(value) for value in record.get("agents") or ()]
+            agents[row, column, : len(each)] = each
+    return Curve(
+        method=method,
+        seeds=len(seeds),
+        rounds=np.array(kept),
+        steps=_mean(steps),
+        sent=_mean(sent),
+        returns=interval(returns, resamples=2_000),
+        agents=_mean(agents).T,
+    )
+
+
+def _sent(record: dict[str, Any]) -> float:
+    both = [number(record.get(name)) for name in ("bytes_up", "bytes_down")]
+    return float(np.nansum(both))
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Over seeds, those that got there."""
+    known = np.isfinite(values)
+    there = known.sum(0)
+    return np.where(there > 0, np.where(known, values, 0.0).sum(0) / np.maximum(there, 1), np.nan)

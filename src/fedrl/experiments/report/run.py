@@ -1,0 +1,194 @@
+"""Read a run folder, whatever state it is in."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedrl.core.errors import ConfigError
+from fedrl.experiments.events import METHODS, Range
+from fedrl.experiments.quantities import NOTHING, ends, number
+from fedrl.experiments.statistics import Interval, interval
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds.
+
+    Attributes:
+        folder: Where it is.
+        config: The text of its configuration.
+        settings: The same, parsed; empty if it can't be.
+        records: Of each round; where a round was run twice, as after a resumption, the later record.
+        summary: Empty if the run did not get there.
+        notes: What is missing or wrong, a sentence each.
+    """
+
+    folder: Path
+    config: str
+    settings: dict[str, Any]
+    records: list[dict[str, Any]]
+    summary: dict[str, Any]
+    notes: list[str]
+
+    @property
+    def name(self) -> str:
+        """Of the experiment, else of its folder."""
+        return str(self.summary.get("name") or self.settings.get("name") or self.folder.name)
+
+    @property
+    def methods(self) -> list[str]:
+        """Those that left a record, the federated first."""
+        seen = dict.fromkeys(str(record.get("method")) for record in self.records)
+        return [m for m in METHODS if m in seen] + [m for m in seen if m not in METHODS]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Those that left a record."""
+        return sorted({int(record["seed"]) for record in self.records})
+
+    @property
+    def agents(self) -> int:
+        """How many."""
+        lengths = [len(record[key]) for record in self.records for key in ("agents", "greedy") if record.get(key)]
+        return max([len(self.summary.get("agents") or ()), *lengths])
+
+    def of(self, method: str) -> list[dict[str, Any]]:
+        """The records of one method."""
+        return [record for record in self.records if record.get("method") == method]
+
+    def final_returns(self, method: str) -> np.ndarray:
+        """Greedy returns `[seeds, agents]`, as last evaluated; NaN where there is none."""
+        last = {
+            record["seed"]: [number(value) for value in record["greedy"]]
+            for record in self.of(method)
+            if record.get("greedy")
+        }
+        table = np.full((len(last), self.agents), np.nan)
+        for row, seed in enumerate(sorted(last)):
+            table[row, : len(last[seed])] = last[seed]
+        return table
+
+    def seed_returns(self, method: str) -> np.ndarray:
+        """Final greedy returns, the mean over the agents of each seed."""
+        table = self.final_returns(method)
+        return table[np.isfinite(table).any(1)].mean(1, where=np.isfinite(table[np.isfinite(table).any(1)]))
+
+    def agent_returns(self, method: str) -> dict[int, float]:
+        """Final greedy return of each agent, as summarised, else the mean over seeds."""
+        if method == "federated":
+            listed = self.summary.get("agents")
+        else:
+            listed = (self.summary.get("baseline_agents") or {}).get(method)
+        if listed:
+            return {int(agent["id"]): number(agent.get("return")) for agent in listed}
+        table = self.final_returns(method)
+        known = np.isfinite(table)
+        total = np.where(known, table, 0.0).sum(0)
+        return {i: float(total[i] / n) if n else np.nan for i, n in enumerate(known.sum(0))}
+
+    def spread(self, method: str) -> str:
+        """The ends of the interval of the final return, in words; with one seed there is none."""
+        seeds = len(self.seed_returns(method)) or len(self.seeds)
+        found = self.final_range(method)
+        return ends(found["low"], found["high"]) if seeds > 1 else NOTHING
+
+    @property
+    def costs(self) -> dict[str, Any]:
+        """What the summary says of time, steps and bytes; without one, what the records add up to."""
+        last = {(r["method"], r["seed"]): number(r.get("environment_steps")) for r in self.records}
+        last = {key: steps for key, steps in last.items() if key[0] != "average_once"}  # those of independent
+        seeds = max(len({r["seed"] for r in self.of("federated")}), 1)
+        added = {
+            "environment_steps": sum(last.values()),
+            "bytes_up": sum(number(r.get("bytes_up")) for r in self.of("federated")) / seeds,
+            "bytes_down": sum(number(r.get("bytes_down")) for r in self.of("federated")) / seeds,
+        }
+        return added | {name: value for name, value in self.summary.items() if value is not None}
+
+    def final_range(self, method: str) -> Range:
+        """Final greedy return with its interval, as summarised, else worked out from the records."""
+        summary = self.summary
+        found = summary.get("final_return") if method == "federated" else (summary.get("baselines") or {}).get(method)
+        if found:
+            return Range(mean=found.get("mean"), low=found.get("low"), high=found.get("high"))
+        values = self.seed_returns(method)
+        return (interval(values) if values.size else Interval(np.nan, np.nan, np.nan)).as_range()
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder; an interrupted run's is as good as any.
+
+    Raises:
+        ConfigError: The folder holds no records.
+    """
+    path = folder / "records.jsonl"
+    if not path.is_file():
+        raise ConfigError(f"{folder} holds no records.jsonl. A run writes it round by round. Name the folder of a run.")
+    records, broken = _records(path)
+    config, settings = _config(folder / "config.toml")
+    summary = _summary(folder / "summary.json")
+    lines = "1 line" if broken == 1 else f"{broken} lines"
+    notes = [f"{lines} of records.jsonl could not be read; left out."] if broken else []
+    run = Run(folder, config, settings, records, summary, notes)
+    notes += _interruptions(run)
+    return run
+
+
+def _records(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The records in order of method, seed and round, and the number of lines that are none."""
+    found: dict[tuple[str, int, int], dict[str, Any]] = {}
+    broken = 0
+    for line in filter(str.strip, path.read_text("utf-8", errors="replace").splitlines()):
+        try:
+            record = json.loads(line)
+            found[str(record["method"]), int(record["seed"]), int(record["round"])] = record
+        except (ValueError, KeyError, TypeError):
+            broken += 1
+    return [found[key] for key in sorted(found)], broken
+
+
+def _config(path: Path) -> tuple[str, dict[str, Any]]:
+    if not path.is_file():
+        return "", {}
+    text = path.read_text("utf-8", errors="replace")
+    try:
+        return text, tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return text, {}
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _interruptions(run: Run) -> list[str]:
+    """Where the run stopped short, by its summary and its records."""
+    if not run.records:
+        return ["This run was interrupted before its first round ended."]
+    notes = [] if run.summary else ["This run has no summary: it was interrupted, or is still going."]
+    planned, seeds = run.summary.get("rounds"), run.summary.get("seeds") or []
+    if not isinstance(planned, int) or not isinstance(seeds, list):
+        return notes
+    for method in run.methods:
+        last = {record["seed"]: int(record["round"]) for record in run.of(method)}
+        short = {seed: last.get(seed, 0) for seed in seeds if last.get(seed, 0) < planned}
+        if short and method != "average_once":
+            where = ", ".join(f"seed {seed} after round {done}" for seed, done in short.items() if done)
+            never = ", ".join(str(seed) for seed, done in short.items() if not done)
+            parts = [f"{where} of {planned}" if where else "", f"before seed {never} began" if never else ""]
+            notes.append(f"This run was interrupted: {method} stopped {' and '.join(filter(None, parts))}.")
+    wanted = run.settings.get("baselines")
+    never_ran = [m for m in METHODS if isinstance(wanted, dict) and wanted.get(m) is True and m not in run.methods]
+    if never_ran:
+        notes.append(f"This run was interrupted before {', '.join(never_ran)} began.".replace("_", " "))
+    return notes

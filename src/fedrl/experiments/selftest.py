@@ -1,0 +1,55 @@
+"""A few seconds of training that tell whether fedrl works on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from fedrl.aggregators import mean
+from fedrl.core.federation import federate
+from fedrl.core.types import Params
+from fedrl.engines.blocks import simulate
+from fedrl.environments import probe_action
+from fedrl.environments.fleet import fleet
+from fedrl.experiments.evaluate import greedy_returns
+from fedrl.learners import adam, mlp, ppo
+
+AGENTS, ROUNDS = 3, 12
+
+
+def self_test() -> list[str]:
+    """What is wrong, a sentence each; nothing if all is well.
+
+    Three agents learn together which of two actions pays. The result must be finite, right, and the same for
+    another order of agents on other devices.
+    """
+    environment = probe_action()
+    learner = ppo(environment, network=mlp((8,)), optimizer=adam(0.02), instances=4, steps=16, minibatch_count=2)
+    federation = federate(learner, mean())
+    agents = fleet(environment, AGENTS, {})
+    devices = jax.local_devices()
+
+    def train(order: Sequence[int], places: Sequence[jax.Device]) -> Params:
+        simulation = simulate(federation, agents, order=order, devices=places)
+        population = simulation.init(0)
+        for _ in range(ROUNDS):
+            population, _ = simulation.round(population)
+        return jax.tree.map(np.asarray, population.server.params)
+
+    params, again = train(range(AGENTS), devices), train(range(AGENTS)[::-1], devices[::-1])
+    faults = []
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+        faults.append("Trained parameters are not finite. The compiler or the processor miscalculates.")
+    if _digest(params) != _digest(again):
+        faults.append("Training in another order of agents gave other parameters. Results will not be reproducible.")
+    earned = float(greedy_returns(learner, agents, params, 8, 0).mean())
+    if not earned > 0.9:
+        faults.append(f"The agents earned {earned:g} where 1 is to be had. They do not learn.")
+    return faults
+
+
+def _digest(params: Params) -> str:
+    return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params))).hexdigest()

@@ -1,0 +1,185 @@
+"""What a handful of seeds can tell: interquartile means and bootstrap intervals, in NumPy.
+
+The unit is the seed. Agents of one federated seed share a model, so they rise and fall together: to resample them
+as if they were independent makes intervals that are far too narrow. Missing values (NaN) are left out.
+
+Reference: Agarwal et al. (2021), https://arxiv.org/abs/2108.13264
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from fedrl.core.errors import ConfigError
+from fedrl.experiments.events import Range
+
+RESAMPLES = 5_000
+CHUNK = 4_000_000
+
+Values = Float[np.ndarray, "..."]
+
+
+class Interval(NamedTuple):
+    """An interquartile mean and the ends of its confidence interval: three numbers, or three arrays for a curve."""
+
+    mean: Any
+    low: Any
+    high: Any
+
+    def as_range(self) -> Range:
+        """The numbers for a file; those that do not exist are None."""
+        mean, low, high = (float(x) if math.isfinite(x) else None for x in self)
+        return {"mean": mean, "low": low, "high": high}
+
+
+def interquartile_mean(values: Any, axis: int = -1) -> Any:
+    r"""Mean of the middle half, with fractions of the values at its edges.
+
+    sum_i w_i x_(i) / sum_i w_i,   w_i = | [i, i + 1] \cap [n/4, 3n/4] |   for sorted x_(0) ... x_(n-1)
+
+    >>> float(interquartile_mean([1.0, 2.0, 3.0, 4.0, 100.0]))  # weights 0, 3/4, 1, 3/4, 0
+    3.0
+    >>> float(interquartile_mean([7.0, float("nan")]))
+    7.0
+
+    Args:
+        values: Any shape; NaN is a missing value.
+        axis: Along which to average.
+
+    Returns:
+        The averages; NaN where every value is missing.
+    """
+    ordered = np.sort(np.moveaxis(np.asarray(values, float), axis, -1), axis=-1)  # NaN goes last
+    missing = np.isnan(ordered)
+    count = ordered.shape[-1] - missing.sum(-1, keepdims=True)
+    rank = np.arange(ordered.shape[-1])
+    inside = np.minimum(rank + 1, 0.75 * count) - np.maximum(rank, 0.25 * count)
+    weight = np.where(missing, 0.0, np.maximum(inside, 0.0))
+    total = (weight * np.where(missing, 0.0, ordered)).sum(-1)
+    return np.where(count[..., 0] > 0, total / np.maximum(weight.sum(-1), 1e-300), np.nan)
+
+
+def interval(values: Any, seed: int = 0, level: float = 0.95, resamples: int = RESAMPLES) -> Interval:
+    """Interquartile mean over seeds with its percentile bootstrap interval.
+
+    Fewer than three values say nothing about their spread: then the ends are the smallest and the largest of them.
+    With few seeds the interval is optimistic, as every percentile bootstrap is: at a level of 0.95 and normal values it
+    covers the truth in about 76 % of experiments with 3 seeds, 90 % with 5, 94 % with 10.
+
+    Args:
+        values: `[seeds]`, one number per seed, or `[seeds, points]` for a curve with an interval at each point.
+        seed: Of the resampling; the same values always have the same interval.
+        level: Of confidence, between 0 and 1.
+        resamples: How many.
+
+    Raises:
+        ConfigError: The level is not between 0 and 1.
+
+    >>> interval([480.0, 500.0])
+    Interval(mean=490.0, low=480.0, high=500.0)
+    """
+    _check_level(level)
+    seen = np.asarray(values, float)
+    seen = np.where(np.isfinite(seen), seen, np.nan)
+    if seen.ndim == 1:
+        return Interval(*(float(x[0]) for x in interval(seen[:, None], seed, level, resamples)))
+    seeds, points = seen.shape
+    if seeds == 0:
+        return Interval(*np.full((3, points), np.nan))
+    rows = np.random.default_rng(seed).integers(0, seeds, (resamples, seeds))
+    width = max(1, CHUNK // rows.size)
+    parts = [_ends(seen[:, i : i + width], rows, level) for i in range(0, points, width)]
+    low, high = np.concatenate(parts, axis=1) if parts else np.empty((2, 0))
+    few = np.isfinite(seen).sum(0) < 3
+    low = np.where(few, np.fmin.reduce(seen), low)
+    high = np.where(few, np.fmax.reduce(seen), high)
+    return Interval(interquartile_mean(seen, axis=0), low, high)
+
+
+def pooled_interval(
+    values: Any, *, independent: bool = False, seed: int = 0, level: float = 0.95, resamples: int = RESAMPLES
+) -> Interval:
+    """Interquartile mean over all seeds and agents together, with its bootstrap interval.
+
+    Args:
+        values: `[seeds, agents]`.
+        independent: False resamples whole seeds, since the agents of a federated seed share a model. True resamples
+            the seeds of each agent by themselves: the stratified bootstrap, right for agents that never talk.
+        seed: Of the resampling.
+        level: Of confidence, between 0 and 1.
+        resamples: How many.
+
+    Raises:
+        ConfigError: The level is not between 0 and 1, or the values are not a table.
+    """
+    _check_level(level)
+    table = np.asarray(values, float)
+    if table.ndim != 2 or table.size == 0:
+        raise ConfigError(f"values has shape {table.shape}. It is a table [seeds, agents]. Give one row per seed.")
+    seeds, agents = table.shape
+    mean = float(interquartile_mean(table.reshape(-1)))
+    if seeds < 3:
+        each = interquartile_mean(table)
+        return Interval(mean, float(np.fmin.reduce(each)), float(np.fmax.reduce(each)))
+    shape = (resamples, seeds, agents if independent else 1)
+    rows = np.random.default_rng(seed).integers(0, seeds, shape)
+    drawn = interquartile_mean(table[rows, np.arange(agents)].reshape(resamples, -1))
+    low, high = np.nanquantile(drawn, _tails(level))
+    return Interval(mean, float(low), float(high))
+
+
+def probability_of_improvement(
+    ours: Any, theirs: Any, seed: int = 0, level: float = 0.95, resamples: int = RESAMPLES
+) -> Interval:
+    """How likely a run of ours returns more than a run of theirs: P(X > Y) + P(X = Y) / 2, over all pairs of seeds.
+
+    >>> probability_of_improvement([2.0, 3.0], [1.0, 2.0]).mean
+    0.875
+
+    Args:
+        ours: `[seeds]`.
+        theirs: `[seeds]`, not necessarily as many.
+        seed: Of the resampling.
+        level: Of confidence, between 0 and 1.
+        resamples: How many.
+
+    Returns:
+        The probability and its bootstrap interval; with fewer than three seeds on a side, 0 to 1: nothing is known.
+    """
+    _check_level(level)
+    x, y = (np.asarray(side, float) for side in (ours, theirs))
+    x, y = x[np.isfinite(x)], y[np.isfinite(y)]
+    if min(x.size, y.size) == 0:
+        return Interval(math.nan, math.nan, math.nan)
+    wins = (x[:, None] > y) + 0.5 * (x[:, None] == y)
+    mean = float(wins.mean())
+    if min(x.size, y.size) < 3:
+        return Interval(mean, 0.0, 1.0)
+    draw = np.random.default_rng(seed)
+    of_x, of_y = (draw.multinomial(side.size, np.full(side.size, 1 / side.size), resamples) for side in (x, y))
+    won = np.einsum("ri,ij,rj->r", of_x, wins, of_y) / wins.size
+    low, high = np.quantile(won, _tails(level))
+    return Interval(mean, float(low), float(high))
+
+
+def _ends(seen: Values, rows: np.ndarray, level: float) -> np.ndarray:
+    """The ends of the bootstrap intervals of `[seeds, points]`, as `[2, points]`."""
+    drawn = interquartile_mean(seen[rows], axis=1)
+    known = np.isfinite(drawn).any(0)
+    ends = np.full((2, seen.shape[1]), np.nan)
+    if known.any():
+        ends[:, known] = np.nanquantile(drawn[:, known], _tails(level), axis=0)
+    return ends
+
+
+def _tails(level: float) -> tuple[float, float]:
+    return (1 - level) / 2, (1 + level) / 2
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ConfigError(f"level is {level}. It is a probability of coverage. Choose one between 0 and 1, as 0.95.")

@@ -1,0 +1,146 @@
+"""The outcome of a run in one record: `summary.json`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedrl.core.component import cite
+from fedrl.experiments.build import Experiment
+from fedrl.experiments.events import AgentResult, Range, Summary
+from fedrl.experiments.statistics import interval
+
+if TYPE_CHECKING:
+    from fedrl.experiments.run import Outcome
+
+PACKAGES = ("fedrl", "jax", "jaxlib", "numpy", "optax")
+
+
+@dataclass
+class Timing:
+    """Where the time of a run went."""
+
+    started: float
+    compile_s: float = 0.0
+    training_s: float = 0.0
+    steps: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add_compile(self, seconds: float) -> None:
+        """Count the first round of a program, which compiles it."""
+        with self._lock:
+            self.compile_s += seconds
+
+    def add_steps(self, steps: int) -> None:
+        """Count the environment steps of a round that compiled nothing."""
+        with self._lock:
+            self.steps += steps
+
+
+def summarise(
+    experiment: Experiment,
+    records: Sequence[Mapping[str, Any]],
+    outcomes: Mapping[str, Sequence[Outcome]],
+    timing: Timing,
+) -> Summary:
+    """Put the outcome of all seeds and methods together."""
+    federated = outcomes.get("federated", [])
+    settings = _settings(experiment)
+    baselines = [name for name in outcomes if name != "federated" and outcomes[name]]
+    sent = [r for r in records if r["method"] == "federated" and r["seed"] == experiment.config.seed_list[0]]
+    last: dict[tuple[str, int], int] = {}
+    for record in records:
+        if record["method"] != "average_once":
+            last[record["method"], record["seed"]] = record["environment_steps"]
+    summary: Summary = {
+        "name": experiment.config.name,
+        "final_return": over_seeds([outcome.greedy for outcome in federated]),
+        "agents": [
+            {"id": result["id"], "return": result["return"], "env_params": settings[result["id"]]}
+            for result in _agents(federated)
+        ],
+        "baselines": {name: over_seeds([outcome.greedy for outcome in outcomes[name]]) for name in baselines},
+        "baseline_agents": {name: _agents(outcomes[name]) for name in baselines},
+        "held_out": over_seeds([o.held_out for o in federated]) if experiment.held_out is not None else None,
+        "rounds": experiment.config.rounds,
+        "seeds": experiment.config.seed_list,
+        "environment_steps": sum(last.values()),
+        "steps_per_second": timing.steps / timing.training_s if timing.training_s > 0 and timing.steps else None,
+        "compile_s": timing.compile_s,
+        "wall_s": time.perf_counter() - timing.started,
+        "bytes_up": sum(record["bytes_up"] for record in sent),
+        "bytes_down": sum(record["bytes_down"] for record in sent),
+        "epsilon": None,
+        "versions": versions(),
+        "revision": revision(),
+        "citations": cite(experiment.federation),
+    }
+    return summary
+
+
+def over_seeds(returns: Sequence[Sequence[float | None]]) -> Range:
+    """Mean over agents of each seed, then the interquartile mean over seeds with its interval."""
+    if not returns:
+        return {"mean": None, "low": None, "high": None}
+    return interval([float(np.mean(np.asarray(each, float))) for each in returns]).as_range()
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that compute."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            from fedrl import __version__
+
+            found[package] = __version__ if package == "fedrl" else "not installed"
+    return found
+
+
+def revision() -> str | None:
+    """The commit of the source code fedrl runs from, with "+" if files were changed; None outside a repository."""
+    here = Path(__file__).resolve().parent
+    try:
+        head = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+        changed = subprocess.run(
+            ["git", "-C", str(here), "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def _agents(outcomes: Sequence[Outcome]) -> list[AgentResult]:
+    """The mean over seeds of each agent's greedy return."""
+    if not outcomes:
+        return []
+    means = np.mean(np.asarray([outcome.greedy for outcome in outcomes], float), axis=0)
+    return [{"id": i, "return": float(value)} for i, value in enumerate(means)]
+
+
+def _settings(experiment: Experiment) -> list[dict[str, Any]]:
+    """What is particular about each agent's environment: the values of what the fleet sets."""
+    agents = experiment.config.federation.agents
+    columns: dict[str, list[Any]] = {}
+    for name, setting in experiment.config.fleet.items():
+        if hasattr(experiment.fleet, name):
+            columns[name] = np.asarray(getattr(experiment.fleet, name)).tolist()
+        elif not isinstance(setting, Mapping):  # an argument of the constructor, gone into the tables
+            columns[name] = list(setting) if isinstance(setting, list | tuple) else [setting] * agents
+    return [{name: column[i] for name, column in columns.items()} for i in range(agents)]

@@ -1,0 +1,47 @@
+"""A sink that writes TensorBoard events (extra `tensorboard`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedrl.core.errors import ConfigError
+from fedrl.experiments.events import Event, Sink
+
+
+def tensorboard(folder: Path) -> Sink:
+    """A sink that writes return and loss of every seed and method, against environment steps.
+
+    Raises:
+        ConfigError: The extra is not installed.
+    """
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise ConfigError(
+            "tensorboard is true, but tensorboardX is not installed. Run pip install 'fedrl[tensorboard]', or set "
+            "tensorboard = false."
+        ) from None
+    writers: dict[str, SummaryWriter] = {}
+
+    def write(event: Event) -> None:
+        if event.get("event") == "end":
+            for writer in writers.values():
+                writer.close()
+        if "event" in event:
+            return
+        name = f"{event['method']}/seed{event['seed']}"
+        if name not in writers:
+            writers[name] = SummaryWriter(str(folder / name))
+        steps = event["environment_steps"]
+        greedy = event.get("greedy") or []
+        known = [value for value in greedy if value is not None]
+        values = {
+            "return": event["return"],
+            "loss": event["loss"],
+            "greedy": sum(known) / len(known) if known else None,
+        }
+        for label, value in values.items():
+            if value is not None:
+                writers[name].add_scalar(label, value, steps)
+
+    return write

@@ -1,0 +1,84 @@
+"""What must be set before JAX's backend starts, because afterwards nobody listens.
+
+* one host device per core, so that blocks of agents run side by side (measured: +42 to +90 % on two cores)
+* the widest vectors the processor has (+9 to +16 % with AVX-512, bit-identical results)
+* a persistent cache of compiled programs, so that a second start compiles nothing
+
+A flag or folder that is already set stays as it is. Importing this module imports neither JAX nor the rest of fedrl.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+DEVICES = "--xla_force_host_platform_device_count"
+VECTORS = "--xla_cpu_prefer_vector_width"
+
+
+def prepare(devices: int | None = None) -> None:
+    """Set JAX up for this machine. Call it first: once an array exists, it is too late, and a warning says so.
+
+    Args:
+        devices: Host devices; one per core by default.
+    """
+    wanted = {DEVICES: cores() if devices is None else devices}
+    if widest_vector() == 512:
+        wanted[VECTORS] = 512
+    set_already = os.environ.get("XLA_FLAGS", "")
+    missing = [f"{flag}={value}" for flag, value in wanted.items() if f"{flag}=" not in set_already]
+    if missing and backend_runs():
+        warnings.warn(
+            f"JAX's backend already runs, so {' '.join(missing)} has no effect and the run may be slower. "
+            "Call fedrl.prepare() before the first array is made.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    os.environ["XLA_FLAGS"] = " ".join([set_already, *missing]).strip()
+    _cache_programs()
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def widest_vector() -> int | None:
+    """512 on a processor with AVX-512, else None: the compiler's choice is right."""
+    try:
+        return 512 if "avx512f" in Path("/proc/cpuinfo").read_text() else None
+    except OSError:
+        return None
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept between runs."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "fedrl" / "programs"
+
+
+def backend_runs() -> bool:
+    """Whether JAX's backend has started in this process."""
+    if "jax" not in sys.modules:
+        return False
+    from jax._src import xla_bridge  # JAX has no public question for it
+
+    return bool(xla_bridge.backends_are_initialized())
+
+
+def _cache_programs() -> None:
+    import jax
+
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir is None:
+        folder = cache_folder()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return  # a read-only home: compile anew each time
+        config.update("jax_compilation_cache_dir", str(folder))
+    config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    config.update("jax_persistent_cache_min_entry_size_bytes", -1)

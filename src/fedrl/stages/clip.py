@@ -1,0 +1,45 @@
+"""Clip: bound how far one agent can move the rest."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from fedrl.core.checks import check_above_zero
+from fedrl.core.component import component
+from fedrl.core.stage import Stage
+from fedrl.core.types import Context, Key, PyTree, Update
+from fedrl.stages.leaves import check_not_encoded, is_real, map_real
+
+
+@component("stage", reference="McMahan et al. (2018), https://arxiv.org/abs/1710.06963")
+def clip(norm: float) -> Stage:
+    """Scale an update down to an L2 norm of at most `norm`, over all its arrays together.
+
+    value * min(1, C / ||value||_2). An update with an entry that is not finite stays so, for the server to refuse:
+    it is neither shrunk to nothing nor let through as if it were small.
+
+    Args:
+        norm: C, in units of the parameters.
+
+    Raises:
+        ConfigError: `norm` is not above zero.
+    """
+    check_above_zero(norm=norm)
+
+    def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
+        del key, context, shared
+        check_not_encoded(update.value, "clip()", allowed=[jnp.int32])
+        length = norm_of(update.value)
+        factor = jnp.where(length <= norm, 1.0, norm / length)  # NaN fails the comparison and stays NaN
+        return update._replace(value=map_real(lambda leaf: leaf * factor, update.value)), local
+
+    return Stage(encode)
+
+
+def norm_of(value: PyTree) -> jax.Array:
+    """The L2 norm over all arrays of real numbers, without overflow; NaN if an entry is NaN or infinite."""
+    leaves = [leaf for leaf in jax.tree.leaves(value) if is_real(leaf) and leaf.size]
+    largest = jnp.stack([jnp.float32(0.0), *(jnp.abs(leaf).max() for leaf in leaves)]).max()
+    unit = jnp.where(largest == 0.0, 1.0, largest)
+    return unit * jnp.sqrt(sum((jnp.square(leaf / unit).sum() for leaf in leaves), jnp.float32(0.0)))
