@@ -4,9 +4,10 @@ from fedrl.environments.acrobot import acrobot
 from fedrl.environments.cartpole import cartpole
 from fedrl.environments.fleet import fleet, held_out
 from fedrl.environments.gridworld import gridworld
-from fedrl.environments.lqr import lqr
+from fedrl.environments.lqr import lqr, lqr_optimum, lqr_policy, lqr_return
 from fedrl.environments.mountain_car import mountain_car, mountain_car_continuous
 from fedrl.environments.pendulum import pendulum
+from fedrl.environments.planning import greedy, model_of, optimal_q, policy_return, policy_value
 from fedrl.environments.probes import (
     probe_action,
     probe_constant,
@@ -26,12 +27,20 @@ __all__ = [
     "acrobot",
     "cartpole",
     "fleet",
+    "greedy",
     "gridworld",
     "held_out",
     "lqr",
+    "lqr_optimum",
+    "lqr_policy",
+    "lqr_return",
+    "model_of",
     "mountain_car",
     "mountain_car_continuous",
+    "optimal_q",
     "pendulum",
+    "policy_return",
+    "policy_value",
     "probe_action",
     "probe_constant",
     "probe_discount",

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_nothing, draw_uniform, first
 from fedrl.environments.time_limit import time_limit
@@ -58,7 +57,6 @@ def acrobot(max_steps: int = 500) -> Environment:
     >>> acrobot().spaces.action
     Discrete(n=3)
     """
-    check_positive(max_steps=max_steps)
 
     def seen(state: AcrobotState) -> jax.Array:
         return jnp.stack(
@@ -92,7 +90,7 @@ def acrobot(max_steps: int = 500) -> Environment:
         # The tip's height with the links' own lengths: at the defaults Gymnasium's condition, which ignores them.
         height = -params.length_1 * jnp.cos(state.theta_1) - params.length_2 * jnp.cos(state.theta_1 + state.theta_2)
         up = height > params.goal
-        return state, Timestep(seen(state), jnp.where(up, 0.0, -1.0), up, jnp.bool_(False))
+        return state, Timestep(seen(state), jnp.float32(up) - 1.0, up, jnp.bool_(False))
 
     defaults = AcrobotParams(*(jnp.float32(value) for value in AcrobotParams()))
     spaces = Spaces(Box((6,), -SPEED_2, SPEED_2), Discrete(3))

@@ -9,7 +9,6 @@ its tables, so there it may also name a number that the constructor takes, such 
 
 from __future__ import annotations
 
-import dataclasses
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -54,7 +53,7 @@ def fleet(
     """
     check_positive(agents=agents)
     chosen = dict(settings or {})
-    leaves, arguments = _leaves(environment.params), _arguments(environment)
+    leaves, arguments = environment.params._asdict(), _arguments(environment)
     defaults = {name: np.asarray(value) for name, value in {**arguments, **leaves}.items()}
     for name in chosen:
         if name not in defaults:
@@ -65,8 +64,7 @@ def fleet(
         if name not in gridded:
             values[name] = values_of(name, setting, agents, defaults[name], key)
     params = _rebuilt(environment, agents, {name: values[name] for name in values if name not in leaves})
-    own = {name: jnp.asarray(values[name]) for name in values if name in leaves}
-    return params._replace(**own) if hasattr(params, "_replace") else dataclasses.replace(params, **own)
+    return params._replace(**{name: jnp.asarray(values[name]) for name in values if name in leaves})
 
 
 def held_out(environment: Environment, count: int, settings: Mapping[str, Setting] | None, key: Key) -> PyTree:
@@ -91,15 +89,6 @@ def held_out(environment: Environment, count: int, settings: Mapping[str, Settin
     """
     wider = {name: between_ends(name, setting) for name, setting in (settings or {}).items()}
     return fleet(environment, count, wider, jax.random.fold_in(key, HELD_OUT))
-
-
-def _leaves(params: PyTree) -> dict[str, Any]:
-    """The parameters by name; of a NamedTuple or a dataclass."""
-    if hasattr(params, "_asdict"):
-        return dict(params._asdict())
-    if dataclasses.is_dataclass(params):
-        return {field.name: getattr(params, field.name) for field in dataclasses.fields(params)}
-    return {}
 
 
 def _arguments(environment: Environment) -> dict[str, Any]:

@@ -8,14 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import (
     Discrete,
     Environment,
     Spaces,
     Timestep,
-    draw_nothing,
     draw_uniform,
     first,
 )
@@ -106,7 +104,6 @@ def gridworld(layout: str = "4x4", max_steps: int = 100) -> Environment:
     >>> gridworld("S.#\\n..G").spaces
     Spaces(observation=Discrete(n=5), action=Discrete(n=4))
     """
-    check_positive(max_steps=max_steps)
     read = read_layout(layout)
     cells = len(read.reached)
     reached, starts = jnp.asarray(read.reached.ravel()), jnp.asarray(read.starts)
@@ -114,7 +111,7 @@ def gridworld(layout: str = "4x4", max_steps: int = 100) -> Environment:
 
     def reset(noise: jax.Array, params: GridworldParams) -> tuple[GridworldState, Timestep]:
         del params
-        cell = starts[(noise[0] * len(starts)).astype(jnp.int32)] if len(starts) > 1 else starts[0]
+        cell = starts[(noise[0] * len(starts)).astype(jnp.int32)]
         return GridworldState(cell), first(cell)
 
     def step(
@@ -127,9 +124,9 @@ def gridworld(layout: str = "4x4", max_steps: int = 100) -> Environment:
         return GridworldState(cell), Timestep(cell, reward, won | lost, jnp.bool_(False))
 
     defaults = GridworldParams(*(jnp.float32(value) for value in GridworldParams()))
-    draw_start = draw_uniform(1) if len(read.starts) > 1 else draw_nothing
+    draw = draw_uniform(1)
     spaces = Spaces(Discrete(cells), Discrete(len(MOVES)))
-    return time_limit(Environment(defaults, spaces, draw_start, draw_uniform(1), reset, step, max_steps))
+    return time_limit(Environment(defaults, spaces, draw, draw, reset, step, max_steps))
 
 
 def gridworld_model(layout: str, params: GridworldParams) -> TabularParams:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Environment, Spaces, Timestep, draw_uniform, first
 from fedrl.core.types import Key
@@ -85,7 +84,6 @@ def lqr(max_steps: int = 200) -> Environment:
     >>> policy.gain.shape
     (1, 2)
     """
-    check_positive(max_steps=max_steps)
 
     def reset(noise: jax.Array, params: LQRParams) -> tuple[LQRState, Timestep]:
         del params

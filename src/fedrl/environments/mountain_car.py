@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_nothing, draw_uniform, first
 from fedrl.environments.time_limit import time_limit
@@ -44,7 +43,6 @@ def mountain_car(max_steps: int = 200) -> Environment:
     >>> mountain_car().max_steps
     200
     """
-    check_positive(max_steps=max_steps)
 
     def step(
         noise: tuple[()], state: MountainCarState, action: jax.Array, params: MountainCarParams
@@ -70,7 +68,6 @@ def mountain_car_continuous(max_steps: int = 999) -> Environment:
     >>> mountain_car_continuous().spaces.action
     Box(shape=(1,), low=-1.0, high=1.0)
     """
-    check_positive(max_steps=max_steps)
 
     def step(
         noise: tuple[()], state: MountainCarState, action: jax.Array, params: MountainCarParams

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Environment, Spaces, Timestep, draw_nothing, draw_uniform, first
 from fedrl.environments.time_limit import time_limit
@@ -46,7 +45,6 @@ def pendulum(max_steps: int = 200) -> Environment:
     >>> pendulum().spaces.action
     Box(shape=(1,), low=-2.0, high=2.0)
     """
-    check_positive(max_steps=max_steps)
 
     def seen(state: PendulumState) -> jax.Array:
         return jnp.stack([jnp.cos(state.theta), jnp.sin(state.theta), state.theta_dot])

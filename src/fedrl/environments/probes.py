@@ -110,7 +110,7 @@ def _probe(
 
     def reset(noise: jax.Array, params: ProbeParams) -> tuple[ProbeState, Timestep]:
         del params
-        shown = jnp.where(noise[0] < 0.5, -1.0, 1.0) if signs else jnp.float32(0.0)
+        shown = jnp.where(noise[0] < 0.5, jnp.float32(-1.0), jnp.float32(1.0)) if signs else jnp.float32(0.0)
         return ProbeState(shown), first(shown[None])
 
     def step(
@@ -122,6 +122,7 @@ def _probe(
         over = jnp.bool_(False) if steps is None else jnp.bool_(True) if signs else shown >= steps
         return ProbeState(shown), Timestep(shown[None], paid, over, jnp.bool_(False))
 
-    draw_reset = draw_uniform(1) if signs else draw_nothing
     params = ProbeParams(jnp.float32(1.0))
-    return time_limit(Environment(params, Spaces(Box((1,)), action), draw_reset, draw_nothing, reset, step, max_steps))
+    return time_limit(
+        Environment(params, Spaces(Box((1,)), action), draw_uniform(1), draw_nothing, reset, step, max_steps)
+    )

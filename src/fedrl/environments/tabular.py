@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import Discrete, Environment, Spaces, Timestep, draw_uniform, first
 from fedrl.core.errors import ConfigError
@@ -70,7 +69,6 @@ def tabular(
 
 def process(params: TabularParams, max_steps: int) -> Environment:
     """The environment with these tables at its defaults."""
-    check_positive(max_steps=max_steps)
     states, actions, _ = params.transition.shape
     count = Discrete(states)
 
@@ -103,7 +101,10 @@ def check_fraction(**values: float) -> None:
 
 
 def _thresholds(probabilities: jax.Array) -> jax.Array:
-    """Cumulated probabilities; exactly 1 from the last possible outcome on, so none beyond it is ever picked."""
+    """Cumulated probabilities, 1 up to rounding (2^-24) from the last possible outcome on.
+
+    Uniform numbers are at most 1 - 2^-23, so an impossible outcome is never picked.
+    """
     total = jnp.cumsum(probabilities, axis=-1)
     return total / total[..., -1:]
 

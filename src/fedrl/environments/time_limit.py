@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedrl.core.checks import check_positive
 from fedrl.core.environment import Environment, Noise, State, Timestep
 from fedrl.core.types import PyTree
 
@@ -20,7 +21,21 @@ class Timed(NamedTuple):
 
 
 def time_limit(environment: Environment) -> Environment:
-    """Truncate every episode at `environment.max_steps`. A termination at that very step stays a termination."""
+    """Truncate every episode at `environment.max_steps`. A termination at that very step stays a termination.
+
+    Args:
+        environment: Where episodes may go on for longer.
+
+    Raises:
+        ConfigError: The limit is below one step.
+
+    >>> from fedrl.environments import cartpole
+    >>> env = cartpole(max_steps=1)
+    >>> state, _ = env.reset(env.draw_reset(jax.random.key(0), ()), env.params)
+    >>> bool(env.step((), state, jnp.int32(0), env.params)[1].truncated)
+    True
+    """
+    check_positive(max_steps=environment.max_steps)
 
     def reset(noise: Noise, params: PyTree) -> tuple[Timed, Timestep]:
         state, timestep = environment.reset(noise, params)

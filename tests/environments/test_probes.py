@@ -1,0 +1,81 @@
+"""The values that probe environments document are those of the episodes they play."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedrl.environments import (
+    probe_action,
+    probe_constant,
+    probe_discount,
+    probe_match,
+    probe_observation,
+    probe_target,
+    probe_truncation,
+)
+
+GAMMA = 0.9
+VALUES = {
+    probe_constant: {0: 1.0},
+    probe_observation: {-1: -1.0, 1: 1.0},
+    probe_discount: {0: GAMMA, 1: 1.0},
+    probe_action: {0: 1.0},
+    probe_match: {-1: 1.0, 1: 1.0},
+    probe_target: {-1: 0.0, 1: 0.0},
+    probe_truncation: {0: 1 / (1 - GAMMA)},
+}
+BEST = {
+    probe_action: lambda seen: jnp.int32(1),
+    probe_match: lambda seen: jnp.int32(seen > 0),
+    probe_target: lambda seen: jnp.float32([seen]),
+}
+WORSE = {
+    probe_action: (lambda seen: jnp.int32(0), -1.0),
+    probe_match: (lambda seen: jnp.int32(seen < 0), -1.0),
+    probe_target: (lambda seen: jnp.float32([seen + 0.5]), -0.25),
+}
+
+
+def played(environment, act, uniform):
+    """What is seen on the way, and the rewards from there on; beyond a cut, the documented value counts."""
+    state, timestep = environment.reset(jnp.array([uniform]), environment.params)
+    seen, rewards = [float(timestep.observation[0])], []
+    while not (timestep.terminated or timestep.truncated):
+        state, timestep = environment.step((), state, act(seen[-1]), environment.params)
+        rewards.append(float(timestep.reward))
+        seen.append(float(timestep.observation[0]))
+    beyond = VALUES[probe_truncation][0] if timestep.truncated else 0.0
+    return {seen[i]: np.polyval([beyond, *rewards[i:][::-1]], GAMMA) for i in range(len(rewards))}
+
+
+@pytest.mark.parametrize("probe", VALUES, ids=lambda probe: probe.__name__)
+def test_best_play_earns_the_documented_values(probe):
+    found = {}
+    for uniform in (0.25, 0.75):
+        found |= played(probe(), BEST.get(probe, lambda seen: jnp.int32(0)), uniform)
+    assert found == {seen: pytest.approx(value, abs=1e-6) for seen, value in VALUES[probe].items()}
+
+
+@pytest.mark.parametrize("probe", WORSE, ids=lambda probe: probe.__name__)
+def test_worse_play_earns_less(probe):
+    act, value = WORSE[probe]
+    for uniform in (0.25, 0.75):
+        assert list(played(probe(), act, uniform).values()) == [pytest.approx(value)]
+
+
+def test_only_the_probe_of_truncation_is_cut_off():
+    for probe in VALUES:
+        environment = probe()
+        state, timestep = environment.reset(jnp.zeros(1), environment.params)
+        action = jnp.zeros(environment.spaces.action.shape, environment.spaces.action.dtype)
+        while not (timestep.terminated or timestep.truncated):
+            state, timestep = environment.step((), state, action, environment.params)
+        assert bool(timestep.truncated) == (probe is probe_truncation)
+
+
+def test_agents_can_differ_in_the_scale_of_rewards():
+    environment = probe_constant()
+    params = jax.tree.map(lambda leaf: leaf * 3, environment.params)
+    state, _ = environment.reset(jnp.zeros(1), params)
+    assert float(environment.step((), state, jnp.int32(0), params)[1].reward) == 3.0
