@@ -93,9 +93,12 @@ def rounds_of(
             "refused": 0,
             "seconds": 0.012,
         }
+        if method == "average_once":
+            record |= {"return": None, "agents": [None] * agents, "episodes": 0, "loss": None}
         if i == rounds:
             record["greedy"] = [float(x) for x in np.clip(level * (0.99 + 0.02 * draw.normal(size=agents)), 0, 500)]
-        found.append(record)
+        if method != "average_once" or i == rounds:
+            found.append(record)
     return found
 
 

@@ -238,6 +238,21 @@ def test_a_run_cut_off_in_the_middle_of_a_line_says_so(tmp_path: Path) -> None:
     assert len(page.line("learning", "federated")["x"]) == 10
 
 
+def test_baselines_that_never_began_are_named(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "cut", methods=("federated",), seeds=1, rounds=4)
+    with (folder / "config.toml").open("a") as config:
+        config.write("[baselines]\nindependent = true\ncentralised = false\naverage_once = true\n")
+    assert read_run(folder).notes == ["This run was interrupted before independent, average once began."]
+
+
+def test_averaging_once_is_in_the_tables_and_not_among_the_curves(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", methods=("federated", "average_once"), seeds=2, rounds=4)
+    page = shown([folder], tmp_path / "report.html")
+    assert {t["name"] for chart in page.charts.values() for t in chart["data"]} == {"federated", "each federated agent"}
+    assert sum(row[0] == "average once" for row in page.rows) == 1
+    assert next(row for row in page.rows if row[0] == "agent")[-1] == "average once"
+
+
 def test_a_seed_that_never_began_is_named(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "cut", methods=("federated",), seeds=3, rounds=4)
     lines = (folder / "records.jsonl").read_text().splitlines()
@@ -260,7 +275,7 @@ def test_records_that_hold_no_number_anywhere_still_have_a_page(tmp_path: Path) 
     (tmp_path / "records.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     (tmp_path / "config.toml").write_text("this is = not TOML = at all")
     page = shown([tmp_path], tmp_path / "report.html")
-    assert page.line("learning", "federated")["y"] == []
+    assert page.charts["learning"]["data"] == [] == page.charts["traffic"]["data"]
     assert "this is = not TOML" in page.text
 
 

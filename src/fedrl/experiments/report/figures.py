@@ -27,8 +27,10 @@ RETURN = "mean training return per episode"
 
 def learning_figure(curves: Sequence[Curve], labels: Sequence[str], *, agents: bool) -> Figure:
     """Training return against environment steps, with intervals over seeds; with the spread of the first's agents."""
-    traces: list[Trace] = _spread(curves[0]) if agents and curves else []
+    traces: list[Trace] = _spread(curves[0]) if agents and curves and has_returns(curves[0]) else []
     for place, (curve, label) in enumerate(zip(curves, labels, strict=True)):
+        if not has_returns(curve):
+            continue
         look = style(curve.method) if agents else place
         traces += [*_band(curve, look, label), _line(curve, curve.steps, look, label)]
     return {"data": traces, "layout": _layout("environment steps of all agents", RETURN)}
@@ -39,16 +41,23 @@ def traffic_figure(curves: Sequence[Curve], labels: Sequence[str], *, methods: b
     traces: list[Trace] = []
     furthest = max((float(np.nanmax(c.sent, initial=0.0)) for c in curves), default=0.0)
     for place, (curve, label) in enumerate(zip(curves, labels, strict=True)):
+        if not has_returns(curve):
+            continue
         look = style(curve.method) if methods else place
         known = np.isfinite(curve.returns.mean)
         if np.nanmax(curve.sent, initial=0.0) > 0:
             traces.append(_line(curve, curve.sent, look, label))
-        elif known.any():
+        else:
             level = float(curve.returns.mean[known][-1])
             traces.append(_trace([0.0, furthest], [level, level], look, label))
     layout = _layout("bytes up and down, all agents, one seed", RETURN)
     layout["xaxis"] |= {"ticksuffix": "B", "rangemode": "tozero"}
     return {"data": traces, "layout": layout}
+
+
+def has_returns(curve: Curve) -> bool:
+    """Whether there is a line to draw; averaging once trains nothing, so it has none."""
+    return bool(np.isfinite(curve.returns.mean).any())
 
 
 def style(method: str) -> int:

@@ -100,15 +100,12 @@ class Run:
 
     @property
     def costs(self) -> dict[str, Any]:
-        """What the summary says of time, steps and bytes, else what the records add up to."""
+        """What the summary says of time, steps and bytes; without one, what the records add up to."""
         last = {(r["method"], r["seed"]): number(r.get("environment_steps")) for r in self.records}
-        seconds = sum(number(r.get("seconds")) for r in self.records)
-        steps = sum(last.values())
+        last = {key: steps for key, steps in last.items() if key[0] != "average_once"}  # those of independent
         seeds = max(len({r["seed"] for r in self.of("federated")}), 1)
         added = {
-            "environment_steps": steps,
-            "steps_per_second": steps / seconds if seconds > 0 else None,
-            "wall_s": seconds,
+            "environment_steps": sum(last.values()),
             "bytes_up": sum(number(r.get("bytes_up")) for r in self.of("federated")) / seeds,
             "bytes_down": sum(number(r.get("bytes_down")) for r in self.of("federated")) / seeds,
         }
@@ -190,4 +187,8 @@ def _interruptions(run: Run) -> list[str]:
             never = ", ".join(str(seed) for seed, done in short.items() if not done)
             parts = [f"{where} of {planned}" if where else "", f"before seed {never} began" if never else ""]
             notes.append(f"This run was interrupted: {method} stopped {' and '.join(filter(None, parts))}.")
+    wanted = run.settings.get("baselines")
+    never_ran = [m for m in METHODS if isinstance(wanted, dict) and wanted.get(m) is True and m not in run.methods]
+    if never_ran:
+        notes.append(f"This run was interrupted before {', '.join(never_ran)} began.".replace("_", " "))
     return notes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedrl.experiments.quantities import NOTHING, count, duration, number, short, size
@@ -23,7 +23,7 @@ def words(method: str) -> str:
 def agents_table(run: Run) -> Markup:
     """Each agent: what is particular about its environment, and its greedy return by each method, the best marked."""
     settings = {int(agent["id"]): agent.get("env_params") or {} for agent in run.summary.get("agents") or ()}
-    own, shared = _varying(settings)
+    own, shared = varying(settings)
     columns = {method: run.agent_returns(method) for method in run.methods}
     columns = {method: values for method, values in columns.items() if any(map(math.isfinite, values.values()))}
     ids = sorted({*settings, *(agent for values in columns.values() for agent in values)})
@@ -172,11 +172,11 @@ def _return(value: float, best: float, rivals: int) -> Markup:
     return element("td", text, class_="number best" if wins else "number")
 
 
-def _varying(settings: dict[int, dict[str, Any]]) -> tuple[list[str], dict[str, Any]]:
+def varying(settings: Mapping[int, Mapping[str, Any]]) -> tuple[list[str], dict[str, Any]]:
     """The parameters in which agents differ, and those they share."""
     names = list(dict.fromkeys(name for values in settings.values() for name in values))
     own = [n for n in names if len({repr(values.get(n)) for values in settings.values()}) > 1]
-    first = next(iter(settings.values()), {})
+    first: Mapping[str, Any] = next(iter(settings.values()), {})
     return own, {name: first[name] for name in names if name not in own}
 
 

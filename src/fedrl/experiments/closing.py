@@ -1,0 +1,88 @@
+"""The last words of a run on a terminal: each agent's return by each method, and where everything is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fedrl.experiments.events import AgentResult, End, Range, Summary
+from fedrl.experiments.quantities import NOTHING, duration, ends, number, short
+from fedrl.experiments.report.tables import shown, varying, words
+
+MOST_AGENTS = 20
+
+
+def closing(event: End) -> RenderableType:
+    """The table of agents, the time it took and the paths of the run folder and the report."""
+    summary = event["summary"]
+    parts: list[RenderableType] = [
+        agents_table(summary) if summary["agents"] else Text("  Interrupted before a seed got anywhere.")
+    ]
+    hidden = len(summary["agents"]) - MOST_AGENTS
+    if hidden > 0:
+        parts.append(Text(f"  and {hidden:,} more agents, all of them in the report", style="dim"))
+    parts.append(Text(f"  {_costs(summary)}", style="dim"))
+    parts.append(_path("run folder", event["folder"]))
+    if event["report"]:
+        parts.append(_path("report", event["report"]))
+    return Group(*parts)
+
+
+def agents_table(summary: Summary) -> Table:
+    """A row for each agent with its greedy returns, the best in bold and starred; a last one for all of them."""
+    agents = summary["agents"]
+    columns: dict[str, Mapping[int, float]] = {"federated": _by_agent(agents)}
+    ranges: dict[str, Range] = {"federated": summary["final_return"]}
+    for method, found in summary["baselines"].items():
+        columns[method] = _by_agent(summary.get("baseline_agents", {}).get(method, []))
+        ranges[method] = found
+    settings = {agent["id"]: agent.get("env_params", {}) for agent in agents}
+    own, _ = varying(settings)
+    table = Table(box=SIMPLE_HEAD, title=_plain(f"{summary['name']}: greedy returns"), title_justify="left")
+    table.add_column("agent", justify="right")
+    for name in own:
+        table.add_column(_plain(name.replace("_", " ")), justify="right", style="dim")
+    for method in columns:
+        table.add_column(_plain(words(method)), justify="right", no_wrap=True)
+    for agent in agents[:MOST_AGENTS]:
+        values = [found.get(agent["id"], math.nan) for found in columns.values()]
+        best = max((value for value in values if math.isfinite(value)), default=math.nan)
+        cells = [_return(value, len(values) > 1 and value == best) for value in values]
+        table.add_row(str(agent["id"]), *(_plain(shown(settings[agent["id"]].get(name))) for name in own), *cells)
+    table.add_section()
+    blanks = [""] * len(own)
+    table.add_row("all", *blanks, *(Text(short(found["mean"]), style="bold") for found in ranges.values()))
+    if len(summary["seeds"]) > 1:
+        spread = [ends(found["low"], found["high"]) for found in ranges.values()]
+        table.add_row("95 %", *blanks, *spread, style="dim")
+    return table
+
+
+def _by_agent(agents: list[AgentResult]) -> dict[int, float]:
+    return {agent["id"]: number(agent["return"]) for agent in agents}
+
+
+def _return(value: float, best: bool) -> Text:
+    return Text(f"* {short(value)}", style="bold green") if best else Text(short(value))
+
+
+def _costs(summary: Summary) -> str:
+    compiled = duration(summary["compile_s"])
+    parts = [f"{short(summary['environment_steps'])} environment steps in {duration(summary['wall_s'])}"]
+    if compiled != NOTHING:
+        parts.append(f"{compiled} of it compilation")
+    return ", ".join(parts)
+
+
+def _path(what: str, path: str) -> Text:
+    return Text.assemble((f"  {what:<12}", "dim"), _plain(path), no_wrap=True, overflow="ignore")
+
+
+def _plain(text: str) -> Text:
+    """Text from a configuration: no markup, no control characters."""
+    return Text("".join(c if c.isprintable() else "?" for c in text))
