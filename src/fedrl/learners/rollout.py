@@ -64,7 +64,7 @@ def start(key: Key, environment: Environment, env_params: PyTree, instances: int
         return Position((), jnp.zeros(0), jnp.zeros(instances), jnp.zeros(instances, jnp.int32))
     params, axis = deal(environment, env_params, instances)
     noise = environment.draw_reset(key, (instances,))
-    state, timestep = jax.vmap(environment.reset, (-1, axis), -1)(noise, params)
+    state, timestep = jax.vmap(environment.reset, (-1, axis), -1, axis_size=instances)(noise, params)
     return Position(state, timestep.observation, jnp.zeros(instances), jnp.zeros(instances, jnp.int32))
 
 
@@ -78,7 +78,7 @@ def collect(
     """
     instances = position.returned.shape[-1]
     params, axis = deal(environment, env_params, instances)
-    reset = jax.vmap(environment.reset, (-1, axis), -1)
+    reset = jax.vmap(environment.reset, (-1, axis), -1, axis_size=instances)  # there may be no noise
     move = jax.vmap(environment.step, (-1, -1, -1, axis), -1)
 
     def step(position: Position, noise: tuple[Noise, Noise, Noise]) -> tuple[Position, tuple[Trajectory, jax.Array]]:
@@ -106,7 +106,7 @@ def collect(
 
     draw = _drawing(key, steps, instances)
     noise = (draw(ACT, sampler.draw), draw(STEP, environment.draw_step), draw(RESET, environment.draw_reset))
-    position, (trajectory, returns) = jax.lax.scan(step, position, noise)
+    position, (trajectory, returns) = jax.lax.scan(step, position, noise, length=steps)
     done = trajectory.terminated | trajectory.truncated
     return position, trajectory, {"episodes": done.sum().astype(jnp.float32), "episode_return": returns.sum()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 from collections.abc import Mapping
 from numbers import Real
@@ -93,8 +94,11 @@ def gymnasium(
 
 
 def _registered(id: str) -> Any:
+    module, _, name = id.rpartition(":")
     try:
-        return gym.spec(id)
+        if module:
+            importlib.import_module(module)
+        return gym.spec(name)
     except (gym.error.Error, ModuleNotFoundError) as error:
         close = difflib.get_close_matches(id, gym.registry, n=1, cutoff=0.3)
         guess = f"Did you mean {close[0]!r}? " if close else ""

@@ -32,7 +32,7 @@ from fedrl.core.errors import FedrlError
 from fedrl.core.host import HostStep
 from fedrl.environments.adapters import shard
 
-PAYS_S = 1e-3
+PAYS_S = 5e-4
 PROBE_STEPS, PROBE_S = 20, 0.2
 
 Setting = tuple[Mapping[str, Any], Mapping[str, Any]]

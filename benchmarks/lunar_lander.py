@@ -1,0 +1,69 @@
+"""PPO alone on LunarLander-v3, through the Gymnasium adapter: the greedy return of each of five seeds, and steps/s.
+
+python benchmarks/lunar_lander.py [--seeds 5] [--rounds 61]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import jax
+import jax.numpy as jnp
+
+from fedrl.aggregators import mean
+from fedrl.core.federation import federate
+from fedrl.core.learner import Learner
+from fedrl.engines.host import simulate_host
+from fedrl.engines.host_evaluation import greedy_returns_host
+from fedrl.environments.adapters import gymnasium
+from fedrl.learners import adam, mlp, ppo
+
+GOAL = 200.0
+EPISODES = 100
+
+
+def learner() -> Learner:
+    return ppo(
+        gymnasium("LunarLander-v3"),
+        network=mlp((64, 64)),
+        optimizer=adam(1e-3, max_norm=0.5),
+        instances=16,
+        steps=1024,
+        epochs=4,
+        minibatch_count=64,
+        discount=0.999,
+        trace=0.98,
+        entropy_weight=0.01,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=61, help="of 16,384 environment steps")
+    parser.add_argument("--workers", type=int, default=None)
+    given = parser.parse_args()
+    agent = learner()
+    fleet = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], agent.environment.params)
+    solved = 0
+    with simulate_host(federate(agent, mean()), fleet, workers=given.workers) as simulation:
+        for seed in range(given.first, given.first + given.seeds):
+            population, _ = simulation.round(simulation.init(seed))  # compiles, the first time
+            begun = time.perf_counter()
+            for _ in range(given.rounds - 1):
+                population, _ = simulation.round(population)
+            speed = (given.rounds - 1) * agent.samples / (time.perf_counter() - begun)
+            returns = greedy_returns_host(agent, fleet, population.server.params, EPISODES, seed)
+            solved += returns.mean() >= GOAL
+            print(
+                f"seed {seed}: greedy return {returns.mean():.0f} over {EPISODES} episodes (worst {returns.min():.0f}) "
+                f"after {given.rounds * agent.samples:,} steps at {speed:,.0f} steps/s",
+                flush=True,
+            )
+    print(f"{solved} of {given.seeds} seeds at {GOAL:.0f} or more")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""The host engine: its rounds mean what those of the blocks engine mean."""
+
+from typing import NamedTuple
+
+import gymnasium as gym
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedrl.aggregators import mean
+from fedrl.core.aggregator import Aggregator
+from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_nothing, first
+from fedrl.core.errors import ConfigError, UnsoundError
+from fedrl.core.federation import federate
+from fedrl.core.learner import Learner
+from fedrl.engines.blocks import simulate
+from fedrl.engines.host import simulate_host
+from fedrl.environments import cartpole
+from fedrl.environments.adapters import gymnasium
+from fedrl.environments.time_limit import time_limit
+from fedrl.learners import adam, mlp, ppo
+from fedrl.learners.rollout import Position, Sampler, collect, start
+
+AGENTS, INSTANCES, STEPS = 5, 2, 6
+
+
+class Drift(gym.Env):
+    """Drift by `gain` times the action, which is 0 or 1, minus a quarter; all numbers are exact in float32."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, gain: float = 1.0) -> None:
+        self.gain, self.x = gain, 0.0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = 0.0
+        return np.float32([0.0]), {}
+
+    def step(self, action):
+        self.x += self.gain * action - 0.25
+        return np.float32([self.x]), self.x, self.x > 2.0, False, {}
+
+
+gym.register("Drift-v0", entry_point=Drift, max_episode_steps=5)
+
+
+class DriftParams(NamedTuple):
+    gain: jax.Array
+
+
+def pure_drift() -> Environment:
+    def reset(noise, params):
+        return jnp.zeros(1), first(jnp.zeros(1))
+
+    def step(noise, state, action, params):
+        x = state + params.gain * action - 0.25
+        return x, Timestep(x, x[0], x[0] > 2.0, jnp.bool_(False))
+
+    spaces = Spaces(Box((1,)), Discrete(2))
+    return time_limit(Environment(DriftParams(jnp.float32(1.0)), spaces, draw_nothing, draw_nothing, reset, step, 5))
+
+
+class Tally(NamedTuple):
+    params: jax.Array
+    position: Position
+    env_params: DriftParams
+
+
+def tally(environment: Environment, instances: int = INSTANCES, steps: int = STEPS, noisy: bool = False) -> Learner:
+    """A learner whose update is a simple sum over the trajectory and whose policy needs no luck unless `noisy`."""
+
+    def choose(params, observation, key):
+        luck = jax.random.uniform(key, observation.shape[-1:]) - 0.5 if noisy else 0.0
+        return (params[0] + observation[0] * params[1] + luck > 0.25).astype(jnp.int32)
+
+    def learn(key, state, seen, hint):
+        gained = jnp.stack([(seen.successor - seen.observation).sum(), seen.reward.sum() - 8.0 * seen.truncated.sum()])
+        pull = 0.5 * (hint.params - state.params)
+        return state._replace(params=state.params + gained / 64 + pull), {"gained": gained[0]}
+
+    def update(key, state, hint):
+        sampler = Sampler(lambda key, batch: (), lambda noise, seen: choose(state.params, seen, key))
+        position, seen, counts = collect(key, environment, state.env_params, sampler, state.position, steps)
+        state, metrics = learn(key, state._replace(position=position), seen, hint)
+        return state, metrics | counts
+
+    return Learner(
+        init=lambda key, env_params: Tally(
+            jnp.float32([0.0, 1.0]), start(key, environment, env_params, instances), env_params
+        ),
+        update=update,
+        act=lambda key, params, observation, greedy: choose(params, observation, key),
+        params=lambda state: state.params,
+        adopt=lambda state, params: state._replace(params=params),
+        environment=environment,
+        samples=instances * steps,
+        learn=learn,
+        horizon=steps,
+        instances=instances,
+    )
+
+
+def gains(environment: Environment):
+    return environment.params._replace(gain=jnp.float32([0.5, 0.75, 1.0, 1.5, 2.0]))
+
+
+def drift() -> Environment:
+    return gymnasium("Drift-v0", settings={"gain": 1.0})
+
+
+def each_counts() -> Aggregator:
+    """A rule that sees each update: the largest change of every parameter."""
+    return Aggregator(lambda updates, state: (updates._replace(value=updates.value.max(0)), state))
+
+
+def run(simulation, seed=0):
+    """Rounds of every kind; all that they return."""
+    population, seen = simulation.init(seed), []
+    for cohort, talk in ((None, True), ([1, 4], True), (None, False), ([0], False), (None, True), (None, True)):
+        population, round = simulation.round(population, cohort=cohort, talk=talk)
+        seen.append(round)
+    return simulation.params_of(population), np.asarray(population.server.params), seen
+
+
+@pytest.mark.parametrize("aggregator", [mean(), each_counts()], ids=["sum", "each"])
+def test_rounds_mean_the_same_as_in_blocks(aggregator):
+    work = [2, 1, 2, 2, 1]
+    pure, host = (federate(tally(environment), aggregator, local_steps=2) for environment in (pure_drift(), drift()))
+    expected = run(simulate(pure, gains(pure.learner.environment), local_steps=work))
+    with simulate_host(host, gains(host.learner.environment), local_steps=work, workers=1) as simulation:
+        ours = run(simulation)
+    np.testing.assert_array_equal(ours[0], expected[0])
+    np.testing.assert_array_equal(ours[1], expected[1])
+    assert np.ptp(ours[0], axis=0).min() > 0.0  # agents went their own ways without talk
+    for one, other in zip(ours[2], expected[2], strict=True):
+        assert one[1:] == other[1:]
+        assert set(one.metrics) == set(other.metrics)
+        for name, column in one.metrics.items():
+            np.testing.assert_array_equal(column, other.metrics[name], err_msg=name)
+    assert sum(round.metrics["episodes"].sum() for round in ours[2]) > 20
+
+
+@pytest.fixture(scope="module")
+def cartpoles():
+    """Noisy agents on CartPole with 1 and 2 worker processes, and a population of theirs."""
+    environment = gymnasium("CartPole-v1", settings={"gravity": 9.8})
+    federation = federate(tally(environment, instances=3, noisy=True), mean())
+    fleet = environment.params._replace(gravity=jnp.float32([5.0, 9.8, 20.0]))
+    with simulate_host(federation, fleet, workers=1) as one, simulate_host(federation, fleet, workers=2) as two:
+        yield one, two
+
+
+def test_the_number_of_workers_is_of_no_consequence(cartpoles):
+    (held, merged, seen), (held_by_two, merged_by_two, seen_by_two) = (run(simulation) for simulation in cartpoles)
+    np.testing.assert_array_equal(held, held_by_two)
+    np.testing.assert_array_equal(merged, merged_by_two)
+    for one, two in zip(seen, seen_by_two, strict=True):
+        for name, column in one.metrics.items():
+            np.testing.assert_array_equal(column, two.metrics[name])
+
+
+def test_a_run_is_a_function_of_its_seed(cartpoles):
+    first_run, again, other = (run(cartpoles[0], seed)[1] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first_run, again)
+    assert not np.array_equal(first_run, other)
+
+
+def test_a_population_from_elsewhere_goes_on_with_fresh_episodes(cartpoles):
+    here, there = cartpoles
+    population, _ = here.round(here.init(0))
+    saved = jax.tree.map(np.asarray, population._replace(key=jax.random.key_data(population.key)))
+
+    def resumed(simulation):
+        taken_up = jax.tree.map(jnp.asarray, saved)._replace(key=jax.random.wrap_key_data(jnp.asarray(saved.key)))
+        return np.asarray(simulation.round(taken_up)[0].server.params)
+
+    uninterrupted = np.asarray(here.round(population)[0].server.params)
+    after_resume = resumed(there)
+    assert not np.array_equal(after_resume, uninterrupted)
+    here.init(5)
+    np.testing.assert_array_equal(resumed(here), after_resume)
+
+
+def test_pooled_settings_are_dealt_out_to_the_instances():
+    environment = drift()
+    pooled = environment.params._replace(gain=jnp.float32([[0.5, 2.0]]))
+    separate = environment.params._replace(gain=jnp.float32([0.5, 2.0]))
+    returns = []
+    for fleet, instances in ((pooled, 2), (separate, 1)):
+        federation = federate(tally(environment, instances=instances), mean())
+        with simulate_host(federation, fleet, workers=1) as simulation:
+            returns.append(simulation.round(simulation.init(0))[1].metrics["episode_return"].sum())
+    assert returns[0] == returns[1] != 0.0
+
+
+def test_ppo_learns_cartpole_through_gymnasium():
+    environment = gymnasium("CartPole-v1")
+    learner = ppo(environment, network=mlp((32,)), optimizer=adam(0.01), steps=64, epochs=6, minibatch_count=4)
+    fleet = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (2, *leaf.shape)), environment.params)
+    with simulate_host(federate(learner, mean()), fleet, workers=1, block=2) as simulation:
+        population = simulation.init(0)
+        lengths = []
+        for _ in range(14):
+            population, seen = simulation.round(population)
+            lengths.append(seen.metrics["episode_return"].sum() / max(seen.metrics["episodes"].sum(), 1))
+    assert lengths[0] < 40
+    assert np.mean(lengths[-3:]) > 2.5 * lengths[0]
+
+
+def test_what_can_not_be_stepped_on_the_host_is_refused():
+    pure = ppo(cartpole())
+    with pytest.raises(ConfigError, match="no host environment"):
+        simulate_host(federate(pure, mean()), jax.tree.map(lambda leaf: leaf[None], pure.environment.params))
+    environment = drift()
+    by_itself = Learner(**{**vars(tally(environment)), "learn": None})
+    with pytest.raises(UnsoundError, match="gathers its own experience"):
+        simulate_host(federate(by_itself, mean()), gains(environment))
+    sloping = Learner(**{**vars(tally(environment)), "gradient": lambda key, state, hint: (0, state, {})})
+    with pytest.raises(UnsoundError, match="payload='delta'"):
+        simulate_host(federate(sloping, mean(), payload="gradient"), gains(environment))
