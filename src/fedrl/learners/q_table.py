@@ -176,7 +176,7 @@ def successors(
 
 
 def _expectation(transition: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    return lambda value, i: transition @ value
+    return lambda value, i: (transition * value).sum(-1)
 
 
 def _sampler(probabilities: Float[Array, "states actions"]) -> Sampler:

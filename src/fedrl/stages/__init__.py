@@ -3,7 +3,8 @@
 from fedrl.stages.clip import clip
 from fedrl.stages.control_variates import control_variates
 from fedrl.stages.error_feedback import error_feedback
+from fedrl.stages.importance_averaging import importance_averaging
 from fedrl.stages.quantize import quantize
 from fedrl.stages.top_k import top_k
 
-__all__ = ["clip", "control_variates", "error_feedback", "quantize", "top_k"]
+__all__ = ["clip", "control_variates", "error_feedback", "importance_averaging", "quantize", "top_k"]

@@ -1,0 +1,54 @@
+"""Networks: shapes, derivatives, and any function plugged in."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedrl.core.environment import Box, Discrete
+from fedrl.core.errors import ConfigError
+from fedrl.learners.networks import affine, mlp, network
+
+
+def test_affine_has_the_derivatives_of_a_product():
+    w, b, x = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(3, 4), (3,), (4, 6)]))
+
+    def through(layer):
+        return jax.grad(lambda w, b, x: jnp.sin(layer(w, b, x)).sum(), (0, 1, 2))(w, b, x)
+
+    for found, expected in zip(through(affine), through(lambda w, b, x: w @ x + b[:, None]), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_network_treats_every_instance_alone():
+    shape = mlp((8, 8))
+    params = shape.init(jax.random.key(0), Box((2, 3)), 5, 1.0)
+    batch = jax.random.normal(jax.random.key(1), (2, 3, 7))
+    whole = shape.apply(params, batch)
+    assert whole.shape == (5, 7)
+    np.testing.assert_allclose(whole[:, 2:3], shape.apply(params, batch[..., 2:3]), rtol=1e-5, atol=1e-6)
+
+
+def test_discrete_observations_enter_one_hot():
+    shape = mlp(())
+    params = shape.init(jax.random.key(0), Discrete(6), 2, 1.0)
+    seen = jnp.array([4, 0])
+    np.testing.assert_allclose(shape.apply(params, seen), params[0]["weight"][:, seen], rtol=1e-6)
+
+
+def test_the_first_layers_are_orthogonal_and_the_last_is_scaled():
+    params = mlp((16,)).init(jax.random.key(0), Box((4,)), 3, 0.01)
+    columns = params[0]["weight"].T @ params[0]["weight"]
+    np.testing.assert_allclose(columns, 2.0 * jnp.eye(4), atol=1e-5)
+    np.testing.assert_allclose(params[1]["weight"] @ params[1]["weight"].T, 1e-4 * jnp.eye(3), atol=1e-8)
+
+
+def test_any_function_of_one_observation_plugs_in():
+    linear = network(lambda key, space, outputs, gain: jnp.ones((outputs, *space.shape)), lambda w, x: w @ x)
+    params = linear.init(jax.random.key(0), Box((3,)), 2, 1.0)
+    np.testing.assert_allclose(linear.apply(params, jnp.arange(12.0).reshape(3, 4)), [[12, 15, 18, 21]] * 2)
+
+
+def test_a_misspelt_activation_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="'relu'"):
+        mlp((4,), activation="rellu")
