@@ -92,6 +92,11 @@ def merging(federation: Federation, like: PyTree) -> Callable[..., tuple[ServerS
     return merge
 
 
+def _unit(federation: Federation) -> float:
+    """Weights are summed in units of about one agent's samples, so that terms stay in the range of exact sums."""
+    return exact.nearest_power_of_two(federation.learner.samples * federation.local_steps)
+
+
 def _stacked(outcomes: list[Any]) -> tuple[Update, int]:
     """Every update of the round as NumPy arrays with a leading axis; those that are not finite are left out."""
     columns = [jax.tree.map(lambda x, here=here: np.asarray(x)[here], updates) for updates, here in outcomes]
