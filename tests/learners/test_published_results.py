@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+
 from benchmarks import fedq_law, jin_table1
 
 
