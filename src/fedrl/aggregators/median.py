@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 
 from fedrl.aggregators.namespace import namespace
@@ -21,7 +23,7 @@ def median() -> Aggregator:
     def update(updates: Update, state: PyTree) -> tuple[Update, PyTree]:
         xp = namespace(updates)
 
-        def middle(x: jax.Array) -> jax.Array:
+        def middle(x: Any) -> Any:
             ranked, agents = xp.sort(x, axis=0), x.shape[0]
             return 0.5 * ranked[(agents - 1) // 2] + 0.5 * ranked[agents // 2]
 

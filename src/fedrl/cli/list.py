@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 
 
 def list_command(kind: str | None) -> None:
@@ -25,7 +24,7 @@ def list_command(kind: str | None) -> None:
         console.print(f"[bold]{escape(entry.name)}[/]  {escape(entry.summary)}", soft_wrap=True)
         parameters = ", ".join(_parameter(p) for p in entry.signature.parameters.values() if not _given(p))
         for line in filter(None, (parameters, entry.reference)):
-            console.print(Padding(f"[dim]{escape(line)}[/]", (0, 0, 0, 4)), soft_wrap=True)
+            console.print(f"    [dim]{escape(line)}[/]", soft_wrap=True)
 
 
 def _given(parameter: inspect.Parameter) -> bool:

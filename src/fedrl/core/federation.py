@@ -12,7 +12,7 @@ Each half is three steps in a row. Engines that interleave something between the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +107,7 @@ def federate(
     *stages: Stage,
     server_opt: optax.GradientTransformation | None = None,
     local_steps: int = 1,
-    payload: Literal["delta", "gradient"] = "delta",
+    payload: str = "delta",
 ) -> Federation:
     """Put a learner, an aggregator and the stages of the pipeline together.
 

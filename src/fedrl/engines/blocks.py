@@ -44,10 +44,10 @@ def simulate(
     federation: Federation,
     fleet: PyTree,
     *,
-    local_steps: Sequence[int] | None = None,
+    local_steps: Sequence[int] | np.ndarray | None = None,
     block: int | None = None,
     devices: Sequence[jax.Device] | None = None,
-    order: Sequence[int] | None = None,
+    order: Sequence[int] | np.ndarray | None = None,
 ) -> Simulation:
     """Prepare a federation for simulation.
 
@@ -74,7 +74,7 @@ def simulate(
     compiled = threading.Event()
 
     def round(
-        population: Population, cohort: Sequence[int] | None = None, talk: bool = True
+        population: Population, cohort: Sequence[int] | np.ndarray | None = None, talk: bool = True
     ) -> tuple[Population, Round]:
         asked, present = attendance(cohort, seats)
         given = (population.key, federation.broadcast(population.server), np.int32(asked), np.bool_(talk))
@@ -118,6 +118,8 @@ def _block_program(federation: Federation, fleet: PyTree) -> tuple[Callable[...,
         own = learner.params(agent.learner)
         sent = sent._replace(params=jax.tree.map(lambda new, old: jnp.where(talk, new, old), sent.params, own))
         update, after, metrics = federation.agent(key, sent, agent, cohort)
+        spoken = jax.tree.map(lambda new, old: jnp.where(talk, new, old), after.local, agent.local)
+        after = after._replace(local=spoken)  # an agent that sent nothing must not believe it did
         kept = jax.tree.map(lambda new, old: jnp.where(here, new, old), after, agent)
         return kept, federation.decode(sent, update), jax.tree.map(lambda x: x.sum(0), metrics)
 

@@ -95,7 +95,7 @@ def build(config: Config) -> Experiment:
         *stages,
         server_opt=server,
         local_steps=max(steps),
-        payload=chosen.payload,  # type: ignore[arg-type]  # federate checks the word
+        payload=chosen.payload,
     )
     settings, key = config.fleet, run_key(config.fleet_seed, Purpose.FLEET)
     try:

@@ -52,7 +52,7 @@ def returns_of(
 def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, PyTree, Params], jax.Array]:
     """The program for this learner, compiled at its first call."""
     environment = learner.environment
-    reset = jax.vmap(environment.reset, (-1, None), -1)
+    reset = jax.vmap(environment.reset, (-1, None), -1, axis_size=episodes)
     move = jax.vmap(environment.step, (-1, -1, -1, None), -1)
     RESET, STEP, ACT = 0, 1, 2
 

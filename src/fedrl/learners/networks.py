@@ -83,8 +83,33 @@ def mlp(hidden: Sequence[int] = (64, 64), activation: str = "tanh") -> Network:
 
 
 def _layer(key: Key, inputs: int, outputs: int, gain: float) -> dict[str, jax.Array]:
-    weight = jax.nn.initializers.orthogonal(gain)(key, (outputs, inputs), jnp.float32)
-    return {"weight": weight, "bias": jnp.zeros((outputs,), jnp.float32)}
+    return {"weight": gain * orthogonal(key, outputs, inputs), "bias": jnp.zeros((outputs,), jnp.float32)}
+
+
+def orthogonal(key: Key, rows: int, columns: int) -> Float[Array, "rows columns"]:
+    """A uniformly random matrix whose rows are orthonormal, or whose columns are if there are fewer.
+
+    Gram-Schmidt, each vector twice, on Gaussian ones. A QR decomposition would do the same, but XLA's on a CPU hands
+    its batch to the thread pool it runs in and waits there: initialise two blocks of agents at once on two cores, and
+    both wait for ever. It also takes seconds to compile.
+
+    >>> import jax, jax.numpy as jnp
+    >>> weight = orthogonal(jax.random.key(0), 3, 8)
+    >>> bool(jnp.allclose(weight @ weight.T, jnp.eye(3), atol=1e-6))
+    True
+    """
+    few, many = sorted((rows, columns))
+
+    def settle(i: jax.Array, vectors: jax.Array) -> jax.Array:
+        earlier = jnp.where(jnp.arange(few)[:, None] < i, vectors, 0.0)
+        vector = vectors[i]
+        for _ in range(2):
+            vector = vector - (earlier @ vector) @ earlier
+            vector = vector / jnp.sqrt(jnp.square(vector).sum())
+        return vectors.at[i].set(vector)
+
+    vectors = jax.lax.fori_loop(0, few, settle, jax.random.normal(key, (few, many)))
+    return vectors if rows == few else vectors.T
 
 
 @jax.custom_vjp
@@ -103,7 +128,8 @@ def _affine_backward(saved: tuple[jax.Array, jax.Array], slope: jax.Array) -> tu
     weight, x = saved
     transposed = jax.lax.optimization_barrier(weight.T)  # else XLA folds the transpose into the slow kind of product
     by_weight = jax.lax.dot_general(slope, x, (((1,), (1,)), ((), ())))
-    return by_weight, slope.sum(1), transposed @ slope
+    by_bias = slope @ jnp.ones((slope.shape[1], 1))  # a sum, as a product: a twentieth of the training time less
+    return by_weight, by_bias[:, 0], transposed @ slope
 
 
 affine.defvjp(_affine_forward, _affine_backward)

@@ -29,6 +29,9 @@ def error_feedback(*stages: Stage) -> Stage:
     what the agent still holds add up to all that the agent meant to send. An agent that sits a round out keeps its
     residual. A residual that is not finite is forgotten, together with the update that the server refuses.
 
+    The residual stays bounded around a contraction, ||x - D(C(x))||^2 <= (1 - a) ||x||^2 with a > 0: `top_k`, or
+    `quantize` with many bits. Around a coarse unbiased quantiser, whose error may exceed its input, it grows.
+
     Args:
         *stages: What to work around, in order: `error_feedback(top_k(0.01), quantize(8))`.
 

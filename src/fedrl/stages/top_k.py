@@ -23,12 +23,12 @@ class Sparse:
 
     Attributes:
         index: int32 `[entries]`, into the array laid out flat.
-        value: `[entries]`.
+        value: `[entries]`, an array or what a later stage made of it.
         shape: Of the whole array.
     """
 
-    index: jax.Array
-    value: jax.Array
+    index: PyTree
+    value: PyTree
     shape: tuple[int, ...]
 
     def dense(self) -> jax.Array:

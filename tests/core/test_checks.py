@@ -1,0 +1,122 @@
+"""Every unsound combination is refused when it is built, by a message that names both parts and the way out."""
+
+import re
+
+import pytest
+
+from fedrl.aggregators import mean, median
+from fedrl.core.checks import check_above_zero, check_one_of, check_positive
+from fedrl.core.component import component
+from fedrl.core.errors import ConfigError, FedrlError, RunError, UnsoundError, nearest
+from fedrl.core.federation import federate
+from fedrl.core.stage import Stage
+from fedrl.learners import ppo, sgd
+from fedrl.stages import clip, control_variates, quantize, top_k
+from quadratic import quadratic, valley
+
+
+def untouched(key, context, shared, local, update):
+    return update, local
+
+
+@component("test double")
+def veil() -> Stage:
+    return Stage(untouched, hides=True)
+
+
+@component("test double")
+def noise() -> Stage:
+    return Stage(untouched, event="a DpEvent")
+
+
+@component("test double")
+def amplify() -> Stage:
+    return Stage(untouched, expands=True)
+
+
+LEARNER = quadratic(sgd(0.1))
+UNIFORM = mean("uniform")
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: federate(LEARNER, mean(), top_k(0.1), veil()), ["top_k(0.1)", "veil()", "Leave top_k(0.1) out"]),
+        (
+            lambda: federate(LEARNER, mean(), clip(1.0), quantize(), veil()),
+            ["quantize()", "veil()", "commutes with sums"],
+        ),
+        (
+            lambda: federate(LEARNER, median(), veil()),
+            ["median()", "veil()", "such as mean()", "secure sums of groups"],
+        ),
+        (lambda: federate(LEARNER, UNIFORM, noise(), amplify()), ["noise()", "amplify()", "Put it before"]),
+        (
+            lambda: federate(LEARNER, UNIFORM, clip(1.0), noise(), quantize()),
+            ["noise()", "quantize()", "Put it before"],
+        ),
+        (lambda: federate(LEARNER, mean(), noise()), ["noise()", "mean()", "Use mean(weighting='uniform')"]),
+        (lambda: federate(LEARNER, median(), noise()), ["noise()", "median()", "Use mean(weighting='uniform')"]),
+        (
+            lambda: federate(ppo(valley(), instances=2, steps=2), mean(), payload="gradient"),
+            ["ppo(", "takes several steps", "Use payload='delta'"],
+        ),
+        (
+            lambda: federate(LEARNER, mean(), control_variates(0.1, 4), payload="gradient"),
+            ["control_variates(0.1, 4)", "payload='gradient'", "Use payload='delta'"],
+        ),
+    ],
+)
+def test_an_unsound_combination_is_refused_by_name_and_with_a_cure(build, words):
+    with pytest.raises(UnsoundError) as refused:
+        build()
+    for word in words:
+        assert word in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "stages"),
+    [
+        (mean(), (veil(), top_k(0.1))),  # encoded outside of what hides
+        (mean(), (clip(1.0), veil())),
+        (UNIFORM, (amplify(), clip(1.0), noise(), veil())),
+        (median(), (clip(1.0), top_k(0.1), quantize())),
+    ],
+)
+def test_a_sound_combination_is_built(aggregator, stages):
+    assert federate(LEARNER, aggregator, *stages).aggregator == aggregator
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: federate(LEARNER, mean(), local_steps=0), "local_steps is 0. .* Set it to 1 or more"),
+        (lambda: federate(LEARNER, mean(), payload="deltas"), "payload is 'deltas'.*Did you mean 'delta'"),
+        (lambda: check_positive(agents=3, block=-1), "block is -1"),
+        (lambda: check_above_zero(norm=float("inf")), "norm is inf"),
+        (
+            lambda: check_one_of("x", ("ppo", "a2c"), "learner"),
+            "learner is 'x', which is not known. Allowed: a2c, ppo.",
+        ),
+    ],
+)
+def test_an_argument_out_of_range_is_named_with_its_value(build, message):
+    with pytest.raises(ConfigError, match=message):
+        build()
+
+
+def test_the_nearest_name_is_offered_only_if_near():
+    assert nearest("poo", ["ppo", "a2c"]) == "Did you mean 'ppo'? Allowed: a2c, ppo."
+    assert nearest("zzz", ["ppo", "a2c"]) == "Allowed: a2c, ppo."
+    assert nearest("zzz", []) == "Allowed: nothing."
+
+
+@pytest.mark.parametrize("error", [ConfigError, UnsoundError, RunError])
+def test_one_except_clause_catches_all(error):
+    assert issubclass(error, FedrlError)
+
+
+def test_a_message_is_fact_cause_and_cure():
+    with pytest.raises(UnsoundError) as refused:
+        federate(LEARNER, median(), veil())
+    assert len(re.findall(r"[.] [A-Z]|[.]$", str(refused.value))) >= 2

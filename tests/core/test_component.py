@@ -1,0 +1,138 @@
+"""A component remembers the call that made it: print, equality, digest and citation all come from that."""
+
+from dataclasses import replace
+
+import numpy as np
+import optax
+import pytest
+
+from fedrl.aggregators import fedadam, mean
+from fedrl.core.component import CATALOGUE, Call, call_of, calls_in, cite, component, record
+from fedrl.core.federation import federate
+from fedrl.environments import cartpole
+from fedrl.learners import adam, chain, mlp, ppo, proximal, sgd
+from fedrl.stages import clip, error_feedback, quantize, top_k
+from quadratic import quadratic
+
+
+@record
+class Thing:
+    call: Call | None = None
+
+
+@component("test double", reference="Nobody (1900), https://example.org")
+def thing(size, *parts, shape: tuple = (), flag: bool = False, function=None) -> Thing:
+    """A thing for tests. And more."""
+    return Thing()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (mean(), "mean()"),
+        (mean("uniform"), "mean(weighting='uniform')"),
+        (mean(weighting="samples"), "mean()"),
+        (clip(norm=2.0), "clip(2.0)"),
+        (error_feedback(top_k(0.1), quantize(4)), "error_feedback(top_k(0.1), quantize(bits=4))"),
+        (thing(3), "thing(3)"),
+        (thing(3, clip(1.0), shape=(2, 3), flag=True), "thing(3, clip(1.0), shape=(2, 3), flag=True)"),
+        (thing(size=1, function=np.tanh), "thing(1, function=tanh)"),
+        (
+            federate(quadratic(sgd(0.1)), mean(), clip(1.0), local_steps=2),
+            "federate(quadratic(sgd(0.1)), mean(), clip(1.0), local_steps=2)",
+        ),
+        (ppo(cartpole(), network=mlp((8,))), "ppo(cartpole(), network=mlp(hidden=(8,)))"),
+    ],
+)
+def test_a_component_prints_as_the_shortest_call_that_makes_it(value, text):
+    assert repr(value) == text
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "text"),
+    [
+        (sgd(0.1), "sgd(0.1)"),
+        (adam(1e-3, max_norm=0.5), "adam(0.001, max_norm=0.5)"),
+        (chain(proximal(0.1), adam(1e-3)), "chain(proximal(0.1), adam(0.001))"),
+        (fedadam(tau=0.1), "fedadam(tau=0.1)"),
+    ],
+)
+def test_an_optax_transformation_remembers_its_call_too(optimizer, text):
+    assert repr(call_of(optimizer)) == text
+    assert isinstance(optimizer, optax.GradientTransformation)
+
+
+def test_components_are_equal_if_their_calls_are():
+    assert mean() == mean(weighting="samples")
+    assert hash(mean()) == hash(mean("samples"))
+    assert mean() != mean("uniform")
+    assert clip(1.0) != mean()
+    assert error_feedback(top_k(0.1)) == error_feedback(top_k(0.1))
+    assert error_feedback(top_k(0.1)) != error_feedback(top_k(0.2))
+    assert {mean(): 1}[mean()] == 1
+
+
+def test_records_without_a_call_are_equal_only_to_themselves():
+    one, other = Thing(), Thing()
+    assert one == one  # noqa: PLR0124
+    assert one != other
+    assert repr(one) == "<Thing without a constructor call>"
+    assert replace(mean(), call=None) != mean()
+
+
+def test_a_digest_covers_every_argument_defaults_included():
+    digests = [
+        call_of(value).digest
+        for value in (
+            thing(1),
+            thing(2),
+            thing(1, 2),
+            thing(1, shape=(2,)),
+            thing(1, flag=True),
+            thing(np.float32([1.0, 2.0])),
+            thing(np.float32([1.0, 2.5])),
+            thing(np.float64([1.0, 2.0])),
+            thing(1, function=np.tanh),
+            thing(1, clip(1.0)),
+            thing(1, clip(2.0)),
+        )
+    ]
+    assert len(set(digests)) == len(digests)
+    assert call_of(thing(np.float32([1.0, 2.0]))).digest == call_of(thing(np.float32([1.0, 2.0]))).digest
+    assert call_of(thing(1, shape=[2])).digest == call_of(thing(1, shape=(2,))).digest  # TOML has lists only
+
+
+def test_the_digest_of_a_call_is_fixed_across_processes():
+    assert call_of(mean()).digest == "263b865b9a62d9c8d2ea9136389a66c3e7fa1b430310819d728a694c49c583ec"
+
+
+def test_citations_come_from_everything_used_each_once_in_order():
+    federation = federate(
+        ppo(cartpole(), optimizer=chain(proximal(0.1), adam(1e-3))), mean(), error_feedback(top_k(0.1), quantize(8))
+    )
+    names = [source.split(" ")[0].rstrip(",") for source in cite(federation)]
+    assert names == ["Schulman", "Barto", "Li", "Kingma", "McMahan", "Seide", "Aji", "Alistarh"]
+    assert cite([clip(1.0), clip(2.0)]) == cite(clip(1.0))
+    assert cite(object()) == []
+
+
+def test_calls_are_found_in_tuples_of_components_but_not_in_their_state():
+    assert [call.component.name for call in calls_in((clip(1.0), [mean()]))] == ["clip", "mean"]
+    assert [call.component.name for call in calls_in(error_feedback(top_k(0.1)))] == ["error_feedback", "top_k"]
+
+
+def test_the_catalogue_knows_kind_name_summary_signature_and_source():
+    entry = CATALOGUE["test double", "thing"]
+    assert (entry.kind, entry.name, entry.reference) == ("test double", "thing", "Nobody (1900), https://example.org")
+    assert entry.summary == "A thing for tests. And more."
+    assert list(entry.signature.parameters) == ["size", "parts", "shape", "flag", "function"]
+
+
+def test_a_constructor_that_builds_something_without_a_place_for_its_call_is_refused():
+    @component("test double")
+    def number() -> int:
+        return 3
+
+    with pytest.raises(TypeError, match="number built a int, which has no place for its constructor call"):
+        number()
+    del CATALOGUE["test double", "number"]

@@ -1,0 +1,235 @@
+"""What every stage, aggregator and optimiser of the catalogue owes the rest of the house, one test class per kind.
+
+A new component fails here until it has an example below.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fedrl.aggregators
+import fedrl.learners
+import fedrl.stages
+from fedrl.aggregators import fedadagrad, fedadam, fedavg, fedavgm, fedyogi, mean, median
+from fedrl.core.component import CATALOGUE, call_of, cite
+from fedrl.core.types import Context, Hint, Update
+from fedrl.learners import adam, chain, corrected, proximal, rmsprop, sgd
+from fedrl.learners.optimizers import descend
+from fedrl.stages import clip, control_variates, error_feedback, quantize, top_k
+
+EXAMPLES = {
+    "stage": [
+        clip(1.0),
+        quantize(),
+        quantize(1),
+        top_k(0.25),
+        error_feedback(top_k(0.25), quantize(4)),
+        control_variates(0.1, agents=8, gradient_steps=2),
+    ],
+    "aggregator": [mean(), mean("uniform"), median()],
+    "optimizer": [
+        adam(0.01),
+        adam(0.01, max_norm=0.5, decay_steps=10),
+        sgd(0.1, momentum=0.9),
+        rmsprop(0.01),
+        proximal(0.1),
+        corrected(),
+        chain(proximal(0.1), corrected(), adam(0.01)),
+    ],
+    "server_optimizer": [fedavg(), fedavgm(), fedadam(), fedyogi(0.1), fedadagrad()],
+}
+NAMES = {
+    name: getattr(room, name) for room in (fedrl.stages, fedrl.aggregators, fedrl.learners) for name in room.__all__
+}
+
+PARAMS = {
+    "layers": ({"weight": jnp.zeros((4, 3)), "bias": jnp.zeros(4)}, {"weight": jnp.zeros((1, 4))}),
+    "log_std": jnp.zeros(()),
+}
+KEY = jax.random.key(0)
+CONTEXT = Context(jnp.int32(2), jnp.int32(5), jnp.int32(4), jnp.int32(3))
+AGENTS = 4
+
+
+def filled(scale: float, key=KEY):
+    return jax.tree.map(lambda x: scale * jax.random.normal(key, x.shape), PARAMS)
+
+
+def kind_of(shape):
+    return jax.tree.map(lambda x: (jnp.shape(x), jnp.asarray(x).dtype, jnp.asarray(x).weak_type), shape)
+
+
+def same(a, b) -> None:
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def named(value) -> str:
+    return repr(call_of(value))
+
+
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_every_component_has_an_example(kind):
+    known = {
+        entry.name for entry in CATALOGUE.values() if entry.kind == kind and entry.build.__module__.startswith("fedrl.")
+    }
+    assert {call_of(value).component.name for value in EXAMPLES[kind]} == known
+
+
+@pytest.mark.parametrize("value", [v for values in EXAMPLES.values() for v in values], ids=named)
+class TestComponent:
+    def test_prints_as_its_constructor_call(self, value):
+        again = eval(named(value), dict(NAMES))
+        assert call_of(again) == call_of(value)
+        assert named(again) == named(value)
+
+    def test_differs_from_every_other(self, value):
+        calls = [call_of(other) for others in EXAMPLES.values() for other in others]
+        assert calls.count(call_of(value)) == 1
+        assert len({call.digest for call in calls}) == len(calls)
+
+    def test_cites_its_source(self, value):
+        sources = cite(value)
+        assert sources
+        assert all("http" in source and "(" in source for source in sources)
+
+    def test_says_in_one_sentence_what_it_is(self, value):
+        summary = call_of(value).component.summary
+        assert 20 < len(summary) <= 120
+        assert summary.endswith(".")
+
+
+@pytest.fixture(scope="module", params=EXAMPLES["stage"], ids=repr)
+def stage(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def way(stage):
+    """The whole way of one update: out of the agent, decoded, merged with itself, finished."""
+
+    def go(key, shared, local, value):
+        if stage.guide is not None:
+            assert jax.tree.structure(stage.guide(shared, local)) == jax.tree.structure(value)
+        sent, after = stage.encode(key, CONTEXT, shared, local, Update(value, jnp.float32(8.0), jnp.int32(5)))
+        read = sent if stage.decode is None else stage.decode(shared, sent)
+        merged, state = stage.finish(key, shared, read)
+        return sent, merged, state, after
+
+    return jax.jit(go)
+
+
+class TestStage:
+    def test_gives_back_the_structure_shapes_and_types_of_the_parameters(self, stage, way):
+        shared, local = stage.init(PARAMS)
+        sent, merged, state, after = way(KEY, shared, local, filled(1.0))
+        assert kind_of(merged.value) == kind_of(PARAMS)
+        assert kind_of(state) == kind_of(shared)
+        assert kind_of(after) == kind_of(local)
+        assert (sent.weight, sent.version) == (8.0, 5)
+        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(sent))
+
+    def test_a_second_round_compiles_nothing(self, stage, way):
+        shared, local = stage.init(PARAMS)
+        _, _, shared, local = way(KEY, shared, local, filled(1.0))
+        before = way._cache_size()
+        way(KEY, shared, local, filled(2.0))
+        assert way._cache_size() == before
+
+    def test_is_determined_by_its_key(self, stage, way):
+        shared, local = stage.init(PARAMS)
+        same(way(KEY, shared, local, filled(1.0)), way(KEY, shared, local, filled(1.0)))
+
+    def test_serves_many_agents_at_once_as_it_serves_one(self, stage, way):
+        shared, local = stage.init(PARAMS)
+        keys = jax.random.split(KEY, AGENTS)
+        values = jax.vmap(lambda k: filled(1.0, k))(keys)
+        locals_ = jax.tree.map(lambda x: jnp.stack([x] * AGENTS), local)
+        many = jax.jit(jax.vmap(way, (0, None, 0, 0)))(keys, shared, locals_, values)
+        one = way(keys[2], shared, local, jax.tree.map(lambda x: x[2], values))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a[2], b, rtol=1e-5, atol=1e-6), many, one)
+
+    @pytest.mark.parametrize("scale", [0.0, 1e-42, 1e-20, 1e15])
+    def test_survives_nothing_and_extremes(self, stage, way, scale):
+        shared, local = stage.init(PARAMS)
+        for out in way(KEY, shared, local, filled(scale)):
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out))
+
+    def test_of_nothing_makes_nothing(self, stage, way):
+        shared, local = stage.init(PARAMS)
+        _, merged, _, _ = way(KEY, shared, local, PARAMS)
+        if stage == quantize(1):  # has no code for zero, but a scale of zero
+            merged = merged._replace(value=jax.tree.map(jnp.abs, merged.value))
+        same(merged.value, PARAMS)
+
+
+@pytest.mark.parametrize("rule", EXAMPLES["aggregator"], ids=repr)
+class TestAggregator:
+    def updates(self, scale: float = 1.0, agents: int = AGENTS) -> Update:
+        values = jax.vmap(lambda k: filled(scale, k))(jax.random.split(KEY, agents))
+        return Update(values, jnp.arange(1.0, agents + 1), jnp.full(agents, 7, jnp.int32))
+
+    def test_gives_back_the_structure_shapes_and_types_of_the_parameters(self, rule):
+        update, state = jax.jit(rule.update)(self.updates(), rule.init(PARAMS))
+        assert kind_of(update.value) == kind_of(PARAMS)
+        assert kind_of(state) == kind_of(rule.init(PARAMS))
+        assert update.version == 7
+
+    def test_agrees_with_itself_on_equal_updates(self, rule):
+        equal = self.updates()
+        equal = equal._replace(value=jax.tree.map(lambda x: jnp.stack([x[0]] * AGENTS), equal.value))
+        update, _ = rule.update(equal, rule.init(PARAMS))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[0], rtol=1e-6), update.value, equal.value)
+
+    def test_one_agent_alone_gets_its_own_way(self, rule):
+        alone = self.updates(agents=1)
+        update, _ = rule.update(alone, rule.init(PARAMS))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[0], rtol=1e-6), update.value, alone.value)
+
+    @pytest.mark.parametrize("scale", [0.0, 1e-20, 1e30])
+    def test_survives_nothing_and_extremes(self, rule, scale):
+        update, _ = rule.update(self.updates(scale), rule.init(PARAMS))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(update))
+
+    def test_weighs_one_update(self, rule):
+        weight = rule.weigh(Update(PARAMS, jnp.float32(3.0), jnp.int32(0)))
+        assert weight in (1.0, 3.0)
+        assert weight.dtype == jnp.float32
+
+
+@pytest.fixture(scope="module", params=EXAMPLES["optimizer"] + EXAMPLES["server_optimizer"], ids=named)
+def optimizer(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def down(optimizer):
+    hint = Hint(filled(0.1), filled(0.2))
+    return jax.jit(lambda slope, state, params: descend(optimizer, slope, state, params, hint))
+
+
+class TestOptimizer:
+    def test_keeps_structure_shapes_and_types(self, optimizer, down):
+        params, state = down(filled(1.0), optimizer.init(PARAMS), PARAMS)
+        assert kind_of(params) == kind_of(PARAMS)
+        assert jax.tree.structure(state) == jax.tree.structure(optimizer.init(PARAMS))
+
+    def test_a_second_step_compiles_nothing(self, optimizer, down):
+        state = jax.jit(optimizer.init)(PARAMS)
+        params, state = down(filled(1.0), state, filled(0.0))
+        before = down._cache_size()
+        down(filled(2.0), state, params)
+        assert down._cache_size() == before
+
+    @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e15])
+    def test_survives_nothing_and_extremes(self, optimizer, down, scale):
+        params, state = down(filled(scale), optimizer.init(PARAMS), PARAMS)
+        params, _ = down(filled(scale), state, params)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("optimizer", [adam(0.01), rmsprop(0.01), sgd(0.1), *EXAMPLES["server_optimizer"]], ids=named)
+def test_an_optimizer_goes_downhill(optimizer):
+    slope = filled(1.0)
+    params, _ = descend(optimizer, slope, optimizer.init(PARAMS), PARAMS, Hint(PARAMS, PARAMS))
+    assert sum(float((p * g).sum()) for p, g in zip(jax.tree.leaves(params), jax.tree.leaves(slope), strict=True)) < 0.0
