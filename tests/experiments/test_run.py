@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from tests.experiments.small import TOML, without_times
+from small import TOML, without_times
 
 from fedrl.core.errors import RunError
 from fedrl.experiments.config import load
