@@ -1,1 +1,1 @@
-"""The numbers of the documentation, measured here."""
+"""Measurements behind the numbers of the documentation. `python -m benchmarks` runs them and prints a table."""

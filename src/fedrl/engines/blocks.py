@@ -12,7 +12,9 @@ padding, and nothing is compiled after the first round.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -42,10 +44,10 @@ def simulate(
     federation: Federation,
     fleet: PyTree,
     *,
-    local_steps: Sequence[int] | None = None,
+    local_steps: Sequence[int] | np.ndarray | None = None,
     block: int | None = None,
     devices: Sequence[jax.Device] | None = None,
-    order: Sequence[int] | None = None,
+    order: Sequence[int] | np.ndarray | None = None,
 ) -> Simulation:
     """Prepare a federation for simulation.
 
@@ -69,20 +71,30 @@ def simulate(
     run_block, names = _block_program(federation, fleet)
     wire = messages(federation, fleet)
     merge = merging(federation, wire.decoded.value)
+    compiled = threading.Event()
 
     def round(
-        population: Population, cohort: Sequence[int] | None = None, talk: bool = True
+        population: Population, cohort: Sequence[int] | np.ndarray | None = None, talk: bool = True
     ) -> tuple[Population, Round]:
         asked, present = attendance(cohort, seats)
         given = (population.key, federation.broadcast(population.server), np.int32(asked), np.bool_(talk))
         copies = {place: jax.device_put(given, place) for place in places}
-        blocks, outcomes, metrics = list(population.blocks), [], []
-        for i, here in present:
+        blocks = list(population.blocks)
+
+        def dispatch(i: int, here: np.ndarray) -> tuple[Any, jax.Array]:
             blocks[i], result, columns = run_block(*copies[places[i % len(places)]], blocks[i], here)
-            outcomes.append((result, here))
-            metrics.append((columns, here))
-        server, weight, refused = merge(population, outcomes, talk)
-        table = np.concatenate([np.asarray(columns)[:, here] for columns, here in metrics], axis=1)
+            return result, columns
+
+        if compiled.is_set():
+            results = [dispatch(*each) for each in present]
+        else:  # each device compiles its own copy of the program: side by side, not in turn
+            with ThreadPoolExecutor(len(places)) as pool:
+                results = list(pool.map(lambda each: dispatch(*each), present))
+            compiled.set()
+        here = [seated_here for _, seated_here in present]
+        server, weight, refused = merge(population, [(r, h) for (r, _), h in zip(results, here, strict=True)], talk)
+        table = np.concatenate([np.asarray(c)[:, h] for (_, c), h in zip(results, here, strict=True)], axis=1)
+        table = table[:, np.argsort(np.concatenate([seats[i][h] for i, h in present]))]
         count = asked if talk else 0
         seen = Round(
             dict(zip(names, table, strict=True)), weight, refused, count * wire.up_bytes, count * wire.down_bytes
@@ -106,6 +118,8 @@ def _block_program(federation: Federation, fleet: PyTree) -> tuple[Callable[...,
         own = learner.params(agent.learner)
         sent = sent._replace(params=jax.tree.map(lambda new, old: jnp.where(talk, new, old), sent.params, own))
         update, after, metrics = federation.agent(key, sent, agent, cohort)
+        spoken = jax.tree.map(lambda new, old: jnp.where(talk, new, old), after.local, agent.local)
+        after = after._replace(local=spoken)  # an agent that sent nothing must not believe it did
         kept = jax.tree.map(lambda new, old: jnp.where(here, new, old), after, agent)
         return kept, federation.decode(sent, update), jax.tree.map(lambda x: x.sum(0), metrics)
 

@@ -109,7 +109,7 @@ def simulate_host(
         return trajectory, counts
 
     def round(
-        population: Population, cohort: Sequence[int] | None = None, talk: bool = True
+        population: Population, cohort: Sequence[int] | np.ndarray | None = None, talk: bool = True
     ) -> tuple[Population, Round]:
         at = continue_from(population)
         asked, present = attendance(cohort, seats)
@@ -132,7 +132,7 @@ def simulate_host(
                 blocks[i], metrics = programs.work(*given_here, starts[i], blocks[i], going, np.int32(step), own)
                 columns[i] = metrics if i not in columns else jax.tree.map(jnp.add, columns[i], metrics)
         outcomes = []
-        for i, here in present:
+        for i, here in present if talk else ():  # an agent that sends nothing must not believe it did
             blocks[i], result = programs.report(*copies[places[i % len(places)]], starts[i], blocks[i], here)
             outcomes.append((result, here))
         server, weight, refused = merge(population, outcomes, talk)

@@ -103,7 +103,7 @@ def seated(order: np.ndarray, size: int) -> list[np.ndarray]:
     return list(padded.reshape(-1, size))
 
 
-def iterations(federation: Federation, agents: int, local_steps: Sequence[int] | None) -> np.ndarray:
+def iterations(federation: Federation, agents: int, local_steps: Sequence[int] | np.ndarray | None) -> np.ndarray:
     """Local iterations of each agent.
 
     Raises:
@@ -125,24 +125,36 @@ def starting(
 
     What runs once is compiled for one device and hardly optimised: that takes a tenth of the time.
     """
-    init_block = jax.jit(jax.vmap(federation.init_agent, (None, 0, 0, 0)), compiler_options=QUICK)
+    init_block = jax.jit(jax.vmap(_newcomer(federation), (None, None, 0, 0, 0)), compiler_options=QUICK)
     init_server = jax.jit(federation.init_server, compiler_options=QUICK)
 
     def init(seed: int) -> Population:
         key = run_key(seed, Purpose.AGENTS)
+        server = jax.device_put(init_server(run_key(seed, Purpose.SERVER)), places[0])
         blocks = []
         for i, ids in enumerate(seats):
             settings = jax.tree.map(lambda leaf, ids=ids: jnp.asarray(leaf)[np.maximum(ids, 0)], fleet)
-            inputs = (key, jnp.asarray(ids, jnp.int32), settings, jnp.asarray(steps[ids], jnp.int32))
+            inputs = (key, server.params, jnp.asarray(ids, jnp.int32), settings, jnp.asarray(steps[ids], jnp.int32))
             block = init_block(*jax.device_put(inputs, places[0]))
             blocks.append(jax.device_put(block, places[i % len(places)]))
-        server = jax.device_put(init_server(run_key(seed, Purpose.SERVER)), places[0])
         return Population(server, tuple(blocks), run_key(seed, Purpose.TRAINING))
 
     return init
 
 
-def attendance(cohort: Sequence[int] | None, seats: list[np.ndarray]) -> tuple[int, list[tuple[int, np.ndarray]]]:
+def _newcomer(federation: Federation) -> Callable[..., AgentState]:
+    """An agent that has adopted the first global parameters: all start alike, also those who never talk."""
+
+    def init(key: Key, params: Params, agent: jax.Array, env_params: PyTree, steps: jax.Array) -> AgentState:
+        state = federation.init_agent(key, agent, env_params, steps)
+        return state._replace(learner=federation.learner.adopt(state.learner, params))
+
+    return init
+
+
+def attendance(
+    cohort: Sequence[int] | np.ndarray | None, seats: list[np.ndarray]
+) -> tuple[int, list[tuple[int, np.ndarray]]]:
     """How many agents are asked, and of each block with any: its number and which of its seats take part."""
     ids = np.concatenate(seats)
     asked = ids[ids >= 0] if cohort is None else np.intersect1d(ids[ids >= 0], np.asarray(cohort))

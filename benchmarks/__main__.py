@@ -1,0 +1,57 @@
+"""Run every benchmark in a process of its own and print one table: `python -m benchmarks [NAME ...]`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import Figure
+
+ALL = (
+    "throughput",
+    "scale",
+    "small",
+    "machinery",
+    "restart",
+    "demo",
+    "alone",
+    "lunar_lander",
+    "fedq_law",
+    "jin_table1",
+    "curves",
+)
+
+
+def run(name: str) -> list[Figure]:
+    """The figures of one benchmark; what else it prints passes through."""
+    process = subprocess.Popen([sys.executable, "-m", f"benchmarks.{name}"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    figures = []
+    for line in process.stdout:
+        if line.startswith("{"):
+            figures.append(Figure(**json.loads(line)))
+        else:
+            print(line, end="", flush=True)
+    if process.wait():
+        raise SystemExit(f"benchmarks.{name} failed with exit code {process.returncode}")
+    return figures
+
+
+def main() -> None:
+    names = sys.argv[1:] or ALL
+    table = Table("benchmark", "what", "measured", "goal", "", title="fedrl benchmarks")
+    for name in names:
+        for figure in run(name):
+            sign = "≥" if figure.at_least else "≤"
+            goal = f"{sign} {figure.goal:,.4g} {figure.unit}"
+            mark = "reached" if figure.reached else "MISSED"
+            table.add_row(name, figure.what, f"{figure.value:,.4g} {figure.unit}", goal, mark)
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""`python -m fedrl` is the command `fedrl`."""
+
+from fedrl.cli import main
+
+main()

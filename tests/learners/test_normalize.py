@@ -1,0 +1,246 @@
+"""Normalisation: the moments are those of everything all agents saw, exactly, and the learner sees what they imply."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedrl.aggregators import mean
+from fedrl.core.environment import Box, Environment, Spaces, Timestep, draw_nothing, draw_uniform, first
+from fedrl.core.errors import ConfigError
+from fedrl.core.federation import federate
+from fedrl.core.learner import Learner, Trajectory
+from fedrl.engines.blocks import simulate
+from fedrl.environments import gridworld, probe_match
+from fedrl.learners import a2c, mlp, normalize, ppo, q_table, reinforce, sgd
+from fedrl.learners.moments import count, merged, packed, unpacked, unseen
+from fedrl.learners.normalize import running_return
+
+TIME, INSTANCES, DISCOUNT = 7, 3, 0.9
+
+
+class SignalParams(NamedTuple):
+    offset: jax.Array
+    scale: jax.Array
+
+
+def signal() -> Environment:
+    """Two numbers around `offset`, of the spread `scale` and twice that; pays the first of them."""
+
+    def seen(noise, params):
+        return params.offset + params.scale * (noise - 0.5) * jnp.array([1.0, 2.0])
+
+    def reset(noise, params):
+        return noise, first(seen(noise, params))
+
+    def step(noise, state, action, params):
+        del state, action
+        shown = seen(noise, params)
+        return noise, Timestep(shown, shown[0], noise[0] < 0.2, jnp.bool_(False))
+
+    draw = draw_uniform(2)
+    params = SignalParams(jnp.float32(0.0), jnp.float32(1.0))
+    return Environment(params, Spaces(Box((2,)), Box((1,))), draw, draw, reset, step, 100)
+
+
+def looker(environment: Environment) -> Learner:
+    """A learner that learns nothing; its state is the last trajectory it was given."""
+
+    def learn(key, state, seen, hint):
+        del key, state, hint
+        return seen, {"loss": jnp.float32(0.0)}
+
+    shape = (TIME, 2, INSTANCES)
+    like = Trajectory(*(jnp.zeros(s) for s in (shape, (TIME, 1, INSTANCES), *((TIME, INSTANCES),) * 3, shape)))
+    return Learner(
+        init=lambda key, env_params: like._replace(terminated=like.terminated > 0, truncated=like.truncated > 0),
+        update=lambda key, state, hint: (state, {}),
+        act=lambda key, params, observation, greedy: jnp.ones((1, observation.shape[-1])),
+        params=lambda state: {"nothing": jnp.zeros(1)},
+        adopt=lambda state, params: state,
+        environment=environment,
+        samples=TIME * INSTANCES,
+        learn=learn,
+        horizon=TIME,
+        instances=INSTANCES,
+    )
+
+
+def experience(rng, offset):
+    """A trajectory far from zero."""
+    shape = (TIME, 2, INSTANCES)
+    arrays = [rng.normal(offset, 3.0, shape), rng.normal(size=(TIME, 1, INSTANCES)), rng.normal(5, 1, shape[::2])]
+    ends = [rng.random(shape[::2]) < 0.2, rng.random(shape[::2]) < 0.1]
+    return Trajectory(*(jnp.asarray(x, jnp.float32) for x in arrays), *ends, jnp.asarray(arrays[0], jnp.float32))
+
+
+def returns_by_loop(trajectories):
+    """The running return before each reset, over the trajectories of one agent, one after the other."""
+    found, running = [], np.zeros(INSTANCES)
+    for seen in trajectories:
+        for t in range(TIME):
+            running = seen.reward[t] + DISCOUNT * running
+            found.append(running)
+            running = np.where(seen.terminated[t] | seen.truncated[t], 0.0, running)
+    return np.stack(found)
+
+
+@pytest.mark.parametrize("weighting", ["samples", "uniform"])
+def test_merged_moments_are_those_of_everything_all_agents_saw(weighting):
+    learner = normalize(looker(signal()), discount=DISCOUNT)
+    federation = federate(learner, mean(weighting), local_steps=3)
+    rng, key = np.random.default_rng(0), jax.random.key(0)
+    server = federation.init_server(key)
+    steps = (1, 3, 2)
+    agents = [federation.init_agent(key, jnp.int32(k), signal().params, jnp.int32(n)) for k, n in enumerate(steps)]
+    seen = [[] for _ in steps]
+    for _ in range(3):
+        sent = federation.broadcast(server)
+        updates = []
+        for k, n in enumerate(steps):
+            task, agents[k] = federation.begin(key, sent, agents[k], jnp.int32(3))
+            for step in range(n):
+                seen[k].append(experience(rng, 100.0 * k))
+                agents[k], _ = federation.work(task, agents[k], jnp.int32(step), seen[k][-1])
+            update, agents[k] = federation.report(task, agents[k])
+            updates.append(update)
+        server = federation.server(key, server, jax.tree.map(lambda *leaves: jnp.stack(leaves), *updates))
+        found = server.params["moments"]
+        observed = np.concatenate([np.moveaxis(s.observation, 1, 0).reshape(2, -1) for each in seen for s in each], 1)
+        returned = np.concatenate([returns_by_loop(each).ravel() for each in seen])
+        assert found["observation"].samples == observed.shape[1]
+        np.testing.assert_allclose(found["observation"].mean, observed.mean(1), rtol=1e-5)
+        np.testing.assert_allclose(found["observation"].variance, observed.var(1), rtol=1e-5)
+        np.testing.assert_allclose(found["return"].mean, returned.mean(), rtol=1e-5)
+        np.testing.assert_allclose(found["return"].variance, returned.var(), rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """Three agents far apart, simulated in blocks of one and of two and with two kinds of weights."""
+    fleet = SignalParams(jnp.array([-50.0, 0.0, 400.0]), jnp.array([1.0, 2.0, 3.0]))
+    found = {}
+    for block, weighting in ((1, "samples"), (2, "samples"), (2, "uniform")):
+        federation = federate(normalize(looker(signal())), mean(weighting), local_steps=2)
+        simulation = simulate(federation, fleet, block=block, local_steps=(1, 2, 2))
+        population = simulation.init(0)
+        for _ in range(3):
+            population, seen = simulation.round(population)
+            assert seen.refused == 0
+        found[block, weighting] = population.server.params["moments"]
+    return found
+
+
+def test_moments_do_not_depend_on_blocks_or_weights(runs):
+    reference = runs[1, "samples"]
+    assert reference["observation"].samples == 3 * 5 * TIME * INSTANCES
+    assert reference["observation"].variance.min() > 1e4
+    for other in runs.values():
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), other, reference)
+
+
+def test_after_a_round_the_learner_sees_standardised_numbers():
+    fleet = SignalParams(jnp.array([1000.0]), jnp.array([200.0]))
+    simulation = simulate(federate(normalize(looker(signal())), mean(), local_steps=5), fleet)
+    population = simulation.init(0)
+    for _ in range(6):
+        population, _ = simulation.round(population)
+    shown = np.asarray(population.blocks[0].learner.learner.observation)[0]
+    assert np.abs(shown.mean((0, 2))).max() < 0.8
+    assert 0.6 < shown.std((0, 2)).min() < shown.std((0, 2)).max() < 1.4
+    paid = np.asarray(population.blocks[0].learner.learner.reward)
+    assert 0.1 < np.abs(paid).mean() < 3.0
+
+
+def test_agents_that_do_not_talk_merge_their_own_counts():
+    fleet = SignalParams(jnp.array([-50.0, 400.0]), jnp.array([1.0, 1.0]))
+    simulation = simulate(federate(normalize(looker(signal())), mean()), fleet)
+    population = simulation.init(0)
+    for _ in range(3):
+        population, _ = simulation.round(population, talk=False)
+    own = simulation.params_of(population)["moments"]["observation"]
+    np.testing.assert_allclose(own.mean[:, 0], [-50.0, 400.0], atol=0.3)
+    np.testing.assert_array_equal(own.samples, 2 * TIME * INSTANCES)
+    assert population.server.params["moments"]["observation"].samples == 0
+
+
+def test_counting_far_from_the_mean_loses_nothing_in_transit():
+    samples = jnp.asarray(np.random.default_rng(0).normal(3e4, 10.0, (1, 1000)), jnp.float32)
+    start = unseen((1,))
+    sums = count(start, samples)
+    coarse, fine = packed(sums)
+    assert max(float(jnp.abs(x).max()) for x in coarse) / 1000 < 2**20
+    jax.tree.map(np.testing.assert_array_equal, unpacked((coarse, fine)), sums)
+    once = merged(start, sums)
+    np.testing.assert_allclose(once.mean, samples.mean(), rtol=1e-6)
+    twice = merged(once, count(once, samples))  # counted about the right mean, the spread is right, too
+    assert twice.samples == 2000
+
+
+def test_no_samples_leave_the_moments_as_they_are():
+    moments = merged(unseen(()), count(unseen(()), jnp.array([1.0, 3.0])))
+    same = merged(moments, count(moments, jnp.zeros((0,))))
+    jax.tree.map(np.testing.assert_array_equal, same, moments)
+
+
+def test_the_running_return_is_carried_across_calls_and_not_across_episodes():
+    seen = experience(np.random.default_rng(1), 0.0)
+    last, path = running_return(jnp.zeros(INSTANCES), seen, DISCOUNT)
+    _, more = running_return(last, seen, DISCOUNT)
+    np.testing.assert_allclose(np.concatenate([path, more]), returns_by_loop([seen, seen]), rtol=1e-5)
+
+
+def test_a_policy_is_normalised_wherever_it_acts():
+    plain = ppo(probe_match(), network=mlp((4,)))
+    wrapped = normalize(plain, rewards=False)
+    inner = plain.params(plain.init(jax.random.key(0), plain.environment.params))
+    moments = merged(unseen((1,)), count(unseen((1,)), jnp.array([[90.0, 110.0]])))
+    params = {"learner": inner, "moments": {"observation": moments}}
+    raw = jnp.array([[90.0, 100.0, 130.0]])
+    greedy = wrapped.act(jax.random.key(0), params, raw, True)
+    np.testing.assert_array_equal(greedy, plain.act(jax.random.key(0), inner, (raw - 100.0) / 10.0, True))
+
+
+def test_an_unscaled_problem_is_learned_only_when_normalised():
+    """Observations 1000 +- 1, rewards of -1000 times a squared distance."""
+
+    def reset(noise, params):
+        shown = jnp.where(noise[0] < 0.5, -1.0, 1.0)
+        return shown, first(1000.0 + params * shown[None])
+
+    def step(noise, state, action, params):
+        del noise
+        paid = -1000.0 * (action[0] - state) ** 2
+        return state, Timestep(1000.0 + params * state[None], paid, jnp.bool_(True), jnp.bool_(False))
+
+    spaces = Spaces(Box((1,)), Box((1,), -2.0, 2.0))
+    env = Environment(jnp.float32(1.0), spaces, draw_uniform(1), draw_nothing, reset, step, 1)
+    plain = a2c(env, network=mlp((16,)), optimizer=sgd(0.05, max_norm=1.0), instances=32, steps=4)
+
+    def missed(learner):
+        simulation = simulate(federate(learner, mean(), local_steps=10), jnp.ones(1))
+        population = simulation.init(0)
+        for _ in range(25):
+            population, _ = simulation.round(population)
+        seen = jnp.array([[999.0, 1001.0]])
+        action = learner.act(jax.random.key(0), population.server.params, seen, True)
+        return float(jnp.abs(action[0] - jnp.array([-1.0, 1.0])).max())
+
+    assert missed(normalize(plain)) < 0.35
+    assert missed(plain) > 0.6
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: normalize(reinforce(probe_match())), "learns from trajectories"),
+        (lambda: normalize(normalize(ppo(probe_match()))), "learns from trajectories"),
+        (lambda: normalize(ppo(probe_match()), observations=False, rewards=False), "both false"),
+        (lambda: normalize(q_table(gridworld())), "observations = false"),
+    ],
+)
+def test_what_cannot_be_normalised_is_refused_by_name(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()

@@ -1,0 +1,110 @@
+"""REINFORCE: its gradient is the exact one in the mean, whatever the baseline."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from corridor import CorridorParams, corridor
+
+from fedrl.core.errors import ConfigError
+from fedrl.core.types import Hint
+from fedrl.learners import network, reinforce, sgd
+from fedrl.learners.reinforce import others
+
+HORIZON, DISCOUNT, LOGIT = 4, 0.8, 0.4
+NO_HINT = Hint((), ())
+CONSTANT = network(lambda key, space, outputs, gain: jnp.zeros(outputs), lambda params, observation: params)
+"""A network without inputs: two logits for the actor, one value for the critic."""
+
+
+def objective(logits):
+    """The exact return of a walk through a corridor of length 2: over all sequences of actions."""
+    chance = jax.nn.softmax(logits)
+    total = 0.0
+    for code in range(2**HORIZON):
+        actions = [(code >> t) & 1 for t in range(HORIZON)]
+        at, paid, probability = 0, 0.0, 1.0
+        for t, action in enumerate(actions):
+            probability = probability * chance[action]
+            if at < 2:
+                at += action
+                paid += DISCOUNT**t * at
+        total = total + probability * paid
+    return total
+
+
+def gradient_without_discounting_states(logits):
+    """The gradient of `objective` with the factor gamma^t of each step's term left out, by the same sum."""
+    chance = jax.nn.softmax(logits)
+    total = jnp.zeros(2)
+    for code in range(2**HORIZON):
+        actions = [(code >> t) & 1 for t in range(HORIZON)]
+        at, rewards, probability = 0, [], 1.0
+        for action in actions:
+            probability = probability * chance[action]
+            if at < 2:
+                at += action
+                rewards.append(at)
+        for t in range(len(rewards)):
+            to_go = sum(DISCOUNT ** (s - t) * rewards[s] for s in range(t, len(rewards)))
+            total = total + probability * to_go * (jnp.eye(2)[actions[t]] - chance)
+    return total
+
+
+@pytest.mark.parametrize("baseline", ["none", "mean", "value"])
+def test_the_mean_gradient_is_the_exact_one(baseline):
+    env = corridor(length=2, max_steps=HORIZON)
+    learner = reinforce(env, network=CONSTANT, baseline=baseline, episodes_per_step=4, discount=DISCOUNT)
+    logits = jnp.array([LOGIT, 0.0])
+
+    def one(key):
+        state = learner.init(key, env.params)
+        params = dict(state.params, actor=logits)
+        if baseline == "value":  # nothing beyond a cut: only its use as a baseline is tested here
+            params["critic"] = jnp.zeros(1)
+        return learner.gradient(key, state._replace(params=params), NO_HINT)[0]["actor"]
+
+    count = 4000
+    found = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), count))
+    exact = -gradient_without_discounting_states(logits)
+    error = found.std(0) / np.sqrt(count)
+    assert (np.abs(found.mean(0) - exact) < 4 * error).all()
+    assert (np.abs(exact) > 20 * error).all()
+
+
+def test_rewards_to_go_leave_the_objective_unchanged_without_discounting():
+    logits = jnp.array([LOGIT, 0.0])
+    undiscounted = jax.grad(objective)(logits)
+    assert jnp.sign(undiscounted[1]) == jnp.sign(gradient_without_discounting_states(logits)[1]) == 1.0
+
+
+def test_the_mean_baseline_is_that_of_the_other_episodes_under_way():
+    going = jnp.array([[1.0, 3.0, 8.0], [2.0, 5.0, 0.0], [4.0, 0.0, 0.0]])
+    playing = jnp.array([[True, True, True], [True, True, False], [True, False, False]])
+    found = np.where(playing, others(going, playing), 0.0)
+    np.testing.assert_allclose(found, [[5.5, 4.5, 2.0], [5.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
+
+
+def test_one_iteration_is_one_step_along_the_gradient():
+    env = corridor()
+    learner = reinforce(env, network=CONSTANT, optimizer=sgd(0.5), episodes_per_step=3)
+    key, state = jax.random.key(0), learner.init(jax.random.key(1), env.params)
+    slope, _, _ = learner.gradient(key, state, NO_HINT)
+    after, metrics = learner.update(key, state, NO_HINT)
+    np.testing.assert_allclose(after.params["actor"], state.params["actor"] - 0.5 * slope["actor"], rtol=1e-6)
+    assert jnp.abs(slope["actor"]).max() > 0
+    assert metrics["episodes"] == 3.0
+    assert learner.samples == 3 * env.max_steps
+
+
+def test_agents_of_one_learner_may_start_anywhere():
+    env = corridor()
+    learner = reinforce(env, network=CONSTANT, episodes_per_step=2, horizon=1)
+    state = learner.init(jax.random.key(1), CorridorParams(jnp.array([1.0, 2.0])))
+    _, metrics = learner.update(jax.random.key(0), state, NO_HINT)
+    assert 3.0 <= metrics["episode_return"] <= 5.0
+
+
+def test_a_misspelt_baseline_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="'mean'"):
+        reinforce(corridor(), baseline="men")
