@@ -44,7 +44,9 @@ def agents_table(summary: Summary) -> Table:
         ranges[method] = found
     settings = {agent["id"]: agent.get("env_params", {}) for agent in agents}
     own, _ = varying(settings)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=_plain(f"{summary['name']}: greedy returns"), title_justify="left")
+    table = Table(
+        box=SIMPLE_HEAD, pad_edge=False, title=_plain(f"{summary['name']}: greedy returns"), title_justify="left"
+    )
     table.add_column("agent", justify="right", no_wrap=True)
     for name in own:
         width = max(len(word) for word in name.split("_"))
