@@ -53,6 +53,6 @@ def peak_gigabytes() -> float:
 
 
 def emit(*figures: Figure) -> None:
-    """Print figures, a JSON object a line, for the collecting process."""
+    """Print figures, a JSON object a line, for the collecting process; NumPy's numbers count as numbers."""
     for figure in figures:
-        print(json.dumps(asdict(figure)), flush=True)
+        print(json.dumps(asdict(figure), default=float), flush=True)

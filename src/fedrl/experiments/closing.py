@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -43,17 +44,20 @@ def agents_table(summary: Summary) -> Table:
         ranges[method] = found
     settings = {agent["id"]: agent.get("env_params", {}) for agent in agents}
     own, _ = varying(settings)
-    table = Table(box=SIMPLE_HEAD, title=_plain(f"{summary['name']}: greedy returns"), title_justify="left")
-    table.add_column("agent", justify="right")
+    table = Table(
+        box=SIMPLE_HEAD, pad_edge=False, title=_plain(f"{summary['name']}: greedy returns"), title_justify="left"
+    )
+    table.add_column("agent", justify="right", no_wrap=True)
     for name in own:
-        table.add_column(_plain(name.replace("_", " ")), justify="right", style="dim")
+        width = max(len(word) for word in name.split("_"))
+        table.add_column(_plain(name.replace("_", " ")), justify="right", style="dim", min_width=width)
     for method in columns:
         table.add_column(_plain(words(method)), justify="right", no_wrap=True)
     for agent in agents[:MOST_AGENTS]:
         values = [found.get(agent["id"], math.nan) for found in columns.values()]
         best = max((value for value in values if math.isfinite(value)), default=math.nan)
         cells = [_return(value, len(values) > 1 and value == best) for value in values]
-        table.add_row(str(agent["id"]), *(_plain(shown(settings[agent["id"]].get(name))) for name in own), *cells)
+        table.add_row(str(agent["id"]), *(_plain(_setting(settings[agent["id"]].get(name))) for name in own), *cells)
     table.add_section()
     blanks = [""] * len(own)
     table.add_row("all", *blanks, *(Text(short(found["mean"]), style="bold") for found in ranges.values()))
@@ -65,6 +69,11 @@ def agents_table(summary: Summary) -> Table:
 
 def _by_agent(agents: list[AgentResult]) -> dict[int, float]:
     return {agent["id"]: number(agent["return"]) for agent in agents}
+
+
+def _setting(value: Any) -> str:
+    """Three digits, so that the table fits a terminal of 80 columns; the report has all of them."""
+    return short(value, 3) if isinstance(value, float) else shown(value)
 
 
 def _return(value: float, best: bool) -> Text:
