@@ -40,6 +40,7 @@ from quadratic import Valley, flat, quadratic, simulated_rounds, valley
 
 AGENTS, SIZE, RATE = 8, 3, 0.1
 DEVICES = jax.devices()
+SMALL = {"block": AGENTS, "devices": DEVICES[:1]}  # one block on one device: little to compile, nothing to wait for
 draws = np.random.default_rng(3)
 FLEET = Valley(
     draws.uniform(0.2, 2.0, (AGENTS, SIZE)).astype(np.float32), draws.normal(size=(AGENTS, SIZE)).astype(np.float32)
@@ -88,7 +89,7 @@ LANDS = Valley(np.ones((MANY, SIZE), np.float32), np.zeros((MANY, SIZE), np.floa
 
 def agreeing(rounds: int, *args, **options):
     """The agents' parameters after they were scattered, then after every round of consensus."""
-    simulation = gossip(SCATTER, LANDS, *args, block=16, **options)
+    simulation = gossip(SCATTER, LANDS, *args, block=16, devices=DEVICES[:1], **options)
     population, _ = simulation.round(simulation.init(0), talk=False)
     path = [simulation.params_of(population)]
     disagreement = []
@@ -144,7 +145,7 @@ def test_several_steps_of_consensus_in_a_round_are_as_many_rounds_of_one():
 
 
 def test_average_settles_where_the_linear_algebra_says_and_not_at_the_optimum():
-    simulation = gossip(PLAIN, FLEET, ring(), metropolis())
+    simulation = gossip(PLAIN, FLEET, ring(), metropolis(), **SMALL)
     held = flat(simulation.params_of(simulated_rounds(simulation, 400)))
     weights = metropolis().weights(ring().adjacency(AGENTS, 0))
     for i in range(SIZE):  # x = W (x - eta a (x - m))
@@ -157,14 +158,16 @@ def test_average_settles_where_the_linear_algebra_says_and_not_at_the_optimum():
 
 @pytest.mark.parametrize("graph", [ring(), star(), random_matching()], ids=repr)
 def test_gradient_tracking_takes_every_agent_to_the_optimum_of_the_mean(graph):
-    simulation = gossip(CORRECTED, FLEET, graph, metropolis(), gradient_tracking(RATE), local_steps=[1, 2, 3, 3] * 2)
-    held = flat(simulation.params_of(simulated_rounds(simulation, 500)))
+    simulation = gossip(
+        CORRECTED, FLEET, graph, metropolis(), gradient_tracking(RATE), local_steps=[1, 2, 3, 3] * 2, **SMALL
+    )
+    held = flat(simulation.params_of(simulated_rounds(simulation, 250)))
     np.testing.assert_allclose(held, np.broadcast_to(OPTIMUM, held.shape), atol=1e-5)
 
 
 def test_with_one_local_step_the_correction_is_the_tracker_of_the_papers():
     federation = federate(quadratic(chain(corrected(), sgd(RATE))), mean())
-    simulation = gossip(federation, FLEET, ring(), metropolis(), gradient_tracking(RATE))
+    simulation = gossip(federation, FLEET, ring(), metropolis(), gradient_tracking(RATE), **SMALL)
     held = flat(simulation.params_of(simulated_rounds(simulation, 12)))
     weights = metropolis().weights(ring().adjacency(AGENTS, 0))
     x = np.zeros((AGENTS, SIZE))
@@ -178,8 +181,8 @@ def test_with_one_local_step_the_correction_is_the_tracker_of_the_papers():
 
 
 def test_push_sum_learns_over_a_directed_graph_as_well_as_average_over_an_undirected_one():
-    pushed = gossip(PLAIN, FLEET, exponential(), column_stochastic(), push_sum())
-    plain = gossip(PLAIN, FLEET, complete(), metropolis())
+    pushed = gossip(PLAIN, FLEET, exponential(), column_stochastic(), push_sum(), **SMALL)
+    plain = gossip(PLAIN, FLEET, complete(), metropolis(), **SMALL)
     ours, best = (flat(s.params_of(simulated_rounds(s, 200))) for s in (pushed, plain))
     assert np.abs(ours.mean(0) - OPTIMUM).max() < 0.05
     assert np.abs(best.mean(0) - OPTIMUM).max() < 0.05
@@ -187,8 +190,8 @@ def test_push_sum_learns_over_a_directed_graph_as_well_as_average_over_an_undire
 
 def test_the_complete_graph_gives_federated_averaging():
     federation = federate(quadratic(sgd(RATE)), mean("uniform"), local_steps=2)
-    with_server = simulate(federation, FLEET, local_steps=[1, 2] * 4)
-    without = gossip(federation, FLEET, complete(), metropolis(), local_steps=[1, 2] * 4)
+    with_server = simulate(federation, FLEET, local_steps=[1, 2] * 4, **SMALL)
+    without = gossip(federation, FLEET, complete(), metropolis(), local_steps=[1, 2] * 4, **SMALL)
     server = flat(simulated_rounds(with_server, 7).server.params)
     held = flat(without.params_of(simulated_rounds(without, 7)))
     np.testing.assert_allclose(held, np.broadcast_to(server, held.shape), atol=1e-6)
@@ -207,7 +210,8 @@ POLICIES = federate(tiny_ppo(), mean(), local_steps=2)
 
 
 def test_without_talk_agents_train_as_they_do_with_a_silent_server():
-    silent, alone = simulate(POLICIES, POLES), gossip(POLICIES, POLES, ring(), metropolis())
+    silent = simulate(POLICIES, POLES, devices=DEVICES[:1])
+    alone = gossip(POLICIES, POLES, ring(), metropolis(), devices=DEVICES[:1])
     populations = silent.init(0), alone.init(0)
     for _ in range(3):
         a, with_server = silent.round(populations[0], talk=False)
@@ -223,19 +227,22 @@ def cohort_of(round: int) -> list[int] | None:
 
 
 @pytest.mark.parametrize(
-    ("graph", "mixing", "rule"),
+    ("federation", "fleet", "graph", "mixing", "rule"),
     [
-        (ring(), metropolis(), average()),
-        (complete(), metropolis(), average()),
-        (exponential(), column_stochastic(), push_sum()),
+        (POLICIES, POLES, ring(), metropolis(), average()),
+        (PLAIN, FLEET, complete(), metropolis(), average()),
+        (PLAIN, FLEET, exponential(), column_stochastic(), push_sum()),
+        (CORRECTED, FLEET, random_matching(), metropolis(), gradient_tracking(RATE)),
     ],
-    ids=repr,
+    ids=["ppo", "dense", "push_sum", "gradient_tracking"],
 )
-def test_the_same_bits_on_two_devices_in_any_order_and_after_a_checkpoint(graph, mixing, rule, tmp_path):
+def test_the_same_bits_on_two_devices_in_any_order_and_after_a_checkpoint(
+    federation, fleet, graph, mixing, rule, tmp_path
+):
     assert len(DEVICES) >= 2
     padded = [7, -1, 3, 0, -1, 1, 6, 5, -1, 4, 2]
-    one = gossip(POLICIES, POLES, graph, mixing, rule, block=4, devices=DEVICES[:1])
-    two = gossip(POLICIES, POLES, graph, mixing, rule, block=4, devices=DEVICES[:2], order=padded)
+    one = gossip(federation, fleet, graph, mixing, rule, block=4, devices=DEVICES[:1])
+    two = gossip(federation, fleet, graph, mixing, rule, block=4, devices=DEVICES[:2], order=padded)
     a, b = one.init(0), two.init(0)
     for i in range(4):
         (a, seen), (b, again) = one.round(a, cohort_of(i)), two.round(b, cohort_of(i))
@@ -254,7 +261,7 @@ def test_nothing_is_compiled_after_the_first_rounds():
         if event.endswith("backend_compile_duration"):
             names.append(str(details))
 
-    simulation = gossip(CORRECTED, FLEET, random_matching(), metropolis(), gradient_tracking(RATE))
+    simulation = gossip(CORRECTED, FLEET, random_matching(), metropolis(), gradient_tracking(RATE), **SMALL)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         population, _ = simulation.round(simulation.init(0))
@@ -269,7 +276,7 @@ def test_nothing_is_compiled_after_the_first_rounds():
 
 
 def test_who_sits_out_keeps_what_it_has_and_its_edges_are_absent():
-    simulation = gossip(PLAIN, FLEET, ring(), metropolis())
+    simulation = gossip(PLAIN, FLEET, ring(), metropolis(), **SMALL)
     population, _ = simulation.round(simulation.init(0), talk=False)
     before = flat(simulation.params_of(population))
     population, seen = simulation.round(population, cohort=[0, 1, 4])
@@ -285,7 +292,7 @@ def test_who_sits_out_keeps_what_it_has_and_its_edges_are_absent():
 def test_training_that_ends_in_numbers_that_are_not_finite_is_undone_and_counted():
     minimum = FLEET.minimum.copy()
     minimum[[2, 7], 1] = np.nan, np.inf
-    simulation = gossip(PLAIN, FLEET._replace(minimum=minimum), ring(), metropolis())
+    simulation = gossip(PLAIN, FLEET._replace(minimum=minimum), ring(), metropolis(), **SMALL)
     population, seen = simulation.round(simulation.init(0))
     held = flat(simulation.params_of(population))
     assert (seen.refused, seen.weight) == (2, 6.0)
@@ -306,7 +313,7 @@ def test_training_that_ends_in_numbers_that_are_not_finite_is_undone_and_counted
 def test_every_edge_carries_one_message_a_step_and_its_bytes_are_counted(
     federation, graph, mixing, rule, size_bytes, messages
 ):
-    simulation = gossip(federation, FLEET, graph, mixing, rule, consensus_steps=3)
+    simulation = gossip(federation, FLEET, graph, mixing, rule, consensus_steps=3, **SMALL)
     _, seen = simulation.round(simulation.init(0))
     assert seen.metrics["messages"].sum() == 3 * messages
     assert (seen.bytes_up, seen.bytes_down) == (3 * messages * size_bytes, 0)

@@ -15,10 +15,9 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.sparse import csr_array
 
 from fedrl.core.checks import check_positive
-from fedrl.core.component import calls_in
+from fedrl.core.component import call_of, calls_in
 from fedrl.core.errors import UnsoundError
 from fedrl.core.federation import AgentState, Federation, ServerState, federate
 from fedrl.core.stage import Stage, zeros_like
@@ -35,13 +34,11 @@ from fedrl.engines.simulation import (
     starting,
 )
 from fedrl.topologies import average
-from fedrl.topologies.graph import Graph, check_graph
+from fedrl.topologies.consensus import messages_sent, mixer, weighing
+from fedrl.topologies.graph import Graph
 from fedrl.topologies.rules import Rule
 from fedrl.topologies.spectrum import distances
-from fedrl.topologies.weights import Mixing, check_sums
-
-DENSE = 1 / 16
-"""The share of weights that are not zero above which a dense product is faster."""
+from fedrl.topologies.weights import Mixing
 
 
 def gossip(
@@ -90,7 +87,7 @@ def gossip(
     places = list(jax.local_devices() if devices is None else devices)
     seats = seated(np.arange(agents) if order is None else np.asarray(order), size)
     steps = iterations(federation, agents, local_steps)
-    weights = _weighing(graph, mixing, meeting, agents)
+    weights = weighing(graph, mixing, meeting, agents)
     train = training(crew, fleet, seats, places, address=_own, hand_over=_parameters(crew))
     begin = starting(crew, fleet, seats, steps, places)
     sent_params = messages(crew, fleet).sent.params
@@ -114,9 +111,9 @@ def gossip(
         if talk:
             present = np.isin(np.arange(agents), work.agents)
             matrices = [weights(version * consensus_steps + i, present) for i in range(consensus_steps)]
-            params, memory = meeting.meet(_mixer(matrices), nodes.params, trained, memory, steps)
+            params, memory = meeting.meet(mixer(matrices), nodes.params, trained, memory, steps)
             params = jax.tree.map(lambda x, like: x.astype(like.dtype), params, trained)
-            sent = sum(((matrix != 0).sum(0) - (matrix.diagonal() != 0) for matrix in matrices), sent)
+            sent = messages_sent(matrices)
         ids = np.sort(work.agents)
         metrics = work.metrics | {"consensus_distance": distances(params)[ids], "messages": sent[ids]}
         weight = float(steps[np.setdiff1d(ids, refused)].sum() * federation.learner.samples)
@@ -134,9 +131,10 @@ def check_serverless(federation: Federation, rule: Rule) -> None:
         UnsoundError: It names the part and the way out.
     """
     learner, given = federation.learner, {} if federation.call is None else federation.call.arguments
-    server_side = [*given.get("stages", ())] + [given["server_opt"]] * (given.get("server_opt") is not None)
-    if server_side or federation.aggregator.sees != "sum":
-        part = server_side[0] if server_side else federation.aggregator
+    needing = [*given.get("stages", ()), *([] if given.get("server_opt") is None else [given["server_opt"]])]
+    needing += [] if federation.aggregator.sees == "sum" else [federation.aggregator]
+    if needing:
+        part = call_of(needing[0]) or needing[0]
         raise UnsoundError(
             f"{part!r} works on updates where they meet, and without a server they do not. Neighbours exchange "
             f"parameters and average them. Leave {part!r} out, or run the federation with a server."
@@ -205,41 +203,3 @@ def _gathered(work: Trained, start: Params) -> tuple[Params, np.ndarray]:
         return after
 
     return jax.tree.map(placed, start, joined), work.agents[~finite]
-
-
-def _weighing(
-    graph: Graph, mixing: Mixing, rule: Rule, agents: int
-) -> Callable[[int, np.ndarray], np.ndarray | csr_array]:
-    """The weights of a step among those present, `(step, present) -> [agents, agents]`; all is checked beforehand."""
-    check_graph(graph, agents)
-    known: dict[int, np.ndarray | csr_array] = {}
-
-    def made(step: int, present: np.ndarray) -> np.ndarray | csr_array:
-        heard = graph.adjacency(agents, step) & present[:, None] & present[None, :]
-        weights = mixing.weights(heard)
-        check_sums(weights, rule.sums, mixing, rule)
-        return weights if (weights != 0).mean() > DENSE else csr_array(weights)
-
-    def weights(step: int, present: np.ndarray) -> np.ndarray | csr_array:
-        if graph.period is None or not present.all():
-            return made(step, present)
-        turn = step % graph.period
-        if turn not in known:
-            known[turn] = made(turn, present)
-        return known[turn]
-
-    for step in range(graph.period or 1):
-        weights(step, np.ones(agents, bool))
-    return weights
-
-
-def _mixer(matrices: Sequence[np.ndarray | csr_array]) -> Callable[[np.ndarray], np.ndarray]:
-    """Apply the weights of several steps in turn."""
-
-    def mix(x: np.ndarray) -> np.ndarray:
-        rows = np.asarray(x, np.float64).reshape(len(x), -1)
-        for matrix in matrices:
-            rows = matrix @ rows
-        return rows.reshape(x.shape)
-
-    return mix

@@ -80,7 +80,7 @@ def laplacian(step_size: float | None = None) -> Mixing:
         # An edge's ends have at least lambda_max edges between them (Anderson & Morley): often enough to know.
         if alpha * (heard * (degree[:, None] + degree[None, :])).max(initial=0.0) >= 2.0:
             bound = largest_step(heard)
-            if alpha >= bound:
+            if alpha >= bound * (1.0 - 1e-9):  # eigenvalues are rounded
                 raise ConfigError(
                     f"step_size is {alpha}, and this graph's Laplacian allows less than 2 / lambda_max = {bound:.6g}. "
                     "With a larger step, agents overshoot each other and part. Choose a smaller one, or metropolis()."
