@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,22 @@ from fedrl.engines.simulation import (
 )
 
 __all__ = ["Population", "Round", "Simulation", "block_size", "simulate"]
+
+
+class Trained(NamedTuple):
+    """What came of a round's local training.
+
+    Attributes:
+        blocks: Every agent, those who sat out as they were.
+        outcomes: Of each block with anybody present: what it hands over, and who was present.
+        agents: Ids of those who took part, in the order of the outcomes.
+        metrics: Each `[cohort]`, in the order of the ids.
+    """
+
+    blocks: tuple[AgentState, ...]
+    outcomes: list[tuple[Any, np.ndarray]]
+    agents: np.ndarray
+    metrics: dict[str, np.ndarray]
 
 
 def simulate(
@@ -68,16 +84,58 @@ def simulate(
     places = list(jax.local_devices() if devices is None else devices)
     seats = seated(np.arange(agents) if order is None else np.asarray(order), size)
     steps = iterations(federation, agents, local_steps)
-    run_block, names = _block_program(federation, fleet)
+    train = training(federation, fleet, seats, places)
     wire = messages(federation, fleet)
     merge = merging(federation, wire.decoded.value)
-    compiled = threading.Event()
 
     def round(
         population: Population, cohort: Sequence[int] | np.ndarray | None = None, talk: bool = True
     ) -> tuple[Population, Round]:
+        work = train(population, federation.broadcast(population.server), cohort, talk)
+        server, weight, refused = merge(population, work.outcomes, talk)
+        count = len(work.agents) if talk else 0
+        seen = Round(work.metrics, weight, refused, count * wire.up_bytes, count * wire.down_bytes)
+        return Population(server, work.blocks, population.key), seen
+
+    def params_of(population: Population) -> Params:
+        return params_held(federation, population.blocks, seats)
+
+    init = starting(federation, fleet, seats, steps, places)
+    return Simulation(init, round, params_of, agents, size)
+
+
+def training(
+    federation: Federation,
+    fleet: PyTree,
+    seats: list[np.ndarray],
+    places: Sequence[jax.Device],
+    *,
+    address: Callable[[Broadcast, AgentState], Broadcast] = lambda sent, agent: sent,
+    hand_over: Callable[[AgentState, Update, jax.Array], Any] | None = None,
+) -> Callable[..., Trained]:
+    """The agents' half of a round on all devices: `(population, sent, cohort, talk) -> Trained`.
+
+    Args:
+        federation: Whose agents train.
+        fleet: Parameters of each agent's environment.
+        seats: Agent ids of each block.
+        places: The devices.
+        address: What of `sent` is for this agent, inside the compiled program; all of it by default.
+        hand_over: `(agents, decoded updates, here) -> outcome` of a block, inside the compiled program; what `merging`
+            takes by default.
+    """
+    if hand_over is None:
+
+        def hand_over(agents: AgentState, updates: Update, here: jax.Array) -> Any:
+            del agents
+            return outcome(federation, updates, here)
+
+    run_block, names = _block_program(federation, fleet, address, hand_over)
+    compiled = threading.Event()
+
+    def train(population: Population, sent: Broadcast, cohort: Sequence[int] | None, talk: bool) -> Trained:
         asked, present = attendance(cohort, seats)
-        given = (population.key, federation.broadcast(population.server), np.int32(asked), np.bool_(talk))
+        given = (population.key, sent, np.int32(asked), np.bool_(talk))
         copies = {place: jax.device_put(given, place) for place in places}
         blocks = list(population.blocks)
 
@@ -92,30 +150,27 @@ def simulate(
                 results = list(pool.map(lambda each: dispatch(*each), present))
             compiled.set()
         here = [seated_here for _, seated_here in present]
-        server, weight, refused = merge(population, [(r, h) for (r, _), h in zip(results, here, strict=True)], talk)
         table = np.concatenate([np.asarray(c)[:, h] for (_, c), h in zip(results, here, strict=True)], axis=1)
-        table = table[:, np.argsort(np.concatenate([seats[i][h] for i, h in present]))]
-        count = asked if talk else 0
-        seen = Round(
-            dict(zip(names, table, strict=True)), weight, refused, count * wire.up_bytes, count * wire.down_bytes
-        )
-        return Population(server, tuple(blocks), population.key), seen
+        ids = np.concatenate([seats[i][h] for i, h in present])
+        metrics = dict(zip(names, table[:, np.argsort(ids)], strict=True))
+        return Trained(tuple(blocks), [(r, h) for (r, _), h in zip(results, here, strict=True)], ids, metrics)
 
-    def params_of(population: Population) -> Params:
-        return params_held(federation, population.blocks, seats)
-
-    init = starting(federation, fleet, seats, steps, places)
-    return Simulation(init, round, params_of, agents, size)
+    return train
 
 
-def _block_program(federation: Federation, fleet: PyTree) -> tuple[Callable[..., Any], list[str]]:
+def _block_program(
+    federation: Federation,
+    fleet: PyTree,
+    address: Callable[[Broadcast, AgentState], Broadcast],
+    hand_over: Callable[[AgentState, Update, jax.Array], Any],
+) -> tuple[Callable[..., Any], list[str]]:
     """Compile the agents' half for a block, and tell the names of its metrics."""
     learner = federation.learner
 
     def one(
         key: Key, sent: Broadcast, cohort: jax.Array, talk: jax.Array, agent: AgentState, here: jax.Array
     ) -> tuple[AgentState, Update, dict[str, jax.Array]]:
-        own = learner.params(agent.learner)
+        own, sent = learner.params(agent.learner), address(sent, agent)
         sent = sent._replace(params=jax.tree.map(lambda new, old: jnp.where(talk, new, old), sent.params, own))
         update, after, metrics = federation.agent(key, sent, agent, cohort)
         spoken = jax.tree.map(lambda new, old: jnp.where(talk, new, old), after.local, agent.local)
@@ -129,7 +184,7 @@ def _block_program(federation: Federation, fleet: PyTree) -> tuple[Callable[...,
         each = jax.vmap(one, (None, None, None, None, 0, 0))
         agents, updates, metrics = each(key, sent, cohort, talk, agents, here)
         columns = jnp.stack([metrics[name] for name in sorted(metrics)])
-        return agents, outcome(federation, updates, here), columns
+        return agents, hand_over(agents, updates, here), columns
 
     def trained(key: Key) -> dict[str, jax.Array]:
         sent = federation.broadcast(federation.init_server(key))
