@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.fused import fused
+from benchmarks.measure import Figure, emit
 from fedrl.aggregators import mean
 from fedrl.core.federation import federate
 from fedrl.environments import random_mdp, random_mdps
@@ -39,11 +40,14 @@ def errors(agents: int, seeds: int, rounds: int = 1000, seed: int = 0) -> np.nda
 
 
 def main(seeds: int = 96) -> None:
+    found = {}
     print(f"{'agents':>6}  {'error':>8}  {'error * sqrt(agents)':>20}")
     for agents in (1, 4, 16, 64):
-        found = errors(agents, seeds)
-        scaled, noise = found.mean() * math.sqrt(agents), found.std() * math.sqrt(agents / seeds)
-        print(f"{agents:>6}  {found.mean():>8.4f}  {scaled:>12.4f} +- {noise:.4f}")
+        error = errors(agents, seeds)
+        found[agents], noise = error.mean() * math.sqrt(agents), error.std() * math.sqrt(agents / seeds)
+        print(f"{agents:>6}  {error.mean():>8.4f}  {found[agents]:>12.4f} +- {noise:.4f}")
+    spread = max(found.values()) / min(found.values()) - 1.0
+    emit(Figure("federated Q, error x sqrt(K): spread over K = 1 to 64", spread, 0.1, at_least=False))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
 """The same run as cartpole.toml, from Python."""
 
 import fedrl
+from fedrl.environments import cartpole
+from fedrl.learners import adam, ppo
 
 fedrl.prepare()
+env = cartpole()
 summary = fedrl.run(
     fedrl.Config(
         name="cartpole",
-        rounds=60,
+        rounds=45,
         seeds=5,
-        environment={"name": "cartpole"},
+        environment=env,
         fleet={"length": {"range": [0.3, 0.7]}, "cart_mass": {"range": [0.8, 1.2]}},
-        learner={"name": "ppo"},
+        learner=ppo(env, optimizer=adam(0.004, max_norm=0.5, decay_steps=960)),
         federation=fedrl.FederationConfig(agents=10, local_steps=1, aggregator="mean"),
         baselines=fedrl.BaselinesConfig(independent=True, average_once=True, centralised=True),
     )

@@ -48,7 +48,9 @@ def test_categorical_samples_come_with_their_probabilities(discrete):
 
 def test_categorical_log_probabilities_mode_and_entropy_are_scipys(discrete):
     policy, outputs, action = discrete
-    np.testing.assert_allclose(policy.log_prob(outputs, action), special.log_softmax(LOGITS)[action], rtol=1e-5)
+    np.testing.assert_allclose(
+        policy.log_prob(outputs, jnp.asarray(action)), special.log_softmax(LOGITS)[action], rtol=1e-5
+    )
     np.testing.assert_allclose(policy.entropy(outputs)[0], stats.entropy(special.softmax(LOGITS)), rtol=1e-5)
     assert int(policy.mode(outputs)[0]) == 2
 
@@ -64,7 +66,7 @@ def test_gaussian_samples_have_its_mean_and_deviation(continuous):
 def test_gaussian_log_probabilities_mode_and_entropy_are_scipys(continuous):
     policy, outputs, action = continuous
     normal = stats.norm(MEAN[:, None], np.exp(LOG_STD)[:, None])
-    np.testing.assert_allclose(policy.log_prob(outputs, action), normal.logpdf(action).sum(0), rtol=1e-4)
+    np.testing.assert_allclose(policy.log_prob(outputs, jnp.asarray(action)), normal.logpdf(action).sum(0), rtol=1e-4)
     np.testing.assert_allclose(policy.entropy(outputs)[0], normal.entropy().sum(), rtol=1e-5)
     np.testing.assert_array_equal(policy.mode(outputs)[:, 0], MEAN)
 
@@ -76,4 +78,4 @@ def test_the_usual_policy_fits_the_space_of_actions(space):
     action = policy.sample(policy.draw(jax.random.key(1), (7,)), outputs)
     assert action.shape == (*space.shape, 7)
     assert action.dtype == space.dtype
-    assert policy.log_prob(outputs, action).shape == (7,)
+    assert policy.log_prob(outputs, jnp.asarray(action)).shape == (7,)

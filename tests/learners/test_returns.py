@@ -1,6 +1,7 @@
 """Returns and advantages against loops that are too plain to be wrong."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -35,12 +36,12 @@ def by_definition(reward, value, after, terminated, truncated, discount, trace):
 
 @pytest.mark.parametrize(("discount", "trace"), [(0.99, 0.95), (0.9, 0.0), (1.0, 1.0)])
 def test_advantages_are_sums_of_temporal_differences_up_to_the_episodes_end(path, discount, trace):
-    found = jax.jit(advantages, static_argnums=(5, 6))(*path, discount, trace)
+    found = jax.jit(advantages, static_argnums=(5, 6))(*map(jnp.asarray, path), discount, trace)
     np.testing.assert_allclose(found, by_definition(*path, discount, trace), rtol=1e-4, atol=1e-5)
 
 
 def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
-    one, yes, no = np.ones((1, 1), np.float32), np.ones((1, 1), bool), np.zeros((1, 1), bool)
+    one, yes, no = jnp.ones((1, 1)), jnp.ones((1, 1), bool), jnp.zeros((1, 1), bool)
     assert advantages(one, 0 * one, 10 * one, no, yes, 0.5, 0.9).item() == 6.0
     assert advantages(one, 0 * one, 10 * one, yes, no, 0.5, 0.9).item() == 1.0
 
@@ -52,11 +53,11 @@ def test_discounted_rewards_stop_at_the_episodes_end(path):
     for t in reversed(range(TIME)):
         after = reward[t] + 0.9 * np.where(done[t], 0.0, after)
         expected[t] = after
-    np.testing.assert_allclose(discounted(reward, done, 0.9), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(discounted(jnp.asarray(reward), jnp.asarray(done), 0.9), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_normalised_advantages_have_mean_zero_and_deviation_one():
-    found = normalised(np.array([1.0, 2.0, 6.0], np.float32))
+    found = normalised(jnp.array([1.0, 2.0, 6.0]))
     assert abs(found.mean()) < 1e-6
     assert abs(found.std() - 1.0) < 1e-5
-    assert not np.isnan(normalised(np.zeros(3, np.float32))).any()
+    assert not np.isnan(normalised(jnp.zeros(3))).any()

@@ -18,6 +18,7 @@ from fedrl.learners import adam, chain, corrected, proximal, rmsprop, sgd
 from fedrl.learners.optimizers import descend
 from fedrl.stages import clip, control_variates, error_feedback, quantize, top_k
 
+TABLES_ONLY = {"importance_averaging"}  # reads the visits of a Q-table: test_importance_averaging.py
 EXAMPLES = {
     "stage": [
         clip(1.0),
@@ -73,7 +74,7 @@ def test_every_component_has_an_example(kind):
     known = {
         entry.name for entry in CATALOGUE.values() if entry.kind == kind and entry.build.__module__.startswith("fedrl.")
     }
-    assert {call_of(value).component.name for value in EXAMPLES[kind]} == known
+    assert {call_of(value).component.name for value in EXAMPLES[kind]} == known - TABLES_ONLY
 
 
 @pytest.mark.parametrize("value", [v for values in EXAMPLES.values() for v in values], ids=named)

@@ -14,7 +14,7 @@ from fedrl.environments import random_mdp
 from fedrl.learners import q_table
 from fedrl.stages import importance_averaging
 
-CONTEXT = Context(jnp.int32(0), jnp.int32(0), jnp.int32(2))
+CONTEXT = Context(jnp.int32(0), jnp.int32(0), jnp.int32(2), jnp.int32(1))
 RATE = 0.2
 
 

@@ -18,12 +18,13 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         from fedrl import __version__
 
         typer.echo(f"fedrl {__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()

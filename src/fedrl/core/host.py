@@ -8,7 +8,7 @@ Arrays are NumPy's and have the instances first. They are the instances' own: va
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class HostStep(NamedTuple):
     successor: np.ndarray
 
 
+@runtime_checkable
 class Instances(Protocol):
     """Open instances of an environment."""
 

@@ -146,7 +146,7 @@ def lqr_optimum(params: LQRParams, discount: float) -> LinearPolicy:
         pressed = discount * b.mT @ p
         return pressed @ a / (r + pressed @ b)
 
-    def improve(_: int, p: jax.Array) -> jax.Array:
+    def improve(_: jax.Array, p: jax.Array) -> jax.Array:
         better = q + discount * a.mT @ p @ (a - b @ gain_of(p))
         return (better + better.mT) / 2
 

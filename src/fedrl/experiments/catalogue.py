@@ -95,6 +95,8 @@ def build(kind: str, table: Any, where: str, given: Mapping[str, Any] | None = N
         return entry.build(*bound.args, **bound.kwargs)
     except (ConfigError, UnsoundError) as fault:
         raise type(fault)(f"[{where}] {fault}") from fault
+    except (TypeError, ValueError) as fault:
+        raise ConfigError(f"[{where}] {entry.name} can't be built from {dict(table)!r}: {fault}.") from fault
 
 
 def _arguments(entry: Component, table: Mapping[str, Any], where: str, given: Mapping[str, Any]) -> dict[str, Any]:

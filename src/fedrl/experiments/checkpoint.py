@@ -23,7 +23,7 @@ ROUND = "round"
 
 def save(path: Path, tree: PyTree, round_number: int) -> None:
     """Write the leaves of a tree, random keys as their raw data."""
-    leaves = {f"{i:04d}": np.ascontiguousarray(_data(leaf)) for i, leaf in enumerate(jax.tree.leaves(tree))}
+    leaves = {f"{i:04d}": np.asarray(_data(leaf), order="C") for i, leaf in enumerate(jax.tree.leaves(tree))}
     write_atomically(path, safetensors.numpy.save({**leaves, ROUND: np.asarray([round_number], np.int64)}))
 
 

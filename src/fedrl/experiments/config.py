@@ -3,7 +3,7 @@
     experiment.toml --read--> dict --override (--set)--> dict --parse--> Config
 
 Components are still tables here, `{name = "ppo", clip = 0.2}`; `fedrl.experiments.build` makes them objects and
-fills in the defaults, which live with the constructors.
+fills in the defaults, which live with the constructors. In Python, a `Config` takes the objects themselves, too.
 """
 
 from __future__ import annotations
@@ -17,12 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import optax
 import tomli_w
 
+from fedrl.core.aggregator import Aggregator
 from fedrl.core.component import call_of
+from fedrl.core.environment import Environment
 from fedrl.core.errors import ConfigError, nearest
 from fedrl.core.federation import federate
-from fedrl.experiments.catalogue import Table, table_of
+from fedrl.core.learner import Learner
+from fedrl.core.stage import Stage
+from fedrl.experiments.catalogue import KINDS, Table, table_of
 from fedrl.experiments.values import fit
 
 _FEDERATE = {name: parameter.default for name, parameter in inspect.signature(federate).parameters.items()}
@@ -48,9 +53,9 @@ class FederationConfig:
 
     agents: int
     local_steps: int | tuple[int, ...] = _FEDERATE["local_steps"]
-    aggregator: Table | str = "mean"
-    stages: Sequence[Table | str] = ()
-    server_optimizer: Table | str | None = _FEDERATE["server_opt"]
+    aggregator: Table | str | Aggregator = "mean"
+    stages: Sequence[Table | str | Stage] = ()
+    server_optimizer: Table | str | optax.GradientTransformation | None = _FEDERATE["server_opt"]
     payload: str = _FEDERATE["payload"]
 
     def __post_init__(self) -> None:
@@ -120,8 +125,8 @@ class Config:
     """
 
     name: str
-    environment: Table | str
-    learner: Table | str
+    environment: Table | str | Environment
+    learner: Table | str | Learner
     federation: FederationConfig
     fleet: Table = field(default_factory=dict)
     baselines: BaselinesConfig = BaselinesConfig()
@@ -237,12 +242,19 @@ def _section(kind: type, data: Any, where: str) -> Any:
             shown = "" if isinstance(value, Mapping) else f" is {value!r}, but it"
             raise ConfigError(f"{full}{shown} is not a key of {place}. {nearest(key, known)}")
         section = dataclasses.is_dataclass(types[key])
-        values[key] = _section(types[key], value, full) if section else fit(value, types[key], full)
+        values[key] = _section(types[key], value, full) if section else fit(value, types[key], full, _no_object)
     for name, entry in known.items():
         if name not in values and entry.default is entry.default_factory is dataclasses.MISSING:
             full = f"{where}.{name}" if where else name
             raise ConfigError(f"{full} is missing. Every experiment needs it.")
     return kind(**values)
+
+
+def _no_object(value: Any, annotation: Any, where: str) -> Any:
+    """Objects have become tables before they are checked, so none fits the type of a component."""
+    if isinstance(annotation, type) and annotation in KINDS:
+        raise ConfigError(f"{where} is {value!r}. It needs to be a table.")
+    return NotImplemented
 
 
 def _tables(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,13 +48,25 @@ def returns_of(
     return greedy_returns_host(learner, fleet, params, episodes, seed, stacked=stacked)
 
 
+class Game(NamedTuple):
+    """Where all episodes stand; each of `over` and `returned` is `[agents, episodes]`."""
+
+    time: jax.Array
+    over: jax.Array
+    returned: jax.Array
+    state: PyTree
+    observation: jax.Array
+
+
+RESET, STEP, ACT = 0, 1, 2
+
+
 @functools.lru_cache(maxsize=8)
 def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, PyTree, Params], jax.Array]:
     """The program for this learner, compiled at its first call."""
     environment = learner.environment
     reset = jax.vmap(environment.reset, (-1, None), -1, axis_size=episodes)
     move = jax.vmap(environment.step, (-1, -1, -1, None), -1)
-    RESET, STEP, ACT = 0, 1, 2
 
     def begin(key: Key, env_params: PyTree) -> tuple[Any, jax.Array]:
         state, timestep = reset(environment.draw_reset(jax.random.fold_in(key, RESET), (episodes,)), env_params)
@@ -74,18 +86,16 @@ def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, P
         keys = jax.vmap(lambda agent: jax.random.fold_in(key, agent))(jnp.arange(agents))
         advance = jax.vmap(step, (0, 0, 0 if stacked else None, 0, 0, None))
         state, observation = jax.vmap(begin)(keys, fleet)
-        nothing = jnp.zeros((agents, episodes))
 
-        def going(carry: tuple[jax.Array, ...]) -> jax.Array:
-            time, over = carry[0], carry[1]
-            return (time < environment.max_steps) & ~over.all()
+        def going(game: Game) -> jax.Array:
+            return (game.time < environment.max_steps) & ~game.over.all()
 
-        def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-            time, over, returned, state, observation = carry
-            state, observation, reward, done = advance(keys, fleet, params, state, observation, time)
-            return time + 1, over | done, returned + jnp.where(over, 0.0, reward), state, observation
+        def body(game: Game) -> Game:
+            state, observation, reward, done = advance(keys, fleet, params, game.state, game.observation, game.time)
+            returned = game.returned + jnp.where(game.over, 0.0, reward)
+            return Game(game.time + 1, game.over | done, returned, state, observation)
 
-        carry = (jnp.int32(0), jnp.zeros((agents, episodes), bool), nothing, state, observation)
-        return jax.lax.while_loop(going, body, carry)[2]
+        none = jnp.zeros((agents, episodes))
+        return jax.lax.while_loop(going, body, Game(jnp.int32(0), none > 0.0, none, state, observation)).returned
 
     return play

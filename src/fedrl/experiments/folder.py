@@ -17,6 +17,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class RunFolder:
     """A folder, and the lock that keeps the lines of its records apart."""
 
     path: Path
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    _lock: AbstractContextManager[Any] = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a line to the records and hand it to the operating system."""
@@ -85,7 +86,7 @@ class RunFolder:
 
     def write_params(self, params: Mapping[str, np.ndarray]) -> None:
         """Write `params.safetensors`."""
-        ordered = {name: np.ascontiguousarray(params[name]) for name in sorted(params)}
+        ordered = {name: np.asarray(params[name], order="C") for name in sorted(params)}
         write_atomically(self.path / PARAMS, safetensors.numpy.save(ordered))
 
     def params(self) -> dict[str, np.ndarray]:

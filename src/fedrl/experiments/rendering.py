@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from fedrl.core.component import call_of
 from fedrl.core.environment import Environment
@@ -51,10 +50,10 @@ def episode(learner: Learner, env_params: PyTree, params: Params, key: Key) -> t
     """The states of one greedy episode, on the host, and its return."""
     environment = learner.environment
     step = jax.jit(
-        lambda k, state, seen: environment.step(
+        lambda k, policy, state, seen: environment.step(
             jax.tree.map(lambda x: x[..., 0], environment.draw_step(k, (1,))),
             state,
-            learner.act(k, params, seen[..., None], True)[..., 0],
+            learner.act(k, policy, seen[..., None], True)[..., 0],
             env_params,
         )
     )
@@ -62,7 +61,7 @@ def episode(learner: Learner, env_params: PyTree, params: Params, key: Key) -> t
     state, timestep = jax.jit(environment.reset)(noise, env_params)
     states, returned = [jax.device_get(state)], 0.0
     for time in range(environment.max_steps):
-        state, timestep = step(jax.random.fold_in(key, time), state, timestep.observation)
+        state, timestep = step(jax.random.fold_in(key, time), params, state, timestep.observation)
         states.append(jax.device_get(state))
         returned += float(timestep.reward)
         if timestep.terminated or timestep.truncated:
@@ -129,8 +128,3 @@ def _gridworld(layout: str) -> Draw:
         return _finished(image)
 
     return draw
-
-
-def best_agent(returns: Sequence[float]) -> int:
-    """The agent with the highest return."""
-    return int(np.argmax(returns))

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,8 +76,8 @@ class Session:
     sinks: Sequence[Sink]
     timing: Timing
     stop: threading.Event = field(default_factory=threading.Event)
-    talking: threading.Lock = field(default_factory=threading.Lock)
-    evaluating: threading.Lock = field(default_factory=threading.Lock)
+    talking: AbstractContextManager[Any] = field(default_factory=threading.Lock)
+    evaluating: AbstractContextManager[Any] = field(default_factory=threading.Lock)
 
     def tell(self, event: Event) -> None:
         """Hand an event to every sink; a round is written down first."""

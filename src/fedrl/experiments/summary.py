@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ class Timing:
     compile_s: float = 0.0
     training_s: float = 0.0
     steps: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _lock: AbstractContextManager[Any] = field(default_factory=threading.Lock, repr=False)
 
     def add_compile(self, seconds: float) -> None:
         """Count the first round of a program, which compiles it."""

@@ -146,4 +146,4 @@ def described(annotation: Any) -> str:
         dict: "a table",
         Mapping: "a table",
     }
-    return words_for.get(container, f"a {getattr(container, '__name__', str(container))}".lower())
+    return words_for.get(container, "a table")  # of a component

@@ -23,6 +23,6 @@ def policy_gradient(log_prob: Float[Array, " samples"], advantage: Float[Array, 
     return (log_prob * jax.lax.stop_gradient(advantage)).mean()
 
 
-def squared_error(value: Float[Array, " samples"], target: Float[Array, " samples"]) -> jax.Array:
+def squared_error(value: Float[Array, "*samples"], target: Float[Array, "*samples"]) -> jax.Array:
     """The critic's objective, to be minimised: the mean of (V(s) - target)^2, the target a constant."""
     return jnp.square(value - jax.lax.stop_gradient(target)).mean()

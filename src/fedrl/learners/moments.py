@@ -64,8 +64,8 @@ def merged(moments: Moments, sums: Sums) -> Moments:
     >>> [round(float(x), 3) for x in both]
     [3.0, 3.0, 4.667]
     """
-    new = jnp.maximum(sums.samples, 1.0)
-    share = sums.samples / jnp.maximum(moments.samples + sums.samples, 1.0)
+    new = jnp.maximum(sums.samples, EPSILON)
+    share = sums.samples / jnp.maximum(moments.samples + sums.samples, EPSILON)
     unit = _unit(moments)
     shift = sums.first / new
     spread = jnp.maximum(sums.second / new - shift**2, 0.0)

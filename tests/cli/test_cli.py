@@ -1,0 +1,203 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from fedrl.cli import main
+
+TOML = """
+name = "corridor"
+rounds = 6
+seeds = 1
+
+[environment]
+name = "gridworld"
+layout = "S.G"
+max_steps = 10
+
+[fleet]
+slip = 0.0
+
+[learner]
+name = "q_table"
+instances = 2
+steps = 8
+learning_rate = 0.5
+exploration = 0.5
+
+[federation]
+agents = 2
+"""
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Said]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """The command line in this process."""
+
+    def run(*arguments: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["fedrl", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "120")
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        code = stopped.value.code
+        return Said(code if isinstance(code, int) else 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "corridor.toml"
+    path.write_text(TOML)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from fedrl import run
+
+    out = tmp_path_factory.mktemp("runs") / "corridor"
+    run(config, out)
+    return out
+
+
+def test_run_shows_the_outcome_and_where_it_is(call: Call, config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    said = call("run", config, "--out", out, "--set", "rounds=2")
+    assert said.code == 0, said.err
+    assert str(out) in said.out
+    assert str(out / "report.html") in said.out
+
+
+def test_json_prints_the_summary_and_nothing_else(call: Call, config: Path, tmp_path: Path) -> None:
+    said = call("run", config, "--out", tmp_path / "run", "--json", "--seeds", 2, "--set", "rounds=2")
+    assert said.code == 0, said.err
+    printed = json.loads(said.out)
+    assert printed["seeds"] == [0, 1]
+    assert printed == json.loads((tmp_path / "run" / "summary.json").read_text())
+
+
+def test_quiet_prints_nothing(call: Call, config: Path, tmp_path: Path) -> None:
+    said = call("run", config, "--out", tmp_path / "run", "--quiet", "--set", "rounds=1")
+    assert said == Said(0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "learner.stepz=1"], "Did you mean 'steps'?"),
+        (["--set", "rounds=-3"], "rounds is -3"),
+        (["--set", "environment.name=gridword"], "Did you mean 'gridworld'?"),
+        (["--seeds", "0"], "seeds is 0"),
+        (["--resume", "nowhere"], "one of the two"),
+    ],
+)
+def test_wrong_input_is_one_sentence_with_exit_code_2(
+    call: Call, config: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    said = call("run", config, "--out", tmp_path / "run", *arguments)
+    assert said.code == 2
+    assert words in said.err
+    assert said.err.startswith("error: ")
+    assert "Traceback" not in said.err + said.out
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_file_has_exit_code_2(call: Call) -> None:
+    said = call("run", "nowhere.toml")
+    assert said.code == 2
+    assert "nowhere.toml does not exist" in said.err
+
+
+def test_a_folder_without_a_run_has_exit_code_1(call: Call, tmp_path: Path) -> None:
+    for command in (["run", "--resume", tmp_path], ["evaluate", tmp_path], ["report", tmp_path]):
+        said = call(*command)
+        assert said.code == 1
+        assert "is not a run folder" in said.err
+
+
+def test_resume_takes_no_other_configuration(call: Call, folder: Path) -> None:
+    said = call("run", "--resume", folder, "--set", "rounds=9")
+    assert said.code == 2
+    assert "Leave them out" in said.err
+
+
+def test_report_compares_runs(call: Call, folder: Path, tmp_path: Path) -> None:
+    said = call("report", folder, folder, "--out", tmp_path / "both.html")
+    assert said.code == 0, said.err
+    assert "<html" in (tmp_path / "both.html").read_text()
+
+
+def test_list_shows_parameters_and_reference(call: Call) -> None:
+    said = call("list", "learner")
+    assert said.code == 0
+    assert "clip = 0.2" in said.out
+    assert "https://arxiv.org/abs/1707.06347" in said.out
+    assert "cartpole" not in said.out
+
+
+def test_list_of_an_unknown_kind_names_the_kinds(call: Call) -> None:
+    said = call("list", "lerner")
+    assert said.code == 2
+    assert "Did you mean 'learner'?" in said.err
+
+
+def test_evaluate_prints_what_the_summary_says(call: Call, folder: Path) -> None:
+    said = call("evaluate", folder, "--json")
+    assert said.code == 0, said.err
+    summary = json.loads((folder / "summary.json").read_text())
+    assert json.loads(said.out)["seeds"]["0"] == pytest.approx([a["return"] for a in summary["agents"]])
+
+
+def test_evaluate_films_an_episode(call: Call, folder: Path, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    film = tmp_path / "film.gif"
+    said = call("evaluate", folder, "--render", film, "--agent", 1)
+    assert said.code == 0, said.err
+    assert "agent 1, seed 0, return 0.98" in said.out
+    with image.open(film) as frames:
+        assert frames.n_frames == 3  # start, one step, goal
+
+
+def test_evaluate_knows_its_agents(call: Call, folder: Path) -> None:
+    said = call("evaluate", folder, "--agent", 2)
+    assert said.code == 2
+    assert "agents 0 to 1" in said.err
+
+
+def test_doctor_fails_if_training_does(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedrl.experiments import selftest
+
+    monkeypatch.setattr(selftest, "BEST", 0.5)
+    said = call("doctor")
+    assert said.code == 1
+    assert "They do not learn" in said.out
+
+
+def test_help_imports_no_jax() -> None:
+    program = "import sys; from fedrl.cli import main\ntry: main()\nfinally: assert 'jax' not in sys.modules"
+    said = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    for command in ("run", "report", "list", "evaluate", "doctor"):
+        assert command in said.stdout
+
+
+def test_every_command_has_help(call: Call) -> None:
+    for command in ("run", "report", "list", "evaluate", "doctor"):
+        said = call(command, "--help")
+        assert said.code == 0
+        assert "Usage" in said.out

@@ -1,0 +1,74 @@
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedrl.core.learner import Learner
+from fedrl.environments import cartpole, gridworld
+from fedrl.environments.fleet import fleet
+from fedrl.experiments.evaluate import greedy_returns
+from fedrl.experiments.rendering import episode
+from fedrl.learners import q_table
+
+GRID = gridworld("S..G", max_steps=10)
+RIGHT = 2
+
+
+@pytest.fixture(scope="module")
+def learner() -> Learner:
+    return q_table(GRID)
+
+
+def table(action: int) -> dict[str, jax.Array]:
+    """A table in favour of one action everywhere."""
+    return {"q": jnp.zeros((4, 4)).at[:, action].set(1.0)}
+
+
+def test_the_return_is_that_of_the_first_episode_alone(learner: Learner) -> None:
+    agents = fleet(GRID, 2, {"slip": 0.0, "goal_reward": [1.0, 5.0]})
+    returns = greedy_returns(learner, agents, table(RIGHT), 3, 0)
+    np.testing.assert_allclose(returns, [[0.97] * 3, [4.97] * 3], rtol=1e-5)
+
+
+def test_an_episode_that_never_ends_is_cut_at_the_limit(learner: Learner) -> None:
+    returns = greedy_returns(learner, fleet(GRID, 2, {"slip": 0.0}), table(0), 3, 0)
+    np.testing.assert_allclose(returns, -0.1, rtol=1e-5)
+
+
+def test_stacked_parameters_belong_to_one_agent_each(learner: Learner) -> None:
+    each = jax.tree.map(lambda *x: jnp.stack(x), table(RIGHT), table(0))
+    returns = greedy_returns(learner, fleet(GRID, 2, {"slip": 0.0}), each, 3, 0, stacked=True)
+    np.testing.assert_allclose(returns[:, 0], [0.97, -0.1], rtol=1e-5)
+
+
+def test_chance_depends_on_seed_and_agent_alone(learner: Learner) -> None:
+    slippery = {"slip": 0.6}
+    two, three = (greedy_returns(learner, fleet(GRID, n, slippery), table(RIGHT), 6, 7) for n in (2, 3))
+    np.testing.assert_array_equal(two, three[:2])
+    other = greedy_returns(learner, fleet(GRID, 2, slippery), table(RIGHT), 6, 8)
+    assert not np.array_equal(two, other)
+    assert not np.array_equal(two[0], two[1])
+
+
+def test_a_film_shows_every_state_of_one_episode(learner: Learner) -> None:
+    setting = jax.tree.map(lambda leaf: leaf[0], fleet(GRID, 1, {"slip": 0.0}))
+    states, returned = episode(learner, setting, table(RIGHT), jax.random.key(0))
+    assert [int(state.state.cell) for state in states] == [0, 1, 2, 3]
+    assert returned == pytest.approx(0.97)
+
+
+def test_a_cartpole_is_drawn_where_its_state_says() -> None:
+    pytest.importorskip("PIL")
+    from fedrl.experiments.rendering import ACCENT, _cartpole
+
+    def pole(theta: float) -> np.ndarray:
+        state: Any = SimpleNamespace(x=0.0, theta=theta)
+        image = np.asarray(_cartpole(SimpleNamespace(state=state), cartpole().params))
+        return np.argwhere((image == ACCENT).all(-1)).mean(0)
+
+    upright, right = pole(0.0), pole(0.2)
+    assert upright[1] == pytest.approx(240, abs=2)  # the middle of the picture
+    assert right[1] > upright[1] + 4

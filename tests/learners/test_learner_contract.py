@@ -1,0 +1,191 @@
+"""What every learner in the catalogue promises."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fedrl.learners
+from fedrl.core.component import CATALOGUE, cite
+from fedrl.core.learner import Learner, Trajectory
+from fedrl.core.types import Hint
+from fedrl.environments import probe_match, random_mdp
+from fedrl.learners import a2c, chain, mlp, normalize, ppo, proximal, q_table, reinforce, sgd
+
+AGENTS = 2
+SMALL = {"network": mlp((4,)), "optimizer": chain(proximal(1.0), sgd(0.1))}
+LEARNERS = {
+    "ppo": lambda env: ppo(env, instances=2, steps=4, epochs=1, minibatch_count=2, **SMALL),
+    "a2c": lambda env: a2c(env, instances=2, steps=4, **SMALL),
+    "reinforce": lambda env: reinforce(env, episodes_per_step=2, **SMALL),
+    "reinforce, value": lambda env: reinforce(env, baseline="value", episodes_per_step=2, horizon=3, **SMALL),
+    "normalize": lambda env: normalize(a2c(env, instances=2, steps=4, **SMALL)),
+    "q_table": lambda env: q_table(env, instances=2, steps=4, count_visits=True),
+    "q_table, synchronous": lambda env: q_table(env, sampling="synchronous", steps=2),
+    "q_table, expected": lambda env: q_table(env, sampling="expected"),
+}
+
+
+class Case(NamedTuple):
+    """A learner, its compiled iteration over a few agents, and what it made of them."""
+
+    name: str
+    learner: Learner
+    update: object
+    key: jax.Array
+    state: object
+    hint: Hint
+    after: object
+    metrics: dict
+
+
+def hint_for(learner, state, shift=0.0):
+    params = learner.params(state)
+    return Hint(jax.tree.map(lambda leaf: leaf + shift, params), jax.tree.map(jnp.zeros_like, params))
+
+
+@pytest.fixture(scope="module", params=LEARNERS)
+def case(request):
+    env = random_mdp(3, 2) if request.param.startswith("q_table") else probe_match()
+    learner = LEARNERS[request.param](env)
+    update = jax.jit(jax.vmap(learner.update))
+    key = jax.random.split(jax.random.key(0), AGENTS)
+    state = jax.jit(jax.vmap(learner.init, (0, None)))(jax.random.split(jax.random.key(1), AGENTS), env.params)
+    hint = hint_for(learner, state)
+    return Case(request.param, learner, update, key, state, hint, *update(key, state, hint))
+
+
+def same(one, other):
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(_plain(a), _plain(b)), one, other)
+
+
+def differ(one, other):
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return any((np.asarray(a) != np.asarray(b)).any() for a, b in pairs)
+
+
+def _plain(leaf):
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+def test_every_learner_in_the_catalogue_is_tested_here():
+    known = {name for kind, name in CATALOGUE if kind == "learner"}
+    assert known == {name.partition(",")[0] for name in LEARNERS} & set(fedrl.learners.__all__)
+
+
+def test_an_iteration_changes_parameters_and_keeps_every_shape_type_and_weak_type(case):
+    before, after = (
+        jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), s) for s in (case.state, case.after)
+    )
+    assert before == after
+    assert differ(case.learner.params(case.state), case.learner.params(case.after))
+
+
+def test_nothing_is_compiled_after_the_first_iteration(case):
+    case.update(case.key, case.after, hint_for(case.learner, case.after))
+    assert case.update._cache_size() == 1
+
+
+def test_an_iteration_is_a_function_of_its_key(case):
+    same(case.update(case.key, case.state, case.hint)[0], case.after)
+    if case.name != "q_table, expected":
+        other = jax.vmap(lambda key: jax.random.fold_in(key, 1))(case.key)
+        assert differ(case.update(other, case.state, case.hint)[0], case.after)
+
+
+def test_agents_do_not_touch_each_other(case):
+    flipped = jax.tree.map(lambda leaf: leaf[::-1], (case.key, case.state, case.hint))
+    same(jax.tree.map(lambda leaf: leaf[::-1], case.update(*flipped)[0]), case.after)
+
+
+def test_metrics_are_scalars_that_add_up(case):
+    assert set(case.metrics) == {"loss", "episodes", "episode_return"}
+    for value in case.metrics.values():
+        assert value.shape == (AGENTS,)
+        assert value.dtype == np.float32
+        assert np.isfinite(value).all()
+
+
+def test_parameters_are_finite_float32(case):
+    for leaf in jax.tree.leaves(case.learner.params(case.after)):
+        assert leaf.dtype == np.float32
+        assert np.isfinite(leaf).all()
+
+
+def test_adopted_parameters_come_back_and_nothing_else_changes_shape(case):
+    adopt = jax.vmap(case.learner.adopt)
+    given = jax.tree.map(lambda leaf: leaf + 1.0, case.learner.params(case.after))
+    adopted = adopt(case.after, given)
+    same(case.learner.params(adopted), given)
+    assert jax.tree.structure(adopted) == jax.tree.structure(case.after)
+
+
+def test_local_training_leans_on_the_hint(case):
+    far = hint_for(case.learner, case.state, shift=5.0)
+    takes_plain_steps = case.name.startswith("q_table")  # it has no optimiser that could read a hint
+    assert differ(case.update(case.key, case.state, far)[0], case.after) != takes_plain_steps
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_actions_fit_the_space(case, greedy):
+    spaces = case.learner.environment.spaces
+    params = jax.tree.map(lambda leaf: leaf[0], case.learner.params(case.after))
+    seen = jnp.zeros((*spaces.observation.shape, 7), spaces.observation.dtype)
+    action = jax.eval_shape(lambda k, p, s: case.learner.act(k, p, s, greedy), jax.random.key(0), params, seen)
+    assert action.shape == (*spaces.action.shape, 7)
+    assert action.dtype == spaces.action.dtype
+
+
+def test_the_greedy_action_needs_no_luck(case):
+    if case.name.startswith("q_table"):
+        params = {"q": jnp.array([[0.0, 1.0], [2.0, 0.0], [0.0, 3.0]])}
+        seen = jnp.array([0, 1, 2])
+    else:
+        params = jax.tree.map(lambda leaf: leaf[0], case.learner.params(case.after))
+        seen = jnp.linspace(-3.0, 3.0, 50)[None]
+    one, other = (case.learner.act(jax.random.key(k), params, seen, True) for k in (0, 1))
+    same(one, other)
+
+
+def test_a_stack_of_settings_pools_their_data(case):
+    learner = case.learner
+    stack = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf, leaf]), learner.environment.params)
+
+    def run(key):
+        state = learner.init(key, stack)
+        return learner.params(state), learner.params(learner.update(key, state, hint_for(learner, state))[0])
+
+    before, after = jax.eval_shape(run, jax.random.key(0))
+    assert before == after
+
+
+def test_an_iteration_counts_its_samples(case):
+    learner = case.learner
+    assert learner.samples >= 1
+    if learner.learn is not None:
+        assert learner.samples == learner.horizon * learner.instances
+
+
+def test_experience_gathered_elsewhere_is_learned_from(case):
+    learner, (observation, action) = case.learner, case.learner.environment.spaces
+    if learner.learn is None:
+        assert learner.horizon == learner.instances == 0
+        return
+    time, one = (learner.horizon,), (learner.instances,)
+    shown = jnp.zeros((*time, *observation.shape, *one), observation.dtype)
+    done = jnp.zeros((*time, *one), bool)
+    seen = Trajectory(shown, jnp.zeros((*time, *action.shape, *one), action.dtype), 1.0 + done, done, done, shown)
+    state, hint = jax.tree.map(lambda leaf: leaf[0], (case.state, case.hint))
+    after, metrics = jax.eval_shape(learner.learn, jax.random.key(0), state, seen, hint)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    assert set(metrics) == {"loss"}
+
+
+def test_a_learner_prints_as_its_call_and_cites_its_source(case):
+    env = case.learner.environment
+    assert repr(case.learner).startswith(case.name.partition(",")[0] + "(")
+    assert LEARNERS[case.name](env) == case.learner
+    assert repr(env) in repr(case.learner)
+    assert "https://" in cite(case.learner)[0]

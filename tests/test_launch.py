@@ -1,0 +1,65 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedrl import launch
+
+
+def child(program: str, **environment: str) -> str:
+    """What a fresh interpreter prints."""
+    clean = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")}
+    said = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**clean, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert said.returncode == 0, said.stderr
+    return said.stdout.strip()
+
+
+def test_prepare_gives_jax_a_device_per_core_and_a_cache(tmp_path: Path) -> None:
+    program = (
+        "import fedrl; fedrl.prepare(3); import jax, jax.numpy as jnp; jax.jit(lambda x: x + 1)(jnp.ones(3));"
+        "print(len(jax.devices()), jax.config.jax_compilation_cache_dir)"
+    )
+    count, folder = child(program, XDG_CACHE_HOME=str(tmp_path)).split()
+    assert count == "3"
+    assert Path(folder).is_relative_to(tmp_path)
+    assert any(Path(folder).iterdir())
+
+
+def test_prepare_leaves_what_the_user_set(tmp_path: Path) -> None:
+    flags = f"{launch.DEVICES}=5 {launch.VECTORS}=128"
+    program = "import fedrl, os; fedrl.prepare(); import jax; print(os.environ['XLA_FLAGS'], jax.device_count())"
+    said = child(program, XLA_FLAGS=flags, XDG_CACHE_HOME=str(tmp_path))
+    assert said == f"{flags} 5"
+
+
+def test_importing_fedrl_is_light_and_its_names_exist() -> None:
+    program = (
+        "import sys, fedrl; assert 'jax' not in sys.modules;"
+        "[getattr(fedrl, name) for name in fedrl.__all__];"
+        "from jax._src import xla_bridge; print(xla_bridge.backends_are_initialized())"
+    )
+    assert child(program) == "False"
+
+
+def test_prepare_warns_when_it_is_too_late(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(launch, "backend_runs", lambda: True)
+    with pytest.warns(RuntimeWarning, match="already runs"):
+        launch.prepare()
+
+
+def test_an_unknown_name_of_the_package_is_an_attribute_error() -> None:
+    import fedrl
+
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        fedrl.nothing_of_the_kind  # noqa: B018
