@@ -27,20 +27,22 @@ from fedrl.core.learner import Learner
 from fedrl.core.stage import Stage
 from fedrl.experiments.values import fit
 from fedrl.learners.networks import Network
+from fedrl.topologies.graph import Graph
 
 Table: TypeAlias = dict[str, Any]
 
-ROOMS = ("environments", "learners", "aggregators", "stages")
+ROOMS = ("environments", "learners", "aggregators", "stages", "topologies")
 KINDS: dict[type, str] = {
     Environment: "environment",
     Learner: "learner",
     Aggregator: "aggregator",
     Stage: "stage",
     Network: "network",
+    Graph: "graph",
     optax.GradientTransformation: "optimizer",
     optax.GradientTransformationExtraArgs: "optimizer",
 }
-CONSTRUCTED = frozenset(KINDS.values()) | {"server_optimizer"}
+CONSTRUCTED = frozenset(KINDS.values()) | {"server_optimizer", "mixing", "gossip"}
 
 
 def fill() -> None:

@@ -1,0 +1,245 @@
+"""The engine without a server: agents train in the same compiled blocks and meet their neighbours only.
+
+    nodes --> [block 0 | device 0] [block 1 | device 1] ...     every agent from what it holds itself
+                     +-----------> trained --W x, ...--> meet --> nodes        on the host, in float64
+
+An agent runs both halves: it trains, and it merges what its neighbours send. What it keeps of the second half has a
+place in `Population.server`, whose parameters (and the memory of the rule, as `aggregator`) have a leading agent axis.
+The order in which agents are seated and the number of devices are of no consequence for a single bit of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.sparse import csr_array
+
+from fedrl.core.checks import check_positive
+from fedrl.core.component import calls_in
+from fedrl.core.errors import UnsoundError
+from fedrl.core.federation import AgentState, Federation, ServerState, federate
+from fedrl.core.stage import Stage, zeros_like
+from fedrl.core.types import Broadcast, Params, PyTree, Update
+from fedrl.engines.blocks import Trained, training
+from fedrl.engines.merging import messages
+from fedrl.engines.simulation import (
+    Population,
+    Round,
+    Simulation,
+    chosen_size,
+    iterations,
+    seated,
+    starting,
+)
+from fedrl.topologies import average
+from fedrl.topologies.graph import Graph, check_graph
+from fedrl.topologies.rules import Rule
+from fedrl.topologies.spectrum import distances
+from fedrl.topologies.weights import Mixing, check_sums
+
+DENSE = 1 / 16
+"""The share of weights that are not zero above which a dense product is faster."""
+
+
+def gossip(
+    federation: Federation,
+    fleet: PyTree,
+    graph: Graph,
+    mixing: Mixing,
+    rule: Rule | None = None,
+    *,
+    consensus_steps: int = 1,
+    local_steps: Sequence[int] | None = None,
+    block: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    order: Sequence[int] | None = None,
+) -> Simulation:
+    """Prepare a federation to be simulated without a server.
+
+    The rounds are those of `fedrl.engines.blocks.simulate`. An agent that sits a round out keeps what it has, and its
+    edges are absent. Training that ends in numbers that are not finite is undone and counted as refused. `params_of`
+    gives what every agent holds after it has met its neighbours. `Round.bytes_up` is all that agents send to each
+    other, and nothing comes down; besides the learner's metrics there are `consensus_distance`, how far an agent is
+    from the mean of all, and `messages`, how many it sent.
+
+    Args:
+        federation: What to run: a learner, `mean()`, and `local_steps`; weights are `mixing`'s.
+        fleet: Parameters of each agent's environment, a leading agent axis on every leaf.
+        graph: Who hears whom.
+        mixing: How much weight an agent gives to what it hears.
+        rule: How neighbours meet; `average()` by default.
+        consensus_steps: Messages over every edge in a round; of a graph that changes, each takes the next step.
+        local_steps: Local iterations of each agent, at most `federation.local_steps`, which is the default.
+        block: Agents per compiled block.
+        devices: Where to train; all local devices by default.
+        order: The order in which agents are seated in blocks; of no consequence for the result.
+
+    Raises:
+        ConfigError: An argument does not fit the fleet, the graph is not connected, or a step of consensus is too long.
+        UnsoundError: The federation needs a server, or the weights do not suit the rule.
+    """
+    agents = jax.tree.leaves(fleet)[0].shape[0]
+    size = chosen_size(agents, block)
+    check_positive(consensus_steps=consensus_steps)
+    meeting = average() if rule is None else rule
+    check_serverless(federation, meeting)
+    crew = _steered(federation) if meeting.correction is not None else federation
+    places = list(jax.local_devices() if devices is None else devices)
+    seats = seated(np.arange(agents) if order is None else np.asarray(order), size)
+    steps = iterations(federation, agents, local_steps)
+    weights = _weighing(graph, mixing, meeting, agents)
+    train = training(crew, fleet, seats, places, address=_own, hand_over=_parameters(crew))
+    begin = starting(crew, fleet, seats, steps, places)
+    sent_params = messages(crew, fleet).sent.params
+    size_bytes = meeting.vectors * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(sent_params))
+    size_bytes += 4 * (meeting.numbers + 1)  # and the number of the round
+
+    def init(seed: int) -> Population:
+        first = begin(seed)
+        params = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], agents, axis=0), first.server.params)
+        nodes = ServerState(params, (), meeting.init(params), (), jnp.int32(0))
+        return first._replace(server=nodes)
+
+    def round(
+        population: Population, cohort: Sequence[int] | None = None, talk: bool = True
+    ) -> tuple[Population, Round]:
+        nodes, version = population.server, int(population.server.version)
+        hints = () if meeting.correction is None else (meeting.correction(nodes.aggregator),)
+        work = train(population, Broadcast(nodes.params, hints, nodes.version), cohort, True)
+        trained, refused = _gathered(work, nodes.params)
+        params, memory, sent = trained, nodes.aggregator, np.zeros(agents, int)
+        if talk:
+            present = np.isin(np.arange(agents), work.agents)
+            matrices = [weights(version * consensus_steps + i, present) for i in range(consensus_steps)]
+            params, memory = meeting.meet(_mixer(matrices), nodes.params, trained, memory, steps)
+            params = jax.tree.map(lambda x, like: x.astype(like.dtype), params, trained)
+            sent = sum(((matrix != 0).sum(0) - (matrix.diagonal() != 0) for matrix in matrices), sent)
+        ids = np.sort(work.agents)
+        metrics = work.metrics | {"consensus_distance": distances(params)[ids], "messages": sent[ids]}
+        weight = float(steps[np.setdiff1d(ids, refused)].sum() * federation.learner.samples)
+        seen = Round(metrics, weight, len(refused), int(sent.sum()) * size_bytes, 0)
+        nodes = nodes._replace(params=params, aggregator=memory, version=jnp.int32(version + 1))
+        return Population(nodes, work.blocks, population.key), seen
+
+    return Simulation(init, round, lambda population: population.server.params, agents, size)
+
+
+def check_serverless(federation: Federation, rule: Rule) -> None:
+    """Refuse a federation of which something would be left undone without a server.
+
+    Raises:
+        UnsoundError: It names the part and the way out.
+    """
+    learner, given = federation.learner, {} if federation.call is None else federation.call.arguments
+    server_side = [*given.get("stages", ())] + [given["server_opt"]] * (given.get("server_opt") is not None)
+    if server_side or federation.aggregator.sees != "sum":
+        part = server_side[0] if server_side else federation.aggregator
+        raise UnsoundError(
+            f"{part!r} works on updates where they meet, and without a server they do not. Neighbours exchange "
+            f"parameters and average them. Leave {part!r} out, or run the federation with a server."
+        )
+    if given.get("payload", "delta") != "delta":
+        raise UnsoundError(
+            f"payload is {given['payload']!r}, and without a server nobody descends it. Agents take their own steps. "
+            "Use payload='delta'; with plain SGD and one local step, it is the same."
+        )
+    if learner.statistics is not None:
+        raise UnsoundError(
+            f"{learner!r} counts about moments that all agents share, and without a server they share none. "
+            "Leave normalize(...) out, or run the federation with a server."
+        )
+    if learner.environment.host is not None:
+        raise UnsoundError(
+            f"{learner.environment!r} is stepped on the host, and agents without a server train in compiled programs. "
+            "Use a compiled environment, or run the federation with a server."
+        )
+    names = {call.component.name for call in calls_in(learner)}
+    if rule.correction is not None and learner.call is not None and "corrected" not in names:
+        raise UnsoundError(
+            f"{rule!r} corrects local gradients, and the optimiser of {learner!r} does not read corrections. "
+            "Use optimizer = chain(corrected(), sgd(...))."
+        )
+
+
+def _steered(federation: Federation) -> Federation:
+    """The same federation, whose agents take a correction that comes with what they are sent."""
+
+    def encode(*given: PyTree) -> tuple[Update, PyTree]:
+        *_, local, update = given
+        return update, local
+
+    pilot = Stage(encode, lambda params: (zeros_like(params), ()), lambda shared, local: shared)
+    return federate(federation.learner, federation.aggregator, pilot, local_steps=federation.local_steps)
+
+
+def _own(sent: Broadcast, agent: AgentState) -> Broadcast:
+    """The rows of what is sent that are this agent's; an empty seat gets the first."""
+    row = jnp.maximum(agent.agent, 0)
+    own = jax.tree.map(lambda x: x[row], (sent.params, sent.shared))
+    params, shared = jax.lax.optimization_barrier(own)
+    return sent._replace(params=params, shared=shared)
+
+
+def _parameters(federation: Federation) -> Callable[[AgentState, Update, jax.Array], Params]:
+    """What a block hands over: what its agents hold."""
+
+    def hand_over(agents: AgentState, updates: Update, here: jax.Array) -> Params:
+        del updates, here
+        return jax.vmap(federation.learner.params)(agents.learner)
+
+    return hand_over
+
+
+def _gathered(work: Trained, start: Params) -> tuple[Params, np.ndarray]:
+    """What every agent holds after training, and whose training was undone because it was not finite."""
+    held = [jax.tree.map(lambda x, here=here: np.asarray(x)[here], params) for params, here in work.outcomes]
+    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *held)
+    finite = np.all([np.isfinite(x).reshape(len(x), -1).all(1) for x in jax.tree.leaves(joined)], axis=0)
+
+    def placed(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+        after = before.copy()
+        after[work.agents[finite]] = now[finite]
+        return after
+
+    return jax.tree.map(placed, start, joined), work.agents[~finite]
+
+
+def _weighing(
+    graph: Graph, mixing: Mixing, rule: Rule, agents: int
+) -> Callable[[int, np.ndarray], np.ndarray | csr_array]:
+    """The weights of a step among those present, `(step, present) -> [agents, agents]`; all is checked beforehand."""
+    check_graph(graph, agents)
+    known: dict[int, np.ndarray | csr_array] = {}
+
+    def made(step: int, present: np.ndarray) -> np.ndarray | csr_array:
+        heard = graph.adjacency(agents, step) & present[:, None] & present[None, :]
+        weights = mixing.weights(heard)
+        check_sums(weights, rule.sums, mixing, rule)
+        return weights if (weights != 0).mean() > DENSE else csr_array(weights)
+
+    def weights(step: int, present: np.ndarray) -> np.ndarray | csr_array:
+        if graph.period is None or not present.all():
+            return made(step, present)
+        turn = step % graph.period
+        if turn not in known:
+            known[turn] = made(turn, present)
+        return known[turn]
+
+    for step in range(graph.period or 1):
+        weights(step, np.ones(agents, bool))
+    return weights
+
+
+def _mixer(matrices: Sequence[np.ndarray | csr_array]) -> Callable[[np.ndarray], np.ndarray]:
+    """Apply the weights of several steps in turn."""
+
+    def mix(x: np.ndarray) -> np.ndarray:
+        rows = np.asarray(x, np.float64).reshape(len(x), -1)
+        for matrix in matrices:
+            rows = matrix @ rows
+        return rows.reshape(x.shape)
+
+    return mix

@@ -1,0 +1,28 @@
+"""Who hears whom, with what weight, and what they make of it: federation without a server."""
+
+from fedrl.topologies.given_graphs import from_file, time_varying
+from fedrl.topologies.graphs import complete, exponential, hypercube, ring, star, torus
+from fedrl.topologies.random_graphs import erdos_renyi, random_matching, watts_strogatz
+from fedrl.topologies.rules import average, gradient_tracking, push_sum
+from fedrl.topologies.weights import column_stochastic, laplacian, metropolis, uniform_neighbours
+
+__all__ = [
+    "average",
+    "column_stochastic",
+    "complete",
+    "erdos_renyi",
+    "exponential",
+    "from_file",
+    "gradient_tracking",
+    "hypercube",
+    "laplacian",
+    "metropolis",
+    "push_sum",
+    "random_matching",
+    "ring",
+    "star",
+    "time_varying",
+    "torus",
+    "uniform_neighbours",
+    "watts_strogatz",
+]

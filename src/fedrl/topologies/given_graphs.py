@@ -1,0 +1,69 @@
+"""Graphs that are made elsewhere: read from a file, or others taken in turn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import networkx as nx
+
+from fedrl.core.component import component
+from fedrl.core.errors import ConfigError
+from fedrl.topologies.graph import Adjacency, Graph, static
+from fedrl.topologies.random_graphs import matrix_of
+
+
+@component("graph")
+def from_file(path: str, directed: bool = False) -> Graph:
+    """Read an edge list: a line for each edge, two agents' numbers from 0 on; `#` begins a comment.
+
+    Args:
+        path: Of the file.
+        directed: A line `u v` means that v hears u, and not the other way round.
+
+    Raises:
+        ConfigError: The file can't be read, or its numbers are not those of agents. Whether they fit the number of
+            agents is seen when an engine gives it.
+    """
+    try:
+        graph = nx.read_edgelist(
+            Path(path), create_using=nx.DiGraph if directed else nx.Graph, nodetype=int, data=False
+        )
+    except (OSError, TypeError, ValueError, nx.NetworkXError) as fault:
+        raise ConfigError(
+            f"path is {path!r}, which can't be read as an edge list ({fault}). Give a file with two numbers a line."
+        ) from None
+    if nx.number_of_selfloops(graph) or min(graph.nodes, default=0) < 0:
+        raise ConfigError(
+            f"{path} joins an agent to itself or numbers one below 0. Agents are numbered from 0 on and keep what "
+            "they have without an edge. Remove those lines."
+        )
+
+    def build(agents: int) -> Adjacency:
+        if max(graph.nodes, default=0) >= agents:
+            raise ConfigError(
+                f"{path} names agent {max(graph.nodes)}, and there are {agents} agents, numbered from 0. "
+                f"Use at least {max(graph.nodes) + 1} agents, or another file."
+            )
+        return matrix_of(graph, agents)
+
+    return static(build)
+
+
+@component("graph")
+def time_varying(*graphs: Graph) -> Graph:
+    """Several graphs in turn, one for each step of consensus; together they connect all agents.
+
+    Args:
+        *graphs: In order, each of which stays as it is: `time_varying(ring(), star())`.
+
+    Raises:
+        ConfigError: There is none, or one changes by itself.
+    """
+    if not graphs:
+        raise ConfigError("time_varying() has no graphs. It takes them in turn. Write time_varying(ring(), star()).")
+    for graph in graphs:
+        if graph.period != 1:
+            raise ConfigError(
+                f"time_varying(...) got {graph!r}, which changes by itself: its turn would be ambiguous. Use it alone."
+            )
+    return Graph(lambda agents, step: graphs[step % len(graphs)].adjacency(agents, 0), period=len(graphs))

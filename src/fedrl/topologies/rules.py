@@ -1,0 +1,140 @@
+"""Rules by which neighbours meet, and what they have to be told besides their parameters.
+
+    start --local training--> trained --meet--> what every agent goes on with
+                                      mix: W x, once for each step of consensus
+
+All arrays have a leading agent axis and are NumPy's. `mix` is the only way to hear of others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import numpy as np
+
+from fedrl.core.checks import check_above_zero, check_positive
+from fedrl.core.component import Call, component, record
+from fedrl.core.types import Params, PyTree
+
+Mix = Callable[[np.ndarray], np.ndarray]
+
+
+@record
+class Rule:
+    """How neighbours meet.
+
+    Attributes:
+        meet: `(mix, start, trained, memory, steps) -> (params, memory)`. `mix` applies the weights to an array and
+            returns float64; `steps` holds the local iterations of each agent.
+        init: `params -> memory`.
+        correction: `memory -> correction` of the next local gradients, `Hint.correction`. Optional.
+        sums: What of the weights has to sum to one: "rows", "columns" or "both".
+        vectors: Arrays of the size of the parameters in a message.
+        numbers: Float32 numbers in a message besides.
+    """
+
+    meet: Callable[[Mix, Params, Params, PyTree, np.ndarray], tuple[Params, PyTree]]
+    init: Callable[[Params], PyTree] = lambda params: ()
+    correction: Callable[[PyTree], Params] | None = None
+    sums: Literal["rows", "columns", "both"] = "rows"
+    vectors: int = 1
+    numbers: int = 0
+    call: Call | None = None
+
+
+@component(
+    "gossip",
+    reference="Nedic & Ozdaglar (2009), https://doi.org/10.1109/TAC.2008.2009515; "
+    "Lian et al. (2017), https://arxiv.org/abs/1705.09056",
+)
+def average() -> Rule:
+    """Train, then average with the neighbours: theta_i <- sum_j W_ij theta_j.
+
+    With heterogeneous agents and a constant step, agents settle near the optimum of the mean objective, not at it, and
+    not all at the same point: each is pulled towards its own. `gradient_tracking` removes that bias.
+    """
+
+    def meet(mix: Mix, start: Params, trained: Params, memory: PyTree, steps: np.ndarray) -> tuple[Params, PyTree]:
+        del start, steps
+        return jax.tree.map(mix, trained), memory
+
+    return Rule(meet)
+
+
+@component(
+    "gossip",
+    reference="Kempe, Dobra & Gehrke (2003), https://doi.org/10.1109/SFCS.2003.1238221; "
+    "Nedic & Olshevsky (2015), https://doi.org/10.1109/TAC.2014.2364096; "
+    "Assran et al. (2019), https://arxiv.org/abs/1811.10792",
+)
+def push_sum() -> Rule:
+    """Averaging over directed graphs: what an agent holds is split among those that hear it, and so is a weight.
+
+    With delta_i the change that training made, and the columns of W summing to one:
+
+        x_i <- sum_j W_ij (x_j + delta_j),      w_i <- sum_j W_ij w_j,      theta_i = x_i / w_i
+
+    The sums of x and w are kept, so every theta_i tends to the mean, whatever the weights of the rows sum to.
+    """
+
+    def meet(mix: Mix, start: Params, trained: Params, memory: PyTree, steps: np.ndarray) -> tuple[Params, PyTree]:
+        del steps
+        after = mix(memory)
+
+        def mixed(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+            held = memory.reshape(-1, *(1,) * (now.ndim - 1))
+            return mix(now + (held - 1.0) * before) / after.reshape(held.shape)
+
+        return jax.tree.map(mixed, start, trained), after
+
+    return Rule(meet, lambda params: np.ones(len(jax.tree.leaves(params)[0])), sums="columns", numbers=1)
+
+
+@component(
+    "gossip",
+    reference="Di Lorenzo & Scutari (2016), https://arxiv.org/abs/1602.00591; "
+    "Nedic, Olshevsky & Shi (2017), https://arxiv.org/abs/1607.03218; "
+    "local steps: Liu et al. (2024), https://arxiv.org/abs/2301.01313",
+)
+def gradient_tracking(learning_rate: float, gradient_steps: int = 1) -> Rule:
+    """Every agent tracks how its gradient differs from the mean of all, and local training undoes it.
+
+    With z_i = -delta_i / (H_i eta) the mean direction of an agent's H_i gradient steps, each g_i + c_i:
+
+        c_i <- c_i - z_i + sum_j W_ij z_j,      theta_i <- sum_j W_ij theta_j
+
+    For one step in a round, z_i is the tracker y_i of the papers, y_i <- sum_j W_ij y_j + g_i - g_i' (the gradient
+    before). All agents converge to the optimum of the mean objective, with a constant step. The corrections add up to
+    zero.
+
+    The agents' optimiser is `chain(corrected(), sgd(eta))`. The formula takes plain gradient descent for granted.
+    A message is twice as large.
+
+    Args:
+        learning_rate: eta, the step size of the agents' SGD.
+        gradient_steps: Optimiser steps in one local iteration: 1, or `epochs * minibatch_count` for PPO.
+
+    Raises:
+        ConfigError: An argument is not above zero.
+    """
+    check_above_zero(learning_rate=learning_rate)
+    check_positive(gradient_steps=gradient_steps)
+
+    def meet(mix: Mix, start: Params, trained: Params, memory: PyTree, steps: np.ndarray) -> tuple[Params, PyTree]:
+        def tracked(c: np.ndarray, before: np.ndarray, now: np.ndarray) -> np.ndarray:
+            length = learning_rate * gradient_steps * steps.reshape(-1, *(1,) * (now.ndim - 1))
+            direction = (before - now) / length
+            return (c - direction + mix(direction)).astype(np.float32)
+
+        memory = jax.tree.map(tracked, memory, start, trained)
+        return jax.tree.map(mix, trained), memory
+
+    return Rule(
+        meet,
+        lambda params: jax.tree.map(np.zeros_like, params),
+        correction=lambda memory: memory,
+        sums="both",
+        vectors=2,
+    )

@@ -1,0 +1,80 @@
+"""How fast agents agree: what the spectrum of the weights predicts, and what was measured.
+
+distance_k ~ contraction^k      contraction = the second largest |eigenvalue| of W = 1 - spectral gap
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from scipy.linalg import eigvalsh
+
+from fedrl.core.errors import ConfigError
+from fedrl.core.types import Params
+from fedrl.topologies.graph import Adjacency
+
+
+def contraction(weights: Float[np.ndarray, "agents agents"]) -> float:
+    """The factor by which disagreement shrinks in a step, in the long run: the second largest |eigenvalue|.
+
+    With symmetric weights it also bounds every single step.
+
+    >>> import numpy as np
+    >>> contraction(np.full((3, 3), 1 / 3)) < 1e-12
+    True
+    """
+    if len(weights) == 1:
+        return 0.0
+    symmetric = np.allclose(weights, weights.T, rtol=0.0, atol=1e-12)
+    sizes = np.abs(eigvalsh(weights) if symmetric else np.linalg.eigvals(weights))
+    return float(np.sort(sizes)[-2])
+
+
+def spectral_gap(weights: Float[np.ndarray, "agents agents"]) -> float:
+    """1 - contraction: agents agree after some 1 / gap steps."""
+    return 1.0 - contraction(weights)
+
+
+def largest_step(heard: Adjacency) -> float:
+    """2 / lambda_max(L), which the step of `laplacian()` has to stay below; infinite without edges.
+
+    >>> from fedrl.topologies import complete
+    >>> round(largest_step(complete().adjacency(8, 0)), 6)
+    0.25
+    """
+    degrees = np.diag(heard.sum(1))
+    largest = float(eigvalsh(degrees - heard)[-1])
+    return 2.0 / largest if largest > 0.0 else float("inf")
+
+
+def distances(params: Params) -> Float[np.ndarray, " agents"]:
+    """How far each agent's parameters are from the mean of all, ||theta_i - mean||; every leaf has agents first."""
+    squares = []
+    for leaf in jax.tree.leaves(params):
+        rows = np.asarray(leaf, np.float64).reshape(len(leaf), -1)
+        squares.append(np.square(rows - rows.mean(0)).sum(1))
+    return np.sqrt(np.sum(squares, axis=0))
+
+
+def measured_contraction(disagreement: Sequence[float]) -> float:
+    """The mean factor a step over the second half of a series, where the slowest mode is all that is left.
+
+    Args:
+        disagreement: Of one step after another, such as the root mean square of `distances`.
+
+    Raises:
+        ConfigError: There are fewer than three steps, or nothing to measure at the middle.
+
+    >>> measured_contraction([8.0, 4.0, 2.0, 1.0, 0.5])
+    0.5
+    """
+    half = len(disagreement) // 2
+    if len(disagreement) < 3 or disagreement[half] <= 0.0:
+        raise ConfigError(
+            f"disagreement has {len(disagreement)} steps, the middle one at {list(disagreement)[half : half + 1]}. A "
+            "rate needs three or more, and disagreement left in the middle. Measure more steps, or stop earlier."
+        )
+    return float((disagreement[-1] / disagreement[half]) ** (1.0 / (len(disagreement) - 1 - half)))

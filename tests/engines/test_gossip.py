@@ -1,0 +1,362 @@
+"""The engine without a server: agents agree as the spectrum predicts, and learn together what they would with one."""
+
+import hashlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedrl.aggregators import fedadam, mean, median
+from fedrl.core.errors import ConfigError, UnsoundError
+from fedrl.core.federation import federate
+from fedrl.core.learner import Learner
+from fedrl.engines.blocks import simulate
+from fedrl.engines.gossip import gossip
+from fedrl.environments import cartpole
+from fedrl.environments.adapters import gymnasium
+from fedrl.experiments import checkpoint
+from fedrl.experiments.evaluate import greedy_returns
+from fedrl.learners import adam, chain, corrected, network, normalize, ppo, sgd
+from fedrl.stages import clip
+from fedrl.topologies import (
+    average,
+    column_stochastic,
+    complete,
+    exponential,
+    gradient_tracking,
+    laplacian,
+    metropolis,
+    push_sum,
+    random_matching,
+    ring,
+    star,
+    torus,
+    uniform_neighbours,
+)
+from fedrl.topologies.spectrum import contraction, measured_contraction
+from quadratic import Valley, flat, quadratic, simulated_rounds, valley
+
+AGENTS, SIZE, RATE = 8, 3, 0.1
+DEVICES = jax.devices()
+draws = np.random.default_rng(3)
+FLEET = Valley(
+    draws.uniform(0.2, 2.0, (AGENTS, SIZE)).astype(np.float32), draws.normal(size=(AGENTS, SIZE)).astype(np.float32)
+)
+OPTIMUM = (FLEET.curvature * FLEET.minimum).sum(0) / FLEET.curvature.sum(0)
+PLAIN = federate(quadratic(sgd(RATE)), mean())
+CORRECTED = federate(quadratic(chain(corrected(), sgd(RATE))), mean(), local_steps=3)
+
+
+def fingerprint(tree) -> str:
+    """SHA-256 over every bit of every array."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+class Scattered(NamedTuple):
+    params: jax.Array
+    fresh: jax.Array
+
+
+def scattering(size: int) -> Learner:
+    """A learner that goes somewhere at random once and learns nothing after: what is left is pure consensus."""
+
+    def update(key, state, hint):
+        del hint
+        params = jnp.where(state.fresh, jax.random.normal(key, (size,)), state.params)
+        return Scattered(params, jnp.bool_(False)), {"loss": jnp.float32(0.0)}
+
+    return Learner(
+        init=lambda key, env_params: Scattered(jnp.zeros(size), jnp.bool_(True)),
+        update=update,
+        act=lambda key, params, observation, greedy: jnp.zeros(observation.shape[-1:], jnp.int32),
+        params=lambda state: state.params,
+        adopt=lambda state, params: state._replace(params=params),
+        environment=valley(),
+        samples=1,
+    )
+
+
+MANY = 64
+SCATTER = federate(scattering(16), mean())
+LANDS = Valley(np.ones((MANY, SIZE), np.float32), np.zeros((MANY, SIZE), np.float32))
+
+
+def agreeing(rounds: int, *args, **options):
+    """The agents' parameters after they were scattered, then after every round of consensus."""
+    simulation = gossip(SCATTER, LANDS, *args, block=16, **options)
+    population, _ = simulation.round(simulation.init(0), talk=False)
+    path = [simulation.params_of(population)]
+    disagreement = []
+    for _ in range(rounds):
+        population, seen = simulation.round(population)
+        path.append(simulation.params_of(population))
+        disagreement.append(float(np.sqrt(np.square(seen.metrics["consensus_distance"]).mean())))
+    return path, disagreement
+
+
+@pytest.mark.parametrize(
+    ("graph", "mixing", "rounds"),
+    [
+        (ring(), metropolis(), 500),
+        (torus(), metropolis(), 60),
+        (complete(), laplacian(0.5 / MANY), 16),
+        (star(), laplacian(), 250),
+    ],
+    ids=repr,
+)
+def test_disagreement_shrinks_at_the_rate_the_spectrum_predicts(graph, mixing, rounds):
+    predicted = contraction(mixing.weights(graph.adjacency(MANY, 0)))
+    path, disagreement = agreeing(rounds // 5, graph, mixing, consensus_steps=5)
+    measured = measured_contraction(disagreement) ** (1 / 5)
+    assert measured == pytest.approx(predicted, rel=0.02)
+    assert 1 - measured == pytest.approx(1 - predicted, rel=0.02)  # the gap too, where the factor is near one
+    np.testing.assert_allclose(path[-1].mean(0), path[0].mean(0), atol=2e-6)
+
+
+def test_on_the_complete_graph_one_step_agrees_and_its_contraction_is_zero():
+    path, disagreement = agreeing(1, complete(), metropolis())
+    assert contraction(metropolis().weights(complete().adjacency(MANY, 0))) < 1e-12
+    assert disagreement[0] < 1e-6
+    np.testing.assert_allclose(path[1], np.broadcast_to(path[0].mean(0), path[1].shape), atol=1e-6)
+
+
+def test_uneven_weights_agree_on_a_biased_mean_and_push_sum_on_the_right_one():
+    rows, _ = agreeing(60, star(), uniform_neighbours())
+    pushed, disagreement = agreeing(60, star(), column_stochastic(), push_sum())
+    middle = rows[0].mean(0)
+    assert np.abs(rows[-1] - middle).max() > 0.1
+    assert np.ptp(rows[-1], axis=0).max() < 1e-4
+    assert disagreement[-1] < 1e-4
+    np.testing.assert_allclose(pushed[-1], np.broadcast_to(middle, pushed[-1].shape), atol=1e-4)
+
+
+def test_several_steps_of_consensus_in_a_round_are_as_many_rounds_of_one():
+    one, _ = agreeing(6, exponential(one_peer=True), uniform_neighbours())
+    six, disagreement = agreeing(1, exponential(one_peer=True), uniform_neighbours(), consensus_steps=6)
+    assert disagreement[0] < 1e-6  # each step took the next of the six graphs
+    shifted = np.abs(one[6] - six[1]).max()  # the rounds began at step 1 and the steps at step 6
+    assert shifted < 1e-6
+
+
+def test_average_settles_where_the_linear_algebra_says_and_not_at_the_optimum():
+    simulation = gossip(PLAIN, FLEET, ring(), metropolis())
+    held = flat(simulation.params_of(simulated_rounds(simulation, 400)))
+    weights = metropolis().weights(ring().adjacency(AGENTS, 0))
+    for i in range(SIZE):  # x = W (x - eta a (x - m))
+        a, m = (np.asarray(leaf[:, i], np.float64) for leaf in FLEET)
+        fixed = np.linalg.solve(np.eye(AGENTS) - weights @ np.diag(1 - RATE * a), weights @ (RATE * a * m))
+        np.testing.assert_allclose(held[:, i], fixed, atol=2e-5)
+    assert np.abs(held - OPTIMUM).max() > 0.1
+    assert np.abs(held.mean(0) - OPTIMUM).max() > 0.005
+
+
+@pytest.mark.parametrize("graph", [ring(), star(), random_matching()], ids=repr)
+def test_gradient_tracking_takes_every_agent_to_the_optimum_of_the_mean(graph):
+    simulation = gossip(CORRECTED, FLEET, graph, metropolis(), gradient_tracking(RATE), local_steps=[1, 2, 3, 3] * 2)
+    held = flat(simulation.params_of(simulated_rounds(simulation, 500)))
+    np.testing.assert_allclose(held, np.broadcast_to(OPTIMUM, held.shape), atol=1e-5)
+
+
+def test_with_one_local_step_the_correction_is_the_tracker_of_the_papers():
+    federation = federate(quadratic(chain(corrected(), sgd(RATE))), mean())
+    simulation = gossip(federation, FLEET, ring(), metropolis(), gradient_tracking(RATE))
+    held = flat(simulation.params_of(simulated_rounds(simulation, 12)))
+    weights = metropolis().weights(ring().adjacency(AGENTS, 0))
+    x = np.zeros((AGENTS, SIZE))
+    slope = FLEET.curvature * (x - FLEET.minimum)
+    tracker = slope
+    for _ in range(12):  # x <- W (x - eta y),  y <- W y + g(x) - g(x before)
+        x = weights @ (x - RATE * tracker)
+        before, slope = slope, FLEET.curvature * (x - FLEET.minimum)
+        tracker = weights @ tracker + slope - before
+    np.testing.assert_allclose(held, x, atol=1e-5)
+
+
+def test_push_sum_learns_over_a_directed_graph_as_well_as_average_over_an_undirected_one():
+    pushed = gossip(PLAIN, FLEET, exponential(), column_stochastic(), push_sum())
+    plain = gossip(PLAIN, FLEET, complete(), metropolis())
+    ours, best = (flat(s.params_of(simulated_rounds(s, 200))) for s in (pushed, plain))
+    assert np.abs(ours.mean(0) - OPTIMUM).max() < 0.05
+    assert np.abs(best.mean(0) - OPTIMUM).max() < 0.05
+
+
+def test_the_complete_graph_gives_federated_averaging():
+    federation = federate(quadratic(sgd(RATE)), mean("uniform"), local_steps=2)
+    with_server = simulate(federation, FLEET, local_steps=[1, 2] * 4)
+    without = gossip(federation, FLEET, complete(), metropolis(), local_steps=[1, 2] * 4)
+    server = flat(simulated_rounds(with_server, 7).server.params)
+    held = flat(without.params_of(simulated_rounds(without, 7)))
+    np.testing.assert_allclose(held, np.broadcast_to(server, held.shape), atol=1e-6)
+
+
+def tiny_ppo():
+    """PPO with a linear policy: small enough to compile, random enough to tell orders apart."""
+    linear = network(lambda key, space, outputs, gain: 0.1 * jax.random.normal(key, (outputs, 4)), jnp.matmul)
+    return ppo(cartpole(), network=linear, optimizer=adam(0.01), instances=2, steps=4, epochs=2, minibatch_count=2)
+
+
+POLES = jax.tree.map(lambda x: np.full(AGENTS, x, np.float32), cartpole().params)._replace(
+    length=np.linspace(0.3, 1.0, AGENTS, dtype=np.float32)
+)
+POLICIES = federate(tiny_ppo(), mean(), local_steps=2)
+
+
+def test_without_talk_agents_train_as_they_do_with_a_silent_server():
+    silent, alone = simulate(POLICIES, POLES), gossip(POLICIES, POLES, ring(), metropolis())
+    populations = silent.init(0), alone.init(0)
+    for _ in range(3):
+        a, with_server = silent.round(populations[0], talk=False)
+        b, without = alone.round(populations[1], talk=False)
+        populations = a, b
+    assert fingerprint(alone.params_of(populations[1])) == fingerprint(silent.params_of(populations[0]))
+    np.testing.assert_array_equal(with_server.metrics["loss"], without.metrics["loss"])
+    assert (without.bytes_up, without.metrics["messages"].sum()) == (0, 0)
+
+
+def cohort_of(round: int) -> list[int] | None:
+    return None if round < 2 else [1, 2, 5, 7]
+
+
+@pytest.mark.parametrize(
+    ("graph", "mixing", "rule"),
+    [
+        (ring(), metropolis(), average()),
+        (complete(), metropolis(), average()),
+        (exponential(), column_stochastic(), push_sum()),
+    ],
+    ids=repr,
+)
+def test_the_same_bits_on_two_devices_in_any_order_and_after_a_checkpoint(graph, mixing, rule, tmp_path):
+    assert len(DEVICES) >= 2
+    padded = [7, -1, 3, 0, -1, 1, 6, 5, -1, 4, 2]
+    one = gossip(POLICIES, POLES, graph, mixing, rule, block=4, devices=DEVICES[:1])
+    two = gossip(POLICIES, POLES, graph, mixing, rule, block=4, devices=DEVICES[:2], order=padded)
+    a, b = one.init(0), two.init(0)
+    for i in range(4):
+        (a, seen), (b, again) = one.round(a, cohort_of(i)), two.round(b, cohort_of(i))
+        assert fingerprint(a.server) == fingerprint(b.server)
+        assert fingerprint(seen) == fingerprint(again)
+        if i == 2:
+            checkpoint.save(tmp_path / "state", a, i)
+            a = checkpoint.load(tmp_path / "state", one.init(5))
+    assert fingerprint(one.init(1).server) != fingerprint(one.init(0).server)
+
+
+def test_nothing_is_compiled_after_the_first_rounds():
+    names: list[str] = []
+
+    def listen(event: str, duration: float, **details) -> None:
+        if event.endswith("backend_compile_duration"):
+            names.append(str(details))
+
+    simulation = gossip(CORRECTED, FLEET, random_matching(), metropolis(), gradient_tracking(RATE))
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        population, _ = simulation.round(simulation.init(0))
+        assert names
+        names.clear()
+        for cohort in (None, [0, 3], [7], None):
+            population, _ = simulation.round(population, cohort)
+        simulation.round(population, talk=False)
+        assert names == []
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_who_sits_out_keeps_what_it_has_and_its_edges_are_absent():
+    simulation = gossip(PLAIN, FLEET, ring(), metropolis())
+    population, _ = simulation.round(simulation.init(0), talk=False)
+    before = flat(simulation.params_of(population))
+    population, seen = simulation.round(population, cohort=[0, 1, 4])
+    after = flat(simulation.params_of(population))
+    np.testing.assert_array_equal(after[[2, 3, 5, 6, 7]], before[[2, 3, 5, 6, 7]])
+    trained = before - RATE * FLEET.curvature * (before - FLEET.minimum)
+    np.testing.assert_allclose(after[[0, 1]], np.broadcast_to(trained[:2].mean(0), (2, SIZE)), atol=1e-6)
+    np.testing.assert_allclose(after[4], trained[4], atol=1e-6)  # nobody it hears is there
+    assert seen.metrics["messages"].tolist() == [1, 1, 0]
+    assert seen.weight == 3.0
+
+
+def test_training_that_ends_in_numbers_that_are_not_finite_is_undone_and_counted():
+    minimum = FLEET.minimum.copy()
+    minimum[[2, 7], 1] = np.nan, np.inf
+    simulation = gossip(PLAIN, FLEET._replace(minimum=minimum), ring(), metropolis())
+    population, seen = simulation.round(simulation.init(0))
+    held = flat(simulation.params_of(population))
+    assert (seen.refused, seen.weight) == (2, 6.0)
+    trained = RATE * FLEET.curvature * FLEET.minimum
+    trained[[2, 7]] = 0.0
+    np.testing.assert_allclose(held, metropolis().weights(ring().adjacency(AGENTS, 0)) @ trained, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("federation", "graph", "mixing", "rule", "size_bytes", "messages"),
+    [
+        (PLAIN, ring(), metropolis(), average(), 4 * SIZE + 4, 2 * AGENTS),
+        (PLAIN, ring(directed=True), column_stochastic(), push_sum(), 4 * SIZE + 8, AGENTS),
+        (CORRECTED, star(), metropolis(), gradient_tracking(RATE), 8 * SIZE + 4, 2 * (AGENTS - 1)),
+    ],
+    ids=["average", "push_sum", "gradient_tracking"],
+)
+def test_every_edge_carries_one_message_a_step_and_its_bytes_are_counted(
+    federation, graph, mixing, rule, size_bytes, messages
+):
+    simulation = gossip(federation, FLEET, graph, mixing, rule, consensus_steps=3)
+    _, seen = simulation.round(simulation.init(0))
+    assert seen.metrics["messages"].sum() == 3 * messages
+    assert (seen.bytes_up, seen.bytes_down) == (3 * messages * size_bytes, 0)
+
+
+def test_neighbours_on_a_ring_learn_cartpole_together():
+    fleet = jax.tree.map(lambda x: np.full(6, x, np.float32), cartpole().params)
+    learner = ppo(cartpole())
+    simulation = gossip(federate(learner, mean()), fleet, ring(), metropolis(), block=6, devices=DEVICES[:1])
+    population = simulated_rounds(simulation, 40)
+    held = simulation.params_of(population)
+    returns = greedy_returns(learner, fleet, held, episodes=10, seed=0, stacked=True).mean(1)
+    assert returns.min() > 150.0
+    first = greedy_returns(learner, fleet, simulation.params_of(simulation.init(0)), 10, 0, stacked=True)
+    assert first.mean() < 60.0
+
+
+@pytest.mark.parametrize(
+    ("federation", "rule", "message"),
+    [
+        (federate(quadratic(sgd(0.1)), mean(), clip(1.0)), average(), r"clip\(1.0\).*run the federation with a server"),
+        (federate(quadratic(sgd(0.1)), mean(), server_opt=fedadam()), average(), r"fedadam\(\).*with a server"),
+        (federate(quadratic(sgd(0.1)), median()), average(), r"median\(\) works on updates where they meet"),
+        (federate(quadratic(sgd(0.1)), mean(), payload="gradient"), average(), "payload is 'gradient'.*'delta'"),
+        (federate(normalize(tiny_ppo()), mean()), average(), "counts about moments.*without a server they share none"),
+        (PLAIN, gradient_tracking(0.1), r"does not read corrections.*chain\(corrected\(\), sgd"),
+    ],
+)
+def test_what_needs_a_server_is_refused(federation, rule, message):
+    with pytest.raises(UnsoundError, match=message):
+        gossip(federation, FLEET, ring(), metropolis(), rule)
+
+
+def test_host_environments_are_refused():
+    federation = federate(ppo(gymnasium("CartPole-v1"), instances=2, steps=8), mean())
+    fleet = jax.tree.map(lambda leaf: np.asarray(leaf)[None].repeat(3, 0), federation.learner.environment.params)
+    with pytest.raises(UnsoundError, match="stepped on the host"):
+        gossip(federation, fleet, ring(), metropolis())
+
+
+@pytest.mark.parametrize(
+    ("graph", "mixing", "rule", "error", "message"),
+    [
+        (ring(), laplacian(0.5), average(), ConfigError, "step_size is 0.5.*2 / lambda_max = 0.5"),
+        (ring(directed=True), metropolis(), average(), UnsoundError, "directed graph"),
+        (star(), column_stochastic(), average(), UnsoundError, "rows of the weights of column_stochastic"),
+        (star(), uniform_neighbours(), push_sum(), UnsoundError, "columns of the weights of uniform_neighbours"),
+        (torus(rows=3), metropolis(), average(), ConfigError, "8 agents, which do not fill 3 rows"),
+    ],
+)
+def test_what_does_not_fit_the_graph_is_refused_before_the_first_round(graph, mixing, rule, error, message):
+    with pytest.raises(error, match=message):
+        gossip(PLAIN, FLEET, graph, mixing, rule)
