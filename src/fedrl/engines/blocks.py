@@ -137,7 +137,10 @@ def training(
     compiled = threading.Event()
 
     def train(
-        population: Population, sent: Broadcast | Sequence[Broadcast], cohort: Sequence[int] | None, talk: bool
+        population: Population,
+        sent: Broadcast | Sequence[Broadcast],
+        cohort: Sequence[int] | np.ndarray | None,
+        talk: bool,
     ) -> Trained:
         _, present = attendance(cohort, seats)
         spoken_to = [sent] * len(seats) if isinstance(sent, Broadcast) else sent
