@@ -35,7 +35,9 @@ class GatedState(NamedTuple):
     refused: jax.Array
 
 
-@component("learner")
+@component(
+    "learner", reference="trying what was sent before using it: Zhang et al. (2021), https://arxiv.org/abs/2012.08565"
+)
 def gated(learner: Learner, trials: int = 4, horizon: int | None = None, margin: float = 0.0) -> Learner:
     """Let an agent keep its old policy if the merged one earns less in a small evaluation of its own.
 

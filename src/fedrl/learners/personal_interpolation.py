@@ -135,6 +135,7 @@ def apfl(learner: Learner, share: float = 0.5, rate: float = 0.0) -> Learner:
         samples=2 * learner.samples,
         learn=None,
         horizon=0,
+        instances=0,
         gradient=None,
         policy=mixture,
     )

@@ -28,7 +28,7 @@ class Shapes:
         return jax.tree.unflatten(self.structure, [jnp.zeros(shape, kind) for shape, kind in self.leaves])
 
 
-@component("stage")
+@component("stage", reference="partial sharing: Pillutla et al. (2022), https://arxiv.org/abs/2204.03809")
 def one_way(parts: Sequence[str]) -> Stage:
     """Send nothing of some parts: they flow from the server to the agents only.
 
