@@ -23,7 +23,8 @@ SHAPE = mlp((16,))
 
 def by_ppo(env):
     size = {"instances": 16, "steps": 4, "epochs": 2, "minibatch_count": 2}
-    return ppo(env, network=SHAPE, optimizer=adam(0.02), discount=DISCOUNT, **size)
+    # Without the bound on the norm, one seed in five is thrown off when the spread of its actions has collapsed.
+    return ppo(env, network=SHAPE, optimizer=adam(0.01, max_norm=0.5), discount=DISCOUNT, **size)
 
 
 def by_a2c(env):

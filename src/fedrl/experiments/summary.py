@@ -21,7 +21,7 @@ from fedrl.experiments.events import AgentResult, Range, Summary
 from fedrl.experiments.statistics import interval
 
 if TYPE_CHECKING:
-    from fedrl.experiments.run import Outcome
+    from fedrl.experiments.session import Outcome
 
 PACKAGES = ("fedrl", "jax", "jaxlib", "numpy", "optax")
 
@@ -35,11 +35,6 @@ class Timing:
     training_s: float = 0.0
     steps: int = 0
     _lock: AbstractContextManager[Any] = field(default_factory=threading.Lock, repr=False)
-
-    def add_compile(self, seconds: float) -> None:
-        """Count the first round of a program, which compiles it."""
-        with self._lock:
-            self.compile_s += seconds
 
     def add_steps(self, steps: int) -> None:
         """Count the environment steps of a round that compiled nothing."""
@@ -132,7 +127,7 @@ def _agents(outcomes: Sequence[Outcome]) -> list[AgentResult]:
     if not outcomes:
         return []
     means = np.mean(np.asarray([outcome.greedy for outcome in outcomes], float), axis=0)
-    return [{"id": i, "return": float(value)} for i, value in enumerate(means)]
+    return [{"id": i, "return": float(value) if np.isfinite(value) else None} for i, value in enumerate(means)]
 
 
 def _settings(experiment: Experiment) -> list[dict[str, Any]]:

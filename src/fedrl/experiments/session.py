@@ -1,0 +1,143 @@
+"""What the seeds of a run share while it goes on, and what becomes of each."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fedrl.core.types import Params
+from fedrl.engines.simulation import Round
+from fedrl.experiments import checkpoint
+from fedrl.experiments.build import Experiment, Method
+from fedrl.experiments.evaluate import returns_of
+from fedrl.experiments.events import Event, RoundRecord, Sink
+from fedrl.experiments.folder import RunFolder
+from fedrl.experiments.summary import Timing
+
+AVERAGE_ONCE = "average_once"
+
+
+class Outcome(NamedTuple):
+    """Where one seed of one method got to.
+
+    Attributes:
+        seed: Of the run.
+        round: The last one.
+        params: Of one policy for all agents, or of one per agent (`stacked`).
+        stacked: Whether every leaf has a leading agent axis.
+        greedy: Mean greedy return of each agent in its own environment.
+        held_out: The same in each environment that no agent trained in.
+    """
+
+    seed: int
+    round: int
+    params: Params
+    stacked: bool
+    greedy: list[float | None]
+    held_out: list[float | None]
+
+
+@dataclass
+class Session:
+    """What the seeds of a run share while it goes on."""
+
+    experiment: Experiment
+    folder: RunFolder
+    sinks: Sequence[Sink]
+    timing: Timing
+    stop: threading.Event = field(default_factory=threading.Event)
+    talking: AbstractContextManager[Any] = field(default_factory=threading.Lock)
+    evaluating: AbstractContextManager[Any] = field(default_factory=threading.Lock)
+
+    def tell(self, event: Event) -> None:
+        """Hand an event to every sink; a round is written down first."""
+        with self.talking:
+            if "event" not in event:
+                self.folder.append(event)
+            for sink in self.sinks:
+                sink(event)
+
+
+def reached(experiment: Experiment, place: RunFolder, method: str, seed: int) -> int:
+    """The round to go on from. What a host environment remembers can't be saved, so there a seed starts over."""
+    done = checkpoint.round_of(place.checkpoint(method, seed))
+    return done if experiment.environment.host is None or done == experiment.config.rounds else 0
+
+
+def outcome(session: Session, seed: int, number: int, params: Params, stacked: bool) -> Outcome:
+    """Evaluate where a seed got to."""
+    unseen = session.experiment.held_out
+    own = greedy(session, seed, params, stacked)
+    held_out = [] if unseen is None or stacked else greedy(session, seed, params, False, unseen)
+    return Outcome(seed, number, params, stacked, own, held_out)
+
+
+def averaged(session: Session, alone: Outcome) -> Outcome:
+    """The parameter mean of independent agents, evaluated in the environment of each."""
+    params = jax.tree.map(lambda leaf: leaf.mean(0, dtype=np.float64).astype(leaf.dtype), alone.params)
+    once = outcome(session, alone.seed, alone.round, params, False)
+    method = next(m for m in session.experiment.methods if m.name == "independent")
+    agents = session.experiment.config.federation.agents
+    session.tell(
+        {
+            "seed": alone.seed,
+            "method": AVERAGE_ONCE,
+            "round": alone.round,
+            "environment_steps": alone.round * method.steps_per_round,
+            "return": None,
+            "agents": [None] * agents,
+            "episodes": 0,
+            "loss": None,
+            "bytes_up": sum(leaf.nbytes for leaf in jax.tree.leaves(alone.params)),
+            "bytes_down": 0,
+            "refused": 0,
+            "seconds": 0.0,
+            "greedy": once.greedy,
+        }
+    )
+    return once
+
+
+def greedy(session: Session, seed: int, params: Params, stacked: bool, fleet: Any = None) -> list[float | None]:
+    """Mean greedy return in each environment of a fleet, by default the agents' own."""
+    experiment = session.experiment
+    episodes = experiment.config.evaluation.episodes
+    where = experiment.fleet if fleet is None else fleet
+    with session.evaluating:
+        returns = returns_of(experiment.learner, where, params, episodes, seed, stacked)
+    return [_known(value) for value in returns.mean(axis=1)]
+
+
+def record_of(method: Method, seed: int, number: int, seen: Round, seconds: float) -> RoundRecord:
+    """What is written down of one round."""
+    nothing = np.zeros(len(method.local_steps))
+    episodes = seen.metrics.get("episodes", nothing)
+    returned = seen.metrics.get("episode_return", nothing)
+    agents = [_known(r / n) if n else None for r, n in zip(returned, episodes, strict=True)]
+    total = float(episodes.sum())
+    loss = seen.metrics.get("loss")
+    return {
+        "seed": seed,
+        "method": method.name,
+        "round": number,
+        "environment_steps": number * method.steps_per_round,
+        "return": _known(returned.sum() / total) if total else None,
+        "agents": agents,
+        "episodes": int(total),
+        "loss": _known((loss / np.asarray(method.local_steps)).mean()) if loss is not None else None,
+        "bytes_up": seen.bytes_up,
+        "bytes_down": seen.bytes_down,
+        "refused": seen.refused,
+        "seconds": round(seconds, 6),
+    }
+
+
+def _known(value: float | np.floating) -> float | None:
+    """A number for a file; one that is not finite is none."""
+    return float(value) if np.isfinite(value) else None

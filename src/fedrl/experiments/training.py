@@ -1,0 +1,142 @@
+"""Train every seed of a method: several side by side, one compiled program, checkpoints on the way.
+
+[seed 0 | worker 0] [seed 1 | worker 1] ... --round by round--> records, checkpoint, Outcome
+
+The first seed of a program compiles it while the others wait. A seed that is asked to stop does so after its round.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import jax
+import numpy as np
+
+from fedrl.core.types import Params
+from fedrl.engines.blocks import simulate
+from fedrl.engines.simulation import Population, Simulation
+from fedrl.experiments import checkpoint
+from fedrl.experiments.build import Experiment, Method
+from fedrl.experiments.events import Compile
+from fedrl.experiments.session import Outcome, Session, greedy, outcome, reached, record_of
+
+
+@dataclass
+class Program:
+    """A method's simulation on certain devices, whether its program is compiled yet, and how long that took."""
+
+    simulation: Simulation
+    compile_s: float = 0.0
+    compiled: threading.Event = field(default_factory=threading.Event)
+
+
+def simulations(experiment: Experiment, method: Method) -> list[Simulation]:
+    """One simulation on all devices; for a single block of agents, which uses only one of them, one per device."""
+    if experiment.environment.host is not None:
+        from fedrl.engines.host import simulate_host
+
+        return [simulate_host(method.federation, method.fleet, local_steps=method.local_steps)]
+    devices = jax.local_devices()
+    whole = simulate(method.federation, method.fleet, local_steps=method.local_steps)
+    seeds = len(experiment.config.seed_list)
+    if whole.agents > whole.block or seeds == 1 or len(devices) == 1:
+        return [whole]
+    return [
+        simulate(method.federation, method.fleet, local_steps=method.local_steps, devices=[device])
+        for device in devices[:seeds]
+    ]
+
+
+def all_seeds(session: Session, method: Method, programs: Sequence[Program]) -> list[Outcome]:
+    """Run every seed of a method, as many at a time as there are devices."""
+    fresh = [program for program in programs if not program.compiled.is_set()]
+    if fresh:
+        session.tell(Compile(event="compile", method=method.name))
+    seeds = session.experiment.config.seed_list
+    workers = 1 if session.experiment.environment.host is not None else len(jax.local_devices())
+    started = time.perf_counter()
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        jobs: list[Future[Outcome | None]] = []
+        for i, seed in enumerate(seeds):
+            jobs.append(pool.submit(_guarded, session, method, programs[i % len(programs)], seed, i < len(programs)))
+        outcomes = _patiently(session, jobs)
+    compiling = max((program.compile_s for program in fresh), default=0.0)  # at the same time on each device
+    session.timing.compile_s += compiling
+    session.timing.training_s += time.perf_counter() - started - compiling
+    return outcomes
+
+
+def _patiently(session: Session, jobs: Sequence[Future[Outcome | None]]) -> list[Outcome]:
+    """Wait for every job. On Ctrl-C they end after their current round; a second one is not waited out."""
+    outcomes: list[Outcome] = []
+    for job in jobs:
+        try:
+            found = job.result()
+        except KeyboardInterrupt:
+            session.stop.set()
+            found = job.result()
+        if found is not None:
+            outcomes.append(found)
+    return outcomes
+
+
+def _guarded(session: Session, method: Method, program: Program, seed: int, first: bool) -> Outcome | None:
+    """One seed; if it fails, the others stop, too."""
+    try:
+        if not first:
+            program.compiled.wait()
+        return None if session.stop.is_set() else _seed(session, method, program, seed)
+    except BaseException:
+        session.stop.set()
+        raise
+    finally:
+        program.compiled.set()
+
+
+def _seed(session: Session, method: Method, program: Program, seed: int) -> Outcome:
+    """Train one seed of one method, from its checkpoint if there is one."""
+    config, simulation = session.experiment.config, program.simulation
+    path = session.folder.checkpoint(method.name, seed)
+    began = time.perf_counter()
+    done = reached(session.experiment, session.folder, method.name, seed)
+    population = simulation.init(seed)
+    if done:
+        population = checkpoint.load(path, population)
+    saved = time.perf_counter()
+    for number in range(done + 1, config.rounds + 1):
+        started = time.perf_counter()
+        population, seen = simulation.round(population, talk=method.talk)
+        seconds = time.perf_counter() - started
+        if not program.compiled.is_set():
+            program.compile_s = time.perf_counter() - began
+            program.compiled.set()
+        else:
+            session.timing.add_steps(method.steps_per_round)
+        record = record_of(method, seed, number, seen, seconds)
+        last = number == config.rounds
+        if last or (config.evaluation.every and number % config.evaluation.every == 0):
+            record["greedy"] = greedy(session, seed, *_policy(method, simulation, population))
+        session.tell(record)
+        done = number
+        stopping = session.stop.is_set()
+        if last or stopping or time.perf_counter() - saved >= config.checkpoint_s:
+            session.folder.sync()
+            checkpoint.save(path, population, number)
+            saved = time.perf_counter()
+        if stopping:
+            break
+    return outcome(session, seed, done, *_policy(method, simulation, population))
+
+
+def _policy(method: Method, simulation: Simulation, population: Population) -> tuple[Params, bool]:
+    """The parameters to evaluate, and whether there is one set per agent."""
+    if method.talk:
+        return jax.tree.map(np.asarray, population.server.params), False
+    held = simulation.params_of(population)
+    if method.name == "centralised":
+        return jax.tree.map(lambda leaf: leaf[0], held), False
+    return held, True
