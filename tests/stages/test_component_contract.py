@@ -16,7 +16,7 @@ from fedrl.core.component import CATALOGUE, call_of, cite
 from fedrl.core.types import Context, Hint, Update
 from fedrl.learners import adam, chain, corrected, proximal, rmsprop, sgd
 from fedrl.learners.optimizers import descend
-from fedrl.stages import clip, control_variates, error_feedback, quantize, top_k
+from fedrl.stages import clip, control_variates, error_feedback, one_way, quantize, top_k
 
 TABLES_ONLY = {"importance_averaging"}  # reads the visits of a Q-table: test_importance_averaging.py
 EXAMPLES = {
@@ -27,6 +27,7 @@ EXAMPLES = {
         top_k(0.25),
         error_feedback(top_k(0.25), quantize(4)),
         control_variates(0.1, agents=8, gradient_steps=2),
+        one_way(["log_std", "layers/-1"]),
     ],
     "aggregator": [mean(), mean("uniform"), median()],
     "optimizer": [

@@ -70,6 +70,10 @@ class Learner:
         gradient: `(key, state, hint) -> (gradient, state, metrics)` at the current parameters, without a step.
             None if an iteration takes several steps.
         statistics: What the agents count rather than learn, such as the moments of observations. Optional.
+        policy: `state -> params` that `act` takes, for a learner of which a federation sees less. None if they are
+            what it sees.
+        probabilities: `(params, observation) -> [actions, instances]`, how likely `act` takes each action when it
+            does not act greedily. None if actions are not discrete.
     """
 
     init: Callable[[Key, PyTree], PyTree]
@@ -84,4 +88,11 @@ class Learner:
     instances: int = 0
     gradient: Callable[[Key, PyTree, Hint], tuple[Params, PyTree, Metrics]] | None = None
     statistics: Statistics | None = None
+    policy: Callable[[PyTree], Params] | None = None
+    probabilities: Callable[[Params, jax.Array], jax.Array] | None = None
     call: Call | None = None
+
+
+def policy_of(learner: Learner, state: PyTree) -> Params:
+    """The parameters with which an agent acts: all of them, also those it keeps to itself."""
+    return learner.params(state) if learner.policy is None else learner.policy(state)

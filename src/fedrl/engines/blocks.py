@@ -28,6 +28,7 @@ from fedrl.engines.simulation import (
     Population,
     Round,
     Simulation,
+    adopting,
     attendance,
     block_size,
     chosen_size,
@@ -101,7 +102,7 @@ def simulate(
         return params_held(federation, population.blocks, seats)
 
     init = starting(federation, fleet, seats, steps, places)
-    return Simulation(init, round, params_of, agents, size)
+    return Simulation(init, round, params_of, agents, size, adopt=adopting(federation))
 
 
 def training(
@@ -114,6 +115,8 @@ def training(
     hand_over: Callable[[AgentState, Update, jax.Array], Any] | None = None,
 ) -> Callable[..., Trained]:
     """The agents' half of a round on all devices: `(population, sent, cohort, talk) -> Trained`.
+
+    `sent` is one broadcast for all, or one for each block; those who share one are its cohort.
 
     Args:
         federation: Whose agents train.
@@ -133,14 +136,27 @@ def training(
     run_block, names = _block_program(federation, fleet, address, hand_over)
     compiled = threading.Event()
 
-    def train(population: Population, sent: Broadcast, cohort: Sequence[int] | None, talk: bool) -> Trained:
-        asked, present = attendance(cohort, seats)
-        given = (population.key, sent, np.int32(asked), np.bool_(talk))
-        copies = {place: jax.device_put(given, place) for place in places}
+    def train(
+        population: Population,
+        sent: Broadcast | Sequence[Broadcast],
+        cohort: Sequence[int] | np.ndarray | None,
+        talk: bool,
+    ) -> Trained:
+        _, present = attendance(cohort, seats)
+        spoken_to = [sent] * len(seats) if isinstance(sent, Broadcast) else sent
+        asked: dict[int, int] = {}
+        for i, who in present:
+            asked[id(spoken_to[i])] = asked.get(id(spoken_to[i]), 0) + int(who.sum())
+        copies: dict[tuple[int, jax.Device], Any] = {}
+        for i, _ in present:
+            spot = (id(spoken_to[i]), places[i % len(places)])
+            if spot not in copies:
+                given = (population.key, spoken_to[i], np.int32(asked[spot[0]]), np.bool_(talk))
+                copies[spot] = jax.device_put(given, spot[1])
         blocks = list(population.blocks)
 
         def dispatch(i: int, here: np.ndarray) -> tuple[Any, jax.Array]:
-            blocks[i], result, columns = run_block(*copies[places[i % len(places)]], blocks[i], here)
+            blocks[i], result, columns = run_block(*copies[id(spoken_to[i]), places[i % len(places)]], blocks[i], here)
             return result, columns
 
         if compiled.is_set():

@@ -30,6 +30,7 @@ from fedrl.engines.simulation import (
     Population,
     Round,
     Simulation,
+    adopting,
     attendance,
     chosen_size,
     iterations,
@@ -147,7 +148,7 @@ def simulate_host(
     def params_of(population: Population) -> Params:
         return params_held(federation, population.blocks, seats)
 
-    return Simulation(init, round, params_of, agents, size, rollout.close)
+    return Simulation(init, round, params_of, agents, size, rollout.close, adopting(federation))
 
 
 def _opened(federation: Federation, fleet: PyTree, agents: int, rows: int, workers: int | None) -> HostRollout:

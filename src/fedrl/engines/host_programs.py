@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fedrl.core.federation import GATHER, AgentState, Federation
 from fedrl.core.keys import agent_key
-from fedrl.core.learner import Trajectory
+from fedrl.core.learner import Trajectory, policy_of
 from fedrl.core.types import Broadcast, Key, Metrics, Params, PyTree
 from fedrl.engines.host_rollout import by_agent, by_row
 from fedrl.engines.merging import outcome
@@ -24,7 +24,7 @@ class Programs(NamedTuple):
     """The compiled parts of a round.
 
     Attributes:
-        params: What the learners of a block hold.
+        params: What the agents of a block act with.
         stack: The parameters of several blocks as one.
         keys: The keys by which agents act in a local step.
         act: `(keys, time, params, observation) -> action`, row by row.
@@ -107,7 +107,7 @@ def compiled(federation: Federation) -> Programs:
         return agents, outcome(federation, updates, here)
 
     return Programs(
-        jax.jit(jax.vmap(learner.params)),
+        jax.jit(jax.vmap(lambda state: policy_of(learner, state))),
         stack,
         keys,
         act,

@@ -55,10 +55,10 @@ def outcome(federation: Federation, updates: Update, here: jax.Array) -> Any:
     if federation.aggregator.sees != "sum":
         return updates
     values = jax.vmap(exact.flatten)(jax.lax.optimization_barrier(updates.value))
-    return exact.partial_sum(values, updates.weight * here / _weight_unit(federation))
+    return exact.partial_sum(values, updates.weight * here / weight_unit(federation))
 
 
-def _weight_unit(federation: Federation) -> float:
+def weight_unit(federation: Federation) -> float:
     """Weights are summed in units of about one agent's samples, a power of two so that nothing is rounded."""
     return exact.nearest_power_of_two(federation.learner.samples * federation.local_steps)
 
@@ -79,22 +79,22 @@ def merging(federation: Federation, like: PyTree) -> Callable[..., tuple[ServerS
     def merge(population: Population, outcomes: list[Any], talk: bool) -> tuple[ServerState, float, int]:
         key, server = population.key, population.server
         if not talk:
-            return _passed_over(server), 0.0, 0
+            return passed_over(server), 0.0, 0
         if summed:
             mean, units = exact.mean_of(exact.total([sums for (sums, _), _ in outcomes]))
-            weight = units * _weight_unit(federation)
+            weight = units * weight_unit(federation)
             refused = int(sum(np.asarray(flags).sum() for (_, flags), _ in outcomes))
             after = commit_mean(key, server, mean, np.float32(weight)) if weight > 0 else None
         else:
             updates, refused = _stacked(outcomes)
             weight = float(updates.weight.sum())
             after = commit(key, server, *federation.aggregate(server, updates)) if weight > 0 else None
-        return _passed_over(server) if after is None else after, weight, refused
+        return passed_over(server) if after is None else after, weight, refused
 
     return merge
 
 
-def _passed_over(server: ServerState) -> ServerState:
+def passed_over(server: ServerState) -> ServerState:
     """A round went by that changes nothing but the version, on which the keys of the next one depend."""
     return server._replace(version=jax.device_put(np.int32(int(server.version) + 1), server.version.sharding))
 

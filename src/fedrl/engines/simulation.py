@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,6 +17,7 @@ from fedrl.core.checks import check_positive
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import AgentState, Federation, ServerState
 from fedrl.core.keys import Purpose, run_key
+from fedrl.core.learner import policy_of
 from fedrl.core.types import Key, Params, PyTree
 
 LARGEST_BLOCK = 5
@@ -23,11 +25,19 @@ QUICK = {"xla_backend_optimization_level": 0}
 
 
 class Population(NamedTuple):
-    """The state of a simulated run: the server's, every agent's in blocks of equal size, and the key of the run."""
+    """The state of a simulated run.
+
+    Attributes:
+        server: The server's state.
+        blocks: Every agent's, in blocks of equal size.
+        key: The key of the run.
+        between: What else the engine keeps, such as the servers between the agents and the root.
+    """
 
     server: ServerState
     blocks: tuple[AgentState, ...]
     key: Key
+    between: PyTree = ()
 
 
 class Round(NamedTuple):
@@ -39,6 +49,8 @@ class Round(NamedTuple):
         refused: Updates with an entry that was not finite or out of range; they were left out.
         bytes_up: Size of all encoded updates.
         bytes_down: Size of all broadcasts.
+        levels: Of a hierarchy, the bytes up and down between each level and the one above, from the agents on.
+        latency_s: How long the messages of the round take, if the links are known.
     """
 
     metrics: dict[str, np.ndarray]
@@ -46,6 +58,8 @@ class Round(NamedTuple):
     refused: int
     bytes_up: int
     bytes_down: int
+    levels: tuple[tuple[int, int], ...] = ()
+    latency_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -57,10 +71,12 @@ class Simulation:
         round: `(population, cohort=None, talk=True) -> (population, Round)`. `cohort` holds the ids that take part,
             all by default. Without `talk` every agent goes on from its own parameters and the server stands still.
             The population passed in is consumed.
-        params_of: `population -> params` with a leading agent axis: what each agent holds.
+        params_of: `population -> params` with a leading agent axis: what each agent holds and acts with.
         agents: Number of agents.
         block: Agents in a block.
         close: Let go of what is held outside this process, if anything. Closing twice is fine.
+        adopt: `population -> population` in which every agent has adopted what the server holds now, as at the
+            beginning of a round. `params_of` it are the policies of personalised agents.
     """
 
     init: Callable[[int], Population]
@@ -69,6 +85,7 @@ class Simulation:
     agents: int
     block: int
     close: Callable[[], None] = lambda: None
+    adopt: Callable[[Population], Population] = lambda population: population
 
     def __enter__(self) -> Simulation:
         return self
@@ -162,9 +179,30 @@ def attendance(
     return len(asked), [(i, here) for i, here in present if here.any()]
 
 
+def adopting(federation: Federation) -> Callable[[Population], Population]:
+    """What `Simulation.adopt` is where all agents hear the same server."""
+    adopt_block = adoption(federation)
+
+    def adopt(population: Population) -> Population:
+        params = jax.tree.map(np.asarray, population.server.params)
+        return population._replace(blocks=tuple(adopt_block(block, params) for block in population.blocks))
+
+    return adopt
+
+
+def adoption(federation: Federation) -> Callable[[AgentState, Params], AgentState]:
+    """The agents of a block adopt the same parameters, in a compiled program."""
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def adopt(block: AgentState, params: Params) -> AgentState:
+        return block._replace(learner=jax.vmap(federation.learner.adopt, (0, None))(block.learner, params))
+
+    return adopt
+
+
 def params_held(federation: Federation, blocks: Sequence[AgentState], seats: list[np.ndarray]) -> Params:
-    """What each agent holds, in the order of their ids, a leading agent axis on every leaf."""
-    held = [federation.learner.params(block.learner) for block in blocks]
+    """What each agent acts with, in the order of their ids, a leading agent axis on every leaf."""
+    held = [jax.vmap(lambda state: policy_of(federation.learner, state))(block.learner) for block in blocks]
     ids = np.concatenate(seats)
     back = np.flatnonzero(ids >= 0)[np.argsort(ids[ids >= 0])]
     return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(x) for x in leaves])[back], *held)

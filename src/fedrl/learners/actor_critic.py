@@ -16,7 +16,7 @@ from fedrl.core.environment import Environment
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 from fedrl.learners.networks import Network
-from fedrl.learners.policies import Policy, act_with, policy_for
+from fedrl.learners.policies import Policy, act_with, policy_for, probabilities_with
 from fedrl.learners.returns import advantages
 from fedrl.learners.rollout import Position, Sampler, collect, start
 
@@ -107,6 +107,7 @@ def actor_critic(
         learn=learn,
         horizon=steps,
         instances=instances,
+        probabilities=probabilities_with(policy, environment.spaces),
     )
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from fedrl.core.component import component
 from fedrl.core.environment import Box
 from fedrl.core.errors import ConfigError
-from fedrl.core.learner import Learner, Statistics, Trajectory
+from fedrl.core.learner import Learner, Statistics, Trajectory, policy_of
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 from fedrl.learners.moments import (
     Moments,
@@ -112,7 +112,7 @@ def normalize(
         return state._replace(learner=after, sums=sums, returned=returned), metrics
 
     def update(key: Key, state: NormalizeState, hint: Hint) -> tuple[NormalizeState, Metrics]:
-        held = jax.lax.optimization_barrier(learner.params(state.learner))
+        held = jax.lax.optimization_barrier(policy_of(learner, state.learner))
         sampler = Sampler(
             lambda key, batch: key, lambda key, shown: learner.act(key, held, seen(state.moments, shown), False)
         )
@@ -140,6 +140,10 @@ def normalize(
         moments = {name: merged(params["moments"][name], unpacked(parts)) for name, parts in gathered.items()}
         return {**params, "moments": moments}
 
+    def probabilities(params: Params, observation: jax.Array) -> jax.Array:
+        assert learner.probabilities is not None
+        return learner.probabilities(params["learner"], seen(params["moments"], observation))
+
     return Learner(
         init=init,
         update=update,
@@ -156,6 +160,10 @@ def normalize(
         statistics=Statistics(
             gathered=lambda state: {name: packed(sums) for name, sums in state.sums.items()}, absorb=absorb
         ),
+        policy=None
+        if learner.policy is None
+        else lambda state: {"learner": policy_of(learner, state.learner), "moments": state.moments},
+        probabilities=None if learner.probabilities is None else probabilities,
     )
 
 

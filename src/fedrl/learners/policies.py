@@ -63,6 +63,13 @@ def act_with(policy: Policy) -> Callable[[Key, Params, jax.Array, bool], jax.Arr
     return act
 
 
+def probabilities_with(policy: Policy, spaces: Spaces) -> Callable[[Params, jax.Array], jax.Array] | None:
+    """A learner's `probabilities` from its policy, if actions are discrete."""
+    if not isinstance(spaces.action, Discrete):
+        return None
+    return lambda params, observation: jnp.exp(policy.outputs(params["actor"], observation))
+
+
 def categorical(spaces: Spaces, network: Network, actions: int) -> Policy:
     """Softmax over the network's outputs; the outputs of the policy are log-probabilities `[actions, instances]`."""
 

@@ -136,6 +136,7 @@ def q_table(
         learn=learn if follows else None,
         horizon=steps if follows else 0,
         instances=instances if follows else 0,
+        probabilities=lambda params, observation: behaviour(params["q"], exploration)[observation].T,
     )
 
 

@@ -18,7 +18,7 @@ from fedrl.learners.actor_critic import flat
 from fedrl.learners.losses import policy_gradient, squared_error
 from fedrl.learners.networks import Network, mlp
 from fedrl.learners.optimizers import adam, descend
-from fedrl.learners.policies import act_with, policy_for
+from fedrl.learners.policies import act_with, policy_for, probabilities_with
 from fedrl.learners.returns import discounted
 from fedrl.learners.rollout import Episodes, Sampler, episodes
 
@@ -133,6 +133,7 @@ def reinforce(
         environment=environment,
         samples=episodes_per_step * length,
         gradient=gradient,
+        probabilities=probabilities_with(policy, environment.spaces),
     )
 
 

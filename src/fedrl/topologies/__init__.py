@@ -1,9 +1,10 @@
-"""Who hears whom, with what weight, and what they make of it: federation without a server."""
+"""Who hears whom, with what weight, and what they make of it: graphs without a server, and trees of servers."""
 
 from fedrl.topologies.given_graphs import from_file, time_varying
 from fedrl.topologies.graphs import complete, exponential, hypercube, ring, star, torus
 from fedrl.topologies.random_graphs import erdos_renyi, random_matching, watts_strogatz
 from fedrl.topologies.rules import average, gradient_tracking, push_sum
+from fedrl.topologies.trees import given_tree, tree
 from fedrl.topologies.weights import column_stochastic, laplacian, metropolis, uniform_neighbours
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "erdos_renyi",
     "exponential",
     "from_file",
+    "given_tree",
     "gradient_tracking",
     "hypercube",
     "laplacian",
@@ -23,6 +25,7 @@ __all__ = [
     "star",
     "time_varying",
     "torus",
+    "tree",
     "uniform_neighbours",
     "watts_strogatz",
 ]

@@ -1,0 +1,84 @@
+"""Servers above servers: how the changes of those below rise, and what is decided above comes down.
+
+holders of a level --(change since they last adopted, weight)--> the one above: merge, commit --params--> all below
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.core import exact
+from fedrl.core.federation import Federation, ServerState
+from fedrl.core.types import Key, Params, PyTree, Update
+from fedrl.engines.merging import merging, outcome, passed_over, weight_unit
+from fedrl.engines.simulation import Population
+
+
+class Holder(NamedTuple):
+    """A server with parameters of its own, and the weight behind their change since it last adopted any."""
+
+    server: ServerState
+    weight: np.ndarray
+
+
+Ladder = list[list[Holder]]
+"""The holders of each level, the root alone on the last one."""
+
+
+def climbing(upper: Federation, like: PyTree, above: Sequence[np.ndarray]) -> Callable[[Ladder, int, Key], Ladder]:
+    """The way up and down: `(ladder, due, key) -> ladder`, the lowest level having merged already.
+
+    Args:
+        upper: How a server merges those below.
+        like: The shapes of the parameters.
+        above: Of each holder on each level, the number of the one above.
+    """
+    rise = _rising(upper, like)
+
+    def climb(ladder: Ladder, due: int, key: Key) -> Ladder:
+        rungs = [list(rung) for rung in ladder]
+        for i in range(1, len(rungs)):
+            for n, holder in enumerate(rungs[i]):
+                if i >= due:
+                    rungs[i][n] = holder._replace(server=passed_over(holder.server))
+                    continue
+                below = [child for child, over in zip(rungs[i - 1], above[i - 1], strict=True) if over == n]
+                server, weight = rise(holder.server, below, jax.random.fold_in(jax.random.fold_in(key, i), n))
+                rungs[i][n] = Holder(server, np.asarray(holder.weight + weight, np.float32))
+        for i in range(min(due, len(rungs)) - 1, 0, -1):
+            for n, over in enumerate(above[i - 1]):
+                server = rungs[i - 1][n].server._replace(params=rungs[i][over].server.params)
+                rungs[i - 1][n] = Holder(server, np.zeros((), np.float32))
+        return rungs
+
+    return climb
+
+
+def _rising(upper: Federation, like: PyTree) -> Callable[[ServerState, list[Holder], Key], tuple[ServerState, float]]:
+    """How one server merges those below: `(server, holders below, key) -> (server, weight behind it)`."""
+    merge = merging(upper, like)
+
+    @jax.jit
+    def handed(held: Params, own: Params, weight: jax.Array, here: jax.Array) -> Any:
+        change = jax.tree.map(jnp.subtract, held, own)
+        return outcome(upper, Update(change, weight, jnp.zeros(weight.shape, jnp.int32)), here)
+
+    def rise(server: ServerState, below: list[Holder], key: Key) -> tuple[ServerState, float]:
+        unit = exact.nearest_power_of_two(max(float(holder.weight) for holder in below)) / weight_unit(upper)
+        outcomes = []
+        for i in range(0, len(below), exact.LANES):
+            some = below[i : i + exact.LANES]
+            rows = [jax.tree.map(np.asarray, holder.server.params) for holder in some]
+            held = jax.tree.map(lambda *leaves: np.stack(leaves), *rows, *[rows[0]] * (exact.LANES - len(rows)))
+            weight = np.zeros(exact.LANES, np.float32)
+            weight[: len(some)] = [holder.weight / unit for holder in some]
+            outcomes.append((handed(held, server.params, weight, weight > 0), weight > 0))
+        after, total, _ = merge(Population(server, (), key), outcomes, True)
+        return after, total * unit
+
+    return rise

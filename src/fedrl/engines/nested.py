@@ -1,0 +1,82 @@
+"""A federation is a learner, so federations nest: this is what a hierarchy means.
+
+    federate(as_learner(federate(ppo(...), mean()), agents=8), mean(), local_steps=4)
+
+Eight agents under each edge server, which merge in every round; the edges under a root, which merges every fourth.
+`fedrl.engines.hierarchy` gives the same, faster and for any tree.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedrl.core.checks import check_positive
+from fedrl.core.component import component
+from fedrl.core.errors import UnsoundError
+from fedrl.core.federation import AgentState, Federation, ServerState
+from fedrl.core.learner import Learner
+from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
+
+
+class NestedState(NamedTuple):
+    """The server of the inner federation, and its agents with a leading axis."""
+
+    server: ServerState
+    agents: AgentState
+
+
+@component("nested federation")
+def as_learner(federation: Federation, agents: int) -> Learner:
+    """Take a whole federation for one learner: its local iteration is a round, its parameters are the server's.
+
+    Its environment's parameters are those of a stack of agents (a leading axis on every leaf), or one setting for all.
+
+    Args:
+        federation: The inner federation.
+        agents: How many it has.
+
+    Raises:
+        UnsoundError: Its agents count statistics, which would be averaged by the outer one.
+    """
+    check_positive(agents=agents)
+    learner = federation.learner
+    if learner.statistics is not None:
+        raise UnsoundError(
+            f"{learner!r} counts statistics. They add up among the agents of one server, and the outer federation "
+            "would average them. Use a learner without them, or let every agent keep its own: "
+            "personal(learner, keep=['moments'])."
+        )
+
+    def init(key: Key, env_params: PyTree) -> NestedState:
+        server = federation.init_server(key)
+        like, given = jax.tree.leaves(learner.environment.params), jax.tree.leaves(env_params)
+        axis = None if all(jnp.ndim(g) == jnp.ndim(d) for g, d in zip(given, like, strict=True)) else 0
+        steps = jnp.full(agents, federation.local_steps, jnp.int32)
+        each = jax.vmap(federation.init_agent, (None, 0, axis, 0))(key, jnp.arange(agents), env_params, steps)
+        held = jax.vmap(learner.adopt, (0, None))(each.learner, server.params)
+        return NestedState(server, each._replace(learner=held))
+
+    def update(key: Key, state: NestedState, hint: Hint) -> tuple[NestedState, Metrics]:
+        del hint  # the agents hear their own server only
+        sent = federation.broadcast(state.server)
+        round_of = jax.vmap(federation.agent, (None, None, 0, None))
+        updates, each, metrics = round_of(key, sent, state.agents, jnp.int32(agents))
+        server = federation.server(key, state.server, updates)
+        return NestedState(server, each), jax.tree.map(jnp.sum, metrics)
+
+    def adopt(state: NestedState, params: Params) -> NestedState:
+        return state._replace(server=state.server._replace(params=params))
+
+    return Learner(
+        init=init,
+        update=update,
+        act=learner.act,
+        params=lambda state: state.server.params,
+        adopt=adopt,
+        environment=learner.environment,
+        samples=agents * federation.local_steps * learner.samples,
+        probabilities=learner.probabilities,
+    )

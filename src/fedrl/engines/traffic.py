@@ -1,0 +1,62 @@
+"""What a tree of servers sends in a round, and how long that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from fedrl.core.types import PyTree
+from fedrl.engines.merging import Messages
+from fedrl.topologies.trees import Parents, Tree, round_latency
+
+WORD_BYTES = 4
+EXACT_BYTES = 8
+"""An exact sum is a multiple of `exact.FINE` in an int64: enough for 4,096 terms at their limit."""
+
+Costs = tuple[tuple[tuple[int, int], ...], float]
+
+
+def traffic(
+    tree: Tree, parents: Parents, holding: Sequence[int], wire: Messages, summed: bool
+) -> Callable[[np.ndarray, int], Costs]:
+    """What a round costs: `(present agents, levels that merge) -> ((bytes up, bytes down) of each level, seconds)`.
+
+    Args:
+        tree: The links.
+        parents: Of the nodes of each level.
+        holding: Levels whose servers have parameters of their own, the root's last.
+        wire: What an agent and its server send each other.
+        summed: Whether a relay sends the sum of what it received, or passes all of it on.
+    """
+    update, change = _entries(wire.decoded.value), _entries(wire.sent.params)
+
+    def costs(present: np.ndarray, due: int) -> Costs:
+        here, up, down = [], [], []
+        for level in range(due):
+            nodes = len(parents[level])
+            if level == 0 or level in holding:  # where messages begin: an agent, or a server that sends its change
+                there = present if level == 0 else np.ones(nodes, bool)
+                messages = there.astype(int)
+                one = wire.up_bytes if level == 0 else WORD_BYTES * (change + 2)  # weight and version
+                back = wire.down_bytes if level == 0 else WORD_BYTES * (change + 1)
+                total = EXACT_BYTES * ((update if level == 0 else change) + 1) + WORD_BYTES
+                sent = one * messages
+            else:
+                messages = np.bincount(parents[level - 1], messages, nodes).astype(int)
+                there = messages > 0
+                sent = total * there if summed else one * messages
+            here.append(there)
+            up.append(sent)
+            down.append(back * there)
+        carried = [(a + b).astype(float) for a, b in zip(up, down, strict=True)]
+        levels = tuple((int(a.sum()), int(b.sum())) for a, b in zip(up, down, strict=True))
+        silent = ((0, 0),) * (len(parents) - due)
+        return (*levels, *silent), round_latency(parents, due, here, carried, tree)
+
+    return costs
+
+
+def _entries(tree: PyTree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))

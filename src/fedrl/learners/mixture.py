@@ -1,0 +1,54 @@
+"""The mixture policy: all agents' policies together, as one that acts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from fedrl.core.component import component
+from fedrl.core.learner import Learner
+from fedrl.core.types import Key, Params
+
+
+@component("ensemble", reference="Wiering & van Hasselt (2008), https://doi.org/10.1109/TSMCB.2008.920231")
+def mixture(learner: Learner) -> Learner:
+    """Act with the mean of many policies, pi(a|s) = (1/K) sum_k pi_k(a|s).
+
+    Its parameters are a stack of the learner's, a leading agent axis on every leaf, such as `Simulation.params_of`
+    returns; it acts and does not learn. Acting costs as much as K policies.
+
+    An action is drawn by drawing one of the policies. The greedy action is the most probable one of the mixture; for
+    continuous actions, the mean of the policies' greedy actions.
+
+    Args:
+        learner: Whose policies to mix.
+
+    >>> import jax.numpy as jnp
+    >>> from fedrl.environments import gridworld
+    >>> from fedrl.learners import q_table
+    >>> both = mixture(q_table(gridworld("S.G"), exploration=0.0))
+    >>> tables = {"q": jnp.array([[[0.0, 0, 1, 0]] * 3, [[0.0, 1, 0, 0]] * 3])}
+    >>> both.probabilities(tables, jnp.array([0])).T.tolist()
+    [[0.0, 0.5, 0.5, 0.0]]
+    """
+    each = learner.probabilities
+
+    def probabilities(params: Params, observation: jax.Array) -> jax.Array:
+        assert each is not None
+        return jax.vmap(each, (0, None))(params, observation).mean(0)
+
+    def act(key: Key, params: Params, observation: jax.Array, greedy: bool = False) -> jax.Array:
+        if greedy and each is not None:
+            return jnp.argmax(probabilities(params, observation), axis=0).astype(jnp.int32)
+        policies, instances = jax.tree.leaves(params)[0].shape[0], observation.shape[-1]
+        for_choice, for_actions = jax.random.split(key)
+        keys = jax.random.split(for_actions, policies)
+        actions = jax.vmap(lambda k, p: learner.act(k, p, observation, greedy))(keys, params)
+        if greedy:
+            return actions.mean(0)
+        chosen = jax.random.randint(for_choice, (instances,), 0, policies)
+        return jnp.moveaxis(actions, -1, 0)[jnp.arange(instances), chosen].T.reshape(actions.shape[1:])
+
+    return replace(learner, act=act, probabilities=None if each is None else probabilities)

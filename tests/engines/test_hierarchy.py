@@ -1,0 +1,241 @@
+"""A tree of servers: the same bits as one server while all merge, a federation of federations otherwise."""
+
+import hashlib
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from fedrl.aggregators import fedadam, mean, median
+from fedrl.core.errors import ConfigError, UnsoundError
+from fedrl.core.federation import federate
+from fedrl.engines.blocks import simulate
+from fedrl.engines.hierarchy import hierarchy
+from fedrl.engines.nested import as_learner
+from fedrl.environments import cartpole
+from fedrl.learners import network, normalize, personal, ppo, sgd
+from fedrl.stages import error_feedback, quantize, top_k
+from fedrl.topologies import given_tree, tree
+from fedrl.topologies.trees import round_latency
+from quadratic import Valley, flat, quadratic
+
+DEVICE = jax.devices()[:1]
+MANY, SIZE, BLOCK = 1024, 4, 4
+RATE = 0.1
+
+
+def fleet_of(agents: int, size: int = SIZE) -> Valley:
+    draws = np.random.default_rng(3)
+    return Valley(
+        draws.uniform(0.2, 2.0, (agents, size)).astype(np.float32), draws.normal(size=(agents, size)).astype(np.float32)
+    )
+
+
+def fingerprint(value) -> str:
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(value):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def ran(simulation, rounds: int, cohort=lambda i: None, talk: bool = True):
+    population = simulation.init(0)
+    for i in range(rounds):
+        population, seen = simulation.round(population, cohort(i), talk)
+    return population, seen
+
+
+def some_of(agents: int):
+    """Everyone at first, then a different third each round."""
+    return lambda i: np.random.default_rng(i).choice(agents, agents // 3, replace=False) if i else None
+
+
+@pytest.fixture(scope="module")
+def many():
+    """1,024 agents with momentum, compressed updates and an adaptive server, and what one server makes of them."""
+    stages = (error_feedback(top_k(0.5), quantize(4)),)
+    federation = federate(
+        quadratic(sgd(RATE, momentum=0.5), size=SIZE, samples=3),
+        mean(),
+        *stages,
+        server_opt=fedadam(0.1),
+        local_steps=2,
+    )
+    fleet, work = fleet_of(MANY), [1 + k % 2 for k in range(MANY)]
+    one = simulate(federation, fleet, local_steps=work, block=BLOCK, devices=DEVICE)
+    population, seen = ran(one, 4, some_of(MANY))
+    return federation, fleet, work, fingerprint((population.server, one.params_of(population))), seen
+
+
+@pytest.mark.parametrize(("shape", "devices"), [(tree([8, 16]), 1), (tree([7, 3, 5, 3]), 2)], ids=repr)
+def test_a_tree_in_which_all_merge_every_round_gives_the_bits_of_one_server(many, shape, devices):
+    federation, fleet, work, expected, flat_seen = many
+    nested = hierarchy(federation, fleet, shape, local_steps=work, block=BLOCK, devices=jax.devices()[:devices])
+    population, seen = ran(nested, 4, some_of(MANY))
+    assert fingerprint((population.server, nested.params_of(population))) == expected
+    assert (seen.weight, seen.refused) == (flat_seen.weight, flat_seen.refused)
+    np.testing.assert_array_equal(seen.metrics["loss"], flat_seen.metrics["loss"])
+    assert seen.levels[0] == (flat_seen.bytes_up, flat_seen.bytes_down)
+
+
+def test_a_rule_that_sees_each_update_sees_them_through_relays():
+    federation, fleet = federate(quadratic(sgd(RATE), size=SIZE), median()), fleet_of(12)
+    one = simulate(federation, fleet, block=2, devices=DEVICE)
+    nested = hierarchy(federation, fleet, tree([3, 2]), block=2, devices=DEVICE)
+    (a, seen_a), (b, seen_b) = ran(one, 3), ran(nested, 3)
+    assert fingerprint(a.server) == fingerprint(b.server)
+    assert [up for up, _ in seen_b.levels] == [seen_a.bytes_up] * 3  # every update, over every link
+
+
+@pytest.fixture(scope="module")
+def rarely():
+    """Twelve agents, three under an edge, two edges under a region: these merge every 2nd, the root every 4th round."""
+    inner = federate(quadratic(sgd(RATE), size=SIZE, samples=2), mean(), local_steps=2)
+    fleet = fleet_of(12)
+    return inner, fleet, hierarchy(inner, fleet, tree([3, 2], periods=[1, 2, 4]), devices=DEVICE)
+
+
+def test_with_periods_it_is_a_federation_of_federations(rarely):
+    inner, fleet, simulation = rarely
+    regions = federate(as_learner(inner, 3), mean(), local_steps=2)
+    root = federate(as_learner(regions, 2), mean(), local_steps=2)
+    grouped = jax.tree.map(lambda x: x.reshape(2, 2, 3, -1), fleet)
+    expected, _ = ran(simulate(root, grouped, devices=DEVICE), 3)
+    found, _ = ran(simulation, 12)
+    np.testing.assert_allclose(flat(found.server.params), flat(expected.server.params), rtol=1e-5, atol=1e-6)
+    assert np.abs(flat(found.server.params)).max() > 0.1
+
+
+def test_between_two_merges_edges_differ_and_the_root_stands_still(rarely):
+    _, _, simulation = rarely
+    population = simulation.init(0)
+    roots, edges = [], []
+    for _ in range(4):
+        population, _ = simulation.round(population)
+        roots.append(flat(population.server.params))
+        edges.append(np.stack([flat(holder.server.params) for holder in population.between[0]]))
+    np.testing.assert_array_equal(roots[:3], 0.0)
+    assert np.abs(roots[3]).max() > 0.01
+    assert np.ptp(edges[0], axis=0).min() > 1e-3  # each edge by itself
+    np.testing.assert_array_equal(edges[1][0], edges[1][1])  # those of one region have met
+    assert np.abs(edges[1][0] - edges[1][2]).max() > 1e-3
+    np.testing.assert_array_equal(edges[3], np.broadcast_to(roots[3], edges[3].shape))
+    assert [int(h.server.version) for rung in population.between for h in rung] == [4] * 6
+    held = flat(simulation.params_of(simulation.adopt(population)))
+    np.testing.assert_array_equal(held, np.broadcast_to(roots[3], held.shape))
+
+
+def test_weights_of_unequal_edges_are_those_of_their_agents():
+    fleet = Valley(np.ones((3, 2), np.float32), np.array([[4.0, 0.0], [0.0, 4.0], [8.0, 8.0]], np.float32))
+    federation = federate(quadratic(sgd(1.0), size=2), mean())  # one step goes all the way to an agent's minimum
+    simulation = hierarchy(federation, fleet, given_tree([[0, 0, 1]], periods=[1, 2]), devices=DEVICE)
+    population, _ = ran(simulation, 2)
+    np.testing.assert_allclose(
+        flat(population.server.params), [4.0, 4.0], rtol=1e-6
+    )  # (4 + 0 + 8) / 3, (0 + 4 + 8) / 3
+    only, _ = ran(simulation, 2, cohort=lambda i: [2] if i else [0])
+    np.testing.assert_allclose(flat(only.server.params), [6.0, 4.0], rtol=1e-6)  # one sample of (4, 0), one of (8, 8)
+
+
+def test_without_talk_all_servers_stand_still_and_nothing_is_sent(rarely):
+    _, _, simulation = rarely
+    population, seen = ran(simulation, 4, talk=False)
+    assert (seen.bytes_up, seen.bytes_down, seen.latency_s) == (0, 0, 0.0)
+    for holder in population.between[0]:
+        np.testing.assert_array_equal(flat(holder.server.params), 0.0)
+    assert np.abs(flat(simulation.params_of(population))).min() > 0
+
+
+def test_bytes_are_those_of_each_level(rarely):
+    _, _, simulation = rarely
+    population = simulation.init(0)
+    found = []
+    for _ in range(4):
+        population, seen = simulation.round(population)
+        found.append(seen.levels)
+    agents = (12 * 4 * (SIZE + 2), 12 * 4 * (SIZE + 1))  # parameters, weight, version; parameters, version
+    edges = (4 * 4 * (SIZE + 2), 4 * 4 * (SIZE + 1))
+    regions = (2 * 4 * (SIZE + 2), 2 * 4 * (SIZE + 1))
+    none = (0, 0)
+    assert found == [(agents, none, none), (agents, edges, none), (agents, none, none), (agents, edges, regions)]
+
+
+def test_relayed_sums_do_not_grow_with_the_agents():
+    federation = federate(quadratic(sgd(RATE), size=SIZE), mean())
+    found = []
+    for agents in (16, 32):
+        simulation = hierarchy(federation, fleet_of(agents), tree([agents // 4]), block=4, devices=DEVICE)
+        found.append(ran(simulation, 1)[1].levels)
+    assert found[0][1] == found[1][1]
+    assert found[0][1][0] == 4 * (8 * (SIZE + 1) + 4)  # four edges: an exact sum of values and weight, a version
+    assert found[1][0][0] == 2 * found[0][0][0]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_latency_grows_with_the_logarithm_of_the_agents(depth):
+    width, latency, speed, size = 4, 0.02, 1000.0, 24.0
+    agents = width**depth
+    links = tree([width] * (depth - 1), latency_s=[latency], bytes_per_s=[speed])
+    parents = links.parents(agents)
+    assert len(parents) == depth == round(math.log(agents, width))
+    everyone = [np.ones(len(over), bool) for over in parents]
+    found = round_latency(parents, depth, everyone, [np.full(len(over), size) for over in parents], links)
+    assert found == pytest.approx(depth * (2 * latency + width * size / speed))
+    alone = tree([], latency_s=[latency], bytes_per_s=[speed])
+    flat_latency = round_latency(alone.parents(agents), 1, everyone[:1], [np.full(agents, size)], alone)
+    assert flat_latency == pytest.approx(2 * latency + agents * size / speed)
+
+
+def test_a_round_waits_for_the_slowest_path_of_those_who_take_part():
+    links = given_tree([[0, 0, 0, 1]], latency_s=[1.0, 10.0], bytes_per_s=[1.0, 1.0])
+    parents, sizes = links.parents(4), [np.array([1.0, 2.0, 3.0, 1.0]), np.array([5.0, 7.0])]
+    wait = [
+        round_latency(parents, due, [np.array(here), np.array(edges)], sizes, links)
+        for due, here, edges in [
+            (1, [True] * 4, [True, True]),
+            (2, [True] * 4, [True, True]),
+            (2, [False, False, False, True], [False, True]),
+        ]
+    ]
+    assert wait == [2 + 6, (2 + 6) + 20 + 12, (2 + 1) + 20 + 7]
+
+
+def test_what_a_round_reports_is_the_latency_of_its_messages():
+    federation = federate(quadratic(sgd(RATE), size=SIZE), mean())
+    shape = tree([2], periods=[1, 2], latency_s=[0.5, 2.0], bytes_per_s=[100.0, 1000.0])
+    simulation = hierarchy(federation, fleet_of(4), shape, devices=DEVICE)
+    population, first = simulation.round(simulation.init(0))
+    _, second = simulation.round(population)
+    one = 4 * (SIZE + 2) + 4 * (SIZE + 1)
+    assert first.latency_s == pytest.approx(1.0 + 2 * one / 100.0)
+    assert second.latency_s == pytest.approx(first.latency_s + 4.0 + 2 * one / 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: tree([0]), r"branching\[0\] is 0"),
+        (lambda: tree([2], periods=[1]), "There are 2 levels"),
+        (lambda: tree([2, 2], periods=[1, 4, 6]), "multiple of the one before"),
+        (lambda: tree([2], periods=[2, 4]), "Begin with 1"),
+        (lambda: tree([2], latency_s=[1.0, 2.0, 3.0]), "one for each level"),
+        (lambda: tree([2], bytes_per_s=[0.0]), "speeds above 0"),
+        (lambda: given_tree([[0, 2, 2]]), "every number from 0 on must occur"),
+        (lambda: given_tree([[0, 0, 1]]).parents(4), "for each of the 4 nodes"),
+    ],
+)
+def test_trees_that_are_none_are_refused(build, message):
+    with pytest.raises(ConfigError, match=message):
+        build()
+
+
+def test_counted_statistics_need_all_levels_to_merge():
+    linear = network(lambda key, space, outputs, gain: np.zeros((outputs, 4), np.float32), lambda w, x: w @ x)
+    counting = normalize(ppo(cartpole(), network=linear, instances=2, steps=4))
+    fleet = jax.tree.map(lambda x: np.full(4, x, np.float32), cartpole().params)
+    with pytest.raises(UnsoundError, match="moments"):
+        hierarchy(federate(counting, mean()), fleet, tree([2], periods=[1, 2]))
+    with pytest.raises(UnsoundError, match="average them"):
+        as_learner(federate(counting, mean()), 2)
+    hierarchy(federate(personal(counting, keep=["moments"]), mean()), fleet, tree([2], periods=[1, 2]))
