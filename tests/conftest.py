@@ -11,7 +11,7 @@ for flag, value in FLAGS.items():  # all that fedrl.prepare() would set, so that
 CACHE = tempfile.TemporaryDirectory(prefix="fedrl-tests-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name
 
-collect_ignore_glob = ["quadratic.py", "run_time_types.py", "*/walks.py", "*/corridor.py", "*/runs.py"]  # no tests
+collect_ignore_glob = ["quadratic.py", "run_time_types.py", "*/walks.py", "*/corridor.py", "*/made_runs.py"]  # no tests
 
 from hypothesis import HealthCheck, settings  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402

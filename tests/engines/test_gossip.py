@@ -18,7 +18,7 @@ from fedrl.environments import cartpole
 from fedrl.environments.adapters import gymnasium
 from fedrl.experiments import checkpoint
 from fedrl.experiments.evaluate import greedy_returns
-from fedrl.learners import adam, chain, corrected, network, normalize, ppo, sgd
+from fedrl.learners import adam, chain, corrected, mlp, network, normalize, ppo, sgd
 from fedrl.stages import clip
 from fedrl.topologies import (
     average,
@@ -26,6 +26,7 @@ from fedrl.topologies import (
     complete,
     exponential,
     gradient_tracking,
+    hypercube,
     laplacian,
     metropolis,
     push_sum,
@@ -156,7 +157,7 @@ def test_average_settles_where_the_linear_algebra_says_and_not_at_the_optimum():
     assert np.abs(held.mean(0) - OPTIMUM).max() > 0.005
 
 
-@pytest.mark.parametrize("graph", [ring(), star(), random_matching()], ids=repr)
+@pytest.mark.parametrize("graph", [ring(), hypercube(), random_matching()], ids=repr)
 def test_gradient_tracking_takes_every_agent_to_the_optimum_of_the_mean(graph):
     simulation = gossip(
         CORRECTED, FLEET, graph, metropolis(), gradient_tracking(RATE), local_steps=[1, 2, 3, 3] * 2, **SMALL
@@ -220,6 +221,7 @@ def test_without_talk_agents_train_as_they_do_with_a_silent_server():
     assert fingerprint(alone.params_of(populations[1])) == fingerprint(silent.params_of(populations[0]))
     np.testing.assert_array_equal(with_server.metrics["loss"], without.metrics["loss"])
     assert (without.bytes_up, without.metrics["messages"].sum()) == (0, 0)
+    assert fingerprint(alone.init(1).server) != fingerprint(alone.init(0).server)  # the hash tells runs apart
 
 
 def cohort_of(round: int) -> list[int] | None:
@@ -251,7 +253,6 @@ def test_the_same_bits_on_two_devices_in_any_order_and_after_a_checkpoint(
         if i == 2:
             checkpoint.save(tmp_path / "state", a, i)
             a = checkpoint.load(tmp_path / "state", one.init(5))
-    assert fingerprint(one.init(1).server) != fingerprint(one.init(0).server)
 
 
 def test_nothing_is_compiled_after_the_first_rounds():
@@ -321,12 +322,12 @@ def test_every_edge_carries_one_message_a_step_and_its_bytes_are_counted(
 
 def test_neighbours_on_a_ring_learn_cartpole_together():
     fleet = jax.tree.map(lambda x: np.full(6, x, np.float32), cartpole().params)
-    learner = ppo(cartpole())
+    learner = ppo(cartpole(), network=mlp((32,)), optimizer=adam(0.005, max_norm=0.5))
     simulation = gossip(federate(learner, mean()), fleet, ring(), metropolis(), block=6, devices=DEVICES[:1])
     population = simulated_rounds(simulation, 40)
     held = simulation.params_of(population)
     returns = greedy_returns(learner, fleet, held, episodes=10, seed=0, stacked=True).mean(1)
-    assert returns.min() > 150.0
+    assert returns.min() > 250.0
     first = greedy_returns(learner, fleet, simulation.params_of(simulation.init(0)), 10, 0, stacked=True)
     assert first.mean() < 60.0
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_runs import make_run
 from rich.console import Console
-from runs import make_run
 
 from fedrl.experiments.closing import MOST_AGENTS, closing
 from fedrl.experiments.progress import live, plain, progress, view

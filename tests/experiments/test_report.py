@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_runs import CITATIONS, make_run
 from plotly.offline import get_plotlyjs
-from runs import CITATIONS, make_run
 
 from fedrl.core.errors import ConfigError
 from fedrl.experiments.report import write_report

@@ -23,8 +23,8 @@ from fedrl.learners.policies import Policy
 def a2c(
     environment: Environment,
     *,
-    network: Network | None = None,
-    optimizer: optax.GradientTransformation | None = None,
+    network: Network = mlp(),
+    optimizer: optax.GradientTransformation = adam(0.002, max_norm=0.5),
     instances: int = 32,
     steps: int = 16,
     discount: float = 0.99,
@@ -40,8 +40,8 @@ def a2c(
 
     Args:
         environment: Where to learn.
-        network: Shape of actor and critic; `mlp()` by default.
-        optimizer: `adam(0.002, max_norm=0.5)` by default.
+        network: Shape of actor and critic.
+        optimizer: What descends the gradient.
         instances: Copies of the environment stepped side by side.
         steps: Steps of each copy in an iteration.
         discount: gamma.
@@ -53,8 +53,6 @@ def a2c(
         ConfigError: A count is below one.
     """
     check_positive(instances=instances, steps=steps)
-    shape = mlp() if network is None else network
-    descent = adam(0.002, max_norm=0.5) if optimizer is None else optimizer
 
     def loss(policy: Policy, critic: Network, params: Params, batch: Experience) -> jax.Array:
         outputs = policy.outputs(params["actor"], batch.observation)
@@ -78,7 +76,7 @@ def a2c(
 
     # An actor-critic whose parameters after an iteration are the gradient at those before.
     sloped = actor_critic(
-        environment, shape, descent, slope, instances=instances, steps=steps, discount=discount, trace=trace
+        environment, network, optimizer, slope, instances=instances, steps=steps, discount=discount, trace=trace
     )
 
     def gradient(key: Key, state: ActorCriticState, hint: Hint) -> tuple[Params, ActorCriticState, Metrics]:
@@ -86,7 +84,7 @@ def a2c(
         return after.params, after._replace(params=state.params), metrics
 
     def descended(params: Params, after: ActorCriticState, hint: Hint) -> ActorCriticState:
-        params, memory = descend(descent, after.params, after.optimizer, params, hint)
+        params, memory = descend(optimizer, after.params, after.optimizer, params, hint)
         return after._replace(params=params, optimizer=memory)
 
     def update(key: Key, state: ActorCriticState, hint: Hint) -> tuple[ActorCriticState, Metrics]:

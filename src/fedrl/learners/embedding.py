@@ -29,21 +29,20 @@ JIN = "Jin et al. (2022), https://arxiv.org/abs/2204.02634"
 
 
 @component("network", reference=JIN)
-def embedded(network: Network | None = None, size: int = 4) -> Network:
+def embedded(network: Network = mlp(), size: int = 4) -> Network:
     """Append a learned vector to every observation, which can tell one agent's environment from another's.
 
     The parameters are `{"embedding", "network"}`. The embedding starts at zero and is trained like any other weight;
     to give each agent its own, wrap the learner in `personal(learner, keep=["embedding"])`.
 
     Args:
-        network: What sees observation and embedding together; `mlp()` by default.
+        network: What sees observation and embedding together.
         size: Of the embedding.
 
     Raises:
         ConfigError: The size is below one, or the observations are discrete: nothing can be appended to a number.
     """
     check_positive(size=size)
-    inner = mlp() if network is None else network
 
     def init(key: Key, space: Space, outputs: int, gain: float) -> Params:
         if not isinstance(space, Box):
@@ -52,12 +51,12 @@ def embedded(network: Network | None = None, size: int = 4) -> Network:
                 "observations in a Box, or keep another part personal, such as 'actor/0'."
             )
         wider = Box((math.prod(space.shape) + size,))
-        return {"embedding": jnp.zeros((size,)), "network": inner.init(key, wider, outputs, gain)}
+        return {"embedding": jnp.zeros((size,)), "network": network.init(key, wider, outputs, gain)}
 
     def apply(params: Params, observation: jax.Array) -> jax.Array:
         flat = observation.reshape(-1, observation.shape[-1])
         vector = jnp.broadcast_to(params["embedding"][:, None], (size, flat.shape[-1]))
-        return inner.apply(params["network"], jnp.concatenate([flat, vector]))
+        return network.apply(params["network"], jnp.concatenate([flat, vector]))
 
     return Network(init, apply)
 

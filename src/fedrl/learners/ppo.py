@@ -25,8 +25,8 @@ from fedrl.learners.returns import normalised
 def ppo(
     environment: Environment,
     *,
-    network: Network | None = None,
-    optimizer: optax.GradientTransformation | None = None,
+    network: Network = mlp(),
+    optimizer: optax.GradientTransformation = adam(0.0025, max_norm=0.5),
     instances: int = 8,
     steps: int = 128,
     epochs: int = 4,
@@ -44,8 +44,8 @@ def ppo(
 
     Args:
         environment: Where to learn.
-        network: Shape of actor and critic; `mlp()` by default.
-        optimizer: `adam(0.0025, max_norm=0.5)` by default.
+        network: Shape of actor and critic.
+        optimizer: What descends the gradient.
         instances: Copies of the environment stepped side by side.
         steps: Steps of each copy in an iteration.
         epochs: Passes over the samples.
@@ -65,8 +65,6 @@ def ppo(
             f"minibatch_count is {minibatch_count}, which does not divide the {instances * steps} samples of an "
             "iteration (instances * steps). Choose a divisor."
         )
-    shape = mlp() if network is None else network
-    descent = adam(0.0025, max_norm=0.5) if optimizer is None else optimizer
 
     def loss(policy: Policy, critic: Network, params: Params, batch: Experience) -> jax.Array:
         outputs = policy.outputs(params["actor"], batch.observation)
@@ -93,7 +91,7 @@ def ppo(
         ) -> tuple[tuple[Params, optax.OptState], jax.Array]:
             params, memory = carry
             cost, slope = jax.value_and_grad(lambda p: loss(policy, critic, p, unpack(block)))(params)
-            return descend(descent, slope, memory, params, hint), cost
+            return descend(optimizer, slope, memory, params, hint), cost
 
         def epoch(carry: tuple[Params, optax.OptState], k: Key) -> tuple[tuple[Params, optax.OptState], jax.Array]:
             return jax.lax.scan(step, carry, minibatches(k, rows, minibatch_count))
@@ -102,5 +100,5 @@ def ppo(
         return params, memory, {"loss": costs.mean()}
 
     return actor_critic(
-        environment, shape, descent, improve, instances=instances, steps=steps, discount=discount, trace=trace
+        environment, network, optimizer, improve, instances=instances, steps=steps, discount=discount, trace=trace
     )

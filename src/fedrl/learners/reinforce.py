@@ -38,8 +38,8 @@ class ReinforceState(NamedTuple):
 def reinforce(
     environment: Environment,
     *,
-    network: Network | None = None,
-    optimizer: optax.GradientTransformation | None = None,
+    network: Network = mlp(),
+    optimizer: optax.GradientTransformation = adam(0.005),
     baseline: str = "mean",
     episodes_per_step: int = 16,
     horizon: int | None = None,
@@ -57,8 +57,8 @@ def reinforce(
 
     Args:
         environment: Where to learn; a pure one, as episodes are played from their reset.
-        network: Shape of actor and critic; `mlp()` by default.
-        optimizer: `adam(0.005)` by default.
+        network: Shape of actor and critic.
+        optimizer: What descends the gradient.
         baseline: "none"; "mean", the mean G_t of the other episodes still under way at t (unbiased, and 0 for the last
             one); or "value", a learned critic V(s_t), which also stands for what lies beyond a cut.
         episodes_per_step: n, episodes played side by side.
@@ -80,17 +80,15 @@ def reinforce(
             f"{environment!r} lives outside compiled programs, and reinforce plays its episodes inside. "
             "Use a2c or ppo, which learn from any stretch of experience."
         )
-    shape = mlp() if network is None else network
-    descent = adam(0.005) if optimizer is None else optimizer
-    policy = policy_for(environment.spaces, shape)
+    policy = policy_for(environment.spaces, network)
     learns_value = baseline == "value"
 
     def init(key: Key, env_params: PyTree) -> ReinforceState:
         for_actor, for_critic = jax.random.split(key)
         params = {"actor": policy.init(for_actor)}
         if learns_value:
-            params["critic"] = shape.init(for_critic, environment.spaces.observation, 1, 1.0)
-        return ReinforceState(params, descent.init(params), env_params)
+            params["critic"] = network.init(for_critic, environment.spaces.observation, 1, 1.0)
+        return ReinforceState(params, optimizer.init(params), env_params)
 
     def loss(params: Params, played: Episodes) -> jax.Array:
         seen, playing = played.trajectory, played.playing
@@ -100,8 +98,8 @@ def reinforce(
             going = discounted(seen.reward, jnp.zeros_like(playing), discount)
             advantage = going - others(going, playing) if baseline == "mean" else going
             return -length * policy_gradient(log_prob, (advantage * playing).reshape(-1))
-        value = shape.apply(params["critic"], observation)[0].reshape(playing.shape)
-        beyond = shape.apply(params["critic"], played.final)[0]
+        value = network.apply(params["critic"], observation)[0].reshape(playing.shape)
+        beyond = network.apply(params["critic"], played.final)[0]
         target = jax.lax.stop_gradient(discounted(bootstrapped(played, beyond, discount), ~playing, discount))
         advantage = (target - value) * playing
         share = playing.size / playing.sum()
@@ -120,7 +118,7 @@ def reinforce(
 
     def update(key: Key, state: ReinforceState, hint: Hint) -> tuple[ReinforceState, Metrics]:
         slope, state, metrics = gradient(key, state, hint)
-        params, memory = descend(descent, slope, state.optimizer, state.params, hint)
+        params, memory = descend(optimizer, slope, state.optimizer, state.params, hint)
         return state._replace(params=params, optimizer=memory), metrics
 
     act = act_with(policy)
