@@ -111,7 +111,7 @@ def test_citations_come_from_everything_used_each_once_in_order():
         ppo(cartpole(), optimizer=chain(proximal(0.1), adam(1e-3))), mean(), error_feedback(top_k(0.1), quantize(8))
     )
     names = [source.split(" ")[0].rstrip(",") for source in cite(federation)]
-    assert names == ["Schulman", "Barto", "Li", "Kingma", "McMahan", "Seide", "Aji", "Alistarh"]
+    assert names == ["Schulman", "Barto", "Saxe", "Li", "Kingma", "McMahan", "Seide", "Aji", "Alistarh"]
     assert cite([clip(1.0), clip(2.0)]) == cite(clip(1.0))
     assert cite(object()) == []
 

@@ -52,7 +52,7 @@ def network(init: Callable[[Key, Space, int, float], Params], apply: Callable[[P
     return Network(init, jax.vmap(apply, (None, -1), -1))
 
 
-@component("network", reference="orthogonal initialisation: Saxe et al. (2014), https://arxiv.org/abs/1312.6120")
+@component("network", reference="Saxe et al. (2014), https://arxiv.org/abs/1312.6120")
 def mlp(hidden: Sequence[int] = (64, 64), activation: str = "tanh") -> Network:
     """Fully connected layers; discrete observations enter one-hot.
 
