@@ -126,8 +126,8 @@ def cite(value: object) -> list[str]:
     """The sources of every component in `value`, each once, in the order of use.
 
     >>> from fedrl.aggregators import mean
-    >>> cite(mean())[0][:14]
-    'McMahan et al.'
+    >>> cite(mean())
+    ['McMahan et al. (2017), https://arxiv.org/abs/1602.05629']
     """
     return list(dict.fromkeys(call.component.reference for call in calls_in(value) if call.component.reference))
 
