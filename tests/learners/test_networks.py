@@ -20,6 +20,24 @@ def test_affine_has_the_derivatives_of_a_product():
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_the_slopes_of_an_agent_do_not_depend_on_its_seat_in_a_block():
+    agents, rows, instances = 5, 2, 400
+    keys = jax.random.split(jax.random.key(0), 3)
+    weight = jax.random.normal(keys[0], (agents, rows, 3))
+    x = jax.random.normal(keys[1], (agents, 3, instances))
+    target = jax.random.normal(keys[2], (agents, rows, instances))
+
+    def slopes(weight, x, target):
+        return jax.grad(lambda w, b: (affine(w, b, x) * target).sum(), (0, 1))(weight, jnp.zeros(rows))
+
+    block = jax.jit(jax.vmap(slopes))
+    seated = block(weight, x, target)
+    for seats in (np.array([4, 0, 1, 2, 3]), np.array([1, 4, 2, 0, 3])):
+        other = block(weight[seats], x[seats], target[seats])
+        for here, there in zip(seated, other, strict=True):
+            np.testing.assert_array_equal(np.asarray(here)[seats], there)
+
+
 def test_a_network_treats_every_instance_alone():
     shape = mlp((8, 8))
     params = shape.init(jax.random.key(0), Box((2, 3)), 5, 1.0)

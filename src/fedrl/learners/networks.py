@@ -128,7 +128,8 @@ def _affine_backward(saved: tuple[jax.Array, jax.Array], slope: jax.Array) -> tu
     weight, x = saved
     transposed = jax.lax.optimization_barrier(weight.T)  # else XLA folds the transpose into the slow kind of product
     by_weight = jax.lax.dot_general(slope, x, (((1,), (1,)), ((), ())))
-    by_bias = slope @ jnp.ones((slope.shape[1], 1))  # a sum, as a product: a twentieth of the training time less
+    ones = slope[:1] * 0.0 + 1.0  # each agent's own: in one product for all, the last rows are summed in another order
+    by_bias = jax.lax.dot_general(slope, ones, (((1,), (1,)), ((), ())))  # a sum, as a product: it is faster
     return by_weight, by_bias[:, 0], transposed @ slope
 
 
