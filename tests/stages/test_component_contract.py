@@ -11,7 +11,18 @@ import pytest
 import fedrl.aggregators
 import fedrl.learners
 import fedrl.stages
-from fedrl.aggregators import fedadagrad, fedadam, fedavg, fedavgm, fedyogi, mean, median
+from fedrl.aggregators import (
+    constant,
+    fedadagrad,
+    fedadam,
+    fedavg,
+    fedavgm,
+    fedyogi,
+    hinge,
+    mean,
+    median,
+    polynomial,
+)
 from fedrl.core.component import CATALOGUE, call_of, cite
 from fedrl.core.types import Context, Hint, Update
 from fedrl.learners import adam, chain, corrected, proximal, rmsprop, sgd
@@ -40,6 +51,7 @@ EXAMPLES = {
         chain(proximal(0.1), corrected(), adam(0.01)),
     ],
     "server_optimizer": [fedavg(), fedavgm(), fedadam(), fedyogi(0.1), fedadagrad()],
+    "staleness": [constant(), polynomial(0.5), hinge(10.0, 4.0)],
 }
 NAMES = {
     name: getattr(room, name) for room in (fedrl.stages, fedrl.aggregators, fedrl.learners) for name in room.__all__

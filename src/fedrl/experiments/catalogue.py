@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import optax
 
+from fedrl.aggregators.staleness import Staleness
 from fedrl.core.aggregator import Aggregator
 from fedrl.core.component import CATALOGUE, Component, call_of
 from fedrl.core.environment import Environment
@@ -39,6 +40,7 @@ KINDS: dict[type, str] = {
     Stage: "stage",
     Network: "network",
     Graph: "graph",
+    Staleness: "staleness",
     optax.GradientTransformation: "optimizer",
     optax.GradientTransformationExtraArgs: "optimizer",
 }
