@@ -11,7 +11,7 @@ import typer
 def evaluate_command(
     path: Path, episodes: int | None, film: Path | None, agent: int, seed: int | None, as_json: bool
 ) -> None:
-    """Evaluate the global parameters of each seed, and film one episode if asked to."""
+    """Evaluate what the agents of each seed ended with, and film one episode if asked to."""
     from fedrl.launch import prepare
 
     prepare()
@@ -37,11 +37,13 @@ def evaluate_command(
         from fedrl.experiments.rendering import render
 
         setting = jax.tree.map(lambda leaf: leaf[agent], experiment.fleet)
-        earned = render(experiment.learner, setting, run.params[chosen], run_key(chosen, Purpose.EVALUATION), film)
+        policy = run.params[chosen]
+        policy = jax.tree.map(lambda leaf: leaf[agent], policy) if run.stacked else policy
+        earned = render(experiment.learner, setting, policy, run_key(chosen, Purpose.EVALUATION), film)
         if not as_json:
             typer.echo(f"{film}: agent {agent}, seed {chosen}, return {earned:g}")
     returns = {
-        str(s): returns_of(experiment.learner, experiment.fleet, params, count, s).mean(axis=1).tolist()
+        str(s): returns_of(experiment.learner, experiment.fleet, params, count, s, run.stacked).mean(axis=1).tolist()
         for s, params in run.params.items()
     }
     if as_json:

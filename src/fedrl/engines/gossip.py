@@ -25,11 +25,13 @@ from fedrl.core.types import Broadcast, Params, PyTree, Update
 from fedrl.engines.blocks import Trained, training
 from fedrl.engines.merging import messages
 from fedrl.engines.simulation import (
+    QUICK,
     Population,
     Round,
     Simulation,
     chosen_size,
     iterations,
+    params_held,
     seated,
     starting,
 )
@@ -58,9 +60,9 @@ def gossip(
 
     The rounds are those of `fedrl.engines.blocks.simulate`. An agent that sits a round out keeps what it has, and its
     edges are absent. Training that ends in numbers that are not finite is undone and counted as refused. `params_of`
-    gives what every agent holds after it has met its neighbours. `Round.bytes_up` is all that agents send to each
-    other, and nothing comes down; besides the learner's metrics there are `consensus_distance`, how far an agent is
-    from the mean of all, and `messages`, how many it sent.
+    gives what every agent acts with after it has met its neighbours. `Round.bytes_up` is all that agents send to each
+    other, and nothing comes down; besides the learner's metrics there are `drift` and `consensus_distance`, how far an
+    agent is from the mean of all before and after it has met its neighbours, and `messages`, how many it sent.
 
     Args:
         federation: What to run: a learner, `mean()`, and `local_steps`; weights are `mixing`'s.
@@ -115,13 +117,28 @@ def gossip(
             params = jax.tree.map(lambda x, like: x.astype(like.dtype), params, trained)
             sent = messages_sent(matrices)
         ids = np.sort(work.agents)
-        metrics = work.metrics | {"consensus_distance": distances(params)[ids], "messages": sent[ids]}
+        apart = {"drift": distances(trained)[ids], "consensus_distance": distances(params)[ids]}
+        metrics = work.metrics | apart | {"messages": sent[ids]}
         weight = float(steps[np.setdiff1d(ids, refused)].sum() * federation.learner.samples)
         seen = Round(metrics, weight, len(refused), int(sent.sum()) * size_bytes, 0)
         nodes = nodes._replace(params=params, aggregator=memory, version=jnp.int32(version + 1))
         return Population(nodes, work.blocks, population.key), seen
 
-    return Simulation(init, round, lambda population: population.server.params, agents, size)
+    adopt_block = jax.jit(jax.vmap(crew.learner.adopt), compiler_options=QUICK)
+
+    def adopt(population: Population) -> Population:
+        heard = []
+        for held, ids in zip(population.blocks, seats, strict=True):
+            own = jax.tree.map(lambda x, rows=np.maximum(ids, 0): x[rows], population.server.params)
+            heard.append(held._replace(learner=adopt_block(held.learner, own)))
+        return population._replace(blocks=tuple(heard))
+
+    def params_of(population: Population) -> Params:
+        if federation.learner.policy is None:
+            return population.server.params
+        return params_held(crew, adopt(population).blocks, seats)
+
+    return Simulation(init, round, params_of, agents, size, adopt=adopt)
 
 
 def check_serverless(federation: Federation, rule: Rule) -> None:

@@ -21,6 +21,7 @@ from fedrl.environments.fleet import fleet, held_out
 from fedrl.experiments import catalogue
 from fedrl.experiments.catalogue import Table
 from fedrl.experiments.config import Config
+from fedrl.experiments.coordination import Coordination, coordination_of, has_common_policy, resolved
 
 COUNTS_OF_INSTANCES = ("instances", "episodes_per_step")
 """The parameters that say how many copies of the environment a learner steps."""
@@ -62,6 +63,7 @@ class Experiment:
         fleet: The parameters of each agent's environment, a leading agent axis on every leaf.
         held_out: The same for environments that no agent trains in, or None.
         methods: The federation itself, then the baselines that train.
+        coordination: Who coordinates the federation: a tree of servers, neighbours, or None for a single server.
     """
 
     config: Config
@@ -71,6 +73,7 @@ class Experiment:
     fleet: PyTree
     held_out: PyTree | None
     methods: tuple[Method, ...]
+    coordination: Coordination = None
 
 
 def build(config: Config) -> Experiment:
@@ -105,12 +108,18 @@ def build(config: Config) -> Experiment:
             unseen = held_out(environment, config.evaluation.held_out, settings, key)
     except ConfigError as fault:
         raise ConfigError(f"[fleet] {fault}") from fault
-    resolved = replace(
+    coordination = coordination_of(chosen, federation)
+    if config.evaluation.held_out and not has_common_policy(learner, coordination):
+        raise ConfigError(
+            f"evaluation.held_out is {config.evaluation.held_out}, but every agent ends with a policy of its own, and "
+            "none is meant for environments in which no agent trained. Set evaluation.held_out = 0."
+        )
+    filled = replace(
         config,
         environment=catalogue.table_of(environment),
         learner=catalogue.table_of(learner, [environment]),
         federation=replace(
-            chosen,
+            resolved(chosen, coordination),
             aggregator=catalogue.table_of(aggregator),
             stages=tuple(catalogue.table_of(stage) for stage in stages),
             server_optimizer=None if server is None else catalogue.table_of(server),
@@ -127,8 +136,8 @@ def build(config: Config) -> Experiment:
         )
         methods.append(Method("independent", federation if plain == federation else plain, agents, steps, False))
     if config.baselines.centralised:
-        methods.append(_pooled(resolved, environment, learner, agents, steps))
-    return Experiment(resolved, environment, learner, federation, agents, unseen, tuple(methods))
+        methods.append(_pooled(filled, environment, learner, agents, steps))
+    return Experiment(filled, environment, learner, federation, agents, unseen, tuple(methods), coordination)
 
 
 def _learner(config: Config, environment: Environment) -> Learner:

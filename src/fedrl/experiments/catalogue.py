@@ -29,6 +29,9 @@ from fedrl.core.stage import Stage
 from fedrl.experiments.values import fit
 from fedrl.learners.networks import Network
 from fedrl.topologies.graph import Graph
+from fedrl.topologies.rules import Rule
+from fedrl.topologies.trees import Tree
+from fedrl.topologies.weights import Mixing
 
 Table: TypeAlias = dict[str, Any]
 
@@ -41,10 +44,13 @@ KINDS: dict[type, str] = {
     Network: "network",
     Graph: "graph",
     Staleness: "staleness",
+    Mixing: "mixing",
+    Rule: "gossip",
+    Tree: "hierarchy",
     optax.GradientTransformation: "optimizer",
     optax.GradientTransformationExtraArgs: "optimizer",
 }
-CONSTRUCTED = frozenset(KINDS.values()) | {"server_optimizer", "mixing", "gossip"}
+CONSTRUCTED = frozenset(KINDS.values()) | {"server_optimizer"}
 
 
 def fill() -> None:

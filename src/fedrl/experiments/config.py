@@ -27,10 +27,18 @@ from fedrl.core.errors import ConfigError, nearest
 from fedrl.core.federation import federate
 from fedrl.core.learner import Learner
 from fedrl.core.stage import Stage
+from fedrl.engines.gossip import gossip
 from fedrl.experiments.catalogue import KINDS, Table, table_of
 from fedrl.experiments.values import fit
+from fedrl.topologies.graph import Graph
+from fedrl.topologies.rules import Rule
+from fedrl.topologies.trees import Tree
+from fedrl.topologies.weights import Mixing
 
-_FEDERATE = {name: parameter.default for name, parameter in inspect.signature(federate).parameters.items()}
+_FEDERATE, _GOSSIP = (
+    {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+    for function in (federate, gossip)
+)
 
 
 def _at_least(lowest: int, name: str, value: float) -> None:
@@ -49,6 +57,11 @@ class FederationConfig:
         stages: What an update passes on its way, in order.
         server_optimizer: What the server does with the merged update; FedAvg by default.
         payload: "delta" or "gradient".
+        hierarchy: A tree of servers instead of a single one.
+        topology: Who hears whom; agents then meet their neighbours only, and there is no server.
+        mixing: How much weight an agent gives to what it hears; by default what suits the rule.
+        gossip: The rule by which neighbours meet; averaging by default.
+        consensus_steps: Messages over every edge in a round.
     """
 
     agents: int
@@ -57,9 +70,16 @@ class FederationConfig:
     stages: Sequence[Table | str | Stage] = ()
     server_optimizer: Table | str | optax.GradientTransformation | None = _FEDERATE["server_opt"]
     payload: str = _FEDERATE["payload"]
+    hierarchy: Table | str | Tree | None = None
+    topology: Table | str | Graph | None = None
+    mixing: Table | str | Mixing | None = None
+    gossip: Table | str | Rule | None = None
+    consensus_steps: int = _GOSSIP["consensus_steps"]
 
     def __post_init__(self) -> None:
         _at_least(1, "federation.agents", self.agents)
+        _at_least(1, "federation.consensus_steps", self.consensus_steps)
+        self._check_who_coordinates()
         if isinstance(self.local_steps, int):
             _at_least(1, "federation.local_steps", self.local_steps)
         elif len(self.local_steps) != self.agents or min(self.local_steps) < 1:
@@ -67,6 +87,22 @@ class FederationConfig:
                 f"federation.local_steps is {list(self.local_steps)}. It needs one number per agent "
                 f"({self.agents}), each at least 1."
             )
+
+    def _check_who_coordinates(self) -> None:
+        """Refuse keys that have no meaning beside each other: a server's without a server, neighbours' with one."""
+        if self.topology is None:
+            misplaced, lacking = ["mixing", "gossip", "consensus_steps"], "is about neighbours, and there are none"
+            cure = "Leave it out, or say who hears whom: federation.topology = 'ring'."
+        else:
+            misplaced, lacking = (
+                ["hierarchy", "stages", "server_optimizer", "payload"],
+                "needs a server, and there is none",
+            )
+            cure = "Leave it out, or leave federation.topology out."
+        for entry in dataclasses.fields(self):
+            value = getattr(self, entry.name)
+            if entry.name in misplaced and value and value != entry.default:
+                raise ConfigError(f"federation.{entry.name} is {value!r}. It {lacking}. {cure}")
 
 
 @dataclass(frozen=True, kw_only=True)

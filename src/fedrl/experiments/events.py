@@ -55,7 +55,25 @@ class Compile(TypedDict):
 Returned = TypedDict("Returned", {"return": float | None})  # a keyword, hence not a class
 
 
-class RoundRecord(Returned):
+class Exchange(TypedDict, total=False):
+    """How agents met in a round, where there is no server or a tree of them.
+
+    Attributes:
+        messages: How many agents sent to their neighbours.
+        drift: Root mean square distance of the agents from their mean before they met.
+        consensus_distance: The same after they met.
+        levels: Of a tree, `[bytes up, bytes down]` over the links of each level, from the agents on.
+        latency_s: Of a tree, how long the messages of the round take.
+    """
+
+    messages: int
+    drift: float | None
+    consensus_distance: float | None
+    levels: list[list[int]]
+    latency_s: float
+
+
+class RoundRecord(Returned, Exchange):
     """One round of one method with one seed.
 
     Attributes:
@@ -101,6 +119,56 @@ class AgentResult(Returned):
     env_params: NotRequired[dict[str, Any]]
 
 
+class Consensus(TypedDict):
+    """How well agents without a server agreed.
+
+    Attributes:
+        spectral_gap: 1 less `contraction`; None for a graph that never repeats or is very large.
+        contraction: The factor by which a step of consensus shrinks disagreement in the long run, by the spectrum.
+        measured_contraction: The factor a step was measured to have, the geometric mean over rounds. With symmetric
+            weights it is at most `contraction`: what training adds anew lies in all modes, and most fade sooner than
+            the slowest one.
+        messages: All that agents sent to each other in one seed.
+        distance: Root mean square distance of the agents from their mean in the end.
+    """
+
+    spectral_gap: float | None
+    contraction: float | None
+    measured_contraction: float | None
+    messages: int
+    distance: float | None
+
+
+class Level(TypedDict):
+    """The links between a level of a tree and the one above, over all rounds of one seed.
+
+    Attributes:
+        nodes: How many send up.
+        period: Rounds between two merges of those above.
+        bytes_up: Sent up.
+        bytes_down: Sent down.
+    """
+
+    nodes: int
+    period: int
+    bytes_up: int
+    bytes_down: int
+
+
+class Hierarchy(TypedDict):
+    """What a tree of servers cost.
+
+    Attributes:
+        levels: From the agents on.
+        latency_s: How long the messages of a round take, mean over rounds.
+        longest_latency_s: The same of the longest round.
+    """
+
+    levels: list[Level]
+    latency_s: float
+    longest_latency_s: float
+
+
 class Summary(TypedDict):
     """The outcome of a run, as far as it got.
 
@@ -123,6 +191,8 @@ class Summary(TypedDict):
         versions: Of Python and of the packages that compute, by name.
         revision: Of the source code.
         citations: A line for the source of every component used.
+        consensus: How well agents agreed, if there was no server.
+        hierarchy: What each level cost, if there was a tree of servers.
     """
 
     name: str
@@ -143,6 +213,8 @@ class Summary(TypedDict):
     versions: dict[str, str]
     revision: str | None
     citations: list[str]
+    consensus: NotRequired[Consensus]
+    hierarchy: NotRequired[Hierarchy]
 
 
 class End(TypedDict):

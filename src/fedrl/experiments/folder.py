@@ -3,7 +3,7 @@
 config.toml          everything that was chosen, defaults included: it reproduces the run
 records.jsonl        a line per seed, method and round, flushed as it comes
 summary.json         the outcome
-params.safetensors   the global parameters of every seed
+params.safetensors   the parameters that agents act with in every seed: global ones, or each agent's own
 report.html          the same for people
 checkpoints/         where each seed of each method stands; gone when the run is complete
 """

@@ -12,19 +12,22 @@ from fedrl.core.types import Params
 from fedrl.experiments import checkpoint, folder
 from fedrl.experiments.build import Experiment, build
 from fedrl.experiments.config import load
+from fedrl.experiments.coordination import all_act_alike, shapes_of
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The experiment of a run folder and the global parameters it ended with.
+    """The experiment of a run folder and the parameters that its agents ended with.
 
     Attributes:
         experiment: Rebuilt from `config.toml`.
-        params: By seed.
+        params: By seed: of one policy for all agents, or of one per agent.
+        stacked: Whether every leaf has a leading agent axis.
     """
 
     experiment: Experiment
     params: dict[int, Params]
+    stacked: bool = False
 
 
 def trained(path: Path) -> Trained:
@@ -36,8 +39,12 @@ def trained(path: Path) -> Trained:
     place = folder.opened(path)
     experiment = build(load(place.path / folder.CONFIG))
     arrays = place.params()
-    like = jax.eval_shape(experiment.federation.init_server, jax.random.key(0)).params
+    stacked = not all_act_alike(experiment.learner, experiment.coordination)
+    like = shapes_of(experiment.learner, acting=True)
+    if stacked:
+        agents = experiment.config.federation.agents
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((agents, *leaf.shape), leaf.dtype), like)
     seeds = [s for s in experiment.config.seed_list if any(name.startswith(f"seed{s}/") for name in arrays)]
     if not seeds:
         raise RunError(f"{path} holds no parameters: no seed got through a round. Continue it with fedrl run --resume.")
-    return Trained(experiment, {seed: checkpoint.unnamed(arrays, f"seed{seed}", like) for seed in seeds})
+    return Trained(experiment, {seed: checkpoint.unnamed(arrays, f"seed{seed}", like) for seed in seeds}, stacked)

@@ -17,10 +17,25 @@ from fedrl.experiments import checkpoint
 from fedrl.experiments.build import Experiment, Method
 from fedrl.experiments.evaluate import returns_of
 from fedrl.experiments.events import Event, RoundRecord, Sink
+from fedrl.experiments.exchange import exchanged
 from fedrl.experiments.folder import RunFolder
 from fedrl.experiments.summary import Timing
 
 AVERAGE_ONCE = "average_once"
+
+
+class Policies(NamedTuple):
+    """What is evaluated.
+
+    Attributes:
+        acting: What agents act with: parameters of one policy for all of them, or of one per agent (`stacked`).
+        stacked: Whether every leaf has a leading agent axis.
+        common: The policy of an agent that never trained, if there is one: what the server holds.
+    """
+
+    acting: Params
+    stacked: bool
+    common: Params | None
 
 
 class Outcome(NamedTuple):
@@ -70,18 +85,20 @@ def reached(experiment: Experiment, place: RunFolder, method: str, seed: int) ->
     return done if experiment.environment.host is None or done == experiment.config.rounds else 0
 
 
-def outcome(session: Session, seed: int, number: int, params: Params, stacked: bool) -> Outcome:
+def outcome(session: Session, seed: int, number: int, policies: Policies) -> Outcome:
     """Evaluate where a seed got to."""
     unseen = session.experiment.held_out
-    own = greedy(session, seed, params, stacked)
-    held_out = [] if unseen is None or stacked else greedy(session, seed, params, False, unseen)
-    return Outcome(seed, number, params, stacked, own, held_out)
+    own = greedy(session, seed, policies)
+    held_out: list[float | None] = []
+    if unseen is not None and policies.common is not None:
+        held_out = greedy(session, seed, Policies(policies.common, False, None), unseen)
+    return Outcome(seed, number, policies.acting, policies.stacked, own, held_out)
 
 
 def averaged(session: Session, alone: Outcome) -> Outcome:
     """The parameter mean of independent agents, evaluated in the environment of each."""
     params = jax.tree.map(lambda leaf: leaf.mean(0, dtype=np.float64).astype(leaf.dtype), alone.params)
-    once = outcome(session, alone.seed, alone.round, params, False)
+    once = outcome(session, alone.seed, alone.round, Policies(params, False, params))
     method = next(m for m in session.experiment.methods if m.name == "independent")
     agents = session.experiment.config.federation.agents
     session.tell(
@@ -104,13 +121,13 @@ def averaged(session: Session, alone: Outcome) -> Outcome:
     return once
 
 
-def greedy(session: Session, seed: int, params: Params, stacked: bool, fleet: Any = None) -> list[float | None]:
+def greedy(session: Session, seed: int, policies: Policies, fleet: Any = None) -> list[float | None]:
     """Mean greedy return in each environment of a fleet, by default the agents' own."""
     experiment = session.experiment
     episodes = experiment.config.evaluation.episodes
     where = experiment.fleet if fleet is None else fleet
     with session.evaluating:
-        returns = returns_of(experiment.learner, where, params, episodes, seed, stacked)
+        returns = returns_of(experiment.learner, where, policies.acting, episodes, seed, policies.stacked)
     return [_known(value) for value in returns.mean(axis=1)]
 
 
@@ -122,7 +139,7 @@ def record_of(method: Method, seed: int, number: int, seen: Round, seconds: floa
     agents = [_known(r / n) if n else None for r, n in zip(returned, episodes, strict=True)]
     total = float(episodes.sum())
     loss = seen.metrics.get("loss")
-    return {
+    record: RoundRecord = {
         "seed": seed,
         "method": method.name,
         "round": number,
@@ -136,6 +153,7 @@ def record_of(method: Method, seed: int, number: int, seen: Round, seconds: floa
         "refused": seen.refused,
         "seconds": round(seconds, 6),
     }
+    return {**record, **exchanged(seen)} if method.talk else record
 
 
 def _known(value: float | np.floating) -> float | None:

@@ -17,7 +17,9 @@ import numpy as np
 
 from fedrl.core.component import cite
 from fedrl.experiments.build import Experiment
+from fedrl.experiments.coordination import Neighbours
 from fedrl.experiments.events import AgentResult, Range, Summary
+from fedrl.experiments.exchange import consensus_of, hierarchy_of
 from fedrl.experiments.statistics import interval
 
 if TYPE_CHECKING:
@@ -52,7 +54,8 @@ def summarise(
     federated = outcomes.get("federated", [])
     settings = _settings(experiment)
     baselines = [name for name in outcomes if name != "federated" and outcomes[name]]
-    sent = [r for r in records if r["method"] == "federated" and r["seed"] == experiment.config.seed_list[0]]
+    ours = [record for record in records if record["method"] == "federated"]
+    sent = [record for record in ours if record["seed"] == experiment.config.seed_list[0]]
     last: dict[tuple[str, int], int] = {}
     for record in records:
         if record["method"] != "average_once":
@@ -78,9 +81,22 @@ def summarise(
         "epsilon": None,
         "versions": versions(),
         "revision": revision(),
-        "citations": cite(experiment.federation),
+        "citations": list(dict.fromkeys(line for part in _parts(experiment) for line in cite(part))),
     }
+    consensus, hierarchy = consensus_of(experiment, ours), hierarchy_of(experiment, ours)
+    if consensus is not None:
+        summary["consensus"] = consensus
+    if hierarchy is not None:
+        summary["hierarchy"] = hierarchy
     return summary
+
+
+def _parts(experiment: Experiment) -> list[Any]:
+    """What was used and has a source."""
+    where = experiment.coordination
+    if isinstance(where, Neighbours):
+        return [experiment.federation, where.graph, where.mixing, where.rule]
+    return [experiment.federation] if where is None else [experiment.federation, where]
 
 
 def over_seeds(returns: Sequence[Sequence[float | None]]) -> Range:

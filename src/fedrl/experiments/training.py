@@ -16,13 +16,12 @@ from dataclasses import dataclass, field
 import jax
 import numpy as np
 
-from fedrl.core.types import Params
-from fedrl.engines.blocks import simulate
 from fedrl.engines.simulation import Population, Simulation
 from fedrl.experiments import checkpoint
 from fedrl.experiments.build import Experiment, Method
+from fedrl.experiments.coordination import all_act_alike, has_common_policy, simulation_of
 from fedrl.experiments.events import Compile
-from fedrl.experiments.session import Outcome, Session, greedy, outcome, reached, record_of
+from fedrl.experiments.session import Outcome, Policies, Session, greedy, outcome, reached, record_of
 
 
 @dataclass
@@ -36,19 +35,13 @@ class Program:
 
 def simulations(experiment: Experiment, method: Method) -> list[Simulation]:
     """One simulation on all devices; for a single block of agents, which uses only one of them, one per device."""
-    if experiment.environment.host is not None:
-        from fedrl.engines.host import simulate_host
-
-        return [simulate_host(method.federation, method.fleet, local_steps=method.local_steps)]
     devices = jax.local_devices()
-    whole = simulate(method.federation, method.fleet, local_steps=method.local_steps)
+    whole = simulation_of(experiment, method)
     seeds = len(experiment.config.seed_list)
-    if whole.agents > whole.block or seeds == 1 or len(devices) == 1:
+    on_host = experiment.environment.host is not None
+    if on_host or whole.agents > whole.block or seeds == 1 or len(devices) == 1:
         return [whole]
-    return [
-        simulate(method.federation, method.fleet, local_steps=method.local_steps, devices=[device])
-        for device in devices[:seeds]
-    ]
+    return [simulation_of(experiment, method, [device]) for device in devices[:seeds]]
 
 
 def all_seeds(session: Session, method: Method, programs: Sequence[Program]) -> list[Outcome]:
@@ -119,7 +112,7 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Outc
         record = record_of(method, seed, number, seen, seconds)
         last = number == config.rounds
         if last or (config.evaluation.every and number % config.evaluation.every == 0):
-            record["greedy"] = greedy(session, seed, *_policy(method, simulation, population))
+            record["greedy"] = greedy(session, seed, _policies(session.experiment, method, simulation, population))
         session.tell(record)
         done = number
         stopping = session.stop.is_set()
@@ -129,14 +122,18 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Outc
             saved = time.perf_counter()
         if stopping:
             break
-    return outcome(session, seed, done, *_policy(method, simulation, population))
+    return outcome(session, seed, done, _policies(session.experiment, method, simulation, population))
 
 
-def _policy(method: Method, simulation: Simulation, population: Population) -> tuple[Params, bool]:
-    """The parameters to evaluate, and whether there is one set per agent."""
-    if method.talk:
-        return jax.tree.map(np.asarray, population.server.params), False
-    held = simulation.params_of(population)
+def _policies(experiment: Experiment, method: Method, simulation: Simulation, population: Population) -> Policies:
+    """What the agents of a method act with: everyone what it has made of the last exchange, if there was one."""
+    learner, where = experiment.learner, experiment.coordination
     if method.name == "centralised":
-        return jax.tree.map(lambda leaf: leaf[0], held), False
-    return held, True
+        alone = jax.tree.map(lambda leaf: leaf[0], simulation.params_of(population))
+        return Policies(alone, False, alone)
+    if not method.talk:
+        return Policies(simulation.params_of(population), True, None)
+    common = jax.tree.map(np.asarray, population.server.params) if has_common_policy(learner, where) else None
+    if common is not None and all_act_alike(learner, where):
+        return Policies(common, False, common)
+    return Policies(simulation.params_of(simulation.adopt(population)), True, common)

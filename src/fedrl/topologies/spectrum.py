@@ -6,6 +6,7 @@ distance_k ~ contraction^k      contraction = the second largest |eigenvalue| of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -14,7 +15,13 @@ from scipy.linalg import eigvalsh
 
 from fedrl.core.errors import ConfigError
 from fedrl.core.types import Params
-from fedrl.topologies.graph import Adjacency
+from fedrl.topologies.graph import Adjacency, Graph
+
+if TYPE_CHECKING:
+    from fedrl.topologies.weights import Mixing
+
+LARGEST = 2048
+"""Agents up to which a spectrum takes seconds."""
 
 
 def contraction(weights: Float[np.ndarray, "agents agents"]) -> float:
@@ -31,6 +38,23 @@ def contraction(weights: Float[np.ndarray, "agents agents"]) -> float:
     symmetric = np.allclose(weights, weights.T, rtol=0.0, atol=1e-12)
     sizes = np.abs(eigvalsh(weights) if symmetric else np.linalg.eigvals(weights))
     return float(np.sort(sizes)[-2])
+
+
+def long_run_contraction(graph: Graph, mixing: Mixing, agents: int) -> float | None:
+    """The `contraction` of a step of consensus, over a whole period of a graph that changes.
+
+    None for a graph that never repeats, and for more agents than a spectrum is quickly found of.
+
+    >>> from fedrl.topologies import metropolis, ring, time_varying
+    >>> round(long_run_contraction(ring(), metropolis(), 4), 6)
+    0.333333
+    """
+    if graph.period is None or agents > LARGEST:
+        return None
+    product = np.eye(agents)
+    for step in range(graph.period):
+        product = mixing.weights(graph.adjacency(agents, step)) @ product
+    return contraction(product) ** (1.0 / graph.period)
 
 
 def spectral_gap(weights: Float[np.ndarray, "agents agents"]) -> float:

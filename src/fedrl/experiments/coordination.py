@@ -1,0 +1,142 @@
+"""Who coordinates: a server, a tree of servers, or neighbours among themselves. The one place that chooses an engine.
+
+neither of the two below   agents and one server        engines.blocks, or engines.host for environments outside JAX
+federation.hierarchy       a tree of servers            engines.hierarchy
+federation.topology        neighbours, without server   engines.gossip
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+import jax
+
+from fedrl.core.errors import ConfigError
+from fedrl.core.federation import Federation
+from fedrl.core.learner import Learner, policy_of
+from fedrl.core.types import Key, Params
+from fedrl.engines.blocks import simulate
+from fedrl.engines.gossip import check_serverless, gossip
+from fedrl.engines.hierarchy import hierarchy
+from fedrl.engines.simulation import Simulation
+from fedrl.experiments import catalogue
+from fedrl.experiments.config import FederationConfig
+from fedrl.topologies import average, column_stochastic, metropolis
+from fedrl.topologies.consensus import weighing
+from fedrl.topologies.graph import Graph
+from fedrl.topologies.rules import Rule
+from fedrl.topologies.trees import Tree
+from fedrl.topologies.weights import Mixing
+
+if TYPE_CHECKING:
+    from fedrl.experiments.build import Experiment, Method
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Agents that meet without a server.
+
+    Attributes:
+        graph: Who hears whom.
+        mixing: With what weight.
+        rule: What they make of it.
+        consensus_steps: How often in a round.
+    """
+
+    graph: Graph
+    mixing: Mixing
+    rule: Rule
+    consensus_steps: int
+
+
+Coordination: TypeAlias = Tree | Neighbours | None
+"""None is a single server."""
+
+
+def coordination_of(chosen: FederationConfig, federation: Federation) -> Coordination:
+    """Build who coordinates, and check that it suits the federation.
+
+    Raises:
+        ConfigError: A component, a parameter or the number of agents is wrong.
+        UnsoundError: The federation needs a server, or the weights do not suit the graph or the rule.
+    """
+    if chosen.hierarchy is not None:
+        tree = catalogue.build("hierarchy", chosen.hierarchy, "federation.hierarchy")
+        tree.parents(chosen.agents)
+        if federation.learner.environment.host is not None:
+            raise ConfigError(
+                f"federation.hierarchy is {tree!r}, but {federation.learner.environment!r} is stepped on the host, and "
+                "agents of a tree train in compiled programs. Use a compiled environment, or leave the hierarchy out."
+            )
+        assert isinstance(tree, Tree)
+        return tree
+    if chosen.topology is None:
+        return None
+    graph = catalogue.build("graph", chosen.topology, "federation.topology")
+    rule = average() if chosen.gossip is None else catalogue.build("gossip", chosen.gossip, "federation.gossip")
+    if chosen.mixing is None:
+        mixing = column_stochastic() if rule.sums == "columns" else metropolis()
+    else:
+        mixing = catalogue.build("mixing", chosen.mixing, "federation.mixing")
+    check_serverless(federation, rule)
+    weighing(graph, mixing, rule, chosen.agents)
+    return Neighbours(graph, mixing, rule, chosen.consensus_steps)
+
+
+def resolved(chosen: FederationConfig, coordination: Coordination) -> FederationConfig:
+    """The section with the defaults of the coordination filled in."""
+    if isinstance(coordination, Tree):
+        return replace(chosen, hierarchy=catalogue.table_of(coordination))
+    if isinstance(coordination, Neighbours):
+        return replace(
+            chosen,
+            topology=catalogue.table_of(coordination.graph),
+            mixing=catalogue.table_of(coordination.mixing),
+            gossip=catalogue.table_of(coordination.rule),
+        )
+    return chosen
+
+
+def simulation_of(experiment: Experiment, method: Method, devices: Sequence[jax.Device] | None = None) -> Simulation:
+    """Prepare a method on the engine that suits it, on all devices by default."""
+    federation, fleet, steps = method.federation, method.fleet, method.local_steps
+    where = experiment.coordination if federation is experiment.federation else None  # baselines never meet
+    if experiment.environment.host is not None:
+        from fedrl.engines.host import simulate_host
+
+        return simulate_host(federation, fleet, local_steps=steps)
+    if isinstance(where, Tree):
+        return hierarchy(federation, fleet, where, local_steps=steps, devices=devices)
+    if isinstance(where, Neighbours):
+        graph, mixing, rule, often = where.graph, where.mixing, where.rule, where.consensus_steps
+        return gossip(federation, fleet, graph, mixing, rule, consensus_steps=often, local_steps=steps, devices=devices)
+    return simulate(federation, fleet, local_steps=steps, devices=devices)
+
+
+def all_act_alike(learner: Learner, coordination: Coordination) -> bool:
+    """Whether every agent acts with the server's parameters.
+
+    Personalised agents do not, nor do neighbours, nor agents of a tree whose servers have parameters of their own
+    between two merges of the root.
+    """
+    one_server = coordination is None or (isinstance(coordination, Tree) and set(coordination.periods) == {1})
+    return learner.policy is None and one_server
+
+
+def has_common_policy(learner: Learner, coordination: Coordination) -> bool:
+    """Whether the server's parameters are a policy: one that an agent which never trained can act with."""
+    if isinstance(coordination, Neighbours):
+        return False
+    return shapes_of(learner, acting=True) == shapes_of(learner)
+
+
+def shapes_of(learner: Learner, acting: bool = False) -> Params:
+    """The shapes of what a federation sees of a learner's parameters, or of those that it acts with."""
+
+    def made(key: Key) -> Params:
+        state = learner.init(key, learner.environment.params)
+        return policy_of(learner, state) if acting else learner.params(state)
+
+    return jax.eval_shape(made, jax.random.key(0))

@@ -1,0 +1,71 @@
+"""How agents met: what a round's record and the summary say of it where there is no server, or a tree of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fedrl.engines.simulation import Round
+from fedrl.experiments.build import Experiment
+from fedrl.experiments.coordination import Neighbours
+from fedrl.experiments.events import Consensus, Exchange, Hierarchy
+from fedrl.topologies.spectrum import long_run_contraction
+from fedrl.topologies.trees import Tree
+
+
+def exchanged(seen: Round) -> Exchange:
+    """What the record of a round holds besides; nothing with a single server."""
+    found: Exchange = {}
+    if "consensus_distance" in seen.metrics:
+        found["messages"] = int(seen.metrics["messages"].sum())
+        found["drift"] = _root_mean_square(seen.metrics["drift"])
+        found["consensus_distance"] = _root_mean_square(seen.metrics["consensus_distance"])
+    if seen.levels:
+        found["levels"] = [list(level) for level in seen.levels]
+        found["latency_s"] = seen.latency_s
+    return found
+
+
+def consensus_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> Consensus | None:
+    """How well neighbours agree, from the records of the federated method; None with a server."""
+    where = experiment.coordination
+    if not isinstance(where, Neighbours) or not records:
+        return None
+    expected = long_run_contraction(where.graph, where.mixing, experiment.config.federation.agents)
+    ratios = [r["consensus_distance"] / r["drift"] for r in records if r["drift"] and r["consensus_distance"]]
+    measured = float(np.exp(np.log(ratios).mean() / where.consensus_steps)) if ratios else None
+    last = max(record["round"] for record in records)
+    final = [r["consensus_distance"] for r in records if r["round"] == last and r["consensus_distance"] is not None]
+    return {
+        "spectral_gap": None if expected is None else 1.0 - expected,
+        "contraction": expected,
+        "measured_contraction": measured,
+        "messages": sum(r["messages"] for r in records if r["seed"] == records[0]["seed"]),
+        "distance": float(np.mean(final)) if final else None,
+    }
+
+
+def hierarchy_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> Hierarchy | None:
+    """What each level of a tree of servers sent and how long a round took; None without a tree."""
+    tree = experiment.coordination
+    if not isinstance(tree, Tree) or not records:
+        return None
+    one_seed = [record for record in records if record["seed"] == records[0]["seed"]]
+    traffic = np.sum([record["levels"] for record in one_seed], axis=0)
+    latencies = [record["latency_s"] for record in one_seed]
+    parents = tree.parents(experiment.config.federation.agents)
+    return {
+        "levels": [
+            {"nodes": len(nodes), "period": period, "bytes_up": int(up), "bytes_down": int(down)}
+            for nodes, period, (up, down) in zip(parents, tree.periods, traffic, strict=True)
+        ],
+        "latency_s": float(np.mean(latencies)),
+        "longest_latency_s": float(np.max(latencies)),
+    }
+
+
+def _root_mean_square(distances: np.ndarray) -> float | None:
+    value = float(np.sqrt(np.square(distances).mean()))
+    return value if np.isfinite(value) else None
