@@ -15,8 +15,8 @@ from fedrl.core.stage import Stage, keep_update, pipeline
 from fedrl.core.types import Context, Update
 from fedrl.stages import clip, control_variates, error_feedback, quantize, top_k
 from fedrl.stages.clip import norm_of
-from fedrl.stages.quantize import Quantized
-from fedrl.stages.top_k import Sparse
+from fedrl.stages.codes import Quantized
+from fedrl.stages.sparse import Sparse
 
 CONTEXT = Context(jnp.int32(3), jnp.int32(7), jnp.int32(4), jnp.int32(2))
 PARAMS = {"w": jnp.zeros((3, 4)), "b": jnp.zeros(5)}
@@ -88,7 +88,7 @@ def biased(bits: int) -> Stage:
         update, local = sound.encode(key, context, shared, local, update)
 
         def nearest(x):
-            return Quantized(jnp.round(x / jnp.abs(x).max() * levels).astype(jnp.int8), jnp.abs(x).max())
+            return Quantized(jnp.round(x / jnp.abs(x).max() * levels).astype(jnp.int8), jnp.abs(x).max(), bits)
 
         return update._replace(value=jax.tree.map(nearest, VALUE)), local
 

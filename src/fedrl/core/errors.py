@@ -3,7 +3,8 @@
     FedrlError
     ├── ConfigError        a configuration file, a flag or an argument is wrong       (exit code 2)
     ├── UnsoundError       the parts are right, their combination is not; raised when a federation is built
-    └── RunError           a run folder is missing, incomplete or of another experiment
+    ├── RunError           a run folder is missing, incomplete or of another experiment
+    └── WireError          bytes that arrived are not a message of this federation
 
 Each message is one sentence of fact with the name and the value, one of cause, one of cure.
 """
@@ -28,6 +29,10 @@ class UnsoundError(FedrlError, ValueError):
 
 class RunError(FedrlError, RuntimeError):
     """A run folder is missing, incomplete or of another experiment."""
+
+
+class WireError(FedrlError, ValueError):
+    """Bytes that arrived are not a message of this federation."""
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 
 from fedrl.core.federation import AgentState, Federation
 from fedrl.core.types import Broadcast, Key, Params, PyTree, Update
-from fedrl.engines.merging import merging, messages, outcome
+from fedrl.engines.merging import measured, merging, messages, outcome, weighing
 from fedrl.engines.simulation import (
     Population,
     Round,
@@ -87,7 +87,7 @@ def simulate(
     steps = iterations(federation, agents, local_steps)
     train = training(federation, fleet, seats, places)
     wire = messages(federation, fleet)
-    merge = merging(federation, wire.decoded.value)
+    merge, sizes = merging(federation, wire.decoded.value), weighing(wire)
 
     def round(
         population: Population, cohort: Sequence[int] | np.ndarray | None = None, talk: bool = True
@@ -95,7 +95,8 @@ def simulate(
         work = train(population, federation.broadcast(population.server), cohort, talk)
         server, weight, refused = merge(population, work.outcomes, talk)
         count = len(work.agents) if talk else 0
-        seen = Round(work.metrics, weight, refused, count * wire.up_bytes, count * wire.down_bytes)
+        up = int(sizes(count, work.metrics).sum())
+        seen = Round(work.metrics, weight, refused, up, count * wire.down_bytes)
         return Population(server, work.blocks, population.key), seen
 
     def params_of(population: Population) -> Params:
@@ -192,7 +193,8 @@ def _block_program(
         spoken = jax.tree.map(lambda new, old: jnp.where(talk, new, old), after.local, agent.local)
         after = after._replace(local=spoken)  # an agent that sent nothing must not believe it did
         kept = jax.tree.map(lambda new, old: jnp.where(here, new, old), after, agent)
-        return kept, federation.decode(sent, update), jax.tree.map(lambda x: x.sum(0), metrics)
+        metrics = jax.tree.map(lambda x: x.sum(0), metrics) | measured(update)
+        return kept, federation.decode(sent, update), metrics
 
     def block(
         key: Key, sent: Broadcast, cohort: jax.Array, talk: jax.Array, agents: AgentState, here: jax.Array
@@ -206,6 +208,7 @@ def _block_program(
         sent = federation.broadcast(federation.init_server(key))
         setting = jax.tree.map(lambda leaf: leaf[0], fleet)
         agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
-        return federation.agent(key, sent, agent, jnp.int32(1))[2]
+        update, _, metrics = federation.agent(key, sent, agent, jnp.int32(1))
+        return metrics | measured(update)
 
     return jax.jit(block, donate_argnums=4), sorted(jax.eval_shape(trained, jax.random.key(0)))

@@ -26,7 +26,7 @@ from fedrl.core.keys import Purpose, run_key
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.blocks import training
 from fedrl.engines.ladder import Holder, climbing
-from fedrl.engines.merging import merging, messages
+from fedrl.engines.merging import merging, messages, weighing
 from fedrl.engines.simulation import (
     LARGEST_BLOCK,
     QUICK,
@@ -91,7 +91,7 @@ def hierarchy(
     steps = iterations(federation, agents, local_steps)
     wire = messages(federation, fleet)
     train = training(federation, fleet, seats, places)
-    merge = merging(federation, wire.decoded.value)
+    merge, sizes = merging(federation, wire.decoded.value), weighing(wire)
     upper = federate(federation.learner, federation.aggregator, server_opt=upper_opt)
     begin = starting(federation, fleet, seats, steps, places)
     adopt_block = adoption(federation)
@@ -138,8 +138,9 @@ def hierarchy(
             top = Holder(population.server, np.zeros((), np.float32))
             ladder = climb([edges, *map(list, population.between[1:]), [top]], due, population.key)
             server, between = ladder[-1][0].server, tuple(map(tuple, ladder[:-1]))
-        present = np.isin(np.arange(agents), work.agents) & talk
-        levels, latency_s = costs(present, holding[due - 1] if due else 0)
+        present, sent = np.isin(np.arange(agents), work.agents), np.zeros(agents, int)
+        sent[present] = sizes(len(work.agents), work.metrics)
+        levels, latency_s = costs(present & talk, sent, holding[due - 1] if due else 0)
         up, down = (sum(level[i] for level in levels) for i in (0, 1))
         seen = Round(work.metrics, weight, refused, up, down, levels, latency_s)
         return Population(server, work.blocks, population.key, between), seen

@@ -25,7 +25,7 @@ from fedrl.core.learner import Trajectory
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.host_programs import compiled
 from fedrl.engines.host_rollout import HostRollout, instance_seeds, instance_settings
-from fedrl.engines.merging import merging, messages
+from fedrl.engines.merging import merging, messages, weighing
 from fedrl.engines.simulation import (
     Population,
     Round,
@@ -73,7 +73,7 @@ def simulate_host(
     steps = iterations(federation, agents, local_steps)
     rollout = _opened(federation, fleet, agents, len(seats) * size * learner.instances, workers)
     wire = messages(federation, fleet)
-    merge = merging(federation, wire.decoded.value)
+    merge, sizes = merging(federation, wire.decoded.value), weighing(wire)
     programs = compiled(federation)
     begin = starting(federation, fleet, seats, steps, places)
     standing: list[Any] = [None]
@@ -134,15 +134,17 @@ def simulate_host(
                 columns[i] = metrics if i not in columns else jax.tree.map(jnp.add, columns[i], metrics)
         outcomes = []
         for i, here in present if talk else ():  # an agent that sends nothing must not believe it did
-            blocks[i], result = programs.report(*copies[places[i % len(places)]], starts[i], blocks[i], here)
+            blocks[i], result, measures = programs.report(*copies[places[i % len(places)]], starts[i], blocks[i], here)
             outcomes.append((result, here))
+            columns[i] |= measures
         server, weight, refused = merge(population, outcomes, talk)
         parts = [jax.tree.map(lambda x, here=here: np.asarray(x)[here], columns[i]) for i, here in present]
         metrics = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
         metrics |= {"episodes": counts[0, ids].astype(np.float32), "episode_return": counts[1, ids].astype(np.float32)}
         standing[0] = (*at[:-1], at[-1] + 1)
         count = asked if talk else 0
-        seen = Round(metrics, weight, refused, count * wire.up_bytes, count * wire.down_bytes)
+        up = int(sizes(count, metrics).sum())
+        seen = Round(metrics, weight, refused, up, count * wire.down_bytes)
         return Population(server, tuple(blocks), population.key), seen
 
     def params_of(population: Population) -> Params:

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from fedrl.core.federation import GATHER, AgentState, Federation
 from fedrl.core.keys import agent_key
 from fedrl.core.learner import Trajectory, policy_of
-from fedrl.core.types import Broadcast, Key, Metrics, Params, PyTree
+from fedrl.core.types import Broadcast, Key, Metrics, Params, PyTree, Update
 from fedrl.engines.host_rollout import by_agent, by_row
-from fedrl.engines.merging import outcome
+from fedrl.engines.merging import measured, outcome
 
 
 class Programs(NamedTuple):
@@ -30,7 +30,7 @@ class Programs(NamedTuple):
         act: `(keys, time, params, observation) -> action`, row by row.
         begin: Agents of a block adopt the broadcast; also returns the parameters they start from.
         work: One local step on what was gathered.
-        report: What the agents made of it.
+        report: What the agents made of it; also returns the sizes of their updates, where these differ.
     """
 
     params: Callable[[PyTree], Params]
@@ -39,7 +39,7 @@ class Programs(NamedTuple):
     act: Callable[..., jax.Array]
     begin: Callable[..., tuple[AgentState, Params]]
     work: Callable[..., tuple[AgentState, Metrics]]
-    report: Callable[..., tuple[AgentState, Any]]
+    report: Callable[..., tuple[AgentState, Any, Metrics]]
 
 
 def compiled(federation: Federation) -> Programs:
@@ -96,15 +96,15 @@ def compiled(federation: Federation) -> Programs:
 
     def report(
         key: Key, sent: Broadcast, cohort: jax.Array, starts: Params, agents: AgentState, here: jax.Array
-    ) -> tuple[AgentState, Any]:
-        def one(start: Params, agent: AgentState, here: jax.Array) -> tuple[AgentState, Any]:
+    ) -> tuple[AgentState, Any, Metrics]:
+        def one(start: Params, agent: AgentState, here: jax.Array) -> tuple[AgentState, Update, Metrics]:
             own = sent._replace(params=start)
             task, _ = federation.begin(key, own, agent, cohort)
             update, after = federation.report(task, agent)
-            return _where(here, after, agent), federation.decode(own, update)
+            return _where(here, after, agent), federation.decode(own, update), measured(update)
 
-        agents, updates = jax.vmap(one)(starts, agents, here)
-        return agents, outcome(federation, updates, here)
+        agents, updates, sizes = jax.vmap(one)(starts, agents, here)
+        return agents, outcome(federation, updates, here), sizes
 
     return Programs(
         jax.jit(jax.vmap(lambda state: policy_of(learner, state))),

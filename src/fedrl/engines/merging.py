@@ -1,6 +1,7 @@
 """How updates of many agents meet, whatever stepped the agents.
 
 compiled, per block: updates --outcome--> exact partial sums, or the updates themselves
+                     updates --measured--> their sizes, where these depend on what is in them
 on the host:         outcomes --merge--> commit --> next server state
 """
 
@@ -14,9 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core import exact
+from fedrl.core.codec import codec, size_bytes, varies
 from fedrl.core.federation import Federation, ServerState
-from fedrl.core.types import Broadcast, Key, PyTree, Update
+from fedrl.core.types import Broadcast, Key, Metrics, PyTree, Update
 from fedrl.engines.simulation import Population
+
+SIZE = "bytes_up"
+"""The metric that tells the size of an agent's encoded update."""
 
 
 class Messages(NamedTuple):
@@ -27,14 +32,14 @@ class Messages(NamedTuple):
     decoded: Update
 
     @property
-    def up_bytes(self) -> int:
-        """Size of one encoded update."""
-        return _size_bytes(self.update)
+    def up_bytes(self) -> int | None:
+        """Size of any encoded update, or None if it depends on the update."""
+        return codec(self.update).size_bytes
 
     @property
     def down_bytes(self) -> int:
         """Size of one broadcast."""
-        return _size_bytes(self.sent)
+        return int(size_bytes(self.sent))
 
 
 def messages(federation: Federation, fleet: PyTree) -> Messages:
@@ -48,6 +53,24 @@ def messages(federation: Federation, fleet: PyTree) -> Messages:
         return Messages(sent, update, federation.decode(sent, update))
 
     return jax.eval_shape(exchange, jax.random.key(0))
+
+
+def weighing(wire: Messages) -> Callable[[int, dict[str, np.ndarray]], np.ndarray]:
+    """How large the updates of a round are: `(senders, metrics) -> bytes of each`, int64 `[senders]`."""
+    known = wire.up_bytes
+
+    def sizes(senders: int, metrics: dict[str, np.ndarray]) -> np.ndarray:
+        return np.full(senders, known) if known is not None else metrics[SIZE][:senders].astype(np.int64)
+
+    return sizes
+
+
+def measured(update: Update) -> Metrics:
+    """What an encoded update adds to the metrics of its agent: its size in bytes, if that depends on the update.
+
+    A metric is a float32, so this is exact up to 16 MiB.
+    """
+    return {SIZE: jnp.asarray(size_bytes(update), jnp.float32)} if varies(update) else {}
 
 
 def outcome(federation: Federation, updates: Update, here: jax.Array) -> Any:
@@ -114,7 +137,3 @@ def _unflatten(flat: jax.Array, like: PyTree) -> PyTree:
     ends = np.cumsum([leaf.size for leaf in leaves])
     parts = [flat[:, end - leaf.size : end].reshape(-1, *leaf.shape) for leaf, end in zip(leaves, ends, strict=True)]
     return jax.tree.unflatten(structure, parts)
-
-
-def _size_bytes(tree: PyTree) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

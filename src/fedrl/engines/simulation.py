@@ -44,10 +44,11 @@ class Round(NamedTuple):
     """What the simulator saw of one round.
 
     Attributes:
-        metrics: Each `[cohort]`, added up over local steps. In a real federation they stay on the agents.
+        metrics: Each `[cohort]`, added up over local steps. In a real federation they stay on the agents. Where the
+            size of an update depends on what is in it, "bytes_up" is that of each agent's.
         weight: Total weight of the accepted updates.
         refused: Updates with an entry that was not finite or out of range; they were left out.
-        bytes_up: Size of all encoded updates.
+        bytes_up: Size of all encoded updates, as `fedrl.core.codec` would send them.
         bytes_down: Size of all broadcasts.
         levels: Of a hierarchy, the bytes up and down between each level and the one above, from the agents on.
         latency_s: How long the messages of the round take, if the links are known.

@@ -20,8 +20,10 @@ Costs = tuple[tuple[tuple[int, int], ...], float]
 
 def traffic(
     tree: Tree, parents: Parents, holding: Sequence[int], wire: Messages, summed: bool
-) -> Callable[[np.ndarray, int], Costs]:
-    """What a round costs: `(present agents, levels that merge) -> ((bytes up, bytes down) of each level, seconds)`.
+) -> Callable[[np.ndarray, np.ndarray, int], Costs]:
+    """What a round costs: `(present agents, sizes, levels that merge) -> ((bytes up, down) of each level, seconds)`.
+
+    The sizes are those of the agents' updates in bytes.
 
     Args:
         tree: The links.
@@ -32,21 +34,19 @@ def traffic(
     """
     update, change = _entries(wire.decoded.value), _entries(wire.sent.params)
 
-    def costs(present: np.ndarray, due: int) -> Costs:
+    def costs(present: np.ndarray, sizes: np.ndarray, due: int) -> Costs:
         here, up, down = [], [], []
         for level in range(due):
             nodes = len(parents[level])
             if level == 0 or level in holding:  # where messages begin: an agent, or a server that sends its change
                 there = present if level == 0 else np.ones(nodes, bool)
-                messages = there.astype(int)
-                one = wire.up_bytes if level == 0 else WORD_BYTES * (change + 2)  # weight and version
+                sent = np.where(there, sizes if level == 0 else WORD_BYTES * (change + 2), 0)  # weight and version
                 back = wire.down_bytes if level == 0 else WORD_BYTES * (change + 1)
                 total = EXACT_BYTES * ((update if level == 0 else change) + 1) + WORD_BYTES
-                sent = one * messages
             else:
-                messages = np.bincount(parents[level - 1], messages, nodes).astype(int)
-                there = messages > 0
-                sent = total * there if summed else one * messages
+                passed = np.bincount(parents[level - 1], sent, nodes).astype(int)
+                there = passed > 0
+                sent = total * there if summed else passed
             here.append(there)
             up.append(sent)
             down.append(back * there)

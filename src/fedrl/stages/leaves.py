@@ -22,6 +22,15 @@ def map_real(function: Callable[[jax.Array], Any], value: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: function(leaf) if is_real(leaf) else leaf, value)
 
 
+def opened(kind: type, value: PyTree) -> PyTree:
+    """The tree with every node of a type replaced by the array it stands for, its `dense()`."""
+
+    def found(node: Any) -> bool:
+        return isinstance(node, kind)
+
+    return jax.tree.map(lambda node: node.dense() if found(node) else node, value, is_leaf=found)
+
+
 def check_not_encoded(value: PyTree, stage: str, allowed: Sequence[Any] = ()) -> None:
     """Refuse an update that holds integers other than the allowed types; seen when a pipeline is traced.
 

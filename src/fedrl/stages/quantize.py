@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,16 +10,10 @@ from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.stage import Stage
 from fedrl.core.types import Context, Key, PyTree, Update
-from fedrl.stages.leaves import check_not_encoded, is_real
+from fedrl.stages.codes import Quantized, levels
+from fedrl.stages.leaves import check_not_encoded, is_real, opened
 
 TINY = float(np.finfo(np.float32).tiny)
-
-
-class Quantized(NamedTuple):
-    """An array as int8 codes from -levels to levels, and the scalar that the code `levels` stands for."""
-
-    codes: jax.Array
-    scale: jax.Array
 
 
 @component("stage", reference="Alistarh et al. (2017), https://arxiv.org/abs/1610.02132")
@@ -44,16 +36,17 @@ def quantize(bits: int = 8) -> Stage:
     """
     if bits not in range(1, 9):
         raise ConfigError(f"bits is {bits}. A code is held in one byte. Choose 1 to 8.")
-    levels = max(1, 2 ** (bits - 1) - 1)
+    highest = levels(bits)
 
     def squeeze(key: Key, x: jax.Array) -> Quantized:
         scale = jnp.abs(x).max(initial=0.0)  # NaN and infinity live on in the scale, for the server to refuse
         unit = x / jnp.where(scale > TINY, scale, 1.0)
+        unit = jnp.where(jnp.isfinite(unit), unit, 0.0)  # what is not finite has no code
         if bits == 1:
             codes = 2.0 * round_at_random(key, (unit + 1.0) / 2.0) - 1.0
         else:
-            codes = round_at_random(key, unit * levels)
-        return Quantized(codes.astype(jnp.int8), scale)
+            codes = round_at_random(key, unit * highest)
+        return Quantized(codes.astype(jnp.int8), scale, bits)
 
     def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
         del context, shared
@@ -64,13 +57,7 @@ def quantize(bits: int = 8) -> Stage:
 
     def decode(shared: PyTree, update: Update) -> Update:
         del shared
-        return update._replace(
-            value=jax.tree.map(
-                lambda x: x.codes * (x.scale / levels) if isinstance(x, Quantized) else x,
-                update.value,
-                is_leaf=lambda x: isinstance(x, Quantized),
-            )
-        )
+        return update._replace(value=opened(Quantized, update.value))
 
     return Stage(encode, decode=decode, expands=True)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,28 +11,8 @@ from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.stage import Stage
 from fedrl.core.types import Context, Key, PyTree, Update
-from fedrl.stages.leaves import check_not_encoded
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=["index", "value"], meta_fields=["shape"])
-@dataclass(frozen=True, eq=False)
-class Sparse:
-    """An array that is zero but for some entries; the shape is static, so it opens without a template.
-
-    Attributes:
-        index: int32 `[entries]`, into the array laid out flat.
-        value: `[entries]`, an array or what a later stage made of it.
-        shape: Of the whole array.
-    """
-
-    index: PyTree
-    value: PyTree
-    shape: tuple[int, ...]
-
-    def dense(self) -> jax.Array:
-        """The whole array."""
-        flat = jnp.zeros(math.prod(self.shape), self.value.dtype)
-        return flat.at[self.index].set(self.value).reshape(self.shape)
+from fedrl.stages.leaves import check_not_encoded, opened
+from fedrl.stages.sparse import Sparse
 
 
 @component("stage", reference="Aji & Heafield (2017), https://arxiv.org/abs/1704.05021")
@@ -49,10 +27,6 @@ def top_k(fraction: float) -> Stage:
 
     Raises:
         ConfigError: `fraction` is out of range.
-
-    >>> import jax.numpy as jnp
-    >>> jnp.abs(Sparse(jnp.array([2]), jnp.array([-3.0]), (4,)).dense()).tolist()
-    [0.0, 0.0, 3.0, 0.0]
     """
     if not 0.0 < fraction <= 1.0:
         raise ConfigError(f"fraction is {fraction}. It is the share of entries that is sent. Choose it in (0, 1].")
@@ -64,18 +38,13 @@ def top_k(fraction: float) -> Stage:
         def largest(x: jax.Array) -> Sparse:
             flat = x.reshape(-1)
             _, index = jax.lax.top_k(jnp.abs(flat), math.ceil(fraction * flat.size))
-            return Sparse(index.astype(jnp.int32), flat[index], x.shape)
+            index = jnp.sort(index.astype(jnp.int32))
+            return Sparse(index, flat[index], x.shape)
 
         return update._replace(value=jax.tree.map(largest, update.value)), local
 
     def decode(shared: PyTree, update: Update) -> Update:
         del shared
-        return update._replace(
-            value=jax.tree.map(
-                lambda x: x.dense() if isinstance(x, Sparse) else x,
-                update.value,
-                is_leaf=lambda x: isinstance(x, Sparse),
-            )
-        )
+        return update._replace(value=opened(Sparse, update.value))
 
     return Stage(encode, decode=decode)
