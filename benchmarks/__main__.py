@@ -23,6 +23,7 @@ ALL = (
     "fedq_law",
     "jin_table1",
     "curves",
+    "consensus",
 )
 
 

@@ -16,6 +16,7 @@ from fedrl.core.errors import ConfigError, FedrlError
 from fedrl.experiments.build import build
 from fedrl.experiments.config import dump, load
 from fedrl.experiments.evaluate import returns_of
+from fedrl.experiments.quantities import short
 from fedrl.experiments.reading import trained
 from fedrl.experiments.run import resume, run
 
@@ -78,6 +79,9 @@ def test_a_run_without_a_server_tells_of_consensus(config: Path, tmp_path: Path)
     assert 0 < found["measured_contraction"] <= expected + 1e-6
     assert found["messages"] == 20 * ROUNDS
     assert any("Xiao & Boyd" in line for line in summary["citations"])
+    page = (tmp_path / "ring" / "report.html").read_text()
+    assert "spectral gap" in page
+    assert short(found["measured_contraction"]) in page
 
 
 def test_everybody_hearing_everybody_is_federated_averaging(config: Path, tmp_path: Path) -> None:
@@ -101,6 +105,9 @@ def test_a_tree_that_merges_every_round_gives_what_one_server_gives(config: Path
     assert sum(level["bytes_up"] for level in levels) == summary["bytes_up"]
     assert summary["hierarchy"]["latency_s"] == pytest.approx(2 * (0.01 + 0.1 + 0.5))
     assert all(("levels" in record) == (record["method"] == "federated") for record in lines)
+    page = (tmp_path / "tree" / "report.html").read_text()
+    assert "agents to servers 1" in page
+    assert "Messages of a round take 1.2 s on average" in page
 
 
 def test_between_two_merges_of_the_root_agents_act_with_the_parameters_of_their_edge(

@@ -13,7 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fedrl.experiments.events import METHODS
+from fedrl.experiments.quantities import number
 from fedrl.experiments.report.curves import Curve
+from fedrl.experiments.report.run import Run
 
 Figure: TypeAlias = dict[str, Any]
 Trace: TypeAlias = dict[str, Any]
@@ -52,6 +54,19 @@ def traffic_figure(curves: Sequence[Curve], labels: Sequence[str], *, methods: b
             traces.append(_trace([0.0, furthest], [level, level], look, label))
     layout = _layout("bytes up and down, all agents, one seed", RETURN)
     layout["xaxis"] |= {"ticksuffix": "B", "rangemode": "tozero"}
+    return {"data": traces, "layout": layout}
+
+
+def consensus_figure(run: Run) -> Figure:
+    """How far agents are from their mean before and after they meet, in each round, mean over seeds."""
+    rounds: dict[int, list[tuple[float, float]]] = {}
+    for record in run.of("federated"):
+        pair = (number(record.get("drift")), number(record.get("consensus_distance")))
+        rounds.setdefault(int(record["round"]), []).append(pair)
+    means = np.array([np.mean(rounds[i], axis=0) for i in sorted(rounds)]).reshape(-1, 2)
+    traces = [_trace(sorted(rounds), means[:, i], i, name) for i, name in enumerate(("before", "after they met"))]
+    layout = _layout("rounds", "distance from the mean of all agents")
+    layout["yaxis"] |= {"rangemode": "tozero"}
     return {"data": traces, "layout": layout}
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from fedrl.core.errors import ConfigError
 from fedrl.experiments.quantities import NOTHING, count, duration, ends, short, size
 from fedrl.experiments.report.curves import Curve, curve
-from fedrl.experiments.report.figures import Figure, learning_figure, traffic_figure
+from fedrl.experiments.report.exchange import consensus_table, hierarchy_table
+from fedrl.experiments.report.figures import Figure, consensus_figure, learning_figure, traffic_figure
 from fedrl.experiments.report.highlight import highlighted
 from fedrl.experiments.report.markup import Markup, element, embedded, linked
 from fedrl.experiments.report.run import Run, read_run
@@ -99,11 +100,27 @@ def _one(run: Run) -> tuple[str, list[object], dict[str, Figure]]:
             _chart("traffic", "Training return against bytes sent"),
             f"A method that sends nothing is a level line at its last return.{centralised}",
         ),
+        *_exchange(run, charts),
         _card("Configuration", _configuration([run], [run.name])),
         _card("Sources", _citations([run])),
         _card("Made with", _origin([run], [run.name])),
     ]
     return run.name, sections, charts
+
+
+def _exchange(run: Run, charts: dict[str, Figure]) -> list[Markup]:
+    """How agents met where there is no server, or a tree of them."""
+    cards = []
+    agreement, levels = consensus_table(run), hierarchy_table(run)
+    if agreement is not None:
+        charts["consensus"] = consensus_figure(run)
+        chart = _chart("consensus", "Distance of the agents from their mean against rounds")
+        cards.append(
+            _card("Without a server", [chart, agreement], "Agents train apart and agree with their neighbours.")
+        )
+    if levels is not None:
+        cards.append(_card("Tree of servers", levels, "Over the links of each level, all rounds of one seed."))
+    return cards
 
 
 def _several(runs: Sequence[Run]) -> tuple[str, list[object], dict[str, Figure]]:

@@ -1,0 +1,59 @@
+"""The parts of the page about how agents met where there is no server, or a tree of them."""
+
+from __future__ import annotations
+
+from fedrl.experiments.quantities import NOTHING, count, duration, short, size
+from fedrl.experiments.report.markup import Markup, element
+from fedrl.experiments.report.run import Run
+from fedrl.experiments.report.tables import table
+
+
+def consensus_table(run: Run) -> Markup | None:
+    """How well neighbours agree: what the spectrum predicts, and what was measured; None with a server."""
+    found = run.summary.get("consensus")
+    if not found:
+        return None
+    lines = [
+        ("spectral gap of the weights", short(found.get("spectral_gap"))),
+        ("factor of disagreement in a step, in the long run by the spectrum", short(found.get("contraction"))),
+        ("the same, as measured in this run", short(found.get("measured_contraction"))),
+        ("distance of the agents from their mean in the end", short(found.get("distance"))),
+        ("messages between agents, one seed", count(found.get("messages"))),
+    ]
+    rows = [
+        element("tr", element("th", name, scope="row"), element("td", value, class_="number")) for name, value in lines
+    ]
+    return table([element("th", "", scope="col"), element("th", "value", scope="col", class_="number")], rows)
+
+
+def hierarchy_table(run: Run) -> Markup | None:
+    """What each level of the tree sent, and how long a round took; None without a tree."""
+    found = run.summary.get("hierarchy")
+    if not found:
+        return None
+    names = ["level", "senders", "merged every", "bytes up", "bytes down"]
+    head = [element("th", name, scope="col", class_="number" if i else None) for i, name in enumerate(names)]
+    levels = found.get("levels") or []
+    rows = []
+    for i, level in enumerate(levels):
+        period = level.get("period")
+        cells = [
+            count(level.get("nodes")),
+            "round" if period == 1 else f"{period} rounds",
+            size(level.get("bytes_up")),
+            size(level.get("bytes_down")),
+        ]
+        name = element("th", _level(i, len(levels)), scope="row")
+        rows.append(element("tr", name, [element("td", cell, class_="number") for cell in cells]))
+    return Markup(table(head, rows) + element("p", _latency(found), class_="note"))
+
+
+def _level(i: int, levels: int) -> str:
+    """What a level is called by who sends to whom."""
+    sender = "agents" if i == 0 else f"servers {i}"
+    return f"{sender} to {'the root' if i == levels - 1 else f'servers {i + 1}'}"
+
+
+def _latency(found: dict[str, object]) -> str:
+    mean, longest = duration(found.get("latency_s")), duration(found.get("longest_latency_s"))
+    return f"Messages of a round take {mean} on average and {longest} at most." if mean != NOTHING else ""
