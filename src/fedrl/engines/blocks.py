@@ -24,6 +24,7 @@ import numpy as np
 from fedrl.core.federation import AgentState, Federation
 from fedrl.core.types import Broadcast, Key, Params, PyTree, Update
 from fedrl.engines.merging import measured, merging, messages, outcome, weighing
+from fedrl.engines.sharing import Shapes, shapes, shared
 from fedrl.engines.simulation import (
     Population,
     Round,
@@ -106,6 +107,11 @@ def simulate(
     return Simulation(init, round, params_of, agents, size, adopt=adopting(federation))
 
 
+def _updates(federation: Federation, agents: AgentState, updates: Update, here: jax.Array) -> Any:
+    del agents
+    return outcome(federation, updates, here)
+
+
 def training(
     federation: Federation,
     fleet: PyTree,
@@ -113,7 +119,7 @@ def training(
     places: Sequence[jax.Device],
     *,
     address: Callable[[Broadcast, AgentState], Broadcast] | None = None,
-    hand_over: Callable[[AgentState, Update, jax.Array], Any] | None = None,
+    hand_over: Callable[[Federation, AgentState, Update, jax.Array], Any] = _updates,
 ) -> Callable[..., Trained]:
     """The agents' half of a round on all devices: `(population, sent, cohort, talk) -> Trained`.
 
@@ -126,16 +132,11 @@ def training(
         places: The devices.
         address: What of `sent` is for this agent, inside the compiled program; all of it by default. For `sent` that
             holds something for each of many agents.
-        hand_over: `(agents, decoded updates, here) -> outcome` of a block, inside the compiled program; what `merging`
-            takes by default.
+        hand_over: `(federation, agents, decoded updates, here) -> outcome` of a block, inside the compiled program;
+            what `merging` takes by default.
     """
-    if hand_over is None:
-
-        def hand_over(agents: AgentState, updates: Update, here: jax.Array) -> Any:
-            del agents
-            return outcome(federation, updates, here)
-
-    run_block, names = _block_program(federation, fleet, address, hand_over)
+    run_block = _block_program(federation, address, hand_over)
+    names = _metric_names(federation, shapes(fleet, skip=1))
     compiled = threading.Event()
 
     def at_hand(sent: Broadcast, place: jax.Device) -> Broadcast:
@@ -181,13 +182,13 @@ def training(
     return train
 
 
+@shared
 def _block_program(
     federation: Federation,
-    fleet: PyTree,
     address: Callable[[Broadcast, AgentState], Broadcast] | None,
-    hand_over: Callable[[AgentState, Update, jax.Array], Any],
-) -> tuple[Callable[..., Any], list[str]]:
-    """Compile the agents' half for a block, and tell the names of its metrics."""
+    hand_over: Callable[[Federation, AgentState, Update, jax.Array], Any],
+) -> Callable[..., Any]:
+    """The agents' half for a block, compiled when it is first called with a block of that size."""
     learner = federation.learner
 
     def one(
@@ -209,13 +210,19 @@ def _block_program(
         each = jax.vmap(one, (None, None, None, None, 0, 0))
         agents, updates, metrics = each(jax.random.wrap_key_data(key), sent, cohort, talk, agents, here)
         columns = jnp.stack([metrics[name] for name in sorted(metrics)])
-        return agents, hand_over(agents, updates, here), columns
+        return agents, hand_over(federation, agents, updates, here), columns
 
-    def trained(key: Key) -> dict[str, jax.Array]:
+    return jax.jit(block, donate_argnums=4)
+
+
+@shared
+def _metric_names(federation: Federation, setting: Shapes) -> list[str]:
+    """The names of the columns that a block's program returns."""
+
+    def trained(key: Key, setting: PyTree) -> dict[str, jax.Array]:
         sent = federation.broadcast(federation.init_server(key))
-        setting = jax.tree.map(lambda leaf: leaf[0], fleet)
         agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
         update, _, metrics = federation.agent(key, sent, agent, jnp.int32(1))
         return metrics | measured(update)
 
-    return jax.jit(block, donate_argnums=4), sorted(jax.eval_shape(trained, jax.random.key(0)))
+    return sorted(jax.eval_shape(trained, jax.random.key(0), setting.tree))

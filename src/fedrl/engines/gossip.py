@@ -10,7 +10,7 @@ The order in which agents are seated and the number of devices are of no consequ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,7 @@ def gossip(
     seats = seated(np.arange(agents) if order is None else np.asarray(order), size)
     steps = iterations(federation, agents, local_steps)
     weights = weighing(graph, mixing, meeting, agents)
-    train = training(crew, fleet, seats, places, address=_own, hand_over=_parameters(crew))
+    train = training(crew, fleet, seats, places, address=_own, hand_over=_parameters)
     begin = starting(crew, fleet, seats, steps, places)
     sent_params = messages(crew, fleet).sent.params
     size_bytes = meeting.vectors * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(sent_params))
@@ -198,14 +198,10 @@ def _own(sent: Broadcast, agent: AgentState) -> Broadcast:
     return sent._replace(params=params, shared=shared)
 
 
-def _parameters(federation: Federation) -> Callable[[AgentState, Update, jax.Array], Params]:
+def _parameters(federation: Federation, agents: AgentState, updates: Update, here: jax.Array) -> Params:
     """What a block hands over: what its agents hold."""
-
-    def hand_over(agents: AgentState, updates: Update, here: jax.Array) -> Params:
-        del updates, here
-        return jax.vmap(federation.learner.params)(agents.learner)
-
-    return hand_over
+    del updates, here
+    return jax.vmap(federation.learner.params)(agents.learner)
 
 
 def _gathered(work: Trained, start: Params) -> tuple[Params, np.ndarray]:

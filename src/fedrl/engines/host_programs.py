@@ -18,6 +18,7 @@ from fedrl.core.learner import Trajectory, policy_of
 from fedrl.core.types import Broadcast, Key, Metrics, Params, PyTree, Update
 from fedrl.engines.host_rollout import by_agent, by_row
 from fedrl.engines.merging import measured, outcome
+from fedrl.engines.sharing import shared
 
 
 class Programs(NamedTuple):
@@ -42,6 +43,7 @@ class Programs(NamedTuple):
     report: Callable[..., tuple[AgentState, Any, Metrics]]
 
 
+@shared
 def compiled(federation: Federation) -> Programs:
     """Compile a federation for blocks of agents whose experience comes from outside, when first used."""
     learner = federation.learner

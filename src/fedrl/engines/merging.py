@@ -18,6 +18,7 @@ from fedrl.core import exact
 from fedrl.core.codec import codec, size_bytes, varies
 from fedrl.core.federation import Federation, ServerState
 from fedrl.core.types import Broadcast, Key, Metrics, PyTree, Update
+from fedrl.engines.sharing import Shapes, shapes, shared
 from fedrl.engines.simulation import Population
 
 SIZE = "bytes_up"
@@ -44,15 +45,18 @@ class Messages(NamedTuple):
 
 def messages(federation: Federation, fleet: PyTree) -> Messages:
     """The messages of the first agent, as shapes."""
+    return _exchanged(federation, shapes(fleet, skip=1))
 
-    def exchange(key: Key) -> Messages:
+
+@shared
+def _exchanged(federation: Federation, setting: Shapes) -> Messages:
+    def exchange(key: Key, setting: PyTree) -> Messages:
         sent = federation.broadcast(federation.init_server(key))
-        setting = jax.tree.map(lambda leaf: leaf[0], fleet)
         agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
         update, _ = federation.report(*federation.begin(key, sent, agent, jnp.int32(1)))
         return Messages(sent, update, federation.decode(sent, update))
 
-    return jax.eval_shape(exchange, jax.random.key(0))
+    return jax.eval_shape(exchange, jax.random.key(0), setting.tree)
 
 
 def weighing(wire: Messages) -> Callable[[int, dict[str, np.ndarray]], np.ndarray]:
@@ -92,12 +96,7 @@ def merging(federation: Federation, like: PyTree) -> Callable[..., tuple[ServerS
     `outcomes` are pairs of a block's outcome and who was present. `like` has the shape of a decoded value.
     """
     summed = federation.aggregator.sees == "sum"
-    commit = jax.jit(federation.commit)
-
-    @jax.jit
-    def commit_mean(key: Key, server: ServerState, flat: jax.Array, weight: jax.Array) -> ServerState:
-        whole = Update(_unflatten(flat[None], like), weight[None], server.version[None])
-        return federation.commit(key, server, *federation.aggregate(server, whole))
+    commit, commit_mean = _commits(federation, shapes(like))
 
     def merge(population: Population, outcomes: list[Any], talk: bool) -> tuple[ServerState, float, int]:
         key, server = population.key, population.server
@@ -117,6 +116,17 @@ def merging(federation: Federation, like: PyTree) -> Callable[..., tuple[ServerS
     return merge
 
 
+@shared
+def _commits(federation: Federation, like: Shapes) -> tuple[Callable[..., ServerState], Callable[..., ServerState]]:
+    """The programs that make the next server state: of what an aggregator returned, or of an exact mean."""
+
+    def commit_mean(key: Key, server: ServerState, flat: jax.Array, weight: jax.Array) -> ServerState:
+        whole = Update(_unflatten(flat[None], like), weight[None], server.version[None])
+        return federation.commit(key, server, *federation.aggregate(server, whole))
+
+    return jax.jit(federation.commit), jax.jit(commit_mean)
+
+
 def passed_over(server: ServerState) -> ServerState:
     """A round went by that changes nothing but the version, on which the keys of the next one depend."""
     return server._replace(version=jax.device_put(np.int32(int(server.version) + 1), server.version.sharding))
@@ -131,9 +141,9 @@ def _stacked(outcomes: list[Any]) -> tuple[Update, int]:
     return jax.tree.map(lambda x: x[finite], updates), int((~finite).sum())
 
 
-def _unflatten(flat: jax.Array, like: PyTree) -> PyTree:
+def _unflatten(flat: jax.Array, like: Shapes) -> PyTree:
     """The tree that `exact.flatten` laid out, with the leading axis of `flat` on every leaf."""
-    leaves, structure = jax.tree.flatten(like)
+    leaves, structure = like
     ends = np.cumsum([leaf.size for leaf in leaves])
     parts = [flat[:, end - leaf.size : end].reshape(-1, *leaf.shape) for leaf, end in zip(leaves, ends, strict=True)]
     return jax.tree.unflatten(structure, parts)

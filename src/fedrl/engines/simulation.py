@@ -19,6 +19,7 @@ from fedrl.core.federation import AgentState, Federation, ServerState
 from fedrl.core.keys import Purpose, run_key
 from fedrl.core.learner import policy_of
 from fedrl.core.types import Key, Params, PyTree
+from fedrl.engines.sharing import shared
 
 LARGEST_BLOCK = 5
 QUICK = {"xla_backend_optimization_level": 0}
@@ -139,12 +140,8 @@ def iterations(federation: Federation, agents: int, local_steps: Sequence[int] |
 def starting(
     federation: Federation, fleet: PyTree, seats: list[np.ndarray], steps: np.ndarray, places: Sequence[jax.Device]
 ) -> Callable[[int], Population]:
-    """How a run begins: `seed -> Population`, its blocks dealt out to the devices.
-
-    What runs once is compiled for one device and hardly optimised: that takes a tenth of the time.
-    """
-    init_block = jax.jit(jax.vmap(_newcomer(federation), (None, None, 0, 0, 0)), compiler_options=QUICK)
-    init_server = jax.jit(federation.init_server, compiler_options=QUICK)
+    """How a run begins: `seed -> Population`, its blocks dealt out to the devices."""
+    init_server, init_block = _beginnings(federation)
 
     def init(seed: int) -> Population:
         key = run_key(seed, Purpose.AGENTS)
@@ -158,6 +155,16 @@ def starting(
         return Population(server, tuple(blocks), run_key(seed, Purpose.TRAINING))
 
     return init
+
+
+@shared
+def _beginnings(federation: Federation) -> tuple[Callable[..., ServerState], Callable[..., AgentState]]:
+    """The programs that make a server and a block of agents.
+
+    What runs once is compiled for one device and hardly optimised: that takes a tenth of the time.
+    """
+    each = jax.vmap(_newcomer(federation), (None, None, 0, 0, 0))
+    return jax.jit(federation.init_server, compiler_options=QUICK), jax.jit(each, compiler_options=QUICK)
 
 
 def _newcomer(federation: Federation) -> Callable[..., AgentState]:
@@ -191,6 +198,7 @@ def adopting(federation: Federation) -> Callable[[Population], Population]:
     return adopt
 
 
+@shared
 def adoption(federation: Federation) -> Callable[[AgentState, Params], AgentState]:
     """The agents of a block adopt the same parameters, in a compiled program."""
 

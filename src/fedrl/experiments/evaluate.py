@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from fedrl.core.checks import check_positive
 from fedrl.core.keys import Purpose, run_key
 from fedrl.core.learner import Learner
 from fedrl.core.types import Key, Params, PyTree
+from fedrl.engines.sharing import shared
 
 
 def greedy_returns(
@@ -61,7 +61,7 @@ class Game(NamedTuple):
 RESET, STEP, ACT = 0, 1, 2
 
 
-@functools.lru_cache(maxsize=8)
+@shared
 def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, PyTree, Params], jax.Array]:
     """The program for this learner, compiled at its first call."""
     environment = learner.environment
