@@ -24,6 +24,7 @@ from fedrl.experiments.build import Experiment, Method, build
 from fedrl.experiments.config import Config, dump, load
 from fedrl.experiments.events import Sink, Start, Summary
 from fedrl.experiments.folder import RunFolder
+from fedrl.experiments.interruption import heeding
 from fedrl.experiments.session import AVERAGE_ONCE, Outcome, Session, averaged, reached
 from fedrl.experiments.summary import Timing, summarise
 from fedrl.experiments.training import Program, all_seeds, simulations
@@ -84,10 +85,16 @@ def resume(path: Path | str, *, sinks: Sequence[Sink] = ()) -> Summary:
 
 
 def _conduct(experiment: Experiment, place: RunFolder, sinks: Sequence[Sink], started: float) -> Summary:
-    """Run all methods, then write down what came of it."""
-    config = experiment.config
-    listeners = [*sinks, *_tensorboard(config, place)]
+    """Run all methods, then write down what came of it; on Ctrl-C, as far as they got."""
+    listeners = [*sinks, *_tensorboard(experiment.config, place)]
     session = Session(experiment, place, listeners, Timing(started))
+    with heeding(session.stop):
+        return _finish(session, _methods(session))
+
+
+def _methods(session: Session) -> dict[str, list[Outcome]]:
+    """Run one method after the other."""
+    experiment, config = session.experiment, session.experiment.config
     session.tell(
         Start(
             event="start",
@@ -115,7 +122,7 @@ def _conduct(experiment: Experiment, place: RunFolder, sinks: Sequence[Sink], st
         for _, opened in programs:
             for program in opened:
                 program.simulation.close()
-    return _finish(session, outcomes)
+    return outcomes
 
 
 def _finish(session: Session, outcomes: dict[str, list[Outcome]]) -> Summary:

@@ -56,24 +56,10 @@ def all_seeds(session: Session, method: Method, programs: Sequence[Program]) -> 
         jobs: list[Future[Outcome | None]] = []
         for i, seed in enumerate(seeds):
             jobs.append(pool.submit(_guarded, session, method, programs[i % len(programs)], seed, i < len(programs)))
-        outcomes = _patiently(session, jobs)
+        outcomes = [found for found in [job.result() for job in jobs] if found is not None]
     compiling = max((program.compile_s for program in fresh), default=0.0)  # at the same time on each device
     session.timing.compile_s += compiling
     session.timing.training_s += time.perf_counter() - started - compiling
-    return outcomes
-
-
-def _patiently(session: Session, jobs: Sequence[Future[Outcome | None]]) -> list[Outcome]:
-    """Wait for every job. On Ctrl-C they end after their current round; a second one is not waited out."""
-    outcomes: list[Outcome] = []
-    for job in jobs:
-        try:
-            found = job.result()
-        except KeyboardInterrupt:
-            session.stop.set()
-            found = job.result()
-        if found is not None:
-            outcomes.append(found)
     return outcomes
 
 
