@@ -27,7 +27,19 @@ from fedrl.core.component import CATALOGUE, call_of, cite
 from fedrl.core.types import Context, Hint, Update
 from fedrl.learners import adam, chain, corrected, proximal, rmsprop, sgd
 from fedrl.learners.optimizers import descend
-from fedrl.stages import clip, control_variates, error_feedback, one_way, quantize, top_k
+from fedrl.stages import (
+    clip,
+    control_variates,
+    error_feedback,
+    flatten,
+    one_way,
+    quantize,
+    random_k,
+    sign,
+    threshold,
+    top_k,
+    uniform_quantize,
+)
 
 TABLES_ONLY = {"importance_averaging"}  # reads the visits of a Q-table: test_importance_averaging.py
 EXAMPLES = {
@@ -36,7 +48,15 @@ EXAMPLES = {
         quantize(),
         quantize(1),
         top_k(0.25),
+        sign(),
+        uniform_quantize(),
+        random_k(0.25),
+        random_k(0.25, unbiased=False),
+        threshold(0.5),
+        flatten(),
         error_feedback(top_k(0.25), quantize(4)),
+        error_feedback(flatten(), top_k(0.1), sign()),
+        error_feedback(threshold(0.5), uniform_quantize(12)),
         control_variates(0.1, agents=8, gradient_steps=2),
         one_way(["log_std", "layers/-1"]),
     ],

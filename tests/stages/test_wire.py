@@ -8,16 +8,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrl.aggregators import mean, median
-from fedrl.core.codec import codec
+from fedrl.core.codec import codec, size_bytes
 from fedrl.core.errors import WireError
 from fedrl.core.federation import federate
 from fedrl.core.stage import pipeline
 from fedrl.core.types import Context, Update
 from fedrl.engines.blocks import simulate
 from fedrl.learners import sgd
-from fedrl.stages import clip, control_variates, error_feedback, one_way, quantize, top_k
-from fedrl.stages.codes import Quantized, levels
-from fedrl.stages.sparse import Sparse, place_bytes
+from fedrl.stages import (
+    clip,
+    control_variates,
+    error_feedback,
+    flatten,
+    one_way,
+    quantize,
+    random_k,
+    sign,
+    threshold,
+    top_k,
+    uniform_quantize,
+)
+from fedrl.stages.codes import FixedPoint, Quantized, levels
+from fedrl.stages.places import place_bytes
+from fedrl.stages.sparse import Masked, Sparse
 from quadratic import Valley, quadratic
 
 PARAMS = {
@@ -29,7 +42,7 @@ KEY = jax.random.key(0)
 CONTEXT = Context(jnp.int32(2), jnp.int32(5), jnp.int32(4), jnp.int32(3))
 HEAD = 8  # weight and version
 
-# of each pipeline, the size of an update as its documentation says it
+# of each pipeline, the size of an update as its documentation says it; None where it depends on the data
 PIPELINES = [
     ([], HEAD + 4 * 1281),
     ([clip(1.0)], HEAD + 4 * 1281),
@@ -42,6 +55,19 @@ PIPELINES = [
     ([top_k(0.25)], HEAD + (5 + 40) + (150 + 1200) + (5 + 40) + 4),
     ([top_k(1.0)], HEAD + 4 * 1281),
     ([top_k(0.01), quantize(4)], HEAD + (1 + 4 + 1) + (17 + 4 + 6) + (1 + 4 + 1) + (4 + 1)),
+    ([sign()], HEAD + (4 + 5) + (4 + 150) + (4 + 5) + (4 + 1)),
+    ([flatten(), sign()], HEAD + 4 + 161),
+    ([flatten(), top_k(0.01)], HEAD + (18 + 4 * 13)),  # 13 indices of 11 bits
+    ([flatten(), top_k(0.01), sign()], HEAD + (18 + 4 + 2)),
+    *[([uniform_quantize(bits)], HEAD + sum(-(-n * bits // 8) for n in SIZES)) for bits in (2, 5, 8, 9, 16)],
+    ([top_k(0.01), uniform_quantize(12)], HEAD + (1 + 2) + (17 + 18) + (1 + 2) + 2),
+    ([random_k(0.01)], HEAD + 4 + 4 * (1 + 12 + 1 + 1)),
+    ([random_k(0.01, unbiased=False), quantize(2)], HEAD + 4 + (4 + 1) + (4 + 3) + (4 + 1) + (4 + 1)),
+    ([threshold(1.5)], None),
+    ([threshold(1.5), quantize(3)], None),
+    ([threshold(1.5), quantize(1)], None),
+    ([threshold(1.5), sign()], None),
+    ([error_feedback(flatten(), threshold(0.5), uniform_quantize(12))], None),
     ([error_feedback(top_k(0.01), quantize(8))], HEAD + (1 + 4 + 1) + (17 + 4 + 12) + (1 + 4 + 1) + (4 + 1)),
 ]
 
@@ -77,21 +103,25 @@ def test_what_arrives_is_what_was_sent_bit_for_bit(case, scale):
         update = encode(jax.random.fold_in(KEY, i), drawn(jax.random.fold_in(KEY, 100 + i), scale))
         wire = codec(jax.eval_shape(lambda update=update: update))
         sent = wire.encode(update)
-        assert len(sent) == wire.size_bytes == size
+        assert wire.size_bytes == size
+        assert len(sent) == size_bytes(update) == jax.jit(size_bytes)(update)
         arrived = wire.decode(sent)
-        same(arrived, update)
         same(decode(arrived), decode(update))
+        same(arrived, wire.decode(wire.encode(arrived)))
+        if size is not None:
+            assert len(sent) == size
+            same(arrived, update)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_a_damaged_message_is_refused_or_another_message_that_no_bit_of_it_belies(case, data):
     """Whatever decodes encodes to the very same bytes: there is one way to say a thing, and nothing is overlooked."""
-    encode, _, size = case
+    encode, _, _ = case
     update = encode(KEY, drawn(KEY))
     wire = codec(update)
     damaged = bytearray(wire.encode(update))
-    damaged[data.draw(st.integers(0, size - 1))] ^= data.draw(st.integers(1, 255))
+    damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
     try:
         read = wire.decode(bytes(damaged))
     except WireError:
@@ -158,14 +188,45 @@ def test_codes_that_do_not_fit_are_not_sent():
         codec(node).encode(node)
 
 
+def test_more_entries_than_there_are_cannot_be_announced():
+    node = Masked(np.arange(12) < 9, np.where(np.arange(12) < 9, 1.5, 0.0).astype(np.float32), (3, 4))
+    wire = codec(node)
+    sent = bytearray(wire.encode(node))
+    assert len(sent) == 1 + 2 + 4 * 9  # nine entries, a bitmap, values
+    sent[0] = 13
+    with pytest.raises(WireError, match="13 of 12 entries are announced"):
+        wire.decode(bytes(sent))
+
+
+def test_an_array_of_which_nothing_travels_takes_its_count():
+    node = Masked(np.zeros(1000, bool), np.zeros(1000, np.float32), (1000,))
+    assert len(codec(node).encode(node)) == 2
+
+
+def test_fixed_point_travels_in_twos_complement():
+    node = FixedPoint(np.array([-1, 3, -4, 0], np.int8), 3)
+    assert codec(node).encode(node) == bytes([0b00_011_111, 0b0000_0001])  # 111 011 100 000, the last bit first
+    assert np.isnan(codec(node).decode(codec(node).encode(node)).dense()[2])
+
+
 AGENTS, SIZE = 5, 12
 FLEET = Valley(np.ones((AGENTS, SIZE), np.float32), np.random.default_rng(0).normal(size=(AGENTS, SIZE)).astype("f4"))
 
 
-@pytest.mark.parametrize("aggregator", [mean(), median()], ids=repr)
-def test_the_simulator_reports_the_bytes_that_would_travel_and_merges_what_would_arrive(aggregator):
+@pytest.mark.parametrize(
+    ("aggregator", "stages"),
+    [
+        (mean(), (top_k(0.3), quantize(4))),
+        (median(), (top_k(0.3), quantize(4))),
+        (mean(), (random_k(0.5, unbiased=False), sign())),
+        (mean(), (threshold(0.1), quantize(5))),
+        (median(), (error_feedback(flatten(), threshold(0.1)),)),
+    ],
+    ids=repr,
+)
+def test_the_simulator_reports_the_bytes_that_would_travel_and_merges_what_would_arrive(aggregator, stages):
     """One round by hand, every update as bytes in between, against one round of the engine."""
-    federation = federate(quadratic(sgd(0.1), size=SIZE), aggregator, top_k(0.3), quantize(4))
+    federation = federate(quadratic(sgd(0.1), size=SIZE), aggregator, *stages)
     simulation = simulate(federation, FLEET, devices=jax.devices()[:1])
     population = simulation.init(0)
     sent = federation.broadcast(population.server)
@@ -181,6 +242,9 @@ def test_the_simulator_reports_the_bytes_that_would_travel_and_merges_what_would
     expected = federation.server(population.key, population.server, arrived)
     after, seen = simulation.round(population)
     assert seen.bytes_up == sum(map(len, bytes_up))
+    if wire.size_bytes is None:
+        assert len(set(map(len, bytes_up))) > 1
+        assert seen.metrics["bytes_up"].tolist() == list(map(len, bytes_up))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), after.server.params, expected.params
     )

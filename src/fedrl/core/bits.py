@@ -6,13 +6,15 @@ j % 8 of byte j // 8. The last byte is filled up with zeros, so a run of n numbe
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from fedrl.core.errors import WireError
 
 
-def size_of(count: int, width: int) -> int:
-    """Bytes of a run of `count` numbers of `width` bits; `count` may be an array.
+def size_of(count: Any, width: int) -> Any:
+    """Bytes of a run of `count` numbers of `width` bits; `count` may be traced.
 
     >>> size_of(count=9, width=3)
     4

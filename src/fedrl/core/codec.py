@@ -51,13 +51,14 @@ class Format(NamedTuple):
     """How one type of node travels.
 
     Attributes:
-        size: `node -> bytes`. Of shapes, arrays or traced arrays; a number if it depends on the shapes alone.
+        size: `(node, entries) -> bytes`, if so many entries travel, by default all. Of shapes, arrays or traced arrays;
+            a number if it depends on the shapes alone.
         write: `(node, what) -> bytes`, of NumPy arrays. `what` names the node in messages.
         read: `(like, source, what) -> node`; `like` is a node of shapes.
         varies: Whether its size depends on the numbers in it.
     """
 
-    size: Callable[[Any], Any]
+    size: Callable[[Any, Any], Any]
     write: Callable[[Any, str], bytes]
     read: Callable[[Any, Source, str], Any]
     varies: bool = False
@@ -129,12 +130,17 @@ def codec(like: PyTree) -> Codec:
 
 def size_bytes(message: PyTree) -> Any:
     """Bytes of a message: a number, or a traced one if it `varies` and the message is traced."""
-    return sum(_form(node).size(node) for node in jax.tree.leaves(message, is_leaf=_travels))
+    return sum(size(node) for node in jax.tree.leaves(message, is_leaf=_travels))
 
 
 def varies(message: PyTree) -> bool:
     """Whether the size of messages of these shapes depends on the numbers in them."""
     return any(_form(node).varies for node in jax.tree.leaves(message, is_leaf=_travels))
+
+
+def size(node: Any, entries: Any = None) -> Any:
+    """Bytes of a node, or of so many of its entries."""
+    return _form(node).size(node, entries)
 
 
 def write(node: Any, like: Any, what: str) -> bytes:
@@ -176,4 +182,8 @@ def _little_endian(kind: Any) -> np.dtype:
     return np.dtype(kind).newbyteorder("<")
 
 
-ARRAY = Format(lambda array: array.size * array.dtype.itemsize, _write_array, _read_array)
+def _size_array(array: Any, entries: Any) -> Any:
+    return (array.size if entries is None else entries) * array.dtype.itemsize
+
+
+ARRAY = Format(_size_array, _write_array, _read_array)

@@ -42,6 +42,10 @@ class Stage:
         finish: `(key, shared, update) -> (update, shared)`, on the server, once, on the aggregate, in reverse order.
         hides: Single updates are unreadable beyond this stage; only their sum makes sense.
         expands: The stage may enlarge an update's norm.
+        unbiased: What the server reads is right on average, over the key: E D(C(x)) = x.
+        contraction: `entries -> delta` such that E ||x - D(C(x))||^2 <= (1 - delta) ||x||^2 for every array of so many
+            entries; a delta of zero or less promises nothing. None: the stage is no compression, or none with a bound.
+        error_bound: No entry of D(C(x)) is off by more than this, in units of the parameters.
         event: The `dp_accounting.DpEvent` of one round, for a stage that adds calibrated noise.
     """
 
@@ -52,6 +56,9 @@ class Stage:
     finish: Callable[[Key, PyTree, Update], tuple[Update, PyTree]] = keep_update
     hides: bool = False
     expands: bool = False
+    unbiased: bool = False
+    contraction: Callable[[int], float] | None = None
+    error_bound: float | None = None
     event: Any = None
     call: Call | None = None
 

@@ -3,9 +3,27 @@
 from fedrl.stages.clip import clip
 from fedrl.stages.control_variates import control_variates
 from fedrl.stages.error_feedback import error_feedback
+from fedrl.stages.flatten import flatten
 from fedrl.stages.importance_averaging import importance_averaging
 from fedrl.stages.one_way import one_way
 from fedrl.stages.quantize import quantize
+from fedrl.stages.random_k import random_k
+from fedrl.stages.sign import sign
+from fedrl.stages.threshold import threshold
 from fedrl.stages.top_k import top_k
+from fedrl.stages.uniform_quantize import uniform_quantize
 
-__all__ = ["clip", "control_variates", "error_feedback", "importance_averaging", "one_way", "quantize", "top_k"]
+__all__ = [
+    "clip",
+    "control_variates",
+    "error_feedback",
+    "flatten",
+    "importance_averaging",
+    "one_way",
+    "quantize",
+    "random_k",
+    "sign",
+    "threshold",
+    "top_k",
+    "uniform_quantize",
+]

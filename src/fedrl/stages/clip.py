@@ -9,7 +9,7 @@ from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
 from fedrl.core.stage import Stage
 from fedrl.core.types import Context, Key, PyTree, Update
-from fedrl.stages.leaves import check_not_encoded, is_real, map_real
+from fedrl.stages.leaves import PLACES, check_not_encoded, is_real, map_real
 
 
 @component("stage", reference="McMahan et al. (2018), https://arxiv.org/abs/1710.06963")
@@ -29,7 +29,7 @@ def clip(norm: float) -> Stage:
 
     def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
         del key, context, shared
-        check_not_encoded(update.value, "clip()", allowed=[jnp.int32])
+        check_not_encoded(update.value, "clip()", allowed=PLACES)
         length = norm_of(update.value)
         factor = jnp.where(length <= norm, 1.0, norm / length)  # NaN fails the comparison and stays NaN
         return update._replace(value=map_real(lambda leaf: leaf * factor, update.value)), local

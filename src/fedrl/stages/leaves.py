@@ -8,8 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fedrl.core.errors import UnsoundError
+from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.types import PyTree
+
+PLACES = (jnp.int32, jnp.uint32, jnp.bool_)
+"""Types by which earlier stages tell which entries are meant: indices, seeds, masks. Values beside them are numbers."""
 
 
 def is_real(leaf: jax.Array) -> bool:
@@ -29,6 +32,16 @@ def opened(kind: type, value: PyTree) -> PyTree:
         return isinstance(node, kind)
 
     return jax.tree.map(lambda node: node.dense() if found(node) else node, value, is_leaf=found)
+
+
+def check_share(fraction: float) -> None:
+    """Refuse a share of the entries that is not in (0, 1].
+
+    Raises:
+        ConfigError: It names the value.
+    """
+    if not 0.0 < fraction <= 1.0:
+        raise ConfigError(f"fraction is {fraction}. It is the share of entries that is sent. Choose it in (0, 1].")
 
 
 def check_not_encoded(value: PyTree, stage: str, allowed: Sequence[Any] = ()) -> None:

@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import jax
-import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.parts import check_parts, joined, without
 from fedrl.core.stage import Stage
 from fedrl.core.types import Context, Key, Params, PyTree, Update
-
-
-@jax.tree_util.register_static
-@dataclass(frozen=True)
-class Shapes:
-    """The shapes of a tree of parameters: structure without arrays, so it is known everywhere and costs no bytes."""
-
-    structure: Any
-    leaves: tuple[tuple[tuple[int, ...], str], ...]
-
-    def zeros(self) -> Params:
-        """A tree of these shapes."""
-        return jax.tree.unflatten(self.structure, [jnp.zeros(shape, kind) for shape, kind in self.leaves])
+from fedrl.stages.shapes import Shapes, shapes_of
 
 
 @component("stage", reference="partial sharing: Pillutla et al. (2022), https://arxiv.org/abs/2204.03809")
@@ -44,8 +27,7 @@ def one_way(parts: Sequence[str]) -> Stage:
 
     def init(params: Params) -> tuple[PyTree, PyTree]:
         check_parts(params, parts, "parts")
-        leaves, structure = jax.tree.flatten(params)
-        return Shapes(structure, tuple((leaf.shape, leaf.dtype.name) for leaf in leaves)), ()
+        return shapes_of(params), ()
 
     def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
         del key, context, shared

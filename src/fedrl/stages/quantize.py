@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.stage import Stage
 from fedrl.core.types import Context, Key, PyTree, Update
 from fedrl.stages.codes import Quantized, levels
-from fedrl.stages.leaves import check_not_encoded, is_real, opened
+from fedrl.stages.leaves import PLACES, check_not_encoded, is_real, opened
 
 TINY = float(np.finfo(np.float32).tiny)
 
@@ -25,8 +27,12 @@ def quantize(bits: int = 8) -> Stage:
         code = floor(s x / m + u),   u uniform on [0, 1),      x ~ m code / s
 
     One bit has no room for zero: the code is +1 with probability (1 + x / m) / 2, else -1. The scale is the maximum
-    rather than the paper's L2 norm, as in the paper's own experiments: less variance at the same size. Integers
-    are left alone, so that the values of a sparse update can be quantised too.
+    rather than the paper's L2 norm, as in the paper's own experiments: less variance at the same size. The values of a
+    sparse update can be quantised, too.
+
+    Its error is E ||x - C(x)||^2 <= (sqrt(1 + (d - 1) / s^2) - 1) / 2 ||x||^2 for an array of d numbers, and up to
+    (d - 1) ||x||^2 with one bit. So it is a contraction, fit for `error_feedback`, as long as d - 1 < 8 s^2: up to 392
+    numbers with 4 bits, and 129,032 with 8.
 
     Args:
         bits: 1 to 8 per number; a code is held in an int8.
@@ -50,7 +56,7 @@ def quantize(bits: int = 8) -> Stage:
 
     def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
         del context, shared
-        check_not_encoded(update.value, "quantize()", allowed=[jnp.int32])
+        check_not_encoded(update.value, "quantize()", allowed=PLACES)
         leaves, structure = jax.tree.flatten(update.value)
         coded = [squeeze(jax.random.fold_in(key, i), x) if is_real(x) else x for i, x in enumerate(leaves)]
         return update._replace(value=jax.tree.unflatten(structure, coded)), local
@@ -59,7 +65,11 @@ def quantize(bits: int = 8) -> Stage:
         del shared
         return update._replace(value=opened(Quantized, update.value))
 
-    return Stage(encode, decode=decode, expands=True)
+    def contraction(entries: int) -> float:
+        others = max(entries, 1) - 1
+        return 1.0 - (others if bits == 1 else (math.sqrt(1.0 + others / highest**2) - 1.0) / 2.0)
+
+    return Stage(encode, decode=decode, expands=True, unbiased=True, contraction=contraction)
 
 
 def round_at_random(key: Key, x: jax.Array) -> jax.Array:

@@ -1,9 +1,9 @@
 """Arrays of which only some entries travel, and how they do.
 
-    Sparse       where: ceil(log2 d) bits for each of k indices, or a bitmap of d bits, whichever takes fewer bytes;
-                 nothing if k = d. Then the k values, an array or another node.
+    Sparse    which ones, as `fedrl.stages.places` says, then their values: an array or another node
+    Masked    how many travel, as a number of ceil(log2(d + 1)) bits; then the same
 
-Both numbers are known to both ends, so the choice between the two is, too. Indices ascend.
+Of a sparse array both ends know how many entries it has. Of a masked one that depends on the data, and so do its bytes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from fedrl.core import bits, codec
 from fedrl.core.codec import Format, Source, travels_as
 from fedrl.core.errors import WireError
 from fedrl.core.types import PyTree
+from fedrl.stages.places import place_bytes, read_places, write_places
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["index", "value"], meta_fields=["shape"])
@@ -44,68 +45,77 @@ class Sparse:
         return flat.at[self.index].set(self.value).reshape(self.shape)
 
 
-def place_bytes(count: int, size: int) -> int:
-    """Bytes that tell which `count` of `size` entries are meant.
+@partial(jax.tree_util.register_dataclass, data_fields=["mask", "value"], meta_fields=["shape"])
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """An array that is zero but for some entries, whose number depends on the data; inside programs it has all of them.
 
-    >>> place_bytes(41, 4096), place_bytes(400, 4096), place_bytes(4096, 4096)
-    (62, 512, 0)
+    Attributes:
+        mask: bool `[size]`, which entries of the array laid out flat travel.
+        value: `[size]`, an array or what a later stage made of it; what it says of the others is of no consequence.
+        shape: Of the whole array.
     """
-    return 0 if count == size else min(bits.size_of(count, bits.width_of(size - 1)), bits.size_of(size, 1))
+
+    mask: PyTree
+    value: PyTree
+    shape: tuple[int, ...]
+
+    def dense(self) -> jax.Array:
+        """The whole array."""
+        return jnp.where(self.mask, self.value, 0.0).reshape(self.shape)
 
 
-def write_places(index: np.ndarray, size: int) -> bytes:
-    """Ascending indices into `size` entries, in `place_bytes` bytes."""
-    width, space = bits.width_of(size - 1), place_bytes(index.size, size)
-    if index.size == size:
-        return b""
-    if bits.size_of(index.size, width) == space:
-        return bits.pack(index, width)
-    return bits.pack(np.isin(np.arange(size), index), 1)
+def _size_sparse(node: Any, entries: Any) -> Any:
+    del entries  # of a sparse array all travel
+    return place_bytes(node.index.size, math.prod(node.shape)) + codec.size(node.value)
 
 
-def read_places(count: int, size: int, source: Source, what: str) -> np.ndarray:
-    """What `write_places` wrote, int32 `[count]`.
-
-    Raises:
-        WireError: An index is out of range or out of order, or a bitmap has another number of bits set.
-    """
-    width, space = bits.width_of(size - 1), place_bytes(count, size)
-    if count == size:
-        return np.arange(size, dtype=np.int32)
-    run = source.take(space, what)
-    if bits.size_of(count, width) != space:
-        index = np.flatnonzero(bits.unpack(run, 1, size, what))
-        if index.size != count:
-            raise WireError(
-                f"{what}: {index.size} bits of its bitmap are set, and {count} entries were to be sent. The bytes "
-                "were damaged, or written for another federation. Compare what both ends run."
-            )
-        return index.astype(np.int32)
-    index = bits.unpack(run, width, count, what).astype(np.int32)
-    if index.max(initial=0) >= size:
-        raise WireError(
-            f"{what}: index {index.max()} is out of range for {size} entries. The bytes were damaged, or written for "
-            "another federation. Compare what both ends run."
-        )
-    if (np.diff(index) <= 0).any():
-        raise WireError(
-            f"{what}: its indices do not ascend. An entry would be sent twice, or the same entries in two ways. "
-            "Compare what both ends run."
-        )
-    return index
-
-
-def _size(node: Any) -> Any:
-    return place_bytes(node.index.size, math.prod(node.shape)) + codec.size_bytes(node.value)
-
-
-def _write(node: Sparse, what: str) -> bytes:
+def _write_sparse(node: Sparse, what: str) -> bytes:
     return write_places(node.index, math.prod(node.shape)) + codec.write(node.value, node.value, what)
 
 
-def _read(like: Any, source: Source, what: str) -> Sparse:
+def _read_sparse(like: Any, source: Source, what: str) -> Sparse:
     index = read_places(like.index.size, math.prod(like.shape), source, what)
     return Sparse(index, codec.read(like.value, source, what), like.shape)
 
 
-travels_as(Sparse, Format(_size, _write, _read))
+def _size_masked(node: Any, entries: Any) -> Any:
+    del entries
+    count, size = jnp.asarray(node.mask).sum(), node.mask.size
+    return bits.size_of(1, bits.width_of(size)) + place_bytes(count, size) + codec.size(node.value, count)
+
+
+def _write_masked(node: Masked, what: str) -> bytes:
+    index = np.flatnonzero(node.mask)
+    count = bits.pack(np.array([index.size]), bits.width_of(node.mask.size))
+    value = jax.tree.map(lambda x: x[index] if x.ndim else x, node.value)
+    return count + write_places(index, node.mask.size) + codec.write(value, value, what)
+
+
+def _read_masked(like: Any, source: Source, what: str) -> Masked:
+    size, width = like.mask.size, bits.width_of(like.mask.size)
+    count = int(bits.unpack(source.take(bits.size_of(1, width), what), width, 1, what)[0])
+    if count > size:
+        raise WireError(
+            f"{what}: {count} of {size} entries are announced. The bytes were damaged, or written for another "
+            "federation. Compare what both ends run."
+        )
+    mask = np.zeros(size, bool)
+    mask[read_places(count, size, source, what)] = True
+
+    def sent(x: Any) -> Any:
+        return jax.ShapeDtypeStruct((count, *x.shape[1:]) if x.ndim else x.shape, x.dtype)
+
+    def placed(x: np.ndarray) -> np.ndarray:
+        if not x.ndim:
+            return x
+        whole = np.zeros((size, *x.shape[1:]), x.dtype)
+        whole[mask] = x
+        return whole
+
+    value = codec.read(jax.tree.map(sent, like.value), source, what)
+    return Masked(mask, jax.tree.map(placed, value), like.shape)
+
+
+travels_as(Sparse, Format(_size_sparse, _write_sparse, _read_sparse))
+travels_as(Masked, Format(_size_masked, _write_masked, _read_masked, varies=True))

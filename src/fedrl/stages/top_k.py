@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from fedrl.core.component import component
-from fedrl.core.errors import ConfigError
 from fedrl.core.stage import Stage
 from fedrl.core.types import Context, Key, PyTree, Update
-from fedrl.stages.leaves import check_not_encoded, opened
+from fedrl.stages.leaves import check_not_encoded, check_share, opened
 from fedrl.stages.sparse import Sparse
 
 
@@ -28,8 +27,7 @@ def top_k(fraction: float) -> Stage:
     Raises:
         ConfigError: `fraction` is out of range.
     """
-    if not 0.0 < fraction <= 1.0:
-        raise ConfigError(f"fraction is {fraction}. It is the share of entries that is sent. Choose it in (0, 1].")
+    check_share(fraction)
 
     def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
         del key, context, shared
@@ -47,4 +45,4 @@ def top_k(fraction: float) -> Stage:
         del shared
         return update._replace(value=opened(Sparse, update.value))
 
-    return Stage(encode, decode=decode)
+    return Stage(encode, decode=decode, contraction=lambda entries: math.ceil(fraction * entries) / max(entries, 1))

@@ -1,0 +1,51 @@
+"""Flatten: all arrays of an update as one, so that later stages choose and scale among all its entries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import numpy as np
+
+from fedrl.core import exact
+from fedrl.core.component import component
+from fedrl.core.stage import Stage
+from fedrl.core.types import Context, Key, PyTree, Update
+from fedrl.stages.leaves import check_not_encoded, opened
+from fedrl.stages.shapes import Shapes, shapes_of
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["vector"], meta_fields=["shapes"])
+@dataclass(frozen=True, eq=False)
+class Flat:
+    """A tree of arrays laid out as one vector, or what a later stage made of it."""
+
+    vector: PyTree
+    shapes: Shapes
+
+    def dense(self) -> PyTree:
+        """The tree again."""
+        ends = np.cumsum(self.shapes.sizes)
+        starts = ends - self.shapes.sizes
+        return self.shapes.filled([self.vector[start:end] for start, end in zip(starts, ends, strict=True)])
+
+
+@component("stage", reference="global top-k: Aji & Heafield (2017), https://arxiv.org/abs/1704.05021")
+def flatten() -> Stage:
+    """Lay all arrays of an update out as one vector, for later stages.
+
+    After it `top_k(0.01)` keeps the largest hundredth of all entries, wherever they are, instead of a hundredth of each
+    array and at least one; a quantiser has one scale for all. Nothing is lost.
+    """
+
+    def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
+        del key, context, shared
+        check_not_encoded(update.value, "flatten()")
+        return update._replace(value=Flat(exact.flatten(update.value), shapes_of(update.value))), local
+
+    def decode(shared: PyTree, update: Update) -> Update:
+        del shared
+        return update._replace(value=opened(Flat, update.value))
+
+    return Stage(encode, decode=decode, contraction=lambda entries: 1.0)
