@@ -4,6 +4,7 @@ from fedrl.environments.acrobot import acrobot
 from fedrl.environments.cartpole import cartpole
 from fedrl.environments.fleet import fleet, held_out
 from fedrl.environments.gridworld import gridworld
+from fedrl.environments.heterogeneity import distances_from_mean
 from fedrl.environments.lqr import lqr, lqr_optimum, lqr_policy, lqr_return
 from fedrl.environments.mountain_car import mountain_car, mountain_car_continuous
 from fedrl.environments.pendulum import pendulum
@@ -26,6 +27,7 @@ __all__ = [
     "TabularParams",
     "acrobot",
     "cartpole",
+    "distances_from_mean",
     "fleet",
     "greedy",
     "gridworld",

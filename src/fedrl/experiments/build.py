@@ -5,12 +5,8 @@ Config --build--> Experiment(environment, learner, federation, fleet, methods) -
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import jax
-
-from fedrl.aggregators import mean
 from fedrl.core.environment import Environment
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import Federation, federate
@@ -19,36 +15,9 @@ from fedrl.core.learner import Learner
 from fedrl.core.types import PyTree
 from fedrl.environments.fleet import fleet, held_out
 from fedrl.experiments import catalogue
-from fedrl.experiments.catalogue import Table
 from fedrl.experiments.config import Config
 from fedrl.experiments.coordination import Coordination, coordination_of, has_common_policy, resolved
-
-COUNTS_OF_INSTANCES = ("instances", "episodes_per_step")
-"""The parameters that say how many copies of the environment a learner steps."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """One way to spend the environment steps of an experiment.
-
-    Attributes:
-        name: "federated", "independent" or "centralised".
-        federation: What to simulate.
-        fleet: For which agents; a single agent with a stack of settings if the data are pooled.
-        local_steps: Of each agent.
-        talk: Whether anything is exchanged.
-    """
-
-    name: str
-    federation: Federation
-    fleet: PyTree
-    local_steps: tuple[int, ...]
-    talk: bool
-
-    @property
-    def steps_per_round(self) -> int:
-        """Environment steps of all agents together."""
-        return self.federation.learner.samples * sum(self.local_steps)
+from fedrl.experiments.methods import Method, methods_of
 
 
 @dataclass(frozen=True)
@@ -126,50 +95,11 @@ def build(config: Config) -> Experiment:
         ),
         seeds=tuple(config.seed_list),
     )
-    methods = [Method("federated", federation, agents, steps, True)]
-    if config.baselines.independent or config.baselines.average_once:
-        plain = federate(
-            learner,
-            aggregator if aggregator.sees == "sum" else mean(),
-            server_opt=server,
-            local_steps=federation.local_steps,
-        )
-        methods.append(Method("independent", federation if plain == federation else plain, agents, steps, False))
-    if config.baselines.centralised:
-        methods.append(_pooled(filled, environment, learner, agents, steps))
-    return Experiment(filled, environment, learner, federation, agents, unseen, tuple(methods), coordination)
+    methods = methods_of(filled, environment, learner, federation, agents, steps)
+    return Experiment(filled, environment, learner, federation, agents, unseen, methods, coordination)
 
 
 def _learner(config: Config, environment: Environment) -> Learner:
     built = catalogue.build("learner", config.learner, "learner", {"environment": environment})
     assert isinstance(built, Learner)
     return built
-
-
-def _pooled(
-    config: Config, environment: Environment, learner: Learner, agents: PyTree, steps: tuple[int, ...]
-) -> Method:
-    """One learner with as many instances as all agents together have, dealt out over their environments."""
-    assert isinstance(config.learner, Mapping)
-    wider = _multiplied(config.learner, len(steps))
-    central = None if wider is None else catalogue.build("learner", wider, "learner", {"environment": environment})
-    if central is None or central.samples != learner.samples * len(steps):
-        raise ConfigError(
-            f"baselines.centralised is true, but {config.learner['name']} has no number of instances to multiply, so "
-            "it can't pool the data of all agents. Set baselines.centralised = false."
-        )
-    work = max(1, round(sum(steps) / len(steps)))
-    whole = jax.tree.map(lambda leaf: leaf[None], agents)
-    return Method("centralised", federate(central, mean(), local_steps=work), whole, (work,), False)
-
-
-def _multiplied(table: Table, factor: int) -> Table | None:
-    """The learner's table with its count of instances multiplied, in itself or in a learner that it wraps."""
-    for name in COUNTS_OF_INSTANCES:
-        if name in table:
-            return {**table, name: table[name] * factor}
-    for key, value in table.items():
-        inner = _multiplied(value, factor) if isinstance(value, dict) else None
-        if inner is not None:
-            return {**table, key: inner}
-    return None

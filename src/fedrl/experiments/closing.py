@@ -27,6 +27,9 @@ def closing(event: End) -> RenderableType:
     hidden = len(summary["agents"]) - MOST_AGENTS
     if hidden > 0:
         parts.append(Text(f"  and {hidden:,} more agents, all of them in the report", style="dim"))
+    for alarm in summary.get("alarms", []):
+        parts.append(Text(f"  ! {alarm['message']}", style="bold red"))
+        parts += [Text(f"    {cure}", style="red") for cure in alarm["cures"]]
     parts.append(Text(f"  {_costs(summary)}", style="dim"))
     parts.append(_path("run folder", event["folder"]))
     if event["report"]:
@@ -43,6 +46,7 @@ def agents_table(summary: Summary) -> Table:
         columns[method] = _by_agent(summary.get("baseline_agents", {}).get(method, []))
         ranges[method] = found
     settings = {agent["id"]: agent.get("env_params", {}) for agent in agents}
+    hurt = {agent["id"] for alarm in summary.get("alarms", []) for agent in alarm["agents"]}
     own, _ = varying(settings)
     table = Table(
         box=SIMPLE_HEAD, pad_edge=False, title=_plain(f"{summary['name']}: greedy returns"), title_justify="left"
@@ -57,7 +61,8 @@ def agents_table(summary: Summary) -> Table:
         values = [found.get(agent["id"], math.nan) for found in columns.values()]
         best = max((value for value in values if math.isfinite(value)), default=math.nan)
         cells = [_return(value, len(values) > 1 and value == best) for value in values]
-        table.add_row(str(agent["id"]), *(_plain(_setting(settings[agent["id"]].get(name))) for name in own), *cells)
+        name = f"! {agent['id']}" if agent["id"] in hurt else str(agent["id"])
+        table.add_row(name, *(_plain(_setting(settings[agent["id"]].get(name))) for name in own), *cells)
     table.add_section()
     blanks = [""] * len(own)
     table.add_row("all", *blanks, *(Text(short(found["mean"]), style="bold") for found in ranges.values()))

@@ -31,7 +31,8 @@ from fedrl.topologies.trees import Tree
 from fedrl.topologies.weights import Mixing
 
 if TYPE_CHECKING:
-    from fedrl.experiments.build import Experiment, Method
+    from fedrl.experiments.build import Experiment
+    from fedrl.experiments.methods import Method
 
 
 @dataclass(frozen=True)

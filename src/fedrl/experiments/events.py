@@ -73,6 +73,13 @@ class Exchange(TypedDict, total=False):
     latency_s: float
 
 
+class UpdateSpread(TypedDict):
+    """How much the updates of a round differ from agent to agent, see `fedrl.engines.spread`."""
+
+    dispersion: float
+    cosine: float
+
+
 class RoundRecord(Returned, Exchange):
     """One round of one method with one seed.
 
@@ -90,6 +97,7 @@ class RoundRecord(Returned, Exchange):
         refused: Updates the server left out.
         seconds: Wall time of the round.
         greedy: Return of the greedy policy, for each agent in its own environment; in rounds that evaluate.
+        heterogeneity: How much updates differ; in some rounds of the federated method.
     """
 
     seed: int
@@ -104,6 +112,7 @@ class RoundRecord(Returned, Exchange):
     refused: int
     seconds: float
     greedy: NotRequired[list[float | None]]
+    heterogeneity: NotRequired[UpdateSpread]
 
 
 class AgentResult(Returned):
@@ -169,6 +178,51 @@ class Hierarchy(TypedDict):
     longest_latency_s: float
 
 
+class Heterogeneity(TypedDict):
+    """How different agents are.
+
+    Attributes:
+        dispersion: Of updates, mean ||delta_k - delta||^2 / ||delta||^2; the median over measured rounds and seeds.
+        cosine: Between two agents' updates, the mean over pairs, rounds and seeds.
+        transition: Of finite environments, the mean total variation from the mean environment.
+        reward: The mean distance of their rewards from the mean.
+        value: The mean over agents of the largest |Q* - Q* of the mean environment|.
+    """
+
+    dispersion: float | None
+    cosine: float | None
+    transition: NotRequired[float]
+    reward: NotRequired[float]
+    value: NotRequired[float]
+
+
+class Hurt(TypedDict):
+    """An agent that does better alone: its mean returns, and by how much it does so at least."""
+
+    id: int
+    federated: float
+    independent: float
+    at_least: float
+
+
+class Alarm(TypedDict):
+    """Something about the outcome that needs attention, see `fedrl.experiments.alarms`.
+
+    Attributes:
+        kind: "federation_hurts".
+        agents: Which.
+        everybody: Whether it holds for the mean of all agents.
+        message: A sentence.
+        cures: What may help.
+    """
+
+    kind: str
+    agents: list[Hurt]
+    everybody: bool
+    message: str
+    cures: list[str]
+
+
 class Summary(TypedDict):
     """The outcome of a run, as far as it got.
 
@@ -193,6 +247,8 @@ class Summary(TypedDict):
         citations: A line for the source of every component used.
         consensus: How well agents agreed, if there was no server.
         hierarchy: What each level cost, if there was a tree of servers.
+        heterogeneity: How different the agents are.
+        alarms: What needs attention; left out if there were no independent agents to compare with.
     """
 
     name: str
@@ -215,6 +271,8 @@ class Summary(TypedDict):
     citations: list[str]
     consensus: NotRequired[Consensus]
     hierarchy: NotRequired[Hierarchy]
+    heterogeneity: NotRequired[Heterogeneity]
+    alarms: NotRequired[list[Alarm]]
 
 
 class End(TypedDict):

@@ -20,11 +20,12 @@ import numpy as np
 
 from fedrl.core.errors import RunError
 from fedrl.experiments import checkpoint, folder
-from fedrl.experiments.build import Experiment, Method, build
+from fedrl.experiments.build import Experiment, build
 from fedrl.experiments.config import Config, dump, load
 from fedrl.experiments.events import Sink, Start, Summary
 from fedrl.experiments.folder import RunFolder
 from fedrl.experiments.interruption import heeding
+from fedrl.experiments.methods import Method
 from fedrl.experiments.session import AVERAGE_ONCE, Outcome, Session, averaged, reached
 from fedrl.experiments.summary import Timing, summarise
 from fedrl.experiments.training import Program, all_seeds, simulations

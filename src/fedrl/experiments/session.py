@@ -14,11 +14,12 @@ import numpy as np
 from fedrl.core.types import Params
 from fedrl.engines.simulation import Round
 from fedrl.experiments import checkpoint
-from fedrl.experiments.build import Experiment, Method
+from fedrl.experiments.build import Experiment
 from fedrl.experiments.evaluate import returns_of
 from fedrl.experiments.events import Event, RoundRecord, Sink
 from fedrl.experiments.exchange import exchanged
 from fedrl.experiments.folder import RunFolder
+from fedrl.experiments.methods import Method
 from fedrl.experiments.summary import Timing
 
 AVERAGE_ONCE = "average_once"

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedrl.core.component import cite
+from fedrl.experiments.alarms import alarms_of
 from fedrl.experiments.build import Experiment
 from fedrl.experiments.coordination import Neighbours
 from fedrl.experiments.events import AgentResult, Range, Summary
 from fedrl.experiments.exchange import consensus_of, hierarchy_of
+from fedrl.experiments.heterogeneity import heterogeneity_of
 from fedrl.experiments.statistics import interval
 
 if TYPE_CHECKING:
@@ -83,6 +85,10 @@ def summarise(
         "revision": revision(),
         "citations": list(dict.fromkeys(line for part in _parts(experiment) for line in cite(part))),
     }
+    summary["heterogeneity"] = heterogeneity_of(experiment, ours)
+    if "independent" in baselines:
+        greedy = ([outcome.greedy for outcome in outcomes[name]] for name in ("federated", "independent"))
+        summary["alarms"] = alarms_of(experiment.learner, *greedy)
     consensus, hierarchy = consensus_of(experiment, ours), hierarchy_of(experiment, ours)
     if consensus is not None:
         summary["consensus"] = consensus

@@ -18,9 +18,11 @@ import numpy as np
 
 from fedrl.engines.simulation import Population, Simulation
 from fedrl.experiments import checkpoint
-from fedrl.experiments.build import Experiment, Method
+from fedrl.experiments.build import Experiment
 from fedrl.experiments.coordination import all_act_alike, has_common_policy, simulation_of
 from fedrl.experiments.events import Compile
+from fedrl.experiments.heterogeneity import begun, is_measured, measured
+from fedrl.experiments.methods import Method
 from fedrl.experiments.session import Outcome, Policies, Session, greedy, outcome, reached, record_of
 
 
@@ -87,6 +89,8 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Outc
         population = checkpoint.load(path, population)
     saved = time.perf_counter()
     for number in range(done + 1, config.rounds + 1):
+        measuring = method.talk and is_measured(number, config.rounds)
+        start = begun(session.experiment, simulation, population) if measuring else None
         started = time.perf_counter()
         population, seen = simulation.round(population, talk=method.talk)
         seconds = time.perf_counter() - started
@@ -96,6 +100,9 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Outc
         else:
             session.timing.add_steps(method.steps_per_round)
         record = record_of(method, seed, number, seen, seconds)
+        differing = None if start is None else measured(session.experiment, start, population)
+        if differing is not None:
+            record["heterogeneity"] = differing
         last = number == config.rounds
         if last or (config.evaluation.every and number % config.evaluation.every == 0):
             record["greedy"] = greedy(session, seed, _policies(session.experiment, method, simulation, population))

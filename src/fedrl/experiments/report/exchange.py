@@ -1,6 +1,8 @@
-"""The parts of the page about how agents met where there is no server, or a tree of them."""
+"""The parts of the page about how different agents are, and how they met without a server or in a tree of them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from fedrl.experiments.quantities import NOTHING, count, duration, short, size
 from fedrl.experiments.report.markup import Markup, element
@@ -20,10 +22,22 @@ def consensus_table(run: Run) -> Markup | None:
         ("distance of the agents from their mean in the end", short(found.get("distance"))),
         ("messages between agents, one seed", count(found.get("messages"))),
     ]
-    rows = [
-        element("tr", element("th", name, scope="row"), element("td", value, class_="number")) for name, value in lines
-    ]
-    return table([element("th", "", scope="col"), element("th", "value", scope="col", class_="number")], rows)
+    return _listed(lines)
+
+
+def heterogeneity_table(run: Run) -> Markup | None:
+    """How different agents are; None if nothing was measured."""
+    found = run.summary.get("heterogeneity") or {}
+    names = {
+        "cosine": "cosine between the updates of two agents, mean",
+        "dispersion": "dispersion of updates, mean ‖Δₖ - Δ‖² / ‖Δ‖²",
+        "transition": "transitions: total variation",
+        "reward": "rewards: distance",
+        "value": "best values: largest distance, mean over agents",
+    }
+    lines = [(name, short(found.get(key))) for key, name in names.items()]
+    lines = [line for line in lines if line[1] != NOTHING]
+    return _listed(lines) if lines else None
 
 
 def hierarchy_table(run: Run) -> Markup | None:
@@ -46,6 +60,14 @@ def hierarchy_table(run: Run) -> Markup | None:
         name = element("th", _level(i, len(levels)), scope="row")
         rows.append(element("tr", name, [element("td", cell, class_="number") for cell in cells]))
     return Markup(table(head, rows) + element("p", _latency(found), class_="note"))
+
+
+def _listed(lines: Sequence[tuple[str, str]]) -> Markup:
+    """A table of names and numbers."""
+    rows = [
+        element("tr", element("th", name, scope="row"), element("td", value, class_="number")) for name, value in lines
+    ]
+    return table([element("th", "", scope="col"), element("th", "value", scope="col", class_="number")], rows)
 
 
 def _level(i: int, levels: int) -> str:

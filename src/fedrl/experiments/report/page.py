@@ -9,7 +9,7 @@ from pathlib import Path
 from fedrl.core.errors import ConfigError
 from fedrl.experiments.quantities import NOTHING, count, duration, ends, short, size
 from fedrl.experiments.report.curves import Curve, curve
-from fedrl.experiments.report.exchange import consensus_table, hierarchy_table
+from fedrl.experiments.report.exchange import consensus_table, heterogeneity_table, hierarchy_table
 from fedrl.experiments.report.figures import Figure, consensus_figure, learning_figure, traffic_figure
 from fedrl.experiments.report.highlight import highlighted
 from fedrl.experiments.report.markup import Markup, element, embedded, linked
@@ -91,6 +91,7 @@ def _one(run: Run) -> tuple[str, list[object], dict[str, Figure]]:
     sections: list[object] = [
         _header("Run report", run.name, f"{about} · {', '.join(names)}"),
         _notes([run]),
+        _alarms(run),
         _tiles(run),
         _card("Learning", _chart("learning", "Training return against environment steps"), _caption(curves), switch),
         _card("Final returns", methods_table(run), "Of the greedy policy, each agent in its own environment."),
@@ -101,11 +102,19 @@ def _one(run: Run) -> tuple[str, list[object], dict[str, Figure]]:
             f"A method that sends nothing is a level line at its last return.{centralised}",
         ),
         *_exchange(run, charts),
+        _heterogeneity(run),
         _card("Configuration", _configuration([run], [run.name])),
         _card("Sources", _citations([run])),
         _card("Made with", _origin([run], [run.name])),
     ]
     return run.name, sections, charts
+
+
+def _heterogeneity(run: Run) -> Markup | None:
+    """How different the agents are."""
+    known = heterogeneity_table(run)
+    about = "Of updates, over the rounds in which they were compared; of finite environments, from the mean of all."
+    return None if known is None else _card("Heterogeneity", known, about)
 
 
 def _exchange(run: Run, charts: dict[str, Figure]) -> list[Markup]:
@@ -159,6 +168,20 @@ def _notes(runs: Sequence[Run]) -> list[Markup]:
         element("p", f"{run.name}: {note}" if several else note, class_="warning", role="status")
         for run in runs
         for note in run.notes
+    ]
+
+
+def _alarms(run: Run) -> list[Markup]:
+    """What needs attention, and what may help."""
+    return [
+        element(
+            "div",
+            element("p", element("b", alarm.get("message"))),
+            element("ul", [element("li", cure) for cure in alarm.get("cures") or ()]),
+            class_="warning",
+            role="alert",
+        )
+        for alarm in run.summary.get("alarms") or ()
     ]
 
 

@@ -1,0 +1,75 @@
+"""The alarm that federation hurts: some agent does better alone, and not by chance.
+
+For each agent, and for the mean of all, the difference of its greedy returns alone and federated is paired by seed. The
+alarm goes off where the lower end of its one-sided interval is above zero. The level is shared out among all these
+tests (Bonferroni), so that a run in which federation hurts nobody raises an alarm in at most 5 % of cases, as far as
+differences are normal. With fewer than three seeds there is no telling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedrl.core.component import calls_in
+from fedrl.core.learner import Learner
+from fedrl.experiments.events import Alarm, Hurt
+from fedrl.experiments.quantities import short
+from fedrl.experiments.statistics import lower_end
+
+LEVEL = 0.95
+FEWEST_SEEDS = 3
+CURES = {
+    "personal": "personal(learner, keep=[...]) leaves a head or a critic with each agent",
+    "interpolated": "interpolated(learner) takes over only a share of the global parameters",
+    "gated": "gated(learner) lets an agent refuse what earns less at home",
+}
+NAMED = 8
+
+
+def alarms_of(
+    learner: Learner, federated: Sequence[Sequence[float | None]], alone: Sequence[Sequence[float | None]]
+) -> list[Alarm]:
+    """The alarms of a run.
+
+    Args:
+        learner: What agents ran: a cure that is taken already is not advised.
+        federated: `[seeds, agents]` greedy returns.
+        alone: The same of independent agents, of the same seeds.
+    """
+    if min(len(federated), len(alone)) < FEWEST_SEEDS or len(federated) != len(alone):
+        return []
+    ours, theirs = np.asarray(federated, float), np.asarray(alone, float)
+    differences = theirs - ours
+    seeds, agents = differences.shape
+    level = 1.0 - (1.0 - LEVEL) / (agents + 1)
+    hurt: list[Hurt] = [
+        {"id": k, "federated": ours[:, k].mean(), "independent": theirs[:, k].mean(), "at_least": low}
+        for k, low in enumerate(lower_end(differences[:, k], level) for k in range(agents))
+        if low > 0.0
+    ]
+    everybody = lower_end(differences.mean(1), level) > 0.0
+    if not hurt and not everybody:
+        return []
+    taken = {call.component.name for call in calls_in(learner)}
+    cures = [cure for name, cure in CURES.items() if name not in taken]
+    return [
+        {
+            "kind": "federation_hurts",
+            "agents": hurt,
+            "everybody": everybody,
+            "message": _told(hurt, everybody, seeds),
+            "cures": cures,
+        }
+    ]
+
+
+def _told(hurt: Sequence[Hurt], everybody: bool, seeds: int) -> str:
+    named = [
+        f"agent {a['id']} returns {short(a['independent'])} alone and {short(a['federated'])} federated"
+        for a in hurt[:NAMED]
+    ]
+    more = [f"{len(hurt) - NAMED} more agents do better alone"] if len(hurt) > NAMED else []
+    whole = ["the mean of all agents is higher alone"] if everybody else []
+    return f"Federation hurts: {', '.join(whole + named + more)} (paired over {seeds} seeds, beyond chance)."

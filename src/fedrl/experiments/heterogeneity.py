@@ -1,0 +1,69 @@
+"""How different the agents of a run are: by their updates, measured now and then, and by their environments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from fedrl.core.component import calls_in
+from fedrl.core.types import Params
+from fedrl.engines.simulation import Population, Simulation
+from fedrl.engines.spread import starts, update_spread
+from fedrl.environments import TabularParams, distances_from_mean, model_of
+from fedrl.environments.gridworld import GridworldParams
+from fedrl.experiments.build import Experiment
+from fedrl.experiments.coordination import all_act_alike
+from fedrl.experiments.events import Heterogeneity, UpdateSpread
+
+TIMES = 10
+LARGEST = 2_000_000
+"""Entries of all agents' transitions up to which their environments are compared, in a second or so."""
+
+
+def is_measured(number: int, rounds: int) -> bool:
+    """Whether updates are compared in a round: ten times in a run, and in its last round."""
+    return number * TIMES // rounds > (number - 1) * TIMES // rounds
+
+
+def begun(experiment: Experiment, simulation: Simulation, population: Population) -> list[Params]:
+    """Where agents begin a round, to be kept until it is over."""
+    alike = all_act_alike(experiment.learner, experiment.coordination)
+    heard = jax.tree.map(np.asarray, population.server.params) if alike else None
+    return starts(experiment.learner, simulation, population, heard)
+
+
+def measured(experiment: Experiment, begun: Sequence[Params], after: Population) -> UpdateSpread | None:
+    """How much the updates of a round differ, for its record."""
+    found = update_spread(experiment.learner, begun, after)
+    return None if found is None else {"dispersion": found.dispersion, "cosine": found.cosine}
+
+
+def heterogeneity_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> Heterogeneity:
+    """The summary of all rounds in which it was measured, and of the environments."""
+    seen = [record["heterogeneity"] for record in records if "heterogeneity" in record]
+    found: Heterogeneity = {
+        "dispersion": float(np.median([each["dispersion"] for each in seen])) if seen else None,
+        "cosine": float(np.mean([each["cosine"] for each in seen])) if seen else None,
+    }
+    model, discount = _model(experiment), _discount(experiment)
+    if model is not None and discount is not None:
+        transition, reward, value = (float(each.mean()) for each in distances_from_mean(model, discount))
+        found["transition"], found["reward"], found["value"] = transition, reward, value
+    return found
+
+
+def _model(experiment: Experiment) -> TabularParams | None:
+    """The exact model of the fleet, if it is finite and not too large."""
+    if not isinstance(experiment.fleet, TabularParams | GridworldParams):
+        return None
+    whole = jax.eval_shape(lambda fleet: model_of(experiment.environment, fleet), experiment.fleet)
+    return model_of(experiment.environment, experiment.fleet) if whole.transition.size <= LARGEST else None
+
+
+def _discount(experiment: Experiment) -> float | None:
+    """The learner's, if it has one below 1: values need it."""
+    known = [call.arguments["discount"] for call in calls_in(experiment.learner) if "discount" in call.arguments]
+    return known[0] if known and known[0] < 1.0 else None
