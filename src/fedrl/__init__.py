@@ -1,6 +1,7 @@
 """Federated deep reinforcement learning.
 
 fedrl.run("experiment.toml")         a whole experiment, from configuration to run folder
+fedrl.sweep("experiment.toml", grid) the same in many settings, from grid to study folder
 fedrl.federate(learner, aggregator)  a federation of your own, to be run by `fedrl.simulate`
 
 Nothing heavy is imported until it is used. Call `fedrl.prepare()` before the first array: it gives JAX every core.
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from fedrl.experiments.config import BaselinesConfig, Config, EvaluationConfig, FederationConfig
     from fedrl.experiments.evaluate import greedy_returns
     from fedrl.experiments.run import resume, run
+    from fedrl.experiments.study import resume_sweep, sweep
     from fedrl.launch import prepare
 
 __version__ = "0.1.0"
@@ -40,8 +42,10 @@ _HOMES = {
     "greedy_returns": "experiments.evaluate",
     "prepare": "launch",
     "resume": "experiments.run",
+    "resume_sweep": "experiments.study",
     "run": "experiments.run",
     "simulate": "engines.blocks",
+    "sweep": "experiments.study",
 }
 
 __all__ = [
@@ -61,8 +65,10 @@ __all__ = [
     "greedy_returns",
     "prepare",
     "resume",
+    "resume_sweep",
     "run",
     "simulate",
+    "sweep",
 ]
 
 

@@ -136,6 +136,55 @@ def test_resume_takes_no_other_configuration(call: Call, folder: Path) -> None:
     assert "Leave them out" in said.err
 
 
+def test_sweep_runs_the_grid_and_says_where_the_study_is(call: Call, config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    grid = ["--grid", "federation.agents=2,4", "learner.learning_rate=0.5"]
+    said = call("sweep", config, *grid, "--set", "rounds=2", "--target", "0.5", "--out", out)
+    assert said.code == 0, said.err
+    assert "setting 1 of 2: agents 2, learning_rate 0.5" in said.out
+    assert "rounds to 0.5" in said.out
+    assert str(out) in said.out
+    again = call("sweep", out / "study.toml", "--out", tmp_path / "again", "--json")
+    assert again.code == 0, again.err
+    printed = json.loads(again.out)
+    assert printed["grid"] == {"federation.agents": [2, 4], "learner.learning_rate": [0.5]}
+    assert printed == json.loads((tmp_path / "again" / "study.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--grid", "rounds"], "not of the form key=value"),
+        (["--grid", "rounds="], "has an empty value"),
+        (["--grid", "rounds=1", "rounds=2"], "is there twice"),
+        (["--grid", "rounds=1,1"], "the value 1 twice"),
+        (["--grid", "rounds=1,0.2.3"], "is not a TOML value"),
+        (["--grid", "learner.stepz=1"], "Did you mean 'steps'?"),
+        (["--grid", "federation.stages.0.bits=1"], "there is no federation.stages with an entry 0. Add the list first"),
+        ([], "There is no grid"),
+        (["--resume", "nowhere"], "one of the two"),
+    ],
+)
+def test_a_wrong_grid_is_one_sentence_with_exit_code_2(
+    call: Call, config: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    said = call("sweep", config, "--out", tmp_path / "study", *arguments)
+    assert said.code == 2
+    assert words in said.err
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_study_is_resumed_as_it_is_and_only_if_it_is_one(call: Call, tmp_path: Path) -> None:
+    said = call("sweep", "--resume", tmp_path, "--grid", "rounds=1")
+    assert said.code == 2
+    assert "Leave them out" in said.err
+    said = call("sweep", "--resume", tmp_path)
+    assert said.code == 1
+    assert "is not a study folder" in said.err
+
+
 def test_report_compares_runs(call: Call, folder: Path, tmp_path: Path) -> None:
     said = call("report", folder, folder, "--out", tmp_path / "both.html")
     assert said.code == 0, said.err
@@ -192,12 +241,12 @@ def test_help_imports_no_jax() -> None:
     program = "import sys; from fedrl.cli import main\ntry: main()\nfinally: assert 'jax' not in sys.modules"
     said = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
-    for command in ("run", "report", "list", "evaluate", "doctor"):
+    for command in ("run", "sweep", "report", "list", "evaluate", "doctor"):
         assert command in said.stdout
 
 
 def test_every_command_has_help(call: Call) -> None:
-    for command in ("run", "report", "list", "evaluate", "doctor"):
+    for command in ("run", "sweep", "report", "list", "evaluate", "doctor"):
         said = call(command, "--help")
         assert said.code == 0
         assert "Usage" in said.out

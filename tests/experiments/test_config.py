@@ -9,7 +9,8 @@ from fedrl.core.component import CATALOGUE, calls_in
 from fedrl.core.errors import ConfigError
 from fedrl.experiments import catalogue
 from fedrl.experiments.build import build
-from fedrl.experiments.config import Config, as_dict, dump, load, override
+from fedrl.experiments.config import Config, as_dict, dump, load
+from fedrl.experiments.overrides import override
 from fedrl.experiments.values import fit
 
 CARTPOLE: dict[str, Any] = {

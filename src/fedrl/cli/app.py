@@ -70,6 +70,53 @@ def run(
     run_command(config, settings or [], seeds, out, resume, quiet, as_json)
 
 
+@app.command("sweep", no_args_is_help=True)
+def sweep(
+    config: Annotated[
+        Path | None, typer.Argument(help="An experiment.toml, or the study.toml of an earlier study.")
+    ] = None,
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=V1,V2...]", help="More of the grid.", show_default=False)
+    ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--grid",
+            metavar="KEY=V1,V2,...",
+            help="The values to try for one key, in TOML syntax; several keys make every combination. A stage is "
+            "called by its place or its name. Example: --grid federation.agents=10,100 "
+            "--grid federation.stages.quantize.bits=1,2,4,8",
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one value in all settings; may be repeated."),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", metavar="N", help="Run seeds 0 to N-1.")] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(help="A return: the report shows how many rounds, bytes and seconds it takes to get there."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="The study folder; runs/NAME-study-TIME by default.")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="DIR", help="Continue an interrupted study bit for bit, instead of CONFIG."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print study.json to stdout, and nothing else.")] = False,
+) -> None:
+    """Run an experiment in many settings: every combination of the values in a grid.
+
+    The study folder holds study.toml (the configuration and the grid), study.json (what came of each setting),
+    report.html and a run folder for each setting. Ctrl-C leaves it complete; --resume goes on from there.
+    """
+    from fedrl.cli.sweep import sweep_command
+
+    sweep_command(config, [*(grid or []), *(more or [])], settings or [], seeds, target, out, resume, quiet, as_json)
+
+
 @app.command("report", no_args_is_help=True)
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="One run folder, or several to compare.")],

@@ -29,6 +29,7 @@ from fedrl.core.learner import Learner
 from fedrl.core.stage import Stage
 from fedrl.engines.gossip import gossip
 from fedrl.experiments.catalogue import KINDS, Table, table_of
+from fedrl.experiments.overrides import override
 from fedrl.experiments.values import fit
 from fedrl.topologies.graph import Graph
 from fedrl.topologies.rules import Rule
@@ -194,15 +195,23 @@ def load(source: Path | str | Mapping[str, Any] | Config, overrides: Sequence[st
     Raises:
         ConfigError: Something is wrong; it names the key, the value and what is allowed.
     """
-    if isinstance(source, Config):
-        data = as_dict(source)
-    elif isinstance(source, Mapping):
-        data = _tables(source)
-    else:
-        data = read(Path(source))
+    data = tables_of(source)
     for text in overrides:
         override(data, text)
     return parse(data)
+
+
+def tables_of(source: Path | str | Mapping[str, Any] | Config) -> dict[str, Any]:
+    """A configuration before it is checked: tables and plain values of its own.
+
+    Raises:
+        ConfigError: The file does not exist, or is no TOML.
+    """
+    if isinstance(source, Config):
+        return as_dict(source)
+    if isinstance(source, Mapping):
+        return typing.cast(dict[str, Any], _tables(source))
+    return read(Path(source))
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -219,31 +228,6 @@ def read(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as fault:
         raise ConfigError(f"{path} is not valid TOML: {fault}.") from None
     return {"name": path.stem, **data}
-
-
-def override(data: dict[str, Any], text: str) -> None:
-    """Set one value: "learner.clip=0.1". The value is TOML; a bare word is a string."""
-    key, equals, value = text.partition("=")
-    path = key.strip().split(".")
-    if not equals or not all(path):
-        raise ConfigError(f"--set {text!r} is not of the form key=value. Write, for example, --set learner.clip=0.1.")
-    try:
-        parsed = tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()
-        if not parsed.replace("_", "").replace("-", "").isalnum():
-            raise ConfigError(
-                f'--set {key.strip()}: {parsed!r} is not a TOML value. Write a number, true, a "string", [a, list] '
-                "or {a = 'table'}."
-            ) from None
-    place: Any = data
-    for name in path[:-1]:
-        if isinstance(place.get(name), str):  # a component by its name alone
-            place[name] = {"name": place[name]}
-        place = place.setdefault(name, {})
-        if not isinstance(place, dict):
-            raise ConfigError(f"--set {key.strip()}: {name} is {place!r}, not a table, so it has no key inside.")
-    place[path[-1]] = parsed
 
 
 def parse(data: Mapping[str, Any]) -> Config:

@@ -2,6 +2,8 @@
 
     Start, then for each method and seed: Compile?, RoundRecord, RoundRecord, ...; at last: End
 
+A study tells a `SettingStart` before each of its runs, and in the end `StudyEnd`.
+
 A listener is a `Sink`, a function of one event. A `RoundRecord` has no `event` key: it is also a line of
 `records.jsonl`. A `Summary` is `summary.json`. Numbers that do not exist, such as the return of a round in which no
 episode ended, are None (null in the files).
@@ -9,7 +11,7 @@ episode ended, are None (null in the files).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NotRequired, TypeAlias, TypedDict
 
 METHODS: Final = ("federated", "independent", "centralised", "average_once")
@@ -241,6 +243,7 @@ class Summary(TypedDict):
         wall_s: Time from start to end.
         bytes_up: Of the federated method, over all rounds of one seed.
         bytes_down: Of the federated method, over all rounds of one seed.
+        model_bytes: Of the parameters that a round exchanges, uncompressed.
         epsilon: Privacy loss of the run, None without privacy.
         versions: Of Python and of the packages that compute, by name.
         revision: Of the source code.
@@ -265,6 +268,7 @@ class Summary(TypedDict):
     wall_s: float
     bytes_up: int
     bytes_down: int
+    model_bytes: NotRequired[int]
     epsilon: float | None
     versions: dict[str, str]
     revision: str | None
@@ -290,5 +294,35 @@ class End(TypedDict):
     report: str | None
 
 
-Event: TypeAlias = Start | Compile | RoundRecord | End
+class SettingStart(TypedDict):
+    """A study begins or goes on with a setting; the events of its run follow.
+
+    Attributes:
+        number: From 1.
+        of: How many there are.
+        label: What is particular about it.
+    """
+
+    event: Literal["setting"]
+    number: int
+    of: int
+    label: str
+
+
+class StudyEnd(TypedDict):
+    """A study is over, whether or not it got to its last setting.
+
+    Attributes:
+        study: As in `study.json`.
+        folder: The study folder.
+        report: The page, if one was written.
+    """
+
+    event: Literal["study"]
+    study: Mapping[str, Any]
+    folder: str
+    report: str | None
+
+
+Event: TypeAlias = Start | Compile | RoundRecord | End | SettingStart | StudyEnd
 Sink: TypeAlias = Callable[[Event], None]

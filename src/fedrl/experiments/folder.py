@@ -109,7 +109,7 @@ class RunFolder:
     @property
     def complete(self) -> bool:
         """Whether the run got to its end."""
-        return not (self.path / CHECKPOINTS).exists()
+        return (self.path / SUMMARY).exists() and not (self.path / CHECKPOINTS).exists()
 
     def forget_checkpoints(self) -> None:
         """Remove the checkpoints of a run that is complete."""
@@ -122,13 +122,7 @@ def create(path: Path | None, name: str, config: str) -> RunFolder:
     Raises:
         RunError: The folder holds a run already, or can't be made.
     """
-    if path is None:
-        stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
-        path = Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-        taken = 1
-        while path.exists():
-            taken += 1
-            path = path.with_name(f"{path.name.partition('~')[0]}~{taken}")
+    path = default_path(name) if path is None else path
     if (path / CONFIG).exists():
         raise RunError(
             f"{path} already holds a run. Choose another folder, or continue that run with fedrl run --resume {path}."
@@ -141,6 +135,17 @@ def create(path: Path | None, name: str, config: str) -> RunFolder:
     except OSError as fault:
         raise RunError(f"{path} can't be written to ({fault}). Choose another folder with --out.") from None
     return RunFolder(path)
+
+
+def default_path(name: str) -> Path:
+    """Where what has this name goes if nobody says where: `runs/<name>-<time>`, with a number if that is taken."""
+    stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+    path = Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    taken = 1
+    while path.exists():
+        taken += 1
+        path = path.with_name(f"{path.name.partition('~')[0]}~{taken}")
+    return path
 
 
 def opened(path: Path) -> RunFolder:

@@ -11,6 +11,7 @@ bit-identical to an uninterrupted one.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ def run(
     *,
     overrides: Sequence[str] = (),
     sinks: Sequence[Sink] = (),
+    stop: threading.Event | None = None,
 ) -> Summary:
     """Run an experiment and write its run folder.
 
@@ -48,6 +50,7 @@ def run(
         out: The run folder to make; `runs/<name>-<time>` by default.
         overrides: Such as "learner.clip=0.1".
         sinks: Functions that are told each event of the run.
+        stop: Set it to end the run early, as Ctrl-C does.
 
     Returns:
         What `summary.json` holds.
@@ -61,10 +64,10 @@ def run(
     started = time.perf_counter()
     experiment = build(load(source, overrides))
     place = folder.create(None if out is None else Path(out), experiment.config.name, dump(experiment.config))
-    return _conduct(experiment, place, sinks, started)
+    return _conduct(experiment, place, sinks, started, stop)
 
 
-def resume(path: Path | str, *, sinks: Sequence[Sink] = ()) -> Summary:
+def resume(path: Path | str, *, sinks: Sequence[Sink] = (), stop: threading.Event | None = None) -> Summary:
     """Continue the run in a folder from its last checkpoints, bit for bit as if it had never stopped.
 
     Raises:
@@ -82,13 +85,15 @@ def resume(path: Path | str, *, sinks: Sequence[Sink] = ()) -> Summary:
     if place.complete:
         raise RunError(f"The run in {path} is complete. There is nothing to resume.")
     place.keep(lambda record: record["round"] <= rounds.get((record["method"], record["seed"]), 0))
-    return _conduct(experiment, place, sinks, started)
+    return _conduct(experiment, place, sinks, started, stop)
 
 
-def _conduct(experiment: Experiment, place: RunFolder, sinks: Sequence[Sink], started: float) -> Summary:
+def _conduct(
+    experiment: Experiment, place: RunFolder, sinks: Sequence[Sink], started: float, stop: threading.Event | None
+) -> Summary:
     """Run all methods, then write down what came of it; on Ctrl-C, as far as they got."""
     listeners = [*sinks, *_tensorboard(experiment.config, place)]
-    session = Session(experiment, place, listeners, Timing(started))
+    session = Session(experiment, place, listeners, Timing(started), stop or threading.Event())
     with heeding(session.stop):
         return _finish(session, _methods(session))
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from fedrl.core.component import cite
@@ -80,6 +81,7 @@ def summarise(
         "wall_s": time.perf_counter() - timing.started,
         "bytes_up": sum(record["bytes_up"] for record in sent),
         "bytes_down": sum(record["bytes_down"] for record in sent),
+        "model_bytes": _model_bytes(experiment),
         "epsilon": None,
         "versions": versions(),
         "revision": revision(),
@@ -95,6 +97,11 @@ def summarise(
     if hierarchy is not None:
         summary["hierarchy"] = hierarchy
     return summary
+
+
+def _model_bytes(experiment: Experiment) -> int:
+    params = jax.eval_shape(experiment.federation.init_server, jax.random.key(0)).params
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
 
 
 def _parts(experiment: Experiment) -> list[Any]:

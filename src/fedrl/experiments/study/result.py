@@ -1,0 +1,205 @@
+"""What came of a setting, in numbers that can be compared: read from its run folder and nothing else.
+
+records.jsonl, summary.json, config.toml --result_of--> Result --> study.json
+
+The cost model is C = K S: in a round, each of K agents sends a model of S bytes, uncompressed. Over T rounds that is
+T K S bytes up. What was measured stands beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NotRequired, TypedDict
+
+import numpy as np
+
+from fedrl.experiments.config import Config
+from fedrl.experiments.events import Range
+from fedrl.experiments.folder import RunFolder
+from fedrl.experiments.quantities import number
+from fedrl.experiments.study.plan import Setting
+
+COSTS = ("rounds", "environment_steps", "bytes_up", "seconds")
+
+
+class Median(TypedDict):
+    """Over seeds: the median, the smallest and the largest; None is never."""
+
+    median: float | None
+    low: float | None
+    high: float | None
+
+
+class Reached(TypedDict):
+    """What it took to reach the target: the first round whose return, the mean over agents, is at least as high.
+
+    Attributes:
+        measure: "greedy" if the run evaluates along the way, else "training": the return of episodes while learning.
+        seeds: How many seeds there are.
+        reached: How many got there.
+        rounds: How many.
+        environment_steps: Of all agents.
+        bytes_up: Of all agents.
+        seconds: The rounds times the median time of a round; compilation and evaluation are left out.
+    """
+
+    measure: Literal["greedy", "training"]
+    seeds: int
+    reached: int
+    rounds: Median
+    environment_steps: Median
+    bytes_up: Median
+    seconds: Median
+
+
+class Result(TypedDict):
+    """A setting and what came of it; a setting that has not begun has only the first four entries.
+
+    Attributes:
+        values: Of each key of the grid.
+        label: The same in words.
+        folder: The run folder, inside the study's.
+        state: Whether it has run.
+        agents: K.
+        rounds: Of the seed that got furthest.
+        seed_returns: Final greedy return of each seed, the mean over agents.
+        final_return: The interquartile mean of those with its interval.
+        bytes_up: Sent by all agents, the mean over seeds.
+        bytes_down: Sent to all agents, the mean over seeds.
+        model_bytes: S, the size of the parameters that a round exchanges, uncompressed.
+        cost_bytes: T K S.
+        target: What it took to get to the study's target.
+        steps_per_second: Of the environment, all agents.
+        compile_s: Time spent compiling.
+        wall_s: Time it took.
+        programs: How often each program was compiled for it, one for each device.
+    """
+
+    values: dict[str, Any]
+    label: str
+    folder: str
+    state: Literal["waiting", "interrupted", "finished"]
+    agents: NotRequired[int]
+    rounds: NotRequired[int]
+    seed_returns: NotRequired[list[float]]
+    final_return: NotRequired[Range]
+    bytes_up: NotRequired[float]
+    bytes_down: NotRequired[float]
+    model_bytes: NotRequired[int | None]
+    cost_bytes: NotRequired[int | None]
+    target: NotRequired[Reached]
+    steps_per_second: NotRequired[float | None]
+    compile_s: NotRequired[float | None]
+    wall_s: NotRequired[float | None]
+    programs: NotRequired[dict[str, int]]
+
+
+class Study(TypedDict):
+    """What `study.json` holds.
+
+    Attributes:
+        name: Of the experiment.
+        grid: The values of each key that is varied.
+        target: The return at which settings are timed, or None.
+        complete: Whether every setting has run.
+        settings: In the order of the product.
+    """
+
+    name: str
+    grid: dict[str, list[Any]]
+    target: float | None
+    complete: bool
+    settings: list[Result]
+
+
+def result_of(
+    setting: Setting, config: Config, place: RunFolder, target: float | None, programs: Mapping[str, int] | None = None
+) -> Result:
+    """Read what came of a setting.
+
+    Args:
+        setting: Which.
+        config: Its configuration.
+        place: Its run folder, whatever state that is in.
+        target: The return at which it is timed.
+        programs: How often each program was compiled for it.
+    """
+    summary = place.summary()
+    state: Literal["finished", "interrupted"] = "finished" if place.complete and summary else "interrupted"
+    result = Result(values=setting.values, label=setting.label, folder=setting.folder, state=state)
+    if not summary:
+        return result if (place.path / "config.toml").exists() else {**result, "state": "waiting"}
+    records = [record for record in place.records() if record["method"] == "federated"]
+    seeds = [[r for r in records if r["seed"] == seed] for seed in summary["seeds"]]
+    seeds = [sorted(rows, key=lambda record: record["round"]) for rows in seeds if rows]
+    rounds = max((rows[-1]["round"] for rows in seeds), default=0)
+    model = summary.get("model_bytes")
+    greedy = [_mean(last[-1]) for rows in seeds if (last := [r for r in rows if r.get("greedy")])]
+    result |= {
+        "agents": config.federation.agents,
+        "rounds": rounds,
+        "seed_returns": [value for value in greedy if math.isfinite(value)],
+        "final_return": summary["final_return"],
+        "bytes_up": _per_seed(seeds, "bytes_up"),
+        "bytes_down": _per_seed(seeds, "bytes_down"),
+        "model_bytes": model,
+        "cost_bytes": None if model is None else rounds * config.federation.agents * model,
+        "steps_per_second": summary.get("steps_per_second"),
+        "compile_s": summary.get("compile_s"),
+        "wall_s": summary.get("wall_s"),
+    }
+    if target is not None:
+        result["target"] = reached_by(seeds, target, greedy=config.evaluation.every > 0)
+    if programs is not None:
+        result["programs"] = dict(programs)
+    return result
+
+
+def reached_by(seeds: Sequence[Sequence[Mapping[str, Any]]], target: float, *, greedy: bool) -> Reached:
+    """When each seed first returned as much as the target.
+
+    Args:
+        seeds: The records of each seed, in the order of rounds.
+        target: The return to reach.
+        greedy: Whether to look at greedy returns rather than at those of training.
+    """
+    found = [_first(rows, target, greedy) for rows in seeds]
+    columns = {cost: _median([each[cost] for each in found]) for cost in COSTS}
+    return Reached(
+        measure="greedy" if greedy else "training",
+        seeds=len(seeds),
+        reached=sum(math.isfinite(each["rounds"]) for each in found),
+        rounds=columns["rounds"],
+        environment_steps=columns["environment_steps"],
+        bytes_up=columns["bytes_up"],
+        seconds=columns["seconds"],
+    )
+
+
+def _first(rows: Sequence[Mapping[str, Any]], target: float, greedy: bool) -> dict[str, float]:
+    sent = 0
+    for record in rows:
+        sent += record["bytes_up"]
+        value = _mean(record) if greedy else number(record["return"])
+        if value >= target:
+            round_s = float(np.median([each["seconds"] for each in rows]))
+            steps = record["environment_steps"]
+            return dict(zip(COSTS, (record["round"], steps, sent, record["round"] * round_s), strict=True))
+    return dict.fromkeys(COSTS, math.inf)
+
+
+def _mean(record: Mapping[str, Any]) -> float:
+    """The greedy return of a round, the mean over agents; NaN if it was not measured, or not for all of them."""
+    return float(np.mean([number(value) for value in record.get("greedy") or [None]]))
+
+
+def _median(values: Sequence[float]) -> Median:
+    """An infinite value is a seed that never got there, and counts as one; of two in the middle the larger is taken."""
+    spread = np.quantile(values, (0.5, 0.0, 1.0), method="higher") if values else (math.inf,) * 3
+    median, low, high = (float(x) if math.isfinite(x) else None for x in spread)
+    return {"median": median, "low": low, "high": high}
+
+
+def _per_seed(seeds: Sequence[Sequence[Mapping[str, Any]]], key: str) -> float:
+    return sum(record[key] for rows in seeds for record in rows) / max(len(seeds), 1)

@@ -1,0 +1,120 @@
+"""Run a study: one setting after the other, each a complete run, with the study readable after each of them.
+
+Equal federations share their compiled programs (`fedrl.engines.sharing`), so settings that differ in the number of
+agents, the fleet, rounds or seeds compile nothing anew; settings that do are run side by side. A setting is the run
+that `fedrl run` would make of its configuration, bit for bit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedrl.core.errors import RunError
+from fedrl.experiments.config import Config
+from fedrl.experiments.events import SettingStart, Sink, StudyEnd
+from fedrl.experiments.folder import CONFIG
+from fedrl.experiments.interruption import heeding
+from fedrl.experiments.run import resume, run
+from fedrl.experiments.study import folder
+from fedrl.experiments.study.folder import StudyFolder
+from fedrl.experiments.study.plan import Setting, plan_of, running_order
+from fedrl.experiments.study.programs import counted
+from fedrl.experiments.study.result import Result, Study, result_of
+from fedrl.launch import prepare
+
+
+def sweep(
+    source: Config | Mapping[str, Any] | Path | str,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    out: Path | str | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    target: float | None = None,
+    sinks: Sequence[Sink] = (),
+) -> Study:
+    """Run an experiment in every combination of the grid's values, and write a study folder.
+
+    Ctrl-C ends it early with a folder that can be read; `resume_sweep` goes on from there.
+
+    Args:
+        source: A configuration, a dictionary of the same shape, or the path of an `experiment.toml`. A section
+            `[study]` in it may hold `grid` and `target`.
+        grid: The values of each key that is varied: `{"federation.agents": [10, 100]}`.
+        out: The study folder to make; `runs/<name>-study-<time>` by default.
+        overrides: Changes for all settings, such as "rounds=20".
+        target: The return at which settings are timed.
+        sinks: Functions that are told each event of each run.
+
+    Returns:
+        What `study.json` holds.
+
+    Raises:
+        ConfigError: A setting is wrong; none has run.
+        UnsoundError: The parts of a setting do not go together; none has run.
+        RunError: The folder holds a study already.
+    """
+    prepare()
+    plan = plan_of(source, grid, overrides, target)
+    order = running_order(plan)
+    return _conduct(folder.create(None if out is None else Path(out), plan), order, sinks)
+
+
+def resume_sweep(path: Path | str, *, sinks: Sequence[Sink] = ()) -> Study:
+    """Continue the study in a folder: what has run stays, what was interrupted goes on bit for bit.
+
+    Raises:
+        RunError: The folder holds no study, or one that is complete.
+    """
+    prepare()
+    place = folder.opened(Path(path))
+    if study_in(place)["complete"]:
+        raise RunError(f"The study in {path} is complete. There is nothing to resume.")
+    return _conduct(place, running_order(place.plan), sinks)
+
+
+def study_in(place: StudyFolder) -> Study:
+    """What has come of a study so far: read from its run folders, and from `study.json` what was compiled for each."""
+    plan, before = place.plan, place.read()
+    counts = {r["folder"]: r["programs"] for r in before["settings"] if "programs" in r} if before else {}
+    settings: list[Result] = [
+        result_of(s, plan.config(s), place.run_folder(s), plan.target, counts.get(s.folder)) for s in plan.settings
+    ]
+    done = all(result["state"] == "finished" for result in settings)
+    return Study(name=plan.name, grid=plan.grid, target=plan.target, complete=done, settings=settings)
+
+
+def _conduct(place: StudyFolder, order: Sequence[Setting], sinks: Sequence[Sink]) -> Study:
+    stop = threading.Event()
+    study = study_in(place)
+    place.write(study)
+    with heeding(stop):
+        for setting in order:
+            result = study["settings"][setting.number - 1]
+            if result["state"] == "finished":
+                continue
+            for sink in sinks:
+                sink(SettingStart(event="setting", number=setting.number, of=len(order), label=setting.label))
+            with counted() as programs:
+                _run(place, setting, sinks, stop)
+            programs.update(result.get("programs", {}))  # before it was interrupted
+            study["settings"][setting.number - 1] = result_of(
+                setting, place.plan.config(setting), place.run_folder(setting), place.plan.target, programs
+            )
+            study["complete"] = all(each["state"] == "finished" for each in study["settings"])
+            place.write(study)
+            if stop.is_set():
+                break
+    for sink in sinks:
+        sink(StudyEnd(event="study", study=study, folder=str(place.path), report=None))
+    return study
+
+
+def _run(place: StudyFolder, setting: Setting, sinks: Sequence[Sink], stop: threading.Event) -> None:
+    path = place.path / setting.folder
+    if (path / CONFIG).exists():
+        resume(path, sinks=sinks, stop=stop)
+    else:
+        run(place.plan.config(setting), path, sinks=sinks, stop=stop)
