@@ -104,7 +104,7 @@ def test_merged_moments_are_those_of_everything_all_agents_saw(weighting):
             for step in range(n):
                 seen[k].append(experience(rng, 100.0 * k))
                 agents[k], _ = federation.work(task, agents[k], jnp.int32(step), seen[k][-1])
-            update, agents[k] = federation.report(task, agents[k])
+            update, agents[k] = federation.report(task, agents[k], {})
             updates.append(update)
         server = federation.server(key, server, jax.tree.map(lambda *leaves: jnp.stack(leaves), *updates))
         found = server.params["moments"]

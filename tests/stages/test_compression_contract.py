@@ -25,7 +25,16 @@ COMPRESSING = [
     sign(),
     flatten(),
 ]
-CLAIMS_NOTHING = {"clip", "control_variates", "error_feedback", "importance_averaging", "one_way"}
+CLAIMS_NOTHING = {
+    "clip",
+    "control_variates",
+    "error_feedback",
+    "importance_averaging",
+    "one_way",
+    "weigh_by_capacity",
+    "weigh_by_improvement",
+    "weigh_by_signal",
+}
 CONTEXT = Context(jnp.int32(3), jnp.int32(7), jnp.int32(4), jnp.int32(2))
 KEY = jax.random.key(0)
 DRAWS = 2000

@@ -1,11 +1,16 @@
 """Rules that make one update of many, and what the server does with it."""
 
+from fedrl.aggregators.agnostic import agnostic
+from fedrl.aggregators.by_diversity import by_diversity
 from fedrl.aggregators.mean import mean
 from fedrl.aggregators.median import median
+from fedrl.aggregators.q_fair import q_fair
 from fedrl.aggregators.server_optimizers import fedadagrad, fedadam, fedavg, fedavgm, fedyogi
 from fedrl.aggregators.staleness import constant, hinge, polynomial
 
 __all__ = [
+    "agnostic",
+    "by_diversity",
     "constant",
     "fedadagrad",
     "fedadam",
@@ -16,4 +21,5 @@ __all__ = [
     "mean",
     "median",
     "polynomial",
+    "q_fair",
 ]

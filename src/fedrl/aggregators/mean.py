@@ -35,5 +35,6 @@ def mean(weighting: str = "samples") -> Aggregator:
         update=update,
         weigh=by_samples if weighting == "samples" else lambda update: jnp.float32(1.0),
         sees="sum",
+        unit=(lambda samples: samples) if weighting == "samples" else lambda samples: 1.0,
         sensitivity=(lambda clip, agents: 2.0 * clip / agents) if weighting == "uniform" else None,
     )

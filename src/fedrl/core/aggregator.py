@@ -2,7 +2,7 @@
 
 A rule that sees only the sum lets engines add updates up as they come, in any grouping and any order:
 for such a rule, `update` of partial means weighted by their partial weights equals `update` of the whole.
-A rule that sees each update gets them all, stacked.
+A rule that sees each update gets them all, stacked. It may ask the agents for a few numbers about themselves.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fedrl.core.types import Params, PyTree, Update
 
 
 def by_samples(update: Update) -> jax.Array:
-    """Weigh an update by the number of samples behind it."""
+    """Weigh an update by the weight it came with: the number of samples behind it, unless a stage changed that."""
     return update.weight
 
 
@@ -32,6 +32,9 @@ class Aggregator:
         init: `params -> state`.
         weigh: `update -> weight` of one agent's update, before any summing.
         sees: "sum" if the rule is a function of the weighted sum, "each" if it needs every update by itself.
+        asks: What each agent is to tell about itself, see `fedrl.core.told`. A rule that asks sees each update, and
+            `updates.value` is an `Enclosed` with what they learned and what they told.
+        unit: `samples of a usual update -> a usual weight`, for exact sums.
         sensitivity: `(clip, agents) -> bound` on how far one agent with updates of norm at most `clip` moves the
             result, or None where no bound is known.
     """
@@ -40,5 +43,7 @@ class Aggregator:
     init: Callable[[Params], PyTree] = lambda params: ()
     weigh: Callable[[Update], jax.Array] = by_samples
     sees: Literal["each", "sum"] = "each"
+    asks: tuple[str, ...] = ()
+    unit: Callable[[float], float] = lambda samples: samples
     sensitivity: Callable[[float, int], float] | None = None
     call: Call | None = None

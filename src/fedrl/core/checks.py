@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from fedrl.core.aggregator import Aggregator
+from fedrl.core.aggregator import Aggregator, by_samples
 from fedrl.core.errors import ConfigError, UnsoundError, nearest
 from fedrl.core.learner import Learner
 from fedrl.core.stage import Stage
@@ -31,6 +31,12 @@ def check_composition(learner: Learner, aggregator: Aggregator, stages: Sequence
                 f"{aggregator!r} needs to see each update and {hiding!r} hides them. "
                 f"Aggregate by a rule of the sum such as mean(), or apply {aggregator!r} to secure sums of groups."
             )
+    weighing = [stage for stage in stages if stage.weighs]
+    if weighing and aggregator.weigh is not by_samples:
+        raise UnsoundError(
+            f"{weighing[0]!r} changes the weights of updates and {aggregator!r} has weights of its own, so nothing "
+            f"would come of it. Use mean(), or leave {weighing[0]!r} out."
+        )
     _check_noise(aggregator, stages)
     if payload == "gradient" and learner.gradient is None:
         raise UnsoundError(

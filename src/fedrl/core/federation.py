@@ -11,8 +11,8 @@ Each half is three steps in a row. Engines that interleave something between the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from fedrl.core.component import Call, component, record
 from fedrl.core.keys import agent_key
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.stage import Stage, pipeline, zeros_like
+from fedrl.core.told import Enclosed, check_told, statement
 from fedrl.core.types import Broadcast, Context, Hint, Key, Metrics, PyTree, Update
 
 TRAIN, ENCODE, GATHER = 0, 1, 2
@@ -74,7 +75,8 @@ class Federation:
         begin: `(key, Broadcast, AgentState, cohort) -> (Task, AgentState)`.
         work: `(Task, AgentState, step, trajectory | None) -> (AgentState, Metrics)`, one local step. Without a
             trajectory, the learner gathers its own experience.
-        report: `(Task, AgentState) -> (Update, AgentState)`.
+        report: `(Task, AgentState, metrics) -> (Update, AgentState)`, the metrics summed over local steps.
+        told: `Update -> {name: scalar}`, what the agent says about itself in its update.
         decode: `(Broadcast, Update) -> Update`, for one update; from here on its weight is the aggregator's.
         aggregate: `(ServerState, Updates[n]) -> (Update, aggregator state)`, of decoded updates.
         commit: `(key, ServerState, Update, aggregator state) -> ServerState`.
@@ -90,7 +92,8 @@ class Federation:
     server: Callable[[Key, ServerState, Update], ServerState]
     begin: Callable[[Key, Broadcast, AgentState, jax.Array], tuple[Task, AgentState]]
     work: Callable[[Task, AgentState, jax.Array, Trajectory | None], tuple[AgentState, Metrics]]
-    report: Callable[[Task, AgentState], tuple[Update, AgentState]]
+    report: Callable[[Task, AgentState, Metrics], tuple[Update, AgentState]]
+    told: Callable[[Update], dict[str, jax.Array]]
     decode: Callable[[Broadcast, Update], Update]
     aggregate: Callable[[ServerState, Update], tuple[Update, PyTree]]
     commit: Callable[[Key, ServerState, Update, PyTree], ServerState]
@@ -108,6 +111,7 @@ def federate(
     server_opt: optax.GradientTransformation | None = None,
     local_steps: int = 1,
     payload: str = "delta",
+    tells: Sequence[str] = (),
 ) -> Federation:
     """Put a learner, an aggregator and the stages of the pipeline together.
 
@@ -123,6 +127,7 @@ def federate(
         server_opt: An optax transformation of the merged update; `optax.sgd(1.0)` by default.
         local_steps: Local iterations of an agent in a round; an agent may do fewer.
         payload: "delta" or "gradient".
+        tells: What each agent says about itself in its update, beside what the aggregator asks: see `fedrl.core.told`.
 
     Returns:
         The federation, to be run by an engine.
@@ -137,11 +142,14 @@ def federate(
     check_positive(local_steps=local_steps)
     check_one_of(payload, ("delta", "gradient"), "payload")
     check_composition(learner, aggregator, stages, payload)
+    questions = tuple(dict.fromkeys((*aggregator.asks, *tells)))
+    check_told(questions)
     optimizer = optax.sgd(1.0) if server_opt is None else server_opt
     pipe = pipeline(stages)
     assert pipe.guide is not None
     assert pipe.decode is not None
     guide, undo, counts = pipe.guide, pipe.decode, learner.statistics
+    beside = counts is not None or bool(questions)
 
     def init_server(key: Key) -> ServerState:
         params = learner.params(learner.init(key, learner.environment.params))
@@ -173,32 +181,37 @@ def federate(
             state, metrics = learner.learn(key, agent.learner, trajectory, task.hint)
         return agent._replace(learner=state), metrics
 
-    def report(task: Task, agent: AgentState) -> tuple[Update, AgentState]:
+    def report(task: Task, agent: AgentState, metrics: Metrics) -> tuple[Update, AgentState]:
         change = jax.tree.map(jnp.subtract, learner.params(agent.learner), task.broadcast.params)
-        return encode(task, agent, change)
+        return encode(task, agent, change, metrics)
 
-    def encode(task: Task, agent: AgentState, value: PyTree) -> tuple[Update, AgentState]:
-        context = Context(agent.agent, task.broadcast.version, task.cohort, agent.steps)
+    def encode(task: Task, agent: AgentState, value: PyTree, metrics: Metrics) -> tuple[Update, AgentState]:
+        context = Context(agent.agent, task.broadcast.version, task.cohort, agent.steps, metrics)
         weight = (agent.steps * learner.samples).astype(jnp.float32)
         update = Update(value, weight, task.broadcast.version)
         key = jax.random.fold_in(task.key, ENCODE)
         update, local = pipe.encode(key, context, task.broadcast.shared, agent.local, update)
-        if counts is not None:
-            update = update._replace(value=(update.value, counts.gathered(agent.learner)))
+        if beside:
+            gathered = None if counts is None else counts.gathered(agent.learner)
+            told = statement(questions, context, value) if questions else None
+            update = update._replace(value=Enclosed(update.value, gathered, told))
         return update, agent._replace(local=local)
+
+    def told(update: Update) -> dict[str, jax.Array]:
+        return update.value.told if questions else {}
 
     def train(key: Key, sent: Broadcast, agent: AgentState, cohort: jax.Array) -> tuple[Update, AgentState, Metrics]:
         task, agent = begin(key, sent, agent, cohort)
         if local_steps == 1:
             agent, metrics = work(task, agent, jnp.int32(0))
-            update, agent = report(task, agent)
+            update, agent = report(task, agent, metrics)
             return update, agent, jax.tree.map(lambda x: x[None], metrics)
 
         def step(carry: AgentState, i: jax.Array) -> tuple[AgentState, Metrics]:
             return _unless_done(carry, i, *work(task, carry, i))
 
         agent, metrics = jax.lax.scan(step, agent, jnp.arange(local_steps))
-        update, agent = report(task, agent)
+        update, agent = report(task, agent, _summed(metrics))
         return update, agent, metrics
 
     def differentiate(
@@ -217,28 +230,36 @@ def federate(
 
         (agent, summed), metrics = jax.lax.scan(step, (agent, zeros_like(sent.params)), jnp.arange(local_steps))
         value = jax.tree.map(lambda s: s / jnp.maximum(agent.steps, 1), summed)
-        update, agent = encode(task, agent, value)
+        update, agent = encode(task, agent, value, _summed(metrics))
         return update, agent, metrics
 
     def decode(sent: Broadcast, update: Update) -> Update:
-        if counts is None:
+        if not beside:
             update = undo(sent.shared, update)
             return update._replace(weight=aggregator.weigh(update))
-        value, gathered = update.value
-        update = undo(sent.shared, update._replace(value=value))
+        enclosed: Enclosed = update.value
+        update = undo(sent.shared, update._replace(value=enclosed.learned))
         weight = aggregator.weigh(update)
-        return Update((update.value, jax.tree.map(lambda x: x / weight, gathered)), weight, update.version)
+        gathered = jax.tree.map(lambda x: x / weight, enclosed.gathered)
+        return Update(
+            Enclosed(update.value, gathered, enclosed.told if aggregator.asks else None), weight, update.version
+        )
 
     def aggregate(server: ServerState, updates: Update) -> tuple[Update, PyTree]:
-        return aggregator.update(updates, server.aggregator)
+        if not beside or aggregator.sees == "sum":
+            return aggregator.update(updates, server.aggregator)
+        enclosed: Enclosed = updates.value
+        asked = enclosed._replace(gathered=None) if aggregator.asks else enclosed.learned
+        merged, memory = aggregator.update(updates._replace(value=asked), server.aggregator)
+        gathered = jax.tree.map(lambda x: _weighted_sum(updates.weight, x) / merged.weight, enclosed.gathered)
+        return merged._replace(value=Enclosed(merged.value, gathered)), memory
 
     def commit(key: Key, server: ServerState, merged: Update, memory: PyTree) -> ServerState:
         if counts is not None:
-            value, gathered = merged.value
-            server = server._replace(
-                params=counts.absorb(server.params, jax.tree.map(lambda x: x * merged.weight, gathered))
-            )
-            merged = merged._replace(value=value)
+            sums = jax.tree.map(lambda x: x * merged.weight, merged.value.gathered)
+            server = server._replace(params=counts.absorb(server.params, sums))
+        if beside:
+            merged = merged._replace(value=merged.value.learned)
         merged, shared = pipe.finish(jax.random.fold_in(key, server.version), server.shared, merged)
         gradient = jax.tree.map(jnp.negative, merged.value)
         step, state = optimizer.update(gradient, server.optimizer, server.params)
@@ -258,6 +279,7 @@ def federate(
         begin=begin,
         work=work,
         report=report,
+        told=told,
         decode=decode,
         aggregate=aggregate,
         commit=commit,
@@ -265,6 +287,16 @@ def federate(
         aggregator=aggregator,
         local_steps=local_steps,
     )
+
+
+def _summed(metrics: Metrics) -> Metrics:
+    """Over local steps."""
+    return jax.tree.map(lambda x: x.sum(0), metrics)
+
+
+def _weighted_sum(weights: Any, values: Any) -> Any:
+    """Over agents, in NumPy or JAX as the arrays are: what agents count adds up, whatever the rule does."""
+    return (weights.reshape(-1, *[1] * (values.ndim - 1)) * values).sum(0)
 
 
 def _unless_done(

@@ -41,6 +41,7 @@ class Stage:
         decode: `(shared, update) -> update`, on the server, per update, in reverse order. Optional.
         finish: `(key, shared, update) -> (update, shared)`, on the server, once, on the aggregate, in reverse order.
         hides: Single updates are unreadable beyond this stage; only their sum makes sense.
+        weighs: The stage changes the weight of an update.
         expands: The stage may enlarge an update's norm.
         unbiased: What the server reads is right on average, over the key: E D(C(x)) = x.
         contraction: `entries -> delta` such that E ||x - D(C(x))||^2 <= (1 - delta) ||x||^2 for every array of so many
@@ -59,6 +60,7 @@ class Stage:
     unbiased: bool = False
     contraction: Callable[[int], float] | None = None
     error_bound: float | None = None
+    weighs: bool = False
     event: Any = None
     call: Call | None = None
 
@@ -93,7 +95,8 @@ def pipeline(stages: Sequence[Stage]) -> Stage:
             update, after[i] = stage.finish(jax.random.fold_in(key, i), shared[i], update)
         return update, tuple(after)
 
-    return Stage(encode, init, guide, decode, finish, any(stage.hides for stage in stages))
+    hides, weighs = any(stage.hides for stage in stages), any(stage.weighs for stage in stages)
+    return Stage(encode, init, guide, decode, finish, hides, weighs=weighs)
 
 
 def zeros_like(params: Params) -> PyTree:

@@ -54,12 +54,15 @@ class Context(NamedTuple):
         version: Scalar int32; the version of the broadcast it answers.
         cohort: Scalar int32; how many agents were asked.
         steps: Scalar int32; the local steps behind the update.
+        metrics: What the agent measured in the round, each a scalar summed over local steps. It stays on the agent
+            unless a stage or a declared question (`fedrl.core.told`) makes some of it part of the update.
     """
 
     agent: jax.Array
     version: jax.Array
     cohort: jax.Array
     steps: jax.Array
+    metrics: Metrics = {}
 
 
 class Hint(NamedTuple):

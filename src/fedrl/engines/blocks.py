@@ -23,7 +23,7 @@ import numpy as np
 
 from fedrl.core.federation import AgentState, Federation
 from fedrl.core.types import Broadcast, Key, Params, PyTree, Update
-from fedrl.engines.merging import measured, merging, messages, outcome, weighing
+from fedrl.engines.merging import measured, merging, messages, outcome, told_in, weighing
 from fedrl.engines.sharing import Shapes, shapes, shared
 from fedrl.engines.simulation import (
     Population,
@@ -97,7 +97,8 @@ def simulate(
         server, weight, refused = merge(population, work.outcomes, talk)
         count = len(work.agents) if talk else 0
         up = int(sizes(count, work.metrics).sum())
-        seen = Round(work.metrics, weight, refused, up, count * wire.down_bytes)
+        told = told_in(work.metrics) if talk else {}
+        seen = Round(work.metrics, weight, refused, up, count * wire.down_bytes, told=told)
         return Population(server, work.blocks, population.key), seen
 
     def params_of(population: Population) -> Params:
@@ -201,7 +202,7 @@ def _block_program(
         spoken = jax.tree.map(lambda new, old: jnp.where(talk, new, old), after.local, agent.local)
         after = after._replace(local=spoken)  # an agent that sent nothing must not believe it did
         kept = jax.tree.map(lambda new, old: jnp.where(here, new, old), after, agent)
-        metrics = jax.tree.map(lambda x: x.sum(0), metrics) | measured(update)
+        metrics = jax.tree.map(lambda x: x.sum(0), metrics) | measured(federation, update)
         return kept, federation.decode(sent, update), metrics
 
     def block(
@@ -223,6 +224,6 @@ def _metric_names(federation: Federation, setting: Shapes) -> list[str]:
         sent = federation.broadcast(federation.init_server(key))
         agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
         update, _, metrics = federation.agent(key, sent, agent, jnp.int32(1))
-        return metrics | measured(update)
+        return metrics | measured(federation, update)
 
     return sorted(jax.eval_shape(trained, jax.random.key(0), setting.tree))

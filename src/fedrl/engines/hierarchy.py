@@ -26,7 +26,7 @@ from fedrl.core.keys import Purpose, run_key
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.blocks import training
 from fedrl.engines.ladder import Holder, climbing
-from fedrl.engines.merging import merging, messages, weighing
+from fedrl.engines.merging import merging, messages, told_in, weighing
 from fedrl.engines.simulation import (
     LARGEST_BLOCK,
     QUICK,
@@ -142,7 +142,7 @@ def hierarchy(
         sent[present] = sizes(len(work.agents), work.metrics)
         levels, latency_s = costs(present & talk, sent, holding[due - 1] if due else 0)
         up, down = (sum(level[i] for level in levels) for i in (0, 1))
-        seen = Round(work.metrics, weight, refused, up, down, levels, latency_s)
+        seen = Round(work.metrics, weight, refused, up, down, levels, latency_s, told_in(work.metrics) if talk else {})
         return Population(server, work.blocks, population.key, between), seen
 
     def adopt(population: Population) -> Population:
@@ -182,7 +182,12 @@ def _fitting(edge: np.ndarray) -> int:
 
 
 def _check(federation: Federation, holding: int) -> None:
-    learner = federation.learner
+    learner, aggregator = federation.learner, federation.aggregator
+    if aggregator.asks and holding > 1:
+        raise UnsoundError(
+            f"{aggregator!r} asks agents for {list(aggregator.asks)}, and here servers merge below servers, which have "
+            "nothing to tell. Let every level merge in every round (no periods), or use mean()."
+        )
     if learner.statistics is not None and holding > 1:
         raise UnsoundError(
             f"{learner!r} counts statistics about moments that stand still between two merges of all agents, and here "

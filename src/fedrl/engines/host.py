@@ -25,7 +25,7 @@ from fedrl.core.learner import Trajectory
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.host_programs import compiled
 from fedrl.engines.host_rollout import HostRollout, instance_seeds, instance_settings
-from fedrl.engines.merging import merging, messages, weighing
+from fedrl.engines.merging import merging, messages, told_in, weighing
 from fedrl.engines.simulation import (
     Population,
     Round,
@@ -134,7 +134,10 @@ def simulate_host(
                 columns[i] = metrics if i not in columns else jax.tree.map(jnp.add, columns[i], metrics)
         outcomes = []
         for i, here in present if talk else ():  # an agent that sends nothing must not believe it did
-            blocks[i], result, measures = programs.report(*copies[places[i % len(places)]], starts[i], blocks[i], here)
+            episodes, returns = counts[:, seats[i]].astype(np.float32)  # those of empty seats are nobody's
+            known: dict[str, Any] = {**columns[i], "episodes": episodes, "episode_return": returns}
+            given_here = copies[places[i % len(places)]]
+            blocks[i], result, measures = programs.report(*given_here, starts[i], blocks[i], here, known)
             outcomes.append((result, here))
             columns[i] |= measures
         server, weight, refused = merge(population, outcomes, talk)
@@ -144,7 +147,8 @@ def simulate_host(
         standing[0] = (*at[:-1], at[-1] + 1)
         count = asked if talk else 0
         up = int(sizes(count, metrics).sum())
-        seen = Round(metrics, weight, refused, up, count * wire.down_bytes)
+        told = told_in(metrics) if talk else {}
+        seen = Round(metrics, weight, refused, up, count * wire.down_bytes, told=told)
         return Population(server, tuple(blocks), population.key), seen
 
     def params_of(population: Population) -> Params:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from fedrl.core.federation import GATHER, AgentState, Federation
 from fedrl.core.keys import agent_key
 from fedrl.core.learner import Trajectory, policy_of
-from fedrl.core.types import Broadcast, Key, Metrics, Params, PyTree, Update
+from fedrl.core.types import Broadcast, Key, Metrics, Params, PyTree
 from fedrl.engines.host_rollout import by_agent, by_row
 from fedrl.engines.merging import measured, outcome
 from fedrl.engines.sharing import shared
@@ -31,7 +31,7 @@ class Programs(NamedTuple):
         act: `(keys, time, params, observation) -> action`, row by row.
         begin: Agents of a block adopt the broadcast; also returns the parameters they start from.
         work: One local step on what was gathered.
-        report: What the agents made of it; also returns the sizes of their updates, where these differ.
+        report: What the agents made of it; also returns what is `measured` of their updates.
     """
 
     params: Callable[[PyTree], Params]
@@ -97,16 +97,22 @@ def compiled(federation: Federation) -> Programs:
         return jax.vmap(one)(starts, agents, going, own)
 
     def report(
-        key: Key, sent: Broadcast, cohort: jax.Array, starts: Params, agents: AgentState, here: jax.Array
+        key: Key,
+        sent: Broadcast,
+        cohort: jax.Array,
+        starts: Params,
+        agents: AgentState,
+        here: jax.Array,
+        known: Metrics,
     ) -> tuple[AgentState, Any, Metrics]:
-        def one(start: Params, agent: AgentState, here: jax.Array) -> tuple[AgentState, Update, Metrics]:
+        def one(start: Params, agent: AgentState, here: jax.Array, known: Metrics) -> tuple[AgentState, Any, Metrics]:
             own = sent._replace(params=start)
             task, _ = federation.begin(key, own, agent, cohort)
-            update, after = federation.report(task, agent)
-            return _where(here, after, agent), federation.decode(own, update), measured(update)
+            update, after = federation.report(task, agent, known)
+            return _where(here, after, agent), federation.decode(own, update), measured(federation, update)
 
-        agents, updates, sizes = jax.vmap(one)(starts, agents, here)
-        return agents, outcome(federation, updates, here), sizes
+        agents, updates, measures = jax.vmap(one)(starts, agents, here, known)
+        return agents, outcome(federation, updates, here), measures
 
     return Programs(
         jax.jit(jax.vmap(lambda state: policy_of(learner, state))),

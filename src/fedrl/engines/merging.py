@@ -1,13 +1,13 @@
 """How updates of many agents meet, whatever stepped the agents.
 
 compiled, per block: updates --outcome--> exact partial sums, or the updates themselves
-                     updates --measured--> their sizes, where these depend on what is in them
+                     updates --measured--> their sizes, where these depend on what is in them, and what agents tell
 on the host:         outcomes --merge--> commit --> next server state
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,12 +17,15 @@ import numpy as np
 from fedrl.core import exact
 from fedrl.core.codec import codec, size_bytes, varies
 from fedrl.core.federation import Federation, ServerState
+from fedrl.core.told import Enclosed, nothing_measured
 from fedrl.core.types import Broadcast, Key, Metrics, PyTree, Update
 from fedrl.engines.sharing import Shapes, shapes, shared
 from fedrl.engines.simulation import Population
 
 SIZE = "bytes_up"
 """The metric that tells the size of an agent's encoded update."""
+TOLD = "told/"
+"""What the metrics begin with that hold what an agent tells in its update."""
 
 
 class Messages(NamedTuple):
@@ -53,7 +56,7 @@ def _exchanged(federation: Federation, setting: Shapes) -> Messages:
     def exchange(key: Key, setting: PyTree) -> Messages:
         sent = federation.broadcast(federation.init_server(key))
         agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
-        update, _ = federation.report(*federation.begin(key, sent, agent, jnp.int32(1)))
+        update, _ = federation.report(*federation.begin(key, sent, agent, jnp.int32(1)), nothing_measured())
         return Messages(sent, update, federation.decode(sent, update))
 
     return jax.eval_shape(exchange, jax.random.key(0), setting.tree)
@@ -69,12 +72,18 @@ def weighing(wire: Messages) -> Callable[[int, dict[str, np.ndarray]], np.ndarra
     return sizes
 
 
-def measured(update: Update) -> Metrics:
-    """What an encoded update adds to the metrics of its agent: its size in bytes, if that depends on the update.
+def measured(federation: Federation, update: Update) -> Metrics:
+    """What an encoded update adds to the metrics of its agent: what it tells, and its size if that depends on it.
 
-    A metric is a float32, so this is exact up to 16 MiB.
+    A size is a number of bytes. A metric is a float32, so this is exact up to 16 MiB.
     """
-    return {SIZE: jnp.asarray(size_bytes(update), jnp.float32)} if varies(update) else {}
+    size = {SIZE: jnp.asarray(size_bytes(update), jnp.float32)} if varies(update) else {}
+    return size | {TOLD + name: jnp.asarray(x, jnp.float32) for name, x in federation.told(update).items()}
+
+
+def told_in(metrics: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What agents tell in their updates, of what `measured` found in them."""
+    return {name.removeprefix(TOLD): x for name, x in metrics.items() if name.startswith(TOLD)}
 
 
 def outcome(federation: Federation, updates: Update, here: jax.Array) -> Any:
@@ -86,8 +95,8 @@ def outcome(federation: Federation, updates: Update, here: jax.Array) -> Any:
 
 
 def weight_unit(federation: Federation) -> float:
-    """Weights are summed in units of about one agent's samples, a power of two so that nothing is rounded."""
-    return exact.nearest_power_of_two(federation.learner.samples * federation.local_steps)
+    """Weights are summed in units of about one agent's usual weight, a power of two so that nothing is rounded."""
+    return exact.nearest_power_of_two(federation.aggregator.unit(federation.learner.samples * federation.local_steps))
 
 
 def merging(federation: Federation, like: PyTree) -> Callable[..., tuple[ServerState, float, int]]:
@@ -133,10 +142,15 @@ def passed_over(server: ServerState) -> ServerState:
 
 
 def _stacked(outcomes: list[Any]) -> tuple[Update, int]:
-    """Every update of the round as NumPy arrays with a leading axis; those that are not finite are left out."""
+    """Every update of the round as NumPy arrays with a leading axis; those that are not finite are left out.
+
+    What an agent can't tell is NaN, which is no fault.
+    """
     columns = [jax.tree.map(lambda x, here=here: np.asarray(x)[here], updates) for updates, here in outcomes]
     updates = jax.tree.map(lambda *leaves: np.concatenate(leaves), *columns)
-    flat = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(updates.value)]
+    value = updates.value
+    judged = value._replace(told=None) if isinstance(value, Enclosed) else value
+    flat = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(judged)]
     finite = np.all([np.isfinite(leaf).all(axis=1) for leaf in flat], axis=0)
     return jax.tree.map(lambda x: x[finite], updates), int((~finite).sum())
 

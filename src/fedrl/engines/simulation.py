@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import NamedTuple
 
 import jax
@@ -53,6 +53,7 @@ class Round(NamedTuple):
         bytes_down: Size of all broadcasts.
         levels: Of a hierarchy, the bytes up and down between each level and the one above, from the agents on.
         latency_s: How long the messages of the round take, if the links are known.
+        told: What agents say about themselves in their updates, each `[cohort]`, see `fedrl.core.told`.
     """
 
     metrics: dict[str, np.ndarray]
@@ -62,6 +63,7 @@ class Round(NamedTuple):
     bytes_down: int
     levels: tuple[tuple[int, int], ...] = ()
     latency_s: float = 0.0
+    told: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from fedrl.stages.sign import sign
 from fedrl.stages.threshold import threshold
 from fedrl.stages.top_k import top_k
 from fedrl.stages.uniform_quantize import uniform_quantize
+from fedrl.stages.weights import weigh_by_capacity, weigh_by_improvement, weigh_by_signal
 
 __all__ = [
     "clip",
@@ -26,4 +27,7 @@ __all__ = [
     "threshold",
     "top_k",
     "uniform_quantize",
+    "weigh_by_capacity",
+    "weigh_by_improvement",
+    "weigh_by_signal",
 ]

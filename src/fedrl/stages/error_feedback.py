@@ -76,4 +76,5 @@ def error_feedback(*stages: Stage) -> Stage:
         decode=read if any(stage.decode is not None for stage in stages) else None,
         finish=inner.finish,
         expands=True,
+        weighs=inner.weighs,
     )

@@ -1,0 +1,46 @@
+"""Diversity: agents whose environment teaches something else than the others' count more."""
+
+from __future__ import annotations
+
+import jax
+
+from fedrl.aggregators.namespace import namespace
+from fedrl.core.aggregator import Aggregator
+from fedrl.core.checks import check_above_zero
+from fedrl.core.component import component
+from fedrl.core.types import PyTree, Update
+
+
+@component(
+    "aggregator", reference="after the gradient diversity of Yin et al. (2018), https://arxiv.org/abs/1706.05699"
+)
+def by_diversity(floor: float = 0.1) -> Aggregator:
+    """Weigh agents by how far the directions of their updates are from those of the others.
+
+        d_k = mean over j != k of (1 - cos(Delta_j, Delta_k)),      w_k = n_k max(d_k, floor)
+
+    Ten agents in copies of one environment then don't outvote a single one elsewhere. It needs nothing but the
+    updates. Where they are mostly noise, all directions differ alike, and this is the mean weighted by samples.
+
+    Args:
+        floor: What an agent counts at least, in units of the diversity, which lies between 0 and 2.
+
+    Raises:
+        ConfigError: The floor is not above zero.
+    """
+    check_above_zero(floor=floor)
+
+    def update(updates: Update, state: PyTree) -> tuple[Update, PyTree]:
+        xp = namespace(updates)
+        flat = xp.concatenate([x.reshape(x.shape[0], -1) for x in jax.tree.leaves(updates.value)], axis=1)
+        flat = flat / xp.maximum(xp.abs(flat).max(1, keepdims=True), 1e-30)  # so that no square overflows
+        unit = flat / xp.maximum(xp.sqrt((flat * flat).sum(1, keepdims=True)), 1e-30)
+        agents = len(unit)
+        alike = unit @ unit.T * (1.0 - xp.eye(agents, dtype=unit.dtype))
+        diversity = 1.0 - alike.sum(1) / max(agents - 1, 1)
+        weight = updates.weight * xp.maximum(diversity, floor)
+        share = weight / xp.maximum(weight.sum(), 1e-30)
+        value = jax.tree.map(lambda x: xp.tensordot(share, x, 1), updates.value)
+        return Update(value, updates.weight.sum(), updates.version.max()), state
+
+    return Aggregator(update=update, sees="each")

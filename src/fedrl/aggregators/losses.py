@@ -1,0 +1,29 @@
+"""What rules that care for the worst take for an agent's loss. The server can't measure it, so it is told.
+
+    best = None      the mean loss over the local steps, as the learner counts it
+    best = 500.0     max(best - return, 0): how far an agent's mean return in the round is from the best there is
+
+The loss of a policy gradient says nothing of how well an agent does; in reinforcement learning, name the best return.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fedrl.core.types import PyTree
+
+
+def question(best: float | None) -> str:
+    """What to ask each agent."""
+    return "loss" if best is None else "return"
+
+
+def losses(told: PyTree, best: float | None, xp: Any) -> Any:
+    """F_k, not below zero, `[agents]`. Who can't tell, as no episode ended, counts as the mean of the others."""
+    stated = told[question(best)]
+    loss = xp.maximum(stated if best is None else best - stated, 0.0)
+    known = xp.isfinite(loss)
+    mean = xp.where(known, loss, 0.0).sum() / xp.maximum(known.sum(), 1)
+    return xp.where(known, loss, mean).astype(np.float32)

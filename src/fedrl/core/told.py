@@ -1,0 +1,95 @@
+"""What agents say about themselves, beside what they learned: single numbers, a declared part of the `Update`.
+
+    federate(..., tells=["return"])       told = {"return": R_k}, four bytes each, in the open
+
+Nothing is told unless somebody asks by name: an aggregator (`asks`), or whoever selects agents (`federate(tells=...)`).
+What is told passes beside the pipeline: stages don't clip it, add noise to it or mask it.
+
+    "agent"     its number, for rules that remember each agent
+    "norm"      the L2 norm of its update, before any stage
+    "return"    the mean return of the episodes that ended in the round; NaN if none did
+    "loss"      the mean loss over its local steps
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedrl.core.checks import check_one_of
+from fedrl.core.errors import UnsoundError
+from fedrl.core.types import Context, Metrics, PyTree
+
+TOLD = ("agent", "norm", "return", "loss")
+NEEDS = {"agent": (), "norm": (), "return": ("episodes", "episode_return"), "loss": ("loss",)}
+
+
+class Enclosed(NamedTuple):
+    """The value of an update with what travels beside it; what is not there is None and costs no bytes.
+
+    Attributes:
+        learned: What the pipeline made of the change of parameters.
+        gathered: What the agent counted, see `fedrl.core.learner.Statistics`.
+        told: What it says about itself, by name.
+    """
+
+    learned: PyTree
+    gathered: Any = None
+    told: dict[str, jax.Array] | None = None
+
+
+def check_told(names: Sequence[str]) -> None:
+    """Refuse to ask for what agents can't tell.
+
+    Raises:
+        ConfigError: It names the word and the nearest one that is known.
+    """
+    for name in names:
+        check_one_of(name, TOLD, "tells")
+
+
+def statement(names: Sequence[str], context: Context, value: PyTree) -> dict[str, jax.Array]:
+    """What an agent tells, each a scalar.
+
+    Args:
+        names: What it was asked.
+        context: Who it is, and what it measured.
+        value: Its update before any stage.
+
+    Raises:
+        UnsoundError: The learner does not measure it.
+    """
+    told: dict[str, jax.Array] = {}
+    for name in names:
+        for needed in NEEDS[name]:
+            if needed not in context.metrics:
+                raise UnsoundError(
+                    f"An agent is asked for {name!r} and its learner measures {sorted(context.metrics)}, without "
+                    f"{needed!r}. Use a learner that measures it, or leave out what asks for it."
+                )
+        told[name] = _answer(name, context, value)
+    return told
+
+
+def mean_return(context: Context) -> jax.Array:
+    """The mean return of the episodes that ended in the round; NaN if none did."""
+    return statement(["return"], context, ())["return"]
+
+
+def nothing_measured() -> Metrics:
+    """Zeros for all that can be told: the shape of what is measured."""
+    return {needed: jnp.float32(0.0) for names in NEEDS.values() for needed in names}
+
+
+def _answer(name: str, context: Context, value: PyTree) -> jax.Array:
+    measured = context.metrics
+    if name == "agent":
+        return jnp.asarray(context.agent, jnp.int32)
+    if name == "norm":
+        return jnp.sqrt(sum((jnp.square(leaf).sum() for leaf in jax.tree.leaves(value)), jnp.float32(0.0)))
+    if name == "loss":
+        return jnp.float32(measured["loss"] / jnp.maximum(context.steps, 1))
+    return jnp.float32(measured["episode_return"] / measured["episodes"])  # of no episode: 0 / 0, which is NaN

@@ -1,0 +1,184 @@
+"""Rules that weigh agents by what they are worth or how badly they fare, against weights worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.optimize import minimize
+
+from fedrl.aggregators import agnostic, by_diversity, mean, q_fair
+from fedrl.aggregators.agnostic import Mixture, on_simplex
+from fedrl.core.errors import ConfigError, UnsoundError
+from fedrl.core.federation import federate
+from fedrl.core.told import Enclosed
+from fedrl.core.types import Update
+from fedrl.engines.blocks import simulate
+from fedrl.learners import sgd
+from quadratic import FLEET, flat, quadratic, simulated_rounds
+
+X = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]], np.float32)
+SAMPLES = np.array([1.0, 2.0, 5.0], np.float32)
+
+
+def updates(value=X, **told) -> Update:
+    told = {name: np.asarray(x, np.int32 if name == "agent" else np.float32) for name, x in told.items()}
+    enclosed = Enclosed(value, told=told) if told else value
+    return Update(enclosed, SAMPLES[: len(value)], np.zeros(len(value), np.int32))
+
+
+def merged(rule, given: Update, state=()):
+    return rule.update(given, state)[0].value
+
+
+class TestQFair:
+    def test_follows_the_formula_of_the_paper(self):
+        loss, q, lipschitz = np.array([2.0, 1.0, 3.0]), 2.0, 0.5
+        power = loss**q  # 4, 1, 9
+        bound = q * loss ** (q - 1) * lipschitz * (X**2).sum(1) + power  # 2*2*.5*1+4, 2*1*.5*4+1, 2*3*.5*18+9
+        np.testing.assert_allclose(bound, [6.0, 5.0, 63.0])
+        expected = np.array([4.0 * 1 + 9 * 3, 1 * 2.0 + 9 * 3]) / 74.0
+        np.testing.assert_allclose(merged(q_fair(q, lipschitz), updates(loss=loss)), expected, rtol=1e-6)
+
+    def test_is_a_plain_mean_for_no_fairness(self):
+        np.testing.assert_allclose(merged(q_fair(0.0), updates(loss=[5.0, 0.0, 1.0])), X.mean(0), rtol=1e-6)
+
+    def test_takes_the_distance_from_the_best_return_for_a_loss_and_a_silent_agent_for_the_mean(self):
+        by_return = merged(q_fair(1.0, best=10.0), updates(**{"return": [8.0, 12.0, np.nan]}))
+        by_loss = merged(q_fair(1.0), updates(loss=[2.0, 0.0, 1.0]))
+        np.testing.assert_allclose(by_return, by_loss, rtol=1e-6)
+
+    def test_leans_to_the_agents_that_fare_badly_as_q_grows(self):
+        shares = []
+        for q in (0.0, 1.0, 4.0):
+            value = merged(q_fair(q), updates(np.eye(3, dtype=np.float32), loss=[1.0, 2.0, 4.0]))
+            shares.append(value[2] / value.sum())
+        np.testing.assert_allclose(shares, [1 / 3, 4 / 7, 256 / 273], rtol=1e-5)
+
+    def test_one_agent_alone_takes_a_step_damped_by_the_curvature(self):
+        value = merged(q_fair(1.0, lipschitz=2.0), updates(X[2:], loss=[3.0]))
+        np.testing.assert_allclose(value, X[2] * 3.0 / (2.0 * 18.0 + 3.0), rtol=1e-6)
+
+
+class TestAgnostic:
+    def test_weighs_by_the_mixture_and_moves_it_towards_the_losses(self):
+        start = Mixture(np.array([0.5, 0.3, 0.2], np.float32))
+        rule = agnostic(3, step=0.1)
+        update, after = rule.update(updates(agent=[0, 1, 2], loss=[0.0, 1.0, 4.0]), start)
+        np.testing.assert_allclose(update.value, 0.5 * X[0] + 0.3 * X[1] + 0.2 * X[2], rtol=1e-6)
+        # 0.5, 0.4, 0.6 add up to 1.5: a third of the excess of 0.5 comes off each
+        np.testing.assert_allclose(after.weights, np.array([0.5, 0.4, 0.6]) - 0.5 / 3, rtol=1e-6)
+
+    def test_takes_the_absent_for_agents_without_a_loss(self):
+        start = Mixture(np.array([0.25, 0.25, 0.25, 0.25], np.float32))
+        update, after = agnostic(4, step=0.5).update(updates(X[:2], agent=[3, 1], loss=[1.0, 0.0]), start)
+        np.testing.assert_allclose(update.value, 0.5 * X[0] + 0.5 * X[1], rtol=1e-6)
+        np.testing.assert_allclose(after.weights, [0.125, 0.125, 0.125, 0.625], rtol=1e-6)
+
+    def test_whose_weight_is_gone_counts_like_the_others_who_have_none(self):
+        start = Mixture(np.array([1.0, 0.0, 0.0], np.float32))
+        update, _ = agnostic(3).update(updates(X[:2], agent=[1, 2], loss=[1.0, 1.0]), start)
+        np.testing.assert_allclose(update.value, X[:2].mean(0), rtol=1e-6)
+
+    def test_more_agents_than_it_knows_are_refused(self):
+        with pytest.raises(ConfigError, match=r"agents is 2 and agent 2 takes part"):
+            merged(agnostic(2), updates(agent=[0, 1, 2], loss=[1, 1, 1]), agnostic(2).init(None))
+
+    @given(arrays(np.float32, st.integers(1, 9), elements=st.floats(-8, 8, width=32)))
+    def test_the_projection_is_the_nearest_point_of_the_simplex(self, point):
+        found = on_simplex(point)
+        assert found.min() >= 0.0
+        assert found.sum() == pytest.approx(1.0, abs=1e-5)
+        for corner in np.eye(len(point)):  # the angle to every corner is at least a right one
+            assert (point - found) @ (corner - found) <= 1e-4
+        np.testing.assert_allclose(jax.jit(on_simplex)(point), found, atol=1e-5)
+
+    def test_the_projection_is_a_solvers(self):
+        point = np.array([0.9, 0.6, -0.3, 0.2], np.float32)
+        solved = minimize(
+            lambda x: ((x - point) ** 2).sum(),
+            np.full(4, 0.25),
+            bounds=[(0, 1)] * 4,
+            constraints={"type": "eq", "fun": lambda x: x.sum() - 1},
+        )
+        np.testing.assert_allclose(on_simplex(point), solved.x, atol=1e-5)
+
+
+class TestDiversity:
+    def test_an_outlier_counts_for_as_much_as_its_difference(self):
+        x = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]], np.float32)  # cosines 1, 0, 0
+        weight = SAMPLES * np.array([0.5, 0.5, 1.0])  # 1, 2, 5 samples
+        expected = (weight[:, None] * x).sum(0) / weight.sum()
+        np.testing.assert_allclose(merged(by_diversity(), updates(x)), expected, rtol=1e-6)
+
+    def test_copies_count_by_the_floor(self):
+        x = np.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]], np.float32)  # diversities 1, 1, 2
+        expected = (1 * 1.0 + 2 * 1.0 - 5 * 2.0) / 13.0
+        np.testing.assert_allclose(merged(by_diversity(0.1), updates(x))[0], expected, rtol=1e-6)
+        same = np.ones((3, 2), np.float32)
+        np.testing.assert_allclose(merged(by_diversity(0.1), updates(same)), 1.0, rtol=1e-6)
+
+
+class TestWhatIsTold:
+    def test_it_travels_in_the_update_and_is_counted_in_bytes(self):
+        plain, asked = (
+            simulate(federate(quadratic(sgd(0.1)), rule), FLEET, devices=jax.devices()[:1])
+            for rule in (mean(), agnostic(4))
+        )
+        _, silent = plain.round(plain.init(0))
+        _, seen = asked.round(asked.init(0))
+        assert seen.bytes_up == silent.bytes_up + 4 * (4 + 4)
+        np.testing.assert_array_equal(seen.told["agent"], range(4))
+        np.testing.assert_allclose(seen.told["loss"], seen.metrics["loss"], rtol=1e-6)
+        assert not silent.told
+
+    def test_without_being_asked_nothing_is_told(self):
+        federation = federate(quadratic(sgd(0.1)), mean(), tells=["norm"])
+        simulation = simulate(federation, FLEET, devices=jax.devices()[:1])
+        _, seen = simulation.round(simulation.init(0))
+        assert set(seen.told) == {"norm"}
+        slope = 0.1 * np.abs(np.asarray(FLEET.curvature) * FLEET.minimum)
+        np.testing.assert_allclose(seen.told["norm"], np.linalg.norm(slope, axis=1), rtol=1e-5)
+
+    def test_what_a_learner_does_not_measure_is_named(self):
+        with pytest.raises(UnsoundError, match=r"asked for 'return' and its learner measures \['loss'\]"):
+            simulate(federate(quadratic(sgd(0.1)), q_fair(best=1.0)), FLEET, devices=jax.devices()[:1])
+        with pytest.raises(ConfigError, match=r"tells is 'returns'.*Did you mean 'return'"):
+            federate(quadratic(sgd(0.1)), mean(), tells=["returns"])
+
+
+def settled_worst_loss(rule, rounds: int = 400) -> float:
+    """The worst f_k at the parameters a federation of quadratics settles on."""
+    simulation = simulate(federate(quadratic(sgd(0.05)), rule), FLEET, devices=jax.devices()[:1])
+    return worst_loss(flat(simulated_rounds(simulation, rounds).server.params))
+
+
+def worst_loss(x) -> float:
+    return (0.5 * FLEET.curvature * (x - FLEET.minimum) ** 2).sum(1).max()
+
+
+def test_rules_that_care_for_the_worst_bring_the_worst_loss_down():
+    """From the mean's towards the least that any parameters have, by a solver for min t with f_k(x) <= t."""
+    solved = minimize(
+        lambda xt: xt[3],
+        np.append(FLEET.minimum.mean(0), 10.0),
+        constraints={
+            "type": "ineq",
+            "fun": lambda xt: xt[3] - (0.5 * FLEET.curvature * (xt[:3] - FLEET.minimum) ** 2).sum(1),
+        },
+    )
+    least, plain = worst_loss(solved.x[:3]), settled_worst_loss(mean("uniform"))
+    assert least < 0.95 * plain
+    assert settled_worst_loss(agnostic(4, step=0.02)) == pytest.approx(least, rel=1e-3)
+    assert settled_worst_loss(q_fair(4.0)) < 0.5 * plain + 0.5 * least
+
+
+def test_a_rule_gives_the_same_in_numpy_and_compiled():
+    for rule in (q_fair(1.5), agnostic(3), by_diversity()):
+        told = {name: [0, 1, 2] if name == "agent" else [1.0, 0.5, np.nan] for name in rule.asks}
+        given_updates, state = updates(**told), rule.init(None)
+        host, traced = rule.update(given_updates, state), jax.jit(rule.update)(given_updates, state)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), host, traced)
+        assert host[0].value.dtype == jnp.float32
