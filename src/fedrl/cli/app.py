@@ -119,13 +119,13 @@ def sweep(
 
 @app.command("report", no_args_is_help=True)
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="One run folder, or several to compare.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="One run or study folder, or several runs.")],
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="Of one run, DIR/report.html by default; else comparison.html."),
     ] = None,
 ) -> None:
-    """Write one self-contained HTML page about a run, or about several compared."""
+    """Write one self-contained HTML page about a run, a study, or several runs compared."""
     from fedrl.cli.report import report_command
 
     report_command(folders, out)

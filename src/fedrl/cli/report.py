@@ -12,7 +12,13 @@ def report_command(folders: Sequence[Path], out: Path | None) -> None:
     """Write the page and say where it is."""
     from fedrl.experiments import folder
     from fedrl.experiments.report import write_report
+    from fedrl.experiments.study.folder import is_study
 
+    if len(folders) == 1 and is_study(folders[0]):
+        from fedrl.experiments.report.study_page import write_study_report
+
+        typer.echo(write_study_report(folders[0], out))
+        return
     for path in folders:
         folder.opened(path)
     target = out or (folders[0] / folder.REPORT if len(folders) == 1 else Path("comparison.html"))

@@ -35,7 +35,7 @@ def learning_figure(curves: Sequence[Curve], labels: Sequence[str], *, agents: b
             continue
         look = style(curve.method) if agents else place
         traces += [*_band(curve, look, label), _line(curve, curve.steps, look, label)]
-    return {"data": traces, "layout": _layout("environment steps of all agents", RETURN)}
+    return {"data": traces, "layout": layout_of("environment steps of all agents", RETURN)}
 
 
 def traffic_figure(curves: Sequence[Curve], labels: Sequence[str], *, methods: bool) -> Figure:
@@ -52,7 +52,7 @@ def traffic_figure(curves: Sequence[Curve], labels: Sequence[str], *, methods: b
         else:
             level = float(curve.returns.mean[known][-1])
             traces.append(_trace([0.0, furthest], [level, level], look, label))
-    layout = _layout("bytes up and down, all agents, one seed", RETURN)
+    layout = layout_of("bytes up and down, all agents, one seed", RETURN)
     layout["xaxis"] |= {"ticksuffix": "B", "rangemode": "tozero"}
     return {"data": traces, "layout": layout}
 
@@ -65,7 +65,7 @@ def consensus_figure(run: Run) -> Figure:
         rounds.setdefault(int(record["round"]), []).append(pair)
     means = np.array([np.mean(rounds[i], axis=0) for i in sorted(rounds)]).reshape(-1, 2)
     traces = [_trace(sorted(rounds), means[:, i], i, name) for i, name in enumerate(("before", "after they met"))]
-    layout = _layout("rounds", "distance from the mean of all agents")
+    layout = layout_of("rounds", "distance from the mean of all agents")
     layout["yaxis"] |= {"rangemode": "tozero"}
     return {"data": traces, "layout": layout}
 
@@ -160,7 +160,8 @@ def _agent(curve: Curve, agent: int, colour: str) -> Trace:
     }
 
 
-def _layout(x: str, y: str) -> dict[str, Any]:
+def layout_of(x: str, y: str) -> dict[str, Any]:
+    """The look of every chart, with the titles of its axes."""
     axis = {
         "gridcolor": "theme:grid",
         "linecolor": "theme:grid",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from fedrl.core.errors import ConfigError
@@ -12,8 +11,9 @@ from fedrl.experiments.report.curves import Curve, curve
 from fedrl.experiments.report.exchange import consensus_table, heterogeneity_table, hierarchy_table
 from fedrl.experiments.report.figures import Figure, consensus_figure, learning_figure, traffic_figure
 from fedrl.experiments.report.highlight import highlighted
-from fedrl.experiments.report.markup import Markup, element, embedded, linked
+from fedrl.experiments.report.markup import Markup, element, linked
 from fedrl.experiments.report.run import Run, read_run
+from fedrl.experiments.report.shell import card, chart, document, header
 from fedrl.experiments.report.tables import (
     agents_table,
     costs_table,
@@ -23,8 +23,6 @@ from fedrl.experiments.report.tables import (
     table,
     words,
 )
-
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
 def write_report(folders: Sequence[Path], target: Path) -> Path:
@@ -49,22 +47,7 @@ def write_report(folders: Sequence[Path], target: Path) -> Path:
 
 
 def _page(runs: Sequence[Run]) -> str:
-    from plotly.offline import get_plotlyjs
-
-    title, sections, charts = _one(runs[0]) if len(runs) == 1 else _several(runs)
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("title", f"{title} · fedrl"),
-        element("style", Markup(_asset("page.css"))),
-    )
-    scripts = [embedded(charts, "charts")]
-    scripts += [element("script", Markup(code)) for code in (get_plotlyjs(), _asset("page.js"))]
-    page = element("html", head, element("body", element("main", sections), scripts), lang="en")
-    return f"<!doctype html>\n{page}\n"
+    return document(*(_one(runs[0]) if len(runs) == 1 else _several(runs)))
 
 
 def _one(run: Run) -> tuple[str, list[object], dict[str, Figure]]:
@@ -89,23 +72,23 @@ def _one(run: Run) -> tuple[str, list[object], dict[str, Figure]]:
     )
     best = "; the best of each row is marked" if len(run.methods) > 1 else ""
     sections: list[object] = [
-        _header("Run report", run.name, f"{about} · {', '.join(names)}"),
+        header("Run report", run.name, f"{about} · {', '.join(names)}"),
         _notes([run]),
         _alarms(run),
         _tiles(run),
-        _card("Learning", _chart("learning", "Training return against environment steps"), _caption(curves), switch),
-        _card("Final returns", methods_table(run), "Of the greedy policy, each agent in its own environment."),
-        _card("Agents", agents_table(run), f"Final greedy return of each agent{best}."),
-        _card(
+        card("Learning", chart("learning", "Training return against environment steps"), _caption(curves), switch),
+        card("Final returns", methods_table(run), "Of the greedy policy, each agent in its own environment."),
+        card("Agents", agents_table(run), f"Final greedy return of each agent{best}."),
+        card(
             "Communication",
-            _chart("traffic", "Training return against bytes sent"),
+            chart("traffic", "Training return against bytes sent"),
             f"A method that sends nothing is a level line at its last return.{centralised}",
         ),
         *_exchange(run, charts),
         _heterogeneity(run),
-        _card("Configuration", _configuration([run], [run.name])),
-        _card("Sources", _citations([run])),
-        _card("Made with", _origin([run], [run.name])),
+        card("Configuration", _configuration([run], [run.name])),
+        card("Sources", _citations([run])),
+        card("Made with", _origin([run], [run.name])),
     ]
     return run.name, sections, charts
 
@@ -114,7 +97,7 @@ def _heterogeneity(run: Run) -> Markup | None:
     """How different the agents are."""
     known = heterogeneity_table(run)
     about = "Of updates, over the rounds in which they were compared; of finite environments, from the mean of all."
-    return None if known is None else _card("Heterogeneity", known, about)
+    return None if known is None else card("Heterogeneity", known, about)
 
 
 def _exchange(run: Run, charts: dict[str, Figure]) -> list[Markup]:
@@ -123,12 +106,12 @@ def _exchange(run: Run, charts: dict[str, Figure]) -> list[Markup]:
     agreement, levels = consensus_table(run), hierarchy_table(run)
     if agreement is not None:
         charts["consensus"] = consensus_figure(run)
-        chart = _chart("consensus", "Distance of the agents from their mean against rounds")
+        drawn = chart("consensus", "Distance of the agents from their mean against rounds")
         cards.append(
-            _card("Without a server", [chart, agreement], "Agents train apart and agree with their neighbours.")
+            card("Without a server", [drawn, agreement], "Agents train apart and agree with their neighbours.")
         )
     if levels is not None:
-        cards.append(_card("Tree of servers", levels, "Over the links of each level, all rounds of one seed."))
+        cards.append(card("Tree of servers", levels, "Over the links of each level, all rounds of one seed."))
     return cards
 
 
@@ -143,22 +126,18 @@ def _several(runs: Sequence[Run]) -> tuple[str, list[object], dict[str, Figure]]
         "traffic": traffic_figure(curves, names, methods=False),
     }
     sections: list[object] = [
-        _header("Comparison", f"{len(runs)} runs", ", ".join(labels)),
+        header("Comparison", f"{len(runs)} runs", ", ".join(labels)),
         _notes(runs),
-        _card("Final returns", outcomes_table(runs, labels), "Of the federated agents, each in its own environment."),
-        _card("Learning", _chart("learning", "Training return against environment steps"), _caption(curves)),
-        _card("Communication", _chart("traffic", "Training return against bytes sent")),
-        _card("Costs", costs_table(runs, labels), "Bytes are those of one seed, steps those of all."),
-        _card("Settings that differ", differences_table(runs, labels) or element("p", "None.", class_="note")),
-        _card("Configurations", _configuration(runs, labels)),
-        _card("Sources", _citations(runs)),
-        _card("Made with", _origin(runs, labels)),
+        card("Final returns", outcomes_table(runs, labels), "Of the federated agents, each in its own environment."),
+        card("Learning", chart("learning", "Training return against environment steps"), _caption(curves)),
+        card("Communication", chart("traffic", "Training return against bytes sent")),
+        card("Costs", costs_table(runs, labels), "Bytes are those of one seed, steps those of all."),
+        card("Settings that differ", differences_table(runs, labels) or element("p", "None.", class_="note")),
+        card("Configurations", _configuration(runs, labels)),
+        card("Sources", _citations(runs)),
+        card("Made with", _origin(runs, labels)),
     ]
     return f"{len(runs)} runs", sections, charts
-
-
-def _header(kind: str, title: str, about: str) -> Markup:
-    return element("header", element("p", kind, class_="kind"), element("h1", title), element("p", about))
 
 
 def _notes(runs: Sequence[Run]) -> list[Markup]:
@@ -206,16 +185,6 @@ def _tiles(run: Run) -> Markup:
         for name, value, about in shown
     ]
     return element("dl", terms, class_="tiles")
-
-
-def _card(title: str, body: object, about: str = "", aside: Markup | None = None) -> Markup:
-    head = element("div", element("h2", title), aside, class_="head")
-    return element("section", head, element("p", about, class_="note") if about else None, body, class_="card")
-
-
-def _chart(name: str, about: str) -> Markup:
-    fallback = element("noscript", "The charts need JavaScript; the numbers are in the tables.")
-    return element("div", fallback, id=name, class_="chart", role="img", aria_label=about)
 
 
 def _caption(curves: Sequence[Curve]) -> str:
@@ -275,7 +244,3 @@ def _plural(many: int, what: str) -> str:
 
 def _rounds(curves: Sequence[Curve]) -> str:
     return _plural(max((int(c.rounds[-1]) for c in curves if c.rounds.size), default=0), "round")
-
-
-def _asset(name: str) -> str:
-    return (files("fedrl.experiments.report") / name).read_text("utf-8")

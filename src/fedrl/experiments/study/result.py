@@ -71,6 +71,7 @@ class Result(TypedDict):
         cost_bytes: T K S.
         target: What it took to get to the study's target.
         steps_per_second: Of the environment, all agents.
+        spent_s: The rounds of a seed times the median time of a round.
         compile_s: Time spent compiling.
         wall_s: Time it took.
         programs: How often each program was compiled for it, one for each device.
@@ -90,6 +91,7 @@ class Result(TypedDict):
     cost_bytes: NotRequired[int | None]
     target: NotRequired[Reached]
     steps_per_second: NotRequired[float | None]
+    spent_s: NotRequired[float]
     compile_s: NotRequired[float | None]
     wall_s: NotRequired[float | None]
     programs: NotRequired[dict[str, int]]
@@ -146,6 +148,7 @@ def result_of(
         "model_bytes": model,
         "cost_bytes": None if model is None else rounds * config.federation.agents * model,
         "steps_per_second": summary.get("steps_per_second"),
+        "spent_s": rounds * _round_s([record for rows in seeds for record in rows]),
         "compile_s": summary.get("compile_s"),
         "wall_s": summary.get("wall_s"),
     }
@@ -183,10 +186,13 @@ def _first(rows: Sequence[Mapping[str, Any]], target: float, greedy: bool) -> di
         sent += record["bytes_up"]
         value = _mean(record) if greedy else number(record["return"])
         if value >= target:
-            round_s = float(np.median([each["seconds"] for each in rows]))
-            steps = record["environment_steps"]
-            return dict(zip(COSTS, (record["round"], steps, sent, record["round"] * round_s), strict=True))
+            seconds = record["round"] * _round_s(rows)
+            return dict(zip(COSTS, (record["round"], record["environment_steps"], sent, seconds), strict=True))
     return dict.fromkeys(COSTS, math.inf)
+
+
+def _round_s(rows: Sequence[Mapping[str, Any]]) -> float:
+    return float(np.median([record["seconds"] for record in rows])) if rows else 0.0
 
 
 def _mean(record: Mapping[str, Any]) -> float:

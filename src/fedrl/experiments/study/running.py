@@ -107,8 +107,11 @@ def _conduct(place: StudyFolder, order: Sequence[Setting], sinks: Sequence[Sink]
             place.write(study)
             if stop.is_set():
                 break
+    from fedrl.experiments.report.study_page import write_study_report
+
+    report = str(write_study_report(place.path))
     for sink in sinks:
-        sink(StudyEnd(event="study", study=study, folder=str(place.path), report=None))
+        sink(StudyEnd(event="study", study=study, folder=str(place.path), report=report))
     return study
 
 

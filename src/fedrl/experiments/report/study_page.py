@@ -1,0 +1,235 @@
+"""The page about a study: return against bytes, the way to the target, the cost model beside the measurement."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from urllib.parse import quote
+
+from fedrl.experiments.folder import REPORT
+from fedrl.experiments.quantities import NOTHING, duration, ends, number, short, size
+from fedrl.experiments.report.figures import Figure
+from fedrl.experiments.report.highlight import highlighted
+from fedrl.experiments.report.markup import Markup, element, linked
+from fedrl.experiments.report.shell import card, chart, document, header
+from fedrl.experiments.report.study_figures import (
+    cost_figure,
+    front,
+    heat_figure,
+    pareto_figure,
+    speed_figure,
+    target_figure,
+)
+from fedrl.experiments.report.tables import table
+from fedrl.experiments.study.folder import PLAN, StudyFolder, opened
+from fedrl.experiments.study.grid import in_words, short_names
+from fedrl.experiments.study.progress import rounds_to
+from fedrl.experiments.study.result import Median, Result, Study
+from fedrl.experiments.study.running import study_in
+
+MODEL = (
+    "C = K S is what a round costs if each of K agents sends a model of S bytes, uncompressed; T rounds cost T K S. "
+    "Measured bytes are all that the agents sent in one seed, the mean over seeds: more where a message carries more "
+    "than the model, less where it is compressed, or not all agents send in each round."
+)
+TRAINING_BLOCK = "block"
+
+
+def write_study_report(path: Path, target: Path | None = None) -> Path:
+    """Write one self-contained HTML page about a study.
+
+    Args:
+        path: The study folder, complete or not.
+        target: The page to write; `report.html` in the folder by default, from where it links to the runs' own.
+
+    Returns:
+        The page.
+
+    Raises:
+        RunError: The folder holds no study.
+    """
+    place = opened(path)
+    page = place.report if target is None else target
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(document(*_study(place, study_in(place), place.path.resolve() if target else None)), "utf-8")
+    return page
+
+
+def _study(place: StudyFolder, study: Study, base: Path | None) -> tuple[str, list[object], dict[str, Figure]]:
+    begun = [result for result in study["settings"] if "final_return" in result]
+    keys = ", ".join(f"{key} ({len(values)})" for key, values in study["grid"].items())
+    charts = {"pareto": pareto_figure(study), "cost": cost_figure(study), "speed": speed_figure(study)}
+    sections: list[object] = [
+        header("Study", study["name"], f"{len(study['settings'])} settings · {keys}"),
+        _notes(study),
+        _card_pareto(),
+        *_way_to_target(study, charts),
+    ]
+    heat = heat_figure(study)
+    if heat is not None:
+        charts["heat"] = heat
+        body = chart("heat", "Final return by the values of both keys")
+        sections.append(card("Both keys together", body, "Final greedy return, with its 95 % interval below."))
+    sections += [
+        card("Settings", _settings_table(study, base), "Each number leads to the report of its run."),
+        card("Cost model", [chart("cost", "Measured bytes against the cost model"), _cost_table(begun)], MODEL),
+        card(
+            "Speed",
+            chart("speed", "Environment steps per second"),
+            f"Environment steps of all agents per second of training, compilation left out. {_compiled(study)}",
+        ),
+        card("Plan", _plan(place)),
+        card("Sources", _sources(place)),
+    ]
+    return f"{study['name']}, a study", sections, charts
+
+
+def _card_pareto() -> Markup:
+    about = (
+        "Final greedy return, the interquartile mean over seeds with its 95 % bootstrap interval, against the bytes "
+        "that all agents sent. On the dotted front nothing returns more for as few bytes."
+    )
+    return card("Return against bytes", chart("pareto", "Final return against bytes up"), about)
+
+
+def _way_to_target(study: Study, charts: dict[str, Figure]) -> list[Markup]:
+    """Rounds, bytes and seconds until the target."""
+    if study["target"] is None:
+        return []
+    measures = {r["target"]["measure"] for r in study["settings"] if "target" in r}
+    charts |= {
+        "to-rounds": target_figure(study, "rounds", "rounds"),
+        "to-bytes": target_figure(study, "bytes_up", "bytes up, all agents", "B"),
+        "to-seconds": target_figure(study, "seconds", "seconds of training", "s"),
+    }
+    trio = [chart(name, f"{what} to the target") for name, what in _TRIO.items()]
+    about = (
+        f"Until the {' or '.join(sorted(measures)) or 'greedy'} return, the mean over agents, is first at least "
+        f"{short(study['target'])}: the median over seeds and their range. A cross is a setting in which most "
+        "seeds did not get there, at all that it spent. Seconds are rounds times the median time of a round."
+    )
+    return [card(f"The way to {short(study['target'])}", element("div", trio, class_="trio"), about)]
+
+
+_TRIO = {"to-rounds": "Rounds", "to-bytes": "Bytes", "to-seconds": "Seconds"}
+
+
+def _notes(study: Study) -> list[Markup]:
+    left = [r for r in study["settings"] if r["state"] != "finished"]
+    if not left:
+        return []
+    states = ", ".join(f"{sum(r['state'] == s for r in left)} {s}" for s in ("interrupted", "waiting"))
+    note = f"This study was interrupted, or is still going: of {len(study['settings'])} settings, {states}."
+    return [element("p", note, class_="warning", role="status")]
+
+
+def _settings_table(study: Study, base: Path | None) -> Markup:
+    """Every setting with its outcome; those on the Pareto front are marked, no setting is left out."""
+    names = short_names(list(study["grid"]))
+    best = {r["folder"] for r in front([r for r in study["settings"] if _known(r)])}
+    columns = ["final return", "95 % interval", "seeds", "bytes up", "bytes down", "wall time"]
+    if study["target"] is not None:
+        columns += [f"{what} to {short(study['target'])}" for what in ("rounds", "bytes up", "seconds")]
+    head = [element("th", "setting", scope="col")]
+    head += [element("th", name.replace("_", " "), scope="col", class_="number") for name in names.values()]
+    head += [element("th", name, scope="col", class_="number") for name in columns]
+    rows = []
+    for i, result in enumerate(study["settings"], 1):
+        cells = [element("td", in_words(value), class_="number") for value in result["values"].values()]
+        told = [*_outcome(result), *(_reached(result) if study["target"] is not None else [])]
+        marked = "number best" if result["folder"] in best else "number"
+        cells += [element("td", cell, class_=marked if j == 0 else "number") for j, cell in enumerate(told)]
+        rows.append(element("tr", element("th", _link(result, i, base), scope="row"), cells))
+    note = element("p", "Marked: on the Pareto front of return and bytes.", class_="note")
+    return Markup(table(head, rows) + note)
+
+
+def _link(result: Result, i: int, base: Path | None) -> object:
+    if result["state"] == "waiting":
+        return i
+    folder = quote(result["folder"]) if base is None else (base / result["folder"]).as_uri()
+    return element("a", i, href=f"{folder}/{REPORT}", title=result["label"])
+
+
+def _outcome(result: Result) -> list[str]:
+    if "final_return" not in result:
+        return [result["state"], *[NOTHING] * 5]
+    found = result["final_return"]
+    several = len(result["seed_returns"]) > 1
+    state = "" if result["state"] == "finished" else f" ({result['state']})"
+    return [
+        short(found["mean"]) + state,
+        ends(found["low"], found["high"]) if several else NOTHING,
+        str(len(result["seed_returns"])),
+        size(result["bytes_up"]),
+        size(result["bytes_down"]),
+        duration(result.get("wall_s")),
+    ]
+
+
+def _reached(result: Result) -> list[str]:
+    found = result.get("target")
+    if found is None:
+        return [NOTHING] * 3
+    return [rounds_to(found), _middle(found["bytes_up"], size), _middle(found["seconds"], duration)]
+
+
+def _middle(found: Median, words: object) -> str:
+    return NOTHING if found["median"] is None else str(words(found["median"]))  # type: ignore[operator]
+
+
+def _cost_table(results: list[Result]) -> Markup:
+    """The cost model beside the measurement."""
+    columns = ["K, agents", "S, model", "C = K S", "T, rounds", "T K S", "measured up", "measured / T K S", "down"]
+    head = [element("th", "setting", scope="col")]
+    head += [element("th", name, scope="col", class_="number") for name in columns]
+    rows = []
+    for result in results:
+        model, whole = number(result.get("model_bytes")), number(result.get("cost_bytes"))
+        ratio = result["bytes_up"] / whole if whole else math.nan
+        cells = [
+            f"{result['agents']:,}",
+            size(model),
+            size(result["agents"] * model),
+            f"{result['rounds']:,}",
+            size(whole),
+            size(result["bytes_up"]),
+            short(ratio),
+            size(result["bytes_down"]),
+        ]
+        label = element("th", result["label"].replace("_", " "), scope="row")
+        rows.append(element("tr", label, [element("td", cell, class_="number") for cell in cells]))
+    return table(head, rows)
+
+
+def _compiled(study: Study) -> str:
+    """How many programs all settings took."""
+    counts = [r["programs"] for r in study["settings"] if "programs" in r]
+    if not counts:
+        return ""
+    blocks = sum(programs.get(TRAINING_BLOCK, 0) for programs in counts)
+    seconds = sum(number(r.get("compile_s")) for r in study["settings"] if math.isfinite(number(r.get("compile_s"))))
+    if not blocks:
+        return ""
+    return (
+        f"{len(counts)} settings took {blocks} compilations of a training program, one on each device for each "
+        f"distinct program; their first rounds took {duration(seconds)} in all."
+    )
+
+
+def _known(result: Result) -> bool:
+    return math.isfinite(number(result.get("final_return", {}).get("mean")))
+
+
+def _plan(place: StudyFolder) -> Markup:
+    text = (place.path / PLAN).read_text("utf-8")
+    return element("details", element("summary", PLAN), element("pre", element("code", highlighted(text))))
+
+
+def _sources(place: StudyFolder) -> Markup:
+    lines: dict[str, None] = {}
+    for setting in place.plan.settings:
+        lines |= dict.fromkeys(place.run_folder(setting).summary().get("citations") or ())
+    if not lines:
+        return element("p", "No run has ended yet.", class_="note")
+    return element("ol", [element("li", linked(line)) for line in lines], class_="sources")
