@@ -237,4 +237,4 @@ def _scale(values: Sequence[float]) -> dict[str, Any]:
     """A logarithmic axis for values far apart."""
     known = [value for value in values if math.isfinite(value)]
     wide = bool(known) and min(known) > 0 and max(known) / min(known) >= WIDE
-    return {"type": "log", "dtick": 1 if max(known) / min(known) >= 1000 else "D1"} if wide else {}
+    return {"type": "log", "dtick": 1 if max(known) / min(known) >= 100 else "D2"} if wide else {}
