@@ -13,7 +13,19 @@ from hypothesis.extra.numpy import arrays
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.stage import Stage, keep_update, pipeline
 from fedrl.core.types import Context, Update
-from fedrl.stages import clip, control_variates, error_feedback, quantize, top_k
+from fedrl.stages import (
+    clip,
+    control_variates,
+    error_feedback,
+    flatten,
+    one_way,
+    quantize,
+    random_k,
+    sign,
+    threshold,
+    top_k,
+    uniform_quantize,
+)
 from fedrl.stages.clip import norm_of
 from fedrl.stages.codes import Quantized
 from fedrl.stages.sparse import Sparse
@@ -170,7 +182,17 @@ def test_a_sparse_array_opens_without_a_template():
     assert jax.tree.unflatten(structure, leaves).dense().tolist() == [[0.0, 4.0], [0.0, 0.0]]
 
 
-LOSSY = [(top_k(0.2),), (quantize(4),), (top_k(0.3), quantize(4)), (clip(1.0),)]
+LOSSY = [
+    (top_k(0.2),),
+    (quantize(4),),
+    (sign(),),
+    (uniform_quantize(3),),
+    (threshold(0.5),),
+    (random_k(0.3, unbiased=False),),
+    (top_k(0.3), quantize(4)),
+    (flatten(), top_k(0.2), sign()),
+    (threshold(0.5), quantize(4)),
+]
 
 
 @pytest.mark.parametrize("stages", LOSSY, ids=repr)
@@ -256,6 +278,82 @@ def test_error_feedback_refuses_to_send_later_what_is_hidden_now(inner):
 def test_error_feedback_refuses_a_stage_that_steers():
     with pytest.raises(UnsoundError, match=r"control_variates\(0.1, 4\).*before error_feedback"):
         error_feedback(control_variates(0.1, 4))
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (random_k(0.1), r"random_k\(0.1\), which is right on average.*random_k\(0.01, unbiased=False\)"),
+        (clip(1.0), r"clip\(1.0\), which is no compression.*before error_feedback"),
+        (one_way(["b"]), r"one_way\(\['b'\]\), which is no compression"),
+        (error_feedback(sign()), r"error_feedback\(sign\(\)\), which is no compression"),
+    ],
+    ids=repr,
+)
+def test_error_feedback_refuses_a_stage_whose_error_has_no_bound(stage, message):
+    with pytest.raises(UnsoundError, match=message):
+        error_feedback(stage)
+
+
+@pytest.mark.parametrize(
+    ("stages", "size"),
+    [((quantize(1),), 2), ((quantize(2),), 9), ((quantize(4),), 393), ((top_k(0.5), quantize(4)), 786)],
+    ids=repr,
+)
+def test_error_feedback_refuses_a_quantiser_too_coarse_for_the_arrays_it_is_given(stages, size):
+    feedback = error_feedback(*stages)
+    feedback.init({"small": jnp.zeros(1), "fits": jnp.zeros(size - 2 if len(stages) > 1 else size - 1)})
+    with pytest.raises(UnsoundError, match=r"quantize\(bits=.\), and with \d+ entries in an array.*Use a contraction"):
+        feedback.init({"small": jnp.zeros(1), "large": jnp.zeros(size)})
+
+
+def residual_norms(stages, length: int, rounds: int = 200) -> np.ndarray:
+    """Of a residual that is fed vectors of norm 1, without the checks of error_feedback."""
+    inner = pipeline(stages)
+    shared, local = inner.init(jnp.zeros(length))
+    vectors = np.random.default_rng(0).normal(size=(rounds, length)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def step(residual, given):
+        key, vector = given
+        meant = as_update(vector + residual)
+        left = meant.value - inner.decode(shared, inner.encode(key, CONTEXT, shared, local, meant)[0]).value
+        return left, jnp.sqrt(jnp.square(left).sum())
+
+    _, norms = jax.jit(lambda *given: jax.lax.scan(step, jnp.zeros(length), given))(
+        jax.random.split(KEY, rounds), vectors
+    )
+    return np.asarray(norms)
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [(top_k(0.1),), (sign(),), (random_k(0.2, unbiased=False),), (quantize(4),), (top_k(0.2), sign())],
+    ids=repr,
+)
+def test_the_residual_of_contractions_stays_below_its_bound(stages):
+    """||e|| <= r / (1 - r) for inputs of norm 1, with r = sqrt(1 - delta)."""
+    sizes = [60, 12]  # what the first and the second stage are given
+    delta = np.prod([stage.contraction(size) for stage, size in zip(stages, sizes, strict=False)])
+    rate = np.sqrt(1.0 - delta)
+    assert residual_norms(stages, 60).max() < rate / (1.0 - rate)
+
+
+def test_the_residual_of_a_coarse_quantiser_grows_which_is_why_it_is_refused():
+    for coarse in (quantize(1), random_k(0.1)):
+        assert residual_norms((coarse,), 60, 20)[-1] > 1e4
+
+
+@pytest.mark.parametrize("before", [one_way(["b"]), control_variates(0.1, agents=4)], ids=repr)
+def test_error_feedback_takes_what_an_earlier_stage_hands_on(before):
+    pipe = pipeline([before, error_feedback(sign())])
+    shared, local = pipe.init(PARAMS)
+    for _ in range(3):
+        update, after = pipe.encode(KEY, CONTEXT, shared, local, as_update(VALUE))
+        assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, local)
+        local = after
+    merged, _ = pipe.finish(KEY, shared, pipe.decode(shared, update))
+    assert jax.tree.map(jnp.shape, merged.value) == jax.tree.map(jnp.shape, PARAMS)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,8 @@ class Stage:
 
     Attributes:
         encode: `(key, context, shared, local, update) -> (update, local)`, on the agent, in order.
-        init: `params -> (shared, local)`. Shared state is the server's and is broadcast; local state never moves.
+        init: `value -> (shared, local)`, for values like this one: the parameters, or what earlier stages make of
+            them. Shared state is the server's and is broadcast; local state never moves.
         guide: `(shared, local) -> correction` added to local gradients. Optional.
         decode: `(shared, update) -> update`, on the server, per update, in reverse order. Optional.
         finish: `(key, shared, update) -> (update, shared)`, on the server, once, on the aggregate, in reverse order.
@@ -69,7 +70,11 @@ def pipeline(stages: Sequence[Stage]) -> Stage:
     """Many stages as one; its states are tuples of theirs, in order."""
 
     def init(params: Params) -> tuple[PyTree, PyTree]:
-        pairs = [stage.init(params) for stage in stages]
+        pairs: list[tuple[PyTree, PyTree]] = []
+        value = params
+        for i, stage in enumerate(stages):
+            value = encoded(stages[i - 1], *pairs[-1], value) if pairs else params
+            pairs.append(stage.init(value))
         return tuple(shared for shared, _ in pairs), tuple(local for _, local in pairs)
 
     def guide(shared: PyTree, local: PyTree) -> PyTree:
@@ -97,6 +102,17 @@ def pipeline(stages: Sequence[Stage]) -> Stage:
 
     hides, weighs = any(stage.hides for stage in stages), any(stage.weighs for stage in stages)
     return Stage(encode, init, guide, decode, finish, hides, weighs=weighs)
+
+
+def encoded(stage: Stage, shared: PyTree, local: PyTree, value: PyTree) -> PyTree:
+    """What a stage makes of values like this one: a tree of zeros."""
+    number = jnp.int32(0)
+
+    def encode(key: Key) -> PyTree:
+        update = Update(value, jnp.float32(0.0), number)
+        return stage.encode(key, Context(number, number, number, number), shared, local, update)[0].value
+
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(encode, jax.random.key(0)))
 
 
 def zeros_like(params: Params) -> PyTree:

@@ -7,14 +7,21 @@ value + residual --> stages --> wire
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError, UnsoundError
-from fedrl.core.stage import Stage, pipeline, zeros_like
-from fedrl.core.types import Context, Key, Params, PyTree, Update
-from fedrl.stages.leaves import check_not_encoded
+from fedrl.core.stage import Stage, encoded, pipeline, zeros_like
+from fedrl.core.types import Context, Key, PyTree, Update
+from fedrl.stages.leaves import check_not_encoded, is_real
+
+CURE = (
+    "Use a contraction such as sign(), top_k(0.01) or random_k(0.01, unbiased=False), or leave error_feedback out: "
+    "what is unbiased does without."
+)
 
 
 @component(
@@ -29,15 +36,19 @@ def error_feedback(*stages: Stage) -> Stage:
     what the agent still holds add up to all that the agent meant to send. An agent that sits a round out keeps its
     residual. A residual that is not finite is forgotten, together with the update that the server refuses.
 
-    The residual stays bounded around a contraction, ||x - D(C(x))||^2 <= (1 - a) ||x||^2 with a > 0: `top_k`, or
-    `quantize` with many bits. Around a coarse unbiased quantiser, whose error may exceed its input, it grows.
+    The residual stays bounded if each stage is a contraction for the arrays it is given,
+    E ||x - D(C(x))||^2 <= (1 - delta) ||x||^2 with delta > 0 (`top_k`, `sign`, `random_k(unbiased=False)`, `quantize`
+    with enough bits), or never off by more than a bound (`threshold`, `uniform_quantize`). One that chooses entries and
+    one that codes them make a contraction by the product of their deltas. Around any other stage, such as an unbiased
+    one whose error may exceed its input, the residual would grow; those are refused.
 
     Args:
         *stages: What to work around, in order: `error_feedback(top_k(0.01), quantize(8))`.
 
     Raises:
         ConfigError: There is nothing to work around.
-        UnsoundError: A stage hides or adds noise, which a residual would undo, or steers training.
+        UnsoundError: A stage hides or adds noise, which a residual would undo; steers training; or has an error that no
+            bound is known for. When initialised: a stage is no contraction for an array as large as it is given.
     """
     if not stages:
         raise ConfigError(
@@ -54,13 +65,24 @@ def error_feedback(*stages: Stage) -> Stage:
                 f"error_feedback() works around {stage!r}, which steers training and loses nothing. "
                 f"Put {stage!r} before error_feedback(...)."
             )
+        if stage.unbiased and stage.contraction is None:
+            raise UnsoundError(
+                f"error_feedback() works around {stage!r}, which is right on average but may err by more than all it "
+                f"is given, so the residual would grow without end. {CURE}"
+            )
+        if stage.contraction is None and stage.error_bound is None:
+            raise UnsoundError(
+                f"error_feedback() works around {stage!r}, which is no compression: there is no bound on what the "
+                f"residual would have to make up for. Put {stage!r} before error_feedback(...)."
+            )
     inner = pipeline(stages)
     assert inner.decode is not None
     read = inner.decode
 
-    def init(params: Params) -> tuple[PyTree, PyTree]:
-        shared, local = inner.init(params)
-        return shared, (local, zeros_like(params))
+    def init(value: PyTree) -> tuple[PyTree, PyTree]:
+        shared, local = inner.init(value)
+        _check_sizes(stages, shared, local, value)
+        return shared, (local, zeros_like(value))
 
     def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
         check_not_encoded(update.value, "error_feedback()")
@@ -78,3 +100,16 @@ def error_feedback(*stages: Stage) -> Stage:
         expands=True,
         weighs=inner.weighs,
     )
+
+
+def _check_sizes(stages: Sequence[Stage], shared: PyTree, local: PyTree, value: PyTree) -> None:
+    """Refuse a stage that is no contraction for the arrays that reach it."""
+    for i, stage in enumerate(stages):
+        for size in [leaf.size for leaf in jax.tree.leaves(value) if is_real(leaf)]:
+            if stage.contraction is not None and stage.contraction(size) <= 0.0:
+                raise UnsoundError(
+                    f"error_feedback() works around {stage!r}, and with {size} entries in an array its error may "
+                    f"exceed all it is given, so the residual would grow without end. Give it more bits. Or: {CURE}"
+                )
+        if i + 1 < len(stages):
+            value = encoded(stage, shared[i], local[i], value)
