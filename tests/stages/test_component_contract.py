@@ -10,6 +10,7 @@ import pytest
 
 import fedrl.aggregators
 import fedrl.learners
+import fedrl.selection
 import fedrl.stages
 from fedrl.aggregators import (
     agnostic,
@@ -31,6 +32,18 @@ from fedrl.core.told import Enclosed
 from fedrl.core.types import Context, Hint, Update
 from fedrl.learners import adam, chain, corrected, proximal, rmsprop, sgd
 from fedrl.learners.optimizers import descend
+from fedrl.selection import (
+    allocated,
+    balanced,
+    by_capacity,
+    by_utility,
+    from_loss,
+    power_of_choice,
+    ramp,
+    round_robin,
+    steady,
+    uniform,
+)
 from fedrl.stages import (
     clip,
     control_variates,
@@ -89,10 +102,20 @@ EXAMPLES = {
         chain(proximal(0.1), corrected(), adam(0.01)),
     ],
     "server_optimizer": [fedavg(), fedavgm(), fedadam(), fedyogi(0.1), fedadagrad()],
+    "selection": [uniform(2), round_robin(2), by_utility(2), power_of_choice(2, 3), by_capacity(2, (1.0, 2.0))],
+    "workload": [
+        steady(2),
+        ramp(1, 4, 10),
+        from_loss(8, best=500.0),
+        balanced((1.0, 2.0), 4),
+        allocated(4, (3, 3), (1.0, 2.0)),
+    ],
     "staleness": [constant(), polynomial(0.5), hinge(10.0, 4.0)],
 }
 NAMES = {
-    name: getattr(room, name) for room in (fedrl.stages, fedrl.aggregators, fedrl.learners) for name in room.__all__
+    name: getattr(room, name)
+    for room in (fedrl.stages, fedrl.aggregators, fedrl.learners, fedrl.selection)
+    for name in room.__all__
 }
 
 PARAMS = {

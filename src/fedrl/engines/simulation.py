@@ -54,6 +54,8 @@ class Round(NamedTuple):
         levels: Of a hierarchy, the bytes up and down between each level and the one above, from the agents on.
         latency_s: How long the messages of the round take, if the links are known.
         told: What agents say about themselves in their updates, each `[cohort]`, see `fedrl.core.told`.
+        steps: Local steps of every agent in the round, 0 for who was not asked; None if all did as they always do.
+        iterations: Local steps of all agents together since the run began, if a server plans them.
     """
 
     metrics: dict[str, np.ndarray]
@@ -64,6 +66,8 @@ class Round(NamedTuple):
     levels: tuple[tuple[int, int], ...] = ()
     latency_s: float = 0.0
     told: Mapping[str, np.ndarray] = MappingProxyType({})
+    steps: np.ndarray | None = None
+    iterations: int | None = None
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from fedrl.core.learner import Learner
 from fedrl.core.stage import Stage
 from fedrl.experiments.values import fit
 from fedrl.learners.networks import Network
+from fedrl.selection.selection import Selection, Workload
 from fedrl.topologies.graph import Graph
 from fedrl.topologies.rules import Rule
 from fedrl.topologies.trees import Tree
@@ -35,7 +36,7 @@ from fedrl.topologies.weights import Mixing
 
 Table: TypeAlias = dict[str, Any]
 
-ROOMS = ("environments", "learners", "aggregators", "stages", "topologies")
+ROOMS = ("environments", "learners", "aggregators", "stages", "topologies", "selection")
 KINDS: dict[type, str] = {
     Environment: "environment",
     Learner: "learner",
@@ -44,6 +45,8 @@ KINDS: dict[type, str] = {
     Network: "network",
     Graph: "graph",
     Staleness: "staleness",
+    Selection: "selection",
+    Workload: "workload",
     Mixing: "mixing",
     Rule: "gossip",
     Tree: "hierarchy",

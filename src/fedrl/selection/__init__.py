@@ -1,0 +1,20 @@
+"""Who is asked in a round, and how much each works: what a server decides before anybody trains."""
+
+from fedrl.selection.allocation import allocate
+from fedrl.selection.rules import by_capacity, by_utility, power_of_choice, round_robin, uniform
+from fedrl.selection.workloads import allocated, balanced, balanced_steps, from_loss, ramp, steady
+
+__all__ = [
+    "allocate",
+    "allocated",
+    "balanced",
+    "balanced_steps",
+    "by_capacity",
+    "by_utility",
+    "from_loss",
+    "power_of_choice",
+    "ramp",
+    "round_robin",
+    "steady",
+    "uniform",
+]

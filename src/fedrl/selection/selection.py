@@ -1,0 +1,71 @@
+"""What selection and workloads are: a server's decisions, on the host, from what agents told it in their updates.
+
+plan, choose --> a round of those chosen --told--> hear --> the next round's plan
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from fedrl.core.component import Call, record
+from fedrl.core.types import PyTree
+
+Told: TypeAlias = Mapping[str, np.ndarray]
+
+
+@record
+class Selection:
+    """Who is asked in a round.
+
+    Attributes:
+        choose: `(rng, agents, number, state) -> ids`, of a round by its number, from 1. The generator is derived from
+            the run's key and the round, so nothing depends on when a run was interrupted.
+        init: `agents -> state`, NumPy arrays of a fixed shape.
+        hear: `(state, ids, told) -> state`, what those asked said about themselves, `[cohort]` each.
+        asks: What they are to tell, see `fedrl.core.told`.
+    """
+
+    choose: Callable[[np.random.Generator, int, int, PyTree], np.ndarray]
+    init: Callable[[int], PyTree] = lambda agents: ()
+    hear: Callable[[PyTree, np.ndarray, Told], PyTree] = lambda state, ids, told: state
+    asks: tuple[str, ...] = ()
+    call: Call | None = None
+
+
+@record
+class Workload:
+    """How many local steps each agent takes in a round.
+
+    Attributes:
+        plan: `(agents, number, state) -> steps`, int `[agents]`, each from 1 to `most`.
+        most: The most that any agent is ever asked for: what programs are compiled for.
+        init, hear, asks: As those of a `Selection`.
+    """
+
+    plan: Callable[[int, int, PyTree], np.ndarray]
+    most: int
+    init: Callable[[int], PyTree] = lambda agents: ()
+    hear: Callable[[PyTree, np.ndarray, Told], PyTree] = lambda state, ids, told: state
+    asks: tuple[str, ...] = ()
+    call: Call | None = None
+
+
+class Known(NamedTuple):
+    """The last number each agent told, float32 `[agents]`; NaN for one that never did."""
+
+    value: np.ndarray
+
+
+def nobody_known(agents: int) -> Known:
+    """Before anybody said anything."""
+    return Known(np.full(agents, np.nan, np.float32))
+
+
+def heard(state: Known, ids: np.ndarray, value: Any) -> Known:
+    """What was known, with what was told now; a number that is not finite is no news."""
+    after = state.value.copy()
+    after[ids] = np.where(np.isfinite(value), value, after[ids])
+    return Known(after)

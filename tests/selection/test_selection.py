@@ -1,0 +1,222 @@
+"""Who is asked and how much each works, by rules worked out by hand; the rounds of a coordinated simulation."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from fedrl.aggregators import mean
+from fedrl.core.errors import ConfigError
+from fedrl.core.federation import federate
+from fedrl.engines.blocks import simulate
+from fedrl.engines.coordination import asked, coordinated
+from fedrl.experiments import checkpoint
+from fedrl.learners import sgd
+from fedrl.selection import (
+    allocate,
+    allocated,
+    balanced,
+    by_capacity,
+    by_utility,
+    from_loss,
+    power_of_choice,
+    ramp,
+    round_robin,
+    steady,
+    uniform,
+)
+from fedrl.selection.selection import Known
+from quadratic import FLEET, quadratic
+
+RULES = [uniform(3), round_robin(3), by_utility(3), power_of_choice(3, 5), by_capacity(3, [1.0, 2, 3, 4, 5, 6, 7])]
+AGENTS = 7
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+@given(seed=st.integers(0, 10**6), number=st.integers(1, 50))
+def test_a_cohort_is_of_its_size_and_nobody_is_asked_twice(rule, seed, number):
+    ids = rule.choose(rng(seed), AGENTS, number, rule.init(AGENTS))
+    assert len(set(ids.tolist())) == len(ids) == 3
+    assert set(ids.tolist()) <= set(range(AGENTS))
+    np.testing.assert_array_equal(ids, rule.choose(rng(seed), AGENTS, number, rule.init(AGENTS)))
+
+
+def test_round_robin_asks_everybody_in_turn():
+    rule = round_robin(2)
+    assert [rule.choose(rng(), 4, n, ()).tolist() for n in (1, 2, 3)] == [[0, 1], [2, 3], [0, 1]]
+
+
+def test_power_of_choice_asks_the_worst_of_its_candidates():
+    loss = Known(np.array([1, 7, 3, 5, 2, 6, 4], np.float32))
+    assert set(power_of_choice(2, 7).choose(rng(), AGENTS, 1, loss).tolist()) == {1, 5}
+    counts = np.zeros(AGENTS)
+    for seed in range(2000):
+        counts[power_of_choice(1, 2).choose(rng(seed), AGENTS, 1, loss)] += 1
+    rank = np.argsort(np.argsort(loss.value))  # the r-th lowest wins with r of the 6 others it may be drawn with
+    np.testing.assert_allclose(counts / 2000, rank / 21, atol=0.04)
+
+
+def test_those_never_heard_of_come_first_and_what_is_no_number_is_no_news():
+    rule = power_of_choice(2, 4, best=10.0)
+    state = rule.hear(rule.init(4), np.array([0, 2]), {"return": np.array([4.0, np.nan])})
+    np.testing.assert_array_equal(state.value, [6.0, np.nan, np.nan, np.nan])
+    assert 0 not in rule.choose(rng(), 4, 1, state)
+
+
+def test_utility_exploits_and_explores():
+    state = Known(np.arange(7, dtype=np.float32))
+    assert by_utility(3, exploration=0.0).choose(rng(), AGENTS, 1, state).tolist() == [6, 5, 4]
+    seen = {int(by_utility(2, exploration=0.5).choose(rng(s), AGENTS, 1, state)[1]) for s in range(100)}
+    assert seen == set(range(6))
+
+
+def test_capacity_is_how_often_one_is_asked():
+    rule, counts = by_capacity(1, [1.0, 3.0]), np.zeros(2)
+    for seed in range(2000):
+        counts[rule.choose(rng(seed), 2, 1, ())] += 1
+    assert counts[1] / 2000 == pytest.approx(0.75, abs=0.04)
+
+
+def test_workloads_are_those_worked_out_by_hand():
+    assert [int(ramp(2, 8, 4).plan(1, n, ())[0]) for n in range(1, 7)] == [2, 4, 6, 8, 8, 8]
+    assert [int(ramp(8, 1, 8).plan(1, n, ())[0]) for n in (1, 4, 8)] == [8, 5, 1]
+    assert balanced([1.0, 0.5, 0.26], 8).plan(3, 1, ()).tolist() == [8, 4, 2]
+    rule = from_loss(8)
+    state, taus = rule.init(2), []
+    for loss in ([3.0, 5.0], [1.0, 1.0], [np.nan, 0.0], [9.0, 9.0]):
+        state = rule.hear(state, np.arange(2), {"loss": np.array(loss)})
+        taus.append(int(rule.plan(2, 1, state)[0]))
+    assert taus == [8, 4, 1, 8]  # sqrt(1), sqrt(1/4), at least one, at most the first
+
+
+@given(
+    st.integers(2, 6).flatmap(
+        lambda n: st.tuples(
+            st.lists(st.floats(0.2, 5.0), min_size=n, max_size=n), st.lists(st.floats(0.1, 4.0), min_size=n, max_size=n)
+        )
+    ),
+    st.floats(0.3, 12.0),
+    st.sampled_from(["log", "sqrt", "linear"]),
+)
+def test_an_allocation_is_optimal_by_its_conditions(caps_and_weights, total, utility):
+    caps, weights = map(np.array, caps_and_weights)
+    dealt = allocate(total, caps, weights, utility)
+    assert dealt.min() >= 0.0
+    assert (dealt <= caps + 1e-9).all()
+    assert dealt.sum() == pytest.approx(min(total, caps.sum()), rel=1e-6)
+    with np.errstate(divide="ignore"):
+        slope = {"log": weights / (1 + dealt), "sqrt": weights / (2 * np.sqrt(dealt)), "linear": weights}[utility]
+    takers, givers = slope[dealt < caps - 1e-6], slope[dealt > 1e-6]
+    if takers.size and givers.size:
+        assert takers.max() <= givers.min() * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("utility", ["log", "sqrt", "linear"])
+@pytest.mark.parametrize("seed", range(5))
+def test_an_allocation_is_that_of_a_solver(utility, seed):
+    draw = rng(seed)
+    caps, weights, total = draw.uniform(0.5, 4, 5), draw.uniform(0.2, 3, 5), 5.0
+    use = {"log": np.log1p, "sqrt": lambda r: np.sqrt(np.maximum(r, 0)), "linear": lambda r: r}[utility]
+    solved = minimize(
+        lambda r: -(weights * use(r)).sum(),
+        np.minimum(caps, total / 5) * 0.9,
+        bounds=[(0, cap) for cap in caps],
+        constraints={"type": "ineq", "fun": lambda r: total - r.sum()},
+        method="SLSQP",
+        options={"ftol": 1e-12, "maxiter": 500},
+    )
+    dealt = allocate(total, caps, weights, utility)
+    assert (weights * use(dealt)).sum() >= -solved.fun - 1e-6
+    np.testing.assert_allclose(dealt, solved.x, atol=2e-3)
+
+
+def test_allocated_steps_are_whole_and_no_more_than_there_are():
+    rule = allocated(10, [8, 8, 2], [4.0, 1.0, 4.0])
+    steps = rule.plan(3, 1, ())
+    assert steps.sum() <= 10
+    assert (steps >= 1).all()
+    assert steps[0] > steps[1]
+    assert steps[2] <= 2
+
+
+class TestCoordinated:
+    def made(self, selection=None, workload=None, most=4):
+        federation = federate(quadratic(sgd(0.1)), mean(), local_steps=most, tells=asked(selection, workload))
+        return coordinated(simulate(federation, FLEET, devices=jax.devices()[:1]), selection, workload)
+
+    def test_only_those_selected_take_part_and_only_their_bytes_are_counted(self):
+        simulation, whole = self.made(round_robin(1)), self.made()
+        population, first = simulation.round(simulation.init(0))
+        _, second = simulation.round(population)
+        _, everybody = whole.round(whole.init(0))
+        assert first.steps.tolist() == [4, 0, 0, 0]
+        assert second.steps.tolist() == [0, 4, 0, 0]
+        assert (first.iterations, second.iterations) == (4, 8)
+        assert everybody.bytes_up == 4 * first.bytes_up
+        assert first.metrics["loss"][1:].tolist() == [0.0, 0.0, 0.0]
+
+    def test_a_planned_number_of_steps_is_that_number(self):
+        scheduled = self.made(workload=ramp(1, 4, 4))
+        population = scheduled.init(0)
+        for tau in range(1, 5):
+            before = jax.tree.map(np.asarray, population.server.params)
+            population, seen = scheduled.round(population)
+            assert seen.steps.tolist() == [tau] * 4
+            x = np.concatenate([before["head"], before["tail"][0]])
+            shrink = (1 - 0.1 * FLEET.curvature) ** tau
+            expected = (FLEET.minimum + shrink * (x - FLEET.minimum)).mean(0)
+            found = np.concatenate([population.server.params["head"], population.server.params["tail"][0]])
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+    def test_a_schedule_without_change_is_the_plain_simulation(self):
+        planned, plain = self.made(workload=steady(4)), self.made()
+        a, _ = planned.round(planned.init(0))
+        b, _ = plain.round(plain.init(0))
+        jax.tree.map(np.testing.assert_array_equal, a.server, b.server)
+
+    @pytest.mark.parametrize(
+        ("selection", "workload"),
+        [(power_of_choice(2, 3), from_loss(4)), (by_utility(2, "loss"), None), (uniform(3), ramp(4, 1, 5))],
+        ids=repr,
+    )
+    def test_a_run_resumed_from_a_checkpoint_is_bit_identical(self, selection, workload, tmp_path):
+        simulation = self.made(selection, workload)
+        population = simulation.init(0)
+        for number in range(1, 7):
+            if number == 4:
+                checkpoint.save(tmp_path / "run.safetensors", population, 3)
+            population, seen = simulation.round(population)
+        again = checkpoint.load(tmp_path / "run.safetensors", simulation.init(0))
+        for _ in range(4, 7):
+            again, resumed = simulation.round(again)
+        jax.tree.map(np.testing.assert_array_equal, population.server.params, again.server.params)
+        assert resumed.steps.tolist() == seen.steps.tolist()
+        assert resumed.iterations == seen.iterations
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: uniform(0),
+        lambda: uniform(9).choose(rng(), 4, 1, ()),
+        lambda: power_of_choice(3, 2),
+        lambda: by_utility(2, "speed"),
+        lambda: by_utility(2, exploration=2.0),
+        lambda: by_capacity(1, [1.0, 0.0]),
+        lambda: by_capacity(1, [1.0]).choose(rng(), 2, 1, ()),
+        lambda: ramp(0, 1, 1),
+        lambda: balanced([1.0], 2).plan(2, 1, ()),
+        lambda: allocated(1, [1, 1], [1.0, 1.0]),
+        lambda: allocate(1.0, [1.0], [1.0, 2.0]),
+        lambda: allocate(1.0, [1.0], [1.0], "cubic"),
+    ],
+)
+def test_what_makes_no_plan_is_refused(wrong):
+    with pytest.raises(ConfigError):
+        wrong()
