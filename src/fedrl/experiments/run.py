@@ -6,7 +6,7 @@ Experiment --> for each method: [seed 0 | worker 0] [seed 1 | worker 1] ... --> 
 
 Seeds of one method share one compiled program; the first seed compiles it while the others wait. Nothing a seed
 computes depends on the others, on the number of workers or on when checkpoints are written, so a resumed run is
-bit-identical to an uninterrupted one.
+bit-identical to an uninterrupted one, unless its environment is stepped on the host.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fedrl.experiments.events import Sink, Start, Summary
 from fedrl.experiments.folder import RunFolder
 from fedrl.experiments.interruption import heeding
 from fedrl.experiments.methods import Method
-from fedrl.experiments.session import AVERAGE_ONCE, Outcome, Session, averaged, reached
+from fedrl.experiments.session import AVERAGE_ONCE, Outcome, Session, averaged
 from fedrl.experiments.summary import Timing, summarise
 from fedrl.experiments.training import Program, all_seeds, simulations
 from fedrl.launch import prepare
@@ -70,6 +70,10 @@ def run(
 def resume(path: Path | str, *, sinks: Sequence[Sink] = (), stop: threading.Event | None = None) -> Summary:
     """Continue the run in a folder from its last checkpoints, bit for bit as if it had never stopped.
 
+    What an environment outside of compiled programs remembers can't be saved: there the run goes on from the same
+    round with the same parameters and new episodes, so it is another run than the uninterrupted one, though always
+    the same.
+
     Raises:
         RunError: The folder holds no run, or that of another version.
     """
@@ -78,7 +82,7 @@ def resume(path: Path | str, *, sinks: Sequence[Sink] = (), stop: threading.Even
     place = folder.opened(Path(path))
     experiment = build(load(place.path / folder.CONFIG))
     rounds = {
-        (method.name, seed): reached(experiment, place, method.name, seed)
+        (method.name, seed): checkpoint.round_of(place.checkpoint(method.name, seed))
         for method in experiment.methods
         for seed in experiment.config.seed_list
     }

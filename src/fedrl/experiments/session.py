@@ -13,7 +13,6 @@ import numpy as np
 
 from fedrl.core.types import Params
 from fedrl.engines.simulation import Round
-from fedrl.experiments import checkpoint
 from fedrl.experiments.build import Experiment
 from fedrl.experiments.evaluate import returns_of
 from fedrl.experiments.events import Event, RoundRecord, Sink
@@ -78,12 +77,6 @@ class Session:
                 self.folder.append(event)
             for sink in self.sinks:
                 sink(event)
-
-
-def reached(experiment: Experiment, place: RunFolder, method: str, seed: int) -> int:
-    """The round to go on from. What a host environment remembers can't be saved, so there a seed starts over."""
-    done = checkpoint.round_of(place.checkpoint(method, seed))
-    return done if experiment.environment.host is None or done == experiment.config.rounds else 0
 
 
 def outcome(session: Session, seed: int, number: int, policies: Policies) -> Outcome:

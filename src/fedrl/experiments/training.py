@@ -23,7 +23,7 @@ from fedrl.experiments.coordination import all_act_alike, has_common_policy, sim
 from fedrl.experiments.events import Compile
 from fedrl.experiments.heterogeneity import begun, is_measured, measured
 from fedrl.experiments.methods import Method
-from fedrl.experiments.session import Outcome, Policies, Session, greedy, outcome, reached, record_of
+from fedrl.experiments.session import Outcome, Policies, Session, greedy, outcome, record_of
 
 
 @dataclass
@@ -83,7 +83,7 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Outc
     config, simulation = session.experiment.config, program.simulation
     path = session.folder.checkpoint(method.name, seed)
     began = time.perf_counter()
-    done = reached(session.experiment, session.folder, method.name, seed)
+    done = checkpoint.round_of(path)
     population = simulation.init(seed)
     if done:
         population = checkpoint.load(path, population)

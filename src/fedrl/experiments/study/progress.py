@@ -64,7 +64,7 @@ def study_table(study: Study) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("", justify="right")
     for name in names.values():
-        table.add_column(Text(name.replace("_", " ")), justify="right")
+        table.add_column(Text(name.replace("_", " ")), justify="right", overflow="fold")
     for name in ("final return", "95 %", "bytes up", "wall time"):
         table.add_column(name, justify="right", no_wrap=True)
     if timed:
