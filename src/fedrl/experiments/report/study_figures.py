@@ -115,8 +115,9 @@ def cost_figure(study: Study) -> Figure:
         traces[-1]["hoverinfo"] = "skip"
     layout = layout_of("bytes up by the cost model, T K S", "bytes up as measured")
     layout["hovermode"] = "closest"
-    layout["xaxis"] |= {"ticksuffix": "B"} | _scale(costs)
-    layout["yaxis"] |= {"ticksuffix": "B", "tickformat": "~s"} | _scale([r["bytes_up"] for r in known])
+    scale = _scale([*costs, *(r["bytes_up"] for r in known)])  # the same on both, so that equal is a straight line
+    layout["xaxis"] |= {"ticksuffix": "B"} | scale
+    layout["yaxis"] |= {"ticksuffix": "B", "tickformat": "~s"} | scale
     return {"data": traces, "layout": layout}
 
 
