@@ -24,6 +24,7 @@ ALL = (
     "jin_table1",
     "curves",
     "consensus",
+    "compression",
 )
 
 

@@ -1,0 +1,120 @@
+"""Ten heterogeneous poles learn together over a narrow wire: bytes up and rounds until all of them balance.
+
+Protocol, fixed before measuring. The fleet and the learner are those of `examples/cartpole.toml`, whose learning rate
+falls to zero over 60 rounds; that is the budget. After every round the server's policy is played greedily, 20 episodes
+in the environment of each agent. A run has reached 475 in the first of three rounds in a row in which the mean return
+of all agents is at least 475: a single lucky policy does not count. A run that does not get there is a miss, and counts
+as infinitely many rounds and bytes.
+
+Each method gets a learning rate of its own, and nothing else, from one grid: the one with the fewest misses, then the
+fewest rounds, median before mean, on the tuning seeds 100 to 102. Then it is measured on seeds 0 to 9, which nobody has
+tuned on. Bytes are those that the codec would send; both figures are ratios of medians over seeds.
+
+    python -m benchmarks.compression
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from statistics import median
+from typing import TYPE_CHECKING, NamedTuple
+
+import fedrl.launch
+from benchmarks.measure import Figure, emit
+
+if TYPE_CHECKING:
+    from fedrl.core.stage import Stage
+
+TARGET, HELD, EPISODES = 475.0, 3, 20
+BUDGET, UPDATES_PER_ROUND = 60, 16
+RATES = (0.0025, 0.004, 0.0063, 0.01, 0.016, 0.025, 0.04)
+TUNING, REPORTED = (100, 101, 102), tuple(range(10))
+LOSSY = {"sign": "sign + error feedback", "top": "top-1 % + error feedback"}
+
+
+class Reached(NamedTuple):
+    """When a run got to the target: both infinite if it did not."""
+
+    rounds: float
+    bytes_up: float
+
+
+def stages_of(method: str) -> list[Stage]:
+    from fedrl.stages import error_feedback, sign, top_k
+
+    return {"float32": [], "sign": [error_feedback(sign())], "top": [error_feedback(top_k(0.01))]}[method]
+
+
+def runner(method: str, learning_rate: float) -> Callable[[int], Reached]:
+    """A method with a learning rate, ready to be run with any seed."""
+    import jax
+    import numpy as np
+
+    from fedrl.aggregators import mean
+    from fedrl.core.federation import federate
+    from fedrl.engines.blocks import simulate
+    from fedrl.environments import cartpole
+    from fedrl.environments.fleet import fleet
+    from fedrl.experiments.evaluate import greedy_returns
+    from fedrl.learners import adam, ppo
+
+    optimizer = adam(learning_rate, max_norm=0.5, decay_steps=BUDGET * UPDATES_PER_ROUND)
+    learner = ppo(cartpole(), optimizer=optimizer)
+    poles = fleet(learner.environment, 10, {"length": {"range": [0.3, 0.7]}, "cart_mass": {"range": [0.8, 1.2]}})
+    simulation = simulate(federate(learner, mean(), *stages_of(method)), poles)
+
+    def run(seed: int) -> Reached:
+        population, sent, row, first = simulation.init(seed), 0, 0, Reached(math.inf, math.inf)
+        for number in range(1, BUDGET + 1):
+            population, seen = simulation.round(population)
+            sent += seen.bytes_up
+            params = jax.tree.map(np.asarray, population.server.params)
+            row = row + 1 if greedy_returns(learner, poles, params, EPISODES, seed).mean() >= TARGET else 0
+            if row == 1:
+                first = Reached(number, sent)
+            if row == HELD:
+                return first
+        return Reached(math.inf, math.inf)
+
+    return run
+
+
+def tuned(method: str) -> float:
+    """The best learning rate of the grid on the tuning seeds."""
+    scores = {}
+    for rate in RATES:
+        rounds = [run.rounds for run in map(runner(method, rate), TUNING)]
+        scores[rate] = (rounds.count(math.inf), median(rounds), sum(rounds))
+        print(f"  {method} {rate}: rounds {listed(rounds)}", flush=True)
+    return min(scores, key=lambda rate: scores[rate])
+
+
+def listed(values: list[float]) -> str:
+    return ", ".join("missed" if math.isinf(value) else f"{value:,.0f}" for value in values)
+
+
+def main() -> None:
+    fedrl.launch.prepare()
+    found: dict[str, list[Reached]] = {}
+    for method in ("float32", *LOSSY):
+        rate = tuned(method)
+        found[method] = list(map(runner(method, rate), REPORTED))
+        rounds, sent = ([run[i] for run in found[method]] for i in (0, 1))
+        print(f"{method}, learning rate {rate}, seeds 0 to 9")
+        print(f"  rounds {listed(rounds)}; median {median(rounds):g}")
+        print(f"  bytes up {listed(sent)}; median {median(sent):,.0f}", flush=True)
+    plain = found["float32"]
+    emit(Figure("float32: seeds that miss 475", sum(math.isinf(run.rounds) for run in plain), 0, at_least=False))
+    for method, name in LOSSY.items():
+        rounds, sent = (median(run[i] for run in found[method]) / median(run[i] for run in plain) for i in (0, 1))
+        missed = sum(math.isinf(run.rounds) for run in found[method])
+        emit(
+            Figure(f"{name}: bytes up to reach 475, float32 over it", 1.0 / sent, 20.0, "x"),
+            Figure(f"{name}: rounds to reach 475, over float32", rounds, 1.3, "x", at_least=False),
+            Figure(f"{name}: seeds that miss 475", missed, 0, at_least=False),
+        )
+
+
+if __name__ == "__main__":
+    main()
