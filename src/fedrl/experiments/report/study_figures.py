@@ -53,8 +53,11 @@ def pareto_figure(study: Study) -> Figure:
     if best:
         line = {"color": "theme:soft", "width": 1.5, "dash": "dot", "shape": "hv"}
         x, y = ([r["bytes_up"] for r in best], [number(r["final_return"]["mean"]) for r in best])
-        traces.append({"type": "scatter", "mode": "lines", "name": "Pareto front", "x": x, "y": y, "line": line})
-        traces[-1]["hoverinfo"] = "skip"
+        ring = {"size": 16, "symbol": "circle-open", "color": "theme:soft", "line": {"width": 1.5}}
+        traces.append(
+            {"type": "scatter", "mode": "lines+markers", "name": "Pareto front", "x": x, "y": y, "line": line}
+        )
+        traces[-1] |= {"marker": ring, "hoverinfo": "skip"}
     layout = layout_of("bytes up, all agents, one seed", "final greedy return per episode")
     layout["hovermode"] = "closest"
     layout["xaxis"] |= {"ticksuffix": "B"} | _scale([r["bytes_up"] for r in known])

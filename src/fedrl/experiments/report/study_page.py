@@ -87,7 +87,7 @@ def _study(place: StudyFolder, study: Study, base: Path | None) -> tuple[str, li
 def _card_pareto() -> Markup:
     about = (
         "Final greedy return, the interquartile mean over seeds with its 95 % bootstrap interval, against the bytes "
-        "that all agents sent. On the dotted front nothing returns more for as few bytes."
+        "that all agents sent. Nothing returns more than a ringed setting for as few bytes."
     )
     return card("Return against bytes", chart("pareto", "Final return against bytes up"), about)
 
