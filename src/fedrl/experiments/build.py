@@ -5,7 +5,11 @@ Config --build--> Experiment(environment, learner, federation, fleet, methods) -
 
 from __future__ import annotations
 
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from fedrl.core.environment import Environment
 from fedrl.core.errors import ConfigError
@@ -13,11 +17,13 @@ from fedrl.core.federation import Federation, federate
 from fedrl.core.keys import Purpose, run_key
 from fedrl.core.learner import Learner
 from fedrl.core.types import PyTree
+from fedrl.engines.coordination import asked
 from fedrl.environments.fleet import fleet, held_out
 from fedrl.experiments import catalogue
-from fedrl.experiments.config import Config
+from fedrl.experiments.config import Config, FederationConfig
 from fedrl.experiments.coordination import Coordination, coordination_of, has_common_policy, resolved
 from fedrl.experiments.methods import Method, methods_of
+from fedrl.selection.selection import Selection, Workload
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class Experiment:
         held_out: The same for environments that no agent trains in, or None.
         methods: The federation itself, then the baselines that train.
         coordination: Who coordinates the federation: a tree of servers, neighbours, or None for a single server.
+        selection: Whom the server asks, if not everybody.
+        workload: The server's schedule of local steps, if there is one.
     """
 
     config: Config
@@ -43,6 +51,8 @@ class Experiment:
     held_out: PyTree | None
     methods: tuple[Method, ...]
     coordination: Coordination = None
+    selection: Selection | None = None
+    workload: Workload | None = None
 
 
 def build(config: Config) -> Experiment:
@@ -60,7 +70,8 @@ def build(config: Config) -> Experiment:
     server = None
     if chosen.server_optimizer is not None:
         server = catalogue.build("server_optimizer", chosen.server_optimizer, "federation.server_optimizer")
-    steps = (chosen.local_steps,) * chosen.agents if isinstance(chosen.local_steps, int) else chosen.local_steps
+    selection, workload = planning_of(chosen, environment)
+    steps = _steps(chosen, workload)
     federation = federate(
         learner,
         aggregator,
@@ -68,6 +79,7 @@ def build(config: Config) -> Experiment:
         server_opt=server,
         local_steps=max(steps),
         payload=chosen.payload,
+        tells=asked(selection, workload),
     )
     settings, key = config.fleet, run_key(config.fleet_seed, Purpose.FLEET)
     try:
@@ -92,11 +104,44 @@ def build(config: Config) -> Experiment:
             aggregator=catalogue.table_of(aggregator),
             stages=tuple(catalogue.table_of(stage) for stage in stages),
             server_optimizer=None if server is None else catalogue.table_of(server),
+            selection=None if selection is None else catalogue.table_of(selection),
+            local_steps=chosen.local_steps if workload is None else catalogue.table_of(workload),
         ),
         seeds=tuple(config.seed_list),
     )
     methods = methods_of(filled, environment, learner, federation, agents, steps)
-    return Experiment(filled, environment, learner, federation, agents, unseen, methods, coordination)
+    return Experiment(
+        filled, environment, learner, federation, agents, unseen, methods, coordination, selection, workload
+    )
+
+
+def planning_of(chosen: FederationConfig, environment: Environment) -> tuple[Selection | None, Workload | None]:
+    """Build what the server plans: whom it asks, and for how many local steps.
+
+    Raises:
+        ConfigError: A component or a parameter is wrong, or environments on the host can't follow a schedule.
+    """
+    selection, workload = None, None
+    if chosen.selection is not None:
+        selection = catalogue.build("selection", chosen.selection, "federation.selection")
+        selection.choose(np.random.default_rng(0), chosen.agents, 1, selection.init(chosen.agents))
+    if isinstance(chosen.local_steps, Mapping):
+        workload = catalogue.build("workload", chosen.local_steps, "federation.local_steps")
+        workload.plan(chosen.agents, 1, workload.init(chosen.agents))
+        if environment.host is not None:
+            raise ConfigError(
+                f"federation.local_steps is {workload!r}, but {environment!r} is stepped on the host, where local "
+                "steps are the same in every round. Give a number, or use a compiled environment."
+            )
+    return selection, workload
+
+
+def _steps(chosen: FederationConfig, workload: Workload | None) -> tuple[int, ...]:
+    """The most local steps of each agent in a round."""
+    if workload is not None:
+        return (workload.most,) * chosen.agents
+    given = chosen.local_steps
+    return (given,) * chosen.agents if isinstance(given, int) else typing.cast(tuple[int, ...], given)
 
 
 def _learner(config: Config, environment: Environment) -> Learner:

@@ -31,6 +31,7 @@ from fedrl.engines.gossip import gossip
 from fedrl.experiments.catalogue import KINDS, Table, table_of
 from fedrl.experiments.overrides import override
 from fedrl.experiments.values import fit
+from fedrl.selection.selection import Selection, Workload
 from fedrl.topologies.graph import Graph
 from fedrl.topologies.rules import Rule
 from fedrl.topologies.trees import Tree
@@ -53,7 +54,9 @@ class FederationConfig:
 
     Attributes:
         agents: How many.
-        local_steps: Local iterations between two exchanges: one number for all, or one per agent.
+        local_steps: Local iterations between two exchanges: one number for all, one per agent, or a schedule such as
+            `{name = "ramp", first = 8, last = 1, rounds = 50}`.
+        selection: Who is asked in a round; everybody by default.
         aggregator: The rule that merges updates.
         stages: What an update passes on its way, in order.
         server_optimizer: What the server does with the merged update; FedAvg by default.
@@ -66,7 +69,8 @@ class FederationConfig:
     """
 
     agents: int
-    local_steps: int | tuple[int, ...] = _FEDERATE["local_steps"]
+    local_steps: int | tuple[int, ...] | Table | Workload = _FEDERATE["local_steps"]
+    selection: Table | str | Selection | None = None
     aggregator: Table | str | Aggregator = "mean"
     stages: Sequence[Table | str | Stage] = ()
     server_optimizer: Table | str | optax.GradientTransformation | None = _FEDERATE["server_opt"]
@@ -83,7 +87,9 @@ class FederationConfig:
         self._check_who_coordinates()
         if isinstance(self.local_steps, int):
             _at_least(1, "federation.local_steps", self.local_steps)
-        elif len(self.local_steps) != self.agents or min(self.local_steps) < 1:
+        elif isinstance(self.local_steps, tuple | list) and (
+            len(self.local_steps) != self.agents or min(self.local_steps) < 1
+        ):
             raise ConfigError(
                 f"federation.local_steps is {list(self.local_steps)}. It needs one number per agent "
                 f"({self.agents}), each at least 1."
@@ -91,6 +97,12 @@ class FederationConfig:
 
     def _check_who_coordinates(self) -> None:
         """Refuse keys that have no meaning beside each other: a server's without a server, neighbours' with one."""
+        planned = self.selection is not None or isinstance(self.local_steps, Mapping | Workload)
+        if planned and (self.topology is not None or self.hierarchy is not None):
+            raise ConfigError(
+                "federation.selection, or a schedule as federation.local_steps, is decided by a single server, and "
+                "there is none. Leave it out, or leave federation.topology and federation.hierarchy out."
+            )
         if self.topology is None:
             misplaced, lacking = ["mixing", "gossip", "consensus_steps"], "is about neighbours, and there are none"
             cure = "Leave it out, or say who hears whom: federation.topology = 'ring'."

@@ -18,6 +18,7 @@ from fedrl.core.federation import Federation
 from fedrl.core.learner import Learner, policy_of
 from fedrl.core.types import Key, Params
 from fedrl.engines.blocks import simulate
+from fedrl.engines.coordination import coordinated
 from fedrl.engines.gossip import check_serverless, gossip
 from fedrl.engines.hierarchy import hierarchy
 from fedrl.engines.simulation import Simulation
@@ -107,13 +108,21 @@ def simulation_of(experiment: Experiment, method: Method, devices: Sequence[jax.
     if experiment.environment.host is not None:
         from fedrl.engines.host import simulate_host
 
-        return simulate_host(federation, fleet, local_steps=steps)
+        return _planned(experiment, method, simulate_host(federation, fleet, local_steps=steps))
     if isinstance(where, Tree):
         return hierarchy(federation, fleet, where, local_steps=steps, devices=devices)
     if isinstance(where, Neighbours):
         graph, mixing, rule, often = where.graph, where.mixing, where.rule, where.consensus_steps
         return gossip(federation, fleet, graph, mixing, rule, consensus_steps=often, local_steps=steps, devices=devices)
-    return simulate(federation, fleet, local_steps=steps, devices=devices)
+    return _planned(experiment, method, simulate(federation, fleet, local_steps=steps, devices=devices))
+
+
+def _planned(experiment: Experiment, method: Method, simulation: Simulation) -> Simulation:
+    """The simulation with rounds as the server plans them, if it does; baselines ask nobody."""
+    selection, workload = experiment.selection, experiment.workload
+    if method.name != "federated" or (selection is None and workload is None):
+        return simulation
+    return coordinated(simulation, selection, workload)
 
 
 def all_act_alike(learner: Learner, coordination: Coordination) -> bool:

@@ -133,21 +133,36 @@ def record_of(method: Method, seed: int, number: int, seen: Round, seconds: floa
     agents = [_known(r / n) if n else None for r, n in zip(returned, episodes, strict=True)]
     total = float(episodes.sum())
     loss = seen.metrics.get("loss")
+    steps = np.asarray(method.local_steps) if seen.steps is None else seen.steps
     record: RoundRecord = {
         "seed": seed,
         "method": method.name,
         "round": number,
-        "environment_steps": number * method.steps_per_round,
+        "environment_steps": steps_until(method, number, seen),
         "return": _known(returned.sum() / total) if total else None,
         "agents": agents,
         "episodes": int(total),
-        "loss": _known((loss / np.asarray(method.local_steps)).mean()) if loss is not None else None,
+        "loss": _known((loss[steps > 0] / steps[steps > 0]).mean()) if loss is not None else None,
         "bytes_up": seen.bytes_up,
         "bytes_down": seen.bytes_down,
         "refused": seen.refused,
         "seconds": round(seconds, 6),
     }
     return {**record, **exchanged(seen)} if method.talk else record
+
+
+def steps_of(method: Method, seen: Round) -> int:
+    """Environment steps of all agents in a round."""
+    if seen.steps is None:
+        return method.steps_per_round
+    return method.federation.learner.samples * int(seen.steps.sum())
+
+
+def steps_until(method: Method, number: int, seen: Round) -> int:
+    """Environment steps of all agents since this seed of the method began."""
+    if seen.iterations is None:
+        return number * method.steps_per_round
+    return method.federation.learner.samples * seen.iterations
 
 
 def _known(value: float | np.floating) -> float | None:

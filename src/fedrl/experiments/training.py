@@ -23,7 +23,7 @@ from fedrl.experiments.coordination import all_act_alike, has_common_policy, sim
 from fedrl.experiments.events import Compile
 from fedrl.experiments.heterogeneity import begun, is_measured, measured
 from fedrl.experiments.methods import Method
-from fedrl.experiments.session import Outcome, Policies, Session, greedy, outcome, record_of
+from fedrl.experiments.session import Outcome, Policies, Session, greedy, outcome, record_of, steps_of
 
 
 @dataclass
@@ -89,7 +89,8 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Outc
         population = checkpoint.load(path, population)
     saved = time.perf_counter()
     for number in range(done + 1, config.rounds + 1):
-        measuring = method.talk and is_measured(number, config.rounds)
+        whole = session.experiment.selection is None  # who sat out has no update to compare
+        measuring = method.talk and whole and is_measured(number, config.rounds)
         start = begun(session.experiment, simulation, population) if measuring else None
         started = time.perf_counter()
         population, seen = simulation.round(population, talk=method.talk)
@@ -98,7 +99,7 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Outc
             program.compile_s = time.perf_counter() - began
             program.compiled.set()
         else:
-            session.timing.add_steps(method.steps_per_round)
+            session.timing.add_steps(steps_of(method, seen))
         record = record_of(method, seed, number, seen, seconds)
         differing = None if start is None else measured(session.experiment, start, population)
         if differing is not None:

@@ -1,0 +1,83 @@
+"""Selection of agents and schedules of local steps from a configuration file, to the run folder and back."""
+
+import contextlib
+import json
+
+import numpy as np
+import pytest
+from small import TOML, without_times
+
+import fedrl
+from fedrl.core.errors import ConfigError
+from fedrl.experiments.build import build
+from fedrl.experiments.config import as_dict, load, parse
+
+SELECTION = "federation.selection={name='power_of_choice', cohort=2, candidates=3, best=1.0}"
+SCHEDULE = "federation.local_steps={name='ramp', first=3, last=1, rounds=3}"
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "corridor.toml"
+    path.write_text(TOML.format(rounds=4))
+    return path
+
+
+def records(folder):
+    return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+
+
+def test_a_planned_run_counts_the_steps_and_bytes_of_those_who_were_asked(small, tmp_path):
+    fedrl.run(small, tmp_path / "run", overrides=[SELECTION, SCHEDULE])
+    mine = [r for r in records(tmp_path / "run") if r["method"] == "federated" and r["seed"] == 0]
+    taus = [3, 2, 1, 1]
+    assert [r["environment_steps"] for r in mine] == (2 * 16 * np.cumsum(taus)).tolist()
+    whole = build(load(small))
+    alone = [r for r in records(tmp_path / "run") if r["method"] == "independent" and r["seed"] == 0]
+    assert alone[-1]["environment_steps"] == 4 * 3 * 16 * 3  # baselines ask nobody
+    assert whole.selection is None
+    assert len({r["bytes_up"] for r in mine}) == 1
+
+
+def test_a_planned_run_resumes_bit_for_bit(small, tmp_path):
+    overrides = [SELECTION, SCHEDULE, "baselines.centralised=false", "seeds=1"]
+
+    def stopped(event):
+        if event.get("round") == 2 and event.get("method") == "federated":
+            raise KeyboardInterrupt
+
+    fedrl.run(small, tmp_path / "whole", overrides=overrides)
+    with contextlib.suppress(KeyboardInterrupt):
+        fedrl.run(small, tmp_path / "cut", overrides=overrides, sinks=[stopped])
+    assert len(records(tmp_path / "cut")) < len(records(tmp_path / "whole"))
+    fedrl.resume(tmp_path / "cut")
+    assert without_times(records(tmp_path / "cut")) == without_times(records(tmp_path / "whole"))
+    both = [(tmp_path / name / "params.safetensors").read_bytes() for name in ("cut", "whole")]
+    assert both[0] == both[1]
+
+
+def test_what_is_resolved_builds_the_same_plan(small):
+    experiment = build(load(small, [SELECTION, SCHEDULE]))
+    again = build(parse(as_dict(experiment.config)))
+    assert (again.selection, again.workload) == (experiment.selection, experiment.workload)
+    assert experiment.federation.call.arguments["tells"] == ("return",)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("federation.selection={name='uniform', cohort=4}", r"cohort is 4 and there are 3 agents"),
+        ("federation.selection={name='unifrom', cohort=2}", r"federation.selection.name.*Did you mean 'uniform'"),
+        ("federation.local_steps={name='ramp', first=0, last=1, rounds=3}", r"first is 0"),
+        ("federation.local_steps={name='balanced', speeds=[1.0], most=2}", r"speeds has 1 entries"),
+        ("federation.local_steps=0", r"federation.local_steps is 0"),
+    ],
+)
+def test_a_plan_that_can_not_be_made_is_named(small, override, words):
+    with pytest.raises(ConfigError, match=words):
+        build(load(small, [override]))
+
+
+def test_neighbours_have_no_server_to_plan(small):
+    with pytest.raises(ConfigError, match=r"decided by a single server"):
+        load(small, [SELECTION, "federation.topology='ring'"])
