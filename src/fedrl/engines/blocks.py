@@ -137,7 +137,7 @@ def training(
             what `merging` takes by default.
     """
     run_block = _block_program(federation, address, hand_over)
-    names = _metric_names(federation, shapes(fleet, skip=1))
+    names = metric_names(federation, shapes(fleet, skip=1))
     compiled = threading.Event()
 
     def at_hand(sent: Broadcast, place: jax.Device) -> Broadcast:
@@ -217,7 +217,7 @@ def _block_program(
 
 
 @shared
-def _metric_names(federation: Federation, setting: Shapes) -> list[str]:
+def metric_names(federation: Federation, setting: Shapes) -> list[str]:
     """The names of the columns that a block's program returns."""
 
     def trained(key: Key, setting: PyTree) -> dict[str, jax.Array]:

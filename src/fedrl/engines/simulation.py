@@ -41,6 +41,28 @@ class Population(NamedTuple):
     between: PyTree = ()
 
 
+class Tick(NamedTuple):
+    """What a virtual clock showed at the end of a round, and what happened in the round.
+
+    Attributes:
+        time_s: Simulated seconds since the beginning of the run.
+        environment_steps: Behind all updates that arrived since then.
+        arrived: Updates that arrived in the round.
+        lost: Turns of agents that came to nothing: they dropped out, or left.
+        late: Agents that were called back because the server had merged without them.
+        staleness_mean: Versions that the merged updates were behind, on average.
+        staleness_max: And at most.
+    """
+
+    time_s: float
+    environment_steps: int
+    arrived: int
+    lost: int
+    late: int
+    staleness_mean: float
+    staleness_max: int
+
+
 class Round(NamedTuple):
     """What the simulator saw of one round.
 
@@ -56,6 +78,7 @@ class Round(NamedTuple):
         told: What agents say about themselves in their updates, each `[cohort]`, see `fedrl.core.told`.
         steps: Local steps of every agent in the round, 0 for who was not asked; None if all did as they always do.
         iterations: Local steps of all agents together since the run began, if a server plans them.
+        tick: Of the virtual clock, if there is one.
     """
 
     metrics: dict[str, np.ndarray]
@@ -68,6 +91,7 @@ class Round(NamedTuple):
     told: Mapping[str, np.ndarray] = MappingProxyType({})
     steps: np.ndarray | None = None
     iterations: int | None = None
+    tick: Tick | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,66 @@
+"""Chance that belongs to an agent and a count, not to the order of events: a hash in place of a generator.
+
+    (seed, purpose, agent, count) --splitmix64--> a number in (0, 1)
+
+However many agents ask, in whatever order, each gets the number that is its own; a whole array is one call. The mixing
+function is that of splitmix64: Steele, Lea & Flood (2014), https://doi.org/10.1145/2660193.2660195
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+from jaxtyping import Float64
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+FIRST, SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+class Draw(IntEnum):
+    """What a number is drawn for; each purpose has its own stream."""
+
+    STEP = 0
+    UP = 1
+    DOWN = 2
+    LATENCY = 3
+    JOIN = 4
+    STAY = 5
+    DROP_OUT = 6
+    TURN = 7
+    JITTER = 8  # and 9: a normal number takes two
+
+
+def uniform(
+    seed: int, purpose: int, agents: np.ndarray, counts: np.ndarray | int = 0
+) -> Float64[np.ndarray, " agents"]:
+    """One number in (0, 1) for each agent and its count.
+
+    >>> of_two, of_three = (uniform(0, Draw.TURN, np.arange(agents)) for agents in (2, 3))
+    >>> (of_two == of_three[:2]).all()
+    np.True_
+    """
+    mixed = np.full(np.shape(agents), np.uint64(seed))
+    with np.errstate(over="ignore"):  # modulo 2^64, as meant
+        for part in (purpose, agents, counts):
+            mixed = _mix(mixed + GOLDEN * (np.asarray(part).astype(np.uint64) + np.uint64(1)))
+    return ((mixed >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+
+
+def exponential(
+    seed: int, purpose: int, agents: np.ndarray, counts: np.ndarray | int = 0
+) -> Float64[np.ndarray, " agents"]:
+    """Exponentially distributed numbers with mean one."""
+    return -np.log(uniform(seed, purpose, agents, counts))
+
+
+def normal(seed: int, purpose: int, agents: np.ndarray, counts: np.ndarray | int = 0) -> Float64[np.ndarray, " agents"]:
+    """Standard normal numbers (Box & Muller); they also use up the purpose's successor."""
+    radius = np.sqrt(-2.0 * np.log(uniform(seed, purpose, agents, counts)))
+    return radius * np.cos(2.0 * np.pi * uniform(seed, purpose + 1, agents, counts))
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint64(30))) * FIRST
+    x = (x ^ (x >> np.uint64(27))) * SECOND
+    return np.asarray(x ^ (x >> np.uint64(31)))

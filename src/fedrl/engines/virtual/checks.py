@@ -1,0 +1,64 @@
+"""What is refused when a clock is put to a federation, because it would not do what it promises."""
+
+from __future__ import annotations
+
+import jax
+
+from fedrl.core.errors import ConfigError, UnsoundError
+from fedrl.core.federation import Federation
+from fedrl.core.told import Enclosed
+from fedrl.engines.merging import Messages
+from fedrl.engines.virtual.schedules import Schedule
+
+
+def check_clock(federation: Federation, schedule: Schedule, agents: int) -> None:
+    """Refuse a federation and a schedule that do not go together.
+
+    Raises:
+        ConfigError: The schedule waits for more agents than there are.
+        UnsoundError: It names both parts and the way out.
+    """
+    learner, given = federation.learner, {} if federation.call is None else federation.call.arguments
+    waited_for = max(schedule.quorum, 0 if schedule.wait_for is None else schedule.wait_for)
+    if not schedule.restart and waited_for > agents:
+        raise ConfigError(
+            f"{schedule!r} waits for {waited_for} updates and there are {agents} agents, each of which sends one in a "
+            "round. Wait for fewer."
+        )
+    if learner.environment.host is not None:
+        raise UnsoundError(
+            f"{learner.environment!r} is stepped on the host, and on a virtual clock agents train in compiled "
+            "programs. Use a compiled environment."
+        )
+    hiding = [stage for stage in given.get("stages", ()) if stage.hides]
+    if hiding and schedule.restart:
+        raise UnsoundError(
+            f"{hiding[0]!r} hides updates in the sum of those who began together, and under {schedule!r} nobody does. "
+            "Use synchronous()."
+        )
+    if schedule.toward_model and given.get("payload", "delta") == "gradient":
+        raise UnsoundError(
+            f"{schedule!r} mixes the parameters that agents end up with, and with payload='gradient' they end up where "
+            "they began. Use payload='delta', or a schedule that adds changes such as fed_buff()."
+        )
+    if learner.statistics is not None and (schedule.restart or schedule.late == "keep"):
+        raise UnsoundError(
+            f"{learner!r} counts about moments that its agents were sent, and under {schedule!r} others may have been "
+            "merged before an update arrives. Let every agent keep its own, personal(learner, keep=['moments']), or "
+            "use synchronous()."
+        )
+
+
+def check_mixable(schedule: Schedule, wire: Messages) -> None:
+    """Refuse to mix parameters with what is none.
+
+    Raises:
+        UnsoundError: Decoded updates have another structure than the parameters.
+    """
+    value = wire.decoded.value.learned if isinstance(wire.decoded.value, Enclosed) else wire.decoded.value
+    there = jax.tree.map(lambda leaf: leaf.shape, wire.sent.params)
+    if schedule.toward_model and jax.tree.map(lambda leaf: leaf.shape, value) != there:
+        raise UnsoundError(
+            f"{schedule!r} mixes parameters, and a stage of this federation sends something else with them. "
+            "Use a schedule that adds changes such as fed_buff()."
+        )

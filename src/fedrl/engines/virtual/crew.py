@@ -1,0 +1,177 @@
+"""Agents learn in full blocks, whenever one of them is first needed.
+
+What an agent will send depends on its state, on what it was sent and on its key, not on the moment at which that is
+computed. So agents that were sent for wait until an update is due; then those who wait are gathered into blocks, the
+ones needed first, and run in the compiled program, each with a broadcast of its own.
+
+    rows of waiting agents --gather--> [block | device 0] [block | device 1] ... --scatter--> states, updates, metrics
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.core.federation import AgentState, Federation
+from fedrl.core.types import Broadcast, Key, Params, PyTree
+from fedrl.engines.blocks import metric_names
+from fedrl.engines.merging import Messages, measured, messages
+from fedrl.engines.sharing import Shapes, shapes, shared
+from fedrl.engines.simulation import Population, adoption, params_held, seated, starting
+from fedrl.engines.virtual.words import packing
+
+
+class Desks(NamedTuple):
+    """What lies on every agent's desk, `[agents, ...]`; arrays that are brought up to date in place.
+
+    Attributes:
+        states: Of each agent, as a row of words.
+        sent: What each was sent last.
+        updates: What each has ready, decoded: an `Update`.
+        metrics: What each measured on the way.
+        version: Of what each was sent; -1 for nothing yet.
+        again: How often each was sent that version before.
+        cohort: How many were sent for with it.
+        waiting: Whether it was sent for and has not learned yet.
+    """
+
+    states: np.ndarray
+    sent: np.ndarray
+    updates: np.ndarray
+    metrics: np.ndarray
+    version: np.ndarray
+    again: np.ndarray
+    cohort: np.ndarray
+    waiting: np.ndarray
+
+
+class Crew(NamedTuple):
+    """The agents' half.
+
+    Attributes:
+        start: `seed -> (Population, Desks)`; of the population the server and the key are of use.
+        learn: `(run key, Desks, agents) -> None`: they learn what they were sent for.
+        wave: How many learn side by side.
+        metrics: The names of the columns of `Desks.metrics`.
+        params_of: `Desks -> params` that agents act with, a leading agent axis on every leaf.
+        adopt: `(Desks, params) -> Desks` in which every agent has adopted the parameters.
+    """
+
+    start: Callable[[int], tuple[Population, Desks]]
+    learn: Callable[[Key, Desks, np.ndarray], None]
+    wave: int
+    metrics: list[str]
+    params_of: Callable[[Desks], Params]
+    adopt: Callable[[Desks, Params], Desks]
+
+
+def crew(
+    federation: Federation, fleet: PyTree, steps: np.ndarray, size: int, places: Sequence[jax.Device], wire: Messages
+) -> Crew:
+    """The agents of a federation, in blocks of `size` on the devices."""
+    agents = len(steps)
+    seats = seated(np.arange(agents), size)
+    begin = starting(federation, fleet, seats, steps, places[:1])
+    names = metric_names(federation, shapes(fleet, skip=1))
+    broadcast, update = packing(wire.sent), packing(wire.decoded)
+    pack_block, unpack_block, run_block = _programs(federation, shapes(fleet, skip=1))
+    adopt_block = adoption(federation)
+    compiled = threading.Event()
+
+    def start(seed: int) -> tuple[Population, Desks]:
+        first = begin(seed)
+        states = np.concatenate([np.asarray(pack_block(block)) for block in first.blocks])[:agents]
+        desks = Desks(
+            states=states,
+            sent=np.zeros((agents, broadcast.words), np.uint32),
+            updates=np.zeros((agents, update.words), np.uint32),
+            metrics=np.zeros((agents, len(names)), np.float32),
+            version=np.full(agents, -1, np.int32),
+            again=np.zeros(agents, np.int32),
+            cohort=np.ones(agents, np.int32),
+            waiting=np.zeros(agents, bool),
+        )
+        return first, desks
+
+    def learn(key: Key, desks: Desks, ids: np.ndarray) -> None:
+        raw_key = np.asarray(jax.random.key_data(key))
+
+        def dispatch(i: int, seat: np.ndarray) -> tuple[jax.Array, ...]:
+            who = np.where(seat < 0, ids[0], seat)
+            states = jax.device_put(desks.states[who], places[i % len(places)])
+            found = run_block(raw_key, desks.again[who], desks.cohort[who], states, desks.sent[who])
+            return cast(tuple[jax.Array, ...], found)
+
+        rows = seated(ids, size)
+        if compiled.is_set():
+            results = [dispatch(i, seat) for i, seat in enumerate(rows)]
+        else:  # each device compiles its own copy of the program: side by side, not in turn
+            with ThreadPoolExecutor(len(places)) as pool:
+                results = list(pool.map(dispatch, range(len(rows)), rows))
+            compiled.set()
+        for seat, result in zip(rows, results, strict=True):
+            here = seat >= 0
+            for column, new in zip((desks.states, desks.updates, desks.metrics), result, strict=True):
+                column[seat[here]] = np.asarray(new)[here]
+        desks.waiting[ids] = False
+
+    def blocks(desks: Desks) -> list[AgentState]:
+        return [unpack_block(desks.states[np.maximum(seat, 0)]) for seat in seats]
+
+    def adopt(desks: Desks, params: Params) -> Desks:
+        rows = [np.asarray(pack_block(adopt_block(block, params))) for block in blocks(desks)]
+        return desks._replace(states=np.concatenate(rows)[:agents])
+
+    return Crew(
+        start=start,
+        learn=learn,
+        wave=size * len(places),
+        metrics=names,
+        params_of=lambda desks: params_held(federation, blocks(desks), seats),
+        adopt=adopt,
+    )
+
+
+class Programs(NamedTuple):
+    """What is compiled for a block of agents.
+
+    Attributes:
+        pack: `AgentState[c] -> rows`.
+        unpack: `rows -> AgentState[c]`.
+        run: `(raw key, again, cohort, states, sent) -> (states, updates, metrics)`, one row per agent each.
+    """
+
+    pack: Callable[[AgentState], jax.Array]
+    unpack: Callable[[np.ndarray], AgentState]
+    run: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+
+
+@shared
+def _programs(federation: Federation, setting: Shapes) -> Programs:
+    """The programs of a block, compiled when they are first called with a block of that size."""
+    one_agent = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), setting.tree)
+    wire = messages(federation, one_agent)
+    newcomer = jax.eval_shape(federation.init_agent, jax.random.key(0), jnp.int32(0), setting.tree, jnp.int32(1))
+    state, broadcast, update = packing(newcomer), packing(wire.sent), packing(wire.decoded)
+
+    def one(
+        key: Key, again: jax.Array, cohort: jax.Array, row: jax.Array, sent: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        agent: AgentState = jax.lax.optimization_barrier(state.unpack(row))
+        heard: Broadcast = jax.lax.optimization_barrier(broadcast.unpack(sent))
+        own_key = jax.lax.select(again > 0, jax.random.fold_in(key, again), key)  # never the same noise twice
+        value, agent, metrics = federation.agent(own_key, heard, agent, cohort)
+        metrics = jax.tree.map(lambda x: x.sum(0), metrics) | measured(federation, value)
+        columns = jnp.stack([metrics[name].astype(jnp.float32) for name in sorted(metrics)])
+        return state.pack(agent), update.pack(federation.decode(heard, value)), columns
+
+    def block(raw_key: jax.Array, *rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return jax.vmap(one, (None, 0, 0, 0, 0))(jax.random.wrap_key_data(raw_key), *rows)
+
+    return Programs(jax.jit(jax.vmap(state.pack)), jax.jit(jax.vmap(state.unpack)), jax.jit(block))

@@ -1,0 +1,189 @@
+"""The engine on a virtual clock: devices differ, drop out and come back; learning stays compiled.
+
+    course (when) --sent for, arrived--> crew (what agents learn, in blocks) --updates--> office (what becomes of it)
+         ^                                                                                     |
+         +---------------------------------- merge, next version ------------------------------+
+
+Time is simulated, learning is not: the same compiled program trains blocks of agents that were sent for at different
+moments with different versions. What happens when follows from (seed, agent, turn), and what is learned from (seed,
+agent, version). So nothing depends on devices, blocks or the order in which the computer gets to things.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from fedrl.core.checks import check_positive
+from fedrl.core.codec import size_bytes
+from fedrl.core.errors import ConfigError
+from fedrl.core.federation import Federation
+from fedrl.core.types import Params, PyTree
+from fedrl.engines.merging import messages, passed_over
+from fedrl.engines.simulation import Population, Round, Simulation, Tick, chosen_size, iterations
+from fedrl.engines.virtual.checks import check_clock, check_mixable
+from fedrl.engines.virtual.clock import Clock, speeds_of
+from fedrl.engines.virtual.crew import Desks, crew
+from fedrl.engines.virtual.log import Log
+from fedrl.engines.virtual.server import Arrivals, office
+from fedrl.engines.virtual.timetable import ARRIVES, Timetable, at_work, course
+
+
+class Between(NamedTuple):
+    """What the engine keeps between two rounds.
+
+    Attributes:
+        table: Of the clock.
+        desks: What agents have before them.
+        before: The parameters before the last merge, for a look-ahead.
+        steps: Environment steps behind all updates that arrived, `[1]`.
+    """
+
+    table: Timetable
+    desks: Desks
+    before: Params
+    steps: np.ndarray
+
+
+def simulate_clock(
+    federation: Federation,
+    fleet: PyTree,
+    clock: Clock,
+    *,
+    local_steps: Sequence[int] | np.ndarray | None = None,
+    merges: int | None = None,
+    block: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Simulation:
+    """Prepare a federation to be simulated on a virtual clock.
+
+    A round is so many merges; with the clock's own schedule `synchronous()` it is what
+    `fedrl.engines.blocks.simulate` does. `Round.tick` tells the time. The metrics of a round have an entry for every
+    agent, zero for those whose updates did not arrive in it. `cohort` are the agents that may be sent for.
+
+    Args:
+        federation: What to run.
+        fleet: Parameters of each agent's environment, a leading agent axis on every leaf.
+        clock: The devices, and when the server merges.
+        local_steps: Local iterations of each agent, at most `federation.local_steps`, which is the default.
+        merges: In a round; by default as many as it takes to merge one update per agent, and one if the server waits
+            for all of them.
+        block: Agents per compiled block; of no consequence but to float tolerance.
+        devices: Where to train; all local devices by default.
+
+    Raises:
+        ConfigError: An argument does not fit the fleet.
+        UnsoundError: The federation and the schedule do not go together.
+    """
+    agents = jax.tree.leaves(fleet)[0].shape[0]
+    schedule = clock.schedule
+    check_clock(federation, schedule, agents)
+    size = chosen_size(agents, block)
+    places = list(jax.local_devices() if devices is None else devices)
+    steps = iterations(federation, agents, local_steps)
+    wire = messages(federation, fleet)
+    check_mixable(schedule, wire)
+    team = crew(federation, fleet, steps, size, places, wire)
+    host = office(federation, schedule, fleet, wire)
+    dense = int(size_bytes(wire.decoded))
+    time = course(clock, speeds_of(clock, steps, wire.up_bytes or dense, wire.down_bytes))
+    each = 1 if schedule.wait_for is None or not schedule.restart else max(1, agents // schedule.wait_for)
+    count = each if merges is None else merges
+    check_positive(merges=count)
+    sampled = steps * federation.learner.samples
+
+    def init(seed: int) -> Population:
+        first, desks = team.start(seed)
+        before = jax.tree.map(np.asarray, first.server.params) if schedule.momentum < 1.0 else ()
+        between = Between(time.start(seed), desks, before, np.zeros(1, np.int64))
+        return Population(first.server, (), first.key, between)
+
+    def round(
+        population: Population, cohort: Sequence[int] | np.ndarray | None = None, talk: bool = True
+    ) -> tuple[Population, Round]:
+        if not talk:
+            raise ConfigError(
+                "talk is False. On a virtual clock agents meet when the schedule says so. "
+                "Use fedrl.engines.blocks.simulate for agents that never talk."
+            )
+        allowed = np.ones(agents, bool) if cohort is None else np.isin(np.arange(agents), np.asarray(cohort))
+        log = Log(agents, team.metrics)
+        for _ in range(count):
+            population = merge(population, allowed, log)
+        between: Between = population.between
+        between.steps[0] += int((log.arrived * sampled).sum())
+        tick = Tick(float(between.table.now_s[0]), int(between.steps[0]), *log.counts)
+        up, down = log.bytes_up(wire.up_bytes), log.sent * wire.down_bytes
+        return population, Round(log.metrics, log.weight, log.refused, up, down, tick=tick)
+
+    def merge(population: Population, allowed: np.ndarray, log: Log) -> Population:
+        """Let time go on until the server merges, and merge."""
+        server, key = population.server, population.key
+        table, desks, before, steps = population.between
+        version, row = int(server.version), host.envelope(server, before)
+        collected: list[tuple[np.ndarray, ...]] = []
+
+        def send(begun: np.ndarray, asked: int) -> None:
+            desks.sent[begun] = row
+            desks.again[begun] = np.where(desks.version[begun] == version, desks.again[begun] + 1, 0)
+            desks.version[begun], desks.cohort[begun] = version, asked
+            desks.waiting[begun] = table.ahead[begun] == ARRIVES
+            log.sent += len(begun)
+
+        def receive(arrived: np.ndarray) -> None:
+            needed = arrived[desks.waiting[arrived]]
+            if len(needed):
+                team.learn(key, desks, _with_company(needed, table, desks, team.wave if schedule.restart else 1))
+            collected.append((desks.updates[arrived], desks.sent[arrived], desks.version[arrived]))
+            log.receive(arrived, desks.metrics[arrived])
+
+        def begin() -> bool:
+            begun = time.begin(table, allowed)
+            send(begun, schedule.wait_for or len(begun))
+            return len(begun) > 0 or bool(at_work(table).any())
+
+        begun, got = begin(), 0
+        deadline_s, need = table.now_s[0] + schedule.deadline_s, schedule.wait_for or agents
+        while got < need:
+            overdue = table.now_s[0] >= deadline_s
+            if (overdue and got >= schedule.quorum) or (begun and not schedule.restart and not at_work(table).any()):
+                break
+            happened = time.step(
+                table, allowed, (schedule.quorum if overdue else need) - got, math.inf if overdue else deadline_s
+            )
+            if len(happened.arrived):
+                receive(happened.arrived)
+            send(happened.begun, schedule.wait_for or agents)
+            got, log.lost = got + len(happened.arrived), log.lost + happened.lost
+            if not begun:
+                begun, deadline_s = begin(), table.now_s[0] + schedule.deadline_s
+        if schedule.late == "discard":
+            log.late += int(at_work(table).sum())
+            time.recall(table)
+        if got < max(schedule.quorum, 1):
+            return population._replace(server=passed_over(server))
+        updates, sent, versions = (np.concatenate(rows) for rows in zip(*collected, strict=True))
+        log.staleness.append(version - versions)
+        after, weight, refused = host.merge(server, key, Arrivals(updates, sent))
+        log.weight, log.refused = log.weight + weight, log.refused + refused
+        earlier = jax.tree.map(np.asarray, server.params) if schedule.momentum < 1.0 else ()
+        return Population(after, (), key, Between(table, desks, earlier, steps))
+
+    def adopt(population: Population) -> Population:
+        desks = team.adopt(population.between.desks, jax.tree.map(np.asarray, population.server.params))
+        return population._replace(between=population.between._replace(desks=desks))
+
+    return Simulation(
+        init, round, lambda population: team.params_of(population.between.desks), agents, size, adopt=adopt
+    )
+
+
+def _with_company(needed: np.ndarray, table: Timetable, desks: Desks, wave: int) -> np.ndarray:
+    """Who learns now: those who are needed, and as many others, by their time, as fill the devices."""
+    free = -len(needed) % wave
+    others = np.setdiff1d(np.flatnonzero(desks.waiting & (table.ahead == ARRIVES)), needed)
+    return np.concatenate([needed, others[np.argsort(table.due_s[others], kind="stable")][:free]])

@@ -1,0 +1,64 @@
+"""What is seen of a round on the virtual clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fedrl.engines.merging import SIZE
+
+
+@dataclass
+class Log:
+    """What is added up while time goes on.
+
+    Attributes:
+        agents: How many there are.
+        names: Of the metrics.
+        sent: Broadcasts.
+        lost: Turns that came to nothing.
+        late: Agents that were called back.
+        weight: Of the merged updates.
+        refused: Updates that the server left out.
+        staleness: Of the updates of each merge.
+    """
+
+    agents: int
+    names: list[str]
+    sent: int = 0
+    lost: int = 0
+    late: int = 0
+    weight: float = 0.0
+    refused: int = 0
+    staleness: list[np.ndarray] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.arrived = np.zeros(self.agents, int)
+        self._sums = np.zeros((self.agents, len(self.names)), np.float64)
+
+    def receive(self, ids: np.ndarray, metrics: np.ndarray) -> None:
+        """Updates of these agents arrived; each at most once."""
+        self.arrived[ids] += 1
+        self._sums[ids] += metrics
+
+    @property
+    def received(self) -> int:
+        """Updates that arrived."""
+        return int(self.arrived.sum())
+
+    def bytes_up(self, each: int | None) -> int:
+        """What they took: so much each, or what the agents measured."""
+        return self.received * each if each is not None else int(self._sums[:, self.names.index(SIZE)].sum())
+
+    @property
+    def metrics(self) -> dict[str, np.ndarray]:
+        """Each `[agents]`, added up over turns and local steps."""
+        return dict(zip(self.names, self._sums.T.astype(np.float32), strict=True))
+
+    @property
+    def counts(self) -> tuple[int, int, int, float, int]:
+        """As the last fields of a `Tick`."""
+        stale = np.concatenate([np.zeros(0, int), *self.staleness])
+        mean, most = (float(stale.mean()), int(stale.max())) if len(stale) else (0.0, 0)
+        return self.received, self.lost, self.late, mean, most

@@ -1,0 +1,81 @@
+"""A tree of arrays as a row of 32-bit words, inside compiled programs.
+
+    tree --pack--> uint32[words] --unpack--> the same tree, bit for bit
+
+The states of thousands of agents are then one array: what a block of agents needs is one gather, what comes back one
+scatter, however many leaves there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, UInt32
+
+from fedrl.core.types import PyTree
+
+UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
+
+
+class Packing(NamedTuple):
+    """How trees of one shape become rows.
+
+    Attributes:
+        words: Length of a row.
+        pack: `tree -> [words]`.
+        unpack: `[words] -> tree`.
+    """
+
+    words: int
+    pack: Callable[[PyTree], UInt32[Array, " words"]]
+    unpack: Callable[[UInt32[Array, " words"]], PyTree]
+
+
+def packing(like: PyTree) -> Packing:
+    """How trees with the structure, shapes and types of `like` become rows.
+
+    >>> import jax.numpy as jnp
+    >>> tree = {"a": jnp.array([1.5, -0.0]), "b": jnp.array(True)}
+    >>> how = packing(tree)
+    >>> how.words, how.unpack(how.pack(tree))["a"].tolist()
+    (3, [1.5, -0.0])
+    """
+    leaves, structure = jax.tree.flatten(like)
+    raw = [jax.eval_shape(_bits, leaf) for leaf in leaves]
+    ends = np.cumsum([leaf.size for leaf in raw])
+
+    def pack(tree: PyTree) -> jax.Array:
+        rows = [_bits(leaf).reshape(-1) for leaf in jax.tree.leaves(tree)]
+        return jnp.concatenate(rows) if rows else jnp.zeros(0, jnp.uint32)
+
+    def unpack(row: jax.Array) -> PyTree:
+        found = [
+            _leaf(row[end - bits.size : end].reshape(bits.shape), leaf)
+            for end, bits, leaf in zip(ends, raw, leaves, strict=True)
+        ]
+        return jax.tree.unflatten(structure, found)
+
+    return Packing(int(ends[-1]) if len(ends) else 0, pack, unpack)
+
+
+def _is_key(leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
+def _bits(leaf: jax.Array) -> jax.Array:
+    if _is_key(leaf):
+        return jax.random.key_data(leaf)
+    leaf = leaf.astype(jnp.uint8) if leaf.dtype == jnp.bool_ else leaf
+    return jax.lax.bitcast_convert_type(leaf, UNSIGNED[leaf.dtype.itemsize]).astype(jnp.uint32)
+
+
+def _leaf(bits: jax.Array, like: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
+    if _is_key(like):
+        return jax.random.wrap_key_data(bits)
+    if like.dtype == jnp.bool_:
+        return bits.astype(jnp.bool_)
+    return jax.lax.bitcast_convert_type(bits.astype(UNSIGNED[like.dtype.itemsize]), like.dtype)
