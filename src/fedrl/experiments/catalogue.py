@@ -70,8 +70,8 @@ def components(kind: str | None = None) -> list[Component]:
     Raises:
         ConfigError: There is no such kind.
 
-    >>> [component.name for component in components("aggregator")][:1]
-    ['mean']
+    >>> "mean" in [component.name for component in components("aggregator")]
+    True
     """
     fill()
     kinds = {entry.kind for entry in CATALOGUE.values()} & CONSTRUCTED

@@ -78,7 +78,7 @@ def stragglers(usual: float, share: float = 0.1, times: float = 20.0) -> Spread:
     Raises:
         ConfigError: A number is out of range.
 
-    >>> stragglers(1.0, share=0.25, times=4.0).values(8, 0, 0).sum()
+    >>> float(stragglers(1.0, share=0.25, times=4.0).values(8, 0, 0).sum())
     14.0
     """
     check_above_zero(usual=usual, times=times)
