@@ -199,6 +199,12 @@ def test_list_shows_parameters_and_reference(call: Call) -> None:
     assert "cartpole" not in said.out
 
 
+def test_list_shows_no_inner_life_of_python(call: Call) -> None:
+    said = call("list").out
+    assert "optimizer = adam(0.0025, max_norm=0.5)" in said
+    assert "<" not in said.replace("<-", "").replace("<=", "")
+
+
 def test_list_of_an_unknown_kind_names_the_kinds(call: Call) -> None:
     said = call("list", "lerner")
     assert said.code == 2

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from fedrl.core.component import call_of
+
 
 def list_command(kind: str | None) -> None:
     """Print every component of a kind: name, what it does, parameters, reference."""
@@ -39,11 +41,11 @@ def _parameter(parameter: inspect.Parameter) -> str:
 
 
 def _value(default: Any) -> str:
-    """As TOML has it; what is not set has no value there."""
+    """As TOML has it, or as the call of a component; what is not set has no value there."""
     if default is None:
         return "(its own)"
     if isinstance(default, bool):
         return str(default).lower()
     if isinstance(default, str):
         return f'"{default}"'
-    return str(list(default)) if isinstance(default, tuple) else repr(default)
+    return str(list(default)) if type(default) is tuple else repr(call_of(default) or default)
