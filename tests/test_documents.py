@@ -1,22 +1,32 @@
-"""The Python that the documents show runs."""
+"""The Python that the documents show runs, and the TOML builds."""
 
 import re
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import fedrl
 from fedrl.aggregators import mean
 from fedrl.environments import cartpole
+from fedrl.experiments.build import build
+from fedrl.experiments.config import load
 from fedrl.learners import ppo
 from fedrl.stages import clip
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = [
-    pytest.param(code, id=f"{path.name}-{i}")
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    for i, code in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL))
-]
+
+
+def shown(language: str) -> list[Any]:
+    return [
+        pytest.param(code, id=f"{path.name}-{i}")
+        for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+        for i, code in enumerate(re.findall(rf"```{language}\n(.*?)```", path.read_text(), re.DOTALL))
+    ]
+
+
+BLOCKS, FRAGMENTS = shown("python"), shown("toml")
 
 
 @pytest.mark.parametrize("code", BLOCKS)
@@ -29,5 +39,15 @@ def test_shown_code_runs(code, capsys, monkeypatch, tmp_path):
         assert 10 < float(capsys.readouterr().out) < 60  # what an untrained policy holds out
 
 
+@pytest.mark.parametrize("fragment", FRAGMENTS)
+def test_shown_settings_build(fragment):
+    """Each is meant for the first example: the sections it has go over those that are there."""
+    data = tomllib.loads((ROOT / "examples" / "cartpole.toml").read_text())
+    for section, keys in tomllib.loads(fragment).items():
+        data[section] = data[section] | keys if section == "federation" else keys
+    assert build(load(data)).methods[0].talk
+
+
 def test_there_is_code_to_run():
     assert len(BLOCKS) >= 2
+    assert len(FRAGMENTS) >= 10
