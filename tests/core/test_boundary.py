@@ -79,7 +79,7 @@ def listening(federation: Federation) -> tuple[Federation, list]:
         return heard_step
 
     ears = {name: hear(getattr(federation, name)) for name in ("decode", "aggregate", "commit", "server")}
-    return replace(federation, **ears, call=None), heard
+    return replace(federation, **ears), heard
 
 
 @pytest.mark.parametrize("rule", [mean(), median()], ids=repr)
@@ -109,7 +109,7 @@ def silenced(federation: Federation) -> Federation:
         silence = jax.tree.map(jnp.zeros_like, update.value)
         return Update(silence, jnp.float32(1.0), update.version), state, metrics
 
-    return replace(federation, agent=agent, call=None)
+    return replace(federation, agent=agent)
 
 
 def rounds(federation: Federation, fleet):
@@ -145,9 +145,6 @@ def test_metrics_do_not_reach_the_server():
         update, state, metrics = federation.agent(key, sent, state, cohort)
         return update, state, jax.tree.map(lambda x: x * jnp.nan, metrics)
 
-    (honest, _), (boasted, lost) = (
-        rounds(federation, FLEET),
-        rounds(replace(federation, agent=boasting, call=None), FLEET),
-    )
+    (honest, _), (boasted, lost) = rounds(federation, FLEET), rounds(replace(federation, agent=boasting), FLEET)
     jax.tree.map(np.testing.assert_array_equal, honest, boasted)
     assert np.isnan(lost).all()

@@ -77,7 +77,33 @@ def test_records_without_a_call_are_equal_only_to_themselves():
     assert one == one  # noqa: PLR0124
     assert one != other
     assert repr(one) == "<Thing without a constructor call>"
-    assert replace(mean(), call=None) != mean()
+
+
+@pytest.mark.parametrize(
+    ("built", "altered"),
+    [
+        (mean(), replace(mean(), sees="each")),
+        (quadratic(sgd(0.1)), replace(quadratic(sgd(0.1)), samples=2)),
+        (sgd(0.1), sgd(0.1)._replace(update=adam(0.1).update)),
+        (sgd(0.1), optax.GradientTransformation(sgd(0.1).init, optax.adam(0.1).update)),
+    ],
+    ids=["record", "nested", "optax", "optax anew"],
+)
+def test_what_is_altered_forgets_the_call_that_built_it(built, altered):
+    assert call_of(built) is not None
+    assert call_of(altered) is None
+    assert altered != built
+
+
+def test_a_constructor_may_return_what_another_built_and_both_keep_their_calls():
+    inner = mean()
+
+    @component("test double")
+    def renamed():
+        return inner
+
+    assert (repr(renamed()), repr(inner)) == ("renamed()", "mean()")
+    del CATALOGUE["test double", "renamed"]
 
 
 def test_a_digest_covers_every_argument_defaults_included():

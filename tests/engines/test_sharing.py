@@ -1,5 +1,7 @@
 """Equal federations share their programs; what only looks equal does not."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -89,6 +91,16 @@ def test_a_component_redefined_under_its_name_is_another_one():
     whole, half = (federate(quadratic(sgd(0.1), size=2), mean(), redefined(f)) for f in (1.0, 0.5))
     assert whole == half  # all that a call can tell
     assert not np.array_equal(rounds(whole, 4), rounds(half, 4))
+
+
+def test_an_altered_federation_does_not_share_the_program_of_the_original():
+    whole = federation()
+
+    def eager(key, sent, agent, cohort):
+        update, agent, metrics = whole.agent(key, sent, agent, cohort)
+        return update._replace(value=jax.tree.map(lambda x: 2.0 * x, update.value)), agent, metrics
+
+    assert not np.array_equal(rounds(whole, 4), rounds(replace(whole, agent=eager), 4))
 
 
 def test_parts_without_a_call_are_told_apart():

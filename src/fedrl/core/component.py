@@ -10,14 +10,16 @@ From that one fact come its repr, its equality, its digest, its table in a confi
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ParamSpec, TypeVar, cast, dataclass_transform
 
 import numpy as np
+import optax
 
 Parameters = ParamSpec("Parameters")
 T = TypeVar("T")
@@ -105,8 +107,11 @@ def component(kind: str, *, reference: str = "") -> Callable[[Callable[Parameter
 
 
 def call_of(value: object) -> Call | None:
-    """The call that built `value`, or None if no component did."""
-    call = getattr(value, "call", None) or getattr(getattr(value, "init", None), "call", None)
+    """The call that built `value`, or None if no component did, or if `value` was altered since."""
+    call = getattr(value, "call", None)
+    if call is None and isinstance(value, optax.GradientTransformation):
+        call, built = getattr(value.init, "call", None), getattr(value.init, "update", None)
+        call = call if built is value.update else None
     return call if isinstance(call, Call) else None
 
 
@@ -136,7 +141,8 @@ def cite(value: object) -> list[str]:
 def record(cls: type[T]) -> type[T]:
     """A frozen dataclass of functions that prints and compares as the call that built it.
 
-    The class declares a field `call: Call | None = None`.
+    The class declares a field `call: Call | None = None`. Only `component` fills it: no constructor takes it, so what
+    `dataclasses.replace` alters has none, and is equal to nothing but itself.
     """
 
     def show(self: Any) -> str:
@@ -150,6 +156,7 @@ def record(cls: type[T]) -> type[T]:
     def hashed(self: Any) -> int:
         return hash(self.call) if self.call else id(self)
 
+    cls.call = field(default=None, init=False)  # type: ignore[attr-defined]
     cls.__repr__ = show  # type: ignore[method-assign]
     cls.__eq__ = equal  # type: ignore[method-assign]
     cls.__hash__ = hashed  # type: ignore[method-assign]
@@ -157,12 +164,14 @@ def record(cls: type[T]) -> type[T]:
 
 
 def _remember(built: T, call: Call) -> T:
-    if is_dataclass(built) and any(field.name == "call" for field in fields(built)):
-        return cast(T, replace(cast(Any, built), call=call))
-    if hasattr(built, "_replace") and hasattr(built, "init"):  # an optax transformation: its init carries the call
+    if is_dataclass(built) and any(entry.name == "call" for entry in fields(built)):
+        remembering = copy.copy(built)  # what another constructor built keeps the call of that one
+        object.__setattr__(remembering, "call", call)
+        return remembering
+    if isinstance(built, optax.GradientTransformation):  # its init carries the call, and what it was built with
         init = functools.partial(built.init)
-        vars(init)["call"] = call
-        return built._replace(init=init)
+        vars(init).update(call=call, update=built.update)
+        return cast(T, built._replace(init=init))
     raise TypeError(
         f"{call.component.name} built a {type(built).__name__}, which has no place for its constructor call"
     )
