@@ -1,6 +1,7 @@
 """What the blocks engine guarantees: the same bits however agents are spread, and nothing compiled twice."""
 
 import hashlib
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +9,14 @@ import numpy as np
 import pytest
 
 from fedrl.aggregators import fedadam, mean, median
+from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
 from fedrl.engines.blocks import block_size, simulate
+from fedrl.engines.coordination import coordinated
 from fedrl.environments import cartpole
 from fedrl.learners import adam, network, ppo, sgd
+from fedrl.selection.selection import Workload
 from fedrl.stages import error_feedback, quantize, top_k
 from quadratic import Valley, flat, quadratic
 
@@ -126,6 +130,37 @@ def test_nothing_is_compiled_after_the_first_round(rule, compilations):
         population, _ = simulation.round(population, cohort=cohort)
     population, _ = simulation.round(population, talk=False)
     assert compilations == []
+
+
+@pytest.mark.parametrize("payload", ["delta", "gradient"])
+def test_a_schedule_of_local_steps_compiles_nothing_and_its_rounds_are_those_of_a_program_of_their_length(
+    payload, compilations
+):
+    learner = quadratic(sgd(0.12, momentum=0.5), size=SIZE, samples=3)
+    lengths = [1, 4, 2, 3, 1]
+
+    def federation(most):
+        return federate(learner, mean(), *STAGES, local_steps=most, payload=payload)
+
+    simulation = simulate(federation(4), FLEET, block=BLOCK, devices=DEVICES[:1])
+    planned = coordinated(simulation, workload=given(lengths))
+    population, _ = planned.round(planned.init(0))
+    assert compilations
+    compilations.clear()
+    for length in lengths[1:]:
+        population, seen = planned.round(population)
+        assert seen.steps.tolist() == [length] * AGENTS
+    assert compilations == []
+    short = simulate(federation(1), FLEET, block=BLOCK, devices=DEVICES[:1])
+    once, _ = short.round(short.init(0))
+    longer, _ = planned.round(planned.init(0))
+    assert fingerprint(once.server) == fingerprint(longer.server)
+
+
+@component("workload")
+def given(lengths: Sequence[int]) -> Workload:
+    """So many local steps, round by round."""
+    return Workload(lambda agents, number, state: np.full(agents, lengths[number - 1]), max(lengths))
 
 
 def test_updates_that_are_not_finite_are_left_out_and_counted():

@@ -12,7 +12,7 @@ Each half is three steps in a row. Engines that interleave something between the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,15 @@ import optax
 from fedrl.core.aggregator import Aggregator
 from fedrl.core.checks import check_composition, check_one_of, check_positive
 from fedrl.core.component import Call, component, record
+from fedrl.core.errors import UnsoundError
 from fedrl.core.keys import agent_key
 from fedrl.core.learner import Learner, Trajectory
+from fedrl.core.parts import joined
 from fedrl.core.stage import Stage, pipeline, zeros_like
 from fedrl.core.told import Enclosed, check_told, statement
 from fedrl.core.types import Broadcast, Context, Hint, Key, Metrics, PyTree, Update
+
+Carry = TypeVar("Carry")
 
 TRAIN, ENCODE, GATHER = 0, 1, 2
 
@@ -165,8 +169,7 @@ def federate(
         return Broadcast(server.params, server.shared, server.version)
 
     def begin(key: Key, sent: Broadcast, agent: AgentState, cohort: jax.Array) -> tuple[Task, AgentState]:
-        correction = guide(sent.shared, agent.local)
-        hint = Hint(sent.params, zeros_like(sent.params) if correction is None else correction)
+        hint = Hint(sent.params, _whole(guide(sent.shared, agent.local), sent.params, stages))
         task = Task(agent_key(key, sent.version, agent.agent), sent, hint, cohort)
         return task, agent._replace(learner=learner.adopt(agent.learner, sent.params))
 
@@ -207,10 +210,7 @@ def federate(
             update, agent = report(task, agent, metrics)
             return update, agent, jax.tree.map(lambda x: x[None], metrics)
 
-        def step(carry: AgentState, i: jax.Array) -> tuple[AgentState, Metrics]:
-            return _unless_done(carry, i, *work(task, carry, i))
-
-        agent, metrics = jax.lax.scan(step, agent, jnp.arange(local_steps))
+        agent, metrics = _repeated(lambda i, state: work(task, state, i), agent.steps, local_steps, agent)
         update, agent = report(task, agent, _summed(metrics))
         return update, agent, metrics
 
@@ -221,14 +221,13 @@ def federate(
         gradient = learner.gradient
         task, agent = begin(key, sent, agent, cohort)
 
-        def step(carry: tuple[AgentState, PyTree], i: jax.Array) -> tuple[tuple[AgentState, PyTree], Metrics]:
+        def step(i: jax.Array, carry: tuple[AgentState, PyTree]) -> tuple[tuple[AgentState, PyTree], Metrics]:
             state, summed = carry
             slope, after, metrics = gradient(jax.random.fold_in(task.key, i), state.learner, task.hint)
-            after, metrics = _unless_done(state, i, state._replace(learner=after), metrics)
-            going = (i < state.steps).astype(jnp.float32)
-            return (after, jax.tree.map(lambda s, g: s - going * g, summed, slope)), metrics
+            return (state._replace(learner=after), jax.tree.map(jnp.subtract, summed, slope)), metrics
 
-        (agent, summed), metrics = jax.lax.scan(step, (agent, zeros_like(sent.params)), jnp.arange(local_steps))
+        begun = (agent, zeros_like(sent.params))
+        (agent, summed), metrics = _repeated(step, agent.steps, local_steps, begun)
         value = jax.tree.map(lambda s: s / jnp.maximum(agent.steps, 1), summed)
         update, agent = encode(task, agent, value, _summed(metrics))
         return update, agent, metrics
@@ -289,6 +288,29 @@ def federate(
     )
 
 
+def _whole(correction: PyTree, params: PyTree, stages: Sequence[Stage]) -> PyTree:
+    """The correction of every parameter: zero where a stage steers none, or not those that are not sent.
+
+    Raises:
+        UnsoundError: A stage made something else than parameters before another one steers by what it sees of them.
+    """
+    nothing = zeros_like(params)
+    if correction is None:
+        return nothing
+    try:
+        whole = joined(correction, nothing)
+        fits = jax.tree.map(jnp.shape, whole) == jax.tree.map(jnp.shape, nothing)
+    except ValueError:
+        fits = False
+    if not fits:
+        guiding = next(stage for stage in stages if stage.guide is not None)
+        raise UnsoundError(
+            f"{guiding!r} steers the training of parameters, and a stage before it made something else of them: "
+            f"{jax.tree.structure(correction)}. Put {guiding!r} first, or after stages that only leave parts out."
+        )
+    return whole
+
+
 def _summed(metrics: Metrics) -> Metrics:
     """Over local steps."""
     return jax.tree.map(lambda x: x.sum(0), metrics)
@@ -299,10 +321,23 @@ def _weighted_sum(weights: Any, values: Any) -> Any:
     return (weights.reshape(-1, *[1] * (values.ndim - 1)) * values).sum(0)
 
 
-def _unless_done(
-    before: AgentState, step: jax.Array, after: AgentState, metrics: Metrics
-) -> tuple[AgentState, Metrics]:
-    """An agent that has done its own number of local steps stands still."""
-    going = step < before.steps
-    kept = jax.tree.map(lambda new, old: jnp.where(going, new, old), after, before)
-    return kept, jax.tree.map(lambda x: jnp.where(going, x, jnp.zeros_like(x)), metrics)
+def _repeated(
+    step: Callable[[jax.Array, Carry], tuple[Carry, Metrics]], steps: jax.Array, most: int, carry: Carry
+) -> tuple[Carry, Metrics]:
+    """So many local steps in a row; each metric has a leading axis of `most`, zero from the last step on.
+
+    Over a block of agents the loop ends with whoever has most to do, and the others stand still from their own last
+    step on. So one program serves rounds of any length, and a short one is short.
+    """
+    measured = jax.eval_shape(step, jnp.int32(0), carry)[1]
+    nothing = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), measured)
+
+    def proceed(under_way: tuple[jax.Array, Carry, Metrics]) -> tuple[jax.Array, Carry, Metrics]:
+        i, carry, rows = under_way
+        carry, metrics = step(i, carry)
+        return i + 1, carry, jax.tree.map(lambda row, x: row.at[i].set(x), rows, metrics)
+
+    _, carry, metrics = jax.lax.while_loop(
+        lambda under_way: under_way[0] < steps, proceed, (jnp.int32(0), carry, nothing)
+    )
+    return carry, metrics
