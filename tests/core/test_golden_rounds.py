@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from fedrl.aggregators import fedadagrad, fedadam, fedavg, fedavgm, fedyogi, mean, median
+from fedrl.core.errors import UnsoundError
 from fedrl.core.federation import federate
 from fedrl.engines.blocks import simulate
 from fedrl.learners import chain, corrected, proximal, sgd
-from fedrl.stages import clip, control_variates
+from fedrl.stages import clip, control_variates, flatten, one_way
 from quadratic import FLEET, Valley, flat, quadratic, simulated_rounds
 
 CURVATURE, MINIMUM = FLEET.curvature.astype(np.float64), FLEET.minimum.astype(np.float64)
@@ -104,6 +105,25 @@ def test_scaffold_with_a_cohort_keeps_c_the_mean_of_all_control_variates():
     np.testing.assert_allclose(flat(population.server.shared[0]), own.mean(0), atol=1e-5)
     population = simulated_rounds(simulation, 600, cohort=lambda i: draws.choice(4, 2, replace=False).tolist())
     np.testing.assert_allclose(flat(population.server.params), OPTIMUM, atol=1e-4)
+
+
+def test_scaffold_steers_what_is_sent_and_nothing_else():
+    learner = quadratic(chain(corrected(), sgd(RATE)))
+    steered = federate(learner, mean("uniform"), one_way(["head"]), control_variates(RATE, agents=4), local_steps=5)
+    population = simulated_rounds(simulate(steered, FLEET, devices=DEVICE), 300)
+    found = flat(population.server.params)
+    np.testing.assert_allclose(found[1:], OPTIMUM[1:], atol=3e-6)
+    assert found[0] == 0.0  # nobody sends it
+    alone = MINIMUM[:, 0] * (1 - (1 - RATE * CURVATURE[:, 0]) ** 5)  # plain descent from the server's zero
+    heads = np.concatenate([block.learner.params["head"] for block in population.blocks])
+    np.testing.assert_allclose(heads[:, 0], alone, rtol=1e-5)
+
+
+def test_scaffold_of_what_are_no_parameters_any_more_is_refused():
+    learner = quadratic(chain(corrected(), sgd(RATE)))
+    federation = federate(learner, mean("uniform"), flatten(), control_variates(RATE, agents=4))
+    with pytest.raises(UnsoundError, match=r"control_variates\(0.1, 4\) steers.*Put control_variates\(0.1, 4\) first"):
+        simulate(federation, FLEET, devices=DEVICE)
 
 
 def test_a_median_of_three_ignores_the_liar():
