@@ -147,3 +147,13 @@ def described(annotation: Any) -> str:
         Mapping: "a table",
     }
     return words_for.get(container, "a table")  # of a component
+
+
+def at_least(lowest: float, name: str, value: float) -> None:
+    """Refuse a number that is too small.
+
+    Raises:
+        ConfigError: It names the key, the value and the least one allowed.
+    """
+    if value < lowest:
+        raise ConfigError(f"{name} is {value}. It is at least {lowest}.")

@@ -1,21 +1,10 @@
-"""What a run tells whoever listens: a stream of events, and what is written down of it.
-
-    Start, then for each method and seed: Compile?, RoundRecord, RoundRecord, ...; at last: End
-
-A study tells a `SettingStart` before each of its runs, and in the end `StudyEnd`.
-
-A listener is a `Sink`, a function of one event. A `RoundRecord` has no `event` key: it is also a line of
-`records.jsonl`. A `Summary` is `summary.json`. Numbers that do not exist, such as the return of a round in which no
-episode ended, are None (null in the files).
-"""
+"""What is told of a run when it is over: `summary.json` and its parts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, NotRequired, TypeAlias, TypedDict
+from typing import Any, NotRequired, TypedDict
 
-METHODS: Final = ("federated", "independent", "centralised", "average_once")
-"""The methods of a run: the federation itself, then its baselines."""
+from fedrl.experiments.events.rounds import Returned
 
 
 class Range(TypedDict):
@@ -24,97 +13,6 @@ class Range(TypedDict):
     mean: float | None
     low: float | None
     high: float | None
-
-
-class Start(TypedDict):
-    """A run begins.
-
-    Attributes:
-        name: Of the experiment.
-        rounds: In each seed of each method.
-        seeds: The seeds themselves.
-        methods: In the order in which they run, each one of `METHODS`.
-        agents: How many.
-        environment_steps_per_round: Of all agents together.
-    """
-
-    event: Literal["start"]
-    name: str
-    rounds: int
-    seeds: list[int]
-    methods: list[str]
-    agents: int
-    environment_steps_per_round: int
-
-
-class Compile(TypedDict):
-    """The program of a method is about to be compiled, so its next round takes longer."""
-
-    event: Literal["compile"]
-    method: str
-
-
-Returned = TypedDict("Returned", {"return": float | None})  # a keyword, hence not a class
-
-
-class Exchange(TypedDict, total=False):
-    """How agents met in a round, where there is no server or a tree of them.
-
-    Attributes:
-        messages: How many agents sent to their neighbours.
-        drift: Root mean square distance of the agents from their mean before they met.
-        consensus_distance: The same after they met.
-        levels: Of a tree, `[bytes up, bytes down]` over the links of each level, from the agents on.
-        latency_s: Of a tree, how long the messages of the round take.
-    """
-
-    messages: int
-    drift: float | None
-    consensus_distance: float | None
-    levels: list[list[int]]
-    latency_s: float
-
-
-class UpdateSpread(TypedDict):
-    """How much the updates of a round differ from agent to agent, see `fedrl.engines.spread`."""
-
-    dispersion: float
-    cosine: float
-
-
-class RoundRecord(Returned, Exchange):
-    """One round of one method with one seed.
-
-    Attributes:
-        seed: Of the run.
-        method: One of `METHODS`.
-        round: From 1.
-        environment_steps: Of all agents together, since this seed of this method began.
-        return: Mean training return of the episodes that ended in this round, over all agents.
-        agents: The same for each agent.
-        episodes: How many ended.
-        loss: Mean over agents and local steps.
-        bytes_up: Sent by all agents in this round.
-        bytes_down: Sent to all agents in this round.
-        refused: Updates the server left out.
-        seconds: Wall time of the round.
-        greedy: Return of the greedy policy, for each agent in its own environment; in rounds that evaluate.
-        heterogeneity: How much updates differ; in some rounds of the federated method.
-    """
-
-    seed: int
-    method: str
-    round: int
-    environment_steps: int
-    agents: list[float | None]
-    episodes: int
-    loss: float | None
-    bytes_up: int
-    bytes_down: int
-    refused: int
-    seconds: float
-    greedy: NotRequired[list[float | None]]
-    heterogeneity: NotRequired[UpdateSpread]
 
 
 class AgentResult(Returned):
@@ -277,52 +175,3 @@ class Summary(TypedDict):
     hierarchy: NotRequired[Hierarchy]
     heterogeneity: NotRequired[Heterogeneity]
     alarms: NotRequired[list[Alarm]]
-
-
-class End(TypedDict):
-    """A run is over, whether or not it got to its last round.
-
-    Attributes:
-        summary: As in `summary.json`.
-        folder: The run folder.
-        report: The page, if one was written.
-    """
-
-    event: Literal["end"]
-    summary: Summary
-    folder: str
-    report: str | None
-
-
-class SettingStart(TypedDict):
-    """A study begins or goes on with a setting; the events of its run follow.
-
-    Attributes:
-        number: From 1.
-        of: How many there are.
-        label: What is particular about it.
-    """
-
-    event: Literal["setting"]
-    number: int
-    of: int
-    label: str
-
-
-class StudyEnd(TypedDict):
-    """A study is over, whether or not it got to its last setting.
-
-    Attributes:
-        study: As in `study.json`.
-        folder: The study folder.
-        report: The page, if one was written.
-    """
-
-    event: Literal["study"]
-    study: Mapping[str, Any]
-    folder: str
-    report: str | None
-
-
-Event: TypeAlias = Start | Compile | RoundRecord | End | SettingStart | StudyEnd
-Sink: TypeAlias = Callable[[Event], None]

@@ -1,0 +1,98 @@
+"""The section `[federation]`: how agents learn together."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import optax
+
+from fedrl.core.aggregator import Aggregator
+from fedrl.core.errors import ConfigError
+from fedrl.core.federation import federate
+from fedrl.core.stage import Stage
+from fedrl.engines.gossip import gossip
+from fedrl.experiments.catalogue import Table
+from fedrl.experiments.values import at_least
+from fedrl.selection.selection import Selection, Workload
+from fedrl.topologies.graph import Graph
+from fedrl.topologies.rules import Rule
+from fedrl.topologies.trees import Tree
+from fedrl.topologies.weights import Mixing
+
+_FEDERATE, _GOSSIP = (
+    {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+    for function in (federate, gossip)
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationConfig:
+    """How agents learn together.
+
+    Attributes:
+        agents: How many.
+        local_steps: Local iterations between two exchanges: one number for all, one per agent, or a schedule such as
+            `{name = "ramp", first = 8, last = 1, rounds = 50}`.
+        selection: Who is asked in a round; everybody by default.
+        aggregator: The rule that merges updates.
+        stages: What an update passes on its way, in order.
+        server_optimizer: What the server does with the merged update; FedAvg by default.
+        payload: "delta" or "gradient".
+        hierarchy: A tree of servers instead of a single one.
+        topology: Who hears whom; agents then meet their neighbours only, and there is no server.
+        mixing: How much weight an agent gives to what it hears; by default what suits the rule.
+        gossip: The rule by which neighbours meet; averaging by default.
+        consensus_steps: Messages over every edge in a round.
+    """
+
+    agents: int
+    local_steps: int | tuple[int, ...] | Table | Workload = _FEDERATE["local_steps"]
+    selection: Table | str | Selection | None = None
+    aggregator: Table | str | Aggregator = "mean"
+    stages: Sequence[Table | str | Stage] = ()
+    server_optimizer: Table | str | optax.GradientTransformation | None = _FEDERATE["server_opt"]
+    payload: str = _FEDERATE["payload"]
+    hierarchy: Table | str | Tree | None = None
+    topology: Table | str | Graph | None = None
+    mixing: Table | str | Mixing | None = None
+    gossip: Table | str | Rule | None = None
+    consensus_steps: int = _GOSSIP["consensus_steps"]
+
+    def __post_init__(self) -> None:
+        at_least(1, "federation.agents", self.agents)
+        at_least(1, "federation.consensus_steps", self.consensus_steps)
+        self._check_who_coordinates()
+        if isinstance(self.local_steps, int):
+            at_least(1, "federation.local_steps", self.local_steps)
+        elif isinstance(self.local_steps, tuple | list) and (
+            len(self.local_steps) != self.agents or min(self.local_steps) < 1
+        ):
+            raise ConfigError(
+                f"federation.local_steps is {list(self.local_steps)}. It needs one number per agent "
+                f"({self.agents}), each at least 1."
+            )
+
+    def _check_who_coordinates(self) -> None:
+        """Refuse keys that have no meaning beside each other: a server's without a server, neighbours' with one."""
+        planned = self.selection is not None or isinstance(self.local_steps, Mapping | Workload)
+        if planned and (self.topology is not None or self.hierarchy is not None):
+            raise ConfigError(
+                "federation.selection, or a schedule as federation.local_steps, is decided by a single server, and "
+                "there is none. Leave it out, or leave federation.topology and federation.hierarchy out."
+            )
+        if self.topology is None:
+            misplaced, lacking = ["mixing", "gossip", "consensus_steps"], "is about neighbours, and there are none"
+            cure = "Leave it out, or say who hears whom: federation.topology = 'ring'."
+        else:
+            misplaced, lacking = (
+                ["hierarchy", "stages", "server_optimizer", "payload"],
+                "needs a server, and there is none",
+            )
+            cure = "Leave it out, or leave federation.topology out."
+        for entry in dataclasses.fields(self):
+            value = getattr(self, entry.name)
+            if entry.name in misplaced and value and value != entry.default:
+                raise ConfigError(f"federation.{entry.name} is {value!r}. It {lacking}. {cure}")

@@ -1,0 +1,47 @@
+"""What a run tells whoever listens: a stream of events, and what is written down of it.
+
+    Start, then for each method and seed: Compile?, RoundRecord, RoundRecord, ...; at last: End
+
+A study tells a `SettingStart` before each of its runs, and in the end `StudyEnd`.
+
+A listener is a `Sink`, a function of one event. A `RoundRecord` has no `event` key: it is also a line of
+`records.jsonl`. A `Summary` is `summary.json`. Numbers that do not exist, such as the return of a round in which no
+episode ended, are None (null in the files).
+"""
+
+from fedrl.experiments.events.outcome import (
+    AgentResult,
+    Alarm,
+    Consensus,
+    Heterogeneity,
+    Hierarchy,
+    Hurt,
+    Level,
+    Range,
+    Summary,
+)
+from fedrl.experiments.events.rounds import Exchange, RoundRecord, UpdateSpread
+from fedrl.experiments.events.stream import METHODS, Compile, End, Event, SettingStart, Sink, Start, StudyEnd
+
+__all__ = [
+    "METHODS",
+    "AgentResult",
+    "Alarm",
+    "Compile",
+    "Consensus",
+    "End",
+    "Event",
+    "Exchange",
+    "Heterogeneity",
+    "Hierarchy",
+    "Hurt",
+    "Level",
+    "Range",
+    "RoundRecord",
+    "SettingStart",
+    "Sink",
+    "Start",
+    "StudyEnd",
+    "Summary",
+    "UpdateSpread",
+]

@@ -1,0 +1,67 @@
+"""What is told of a round: the lines of `records.jsonl`."""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+Returned = TypedDict("Returned", {"return": float | None})  # a keyword, hence not a class
+
+
+class Exchange(TypedDict, total=False):
+    """How agents met in a round, where there is no server or a tree of them.
+
+    Attributes:
+        messages: How many agents sent to their neighbours.
+        drift: Root mean square distance of the agents from their mean before they met.
+        consensus_distance: The same after they met.
+        levels: Of a tree, `[bytes up, bytes down]` over the links of each level, from the agents on.
+        latency_s: Of a tree, how long the messages of the round take.
+    """
+
+    messages: int
+    drift: float | None
+    consensus_distance: float | None
+    levels: list[list[int]]
+    latency_s: float
+
+
+class UpdateSpread(TypedDict):
+    """How much the updates of a round differ from agent to agent, see `fedrl.engines.spread`."""
+
+    dispersion: float
+    cosine: float
+
+
+class RoundRecord(Returned, Exchange):
+    """One round of one method with one seed.
+
+    Attributes:
+        seed: Of the run.
+        method: One of `METHODS`.
+        round: From 1.
+        environment_steps: Of all agents together, since this seed of this method began.
+        return: Mean training return of the episodes that ended in this round, over all agents.
+        agents: The same for each agent.
+        episodes: How many ended.
+        loss: Mean over agents and local steps.
+        bytes_up: Sent by all agents in this round.
+        bytes_down: Sent to all agents in this round.
+        refused: Updates the server left out.
+        seconds: Wall time of the round.
+        greedy: Return of the greedy policy, for each agent in its own environment; in rounds that evaluate.
+        heterogeneity: How much updates differ; in some rounds of the federated method.
+    """
+
+    seed: int
+    method: str
+    round: int
+    environment_steps: int
+    agents: list[float | None]
+    episodes: int
+    loss: float | None
+    bytes_up: int
+    bytes_down: int
+    refused: int
+    seconds: float
+    greedy: NotRequired[list[float | None]]
+    heterogeneity: NotRequired[UpdateSpread]

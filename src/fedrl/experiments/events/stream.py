@@ -1,0 +1,89 @@
+"""The events themselves, in the order in which they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, TypeAlias, TypedDict
+
+from fedrl.experiments.events.outcome import Summary
+from fedrl.experiments.events.rounds import RoundRecord
+
+METHODS: Final = ("federated", "independent", "centralised", "average_once")
+"""The methods of a run: the federation itself, then its baselines."""
+
+
+class Start(TypedDict):
+    """A run begins.
+
+    Attributes:
+        name: Of the experiment.
+        rounds: In each seed of each method.
+        seeds: The seeds themselves.
+        methods: In the order in which they run, each one of `METHODS`.
+        agents: How many.
+        environment_steps_per_round: Of all agents together.
+    """
+
+    event: Literal["start"]
+    name: str
+    rounds: int
+    seeds: list[int]
+    methods: list[str]
+    agents: int
+    environment_steps_per_round: int
+
+
+class Compile(TypedDict):
+    """The program of a method is about to be compiled, so its next round takes longer."""
+
+    event: Literal["compile"]
+    method: str
+
+
+class End(TypedDict):
+    """A run is over, whether or not it got to its last round.
+
+    Attributes:
+        summary: As in `summary.json`.
+        folder: The run folder.
+        report: The page, if one was written.
+    """
+
+    event: Literal["end"]
+    summary: Summary
+    folder: str
+    report: str | None
+
+
+class SettingStart(TypedDict):
+    """A study begins or goes on with a setting; the events of its run follow.
+
+    Attributes:
+        number: From 1.
+        of: How many there are.
+        label: What is particular about it.
+    """
+
+    event: Literal["setting"]
+    number: int
+    of: int
+    label: str
+
+
+class StudyEnd(TypedDict):
+    """A study is over, whether or not it got to its last setting.
+
+    Attributes:
+        study: As in `study.json`.
+        folder: The study folder.
+        report: The page, if one was written.
+    """
+
+    event: Literal["study"]
+    study: Mapping[str, Any]
+    folder: str
+    report: str | None
+
+
+Event: TypeAlias = Start | Compile | RoundRecord | End | SettingStart | StudyEnd
+Sink: TypeAlias = Callable[[Event], None]
