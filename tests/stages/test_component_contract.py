@@ -1,4 +1,4 @@
-"""What every stage, aggregator and optimiser of the catalogue owes the rest of the house, one test class per kind.
+"""What every stage, aggregator, optimiser and schedule of the catalogue owes the rest, one test class per kind.
 
 A new component fails here until it has an example below.
 """
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import fedrl.aggregators
+import fedrl.engines.virtual
 import fedrl.learners
 import fedrl.selection
 import fedrl.stages
@@ -28,8 +29,21 @@ from fedrl.aggregators import (
     q_fair,
 )
 from fedrl.core.component import CATALOGUE, call_of, cite
+from fedrl.core.federation import federate
 from fedrl.core.told import Enclosed
 from fedrl.core.types import Context, Hint, Update
+from fedrl.engines.virtual import (
+    afedpg,
+    between,
+    bounded_staleness,
+    clock,
+    fed_async,
+    fed_buff,
+    lognormal,
+    simulate_clock,
+    stragglers,
+    synchronous,
+)
 from fedrl.learners import adam, chain, corrected, proximal, rmsprop, sgd
 from fedrl.learners.optimizers import descend
 from fedrl.selection import (
@@ -60,6 +74,7 @@ from fedrl.stages import (
     weigh_by_improvement,
     weigh_by_signal,
 )
+from quadratic import Valley, flat, quadratic
 
 TABLES_ONLY = {"importance_averaging"}  # reads the visits of a Q-table: test_importance_averaging.py
 EXAMPLES = {
@@ -111,10 +126,25 @@ EXAMPLES = {
         allocated(4, (3, 3), (1.0, 2.0)),
     ],
     "staleness": [constant(), polynomial(0.5), hinge(10.0, 4.0)],
+    "schedule": [
+        synchronous(),
+        synchronous(3, deadline_s=4.0, quorum=2, late="keep", staleness=hinge()),
+        fed_async(0.5, concurrency=2),
+        fed_buff(2, staleness=constant()),
+        bounded_staleness(1),
+        afedpg(0.8),
+    ],
+    "spread": [between(0.5, 2.0), lognormal(1.0), stragglers(1.0, share=0.25)],
+    "clock": [
+        clock(),
+        clock(fed_buff(2), step_s=lognormal(2.0), jitter=0.1, drop_out=0.2, online_s=9.0, offline_s=3.0),
+        clock(synchronous(), step_s=[1.0, 2.0, 3.0, 4.0], trace=[[0, 0.0, 2.5], [0, 3.0, 99.0]]),
+    ],
 }
+SELF_EVIDENT = {"spread"}  # distributions of numbers, no method of a paper
 NAMES = {
     name: getattr(room, name)
-    for room in (fedrl.stages, fedrl.aggregators, fedrl.learners, fedrl.selection)
+    for room in (fedrl.stages, fedrl.aggregators, fedrl.learners, fedrl.selection, fedrl.engines.virtual)
     for name in room.__all__
 }
 
@@ -122,6 +152,9 @@ PARAMS = {
     "layers": ({"weight": jnp.zeros((4, 3)), "bias": jnp.zeros(4)}, {"weight": jnp.zeros((1, 4))}),
     "log_std": jnp.zeros(()),
 }
+CENTRE = np.float32([3.0, -2.0, 1.0])
+VALLEYS = Valley(np.ones((4, 3), np.float32), CENTRE + np.float32([[0.1], [-0.1], [0.2], [-0.2]]))
+HILLS = federate(quadratic(sgd(0.1)), mean(), local_steps=2)
 KEY = jax.random.key(0)
 MEASURED = {"loss": jnp.float32(2.0), "episodes": jnp.float32(4.0), "episode_return": jnp.float32(12.0)}
 CONTEXT = Context(jnp.int32(2), jnp.int32(5), jnp.int32(4), jnp.int32(3), MEASURED)
@@ -166,7 +199,7 @@ class TestComponent:
 
     def test_cites_its_source(self, value):
         sources = cite(value)
-        assert sources
+        assert sources or call_of(value).component.kind in SELF_EVIDENT
         assert all("http" in source and "(" in source for source in sources)
 
     def test_says_in_one_sentence_what_it_is(self, value):
@@ -322,3 +355,58 @@ def test_an_optimizer_goes_downhill(optimizer):
     slope = filled(1.0)
     params, _ = descend(optimizer, slope, optimizer.init(PARAMS), PARAMS, Hint(PARAMS, PARAMS))
     assert sum(float((p * g).sum()) for p, g in zip(jax.tree.leaves(params), jax.tree.leaves(slope), strict=True)) < 0.0
+
+
+@pytest.mark.parametrize("spread", EXAMPLES["spread"], ids=repr)
+class TestSpread:
+    def test_gives_every_agent_a_size_of_its_own(self, spread):
+        values = spread.values(1_000, 0, 0)
+        assert values.shape == (1_000,)
+        assert values.dtype == np.float64
+        assert (values > 0.0).all()
+        assert np.isfinite(values).all()
+        assert len(np.unique(values)) > 1
+
+    def test_is_determined_by_seed_and_purpose(self, spread):
+        same(spread.values(50, 3, 1), spread.values(50, 3, 1))
+        assert not np.array_equal(spread.values(50, 3, 1), spread.values(50, 4, 1))
+        assert not np.array_equal(spread.values(50, 3, 1), spread.values(50, 3, 2))
+
+
+@pytest.mark.parametrize("schedule", EXAMPLES["schedule"], ids=repr)
+class TestSchedule:
+    def rounds(self, schedule, seed=0, count=8):
+        devices = clock(schedule, step_s=[1.0, 1.0, 2.0, 3.0], latency_s=0.1, jitter=0.3, drop_out=0.2)
+        simulation = simulate_clock(HILLS, VALLEYS, devices, block=2, devices=jax.devices()[:1])
+        population, seen = simulation.init(seed), []
+        for _ in range(count):
+            population, round = simulation.round(population)
+            seen.append(round)
+        return population, seen
+
+    def test_time_goes_on_and_updates_arrive(self, schedule):
+        population, seen = self.rounds(schedule)
+        times = [round.tick.time_s for round in seen]
+        assert times == sorted(times)
+        assert times[0] > 0.0
+        assert sum(round.tick.arrived for round in seen) > 0
+        assert int(population.server.version) >= len(seen)
+
+    def test_what_arrived_is_what_is_counted(self, schedule):
+        _, seen = self.rounds(schedule)
+        arrived = np.cumsum([round.tick.arrived for round in seen])
+        assert [round.iterations for round in seen] == (HILLS.local_steps * arrived).tolist()
+        assert [round.steps.sum() for round in seen] == [HILLS.local_steps * round.tick.arrived for round in seen]
+        assert all(round.tick.environment_steps == round.iterations * HILLS.learner.samples for round in seen)
+        assert all((round.metrics["loss"][round.steps == 0] == 0.0).all() for round in seen)
+
+    def test_is_determined_by_its_seed(self, schedule):
+        (one, first), (two, again) = self.rounds(schedule), self.rounds(schedule)
+        same(one.server.params, two.server.params)
+        assert [round.tick for round in first] == [round.tick for round in again]
+        assert [round.tick for round in self.rounds(schedule, seed=1)[1]] != [round.tick for round in first]
+
+    def test_goes_downhill(self, schedule):
+        population, _ = self.rounds(schedule, count=40)
+        far = np.linalg.norm(CENTRE - flat(population.server.params))
+        assert far < 0.5 * np.linalg.norm(CENTRE)

@@ -76,8 +76,9 @@ class Round(NamedTuple):
         levels: Of a hierarchy, the bytes up and down between each level and the one above, from the agents on.
         latency_s: How long the messages of the round take, if the links are known.
         told: What agents say about themselves in their updates, each `[cohort]`, see `fedrl.core.told`.
-        steps: Local steps of every agent in the round, 0 for who was not asked; None if all did as they always do.
-        iterations: Local steps of all agents together since the run began, if a server plans them.
+        steps: Local steps of every agent in the round, 0 for who was not asked or did not arrive; None if all did as
+            they always do.
+        iterations: Local steps of all agents together since the run began, if not all do as they always do.
         tick: Of the virtual clock, if there is one.
     """
 

@@ -26,6 +26,9 @@ from fedrl.core.environment import Environment
 from fedrl.core.errors import ConfigError, UnsoundError, nearest
 from fedrl.core.learner import Learner
 from fedrl.core.stage import Stage
+from fedrl.engines.virtual.clock import Clock
+from fedrl.engines.virtual.schedules import Schedule
+from fedrl.engines.virtual.spreads import Spread
 from fedrl.experiments.values import fit
 from fedrl.learners.networks import Network
 from fedrl.selection.selection import Selection, Workload
@@ -36,7 +39,7 @@ from fedrl.topologies.weights import Mixing
 
 Table: TypeAlias = dict[str, Any]
 
-ROOMS = ("environments", "learners", "aggregators", "stages", "topologies", "selection")
+ROOMS = ("environments", "learners", "aggregators", "stages", "topologies", "selection", "engines.virtual")
 KINDS: dict[type, str] = {
     Environment: "environment",
     Learner: "learner",
@@ -50,6 +53,9 @@ KINDS: dict[type, str] = {
     Mixing: "mixing",
     Rule: "gossip",
     Tree: "hierarchy",
+    Clock: "clock",
+    Schedule: "schedule",
+    Spread: "spread",
     optax.GradientTransformation: "optimizer",
     optax.GradientTransformationExtraArgs: "optimizer",
 }

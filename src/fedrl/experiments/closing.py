@@ -90,6 +90,8 @@ def _costs(summary: Summary) -> str:
     parts = [f"{short(summary['environment_steps'])} environment steps in {duration(summary['wall_s'])}"]
     if compiled != NOTHING:
         parts.append(f"{compiled} of it compilation")
+    if "virtual_time" in summary:
+        parts.append(f"{duration(summary['virtual_time']['time_s'])} on the virtual clock")
     return ", ".join(parts)
 
 

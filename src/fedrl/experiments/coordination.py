@@ -1,13 +1,14 @@
 """Who coordinates: a server, a tree of servers, or neighbours among themselves. The one place that chooses an engine.
 
-neither of the two below   agents and one server        engines.blocks, or engines.host for environments outside JAX
+none of those below        agents and one server        engines.blocks, or engines.host for environments outside JAX
 federation.hierarchy       a tree of servers            engines.hierarchy
 federation.topology        neighbours, without server   engines.gossip
+federation.clock           one server, on a clock       engines.virtual
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -22,6 +23,9 @@ from fedrl.engines.coordination import coordinated
 from fedrl.engines.gossip import check_serverless, gossip
 from fedrl.engines.hierarchy import hierarchy
 from fedrl.engines.simulation import Simulation
+from fedrl.engines.virtual.checks import check_clock
+from fedrl.engines.virtual.clock import Clock
+from fedrl.engines.virtual.engine import simulate_clock
 from fedrl.experiments import catalogue
 from fedrl.experiments.config import FederationConfig
 from fedrl.topologies import average, column_stochastic, metropolis
@@ -53,8 +57,8 @@ class Neighbours:
     consensus_steps: int
 
 
-Coordination: TypeAlias = Tree | Neighbours | None
-"""None is a single server."""
+Coordination: TypeAlias = Tree | Neighbours | Clock | None
+"""None is a single server that waits for all whom it asked, a clock one whose agents take their time."""
 
 
 def coordination_of(chosen: FederationConfig, federation: Federation) -> Coordination:
@@ -74,6 +78,12 @@ def coordination_of(chosen: FederationConfig, federation: Federation) -> Coordin
             )
         assert isinstance(tree, Tree)
         return tree
+    if chosen.clock is not None:
+        named = {"name": "clock", **chosen.clock} if isinstance(chosen.clock, Mapping) else chosen.clock  # the only one
+        clock = catalogue.build("clock", named, "federation.clock")
+        check_clock(federation, clock, chosen.agents)
+        assert isinstance(clock, Clock)
+        return clock
     if chosen.topology is None:
         return None
     graph = catalogue.build("graph", chosen.topology, "federation.topology")
@@ -91,6 +101,8 @@ def resolved(chosen: FederationConfig, coordination: Coordination) -> Federation
     """The section with the defaults of the coordination filled in."""
     if isinstance(coordination, Tree):
         return replace(chosen, hierarchy=catalogue.table_of(coordination))
+    if isinstance(coordination, Clock):
+        return replace(chosen, clock=catalogue.table_of(coordination))
     if isinstance(coordination, Neighbours):
         return replace(
             chosen,
@@ -105,6 +117,8 @@ def simulation_of(experiment: Experiment, method: Method, devices: Sequence[jax.
     """Prepare a method on the engine that suits it, on all devices by default."""
     federation, fleet, steps = method.federation, method.fleet, method.local_steps
     where = experiment.coordination if federation is experiment.federation else None  # baselines never meet
+    if isinstance(where, Clock) and method.talk:
+        return simulate_clock(federation, fleet, where, local_steps=steps, devices=devices)
     if experiment.environment.host is not None:
         from fedrl.engines.host import simulate_host
 
@@ -125,13 +139,20 @@ def _planned(experiment: Experiment, method: Method, simulation: Simulation) -> 
     return coordinated(simulation, selection, workload)
 
 
+def in_one_simulation(experiment: Experiment, one: Method, other: Method) -> bool:
+    """Whether two methods run in the same simulation; agents that wait for nobody have no clock."""
+    timed = isinstance(experiment.coordination, Clock) and one.talk != other.talk
+    return one.federation is other.federation and not timed
+
+
 def all_act_alike(learner: Learner, coordination: Coordination) -> bool:
     """Whether every agent acts with the server's parameters.
 
     Personalised agents do not, nor do neighbours, nor agents of a tree whose servers have parameters of their own
     between two merges of the root.
     """
-    one_server = coordination is None or (isinstance(coordination, Tree) and set(coordination.periods) == {1})
+    relays = isinstance(coordination, Tree) and set(coordination.periods) == {1}
+    one_server = coordination is None or isinstance(coordination, Clock) or relays
     return learner.policy is None and one_server
 
 

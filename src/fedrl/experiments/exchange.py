@@ -1,4 +1,4 @@
-"""How agents met: what a round's record and the summary say of it where there is no server, or a tree of them."""
+"""How agents met: what a round's record and the summary say of it with a clock, a tree of servers, or no server."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 
 from fedrl.engines.simulation import Round
+from fedrl.engines.virtual.clock import Clock
 from fedrl.experiments.build import Experiment
 from fedrl.experiments.coordination import Neighbours
-from fedrl.experiments.events import Consensus, Exchange, Hierarchy
+from fedrl.experiments.events import Consensus, Exchange, Hierarchy, VirtualTime
 from fedrl.topologies.spectrum import long_run_contraction
 from fedrl.topologies.trees import Tree
 
 
 def exchanged(seen: Round) -> Exchange:
-    """What the record of a round holds besides; nothing with a single server."""
+    """What the record of a round holds besides; nothing with a single server that has no clock."""
     found: Exchange = {}
     if "consensus_distance" in seen.metrics:
         found["messages"] = int(seen.metrics["messages"].sum())
@@ -25,6 +26,10 @@ def exchanged(seen: Round) -> Exchange:
     if seen.levels:
         found["levels"] = [list(level) for level in seen.levels]
         found["latency_s"] = seen.latency_s
+    if seen.tick is not None:
+        found["time_s"] = seen.tick.time_s
+        found["arrived"], found["lost"], found["late"] = seen.tick.arrived, seen.tick.lost, seen.tick.late
+        found["staleness"] = seen.tick.staleness_mean
     return found
 
 
@@ -44,6 +49,22 @@ def consensus_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -
         "measured_contraction": measured,
         "messages": sum(r["messages"] for r in records if r["seed"] == records[0]["seed"]),
         "distance": float(np.mean(final)) if final else None,
+    }
+
+
+def timing_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> VirtualTime | None:
+    """What the virtual clock showed, from the records of the federated method; None without one."""
+    if not isinstance(experiment.coordination, Clock) or not records:
+        return None
+    last = {record["seed"]: record["time_s"] for record in records}
+    arrived, lost, late = (int(sum(record[name] for record in records)) for name in ("arrived", "lost", "late"))
+    stale = sum(record["staleness"] * record["arrived"] for record in records)
+    return {
+        "time_s": float(np.mean(list(last.values()))),
+        "arrived": arrived / len(last),
+        "lost": lost / len(last),
+        "late": late / len(last),
+        "staleness": stale / arrived if arrived else None,
     }
 
 

@@ -12,6 +12,7 @@ from fedrl.core.component import calls_in
 from fedrl.core.types import Params
 from fedrl.engines.simulation import Population, Simulation
 from fedrl.engines.spread import starts, update_spread
+from fedrl.engines.virtual.clock import Clock
 from fedrl.environments import TabularParams, distances_from_mean, model_of
 from fedrl.environments.gridworld import GridworldParams
 from fedrl.experiments.build import Experiment
@@ -26,6 +27,11 @@ LARGEST = 2_000_000
 def is_measured(number: int, rounds: int) -> bool:
     """Whether updates are compared in a round: ten times in a run, and in its last round."""
     return number * TIMES // rounds > (number - 1) * TIMES // rounds
+
+
+def hears_all(experiment: Experiment) -> bool:
+    """Whether every agent has an update to compare in every round."""
+    return experiment.selection is None and not isinstance(experiment.coordination, Clock)
 
 
 def begun(experiment: Experiment, simulation: Simulation, population: Population) -> list[Params]:

@@ -7,6 +7,7 @@ with progress() as sink:
 from __future__ import annotations
 
 import io
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -167,6 +168,7 @@ def _pace(tally: Tally) -> str:
     parts = [f"{speed} steps/s"] if speed != NOTHING else []
     parts += [f"{size(tally.bytes_up)} up", f"{size(tally.bytes_down)} down", f"{duration(tally.elapsed_s)} so far"]
     parts += [f"about {left} left"] if tally.left_s > 0 else []
+    parts += [f"{duration(tally.time_s)} on the virtual clock"] if math.isfinite(tally.time_s) else []
     return ", ".join(parts)
 
 

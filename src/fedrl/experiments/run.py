@@ -23,6 +23,7 @@ from fedrl.core.errors import RunError
 from fedrl.experiments import checkpoint, folder
 from fedrl.experiments.build import Experiment, build
 from fedrl.experiments.config import Config, dump, load
+from fedrl.experiments.coordination import in_one_simulation
 from fedrl.experiments.events import Sink, Start, Summary
 from fedrl.experiments.folder import RunFolder
 from fedrl.experiments.interruption import heeding
@@ -120,7 +121,7 @@ def _methods(session: Session) -> dict[str, list[Outcome]]:
     programs: list[tuple[Method, list[Program]]] = []
     try:
         for method in experiment.methods:
-            shared = [ready for known, ready in programs if known.federation is method.federation]
+            shared = [ready for known, ready in programs if in_one_simulation(experiment, known, method)]
             ready = shared[0] if shared else [Program(each) for each in simulations(experiment, method)]
             programs.append((method, ready))
             outcomes[method.name] = all_seeds(session, method, ready)

@@ -21,7 +21,7 @@ from fedrl.experiments.alarms import alarms_of
 from fedrl.experiments.build import Experiment
 from fedrl.experiments.coordination import Neighbours
 from fedrl.experiments.events import AgentResult, Range, Summary
-from fedrl.experiments.exchange import consensus_of, hierarchy_of
+from fedrl.experiments.exchange import consensus_of, hierarchy_of, timing_of
 from fedrl.experiments.heterogeneity import heterogeneity_of
 from fedrl.experiments.statistics import interval
 
@@ -96,6 +96,9 @@ def summarise(
         summary["consensus"] = consensus
     if hierarchy is not None:
         summary["hierarchy"] = hierarchy
+    timing_seen = timing_of(experiment, ours)
+    if timing_seen is not None:
+        summary["virtual_time"] = timing_seen
     return summary
 
 

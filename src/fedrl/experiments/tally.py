@@ -26,6 +26,7 @@ class Tally:
         compiling: Whether the next round has to wait for a compilation.
         bytes_up: Sent by the agents so far, over all seeds.
         bytes_down: Sent to the agents so far, over all seeds.
+        time_s: On the virtual clock after the last round; NaN without one.
     """
 
     def __init__(self, start: Start, clock: Callable[[], float] = time.monotonic) -> None:
@@ -33,6 +34,7 @@ class Tally:
         self.method = start["methods"][0] if start["methods"] else ""
         self.seed = self.round = self.bytes_up = self.bytes_down = 0
         self.compiling = False
+        self.time_s = math.nan
         self._clock = clock
         self._began = self._since = clock()
         self._idle = 0.0
@@ -68,6 +70,7 @@ class Tally:
         self._rounds[method][self.seed] = self.round
         self.bytes_up += record["bytes_up"]
         self.bytes_down += record["bytes_down"]
+        self.time_s = record.get("time_s", math.nan)
         returned = number(record["return"])
         if math.isfinite(returned):
             self._returns[method].setdefault(self.round, []).append(returned)

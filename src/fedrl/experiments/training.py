@@ -21,7 +21,7 @@ from fedrl.experiments import checkpoint
 from fedrl.experiments.build import Experiment
 from fedrl.experiments.coordination import all_act_alike, has_common_policy, simulation_of
 from fedrl.experiments.events import Compile
-from fedrl.experiments.heterogeneity import begun, is_measured, measured
+from fedrl.experiments.heterogeneity import begun, hears_all, is_measured, measured
 from fedrl.experiments.methods import Method
 from fedrl.experiments.session import Outcome, Policies, Session, greedy, outcome, record_of, steps_of
 
@@ -89,8 +89,7 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Outc
         population = checkpoint.load(path, population)
     saved = time.perf_counter()
     for number in range(done + 1, config.rounds + 1):
-        whole = session.experiment.selection is None  # who sat out has no update to compare
-        measuring = method.talk and whole and is_measured(number, config.rounds)
+        measuring = method.talk and hears_all(session.experiment) and is_measured(number, config.rounds)
         start = begun(session.experiment, simulation, population) if measuring else None
         started = time.perf_counter()
         population, seen = simulation.round(population, talk=method.talk)

@@ -94,7 +94,7 @@ def _same_shape(value: Any, annotation: Any) -> bool:
     """Whether the value is at least the kind of container that is asked for, so that the fault lies inside."""
     container = get_origin(annotation) or annotation
     if isinstance(value, Mapping):
-        return container in (dict, Mapping)
+        return described(annotation) == "a table"
     return isinstance(value, list | tuple) and container in (tuple, list, Sequence)
 
 

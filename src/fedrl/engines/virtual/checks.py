@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import Federation
 from fedrl.core.told import Enclosed
-from fedrl.engines.merging import Messages
+from fedrl.engines.merging import Messages, messages
+from fedrl.engines.virtual.clock import Clock, speeds_of
+from fedrl.engines.virtual.presence import presence
 from fedrl.engines.virtual.schedules import Schedule
 
 
-def check_clock(federation: Federation, schedule: Schedule, agents: int) -> None:
-    """Refuse a federation and a schedule that do not go together.
+def check_clock(federation: Federation, clock: Clock, agents: int) -> None:
+    """Refuse a federation and a clock that do not go together.
 
     Raises:
-        ConfigError: The schedule waits for more agents than there are.
+        ConfigError: The schedule waits for more agents than there are, or something is given for another number of
+            agents.
         UnsoundError: It names both parts and the way out.
     """
+    schedule = clock.schedule
+    speeds_of(clock, np.ones(agents), 0, 0)
+    presence(clock, agents)
     learner, given = federation.learner, {} if federation.call is None else federation.call.arguments
     waited_for = max(schedule.quorum, 0 if schedule.wait_for is None else schedule.wait_for)
     if not schedule.restart and waited_for > agents:
@@ -47,17 +55,16 @@ def check_clock(federation: Federation, schedule: Schedule, agents: int) -> None
             "merged before an update arrives. Let every agent keep its own, personal(learner, keep=['moments']), or "
             "use synchronous()."
         )
+    if schedule.toward_model:
+        alone = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], learner.environment.params)
+        _check_mixable(schedule, messages(federation, alone))
 
 
-def check_mixable(schedule: Schedule, wire: Messages) -> None:
-    """Refuse to mix parameters with what is none.
-
-    Raises:
-        UnsoundError: Decoded updates have another structure than the parameters.
-    """
+def _check_mixable(schedule: Schedule, wire: Messages) -> None:
+    """Refuse to mix parameters with what is none: decoded updates of another structure."""
     value = wire.decoded.value.learned if isinstance(wire.decoded.value, Enclosed) else wire.decoded.value
     there = jax.tree.map(lambda leaf: leaf.shape, wire.sent.params)
-    if schedule.toward_model and jax.tree.map(lambda leaf: leaf.shape, value) != there:
+    if jax.tree.map(lambda leaf: leaf.shape, value) != there:
         raise UnsoundError(
             f"{schedule!r} mixes parameters, and a stage of this federation sends something else with them. "
             "Use a schedule that adds changes such as fed_buff()."

@@ -25,7 +25,7 @@ from fedrl.core.federation import Federation
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.merging import messages, passed_over
 from fedrl.engines.simulation import Population, Round, Simulation, Tick, chosen_size, iterations
-from fedrl.engines.virtual.checks import check_clock, check_mixable
+from fedrl.engines.virtual.checks import check_clock
 from fedrl.engines.virtual.clock import Clock, speeds_of
 from fedrl.engines.virtual.crew import Desks, crew
 from fedrl.engines.virtual.log import Log
@@ -40,13 +40,13 @@ class Between(NamedTuple):
         table: Of the clock.
         desks: What agents have before them.
         before: The parameters before the last merge, for a look-ahead.
-        steps: Environment steps behind all updates that arrived, `[1]`.
+        iterations: Local steps behind all updates that arrived, `[1]`.
     """
 
     table: Timetable
     desks: Desks
     before: Params
-    steps: np.ndarray
+    iterations: np.ndarray
 
 
 def simulate_clock(
@@ -63,7 +63,8 @@ def simulate_clock(
 
     A round is so many merges; with the clock's own schedule `synchronous()` it is what
     `fedrl.engines.blocks.simulate` does. `Round.tick` tells the time. The metrics of a round have an entry for every
-    agent, zero for those whose updates did not arrive in it. `cohort` are the agents that may be sent for.
+    agent, zero for those whose updates did not arrive in it; `Round.steps` says how many local steps are behind those
+    that did. `cohort` are the agents that may be sent for.
 
     Args:
         federation: What to run.
@@ -81,12 +82,11 @@ def simulate_clock(
     """
     agents = jax.tree.leaves(fleet)[0].shape[0]
     schedule = clock.schedule
-    check_clock(federation, schedule, agents)
+    check_clock(federation, clock, agents)
     size = chosen_size(agents, block)
     places = list(jax.local_devices() if devices is None else devices)
     steps = iterations(federation, agents, local_steps)
     wire = messages(federation, fleet)
-    check_mixable(schedule, wire)
     team = crew(federation, fleet, steps, size, places, wire)
     host = office(federation, schedule, fleet, wire)
     dense = int(size_bytes(wire.decoded))
@@ -94,7 +94,6 @@ def simulate_clock(
     each = 1 if schedule.wait_for is None or not schedule.restart else max(1, agents // schedule.wait_for)
     count = each if merges is None else merges
     check_positive(merges=count)
-    sampled = steps * federation.learner.samples
 
     def init(seed: int) -> Population:
         first, desks = team.start(seed)
@@ -115,15 +114,18 @@ def simulate_clock(
         for _ in range(count):
             population = merge(population, allowed, log)
         between: Between = population.between
-        between.steps[0] += int((log.arrived * sampled).sum())
-        tick = Tick(float(between.table.now_s[0]), int(between.steps[0]), *log.counts)
+        worked = log.arrived * steps
+        between.iterations[0] += worked.sum()
+        done = int(between.iterations[0])
+        tick = Tick(float(between.table.now_s[0]), done * federation.learner.samples, *log.counts)
         up, down = log.bytes_up(wire.up_bytes), log.sent * wire.down_bytes
-        return population, Round(log.metrics, log.weight, log.refused, up, down, tick=tick)
+        seen = Round(log.metrics, log.weight, log.refused, up, down, steps=worked, iterations=done, tick=tick)
+        return population, seen
 
     def merge(population: Population, allowed: np.ndarray, log: Log) -> Population:
         """Let time go on until the server merges, and merge."""
         server, key = population.server, population.key
-        table, desks, before, steps = population.between
+        table, desks, before, iterations = population.between
         version, row = int(server.version), host.envelope(server, before)
         collected: list[tuple[np.ndarray, ...]] = []
 
@@ -171,7 +173,7 @@ def simulate_clock(
         after, weight, refused = host.merge(server, key, Arrivals(updates, sent))
         log.weight, log.refused = log.weight + weight, log.refused + refused
         earlier = jax.tree.map(np.asarray, server.params) if schedule.momentum < 1.0 else ()
-        return Population(after, (), key, Between(table, desks, earlier, steps))
+        return Population(after, (), key, Between(table, desks, earlier, iterations))
 
     def adopt(population: Population) -> Population:
         desks = team.adopt(population.between.desks, jax.tree.map(np.asarray, population.server.params))

@@ -14,6 +14,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
 from fedrl.core.stage import Stage
 from fedrl.engines.gossip import gossip
+from fedrl.engines.virtual.clock import Clock
 from fedrl.experiments.catalogue import Table
 from fedrl.experiments.values import at_least
 from fedrl.selection.selection import Selection, Workload
@@ -41,6 +42,7 @@ class FederationConfig:
         stages: What an update passes on its way, in order.
         server_optimizer: What the server does with the merged update; FedAvg by default.
         payload: "delta" or "gradient".
+        clock: The devices behind agents and when the server merges, on a virtual clock.
         hierarchy: A tree of servers instead of a single one.
         topology: Who hears whom; agents then meet their neighbours only, and there is no server.
         mixing: How much weight an agent gives to what it hears; by default what suits the rule.
@@ -55,6 +57,7 @@ class FederationConfig:
     stages: Sequence[Table | str | Stage] = ()
     server_optimizer: Table | str | optax.GradientTransformation | None = _FEDERATE["server_opt"]
     payload: str = _FEDERATE["payload"]
+    clock: Table | str | Clock | None = None
     hierarchy: Table | str | Tree | None = None
     topology: Table | str | Graph | None = None
     mixing: Table | str | Mixing | None = None
@@ -83,12 +86,23 @@ class FederationConfig:
                 "federation.selection, or a schedule as federation.local_steps, is decided by a single server, and "
                 "there is none. Leave it out, or leave federation.topology and federation.hierarchy out."
             )
+        if self.clock is not None and planned:
+            raise ConfigError(
+                "federation.selection, or a schedule as federation.local_steps, plans rounds, and with "
+                "federation.clock the clock's schedule says who works when. Leave it out, or leave federation.clock "
+                "out; a schedule's concurrency limits who is at work, and local_steps may be one number per agent."
+            )
+        if self.clock is not None and self.hierarchy is not None:
+            raise ConfigError(
+                "federation.clock and federation.hierarchy are both given. The clock is that of a single server; a "
+                "tree has latencies of its own (latency_s, bytes_per_s). Leave one of them out."
+            )
         if self.topology is None:
             misplaced, lacking = ["mixing", "gossip", "consensus_steps"], "is about neighbours, and there are none"
             cure = "Leave it out, or say who hears whom: federation.topology = 'ring'."
         else:
             misplaced, lacking = (
-                ["hierarchy", "stages", "server_optimizer", "payload"],
+                ["hierarchy", "clock", "stages", "server_optimizer", "payload"],
                 "needs a server, and there is none",
             )
             cure = "Leave it out, or leave federation.topology out."

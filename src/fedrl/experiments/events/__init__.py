@@ -19,6 +19,7 @@ from fedrl.experiments.events.outcome import (
     Level,
     Range,
     Summary,
+    VirtualTime,
 )
 from fedrl.experiments.events.rounds import Exchange, RoundRecord, UpdateSpread
 from fedrl.experiments.events.stream import METHODS, Compile, End, Event, SettingStart, Sink, Start, StudyEnd
@@ -44,4 +45,5 @@ __all__ = [
     "StudyEnd",
     "Summary",
     "UpdateSpread",
+    "VirtualTime",
 ]

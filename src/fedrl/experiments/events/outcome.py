@@ -78,6 +78,24 @@ class Hierarchy(TypedDict):
     longest_latency_s: float
 
 
+class VirtualTime(TypedDict):
+    """What the virtual clock showed, of one seed, mean over seeds.
+
+    Attributes:
+        time_s: Seconds from the beginning to the end of training.
+        arrived: Updates that arrived.
+        lost: Turns that came to nothing.
+        late: Agents that were called back.
+        staleness: Versions that updates were behind, on average; None if none arrived.
+    """
+
+    time_s: float
+    arrived: float
+    lost: float
+    late: float
+    staleness: float | None
+
+
 class Heterogeneity(TypedDict):
     """How different agents are.
 
@@ -148,6 +166,7 @@ class Summary(TypedDict):
         citations: A line for the source of every component used.
         consensus: How well agents agreed, if there was no server.
         hierarchy: What each level cost, if there was a tree of servers.
+        virtual_time: What the clock showed, if there was one.
         heterogeneity: How different the agents are.
         alarms: What needs attention; left out if there were no independent agents to compare with.
     """
@@ -173,5 +192,6 @@ class Summary(TypedDict):
     citations: list[str]
     consensus: NotRequired[Consensus]
     hierarchy: NotRequired[Hierarchy]
+    virtual_time: NotRequired[VirtualTime]
     heterogeneity: NotRequired[Heterogeneity]
     alarms: NotRequired[list[Alarm]]
