@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,6 +42,8 @@ class Said(NamedTuple):
 
 
 Call = Callable[..., Said]
+
+COMMANDS = ("run", "sweep", "report", "list", "evaluate", "doctor")
 
 
 @pytest.fixture
@@ -97,24 +100,34 @@ def test_quiet_prints_nothing(call: Call, config: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("command", "arguments", "words"),
     [
-        (["--set", "learner.stepz=1"], "Did you mean 'steps'?"),
-        (["--set", "rounds=-3"], "rounds is -3"),
-        (["--set", "environment.name=gridword"], "Did you mean 'gridworld'?"),
-        (["--seeds", "0"], "seeds is 0"),
-        (["--resume", "nowhere"], "one of the two"),
+        ("run", ["--set", "learner.stepz=1"], "Did you mean 'steps'?"),
+        ("run", ["--set", "rounds=-3"], "rounds is -3"),
+        ("run", ["--set", "environment.name=gridword"], "Did you mean 'gridworld'?"),
+        ("run", ["--seeds", "0"], "seeds is 0"),
+        ("run", ["--resume", "nowhere"], "one of the two"),
+        ("sweep", ["--grid", "rounds"], "not of the form key=value"),
+        ("sweep", ["--grid", "rounds="], "has an empty value"),
+        ("sweep", ["--grid", "rounds=1", "rounds=2"], "is there twice"),
+        ("sweep", ["--grid", "rounds=1,1"], "the value 1 twice"),
+        ("sweep", ["--grid", "rounds=1,0.2.3"], "is not a TOML value"),
+        ("sweep", ["--grid", "learner.stepz=1"], "Did you mean 'steps'?"),
+        ("sweep", ["--grid", "federation.stages.0.bits=1"], "no federation.stages with an entry 0. Add the list first"),
+        ("sweep", [], "There is no grid"),
+        ("sweep", ["--resume", "nowhere"], "one of the two"),
     ],
 )
 def test_wrong_input_is_one_sentence_with_exit_code_2(
-    call: Call, config: Path, tmp_path: Path, arguments: list[str], words: str
+    call: Call, config: Path, tmp_path: Path, command: str, arguments: list[str], words: str
 ) -> None:
-    said = call("run", config, "--out", tmp_path / "run", *arguments)
+    said = call(command, config, "--out", tmp_path / "made", *arguments)
     assert said.code == 2
     assert words in said.err
     assert said.err.startswith("error: ")
-    assert "Traceback" not in said.err + said.out
-    assert not (tmp_path / "run").exists()
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_missing_file_has_exit_code_2(call: Call) -> None:
@@ -123,17 +136,55 @@ def test_a_missing_file_has_exit_code_2(call: Call) -> None:
     assert "nowhere.toml does not exist" in said.err
 
 
-def test_a_folder_without_a_run_has_exit_code_1(call: Call, tmp_path: Path) -> None:
-    for command in (["run", "--resume", tmp_path], ["evaluate", tmp_path], ["report", tmp_path]):
-        said = call(*command)
-        assert said.code == 1
-        assert "is not a run folder" in said.err
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [(["run", "--resume"], "run"), (["evaluate"], "run"), (["report"], "run"), (["sweep", "--resume"], "study")],
+)
+def test_a_folder_of_another_kind_has_exit_code_1(call: Call, tmp_path: Path, arguments: list[str], kind: str) -> None:
+    said = call(*arguments, tmp_path)
+    assert said.code == 1
+    assert f"is not a {kind} folder" in said.err
 
 
-def test_resume_takes_no_other_configuration(call: Call, folder: Path) -> None:
-    said = call("run", "--resume", folder, "--set", "rounds=9")
+@pytest.mark.parametrize(
+    ("command", "option", "thing"),
+    [
+        ("run", ["--set", "rounds=9"], "run"),
+        ("run", ["--seeds", "2"], "run"),
+        ("sweep", ["--grid", "rounds=1"], "study"),
+        ("sweep", ["--target", "0"], "study"),
+    ],
+)
+def test_what_is_resumed_is_resumed_as_it_is(
+    call: Call, folder: Path, command: str, option: list[str], thing: str
+) -> None:
+    said = call(command, "--resume", folder, *option)
     assert said.code == 2
-    assert "Leave them out" in said.err
+    assert option[0] in said.err
+    assert f"Leave them out, or start a new {thing}." in said.err
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "shown"),
+    [
+        ("run", [], "fedrl.experiments.progress.silent"),
+        ("sweep", ["--grid", "rounds=6,7"], "fedrl.experiments.study.progress.silent"),
+    ],
+)
+def test_an_interruption_has_exit_code_130_and_says_how_to_go_on(
+    call: Call,
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    options: list[str],
+    shown: str,
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(shown, lambda event: signal.raise_signal(signal.SIGINT) if event.get("round") == 2 else None)
+        said = call(command, config, *options, "--quiet", "--out", tmp_path / "stopped")
+    assert said == Said(130, "", f"Interrupted. Continue with: fedrl {command} --resume {tmp_path / 'stopped'}\n")
+    assert call(command, "--quiet", "--resume", tmp_path / "stopped") == Said(0, "", "")
 
 
 def test_sweep_runs_the_grid_and_says_where_the_study_is(call: Call, config: Path, tmp_path: Path) -> None:
@@ -149,40 +200,6 @@ def test_sweep_runs_the_grid_and_says_where_the_study_is(call: Call, config: Pat
     printed = json.loads(again.out)
     assert printed["grid"] == {"federation.agents": [2, 4], "learner.learning_rate": [0.5]}
     assert printed == json.loads((tmp_path / "again" / "study.json").read_text())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--grid", "rounds"], "not of the form key=value"),
-        (["--grid", "rounds="], "has an empty value"),
-        (["--grid", "rounds=1", "rounds=2"], "is there twice"),
-        (["--grid", "rounds=1,1"], "the value 1 twice"),
-        (["--grid", "rounds=1,0.2.3"], "is not a TOML value"),
-        (["--grid", "learner.stepz=1"], "Did you mean 'steps'?"),
-        (["--grid", "federation.stages.0.bits=1"], "there is no federation.stages with an entry 0. Add the list first"),
-        ([], "There is no grid"),
-        (["--resume", "nowhere"], "one of the two"),
-    ],
-)
-def test_a_wrong_grid_is_one_sentence_with_exit_code_2(
-    call: Call, config: Path, tmp_path: Path, arguments: list[str], words: str
-) -> None:
-    said = call("sweep", config, "--out", tmp_path / "study", *arguments)
-    assert said.code == 2
-    assert words in said.err
-    assert said.err.startswith("error: ")
-    assert said.err.count("\n") == 1
-    assert not (tmp_path / "study").exists()
-
-
-def test_a_study_is_resumed_as_it_is_and_only_if_it_is_one(call: Call, tmp_path: Path) -> None:
-    said = call("sweep", "--resume", tmp_path, "--grid", "rounds=1")
-    assert said.code == 2
-    assert "Leave them out" in said.err
-    said = call("sweep", "--resume", tmp_path)
-    assert said.code == 1
-    assert "is not a study folder" in said.err
 
 
 def test_report_compares_runs(call: Call, folder: Path, tmp_path: Path) -> None:
@@ -247,12 +264,12 @@ def test_help_imports_no_jax() -> None:
     program = "import sys; from fedrl.cli import main\ntry: main()\nfinally: assert 'jax' not in sys.modules"
     said = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
-    for command in ("run", "sweep", "report", "list", "evaluate", "doctor"):
+    for command in COMMANDS:
         assert command in said.stdout
 
 
 def test_every_command_has_help(call: Call) -> None:
-    for command in ("run", "sweep", "report", "list", "evaluate", "doctor"):
+    for command in COMMANDS:
         said = call(command, "--help")
         assert said.code == 0
         assert "Usage" in said.out

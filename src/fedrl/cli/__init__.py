@@ -9,9 +9,10 @@ from __future__ import annotations
 import sys
 
 from fedrl.cli.app import app
+from fedrl.cli.resuming import INTERRUPTED
 from fedrl.core.errors import ConfigError, FedrlError, UnsoundError
 
-WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+WRONG_INPUT, FAILED = 2, 1
 
 
 def main() -> None:
