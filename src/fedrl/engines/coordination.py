@@ -17,7 +17,7 @@ import numpy as np
 from fedrl.core.errors import ConfigError
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.simulation import Population, Round, Simulation
-from fedrl.selection.selection import Selection, Workload
+from fedrl.selection.selection import Admission, Selection, Workload
 
 
 class Planner(NamedTuple):
@@ -88,7 +88,7 @@ def coordinated(
     return Simulation(init, round, params_of, agents, simulation.block, simulation.close, adopt)
 
 
-def asked(*rules: Selection | Workload | None) -> tuple[str, ...]:
+def asked(*rules: Selection | Workload | Admission | None) -> tuple[str, ...]:
     """What all of them ask of agents, each name once."""
     return tuple(dict.fromkeys(name for rule in rules if rule is not None for name in rule.asks))
 

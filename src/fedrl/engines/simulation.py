@@ -80,6 +80,7 @@ class Round(NamedTuple):
             they always do.
         iterations: Local steps of all agents together since the run began, if not all do as they always do.
         tick: Of the virtual clock, if there is one.
+        admitted: Ids of those whose updates were sent, if a budget does not let all of them.
     """
 
     metrics: dict[str, np.ndarray]
@@ -93,6 +94,7 @@ class Round(NamedTuple):
     steps: np.ndarray | None = None
     iterations: int | None = None
     tick: Tick | None = None
+    admitted: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from fedrl.experiments import catalogue
 from fedrl.experiments.config import Config, FederationConfig
 from fedrl.experiments.coordination import Coordination, coordination_of, has_common_policy, resolved
 from fedrl.experiments.methods import Method, methods_of
-from fedrl.selection.selection import Selection, Workload
+from fedrl.selection.selection import Admission, Selection, Workload
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Experiment:
         coordination: Who coordinates the federation: a tree of servers, neighbours, or None for a single server.
         selection: Whom the server asks, if not everybody.
         workload: The server's schedule of local steps, if there is one.
+        admission: Whose updates are sent, if there is a budget.
     """
 
     config: Config
@@ -53,6 +54,7 @@ class Experiment:
     coordination: Coordination = None
     selection: Selection | None = None
     workload: Workload | None = None
+    admission: Admission | None = None
 
 
 def build(config: Config) -> Experiment:
@@ -71,6 +73,7 @@ def build(config: Config) -> Experiment:
     if chosen.server_optimizer is not None:
         server = catalogue.build("server_optimizer", chosen.server_optimizer, "federation.server_optimizer")
     selection, workload = planning_of(chosen, environment)
+    admission = admission_of(chosen, environment)
     steps = _steps(chosen, workload)
     federation = federate(
         learner,
@@ -79,7 +82,7 @@ def build(config: Config) -> Experiment:
         server_opt=server,
         local_steps=max(steps),
         payload=chosen.payload,
-        tells=asked(selection, workload),
+        tells=asked(selection, workload, admission),
     )
     settings, key = config.fleet, run_key(config.fleet_seed, Purpose.FLEET)
     try:
@@ -105,13 +108,14 @@ def build(config: Config) -> Experiment:
             stages=tuple(catalogue.table_of(stage) for stage in stages),
             server_optimizer=None if server is None else catalogue.table_of(server),
             selection=None if selection is None else catalogue.table_of(selection),
+            admission=None if admission is None else catalogue.table_of(admission),
             local_steps=chosen.local_steps if workload is None else catalogue.table_of(workload),
         ),
         seeds=tuple(config.seed_list),
     )
     methods = methods_of(filled, environment, learner, federation, agents, steps)
     return Experiment(
-        filled, environment, learner, federation, agents, unseen, methods, coordination, selection, workload
+        filled, environment, learner, federation, agents, unseen, methods, coordination, selection, workload, admission
     )
 
 
@@ -134,6 +138,23 @@ def planning_of(chosen: FederationConfig, environment: Environment) -> tuple[Sel
                 "steps are the same in every round. Give a number, or use a compiled environment."
             )
     return selection, workload
+
+
+def admission_of(chosen: FederationConfig, environment: Environment) -> Admission | None:
+    """Build what decides whose updates are sent.
+
+    Raises:
+        ConfigError: A component or a parameter is wrong, or environments on the host can't be told to wait.
+    """
+    if chosen.admission is None:
+        return None
+    admission: Admission = catalogue.build("admission", chosen.admission, "federation.admission")
+    if environment.host is not None:
+        raise ConfigError(
+            f"federation.admission is {admission!r}, but {environment!r} is stepped on the host, where every update is "
+            "sent as it is made. Leave it out, or use a compiled environment."
+        )
+    return admission
 
 
 def _steps(chosen: FederationConfig, workload: Workload | None) -> tuple[int, ...]:

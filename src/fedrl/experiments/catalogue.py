@@ -31,7 +31,7 @@ from fedrl.engines.virtual.schedules import Schedule
 from fedrl.engines.virtual.spreads import Spread
 from fedrl.experiments.values import fit
 from fedrl.learners.networks import Network
-from fedrl.selection.selection import Selection, Workload
+from fedrl.selection.selection import Admission, Selection, Workload
 from fedrl.topologies.graph import Graph
 from fedrl.topologies.rules import Rule
 from fedrl.topologies.trees import Tree
@@ -50,6 +50,7 @@ KINDS: dict[type, str] = {
     Staleness: "staleness",
     Selection: "selection",
     Workload: "workload",
+    Admission: "admission",
     Mixing: "mixing",
     Rule: "gossip",
     Tree: "hierarchy",

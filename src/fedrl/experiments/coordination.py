@@ -18,6 +18,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.federation import Federation
 from fedrl.core.learner import Learner, policy_of
 from fedrl.core.types import Key, Params
+from fedrl.engines.admission import simulate_budget
 from fedrl.engines.blocks import simulate
 from fedrl.engines.coordination import coordinated
 from fedrl.engines.gossip import check_serverless, gossip
@@ -128,6 +129,9 @@ def simulation_of(experiment: Experiment, method: Method, devices: Sequence[jax.
     if isinstance(where, Neighbours):
         graph, mixing, rule, often = where.graph, where.mixing, where.rule, where.consensus_steps
         return gossip(federation, fleet, graph, mixing, rule, consensus_steps=often, local_steps=steps, devices=devices)
+    if experiment.admission is not None and method.name == "federated":
+        budget = simulate_budget(federation, fleet, experiment.admission, local_steps=steps, devices=devices)
+        return _planned(experiment, method, budget)
     return _planned(experiment, method, simulate(federation, fleet, local_steps=steps, devices=devices))
 
 

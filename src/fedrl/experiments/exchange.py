@@ -30,6 +30,8 @@ def exchanged(seen: Round) -> Exchange:
         found["time_s"] = seen.tick.time_s
         found["arrived"], found["lost"], found["late"] = seen.tick.arrived, seen.tick.lost, seen.tick.late
         found["staleness"] = seen.tick.staleness_mean
+    if seen.admitted is not None:
+        found["admitted"] = seen.admitted.tolist()
     return found
 
 

@@ -1,5 +1,6 @@
-"""Who is asked in a round, and how much each works: what a server decides before anybody trains."""
+"""Who is asked in a round, how much each works, and whose updates are sent: what a server decides."""
 
+from fedrl.selection.admission import by_priority
 from fedrl.selection.allocation import allocate
 from fedrl.selection.rules import by_capacity, by_utility, power_of_choice, round_robin, uniform
 from fedrl.selection.workloads import allocated, balanced, balanced_steps, from_loss, ramp, steady
@@ -10,6 +11,7 @@ __all__ = [
     "balanced",
     "balanced_steps",
     "by_capacity",
+    "by_priority",
     "by_utility",
     "from_loss",
     "power_of_choice",

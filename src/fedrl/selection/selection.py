@@ -1,6 +1,7 @@
-"""What selection and workloads are: a server's decisions, on the host, from what agents told it in their updates.
+"""What selection, workloads and admission are: a server's decisions, on the host, from what agents told it.
 
 plan, choose --> a round of those chosen --told--> hear --> the next round's plan
+                 they train, bid --> admit --> the updates of those admitted
 """
 
 from __future__ import annotations
@@ -50,6 +51,27 @@ class Workload:
     init: Callable[[int], PyTree] = lambda agents: ()
     hear: Callable[[PyTree, np.ndarray, Told], PyTree] = lambda state, ids, told: state
     asks: tuple[str, ...] = ()
+    call: Call | None = None
+
+
+@record
+class Admission:
+    """Whose updates are sent, of those who have trained and told what theirs is worth.
+
+    Attributes:
+        admit: `(rng, ids, told, sizes, left, state) -> admitted`, bool `[cohort]`, of updates of so many bytes each, so
+            that those admitted take at most `left` bytes together. The generator is that of a `Selection`.
+        budget_bytes: What a round may take up, bids and updates of all agents together.
+        asks: What agents tell in their bids, see `fedrl.core.told`.
+        init: `agents -> state`, NumPy arrays of a fixed shape.
+        hear: `(state, ids, told, admitted) -> state`, once a round.
+    """
+
+    admit: Callable[[np.random.Generator, np.ndarray, Told, np.ndarray, int, PyTree], np.ndarray]
+    budget_bytes: int
+    asks: tuple[str, ...]
+    init: Callable[[int], PyTree] = lambda agents: ()
+    hear: Callable[[PyTree, np.ndarray, Told, np.ndarray], PyTree] = lambda state, ids, told, admitted: state
     call: Call | None = None
 
 

@@ -17,7 +17,7 @@ from fedrl.engines.gossip import gossip
 from fedrl.engines.virtual.clock import Clock
 from fedrl.experiments.catalogue import Table
 from fedrl.experiments.values import at_least
-from fedrl.selection.selection import Selection, Workload
+from fedrl.selection.selection import Admission, Selection, Workload
 from fedrl.topologies.graph import Graph
 from fedrl.topologies.rules import Rule
 from fedrl.topologies.trees import Tree
@@ -38,6 +38,7 @@ class FederationConfig:
         local_steps: Local iterations between two exchanges: one number for all, one per agent, or a schedule such as
             `{name = "ramp", first = 8, last = 1, rounds = 50}`.
         selection: Who is asked in a round; everybody by default.
+        admission: Whose updates are sent, under a budget of bytes a round; all of them by default.
         aggregator: The rule that merges updates.
         stages: What an update passes on its way, in order.
         server_optimizer: What the server does with the merged update; FedAvg by default.
@@ -53,6 +54,7 @@ class FederationConfig:
     agents: int
     local_steps: int | tuple[int, ...] | Table | Workload = _FEDERATE["local_steps"]
     selection: Table | str | Selection | None = None
+    admission: Table | str | Admission | None = None
     aggregator: Table | str | Aggregator = "mean"
     stages: Sequence[Table | str | Stage] = ()
     server_optimizer: Table | str | optax.GradientTransformation | None = _FEDERATE["server_opt"]
@@ -80,17 +82,19 @@ class FederationConfig:
 
     def _check_who_coordinates(self) -> None:
         """Refuse keys that have no meaning beside each other: a server's without a server, neighbours' with one."""
-        planned = self.selection is not None or isinstance(self.local_steps, Mapping | Workload)
+        scheduled = isinstance(self.local_steps, Mapping | Workload)
+        planned = scheduled or self.selection is not None or self.admission is not None
         if planned and (self.topology is not None or self.hierarchy is not None):
             raise ConfigError(
-                "federation.selection, or a schedule as federation.local_steps, is decided by a single server, and "
-                "there is none. Leave it out, or leave federation.topology and federation.hierarchy out."
+                "federation.selection, federation.admission, or a schedule as federation.local_steps, is decided by a "
+                "single server, and there is none. Leave it out, or leave federation.topology and federation.hierarchy "
+                "out."
             )
         if self.clock is not None and planned:
             raise ConfigError(
-                "federation.selection, or a schedule as federation.local_steps, plans rounds, and with "
-                "federation.clock the clock's schedule says who works when. Leave it out, or leave federation.clock "
-                "out; a schedule's concurrency limits who is at work, and local_steps may be one number per agent."
+                "federation.selection, federation.admission, or a schedule as federation.local_steps, plans rounds, and "
+                "with federation.clock the clock's schedule says who works when. Leave it out, or leave "
+                "federation.clock out; a schedule's concurrency limits who is at work, and local_steps may be one number per agent."
             )
         if self.clock is not None and self.hierarchy is not None:
             raise ConfigError(

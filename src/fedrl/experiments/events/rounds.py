@@ -8,7 +8,7 @@ Returned = TypedDict("Returned", {"return": float | None})  # a keyword, hence n
 
 
 class Exchange(TypedDict, total=False):
-    """How agents met in a round: without a server, with a tree of them, or on a virtual clock.
+    """How agents met in a round: without a server, with a tree of them, on a budget, or on a virtual clock.
 
     Attributes:
         messages: How many agents sent to their neighbours.
@@ -16,6 +16,7 @@ class Exchange(TypedDict, total=False):
         consensus_distance: The same after they met.
         levels: Of a tree, `[bytes up, bytes down]` over the links of each level, from the agents on.
         latency_s: Of a tree, how long the messages of the round take.
+        admitted: On a budget of bytes, the agents whose updates were sent.
         time_s: Seconds on the virtual clock since the run began.
         arrived: On a clock, updates that arrived in the round.
         lost: On a clock, turns that came to nothing: their agents dropped out, or left.
@@ -28,6 +29,7 @@ class Exchange(TypedDict, total=False):
     consensus_distance: float | None
     levels: list[list[int]]
     latency_s: float
+    admitted: list[int]
     time_s: float
     arrived: int
     lost: int

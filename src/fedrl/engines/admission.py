@@ -1,0 +1,169 @@
+"""Rounds on a budget of bytes: all who are asked train and bid, and a server decides whose updates are sent.
+
+    broadcast --> [block 0] [block 1] ...     train, encode          not yet sent
+                     | bids                                          told, and the size if it varies
+                  admit  (fedrl.selection.admission)
+                     | answers
+                  [block 0] [block 1] ...     sums of those admitted, memory of stages of the others put back --> merge
+
+Both programs are compiled once. Who is admitted is data, and follows from what is told and from the key of the round,
+so the result is bit-identical for any number of devices and any order of the agents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.core.codec import size_bytes
+from fedrl.core.errors import ConfigError
+from fedrl.core.federation import AgentState, Federation
+from fedrl.core.types import Params, PyTree, Update
+from fedrl.engines.blocks import training
+from fedrl.engines.merging import merging, messages, outcome, told_in, weighing
+from fedrl.engines.sharing import shared
+from fedrl.engines.simulation import (
+    Population,
+    Round,
+    Simulation,
+    adopting,
+    attendance,
+    chosen_size,
+    iterations,
+    params_held,
+    seated,
+    starting,
+)
+from fedrl.selection.admission import left_for_updates
+from fedrl.selection.selection import Admission
+
+ADMISSION = 1
+"""Sets the generator of a round apart from the one by which agents are selected."""
+
+
+class Bid(NamedTuple):
+    """What an agent says before it sends: by name what it was asked, and the size of its update if that varies."""
+
+    told: dict[str, Any]
+    size_bytes: Any = None
+
+
+def simulate_budget(
+    federation: Federation,
+    fleet: PyTree,
+    admission: Admission,
+    *,
+    local_steps: Sequence[int] | np.ndarray | None = None,
+    block: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    order: Sequence[int] | np.ndarray | None = None,
+) -> Simulation:
+    """Prepare a federation for simulation in which updates are admitted under a budget of bytes.
+
+    The federation tells what is bid: `federate(..., tells=admission.asks)`. What was told in a bid is not sent again
+    with the update. `Round.admitted` says whose updates were sent; what agents were asked beside their bids is NaN in
+    `Round.told` for the others. Arguments are those of `fedrl.engines.blocks.simulate`.
+
+    Raises:
+        ConfigError: An argument does not fit the fleet, or the budget is too small for one update: at once if it always
+            is, else in the first round with so many agents.
+    """
+    agents = jax.tree.leaves(fleet)[0].shape[0]
+    size = chosen_size(agents, block)
+    places = list(jax.local_devices() if devices is None else devices)
+    seats = seated(np.arange(agents) if order is None else np.asarray(order), size)
+    steps = iterations(federation, agents, local_steps)
+    train = training(federation, fleet, seats, places, hand_over=_held_back)
+    wire = messages(federation, fleet)
+    merge, sizes = merging(federation, wire.decoded.value), weighing(wire)
+    settle = _settling(federation)
+    bid = Bid({name: jnp.float32(0.0) for name in _asked(federation, admission)}, _size_bid(wire.up_bytes))
+    bid_bytes, repeated = int(size_bytes(bid)), int(size_bytes(bid.told))
+    answer_bytes = int(size_bytes(np.bool_(True)))
+    least = 1 if wire.up_bytes is None else wire.up_bytes - repeated
+    left_for_updates(admission, 1, bid_bytes, least)
+
+    def round(
+        population: Population, cohort: Sequence[int] | np.ndarray | None = None, talk: bool = True
+    ) -> tuple[Population, Round]:
+        asked, present = attendance(cohort, seats)
+        left = left_for_updates(admission, asked, bid_bytes, least) if talk else 0
+        before = {i: jax.tree.map(jnp.copy, population.blocks[i].local) for i, _ in present}
+        work = train(population, federation.broadcast(population.server), cohort, talk)
+        ids, told = np.sort(work.agents), told_in(work.metrics)
+        if not talk:
+            server, weight, refused = merge(population, work.outcomes, talk)
+            population = population._replace(server=server, blocks=work.blocks)
+            return population, Round(work.metrics, weight, refused, 0, 0)
+        key, number = np.asarray(jax.random.key_data(population.key)).tolist(), int(population.server.version) + 1
+        rng = np.random.default_rng([*key, number, ADMISSION])
+        each = sizes(asked, work.metrics) - repeated
+        admitted = admission.admit(rng, ids, told, each, left, population.between)
+        blocks, outcomes = list(work.blocks), []
+        for (i, _), (updates, here) in zip(present, work.outcomes, strict=True):
+            chosen = here & np.isin(seats[i], ids[admitted])
+            local, result = settle(before[i], blocks[i].local, updates, chosen)
+            blocks[i] = blocks[i]._replace(local=local)
+            outcomes.append((result, chosen))
+        server, weight, refused = merge(population, outcomes, talk)
+        memory = admission.hear(population.between, ids, told, admitted)
+        seen = Round(
+            work.metrics,
+            weight,
+            refused,
+            int(each[admitted].sum()) + asked * bid_bytes,
+            asked * (wire.down_bytes + answer_bytes),
+            told={name: x if name in bid.told else np.where(admitted, x, np.nan) for name, x in told.items()},
+            admitted=ids[admitted],
+        )
+        return Population(server, tuple(blocks), population.key, memory), seen
+
+    begin = starting(federation, fleet, seats, steps, places)
+
+    def init(seed: int) -> Population:
+        return begin(seed)._replace(between=admission.init(agents))
+
+    def params_of(population: Population) -> Params:
+        return params_held(federation, population.blocks, seats)
+
+    return Simulation(init, round, params_of, agents, size, adopt=adopting(federation))
+
+
+def _asked(federation: Federation, admission: Admission) -> tuple[str, ...]:
+    """What is bid, if the federation tells it."""
+    given = {} if federation.call is None else federation.call.arguments
+    missing = [name for name in admission.asks if name not in (*federation.aggregator.asks, *given.get("tells", ()))]
+    if missing:
+        raise ConfigError(
+            f"{admission!r} asks agents for {missing[0]!r}, and this federation does not tell it. "
+            f"Write federate(..., tells={list(admission.asks)})."
+        )
+    return admission.asks
+
+
+def _size_bid(up_bytes: int | None) -> Any:
+    """What a bid has to say of the size of an update."""
+    return np.uint32(0) if up_bytes is None else None
+
+
+def _held_back(federation: Federation, agents: AgentState, updates: Update, here: jax.Array) -> Update:
+    """What a block hands over: the updates themselves, as the server would read them."""
+    del federation, agents, here
+    return updates
+
+
+@shared
+def _settling(federation: Federation) -> Callable[..., tuple[PyTree, Any]]:
+    """`(memory before, after, updates, admitted) -> (memory, outcome)` of a block, in a compiled program."""
+
+    def settle(before: PyTree, after: PyTree, updates: Update, admitted: jax.Array) -> tuple[PyTree, Any]:
+        def kept(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(admitted.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        return jax.tree.map(kept, after, before), outcome(federation, updates, admitted)
+
+    return jax.jit(settle)
