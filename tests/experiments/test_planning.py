@@ -13,6 +13,7 @@ from fedrl.experiments.build import build
 from fedrl.experiments.config import as_dict, load, parse
 
 SELECTION = "federation.selection={name='power_of_choice', cohort=2, candidates=3, best=1.0}"
+ADMISSION = "federation.admission={name='by_priority', budget_bytes=200}"
 SCHEDULE = "federation.local_steps={name='ramp', first=3, last=1, rounds=3}"
 
 
@@ -56,11 +57,29 @@ def test_a_planned_run_resumes_bit_for_bit(small, tmp_path):
     assert both[0] == both[1]
 
 
+def test_a_run_on_a_budget_keeps_to_it_and_says_whose_updates_were_sent(small, tmp_path):
+    one = 4 * 4 * 4 + 4 + 4  # four states, four actions, a weight, a version
+    fedrl.run(small, tmp_path / "run", overrides=[ADMISSION, SCHEDULE, "baselines.centralised=false"])
+    mine = [r for r in records(tmp_path / "run") if r["method"] == "federated"]
+    assert {r["bytes_up"] for r in mine} == {3 * 4 + 2 * one} <= set(range(201))
+    assert {len(r["admitted"]) for r in mine} == {2}
+    assert len({tuple(r["admitted"]) for r in mine}) > 1
+    alone = [r for r in records(tmp_path / "run") if r["method"] == "independent"]
+    assert not any("admitted" in r for r in alone)
+
+
 def test_what_is_resolved_builds_the_same_plan(small):
-    experiment = build(load(small, [SELECTION, SCHEDULE]))
+    experiment = build(load(small, [SELECTION, SCHEDULE, ADMISSION]))
     again = build(parse(as_dict(experiment.config)))
     assert (again.selection, again.workload) == (experiment.selection, experiment.workload)
-    assert experiment.federation.call.arguments["tells"] == ("return",)
+    assert again.admission == experiment.admission
+    assert experiment.federation.call.arguments["tells"] == ("return", "norm")
+
+
+def test_a_budget_below_one_update_is_refused_before_anybody_trains(small, tmp_path):
+    with pytest.raises(ConfigError, match=r"budget_bytes is 70.*Set it to that or more"):
+        fedrl.run(small, tmp_path / "run", overrides=[ADMISSION.replace("200", "70"), "baselines={}"])
+    assert not (tmp_path / "run" / "records.jsonl").exists() or not records(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -70,6 +89,8 @@ def test_what_is_resolved_builds_the_same_plan(small):
         ("federation.selection={name='unifrom', cohort=2}", r"federation.selection.name.*Did you mean 'uniform'"),
         ("federation.local_steps={name='ramp', first=0, last=1, rounds=3}", r"first is 0"),
         ("federation.local_steps={name='balanced', speeds=[1.0], most=2}", r"speeds has 1 entries"),
+        ("federation.admission={name='by_priority'}", r"federation.admission lacks 'budget_bytes'"),
+        ("federation.admission={name='by_priority', budget_bytes=9, usefulness='size'}", r"usefulness is 'size'"),
         ("federation.local_steps=0", r"federation.local_steps is 0"),
     ],
 )
@@ -79,5 +100,6 @@ def test_a_plan_that_can_not_be_made_is_named(small, override, words):
 
 
 def test_neighbours_have_no_server_to_plan(small):
-    with pytest.raises(ConfigError, match=r"decided by a single server"):
-        load(small, [SELECTION, "federation.topology='ring'"])
+    for plan in (SELECTION, ADMISSION):
+        with pytest.raises(ConfigError, match=r"decided by a single server"):
+            load(small, [plan, "federation.topology='ring'"])

@@ -50,6 +50,7 @@ from fedrl.selection import (
     allocated,
     balanced,
     by_capacity,
+    by_priority,
     by_utility,
     from_loss,
     power_of_choice,
@@ -118,6 +119,7 @@ EXAMPLES = {
     ],
     "server_optimizer": [fedavg(), fedavgm(), fedadam(), fedyogi(0.1), fedadagrad()],
     "selection": [uniform(2), round_robin(2), by_utility(2), power_of_choice(2, 3), by_capacity(2, (1.0, 2.0))],
+    "admission": [by_priority(1000), by_priority(1000, "improvement", patience=3)],
     "workload": [
         steady(2),
         ramp(1, 4, 10),

@@ -92,9 +92,10 @@ class FederationConfig:
             )
         if self.clock is not None and planned:
             raise ConfigError(
-                "federation.selection, federation.admission, or a schedule as federation.local_steps, plans rounds, and "
-                "with federation.clock the clock's schedule says who works when. Leave it out, or leave "
-                "federation.clock out; a schedule's concurrency limits who is at work, and local_steps may be one number per agent."
+                "federation.selection, federation.admission, or a schedule as federation.local_steps, plans rounds, "
+                "and with federation.clock the clock's schedule says who works when. Leave it out, or leave "
+                "federation.clock out; a schedule's concurrency limits who is at work, and local_steps may be one "
+                "number per agent."
             )
         if self.clock is not None and self.hierarchy is not None:
             raise ConfigError(
