@@ -60,6 +60,7 @@ from fedrl.selection import (
     uniform,
 )
 from fedrl.stages import (
+    by_size,
     clip,
     control_variates,
     error_feedback,
@@ -83,6 +84,8 @@ EXAMPLES = {
         clip(1.0),
         quantize(),
         quantize(1),
+        quantize(3, unbiased=False),
+        by_size(6, quantize(4), sign()),
         top_k(0.25),
         sign(),
         uniform_quantize(),
@@ -92,6 +95,7 @@ EXAMPLES = {
         flatten(),
         error_feedback(top_k(0.25), quantize(4)),
         error_feedback(flatten(), top_k(0.1), sign()),
+        error_feedback(by_size(6, quantize(3, unbiased=False), sign())),
         error_feedback(threshold(0.5), uniform_quantize(12)),
         control_variates(0.1, agents=8, gradient_steps=2),
         one_way(["log_std", "layers/-1"]),

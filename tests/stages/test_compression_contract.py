@@ -14,16 +14,32 @@ from hypothesis.extra.numpy import arrays
 import fedrl.stages
 from fedrl.core.stage import Stage
 from fedrl.core.types import Context, Update
-from fedrl.stages import flatten, quantize, random_k, sign, threshold, top_k, uniform_quantize
+from fedrl.stages import (
+    by_size,
+    clip,
+    control_variates,
+    flatten,
+    quantize,
+    random_k,
+    sign,
+    threshold,
+    top_k,
+    uniform_quantize,
+    weigh_by_signal,
+)
 
 COMPRESSING = [
     *[quantize(bits) for bits in (1, 2, 3, 4, 8)],
+    *[quantize(bits, unbiased=False) for bits in (2, 3, 8)],
     *[top_k(fraction) for fraction in (0.01, 0.3, 1.0)],
     *[random_k(fraction, unbiased) for fraction in (0.05, 0.5, 1.0) for unbiased in (True, False)],
     *[uniform_quantize(bits) for bits in (2, 7, 16)],
     *[threshold(epsilon) for epsilon in (0.01, 1.0)],
     sign(),
     flatten(),
+    by_size(16, sign(), quantize(3, unbiased=False)),
+    by_size(17, quantize(2), quantize(3)),
+    by_size(100, threshold(0.5), uniform_quantize(7)),
 ]
 CLAIMS_NOTHING = {
     "clip",
@@ -44,8 +60,9 @@ D = 17
 @partial(jax.jit, static_argnums=0)
 def read(stage: Stage, x, key):
     """What the server reads of one array."""
-    update, _ = stage.encode(key, CONTEXT, (), (), Update(x, jnp.float32(1.0), jnp.int32(0)))
-    return stage.decode((), update).value
+    shared, local = stage.init(x)
+    update, _ = stage.encode(key, CONTEXT, shared, local, Update(x, jnp.float32(1.0), jnp.int32(0)))
+    return stage.decode(shared, update).value
 
 
 @partial(jax.jit, static_argnums=0)
@@ -110,6 +127,10 @@ def worst_for(levels: int) -> np.ndarray:
         (quantize(2), worst_for(1)),
         (quantize(3), worst_for(3)),
         (quantize(8), worst_for(127)),
+        (quantize(2, unbiased=False), one_large(0.49999)),
+        (quantize(4, unbiased=False), one_large(0.49999 / 7)),
+        (by_size(17, quantize(3), sign()), worst_for(3)),
+        (by_size(16, quantize(3), sign()), one_large(0.0)),
         (sign(), one_large(0.0)),
         (top_k(0.3), np.ones(D, np.float32)),
         (random_k(0.5, unbiased=False), np.ones(D, np.float32)),
@@ -121,10 +142,19 @@ def test_there_is_a_vector_for_which_the_constant_is_exact(stage, x):
     assert lost == pytest.approx(1.0 - stage.contraction(D), rel=0.1)
 
 
+DETERMINISTIC = [
+    top_k(0.01),
+    top_k(0.3),
+    sign(),
+    flatten(),
+    quantize(2, unbiased=False),
+    quantize(3, unbiased=False),
+    by_size(16, top_k(0.3), quantize(4, unbiased=False)),
+]
 numbers = st.floats(-1e3, 1e3, width=32, allow_subnormal=False)
 
 
-@given(arrays(np.float32, D, elements=numbers), st.sampled_from([top_k(0.01), top_k(0.3), sign(), flatten()]))
+@given(arrays(np.float32, D, elements=numbers), st.sampled_from(DETERMINISTIC))
 def test_a_deterministic_contraction_contracts_everything(x, stage):
     lost = np.square(np.asarray(read(stage, x, KEY), np.float64) - x).sum()
     assert lost <= (1.0 - stage.contraction(D)) * np.square(x.astype(np.float64)).sum() * (1 + 1e-6)
@@ -148,6 +178,12 @@ def test_uniform_quantisation_is_its_formula_and_saturates(x, bits):
 def test_signs_are_scaled_by_the_mean_magnitude(x):
     scale = np.abs(x.astype(np.float64)).mean()
     np.testing.assert_allclose(read(sign(), x, KEY), np.where(x >= 0, scale, -scale), rtol=1e-6)
+
+
+def test_rounding_to_the_nearest_is_its_formula():
+    x = np.array([1.0, -0.49, 0.51, 0.16, -0.17, 0.0], np.float32)
+    assert read(quantize(2, unbiased=False), x, KEY).tolist() == [1.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+    np.testing.assert_allclose(read(quantize(3, unbiased=False), x, KEY), np.round(3 * x) / 3, atol=1e-6)
 
 
 def test_threshold_keeps_what_is_above_and_nothing_else():
@@ -191,6 +227,10 @@ def test_what_is_not_finite_stays_so(stage, poison):
         (lambda: uniform_quantize(1), "bits is 1.*Choose 2 to 16"),
         (lambda: uniform_quantize(17), "bits is 17"),
         (lambda: random_k(0.0), "fraction is 0.0"),
+        (lambda: quantize(1, unbiased=False), r"bits is 1.*Use sign\(\)"),
+        (lambda: by_size(0, sign(), sign()), "limit is 0"),
+        (lambda: by_size(9, clip(1.0), control_variates(0.1, 4)), "control_variates.*more than to encode arrays"),
+        (lambda: by_size(9, weigh_by_signal(), sign()), r"weigh_by_signal\(\).*around or beside by_size"),
         (lambda: threshold(0.0), "epsilon is 0.0"),
         (lambda: threshold(float("inf")), "epsilon is inf"),
     ],

@@ -16,6 +16,7 @@ from fedrl.core.types import Context, Update
 from fedrl.engines.blocks import simulate
 from fedrl.learners import sgd
 from fedrl.stages import (
+    by_size,
     clip,
     control_variates,
     error_feedback,
@@ -57,6 +58,9 @@ PIPELINES = [
     ([top_k(0.01), quantize(4)], HEAD + (1 + 4 + 1) + (17 + 4 + 6) + (1 + 4 + 1) + (4 + 1)),
     ([sign()], HEAD + (4 + 5) + (4 + 150) + (4 + 5) + (4 + 1)),
     ([flatten(), sign()], HEAD + 4 + 161),
+    ([by_size(40, quantize(3, unbiased=False), sign())], HEAD + (4 + 15) + (4 + 150) + (4 + 15) + (4 + 1)),
+    ([by_size(39, flatten(), sign())], HEAD + 4 * 1 + (4 + 5) + (4 + 150) + (4 + 5)),
+    ([by_size(40, quantize(4), threshold(0.5))], None),
     ([flatten(), top_k(0.01)], HEAD + (18 + 4 * 13)),  # 13 indices of 11 bits
     ([flatten(), top_k(0.01), sign()], HEAD + (18 + 4 + 2)),
     *[([uniform_quantize(bits)], HEAD + sum(-(-n * bits // 8) for n in SIZES)) for bits in (2, 5, 8, 9, 16)],

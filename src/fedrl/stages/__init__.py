@@ -1,5 +1,6 @@
 """Steps of the pipeline an update passes on its way out of an agent."""
 
+from fedrl.stages.by_size import by_size
 from fedrl.stages.clip import clip
 from fedrl.stages.control_variates import control_variates
 from fedrl.stages.error_feedback import error_feedback
@@ -15,6 +16,7 @@ from fedrl.stages.uniform_quantize import uniform_quantize
 from fedrl.stages.weights import weigh_by_capacity, weigh_by_improvement, weigh_by_signal
 
 __all__ = [
+    "by_size",
     "clip",
     "control_variates",
     "error_feedback",
