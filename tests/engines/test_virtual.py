@@ -229,6 +229,7 @@ def test_rounds_of_all_agents_are_those_of_the_blocks_engine():
     expected, found = ran(plain, 5), ran(clocked, 5)
     assert fingerprint(found.server) == fingerprint(expected.server)
     np.testing.assert_array_equal(flat(clocked.params_of(found)), flat(plain.params_of(expected)))
+    jax.tree.map(np.testing.assert_array_equal, clocked.states_of(found), plain.states_of(expected))
     np.testing.assert_array_equal(
         flat(clocked.params_of(clocked.adopt(found)))[3], flat(jax.tree.map(np.asarray, found.server.params))
     )

@@ -40,11 +40,13 @@ def test_an_agent_that_does_better_alone_is_named_with_the_cures(learner: Learne
     assert hurt["id"] == 2
     assert 0 < hurt["at_least"] < hurt["independent"] - hurt["federated"]
     assert "agent 2 returns 14" in alarm["message"]
-    assert [cure.partition("(")[0] for cure in alarm["cures"]] == ["personal", "interpolated", "gated"]
+    named = [cure.partition("(")[0] for cure in alarm["cures"]]
+    assert named[:3] == ["personal", "interpolated", "gated"]
+    assert "evaluation.fine_tune" in named[3]
 
 
 def test_a_cure_that_is_taken_is_not_advised() -> None:
-    (alarm,) = alarms_of(gated(q_table(gridworld("S.G"))), returns(0.0, 0), returns(50.0, 1))
+    (alarm,) = alarms_of(gated(q_table(gridworld("S.G"))), returns(0.0, 0), returns(50.0, 1), fine_tuned=True)
     assert [cure.partition("(")[0] for cure in alarm["cures"]] == ["personal", "interpolated"]
 
 

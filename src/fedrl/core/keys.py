@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     TRAINING = 2
     EVALUATION = 3
     FLEET = 4
+    TUNING = 5
 
 
 def run_key(seed: int, purpose: Purpose) -> Key:

@@ -112,6 +112,7 @@ class Simulation:
         close: Let go of what is held outside this process, if anything. Closing twice is fine.
         adopt: `population -> population` in which every agent has adopted what the server holds now, as at the
             beginning of a round. `params_of` it are the policies of personalised agents.
+        states_of: `population -> states` with a leading agent axis: all that each agent's learner remembers.
     """
 
     init: Callable[[int], Population]
@@ -121,6 +122,7 @@ class Simulation:
     block: int
     close: Callable[[], None] = lambda: None
     adopt: Callable[[Population], Population] = lambda population: population
+    states_of: Callable[[Population], PyTree] = lambda population: states_held(population.blocks)
 
     def __enter__(self) -> Simulation:
         return self
@@ -245,6 +247,28 @@ def adoption(federation: Federation) -> Callable[[AgentState, Params], AgentStat
 def params_held(federation: Federation, blocks: Sequence[AgentState], seats: list[np.ndarray]) -> Params:
     """What each agent acts with, in the order of their ids, a leading agent axis on every leaf."""
     held = [jax.vmap(lambda state: policy_of(federation.learner, state))(block.learner) for block in blocks]
+    return _in_order(held, seats)
+
+
+def states_held(blocks: Sequence[AgentState], seats: Sequence[np.ndarray] | None = None) -> PyTree:
+    """What each agent's learner remembers, in the order of their ids, a leading agent axis on every leaf."""
+    ids = [np.asarray(block.agent) for block in blocks] if seats is None else seats
+    return _in_order([block.learner for block in blocks], ids)
+
+
+def _in_order(held: Sequence[PyTree], seats: Sequence[np.ndarray]) -> PyTree:
+    """What blocks hold, in the order of the agents' ids."""
     ids = np.concatenate(seats)
     back = np.flatnonzero(ids >= 0)[np.argsort(ids[ids >= 0])]
     return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(x) for x in leaves])[back], *held)
+
+
+def going_on(population: Population, states: PyTree) -> Population:
+    """Agents in blocks, going on from what the learners of others remember: see `Simulation.states_of`."""
+
+    def remembering(block: AgentState) -> AgentState:
+        rows = np.maximum(np.asarray(block.agent), 0)
+        taken = jax.tree.map(lambda new, old: jax.device_put(new[rows], old.sharding), states, block.learner)
+        return block._replace(learner=taken)
+
+    return population._replace(blocks=tuple(remembering(block) for block in population.blocks))

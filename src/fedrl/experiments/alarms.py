@@ -24,12 +24,16 @@ CURES = {
     "personal": "personal(learner, keep=[...]) leaves a head or a critic with each agent",
     "interpolated": "interpolated(learner) takes over only a share of the global parameters",
     "gated": "gated(learner) lets an agent refuse what earns less at home",
+    "fine_tuned": "evaluation.fine_tune = N lets every agent go on alone for N iterations afterwards",
 }
 NAMED = 8
 
 
 def alarms_of(
-    learner: Learner, federated: Sequence[Sequence[float | None]], alone: Sequence[Sequence[float | None]]
+    learner: Learner,
+    federated: Sequence[Sequence[float | None]],
+    alone: Sequence[Sequence[float | None]],
+    fine_tuned: bool = False,
 ) -> list[Alarm]:
     """The alarms of a run.
 
@@ -37,6 +41,7 @@ def alarms_of(
         learner: What agents ran: a cure that is taken already is not advised.
         federated: `[seeds, agents]` greedy returns.
         alone: The same of independent agents, of the same seeds.
+        fine_tuned: Whether the run fine-tunes.
     """
     if min(len(federated), len(alone)) < FEWEST_SEEDS or len(federated) != len(alone):
         return []
@@ -52,7 +57,7 @@ def alarms_of(
     everybody = lower_end(differences.mean(1), level) > 0.0
     if not hurt and not everybody:
         return []
-    taken = {call.component.name for call in calls_in(learner)}
+    taken = {call.component.name for call in calls_in(learner)} | ({"fine_tuned"} if fine_tuned else set())
     cures = [cure for name, cure in CURES.items() if name not in taken]
     return [
         {

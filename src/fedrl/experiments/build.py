@@ -56,6 +56,11 @@ class Experiment:
     workload: Workload | None = None
     admission: Admission | None = None
 
+    @property
+    def tuning_steps(self) -> int:
+        """Environment steps of all agents together while they fine-tune, with one seed."""
+        return self.config.evaluation.fine_tune * self.learner.samples * self.config.federation.agents
+
 
 def build(config: Config) -> Experiment:
     """Make the objects that a configuration describes.

@@ -117,8 +117,8 @@ def resolved(chosen: FederationConfig, coordination: Coordination) -> Federation
 def simulation_of(experiment: Experiment, method: Method, devices: Sequence[jax.Device] | None = None) -> Simulation:
     """Prepare a method on the engine that suits it, on all devices by default."""
     federation, fleet, steps = method.federation, method.fleet, method.local_steps
-    where = experiment.coordination if federation is experiment.federation else None  # baselines never meet
-    if isinstance(where, Clock) and method.talk:
+    where = experiment.coordination if method.talk else None  # baselines never meet
+    if isinstance(where, Clock):
         return simulate_clock(federation, fleet, where, local_steps=steps, devices=devices)
     if experiment.environment.host is not None:
         from fedrl.engines.host import simulate_host

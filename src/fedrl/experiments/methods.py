@@ -65,18 +65,19 @@ def methods_of(
     """
     methods = [Method("federated", federation, agents, steps, True)]
     if config.baselines.independent or config.baselines.average_once:
-        alone = _alone(config, environment, learner, federation)
-        methods.append(Method("independent", alone, agents, steps, False))
+        methods.append(alone("independent", config, learner, federation, agents, steps))
     if config.baselines.centralised:
         methods.append(_pooled(config, environment, learner, agents, steps))
     return tuple(methods)
 
 
-def _alone(config: Config, environment: Environment, learner: Learner, federation: Federation) -> Federation:
-    """The federation of agents that exchange nothing; the given one if that makes no difference: it is compiled."""
+def alone(
+    name: str, config: Config, learner: Learner, federation: Federation, agents: PyTree, steps: tuple[int, ...]
+) -> Method:
+    """Agents that exchange nothing; in the given federation if that makes no difference: it is compiled."""
     free = _without_pull(config.learner)
     if free != config.learner:
-        learner = _built(free, environment)
+        learner = _built(free, learner.environment)
     given = {} if federation.call is None else federation.call.arguments
     summed = federation.aggregator.sees == "sum"
     plain = federate(
@@ -85,7 +86,7 @@ def _alone(config: Config, environment: Environment, learner: Learner, federatio
         server_opt=given.get("server_opt"),
         local_steps=federation.local_steps,
     )
-    return federation if plain == federation else plain
+    return Method(name, federation if plain == federation else plain, agents, steps, False)
 
 
 def _pooled(

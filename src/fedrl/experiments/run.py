@@ -21,6 +21,7 @@ import numpy as np
 
 from fedrl.core.errors import RunError
 from fedrl.experiments import checkpoint, folder
+from fedrl.experiments.afterwards import AVERAGE_ONCE, FINE_TUNED, averaged, fine_tuned
 from fedrl.experiments.build import Experiment, build
 from fedrl.experiments.config import Config, dump, load
 from fedrl.experiments.coordination import in_one_simulation
@@ -28,7 +29,7 @@ from fedrl.experiments.events import Sink, Start, Summary
 from fedrl.experiments.folder import RunFolder
 from fedrl.experiments.interruption import heeding
 from fedrl.experiments.methods import Method
-from fedrl.experiments.session import AVERAGE_ONCE, Outcome, Session, averaged
+from fedrl.experiments.session import Outcome, Session
 from fedrl.experiments.summary import Timing, summarise
 from fedrl.experiments.training import Program, all_seeds, simulations
 from fedrl.launch import prepare
@@ -127,8 +128,10 @@ def _methods(session: Session) -> dict[str, list[Outcome]]:
             outcomes[method.name] = all_seeds(session, method, ready)
             if session.stop.is_set():
                 break
+            if method.name == "federated" and config.evaluation.fine_tune:
+                outcomes[FINE_TUNED] = fine_tuned(session, ready[0].simulation, outcomes["federated"])
             if method.name == "independent" and config.baselines.average_once:
-                outcomes[AVERAGE_ONCE] = [averaged(session, alone) for alone in outcomes["independent"]]
+                outcomes[AVERAGE_ONCE] = averaged(session, outcomes["independent"])
     finally:
         for _, opened in programs:
             for program in opened:

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from fedrl.core.types import Params
@@ -20,8 +19,6 @@ from fedrl.experiments.exchange import exchanged
 from fedrl.experiments.folder import RunFolder
 from fedrl.experiments.methods import Method
 from fedrl.experiments.summary import Timing
-
-AVERAGE_ONCE = "average_once"
 
 
 class Policies(NamedTuple):
@@ -87,32 +84,6 @@ def outcome(session: Session, seed: int, number: int, policies: Policies) -> Out
     if unseen is not None and policies.common is not None:
         held_out = greedy(session, seed, Policies(policies.common, False, None), unseen)
     return Outcome(seed, number, policies.acting, policies.stacked, own, held_out)
-
-
-def averaged(session: Session, alone: Outcome) -> Outcome:
-    """The parameter mean of independent agents, evaluated in the environment of each."""
-    params = jax.tree.map(lambda leaf: leaf.mean(0, dtype=np.float64).astype(leaf.dtype), alone.params)
-    once = outcome(session, alone.seed, alone.round, Policies(params, False, params))
-    method = next(m for m in session.experiment.methods if m.name == "independent")
-    agents = session.experiment.config.federation.agents
-    session.tell(
-        {
-            "seed": alone.seed,
-            "method": AVERAGE_ONCE,
-            "round": alone.round,
-            "environment_steps": alone.round * method.steps_per_round,
-            "return": None,
-            "agents": [None] * agents,
-            "episodes": 0,
-            "loss": None,
-            "bytes_up": sum(leaf.nbytes for leaf in jax.tree.leaves(alone.params)),
-            "bytes_down": 0,
-            "refused": 0,
-            "seconds": 0.0,
-            "greedy": once.greedy,
-        }
-    )
-    return once
 
 
 def greedy(session: Session, seed: int, policies: Policies, fleet: Any = None) -> list[float | None]:

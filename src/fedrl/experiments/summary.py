@@ -20,7 +20,7 @@ from fedrl.core.component import cite
 from fedrl.experiments.alarms import alarms_of
 from fedrl.experiments.build import Experiment
 from fedrl.experiments.coordination import Neighbours
-from fedrl.experiments.events import AgentResult, Range, Summary
+from fedrl.experiments.events import AFTERWARDS, AgentResult, Range, Summary
 from fedrl.experiments.exchange import consensus_of, hierarchy_of, timing_of
 from fedrl.experiments.heterogeneity import heterogeneity_of
 from fedrl.experiments.statistics import interval
@@ -61,7 +61,7 @@ def summarise(
     sent = [record for record in ours if record["seed"] == experiment.config.seed_list[0]]
     last: dict[tuple[str, int], int] = {}
     for record in records:
-        if record["method"] != "average_once":
+        if record["method"] not in AFTERWARDS:
             last[record["method"], record["seed"]] = record["environment_steps"]
     summary: Summary = {
         "name": experiment.config.name,
@@ -75,7 +75,7 @@ def summarise(
         "held_out": over_seeds([o.held_out for o in federated]) if experiment.held_out is not None else None,
         "rounds": experiment.config.rounds,
         "seeds": experiment.config.seed_list,
-        "environment_steps": sum(last.values()),
+        "environment_steps": sum(last.values()) + len(outcomes.get("fine_tuned", ())) * experiment.tuning_steps,
         "steps_per_second": timing.steps / timing.training_s if timing.training_s > 0 and timing.steps else None,
         "compile_s": timing.compile_s,
         "wall_s": time.perf_counter() - timing.started,
@@ -89,8 +89,8 @@ def summarise(
     }
     summary["heterogeneity"] = heterogeneity_of(experiment, ours)
     if "independent" in baselines:
-        greedy = ([outcome.greedy for outcome in outcomes[name]] for name in ("federated", "independent"))
-        summary["alarms"] = alarms_of(experiment.learner, *greedy)
+        ended, alone = ([outcome.greedy for outcome in outcomes[name]] for name in ("federated", "independent"))
+        summary["alarms"] = alarms_of(experiment.learner, ended, alone, "fine_tuned" in baselines)
     consensus, hierarchy = consensus_of(experiment, ours), hierarchy_of(experiment, ours)
     if consensus is not None:
         summary["consensus"] = consensus

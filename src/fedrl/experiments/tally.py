@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from fedrl.experiments.events import Compile, RoundRecord, Start
+from fedrl.experiments.events import AFTERWARDS, Compile, RoundRecord, Start
 from fedrl.experiments.quantities import number
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -45,8 +45,8 @@ class Tally:
 
     @property
     def methods(self) -> list[str]:
-        """Those that take rounds; averaging once only evaluates."""
-        return [method for method in self.start["methods"] if method != "average_once"]
+        """Those that take rounds; the others only evaluate, or go on for a little."""
+        return [method for method in self.start["methods"] if method not in AFTERWARDS]
 
     def compile(self, event: Compile) -> None:
         """A program is being compiled from now until the next round ends."""

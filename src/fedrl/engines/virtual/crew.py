@@ -23,7 +23,7 @@ from fedrl.core.types import Broadcast, Key, Params, PyTree
 from fedrl.engines.blocks import metric_names
 from fedrl.engines.merging import Messages, measured, messages
 from fedrl.engines.sharing import Shapes, shapes, shared
-from fedrl.engines.simulation import Population, adoption, params_held, seated, starting
+from fedrl.engines.simulation import Population, adoption, params_held, seated, starting, states_held
 from fedrl.engines.virtual.words import packing
 
 
@@ -61,6 +61,7 @@ class Crew(NamedTuple):
         metrics: The names of the columns of `Desks.metrics`.
         params_of: `Desks -> params` that agents act with, a leading agent axis on every leaf.
         adopt: `(Desks, params) -> Desks` in which every agent has adopted the parameters.
+        states_of: `Desks -> states` of the learners, a leading agent axis on every leaf.
     """
 
     start: Callable[[int], tuple[Population, Desks]]
@@ -69,6 +70,7 @@ class Crew(NamedTuple):
     metrics: list[str]
     params_of: Callable[[Desks], Params]
     adopt: Callable[[Desks, Params], Desks]
+    states_of: Callable[[Desks], PyTree]
 
 
 def crew(
@@ -135,6 +137,7 @@ def crew(
         metrics=names,
         params_of=lambda desks: params_held(federation, blocks(desks), seats),
         adopt=adopt,
+        states_of=lambda desks: states_held(blocks(desks), seats),
     )
 
 

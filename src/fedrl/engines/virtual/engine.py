@@ -180,7 +180,13 @@ def simulate_clock(
         return population._replace(between=population.between._replace(desks=desks))
 
     return Simulation(
-        init, round, lambda population: team.params_of(population.between.desks), agents, size, adopt=adopt
+        init,
+        round,
+        params_of=lambda population: team.params_of(population.between.desks),
+        agents=agents,
+        block=size,
+        adopt=adopt,
+        states_of=lambda population: team.states_of(population.between.desks),
     )
 
 

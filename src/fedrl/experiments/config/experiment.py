@@ -35,16 +35,19 @@ class EvaluationConfig:
         episodes: Per agent.
         every: Rounds between evaluations while training; 0 for none but the one at the end.
         held_out: How many environments no agent trained in are evaluated, drawn as the fleet is.
+        fine_tune: Local iterations that every agent goes on alone after the last round, to be evaluated once more.
     """
 
     episodes: int = 20
     every: int = 0
     held_out: int = 0
+    fine_tune: int = 0
 
     def __post_init__(self) -> None:
         at_least(1, "evaluation.episodes", self.episodes)
         at_least(0, "evaluation.every", self.every)
         at_least(0, "evaluation.held_out", self.held_out)
+        at_least(0, "evaluation.fine_tune", self.fine_tune)
 
 
 @dataclass(frozen=True, kw_only=True)

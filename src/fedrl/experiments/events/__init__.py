@@ -22,9 +22,20 @@ from fedrl.experiments.events.outcome import (
     VirtualTime,
 )
 from fedrl.experiments.events.rounds import Exchange, RoundRecord, UpdateSpread
-from fedrl.experiments.events.stream import METHODS, Compile, End, Event, SettingStart, Sink, Start, StudyEnd
+from fedrl.experiments.events.stream import (
+    AFTERWARDS,
+    METHODS,
+    Compile,
+    End,
+    Event,
+    SettingStart,
+    Sink,
+    Start,
+    StudyEnd,
+)
 
 __all__ = [
+    "AFTERWARDS",
     "METHODS",
     "AgentResult",
     "Alarm",

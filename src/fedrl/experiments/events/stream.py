@@ -8,8 +8,11 @@ from typing import Any, Final, Literal, TypeAlias, TypedDict
 from fedrl.experiments.events.outcome import Summary
 from fedrl.experiments.events.rounds import RoundRecord
 
-METHODS: Final = ("federated", "independent", "centralised", "average_once")
-"""The methods of a run: the federation itself, then its baselines."""
+METHODS: Final = ("federated", "independent", "centralised", "average_once", "fine_tuned")
+"""The methods of a run: the federation itself, then what it is compared with."""
+
+AFTERWARDS: Final = ("average_once", "fine_tuned")
+"""Those that take no rounds: they go on from what another one ended with."""
 
 
 class Start(TypedDict):

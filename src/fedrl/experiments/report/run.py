@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedrl.core.errors import ConfigError
-from fedrl.experiments.events import METHODS, Range
+from fedrl.experiments.events import AFTERWARDS, METHODS, Range
 from fedrl.experiments.quantities import NOTHING, ends, number
 from fedrl.experiments.statistics import Interval, interval
 
@@ -102,7 +102,7 @@ class Run:
     def costs(self) -> dict[str, Any]:
         """What the summary says of time, steps and bytes; without one, what the records add up to."""
         last = {(r["method"], r["seed"]): number(r.get("environment_steps")) for r in self.records}
-        last = {key: steps for key, steps in last.items() if key[0] != "average_once"}  # those of independent
+        last = {key: steps for key, steps in last.items() if key[0] not in AFTERWARDS}
         seeds = max(len({r["seed"] for r in self.of("federated")}), 1)
         added = {
             "environment_steps": sum(last.values()),
@@ -182,7 +182,7 @@ def _interruptions(run: Run) -> list[str]:
     for method in run.methods:
         last = {record["seed"]: int(record["round"]) for record in run.of(method)}
         short = {seed: last.get(seed, 0) for seed in seeds if last.get(seed, 0) < planned}
-        if short and method != "average_once":
+        if short and method not in AFTERWARDS:
             where = ", ".join(f"seed {seed} after round {done}" for seed, done in short.items() if done)
             never = ", ".join(str(seed) for seed, done in short.items() if not done)
             parts = [f"{where} of {planned}" if where else "", f"before seed {never} began" if never else ""]
