@@ -29,7 +29,8 @@ def records(folder):
 
 
 def test_a_planned_run_counts_the_steps_and_bytes_of_those_who_were_asked(small, tmp_path):
-    fedrl.run(small, tmp_path / "run", overrides=[SELECTION, SCHEDULE])
+    summary = fedrl.run(small, tmp_path / "run", overrides=[SELECTION, SCHEDULE])
+    assert any("Cho" in line for line in summary["citations"])
     mine = [r for r in records(tmp_path / "run") if r["method"] == "federated" and r["seed"] == 0]
     taus = [3, 2, 1, 1]
     assert [r["environment_steps"] for r in mine] == (2 * 16 * np.cumsum(taus)).tolist()

@@ -110,9 +110,8 @@ def _model_bytes(experiment: Experiment) -> int:
 def _parts(experiment: Experiment) -> list[Any]:
     """What was used and has a source."""
     where = experiment.coordination
-    if isinstance(where, Neighbours):
-        return [experiment.federation, where.graph, where.mixing, where.rule]
-    return [experiment.federation] if where is None else [experiment.federation, where]
+    meeting = [where.graph, where.mixing, where.rule] if isinstance(where, Neighbours) else [where]
+    return [experiment.federation, experiment.selection, experiment.workload, *meeting]
 
 
 def over_seeds(returns: Sequence[Sequence[float | None]]) -> Range:
