@@ -9,8 +9,9 @@ import pytest
 from fedrl.core.learner import Learner
 from fedrl.environments import cartpole, gridworld
 from fedrl.environments.fleet import fleet
-from fedrl.experiments.evaluate import greedy_returns
+from fedrl.experiments.evaluate import BLOCK, greedy_returns
 from fedrl.experiments.rendering import episode
+from fedrl.experiments.study.programs import counted
 from fedrl.learners import q_table
 
 GRID = gridworld("S..G", max_steps=10)
@@ -51,6 +52,28 @@ def test_chance_depends_on_seed_and_agent_alone(learner: Learner) -> None:
     other = greedy_returns(learner, fleet(GRID, 2, slippery), table(RIGHT), 6, 8)
     assert not np.array_equal(two, other)
     assert not np.array_equal(two[0], two[1])
+
+
+def test_fleets_of_any_size_share_a_program_and_its_bits(learner: Learner) -> None:
+    slippery, devices = {"slip": 0.6}, len(jax.local_devices())
+    with counted() as programs:
+        many = greedy_returns(learner, fleet(GRID, 2 * BLOCK + 3, slippery), table(RIGHT), 5, 0)
+    assert programs["play"] == devices
+    with counted() as programs:
+        for agents in (1, BLOCK, BLOCK + 1):
+            some = greedy_returns(learner, fleet(GRID, agents, slippery), table(RIGHT), 5, 0)
+            np.testing.assert_array_equal(some, many[:agents])
+    assert programs["play"] == 0
+    assert len(np.unique(many, axis=0)) > BLOCK  # every agent has chances of its own
+
+
+def test_agents_of_every_block_play_with_their_own_parameters_in_their_own_environment(learner: Learner) -> None:
+    agents = 2 * BLOCK + 3
+    wins = np.arange(agents) % 3 != 0
+    each = jax.tree.map(lambda *x: jnp.stack(x), *(table(RIGHT if won else 0) for won in wins))
+    prizes = fleet(GRID, agents, {"slip": 0.0, "goal_reward": np.arange(1.0, agents + 1).tolist()})
+    returns = greedy_returns(learner, prizes, each, 2, 0, stacked=True)
+    np.testing.assert_allclose(returns[:, 0], np.where(wins, np.arange(agents) + 0.97, -0.1), rtol=1e-5)
 
 
 def test_a_film_shows_every_state_of_one_episode(learner: Learner) -> None:

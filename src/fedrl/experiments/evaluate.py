@@ -1,8 +1,15 @@
-"""Greedy returns: what a policy is worth without exploration, in one compiled program for a whole fleet."""
+"""Greedy returns: what a policy is worth without exploration.
+
+fleet --blocks of so many agents, the last one filled up--> one compiled program, on all devices --> returns
+
+The program is the same for any number of agents, so training and held-out fleets and the settings of a study share it.
+A block stops when the last of its own episodes is over.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +22,9 @@ from fedrl.core.keys import Purpose, run_key
 from fedrl.core.learner import Learner
 from fedrl.core.types import Key, Params, PyTree
 from fedrl.engines.sharing import shared
+
+BLOCK = 10
+"""Agents in a block: few enough to stay in the cache and to stop early, enough to be worth a dispatch."""
 
 
 def greedy_returns(
@@ -34,7 +44,16 @@ def greedy_returns(
         The undiscounted return of each episode.
     """
     check_positive(episodes=episodes)
-    return np.asarray(_program(learner, episodes, stacked)(run_key(seed, Purpose.EVALUATION), fleet, params))
+    play, key = _program(learner, episodes, stacked), run_key(seed, Purpose.EVALUATION)
+    fleet, params = jax.tree.map(np.asarray, (fleet, params))
+    agents, devices = jax.tree.leaves(fleet)[0].shape[0], jax.local_devices()
+    returns = []
+    for i in range(-(-agents // BLOCK)):
+        ids = np.minimum(np.arange(i * BLOCK, (i + 1) * BLOCK), agents - 1)  # the last agent fills the block up
+        settings, acting = jax.tree.map(itemgetter(ids), (fleet, params if stacked else None))
+        with jax.default_device(devices[i % len(devices)]):
+            returns.append(play(key, ids, settings, acting if stacked else params))
+    return np.concatenate([np.asarray(block) for block in returns])[:agents]
 
 
 def returns_of(
@@ -62,8 +81,8 @@ RESET, STEP, ACT = 0, 1, 2
 
 
 @shared
-def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, PyTree, Params], jax.Array]:
-    """The program for this learner, compiled at its first call."""
+def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, np.ndarray, PyTree, Params], jax.Array]:
+    """The program for a block of agents with this learner, compiled at its first call on a device."""
     environment = learner.environment
     reset = jax.vmap(environment.reset, (-1, None), -1, axis_size=episodes)
     move = jax.vmap(environment.step, (-1, -1, -1, None), -1)
@@ -81,9 +100,8 @@ def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, P
         return state, timestep.observation, timestep.reward, timestep.terminated | timestep.truncated
 
     @jax.jit
-    def play(key: Key, fleet: PyTree, params: Params) -> jax.Array:
-        agents = jax.tree.leaves(fleet)[0].shape[0]
-        keys = jax.vmap(lambda agent: jax.random.fold_in(key, agent))(jnp.arange(agents))
+    def play(key: Key, ids: jax.Array, fleet: PyTree, params: Params) -> jax.Array:
+        keys = jax.vmap(lambda agent: jax.random.fold_in(key, agent))(ids)
         advance = jax.vmap(step, (0, 0, 0 if stacked else None, 0, 0, None))
         state, observation = jax.vmap(begin)(keys, fleet)
 
@@ -95,7 +113,7 @@ def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, P
             returned = game.returned + jnp.where(game.over, 0.0, reward)
             return Game(game.time + 1, game.over | done, returned, state, observation)
 
-        none = jnp.zeros((agents, episodes))
+        none = jnp.zeros((*ids.shape, episodes))
         return jax.lax.while_loop(going, body, Game(jnp.int32(0), none > 0.0, none, state, observation)).returned
 
     return play

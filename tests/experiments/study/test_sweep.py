@@ -78,9 +78,10 @@ def test_each_distinct_program_is_compiled_once(tmp_path: Path) -> None:
     found = sweep({**CORRIDOR, "learner": {**CORRIDOR["learner"], "exploration": 0.31}}, grid, tmp_path / "study")
     for name in ("init", "init_server", "commit_mean"):
         assert sum(setting["programs"].get(name, 0) for setting in found["settings"]) == 2  # one for each rate
-    blocks = {setting["label"]: setting["programs"].get("block", 0) for setting in found["settings"]}
     devices = 2
-    assert sum(blocks.values()) == 2 * devices
+    for name in ("block", "play"):  # of training, of evaluation
+        assert sum(setting["programs"].get(name, 0) for setting in found["settings"]) == 2 * devices
+    blocks = {setting["label"]: setting["programs"].get("block", 0) for setting in found["settings"]}
     assert sum(bool(count) for count in blocks.values()) == 2
 
 
