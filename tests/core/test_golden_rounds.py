@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from fedrl.aggregators import fedadagrad, fedadam, fedavg, fedavgm, fedyogi, mean, median
+from fedrl.aggregators import fedadagrad, fedadam, fedavg, fedavgm, fedyogi, mean, median, normalized_momentum
 from fedrl.core.errors import UnsoundError
 from fedrl.core.federation import federate
 from fedrl.engines.blocks import simulate
@@ -158,16 +158,28 @@ def adagrad(rate, tau=1e-3):
     return step
 
 
+def normalized(rate, alpha, decay_steps):
+    def step(memory, delta):
+        d, t = memory or (0.0, 0)
+        d = (1 - alpha) * d + alpha * delta
+        return (d, t + 1), rate * max(0.0, 1 - t / decay_steps) * d / np.linalg.norm(d)
+
+    return step
+
+
 TWINS = [
     (fedavg(0.7), heavy_ball(0.7, 0.0)),
     (fedavgm(0.5, 0.9), heavy_ball(0.5, 0.9)),
     (fedadam(0.1), adaptive(lambda v, square, b2: b2 * v + (1 - b2) * square, 0.1)),
     (fedyogi(0.1), adaptive(lambda v, square, b2: v - (1 - b2) * np.sign(v - square) * square, 0.1, start=1e-6)),
     (fedadagrad(0.3), adagrad(0.3)),
+    (normalized_momentum(0.3, 0.4, decay_steps=4), normalized(0.3, 0.4, 4)),
 ]
 
 
-@pytest.mark.parametrize(("server", "twin"), TWINS, ids=["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"])
+@pytest.mark.parametrize(
+    ("server", "twin"), TWINS, ids=["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "normalized"]
+)
 def test_rounds_equal_plain_numpy_loops(server, twin):
     """Local momentum, a clip, unequal work, weights by samples and the server's optimiser, all in one."""
     rounds, momentum, bound = 12, 0.5, 0.8

@@ -25,6 +25,7 @@ from fedrl.aggregators import (
     hinge,
     mean,
     median,
+    normalized_momentum,
     polynomial,
     q_fair,
 )
@@ -121,7 +122,7 @@ EXAMPLES = {
         corrected(),
         chain(proximal(0.1), corrected(), adam(0.01)),
     ],
-    "server_optimizer": [fedavg(), fedavgm(), fedadam(), fedyogi(0.1), fedadagrad()],
+    "server_optimizer": [fedavg(), fedavgm(), fedadam(), fedyogi(0.1), fedadagrad(), normalized_momentum()],
     "selection": [uniform(2), round_robin(2), by_utility(2), power_of_choice(2, 3), by_capacity(2, (1.0, 2.0))],
     "admission": [by_priority(1000), by_priority(1000, "improvement", patience=3)],
     "workload": [

@@ -5,7 +5,7 @@ from fedrl.aggregators.by_diversity import by_diversity
 from fedrl.aggregators.mean import mean
 from fedrl.aggregators.median import median
 from fedrl.aggregators.q_fair import q_fair
-from fedrl.aggregators.server_optimizers import fedadagrad, fedadam, fedavg, fedavgm, fedyogi
+from fedrl.aggregators.server_optimizers import fedadagrad, fedadam, fedavg, fedavgm, fedyogi, normalized_momentum
 from fedrl.aggregators.staleness import constant, hinge, polynomial
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "hinge",
     "mean",
     "median",
+    "normalized_momentum",
     "polynomial",
     "q_fair",
 ]

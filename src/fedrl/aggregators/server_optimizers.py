@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import optax
 
+from fedrl.core.checks import check_above_zero, check_positive
 from fedrl.core.component import component
+from fedrl.core.errors import ConfigError
 
 REDDI = "Reddi et al. (2021), https://arxiv.org/abs/2003.00295"
+TINY = 1e-30
 
 
 @component("server_optimizer", reference="McMahan et al. (2017), https://arxiv.org/abs/1602.05629")
@@ -23,6 +26,33 @@ def fedavg(learning_rate: float = 1.0) -> optax.GradientTransformation:
 def fedavgm(learning_rate: float = 1.0, momentum: float = 0.9) -> optax.GradientTransformation:
     """FedAvgM: a heavy ball, v <- momentum v + delta, theta <- theta + learning_rate v."""
     return optax.sgd(learning_rate, momentum)
+
+
+@component("server_optimizer", reference="Cutkosky & Mehta (2020), https://arxiv.org/abs/2002.03305")
+def normalized_momentum(
+    learning_rate: float = 0.1, alpha: float = 0.5, decay_steps: int | None = None
+) -> optax.GradientTransformation:
+    r"""Steps of a known length: d <- (1 - alpha) d + alpha delta, theta <- theta + learning_rate d / ||d||.
+
+    With the look-ahead of `fedrl.engines.virtual.afedpg(alpha)` it is the server of AFedPG, and of NIGT before it.
+
+    Args:
+        learning_rate: Length of a step, over all parameters, at the start.
+        alpha: Weight of the newest change in the mean.
+        decay_steps: Let the length fall linearly to zero over so many merges, if given: steps that never get
+            shorter never settle.
+
+    Raises:
+        ConfigError: A number is out of range.
+    """
+    check_above_zero(learning_rate=learning_rate, alpha=alpha)
+    if alpha > 1.0:
+        raise ConfigError(f"alpha is {alpha}. It is the weight of the newest change in a mean. Set it to at most 1.")
+    if decay_steps is not None:
+        check_positive(decay_steps=decay_steps)
+    rate = learning_rate if decay_steps is None else optax.linear_schedule(learning_rate, 0.0, decay_steps)
+    mean = optax.ema(1.0 - alpha, debias=False)
+    return optax.chain(mean, optax.normalize_by_update_norm(eps=TINY), optax.scale_by_learning_rate(rate))
 
 
 @component("server_optimizer", reference=REDDI)

@@ -166,9 +166,10 @@ def afedpg(alpha: float = 0.5, *, staleness: Staleness = constant(), concurrency
 
         theta~ = theta + ((1 - alpha) / alpha) (theta - theta_previous),
 
-    and the server steps along the momentum d <- (1 - alpha) d + alpha g of what comes back. Give it the same alpha:
-    `server_opt=fedavgm(rate * alpha, 1 - alpha)` steps by rate * d. The paper divides d by its norm, too, and lets
-    alpha fall over time; neither is done here.
+    and the server takes steps of a given length along the momentum d <- (1 - alpha) d + alpha g of what comes back. So
+    give it the same alpha, `server_opt=normalized_momentum(rate, alpha)`; the paper's agents send policy gradients,
+    `payload="gradient"`, and changes of parameters will do, too. The analysis lets alpha fall over time; here it is
+    constant. The idea is that of NIGT (Cutkosky & Mehta, 2020), with agents that come when they come.
 
     Args:
         alpha: Weight of the newest update in the momentum; 1 looks nowhere.
