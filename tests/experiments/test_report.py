@@ -150,6 +150,39 @@ def test_bytes_add_up_over_rounds_and_both_ways(page: Page, folder: Path) -> Non
     assert silent["y"] == [page.line("learning", "independent")["y"][-1]] * 2
 
 
+def test_a_run_on_a_virtual_clock_shows_returns_against_its_time(folder: Path, tmp_path: Path) -> None:
+    timed = with_time(make_run(tmp_path / "timed"))
+    page = shown([timed], tmp_path / "timed.html")
+    times, _ = table_of(timed, "federated", "time_s")
+    drawn = page.line("time", "federated")
+    np.testing.assert_allclose(drawn["x"], times.mean(0))
+    np.testing.assert_allclose(drawn["y"], page.line("learning", "federated")["y"])
+    band = [t for t in page.charts["time"]["data"] if t["name"] == "federated" and t.get("showlegend") is False]
+    np.testing.assert_allclose(band[0]["x"], times.mean(0))
+    waits_for_nobody = page.line("time", "independent")
+    assert waits_for_nobody["x"] == [0, drawn["x"][-1]]
+    assert waits_for_nobody["y"] == [page.line("learning", "independent")["y"][-1]] * 2
+    assert ["updates that arrived", "600"] in page.rows
+    assert ["time on the clock in the end", "2 min 06 s"] in page.rows
+    both = shown([timed, folder], tmp_path / "both.html")
+    assert both.line("time", f"CartPole, ten poles ({timed.name})")["x"] == drawn["x"]
+    assert "Some runs have no clock" in both.text
+    assert "time" not in shown([folder], tmp_path / "plain.html").charts
+
+
+def with_time(folder: Path) -> Path:
+    """The run as if it had been on a clock on which a round takes two seconds and, with each seed, 0.05 more."""
+    lines = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["method"] == "federated":
+            line |= {"time_s": (2.0 + 0.05 * line["seed"]) * line["round"], "arrived": 10, "lost": 1, "late": 0}
+    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["virtual_time"] = {"time_s": 126.0, "arrived": 600.0, "lost": 60.0, "late": 0.0, "staleness": 2.5}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
 def test_every_agent_has_a_thin_line_and_many_agents_a_band(page: Page, folder: Path, tmp_path: Path) -> None:
     thin = [t for t in page.charts["learning"]["data"] if t.get("meta") == "agents"]
     assert len(thin) == 10

@@ -1,4 +1,4 @@
-"""From the records of a method to its curves: return against environment steps and against bytes."""
+"""From the records of a method to its curves: return against environment steps, bytes and virtual time."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Curve(NamedTuple):
         rounds: `[points]`.
         steps: `[points]`, environment steps of all agents together.
         sent: `[points]`, bytes up and down since the start, of one seed.
+        time_s: `[points]`, seconds on the virtual clock since the start; NaN without one.
         returns: Mean training return of the agents: an interval over seeds at each point.
         agents: `[agents, points]`, the training return of each agent, mean over seeds.
     """
@@ -31,6 +32,7 @@ class Curve(NamedTuple):
     rounds: np.ndarray
     steps: np.ndarray
     sent: np.ndarray
+    time_s: np.ndarray
     returns: Interval
     agents: np.ndarray
 
@@ -44,7 +46,7 @@ def curve(run: Run, method: str) -> Curve:
     kept = every[::-1][::stride][::-1]
     columns = {number: i for i, number in enumerate(kept)}
     shape = (len(seeds), len(kept))
-    steps, sent, returns = (np.full(shape, np.nan) for _ in range(3))
+    steps, sent, time_s, returns = (np.full(shape, np.nan) for _ in range(4))
     agents = np.full((*shape, run.agents), np.nan)
     total = np.zeros(len(seeds))
     for record in records:  # in order of rounds within a seed
@@ -54,6 +56,7 @@ def curve(run: Run, method: str) -> Curve:
         if column is not None:
             steps[row, column] = number(record.get("environment_steps"))
             sent[row, column] = total[row]
+            time_s[row, column] = number(record.get("time_s"))
             returns[row, column] = number(record.get("return"))
             each = [number(value) for value in record.get("agents") or ()]
             agents[row, column, : len(each)] = each
@@ -63,6 +66,7 @@ def curve(run: Run, method: str) -> Curve:
         rounds=np.array(kept),
         steps=_mean(steps),
         sent=_mean(sent),
+        time_s=_mean(time_s),
         returns=interval(returns, resamples=2_000),
         agents=_mean(agents).T,
     )

@@ -1,4 +1,4 @@
-"""The parts of the page about how different agents are, and how they met without a server or in a tree of them."""
+"""The parts of the page about how different agents are and how they met: on a clock, without a server, in a tree."""
 
 from __future__ import annotations
 
@@ -21,6 +21,21 @@ def consensus_table(run: Run) -> Markup | None:
         ("the same, as measured in this run", short(found.get("measured_contraction"))),
         ("distance of the agents from their mean in the end", short(found.get("distance"))),
         ("messages between agents, one seed", count(found.get("messages"))),
+    ]
+    return _listed(lines)
+
+
+def virtual_time_table(run: Run) -> Markup | None:
+    """What the virtual clock showed; None without one."""
+    found = run.summary.get("virtual_time")
+    if not found:
+        return None
+    lines = [
+        ("time on the clock in the end", duration(found.get("time_s"))),
+        ("updates that arrived", count(found.get("arrived"))),
+        ("turns that came to nothing", count(found.get("lost"))),
+        ("agents called back, because the server had merged without them", count(found.get("late"))),
+        ("versions that updates were behind, on average", short(found.get("staleness"))),
     ]
     return _listed(lines)
 

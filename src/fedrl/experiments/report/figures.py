@@ -34,27 +34,47 @@ def learning_figure(curves: Sequence[Curve], labels: Sequence[str], *, agents: b
         if not has_returns(curve):
             continue
         look = style(curve.method) if agents else place
-        traces += [*_band(curve, look, label), _line(curve, curve.steps, look, label)]
+        traces += [*_band(curve, curve.steps, look, label), _line(curve, curve.steps, look, label)]
     return {"data": traces, "layout": layout_of("environment steps of all agents", RETURN)}
 
 
 def traffic_figure(curves: Sequence[Curve], labels: Sequence[str], *, methods: bool) -> Figure:
     """Training return against bytes sent both ways; a method that sends nothing is a level line at its last return."""
+    figure = _against([curve.sent for curve in curves], curves, labels, methods)
+    figure["layout"] = layout_of("bytes up and down, all agents, one seed", RETURN)
+    figure["layout"]["xaxis"] |= {"ticksuffix": "B", "rangemode": "tozero"}
+    return figure
+
+
+def time_figure(curves: Sequence[Curve], labels: Sequence[str], *, methods: bool) -> Figure:
+    """Training return against time on the virtual clock; a method without one is a level line at its last return."""
+    figure = _against([curve.time_s for curve in curves], curves, labels, methods, bands=True)
+    figure["layout"] = layout_of("seconds on the virtual clock", RETURN)
+    figure["layout"]["xaxis"] |= {"ticksuffix": "s", "rangemode": "tozero"}
+    return figure
+
+
+def _against(
+    places: Sequence[np.ndarray], curves: Sequence[Curve], labels: Sequence[str], methods: bool, bands: bool = False
+) -> Figure:
+    """Training return against what was spent on it, with level lines for methods that spend nothing of it."""
     traces: list[Trace] = []
-    furthest = max((float(np.nanmax(c.sent, initial=0.0)) for c in curves), default=0.0)
-    for place, (curve, label) in enumerate(zip(curves, labels, strict=True)):
+    furthest = max((float(np.nanmax(x, initial=0.0)) for x in places), default=0.0)
+    for i, (x, curve, label) in enumerate(zip(places, curves, labels, strict=True)):
         if not has_returns(curve):
             continue
-        look = style(curve.method) if methods else place
-        known = np.isfinite(curve.returns.mean)
-        if np.nanmax(curve.sent, initial=0.0) > 0:
-            traces.append(_line(curve, curve.sent, look, label))
+        look = style(curve.method) if methods else i
+        if np.nanmax(x, initial=0.0) > 0:
+            traces += [*(_band(curve, x, look, label) if bands else []), _line(curve, x, look, label)]
         else:
-            level = float(curve.returns.mean[known][-1])
+            level = float(curve.returns.mean[np.isfinite(curve.returns.mean)][-1])
             traces.append(_trace([0.0, furthest], [level, level], look, label))
-    layout = layout_of("bytes up and down, all agents, one seed", RETURN)
-    layout["xaxis"] |= {"ticksuffix": "B", "rangemode": "tozero"}
-    return {"data": traces, "layout": layout}
+    return {"data": traces}
+
+
+def has_time(curve: Curve) -> bool:
+    """Whether there was a virtual clock."""
+    return bool(np.isfinite(curve.time_s).any())
 
 
 def consensus_figure(run: Run) -> Figure:
@@ -103,11 +123,11 @@ def _line(curve: Curve, x: np.ndarray, look: int, label: str) -> Trace:
     return _trace(x[known], curve.returns.mean[known], look, label, customdata=about, hovertemplate=told)
 
 
-def _band(curve: Curve, look: int, label: str) -> list[Trace]:
+def _band(curve: Curve, x: np.ndarray, look: int, label: str) -> list[Trace]:
     """The interval: an invisible upper edge, and a lower edge filled up to it."""
     if curve.seeds < 2:
         return []
-    x, (_, low, high) = curve.steps, curve.returns
+    _, low, high = curve.returns
     return _filled(x, low, high, f"theme:series-{look % COLOURS}@0.16", f"{look}", html.escape(label))
 
 

@@ -8,8 +8,15 @@ from pathlib import Path
 from fedrl.core.errors import ConfigError
 from fedrl.experiments.quantities import NOTHING, count, duration, ends, short, size
 from fedrl.experiments.report.curves import Curve, curve
-from fedrl.experiments.report.exchange import consensus_table, heterogeneity_table, hierarchy_table
-from fedrl.experiments.report.figures import Figure, consensus_figure, learning_figure, traffic_figure
+from fedrl.experiments.report.exchange import consensus_table, heterogeneity_table, hierarchy_table, virtual_time_table
+from fedrl.experiments.report.figures import (
+    Figure,
+    consensus_figure,
+    has_time,
+    learning_figure,
+    time_figure,
+    traffic_figure,
+)
 from fedrl.experiments.report.highlight import highlighted
 from fedrl.experiments.report.markup import Markup, element, linked
 from fedrl.experiments.report.run import Run, read_run
@@ -79,6 +86,7 @@ def _one(run: Run) -> tuple[str, list[object], dict[str, Figure]]:
         card("Learning", chart("learning", "Training return against environment steps"), _caption(curves), switch),
         card("Final returns", methods_table(run), "Of the greedy policy, each agent in its own environment."),
         card("Agents", agents_table(run), f"Final greedy return of each agent{best}."),
+        *_timed(curves, names, charts, virtual_time_table(run), methods=True),
         card(
             "Communication",
             chart("traffic", "Training return against bytes sent"),
@@ -91,6 +99,25 @@ def _one(run: Run) -> tuple[str, list[object], dict[str, Figure]]:
         card("Made with", _origin([run], [run.name])),
     ]
     return run.name, sections, charts
+
+
+def _timed(
+    curves: Sequence[Curve],
+    names: Sequence[str],
+    charts: dict[str, Figure],
+    seen: Markup | None = None,
+    *,
+    methods: bool,
+) -> list[Markup]:
+    """Returns against virtual time, where there was any."""
+    if not any(map(has_time, curves)):
+        return []
+    charts["time"] = time_figure(curves, names, methods=methods)
+    drawn = chart("time", "Training return against time on the virtual clock")
+    waiting = "Agents of a baseline wait for nobody" if methods else "Some runs have no clock"
+    level = "" if all(map(has_time, curves)) else f" {waiting}: a level line at the last return."
+    about = f"Time is simulated; at each round it is the mean over seeds.{level}"
+    return [card("Virtual time", [drawn, *([] if seen is None else [seen])], about)]
 
 
 def _heterogeneity(run: Run) -> Markup | None:
@@ -130,6 +157,7 @@ def _several(runs: Sequence[Run]) -> tuple[str, list[object], dict[str, Figure]]
         _notes(runs),
         card("Final returns", outcomes_table(runs, labels), "Of the federated agents, each in its own environment."),
         card("Learning", chart("learning", "Training return against environment steps"), _caption(curves)),
+        *_timed(curves, names, charts, methods=False),
         card("Communication", chart("traffic", "Training return against bytes sent")),
         card("Costs", costs_table(runs, labels), "Bytes are those of one seed, steps those of all."),
         card("Settings that differ", differences_table(runs, labels) or element("p", "None.", class_="note")),
@@ -176,6 +204,7 @@ def _tiles(run: Run) -> Markup:
         ("steps per second", count(summary.get("steps_per_second")), "of the environment, all agents"),
         ("environment steps", count(summary.get("environment_steps")), "all agents, seeds and methods"),
         ("sent by the agents", size(summary.get("bytes_up")), f"{size(summary.get('bytes_down'))} sent to them"),
+        ("virtual time", duration((summary.get("virtual_time") or {}).get("time_s")), "one seed"),
         ("wall time", duration(summary.get("wall_s")), "" if compiled == NOTHING else f"compilation {compiled}"),
         ("privacy loss ε", short(summary.get("epsilon")), ""),
     ]

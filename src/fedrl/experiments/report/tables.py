@@ -96,6 +96,7 @@ def _cost(run: Run) -> dict[str, str]:
         "steps per second": count(summary.get("steps_per_second")),
         "bytes up": size(summary.get("bytes_up")),
         "bytes down": size(summary.get("bytes_down")),
+        "virtual time": duration((summary.get("virtual_time") or {}).get("time_s")),
         "wall time": duration(summary.get("wall_s")),
         "compilation": duration(summary.get("compile_s")),
         "privacy loss ε": short(summary.get("epsilon")),
