@@ -9,14 +9,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import minimize
 
-from fedrl.aggregators import agnostic, by_diversity, mean, q_fair
+from fedrl.aggregators import agnostic, by_diversity, by_settings, mean, q_fair
 from fedrl.aggregators.agnostic import Mixture, on_simplex
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import federate
 from fedrl.core.told import Enclosed
 from fedrl.core.types import Update
 from fedrl.engines.blocks import simulate
-from fedrl.learners import sgd
+from fedrl.environments import gridworld, random_mdp
+from fedrl.environments.fleet import fleet
+from fedrl.learners import q_table, sgd
 from quadratic import FLEET, flat, quadratic, simulated_rounds
 
 X = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]], np.float32)
@@ -121,6 +123,73 @@ class TestDiversity:
         np.testing.assert_allclose(merged(by_diversity(0.1), updates(same)), 1.0, rtol=1e-6)
 
 
+class TestSettings:
+    LENGTH, MASS = "setting/length", "setting/mass"
+
+    def test_who_is_set_up_otherwise_counts_by_the_mean_difference_from_the_others(self):
+        # lengths 0, 0, 2 and masses 1, 3, 2, over their ranges: 0, 0, 1 and 0, 1, 1/2
+        # mean distances of lengths 1/2, 1/2, 1, of masses 3/4, 3/4, 1/2; of both 5/8, 5/8, 3/4
+        told = {self.LENGTH: [0.0, 0.0, 2.0], self.MASS: [1.0, 3.0, 2.0]}
+        weight = SAMPLES * np.array([5 / 8, 5 / 8, 3 / 4])
+        expected = (weight[:, None] * X).sum(0) / weight.sum()
+        np.testing.assert_allclose(merged(by_settings(["length", "mass"]), updates(**told)), expected, rtol=1e-6)
+
+    def test_agents_all_alike_count_by_their_samples_and_copies_by_the_floor(self):
+        same = updates(**{self.LENGTH: [0.7, 0.7, 0.7]})
+        np.testing.assert_allclose(merged(by_settings(["length"]), same), SAMPLES @ X / 8.0, rtol=1e-6)
+        odd = updates(**{self.LENGTH: [0.0, 0.0, 1.0]})  # 1/2, 1/2, 1; with a floor of 3/4: 3/4, 3/4, 1
+        weight = SAMPLES * np.array([0.75, 0.75, 1.0])
+        np.testing.assert_allclose(
+            merged(by_settings(["length"], floor=0.75), odd), weight @ X / weight.sum(), rtol=1e-6
+        )
+        np.testing.assert_allclose(
+            merged(by_settings(["length"]), updates(X[:1], **{self.LENGTH: [3.0]})), X[0], rtol=1e-6
+        )
+
+    @given(
+        arrays(np.float32, st.integers(2, 9), elements=st.floats(-100, 100, width=16)),
+        st.floats(0.5, 100.0),
+        st.floats(-10, 10),
+    )
+    def test_distances_are_those_of_all_pairs_in_any_units(self, x, scale, offset):
+        extent = x.max() - x.min()
+        pairs = np.abs(x[:, None] - x) / (extent if extent > 0 else 1.0)
+        weight = np.maximum(pairs.sum(1, dtype=np.float64) / (len(x) - 1), 0.1)
+        given_updates = Update(
+            Enclosed(np.eye(len(x), dtype=np.float32), told={self.LENGTH: x}),
+            np.ones(len(x), np.float32),
+            np.zeros(len(x), np.int32),
+        )
+        np.testing.assert_allclose(merged(by_settings(["length"]), given_updates), weight / weight.sum(), atol=2e-5)
+        other = given_updates._replace(
+            value=given_updates.value._replace(told={self.LENGTH: (scale * x + offset).astype(np.float32)})
+        )
+        np.testing.assert_allclose(merged(by_settings(["length"]), other), weight / weight.sum(), atol=1e-3)
+
+    def test_a_setting_is_told_by_each_agent_and_counted_and_nothing_else_is(self):
+        world = gridworld("S.G", max_steps=8)
+        learner, slips = q_table(world, steps=4, instances=2), fleet(world, 3, {"slip": [0.0, 0.1, 0.4]})
+        plain, asked = (
+            simulate(federate(learner, rule), slips, devices=jax.devices()[:1])
+            for rule in (mean(), by_settings(["slip"]))
+        )
+        population, silent = plain.round(plain.init(0))
+        _, seen = asked.round(asked.init(0))
+        np.testing.assert_allclose(seen.told["setting/slip"], [0.0, 0.1, 0.4], rtol=1e-6)
+        assert set(seen.told) == {"setting/slip"}
+        assert seen.bytes_up == silent.bytes_up + 3 * 4
+        assert population.blocks[0].settings == {}
+
+    def test_what_an_environment_has_not_is_named(self):
+        learner = q_table(gridworld("S.G"))
+        with pytest.raises(ConfigError, match=r"asked for 'setting/slop'.*Did you mean 'slip'"):
+            federate(learner, by_settings(["slop"]))
+        with pytest.raises(UnsoundError, match=r"asked for 'setting/reward', which has shape"):
+            federate(q_table(random_mdp()), by_settings(["reward"]))
+        with pytest.raises(ConfigError, match=r"names is \['slip', 'slip'\]"):
+            by_settings(["slip", "slip"])
+
+
 class TestWhatIsTold:
     def test_it_travels_in_the_update_and_is_counted_in_bytes(self):
         plain, asked = (
@@ -176,8 +245,9 @@ def test_rules_that_care_for_the_worst_bring_the_worst_loss_down():
 
 
 def test_a_rule_gives_the_same_in_numpy_and_compiled():
-    for rule in (q_fair(1.5), agnostic(3), by_diversity()):
-        told = {name: [0, 1, 2] if name == "agent" else [1.0, 0.5, np.nan] for name in rule.asks}
+    for rule in (q_fair(1.5), agnostic(3), by_diversity(), by_settings(["length"])):
+        answers = {"agent": [0, 1, 2], "loss": [1.0, 0.5, np.nan], "setting/length": [1.0, 0.5, 2.0]}
+        told = {name: answers[name] for name in rule.asks}
         given_updates, state = updates(**told), rule.init(None)
         host, traced = rule.update(given_updates, state), jax.jit(rule.update)(given_updates, state)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), host, traced)

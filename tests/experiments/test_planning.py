@@ -77,6 +77,13 @@ def test_what_is_resolved_builds_the_same_plan(small):
     assert experiment.federation.call.arguments["tells"] == ("return", "norm")
 
 
+def test_agents_tell_a_setting_that_a_file_asks_for(small):
+    told = build(load(small, ["federation.aggregator={name='by_settings', names=['slip']}"]))
+    assert told.federation.aggregator.asks == ("setting/slip",)
+    with pytest.raises(ConfigError, match=r"asked for 'setting/slope'.*Did you mean 'slip'"):
+        build(load(small, ["federation.aggregator={name='by_settings', names=['slope']}"]))
+
+
 def test_a_budget_below_one_update_is_refused_before_anybody_trains(small, tmp_path):
     with pytest.raises(ConfigError, match=r"budget_bytes is 70.*Set it to that or more"):
         fedrl.run(small, tmp_path / "run", overrides=[ADMISSION.replace("200", "70"), "baselines={}"])

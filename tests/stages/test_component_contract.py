@@ -16,6 +16,7 @@ import fedrl.stages
 from fedrl.aggregators import (
     agnostic,
     by_diversity,
+    by_settings,
     constant,
     fedadagrad,
     fedadam,
@@ -31,7 +32,7 @@ from fedrl.aggregators import (
 )
 from fedrl.core.component import CATALOGUE, call_of, cite
 from fedrl.core.federation import federate
-from fedrl.core.told import Enclosed
+from fedrl.core.told import SETTING, Enclosed
 from fedrl.core.types import Context, Hint, Update
 from fedrl.engines.virtual import (
     afedpg,
@@ -109,6 +110,7 @@ EXAMPLES = {
         mean("uniform"),
         median(),
         by_diversity(),
+        by_settings(["length", "gravity"]),
         q_fair(0.0),
         q_fair(2.0, best=10.0),
         agnostic(4, best=10.0),
@@ -291,6 +293,7 @@ class TestAggregator:
         if rule.asks:
             ids = jnp.arange(len(updates.weight))
             told = {"agent": ids, "loss": 1.0 + ids, "return": 9.0 - ids, "norm": 1.0 + ids}
+            told |= {name: ids % 3 + 0.5 for name in rule.asks if name.startswith(SETTING)}
             updates = updates._replace(value=Enclosed(updates.value, told={name: told[name] for name in rule.asks}))
         return jax.jit(rule.update)(updates, rule.init(PARAMS))
 

@@ -2,6 +2,7 @@
 
 from fedrl.aggregators.agnostic import agnostic
 from fedrl.aggregators.by_diversity import by_diversity
+from fedrl.aggregators.by_settings import by_settings
 from fedrl.aggregators.mean import mean
 from fedrl.aggregators.median import median
 from fedrl.aggregators.q_fair import q_fair
@@ -11,6 +12,7 @@ from fedrl.aggregators.staleness import constant, hinge, polynomial
 __all__ = [
     "agnostic",
     "by_diversity",
+    "by_settings",
     "constant",
     "fedadagrad",
     "fedadam",

@@ -26,7 +26,7 @@ from fedrl.core.keys import agent_key
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.parts import joined
 from fedrl.core.stage import Stage, pipeline, zeros_like
-from fedrl.core.told import Enclosed, check_told, statement
+from fedrl.core.told import Enclosed, check_told, settings_told, statement
 from fedrl.core.types import Broadcast, Context, Hint, Key, Metrics, PyTree, Update
 
 Carry = TypeVar("Carry")
@@ -47,13 +47,15 @@ class ServerState(NamedTuple):
 class AgentState(NamedTuple):
     """What an agent remembers between rounds. It never leaves the agent.
 
-    `steps` is the agent's own number of local steps, at most the federation's.
+    `steps` is the agent's own number of local steps, at most the federation's. `settings` are parameters of its
+    environment that it was asked to tell.
     """
 
     learner: PyTree
     local: PyTree
     agent: jax.Array
     steps: jax.Array
+    settings: dict[str, jax.Array]
 
 
 class Task(NamedTuple):
@@ -148,6 +150,7 @@ def federate(
     check_composition(learner, aggregator, stages, payload)
     questions = tuple(dict.fromkeys((*aggregator.asks, *tells)))
     check_told(questions)
+    settings_told(questions, learner.environment.params)
     optimizer = optax.sgd(1.0) if server_opt is None else server_opt
     pipe = pipeline(stages)
     assert pipe.guide is not None
@@ -163,7 +166,7 @@ def federate(
     def init_agent(key: Key, agent: jax.Array, env_params: PyTree, steps: jax.Array) -> AgentState:
         state = learner.init(jax.random.fold_in(key, agent), env_params)
         _, local = pipe.init(learner.params(state))
-        return AgentState(state, local, agent, steps)
+        return AgentState(state, local, agent, steps, settings_told(questions, env_params))
 
     def broadcast(server: ServerState) -> Broadcast:
         return Broadcast(server.params, server.shared, server.version)
@@ -189,9 +192,10 @@ def federate(
         return encode(task, agent, change, metrics)
 
     def encode(task: Task, agent: AgentState, value: PyTree, metrics: Metrics) -> tuple[Update, AgentState]:
-        context = Context(agent.agent, task.broadcast.version, task.cohort, agent.steps, metrics)
+        version = task.broadcast.version
+        context = Context(agent.agent, version, task.cohort, agent.steps, metrics, agent.settings)
         weight = (agent.steps * learner.samples).astype(jnp.float32)
-        update = Update(value, weight, task.broadcast.version)
+        update = Update(value, weight, version)
         key = jax.random.fold_in(task.key, ENCODE)
         update, local = pipe.encode(key, context, task.broadcast.shared, agent.local, update)
         if beside:

@@ -9,22 +9,25 @@ What is told passes beside the pipeline: stages don't clip it, add noise to it o
     "norm"      the L2 norm of its update, before any stage
     "return"    the mean return of the episodes that ended in the round; NaN if none did
     "loss"      the mean loss over its local steps
+    "setting/length"    a parameter of its environment, by name
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fedrl.core.checks import check_one_of
-from fedrl.core.errors import UnsoundError
+from fedrl.core.errors import ConfigError, UnsoundError, nearest
 from fedrl.core.types import Context, Metrics, PyTree
 
 TOLD = ("agent", "norm", "return", "loss")
 NEEDS = {"agent": (), "norm": (), "return": ("episodes", "episode_return"), "loss": ("loss",)}
+SETTING = "setting/"
+"""What the name of a parameter of an agent's environment follows, where it is asked for."""
 
 
 class Enclosed(NamedTuple):
@@ -48,7 +51,37 @@ def check_told(names: Sequence[str]) -> None:
         ConfigError: It names the word and the nearest one that is known.
     """
     for name in names:
-        check_one_of(name, TOLD, "tells")
+        if not name.startswith(SETTING):
+            check_one_of(name, TOLD, "tells")
+
+
+def settings_told(names: Sequence[str], env_params: PyTree) -> dict[str, jax.Array]:
+    """What an agent would tell of its environment: float32 scalars, by the names it is asked for. The rest stays.
+
+    Args:
+        names: What it was asked, of any kind.
+        env_params: The parameters of its environment.
+
+    Raises:
+        ConfigError: The environment has no such parameter.
+        UnsoundError: It has, but it is not a single number.
+    """
+    asked = [name.removeprefix(SETTING) for name in names if name.startswith(SETTING)]
+    if not asked:
+        return {}
+    known = dict(env_params) if isinstance(env_params, Mapping) else env_params._asdict()
+    for name in asked:
+        if name not in known:
+            raise ConfigError(
+                f"Agents are asked for {SETTING + name!r}, and their environments have no parameter {name!r}. "
+                f"{nearest(name, known)}"
+            )
+        if jnp.shape(known[name]):
+            raise UnsoundError(
+                f"Agents are asked for {SETTING + name!r}, which has shape {jnp.shape(known[name])}. What is told is a "
+                "single number. Ask for another parameter."
+            )
+    return {SETTING + name: jnp.float32(known[name]) for name in asked}
 
 
 def statement(names: Sequence[str], context: Context, value: PyTree) -> dict[str, jax.Array]:
@@ -64,7 +97,7 @@ def statement(names: Sequence[str], context: Context, value: PyTree) -> dict[str
     """
     told: dict[str, jax.Array] = {}
     for name in names:
-        for needed in NEEDS[name]:
+        for needed in NEEDS.get(name, ()):
             if needed not in context.metrics:
                 raise UnsoundError(
                     f"An agent is asked for {name!r} and its learner measures {sorted(context.metrics)}, without "
@@ -86,6 +119,8 @@ def nothing_measured() -> Metrics:
 
 def _answer(name: str, context: Context, value: PyTree) -> jax.Array:
     measured = context.metrics
+    if name.startswith(SETTING):
+        return context.settings[name]
     if name == "agent":
         return jnp.asarray(context.agent, jnp.int32)
     if name == "norm":

@@ -56,6 +56,7 @@ class Context(NamedTuple):
         steps: Scalar int32; the local steps behind the update.
         metrics: What the agent measured in the round, each a scalar summed over local steps. It stays on the agent
             unless a stage or a declared question (`fedrl.core.told`) makes some of it part of the update.
+        settings: Parameters of its environment that it was asked for by name, each a scalar.
     """
 
     agent: jax.Array
@@ -63,6 +64,7 @@ class Context(NamedTuple):
     cohort: jax.Array
     steps: jax.Array
     metrics: Metrics = {}
+    settings: dict[str, jax.Array] = {}
 
 
 class Hint(NamedTuple):
