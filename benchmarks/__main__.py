@@ -16,6 +16,7 @@ ALL = (
     "scale",
     "small",
     "machinery",
+    "events",
     "restart",
     "demo",
     "alone",
@@ -25,6 +26,8 @@ ALL = (
     "curves",
     "consensus",
     "compression",
+    "asynchronous",
+    "drop_out",
 )
 
 
