@@ -10,6 +10,7 @@ import pytest
 from fedrl.aggregators import fedadam, mean, median
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import federate
+from fedrl.core.stage import Stage
 from fedrl.engines.blocks import simulate
 from fedrl.engines.hierarchy import hierarchy
 from fedrl.engines.nested import as_learner
@@ -124,6 +125,29 @@ def test_between_two_merges_edges_differ_and_the_root_stands_still(rarely):
     assert [int(h.server.version) for rung in population.between for h in rung] == [4] * 6
     held = flat(simulation.params_of(simulation.adopt(population)))
     np.testing.assert_array_equal(held, np.broadcast_to(roots[3], held.shape))
+
+
+def test_a_region_answers_for_all_that_was_learned_since_the_root_heard_of_it():
+    federation = federate(quadratic(sgd(RATE), size=SIZE, samples=3), mean())
+    simulation = hierarchy(federation, fleet_of(8), tree([2, 2], periods=[1, 2, 8]), devices=DEVICE)
+    population, _ = ran(simulation, 4, lambda i: [0, 4, 5, 6, 7] if i > 1 else None)
+    assert [float(holder.weight) for holder in population.between[1]] == [3.0 * (4 + 4 + 1 + 1), 3.0 * 16]
+
+
+def test_edges_draw_chance_of_their_own():
+    def noisy(key, shared, update):
+        value = jax.tree.map(lambda x: x + jax.random.normal(key, x.shape), update.value)
+        return update._replace(value=value), shared
+
+    def encode(key, context, shared, local, update):
+        del key, context, shared
+        return update, local
+
+    federation = federate(quadratic(sgd(RATE), size=SIZE), mean(), Stage(encode, finish=noisy))
+    alike = jax.tree.map(lambda x: np.repeat(x[:1], 4, axis=0), fleet_of(4))
+    population, _ = ran(hierarchy(federation, alike, tree([2], periods=[1, 2]), devices=DEVICE), 1)
+    one, other = (flat(holder.server.params) for holder in population.between[0])
+    assert np.abs(one - other).max() > 0.1
 
 
 def test_weights_of_unequal_edges_are_those_of_their_agents():

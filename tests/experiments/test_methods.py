@@ -18,6 +18,7 @@ from fedrl.experiments.build import Experiment, build
 from fedrl.experiments.config import load
 from fedrl.experiments.evaluate import greedy_returns
 from fedrl.experiments.folder import RunFolder
+from fedrl.experiments.heterogeneity import heterogeneity_of
 from fedrl.experiments.methods import Method
 from fedrl.experiments.run import run
 from fedrl.learners import a2c, mlp, sgd
@@ -83,3 +84,9 @@ def test_the_heterogeneity_of_a_run_is_in_its_records_and_its_summary(tmp_path: 
     assert all(r["method"] == "federated" for r in records if "heterogeneity" in r)
     assert -1 <= found["cosine"] <= 1
     assert summary["alarms"] == []  # two seeds
+
+
+@pytest.mark.parametrize(("discount", "known"), [(0.9, True), (1.0, False)])
+def test_environments_are_compared_by_value_only_if_there_is_a_discount(discount: float, known: bool) -> None:
+    experiment = build(load(tomllib.loads(TOML.format(rounds=1)), [f"learner.discount={discount}"]))
+    assert ("value" in heterogeneity_of(experiment, [])) == known

@@ -145,6 +145,11 @@ def test_allocated_steps_are_whole_and_no_more_than_there_are():
     assert steps[2] <= 2
 
 
+def test_steps_left_over_by_rounding_go_to_the_largest_remainders():
+    # log utility: 6 / p - 3 = 10 at p = 6 / 13, so 5.5, 3.33 and 1.17 steps, of which rounding leaves one
+    assert allocated(10, [8, 8, 8], [3.0, 2.0, 1.0]).plan(3, 1, ()).tolist() == [6, 3, 1]
+
+
 class TestCoordinated:
     def made(self, selection=None, workload=None, most=4):
         federation = federate(quadratic(sgd(0.1)), mean(), local_steps=most, tells=asked(selection, workload))
@@ -173,6 +178,24 @@ class TestCoordinated:
             expected = (FLEET.minimum + shrink * (x - FLEET.minimum)).mean(0)
             found = np.concatenate([population.server.params["head"], population.server.params["tail"][0]])
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+    def test_whom_it_has_heard_of_it_asks_after_those_it_has_not(self):
+        simulation = self.made(by_utility(2, exploration=0.0))
+        population, first = simulation.round(simulation.init(0))
+        _, second = simulation.round(population)
+        assert (first.steps > 0).tolist() == (second.steps == 0).tolist()
+        assert np.isfinite(population.between.selection.value).tolist() == (first.steps > 0).tolist()
+
+    def test_every_round_of_every_run_draws_a_cohort_of_its_own(self):
+        simulation, cohorts = self.made(uniform(2)), []
+        for seed in (0, 1):
+            population, asked_for = simulation.init(seed), []
+            for _ in range(6):
+                population, seen = simulation.round(population)
+                asked_for.append(tuple(np.flatnonzero(seen.steps)))
+            assert len(set(asked_for)) > 1
+            cohorts.append(asked_for)
+        assert cohorts[0] != cohorts[1]
 
     def test_a_schedule_without_change_is_the_plain_simulation(self):
         planned, plain = self.made(workload=steady(4)), self.made()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import fedrl.stages
-from fedrl.core.stage import Stage
+from fedrl.core.stage import Stage, pipeline
 from fedrl.core.types import Context, Update
 from fedrl.stages import (
     by_size,
@@ -212,6 +212,21 @@ def test_arrays_of_a_tree_are_drawn_from_independently():
     value = {"a": jnp.ones(D), "b": jnp.ones(D)}
     sent = read(random_k(0.5, unbiased=False), value, KEY)
     assert (sent["a"] != sent["b"]).any()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_k_tells_of_what_is_not_finite_even_if_it_drops_it(seed):
+    x = np.where(np.arange(D) == 3, np.nan, 0.1).astype(np.float32)
+    assert not np.isfinite(np.asarray(read(random_k(0.05), x, jax.random.key(seed)))).all()
+
+
+def test_flatten_loses_nothing_and_says_so():
+    assert flatten().contraction(D) == 1.0
+
+
+def test_signs_of_what_passed_a_threshold_are_scaled_by_the_mean_of_those_alone():
+    x = jnp.array([0.1, 2.0, -4.0, 0.6, 0.0])
+    np.testing.assert_allclose(read(pipeline([threshold(0.5), sign()]), x, KEY), [0.0, 2.2, -2.2, 2.2, 0.0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("stage", COMPRESSING, ids=repr)

@@ -59,6 +59,13 @@ def test_signal_is_told_from_noise():
     assert weights(weigh_by_signal(), [jnp.ones(3)] * 3)[-1] == 1000.0  # no noise at all: the most there is
 
 
+def test_an_update_that_is_not_finite_leaves_no_trace_in_the_moments():
+    x = list(jnp.asarray(np.random.default_rng(2).normal([2.0, 0.0, 1.0], 1.0, (4, 3)), jnp.float32))
+    poisoned = [*x[:2], jnp.array([1.0, jnp.inf, 0.0]), *x[2:]]
+    found = weights(weigh_by_signal(), poisoned)
+    assert [*found[:2], *found[3:]] == weights(weigh_by_signal(), x)
+
+
 def test_weights_fall_with_the_resources_taken():
     stage = weigh_by_capacity([1.0, 2.0, 4.0])
     assert [weights(stage, [jnp.zeros(2)], agent)[0] for agent in range(3)] == [10.0, 5.0, 2.5]

@@ -26,7 +26,15 @@ from fedrl.topologies import (
     torus,
     uniform_neighbours,
 )
-from fedrl.topologies.spectrum import contraction, distances, largest_step, measured_contraction, spectral_gap
+from fedrl.topologies.graph import Graph
+from fedrl.topologies.spectrum import (
+    contraction,
+    distances,
+    largest_step,
+    long_run_contraction,
+    measured_contraction,
+    spectral_gap,
+)
 from fedrl.topologies.weights import check_sums
 
 MIXINGS = [metropolis(), laplacian(), laplacian(0.01), uniform_neighbours(), column_stochastic()]
@@ -104,6 +112,19 @@ def test_the_contraction_of_metropolis_weights_is_the_closed_form(graph, factor)
     weights = metropolis().weights(graph.adjacency(64, 0))
     assert contraction(weights) == pytest.approx(factor, abs=1e-12)
     assert spectral_gap(weights) == pytest.approx(1 - factor, abs=1e-12)
+
+
+def test_the_long_run_factor_is_that_of_one_step_whatever_the_period():
+    again = Graph(lambda agents, step: ring().adjacency(agents, step), period=3)
+    one = contraction(metropolis().weights(ring().adjacency(8, 0)))
+    assert long_run_contraction(again, metropolis(), 8) == pytest.approx(one)
+
+
+def test_one_peer_at_a_time_hears_further_with_every_step():
+    for step, hop in enumerate([1, 2, 4, 1]):
+        heard = exponential(one_peer=True).adjacency(8, step)
+        assert np.argmax(heard, 1).tolist() == [(k - hop) % 8 for k in range(8)]
+        assert (heard.sum(1) == 1).all()
 
 
 def test_one_peer_at_a_time_reaches_the_exact_mean_in_log_steps():
@@ -198,3 +219,15 @@ def test_rules_keep_the_mean_of_what_was_trained(rule, heard, seed):
         for leaf in rule.correction(memory).values():
             np.testing.assert_allclose(leaf.sum(0), 0.0, atol=1e-3)
             assert leaf.dtype == np.float32
+
+
+def test_the_tracker_divides_by_all_the_gradient_steps_of_a_local_one():
+    weights, start, trained = metropolis().weights(ring().adjacency(5, 0)), random_params(5, 0), random_params(5, 1)
+
+    def memory(rule):
+        return rule.meet(lambda x: np.tensordot(weights, x, 1), start, trained, rule.init(start), np.full(5, 2))[1]
+
+    twice, double = memory(gradient_tracking(0.1, gradient_steps=2)), memory(gradient_tracking(0.2))
+    for name in start:
+        np.testing.assert_allclose(twice[name], double[name], rtol=1e-6)
+        assert np.abs(double[name]).max() > 0.1

@@ -121,6 +121,20 @@ def test_an_interrupted_study_is_readable_and_resumes_bit_for_bit(done: Path, tm
         assert without_times(records[0]) == without_times(records[1])
 
 
+def test_what_was_compiled_before_an_interruption_still_counts_after_it(tmp_path: Path) -> None:
+    def interrupt(event: Any) -> None:
+        if event.get("round") == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    fresh = {**CORRIDOR, "seeds": 1, "learner": {**CORRIDOR["learner"], "exploration": 0.32}}
+    before = sweep(fresh, {"federation.agents": [9]}, tmp_path / "study", sinks=[interrupt])
+    compiled = before["settings"][0]["programs"]["block"]
+    after = resume_sweep(tmp_path / "study")
+    assert not before["complete"]
+    assert after["complete"]
+    assert after["settings"][0]["programs"]["block"] == compiled > 0
+
+
 def test_a_complete_study_has_nothing_to_resume_and_is_not_overwritten(done: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="nothing to resume"):
         resume_sweep(done)
