@@ -1,4 +1,4 @@
-"""Fine-tuning: agents go on alone from what the federation left them with, and nothing steers them."""
+"""Methods that take no rounds: fine-tuning goes on alone from the federation, mixtures act with what others learned."""
 
 import tomllib
 from pathlib import Path
@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from small import TOML
 
-from fedrl.experiments.afterwards import tuned
+from fedrl.experiments.afterwards import averaged, mixed, tuned
 from fedrl.experiments.build import build
 from fedrl.experiments.config import load
 from fedrl.experiments.coordination import simulation_of
 from fedrl.experiments.folder import RunFolder
 from fedrl.experiments.run import run
+from fedrl.experiments.session import Outcome, Session
+from fedrl.experiments.summary import Timing
 
+LEFT, RIGHT = 0, 2
 BASE: dict[str, Any] = tomllib.loads(TOML.format(rounds=3)) | {"baselines": {}}
 POLES: dict[str, Any] = {
     "name": "poles",
@@ -96,3 +99,23 @@ def test_a_run_tells_of_it_beside_the_federation(tmp_path: Path) -> None:
     page = (tmp_path / "run" / "report.html").read_text().split("<script")[0]
     assert "fine tuned" in page
     assert "interrupted" not in page
+
+
+def test_a_mixture_does_what_most_of_its_policies_would_and_averages_no_parameters(tmp_path: Path) -> None:
+    experiment = build(load(BASE, ["baselines.mixture=true", "fleet={}"]))
+    right, left = np.eye(4, dtype=np.float32)[[RIGHT, LEFT]]
+    tables = np.stack([right, right, 100 * left])[:, None, :].repeat(4, axis=1)  # `[agents, states, actions]`
+    alone = [Outcome(0, 3, {"q": tables}, True, [], [])]
+    session = Session(experiment, RunFolder(tmp_path), [], Timing(0.0))
+    (together,), (once,) = mixed(session, alone), averaged(session, alone)
+    assert np.min(np.array(together.greedy, float)) > 0.9  # the goal, less what its steps cost
+    assert np.min(np.array(together.held_out, float)) > 0.9
+    assert np.max(np.array(once.greedy, float)) < 0.0
+    record = RunFolder(tmp_path).records()[0]
+    assert (record["method"], record["bytes_up"], record["bytes_down"]) == ("mixture", tables.nbytes, 3 * tables.nbytes)
+
+
+def test_a_mixture_needs_no_other_baseline_to_be_asked_for(tmp_path: Path) -> None:
+    summary = run(BASE, tmp_path / "run", overrides=["baselines.mixture=true", "seeds=1"])
+    assert set(summary["baselines"]) == {"independent", "mixture"}
+    assert summary["environment_steps"] == 2 * 3 * 3 * 16

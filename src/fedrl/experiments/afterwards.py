@@ -1,12 +1,13 @@
 """Methods that take no rounds of their own: they go on from what another one ended with, and are evaluated once.
 
 independent --mean of the parameters------> average_once
+independent --mean of the policies--------> mixture
 federated ----local iterations, alone-----> fine_tuned
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -19,20 +20,53 @@ from fedrl.experiments.build import Experiment
 from fedrl.experiments.coordination import simulation_of
 from fedrl.experiments.methods import alone
 from fedrl.experiments.session import Outcome, Policies, Session, outcome
+from fedrl.learners import mixture
 
-AVERAGE_ONCE, FINE_TUNED = "average_once", "fine_tuned"
+AVERAGE_ONCE, FINE_TUNED, MIXTURE = "average_once", "fine_tuned", "mixture"
 
 
 def averaged(session: Session, independent: Sequence[Outcome]) -> list[Outcome]:
     """The parameter mean of independent agents, evaluated in the environment of each."""
+
+    def mean(before: Outcome) -> Policies:
+        params = jax.tree.map(lambda leaf: leaf.mean(0, dtype=np.float64).astype(leaf.dtype), before.params)
+        return Policies(params, False, params)
+
+    return _put_together(session, AVERAGE_ONCE, independent, mean, copies=0)
+
+
+def mixed(session: Session, independent: Sequence[Outcome]) -> list[Outcome]:
+    """The policies of independent agents acting together in the environment of each; no parameters are averaged.
+
+    Every agent sends its policy and gets those of all.
+    """
+    together = mixture(session.experiment.learner)
+    agents = session.experiment.config.federation.agents
+
+    def all_of_them(before: Outcome) -> Policies:
+        return Policies(before.params, False, before.params, together)
+
+    return _put_together(session, MIXTURE, independent, all_of_them, copies=agents)
+
+
+def _put_together(
+    session: Session,
+    name: str,
+    independent: Sequence[Outcome],
+    made_of: Callable[[Outcome], Policies],
+    copies: int,
+) -> list[Outcome]:
+    """Evaluate what is made of the policies that independent agents ended with.
+
+    All of them travel up once, and so many times down.
+    """
     method = next(m for m in session.experiment.methods if m.name == "independent")
     ended = []
     for before in independent:
-        params = jax.tree.map(lambda leaf: leaf.mean(0, dtype=np.float64).astype(leaf.dtype), before.params)
-        once = outcome(session, before.seed, before.round, Policies(params, False, params))
-        sent = sum(leaf.nbytes for leaf in jax.tree.leaves(before.params))
-        _tell(session, AVERAGE_ONCE, once, before.round * method.steps_per_round, sent)
-        ended.append(once)
+        after = outcome(session, before.seed, before.round, made_of(before))
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(before.params))
+        _tell(session, name, after, before.round * method.steps_per_round, (size, copies * size))
+        ended.append(after)
     return ended
 
 
@@ -52,7 +86,7 @@ def fine_tuned(session: Session, simulation: Simulation, federated: Sequence[Out
         states = simulation.states_of(simulation.adopt(population))
         params = tuned(session.experiment, states, before.seed)
         after = outcome(session, before.seed, before.round, Policies(params, True, None))
-        _tell(session, FINE_TUNED, after, spent[before.seed] + session.experiment.tuning_steps, 0)
+        _tell(session, FINE_TUNED, after, spent[before.seed] + session.experiment.tuning_steps, (0, 0))
         ended.append(after)
     return ended
 
@@ -83,7 +117,7 @@ def tuned(experiment: Experiment, states: PyTree, seed: int) -> Params:
     return params
 
 
-def _tell(session: Session, method: str, ended: Outcome, environment_steps: int, bytes_up: int) -> None:
+def _tell(session: Session, method: str, ended: Outcome, environment_steps: int, sent: tuple[int, int]) -> None:
     """The one record of a method that takes no rounds."""
     session.tell(
         {
@@ -95,8 +129,8 @@ def _tell(session: Session, method: str, ended: Outcome, environment_steps: int,
             "agents": [None] * session.experiment.config.federation.agents,
             "episodes": 0,
             "loss": None,
-            "bytes_up": bytes_up,
-            "bytes_down": 0,
+            "bytes_up": sent[0],
+            "bytes_down": sent[1],
             "refused": 0,
             "seconds": 0.0,
             "greedy": ended.greedy,

@@ -64,7 +64,7 @@ def methods_of(
         ConfigError: A baseline can't be made of these parts.
     """
     methods = [Method("federated", federation, agents, steps, True)]
-    if config.baselines.independent or config.baselines.average_once:
+    if config.baselines.independent or config.baselines.average_once or config.baselines.mixture:
         methods.append(alone("independent", config, learner, federation, agents, steps))
     if config.baselines.centralised:
         methods.append(_pooled(config, environment, learner, agents, steps))

@@ -21,7 +21,7 @@ import numpy as np
 
 from fedrl.core.errors import RunError
 from fedrl.experiments import checkpoint, folder
-from fedrl.experiments.afterwards import AVERAGE_ONCE, FINE_TUNED, averaged, fine_tuned
+from fedrl.experiments.afterwards import AVERAGE_ONCE, FINE_TUNED, MIXTURE, averaged, fine_tuned, mixed
 from fedrl.experiments.build import Experiment, build
 from fedrl.experiments.config import Config, dump, load
 from fedrl.experiments.coordination import in_one_simulation
@@ -132,6 +132,8 @@ def _methods(session: Session) -> dict[str, list[Outcome]]:
                 outcomes[FINE_TUNED] = fine_tuned(session, ready[0].simulation, outcomes["federated"])
             if method.name == "independent" and config.baselines.average_once:
                 outcomes[AVERAGE_ONCE] = averaged(session, outcomes["independent"])
+            if method.name == "independent" and config.baselines.mixture:
+                outcomes[MIXTURE] = mixed(session, outcomes["independent"])
     finally:
         for _, opened in programs:
             for program in opened:

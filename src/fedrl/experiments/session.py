@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedrl.core.learner import Learner
 from fedrl.core.types import Params
 from fedrl.engines.simulation import Round
 from fedrl.experiments.build import Experiment
@@ -28,11 +29,13 @@ class Policies(NamedTuple):
         acting: What agents act with: parameters of one policy for all of them, or of one per agent (`stacked`).
         stacked: Whether every leaf has a leading agent axis.
         common: The policy of an agent that never trained, if there is one: what the server holds.
+        actor: Whose `act` takes these parameters; by default the experiment's learner.
     """
 
     acting: Params
     stacked: bool
     common: Params | None
+    actor: Learner | None = None
 
 
 class Outcome(NamedTuple):
@@ -82,7 +85,7 @@ def outcome(session: Session, seed: int, number: int, policies: Policies) -> Out
     own = greedy(session, seed, policies)
     held_out: list[float | None] = []
     if unseen is not None and policies.common is not None:
-        held_out = greedy(session, seed, Policies(policies.common, False, None), unseen)
+        held_out = greedy(session, seed, policies._replace(acting=policies.common, stacked=False), unseen)
     return Outcome(seed, number, policies.acting, policies.stacked, own, held_out)
 
 
@@ -91,8 +94,9 @@ def greedy(session: Session, seed: int, policies: Policies, fleet: Any = None) -
     experiment = session.experiment
     episodes = experiment.config.evaluation.episodes
     where = experiment.fleet if fleet is None else fleet
+    actor = experiment.learner if policies.actor is None else policies.actor
     with session.evaluating:
-        returns = returns_of(experiment.learner, where, policies.acting, episodes, seed, policies.stacked)
+        returns = returns_of(actor, where, policies.acting, episodes, seed, policies.stacked)
     return [_known(value) for value in returns.mean(axis=1)]
 
 

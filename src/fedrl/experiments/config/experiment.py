@@ -19,11 +19,13 @@ class BaselinesConfig:
     Attributes:
         independent: Every agent alone, nothing exchanged.
         average_once: The parameters of the independent agents, averaged once, at the end.
+        mixture: The policies of the independent agents, all acting together at the end: pi = (1/K) sum pi_k.
         centralised: One learner with the data of all agents.
     """
 
     independent: bool = False
     average_once: bool = False
+    mixture: bool = False
     centralised: bool = False
 
 

@@ -8,10 +8,10 @@ from typing import Any, Final, Literal, TypeAlias, TypedDict
 from fedrl.experiments.events.outcome import Summary
 from fedrl.experiments.events.rounds import RoundRecord
 
-METHODS: Final = ("federated", "independent", "centralised", "average_once", "fine_tuned")
+METHODS: Final = ("federated", "independent", "centralised", "average_once", "fine_tuned", "mixture")
 """The methods of a run: the federation itself, then what it is compared with."""
 
-AFTERWARDS: Final = ("average_once", "fine_tuned")
+AFTERWARDS: Final = ("average_once", "fine_tuned", "mixture")
 """Those that take no rounds: they go on from what another one ended with."""
 
 
