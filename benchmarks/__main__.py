@@ -26,6 +26,8 @@ ALL = (
     "curves",
     "consensus",
     "compression",
+    "selection",
+    "worst_agent",
     "asynchronous",
     "drop_out",
 )
