@@ -318,6 +318,7 @@ def test_every_edge_carries_one_message_a_step_and_its_bytes_are_counted(
     _, seen = simulation.round(simulation.init(0))
     assert seen.metrics["messages"].sum() == 3 * messages
     assert (seen.bytes_up, seen.bytes_down) == (3 * messages * size_bytes, 0)
+    assert (seen.messages_up, seen.messages_down) == (3 * messages, 0)
 
 
 def test_neighbours_on_a_ring_learn_cartpole_together():

@@ -154,7 +154,8 @@ def test_weights_of_unequal_edges_are_those_of_their_agents():
     fleet = Valley(np.ones((3, 2), np.float32), np.array([[4.0, 0.0], [0.0, 4.0], [8.0, 8.0]], np.float32))
     federation = federate(quadratic(sgd(1.0), size=2), mean())  # one step goes all the way to an agent's minimum
     simulation = hierarchy(federation, fleet, given_tree([[0, 0, 1]], periods=[1, 2]), devices=DEVICE)
-    population, _ = ran(simulation, 2)
+    population, seen = ran(simulation, 2)
+    assert (seen.messages_up, seen.messages_down) == (3 + 2, 3 + 2)  # of agents and of edges
     np.testing.assert_allclose(
         flat(population.server.params), [4.0, 4.0], rtol=1e-6
     )  # (4 + 0 + 8) / 3, (0 + 4 + 8) / 3
@@ -166,6 +167,7 @@ def test_without_talk_all_servers_stand_still_and_nothing_is_sent(rarely):
     _, _, simulation = rarely
     population, seen = ran(simulation, 4, talk=False)
     assert (seen.bytes_up, seen.bytes_down, seen.latency_s) == (0, 0, 0.0)
+    assert (seen.messages_up, seen.messages_down) == (0, 0)
     for holder in population.between[0]:
         np.testing.assert_array_equal(flat(holder.server.params), 0.0)
     assert np.abs(flat(simulation.params_of(population))).min() > 0

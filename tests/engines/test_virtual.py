@@ -29,7 +29,7 @@ from fedrl.environments import cartpole
 from fedrl.environments.adapters import gymnasium
 from fedrl.experiments import checkpoint
 from fedrl.learners import mlp, normalize, ppo, reinforce, sgd
-from fedrl.stages import error_feedback, top_k
+from fedrl.stages import error_feedback, lazy, top_k
 from quadratic import Valley, flat, quadratic
 
 AGENTS, SIZE, RATE, SEED = 7, 3, 0.1, 5
@@ -301,6 +301,7 @@ def test_a_round_without_a_quorum_is_abandoned():
     population, seen = simulation.round(simulation.init(0))
     assert seen.weight == 0.0
     assert 0 < seen.tick.lost + seen.tick.arrived == AGENTS
+    assert (seen.messages_up, seen.messages_down) == (seen.tick.arrived, AGENTS)
     np.testing.assert_array_equal(flat(population.server.params), np.zeros(SIZE))
 
 
@@ -319,10 +320,11 @@ def test_an_agent_that_hears_a_version_twice_draws_new_noise():
     [
         (federate(normalize(ppo(cartpole())), mean()), afedpg(), "moments"),
         (federate(quadratic(sgd(RATE)), mean(), payload="gradient"), fed_async(), "mixes the parameters"),
+        (federate(quadratic(sgd(RATE)), mean(), lazy()), fed_async(), r"what lazy\(.*\) holds back.*fed_buff"),
         (PLAIN, synchronous(AGENTS + 1), "waits for 8 updates"),
         (federate(ppo(gymnasium("CartPole-v1")), mean()), fed_buff(), "stepped on the host"),
     ],
-    ids=["moments", "gradients", "too many", "host"],
+    ids=["moments", "gradients", "lazy", "too many", "host"],
 )
 def test_refuses_what_would_not_do_what_it_promises(federation, schedule, words):
     fleet = (

@@ -122,6 +122,10 @@ class TestRounds:
         jax.tree.map(np.testing.assert_array_equal, a.server.params, b.server.params)
         assert seen.bytes_up == whole.bytes_up  # what is told in a bid is not sent again
         assert seen.bytes_down == whole.bytes_down + 4
+        assert (seen.messages_up, seen.messages_down) == (
+            4 + whole.messages_up,
+            4 + whole.messages_down,
+        )  # bids, answers
 
     @pytest.mark.parametrize("rule", [mean(), median()], ids=repr)
     def test_order_and_blocks_are_of_no_consequence(self, rule):

@@ -46,6 +46,7 @@ CLAIMS_NOTHING = {
     "control_variates",
     "error_feedback",
     "importance_averaging",
+    "lazy",
     "one_way",
     "weigh_by_capacity",
     "weigh_by_improvement",

@@ -38,6 +38,12 @@ def check_composition(learner: Learner, aggregator: Aggregator, stages: Sequence
             f"would come of it. Use mean(), or leave {weighing[0]!r} out."
         )
     _check_noise(aggregator, stages)
+    holding = next((stage for stage in stages if stage.withholds), None)
+    if holding is not None and aggregator.sees == "each":
+        raise UnsoundError(
+            f"{aggregator!r} looks at each update, and would take what {holding!r} holds back for updates of zero. "
+            "Use a rule of the sum such as mean()."
+        )
     if payload == "gradient" and learner.gradient is None:
         raise UnsoundError(
             f"{learner!r} has no gradient to send: an iteration of it takes several steps. "
@@ -56,6 +62,12 @@ def _check_noise(aggregator: Aggregator, stages: Sequence[Stage]) -> None:
     noisy = [i for i, stage in enumerate(stages) if stage.event is not None]
     if not noisy:
         return
+    holding = next((stage for stage in stages if stage.withholds), None)
+    if holding is not None:
+        raise UnsoundError(
+            f"{holding!r} speaks or is silent as the data have it, which the noise of {stages[noisy[0]]!r} does not "
+            f"cover, and says in one round what several were clipped for. Leave {holding!r} out."
+        )
     for stage in stages[noisy[0] + 1 :]:
         if stage.expands:
             raise UnsoundError(

@@ -15,10 +15,12 @@ numbers here: the server leaves such an update out when it sums up.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.errors import WireError
@@ -56,12 +58,14 @@ class Format(NamedTuple):
         write: `(node, what) -> bytes`, of NumPy arrays. `what` names the node in messages.
         read: `(like, source, what) -> node`; `like` is a node of shapes.
         varies: Whether its size depends on the numbers in it.
+        speaks: `node -> whether it has anything to say`, of one that may have nothing to.
     """
 
     size: Callable[[Any, Any], Any]
     write: Callable[[Any, str], bytes]
     read: Callable[[Any, Source, str], Any]
     varies: bool = False
+    speaks: Callable[[Any], Any] | None = None
 
 
 FORMATS: dict[type, Format] = {}
@@ -102,8 +106,6 @@ def codec(like: PyTree) -> Codec:
     >>> len(sent), wire.size_bytes, wire.decode(sent)["w"].tolist()
     (16, 16, [0.5, -1.0, 0.0])
     """
-    nodes, structure = jax.tree.flatten_with_path(like, is_leaf=_travels)
-    names = [jax.tree_util.keystr(path) or "the message" for path, _ in nodes]
     agreed: Any = jax.tree.structure(like)
 
     def encode(message: PyTree) -> bytes:
@@ -112,18 +114,17 @@ def codec(like: PyTree) -> Codec:
                 f"The message is a {jax.tree.structure(message)} where {agreed} was agreed on. It was made by another "
                 "federation. Compare what both ends run."
             )
-        found = jax.tree.leaves(message, is_leaf=_travels)
-        return b"".join(write(node, of, what) for node, (_, of), what in zip(found, nodes, names, strict=True))
+        return write_tree(message, like)
 
     def decode(data: bytes) -> PyTree:
         source = Source(data)
-        found = [read(of, source, what) for (_, of), what in zip(nodes, names, strict=True)]
+        message = read_tree(like, source)
         if source.at != len(data):
             raise WireError(
                 f"The message has {len(data)} bytes and ends after {source.at}. More was sent than was agreed on. "
                 "Compare what both ends run."
             )
-        return jax.tree.unflatten(structure, found)
+        return message
 
     return Codec(encode, decode, None if varies(like) else int(size_bytes(like)))
 
@@ -135,7 +136,25 @@ def size_bytes(message: PyTree) -> Any:
 
 def varies(message: PyTree) -> bool:
     """Whether the size of messages of these shapes depends on the numbers in them."""
-    return any(_form(node).varies for node in jax.tree.leaves(message, is_leaf=_travels))
+    return any(form.varies for _, form in _formed(message))
+
+
+def speaks(message: PyTree) -> Any:
+    """Whether a message has anything to say: True, or what its node says that may be silent."""
+    said = [form.speaks(node) for node, form in _formed(message) if form.speaks is not None]
+    return True if not said else functools.reduce(jnp.logical_or, said)
+
+
+def write_tree(message: PyTree, like: PyTree, what: str = "") -> bytes:
+    """The bytes of a message that has the structure of `like`; `what` names it in messages."""
+    found = jax.tree.leaves(message, is_leaf=_travels)
+    return b"".join(write(node, of, name) for node, (name, of) in zip(found, _named(like, what), strict=True))
+
+
+def read_tree(like: PyTree, source: Source, what: str = "") -> PyTree:
+    """The next message, which has the structure, shapes and types of `like`."""
+    found = [read(of, source, name) for name, of in _named(like, what)]
+    return jax.tree.unflatten(jax.tree.structure(like, is_leaf=_travels), found)
 
 
 def size(node: Any, entries: Any = None) -> Any:
@@ -162,6 +181,16 @@ def read(like: Any, source: Source, what: str) -> Any:
 
 def _travels(node: Any) -> bool:
     return type(node) in FORMATS
+
+
+def _named(like: PyTree, what: str) -> list[tuple[str, Any]]:
+    """The nodes of a message and what they are called."""
+    nodes = jax.tree.leaves_with_path(like, is_leaf=_travels)
+    return [(what + jax.tree_util.keystr(path) or "the message", node) for path, node in nodes]
+
+
+def _formed(message: PyTree) -> list[tuple[Any, Format]]:
+    return [(node, _form(node)) for node in jax.tree.leaves(message, is_leaf=_travels)]
 
 
 def _form(node: Any) -> Format:

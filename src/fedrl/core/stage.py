@@ -43,6 +43,7 @@ class Stage:
         finish: `(key, shared, update) -> (update, shared)`, on the server, once, on the aggregate, in reverse order.
         hides: Single updates are unreadable beyond this stage; only their sum makes sense.
         weighs: The stage changes the weight of an update.
+        withholds: The stage may hold an update back: the server reads zeros, with the weight kept, until it is sent.
         expands: The stage may enlarge an update's norm.
         unbiased: What the server reads is right on average, over the key: E D(C(x)) = x.
         contraction: `entries -> delta` such that E ||x - D(C(x))||^2 <= (1 - delta) ||x||^2 for every array of so many
@@ -62,6 +63,7 @@ class Stage:
     contraction: Callable[[int], float] | None = None
     error_bound: float | None = None
     weighs: bool = False
+    withholds: bool = False
     event: Any = None
     call: Call | None = None
 
@@ -101,7 +103,8 @@ def pipeline(stages: Sequence[Stage]) -> Stage:
         return update, tuple(after)
 
     hides, weighs = any(stage.hides for stage in stages), any(stage.weighs for stage in stages)
-    return Stage(encode, init, guide, decode, finish, hides, weighs=weighs)
+    withholds = any(stage.withholds for stage in stages)
+    return Stage(encode, init, guide, decode, finish, hides, weighs=weighs, withholds=withholds)
 
 
 def encoded(stage: Stage, shared: PyTree, local: PyTree, value: PyTree) -> PyTree:

@@ -24,7 +24,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.federation import AgentState, Federation
 from fedrl.core.types import Params, PyTree, Update
 from fedrl.engines.blocks import training
-from fedrl.engines.merging import merging, messages, outcome, told_in, weighing
+from fedrl.engines.merging import merging, messages, outcome, spoken, told_in, weighing
 from fedrl.engines.sharing import shared
 from fedrl.engines.simulation import (
     Population,
@@ -117,6 +117,8 @@ def simulate_budget(
             refused,
             int(each[admitted].sum()) + asked * bid_bytes,
             asked * (wire.down_bytes + answer_bytes),
+            asked + int(spoken(asked, work.metrics)[admitted].sum()),  # bids, then updates
+            2 * asked,  # broadcasts, then answers to bids
             told={name: x if name in bid.told else np.where(admitted, x, np.nan) for name, x in told.items()},
             admitted=ids[admitted],
         )

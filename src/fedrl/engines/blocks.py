@@ -23,7 +23,7 @@ import numpy as np
 
 from fedrl.core.federation import AgentState, Federation
 from fedrl.core.types import Broadcast, Key, Params, PyTree, Update
-from fedrl.engines.merging import measured, merging, messages, outcome, told_in, weighing
+from fedrl.engines.merging import measured, merging, messages, outcome, spoken, told_in, weighing
 from fedrl.engines.sharing import Shapes, shapes, shared
 from fedrl.engines.simulation import (
     Population,
@@ -98,7 +98,8 @@ def simulate(
         count = len(work.agents) if talk else 0
         up = int(sizes(count, work.metrics).sum())
         told = told_in(work.metrics) if talk else {}
-        seen = Round(work.metrics, weight, refused, up, count * wire.down_bytes, told=told)
+        said = int(spoken(count, work.metrics).sum())
+        seen = Round(work.metrics, weight, refused, up, count * wire.down_bytes, said, count, told=told)
         return Population(server, work.blocks, population.key), seen
 
     def params_of(population: Population) -> Params:

@@ -120,7 +120,7 @@ def gossip(
         apart = {"drift": distances(trained)[ids], "consensus_distance": distances(params)[ids]}
         metrics = work.metrics | apart | {"messages": sent[ids]}
         weight = float(steps[np.setdiff1d(ids, refused)].sum() * federation.learner.samples)
-        seen = Round(metrics, weight, len(refused), int(sent.sum()) * size_bytes, 0)
+        seen = Round(metrics, weight, len(refused), int(sent.sum()) * size_bytes, 0, int(sent.sum()))
         nodes = nodes._replace(params=params, aggregator=memory, version=jnp.int32(version + 1))
         return Population(nodes, work.blocks, population.key), seen
 

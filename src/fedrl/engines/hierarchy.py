@@ -26,7 +26,7 @@ from fedrl.core.keys import Purpose, run_key
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.blocks import training
 from fedrl.engines.ladder import Holder, climbing
-from fedrl.engines.merging import merging, messages, told_in, weighing
+from fedrl.engines.merging import merging, messages, spoken, told_in, weighing
 from fedrl.engines.simulation import (
     LARGEST_BLOCK,
     QUICK,
@@ -138,11 +138,15 @@ def hierarchy(
             top = Holder(population.server, np.zeros((), np.float32))
             ladder = climb([edges, *map(list, population.between[1:]), [top]], due, population.key)
             server, between = ladder[-1][0].server, tuple(map(tuple, ladder[:-1]))
-        present, sent = np.isin(np.arange(agents), work.agents), np.zeros(agents, int)
+        present = np.isin(np.arange(agents), work.agents)
+        sent, said = np.zeros(agents, int), np.zeros(agents, int)
         sent[present] = sizes(len(work.agents), work.metrics)
-        levels, latency_s = costs(present & talk, sent, holding[due - 1] if due else 0)
-        up, down = (sum(level[i] for level in levels) for i in (0, 1))
-        seen = Round(work.metrics, weight, refused, up, down, levels, latency_s, told_in(work.metrics) if talk else {})
+        said[present] = spoken(len(work.agents), work.metrics)
+        cost = costs(present & talk, sent, said, holding[due - 1] if due else 0)
+        up, down = (sum(level[i] for level in cost.levels) for i in (0, 1))
+        told = told_in(work.metrics) if talk else {}
+        paid = (up, down, cost.messages_up, cost.messages_down, cost.levels, cost.latency_s)
+        seen = Round(work.metrics, weight, refused, *paid, told)
         return Population(server, work.blocks, population.key, between), seen
 
     def adopt(population: Population) -> Population:

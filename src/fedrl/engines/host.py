@@ -25,7 +25,7 @@ from fedrl.core.learner import Trajectory
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.host_programs import compiled
 from fedrl.engines.host_rollout import HostRollout, instance_seeds, instance_settings
-from fedrl.engines.merging import merging, messages, told_in, weighing
+from fedrl.engines.merging import merging, messages, spoken, told_in, weighing
 from fedrl.engines.simulation import (
     Population,
     Round,
@@ -148,7 +148,8 @@ def simulate_host(
         count = asked if talk else 0
         up = int(sizes(count, metrics).sum())
         told = told_in(metrics) if talk else {}
-        seen = Round(metrics, weight, refused, up, count * wire.down_bytes, told=told)
+        said = int(spoken(count, metrics).sum())
+        seen = Round(metrics, weight, refused, up, count * wire.down_bytes, said, count, told=told)
         return Population(server, tuple(blocks), population.key), seen
 
     def params_of(population: Population) -> Params:

@@ -15,15 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core import exact
-from fedrl.core.codec import codec, size_bytes, varies
+from fedrl.core.codec import codec, size_bytes, speaks, varies
 from fedrl.core.federation import Federation, ServerState
 from fedrl.core.told import Enclosed, nothing_measured
 from fedrl.core.types import Broadcast, Key, Metrics, PyTree, Update
 from fedrl.engines.sharing import Shapes, shapes, shared
 from fedrl.engines.simulation import Population
 
-SIZE = "bytes_up"
-"""The metric that tells the size of an agent's encoded update."""
+SIZE, SPOKEN = "bytes_up", "messages_up"
+"""The metrics that tell the size of an agent's encoded update, and whether it had anything to say."""
 TOLD = "told/"
 """What the metrics begin with that hold what an agent tells in its update."""
 
@@ -72,12 +72,20 @@ def weighing(wire: Messages) -> Callable[[int, dict[str, np.ndarray]], np.ndarra
     return sizes
 
 
-def measured(federation: Federation, update: Update) -> Metrics:
-    """What an encoded update adds to the metrics of its agent: what it tells, and its size if that depends on it.
+def spoken(senders: int, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+    """How many messages each sent in a round: one, or none if a stage held its update back; int64 `[senders]`."""
+    return metrics[SPOKEN][:senders].astype(np.int64) if SPOKEN in metrics else np.ones(senders, np.int64)
 
-    A size is a number of bytes. A metric is a float32, so this is exact up to 16 MiB.
+
+def measured(federation: Federation, update: Update) -> Metrics:
+    """What an encoded update adds to the metrics of its agent: what it tells, and what depends on what is in it.
+
+    That is its size in bytes, and whether it speaks. A metric is a float32, so a size is exact up to 16 MiB.
     """
     size = {SIZE: jnp.asarray(size_bytes(update), jnp.float32)} if varies(update) else {}
+    said = speaks(update)
+    if said is not True:
+        size[SPOKEN] = jnp.asarray(said, jnp.float32)
     return size | {TOLD + name: jnp.asarray(x, jnp.float32) for name, x in federation.told(update).items()}
 
 

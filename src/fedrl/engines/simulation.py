@@ -68,11 +68,14 @@ class Round(NamedTuple):
 
     Attributes:
         metrics: Each `[cohort]`, added up over local steps. In a real federation they stay on the agents. Where the
-            size of an update depends on what is in it, "bytes_up" is that of each agent's.
+            size of an update depends on what is in it, "bytes_up" is that of each agent's; where a stage may hold it
+            back, "messages_up" is 1 if it did not.
         weight: Total weight of the accepted updates.
         refused: Updates with an entry that was not finite or out of range; they were left out.
         bytes_up: Size of all encoded updates, as `fedrl.core.codec` would send them.
         bytes_down: Size of all broadcasts.
+        messages_up: Updates that were sent; what a stage holds back is none.
+        messages_down: Broadcasts, one for each agent that is asked.
         levels: Of a hierarchy, the bytes up and down between each level and the one above, from the agents on.
         latency_s: How long the messages of the round take, if the links are known.
         told: What agents say about themselves in their updates, each `[cohort]`, see `fedrl.core.told`.
@@ -88,6 +91,8 @@ class Round(NamedTuple):
     refused: int
     bytes_up: int
     bytes_down: int
+    messages_up: int = 0
+    messages_down: int = 0
     levels: tuple[tuple[int, int], ...] = ()
     latency_s: float = 0.0
     told: Mapping[str, np.ndarray] = MappingProxyType({})

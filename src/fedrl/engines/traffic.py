@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,15 +16,29 @@ WORD_BYTES = 4
 EXACT_BYTES = 8
 """An exact sum is a multiple of `exact.FINE` in an int64: enough for 4,096 terms at their limit."""
 
-Costs = tuple[tuple[tuple[int, int], ...], float]
+
+class Costs(NamedTuple):
+    """What a round costs.
+
+    Attributes:
+        levels: Bytes up and down over each level's links, from the agents on.
+        messages_up: Over all levels.
+        messages_down: Over all levels.
+        latency_s: How long the messages take.
+    """
+
+    levels: tuple[tuple[int, int], ...]
+    messages_up: int
+    messages_down: int
+    latency_s: float
 
 
 def traffic(
     tree: Tree, parents: Parents, holding: Sequence[int], wire: Messages, summed: bool
-) -> Callable[[np.ndarray, np.ndarray, int], Costs]:
-    """What a round costs: `(present agents, sizes, levels that merge) -> ((bytes up, down) of each level, seconds)`.
+) -> Callable[[np.ndarray, np.ndarray, np.ndarray, int], Costs]:
+    """What a round costs: `(present agents, sizes, messages, levels that merge) -> Costs`.
 
-    The sizes are those of the agents' updates in bytes.
+    The sizes are those of the agents' updates in bytes, the messages how many each sends: one, or none.
 
     Args:
         tree: The links.
@@ -34,7 +49,7 @@ def traffic(
     """
     update, change = _entries(wire.decoded.value), _entries(wire.sent.params)
 
-    def costs(present: np.ndarray, sizes: np.ndarray, due: int) -> Costs:
+    def costs(present: np.ndarray, sizes: np.ndarray, spoken: np.ndarray, due: int) -> Costs:
         here, up, down = [], [], []
         for level in range(due):
             nodes = len(parents[level])
@@ -53,7 +68,9 @@ def traffic(
         carried = [(a + b).astype(float) for a, b in zip(up, down, strict=True)]
         levels = tuple((int(a.sum()), int(b.sum())) for a, b in zip(up, down, strict=True))
         silent = ((0, 0),) * (len(parents) - due)
-        return (*levels, *silent), round_latency(parents, due, here, carried, tree)
+        asked = int(sum(there.sum() for there in here))
+        said = asked - int((present & (spoken == 0)).sum()) if due else 0
+        return Costs((*levels, *silent), said, asked, round_latency(parents, due, here, carried, tree))
 
     return costs
 

@@ -131,6 +131,8 @@ def _tell(session: Session, method: str, ended: Outcome, environment_steps: int,
             "loss": None,
             "bytes_up": sent[0],
             "bytes_down": sent[1],
+            "messages_up": session.experiment.config.federation.agents if sent[0] else 0,
+            "messages_down": sent[1] // sent[0] if sent[0] else 0,  # each with the parameters of all
             "refused": 0,
             "seconds": 0.0,
             "greedy": ended.greedy,

@@ -120,6 +120,8 @@ def record_of(method: Method, seed: int, number: int, seen: Round, seconds: floa
         "loss": _known((loss[steps > 0] / steps[steps > 0]).mean()) if loss is not None else None,
         "bytes_up": seen.bytes_up,
         "bytes_down": seen.bytes_down,
+        "messages_up": seen.messages_up,
+        "messages_down": seen.messages_down,
         "refused": seen.refused,
         "seconds": round(seconds, 6),
     }

@@ -81,6 +81,8 @@ def summarise(
         "wall_s": time.perf_counter() - timing.started,
         "bytes_up": sum(record["bytes_up"] for record in sent),
         "bytes_down": sum(record["bytes_down"] for record in sent),
+        "messages_up": sum(record.get("messages_up", 0) for record in sent),
+        "messages_down": sum(record.get("messages_down", 0) for record in sent),
         "model_bytes": _model_bytes(experiment),
         "epsilon": None,
         "versions": versions(),

@@ -6,6 +6,7 @@ from fedrl.stages.control_variates import control_variates
 from fedrl.stages.error_feedback import error_feedback
 from fedrl.stages.flatten import flatten
 from fedrl.stages.importance_averaging import importance_averaging
+from fedrl.stages.lazy import lazy
 from fedrl.stages.one_way import one_way
 from fedrl.stages.quantize import quantize
 from fedrl.stages.random_k import random_k
@@ -22,6 +23,7 @@ __all__ = [
     "error_feedback",
     "flatten",
     "importance_averaging",
+    "lazy",
     "one_way",
     "quantize",
     "random_k",

@@ -60,6 +60,11 @@ def error_feedback(*stages: Stage) -> Stage:
                 f"error_feedback() works around {stage!r}, and the residual would send later what that stage hides "
                 f"now. Put {stage!r} after error_feedback(...), not inside."
             )
+        if stage.withholds:
+            raise UnsoundError(
+                f"error_feedback() works around {stage!r}, which remembers itself what it holds back. Put "
+                "error_feedback(...) inside: lazy(error_feedback(sign()))."
+            )
         if stage.guide is not None:
             raise UnsoundError(
                 f"error_feedback() works around {stage!r}, which steers training and loses nothing. "

@@ -49,6 +49,12 @@ def check_clock(federation: Federation, clock: Clock, agents: int) -> None:
             f"{schedule!r} mixes the parameters that agents end up with, and with payload='gradient' they end up where "
             "they began. Use payload='delta', or a schedule that adds changes such as fed_buff()."
         )
+    holding = [stage for stage in given.get("stages", ()) if stage.withholds]
+    if holding and schedule.toward_model:
+        raise UnsoundError(
+            f"{schedule!r} mixes the parameters that agents end up with, and would take what {holding[0]!r} holds "
+            "back for a return to where they began. Use a schedule that adds changes such as fed_buff()."
+        )
     if learner.statistics is not None and (schedule.restart or schedule.late == "keep"):
         raise UnsoundError(
             f"{learner!r} counts about moments that its agents were sent, and under {schedule!r} others may have been "

@@ -119,7 +119,8 @@ def simulate_clock(
         done = int(between.iterations[0])
         tick = Tick(float(between.table.now_s[0]), done * federation.learner.samples, *log.counts)
         up, down = log.bytes_up(wire.up_bytes), log.sent * wire.down_bytes
-        seen = Round(log.metrics, log.weight, log.refused, up, down, steps=worked, iterations=done, tick=tick)
+        sent = (up, down, log.messages_up, log.sent)
+        seen = Round(log.metrics, log.weight, log.refused, *sent, steps=worked, iterations=done, tick=tick)
         return population, seen
 
     def merge(population: Population, allowed: np.ndarray, log: Log) -> Population:

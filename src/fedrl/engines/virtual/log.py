@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedrl.engines.merging import SIZE
+from fedrl.engines.merging import SIZE, SPOKEN
 
 
 @dataclass
@@ -50,6 +50,11 @@ class Log:
     def bytes_up(self, each: int | None) -> int:
         """What they took: so much each, or what the agents measured."""
         return self.received * each if each is not None else int(self._sums[:, self.names.index(SIZE)].sum())
+
+    @property
+    def messages_up(self) -> int:
+        """Updates that arrived and had something to say."""
+        return int(self._sums[:, self.names.index(SPOKEN)].sum()) if SPOKEN in self.names else self.received
 
     @property
     def metrics(self) -> dict[str, np.ndarray]:

@@ -159,6 +159,8 @@ class Summary(TypedDict):
         wall_s: Time from start to end.
         bytes_up: Of the federated method, over all rounds of one seed.
         bytes_down: Of the federated method, over all rounds of one seed.
+        messages_up: In how many messages.
+        messages_down: In how many messages.
         model_bytes: Of the parameters that a round exchanges, uncompressed.
         epsilon: Privacy loss of the run, None without privacy.
         versions: Of Python and of the packages that compute, by name.
@@ -185,6 +187,8 @@ class Summary(TypedDict):
     wall_s: float
     bytes_up: int
     bytes_down: int
+    messages_up: NotRequired[int]
+    messages_down: NotRequired[int]
     model_bytes: NotRequired[int]
     epsilon: float | None
     versions: dict[str, str]

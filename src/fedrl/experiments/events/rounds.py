@@ -58,6 +58,8 @@ class RoundRecord(Returned, Exchange):
         loss: Mean over agents and local steps.
         bytes_up: Sent by all agents in this round.
         bytes_down: Sent to all agents in this round.
+        messages_up: In how many messages; what a stage holds back is none.
+        messages_down: In how many messages.
         refused: Updates the server left out.
         seconds: Wall time of the round.
         greedy: Return of the greedy policy, for each agent in its own environment; in rounds that evaluate.
@@ -73,6 +75,8 @@ class RoundRecord(Returned, Exchange):
     loss: float | None
     bytes_up: int
     bytes_down: int
+    messages_up: int
+    messages_down: int
     refused: int
     seconds: float
     greedy: NotRequired[list[float | None]]

@@ -10,6 +10,14 @@ from fedrl.experiments.report.run import Run
 from fedrl.experiments.report.tables import table
 
 
+def messages_note(run: Run) -> str:
+    """How many messages it took, as a sentence; nothing for a run that did not count them."""
+    up, down = (count(run.costs.get(name)) for name in ("messages_up", "messages_down"))
+    if up == NOTHING:
+        return ""
+    return f" With one seed, federated agents sent {up} messages and were sent {down}."
+
+
 def consensus_table(run: Run) -> Markup | None:
     """How well neighbours agree: what the spectrum predicts, and what was measured; None with a server."""
     found = run.summary.get("consensus")

@@ -8,7 +8,13 @@ from pathlib import Path
 from fedrl.core.errors import ConfigError
 from fedrl.experiments.quantities import NOTHING, count, duration, ends, short, size
 from fedrl.experiments.report.curves import Curve, curve
-from fedrl.experiments.report.exchange import consensus_table, heterogeneity_table, hierarchy_table, virtual_time_table
+from fedrl.experiments.report.exchange import (
+    consensus_table,
+    heterogeneity_table,
+    hierarchy_table,
+    messages_note,
+    virtual_time_table,
+)
 from fedrl.experiments.report.figures import (
     Figure,
     consensus_figure,
@@ -90,7 +96,7 @@ def _one(run: Run) -> tuple[str, list[object], dict[str, Figure]]:
         card(
             "Communication",
             chart("traffic", "Training return against bytes sent"),
-            f"A method that sends nothing is a level line at its last return.{centralised}",
+            f"A method that sends nothing is a level line at its last return.{centralised}{messages_note(run)}",
         ),
         *_exchange(run, charts),
         _heterogeneity(run),

@@ -104,11 +104,9 @@ class Run:
         last = {(r["method"], r["seed"]): number(r.get("environment_steps")) for r in self.records}
         last = {key: steps for key, steps in last.items() if key[0] not in AFTERWARDS}
         seeds = max(len({r["seed"] for r in self.of("federated")}), 1)
-        added = {
-            "environment_steps": sum(last.values()),
-            "bytes_up": sum(number(r.get("bytes_up")) for r in self.of("federated")) / seeds,
-            "bytes_down": sum(number(r.get("bytes_down")) for r in self.of("federated")) / seeds,
-        }
+        sent = ("bytes_up", "bytes_down", "messages_up", "messages_down")
+        added = {name: sum(number(r.get(name)) for r in self.of("federated")) / seeds for name in sent}
+        added["environment_steps"] = sum(last.values())
         return added | {name: value for name, value in self.summary.items() if value is not None}
 
     def final_range(self, method: str) -> Range:

@@ -1,0 +1,142 @@
+"""Lazy: say something only when there is enough to say.
+
+value + what was held back --worth it?--yes--> stages --> wire
+                               |
+                               no: one bit; all of it is held back until it is worth a message
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.core import codec
+from fedrl.core.checks import check_above_zero, check_positive
+from fedrl.core.codec import Format, Source, travels_as
+from fedrl.core.component import component
+from fedrl.core.errors import UnsoundError, WireError
+from fedrl.core.stage import Stage, pipeline, zeros_like
+from fedrl.core.types import Context, Key, PyTree, Update
+from fedrl.stages.leaves import check_not_encoded
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["spoken", "value"], meta_fields=[])
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A value that travels only if it is spoken.
+
+    Attributes:
+        spoken: bool, whether it travels.
+        value: Arrays, or what a later stage made of them; of no consequence unless spoken.
+    """
+
+    spoken: PyTree
+    value: PyTree
+
+
+@component(
+    "stage",
+    reference="LAG: Chen et al. (2018), https://arxiv.org/abs/1805.09965; "
+    "of policy gradients: Chen et al. (2018), https://arxiv.org/abs/1812.03239",
+)
+def lazy(*stages: Stage, factor: float = 4.0, memory: int = 10) -> Stage:
+    """Hold an update back until it is large beside what the federation as a whole has moved lately.
+
+    With p_k what agent k has to say, its update and all that it held back since it last spoke, it speaks if
+
+        ||p_k||^2 > factor * m,      m <- m + (||mean update||^2 - m) / memory in every round,
+
+    which is the trigger of lazily aggregated gradients (LAG) with geometric weights of earlier steps, m beginning at 0:
+    in the first rounds everybody speaks. A held-back update is all zeros to the server, which keeps its weight, and no
+    message is counted; on the wire it is one byte beside its weight and version. At any time what the server has read
+    and what agents hold back add up to all that they meant to send.
+
+    LAG's server goes on with the gradient that an agent sent last. Here it does not: an update of reinforcement
+    learning is mostly noise, and noise that is used twice does not average out.
+
+    Args:
+        *stages: What a spoken update passes on its way, in order: `lazy(error_feedback(sign()))`. Their state stands
+            still while the agent is silent.
+        factor: How much it takes to speak.
+        memory: Over how many rounds steps are averaged.
+
+    Raises:
+        ConfigError: `factor` or `memory` is not above zero.
+        UnsoundError: A stage inside hides, adds noise, steers training, or is lazy itself.
+    """
+    check_above_zero(factor=factor)
+    check_positive(memory=memory)
+    for stage in stages:
+        if stage.hides or stage.event is not None or stage.guide is not None or stage.withholds:
+            raise UnsoundError(
+                f"lazy() holds back what {stage!r} makes of an update, and that stage hides it, adds noise, steers "
+                f"training or is lazy itself: it needs every round. Put {stage!r} before lazy(...), or leave one out."
+            )
+    inner = pipeline(stages)
+    assert inner.decode is not None
+    read = inner.decode
+
+    def init(value: PyTree) -> tuple[PyTree, PyTree]:
+        shared, local = inner.init(value)
+        return (shared, jnp.float32(0.0)), (local, zeros_like(value))
+
+    def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
+        check_not_encoded(update.value, "lazy()")
+        (inside, moved), (before, held) = shared, local
+        meant = update._replace(value=jax.tree.map(jnp.add, update.value, held))
+        sent, after = inner.encode(key, context, inside, before, meant)
+        silent = (
+            _square(meant.value) <= factor * moved
+        )  # NaN fails the comparison and is sent, for the server to refuse
+
+        def chosen(if_silent: PyTree, if_spoken: PyTree) -> PyTree:
+            return jax.tree.map(lambda quiet, loud: jnp.where(silent, quiet, loud), if_silent, if_spoken)
+
+        kept = chosen(meant.value, zeros_like(meant.value))
+        return sent._replace(value=Held(~silent, sent.value)), (chosen(before, after), kept)
+
+    def decode(shared: PyTree, update: Update) -> Update:
+        spoken, value = update.value.spoken, update.value.value
+        update = read(shared[0], update._replace(value=value))
+        return update._replace(value=jax.tree.map(lambda x: jnp.where(spoken, x, jnp.zeros_like(x)), update.value))
+
+    def finish(key: Key, shared: PyTree, update: Update) -> tuple[Update, PyTree]:
+        inside, moved = shared
+        update, inside = inner.finish(key, inside, update)
+        return update, (inside, moved + (_square(update.value) - moved) / memory)
+
+    return Stage(encode, init, decode=decode, finish=finish, expands=True, weighs=inner.weighs, withholds=True)
+
+
+def _square(value: PyTree) -> jax.Array:
+    """The squared norm of all arrays together."""
+    return sum((jnp.square(leaf).sum() for leaf in jax.tree.leaves(value)), jnp.float32(0.0))
+
+
+def _size(node: Any, entries: Any) -> Any:
+    del entries
+    return 1 + jnp.where(node.spoken, codec.size_bytes(node.value), 0)
+
+
+def _write(node: Held, what: str) -> bytes:
+    return b"\x01" + codec.write_tree(node.value, node.value, what) if node.spoken else b"\x00"
+
+
+def _read(like: Any, source: Source, what: str) -> Held:
+    flag = source.take(1, what)[0]
+    if flag > 1:
+        raise WireError(
+            f"{what}: {flag} tells whether an update follows, which is 0 or 1. The bytes were damaged, or written for "
+            "another federation. Compare what both ends run."
+        )
+    if flag:
+        return Held(np.bool_(True), codec.read_tree(like.value, source, what))
+    return Held(np.bool_(False), jax.tree.map(lambda of: np.zeros(of.shape, of.dtype), like.value))
+
+
+travels_as(Held, Format(_size, _write, _read, varies=True, speaks=lambda node: node.spoken))
