@@ -90,6 +90,8 @@ def rounds_of(
             "loss": float("nan") if i == 1 else 1.0 / i,
             "bytes_up": agents * 36_876 if method == "federated" else 0,
             "bytes_down": agents * 36_880 if method == "federated" else 0,
+            "messages_up": agents if method == "federated" else 0,
+            "messages_down": agents if method == "federated" else 0,
             "refused": 0,
             "seconds": 0.012,
         }
@@ -130,6 +132,8 @@ def summary(
         "wall_s": 14.7,
         "bytes_up": rounds * agents * 36_876,
         "bytes_down": rounds * agents * 36_880,
+        "messages_up": rounds * agents - 2,
+        "messages_down": rounds * agents,
         "epsilon": None,
         "versions": {"python": "3.11.7", "fedrl": "0.1.0", "jax": "0.10.2", "numpy": "2.4.6", "optax": "0.2.8"},
         "revision": "179c14d0a3b1",

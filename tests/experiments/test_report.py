@@ -218,12 +218,14 @@ def test_every_agent_is_in_the_table_with_its_parameters_and_the_best_marked(pag
 
 
 def test_headlines_configuration_citations_and_versions_are_there(page: Page, folder: Path) -> None:
+    messages = json.loads((folder / "summary.json").read_text())["messages_down"]
     for line in CITATIONS:
         assert line in page.text
     assert (folder / "config.toml").read_text() in page.text
     for fact in ("868 k", "22.1 MB", "14.7 s", "4.3 s", "9.22 M", "0.10.2", "179c14d0a3b1", "95 % interval"):
         assert fact in page.text
     assert "interrupted" not in page.text
+    assert f"federated agents sent {messages - 2} messages and were sent {messages}." in page.text
 
 
 def test_names_from_configurations_are_text_and_nothing_else(tmp_path: Path) -> None:

@@ -83,8 +83,10 @@ def test_only_the_federation_sends_anything(records: list[dict[str, Any]]) -> No
     for record in records:
         if record["method"] in ("independent", "centralised"):
             assert record["bytes_up"] == record["bytes_down"] == 0
+            assert record["messages_up"] == record["messages_down"] == 0
         if record["method"] == "federated":
             assert record["bytes_up"] > 0 < record["bytes_down"]
+            assert record["messages_up"] == record["messages_down"] == len(record["agents"])
 
 
 def test_the_summary_says_what_the_records_say(done: Path, records: list[dict[str, Any]]) -> None:
@@ -96,6 +98,7 @@ def test_the_summary_says_what_the_records_say(done: Path, records: list[dict[st
     assert summary["final_return"]["low"] == pytest.approx(min(np.mean(v) for v in final.values()))
     assert set(summary["baselines"]) == METHODS - {"federated"}
     assert summary["bytes_up"] == sum(r["bytes_up"] for r in federated if r["seed"] == 0)
+    assert summary["messages_up"] == summary["messages_down"] == 3 * ROUNDS
     assert summary["environment_steps"] == 3 * 2 * ROUNDS * 48
     assert summary["epsilon"] is None
     assert summary["held_out"]["mean"] is not None
