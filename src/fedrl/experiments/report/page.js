@@ -28,7 +28,7 @@
       displaylogo: false,
       showSendToCloud: false, // plotly.js offers to upload charts unless told otherwise
       plotlyServerURL: "",
-      displayModeBar: innerWidth < 640 ? false : "hover",
+      displayModeBar: document.getElementById(name).clientWidth < 480 ? false : "hover", // it would cover the legend
       modeBarButtonsToRemove: ["lasso2d", "select2d"],
       toImageButtonOptions: { format: "svg", filename: name },
     };

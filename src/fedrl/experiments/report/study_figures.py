@@ -14,6 +14,7 @@ from fedrl.experiments.study.result import Median, Result, Study
 
 AGENTS = "federation.agents"
 WIDE = 20.0
+MOST_LABELS = 40
 Point: TypeAlias = tuple[Result, float, float, float]
 """A setting with a value and the ends of its interval."""
 
@@ -44,12 +45,10 @@ def pareto_figure(study: Study) -> Figure:
     known = [r for r in study["settings"] if math.isfinite(number(r.get("final_return", {}).get("mean")))]
     best = front(known)
     traces: list[Trace] = []
-    for place, (name, group) in enumerate(_groups(study, known, [across(study)]).items()):
+    for place, (name, group) in enumerate(_groups(study, known, _others(study)).items()):
         points = [(r, *_interval(r)) for r in group]
-        traces.append(
-            _marks(points, [r["bytes_up"] for r in group], place, name, error_y=_whiskers(points))
-            | {"mode": "markers", "customdata": [_told(r) for r in group]}
-        )
+        marks = _marks(points, [r["bytes_up"] for r in group], place, name, error_y=_whiskers(points))
+        traces.append(marks | {"customdata": [_told(r) for r in group]} | _labelled(study, group))
     if best:
         line = {"color": "theme:soft", "width": 1.5, "dash": "dot", "shape": "hv"}
         x, y = ([r["bytes_up"] for r in best], [number(r["final_return"]["mean"]) for r in best])
@@ -60,7 +59,7 @@ def pareto_figure(study: Study) -> Figure:
         traces[-1] |= {"marker": ring, "hoverinfo": "skip"}
     layout = layout_of("bytes up, all agents, one seed", "final greedy return per episode")
     layout["hovermode"] = "closest"
-    layout["xaxis"] |= {"ticksuffix": "B"} | _scale([r["bytes_up"] for r in known])
+    layout["xaxis"] |= _scale([r["bytes_up"] for r in known])
     return {"data": traces, "layout": layout}
 
 
@@ -107,9 +106,9 @@ def cost_figure(study: Study) -> Figure:
     """Bytes up as measured against the cost model's, and the line on which they are equal."""
     known = [r for r in study["settings"] if r.get("cost_bytes") and r.get("bytes_up")]
     traces: list[Trace] = []
-    for place, (name, group) in enumerate(_groups(study, known, [across(study)]).items()):
+    for place, (name, group) in enumerate(_groups(study, known, _others(study)).items()):
         points = [(r, r["bytes_up"], r["bytes_up"], r["bytes_up"]) for r in group]
-        traces.append(_marks(points, [number(r["cost_bytes"]) for r in group], place, name) | {"mode": "markers"})
+        traces.append(_marks(points, [number(r["cost_bytes"]) for r in group], place, name) | _labelled(study, group))
     costs = [number(r["cost_bytes"]) for r in known]
     if costs:
         edge = [min(costs), max(costs)]
@@ -119,8 +118,8 @@ def cost_figure(study: Study) -> Figure:
     layout = layout_of("bytes up by the cost model, T K S", "bytes up as measured")
     layout["hovermode"] = "closest"
     scale = _scale([*costs, *(r["bytes_up"] for r in known)])  # the same on both, so that equal is a straight line
-    layout["xaxis"] |= {"ticksuffix": "B"} | scale
-    layout["yaxis"] |= {"ticksuffix": "B", "tickformat": "~s"} | scale
+    layout["xaxis"] |= scale
+    layout["yaxis"] |= {"tickformat": "~s"} | scale
     return {"data": traces, "layout": layout}
 
 
@@ -158,8 +157,7 @@ def heat_figure(study: Study) -> Figure | None:
 def _lines(study: Study, results: Sequence[Result], value: Callable[[Result], Point]) -> list[Trace]:
     """A line for each combination of the other keys."""
     traces = []
-    key = across(study)
-    for place, (name, group) in enumerate(_groups(study, results, [k for k in varied(study) if k != key]).items()):
+    for place, (name, group) in enumerate(_groups(study, results, _others(study)).items()):
         points = [value(r) for r in group]
         traces.append(_marks(points, [_along(study, r) for r in group], place, name, error_y=_whiskers(points)))
     return traces
@@ -178,6 +176,20 @@ def _figure(study: Study, traces: list[Trace], title: str, unit: str, values: Se
         layout["xaxis"] |= {"type": "category", "tickformat": ""}
     layout["yaxis"] |= {"tickformat": "~s", "ticksuffix": unit} | (_scale(values) or {"rangemode": "tozero"})
     return {"data": traces, "layout": layout}
+
+
+def _others(study: Study) -> list[str]:
+    """The varied keys that have a line each, as they do not go along the horizontal axis."""
+    return [key for key in varied(study) if key != across(study)]
+
+
+def _labelled(study: Study, group: Sequence[Result]) -> Trace:
+    """Marks without lines, each with its value along the axis of the other charts; bare where there are too many."""
+    if len(study["settings"]) > MOST_LABELS:
+        return {"mode": "markers"}
+    words = [html.escape(in_words(result["values"][across(study)])) for result in group]
+    font = {"size": 11, "color": "theme:soft"}
+    return {"mode": "markers+text", "text": words, "textposition": "top right", "textfont": font, "cliponaxis": False}
 
 
 def _groups(study: Study, results: Sequence[Result], keys: Sequence[str]) -> Mapping[str, list[Result]]:

@@ -13,6 +13,7 @@ from fedrl.experiments.report.highlight import highlighted
 from fedrl.experiments.report.markup import Markup, element, linked
 from fedrl.experiments.report.shell import card, chart, document, header
 from fedrl.experiments.report.study_figures import (
+    across,
     cost_figure,
     front,
     heat_figure,
@@ -62,7 +63,7 @@ def _study(place: StudyFolder, study: Study, base: Path | None) -> tuple[str, li
     sections: list[object] = [
         header("Study", study["name"], f"{len(study['settings'])} settings · {keys}"),
         _notes(study),
-        _card_pareto(),
+        _card_pareto(study),
         *_way_to_target(study, charts),
     ]
     heat = heat_figure(study)
@@ -84,10 +85,12 @@ def _study(place: StudyFolder, study: Study, base: Path | None) -> tuple[str, li
     return f"{study['name']}, a study", sections, charts
 
 
-def _card_pareto() -> Markup:
+def _card_pareto(study: Study) -> Markup:
+    along = short_names(list(study["grid"]))[across(study)].replace("_", " ")
     about = (
         "Final greedy return, the interquartile mean over seeds with its 95 % bootstrap interval, against the bytes "
-        "that all agents sent. Nothing returns more than a ringed setting for as few bytes."
+        "that all agents sent. Nothing returns more than a ringed setting for as few bytes. Beside each mark stands "
+        f"its value of: {along}."
     )
     return card("Return against bytes", chart("pareto", "Final return against bytes up"), about)
 
@@ -99,7 +102,7 @@ def _way_to_target(study: Study, charts: dict[str, Figure]) -> list[Markup]:
     measures = {r["target"]["measure"] for r in study["settings"] if "target" in r}
     charts |= {
         "to-rounds": target_figure(study, "rounds", "rounds"),
-        "to-bytes": target_figure(study, "bytes_up", "bytes up, all agents", "B"),
+        "to-bytes": target_figure(study, "bytes_up", "bytes up, all agents"),
         "to-seconds": target_figure(study, "seconds", "seconds of training", "s"),
     }
     trio = [chart(name, f"{what} to the target") for name, what in _TRIO.items()]
