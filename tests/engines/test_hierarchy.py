@@ -134,6 +134,20 @@ def test_a_region_answers_for_all_that_was_learned_since_the_root_heard_of_it():
     assert [float(holder.weight) for holder in population.between[1]] == [3.0 * (4 + 4 + 1 + 1), 3.0 * 16]
 
 
+def test_a_nested_federation_counts_the_samples_of_all_its_agents(rarely):
+    inner, _, _ = rarely
+    assert as_learner(inner, 3).samples == 3 * 2 * 2  # agents, local steps, samples of each
+    assert as_learner(federate(as_learner(inner, 3), mean(), local_steps=4), 5).samples == 5 * 4 * 12
+
+
+def test_agents_act_with_what_their_own_edge_holds(rarely):
+    _, _, simulation = rarely
+    population, _ = simulation.round(simulation.init(0))
+    edges = np.stack([flat(holder.server.params) for holder in population.between[0]])
+    held = flat(simulation.params_of(simulation.adopt(population)))
+    np.testing.assert_array_equal(held, np.repeat(edges, 3, axis=0))
+
+
 def test_edges_draw_chance_of_their_own():
     def noisy(key, shared, update):
         value = jax.tree.map(lambda x: x + jax.random.normal(key, x.shape), update.value)

@@ -114,6 +114,12 @@ def test_the_contraction_of_metropolis_weights_is_the_closed_form(graph, factor)
     assert spectral_gap(weights) == pytest.approx(1 - factor, abs=1e-12)
 
 
+def test_metropolis_goes_by_the_busier_end_of_an_edge():
+    expected = np.diag([0.2, 0.8, 0.8, 0.8, 0.8])
+    expected[0, 1:] = expected[1:, 0] = 0.2  # the hub has four neighbours, the others one
+    np.testing.assert_allclose(metropolis().weights(star().adjacency(5, 0)), expected)
+
+
 def test_the_long_run_factor_is_that_of_one_step_whatever_the_period():
     again = Graph(lambda agents, step: ring().adjacency(agents, step), period=3)
     one = contraction(metropolis().weights(ring().adjacency(8, 0)))
