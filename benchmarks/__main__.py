@@ -28,6 +28,7 @@ ALL = (
     "compression",
     "selection",
     "worst_agent",
+    "scalability",
     "asynchronous",
     "drop_out",
 )

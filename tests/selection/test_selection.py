@@ -145,6 +145,10 @@ def test_allocated_steps_are_whole_and_no_more_than_there_are():
     assert steps[2] <= 2
 
 
+def test_balanced_steps_are_rounded_to_the_nearest_and_never_to_none():
+    assert balanced([1.0, 0.77, 0.74, 0.01], 10).plan(4, 1, ()).tolist() == [10, 8, 7, 1]
+
+
 def test_steps_left_over_by_rounding_go_to_the_largest_remainders():
     # log utility: 6 / p - 3 = 10 at p = 6 / 13, so 5.5, 3.33 and 1.17 steps, of which rounding leaves one
     assert allocated(10, [8, 8, 8], [3.0, 2.0, 1.0]).plan(3, 1, ()).tolist() == [6, 3, 1]
