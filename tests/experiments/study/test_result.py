@@ -27,6 +27,13 @@ def test_the_first_round_that_returns_enough_counts_with_all_that_came_before() 
     assert found["seconds"]["median"] == 1.5  # three typical rounds, no compilation
 
 
+def test_virtual_time_is_told_where_there_is_a_clock() -> None:
+    timed = [{**record, "time_s": 7.0 * record["round"]} for record in rows([1.0, None, 5.0, 4.0])]
+    assert reached_by([timed], 4.5, greedy=False)["time_s"] == {"median": 21.0, "low": 21.0, "high": 21.0}
+    assert reached_by([timed], 9.0, greedy=False)["time_s"]["median"] is None
+    assert "time_s" not in reached_by([rows([5.0])], 4.5, greedy=False)
+
+
 def test_greedy_returns_are_the_mean_over_agents() -> None:
     found = reached_by([rows([0.0, 0.0, 0.0], [3.0, 4.9, 5.0])], 5.0, greedy=True)
     assert found["rounds"]["median"] == 3

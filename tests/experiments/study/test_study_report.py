@@ -25,8 +25,13 @@ BASE: dict[str, Any] = {
 GRID = {"federation.agents": [2, 20, 200], "federation.stages.quantize.bits": [2, 8]}
 
 
-def make_study(folder: Path, grid: dict[str, list[Any]] = GRID, target: float | None = 3.0, skip: int = 0) -> Path:
-    """All settings but the last `skip` have run; with two bits, no seed gets to a return of 3."""
+def make_study(
+    folder: Path, grid: dict[str, list[Any]] = GRID, target: float | None = 3.0, skip: int = 0, clock: bool = False
+) -> Path:
+    """All settings but the last `skip` have run; with two bits, no seed gets to a return of 3.
+
+    With a clock a round takes two virtual seconds.
+    """
     place = create(folder, plan_of(BASE, grid, target=target))
     settings = place.plan.settings
     for setting in settings[: len(settings) - skip]:
@@ -47,6 +52,7 @@ def make_study(folder: Path, grid: dict[str, list[Any]] = GRID, target: float | 
                 "seconds": 0.25,
             }
             | ({"greedy": [step * i + 0.1 * seed] * 2} if i == 4 else {})
+            | ({"time_s": 2.0 * i} if clock else {})
             for seed in range(3)
             for i in range(1, 5)
         ]
@@ -60,7 +66,7 @@ def make_study(folder: Path, grid: dict[str, list[Any]] = GRID, target: float | 
             "wall_s": 3.0,
             "bytes_up": 40 * bits * agents,
             "citations": ["Somebody (2020), https://example.org/x"],
-        }
+        } | ({"virtual_time": {"time_s": 8.0}} if clock else {})
         (run / "config.toml").write_text("")
         (run / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
         (run / "summary.json").write_text(json.dumps(summary))
@@ -101,6 +107,14 @@ def test_a_setting_that_never_gets_there_is_shown_as_such(page: Page) -> None:
     assert page.line("to-seconds", "not reached")["y"] == [1.0, 1.0, 1.0]
     assert page.line("to-rounds", "bits 8")["y"] == [3, 3, 3]
     assert page.line("to-bytes", "bits 8")["y"] == [480, 4800, 48000]
+
+
+def test_a_study_on_a_virtual_clock_shows_its_time_to_the_target(tmp_path: Path) -> None:
+    page = Page(write_study_report(make_study(tmp_path / "timed", skip=1, clock=True)))
+    assert page.line("to-time", "bits 8")["y"] == [6.0, 6.0]
+    assert page.line("to-time", "not reached")["y"] == [8.0, 8.0, 8.0]
+    assert next(row for row in page.rows if row[:3] == ["2", "2", "8"])[-2:] == ["750 ms", "6.0 s"]
+    assert {len(row) for row in page.rows if row and row[0] in ("1", "2", "6")} == {13}
 
 
 def test_the_front_holds_what_nothing_beats(page: Page, folder: Path) -> None:

@@ -65,7 +65,7 @@ def pareto_figure(study: Study) -> Figure:
 
 def target_figure(study: Study, cost: str, title: str, unit: str = "") -> Figure:
     """What it took to reach the target along the axis; what was spent in vain where it was not reached."""
-    timed = [r for r in study["settings"] if "target" in r]
+    timed = [r for r in study["settings"] if cost in r.get("target", {})]
 
     def spread(result: Result) -> Point:
         found: Median = result["target"][cost]  # type: ignore[literal-required]
@@ -73,7 +73,7 @@ def target_figure(study: Study, cost: str, title: str, unit: str = "") -> Figure
         return result, middle, low, high if math.isfinite(high) else middle
 
     traces = _lines(study, [r for r in timed if math.isfinite(spread(r)[1])], spread)
-    spent = {"seconds": "spent_s"}.get(cost, cost)
+    spent = {"seconds": "spent_s", "time_s": "virtual_s"}.get(cost, cost)
     vain = [r for r in timed if not math.isfinite(spread(r)[1])]
     if vain:
         traces.append(

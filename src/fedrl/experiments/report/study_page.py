@@ -96,7 +96,7 @@ def _card_pareto(study: Study) -> Markup:
 
 
 def _way_to_target(study: Study, charts: dict[str, Figure]) -> list[Markup]:
-    """Rounds, bytes and seconds until the target."""
+    """Rounds, bytes and seconds until the target, and seconds on the virtual clock where there is one."""
     if study["target"] is None:
         return []
     measures = {r["target"]["measure"] for r in study["settings"] if "target" in r}
@@ -105,7 +105,9 @@ def _way_to_target(study: Study, charts: dict[str, Figure]) -> list[Markup]:
         "to-bytes": target_figure(study, "bytes_up", "bytes up, all agents"),
         "to-seconds": target_figure(study, "seconds", "seconds of training", "s"),
     }
-    trio = [chart(name, f"{what} to the target") for name, what in _TRIO.items()]
+    if has_virtual_time(study):
+        charts["to-time"] = target_figure(study, "time_s", "seconds on the virtual clock", "s")
+    trio = [chart(name, f"{what} to the target") for name, what in _TO_TARGET.items() if name in charts]
     about = (
         f"Until the {' or '.join(sorted(measures)) or 'greedy'} return, the mean over agents, is first at least "
         f"{short(study['target'])}: the median over seeds and their range. A cross is a setting in which most "
@@ -114,7 +116,12 @@ def _way_to_target(study: Study, charts: dict[str, Figure]) -> list[Markup]:
     return [card(f"The way to {short(study['target'])}", element("div", trio, class_="trio"), about)]
 
 
-_TRIO = {"to-rounds": "Rounds", "to-bytes": "Bytes", "to-seconds": "Seconds"}
+_TO_TARGET = {"to-rounds": "Rounds", "to-bytes": "Bytes", "to-seconds": "Seconds", "to-time": "Virtual time"}
+
+
+def has_virtual_time(study: Study) -> bool:
+    """Whether a setting was timed on a virtual clock."""
+    return any("time_s" in r["target"] for r in study["settings"] if "target" in r)
 
 
 def _notes(study: Study) -> list[Markup]:
@@ -132,14 +139,15 @@ def _settings_table(study: Study, base: Path | None) -> Markup:
     best = {r["folder"] for r in front([r for r in study["settings"] if _known(r)])}
     columns = ["final return", "95 % interval", "seeds", "bytes up", "bytes down", "wall time"]
     if study["target"] is not None:
-        columns += [f"{what} to {short(study['target'])}" for what in ("rounds", "bytes up", "seconds")]
+        costs = ("rounds", "bytes up", "seconds", *(["virtual time"] if has_virtual_time(study) else []))
+        columns += [f"{what} to {short(study['target'])}" for what in costs]
     head = [element("th", "setting", scope="col")]
     head += [element("th", name.replace("_", " "), scope="col", class_="number") for name in names.values()]
     head += [element("th", name, scope="col", class_="number") for name in columns]
     rows = []
     for i, result in enumerate(study["settings"], 1):
         cells = [element("td", in_words(value), class_="number") for value in result["values"].values()]
-        told = [*_outcome(result), *(_reached(result) if study["target"] is not None else [])]
+        told = [*_outcome(result), *_reached(result)][: len(columns)]
         marked = "number best" if result["folder"] in best else "number"
         cells += [element("td", cell, class_=marked if j == 0 else "number") for j, cell in enumerate(told)]
         rows.append(element("tr", element("th", _link(result, i, base), scope="row"), cells))
@@ -173,8 +181,9 @@ def _outcome(result: Result) -> list[str]:
 def _reached(result: Result) -> list[str]:
     found = result.get("target")
     if found is None:
-        return [NOTHING] * 3
-    return [rounds_to(found), _middle(found["bytes_up"], size), _middle(found["seconds"], duration)]
+        return [NOTHING] * 4
+    timed = _middle(found["time_s"], duration) if "time_s" in found else NOTHING
+    return [rounds_to(found), _middle(found["bytes_up"], size), _middle(found["seconds"], duration), timed]
 
 
 def _middle(found: Median, words: object) -> str:

@@ -20,7 +20,7 @@ from fedrl.experiments.folder import RunFolder
 from fedrl.experiments.quantities import number
 from fedrl.experiments.study.plan import Setting
 
-COSTS = ("rounds", "environment_steps", "bytes_up", "seconds")
+COSTS = ("rounds", "environment_steps", "bytes_up", "seconds", "time_s")
 
 
 class Median(TypedDict):
@@ -42,6 +42,7 @@ class Reached(TypedDict):
         environment_steps: Of all agents.
         bytes_up: Of all agents.
         seconds: The rounds times the median time of a round; compilation and evaluation are left out.
+        time_s: Seconds on the virtual clock; left out without one.
     """
 
     measure: Literal["greedy", "training"]
@@ -51,6 +52,7 @@ class Reached(TypedDict):
     environment_steps: Median
     bytes_up: Median
     seconds: Median
+    time_s: NotRequired[Median]
 
 
 class Result(TypedDict):
@@ -72,6 +74,7 @@ class Result(TypedDict):
         target: What it took to get to the study's target.
         steps_per_second: Of the environment, all agents.
         spent_s: The rounds of a seed times the median time of a round.
+        virtual_s: Seconds on the virtual clock, if there is one, the mean over seeds.
         compile_s: Time spent compiling.
         wall_s: Time it took.
         programs: How often each program was compiled for it, one for each device.
@@ -92,6 +95,7 @@ class Result(TypedDict):
     target: NotRequired[Reached]
     steps_per_second: NotRequired[float | None]
     spent_s: NotRequired[float]
+    virtual_s: NotRequired[float]
     compile_s: NotRequired[float | None]
     wall_s: NotRequired[float | None]
     programs: NotRequired[dict[str, int]]
@@ -152,6 +156,8 @@ def result_of(
         "compile_s": summary.get("compile_s"),
         "wall_s": summary.get("wall_s"),
     }
+    if "virtual_time" in summary:
+        result["virtual_s"] = summary["virtual_time"]["time_s"]
     if target is not None:
         result["target"] = reached_by(seeds, target, greedy=config.evaluation.every > 0)
     if programs is not None:
@@ -169,7 +175,7 @@ def reached_by(seeds: Sequence[Sequence[Mapping[str, Any]]], target: float, *, g
     """
     found = [_first(rows, target, greedy) for rows in seeds]
     columns = {cost: _median([each[cost] for each in found]) for cost in COSTS}
-    return Reached(
+    reached = Reached(
         measure="greedy" if greedy else "training",
         seeds=len(seeds),
         reached=sum(math.isfinite(each["rounds"]) for each in found),
@@ -178,6 +184,9 @@ def reached_by(seeds: Sequence[Sequence[Mapping[str, Any]]], target: float, *, g
         bytes_up=columns["bytes_up"],
         seconds=columns["seconds"],
     )
+    if any("time_s" in record for rows in seeds for record in rows):
+        reached["time_s"] = columns["time_s"]
+    return reached
 
 
 def _first(rows: Sequence[Mapping[str, Any]], target: float, greedy: bool) -> dict[str, float]:
@@ -187,7 +196,8 @@ def _first(rows: Sequence[Mapping[str, Any]], target: float, greedy: bool) -> di
         value = _mean(record) if greedy else number(record["return"])
         if value >= target:
             seconds = record["round"] * _round_s(rows)
-            return dict(zip(COSTS, (record["round"], record["environment_steps"], sent, seconds), strict=True))
+            time_s = record.get("time_s", math.inf)
+            return dict(zip(COSTS, (record["round"], record["environment_steps"], sent, seconds, time_s), strict=True))
     return dict.fromkeys(COSTS, math.inf)
 
 
