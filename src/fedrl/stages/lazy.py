@@ -57,7 +57,9 @@ def lazy(*stages: Stage, factor: float = 4.0, memory: int = 10) -> Stage:
     and what agents hold back add up to all that they meant to send.
 
     LAG's server goes on with the gradient that an agent sent last. Here it does not: an update of reinforcement
-    learning is mostly noise, and noise that is used twice does not average out.
+    learning is mostly noise, and noise that is used twice does not average out. The price: where agents are unlike,
+    their updates do not vanish at the common optimum, so they go on speaking now and then, when LAG's would have fallen
+    silent.
 
     Args:
         *stages: What a spoken update passes on its way, in order: `lazy(error_feedback(sign()))`. Their state stands
