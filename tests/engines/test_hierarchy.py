@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from fedrl.aggregators import fedadam, mean, median
+from fedrl.aggregators import fedadam, fedavgm, mean, median
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import federate
 from fedrl.core.stage import Stage
@@ -106,6 +106,16 @@ def test_with_periods_it_is_a_federation_of_federations(rarely):
     found, _ = ran(simulation, 12)
     np.testing.assert_allclose(flat(found.server.params), flat(expected.server.params), rtol=1e-5, atol=1e-6)
     assert np.abs(flat(found.server.params)).max() > 0.1
+
+
+def test_the_optimiser_of_upper_servers_is_that_of_the_root_in_a_federation_of_federations(rarely):
+    inner, fleet, _ = rarely
+    upper = fedavgm(0.5, 0.9)
+    found, _ = ran(hierarchy(inner, fleet, tree([3], periods=[1, 2]), upper_opt=upper, devices=DEVICE), 8)
+    root = federate(as_learner(inner, 3), mean(), local_steps=2, server_opt=upper)
+    grouped = jax.tree.map(lambda x: x.reshape(4, 3, -1), fleet)
+    expected, _ = ran(simulate(root, grouped, devices=DEVICE), 4)
+    np.testing.assert_allclose(flat(found.server.params), flat(expected.server.params), rtol=1e-5, atol=1e-6)
 
 
 def test_between_two_merges_edges_differ_and_the_root_stands_still(rarely):

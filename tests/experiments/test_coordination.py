@@ -15,6 +15,7 @@ from fedrl.core.component import cite
 from fedrl.core.errors import ConfigError, FedrlError
 from fedrl.experiments.build import build
 from fedrl.experiments.config import dump, load
+from fedrl.experiments.coordination import simulation_of
 from fedrl.experiments.evaluate import returns_of
 from fedrl.experiments.quantities import short
 from fedrl.experiments.reading import trained
@@ -189,12 +190,28 @@ def test_the_resolved_configuration_names_who_coordinates() -> None:
     assert cite(build(load(base, [*TREE, EDGES])).coordination)
 
 
+def test_the_optimiser_of_upper_servers_comes_from_the_file(config: Path) -> None:
+    roots = []
+    for changes in ([], ["federation.upper_optimizer={name='fedavg', learning_rate=0.5}"]):
+        experiment = build(load(config, [*TREE, RARELY, *changes]))
+        assert build(experiment.config).config == experiment.config
+        simulation = simulation_of(experiment, experiment.methods[0])
+        population = simulation.init(0)
+        for _ in range(3):  # the root has merged once
+            population, _ = simulation.round(population)
+        roots.append(np.asarray(population.server.params["q"]))
+    assert np.abs(roots[0]).max() > 0
+    np.testing.assert_allclose(roots[1], roots[0] / 2, rtol=1e-6)
+
+
 WRONG = [
     ("federation.topology=rung", ["federation.topology.name is 'rung'", "Did you mean 'ring'?"]),
     ("federation.mixing=metropolis", ["federation.mixing is 'metropolis'", "neighbours", "federation.topology"]),
     ("federation.consensus_steps=3", ["federation.consensus_steps is 3", "neighbours"]),
     ("federation.consensus_steps=0", ["federation.consensus_steps is 0", "at least 1"]),
     ("federation={agents=3, topology='ring', server_optimizer='fedavgm'}", ["server_optimizer", "needs a server"]),
+    (f"federation={{agents=3, {EDGES.partition('.')[2]}, upper_optimizer='fedavgm'}}", ["upper_optimizer", "periods"]),
+    ("federation.upper_optimizer=fedavgm", ["federation.upper_optimizer is 'fedavgm'", "federation.hierarchy"]),
     ("federation={agents=3, topology='ring', stages=['quantize']}", ["federation.stages", "needs a server"]),
     ("federation={agents=3, topology='ring', payload='gradient'}", ["federation.payload", "needs a server"]),
     ("federation={agents=3, topology='ring', hierarchy={name='tree', branching=[2]}}", ["hierarchy", "a server"]),

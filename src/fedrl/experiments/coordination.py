@@ -8,11 +8,13 @@ federation.clock           one server, on a clock       engines.virtual
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import jax
+import optax
 
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import Federation
@@ -78,6 +80,12 @@ def coordination_of(chosen: FederationConfig, federation: Federation) -> Coordin
                 "agents of a tree train in compiled programs. Use a compiled environment, or leave the hierarchy out."
             )
         assert isinstance(tree, Tree)
+        if upper_optimizer_of(chosen) is not None and max(tree.periods) == 1:
+            raise ConfigError(
+                f"federation.upper_optimizer is {chosen.upper_optimizer!r}, and in {tree!r} every server but the root "
+                "passes on what it hears. Use federation.server_optimizer, which is the root's, or give the tree "
+                "periods."
+            )
         return tree
     if chosen.clock is not None:
         named = {"name": "clock", **chosen.clock} if isinstance(chosen.clock, Mapping) else chosen.clock  # the only one
@@ -98,10 +106,20 @@ def coordination_of(chosen: FederationConfig, federation: Federation) -> Coordin
     return Neighbours(graph, mixing, rule, chosen.consensus_steps)
 
 
+def upper_optimizer_of(chosen: FederationConfig) -> optax.GradientTransformation | None:
+    """Build what servers above servers do with the change of those below."""
+    if chosen.upper_optimizer is None:
+        return None
+    built = catalogue.build("server_optimizer", chosen.upper_optimizer, "federation.upper_optimizer")
+    return typing.cast(optax.GradientTransformation, built)
+
+
 def resolved(chosen: FederationConfig, coordination: Coordination) -> FederationConfig:
     """The section with the defaults of the coordination filled in."""
     if isinstance(coordination, Tree):
-        return replace(chosen, hierarchy=catalogue.table_of(coordination))
+        upper = upper_optimizer_of(chosen)
+        table = None if upper is None else catalogue.table_of(upper)
+        return replace(chosen, hierarchy=catalogue.table_of(coordination), upper_optimizer=table)
     if isinstance(coordination, Clock):
         return replace(chosen, clock=catalogue.table_of(coordination))
     if isinstance(coordination, Neighbours):
@@ -125,7 +143,8 @@ def simulation_of(experiment: Experiment, method: Method, devices: Sequence[jax.
 
         return _planned(experiment, method, simulate_host(federation, fleet, local_steps=steps))
     if isinstance(where, Tree):
-        return hierarchy(federation, fleet, where, local_steps=steps, devices=devices)
+        upper = upper_optimizer_of(experiment.config.federation)
+        return hierarchy(federation, fleet, where, upper_opt=upper, local_steps=steps, devices=devices)
     if isinstance(where, Neighbours):
         graph, mixing, rule, often = where.graph, where.mixing, where.rule, where.consensus_steps
         return gossip(federation, fleet, graph, mixing, rule, consensus_steps=often, local_steps=steps, devices=devices)

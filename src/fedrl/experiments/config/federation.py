@@ -14,6 +14,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
 from fedrl.core.stage import Stage
 from fedrl.engines.gossip import gossip
+from fedrl.engines.hierarchy import hierarchy
 from fedrl.engines.virtual.clock import Clock
 from fedrl.experiments.catalogue import Table
 from fedrl.experiments.values import at_least
@@ -23,9 +24,9 @@ from fedrl.topologies.rules import Rule
 from fedrl.topologies.trees import Tree
 from fedrl.topologies.weights import Mixing
 
-_FEDERATE, _GOSSIP = (
+_FEDERATE, _GOSSIP, _HIERARCHY = (
     {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
-    for function in (federate, gossip)
+    for function in (federate, gossip, hierarchy)
 )
 
 
@@ -42,6 +43,8 @@ class FederationConfig:
         aggregator: The rule that merges updates.
         stages: What an update passes on its way, in order.
         server_optimizer: What the server does with the merged update; FedAvg by default.
+        upper_optimizer: In a hierarchy with periods, what servers above servers do with the merged change of those
+            below; they adopt all of it by default.
         payload: "delta" or "gradient".
         clock: The devices behind agents and when the server merges, on a virtual clock.
         hierarchy: A tree of servers instead of a single one.
@@ -58,6 +61,7 @@ class FederationConfig:
     aggregator: Table | str | Aggregator = "mean"
     stages: Sequence[Table | str | Stage] = ()
     server_optimizer: Table | str | optax.GradientTransformation | None = _FEDERATE["server_opt"]
+    upper_optimizer: Table | str | optax.GradientTransformation | None = _HIERARCHY["upper_opt"]
     payload: str = _FEDERATE["payload"]
     clock: Table | str | Clock | None = None
     hierarchy: Table | str | Tree | None = None
@@ -101,6 +105,11 @@ class FederationConfig:
             raise ConfigError(
                 "federation.clock and federation.hierarchy are both given. The clock is that of a single server; a "
                 "tree has latencies of its own (latency_s, bytes_per_s). Leave one of them out."
+            )
+        if self.upper_optimizer is not None and self.hierarchy is None:
+            raise ConfigError(
+                f"federation.upper_optimizer is {self.upper_optimizer!r}. It is of servers above servers, and there "
+                "are none. Leave it out, use federation.server_optimizer, or give federation.hierarchy."
             )
         if self.topology is None:
             misplaced, lacking = ["mixing", "gossip", "consensus_steps"], "is about neighbours, and there are none"
