@@ -190,6 +190,14 @@ class TestCoordinated:
         assert (first.steps > 0).tolist() == (second.steps == 0).tolist()
         assert np.isfinite(population.between.selection.value).tolist() == (first.steps > 0).tolist()
 
+    def test_a_schedule_that_goes_by_the_loss_hears_of_it(self):
+        simulation = self.made(workload=from_loss(4))
+        population = simulation.init(0)
+        for _ in range(10):
+            population, _ = simulation.round(population)
+        progress = population.between.workload
+        assert 0.0 < progress.last < 0.9 * progress.first
+
     def test_every_round_of_every_run_draws_a_cohort_of_its_own(self):
         simulation, cohorts = self.made(uniform(2)), []
         for seed in (0, 1):
