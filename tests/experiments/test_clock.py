@@ -153,7 +153,10 @@ WRONG = [
         [CLOCK, "federation.selection={name='uniform', cohort=2}"],
         ["federation.selection", "says who works when", "concurrency"],
     ),
-    ([CLOCK, "federation.local_steps={name='ramp', first=3, last=1, rounds=3}"], ["federation.local_steps", "clock"]),
+    (
+        [CLOCK, "federation.local_steps={name='ramp', first=3, last=1, rounds=3}"],
+        ["federation.local_steps", "or use synchronous"],
+    ),
     ([CLOCK, "federation.hierarchy={name='tree', branching=[3]}"], ["federation.hierarchy", "latency_s", "Leave one"]),
     ([CLOCK, "federation.topology=ring"], ["federation.clock", "needs a server"]),
     (["federation.clock={step_s=[1, 2]}"], ["step_s has 2 entries", "3 agents"]),

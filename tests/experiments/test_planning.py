@@ -69,6 +69,18 @@ def test_a_run_on_a_budget_keeps_to_it_and_says_whose_updates_were_sent(small, t
     assert not any("admitted" in r for r in alone)
 
 
+def test_local_steps_are_balanced_by_the_times_of_a_clock(small, tmp_path):
+    balanced = "federation.local_steps={name='balanced_by_time', most=4}"
+    fedrl.run(
+        small, tmp_path / "run", overrides=[balanced, "federation.clock={step_s=[1.0, 2.0, 4.0]}", "baselines={}"]
+    )
+    mine = [r for r in records(tmp_path / "run") if r["seed"] == 0]
+    assert [r["time_s"] for r in mine] == [4.0, 8.0, 12.0, 16.0]  # one step each, then 4, 2 and 1
+    assert [r["environment_steps"] for r in mine] == [16 * n for n in (3, 10, 17, 24)]
+    with pytest.raises(ConfigError, match=r"a schedule from round to round, and under fed_async"):
+        build(load(small, [balanced, "federation.clock={schedule='fed_async'}"]))
+
+
 def test_what_is_resolved_builds_the_same_plan(small):
     experiment = build(load(small, [SELECTION, SCHEDULE, ADMISSION]))
     again = build(parse(as_dict(experiment.config)))
@@ -97,6 +109,7 @@ def test_a_budget_below_one_update_is_refused_before_anybody_trains(small, tmp_p
         ("federation.selection={name='unifrom', cohort=2}", r"federation.selection.name.*Did you mean 'uniform'"),
         ("federation.local_steps={name='ramp', first=0, last=1, rounds=3}", r"first is 0"),
         ("federation.local_steps={name='balanced', speeds=[1.0], most=2}", r"speeds has 1 entries"),
+        ("federation.local_steps={name='balanced_by_time', most=4}", r"a simulation without a clock has no time"),
         ("federation.admission={name='by_priority'}", r"federation.admission lacks 'budget_bytes'"),
         ("federation.admission={name='by_priority', budget_bytes=9, usefulness='size'}", r"usefulness is 'size'"),
         ("federation.local_steps=0", r"federation.local_steps is 0"),

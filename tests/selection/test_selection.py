@@ -1,5 +1,7 @@
 """Who is asked and how much each works, by rules worked out by hand; the rounds of a coordinated simulation."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -12,12 +14,14 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
 from fedrl.engines.blocks import simulate
 from fedrl.engines.coordination import asked, coordinated
+from fedrl.engines.virtual import clock, simulate_clock
 from fedrl.experiments import checkpoint
 from fedrl.learners import sgd
 from fedrl.selection import (
     allocate,
     allocated,
     balanced,
+    balanced_by_time,
     by_capacity,
     by_utility,
     from_loss,
@@ -28,7 +32,7 @@ from fedrl.selection import (
     uniform,
 )
 from fedrl.selection.selection import Known
-from quadratic import FLEET, quadratic
+from quadratic import FLEET, flat, quadratic
 
 RULES = [uniform(3), round_robin(3), by_utility(3), power_of_choice(3, 5), by_capacity(3, [1.0, 2, 3, 4, 5, 6, 7])]
 AGENTS = 7
@@ -247,6 +251,8 @@ class TestCoordinated:
         lambda: by_capacity(1, [1.0]).choose(rng(), 2, 1, ()),
         lambda: ramp(0, 1, 1),
         lambda: balanced([1.0], 2).plan(2, 1, ()),
+        lambda: balanced_by_time(2, first=3),
+        lambda: balanced_by_time(2, memory=1.0),
         lambda: allocated(1, [1, 1], [1.0, 1.0]),
         lambda: allocate(1.0, [1.0], [1.0, 2.0]),
         lambda: allocate(1.0, [1.0], [1.0], "cubic"),
@@ -255,3 +261,76 @@ class TestCoordinated:
 def test_what_makes_no_plan_is_refused(wrong):
     with pytest.raises(ConfigError):
         wrong()
+
+
+class TestBalancedByTime:
+    def test_follows_its_formula(self):
+        rule = balanced_by_time(8, first=2, memory=0.75)
+        state = rule.init(3)
+        assert rule.plan(3, 1, state).tolist() == [2, 2, 2]
+        state = rule.hear(state, np.arange(3), {"duration_s": np.array([2.0, 8.0, np.nan])})  # 1 and 4 s a step
+        assert rule.plan(3, 2, state).tolist() == [8, 2, 2]
+        state = rule.hear(state, np.array([0, 2]), {"duration_s": np.array([40.0, 1.0])})  # 5 and 0.5 s a step
+        np.testing.assert_allclose(state.step_s, [0.75 * 1 + 0.25 * 5, 4.0, 0.5])
+        assert rule.plan(3, 3, state).tolist() == [2, 1, 8]
+
+    @given(st.lists(st.floats(0.01, 100.0), min_size=2, max_size=8), st.integers(1, 30))
+    def test_rounds_end_together_as_far_as_whole_steps_let_them(self, step_s, most):
+        rule = balanced_by_time(most)
+        state = rule.hear(rule.init(len(step_s)), np.arange(len(step_s)), {"duration_s": np.array(step_s)})
+        steps, fastest = rule.plan(len(step_s), 2, state), most * min(step_s)
+        assert 1 <= steps.min() <= steps.max() == most
+        late = np.abs(steps * step_s - fastest) > np.array(step_s) / 2 * (1 + 1e-5)
+        assert not late[steps > 1].any()  # half a step at most, but for those whose one step takes longer
+
+    def test_after_speeds_change_rounds_end_together_again(self):
+        """A source of durations that any engine might be: what it tells is all that the rule knows."""
+        rule = balanced_by_time(12, memory=0.5)
+        told = replace(self.timed(rule), round=self.with_durations(self.timed(rule)))
+        simulation = coordinated(told, workload=rule)
+        population, spread = simulation.init(0), []
+        for number in range(1, 21):
+            population, seen = simulation.round(population)
+            took = seen.steps * self.step_s(number)
+            spread.append(took.max() / took.min())
+        assert spread[0] == 4.0  # one step each, before anything is known
+        assert max(spread[2:10]) < 1.15
+        assert spread[10] > 3.0  # the fastest has become the slowest
+        assert max(spread[15:]) < 1.15
+
+    def step_s(self, number):
+        return np.array([1.0, 2.0, 4.0, 1.0] if number <= 10 else [4.0, 2.0, 1.0, 1.0])
+
+    def timed(self, rule):
+        federation = federate(quadratic(sgd(0.1)), mean(), local_steps=rule.most, tells=rule.asks)
+        return simulate(federation, FLEET, devices=jax.devices()[:1])
+
+    def with_durations(self, simulation):
+        def round(population, cohort=None, talk=True):
+            number = int(population.server.version) + 1
+            steps = np.concatenate([np.asarray(b.steps)[np.asarray(b.agent) >= 0] for b in population.blocks])
+            population, seen = simulation.round(population, cohort, talk)
+            assert np.isnan(seen.told["duration_s"]).all()  # a compiled program knows nothing of time
+            return population, seen._replace(told={"duration_s": steps * self.step_s(number)})
+
+        return round
+
+    def test_on_a_virtual_clock_agents_tell_their_times_and_a_round_takes_as_long_as_the_fastest(self):
+        rule = balanced_by_time(8)
+        federation = federate(quadratic(sgd(0.1)), mean(), local_steps=8, tells=rule.asks)
+        devices = clock(step_s=[1.0, 2.0, 4.0, 1.0], latency_s=0.5)
+        simulation = coordinated(simulate_clock(federation, FLEET, devices, devices=jax.devices()[:1]), workload=rule)
+        population, times, steps = simulation.init(0), [0.0], []
+        for _ in range(4):
+            x = flat(population.server.params)
+            population, seen = simulation.round(population)
+            times.append(seen.tick.time_s)
+            steps.append(seen.steps.tolist())
+        assert steps == [[1, 1, 1, 1]] + 3 * [[8, 4, 2, 8]]
+        assert np.diff(times).tolist() == [5.0, 9.0, 9.0, 9.0]  # both messages take a second; 8 steps each: 33
+        np.testing.assert_allclose(seen.told["duration_s"], 8.0)
+        assert seen.iterations == 4 + 3 * 22
+        assert seen.bytes_up == 4 * (3 * 4 + 4 + 4 + 4)
+        shrink = (1 - 0.1 * FLEET.curvature) ** np.array(steps[-1])[:, None]  # so many steps, indeed
+        led, weight = FLEET.minimum + shrink * (x - FLEET.minimum), np.array(steps[-1])
+        np.testing.assert_allclose(flat(population.server.params), weight @ led / weight.sum(), rtol=1e-4)

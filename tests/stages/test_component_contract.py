@@ -51,6 +51,7 @@ from fedrl.learners.optimizers import descend
 from fedrl.selection import (
     allocated,
     balanced,
+    balanced_by_time,
     by_capacity,
     by_priority,
     by_utility,
@@ -135,6 +136,7 @@ EXAMPLES = {
         ramp(1, 4, 10),
         from_loss(8, best=500.0),
         balanced((1.0, 2.0), 4),
+        balanced_by_time(4),
         allocated(4, (3, 3), (1.0, 2.0)),
     ],
     "staleness": [constant(), polynomial(0.5), hinge(10.0, 4.0)],

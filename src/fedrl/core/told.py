@@ -9,7 +9,10 @@ What is told passes beside the pipeline: stages don't clip it, add noise to it o
     "norm"      the L2 norm of its update, before any stage
     "return"    the mean return of the episodes that ended in the round; NaN if none did
     "loss"      the mean loss over its local steps
+    "duration_s"        how long its local steps took, in seconds
     "setting/length"    a parameter of its environment, by name
+
+A program does not know how long it takes. Who runs the agent fills that in (`fedrl.engines.virtual`); else it is NaN.
 """
 
 from __future__ import annotations
@@ -24,8 +27,9 @@ from fedrl.core.checks import check_one_of
 from fedrl.core.errors import ConfigError, UnsoundError, nearest
 from fedrl.core.types import Context, Metrics, PyTree
 
-TOLD = ("agent", "norm", "return", "loss")
-NEEDS = {"agent": (), "norm": (), "return": ("episodes", "episode_return"), "loss": ("loss",)}
+DURATION = "duration_s"
+TOLD = ("agent", "norm", "return", "loss", DURATION)
+NEEDS = {"agent": (), "norm": (), DURATION: (), "return": ("episodes", "episode_return"), "loss": ("loss",)}
 SETTING = "setting/"
 """What the name of a parameter of an agent's environment follows, where it is asked for."""
 
@@ -121,6 +125,8 @@ def _answer(name: str, context: Context, value: PyTree) -> jax.Array:
     measured = context.metrics
     if name.startswith(SETTING):
         return context.settings[name]
+    if name == DURATION:
+        return jnp.float32(jnp.nan)
     if name == "agent":
         return jnp.asarray(context.agent, jnp.int32)
     if name == "norm":

@@ -40,7 +40,7 @@ def coordinated(
     trains as many steps as the simulation was made for.
 
     Args:
-        simulation: Of the blocks engine.
+        simulation: Of the blocks engine, or on a virtual clock whose schedule is synchronous.
         selection: Who is asked; everybody by default.
         workload: How many local steps; as many as the simulation was made for by default.
     """
@@ -65,14 +65,16 @@ def coordinated(
             cohort = selection.choose(rng, agents, number, planner.selection)
         ids = np.arange(agents) if cohort is None else np.unique(cohort)
         if workload is not None:
-            bare = _assigned(bare, _within(workload.plan(agents, number, planner.workload), workload))
-        steps = np.where(np.isin(np.arange(agents), ids), _steps_of(bare, agents), 0)
+            bare = simulation.assign(bare, _within(workload.plan(agents, number, planner.workload), workload))
+        planned = np.where(np.isin(np.arange(agents), ids), _steps_of(bare, agents), 0)
         after, seen = simulation.round(bare, ids, talk)
+        steps = planned if seen.steps is None else seen.steps
+        told = {name: column if len(column) == len(ids) else column[ids] for name, column in seen.told.items()}
         remembered, progress = planner.selection, planner.workload
         if selection is not None:
-            remembered = selection.hear(remembered, ids, seen.told)
+            remembered = selection.hear(remembered, ids, told)
         if workload is not None:
-            progress = workload.hear(progress, ids, seen.told)
+            progress = workload.hear(progress, ids, told)
         done = np.asarray(planner.iterations + steps.sum(), np.int64)
         metrics = {name: _for_all(column, ids, agents) for name, column in seen.metrics.items()}
         seen = seen._replace(metrics=metrics, steps=steps, iterations=int(done))
@@ -85,7 +87,12 @@ def coordinated(
         after = simulation.adopt(population._replace(between=population.between.inner))
         return after._replace(between=population.between)
 
-    return Simulation(init, round, params_of, agents, simulation.block, simulation.close, adopt)
+    def states_of(population: Population) -> PyTree:
+        return simulation.states_of(population._replace(between=population.between.inner))
+
+    return Simulation(
+        init, round, params_of, agents, simulation.block, simulation.close, adopt=adopt, states_of=states_of
+    )
 
 
 def asked(*rules: Selection | Workload | Admission | None) -> tuple[str, ...]:
@@ -102,16 +109,6 @@ def _within(steps: np.ndarray, workload: Workload) -> np.ndarray:
     return steps
 
 
-def _assigned(population: Population, steps: np.ndarray) -> Population:
-    """Every agent with its number of local steps."""
-    blocks = []
-    for block in population.blocks:
-        wanted = steps[np.maximum(np.asarray(block.agent), 0)].astype(np.int32)
-        same = np.array_equal(wanted, np.asarray(block.steps))
-        blocks.append(block if same else block._replace(steps=jax.device_put(wanted, block.steps.sharding)))
-    return population._replace(blocks=tuple(blocks))
-
-
 def _steps_of(population: Population, agents: int) -> np.ndarray:
     """The local steps of every agent."""
     found = np.zeros(agents, int)
@@ -122,6 +119,8 @@ def _steps_of(population: Population, agents: int) -> np.ndarray:
 
 
 def _for_all(column: np.ndarray, ids: np.ndarray, agents: int) -> np.ndarray:
+    if len(column) == agents:
+        return column
     whole = np.zeros(agents, column.dtype)
     whole[ids] = column
     return whole

@@ -102,6 +102,16 @@ class Round(NamedTuple):
     admitted: np.ndarray | None = None
 
 
+def assigned(population: Population, steps: np.ndarray) -> Population:
+    """Every agent in the blocks with its number of local steps: `Simulation.assign`."""
+    blocks = []
+    for block in population.blocks:
+        wanted = steps[np.maximum(np.asarray(block.agent), 0)].astype(np.int32)
+        same = np.array_equal(wanted, np.asarray(block.steps))
+        blocks.append(block if same else block._replace(steps=jax.device_put(wanted, block.steps.sharding)))
+    return population._replace(blocks=tuple(blocks))
+
+
 @dataclass(frozen=True)
 class Simulation:
     """A federation in one process, every agent simulated. Used in a `with` statement it closes itself.
@@ -117,6 +127,8 @@ class Simulation:
         close: Let go of what is held outside this process, if anything. Closing twice is fine.
         adopt: `population -> population` in which every agent has adopted what the server holds now, as at the
             beginning of a round. `params_of` it are the policies of personalised agents.
+        assign: `(population, steps) -> population` whose agents take so many local steps from the next round on, int
+            `[agents]`, each from 1 to what the federation's programs were compiled for.
         states_of: `population -> states` with a leading agent axis: all that each agent's learner remembers.
     """
 
@@ -127,6 +139,7 @@ class Simulation:
     block: int
     close: Callable[[], None] = lambda: None
     adopt: Callable[[Population], Population] = lambda population: population
+    assign: Callable[[Population, np.ndarray], Population] = assigned
     states_of: Callable[[Population], PyTree] = lambda population: states_held(population.blocks)
 
     def __enter__(self) -> Simulation:

@@ -16,6 +16,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.federation import Federation, federate
 from fedrl.core.keys import Purpose, run_key
 from fedrl.core.learner import Learner
+from fedrl.core.told import DURATION
 from fedrl.core.types import PyTree
 from fedrl.engines.coordination import asked
 from fedrl.environments.fleet import fleet, held_out
@@ -137,6 +138,11 @@ def planning_of(chosen: FederationConfig, environment: Environment) -> tuple[Sel
     if isinstance(chosen.local_steps, Mapping):
         workload = catalogue.build("workload", chosen.local_steps, "federation.local_steps")
         workload.plan(chosen.agents, 1, workload.init(chosen.agents))
+        if DURATION in workload.asks and chosen.clock is None:
+            raise ConfigError(
+                f"federation.local_steps is {workload!r}, which goes by how long agents take, and a simulation without "
+                "a clock has no time. Say how fast they are: federation.clock = {step_s = ...}, or use balanced."
+            )
         if environment.host is not None:
             raise ConfigError(
                 f"federation.local_steps is {workload!r}, but {environment!r} is stepped on the host, where local "

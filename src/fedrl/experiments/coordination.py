@@ -92,6 +92,12 @@ def coordination_of(chosen: FederationConfig, federation: Federation) -> Coordin
         clock = catalogue.build("clock", named, "federation.clock")
         check_clock(federation, clock, chosen.agents)
         assert isinstance(clock, Clock)
+        if isinstance(chosen.local_steps, Mapping) and clock.schedule.restart:
+            raise ConfigError(
+                f"federation.local_steps is {chosen.local_steps!r}, a schedule from round to round, and under "
+                f"{clock.schedule!r} there are none: every agent begins anew by itself. Give a number, or one per "
+                "agent, or use synchronous."
+            )
         return clock
     if chosen.topology is None:
         return None
@@ -137,7 +143,8 @@ def simulation_of(experiment: Experiment, method: Method, devices: Sequence[jax.
     federation, fleet, steps = method.federation, method.fleet, method.local_steps
     where = experiment.coordination if method.talk else None  # baselines never meet
     if isinstance(where, Clock):
-        return simulate_clock(federation, fleet, where, local_steps=steps, devices=devices)
+        clocked = simulate_clock(federation, fleet, where, local_steps=steps, devices=devices)
+        return _planned(experiment, method, clocked)
     if experiment.environment.host is not None:
         from fedrl.engines.host import simulate_host
 

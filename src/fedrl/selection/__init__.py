@@ -3,12 +3,13 @@
 from fedrl.selection.admission import by_priority
 from fedrl.selection.allocation import allocate
 from fedrl.selection.rules import by_capacity, by_utility, power_of_choice, round_robin, uniform
-from fedrl.selection.workloads import allocated, balanced, balanced_steps, from_loss, ramp, steady
+from fedrl.selection.workloads import allocated, balanced, balanced_by_time, balanced_steps, from_loss, ramp, steady
 
 __all__ = [
     "allocate",
     "allocated",
     "balanced",
+    "balanced_by_time",
     "balanced_steps",
     "by_capacity",
     "by_priority",

@@ -11,6 +11,7 @@ import numpy as np
 from fedrl.core.checks import check_above_zero, check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
+from fedrl.core.told import DURATION
 from fedrl.core.types import PyTree
 from fedrl.selection.allocation import allocate
 from fedrl.selection.selection import Told, Workload
@@ -109,6 +110,57 @@ def balanced(speeds: Sequence[float], most: int) -> Workload:
         return _one_each(steps, agents, "speeds")
 
     return Workload(plan, most)
+
+
+class Pace(NamedTuple):
+    """Seconds that a local step of each agent takes, float32 `[agents]`; NaN before it is known."""
+
+    step_s: np.ndarray
+
+
+@component("workload", reference="unequal local work: Li et al. (2020), https://arxiv.org/abs/1812.06127")
+def balanced_by_time(most: int, first: int = 1, memory: float = 0.5) -> Workload:
+    """Let a round end for all at about the same time, by how long their last rounds took.
+
+        s_k <- memory s_k + (1 - memory) duration_k / tau_k,      tau_k = round(most min_j s_j / s_k), at least 1
+
+    The fastest agent takes `most` local steps. One of whom nothing is known takes `first`; when it is heard of, its
+    first duration counts in full. When devices slow down or recover, rounds end together again after a few of them.
+
+    What leaves an agent beside its update is how long its local steps took, "duration_s", four bytes in the open.
+    There are durations on a virtual clock, and where agents run by themselves; a program that simulates them has none.
+
+    Args:
+        most: Local steps of the fastest.
+        first: Local steps of an agent that has not told how long it takes, at most `most`.
+        memory: What an estimate keeps from round to round, in [0, 1).
+
+    Raises:
+        ConfigError: An argument is out of range.
+    """
+    check_positive(most=most, first=first)
+    if first > most:
+        raise ConfigError(f"first is {first} and most is {most}. Nobody takes more than the most. Set first lower.")
+    if not 0.0 <= memory < 1.0:
+        raise ConfigError(f"memory is {memory}. It is the share of the past in an estimate. Set it between 0 and 1.")
+
+    def plan(agents: int, number: int, state: Pace) -> np.ndarray:
+        del agents, number
+        known = np.isfinite(state.step_s)
+        if not known.any():
+            return np.full(len(known), first)
+        ideal = most * state.step_s[known].min() / np.where(known, state.step_s, np.inf)
+        return np.where(known, np.clip(np.rint(ideal), 1, most), first).astype(int)
+
+    def hear(state: Pace, ids: np.ndarray, told: Told) -> Pace:
+        now = told[DURATION] / plan(len(state.step_s), 0, state)[ids]
+        before = state.step_s[ids]
+        after = np.where(np.isfinite(before), memory * before + (1.0 - memory) * now, now)
+        step_s = state.step_s.copy()
+        step_s[ids] = np.where(np.isfinite(now) & (now > 0.0), after, before)
+        return Pace(step_s)
+
+    return Workload(plan, most, lambda agents: Pace(np.full(agents, np.nan, np.float32)), hear, (DURATION,))
 
 
 def balanced_steps(speeds: Sequence[float] | np.ndarray, most: int) -> np.ndarray:

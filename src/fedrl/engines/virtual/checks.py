@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import Federation
@@ -24,7 +23,7 @@ def check_clock(federation: Federation, clock: Clock, agents: int) -> None:
         UnsoundError: It names both parts and the way out.
     """
     schedule = clock.schedule
-    speeds_of(clock, np.ones(agents), 0, 0)
+    speeds_of(clock, agents, 0, 0)
     presence(clock, agents)
     learner, given = federation.learner, {} if federation.call is None else federation.call.arguments
     waited_for = max(schedule.quorum, 0 if schedule.wait_for is None else schedule.wait_for)

@@ -42,11 +42,11 @@ class Speeds(NamedTuple):
 
     Attributes:
         messages_s: Seconds for the broadcast to come and the update to go.
-        work_s: Seconds for its local steps.
+        step_s: Seconds for a local step.
     """
 
     messages_s: np.ndarray
-    work_s: np.ndarray
+    step_s: np.ndarray
 
 
 @component("clock")
@@ -119,9 +119,8 @@ def clock(
     )
 
 
-def speeds_of(devices: Clock, steps: np.ndarray, up_bytes: int, down_bytes: int) -> Speeds:
-    """What a turn takes on each device, with so many local steps and messages of such sizes."""
-    agents = len(steps)
+def speeds_of(devices: Clock, agents: int, up_bytes: int, down_bytes: int) -> Speeds:
+    """What a turn takes on each device, with messages of such sizes."""
 
     def each(spread: Spreading, purpose: Draw, name: str) -> np.ndarray:
         return drawn(spread, agents, devices.devices_seed, purpose, name)
@@ -129,7 +128,7 @@ def speeds_of(devices: Clock, steps: np.ndarray, up_bytes: int, down_bytes: int)
     messages_s = 2.0 * each(devices.latency_s, Draw.LATENCY, "latency_s")
     messages_s = messages_s + down_bytes / each(devices.down_bytes_per_s, Draw.DOWN, "down_bytes_per_s")
     messages_s = messages_s + up_bytes / each(devices.up_bytes_per_s, Draw.UP, "up_bytes_per_s")
-    return Speeds(messages_s, steps * each(devices.step_s, Draw.STEP, "step_s"))
+    return Speeds(messages_s, each(devices.step_s, Draw.STEP, "step_s"))
 
 
 def _check_trace(rows: tuple[tuple[float, ...], ...] | None, rates: bool) -> None:

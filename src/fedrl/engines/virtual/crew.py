@@ -39,6 +39,8 @@ class Desks(NamedTuple):
         again: How often each was sent that version before.
         cohort: How many were sent for with it.
         waiting: Whether it was sent for and has not learned yet.
+        steps: Local steps it was asked for.
+        work_s: Seconds they take.
     """
 
     states: np.ndarray
@@ -49,6 +51,8 @@ class Desks(NamedTuple):
     again: np.ndarray
     cohort: np.ndarray
     waiting: np.ndarray
+    steps: np.ndarray
+    work_s: np.ndarray
 
 
 class Crew(NamedTuple):
@@ -98,6 +102,8 @@ def crew(
             again=np.zeros(agents, np.int32),
             cohort=np.ones(agents, np.int32),
             waiting=np.zeros(agents, bool),
+            steps=np.asarray(steps, np.int32).copy(),
+            work_s=np.zeros(agents),
         )
         return first, desks
 
@@ -107,7 +113,7 @@ def crew(
         def dispatch(i: int, seat: np.ndarray) -> tuple[jax.Array, ...]:
             who = np.where(seat < 0, ids[0], seat)
             states = jax.device_put(desks.states[who], places[i % len(places)])
-            found = run_block(raw_key, desks.again[who], desks.cohort[who], states, desks.sent[who])
+            found = run_block(raw_key, desks.again[who], desks.cohort[who], desks.steps[who], states, desks.sent[who])
             return cast(tuple[jax.Array, ...], found)
 
         rows = seated(ids, size)
@@ -147,7 +153,7 @@ class Programs(NamedTuple):
     Attributes:
         pack: `AgentState[c] -> rows`.
         unpack: `rows -> AgentState[c]`.
-        run: `(raw key, again, cohort, states, sent) -> (states, updates, metrics)`, one row per agent each.
+        run: `(raw key, again, cohort, steps, states, sent) -> (states, updates, metrics)`, one row per agent each.
     """
 
     pack: Callable[[AgentState], jax.Array]
@@ -164,17 +170,17 @@ def _programs(federation: Federation, setting: Shapes) -> Programs:
     state, broadcast, update = packing(newcomer), packing(wire.sent), packing(wire.decoded)
 
     def one(
-        key: Key, again: jax.Array, cohort: jax.Array, row: jax.Array, sent: jax.Array
+        key: Key, again: jax.Array, cohort: jax.Array, steps: jax.Array, row: jax.Array, sent: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         agent: AgentState = jax.lax.optimization_barrier(state.unpack(row))
         heard: Broadcast = jax.lax.optimization_barrier(broadcast.unpack(sent))
         own_key = jax.lax.select(again > 0, jax.random.fold_in(key, again), key)  # never the same noise twice
-        value, agent, metrics = federation.agent(own_key, heard, agent, cohort)
+        value, agent, metrics = federation.agent(own_key, heard, agent._replace(steps=steps), cohort)
         metrics = jax.tree.map(lambda x: x.sum(0), metrics) | measured(federation, value)
         columns = jnp.stack([metrics[name].astype(jnp.float32) for name in sorted(metrics)])
         return state.pack(agent), update.pack(federation.decode(heard, value)), columns
 
     def block(raw_key: jax.Array, *rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        return jax.vmap(one, (None, 0, 0, 0, 0))(jax.random.wrap_key_data(raw_key), *rows)
+        return jax.vmap(one, (None, 0, 0, 0, 0, 0))(jax.random.wrap_key_data(raw_key), *rows)
 
     return Programs(jax.jit(jax.vmap(state.pack)), jax.jit(jax.vmap(state.unpack)), jax.jit(block))

@@ -90,7 +90,7 @@ def simulate_clock(
     team = crew(federation, fleet, steps, size, places, wire)
     host = office(federation, schedule, fleet, wire)
     dense = int(size_bytes(wire.decoded))
-    time = course(clock, speeds_of(clock, steps, wire.up_bytes or dense, wire.down_bytes))
+    time = course(clock, speeds_of(clock, agents, wire.up_bytes or dense, wire.down_bytes), steps)
     each = 1 if schedule.wait_for is None or not schedule.restart else max(1, agents // schedule.wait_for)
     count = each if merges is None else merges
     check_positive(merges=count)
@@ -114,13 +114,15 @@ def simulate_clock(
         for _ in range(count):
             population = merge(population, allowed, log)
         between: Between = population.between
-        worked = log.arrived * steps
-        between.iterations[0] += worked.sum()
+        between.iterations[0] += log.steps.sum()
         done = int(between.iterations[0])
         tick = Tick(float(between.table.now_s[0]), done * federation.learner.samples, *log.counts)
         up, down = log.bytes_up(wire.up_bytes), log.sent * wire.down_bytes
+        told = {} if schedule.restart else log.told  # there, an agent may have spoken several times
         sent = (up, down, log.messages_up, log.sent)
-        seen = Round(log.metrics, log.weight, log.refused, *sent, steps=worked, iterations=done, tick=tick)
+        seen = Round(
+            log.metrics, log.weight, log.refused, *sent, told=told, steps=log.steps, iterations=done, tick=tick
+        )
         return population, seen
 
     def merge(population: Population, allowed: np.ndarray, log: Log) -> Population:
@@ -135,6 +137,7 @@ def simulate_clock(
             desks.again[begun] = np.where(desks.version[begun] == version, desks.again[begun] + 1, 0)
             desks.version[begun], desks.cohort[begun] = version, asked
             desks.waiting[begun] = table.ahead[begun] == ARRIVES
+            desks.steps[begun], desks.work_s[begun] = table.steps[begun], table.work_s[begun]
             log.sent += len(begun)
 
         def receive(arrived: np.ndarray) -> None:
@@ -142,7 +145,7 @@ def simulate_clock(
             if len(needed):
                 team.learn(key, desks, _with_company(needed, table, desks, team.wave if schedule.restart else 1))
             collected.append((desks.updates[arrived], desks.sent[arrived], desks.version[arrived]))
-            log.receive(arrived, desks.metrics[arrived])
+            log.receive(arrived, desks.metrics[arrived], desks.steps[arrived], desks.work_s[arrived])
 
         def begin() -> bool:
             begun = time.begin(table, allowed)
@@ -176,6 +179,10 @@ def simulate_clock(
         earlier = jax.tree.map(np.asarray, server.params) if schedule.momentum < 1.0 else ()
         return Population(after, (), key, Between(table, desks, earlier, iterations))
 
+    def assign(population: Population, wanted: np.ndarray) -> Population:
+        population.between.table.steps[:] = wanted
+        return population
+
     def adopt(population: Population) -> Population:
         desks = team.adopt(population.between.desks, jax.tree.map(np.asarray, population.server.params))
         return population._replace(between=population.between._replace(desks=desks))
@@ -187,6 +194,7 @@ def simulate_clock(
         agents=agents,
         block=size,
         adopt=adopt,
+        assign=assign,
         states_of=lambda population: team.states_of(population.between.desks),
     )
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedrl.engines.merging import SIZE, SPOKEN
+from fedrl.core.told import DURATION
+from fedrl.engines.merging import SIZE, SPOKEN, told_in
 
 
 @dataclass
@@ -34,12 +35,15 @@ class Log:
     staleness: list[np.ndarray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.arrived = np.zeros(self.agents, int)
+        self.arrived, self.steps = np.zeros(self.agents, int), np.zeros(self.agents, int)
+        self.work_s = np.full(self.agents, np.nan)
         self._sums = np.zeros((self.agents, len(self.names)), np.float64)
 
-    def receive(self, ids: np.ndarray, metrics: np.ndarray) -> None:
-        """Updates of these agents arrived; each at most once."""
+    def receive(self, ids: np.ndarray, metrics: np.ndarray, steps: np.ndarray, work_s: np.ndarray) -> None:
+        """Updates of these agents arrived, each at most once, after so many local steps that took so long."""
         self.arrived[ids] += 1
+        self.steps[ids] += steps
+        self.work_s[ids] = work_s
         self._sums[ids] += metrics
 
     @property
@@ -60,6 +64,12 @@ class Log:
     def metrics(self) -> dict[str, np.ndarray]:
         """Each `[agents]`, added up over turns and local steps."""
         return dict(zip(self.names, self._sums.T.astype(np.float32), strict=True))
+
+    @property
+    def told(self) -> dict[str, np.ndarray]:
+        """What agents say about themselves, each `[agents]`; NaN for those of whom nothing arrived."""
+        said = {name: np.where(self.arrived > 0, x, np.nan) for name, x in told_in(self.metrics).items()}
+        return said | ({DURATION: self.work_s} if DURATION in said else {})
 
     @property
     def counts(self) -> tuple[int, int, int, float, int]:

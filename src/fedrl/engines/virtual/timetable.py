@@ -35,6 +35,8 @@ class Timetable(NamedTuple):
         done: Turns each agent has ended; one that was away is not behind the others.
         phase: As in `Stay`.
         until_s: As in `Stay`.
+        steps: Local steps of the turns that begin from now on.
+        work_s: Seconds that those of the last turn take.
     """
 
     now_s: np.ndarray
@@ -45,6 +47,8 @@ class Timetable(NamedTuple):
     done: np.ndarray
     phase: np.ndarray
     until_s: np.ndarray
+    steps: np.ndarray
+    work_s: np.ndarray
 
 
 class Happening(NamedTuple):
@@ -79,9 +83,23 @@ class Course(NamedTuple):
     recall: Callable[[Timetable], None]
 
 
-def course(devices: Clock, speeds: Speeds) -> Course:
-    """How time goes on for the agents of a clock."""
-    schedule, agents = devices.schedule, len(speeds.work_s)
+class Trip(NamedTuple):
+    """What lies ahead of agents that are sent for: an update, its loss, or an absence if they are away.
+
+    Attributes:
+        due_s, ahead, work_s: As in `Timetable`.
+        stay: Whether and until when they are there.
+    """
+
+    due_s: np.ndarray
+    ahead: np.ndarray
+    stay: Stay
+    work_s: np.ndarray
+
+
+def course(devices: Clock, speeds: Speeds, steps: np.ndarray) -> Course:
+    """How time goes on for the agents of a clock, with so many local steps each at first."""
+    schedule, agents = devices.schedule, len(speeds.step_s)
     there = presence(devices, agents)
     places = agents if schedule.concurrency is None else min(schedule.concurrency, agents)
     in_turn = places < agents or schedule.bound is not None
@@ -97,26 +115,27 @@ def course(devices: Clock, speeds: Speeds) -> Course:
             done=np.zeros(agents, np.int32),
             phase=there.start.phase.copy(),
             until_s=there.start.until_s.copy(),
+            steps=np.asarray(steps, np.int32).copy(),
+            work_s=np.zeros(agents),
         )
 
-    def trip(table: Timetable, ids: np.ndarray, since_s: np.ndarray) -> tuple[np.ndarray, np.ndarray, Stay]:
-        """What lies ahead of agents that are sent for: an update, its loss, or an absence if they are away."""
+    def trip(table: Timetable, ids: np.ndarray, since_s: np.ndarray) -> Trip:
         seed, turns = int(table.seed[0]), table.turns[ids]
         stay = there.at(ids, Stay(table.phase[ids], table.until_s[ids]), since_s, seed)
         pace = np.exp(devices.jitter * normal(seed, Draw.JITTER, ids, turns)) if devices.jitter else 1.0
-        end_s = since_s + speeds.messages_s[ids] + speeds.work_s[ids] * pace
+        work_s = table.steps[ids] * speeds.step_s[ids] * pace
+        end_s = since_s + speeds.messages_s[ids] + work_s
         dropped = uniform(seed, Draw.DROP_OUT, ids, turns) < devices.drop_out
         leaves = stay.until_s < end_s
         due_s = np.where(stay.there & ~leaves, end_s, stay.until_s)
         ahead = np.where(stay.there, np.where(leaves | dropped, LOST, ARRIVES), AWAY)
-        return due_s, ahead.astype(np.int8), stay
+        return Trip(due_s, ahead.astype(np.int8), stay, work_s)
 
-    def note(table: Timetable, ids: np.ndarray, found: tuple[np.ndarray, np.ndarray, Stay]) -> np.ndarray:
+    def note(table: Timetable, ids: np.ndarray, found: Trip) -> np.ndarray:
         """Write down what lies ahead; those of the agents who were there have begun."""
-        due_s, ahead, stay = found
-        table.due_s[ids], table.ahead[ids] = due_s, ahead
-        table.phase[ids], table.until_s[ids] = stay
-        begun = ids[ahead != AWAY]
+        table.due_s[ids], table.ahead[ids], table.work_s[ids] = found.due_s, found.ahead, found.work_s
+        table.phase[ids], table.until_s[ids] = found.stay
+        begun = ids[found.ahead != AWAY]
         table.turns[begun] += 1
         return begun
 
@@ -142,7 +161,7 @@ def course(devices: Clock, speeds: Speeds) -> Course:
         if schedule.restart and not in_turn:
             again = allowed[ids] & ~_fills(table.ahead[ids] == ARRIVES, most)
             found = trip(table, ids, table.due_s[ids])
-            ids = ids[: _undisturbed(table.due_s[ids], np.where(again, found[0], np.inf))]
+            ids = ids[: _undisturbed(table.due_s[ids], np.where(again, found.due_s, np.inf))]
             on = np.flatnonzero(again[: len(ids)])
         table.now_s[0], happened = table.due_s[ids[-1]], table.ahead[ids].copy()
         table.done[ids[happened != AWAY]] += 1
@@ -150,8 +169,8 @@ def course(devices: Clock, speeds: Speeds) -> Course:
         table.ahead[ids], table.due_s[ids] = IDLE, np.inf
         begun = nobody
         if found is not None:
-            due_s, ahead, (phase, until) = found
-            begun = note(table, ids[on], (due_s[on], ahead[on], Stay(phase[on], until[on])))
+            stay = Stay(found.stay.phase[on], found.stay.until_s[on])
+            begun = note(table, ids[on], Trip(found.due_s[on], found.ahead[on], stay, found.work_s[on]))
         elif schedule.restart and (happened == ARRIVES).sum() < most:
             begun = begin(table, allowed)
         return Happening(ids[happened == ARRIVES], int((happened == LOST).sum()), begun)

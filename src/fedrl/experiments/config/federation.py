@@ -94,12 +94,11 @@ class FederationConfig:
                 "single server, and there is none. Leave it out, or leave federation.topology and federation.hierarchy "
                 "out."
             )
-        if self.clock is not None and planned:
+        if self.clock is not None and (self.selection is not None or self.admission is not None):
             raise ConfigError(
-                "federation.selection, federation.admission, or a schedule as federation.local_steps, plans rounds, "
-                "and with federation.clock the clock's schedule says who works when. Leave it out, or leave "
-                "federation.clock out; a schedule's concurrency limits who is at work, and local_steps may be one "
-                "number per agent."
+                "federation.selection, or federation.admission, plans who sends in a round, and with federation.clock "
+                "the clock's schedule says who works when. Leave it out, or leave federation.clock out; a schedule's "
+                "concurrency limits who is at work."
             )
         if self.clock is not None and self.hierarchy is not None:
             raise ConfigError(
