@@ -209,9 +209,10 @@ def test_every_entry_is_drawn_equally_often_and_never_twice():
     assert np.abs(share - k / D).max() < 4.5 * error
 
 
-def test_arrays_of_a_tree_are_drawn_from_independently():
-    value = {"a": jnp.ones(D), "b": jnp.ones(D)}
-    sent = read(random_k(0.5, unbiased=False), value, KEY)
+@pytest.mark.parametrize("stage", [random_k(0.5, unbiased=False), quantize(1), quantize(4)], ids=repr)
+def test_chance_differs_from_one_array_of_a_tree_to_the_next(stage):
+    x = jnp.linspace(0.1, 1.0, D)
+    sent = read(stage, {"a": x, "b": x}, KEY)
     assert (sent["a"] != sent["b"]).any()
 
 
