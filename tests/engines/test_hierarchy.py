@@ -142,6 +142,7 @@ def test_a_region_answers_for_all_that_was_learned_since_the_root_heard_of_it():
     simulation = hierarchy(federation, fleet_of(8), tree([2, 2], periods=[1, 2, 8]), devices=DEVICE)
     population, _ = ran(simulation, 4, lambda i: [0, 4, 5, 6, 7] if i > 1 else None)
     assert [float(holder.weight) for holder in population.between[1]] == [3.0 * (4 + 4 + 1 + 1), 3.0 * 16]
+    assert [float(holder.weight) for holder in population.between[0]] == [0.0] * 4  # edges have just been heard
 
 
 def test_a_nested_federation_counts_the_samples_of_all_its_agents(rarely):
