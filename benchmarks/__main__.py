@@ -26,6 +26,7 @@ ALL = (
     "curves",
     "consensus",
     "compression",
+    "fewer_rounds",
     "selection",
     "worst_agent",
     "scalability",
