@@ -87,8 +87,9 @@ def returns_by_loop(trajectories):
     return np.stack(found)
 
 
+@pytest.mark.parametrize("everybody", [True, False], ids=["everybody", "some"])
 @pytest.mark.parametrize("weighting", ["samples", "uniform"])
-def test_merged_moments_are_those_of_everything_all_agents_saw(weighting):
+def test_merged_moments_are_those_of_everything_all_agents_saw(weighting, everybody):
     learner = normalize(looker(signal()), discount=DISCOUNT)
     federation = federate(learner, mean(weighting), local_steps=3)
     rng, key = np.random.default_rng(0), jax.random.key(0)
@@ -96,10 +97,12 @@ def test_merged_moments_are_those_of_everything_all_agents_saw(weighting):
     steps = (1, 3, 2)
     agents = [federation.init_agent(key, jnp.int32(k), signal().params, jnp.int32(n)) for k, n in enumerate(steps)]
     seen = [[] for _ in steps]
-    for _ in range(3):
+    for number in range(3):
         sent = federation.broadcast(server)
         updates = []
         for k, n in enumerate(steps):
+            if k == number and not everybody:
+                continue  # sits this round out
             task, agents[k] = federation.begin(key, sent, agents[k], jnp.int32(3))
             for step in range(n):
                 seen[k].append(experience(rng, 100.0 * k))
@@ -109,7 +112,7 @@ def test_merged_moments_are_those_of_everything_all_agents_saw(weighting):
         server = federation.server(key, server, jax.tree.map(lambda *leaves: jnp.stack(leaves), *updates))
         found = server.params["moments"]
         observed = np.concatenate([np.moveaxis(s.observation, 1, 0).reshape(2, -1) for each in seen for s in each], 1)
-        returned = np.concatenate([returns_by_loop(each).ravel() for each in seen])
+        returned = np.concatenate([returns_by_loop(each).ravel() for each in seen if each])
         assert found["observation"].samples == observed.shape[1]
         np.testing.assert_allclose(found["observation"].mean, observed.mean(1), rtol=1e-5)
         np.testing.assert_allclose(found["observation"].variance, observed.var(1), rtol=1e-5)

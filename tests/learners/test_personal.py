@@ -76,7 +76,10 @@ def test_sharing_the_critic_only_leaves_every_actor_its_own():
     learner = personal(a2c(probe_match(), network=mlp((4,)), instances=2, steps=4), keep=["actor"])
     fleet = jax.tree.map(lambda x: jnp.stack([x] * 3), probe_match().params)
     simulation = simulate(federate(learner, mean()), fleet, devices=DEVICE)
-    held = simulation.params_of(simulation.adopt(simulated_rounds(simulation, 2)))
+    population, seen = simulation.round(simulated_rounds(simulation, 1))
+    held = simulation.params_of(simulation.adopt(population))
+    critic = jax.tree.leaves(jax.tree.map(lambda x: x[0], held["critic"]))
+    assert seen.bytes_up == 3 * (sum(x.nbytes for x in critic) + 8)  # and a weight and a version; no actor
     weight = held["critic"][0]["weight"]
     np.testing.assert_array_equal(weight, np.broadcast_to(weight[0], weight.shape))
     assert np.ptp(held["actor"][0]["weight"], axis=0).min() > 1e-4

@@ -123,21 +123,29 @@ def test_an_allocation_is_optimal_by_its_conditions(caps_and_weights, total, uti
 
 @pytest.mark.parametrize("utility", ["log", "sqrt", "linear"])
 @pytest.mark.parametrize("seed", range(5))
-def test_an_allocation_is_that_of_a_solver(utility, seed):
+@pytest.mark.parametrize("total", [0.05, 5.0, 10.0, 50.0])
+def test_an_allocation_is_that_of_a_solver(utility, seed, total):
+    """Also where there is so little that some get nothing, where caps bind, and where all take all they can."""
     draw = rng(seed)
-    caps, weights, total = draw.uniform(0.5, 4, 5), draw.uniform(0.2, 3, 5), 5.0
+    caps, weights = draw.uniform(0.5, 4, 5), draw.uniform(0.2, 3, 5)
     use = {"log": np.log1p, "sqrt": lambda r: np.sqrt(np.maximum(r, 0)), "linear": lambda r: r}[utility]
+    slope = {"log": lambda r: 1 / (1 + r), "sqrt": lambda r: 0.5 / np.sqrt(r), "linear": np.ones_like}[utility]
     solved = minimize(
         lambda r: -(weights * use(r)).sum(),
         np.minimum(caps, total / 5) * 0.9,
+        jac=lambda r: -weights * slope(np.maximum(r, 1e-9)),
         bounds=[(0, cap) for cap in caps],
         constraints={"type": "ineq", "fun": lambda r: total - r.sum()},
         method="SLSQP",
         options={"ftol": 1e-12, "maxiter": 500},
     )
     dealt = allocate(total, caps, weights, utility)
-    assert (weights * use(dealt)).sum() >= -solved.fun - 1e-6
-    np.testing.assert_allclose(dealt, solved.x, atol=2e-3)
+    assert (weights * use(dealt)).sum() >= -solved.fun - 1e-9
+    np.testing.assert_allclose(dealt, solved.x, atol=2e-5)
+    if total < 1.0:
+        assert (dealt == 0.0).any() == (utility != "sqrt")  # the first bit is worth most, infinitely much to sqrt
+    if total > 9.0:
+        assert (dealt == caps).any()
 
 
 def test_allocated_steps_are_whole_and_no_more_than_there_are():
