@@ -32,6 +32,7 @@ ALL = (
     "scalability",
     "asynchronous",
     "drop_out",
+    "heterogeneous",
 )
 
 

@@ -12,8 +12,8 @@ A return is greedy, the mean of 20 episodes in the agent's own environment, afte
 many environment steps: one that fine-tunes has so many rounds fewer. Each method on each fleet gets the best of six
 settings by the return of the seeds 100 and 101, the mean over agents; the first in the grid if several are equal. Then
 it runs with the seeds 0 to 9. Reported are the interquartile mean over seeds of the mean over agents and of the worst
-agent, with 95 % bootstrap intervals; and of each personalised method, the agent that gains least over FedAvg, the mean
-difference paired by seed.
+agent, with 95 % bootstrap intervals; and of each personalised method, the agent that gains least over FedAvg on
+average, its gain paired by seed.
 
     python -m benchmarks.heterogeneous [unlike | opposed] [METHOD ...]
 """

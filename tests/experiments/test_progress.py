@@ -231,6 +231,19 @@ def test_last_table_has_every_agent_and_stars_the_best(folder: Path) -> None:
     assert [float(cell) for cell in last[1:]] == pytest.approx(means, rel=1e-3)
 
 
+def test_last_table_of_four_methods_fits_a_terminal(folder: Path) -> None:
+    *_, end = events(folder)
+    summary = end["summary"]
+    names = ["independent", "fine_tuned", "mixture"]
+    summary["baselines"] = {name: {"mean": 321.4, "low": 319.6, "high": 379.7} for name in names}
+    summary["baseline_agents"] = {name: [{**agent, "return": 345.6} for agent in summary["agents"]] for name in names}
+    lines = text_of(closing(end), width=80).splitlines()
+    (head,) = (line for line in lines if "mixture" in line)
+    assert "independent" in head
+    (first,) = (line for line in lines if line.split()[:1] == ["0"])
+    assert first.count("345.6") == len(names)
+
+
 def test_last_table_stays_short_for_many_agents_and_whole_without_results(folder: Path, tmp_path: Path) -> None:
     crowd = make_run(tmp_path / "crowd", agents=MOST_AGENTS + 13, seeds=1, rounds=2, methods=("federated",))
     *_, end = events(crowd)

@@ -56,7 +56,8 @@ def agents_table(summary: Summary) -> Table:
         width = max(len(word) for word in name.split("_"))
         table.add_column(_plain(name.replace("_", " ")), justify="right", style="dim", min_width=width)
     for method in columns:
-        table.add_column(_plain(words(method)), justify="right", no_wrap=True)
+        width = max(len(word) for word in words(method).split())  # where it is narrow, intervals take two lines
+        table.add_column(_plain(words(method)), justify="right", min_width=width)
     for agent in agents[:MOST_AGENTS]:
         values = [found.get(agent["id"], math.nan) for found in columns.values()]
         best = max((value for value in values if math.isfinite(value)), default=math.nan)
