@@ -192,6 +192,12 @@ def test_threshold_keeps_what_is_above_and_nothing_else():
     assert read(threshold(0.5), x, KEY).tolist() == [0.0, 0.0, x[2], -3.0, 0.0]
 
 
+def test_the_bound_of_a_threshold_is_met_by_what_just_fails_to_pass():
+    stage, x = threshold(0.5), jnp.array([0.4999, 2.0])
+    off = float(jnp.abs(read(stage, x, KEY) - x).max())
+    assert 0.99 * stage.error_bound < off <= stage.error_bound
+
+
 def test_after_flatten_the_largest_entries_of_all_arrays_are_kept():
     value = {"a": jnp.array([[1.0, -9.0], [2.0, 8.0]]), "b": jnp.array([0.1, 7.0])}
     update = Update(value, jnp.float32(1.0), jnp.int32(0))

@@ -37,6 +37,11 @@ def test_improvement_is_counted_from_the_last_return_that_was_known():
     assert weights(weigh_by_improvement(floor=2.0), values[:2], returns=[None, 9.0]) == [20.0, 20.0]
 
 
+def test_a_round_without_an_episode_is_no_news():
+    found = weights(weigh_by_improvement(0.5), [jnp.zeros(2)] * 3, returns=[1.0, None, 4.0])
+    assert found == [5.0, 5.0, 30.0]
+
+
 def test_the_signal_to_noise_ratio_is_the_unbiased_one():
     x, decay = np.random.default_rng(0).normal([2.0, 0.0, 1.0], 1.0, (6, 3)).astype(np.float32), 0.8
     found = weights(weigh_by_signal(decay), list(jnp.asarray(x)))
