@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrl.aggregators import fedadam, mean, median
+from fedrl.aggregators import agnostic, by_diversity, fedadam, mean, median, q_fair
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
@@ -93,6 +93,16 @@ def test_an_agent_that_is_never_asked_leaves_no_trace():
 def test_a_rule_that_sees_each_update_gives_the_same_bits_on_two_devices():
     one, two = (simulate(BY_EACH, FLEET, local_steps=WORK, block=BLOCK, devices=DEVICES[:n]) for n in (1, 2))
     assert fingerprint(ran(one)[0].server) == fingerprint(ran(two)[0].server)
+
+
+@pytest.mark.parametrize("rule", [by_diversity(), q_fair(), agnostic(AGENTS)], ids=repr)
+def test_a_rule_that_adds_up_by_itself_gives_the_same_bits_in_any_order(rule):
+    learner = quadratic(sgd(0.1), size=SIZE, samples=3)
+    orders = (
+        simulate(federate(learner, rule), FLEET, block=BLOCK, devices=DEVICES[:1], order=order)
+        for order in (None, SHUFFLED, PADDED)
+    )
+    assert len({fingerprint(ran(simulation)[0].server) for simulation in orders}) == 1
 
 
 @pytest.mark.parametrize("block", [3, 13])

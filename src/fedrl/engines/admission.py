@@ -96,7 +96,7 @@ def simulate_budget(
         work = train(population, federation.broadcast(population.server), cohort, talk)
         ids, told = np.sort(work.agents), told_in(work.metrics)
         if not talk:
-            server, weight, refused = merge(population, work.outcomes, talk)
+            server, weight, refused = merge(population, work.outcomes, talk, work.agents)
             population = population._replace(server=server, blocks=work.blocks)
             return population, Round(work.metrics, weight, refused, 0, 0)
         key, number = np.asarray(jax.random.key_data(population.key)).tolist(), int(population.server.version) + 1
@@ -109,7 +109,7 @@ def simulate_budget(
             local, result = settle(before[i], blocks[i].local, updates, chosen)
             blocks[i] = blocks[i]._replace(local=local)
             outcomes.append((result, chosen))
-        server, weight, refused = merge(population, outcomes, talk)
+        server, weight, refused = merge(population, outcomes, talk, work.agents[np.isin(work.agents, ids[admitted])])
         memory = admission.hear(population.between, ids, told, admitted)
         seen = Round(
             work.metrics,

@@ -94,7 +94,7 @@ def simulate(
         population: Population, cohort: Sequence[int] | np.ndarray | None = None, talk: bool = True
     ) -> tuple[Population, Round]:
         work = train(population, federation.broadcast(population.server), cohort, talk)
-        server, weight, refused = merge(population, work.outcomes, talk)
+        server, weight, refused = merge(population, work.outcomes, talk, work.agents)
         count = len(work.agents) if talk else 0
         up = int(sizes(count, work.metrics).sum())
         told = told_in(work.metrics) if talk else {}

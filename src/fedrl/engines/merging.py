@@ -108,14 +108,17 @@ def weight_unit(federation: Federation) -> float:
 
 
 def merging(federation: Federation, like: PyTree) -> Callable[..., tuple[ServerState, float, int]]:
-    """The server's half: `(population, outcomes, talk) -> (ServerState, weight, refused)`.
+    """The server's half: `(population, outcomes, talk, agents) -> (ServerState, weight, refused)`.
 
-    `outcomes` are pairs of a block's outcome and who was present. `like` has the shape of a decoded value.
+    `outcomes` are pairs of a block's outcome and who was present; `agents` are their numbers, if the outcomes are not
+    in that order. `like` has the shape of a decoded value.
     """
     summed = federation.aggregator.sees == "sum"
     commit, commit_mean = _commits(federation, shapes(like))
 
-    def merge(population: Population, outcomes: list[Any], talk: bool) -> tuple[ServerState, float, int]:
+    def merge(
+        population: Population, outcomes: list[Any], talk: bool, agents: np.ndarray | None = None
+    ) -> tuple[ServerState, float, int]:
         key, server = population.key, population.server
         if not talk:
             return passed_over(server), 0.0, 0
@@ -125,7 +128,7 @@ def merging(federation: Federation, like: PyTree) -> Callable[..., tuple[ServerS
             refused = int(sum(np.asarray(flags).sum() for (_, flags), _ in outcomes))
             after = commit_mean(key, server, mean, np.float32(weight)) if weight > 0 else None
         else:
-            updates, refused = _stacked(outcomes)
+            updates, refused = _stacked(outcomes, agents)
             weight = float(updates.weight.sum())
             after = commit(key, server, *federation.aggregate(server, updates)) if weight > 0 else None
         return passed_over(server) if after is None else after, weight, refused
@@ -149,13 +152,16 @@ def passed_over(server: ServerState) -> ServerState:
     return server._replace(version=jax.device_put(np.int32(int(server.version) + 1), server.version.sharding))
 
 
-def _stacked(outcomes: list[Any]) -> tuple[Update, int]:
+def _stacked(outcomes: list[Any], agents: np.ndarray | None) -> tuple[Update, int]:
     """Every update of the round as NumPy arrays with a leading axis; those that are not finite are left out.
 
-    What an agent can't tell is NaN, which is no fault.
+    They are in the order of agents, wherever those were seated: what a rule adds up depends on the order. What an agent
+    can't tell is NaN, which is no fault.
     """
     columns = [jax.tree.map(lambda x, here=here: np.asarray(x)[here], updates) for updates, here in outcomes]
     updates = jax.tree.map(lambda *leaves: np.concatenate(leaves), *columns)
+    if agents is not None:
+        updates = jax.tree.map(lambda x: x[np.argsort(agents)], updates)
     value = updates.value
     judged = value._replace(told=None) if isinstance(value, Enclosed) else value
     flat = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(judged)]

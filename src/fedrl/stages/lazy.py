@@ -92,9 +92,7 @@ def lazy(*stages: Stage, factor: float = 4.0, memory: int = 10) -> Stage:
         (inside, moved), (before, held) = shared, local
         meant = update._replace(value=jax.tree.map(jnp.add, update.value, held))
         sent, after = inner.encode(key, context, inside, before, meant)
-        silent = (
-            _square(meant.value) <= factor * moved
-        )  # NaN fails the comparison and is sent, for the server to refuse
+        silent = _square(meant.value) <= factor * moved  # not so for NaN: it is sent, for the server to refuse
 
         def chosen(if_silent: PyTree, if_spoken: PyTree) -> PyTree:
             return jax.tree.map(lambda quiet, loud: jnp.where(silent, quiet, loud), if_silent, if_spoken)
