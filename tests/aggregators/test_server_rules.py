@@ -119,6 +119,9 @@ class TestDiversity:
         x = np.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]], np.float32)  # diversities 1, 1, 2
         expected = (1 * 1.0 + 2 * 1.0 - 5 * 2.0) / 13.0
         np.testing.assert_allclose(merged(by_diversity(0.1), updates(x))[0], expected, rtol=1e-6)
+        x = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], np.float32)  # diversities 0.5, 0.5, 1, the floor 0.8
+        weight = SAMPLES * np.array([0.8, 0.8, 1.0])
+        np.testing.assert_allclose(merged(by_diversity(0.8), updates(x))[1], weight[2] / weight.sum(), rtol=1e-6)
         same = np.ones((3, 2), np.float32)
         np.testing.assert_allclose(merged(by_diversity(0.1), updates(same)), 1.0, rtol=1e-6)
 

@@ -145,6 +145,12 @@ def test_several_steps_of_consensus_in_a_round_are_as_many_rounds_of_one():
     assert shifted < 1e-6
 
 
+def test_a_round_goes_on_with_the_graphs_where_the_last_one_stopped():
+    _, disagreement = agreeing(2, exponential(one_peer=True), uniform_neighbours(), consensus_steps=3)
+    assert disagreement[0] > 1e-2
+    assert disagreement[1] < 1e-6  # two times three steps have gone through all six graphs
+
+
 def test_average_settles_where_the_linear_algebra_says_and_not_at_the_optimum():
     simulation = gossip(PLAIN, FLEET, ring(), metropolis(), **SMALL)
     held = flat(simulation.params_of(simulated_rounds(simulation, 400)))

@@ -188,3 +188,8 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         check_graph(from_file(str(path)), 4)
+
+
+def test_on_a_directed_ring_agents_hear_the_one_before_them():
+    hears = ring(directed=True).adjacency(4, 0)
+    np.testing.assert_array_equal(np.argwhere(hears), [[0, 3], [1, 0], [2, 1], [3, 2]])
