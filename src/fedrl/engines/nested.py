@@ -56,8 +56,7 @@ def as_learner(federation: Federation, agents: int) -> Learner:
         axis = None if all(jnp.ndim(g) == jnp.ndim(d) for g, d in zip(given, like, strict=True)) else 0
         steps = jnp.full(agents, federation.local_steps, jnp.int32)
         each = jax.vmap(federation.init_agent, (None, 0, axis, 0))(key, jnp.arange(agents), env_params, steps)
-        held = jax.vmap(learner.adopt, (0, None))(each.learner, server.params)
-        return NestedState(server, each._replace(learner=held))
+        return NestedState(server, each)
 
     def update(key: Key, state: NestedState, hint: Hint) -> tuple[NestedState, Metrics]:
         del hint  # the agents hear their own server only
