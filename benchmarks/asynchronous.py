@@ -27,12 +27,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 import fedrl.launch
 from benchmarks.measure import Figure, emit
-from benchmarks.poles import REPORTED, TUNING, listed, poles, until_balanced
+from benchmarks.poles import REPORTED, TUNING, Reached, listed, poles, tuned, until_balanced
 
 if TYPE_CHECKING:
     from fedrl.engines.virtual import Schedule
@@ -94,8 +95,8 @@ def speed(schedule: Schedule, seconds: float = 400.0) -> float:
         arrived += seen.tick.arrived
 
 
-def runner(method: Method, tuned: float) -> Callable[[int], float]:
-    """A method with the number it is tuned by: `seed -> virtual seconds`."""
+def runner(method: Method, number: float) -> Callable[[int], Reached]:
+    """A method with the number it is tuned by: `seed -> Reached`."""
     from fedrl.aggregators import mean, normalized_momentum
     from fedrl.core.federation import federate
     from fedrl.engines.virtual import clock, simulate_clock
@@ -104,14 +105,14 @@ def runner(method: Method, tuned: float) -> Callable[[int], float]:
 
     merges = 1 if method.waits else MERGES
     if method.normalised:
-        optimizer, server = adam(LOCAL, max_norm=0.5), normalized_momentum(tuned, ALPHA, decay_steps=ROUNDS * merges)
+        optimizer, server = adam(LOCAL, max_norm=0.5), normalized_momentum(number, ALPHA, decay_steps=ROUNDS * merges)
     else:
-        optimizer, server = adam(tuned, max_norm=0.5, decay_steps=ROUNDS * UPDATES_PER_ROUND), None
+        optimizer, server = adam(number, max_norm=0.5, decay_steps=ROUNDS * UPDATES_PER_ROUND), None
     learner = ppo(cartpole(), optimizer=optimizer)
     fleet = poles(learner.environment, AGENTS)
     federation = federate(learner, mean(), server_opt=server)
     simulation = simulate_clock(federation, fleet, clock(method.schedule, step_s=STEP_S), merges=merges)
-    return lambda seed: until_balanced(simulation, learner, fleet, seed, ROUNDS).time_s
+    return lambda seed: until_balanced(simulation, learner, fleet, seed, rounds=ROUNDS)
 
 
 def grid(method: Method) -> tuple[float, ...]:
@@ -121,23 +122,13 @@ def grid(method: Method) -> tuple[float, ...]:
     return tuple(AGENTS * length for length in LENGTHS) if method.waits else LENGTHS
 
 
-def tuned(name: str, method: Method) -> float:
-    """The best number of the grid on the tuning seeds."""
-    scores = {}
-    for number in grid(method):
-        times = list(map(runner(method, number), TUNING))
-        scores[number] = (times.count(math.inf), median(times), sum(times))
-        print(f"  {name} {number}: seconds {listed(times)}", flush=True)
-    return min(scores, key=lambda number: scores[number])
-
-
 def main() -> None:
     fedrl.launch.prepare()
     ratio = speed(methods()["AFedPG"].schedule) / speed(methods()["FedAvg"].schedule)
     found: dict[str, list[float]] = {}
     for name, method in methods().items():
-        best = tuned(name, method)
-        found[name] = times = list(map(runner(method, best), REPORTED))
+        best = tuned(name, grid(method), partial(runner, method), TUNING, "time_s")
+        found[name] = times = [run.time_s for run in map(runner(method, best), REPORTED)]
         print(f"{name}, {best}, seeds 0 to 9: seconds {listed(times)}; median {median(times):g}", flush=True)
     missed, ours = sum(map(math.isinf, found["AFedPG"])), median(found["AFedPG"])
     emit(

@@ -25,16 +25,18 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from functools import partial
 from statistics import median
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import fedrl.launch
 from benchmarks.measure import Figure, emit
+from benchmarks.poles import Reached, listed, poles, tuned, until_balanced
 
 if TYPE_CHECKING:
     from fedrl.core.stage import Stage
 
-TARGET, HELD, EPISODES, MINIBATCHES = 475.0, 3, 20, 4
+AGENTS, MINIBATCHES = 10, 4
 BUDGETS = {4: 60, 2: 100}
 """Rounds, by how often PPO goes over the experience of one."""
 RATES = (0.004, 0.0063, 0.01, 0.016, 0.025, 0.04, 0.063, 0.1)
@@ -44,13 +46,6 @@ LOSSY = {
     "sign": "sign + error feedback",
     "top": "top-1 % + error feedback",
 }
-
-
-class Reached(NamedTuple):
-    """When a run got to the target: both infinite if it did not."""
-
-    rounds: float
-    bytes_up: float
 
 
 def stages_of(method: str) -> list[Stage]:
@@ -66,51 +61,18 @@ def stages_of(method: str) -> list[Stage]:
 
 def runner(method: str, learning_rate: float, epochs: int) -> Callable[[int], Reached]:
     """A method with a learning rate, ready to be run with any seed."""
-    import jax
-    import numpy as np
-
     from fedrl.aggregators import mean
     from fedrl.core.federation import federate
     from fedrl.engines.blocks import simulate
     from fedrl.environments import cartpole
-    from fedrl.environments.fleet import fleet
-    from fedrl.experiments.evaluate import greedy_returns
     from fedrl.learners import adam, ppo
 
     budget = BUDGETS[epochs]
     optimizer = adam(learning_rate, max_norm=0.5, decay_steps=budget * epochs * MINIBATCHES)
     learner = ppo(cartpole(), optimizer=optimizer, epochs=epochs, minibatch_count=MINIBATCHES)
-    poles = fleet(learner.environment, 10, {"length": {"range": [0.3, 0.7]}, "cart_mass": {"range": [0.8, 1.2]}})
-    simulation = simulate(federate(learner, mean(), *stages_of(method)), poles)
-
-    def run(seed: int) -> Reached:
-        population, sent, row, first = simulation.init(seed), 0, 0, Reached(math.inf, math.inf)
-        for number in range(1, budget + 1):
-            population, seen = simulation.round(population)
-            sent += seen.bytes_up
-            params = jax.tree.map(np.asarray, population.server.params)
-            row = row + 1 if greedy_returns(learner, poles, params, EPISODES, seed).mean() >= TARGET else 0
-            if row == 1:
-                first = Reached(number, sent)
-            if row == HELD:
-                return first
-        return Reached(math.inf, math.inf)
-
-    return run
-
-
-def tuned(method: str, epochs: int) -> float:
-    """The best learning rate of the grid on the tuning seeds."""
-    scores = {}
-    for rate in RATES:
-        rounds = [run.rounds for run in map(runner(method, rate, epochs), TUNING)]
-        scores[rate] = (rounds.count(math.inf), median(rounds), sum(rounds))
-        print(f"  {method} {rate}: rounds {listed(rounds)}", flush=True)
-    return min(scores, key=lambda rate: scores[rate])
-
-
-def listed(values: list[float]) -> str:
-    return ", ".join("missed" if math.isinf(value) else f"{value:,.0f}" for value in values)
+    fleet = poles(learner.environment, AGENTS)
+    simulation = simulate(federate(learner, mean(), *stages_of(method)), fleet)
+    return lambda seed: until_balanced(simulation, learner, fleet, seed, rounds=budget)
 
 
 def main() -> None:
@@ -120,16 +82,17 @@ def main() -> None:
     fedrl.launch.prepare()
     found: dict[str, list[Reached]] = {}
     for method in ("float32", *LOSSY):
-        rate = tuned(method, epochs)
+        rate = tuned(method, RATES, partial(runner, method, epochs=epochs), TUNING, "rounds")
         found[method] = list(map(runner(method, rate, epochs), REPORTED))
-        rounds, sent = ([run[i] for run in found[method]] for i in (0, 1))
+        rounds, sent = [run.rounds for run in found[method]], [run.bytes_up for run in found[method]]
         print(f"{method}, learning rate {rate}, seeds {REPORTED[0]} to {REPORTED[-1]}")
         print(f"  rounds {listed(rounds)}; median {median(rounds):g}")
         print(f"  bytes up {listed(sent)}; median {median(sent):,.0f}", flush=True)
     plain = found["float32"]
     emit(Figure("float32: seeds that miss 475", sum(math.isinf(run.rounds) for run in plain), 0, at_least=False))
     for method, name in LOSSY.items():
-        rounds, sent = (median(run[i] for run in found[method]) / median(run[i] for run in plain) for i in (0, 1))
+        rounds = median(run.rounds for run in found[method]) / median(run.rounds for run in plain)
+        sent = median(run.bytes_up for run in found[method]) / median(run.bytes_up for run in plain)
         missed = sum(math.isinf(run.rounds) for run in found[method])
         emit(
             Figure(f"{name}: bytes up to reach 475, float32 over it", 1.0 / sent, 20.0, "x"),

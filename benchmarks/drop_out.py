@@ -33,7 +33,7 @@ def rounds_with(drop_out: float) -> list[float]:
     learner = ppo(cartpole(), optimizer=adam(RATE, max_norm=0.5))
     fleet = poles(learner.environment, AGENTS)
     simulation = simulate_clock(federate(learner, mean()), fleet, clock(drop_out=drop_out))
-    return [until_balanced(simulation, learner, fleet, seed, BUDGET).rounds for seed in REPORTED]
+    return [until_balanced(simulation, learner, fleet, seed, rounds=BUDGET).rounds for seed in REPORTED]
 
 
 def main() -> None:

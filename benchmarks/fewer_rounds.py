@@ -26,12 +26,12 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from functools import partial
 from statistics import median
-from typing import NamedTuple
 
 import fedrl.launch
 from benchmarks.measure import Figure, emit
-from benchmarks.poles import EPISODES, HELD, TARGET, TUNING, listed, poles
+from benchmarks.poles import TUNING, Reached, listed, poles, tuned, until_balanced
 
 AGENTS, BUDGET, EPOCHS, MINIBATCHES = 10, 400, 2, 4
 RATES = (0.01, 0.016, 0.025, 0.04, 0.063)
@@ -39,29 +39,13 @@ REPORTED = tuple(range(10, 20))
 METHODS = ("every iteration", "fixed 2", "fixed 4", "fixed 8", "ramp", "from the loss", "lazy")
 
 
-class Cost(NamedTuple):
-    """What it took to get to the target: infinitely much if a run did not."""
-
-    messages: float
-    bytes_up: float
-    rounds: float
-    iterations: float
-
-
-NEVER = Cost(*[math.inf] * 4)
-
-
-def runner(method: str, learning_rate: float) -> Callable[[int], Cost]:
+def runner(method: str, learning_rate: float) -> Callable[[int], Reached]:
     """A method with a learning rate, ready to be run with any seed."""
-    import jax
-    import numpy as np
-
     from fedrl.aggregators import mean
     from fedrl.core.federation import federate
     from fedrl.engines.blocks import simulate
     from fedrl.engines.coordination import asked, coordinated
     from fedrl.environments import cartpole
-    from fedrl.experiments.evaluate import greedy_returns
     from fedrl.learners import adam, ppo
     from fedrl.selection import from_loss, ramp, steady
     from fedrl.stages import lazy
@@ -75,43 +59,19 @@ def runner(method: str, learning_rate: float) -> Callable[[int], Cost]:
     federation = federate(learner, mean(), *stages, local_steps=workload.most, tells=asked(workload))
     fleet = poles(learner.environment, AGENTS)
     simulation = coordinated(simulate(federation, fleet), workload=workload)
-
-    def run(seed: int) -> Cost:
-        population, row, spent, first = simulation.init(seed), 0, Cost(0, 0, 0, 0), NEVER
-        while spent.iterations < BUDGET:
-            population, seen = simulation.round(population)
-            assert seen.iterations is not None
-            messages, bytes_up = spent.messages + seen.messages_up, spent.bytes_up + seen.bytes_up
-            spent = Cost(messages, bytes_up, spent.rounds + 1, seen.iterations / AGENTS)
-            params = jax.tree.map(np.asarray, population.server.params)
-            row = row + 1 if greedy_returns(learner, fleet, params, EPISODES, seed).mean() >= TARGET else 0
-            first = spent if row == 1 else first
-            if row == HELD:
-                return first
-        return NEVER
-
-    return run
-
-
-def tuned(method: str) -> float:
-    """The best learning rate of the grid on the tuning seeds."""
-    scores = {}
-    for rate in RATES:
-        messages = [cost.messages for cost in map(runner(method, rate), TUNING)]
-        scores[rate] = (messages.count(math.inf), median(messages), sum(messages))
-        print(f"  {method}, learning rate {rate}: messages {listed(messages)}", flush=True)
-    return min(scores, key=lambda rate: scores[rate])
+    return lambda seed: until_balanced(simulation, learner, fleet, seed, iterations=BUDGET)
 
 
 def main() -> None:
     fedrl.launch.prepare()
     for method in sys.argv[1:] or METHODS:
-        rate = tuned(method)
+        rate = tuned(method, RATES, partial(runner, method), TUNING, "messages")
         found = list(map(runner(method, rate), REPORTED))
         print(f"{method}, learning rate {rate}, seeds {REPORTED[0]} to {REPORTED[-1]}")
-        for name, values in zip(Cost._fields, zip(*found, strict=True), strict=True):
+        for name in ("messages", "bytes_up", "rounds", "iterations"):
+            values = [getattr(run, name) for run in found]
             print(f"  {name.replace('_', ' ')} {listed(values)}; median {median(values):,.6g}", flush=True)
-        missed = sum(math.isinf(cost.messages) for cost in found)
+        missed = sum(math.isinf(run.messages) for run in found)
         emit(Figure(f"{method}: seeds that miss 475", missed, 0, at_least=False))
 
 

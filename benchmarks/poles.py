@@ -9,7 +9,8 @@ budget is a miss, and counts as infinitely long.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -23,13 +24,24 @@ TUNING, REPORTED = (100, 101, 102), tuple(range(10))
 
 
 class Reached(NamedTuple):
-    """When a run got to the target: both infinite if it did not."""
+    """What it took a run to get to the target, infinitely much if it did not.
 
-    rounds: float
-    time_s: float
+    Attributes:
+        rounds: Until then.
+        messages: Of all agents, up.
+        bytes_up: Likewise.
+        iterations: Local ones of each agent, on average; NaN if all did as they always do.
+        time_s: On the virtual clock; NaN without one.
+    """
+
+    rounds: float = 0
+    messages: float = 0
+    bytes_up: float = 0
+    iterations: float = 0
+    time_s: float = 0
 
 
-NEVER = Reached(math.inf, math.inf)
+NEVER = Reached(*[math.inf] * 5)
 
 
 def poles(environment: Environment, agents: int) -> PyTree:
@@ -39,26 +51,56 @@ def poles(environment: Environment, agents: int) -> PyTree:
     return fleet(environment, agents, {"length": {"range": [0.3, 0.7]}, "cart_mass": {"range": [0.8, 1.2]}})
 
 
-def until_balanced(simulation: Simulation, learner: Learner, fleet: PyTree, seed: int, rounds: int) -> Reached:
-    """Run a seed on a virtual clock until all poles balance, or for so many rounds."""
+def until_balanced(
+    simulation: Simulation,
+    learner: Learner,
+    fleet: PyTree,
+    seed: int,
+    *,
+    rounds: float = math.inf,
+    iterations: float = math.inf,
+    episodes: int = EPISODES,
+) -> Reached:
+    """Run a seed until all poles balance, or for so many rounds, or so many local iterations of each agent."""
     import jax
     import numpy as np
 
     from fedrl.experiments.evaluate import greedy_returns
 
-    population, row, first = simulation.init(seed), 0, NEVER
-    for number in range(1, rounds + 1):
+    population, row, spent, first = simulation.init(seed), 0, Reached(), NEVER
+    while spent.rounds < rounds and not spent.iterations >= iterations:
         population, seen = simulation.round(population)
-        assert seen.tick is not None
+        spent = Reached(
+            spent.rounds + 1,
+            spent.messages + seen.messages_up,
+            spent.bytes_up + seen.bytes_up,
+            math.nan if seen.iterations is None else seen.iterations / simulation.agents,
+            math.nan if seen.tick is None else seen.tick.time_s,
+        )
         if seen.weight == 0.0:
             continue
         params = jax.tree.map(np.asarray, population.server.params)
-        row = row + 1 if greedy_returns(learner, fleet, params, EPISODES, seed).mean() >= TARGET else 0
-        if row == 1:
-            first = Reached(number, seen.tick.time_s)
+        row = row + 1 if greedy_returns(learner, fleet, params, episodes, seed).mean() >= TARGET else 0
+        first = spent if row == 1 else first
         if row == HELD:
             return first
     return NEVER
+
+
+def tuned(
+    name: str,
+    numbers: Sequence[float],
+    runner: Callable[[float], Callable[[int], Reached]],
+    seeds: Sequence[int],
+    cost: str,
+) -> float:
+    """The number with the fewest misses over the seeds, then the least cost, median before mean."""
+    scores = {}
+    for number in numbers:
+        costs = [getattr(run, cost) for run in map(runner(number), seeds)]
+        scores[number] = (costs.count(math.inf), median(costs), sum(costs))
+        print(f"  {name}, {number}: {cost} {listed(costs)}", flush=True)
+    return min(scores, key=lambda number: scores[number])
 
 
 def listed(values: Sequence[float]) -> str:

@@ -25,39 +25,30 @@ import subprocess
 import sys
 from collections.abc import Callable
 from statistics import median
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import fedrl.launch
 from benchmarks.measure import Figure, emit, peak_gigabytes, seconds
+from benchmarks.poles import Reached, listed, poles, until_balanced
 
 if TYPE_CHECKING:
     from fedrl.core.learner import Learner
     from fedrl.core.types import PyTree
     from fedrl.engines.simulation import Simulation
 
-TARGET, HELD, EPISODES, BUDGET = 475.0, 3, 5, 60
+EPISODES, BUDGET = 5, 60
 SEEDS = (30, 31, 32)
 AGENTS, LARGEST, HIDDEN, SLOWER = (10, 100, 1000), 10_000, (32, 64, 128, 256), (1.0, 4.0, 16.0)
 USUAL_AGENTS, USUAL_HIDDEN, CLOCKED_AGENTS, SLOW_SHARE = 10, 64, 20, 0.2
 
 
-class Reached(NamedTuple):
-    """When a run got to the target, all infinite if it did not; `time_s` is on the virtual clock, if there is one."""
-
-    rounds: float
-    bytes_up: float
-    time_s: float
-
-
 def prepared(agents: int, hidden: int) -> tuple[Learner, PyTree]:
     from fedrl.environments import cartpole
-    from fedrl.environments.fleet import fleet
     from fedrl.learners import adam, mlp, ppo
 
     optimizer = adam(0.004, max_norm=0.5, decay_steps=16 * BUDGET)
     learner = ppo(cartpole(), network=mlp((hidden, hidden)), optimizer=optimizer)
-    settings = {"length": {"range": [0.3, 0.7]}, "cart_mass": {"range": [0.8, 1.2]}}
-    return learner, fleet(learner.environment, agents, settings)
+    return learner, poles(learner.environment, agents)
 
 
 def with_server(agents: int, hidden: int) -> tuple[Learner, PyTree, Simulation]:
@@ -65,8 +56,8 @@ def with_server(agents: int, hidden: int) -> tuple[Learner, PyTree, Simulation]:
     from fedrl.core.federation import federate
     from fedrl.engines.blocks import simulate
 
-    learner, poles = prepared(agents, hidden)
-    return learner, poles, simulate(federate(learner, mean()), poles)
+    learner, fleet = prepared(agents, hidden)
+    return learner, fleet, simulate(federate(learner, mean()), fleet)
 
 
 def on_clock(buffer: int | None, slower: float) -> tuple[Learner, PyTree, Simulation]:
@@ -74,38 +65,18 @@ def on_clock(buffer: int | None, slower: float) -> tuple[Learner, PyTree, Simula
     from fedrl.core.federation import federate
     from fedrl.engines.virtual import clock, fed_buff, simulate_clock, stragglers, synchronous
 
-    learner, poles = prepared(CLOCKED_AGENTS, USUAL_HIDDEN)
+    learner, fleet = prepared(CLOCKED_AGENTS, USUAL_HIDDEN)
     schedule = synchronous() if buffer is None else fed_buff(buffer)
     devices = clock(schedule, step_s=stragglers(1.0, SLOW_SHARE, slower))
-    return learner, poles, simulate_clock(federate(learner, mean()), poles, devices)
-
-
-def reached(learner: Learner, poles: PyTree, simulation: Simulation, seed: int) -> Reached:
-    import jax
-    import numpy as np
-
-    from fedrl.experiments.evaluate import greedy_returns
-
-    never = Reached(math.inf, math.inf, math.inf)
-    population, sent, row, first = simulation.init(seed), 0, 0, never
-    for number in range(1, BUDGET + 1):
-        population, seen = simulation.round(population)
-        sent += seen.bytes_up
-        params = jax.tree.map(np.asarray, population.server.params)
-        row = row + 1 if greedy_returns(learner, poles, params, EPISODES, seed).mean() >= TARGET else 0
-        if row == 1:
-            first = Reached(number, sent, math.nan if seen.tick is None else seen.tick.time_s)
-        if row == HELD:
-            return first
-    return never
+    return learner, fleet, simulate_clock(federate(learner, mean()), fleet, devices)
 
 
 def study(what: str, make: Callable[[], tuple[Learner, PyTree, Simulation]], seeds: tuple[int, ...] = SEEDS) -> Reached:
     """The median over seeds of each number; all of them are printed."""
-    learner, poles, simulation = make()
-    runs = [reached(learner, poles, simulation, seed) for seed in seeds]
+    learner, fleet, simulation = make()
+    runs = [until_balanced(simulation, learner, fleet, seed, rounds=BUDGET, episodes=EPISODES) for seed in seeds]
     found = Reached(*(median(column) for column in zip(*runs, strict=True)))
-    rounds = ", ".join("missed" if math.isinf(run.rounds) else f"{run.rounds:.0f}" for run in runs)
+    rounds = listed([run.rounds for run in runs])
     time = "" if math.isnan(found.time_s) else f", {found.time_s:,.1f} s on the clock"
     print(f"  {what}: {found.rounds:.0f} rounds ({rounds}), {found.bytes_up / 1e6:,.3f} MB up{time}", flush=True)
     return found

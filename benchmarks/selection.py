@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
 import fedrl.launch
-from benchmarks.compression import EPISODES, HELD, TARGET, Reached, listed
 from benchmarks.measure import Figure, emit
+from benchmarks.poles import TUNING, Reached, listed, poles, tuned, until_balanced
 
 if TYPE_CHECKING:
     from fedrl.core.learner import Learner
@@ -32,11 +33,11 @@ if TYPE_CHECKING:
 
 AGENTS, COHORT, BUDGET, UPDATES_PER_ROUND = 10, 3, 90, 16
 RATES = (0.0063, 0.01, 0.016, 0.025, 0.04, 0.063)
-TUNING, REPORTED = (100, 101, 102), tuple(range(20))
+REPORTED = tuple(range(20))
 RULES = ("random", "in turn", "power of choice", "utility: norm", "utility: loss", "priority: norm")
 
 
-def simulation_of(rule: str, learner: Learner, poles: PyTree) -> Simulation:
+def simulation_of(rule: str, learner: Learner, fleet: PyTree) -> Simulation:
     from fedrl.aggregators import mean
     from fedrl.core.codec import size_bytes
     from fedrl.core.federation import federate
@@ -48,8 +49,8 @@ def simulation_of(rule: str, learner: Learner, poles: PyTree) -> Simulation:
 
     if rule.startswith("priority"):
         told = federate(learner, mean(), tells=["norm"])
-        update = int(size_bytes(messages(told, poles).update))
-        return simulate_budget(told, poles, by_priority(AGENTS * 4 + COHORT * (update - 4)))
+        update = int(size_bytes(messages(told, fleet).update))
+        return simulate_budget(told, fleet, by_priority(AGENTS * 4 + COHORT * (update - 4)))
     selection = {
         "random": uniform(COHORT),
         "in turn": round_robin(COHORT),
@@ -57,48 +58,19 @@ def simulation_of(rule: str, learner: Learner, poles: PyTree) -> Simulation:
         "utility: norm": by_utility(COHORT, "norm"),
         "utility: loss": by_utility(COHORT, "loss"),
     }[rule]
-    return coordinated(simulate(federate(learner, mean(), tells=selection.asks), poles), selection)
+    return coordinated(simulate(federate(learner, mean(), tells=selection.asks), fleet), selection)
 
 
 def runner(rule: str, learning_rate: float) -> Callable[[int], Reached]:
     """A rule with a learning rate, ready to be run with any seed."""
-    import jax
-    import numpy as np
-
     from fedrl.environments import cartpole
-    from fedrl.environments.fleet import fleet
-    from fedrl.experiments.evaluate import greedy_returns
     from fedrl.learners import adam, ppo
 
     optimizer = adam(learning_rate, max_norm=0.5, decay_steps=BUDGET * UPDATES_PER_ROUND)
     learner = ppo(cartpole(), optimizer=optimizer)
-    poles = fleet(learner.environment, AGENTS, {"length": {"range": [0.3, 0.7]}, "cart_mass": {"range": [0.8, 1.2]}})
-    simulation = simulation_of(rule, learner, poles)
-
-    def run(seed: int) -> Reached:
-        population, sent, row, first = simulation.init(seed), 0, 0, Reached(math.inf, math.inf)
-        for number in range(1, BUDGET + 1):
-            population, seen = simulation.round(population)
-            sent += seen.bytes_up
-            params = jax.tree.map(np.asarray, population.server.params)
-            row = row + 1 if greedy_returns(learner, poles, params, EPISODES, seed).mean() >= TARGET else 0
-            if row == 1:
-                first = Reached(number, sent)
-            if row == HELD:
-                return first
-        return Reached(math.inf, math.inf)
-
-    return run
-
-
-def tuned(rule: str) -> float:
-    """The best learning rate of the grid on the tuning seeds."""
-    scores = {}
-    for rate in RATES:
-        rounds = [run.rounds for run in map(runner(rule, rate), TUNING)]
-        scores[rate] = (rounds.count(math.inf), median(rounds), sum(rounds))
-        print(f"  {rule} {rate}: rounds {listed(rounds)}", flush=True)
-    return min(scores, key=lambda rate: scores[rate])
+    fleet = poles(learner.environment, AGENTS)
+    simulation = simulation_of(rule, learner, fleet)
+    return lambda seed: until_balanced(simulation, learner, fleet, seed, rounds=BUDGET)
 
 
 def main() -> None:
@@ -107,9 +79,9 @@ def main() -> None:
 
     found: dict[str, list[Reached]] = {}
     for rule in RULES:
-        rate = tuned(rule)
+        rate = tuned(rule, RATES, partial(runner, rule), TUNING, "rounds")
         found[rule] = list(map(runner(rule, rate), REPORTED))
-        rounds, sent = ([run[i] for run in found[rule]] for i in (0, 1))
+        rounds, sent = [run.rounds for run in found[rule]], [run.bytes_up for run in found[rule]]
         print(f"{rule}, learning rate {rate}, seeds 0 to 19")
         print(f"  rounds {listed(rounds)}; median {median(rounds):g}")
         print(f"  bytes up {listed(sent)}; median {median(sent):,.0f}", flush=True)
