@@ -135,11 +135,7 @@ def test_between_two_merges_of_the_root_agents_act_with_the_parameters_of_their_
 )
 def test_an_interrupted_run_resumes_bit_for_bit(changes: list[str], config: Path, tmp_path: Path) -> None:
     def interrupt(event: Any) -> None:
-        if (event.get("method"), event.get("seed"), event.get("round")) == (
-            "federated",
-            0,
-            2,
-        ):  # once: seeds run side by side
+        if [event.get(name) for name in ("method", "seed", "round")] == ["federated", 0, 2]:  # seeds run side by side
             signal.raise_signal(signal.SIGINT)
 
     run(config, tmp_path / "whole", overrides=changes)
