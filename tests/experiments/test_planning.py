@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -96,10 +97,19 @@ def test_agents_tell_a_setting_that_a_file_asks_for(small):
         build(load(small, ["federation.aggregator={name='by_settings', names=['slope']}"]))
 
 
-def test_a_budget_below_one_update_is_refused_before_anybody_trains(small, tmp_path):
-    with pytest.raises(ConfigError, match=r"budget_bytes is 70.*Set it to that or more"):
-        fedrl.run(small, tmp_path / "run", overrides=[ADMISSION.replace("200", "70"), "baselines={}"])
-    assert not (tmp_path / "run" / "records.jsonl").exists() or not records(tmp_path / "run")
+@pytest.mark.parametrize(("asked", "bids"), [([], 3), ([SELECTION], 2)], ids=["everybody", "two of three"])
+def test_a_budget_below_the_bids_and_one_update_is_refused_before_there_is_a_run(small, tmp_path, asked, bids):
+    wrong = r"budget_bytes is 70\. Bids of 4 bytes from (\d) agents and one update of (\d+) bytes take (\d+)"
+    with pytest.raises(ConfigError, match=wrong) as refused:
+        fedrl.run(small, tmp_path / "run", overrides=[ADMISSION.replace("200", "70"), *asked])
+    assert not (tmp_path / "run").exists()
+    named = re.search(wrong, str(refused.value))
+    assert named is not None
+    said, update, least = map(int, named.groups())
+    assert (said, least) == (bids, 4 * bids + update)
+    assert build(load(small, [ADMISSION.replace("200", str(least)), *asked])).admission is not None
+    with pytest.raises(ConfigError, match=f"take {least}"):
+        build(load(small, [ADMISSION.replace("200", str(least - 1)), *asked]))
 
 
 @pytest.mark.parametrize(

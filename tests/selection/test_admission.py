@@ -194,8 +194,11 @@ class TestRounds:
         (lambda: by_priority(0), "budget_bytes is 0"),
         (lambda: by_priority(1, patience=0), "patience is 0"),
         (lambda: by_priority(1, "speed"), "usefulness is 'speed'"),
-        (lambda: made(BID + DENSE - 1), f"budget_bytes is {BID + DENSE - 1}.*are {BID + DENSE} bytes"),
-        (lambda: _round(made(4 * BID + DENSE - 1)), "4 bids of 4 bytes and one update of 20 are 36 bytes"),
+        (lambda: made(BID + DENSE - 1), f"budget_bytes is {BID + DENSE - 1}.*take {BID + DENSE},"),
+        (
+            lambda: _round(made(4 * BID + DENSE - 1)),
+            "from 4 agents and one update of 20 bytes take 36,",
+        ),
         (
             lambda: simulate_budget(federate(quadratic(sgd(0.1)), mean()), FLEET, by_priority(100)),
             r"does not tell it. Write federate\(..., tells=\['norm'\]\)",

@@ -24,7 +24,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.federation import AgentState, Federation
 from fedrl.core.types import Params, PyTree, Update
 from fedrl.engines.blocks import training
-from fedrl.engines.merging import merging, messages, outcome, spoken, told_in, weighing
+from fedrl.engines.merging import Messages, merging, messages, outcome, spoken, told_in, weighing
 from fedrl.engines.sharing import shared
 from fedrl.engines.simulation import (
     Population,
@@ -81,10 +81,8 @@ def simulate_budget(
     wire = messages(federation, fleet)
     merge, sizes = merging(federation, wire.decoded.value), weighing(wire)
     settle = _settling(federation)
-    bid = Bid({name: jnp.float32(0.0) for name in _asked(federation, admission)}, _size_bid(wire.up_bytes))
-    bid_bytes, repeated = int(size_bytes(bid)), int(size_bytes(bid.told))
-    answer_bytes = int(size_bytes(np.bool_(True)))
-    least = 1 if wire.up_bytes is None else wire.up_bytes - repeated
+    bid, bid_bytes, least = _bidding(federation, admission, wire)
+    repeated, answer_bytes = int(size_bytes(bid.told)), int(size_bytes(np.bool_(True)))
     left_for_updates(admission, 1, bid_bytes, least)
 
     def round(
@@ -133,6 +131,22 @@ def simulate_budget(
         return params_held(federation, population.blocks, seats)
 
     return Simulation(init, round, params_of, agents, size, adopt=adopting(federation))
+
+
+def check_budget(federation: Federation, fleet: PyTree, admission: Admission, bids: int) -> None:
+    """Refuse a budget under which nothing would ever be sent if so many agents bid.
+
+    Raises:
+        ConfigError: It says how much would be needed.
+    """
+    _, bid_bytes, least = _bidding(federation, admission, messages(federation, fleet))
+    left_for_updates(admission, bids, bid_bytes, least)
+
+
+def _bidding(federation: Federation, admission: Admission, wire: Messages) -> tuple[Bid, int, int]:
+    """A bid, its bytes, and those of the smallest update after it, which does not repeat what was bid."""
+    bid = Bid({name: jnp.float32(0.0) for name in _asked(federation, admission)}, _size_bid(wire.up_bytes))
+    return bid, int(size_bytes(bid)), 1 if wire.up_bytes is None else wire.up_bytes - int(size_bytes(bid.told))
 
 
 def _asked(federation: Federation, admission: Admission) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from fedrl.core.keys import Purpose, run_key
 from fedrl.core.learner import Learner
 from fedrl.core.told import DURATION
 from fedrl.core.types import PyTree
+from fedrl.engines.admission import check_budget
 from fedrl.engines.coordination import asked
 from fedrl.environments.fleet import fleet, held_out
 from fedrl.experiments import catalogue
@@ -98,6 +99,8 @@ def build(config: Config) -> Experiment:
             unseen = held_out(environment, config.evaluation.held_out, settings, key)
     except ConfigError as fault:
         raise ConfigError(f"[fleet] {fault}") from fault
+    if admission is not None:
+        check_budget(federation, agents, admission, len(_first_cohort(selection, chosen.agents)))
     coordination = coordination_of(chosen, federation)
     if config.evaluation.held_out and not has_common_policy(learner, coordination):
         raise ConfigError(
@@ -134,7 +137,7 @@ def planning_of(chosen: FederationConfig, environment: Environment) -> tuple[Sel
     selection, workload = None, None
     if chosen.selection is not None:
         selection = catalogue.build("selection", chosen.selection, "federation.selection")
-        selection.choose(np.random.default_rng(0), chosen.agents, 1, selection.init(chosen.agents))
+        _first_cohort(selection, chosen.agents)
     if isinstance(chosen.local_steps, Mapping):
         workload = catalogue.build("workload", chosen.local_steps, "federation.local_steps")
         workload.plan(chosen.agents, 1, workload.init(chosen.agents))
@@ -149,6 +152,13 @@ def planning_of(chosen: FederationConfig, environment: Environment) -> tuple[Sel
                 "steps are the same in every round. Give a number, or use a compiled environment."
             )
     return selection, workload
+
+
+def _first_cohort(selection: Selection | None, agents: int) -> np.ndarray:
+    """Whom a server might ask in the first round."""
+    if selection is None:
+        return np.arange(agents)
+    return selection.choose(np.random.default_rng(0), agents, 1, selection.init(agents))
 
 
 def admission_of(chosen: FederationConfig, environment: Environment) -> Admission | None:

@@ -98,8 +98,8 @@ def left_for_updates(admission: Admission, bids: int, bid_bytes: int, smallest: 
     left = admission.budget_bytes - bids * bid_bytes
     if left < smallest:
         raise ConfigError(
-            f"budget_bytes is {admission.budget_bytes}. {bids} bids of {bid_bytes} bytes and one update of "
-            f"{smallest} are {bids * bid_bytes + smallest} bytes, so nothing would ever be sent. Set it to that or "
+            f"budget_bytes is {admission.budget_bytes}. Bids of {bid_bytes} bytes from {bids} agents and one update of "
+            f"{smallest} bytes take {bids * bid_bytes + smallest}, so nothing would ever be sent. Set it to that or "
             "more, ask fewer agents, or make updates smaller with a stage."
         )
     return left
