@@ -1,7 +1,8 @@
 """Before anything starts JAX: two host devices, a cache of compiled programs that goes with the tests, run-time types
-for every function of fedrl, repeatable examples."""
+for every function of fedrl, repeatable examples. And Ctrl-C is heard, also by tests that run in the background."""
 
 import os
+import signal
 import tempfile
 
 FLAGS = {"--xla_force_host_platform_device_count": 2, "--xla_cpu_prefer_vector_width": 256}
@@ -10,6 +11,7 @@ for flag, value in FLAGS.items():  # all that fedrl.prepare() would set, so that
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}={value}".strip()
 CACHE = tempfile.TemporaryDirectory(prefix="fedrl-tests-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts with & ignore it
 
 collect_ignore_glob = ["quadratic.py", "run_time_types.py", "*/walks.py", "*/corridor.py", "*/made_runs.py"]  # no tests
 
