@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-from fedrl.aggregators.namespace import namespace
+from fedrl.aggregators.namespace import namespace, weighted_mean
 from fedrl.core.aggregator import Aggregator
 from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
@@ -38,9 +38,7 @@ def by_diversity(floor: float = 0.1) -> Aggregator:
         agents = len(unit)
         alike = unit @ unit.T * (1.0 - xp.eye(agents, dtype=unit.dtype))
         diversity = 1.0 - alike.sum(1) / max(agents - 1, 1)
-        weight = updates.weight * xp.maximum(diversity, floor)
-        share = weight / xp.maximum(weight.sum(), 1e-30)
-        value = jax.tree.map(lambda x: xp.tensordot(share, x, 1), updates.value)
+        value = weighted_mean(updates.weight * xp.maximum(diversity, floor), updates.value)
         return Update(value, updates.weight.sum(), updates.version.max()), state
 
     return Aggregator(update=update, sees="each")

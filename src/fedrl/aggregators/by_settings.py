@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-
-from fedrl.aggregators.namespace import namespace
+from fedrl.aggregators.namespace import namespace, weighted_mean
 from fedrl.core.aggregator import Aggregator
 from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
@@ -55,9 +53,7 @@ def by_settings(names: Sequence[str], floor: float = 0.1) -> Aggregator:
         enclosed: Enclosed = updates.value
         assert enclosed.told is not None
         apart = sum(_mean_distance(enclosed.told[SETTING + name], xp) for name in asked) / len(asked)
-        weight = updates.weight * xp.maximum(apart, floor)
-        share = weight / xp.maximum(weight.sum(), 1e-30)
-        value = jax.tree.map(lambda x: xp.tensordot(share, x, 1).astype(x.dtype), enclosed.learned)
+        value = weighted_mean(updates.weight * xp.maximum(apart, floor), enclosed.learned)
         return Update(value, updates.weight.sum(), updates.version.max()), state
 
     return Aggregator(update=update, sees="each", asks=tuple(SETTING + name for name in asked))

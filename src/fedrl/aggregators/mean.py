@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
-from fedrl.aggregators.namespace import namespace
+from fedrl.aggregators.namespace import weighted_mean
 from fedrl.core.aggregator import Aggregator, by_samples
 from fedrl.core.checks import check_one_of
 from fedrl.core.component import component
@@ -25,11 +24,8 @@ def mean(weighting: str = "samples") -> Aggregator:
     check_one_of(weighting, ("samples", "uniform"), "weighting")
 
     def update(updates: Update, state: PyTree) -> tuple[Update, PyTree]:
-        xp = namespace(updates)
-        weight = updates.weight.sum()
-        share = updates.weight / xp.maximum(weight, 1e-30)
-        value = jax.tree.map(lambda x: xp.tensordot(share, x, 1), updates.value)
-        return Update(value, weight, updates.version.max()), state
+        value = weighted_mean(updates.weight, updates.value)
+        return Update(value, updates.weight.sum(), updates.version.max()), state
 
     return Aggregator(
         update=update,

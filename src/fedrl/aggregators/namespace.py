@@ -1,4 +1,4 @@
-"""One rule for both worlds: NumPy where the arrays are NumPy's, JAX where they are traced.
+"""One rule for both worlds: NumPy where the arrays are NumPy's, JAX where they are traced. And the mean, in both.
 
 On a CPU, NumPy's reductions and sorts over agents are up to forty times as fast as XLA's.
 """
@@ -22,3 +22,10 @@ def namespace(updates: PyTree) -> Any:
     'numpy'
     """
     return np if all(isinstance(leaf, np.ndarray | np.generic) for leaf in jax.tree.leaves(updates)) else jnp
+
+
+def weighted_mean(weight: Any, stacked: PyTree) -> PyTree:
+    """sum_k w_k x_k / sum_k w_k over the leading axis of every array; zero if all weights are."""
+    xp = namespace((weight, stacked))
+    share = weight / xp.maximum(weight.sum(), 1e-30)
+    return jax.tree.map(lambda x: xp.tensordot(share, x, 1).astype(x.dtype), stacked)
