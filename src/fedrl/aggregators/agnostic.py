@@ -17,7 +17,6 @@ from fedrl.core.aggregator import Aggregator
 from fedrl.core.checks import check_above_zero, check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
-from fedrl.core.told import Enclosed
 from fedrl.core.types import Params, PyTree, Update
 
 
@@ -56,16 +55,14 @@ def agnostic(agents: int, step: float = 0.01, best: float | None = None) -> Aggr
 
     def update(updates: Update, state: Mixture) -> tuple[Update, PyTree]:
         xp = namespace(updates)
-        enclosed: Enclosed = updates.value
-        assert enclosed.told is not None
-        here = enclosed.told["agent"].astype(np.int32)
+        here = updates.report["agent"].astype(np.int32)
         if xp is np and here.max() >= agents:
             raise ConfigError(f"agents is {agents} and agent {here.max()} takes part. Set it to how many there are.")
         weights = xp.asarray(state.weights)
         own = weights[here]
         share = xp.where(own.sum() > 0.0, own / xp.maximum(own.sum(), 1e-30), 1.0 / len(here)).astype(np.float32)
-        value = jax.tree.map(lambda x: xp.tensordot(share, x, 1), enclosed.learned)
-        ascent = (here == xp.arange(agents)[:, None]) @ losses(enclosed.told, best, xp)
+        value = jax.tree.map(lambda x: xp.tensordot(share, x, 1), updates.value)
+        ascent = (here == xp.arange(agents)[:, None]) @ losses(updates.report, best, xp)
         after = on_simplex(weights + step * ascent)
         return Update(value, updates.weight.sum(), updates.version.max()), Mixture(after)
 

@@ -10,7 +10,7 @@ from fedrl.core.aggregator import Aggregator
 from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
-from fedrl.core.told import SETTING, Enclosed
+from fedrl.core.told import SETTING
 from fedrl.core.types import PyTree, Update
 
 
@@ -50,10 +50,8 @@ def by_settings(names: Sequence[str], floor: float = 0.1) -> Aggregator:
 
     def update(updates: Update, state: PyTree) -> tuple[Update, PyTree]:
         xp = namespace(updates)
-        enclosed: Enclosed = updates.value
-        assert enclosed.told is not None
-        apart = sum(_mean_distance(enclosed.told[SETTING + name], xp) for name in asked) / len(asked)
-        value = weighted_mean(updates.weight * xp.maximum(apart, floor), enclosed.learned)
+        apart = sum(_mean_distance(updates.report[SETTING + name], xp) for name in asked) / len(asked)
+        value = weighted_mean(updates.weight * xp.maximum(apart, floor), updates.value)
         return Update(value, updates.weight.sum(), updates.version.max()), state
 
     return Aggregator(update=update, sees="each", asks=tuple(SETTING + name for name in asked))

@@ -13,7 +13,6 @@ from fedrl.core.aggregator import Aggregator
 from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
-from fedrl.core.told import Enclosed
 from fedrl.core.types import PyTree, Update
 
 LEAST_LOSS = 1e-6
@@ -47,12 +46,11 @@ def q_fair(q: float = 1.0, lipschitz: float = 1.0, best: float | None = None) ->
 
     def update(updates: Update, state: PyTree) -> tuple[Update, PyTree]:
         xp = namespace(updates)
-        enclosed: Enclosed = updates.value
-        loss = xp.maximum(losses(enclosed.told, best, xp), LEAST_LOSS)
+        loss = xp.maximum(losses(updates.report, best, xp), LEAST_LOSS)
         power = loss**q
-        curvature = q * loss ** (q - 1.0) * lipschitz * _norms(enclosed.learned, xp) ** 2
+        curvature = q * loss ** (q - 1.0) * lipschitz * _norms(updates.value, xp) ** 2
         whole = (curvature + power).sum()
-        value = jax.tree.map(lambda x: (xp.tensordot(power, x, 1) / whole).astype(x.dtype), enclosed.learned)
+        value = jax.tree.map(lambda x: (xp.tensordot(power, x, 1) / whole).astype(x.dtype), updates.value)
         return Update(value, updates.weight.sum(), updates.version.max()), state
 
     return Aggregator(update=update, sees="each", asks=(question(best),))

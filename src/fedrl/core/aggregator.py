@@ -33,7 +33,7 @@ class Aggregator:
         weigh: `update -> weight` of one agent's update, before any summing.
         sees: "sum" if the rule is a function of the weighted sum, "each" if it needs every update by itself.
         asks: What each agent is to tell about itself, see `fedrl.core.told`. A rule that asks sees each update, and
-            `updates.value` is an `Enclosed` with what they learned and what they told.
+            finds what they told in `updates.report`.
         unit: `samples of a usual update -> a usual weight`, for exact sums.
         sensitivity: `(clip, agents) -> bound` on how far one agent with updates of norm at most `clip` moves the
             result, or None where no bound is known.

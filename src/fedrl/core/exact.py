@@ -1,71 +1,113 @@
 """Sums whose result does not depend on the order or the grouping of their terms.
 
 Floating-point addition is not associative, so a sum over agents would depend on how the engine splits them.
-Each term is therefore cut into two integers, and integers add up exactly:
+Each term is therefore cut into digits of `BITS` bits, from the highest down, and integers add up exactly:
 
-    x  ->  coarse = round(x / COARSE),  fine = round((x - coarse * COARSE) / FINE)      |x| < LIMIT
+    x  =  d_n u_n + ... + d_1 u_1 + d_0 u_0,      u_i = 2^(lowest + BITS i),   |d_i| <= 2^(BITS - 1)
 
-A term keeps float32's own precision down to `FINE`; `LANES` terms fit an int32; the host goes on in int64.
+A float32 has 24 bits, so it is cut without loss, unless it has bits below the lowest unit. `LANES` digits fit an int32;
+the host goes on in int64. There are as many digits as the numbers need: for changes of parameters and weights from far
+below 1e-12 to far above 1e12, for statistics as many as float32 has.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32
 
-COARSE = 2.0**-6
-FINE = 2.0**-31
-LIMIT = 2.0**20
+BITS = 27
 LANES = 16
 
 
+class Digits(NamedTuple):
+    """How numbers are cut.
+
+    Attributes:
+        lowest: The exponent of the lowest unit; bits below it are rounded away.
+        number: How many digits there are.
+    """
+
+    lowest: int
+    number: int
+
+    @property
+    def units(self) -> list[float]:
+        """u_0, u_1, ..., powers of two."""
+        return [2.0 ** (self.lowest + BITS * i) for i in range(self.number)]
+
+    @property
+    def fine(self) -> float:
+        """The lowest unit: a term errs by at most half of it."""
+        return self.units[0]
+
+    @property
+    def limit(self) -> float:
+        """Terms are smaller than this."""
+        return self.units[-1] * 2.0 ** (BITS - 1)
+
+
+UPDATES = Digits(-97, 6)
+"""For weighted changes of parameters, and for weights: from 6e-30 to 1.8e19."""
+STATISTICS = Digits(-115, 9)
+"""For what agents count: from 2e-35 to 1.7e38, the largest power of two of float32."""
+
+
 def partial_sum(
-    values: Float[Array, "agents size"], weights: Float[Array, " agents"]
-) -> tuple[Int32[Array, "2 size_and_weight"], Bool[Array, " agents"]]:
-    """Add up weighted values exactly, inside a compiled program.
+    terms: Float[Array, "agents size"], accepted: Bool[Array, " agents"], digits: Digits = UPDATES
+) -> Int32[Array, "digits size"]:
+    """Add up rows exactly, inside a compiled program.
 
     Args:
-        values: One row per agent, at most `LANES` rows.
-        weights: One weight per agent, 0 for an absent one.
+        terms: One row per agent, at most `LANES` rows.
+        accepted: Which rows count; every entry of those is smaller than `digits.limit`.
+        digits: How terms are cut.
 
     Returns:
-        The coarse and fine sums of `weights @ values`, with the sum of the weights as last entry; and which rows were
-        refused because an entry was not finite or out of range. A refused row counts as absent.
+        The sum of each digit, from the lowest.
 
     >>> import jax.numpy as jnp
-    >>> sums, refused = partial_sum(jnp.array([[1.0, 2.0], [3.0, jnp.nan]]), jnp.array([0.5, 1.0]))
-    >>> value, weight = mean_of(total([sums]))
-    >>> value.tolist(), weight, refused.tolist()
-    ([1.0, 2.0], 0.5, [False, True])
+    >>> terms = jnp.array([[1e-12, 1e12], [3e-12, jnp.nan], [2e-12, -1e12]])
+    >>> total([partial_sum(terms, jnp.array([True, False, True]))]).tolist()
+    [3.0000000268043e-12, 0.0]
     """
-    if values.shape[0] > LANES:
-        raise ValueError(f"{values.shape[0]} rows do not fit an exact int32 sum. Add up at most {LANES} at a time.")
-    terms = jnp.concatenate([values * weights[:, None], weights[:, None]], axis=1)
-    accepted = (jnp.abs(terms) < LIMIT).all(axis=1)  # false for NaN, too
-    terms = jnp.where(accepted[:, None], terms, 0.0)
-    coarse = jnp.round(terms / COARSE)
-    fine = jnp.round((terms - coarse * COARSE) / FINE)
-    sums = jnp.stack([coarse.astype(jnp.int32).sum(0), fine.astype(jnp.int32).sum(0)])
-    return sums, ~accepted & (weights != 0.0)
+    if terms.shape[0] > LANES:
+        raise ValueError(f"{terms.shape[0]} rows do not fit an exact int32 sum. Add up at most {LANES} at a time.")
+    left = jnp.where(accepted[:, None], terms, 0.0)
+    sums = []
+    for unit in reversed(digits.units):
+        digit = jnp.round(left * (1.0 / unit))  # a power of two: nothing is rounded but to the digit
+        left = left - digit * unit
+        sums.append(digit.astype(jnp.int32).sum(0))
+    return jnp.stack(sums[::-1])
 
 
-def total(partials: list[Any]) -> np.ndarray:
-    """Add partial sums up, on the host: int64 `[2, size + 1]`, the same for every order and grouping."""
+def largest(tree: Any) -> Float[Array, " leaves"]:
+    """The largest absolute entry of each leaf; NaN where there is one. Of an empty leaf it is 0."""
+    return jnp.stack([jnp.abs(leaf).max(initial=0.0) for leaf in jax.tree.leaves(tree)])
+
+
+def total(partials: list[Any], digits: Digits = UPDATES) -> np.ndarray:
+    """Add partial sums up, on the host: float64 `[size]`, the same bits for every order and grouping."""
     sums = np.zeros(partials[0].shape, np.int64)
     for partial in partials:
         sums += np.asarray(partial)
-    return sums
+    whole = np.zeros(sums.shape[1])
+    for row, unit in zip(sums[::-1], digits.units[::-1], strict=True):
+        whole += row * unit
+    return whole
 
 
-def mean_of(sums: np.ndarray) -> tuple[np.ndarray, float]:
-    """The weighted mean, float32 `[size]`, and the sum of the weights. With no weight at all the mean is zero."""
-    real = sums[0] * COARSE + sums[1] * FINE
-    weight = float(real[-1])
-    mean = real[:-1] / weight if weight > 0.0 else np.zeros(real.size - 1)
+def mean_of(totals: np.ndarray) -> tuple[np.ndarray, float]:
+    """Of totals whose last entry is that of the weights: the weighted mean, float32, and the sum of the weights.
+
+    With no weight at all the mean is zero.
+    """
+    weight = float(totals[-1])
+    mean = totals[:-1] / weight if weight > 0.0 else np.zeros(totals.size - 1)
     return mean.astype(np.float32), weight
 
 
@@ -75,5 +117,6 @@ def nearest_power_of_two(size: float) -> float:
 
 
 def flatten(tree: Any) -> Float[Array, " size"]:
-    """All leaves of a tree of float32 in one vector."""
-    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+    """All leaves of a tree of float32 in one vector; of a tree without leaves, none."""
+    leaves = jax.tree.leaves(tree)
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves]) if leaves else jnp.zeros(0)

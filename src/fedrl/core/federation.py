@@ -12,7 +12,7 @@ Each half is three steps in a row. Engines that interleave something between the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,17 +21,21 @@ import optax
 from fedrl.core.aggregator import Aggregator
 from fedrl.core.checks import check_composition, check_one_of, check_positive
 from fedrl.core.component import Call, component, record
+from fedrl.core.double import sum_of
 from fedrl.core.errors import UnsoundError
+from fedrl.core.faults import FAULT, fault_of, undone
 from fedrl.core.keys import agent_key
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.parts import joined
 from fedrl.core.stage import Stage, pipeline, zeros_like
-from fedrl.core.told import Enclosed, check_told, settings_told, statement
+from fedrl.core.told import check_told, settings_told, statement
 from fedrl.core.types import Broadcast, Context, Hint, Key, Metrics, PyTree, Update
 
 Carry = TypeVar("Carry")
 
-TRAIN, ENCODE, GATHER = 0, 1, 2
+TRAIN, ENCODE, GATHER, MEND = 0, 1, 2, 3
+LEARNER = "learner"
+"""The statistics of an update that its learner counted."""
 
 
 class ServerState(NamedTuple):
@@ -47,15 +51,15 @@ class ServerState(NamedTuple):
 class AgentState(NamedTuple):
     """What an agent remembers between rounds. It never leaves the agent.
 
-    `steps` is the agent's own number of local steps, at most the federation's. `settings` are parameters of its
-    environment that it was asked to tell.
+    `steps` is the agent's own number of local steps, at most the federation's; `env_params` are the parameters of its
+    environment.
     """
 
     learner: PyTree
     local: PyTree
     agent: jax.Array
     steps: jax.Array
-    settings: dict[str, jax.Array]
+    env_params: PyTree
 
 
 class Task(NamedTuple):
@@ -76,16 +80,18 @@ class Federation:
         init_agent: `(key, agent, env_params, steps) -> AgentState`.
         broadcast: `ServerState -> Broadcast`.
         agent: `(key, Broadcast, AgentState, cohort) -> (Update, AgentState, Metrics)`; each metric has a leading axis
-            of local steps. The metrics stay on the agent: a return curve is private data.
+            of local steps. The metrics stay on the agent: a return curve is private data. One of them is
+            `fedrl.core.faults.FAULT`; where it is not 0 the others are.
         server: `(key, ServerState, Updates[n]) -> ServerState`.
         begin: `(key, Broadcast, AgentState, cohort) -> (Task, AgentState)`.
         work: `(Task, AgentState, step, trajectory | None) -> (AgentState, Metrics)`, one local step. Without a
             trajectory, the learner gathers its own experience.
-        report: `(Task, AgentState, metrics) -> (Update, AgentState)`, the metrics summed over local steps.
-        told: `Update -> {name: scalar}`, what the agent says about itself in its update.
+        report: `(Task, before, after, metrics) -> (Update, AgentState, fault)`, of the agent before `begin` and after
+            its local steps, the metrics summed over them. An agent whose training is at fault (`fedrl.core.faults`) is
+            what it was before, and the weight of its update is NaN.
         decode: `(Broadcast, Update) -> Update`, for one update; from here on its weight is the aggregator's.
-        aggregate: `(ServerState, Updates[n]) -> (Update, aggregator state)`, of decoded updates.
-        commit: `(key, ServerState, Update, aggregator state) -> ServerState`.
+        aggregate: `(ServerState, Updates[n]) -> (Update, aggregator state)`, of decoded updates; without statistics.
+        commit: `(key, ServerState, Update, aggregator state) -> ServerState`. The update has the sums of statistics.
         learner: The learner of every agent.
         aggregator: The rule that merges.
         local_steps: Local iterations in a round, at most.
@@ -98,8 +104,7 @@ class Federation:
     server: Callable[[Key, ServerState, Update], ServerState]
     begin: Callable[[Key, Broadcast, AgentState, jax.Array], tuple[Task, AgentState]]
     work: Callable[[Task, AgentState, jax.Array, Trajectory | None], tuple[AgentState, Metrics]]
-    report: Callable[[Task, AgentState, Metrics], tuple[Update, AgentState]]
-    told: Callable[[Update], dict[str, jax.Array]]
+    report: Callable[[Task, AgentState, AgentState, Metrics], tuple[Update, AgentState, jax.Array]]
     decode: Callable[[Broadcast, Update], Update]
     aggregate: Callable[[ServerState, Update], tuple[Update, PyTree]]
     commit: Callable[[Key, ServerState, Update, PyTree], ServerState]
@@ -156,7 +161,6 @@ def federate(
     assert pipe.guide is not None
     assert pipe.decode is not None
     guide, undo, counts = pipe.guide, pipe.decode, learner.statistics
-    beside = counts is not None or bool(questions)
 
     def init_server(key: Key) -> ServerState:
         params = learner.params(learner.init(key, learner.environment.params))
@@ -166,7 +170,7 @@ def federate(
     def init_agent(key: Key, agent: jax.Array, env_params: PyTree, steps: jax.Array) -> AgentState:
         state = learner.init(jax.random.fold_in(key, agent), env_params)
         _, local = pipe.init(learner.params(state))
-        return AgentState(state, local, agent, steps, settings_told(questions, env_params))
+        return AgentState(state, local, agent, steps, env_params)
 
     def broadcast(server: ServerState) -> Broadcast:
         return Broadcast(server.params, server.shared, server.version)
@@ -187,43 +191,52 @@ def federate(
             state, metrics = learner.learn(key, agent.learner, trajectory, task.hint)
         return agent._replace(learner=state), metrics
 
-    def report(task: Task, agent: AgentState, metrics: Metrics) -> tuple[Update, AgentState]:
+    def report(
+        task: Task, before: AgentState, agent: AgentState, metrics: Metrics
+    ) -> tuple[Update, AgentState, jax.Array]:
         change = jax.tree.map(jnp.subtract, learner.params(agent.learner), task.broadcast.params)
-        return encode(task, agent, change, metrics)
+        return settled(task, before, change, *encode(task, agent, change, metrics))
+
+    def settled(
+        task: Task, before: AgentState, value: PyTree, update: Update, after: AgentState
+    ) -> tuple[Update, AgentState, jax.Array]:
+        sent = {"change": value, "value": update.value, "weight": update.weight, "statistics": update.statistics}
+        fault = fault_of(before.learner, after.learner, sent)
+        key = jax.random.fold_in(task.key, MEND)
+        state = undone(key, learner.environment, before.env_params, fault, before.learner, after.learner)
+        local = jax.tree.map(lambda old, new: jnp.where(fault > 0, old, new), before.local, after.local)
+        weight = jnp.where(fault > 0, jnp.nan, update.weight)
+        return update._replace(weight=weight), after._replace(learner=state, local=local), fault
 
     def encode(task: Task, agent: AgentState, value: PyTree, metrics: Metrics) -> tuple[Update, AgentState]:
-        version = task.broadcast.version
-        context = Context(agent.agent, version, task.cohort, agent.steps, metrics, agent.settings)
+        version, settings = task.broadcast.version, settings_told(questions, agent.env_params)
+        context = Context(agent.agent, version, task.cohort, agent.steps, metrics, settings)
         weight = (agent.steps * learner.samples).astype(jnp.float32)
         update = Update(value, weight, version)
         key = jax.random.fold_in(task.key, ENCODE)
         update, local = pipe.encode(key, context, task.broadcast.shared, agent.local, update)
-        if beside:
-            gathered = None if counts is None else counts.gathered(agent.learner)
-            told = statement(questions, context, value) if questions else None
-            update = update._replace(value=Enclosed(update.value, gathered, told))
+        if counts is not None:
+            update = update._replace(statistics={**update.statistics, LEARNER: counts.gathered(agent.learner)})
+        if questions:
+            update = update._replace(report=statement(questions, context, value))
         return update, agent._replace(local=local)
 
-    def told(update: Update) -> dict[str, jax.Array]:
-        return update.value.told if questions else {}
-
-    def train(key: Key, sent: Broadcast, agent: AgentState, cohort: jax.Array) -> tuple[Update, AgentState, Metrics]:
-        task, agent = begin(key, sent, agent, cohort)
+    def train(key: Key, sent: Broadcast, before: AgentState, cohort: jax.Array) -> tuple[Update, AgentState, Metrics]:
+        task, agent = begin(key, sent, before, cohort)
         if local_steps == 1:
-            agent, metrics = work(task, agent, jnp.int32(0))
-            update, agent = report(task, agent, metrics)
-            return update, agent, jax.tree.map(lambda x: x[None], metrics)
-
-        agent, metrics = _repeated(lambda i, state: work(task, state, i), agent.steps, local_steps, agent)
-        update, agent = report(task, agent, _summed(metrics))
-        return update, agent, metrics
+            agent, measured = work(task, agent, jnp.int32(0))
+            metrics = jax.tree.map(lambda x: x[None], measured)
+        else:
+            agent, metrics = _repeated(lambda i, state: work(task, state, i), agent.steps, local_steps, agent)
+        update, agent, fault = report(task, before, agent, _summed(metrics))
+        return update, agent, _told_of(fault, metrics)
 
     def differentiate(
-        key: Key, sent: Broadcast, agent: AgentState, cohort: jax.Array
+        key: Key, sent: Broadcast, before: AgentState, cohort: jax.Array
     ) -> tuple[Update, AgentState, Metrics]:
         assert learner.gradient is not None
         gradient = learner.gradient
-        task, agent = begin(key, sent, agent, cohort)
+        task, agent = begin(key, sent, before, cohort)
 
         def step(i: jax.Array, carry: tuple[AgentState, PyTree]) -> tuple[tuple[AgentState, PyTree], Metrics]:
             state, summed = carry
@@ -233,36 +246,20 @@ def federate(
         begun = (agent, zeros_like(sent.params))
         (agent, summed), metrics = _repeated(step, agent.steps, local_steps, begun)
         value = jax.tree.map(lambda s: s / jnp.maximum(agent.steps, 1), summed)
-        update, agent = encode(task, agent, value, _summed(metrics))
-        return update, agent, metrics
+        encoded = encode(task, agent, value, _summed(metrics))
+        update, agent, fault = settled(task, before, value, *encoded)
+        return update, agent, _told_of(fault, metrics)
 
     def decode(sent: Broadcast, update: Update) -> Update:
-        if not beside:
-            update = undo(sent.shared, update)
-            return update._replace(weight=aggregator.weigh(update))
-        enclosed: Enclosed = update.value
-        update = undo(sent.shared, update._replace(value=enclosed.learned))
-        weight = aggregator.weigh(update)
-        gathered = jax.tree.map(lambda x: x / weight, enclosed.gathered)
-        return Update(
-            Enclosed(update.value, gathered, enclosed.told if aggregator.asks else None), weight, update.version
-        )
+        update = undo(sent.shared, update)
+        return update._replace(weight=aggregator.weigh(update), report=update.report if aggregator.asks else {})
 
     def aggregate(server: ServerState, updates: Update) -> tuple[Update, PyTree]:
-        if not beside or aggregator.sees == "sum":
-            return aggregator.update(updates, server.aggregator)
-        enclosed: Enclosed = updates.value
-        asked = enclosed._replace(gathered=None) if aggregator.asks else enclosed.learned
-        merged, memory = aggregator.update(updates._replace(value=asked), server.aggregator)
-        gathered = jax.tree.map(lambda x: _weighted_sum(updates.weight, x) / merged.weight, enclosed.gathered)
-        return merged._replace(value=Enclosed(merged.value, gathered)), memory
+        return aggregator.update(updates._replace(statistics={}), server.aggregator)
 
     def commit(key: Key, server: ServerState, merged: Update, memory: PyTree) -> ServerState:
         if counts is not None:
-            sums = jax.tree.map(lambda x: x * merged.weight, merged.value.gathered)
-            server = server._replace(params=counts.absorb(server.params, sums))
-        if beside:
-            merged = merged._replace(value=merged.value.learned)
+            server = server._replace(params=counts.absorb(server.params, merged.statistics[LEARNER]))
         merged, shared = pipe.finish(jax.random.fold_in(key, server.version), server.shared, merged)
         gradient = jax.tree.map(jnp.negative, merged.value)
         step, state = optimizer.update(gradient, server.optimizer, server.params)
@@ -271,7 +268,8 @@ def federate(
     def server(key: Key, state: ServerState, updates: Update) -> ServerState:
         decoded = jax.vmap(decode, (None, 0))(broadcast(state), updates)
         merged, memory = aggregate(state, decoded)
-        return commit(key, state, merged, memory)
+        counted = jax.tree.map(sum_of, decoded.statistics)
+        return commit(key, state, merged._replace(statistics=counted), memory)
 
     return Federation(
         init_server=init_server,
@@ -282,7 +280,6 @@ def federate(
         begin=begin,
         work=work,
         report=report,
-        told=told,
         decode=decode,
         aggregate=aggregate,
         commit=commit,
@@ -315,14 +312,15 @@ def _whole(correction: PyTree, params: PyTree, stages: Sequence[Stage]) -> PyTre
     return whole
 
 
+def _told_of(fault: jax.Array, metrics: Metrics) -> Metrics:
+    """The metrics with the fault; those of a round that came to nothing are zero."""
+    sound = jax.tree.map(lambda x: jnp.where(fault > 0, jnp.zeros_like(x), x), metrics)
+    return sound | {FAULT: fault[None]}
+
+
 def _summed(metrics: Metrics) -> Metrics:
     """Over local steps."""
     return jax.tree.map(lambda x: x.sum(0), metrics)
-
-
-def _weighted_sum(weights: Any, values: Any) -> Any:
-    """Over agents, in NumPy or JAX as the arrays are: what agents count adds up, whatever the rule does."""
-    return (weights.reshape(-1, *[1] * (values.ndim - 1)) * values).sum(0)
 
 
 def _repeated(

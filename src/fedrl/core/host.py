@@ -1,6 +1,6 @@
 """Instances that live outside compiled programs: what `Environment.host` opens, and what steps them sees.
 
-    reset(seeds) --> observation          step(action, active) --> HostStep
+    reset(seeds, active) --> observation          step(action, active) --> HostStep
 
 Arrays are NumPy's and have the instances first. They are the instances' own: valid until the next call.
 """
@@ -35,8 +35,11 @@ class HostStep(NamedTuple):
 class Instances(Protocol):
     """Open instances of an environment."""
 
-    def reset(self, seeds: Sequence[int]) -> np.ndarray:
-        """Begin an episode in every instance, each with its own seed; later episodes go on from it."""
+    def reset(self, seeds: Sequence[int], active: np.ndarray | None = None) -> np.ndarray:
+        """Begin an episode in the active instances, all by default, each with its own seed; later ones go on from it.
+
+        Returns what every instance shows now; the others go on from where they are.
+        """
         ...
 
     def step(self, action: np.ndarray, active: np.ndarray | None = None) -> HostStep:

@@ -43,7 +43,8 @@ class Statistics(NamedTuple):
 
     Attributes:
         gathered: `state -> sums`, counted since the state last adopted parameters; sums of agents add up.
-        absorb: `(params, sums) -> params`, with what all agents counted merged in.
+        absorb: `(params, sums) -> params`, with what all agents counted merged in; each sum is a
+            `fedrl.core.double.Double`.
     """
 
     gathered: Callable[[PyTree], PyTree]

@@ -1,6 +1,6 @@
 """What agents say about themselves, beside what they learned: single numbers, a declared part of the `Update`.
 
-    federate(..., tells=["return"])       told = {"return": R_k}, four bytes each, in the open
+    federate(..., tells=["return"])       Update.report = {"return": R_k}, four bytes each, in the open
 
 Nothing is told unless somebody asks by name: an aggregator (`asks`), or whoever selects agents (`federate(tells=...)`).
 What is told passes beside the pipeline: stages don't clip it, add noise to it or mask it.
@@ -18,7 +18,6 @@ A program does not know how long it takes. Who runs the agent fills that in (`fe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,20 +31,6 @@ TOLD = ("agent", "norm", "return", "loss", DURATION)
 NEEDS = {"agent": (), "norm": (), DURATION: (), "return": ("episodes", "episode_return"), "loss": ("loss",)}
 SETTING = "setting/"
 """What the name of a parameter of an agent's environment follows, where it is asked for."""
-
-
-class Enclosed(NamedTuple):
-    """The value of an update with what travels beside it; what is not there is None and costs no bytes.
-
-    Attributes:
-        learned: What the pipeline made of the change of parameters.
-        gathered: What the agent counted, see `fedrl.core.learner.Statistics`.
-        told: What it says about itself, by name.
-    """
-
-    learned: PyTree
-    gathered: Any = None
-    told: dict[str, jax.Array] | None = None
 
 
 def check_told(names: Sequence[str]) -> None:

@@ -25,11 +25,16 @@ class Update(NamedTuple):
             Before encoding: the change of its parameters (or its negative gradient).
         weight: Scalar; the number of samples behind the value.
         version: Scalar int32; the version of the parameters the agent started from.
+        statistics: What the agent counted, by who reads it, such as moments of observations: it is added up exactly
+            beside the pipeline, whatever the weight. After the sum over agents, each leaf is a `Double`.
+        report: What the agent says about itself, by name, each a scalar, see `fedrl.core.told`.
     """
 
     value: PyTree
     weight: jax.Array
     version: jax.Array
+    statistics: dict[str, PyTree] = {}
+    report: dict[str, jax.Array] = {}
 
 
 class Broadcast(NamedTuple):

@@ -79,7 +79,7 @@ def simulate_budget(
     steps = iterations(federation, agents, local_steps)
     train = training(federation, fleet, seats, places, hand_over=_held_back)
     wire = messages(federation, fleet)
-    merge, sizes = merging(federation, wire.decoded.value), weighing(wire)
+    merge, sizes = merging(federation, wire.decoded), weighing(wire)
     settle = _settling(federation)
     bid, bid_bytes, least = _bidding(federation, admission, wire)
     repeated, answer_bytes = int(size_bytes(bid.told)), int(size_bytes(np.bool_(True)))
@@ -89,38 +89,45 @@ def simulate_budget(
         population: Population, cohort: Sequence[int] | np.ndarray | None = None, talk: bool = True
     ) -> tuple[Population, Round]:
         asked, present = attendance(cohort, seats)
-        left = left_for_updates(admission, asked, bid_bytes, least) if talk else 0
+        if talk:
+            left_for_updates(admission, asked, bid_bytes, least)
         before = {i: jax.tree.map(jnp.copy, population.blocks[i].local) for i, _ in present}
         work = train(population, federation.broadcast(population.server), cohort, talk)
-        ids, told = np.sort(work.agents), told_in(work.metrics)
         if not talk:
-            server, weight, refused = merge(population, work.outcomes, talk, work.agents)
-            population = population._replace(server=server, blocks=work.blocks)
-            return population, Round(work.metrics, weight, refused, 0, 0)
+            merged = merge(population, work.outcomes, talk, work.agents)
+            population = population._replace(server=merged.server, blocks=work.blocks)
+            return population, Round(work.metrics, merged.weight, work.failed, 0, 0)
+        ids, told = np.sort(work.agents), told_in(work.metrics)
+        said = {name: x[work.sent] for name, x in told.items()}  # whose training failed does not bid
+        bids = len(ids)
+        left = left_for_updates(admission, bids, bid_bytes, least)
         key, number = np.asarray(jax.random.key_data(population.key)).tolist(), int(population.server.version) + 1
         rng = np.random.default_rng([*key, number, ADMISSION])
-        each = sizes(asked, work.metrics) - repeated
-        admitted = admission.admit(rng, ids, told, each, left, population.between)
+        each = sizes(work.sent, work.metrics)[work.sent] - repeated
+        admitted = admission.admit(rng, ids, said, each, left, population.between) if bids else np.zeros(0, bool)
         blocks, outcomes = list(work.blocks), []
         for (i, _), (updates, here) in zip(present, work.outcomes, strict=True):
             chosen = here & np.isin(seats[i], ids[admitted])
             local, result = settle(before[i], blocks[i].local, updates, chosen)
             blocks[i] = blocks[i]._replace(local=local)
             outcomes.append((result, chosen))
-        server, weight, refused = merge(population, outcomes, talk, work.agents[np.isin(work.agents, ids[admitted])])
-        memory = admission.hear(population.between, ids, told, admitted)
+        merged = merge(population, outcomes, talk, work.agents[np.isin(work.agents, ids[admitted])])
+        memory = admission.hear(population.between, ids, said, admitted) if bids else population.between
+        sent = np.zeros(asked, bool)
+        sent[np.flatnonzero(work.sent)[admitted]] = True
         seen = Round(
             work.metrics,
-            weight,
-            refused,
-            int(each[admitted].sum()) + asked * bid_bytes,
-            asked * (wire.down_bytes + answer_bytes),
-            asked + int(spoken(asked, work.metrics)[admitted].sum()),  # bids, then updates
-            2 * asked,  # broadcasts, then answers to bids
-            told={name: x if name in bid.told else np.where(admitted, x, np.nan) for name, x in told.items()},
+            merged.weight,
+            tuple(sorted(work.failed + merged.refused)),
+            int(each[admitted].sum()) + bids * bid_bytes,
+            asked * wire.down_bytes + bids * answer_bytes,
+            bids + int(spoken(sent, work.metrics).sum()),  # bids, then updates
+            asked + bids,  # broadcasts, then answers to bids
+            told={name: x if name in bid.told else np.where(sent, x, np.nan) for name, x in told.items()},
             admitted=ids[admitted],
+            skipped=merged.skipped,
         )
-        return Population(server, tuple(blocks), population.key, memory), seen
+        return Population(merged.server, tuple(blocks), population.key, memory), seen
 
     begin = starting(federation, fleet, seats, steps, places)
 

@@ -21,12 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedrl.core.faults import FAULT
 from fedrl.core.federation import AgentState, Federation
 from fedrl.core.types import Broadcast, Key, Params, PyTree, Update
-from fedrl.engines.merging import measured, merging, messages, outcome, spoken, told_in, weighing
+from fedrl.engines.merging import failures, measured, merging, messages, outcome, spoken, told_in, weighing
 from fedrl.engines.sharing import Shapes, shapes, shared
 from fedrl.engines.simulation import (
     Population,
+    Refusal,
     Round,
     Simulation,
     adopting,
@@ -47,15 +49,19 @@ class Trained(NamedTuple):
 
     Attributes:
         blocks: Every agent, those who sat out as they were.
-        outcomes: Of each block with anybody present: what it hands over, and who was present.
-        agents: Ids of those who took part, in the order of the outcomes.
+        outcomes: Of each block with anybody present: what it hands over, and whose training came to something.
+        agents: Ids of those, in the order of the outcomes.
         metrics: Each `[cohort]`, in the order of the ids.
+        sent: `[cohort]` bool, in the order of the ids: whose training came to something.
+        failed: The others of the cohort.
     """
 
     blocks: tuple[AgentState, ...]
     outcomes: list[tuple[Any, np.ndarray]]
     agents: np.ndarray
     metrics: dict[str, np.ndarray]
+    sent: np.ndarray
+    failed: tuple[Refusal, ...]
 
 
 def simulate(
@@ -88,19 +94,26 @@ def simulate(
     steps = iterations(federation, agents, local_steps)
     train = training(federation, fleet, seats, places)
     wire = messages(federation, fleet)
-    merge, sizes = merging(federation, wire.decoded.value), weighing(wire)
+    merge, sizes = merging(federation, wire.decoded), weighing(wire)
 
     def round(
         population: Population, cohort: Sequence[int] | np.ndarray | None = None, talk: bool = True
     ) -> tuple[Population, Round]:
         work = train(population, federation.broadcast(population.server), cohort, talk)
-        server, weight, refused = merge(population, work.outcomes, talk, work.agents)
-        count = len(work.agents) if talk else 0
-        up = int(sizes(count, work.metrics).sum())
-        told = told_in(work.metrics) if talk else {}
-        said = int(spoken(count, work.metrics).sum())
-        seen = Round(work.metrics, weight, refused, up, count * wire.down_bytes, said, count, told=told)
-        return Population(server, work.blocks, population.key), seen
+        merged = merge(population, work.outcomes, talk, work.agents)
+        sent, asked = work.sent & talk, len(work.sent) if talk else 0
+        seen = Round(
+            work.metrics,
+            merged.weight,
+            tuple(sorted(work.failed + merged.refused)),
+            int(sizes(sent, work.metrics).sum()),
+            asked * wire.down_bytes,
+            int(spoken(sent, work.metrics).sum()),
+            asked,
+            told=told_in(work.metrics) if talk else {},
+            skipped=merged.skipped,
+        )
+        return Population(merged.server, work.blocks, population.key), seen
 
     def params_of(population: Population) -> Params:
         return params_held(federation, population.blocks, seats)
@@ -139,6 +152,7 @@ def training(
     """
     run_block = _block_program(federation, address, hand_over)
     names = metric_names(federation, shapes(fleet, skip=1))
+    failed = failures(federation, shapes(fleet, skip=1))
     compiled = threading.Event()
 
     def at_hand(sent: Broadcast, place: jax.Device) -> Broadcast:
@@ -179,7 +193,15 @@ def training(
         table = np.concatenate([np.asarray(c)[:, h] for (_, c), h in zip(results, here, strict=True)], axis=1)
         ids = np.concatenate([seats[i][h] for i, h in present])
         metrics = dict(zip(names, table[:, np.argsort(ids)], strict=True))
-        return Trained(tuple(blocks), [(r, h) for (r, _), h in zip(results, here, strict=True)], ids, metrics)
+        faults = table[names.index(FAULT)].astype(int)
+        del metrics[FAULT]
+        outcomes, seen = [], np.cumsum([h.sum() for h in here])
+        for (result, _), h, end in zip(results, here, seen, strict=True):
+            sound = h.copy()
+            sound[h] = faults[end - h.sum() : end] == 0
+            outcomes.append((result, sound))
+        spoke = faults[np.argsort(ids)] == 0
+        return Trained(tuple(blocks), outcomes, ids[faults == 0], metrics, spoke, failed(ids, faults))
 
     return train
 

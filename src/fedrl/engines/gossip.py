@@ -59,10 +59,10 @@ def gossip(
     """Prepare a federation to be simulated without a server.
 
     The rounds are those of `fedrl.engines.blocks.simulate`. An agent that sits a round out keeps what it has, and its
-    edges are absent. Training that ends in numbers that are not finite is undone and counted as refused. `params_of`
-    gives what every agent acts with after it has met its neighbours. `Round.bytes_up` is all that agents send to each
-    other, and nothing comes down; besides the learner's metrics there are `drift` and `consensus_distance`, how far an
-    agent is from the mean of all before and after it has met its neighbours, and `messages`, how many it sent.
+    edges are absent; so does one whose training ends in a number that is not finite. `params_of` gives what every agent
+    acts with after it has met its neighbours. `Round.bytes_up` is all that agents send to each other, and nothing comes
+    down; besides the learner's metrics there are `drift` and `consensus_distance`, how far an agent is from the mean of
+    all before and after it has met its neighbours, and `messages`, how many it sent.
 
     Args:
         federation: What to run: a learner, `mean()`, and `local_steps`; weights are `mixing`'s.
@@ -108,7 +108,7 @@ def gossip(
         nodes, version = population.server, int(population.server.version)
         hints = () if meeting.correction is None else (meeting.correction(nodes.aggregator),)
         work = train(population, Broadcast(nodes.params, hints, nodes.version), cohort, True)
-        trained, refused = _gathered(work, nodes.params)
+        trained = _gathered(work, nodes.params)
         params, memory, sent = trained, nodes.aggregator, np.zeros(agents, int)
         if talk:
             present = np.isin(np.arange(agents), work.agents)
@@ -116,11 +116,11 @@ def gossip(
             params, memory = meeting.meet(mixer(matrices), nodes.params, trained, memory, steps)
             params = jax.tree.map(lambda x, like: x.astype(like.dtype), params, trained)
             sent = messages_sent(matrices)
-        ids = np.sort(work.agents)
+        ids = np.sort(np.concatenate([work.agents, [agent for agent, _ in work.failed]]).astype(int))
         apart = {"drift": distances(trained)[ids], "consensus_distance": distances(params)[ids]}
         metrics = work.metrics | apart | {"messages": sent[ids]}
-        weight = float(steps[np.setdiff1d(ids, refused)].sum() * federation.learner.samples)
-        seen = Round(metrics, weight, len(refused), int(sent.sum()) * size_bytes, 0, int(sent.sum()))
+        weight = float(steps[work.agents].sum() * federation.learner.samples)
+        seen = Round(metrics, weight, work.failed, int(sent.sum()) * size_bytes, 0, int(sent.sum()))
         nodes = nodes._replace(params=params, aggregator=memory, version=jnp.int32(version + 1))
         return Population(nodes, work.blocks, population.key), seen
 
@@ -204,15 +204,14 @@ def _parameters(federation: Federation, agents: AgentState, updates: Update, her
     return jax.vmap(federation.learner.params)(agents.learner)
 
 
-def _gathered(work: Trained, start: Params) -> tuple[Params, np.ndarray]:
-    """What every agent holds after training, and whose training was undone because it was not finite."""
+def _gathered(work: Trained, start: Params) -> Params:
+    """What every agent holds after training; those whose training failed, what they held before."""
     held = [jax.tree.map(lambda x, here=here: np.asarray(x)[here], params) for params, here in work.outcomes]
     joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *held)
-    finite = np.all([np.isfinite(x).reshape(len(x), -1).all(1) for x in jax.tree.leaves(joined)], axis=0)
 
     def placed(before: np.ndarray, now: np.ndarray) -> np.ndarray:
         after = before.copy()
-        after[work.agents[finite]] = now[finite]
+        after[work.agents] = now
         return after
 
-    return jax.tree.map(placed, start, joined), work.agents[~finite]
+    return jax.tree.map(placed, start, joined)

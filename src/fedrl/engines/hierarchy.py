@@ -91,7 +91,7 @@ def hierarchy(
     steps = iterations(federation, agents, local_steps)
     wire = messages(federation, fleet)
     train = training(federation, fleet, seats, places)
-    merge, sizes = merging(federation, wire.decoded.value), weighing(wire)
+    merge, sizes = merging(federation, wire.decoded), weighing(wire)
     upper = federate(federation.learner, federation.aggregator, server_opt=upper_opt)
     begin = starting(federation, fleet, seats, steps, places)
     adopt_block = adoption(federation)
@@ -120,33 +120,39 @@ def hierarchy(
         heard = [federation.broadcast(server) for server in lowest]
         work = train(population, [heard[i] for i in home], cohort, talk)
         outcomes: list[list[Any]] = [[] for _ in lowest]
+        members: list[list[np.ndarray]] = [[np.zeros(0, int)] for _ in lowest]
         for (i, _), result in zip(attendance(cohort, seats)[1], work.outcomes, strict=True):
             outcomes[home[i]].append(result)
+            members[home[i]].append(seats[i][result[1]])
         keys = [jax.random.fold_in(population.key, i) for i in range(len(lowest))] if above else [population.key]
         merged = [
-            merge(Population(server, (), key), found, talk and bool(found))
-            for server, key, found in zip(lowest, keys, outcomes, strict=True)
+            merge(Population(server, (), key), found, talk, np.concatenate(ids))
+            for server, key, found, ids in zip(lowest, keys, outcomes, members, strict=True)
         ]
-        weight, refused = sum(w for _, w, _ in merged), sum(r for _, _, r in merged)
         due = sum(number % tree.periods[level - 1] == 0 for level in holding) if talk else 0
-        server, between = merged[0][0], population.between
+        server, between = merged[0].server, population.between
+        skipped = [f"edge {i}: {each.skipped}" if above else each.skipped for i, each in enumerate(merged)]
         if above:
-            held = [
-                np.float32(holder.weight + w) for holder, (_, w, _) in zip(population.between[0], merged, strict=True)
+            edges = [
+                Holder(each.server, np.asarray(np.float32(holder.weight + each.weight)))
+                for holder, each in zip(population.between[0], merged, strict=True)
             ]
-            edges = [Holder(s, np.asarray(w)) for (s, _, _), w in zip(merged, held, strict=True)]
             top = Holder(population.server, np.zeros((), np.float32))
-            ladder = climb([edges, *map(list, population.between[1:]), [top]], due, population.key)
+            ladder, faults = climb([edges, *map(list, population.between[1:]), [top]], due, population.key)
             server, between = ladder[-1][0].server, tuple(map(tuple, ladder[:-1]))
+            skipped = [why for why, each in zip(skipped, merged, strict=True) if each.skipped] + faults
         present = np.isin(np.arange(agents), work.agents)
         sent, said = np.zeros(agents, int), np.zeros(agents, int)
-        sent[present] = sizes(len(work.agents), work.metrics)
-        said[present] = spoken(len(work.agents), work.metrics)
+        sent[present] = sizes(work.sent, work.metrics)[work.sent]
+        said[present] = spoken(work.sent, work.metrics)[work.sent]
         cost = costs(present & talk, sent, said, holding[due - 1] if due else 0)
         up, down = (sum(level[i] for level in cost.levels) for i in (0, 1))
         told = told_in(work.metrics) if talk else {}
         paid = (up, down, cost.messages_up, cost.messages_down, cost.levels, cost.latency_s)
-        seen = Round(work.metrics, weight, refused, *paid, told)
+        refused = work.failed + tuple(refusal for each in merged for refusal in each.refused)
+        weight = sum(each.weight for each in merged)
+        why = "; ".join(filter(None, skipped))
+        seen = Round(work.metrics, weight, tuple(sorted(refused)), *paid, told, skipped=why)
         return Population(server, work.blocks, population.key, between), seen
 
     def adopt(population: Population) -> Population:

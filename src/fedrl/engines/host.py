@@ -6,6 +6,8 @@
 Rounds mean what they mean in `fedrl.engines.blocks`, and the updates meet in the same code. The instances of all
 agents are stepped together, in one worker process per core where that pays; their number does not touch the result.
 
+An agent whose training fails begins new episodes, since a number that is not finite may come from its environments.
+
 What an environment remembers can't be saved. A population from elsewhere (a resumed run, another seed in between) goes
 on with fresh episodes: the parameters are where they were, the next trajectories are others.
 """
@@ -20,12 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.errors import ConfigError, UnsoundError
+from fedrl.core.faults import FAULT
 from fedrl.core.federation import AgentState, Federation
 from fedrl.core.learner import Trajectory
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.host_programs import compiled
 from fedrl.engines.host_rollout import HostRollout, instance_seeds, instance_settings
-from fedrl.engines.merging import merging, messages, spoken, told_in, weighing
+from fedrl.engines.merging import failures, merging, messages, spoken, told_in, weighing
+from fedrl.engines.sharing import shapes
 from fedrl.engines.simulation import (
     Population,
     Round,
@@ -38,6 +42,9 @@ from fedrl.engines.simulation import (
     seated,
     starting,
 )
+
+RESTART = 1
+"""Sets the seeds of episodes that begin after a fault apart from those of a run's beginning."""
 
 
 def simulate_host(
@@ -73,7 +80,8 @@ def simulate_host(
     steps = iterations(federation, agents, local_steps)
     rollout = _opened(federation, fleet, agents, len(seats) * size * learner.instances, workers)
     wire = messages(federation, fleet)
-    merge, sizes = merging(federation, wire.decoded.value), weighing(wire)
+    merge, sizes = merging(federation, wire.decoded), weighing(wire)
+    failed = failures(federation, shapes(fleet, skip=1))
     programs = compiled(federation)
     begin = starting(federation, fleet, seats, steps, places)
     standing: list[Any] = [None]
@@ -130,27 +138,47 @@ def simulate_host(
                 own = jax.tree.map(lambda x, i=i, width=width: x[:, i * width : (i + 1) * width], trajectory)
                 going = here & (step < steps[seats[i]])
                 given_here = copies[places[i % len(places)]]
-                blocks[i], metrics = programs.work(*given_here, starts[i], blocks[i], going, np.int32(step), own)
-                columns[i] = metrics if i not in columns else jax.tree.map(jnp.add, columns[i], metrics)
-        outcomes = []
-        for i, here in present if talk else ():  # an agent that sends nothing must not believe it did
+                blocks[i], learned = programs.work(*given_here, starts[i], blocks[i], going, np.int32(step), own)
+                columns[i] = learned if i not in columns else jax.tree.map(jnp.add, columns[i], learned)
+        outcomes, faults = [], {}
+        for i, here in present:
             episodes, returns = counts[:, seats[i]].astype(np.float32)  # those of empty seats are nobody's
             known: dict[str, Any] = {**columns[i], "episodes": episodes, "episode_return": returns}
             given_here = copies[places[i % len(places)]]
-            blocks[i], result, measures = programs.report(*given_here, starts[i], blocks[i], here, known)
-            outcomes.append((result, here))
-            columns[i] |= measures
-        server, weight, refused = merge(population, outcomes, talk)
-        parts = [jax.tree.map(lambda x, here=here: np.asarray(x)[here], columns[i]) for i, here in present]
-        metrics = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+            old = population.blocks[i]
+            blocks[i], result, measures = programs.report(
+                *given_here, starts[i], old, blocks[i], here, np.bool_(talk), known
+            )
+            faults[i] = np.asarray(measures.pop(FAULT))
+            outcomes.append((result, here & (faults[i] == 0)))
+            columns[i] |= measures if talk else {}
+        at_fault = np.concatenate([faults[i][here] for i, here in present])
+        merged = merge(population, outcomes, talk, ids[at_fault == 0])
+        metrics: dict[str, np.ndarray] = {
+            name: np.concatenate([np.asarray(columns[i][name])[here] for i, here in present])
+            for name in columns[present[0][0]]
+        }
         metrics |= {"episodes": counts[0, ids].astype(np.float32), "episode_return": counts[1, ids].astype(np.float32)}
+        metrics = {name: np.where(at_fault > 0, np.zeros_like(x), x) for name, x in metrics.items()}
+        if at_fault.any():  # what their environments have come to is not known
+            rollout.restart(
+                instance_seeds((*at, RESTART), agents, learner.instances),
+                np.repeat(np.isin(np.arange(agents), ids[at_fault > 0]), learner.instances),
+            )
         standing[0] = (*at[:-1], at[-1] + 1)
-        count = asked if talk else 0
-        up = int(sizes(count, metrics).sum())
-        told = told_in(metrics) if talk else {}
-        said = int(spoken(count, metrics).sum())
-        seen = Round(metrics, weight, refused, up, count * wire.down_bytes, said, count, told=told)
-        return Population(server, tuple(blocks), population.key), seen
+        sent = (at_fault == 0) & talk
+        seen = Round(
+            metrics,
+            merged.weight,
+            tuple(sorted(failed(ids, at_fault) + merged.refused)),
+            int(sizes(sent, metrics).sum()),
+            (asked if talk else 0) * wire.down_bytes,
+            int(spoken(sent, metrics).sum()),
+            asked if talk else 0,
+            told=told_in(metrics) if talk else {},
+            skipped=merged.skipped,
+        )
+        return Population(merged.server, tuple(blocks), population.key), seen
 
     def params_of(population: Population) -> Params:
         return params_held(federation, population.blocks, seats)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedrl.core.faults import FAULT
 from fedrl.core.federation import GATHER, AgentState, Federation
 from fedrl.core.keys import agent_key
 from fedrl.core.learner import Trajectory, policy_of
@@ -31,7 +32,8 @@ class Programs(NamedTuple):
         act: `(keys, time, params, observation) -> action`, row by row.
         begin: Agents of a block adopt the broadcast; also returns the parameters they start from.
         work: One local step on what was gathered.
-        report: What the agents made of it; also returns what is `measured` of their updates.
+        report: What the agents made of it, given what they were before `begin`; also returns what is `measured` of
+            their updates, and whose training is at fault.
     """
 
     params: Callable[[PyTree], Params]
@@ -101,17 +103,23 @@ def compiled(federation: Federation) -> Programs:
         sent: Broadcast,
         cohort: jax.Array,
         starts: Params,
+        before: AgentState,
         agents: AgentState,
         here: jax.Array,
+        talk: jax.Array,
         known: Metrics,
     ) -> tuple[AgentState, Any, Metrics]:
-        def one(start: Params, agent: AgentState, here: jax.Array, known: Metrics) -> tuple[AgentState, Any, Metrics]:
+        def one(
+            start: Params, old: AgentState, agent: AgentState, here: jax.Array, known: Metrics
+        ) -> tuple[AgentState, Any, Metrics]:
             own = sent._replace(params=start)
             task, _ = federation.begin(key, own, agent, cohort)
-            update, after = federation.report(task, agent, known)
-            return _where(here, after, agent), federation.decode(own, update), measured(federation, update)
+            update, after, fault = federation.report(task, old, agent, known)
+            after = after._replace(local=_where(talk, after.local, old.local))  # what was not sent is not remembered
+            measures = measured(federation, update) | {FAULT: fault}
+            return _where(here, after, old), federation.decode(own, update), measures
 
-        agents, updates, measures = jax.vmap(one)(starts, agents, here, known)
+        agents, updates, measures = jax.vmap(one)(starts, before, agents, here, known)
         return agents, outcome(federation, updates, here), measures
 
     return Programs(
@@ -119,9 +127,9 @@ def compiled(federation: Federation) -> Programs:
         stack,
         keys,
         act,
-        jax.jit(begin, donate_argnums=3),
+        jax.jit(begin),
         jax.jit(work, donate_argnums=4),
-        jax.jit(report, donate_argnums=4),
+        jax.jit(report, donate_argnums=(4, 5)),
     )
 
 

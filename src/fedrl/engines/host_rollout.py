@@ -31,10 +31,11 @@ class HostRollout:
         self._observation = _zeros((rows,), environment.spaces.observation)
         self._returned = np.zeros(count)
 
-    def restart(self, seeds: Sequence[int]) -> None:
-        """Begin an episode in every instance."""
-        self._observation[: self._count] = self._instances.reset(seeds)
-        self._returned[:] = 0.0
+    def restart(self, seeds: Sequence[int], where: np.ndarray | None = None) -> None:
+        """Begin an episode in every instance, or in some, `[instances]` bool."""
+        here = np.ones(self._count, bool) if where is None else where
+        self._observation[: self._count] = self._instances.reset(seeds, here)
+        self._returned[here] = 0.0
 
     def collect(
         self, choose: Callable[[int, np.ndarray], jax.Array], active: np.ndarray, rows: np.ndarray, steps: int

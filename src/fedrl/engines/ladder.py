@@ -15,7 +15,7 @@ import numpy as np
 from fedrl.core import exact
 from fedrl.core.federation import Federation, ServerState
 from fedrl.core.types import Key, Params, PyTree, Update
-from fedrl.engines.merging import merging, outcome, passed_over, weight_unit
+from fedrl.engines.merging import Merged, merging, outcome, passed_over, weight_unit
 from fedrl.engines.simulation import Population
 
 
@@ -30,8 +30,10 @@ Ladder = list[list[Holder]]
 """The holders of each level, the root alone on the last one."""
 
 
-def climbing(upper: Federation, like: PyTree, above: Sequence[np.ndarray]) -> Callable[[Ladder, int, Key], Ladder]:
-    """The way up and down: `(ladder, due, key) -> ladder`, the lowest level having merged already.
+def climbing(upper: Federation, like: PyTree, above: Sequence[np.ndarray]) -> Callable[..., tuple[Ladder, list[str]]]:
+    """The way up and down: `(ladder, due, key) -> (ladder, faults)`, the lowest level having merged already.
+
+    A fault says what a server left out, or why it stands where it stood, because a number was not finite.
 
     Args:
         upper: How a server merges those below.
@@ -40,35 +42,38 @@ def climbing(upper: Federation, like: PyTree, above: Sequence[np.ndarray]) -> Ca
     """
     rise = _rising(upper, like)
 
-    def climb(ladder: Ladder, due: int, key: Key) -> Ladder:
-        rungs = [list(rung) for rung in ladder]
+    def climb(ladder: Ladder, due: int, key: Key) -> tuple[Ladder, list[str]]:
+        rungs, faults = [list(rung) for rung in ladder], []
         for i in range(1, len(rungs)):
             for n, holder in enumerate(rungs[i]):
                 if i >= due:
                     rungs[i][n] = holder._replace(server=passed_over(holder.server))
                     continue
                 below = [child for child, over in zip(rungs[i - 1], above[i - 1], strict=True) if over == n]
-                server, weight = rise(holder.server, below, jax.random.fold_in(jax.random.fold_in(key, i), n))
-                rungs[i][n] = Holder(server, np.asarray(holder.weight + weight, np.float32))
+                merged, weight = rise(holder.server, below, jax.random.fold_in(jax.random.fold_in(key, i), n))
+                rungs[i][n] = Holder(merged.server, np.asarray(holder.weight + weight, np.float32))
+                here = f"server {n} of level {i + 1}"
+                faults += [f"{here} left out its child {child}: {reason}" for child, reason in merged.refused]
+                faults += [f"{here}: {merged.skipped}"] if merged.skipped else []
         for i in range(min(due, len(rungs)) - 1, 0, -1):
             for n, over in enumerate(above[i - 1]):
                 server = rungs[i - 1][n].server._replace(params=rungs[i][over].server.params)
                 rungs[i - 1][n] = Holder(server, np.zeros((), np.float32))
-        return rungs
+        return rungs, faults
 
     return climb
 
 
-def _rising(upper: Federation, like: PyTree) -> Callable[[ServerState, list[Holder], Key], tuple[ServerState, float]]:
-    """How one server merges those below: `(server, holders below, key) -> (server, weight behind it)`."""
-    merge = merging(upper, like)
+def _rising(upper: Federation, like: PyTree) -> Callable[[ServerState, list[Holder], Key], tuple[Merged, float]]:
+    """How one server merges those below: `(server, holders below, key) -> (Merged, weight behind it)`."""
+    merge = merging(upper, Update(like, *(jax.eval_shape(lambda: (jnp.float32(0), jnp.int32(0))))))
 
     @jax.jit
     def handed(held: Params, own: Params, weight: jax.Array, here: jax.Array) -> Any:
         change = jax.tree.map(jnp.subtract, held, own)
         return outcome(upper, Update(change, weight, jnp.zeros(weight.shape, jnp.int32)), here)
 
-    def rise(server: ServerState, below: list[Holder], key: Key) -> tuple[ServerState, float]:
+    def rise(server: ServerState, below: list[Holder], key: Key) -> tuple[Merged, float]:
         unit = exact.nearest_power_of_two(max(float(holder.weight) for holder in below)) / weight_unit(upper)
         outcomes = []
         for i in range(0, len(below), exact.LANES):
@@ -78,7 +83,8 @@ def _rising(upper: Federation, like: PyTree) -> Callable[[ServerState, list[Hold
             weight = np.zeros(exact.LANES, np.float32)
             weight[: len(some)] = [holder.weight / unit for holder in some]
             outcomes.append((handed(held, server.params, weight, weight > 0), weight > 0))
-        after, total, _ = merge(Population(server, (), key), outcomes, True)
-        return after, total * unit
+        spoken = np.flatnonzero([holder.weight > 0 for holder in below])
+        merged = merge(Population(server, (), key), outcomes, True, spoken)
+        return merged, merged.weight * unit
 
     return rise

@@ -2,12 +2,12 @@
 
 compiled, per block: updates --outcome--> exact partial sums, or the updates themselves
                      updates --measured--> their sizes, where these depend on what is in them, and what agents tell
-on the host:         outcomes --merge--> commit --> next server state
+on the host:         outcomes --merge--> commit --> next server state, unless a number in it is not finite
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,11 +16,13 @@ import numpy as np
 
 from fedrl.core import exact
 from fedrl.core.codec import codec, size_bytes, speaks, varies
+from fedrl.core.double import Double, split64
+from fedrl.core.faults import watched
 from fedrl.core.federation import Federation, ServerState
-from fedrl.core.told import Enclosed, nothing_measured
+from fedrl.core.told import nothing_measured
 from fedrl.core.types import Broadcast, Key, Metrics, PyTree, Update
 from fedrl.engines.sharing import Shapes, shapes, shared
-from fedrl.engines.simulation import Population
+from fedrl.engines.simulation import Population, Refusal
 
 SIZE, SPOKEN = "bytes_up", "messages_up"
 """The metrics that tell the size of an agent's encoded update, and whether it had anything to say."""
@@ -56,25 +58,56 @@ def _exchanged(federation: Federation, setting: Shapes) -> Messages:
     def exchange(key: Key, setting: PyTree) -> Messages:
         sent = federation.broadcast(federation.init_server(key))
         agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
-        update, _ = federation.report(*federation.begin(key, sent, agent, jnp.int32(1)), nothing_measured())
+        task, begun = federation.begin(key, sent, agent, jnp.int32(1))
+        update, _, _ = federation.report(task, agent, begun, nothing_measured())
         return Messages(sent, update, federation.decode(sent, update))
 
     return jax.eval_shape(exchange, jax.random.key(0), setting.tree)
 
 
-def weighing(wire: Messages) -> Callable[[int, dict[str, np.ndarray]], np.ndarray]:
-    """How large the updates of a round are: `(senders, metrics) -> bytes of each`, int64 `[senders]`."""
+def weighing(wire: Messages) -> Callable[[np.ndarray, dict[str, np.ndarray]], np.ndarray]:
+    """How large the updates of a round are: `(who sent one, metrics) -> bytes of each`, int64 `[cohort]`."""
     known = wire.up_bytes
 
-    def sizes(senders: int, metrics: dict[str, np.ndarray]) -> np.ndarray:
-        return np.full(senders, known) if known is not None else metrics[SIZE][:senders].astype(np.int64)
+    def sizes(sent: np.ndarray, metrics: dict[str, np.ndarray]) -> np.ndarray:
+        return np.where(sent, known if known is not None else metrics[SIZE][: len(sent)], 0).astype(np.int64)
 
     return sizes
 
 
-def spoken(senders: int, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
-    """How many messages each sent in a round: one, or none if a stage held its update back; int64 `[senders]`."""
-    return metrics[SPOKEN][:senders].astype(np.int64) if SPOKEN in metrics else np.ones(senders, np.int64)
+def spoken(sent: np.ndarray, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+    """How many messages each sent in a round: one, or none if a stage held its update back; int64 `[cohort]`."""
+    return np.where(sent, metrics[SPOKEN][: len(sent)] if SPOKEN in metrics else 1, 0).astype(np.int64)
+
+
+def failures(federation: Federation, setting: Shapes) -> Callable[[np.ndarray, np.ndarray], tuple[Refusal, ...]]:
+    """Whose training came to nothing: `(agents, faults) -> refusals` in the order of agents."""
+    names = _watched_names(federation, setting)
+
+    def found(agents: np.ndarray, faults: np.ndarray) -> tuple[Refusal, ...]:
+        pairs = sorted((int(agent), int(fault)) for agent, fault in zip(agents, faults, strict=True) if fault > 0)
+        return tuple(Refusal(agent, f"{names[fault - 1]} is not finite") for agent, fault in pairs)
+
+    return found
+
+
+@shared
+def _watched_names(federation: Federation, setting: Shapes) -> list[str]:
+    """What `FAULT` counts."""
+
+    def names(key: Key, setting: PyTree) -> PyTree:
+        sent = federation.broadcast(federation.init_server(key))
+        agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
+        task, begun = federation.begin(key, sent, agent, jnp.int32(1))
+        update, after, _ = federation.report(task, agent, begun, nothing_measured())
+        return after.learner, {
+            "change": federation.learner.params(after.learner),
+            "value": update.value,
+            "weight": update.weight,
+            "statistics": update.statistics,
+        }
+
+    return [name for name, _ in watched(*jax.eval_shape(names, jax.random.key(0), setting.tree))]
 
 
 def measured(federation: Federation, update: Update) -> Metrics:
@@ -86,7 +119,7 @@ def measured(federation: Federation, update: Update) -> Metrics:
     said = speaks(update)
     if said is not True:
         size[SPOKEN] = jnp.asarray(said, jnp.float32)
-    return size | {TOLD + name: jnp.asarray(x, jnp.float32) for name, x in federation.told(update).items()}
+    return size | {TOLD + name: jnp.asarray(x, jnp.float32) for name, x in update.report.items()}
 
 
 def told_in(metrics: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -94,12 +127,65 @@ def told_in(metrics: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name.removeprefix(TOLD): x for name, x in metrics.items() if name.startswith(TOLD)}
 
 
-def outcome(federation: Federation, updates: Update, here: jax.Array) -> Any:
+class Sums(NamedTuple):
+    """What a block of agents adds up for a rule of the sum.
+
+    Attributes:
+        updates: Exact sums of weighted values, and of the weights.
+        statistics: Exact sums of what agents counted.
+        reach: `[agents, parts]`, the largest entry of each part of a weighted update, of its weight and of what was
+            counted. Rows beyond the range are not in the sums.
+    """
+
+    updates: jax.Array
+    statistics: jax.Array
+    reach: jax.Array
+
+
+def outcome(federation: Federation, updates: Update, here: jax.Array) -> Sums | Update:
     """What a block hands to `merging`: inside a compiled program, from its decoded updates and who is present."""
     if federation.aggregator.sees != "sum":
         return updates
-    values = jax.vmap(exact.flatten)(jax.lax.optimization_barrier(updates.value))
-    return exact.partial_sum(values, updates.weight * here / weight_unit(federation))
+    weights = jnp.where(here, updates.weight, 0.0) / weight_unit(federation)
+    values = jax.lax.optimization_barrier(updates.value)
+    weighted = jax.tree.map(lambda x: x * weights.reshape(-1, *[1] * (x.ndim - 1)), values)
+    parts = (weighted, weights[:, None], updates.statistics)
+    reach = jax.vmap(exact.largest)(parts)
+    accepted = (reach < _limits(updates)).all(axis=1) & here  # false for NaN, too
+    terms = jax.vmap(exact.flatten)(parts[:2])
+    counted = jax.vmap(exact.flatten, axis_size=len(here))(updates.statistics)
+    return Sums(
+        exact.partial_sum(terms, accepted),
+        exact.partial_sum(counted, accepted, exact.STATISTICS),
+        reach,
+    )
+
+
+def _limits(updates: Update) -> np.ndarray:
+    """Of each part in `Sums.reach`."""
+    weighted, counted = len(jax.tree.leaves(updates.value)) + 1, len(jax.tree.leaves(updates.statistics))
+    return np.repeat(np.array([exact.UPDATES.limit, exact.STATISTICS.limit], np.float32), [weighted, counted])
+
+
+def _beyond(like: Update, reach: np.ndarray) -> list[str]:
+    """Of each row of `Sums.reach`, what is beyond the range of exact sums; nothing of one that is not."""
+    parts = [f"update{name}, times its weight," for name in _names(like.value)]
+    parts += ["the weight of the update", *(f"statistics{name}" for name in _names(like.statistics))]
+    limits = _limits(like)
+    return [
+        next((_out_of_range(*at) for at in zip(parts, row, limits, strict=True) if not at[1] < at[2]), "")
+        for row in reach
+    ]
+
+
+def _out_of_range(part: str, found: float, limit: float) -> str:
+    if not np.isfinite(found):
+        return f"{part} is not finite"
+    return f"{part} reaches {found:.3g}, and sums are exact below {limit:.3g}: use smaller units"
+
+
+def _names(tree: PyTree) -> list[str]:
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def weight_unit(federation: Federation) -> float:
@@ -107,44 +193,83 @@ def weight_unit(federation: Federation) -> float:
     return exact.nearest_power_of_two(federation.aggregator.unit(federation.learner.samples * federation.local_steps))
 
 
-def merging(federation: Federation, like: PyTree) -> Callable[..., tuple[ServerState, float, int]]:
-    """The server's half: `(population, outcomes, talk, agents) -> (ServerState, weight, refused)`.
+Judged = tuple[ServerState, jax.Array]
+"""The next state, and which of its leaves is no longer finite: one more than its place, or 0."""
 
-    `outcomes` are pairs of a block's outcome and who was present; `agents` are their numbers, if the outcomes are not
-    in that order. `like` has the shape of a decoded value.
+
+class Merged(NamedTuple):
+    """What came of a merge.
+
+    Attributes:
+        server: The next state of the server.
+        weight: Of all that was merged.
+        refused: What was left out.
+        skipped: Why the server stands where it stood, if what it made was not finite.
+    """
+
+    server: ServerState
+    weight: float
+    refused: tuple[Refusal, ...]
+    skipped: str = ""
+
+
+def merging(federation: Federation, like: Update) -> Callable[..., Merged]:
+    """The server's half: `(population, outcomes, talk, agents) -> Merged`.
+
+    `outcomes` are pairs of a block's outcome and who was present; `agents` are their numbers, in the order of the
+    outcomes. `like` has the shape of a decoded update.
     """
     summed = federation.aggregator.sees == "sum"
     commit, commit_mean = _commits(federation, shapes(like))
 
-    def merge(
-        population: Population, outcomes: list[Any], talk: bool, agents: np.ndarray | None = None
-    ) -> tuple[ServerState, float, int]:
+    def merge(population: Population, outcomes: list[Any], talk: bool, agents: np.ndarray) -> Merged:
         key, server = population.key, population.server
-        if not talk:
-            return passed_over(server), 0.0, 0
+        if not talk or not outcomes:
+            return Merged(passed_over(server), 0.0, ())
         if summed:
-            mean, units = exact.mean_of(exact.total([sums for (sums, _), _ in outcomes]))
+            mean, units = exact.mean_of(exact.total([sums.updates for sums, _ in outcomes]))
+            counted = split64(exact.total([sums.statistics for sums, _ in outcomes], exact.STATISTICS))
             weight = units * weight_unit(federation)
-            refused = int(sum(np.asarray(flags).sum() for (_, flags), _ in outcomes))
-            after = commit_mean(key, server, mean, np.float32(weight)) if weight > 0 else None
+            refused = _refused_rows(like, outcomes, agents)
+            judged = commit_mean(key, server, mean, np.float32(weight), counted) if weight > 0 else None
         else:
-            updates, refused = _stacked(outcomes, agents)
+            updates, refused = _stacked(like, outcomes, agents)
             weight = float(updates.weight.sum())
-            after = commit(key, server, *federation.aggregate(server, updates)) if weight > 0 else None
-        return passed_over(server) if after is None else after, weight, refused
+            judged = None
+            if weight > 0:
+                counted = jax.tree.map(lambda x: split64(np.asarray(x, np.float64).sum(0)), updates.statistics)
+                merged, memory = federation.aggregate(server, updates)
+                judged = commit(key, server, merged._replace(statistics=counted), memory)
+        if judged is None:
+            return Merged(passed_over(server), weight, refused)
+        after, fault = judged
+        if int(fault):
+            name = _names(after)[int(fault) - 1]
+            return Merged(passed_over(server), 0.0, refused, f"server{name} would not be finite")
+        return Merged(after, weight, refused)
 
     return merge
 
 
 @shared
-def _commits(federation: Federation, like: Shapes) -> tuple[Callable[..., ServerState], Callable[..., ServerState]]:
+def _commits(federation: Federation, like: Shapes) -> tuple[Callable[..., Judged], Callable[..., Judged]]:
     """The programs that make the next server state: of what an aggregator returned, or of an exact mean."""
+    value, statistics = shapes(like.tree.value), shapes(like.tree.statistics)
 
-    def commit_mean(key: Key, server: ServerState, flat: jax.Array, weight: jax.Array) -> ServerState:
-        whole = Update(_unflatten(flat[None], like), weight[None], server.version[None])
-        return federation.commit(key, server, *federation.aggregate(server, whole))
+    def commit(key: Key, server: ServerState, merged: Update, memory: PyTree) -> Judged:
+        after = federation.commit(key, server, merged, memory)
+        pairs = zip(jax.tree.leaves(server), jax.tree.leaves(after), strict=True)
+        lost = jnp.stack([(jnp.isfinite(old) & ~jnp.isfinite(new)).any() for old, new in pairs])
+        return after, jnp.where(lost.any(), jnp.argmax(lost) + 1, 0)
 
-    return jax.jit(federation.commit), jax.jit(commit_mean)
+    def commit_mean(key: Key, server: ServerState, flat: jax.Array, weight: jax.Array, counted: Double) -> Judged:
+        whole = Update(_unflatten(flat[None], value), weight[None], server.version[None])
+        merged, memory = federation.aggregate(server, whole)
+        sums, rests = (_unflatten(x, statistics) for x in counted)
+        merged = merged._replace(statistics=jax.tree.map(Double, sums, rests))
+        return commit(key, server, merged, memory)
+
+    return jax.jit(commit), jax.jit(commit_mean)
 
 
 def passed_over(server: ServerState) -> ServerState:
@@ -152,26 +277,39 @@ def passed_over(server: ServerState) -> ServerState:
     return server._replace(version=jax.device_put(np.int32(int(server.version) + 1), server.version.sharding))
 
 
-def _stacked(outcomes: list[Any], agents: np.ndarray | None) -> tuple[Update, int]:
-    """Every update of the round as NumPy arrays with a leading axis; those that are not finite are left out.
+def _refused_rows(like: Update, outcomes: Sequence[Any], agents: np.ndarray) -> tuple[Refusal, ...]:
+    """Whose rows are beyond the range of exact sums, in the order of agents."""
+    reach = np.concatenate([np.asarray(sums.reach)[here] for sums, here in outcomes])
+    inside = (reach < _limits(like)).all(axis=1)
+    if inside.all():
+        return ()
+    found = zip(agents[~inside].tolist(), _beyond(like, reach[~inside]), strict=True)
+    return tuple(Refusal(agent, reason) for agent, reason in sorted(found))
+
+
+def _stacked(like: Update, outcomes: Sequence[Any], agents: np.ndarray) -> tuple[Update, tuple[Refusal, ...]]:
+    """Every update of the round as NumPy arrays with a leading axis, and which were left out as beyond the range.
 
     They are in the order of agents, wherever those were seated: what a rule adds up depends on the order. What an agent
     can't tell is NaN, which is no fault.
     """
     columns = [jax.tree.map(lambda x, here=here: np.asarray(x)[here], updates) for updates, here in outcomes]
     updates = jax.tree.map(lambda *leaves: np.concatenate(leaves), *columns)
-    if agents is not None:
-        updates = jax.tree.map(lambda x: x[np.argsort(agents)], updates)
-    value = updates.value
-    judged = value._replace(told=None) if isinstance(value, Enclosed) else value
-    flat = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(judged)]
-    finite = np.all([np.isfinite(leaf).all(axis=1) for leaf in flat], axis=0)
-    return jax.tree.map(lambda x: x[finite], updates), int((~finite).sum())
+    order = np.argsort(agents)
+    updates = jax.tree.map(lambda x: x[order], updates)
+    parts = jax.tree.leaves((updates.value, updates.weight, updates.statistics))
+    reach = np.stack([np.abs(x.reshape(len(order), -1)).max(axis=1, initial=0.0) for x in parts], axis=1)
+    inside = (reach < _limits(like)).all(axis=1)
+    found = zip(agents[order][~inside].tolist(), _beyond(like, reach[~inside]), strict=True)
+    return jax.tree.map(lambda x: x[inside], updates), tuple(Refusal(*each) for each in found)
 
 
 def _unflatten(flat: jax.Array, like: Shapes) -> PyTree:
-    """The tree that `exact.flatten` laid out, with the leading axis of `flat` on every leaf."""
+    """The tree that `exact.flatten` laid out, with the leading axes of `flat` on every leaf."""
     leaves, structure = like
     ends = np.cumsum([leaf.size for leaf in leaves])
-    parts = [flat[:, end - leaf.size : end].reshape(-1, *leaf.shape) for leaf, end in zip(leaves, ends, strict=True)]
+    parts = [
+        flat[..., end - leaf.size : end].reshape(*flat.shape[:-1], *leaf.shape)
+        for leaf, end in zip(leaves, ends, strict=True)
+    ]
     return jax.tree.unflatten(structure, parts)

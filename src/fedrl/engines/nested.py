@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import UnsoundError
+from fedrl.core.faults import FAULT
 from fedrl.core.federation import AgentState, Federation, ServerState
 from fedrl.core.learner import Learner
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
@@ -63,6 +64,7 @@ def as_learner(federation: Federation, agents: int) -> Learner:
         sent = federation.broadcast(state.server)
         round_of = jax.vmap(federation.agent, (None, None, 0, None))
         updates, each, metrics = round_of(key, sent, state.agents, jnp.int32(agents))
+        del metrics[FAULT]  # an update at fault has a weight of NaN, which makes it a fault of this learner
         server = federation.server(key, state.server, updates)
         return NestedState(server, each), jax.tree.map(jnp.sum, metrics)
 

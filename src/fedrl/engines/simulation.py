@@ -41,6 +41,18 @@ class Population(NamedTuple):
     between: PyTree = ()
 
 
+class Refusal(NamedTuple):
+    """An update that was left out of a merge.
+
+    Attributes:
+        agent: Whose it was.
+        reason: What was wrong with it, in a phrase that names the part: "state.params['actor'] is not finite".
+    """
+
+    agent: int
+    reason: str
+
+
 class Tick(NamedTuple):
     """What a virtual clock showed at the end of a round, and what happened in the round.
 
@@ -71,7 +83,9 @@ class Round(NamedTuple):
             size of an update depends on what is in it, "bytes_up" is that of each agent's; where a stage may hold it
             back, "messages_up" is 1 if it did not.
         weight: Total weight of the accepted updates.
-        refused: Updates with an entry that was not finite or out of range; they were left out.
+        refused: Updates that were left out, in the order of agents. An agent whose training ends in a number that is
+            not finite is as it was before the round, has sent nothing, and its metrics are zero; the server leaves out
+            updates beyond the range of exact sums.
         bytes_up: Size of all encoded updates, as `fedrl.core.codec` would send them.
         bytes_down: Size of all broadcasts.
         messages_up: Updates that were sent; what a stage holds back is none.
@@ -84,11 +98,12 @@ class Round(NamedTuple):
         iterations: Local steps of all agents together since the run began, if not all do as they always do.
         tick: Of the virtual clock, if there is one.
         admitted: Ids of those whose updates were sent, if a budget does not let all of them.
+        skipped: Why the server stands where it stood although updates arrived: what it made of them was not finite.
     """
 
     metrics: dict[str, np.ndarray]
     weight: float
-    refused: int
+    refused: tuple[Refusal, ...]
     bytes_up: int
     bytes_down: int
     messages_up: int = 0
@@ -100,6 +115,7 @@ class Round(NamedTuple):
     iterations: int | None = None
     tick: Tick | None = None
     admitted: np.ndarray | None = None
+    skipped: str = ""
 
 
 def assigned(population: Population, steps: np.ndarray) -> Population:

@@ -122,7 +122,7 @@ def record_of(method: Method, seed: int, number: int, seen: Round, seconds: floa
         "bytes_down": seen.bytes_down,
         "messages_up": seen.messages_up,
         "messages_down": seen.messages_down,
-        "refused": seen.refused,
+        "refused": len(seen.refused),
         "seconds": round(seconds, 6),
     }
     return {**record, **exchanged(seen)} if method.talk else record

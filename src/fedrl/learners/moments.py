@@ -1,22 +1,26 @@
 """Mean and variance that agents count apart and the server merges exactly.
 
-    samples --count--> Sums (they add up) --merged--> Moments     as if all samples had been in one place
+    samples --count, both--> Sums --parted--> parts that add up --joined--> Sums --merged--> Moments
 
-Sums are taken about the mean and in units of the spread that were known when counting began. They stay near one, so
-nothing cancels in float32.
+An agent counts about its own mean, so nothing cancels. Over agents, the sum of squares is that about each mean and that
+of the means, which cancel for data far from zero: they travel in twice float32's precision.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-FLOOR = 1e-4
+from fedrl.core.double import Double, added, negative, product, quotient, two_product
+
 EPSILON = 1e-8
-STEP = 2.0**15
+CONSTANT = 1e-7
+"""A spread below this share of the mean is rounding of float32."""
+LEAST = 1e-15
+"""The least spread that samples are divided by."""
 
 
 class Moments(NamedTuple):
@@ -28,11 +32,23 @@ class Moments(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Of the samples' standardised values: their number, sum and sum of squares."""
+    """Of new samples: their number, their mean less the old mean, and the sum of squares about their mean."""
 
     samples: jax.Array
-    first: jax.Array
-    second: jax.Array
+    shift: jax.Array
+    squares: jax.Array
+
+
+class Parts(NamedTuple):
+    """What adds up over agents: number, sum and sum of squares of samples less the old mean, the last in two.
+
+    Arrays of one agent, a `Double` each of all of them.
+    """
+
+    samples: Any
+    first: Any
+    second: Any
+    second_rest: Any
 
 
 def unseen(shape: tuple[int, ...]) -> Moments:
@@ -46,9 +62,21 @@ def nothing(shape: tuple[int, ...]) -> Sums:
 
 
 def count(moments: Moments, samples: Float[Array, "*features samples"]) -> Sums:
-    """Sum up samples about the mean of `moments`, in units of its spread."""
-    z = (samples - moments.mean[..., None]) / _unit(moments)[..., None]
-    return Sums(jnp.float32(samples.shape[-1]), z.sum(-1), jnp.square(z).sum(-1))
+    """Sum up samples about the mean of `moments`."""
+    shifted = samples - moments.mean[..., None]
+    mean = shifted.mean(-1)
+    return Sums(jnp.float32(samples.shape[-1]), mean, jnp.square(shifted - mean[..., None]).sum(-1))
+
+
+def both(a: Sums, b: Sums) -> Sums:
+    """The sums over the samples of both.
+
+    Reference: Chan, Golub & LeVeque (1983), https://doi.org/10.1080/00031305.1983.10483115
+    """
+    samples = a.samples + b.samples
+    share = b.samples / jnp.maximum(samples, EPSILON)
+    apart = b.shift - a.shift
+    return Sums(samples, a.shift + share * apart, a.squares + b.squares + share * a.samples * apart**2)
 
 
 def merged(moments: Moments, sums: Sums) -> Moments:
@@ -60,43 +88,45 @@ def merged(moments: Moments, sums: Sums) -> Moments:
 
     >>> import jax.numpy as jnp
     >>> start = unseen(())
-    >>> both = merged(start, count(start, jnp.array([1.0, 2.0, 6.0])))
-    >>> [round(float(x), 3) for x in both]
+    >>> all_of_them = merged(start, count(start, jnp.array([1.0, 2.0, 6.0])))
+    >>> [round(float(x), 3) for x in all_of_them]
     [3.0, 3.0, 4.667]
     """
-    new = jnp.maximum(sums.samples, EPSILON)
     share = sums.samples / jnp.maximum(moments.samples + sums.samples, EPSILON)
-    unit = _unit(moments)
-    shift = sums.first / new
-    spread = jnp.maximum(sums.second / new - shift**2, 0.0)
-    variance = (1.0 - share) * moments.variance + unit**2 * (share * spread + share * (1.0 - share) * shift**2)
-    return Moments(moments.samples + sums.samples, moments.mean + share * unit * shift, variance)
+    spread = sums.squares / jnp.maximum(sums.samples, EPSILON)
+    variance = (1.0 - share) * moments.variance + share * spread + share * (1.0 - share) * sums.shift**2
+    return Moments(moments.samples + sums.samples, moments.mean + share * sums.shift, variance)
+
+
+def parted(sums: Sums) -> Parts:
+    """What adds up over agents: with s = n d, the sum of squares is that about the mean and s^2 / n."""
+    first = sums.samples * sums.shift
+    about_zero = quotient(two_product(first, first), jnp.maximum(sums.samples, 1.0))
+    second = added(Double(sums.squares, jnp.zeros_like(first)), about_zero)
+    return Parts(sums.samples, first, *second)
+
+
+def joined(parts: Parts) -> Sums:
+    """The sums over all agents, from the sums of their parts, each a `Double`."""
+    samples, first = parts.samples, parts.first
+    second = added(parts.second, parts.second_rest)
+    number = jnp.maximum(samples.value, 1.0)
+    size = jnp.maximum(jnp.abs(first.value) / number, jnp.sqrt(jnp.abs(second.value) / number))
+    # in units of a power of two, so that squares of large numbers stay in float32's range
+    unit = jnp.ldexp(jnp.float32(1.0), jnp.where(size > 0.0, jnp.floor(jnp.log2(size)), 0.0).astype(jnp.int32))
+    first = Double(first.value / unit, first.rest / unit)
+    second = Double(second.value / unit / unit, second.rest / unit / unit)
+    left = added(product(second, samples), negative(product(first, first)))  # n times the sum of squares about the mean
+    squares = jnp.maximum(left.value / number, 0.0) * unit * unit
+    return Sums(samples.value, first.value / number * unit, squares)
 
 
 def scaled(moments: Moments, samples: jax.Array, limit: float) -> jax.Array:
     """`[*features, samples]` divided by their spread, within +- `limit`."""
-    return jnp.clip(samples / jnp.sqrt(moments.variance + EPSILON)[..., None], -limit, limit)
+    least = jnp.maximum(CONSTANT * jnp.abs(moments.mean), LEAST)
+    return jnp.clip(samples / jnp.maximum(jnp.sqrt(moments.variance), least)[..., None], -limit, limit)
 
 
 def standardised(moments: Moments, samples: jax.Array, limit: float) -> jax.Array:
     """`[*features, samples]` shifted to mean 0 and scaled to variance 1, within +- `limit`."""
     return scaled(moments, samples - moments.mean[..., None], limit)
-
-
-def packed(sums: Sums) -> tuple[Sums, Sums]:
-    """A coarse and a fine part, for exact sums of limited range (`fedrl.core.exact`).
-
-    Before anything is known of their spread, the squares may be huge.
-    """
-    coarse = Sums(*(jnp.round(x / STEP) for x in sums))
-    return coarse, Sums(*(x - part * STEP for x, part in zip(sums, coarse, strict=True)))
-
-
-def unpacked(parts: tuple[Sums, Sums]) -> Sums:
-    """The sums that were packed."""
-    coarse, fine = parts
-    return Sums(*(part * STEP + rest for part, rest in zip(coarse, fine, strict=True)))
-
-
-def _unit(moments: Moments) -> jax.Array:
-    return jnp.sqrt(jnp.maximum(moments.variance, FLOOR))

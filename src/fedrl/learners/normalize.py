@@ -20,14 +20,16 @@ from fedrl.core.learner import Learner, Statistics, Trajectory, policy_of
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 from fedrl.learners.moments import (
     Moments,
+    Parts,
     Sums,
+    both,
     count,
+    joined,
     merged,
     nothing,
-    packed,
+    parted,
     scaled,
     standardised,
-    unpacked,
     unseen,
 )
 from fedrl.learners.rollout import Position, Sampler, collect, start
@@ -99,10 +101,10 @@ def normalize(
             fresh = count(
                 moments["observation"], jnp.moveaxis(raw.observation, 0, -1).reshape(*shapes["observation"], -1)
             )
-            sums["observation"] = jax.tree.map(jnp.add, sums["observation"], fresh)
+            sums["observation"] = both(sums["observation"], fresh)
         if rewards:
             returned, path = running_return(returned, raw, discount)
-            sums["return"] = jax.tree.map(jnp.add, sums["return"], count(moments["return"], path.reshape(-1)))
+            sums["return"] = both(sums["return"], count(moments["return"], path.reshape(-1)))
             reward = scaled(moments["return"], reward, limit)
         normal = raw._replace(
             observation=seen(moments, raw.observation), successor=seen(moments, raw.successor), reward=reward
@@ -136,8 +138,8 @@ def normalize(
             sums={name: nothing(shape) for name, shape in shapes.items()},
         )
 
-    def absorb(params: Params, gathered: dict[str, tuple[Sums, Sums]]) -> Params:
-        moments = {name: merged(params["moments"][name], unpacked(parts)) for name, parts in gathered.items()}
+    def absorb(params: Params, gathered: dict[str, Parts]) -> Params:
+        moments = {name: merged(params["moments"][name], joined(parts)) for name, parts in gathered.items()}
         return {**params, "moments": moments}
 
     def probabilities(params: Params, observation: jax.Array) -> jax.Array:
@@ -158,7 +160,7 @@ def normalize(
         horizon=learner.horizon,
         instances=learner.instances,
         statistics=Statistics(
-            gathered=lambda state: {name: packed(sums) for name, sums in state.sums.items()}, absorb=absorb
+            gathered=lambda state: {name: parted(sums) for name, sums in state.sums.items()}, absorb=absorb
         ),
         policy=None
         if learner.policy is None

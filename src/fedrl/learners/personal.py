@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from fedrl.core.component import component
+from fedrl.core.double import Double
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner, Statistics, Trajectory, policy_of
 from fedrl.core.parts import belonging, check_parts, joined, without
@@ -95,6 +96,11 @@ def _merged_into(learner: Learner, whole: Params) -> list[bool]:
     """Of each parameter, whether `absorb` changes it: all others come out as they went in."""
     counts = learner.statistics
     assert counts is not None
-    sums = jax.eval_shape(lambda key: counts.gathered(learner.init(key, learner.environment.params)), jax.random.key(0))
+    sums = jax.eval_shape(
+        lambda key: jax.tree.map(
+            lambda x: Double(x, x), counts.gathered(learner.init(key, learner.environment.params))
+        ),
+        jax.random.key(0),
+    )
     traced = jax.make_jaxpr(counts.absorb)(whole, sums).jaxpr
     return [out is not into for out, into in zip(traced.outvars, traced.invars, strict=False)]

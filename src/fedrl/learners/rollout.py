@@ -14,18 +14,12 @@ import jax.numpy as jnp
 
 from fedrl.core.environment import Environment, Noise, State
 from fedrl.core.learner import Trajectory
+from fedrl.core.position import Position, deal, start
 from fedrl.core.types import Key, Metrics, PyTree
 
+__all__ = ["Episodes", "Position", "Sampler", "collect", "deal", "episodes", "start"]
+
 RESET, STEP, ACT = 0, 1, 2
-
-
-class Position(NamedTuple):
-    """Where each instance stands: its state, what it sees, and its running episode return and length."""
-
-    state: State
-    observation: jax.Array
-    returned: jax.Array
-    length: jax.Array
 
 
 class Episodes(NamedTuple):
@@ -47,25 +41,6 @@ class Sampler(NamedTuple):
 
     draw: Callable[[Key, tuple[int, ...]], Noise]
     choose: Callable[[Noise, jax.Array], jax.Array]
-
-
-def deal(environment: Environment, env_params: PyTree, instances: int) -> tuple[PyTree, int | None]:
-    """The parameters of each instance and their vmap axis: one setting for all, or a stack dealt out in turn."""
-    like = jax.tree.leaves(environment.params)
-    given = jax.tree.leaves(env_params)
-    if all(jnp.ndim(g) == jnp.ndim(d) for g, d in zip(given, like, strict=True)):
-        return env_params, None
-    return jax.tree.map(lambda leaf: leaf[jnp.arange(instances) % leaf.shape[0]], env_params), 0
-
-
-def start(key: Key, environment: Environment, env_params: PyTree, instances: int) -> Position:
-    """Open an episode in every instance. Those of a host environment stand elsewhere: their position is empty."""
-    if environment.host is not None:
-        return Position((), jnp.zeros(0), jnp.zeros(instances), jnp.zeros(instances, jnp.int32))
-    params, axis = deal(environment, env_params, instances)
-    noise = environment.draw_reset(key, (instances,))
-    state, timestep = jax.vmap(environment.reset, (-1, axis), -1, axis_size=instances)(noise, params)
-    return Position(state, timestep.observation, jnp.zeros(instances), jnp.zeros(instances, jnp.int32))
 
 
 def collect(

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import Federation
-from fedrl.core.told import Enclosed
 from fedrl.engines.merging import Messages, messages
 from fedrl.engines.virtual.clock import Clock, speeds_of
 from fedrl.engines.virtual.presence import presence
@@ -67,9 +66,8 @@ def check_clock(federation: Federation, clock: Clock, agents: int) -> None:
 
 def _check_mixable(schedule: Schedule, wire: Messages) -> None:
     """Refuse to mix parameters with what is none: decoded updates of another structure."""
-    value = wire.decoded.value.learned if isinstance(wire.decoded.value, Enclosed) else wire.decoded.value
     there = jax.tree.map(lambda leaf: leaf.shape, wire.sent.params)
-    if jax.tree.map(lambda leaf: leaf.shape, value) != there:
+    if jax.tree.map(lambda leaf: leaf.shape, wire.decoded.value) != there:
         raise UnsoundError(
             f"{schedule!r} mixes parameters, and a stage of this federation sends something else with them. "
             "Use a schedule that adds changes such as fed_buff()."

@@ -18,12 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedrl.core.faults import FAULT
 from fedrl.core.federation import AgentState, Federation
 from fedrl.core.types import Broadcast, Key, Params, PyTree
 from fedrl.engines.blocks import metric_names
-from fedrl.engines.merging import Messages, measured, messages
+from fedrl.engines.merging import Messages, failures, measured, messages
 from fedrl.engines.sharing import Shapes, shapes, shared
-from fedrl.engines.simulation import Population, adoption, params_held, seated, starting, states_held
+from fedrl.engines.simulation import Population, Refusal, adoption, params_held, seated, starting, states_held
 from fedrl.engines.virtual.words import packing
 
 
@@ -63,6 +64,7 @@ class Crew(NamedTuple):
         learn: `(run key, Desks, agents) -> None`: they learn what they were sent for.
         wave: How many learn side by side.
         metrics: The names of the columns of `Desks.metrics`.
+        failed: `(Desks, agents) -> refusals` of those among them whose training came to nothing.
         params_of: `Desks -> params` that agents act with, a leading agent axis on every leaf.
         adopt: `(Desks, params) -> Desks` in which every agent has adopted the parameters.
         states_of: `Desks -> states` of the learners, a leading agent axis on every leaf.
@@ -72,6 +74,7 @@ class Crew(NamedTuple):
     learn: Callable[[Key, Desks, np.ndarray], None]
     wave: int
     metrics: list[str]
+    failed: Callable[[Desks, np.ndarray], tuple[Refusal, ...]]
     params_of: Callable[[Desks], Params]
     adopt: Callable[[Desks, Params], Desks]
     states_of: Callable[[Desks], PyTree]
@@ -88,6 +91,7 @@ def crew(
     broadcast, update = packing(wire.sent), packing(wire.decoded)
     pack_block, unpack_block, run_block = _programs(federation, shapes(fleet, skip=1))
     adopt_block = adoption(federation)
+    refusals, fault = failures(federation, shapes(fleet, skip=1)), names.index(FAULT)
     compiled = threading.Event()
 
     def start(seed: int) -> tuple[Population, Desks]:
@@ -141,6 +145,7 @@ def crew(
         learn=learn,
         wave=size * len(places),
         metrics=names,
+        failed=lambda desks, ids: refusals(ids, desks.metrics[ids, fault].astype(int)),
         params_of=lambda desks: params_held(federation, blocks(desks), seats),
         adopt=adopt,
         states_of=lambda desks: states_held(blocks(desks), seats),

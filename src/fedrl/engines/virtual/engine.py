@@ -121,7 +121,15 @@ def simulate_clock(
         told = {} if schedule.restart else log.told  # there, an agent may have spoken several times
         sent = (up, down, log.messages_up, log.sent)
         seen = Round(
-            log.metrics, log.weight, log.refused, *sent, told=told, steps=log.steps, iterations=done, tick=tick
+            log.metrics,
+            log.weight,
+            tuple(sorted(log.refused)),
+            *sent,
+            told=told,
+            steps=log.steps,
+            iterations=done,
+            tick=tick,
+            skipped="; ".join(dict.fromkeys(log.skipped)),
         )
         return population, seen
 
@@ -140,12 +148,17 @@ def simulate_clock(
             desks.steps[begun], desks.work_s[begun] = table.steps[begun], table.work_s[begun]
             log.sent += len(begun)
 
-        def receive(arrived: np.ndarray) -> None:
+        def receive(arrived: np.ndarray) -> int:
+            """Who arrives has learned by now; a turn whose training failed is lost. Returns how many are not."""
             needed = arrived[desks.waiting[arrived]]
             if len(needed):
                 team.learn(key, desks, _with_company(needed, table, desks, team.wave if schedule.restart else 1))
-            collected.append((desks.updates[arrived], desks.sent[arrived], desks.version[arrived]))
-            log.receive(arrived, desks.metrics[arrived], desks.steps[arrived], desks.work_s[arrived])
+            failed = team.failed(desks, arrived)
+            log.refused += failed
+            sound = arrived[~np.isin(arrived, [agent for agent, _ in failed])]
+            collected.append((desks.updates[sound], sound, desks.sent[sound], desks.version[sound]))
+            log.receive(sound, desks.metrics[sound], desks.steps[sound], desks.work_s[sound])
+            return len(sound)
 
         def begin() -> bool:
             begun = time.begin(table, allowed)
@@ -161,10 +174,11 @@ def simulate_clock(
             happened = time.step(
                 table, allowed, (schedule.quorum if overdue else need) - got, math.inf if overdue else deadline_s
             )
-            if len(happened.arrived):
-                receive(happened.arrived)
+            sound = receive(happened.arrived) if len(happened.arrived) else 0
             send(happened.begun, schedule.wait_for or agents)
-            got, log.lost = got + len(happened.arrived), log.lost + happened.lost
+            if sound < len(happened.arrived) and schedule.restart and got + sound < need:
+                send(time.begin(table, allowed), schedule.wait_for or agents)
+            got, log.lost = got + sound, log.lost + happened.lost
             if not begun:
                 begun, deadline_s = begin(), table.now_s[0] + schedule.deadline_s
         if schedule.late == "discard":
@@ -172,12 +186,14 @@ def simulate_clock(
             time.recall(table)
         if got < max(schedule.quorum, 1):
             return population._replace(server=passed_over(server))
-        updates, sent, versions = (np.concatenate(rows) for rows in zip(*collected, strict=True))
+        updates, senders, sent, versions = (np.concatenate(rows) for rows in zip(*collected, strict=True))
         log.staleness.append(version - versions)
-        after, weight, refused = host.merge(server, key, Arrivals(updates, sent))
-        log.weight, log.refused = log.weight + weight, log.refused + refused
+        merged = host.merge(server, key, Arrivals(updates, senders, sent))
+        log.weight += merged.weight
+        log.refused += merged.refused
+        log.skipped += [merged.skipped] if merged.skipped else []
         earlier = jax.tree.map(np.asarray, server.params) if schedule.momentum < 1.0 else ()
-        return Population(after, (), key, Between(table, desks, earlier, iterations))
+        return Population(merged.server, (), key, Between(table, desks, earlier, iterations))
 
     def assign(population: Population, wanted: np.ndarray) -> Population:
         population.between.table.steps[:] = wanted

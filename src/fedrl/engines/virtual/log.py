@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fedrl.core.faults import FAULT
 from fedrl.core.told import DURATION
 from fedrl.engines.merging import SIZE, SPOKEN, told_in
+from fedrl.engines.simulation import Refusal
 
 
 @dataclass
@@ -21,7 +23,8 @@ class Log:
         lost: Turns that came to nothing.
         late: Agents that were called back.
         weight: Of the merged updates.
-        refused: Updates that the server left out.
+        refused: Turns whose training failed, and updates that the server left out.
+        skipped: Why the server committed nothing, each time.
         staleness: Of the updates of each merge.
     """
 
@@ -31,7 +34,8 @@ class Log:
     lost: int = 0
     late: int = 0
     weight: float = 0.0
-    refused: int = 0
+    refused: list[Refusal] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     staleness: list[np.ndarray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -63,7 +67,9 @@ class Log:
     @property
     def metrics(self) -> dict[str, np.ndarray]:
         """Each `[agents]`, added up over turns and local steps."""
-        return dict(zip(self.names, self._sums.T.astype(np.float32), strict=True))
+        named = dict(zip(self.names, self._sums.T.astype(np.float32), strict=True))
+        del named[FAULT]  # of those that arrived there are none
+        return named
 
     @property
     def told(self) -> dict[str, np.ndarray]:

@@ -14,9 +14,8 @@ import numpy as np
 
 from fedrl.core import exact
 from fedrl.core.federation import Federation, ServerState
-from fedrl.core.told import Enclosed
 from fedrl.core.types import Broadcast, Key, Params, PyTree, Update
-from fedrl.engines.merging import Messages, merging, messages, outcome
+from fedrl.engines.merging import Merged, Messages, merging, messages, outcome
 from fedrl.engines.sharing import Shapes, shapes, shared
 from fedrl.engines.simulation import Population
 from fedrl.engines.virtual.schedules import Schedule
@@ -24,9 +23,10 @@ from fedrl.engines.virtual.words import packing
 
 
 class Arrivals(NamedTuple):
-    """Updates in the order in which they arrived, `[updates, words]`, and what their agents had been sent."""
+    """Updates in the order in which they arrived, `[updates, words]`, whose they are and what those had been sent."""
 
     updates: np.ndarray
+    agents: np.ndarray
     sent: np.ndarray
 
 
@@ -35,11 +35,11 @@ class Office(NamedTuple):
 
     Attributes:
         envelope: `(server, parameters before the last merge) -> row` that agents are sent.
-        merge: `(server, key, arrivals) -> (server, weight, refused)`.
+        merge: `(server, key, arrivals) -> Merged`.
     """
 
     envelope: Callable[[ServerState, Params], np.ndarray]
-    merge: Callable[[ServerState, Key, Arrivals], tuple[ServerState, float, int]]
+    merge: Callable[[ServerState, Key, Arrivals], Merged]
 
 
 def office(federation: Federation, schedule: Schedule, fleet: PyTree, wire: Messages) -> Office:
@@ -47,15 +47,15 @@ def office(federation: Federation, schedule: Schedule, fleet: PyTree, wire: Mess
     agents = jax.tree.leaves(fleet)[0].shape[0]
     mixing = 1.0 / agents if schedule.mixing is None else schedule.mixing
     envelope, received = _programs(federation, shapes(fleet, skip=1), schedule, mixing)
-    merge_outcomes = merging(federation, wire.decoded.value)
+    merge_outcomes = merging(federation, wire.decoded)
 
-    def merge(server: ServerState, key: Key, arrivals: Arrivals) -> tuple[ServerState, float, int]:
+    def merge(server: ServerState, key: Key, arrivals: Arrivals) -> Merged:
         outcomes, count = [], len(arrivals.updates)
         for i in range(0, count, exact.LANES):
             lanes = np.minimum(np.arange(i, i + exact.LANES), count - 1)
             here = np.arange(i, i + exact.LANES) < count
             outcomes.append((received(server, arrivals.updates[lanes], arrivals.sent[lanes], here), here))
-        return merge_outcomes(Population(server, (), key), outcomes, count > 0)
+        return merge_outcomes(Population(server, (), key), outcomes, True, arrivals.agents)
 
     return Office(lambda server, before: np.asarray(envelope(server, before)), merge)
 
@@ -78,14 +78,12 @@ def _programs(
 
     def received(server: ServerState, rows: jax.Array, sent: jax.Array, here: jax.Array) -> PyTree:
         updates: Update = jax.vmap(update_rows.unpack)(rows)
-        beside = isinstance(updates.value, Enclosed)
-        value = updates.value.learned if beside else updates.value
+        value = updates.value
         scale = mixing * schedule.staleness.weight(server.version - updates.version)
         if schedule.toward_model:
             heard: Broadcast = jax.vmap(sent_rows.unpack)(sent)
             value = jax.tree.map(lambda v, old, now: v + (old - now), value, heard.params, server.params)
         value = jax.tree.map(lambda v: v * scale.reshape(-1, *[1] * (v.ndim - 1)), value)
-        value = updates.value._replace(learned=value) if beside else value
         return outcome(federation, updates._replace(value=value), here)
 
     return jax.jit(envelope), jax.jit(received)

@@ -45,9 +45,10 @@ class OpenInstances:
         self._arrays, self._run = arrays, run
         self._close = weakref.finalize(self, close)
 
-    def reset(self, seeds: Sequence[int]) -> np.ndarray:
-        """Begin an episode in every instance, each with its own seed; later episodes go on from it."""
+    def reset(self, seeds: Sequence[int], active: np.ndarray | None = None) -> np.ndarray:
+        """Begin an episode in the active instances, all by default, with seeds; later ones go on from them."""
         self._arrays["seed"][:] = seeds
+        self._arrays["active"][:] = True if active is None else active
         self._run(shard.RESET)
         return self._arrays["observation"]
 

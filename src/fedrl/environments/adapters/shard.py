@@ -98,8 +98,9 @@ class Shard:
         self.reset() if command == RESET else self.step()
 
     def reset(self) -> None:
-        """Begin an episode in every instance, seeded."""
-        for row, environment in enumerate(self.environments):
+        """Begin an episode in every active instance, seeded."""
+        for row in np.flatnonzero(self.arrays["active"]):
+            environment = self.environments[row]
             opening, _ = environment.reset(seed=int(self.arrays["seed"][row]))
             self.arrays["observation"][row] = self._seen(opening)
 

@@ -1,0 +1,89 @@
+"""What happens to an agent whose training ends in a number that is not finite: it loses the round, not the run.
+
+    before --begin, work, report--> after, update        all finite: go on from `after`
+       |                                                 else: go on from `before`, send nothing, and say where it was
+       +--- environments stay where they are; an instance that is not finite begins a new episode
+
+What was finite before and is not any more is a fault. What never was, such as an infinite bound in a state, is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fedrl.core.environment import Environment
+from fedrl.core.position import Position, mended
+from fedrl.core.types import Key, PyTree
+
+FAULT = "fault"
+"""The metric that tells whose training came to nothing: 0, or one more than the place of a leaf in `watched`."""
+
+
+def watched(learner: PyTree, update: PyTree) -> list[tuple[str, Any]]:
+    """The leaves that have to stay finite, and what they are called.
+
+    Args:
+        learner: The state of a learner; its positions in environments are not looked at.
+        update: What it made of it.
+    """
+    places = jax.tree_util.tree_leaves_with_path(learner, is_leaf=_stands)
+    own = [("state" + jax.tree_util.keystr(path), leaf) for path, leaf in places if not _stands(leaf)]
+    sent = [("update" + jax.tree_util.keystr(path), x) for path, x in jax.tree_util.tree_leaves_with_path(update)]
+    return [(name, leaf) for name, leaf in own + sent if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+
+def fault_of(before: PyTree, after: PyTree, update: PyTree) -> jax.Array:
+    """Which leaf is no longer finite, as `FAULT` has it: a scalar int32.
+
+    Args:
+        before: The learner's state before the round.
+        after: And after it.
+        update: All that has to be finite in what it would send.
+    """
+    known = {name: jnp.isfinite(leaf) for name, leaf in watched(before, ())}
+
+    def broken(name: str, leaf: jax.Array) -> jax.Array:
+        lost = ~jnp.isfinite(leaf)
+        return (lost & known[name]).any() if name in known else lost.any()
+
+    found = jnp.stack([broken(name, leaf) for name, leaf in watched(after, update)])
+    return jnp.where(found.any(), jnp.argmax(found) + 1, 0).astype(jnp.int32)
+
+
+def undone(
+    key: Key, environment: Environment, env_params: PyTree, fault: jax.Array, before: PyTree, after: PyTree
+) -> PyTree:
+    """The learner's state to go on from: `after`, or what it was `before` if there is a fault.
+
+    Args:
+        key: For the new episodes of broken instances.
+        environment: Where the agent learns.
+        env_params: Its parameters there.
+        fault: From `fault_of`.
+        before: The learner's state before the round.
+        after: And after it.
+    """
+
+    def chosen(old: PyTree, new: PyTree) -> PyTree:
+        if isinstance(old, Position):
+            return only_if(fault > 0, lambda position: mended(key, environment, env_params, position), new)
+        return jnp.where(fault > 0, old, new)
+
+    return jax.tree.map(chosen, before, after, is_leaf=_stands)
+
+
+def only_if(flag: jax.Array, change: Callable[[PyTree], PyTree], value: PyTree) -> PyTree:
+    """`change(value)` where the flag is set. Under `vmap` nothing is computed unless it is set for somebody.
+
+    A `cond` would become a select, which computes both sides for everybody.
+    """
+    done = jax.lax.while_loop(lambda at: at[0], lambda at: (jnp.zeros_like(flag), change(at[1])), (flag, value))
+    return done[1]
+
+
+def _stands(node: Any) -> bool:
+    return isinstance(node, Position)
