@@ -13,7 +13,6 @@ from fedrl.aggregators import agnostic, by_diversity, by_settings, mean, q_fair
 from fedrl.aggregators.agnostic import Mixture, on_simplex
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import federate
-from fedrl.core.told import Enclosed
 from fedrl.core.types import Update
 from fedrl.engines.blocks import simulate
 from fedrl.environments import gridworld, random_mdp
@@ -27,8 +26,7 @@ SAMPLES = np.array([1.0, 2.0, 5.0], np.float32)
 
 def updates(value=X, **told) -> Update:
     told = {name: np.asarray(x, np.int32 if name == "agent" else np.float32) for name, x in told.items()}
-    enclosed = Enclosed(value, told=told) if told else value
-    return Update(enclosed, SAMPLES[: len(value)], np.zeros(len(value), np.int32))
+    return Update(value, SAMPLES[: len(value)], np.zeros(len(value), np.int32), report=told)
 
 
 def merged(rule, given: Update, state=()):
@@ -159,14 +157,13 @@ class TestSettings:
         pairs = np.abs(x[:, None] - x) / (extent if extent > 0 else 1.0)
         weight = np.maximum(pairs.sum(1, dtype=np.float64) / (len(x) - 1), 0.1)
         given_updates = Update(
-            Enclosed(np.eye(len(x), dtype=np.float32), told={self.LENGTH: x}),
+            np.eye(len(x), dtype=np.float32),
             np.ones(len(x), np.float32),
             np.zeros(len(x), np.int32),
+            report={self.LENGTH: x},
         )
         np.testing.assert_allclose(merged(by_settings(["length"]), given_updates), weight / weight.sum(), atol=2e-5)
-        other = given_updates._replace(
-            value=given_updates.value._replace(told={self.LENGTH: (scale * x + offset).astype(np.float32)})
-        )
+        other = given_updates._replace(report={self.LENGTH: (scale * x + offset).astype(np.float32)})
         np.testing.assert_allclose(merged(by_settings(["length"]), other), weight / weight.sum(), atol=1e-3)
 
     def test_a_setting_is_told_by_each_agent_and_counted_and_nothing_else_is(self):
@@ -176,12 +173,12 @@ class TestSettings:
             simulate(federate(learner, rule), slips, devices=jax.devices()[:1])
             for rule in (mean(), by_settings(["slip"]))
         )
-        population, silent = plain.round(plain.init(0))
+        _, silent = plain.round(plain.init(0))
         _, seen = asked.round(asked.init(0))
         np.testing.assert_allclose(seen.told["setting/slip"], [0.0, 0.1, 0.4], rtol=1e-6)
         assert set(seen.told) == {"setting/slip"}
         assert seen.bytes_up == silent.bytes_up + 3 * 4
-        assert population.blocks[0].settings == {}
+        assert silent.told == {}
 
     def test_what_an_environment_has_not_is_named(self):
         learner = q_table(gridworld("S.G"))

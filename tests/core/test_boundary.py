@@ -44,7 +44,8 @@ def outputs_of(federation: Federation):
 def test_an_update_is_a_value_shaped_like_the_parameters_a_weight_and_a_version():
     sent, (update, _, _) = outputs_of(federate(linear_ppo(), mean()))
     assert type(update) is Update
-    assert Update._fields == ("value", "weight", "version")
+    assert Update._fields == ("value", "weight", "version", "statistics", "report")
+    assert (update.statistics, update.report) == ({}, {})
     assert jax.tree.structure(update.value) == jax.tree.structure(sent.params)
     assert shapes(update.value) == shapes(sent.params)
     assert (update.weight.shape, update.version.shape) == ((), ())

@@ -11,47 +11,67 @@ from hypothesis.extra.numpy import arrays
 from fedrl.core import exact
 
 AGENTS, SIZE = 12, 5
-add_up = jax.jit(exact.partial_sum)
-numbers = st.floats(-(2.0**19), 2.0**19, width=32, allow_subnormal=False)
-rows = arrays(
-    np.float32, (AGENTS, SIZE), elements=st.one_of(numbers, st.floats(-1, 1, width=32, allow_subnormal=False))
-)
-shares = arrays(np.float32, (AGENTS,), elements=st.sampled_from([0.0, 0.25, 0.7, 1.0, 1.5]))
+EVERYBODY = np.ones(AGENTS, bool)
+DIGITS = [exact.UPDATES, exact.STATISTICS]
+add_up = jax.jit(exact.partial_sum, static_argnums=2)
+usual = st.floats(-1, 1, width=32, allow_subnormal=False)
+
+
+def any_within(digits):
+    """Numbers of all sizes for which there are digits, and usual ones."""
+    edge = float(np.nextafter(np.float32(digits.limit), np.float32(0.0)))
+    return arrays(
+        np.float32,
+        (AGENTS, SIZE),
+        elements=st.one_of(st.floats(-edge, edge, width=32, allow_subnormal=False), usual),
+    )
+
+
+cut_rows = st.sampled_from(DIGITS).flatmap(lambda digits: st.tuples(st.just(digits), any_within(digits)))
 orders = st.permutations(range(AGENTS))
 
 
-def grouped(values: np.ndarray, weights: np.ndarray, order, size: int) -> np.ndarray:
+def grouped(terms: np.ndarray, order, size: int, digits) -> np.ndarray:
     """The total over blocks of four seats, in the given order, `size` agents to a block, other seats empty."""
     partials = []
     for start in range(0, AGENTS, size):
-        block = np.zeros((4, SIZE), np.float32)
-        weight = np.zeros(4, np.float32)
+        block, here = np.zeros((4, SIZE), np.float32), np.zeros(4, bool)
         seated = list(order)[start : start + size]
-        block[: len(seated)], weight[: len(seated)] = values[seated], weights[seated]
-        partials.append(add_up(block, weight)[0])
-    return exact.total(partials)
+        block[: len(seated)], here[: len(seated)] = terms[seated], True
+        partials.append(add_up(block, here, digits))
+    return exact.total(partials, digits)
 
 
-@given(rows, shares, orders, st.sampled_from([1, 2, 3, 4]))
-def test_sums_are_the_same_bits_in_any_order_and_grouping(values, weights, order, size):
-    np.testing.assert_array_equal(grouped(values, weights, order, size), grouped(values, weights, range(AGENTS), 4))
+@given(cut_rows, orders, st.sampled_from([1, 2, 3, 4]))
+def test_sums_are_the_same_bits_in_any_order_and_grouping(given_rows, order, size):
+    digits, terms = given_rows
+    found = grouped(terms, order, size, digits)
+    np.testing.assert_array_equal(found, grouped(terms, range(AGENTS), 4, digits))
 
 
-@given(rows)
-def test_a_sum_errs_by_less_than_half_the_fine_unit_per_term(values):
-    sums, refused = add_up(values, np.ones(AGENTS, np.float32))
-    mean, weight = exact.mean_of(exact.total([sums]))
-    assert not np.asarray(refused).any()
+@given(cut_rows)
+def test_a_sum_errs_by_less_than_half_the_lowest_unit_per_term(given_rows):
+    digits, terms = given_rows
+    found = exact.total([add_up(terms, EVERYBODY, digits)], digits)
+    truth = terms.astype(np.longdouble).sum(0)
+    largest = np.abs(terms).max(0).astype(np.longdouble)
+    bound = AGENTS * digits.fine / 2 + largest * AGENTS * np.longdouble(2.0) ** -52  # of the result to float64
+    assert (np.abs(found - truth) <= bound).all()
+
+
+@pytest.mark.parametrize("digits", DIGITS)
+def test_the_stated_error_is_not_an_idle_bound(digits):
+    terms = np.full((AGENTS, SIZE), digits.fine * 0.49, np.float32)
+    np.testing.assert_array_equal(exact.total([add_up(terms, EVERYBODY, digits)], digits), 0.0)
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-6, 1.0, 1e6, 1e12])
+def test_a_mean_is_right_to_float32_for_numbers_of_any_size(size):
+    values = (np.random.default_rng(0).normal(size=(AGENTS, SIZE)) * size).astype(np.float32)
+    terms = np.concatenate([values, np.ones((AGENTS, 1), np.float32)], axis=1)
+    mean, weight = exact.mean_of(exact.total([add_up(terms, EVERYBODY, exact.UPDATES)]))
     assert weight == AGENTS
-    truth = values.astype(np.float64).mean(0)
-    rounding = np.abs(truth) * 2.0**-24  # of the result to float32
-    assert (np.abs(mean - truth) <= exact.FINE / 2 + rounding).all()
-
-
-def test_the_stated_error_is_not_an_idle_bound():
-    values = np.full((AGENTS, SIZE), exact.FINE * 0.49, np.float32)
-    mean, _ = exact.mean_of(exact.total([add_up(values, np.ones(AGENTS, np.float32))[0]]))
-    np.testing.assert_array_equal(mean, 0.0)
+    np.testing.assert_array_equal(mean, values.astype(np.float64).mean(0).astype(np.float32))
 
 
 def test_a_float_sum_would_depend_on_the_order():
@@ -59,53 +79,41 @@ def test_a_float_sum_would_depend_on_the_order():
     assert (values[0] + values[1]) + values[2] != values[1] + (values[0] + values[2])
 
 
-@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf, 2.0**20, -1e30])
-def test_a_row_that_is_not_finite_or_out_of_range_is_refused_and_leaves_no_trace(poison):
-    values = np.arange(AGENTS * SIZE, dtype=np.float32).reshape(AGENTS, SIZE)
-    weights = np.ones(AGENTS, np.float32)
-    without, absent = values.copy(), weights.copy()
-    values[3, 2] = poison
-    without[3], absent[3] = 0.0, 0.0
-    sums, refused = add_up(values, weights)
-    np.testing.assert_array_equal(sums, add_up(without, absent)[0])
-    assert np.flatnonzero(np.asarray(refused)).tolist() == [3]
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf, -1e38])
+def test_a_row_that_is_not_accepted_leaves_no_trace(poison):
+    terms = np.arange(AGENTS * SIZE, dtype=np.float32).reshape(AGENTS, SIZE)
+    accepted, without = EVERYBODY.copy(), terms.copy()
+    terms[3, 2], accepted[3], without[3] = poison, False, 0.0
+    np.testing.assert_array_equal(add_up(terms, accepted, exact.UPDATES), add_up(without, EVERYBODY, exact.UPDATES))
 
 
-@pytest.mark.parametrize("weight", [np.nan, np.inf])
-def test_a_weight_that_is_not_finite_is_refused(weight):
-    weights = np.ones(AGENTS, np.float32)
-    weights[5] = weight
-    sums, refused = add_up(np.ones((AGENTS, SIZE), np.float32), weights)
-    assert exact.mean_of(exact.total([sums]))[1] == AGENTS - 1
-    assert np.flatnonzero(np.asarray(refused)).tolist() == [5]
-
-
-def test_an_absent_agent_is_not_counted_as_refused():
-    values = np.full((AGENTS, SIZE), np.nan, np.float32)
-    sums, refused = add_up(values, np.zeros(AGENTS, np.float32))
-    assert not np.asarray(refused).any()
-    mean, weight = exact.mean_of(exact.total([sums]))
+def test_with_no_weight_at_all_the_mean_is_zero():
+    mean, weight = exact.mean_of(exact.total([add_up(np.ones((AGENTS, SIZE), np.float32), ~EVERYBODY, exact.UPDATES)]))
     assert weight == 0.0
-    np.testing.assert_array_equal(mean, np.zeros(SIZE, np.float32))
+    np.testing.assert_array_equal(mean, np.zeros(SIZE - 1, np.float32))
 
 
-def test_sixteen_terms_at_the_limit_do_not_overflow():
-    edge = np.nextafter(np.float32(exact.LIMIT), np.float32(0.0))
-    values = np.stack([np.full(exact.LANES, edge), np.full(exact.LANES, -edge)], axis=1)
-    mean, _ = exact.mean_of(exact.total([add_up(values, np.ones(exact.LANES, np.float32))[0]]))
-    np.testing.assert_array_equal(mean, np.array([edge, -edge]))
+@pytest.mark.parametrize("digits", DIGITS)
+def test_sixteen_terms_at_the_limit_do_not_overflow(digits):
+    edge = np.nextafter(np.float32(digits.limit), np.float32(0.0))
+    terms = np.stack([np.full(exact.LANES, edge), np.full(exact.LANES, -edge)], axis=1)
+    found = exact.total([add_up(terms, np.ones(exact.LANES, bool), digits)], digits)
+    np.testing.assert_array_equal(found, exact.LANES * np.array([edge, -edge], np.float64))
 
 
 def test_more_rows_than_fit_are_refused_with_the_number_that_fits():
     with pytest.raises(ValueError, match=f"at most {exact.LANES}"):
-        exact.partial_sum(jnp.zeros((exact.LANES + 1, 1)), jnp.zeros(exact.LANES + 1))
+        exact.partial_sum(jnp.zeros((exact.LANES + 1, 1)), jnp.zeros(exact.LANES + 1, bool))
 
 
 def test_hundred_thousand_agents_do_not_overflow_the_host():
-    sums, _ = add_up(np.full((AGENTS, SIZE), 2.0**19, np.float32), np.ones(AGENTS, np.float32))
-    mean, weight = exact.mean_of(exact.total([sums] * 10_000))
-    assert weight == AGENTS * 10_000
-    np.testing.assert_array_equal(mean, 2.0**19)
+    sums = add_up(np.full((AGENTS, SIZE), 2.0**62, np.float32), EVERYBODY, exact.UPDATES)
+    np.testing.assert_array_equal(exact.total([sums] * 10_000), 2.0**62 * AGENTS * 10_000)
+
+
+def test_the_largest_entry_of_each_leaf_tells_of_what_is_not_finite():
+    tree = {"a": jnp.array([1.0, -3.0]), "b": jnp.array([[np.nan, 1.0]]), "c": jnp.array([-np.inf]), "d": jnp.zeros(0)}
+    np.testing.assert_array_equal(exact.largest(tree), [3.0, np.nan, np.inf, 0.0])
 
 
 @given(st.floats(0.5, 1e9))

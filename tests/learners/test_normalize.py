@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fedrl.aggregators import mean
+from fedrl.core.double import sum_of
 from fedrl.core.environment import Box, Environment, Spaces, Timestep, draw_nothing, draw_uniform, first
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
@@ -15,7 +16,7 @@ from fedrl.core.learner import Learner, Trajectory
 from fedrl.engines.blocks import simulate
 from fedrl.environments import gridworld, probe_match
 from fedrl.learners import a2c, mlp, normalize, ppo, q_table, reinforce, sgd
-from fedrl.learners.moments import count, merged, packed, unpacked, unseen
+from fedrl.learners.moments import Moments, both, count, joined, merged, parted, standardised, unseen
 from fedrl.learners.normalize import running_return
 
 TIME, INSTANCES, DISCOUNT = 7, 3, 0.9
@@ -103,11 +104,12 @@ def test_merged_moments_are_those_of_everything_all_agents_saw(weighting, everyb
         for k, n in enumerate(steps):
             if k == number and not everybody:
                 continue  # sits this round out
-            task, agents[k] = federation.begin(key, sent, agents[k], jnp.int32(3))
+            before = agents[k]
+            task, agents[k] = federation.begin(key, sent, before, jnp.int32(3))
             for step in range(n):
                 seen[k].append(experience(rng, 100.0 * k))
                 agents[k], _ = federation.work(task, agents[k], jnp.int32(step), seen[k][-1])
-            update, agents[k] = federation.report(task, agents[k], {})
+            update, agents[k], _ = federation.report(task, before, agents[k], {})
             updates.append(update)
         server = federation.server(key, server, jax.tree.map(lambda *leaves: jnp.stack(leaves), *updates))
         found = server.params["moments"]
@@ -131,7 +133,7 @@ def runs():
         population = simulation.init(0)
         for _ in range(3):
             population, seen = simulation.round(population)
-            assert seen.refused == 0
+            assert seen.refused == ()
         found[block, weighting] = population.server.params["moments"]
     return found
 
@@ -169,17 +171,44 @@ def test_agents_that_do_not_talk_merge_their_own_counts():
     assert population.server.params["moments"]["observation"].samples == 0
 
 
-def test_counting_far_from_the_mean_loses_nothing_in_transit():
-    samples = jnp.asarray(np.random.default_rng(0).normal(3e4, 10.0, (1, 1000)), jnp.float32)
-    start = unseen((1,))
-    sums = count(start, samples)
-    coarse, fine = packed(sums)
-    assert max(float(jnp.abs(x).max()) for x in coarse) / 1000 < 2**20
-    jax.tree.map(np.testing.assert_array_equal, unpacked((coarse, fine)), sums)
-    once = merged(start, sums)
-    np.testing.assert_allclose(once.mean, samples.mean(), rtol=1e-6)
-    twice = merged(once, count(once, samples))  # counted about the right mean, the spread is right, too
-    assert twice.samples == 2000
+@pytest.mark.parametrize(
+    ("center", "spread", "tolerance"),
+    [(1e4, 1.0, 1e-4), (-3e4, 10.0, 1e-4), (1e12, 1e9, 1e-5), (0.0, 1e12, 1e-5), (1e-12, 1e-12, 1e-5), (5.0, 0.0, 0.0)],
+)
+def test_moments_are_right_from_the_first_round_on_however_far_from_zero_and_in_any_unit(center, spread, tolerance):
+    rng, moments, seen = np.random.default_rng(0), unseen((2,)), []
+    merge = jax.jit(lambda moments, stacked: merged(moments, joined(jax.tree.map(sum_of, stacked))))
+    for _ in range(4):
+        samples = rng.normal(center, spread, (3, 2, 50)).astype(np.float32)  # of three agents
+        counted = [parted(both(count(moments, each[:, :20]), count(moments, each[:, 20:]))) for each in samples]
+        moments = merge(moments, jax.tree.map(lambda *leaves: jnp.stack(leaves), *counted))
+        seen += [*samples.astype(np.float64)]
+        truth = np.concatenate(seen, axis=1)
+        np.testing.assert_allclose(moments.variance, truth.var(1), rtol=tolerance, atol=0.0)
+        np.testing.assert_allclose(moments.mean, truth.mean(1), rtol=1e-5, atol=1e-6 * spread)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_moments_through_the_engine_know_no_unit(scale):
+    simulation = simulate(
+        federate(normalize(looker(signal())), mean(), local_steps=3),
+        SignalParams(jnp.full(2, scale * 1e3), jnp.full(2, scale)),
+        devices=jax.devices()[:1],
+    )
+    population = simulation.init(0)
+    for _ in range(4):
+        population, seen = simulation.round(population)
+        assert seen.refused == ()
+    found = population.server.params["moments"]["observation"]
+    np.testing.assert_allclose(found.mean / scale, 1e3, atol=0.2)
+    np.testing.assert_allclose(found.variance / scale**2, [1 / 12, 4 / 12], rtol=0.2)
+    shown = np.asarray(population.blocks[0].learner.learner.observation)[0]
+    assert 0.6 < shown.std((0, 2)).min() < shown.std((0, 2)).max() < 1.4
+
+
+def test_a_spread_below_the_rounding_of_float32_is_none():
+    moments = Moments(jnp.float32(9.0), jnp.float32([1e6]), jnp.float32([1e-6]))
+    assert abs(float(standardised(moments, jnp.float32([[1e6 + 0.0625]]), 10.0)[0, 0])) < 1.0
 
 
 def test_no_samples_leave_the_moments_as_they_are():

@@ -32,7 +32,7 @@ from fedrl.aggregators import (
 )
 from fedrl.core.component import CATALOGUE, call_of, cite
 from fedrl.core.federation import federate
-from fedrl.core.told import SETTING, Enclosed
+from fedrl.core.told import SETTING
 from fedrl.core.types import Context, Hint, Update
 from fedrl.engines.virtual import (
     afedpg,
@@ -299,7 +299,7 @@ class TestAggregator:
             ids = jnp.arange(len(updates.weight))
             told = {"agent": ids, "loss": 1.0 + ids, "return": 9.0 - ids, "norm": 1.0 + ids}
             told |= {name: ids % 3 + 0.5 for name in rule.asks if name.startswith(SETTING)}
-            updates = updates._replace(value=Enclosed(updates.value, told={name: told[name] for name in rule.asks}))
+            updates = updates._replace(report={name: told[name] for name in rule.asks})
         return jax.jit(rule.update)(updates, rule.init(PARAMS))
 
     def test_gives_back_the_structure_shapes_and_types_of_the_parameters(self, rule):

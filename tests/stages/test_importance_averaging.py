@@ -71,7 +71,7 @@ def test_a_federated_round_is_the_formula_of_the_agents_tables():
     simulation = simulate(federation, fleet, block=3)
     population, seen = simulation.round(simulation.init(0))
     held = simulation.params_of(population)
-    assert seen.refused == 0
+    assert seen.refused == ()
     assert np.ptp(held["visits"], axis=0).max() > 0
     np.testing.assert_allclose(population.server.params["q"], by_formula(held["q"], held["visits"]), rtol=1e-4)
     np.testing.assert_array_equal(population.server.params["visits"], 0.0)

@@ -64,7 +64,7 @@ def nothing(shape: tuple[int, ...]) -> Sums:
 def count(moments: Moments, samples: Float[Array, "*features samples"]) -> Sums:
     """Sum up samples about the mean of `moments`."""
     shifted = samples - moments.mean[..., None]
-    mean = shifted.mean(-1)
+    mean = shifted.sum(-1) / max(samples.shape[-1], 1)
     return Sums(jnp.float32(samples.shape[-1]), mean, jnp.square(shifted - mean[..., None]).sum(-1))
 
 

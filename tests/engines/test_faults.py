@@ -1,0 +1,294 @@
+"""A number that is not finite costs an agent the round, not the run, and costs the others nothing.
+
+In one round of several the environment of the fifth of five agents pays NaN or infinity. The others have to end up, to
+the last bit, where they would have ended up without it in that round; it has to be back in the next.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedrl.aggregators import mean, median
+from fedrl.core.component import component
+from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_uniform, first
+from fedrl.core.federation import federate
+from fedrl.engines.admission import simulate_budget
+from fedrl.engines.blocks import simulate
+from fedrl.engines.gossip import gossip
+from fedrl.engines.hierarchy import hierarchy
+from fedrl.engines.host import simulate_host
+from fedrl.engines.simulation import Refusal
+from fedrl.engines.virtual import clock, fed_async, fed_buff, simulate_clock, synchronous
+from fedrl.environments.adapters import gymnasium as adapted
+from fedrl.learners import (
+    a2c,
+    adam,
+    apfl,
+    gated,
+    interpolated,
+    mlp,
+    normalize,
+    personal,
+    ppo,
+    q_table,
+    reinforce,
+)
+from fedrl.selection import by_priority
+from fedrl.stages import error_feedback, top_k
+from fedrl.topologies import metropolis, ring, tree
+
+AGENTS, SICK, ROUND, ROUNDS = 5, 4, 2, 5
+OTHERS = [0, 1, 2, 3]
+PAYS = 1.2345678
+"""What the fifth agent's environment pays: a number that nothing else in a population is."""
+ON_HOST = {"pays": PAYS}
+"""The same on the host."""
+ONE = jax.devices()[:1]
+SMALL = mlp((4,))
+
+
+class WalkParams(NamedTuple):
+    """What a step pays."""
+
+    pays: jax.Array
+
+
+FLEET = WalkParams(np.array([1.0] * SICK + [PAYS], np.float32))
+
+
+@component("test double")
+def walk(cells: int = 0, lasting: bool = False) -> Environment:
+    """A walk that ends by chance; discrete with `cells`. With `lasting`, what is not finite stays in the state."""
+
+    def shown(state):
+        return (state % 1.0 * cells).astype(jnp.int32) if cells else jnp.stack([state, -state])
+
+    def reset(noise, params):
+        del params
+        return noise[0], first(shown(noise[0]))
+
+    def step(noise, state, action, params):
+        reward = params.pays * (1.0 + action)
+        state = state * 0.5 + noise[0] + (0.0 * reward if lasting else 0.0)
+        return state, Timestep(shown(state), reward, noise[1] < 0.1, jnp.bool_(False))
+
+    spaces = Spaces(Discrete(cells) if cells else Box((2,)), Discrete(2))
+    return Environment(WalkParams(jnp.float32(1.0)), spaces, draw_uniform(1), draw_uniform(2), reset, step, 12)
+
+
+class Walk(gymnasium.Env):
+    """The same on the host."""
+
+    observation_space = gymnasium.spaces.Box(-9, 9, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, pays: float = 1.0, observed: bool = False):
+        self.sick, self.observed = pays != 1.0, observed
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.normal(size=2).astype(np.float32), {}
+
+    def step(self, action):
+        reward, seen = ON_HOST["pays"] if self.sick else 1.0, self.np_random.normal(size=2).astype(np.float32)
+        if self.observed and not np.isfinite(reward):
+            reward, seen = 1.0, np.full(2, reward, np.float32)
+        return seen, reward * (1 + action), bool(self.np_random.random() < 0.1), False, {}
+
+
+gymnasium.register("FaultyWalk-v0", Walk, max_episode_steps=12)
+
+SIZES = {"instances": 2, "steps": 6}
+BASIC = a2c(walk(), network=SMALL, **SIZES)
+FEDERATION = federate(BASIC, mean(), error_feedback(top_k(0.3)), server_opt=adam(0.01), local_steps=2)
+
+LEARNERS = {
+    "a2c": BASIC,
+    "ppo": ppo(walk(), network=SMALL, epochs=2, minibatch_count=1, **SIZES),
+    "reinforce": reinforce(walk(), network=SMALL, episodes_per_step=3),
+    "q_table": q_table(walk(cells=3), **SIZES),
+    "normalize": normalize(BASIC),
+    "personal": personal(BASIC, keep=["actor"]),
+    "personal moments": personal(normalize(BASIC), keep=["moments"]),
+    "interpolated": interpolated(BASIC, 0.5),
+    "apfl": apfl(BASIC),
+    "gated": gated(BASIC, trials=1),
+    "lasting state": a2c(walk(lasting=True), network=SMALL, **SIZES),
+}
+
+
+def blocks(federation, **given):
+    return simulate(federation, FLEET, devices=ONE, **given)
+
+
+ENGINES: dict[str, Any] = {
+    "blocks": partial(blocks, FEDERATION),
+    "each": partial(blocks, federate(BASIC, median(), error_feedback(top_k(0.3)), local_steps=2)),
+    "gradients": partial(blocks, federate(BASIC, mean(), payload="gradient", server_opt=adam(0.01))),
+    "budget": partial(
+        simulate_budget,
+        federate(BASIC, mean(), error_feedback(top_k(0.3)), tells=["norm"]),
+        FLEET,
+        by_priority(budget_bytes=600),
+        devices=ONE,
+    ),
+    "tree": partial(hierarchy, FEDERATION, FLEET, tree([3]), devices=ONE),
+    "tree with periods": partial(hierarchy, FEDERATION, FLEET, tree([3], periods=(1, 2)), devices=ONE),
+    "no server": partial(gossip, federate(BASIC, mean(), local_steps=2), FLEET, ring(), metropolis(), devices=ONE),
+    "clock": partial(simulate_clock, FEDERATION, FLEET, clock(synchronous()), devices=ONE),
+    "buffer": partial(
+        simulate_clock, FEDERATION, FLEET, clock(fed_buff(buffer=2), step_s=[1.0, 1.1, 1.3, 1.6, 1.2]), devices=ONE
+    ),
+    "asynchronous": partial(
+        simulate_clock, FEDERATION, FLEET, clock(fed_async(), step_s=[1.0, 1.1, 1.3, 1.6, 1.2]), devices=ONE
+    ),
+}
+
+
+def played(simulation, value: float = PAYS, without: bool = False, talk: bool = True):
+    """Each round's population and what was seen of it; in `ROUND` the fifth is paid `value`, or is not there."""
+    population, found = simulation.init(0), []
+    for number in range(1, ROUNDS + 1):
+        where = jax.tree.map(is_paid, population)
+        if number == ROUND:
+            population, ON_HOST["pays"] = jax.tree.map(partial(pay, value), where, population), value
+        absent = without and number == ROUND
+        population, seen = simulation.round(population, cohort=OTHERS if absent else None, talk=talk)
+        if number == ROUND:
+            population, ON_HOST["pays"] = jax.tree.map(partial(pay, PAYS), where, population), PAYS
+        held = simulation.params_of(simulation.adopt(jax.tree.map(jnp.copy, population)) if talk else population)
+        found.append((jax.tree.map(np.asarray, (population.server.params, held)), seen, done_of(population)))
+    return found
+
+
+def is_paid(leaf) -> np.ndarray:
+    """Where `PAYS` stands in an array, or its bits in an array of words."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return np.zeros(leaf.shape, bool)
+    return np.asarray(leaf) == (np.float32(PAYS) if leaf.dtype == np.float32 else np.float32(PAYS).view(np.uint32))
+
+
+def pay(value: float, where: np.ndarray, leaf):
+    if not where.any():
+        return leaf
+    number = np.float32(value) if leaf.dtype == np.float32 else np.float32(value).view(np.uint32)
+    changed = np.where(where, number, np.asarray(leaf))
+    return jax.device_put(changed, leaf.sharding) if isinstance(leaf, jax.Array) else changed
+
+
+def done_of(population) -> int:
+    table = getattr(population.between, "table", None)
+    return 0 if table is None else int(table.done[SICK])
+
+
+def of_the_others(held, everybody: bool):
+    server, params = held
+    return jax.tree.leaves((() if everybody else server, jax.tree.map(lambda x: x[OTHERS], params)))
+
+
+def same(one, other, everybody: bool = False) -> None:
+    for a, b in zip(of_the_others(one, everybody), of_the_others(other, everybody), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def check(found, absent, per_agent: bool = False) -> None:
+    """What has to be true of a run with a fault, beside one in which the fifth was not there in that round."""
+    for (held, seen, _), (expected, _, _) in zip(found[:ROUND], absent[:ROUND], strict=True):
+        same(held, expected, per_agent)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(held))
+        assert all(np.isfinite(x).all() for name, x in seen.metrics.items() if not name.startswith("told/"))
+    at_fault = found[ROUND - 1][1]
+    assert {agent for agent, _ in at_fault.refused} == {SICK}
+    assert all(reason.endswith("is not finite") for _, reason in at_fault.refused)
+    assert at_fault.skipped == ""
+    for held, seen, _ in found[ROUND:]:
+        assert seen.refused == ()
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(held))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [*((name, np.nan) for name in sorted(set(ENGINES) - {"buffer", "asynchronous"})), ("blocks", np.inf)],
+)
+def test_the_others_go_on_as_if_it_had_sat_the_round_out_and_it_is_back_in_the_next(name, value):
+    simulation = ENGINES[name]()
+    found, absent = played(simulation, value), played(simulation, without=True)
+    check(found, absent, per_agent=name == "no server")
+    usual, after = (found[i][1] for i in (0, ROUND))
+    if name != "budget":
+        assert after.weight == usual.weight
+    assert found[ROUND - 1][1].weight == absent[ROUND - 1][1].weight
+    assert found[ROUND - 1][1].bytes_up == absent[ROUND - 1][1].bytes_up
+
+
+@pytest.mark.parametrize("name", sorted(LEARNERS))
+def test_every_learner_and_wrapper_is_what_it_was_before_the_round(name):
+    simulation = blocks(federate(LEARNERS[name], mean(), error_feedback(top_k(0.3))))
+    found, absent = played(simulation, np.nan), played(simulation, without=True)
+    check(found, absent)
+    assert found[ROUND][1].weight == found[0][1].weight
+
+
+@pytest.mark.parametrize("name", ["buffer", "asynchronous"])
+def test_where_nobody_waits_a_fault_is_a_turn_that_came_to_nothing(name, monkeypatch):
+    found = played(ENGINES[name](), np.nan)
+    lost = range(found[ROUND - 2][2], found[ROUND - 1][2])
+    assert len(lost) > 0
+    from fedrl.engines.virtual import timetable
+    from fedrl.engines.virtual.chance import Draw
+
+    def uniform(seed, purpose, ids, counts=0):
+        drawn = original(seed, purpose, ids, counts)
+        gone = (np.asarray(ids) == SICK) & np.isin(counts, lost)
+        return np.where(gone, -1.0, 1.0) if purpose == Draw.DROP_OUT else drawn
+
+    original = timetable.uniform
+    monkeypatch.setattr(timetable, "uniform", uniform)
+    check(found, played(ENGINES[name]()))
+
+
+def test_agents_that_do_not_talk_lose_a_round_as_well_and_it_is_told():
+    found = played(blocks(FEDERATION), np.nan, talk=False)
+    absent = played(blocks(FEDERATION), without=True, talk=False)
+    check(found, absent)
+    for held, expected in zip(found[ROUND - 1][0], absent[ROUND - 1][0], strict=True):
+        jax.tree.map(np.testing.assert_array_equal, held, expected)  # the fifth is where it was before, too
+
+
+@pytest.mark.parametrize("wrapped", [lambda x: x, normalize], ids=["a2c", "normalize"])
+@pytest.mark.parametrize("observed", [False, True], ids=["reward", "observation"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_gymnasium_environments_begin_anew_after_a_fault(wrapped, observed, steps):
+    environment = adapted("FaultyWalk-v0", settings={"pays": 1.0}, options={"observed": observed})
+    federation = federate(
+        wrapped(a2c(environment, network=SMALL, **SIZES)), mean(), error_feedback(top_k(0.3)), local_steps=steps
+    )
+    fleet = environment.params._replace(pays=np.asarray(FLEET.pays))
+    with simulate_host(federation, fleet, devices=ONE, workers=1) as simulation:
+        found = played(simulation, np.nan)
+        check(found, played(simulation, without=True))
+        assert found[ROUND][1].weight == found[0][1].weight
+
+
+def test_a_refusal_names_the_part():
+    simulation = blocks(FEDERATION)
+    seen = played(simulation, np.nan)[ROUND - 1][1]
+    assert isinstance(seen.refused[0], Refusal)
+    assert "state.params['actor']" in seen.refused[0].reason
+
+
+def test_what_the_server_makes_of_good_updates_is_not_committed_unless_it_is_finite():
+    simulation = blocks(federate(BASIC, mean(), server_opt=adam(np.inf)))
+    population = simulation.init(0)
+    first_params = jax.tree.map(np.array, population.server.params)
+    for number in range(1, 3):
+        population, seen = simulation.round(population)
+        assert "server.params" in seen.skipped
+        assert seen.weight == 0.0
+        assert int(population.server.version) == number
+        jax.tree.map(np.testing.assert_array_equal, population.server.params, first_params)
