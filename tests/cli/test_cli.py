@@ -1,4 +1,5 @@
 import json
+import resource
 import shutil
 import signal
 import subprocess
@@ -167,6 +168,23 @@ def test_a_damaged_folder_is_one_sentence_with_exit_code_2(
     assert words in said.err
     assert said.err.count("\n") == 1
     assert call("report", damaged).code == 0
+
+
+def test_on_a_full_disk_a_report_is_one_sentence_and_not_a_part_of_a_page(
+    call: Call, folder: Path, tmp_path: Path
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
+    try:
+        said = call("report", folder, "--out", tmp_path / "page.html")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (said.code, said.out) == (2, "")
+    assert said.err == (
+        f"error: {tmp_path / 'page.html'} can't be written to (File too large). Free space on the disk, make the "
+        "folder writable, or name another file with --out.\n"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_study_with_a_setting_that_failed_has_exit_code_1(call: Call, config: Path, tmp_path: Path) -> None:

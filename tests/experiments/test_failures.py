@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,17 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     real = module.simulations
 
     def after(rounds: int) -> None:
-        left = [rounds]
+        left, lock = [rounds], threading.Lock()
 
         def simulations(*arguments: Any) -> list[Any]:
             def failing_round(simulation: Any, *a: Any, **k: Any) -> Any:
-                left[0] -= 1
-                if left[0] == -1:
+                with lock:
+                    left[0] -= 1
+                    fails = left[0] == -1
+                made = simulation.round(*a, **k)  # what it begins with may not survive this
+                if fails:
                     raise MemoryError("no more memory")
-                return simulation.round(*a, **k)
+                return made
 
             return [
                 dataclasses.replace(s, round=lambda *a, s=s, **k: failing_round(s, *a, **k)) for s in real(*arguments)
@@ -68,27 +72,30 @@ def _records(out: Path) -> list[dict[str, Any]]:
     return without_times([json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()])
 
 
+@pytest.mark.parametrize("clock", [[], ["federation.clock={name='clock', jitter=0.3, drop_out=0.2}"]])
 def test_a_round_that_fails_ends_the_run_with_all_that_was_done(
-    config: Path, done: Path, tmp_path: Path, failing: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    config: Path, tmp_path: Path, failing: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, clock: list[str]
 ) -> None:
-    out, heard = tmp_path / "failed", []
+    out, done, heard = tmp_path / "failed", tmp_path / "whole", []
+    chosen = [ALONE, *clock]
+    run(config, done, overrides=chosen)
     failing(5)
     with pytest.raises(MemoryError, match="no more memory") as caught:
-        run(config, out, overrides=[ALONE, "checkpoint_s=1000"], sinks=[heard.append])
+        run(config, out, overrides=[*chosen, "checkpoint_s=1000"], sinks=[heard.append])
     (note,) = caught.value.__notes__
     assert note == f"The rounds before that are kept, with their summary, parameters and report, in {out}."
     names = {"config.toml", "records.jsonl", "summary.json", "params.safetensors", "report.html", "checkpoints"}
     assert {path.name for path in out.iterdir()} == names
     assert heard[-1]["event"] == "end"
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["failure"] == "no more memory"
+    assert summary["failure"] == "MemoryError: no more memory"
     assert summary["final_return"]["mean"] is not None
-    assert "This run was ended by an error: no more memory" in read_run(out).notes
+    assert "This run was ended by an error: MemoryError: no more memory" in read_run(out).notes
     last = max(r["round"] for r in _records(out) if r["seed"] == 0)
-    run(config, tmp_path / "short", overrides=[ALONE, f"rounds={last}", "seeds=1"])
+    monkeypatch.undo()
+    run(config, tmp_path / "short", overrides=[*chosen, f"rounds={last}", "seeds=1"])
     short, mine = (safetensors.numpy.load_file(p / "params.safetensors") for p in (tmp_path / "short", out))
     assert (mine["seed0/q"] == short["seed0/q"]).all()
-    monkeypatch.undo()
     resume(out)
     assert (out / "params.safetensors").read_bytes() == (done / "params.safetensors").read_bytes()
     assert _records(out) == _records(done)

@@ -17,13 +17,13 @@ from fedrl.experiments.files import read_records, write_atomically
 from fedrl.experiments.folder import RunFolder
 from fedrl.experiments.study import folder as studies
 
-PROCESSES, TRIES = 4, 25
+PROCESSES, TRIES = 4, 10
 LINE = '{"method": "federated", "seed": 0, "round": %d, "bytes_up": %d}\n'
 
 
 def _at_once(make: object) -> list[str]:
     """What each of several callers gets in the same moment."""
-    barrier = threading.Barrier(PROCESSES)
+    barrier = threading.Barrier(PROCESSES, timeout=60)
 
     def one(i: int) -> str:
         barrier.wait()
@@ -121,12 +121,19 @@ def test_records_tell_what_is_wrong_with_them(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     assert read_records(path).records == []
     torn = LINE[:30]
-    path.write_text(LINE % (1, 5) + LINE % (2, 5) + "garbage\n3\n" + LINE % (1, 7) + torn)
+    path.write_text(
+        LINE % (1, 5)
+        + LINE % (2, 5)
+        + "garbage\n3\n"
+        + '{"method": "federated", "seed": 0, "round": "1"}\n'
+        + LINE % (1, 7)
+        + torn
+    )
     found = read_records(path)
     assert [(r["round"], r["bytes_up"]) for r in found.records] == [(2, 5), (1, 7)]
-    assert (found.doubled, found.unreadable, found.torn) == (1, 2, True)
+    assert (found.doubled, found.unreadable, found.torn) == (1, 3, True)
     assert [note.split(" could")[0].split(" left")[0] for note in found.notes()] == [
-        "2 lines of records.jsonl",
+        "3 lines of records.jsonl",
         "1 line of records.jsonl",
     ]
     path.write_text(LINE % (1, 5) + torn)

@@ -12,6 +12,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,7 +146,7 @@ def read_records(path: Path) -> Records:
     for i, line in enumerate(lines):
         try:
             record = json.loads(line)
-            which = (str(record["method"]), int(record["seed"]), int(record["round"]))
+            which = (str(record["method"]), index(record["seed"]), index(record["round"]))
         except (ValueError, KeyError, TypeError):
             bad = bool(line.strip())
             torn = bad and i == len(lines) - 1

@@ -30,7 +30,7 @@ from fedrl.experiments.events import Sink, Start, Summary
 from fedrl.experiments.folder import RunFolder
 from fedrl.experiments.interruption import heeding
 from fedrl.experiments.methods import Method
-from fedrl.experiments.session import Outcome, Session
+from fedrl.experiments.session import Outcome, Session, reason_of
 from fedrl.experiments.summary import Timing, summarise
 from fedrl.experiments.training import Program, all_seeds, simulations
 from fedrl.launch import prepare
@@ -181,7 +181,7 @@ def _finish(session: Session, outcomes: dict[str, list[Outcome]]) -> Summary:
     if notes:
         summary["notes"] = notes
     if session.failure is not None:
-        summary["failure"] = str(session.failure)
+        summary["failure"] = reason_of(session.failure)
     params: dict[str, np.ndarray] = {}
     for outcome in outcomes.get("federated", []):
         params |= checkpoint.named(outcome.params, f"seed{outcome.seed}")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedrl.core.errors import FedrlError
 from fedrl.core.learner import Learner
 from fedrl.core.types import Params
 from fedrl.engines.simulation import Round
@@ -99,6 +100,11 @@ class Session:
                 self.folder.append(event)
             for sink in self.sinks:
                 sink(event)
+
+
+def reason_of(fault: Exception) -> str:
+    """An error in a sentence; one that fedrl did not raise on purpose, with its kind."""
+    return str(fault) if isinstance(fault, FedrlError) else f"{type(fault).__name__}: {fault}"
 
 
 def outcome(session: Session, seed: int, number: int, policies: Policies) -> Outcome:

@@ -20,6 +20,7 @@ from fedrl.experiments.events import SettingStart, Sink, StudyEnd
 from fedrl.experiments.folder import CONFIG
 from fedrl.experiments.interruption import heeding
 from fedrl.experiments.run import resume, run
+from fedrl.experiments.session import reason_of
 from fedrl.experiments.study import folder
 from fedrl.experiments.study.folder import StudyFolder
 from fedrl.experiments.study.plan import Setting, plan_of, running_order
@@ -135,9 +136,8 @@ def _run(place: StudyFolder, setting: Setting, sinks: Sequence[Sink], stop: thre
             resume(path, sinks=sinks, stop=stop)
         else:
             run(place.plan.config(setting), path, sinks=sinks, stop=stop)
-    except FedrlError as fault:
-        return str(fault)
-    except Exception as fault:  # of an environment, or ours: the other settings may still be well
-        traceback.print_exception(fault)
-        return f"{type(fault).__name__}: {fault}"
+    except Exception as fault:  # the other settings may still be well
+        if not isinstance(fault, FedrlError):
+            traceback.print_exception(fault)
+        return reason_of(fault)
     return None
