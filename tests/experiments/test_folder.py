@@ -73,6 +73,20 @@ def test_a_failure_before_the_first_round_leaves_nothing_and_one_after_it_everyt
         folder.create(tmp_path / "new", "x", "a = 1")
 
 
+def test_what_is_left_of_another_run_is_not_mixed_with_a_new_one(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    folder.create(tmp_path, "x", "a = 1").__exit__(None)  # empty, so of a run that was killed before it began
+    (tmp_path / "config.toml").unlink()
+    (tmp_path / "checkpoints" / "federated-0.safetensors").touch()
+    with pytest.raises(RunError, match="can't be written to"):
+        folder.create(tmp_path, "x", "a = 1")
+    (tmp_path / "records.jsonl").write_text(LINE % (1, 5))
+    with pytest.raises(RunError, match=r"records\.jsonl of a run whose config\.toml is gone"):
+        folder.create(tmp_path, "x", "a = 1")
+    assert (tmp_path / "checkpoints" / "federated-0.safetensors").exists()
+    assert (tmp_path / "records.jsonl").read_text() == LINE % (1, 5)
+
+
 @contextmanager
 def disk_of(size_bytes: int) -> Iterator[None]:
     """No file gets longer than this, as on a full disk."""

@@ -82,7 +82,7 @@ class RunFolder:
     def _discard(self) -> None:
         """Remove what `create` has made, unless a round is through."""
         with contextlib.suppress(OSError):
-            if (self.path / RECORDS).exists() and (self.path / RECORDS).stat().st_size:
+            if _filled(self.path / RECORDS):
                 return
             (self.path / CONFIG).unlink(missing_ok=True)
             (self.path / RECORDS).unlink(missing_ok=True)
@@ -198,6 +198,10 @@ def create(path: Path | None, name: str, config: str) -> RunFolder:
     claim = claimed(path, name, CONFIG, "run")
     try:
         with writing(claim.path, ELSEWHERE):
+            if _filled(claim.path / RECORDS):
+                raise RunError(f"{claim.path} holds {RECORDS} of a run whose {CONFIG} is gone. {ELSEWHERE}")
+            with contextlib.suppress(OSError):
+                (claim.path / CHECKPOINTS).rmdir()  # empty: of a process killed in these lines; else it is refused
             (claim.path / CHECKPOINTS).mkdir()
             (claim.path / RECORDS).touch()
             write_atomically(claim.path / CONFIG, config.encode(), ELSEWHERE)
@@ -223,11 +227,17 @@ def claimed(path: Path | None, name: str, plan: str, thing: str) -> Claim:
     """
     tries = _default_paths(name) if path is None else itertools.repeat(path)
     for tried, place in enumerate(tries):
+        made = False
         try:
             made = _made(place)
             if path is None and not made:
                 continue  # somebody else's, perhaps of this very moment
             held = hold(place, thing)
+        except RunError:
+            if made:
+                with contextlib.suppress(OSError):
+                    place.rmdir()
+            raise
         except OSError as fault:
             if isinstance(fault, FileNotFoundError) and tried < MOST_TRIES:
                 continue  # somebody else's that failed and was removed again
@@ -241,6 +251,10 @@ def claimed(path: Path | None, name: str, plan: str, thing: str) -> Claim:
             f"fedrl {command} --resume {place}."
         )
     raise AssertionError("there is always another name")
+
+
+def _filled(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def _made(place: Path) -> bool:
