@@ -1,4 +1,6 @@
 import json
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,10 +142,61 @@ def test_a_missing_file_has_exit_code_2(call: Call) -> None:
     ("arguments", "kind"),
     [(["run", "--resume"], "run"), (["evaluate"], "run"), (["report"], "run"), (["sweep", "--resume"], "study")],
 )
-def test_a_folder_of_another_kind_has_exit_code_1(call: Call, tmp_path: Path, arguments: list[str], kind: str) -> None:
+def test_a_folder_of_another_kind_has_exit_code_2(call: Call, tmp_path: Path, arguments: list[str], kind: str) -> None:
     said = call(*arguments, tmp_path)
-    assert said.code == 1
+    assert said.code == 2
     assert f"is not a {kind} folder" in said.err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("params.safetensors", b"x" * 50, "params.safetensors is damaged"),
+        ("config.toml", b"name = ", "config.toml is not valid TOML"),
+        ("config.toml", b"\xff\xfe", "config.toml can't be read"),
+    ],
+)
+def test_a_damaged_folder_is_one_sentence_with_exit_code_2(
+    call: Call, folder: Path, tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(folder, damaged)
+    (damaged / name).write_bytes(content)
+    said = call("evaluate", damaged)
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("error: ")
+    assert words in said.err
+    assert said.err.count("\n") == 1
+    assert call("report", damaged).code == 0
+
+
+def test_on_a_full_disk_a_report_is_one_sentence_and_not_a_part_of_a_page(
+    call: Call, folder: Path, tmp_path: Path
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
+    try:
+        said = call("report", folder, "--out", tmp_path / "page.html")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (said.code, said.out) == (2, "")
+    assert said.err == (
+        f"error: {tmp_path / 'page.html'} can't be written to (File too large). Free space on the disk, make the "
+        "folder writable, or name another file with --out.\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_with_a_setting_that_failed_has_exit_code_1(call: Call, config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    said = call(
+        "sweep", config, "--out", out, "--set", "rounds=3", "--set", "federation.clock={name='clock'}",
+        "--grid", "federation.clock.trace=[[0,0,1.5],[1,0,1.5]],[[0,0,1e9]]",
+    )  # fmt: skip
+    assert said.code == 1
+    assert "setting 1 of 2 failed; the reason of setting 1: At 1.5 s on the virtual clock every agent" in said.err
+    assert f"Try again with: fedrl sweep --resume {out}" in said.err
+    assert "(failed)" in said.out
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from fedrl.core.errors import ConfigError
 if TYPE_CHECKING:
     from fedrl.experiments.events import Event
 
+FAILED = 1
+"""The exit code of a command that did not get done what its input asks for."""
 INTERRUPTED = 130
 """The exit code of a command that was interrupted and left a folder from which it can go on."""
 

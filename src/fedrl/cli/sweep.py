@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import typer
 
-from fedrl.cli.resuming import FolderHeard, check_resume, leave_interrupted, overrides
+from fedrl.cli.resuming import FAILED, FolderHeard, check_resume, leave_interrupted, overrides
 
 
 def sweep_command(
@@ -39,5 +40,17 @@ def sweep_command(
             study = sweep(config, grid_of(grid), out, overrides=changes, target=target, sinks=[heard, show])
     if as_json:
         typer.echo(json.dumps(study, indent=2))
+    failed = [i for i, result in enumerate(study["settings"], 1) if result["state"] == "failed"]
+    waiting = any(result["state"] in ("interrupted", "waiting") for result in study["settings"])
+    if failed:
+        named = f"setting {failed[0]}" if len(failed) == 1 else f"settings {', '.join(map(str, failed))}"
+        reason = study["settings"][failed[0] - 1]["reason"]
+        print(
+            f"error: {named} of {len(study['settings'])} failed; the reason of setting {failed[0]}: {reason} "
+            f"Try again with: fedrl sweep --resume {heard.path}",
+            file=sys.stderr,
+        )
+        if not waiting:
+            raise typer.Exit(FAILED)
     if not study["complete"]:
         leave_interrupted("sweep", heard.path)

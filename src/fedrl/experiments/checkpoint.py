@@ -16,9 +16,10 @@ import safetensors.numpy
 
 from fedrl.core.errors import RunError
 from fedrl.core.types import Params, PyTree
-from fedrl.experiments.folder import write_atomically
+from fedrl.experiments.files import reading, write_atomically
 
 ROUND = "round"
+ANEW = "Delete it; this seed of the method then starts anew."
 
 
 def save(path: Path, tree: PyTree, round_number: int) -> None:
@@ -33,24 +34,23 @@ def round_of(path: Path) -> int:
     Raises:
         RunError: The file is damaged.
     """
-    if not path.exists():
-        return 0
     try:
-        with safetensors.safe_open(path, "numpy") as file:
+        with reading(path, ANEW), safetensors.safe_open(path, "numpy") as file:
             return int(file.get_tensor(ROUND)[0])
-    except (safetensors.SafetensorError, OSError) as fault:
-        raise RunError(f"{path} is damaged ({fault}). Delete it; this seed then starts anew.") from None
+    except FileNotFoundError:
+        return 0
 
 
 def load(path: Path, like: PyTree) -> PyTree:
     """Read a tree of the structure, shapes and types of `like`, each leaf onto the same device.
 
     Raises:
-        RunError: The file holds another tree.
+        RunError: The file is damaged, or holds another tree.
     """
-    arrays = safetensors.numpy.load(path.read_bytes())
+    with reading(path, ANEW):
+        arrays = safetensors.numpy.load(path.read_bytes())
     leaves, structure = jax.tree.flatten(like)
-    if len(arrays) != len(leaves) + 1:
+    if set(arrays) != {ROUND, *(f"{i:04d}" for i in range(len(leaves)))}:
         raise RunError(
             f"{path} holds {len(arrays) - 1} arrays and the experiment needs {len(leaves)}: it is the checkpoint of "
             "another experiment or version. Run the experiment anew."

@@ -30,6 +30,8 @@ def closing(event: End) -> RenderableType:
     for alarm in summary.get("alarms", []):
         parts.append(Text(f"  ! {alarm['message']}", style="bold red"))
         parts += [Text(f"    {cure}", style="red") for cure in alarm["cures"]]
+    for note in summary.get("notes", []):
+        parts.append(_plain(f"  ! {note}"))
     parts.append(Text(f"  {_costs(summary)}", style="dim"))
     parts.append(_path("run folder", event["folder"]))
     if event["report"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from fedrl.core.learner import Learner
 from fedrl.core.types import Key, Params, PyTree
 from fedrl.environments.cartpole import TRACK
 from fedrl.environments.gridworld import LAYOUTS, WALL
+from fedrl.experiments.files import write_atomically
 
 PAPER, INK, ACCENT, SOFT = (255, 255, 255), (40, 44, 52), (214, 90, 49), (205, 210, 216)
 SCALE = 2  # drawn twice as large and scaled down, for smooth edges
@@ -30,19 +32,16 @@ def render(learner: Learner, env_params: PyTree, params: Params, key: Key, targe
     """Film one greedy episode as an animated GIF and return what it earned.
 
     Raises:
-        ConfigError: There is no picture of this environment, Pillow is missing, or the file can't be written.
+        ConfigError: There is no picture of this environment, or Pillow is missing.
+        RunError: The file can't be written.
     """
     draw, pause_ms = _artist(learner.environment)
     states, returned = episode(learner, env_params, params, key)
     stride = max(1, len(states) // 250)
     frames = [draw(state, env_params) for state in states[::stride]]
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        frames[0].save(
-            target, format="GIF", save_all=True, append_images=frames[1:], duration=pause_ms * stride, loop=0
-        )
-    except OSError as fault:
-        raise ConfigError(f"{target} can't be written ({fault}). Name another file.") from None
+    film = io.BytesIO()
+    frames[0].save(film, format="GIF", save_all=True, append_images=frames[1:], duration=pause_ms * stride, loop=0)
+    write_atomically(target, film.getvalue(), "Name another file.")
     return returned
 
 

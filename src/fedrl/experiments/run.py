@@ -11,6 +11,7 @@ bit-identical to an uninterrupted one, unless its environment is stepped on the 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from fedrl.core.errors import RunError
+from fedrl.core.errors import FedrlError, RunError
 from fedrl.experiments import checkpoint, folder
 from fedrl.experiments.afterwards import AVERAGE_ONCE, FINE_TUNED, MIXTURE, averaged, fine_tuned, mixed
 from fedrl.experiments.build import Experiment, build
@@ -29,7 +30,7 @@ from fedrl.experiments.events import Sink, Start, Summary
 from fedrl.experiments.folder import RunFolder
 from fedrl.experiments.interruption import heeding
 from fedrl.experiments.methods import Method
-from fedrl.experiments.session import Outcome, Session
+from fedrl.experiments.session import Outcome, Session, reason_of
 from fedrl.experiments.summary import Timing, summarise
 from fedrl.experiments.training import Program, all_seeds, simulations
 from fedrl.launch import prepare
@@ -60,13 +61,17 @@ def run(
     Raises:
         ConfigError: The configuration is wrong.
         UnsoundError: The parts do not go together.
-        RunError: The folder holds a run already.
+        RunError: The folder holds a run already, another process writes to it, or it can't be written to.
+
+    An error after the first round is raised when the summary, the parameters and the report of the rounds before it
+    are written; one before that leaves no folder.
     """
     prepare()
     started = time.perf_counter()
     experiment = build(load(source, overrides))
-    place = folder.create(None if out is None else Path(out), experiment.config.name, dump(experiment.config))
-    return _conduct(experiment, place, sinks, started, stop)
+    out = None if out is None else Path(out)
+    with folder.create(out, experiment.config.name, dump(experiment.config)) as place:
+        return _conduct(experiment, place, sinks, started, stop)
 
 
 def resume(path: Path | str, *, sinks: Sequence[Sink] = (), stop: threading.Event | None = None) -> Summary:
@@ -77,31 +82,56 @@ def resume(path: Path | str, *, sinks: Sequence[Sink] = (), stop: threading.Even
     the same.
 
     Raises:
-        RunError: The folder holds no run, or that of another version.
+        RunError: The folder holds no run or that of another version, is damaged, or another process writes to it.
     """
     prepare()
     started = time.perf_counter()
-    place = folder.opened(Path(path))
-    experiment = build(load(place.path / folder.CONFIG))
-    rounds = {
-        (method.name, seed): checkpoint.round_of(place.checkpoint(method.name, seed))
-        for method in experiment.methods
-        for seed in experiment.config.seed_list
-    }
-    if place.complete:
-        raise RunError(f"The run in {path} is complete. There is nothing to resume.")
-    place.keep(lambda record: record["round"] <= rounds.get((record["method"], record["seed"]), 0))
-    return _conduct(experiment, place, sinks, started, stop)
+    with folder.reopened(Path(path)) as place:
+        experiment = build(load(place.path / folder.CONFIG))
+        if place.complete:
+            raise RunError(f"The run in {path} is complete. There is nothing to resume.")
+        rounds = {
+            (method.name, seed): checkpoint.round_of(place.checkpoint(method.name, seed))
+            for method in experiment.methods
+            for seed in experiment.config.seed_list
+        }
+        found = place.keep(lambda record: record["round"] <= rounds.get((record["method"], record["seed"]), 0))
+        return _conduct(experiment, place, sinks, started, stop, found.notes())
 
 
 def _conduct(
-    experiment: Experiment, place: RunFolder, sinks: Sequence[Sink], started: float, stop: threading.Event | None
+    experiment: Experiment,
+    place: RunFolder,
+    sinks: Sequence[Sink],
+    started: float,
+    stop: threading.Event | None,
+    notes: Sequence[str] = (),
 ) -> Summary:
-    """Run all methods, then write down what came of it; on Ctrl-C, as far as they got."""
+    """Run all methods, then write down what came of it; on Ctrl-C or a failure, as far as they got."""
     listeners = [*sinks, *_tensorboard(experiment.config, place)]
-    session = Session(experiment, place, listeners, Timing(started), stop or threading.Event())
+    session = Session(experiment, place, listeners, Timing(started), stop or threading.Event(), notes)
     with heeding(session.stop):
-        return _finish(session, _methods(session))
+        outcomes = _methods(session)
+        if session.failure is None:
+            return _finish(session, outcomes)
+        kept = False
+        if place.records():
+            with contextlib.suppress(Exception):  # what has stopped the run may also stop this, as a full disk does
+                kept = bool(_finish(session, outcomes))
+        raise _told(session.failure, place, kept)
+
+
+def _told(failure: Exception, place: RunFolder, kept: bool) -> Exception:
+    """The error that ended a run, and where that which was done before is."""
+    if not kept:
+        return failure
+    where = f"The rounds before that are kept, with their summary, parameters and report, in {place.path}."
+    if isinstance(failure, FedrlError):
+        told = type(failure)(f"{failure} {where}")
+        told.__cause__ = failure
+        return told
+    failure.add_note(where)
+    return failure
 
 
 def _methods(session: Session) -> dict[str, list[Outcome]]:
@@ -126,7 +156,7 @@ def _methods(session: Session) -> dict[str, list[Outcome]]:
             ready = shared[0] if shared else [Program(each) for each in simulations(experiment, method)]
             programs.append((method, ready))
             outcomes[method.name] = all_seeds(session, method, ready)
-            if session.stop.is_set():
+            if session.stopping:
                 break
             if method.name == "federated" and config.evaluation.fine_tune:
                 outcomes[FINE_TUNED] = fine_tuned(session, ready[0].simulation, outcomes["federated"])
@@ -134,6 +164,8 @@ def _methods(session: Session) -> dict[str, list[Outcome]]:
                 outcomes[AVERAGE_ONCE] = averaged(session, outcomes["independent"])
             if method.name == "independent" and config.baselines.mixture:
                 outcomes[MIXTURE] = mixed(session, outcomes["independent"])
+    except Exception as fault:
+        session.fail(fault)
     finally:
         for _, opened in programs:
             for program in opened:
@@ -143,19 +175,24 @@ def _methods(session: Session) -> dict[str, list[Outcome]]:
 
 def _finish(session: Session, outcomes: dict[str, list[Outcome]]) -> Summary:
     place = session.folder
-    records = place.records()
-    summary = summarise(session.experiment, records, outcomes, session.timing)
+    found = place.read()
+    summary = summarise(session.experiment, found.records, outcomes, session.timing)
+    notes = [*session.notes, *found.notes()]
+    if notes:
+        summary["notes"] = notes
+    if session.failure is not None:
+        summary["failure"] = reason_of(session.failure)
     params: dict[str, np.ndarray] = {}
     for outcome in outcomes.get("federated", []):
         params |= checkpoint.named(outcome.params, f"seed{outcome.seed}")
     place.write_params(params)
     place.write_summary(summary)
     report = None
-    if records:
+    if found.records:
         from fedrl.experiments.report import write_report
 
         report = str(write_report([place.path], place.path / folder.REPORT))
-    if not session.stop.is_set():
+    if not session.stopping:
         place.forget_checkpoints()
     session.tell({"event": "end", "summary": summary, "folder": str(place.path), "report": report})
     return summary

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedrl.core.errors import FedrlError
 from fedrl.core.learner import Learner
 from fedrl.core.types import Params
 from fedrl.engines.simulation import Round
@@ -60,15 +61,37 @@ class Outcome(NamedTuple):
 
 @dataclass
 class Session:
-    """What the seeds of a run share while it goes on."""
+    """What the seeds of a run share while it goes on.
+
+    Attributes:
+        experiment: What is run.
+        folder: Where it is written down.
+        sinks: Who is told.
+        timing: Where the time went.
+        stop: Set by whoever wants the run to end early.
+        notes: What is wrong with the folder that is gone on with, a sentence each.
+        failure: The first error of a seed; the others stop after their round, and what was done is kept.
+    """
 
     experiment: Experiment
     folder: RunFolder
     sinks: Sequence[Sink]
     timing: Timing
     stop: threading.Event = field(default_factory=threading.Event)
+    notes: Sequence[str] = ()
+    failure: Exception | None = None
     talking: AbstractContextManager[Any] = field(default_factory=threading.Lock)
     evaluating: AbstractContextManager[Any] = field(default_factory=threading.Lock)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether seeds end after the round they are in."""
+        return self.stop.is_set() or self.failure is not None
+
+    def fail(self, fault: Exception) -> None:
+        """Remember the first error, which ends the run."""
+        with self.talking:
+            self.failure = fault if self.failure is None else self.failure
 
     def tell(self, event: Event) -> None:
         """Hand an event to every sink; a round is written down first."""
@@ -77,6 +100,11 @@ class Session:
                 self.folder.append(event)
             for sink in self.sinks:
                 sink(event)
+
+
+def reason_of(fault: Exception) -> str:
+    """An error in a sentence; one that fedrl did not raise on purpose, with its kind."""
+    return str(fault) if isinstance(fault, FedrlError) else f"{type(fault).__name__}: {fault}"
 
 
 def outcome(session: Session, seed: int, number: int, policies: Policies) -> Outcome:
@@ -117,7 +145,7 @@ def record_of(method: Method, seed: int, number: int, seen: Round, seconds: floa
         "return": _known(returned.sum() / total) if total else None,
         "agents": agents,
         "episodes": int(total),
-        "loss": _known((loss[steps > 0] / steps[steps > 0]).mean()) if loss is not None else None,
+        "loss": _known((loss[steps > 0] / steps[steps > 0]).mean()) if loss is not None and (steps > 0).any() else None,
         "bytes_up": seen.bytes_up,
         "bytes_down": seen.bytes_down,
         "messages_up": seen.messages_up,

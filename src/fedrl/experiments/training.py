@@ -3,6 +3,7 @@
 [seed 0 | worker 0] [seed 1 | worker 1] ... --round by round--> records, checkpoint, Outcome
 
 The first seed of a program compiles it while the others wait. A seed that is asked to stop does so after its round.
+One whose next round fails ends where it was before, and the others stop, too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 import jax
 import numpy as np
 
+from fedrl.core.errors import RunError
 from fedrl.engines.simulation import Population, Simulation
 from fedrl.experiments import checkpoint
 from fedrl.experiments.build import Experiment
@@ -70,7 +72,10 @@ def _guarded(session: Session, method: Method, program: Program, seed: int, firs
     try:
         if not first:
             program.compiled.wait()
-        return None if session.stop.is_set() else _seed(session, method, program, seed)
+        return None if session.stopping else _seed(session, method, program, seed)
+    except Exception as fault:
+        session.fail(fault)
+        return None
     except BaseException:
         session.stop.set()
         raise
@@ -92,7 +97,12 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Outc
         measuring = method.talk and hears_all(session.experiment) and is_measured(number, config.rounds)
         start = begun(session.experiment, simulation, population) if measuring else None
         started = time.perf_counter()
-        population, seen = simulation.round(population, talk=method.talk)
+        try:
+            population, seen = simulation.round(population, talk=method.talk)
+        except Exception as fault:
+            session.fail(fault)
+            population = _recovered(session, method, simulation, seed, done, population)
+            break
         seconds = time.perf_counter() - started
         if not program.compiled.is_set():
             program.compile_s = time.perf_counter() - began
@@ -108,7 +118,7 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Outc
             record["greedy"] = greedy(session, seed, _policies(session.experiment, method, simulation, population))
         session.tell(record)
         done = number
-        stopping = session.stop.is_set()
+        stopping = session.stopping
         if last or stopping or time.perf_counter() - saved >= config.checkpoint_s:
             session.folder.sync()
             checkpoint.save(path, population, number)
@@ -116,6 +126,29 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Outc
         if stopping:
             break
     return outcome(session, seed, done, _policies(session.experiment, method, simulation, population))
+
+
+def _recovered(
+    session: Session, method: Method, simulation: Simulation, seed: int, done: int, population: Population
+) -> Population:
+    """Where a seed stood after its last whole round.
+
+    A round that fails may have changed what it began with, so the rounds since the last checkpoint are run again; on
+    the host, where they would not be the same ones, what is left is taken if it is whole.
+    """
+    if not done:
+        raise RunError("No round is through.")  # never told: the error of the round came first
+    path = session.folder.checkpoint(method.name, seed)
+    if session.experiment.environment.host is None:
+        population, at = simulation.init(seed), checkpoint.round_of(path)
+        population = checkpoint.load(path, population) if at else population
+        for _ in range(at, done):
+            population, _ = simulation.round(population, talk=method.talk)
+    elif any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(population)):
+        raise RunError("The round before is lost.")
+    session.folder.sync()
+    checkpoint.save(path, population, done)
+    return population
 
 
 def _policies(experiment: Experiment, method: Method, simulation: Simulation, population: Population) -> Policies:

@@ -171,6 +171,8 @@ class Summary(TypedDict):
         virtual_time: What the clock showed, if there was one.
         heterogeneity: How different the agents are.
         alarms: What needs attention; left out if there were no independent agents to compare with.
+        notes: What is wrong with the records these numbers come from, a sentence each; left out if nothing is.
+        failure: The error that ended the run before its last round; left out if none did.
     """
 
     name: str
@@ -199,3 +201,5 @@ class Summary(TypedDict):
     virtual_time: NotRequired[VirtualTime]
     heterogeneity: NotRequired[Heterogeneity]
     alarms: NotRequired[list[Alarm]]
+    notes: NotRequired[list[str]]
+    failure: NotRequired[str]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedrl.core.errors import ConfigError
+from fedrl.experiments.files import OTHER_FILE, write_atomically
 from fedrl.experiments.quantities import NOTHING, count, duration, ends, short, size
 from fedrl.experiments.report.curves import Curve, curve
 from fedrl.experiments.report.exchange import (
@@ -50,12 +51,12 @@ def write_report(folders: Sequence[Path], target: Path) -> Path:
 
     Raises:
         ConfigError: No folder is given, or one holds no records.
+        RunError: The page can't be written.
     """
     if not folders:
         raise ConfigError("folders is empty. A report is about at least one run. Name the folder of a run.")
     runs = [read_run(Path(folder)) for folder in folders]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(_page(runs), "utf-8")
+    write_atomically(target, _page(runs).encode(), OTHER_FILE)
     return target
 
 

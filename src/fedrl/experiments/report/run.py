@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fedrl.core.errors import ConfigError
+from fedrl.core.errors import ConfigError, RunError
 from fedrl.experiments.events import AFTERWARDS, METHODS, Range
+from fedrl.experiments.files import read_json, read_records
 from fedrl.experiments.quantities import NOTHING, ends, number
 from fedrl.experiments.statistics import Interval, interval
 
@@ -128,27 +128,21 @@ def read_run(folder: Path) -> Run:
     path = folder / "records.jsonl"
     if not path.is_file():
         raise ConfigError(f"{folder} holds no records.jsonl. A run writes it round by round. Name the folder of a run.")
-    records, broken = _records(path)
+    found = read_records(path)
+    records = sorted(found.records, key=lambda r: (str(r["method"]), int(r["seed"]), int(r["round"])))
     config, settings = _config(folder / "config.toml")
     summary = _summary(folder / "summary.json")
-    lines = "1 line" if broken == 1 else f"{broken} lines"
-    notes = [f"{lines} of records.jsonl could not be read; left out."] if broken else []
-    run = Run(folder, config, settings, records, summary, notes)
-    notes += _interruptions(run)
+    run = Run(folder, config, settings, records, summary or {}, [])
+    notes = [*found.notes(torn=True), *(summary or {}).get("notes", ())]
+    run.notes.extend(dict.fromkeys(notes))
+    if config and not settings:
+        run.notes.append("config.toml is damaged; what it says of the run is left out.")
+    if summary is None:
+        run.notes.append("summary.json is damaged; what is shown comes from the records.")
+    if run.summary.get("failure"):
+        run.notes.append(f"This run was ended by an error: {run.summary['failure']}")
+    run.notes.extend(_interruptions(run))
     return run
-
-
-def _records(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The records in order of method, seed and round, and the number of lines that are none."""
-    found: dict[tuple[str, int, int], dict[str, Any]] = {}
-    broken = 0
-    for line in filter(str.strip, path.read_text("utf-8", errors="replace").splitlines()):
-        try:
-            record = json.loads(line)
-            found[str(record["method"]), int(record["seed"]), int(record["round"])] = record
-        except (ValueError, KeyError, TypeError):
-            broken += 1
-    return [found[key] for key in sorted(found)], broken
 
 
 def _config(path: Path) -> tuple[str, dict[str, Any]]:
@@ -161,12 +155,12 @@ def _config(path: Path) -> tuple[str, dict[str, Any]]:
         return text, {}
 
 
-def _summary(path: Path) -> dict[str, Any]:
+def _summary(path: Path) -> dict[str, Any] | None:
+    """Empty if there is none, None if it is damaged."""
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return read_json(path, "") or {}
+    except RunError:
+        return None
 
 
 def _interruptions(run: Run) -> list[str]:

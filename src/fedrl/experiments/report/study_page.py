@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from urllib.parse import quote
 
+from fedrl.experiments.files import OTHER_FILE, write_atomically
 from fedrl.experiments.folder import REPORT
 from fedrl.experiments.quantities import NOTHING, duration, ends, number, short, size
 from fedrl.experiments.report.figures import Figure
@@ -47,12 +48,12 @@ def write_study_report(path: Path, target: Path | None = None) -> Path:
         The page.
 
     Raises:
-        RunError: The folder holds no study.
+        RunError: The folder holds no study, something in it is damaged, or the page can't be written.
     """
     place = opened(path)
     page = place.report if target is None else target
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(document(*_study(place, study_in(place), place.path.resolve() if target else None)), "utf-8")
+    text = document(*_study(place, study_in(place), place.path.resolve() if target else None))
+    write_atomically(page, text.encode(), OTHER_FILE)
     return page
 
 
@@ -128,9 +129,10 @@ def _notes(study: Study) -> list[Markup]:
     left = [r for r in study["settings"] if r["state"] != "finished"]
     if not left:
         return []
-    states = ", ".join(f"{sum(r['state'] == s for r in left)} {s}" for s in ("interrupted", "waiting"))
-    note = f"This study was interrupted, or is still going: of {len(study['settings'])} settings, {states}."
-    return [element("p", note, class_="warning", role="status")]
+    states = ", ".join(f"{sum(r['state'] == s for r in left)} {s}" for s in ("interrupted", "waiting", "failed"))
+    note = f"This study was interrupted, has failed, or is still going: of {len(study['settings'])} settings, {states}."
+    why = [f"Setting {i} failed: {r['reason']}" for i, r in enumerate(study["settings"], 1) if "reason" in r]
+    return [element("p", text, class_="warning", role="status") for text in (note, *why)]
 
 
 def _settings_table(study: Study, base: Path | None) -> Markup:
@@ -156,7 +158,7 @@ def _settings_table(study: Study, base: Path | None) -> Markup:
 
 
 def _link(result: Result, i: int, base: Path | None) -> object:
-    if result["state"] == "waiting":
+    if result["state"] == "waiting" or (result["state"] == "failed" and "final_return" not in result):
         return i
     folder = quote(result["folder"]) if base is None else (base / result["folder"]).as_uri()
     return element("a", i, href=f"{folder}/{REPORT}", title=result["label"])

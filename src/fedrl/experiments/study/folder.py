@@ -4,16 +4,21 @@ study.toml     the configuration and the grid; `fedrl sweep study.toml` runs the
 study.json     what has come of each setting so far
 report.html    the same for people
 1-agents-10/   the run folder of each setting, as `fedrl run` makes it
+.lock          who runs the study; gone when nobody does
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from dataclasses import dataclass
+import typing
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedrl.core.errors import RunError
-from fedrl.experiments.folder import REPORT, RunFolder, default_path, write_atomically
+from fedrl.experiments.files import read_json, tidy, write_atomically
+from fedrl.experiments.folder import ELSEWHERE, REPORT, Claim, RunFolder, claimed
+from fedrl.experiments.lock import hold
 from fedrl.experiments.study.plan import Plan, Setting, plan_of
 from fedrl.experiments.study.result import Study
 
@@ -22,10 +27,28 @@ PLAN, STUDY = "study.toml", "study.json"
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """A folder and the plan in it."""
+    """A folder and the plan in it; one that is written to is used in a `with`, which gives its lock back.
+
+    Attributes:
+        path: Where it is.
+        plan: The study.
+        claim: What this process may do with it; None to read only.
+    """
 
     path: Path
     plan: Plan
+    claim: Claim | None = field(default=None, repr=False, compare=False)
+
+    def __enter__(self) -> StudyFolder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.claim is None:
+            return
+        if kind is not None and self.claim.fresh and not (self.path / STUDY).exists():
+            with contextlib.suppress(OSError):
+                (self.path / PLAN).unlink(missing_ok=True)
+        self.claim.release(failed=kind is not None)
 
     def run_folder(self, setting: Setting) -> RunFolder:
         """Of a setting, whether or not it is there."""
@@ -36,12 +59,13 @@ class StudyFolder:
         write_atomically(self.path / STUDY, (json.dumps(study, indent=2, allow_nan=False) + "\n").encode())
 
     def read(self) -> Study | None:
-        """Read `study.json`; None before it was first written."""
-        try:
-            found: Study = json.loads((self.path / STUDY).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        return found
+        """Read `study.json`; None before it was first written.
+
+        Raises:
+            RunError: It is damaged.
+        """
+        found = read_json(self.path / STUDY, "Delete it: it is written anew from the run folders in the study's.")
+        return typing.cast(Study | None, found)
 
     @property
     def report(self) -> Path:
@@ -50,23 +74,19 @@ class StudyFolder:
 
 
 def create(path: Path | None, plan: Plan) -> StudyFolder:
-    """Make the folder of a new study; by default `runs/<name>-study-<time>`.
+    """Make the folder of a new study, for use in a `with`; by default `runs/<name>-study-<time>`.
 
     Raises:
-        RunError: The folder holds a study already, or can't be made.
+        RunError: The folder holds a study already, another process writes to it, or it can't be made.
     """
-    place = default_path(f"{plan.name}-study") if path is None else path
-    if (place / PLAN).exists():
-        raise RunError(
-            f"{place} already holds a study. Choose another folder, or continue that study with "
-            f"fedrl sweep --resume {place}."
-        )
+    claim = claimed(path, f"{plan.name}-study", PLAN, "study")
+    place = StudyFolder(claim.path, plan, claim)
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        write_atomically(place / PLAN, plan.dump().encode())
-    except OSError as fault:
-        raise RunError(f"{place} can't be written to ({fault}). Choose another folder with --out.") from None
-    return StudyFolder(place, plan)
+        write_atomically(claim.path / PLAN, plan.dump().encode(), ELSEWHERE)
+    except BaseException as fault:
+        place.__exit__(type(fault))
+        raise
+    return place
 
 
 def is_study(path: Path) -> bool:
@@ -75,11 +95,25 @@ def is_study(path: Path) -> bool:
 
 
 def opened(path: Path) -> StudyFolder:
-    """The folder of an earlier study.
+    """The folder of an earlier study, to read.
 
     Raises:
         RunError: It holds none.
+        ConfigError: Its plan is damaged.
     """
     if not is_study(path):
         raise RunError(f"{path} is not a study folder: it has no {PLAN}. Give the folder that fedrl sweep printed.")
     return StudyFolder(path, plan_of(path / PLAN))
+
+
+def reopened(path: Path) -> StudyFolder:
+    """The folder of an earlier study, to go on writing in it; for use in a `with`.
+
+    Raises:
+        RunError: It holds none, another process writes to it, or it can't be written to.
+        ConfigError: Its plan is damaged.
+    """
+    plan = opened(path).plan
+    claim = Claim(path, hold(path, "study"), made=False, fresh=False)
+    tidy(path)
+    return StudyFolder(path, plan, claim)

@@ -91,7 +91,7 @@ def _cells(result: Result) -> list[str]:
     found = result.get("final_return")
     if found is None:
         return [result["state"], NOTHING, NOTHING, NOTHING]
-    mark = "" if result["state"] == "finished" else " (interrupted)"
+    mark = "" if result["state"] == "finished" else f" ({result['state']})"
     spread = ends(found["low"], found["high"]) if len(result["seed_returns"]) > 1 else NOTHING
     return [short(found["mean"]) + mark, spread, size(result["bytes_up"]), duration(result["wall_s"])]
 
@@ -110,6 +110,10 @@ def _close(console: Console, event: StudyEnd) -> None:
     hidden = len(study["settings"]) - MOST_SETTINGS
     if hidden > 0:
         console.print(Text(f"  and {hidden:,} more settings, all of them in the report", style="dim"))
+    for i, result in enumerate(study["settings"], 1):
+        if "reason" in result:
+            told = f"  ! setting {i} ({result['label']}) failed: {result['reason']}"
+            console.print(Text("".join(c if c.isprintable() else "?" for c in told), style="bold red"), soft_wrap=True)
     for what, path in (("study folder", event["folder"]), ("report", event["report"])):
         if path:
             console.print(

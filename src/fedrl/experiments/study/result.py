@@ -56,13 +56,14 @@ class Reached(TypedDict):
 
 
 class Result(TypedDict):
-    """A setting and what came of it; a setting that has not begun has only the first four entries.
+    """A setting and what came of it; of one that never got through a round there is only its state, and the reason.
 
     Attributes:
         values: Of each key of the grid.
         label: The same in words.
         folder: The run folder, inside the study's.
         state: Whether it has run.
+        reason: Of a setting that failed: the error.
         agents: K.
         rounds: Of the seed that got furthest.
         seed_returns: Final greedy return of each seed, the mean over agents.
@@ -83,7 +84,8 @@ class Result(TypedDict):
     values: dict[str, Any]
     label: str
     folder: str
-    state: Literal["waiting", "interrupted", "finished"]
+    state: Literal["waiting", "interrupted", "failed", "finished"]
+    reason: NotRequired[str]
     agents: NotRequired[int]
     rounds: NotRequired[int]
     seed_returns: NotRequired[list[float]]
@@ -120,7 +122,12 @@ class Study(TypedDict):
 
 
 def result_of(
-    setting: Setting, config: Config, place: RunFolder, target: float | None, programs: Mapping[str, int] | None = None
+    setting: Setting,
+    config: Config,
+    place: RunFolder,
+    target: float | None,
+    programs: Mapping[str, int] | None = None,
+    reason: str | None = None,
 ) -> Result:
     """Read what came of a setting.
 
@@ -130,12 +137,18 @@ def result_of(
         place: Its run folder, whatever state that is in.
         target: The return at which it is timed.
         programs: How often each program was compiled for it.
+        reason: Why it failed when it was last run, if it did.
     """
     summary = place.summary()
-    state: Literal["finished", "interrupted"] = "finished" if place.complete and summary else "interrupted"
-    result = Result(values=setting.values, label=setting.label, folder=setting.folder, state=state)
+    result = Result(values=setting.values, label=setting.label, folder=setting.folder, state="interrupted")
+    if place.complete and summary:
+        result["state"] = "finished"
+    elif reason is not None:
+        result |= {"state": "failed", "reason": reason}
+    elif not (place.path / "config.toml").exists():
+        result["state"] = "waiting"
     if not summary:
-        return result if (place.path / "config.toml").exists() else {**result, "state": "waiting"}
+        return result
     records = [record for record in place.records() if record["method"] == "federated"]
     seeds = [[r for r in records if r["seed"] == seed] for seed in summary["seeds"]]
     seeds = [sorted(rows, key=lambda record: record["round"]) for rows in seeds if rows]

@@ -2,22 +2,25 @@
 
 Equal federations share their compiled programs (`fedrl.engines.sharing`), so settings that differ in the number of
 agents, the fleet, rounds or seeds compile nothing anew; settings that do are run side by side. A setting is the run
-that `fedrl run` would make of its configuration, bit for bit.
+that `fedrl run` would make of its configuration, bit for bit. One that fails is noted with its reason, and the others
+run; resuming the study tries it again.
 """
 
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedrl.core.errors import RunError
+from fedrl.core.errors import FedrlError, RunError
 from fedrl.experiments.config import Config
 from fedrl.experiments.events import SettingStart, Sink, StudyEnd
 from fedrl.experiments.folder import CONFIG
 from fedrl.experiments.interruption import heeding
 from fedrl.experiments.run import resume, run
+from fedrl.experiments.session import reason_of
 from fedrl.experiments.study import folder
 from fedrl.experiments.study.folder import StudyFolder
 from fedrl.experiments.study.plan import Setting, plan_of, running_order
@@ -49,39 +52,49 @@ def sweep(
         sinks: Functions that are told each event of each run.
 
     Returns:
-        What `study.json` holds.
+        What `study.json` holds. A setting that failed while it ran has the state "failed" and the reason; the others
+        have run all the same.
 
     Raises:
         ConfigError: A setting is wrong; none has run.
         UnsoundError: The parts of a setting do not go together; none has run.
-        RunError: The folder holds a study already.
+        RunError: The folder holds a study already, another process writes to it, or it can't be written to.
     """
     prepare()
     plan = plan_of(source, grid, overrides, target)
     order = running_order(plan)
-    return _conduct(folder.create(None if out is None else Path(out), plan), order, sinks)
+    with folder.create(None if out is None else Path(out), plan) as place:
+        return _conduct(place, order, sinks)
 
 
 def resume_sweep(path: Path | str, *, sinks: Sequence[Sink] = ()) -> Study:
     """Continue the study in a folder: what has run stays, what was interrupted goes on bit for bit.
 
+    A setting that has failed is tried again.
+
     Raises:
-        RunError: The folder holds no study, or one that is complete.
+        RunError: The folder holds no study or one that is complete, is damaged, or another process writes to it.
     """
     prepare()
-    place = folder.opened(Path(path))
-    if study_in(place)["complete"]:
-        raise RunError(f"The study in {path} is complete. There is nothing to resume.")
-    return _conduct(place, running_order(place.plan), sinks)
+    with folder.reopened(Path(path)) as place:
+        if study_in(place)["complete"]:
+            raise RunError(f"The study in {path} is complete. There is nothing to resume.")
+        return _conduct(place, running_order(place.plan), sinks)
 
 
 def study_in(place: StudyFolder) -> Study:
-    """What has come of a study so far: read from its run folders, and from `study.json` what was compiled for each."""
+    """What has come of a study so far: read from its run folders.
+
+    `study.json` tells what was compiled for each, and why one failed.
+    """
     plan, before = place.plan, place.read()
-    counts = {r["folder"]: r["programs"] for r in before["settings"] if "programs" in r} if before else {}
-    settings: list[Result] = [
-        result_of(s, plan.config(s), place.run_folder(s), plan.target, counts.get(s.folder)) for s in plan.settings
-    ]
+    told = {r["folder"]: r for r in before["settings"]} if before else {}
+    settings: list[Result] = []
+    for setting in plan.settings:
+        earlier = told.get(setting.folder)
+        programs, reason = (None, None) if earlier is None else (earlier.get("programs"), earlier.get("reason"))
+        place_of_run = place.run_folder(setting)
+        settings.append(result_of(setting, plan.config(setting), place_of_run, plan.target, programs, reason))
     done = all(result["state"] == "finished" for result in settings)
     return Study(name=plan.name, grid=plan.grid, target=plan.target, complete=done, settings=settings)
 
@@ -98,10 +111,10 @@ def _conduct(place: StudyFolder, order: Sequence[Setting], sinks: Sequence[Sink]
             for sink in sinks:
                 sink(SettingStart(event="setting", number=setting.number, of=len(order), label=setting.label))
             with counted() as programs:
-                _run(place, setting, sinks, stop)
+                reason = _run(place, setting, sinks, stop)
             programs.update(result.get("programs", {}))  # before it was interrupted
             study["settings"][setting.number - 1] = result_of(
-                setting, place.plan.config(setting), place.run_folder(setting), place.plan.target, programs
+                setting, place.plan.config(setting), place.run_folder(setting), place.plan.target, programs, reason
             )
             study["complete"] = all(each["state"] == "finished" for each in study["settings"])
             place.write(study)
@@ -115,9 +128,16 @@ def _conduct(place: StudyFolder, order: Sequence[Setting], sinks: Sequence[Sink]
     return study
 
 
-def _run(place: StudyFolder, setting: Setting, sinks: Sequence[Sink], stop: threading.Event) -> None:
+def _run(place: StudyFolder, setting: Setting, sinks: Sequence[Sink], stop: threading.Event) -> str | None:
+    """Run a setting, or go on with it; why that failed, if it did."""
     path = place.path / setting.folder
-    if (path / CONFIG).exists():
-        resume(path, sinks=sinks, stop=stop)
-    else:
-        run(place.plan.config(setting), path, sinks=sinks, stop=stop)
+    try:
+        if (path / CONFIG).exists():
+            resume(path, sinks=sinks, stop=stop)
+        else:
+            run(place.plan.config(setting), path, sinks=sinks, stop=stop)
+    except Exception as fault:  # the other settings may still be well
+        if not isinstance(fault, FedrlError):
+            traceback.print_exception(fault)
+        return reason_of(fault)
+    return None
