@@ -61,9 +61,9 @@ def _step(loss: Any, stacked: PyTree, q: float, lipschitz: float, xp: Any) -> Py
     worst = loss.max() if q > 0.0 else np.float32(1.0)
     unit = xp.where(worst > 0.0, worst, 1.0)
     ratio = xp.where(worst > 0.0, xp.maximum(loss / unit, LEAST_RATIO), 1.0) if q > 0.0 else xp.ones_like(loss)
-    size = xp.stack([xp.abs(x).max(initial=0.0) for x in jax.tree.leaves(stacked)]).max()
+    size = xp.stack([xp.maximum(x.max(initial=0.0), -x.min(initial=0.0)) for x in jax.tree.leaves(stacked)]).max()
     scaled = jax.tree.map(lambda x: x / xp.where(size > 0.0, size, 1.0), stacked)
-    square = sum((x * x).reshape(len(x), -1).sum(1) for x in jax.tree.leaves(scaled))
+    square = sum(xp.vecdot(x.reshape(len(x), -1), x.reshape(len(x), -1)) for x in jax.tree.leaves(scaled))
     power = ratio**q
     with np.errstate(over="ignore", under="ignore"):  # a denominator beyond float32 makes a step below it: zero
         curvature = xp.minimum(lipschitz * (size / unit), 3e38) * (q * ratio ** (q - 1.0) * square).sum()
