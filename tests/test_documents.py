@@ -13,7 +13,7 @@ from fedrl.environments import cartpole
 from fedrl.experiments.build import build
 from fedrl.experiments.config import load
 from fedrl.learners import ppo
-from fedrl.stages import clip
+from fedrl.stages import clip, uniform_quantize
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,6 +46,13 @@ def test_shown_settings_build(fragment):
     for section, keys in tomllib.loads(fragment).items():
         data[section] = data[section] | keys if section == "federation" else keys
     assert build(load(data)).methods[0].talk
+
+
+def test_where_uniform_quantisation_saturates_is_said_where_it_is_listed():
+    row = next(x for x in (ROOT / "docs" / "concepts.md").read_text().splitlines() if "`uniform_quantize(b)`" in x)
+    assert "saturates at ±(1/2" in row
+    assert "clip(round(2<sup>b</sup> Δ)" in row
+    assert "C(x) = clip(round(2^b x), -s, s) / 2^b,     s = 2^(b - 1) - 1" in uniform_quantize.__doc__
 
 
 def test_there_is_code_to_run():

@@ -61,6 +61,53 @@ class TestQFair:
         value = merged(q_fair(1.0, lipschitz=2.0), updates(X[2:], loss=[3.0]))
         np.testing.assert_allclose(value, X[2] * 3.0 / (2.0 * 18.0 + 3.0), rtol=1e-6)
 
+    @pytest.mark.parametrize("lipschitz", [1e-6, 1e5])
+    @pytest.mark.parametrize("q", [0.0, 0.3, 1.0, 2.5, 20.0, 50.0])
+    def test_is_its_formula_in_float64_for_losses_and_changes_of_any_size(self, q, lipschitz):
+        rule, draw = q_fair(q, lipschitz), np.random.default_rng(0)
+        compiled = jax.jit(rule.update)
+        for losses in ([1e-6, 1e-3, 1.0, 1e4], [1e-6] * 4, [500.0] * 4, 10.0 ** draw.uniform(-6, 4, 4), [0.0, 0, 0, 2]):
+            for size in (1e-20, 1e-3, 1.0, 1e6, 1e18):
+                loss, x = np.array(losses, np.float32), (size * draw.normal(size=(4, 5))).astype(np.float32)
+                if q < 1.0:  # zero to a negative power: what the rule takes for it is in its docstring
+                    loss = np.maximum(loss, 1e-10 * loss.max())
+                expected = self.twin(q, lipschitz, loss.astype(float), x.astype(float))
+                for update in (rule.update, compiled):
+                    found = update(self.of(x, loss), ())[0].value
+                    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6 * np.abs(expected).max())
+
+    @pytest.mark.parametrize("q", [0.5, 1.0, 10.0, 20.0])
+    @pytest.mark.parametrize("compiled", [False, True])
+    def test_agents_that_are_all_at_their_best_take_no_step(self, q, compiled):
+        rule = q_fair(q, best=500.0)
+        update = jax.jit(rule.update) if compiled else rule.update
+        given_updates = updates(X, **{"return": [500.0] * 3})
+        np.testing.assert_array_equal(update(given_updates, ())[0].value, 0.0)
+        # which is the limit of the formula: the step is in proportion to a loss that vanishes
+        near = [self.twin(q, 1.0, np.full(3, loss), X.astype(float)) for loss in (1e-9, 1e-12)]
+        np.testing.assert_allclose(near[1], near[0] / 1000, rtol=1e-5)
+        np.testing.assert_allclose(merged(q_fair(0.0, best=500.0), given_updates), X.mean(0), rtol=1e-6)
+
+    def test_rounds_with_losses_beyond_float32_to_the_power_of_q_are_those_in_float64(self):
+        fleet = FLEET._replace(minimum=np.float32(1e4) * FLEET.minimum)  # losses of 1e8, to the power of ten
+        federation = federate(quadratic(sgd(0.1)), q_fair(10.0, lipschitz=1.0))
+        simulation = simulate(federation, fleet, devices=jax.devices()[:1])
+        x, curvature, minimum = np.zeros(3), *(np.asarray(leaf, float) for leaf in fleet)
+        for _ in range(5):
+            slope = curvature * (x - minimum)
+            x = x + self.twin(10.0, 1.0, 0.5 * (slope * (x - minimum)).sum(1), -0.1 * slope)
+        assert np.abs(x).max() > 1.0
+        np.testing.assert_allclose(flat(simulated_rounds(simulation, 5).server.params), x, rtol=1e-4)
+
+    def twin(self, q, lipschitz, loss, x):
+        power = loss**q
+        with np.errstate(divide="ignore"):
+            whole = q * loss ** (q - 1) * lipschitz * (x**2).sum(1) + power if q else power
+        return (power / whole.sum()) @ x
+
+    def of(self, x, loss):
+        return Update(x, np.ones(len(x), np.float32), np.zeros(len(x), np.int32), report={"loss": loss})
+
 
 class TestAgnostic:
     def test_weighs_by_the_mixture_and_moves_it_towards_the_losses(self):
@@ -104,6 +151,36 @@ class TestAgnostic:
             constraints={"type": "eq", "fun": lambda x: x.sum() - 1},
         )
         np.testing.assert_allclose(on_simplex(point), solved.x, atol=1e-5)
+
+    @pytest.mark.parametrize("compiled", [False, True])
+    @pytest.mark.parametrize("offset", [0.0, 1e6, 2e38])
+    @pytest.mark.parametrize("step", [1e-3, 0.1, 1e35, 1e60])
+    def test_large_losses_move_the_mixture_by_their_differences(self, step, offset, compiled):
+        start = Mixture(np.array([0.5, 0.3, 0.2], np.float32))
+        loss = np.array([0.0, 1.0, 4.0]) + offset
+        update = agnostic(3, step).update
+        after = (jax.jit(update) if compiled else update)(updates(agent=[0, 1, 2], loss=loss), start)[1].weights
+        given_losses = np.float32(loss).astype(float)
+        point = start.weights + min(step, 1e6) * (given_losses - given_losses.max())
+        np.testing.assert_allclose(after, nearest_on_simplex(point), atol=1e-6)
+
+    @given(arrays(np.float32, st.integers(1, 9), elements=st.floats(-(2.0**127), 2.0**127, width=32)))
+    def test_the_projection_of_any_numbers_is_on_the_simplex(self, point):
+        for project in (on_simplex, compiled_on_simplex):
+            np.testing.assert_allclose(project(point), nearest_on_simplex(point.astype(float)), atol=1e-5)
+
+
+compiled_on_simplex = jax.jit(on_simplex)
+
+
+def nearest_on_simplex(point: np.ndarray) -> np.ndarray:
+    """By bisection for nu in sum_k max(x_k - nu, 0) = 1, in float64."""
+    point = point - point.max()
+    low, high = -1.0, 0.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.maximum(point - middle, 0.0).sum() > 1.0 else (low, middle)
+    return np.maximum(point - high, 0.0)
 
 
 class TestDiversity:
@@ -166,6 +243,20 @@ class TestSettings:
         other = given_updates._replace(report={self.LENGTH: (scale * x + offset).astype(np.float32)})
         np.testing.assert_allclose(merged(by_settings(["length"]), other), weight / weight.sum(), atol=1e-3)
 
+    @pytest.mark.parametrize("unit", [1e-30, 1e-12, 1e12, 1.5e38])
+    def test_units_make_no_difference(self, unit):
+        values = np.array([-2.0, -2.0, 2.0])
+        plain, other = (merged(by_settings(["mass"]), updates(**{self.MASS: scale * values})) for scale in (1.0, unit))
+        np.testing.assert_allclose(other, plain, rtol=1e-5)
+
+    @pytest.mark.parametrize("compiled", [False, True])
+    def test_a_setting_that_is_not_finite_counts_as_the_mean_of_the_others(self, compiled):
+        rule = by_settings(["mass"])
+        update = jax.jit(rule.update) if compiled else rule.update
+        for told, taken in (([0.0, np.inf, 2.0], [0.0, 1.0, 2.0]), ([np.nan] * 3, [0.0] * 3)):
+            found = update(updates(**{self.MASS: told}), ())[0].value
+            np.testing.assert_allclose(found, merged(rule, updates(**{self.MASS: taken})), rtol=1e-6)
+
     def test_a_setting_is_told_by_each_agent_and_counted_and_nothing_else_is(self):
         world = gridworld("S.G", max_steps=8)
         learner, slips = q_table(world, steps=4, instances=2), fleet(world, 3, {"slip": [0.0, 0.1, 0.4]})
@@ -216,6 +307,24 @@ class TestWhatIsTold:
             simulate(federate(quadratic(sgd(0.1)), q_fair(best=1.0)), FLEET, devices=jax.devices()[:1])
         with pytest.raises(ConfigError, match=r"tells is 'returns'.*Did you mean 'return'"):
             federate(quadratic(sgd(0.1)), mean(), tells=["returns"])
+
+
+@pytest.mark.parametrize("unit", [1e-37, 1e-12, 1e12, 1e37])
+def test_the_unit_of_weights_makes_no_difference_to_a_mean(unit):
+    for rule in (mean(), by_diversity()):
+        scaled = updates()._replace(weight=SAMPLES * np.float32(unit))
+        for found in (merged(rule, scaled), jax.jit(rule.update)(scaled, ())[0].value):
+            np.testing.assert_allclose(found, merged(rule, updates()), rtol=1e-5)
+
+
+def test_who_tells_no_loss_counts_as_the_mean_of_losses_whose_sum_is_beyond_float32():
+    for compiled in (False, True):
+        rule = agnostic(4, step=2e-38)
+        update = jax.jit(rule.update) if compiled else rule.update
+        told = updates(np.ones((4, 2), np.float32), agent=[0, 1, 2, 3], loss=[3e38, 2.9e38, 2.95e38, np.nan])
+        told = told._replace(weight=np.ones(4, np.float32))
+        after = update(told, rule.init(None))[1].weights
+        np.testing.assert_allclose(after, nearest_on_simplex(np.array([0.0, -0.2, -0.1, -0.1])), atol=1e-6)
 
 
 def settled_worst_loss(rule, rounds: int = 400) -> float:

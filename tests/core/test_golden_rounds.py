@@ -131,13 +131,13 @@ def test_a_median_of_three_ignores_the_liar():
     np.testing.assert_allclose(settled(federate(quadratic(sgd(1.0), size=2), median()), fleet, 1), [2.0, -1.0])
 
 
-def adaptive(rule, rate, b1=0.9, b2=0.99, tau=1e-3, start=0.0):
-    """Adam and Yogi with optax's bias correction, in NumPy."""
+def adaptive(rule, rate, b1=0.9, tau=1e-3):
+    """Algorithm 2 of Reddi et al. (2021), in NumPy: `rule` says how v grows."""
 
     def step(memory, delta):
-        m, v, t = memory or (start, start, 0)
-        m, v, t = b1 * m + (1 - b1) * -delta, rule(v, delta**2, b2), t + 1
-        return (m, v, t), -rate * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + tau)
+        m, v = memory or (0.0, tau**2)
+        m, v = b1 * m + (1 - b1) * delta, rule(v, delta**2)
+        return (m, v), rate * m / (np.sqrt(v) + tau)
 
     return step
 
@@ -146,14 +146,6 @@ def heavy_ball(rate, momentum):
     def step(memory, delta):
         v = momentum * (0.0 if memory is None else memory) + delta
         return v, rate * v
-
-    return step
-
-
-def adagrad(rate, tau=1e-3):
-    def step(memory, delta):
-        v = (tau**2 if memory is None else memory) + delta**2
-        return v, rate * delta / np.sqrt(v)
 
     return step
 
@@ -170,9 +162,9 @@ def normalized(rate, alpha, decay_steps):
 TWINS = [
     (fedavg(0.7), heavy_ball(0.7, 0.0)),
     (fedavgm(0.5, 0.9), heavy_ball(0.5, 0.9)),
-    (fedadam(0.1), adaptive(lambda v, square, b2: b2 * v + (1 - b2) * square, 0.1)),
-    (fedyogi(0.1), adaptive(lambda v, square, b2: v - (1 - b2) * np.sign(v - square) * square, 0.1, start=1e-6)),
-    (fedadagrad(0.3), adagrad(0.3)),
+    (fedadam(0.1), adaptive(lambda v, square: 0.99 * v + 0.01 * square, 0.1)),
+    (fedyogi(0.1), adaptive(lambda v, square: v - 0.01 * np.sign(v - square) * square, 0.1)),
+    (fedadagrad(0.3), adaptive(lambda v, square: v + square, 0.3, b1=0.0)),
     (normalized_momentum(0.3, 0.4, decay_steps=4), normalized(0.3, 0.4, 4)),
 ]
 

@@ -1,5 +1,6 @@
 """Who is asked and how much each works, by rules worked out by hand; the rounds of a coordinated simulation."""
 
+import math
 from dataclasses import replace
 
 import jax
@@ -80,6 +81,27 @@ def test_utility_exploits_and_explores():
     assert seen == set(range(6))
 
 
+@pytest.mark.parametrize("cohort", [1, 2, 3, 4, 5, 15])
+def test_a_share_of_small_cohorts_explores_on_average(cohort):
+    rule, state, counts = by_utility(cohort, exploration=0.1), Known(np.arange(100, dtype=np.float32)), []
+    for seed in range(2000):
+        ids = rule.choose(rng(seed), 100, 1, state)
+        counts.append(cohort - int(np.cumprod(ids == 99 - np.arange(cohort)).sum()))  # after the most useful, in order
+    assert np.mean(counts) == pytest.approx(0.1 * cohort, abs=0.04)
+    assert max(counts) <= math.ceil(0.1 * cohort)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_about_half_the_rounds_of_a_cohort_of_five_meet_somebody_else(seed):
+    rule, usefulness = by_utility(5), np.arange(100, dtype=np.float32)
+    state, met = Known(usefulness), set()
+    for number in range(1, 51):
+        ids = rule.choose(np.random.default_rng([seed, number]), 100, number, state)
+        state = rule.hear(state, ids, {"norm": usefulness[ids]})
+        met |= set(ids.tolist())
+    assert 15 <= len(met) <= 38  # 5 + 95 (1 - (1 - 1 / 190)^50) = 27 on average
+
+
 def test_capacity_is_how_often_one_is_asked():
     rule, counts = by_capacity(1, [1.0, 3.0]), np.zeros(2)
     for seed in range(2000):
@@ -148,22 +170,53 @@ def test_an_allocation_is_that_of_a_solver(utility, seed, total):
         assert (dealt == caps).any()
 
 
-def test_allocated_steps_are_whole_and_no_more_than_there_are():
-    rule = allocated(10, [8, 8, 2], [4.0, 1.0, 4.0])
-    steps = rule.plan(3, 1, ())
-    assert steps.sum() <= 10
-    assert (steps >= 1).all()
-    assert steps[0] > steps[1]
-    assert steps[2] <= 2
+def worth(steps, weights, utility):
+    """sum_k U_k(tau_k), of many ways to deal out at once."""
+    use = {"log": np.log1p, "sqrt": np.sqrt, "linear": lambda tau: tau}[utility]
+    return (weights * use(np.asarray(steps, float))).sum(-1)
+
+
+@pytest.mark.parametrize("utility", ["log", "sqrt", "linear"])
+def test_allocated_steps_are_the_best_of_all_ways_to_deal_them_out(utility):
+    draw = rng(0)
+    for _ in range(300):
+        agents = int(draw.integers(1, 5))
+        caps = draw.integers(1, 7, agents)
+        weights = np.exp(draw.normal(0.0, 1.5, agents)) * 10.0 ** draw.integers(-12, 13)
+        total = int(draw.integers(agents, caps.sum() + 3))
+        ways = np.stack(np.meshgrid(*[np.arange(1, cap + 1) for cap in caps]), -1).reshape(-1, agents)
+        best = worth(ways[ways.sum(1) <= total], weights, utility).max()
+        steps = allocated(total, caps.tolist(), weights.tolist(), utility).plan(agents, 1, ())
+        assert steps.sum() <= total
+        assert (steps >= 1).all()
+        assert (steps <= caps).all()
+        assert worth(steps, weights, utility) == pytest.approx(best, rel=1e-12)
+
+
+def test_allocated_steps_are_those_worked_out_by_hand():
+    assert allocated(5, [3, 3, 1], [1.61, 6.23, 0.32]).plan(3, 1, ()).tolist() == [1, 3, 1]
+    # the sixth step of the first adds 3 log(7 / 6) = 0.462, the fifth of the second would 2 log(6 / 5) = 0.365
+    assert allocated(10, [8, 8, 8], [3.0, 2.0, 1.0]).plan(3, 1, ()).tolist() == [6, 3, 1]
+    assert allocated(99, [8, 2], [1.0, 1.0]).plan(2, 1, ()).tolist() == [8, 2]
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e12])
+def test_the_units_of_what_is_measured_make_no_difference_to_plans(unit):
+    speeds = np.array([1.0, 0.5, 0.26])
+    assert balanced((unit * speeds).tolist(), 8).plan(3, 1, ()).tolist() == [8, 4, 2]
+    many = by_capacity(2, [1.0, 2.0, 4.0]), by_capacity(2, [1.0 * unit, 2.0 * unit, 4.0 * unit])
+    assert [rule.choose(rng(3), 3, 1, ()).tolist() for rule in many] == 2 * [many[0].choose(rng(3), 3, 1, ()).tolist()]
+    by_loss, by_time = from_loss(8), balanced_by_time(8)
+    state = by_loss.init(2)
+    for loss in ([3.0, 5.0], [1.0, 1.0]):
+        state = by_loss.hear(state, np.arange(2), {"loss": unit * np.array(loss)})
+    assert by_loss.plan(2, 3, state).tolist() == [4, 4]
+    pace = by_time.hear(by_time.init(3), np.arange(3), {"duration_s": unit / speeds})
+    assert by_time.plan(3, 2, pace).tolist() == [8, 4, 2]
 
 
 def test_balanced_steps_are_rounded_to_the_nearest_and_never_to_none():
     assert balanced([1.0, 0.77, 0.74, 0.01], 10).plan(4, 1, ()).tolist() == [10, 8, 7, 1]
-
-
-def test_steps_left_over_by_rounding_go_to_the_largest_remainders():
-    # log utility: 6 / p - 3 = 10 at p = 6 / 13, so 5.5, 3.33 and 1.17 steps, of which rounding leaves one
-    assert allocated(10, [8, 8, 8], [3.0, 2.0, 1.0]).plan(3, 1, ()).tolist() == [6, 3, 1]
 
 
 class TestCoordinated:
@@ -262,6 +315,9 @@ class TestCoordinated:
         lambda: balanced_by_time(2, first=3),
         lambda: balanced_by_time(2, memory=1.0),
         lambda: allocated(1, [1, 1], [1.0, 1.0]),
+        lambda: allocated(3, [1, 0], [1.0, 1.0]),
+        lambda: allocated(3, [1, 1], [1.0]),
+        lambda: allocated(3, [1, 1], [1.0, 0.0]),
         lambda: allocate(1.0, [1.0], [1.0, 2.0]),
         lambda: allocate(1.0, [1.0], [1.0], "cubic"),
     ],

@@ -33,13 +33,13 @@ def weights(stage, values, agent=0, returns=None) -> list[float]:
 def test_improvement_is_counted_from_the_last_return_that_was_known():
     values = [jnp.zeros(2)] * 5
     found = weights(weigh_by_improvement(floor=2.0), values, returns=[20.0, 25.0, None, 21.0, 22.0])
-    assert found == [20.0, 50.0, 20.0, 20.0, 20.0]
-    assert weights(weigh_by_improvement(floor=2.0), values[:2], returns=[None, 9.0]) == [20.0, 20.0]
+    assert found == [10.0, 25.0, 10.0, 10.0, 10.0]
+    assert weights(weigh_by_improvement(floor=2.0), values[:2], returns=[None, 9.0]) == [10.0, 10.0]
 
 
 def test_a_round_without_an_episode_is_no_news():
     found = weights(weigh_by_improvement(0.5), [jnp.zeros(2)] * 3, returns=[1.0, None, 4.0])
-    assert found == [5.0, 5.0, 30.0]
+    assert found == [10.0, 10.0, 60.0]
 
 
 def test_the_signal_to_noise_ratio_is_the_unbiased_one():
@@ -88,6 +88,38 @@ def test_the_mean_goes_by_what_the_stages_say():
     assert seen.refused == ()
 
 
+UNITS = [1e-30, 1e-12, 1e-7, 1e9, 1e12, 1e30]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_unit_of_resources_makes_no_difference_to_a_round(unit):
+    resources, steps = np.array([1.0, 2.0, 1.0, 1.0]), []
+    for scale in (1.0, unit):
+        federation = federate(quadratic(sgd(0.1)), mean(), weigh_by_capacity((scale * resources).tolist()))
+        simulation = simulate(federation, FLEET, devices=jax.devices()[:1])
+        population, seen = simulation.round(simulation.init(0))
+        assert seen.refused == 0
+        assert seen.weight == pytest.approx(3.5)
+        steps.append(flat(population.server.params))
+    expected = (1 / resources) @ (0.1 * np.asarray(FLEET.curvature, float) * FLEET.minimum) / 3.5
+    np.testing.assert_allclose(steps, [expected, expected], rtol=1e-5)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_unit_of_returns_and_its_floor_makes_no_difference_to_weights(unit):
+    values, returns = [jnp.zeros(2)] * 4, np.array([20.0, 25.0, 21.0, 40.0])
+    found = weights(weigh_by_improvement(2.0 * unit), values, returns=(unit * returns).tolist())
+    np.testing.assert_allclose(found, [10.0, 25.0, 10.0, 95.0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("unit", [1e-16, 1e-12, 1e12, 1e16])
+def test_the_unit_of_updates_makes_no_difference_to_their_signal(unit):
+    x = np.random.default_rng(3).normal([2.0, 0.0, 1.0], 1.0, (5, 3))
+    plain, scaled = (weights(weigh_by_signal(), list(jnp.asarray(scale * x, jnp.float32))) for scale in (1.0, unit))
+    np.testing.assert_allclose(scaled, plain, rtol=1e-4)
+    assert plain[-1] != 10.0
+
+
 def test_an_agent_without_a_capacity_is_refused_and_counted():
     federation = federate(quadratic(sgd(0.1)), mean(), weigh_by_capacity([1.0, 2.0, 4.0]))
     simulation = simulate(federation, FLEET, devices=jax.devices()[:1])
@@ -107,6 +139,7 @@ def test_weights_that_nobody_goes_by_are_refused():
         lambda: weigh_by_signal(least=2.0, most=1.0),
         lambda: weigh_by_capacity([]),
         lambda: weigh_by_capacity([1.0, 0.0]),
+        lambda: weigh_by_capacity([1.0, 1e13]),
     ],
 )
 def test_what_makes_no_weight_is_refused(wrong):

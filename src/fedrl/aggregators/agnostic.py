@@ -48,6 +48,7 @@ def agnostic(agents: int, step: float = 0.01, best: float | None = None) -> Aggr
     """
     check_positive(agents=agents)
     check_above_zero(step=step)
+    gamma = min(step, 1e30)  # within float32; already so, any difference is enough for all weight to go to the worst
 
     def init(params: Params) -> Mixture:
         del params
@@ -60,10 +61,14 @@ def agnostic(agents: int, step: float = 0.01, best: float | None = None) -> Aggr
             raise ConfigError(f"agents is {agents} and agent {here.max()} takes part. Set it to how many there are.")
         weights = xp.asarray(state.weights)
         own = weights[here]
-        share = xp.where(own.sum() > 0.0, own / xp.maximum(own.sum(), 1e-30), 1.0 / len(here)).astype(np.float32)
+        share = xp.where(own.sum() > 0.0, own / xp.where(own.sum() > 0.0, own.sum(), 1.0), 1.0 / len(here)).astype(
+            np.float32
+        )
         value = jax.tree.map(lambda x: xp.tensordot(share, x, 1), updates.value)
         ascent = (here == xp.arange(agents)[:, None]) @ losses(updates.report, best, xp)
-        after = on_simplex(weights + step * ascent)
+        # The projection of x + constant is that of x: so large losses cost no digits, and none overflows.
+        behind = xp.maximum(ascent - ascent.max(), max(-2.0 / gamma, -3e38))
+        after = on_simplex(weights + np.float32(gamma) * behind)
         return Update(value, updates.weight.sum(), updates.version.max()), Mixture(after)
 
     return Aggregator(update=update, init=init, sees="each", asks=("agent", question(best)))
@@ -80,6 +85,7 @@ def on_simplex(point: Any) -> Any:
     Reference: Duchi et al. (2008), https://doi.org/10.1145/1390156.1390191
     """
     xp = namespace(point)
+    point = xp.maximum(point - point.max(), -1.0)  # only differences matter, and who is behind by 1 gets nothing
     ranked = xp.sort(point)[::-1]
     excess = (xp.cumsum(ranked) - 1.0) / xp.arange(1, len(point) + 1)
     kept = (ranked > excess).sum()

@@ -27,7 +27,7 @@ def by_settings(names: Sequence[str], floor: float = 0.1) -> Aggregator:
     x_kp is parameter p of agent k's environment, range_p how far it extends over the agents of the round. So d_k is
     between 0 and 1 in any units, and the mean of all d_k is how diverse the agents are. Ten copies of one environment
     then don't outvote a single one elsewhere, from the first round on and however noisy updates are. Agents all alike
-    count by their samples.
+    count by their samples, and an agent whose x_kp is not finite as if it had the mean of the others.
 
     What leaves an agent beside its update is what is named here, four bytes each in the open; nothing else of its
     environment does.
@@ -58,8 +58,16 @@ def by_settings(names: Sequence[str], floor: float = 0.1) -> Aggregator:
 
 
 def _mean_distance(values: Any, xp: Any) -> Any:
-    """Mean over the others of |x_j - x_k| / range, `[agents]`: sums up to each place in order, so not of all pairs."""
-    agents, extent = len(values), values.max() - values.min()
+    """Mean over the others of |x_j - x_k| / range, `[agents]`: sums up to each place in order, so not of all pairs.
+
+    A number that is not finite counts as the mean of those that are.
+    """
+    agents, known = len(values), xp.isfinite(values)
+    size = xp.where(known, xp.abs(values), 0.0).max()
+    values = values / xp.where(size > 0.0, size, 1.0)  # differences of large numbers might not be finite
+    mean = xp.where(known, values, 0.0).sum() / xp.maximum(known.sum(), 1)
+    values = xp.where(known, values, mean).astype(values.dtype)
+    extent = values.max() - values.min()
     scaled = (values - values.min()) / xp.where(extent > 0.0, extent, 1.0)
     order = xp.argsort(scaled)
     placed, rank = scaled[order], xp.arange(agents)

@@ -25,5 +25,7 @@ def losses(told: PyTree, best: float | None, xp: Any) -> Any:
     stated = told[question(best)]
     loss = xp.maximum(stated if best is None else best - stated, 0.0)
     known = xp.isfinite(loss)
-    mean = xp.where(known, loss, 0.0).sum() / xp.maximum(known.sum(), 1)
+    loss = xp.where(known, loss, 0.0)
+    largest = xp.where(loss.max() > 0.0, loss.max(), 1.0)  # of large losses, the sum might not be finite
+    mean = largest * ((loss / largest).sum() / xp.maximum(known.sum(), 1))
     return xp.where(known, loss, mean).astype(np.float32)

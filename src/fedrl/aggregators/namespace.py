@@ -25,7 +25,8 @@ def namespace(updates: PyTree) -> Any:
 
 
 def weighted_mean(weight: Any, stacked: PyTree) -> PyTree:
-    """sum_k w_k x_k / sum_k w_k over the leading axis of every array; zero if all weights are."""
+    """sum_k w_k x_k / sum_k w_k over the leading axis of every array, whatever unit weights have; zero if all are."""
     xp = namespace((weight, stacked))
-    share = weight / xp.maximum(weight.sum(), 1e-30)
+    share = weight / xp.where(weight.max() > 0.0, weight.max(), 1.0)  # sums of weights of any size are finite
+    share = share / xp.maximum(share.sum(), 1e-30)
     return jax.tree.map(lambda x: xp.tensordot(share, x, 1).astype(x.dtype), stacked)

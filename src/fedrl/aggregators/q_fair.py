@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import jax
+import numpy as np
 
 from fedrl.aggregators.losses import losses, question
 from fedrl.aggregators.namespace import namespace
@@ -15,10 +16,8 @@ from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.types import PyTree, Update
 
-LEAST_LOSS = 1e-6
-"""A loss of zero to a negative power, for q < 1, would be infinite."""
-LARGEST_NORM = 1e15
-"""Beyond, float32 has no square."""
+LEAST_RATIO = 1e-10
+"""Of a loss to the largest. For q < 1, that of an agent without a loss would be infinite to the power of q - 1."""
 
 
 @component("aggregator", reference="Li, Sanjabi, Beirami & Smith (2020), https://arxiv.org/abs/1905.10497")
@@ -28,7 +27,9 @@ def q_fair(q: float = 1.0, lipschitz: float = 1.0, best: float | None = None) ->
         theta <- theta + sum_k F_k^q Delta_k / sum_k (q F_k^(q-1) L ||Delta_k||^2 + F_k^q)
 
     The denominator bounds the curvature of F^(q+1), so the step needs no tuning for each q. q = 0 counts every agent
-    once; a growing q leads towards the worst agent alone.
+    once; a growing q leads towards the worst agent alone. F_k counts as 1e-10 of the largest loss at least, which
+    matters for q < 1 alone. Where nobody has a loss, all F_k = 0, the objective is at its least and there is no step
+    (for q = 0, where losses do not count, the plain mean).
 
     What leaves an agent beside its update is its loss, four bytes in the open: "loss", or "return" if `best` is given.
 
@@ -46,17 +47,26 @@ def q_fair(q: float = 1.0, lipschitz: float = 1.0, best: float | None = None) ->
 
     def update(updates: Update, state: PyTree) -> tuple[Update, PyTree]:
         xp = namespace(updates)
-        loss = xp.maximum(losses(updates.report, best, xp), LEAST_LOSS)
-        power = loss**q
-        curvature = q * loss ** (q - 1.0) * lipschitz * _norms(updates.value, xp) ** 2
-        whole = (curvature + power).sum()
-        value = jax.tree.map(lambda x: (xp.tensordot(power, x, 1) / whole).astype(x.dtype), updates.value)
-        return Update(value, updates.weight.sum(), updates.version.max()), state
+        step = _step(losses(updates.report, best, xp), updates.value, q, lipschitz, xp)
+        return Update(step, updates.weight.sum(), updates.version.max()), state
 
     return Aggregator(update=update, sees="each", asks=(question(best),))
 
 
-def _norms(stacked: PyTree, xp: Any) -> Any:
-    """||x_k|| over all arrays of each agent, at most `LARGEST_NORM`."""
-    flat = xp.concatenate([x.reshape(x.shape[0], -1) for x in jax.tree.leaves(stacked)], axis=1)
-    return xp.sqrt((xp.clip(flat, -LARGEST_NORM, LARGEST_NORM) ** 2).sum(1))
+def _step(loss: Any, stacked: PyTree, q: float, lipschitz: float, xp: Any) -> PyTree:
+    """The rule as a ratio of what float32 holds: with r = F / max F and d = Delta / s, s the largest entry of all,
+
+    sum_k r_k^q d_k / (sum_k r_k^q / s + L s / max F sum_k q r_k^(q-1) ||d_k||^2)
+    """
+    worst = loss.max() if q > 0.0 else np.float32(1.0)
+    unit = xp.where(worst > 0.0, worst, 1.0)
+    ratio = xp.where(worst > 0.0, xp.maximum(loss / unit, LEAST_RATIO), 1.0) if q > 0.0 else xp.ones_like(loss)
+    size = xp.stack([xp.maximum(x.max(initial=0.0), -x.min(initial=0.0)) for x in jax.tree.leaves(stacked)]).max()
+    scaled = jax.tree.map(lambda x: x / xp.where(size > 0.0, size, 1.0), stacked)
+    square = sum(xp.vecdot(x.reshape(len(x), -1), x.reshape(len(x), -1)) for x in jax.tree.leaves(scaled))
+    power = ratio**q
+    with np.errstate(over="ignore", under="ignore"):  # a denominator beyond float32 makes a step below it: zero
+        curvature = xp.minimum(lipschitz * (size / unit), 3e38) * (q * ratio ** (q - 1.0) * square).sum()
+        whole = power.sum() / xp.where(size > 0.0, size, 1.0) + curvature
+    share = xp.where(worst > 0.0, power / whole, 0.0).astype(np.float32)
+    return jax.tree.map(lambda x: xp.tensordot(share, x, 1).astype(x.dtype), scaled)

@@ -3,11 +3,14 @@
 max sum_k U_k(R_k)   so that   sum_k R_k <= total,  0 <= R_k <= cap_k
 
 At the optimum every agent that has neither nothing nor all it can take has the same marginal utility, the price nu. So
-each R_k is what it would buy at that price, and the price is found by bisection: water-filling.
+each R_k is what it would buy at that price, and the price is found by bisection: water-filling. Of whole units, each
+goes where it adds the most, one after the other.
 """
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,13 +44,7 @@ def allocate(
 
     Reference: Boyd & Vandenberghe (2004), example 5.2, https://web.stanford.edu/~boyd/cvxbook/
     """
-    check_one_of(utility, UTILITIES, "utility")
-    check_above_zero(total=total)
-    most, worth = np.asarray(caps, float), np.asarray(weights, float)
-    if most.shape != worth.shape or most.ndim != 1 or not most.size:
-        raise ConfigError(f"caps has shape {most.shape} and weights {worth.shape}. Give one of each to every agent.")
-    for cap, weight in zip(most, worth, strict=True):
-        check_above_zero(caps=cap, weights=weight)
+    most, worth = _checked(total, caps, weights, utility)
     if most.sum() <= total:
         return most
     if utility == "linear":
@@ -66,6 +63,70 @@ def allocate(
         middle = np.sqrt(low * high)
         low, high = (middle, high) if bought(middle).sum() > total else (low, middle)
     return bought(high)
+
+
+def allocate_whole(
+    total: int,
+    caps: Sequence[int] | np.ndarray,
+    weights: Sequence[float] | np.ndarray,
+    utility: str = "log",
+) -> np.ndarray:
+    """The best way to deal out `total` whole units, at least one to each: int `[agents]`.
+
+    The next unit goes where it adds the most. As a unit adds the less the more one has, no other way to deal out has a
+    higher sum of utilities.
+
+    Args:
+        total: How many there are, one for each agent or more.
+        caps: The most that each agent can take, `[agents]`, at least 1.
+        weights: a_k, how much it is worth to each, above zero.
+        utility: As for `allocate`.
+
+    Raises:
+        ConfigError: An argument is out of range.
+
+    >>> allocate_whole(5, [3, 3, 1], [1.61, 6.23, 0.32]).tolist()
+    [1, 3, 1]
+
+    Reference: Fox (1966), https://doi.org/10.1287/mnsc.13.3.210
+    """
+    most, worth = _checked(total, caps, weights, utility)
+    if total < len(most) or most.min() < 1.0:
+        raise ConfigError(
+            f"total is {total} and caps is {list(caps)}. Everybody takes one step at least. Set it higher."
+        )
+
+    def gain(k: int, held: int) -> float:
+        more = {"log": math.log1p(1.0 / (1 + held)), "sqrt": 1.0 / (math.sqrt(held + 1) + math.sqrt(held))}
+        return float(worth[k]) * more.get(utility, 1.0)
+
+    dealt = [1] * len(most)
+    offers = [(-gain(k, 1), k) for k in range(len(most)) if most[k] >= 2.0]
+    heapq.heapify(offers)
+    for _ in range(int(total) - len(most)):
+        if not offers:
+            break
+        k = offers[0][1]
+        dealt[k] += 1
+        if dealt[k] + 1 <= most[k]:
+            heapq.heapreplace(offers, (-gain(k, dealt[k]), k))
+        else:
+            heapq.heappop(offers)
+    return np.array(dealt)
+
+
+def _checked(
+    total: float, caps: Sequence[float] | np.ndarray, weights: Sequence[float] | np.ndarray, utility: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Caps and weights as float64 arrays, once everything is in range."""
+    check_one_of(utility, UTILITIES, "utility")
+    check_above_zero(total=total)
+    most, worth = np.asarray(caps, float), np.asarray(weights, float)
+    if most.shape != worth.shape or most.ndim != 1 or not most.size:
+        raise ConfigError(f"caps has shape {most.shape} and weights {worth.shape}. Give one of each to every agent.")
+    for cap, weight in zip(most, worth, strict=True):
+        check_above_zero(caps=cap, weights=weight)
+    return most, worth
 
 
 def _dearest_first(total: float, most: np.ndarray, worth: np.ndarray) -> np.ndarray:

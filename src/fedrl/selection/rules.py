@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -64,7 +65,8 @@ def by_utility(cohort: int, utility: str = "norm", exploration: float = 0.1) -> 
     Args:
         cohort: How many agents take part in a round.
         utility: "norm" or "loss".
-        exploration: The share of the cohort that is drawn from all the others, in [0, 1].
+        exploration: The share of the cohort that is drawn from all the others, in [0, 1], on average over rounds: where
+            it is not a whole number of agents, a lot rounds it up or down. 0.1 of 5 is one agent in half of the rounds.
 
     Raises:
         ConfigError: An argument is out of range, or there are not so many agents.
@@ -77,7 +79,7 @@ def by_utility(cohort: int, utility: str = "norm", exploration: float = 0.1) -> 
     def choose(rng: np.random.Generator, agents: int, number: int, state: Known) -> np.ndarray:
         del number
         ranked = _highest_first(rng, state.value)
-        exploited = _at_most(cohort, agents) - round(exploration * cohort)
+        exploited = max(_at_most(cohort, agents) - math.floor(exploration * cohort + rng.random()), 0)
         others = rng.permutation(ranked[exploited:])
         return np.concatenate([ranked[:exploited], others[: cohort - exploited]])
 

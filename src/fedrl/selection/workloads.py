@@ -13,7 +13,7 @@ from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.told import DURATION
 from fedrl.core.types import PyTree
-from fedrl.selection.allocation import allocate
+from fedrl.selection.allocation import allocate_whole
 from fedrl.selection.selection import Told, Workload
 
 ADACOMM = "Wang & Joshi (2018), https://arxiv.org/abs/1810.08313"
@@ -176,11 +176,11 @@ def balanced_steps(speeds: Sequence[float] | np.ndarray, most: int) -> np.ndarra
     return np.maximum(np.rint(most * pace / pace.max()).astype(int), 1)
 
 
-@component("workload", reference="water-filling: Boyd & Vandenberghe (2004), https://web.stanford.edu/~boyd/cvxbook/")
+@component("workload", reference="whole steps by their use: Fox (1966), https://doi.org/10.1287/mnsc.13.3.210")
 def allocated(total: int, caps: Sequence[int], weights: Sequence[float], utility: str = "log") -> Workload:
-    """Deal out a number of local steps by their use: max sum_k U_k(tau_k), sum_k tau_k <= total, tau_k <= cap_k.
+    """Deal out a number of local steps by their use: max sum_k U_k(tau_k), sum_k tau_k <= total, 1 <= tau_k <= cap_k.
 
-    The solution of `allocate`, rounded to whole steps by largest remainder; everybody takes at least one.
+    The best there is in whole steps, see `allocate_whole`.
 
     Args:
         total: Local steps of all agents together in a round.
@@ -191,17 +191,7 @@ def allocated(total: int, caps: Sequence[int], weights: Sequence[float], utility
     Raises:
         ConfigError: There are not as many caps as weights, or too few steps for one each.
     """
-    if total < len(caps) or min(caps, default=0) < 1:
-        raise ConfigError(
-            f"total is {total} and caps is {list(caps)}. Everybody takes one step at least. Set it higher."
-        )
-    real = np.maximum(allocate(total, caps, weights, utility), 1.0)
-    steps = np.floor(real + 1e-9).astype(int)
-    spare = min(total, sum(caps)) - int(steps.sum())
-    for k in np.argsort(-(real - steps), kind="stable")[: max(spare, 0)]:
-        steps[k] = min(steps[k] + 1, caps[k])
-    while steps.sum() > total:  # what the least of one step took from the others
-        steps[int(np.argmax(steps))] -= 1
+    steps = allocate_whole(total, caps, weights, utility)
 
     def plan(agents: int, number: int, state: PyTree) -> np.ndarray:
         del number, state

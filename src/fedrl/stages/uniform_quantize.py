@@ -15,9 +15,9 @@ from fedrl.stages.leaves import PLACES, check_not_encoded, map_real, opened
 
 @component("stage", reference="fixed point, rounded to nearest: Gupta et al. (2015), https://arxiv.org/abs/1502.02551")
 def uniform_quantize(bits: int = 8) -> Stage:
-    """Round every number to the nearest multiple of 2^-bits.
+    """Round every number to the nearest multiple of 2^-bits, up to one half: beyond, it saturates.
 
-        C(x) = round(2^b x) / 2^b       for |x| <= 1/2 - 2^-b
+        C(x) = clip(round(2^b x), -s, s) / 2^b,     s = 2^(b - 1) - 1,      so |C(x)| <= 1/2 - 2^-b
 
     Nothing but codes travels, b bits each: 2^b - 1 points from -(1/2 - 2^-b) to 1/2 - 2^-b, and one code that says that
     the number was not finite. A number beyond the grid becomes the last point on its side. No number is off by more

@@ -24,17 +24,21 @@ from fedrl.core.types import Context, Key, Params, PyTree, Update
 from fedrl.stages.leaves import check_not_encoded
 
 WEIGHTED = "averaging by weights: McMahan et al. (2017), https://arxiv.org/abs/1602.05629"
+WIDEST = 1e12
+"""How many times the resources of another an agent may take: float32 has seven digits, so far less counts already."""
 
 
 @component("stage", reference=WEIGHTED)
 def weigh_by_improvement(floor: float = 1.0) -> Stage:
-    """Agents whose return rises count more: w_k = n_k max(R_k(t) - R_k(t'), floor), t' the last round it knew one.
+    """Agents whose return rises count more: w_k = n_k max((R_k(t) - R_k(t')) / floor, 1).
 
-    The mean return of a round and the one before stay with the agent; the weight that leaves tells their difference.
-    An agent counts by the floor in its first round and where no episode ended.
+    t' is the last round in which the agent knew a return. Mean returns stay with the agent; the weight that leaves
+    tells their difference.
+    An agent counts by its samples in its first round and where no episode ended.
 
     Args:
-        floor: What an agent counts at least, in units of the return. A large one makes all count alike.
+        floor: The rise up to which agents count alike, in units of the return: scale it with them. A large one makes
+            all count alike.
 
     Raises:
         ConfigError: The floor is not above zero.
@@ -50,8 +54,8 @@ def weigh_by_improvement(floor: float = 1.0) -> Stage:
     ) -> tuple[Update, jax.Array]:
         del key, shared
         now = mean_return(context)
-        rise = now - local
-        worth = jnp.where(rise > floor, rise, floor)  # false for NaN
+        rise = (now - local) / floor
+        worth = jnp.where(rise > 1.0, rise, 1.0)  # false for NaN
         return update._replace(weight=update.weight * worth), jnp.where(jnp.isfinite(now), now, local)
 
     return Stage(encode, init, weighs=True)
@@ -121,23 +125,30 @@ def weigh_by_signal(decay: float = 0.9, least: float = 0.01, most: float = 100.0
 
 @component("stage", reference=WEIGHTED)
 def weigh_by_capacity(resources: Sequence[float]) -> Stage:
-    """Agents that take fewer resources count more: w_k = n_k / R_k, so w_k is proportional to 1 / R_k for equal work.
+    """Agents that take fewer resources count more: w_k = n_k min_j R_j / R_k, in proportion to 1 / R_k for equal work.
 
     Args:
         resources: R_k of each agent, in any one unit: seconds per round, joules, bytes per second taken.
 
     Raises:
-        ConfigError: There are none, or one is not above zero; when used, there are more agents than that.
+        ConfigError: There are none, one is not above zero, or one is more than 1e12 times another; when used, there
+            are more agents than that.
     """
     if not len(resources):
         raise ConfigError("resources is empty. There is one number per agent. Write resources = [1.0, 2.0, ...].")
-    for taken in resources:
-        check_above_zero(resources=taken)
-    inverse = 1.0 / np.asarray(resources, np.float32)
+    for one in resources:
+        check_above_zero(resources=one)
+    taken = np.asarray(resources, np.float64)
+    if taken.max() / taken.min() > WIDEST:
+        raise ConfigError(
+            f"resources go from {taken.min():g} to {taken.max():g}. An agent that takes over {WIDEST:g} times as much "
+            "as another would count for nothing. Give all in one unit, or leave that agent out."
+        )
+    share = (taken.min() / taken).astype(np.float32)
 
     def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
         del key, shared
-        worth = jnp.asarray(inverse).at[context.agent].get(mode="fill", fill_value=jnp.nan)  # refused, and counted
+        worth = jnp.asarray(share).at[context.agent].get(mode="fill", fill_value=jnp.nan)  # refused, and counted
         return update._replace(weight=update.weight * worth), local
 
     return Stage(encode, weighs=True)

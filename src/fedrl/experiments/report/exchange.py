@@ -19,14 +19,21 @@ def messages_note(run: Run) -> str:
 
 
 def consensus_table(run: Run) -> Markup | None:
-    """How well neighbours agree: what the spectrum predicts, and what was measured; None with a server."""
+    """How well neighbours agree: what the spectrum predicts, and what was measured; None with a server.
+
+    These are two quantities. The spectrum's factor is that of the slowest mode, which is what is left in the long run.
+    What training adds in a round lies in all modes, so a step shrinks it by more on average.
+    """
     found = run.summary.get("consensus")
     if not found:
         return None
     lines = [
         ("spectral gap of the weights", short(found.get("spectral_gap"))),
         ("factor of disagreement in a step, in the long run by the spectrum", short(found.get("contraction"))),
-        ("the same, as measured in this run", short(found.get("measured_contraction"))),
+        (
+            "factor of a step in this run, mean over rounds: what is new fades sooner",
+            short(found.get("measured_contraction")),
+        ),
         ("distance of the agents from their mean in the end", short(found.get("distance"))),
         ("messages between agents, one seed", count(found.get("messages"))),
     ]
