@@ -21,7 +21,11 @@ collect_ignore_glob = [
     "*/made_runs.py",
     "*/numpy_actor_critic.py",
 ]
-collect_ignore = ["no_skips.py", "with_gymnax"]  # gymnax has an environment of its own: make test-gymnax
+collect_ignore = [
+    "no_skips.py",
+    "fresh_noise.py",
+    "with_gymnax",
+]  # gymnax has an environment of its own: make test-gymnax
 
 from hypothesis import HealthCheck, settings  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
