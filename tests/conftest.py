@@ -19,6 +19,7 @@ collect_ignore_glob = [
     "*/walks.py",
     "*/corridor.py",
     "*/made_runs.py",
+    "*/short_examples.py",
     "*/numpy_actor_critic.py",
 ]
 collect_ignore = [
