@@ -1,20 +1,26 @@
-# make demo    ten agents learn CartPole together, in a minute
-# make test    the tests
-# make check   format, lint, types, layers
-# make bench   the numbers of the documentation, measured here
-# make docs    the documentation as a site
+# make demo          ten agents learn CartPole together, in a minute
+# make test          the tests
+# make test-gymnax   those of gymnax, in an environment of their own, as it wants an older Gymnasium
+# make check         format, lint, types, layers
+# make bench         the numbers of the documentation, measured here
+# make docs          the documentation as a site
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+GYMNAX_BIN := .venv-gymnax/bin
+GYMNAX_STAMP := .venv-gymnax/.installed
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test test-gymnax check bench docs clean
 
 demo: $(STAMP)
 	$(BIN)/fedrl run examples/cartpole.toml
 
 test: $(STAMP)
 	$(BIN)/pytest -n 2
+
+test-gymnax: $(GYMNAX_STAMP)
+	$(GYMNAX_BIN)/pytest -n 0 tests/with_gymnax
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -35,5 +41,11 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install --quiet --editable . --group test --group check
 	touch $@
 
+$(GYMNAX_STAMP): pyproject.toml
+	test -x $(GYMNAX_BIN)/python || $(PYTHON) -m venv .venv-gymnax
+	$(GYMNAX_BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(GYMNAX_BIN)/pip install --quiet --editable ".[gymnax]" --group test
+	touch $@
+
 clean:
-	rm -rf .venv site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-gymnax site .mypy_cache .pytest_cache .ruff_cache

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from PIL import Image
 
 from fedrl.cli import main
 
@@ -293,12 +294,11 @@ def test_evaluate_prints_what_the_summary_says(call: Call, folder: Path) -> None
 
 
 def test_evaluate_films_an_episode(call: Call, folder: Path, tmp_path: Path) -> None:
-    image = pytest.importorskip("PIL.Image")
     film = tmp_path / "film.gif"
     said = call("evaluate", folder, "--render", film, "--agent", 1)
     assert said.code == 0, said.err
     assert "agent 1, seed 0, return 0.98" in said.out
-    with image.open(film) as frames:
+    with Image.open(film) as frames:
         assert frames.n_frames == 3  # start, one step, goal
 
 

@@ -333,12 +333,12 @@ def test_neighbours_on_a_ring_learn_cartpole_together():
     fleet = jax.tree.map(lambda x: np.full(6, x, np.float32), cartpole().params)
     learner = ppo(cartpole(), network=mlp((32,)), optimizer=adam(0.005, max_norm=0.5))
     simulation = gossip(federate(learner, mean()), fleet, ring(), metropolis(), block=6, devices=DEVICES[:1])
-    population = simulated_rounds(simulation, 40)
-    held = simulation.params_of(population)
-    returns = greedy_returns(learner, fleet, held, episodes=10, seed=0, stacked=True).mean(1)
-    assert returns.min() > 250.0
-    first = greedy_returns(learner, fleet, simulation.params_of(simulation.init(0)), 10, 0, stacked=True)
-    assert first.mean() < 60.0
+    for seed in range(3):
+        held = simulation.params_of(simulated_rounds(simulation, 50, seed))
+        returns = greedy_returns(learner, fleet, held, episodes=10, seed=0, stacked=True).mean(1)
+        assert returns.min() >= 475.0  # of 500; measured after 40 to 100 rounds: 500 of every agent with every seed
+        first = greedy_returns(learner, fleet, simulation.params_of(simulation.init(seed)), 10, 0, stacked=True)
+        assert first.mean() < 0.5 * returns.min()  # before, greedy policies hold out for 9 to 190 steps
 
 
 @pytest.mark.parametrize(

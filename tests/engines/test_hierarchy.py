@@ -10,7 +10,6 @@ import pytest
 from fedrl.aggregators import fedadam, fedavgm, mean, median
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import federate
-from fedrl.core.stage import Stage
 from fedrl.engines.blocks import simulate
 from fedrl.engines.hierarchy import hierarchy
 from fedrl.engines.nested import as_learner
@@ -157,22 +156,6 @@ def test_agents_act_with_what_their_own_edge_holds(rarely):
     edges = np.stack([flat(holder.server.params) for holder in population.between[0]])
     held = flat(simulation.params_of(simulation.adopt(population)))
     np.testing.assert_array_equal(held, np.repeat(edges, 3, axis=0))
-
-
-def test_edges_draw_chance_of_their_own():
-    def noisy(key, shared, update):
-        value = jax.tree.map(lambda x: x + jax.random.normal(key, x.shape), update.value)
-        return update._replace(value=value), shared
-
-    def encode(key, context, shared, local, update):
-        del key, context, shared
-        return update, local
-
-    federation = federate(quadratic(sgd(RATE), size=SIZE), mean(), Stage(encode, finish=noisy))
-    alike = jax.tree.map(lambda x: np.repeat(x[:1], 4, axis=0), fleet_of(4))
-    population, _ = ran(hierarchy(federation, alike, tree([2], periods=[1, 2]), devices=DEVICE), 1)
-    one, other = (flat(holder.server.params) for holder in population.between[0])
-    assert np.abs(one - other).max() > 0.1
 
 
 def test_weights_of_unequal_edges_are_those_of_their_agents():

@@ -1,5 +1,6 @@
 """The host engine: its rounds mean what those of the blocks engine mean."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import gymnasium as gym
@@ -21,6 +22,7 @@ from fedrl.environments.adapters import gymnasium
 from fedrl.environments.time_limit import time_limit
 from fedrl.learners import adam, mlp, ppo
 from fedrl.learners.rollout import Position, Sampler, collect, start
+from fresh_noise import check_unrelated
 
 AGENTS, INSTANCES, STEPS = 5, 2, 6
 
@@ -182,6 +184,31 @@ def test_a_population_from_elsewhere_goes_on_with_fresh_episodes(cartpoles):
     assert not np.array_equal(after_resume, uninterrupted)
     here.init(5)
     np.testing.assert_array_equal(resumed(here), after_resume)
+
+
+def test_every_agent_acts_with_noise_of_its_own_in_every_round_step_and_instance():
+    """A coin for each action; the loss is the row of coins, read as a binary number."""
+    steps, agents, rounds = 6, 3, 60
+    place = 2.0 ** np.arange(steps * INSTANCES).reshape(steps, INSTANCES)
+
+    def learn(key, state, seen, hint):
+        del key, hint
+        return state, {"loss": (seen.action * place).sum()}
+
+    def act(key, params, observation, greedy):
+        del params, greedy
+        return jax.random.bernoulli(key, shape=observation.shape[-1:]).astype(jnp.int32)
+
+    learner = replace(tally(drift(), steps=steps), learn=learn, act=act)
+    fleet = jax.tree.map(lambda x: x[:agents], gains(learner.environment))
+    with simulate_host(federate(learner, mean(), local_steps=1), fleet, workers=1) as simulation:
+        population, rows = simulation.init(0), []
+        for _ in range(rounds):
+            population, seen = simulation.round(population)
+            rows.append(seen.metrics["loss"])
+    coins = (np.asarray(rows, int)[..., None] >> np.arange(steps * INSTANCES)) & 1
+    check_unrelated(2.0 * coins.reshape(rounds, -1) - 1.0)
+    assert abs(coins.mean() - 0.5) < 4.5 * 0.5 / np.sqrt(coins.size)
 
 
 def test_pooled_settings_are_dealt_out_to_the_instances():

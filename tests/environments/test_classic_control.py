@@ -1,5 +1,6 @@
 """Classic control against Gymnasium, step by step, and LQR against the theory."""
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +9,6 @@ import scipy.linalg
 
 from fedrl.environments import acrobot, cartpole, lqr, mountain_car, mountain_car_continuous, pendulum
 from fedrl.environments.lqr import LQRParams, lqr_matrices, lqr_optimum, lqr_policy, lqr_return
-
-gymnasium = pytest.importorskip("gymnasium")
 
 TWINS = {
     "CartPole-v1": cartpole,

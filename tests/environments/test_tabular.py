@@ -2,6 +2,7 @@
 
 import functools
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -150,7 +151,6 @@ class TestGridworld:
     @pytest.mark.parametrize("name", ["4x4", "8x8"])
     @pytest.mark.parametrize("slip", [0.0, 2 / 3])
     def test_dynamics_are_those_of_frozen_lake(self, name, slip):
-        gymnasium = pytest.importorskip("gymnasium")
         lake = gymnasium.make("FrozenLake-v1", map_name=name, is_slippery=slip > 0).unwrapped
         model = gridworld_model(name, GridworldParams(jnp.float32(slip), 0.0, 1.0, 0.0))
         transition, reward = np.zeros(model.transition.shape), np.zeros(model.reward.shape)

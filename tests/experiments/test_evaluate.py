@@ -84,7 +84,6 @@ def test_a_film_shows_every_state_of_one_episode(learner: Learner) -> None:
 
 
 def test_a_cartpole_is_drawn_where_its_state_says() -> None:
-    pytest.importorskip("PIL")
     from fedrl.experiments.rendering import ACCENT, _cartpole
 
     def pole(theta: float) -> np.ndarray:

@@ -39,7 +39,6 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_every_seed_has_its_curves_against_environment_steps(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboardX")
     run(CORRIDOR, tmp_path / "run")
     records = RunFolder(tmp_path / "run").records()
     for seed in (0, 1):

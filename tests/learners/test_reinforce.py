@@ -17,7 +17,7 @@ CONSTANT = network(lambda key, space, outputs, gain: jnp.zeros(outputs), lambda 
 """A network without inputs: two logits for the actor, one value for the critic."""
 
 
-def objective(logits):
+def objective(logits, discount):
     """The exact return of a walk through a corridor of length 2: over all sequences of actions."""
     chance = jax.nn.softmax(logits)
     total = 0.0
@@ -28,7 +28,7 @@ def objective(logits):
             probability = probability * chance[action]
             if at < 2:
                 at += action
-                paid += DISCOUNT**t * at
+                paid += discount**t * at
         total = total + probability * paid
     return total
 
@@ -51,31 +51,38 @@ def gradient_without_discounting_states(logits):
     return total
 
 
-@pytest.mark.parametrize("baseline", ["none", "mean", "value"])
-def test_the_mean_gradient_is_the_exact_one(baseline):
+def sampled_gradients(baseline, discount, count=4000):
+    """So many draws of the gradient at LOGIT, `[draws, actions]`; of what is climbed, not of the loss."""
     env = corridor(length=2, max_steps=HORIZON)
-    learner = reinforce(env, network=CONSTANT, baseline=baseline, episodes_per_step=4, discount=DISCOUNT)
-    logits = jnp.array([LOGIT, 0.0])
+    learner = reinforce(env, network=CONSTANT, baseline=baseline, episodes_per_step=4, discount=discount)
 
     def one(key):
         state = learner.init(key, env.params)
-        params = dict(state.params, actor=logits)
+        params = dict(state.params, actor=jnp.array([LOGIT, 0.0]))
         if baseline == "value":  # nothing beyond a cut: only its use as a baseline is tested here
             params["critic"] = jnp.zeros(1)
-        return learner.gradient(key, state._replace(params=params), NO_HINT)[0]["actor"]
+        return -learner.gradient(key, state._replace(params=params), NO_HINT)[0]["actor"]
 
-    count = 4000
-    found = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), count))
-    exact = -gradient_without_discounting_states(logits)
-    error = found.std(0) / np.sqrt(count)
-    assert (np.abs(found.mean(0) - exact) < 4 * error).all()
-    assert (np.abs(exact) > 20 * error).all()
+    return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), count)), np.float64)
 
 
-def test_rewards_to_go_leave_the_objective_unchanged_without_discounting():
-    logits = jnp.array([LOGIT, 0.0])
-    undiscounted = jax.grad(objective)(logits)
-    assert jnp.sign(undiscounted[1]) == jnp.sign(gradient_without_discounting_states(logits)[1]) == 1.0
+def deviation(found, exact):
+    """How many standard errors the mean lies off, at most."""
+    return (np.abs(found.mean(0) - exact) / (found.std(0) / np.sqrt(len(found)))).max()
+
+
+@pytest.mark.parametrize("baseline", ["none", "mean", "value"])
+def test_the_mean_gradient_is_the_exact_one(baseline):
+    exact = gradient_without_discounting_states(jnp.array([LOGIT, 0.0]))
+    found = sampled_gradients(baseline, DISCOUNT)
+    assert deviation(found, exact) < 4
+    assert (np.abs(exact) > 20 * found.std(0) / np.sqrt(len(found))).all()
+
+
+def test_rewards_to_go_climb_the_return_itself_without_discounting_and_not_with_it():
+    slope, logits = jax.grad(objective), jnp.array([LOGIT, 0.0])
+    assert deviation(sampled_gradients("none", 1.0), slope(logits, 1.0)) < 4
+    assert deviation(sampled_gradients("none", DISCOUNT), slope(logits, DISCOUNT)) > 10  # gamma^t is left out
 
 
 def test_the_mean_baseline_is_that_of_the_other_episodes_under_way():

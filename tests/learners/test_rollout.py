@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from corridor import CorridorParams, corridor
 
+from fedrl.core.environment import Box, Environment, Spaces, Timestep, first
 from fedrl.learners.rollout import Sampler, collect, deal, episodes, start
+from fresh_noise import check_fresh
 
 
 def always(action):
@@ -26,6 +28,32 @@ def test_collect_keeps_the_last_observation_and_starts_anew():
     np.testing.assert_array_equal(seen.reward[:, 0], [1, 2, 3] * 2)
     assert counts == {"episodes": 3.0, "episode_return": 12.0}
     np.testing.assert_array_equal(position.length, [0, 1])
+
+
+def test_every_step_of_every_instance_has_noise_of_its_own_for_actions_steps_and_resets():
+    def reset(noise, params):
+        del params
+        return jnp.float32(0.0), first(noise[None])
+
+    def step(noise, state, action, params):
+        del params
+        return state, Timestep(noise[None], jnp.float32(0.0), jnp.bool_(True), jnp.bool_(False))
+
+    draw = jax.random.normal
+    env = Environment((), Spaces(Box((1,)), Box(())), draw, draw, reset, step, 1)  # it ends at every step
+    echo = Sampler(draw, lambda noise, seen: noise)
+    instances, steps = 5, 60
+
+    def both(key):
+        key, start_key = jax.random.split(key)
+        position, seen, _ = collect(key, env, (), echo, start(start_key, env, (), instances), steps)
+        return position.observation, seen, episodes(key, env, (), echo, instances, steps)[0].trajectory
+
+    last, seen, whole = jax.jit(both)(jax.random.key(7))
+    opened = np.concatenate([seen.observation[:, 0], last])  # by `start`, then by each reset
+    check_fresh(np.concatenate([opened[1:], seen.action, seen.successor[:, 0]], axis=1))
+    check_fresh(np.concatenate([opened[:-1], seen.action], axis=1))
+    check_fresh(np.concatenate([whole.action, whole.successor[:, 0]], axis=1))
 
 
 def test_collect_goes_on_where_it_stood():

@@ -264,15 +264,18 @@ class TestCoordinated:
         assert 0.0 < progress.last < 0.9 * progress.first
 
     def test_every_round_of_every_run_draws_a_cohort_of_its_own(self):
-        simulation, cohorts = self.made(uniform(2)), []
+        simulation, rounds, asked = self.made(uniform(2)), 150, []
         for seed in (0, 1):
-            population, asked_for = simulation.init(seed), []
-            for _ in range(6):
+            population = simulation.init(seed)
+            for _ in range(rounds):
                 population, seen = simulation.round(population)
-                asked_for.append(tuple(np.flatnonzero(seen.steps)))
-            assert len(set(asked_for)) > 1
-            cohorts.append(asked_for)
-        assert cohorts[0] != cohorts[1]
+                asked.append(seen.steps > 0)
+        asked = np.asarray(asked).reshape(2, rounds, -1)
+        assert (asked.sum(2) == 2).all()
+        assert np.abs(asked.mean((0, 1)) - 0.5).max() < 4.5 * 0.5 / np.sqrt(2 * rounds)
+        error = np.sqrt(1 / 6 * 5 / 6 / rounds)  # two cohorts of 2 among 4 are the same once in 6 times
+        for one, other in ((asked[0], asked[1]), (asked[0, :-1], asked[0, 1:]), (asked[0, :-2], asked[0, 2:])):
+            assert abs((one == other).all(1).mean() - 1 / 6) < 4.5 * error
 
     def test_a_schedule_without_change_is_the_plain_simulation(self):
         planned, plain = self.made(workload=steady(4)), self.made()

@@ -218,8 +218,13 @@ def test_every_entry_is_drawn_equally_often_and_never_twice():
 @pytest.mark.parametrize("stage", [random_k(0.5, unbiased=False), quantize(1), quantize(4)], ids=repr)
 def test_chance_differs_from_one_array_of_a_tree_to_the_next(stage):
     x = jnp.linspace(0.1, 1.0, D)
-    sent = read(stage, {"a": x, "b": x}, KEY)
-    assert (sent["a"] != sent["b"]).any()
+    sent = draws(stage, {"a": x, "b": x})
+    a, b = (np.asarray(sent[name], np.float64) for name in "ab")
+    moves = a.std(0) > 0
+    a, b = (((each - each.mean(0))[:, moves] / each.std(0)[moves]) for each in (a, b))
+    together = (a * b).mean(0) * math.sqrt(DRAWS)  # a correlation, in standard errors; sqrt(DRAWS) were they the same
+    assert np.abs(together).max() < 4.5
+    assert abs(together.sum()) < 4.5 * math.sqrt(moves.sum()) < math.sqrt(DRAWS) * moves.sum()
 
 
 @pytest.mark.parametrize("seed", range(4))
