@@ -20,6 +20,7 @@ ALL = (
     "restart",
     "demo",
     "alone",
+    "a2c",
     "lunar_lander",
     "fedq_law",
     "jin_table1",

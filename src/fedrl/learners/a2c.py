@@ -24,9 +24,9 @@ def a2c(
     environment: Environment,
     *,
     network: Network = mlp(),
-    optimizer: optax.GradientTransformation = adam(0.002, max_norm=0.5),
-    instances: int = 32,
-    steps: int = 16,
+    optimizer: optax.GradientTransformation = adam(7e-4, max_norm=0.5),
+    instances: int = 8,
+    steps: int = 5,
     discount: float = 0.99,
     trace: float = 0.95,
     value_weight: float = 0.5,
@@ -37,6 +37,12 @@ def a2c(
     One iteration gathers `instances * steps` samples and descends
     mean(-log pi(a|s) A) + value_weight mean((V(s) - A - V_old(s))^2) - entropy_weight mean(H) once. Its gradient may
     travel instead of the step: `federate(..., payload="gradient")` is the federated actor-critic gradient.
+
+    One iteration is one step of the optimiser, so the batch sets how many steps a budget of samples pays for, and the
+    critic needs thousands: with Adam, a parameter moves by about the learning rate a step, and the values of CartPole
+    grow from 0 to 1 / (1 - gamma) = 100. With a critic that lags behind, nearly all advantages have the same sign, and
+    the actor follows noise. Whoever raises `instances` or `steps` should have the budget for it, or scale the rewards
+    (`normalize`).
 
     Args:
         environment: Where to learn.
