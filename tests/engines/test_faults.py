@@ -268,7 +268,7 @@ def test_gymnasium_environments_begin_anew_after_a_fault(wrapped, observed, step
     federation = federate(
         wrapped(a2c(environment, network=SMALL, **SIZES)), mean(), error_feedback(top_k(0.3)), local_steps=steps
     )
-    fleet = environment.params._replace(pays=np.asarray(FLEET.pays))
+    fleet = environment.params._replace(pays=jnp.asarray(FLEET.pays))
     with simulate_host(federation, fleet, devices=ONE, workers=1) as simulation:
         found = played(simulation, np.nan)
         check(found, played(simulation, without=True))

@@ -129,7 +129,7 @@ def compiled(federation: Federation) -> Programs:
         act,
         jax.jit(begin),
         jax.jit(work, donate_argnums=4),
-        jax.jit(report, donate_argnums=(4, 5)),
+        jax.jit(report, donate_argnums=5),
     )
 
 
