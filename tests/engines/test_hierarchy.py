@@ -202,7 +202,7 @@ def test_relayed_sums_do_not_grow_with_the_agents():
         simulation = hierarchy(federation, fleet_of(agents), tree([agents // 4]), block=4, devices=DEVICE)
         found.append(ran(simulation, 1)[1].levels)
     assert found[0][1] == found[1][1]
-    assert found[0][1][0] == 4 * (8 * (SIZE + 1) + 4)  # four edges: an exact sum of values and weight, a version
+    assert found[0][1][0] == 4 * (22 * (SIZE + 1) + 4)  # four edges: an exact sum of values and weight, a version
     assert found[1][0][0] == 2 * found[0][0][0]
 
 

@@ -63,7 +63,7 @@ def hierarchy(
     behind them. `Population.server` is the root: between two of its merges it stands still.
 
     `Round.levels` are the bytes up and down over each level's links, `Round.latency_s` the time they take. A relayed
-    sum travels as an int64 per parameter, in steps of `exact.FINE`.
+    sum travels as an integer of 22 bytes per parameter, in steps of `exact.UPDATES.fine`, so that no bit of it is lost.
 
     Args:
         federation: What to run.

@@ -8,13 +8,15 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from fedrl.core import exact
 from fedrl.core.types import PyTree
 from fedrl.engines.merging import Messages
 from fedrl.topologies.trees import Parents, Tree, round_latency
 
 WORD_BYTES = 4
-EXACT_BYTES = 8
-"""An exact sum is a multiple of `exact.FINE` in an int64: enough for 4,096 terms at their limit."""
+MOST_TERMS_BITS = 12
+EXACT_BYTES = -(-(exact.BITS * exact.UPDATES.number + MOST_TERMS_BITS) // 8)
+"""An exact sum is an integer of 22 bytes, in steps of `exact.UPDATES.fine`: enough for 4,096 terms at their limit."""
 
 
 class Costs(NamedTuple):
