@@ -171,10 +171,10 @@ def _beyond(like: Update, reach: np.ndarray) -> list[str]:
     """Of each row of `Sums.reach`, what is beyond the range of exact sums; nothing of one that is not."""
     parts = [f"update{name}, times its weight," for name in _names(like.value)]
     parts += ["the weight of the update", *(f"statistics{name}" for name in _names(like.statistics))]
-    limits = _limits(like)
+    limits = _limits(like).tolist()
     return [
         next((_out_of_range(*at) for at in zip(parts, row, limits, strict=True) if not at[1] < at[2]), "")
-        for row in reach
+        for row in reach.astype(float).tolist()
     ]
 
 
