@@ -18,7 +18,7 @@ from quadratic import FLEET, quadratic
 
 DEVICE = jax.devices()[:1]
 INSTANCES, STEPS = 11, 13  # numbers that no shape of the parameters has
-PIPELINES = [(), (clip(1.0),), (error_feedback(top_k(0.5), quantize(8)),), (control_variates(0.1, agents=4),)]
+PIPELINES = [(), (clip(1.0),), (error_feedback(top_k(0.5), quantize(8)),), (control_variates(0.1),)]
 
 
 def shapes(tree) -> list[tuple[int, ...]]:

@@ -31,6 +31,7 @@ from fedrl.engines.simulation import (
     Round,
     Simulation,
     adopting,
+    assigning,
     attendance,
     chosen_size,
     iterations,
@@ -137,7 +138,7 @@ def simulate_budget(
     def params_of(population: Population) -> Params:
         return params_held(federation, population.blocks, seats)
 
-    return Simulation(init, round, params_of, agents, size, adopt=adopting(federation))
+    return Simulation(init, round, params_of, agents, size, adopt=adopting(federation), assign=assigning(federation))
 
 
 def check_budget(federation: Federation, fleet: PyTree, admission: Admission, bids: int) -> None:

@@ -32,6 +32,7 @@ from fedrl.engines.simulation import (
     Round,
     Simulation,
     adopting,
+    assigning,
     attendance,
     block_size,
     chosen_size,
@@ -119,7 +120,7 @@ def simulate(
         return params_held(federation, population.blocks, seats)
 
     init = starting(federation, fleet, seats, steps, places)
-    return Simulation(init, round, params_of, agents, size, adopt=adopting(federation))
+    return Simulation(init, round, params_of, agents, size, adopt=adopting(federation), assign=assigning(federation))
 
 
 def _updates(federation: Federation, agents: AgentState, updates: Update, here: jax.Array) -> Any:

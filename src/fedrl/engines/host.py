@@ -35,6 +35,7 @@ from fedrl.engines.simulation import (
     Round,
     Simulation,
     adopting,
+    assigning,
     attendance,
     chosen_size,
     iterations,
@@ -183,7 +184,8 @@ def simulate_host(
     def params_of(population: Population) -> Params:
         return params_held(federation, population.blocks, seats)
 
-    return Simulation(init, round, params_of, agents, size, rollout.close, adopting(federation))
+    adopt, assign = adopting(federation), assigning(federation)
+    return Simulation(init, round, params_of, agents, size, rollout.close, adopt, assign=assign)
 
 
 def _opened(federation: Federation, fleet: PyTree, agents: int, rows: int, workers: int | None) -> HostRollout:

@@ -22,6 +22,7 @@ from fedrl.core.checks import check_positive
 from fedrl.core.codec import size_bytes
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import Federation
+from fedrl.core.shares import shares
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.merging import messages, passed_over
 from fedrl.engines.simulation import Population, Round, Simulation, Tick, chosen_size, iterations
@@ -197,6 +198,7 @@ def simulate_clock(
 
     def assign(population: Population, wanted: np.ndarray) -> Population:
         population.between.table.steps[:] = wanted
+        population.between.desks.share[:] = shares(federation, wanted)
         return population
 
     def adopt(population: Population) -> Population:
