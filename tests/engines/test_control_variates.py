@@ -1,7 +1,9 @@
 """SCAFFOLD in every composition: c is the sum of p_k c_k, so agents settle at the minimum of the sum of p_k f_k."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from fedrl.aggregators import fedavgm, mean, median, polynomial
@@ -233,3 +235,55 @@ def test_an_agent_at_fault_loses_the_round_and_not_its_variate():
     np.testing.assert_array_equal(own[2], 0.0)
     np.testing.assert_allclose(c, own.sum(0), atol=1e-6)
     assert np.abs(c).max() > 0.05
+
+
+def fragile(bad: range) -> optax.GradientTransformation:
+    """FedAvg whose result is not finite in some of the rounds: the server passes over these."""
+
+    def update(gradient, count, params=None):
+        del params
+        broken = (count >= bad.start) & (count < bad.stop)
+        return jax.tree.map(lambda g: jnp.where(broken, jnp.nan, -g), gradient), count + 1
+
+    return optax.GradientTransformation(lambda params: jnp.int32(0), update)
+
+
+@pytest.mark.parametrize("engine", ["blocks", "tree", "clock"])
+def test_a_round_that_the_server_passes_over_changes_neither_c_nor_any_variate(engine):
+    """From its third merge on the server makes nothing of what it hears."""
+    federation = scaffold(mean(), server_opt=fragile(range(2, 99)))
+    if engine == "blocks":
+        simulation = simulate(federation, FLEET, local_steps=WORK, devices=DEVICE)
+    elif engine == "tree":
+        simulation = hierarchy(federation, FLEET, tree([2], periods=[1, 2]), local_steps=WORK, devices=DEVICE)
+    else:
+        simulation = simulate_clock(federation, FLEET, clock(synchronous()), local_steps=WORK, devices=DEVICE)
+    population, found = simulation.init(0), []
+    for _ in range(6):
+        population, seen = simulation.round(population)
+        found.append(memory_of(population))
+    assert seen.skipped
+    assert np.abs(found[1]).max() > 0.1
+    for after in found[2:]:
+        np.testing.assert_array_equal(after, found[1])
+
+
+def memory_of(population) -> np.ndarray:
+    """What the stages of all agents remember, as the engine holds it."""
+    if population.blocks:
+        return np.concatenate([flat(block.local[0].variate) for block in population.blocks])
+    after = 1 + 1 + 2 * 3 + 1  # the agent, its steps, its curvature and minimum, its share: as words of a row
+    return population.between.desks.states.view(np.float32)[:, -after - 4 : -after]
+
+
+@pytest.mark.parametrize("late", ["discard", "keep"])
+def test_updates_without_a_quorum_have_not_been_counted(late):
+    schedule = synchronous(quorum=3, late=late)
+    devices = clock(schedule, step_s=SPEEDS, drop_out=0.4)
+    simulation = simulate_clock(scaffold(mean()), FLEET, devices, local_steps=WORK, devices=DEVICE)
+    population, abandoned = simulation.init(0), 0
+    for _ in range(40):
+        population, seen = simulation.round(population)
+        abandoned += seen.weight == 0.0
+    assert 5 < abandoned < 35
+    settles_at(simulation, BY_SAMPLES, 600)

@@ -37,6 +37,7 @@ from fedrl.engines.simulation import (
     assigning,
     attendance,
     chosen_size,
+    given_back,
     iterations,
     params_held,
     seated,
@@ -134,6 +135,10 @@ def hierarchy(
             merge(Population(server, (), key), found, talk, np.concatenate(ids))
             for server, key, found, ids in zip(lowest, keys, outcomes, members, strict=True)
         ]
+        blocks = work.blocks
+        if talk:
+            gone = [each.lost(np.concatenate(ids)) for each, ids in zip(merged, members, strict=True)]
+            blocks = given_back(blocks, work.before, np.concatenate(gone))
         due = sum(number % tree.periods[level - 1] == 0 for level in holding) if talk else 0
         server, between = merged[0].server, population.between
         skipped = [f"edge {i}: {each.skipped}" if above else each.skipped for i, each in enumerate(merged)]
@@ -158,7 +163,7 @@ def hierarchy(
         weight = sum(each.weight for each in merged)
         why = "; ".join(filter(None, skipped))
         seen = Round(work.metrics, weight, tuple(sorted(refused)), *paid, told, skipped=why)
-        return Population(server, work.blocks, population.key, between), seen
+        return Population(server, blocks, population.key, between), seen
 
     def adopt(population: Population) -> Population:
         held = [jax.tree.map(np.asarray, server.params) for server in servers(population)]

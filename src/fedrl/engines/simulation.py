@@ -245,18 +245,41 @@ def assigning(federation: Federation) -> Callable[[Population, np.ndarray], Popu
     """What `Simulation.assign` is where agents are held in blocks."""
 
     def assign(population: Population, steps: np.ndarray) -> Population:
-        blocks, counts = [], shares(federation, steps)
-        for block in population.blocks:
+        counts = shares(federation, steps)
+
+        def asked(block: AgentState) -> AgentState:
             rows = np.maximum(np.asarray(block.agent), 0)
-            wanted, share = steps[rows].astype(np.int32), counts[rows]
-            if not np.array_equal(wanted, np.asarray(block.steps)):
-                block = block._replace(steps=jax.device_put(wanted, block.steps.sharding))
-            if not np.array_equal(share, np.asarray(block.share)):
-                block = block._replace(share=jax.device_put(share, block.share.sharding))
-            blocks.append(block)
-        return population._replace(blocks=tuple(blocks))
+            work, share = steps[rows].astype(np.int32), counts[rows]
+            if np.array_equal(work, np.asarray(block.steps)) and np.array_equal(share, np.asarray(block.share)):
+                return block
+            work, share = jax.device_put((work, share), block.steps.sharding)
+            return block._replace(steps=work, share=share)
+
+        return population._replace(blocks=tuple(asked(block) for block in population.blocks))
 
     return assign
+
+
+def given_back(blocks: Sequence[AgentState], before: Mapping[int, PyTree], lost: np.ndarray) -> tuple[AgentState, ...]:
+    """The blocks after a round, in which stages of agents whose updates came to nothing remember what they did before.
+
+    Args:
+        blocks: All of them.
+        before: What the stages of each block that took part remembered before the round.
+        lost: Ids of those agents.
+    """
+    if not len(lost):
+        return tuple(blocks)
+
+    def restored(block: AgentState, memory: PyTree) -> AgentState:
+        here = np.isin(np.asarray(block.agent), lost)
+
+        def chosen(old: jax.Array, new: jax.Array) -> jax.Array:
+            return jnp.where(here.reshape(-1, *[1] * (new.ndim - 1)), old, new)
+
+        return block._replace(local=jax.tree.map(chosen, memory, block.local))
+
+    return tuple(restored(block, before[i]) if i in before else block for i, block in enumerate(blocks))
 
 
 def attendance(

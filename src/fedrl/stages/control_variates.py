@@ -46,7 +46,9 @@ def control_variates(learning_rate: float, gradient_steps: int = 1) -> Stage:
 
     The agents' optimiser is `chain(corrected(), sgd(eta))`. H_k is `gradient_steps` times the agent's own number of
     local steps, so agents may do unequal work. The formula takes plain gradient descent for granted: with Adam, c_k is
-    not a gradient. It doubles what travels up and down. An agent that leaves for good leaves its last c_k behind in c.
+    not a gradient. It doubles what travels up and down. An agent that leaves for good leaves its last c_k behind in c,
+    and one that is never heard has no say. Where the server leaves an update out, or passes over a round, c_k is what
+    it was before; not so on a clock on which agents go on before the server merges, where c lacks that change for good.
 
     What changes c is added up exactly, beside later stages, so those may not hide it, add noise or hold it back; and it
     goes by the weights of a mean, so rules that see each update and stages that change weights are refused. So is a

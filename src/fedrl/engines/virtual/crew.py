@@ -66,6 +66,7 @@ class Crew(NamedTuple):
         start: `seed -> (Population, Desks)`; of the population the server and the key are of use.
         learn: `(run key, Desks, agents) -> None`: they learn what they were sent for.
         wave: How many learn side by side.
+        memory: Which words of a row of `Desks.states` are what the agent's stages remember.
         metrics: The names of the columns of `Desks.metrics`.
         failed: `(Desks, agents) -> refusals` of those among them whose training came to nothing.
         params_of: `Desks -> params` that agents act with, a leading agent axis on every leaf.
@@ -76,6 +77,7 @@ class Crew(NamedTuple):
     start: Callable[[int], tuple[Population, Desks]]
     learn: Callable[[Key, Desks, np.ndarray], None]
     wave: int
+    memory: slice
     metrics: list[str]
     failed: Callable[[Desks, np.ndarray], tuple[Refusal, ...]]
     params_of: Callable[[Desks], Params]
@@ -96,6 +98,8 @@ def crew(
     adopt_block = adoption(federation)
     refusals, fault = failures(federation, shapes(fleet, skip=1)), names.index(FAULT)
     compiled = threading.Event()
+    newcomer = _newcomer(federation, shapes(fleet, skip=1))
+    first = packing(newcomer.learner).words
 
     def start(seed: int) -> tuple[Population, Desks]:
         first = begin(seed)
@@ -149,12 +153,19 @@ def crew(
         start=start,
         learn=learn,
         wave=size * len(places),
+        memory=slice(first, first + packing(newcomer.local).words),
         metrics=names,
         failed=lambda desks, ids: refusals(ids, desks.metrics[ids, fault].astype(int)),
         params_of=lambda desks: params_held(federation, blocks(desks), seats),
         adopt=adopt,
         states_of=lambda desks: states_held(blocks(desks), seats),
     )
+
+
+def _newcomer(federation: Federation, setting: Shapes) -> AgentState:
+    """The shapes of an agent's state."""
+    found = jax.eval_shape(federation.init_agent, jax.random.key(0), jnp.int32(0), setting.tree, jnp.int32(1))
+    return cast(AgentState, found)
 
 
 class Programs(NamedTuple):
@@ -177,8 +188,7 @@ def _programs(federation: Federation, setting: Shapes) -> Programs:
     """The programs of a block, compiled when they are first called with a block of that size."""
     one_agent = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), setting.tree)
     wire = messages(federation, one_agent)
-    newcomer = jax.eval_shape(federation.init_agent, jax.random.key(0), jnp.int32(0), setting.tree, jnp.int32(1))
-    state, broadcast, update = packing(newcomer), packing(wire.sent), packing(wire.decoded)
+    state, broadcast, update = packing(_newcomer(federation, setting)), packing(wire.sent), packing(wire.decoded)
 
     def one(
         key: Key,
