@@ -106,8 +106,8 @@ def silenced(federation: Federation) -> Federation:
 
     def agent(key, sent, state, cohort):
         update, state, metrics = federation.agent(key, sent, state, cohort)
-        silence = jax.tree.map(jnp.zeros_like, update.value)
-        return Update(silence, jnp.float32(1.0), update.version), state, metrics
+        value, statistics = jax.tree.map(jnp.zeros_like, (update.value, update.statistics))
+        return Update(value, jnp.float32(1.0), update.version, statistics), state, metrics
 
     return replace(federation, agent=agent)
 
@@ -120,8 +120,11 @@ def rounds(federation: Federation, fleet):
     return population.server, seen.metrics["loss"]
 
 
-@pytest.mark.parametrize("rule", [mean(), median()], ids=repr)
-@pytest.mark.parametrize("stages", PIPELINES, ids=repr)
+@pytest.mark.parametrize(
+    ("rule", "stages"),
+    [(mean(), stages) for stages in PIPELINES] + [(median(), stages) for stages in PIPELINES[:-1]],
+    ids=repr,
+)
 def test_with_the_updates_silenced_the_server_knows_nothing_of_the_agents(rule, stages):
     """Non-interference: two fleets that differ in everything leave the same server, bit for bit."""
     federation = federate(quadratic(chain(corrected(), sgd(0.1))), rule, *stages, local_steps=2)
