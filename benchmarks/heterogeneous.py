@@ -63,7 +63,7 @@ def experiment(fleet: str, method: str, setting: Mapping[str, float], seeds: lis
         optimizer = [{"name": "proximal", "strength": setting["pull"]}, sgd]
     if method == "SCAFFOLD":
         optimizer = [{"name": "corrected"}, sgd]
-        variates = {"learning_rate": rate, "agents": AGENTS, "gradient_steps": GRADIENT_STEPS}
+        variates = {"learning_rate": rate, "gradient_steps": GRADIENT_STEPS}
         stages = [{"name": "control_variates", **variates}]
     learner: dict[str, Any] = {"name": "ppo", "optimizer": optimizer}
     if method == "personal head":

@@ -18,7 +18,7 @@ from quadratic import FLEET, quadratic
 
 DEVICE = jax.devices()[:1]
 INSTANCES, STEPS = 11, 13  # numbers that no shape of the parameters has
-PIPELINES = [(), (clip(1.0),), (error_feedback(top_k(0.5), quantize(8)),), (control_variates(0.1, agents=4),)]
+PIPELINES = [(), (clip(1.0),), (error_feedback(top_k(0.5), quantize(8)),), (control_variates(0.1),)]
 
 
 def shapes(tree) -> list[tuple[int, ...]]:
@@ -107,8 +107,8 @@ def silenced(federation: Federation) -> Federation:
 
     def agent(key, sent, state, cohort):
         update, state, metrics = federation.agent(key, sent, state, cohort)
-        silence = jax.tree.map(jnp.zeros_like, update.value)
-        return Update(silence, jnp.float32(1.0), update.version), state, metrics
+        value, statistics = jax.tree.map(jnp.zeros_like, (update.value, update.statistics))
+        return Update(value, jnp.float32(1.0), update.version, statistics), state, metrics
 
     return replace(federation, agent=agent)
 
@@ -121,8 +121,11 @@ def rounds(federation: Federation, fleet):
     return population.server, seen.metrics["loss"]
 
 
-@pytest.mark.parametrize("rule", [mean(), median()], ids=repr)
-@pytest.mark.parametrize("stages", PIPELINES, ids=repr)
+@pytest.mark.parametrize(
+    ("rule", "stages"),
+    [(mean(), stages) for stages in PIPELINES] + [(median(), stages) for stages in PIPELINES[:-1]],
+    ids=repr,
+)
 def test_with_the_updates_silenced_the_server_knows_nothing_of_the_agents(rule, stages):
     """Non-interference: two fleets that differ in everything leave the same server, bit for bit."""
     federation = federate(quadratic(chain(corrected(), sgd(0.1))), rule, *stages, local_steps=2)

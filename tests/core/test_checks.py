@@ -62,8 +62,8 @@ UNIFORM = mean("uniform")
             ["ppo(", "takes several steps", "Use payload='delta'"],
         ),
         (
-            lambda: federate(LEARNER, mean(), control_variates(0.1, 4), payload="gradient"),
-            ["control_variates(0.1, 4)", "payload='gradient'", "Use payload='delta'"],
+            lambda: federate(LEARNER, mean(), control_variates(0.1), payload="gradient"),
+            ["control_variates(0.1)", "payload='gradient'", "Use payload='delta'"],
         ),
     ],
 )

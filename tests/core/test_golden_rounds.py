@@ -87,21 +87,21 @@ def test_fedprox_settles_at_its_fixed_point():
 @pytest.mark.parametrize("work", [[5, 5, 5, 5], STEPS])
 def test_scaffold_reaches_the_optimum_exactly_even_with_unequal_work(work):
     learner = quadratic(chain(corrected(), sgd(RATE)))
-    federation = federate(learner, mean("uniform"), control_variates(RATE, agents=4), local_steps=5)
+    federation = federate(learner, mean("uniform"), control_variates(RATE), local_steps=5)
     population = simulated_rounds(simulate(federation, FLEET, local_steps=work, devices=DEVICE), 300)
     np.testing.assert_allclose(flat(population.server.params), OPTIMUM, atol=3e-6)
-    own = flat(population.blocks[0].local[0])  # the first two agents' control variates: their gradients there
+    own = flat(population.blocks[0].local[0].variate)  # the first two agents' control variates: their gradients there
     np.testing.assert_allclose(own, (CURVATURE * (OPTIMUM - MINIMUM))[:2], atol=2e-5)
     np.testing.assert_allclose(flat(population.server.shared[0]), 0.0, atol=2e-5)
 
 
 def test_scaffold_with_a_cohort_keeps_c_the_mean_of_all_control_variates():
     learner = quadratic(chain(corrected(), sgd(RATE)))
-    federation = federate(learner, mean("uniform"), control_variates(RATE, agents=4), local_steps=3)
+    federation = federate(learner, mean("uniform"), control_variates(RATE), local_steps=3)
     simulation = simulate(federation, FLEET, devices=DEVICE)
     draws = np.random.default_rng(0)
     population = simulated_rounds(simulation, 40, cohort=lambda i: draws.choice(4, 2, replace=False).tolist())
-    own = np.concatenate([flat(block.local[0]) for block in population.blocks])
+    own = np.concatenate([flat(block.local[0].variate) for block in population.blocks])
     np.testing.assert_allclose(flat(population.server.shared[0]), own.mean(0), atol=1e-5)
     population = simulated_rounds(simulation, 600, cohort=lambda i: draws.choice(4, 2, replace=False).tolist())
     np.testing.assert_allclose(flat(population.server.params), OPTIMUM, atol=1e-4)
@@ -109,7 +109,7 @@ def test_scaffold_with_a_cohort_keeps_c_the_mean_of_all_control_variates():
 
 def test_scaffold_steers_what_is_sent_and_nothing_else():
     learner = quadratic(chain(corrected(), sgd(RATE)))
-    steered = federate(learner, mean("uniform"), one_way(["head"]), control_variates(RATE, agents=4), local_steps=5)
+    steered = federate(learner, mean("uniform"), one_way(["head"]), control_variates(RATE), local_steps=5)
     population = simulated_rounds(simulate(steered, FLEET, devices=DEVICE), 300)
     found = flat(population.server.params)
     np.testing.assert_allclose(found[1:], OPTIMUM[1:], atol=3e-6)
@@ -121,8 +121,8 @@ def test_scaffold_steers_what_is_sent_and_nothing_else():
 
 def test_scaffold_of_what_are_no_parameters_any_more_is_refused():
     learner = quadratic(chain(corrected(), sgd(RATE)))
-    federation = federate(learner, mean("uniform"), flatten(), control_variates(RATE, agents=4))
-    with pytest.raises(UnsoundError, match=r"control_variates\(0.1, 4\) steers.*Put control_variates\(0.1, 4\) first"):
+    federation = federate(learner, mean("uniform"), flatten(), control_variates(RATE))
+    with pytest.raises(UnsoundError, match=r"control_variates\(0.1\) steers.*Put control_variates\(0.1\) first"):
         simulate(federation, FLEET, devices=DEVICE)
 
 

@@ -31,6 +31,7 @@ from fedrl.aggregators import (
     q_fair,
 )
 from fedrl.core.component import CATALOGUE, call_of, cite
+from fedrl.core.double import Double
 from fedrl.core.federation import federate
 from fedrl.core.told import SETTING
 from fedrl.core.types import Context, Hint, Update
@@ -101,7 +102,7 @@ EXAMPLES = {
         error_feedback(flatten(), top_k(0.1), sign()),
         error_feedback(by_size(6, quantize(3, unbiased=False), sign())),
         error_feedback(threshold(0.5), uniform_quantize(12)),
-        control_variates(0.1, agents=8, gradient_steps=2),
+        control_variates(0.1, gradient_steps=2),
         lazy(factor=2.0),
         lazy(error_feedback(sign()), memory=5),
         one_way(["log_std", "layers/-1"]),
@@ -236,7 +237,8 @@ def way(stage):
             assert jax.tree.structure(stage.guide(shared, local)) == jax.tree.structure(value)
         sent, after = stage.encode(key, CONTEXT, shared, local, Update(value, jnp.float32(8.0), jnp.int32(5)))
         read = sent if stage.decode is None else stage.decode(shared, sent)
-        merged, state = stage.finish(key, shared, read)
+        counted = jax.tree.map(lambda x: Double(x, jnp.zeros_like(x)), read.statistics)
+        merged, state = stage.finish(key, shared, read._replace(statistics=counted))
         return sent, merged, state, after
 
     return jax.jit(go)

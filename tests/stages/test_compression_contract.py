@@ -257,7 +257,7 @@ def test_what_is_not_finite_stays_so(stage, poison):
         (lambda: random_k(0.0), "fraction is 0.0"),
         (lambda: quantize(1, unbiased=False), r"bits is 1.*Use sign\(\)"),
         (lambda: by_size(0, sign(), sign()), "limit is 0"),
-        (lambda: by_size(9, clip(1.0), control_variates(0.1, 4)), "control_variates.*more than to encode arrays"),
+        (lambda: by_size(9, clip(1.0), control_variates(0.1)), "control_variates.*more than to encode arrays"),
         (lambda: by_size(9, weigh_by_signal(), sign()), r"weigh_by_signal\(\).*around or beside by_size"),
         (lambda: threshold(0.0), "epsilon is 0.0"),
         (lambda: threshold(float("inf")), "epsilon is inf"),

@@ -144,7 +144,7 @@ def untouched(key, context, shared, local, update):
     [
         (lambda: lazy(factor=0.0), ConfigError, "factor is 0.0"),
         (lambda: lazy(memory=0), ConfigError, "memory is 0"),
-        (lambda: lazy(control_variates(0.1, 4)), UnsoundError, r"needs every round\. Put control_variates"),
+        (lambda: lazy(control_variates(0.1)), UnsoundError, r"needs every round\. Put control_variates"),
         (lambda: lazy(lazy()), UnsoundError, "is lazy itself"),
         (lambda: lazy(Stage(untouched, event="a DpEvent")), UnsoundError, "adds noise"),
         (lambda: error_feedback(lazy()), UnsoundError, r"lazy\(error_feedback\(sign\(\)\)\)"),

@@ -49,7 +49,7 @@ PIPELINES = [
     ([], HEAD + 4 * 1281),
     ([clip(1.0)], HEAD + 4 * 1281),
     ([one_way(["log_std", "layers/-1"])], HEAD + 4 * 1240),
-    ([control_variates(0.1, agents=8)], HEAD + 2 * 4 * 1281),
+    ([control_variates(0.1)], HEAD + 2 * 4 * 1281),
     *[([quantize(bits)], HEAD + sum(4 + -(-n * bits // 8) for n in SIZES)) for bits in range(1, 9)],
     # 1 % of 40, 1200, 40 and 1: one index of 6 bits, twelve of 11 bits, one of 6 bits, none
     ([top_k(0.01)], HEAD + (1 + 4) + (17 + 4 * 12) + (1 + 4) + 4),

@@ -34,7 +34,7 @@ class Aggregator:
         sees: "sum" if the rule is a function of the weighted sum, "each" if it needs every update by itself.
         asks: What each agent is to tell about itself, see `fedrl.core.told`. A rule that asks sees each update, and
             finds what they told in `updates.report`.
-        unit: `samples of a usual update -> a usual weight`, for exact sums.
+        unit: `samples of a usual update -> a usual weight`, for exact sums, and for an agent's share among all.
         sensitivity: `(clip, agents) -> bound` on how far one agent with updates of norm at most `clip` moves the
             result, or None where no bound is known.
     """

@@ -38,6 +38,7 @@ def check_composition(learner: Learner, aggregator: Aggregator, stages: Sequence
             f"would come of it. Use mean(), or leave {weighing[0]!r} out."
         )
     _check_noise(aggregator, stages)
+    _check_sums(aggregator, stages)
     holding = next((stage for stage in stages if stage.withholds), None)
     if holding is not None and aggregator.sees == "each":
         raise UnsoundError(
@@ -79,6 +80,41 @@ def _check_noise(aggregator: Aggregator, stages: Sequence[Stage]) -> None:
             f"{stages[noisy[0]]!r} needs to know how far one agent moves the result, and for {aggregator!r} no bound "
             "is known. Use mean(weighting='uniform')."
         )
+
+
+def _check_sums(aggregator: Aggregator, stages: Sequence[Stage]) -> None:
+    """A sum over all agents needs the share of each of them, and every agent's message in the clear."""
+    summing = [stage for stage in stages if stage.sums is not None]
+    if not summing:
+        return
+    one, rest = summing[0], [stage for stage in stages if stage is not summing[0]]
+    if aggregator.sees == "each":
+        raise UnsoundError(
+            f"{one!r} keeps a sum over all agents by the weights of a mean, and {aggregator!r} has none: whatever it "
+            "makes of the updates, agents would be steered to where that mean wants them. Use mean() or "
+            f"mean('uniform'), or leave {one!r} out."
+        )
+    for stage in rest:
+        if stage.sums == one.sums:
+            raise UnsoundError(
+                f"{one!r} and {stage!r} both send statistics named {one.sums!r}, and one would take the other's for "
+                "its own. Leave one of them out."
+            )
+        if stage.weighs:
+            raise UnsoundError(
+                f"{stage!r} changes weights from round to round, and {one!r} keeps a sum over all agents, also those "
+                f"who are not asked, so their shares have to be known. Leave one of them out."
+            )
+        if stage.hides or stage.event is not None:
+            raise UnsoundError(
+                f"{stage!r} is to keep single updates from the server, and {one!r} sends what it sums up in the clear, "
+                "beside all other stages. Leave one of them out."
+            )
+        if stage.withholds:
+            raise UnsoundError(
+                f"{stage!r} saves messages, and {one!r} sends one in every round: what it sums up is right only with "
+                "what every agent has to add. Leave one of them out."
+            )
 
 
 def check_positive(**values: int) -> None:

@@ -52,7 +52,7 @@ class AgentState(NamedTuple):
     """What an agent remembers between rounds. It never leaves the agent.
 
     `steps` is the agent's own number of local steps, at most the federation's; `env_params` are the parameters of its
-    environment.
+    environment; `share` is its weight among those of all agents, see `fedrl.core.shares`.
     """
 
     learner: PyTree
@@ -60,6 +60,7 @@ class AgentState(NamedTuple):
     agent: jax.Array
     steps: jax.Array
     env_params: PyTree
+    share: jax.Array
 
 
 class Task(NamedTuple):
@@ -77,7 +78,8 @@ class Federation:
 
     Attributes:
         init_server: `key -> ServerState`.
-        init_agent: `(key, agent, env_params, steps) -> AgentState`.
+        init_agent: `(key, agent, env_params, steps) -> AgentState`, of an agent by itself: its share is 1, until an
+            engine says otherwise.
         broadcast: `ServerState -> Broadcast`.
         agent: `(key, Broadcast, AgentState, cohort) -> (Update, AgentState, Metrics)`; each metric has a leading axis
             of local steps. The metrics stay on the agent: a return curve is private data. One of them is
@@ -95,6 +97,7 @@ class Federation:
         learner: The learner of every agent.
         aggregator: The rule that merges.
         local_steps: Local iterations in a round, at most.
+        stages: What an update passes on its way, in order.
     """
 
     init_server: Callable[[Key], ServerState]
@@ -111,6 +114,7 @@ class Federation:
     learner: Learner
     aggregator: Aggregator
     local_steps: int
+    stages: tuple[Stage, ...] = ()
     call: Call | None = None
 
 
@@ -170,7 +174,7 @@ def federate(
     def init_agent(key: Key, agent: jax.Array, env_params: PyTree, steps: jax.Array) -> AgentState:
         state = learner.init(jax.random.fold_in(key, agent), env_params)
         _, local = pipe.init(learner.params(state))
-        return AgentState(state, local, agent, steps, env_params)
+        return AgentState(state, local, agent, steps, env_params, jnp.float32(1.0))
 
     def broadcast(server: ServerState) -> Broadcast:
         return Broadcast(server.params, server.shared, server.version)
@@ -210,7 +214,7 @@ def federate(
 
     def encode(task: Task, agent: AgentState, value: PyTree, metrics: Metrics) -> tuple[Update, AgentState]:
         version, settings = task.broadcast.version, settings_told(questions, agent.env_params)
-        context = Context(agent.agent, version, task.cohort, agent.steps, metrics, settings)
+        context = Context(agent.agent, version, task.cohort, agent.steps, metrics, settings, agent.share)
         weight = (agent.steps * learner.samples).astype(jnp.float32)
         update = Update(value, weight, version)
         key = jax.random.fold_in(task.key, ENCODE)
@@ -286,6 +290,7 @@ def federate(
         learner=learner,
         aggregator=aggregator,
         local_steps=local_steps,
+        stages=stages,
     )
 
 

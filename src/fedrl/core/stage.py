@@ -50,6 +50,8 @@ class Stage:
             entries; a delta of zero or less promises nothing. None: the stage is no compression, or none with a bound.
         error_bound: No entry of D(C(x)) is off by more than this, in units of the parameters.
         event: The `dp_accounting.DpEvent` of one round, for a stage that adds calibrated noise.
+        sums: Its shared state is a sum over all agents, of whatever they have sent so far as statistics of this name.
+            It travels beside later stages, and servers of a tree add it up. None: it sends no statistics.
     """
 
     encode: Callable[[Key, Context, PyTree, PyTree, Update], tuple[Update, PyTree]]
@@ -65,6 +67,7 @@ class Stage:
     weighs: bool = False
     withholds: bool = False
     event: Any = None
+    sums: str | None = None
     call: Call | None = None
 
 

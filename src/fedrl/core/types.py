@@ -62,6 +62,8 @@ class Context(NamedTuple):
         metrics: What the agent measured in the round, each a scalar summed over local steps. It stays on the agent
             unless a stage or a declared question (`fedrl.core.told`) makes some of it part of the update.
         settings: Parameters of its environment that it was asked for by name, each a scalar.
+        share: Scalar; p_k, its weight among those of all agents as the aggregator states it, see `fedrl.core.shares`.
+            An agent by itself is all there is.
     """
 
     agent: jax.Array
@@ -70,6 +72,7 @@ class Context(NamedTuple):
     steps: jax.Array
     metrics: Metrics = {}
     settings: dict[str, jax.Array] = {}
+    share: jax.Array | float = 1.0
 
 
 class Hint(NamedTuple):

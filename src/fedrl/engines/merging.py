@@ -212,6 +212,11 @@ class Merged(NamedTuple):
     refused: tuple[Refusal, ...]
     skipped: str = ""
 
+    def lost(self, agents: np.ndarray) -> np.ndarray:
+        """Of these agents, those whose updates the server has made nothing of."""
+        everybody = bool(self.skipped) or not self.weight > 0.0
+        return agents if everybody else agents[np.isin(agents, [agent for agent, _ in self.refused])]
+
 
 def merging(federation: Federation, like: Update) -> Callable[..., Merged]:
     """The server's half: `(population, outcomes, talk, agents) -> Merged`.
