@@ -98,7 +98,7 @@ def test_the_unit_of_resources_makes_no_difference_to_a_round(unit):
         federation = federate(quadratic(sgd(0.1)), mean(), weigh_by_capacity((scale * resources).tolist()))
         simulation = simulate(federation, FLEET, devices=jax.devices()[:1])
         population, seen = simulation.round(simulation.init(0))
-        assert seen.refused == 0
+        assert seen.refused == ()
         assert seen.weight == pytest.approx(3.5)
         steps.append(flat(population.server.params))
     expected = (1 / resources) @ (0.1 * np.asarray(FLEET.curvature, float) * FLEET.minimum) / 3.5
