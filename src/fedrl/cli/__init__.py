@@ -1,7 +1,9 @@
 """The command line: one file per command; each imports what it needs when it is called, so that --help is instant.
 
-Exit codes: 0 done; 1 a setting of a study failed, or the self-test did; 2 the input is wrong: a configuration, an
-option, or a folder that is missing, damaged, in use or can't be written to; 130 interrupted, with a complete folder.
+Exit codes: 0 done; 1 a setting of a study failed, the self-test did, or the fault is fedrl's own; 2 the input is wrong:
+a configuration, an option, or a folder that is missing, damaged, in use or can't be written to; 3 a seed of the
+federation never merged anything; 130 interrupted and 143 terminated, during a run with a folder that it can go on from.
+docs/exit-codes.md has them for users.
 """
 
 from __future__ import annotations

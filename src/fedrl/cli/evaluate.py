@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from pathlib import Path
 
 import typer
@@ -22,7 +24,9 @@ def evaluate_command(
     from fedrl.core.errors import ConfigError, nearest
     from fedrl.core.keys import Purpose, run_key
     from fedrl.experiments.evaluate import returns_of
+    from fedrl.experiments.notices import named
     from fedrl.experiments.reading import trained
+    from fedrl.experiments.session import mean_returns
 
     run = trained(path)
     experiment = run.experiment
@@ -42,10 +46,10 @@ def evaluate_command(
         earned = render(experiment.learner, setting, policy, run_key(chosen, Purpose.EVALUATION), film)
         if not as_json:
             typer.echo(f"{film}: agent {agent}, seed {chosen}, return {earned:g}")
-    returns = {
-        str(s): returns_of(experiment.learner, experiment.fleet, params, count, s, run.stacked).mean(axis=1).tolist()
-        for s, params in run.params.items()
-    }
+    returns: dict[str, list[float | None]] = {}
+    for s, params in run.params.items():
+        played = returns_of(experiment.learner, experiment.fleet, params, count, s, run.stacked)
+        returns[str(s)] = [float(value) if math.isfinite(value) else None for value in mean_returns(played)]
     if as_json:
         typer.echo(json.dumps({"episodes": count, "seeds": returns}))
         return
@@ -53,5 +57,14 @@ def evaluate_command(
     for column in table.columns[1:]:
         column.justify = "right"
     for i in range(agents):
-        table.add_row(str(i), *(f"{values[i]:.1f}" for values in returns.values()))
+        table.add_row(str(i), *(_shown(values[i]) for values in returns.values()))
     Console().print(table)
+    missing = [i for i in range(agents) if any(values[i] is None for values in returns.values())]
+    if missing:
+        print(f"{named(missing)}: a return is not finite, so there is none.", file=sys.stderr)
+
+
+def _shown(value: float | None) -> str:
+    from fedrl.experiments.quantities import NOTHING
+
+    return NOTHING if value is None else f"{value:.1f}"

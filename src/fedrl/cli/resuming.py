@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,10 @@ FAILED = 1
 """The exit code of a command that did not get done what its input asks for."""
 INTERRUPTED = 130
 """The exit code of a command that was interrupted and left a folder from which it can go on."""
+TERMINATED = 143
+"""The same of one that got SIGTERM."""
+NOTHING_MERGED = 3
+"""The exit code of a command that ran to its end, with a seed in which nothing was ever merged."""
 
 
 def check_resume(thing: str, config: Path | None, resume: Path | None, options: Mapping[str, object]) -> None:
@@ -48,16 +53,27 @@ def overrides(settings: Sequence[str], seeds: int | None) -> list[str]:
 
 
 class FolderHeard:
-    """A listener that remembers the folder it was last told of: a study's comes after those of its runs."""
+    """A listener that remembers the folder it was last told of: a study's comes after those of its runs.
+
+    It also remembers the number of the signal that ended it early.
+    """
 
     path = ""
+    signal = None
 
     def __call__(self, event: Event) -> None:
         """Hear an event."""
         self.path = str(event.get("folder", self.path))
+        self.signal = event.get("signal", self.signal)
 
 
-def leave_interrupted(command: str, folder: str) -> None:
+def leave_interrupted(command: str, heard: FolderHeard) -> None:
     """Say how to go on, and end with the exit code of an interruption."""
-    print(f"Interrupted. Continue with: fedrl {command} --resume {folder}", file=sys.stderr)
-    raise typer.Exit(INTERRUPTED)
+    print(f"Interrupted. Continue with: fedrl {command} --resume {heard.path}", file=sys.stderr)
+    raise typer.Exit(TERMINATED if heard.signal == signal.SIGTERM else INTERRUPTED)
+
+
+def leave_unmerged(sentence: str) -> None:
+    """Say that nothing was merged, and end with the exit code that stands for it."""
+    print(f"{sentence} Look at what the agents' environments return, and at learning rates.", file=sys.stderr)
+    raise typer.Exit(NOTHING_MERGED)

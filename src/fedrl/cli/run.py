@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from fedrl.cli.resuming import FolderHeard, check_resume, leave_interrupted, overrides
+from fedrl.cli.resuming import FolderHeard, check_resume, leave_interrupted, leave_unmerged, overrides
 
 
 def run_command(
@@ -24,10 +24,11 @@ def run_command(
     check_resume("run", config, resume, {"--set": settings, "--seeds": seeds, "--out": out})
     from fedrl.experiments import run as experiments
     from fedrl.experiments.folder import RunFolder
-    from fedrl.experiments.progress import progress
+    from fedrl.experiments.notices import unmerged_in
+    from fedrl.experiments.progress import progress, warnings_only
 
     heard = FolderHeard()
-    with progress(quiet=quiet or as_json) as show:
+    with warnings_only() if as_json and not quiet else progress(quiet=quiet) as show:
         if resume is not None:
             summary = experiments.resume(resume, sinks=[heard, show])
         else:
@@ -36,4 +37,6 @@ def run_command(
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     if not RunFolder(Path(heard.path)).complete:
-        leave_interrupted("run", heard.path)
+        leave_interrupted("run", heard)
+    for sentence in unmerged_in(summary):
+        leave_unmerged(sentence)

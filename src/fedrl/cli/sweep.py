@@ -9,7 +9,14 @@ from pathlib import Path
 
 import typer
 
-from fedrl.cli.resuming import FAILED, FolderHeard, check_resume, leave_interrupted, overrides
+from fedrl.cli.resuming import (
+    FAILED,
+    FolderHeard,
+    check_resume,
+    leave_interrupted,
+    leave_unmerged,
+    overrides,
+)
 
 
 def sweep_command(
@@ -26,12 +33,14 @@ def sweep_command(
     """Run or resume a study, with progress on the terminal."""
     options = {"--grid": grid, "--set": settings, "--seeds": seeds, "--target": target, "--out": out}
     check_resume("study", config, resume, options)
+    from fedrl.experiments.notices import named
+    from fedrl.experiments.progress import warnings_only
     from fedrl.experiments.study import resume_sweep, sweep
     from fedrl.experiments.study.grid import grid_of
     from fedrl.experiments.study.progress import study_progress
 
     heard = FolderHeard()
-    with study_progress(quiet=quiet or as_json) as show:
+    with warnings_only() if as_json and not quiet else study_progress(quiet=quiet) as show:
         if resume is not None:
             study = resume_sweep(resume, sinks=[heard, show])
         else:
@@ -43,14 +52,17 @@ def sweep_command(
     failed = [i for i, result in enumerate(study["settings"], 1) if result["state"] == "failed"]
     waiting = any(result["state"] in ("interrupted", "waiting") for result in study["settings"])
     if failed:
-        named = f"setting {failed[0]}" if len(failed) == 1 else f"settings {', '.join(map(str, failed))}"
         reason = study["settings"][failed[0] - 1]["reason"]
         print(
-            f"error: {named} of {len(study['settings'])} failed; the reason of setting {failed[0]}: {reason} "
+            f"error: {named(failed, 'setting')} of {len(study['settings'])} failed; "
+            f"the reason of setting {failed[0]}: {reason} "
             f"Try again with: fedrl sweep --resume {heard.path}",
             file=sys.stderr,
         )
         if not waiting:
             raise typer.Exit(FAILED)
     if not study["complete"]:
-        leave_interrupted("sweep", heard.path)
+        leave_interrupted("sweep", heard)
+    unmerged = [i for i, result in enumerate(study["settings"], 1) if result.get("unmerged")]
+    if unmerged:
+        leave_unmerged(f"Nothing was ever merged in a seed of {named(unmerged, 'setting')}.")

@@ -29,7 +29,6 @@ from fedrl.engines.simulation import (
     Population,
     Round,
     Simulation,
-    assigning,
     chosen_size,
     iterations,
     params_held,
@@ -139,7 +138,7 @@ def gossip(
             return population.server.params
         return params_held(crew, adopt(population).blocks, seats)
 
-    return Simulation(init, round, params_of, agents, size, adopt=adopt, assign=assigning(federation))
+    return Simulation(init, round, params_of, agents, size, adopt=adopt)
 
 
 def check_serverless(federation: Federation, rule: Rule) -> None:

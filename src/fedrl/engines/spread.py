@@ -53,19 +53,23 @@ def starts(learner: Learner, simulation: Simulation, population: Population, hea
     return [_held(learner, block) for block in simulation.adopt(population).blocks]
 
 
-def update_spread(learner: Learner, begun: Sequence[Params], after: Population) -> Spread | None:
+def update_spread(
+    learner: Learner, begun: Sequence[Params], after: Population, without: Sequence[int] = ()
+) -> Spread | None:
     """The spread of the updates of a round that everybody took part in.
 
     Args:
         learner: Whose parameters.
         begun: From `starts`, before the round.
         after: After it, when agents hold what they have trained.
+        without: Agents that have no update, because theirs was refused.
     """
 
     def deltas(start: Params, block: AgentState) -> np.ndarray:
-        end, seated = _held(learner, block), np.asarray(block.agent) >= 0
+        end, ids = _held(learner, block), np.asarray(block.agent)
+        seated = (ids >= 0) & ~np.isin(ids, without)
         rows = [
-            (np.asarray(new, np.float64) - np.asarray(old, np.float64)).reshape(len(seated), -1)
+            (np.asarray(new, np.float64) - np.asarray(old, np.float64)).reshape(len(ids), -1)
             for old, new in zip(jax.tree.leaves(start), jax.tree.leaves(end), strict=True)
         ]
         return np.concatenate(rows, axis=1)[seated]

@@ -3,22 +3,27 @@
 independent --mean of the parameters------> average_once
 independent --mean of the policies--------> mixture
 federated ----local iterations, alone-----> fine_tuned
+
+An agent that learned nothing by itself, or holds what is not finite, has no part in a mean or a mixture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from fedrl.core.keys import Purpose, run_key
 from fedrl.core.types import Params, PyTree
-from fedrl.engines.simulation import Simulation, going_on
+from fedrl.engines.simulation import Round, Simulation, going_on
 from fedrl.experiments import checkpoint
 from fedrl.experiments.build import Experiment
 from fedrl.experiments.coordination import simulation_of
+from fedrl.experiments.events import RoundRecord
 from fedrl.experiments.methods import alone
+from fedrl.experiments.refusals import History, refusals_in
 from fedrl.experiments.session import Outcome, Policies, Session, outcome
 from fedrl.learners import mixture
 
@@ -26,25 +31,25 @@ AVERAGE_ONCE, FINE_TUNED, MIXTURE = "average_once", "fine_tuned", "mixture"
 
 
 def averaged(session: Session, independent: Sequence[Outcome]) -> list[Outcome]:
-    """The parameter mean of independent agents, evaluated in the environment of each."""
+    """The parameter mean of independent agents that have learned, evaluated in the environment of each."""
 
-    def mean(before: Outcome) -> Policies:
-        params = jax.tree.map(lambda leaf: leaf.mean(0, dtype=np.float64).astype(leaf.dtype), before.params)
+    def mean(learned: Params) -> Policies:
+        params = jax.tree.map(lambda leaf: leaf.mean(0, dtype=np.float64).astype(leaf.dtype), learned)
         return Policies(params, False, params)
 
     return _put_together(session, AVERAGE_ONCE, independent, mean, copies=0)
 
 
 def mixed(session: Session, independent: Sequence[Outcome]) -> list[Outcome]:
-    """The policies of independent agents acting together in the environment of each; no parameters are averaged.
+    """The policies of independent agents that have learned acting together in the environment of each.
 
-    Every agent sends its policy and gets those of all.
+    No parameters are averaged. Every agent sends its policy and gets those of all.
     """
     together = mixture(session.experiment.learner)
     agents = session.experiment.config.federation.agents
 
-    def all_of_them(before: Outcome) -> Policies:
-        return Policies(before.params, False, before.params, together)
+    def all_of_them(learned: Params) -> Policies:
+        return Policies(learned, False, learned, together)
 
     return _put_together(session, MIXTURE, independent, all_of_them, copies=agents)
 
@@ -53,21 +58,38 @@ def _put_together(
     session: Session,
     name: str,
     independent: Sequence[Outcome],
-    made_of: Callable[[Outcome], Policies],
+    made_of: Callable[[Params], Policies],
     copies: int,
 ) -> list[Outcome]:
-    """Evaluate what is made of the policies that independent agents ended with.
+    """Evaluate what is made of the policies that independent agents ended with, those left out that never learned.
 
     All of them travel up once, and so many times down.
     """
     method = next(m for m in session.experiment.methods if m.name == "independent")
     ended = []
     for before in independent:
-        after = outcome(session, before.seed, before.round, made_of(before))
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(before.params))
-        _tell(session, name, after, before.round * method.steps_per_round, (size, copies * size))
+        agents = session.experiment.config.federation.agents
+        learned = np.array([k for k in range(agents) if k not in before.unlearned], int)
+        params = jax.tree.map(lambda leaf, learned=learned: np.asarray(leaf)[learned], before.params)
+        if len(learned):
+            policies = made_of(params)._replace(without=before.unlearned)
+        else:
+            policies = Policies(params, False, None, failed="no agent learned anything alone")
+        after = outcome(session, before.seed, before.round, policies)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+        sent = Sent(size, copies * size, len(learned), copies)
+        _tell(session, name, after, before.round * method.steps_per_round, sent)
         ended.append(after)
     return ended
+
+
+class Sent(NamedTuple):
+    """What a method sends that takes no rounds."""
+
+    bytes_up: int = 0
+    bytes_down: int = 0
+    messages_up: int = 0
+    messages_down: int = 0
 
 
 def fine_tuned(session: Session, simulation: Simulation, federated: Sequence[Outcome]) -> list[Outcome]:
@@ -84,14 +106,24 @@ def fine_tuned(session: Session, simulation: Simulation, federated: Sequence[Out
         population = simulation.init(before.seed)
         population = checkpoint.load(session.folder.checkpoint("federated", before.seed), population)
         states = simulation.states_of(simulation.adopt(population))
-        params = tuned(session.experiment, states, before.seed)
-        after = outcome(session, before.seed, before.round, Policies(params, True, None))
-        _tell(session, FINE_TUNED, after, spent[before.seed] + session.experiment.tuning_steps, (0, 0))
+        history = History(FINE_TUNED, before.seed, talk=False)
+        refusals: dict[str, list[int]] = {}
+
+        def note(seen: Round, history: History = history, refusals: dict[str, list[int]] = refusals) -> None:
+            history.add({"round": history.rounds + 1, "refusals": refusals_in(seen)})
+            for reason, agents in refusals_in(seen).items():
+                refusals.setdefault(reason, []).extend(agents)
+
+        params = tuned(session.experiment, states, before.seed, note)
+        policies = Policies(params, True, None, unlearned=history.unlearned)
+        after = outcome(session, before.seed, before.round, policies)
+        steps = spent[before.seed] + session.experiment.tuning_steps
+        _tell(session, FINE_TUNED, after, steps, refusals=refusals)
         ended.append(after)
     return ended
 
 
-def tuned(experiment: Experiment, states: PyTree, seed: int) -> Params:
+def tuned(experiment: Experiment, states: PyTree, seed: int, note: Callable[[Round], None] | None = None) -> Params:
     """What each agent acts with after `evaluation.fine_tune` local iterations, from what its learner remembers.
 
     Nothing is exchanged and nothing steers the agents any more: they learn as independent agents do. Optimisers go on
@@ -101,6 +133,7 @@ def tuned(experiment: Experiment, states: PyTree, seed: int) -> Params:
         experiment: Which says how many iterations.
         states: Of the agents' learners, a leading agent axis on every leaf.
         seed: Of the run.
+        note: Told of each round.
 
     Reference: Yu et al. (2020), https://arxiv.org/abs/2002.04758
     """
@@ -112,29 +145,39 @@ def tuned(experiment: Experiment, states: PyTree, seed: int) -> Params:
         with simulation_of(experiment, method) as simulation:
             population = going_on(simulation.init(seed)._replace(key=key), states)
             for _ in range(rounds):
-                population, _ = simulation.round(population, talk=False)
+                population, seen = simulation.round(population, talk=False)
+                if note is not None:
+                    note(seen)
             states, params = simulation.states_of(population), simulation.params_of(population)
     return params
 
 
-def _tell(session: Session, method: str, ended: Outcome, environment_steps: int, sent: tuple[int, int]) -> None:
+def _tell(
+    session: Session,
+    method: str,
+    ended: Outcome,
+    environment_steps: int,
+    sent: Sent = Sent(),
+    refusals: Mapping[str, list[int]] | None = None,
+) -> None:
     """The one record of a method that takes no rounds."""
-    session.tell(
-        {
-            "seed": ended.seed,
-            "method": method,
-            "round": ended.round,
-            "environment_steps": environment_steps,
-            "return": None,
-            "agents": [None] * session.experiment.config.federation.agents,
-            "episodes": 0,
-            "loss": None,
-            "bytes_up": sent[0],
-            "bytes_down": sent[1],
-            "messages_up": session.experiment.config.federation.agents if sent[0] else 0,
-            "messages_down": sent[1] // sent[0] if sent[0] else 0,  # each with the parameters of all
-            "refused": 0,
-            "seconds": 0.0,
-            "greedy": ended.greedy,
-        }
-    )
+    record: RoundRecord = {
+        "seed": ended.seed,
+        "method": method,
+        "round": ended.round,
+        "environment_steps": environment_steps,
+        "return": None,
+        "agents": [None] * session.experiment.config.federation.agents,
+        "episodes": 0,
+        "loss": None,
+        "bytes_up": sent.bytes_up,
+        "bytes_down": sent.bytes_down,
+        "messages_up": sent.messages_up,
+        "messages_down": sent.messages_down,  # each with the parameters of all
+        "refused": sum(map(len, refusals.values())) if refusals else 0,
+        "seconds": 0.0,
+        "greedy": ended.greedy,
+    }
+    if refusals:
+        record["refusals"] = dict(refusals)
+    session.tell(record)

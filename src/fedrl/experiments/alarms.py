@@ -1,7 +1,8 @@
 """The alarm that federation hurts: some agent does better alone, and not by chance.
 
 For each agent, and for the mean of all, the difference of its greedy returns alone and federated is paired by seed. The
-alarm goes off where the lower end of its one-sided interval is above zero. The level is shared out among all these
+alarm goes off where the lower end of its one-sided interval is above zero. Agents that either side left out are not
+compared: see `shared_by_all`. The level is shared out among all these
 tests (Bonferroni), so that a run in which federation hurts nobody raises an alarm in at most 5 % of cases, as far as
 differences are normal. With fewer than three seeds there is no telling.
 """
@@ -16,7 +17,7 @@ from fedrl.core.component import calls_in
 from fedrl.core.learner import Learner
 from fedrl.experiments.events import Alarm, Hurt
 from fedrl.experiments.quantities import short
-from fedrl.experiments.statistics import lower_end
+from fedrl.experiments.statistics import lower_end, shared_by_all
 
 LEVEL = 0.95
 FEWEST_SEEDS = 3
@@ -39,20 +40,23 @@ def alarms_of(
 
     Args:
         learner: What agents ran: a cure that is taken already is not advised.
-        federated: `[seeds, agents]` greedy returns.
+        federated: `[seeds, agents]` greedy returns, None for who was left out.
         alone: The same of independent agents, of the same seeds.
         fine_tuned: Whether the run fine-tunes.
     """
     if min(len(federated), len(alone)) < FEWEST_SEEDS or len(federated) != len(alone):
         return []
     ours, theirs = np.asarray(federated, float), np.asarray(alone, float)
-    differences = theirs - ours
-    seeds, agents = differences.shape
-    level = 1.0 - (1.0 - LEVEL) / (agents + 1)
+    in_both, agents = shared_by_all(theirs - ours)
+    ours, theirs = ours[np.ix_(in_both, agents)], theirs[np.ix_(in_both, agents)]
+    differences, seeds = theirs - ours, len(ours)
+    if seeds < FEWEST_SEEDS or not agents.any():
+        return []
+    level = 1.0 - (1.0 - LEVEL) / (agents.sum() + 1)
     hurt: list[Hurt] = [
-        {"id": k, "federated": ours[:, k].mean(), "independent": theirs[:, k].mean(), "at_least": low}
-        for k, low in enumerate(lower_end(differences[:, k], level) for k in range(agents))
-        if low > 0.0
+        {"id": int(k), "federated": ours[:, i].mean(), "independent": theirs[:, i].mean(), "at_least": low}
+        for i, k in enumerate(np.flatnonzero(agents))
+        if (low := lower_end(differences[:, i], level)) > 0.0
     ]
     everybody = lower_end(differences.mean(1), level) > 0.0
     if not hurt and not everybody:

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fedrl.experiments.events import AgentResult, End, Range, Summary
+from fedrl.experiments.notices import notices_of
 from fedrl.experiments.quantities import NOTHING, duration, ends, number, short
-from fedrl.experiments.report.tables import shown, varying, words
+from fedrl.experiments.report.tables import shown, troubled, varying, words
 
 MOST_AGENTS = 20
 
@@ -32,6 +33,14 @@ def closing(event: End) -> RenderableType:
         parts += [Text(f"    {cure}", style="red") for cure in alarm["cures"]]
     for note in summary.get("notes", []):
         parts.append(_plain(f"  ! {note}"))
+    notices = notices_of(summary)
+    if notices:
+        lines = Table.grid(padding=(0, 1))
+        lines.add_column(no_wrap=True)
+        lines.add_column()
+        for notice in notices:
+            lines.add_row(Text("  !", style="bold yellow"), _plain(notice))
+        parts += [lines, Text()]
     parts.append(Text(f"  {_costs(summary)}", style="dim"))
     parts.append(_path("run folder", event["folder"]))
     if event["report"]:
@@ -40,7 +49,11 @@ def closing(event: End) -> RenderableType:
 
 
 def agents_table(summary: Summary) -> Table:
-    """A row for each agent with its greedy returns, the best in bold and starred; a last one for all of them."""
+    """A row for each agent with its greedy returns, the best in bold and starred; a last one for all of them.
+
+    An exclamation mark stands before agents that are hurt, refused or left out. Where methods are about different
+    agents, a row says how many each has.
+    """
     agents = summary["agents"]
     columns: dict[str, Mapping[int, float]] = {"federated": _by_agent(agents)}
     ranges: dict[str, Range] = {"federated": summary["final_return"]}
@@ -48,7 +61,7 @@ def agents_table(summary: Summary) -> Table:
         columns[method] = _by_agent(summary.get("baseline_agents", {}).get(method, []))
         ranges[method] = found
     settings = {agent["id"]: agent.get("env_params", {}) for agent in agents}
-    hurt = {agent["id"] for alarm in summary.get("alarms", []) for agent in alarm["agents"]}
+    marked = {agent["id"] for alarm in summary.get("alarms", []) for agent in alarm["agents"]} | troubled(summary)
     own, _ = varying(settings)
     table = Table(
         box=SIMPLE_HEAD, pad_edge=False, title=_plain(f"{summary['name']}: greedy returns"), title_justify="left"
@@ -64,11 +77,14 @@ def agents_table(summary: Summary) -> Table:
         values = [found.get(agent["id"], math.nan) for found in columns.values()]
         best = max((value for value in values if math.isfinite(value)), default=math.nan)
         cells = [_return(value, len(values) > 1 and value == best) for value in values]
-        name = f"! {agent['id']}" if agent["id"] in hurt else str(agent["id"])
+        name = f"! {agent['id']}" if agent["id"] in marked else str(agent["id"])
         table.add_row(name, *(_plain(_setting(settings[agent["id"]].get(name))) for name in own), *cells)
     table.add_section()
     blanks = [""] * len(own)
     table.add_row("all", *blanks, *(Text(short(found["mean"]), style="bold") for found in ranges.values()))
+    counts = [sum(map(math.isfinite, found.values())) for found in columns.values()]
+    if set(counts) != {len(agents)}:
+        table.add_row("of", *blanks, *(f"{many:,}" for many in counts), style="dim")
     if len(summary["seeds"]) > 1:
         spread = [ends(found["low"], found["high"]) for found in ranges.values()]
         table.add_row("95 %", *blanks, *spread, style="dim")

@@ -41,10 +41,12 @@ def begun(experiment: Experiment, simulation: Simulation, population: Population
     return starts(experiment.learner, simulation, population, heard)
 
 
-def measured(experiment: Experiment, begun: Sequence[Params], after: Population) -> UpdateSpread | None:
-    """How much the updates of a round differ, for its record."""
-    found = update_spread(experiment.learner, begun, after)
-    return None if found is None else {"dispersion": found.dispersion, "cosine": found.cosine}
+def measured(
+    experiment: Experiment, begun: Sequence[Params], after: Population, refused: Sequence[int] = ()
+) -> UpdateSpread | None:
+    """How much the updates of a round differ, for its record; those that were refused are none."""
+    found = update_spread(experiment.learner, begun, after, refused)
+    return {"dispersion": found.dispersion, "cosine": found.cosine} if found and np.isfinite(found).all() else None
 
 
 def heterogeneity_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> Heterogeneity:

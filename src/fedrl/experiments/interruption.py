@@ -1,4 +1,4 @@
-"""Ctrl-C as a request: what goes on is brought to an orderly end, wherever it was when the key was pressed."""
+"""Ctrl-C and SIGTERM as requests: what goes on is brought to an orderly end, wherever it was when they came."""
 
 from __future__ import annotations
 
@@ -6,27 +6,42 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 
+@dataclass
+class Heard:
+    """The number of the last signal that was heard, None before there is one."""
+
+    signal: int | None = None
+
+
 @contextmanager
-def heeding(stop: threading.Event) -> Iterator[None]:
-    """Inside the `with`, the first Ctrl-C sets `stop`; a second one interrupts at once, as it always does.
+def heeding(stop: threading.Event) -> Iterator[Heard]:
+    """Inside the `with`, the first Ctrl-C or SIGTERM sets `stop`; a second one does what it always does.
 
     Outside the main thread no signal arrives, and nothing changes.
     """
+    heard = Heard()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield heard
         return
-    before = signal.getsignal(signal.SIGINT) or signal.default_int_handler
+    before = {
+        signal.SIGINT: signal.getsignal(signal.SIGINT) or signal.default_int_handler,
+        signal.SIGTERM: signal.getsignal(signal.SIGTERM) or signal.SIG_DFL,
+    }
 
     def first(number: int, frame: FrameType | None) -> None:
-        del number, frame
+        del frame
+        heard.signal = number
         stop.set()
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before[signal.Signals(number)])
 
-    signal.signal(signal.SIGINT, first)
+    for number in before:
+        signal.signal(number, first)
     try:
-        yield
+        yield heard
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

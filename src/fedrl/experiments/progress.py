@@ -21,7 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fedrl.experiments.closing import closing
-from fedrl.experiments.events import Compile, End, Event, RoundRecord, Sink, Start
+from fedrl.experiments.events import Compile, End, Event, Refused, RoundRecord, Sink, Start
+from fedrl.experiments.notices import named
 from fedrl.experiments.quantities import NOTHING, count, duration, short, size
 from fedrl.experiments.report.tables import words
 from fedrl.experiments.tally import Tally, sparkline
@@ -75,6 +76,8 @@ def plain(console: Console, every_s: float = EVERY_S, clock: Callable[[], float]
             for tally in state:
                 tally.compile(compiling)
             say(f"{words(compiling['method'])}: compiling")
+        elif kind == "refused":
+            say(warning(cast(Refused, event)))
         elif kind == "end":
             bare = Console(file=io.StringIO(), width=console.width, color_system=None)
             with bare.capture() as capture:
@@ -112,6 +115,9 @@ def live(console: Console, clock: Callable[[], float] = time.monotonic) -> Itera
             display.stop()
             console.print(closing(cast(End, event)))
             return
+        if kind == "refused":
+            console.print(Text(warning(cast(Refused, event)), style="yellow"), soft_wrap=True)
+            return
         with lock:
             if kind == "start":
                 state[:] = [Tally(cast(Start, event), clock)]
@@ -126,6 +132,26 @@ def live(console: Console, clock: Callable[[], float] = time.monotonic) -> Itera
         yield sink
     finally:
         display.stop()
+
+
+def warning(event: Refused) -> str:
+    """What is said when agents were refused twice in a row."""
+    where = f"{words(event['method'])}, seed {event['seed']}, round {event['round']}"
+    who = "" if event["method"] == "centralised" else f"{named(event['agents'])} "
+    text = f"warning: {where}: {who}refused twice in a row: {event['reason']}"
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+@contextmanager
+def warnings_only(console: Console | None = None) -> Iterator[Sink]:
+    """A sink that writes nothing but warnings; by default to standard error."""
+    place = Console(stderr=True, highlight=False) if console is None else console
+
+    def sink(event: Event) -> None:
+        if event.get("event") == "refused":
+            place.print(Text(_encodable(warning(cast(Refused, event)), place)), soft_wrap=True)
+
+    yield sink
 
 
 def view(tally: Tally, width: int = WIDE) -> RenderableType:

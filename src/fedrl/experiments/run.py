@@ -26,9 +26,9 @@ from fedrl.experiments.afterwards import AVERAGE_ONCE, FINE_TUNED, MIXTURE, aver
 from fedrl.experiments.build import Experiment, build
 from fedrl.experiments.config import Config, dump, load
 from fedrl.experiments.coordination import in_one_simulation
-from fedrl.experiments.events import Sink, Start, Summary
+from fedrl.experiments.events import End, Sink, Start, Summary
 from fedrl.experiments.folder import RunFolder
-from fedrl.experiments.interruption import heeding
+from fedrl.experiments.interruption import Heard, heeding
 from fedrl.experiments.methods import Method
 from fedrl.experiments.session import Outcome, Session, reason_of
 from fedrl.experiments.summary import Timing, summarise
@@ -46,7 +46,7 @@ def run(
 ) -> Summary:
     """Run an experiment and write its run folder.
 
-    Ctrl-C ends it early with a complete folder; `resume` goes on from there.
+    Ctrl-C and SIGTERM end it early with a complete folder; `resume` goes on from there.
 
     Args:
         source: A configuration, a dictionary of the same shape, or the path of an `experiment.toml`.
@@ -107,17 +107,17 @@ def _conduct(
     stop: threading.Event | None,
     notes: Sequence[str] = (),
 ) -> Summary:
-    """Run all methods, then write down what came of it; on Ctrl-C or a failure, as far as they got."""
+    """Run all methods, then write down what came of it; on a signal or a failure, as far as they got."""
     listeners = [*sinks, *_tensorboard(experiment.config, place)]
     session = Session(experiment, place, listeners, Timing(started), stop or threading.Event(), notes)
-    with heeding(session.stop):
+    with heeding(session.stop) as heard:
         outcomes = _methods(session)
         if session.failure is None:
-            return _finish(session, outcomes)
+            return _finish(session, outcomes, heard)
         kept = False
         if place.records():
             with contextlib.suppress(Exception):  # what has stopped the run may also stop this, as a full disk does
-                kept = bool(_finish(session, outcomes))
+                kept = bool(_finish(session, outcomes, heard))
         raise _told(session.failure, place, kept)
 
 
@@ -173,7 +173,7 @@ def _methods(session: Session) -> dict[str, list[Outcome]]:
     return outcomes
 
 
-def _finish(session: Session, outcomes: dict[str, list[Outcome]]) -> Summary:
+def _finish(session: Session, outcomes: dict[str, list[Outcome]], heard: Heard) -> Summary:
     place = session.folder
     found = place.read()
     summary = summarise(session.experiment, found.records, outcomes, session.timing)
@@ -194,7 +194,10 @@ def _finish(session: Session, outcomes: dict[str, list[Outcome]]) -> Summary:
         report = str(write_report([place.path], place.path / folder.REPORT))
     if not session.stopping:
         place.forget_checkpoints()
-    session.tell({"event": "end", "summary": summary, "folder": str(place.path), "report": report})
+    end = End(event="end", summary=summary, folder=str(place.path), report=report)
+    if heard.signal is not None:
+        end["signal"] = heard.signal
+    session.tell(end)
     return summary
 
 

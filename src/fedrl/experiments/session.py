@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 
 from fedrl.core.errors import FedrlError
@@ -20,7 +22,11 @@ from fedrl.experiments.events import Event, RoundRecord, Sink
 from fedrl.experiments.exchange import exchanged
 from fedrl.experiments.folder import RunFolder
 from fedrl.experiments.methods import Method
+from fedrl.experiments.refusals import refusals_in
 from fedrl.experiments.summary import Timing
+
+NOT_FINITE = "its parameters are not finite"
+NO_RETURN = "its environment gave a return that is not finite"
 
 
 class Policies(NamedTuple):
@@ -31,12 +37,26 @@ class Policies(NamedTuple):
         stacked: Whether every leaf has a leading agent axis.
         common: The policy of an agent that never trained, if there is one: what the server holds.
         actor: Whose `act` takes these parameters; by default the experiment's learner.
+        unlearned: Agents that have learned nothing, and why: theirs is no policy of this method.
+        without: Agents whose policies went into none of this, and why.
+        failed: Why nobody has a policy; empty if somebody has.
     """
 
     acting: Params
     stacked: bool
     common: Params | None
     actor: Learner | None = None
+    unlearned: Mapping[int, str] = MappingProxyType({})
+    without: Mapping[int, str] = MappingProxyType({})
+    failed: str = ""
+
+
+class Omission(NamedTuple):
+    """What a seed of a method goes without; the fields are those of `LeftOut`."""
+
+    what: Literal["return", "policy", "everything"]
+    agents: tuple[int, ...]
+    reason: str
 
 
 class Outcome(NamedTuple):
@@ -49,6 +69,9 @@ class Outcome(NamedTuple):
         stacked: Whether every leaf has a leading agent axis.
         greedy: Mean greedy return of each agent in its own environment.
         held_out: The same in each environment that no agent trained in.
+        unlearned: Agents whose parameters are none to go on from, and why.
+        left_out: Why a greedy return is None, and whose policies are not among these.
+        held_out_left_out: The same of `held_out`.
     """
 
     seed: int
@@ -57,6 +80,9 @@ class Outcome(NamedTuple):
     stacked: bool
     greedy: list[float | None]
     held_out: list[float | None]
+    unlearned: Mapping[int, str] = MappingProxyType({})
+    left_out: tuple[Omission, ...] = ()
+    held_out_left_out: tuple[Omission, ...] = ()
 
 
 @dataclass
@@ -110,42 +136,96 @@ def reason_of(fault: Exception) -> str:
 def outcome(session: Session, seed: int, number: int, policies: Policies) -> Outcome:
     """Evaluate where a seed got to."""
     unseen = session.experiment.held_out
+    policies = sound(policies)
     own = greedy(session, seed, policies)
+    left_out = _omissions(policies, own)
     held_out: list[float | None] = []
+    unseen_left_out: tuple[Omission, ...] = ()
     if unseen is not None and policies.common is not None:
-        held_out = greedy(session, seed, policies._replace(acting=policies.common, stacked=False), unseen)
-    return Outcome(seed, number, policies.acting, policies.stacked, own, held_out)
+        common = policies._replace(acting=policies.common, stacked=False, unlearned={}, without={})
+        held_out = greedy(session, seed, common, unseen)
+        unseen_left_out = _omissions(common, held_out)
+    acting, stacked, unlearned = policies.acting, policies.stacked, policies.unlearned
+    return Outcome(seed, number, acting, stacked, own, held_out, unlearned, left_out, unseen_left_out)
+
+
+def sound(policies: Policies) -> Policies:
+    """The same policies, those that are not finite named as such; nobody acts with one of them.
+
+    Where each agent has its own, zeros take the place of what is not finite, so that all can still be played at once.
+    """
+    if policies.failed:
+        return policies
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(policies.acting)]
+    if not policies.stacked:
+        finite = all(np.isfinite(leaf).all() for leaf in leaves)
+        return policies if finite else policies._replace(failed="the parameters are not finite")
+    each = np.all([np.isfinite(leaf).reshape(len(leaf), -1).all(1) for leaf in leaves], axis=0)
+    if each.all():
+        return policies
+    broken = {int(agent): NOT_FINITE for agent in np.flatnonzero(~each)}
+    acting = jax.tree.map(lambda x: np.where(each.reshape(-1, *[1] * (np.ndim(x) - 1)), x, 0), policies.acting)
+    return policies._replace(acting=acting, unlearned=broken | dict(policies.unlearned))
 
 
 def greedy(session: Session, seed: int, policies: Policies, fleet: Any = None) -> list[float | None]:
-    """Mean greedy return in each environment of a fleet, by default the agents' own."""
+    """Mean greedy return in each environment of a fleet, by default the agents' own.
+
+    None where there is no policy to act with, and where a return is not finite.
+    """
     experiment = session.experiment
     episodes = experiment.config.evaluation.episodes
     where = experiment.fleet if fleet is None else fleet
     actor = experiment.learner if policies.actor is None else policies.actor
+    policies = sound(policies)
+    if policies.failed:
+        return [None] * jax.tree.leaves(where)[0].shape[0]
     with session.evaluating:
         returns = returns_of(actor, where, policies.acting, episodes, seed, policies.stacked)
-    return [_known(value) for value in returns.mean(axis=1)]
+    return [None if k in policies.unlearned else _known(value) for k, value in enumerate(mean_returns(returns))]
+
+
+def mean_returns(returns: np.ndarray) -> np.ndarray:
+    """The mean over the episodes of each agent, in float64; not finite where one of them is not."""
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        return returns.mean(axis=1, dtype=np.float64)
+
+
+def _omissions(policies: Policies, returns: Sequence[float | None]) -> tuple[Omission, ...]:
+    """Who has no return, or no part in the policy, by the reason."""
+    if policies.failed:
+        return (Omission("everything", (), policies.failed),)
+    missing = {k: policies.unlearned.get(k, NO_RETURN) for k, value in enumerate(returns) if value is None}
+    parts: tuple[tuple[Literal["return", "policy"], Mapping[int, str]], ...]
+    parts = (("policy", policies.without), ("return", missing))
+    return tuple(
+        Omission(what, tuple(k for k, its in who.items() if its == reason), reason)
+        for what, who in parts
+        for reason in dict.fromkeys(who.values())
+    )
 
 
 def record_of(method: Method, seed: int, number: int, seen: Round, seconds: float) -> RoundRecord:
-    """What is written down of one round."""
+    """What is written down of one round.
+
+    Means over agents leave out who was refused in it: what those measured is zero, and stands for nothing.
+    """
     nothing = np.zeros(len(method.local_steps))
     episodes = seen.metrics.get("episodes", nothing)
     returned = seen.metrics.get("episode_return", nothing)
     agents = [_known(r / n) if n else None for r, n in zip(returned, episodes, strict=True)]
-    total = float(episodes.sum())
-    loss = seen.metrics.get("loss")
-    steps = np.asarray(method.local_steps) if seen.steps is None else seen.steps
+    ended = np.isfinite(returned) & (episodes > 0)
+    total = float(episodes[ended].sum(dtype=np.float64))
+    refusals = refusals_in(seen)
     record: RoundRecord = {
         "seed": seed,
         "method": method.name,
         "round": number,
         "environment_steps": steps_until(method, number, seen),
-        "return": _known(returned.sum() / total) if total else None,
+        "return": _known(returned[ended].sum(dtype=np.float64) / total) if total else None,
         "agents": agents,
         "episodes": int(total),
-        "loss": _known((loss[steps > 0] / steps[steps > 0]).mean()) if loss is not None and (steps > 0).any() else None,
+        "loss": _loss(method, seen),
         "bytes_up": seen.bytes_up,
         "bytes_down": seen.bytes_down,
         "messages_up": seen.messages_up,
@@ -153,7 +233,24 @@ def record_of(method: Method, seed: int, number: int, seen: Round, seconds: floa
         "refused": len(seen.refused),
         "seconds": round(seconds, 6),
     }
+    if refusals:
+        record["refusals"] = refusals
+    if method.talk and not seen.weight > 0.0:
+        record["merged"] = False
+    if seen.skipped:
+        record["skipped"] = seen.skipped
     return {**record, **exchanged(seen)} if method.talk else record
+
+
+def _loss(method: Method, seen: Round) -> float | None:
+    """The mean over the agents that trained and were not refused."""
+    loss = seen.metrics.get("loss")
+    if loss is None:
+        return None
+    steps = np.array(method.local_steps if seen.steps is None else seen.steps)
+    steps[[refusal.agent for refusal in seen.refused]] = 0
+    trained = steps > 0
+    return _known((loss[trained] / steps[trained]).mean(dtype=np.float64)) if trained.any() else None
 
 
 def steps_of(method: Method, seen: Round) -> int:

@@ -64,6 +64,41 @@ def interquartile_mean(values: Any, axis: int = -1) -> Any:
     return np.where(count[..., 0] > 0, total / np.maximum(weight.sum(-1), 1e-300), np.nan)
 
 
+def shared_by_all(table: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Which seeds and which agents a mean over agents, seed by seed, may take in.
+
+    A seed without any return is left out. An agent that lacks a return in one of the other seeds is left out of all of
+    them: otherwise seeds would differ by whom they are about.
+
+    Args:
+        table: `[seeds, agents]`; None, NaN and infinite values are missing.
+
+    Returns:
+        True for the seeds and for the agents to take in, `[seeds]` and `[agents]`.
+
+    >>> seeds, agents = shared_by_all([[1.0, None, 3.0], [4.0, 5.0, 6.0], [None, None, None]])
+    >>> seeds.tolist(), agents.tolist()
+    ([True, True, False], [True, False, True])
+    """
+    known = np.isfinite(np.asarray(table, float))
+    seeds = known.any(1)
+    return seeds, known[seeds].all(0) & seeds.any()
+
+
+def seed_means(table: Any) -> Float[np.ndarray, " seeds"]:
+    """The mean over agents of each seed, those left out that `shared_by_all` leaves out; NaN for such a seed.
+
+    >>> seed_means([[1.0, None, 3.0], [4.0, 5.0, 6.0], [None, None, None]]).tolist()
+    [2.0, 5.0, nan]
+    """
+    values = np.asarray(table, float)
+    seeds, agents = shared_by_all(values)
+    means = np.full(len(values), np.nan)
+    if agents.any():
+        means[seeds] = values[np.ix_(seeds, agents)].mean(1)
+    return means
+
+
 def interval(values: Any, seed: int = 0, level: float = 0.95, resamples: int = RESAMPLES) -> Interval:
     """Interquartile mean over seeds with its percentile bootstrap interval.
 
@@ -72,7 +107,8 @@ def interval(values: Any, seed: int = 0, level: float = 0.95, resamples: int = R
     covers the truth in about 76 % of experiments with 3 seeds, 90 % with 5, 94 % with 10.
 
     Args:
-        values: `[seeds]`, one number per seed, or `[seeds, points]` for a curve with an interval at each point.
+        values: `[seeds]`, one number per seed, or `[seeds, points]` for a curve with an interval at each point. None,
+            NaN and infinite values are missing: the estimate is that of the others, and is NaN if there are none.
         seed: Of the resampling; the same values always have the same interval.
         level: Of confidence, between 0 and 1.
         resamples: How many.
@@ -107,7 +143,7 @@ def pooled_interval(
     """Interquartile mean over all seeds and agents together, with its bootstrap interval.
 
     Args:
-        values: `[seeds, agents]`.
+        values: `[seeds, agents]`; NaN and infinite values are missing.
         independent: False resamples whole seeds, since the agents of a federated seed share a model. True resamples
             the seeds of each agent by themselves: the stratified bootstrap, right for agents that never talk.
         seed: Of the resampling.
@@ -119,6 +155,7 @@ def pooled_interval(
     """
     _check_level(level)
     table = np.asarray(values, float)
+    table = np.where(np.isfinite(table), table, np.nan)
     if table.ndim != 2 or table.size == 0:
         raise ConfigError(f"values has shape {table.shape}. It is a table [seeds, agents]. Give one row per seed.")
     seeds, agents = table.shape
@@ -142,8 +179,8 @@ def probability_of_improvement(
     0.875
 
     Args:
-        ours: `[seeds]`.
-        theirs: `[seeds]`, not necessarily as many.
+        ours: `[seeds]`; NaN and infinite values are missing.
+        theirs: `[seeds]`, not necessarily as many; the same.
         seed: Of the resampling.
         level: Of confidence, between 0 and 1.
         resamples: How many.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 import subprocess
 import threading
@@ -20,10 +21,11 @@ from fedrl.core.component import cite
 from fedrl.experiments.alarms import alarms_of
 from fedrl.experiments.build import Experiment
 from fedrl.experiments.coordination import Neighbours, upper_optimizer_of
-from fedrl.experiments.events import AFTERWARDS, AgentResult, Range, Summary
+from fedrl.experiments.events import AFTERWARDS, AgentResult, Compared, LeftOut, Range, Summary
 from fedrl.experiments.exchange import consensus_of, hierarchy_of, timing_of
 from fedrl.experiments.heterogeneity import heterogeneity_of
-from fedrl.experiments.statistics import interval
+from fedrl.experiments.refusals import refusals_of
+from fedrl.experiments.statistics import interval, seed_means, shared_by_all
 
 if TYPE_CHECKING:
     from fedrl.experiments.session import Outcome
@@ -93,6 +95,9 @@ def summarise(
     if "independent" in baselines:
         ended, alone = ([outcome.greedy for outcome in outcomes[name]] for name in ("federated", "independent"))
         summary["alarms"] = alarms_of(experiment.learner, ended, alone, "fine_tuned" in baselines)
+    summary["refusals"] = refusals_of(records)
+    summary["left_out"] = _left_out(outcomes)
+    summary["compared"] = _compared(outcomes)
     consensus, hierarchy = consensus_of(experiment, ours), hierarchy_of(experiment, ours)
     if consensus is not None:
         summary["consensus"] = consensus
@@ -101,7 +106,16 @@ def summarise(
     timing_seen = timing_of(experiment, ours)
     if timing_seen is not None:
         summary["virtual_time"] = timing_seen
-    return summary
+    return _finite(summary)
+
+
+def _finite(value: Any) -> Any:
+    """The same, with None for numbers that are not finite: a file of JSON has no word for them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list) else value
 
 
 def _model_bytes(experiment: Experiment) -> int:
@@ -118,10 +132,14 @@ def _parts(experiment: Experiment) -> list[Any]:
 
 
 def over_seeds(returns: Sequence[Sequence[float | None]]) -> Range:
-    """Mean over agents of each seed, then the interquartile mean over seeds with its interval."""
+    """Mean over agents of each seed, then the interquartile mean over seeds with its interval.
+
+    A seed without any return is left out, and so is an agent that lacks one in any other seed, from all of them. All
+    numbers are None where nothing remains.
+    """
     if not returns:
         return {"mean": None, "low": None, "high": None}
-    return interval([float(np.mean(np.asarray(each, float))) for each in returns]).as_range()
+    return interval(seed_means(returns)).as_range()
 
 
 def versions() -> dict[str, str]:
@@ -160,8 +178,39 @@ def _agents(outcomes: Sequence[Outcome]) -> list[AgentResult]:
     """The mean over seeds of each agent's greedy return."""
     if not outcomes:
         return []
-    means = np.mean(np.asarray([outcome.greedy for outcome in outcomes], float), axis=0)
-    return [{"id": i, "return": float(value) if np.isfinite(value) else None} for i, value in enumerate(means)]
+    table = np.asarray([outcome.greedy for outcome in outcomes], float)
+    seeds, agents = shared_by_all(table)
+    means = table[seeds].mean(0) if seeds.any() else np.full(table.shape[1], np.nan)
+    return [{"id": i, "return": float(means[i]) if known else None} for i, known in enumerate(agents)]
+
+
+def _left_out(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, list[LeftOut]]:
+    """What each method goes without, seeds that go without the same together."""
+    found: dict[str, list[LeftOut]] = {}
+    parts = [(name, outcome.seed, outcome.left_out) for name, ended in outcomes.items() for outcome in ended]
+    parts += [("held_out", outcome.seed, outcome.held_out_left_out) for outcome in outcomes.get("federated", ())]
+    for name, seed, omissions in parts:
+        for what, agents, reason in omissions:
+            listed = found.setdefault(name, [])
+            same = [x for x in listed if (x["what"], x["agents"], x["reason"]) == (what, list(agents), reason)]
+            if same:
+                same[0]["seeds"].append(seed)
+            else:
+                listed.append({"what": what, "agents": list(agents), "seeds": [seed], "reason": reason})
+    return found
+
+
+def _compared(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, Compared]:
+    """Each baseline that is about other agents than the federation, beside it over the agents of both."""
+    tables = {name: np.asarray([o.greedy for o in ended], float) for name, ended in outcomes.items() if ended}
+    found: dict[str, Compared] = {}
+    ours = tables.pop("federated", np.empty((0, 0)))
+    for name, theirs in tables.items() if len(ours) else ():
+        both = shared_by_all(ours)[1] & shared_by_all(theirs)[1]
+        if both.any() and not all(shared_by_all(table)[1][~both].sum() == 0 for table in (ours, theirs)):
+            federated, baseline = (interval(seed_means(table[:, both])).as_range() for table in (ours, theirs))
+            found[name] = {"agents": int(both.sum()), "federated": federated, "baseline": baseline}
+    return found
 
 
 def _settings(experiment: Experiment) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from fedrl.experiments.coordination import all_act_alike, has_common_policy, sim
 from fedrl.experiments.events import Compile
 from fedrl.experiments.heterogeneity import begun, hears_all, is_measured, measured
 from fedrl.experiments.methods import Method
+from fedrl.experiments.refusals import History
 from fedrl.experiments.session import Outcome, Policies, Session, greedy, outcome, record_of, steps_of
 
 
@@ -92,6 +93,7 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Outc
     population = simulation.init(seed)
     if done:
         population = checkpoint.load(path, population)
+    history = History.of(method.name, seed, method.talk, session.folder.records() if done else ())
     saved = time.perf_counter()
     for number in range(done + 1, config.rounds + 1):
         measuring = method.talk and hears_all(session.experiment) and is_measured(number, config.rounds)
@@ -110,13 +112,18 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Outc
         else:
             session.timing.add_steps(steps_of(method, seen))
         record = record_of(method, seed, number, seen, seconds)
-        differing = None if start is None else measured(session.experiment, start, population)
+        warnings = history.add(record, seen.steps)
+        refused = [refusal.agent for refusal in seen.refused]
+        differing = None if start is None else measured(session.experiment, start, population, refused)
         if differing is not None:
             record["heterogeneity"] = differing
         last = number == config.rounds
         if last or (config.evaluation.every and number % config.evaluation.every == 0):
-            record["greedy"] = greedy(session, seed, _policies(session.experiment, method, simulation, population))
+            policies = _policies(session.experiment, method, simulation, population, history)
+            record["greedy"] = greedy(session, seed, policies)
         session.tell(record)
+        for warning in warnings:
+            session.tell(warning)
         done = number
         stopping = session.stopping
         if last or stopping or time.perf_counter() - saved >= config.checkpoint_s:
@@ -125,7 +132,7 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Outc
             saved = time.perf_counter()
         if stopping:
             break
-    return outcome(session, seed, done, _policies(session.experiment, method, simulation, population))
+    return outcome(session, seed, done, _policies(session.experiment, method, simulation, population, history))
 
 
 def _recovered(
@@ -151,15 +158,17 @@ def _recovered(
     return population
 
 
-def _policies(experiment: Experiment, method: Method, simulation: Simulation, population: Population) -> Policies:
+def _policies(
+    experiment: Experiment, method: Method, simulation: Simulation, population: Population, history: History
+) -> Policies:
     """What the agents of a method act with: everyone what it has made of the last exchange, if there was one."""
     learner, where = experiment.learner, experiment.coordination
     if method.name == "centralised":
         alone = jax.tree.map(lambda leaf: leaf[0], simulation.params_of(population))
-        return Policies(alone, False, alone)
+        return Policies(alone, False, alone, failed=history.unlearned.get(0, ""))
     if not method.talk:
-        return Policies(simulation.params_of(population), True, None)
+        return Policies(simulation.params_of(population), True, None, unlearned=history.unlearned)
     common = jax.tree.map(np.asarray, population.server.params) if has_common_policy(learner, where) else None
     if common is not None and all_act_alike(learner, where):
-        return Policies(common, False, common)
-    return Policies(simulation.params_of(simulation.adopt(population)), True, common)
+        return Policies(common, False, common, failed=history.failed)
+    return Policies(simulation.params_of(simulation.adopt(population)), True, common, failed=history.failed)

@@ -137,7 +137,8 @@ class Shard:
 
 def work() -> None:
     """Serve as a worker process until the parent closes our standard input, or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes our input
+    for number in (signal.SIGINT, signal.SIGTERM):  # they are for the parent, which then closes our input
+        signal.signal(number, signal.SIG_IGN)
     commands, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what environments print must not get between the answers
     try:

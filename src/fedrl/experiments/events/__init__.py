@@ -1,6 +1,6 @@
 """What a run tells whoever listens: a stream of events, and what is written down of it.
 
-    Start, then for each method and seed: Compile?, RoundRecord, RoundRecord, ...; at last: End
+    Start, then for each method and seed: Compile?, RoundRecord, Refused?, RoundRecord, ...; at last: End
 
 A study tells a `SettingStart` before each of its runs, and in the end `StudyEnd`.
 
@@ -12,12 +12,16 @@ episode ended, are None (null in the files).
 from fedrl.experiments.events.outcome import (
     AgentResult,
     Alarm,
+    Compared,
     Consensus,
     Heterogeneity,
     Hierarchy,
     Hurt,
+    LeftOut,
     Level,
     Range,
+    RefusedAgent,
+    RefusedUpdates,
     Summary,
     VirtualTime,
 )
@@ -28,6 +32,7 @@ from fedrl.experiments.events.stream import (
     Compile,
     End,
     Event,
+    Refused,
     SettingStart,
     Sink,
     Start,
@@ -39,6 +44,7 @@ __all__ = [
     "METHODS",
     "AgentResult",
     "Alarm",
+    "Compared",
     "Compile",
     "Consensus",
     "End",
@@ -47,8 +53,12 @@ __all__ = [
     "Heterogeneity",
     "Hierarchy",
     "Hurt",
+    "LeftOut",
     "Level",
     "Range",
+    "Refused",
+    "RefusedAgent",
+    "RefusedUpdates",
     "RoundRecord",
     "SettingStart",
     "Sink",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from fedrl.experiments.events.rounds import Returned
 
@@ -109,9 +109,9 @@ class Heterogeneity(TypedDict):
 
     dispersion: float | None
     cosine: float | None
-    transition: NotRequired[float]
-    reward: NotRequired[float]
-    value: NotRequired[float]
+    transition: NotRequired[float | None]
+    reward: NotRequired[float | None]
+    value: NotRequired[float | None]
 
 
 class Hurt(TypedDict):
@@ -141,12 +141,80 @@ class Alarm(TypedDict):
     cures: list[str]
 
 
+class RefusedAgent(TypedDict):
+    """An agent whose updates were refused by one method, over all seeds.
+
+    Attributes:
+        id: Of the agent; 0 is the only learner of the centralised method.
+        updates: How many of its updates.
+        rounds: In how many rounds.
+        reason: Of the last refusal.
+    """
+
+    id: int
+    updates: int
+    rounds: int
+    reason: str
+
+
+class RefusedUpdates(TypedDict):
+    """What one method refused, over all seeds.
+
+    Attributes:
+        updates: How many, of all agents.
+        rounds: How many rounds there were.
+        agents: Whose they were.
+        skipped: Rounds in which the server did not commit what it had made of the updates.
+        skipped_because: Why, the last time.
+        unmerged: Seeds in which nothing was ever merged.
+    """
+
+    updates: int
+    rounds: int
+    agents: list[RefusedAgent]
+    skipped: int
+    skipped_because: str | None
+    unmerged: list[int]
+
+
+class LeftOut(TypedDict):
+    """What a method goes without, in some seeds.
+
+    Attributes:
+        what: "return": it has none of these agents. "policy": it was made without theirs. "everything": it has no
+            result.
+        agents: Which; none if it is everything. Of held-out environments, their numbers.
+        seeds: In which.
+        reason: Why.
+    """
+
+    what: Literal["return", "policy", "everything"]
+    agents: list[int]
+    seeds: list[int]
+    reason: str
+
+
+class Compared(TypedDict):
+    """A baseline beside the federation over the agents of which both have a return.
+
+    Attributes:
+        agents: How many those are.
+        federated: The final return of the federation over them.
+        baseline: That of the baseline.
+    """
+
+    agents: int
+    federated: Range
+    baseline: Range
+
+
 class Summary(TypedDict):
     """The outcome of a run, as far as it got.
 
     Attributes:
         name: Of the experiment.
-        final_return: Greedy return of the federated agents: mean over agents, interval over seeds.
+        final_return: Greedy return of the federated agents: mean over agents, interval over seeds. Seeds without any
+            return are left out, and so are agents that lack one in any other seed.
         agents: Of the federated method, one per agent, in the order of their ids.
         baselines: The same as `final_return` for each baseline that ran.
         baseline_agents: The same as `agents` for each baseline that ran.
@@ -171,6 +239,9 @@ class Summary(TypedDict):
         virtual_time: What the clock showed, if there was one.
         heterogeneity: How different the agents are.
         alarms: What needs attention; left out if there were no independent agents to compare with.
+        refusals: Of each method, whose updates were refused; a method in which none were is left out.
+        left_out: Of each method, and of "held_out", which agents have no part in it; left out where all have.
+        compared: Of each baseline that has a return of other agents than the federation, both over the same agents.
         notes: What is wrong with the records these numbers come from, a sentence each; left out if nothing is.
         failure: The error that ended the run before its last round; left out if none did.
     """
@@ -201,5 +272,8 @@ class Summary(TypedDict):
     virtual_time: NotRequired[VirtualTime]
     heterogeneity: NotRequired[Heterogeneity]
     alarms: NotRequired[list[Alarm]]
+    refusals: NotRequired[dict[str, RefusedUpdates]]
+    left_out: NotRequired[dict[str, list[LeftOut]]]
+    compared: NotRequired[dict[str, Compared]]
     notes: NotRequired[list[str]]
     failure: NotRequired[str]

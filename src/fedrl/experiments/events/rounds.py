@@ -55,14 +55,18 @@ class RoundRecord(Returned, Exchange):
         return: Mean training return of the episodes that ended in this round, over all agents.
         agents: The same for each agent.
         episodes: How many ended.
-        loss: Mean over agents and local steps.
+        loss: Mean over agents and local steps; agents whose updates were refused are left out.
         bytes_up: Sent by all agents in this round.
         bytes_down: Sent to all agents in this round.
         messages_up: In how many messages; what a stage holds back is none.
         messages_down: In how many messages.
-        refused: Updates the server left out.
+        refused: Updates that were left out of a merge; of agents that merge nothing, training that was undone.
+        refusals: Whose they were by the reason, an agent once for each; left out if there were none.
+        merged: False where nothing was merged; left out otherwise, and where nothing is exchanged.
+        skipped: Why the server did not commit what it had made of the round; left out if it did.
         seconds: Wall time of the round.
-        greedy: Return of the greedy policy, for each agent in its own environment; in rounds that evaluate.
+        greedy: Return of the greedy policy, for each agent in its own environment; in rounds that evaluate. None for
+            who has learned nothing yet, and where a return is not finite.
         heterogeneity: How much updates differ; in some rounds of the federated method.
     """
 
@@ -78,6 +82,9 @@ class RoundRecord(Returned, Exchange):
     messages_up: int
     messages_down: int
     refused: int
+    refusals: NotRequired[dict[str, list[int]]]
+    merged: NotRequired[bool]
+    skipped: NotRequired[str]
     seconds: float
     greedy: NotRequired[list[float | None]]
     heterogeneity: NotRequired[UpdateSpread]

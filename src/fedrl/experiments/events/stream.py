@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, TypeAlias, TypedDict
+from typing import Any, Final, Literal, NotRequired, TypeAlias, TypedDict
 
 from fedrl.experiments.events.outcome import Summary
 from fedrl.experiments.events.rounds import RoundRecord
@@ -43,6 +43,25 @@ class Compile(TypedDict):
     method: str
 
 
+class Refused(TypedDict):
+    """Agents were refused twice in a row, told once of an agent in a seed of a method.
+
+    Attributes:
+        method: One of `METHODS`.
+        seed: Of the run.
+        round: The last one.
+        agents: Which.
+        reason: Of their last refusal.
+    """
+
+    event: Literal["refused"]
+    method: str
+    seed: int
+    round: int
+    agents: list[int]
+    reason: str
+
+
 class End(TypedDict):
     """A run is over, whether or not it got to its last round.
 
@@ -50,12 +69,14 @@ class End(TypedDict):
         summary: As in `summary.json`.
         folder: The run folder.
         report: The page, if one was written.
+        signal: The number of the signal that ended it early; left out if none did.
     """
 
     event: Literal["end"]
     summary: Summary
     folder: str
     report: str | None
+    signal: NotRequired[int]
 
 
 class SettingStart(TypedDict):
@@ -80,13 +101,15 @@ class StudyEnd(TypedDict):
         study: As in `study.json`.
         folder: The study folder.
         report: The page, if one was written.
+        signal: The number of the signal that ended it early; left out if none did.
     """
 
     event: Literal["study"]
     study: Mapping[str, Any]
     folder: str
     report: str | None
+    signal: NotRequired[int]
 
 
-Event: TypeAlias = Start | Compile | RoundRecord | End | SettingStart | StudyEnd
+Event: TypeAlias = Start | Compile | RoundRecord | Refused | End | SettingStart | StudyEnd
 Sink: TypeAlias = Callable[[Event], None]

@@ -34,6 +34,7 @@ from fedrl.experiments.report.tables import (
     differences_table,
     methods_table,
     outcomes_table,
+    refusals_table,
     table,
     words,
 )
@@ -89,10 +90,12 @@ def _one(run: Run) -> tuple[str, list[object], dict[str, Figure]]:
         header("Run report", run.name, f"{about} · {', '.join(names)}"),
         _notes([run]),
         _alarms(run),
+        _notices(run),
         _tiles(run),
         card("Learning", chart("learning", "Training return against environment steps"), _caption(curves), switch),
         card("Final returns", methods_table(run), "Of the greedy policy, each agent in its own environment."),
         card("Agents", agents_table(run), f"Final greedy return of each agent{best}."),
+        _refused(run),
         *_timed(curves, names, charts, virtual_time_table(run), methods=True),
         card(
             "Communication",
@@ -181,7 +184,7 @@ def _notes(runs: Sequence[Run]) -> list[Markup]:
     return [
         element("p", f"{run.name}: {note}" if several else note, class_="warning", role="status")
         for run in runs
-        for note in run.notes
+        for note in (*run.notes, *(run.notices if several else ()))
     ]
 
 
@@ -197,6 +200,24 @@ def _alarms(run: Run) -> list[Markup]:
         )
         for alarm in run.summary.get("alarms") or ()
     ]
+
+
+def _notices(run: Run) -> Markup | None:
+    """Who was refused and what was left out."""
+    found = run.notices
+    if not found:
+        return None
+    return element("div", element("ul", [element("li", line) for line in found]), class_="warning", role="alert")
+
+
+def _refused(run: Run) -> Markup | None:
+    """Every agent that was refused, by each method."""
+    found = refusals_table(run)
+    about = (
+        "Updates that were left out of a merge, over all seeds. What an agent had trained in such a round was undone. "
+        "Methods that merge nothing undo training that is not finite, too."
+    )
+    return None if found is None else card("Refused updates", found, about)
 
 
 def _tiles(run: Run) -> Markup:

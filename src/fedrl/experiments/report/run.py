@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from fedrl.core.errors import ConfigError, RunError
-from fedrl.experiments.events import AFTERWARDS, METHODS, Range
+from fedrl.experiments.events import AFTERWARDS, METHODS, Range, RefusedUpdates
 from fedrl.experiments.files import read_json, read_records
+from fedrl.experiments.notices import notices_of
 from fedrl.experiments.quantities import NOTHING, ends, number
-from fedrl.experiments.statistics import Interval, interval
+from fedrl.experiments.refusals import refusals_of
+from fedrl.experiments.statistics import Interval, interval, seed_means, shared_by_all
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,26 @@ class Run:
         return table
 
     def seed_returns(self, method: str) -> np.ndarray:
-        """Final greedy returns, the mean over the agents of each seed."""
-        table = self.final_returns(method)
-        return table[np.isfinite(table).any(1)].mean(1, where=np.isfinite(table[np.isfinite(table).any(1)]))
+        """Final greedy returns, the mean over the agents of each seed; see `seed_means` for who is left out."""
+        means = seed_means(self.final_returns(method))
+        return means[np.isfinite(means)]
+
+    def compared_returns(self, method: str) -> tuple[np.ndarray, np.ndarray]:
+        """The same of the federation and of a baseline, both over the agents of which both have a return."""
+        tables = [self.final_returns(name) for name in ("federated", method)]
+        both = np.all([shared_by_all(table)[1] for table in tables], axis=0)
+        ours, theirs = (seed_means(table[:, both]) for table in tables)
+        return ours[np.isfinite(ours)], theirs[np.isfinite(theirs)]
+
+    @property
+    def refusals(self) -> dict[str, RefusedUpdates]:
+        """Whose updates each method refused: from the records, so that an interrupted run has them, too."""
+        return refusals_of(self.records)
+
+    @property
+    def notices(self) -> list[str]:
+        """What is to be said beside the numbers, a sentence each."""
+        return notices_of({"seeds": self.seeds, **self.summary, "refusals": self.refusals})
 
     def agent_returns(self, method: str) -> dict[int, float]:
         """Final greedy return of each agent, as summarised, else the mean over seeds."""
@@ -88,9 +108,9 @@ class Run:
         if listed:
             return {int(agent["id"]): number(agent.get("return")) for agent in listed}
         table = self.final_returns(method)
-        known = np.isfinite(table)
-        total = np.where(known, table, 0.0).sum(0)
-        return {i: float(total[i] / n) if n else np.nan for i, n in enumerate(known.sum(0))}
+        seeds, agents = shared_by_all(table)
+        means = table[seeds].mean(0) if seeds.any() else np.full(table.shape[1], np.nan)
+        return {i: float(means[i]) if known else math.nan for i, known in enumerate(agents)}
 
     def spread(self, method: str) -> str:
         """The ends of the interval of the final return, in words; with one seed there is none."""

@@ -25,7 +25,7 @@ from fedrl.experiments.report.study_figures import (
 from fedrl.experiments.report.tables import table
 from fedrl.experiments.study.folder import PLAN, StudyFolder, opened
 from fedrl.experiments.study.grid import in_words, short_names
-from fedrl.experiments.study.progress import rounds_to
+from fedrl.experiments.study.progress import rounds_to, study_notices
 from fedrl.experiments.study.result import Median, Result, Study
 from fedrl.experiments.study.running import study_in
 
@@ -127,12 +127,14 @@ def has_virtual_time(study: Study) -> bool:
 
 def _notes(study: Study) -> list[Markup]:
     left = [r for r in study["settings"] if r["state"] != "finished"]
-    if not left:
-        return []
     states = ", ".join(f"{sum(r['state'] == s for r in left)} {s}" for s in ("interrupted", "waiting", "failed"))
     note = f"This study was interrupted, has failed, or is still going: of {len(study['settings'])} settings, {states}."
     why = [f"Setting {i} failed: {r['reason']}" for i, r in enumerate(study["settings"], 1) if "reason" in r]
-    return [element("p", text, class_="warning", role="status") for text in (note, *why)]
+    said = [element("li", line) for line in study_notices(study)]
+    return [
+        *(element("p", text, class_="warning", role="status") for text in ((note, *why) if left else ())),
+        *([element("div", element("ul", said), class_="warning", role="alert")] if said else []),
+    ]
 
 
 def _settings_table(study: Study, base: Path | None) -> Markup:
@@ -152,7 +154,8 @@ def _settings_table(study: Study, base: Path | None) -> Markup:
         told = [*_outcome(result), *_reached(result)][: len(columns)]
         marked = "number best" if result["folder"] in best else "number"
         cells += [element("td", cell, class_=marked if j == 0 else "number") for j, cell in enumerate(told)]
-        rows.append(element("tr", element("th", _link(result, i, base), scope="row"), cells))
+        mark = element("b", " !", title=" ".join(result["notices"])) if result.get("notices") else None
+        rows.append(element("tr", element("th", _link(result, i, base), mark, scope="row"), cells))
     note = element("p", "Marked: on the Pareto front of return and bytes.", class_="note")
     return Markup(table(head, rows) + note)
 

@@ -24,6 +24,7 @@ def agents_table(run: Run) -> Markup:
     """Each agent: what is particular about its environment, and its greedy return by each method, the best marked."""
     settings = {int(agent["id"]): agent.get("env_params") or {} for agent in run.summary.get("agents") or ()}
     own, shared = varying(settings)
+    marked = troubled({**run.summary, "refusals": run.refusals})
     columns = {method: run.agent_returns(method) for method in run.methods}
     columns = {method: values for method, values in columns.items() if any(map(math.isfinite, values.values()))}
     ids = sorted({*settings, *(agent for values in columns.values() for agent in values)})
@@ -34,7 +35,8 @@ def agents_table(run: Run) -> Markup:
     for agent in ids:
         values = {method: found.get(agent, math.nan) for method, found in columns.items()}
         best = max((value for value in values.values() if math.isfinite(value)), default=math.nan)
-        cells = [element("th", agent, scope="row")]
+        mark = element("b", " !", title="refused or left out, see above") if agent in marked else None
+        cells = [element("th", agent, mark, scope="row")]
         cells += [element("td", shown(settings.get(agent, {}).get(name)), class_="number") for name in own]
         cells += [_return(value, best, len(columns)) for value in values.values()]
         rows.append(element("tr", cells))
@@ -46,21 +48,51 @@ def agents_table(run: Run) -> Markup:
 def methods_table(run: Run) -> Markup:
     """Each method: its final return, the gap of its agents, and how likely the federation beats it."""
     names = ["method", "final greedy return", "95 % interval", "worst agent"]
+    counts = {m: sum(map(math.isfinite, run.agent_returns(m).values())) for m in run.methods}
+    counted = set(counts.values()) != {run.agents}
+    names += ["agents"] if counted else []
     if len(run.methods) > 1:
         names.append("federated is better with probability")
     head = [element("th", name, scope="col", class_="number" if i else None) for i, name in enumerate(names)]
-    ours = run.seed_returns("federated")
     rows = []
     for method in run.methods:
         found = run.final_range(method)
         each = [value for value in run.agent_returns(method).values() if math.isfinite(value)]
-        chance = probability_of_improvement(ours, run.seed_returns(method))
+        chance = probability_of_improvement(*run.compared_returns(method))
         known = method != "federated" and math.isfinite(chance.mean)
         better = f"{chance.mean:.2f} ({chance.low:.2f} to {chance.high:.2f})" if known else NOTHING
-        cells = (short(found["mean"]), run.spread(method), short(min(each, default=math.nan)), better)
+        of = [f"{counts[method]:,} of {run.agents:,}"] if counted else []
+        cells = [short(found["mean"]), run.spread(method), short(min(each, default=math.nan)), *of, better]
         name = element("th", keyed(method), scope="row")
         rows.append(element("tr", name, [element("td", cell, class_="number") for cell in cells[: len(names) - 1]]))
     return table(head, rows)
+
+
+def refusals_table(run: Run) -> Markup | None:
+    """Whose updates were refused by which method, how often and why; None if none were."""
+    names = ["method", "agent", "updates", "rounds", "last reason"]
+    head = [element("th", name, scope="col", class_="number" if 0 < i < 4 else None) for i, name in enumerate(names)]
+    rows = []
+    for method, found in run.refusals.items():
+        for agent in found["agents"]:
+            who = "all data" if method == "centralised" else agent["id"]
+            often = f"{agent['rounds']:,} of {found['rounds']:,}"
+            cells = [element("td", cell, class_="number") for cell in (who, f"{agent['updates']:,}", often)]
+            name = element("th", keyed(method), scope="row")
+            rows.append(element("tr", name, cells, element("td", agent["reason"])))
+    return table(head, rows) if rows else None
+
+
+def troubled(summary: Mapping[str, Any]) -> set[int]:
+    """The agents of which updates were refused or returns are missing."""
+    refused = {
+        agent["id"]
+        for method, found in (summary.get("refusals") or {}).items()
+        for agent in found["agents"]
+        if method != "centralised"
+    }
+    omitted = summary.get("left_out") or {}
+    return refused | {k for name, items in omitted.items() if name != "held_out" for x in items for k in x["agents"]}
 
 
 def outcomes_table(runs: Sequence[Run], labels: Sequence[str]) -> Markup:

@@ -18,6 +18,7 @@ from fedrl.experiments.study.grid import in_words, short_names
 from fedrl.experiments.study.result import Reached, Result, Study
 
 MOST_SETTINGS = 40
+MOST_NOTICES = 8
 
 
 @contextmanager
@@ -70,7 +71,11 @@ def study_table(study: Study) -> Table:
     if timed:
         table.add_column(f"rounds to {short(study['target'])}", justify="right")
     for i, result in enumerate(study["settings"][:MOST_SETTINGS], 1):
-        cells = [str(i), *(in_words(value) for value in result["values"].values()), *_cells(result)]
+        cells = [
+            f"! {i}" if result.get("notices") else str(i),
+            *(in_words(value) for value in result["values"].values()),
+            *_cells(result),
+        ]
         cells += [rounds_to(result.get("target"))] if timed else []
         table.add_row(*(Text(cell) for cell in cells))
     return table
@@ -87,6 +92,14 @@ def rounds_to(target: Reached | None) -> str:
     return median if all_of_them else f"{median} ({target['reached']} of {target['seeds']} seeds)"
 
 
+def study_notices(study: Study) -> list[str]:
+    """What settings have to say beside their numbers, the first sentence of each."""
+    found = [(i, result["notices"]) for i, result in enumerate(study["settings"], 1) if result.get("notices")]
+    lines = [f"setting {i}: {said[0]}" for i, said in found[:MOST_NOTICES]]
+    more = len(found) - MOST_NOTICES
+    return [*lines, *([f"and {more:,} more settings with refusals, see study.json"] if more > 0 else [])]
+
+
 def _cells(result: Result) -> list[str]:
     found = result.get("final_return")
     if found is None:
@@ -101,7 +114,10 @@ def _outcome(event: End) -> str:
     found = summary["final_return"]
     spread = ends(found["low"], found["high"])
     told = f"return {short(found['mean'])}" + (f" ({spread})" if len(summary["seeds"]) > 1 else "")
-    return f"{told}, {size(summary['bytes_up'])} up, {duration(summary['wall_s'])}"
+    refusals = summary.get("refusals", {})
+    refused = refusals["federated"]["updates"] if "federated" in refusals else 0
+    said = f", {refused:,} update{'' if refused == 1 else 's'} refused" if refused else ""
+    return f"{told}, {size(summary['bytes_up'])} up, {duration(summary['wall_s'])}{said}"
 
 
 def _close(console: Console, event: StudyEnd) -> None:
@@ -114,6 +130,8 @@ def _close(console: Console, event: StudyEnd) -> None:
         if "reason" in result:
             told = f"  ! setting {i} ({result['label']}) failed: {result['reason']}"
             console.print(Text("".join(c if c.isprintable() else "?" for c in told), style="bold red"), soft_wrap=True)
+    for line in study_notices(study):
+        console.print(Text(f"  ! {''.join(c if c.isprintable() else '?' for c in line)}", style="yellow"))
     for what, path in (("study folder", event["folder"]), ("report", event["report"])):
         if path:
             console.print(

@@ -17,7 +17,9 @@ import numpy as np
 from fedrl.experiments.config import Config
 from fedrl.experiments.events import Range
 from fedrl.experiments.folder import RunFolder
+from fedrl.experiments.notices import notices_of
 from fedrl.experiments.quantities import number
+from fedrl.experiments.statistics import seed_means, shared_by_all
 from fedrl.experiments.study.plan import Setting
 
 COSTS = ("rounds", "environment_steps", "bytes_up", "seconds", "time_s")
@@ -79,6 +81,9 @@ class Result(TypedDict):
         compile_s: Time spent compiling.
         wall_s: Time it took.
         programs: How often each program was compiled for it, one for each device.
+        refused: Updates of the federated method that were refused, over all seeds.
+        notices: What the run had to say beside its numbers, a sentence each; left out if it had nothing.
+        unmerged: Seeds in which nothing was ever merged; left out if there are none.
     """
 
     values: dict[str, Any]
@@ -101,6 +106,9 @@ class Result(TypedDict):
     compile_s: NotRequired[float | None]
     wall_s: NotRequired[float | None]
     programs: NotRequired[dict[str, int]]
+    refused: NotRequired[int]
+    notices: NotRequired[list[str]]
+    unmerged: NotRequired[list[int]]
 
 
 class Study(TypedDict):
@@ -154,11 +162,12 @@ def result_of(
     seeds = [sorted(rows, key=lambda record: record["round"]) for rows in seeds if rows]
     rounds = max((rows[-1]["round"] for rows in seeds), default=0)
     model = summary.get("model_bytes")
-    greedy = [_mean(last[-1]) for rows in seeds if (last := [r for r in rows if r.get("greedy")])]
+    last = _last_greedy(seeds)
+    greedy = seed_means(last) if last else np.empty(0)
     result |= {
         "agents": config.federation.agents,
         "rounds": rounds,
-        "seed_returns": [value for value in greedy if math.isfinite(value)],
+        "seed_returns": [float(value) for value in greedy if math.isfinite(value)],
         "final_return": summary["final_return"],
         "bytes_up": _per_seed(seeds, "bytes_up"),
         "bytes_down": _per_seed(seeds, "bytes_down"),
@@ -169,6 +178,13 @@ def result_of(
         "compile_s": summary.get("compile_s"),
         "wall_s": summary.get("wall_s"),
     }
+    ours = (summary.get("refusals") or {}).get("federated") or {}
+    result["refused"] = ours.get("updates", 0)
+    notices = notices_of(summary)
+    if notices:
+        result["notices"] = notices
+    if ours.get("unmerged"):
+        result["unmerged"] = ours["unmerged"]
     if "virtual_time" in summary:
         result["virtual_s"] = summary["virtual_time"]["time_s"]
     if target is not None:
@@ -181,12 +197,16 @@ def result_of(
 def reached_by(seeds: Sequence[Sequence[Mapping[str, Any]]], target: float, *, greedy: bool) -> Reached:
     """When each seed first returned as much as the target.
 
+    Greedy returns are means over the agents that are left out in no seed in the end: see `shared_by_all`.
+
     Args:
         seeds: The records of each seed, in the order of rounds.
         target: The return to reach.
         greedy: Whether to look at greedy returns rather than at those of training.
     """
-    found = [_first(rows, target, greedy) for rows in seeds]
+    last = _last_greedy(seeds)
+    agents = shared_by_all(last)[1] if last else np.zeros(0, bool)
+    found = [_first(rows, target, agents if greedy else None) for rows in seeds]
     columns = {cost: _median([each[cost] for each in found]) for cost in COSTS}
     reached = Reached(
         measure="greedy" if greedy else "training",
@@ -202,11 +222,17 @@ def reached_by(seeds: Sequence[Sequence[Mapping[str, Any]]], target: float, *, g
     return reached
 
 
-def _first(rows: Sequence[Mapping[str, Any]], target: float, greedy: bool) -> dict[str, float]:
+def _last_greedy(seeds: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[float]]:
+    """The last greedy returns of each seed that has any."""
+    found = [[r["greedy"] for r in rows if r.get("greedy")] for rows in seeds]
+    return [[number(value) for value in each[-1]] for each in found if each]
+
+
+def _first(rows: Sequence[Mapping[str, Any]], target: float, agents: np.ndarray | None) -> dict[str, float]:
     sent = 0
     for record in rows:
         sent += record["bytes_up"]
-        value = _mean(record) if greedy else number(record["return"])
+        value = number(record["return"]) if agents is None else _mean(record, agents)
         if value >= target:
             seconds = record["round"] * _round_s(rows)
             time_s = record.get("time_s", math.inf)
@@ -218,9 +244,11 @@ def _round_s(rows: Sequence[Mapping[str, Any]]) -> float:
     return float(np.median([record["seconds"] for record in rows])) if rows else 0.0
 
 
-def _mean(record: Mapping[str, Any]) -> float:
-    """The greedy return of a round, the mean over agents; NaN if it was not measured, or not for all of them."""
-    return float(np.mean([number(value) for value in record.get("greedy") or [None]]))
+def _mean(record: Mapping[str, Any], agents: np.ndarray) -> float:
+    """The greedy return of a round, the mean over these agents; NaN if it was not measured, or not for all of them."""
+    if not record.get("greedy") or not agents.any():
+        return math.nan
+    return float(np.mean([number(record["greedy"][k]) for k in np.flatnonzero(agents)]))
 
 
 def _median(values: Sequence[float]) -> Median:

@@ -40,7 +40,7 @@ def sweep(
 ) -> Study:
     """Run an experiment in every combination of the grid's values, and write a study folder.
 
-    Ctrl-C ends it early with a folder that can be read; `resume_sweep` goes on from there.
+    Ctrl-C and SIGTERM end it early with a folder that can be read; `resume_sweep` goes on from there.
 
     Args:
         source: A configuration, a dictionary of the same shape, or the path of an `experiment.toml`. A section
@@ -103,7 +103,7 @@ def _conduct(place: StudyFolder, order: Sequence[Setting], sinks: Sequence[Sink]
     stop = threading.Event()
     study = study_in(place)
     place.write(study)
-    with heeding(stop):
+    with heeding(stop) as heard:
         for setting in order:
             result = study["settings"][setting.number - 1]
             if result["state"] == "finished":
@@ -123,8 +123,11 @@ def _conduct(place: StudyFolder, order: Sequence[Setting], sinks: Sequence[Sink]
     from fedrl.experiments.report.study_page import write_study_report
 
     report = str(write_study_report(place.path))
+    end = StudyEnd(event="study", study=study, folder=str(place.path), report=report)
+    if heard.signal is not None:
+        end["signal"] = heard.signal
     for sink in sinks:
-        sink(StudyEnd(event="study", study=study, folder=str(place.path), report=report))
+        sink(end)
     return study
 
 
