@@ -34,7 +34,7 @@ POLES: dict[str, Any] = {
 }
 SCAFFOLD = [
     "learner.optimizer=['corrected', {name='sgd', learning_rate=0.1}]",
-    "federation.stages=[{name='control_variates', learning_rate=0.1, agents=3}]",
+    "federation.stages=[{name='control_variates', learning_rate=0.1}]",
 ]
 PROX = ["learner.optimizer=[{name='proximal', strength=5.0}, {name='sgd', learning_rate=0.1}]"]
 RING = ["federation.topology=ring"]

@@ -97,7 +97,7 @@ def test_there_are_commands_in_every_example() -> None:
 def test_scaffold_is_a_change_of_two_lines() -> None:
     changes = [
         "learner.optimizer=['corrected', {name='sgd', learning_rate=0.05}]",
-        "federation.stages=[{name='control_variates', learning_rate=0.05, agents=8, gradient_steps=16}]",
+        "federation.stages=[{name='control_variates', learning_rate=0.05, gradient_steps=16}]",
     ]
     federation = build(load(EXAMPLES / "heterogeneous.toml", changes)).federation
     assert "control_variates" in repr(federation)

@@ -31,8 +31,10 @@ from fedrl.engines.simulation import (
     Round,
     Simulation,
     adopting,
+    assigning,
     attendance,
     chosen_size,
+    given_back,
     iterations,
     params_held,
     seated,
@@ -91,7 +93,6 @@ def simulate_budget(
         asked, present = attendance(cohort, seats)
         if talk:
             left_for_updates(admission, asked, bid_bytes, least)
-        before = {i: jax.tree.map(jnp.copy, population.blocks[i].local) for i, _ in present}
         work = train(population, federation.broadcast(population.server), cohort, talk)
         if not talk:
             merged = merge(population, work.outcomes, talk, work.agents)
@@ -108,10 +109,12 @@ def simulate_budget(
         blocks, outcomes = list(work.blocks), []
         for (i, _), (updates, here) in zip(present, work.outcomes, strict=True):
             chosen = here & np.isin(seats[i], ids[admitted])
-            local, result = settle(before[i], blocks[i].local, updates, chosen)
+            local, result = settle(work.before[i], blocks[i].local, updates, chosen)
             blocks[i] = blocks[i]._replace(local=local)
             outcomes.append((result, chosen))
-        merged = merge(population, outcomes, talk, work.agents[np.isin(work.agents, ids[admitted])])
+        sending = work.agents[np.isin(work.agents, ids[admitted])]
+        merged = merge(population, outcomes, talk, sending)
+        blocks = list(given_back(blocks, work.before, merged.lost(sending)))
         memory = admission.hear(population.between, ids, said, admitted) if bids else population.between
         sent = np.zeros(asked, bool)
         sent[np.flatnonzero(work.sent)[admitted]] = True
@@ -137,7 +140,7 @@ def simulate_budget(
     def params_of(population: Population) -> Params:
         return params_held(federation, population.blocks, seats)
 
-    return Simulation(init, round, params_of, agents, size, adopt=adopting(federation))
+    return Simulation(init, round, params_of, agents, size, adopt=adopting(federation), assign=assigning(federation))
 
 
 def check_budget(federation: Federation, fleet: PyTree, admission: Admission, bids: int) -> None:

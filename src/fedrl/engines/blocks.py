@@ -32,9 +32,11 @@ from fedrl.engines.simulation import (
     Round,
     Simulation,
     adopting,
+    assigning,
     attendance,
     block_size,
     chosen_size,
+    given_back,
     iterations,
     params_held,
     seated,
@@ -49,6 +51,7 @@ class Trained(NamedTuple):
 
     Attributes:
         blocks: Every agent, those who sat out as they were.
+        before: What the stages of each block with anybody present remembered before the round, by its number.
         outcomes: Of each block with anybody present: what it hands over, and whose training came to something.
         agents: Ids of those, in the order of the outcomes.
         metrics: Each `[cohort]`, in the order of the ids.
@@ -57,6 +60,7 @@ class Trained(NamedTuple):
     """
 
     blocks: tuple[AgentState, ...]
+    before: dict[int, PyTree]
     outcomes: list[tuple[Any, np.ndarray]]
     agents: np.ndarray
     metrics: dict[str, np.ndarray]
@@ -101,6 +105,7 @@ def simulate(
     ) -> tuple[Population, Round]:
         work = train(population, federation.broadcast(population.server), cohort, talk)
         merged = merge(population, work.outcomes, talk, work.agents)
+        blocks = given_back(work.blocks, work.before, merged.lost(work.agents)) if talk else work.blocks
         sent, asked = work.sent & talk, len(work.sent) if talk else 0
         seen = Round(
             work.metrics,
@@ -113,13 +118,13 @@ def simulate(
             told=told_in(work.metrics) if talk else {},
             skipped=merged.skipped,
         )
-        return Population(merged.server, work.blocks, population.key), seen
+        return Population(merged.server, blocks, population.key), seen
 
     def params_of(population: Population) -> Params:
         return params_held(federation, population.blocks, seats)
 
     init = starting(federation, fleet, seats, steps, places)
-    return Simulation(init, round, params_of, agents, size, adopt=adopting(federation))
+    return Simulation(init, round, params_of, agents, size, adopt=adopting(federation), assign=assigning(federation))
 
 
 def _updates(federation: Federation, agents: AgentState, updates: Update, here: jax.Array) -> Any:
@@ -176,11 +181,11 @@ def training(
             if spot not in copies:
                 copies[spot] = (at_hand(spoken_to[i], spot[1]), np.int32(asked[spot[0]]), np.bool_(talk))
         key = np.asarray(jax.random.key_data(population.key))
-        blocks = list(population.blocks)
+        blocks, before = list(population.blocks), {}
 
         def dispatch(i: int, here: np.ndarray) -> tuple[Any, jax.Array]:
             given = copies[id(spoken_to[i]), places[i % len(places)]]
-            blocks[i], result, columns = run_block(key, *given, blocks[i], here)
+            blocks[i], before[i], result, columns = run_block(key, *given, blocks[i], here)
             return result, columns
 
         if compiled.is_set():
@@ -201,7 +206,7 @@ def training(
             sound[h] = faults[end - h.sum() : end] == 0
             outcomes.append((result, sound))
         spoke = faults[np.argsort(ids)] == 0
-        return Trained(tuple(blocks), outcomes, ids[faults == 0], metrics, spoke, failed(ids, faults))
+        return Trained(tuple(blocks), before, outcomes, ids[faults == 0], metrics, spoke, failed(ids, faults))
 
     return train
 
@@ -230,11 +235,11 @@ def _block_program(
 
     def block(
         key: Key, sent: Broadcast, cohort: jax.Array, talk: jax.Array, agents: AgentState, here: jax.Array
-    ) -> tuple[AgentState, Any, jax.Array]:
-        each = jax.vmap(one, (None, None, None, None, 0, 0))
+    ) -> tuple[AgentState, PyTree, Any, jax.Array]:
+        each, before = jax.vmap(one, (None, None, None, None, 0, 0)), agents.local
         agents, updates, metrics = each(jax.random.wrap_key_data(key), sent, cohort, talk, agents, here)
         columns = jnp.stack([metrics[name] for name in sorted(metrics)])
-        return agents, hand_over(federation, agents, updates, here), columns
+        return agents, before, hand_over(federation, agents, updates, here), columns
 
     return jax.jit(block, donate_argnums=4)
 

@@ -87,11 +87,23 @@ def coordinated(
         after = simulation.adopt(population._replace(between=population.between.inner))
         return after._replace(between=population.between)
 
+    def assign(population: Population, steps: np.ndarray) -> Population:
+        after = simulation.assign(population._replace(between=population.between.inner), steps)
+        return after._replace(between=population.between._replace(inner=after.between))
+
     def states_of(population: Population) -> PyTree:
         return simulation.states_of(population._replace(between=population.between.inner))
 
     return Simulation(
-        init, round, params_of, agents, simulation.block, simulation.close, adopt=adopt, states_of=states_of
+        init,
+        round,
+        params_of,
+        agents,
+        simulation.block,
+        simulation.close,
+        adopt=adopt,
+        assign=assign,
+        states_of=states_of,
     )
 
 

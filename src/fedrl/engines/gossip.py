@@ -29,6 +29,7 @@ from fedrl.engines.simulation import (
     Population,
     Round,
     Simulation,
+    assigning,
     chosen_size,
     iterations,
     params_held,
@@ -138,7 +139,7 @@ def gossip(
             return population.server.params
         return params_held(crew, adopt(population).blocks, seats)
 
-    return Simulation(init, round, params_of, agents, size, adopt=adopt)
+    return Simulation(init, round, params_of, agents, size, adopt=adopt, assign=assigning(federation))
 
 
 def check_serverless(federation: Federation, rule: Rule) -> None:

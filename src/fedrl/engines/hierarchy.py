@@ -25,7 +25,7 @@ from fedrl.core.federation import Federation, ServerState, federate
 from fedrl.core.keys import Purpose, run_key
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.blocks import training
-from fedrl.engines.ladder import Holder, climbing
+from fedrl.engines.ladder import Holder, climbing, sums_of
 from fedrl.engines.merging import merging, messages, spoken, told_in, weighing
 from fedrl.engines.simulation import (
     LARGEST_BLOCK,
@@ -34,8 +34,10 @@ from fedrl.engines.simulation import (
     Round,
     Simulation,
     adoption,
+    assigning,
     attendance,
     chosen_size,
+    given_back,
     iterations,
     params_held,
     seated,
@@ -60,7 +62,8 @@ def hierarchy(
     The rounds are those of `fedrl.engines.blocks.simulate`, and so is the result if every level merges in every round.
     Otherwise the lowest servers that have parameters of their own run the federation as it is (stages, server optimiser
     and all), each with its agents; those above merge their changes by the federation's aggregator, weighted by what is
-    behind them. `Population.server` is the root: between two of its merges it stands still.
+    behind them. `Population.server` is the root: between two of its merges it stands still. What a stage sums up over
+    all agents (`Stage.sums`), a server knows as of its last merge, and from its own agents since.
 
     `Round.levels` are the bytes up and down over each level's links, `Round.latency_s` the time they take. A relayed
     sum travels as an integer of 22 bytes per parameter, in steps of `exact.UPDATES.fine`, so that no bit of it is lost.
@@ -95,19 +98,22 @@ def hierarchy(
     upper = federate(federation.learner, federation.aggregator, server_opt=upper_opt)
     begin = starting(federation, fleet, seats, steps, places)
     adopt_block = adoption(federation)
-    costs = traffic(tree, parents, holding, wire, federation.aggregator.sees == "sum")
+    sums = [i for i, stage in enumerate(federation.stages) if stage.sums is not None]
+    added_up = tuple(wire.sent.shared[i] for i in sums)
+    costs = traffic(tree, parents, holding, wire, added_up, federation.aggregator.sees == "sum")
     above = [_ancestors(parents[low:high]) for low, high in pairwise(holding)]
-    climb = climbing(upper, wire.sent.params, above)
+    climb = climbing(upper, wire.sent.params, above, sums)
 
     def init(seed: int) -> Population:
         first = begin(seed)
         if not above:
             return first
         start = jax.jit(upper.init_server, compiler_options=QUICK)(run_key(seed, Purpose.SERVER))
-        start = start._replace(params=first.server.params)
+        nought = sums_of(first.server, sums)
+        start = start._replace(params=first.server.params, shared=nought)
         kinds = [first.server] + [start] * (len(above) - 1)
         nothing = np.zeros((), np.float32)
-        between = tuple((Holder(kind, nothing),) * len(over) for kind, over in zip(kinds, above, strict=True))
+        between = tuple((Holder(kind, nothing, nought),) * len(over) for kind, over in zip(kinds, above, strict=True))
         return first._replace(server=start, between=between)
 
     def servers(population: Population) -> list[ServerState]:
@@ -129,12 +135,16 @@ def hierarchy(
             merge(Population(server, (), key), found, talk, np.concatenate(ids))
             for server, key, found, ids in zip(lowest, keys, outcomes, members, strict=True)
         ]
+        blocks = work.blocks
+        if talk:
+            gone = [each.lost(np.concatenate(ids)) for each, ids in zip(merged, members, strict=True)]
+            blocks = given_back(blocks, work.before, np.concatenate(gone))
         due = sum(number % tree.periods[level - 1] == 0 for level in holding) if talk else 0
         server, between = merged[0].server, population.between
         skipped = [f"edge {i}: {each.skipped}" if above else each.skipped for i, each in enumerate(merged)]
         if above:
             edges = [
-                Holder(each.server, np.asarray(np.float32(holder.weight + each.weight)))
+                holder._replace(server=each.server, weight=np.asarray(np.float32(holder.weight + each.weight)))
                 for holder, each in zip(population.between[0], merged, strict=True)
             ]
             top = Holder(population.server, np.zeros((), np.float32))
@@ -153,7 +163,7 @@ def hierarchy(
         weight = sum(each.weight for each in merged)
         why = "; ".join(filter(None, skipped))
         seen = Round(work.metrics, weight, tuple(sorted(refused)), *paid, told, skipped=why)
-        return Population(server, work.blocks, population.key, between), seen
+        return Population(server, blocks, population.key, between), seen
 
     def adopt(population: Population) -> Population:
         held = [jax.tree.map(np.asarray, server.params) for server in servers(population)]
@@ -163,7 +173,7 @@ def hierarchy(
     def params_of(population: Population) -> Params:
         return params_held(federation, population.blocks, seats)
 
-    return Simulation(init, round, params_of, agents, size, adopt=adopt)
+    return Simulation(init, round, params_of, agents, size, adopt=adopt, assign=assigning(federation))
 
 
 def _holding(tree: Tree) -> list[int]:

@@ -35,8 +35,10 @@ from fedrl.engines.simulation import (
     Round,
     Simulation,
     adopting,
+    assigning,
     attendance,
     chosen_size,
+    given_back,
     iterations,
     params_held,
     seated,
@@ -140,13 +142,13 @@ def simulate_host(
                 given_here = copies[places[i % len(places)]]
                 blocks[i], learned = programs.work(*given_here, starts[i], blocks[i], going, np.int32(step), own)
                 columns[i] = learned if i not in columns else jax.tree.map(jnp.add, columns[i], learned)
-        outcomes, faults = [], {}
+        outcomes, faults, before = [], {}, {}
         for i, here in present:
             episodes, returns = counts[:, seats[i]].astype(np.float32)  # those of empty seats are nobody's
             known: dict[str, Any] = {**columns[i], "episodes": episodes, "episode_return": returns}
             given_here = copies[places[i % len(places)]]
             old = population.blocks[i]
-            blocks[i], result, measures = programs.report(
+            blocks[i], result, measures, before[i] = programs.report(
                 *given_here, starts[i], old, blocks[i], here, np.bool_(talk), known
             )
             faults[i] = np.asarray(measures.pop(FAULT))
@@ -154,6 +156,7 @@ def simulate_host(
             columns[i] |= measures if talk else {}
         at_fault = np.concatenate([faults[i][here] for i, here in present])
         merged = merge(population, outcomes, talk, ids[at_fault == 0])
+        after = given_back(blocks, before, merged.lost(ids[at_fault == 0])) if talk else tuple(blocks)
         metrics: dict[str, np.ndarray] = {
             name: np.concatenate([np.asarray(columns[i][name])[here] for i, here in present])
             for name in columns[present[0][0]]
@@ -178,12 +181,13 @@ def simulate_host(
             told=told_in(metrics) if talk else {},
             skipped=merged.skipped,
         )
-        return Population(merged.server, tuple(blocks), population.key), seen
+        return Population(merged.server, after, population.key), seen
 
     def params_of(population: Population) -> Params:
         return params_held(federation, population.blocks, seats)
 
-    return Simulation(init, round, params_of, agents, size, rollout.close, adopting(federation))
+    adopt, assign = adopting(federation), assigning(federation)
+    return Simulation(init, round, params_of, agents, size, rollout.close, adopt, assign=assign)
 
 
 def _opened(federation: Federation, fleet: PyTree, agents: int, rows: int, workers: int | None) -> HostRollout:

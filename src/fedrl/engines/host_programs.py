@@ -33,7 +33,7 @@ class Programs(NamedTuple):
         begin: Agents of a block adopt the broadcast; also returns the parameters they start from.
         work: One local step on what was gathered.
         report: What the agents made of it, given what they were before `begin`; also returns what is `measured` of
-            their updates, and whose training is at fault.
+            their updates and whose training is at fault, and what their stages remembered.
     """
 
     params: Callable[[PyTree], Params]
@@ -42,7 +42,7 @@ class Programs(NamedTuple):
     act: Callable[..., jax.Array]
     begin: Callable[..., tuple[AgentState, Params]]
     work: Callable[..., tuple[AgentState, Metrics]]
-    report: Callable[..., tuple[AgentState, Any, Metrics]]
+    report: Callable[..., tuple[AgentState, Any, Metrics, PyTree]]
 
 
 @shared
@@ -108,7 +108,7 @@ def compiled(federation: Federation) -> Programs:
         here: jax.Array,
         talk: jax.Array,
         known: Metrics,
-    ) -> tuple[AgentState, Any, Metrics]:
+    ) -> tuple[AgentState, Any, Metrics, PyTree]:
         def one(
             start: Params, old: AgentState, agent: AgentState, here: jax.Array, known: Metrics
         ) -> tuple[AgentState, Any, Metrics]:
@@ -120,7 +120,7 @@ def compiled(federation: Federation) -> Programs:
             return _where(here, after, old), federation.decode(own, update), measures
 
         agents, updates, measures = jax.vmap(one)(starts, before, agents, here, known)
-        return agents, outcome(federation, updates, here), measures
+        return agents, outcome(federation, updates, here), measures, before.local
 
     return Programs(
         jax.jit(jax.vmap(lambda state: policy_of(learner, state))),

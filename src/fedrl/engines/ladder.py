@@ -1,12 +1,16 @@
 """Servers above servers: how the changes of those below rise, and what is decided above comes down.
 
 holders of a level --(change since they last adopted, weight)--> the one above: merge, commit --params--> all below
+
+Sums over all agents, which stages keep in their shared state (`Stage.sums`), are no part of what is merged: the changes
+of those below are added up, unweighted, and the sum comes down with the parameters. So each holder knows the sum that
+the one above had, and what agents below it have added since.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,17 +24,26 @@ from fedrl.engines.simulation import Population
 
 
 class Holder(NamedTuple):
-    """A server with parameters of its own, and the weight behind their change since it last adopted any."""
+    """A server with parameters of its own.
+
+    Attributes:
+        server: Its state. Above the lowest level, its shared state is the sums over agents alone.
+        weight: Behind the change of its parameters since it last adopted any.
+        adopted: The sums over agents that it adopted with them.
+    """
 
     server: ServerState
     weight: np.ndarray
+    adopted: tuple[PyTree, ...] = ()
 
 
 Ladder = list[list[Holder]]
 """The holders of each level, the root alone on the last one."""
 
 
-def climbing(upper: Federation, like: PyTree, above: Sequence[np.ndarray]) -> Callable[..., tuple[Ladder, list[str]]]:
+def climbing(
+    upper: Federation, like: PyTree, above: Sequence[np.ndarray], sums: Sequence[int] = ()
+) -> Callable[..., tuple[Ladder, list[str]]]:
     """The way up and down: `(ladder, due, key) -> (ladder, faults)`, the lowest level having merged already.
 
     A fault says what a server left out, or why it stands where it stood, because a number was not finite.
@@ -39,8 +52,17 @@ def climbing(upper: Federation, like: PyTree, above: Sequence[np.ndarray]) -> Ca
         upper: How a server merges those below.
         like: The shapes of the parameters.
         above: Of each holder on each level, the number of the one above.
+        sums: Which stages' shared states are sums over agents, in those of the lowest level.
     """
     rise = _rising(upper, like)
+
+    def summed(level: int, holder: Holder) -> tuple[PyTree, ...]:
+        return sums_of(holder.server, sums) if level == 0 else tuple(holder.server.shared)
+
+    def adopting(level: int, server: ServerState, over: ServerState) -> Holder:
+        shared = with_sums(server, sums, over.shared).shared if level == 0 else over.shared
+        server = server._replace(params=over.params, shared=shared)
+        return Holder(server, np.zeros((), np.float32), tuple(over.shared))
 
     def climb(ladder: Ladder, due: int, key: Key) -> tuple[Ladder, list[str]]:
         rungs, faults = [list(rung) for rung in ladder], []
@@ -51,17 +73,43 @@ def climbing(upper: Federation, like: PyTree, above: Sequence[np.ndarray]) -> Ca
                     continue
                 below = [child for child, over in zip(rungs[i - 1], above[i - 1], strict=True) if over == n]
                 merged, weight = rise(holder.server, below, jax.random.fold_in(jax.random.fold_in(key, i), n))
-                rungs[i][n] = Holder(merged.server, np.asarray(holder.weight + weight, np.float32))
+                changes = [(summed(i - 1, child), child.adopted) for child in below]
+                server = merged.server._replace(shared=_added(tuple(holder.server.shared), changes))
+                rungs[i][n] = holder._replace(server=server, weight=np.asarray(holder.weight + weight, np.float32))
                 here = f"server {n} of level {i + 1}"
                 faults += [f"{here} left out its child {child}: {reason}" for child, reason in merged.refused]
                 faults += [f"{here}: {merged.skipped}"] if merged.skipped else []
         for i in range(min(due, len(rungs)) - 1, 0, -1):
             for n, over in enumerate(above[i - 1]):
-                server = rungs[i - 1][n].server._replace(params=rungs[i][over].server.params)
-                rungs[i - 1][n] = Holder(server, np.zeros((), np.float32))
+                rungs[i - 1][n] = adopting(i - 1, rungs[i - 1][n].server, rungs[i][over].server)
         return rungs, faults
 
     return climb
+
+
+def sums_of(server: ServerState, sums: Sequence[int]) -> tuple[PyTree, ...]:
+    """The shared states of these stages."""
+    return tuple(server.shared[i] for i in sums)
+
+
+def with_sums(server: ServerState, sums: Sequence[int], values: Sequence[PyTree]) -> ServerState:
+    """The server with other shared states of these stages."""
+    shared = list(server.shared)
+    for i, value in zip(sums, values, strict=True):
+        shared[i] = value
+    return server._replace(shared=tuple(shared))
+
+
+def _added(before: tuple[PyTree, ...], changes: Sequence[tuple[PyTree, PyTree]]) -> tuple[PyTree, ...]:
+    """The sums with what each pair, of a holder's sums and those it had adopted, has to add."""
+
+    def added(total: Any, *pairs: Any) -> np.ndarray:
+        wide = np.asarray(total, np.float64)
+        for now, then in zip(pairs[::2], pairs[1::2], strict=True):
+            wide = wide + (np.asarray(now, np.float64) - np.asarray(then, np.float64))
+        return wide.astype(np.float32)
+
+    return cast(tuple[PyTree, ...], jax.tree.map(added, before, *(side for pair in changes for side in pair)))
 
 
 def _rising(upper: Federation, like: PyTree) -> Callable[[ServerState, list[Holder], Key], tuple[Merged, float]]:

@@ -40,7 +40,8 @@ def as_learner(federation: Federation, agents: int) -> Learner:
         agents: How many it has.
 
     Raises:
-        UnsoundError: Its agents count statistics, which would be averaged by the outer one.
+        UnsoundError: Its agents count statistics, which would be averaged by the outer one; or a stage keeps a sum over
+            all agents, of which there are more than those of one server.
     """
     check_positive(agents=agents)
     learner = federation.learner
@@ -50,6 +51,12 @@ def as_learner(federation: Federation, agents: int) -> Learner:
             "would average them. Use a learner without them, or let every agent keep its own: "
             "personal(learner, keep=['moments'])."
         )
+    for stage in federation.stages:
+        if stage.sums is not None:
+            raise UnsoundError(
+                f"{stage!r} keeps a sum over all agents, and a federation that is a learner knows its own alone: each "
+                "would be steered to the optimum of one server. Use fedrl.engines.hierarchy, whose servers add up."
+            )
 
     def init(key: Key, env_params: PyTree) -> NestedState:
         server = federation.init_server(key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.federation import AgentState, Federation, ServerState
 from fedrl.core.keys import Purpose, run_key
 from fedrl.core.learner import policy_of
+from fedrl.core.shares import shares
 from fedrl.core.types import Key, Params, PyTree
 from fedrl.engines.sharing import shared
 
@@ -118,16 +119,6 @@ class Round(NamedTuple):
     skipped: str = ""
 
 
-def assigned(population: Population, steps: np.ndarray) -> Population:
-    """Every agent in the blocks with its number of local steps: `Simulation.assign`."""
-    blocks = []
-    for block in population.blocks:
-        wanted = steps[np.maximum(np.asarray(block.agent), 0)].astype(np.int32)
-        same = np.array_equal(wanted, np.asarray(block.steps))
-        blocks.append(block if same else block._replace(steps=jax.device_put(wanted, block.steps.sharding)))
-    return population._replace(blocks=tuple(blocks))
-
-
 @dataclass(frozen=True)
 class Simulation:
     """A federation in one process, every agent simulated. Used in a `with` statement it closes itself.
@@ -144,7 +135,8 @@ class Simulation:
         adopt: `population -> population` in which every agent has adopted what the server holds now, as at the
             beginning of a round. `params_of` it are the policies of personalised agents.
         assign: `(population, steps) -> population` whose agents take so many local steps from the next round on, int
-            `[agents]`, each from 1 to what the federation's programs were compiled for.
+            `[agents]`, each from 1 to what the federation's programs were compiled for, and whose shares are those of
+            so many steps.
         states_of: `population -> states` with a leading agent axis: all that each agent's learner remembers.
     """
 
@@ -155,7 +147,7 @@ class Simulation:
     block: int
     close: Callable[[], None] = lambda: None
     adopt: Callable[[Population], Population] = lambda population: population
-    assign: Callable[[Population, np.ndarray], Population] = assigned
+    assign: Callable[[Population, np.ndarray], Population] = field(kw_only=True)
     states_of: Callable[[Population], PyTree] = lambda population: states_held(population.blocks)
 
     def __enter__(self) -> Simulation:
@@ -211,6 +203,7 @@ def starting(
 ) -> Callable[[int], Population]:
     """How a run begins: `seed -> Population`, its blocks dealt out to the devices."""
     init_server, init_block = _beginnings(federation)
+    counts = shares(federation, steps)
 
     def init(seed: int) -> Population:
         key = run_key(seed, Purpose.AGENTS)
@@ -218,8 +211,8 @@ def starting(
         blocks = []
         for i, ids in enumerate(seats):
             settings = jax.tree.map(lambda leaf, ids=ids: jnp.asarray(leaf)[np.maximum(ids, 0)], fleet)
-            inputs = (key, server.params, jnp.asarray(ids, jnp.int32), settings, jnp.asarray(steps[ids], jnp.int32))
-            block = init_block(*jax.device_put(inputs, places[0]))
+            work = (jnp.asarray(ids, jnp.int32), settings, jnp.asarray(steps[ids], jnp.int32), counts[ids])
+            block = init_block(*jax.device_put((key, server.params, *work), places[0]))
             blocks.append(jax.device_put(block, places[i % len(places)]))
         return Population(server, tuple(blocks), run_key(seed, Purpose.TRAINING))
 
@@ -232,18 +225,61 @@ def _beginnings(federation: Federation) -> tuple[Callable[..., ServerState], Cal
 
     What runs once is compiled for one device and hardly optimised: that takes a tenth of the time.
     """
-    each = jax.vmap(_newcomer(federation), (None, None, 0, 0, 0))
+    each = jax.vmap(_newcomer(federation), (None, None, 0, 0, 0, 0))
     return jax.jit(federation.init_server, compiler_options=QUICK), jax.jit(each, compiler_options=QUICK)
 
 
 def _newcomer(federation: Federation) -> Callable[..., AgentState]:
     """An agent that has adopted the first global parameters: all start alike, also those who never talk."""
 
-    def init(key: Key, params: Params, agent: jax.Array, env_params: PyTree, steps: jax.Array) -> AgentState:
+    def init(
+        key: Key, params: Params, agent: jax.Array, env_params: PyTree, steps: jax.Array, share: jax.Array
+    ) -> AgentState:
         state = federation.init_agent(key, agent, env_params, steps)
-        return state._replace(learner=federation.learner.adopt(state.learner, params))
+        return state._replace(learner=federation.learner.adopt(state.learner, params), share=share)
 
     return init
+
+
+def assigning(federation: Federation) -> Callable[[Population, np.ndarray], Population]:
+    """What `Simulation.assign` is where agents are held in blocks."""
+
+    def assign(population: Population, steps: np.ndarray) -> Population:
+        counts = shares(federation, steps)
+
+        def asked(block: AgentState) -> AgentState:
+            rows = np.maximum(np.asarray(block.agent), 0)
+            work, share = steps[rows].astype(np.int32), counts[rows]
+            if np.array_equal(work, np.asarray(block.steps)) and np.array_equal(share, np.asarray(block.share)):
+                return block
+            work, share = jax.device_put((work, share), block.steps.sharding)
+            return block._replace(steps=work, share=share)
+
+        return population._replace(blocks=tuple(asked(block) for block in population.blocks))
+
+    return assign
+
+
+def given_back(blocks: Sequence[AgentState], before: Mapping[int, PyTree], lost: np.ndarray) -> tuple[AgentState, ...]:
+    """The blocks after a round, in which stages of agents whose updates came to nothing remember what they did before.
+
+    Args:
+        blocks: All of them.
+        before: What the stages of each block that took part remembered before the round.
+        lost: Ids of those agents.
+    """
+    if not len(lost):
+        return tuple(blocks)
+
+    def restored(block: AgentState, memory: PyTree) -> AgentState:
+        here = np.isin(np.asarray(block.agent), lost)
+
+        def chosen(old: jax.Array, new: jax.Array) -> jax.Array:
+            return jnp.where(here.reshape(-1, *[1] * (new.ndim - 1)), old, new)
+
+        return block._replace(local=jax.tree.map(chosen, memory, block.local))
+
+    return tuple(restored(block, before[i]) if i in before else block for i, block in enumerate(blocks))
 
 
 def attendance(

@@ -36,7 +36,7 @@ class Costs(NamedTuple):
 
 
 def traffic(
-    tree: Tree, parents: Parents, holding: Sequence[int], wire: Messages, summed: bool
+    tree: Tree, parents: Parents, holding: Sequence[int], wire: Messages, sums: PyTree, summed: bool
 ) -> Callable[[np.ndarray, np.ndarray, np.ndarray, int], Costs]:
     """What a round costs: `(present agents, sizes, messages, levels that merge) -> Costs`.
 
@@ -47,9 +47,11 @@ def traffic(
         parents: Of the nodes of each level.
         holding: Levels whose servers have parameters of their own, the root's last.
         wire: What an agent and its server send each other.
+        sums: What servers with parameters of their own add up over all agents, beside these.
         summed: Whether a relay sends the sum of what it received, or passes all of it on.
     """
-    update, change = _entries(wire.decoded.value), _entries(wire.sent.params)
+    update = _entries((wire.decoded.value, wire.decoded.statistics))
+    change = _entries((wire.sent.params, sums))
 
     def costs(present: np.ndarray, sizes: np.ndarray, spoken: np.ndarray, due: int) -> Costs:
         here, up, down = [], [], []

@@ -20,6 +20,7 @@ import numpy as np
 
 from fedrl.core.faults import FAULT
 from fedrl.core.federation import AgentState, Federation
+from fedrl.core.shares import shares
 from fedrl.core.types import Broadcast, Key, Params, PyTree
 from fedrl.engines.blocks import metric_names
 from fedrl.engines.merging import Messages, failures, measured, messages
@@ -41,6 +42,7 @@ class Desks(NamedTuple):
         cohort: How many were sent for with it.
         waiting: Whether it was sent for and has not learned yet.
         steps: Local steps it was asked for.
+        share: Its weight among all agents, as they are asked now.
         work_s: Seconds they take.
     """
 
@@ -53,6 +55,7 @@ class Desks(NamedTuple):
     cohort: np.ndarray
     waiting: np.ndarray
     steps: np.ndarray
+    share: np.ndarray
     work_s: np.ndarray
 
 
@@ -63,6 +66,7 @@ class Crew(NamedTuple):
         start: `seed -> (Population, Desks)`; of the population the server and the key are of use.
         learn: `(run key, Desks, agents) -> None`: they learn what they were sent for.
         wave: How many learn side by side.
+        memory: Which words of a row of `Desks.states` are what the agent's stages remember.
         metrics: The names of the columns of `Desks.metrics`.
         failed: `(Desks, agents) -> refusals` of those among them whose training came to nothing.
         params_of: `Desks -> params` that agents act with, a leading agent axis on every leaf.
@@ -73,6 +77,7 @@ class Crew(NamedTuple):
     start: Callable[[int], tuple[Population, Desks]]
     learn: Callable[[Key, Desks, np.ndarray], None]
     wave: int
+    memory: slice
     metrics: list[str]
     failed: Callable[[Desks, np.ndarray], tuple[Refusal, ...]]
     params_of: Callable[[Desks], Params]
@@ -93,6 +98,8 @@ def crew(
     adopt_block = adoption(federation)
     refusals, fault = failures(federation, shapes(fleet, skip=1)), names.index(FAULT)
     compiled = threading.Event()
+    newcomer = _newcomer(federation, shapes(fleet, skip=1))
+    first = packing(newcomer.learner).words
 
     def start(seed: int) -> tuple[Population, Desks]:
         first = begin(seed)
@@ -107,6 +114,7 @@ def crew(
             cohort=np.ones(agents, np.int32),
             waiting=np.zeros(agents, bool),
             steps=np.asarray(steps, np.int32).copy(),
+            share=shares(federation, steps),
             work_s=np.zeros(agents),
         )
         return first, desks
@@ -117,7 +125,8 @@ def crew(
         def dispatch(i: int, seat: np.ndarray) -> tuple[jax.Array, ...]:
             who = np.where(seat < 0, ids[0], seat)
             states = jax.device_put(desks.states[who], places[i % len(places)])
-            found = run_block(raw_key, desks.again[who], desks.cohort[who], desks.steps[who], states, desks.sent[who])
+            asked = (desks.again[who], desks.cohort[who], desks.steps[who], desks.share[who])
+            found = run_block(raw_key, *asked, states, desks.sent[who])
             return cast(tuple[jax.Array, ...], found)
 
         rows = seated(ids, size)
@@ -144,6 +153,7 @@ def crew(
         start=start,
         learn=learn,
         wave=size * len(places),
+        memory=slice(first, first + packing(newcomer.local).words),
         metrics=names,
         failed=lambda desks, ids: refusals(ids, desks.metrics[ids, fault].astype(int)),
         params_of=lambda desks: params_held(federation, blocks(desks), seats),
@@ -152,13 +162,20 @@ def crew(
     )
 
 
+def _newcomer(federation: Federation, setting: Shapes) -> AgentState:
+    """The shapes of an agent's state."""
+    found = jax.eval_shape(federation.init_agent, jax.random.key(0), jnp.int32(0), setting.tree, jnp.int32(1))
+    return cast(AgentState, found)
+
+
 class Programs(NamedTuple):
     """What is compiled for a block of agents.
 
     Attributes:
         pack: `AgentState[c] -> rows`.
         unpack: `rows -> AgentState[c]`.
-        run: `(raw key, again, cohort, steps, states, sent) -> (states, updates, metrics)`, one row per agent each.
+        run: `(raw key, again, cohort, steps, share, states, sent) -> (states, updates, metrics)`, one row per agent
+            each.
     """
 
     pack: Callable[[AgentState], jax.Array]
@@ -171,21 +188,26 @@ def _programs(federation: Federation, setting: Shapes) -> Programs:
     """The programs of a block, compiled when they are first called with a block of that size."""
     one_agent = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), setting.tree)
     wire = messages(federation, one_agent)
-    newcomer = jax.eval_shape(federation.init_agent, jax.random.key(0), jnp.int32(0), setting.tree, jnp.int32(1))
-    state, broadcast, update = packing(newcomer), packing(wire.sent), packing(wire.decoded)
+    state, broadcast, update = packing(_newcomer(federation, setting)), packing(wire.sent), packing(wire.decoded)
 
     def one(
-        key: Key, again: jax.Array, cohort: jax.Array, steps: jax.Array, row: jax.Array, sent: jax.Array
+        key: Key,
+        again: jax.Array,
+        cohort: jax.Array,
+        steps: jax.Array,
+        share: jax.Array,
+        row: jax.Array,
+        sent: jax.Array,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         agent: AgentState = jax.lax.optimization_barrier(state.unpack(row))
         heard: Broadcast = jax.lax.optimization_barrier(broadcast.unpack(sent))
         own_key = jax.lax.select(again > 0, jax.random.fold_in(key, again), key)  # never the same noise twice
-        value, agent, metrics = federation.agent(own_key, heard, agent._replace(steps=steps), cohort)
+        value, agent, metrics = federation.agent(own_key, heard, agent._replace(steps=steps, share=share), cohort)
         metrics = jax.tree.map(lambda x: x.sum(0), metrics) | measured(federation, value)
         columns = jnp.stack([metrics[name].astype(jnp.float32) for name in sorted(metrics)])
         return state.pack(agent), update.pack(federation.decode(heard, value)), columns
 
     def block(raw_key: jax.Array, *rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        return jax.vmap(one, (None, 0, 0, 0, 0, 0))(jax.random.wrap_key_data(raw_key), *rows)
+        return jax.vmap(one, (None, 0, 0, 0, 0, 0, 0))(jax.random.wrap_key_data(raw_key), *rows)
 
     return Programs(jax.jit(jax.vmap(state.pack)), jax.jit(jax.vmap(state.unpack)), jax.jit(block))

@@ -22,6 +22,7 @@ from fedrl.core.checks import check_positive
 from fedrl.core.codec import size_bytes
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import Federation
+from fedrl.core.shares import shares
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.merging import messages, passed_over
 from fedrl.engines.simulation import Population, Round, Simulation, Tick, chosen_size, iterations
@@ -139,6 +140,7 @@ def simulate_clock(
         table, desks, before, iterations = population.between
         version, row = int(server.version), host.envelope(server, before)
         collected: list[tuple[np.ndarray, ...]] = []
+        remembered: list[tuple[np.ndarray, np.ndarray]] = []
 
         def send(begun: np.ndarray, asked: int) -> None:
             desks.sent[begun] = row
@@ -152,6 +154,8 @@ def simulate_clock(
             """Who arrives has learned by now; a turn whose training failed is lost. Returns how many are not."""
             needed = arrived[desks.waiting[arrived]]
             if len(needed):
+                if not schedule.restart:
+                    remembered.append((needed, desks.states[needed, team.memory]))
                 team.learn(key, desks, _with_company(needed, table, desks, team.wave if schedule.restart else 1))
             failed = team.failed(desks, arrived)
             log.refused += failed
@@ -159,6 +163,12 @@ def simulate_clock(
             collected.append((desks.updates[sound], sound, desks.sent[sound], desks.version[sound]))
             log.receive(sound, desks.metrics[sound], desks.steps[sound], desks.work_s[sound])
             return len(sound)
+
+        def give_back(lost: np.ndarray) -> None:
+            """Stages of agents whose updates came to nothing remember what they did before, unless these went on."""
+            for ids, rows in remembered:
+                here = np.isin(ids, lost)
+                desks.states[ids[here], team.memory] = rows[here]
 
         def begin() -> bool:
             begun = time.begin(table, allowed)
@@ -185,10 +195,12 @@ def simulate_clock(
             log.late += int(at_work(table).sum())
             time.recall(table)
         if got < max(schedule.quorum, 1):
+            give_back(np.arange(agents))
             return population._replace(server=passed_over(server))
         updates, senders, sent, versions = (np.concatenate(rows) for rows in zip(*collected, strict=True))
         log.staleness.append(version - versions)
         merged = host.merge(server, key, Arrivals(updates, senders, sent))
+        give_back(merged.lost(senders))
         log.weight += merged.weight
         log.refused += merged.refused
         log.skipped += [merged.skipped] if merged.skipped else []
@@ -197,6 +209,7 @@ def simulate_clock(
 
     def assign(population: Population, wanted: np.ndarray) -> Population:
         population.between.table.steps[:] = wanted
+        population.between.desks.share[:] = shares(federation, wanted)
         return population
 
     def adopt(population: Population) -> Population:
