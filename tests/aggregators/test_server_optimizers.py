@@ -65,7 +65,9 @@ def test_how_much_longer_than_adams_a_step_of_fedadam_is_under_a_constant_change
     np.testing.assert_allclose((paper / adam)[[8, 98]], [2.1, 1.26], rtol=0.02)
 
 
-@pytest.mark.parametrize("server", [fedadam(tau=1e-30), fedyogi(tau=1e-30), fedadagrad(tau=1e-30)], ids=["fedadam", "fedyogi", "fedadagrad"])
+@pytest.mark.parametrize(
+    "server", [fedadam(tau=1e-30), fedyogi(tau=1e-30), fedadagrad(tau=1e-30)], ids=["fedadam", "fedyogi", "fedadagrad"]
+)
 def test_the_least_adaptivity_there_is_divides_by_no_zero(server):
     assert np.isfinite(moved(server, np.array([[0.0, 0.0], [0.0, 1e-30], [1.0, 0.0], [0.0, 1e10]]))).all()
 

@@ -252,6 +252,19 @@ def test_where_nobody_waits_a_fault_is_a_turn_that_came_to_nothing(name, monkeyp
     check(found, played(ENGINES[name]()))
 
 
+@pytest.mark.parametrize("schedule", [fed_async(), fed_buff(buffer=3), synchronous()])
+def test_where_everybody_fails_nobody_is_waited_for_and_rounds_go_by(schedule):
+    broken = FLEET._replace(pays=np.full(AGENTS, np.nan, np.float32))
+    simulation = simulate_clock(FEDERATION, broken, clock(schedule), devices=ONE)
+    population = simulation.init(0)
+    before = jax.tree.map(np.array, population.server.params)
+    for _ in range(2):
+        population, seen = simulation.round(population)
+        assert {agent for agent, _ in seen.refused} == set(range(AGENTS))
+        assert (seen.weight, seen.tick.arrived) == (0.0, 0)
+    jax.tree.map(np.testing.assert_array_equal, population.server.params, before)
+
+
 def test_agents_that_do_not_talk_lose_a_round_as_well_and_it_is_told():
     found = played(blocks(FEDERATION), np.nan, talk=False)
     absent = played(blocks(FEDERATION), without=True, talk=False)

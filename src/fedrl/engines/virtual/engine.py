@@ -31,7 +31,7 @@ from fedrl.engines.virtual.clock import Clock, speeds_of
 from fedrl.engines.virtual.crew import Desks, crew
 from fedrl.engines.virtual.log import Log
 from fedrl.engines.virtual.server import Arrivals, office
-from fedrl.engines.virtual.timetable import ARRIVES, Timetable, at_work, course
+from fedrl.engines.virtual.timetable import ARRIVES, AWAY, Timetable, at_work, course
 
 
 class Between(NamedTuple):
@@ -141,6 +141,7 @@ def simulate_clock(
         version, row = int(server.version), host.envelope(server, before)
         collected: list[tuple[np.ndarray, ...]] = []
         remembered: list[tuple[np.ndarray, np.ndarray]] = []
+        failing = np.zeros(agents, bool)  # since an update last arrived
 
         def send(begun: np.ndarray, asked: int) -> None:
             desks.sent[begun] = row
@@ -160,6 +161,8 @@ def simulate_clock(
             failed = team.failed(desks, arrived)
             log.refused += failed
             sound = arrived[~np.isin(arrived, [agent for agent, _ in failed])]
+            failing[:] &= not len(sound)
+            failing[np.setdiff1d(arrived, sound)] = True
             collected.append((desks.updates[sound], sound, desks.sent[sound], desks.version[sound]))
             log.receive(sound, desks.metrics[sound], desks.steps[sound], desks.work_s[sound])
             return len(sound)
@@ -189,6 +192,8 @@ def simulate_clock(
             if sound < len(happened.arrived) and schedule.restart and got + sound < need:
                 send(time.begin(table, allowed), schedule.wait_for or agents)
             got, log.lost = got + sound, log.lost + happened.lost
+            if failing.any() and not (allowed & (table.ahead != AWAY) & ~failing).any():
+                break  # whoever is there fails: nobody is worth waiting for
             if not begun:
                 begun, deadline_s = begin(), table.now_s[0] + schedule.deadline_s
         if schedule.late == "discard":
