@@ -12,9 +12,11 @@ from rich.console import Console
 from small import without_times
 
 from fedrl.engines.simulation import Refusal, Round
+from fedrl.engines.spread import spread, starts, update_spread
 from fedrl.experiments.build import build
 from fedrl.experiments.closing import closing
 from fedrl.experiments.config import load
+from fedrl.experiments.coordination import simulation_of
 from fedrl.experiments.folder import RunFolder
 from fedrl.experiments.notices import notices_of, unmerged_in
 from fedrl.experiments.progress import live, plain, warnings_only
@@ -294,3 +296,17 @@ def test_a_resumed_run_says_the_same(ran: Path, tmp_path: Path) -> None:
     for name in ("refusals", "left_out", "compared", "agents", "baseline_agents"):
         assert resumed[name] == whole[name]
     assert without_times(RunFolder(tmp_path / "run").records()) == without_times(RunFolder(ran).records())
+
+
+def test_refused_updates_are_none_of_those_whose_spread_is_measured() -> None:
+    experiment = build(load(broken(fleet={})))
+    with simulation_of(experiment, experiment.methods[0]) as simulation:
+        population = simulation.init(0)
+        begun = starts(experiment.learner, simulation, population, None)
+        before = simulation.params_of(population)["q"].reshape(3, -1).astype(np.float64)
+        population, _ = simulation.round(population)
+        deltas = simulation.params_of(population)["q"].reshape(3, -1) - before
+    left = update_spread(experiment.learner, begun, population, [BROKEN])
+    assert left is not None
+    assert left == pytest.approx(spread(deltas[[0, 2]]), rel=1e-5)
+    assert left != pytest.approx(spread(deltas), rel=1e-2)
