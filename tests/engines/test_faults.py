@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrl.aggregators import mean, median
+from fedrl.aggregators import agnostic, by_diversity, mean, median, q_fair
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_uniform, first
 from fedrl.core.federation import federate
@@ -29,6 +29,8 @@ from fedrl.learners import (
     a2c,
     adam,
     apfl,
+    chain,
+    corrected,
     gated,
     interpolated,
     mlp,
@@ -37,10 +39,12 @@ from fedrl.learners import (
     ppo,
     q_table,
     reinforce,
+    sgd,
 )
 from fedrl.selection import by_priority
 from fedrl.stages import error_feedback, top_k
-from fedrl.topologies import metropolis, ring, tree
+from fedrl.topologies import gradient_tracking, metropolis, ring, tree
+from quadratic import Valley, quadratic
 
 AGENTS, SICK, ROUND, ROUNDS = 5, 4, 2, 5
 OTHERS = [0, 1, 2, 3]
@@ -263,6 +267,54 @@ def test_where_everybody_fails_nobody_is_waited_for_and_rounds_go_by(schedule):
         assert {agent for agent, _ in seen.refused} == set(range(AGENTS))
         assert (seen.weight, seen.tick.arrived) == (0.0, 0)
     jax.tree.map(np.testing.assert_array_equal, population.server.params, before)
+
+
+@pytest.mark.parametrize("agents", [1, 3])
+@pytest.mark.parametrize("rule", [mean(), median(), q_fair(2.0), by_diversity(), agnostic(3)], ids=repr)
+@pytest.mark.parametrize("engine", [simulate, partial(hierarchy, tree=tree([2]))], ids=["flat", "tree"])
+def test_a_round_in_which_everybody_fails_goes_by_whatever_the_rule(engine, rule, agents):
+    broken = FLEET._replace(pays=np.full(agents, np.nan, np.float32))
+    simulation = engine(federate(BASIC, rule), broken, devices=ONE)
+    population = simulation.init(0)
+    before = jax.tree.map(np.array, population.server.params)
+    population, seen = simulation.round(population)
+    assert [agent for agent, _ in seen.refused] == list(range(agents))
+    assert seen.weight == 0.0
+    jax.tree.map(np.testing.assert_array_equal, population.server.params, before)
+
+
+@pytest.mark.parametrize("on_host", [False, True])
+def test_who_fails_tells_nothing(on_host):
+    if on_host:
+        environment = adapted("FaultyWalk-v0", settings={"pays": 1.0}, options={"observed": False})
+        fleet = environment.params._replace(pays=jnp.asarray(FLEET.pays))
+        learner = a2c(environment, network=SMALL, **SIZES)
+        simulation = simulate_host(federate(learner, mean(), tells=["loss", "norm"]), fleet, devices=ONE, workers=1)
+    else:
+        simulation = blocks(federate(BASIC, mean(), tells=["loss", "norm"]))
+    with simulation:
+        for number, (_, seen, _) in enumerate(played(simulation, np.nan), 1):
+            known = [True] * SICK + [number != ROUND]
+            for said in seen.told.values():
+                np.testing.assert_array_equal(np.isfinite(said), known)
+
+
+def test_neighbours_that_would_make_infinity_of_finite_numbers_go_on_from_what_they_have():
+    huge = np.array([[3e38], [3e38], [3e38]], np.float32)
+    learner = quadratic(chain(corrected(), sgd(0.5)), size=1)
+    valley = Valley(np.ones((3, 1), np.float32), huge * np.array([[1.0], [-1.0], [1.0]], np.float32))
+    simulation = gossip(
+        federate(learner, mean()), valley, ring(), metropolis(), gradient_tracking(1e-3), devices=ONE, block=1
+    )
+    population = simulation.init(0)
+    told = []
+    for _ in range(3):
+        population, seen = simulation.round(population)
+        told.append(seen.skipped)
+        assert all(
+            np.isfinite(x).all() for x in jax.tree.leaves((population.server.params, population.server.aggregator))
+        )
+    assert any("would not be finite" in why for why in told)
 
 
 def test_agents_that_do_not_talk_lose_a_round_as_well_and_it_is_told():

@@ -72,7 +72,7 @@ def partial_sum(
     >>> import jax.numpy as jnp
     >>> terms = jnp.array([[1e-12, 1e12], [3e-12, jnp.nan], [2e-12, -1e12]])
     >>> total([partial_sum(terms, jnp.array([True, False, True]))]).tolist()
-    [3.0000000268043e-12, 0.0]
+    [2.9999999880125916e-12, 0.0]
     """
     if terms.shape[0] > LANES:
         raise ValueError(f"{terms.shape[0]} rows do not fit an exact int32 sum. Add up at most {LANES} at a time.")

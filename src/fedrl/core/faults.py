@@ -46,7 +46,7 @@ def fault_of(before: PyTree, after: PyTree, update: PyTree) -> jax.Array:
     """
     known = {name: jnp.isfinite(leaf) for name, leaf in watched(before, ())}
 
-    def broken(name: str, leaf: jax.Array) -> jax.Array:
+    def broken(name: str, leaf: Any) -> jax.Array:
         lost = ~jnp.isfinite(leaf)
         return (lost & known[name]).any() if name in known else lost.any()
 
@@ -57,23 +57,27 @@ def fault_of(before: PyTree, after: PyTree, update: PyTree) -> jax.Array:
 def undone(
     key: Key, environment: Environment, env_params: PyTree, fault: jax.Array, before: PyTree, after: PyTree
 ) -> PyTree:
-    """The learner's state to go on from: `after`, or what it was `before` if there is a fault.
+    """What an agent remembers to go on from: `after`, or what it was `before` if there is a fault.
+
+    Nothing of it is touched if there is none: a select of all of it in every round would take time, and a compiler that
+    fuses it with the training may round that by the seat of an agent in its block.
 
     Args:
         key: For the new episodes of broken instances.
         environment: Where the agent learns.
         env_params: Its parameters there.
         fault: From `fault_of`.
-        before: The learner's state before the round.
+        before: What the agent remembered before the round.
         after: And after it.
     """
 
-    def chosen(old: PyTree, new: PyTree) -> PyTree:
-        if isinstance(old, Position):
-            return only_if(fault > 0, lambda position: mended(key, environment, env_params, position), new)
-        return jnp.where(fault > 0, old, new)
+    def put_back(now: PyTree) -> PyTree:
+        def chosen(old: PyTree, new: PyTree) -> PyTree:
+            return mended(key, environment, env_params, new) if isinstance(old, Position) else old
 
-    return jax.tree.map(chosen, before, after, is_leaf=_stands)
+        return jax.tree.map(chosen, before, now, is_leaf=_stands)
+
+    return only_if(fault > 0, put_back, after)
 
 
 def only_if(flag: jax.Array, change: Callable[[PyTree], PyTree], value: PyTree) -> PyTree:

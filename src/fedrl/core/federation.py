@@ -207,8 +207,8 @@ def federate(
         sent = {"change": value, "value": update.value, "weight": update.weight, "statistics": update.statistics}
         fault = fault_of(before.learner, after.learner, sent)
         key = jax.random.fold_in(task.key, MEND)
-        state = undone(key, learner.environment, before.env_params, fault, before.learner, after.learner)
-        local = jax.tree.map(lambda old, new: jnp.where(fault > 0, old, new), before.local, after.local)
+        own, kept = (before.learner, before.local), (after.learner, after.local)
+        state, local = undone(key, learner.environment, before.env_params, fault, own, kept)
         weight = jnp.where(fault > 0, jnp.nan, update.weight)
         return update._replace(weight=weight), after._replace(learner=state, local=local), fault
 

@@ -225,7 +225,8 @@ def _block_program(
     ) -> tuple[AgentState, Update, dict[str, jax.Array]]:
         own = learner.params(agent.learner)
         sent = sent if address is None else address(sent, agent)
-        sent = sent._replace(params=jax.tree.map(lambda new, old: jnp.where(talk, new, old), sent.params, own))
+        # not a select, which is fused with the training: there a compiler asks for `talk` and rounds the first seat apart
+        sent = sent._replace(params=jax.lax.cond(talk, lambda: sent.params, lambda: own))
         update, after, metrics = federation.agent(key, sent, agent, cohort)
         spoken = jax.tree.map(lambda new, old: jnp.where(talk, new, old), after.local, agent.local)
         after = after._replace(local=spoken)  # an agent that sent nothing must not believe it did

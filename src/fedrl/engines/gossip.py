@@ -110,18 +110,22 @@ def gossip(
         hints = () if meeting.correction is None else (meeting.correction(nodes.aggregator),)
         work = train(population, Broadcast(nodes.params, hints, nodes.version), cohort, True)
         trained = _gathered(work, nodes.params)
-        params, memory, sent = trained, nodes.aggregator, np.zeros(agents, int)
+        params, memory, sent, skipped = trained, nodes.aggregator, np.zeros(agents, int), ""
         if talk:
             present = np.isin(np.arange(agents), work.agents)
             matrices = [weights(version * consensus_steps + i, present) for i in range(consensus_steps)]
             params, memory = meeting.meet(mixer(matrices), nodes.params, trained, memory, steps)
             params = jax.tree.map(lambda x, like: x.astype(like.dtype), params, trained)
             sent = messages_sent(matrices)
+            skipped = _fault(params, memory)
+            if skipped:
+                params, memory = trained, nodes.aggregator
         ids = np.sort(np.concatenate([work.agents, [agent for agent, _ in work.failed]]).astype(int))
         apart = {"drift": distances(trained)[ids], "consensus_distance": distances(params)[ids]}
         metrics = work.metrics | apart | {"messages": sent[ids]}
-        weight = float(steps[work.agents].sum() * federation.learner.samples)
-        seen = Round(metrics, weight, work.failed, int(sent.sum()) * size_bytes, 0, int(sent.sum()))
+        weight = 0.0 if skipped else float(steps[work.agents].sum() * federation.learner.samples)
+        spent = (int(sent.sum()) * size_bytes, 0, int(sent.sum()))
+        seen = Round(metrics, weight, work.failed, *spent, skipped=skipped)
         nodes = nodes._replace(params=params, aggregator=memory, version=jnp.int32(version + 1))
         return Population(nodes, work.blocks, population.key), seen
 
@@ -203,6 +207,15 @@ def _parameters(federation: Federation, agents: AgentState, updates: Update, her
     """What a block hands over: what its agents hold."""
     del updates, here
     return jax.vmap(federation.learner.params)(agents.learner)
+
+
+def _fault(params: Params, memory: PyTree) -> str:
+    """What of neighbours' parameters and their rule's memory is not finite after they have met; empty if all is."""
+    for name, tree in (("parameters", params), ("the memory of the rule", memory)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if not np.isfinite(leaf).all():
+                return f"{name}{jax.tree_util.keystr(path)} of neighbours would not be finite"
+    return ""
 
 
 def _gathered(work: Trained, start: Params) -> Params:

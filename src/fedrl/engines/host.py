@@ -28,7 +28,7 @@ from fedrl.core.learner import Trajectory
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.host_programs import compiled
 from fedrl.engines.host_rollout import HostRollout, instance_seeds, instance_settings
-from fedrl.engines.merging import failures, merging, messages, spoken, told_in, weighing
+from fedrl.engines.merging import TOLD, failures, merging, messages, spoken, told_in, weighing
 from fedrl.engines.sharing import shapes
 from fedrl.engines.simulation import (
     Population,
@@ -162,7 +162,10 @@ def simulate_host(
             for name in columns[present[0][0]]
         }
         metrics |= {"episodes": counts[0, ids].astype(np.float32), "episode_return": counts[1, ids].astype(np.float32)}
-        metrics = {name: np.where(at_fault > 0, np.zeros_like(x), x) for name, x in metrics.items()}
+        void = at_fault > 0
+        metrics = {
+            name: x if name.startswith(TOLD) else np.where(void, np.zeros_like(x), x) for name, x in metrics.items()
+        }
         if at_fault.any():  # what their environments have come to is not known
             rollout.restart(
                 instance_seeds((*at, RESTART), agents, learner.instances),

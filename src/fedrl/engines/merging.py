@@ -7,6 +7,7 @@ on the host:         outcomes --merge--> commit --> next server state, unless a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -119,7 +120,9 @@ def measured(federation: Federation, update: Update) -> Metrics:
     said = speaks(update)
     if said is not True:
         size[SPOKEN] = jnp.asarray(said, jnp.float32)
-    return size | {TOLD + name: jnp.asarray(x, jnp.float32) for name, x in update.report.items()}
+    void = jnp.isnan(update.weight)  # who sends nothing tells nothing
+    told = {TOLD + name: jnp.where(void, jnp.nan, jnp.asarray(x, jnp.float32)) for name, x in update.report.items()}
+    return size | told
 
 
 def told_in(metrics: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -167,21 +170,21 @@ def _limits(updates: Update) -> np.ndarray:
     return np.repeat(np.array([exact.UPDATES.limit, exact.STATISTICS.limit], np.float32), [weighted, counted])
 
 
-def _beyond(like: Update, reach: np.ndarray) -> list[str]:
-    """Of each row of `Sums.reach`, what is beyond the range of exact sums; nothing of one that is not."""
-    parts = [f"update{name}, times its weight," for name in _names(like.value)]
-    parts += ["the weight of the update", *(f"statistics{name}" for name in _names(like.statistics))]
-    limits = _limits(like).tolist()
+def _beyond(like: Update, reach: np.ndarray, limits: np.ndarray) -> list[str]:
+    """Of each row of `Sums.reach`, what is not below its limit; nothing of one that is."""
+    parts = [(f"update{name}", ", times its weight,") for name in _names(like.value)]
+    parts += [("the weight of the update", ""), *((f"statistics{name}", "") for name in _names(like.statistics))]
     return [
-        next((_out_of_range(*at) for at in zip(parts, row, limits, strict=True) if not at[1] < at[2]), "")
+        next((_out_of_range(*at) for at in zip(parts, row, limits.tolist(), strict=True) if not at[1] < at[2]), "")
         for row in reach.astype(float).tolist()
     ]
 
 
-def _out_of_range(part: str, found: float, limit: float) -> str:
+def _out_of_range(part: tuple[str, str], found: float, limit: float) -> str:
+    name, weighted = part
     if not np.isfinite(found):
-        return f"{part} is not finite"
-    return f"{part} reaches {found:.3g}, and sums are exact below {limit:.3g}: use smaller units"
+        return f"{name} is not finite"
+    return f"{name}{weighted} reaches {found:.3g}, and sums are exact below {limit:.3g}: use smaller units"
 
 
 def _names(tree: PyTree) -> list[str]:
@@ -288,12 +291,12 @@ def _refused_rows(like: Update, outcomes: Sequence[Any], agents: np.ndarray) -> 
     inside = (reach < _limits(like)).all(axis=1)
     if inside.all():
         return ()
-    found = zip(agents[~inside].tolist(), _beyond(like, reach[~inside]), strict=True)
+    found = zip(agents[~inside].tolist(), _beyond(like, reach[~inside], _limits(like)), strict=True)
     return tuple(Refusal(agent, reason) for agent, reason in sorted(found))
 
 
 def _stacked(like: Update, outcomes: Sequence[Any], agents: np.ndarray) -> tuple[Update, tuple[Refusal, ...]]:
-    """Every update of the round as NumPy arrays with a leading axis, and which were left out as beyond the range.
+    """Every update of the round as NumPy arrays with a leading axis, and which were left out as not finite.
 
     They are in the order of agents, wherever those were seated: what a rule adds up depends on the order. What an agent
     can't tell is NaN, which is no fault.
@@ -303,9 +306,10 @@ def _stacked(like: Update, outcomes: Sequence[Any], agents: np.ndarray) -> tuple
     order = np.argsort(agents)
     updates = jax.tree.map(lambda x: x[order], updates)
     parts = jax.tree.leaves((updates.value, updates.weight, updates.statistics))
-    reach = np.stack([np.abs(x.reshape(len(order), -1)).max(axis=1, initial=0.0) for x in parts], axis=1)
-    inside = (reach < _limits(like)).all(axis=1)
-    found = zip(agents[order][~inside].tolist(), _beyond(like, reach[~inside]), strict=True)
+    reach = np.stack([np.abs(x.reshape(len(x), math.prod(x.shape[1:]))).max(axis=1, initial=0.0) for x in parts], 1)
+    limits = np.full(len(parts), np.inf)
+    inside = (reach < limits).all(axis=1)  # false for NaN, too
+    found = zip(agents[order][~inside].tolist(), _beyond(like, reach[~inside], limits), strict=True)
     return jax.tree.map(lambda x: x[inside], updates), tuple(Refusal(*each) for each in found)
 
 
