@@ -179,10 +179,10 @@ def test_moments_are_right_from_the_first_round_on_however_far_from_zero_and_in_
     rng, moments, seen = np.random.default_rng(0), unseen((2,)), []
     merge = jax.jit(lambda moments, stacked: merged(moments, joined(jax.tree.map(sum_of, stacked))))
     for _ in range(4):
-        samples = rng.normal(center, spread, (3, 2, 50)).astype(np.float32)  # of three agents
+        samples = jnp.asarray(rng.normal(center, spread, (3, 2, 50)), jnp.float32)  # of three agents
         counted = [parted(both(count(moments, each[:, :20]), count(moments, each[:, 20:]))) for each in samples]
         moments = merge(moments, jax.tree.map(lambda *leaves: jnp.stack(leaves), *counted))
-        seen += [*samples.astype(np.float64)]
+        seen += [*np.asarray(samples, np.float64)]
         truth = np.concatenate(seen, axis=1)
         np.testing.assert_allclose(moments.variance, truth.var(1), rtol=tolerance, atol=0.0)
         np.testing.assert_allclose(moments.mean, truth.mean(1), rtol=1e-5, atol=1e-6 * spread)
@@ -207,8 +207,8 @@ def test_moments_through_the_engine_know_no_unit(scale):
 
 
 def test_a_spread_below_the_rounding_of_float32_is_none():
-    moments = Moments(jnp.float32(9.0), jnp.float32([1e6]), jnp.float32([1e-6]))
-    assert abs(float(standardised(moments, jnp.float32([[1e6 + 0.0625]]), 10.0)[0, 0])) < 1.0
+    moments = Moments(jnp.float32(9.0), jnp.array([1e6]), jnp.array([1e-6]))
+    assert abs(float(standardised(moments, jnp.array([[1e6 + 0.0625]]), 10.0)[0, 0])) < 1.0
 
 
 def test_no_samples_leave_the_moments_as_they_are():

@@ -225,7 +225,7 @@ def _block_program(
     ) -> tuple[AgentState, Update, dict[str, jax.Array]]:
         own = learner.params(agent.learner)
         sent = sent if address is None else address(sent, agent)
-        # not a select, which is fused with the training: there a compiler asks for `talk` and rounds the first seat apart
+        # not a select: fused with the training, a compiler asks for `talk` in its midst and rounds the first seat apart
         sent = sent._replace(params=jax.lax.cond(talk, lambda: sent.params, lambda: own))
         update, after, metrics = federation.agent(key, sent, agent, cohort)
         spoken = jax.tree.map(lambda new, old: jnp.where(talk, new, old), after.local, agent.local)
