@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from fedrl.core.double import Double, added, negative, product, quotient, two_product
 
 EPSILON = 1e-8
-CONSTANT = 1e-7
+CONSTANT = 2e-7
 """A spread below this share of the mean is rounding of float32."""
 LEAST = 1e-15
 """The least spread that samples are divided by."""
