@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from fedrl.core.environment import Environment
 from fedrl.core.position import Position, mended
-from fedrl.core.types import Key, PyTree
+from fedrl.core.types import Key, PyTree, Update
 
 FAULT = "fault"
 """The metric that tells whose training came to nothing: 0, or one more than the place of a leaf in `watched`."""
@@ -28,12 +28,17 @@ def watched(learner: PyTree, update: PyTree) -> list[tuple[str, Any]]:
 
     Args:
         learner: The state of a learner; its positions in environments are not looked at.
-        update: What it made of it.
+        update: What it made of it, from `to_send`.
     """
     places = jax.tree_util.tree_leaves_with_path(learner, is_leaf=_stands)
     own = [("state" + jax.tree_util.keystr(path), leaf) for path, leaf in places if not _stands(leaf)]
     sent = [("update" + jax.tree_util.keystr(path), x) for path, x in jax.tree_util.tree_leaves_with_path(update)]
     return [(name, leaf) for name, leaf in own + sent if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+
+def to_send(change: PyTree, update: Update) -> PyTree:
+    """All that has to be finite of what an agent sends: its change before any stage, and its update without report."""
+    return {"change": change, "value": update.value, "weight": update.weight, "statistics": update.statistics}
 
 
 def fault_of(before: PyTree, after: PyTree, update: PyTree) -> jax.Array:
@@ -42,7 +47,7 @@ def fault_of(before: PyTree, after: PyTree, update: PyTree) -> jax.Array:
     Args:
         before: The learner's state before the round.
         after: And after it.
-        update: All that has to be finite in what it would send.
+        update: From `to_send`.
     """
     known = {name: jnp.isfinite(leaf) for name, leaf in watched(before, ())}
 

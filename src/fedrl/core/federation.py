@@ -23,7 +23,7 @@ from fedrl.core.checks import check_composition, check_one_of, check_positive
 from fedrl.core.component import Call, component, record
 from fedrl.core.double import sum_of
 from fedrl.core.errors import UnsoundError
-from fedrl.core.faults import FAULT, fault_of, undone
+from fedrl.core.faults import FAULT, fault_of, to_send, undone
 from fedrl.core.keys import agent_key
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.parts import joined
@@ -204,8 +204,7 @@ def federate(
     def settled(
         task: Task, before: AgentState, value: PyTree, update: Update, after: AgentState
     ) -> tuple[Update, AgentState, jax.Array]:
-        sent = {"change": value, "value": update.value, "weight": update.weight, "statistics": update.statistics}
-        fault = fault_of(before.learner, after.learner, sent)
+        fault = fault_of(before.learner, after.learner, to_send(value, update))
         key = jax.random.fold_in(task.key, MEND)
         own, kept = (before.learner, before.local), (after.learner, after.local)
         state, local = undone(key, learner.environment, before.env_params, fault, own, kept)

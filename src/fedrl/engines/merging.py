@@ -18,7 +18,7 @@ import numpy as np
 from fedrl.core import exact
 from fedrl.core.codec import codec, size_bytes, speaks, varies
 from fedrl.core.double import Double, split64
-from fedrl.core.faults import watched
+from fedrl.core.faults import to_send, watched
 from fedrl.core.federation import Federation, ServerState
 from fedrl.core.told import nothing_measured
 from fedrl.core.types import Broadcast, Key, Metrics, PyTree, Update
@@ -101,12 +101,7 @@ def _watched_names(federation: Federation, setting: Shapes) -> list[str]:
         agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
         task, begun = federation.begin(key, sent, agent, jnp.int32(1))
         update, after, _ = federation.report(task, agent, begun, nothing_measured())
-        return after.learner, {
-            "change": federation.learner.params(after.learner),
-            "value": update.value,
-            "weight": update.weight,
-            "statistics": update.statistics,
-        }
+        return after.learner, to_send(federation.learner.params(after.learner), update)
 
     return [name for name, _ in watched(*jax.eval_shape(names, jax.random.key(0), setting.tree))]
 
