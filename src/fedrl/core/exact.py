@@ -21,6 +21,8 @@ from jaxtyping import Array, Bool, Float, Int32
 
 BITS = 27
 LANES = 16
+MANTISSA = 24
+"""Bits of a float32: what is that much larger than a unit has none as low as it."""
 
 
 class Digits(NamedTuple):
@@ -76,13 +78,16 @@ def partial_sum(
     """
     if terms.shape[0] > LANES:
         raise ValueError(f"{terms.shape[0]} rows do not fit an exact int32 sum. Add up at most {LANES} at a time.")
-    left = jnp.where(accepted[:, None], terms, 0.0)
-    sums = []
-    for unit in reversed(digits.units):
-        digit = jnp.round(left * (1.0 / unit))  # a power of two: nothing is rounded but to the digit
-        left = left - digit * unit
-        sums.append(digit.astype(jnp.int32).sum(0))
-    return jnp.stack(sums[::-1])
+    units = np.array(digits.units)[:, None]
+    each = (1.0 / units).astype(np.float32)  # powers of two: nothing is rounded but to the digit
+    above = np.append(each[1:], np.zeros((1, 1), np.float32), axis=0)
+    # what is larger has no bits this low, and would overflow
+    reach = np.minimum(units * 2.0 ** (BITS + MANTISSA), np.finfo(np.float32).max).astype(np.float32)
+    sums = jnp.zeros((digits.number, terms.shape[1]), jnp.int32)
+    for term, counts in zip(terms, accepted, strict=True):
+        near = jnp.where(counts & (jnp.abs(term) < reach), term, 0.0)
+        sums += (jnp.round(near * each) - jnp.round(near * above) * 2.0**BITS).astype(jnp.int32)
+    return sums
 
 
 def largest(tree: Any) -> Float[Array, " leaves"]:

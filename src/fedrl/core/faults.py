@@ -49,14 +49,16 @@ def fault_of(before: PyTree, after: PyTree, update: PyTree) -> jax.Array:
         after: And after it.
         update: From `to_send`.
     """
-    known = {name: jnp.isfinite(leaf) for name, leaf in watched(before, ())}
+    leaves = watched(after, update)
+    suspect = jnp.stack([~jnp.isfinite(leaf).all() for _, leaf in leaves])
 
-    def broken(name: str, leaf: Any) -> jax.Array:
-        lost = ~jnp.isfinite(leaf)
-        return (lost & known[name]).any() if name in known else lost.any()
+    def which(none: jax.Array) -> jax.Array:
+        known = {name: jnp.isfinite(leaf) for name, leaf in watched(before, ())}
+        lost = [~jnp.isfinite(leaf) & known.get(name, True) for name, leaf in leaves]
+        found = jnp.stack([leaf.any() for leaf in lost])
+        return jnp.where(found.any(), jnp.argmax(found).astype(jnp.int32) + 1, none)
 
-    found = jnp.stack([broken(name, leaf) for name, leaf in watched(after, update)])
-    return jnp.where(found.any(), jnp.argmax(found) + 1, 0).astype(jnp.int32)
+    return only_if(suspect.any(), which, jnp.int32(0))  # what was before is read only if something looks wrong
 
 
 def undone(
