@@ -12,6 +12,7 @@ from fedrl.aggregators import agnostic, by_diversity, fedadam, mean, median, q_f
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
+from fedrl.core.stage import Stage
 from fedrl.engines.blocks import block_size, simulate
 from fedrl.engines.coordination import coordinated
 from fedrl.environments import cartpole
@@ -254,3 +255,20 @@ def test_twenty_rounds_of_ppo_give_the_same_bits_on_two_devices_in_any_order():
 def test_arguments_that_do_not_fit_the_fleet_are_named(options, message):
     with pytest.raises(ConfigError, match=message):
         simulate(BY_SUM, FLEET, **options)
+
+
+def test_where_nothing_had_any_weight_everybody_gets_the_memory_of_their_stages_back():
+    """An update of weight zero is not refused, and nothing is made of it either."""
+
+    def weightless(key, context, shared, local, update):
+        return update._replace(weight=jnp.zeros_like(update.weight)), local
+
+    federation = federate(LEARNER, mean(), error_feedback(top_k(0.34)), Stage(weightless, weighs=True))
+    simulation = simulate(federation, FLEET, devices=DEVICES[:1])
+    first = simulation.init(0)
+    before = [jax.tree.map(np.array, block.local) for block in first.blocks]
+    population, seen = simulation.round(first)
+    assert seen.weight == 0.0
+    assert not seen.refused
+    for old, block in zip(before, population.blocks, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, old, block.local)

@@ -87,6 +87,18 @@ def test_it_settles_where_the_weights_of_all_agents_say(aggregator, expected, co
     settles_at(simulate(federation, FLEET, local_steps=WORK, devices=DEVICE), expected, 400, cohort)
 
 
+@pytest.mark.parametrize("aggregator", [mean(), mean("uniform")], ids=repr)
+def test_c_is_the_sum_of_what_agents_hold_after_every_round_of_a_cohort(aggregator):
+    simulation = simulate(scaffold(aggregator, quantize(4)), FLEET, local_steps=WORK, devices=DEVICE)
+    population = simulation.init(0)
+    cohort = two_of_four()
+    for i in range(12):
+        population, _ = simulation.round(population, cohort(i))
+        c, own = held(population)
+        assert np.abs(c).max() > 1e-3
+        np.testing.assert_allclose(c, own.astype(np.float64).sum(0), atol=2e-6)
+
+
 def test_the_two_optima_are_far_apart():
     assert np.abs(BY_SAMPLES - ALIKE).max() > 0.3
 
