@@ -16,7 +16,7 @@ SEEDS = (3, 1, 4)
 def opened(environment, count=3, **settings):
     params = environment.params._replace(**settings)
     rows = jax.tree.map(lambda leaf: np.broadcast_to(leaf, count), params)
-    return environment.host(rows, 1)
+    return environment.open(rows, 1)
 
 
 def random_actions(steps, count=3, actions=2):

@@ -84,11 +84,13 @@ def test_a_film_shows_every_state_of_one_episode(learner: Learner) -> None:
 
 
 def test_a_cartpole_is_drawn_where_its_state_says() -> None:
-    from fedrl.experiments.rendering import ACCENT, _cartpole
+    from fedrl.environments.pictures import ACCENT
 
     def pole(theta: float) -> np.ndarray:
         state: Any = SimpleNamespace(x=0.0, theta=theta)
-        image = np.asarray(_cartpole(SimpleNamespace(state=state), cartpole().params))
+        picture = cartpole().picture
+        assert picture is not None
+        image = np.asarray(picture.frame(SimpleNamespace(state=state), cartpole().params))
         return np.argwhere((image == ACCENT).all(-1)).mean(0)
 
     upright, right = pole(0.0), pole(0.2)

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from fedrl.core.component import call_of
+from fedrl.core.component import written
 
 
 def list_command(kind: str | None) -> None:
@@ -48,4 +48,4 @@ def _value(default: Any) -> str:
         return str(default).lower()
     if isinstance(default, str):
         return f'"{default}"'
-    return str(list(default)) if type(default) is tuple else repr(call_of(default) or default)
+    return str(list(default)) if type(default) is tuple else written(default)

@@ -64,11 +64,11 @@ class Call:
         for name, parameter in self.component.signature.parameters.items():
             value = self.arguments[name]
             if parameter.kind is parameter.VAR_POSITIONAL:
-                shown += [_show(item) for item in value]
+                shown += [written(item) for item in value]
             elif parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
-                shown.append(_show(value))
+                shown.append(written(value))
             elif not _same(value, parameter.default):
-                shown.append(f"{name}={_show(value)}")
+                shown.append(f"{name}={written(value)}")
         return f"{self.component.build.__name__}({', '.join(shown)})"
 
     def __eq__(self, other: object) -> bool:
@@ -177,7 +177,13 @@ def _remember(built: T, call: Call) -> T:
     )
 
 
-def _show(value: object) -> str:
+def written(value: object) -> str:
+    """How a value is written where it is named: the call that built it, or its repr.
+
+    >>> from fedrl.learners import sgd
+    >>> written(sgd(0.1))
+    'sgd(0.1)'
+    """
     call = call_of(value)
     if call is not None:
         return repr(call)

@@ -1,4 +1,4 @@
-"""What an environment is: four pure functions and two facts about its spaces.
+"""What an environment is: four pure functions, and facts about it.
 
 Randomness is drawn ahead: `draw_step(key, (time, instances))` once per rollout costs a fraction of a key
 split per step. An environment that wants keys draws keys (`draw_keys`).
@@ -7,19 +7,22 @@ split per step. An environment that wants keys draws keys (`draw_keys`).
 
 An environment never resets itself. Whoever steps it (`fedrl.learners.rollout`) starts the next episode,
 so the last observation of an episode is never lost, and termination and truncation stay apart.
+
+What can't be part of a compiled program, such as Gymnasium's environments, is a `HostEnvironment`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from fedrl.core.component import Call, record
+from fedrl.core.errors import ConfigError
 from fedrl.core.host import Instances
 from fedrl.core.types import Key, PyTree
 
@@ -78,6 +81,30 @@ class Spaces(NamedTuple):
     action: Space
 
 
+class Picture(NamedTuple):
+    """How a state is drawn.
+
+    Attributes:
+        frame: `(state, env_params) -> image` of Pillow, on the host.
+        pause_ms: Milliseconds between two frames.
+    """
+
+    frame: Callable[[State, PyTree], Any]
+    pause_ms: int
+
+
+class Variants(NamedTuple):
+    """Numbers from which all parameters of an environment are computed, so that a fleet may vary them instead.
+
+    Attributes:
+        tables: `(**numbers) -> params`.
+        numbers: Their names, and what they are in `Environment.params`.
+    """
+
+    tables: Callable[..., PyTree]
+    numbers: Mapping[str, int | float]
+
+
 @record
 class Environment:
     """A Markov decision process, one instance at a time; `jax.vmap` makes many.
@@ -91,8 +118,10 @@ class Environment:
         reset: `(noise, params) -> (state, timestep)`.
         step: `(noise, state, action, params) -> (state, timestep)`.
         max_steps: No episode is longer.
-        host: `(params, workers) -> Instances`: opens one instance outside compiled programs for each entry of the
-            leading axis of `params`, in so many processes (None: as many as pay). None for a pure environment.
+        model: `params -> (transition, reward, initial)`, the exact tables of a finite process
+            (`fedrl.environments.TabularParams`), for parameters with any leading axes. None if no model is known.
+        variants: The numbers that its constructor computes `params` from, if a fleet may vary those.
+        picture: How a state is drawn, if that is known.
         call: The constructor call that made it.
     """
 
@@ -103,8 +132,49 @@ class Environment:
     reset: Callable[[Noise, PyTree], tuple[State, Timestep]]
     step: Callable[[Noise, State, jax.Array, PyTree], tuple[State, Timestep]]
     max_steps: int
-    host: Callable[[PyTree, int | None], Instances] | None = None
+    model: Callable[[PyTree], PyTree] | None = None
+    variants: Variants | None = None
+    picture: Picture | None = None
     call: Call | None = None
+
+
+@record
+class HostEnvironment:
+    """An environment whose instances live outside compiled programs; `fedrl.engines.host` steps them.
+
+    Attributes:
+        params: The parameters of an instance at their defaults, a NamedTuple of arrays; a fleet is this record with a
+            leading agent axis on every leaf.
+        spaces: Observation and action spaces, the same for every setting of `params`.
+        max_steps: No episode is longer.
+        open: `(params, workers) -> Instances`: opens one instance for each entry of the leading axis of `params`, in so
+            many processes (None: as many as pay).
+        call: The constructor call that made it.
+    """
+
+    params: PyTree
+    spaces: Spaces
+    max_steps: int
+    open: Callable[[PyTree, int | None], Instances]
+    call: Call | None = None
+
+
+AnyEnvironment: TypeAlias = Environment | HostEnvironment
+"""What a learner may learn in."""
+
+
+def compiled(environment: AnyEnvironment) -> Environment:
+    """The environment, which is to become part of a compiled program.
+
+    Raises:
+        ConfigError: It is stepped on the host.
+    """
+    if isinstance(environment, HostEnvironment):
+        raise ConfigError(
+            f"{environment!r} was about to become part of a compiled program. It is stepped on the host. "
+            "Run it with fedrl.engines.host.simulate_host."
+        )
+    return environment
 
 
 def draw_nothing(key: Key, batch: tuple[int, ...]) -> Noise:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fedrl.core.environment import Environment
+from fedrl.core.environment import AnyEnvironment
 from fedrl.core.position import Position, mended
 from fedrl.core.types import Key, PyTree, Update
 
@@ -62,7 +62,7 @@ def fault_of(before: PyTree, after: PyTree, update: PyTree) -> jax.Array:
 
 
 def undone(
-    key: Key, environment: Environment, env_params: PyTree, fault: jax.Array, before: PyTree, after: PyTree
+    key: Key, environment: AnyEnvironment, env_params: PyTree, fault: jax.Array, before: PyTree, after: PyTree
 ) -> PyTree:
     """What an agent remembers to go on from: `after`, or what it was `before` if there is a fault.
 

@@ -98,6 +98,9 @@ class Federation:
         aggregator: The rule that merges.
         local_steps: Local iterations in a round, at most.
         stages: What an update passes on its way, in order.
+        payload: "delta" or "gradient", what agents send.
+        server_optimizer: What turns the merged update into a step of the server; None if it adds it up as it is.
+        reports: What each agent says about itself in its update, whoever asked for it.
     """
 
     init_server: Callable[[Key], ServerState]
@@ -114,7 +117,10 @@ class Federation:
     learner: Learner
     aggregator: Aggregator
     local_steps: int
-    stages: tuple[Stage, ...] = ()
+    stages: tuple[Stage, ...]
+    payload: str
+    server_optimizer: optax.GradientTransformation | None
+    reports: tuple[str, ...]
     call: Call | None = None
 
 
@@ -290,6 +296,9 @@ def federate(
         aggregator=aggregator,
         local_steps=local_steps,
         stages=stages,
+        payload=payload,
+        server_optimizer=server_opt,
+        reports=questions,
     )
 
 

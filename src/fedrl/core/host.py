@@ -1,4 +1,4 @@
-"""Instances that live outside compiled programs: what `Environment.host` opens, and what steps them sees.
+"""Instances that live outside compiled programs: what `HostEnvironment.open` opens, and what steps them sees.
 
     reset(seeds, active) --> observation          step(action, active) --> HostStep
 

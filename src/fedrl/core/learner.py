@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 
 from fedrl.core.component import Call, record
-from fedrl.core.environment import Environment
+from fedrl.core.environment import AnyEnvironment
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 
 
@@ -82,7 +82,7 @@ class Learner:
     act: Callable[[Key, Params, jax.Array, bool], jax.Array]
     params: Callable[[PyTree], Params]
     adopt: Callable[[PyTree, Params], PyTree]
-    environment: Environment
+    environment: AnyEnvironment
     samples: int
     learn: Callable[[Key, PyTree, Trajectory, Hint], tuple[PyTree, Metrics]] | None = None
     horizon: int = 0

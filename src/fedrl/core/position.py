@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedrl.core.environment import Environment, State
+from fedrl.core.environment import AnyEnvironment, HostEnvironment, State
 from fedrl.core.types import Key, PyTree
 
 
@@ -24,7 +24,7 @@ class Position(NamedTuple):
     length: jax.Array
 
 
-def deal(environment: Environment, env_params: PyTree, instances: int) -> tuple[PyTree, int | None]:
+def deal(environment: AnyEnvironment, env_params: PyTree, instances: int) -> tuple[PyTree, int | None]:
     """The parameters of each instance and their vmap axis: one setting for all, or a stack dealt out in turn."""
     like = jax.tree.leaves(environment.params)
     given = jax.tree.leaves(env_params)
@@ -33,9 +33,9 @@ def deal(environment: Environment, env_params: PyTree, instances: int) -> tuple[
     return jax.tree.map(lambda leaf: leaf[jnp.arange(instances) % leaf.shape[0]], env_params), 0
 
 
-def start(key: Key, environment: Environment, env_params: PyTree, instances: int) -> Position:
+def start(key: Key, environment: AnyEnvironment, env_params: PyTree, instances: int) -> Position:
     """Open an episode in every instance. Those of a host environment stand elsewhere: their position is empty."""
-    if environment.host is not None:
+    if isinstance(environment, HostEnvironment):
         return Position((), jnp.zeros(0), jnp.zeros(instances), jnp.zeros(instances, jnp.int32))
     params, axis = deal(environment, env_params, instances)
     noise = environment.draw_reset(key, (instances,))
@@ -43,12 +43,12 @@ def start(key: Key, environment: Environment, env_params: PyTree, instances: int
     return Position(state, timestep.observation, jnp.zeros(instances), jnp.zeros(instances, jnp.int32))
 
 
-def mended(key: Key, environment: Environment, env_params: PyTree, position: Position) -> Position:
+def mended(key: Key, environment: AnyEnvironment, env_params: PyTree, position: Position) -> Position:
     """The position, with a new episode in every instance of which a number is not finite.
 
     Host environments stand elsewhere, and whoever steps them begins their episodes.
     """
-    if environment.host is not None:
+    if isinstance(environment, HostEnvironment):
         return position
     instances = position.returned.shape[-1]
     sound = jnp.ones(instances, bool)

@@ -161,8 +161,7 @@ def _bidding(federation: Federation, admission: Admission, wire: Messages) -> tu
 
 def _asked(federation: Federation, admission: Admission) -> tuple[str, ...]:
     """What is bid, if the federation tells it."""
-    given = {} if federation.call is None else federation.call.arguments
-    missing = [name for name in admission.asks if name not in (*federation.aggregator.asks, *given.get("tells", ()))]
+    missing = [name for name in admission.asks if name not in federation.reports]
     if missing:
         raise ConfigError(
             f"{admission!r} asks agents for {missing[0]!r}, and this federation does not tell it. "

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.checks import check_positive
-from fedrl.core.component import call_of, calls_in
+from fedrl.core.component import calls_in, written
+from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import UnsoundError
 from fedrl.core.federation import AgentState, Federation, ServerState, federate
 from fedrl.core.stage import Stage, zeros_like
@@ -153,18 +154,18 @@ def check_serverless(federation: Federation, rule: Rule) -> None:
     Raises:
         UnsoundError: It names the part and the way out.
     """
-    learner, given = federation.learner, {} if federation.call is None else federation.call.arguments
-    needing = [*given.get("stages", ()), *([] if given.get("server_opt") is None else [given["server_opt"]])]
+    learner, optimizer = federation.learner, federation.server_optimizer
+    needing: list[object] = [*federation.stages, *([] if optimizer is None else [optimizer])]
     needing += [] if federation.aggregator.sees == "sum" else [federation.aggregator]
     if needing:
-        part = call_of(needing[0]) or needing[0]
+        part = written(needing[0])
         raise UnsoundError(
-            f"{part!r} works on updates where they meet, and without a server they do not. Neighbours exchange "
-            f"parameters and average them. Leave {part!r} out, or run the federation with a server."
+            f"{part} works on updates where they meet, and without a server they do not. Neighbours exchange "
+            f"parameters and average them. Leave {part} out, or run the federation with a server."
         )
-    if given.get("payload", "delta") != "delta":
+    if federation.payload != "delta":
         raise UnsoundError(
-            f"payload is {given['payload']!r}, and without a server nobody descends it. Agents take their own steps. "
+            f"payload is {federation.payload!r}, and without a server nobody descends it. Agents take their own steps. "
             "Use payload='delta'; with plain SGD and one local step, it is the same."
         )
     if learner.statistics is not None:
@@ -172,7 +173,7 @@ def check_serverless(federation: Federation, rule: Rule) -> None:
             f"{learner!r} counts about moments that all agents share, and without a server they share none. "
             "Leave normalize(...) out, or run the federation with a server."
         )
-    if learner.environment.host is not None:
+    if isinstance(learner.environment, HostEnvironment):
         raise UnsoundError(
             f"{learner.environment!r} is stepped on the host, and agents without a server train in compiled programs. "
             "Use a compiled environment, or run the federation with a server."

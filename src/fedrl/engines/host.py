@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.faults import FAULT
 from fedrl.core.federation import AgentState, Federation
@@ -195,7 +196,7 @@ def simulate_host(
 
 def _opened(federation: Federation, fleet: PyTree, agents: int, rows: int, workers: int | None) -> HostRollout:
     learner, environment = federation.learner, federation.learner.environment
-    if environment.host is None:
+    if not isinstance(environment, HostEnvironment):
         raise ConfigError(
             f"{environment!r} is no host environment. It runs inside compiled programs. "
             "Use fedrl.engines.blocks.simulate, which is far faster."
@@ -205,10 +206,10 @@ def _opened(federation: Federation, fleet: PyTree, agents: int, rows: int, worke
             f"{learner!r} gathers its own experience, and {environment!r} can only be stepped on the host. "
             "Use a learner that learns from trajectories, such as ppo(...)."
         )
-    if federation.call is not None and federation.call.arguments["payload"] != "delta":
+    if federation.payload != "delta":
         raise UnsoundError(
             f"{federation!r} sends gradients of experience that the learner gathers, and {environment!r} can only be "
             "stepped on the host. Use payload='delta'."
         )
-    instances = environment.host(instance_settings(environment, fleet, learner.instances), workers)
+    instances = environment.open(instance_settings(environment, fleet, learner.instances), workers)
     return HostRollout(instances, environment, agents * learner.instances, rows)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from fedrl.core.checks import check_positive
+from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner
 from fedrl.core.types import Params, PyTree
@@ -42,14 +43,14 @@ def greedy_returns_host(
         Float64 `[agents, episodes]`.
     """
     environment = learner.environment
-    if environment.host is None:
+    if not isinstance(environment, HostEnvironment):
         raise ConfigError(f"{environment!r} is no host environment. Evaluate it inside compiled programs.")
     check_positive(episodes=episodes)
     agents = jax.tree.leaves(fleet)[0].shape[0]
     width = min(episodes, max(learner.instances, 1))
     act = _greedy(learner, agents, stacked)
     seeds = np.reshape(instance_seeds((seed,), agents, -(-episodes // width) * width), (agents, -1))
-    instances = environment.host(instance_settings(environment, fleet, width), workers)
+    instances = environment.open(instance_settings(environment, fleet, width), workers)
     returns = np.zeros(seeds.shape)
     try:
         for first in range(0, episodes, width):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrl.core.environment import Environment, Space
+from fedrl.core.environment import AnyEnvironment, Space
 from fedrl.core.host import Instances
 from fedrl.core.learner import Trajectory
 from fedrl.core.types import PyTree
@@ -24,7 +24,7 @@ from fedrl.core.types import PyTree
 class HostRollout:
     """Open instances, what they show, and the return of their episodes so far."""
 
-    def __init__(self, instances: Instances, environment: Environment, count: int, rows: int) -> None:
+    def __init__(self, instances: Instances, environment: AnyEnvironment, count: int, rows: int) -> None:
         self.close = instances.close
         self._instances, self._count = instances, count
         self._spaces = environment.spaces
@@ -80,7 +80,7 @@ class HostRollout:
         return Trajectory(**cast(Any, seen)), episodes, returns
 
 
-def instance_settings(environment: Environment, fleet: PyTree, instances: int) -> PyTree:
+def instance_settings(environment: AnyEnvironment, fleet: PyTree, instances: int) -> PyTree:
     """The parameters of each row: an agent's one setting for all its instances, or its stack dealt out in turn."""
 
     def rows(leaf: jax.Array, like: jax.Array) -> np.ndarray:

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fedrl.core.component import component
-from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_nothing, draw_uniform, first
+from fedrl.core.environment import (
+    Box,
+    Discrete,
+    Environment,
+    Picture,
+    Spaces,
+    Timestep,
+    draw_nothing,
+    draw_uniform,
+    first,
+)
+from fedrl.environments import pictures
 from fedrl.environments.time_limit import time_limit
 
 TRACK = 2.4
 TILT = 12 * 2 * math.pi / 360
+WIDTH, HEIGHT = 480, 240
+"""Of a picture, in pixels."""
 
 
 class CartPoleParams(NamedTuple):
@@ -81,4 +94,24 @@ def cartpole(max_steps: int = 500) -> Environment:
 
     defaults = CartPoleParams(*(jnp.float32(value) for value in CartPoleParams()))
     spaces = Spaces(Box((4,)), Discrete(2))
-    return time_limit(Environment(defaults, spaces, draw_uniform(4), draw_nothing, reset, step, max_steps))
+    picture = Picture(_drawn, pause_ms=20)
+    return time_limit(
+        Environment(defaults, spaces, draw_uniform(4), draw_nothing, reset, step, max_steps, picture=picture)
+    )
+
+
+def _drawn(state: CartPoleState, env_params: CartPoleParams) -> Any:
+    image, pen = pictures.canvas(WIDTH, HEIGHT)
+    metre, floor = image.width / (2.4 * TRACK), int(0.82 * image.height)
+    x, top = image.width / 2 + float(state.x) * metre, floor - 0.16 * metre
+    for edge in (-TRACK, TRACK):
+        at = image.width / 2 + edge * metre
+        pen.line(
+            [(at, floor - 8 * pictures.SCALE), (at, floor + 8 * pictures.SCALE)], pictures.SOFT, 2 * pictures.SCALE
+        )
+    pen.line([(0, floor), (image.width, floor)], fill=pictures.SOFT, width=pictures.SCALE)
+    pen.rectangle([x - 0.25 * metre, top, x + 0.25 * metre, floor], fill=pictures.INK)
+    length = 2.0 * float(env_params.length) * metre
+    tip = (x + length * math.sin(float(state.theta)), top - length * math.cos(float(state.theta)))
+    pen.line([(x, top), tip], fill=pictures.ACCENT, width=int(0.08 * metre))
+    return pictures.finished(image)

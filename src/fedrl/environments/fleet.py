@@ -2,34 +2,31 @@
 
     {"length": {"range": [0.3, 0.7]}, "gravity": 9.8}   --fleet-->   the parameters, a leading agent axis on every leaf
 
-A setting (`fedrl.environments.settings`) names a parameter of the environment. A tabular environment is nothing but
-its tables, so there it may also name a number that the constructor takes, such as the `theta` of `windy_cliff` or the
-`kappa` and `agent` of `random_mdp`.
+A setting (`fedrl.environments.settings`) names a parameter of the environment, or a number that its parameters are
+computed from (`Environment.variants`), such as the `theta` of `windy_cliff` or the `kappa` and `agent` of
+`random_mdp`.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.checks import check_positive
-from fedrl.core.component import call_of
-from fedrl.core.environment import Environment
+from fedrl.core.environment import AnyEnvironment, Environment, Variants
 from fedrl.core.errors import ConfigError, nearest
 from fedrl.core.types import Key, PyTree
 from fedrl.environments.settings import Setting, between_ends, grid_of, kind_of, values_of
-from fedrl.environments.tabular import TabularParams
 
 HELD_OUT = zlib.crc32(b"held out")
 
 
 def fleet(
-    environment: Environment, agents: int, settings: Mapping[str, Setting] | None = None, key: Key | None = None
+    environment: AnyEnvironment, agents: int, settings: Mapping[str, Setting] | None = None, key: Key | None = None
 ) -> PyTree:
     """The parameters of every agent's environment.
 
@@ -53,8 +50,9 @@ def fleet(
     """
     check_positive(agents=agents)
     chosen = dict(settings or {})
-    leaves, arguments = environment.params._asdict(), _arguments(environment)
-    defaults = {name: np.asarray(value) for name, value in {**arguments, **leaves}.items()}
+    leaves, variants = environment.params._asdict(), _variants(environment)
+    numbers = {} if variants is None else variants.numbers
+    defaults = {name: np.asarray(value) for name, value in {**numbers, **leaves}.items()}
     for name in chosen:
         if name not in defaults:
             raise ConfigError(f"{name!r} is no parameter of {environment!r}. {nearest(name, defaults)}")
@@ -67,7 +65,7 @@ def fleet(
     return params._replace(**{name: jnp.asarray(values[name]) for name in values if name in leaves})
 
 
-def held_out(environment: Environment, count: int, settings: Mapping[str, Setting] | None, key: Key) -> PyTree:
+def held_out(environment: AnyEnvironment, count: int, settings: Mapping[str, Setting] | None, key: Key) -> PyTree:
     """Environments that no agent has trained on, of the kind that the agents have.
 
     Drawn settings are drawn anew; for a range, a list or a grid, values are drawn uniformly between its ends. So the
@@ -91,25 +89,20 @@ def held_out(environment: Environment, count: int, settings: Mapping[str, Settin
     return fleet(environment, count, wider, jax.random.fold_in(key, HELD_OUT))
 
 
-def _arguments(environment: Environment) -> dict[str, Any]:
-    """The numbers that shape the tables of a tabular environment, by name."""
-    call = call_of(environment)
-    if call is None or not isinstance(environment.params, TabularParams):
-        return {}
-    return {
-        name: value for name, value in call.arguments.items() if isinstance(value, int | float) and name != "max_steps"
-    }
+def _variants(environment: AnyEnvironment) -> Variants | None:
+    return environment.variants if isinstance(environment, Environment) else None
 
 
-def _rebuilt(environment: Environment, agents: int, arguments: Mapping[str, np.ndarray]) -> PyTree:
+def _rebuilt(environment: AnyEnvironment, agents: int, arguments: Mapping[str, np.ndarray]) -> PyTree:
     """The parameters of every agent, before those that are set directly."""
     if not arguments:
         return jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf)[None], agents, axis=0), environment.params)
-    call = call_of(environment)
-    assert call is not None
+    variants = _variants(environment)
+    assert variants is not None
     rows = zip(*(column.tolist() for column in arguments.values()), strict=True)
-    each = [call.component.build(**{**call.arguments, **dict(zip(arguments, row, strict=True))}).params for row in rows]
-    if any(params.transition.shape != environment.params.transition.shape for params in each):
+    each = [variants.tables(**{**variants.numbers, **dict(zip(arguments, row, strict=True))}) for row in rows]
+    like = jax.tree.map(jnp.shape, environment.params)
+    if any(jax.tree.map(jnp.shape, params) != like for params in each):
         raise ConfigError(
             f"{', '.join(arguments)} would change the number of states or actions of {environment!r}. The agents "
             "learn one model, so their spaces are the same. Set it where the environment is made."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +13,21 @@ from fedrl.core.component import component
 from fedrl.core.environment import (
     Discrete,
     Environment,
+    Picture,
     Spaces,
     Timestep,
     draw_uniform,
     first,
 )
 from fedrl.core.errors import ConfigError, nearest
+from fedrl.core.types import PyTree
+from fedrl.environments import pictures
 from fedrl.environments.tabular import TabularParams
 from fedrl.environments.time_limit import time_limit
 
 START, FLOOR, WALL, GOAL, PIT = "S.#GO"
+TILE = 40
+"""Pixels of a cell in a picture."""
 MOVES = ((0, -1), (1, 0), (0, 1), (-1, 0))  # left, down, right, up: neighbours in the list are perpendicular
 
 LAYOUTS = {
@@ -126,7 +132,19 @@ def gridworld(layout: str = "4x4", max_steps: int = 100) -> Environment:
     defaults = GridworldParams(*(jnp.float32(value) for value in GridworldParams()))
     draw = draw_uniform(1)
     spaces = Spaces(Discrete(cells), Discrete(len(MOVES)))
-    return time_limit(Environment(defaults, spaces, draw, draw, reset, step, max_steps))
+    return time_limit(
+        Environment(
+            defaults,
+            spaces,
+            draw,
+            draw,
+            reset,
+            step,
+            max_steps,
+            model=lambda params: gridworld_model(layout, params),
+            picture=Picture(drawing(lines_of(layout)), pause_ms=300),
+        )
+    )
 
 
 def gridworld_model(layout: str, params: GridworldParams) -> TabularParams:
@@ -149,13 +167,38 @@ def gridworld_model(layout: str, params: GridworldParams) -> TabularParams:
     return TabularParams(transition, jnp.where(over, 0.0, paid), jnp.broadcast_to(initial, (*slip.shape, len(initial))))
 
 
+def lines_of(layout: str) -> list[str]:
+    """The lines of a map, or of the map of that name."""
+    return [line.strip() for line in LAYOUTS.get(layout, layout).strip().splitlines()]
+
+
+def drawing(lines: list[str]) -> Callable[[GridworldState, PyTree], Any]:
+    """How a state on this map is drawn."""
+    cells = [(y, x) for y, row in enumerate(lines) for x, tile in enumerate(row) if tile != WALL]
+    colours = {WALL: pictures.INK, GOAL: (120, 170, 110), PIT: (70, 110, 160)}
+
+    def draw(state: GridworldState, env_params: PyTree) -> Any:
+        del env_params
+        image, pen = pictures.canvas(TILE * len(lines[0]), TILE * len(lines))
+        size = TILE * pictures.SCALE
+        for y, row in enumerate(lines):
+            for x, tile in enumerate(row):
+                box = [x * size, y * size, (x + 1) * size, (y + 1) * size]
+                pen.rectangle(box, fill=colours.get(tile, pictures.PAPER), outline=pictures.SOFT)
+        y, x = cells[int(state.cell)]
+        pen.ellipse([(x + 0.2) * size, (y + 0.2) * size, (x + 0.8) * size, (y + 0.8) * size], fill=pictures.ACCENT)
+        return pictures.finished(image)
+
+    return draw
+
+
 def read_layout(layout: str) -> Layout:
     """Read a map or the name of one.
 
     Raises:
         ConfigError: It is neither.
     """
-    lines = [line.strip() for line in LAYOUTS.get(layout, layout).strip().splitlines()]
+    lines = lines_of(layout)
     grid = np.array([list(line.ljust(max(map(len, lines)))) for line in lines] or [[" "]])
     if strange := sorted(set(grid.ravel()) - {START, FLOOR, WALL, GOAL, PIT}):
         raise ConfigError(

@@ -13,14 +13,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fedrl.core.environment import Environment
+from fedrl.core.environment import AnyEnvironment, Environment
 from fedrl.core.errors import ConfigError
 from fedrl.core.types import PyTree
-from fedrl.environments.gridworld import GridworldParams, gridworld_model
 from fedrl.environments.tabular import TabularParams
 
 
-def model_of(environment: Environment, params: PyTree = None) -> TabularParams:
+def model_of(environment: AnyEnvironment, params: PyTree = None) -> TabularParams:
     """The exact model of a finite environment, for one setting of its parameters or a fleet of them.
 
     Args:
@@ -34,14 +33,11 @@ def model_of(environment: Environment, params: PyTree = None) -> TabularParams:
     >>> model_of(gridworld("4x4")).transition.shape
     (16, 4, 16)
     """
-    given = environment.params if params is None else params
-    if isinstance(given, TabularParams):
-        return given
-    if isinstance(given, GridworldParams) and environment.call is not None:
-        return gridworld_model(environment.call.arguments["layout"], given)
+    if isinstance(environment, Environment) and environment.model is not None:
+        return environment.model(environment.params if params is None else params)
     raise ConfigError(
         f"{environment!r} has no exact model. Planning needs a finite process. "
-        "Use gridworld() or a tabular environment."
+        "Use gridworld(), a tabular environment, or one with a `model`."
     )
 
 

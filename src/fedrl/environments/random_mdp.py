@@ -7,13 +7,14 @@ never does. So kappa is the distance between agents: the total variation of each
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from fedrl.core.checks import check_positive
 from fedrl.core.component import component
-from fedrl.core.environment import Environment
+from fedrl.core.environment import Environment, Variants
 from fedrl.core.errors import ConfigError
 from fedrl.core.types import Key
 from fedrl.environments.tabular import TabularParams, check_fraction, process
@@ -38,9 +39,14 @@ def random_mdp(
     Raises:
         ConfigError: An argument is out of range.
     """
+    numbers: dict[str, Any] = {"states": states, "actions": actions, "kappa": kappa, "agent": agent, "seed": seed}
+    return process(_tables(**numbers), max_steps, Variants(_tables, numbers))
+
+
+def _tables(states: int, actions: int, kappa: float, agent: int, seed: int) -> TabularParams:
     check_positive(states=states, actions=actions, agent=agent + 1)
     check_fraction(kappa=kappa)
-    return process(_member(jax.random.key(seed), agent, kappa, states, actions), max_steps)
+    return _member(jax.random.key(seed), agent, kappa, states, actions)
 
 
 def random_mdps(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.component import component
-from fedrl.core.environment import Discrete, Environment, Spaces, Timestep, draw_uniform, first
+from fedrl.core.environment import Discrete, Environment, Spaces, Timestep, Variants, draw_uniform, first
 from fedrl.core.errors import ConfigError
 from fedrl.environments.time_limit import time_limit
 
@@ -67,8 +67,14 @@ def tabular(
     return process(TabularParams(*(jnp.asarray(table, jnp.float32) for table in (tables, reward, start))), max_steps)
 
 
-def process(params: TabularParams, max_steps: int) -> Environment:
-    """The environment with these tables at its defaults."""
+def process(params: TabularParams, max_steps: int, variants: Variants | None = None) -> Environment:
+    """The environment with these tables at its defaults.
+
+    Args:
+        params: The tables.
+        max_steps: Steps of an episode.
+        variants: The numbers they were computed from, if a fleet may vary those.
+    """
     states, actions, _ = params.transition.shape
     count = Discrete(states)
 
@@ -86,7 +92,10 @@ def process(params: TabularParams, max_steps: int) -> Environment:
         return TabularState(reached), Timestep(reached, reward, jnp.bool_(False), jnp.bool_(False))
 
     draw = draw_uniform(1)
-    return time_limit(Environment(params, Spaces(count, Discrete(actions)), draw, draw, reset, step, max_steps))
+    spaces = Spaces(count, Discrete(actions))
+    return time_limit(
+        Environment(params, spaces, draw, draw, reset, step, max_steps, model=lambda tables: tables, variants=variants)
+    )
 
 
 def check_fraction(**values: float) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fedrl.core.checks import check_positive
-from fedrl.core.environment import Environment, Noise, State, Timestep
+from fedrl.core.environment import Environment, Noise, Picture, State, Timestep
 from fedrl.core.types import PyTree
 
 
@@ -47,4 +47,6 @@ def time_limit(environment: Environment) -> Environment:
         over = (steps >= environment.max_steps) & ~timestep.terminated
         return Timed(state, steps), timestep._replace(truncated=timestep.truncated | over)
 
-    return replace(environment, reset=reset, step=step)
+    picture = environment.picture
+    timed = None if picture is None else Picture(lambda at, params: picture.frame(at.state, params), picture.pause_ms)
+    return replace(environment, reset=reset, step=step, picture=timed)

@@ -8,12 +8,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.component import component
-from fedrl.core.environment import Environment
+from fedrl.core.environment import Environment, Variants
 from fedrl.core.errors import ConfigError
 from fedrl.environments.tabular import TabularParams, check_fraction, process
 
@@ -35,8 +37,13 @@ def windy_cliff(theta: float = 0.5, width: int = 4, height: int = 4, max_steps: 
     Raises:
         ConfigError: An argument is out of range.
     """
+    numbers: dict[str, Any] = {"theta": theta, "width": width, "height": height}
+    return process(_tables(**numbers), max_steps, Variants(_tables, numbers))
+
+
+def _tables(theta: float, width: int, height: int) -> TabularParams:
     check_fraction(theta=theta)
-    return process(windy_cliffs(theta, width, height), max_steps)
+    return windy_cliffs(theta, width, height)
 
 
 def windy_cliffs(thetas: float | jax.Array, width: int = 4, height: int = 4) -> TabularParams:

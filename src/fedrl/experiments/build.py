@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedrl.core.environment import Environment
+from fedrl.core.environment import AnyEnvironment, HostEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import Federation, federate
 from fedrl.core.keys import Purpose, run_key
@@ -47,7 +47,7 @@ class Experiment:
     """
 
     config: Config
-    environment: Environment
+    environment: AnyEnvironment
     learner: Learner
     federation: Federation
     fleet: PyTree
@@ -128,7 +128,7 @@ def build(config: Config) -> Experiment:
     )
 
 
-def planning_of(chosen: FederationConfig, environment: Environment) -> tuple[Selection | None, Workload | None]:
+def planning_of(chosen: FederationConfig, environment: AnyEnvironment) -> tuple[Selection | None, Workload | None]:
     """Build what the server plans: whom it asks, and for how many local steps.
 
     Raises:
@@ -146,7 +146,7 @@ def planning_of(chosen: FederationConfig, environment: Environment) -> tuple[Sel
                 f"federation.local_steps is {workload!r}, which goes by how long agents take, and a simulation without "
                 "a clock has no time. Say how fast they are: federation.clock = {step_s = ...}, or use balanced."
             )
-        if environment.host is not None:
+        if isinstance(environment, HostEnvironment):
             raise ConfigError(
                 f"federation.local_steps is {workload!r}, but {environment!r} is stepped on the host, where local "
                 "steps are the same in every round. Give a number, or use a compiled environment."
@@ -161,7 +161,7 @@ def _first_cohort(selection: Selection | None, agents: int) -> np.ndarray:
     return selection.choose(np.random.default_rng(0), agents, 1, selection.init(agents))
 
 
-def admission_of(chosen: FederationConfig, environment: Environment) -> Admission | None:
+def admission_of(chosen: FederationConfig, environment: AnyEnvironment) -> Admission | None:
     """Build what decides whose updates are sent.
 
     Raises:
@@ -170,7 +170,7 @@ def admission_of(chosen: FederationConfig, environment: Environment) -> Admissio
     if chosen.admission is None:
         return None
     admission: Admission = catalogue.build("admission", chosen.admission, "federation.admission")
-    if environment.host is not None:
+    if isinstance(environment, HostEnvironment):
         raise ConfigError(
             f"federation.admission is {admission!r}, but {environment!r} is stepped on the host, where every update is "
             "sent as it is made. Leave it out, or use a compiled environment."
@@ -186,7 +186,7 @@ def _steps(chosen: FederationConfig, workload: Workload | None) -> tuple[int, ..
     return (given,) * chosen.agents if isinstance(given, int) else typing.cast(tuple[int, ...], given)
 
 
-def _learner(config: Config, environment: Environment) -> Learner:
+def _learner(config: Config, environment: AnyEnvironment) -> Learner:
     built = catalogue.build("learner", config.learner, "learner", {"environment": environment})
     assert isinstance(built, Learner)
     return built

@@ -22,7 +22,7 @@ import optax
 from fedrl.aggregators.staleness import Staleness
 from fedrl.core.aggregator import Aggregator
 from fedrl.core.component import CATALOGUE, Component, call_of
-from fedrl.core.environment import Environment
+from fedrl.core.environment import Environment, HostEnvironment
 from fedrl.core.errors import ConfigError, UnsoundError, nearest
 from fedrl.core.learner import Learner
 from fedrl.core.stage import Stage
@@ -42,6 +42,7 @@ Table: TypeAlias = dict[str, Any]
 ROOMS = ("environments", "learners", "aggregators", "stages", "topologies", "selection", "engines.virtual")
 KINDS: dict[type, str] = {
     Environment: "environment",
+    HostEnvironment: "environment",
     Learner: "learner",
     Aggregator: "aggregator",
     Stage: "stage",

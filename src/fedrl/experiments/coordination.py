@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import jax
 import optax
 
+from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import Federation
 from fedrl.core.learner import Learner, policy_of
@@ -74,7 +75,7 @@ def coordination_of(chosen: FederationConfig, federation: Federation) -> Coordin
     if chosen.hierarchy is not None:
         tree = catalogue.build("hierarchy", chosen.hierarchy, "federation.hierarchy")
         tree.parents(chosen.agents)
-        if federation.learner.environment.host is not None:
+        if isinstance(federation.learner.environment, HostEnvironment):
             raise ConfigError(
                 f"federation.hierarchy is {tree!r}, but {federation.learner.environment!r} is stepped on the host, and "
                 "agents of a tree train in compiled programs. Use a compiled environment, or leave the hierarchy out."
@@ -145,7 +146,7 @@ def simulation_of(experiment: Experiment, method: Method, devices: Sequence[jax.
     if isinstance(where, Clock):
         clocked = simulate_clock(federation, fleet, where, local_steps=steps, devices=devices)
         return _planned(experiment, method, clocked)
-    if experiment.environment.host is not None:
+    if isinstance(experiment.environment, HostEnvironment):
         from fedrl.engines.host import simulate_host
 
         return _planned(experiment, method, simulate_host(federation, fleet, local_steps=steps))

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fedrl.core.checks import check_positive
+from fedrl.core.environment import HostEnvironment, compiled
 from fedrl.core.keys import Purpose, run_key
 from fedrl.core.learner import Learner
 from fedrl.core.types import Key, Params, PyTree
@@ -60,7 +61,7 @@ def returns_of(
     learner: Learner, fleet: PyTree, params: Params, episodes: int, seed: int, stacked: bool = False
 ) -> Float[np.ndarray, "agents episodes"]:
     """`greedy_returns`, wherever the environment lives: compiled along, or stepped on the host."""
-    if learner.environment.host is None:
+    if not isinstance(learner.environment, HostEnvironment):
         return greedy_returns(learner, fleet, params, episodes, seed, stacked)
     from fedrl.engines.host_evaluation import greedy_returns_host
 
@@ -83,7 +84,7 @@ RESET, STEP, ACT = 0, 1, 2
 @shared
 def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, np.ndarray, PyTree, Params], jax.Array]:
     """The program for a block of agents with this learner, compiled at its first call on a device."""
-    environment = learner.environment
+    environment = compiled(learner.environment)
     reset = jax.vmap(environment.reset, (-1, None), -1, axis_size=episodes)
     move = jax.vmap(environment.step, (-1, -1, -1, None), -1)
 

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 
 from fedrl.core.component import calls_in
+from fedrl.core.environment import HostEnvironment
 from fedrl.core.types import Params
 from fedrl.engines.simulation import Population, Simulation
 from fedrl.engines.spread import starts, update_spread
 from fedrl.engines.virtual.clock import Clock
 from fedrl.environments import TabularParams, distances_from_mean, model_of
-from fedrl.environments.gridworld import GridworldParams
 from fedrl.experiments.build import Experiment
 from fedrl.experiments.coordination import all_act_alike
 from fedrl.experiments.events import Heterogeneity, UpdateSpread
@@ -65,7 +65,7 @@ def heterogeneity_of(experiment: Experiment, records: Sequence[Mapping[str, Any]
 
 def _model(experiment: Experiment) -> TabularParams | None:
     """The exact model of the fleet, if it is finite and not too large."""
-    if not isinstance(experiment.fleet, TabularParams | GridworldParams):
+    if isinstance(experiment.environment, HostEnvironment) or experiment.environment.model is None:
         return None
     whole = jax.eval_shape(lambda fleet: model_of(experiment.environment, fleet), experiment.fleet)
     return model_of(experiment.environment, experiment.fleet) if whole.transition.size <= LARGEST else None

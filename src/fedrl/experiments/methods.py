@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from fedrl.aggregators import mean
-from fedrl.core.environment import Environment
+from fedrl.core.environment import AnyEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import Federation, federate
 from fedrl.core.learner import Learner
@@ -52,7 +52,7 @@ class Method:
 
 def methods_of(
     config: Config,
-    environment: Environment,
+    environment: AnyEnvironment,
     learner: Learner,
     federation: Federation,
     agents: PyTree,
@@ -78,19 +78,18 @@ def alone(
     free = _without_pull(config.learner)
     if free != config.learner:
         learner = _built(free, learner.environment)
-    given = {} if federation.call is None else federation.call.arguments
     summed = federation.aggregator.sees == "sum"
     plain = federate(
         learner,
         federation.aggregator if summed else mean(),
-        server_opt=given.get("server_opt"),
+        server_opt=federation.server_optimizer,
         local_steps=federation.local_steps,
     )
     return Method(name, federation if plain == federation else plain, agents, steps, False)
 
 
 def _pooled(
-    config: Config, environment: Environment, learner: Learner, agents: PyTree, steps: tuple[int, ...]
+    config: Config, environment: AnyEnvironment, learner: Learner, agents: PyTree, steps: tuple[int, ...]
 ) -> Method:
     """One learner with as many instances as all agents together have, dealt out over their environments."""
     assert isinstance(config.learner, Mapping)
@@ -107,7 +106,7 @@ def _pooled(
     return Method("centralised", federate(central, mean(), local_steps=work), whole, (work,), False)
 
 
-def _built(table: Any, environment: Environment) -> Learner:
+def _built(table: Any, environment: AnyEnvironment) -> Learner:
     return typing.cast(Learner, catalogue.build("learner", table, "learner", {"environment": environment}))
 
 

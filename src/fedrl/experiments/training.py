@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import jax
 import numpy as np
 
+from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import RunError
 from fedrl.engines.simulation import Population, Simulation
 from fedrl.experiments import checkpoint
@@ -43,7 +44,7 @@ def simulations(experiment: Experiment, method: Method) -> list[Simulation]:
     devices = jax.local_devices()
     whole = simulation_of(experiment, method)
     seeds = len(experiment.config.seed_list)
-    on_host = experiment.environment.host is not None
+    on_host = isinstance(experiment.environment, HostEnvironment)
     if on_host or whole.agents > whole.block or seeds == 1 or len(devices) == 1:
         return [whole]
     return [simulation_of(experiment, method, [device]) for device in devices[:seeds]]
@@ -55,7 +56,7 @@ def all_seeds(session: Session, method: Method, programs: Sequence[Program]) -> 
     if fresh:
         session.tell(Compile(event="compile", method=method.name))
     seeds = session.experiment.config.seed_list
-    workers = 1 if session.experiment.environment.host is not None else len(jax.local_devices())
+    workers = 1 if isinstance(session.experiment.environment, HostEnvironment) else len(jax.local_devices())
     started = time.perf_counter()
     with ThreadPoolExecutor(max_workers=workers) as pool:
         jobs: list[Future[Outcome | None]] = []
@@ -146,7 +147,7 @@ def _recovered(
     if not done:
         raise RunError("No round is through.")  # never told: the error of the round came first
     path = session.folder.checkpoint(method.name, seed)
-    if session.experiment.environment.host is None:
+    if not isinstance(session.experiment.environment, HostEnvironment):
         population, at = simulation.init(seed), checkpoint.round_of(path)
         population = checkpoint.load(path, population) if at else population
         for _ in range(at, done):

@@ -9,7 +9,7 @@ import optax
 
 from fedrl.core.checks import check_positive
 from fedrl.core.component import component
-from fedrl.core.environment import Environment
+from fedrl.core.environment import AnyEnvironment
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.types import Hint, Key, Metrics, Params
 from fedrl.learners.actor_critic import ActorCriticState, Experience, actor_critic
@@ -21,7 +21,7 @@ from fedrl.learners.policies import Policy
 
 @component("learner", reference="Mnih et al. (2016), https://arxiv.org/abs/1602.01783")
 def a2c(
-    environment: Environment,
+    environment: AnyEnvironment,
     *,
     network: Network = mlp(),
     optimizer: optax.GradientTransformation = adam(7e-4, max_norm=0.5),

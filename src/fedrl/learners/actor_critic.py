@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedrl.core.environment import Environment
+from fedrl.core.environment import AnyEnvironment
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 from fedrl.learners.networks import Network
@@ -48,7 +48,7 @@ Improve = Callable[
 
 
 def actor_critic(
-    environment: Environment,
+    environment: AnyEnvironment,
     network: Network,
     optimizer: optax.GradientTransformation,
     improve: Improve,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from fedrl.core.checks import check_positive
 from fedrl.core.component import component
+from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner, Trajectory, policy_of
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
@@ -62,7 +63,7 @@ def gated(learner: Learner, trials: int = 4, horizon: int | None = None, margin:
     check_positive(trials=trials, horizon=length)
     if margin < 0.0:
         raise ConfigError(f"margin is {margin}. An equal policy would be refused. Set it to 0 or more.")
-    if environment.host is not None:
+    if isinstance(environment, HostEnvironment):
         raise ConfigError(
             f"{environment!r} lives outside compiled programs, and the gate plays its trials inside. Drop gated, or "
             "use an environment written in JAX."

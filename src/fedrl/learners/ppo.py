@@ -8,7 +8,7 @@ import optax
 
 from fedrl.core.checks import check_positive
 from fedrl.core.component import component
-from fedrl.core.environment import Environment
+from fedrl.core.environment import AnyEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner
 from fedrl.core.types import Hint, Key, Metrics, Params
@@ -23,7 +23,7 @@ from fedrl.learners.returns import normalised
 
 @component("learner", reference="Schulman et al. (2017), https://arxiv.org/abs/1707.06347")
 def ppo(
-    environment: Environment,
+    environment: AnyEnvironment,
     *,
     network: Network = mlp(),
     optimizer: optax.GradientTransformation = adam(0.0025, max_norm=0.5),

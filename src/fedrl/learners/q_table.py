@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from fedrl.core.checks import check_one_of, check_positive
 from fedrl.core.component import component
-from fedrl.core.environment import Discrete, Environment
+from fedrl.core.environment import AnyEnvironment, Discrete
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
@@ -36,7 +36,7 @@ class QTableState(NamedTuple):
 
 @component("learner", reference="Watkins & Dayan (1992), https://doi.org/10.1007/BF00992698")
 def q_table(
-    environment: Environment,
+    environment: AnyEnvironment,
     *,
     sampling: str = "sampled",
     learning_rate: float = 0.1,
@@ -198,7 +198,7 @@ def _advanced(state: QTableState, q: jax.Array, visits: jax.Array) -> QTableStat
     return state._replace(params=params)
 
 
-def _sizes(environment: Environment) -> tuple[int, int]:
+def _sizes(environment: AnyEnvironment) -> tuple[int, int]:
     observation, action = environment.spaces
     if not isinstance(observation, Discrete) or not isinstance(action, Discrete):
         raise ConfigError(

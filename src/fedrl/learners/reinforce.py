@@ -10,7 +10,7 @@ import optax
 
 from fedrl.core.checks import check_one_of, check_positive
 from fedrl.core.component import component
-from fedrl.core.environment import Environment
+from fedrl.core.environment import AnyEnvironment, HostEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
@@ -36,7 +36,7 @@ class ReinforceState(NamedTuple):
 
 @component("learner", reference="Williams (1992), https://doi.org/10.1007/BF00992696")
 def reinforce(
-    environment: Environment,
+    environment: AnyEnvironment,
     *,
     network: Network = mlp(),
     optimizer: optax.GradientTransformation = adam(0.005),
@@ -75,7 +75,7 @@ def reinforce(
     length = environment.max_steps if horizon is None else min(horizon, environment.max_steps)
     check_positive(episodes_per_step=episodes_per_step, horizon=length)
     check_one_of(baseline, BASELINES, "baseline")
-    if environment.host is not None:
+    if isinstance(environment, HostEnvironment):
         raise ConfigError(
             f"{environment!r} lives outside compiled programs, and reinforce plays its episodes inside. "
             "Use a2c or ppo, which learn from any stretch of experience."

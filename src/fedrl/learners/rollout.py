@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedrl.core.environment import Environment, Noise, State
+from fedrl.core.environment import AnyEnvironment, Noise, State, compiled
 from fedrl.core.learner import Trajectory
 from fedrl.core.position import Position, deal, start
 from fedrl.core.types import Key, Metrics, PyTree
@@ -44,13 +44,14 @@ class Sampler(NamedTuple):
 
 
 def collect(
-    key: Key, environment: Environment, env_params: PyTree, sampler: Sampler, position: Position, steps: int
+    key: Key, environment: AnyEnvironment, env_params: PyTree, sampler: Sampler, position: Position, steps: int
 ) -> tuple[Position, Trajectory, Metrics]:
     """Take `steps` steps in every instance.
 
     The trajectory holds observations before and after each step, so the last one of an episode is there for
     bootstrapping although the instance has moved on to its next episode.
     """
+    environment = compiled(environment)
     instances = position.returned.shape[-1]
     params, axis = deal(environment, env_params, instances)
     reset = jax.vmap(environment.reset, (-1, axis), -1, axis_size=instances)  # there may be no noise
@@ -87,9 +88,10 @@ def collect(
 
 
 def episodes(
-    key: Key, environment: Environment, env_params: PyTree, sampler: Sampler, instances: int, steps: int
+    key: Key, environment: AnyEnvironment, env_params: PyTree, sampler: Sampler, instances: int, steps: int
 ) -> tuple[Episodes, Metrics]:
     """Play one episode in every instance, cut off after `steps` steps. Where one is over, the instance stands still."""
+    environment = compiled(environment)
     params, axis = deal(environment, env_params, instances)
     move = jax.vmap(environment.step, (-1, -1, -1, axis), -1)
     Carry = tuple[State, jax.Array, jax.Array]

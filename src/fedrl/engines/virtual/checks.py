@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import Federation
 from fedrl.engines.merging import Messages, messages
@@ -24,30 +25,30 @@ def check_clock(federation: Federation, clock: Clock, agents: int) -> None:
     schedule = clock.schedule
     speeds_of(clock, agents, 0, 0)
     presence(clock, agents)
-    learner, given = federation.learner, {} if federation.call is None else federation.call.arguments
+    learner, stages = federation.learner, federation.stages
     waited_for = max(schedule.quorum, 0 if schedule.wait_for is None else schedule.wait_for)
     if not schedule.restart and waited_for > agents:
         raise ConfigError(
             f"{schedule!r} waits for {waited_for} updates and there are {agents} agents, each of which sends one in a "
             "round. Wait for fewer."
         )
-    if learner.environment.host is not None:
+    if isinstance(learner.environment, HostEnvironment):
         raise UnsoundError(
             f"{learner.environment!r} is stepped on the host, and on a virtual clock agents train in compiled "
             "programs. Use a compiled environment."
         )
-    hiding = [stage for stage in given.get("stages", ()) if stage.hides]
+    hiding = [stage for stage in stages if stage.hides]
     if hiding and schedule.restart:
         raise UnsoundError(
             f"{hiding[0]!r} hides updates in the sum of those who began together, and under {schedule!r} nobody does. "
             "Use synchronous()."
         )
-    if schedule.toward_model and given.get("payload", "delta") == "gradient":
+    if schedule.toward_model and federation.payload == "gradient":
         raise UnsoundError(
             f"{schedule!r} mixes the parameters that agents end up with, and with payload='gradient' they end up where "
             "they began. Use payload='delta', or a schedule that adds changes such as fed_buff()."
         )
-    holding = [stage for stage in given.get("stages", ()) if stage.withholds]
+    holding = [stage for stage in stages if stage.withholds]
     if holding and schedule.toward_model:
         raise UnsoundError(
             f"{schedule!r} mixes the parameters that agents end up with, and would take what {holding[0]!r} holds "

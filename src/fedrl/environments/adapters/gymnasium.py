@@ -7,7 +7,7 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any, NoReturn
+from typing import Any
 
 import gymnasium as gym
 import jax
@@ -15,7 +15,7 @@ import numpy as np
 
 from fedrl.core.checks import check_positive
 from fedrl.core.component import component
-from fedrl.core.environment import Box, Discrete, Environment, Space, Spaces, draw_nothing
+from fedrl.core.environment import Box, Discrete, HostEnvironment, Space, Spaces
 from fedrl.core.errors import ConfigError, nearest
 from fedrl.core.host import Instances
 from fedrl.core.types import PyTree
@@ -30,7 +30,7 @@ def gymnasium(
     max_steps: int | None = None,
     settings: Mapping[str, float] | None = None,
     options: Mapping[str, Any] | None = None,
-) -> Environment:
+) -> HostEnvironment:
     """A registered environment of Gymnasium, by its id ("module:Id-v0" imports the module first).
 
     Observations: Box, as float32 of the same shape; Discrete, counted from 0; anything else Gymnasium can flatten, as
@@ -68,7 +68,7 @@ def gymnasium(
     _check_settings(id, spec, example, defaults, fixed)
     example.close()
 
-    def host(params: PyTree, workers: int | None = None) -> Instances:
+    def open(params: PyTree, workers: int | None = None) -> Instances:
         columns = {name: np.asarray(column).tolist() for name, column in params._asdict().items() if name in defaults}
         rows = [
             {name: _like(defaults[name], column[i]) for name, column in columns.items()}
@@ -83,14 +83,8 @@ def gymnasium(
         ]
         return open_instances(spec, given, workers)
 
-    def refuse(*_: Any) -> NoReturn:
-        raise ConfigError(
-            f"{id} was about to become part of a compiled program. It is stepped on the host. "
-            "Run it with fedrl.engines.host.simulate_host."
-        )
-
     params = settings_record({name: np.float32(value) for name, value in defaults.items()})
-    return Environment(params, spaces, draw_nothing, draw_nothing, refuse, refuse, int(limit), host)
+    return HostEnvironment(params, spaces, int(limit), open)
 
 
 def _registered(id: str) -> Any:

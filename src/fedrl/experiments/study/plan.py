@@ -130,7 +130,7 @@ def running_order(plan: Plan) -> list[Setting]:
             federation = build(plan.config(setting)).federation
         except (ConfigError, UnsoundError) as fault:
             raise type(fault)(f"Setting {setting.number} ({setting.label}): {fault}") from fault
-        groups.setdefault(federation.call.digest if federation.call else id(federation), []).append(setting)
+        groups.setdefault(federation, []).append(setting)
     return [setting for group in groups.values() for setting in group]
 
 

@@ -1,0 +1,129 @@
+"""What is refused goes by what a record says of itself, not by how it was built."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fedrl.aggregators import mean
+from fedrl.core.environment import Environment, HostEnvironment
+from fedrl.core.errors import ConfigError, UnsoundError
+from fedrl.core.federation import federate
+from fedrl.core.stage import Stage
+from fedrl.engines.admission import simulate_budget
+from fedrl.engines.gossip import check_serverless
+from fedrl.engines.host import simulate_host
+from fedrl.engines.virtual import clock, fed_async, fed_buff, synchronous
+from fedrl.engines.virtual.checks import check_clock
+from fedrl.environments import cartpole, fleet, gridworld, model_of, windy_cliff
+from fedrl.environments.adapters.gymnasium import gymnasium
+from fedrl.experiments.rendering import render
+from fedrl.learners import a2c, sgd
+from fedrl.selection import by_priority
+from fedrl.stages import clip, lazy
+from fedrl.topologies import average
+from quadratic import FLEET, quadratic
+
+LEARNER = quadratic(sgd(0.1))
+HIDING = Stage(lambda key, context, shared, local, update: (update, local), hides=True)
+CART = gymnasium("CartPole-v1", max_steps=20)
+
+
+def without_server(federation):
+    check_serverless(federation, average())
+
+
+def on_a_clock(schedule):
+    return lambda federation: check_clock(federation, clock(schedule), 4)
+
+
+def under_a_budget(federation):
+    simulate_budget(federation, FLEET, by_priority(1000))
+
+
+def on_the_host(federation):
+    fleet_of_one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], federation.learner.environment.params)
+    simulate_host(federation, fleet_of_one).close()
+
+
+REFUSED = {
+    "a stage without a server": (lambda: federate(LEARNER, mean(), clip(1.0)), without_server, "works on updates where they meet"),
+    "a server optimiser without a server": (
+        lambda: federate(LEARNER, mean(), server_opt=optax.adam(0.1)),
+        without_server,
+        "Leave .* out, or run the federation with a server",
+    ),
+    "gradients without a server": (lambda: federate(LEARNER, mean(), payload="gradient"), without_server, "gradient"),
+    "host environments without a server": (lambda: federate(a2c(CART), mean()), without_server, "on the host"),
+    "hidden updates that never meet": (
+        lambda: federate(LEARNER, mean(), HIDING),
+        on_a_clock(fed_buff(2)),
+        "hides updates in the sum",
+    ),
+    "gradients to mix with parameters": (
+        lambda: federate(LEARNER, mean(), payload="gradient"),
+        on_a_clock(fed_async()),
+        "mixes the parameters",
+    ),
+    "withheld updates to mix with parameters": (
+        lambda: federate(LEARNER, mean(), lazy()),
+        on_a_clock(fed_async()),
+        "holds back",
+    ),
+    "host environments on a clock": (lambda: federate(a2c(CART), mean()), on_a_clock(synchronous()), "on the host"),
+    "bids that nobody makes": (lambda: federate(LEARNER, mean()), under_a_budget, "does not tell it"),
+    "compiled environments on the host": (lambda: federate(LEARNER, mean()), on_the_host, "no host environment"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("altered", [False, True], ids=["as built", "altered"])
+def test_a_federation_is_refused_however_it_came_to_be(case, altered):
+    build, run, message = REFUSED[case]
+    federation = build()
+    if altered:
+        learner = dataclasses.replace(federation.learner)
+        stages = tuple(dataclasses.replace(stage) for stage in federation.stages)
+        federation = dataclasses.replace(federation, learner=learner, stages=stages)
+        assert federation.call is None
+    with pytest.raises((ConfigError, UnsoundError), match=message):
+        run(federation)
+
+
+def test_a_federation_says_what_it_is_made_of():
+    optimizer = optax.adam(0.1)
+    stage = clip(1.0)
+    federation = federate(LEARNER, mean(), stage, server_opt=optimizer, tells=["norm"])
+    assert federation.stages == (stage,)
+    assert federation.server_optimizer is optimizer
+    assert (federation.payload, federation.reports) == ("delta", ("norm",))
+    assert federate(LEARNER, mean(), payload="gradient").payload == "gradient"
+    assert federate(LEARNER, mean()).server_optimizer is None
+
+
+def test_an_altered_environment_keeps_its_model_its_variants_and_its_picture(tmp_path):
+    altered = dataclasses.replace(gridworld("S..G"), max_steps=7)
+    assert altered.call is None
+    np.testing.assert_array_equal(model_of(altered).transition, model_of(gridworld("S..G")).transition)
+    windy = dataclasses.replace(windy_cliff(), max_steps=7)
+    thetas = fleet(windy, 2, {"theta": [0.0, 1.0]})
+    expected = fleet(windy_cliff(), 2, {"theta": [0.0, 1.0]})
+    np.testing.assert_array_equal(thetas.transition, expected.transition)
+    assert not np.array_equal(thetas.transition[0], thetas.transition[1])
+    assert altered.picture is not None
+    assert dataclasses.replace(cartpole()).picture is not None
+
+
+def test_an_environment_is_compiled_or_on_the_host():
+    assert isinstance(cartpole(), Environment)
+    assert isinstance(CART, HostEnvironment)
+    assert not hasattr(CART, "step")
+
+
+def test_no_film_of_what_has_no_picture(tmp_path):
+    learner = dataclasses.replace(LEARNER)
+    with pytest.raises(ConfigError, match="no picture"):
+        render(learner, learner.environment.params, {}, jax.random.key(0), tmp_path / "film.gif")
