@@ -6,9 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedrl.aggregators import mean
 from fedrl.core.environment import Box, Discrete
 from fedrl.core.errors import ConfigError
+from fedrl.core.federation import federate
+from fedrl.engines.blocks import simulate
 from fedrl.environments.adapters import gymnasium
+from fedrl.learners import ppo
 
 SEEDS = (3, 1, 4)
 
@@ -151,8 +155,8 @@ def test_what_can_not_work_is_refused_with_a_way_out(arguments, words):
 
 
 def test_compiled_programs_refuse_a_host_environment():
-    environment = gymnasium("CartPole-v1")
+    learner = ppo(gymnasium("CartPole-v1"))
+    federation = federate(learner, mean())
+    fleet = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], learner.environment.params)
     with pytest.raises(ConfigError, match="simulate_host"):
-        jax.jit(environment.reset)((), environment.params)
-    with pytest.raises(ConfigError, match="simulate_host"):
-        jax.jit(environment.step)((), (), jnp.int32(0), environment.params)
+        simulate(federation, fleet)

@@ -50,7 +50,11 @@ def on_the_host(federation):
 
 
 REFUSED = {
-    "a stage without a server": (lambda: federate(LEARNER, mean(), clip(1.0)), without_server, "works on updates where they meet"),
+    "a stage without a server": (
+        lambda: federate(LEARNER, mean(), clip(1.0)),
+        without_server,
+        "works on updates where they meet",
+    ),
     "a server optimiser without a server": (
         lambda: federate(LEARNER, mean(), server_opt=optax.adam(0.1)),
         without_server,

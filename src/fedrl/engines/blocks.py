@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedrl.core.environment import compiled
 from fedrl.core.faults import FAULT
 from fedrl.core.federation import AgentState, Federation
 from fedrl.core.types import Broadcast, Key, Params, PyTree, Update
@@ -155,10 +156,11 @@ def training(
         hand_over: `(federation, agents, decoded updates, here) -> outcome` of a block, inside the compiled program;
             what `merging` takes by default.
     """
+    compiled(federation.learner.environment)
     run_block = _block_program(federation, address, hand_over)
     names = metric_names(federation, shapes(fleet, skip=1))
     failed = failures(federation, shapes(fleet, skip=1))
-    compiled = threading.Event()
+    ready = threading.Event()
 
     def at_hand(sent: Broadcast, place: jax.Device) -> Broadcast:
         """NumPy arrays enter a program six times faster than they are put; rows of all agents are put once."""
@@ -188,12 +190,12 @@ def training(
             blocks[i], before[i], result, columns = run_block(key, *given, blocks[i], here)
             return result, columns
 
-        if compiled.is_set():
+        if ready.is_set():
             results = [dispatch(*each) for each in present]
         else:  # each device compiles its own copy of the program: side by side, not in turn
             with ThreadPoolExecutor(len(places)) as pool:
                 results = list(pool.map(lambda each: dispatch(*each), present))
-            compiled.set()
+            ready.set()
         here = [seated_here for _, seated_here in present]
         table = np.concatenate([np.asarray(c)[:, h] for (_, c), h in zip(results, here, strict=True)], axis=1)
         ids = np.concatenate([seats[i][h] for i, h in present])
