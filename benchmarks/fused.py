@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from fedrl.core.aggregator import on_time
 from fedrl.core.federation import AgentState, Federation, ServerState
 from fedrl.core.types import Key, Params, PyTree
 
@@ -22,7 +23,7 @@ def fused(federation: Federation, rounds: int) -> Callable[[Key, PyTree], Params
         def round(carry: tuple[ServerState, AgentState], _: None) -> tuple[tuple[ServerState, AgentState], None]:
             server, states = carry
             updates, states, _ = talk(key, federation.broadcast(server), states, jnp.int32(agents))
-            return (federation.server(key, server, updates), states), None
+            return (federation.server(key, on_time(jnp.arange(agents)), server, updates), states), None
 
         states = start(key, jnp.arange(agents), fleet, jnp.int32(federation.local_steps))
         (server, _), _ = jax.lax.scan(round, (federation.init_server(key), states), None, rounds)

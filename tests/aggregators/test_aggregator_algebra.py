@@ -12,6 +12,7 @@ from fedrl.aggregators import mean, median
 from fedrl.aggregators.namespace import namespace
 from fedrl.core.errors import ConfigError
 from fedrl.core.types import Update
+from rules import VIEW, applied, arrivals
 
 AGENTS = 7
 numbers = st.floats(-1000.0, 1000.0, width=32, allow_subnormal=False)
@@ -26,7 +27,7 @@ compiled = {rule: jax.jit(rule.update) for rule in (mean(), median())}
 
 
 def merged(rule, updates: Update) -> np.ndarray:
-    value = rule.update(updates, rule.init(None))[0].value
+    value = applied(rule, updates, rule.init(None))[0].value
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(value)])
 
 
@@ -43,12 +44,12 @@ def test_the_order_of_agents_does_not_matter(rule, updates, order):
 @given(stacked, st.integers(1, AGENTS - 1))
 def test_a_mean_of_partial_means_is_the_mean(updates, cut):
     def reduce(part: Update) -> Update:
-        return jax.tree.map(lambda x: np.asarray(x)[None], mean().update(part, ())[0])
+        return jax.tree.map(lambda x: np.asarray(x)[None], applied(mean(), part)[0])
 
     parts = [reduce(pick(updates, range(cut))), reduce(pick(updates, range(cut, AGENTS)))]
     halves = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     np.testing.assert_allclose(merged(mean(), halves), merged(mean(), updates), rtol=1e-4, atol=1e-3)
-    whole, of_parts = (mean().update(u, ())[0] for u in (updates, halves))
+    whole, of_parts = (applied(mean(), u)[0] for u in (updates, halves))
     assert of_parts.weight == pytest.approx(whole.weight, rel=1e-5)
     assert of_parts.version == whole.version
 
@@ -97,8 +98,8 @@ def test_the_median_is_numpys_and_survives_extremes(agents):
 @pytest.mark.parametrize("rule", [mean(), median()], ids=repr)
 def test_a_rule_is_the_same_in_numpy_and_compiled(rule, updates):
     assume(updates.weight.sum() > 0)
-    host, _ = rule.update(updates, ())
-    traced, _ = compiled[rule](updates, ())
+    host, _ = applied(rule, updates)
+    traced, _ = compiled[rule](jax.random.key(0), VIEW, arrivals(AGENTS, xp=jnp), (), updates)
     assert all(isinstance(leaf, np.ndarray | np.generic) for leaf in jax.tree.leaves(host))
     for a, b in zip(jax.tree.leaves(host), jax.tree.leaves(traced), strict=True):
         assert a.dtype == b.dtype

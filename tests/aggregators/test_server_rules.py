@@ -19,18 +19,19 @@ from fedrl.environments import gridworld, random_mdp
 from fedrl.environments.fleet import fleet
 from fedrl.learners import q_table, sgd
 from quadratic import FLEET, flat, quadratic, simulated_rounds
+from rules import alone, applied, traced
 
 X = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]], np.float32)
 SAMPLES = np.array([1.0, 2.0, 5.0], np.float32)
 
 
 def updates(value=X, **told) -> Update:
-    told = {name: np.asarray(x, np.int32 if name == "agent" else np.float32) for name, x in told.items()}
+    told = {name: np.asarray(x, np.float32) for name, x in told.items()}
     return Update(value, SAMPLES[: len(value)], np.zeros(len(value), np.int32), report=told)
 
 
 def merged(rule, given: Update, state=()):
-    return rule.update(given, state)[0].value
+    return applied(rule, given, state)[0].value
 
 
 class TestQFair:
@@ -65,14 +66,14 @@ class TestQFair:
     @pytest.mark.parametrize("q", [0.0, 0.3, 1.0, 2.5, 20.0, 50.0])
     def test_is_its_formula_in_float64_for_losses_and_changes_of_any_size(self, q, lipschitz):
         rule, draw = q_fair(q, lipschitz), np.random.default_rng(0)
-        compiled = jax.jit(rule.update)
+        compiled = alone(rule, compiled=True)
         for losses in ([1e-6, 1e-3, 1.0, 1e4], [1e-6] * 4, [500.0] * 4, 10.0 ** draw.uniform(-6, 4, 4), [0.0, 0, 0, 2]):
             for size in (1e-20, 1e-3, 1.0, 1e6, 1e18):
                 loss, x = np.array(losses, np.float32), (size * draw.normal(size=(4, 5))).astype(np.float32)
                 if q < 1.0:  # zero to a negative power: what the rule takes for it is in its docstring
                     loss = np.maximum(loss, 1e-10 * loss.max())
                 expected = self.twin(q, lipschitz, loss.astype(float), x.astype(float))
-                for update in (rule.update, compiled):
+                for update in (alone(rule), compiled):
                     found = update(self.of(x, loss), ())[0].value
                     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6 * np.abs(expected).max())
 
@@ -80,7 +81,7 @@ class TestQFair:
     @pytest.mark.parametrize("compiled", [False, True])
     def test_agents_that_are_all_at_their_best_take_no_step(self, q, compiled):
         rule = q_fair(q, best=500.0)
-        update = jax.jit(rule.update) if compiled else rule.update
+        update = alone(rule, compiled)
         given_updates = updates(X, **{"return": [500.0] * 3})
         np.testing.assert_array_equal(update(given_updates, ())[0].value, 0.0)
         # which is the limit of the formula: the step is in proportion to a loss that vanishes
@@ -113,25 +114,25 @@ class TestAgnostic:
     def test_weighs_by_the_mixture_and_moves_it_towards_the_losses(self):
         start = Mixture(np.array([0.5, 0.3, 0.2], np.float32))
         rule = agnostic(3, step=0.1)
-        update, after = rule.update(updates(agent=[0, 1, 2], loss=[0.0, 1.0, 4.0]), start)
+        update, after = applied(rule, updates(loss=[0.0, 1.0, 4.0]), start)
         np.testing.assert_allclose(update.value, 0.5 * X[0] + 0.3 * X[1] + 0.2 * X[2], rtol=1e-6)
         # 0.5, 0.4, 0.6 add up to 1.5: a third of the excess of 0.5 comes off each
         np.testing.assert_allclose(after.weights, np.array([0.5, 0.4, 0.6]) - 0.5 / 3, rtol=1e-6)
 
     def test_takes_the_absent_for_agents_without_a_loss(self):
         start = Mixture(np.array([0.25, 0.25, 0.25, 0.25], np.float32))
-        update, after = agnostic(4, step=0.5).update(updates(X[:2], agent=[3, 1], loss=[1.0, 0.0]), start)
+        update, after = applied(agnostic(4, step=0.5), updates(X[:2], loss=[1.0, 0.0]), start, sender=[3, 1])
         np.testing.assert_allclose(update.value, 0.5 * X[0] + 0.5 * X[1], rtol=1e-6)
         np.testing.assert_allclose(after.weights, [0.125, 0.125, 0.125, 0.625], rtol=1e-6)
 
     def test_whose_weight_is_gone_counts_like_the_others_who_have_none(self):
         start = Mixture(np.array([1.0, 0.0, 0.0], np.float32))
-        update, _ = agnostic(3).update(updates(X[:2], agent=[1, 2], loss=[1.0, 1.0]), start)
+        update, _ = applied(agnostic(3), updates(X[:2], loss=[1.0, 1.0]), start, sender=[1, 2])
         np.testing.assert_allclose(update.value, X[:2].mean(0), rtol=1e-6)
 
     def test_more_agents_than_it_knows_are_refused(self):
         with pytest.raises(ConfigError, match=r"agents is 2 and agent 2 takes part"):
-            merged(agnostic(2), updates(agent=[0, 1, 2], loss=[1, 1, 1]), agnostic(2).init(None))
+            merged(agnostic(2), updates(loss=[1, 1, 1]), agnostic(2).init(None))
 
     @given(arrays(np.float32, st.integers(1, 9), elements=st.floats(-8, 8, width=32)))
     def test_the_projection_is_the_nearest_point_of_the_simplex(self, point):
@@ -158,8 +159,7 @@ class TestAgnostic:
     def test_large_losses_move_the_mixture_by_their_differences(self, step, offset, compiled):
         start = Mixture(np.array([0.5, 0.3, 0.2], np.float32))
         loss = np.array([0.0, 1.0, 4.0]) + offset
-        update = agnostic(3, step).update
-        after = (jax.jit(update) if compiled else update)(updates(agent=[0, 1, 2], loss=loss), start)[1].weights
+        after = alone(agnostic(3, step), compiled)(updates(loss=loss), start)[1].weights
         given_losses = np.float32(loss).astype(float)
         point = start.weights + min(step, 1e6) * (given_losses - given_losses.max())
         np.testing.assert_allclose(after, nearest_on_simplex(point), atol=1e-6)
@@ -252,7 +252,7 @@ class TestSettings:
     @pytest.mark.parametrize("compiled", [False, True])
     def test_a_setting_that_is_not_finite_counts_as_the_mean_of_the_others(self, compiled):
         rule = by_settings(["mass"])
-        update = jax.jit(rule.update) if compiled else rule.update
+        update = alone(rule, compiled)
         for told, taken in (([0.0, np.inf, 2.0], [0.0, 1.0, 2.0]), ([np.nan] * 3, [0.0] * 3)):
             found = update(updates(**{self.MASS: told}), ())[0].value
             np.testing.assert_allclose(found, merged(rule, updates(**{self.MASS: taken})), rtol=1e-6)
@@ -266,10 +266,10 @@ class TestSettings:
         )
         _, silent = plain.round(plain.init(0))
         _, seen = asked.round(asked.init(0))
-        np.testing.assert_allclose(seen.told["setting/slip"], [0.0, 0.1, 0.4], rtol=1e-6)
-        assert set(seen.told) == {"setting/slip"}
+        np.testing.assert_allclose(seen.uploads.report["setting/slip"], [0.0, 0.1, 0.4], rtol=1e-6)
+        assert set(seen.uploads.report) == {"setting/slip"}
         assert seen.bytes_up == silent.bytes_up + 3 * 4
-        assert silent.told == {}
+        assert silent.uploads.report == {}
 
     def test_what_an_environment_has_not_is_named(self):
         learner = q_table(gridworld("S.G"))
@@ -289,18 +289,17 @@ class TestWhatIsTold:
         )
         _, silent = plain.round(plain.init(0))
         _, seen = asked.round(asked.init(0))
-        assert seen.bytes_up == silent.bytes_up + 4 * (4 + 4)
-        np.testing.assert_array_equal(seen.told["agent"], range(4))
-        np.testing.assert_allclose(seen.told["loss"], seen.metrics["loss"], rtol=1e-6)
-        assert not silent.told
+        assert seen.bytes_up == silent.bytes_up + 4 * 4
+        np.testing.assert_allclose(seen.uploads.report["loss"], seen.metrics["loss"], rtol=1e-6)
+        assert not silent.uploads.report
 
     def test_without_being_asked_nothing_is_told(self):
         federation = federate(quadratic(sgd(0.1)), mean(), tells=["norm"])
         simulation = simulate(federation, FLEET, devices=jax.devices()[:1])
         _, seen = simulation.round(simulation.init(0))
-        assert set(seen.told) == {"norm"}
+        assert set(seen.uploads.report) == {"norm"}
         slope = 0.1 * np.abs(np.asarray(FLEET.curvature) * FLEET.minimum)
-        np.testing.assert_allclose(seen.told["norm"], np.linalg.norm(slope, axis=1), rtol=1e-5)
+        np.testing.assert_allclose(seen.uploads.report["norm"], np.linalg.norm(slope, axis=1), rtol=1e-5)
 
     def test_what_a_learner_does_not_measure_is_named(self):
         with pytest.raises(UnsoundError, match=r"asked for 'return' and its learner measures \['loss'\]"):
@@ -313,15 +312,15 @@ class TestWhatIsTold:
 def test_the_unit_of_weights_makes_no_difference_to_a_mean(unit):
     for rule in (mean(), by_diversity()):
         scaled = updates()._replace(weight=SAMPLES * np.float32(unit))
-        for found in (merged(rule, scaled), jax.jit(rule.update)(scaled, ())[0].value):
+        for found in (merged(rule, scaled), traced(rule, scaled)[0].value):
             np.testing.assert_allclose(found, merged(rule, updates()), rtol=1e-5)
 
 
 def test_who_tells_no_loss_counts_as_the_mean_of_losses_whose_sum_is_beyond_float32():
     for compiled in (False, True):
         rule = agnostic(4, step=2e-38)
-        update = jax.jit(rule.update) if compiled else rule.update
-        told = updates(np.ones((4, 2), np.float32), agent=[0, 1, 2, 3], loss=[3e38, 2.9e38, 2.95e38, np.nan])
+        update = alone(rule, compiled)
+        told = updates(np.ones((4, 2), np.float32), loss=[3e38, 2.9e38, 2.95e38, np.nan])
         told = told._replace(weight=np.ones(4, np.float32))
         after = update(told, rule.init(None))[1].weights
         np.testing.assert_allclose(after, nearest_on_simplex(np.array([0.0, -0.2, -0.1, -0.1])), atol=1e-6)
@@ -355,9 +354,9 @@ def test_rules_that_care_for_the_worst_bring_the_worst_loss_down():
 
 def test_a_rule_gives_the_same_in_numpy_and_compiled():
     for rule in (q_fair(1.5), agnostic(3), by_diversity(), by_settings(["length"])):
-        answers = {"agent": [0, 1, 2], "loss": [1.0, 0.5, np.nan], "setting/length": [1.0, 0.5, 2.0]}
+        answers = {"loss": [1.0, 0.5, np.nan], "setting/length": [1.0, 0.5, 2.0]}
         told = {name: answers[name] for name in rule.asks}
         given_updates, state = updates(**told), rule.init(None)
-        host, traced = rule.update(given_updates, state), jax.jit(rule.update)(given_updates, state)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), host, traced)
+        host, compiled = applied(rule, given_updates, state), traced(rule, given_updates, state)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), host, compiled)
         assert host[0].value.dtype == jnp.float32

@@ -10,7 +10,7 @@ from fedrl.core.types import Context
 def test_an_agent_tells_means_and_not_sums():
     metrics = {"loss": jnp.float32(12.0), "episodes": jnp.float32(3.0), "episode_return": jnp.float32(6.0)}
     context = Context(jnp.int32(5), jnp.int32(0), jnp.int32(2), jnp.int32(4), metrics)
-    told = statement(["agent", "norm", "return", "loss"], context, {"a": jnp.array([3.0]), "b": jnp.array([0.0, 4.0])})
+    told = statement(["norm", "return", "loss"], context, {"a": jnp.array([3.0]), "b": jnp.array([0.0, 4.0])})
     assert {name: float(value) for name, value in told.items()} == pytest.approx(
-        {"agent": 5.0, "norm": 5.0, "return": 2.0, "loss": 3.0}  # of four local steps
+        {"norm": 5.0, "return": 2.0, "loss": 3.0}  # of four local steps
     )

@@ -295,7 +295,7 @@ def test_who_fails_tells_nothing(on_host):
     with simulation:
         for number, (_, seen, _) in enumerate(played(simulation, np.nan), 1):
             known = [True] * SICK + [number != ROUND]
-            for said in seen.told.values():
+            for said in seen.uploads.report.values():
                 np.testing.assert_array_equal(np.isfinite(said), known)
 
 

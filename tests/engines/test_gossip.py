@@ -292,7 +292,7 @@ def test_who_sits_out_keeps_what_it_has_and_its_edges_are_absent():
     trained = before - RATE * FLEET.curvature * (before - FLEET.minimum)
     np.testing.assert_allclose(after[[0, 1]], np.broadcast_to(trained[:2].mean(0), (2, SIZE)), atol=1e-6)
     np.testing.assert_allclose(after[4], trained[4], atol=1e-6)  # nobody it hears is there
-    assert seen.metrics["messages"].tolist() == [1, 1, 0]
+    assert seen.metrics["messages"].tolist() == [1, 1, 0, 0, 0, 0, 0, 0]  # nobody whom agent 4 would tell is there
     assert seen.weight == 3.0
 
 

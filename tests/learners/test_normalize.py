@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fedrl.aggregators import mean
+from fedrl.core.aggregator import on_time
 from fedrl.core.double import sum_of
 from fedrl.core.environment import Box, Environment, Spaces, Timestep, draw_nothing, draw_uniform, first
 from fedrl.core.errors import ConfigError
@@ -111,7 +112,8 @@ def test_merged_moments_are_those_of_everything_all_agents_saw(weighting, everyb
                 agents[k], _ = federation.work(task, agents[k], jnp.int32(step), seen[k][-1])
             update, agents[k], _ = federation.report(task, before, agents[k], {})
             updates.append(update)
-        server = federation.server(key, server, jax.tree.map(lambda *leaves: jnp.stack(leaves), *updates))
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *updates)
+        server = federation.server(key, on_time(jnp.arange(len(updates))), server, stacked)
         found = server.params["moments"]
         observed = np.concatenate([np.moveaxis(s.observation, 1, 0).reshape(2, -1) for each in seen for s in each], 1)
         returned = np.concatenate([returns_by_loop(each).ravel() for each in seen if each])

@@ -160,7 +160,7 @@ class TestRounds:
         population, sizes = simulation.init(0), set()
         for _ in range(6):
             population, seen = simulation.round(population)
-            own = seen.metrics["bytes_up"][seen.admitted] - BID
+            own = seen.uploads.size_bytes[seen.admitted]
             assert seen.bytes_up == 4 * 8 + own.sum() <= budget
             sizes |= set(own.tolist())
         assert len(sizes) > 1

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from fedrl.aggregators import mean
+from fedrl.core.aggregator import on_time
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
 from fedrl.engines.blocks import simulate
@@ -69,7 +70,7 @@ def test_power_of_choice_asks_the_worst_of_its_candidates():
 
 def test_those_never_heard_of_come_first_and_what_is_no_number_is_no_news():
     rule = power_of_choice(2, 4, best=10.0)
-    state = rule.hear(rule.init(4), np.array([0, 2]), {"return": np.array([4.0, np.nan])})
+    state = rule.hear(on_time(np.array([0, 2])), rule.init(4), {"return": np.array([4.0, np.nan])})
     np.testing.assert_array_equal(state.value, [6.0, np.nan, np.nan, np.nan])
     assert 0 not in rule.choose(rng(), 4, 1, state)
 
@@ -97,7 +98,7 @@ def test_about_half_the_rounds_of_a_cohort_of_five_meet_somebody_else(seed):
     state, met = Known(usefulness), set()
     for number in range(1, 51):
         ids = rule.choose(np.random.default_rng([seed, number]), 100, number, state)
-        state = rule.hear(state, ids, {"norm": usefulness[ids]})
+        state = rule.hear(on_time(ids), state, {"norm": usefulness[ids]})
         met |= set(ids.tolist())
     assert 15 <= len(met) <= 38  # 5 + 95 (1 - (1 - 1 / 190)^50) = 27 on average
 
@@ -116,7 +117,7 @@ def test_workloads_are_those_worked_out_by_hand():
     rule = from_loss(8)
     state, taus = rule.init(2), []
     for loss in ([3.0, 5.0], [1.0, 1.0], [np.nan, 0.0], [9.0, 9.0]):
-        state = rule.hear(state, np.arange(2), {"loss": np.array(loss)})
+        state = rule.hear(on_time(np.arange(2)), state, {"loss": np.array(loss)})
         taus.append(int(rule.plan(2, 1, state)[0]))
     assert taus == [8, 4, 1, 8]  # sqrt(1), sqrt(1/4), at least one, at most the first
 
@@ -209,9 +210,9 @@ def test_the_units_of_what_is_measured_make_no_difference_to_plans(unit):
     by_loss, by_time = from_loss(8), balanced_by_time(8)
     state = by_loss.init(2)
     for loss in ([3.0, 5.0], [1.0, 1.0]):
-        state = by_loss.hear(state, np.arange(2), {"loss": unit * np.array(loss)})
+        state = by_loss.hear(on_time(np.arange(2)), state, {"loss": unit * np.array(loss)})
     assert by_loss.plan(2, 3, state).tolist() == [4, 4]
-    pace = by_time.hear(by_time.init(3), np.arange(3), {"duration_s": unit / speeds})
+    pace = by_time.hear(on_time(np.arange(3)), by_time.init(3), {"duration_s": unit / speeds})
     assert by_time.plan(3, 2, pace).tolist() == [8, 4, 2]
 
 
@@ -335,16 +336,18 @@ class TestBalancedByTime:
         rule = balanced_by_time(8, first=2, memory=0.75)
         state = rule.init(3)
         assert rule.plan(3, 1, state).tolist() == [2, 2, 2]
-        state = rule.hear(state, np.arange(3), {"duration_s": np.array([2.0, 8.0, np.nan])})  # 1 and 4 s a step
+        state = rule.hear(
+            on_time(np.arange(3)), state, {"duration_s": np.array([2.0, 8.0, np.nan])}
+        )  # 1 and 4 s a step
         assert rule.plan(3, 2, state).tolist() == [8, 2, 2]
-        state = rule.hear(state, np.array([0, 2]), {"duration_s": np.array([40.0, 1.0])})  # 5 and 0.5 s a step
+        state = rule.hear(on_time(np.array([0, 2])), state, {"duration_s": np.array([40.0, 1.0])})  # 5 and 0.5 s a step
         np.testing.assert_allclose(state.step_s, [0.75 * 1 + 0.25 * 5, 4.0, 0.5])
         assert rule.plan(3, 3, state).tolist() == [2, 1, 8]
 
     @given(st.lists(st.floats(0.01, 100.0), min_size=2, max_size=8), st.integers(1, 30))
     def test_rounds_end_together_as_far_as_whole_steps_let_them(self, step_s, most):
         rule = balanced_by_time(most)
-        state = rule.hear(rule.init(len(step_s)), np.arange(len(step_s)), {"duration_s": np.array(step_s)})
+        state = rule.hear(on_time(np.arange(len(step_s))), rule.init(len(step_s)), {"duration_s": np.array(step_s)})
         steps, fastest = rule.plan(len(step_s), 2, state), most * min(step_s)
         assert 1 <= steps.min() <= steps.max() == most
         late = np.abs(steps * step_s - fastest) > np.array(step_s) / 2 * (1 + 1e-5)
@@ -377,7 +380,7 @@ class TestBalancedByTime:
             number = int(population.server.version) + 1
             steps = np.concatenate([np.asarray(b.steps)[np.asarray(b.agent) >= 0] for b in population.blocks])
             population, seen = simulation.round(population, cohort, talk)
-            assert np.isnan(seen.told["duration_s"]).all()  # a compiled program knows nothing of time
+            assert np.isnan(seen.uploads.report["duration_s"]).all()  # a compiled program knows nothing of time
             return population, seen._replace(told={"duration_s": steps * self.step_s(number)})
 
         return round
@@ -395,7 +398,7 @@ class TestBalancedByTime:
             steps.append(seen.steps.tolist())
         assert steps == [[1, 1, 1, 1]] + 3 * [[8, 4, 2, 8]]
         assert np.diff(times).tolist() == [5.0, 9.0, 9.0, 9.0]  # both messages take a second; 8 steps each: 33
-        np.testing.assert_allclose(seen.told["duration_s"], 8.0)
+        np.testing.assert_allclose(seen.uploads.report["duration_s"], 8.0)
         assert seen.iterations == 4 + 3 * 22
         assert seen.bytes_up == 4 * (3 * 4 + 4 + 4 + 4)
         shrink = (1 - 0.1 * FLEET.curvature) ** np.array(steps[-1])[:, None]  # so many steps, indeed

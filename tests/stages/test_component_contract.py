@@ -82,6 +82,7 @@ from fedrl.stages import (
     weigh_by_signal,
 )
 from quadratic import Valley, flat, quadratic
+from rules import traced
 
 TABLES_ONLY = {"importance_averaging"}  # reads the visits of a Q-table: test_importance_averaging.py
 EXAMPLES = {
@@ -299,10 +300,10 @@ class TestAggregator:
     def merged(self, rule, updates: Update):
         if rule.asks:
             ids = jnp.arange(len(updates.weight))
-            told = {"agent": ids, "loss": 1.0 + ids, "return": 9.0 - ids, "norm": 1.0 + ids}
+            told = {"loss": 1.0 + ids, "return": 9.0 - ids, "norm": 1.0 + ids}
             told |= {name: ids % 3 + 0.5 for name in rule.asks if name.startswith(SETTING)}
             updates = updates._replace(report={name: told[name] for name in rule.asks})
-        return jax.jit(rule.update)(updates, rule.init(PARAMS))
+        return traced(rule, updates, rule.init(PARAMS))
 
     def test_gives_back_the_structure_shapes_and_types_of_the_parameters(self, rule):
         update, state = self.merged(rule, self.updates())

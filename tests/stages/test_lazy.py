@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrl.aggregators import mean, median
+from fedrl.core.aggregator import on_time
 from fedrl.core.codec import codec
 from fedrl.core.errors import ConfigError, UnsoundError, WireError
 from fedrl.core.federation import federate
@@ -114,9 +115,9 @@ def test_compressed_or_not_the_simulator_reports_the_bytes_that_would_travel():
         wire = codec(sent[0])
         bytes_up = [wire.encode(update) for update in sent]
         arrived = jax.tree.map(lambda *leaves: np.stack(leaves), *map(wire.decode, bytes_up))
-        expected = federation.server(population.key, server, arrived)
+        expected = federation.server(population.key, on_time(np.arange(4)), server, arrived)
         population, seen = simulation.round(population)
-        assert seen.metrics["bytes_up"].tolist() == list(map(len, bytes_up))
+        assert seen.uploads.size_bytes.tolist() == list(map(len, bytes_up))
         assert seen.messages_up == sum(len(data) > HEAD + 1 for data in bytes_up)
         np.testing.assert_allclose(flat(population.server.params), flat(expected.params), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(population.server.shared[0][1], expected.shared[0][1], rtol=1e-5)

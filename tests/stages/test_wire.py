@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrl.aggregators import mean, median
+from fedrl.core.aggregator import on_time
 from fedrl.core.codec import codec, size_bytes
 from fedrl.core.errors import WireError
 from fedrl.core.federation import federate
@@ -247,12 +248,12 @@ def test_the_simulator_reports_the_bytes_that_would_travel_and_merges_what_would
     wire = codec(each[0])
     bytes_up = [wire.encode(update) for update in each]
     arrived = jax.tree.map(lambda *leaves: np.stack(leaves), *map(wire.decode, bytes_up))
-    expected = federation.server(population.key, population.server, arrived)
+    expected = federation.server(population.key, on_time(np.arange(AGENTS)), population.server, arrived)
     after, seen = simulation.round(population)
     assert seen.bytes_up == sum(map(len, bytes_up))
     if wire.size_bytes is None:
         assert len(set(map(len, bytes_up))) > 1
-        assert seen.metrics["bytes_up"].tolist() == list(map(len, bytes_up))
+        assert seen.uploads.size_bytes.tolist() == list(map(len, bytes_up))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), after.server.params, expected.params
     )

@@ -13,11 +13,11 @@ import numpy as np
 
 from fedrl.aggregators.losses import losses, question
 from fedrl.aggregators.namespace import namespace
-from fedrl.core.aggregator import Aggregator
+from fedrl.core.aggregator import Aggregator, Arrivals, View
 from fedrl.core.checks import check_above_zero, check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
-from fedrl.core.types import Params, PyTree, Update
+from fedrl.core.types import Key, Params, PyTree, Update
 
 
 class Mixture(NamedTuple):
@@ -35,8 +35,7 @@ def agnostic(agents: int, step: float = 0.01, best: float | None = None) -> Aggr
     Both use the lambda of before. If only some agents take part, their weights are scaled to a sum of one, and the
     others' loss counts as zero; should none of them have any weight, they count alike.
 
-    What leaves an agent beside its update is its number and its loss, eight bytes in the open: "agent", and "loss" or,
-    if `best` is given, "return".
+    What leaves an agent beside its update is its loss, four bytes in the open: "loss", or "return" if `best` is given.
 
     Args:
         agents: K, how many agents there are in all.
@@ -54,9 +53,10 @@ def agnostic(agents: int, step: float = 0.01, best: float | None = None) -> Aggr
         del params
         return Mixture(jnp.full(agents, 1.0 / agents, jnp.float32))
 
-    def update(updates: Update, state: Mixture) -> tuple[Update, PyTree]:
+    def update(key: Key, view: View, arrivals: Arrivals, state: Mixture, updates: Update) -> tuple[Update, PyTree]:
+        del key, view
         xp = namespace(updates)
-        here = updates.report["agent"].astype(np.int32)
+        here = arrivals.sender
         if xp is np and here.max() >= agents:
             raise ConfigError(f"agents is {agents} and agent {here.max()} takes part. Set it to how many there are.")
         weights = xp.asarray(state.weights)
@@ -71,7 +71,7 @@ def agnostic(agents: int, step: float = 0.01, best: float | None = None) -> Aggr
         after = on_simplex(weights + np.float32(gamma) * behind)
         return Update(value, updates.weight.sum(), updates.version.max()), Mixture(after)
 
-    return Aggregator(update=update, init=init, sees="each", asks=("agent", question(best)))
+    return Aggregator(update=update, init=init, sees="each", asks=(question(best),))
 
 
 def on_simplex(point: Any) -> Any:

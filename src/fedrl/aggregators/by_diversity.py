@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 
 from fedrl.aggregators.namespace import namespace, weighted_mean
-from fedrl.core.aggregator import Aggregator
+from fedrl.core.aggregator import Aggregator, Arrivals, View
 from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
-from fedrl.core.types import PyTree, Update
+from fedrl.core.types import Key, PyTree, Update
 
 
 @component(
@@ -30,7 +30,8 @@ def by_diversity(floor: float = 0.1) -> Aggregator:
     """
     check_above_zero(floor=floor)
 
-    def update(updates: Update, state: PyTree) -> tuple[Update, PyTree]:
+    def update(key: Key, view: View, arrivals: Arrivals, state: PyTree, updates: Update) -> tuple[Update, PyTree]:
+        del key, view, arrivals
         xp = namespace(updates)
         flat = xp.concatenate([x.reshape(x.shape[0], -1) for x in jax.tree.leaves(updates.value)], axis=1)
         flat = flat / xp.maximum(xp.abs(flat).max(1, keepdims=True), 1e-30)  # so that no square overflows

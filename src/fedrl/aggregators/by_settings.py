@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedrl.aggregators.namespace import namespace, weighted_mean
-from fedrl.core.aggregator import Aggregator
+from fedrl.core.aggregator import Aggregator, Arrivals, View
 from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.told import SETTING
-from fedrl.core.types import PyTree, Update
+from fedrl.core.types import Key, PyTree, Update
 
 
 @component(
@@ -48,7 +48,8 @@ def by_settings(names: Sequence[str], floor: float = 0.1) -> Aggregator:
         )
     check_above_zero(floor=floor)
 
-    def update(updates: Update, state: PyTree) -> tuple[Update, PyTree]:
+    def update(key: Key, view: View, arrivals: Arrivals, state: PyTree, updates: Update) -> tuple[Update, PyTree]:
+        del key, view, arrivals
         xp = namespace(updates)
         apart = sum(_mean_distance(updates.report[SETTING + name], xp) for name in asked) / len(asked)
         value = weighted_mean(updates.weight * xp.maximum(apart, floor), updates.value)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from fedrl.aggregators.namespace import weighted_mean
-from fedrl.core.aggregator import Aggregator, by_samples
+from fedrl.core.aggregator import Aggregator, Arrivals, View, by_samples
 from fedrl.core.checks import check_one_of
 from fedrl.core.component import component
-from fedrl.core.types import PyTree, Update
+from fedrl.core.types import Key, PyTree, Update
 
 
 @component("aggregator", reference="McMahan et al. (2017), https://arxiv.org/abs/1602.05629")
@@ -23,7 +23,8 @@ def mean(weighting: str = "samples") -> Aggregator:
     """
     check_one_of(weighting, ("samples", "uniform"), "weighting")
 
-    def update(updates: Update, state: PyTree) -> tuple[Update, PyTree]:
+    def update(key: Key, view: View, arrivals: Arrivals, state: PyTree, updates: Update) -> tuple[Update, PyTree]:
+        del key, view, arrivals
         value = weighted_mean(updates.weight, updates.value)
         return Update(value, updates.weight.sum(), updates.version.max()), state
 

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 
 from fedrl.aggregators.namespace import namespace
-from fedrl.core.aggregator import Aggregator
+from fedrl.core.aggregator import Aggregator, Arrivals, View
 from fedrl.core.component import component
-from fedrl.core.types import PyTree, Update
+from fedrl.core.types import Key, PyTree, Update
 
 
 @component("aggregator", reference="Yin et al. (2018), https://arxiv.org/abs/1803.01498")
@@ -20,7 +20,8 @@ def median() -> Aggregator:
     agent states its own. A NaN counts as infinite; engines leave such an update out beforehand.
     """
 
-    def update(updates: Update, state: PyTree) -> tuple[Update, PyTree]:
+    def update(key: Key, view: View, arrivals: Arrivals, state: PyTree, updates: Update) -> tuple[Update, PyTree]:
+        del key, view, arrivals
         xp = namespace(updates)
 
         def middle(x: Any) -> Any:

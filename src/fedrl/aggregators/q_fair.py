@@ -10,11 +10,11 @@ import numpy as np
 
 from fedrl.aggregators.losses import losses, question
 from fedrl.aggregators.namespace import namespace
-from fedrl.core.aggregator import Aggregator
+from fedrl.core.aggregator import Aggregator, Arrivals, View
 from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
-from fedrl.core.types import PyTree, Update
+from fedrl.core.types import Key, PyTree, Update
 
 LEAST_RATIO = 1e-10
 """Of a loss to the largest. For q < 1, that of an agent without a loss would be infinite to the power of q - 1."""
@@ -45,7 +45,8 @@ def q_fair(q: float = 1.0, lipschitz: float = 1.0, best: float | None = None) ->
         raise ConfigError(f"q is {q}. It is a power of losses. Set it to 0 (a plain mean) or more.")
     check_above_zero(lipschitz=lipschitz)
 
-    def update(updates: Update, state: PyTree) -> tuple[Update, PyTree]:
+    def update(key: Key, view: View, arrivals: Arrivals, state: PyTree, updates: Update) -> tuple[Update, PyTree]:
+        del key, view, arrivals
         xp = namespace(updates)
         step = _step(losses(updates.report, best, xp), updates.value, q, lipschitz, xp)
         return Update(step, updates.weight.sum(), updates.version.max()), state

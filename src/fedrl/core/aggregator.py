@@ -3,17 +3,55 @@
 A rule that sees only the sum lets engines add updates up as they come, in any grouping and any order:
 for such a rule, `update` of partial means weighted by their partial weights equals `update` of the whole.
 A rule that sees each update gets them all, stacked. It may ask the agents for a few numbers about themselves.
+Who sent what and how stale it is, no agent says: the engine states it, as `Arrivals`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 
 from fedrl.core.component import Call, record
-from fedrl.core.types import Params, PyTree, Update
+from fedrl.core.types import Key, Params, PyTree, Update
+
+NOBODY = -1
+"""The sender of a row that is the mean of several updates."""
+
+
+class View(NamedTuple):
+    """What a rule may look at of the server.
+
+    Attributes:
+        params: The parameters that the merged update will change.
+        version: Scalar int32; how many times the server has committed.
+    """
+
+    params: Params
+    version: jax.Array
+
+
+class Arrivals(NamedTuple):
+    """Whose updates are merged, as the engine knows it: nothing of it depends on what an agent says.
+
+    Attributes:
+        sender: Int32 `[n]`, the number of the agent that sent each; `NOBODY` for a mean of several.
+        staleness: Int32 `[n]`, how many versions ago the agent was sent what it started from.
+    """
+
+    sender: Any
+    staleness: Any
+
+
+def on_time(agents: Any) -> Arrivals:
+    """Arrivals of these agents, all of whom heard what the server holds now.
+
+    >>> import numpy as np
+    >>> on_time(np.array([2, 5], np.int32)).staleness.tolist()
+    [0, 0]
+    """
+    return Arrivals(agents, agents * 0)
 
 
 def by_samples(update: Update) -> jax.Array:
@@ -26,9 +64,9 @@ class Aggregator:
     """A rule that makes one update of many.
 
     Attributes:
-        update: `(updates, state) -> (update, state)`; every leaf of `updates` has a leading agent axis. The leaves
-            are NumPy arrays on the host, where reductions over agents are fastest, and JAX arrays inside a
-            compiled program.
+        update: `(key, view, arrivals, state, updates) -> (update, state)`; every leaf of `updates` and of `arrivals`
+            has a leading axis of updates. The leaves are NumPy arrays on the host, where reductions over agents are
+            fastest, and JAX arrays inside a compiled program. A rule of the sum gets one row, the mean of all.
         init: `params -> state`.
         weigh: `update -> weight` of one agent's update, before any summing.
         sees: "sum" if the rule is a function of the weighted sum, "each" if it needs every update by itself.
@@ -39,7 +77,7 @@ class Aggregator:
             result, or None where no bound is known.
     """
 
-    update: Callable[[Update, PyTree], tuple[Update, PyTree]]
+    update: Callable[[Key, View, Arrivals, PyTree, Update], tuple[Update, PyTree]]
     init: Callable[[Params], PyTree] = lambda params: ()
     weigh: Callable[[Update], jax.Array] = by_samples
     sees: Literal["each", "sum"] = "each"

@@ -1,7 +1,7 @@
 """A federation: two pure functions cut exactly at the wire.
 
     agent (key, Broadcast, AgentState)    -> (Update, AgentState, Metrics)     runs where the environment is
-    server(key, ServerState, Updates[n])  -> ServerState                       runs where updates meet
+    server(key, Arrivals[n], ServerState, Updates[n]) -> ServerState           runs where updates meet
 
 Each half is three steps in a row. Engines that interleave something between them call the steps:
 
@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedrl.core.aggregator import Aggregator
+from fedrl.core.aggregator import Aggregator, Arrivals, View
 from fedrl.core.checks import check_composition, check_one_of, check_positive
 from fedrl.core.component import Call, component, record
 from fedrl.core.double import sum_of
 from fedrl.core.errors import UnsoundError
 from fedrl.core.faults import FAULT, fault_of, to_send, undone
-from fedrl.core.keys import agent_key
+from fedrl.core.keys import agent_key, rule_key
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.parts import joined
 from fedrl.core.stage import Stage, pipeline, zeros_like
@@ -84,7 +84,7 @@ class Federation:
         agent: `(key, Broadcast, AgentState, cohort) -> (Update, AgentState, Metrics)`; each metric has a leading axis
             of local steps. The metrics stay on the agent: a return curve is private data. One of them is
             `fedrl.core.faults.FAULT`; where it is not 0 the others are.
-        server: `(key, ServerState, Updates[n]) -> ServerState`.
+        server: `(key, Arrivals[n], ServerState, Updates[n]) -> ServerState`.
         begin: `(key, Broadcast, AgentState, cohort) -> (Task, AgentState)`.
         work: `(Task, AgentState, step, trajectory | None) -> (AgentState, Metrics)`, one local step. Without a
             trajectory, the learner gathers its own experience.
@@ -92,7 +92,8 @@ class Federation:
             its local steps, the metrics summed over them. An agent whose training is at fault (`fedrl.core.faults`) is
             what it was before, and the weight of its update is NaN.
         decode: `(Broadcast, Update) -> Update`, for one update; from here on its weight is the aggregator's.
-        aggregate: `(ServerState, Updates[n]) -> (Update, aggregator state)`, of decoded updates; without statistics.
+        aggregate: `(key, Arrivals[n], ServerState, Updates[n]) -> (Update, aggregator state)`, of decoded updates;
+            without statistics.
         commit: `(key, ServerState, Update, aggregator state) -> ServerState`. The update has the sums of statistics.
         learner: The learner of every agent.
         aggregator: The rule that merges.
@@ -107,12 +108,12 @@ class Federation:
     init_agent: Callable[[Key, jax.Array, PyTree, jax.Array], AgentState]
     broadcast: Callable[[ServerState], Broadcast]
     agent: Callable[[Key, Broadcast, AgentState, jax.Array], tuple[Update, AgentState, Metrics]]
-    server: Callable[[Key, ServerState, Update], ServerState]
+    server: Callable[[Key, Arrivals, ServerState, Update], ServerState]
     begin: Callable[[Key, Broadcast, AgentState, jax.Array], tuple[Task, AgentState]]
     work: Callable[[Task, AgentState, jax.Array, Trajectory | None], tuple[AgentState, Metrics]]
     report: Callable[[Task, AgentState, AgentState, Metrics], tuple[Update, AgentState, jax.Array]]
     decode: Callable[[Broadcast, Update], Update]
-    aggregate: Callable[[ServerState, Update], tuple[Update, PyTree]]
+    aggregate: Callable[[Key, Arrivals, ServerState, Update], tuple[Update, PyTree]]
     commit: Callable[[Key, ServerState, Update, PyTree], ServerState]
     learner: Learner
     aggregator: Aggregator
@@ -263,8 +264,11 @@ def federate(
         update = undo(sent.shared, update)
         return update._replace(weight=aggregator.weigh(update), report=update.report if aggregator.asks else {})
 
-    def aggregate(server: ServerState, updates: Update) -> tuple[Update, PyTree]:
-        return aggregator.update(updates._replace(statistics={}), server.aggregator)
+    def aggregate(key: Key, arrivals: Arrivals, server: ServerState, updates: Update) -> tuple[Update, PyTree]:
+        view = View(server.params, server.version)
+        return aggregator.update(
+            rule_key(key, server.version), view, arrivals, server.aggregator, updates._replace(statistics={})
+        )
 
     def commit(key: Key, server: ServerState, merged: Update, memory: PyTree) -> ServerState:
         if counts is not None:
@@ -274,9 +278,9 @@ def federate(
         step, state = optimizer.update(gradient, server.optimizer, server.params)
         return ServerState(optax.apply_updates(server.params, step), shared, memory, state, server.version + 1)
 
-    def server(key: Key, state: ServerState, updates: Update) -> ServerState:
+    def server(key: Key, arrivals: Arrivals, state: ServerState, updates: Update) -> ServerState:
         decoded = jax.vmap(decode, (None, 0))(broadcast(state), updates)
-        merged, memory = aggregate(state, decoded)
+        merged, memory = aggregate(key, arrivals, state, decoded)
         counted = jax.tree.map(sum_of, decoded.statistics)
         return commit(key, state, merged._replace(statistics=counted), memory)
 

@@ -11,6 +11,9 @@ import jax
 
 from fedrl.core.types import Key
 
+RULE = 0xFFFF_FFFE
+"""The number under which an aggregator draws; no agent has it."""
+
 
 class Purpose(IntEnum):
     """What a key of a run is for; each purpose has its own stream."""
@@ -28,6 +31,12 @@ def run_key(seed: int, purpose: Purpose) -> Key:
     return jax.random.fold_in(jax.random.key(seed), int(purpose))
 
 
-def agent_key(key: Key, version: jax.Array, agent: jax.Array) -> Key:
+def agent_key(key: Key, version: jax.Array | int, agent: jax.Array | int) -> Key:
     """The key of one agent in one round, the same whoever derives it, whenever."""
     return jax.random.fold_in(jax.random.fold_in(key, version), agent)
+
+
+@jax.jit
+def rule_key(key: Key, version: jax.Array | int) -> Key:
+    """The key by which an aggregator draws in one round."""
+    return agent_key(key, version, RULE)

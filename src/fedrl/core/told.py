@@ -5,7 +5,6 @@
 Nothing is told unless somebody asks by name: an aggregator (`asks`), or whoever selects agents (`federate(tells=...)`).
 What is told passes beside the pipeline: stages don't clip it, add noise to it or mask it.
 
-    "agent"     its number, for rules that remember each agent
     "norm"      the L2 norm of its update, before any stage
     "return"    the mean return of the episodes that ended in the round; NaN if none did
     "loss"      the mean loss over its local steps
@@ -27,8 +26,8 @@ from fedrl.core.errors import ConfigError, UnsoundError, nearest
 from fedrl.core.types import Context, Metrics, PyTree
 
 DURATION = "duration_s"
-TOLD = ("agent", "norm", "return", "loss", DURATION)
-NEEDS = {"agent": (), "norm": (), DURATION: (), "return": ("episodes", "episode_return"), "loss": ("loss",)}
+TOLD = ("norm", "return", "loss", DURATION)
+NEEDS = {"norm": (), DURATION: (), "return": ("episodes", "episode_return"), "loss": ("loss",)}
 SETTING = "setting/"
 """What the name of a parameter of an agent's environment follows, where it is asked for."""
 
@@ -112,8 +111,6 @@ def _answer(name: str, context: Context, value: PyTree) -> jax.Array:
         return context.settings[name]
     if name == DURATION:
         return jnp.float32(jnp.nan)
-    if name == "agent":
-        return jnp.asarray(context.agent, jnp.int32)
     if name == "norm":
         return jnp.sqrt(sum((jnp.square(leaf).sum() for leaf in jax.tree.leaves(value)), jnp.float32(0.0)))
     if name == "loss":

@@ -19,23 +19,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedrl.core.aggregator import on_time
 from fedrl.core.codec import size_bytes
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import AgentState, Federation
 from fedrl.core.types import Params, PyTree, Update
 from fedrl.engines.blocks import training
-from fedrl.engines.merging import Messages, merging, messages, outcome, spoken, told_in, weighing
+from fedrl.engines.merging import Messages, accounting, merging, messages, outcome, passed_over
 from fedrl.engines.sharing import shared
 from fedrl.engines.simulation import (
     Population,
     Round,
     Simulation,
+    Uploads,
     adopting,
     assigning,
     attendance,
     chosen_size,
     given_back,
     iterations,
+    no_uploads,
     params_held,
     seated,
     starting,
@@ -68,7 +71,7 @@ def simulate_budget(
 
     The federation tells what is bid: `federate(..., tells=admission.asks)`. What was told in a bid is not sent again
     with the update. `Round.admitted` says whose updates were sent; what agents were asked beside their bids is NaN in
-    `Round.told` for the others. Arguments are those of `fedrl.engines.blocks.simulate`.
+    `Round.uploads.report` for the others. Arguments are those of `fedrl.engines.blocks.simulate`.
 
     Raises:
         ConfigError: An argument does not fit the fleet, or the budget is too small for one update: at once if it always
@@ -81,7 +84,7 @@ def simulate_budget(
     steps = iterations(federation, agents, local_steps)
     train = training(federation, fleet, seats, places, hand_over=_held_back)
     wire = messages(federation, fleet)
-    merge, sizes = merging(federation, wire.decoded), weighing(wire)
+    merge, account = merging(federation, wire.decoded), accounting(wire, agents)
     settle = _settling(federation)
     bid, bid_bytes, least = _bidding(federation, admission, wire)
     repeated, answer_bytes = int(size_bytes(bid.told)), int(size_bytes(np.bool_(True)))
@@ -95,16 +98,16 @@ def simulate_budget(
             left_for_updates(admission, asked, bid_bytes, least)
         work = train(population, federation.broadcast(population.server), cohort, talk)
         if not talk:
-            merged = merge(population, work.outcomes, talk, work.agents)
-            population = population._replace(server=merged.server, blocks=work.blocks)
-            return population, Round(work.metrics, merged.weight, work.failed, 0, 0)
-        ids, told = np.sort(work.agents), told_in(work.metrics)
-        said = {name: x[work.sent] for name, x in told.items()}  # whose training failed does not bid
+            population = population._replace(server=passed_over(population.server), blocks=work.blocks)
+            nobody = on_time(np.zeros(0, int))
+            return population, Round(work.metrics, 0.0, work.failed, 0, 0, 0, 0, no_uploads(agents), nobody)
+        ids, uploads = np.sort(work.agents), account(work.agents, work.uploads)
+        said = {name: x[ids] for name, x in uploads.report.items()}  # whose training failed does not bid
         bids = len(ids)
         left = left_for_updates(admission, bids, bid_bytes, least)
         key, number = np.asarray(jax.random.key_data(population.key)).tolist(), int(population.server.version) + 1
         rng = np.random.default_rng([*key, number, ADMISSION])
-        each = sizes(work.sent, work.metrics)[work.sent] - repeated
+        each = uploads.size_bytes[ids] - repeated
         admitted = admission.admit(rng, ids, said, each, left, population.between) if bids else np.zeros(0, bool)
         blocks, outcomes = list(work.blocks), []
         for (i, _), (updates, here) in zip(present, work.outcomes, strict=True):
@@ -113,20 +116,23 @@ def simulate_budget(
             blocks[i] = blocks[i]._replace(local=local)
             outcomes.append((result, chosen))
         sending = work.agents[np.isin(work.agents, ids[admitted])]
-        merged = merge(population, outcomes, talk, sending)
+        arrivals = on_time(sending)
+        merged = merge(population.key, population.server, outcomes, arrivals)
         blocks = list(given_back(blocks, work.before, merged.lost(sending)))
         memory = admission.hear(population.between, ids, said, admitted) if bids else population.between
-        sent = np.zeros(asked, bool)
-        sent[np.flatnonzero(work.sent)[admitted]] = True
+        sent = np.isin(np.arange(agents), sending)
+        report = {name: x if name in bid.told else np.where(sent, x, np.nan) for name, x in uploads.report.items()}
+        sizes, spoken = np.where(sent, uploads.size_bytes - repeated, 0), np.where(sent, uploads.messages, 0)
         seen = Round(
-            work.metrics,
-            merged.weight,
-            tuple(sorted(work.failed + merged.refused)),
-            int(each[admitted].sum()) + bids * bid_bytes,
-            asked * wire.down_bytes + bids * answer_bytes,
-            bids + int(spoken(sent, work.metrics).sum()),  # bids, then updates
-            asked + bids,  # broadcasts, then answers to bids
-            told={name: x if name in bid.told else np.where(sent, x, np.nan) for name, x in told.items()},
+            metrics=work.metrics,
+            weight=merged.weight,
+            refused=tuple(sorted(work.failed + merged.refused)),
+            bytes_up=int(sizes.sum()) + bids * bid_bytes,
+            bytes_down=asked * wire.down_bytes + bids * answer_bytes,
+            messages_up=bids + int(spoken.sum()),  # bids, then updates
+            messages_down=asked + bids,  # broadcasts, then answers to bids
+            uploads=Uploads(sizes, spoken, report),
+            arrivals=arrivals,
             admitted=ids[admitted],
             skipped=merged.skipped,
         )

@@ -21,11 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedrl.core.aggregator import on_time
 from fedrl.core.environment import compiled
 from fedrl.core.faults import FAULT
 from fedrl.core.federation import AgentState, Federation
 from fedrl.core.types import Broadcast, Key, Params, PyTree, Update
-from fedrl.engines.merging import failures, measured, merging, messages, outcome, spoken, told_in, weighing
+from fedrl.engines.merging import Upload, accounting, failures, merging, messages, outcome, uploaded
 from fedrl.engines.sharing import Shapes, shapes, shared
 from fedrl.engines.simulation import (
     Population,
@@ -37,8 +38,10 @@ from fedrl.engines.simulation import (
     attendance,
     block_size,
     chosen_size,
+    for_all,
     given_back,
     iterations,
+    no_uploads,
     params_held,
     seated,
     starting,
@@ -55,17 +58,19 @@ class Trained(NamedTuple):
         before: What the stages of each block with anybody present remembered before the round, by its number.
         outcomes: Of each block with anybody present: what it hands over, and whose training came to something.
         agents: Ids of those, in the order of the outcomes.
-        metrics: Each `[cohort]`, in the order of the ids.
-        sent: `[cohort]` bool, in the order of the ids: whose training came to something.
-        failed: The others of the cohort.
+        uploads: An `Upload` with a row for each of those, in that order.
+        asked: How many took part.
+        metrics: Each `[agents]`, of every agent; zero for who did not take part.
+        failed: Those of the cohort whose training came to nothing.
     """
 
     blocks: tuple[AgentState, ...]
     before: dict[int, PyTree]
     outcomes: list[tuple[Any, np.ndarray]]
     agents: np.ndarray
+    uploads: Upload
+    asked: int
     metrics: dict[str, np.ndarray]
-    sent: np.ndarray
     failed: tuple[Refusal, ...]
 
 
@@ -99,24 +104,27 @@ def simulate(
     steps = iterations(federation, agents, local_steps)
     train = training(federation, fleet, seats, places)
     wire = messages(federation, fleet)
-    merge, sizes = merging(federation, wire.decoded), weighing(wire)
+    merge, account = merging(federation, wire.decoded), accounting(wire, agents)
 
     def round(
         population: Population, cohort: Sequence[int] | np.ndarray | None = None, talk: bool = True
     ) -> tuple[Population, Round]:
         work = train(population, federation.broadcast(population.server), cohort, talk)
-        merged = merge(population, work.outcomes, talk, work.agents)
+        arrivals = on_time(work.agents if talk else work.agents[:0])
+        merged = merge(population.key, population.server, work.outcomes if talk else (), arrivals)
         blocks = given_back(work.blocks, work.before, merged.lost(work.agents)) if talk else work.blocks
-        sent, asked = work.sent & talk, len(work.sent) if talk else 0
+        uploads = account(work.agents, work.uploads) if talk else no_uploads(agents)
+        asked = work.asked if talk else 0
         seen = Round(
-            work.metrics,
-            merged.weight,
-            tuple(sorted(work.failed + merged.refused)),
-            int(sizes(sent, work.metrics).sum()),
-            asked * wire.down_bytes,
-            int(spoken(sent, work.metrics).sum()),
-            asked,
-            told=told_in(work.metrics) if talk else {},
+            metrics=work.metrics,
+            weight=merged.weight,
+            refused=tuple(sorted(work.failed + merged.refused)),
+            bytes_up=int(uploads.size_bytes.sum()),
+            bytes_down=asked * wire.down_bytes,
+            messages_up=int(uploads.messages.sum()),
+            messages_down=asked,
+            uploads=uploads,
+            arrivals=arrivals,
             skipped=merged.skipped,
         )
         return Population(merged.server, blocks, population.key), seen
@@ -158,6 +166,7 @@ def training(
     """
     compiled(federation.learner.environment)
     run_block = _block_program(federation, address, hand_over)
+    agents = jax.tree.leaves(fleet)[0].shape[0]
     names = metric_names(federation, shapes(fleet, skip=1))
     failed = failures(federation, shapes(fleet, skip=1))
     ready = threading.Event()
@@ -185,10 +194,11 @@ def training(
         key = np.asarray(jax.random.key_data(population.key))
         blocks, before = list(population.blocks), {}
 
-        def dispatch(i: int, here: np.ndarray) -> tuple[Any, jax.Array]:
+        def dispatch(i: int, here: np.ndarray) -> tuple[Any, jax.Array, Upload]:
             given = copies[id(spoken_to[i]), places[i % len(places)]]
-            blocks[i], before[i], result, columns = run_block(key, *given, blocks[i], here)
-            return result, columns
+            blocks[i], before[i], *found = run_block(key, *given, blocks[i], here)
+            result, columns, uploads = found
+            return result, columns, uploads
 
         if ready.is_set():
             results = [dispatch(*each) for each in present]
@@ -197,18 +207,19 @@ def training(
                 results = list(pool.map(lambda each: dispatch(*each), present))
             ready.set()
         here = [seated_here for _, seated_here in present]
-        table = np.concatenate([np.asarray(c)[:, h] for (_, c), h in zip(results, here, strict=True)], axis=1)
+        table = np.concatenate([np.asarray(c)[:, h] for (_, c, _), h in zip(results, here, strict=True)], axis=1)
         ids = np.concatenate([seats[i][h] for i, h in present])
-        metrics = dict(zip(names, table[:, np.argsort(ids)], strict=True))
-        faults = table[names.index(FAULT)].astype(int)
-        del metrics[FAULT]
+        metrics = for_all(dict(zip(names, table, strict=True)), ids, agents)
+        faults = metrics.pop(FAULT).astype(int)[ids]
+        rows = [jax.tree.map(lambda x, h=h: np.asarray(x)[h], up) for (_, _, up), h in zip(results, here, strict=True)]
+        uploads = jax.tree.map(lambda *leaves: np.concatenate(leaves)[faults == 0], *rows)
         outcomes, seen = [], np.cumsum([h.sum() for h in here])
-        for (result, _), h, end in zip(results, here, seen, strict=True):
+        for (result, _, _), h, end in zip(results, here, seen, strict=True):
             sound = h.copy()
             sound[h] = faults[end - h.sum() : end] == 0
             outcomes.append((result, sound))
-        spoke = faults[np.argsort(ids)] == 0
-        return Trained(tuple(blocks), before, outcomes, ids[faults == 0], metrics, spoke, failed(ids, faults))
+        failing = failed(ids, faults)
+        return Trained(tuple(blocks), before, outcomes, ids[faults == 0], uploads, len(ids), metrics, failing)
 
     return train
 
@@ -224,7 +235,7 @@ def _block_program(
 
     def one(
         key: Key, sent: Broadcast, cohort: jax.Array, talk: jax.Array, agent: AgentState, here: jax.Array
-    ) -> tuple[AgentState, Update, dict[str, jax.Array]]:
+    ) -> tuple[AgentState, Update, dict[str, jax.Array], Upload]:
         own = learner.params(agent.learner)
         sent = sent if address is None else address(sent, agent)
         # not a select: fused with the training, a compiler asks for `talk` in its midst and rounds the first seat apart
@@ -233,16 +244,15 @@ def _block_program(
         spoken = jax.tree.map(lambda new, old: jnp.where(talk, new, old), after.local, agent.local)
         after = after._replace(local=spoken)  # an agent that sent nothing must not believe it did
         kept = jax.tree.map(lambda new, old: jnp.where(here, new, old), after, agent)
-        metrics = jax.tree.map(lambda x: x.sum(0), metrics) | measured(federation, update)
-        return kept, federation.decode(sent, update), metrics
+        return kept, federation.decode(sent, update), jax.tree.map(lambda x: x.sum(0), metrics), uploaded(update)
 
     def block(
         key: Key, sent: Broadcast, cohort: jax.Array, talk: jax.Array, agents: AgentState, here: jax.Array
-    ) -> tuple[AgentState, PyTree, Any, jax.Array]:
+    ) -> tuple[AgentState, PyTree, Any, jax.Array, Upload]:
         each, before = jax.vmap(one, (None, None, None, None, 0, 0)), agents.local
-        agents, updates, metrics = each(jax.random.wrap_key_data(key), sent, cohort, talk, agents, here)
+        agents, updates, metrics, uploads = each(jax.random.wrap_key_data(key), sent, cohort, talk, agents, here)
         columns = jnp.stack([metrics[name] for name in sorted(metrics)])
-        return agents, before, hand_over(federation, agents, updates, here), columns
+        return agents, before, hand_over(federation, agents, updates, here), columns, uploads
 
     return jax.jit(block, donate_argnums=4)
 
@@ -254,7 +264,6 @@ def metric_names(federation: Federation, setting: Shapes) -> list[str]:
     def trained(key: Key, setting: PyTree) -> dict[str, jax.Array]:
         sent = federation.broadcast(federation.init_server(key))
         agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
-        update, _, metrics = federation.agent(key, sent, agent, jnp.int32(1))
-        return metrics | measured(federation, update)
+        return federation.agent(key, sent, agent, jnp.int32(1))[2]
 
     return sorted(jax.eval_shape(trained, jax.random.key(0), setting.tree))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from fedrl.core.aggregator import Arrivals
 from fedrl.core.errors import ConfigError
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.simulation import Population, Round, Simulation
@@ -35,9 +36,8 @@ def coordinated(
     """The simulation, with rounds for those whom a server selects, of as many local steps as it plans.
 
     The federation tells what they ask: `federate(..., tells=asked(selection, workload))`, with `local_steps` at least
-    `workload.most`. A cohort given to `round` goes before the selection. The metrics of a round have an entry for every
-    agent, zero for who was not asked; `Round.steps` says how many local steps each took. Without `talk`, everybody
-    trains as many steps as the simulation was made for.
+    `workload.most`. A cohort given to `round` goes before the selection. `Round.steps` says how many local steps each
+    took. Without `talk`, everybody trains as many steps as the simulation was made for.
 
     Args:
         simulation: Of the blocks engine, or on a virtual clock whose schedule is synchronous.
@@ -69,15 +69,16 @@ def coordinated(
         planned = np.where(np.isin(np.arange(agents), ids), _steps_of(bare, agents), 0)
         after, seen = simulation.round(bare, ids, talk)
         steps = planned if seen.steps is None else seen.steps
-        told = {name: column if len(column) == len(ids) else column[ids] for name, column in seen.told.items()}
+        order = np.argsort(seen.arrivals.sender, kind="stable")
+        arrivals = Arrivals(seen.arrivals.sender[order], seen.arrivals.staleness[order])
+        told = {name: column[arrivals.sender] for name, column in seen.uploads.report.items()}
         remembered, progress = planner.selection, planner.workload
         if selection is not None:
-            remembered = selection.hear(remembered, ids, told)
+            remembered = selection.hear(arrivals, remembered, told)
         if workload is not None:
-            progress = workload.hear(progress, ids, told)
+            progress = workload.hear(arrivals, progress, told)
         done = np.asarray(planner.iterations + steps.sum(), np.int64)
-        metrics = {name: _for_all(column, ids, agents) for name, column in seen.metrics.items()}
-        seen = seen._replace(metrics=metrics, steps=steps, iterations=int(done))
+        seen = seen._replace(steps=steps, iterations=int(done))
         return after._replace(between=Planner(remembered, progress, done, after.between)), seen
 
     def params_of(population: Population) -> Params:
@@ -128,11 +129,3 @@ def _steps_of(population: Population, agents: int) -> np.ndarray:
         ids, steps = np.asarray(block.agent), np.asarray(block.steps)
         found[ids[ids >= 0]] = steps[ids >= 0]
     return found
-
-
-def _for_all(column: np.ndarray, ids: np.ndarray, agents: int) -> np.ndarray:
-    if len(column) == agents:
-        return column
-    whole = np.zeros(agents, column.dtype)
-    whole[ids] = column
-    return whole

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedrl.core.aggregator import on_time
 from fedrl.core.checks import check_positive
 from fedrl.core.component import calls_in, written
 from fedrl.core.environment import HostEnvironment
@@ -30,6 +31,7 @@ from fedrl.engines.simulation import (
     Population,
     Round,
     Simulation,
+    Uploads,
     assigning,
     chosen_size,
     iterations,
@@ -122,12 +124,19 @@ def gossip(
             skipped = _fault(params, memory)
             if skipped:
                 params, memory = trained, nodes.aggregator
-        ids = np.sort(np.concatenate([work.agents, [agent for agent, _ in work.failed]]).astype(int))
-        apart = {"drift": distances(trained)[ids], "consensus_distance": distances(params)[ids]}
-        metrics = work.metrics | apart | {"messages": sent[ids]}
-        weight = 0.0 if skipped else float(steps[work.agents].sum() * federation.learner.samples)
-        spent = (int(sent.sum()) * size_bytes, 0, int(sent.sum()))
-        seen = Round(metrics, weight, work.failed, *spent, skipped=skipped)
+        apart = {"drift": distances(trained), "consensus_distance": distances(params), "messages": sent}
+        seen = Round(
+            metrics=work.metrics | apart,
+            weight=0.0 if skipped else float(steps[work.agents].sum() * federation.learner.samples),
+            refused=work.failed,
+            bytes_up=int(sent.sum()) * size_bytes,
+            bytes_down=0,
+            messages_up=int(sent.sum()),
+            messages_down=0,
+            uploads=Uploads(sent.astype(np.int64) * size_bytes, sent.astype(np.int64), {}),
+            arrivals=on_time(np.zeros(0, int)),
+            skipped=skipped,
+        )
         nodes = nodes._replace(params=params, aggregator=memory, version=jnp.int32(version + 1))
         return Population(nodes, work.blocks, population.key), seen
 

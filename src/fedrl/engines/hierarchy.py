@@ -20,13 +20,14 @@ import jax
 import numpy as np
 import optax
 
+from fedrl.core.aggregator import on_time
 from fedrl.core.errors import UnsoundError
 from fedrl.core.federation import Federation, ServerState, federate
 from fedrl.core.keys import Purpose, run_key
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.blocks import training
 from fedrl.engines.ladder import Holder, climbing, sums_of
-from fedrl.engines.merging import merging, messages, spoken, told_in, weighing
+from fedrl.engines.merging import accounting, merging, messages
 from fedrl.engines.simulation import (
     LARGEST_BLOCK,
     QUICK,
@@ -39,6 +40,7 @@ from fedrl.engines.simulation import (
     chosen_size,
     given_back,
     iterations,
+    no_uploads,
     params_held,
     seated,
     starting,
@@ -94,7 +96,7 @@ def hierarchy(
     steps = iterations(federation, agents, local_steps)
     wire = messages(federation, fleet)
     train = training(federation, fleet, seats, places)
-    merge, sizes = merging(federation, wire.decoded), weighing(wire)
+    merge, account = merging(federation, wire.decoded), accounting(wire, agents)
     upper = federate(federation.learner, federation.aggregator, server_opt=upper_opt)
     begin = starting(federation, fleet, seats, steps, places)
     adopt_block = adoption(federation)
@@ -132,7 +134,7 @@ def hierarchy(
             members[home[i]].append(seats[i][result[1]])
         keys = [jax.random.fold_in(population.key, i) for i in range(len(lowest))] if above else [population.key]
         merged = [
-            merge(Population(server, (), key), found, talk, np.concatenate(ids))
+            merge(key, server, found if talk else (), on_time(np.concatenate(ids)))
             for server, key, found, ids in zip(lowest, keys, outcomes, members, strict=True)
         ]
         blocks = work.blocks
@@ -151,18 +153,25 @@ def hierarchy(
             ladder, faults = climb([edges, *map(list, population.between[1:]), [top]], due, population.key)
             server, between = ladder[-1][0].server, tuple(map(tuple, ladder[:-1]))
             skipped = [why for why, each in zip(skipped, merged, strict=True) if each.skipped] + faults
+        uploads = account(work.agents, work.uploads) if talk else no_uploads(agents)
         present = np.isin(np.arange(agents), work.agents)
-        sent, said = np.zeros(agents, int), np.zeros(agents, int)
-        sent[present] = sizes(work.sent, work.metrics)[work.sent]
-        said[present] = spoken(work.sent, work.metrics)[work.sent]
-        cost = costs(present & talk, sent, said, holding[due - 1] if due else 0)
+        cost = costs(present & talk, uploads.size_bytes, uploads.messages, holding[due - 1] if due else 0)
         up, down = (sum(level[i] for level in cost.levels) for i in (0, 1))
-        told = told_in(work.metrics) if talk else {}
-        paid = (up, down, cost.messages_up, cost.messages_down, cost.levels, cost.latency_s)
         refused = work.failed + tuple(refusal for each in merged for refusal in each.refused)
-        weight = sum(each.weight for each in merged)
-        why = "; ".join(filter(None, skipped))
-        seen = Round(work.metrics, weight, tuple(sorted(refused)), *paid, told, skipped=why)
+        seen = Round(
+            metrics=work.metrics,
+            weight=sum(each.weight for each in merged),
+            refused=tuple(sorted(refused)),
+            bytes_up=up,
+            bytes_down=down,
+            messages_up=cost.messages_up,
+            messages_down=cost.messages_down,
+            uploads=uploads,
+            arrivals=on_time(work.agents if talk else work.agents[:0]),
+            levels=cost.levels,
+            latency_s=cost.latency_s,
+            skipped="; ".join(filter(None, skipped)),
+        )
         return Population(server, blocks, population.key, between), seen
 
     def adopt(population: Population) -> Population:

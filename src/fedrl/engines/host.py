@@ -21,15 +21,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedrl.core.aggregator import on_time
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError, UnsoundError
-from fedrl.core.faults import FAULT
 from fedrl.core.federation import AgentState, Federation
 from fedrl.core.learner import Trajectory
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.host_programs import compiled
 from fedrl.engines.host_rollout import HostRollout, instance_seeds, instance_settings
-from fedrl.engines.merging import TOLD, failures, merging, messages, spoken, told_in, weighing
+from fedrl.engines.merging import accounting, failures, merging, messages
 from fedrl.engines.sharing import shapes
 from fedrl.engines.simulation import (
     Population,
@@ -39,8 +39,10 @@ from fedrl.engines.simulation import (
     assigning,
     attendance,
     chosen_size,
+    for_all,
     given_back,
     iterations,
+    no_uploads,
     params_held,
     seated,
     starting,
@@ -83,7 +85,7 @@ def simulate_host(
     steps = iterations(federation, agents, local_steps)
     rollout = _opened(federation, fleet, agents, len(seats) * size * learner.instances, workers)
     wire = messages(federation, fleet)
-    merge, sizes = merging(federation, wire.decoded), weighing(wire)
+    merge, account = merging(federation, wire.decoded), accounting(wire, agents)
     failed = failures(federation, shapes(fleet, skip=1))
     programs = compiled(federation)
     begin = starting(federation, fleet, seats, steps, places)
@@ -143,46 +145,50 @@ def simulate_host(
                 given_here = copies[places[i % len(places)]]
                 blocks[i], learned = programs.work(*given_here, starts[i], blocks[i], going, np.int32(step), own)
                 columns[i] = learned if i not in columns else jax.tree.map(jnp.add, columns[i], learned)
-        outcomes, faults, before = [], {}, {}
+        outcomes, faults, before, rows = [], {}, {}, []
         for i, here in present:
             episodes, returns = counts[:, seats[i]].astype(np.float32)  # those of empty seats are nobody's
             known: dict[str, Any] = {**columns[i], "episodes": episodes, "episode_return": returns}
             given_here = copies[places[i % len(places)]]
             old = population.blocks[i]
-            blocks[i], result, measures, before[i] = programs.report(
+            blocks[i], result, upload, fault, before[i] = programs.report(
                 *given_here, starts[i], old, blocks[i], here, np.bool_(talk), known
             )
-            faults[i] = np.asarray(measures.pop(FAULT))
-            outcomes.append((result, here & (faults[i] == 0)))
-            columns[i] |= measures if talk else {}
+            faults[i] = np.asarray(fault)
+            sound = here & (faults[i] == 0)
+            outcomes.append((result, sound))
+            rows.append(jax.tree.map(lambda x, sound=sound: np.asarray(x)[sound], upload))
         at_fault = np.concatenate([faults[i][here] for i, here in present])
-        merged = merge(population, outcomes, talk, ids[at_fault == 0])
-        after = given_back(blocks, before, merged.lost(ids[at_fault == 0])) if talk else tuple(blocks)
+        sending = ids[at_fault == 0]
+        arrivals = on_time(sending if talk else sending[:0])
+        merged = merge(population.key, population.server, outcomes if talk else (), arrivals)
+        after = given_back(blocks, before, merged.lost(sending)) if talk else tuple(blocks)
         metrics: dict[str, np.ndarray] = {
             name: np.concatenate([np.asarray(columns[i][name])[here] for i, here in present])
             for name in columns[present[0][0]]
         }
         metrics |= {"episodes": counts[0, ids].astype(np.float32), "episode_return": counts[1, ids].astype(np.float32)}
-        void = at_fault > 0
-        metrics = {
-            name: x if name.startswith(TOLD) else np.where(void, np.zeros_like(x), x) for name, x in metrics.items()
-        }
+        metrics = {name: np.where(at_fault > 0, np.zeros_like(x), x) for name, x in metrics.items()}
+        uploads = no_uploads(agents)
+        if talk:
+            uploads = account(sending, jax.tree.map(lambda *leaves: np.concatenate(leaves), *rows))
         if at_fault.any():  # what their environments have come to is not known
             rollout.restart(
                 instance_seeds((*at, RESTART), agents, learner.instances),
                 np.repeat(np.isin(np.arange(agents), ids[at_fault > 0]), learner.instances),
             )
         standing[0] = (*at[:-1], at[-1] + 1)
-        sent = (at_fault == 0) & talk
+        heard = asked if talk else 0
         seen = Round(
-            metrics,
-            merged.weight,
-            tuple(sorted(failed(ids, at_fault) + merged.refused)),
-            int(sizes(sent, metrics).sum()),
-            (asked if talk else 0) * wire.down_bytes,
-            int(spoken(sent, metrics).sum()),
-            asked if talk else 0,
-            told=told_in(metrics) if talk else {},
+            metrics=for_all(metrics, ids, agents),
+            weight=merged.weight,
+            refused=tuple(sorted(failed(ids, at_fault) + merged.refused)),
+            bytes_up=int(uploads.size_bytes.sum()),
+            bytes_down=heard * wire.down_bytes,
+            messages_up=int(uploads.messages.sum()),
+            messages_down=heard,
+            uploads=uploads,
+            arrivals=arrivals,
             skipped=merged.skipped,
         )
         return Population(merged.server, after, population.key), seen

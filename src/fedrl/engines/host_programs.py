@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedrl.core.faults import FAULT
 from fedrl.core.federation import GATHER, AgentState, Federation
 from fedrl.core.keys import agent_key
 from fedrl.core.learner import Trajectory, policy_of
 from fedrl.core.types import Broadcast, Key, Metrics, Params, PyTree
 from fedrl.engines.host_rollout import by_agent, by_row
-from fedrl.engines.merging import measured, outcome
+from fedrl.engines.merging import Upload, outcome, uploaded
 from fedrl.engines.sharing import shared
 
 
@@ -32,8 +31,8 @@ class Programs(NamedTuple):
         act: `(keys, time, params, observation) -> action`, row by row.
         begin: Agents of a block adopt the broadcast; also returns the parameters they start from.
         work: One local step on what was gathered.
-        report: What the agents made of it, given what they were before `begin`; also returns what is `measured` of
-            their updates and whose training is at fault, and what their stages remembered.
+        report: What the agents made of it, given what they were before `begin`; also returns what is `uploaded`, whose
+            training is at fault, and what their stages remembered.
     """
 
     params: Callable[[PyTree], Params]
@@ -42,7 +41,7 @@ class Programs(NamedTuple):
     act: Callable[..., jax.Array]
     begin: Callable[..., tuple[AgentState, Params]]
     work: Callable[..., tuple[AgentState, Metrics]]
-    report: Callable[..., tuple[AgentState, Any, Metrics, PyTree]]
+    report: Callable[..., tuple[AgentState, Any, Upload, jax.Array, PyTree]]
 
 
 @shared
@@ -108,19 +107,18 @@ def compiled(federation: Federation) -> Programs:
         here: jax.Array,
         talk: jax.Array,
         known: Metrics,
-    ) -> tuple[AgentState, Any, Metrics, PyTree]:
+    ) -> tuple[AgentState, Any, Upload, jax.Array, PyTree]:
         def one(
             start: Params, old: AgentState, agent: AgentState, here: jax.Array, known: Metrics
-        ) -> tuple[AgentState, Any, Metrics]:
+        ) -> tuple[AgentState, Any, Upload, jax.Array]:
             own = sent._replace(params=start)
             task, _ = federation.begin(key, own, agent, cohort)
             update, after, fault = federation.report(task, old, agent, known)
             after = after._replace(local=_where(talk, after.local, old.local))  # what was not sent is not remembered
-            measures = measured(federation, update) | {FAULT: fault}
-            return _where(here, after, old), federation.decode(own, update), measures
+            return _where(here, after, old), federation.decode(own, update), uploaded(update), fault
 
-        agents, updates, measures = jax.vmap(one)(starts, before, agents, here, known)
-        return agents, outcome(federation, updates, here), measures, before.local
+        agents, updates, uploads, faults = jax.vmap(one)(starts, before, agents, here, known)
+        return agents, outcome(federation, updates, here), uploads, faults, before.local
 
     return Programs(
         jax.jit(jax.vmap(lambda state: policy_of(learner, state))),

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core import exact
+from fedrl.core.aggregator import on_time
 from fedrl.core.federation import Federation, ServerState
 from fedrl.core.types import Key, Params, PyTree, Update
 from fedrl.engines.merging import Merged, merging, outcome, passed_over, weight_unit
-from fedrl.engines.simulation import Population
 
 
 class Holder(NamedTuple):
@@ -132,7 +132,7 @@ def _rising(upper: Federation, like: PyTree) -> Callable[[ServerState, list[Hold
             weight[: len(some)] = [holder.weight / unit for holder in some]
             outcomes.append((handed(held, server.params, weight, weight > 0), weight > 0))
         spoken = np.flatnonzero([holder.weight > 0 for holder in below])
-        merged = merge(Population(server, (), key), outcomes, True, spoken)
+        merged = merge(key, server, outcomes, on_time(spoken))
         return merged, merged.weight * unit
 
     return rise

@@ -1,14 +1,14 @@
 """How updates of many agents meet, whatever stepped the agents.
 
 compiled, per block: updates --outcome--> exact partial sums, or the updates themselves
-                     updates --measured--> their sizes, where these depend on what is in them, and what agents tell
+                     updates --uploaded--> their sizes, where these depend on what is in them, and what agents tell
 on the host:         outcomes --merge--> commit --> next server state, unless a number in it is not finite
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,19 +16,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core import exact
+from fedrl.core.aggregator import NOBODY, Arrivals
 from fedrl.core.codec import codec, size_bytes, speaks, varies
 from fedrl.core.double import Double, split64
 from fedrl.core.faults import to_send, watched
 from fedrl.core.federation import Federation, ServerState
 from fedrl.core.told import nothing_measured
-from fedrl.core.types import Broadcast, Key, Metrics, PyTree, Update
+from fedrl.core.types import Broadcast, Key, PyTree, Update
 from fedrl.engines.sharing import Shapes, shapes, shared
-from fedrl.engines.simulation import Population, Refusal
+from fedrl.engines.simulation import Refusal, Uploads, no_uploads
 
-SIZE, SPOKEN = "bytes_up", "messages_up"
-"""The metrics that tell the size of an agent's encoded update, and whether it had anything to say."""
-TOLD = "told/"
-"""What the metrics begin with that hold what an agent tells in its update."""
+
+class Upload(NamedTuple):
+    """What the update of one agent takes on its way, and what the agent says in it, as compiled programs tell.
+
+    Attributes:
+        size_bytes: uint32, of the encoded update; () if all updates have the same size.
+        messages: int32, 1 if it was sent and 0 if a stage held it back; () if none ever is.
+        report: By name what the agent reports, float32; NaN if its training came to nothing.
+    """
+
+    size_bytes: Any = ()
+    messages: Any = ()
+    report: dict[str, Any] = {}
 
 
 class Messages(NamedTuple):
@@ -37,6 +47,7 @@ class Messages(NamedTuple):
     sent: Broadcast
     update: Update
     decoded: Update
+    upload: Upload
 
     @property
     def up_bytes(self) -> int | None:
@@ -61,24 +72,25 @@ def _exchanged(federation: Federation, setting: Shapes) -> Messages:
         agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
         task, begun = federation.begin(key, sent, agent, jnp.int32(1))
         update, _, _ = federation.report(task, agent, begun, nothing_measured())
-        return Messages(sent, update, federation.decode(sent, update))
+        return Messages(sent, update, federation.decode(sent, update), uploaded(update))
 
     return jax.eval_shape(exchange, jax.random.key(0), setting.tree)
 
 
-def weighing(wire: Messages) -> Callable[[np.ndarray, dict[str, np.ndarray]], np.ndarray]:
-    """How large the updates of a round are: `(who sent one, metrics) -> bytes of each`, int64 `[cohort]`."""
+def accounting(wire: Messages, agents: int) -> Callable[[np.ndarray, Upload], Uploads]:
+    """What agents sent: `(their numbers, an Upload with a row for each) -> Uploads` of so many agents."""
     known = wire.up_bytes
 
-    def sizes(sent: np.ndarray, metrics: dict[str, np.ndarray]) -> np.ndarray:
-        return np.where(sent, known if known is not None else metrics[SIZE][: len(sent)], 0).astype(np.int64)
+    def account(senders: np.ndarray, rows: Upload) -> Uploads:
+        found = no_uploads(agents)
+        found.size_bytes[senders] = rows.size_bytes if known is None else known
+        found.messages[senders] = 1 if isinstance(rows.messages, tuple) else rows.messages
+        for name, said in rows.report.items():
+            found.report[name] = np.full(agents, np.nan, np.float32)
+            found.report[name][senders] = said
+        return found
 
-    return sizes
-
-
-def spoken(sent: np.ndarray, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
-    """How many messages each sent in a round: one, or none if a stage held its update back; int64 `[cohort]`."""
-    return np.where(sent, metrics[SPOKEN][: len(sent)] if SPOKEN in metrics else 1, 0).astype(np.int64)
+    return account
 
 
 def failures(federation: Federation, setting: Shapes) -> Callable[[np.ndarray, np.ndarray], tuple[Refusal, ...]]:
@@ -106,23 +118,14 @@ def _watched_names(federation: Federation, setting: Shapes) -> list[str]:
     return [name for name, _ in watched(*jax.eval_shape(names, jax.random.key(0), setting.tree))]
 
 
-def measured(federation: Federation, update: Update) -> Metrics:
-    """What an encoded update adds to the metrics of its agent: what it tells, and what depends on what is in it.
-
-    That is its size in bytes, and whether it speaks. A metric is a float32, so a size is exact up to 16 MiB.
-    """
-    size = {SIZE: jnp.asarray(size_bytes(update), jnp.float32)} if varies(update) else {}
-    said = speaks(update)
-    if said is not True:
-        size[SPOKEN] = jnp.asarray(said, jnp.float32)
-    void = jnp.isnan(update.weight)  # who sends nothing tells nothing
-    told = {TOLD + name: jnp.where(void, jnp.nan, jnp.asarray(x, jnp.float32)) for name, x in update.report.items()}
-    return size | told
-
-
-def told_in(metrics: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What agents tell in their updates, of what `measured` found in them."""
-    return {name.removeprefix(TOLD): x for name, x in metrics.items() if name.startswith(TOLD)}
+def uploaded(update: Update) -> Upload:
+    """Of an encoded update, inside a compiled program: what depends on what is in it."""
+    void, said = jnp.isnan(update.weight), speaks(update)  # who sends nothing tells nothing
+    return Upload(
+        jnp.asarray(size_bytes(update), jnp.uint32) if varies(update) else (),
+        () if said is True else jnp.asarray(said, jnp.int32),
+        {name: jnp.where(void, jnp.nan, jnp.asarray(x, jnp.float32)) for name, x in update.report.items()},
+    )
 
 
 class Sums(NamedTuple):
@@ -217,31 +220,30 @@ class Merged(NamedTuple):
 
 
 def merging(federation: Federation, like: Update) -> Callable[..., Merged]:
-    """The server's half: `(population, outcomes, talk, agents) -> Merged`.
+    """The server's half: `(key, server, outcomes, arrivals) -> Merged`, with the key of the run.
 
-    `outcomes` are pairs of a block's outcome and who was present; `agents` are their numbers, in the order of the
-    outcomes. `like` has the shape of a decoded update.
+    `outcomes` are pairs of a block's outcome and who was present; `arrivals` say whose those are, in the order of the
+    outcomes. `like` has the shape of a decoded update. Without outcomes the server stands still.
     """
     summed = federation.aggregator.sees == "sum"
     commit, commit_mean = _commits(federation, shapes(like))
 
-    def merge(population: Population, outcomes: list[Any], talk: bool, agents: np.ndarray) -> Merged:
-        key, server = population.key, population.server
-        if not talk or not outcomes:
+    def merge(key: Key, server: ServerState, outcomes: Sequence[Any], arrivals: Arrivals) -> Merged:
+        if not outcomes:
             return Merged(passed_over(server), 0.0, ())
         if summed:
             mean, units = exact.mean_of(exact.total([sums.updates for sums, _ in outcomes]))
             counted = split64(exact.total([sums.statistics for sums, _ in outcomes], exact.STATISTICS))
             weight = units * weight_unit(federation)
-            refused = _refused_rows(like, outcomes, agents)
+            refused = _refused_rows(like, outcomes, arrivals.sender)
             judged = commit_mean(key, server, mean, np.float32(weight), counted) if weight > 0 else None
         else:
-            updates, refused = _stacked(like, outcomes, agents)
+            updates, whose, refused = _stacked(like, outcomes, arrivals)
             weight = float(updates.weight.sum())
             judged = None
             if weight > 0:
                 counted = jax.tree.map(lambda x: split64(np.asarray(x, np.float64).sum(0)), updates.statistics)
-                merged, memory = federation.aggregate(server, updates)
+                merged, memory = federation.aggregate(key, whose, server, updates)
                 judged = commit(key, server, merged._replace(statistics=counted), memory)
         if judged is None:
             return Merged(passed_over(server), weight, refused)
@@ -267,7 +269,8 @@ def _commits(federation: Federation, like: Shapes) -> tuple[Callable[..., Judged
 
     def commit_mean(key: Key, server: ServerState, flat: jax.Array, weight: jax.Array, counted: Double) -> Judged:
         whole = Update(_unflatten(flat[None], value), weight[None], server.version[None])
-        merged, memory = federation.aggregate(server, whole)
+        alone = Arrivals(jnp.full(1, NOBODY), jnp.zeros(1, jnp.int32))
+        merged, memory = federation.aggregate(key, alone, server, whole)
         sums, rests = (_unflatten(x, statistics) for x in counted)
         merged = merged._replace(statistics=jax.tree.map(Double, sums, rests))
         return commit(key, server, merged, memory)
@@ -290,22 +293,24 @@ def _refused_rows(like: Update, outcomes: Sequence[Any], agents: np.ndarray) -> 
     return tuple(Refusal(agent, reason) for agent, reason in sorted(found))
 
 
-def _stacked(like: Update, outcomes: Sequence[Any], agents: np.ndarray) -> tuple[Update, tuple[Refusal, ...]]:
-    """Every update of the round as NumPy arrays with a leading axis, and which were left out as not finite.
+def _stacked(like: Update, outcomes: Sequence[Any], arrivals: Arrivals) -> tuple[Update, Arrivals, tuple[Refusal, ...]]:
+    """Every update of the round as NumPy arrays with a leading axis, whose they are, and what was left out.
 
     They are in the order of agents, wherever those were seated: what a rule adds up depends on the order. What an agent
     can't tell is NaN, which is no fault.
     """
     columns = [jax.tree.map(lambda x, here=here: np.asarray(x)[here], updates) for updates, here in outcomes]
     updates = jax.tree.map(lambda *leaves: np.concatenate(leaves), *columns)
-    order = np.argsort(agents)
+    order = np.argsort(arrivals.sender, kind="stable")
     updates = jax.tree.map(lambda x: x[order], updates)
     parts = jax.tree.leaves((updates.value, updates.weight, updates.statistics))
     reach = np.stack([np.abs(x.reshape(len(x), math.prod(x.shape[1:]))).max(axis=1, initial=0.0) for x in parts], 1)
     limits = np.full(len(parts), np.inf)
     inside = (reach < limits).all(axis=1)  # false for NaN, too
-    found = zip(agents[order][~inside].tolist(), _beyond(like, reach[~inside], limits), strict=True)
-    return jax.tree.map(lambda x: x[inside], updates), tuple(Refusal(*each) for each in found)
+    whose = Arrivals(*(np.asarray(x)[order] for x in arrivals))
+    found = zip(whose.sender[~inside].tolist(), _beyond(like, reach[~inside], limits), strict=True)
+    updates, whose = jax.tree.map(lambda x: x[inside], (updates, whose))
+    return updates, whose, tuple(Refusal(*each) for each in found)
 
 
 def _unflatten(flat: jax.Array, like: Shapes) -> PyTree:

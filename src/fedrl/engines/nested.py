@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedrl.core.aggregator import on_time
 from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import UnsoundError
@@ -72,7 +73,7 @@ def as_learner(federation: Federation, agents: int) -> Learner:
         round_of = jax.vmap(federation.agent, (None, None, 0, None))
         updates, each, metrics = round_of(key, sent, state.agents, jnp.int32(agents))
         del metrics[FAULT]  # an update at fault has a weight of NaN, which makes it a fault of this learner
-        server = federation.server(key, state.server, updates)
+        server = federation.server(key, on_time(jnp.arange(agents)), state.server, updates)
         return NestedState(server, each), jax.tree.map(jnp.sum, metrics)
 
     def adopt(state: NestedState, params: Params) -> NestedState:

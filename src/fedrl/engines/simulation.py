@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core import exact
+from fedrl.core.aggregator import Arrivals
 from fedrl.core.checks import check_positive
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import AgentState, Federation, ServerState
@@ -76,24 +77,45 @@ class Tick(NamedTuple):
     staleness_max: int
 
 
-class Round(NamedTuple):
-    """What the simulator saw of one round.
+class Uploads(NamedTuple):
+    """What agents sent in a round, `[agents]` each.
 
     Attributes:
-        metrics: Each `[cohort]`, added up over local steps. In a real federation they stay on the agents. Where the
-            size of an update depends on what is in it, "bytes_up" is that of each agent's; where a stage may hold it
-            back, "messages_up" is 1 if it did not.
+        size_bytes: int64, of their encoded updates, as `fedrl.core.codec` would send them; 0 for who sent none.
+        messages: int64, how many updates each sent; what a stage holds back is none.
+        report: What they say about themselves in their updates, by name (`fedrl.core.told`), float32; NaN for those of
+            whom nothing arrived.
+    """
+
+    size_bytes: np.ndarray
+    messages: np.ndarray
+    report: dict[str, np.ndarray]
+
+
+def no_uploads(agents: int) -> Uploads:
+    """Of a round in which nobody sent anything."""
+    return Uploads(np.zeros(agents, np.int64), np.zeros(agents, np.int64), {})
+
+
+class Round(NamedTuple):
+    """What the simulator saw of one round. Arrays have an entry for every agent, in every engine.
+
+    Attributes:
+        metrics: Each `[agents]`, added up over local steps; zero for who did not take part. In a real federation they
+            stay on the agents.
         weight: Total weight of the accepted updates.
         refused: Updates that were left out, in the order of agents. An agent whose training ends in a number that is
             not finite is as it was before the round, has sent nothing, and its metrics are zero; the server leaves out
             updates beyond the range of exact sums.
-        bytes_up: Size of all encoded updates, as `fedrl.core.codec` would send them.
-        bytes_down: Size of all broadcasts.
-        messages_up: Updates that were sent; what a stage holds back is none.
-        messages_down: Broadcasts, one for each agent that is asked.
+        bytes_up: Size of all messages to a server or to neighbours: encoded updates, as `fedrl.core.codec` would send
+            them, bids, and what servers of a tree pass on.
+        bytes_down: Size of all messages from servers.
+        messages_up: Messages to a server or to neighbours; what a stage holds back is none.
+        messages_down: Messages from servers.
+        uploads: What each agent sent.
+        arrivals: Whose updates arrived at a server, and how stale they were, as the engine knows.
         levels: Of a hierarchy, the bytes up and down between each level and the one above, from the agents on.
         latency_s: How long the messages of the round take, if the links are known.
-        told: What agents say about themselves in their updates, each `[cohort]`, see `fedrl.core.told`.
         steps: Local steps of every agent in the round, 0 for who was not asked or did not arrive; None if all did as
             they always do.
         iterations: Local steps of all agents together since the run began, if not all do as they always do.
@@ -107,11 +129,12 @@ class Round(NamedTuple):
     refused: tuple[Refusal, ...]
     bytes_up: int
     bytes_down: int
-    messages_up: int = 0
-    messages_down: int = 0
+    messages_up: int
+    messages_down: int
+    uploads: Uploads
+    arrivals: Arrivals
     levels: tuple[tuple[int, int], ...] = ()
     latency_s: float = 0.0
-    told: Mapping[str, np.ndarray] = MappingProxyType({})
     steps: np.ndarray | None = None
     iterations: int | None = None
     tick: Tick | None = None
@@ -280,6 +303,17 @@ def given_back(blocks: Sequence[AgentState], before: Mapping[int, PyTree], lost:
         return block._replace(local=jax.tree.map(chosen, memory, block.local))
 
     return tuple(restored(block, before[i]) if i in before else block for i, block in enumerate(blocks))
+
+
+def for_all(columns: Mapping[str, np.ndarray], ids: np.ndarray, agents: int) -> dict[str, np.ndarray]:
+    """Columns with a row for each of these agents as columns with a row for every agent, zero for the others."""
+
+    def whole(column: np.ndarray) -> np.ndarray:
+        every = np.zeros((agents, *column.shape[1:]), column.dtype)
+        every[ids] = column
+        return every
+
+    return {name: whole(np.asarray(column)) for name, column in columns.items()}
 
 
 def attendance(

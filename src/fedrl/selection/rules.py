@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedrl.core.aggregator import Arrivals
 from fedrl.core.checks import check_above_zero, check_one_of, check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
@@ -83,8 +84,8 @@ def by_utility(cohort: int, utility: str = "norm", exploration: float = 0.1) -> 
         others = rng.permutation(ranked[exploited:])
         return np.concatenate([ranked[:exploited], others[: cohort - exploited]])
 
-    def hear(state: Known, ids: np.ndarray, told: Told) -> Known:
-        return heard(state, ids, told[utility])
+    def hear(arrivals: Arrivals, state: Known, told: Told) -> Known:
+        return heard(state, arrivals.sender, told[utility])
 
     return Selection(choose, nobody_known, hear, (utility,))
 
@@ -119,8 +120,8 @@ def power_of_choice(cohort: int, candidates: int, best: float | None = None) -> 
         drawn = rng.choice(agents, _at_most(candidates, agents, "candidates"), replace=False)
         return drawn[_highest_first(rng, state.value[drawn])[:cohort]]
 
-    def hear(state: Known, ids: np.ndarray, told: Told) -> Known:
-        return heard(state, ids, told["loss"] if best is None else best - told["return"])
+    def hear(arrivals: Arrivals, state: Known, told: Told) -> Known:
+        return heard(state, arrivals.sender, told["loss"] if best is None else best - told["return"])
 
     return Selection(choose, nobody_known, hear, ("loss" if best is None else "return",))
 

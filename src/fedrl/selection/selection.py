@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from fedrl.core.aggregator import Arrivals
 from fedrl.core.component import Call, record
 from fedrl.core.types import PyTree
 
@@ -25,13 +26,14 @@ class Selection:
         choose: `(rng, agents, number, state) -> ids`, of a round by its number, from 1. The generator is derived from
             the run's key and the round, so nothing depends on when a run was interrupted.
         init: `agents -> state`, NumPy arrays of a fixed shape.
-        hear: `(state, ids, told) -> state`, what those asked said about themselves, `[cohort]` each.
+        hear: `(arrivals, state, told) -> state`: whose updates arrived in the round and how stale they were, as the
+            engine knows, and what those agents said about themselves, each `[arrivals]`.
         asks: What they are to tell, see `fedrl.core.told`.
     """
 
     choose: Callable[[np.random.Generator, int, int, PyTree], np.ndarray]
     init: Callable[[int], PyTree] = lambda agents: ()
-    hear: Callable[[PyTree, np.ndarray, Told], PyTree] = lambda state, ids, told: state
+    hear: Callable[[Arrivals, PyTree, Told], PyTree] = lambda arrivals, state, told: state
     asks: tuple[str, ...] = ()
     call: Call | None = None
 
@@ -49,7 +51,7 @@ class Workload:
     plan: Callable[[int, int, PyTree], np.ndarray]
     most: int
     init: Callable[[int], PyTree] = lambda agents: ()
-    hear: Callable[[PyTree, np.ndarray, Told], PyTree] = lambda state, ids, told: state
+    hear: Callable[[Arrivals, PyTree, Told], PyTree] = lambda arrivals, state, told: state
     asks: tuple[str, ...] = ()
     call: Call | None = None
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedrl.core.aggregator import Arrivals
 from fedrl.core.checks import check_above_zero, check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
@@ -79,8 +80,8 @@ def from_loss(first: int, best: float | None = None) -> Workload:
         steps = math.ceil(math.sqrt(max(ratio, 0.0)) * first - 1e-6) if math.isfinite(ratio) else first
         return np.full(agents, min(max(steps, 1), first))
 
-    def hear(state: Progress, ids: np.ndarray, told: Told) -> Progress:
-        del ids
+    def hear(arrivals: Arrivals, state: Progress, told: Told) -> Progress:
+        del arrivals
         loss = told["loss"] if best is None else best - told["return"]
         known = loss[np.isfinite(loss)]
         if not known.size:
@@ -152,7 +153,8 @@ def balanced_by_time(most: int, first: int = 1, memory: float = 0.5) -> Workload
         ideal = most * state.step_s[known].min() / np.where(known, state.step_s, np.inf)
         return np.where(known, np.clip(np.rint(ideal), 1, most), first).astype(int)
 
-    def hear(state: Pace, ids: np.ndarray, told: Told) -> Pace:
+    def hear(arrivals: Arrivals, state: Pace, told: Told) -> Pace:
+        ids = arrivals.sender
         now = told[DURATION] / plan(len(state.step_s), 0, state)[ids]
         before = state.step_s[ids]
         after = np.where(np.isfinite(before), memory * before + (1.0 - memory) * now, now)

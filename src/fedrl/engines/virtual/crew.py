@@ -23,10 +23,10 @@ from fedrl.core.federation import AgentState, Federation
 from fedrl.core.shares import shares
 from fedrl.core.types import Broadcast, Key, Params, PyTree
 from fedrl.engines.blocks import metric_names
-from fedrl.engines.merging import Messages, failures, measured, messages
+from fedrl.engines.merging import Messages, Upload, failures, messages, uploaded
 from fedrl.engines.sharing import Shapes, shapes, shared
 from fedrl.engines.simulation import Population, Refusal, adoption, params_held, seated, starting, states_held
-from fedrl.engines.virtual.words import packing
+from fedrl.engines.virtual.words import numbers, packing
 
 
 class Desks(NamedTuple):
@@ -37,6 +37,7 @@ class Desks(NamedTuple):
         sent: What each was sent last.
         updates: What each has ready, decoded: an `Update`.
         metrics: What each measured on the way.
+        uploads: What the update of each takes and says: an `Upload`.
         version: Of what each was sent; -1 for nothing yet.
         again: How often each was sent that version before.
         cohort: How many were sent for with it.
@@ -50,6 +51,7 @@ class Desks(NamedTuple):
     sent: np.ndarray
     updates: np.ndarray
     metrics: np.ndarray
+    uploads: np.ndarray
     version: np.ndarray
     again: np.ndarray
     cohort: np.ndarray
@@ -68,6 +70,7 @@ class Crew(NamedTuple):
         wave: How many learn side by side.
         memory: Which words of a row of `Desks.states` are what the agent's stages remember.
         metrics: The names of the columns of `Desks.metrics`.
+        uploads: `(Desks, agents) -> Upload` with a row for each of them.
         failed: `(Desks, agents) -> refusals` of those among them whose training came to nothing.
         params_of: `Desks -> params` that agents act with, a leading agent axis on every leaf.
         adopt: `(Desks, params) -> Desks` in which every agent has adopted the parameters.
@@ -79,6 +82,7 @@ class Crew(NamedTuple):
     wave: int
     memory: slice
     metrics: list[str]
+    uploads: Callable[[Desks, np.ndarray], Upload]
     failed: Callable[[Desks, np.ndarray], tuple[Refusal, ...]]
     params_of: Callable[[Desks], Params]
     adopt: Callable[[Desks, Params], Desks]
@@ -93,7 +97,7 @@ def crew(
     seats = seated(np.arange(agents), size)
     begin = starting(federation, fleet, seats, steps, places[:1])
     names = metric_names(federation, shapes(fleet, skip=1))
-    broadcast, update = packing(wire.sent), packing(wire.decoded)
+    broadcast, update, upload = packing(wire.sent), packing(wire.decoded), packing(wire.upload)
     pack_block, unpack_block, run_block = _programs(federation, shapes(fleet, skip=1))
     adopt_block = adoption(federation)
     refusals, fault = failures(federation, shapes(fleet, skip=1)), names.index(FAULT)
@@ -109,6 +113,7 @@ def crew(
             sent=np.zeros((agents, broadcast.words), np.uint32),
             updates=np.zeros((agents, update.words), np.uint32),
             metrics=np.zeros((agents, len(names)), np.float32),
+            uploads=np.zeros((agents, upload.words), np.uint32),
             version=np.full(agents, -1, np.int32),
             again=np.zeros(agents, np.int32),
             cohort=np.ones(agents, np.int32),
@@ -138,7 +143,8 @@ def crew(
             compiled.set()
         for seat, result in zip(rows, results, strict=True):
             here = seat >= 0
-            for column, new in zip((desks.states, desks.updates, desks.metrics), result, strict=True):
+            columns = (desks.states, desks.updates, desks.metrics, desks.uploads)
+            for column, new in zip(columns, result, strict=True):
                 column[seat[here]] = np.asarray(new)[here]
         desks.waiting[ids] = False
 
@@ -155,6 +161,7 @@ def crew(
         wave=size * len(places),
         memory=slice(first, first + packing(newcomer.local).words),
         metrics=names,
+        uploads=lambda desks, ids: cast(Upload, numbers(wire.upload, desks.uploads[ids])),
         failed=lambda desks, ids: refusals(ids, desks.metrics[ids, fault].astype(int)),
         params_of=lambda desks: params_held(federation, blocks(desks), seats),
         adopt=adopt,
@@ -174,13 +181,13 @@ class Programs(NamedTuple):
     Attributes:
         pack: `AgentState[c] -> rows`.
         unpack: `rows -> AgentState[c]`.
-        run: `(raw key, again, cohort, steps, share, states, sent) -> (states, updates, metrics)`, one row per agent
-            each.
+        run: `(raw key, again, cohort, steps, share, states, sent) -> (states, updates, metrics, uploads)`, one row per
+            agent each.
     """
 
     pack: Callable[[AgentState], jax.Array]
     unpack: Callable[[np.ndarray], AgentState]
-    run: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+    run: Callable[..., tuple[jax.Array, jax.Array, jax.Array, jax.Array]]
 
 
 @shared
@@ -188,7 +195,8 @@ def _programs(federation: Federation, setting: Shapes) -> Programs:
     """The programs of a block, compiled when they are first called with a block of that size."""
     one_agent = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), setting.tree)
     wire = messages(federation, one_agent)
-    state, broadcast, update = packing(_newcomer(federation, setting)), packing(wire.sent), packing(wire.decoded)
+    state, upload = packing(_newcomer(federation, setting)), packing(wire.upload)
+    broadcast, update = packing(wire.sent), packing(wire.decoded)
 
     def one(
         key: Key,
@@ -198,16 +206,16 @@ def _programs(federation: Federation, setting: Shapes) -> Programs:
         share: jax.Array,
         row: jax.Array,
         sent: jax.Array,
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         agent: AgentState = jax.lax.optimization_barrier(state.unpack(row))
         heard: Broadcast = jax.lax.optimization_barrier(broadcast.unpack(sent))
         own_key = jax.lax.select(again > 0, jax.random.fold_in(key, again), key)  # never the same noise twice
         value, agent, metrics = federation.agent(own_key, heard, agent._replace(steps=steps, share=share), cohort)
-        metrics = jax.tree.map(lambda x: x.sum(0), metrics) | measured(federation, value)
+        metrics = jax.tree.map(lambda x: x.sum(0), metrics)
         columns = jnp.stack([metrics[name].astype(jnp.float32) for name in sorted(metrics)])
-        return state.pack(agent), update.pack(federation.decode(heard, value)), columns
+        return state.pack(agent), update.pack(federation.decode(heard, value)), columns, upload.pack(uploaded(value))
 
-    def block(raw_key: jax.Array, *rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def block(raw_key: jax.Array, *rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         return jax.vmap(one, (None, 0, 0, 0, 0, 0, 0))(jax.random.wrap_key_data(raw_key), *rows)
 
     return Programs(jax.jit(jax.vmap(state.pack)), jax.jit(jax.vmap(state.unpack)), jax.jit(block))

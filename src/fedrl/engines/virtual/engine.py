@@ -18,19 +18,20 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from fedrl.core.aggregator import Arrivals
 from fedrl.core.checks import check_positive
 from fedrl.core.codec import size_bytes
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import Federation
 from fedrl.core.shares import shares
 from fedrl.core.types import Params, PyTree
-from fedrl.engines.merging import messages, passed_over
+from fedrl.engines.merging import accounting, messages, passed_over
 from fedrl.engines.simulation import Population, Round, Simulation, Tick, chosen_size, iterations
 from fedrl.engines.virtual.checks import check_clock
 from fedrl.engines.virtual.clock import Clock, speeds_of
 from fedrl.engines.virtual.crew import Desks, crew
 from fedrl.engines.virtual.log import Log
-from fedrl.engines.virtual.server import Arrivals, office
+from fedrl.engines.virtual.server import Batch, office
 from fedrl.engines.virtual.timetable import ARRIVES, AWAY, Timetable, at_work, course
 
 
@@ -90,7 +91,7 @@ def simulate_clock(
     wire = messages(federation, fleet)
     team = crew(federation, fleet, steps, size, places, wire)
     host = office(federation, schedule, fleet, wire)
-    dense = int(size_bytes(wire.decoded))
+    account, dense = accounting(wire, agents), int(size_bytes(wire.decoded))
     time = course(clock, speeds_of(clock, agents, wire.up_bytes or dense, wire.down_bytes), steps)
     each = 1 if schedule.wait_for is None or not schedule.restart else max(1, agents // schedule.wait_for)
     count = each if merges is None else merges
@@ -118,15 +119,17 @@ def simulate_clock(
         between.iterations[0] += log.steps.sum()
         done = int(between.iterations[0])
         tick = Tick(float(between.table.now_s[0]), done * federation.learner.samples, *log.counts)
-        up, down = log.bytes_up(wire.up_bytes), log.sent * wire.down_bytes
-        told = {} if schedule.restart else log.told  # there, an agent may have spoken several times
-        sent = (up, down, log.messages_up, log.sent)
+        uploads = log.uploads
         seen = Round(
-            log.metrics,
-            log.weight,
-            tuple(sorted(log.refused)),
-            *sent,
-            told=told,
+            metrics=log.metrics,
+            weight=log.weight,
+            refused=tuple(sorted(log.refused)),
+            bytes_up=int(uploads.size_bytes.sum()),
+            bytes_down=log.sent * wire.down_bytes,
+            messages_up=int(uploads.messages.sum()),
+            messages_down=log.sent,
+            uploads=uploads,
+            arrivals=log.arrivals,
             steps=log.steps,
             iterations=done,
             tick=tick,
@@ -164,7 +167,9 @@ def simulate_clock(
             failing[:] &= not len(sound)
             failing[np.setdiff1d(arrived, sound)] = True
             collected.append((desks.updates[sound], sound, desks.sent[sound], desks.version[sound]))
-            log.receive(sound, desks.metrics[sound], desks.steps[sound], desks.work_s[sound])
+            uploads = account(sound, team.uploads(desks, sound))
+            came = Arrivals(sound.astype(np.int32), (version - desks.version[sound]).astype(np.int32))
+            log.receive(came, desks.metrics[sound], uploads, desks.steps[sound], desks.work_s[sound])
             return len(sound)
 
         def give_back(lost: np.ndarray) -> None:
@@ -203,8 +208,9 @@ def simulate_clock(
             give_back(np.arange(agents))
             return population._replace(server=passed_over(server))
         updates, senders, sent, versions = (np.concatenate(rows) for rows in zip(*collected, strict=True))
+        arrivals = Arrivals(senders.astype(np.int32), (version - versions).astype(np.int32))
         log.staleness.append(version - versions)
-        merged = host.merge(server, key, Arrivals(updates, senders, sent))
+        merged = host.merge(key, server, Batch(updates, arrivals, sent))
         give_back(merged.lost(senders))
         log.weight += merged.weight
         log.refused += merged.refused

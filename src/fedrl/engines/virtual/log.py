@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fedrl.core.aggregator import Arrivals
 from fedrl.core.faults import FAULT
 from fedrl.core.told import DURATION
-from fedrl.engines.merging import SIZE, SPOKEN, told_in
-from fedrl.engines.simulation import Refusal
+from fedrl.engines.simulation import Refusal, Uploads, no_uploads
 
 
 @dataclass
@@ -26,6 +26,7 @@ class Log:
         refused: Turns whose training failed, and updates that the server left out.
         skipped: Why the server committed nothing, each time.
         staleness: Of the updates of each merge.
+        came: Whose updates arrived, batch by batch.
     """
 
     agents: int
@@ -37,32 +38,28 @@ class Log:
     refused: list[Refusal] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     staleness: list[np.ndarray] = field(default_factory=list)
+    came: list[Arrivals] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.arrived, self.steps = np.zeros(self.agents, int), np.zeros(self.agents, int)
-        self.work_s = np.full(self.agents, np.nan)
+        self.work_s, self.sent_up = np.full(self.agents, np.nan), no_uploads(self.agents)
         self._sums = np.zeros((self.agents, len(self.names)), np.float64)
 
-    def receive(self, ids: np.ndarray, metrics: np.ndarray, steps: np.ndarray, work_s: np.ndarray) -> None:
-        """Updates of these agents arrived, each at most once, after so many local steps that took so long."""
+    def receive(
+        self, arrivals: Arrivals, metrics: np.ndarray, uploads: Uploads, steps: np.ndarray, work_s: np.ndarray
+    ) -> None:
+        """Updates of agents arrived, each at most once, after so many local steps that took so long."""
+        ids = arrivals.sender
+        self.came.append(arrivals)
         self.arrived[ids] += 1
         self.steps[ids] += steps
         self.work_s[ids] = work_s
         self._sums[ids] += metrics
-
-    @property
-    def received(self) -> int:
-        """Updates that arrived."""
-        return int(self.arrived.sum())
-
-    def bytes_up(self, each: int | None) -> int:
-        """What they took: so much each, or what the agents measured."""
-        return self.received * each if each is not None else int(self._sums[:, self.names.index(SIZE)].sum())
-
-    @property
-    def messages_up(self) -> int:
-        """Updates that arrived and had something to say."""
-        return int(self._sums[:, self.names.index(SPOKEN)].sum()) if SPOKEN in self.names else self.received
+        self.sent_up.size_bytes[:] += uploads.size_bytes
+        self.sent_up.messages[:] += uploads.messages
+        for name, said in uploads.report.items():
+            before = self.sent_up.report.get(name, np.full(self.agents, np.nan, np.float32))
+            self.sent_up.report[name] = np.where(np.isin(np.arange(self.agents), ids), said, before)
 
     @property
     def metrics(self) -> dict[str, np.ndarray]:
@@ -72,14 +69,20 @@ class Log:
         return named
 
     @property
-    def told(self) -> dict[str, np.ndarray]:
-        """What agents say about themselves, each `[agents]`; NaN for those of whom nothing arrived."""
-        said = {name: np.where(self.arrived > 0, x, np.nan) for name, x in told_in(self.metrics).items()}
-        return said | ({DURATION: self.work_s} if DURATION in said else {})
+    def uploads(self) -> Uploads:
+        """What agents sent; of several turns, the report of the last."""
+        report = self.sent_up.report
+        return self.sent_up._replace(report=report | ({DURATION: self.work_s} if DURATION in report else {}))
+
+    @property
+    def arrivals(self) -> Arrivals:
+        """Whose updates arrived, in the order of time."""
+        whole = [Arrivals(np.zeros(0, np.int32), np.zeros(0, np.int32)), *self.came]
+        return Arrivals(*(np.concatenate(rows) for rows in zip(*whole, strict=True)))
 
     @property
     def counts(self) -> tuple[int, int, int, float, int]:
         """As the last fields of a `Tick`."""
         stale = np.concatenate([np.zeros(0, int), *self.staleness])
         mean, most = (float(stale.mean()), int(stale.max())) if len(stale) else (0.0, 0)
-        return self.received, self.lost, self.late, mean, most
+        return int(self.arrived.sum()), self.lost, self.late, mean, most

@@ -13,20 +13,20 @@ import jax
 import numpy as np
 
 from fedrl.core import exact
+from fedrl.core.aggregator import Arrivals
 from fedrl.core.federation import Federation, ServerState
 from fedrl.core.types import Broadcast, Key, Params, PyTree, Update
 from fedrl.engines.merging import Merged, Messages, merging, messages, outcome
 from fedrl.engines.sharing import Shapes, shapes, shared
-from fedrl.engines.simulation import Population
 from fedrl.engines.virtual.schedules import Schedule
 from fedrl.engines.virtual.words import packing
 
 
-class Arrivals(NamedTuple):
+class Batch(NamedTuple):
     """Updates in the order in which they arrived, `[updates, words]`, whose they are and what those had been sent."""
 
     updates: np.ndarray
-    agents: np.ndarray
+    arrivals: Arrivals
     sent: np.ndarray
 
 
@@ -35,11 +35,11 @@ class Office(NamedTuple):
 
     Attributes:
         envelope: `(server, parameters before the last merge) -> row` that agents are sent.
-        merge: `(server, key, arrivals) -> Merged`.
+        merge: `(key, server, batch) -> Merged`.
     """
 
     envelope: Callable[[ServerState, Params], np.ndarray]
-    merge: Callable[[ServerState, Key, Arrivals], Merged]
+    merge: Callable[[Key, ServerState, Batch], Merged]
 
 
 def office(federation: Federation, schedule: Schedule, fleet: PyTree, wire: Messages) -> Office:
@@ -49,13 +49,13 @@ def office(federation: Federation, schedule: Schedule, fleet: PyTree, wire: Mess
     envelope, received = _programs(federation, shapes(fleet, skip=1), schedule, mixing)
     merge_outcomes = merging(federation, wire.decoded)
 
-    def merge(server: ServerState, key: Key, arrivals: Arrivals) -> Merged:
-        outcomes, count = [], len(arrivals.updates)
+    def merge(key: Key, server: ServerState, batch: Batch) -> Merged:
+        outcomes, count = [], len(batch.updates)
         for i in range(0, count, exact.LANES):
             lanes = np.minimum(np.arange(i, i + exact.LANES), count - 1)
             here = np.arange(i, i + exact.LANES) < count
-            outcomes.append((received(server, arrivals.updates[lanes], arrivals.sent[lanes], here), here))
-        return merge_outcomes(Population(server, (), key), outcomes, True, arrivals.agents)
+            outcomes.append((received(server, batch.updates[lanes], batch.sent[lanes], here), here))
+        return merge_outcomes(key, server, outcomes, batch.arrivals)
 
     return Office(lambda server, before: np.asarray(envelope(server, before)), merge)
 

@@ -62,6 +62,17 @@ def packing(like: PyTree) -> Packing:
     return Packing(int(ends[-1]) if len(ends) else 0, pack, unpack)
 
 
+def numbers(like: PyTree, rows: np.ndarray) -> PyTree:
+    """Rows of packed scalars of 32 bits as a tree like this one with NumPy columns, on the host.
+
+    >>> numbers({"a": jnp.float32(0), "b": jnp.uint32(0)}, np.array([[1069547520, 7]], np.uint32))
+    {'a': array([1.5], dtype=float32), 'b': array([7], dtype=uint32)}
+    """
+    leaves, structure = jax.tree.flatten(like)
+    columns = [np.ascontiguousarray(rows[:, i]).view(leaf.dtype) for i, leaf in enumerate(leaves)]
+    return jax.tree.unflatten(structure, columns)
+
+
 def _is_key(leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
     return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 

@@ -1,0 +1,118 @@
+"""Who sent what, and how stale it is, comes from the engine: no word of an agent changes it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedrl.aggregators import agnostic
+from fedrl.aggregators.namespace import namespace, weighted_mean
+from fedrl.core.aggregator import NOBODY, Aggregator
+from fedrl.core.component import component
+from fedrl.core.federation import federate
+from fedrl.core.stage import Stage
+from fedrl.core.types import Update
+from fedrl.engines.blocks import simulate
+from fedrl.engines.hierarchy import hierarchy
+from fedrl.engines.virtual import clock, fed_buff
+from fedrl.engines.virtual.engine import simulate_clock
+from fedrl.learners import sgd
+from fedrl.topologies import tree
+from quadratic import FLEET, flat, quadratic
+
+DEVICE = jax.devices()[:1]
+SEEN = []
+
+
+@component("test double")
+def watching(sees: str = "each") -> Aggregator:
+    """A mean that writes down what it is shown."""
+
+    def update(key, view, arrivals, state, updates):
+        if namespace(updates) is np:
+            SEEN.append((int(view.version), arrivals.sender.tolist(), arrivals.staleness.tolist(), updates.value))
+        value = weighted_mean(updates.weight, updates.value)
+        return Update(value, updates.weight.sum(), updates.version.max()), state
+
+    return Aggregator(update=update, sees=sees)
+
+
+def lying(key, context, shared, local, update):
+    """Says that it started from the newest version there could be."""
+    return update._replace(version=update.version + 100), local
+
+
+@pytest.fixture(autouse=True)
+def nothing_seen():
+    SEEN.clear()
+
+
+def test_rows_are_in_the_order_of_their_senders():
+    federation = federate(quadratic(sgd(0.1)), watching())
+    simulation = simulate(federation, FLEET, order=[3, 1, 0, 2], devices=DEVICE)
+    population, seen = simulation.round(simulation.init(0))
+    population, _ = simulation.round(population, cohort=[1, 3])
+    assert [row[:3] for row in SEEN] == [(0, [0, 1, 2, 3], [0] * 4), (1, [1, 3], [0, 0])]
+    moved = 0.1 * FLEET.curvature * FLEET.minimum  # from zero
+    np.testing.assert_allclose(SEEN[0][3]["head"][:, 0], moved[:, 0], rtol=1e-6)
+    assert sorted(seen.arrivals.sender.tolist()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("stages", [(), (Stage(lying),)], ids=["honest", "lying"])
+def test_staleness_is_what_the_engine_knows(stages):
+    federation = federate(quadratic(sgd(0.1)), watching(), *stages)
+    devices = clock(fed_buff(2), step_s=[1.0, 1.4, 3.1, 7.3])
+    simulation = simulate_clock(federation, FLEET, devices, merges=1, devices=DEVICE)
+    population = simulation.init(0)
+    told = []
+    for _ in range(5):
+        population, seen = simulation.round(population)
+        told.append((seen.arrivals.sender.tolist(), seen.arrivals.staleness.tolist()))
+    assert [row[1:3] for row in SEEN] == [
+        ([0, 1], [0, 0]),  # at 1.0 and 1.4
+        ([0, 1], [1, 0]),  # at 2.0, which began before the first merge, and 2.8
+        ([0, 2], [1, 2]),  # at 3.0 and 3.1
+        ([0, 1], [1, 1]),  # at 4.0 and 4.2
+        ([0, 1], [1, 0]),  # at 5.0 and 5.6
+    ]
+    for (senders, staleness), (_, sorted_senders, sorted_staleness, _) in zip(told, SEEN, strict=True):
+        order = np.argsort(senders, kind="stable")
+        assert [senders[i] for i in order] == sorted_senders
+        assert [staleness[i] for i in order] == sorted_staleness
+
+
+def test_a_rule_that_remembers_agents_knows_them_in_every_engine():
+    federation = federate(quadratic(sgd(0.1)), agnostic(4, step=0.05))
+    one = simulate(federation, FLEET, devices=DEVICE)
+    relayed = hierarchy(federation, FLEET, tree([2]), devices=DEVICE)
+    after = [simulation.round(simulation.init(0), cohort=[0, 3])[0].server for simulation in (one, relayed)]
+    weights = after[0].aggregator.weights
+    assert weights[1] == weights[2] < min(weights[0], weights[3])  # only those who took part had a loss
+    np.testing.assert_array_equal(weights, after[1].aggregator.weights)
+    np.testing.assert_array_equal(flat(after[0].params), flat(after[1].params))
+
+
+def test_a_rule_of_the_sum_is_shown_a_mean_of_nobody_in_particular():
+    def update(key, view, arrivals, state, updates):
+        named = jnp.where(arrivals.sender == NOBODY, 1.0, jnp.nan)
+        return Update(jax.tree.map(lambda x: x[0] * named, updates.value), updates.weight[0], updates.version[0]), state
+
+    simulation = simulate(federate(quadratic(sgd(0.1)), Aggregator(update=update, sees="sum")), FLEET, devices=DEVICE)
+    population, seen = simulation.round(simulation.init(0))
+    assert not seen.skipped
+    assert np.abs(flat(population.server.params)).max() > 0.0
+
+
+def test_the_key_of_a_rule_is_new_in_every_round():
+    keys = []
+
+    def update(key, view, arrivals, state, updates):
+        keys.append(np.asarray(jax.random.key_data(key)).tolist())
+        value = jax.tree.map(lambda x: x.mean(0), updates.value)
+        return Update(value, updates.weight.sum(), updates.version.max()), state
+
+    simulation = simulate(federate(quadratic(sgd(0.1)), Aggregator(update=update)), FLEET, devices=DEVICE)
+    population = simulation.init(0)
+    for _ in range(3):
+        population, _ = simulation.round(population)
+    assert len({tuple(key) for key in keys}) == len(keys) == 3
