@@ -21,6 +21,7 @@ collect_ignore_glob = [
     "*/made_runs.py",
     "*/short_examples.py",
     "*/numpy_actor_critic.py",
+    "*/one_at_a_time.py",
 ]
 collect_ignore = [
     "no_skips.py",

@@ -305,6 +305,29 @@ def test_a_round_without_a_quorum_is_abandoned():
     np.testing.assert_array_equal(flat(population.server.params), np.zeros(SIZE))
 
 
+@pytest.mark.parametrize("late", ["discard", "keep"])
+@pytest.mark.parametrize("deadline_s", [math.inf, 1.2])
+def test_what_error_feedback_holds_back_outlives_a_round_without_a_quorum(late, deadline_s):
+    federation = federate(quadratic(sgd(RATE)), mean(), error_feedback(top_k(0.4)), local_steps=3)
+    schedule = synchronous(quorum=4, deadline_s=deadline_s, late=late)
+    simulation = simulate_clock(
+        federation, FLEET, clock(schedule, step_s=STEP_S, drop_out=0.5), local_steps=STEPS, **SMALL
+    )
+    population, came_to_nothing, merged = simulation.init(SEED), 0, 0
+    residuals = slice(3 * SIZE, 4 * SIZE)  # after the parameters and the valley, as words of an agent's row
+    for _ in range(30):
+        before = population.between.desks.states[:, residuals].view(np.float32).copy()
+        population, seen = simulation.round(population)
+        after = population.between.desks.states[:, residuals].view(np.float32)
+        if seen.weight == 0.0:
+            came_to_nothing += seen.tick.arrived
+            np.testing.assert_array_equal(after, before)
+        else:
+            merged += (after != before).any(1).sum()
+    assert came_to_nothing > 10
+    assert merged > 10
+
+
 @pytest.mark.parametrize(
     ("federation", "schedule", "words"),
     [

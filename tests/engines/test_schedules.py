@@ -1,0 +1,95 @@
+"""The engine on a virtual clock against one that deals with one event at a time: the same bits, at the same seconds."""
+
+import jax
+import numpy as np
+import pytest
+from one_at_a_time import OneAtATime
+
+from fedrl.aggregators import mean, median, polynomial
+from fedrl.core.federation import federate
+from fedrl.engines.virtual import (
+    afedpg,
+    between,
+    bounded_staleness,
+    clock,
+    fed_async,
+    fed_buff,
+    simulate_clock,
+    stragglers,
+    synchronous,
+)
+from fedrl.learners import sgd
+from fedrl.stages import error_feedback, quantize, top_k
+from quadratic import Valley, quadratic
+
+AGENTS, SIZE, SEED, ROUNDS = 23, 20, 3, 25
+draws = np.random.default_rng(0)
+FLEET = Valley(
+    draws.uniform(0.2, 2.0, (AGENTS, SIZE)).astype(np.float32), draws.normal(size=(AGENTS, SIZE)).astype(np.float32)
+)
+LEARNER = quadratic(sgd(0.1), size=SIZE)
+FEDERATIONS = {
+    "a mean of unequal work": federate(LEARNER, mean(), local_steps=3),
+    "sparse updates with error feedback": federate(LEARNER, mean(), error_feedback(top_k(0.1))),
+    "a median of noisy codes": federate(LEARNER, median(), quantize(8)),
+}
+SLOW = {"step_s": stragglers(1.0, 0.3, 5), "drop_out": 0.2, "jitter": 0.1}
+DEVICES = {
+    "all alike": {},
+    "slow ones, and turns that come to nothing": SLOW,
+    "coming and going": SLOW | {"online_s": 20.0, "offline_s": 6.0, "joins_s": stragglers(0.5, 0.2, 10)},
+}
+SCHEDULES = [
+    fed_buff(4),
+    fed_buff(4, concurrency=6),
+    synchronous(9),
+    synchronous(9, late="keep", staleness=polynomial(0.5)),
+    synchronous(deadline_s=3.0, quorum=4),
+    synchronous(deadline_s=0.5, quorum=4, late="keep"),
+]
+MORE = [fed_async(0.5), bounded_staleness(1), afedpg(0.5)]
+LINKS = {"latency_s": 0.1, "up_bytes_per_s": between(50.0, 500.0), "down_bytes_per_s": 200.0}
+
+
+def compared(federation, schedule, devices, rounds=ROUNDS):
+    """Both, round by round; what there was to see on the way: abandoned rounds, and the oldest update."""
+    steps = [1 + k % federation.local_steps for k in range(AGENTS)]
+    engine = simulate_clock(
+        federation, FLEET, clock(schedule, **devices), local_steps=steps, merges=1, devices=jax.devices()[:1]
+    )
+    twin, population = OneAtATime(federation, FLEET, clock(schedule, **devices), steps, SEED), engine.init(SEED)
+    abandoned, lost, stale = 0, 0, 0
+    for number in range(1, rounds + 1):
+        population, seen = engine.round(population)
+        twin.merge()
+        assert seen.tick.time_s == twin.now_s, f"the time after round {number}"
+        for found, expected in zip(*map(jax.tree.leaves, (population.server, twin.server)), strict=True):
+            np.testing.assert_array_equal(found, expected, err_msg=f"the server after round {number}", strict=True)
+        abandoned += seen.weight == 0.0
+        lost, stale = lost + seen.tick.lost, max(stale, seen.tick.staleness_max)
+    assert np.abs(population.server.params["tail"]).max() > 0.01
+    return abandoned, lost, stale
+
+
+@pytest.mark.parametrize("federation", FEDERATIONS)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_every_merge_is_that_of_one_event_at_a_time(schedule, federation):
+    for name, devices in DEVICES.items():
+        _, lost, _ = compared(FEDERATIONS[federation], schedule, devices)
+        assert (lost > 0) == ("drop_out" in devices), name
+
+
+@pytest.mark.parametrize("schedule", MORE, ids=repr)
+def test_so_is_every_merge_of_one_update(schedule):
+    for devices in DEVICES.values():
+        compared(FEDERATIONS["a mean of unequal work"], schedule, devices | LINKS, 2 * ROUNDS)
+
+
+def test_the_cases_have_rounds_without_a_quorum_and_updates_that_are_late():
+    """What is compared is there to be compared."""
+    federation = FEDERATIONS["sparse updates with error feedback"]
+    failing = {"step_s": stragglers(1.0, 0.3, 5), "drop_out": 0.8}
+    for late in ("discard", "keep"):
+        abandoned, _, stale = compared(federation, synchronous(quorum=5, deadline_s=2.0, late=late), failing)
+        assert 2 < abandoned < ROUNDS - 2
+        assert (stale > 0) == (late == "keep")
