@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fedrl.aggregators import mean, median
+from fedrl.core.aggregator import Arrivals
 from fedrl.core.faults import FAULT
 from fedrl.core.federation import Federation, federate
 from fedrl.core.types import Broadcast, Update
@@ -98,9 +99,11 @@ def test_all_that_the_engine_hands_the_server_is_updates(rule):
         "aggregate": stacked,
         "commit": one,
     }  # the update each is handed, beside the server's own
-    own = {"decode": {0}, "aggregate": {0}, "commit": {0, 1, 3}}
+    own = {"decode": {0}, "aggregate": {0, 1, 2}, "commit": {0, 1, 3}}
     for name, inputs in heard:
         assert [x for i, x in enumerate(inputs) if i not in own[name]] == [expected[name]]
+    for _, (_, whose, *_) in ((name, inputs) for name, inputs in heard if name == "aggregate"):
+        assert whose == Arrivals((agents,), (agents,))  # two numbers for each, which the engine states
 
 
 def silenced(federation: Federation) -> Federation:
