@@ -65,6 +65,10 @@ def compared(federation, schedule, devices, rounds=ROUNDS):
         assert seen.tick.time_s == twin.now_s, f"the time after round {number}"
         for found, expected in zip(*map(jax.tree.leaves, (population.server, twin.server)), strict=True):
             np.testing.assert_array_equal(found, expected, err_msg=f"the server after round {number}", strict=True)
+        agents = [LEARNER.params(agent.state.learner) for agent in twin.agents]
+        expected = jax.tree.map(lambda *leaves: np.stack(leaves), *agents)
+        for name, found in engine.params_of(population).items():
+            np.testing.assert_array_equal(found, expected[name], err_msg=f"agents after round {number}", strict=True)
         abandoned += seen.weight == 0.0
         lost, stale = lost + seen.tick.lost, max(stale, seen.tick.staleness_max)
     assert np.abs(population.server.params["tail"]).max() > 0.01
