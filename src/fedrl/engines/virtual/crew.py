@@ -23,6 +23,7 @@ import numpy as np
 
 from fedrl.core.faults import FAULT
 from fedrl.core.federation import AgentState, Federation
+from fedrl.core.keys import repeated_key
 from fedrl.core.shares import shares
 from fedrl.core.types import Broadcast, Key, Params, PyTree
 from fedrl.engines.blocks import metric_names
@@ -235,7 +236,7 @@ def _programs(federation: Federation, setting: Shapes) -> Programs:
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         agent: AgentState = jax.lax.optimization_barrier(state.unpack(row))
         heard: Broadcast = jax.lax.optimization_barrier(broadcast.unpack(sent))
-        own_key = jax.lax.select(again > 0, jax.random.fold_in(key, again), key)  # never the same noise twice
+        own_key = jax.lax.select(again > 0, repeated_key(key, again), key)  # never the same noise twice
         value, agent, metrics = federation.agent(own_key, heard, agent._replace(steps=steps, share=share), cohort)
         metrics = jax.tree.map(lambda x: x.sum(0), metrics) | measured(federation, value)
         columns = jnp.stack([metrics[name].astype(jnp.float32) for name in sorted(metrics)])
