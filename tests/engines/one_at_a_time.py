@@ -25,7 +25,7 @@ import numpy as np
 from fedrl.core import exact
 from fedrl.core.codec import codec, size_bytes
 from fedrl.core.federation import AgentState, Federation, ServerState
-from fedrl.core.keys import Purpose, run_key
+from fedrl.core.keys import Purpose, repeated_key, run_key
 from fedrl.core.shares import shares
 from fedrl.core.types import Broadcast, Update
 from fedrl.engines.virtual.chance import Draw, exponential, normal, uniform
@@ -222,7 +222,7 @@ class OneAtATime:
 
     def key_of(self, agent: Agent) -> jax.Array:
         """The key of the run, or another one for an agent that hears a version again."""
-        return jax.random.fold_in(self.key, agent.again) if agent.again else self.key
+        return repeated_key(self.key, agent.again) if agent.again else self.key
 
     # --- server ------------------------------------------------------------------------------------------------------
 

@@ -1,12 +1,16 @@
 """The engine on a virtual clock against one that deals with one event at a time: the same bits, at the same seconds."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from one_at_a_time import OneAtATime
 
 from fedrl.aggregators import mean, median, polynomial
-from fedrl.core.federation import federate
+from fedrl.core.federation import ENCODE, MEND, TRAIN, federate
+from fedrl.core.keys import agent_key
 from fedrl.engines.virtual import (
     afedpg,
     between,
@@ -14,6 +18,7 @@ from fedrl.engines.virtual import (
     clock,
     fed_async,
     fed_buff,
+    lognormal,
     simulate_clock,
     stragglers,
     synchronous,
@@ -34,10 +39,11 @@ FEDERATIONS = {
     "a median of noisy codes": federate(LEARNER, median(), quantize(8)),
 }
 SLOW = {"step_s": stragglers(1.0, 0.3, 5), "drop_out": 0.2, "jitter": 0.1}
+UNLIKE = {"step_s": lognormal(1.0, 1.5)}
 DEVICES = {
     "all alike": {},
     "slow ones, and turns that come to nothing": SLOW,
-    "coming and going": SLOW | {"online_s": 20.0, "offline_s": 6.0, "joins_s": stragglers(0.5, 0.2, 10)},
+    "coming and going": SLOW | UNLIKE | {"online_s": 20.0, "offline_s": 6.0, "joins_s": stragglers(0.5, 0.2, 10)},
 }
 SCHEDULES = [
     fed_buff(4),
@@ -65,6 +71,10 @@ def compared(federation, schedule, devices, rounds=ROUNDS):
         assert seen.tick.time_s == twin.now_s, f"the time after round {number}"
         for found, expected in zip(*map(jax.tree.leaves, (population.server, twin.server)), strict=True):
             np.testing.assert_array_equal(found, expected, err_msg=f"the server after round {number}", strict=True)
+        agents = [LEARNER.params(agent.state.learner) for agent in twin.agents]
+        expected = jax.tree.map(lambda *leaves: np.stack(leaves), *agents)
+        for name, found in engine.params_of(population).items():
+            np.testing.assert_array_equal(found, expected[name], err_msg=f"agents after round {number}", strict=True)
         abandoned += seen.weight == 0.0
         lost, stale = lost + seen.tick.lost, max(stale, seen.tick.staleness_max)
     assert np.abs(population.server.params["tail"]).max() > 0.01
@@ -93,3 +103,21 @@ def test_the_cases_have_rounds_without_a_quorum_and_updates_that_are_late():
         abandoned, _, stale = compared(federation, synchronous(quorum=5, deadline_s=2.0, late=late), failing)
         assert 2 < abandoned < ROUNDS - 2
         assert (stale > 0) == (late == "keep")
+
+
+def test_an_agent_that_hears_a_version_again_shares_no_key_with_anybody(monkeypatch):
+    """Neither its own nor those that its training and its stages derive, in any round; the engine uses the same."""
+    used, repeated, train = [], [], OneAtATime.train
+
+    def noted(twin, agent):
+        key = agent_key(twin.key_of(agent), jnp.int32(agent.version), jnp.int32(agent.number))
+        for path in ((), (TRAIN,), (TRAIN, 0), (TRAIN, 0, 0), (ENCODE,), (ENCODE, 0), (ENCODE, 0, 0), (MEND,)):
+            used.append(jax.random.key_data(functools.reduce(jax.random.fold_in, path, key)).tolist())
+        repeated.append(agent.again)
+        return train(twin, agent)
+
+    monkeypatch.setattr(OneAtATime, "train", noted)
+    devices = {"step_s": [1.0] * 4 + [3.0] * (AGENTS - 4)}
+    compared(FEDERATIONS["a median of noisy codes"], fed_buff(12), devices)
+    assert max(repeated) > 0
+    assert len({tuple(key) for key in used}) == len(used)

@@ -212,6 +212,22 @@ def test_the_same_bits_for_any_number_of_devices():
     assert fingerprint(one.params_of(first)) != fingerprint(one.params_of(one.init(SEED)))
 
 
+@pytest.mark.parametrize("options", [{"block": 1}, {"block": 7}, {"block": 2, "devices": DEVICES}], ids=repr)
+@pytest.mark.parametrize("most", [1024, 2])
+def test_what_agents_act_with_is_of_now_whoever_learned_ahead_of_time(monkeypatch, options, most):
+    monkeypatch.setattr("fedrl.engines.virtual.crew.AHEAD", most)
+    alone = simulate_clock(PLAIN, FLEET, BUSY, local_steps=STEPS, merges=1, block=1, devices=DEVICES[:1])
+    filled = simulate_clock(PLAIN, FLEET, BUSY, local_steps=STEPS, merges=1, **({"devices": DEVICES[:1]} | options))
+    one, other = alone.init(SEED), filled.init(SEED)
+    for _ in range(8):
+        before = flat(filled.params_of(other))
+        (one, _), (other, seen) = alone.round(one), filled.round(other)
+        np.testing.assert_allclose(flat(filled.params_of(other)), flat(alone.params_of(one)), rtol=1e-6, atol=1e-7)
+        moved = (flat(filled.params_of(other)) != before).any(1)
+        assert not moved[seen.steps == 0].any()
+        assert moved.any()
+
+
 def test_a_run_resumed_between_any_two_rounds_gives_the_same_bits(tmp_path):
     simulation = simulate_clock(STATEFUL, FLEET, BUSY, merges=1, **SMALL)
     expected = fingerprint(ran(simulation, 15).server)

@@ -5,6 +5,9 @@ computed. So agents that were sent for wait until an update is due; then those w
 ones needed first, and run in the compiled program, each with a broadcast of its own.
 
     rows of waiting agents --gather--> [block | device 0] [block | device 1] ... --scatter--> states, updates, metrics
+
+Who only fills a block learns ahead of its time: the state it comes to is kept apart until its update arrives, so that
+`Desks.states` are of now, whatever blocks and devices there are.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import numpy as np
 
 from fedrl.core.faults import FAULT
 from fedrl.core.federation import AgentState, Federation
+from fedrl.core.keys import repeated_key
 from fedrl.core.shares import shares
 from fedrl.core.types import Broadcast, Key, Params, PyTree
 from fedrl.engines.blocks import metric_names
@@ -28,12 +32,17 @@ from fedrl.engines.sharing import Shapes, shapes, shared
 from fedrl.engines.simulation import Population, Refusal, adoption, params_held, seated, starting, states_held
 from fedrl.engines.virtual.words import numbers, packing
 
+AHEAD = 1024
+"""The most agents that may have learned ahead of time, whatever the blocks and devices: it shapes checkpoints."""
+
 
 class Desks(NamedTuple):
     """What lies on every agent's desk, `[agents, ...]`; arrays that are brought up to date in place.
 
     Attributes:
-        states: Of each agent, as a row of words.
+        states: Of each agent, as a row of words, after the last of its turns that has ended.
+        ahead: `[places, words]`, states after turns that were computed and have not ended.
+        place: Which row of `ahead` is the agent's; -1 for none.
         sent: What each was sent last.
         updates: What each has ready, decoded: an `Update`.
         metrics: What each measured on the way.
@@ -48,6 +57,8 @@ class Desks(NamedTuple):
     """
 
     states: np.ndarray
+    ahead: np.ndarray
+    place: np.ndarray
     sent: np.ndarray
     updates: np.ndarray
     metrics: np.ndarray
@@ -66,7 +77,9 @@ class Crew(NamedTuple):
 
     Attributes:
         start: `seed -> (Population, Desks)`; of the population the server and the key are of use.
-        learn: `(run key, Desks, agents) -> None`: they learn what they were sent for.
+        learn: `(run key, Desks, agents, others) -> None`: the agents learn what they were sent for; so do the others,
+            ahead of their time.
+        end: `(Desks, agents) -> None`: their turns end; who learned ahead of its time is now what it then became.
         wave: How many learn side by side.
         memory: Which words of a row of `Desks.states` are what the agent's stages remember.
         metrics: The names of the columns of `Desks.metrics`.
@@ -78,7 +91,8 @@ class Crew(NamedTuple):
     """
 
     start: Callable[[int], tuple[Population, Desks]]
-    learn: Callable[[Key, Desks, np.ndarray], None]
+    learn: Callable[[Key, Desks, np.ndarray, np.ndarray], None]
+    end: Callable[[Desks, np.ndarray], None]
     wave: int
     memory: slice
     metrics: list[str]
@@ -110,6 +124,8 @@ def crew(
         states = np.concatenate([np.asarray(pack_block(block)) for block in first.blocks])[:agents]
         desks = Desks(
             states=states,
+            ahead=np.zeros((min(agents, AHEAD), states.shape[1]), np.uint32),
+            place=np.full(agents, -1, np.int32),
             sent=np.zeros((agents, broadcast.words), np.uint32),
             updates=np.zeros((agents, update.words), np.uint32),
             metrics=np.zeros((agents, len(names)), np.float32),
@@ -124,8 +140,9 @@ def crew(
         )
         return first, desks
 
-    def learn(key: Key, desks: Desks, ids: np.ndarray) -> None:
-        raw_key = np.asarray(jax.random.key_data(key))
+    def learn(key: Key, desks: Desks, needed: np.ndarray, others: np.ndarray) -> None:
+        raw_key, ids = np.asarray(jax.random.key_data(key)), np.concatenate([needed, others])
+        desks.place[others] = free_places(desks)[: len(others)]
 
         def dispatch(i: int, seat: np.ndarray) -> tuple[jax.Array, ...]:
             who = np.where(seat < 0, ids[0], seat)
@@ -143,10 +160,19 @@ def crew(
             compiled.set()
         for seat, result in zip(rows, results, strict=True):
             here = seat >= 0
-            columns = (desks.states, desks.updates, desks.metrics, desks.uploads)
-            for column, new in zip(columns, result, strict=True):
-                column[seat[here]] = np.asarray(new)[here]
+            states, *rest = (np.asarray(new)[here] for new in result)
+            for column, new in zip((desks.updates, desks.metrics, desks.uploads), rest, strict=True):
+                column[seat[here]] = new
+            place = desks.place[seat[here]]
+            desks.states[seat[here][place < 0]] = states[place < 0]
+            desks.ahead[place[place >= 0]] = states[place >= 0]
         desks.waiting[ids] = False
+
+    def end(desks: Desks, ids: np.ndarray) -> None:
+        early = ids[desks.place[ids] >= 0]
+        if len(early):
+            desks.states[early] = desks.ahead[desks.place[early]]
+            desks.place[early] = -1
 
     def blocks(desks: Desks) -> list[AgentState]:
         return [unpack_block(desks.states[np.maximum(seat, 0)]) for seat in seats]
@@ -158,6 +184,7 @@ def crew(
     return Crew(
         start=start,
         learn=learn,
+        end=end,
         wave=size * len(places),
         memory=slice(first, first + packing(newcomer.local).words),
         metrics=names,
@@ -167,6 +194,13 @@ def crew(
         adopt=adopt,
         states_of=lambda desks: states_held(blocks(desks), seats),
     )
+
+
+def free_places(desks: Desks) -> np.ndarray:
+    """Rows of `Desks.ahead` that are nobody's."""
+    free = np.ones(len(desks.ahead), bool)
+    free[desks.place[desks.place >= 0]] = False
+    return np.flatnonzero(free)
 
 
 def _newcomer(federation: Federation, setting: Shapes) -> AgentState:
@@ -209,7 +243,7 @@ def _programs(federation: Federation, setting: Shapes) -> Programs:
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         agent: AgentState = jax.lax.optimization_barrier(state.unpack(row))
         heard: Broadcast = jax.lax.optimization_barrier(broadcast.unpack(sent))
-        own_key = jax.lax.select(again > 0, jax.random.fold_in(key, again), key)  # never the same noise twice
+        own_key = jax.lax.select(again > 0, repeated_key(key, again), key)  # never the same noise twice
         value, agent, metrics = federation.agent(own_key, heard, agent._replace(steps=steps, share=share), cohort)
         metrics = jax.tree.map(lambda x: x.sum(0), metrics)
         columns = jnp.stack([metrics[name].astype(jnp.float32) for name in sorted(metrics)])

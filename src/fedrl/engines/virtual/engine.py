@@ -29,7 +29,7 @@ from fedrl.engines.merging import accounting, messages, passed_over
 from fedrl.engines.simulation import Population, Round, Simulation, Tick, chosen_size, iterations
 from fedrl.engines.virtual.checks import check_clock
 from fedrl.engines.virtual.clock import Clock, speeds_of
-from fedrl.engines.virtual.crew import Desks, crew
+from fedrl.engines.virtual.crew import Desks, crew, free_places
 from fedrl.engines.virtual.log import Log
 from fedrl.engines.virtual.server import Batch, office
 from fedrl.engines.virtual.timetable import ARRIVES, AWAY, Timetable, at_work, course
@@ -160,7 +160,9 @@ def simulate_clock(
             if len(needed):
                 if not schedule.restart:
                     remembered.append((needed, desks.states[needed, team.memory]))
-                team.learn(key, desks, _with_company(needed, table, desks, team.wave if schedule.restart else 1))
+                others = _company(needed, table, desks, team.wave if schedule.restart else 1)
+                team.learn(key, desks, needed, others)
+            team.end(desks, arrived)
             failed = team.failed(desks, arrived)
             log.refused += failed
             sound = arrived[~np.isin(arrived, [agent for agent, _ in failed])]
@@ -239,8 +241,10 @@ def simulate_clock(
     )
 
 
-def _with_company(needed: np.ndarray, table: Timetable, desks: Desks, wave: int) -> np.ndarray:
-    """Who learns now: those who are needed, and as many others, by their time, as fill the devices."""
-    free = -len(needed) % wave
+def _company(needed: np.ndarray, table: Timetable, desks: Desks, wave: int) -> np.ndarray:
+    """Who learns ahead of time beside those who are needed: as many, by their time, as fill the devices."""
+    seats = -len(needed) % wave
+    if not seats:
+        return needed[:0]
     others = np.setdiff1d(np.flatnonzero(desks.waiting & (table.ahead == ARRIVES)), needed)
-    return np.concatenate([needed, others[np.argsort(table.due_s[others], kind="stable")][:free]])
+    return others[np.argsort(table.due_s[others], kind="stable")][: min(seats, len(free_places(desks)))]
