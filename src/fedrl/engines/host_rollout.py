@@ -38,20 +38,30 @@ class HostRollout:
         self._returned[here] = 0.0
 
     def collect(
-        self, choose: Callable[[int, np.ndarray], jax.Array], active: np.ndarray, rows: np.ndarray, steps: int
+        self,
+        choose: Callable[[int, np.ndarray], jax.Array],
+        active: np.ndarray,
+        rows: np.ndarray,
+        steps: int,
+        seeds: Sequence[int] | None = None,
     ) -> tuple[Trajectory, np.ndarray, np.ndarray]:
-        """Take `steps` steps in the active instances.
+        """Take `steps` steps in the active instances, or one episode of so many steps at most.
 
         Args:
             choose: `(step, observation) -> action`, for the rows asked for.
             active: `[rows]` bool; the others stand still.
             rows: Rows the policy is asked about, among them every active one.
             steps: How many.
+            seeds: Of one episode in each active instance, which stands still once it is over. Without any, instances
+                go on where they stand, from episode to episode.
 
         Returns:
-            The trajectory `[steps, rows, *features]`, and of each instance how many episodes ended and their returns.
+            The trajectory `[steps, rows, *features]`, and of each instance how many episodes ended (or were cut off, if
+            there is one for each) and their returns.
         """
-        time, here = (steps, len(active)), active[: self._count]
+        time, here = (steps, len(active)), active[: self._count].copy()
+        if seeds is not None:
+            self.restart(seeds, here)
         # fresh arrays each time: a compiled program may still read the last ones
         seen: dict[str, np.ndarray] = {
             "observation": _zeros(time, self._spaces.observation),
@@ -77,6 +87,13 @@ class HostRollout:
                 episodes += done
                 returns += np.where(done, self._returned, 0.0)
                 self._returned[done] = 0.0
+            if seeds is not None:
+                here &= ~done
+                if not here.any():
+                    break
+        if seeds is not None:
+            episodes += here
+            returns += np.where(here, self._returned, 0.0)
         return Trajectory(**cast(Any, seen)), episodes, returns
 
 
