@@ -7,12 +7,14 @@ a federation reaches into its state, so a learner that narrows them keeps the re
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import field
 from typing import NamedTuple
 
 import jax
 
 from fedrl.core.component import Call, record
 from fedrl.core.environment import AnyEnvironment
+from fedrl.core.measures import Measures
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 
 
@@ -75,6 +77,8 @@ class Learner:
             what it sees.
         probabilities: `(params, observation) -> [actions, instances]`, how likely `act` takes each action when it
             does not act greedily. None if actions are not discrete.
+        measures: How the entries of its metrics are to be read, by name: see `fedrl.core.measures`. Those of its
+            environment are the environment's.
     """
 
     init: Callable[[Key, PyTree], PyTree]
@@ -91,6 +95,7 @@ class Learner:
     statistics: Statistics | None = None
     policy: Callable[[PyTree], Params] | None = None
     probabilities: Callable[[Params, jax.Array], jax.Array] | None = None
+    measures: Measures = field(default_factory=dict)
     call: Call | None = None
 
 

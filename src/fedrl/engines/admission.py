@@ -12,6 +12,7 @@ so the result is bit-identical for any number of devices and any order of the ag
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.federation import AgentState, Federation
 from fedrl.core.types import Params, PyTree, Update
 from fedrl.engines.blocks import training
+from fedrl.engines.compute import compute_of
 from fedrl.engines.merging import Messages, merging, messages, outcome, spoken, told_in, weighing
 from fedrl.engines.sharing import shared
 from fedrl.engines.simulation import (
@@ -93,11 +95,14 @@ def simulate_budget(
         asked, present = attendance(cohort, seats)
         if talk:
             left_for_updates(admission, asked, bid_bytes, least)
+        began = time.perf_counter()
         work = train(population, federation.broadcast(population.server), cohort, talk)
+        trained = time.perf_counter()
         if not talk:
             merged = merge(population, work.outcomes, talk, work.agents)
             population = population._replace(server=merged.server, blocks=work.blocks)
-            return population, Round(work.metrics, merged.weight, work.failed, 0, 0)
+            spent = compute_of(began, trained)
+            return population, Round(work.metrics, merged.weight, work.failed, 0, 0, sums=spent)
         ids, told = np.sort(work.agents), told_in(work.metrics)
         said = {name: x[work.sent] for name, x in told.items()}  # whose training failed does not bid
         bids = len(ids)
@@ -129,6 +134,7 @@ def simulate_budget(
             told={name: x if name in bid.told else np.where(sent, x, np.nan) for name, x in told.items()},
             admitted=ids[admitted],
             skipped=merged.skipped,
+            sums=compute_of(began, trained),
         )
         return Population(merged.server, tuple(blocks), population.key, memory), seen
 

@@ -13,6 +13,7 @@ padding, and nothing is compiled after the first round.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from fedrl.core.environment import compiled
 from fedrl.core.faults import FAULT
 from fedrl.core.federation import AgentState, Federation
 from fedrl.core.types import Broadcast, Key, Params, PyTree, Update
+from fedrl.engines.compute import compute_of
 from fedrl.engines.merging import failures, measured, merging, messages, outcome, spoken, told_in, weighing
 from fedrl.engines.sharing import Shapes, shapes, shared
 from fedrl.engines.simulation import (
@@ -104,7 +106,9 @@ def simulate(
     def round(
         population: Population, cohort: Sequence[int] | np.ndarray | None = None, talk: bool = True
     ) -> tuple[Population, Round]:
+        began = time.perf_counter()
         work = train(population, federation.broadcast(population.server), cohort, talk)
+        trained = time.perf_counter()
         merged = merge(population, work.outcomes, talk, work.agents)
         blocks = given_back(work.blocks, work.before, merged.lost(work.agents)) if talk else work.blocks
         sent, asked = work.sent & talk, len(work.sent) if talk else 0
@@ -118,6 +122,7 @@ def simulate(
             asked,
             told=told_in(work.metrics) if talk else {},
             skipped=merged.skipped,
+            sums=compute_of(began, trained),
         )
         return Population(merged.server, blocks, population.key), seen
 

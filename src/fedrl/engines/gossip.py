@@ -10,6 +10,7 @@ The order in which agents are seated and the number of devices are of no consequ
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import jax
@@ -24,6 +25,7 @@ from fedrl.core.federation import AgentState, Federation, ServerState, federate
 from fedrl.core.stage import Stage, zeros_like
 from fedrl.core.types import Broadcast, Params, PyTree, Update
 from fedrl.engines.blocks import Trained, training
+from fedrl.engines.compute import compute_of
 from fedrl.engines.merging import messages
 from fedrl.engines.simulation import (
     QUICK,
@@ -109,7 +111,9 @@ def gossip(
     ) -> tuple[Population, Round]:
         nodes, version = population.server, int(population.server.version)
         hints = () if meeting.correction is None else (meeting.correction(nodes.aggregator),)
+        began = time.perf_counter()
         work = train(population, Broadcast(nodes.params, hints, nodes.version), cohort, True)
+        ended = time.perf_counter()
         trained = _gathered(work, nodes.params)
         params, memory, sent, skipped = trained, nodes.aggregator, np.zeros(agents, int), ""
         if talk:
@@ -127,7 +131,7 @@ def gossip(
         metrics = work.metrics | apart | {"messages": sent[ids]}
         weight = 0.0 if skipped else float(steps[work.agents].sum() * federation.learner.samples)
         spent = (int(sent.sum()) * size_bytes, 0, int(sent.sum()))
-        seen = Round(metrics, weight, work.failed, *spent, skipped=skipped)
+        seen = Round(metrics, weight, work.failed, *spent, skipped=skipped, sums=compute_of(began, ended))
         nodes = nodes._replace(params=params, aggregator=memory, version=jnp.int32(version + 1))
         return Population(nodes, work.blocks, population.key), seen
 

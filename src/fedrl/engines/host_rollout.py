@@ -18,6 +18,7 @@ import numpy as np
 from fedrl.core.environment import AnyEnvironment, Space
 from fedrl.core.host import Instances
 from fedrl.core.learner import Trajectory
+from fedrl.core.measures import counting
 from fedrl.core.types import PyTree
 
 
@@ -30,16 +31,19 @@ class HostRollout:
         self._spaces = environment.spaces
         self._observation = _zeros((rows,), environment.spaces.observation)
         self._returned = np.zeros(count)
+        self._environment, self._how = environment, counting(environment.measures)
+        self._running = {name: np.zeros(count) for name in self._how.summed}
 
     def restart(self, seeds: Sequence[int], where: np.ndarray | None = None) -> None:
         """Begin an episode in every instance, or in some, `[instances]` bool."""
         here = np.ones(self._count, bool) if where is None else where
         self._observation[: self._count] = self._instances.reset(seeds, here)
-        self._returned[here] = 0.0
+        for running in (self._returned, *self._running.values()):
+            running[here] = 0.0
 
     def collect(
         self, choose: Callable[[int, np.ndarray], jax.Array], active: np.ndarray, rows: np.ndarray, steps: int
-    ) -> tuple[Trajectory, np.ndarray, np.ndarray]:
+    ) -> tuple[Trajectory, dict[str, np.ndarray]]:
         """Take `steps` steps in the active instances.
 
         Args:
@@ -49,7 +53,8 @@ class HostRollout:
             steps: How many.
 
         Returns:
-            The trajectory `[steps, rows, *features]`, and of each instance how many episodes ended and their returns.
+            The trajectory `[steps, rows, *features]`, and the sums that `fedrl.learners.rollout.collect` has for
+            metrics, of each instance, in float64: "episodes", "episode_return" and what the environment measures.
         """
         time, here = (steps, len(active)), active[: self._count]
         # fresh arrays each time: a compiled program may still read the last ones
@@ -61,7 +66,8 @@ class HostRollout:
             "truncated": np.zeros(time, bool),
             "successor": _zeros(time, self._spaces.observation),
         }
-        episodes, returns = np.zeros(self._count), np.zeros(self._count)
+        sums = {name: np.zeros(self._count) for name in ("episodes", "episode_return", *self._how.parts)}
+        sums |= {"steps": here * float(steps)} if self._how.steps else {}
         everyone = len(rows) == len(active)
         for step in range(steps):
             shown, chosen = seen["observation"][step], seen["action"][step]
@@ -72,12 +78,20 @@ class HostRollout:
                 seen[name][step, : self._count] = getattr(after, name)
             self._observation[: self._count] = after.observation
             self._returned += np.where(here, after.reward, 0.0)
+            values = shown(self._how.parts, after.measures, self._environment)
+            for name in self._how.summed:
+                self._running[name] += np.where(here, values[name], 0.0)
+            for name in self._how.stepped:
+                sums[name] += np.where(here, values[name], 0.0)
             done = (after.terminated | after.truncated) & here
             if done.any():
-                episodes += done
-                returns += np.where(done, self._returned, 0.0)
-                self._returned[done] = 0.0
-        return Trajectory(**cast(Any, seen)), episodes, returns
+                sums["episodes"] += done
+                for name in self._how.last:
+                    sums[name] += np.where(done, values[name], 0.0)
+                for name, running in (("episode_return", self._returned), *self._running.items()):
+                    sums[name] += np.where(done, running, 0.0)
+                    running[done] = 0.0
+        return Trajectory(**cast(Any, seen)), sums
 
 
 def instance_settings(environment: AnyEnvironment, fleet: PyTree, instances: int) -> PyTree:

@@ -73,7 +73,8 @@ def as_learner(federation: Federation, agents: int) -> Learner:
         updates, each, metrics = round_of(key, sent, state.agents, jnp.int32(agents))
         del metrics[FAULT]  # an update at fault has a weight of NaN, which makes it a fault of this learner
         server = federation.server(key, state.server, updates)
-        return NestedState(server, each), jax.tree.map(jnp.sum, metrics)
+        counts = {"iterations": state.agents.steps.sum().astype(jnp.float32), "rounds": jnp.float32(agents)}
+        return NestedState(server, each), counts | jax.tree.map(jnp.sum, metrics)
 
     def adopt(state: NestedState, params: Params) -> NestedState:
         return state._replace(server=state.server._replace(params=params))
@@ -87,4 +88,5 @@ def as_learner(federation: Federation, agents: int) -> Learner:
         environment=learner.environment,
         samples=agents * federation.local_steps * learner.samples,
         probabilities=learner.probabilities,
+        measures=learner.measures,
     )

@@ -176,7 +176,7 @@ def _methods(session: Session) -> dict[str, list[Outcome]]:
 def _finish(session: Session, outcomes: dict[str, list[Outcome]], heard: Heard) -> Summary:
     place = session.folder
     found = place.read()
-    summary = summarise(session.experiment, found.records, outcomes, session.timing)
+    summary = summarise(session.experiment, found.records, outcomes, session.timing, session.measures)
     notes = [*session.notes, *found.notes()]
     if notes:
         summary["notes"] = notes

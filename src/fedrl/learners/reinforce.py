@@ -13,6 +13,7 @@ from fedrl.core.component import component
 from fedrl.core.environment import AnyEnvironment, HostEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner
+from fedrl.core.measures import LOSS
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 from fedrl.learners.actor_critic import flat
 from fedrl.learners.losses import policy_gradient, squared_error
@@ -132,6 +133,7 @@ def reinforce(
         samples=episodes_per_step * length,
         gradient=gradient,
         probabilities=probabilities_with(policy, environment.spaces),
+        measures={"loss": LOSS},
     )
 
 

@@ -12,6 +12,7 @@ agent, version). So nothing depends on devices, blocks or the order in which the
 from __future__ import annotations
 
 import math
+import time as host_clock
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,12 +25,13 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.federation import Federation
 from fedrl.core.shares import shares
 from fedrl.core.types import Params, PyTree
+from fedrl.engines.compute import COMPUTE, compute_of
 from fedrl.engines.merging import messages, passed_over
 from fedrl.engines.simulation import Population, Round, Simulation, Tick, chosen_size, iterations
 from fedrl.engines.virtual.checks import check_clock
 from fedrl.engines.virtual.clock import Clock, speeds_of
 from fedrl.engines.virtual.crew import Desks, crew
-from fedrl.engines.virtual.log import Log
+from fedrl.engines.virtual.log import TIMES, Log
 from fedrl.engines.virtual.server import Arrivals, office
 from fedrl.engines.virtual.timetable import ARRIVES, AWAY, Timetable, at_work, course
 
@@ -91,7 +93,8 @@ def simulate_clock(
     team = crew(federation, fleet, steps, size, places, wire)
     host = office(federation, schedule, fleet, wire)
     dense = int(size_bytes(wire.decoded))
-    time = course(clock, speeds_of(clock, agents, wire.up_bytes or dense, wire.down_bytes), steps)
+    speeds = speeds_of(clock, agents, wire.up_bytes or dense, wire.down_bytes)
+    time = course(clock, speeds, steps)
     each = 1 if schedule.wait_for is None or not schedule.restart else max(1, agents // schedule.wait_for)
     count = each if merges is None else merges
     check_positive(merges=count)
@@ -111,7 +114,7 @@ def simulate_clock(
                 "Use fedrl.engines.blocks.simulate for agents that never talk."
             )
         allowed = np.ones(agents, bool) if cohort is None else np.isin(np.arange(agents), np.asarray(cohort))
-        log = Log(agents, team.metrics)
+        began, log = host_clock.perf_counter(), Log(agents, team.metrics)
         for _ in range(count):
             population = merge(population, allowed, log)
         between: Between = population.between
@@ -131,6 +134,8 @@ def simulate_clock(
             iterations=done,
             tick=tick,
             skipped="; ".join(dict.fromkeys(log.skipped)),
+            sums=compute_of(began, began + log.agents_s) | log.sums,
+            turns=log.arrived,
         )
         return population, seen
 
@@ -157,7 +162,9 @@ def simulate_clock(
             if len(needed):
                 if not schedule.restart:
                     remembered.append((needed, desks.states[needed, team.memory]))
+                began = host_clock.perf_counter()
                 team.learn(key, desks, _with_company(needed, table, desks, team.wave if schedule.restart else 1))
+                log.agents_s += host_clock.perf_counter() - began
             failed = team.failed(desks, arrived)
             log.refused += failed
             sound = arrived[~np.isin(arrived, [agent for agent, _ in failed])]
@@ -165,6 +172,7 @@ def simulate_clock(
             failing[np.setdiff1d(arrived, sound)] = True
             collected.append((desks.updates[sound], sound, desks.sent[sound], desks.version[sound]))
             log.receive(sound, desks.metrics[sound], desks.steps[sound], desks.work_s[sound])
+            log.messages_s += float(speeds.messages_s[sound].sum())
             return len(sound)
 
         def give_back(lost: np.ndarray) -> None:
@@ -230,6 +238,7 @@ def simulate_clock(
         adopt=adopt,
         assign=assign,
         states_of=lambda population: team.states_of(population.between.desks),
+        measures=COMPUTE | TIMES,
     )
 
 

@@ -7,9 +7,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedrl.core.faults import FAULT
+from fedrl.core.measures import Measure
 from fedrl.core.told import DURATION
 from fedrl.engines.merging import SIZE, SPOKEN, told_in
 from fedrl.engines.simulation import Refusal
+
+TIMES = {
+    "work": Measure("round", "s", "lower", ("work_s", "arrived"), lambda sums: sums["work_s"] / sums["arrived"]),
+    "latency": Measure(
+        "round", "s", "lower", ("messages_s", "arrived"), lambda sums: sums["messages_s"] / sums["arrived"]
+    ),
+}
+"""What the clock measures: how long the local steps behind an update took, and its messages, the mean over arrivals."""
 
 
 @dataclass
@@ -26,6 +35,8 @@ class Log:
         refused: Turns whose training failed, and updates that the server left out.
         skipped: Why the server committed nothing, each time.
         staleness: Of the updates of each merge.
+        messages_s: What the messages of the updates that arrived took, together.
+        agents_s: Wall time that agents took to learn.
     """
 
     agents: int
@@ -37,10 +48,12 @@ class Log:
     refused: list[Refusal] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     staleness: list[np.ndarray] = field(default_factory=list)
+    messages_s: float = 0.0
+    agents_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.arrived, self.steps = np.zeros(self.agents, int), np.zeros(self.agents, int)
-        self.work_s = np.full(self.agents, np.nan)
+        self.work_s, self._worked_s = np.full(self.agents, np.nan), 0.0
         self._sums = np.zeros((self.agents, len(self.names)), np.float64)
 
     def receive(self, ids: np.ndarray, metrics: np.ndarray, steps: np.ndarray, work_s: np.ndarray) -> None:
@@ -48,6 +61,7 @@ class Log:
         self.arrived[ids] += 1
         self.steps[ids] += steps
         self.work_s[ids] = work_s
+        self._worked_s += float(work_s.sum())
         self._sums[ids] += metrics
 
     @property
@@ -76,6 +90,11 @@ class Log:
         """What agents say about themselves, each `[agents]`; NaN for those of whom nothing arrived."""
         said = {name: np.where(self.arrived > 0, x, np.nan) for name, x in told_in(self.metrics).items()}
         return said | ({DURATION: self.work_s} if DURATION in said else {})
+
+    @property
+    def sums(self) -> dict[str, float]:
+        """The parts of `TIMES`."""
+        return {"work_s": self._worked_s, "messages_s": self.messages_s, "arrived": float(self.received)}
 
     @property
     def counts(self) -> tuple[int, int, int, float, int]:
