@@ -20,14 +20,12 @@ from fedrl.core.measures import Measure, Measures, added, measures_of, parts_of,
 from fedrl.engines.simulation import Round
 from fedrl.experiments.evaluate import evaluated
 from fedrl.experiments.events import MeasureResult
+from fedrl.experiments.measured import RETURN
 from fedrl.experiments.statistics import interval, shared_by_all
 
 if TYPE_CHECKING:
     from fedrl.experiments.session import Outcome
 
-RETURN = "return"
-OWN_KEYS = (RETURN, "loss")
-"""The measures that have a key of their own in a record; all others are in its "measures"."""
 LAST = 0.1
 """The share of a seed's rounds, the last ones, over which a summary adds up what is measured in training."""
 
@@ -102,11 +100,6 @@ def values_in(measures: Mapping[str, Measure], sums: Sums) -> dict[str, float | 
     return {name: known(value_of(name, measures[name], found)) for name, found in sums.items()}
 
 
-def value_in(record: Mapping[str, Any], name: str) -> float | None:
-    """What a measure came to in the round of a record; None where there is nothing."""
-    return record.get(name) if name in OWN_KEYS else (record.get("measures") or {}).get(name)
-
-
 def greedy_values(learner: Learner, sums: Mapping[str, np.ndarray], agents: np.ndarray) -> dict[str, float | None]:
     """What the measures of an environment come to over the greedy episodes of some agents.
 
@@ -120,6 +113,13 @@ def greedy_values(learner: Learner, sums: Mapping[str, np.ndarray], agents: np.n
         for name, measure in evaluated(learner).items()
         if sums
     }
+
+
+def agent_values(learner: Learner, sums: Mapping[str, np.ndarray]) -> dict[str, list[float | None]]:
+    """The same of each agent by itself."""
+    agents = len(next(iter(sums.values()), ()))
+    each = [greedy_values(learner, sums, np.arange(agents) == k) for k in range(agents)]
+    return {name: [values[name] for values in each] for name in evaluated(learner) if each}
 
 
 def summary_of(

@@ -21,7 +21,8 @@ from fedrl.experiments.evaluate import Played, played
 from fedrl.experiments.events import Event, RoundRecord, Sink
 from fedrl.experiments.exchange import exchanged
 from fedrl.experiments.folder import RunFolder
-from fedrl.experiments.measuring import OWN_KEYS, Declared, declared, known, sums_in, values_in
+from fedrl.experiments.measured import OWN_KEYS
+from fedrl.experiments.measuring import Declared, declared, known, sums_in, values_in
 from fedrl.experiments.methods import Method
 from fedrl.experiments.refusals import refusals_in
 from fedrl.experiments.summary import Timing

@@ -60,7 +60,8 @@ class OpenInstances:
         self._arrays["action"][:] = action
         self._arrays["active"][:] = True if active is None else active
         self._run(shard.STEP)
-        return HostStep(*(self._arrays[name] for name in HostStep._fields if name != "measures"), self._infos)
+        shown = {name: self._arrays[name] for name in HostStep._fields if name != "measures"}
+        return HostStep(**shown, measures=self._infos)
 
     def close(self) -> None:
         """Close the environments and end the workers. Closing twice is fine."""

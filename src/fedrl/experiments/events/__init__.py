@@ -23,6 +23,7 @@ from fedrl.experiments.events.outcome import (
     Range,
     RefusedAgent,
     RefusedUpdates,
+    Seeded,
     Summary,
     VirtualTime,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "RefusedAgent",
     "RefusedUpdates",
     "RoundRecord",
+    "Seeded",
     "SettingStart",
     "Sink",
     "Start",
