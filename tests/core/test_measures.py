@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrl.core.errors import ConfigError, UnsoundError
-from fedrl.core.measures import COUNTS, RETURN, Measure, added, chosen, counting, measures_of, shown, value_of
+from fedrl.core.measures import COUNTS, RETURN, Measure, added, chosen, counting, measures_of, step_values, value_of
 from fedrl.environments import cartpole, gridworld
 from fedrl.learners import gated, normalize, ppo, q_table
 
@@ -78,7 +78,7 @@ def test_an_unknown_name_is_refused_with_those_there_are():
 
 def test_a_step_without_a_declared_value_is_refused_with_those_it_has():
     with pytest.raises(UnsoundError, match=r"made of 'speed', and its steps show \['success'\]"):
-        shown(["speed"], {"success": 1.0}, gridworld())
+        step_values(["speed"], {"success": 1.0}, gridworld())
 
 
 def test_wrappers_pass_on_what_they_wrap_and_add_their_own():

@@ -12,9 +12,12 @@ import pytest
 from fedrl import federate
 from fedrl.aggregators import mean
 from fedrl.core.measures import Measure, added, value_of
+from fedrl.core.types import Hint
 from fedrl.engines.blocks import simulate
+from fedrl.engines.nested import as_learner
 from fedrl.environments import cartpole, gridworld
 from fedrl.environments.fleet import fleet
+from fedrl.experiments.measuring import declared, sums_in
 from fedrl.learners import a2c, gated, ppo, q_table
 from fedrl.learners.actor_critic import EXPLAINED, Experience, explained_variance
 from fedrl.learners.rollout import Sampler, collect, episodes, start
@@ -141,3 +144,20 @@ def test_the_gate_says_how_often_it_refused():
         population, seen = simulation.round(population)
         refused.append(seen.metrics["adoptions_refused"])
     assert np.isin(refused, [0.0, 1.0]).all()  # once a round, however many local steps
+
+
+def test_a_federation_as_a_learner_counts_the_iterations_and_rounds_of_its_agents():
+    inner = federate(
+        gated(q_table(gridworld(CORRIDOR), instances=2, steps=8), trials=2, horizon=5), mean(), local_steps=3
+    )
+    learner = as_learner(inner, 4)
+    state = learner.init(jax.random.key(0), learner.environment.params)
+    hint = Hint(learner.params(state), learner.params(state))
+    _, metrics = jax.jit(learner.update)(jax.random.key(1), state, hint)
+    assert metrics["iterations"] == 4 * 3
+    assert metrics["rounds"] == 4
+    outer = simulate(federate(learner, mean(), local_steps=2), fleet(learner.environment, 2))
+    _, seen = outer.round(outer.init(0))
+    sums = sums_in(declared(learner, {}), learner, seen, np.array([2, 2]))
+    assert sums["loss"]["iterations"] == 2 * 2 * 4 * 3
+    assert sums["adoptions_refused"]["rounds"] == 2 * 2 * 4

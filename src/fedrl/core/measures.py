@@ -216,7 +216,7 @@ def counting(measures: Measures) -> Counting:
     return Counting(**kinds, steps="steps" in asks)
 
 
-def shown(names: Sequence[str], values: Mapping[str, Value], who: object) -> dict[str, Value]:
+def step_values(names: Sequence[str], values: Mapping[str, Value], who: object) -> dict[str, Value]:
     """The values of a step that are counted, of those that it shows.
 
     Raises:

@@ -12,7 +12,7 @@ from fedrl.core.checks import check_positive
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner
-from fedrl.core.measures import counting, shown
+from fedrl.core.measures import counting, step_values
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.host_rollout import by_agent, by_row, instance_seeds, instance_settings
 
@@ -82,7 +82,7 @@ def played_host(
                 after = instances.step(np.asarray(act(params, observation)), going)
                 returned += np.where(going, after.reward, 0.0)
                 done = after.terminated | after.truncated
-                for name, values in shown(how.parts, after.measures, environment).items():
+                for name, values in step_values(how.parts, after.measures, environment).items():
                     add(name, values, going & done if name in how.last else going)
                 add("steps", np.ones(agents * width), going)
                 going &= ~done

@@ -78,7 +78,7 @@ class HostRollout:
                 seen[name][step, : self._count] = getattr(after, name)
             self._observation[: self._count] = after.observation
             self._returned += np.where(here, after.reward, 0.0)
-            values = shown(self._how.parts, after.measures, self._environment)
+            values = step_values(self._how.parts, after.measures, self._environment)
             for name in self._how.summed:
                 self._running[name] += np.where(here, values[name], 0.0)
             for name in self._how.stepped:

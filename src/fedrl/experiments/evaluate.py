@@ -21,7 +21,7 @@ from fedrl.core.checks import check_positive
 from fedrl.core.environment import HostEnvironment, compiled
 from fedrl.core.keys import Purpose, run_key
 from fedrl.core.learner import Learner
-from fedrl.core.measures import Measure, counting, shown
+from fedrl.core.measures import Measure, counting, step_values
 from fedrl.core.types import Key, Params, PyTree
 from fedrl.engines.sharing import shared
 
@@ -130,7 +130,7 @@ def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, n
         noise = environment.draw_step(jax.random.fold_in(jax.random.fold_in(key, STEP), time), (episodes,))
         choice = jax.random.fold_in(jax.random.fold_in(key, ACT), time)
         state, timestep = move(noise, state, learner.act(choice, params, observation, True), env_params)
-        values = shown(how.parts, timestep.measures, environment)
+        values = step_values(how.parts, timestep.measures, environment)
         return state, timestep.observation, timestep.reward, timestep.terminated | timestep.truncated, values
 
     @jax.jit

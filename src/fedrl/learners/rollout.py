@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fedrl.core.environment import AnyEnvironment, Environment, Noise, State, Timestep, compiled
 from fedrl.core.learner import Trajectory
-from fedrl.core.measures import Counting, counting, shown
+from fedrl.core.measures import Counting, counting, step_values
 from fedrl.core.position import Position, deal, start
 from fedrl.core.types import Key, Metrics, PyTree
 
@@ -147,7 +147,7 @@ def episodes(
 
 def _values(how: Counting, environment: Environment, timestep: Timestep) -> dict[str, jax.Array]:
     """What is counted of a step, `[instances]` each."""
-    return {name: x.astype(jnp.float32) for name, x in shown(how.parts, timestep.measures, environment).items()}
+    return {name: x.astype(jnp.float32) for name, x in step_values(how.parts, timestep.measures, environment).items()}
 
 
 def _counted(

@@ -96,9 +96,11 @@ def _by_method(measures: dict[str, MeasureResult]) -> Markup:
     return table(head, rows)
 
 
-def _by_run(runs: Sequence[Run], labels: Sequence[str]) -> Markup:
-    """A row for each run, a column for each measure that its federation summarised."""
+def _by_run(runs: Sequence[Run], labels: Sequence[str]) -> Markup | None:
+    """A row for each run, a column for each measure that its federation summarised; None if none did."""
     measures = {name: measure for name, measure in _of_all(runs).items() if measure["methods"]}
+    if not measures:
+        return None
     head = [element("th", "run", scope="col")]
     named = enumerate(zip(runs, labels, strict=True))
     rows = [[element("th", key(i), label, scope="row", title=run.folder)] for i, (run, label) in named]
