@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fedrl.core.component import cite, component
     from fedrl.core.errors import ConfigError, FedrlError, RunError, UnsoundError
     from fedrl.core.federation import federate
+    from fedrl.core.measures import Measure
     from fedrl.engines.blocks import simulate
     from fedrl.environments.fleet import fleet
     from fedrl.experiments.config import BaselinesConfig, Config, EvaluationConfig, FederationConfig
@@ -33,6 +34,7 @@ _HOMES = {
     "EvaluationConfig": "experiments.config",
     "FederationConfig": "experiments.config",
     "FedrlError": "core.errors",
+    "Measure": "core.measures",
     "RunError": "core.errors",
     "UnsoundError": "core.errors",
     "cite": "core.component",
@@ -55,6 +57,7 @@ __all__ = [
     "EvaluationConfig",
     "FederationConfig",
     "FedrlError",
+    "Measure",
     "RunError",
     "UnsoundError",
     "__version__",

@@ -79,6 +79,20 @@ class Far(Walk):
         return action, 0.0, False, False, {}
 
 
-for walk, limit in ((Walk, 7), (Noisy, 9), (Broken, 7), (Tuples, 7), (Pairs, 7), (Far, 7)):
+class Telling(Walk):
+    """Says in every step how far it went, and with the last one whether it stands to the right."""
+
+    def reset(self, *, seed=None, options=None):
+        self.left = 7
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        before, self.left = self.x, self.left - 1
+        observation, reward, over, cut, _ = super().step(action)
+        info = {"moved": abs(self.x - before), "name": "walk"}
+        return observation, reward, over, cut, info | ({"right": np.bool_(self.x > 0)} if over or not self.left else {})
+
+
+for walk, limit in ((Walk, 7), (Noisy, 9), (Broken, 7), (Tuples, 7), (Pairs, 7), (Far, 7), (Telling, 7)):
     gym.register(f"{walk.__name__}-v0", entry_point=f"walks:{walk.__name__}", max_episode_steps=limit)
 gym.register("Endless-v0", entry_point="walks:Walk")

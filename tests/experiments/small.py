@@ -40,7 +40,14 @@ held_out = 2
 """
 
 
+TIMES = ("seconds", "agents_compute", "server_compute")
+
+
 def without_times(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Records in an order of their own, without what the clock told."""
-    plain = [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+    def plain_of(value: Any) -> Any:
+        return {key: plain_of(x) for key, x in value.items() if key not in TIMES} if isinstance(value, dict) else value
+
+    plain = [plain_of(record) for record in records]
     return sorted(plain, key=lambda record: (record["method"], record["seed"], record["round"]))

@@ -19,6 +19,7 @@ from fedrl.experiments.alarms import alarms_of
 from fedrl.experiments.build import build
 from fedrl.experiments.closing import closing
 from fedrl.experiments.config import load
+from fedrl.experiments.evaluate import Played
 from fedrl.experiments.folder import RunFolder
 from fedrl.experiments.report.run import read_run
 from fedrl.experiments.run import run
@@ -76,18 +77,18 @@ def test_what_is_made_of_nobody_is_nothing(session: Session, made: Any) -> None:
 
 
 def test_a_policy_that_is_not_finite_is_never_played(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    played: list[Any] = []
+    seen: list[Any] = []
 
-    def returns_of(learner: Any, fleet: Any, params: Any, *rest: Any) -> np.ndarray:
-        played.append(params)
-        return np.ones((3, 4))
+    def played(learner: Any, fleet: Any, params: Any, *rest: Any) -> Played:
+        seen.append(params)
+        return Played(np.ones((3, 4)), {})
 
-    monkeypatch.setattr(module, "returns_of", returns_of)
+    monkeypatch.setattr(module, "played", played)
     common = {"q": np.full((4, 4), NAN, np.float32)}
     assert greedy(session, 0, Policies(common, False, common)) == [None] * 3
-    assert played == []
+    assert seen == []
     assert greedy(session, 0, Policies(tables(NAN), True, None)) == [1.0, None, 1.0]
-    assert np.isfinite(played[0]["q"]).all()
+    assert np.isfinite(seen[0]["q"]).all()
     assert sound(Policies(tables(NAN), True, None)).unlearned == {BROKEN: NOT_FINITE}
 
 
@@ -101,7 +102,7 @@ def test_a_common_policy_that_is_not_finite_is_no_result_on_held_out_environment
 
 def test_a_return_that_is_no_number_is_left_out_and_told(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     returns = np.array([[1.0, 1.0], [1.0, NAN], [np.inf, -np.inf]])
-    monkeypatch.setattr(module, "returns_of", lambda *_: returns)
+    monkeypatch.setattr(module, "played", lambda *_: Played(returns, {}))
     found = outcome(session, 0, 3, Policies({"q": np.zeros((4, 4))}, False, None))
     assert found.greedy == [1.0, None, None]
     assert found.left_out == (module.Omission("return", (1, 2), NO_RETURN),)

@@ -32,6 +32,7 @@ NAN, FAR = "state.params['q'] is not finite", "update['q'] reaches 3e+38"
 def seen(refused: list[tuple[int, str]], **changes: Any) -> Round:
     """A round of three agents in which those who were refused measured zero."""
     metrics = {"episodes": [2.0, 4.0, 2.0], "episode_return": [2.0, 8.0, 6.0], "loss": [1.0, 2.0, 4.0]}
+    metrics["success"] = [1.0, 1.0, 2.0]
     for agent, _ in refused:
         for column in metrics.values():
             column[agent] = 0.0

@@ -136,11 +136,12 @@ def test_averaging_once_is_the_mean_of_the_independent_agents(
 ) -> None:
     from fedrl.experiments import afterwards
     from fedrl.experiments import session as module
+    from fedrl.experiments.evaluate import Played
 
     experiment = build(load(config))
     session = module.Session(experiment, RunFolder(tmp_path), [], module.Timing(0.0))
     held = {"q": np.arange(24, dtype=np.float32).reshape(3, 4, 2).repeat(2, axis=2)}
-    monkeypatch.setattr(module, "returns_of", lambda *_: np.zeros((3, 4)))
+    monkeypatch.setattr(module, "played", lambda *_: Played(np.zeros((3, 4)), {}))
     (averaged,) = afterwards.averaged(session, [module.Outcome(0, ROUNDS, held, True, [], [])])
     np.testing.assert_allclose(averaged.params["q"], held["q"].mean(0))
     assert RunFolder(tmp_path).records()[0]["method"] == "average_once"

@@ -49,6 +49,12 @@ def test_every_seed_has_its_curves_against_environment_steps(tmp_path: Path) -> 
             "loss": [(r["environment_steps"], r["loss"]) for r in ours if r["loss"] is not None],
             "greedy": [(r["environment_steps"], sum(r["greedy"]) / 2) for r in ours if "greedy" in r],
         }
+        for name in ("success", "agents_compute", "server_compute"):
+            points = [(r["environment_steps"], r["measures"][name]) for r in ours]
+            expected[name] = [(step, value) for step, value in points if value is not None]
+        expected["greedy_success"] = [
+            (r["environment_steps"], r["greedy_measures"]["success"]) for r in ours if "greedy" in r
+        ]
         assert len(expected["greedy"]) == 2
         assert set(told) == {name for name, points in expected.items() if points}
         for name, points in told.items():

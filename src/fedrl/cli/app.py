@@ -57,6 +57,14 @@ def run(
         Path | None,
         typer.Option("--resume", metavar="DIR", help="Continue an interrupted run bit for bit, instead of CONFIG."),
     ] = None,
+    show: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--show",
+            metavar="MEASURE",
+            help="Tell of this measure beside the return while the run goes on; may be repeated.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json to stdout, and nothing else.")] = False,
 ) -> None:
@@ -67,7 +75,7 @@ def run(
     """
     from fedrl.cli.run import run_command
 
-    run_command(config, settings or [], seeds, out, resume, quiet, as_json)
+    run_command(config, settings or [], seeds, out, resume, show or [], quiet, as_json)
 
 
 @app.command("sweep", no_args_is_help=True)
@@ -97,6 +105,13 @@ def sweep(
         float | None,
         typer.Option(help="A return: the report shows how many rounds, bytes and seconds it takes to get there."),
     ] = None,
+    quantity: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MEASURE",
+            help="Compare settings, and time them, by this measure instead of the return. Example: --quantity success",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="The study folder; runs/NAME-study-TIME by default.")
     ] = None,
@@ -114,7 +129,8 @@ def sweep(
     """
     from fedrl.cli.sweep import sweep_command
 
-    sweep_command(config, [*(grid or []), *(more or [])], settings or [], seeds, target, out, resume, quiet, as_json)
+    changes = ([*(grid or []), *(more or [])], settings or [], seeds)
+    sweep_command(config, *changes, target, quantity, out, resume, quiet, as_json)
 
 
 @app.command("report", no_args_is_help=True)

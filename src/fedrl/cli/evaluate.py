@@ -5,9 +5,16 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fedrl.core.measures import Measure
 
 
 def evaluate_command(
@@ -19,11 +26,11 @@ def evaluate_command(
     prepare()
     import jax
     from rich.console import Console
-    from rich.table import Table
 
     from fedrl.core.errors import ConfigError, nearest
     from fedrl.core.keys import Purpose, run_key
-    from fedrl.experiments.evaluate import returns_of
+    from fedrl.experiments.evaluate import evaluated, played
+    from fedrl.experiments.measuring import agent_values
     from fedrl.experiments.notices import named
     from fedrl.experiments.reading import trained
     from fedrl.experiments.session import mean_returns
@@ -47,21 +54,47 @@ def evaluate_command(
         if not as_json:
             typer.echo(f"{film}: agent {agent}, seed {chosen}, return {earned:g}")
     returns: dict[str, list[float | None]] = {}
+    declared = evaluated(experiment.learner)
+    measures: dict[str, dict[str, list[float | None]]] = {name: {} for name in declared}
     for s, params in run.params.items():
-        played = returns_of(experiment.learner, experiment.fleet, params, count, s, run.stacked)
-        returns[str(s)] = [float(value) if math.isfinite(value) else None for value in mean_returns(played)]
+        found = played(experiment.learner, experiment.fleet, params, count, s, run.stacked)
+        returns[str(s)] = [float(value) if math.isfinite(value) else None for value in mean_returns(found.returns)]
+        for name, values in agent_values(experiment.learner, found.sums).items():
+            measures[name][str(s)] = values
     if as_json:
-        typer.echo(json.dumps({"episodes": count, "seeds": returns}))
+        told = {"episodes": count, "seeds": returns} | ({"measures": measures} if measures else {})
+        typer.echo(json.dumps(told))
         return
-    table = Table("agent", *(f"seed {s}" for s in returns), title=f"Greedy return, {count} episodes each")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = _table(f"Greedy return, {count} episodes each", list(returns))
     for i in range(agents):
         table.add_row(str(i), *(_shown(values[i]) for values in returns.values()))
     Console().print(table)
+    for name, measure in declared.items():
+        Console().print(_measured(name, measure, measures[name]))
     missing = [i for i in range(agents) if any(values[i] is None for values in returns.values())]
     if missing:
         print(f"{named(missing)}: a return is not finite, so there is none.", file=sys.stderr)
+
+
+def _table(title: str, seeds: Sequence[str]) -> Table:
+    from rich.table import Table
+
+    table = Table("agent", *(f"seed {s}" for s in seeds), title=title)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
+
+
+def _measured(name: str, measure: Measure, found: Mapping[str, Sequence[float | None]]) -> Table:
+    """What the greedy episodes of each agent measured, a column for each seed."""
+    from fedrl.experiments.measured import title_of, unsummarised
+    from fedrl.experiments.quantities import with_unit
+
+    title = title_of(name, {**unsummarised(), "per": measure.per, "unit": measure.unit})
+    table = _table(title[:1].upper() + title[1:], list(found))
+    for i, row in enumerate(zip(*found.values(), strict=True)):
+        table.add_row(str(i), *(with_unit(value, measure.unit) for value in row))
+    return table
 
 
 def _shown(value: float | None) -> str:

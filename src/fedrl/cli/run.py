@@ -17,6 +17,7 @@ def run_command(
     seeds: int | None,
     out: Path | None,
     resume: Path | None,
+    measures: Sequence[str],
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -28,7 +29,7 @@ def run_command(
     from fedrl.experiments.progress import progress, warnings_only
 
     heard = FolderHeard()
-    with warnings_only() if as_json and not quiet else progress(quiet=quiet) as show:
+    with warnings_only() if as_json and not quiet else progress(quiet=quiet, measures=measures) as show:
         if resume is not None:
             summary = experiments.resume(resume, sinks=[heard, show])
         else:

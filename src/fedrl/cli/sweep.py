@@ -25,13 +25,21 @@ def sweep_command(
     settings: Sequence[str],
     seeds: int | None,
     target: float | None,
+    quantity: str | None,
     out: Path | None,
     resume: Path | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
     """Run or resume a study, with progress on the terminal."""
-    options = {"--grid": grid, "--set": settings, "--seeds": seeds, "--target": target, "--out": out}
+    options = {
+        "--grid": grid,
+        "--set": settings,
+        "--seeds": seeds,
+        "--target": target,
+        "--quantity": quantity,
+        "--out": out,
+    }
     check_resume("study", config, resume, options)
     from fedrl.experiments.notices import named
     from fedrl.experiments.progress import warnings_only
@@ -45,8 +53,15 @@ def sweep_command(
             study = resume_sweep(resume, sinks=[heard, show])
         else:
             assert config is not None
-            changes = overrides(settings, seeds)
-            study = sweep(config, grid_of(grid), out, overrides=changes, target=target, sinks=[heard, show])
+            study = sweep(
+                config,
+                grid_of(grid),
+                out,
+                overrides=overrides(settings, seeds),
+                target=target,
+                quantity=quantity,
+                sinks=[heard, show],
+            )
     if as_json:
         typer.echo(json.dumps(study, indent=2))
     failed = [i for i, result in enumerate(study["settings"], 1) if result["state"] == "failed"]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from fedrl.core.component import Call, record
 from fedrl.core.errors import ConfigError
 from fedrl.core.host import Instances
+from fedrl.core.measures import Measures
 from fedrl.core.types import Key, PyTree
 
 Noise: TypeAlias = PyTree
@@ -38,12 +39,14 @@ class Timestep(NamedTuple):
         reward: Scalar float32, of the transition just made (0 at a reset).
         terminated: Scalar bool; the episode ended in the environment: its value beyond is zero.
         truncated: Scalar bool; the episode was cut off: bootstrap from `observation`.
+        measures: What `Environment.measures` are made of, by name, each a scalar of the transition just made.
     """
 
     observation: jax.Array
     reward: jax.Array
     terminated: jax.Array
     truncated: jax.Array
+    measures: Mapping[str, jax.Array] = {}
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class Environment:
             (`fedrl.environments.TabularParams`), for parameters with any leading axes. None if no model is known.
         variants: The numbers that its constructor computes `params` from, if a fleet may vary those.
         picture: How a state is drawn, if that is known.
+        measures: What is measured besides the return, by name: see `fedrl.core.measures`.
         call: The constructor call that made it.
     """
 
@@ -135,6 +139,7 @@ class Environment:
     model: Callable[[PyTree], PyTree] | None = None
     variants: Variants | None = None
     picture: Picture | None = None
+    measures: Measures = field(default_factory=dict)
     call: Call | None = None
 
 
@@ -149,6 +154,7 @@ class HostEnvironment:
         max_steps: No episode is longer.
         open: `(params, workers) -> Instances`: opens one instance for each entry of the leading axis of `params`, in so
             many processes (None: as many as pay).
+        measures: What is measured besides the return, by name: see `fedrl.core.measures`.
         call: The constructor call that made it.
     """
 
@@ -156,6 +162,7 @@ class HostEnvironment:
     spaces: Spaces
     max_steps: int
     open: Callable[[PyTree, int | None], Instances]
+    measures: Measures = field(default_factory=dict)
     call: Call | None = None
 
 

@@ -7,7 +7,7 @@ Arrays are NumPy's and have the instances first. They are the instances' own: va
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -22,6 +22,8 @@ class HostStep(NamedTuple):
         terminated: `[instances]` bool; the episode ended in the environment.
         truncated: `[instances]` bool; it was cut off. An episode that ends both ways has terminated.
         successor: The observation the transition reached, seen before any reset.
+        measures: What `Environment.measures` are made of, by name, each `[instances]` float32; what is counted at the
+            end of an episode means nothing elsewhere.
     """
 
     observation: np.ndarray
@@ -29,6 +31,7 @@ class HostStep(NamedTuple):
     terminated: np.ndarray
     truncated: np.ndarray
     successor: np.ndarray
+    measures: Mapping[str, np.ndarray] = {}
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ a federation reaches into its state, so a learner that narrows them keeps the re
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import field
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 
 from fedrl.core.component import Call, record
 from fedrl.core.environment import AnyEnvironment, Space
+from fedrl.core.measures import Measures
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 
 Experience = PyTree
@@ -104,6 +106,8 @@ class Learner:
         discount: gamma of what it maximises. None if it has none.
         personalised: By what an agent acts with something of its own, which the federation does not see: the names
             of the wrappers, such as ("personal",). Empty if all agents act with what the server has.
+        measures: How the entries of its metrics are to be read, by name: see `fedrl.core.measures`. Those of its
+            environment are the environment's.
     """
 
     init: Callable[[Key, PyTree], PyTree]
@@ -125,6 +129,7 @@ class Learner:
     probabilities: Callable[[Params, jax.Array], jax.Array] | None = None
     discount: float | None = None
     personalised: tuple[str, ...] = ()
+    measures: Measures = field(default_factory=dict)
     call: Call | None = None
 
 

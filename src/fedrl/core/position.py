@@ -6,22 +6,28 @@ environment, so a position is never undone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fedrl.core.environment import AnyEnvironment, HostEnvironment, State
+from fedrl.core.measures import counting
 from fedrl.core.types import Key, PyTree
 
 
 class Position(NamedTuple):
-    """Where each instance stands: its state, what it sees, and its running episode return and length."""
+    """Where each instance stands: its state, what it sees, and its running episode return and length.
+
+    `measured` are the running sums of what its environment measures per episode, by name.
+    """
 
     state: State
     observation: jax.Array
     returned: jax.Array
     length: jax.Array
+    measured: Mapping[str, jax.Array] = {}
 
 
 def deal(environment: AnyEnvironment, env_params: PyTree, instances: int) -> tuple[PyTree, int | None]:
@@ -40,7 +46,8 @@ def start(key: Key, environment: AnyEnvironment, env_params: PyTree, instances: 
     params, axis = deal(environment, env_params, instances)
     noise = environment.draw_reset(key, (instances,))
     state, timestep = jax.vmap(environment.reset, (-1, axis), -1, axis_size=instances)(noise, params)
-    return Position(state, timestep.observation, jnp.zeros(instances), jnp.zeros(instances, jnp.int32))
+    measured = {name: jnp.zeros(instances) for name in counting(environment.measures).summed}
+    return Position(state, timestep.observation, jnp.zeros(instances), jnp.zeros(instances, jnp.int32), measured)
 
 
 def mended(key: Key, environment: AnyEnvironment, env_params: PyTree, position: Position) -> Position:

@@ -12,6 +12,7 @@ so the result is bit-identical for any number of devices and any order of the ag
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.federation import AgentState, Federation
 from fedrl.core.types import Params, PyTree, Update
 from fedrl.engines.blocks import training
+from fedrl.engines.compute import compute_of
 from fedrl.engines.merging import Messages, accounting, merging, messages, outcome, passed_over
 from fedrl.engines.sharing import shared
 from fedrl.engines.simulation import (
@@ -96,11 +98,16 @@ def simulate_budget(
         asked, present = attendance(cohort, seats)
         if talk:
             left_for_updates(admission, asked, bid_bytes, least)
+        began = time.perf_counter()
         work = train(population, federation.broadcast(population.server), cohort, talk)
+        trained = time.perf_counter()
         if not talk:
             population = population._replace(server=passed_over(population.server), blocks=work.blocks)
             nobody = on_time(np.zeros(0, int))
-            return population, Round(work.metrics, 0.0, work.failed, 0, 0, 0, 0, no_uploads(agents), nobody)
+            silent = Round(
+                work.metrics, 0.0, work.failed, 0, 0, 0, 0, no_uploads(agents), nobody, sums=compute_of(began, trained)
+            )
+            return population, silent
         ids, uploads = np.sort(work.agents), account(work.agents, work.uploads)
         said = {name: x[ids] for name, x in uploads.report.items()}  # whose training failed does not bid
         bids = len(ids)
@@ -135,6 +142,7 @@ def simulate_budget(
             arrivals=arrivals,
             admitted=ids[admitted],
             skipped=merged.skipped,
+            sums=compute_of(began, trained),
         )
         return Population(merged.server, tuple(blocks), population.key, memory), seen
 

@@ -13,6 +13,7 @@ padding, and nothing is compiled after the first round.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from fedrl.core.environment import compiled
 from fedrl.core.faults import FAULT
 from fedrl.core.federation import AgentState, Federation
 from fedrl.core.types import Broadcast, Key, Params, PyTree, Update
+from fedrl.engines.compute import compute_of
 from fedrl.engines.merging import Upload, accounting, failures, merging, messages, outcome, uploaded
 from fedrl.engines.sharing import Shapes, shapes, shared
 from fedrl.engines.simulation import (
@@ -109,7 +111,9 @@ def simulate(
     def round(
         population: Population, cohort: Sequence[int] | np.ndarray | None = None, talk: bool = True
     ) -> tuple[Population, Round]:
+        began = time.perf_counter()
         work = train(population, federation.broadcast(population.server), cohort, talk)
+        trained = time.perf_counter()
         arrivals = on_time(work.agents if talk else work.agents[:0])
         merged = merge(population.key, population.server, work.outcomes if talk else (), arrivals)
         blocks = given_back(work.blocks, work.before, merged.lost(work.agents)) if talk else work.blocks
@@ -126,6 +130,7 @@ def simulate(
             uploads=uploads,
             arrivals=arrivals,
             skipped=merged.skipped,
+            sums=compute_of(began, trained),
         )
         return Population(merged.server, blocks, population.key), seen
 

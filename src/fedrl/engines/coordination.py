@@ -105,6 +105,7 @@ def coordinated(
         adopt=adopt,
         assign=assign,
         states_of=states_of,
+        measures=simulation.measures,
     )
 
 

@@ -10,6 +10,7 @@ The order in which agents are seated and the number of devices are of no consequ
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import jax
@@ -26,6 +27,7 @@ from fedrl.core.learner import follows_corrections
 from fedrl.core.stage import Stage, zeros_like
 from fedrl.core.types import Broadcast, Params, PyTree, Update
 from fedrl.engines.blocks import Trained, training
+from fedrl.engines.compute import compute_of
 from fedrl.engines.merging import messages
 from fedrl.engines.simulation import (
     QUICK,
@@ -112,7 +114,9 @@ def gossip(
     ) -> tuple[Population, Round]:
         nodes, version = population.server, int(population.server.version)
         hints = () if meeting.correction is None else (meeting.correction(nodes.aggregator),)
+        began = time.perf_counter()
         work = train(population, Broadcast(nodes.params, hints, nodes.version), cohort, True)
+        ended = time.perf_counter()
         trained = _gathered(work, nodes.params)
         params, memory, sent, skipped = trained, nodes.aggregator, np.zeros(agents, int), ""
         if talk:
@@ -137,6 +141,7 @@ def gossip(
             uploads=Uploads(sent.astype(np.int64) * size_bytes, sent.astype(np.int64), {}),
             arrivals=on_time(np.zeros(0, int)),
             skipped=skipped,
+            sums=compute_of(began, ended),
         )
         nodes = nodes._replace(params=params, aggregator=memory, version=jnp.int32(version + 1))
         return Population(nodes, work.blocks, population.key), seen

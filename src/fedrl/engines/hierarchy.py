@@ -12,6 +12,7 @@ adopted those from above.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -26,6 +27,7 @@ from fedrl.core.federation import Federation, ServerState, federate
 from fedrl.core.keys import Purpose, run_key
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.blocks import training
+from fedrl.engines.compute import compute_of
 from fedrl.engines.ladder import Holder, climbing, sums_of
 from fedrl.engines.merging import accounting, merging, messages
 from fedrl.engines.simulation import (
@@ -126,7 +128,9 @@ def hierarchy(
     ) -> tuple[Population, Round]:
         lowest, number = servers(population), int(population.server.version) + 1
         heard = [federation.broadcast(server) for server in lowest]
+        began = time.perf_counter()
         work = train(population, [heard[i] for i in home], cohort, talk)
+        trained = time.perf_counter()
         outcomes: list[list[Any]] = [[] for _ in lowest]
         members: list[list[np.ndarray]] = [[np.zeros(0, int)] for _ in lowest]
         for (i, _), result in zip(attendance(cohort, seats)[1], work.outcomes, strict=True):
@@ -171,6 +175,7 @@ def hierarchy(
             levels=cost.levels,
             latency_s=cost.latency_s,
             skipped="; ".join(filter(None, skipped)),
+            sums=compute_of(began, trained),
         )
         return Population(server, blocks, population.key, between), seen
 

@@ -15,6 +15,7 @@ begins its episodes anew in every iteration are the same.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import AgentState, Federation
 from fedrl.core.learner import Trajectory
 from fedrl.core.types import Params, PyTree
+from fedrl.engines.compute import compute_of
 from fedrl.engines.host_programs import compiled
 from fedrl.engines.host_rollout import HostRollout, instance_seeds, instance_settings
 from fedrl.engines.merging import accounting, failures, merging, messages
@@ -109,7 +111,7 @@ def simulate_host(
         states: list[AgentState],
         present: list[tuple[int, np.ndarray]],
         step: int,
-    ) -> tuple[Trajectory, np.ndarray]:
+    ) -> tuple[Trajectory, dict[str, np.ndarray]]:
         ids = np.concatenate([seats[i] for i, _ in present])
         active = np.zeros(len(seats) * size, bool)
         active[:agents][ids[ids >= 0]] = np.concatenate([here for _, here in present])[ids >= 0]
@@ -118,20 +120,21 @@ def simulate_host(
         keys = programs.keys(population.key, population.server.version, np.asarray(ids, np.int32), np.int32(step))
         spots = np.concatenate([np.arange(i * size, (i + 1) * size) for i, _ in present])
         rows = (spots[:, None] * learner.instances + np.arange(learner.instances)).reshape(-1)
-        trajectory, episodes, returns = rollout.collect(
+        trajectory, counts = rollout.collect(
             lambda time, observation: programs.act(keys, np.int32(time), params, observation),
             np.repeat(active, learner.instances),
             rows,
             learner.horizon,
             instance_seeds((*at, EPISODES, step), agents, learner.instances) if learner.episodic else None,
         )
-        each = np.stack([episodes, returns]).reshape(2, agents, len(params), -1)
-        return trajectory, each[:, :, 0].sum(2)  # of what agents act with
+        return trajectory, {
+            name: x.reshape(agents, len(params), -1)[:, 0].sum(1) for name, x in counts.items()
+        }  # of what agents act with
 
     def round(
         population: Population, cohort: Sequence[int] | np.ndarray | None = None, talk: bool = True
     ) -> tuple[Population, Round]:
-        at = continue_from(population)
+        began, at = time.perf_counter(), continue_from(population)
         asked, present = attendance(cohort, seats)
         given = (population.key, federation.broadcast(population.server), np.int32(asked))
         copies = {place: jax.device_put(given, place) for place in places}
@@ -141,11 +144,11 @@ def simulate_host(
                 *copies[places[i % len(places)]], blocks[i], here, np.bool_(talk)
             )
         columns: dict[int, Any] = {}
-        counts = np.zeros((2, agents))
+        counts: dict[str, np.ndarray] = {}
         ids = np.concatenate([seats[i][here] for i, here in present])
         for step in range(int(steps[ids].max())):
             trajectory, counted = gather(at, population, [blocks[i] for i, _ in present], present, step)
-            counts += counted
+            counts = {name: counts.get(name, 0.0) + x for name, x in counted.items()}
             for i, here in present:
                 width = size * learner.instances
                 own = jax.tree.map(lambda x, i=i, width=width: x[:, i * width : (i + 1) * width], trajectory)
@@ -157,8 +160,10 @@ def simulate_host(
                 columns[i] = learned if i not in columns else jax.tree.map(jnp.add, columns[i], learned)
         outcomes, faults, before, rows = [], {}, {}, []
         for i, here in present:
-            episodes, returns = counts[:, seats[i]].astype(np.float32)  # those of empty seats are nobody's
-            known: dict[str, Any] = {**columns[i], "episodes": episodes, "episode_return": returns}
+            own_counts = {
+                name: x[seats[i]].astype(np.float32) for name, x in counts.items()
+            }  # of empty seats: nobody's
+            known: dict[str, Any] = {**columns[i], **own_counts}
             given_here = copies[places[i % len(places)]]
             old = population.blocks[i]
             blocks[i], result, upload, fault, before[i] = programs.report(
@@ -169,6 +174,7 @@ def simulate_host(
             outcomes.append((result, sound))
             rows.append(jax.tree.map(lambda x, sound=sound: np.asarray(x)[sound], upload))
         at_fault = np.concatenate([faults[i][here] for i, here in present])
+        trained = time.perf_counter()
         sending = ids[at_fault == 0]
         arrivals = on_time(sending if talk else sending[:0])
         merged = merge(population.key, population.server, outcomes if talk else (), arrivals)
@@ -177,7 +183,7 @@ def simulate_host(
             name: np.concatenate([np.asarray(columns[i][name])[here] for i, here in present])
             for name in columns[present[0][0]]
         }
-        metrics |= {"episodes": counts[0, ids].astype(np.float32), "episode_return": counts[1, ids].astype(np.float32)}
+        metrics |= {name: x[ids].astype(np.float32) for name, x in counts.items()}
         metrics = {name: np.where(at_fault > 0, np.zeros_like(x), x) for name, x in metrics.items()}
         uploads = no_uploads(agents)
         if talk:
@@ -200,6 +206,7 @@ def simulate_host(
             uploads=uploads,
             arrivals=arrivals,
             skipped=merged.skipped,
+            sums=compute_of(began, trained),
         )
         return Population(merged.server, after, population.key), seen
 

@@ -12,6 +12,7 @@ from fedrl.core.checks import check_positive
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner
+from fedrl.core.measures import counting, step_values
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.host_rollout import by_agent, by_row, instance_seeds, instance_settings
 
@@ -26,7 +27,21 @@ def greedy_returns_host(
     stacked: bool = False,
     workers: int | None = None,
 ) -> np.ndarray:
-    """Undiscounted return of each of `episodes` greedy episodes in each agent's environment.
+    """Undiscounted return of each greedy episode, float64 `[agents, episodes]`; arguments as of `played_host`."""
+    return played_host(learner, fleet, params, episodes, seed, stacked=stacked, workers=workers)[0]
+
+
+def played_host(
+    learner: Learner,
+    fleet: PyTree,
+    params: Params,
+    episodes: int,
+    seed: int,
+    *,
+    stacked: bool = False,
+    workers: int | None = None,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Play `episodes` greedy episodes in each agent's environment.
 
     Every episode has a seed of its own, so a return does not depend on which others are measured.
 
@@ -40,7 +55,8 @@ def greedy_returns_host(
         workers: As in `simulate_host`.
 
     Returns:
-        Float64 `[agents, episodes]`.
+        The undiscounted returns, float64 `[agents, episodes]`, and what the environment measures, added up: by the
+        names of `fedrl.core.measures.Counting.parts`, float64 `[agents]`, with "episodes" and "steps".
     """
     environment = learner.environment
     if not isinstance(environment, HostEnvironment):
@@ -51,7 +67,12 @@ def greedy_returns_host(
     act = _greedy(learner, agents, stacked)
     seeds = np.reshape(instance_seeds((seed,), agents, -(-episodes // width) * width), (agents, -1))
     instances = environment.open(instance_settings(environment, fleet, width), workers)
-    returns = np.zeros(seeds.shape)
+    returns, how = np.zeros(seeds.shape), counting(environment.measures)
+    sums = {name: np.zeros(agents) for name in (*how.parts, "steps")}
+
+    def add(name: str, values: np.ndarray, where: np.ndarray) -> None:
+        sums[name] += np.where(where, values, 0.0).reshape(agents, width).sum(1)
+
     try:
         for first in range(0, episodes, width):
             observation = instances.reset(seeds[:, first : first + width].reshape(-1).tolist()).copy()
@@ -60,12 +81,16 @@ def greedy_returns_host(
             while going.any():
                 after = instances.step(np.asarray(act(params, observation)), going)
                 returned += np.where(going, after.reward, 0.0)
-                going &= ~(after.terminated | after.truncated)
+                done = after.terminated | after.truncated
+                for name, values in step_values(how.parts, after.measures, environment).items():
+                    add(name, values, going & done if name in how.last else going)
+                add("steps", np.ones(agents * width), going)
+                going &= ~done
                 observation = after.observation.copy()
             returns[:, first : first + width] = returned.reshape(agents, width)
     finally:
         instances.close()
-    return returns[:, :episodes]
+    return returns[:, :episodes], sums | {"episodes": np.full(agents, float(episodes))}
 
 
 @functools.lru_cache(maxsize=32)

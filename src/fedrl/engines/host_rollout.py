@@ -8,7 +8,7 @@ belong to empty seats, where nothing happens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -18,6 +18,7 @@ import numpy as np
 from fedrl.core.environment import AnyEnvironment, Space
 from fedrl.core.host import Instances
 from fedrl.core.learner import Trajectory
+from fedrl.core.measures import counting, step_values
 from fedrl.core.types import PyTree
 
 
@@ -30,12 +31,15 @@ class HostRollout:
         self._spaces = environment.spaces
         self._observation = _zeros((rows,), environment.spaces.observation)
         self._returned = np.zeros(count)
+        self._environment, self._how = environment, counting(environment.measures)
+        self._running = {name: np.zeros(count) for name in self._how.summed}
 
     def restart(self, seeds: Sequence[int], where: np.ndarray | None = None) -> None:
         """Begin an episode in every instance, or in some, `[instances]` bool."""
         here = np.ones(self._count, bool) if where is None else where
         self._observation[: self._count] = self._instances.reset(seeds, here)
-        self._returned[here] = 0.0
+        for running in (self._returned, *self._running.values()):
+            running[here] = 0.0
 
     def collect(
         self,
@@ -44,7 +48,7 @@ class HostRollout:
         rows: np.ndarray,
         steps: int,
         seeds: Sequence[int] | None = None,
-    ) -> tuple[Trajectory, np.ndarray, np.ndarray]:
+    ) -> tuple[Trajectory, dict[str, np.ndarray]]:
         """Take `steps` steps in the active instances, or one episode of so many steps at most.
 
         Args:
@@ -56,8 +60,9 @@ class HostRollout:
                 go on where they stand, from episode to episode.
 
         Returns:
-            The trajectory `[steps, rows, *features]`, and of each instance how many episodes ended (or were cut off, if
-            there is one for each) and their returns.
+            The trajectory `[steps, rows, *features]`, and the sums that `fedrl.learners.rollout.collect` has for
+            metrics, of each instance, in float64: "episodes", "episode_return" and what the environment measures. An
+            episode that is cut off by the number of steps counts where there is one for each instance.
         """
         time, here = (steps, len(active)), active[: self._count].copy()
         if seeds is not None:
@@ -71,7 +76,8 @@ class HostRollout:
             "truncated": np.zeros(time, bool),
             "successor": _zeros(time, self._spaces.observation),
         }
-        episodes, returns = np.zeros(self._count), np.zeros(self._count)
+        sums = {name: np.zeros(self._count) for name in ("episodes", "episode_return", *self._how.parts)}
+        sums |= {"steps": here * float(steps)} if self._how.steps else {}
         everyone = len(rows) == len(active)
         for step in range(steps):
             shown, chosen = seen["observation"][step], seen["action"][step]
@@ -82,19 +88,30 @@ class HostRollout:
                 seen[name][step, : self._count] = getattr(after, name)
             self._observation[: self._count] = after.observation
             self._returned += np.where(here, after.reward, 0.0)
+            values = step_values(self._how.parts, after.measures, self._environment)
+            for name in self._how.summed:
+                self._running[name] += np.where(here, values[name], 0.0)
+            for name in self._how.stepped:
+                sums[name] += np.where(here, values[name], 0.0)
             done = (after.terminated | after.truncated) & here
             if done.any():
-                episodes += done
-                returns += np.where(done, self._returned, 0.0)
-                self._returned[done] = 0.0
+                self._count_ended(sums, done, values)
             if seeds is not None:
                 here &= ~done
                 if not here.any():
                     break
         if seeds is not None:
-            episodes += here
-            returns += np.where(here, self._returned, 0.0)
-        return Trajectory(**cast(Any, seen)), episodes, returns
+            self._count_ended(sums, here, values)
+        return Trajectory(**cast(Any, seen)), sums
+
+    def _count_ended(self, sums: dict[str, np.ndarray], ended: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
+        """Add up what is known of episodes that have ended in some instances."""
+        sums["episodes"] += ended
+        for name in self._how.last:
+            sums[name] += np.where(ended, values[name], 0.0)
+        for name, running in (("episode_return", self._returned), *self._running.items()):
+            sums[name] += np.where(ended, running, 0.0)
+            running[ended] = 0.0
 
 
 def instance_settings(environment: AnyEnvironment, fleet: PyTree, instances: int) -> PyTree:

@@ -74,7 +74,8 @@ def as_learner(federation: Federation, agents: int) -> Learner:
         updates, each, metrics = round_of(key, sent, state.agents, jnp.int32(agents))
         del metrics[FAULT]  # an update at fault has a weight of NaN, which makes it a fault of this learner
         server = federation.server(key, on_time(jnp.arange(agents)), state.server, updates)
-        return NestedState(server, each), jax.tree.map(jnp.sum, metrics)
+        counts = {"iterations": state.agents.steps.sum().astype(jnp.float32), "rounds": jnp.float32(agents)}
+        return NestedState(server, each), counts | jax.tree.map(jnp.sum, metrics)
 
     def adopt(state: NestedState, params: Params) -> NestedState:
         return state._replace(server=state.server._replace(params=params))
@@ -91,4 +92,5 @@ def as_learner(federation: Federation, agents: int) -> Learner:
         split_key=same_stream,  # each agent derives its own
         probabilities=learner.probabilities,
         discount=learner.discount,
+        measures=learner.measures,
     )

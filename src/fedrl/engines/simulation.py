@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import NamedTuple
 
 import jax
@@ -19,8 +19,10 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.federation import AgentState, Federation, ServerState
 from fedrl.core.keys import Purpose, run_key
 from fedrl.core.learner import policy_of
+from fedrl.core.measures import Measures
 from fedrl.core.shares import shares
 from fedrl.core.types import Key, Params, PyTree
+from fedrl.engines.compute import COMPUTE
 from fedrl.engines.sharing import shared
 
 LARGEST_BLOCK = 5
@@ -122,6 +124,8 @@ class Round(NamedTuple):
         tick: Of the virtual clock, if there is one.
         admitted: Ids of those whose updates were sent, if a budget does not let all of them.
         skipped: Why the server stands where it stood although updates arrived: what it made of them was not finite.
+        sums: What the engine itself measured, by the names of the parts of `Simulation.measures`.
+        turns: Of every agent, how many updates of the round are behind its metrics; None if each has one.
     """
 
     metrics: dict[str, np.ndarray]
@@ -140,6 +144,8 @@ class Round(NamedTuple):
     tick: Tick | None = None
     admitted: np.ndarray | None = None
     skipped: str = ""
+    sums: Mapping[str, float] = MappingProxyType({})
+    turns: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,7 @@ class Simulation:
             `[agents]`, each from 1 to what the federation's programs were compiled for, and whose shares are those of
             so many steps.
         states_of: `population -> states` with a leading agent axis: all that each agent's learner remembers.
+        measures: What the engine measures beside its agents, made of `Round.sums`: see `fedrl.core.measures`.
     """
 
     init: Callable[[int], Population]
@@ -172,6 +179,7 @@ class Simulation:
     adopt: Callable[[Population], Population] = lambda population: population
     assign: Callable[[Population, np.ndarray], Population] = field(kw_only=True)
     states_of: Callable[[Population], PyTree] = lambda population: states_held(population.blocks)
+    measures: Measures = field(default_factory=lambda: COMPUTE)
 
     def __enter__(self) -> Simulation:
         return self

@@ -20,6 +20,7 @@ from fedrl.core.environment import (
     first,
 )
 from fedrl.core.errors import ConfigError, nearest
+from fedrl.core.measures import Measure
 from fedrl.core.types import PyTree
 from fedrl.environments import pictures
 from fedrl.environments.tabular import TabularParams
@@ -99,6 +100,8 @@ def gridworld(layout: str = "4x4", max_steps: int = 100) -> Environment:
     ends the episode; every step costs `step_cost`. The maps "4x4" and "8x8" are Gymnasium's FrozenLake, whose dynamics
     are `slip = 2/3`.
 
+    It measures `success`, the share of episodes that end in a goal.
+
     Args:
         layout: "4x4", "8x8", "maze", "rooms", or a map of equally long lines of `S` start, `.` floor, `#` wall,
             `G` goal and `O` pit. An episode starts at a random `S`, or on random floor if there is none.
@@ -127,7 +130,7 @@ def gridworld(layout: str = "4x4", max_steps: int = 100) -> Environment:
         cell = reached[state.cell * len(MOVES) + (action + turn) % len(MOVES)]
         won, lost = goal[cell], pit[cell]
         reward = jnp.where(won, params.goal_reward, 0.0) + jnp.where(lost, params.pit_reward, 0.0) - params.step_cost
-        return GridworldState(cell), Timestep(cell, reward, won | lost, jnp.bool_(False))
+        return GridworldState(cell), Timestep(cell, reward, won | lost, jnp.bool_(False), {"success": won})
 
     defaults = GridworldParams(*(jnp.float32(value) for value in GridworldParams()))
     draw = draw_uniform(1)
@@ -143,6 +146,7 @@ def gridworld(layout: str = "4x4", max_steps: int = 100) -> Environment:
             max_steps,
             model=lambda params: gridworld_model(layout, params),
             picture=Picture(drawing(lines_of(layout)), pause_ms=300),
+            measures={"success": Measure("episode", better="higher")},
         )
     )
 

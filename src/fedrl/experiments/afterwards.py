@@ -22,6 +22,7 @@ from fedrl.experiments import checkpoint
 from fedrl.experiments.build import Experiment
 from fedrl.experiments.coordination import simulation_of
 from fedrl.experiments.events import RoundRecord
+from fedrl.experiments.measuring import greedy_values
 from fedrl.experiments.methods import alone
 from fedrl.experiments.refusals import History, refusals_in
 from fedrl.experiments.session import Outcome, Policies, Session, outcome
@@ -178,6 +179,10 @@ def _tell(
         "seconds": 0.0,
         "greedy": ended.greedy,
     }
+    with_return = np.array([value is not None for value in ended.greedy], bool)
+    measured = greedy_values(session.experiment.learner, ended.sums, with_return)
+    if measured:
+        record["greedy_measures"] = measured
     if refusals:
         record["refusals"] = dict(refusals)
     session.tell(record)

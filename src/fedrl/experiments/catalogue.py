@@ -9,6 +9,7 @@ optimisers is their chain.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -212,6 +213,10 @@ def _plain(value: Any, given: Sequence[Any]) -> Any:
         return table_of(value, given)
     if isinstance(value, Mapping):
         return {str(key): _plain(item, given) for key, item in value.items() if item is not None}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changed = {e.name: getattr(value, e.name) for e in dataclasses.fields(value)}
+        chosen = {e.name: changed[e.name] for e in dataclasses.fields(value) if changed[e.name] != e.default}
+        return _plain(chosen, given)
     if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__array__"):
         return np.asarray(value).tolist()
     if isinstance(value, tuple | list):

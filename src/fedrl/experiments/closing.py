@@ -11,10 +11,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fedrl.experiments.events import AgentResult, End, Range, Summary
+from fedrl.experiments.events import AgentResult, End, MeasureResult, Range, Summary
 from fedrl.experiments.notices import notices_of
-from fedrl.experiments.quantities import NOTHING, duration, ends, number, short
+from fedrl.experiments.quantities import NOTHING, duration, ends, number, short, with_unit
 from fedrl.experiments.report.tables import shown, troubled, varying, words
+from fedrl.experiments.statistics import best_of
 
 MOST_AGENTS = 20
 
@@ -25,6 +26,8 @@ def closing(event: End) -> RenderableType:
     parts: list[RenderableType] = [
         agents_table(summary) if summary["agents"] else Text("  Interrupted before a seed got anywhere.")
     ]
+    if summary.get("measures"):
+        parts.append(measures_table(summary["measures"]))
     hidden = len(summary["agents"]) - MOST_AGENTS
     if hidden > 0:
         parts.append(Text(f"  and {hidden:,} more agents, all of them in the report", style="dim"))
@@ -88,6 +91,23 @@ def agents_table(summary: Summary) -> Table:
     if len(summary["seeds"]) > 1:
         spread = [ends(found["low"], found["high"]) for found in ranges.values()]
         table.add_row("95 %", *blanks, *spread, style="dim")
+    return table
+
+
+def measures_table(measures: Mapping[str, MeasureResult]) -> Table:
+    """A row for each measure, a column for each method; the best in bold and starred where one way is better."""
+    methods = list(dict.fromkeys(method for measure in measures.values() for method in measure["methods"]))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=Text("measures"), title_justify="left")
+    table.add_column("", no_wrap=True)
+    for method in methods:
+        table.add_column(_plain(words(method)), justify="right")
+    for name, measure in measures.items():
+        found = [measure["methods"].get(method) for method in methods]
+        values = [math.nan if each is None else number(each["mean"]) for each in found]
+        best = best_of(values, measure["better"])
+        cells = [with_unit(value, measure["unit"]) for value in values]
+        marked = [Text(f"* {cell}", style="bold green") if i == best else Text(cell) for i, cell in enumerate(cells)]
+        table.add_row(_plain(words(name)), *marked)
     return table
 
 

@@ -20,9 +20,11 @@ from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import Federation
 from fedrl.core.learner import Learner, policy_of
+from fedrl.core.measures import Measure
 from fedrl.core.types import Key, Params
 from fedrl.engines.admission import simulate_budget
 from fedrl.engines.blocks import simulate
+from fedrl.engines.compute import COMPUTE
 from fedrl.engines.coordination import coordinated
 from fedrl.engines.gossip import check_serverless, gossip
 from fedrl.engines.hierarchy import hierarchy
@@ -30,8 +32,10 @@ from fedrl.engines.simulation import Simulation
 from fedrl.engines.virtual.checks import check_clock
 from fedrl.engines.virtual.clock import Clock
 from fedrl.engines.virtual.engine import simulate_clock
+from fedrl.engines.virtual.log import TIMES
 from fedrl.experiments import catalogue
 from fedrl.experiments.config import FederationConfig
+from fedrl.experiments.measuring import declared
 from fedrl.topologies import average, column_stochastic, metropolis
 from fedrl.topologies.consensus import weighing
 from fedrl.topologies.graph import Graph
@@ -174,6 +178,16 @@ def in_one_simulation(experiment: Experiment, one: Method, other: Method) -> boo
     """Whether two methods run in the same simulation; agents that wait for nobody have no clock."""
     timed = isinstance(experiment.coordination, Clock) and one.talk != other.talk
     return one.federation is other.federation and not timed
+
+
+def names_of(experiment: Experiment) -> dict[str, Measure]:
+    """All that a run of an experiment measures, by name: what a user may ask for.
+
+    Raises:
+        UnsoundError: A name stands for two quantities.
+    """
+    engine = COMPUTE | TIMES if isinstance(experiment.coordination, Clock) else COMPUTE
+    return declared(experiment.learner, engine).all
 
 
 def all_act_alike(learner: Learner, coordination: Coordination) -> bool:

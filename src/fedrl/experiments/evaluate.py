@@ -21,6 +21,7 @@ from fedrl.core.checks import check_positive
 from fedrl.core.environment import HostEnvironment, compiled
 from fedrl.core.keys import Purpose, run_key
 from fedrl.core.learner import Learner
+from fedrl.core.measures import Measure, counting, step_values
 from fedrl.core.types import Key, Params, PyTree
 from fedrl.engines.sharing import shared
 
@@ -28,9 +29,34 @@ BLOCK = 10
 """Agents in a block: few enough to stay in the cache and to stop early, enough to be worth a dispatch."""
 
 
+class Played(NamedTuple):
+    """What came of greedy episodes.
+
+    Attributes:
+        returns: The undiscounted return of each episode, `[agents, episodes]`.
+        sums: What the environment measures, added up over the episodes of each agent, by the names of its parts, with
+            "episodes" and "steps": float64 `[agents]`.
+    """
+
+    returns: Any
+    sums: dict[str, Any]
+
+
+def evaluated(learner: Learner) -> dict[str, Measure]:
+    """The measures of a learner's environment that greedy episodes have: those per step or per episode."""
+    return {name: m for name, m in learner.environment.measures.items() if m.per in ("step", "episode")}
+
+
 def greedy_returns(
     learner: Learner, fleet: PyTree, params: Params, episodes: int, seed: int, stacked: bool = False
 ) -> Float[np.ndarray, "agents episodes"]:
+    """The undiscounted return of each greedy episode in a compiled environment; arguments as of `greedy_episodes`."""
+    return greedy_episodes(learner, fleet, params, episodes, seed, stacked).returns
+
+
+def greedy_episodes(
+    learner: Learner, fleet: PyTree, params: Params, episodes: int, seed: int, stacked: bool = False
+) -> Played:
     """Play whole episodes with the greedy policy in the environment of every agent.
 
     Args:
@@ -40,51 +66,57 @@ def greedy_returns(
         episodes: Per agent.
         seed: The first states depend on it and on the agent's id alone, so policies meet the same ones.
         stacked: Whether every leaf of `params` has a leading agent axis.
-
-    Returns:
-        The undiscounted return of each episode.
     """
     check_positive(episodes=episodes)
     play, key = _program(learner, episodes, stacked), run_key(seed, Purpose.EVALUATION)
     fleet, params = jax.tree.map(np.asarray, (fleet, params))
     agents, devices = jax.tree.leaves(fleet)[0].shape[0], jax.local_devices()
-    returns = []
+    blocks = []
     for i in range(-(-agents // BLOCK)):
         ids = np.minimum(np.arange(i * BLOCK, (i + 1) * BLOCK), agents - 1)  # the last agent fills the block up
         settings, acting = jax.tree.map(itemgetter(ids), (fleet, params if stacked else None))
         with jax.default_device(devices[i % len(devices)]):
-            returns.append(play(key, ids, settings, acting if stacked else params))
-    return np.concatenate([np.asarray(block) for block in returns])[:agents]
+            blocks.append(play(key, ids, settings, acting if stacked else params))
+    found = jax.tree.map(lambda *parts: np.concatenate([np.asarray(x) for x in parts])[:agents], *blocks)
+    sums = {name: column.astype(np.float64) for name, column in found.sums.items()}
+    return Played(found.returns, sums | {"episodes": np.full(agents, float(episodes))})
+
+
+def played(learner: Learner, fleet: PyTree, params: Params, episodes: int, seed: int, stacked: bool = False) -> Played:
+    """`greedy_episodes`, wherever the environment lives: compiled along, or stepped on the host."""
+    if not isinstance(learner.environment, HostEnvironment):
+        return greedy_episodes(learner, fleet, params, episodes, seed, stacked)
+    from fedrl.engines.host_evaluation import played_host
+
+    return Played(*played_host(learner, fleet, params, episodes, seed, stacked=stacked))
 
 
 def returns_of(
     learner: Learner, fleet: PyTree, params: Params, episodes: int, seed: int, stacked: bool = False
 ) -> Float[np.ndarray, "agents episodes"]:
-    """`greedy_returns`, wherever the environment lives: compiled along, or stepped on the host."""
-    if not isinstance(learner.environment, HostEnvironment):
-        return greedy_returns(learner, fleet, params, episodes, seed, stacked)
-    from fedrl.engines.host_evaluation import greedy_returns_host
-
-    return greedy_returns_host(learner, fleet, params, episodes, seed, stacked=stacked)
+    """The undiscounted return of each greedy episode, wherever the environment lives."""
+    return played(learner, fleet, params, episodes, seed, stacked).returns
 
 
 class Game(NamedTuple):
-    """Where all episodes stand; each of `over` and `returned` is `[agents, episodes]`."""
+    """Where all episodes stand; each of `over` and `returned` is `[agents, episodes]`, each of `sums` `[agents]`."""
 
     time: jax.Array
     over: jax.Array
     returned: jax.Array
     state: PyTree
     observation: jax.Array
+    sums: dict[str, jax.Array]
 
 
 RESET, STEP, ACT = 0, 1, 2
 
 
 @shared
-def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, np.ndarray, PyTree, Params], jax.Array]:
+def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, np.ndarray, PyTree, Params], Played]:
     """The program for a block of agents with this learner, compiled at its first call on a device."""
     environment = compiled(learner.environment)
+    how = counting(environment.measures)
     reset = jax.vmap(environment.reset, (-1, None), -1, axis_size=episodes)
     move = jax.vmap(environment.step, (-1, -1, -1, None), -1)
 
@@ -94,14 +126,15 @@ def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, n
 
     def step(
         key: Key, env_params: PyTree, params: Params, state: PyTree, observation: jax.Array, time: jax.Array
-    ) -> tuple[PyTree, jax.Array, jax.Array, jax.Array]:
+    ) -> tuple[PyTree, jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]:
         noise = environment.draw_step(jax.random.fold_in(jax.random.fold_in(key, STEP), time), (episodes,))
         choice = jax.random.fold_in(jax.random.fold_in(key, ACT), time)
         state, timestep = move(noise, state, learner.act(choice, params, observation, True), env_params)
-        return state, timestep.observation, timestep.reward, timestep.terminated | timestep.truncated
+        values = step_values(how.parts, timestep.measures, environment)
+        return state, timestep.observation, timestep.reward, timestep.terminated | timestep.truncated, values
 
     @jax.jit
-    def play(key: Key, ids: jax.Array, fleet: PyTree, params: Params) -> jax.Array:
+    def play(key: Key, ids: jax.Array, fleet: PyTree, params: Params) -> Played:
         keys = jax.vmap(lambda agent: jax.random.fold_in(key, agent))(ids)
         advance = jax.vmap(step, (0, 0, 0 if stacked else None, 0, 0, None))
         state, observation = jax.vmap(begin)(keys, fleet)
@@ -110,11 +143,18 @@ def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, n
             return (game.time < environment.max_steps) & ~game.over.all()
 
         def body(game: Game) -> Game:
-            state, observation, reward, done = advance(keys, fleet, params, game.state, game.observation, game.time)
+            given = (keys, fleet, params, game.state, game.observation, game.time)
+            state, observation, reward, done, values = advance(*given)
             returned = game.returned + jnp.where(game.over, 0.0, reward)
-            return Game(game.time + 1, game.over | done, returned, state, observation)
+            playing, ends = ~game.over, ~game.over & (done | (game.time + 1 >= environment.max_steps))
+            counted = {name: jnp.where(ends if name in how.last else playing, x, 0.0) for name, x in values.items()}
+            counted |= {"steps": playing} if how.steps else {}
+            sums = {name: game.sums[name] + x.sum(-1, dtype=jnp.float32) for name, x in counted.items()}
+            return Game(game.time + 1, game.over | done, returned, state, observation, sums)
 
-        none = jnp.zeros((*ids.shape, episodes))
-        return jax.lax.while_loop(going, body, Game(jnp.int32(0), none > 0.0, none, state, observation)).returned
+        none, names = jnp.zeros((*ids.shape, episodes)), (*how.parts, *(("steps",) if how.steps else ()))
+        start = Game(jnp.int32(0), none > 0.0, none, state, observation, dict.fromkeys(names, none[:, 0]))
+        end = jax.lax.while_loop(going, body, start)
+        return Played(end.returned, end.sums)
 
     return play

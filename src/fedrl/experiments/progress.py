@@ -10,7 +10,7 @@ import io
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -23,7 +23,7 @@ from rich.text import Text
 from fedrl.experiments.closing import closing
 from fedrl.experiments.events import Compile, End, Event, Refused, RoundRecord, Sink, Start
 from fedrl.experiments.notices import named
-from fedrl.experiments.quantities import NOTHING, count, duration, short, size
+from fedrl.experiments.quantities import NOTHING, count, duration, short, size, with_unit
 from fedrl.experiments.report.tables import words
 from fedrl.experiments.tally import Tally, sparkline
 
@@ -33,21 +33,24 @@ EVERY_S = 5.0
 
 
 @contextmanager
-def progress(*, quiet: bool = False, console: Console | None = None) -> Iterator[Sink]:
+def progress(*, quiet: bool = False, console: Console | None = None, measures: Sequence[str] = ()) -> Iterator[Sink]:
     """A sink for the run inside the `with`; the terminal is left in order however the run ends.
+
+    A run that does not measure what is asked for is refused before it trains, with the names that there are.
 
     Args:
         quiet: Show nothing.
         console: Where to; standard output by default.
+        measures: What is told beside the return, by name.
     """
     place = Console(highlight=False) if console is None else console
     if quiet:
         yield silent
     elif place.is_terminal and not place.is_dumb_terminal and not place.options.ascii_only:
-        with live(place) as sink:
+        with live(place, measures=measures) as sink:
             yield sink
     else:
-        yield plain(place)
+        yield plain(place, measures=measures)
 
 
 def silent(event: Event) -> None:
@@ -55,7 +58,12 @@ def silent(event: Event) -> None:
     del event
 
 
-def plain(console: Console, every_s: float = EVERY_S, clock: Callable[[], float] = time.monotonic) -> Sink:
+def plain(
+    console: Console,
+    every_s: float = EVERY_S,
+    clock: Callable[[], float] = time.monotonic,
+    measures: Sequence[str] = (),
+) -> Sink:
     """A sink that writes a line when a method begins or ends and every few seconds, without control characters."""
     state: list[Tally] = []
     said = -every_s
@@ -69,7 +77,7 @@ def plain(console: Console, every_s: float = EVERY_S, clock: Callable[[], float]
         kind = event.get("event")
         if kind == "start":
             start = cast(Start, event)
-            state[:] = [Tally(start, clock)]
+            state[:] = [Tally(start, clock, measures)]
             say(_headline(start))
         elif kind == "compile":
             compiling = cast(Compile, event)
@@ -98,7 +106,7 @@ def plain(console: Console, every_s: float = EVERY_S, clock: Callable[[], float]
 
 
 @contextmanager
-def live(console: Console, clock: Callable[[], float] = time.monotonic) -> Iterator[Sink]:
+def live(console: Console, clock: Callable[[], float] = time.monotonic, measures: Sequence[str] = ()) -> Iterator[Sink]:
     """A sink that redraws a small picture of the run a few times a second."""
     state: list[Tally] = []
     lock = threading.Lock()
@@ -120,7 +128,7 @@ def live(console: Console, clock: Callable[[], float] = time.monotonic) -> Itera
             return
         with lock:
             if kind == "start":
-                state[:] = [Tally(cast(Start, event), clock)]
+                state[:] = [Tally(cast(Start, event), clock, measures)]
             elif state and kind == "compile":
                 state[0].compile(cast(Compile, event))
             elif state:
@@ -195,6 +203,7 @@ def _pace(tally: Tally) -> str:
     parts += [f"{size(tally.bytes_up)} up", f"{size(tally.bytes_down)} down", f"{duration(tally.elapsed_s)} so far"]
     parts += [f"about {left} left"] if tally.left_s > 0 else []
     parts += [f"{duration(tally.time_s)} on the virtual clock"] if math.isfinite(tally.time_s) else []
+    parts += [f"{words(name)} {with_unit(value, tally.units[name])}" for name, value in tally.shown.items()]
     return ", ".join(parts)
 
 

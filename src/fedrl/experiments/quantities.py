@@ -69,14 +69,28 @@ def duration(value: Any) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
-def ends(low: Any, high: Any) -> str:
+def with_unit(value: Any, unit: str) -> str:
+    """A measured number with its unit; seconds and bytes in the scale that suits them.
+
+    >>> with_unit(0.75, ""), with_unit(12.0, "m/s"), with_unit(0.00042, "s"), with_unit(36_900_000, "B")
+    ('0.75', '12 m/s', '0.42 ms', '36.9 MB')
+    """
+    x = number(value)
+    if not math.isfinite(x):
+        return NOTHING
+    if unit == "s":
+        return duration(x) if abs(x) >= 0.1 else f"{short(1000 * x, 3)} ms"
+    return size(x) if unit == "B" else f"{short(x)} {unit}".rstrip()
+
+
+def ends(low: Any, high: Any, unit: str = "") -> str:
     """The ends of an interval.
 
-    >>> ends(480.26, 500)
-    '480.3 to 500'
+    >>> ends(480.26, 500), ends(0.002, 0.25, "s")
+    ('480.3 to 500', '2 ms to 250 ms')
     """
     known = math.isfinite(number(low)) and math.isfinite(number(high))
-    return f"{short(low)} to {short(high)}" if known else NOTHING
+    return f"{with_unit(low, unit)} to {with_unit(high, unit)}" if known else NOTHING
 
 
 def _scaled(x: float, step: int, units: tuple[str, ...]) -> str:

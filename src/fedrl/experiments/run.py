@@ -25,7 +25,7 @@ from fedrl.experiments import checkpoint, folder
 from fedrl.experiments.afterwards import AVERAGE_ONCE, FINE_TUNED, MIXTURE, averaged, fine_tuned, mixed
 from fedrl.experiments.build import Experiment, build
 from fedrl.experiments.config import Config, dump, load
-from fedrl.experiments.coordination import in_one_simulation
+from fedrl.experiments.coordination import in_one_simulation, names_of
 from fedrl.experiments.events import End, Sink, Start, Summary
 from fedrl.experiments.folder import RunFolder
 from fedrl.experiments.interruption import Heard, heeding
@@ -146,6 +146,7 @@ def _methods(session: Session) -> dict[str, list[Outcome]]:
             methods=[method.name for method in experiment.methods],
             agents=config.federation.agents,
             environment_steps_per_round=experiment.methods[0].steps_per_round,
+            measures={name: measure.unit for name, measure in names_of(experiment).items()},
         )
     )
     outcomes: dict[str, list[Outcome]] = {}
@@ -176,7 +177,7 @@ def _methods(session: Session) -> dict[str, list[Outcome]]:
 def _finish(session: Session, outcomes: dict[str, list[Outcome]], heard: Heard) -> Summary:
     place = session.folder
     found = place.read()
-    summary = summarise(session.experiment, found.records, outcomes, session.timing)
+    summary = summarise(session.experiment, found.records, outcomes, session.timing, session.measures)
     notes = [*session.notes, *found.notes()]
     if notes:
         summary["notes"] = notes

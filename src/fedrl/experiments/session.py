@@ -17,10 +17,12 @@ from fedrl.core.learner import Learner
 from fedrl.core.types import Params
 from fedrl.engines.simulation import Round
 from fedrl.experiments.build import Experiment
-from fedrl.experiments.evaluate import returns_of
+from fedrl.experiments.evaluate import Played, played
 from fedrl.experiments.events import Event, RoundRecord, Sink
 from fedrl.experiments.exchange import exchanged
 from fedrl.experiments.folder import RunFolder
+from fedrl.experiments.measured import OWN_KEYS
+from fedrl.experiments.measuring import Declared, declared, known, sums_in, values_in
 from fedrl.experiments.methods import Method
 from fedrl.experiments.refusals import refusals_in
 from fedrl.experiments.summary import Timing
@@ -72,6 +74,8 @@ class Outcome(NamedTuple):
         unlearned: Agents whose parameters are none to go on from, and why.
         left_out: Why a greedy return is None, and whose policies are not among these.
         held_out_left_out: The same of `held_out`.
+        sums: What the environment measures, over the greedy episodes of each agent, as in `Played`; empty if nobody has
+            a policy.
     """
 
     seed: int
@@ -83,6 +87,7 @@ class Outcome(NamedTuple):
     unlearned: Mapping[int, str] = MappingProxyType({})
     left_out: tuple[Omission, ...] = ()
     held_out_left_out: tuple[Omission, ...] = ()
+    sums: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 @dataclass
@@ -97,6 +102,7 @@ class Session:
         stop: Set by whoever wants the run to end early.
         notes: What is wrong with the folder that is gone on with, a sentence each.
         failure: The first error of a seed; the others stop after their round, and what was done is kept.
+        measures: What each method measures that has begun to train.
     """
 
     experiment: Experiment
@@ -106,6 +112,7 @@ class Session:
     stop: threading.Event = field(default_factory=threading.Event)
     notes: Sequence[str] = ()
     failure: Exception | None = None
+    measures: dict[str, Declared] = field(default_factory=dict)
     talking: AbstractContextManager[Any] = field(default_factory=threading.Lock)
     evaluating: AbstractContextManager[Any] = field(default_factory=threading.Lock)
 
@@ -137,7 +144,7 @@ def outcome(session: Session, seed: int, number: int, policies: Policies) -> Out
     """Evaluate where a seed got to."""
     unseen = session.experiment.held_out
     policies = sound(policies)
-    own = greedy(session, seed, policies)
+    own, sums = evaluation(session, seed, policies)
     left_out = _omissions(policies, own)
     held_out: list[float | None] = []
     unseen_left_out: tuple[Omission, ...] = ()
@@ -146,7 +153,7 @@ def outcome(session: Session, seed: int, number: int, policies: Policies) -> Out
         held_out = greedy(session, seed, common, unseen)
         unseen_left_out = _omissions(common, held_out)
     acting, stacked, unlearned = policies.acting, policies.stacked, policies.unlearned
-    return Outcome(seed, number, acting, stacked, own, held_out, unlearned, left_out, unseen_left_out)
+    return Outcome(seed, number, acting, stacked, own, held_out, unlearned, left_out, unseen_left_out, sums)
 
 
 def sound(policies: Policies) -> Policies:
@@ -173,16 +180,24 @@ def greedy(session: Session, seed: int, policies: Policies, fleet: Any = None) -
 
     None where there is no policy to act with, and where a return is not finite.
     """
+    return evaluation(session, seed, policies, fleet)[0]
+
+
+def evaluation(
+    session: Session, seed: int, policies: Policies, fleet: Any = None
+) -> tuple[list[float | None], dict[str, np.ndarray]]:
+    """The same, and the sums of what the environment measures, as in `Played`; none if nobody has a policy."""
     experiment = session.experiment
     episodes = experiment.config.evaluation.episodes
     where = experiment.fleet if fleet is None else fleet
     actor = experiment.learner if policies.actor is None else policies.actor
     policies = sound(policies)
     if policies.failed:
-        return [None] * jax.tree.leaves(where)[0].shape[0]
+        return [None] * jax.tree.leaves(where)[0].shape[0], {}
     with session.evaluating:
-        returns = returns_of(actor, where, policies.acting, episodes, seed, policies.stacked)
-    return [None if k in policies.unlearned else _known(value) for k, value in enumerate(mean_returns(returns))]
+        found: Played = played(actor, where, policies.acting, episodes, seed, policies.stacked)
+    means = enumerate(mean_returns(found.returns))
+    return [None if k in policies.unlearned else known(value) for k, value in means], found.sums
 
 
 def mean_returns(returns: np.ndarray) -> np.ndarray:
@@ -205,33 +220,39 @@ def _omissions(policies: Policies, returns: Sequence[float | None]) -> tuple[Omi
     )
 
 
-def record_of(method: Method, seed: int, number: int, seen: Round, seconds: float) -> RoundRecord:
+def record_of(
+    method: Method, seed: int, number: int, seen: Round, seconds: float, measures: Declared | None = None
+) -> RoundRecord:
     """What is written down of one round.
 
     Means over agents leave out who was refused in it: what those measured is zero, and stands for nothing.
     """
+    learner = method.federation.learner
+    measures = declared(learner, {}) if measures is None else measures
     nothing = np.zeros(len(method.local_steps))
     episodes = seen.metrics.get("episodes", nothing)
     returned = seen.metrics.get("episode_return", nothing)
-    agents = [_known(r / n) if n else None for r, n in zip(returned, episodes, strict=True)]
-    ended = np.isfinite(returned) & (episodes > 0)
-    total = float(episodes[ended].sum(dtype=np.float64))
-    refusals = refusals_in(seen)
+    agents = [known(r / n) if n else None for r, n in zip(returned, episodes, strict=True)]
+    refusals, steps = refusals_in(seen), np.array(method.local_steps if seen.steps is None else seen.steps)
+    sums = sums_in(measures, learner, seen, steps)
+    values = values_in(measures.all, sums)
     record: RoundRecord = {
         "seed": seed,
         "method": method.name,
         "round": number,
         "environment_steps": steps_until(method, number, seen),
-        "return": _known(returned[ended].sum(dtype=np.float64) / total) if total else None,
+        "return": values["return"],
         "agents": agents,
-        "episodes": int(total),
-        "loss": _loss(method, seen),
+        "episodes": int(sums["return"]["episodes"]),
+        "loss": _loss(seen, steps),
         "bytes_up": seen.bytes_up,
         "bytes_down": seen.bytes_down,
         "messages_up": seen.messages_up,
         "messages_down": seen.messages_down,
         "refused": len(seen.refused),
         "seconds": round(seconds, 6),
+        "measures": {name: value for name, value in values.items() if name not in OWN_KEYS},
+        "sums": sums,
     }
     if refusals:
         record["refusals"] = refusals
@@ -242,15 +263,15 @@ def record_of(method: Method, seed: int, number: int, seen: Round, seconds: floa
     return {**record, **exchanged(seen)} if method.talk else record
 
 
-def _loss(method: Method, seen: Round) -> float | None:
+def _loss(seen: Round, steps: np.ndarray) -> float | None:
     """The mean over the agents that trained and were not refused."""
     loss = seen.metrics.get("loss")
     if loss is None:
         return None
-    steps = np.array(method.local_steps if seen.steps is None else seen.steps)
+    steps = steps.copy()
     steps[[refusal.agent for refusal in seen.refused]] = 0
     trained = steps > 0
-    return _known((loss[trained] / steps[trained]).mean(dtype=np.float64)) if trained.any() else None
+    return known((loss[trained] / steps[trained]).mean(dtype=np.float64)) if trained.any() else None
 
 
 def steps_of(method: Method, seen: Round) -> int:
@@ -265,8 +286,3 @@ def steps_until(method: Method, number: int, seen: Round) -> int:
     if seen.iterations is None:
         return number * method.steps_per_round
     return method.federation.learner.samples * seen.iterations
-
-
-def _known(value: float | np.floating) -> float | None:
-    """A number for a file; one that is not finite is none."""
-    return float(value) if np.isfinite(value) else None

@@ -9,6 +9,7 @@ Reference: Agarwal et al. (2021), https://arxiv.org/abs/2108.13264
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -171,9 +172,9 @@ def pooled_interval(
 
 
 def probability_of_improvement(
-    ours: Any, theirs: Any, seed: int = 0, level: float = 0.95, resamples: int = RESAMPLES
+    ours: Any, theirs: Any, seed: int = 0, level: float = 0.95, resamples: int = RESAMPLES, better: str = "higher"
 ) -> Interval:
-    """How likely a run of ours returns more than a run of theirs: P(X > Y) + P(X = Y) / 2, over all pairs of seeds.
+    """How likely a run of ours does better than a run of theirs: P(X > Y) + P(X = Y) / 2, over all pairs of seeds.
 
     >>> probability_of_improvement([2.0, 3.0], [1.0, 2.0]).mean
     0.875
@@ -184,12 +185,13 @@ def probability_of_improvement(
         seed: Of the resampling.
         level: Of confidence, between 0 and 1.
         resamples: How many.
+        better: "lower" for a quantity of which less is better: P(X < Y) + P(X = Y) / 2.
 
     Returns:
         The probability and its bootstrap interval; with fewer than three seeds on a side, 0 to 1: nothing is known.
     """
     _check_level(level)
-    x, y = (np.asarray(side, float) for side in (ours, theirs))
+    x, y = (np.asarray(side, float) * (1.0 if better == "higher" else -1.0) for side in (ours, theirs))
     x, y = x[np.isfinite(x)], y[np.isfinite(y)]
     if min(x.size, y.size) == 0:
         return Interval(math.nan, math.nan, math.nan)
@@ -202,6 +204,18 @@ def probability_of_improvement(
     won = np.einsum("ri,ij,rj->r", of_x, wins, of_y) / wins.size
     low, high = np.quantile(won, _tails(level))
     return Interval(mean, float(low), float(high))
+
+
+def best_of(values: Sequence[float], better: str | None) -> int | None:
+    """The place of the best of several values that are known; None if there is no direction, or fewer than two.
+
+    >>> best_of([1.0, 3.0], "higher"), best_of([1.0, 3.0], "lower"), best_of([1.0, 3.0], None)
+    (1, 0, None)
+    """
+    there = [i for i, value in enumerate(values) if math.isfinite(value)]
+    if better is None or len(there) < 2:
+        return None
+    return max(there, key=lambda i: values[i] if better == "higher" else -values[i])
 
 
 def lower_end(values: Any, level: float = 0.95) -> float:

@@ -24,6 +24,7 @@ from fedrl.experiments.coordination import Neighbours, upper_optimizer_of
 from fedrl.experiments.events import AFTERWARDS, AgentResult, Compared, LeftOut, Range, Summary
 from fedrl.experiments.exchange import consensus_of, hierarchy_of, timing_of
 from fedrl.experiments.heterogeneity import heterogeneity_of
+from fedrl.experiments.measuring import Declared, summary_of
 from fedrl.experiments.refusals import refusals_of
 from fedrl.experiments.statistics import interval, seed_means, shared_by_all
 
@@ -54,6 +55,7 @@ def summarise(
     records: Sequence[Mapping[str, Any]],
     outcomes: Mapping[str, Sequence[Outcome]],
     timing: Timing,
+    measures: Mapping[str, Declared],
 ) -> Summary:
     """Put the outcome of all seeds and methods together."""
     federated = outcomes.get("federated", [])
@@ -92,6 +94,9 @@ def summarise(
         "citations": list(dict.fromkeys(line for part in _parts(experiment) for line in cite(part))),
     }
     summary["heterogeneity"] = heterogeneity_of(experiment, ours)
+    measured = summary_of(experiment.learner, measures, records, outcomes)
+    if measured:
+        summary["measures"] = measured
     if "independent" in baselines:
         ended, alone = ([outcome.greedy for outcome in outcomes[name]] for name in ("federated", "independent"))
         summary["alarms"] = alarms_of(experiment.learner, ended, alone, "fine_tuned" in baselines)

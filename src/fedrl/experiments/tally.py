@@ -8,7 +8,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+from fedrl.core.measures import chosen
 from fedrl.experiments.events import AFTERWARDS, Compile, RoundRecord, Start
+from fedrl.experiments.measured import value_in
 from fedrl.experiments.quantities import number
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -27,10 +29,17 @@ class Tally:
         bytes_up: Sent by the agents so far, over all seeds.
         bytes_down: Sent to the agents so far, over all seeds.
         time_s: On the virtual clock after the last round; NaN without one.
+        shown: What the measures that are asked for came to in the last round.
+        units: Of all measures.
+
+    Raises:
+        ConfigError: A measure that is asked for is none of the run.
     """
 
-    def __init__(self, start: Start, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, start: Start, clock: Callable[[], float] = time.monotonic, measures: Sequence[str] = ()) -> None:
         self.start = start
+        self.units = start.get("measures", {})
+        self.shown = {name: math.nan for name in measures if chosen(name, self.units, "--show") is not None}
         self.method = start["methods"][0] if start["methods"] else ""
         self.seed = self.round = self.bytes_up = self.bytes_down = 0
         self.compiling = False
@@ -71,6 +80,7 @@ class Tally:
         self.bytes_up += record["bytes_up"]
         self.bytes_down += record["bytes_down"]
         self.time_s = record.get("time_s", math.nan)
+        self.shown = {name: number(value_in(record, name)) for name in self.shown}
         returned = number(record["return"])
         if math.isfinite(returned):
             self._returns[method].setdefault(self.round, []).append(returned)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from fedrl.core.errors import ConfigError
 from fedrl.experiments.events import Event, Sink
+from fedrl.experiments.measured import OWN_KEYS, value_in
 
 
 def tensorboard(folder: Path) -> Sink:
-    """A sink that writes return and loss of every seed and method, against environment steps.
+    """A sink that writes all measures of every seed and method, against environment steps.
 
     Raises:
         ConfigError: The extra is not installed.
@@ -36,9 +37,10 @@ def tensorboard(folder: Path) -> Sink:
         greedy = event.get("greedy") or []
         known = [value for value in greedy if value is not None]
         values = {
-            "return": event["return"],
-            "loss": event["loss"],
+            **{name: value_in(event, name) for name in OWN_KEYS},
             "greedy": sum(known) / len(known) if known else None,
+            **event.get("measures", {}),
+            **{f"greedy_{name}": value for name, value in event.get("greedy_measures", {}).items()},
         }
         for label, value in values.items():
             if value is not None:

@@ -25,9 +25,10 @@ from fedrl.experiments.build import Experiment
 from fedrl.experiments.coordination import all_act_alike, has_common_policy, simulation_of
 from fedrl.experiments.events import Compile
 from fedrl.experiments.heterogeneity import begun, hears_all, is_measured, measured
+from fedrl.experiments.measuring import declared, greedy_values
 from fedrl.experiments.methods import Method
 from fedrl.experiments.refusals import History
-from fedrl.experiments.session import Outcome, Policies, Session, greedy, outcome, record_of, steps_of
+from fedrl.experiments.session import Outcome, Policies, Session, evaluation, outcome, record_of, steps_of
 
 
 @dataclass
@@ -52,6 +53,7 @@ def simulations(experiment: Experiment, method: Method) -> list[Simulation]:
 
 def all_seeds(session: Session, method: Method, programs: Sequence[Program]) -> list[Outcome]:
     """Run every seed of a method, as many at a time as there are devices."""
+    session.measures[method.name] = declared(method.federation.learner, programs[0].simulation.measures)
     fresh = [program for program in programs if not program.compiled.is_set()]
     if fresh:
         session.tell(Compile(event="compile", method=method.name))
@@ -112,7 +114,7 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Outc
             program.compiled.set()
         else:
             session.timing.add_steps(steps_of(method, seen))
-        record = record_of(method, seed, number, seen, seconds)
+        record = record_of(method, seed, number, seen, seconds, session.measures[method.name])
         warnings = history.add(record, seen.steps)
         refused = [refusal.agent for refusal in seen.refused]
         differing = None if start is None else measured(session.experiment, start, population, refused)
@@ -121,7 +123,10 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Outc
         last = number == config.rounds
         if last or (config.evaluation.every and number % config.evaluation.every == 0):
             policies = _policies(session.experiment, method, simulation, population, history)
-            record["greedy"] = greedy(session, seed, policies)
+            record["greedy"], sums = evaluation(session, seed, policies)
+            measured_greedily = greedy_values(session.experiment.learner, sums, _with_return(record["greedy"]))
+            if measured_greedily:
+                record["greedy_measures"] = measured_greedily
         session.tell(record)
         for warning in warnings:
             session.tell(warning)
@@ -134,6 +139,10 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Outc
         if stopping:
             break
     return outcome(session, seed, done, _policies(session.experiment, method, simulation, population, history))
+
+
+def _with_return(greedy: Sequence[float | None]) -> np.ndarray:
+    return np.array([value is not None for value in greedy], bool)
 
 
 def _recovered(

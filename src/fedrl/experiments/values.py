@@ -6,10 +6,11 @@ parameters of components: plain types, unions, literals, sequences, mappings and
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from fedrl.core.errors import ConfigError, nearest
 
@@ -43,6 +44,8 @@ def fit(value: Any, annotation: Any, where: str, special: Special | None = None)
         return _fit_list(value, annotation, where, special)
     if container in (dict, Mapping):
         return _fit_table(value, annotation, where, special)
+    if dataclasses.is_dataclass(container) and isinstance(value, Mapping):
+        return _fit_record(value, container, where, special)
     if container is Literal and value not in get_args(annotation):
         hint = nearest(str(value), [str(word) for word in get_args(annotation)])
         raise ConfigError(f"{where} is {value!r}, which is not known. {hint}")
@@ -70,6 +73,23 @@ def _fit_table(value: Any, annotation: Any, where: str, special: Special | None)
     inner = get_args(annotation)
     entry = inner[1] if len(inner) == 2 else Any
     return {key: fit(item, entry, f"{where}.{key}", special) for key, item in value.items()}
+
+
+def _fit_record(value: Mapping[str, Any], kind: Any, where: str, special: Special | None) -> Any:
+    """A record of plain values, such as a `Measure`, from a table of its fields."""
+    types_of = {entry.name: get_type_hints(kind)[entry.name] for entry in dataclasses.fields(kind)}
+    for key in value:
+        if key not in types_of:
+            raise ConfigError(
+                f"{where}.{key} is {value[key]!r}, but there is no {key!r} there. {nearest(key, types_of)}"
+            )
+    for entry in dataclasses.fields(kind):
+        if entry.name not in value and entry.default is entry.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{where}.{entry.name} is missing. Add it to the table.")
+    try:
+        return kind(**{key: fit(item, types_of[key], f"{where}.{key}", special) for key, item in value.items()})
+    except ConfigError as fault:
+        raise fault if str(fault).startswith(where) else ConfigError(f"[{where}] {fault}") from fault
 
 
 def _fit_union(value: Any, annotation: Any, where: str, special: Special | None) -> Any:

@@ -2,6 +2,7 @@
 
 collect --> Trajectory --> evaluate --> Experience --+--> improve (the algorithm) --> parameters
                                                      +--> slope (if it has one)   --> gradient
+                                                     +--> how much of the returns' variance the critic explains
 """
 
 from __future__ import annotations
@@ -15,12 +16,21 @@ import optax
 
 from fedrl.core.environment import AnyEnvironment
 from fedrl.core.learner import Learner, Trajectory
+from fedrl.core.measures import LOSS, Measure
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 from fedrl.learners.networks import Network
 from fedrl.learners.policies import Policy, act_with, policy_for, probabilities_with
 from fedrl.learners.returns import advantages
 from fedrl.learners.rollout import Position, Sampler, start
 from fedrl.learners.rollout import collect as roll_out
+
+EXPLAINED = Measure(
+    "iteration",
+    better="higher",
+    parts=("unexplained", "spread"),
+    finish=lambda sums: 1.0 - sums["unexplained"] / sums["spread"],
+)
+"""What `explained_variance` is made of its sums; not a number where all returns are equal."""
 
 
 class ActorCriticState(NamedTuple):
@@ -87,7 +97,7 @@ def actor_critic(
     def learn(key: Key, state: ActorCriticState, seen: Trajectory, hint: Hint) -> tuple[ActorCriticState, Metrics]:
         experience = evaluate(state.params, seen)
         params, memory, metrics = improve(policy, network, key, state.params, state.optimizer, experience, hint)
-        return state._replace(params=params, optimizer=memory), metrics
+        return state._replace(params=params, optimizer=memory), metrics | explained_variance(experience)
 
     def gradient(key: Key, state: ActorCriticState, seen: Trajectory, hint: Hint) -> tuple[Params, Metrics]:
         del key, hint
@@ -115,7 +125,21 @@ def actor_critic(
         instances=instances,
         probabilities=probabilities_with(policy, environment.spaces),
         discount=discount,
+        measures={"loss": LOSS, "explained_variance": EXPLAINED},
     )
+
+
+def explained_variance(experience: Experience) -> Metrics:
+    r"""The sums behind how much of the variance of returns a critic explains, before it learns from them.
+
+    1 - sum_b n_b Var_b(G - V) / sum_b n_b Var_b(G),   G_t = A_t + V(s_t), over the batches b of local iterations
+
+    1 is a perfect critic, 0 one that knows the mean of its batch, and a negative one is worse than that. Each batch is
+    compared with its own mean: what sets the returns of two agents apart is not for a critic to explain, and no square
+    of a mean far from zero is subtracted in float32.
+    """
+    spread = jnp.square(experience.target - experience.target.mean()).sum()
+    return {"unexplained": jnp.square(experience.advantage - experience.advantage.mean()).sum(), "spread": spread}
 
 
 def flat(x: jax.Array) -> jax.Array:

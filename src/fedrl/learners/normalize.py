@@ -165,6 +165,7 @@ def normalize(
         probabilities=None if learner.probabilities is None else probabilities,
         discount=learner.discount,
         personalised=learner.personalised,
+        measures=learner.measures,
     )
 
 

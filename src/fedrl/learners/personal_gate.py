@@ -16,6 +16,7 @@ from fedrl.core.component import component
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Experience, Learner, policy_of
+from fedrl.core.measures import Measure
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 from fedrl.learners.rollout import Sampler, episodes
 from fedrl.learners.within import within
@@ -46,6 +47,8 @@ def gated(learner: Learner, trials: int = 4, horizon: int | None = None, margin:
     Both policies play the same `trials` greedy episodes (same noise) in the agent's environment; the merged one is
     refused if its mean return is below the old one's by more than `margin`. An agent that refuses goes on from its own
     parameters and tells the server where they are, like any other. The first parameters are adopted untried.
+
+    It measures `adoptions_refused`, the share of rounds in which an agent kept its own policy.
 
     The price: `2 * trials * horizon` environment steps per agent and round, beyond those counted as samples. They run
     in the compiled program.
@@ -94,4 +97,5 @@ def gated(learner: Learner, trials: int = 4, horizon: int | None = None, margin:
         return after._replace(refused=jnp.float32(0.0)), metrics | {"adoptions_refused": state.refused}
 
     own = (*learner.personalised, "gated")
-    return replace(inner, init=init, learn=learn, adopt=adopt, gradient=None, personalised=own)
+    measures = {**learner.measures, "adoptions_refused": Measure("round")}
+    return replace(inner, init=init, learn=learn, adopt=adopt, gradient=None, personalised=own, measures=measures)

@@ -19,8 +19,9 @@ from fedrl.core.component import component
 from fedrl.core.environment import AnyEnvironment, Discrete
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Experience, Learner, Trajectory, nothing_gathered, same_stream
+from fedrl.core.measures import SQUARED_ERROR
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
-from fedrl.learners.rollout import Position, Sampler, start
+from fedrl.learners.rollout import Position, Sampler, nothing_counted, start
 from fedrl.learners.rollout import collect as roll_out
 
 Pair = tuple[jax.Array, jax.Array]
@@ -118,7 +119,7 @@ def q_table(
             return q + learning_rate * error, jnp.square(error).mean()
 
         q, losses = jax.lax.scan(step, state.params["q"], jnp.arange(steps))
-        metrics = {"loss": losses.mean(), "episodes": jnp.zeros(()), "episode_return": jnp.zeros(())}
+        metrics = {"loss": losses.mean()} | nothing_counted(environment)
         return _advanced(state, q, jnp.full_like(q, steps)), metrics
 
     def act(key: Key, params: Params, observation: jax.Array, greedy: bool = False) -> jax.Array:
@@ -139,6 +140,7 @@ def q_table(
         split_key=same_stream,  # one half draws
         probabilities=lambda params, observation: behaviour(params["q"], exploration)[observation].T,
         discount=discount,
+        measures={"loss": SQUARED_ERROR},
     )
 
 

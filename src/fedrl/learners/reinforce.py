@@ -12,6 +12,7 @@ from fedrl.core.checks import check_one_of, check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import AnyEnvironment
 from fedrl.core.learner import Learner, Trajectory
+from fedrl.core.measures import LOSS
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 from fedrl.learners.actor_critic import flat
 from fedrl.learners.losses import policy_gradient, squared_error
@@ -137,6 +138,7 @@ def reinforce(
         episodic=True,
         probabilities=probabilities_with(policy, environment.spaces),
         discount=discount,
+        measures={"loss": LOSS},
     )
 
 

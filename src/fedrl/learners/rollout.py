@@ -6,18 +6,19 @@ Position --collect--> Position, Trajectory `[time, *features, instances]`, Metri
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from fedrl.core.environment import AnyEnvironment, Noise, State, compiled
+from fedrl.core.environment import AnyEnvironment, Environment, Noise, State, Timestep, compiled
 from fedrl.core.learner import Trajectory
+from fedrl.core.measures import Counting, counting, step_values
 from fedrl.core.position import Position, deal, start
 from fedrl.core.types import Key, Metrics, PyTree
 
-__all__ = ["Episodes", "Position", "Sampler", "collect", "deal", "episodes", "start"]
+__all__ = ["Episodes", "Position", "Sampler", "collect", "deal", "episodes", "nothing_counted", "start"]
 
 RESET, STEP, ACT = 0, 1, 2
 
@@ -50,20 +51,25 @@ def collect(
 
     The trajectory holds observations before and after each step, so the last one of an episode is there for
     bootstrapping although the instance has moved on to its next episode.
+
+    The metrics are "episodes", "episode_return" and what the environment measures, added up: of episodes that ended.
     """
     environment = compiled(environment)
     instances = position.returned.shape[-1]
     params, axis = deal(environment, env_params, instances)
     reset = jax.vmap(environment.reset, (-1, axis), -1, axis_size=instances)  # there may be no noise
     move = jax.vmap(environment.step, (-1, -1, -1, axis), -1)
+    how = counting(environment.measures)
+    Seen = tuple[Trajectory, jax.Array, dict[str, jax.Array]]
 
-    def step(position: Position, noise: tuple[Noise, Noise, Noise]) -> tuple[Position, tuple[Trajectory, jax.Array]]:
+    def step(position: Position, noise: tuple[Noise, Noise, Noise]) -> tuple[Position, Seen]:
         for_action, for_step, for_reset = noise
         action = sampler.choose(for_action, position.observation)
         state, timestep = move(for_step, position.state, action, params)
         fresh, opening = reset(for_reset, params)
         done = timestep.terminated | timestep.truncated
         returned = position.returned + timestep.reward
+        running, counted = _counted(how, environment, timestep, position.measured, done)
         seen = Trajectory(
             position.observation,
             action,
@@ -77,14 +83,24 @@ def collect(
             jnp.where(done, opening.observation, timestep.observation),
             jnp.where(done, 0.0, returned),
             jnp.where(done, 0, position.length + 1),
+            {name: jnp.where(done, 0.0, x) for name, x in running.items()},
         )
-        return after, (seen, jnp.where(done, returned, 0.0))
+        return after, (seen, jnp.where(done, returned, 0.0), counted)
 
     draw = _drawing(key, steps, instances)
     noise = (draw(ACT, sampler.draw), draw(STEP, environment.draw_step), draw(RESET, environment.draw_reset))
-    position, (trajectory, returns) = jax.lax.scan(step, position, noise, length=steps)
+    position, (trajectory, returns, counted) = jax.lax.scan(step, position, noise, length=steps)
     done = trajectory.terminated | trajectory.truncated
-    return position, trajectory, {"episodes": done.sum().astype(jnp.float32), "episode_return": returns.sum()}
+    counts = {"episodes": done.sum().astype(jnp.float32), "episode_return": returns.sum()}
+    counts |= {name: x.sum() for name, x in counted.items()}
+    return position, trajectory, counts | ({"steps": jnp.float32(steps * instances)} if how.steps else {})
+
+
+def nothing_counted(environment: AnyEnvironment) -> Metrics:
+    """The metrics of `collect` for a learner that steps no environment: zeros."""
+    how = counting(environment.measures)
+    names = ("episodes", "episode_return", *how.parts, *(("steps",) if how.steps else ()))
+    return {name: jnp.zeros(()) for name in names}
 
 
 def episodes(
@@ -94,12 +110,15 @@ def episodes(
     environment = compiled(environment)
     params, axis = deal(environment, env_params, instances)
     move = jax.vmap(environment.step, (-1, -1, -1, axis), -1)
+    how = counting(environment.measures)
     Carry = tuple[State, jax.Array, jax.Array]
+    Seen = tuple[Trajectory, jax.Array, dict[str, jax.Array]]
 
-    def step(carry: Carry, noise: tuple[Noise, Noise]) -> tuple[Carry, tuple[Trajectory, jax.Array]]:
+    def step(carry: Carry, noise: tuple[Noise, Noise]) -> tuple[Carry, Seen]:
         state, observation, playing = carry
         action = sampler.choose(noise[0], observation)
         after, timestep = move(noise[1], state, action, params)
+        values = _values(how, environment, timestep)
         seen = Trajectory(
             observation,
             action,
@@ -111,15 +130,35 @@ def episodes(
         state, observation = jax.tree.map(
             lambda new, old: jnp.where(playing, new, old), (after, timestep.observation), (state, observation)
         )
-        return (state, observation, playing & ~(timestep.terminated | timestep.truncated)), (seen, playing)
+        going = playing & ~(timestep.terminated | timestep.truncated)
+        return (state, observation, going), (seen, playing, values)
 
     position = start(jax.random.fold_in(key, RESET), environment, env_params, instances)
     draw = _drawing(key, steps, instances)
     opening = (position.state, position.observation, jnp.ones(instances, bool))
     noise = (draw(ACT, sampler.draw), draw(STEP, environment.draw_step))
-    (_, final, _), (trajectory, playing) = jax.lax.scan(step, opening, noise)
+    (_, final, _), (trajectory, playing, values) = jax.lax.scan(step, opening, noise)
     counts = {"episodes": jnp.float32(instances), "episode_return": trajectory.reward.sum()}
+    ends = playing & ~jnp.concatenate([playing[1:], jnp.zeros_like(playing[:1])])
+    counts |= {name: jnp.where(ends if name in how.last else playing, x, 0.0).sum() for name, x in values.items()}
+    counts |= {"steps": playing.sum().astype(jnp.float32)} if how.steps else {}
     return Episodes(trajectory, playing, final), counts
+
+
+def _values(how: Counting, environment: Environment, timestep: Timestep) -> dict[str, jax.Array]:
+    """What is counted of a step, `[instances]` each."""
+    return {name: x.astype(jnp.float32) for name, x in step_values(how.parts, timestep.measures, environment).items()}
+
+
+def _counted(
+    how: Counting, environment: Environment, timestep: Timestep, before: Mapping[str, jax.Array], done: jax.Array
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """The running sums of episodes after a step, and what is counted in it: what is per episode only as one ends."""
+    values = _values(how, environment, timestep)
+    running = {name: before[name] + values[name] for name in how.summed}
+    ended = running | {name: values[name] for name in how.last}
+    counted = {name: jnp.where(done, x, 0.0) for name, x in ended.items()}
+    return running, counted | {name: values[name] for name in how.stepped}
 
 
 def _drawing(key: Key, steps: int, instances: int) -> Callable[[int, Callable[[Key, tuple[int, ...]], Noise]], Noise]:

@@ -120,8 +120,7 @@ def test_a_study_on_a_virtual_clock_shows_its_time_to_the_target(tmp_path: Path)
 def test_the_front_holds_what_nothing_beats(page: Page, folder: Path) -> None:
     from fedrl.experiments.study.folder import opened
 
-    settings = study_in(opened(folder))["settings"]
-    assert [result["label"] for result in front(settings)] == ["agents 2, bits 2", "agents 2, bits 8"]
+    assert [result["label"] for result in front(study_in(opened(folder)))] == ["agents 2, bits 2", "agents 2, bits 8"]
     line = page.line("pareto", "Pareto front")
     assert (line["x"], line["y"]) == ([160, 640], [2.1, 4.1])
     drawn = page.line("pareto", "bits 8")

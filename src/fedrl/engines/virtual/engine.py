@@ -12,6 +12,7 @@ agent, version). So nothing depends on devices, blocks or the order in which the
 from __future__ import annotations
 
 import math
+import time as host_clock
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,12 +26,13 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.federation import Federation
 from fedrl.core.shares import shares
 from fedrl.core.types import Params, PyTree
+from fedrl.engines.compute import COMPUTE, compute_of
 from fedrl.engines.merging import accounting, messages, passed_over
 from fedrl.engines.simulation import Population, Round, Simulation, Tick, chosen_size, iterations
 from fedrl.engines.virtual.checks import check_clock
 from fedrl.engines.virtual.clock import Clock, speeds_of
 from fedrl.engines.virtual.crew import Desks, crew, free_places
-from fedrl.engines.virtual.log import Log
+from fedrl.engines.virtual.log import TIMES, Log
 from fedrl.engines.virtual.server import Batch, office
 from fedrl.engines.virtual.timetable import ARRIVES, AWAY, Timetable, at_work, course
 
@@ -92,7 +94,8 @@ def simulate_clock(
     team = crew(federation, fleet, steps, size, places, wire)
     host = office(federation, schedule, fleet, wire)
     account, dense = accounting(wire, agents), int(size_bytes(wire.decoded))
-    time = course(clock, speeds_of(clock, agents, wire.up_bytes or dense, wire.down_bytes), steps)
+    speeds = speeds_of(clock, agents, wire.up_bytes or dense, wire.down_bytes)
+    time = course(clock, speeds, steps)
     each = 1 if schedule.wait_for is None or not schedule.restart else max(1, agents // schedule.wait_for)
     count = each if merges is None else merges
     check_positive(merges=count)
@@ -112,7 +115,7 @@ def simulate_clock(
                 "Use fedrl.engines.blocks.simulate for agents that never talk."
             )
         allowed = np.ones(agents, bool) if cohort is None else np.isin(np.arange(agents), np.asarray(cohort))
-        log = Log(agents, team.metrics)
+        began, log = host_clock.perf_counter(), Log(agents, team.metrics)
         for _ in range(count):
             population = merge(population, allowed, log)
         between: Between = population.between
@@ -134,6 +137,8 @@ def simulate_clock(
             iterations=done,
             tick=tick,
             skipped="; ".join(dict.fromkeys(log.skipped)),
+            sums=compute_of(began, began + log.agents_s) | log.sums,
+            turns=log.arrived,
         )
         return population, seen
 
@@ -160,8 +165,10 @@ def simulate_clock(
             if len(needed):
                 if not schedule.restart:
                     remembered.append((needed, desks.states[needed, team.memory]))
+                began = host_clock.perf_counter()
                 others = _company(needed, table, desks, team.wave if schedule.restart else 1)
                 team.learn(key, desks, needed, others)
+                log.agents_s += host_clock.perf_counter() - began
             team.end(desks, arrived)
             failed = team.failed(desks, arrived)
             log.refused += failed
@@ -172,6 +179,7 @@ def simulate_clock(
             uploads = account(sound, team.uploads(desks, sound))
             came = Arrivals(sound.astype(np.int32), (version - desks.version[sound]).astype(np.int32))
             log.receive(came, desks.metrics[sound], uploads, desks.steps[sound], desks.work_s[sound])
+            log.messages_s += float(speeds.messages_s[sound].sum())
             return len(sound)
 
         def give_back(lost: np.ndarray) -> None:
@@ -238,6 +246,7 @@ def simulate_clock(
         adopt=adopt,
         assign=assign,
         states_of=lambda population: team.states_of(population.between.desks),
+        measures=COMPUTE | TIMES,
     )
 
 

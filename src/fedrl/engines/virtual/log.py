@@ -8,8 +8,17 @@ import numpy as np
 
 from fedrl.core.aggregator import Arrivals
 from fedrl.core.faults import FAULT
+from fedrl.core.measures import Measure
 from fedrl.core.told import DURATION
 from fedrl.engines.simulation import Refusal, Uploads, no_uploads
+
+TIMES = {
+    "work": Measure("round", "s", "lower", ("work_s", "arrived"), lambda sums: sums["work_s"] / sums["arrived"]),
+    "latency": Measure(
+        "round", "s", "lower", ("messages_s", "arrived"), lambda sums: sums["messages_s"] / sums["arrived"]
+    ),
+}
+"""What the clock measures: how long the local steps behind an update took, and its messages, the mean over arrivals."""
 
 
 @dataclass
@@ -27,6 +36,8 @@ class Log:
         skipped: Why the server committed nothing, each time.
         staleness: Of the updates of each merge.
         came: Whose updates arrived, batch by batch.
+        messages_s: What the messages of the updates that arrived took, together.
+        agents_s: Wall time that agents took to learn.
     """
 
     agents: int
@@ -39,10 +50,13 @@ class Log:
     skipped: list[str] = field(default_factory=list)
     staleness: list[np.ndarray] = field(default_factory=list)
     came: list[Arrivals] = field(default_factory=list)
+    messages_s: float = 0.0
+    agents_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.arrived, self.steps = np.zeros(self.agents, int), np.zeros(self.agents, int)
         self.work_s, self.sent_up = np.full(self.agents, np.nan), no_uploads(self.agents)
+        self._worked_s = 0.0
         self._sums = np.zeros((self.agents, len(self.names)), np.float64)
 
     def receive(
@@ -54,6 +68,7 @@ class Log:
         self.arrived[ids] += 1
         self.steps[ids] += steps
         self.work_s[ids] = work_s
+        self._worked_s += float(work_s.sum())
         self._sums[ids] += metrics
         self.sent_up.size_bytes[:] += uploads.size_bytes
         self.sent_up.messages[:] += uploads.messages
@@ -79,6 +94,11 @@ class Log:
         """Whose updates arrived, in the order of time."""
         whole = [Arrivals(np.zeros(0, np.int32), np.zeros(0, np.int32)), *self.came]
         return Arrivals(*(np.concatenate(rows) for rows in zip(*whole, strict=True)))
+
+    @property
+    def sums(self) -> dict[str, float]:
+        """The parts of `TIMES`."""
+        return {"work_s": self._worked_s, "messages_s": self.messages_s, "arrived": float(self.arrived.sum())}
 
     @property
     def counts(self) -> tuple[int, int, int, float, int]:

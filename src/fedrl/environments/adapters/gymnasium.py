@@ -18,6 +18,7 @@ from fedrl.core.component import component
 from fedrl.core.environment import Box, Discrete, HostEnvironment, Space, Spaces
 from fedrl.core.errors import ConfigError, nearest
 from fedrl.core.host import Instances
+from fedrl.core.measures import Measure, counting
 from fedrl.core.types import PyTree
 from fedrl.environments.adapters.instances import open_instances
 from fedrl.environments.adapters.settings import check_names, settings_record
@@ -30,6 +31,7 @@ def gymnasium(
     max_steps: int | None = None,
     settings: Mapping[str, float] | None = None,
     options: Mapping[str, Any] | None = None,
+    measures: Mapping[str, Measure] | None = None,
 ) -> HostEnvironment:
     """A registered environment of Gymnasium, by its id ("module:Id-v0" imports the module first).
 
@@ -45,6 +47,10 @@ def gymnasium(
             derives from an attribute keeps its old value: who varies `length` in CartPole varies `polemass_length`,
             the product of it with `masspole`, too.
         options: More keyword arguments of the constructor, the same for every agent.
+        measures: What is measured besides the return. A measure reads the number in `info` under its own name or, if
+            it has parts, under theirs. A value per episode is added up over its steps; one with `take = "last"` is
+            that of the last step alone, as for `is_success`, and no other step needs to have it. A key that is missing
+            ends the run with an error that names those there are.
 
     Raises:
         ConfigError: There is no such environment or parameter, or a space is none of the above.
@@ -53,7 +59,9 @@ def gymnasium(
     >>> env.spaces.action, env.max_steps, float(env.params.gravity).__round__(1)
     (Discrete(n=2), 500, 9.8)
     """
-    defaults, fixed = dict(settings or {}), dict(options or {})
+    defaults, fixed, measured = dict(settings or {}), dict(options or {}), dict(measures or {})
+    how = counting(measured)
+    infos = {key: key in how.last for key in how.parts}
     spec = _registered(id)
     if max_steps is not None:
         check_positive(max_steps=max_steps)
@@ -81,10 +89,10 @@ def gymnasium(
             )
             for row in rows
         ]
-        return open_instances(spec, given, workers)
+        return open_instances(spec, given, workers, infos)
 
     params = settings_record({name: np.float32(value) for name, value in defaults.items()})
-    return HostEnvironment(params, spaces, int(limit), open)
+    return HostEnvironment(params, spaces, int(limit), open, measured)
 
 
 def _registered(id: str) -> Any:

@@ -28,7 +28,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from fedrl.core.errors import FedrlError
+from fedrl.core.errors import ConfigError, FedrlError
 from fedrl.core.host import HostStep
 from fedrl.environments.adapters import shard
 
@@ -43,6 +43,9 @@ class OpenInstances:
 
     def __init__(self, arrays: dict[str, np.ndarray], run: Callable[[bytes], None], close: Callable[[], None]) -> None:
         self._arrays, self._run = arrays, run
+        self._infos = {
+            name.removeprefix(shard.INFO): array for name, array in arrays.items() if name.startswith(shard.INFO)
+        }
         self._close = weakref.finalize(self, close)
 
     def reset(self, seeds: Sequence[int], active: np.ndarray | None = None) -> np.ndarray:
@@ -57,14 +60,17 @@ class OpenInstances:
         self._arrays["action"][:] = action
         self._arrays["active"][:] = True if active is None else active
         self._run(shard.STEP)
-        return HostStep(*(self._arrays[name] for name in HostStep._fields))
+        shown = {name: self._arrays[name] for name in HostStep._fields if name != "measures"}
+        return HostStep(**shown, measures=self._infos)
 
     def close(self) -> None:
         """Close the environments and end the workers. Closing twice is fine."""
         self._close()
 
 
-def open_instances(spec: Any, settings: Sequence[Setting], workers: int | None) -> OpenInstances:
+def open_instances(
+    spec: Any, settings: Sequence[Setting], workers: int | None, infos: Mapping[str, bool] = {}
+) -> OpenInstances:
     """Open an instance for each setting (arguments and attributes), in so many processes.
 
     Args:
@@ -72,19 +78,27 @@ def open_instances(spec: Any, settings: Sequence[Setting], workers: int | None) 
         settings: Keyword arguments and attributes of each instance.
         workers: Worker processes; 1 steps the instances in this process. By default one per core if a step of all
             instances takes long enough to pay for the messages, else 1.
+        infos: The keys of `info` that are measured, and of each whether only the last step of an episode has it.
 
     Raises:
         FedrlError: A worker could not open its instances.
     """
     probe = shard.open_environment(spec, *settings[0])
-    layout = shard.fields(len(settings), probe.observation_space, probe.action_space)
+    layout = shard.fields(len(settings), probe.observation_space, probe.action_space, infos)
     count = min(len(settings), _workers_that_pay(probe, len(settings)) if workers is None else workers)
     probe.close()
     if count > 1 and _portable(spec, settings):
-        return _in_workers(spec, settings, layout, count)
+        return _in_workers(spec, settings, layout, count, infos)
     arrays = shard.lay_out(bytearray(shard.size_bytes(layout)), layout)
-    local = shard.Shard([shard.open_environment(spec, *setting) for setting in settings], arrays)
-    return OpenInstances(arrays, local.run, local.close)
+    local = shard.Shard([shard.open_environment(spec, *setting) for setting in settings], arrays, infos)
+
+    def run(command: bytes) -> None:
+        try:
+            local.run(command)
+        except shard.InfoError as error:
+            raise ConfigError(_refusal(spec, str(error))) from None
+
+    return OpenInstances(arrays, run, local.close)
 
 
 def cores() -> int:
@@ -116,7 +130,11 @@ def _portable(spec: Any, settings: Sequence[Setting]) -> bool:
 
 
 def _in_workers(
-    spec: Any, settings: Sequence[Setting], layout: dict[str, tuple[tuple[int, ...], str]], count: int
+    spec: Any,
+    settings: Sequence[Setting],
+    layout: dict[str, tuple[tuple[int, ...], str]],
+    count: int,
+    infos: Mapping[str, bool],
 ) -> OpenInstances:
     place = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.NamedTemporaryFile(prefix="fedrl-", dir=place, delete=False) as file:
@@ -134,9 +152,9 @@ def _in_workers(
     def run(command: bytes) -> None:
         try:
             for child in children:
-                _send(child, command)
+                _send(child, command, spec)
             for child in children:
-                _await(child)
+                _await(child, spec)
         except BaseException:  # with an answer outstanding (Ctrl-C), no later command would make sense
             close()
             raise
@@ -144,10 +162,11 @@ def _in_workers(
     opened = OpenInstances(shard.lay_out(memory, layout), run, close)
     for rows in itertools.pairwise(edges):
         children.append(_start())
-        _send(children[-1], pickle.dumps(sys.path))
-        _send(children[-1], pickle.dumps((spec, list(settings[slice(*rows)]), layout, file.name, rows)))
+        _send(children[-1], pickle.dumps(sys.path), spec)
+        given = (spec, list(settings[slice(*rows)]), layout, file.name, rows, dict(infos))
+        _send(children[-1], pickle.dumps(given), spec)
     for child in children:
-        _await(child)
+        _await(child, spec)
     with contextlib.suppress(PermissionError):  # where a mapped file has to stay, `close` removes it
         os.unlink(file.name)
     return opened
@@ -162,27 +181,34 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
-def _send(child: subprocess.Popen[bytes], message: bytes) -> None:
+def _send(child: subprocess.Popen[bytes], message: bytes, spec: Any) -> None:
     assert child.stdin is not None
     rest = memoryview(message)
     try:
         while rest:
             rest = rest[child.stdin.write(rest) :]
     except BrokenPipeError:
-        _await(child)  # it may have said why it is gone
+        _await(child, spec)  # it may have said why it is gone
 
 
-def _await(child: subprocess.Popen[bytes]) -> None:
+def _await(child: subprocess.Popen[bytes], spec: Any) -> None:
     assert child.stdout is not None
     answer = child.stdout.read(1)
     if answer == shard.DONE:
         return
     said = child.stdout.read().decode() if answer else ""
+    if answer == shard.REFUSED:
+        child.wait()
+        raise ConfigError(_refusal(spec, said))
     raise FedrlError(
         f"A worker process for environments failed (exit code {child.wait()}). "
         f"{said or 'It was killed, or ended by itself.'}\n"
         "With workers=1 the environments run in this process, where a debugger sees them."
     )
+
+
+def _refusal(spec: Any, said: str) -> str:
+    return f"{spec.id}: {said}"
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

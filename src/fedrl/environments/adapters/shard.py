@@ -1,6 +1,6 @@
 """A share of the instances, stepped one after another, in this process or in one of its own.
 
-    arrays: seed, action, active --> [ reset | step ] --> observation, reward, terminated, truncated, successor
+    arrays: seed, action, active --> [ reset | step ] --> observation, reward, terminated, truncated, successor, infos
 
 Whoever holds the arrays and a shard steps its instances; where the arrays lie in shared memory, nothing else moves.
 This file imports nothing of fedrl: run by itself it is a worker process, without JAX and up in a quarter of a second.
@@ -21,8 +21,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-RESET, STEP, DONE, FAILED = b"r", b"s", b".", b"!"
+RESET, STEP, DONE, FAILED, REFUSED = b"r", b"s", b".", b"!", b"?"
 ALIGNMENT = 64
+INFO = "info/"
+"""What the names of arrays begin with that hold numbers of `info`."""
+
+
+class InfoError(Exception):
+    """An environment's `info` lacks a number that is measured."""
 
 
 def constructor_of(spec: Any) -> Any:
@@ -44,8 +50,13 @@ def open_environment(spec: Any, arguments: Mapping[str, Any], attributes: Mappin
     return environment
 
 
-def fields(count: int, observation: gym.Space, action: gym.Space) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and type of each array that the instances of an environment with these spaces share."""
+def fields(
+    count: int, observation: gym.Space, action: gym.Space, infos: Mapping[str, bool] = {}
+) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and type of each array that the instances of an environment with these spaces share.
+
+    `infos` are the keys of `info` that are measured, and of each whether only the last step of an episode counts.
+    """
 
     def batch(space: gym.Space) -> tuple[tuple[int, ...], str]:
         return (count, *(space.shape or ())), "i4" if isinstance(space, gym.spaces.Discrete) else "f4"
@@ -60,7 +71,7 @@ def fields(count: int, observation: gym.Space, action: gym.Space) -> dict[str, t
         "terminated": flag,
         "truncated": flag,
         "active": flag,
-    }
+    } | {INFO + key: ((count,), "f4") for key in infos}
 
 
 def size_bytes(layout: Mapping[str, tuple[tuple[int, ...], str]]) -> int:
@@ -84,9 +95,12 @@ def _room(shape: tuple[int, ...], dtype: str) -> int:
 class Shard:
     """Open instances and their rows of the arrays."""
 
-    def __init__(self, environments: Sequence[gym.Env], arrays: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self, environments: Sequence[gym.Env], arrays: Mapping[str, np.ndarray], infos: Mapping[str, bool] = {}
+    ) -> None:
         self.environments = list(environments)
         self.arrays = arrays
+        self._infos = dict(infos)
         seen, done = self.environments[0].observation_space, self.environments[0].action_space
         self._first_seen = int(seen.start) if isinstance(seen, gym.spaces.Discrete) else 0
         self._first_done = int(done.start) if isinstance(done, gym.spaces.Discrete) else None
@@ -112,9 +126,12 @@ class Shard:
         for row, environment in enumerate(self.environments):
             if not active[row]:
                 continue
-            reached, reward, terminated, truncated, _ = environment.step(actions[row])
+            reached, reward, terminated, truncated, info = environment.step(actions[row])
             seen = arrays["successor"][row] = self._seen(reached)
             rewards[row], terminations[row], truncations[row] = reward, terminated, truncated and not terminated
+            for key, at_end in self._infos.items():
+                if terminated or truncated or not at_end:
+                    arrays[INFO + key][row] = _number(info, key)
             if terminated or truncated:
                 seen = self._seen(environment.reset()[0])
             arrays["observation"][row] = seen
@@ -135,6 +152,26 @@ class Shard:
         return np.clip(self.arrays["action"], *self._bounds).astype(self._action_dtype)
 
 
+def _number(info: Mapping[str, Any], key: str) -> float:
+    """A number of `info`.
+
+    Raises:
+        InfoError: It is missing, or is none; the message says what there is.
+    """
+    if key not in info:
+        raise InfoError(
+            f"info has no {key!r}, which is measured: its keys are {sorted(map(str, info)) or 'none'}. Measure one of "
+            "those (parts = [...]), or write take = 'last' for a key that only the last step of an episode has."
+        )
+    try:
+        return float(info[key])
+    except (TypeError, ValueError):
+        raise InfoError(
+            f"info[{key!r}] is {info[key]!r}, and what is measured is one number. Measure another key, or wrap the "
+            "environment so that it says a number."
+        ) from None
+
+
 def work() -> None:
     """Serve as a worker process until the parent closes our standard input, or dies."""
     for number in (signal.SIGINT, signal.SIGTERM):  # they are for the parent, which then closes our input
@@ -143,11 +180,11 @@ def work() -> None:
     os.dup2(2, 1)  # what environments print must not get between the answers
     try:
         sys.path[:] = pickle.load(commands)
-        spec, settings, layout, path, rows = pickle.load(commands)
+        spec, settings, layout, path, rows, infos = pickle.load(commands)
         with open(path, "r+b") as file:
             memory = mmap.mmap(file.fileno(), 0)
         arrays = {name: array[slice(*rows)] for name, array in lay_out(memory, layout).items()}
-        shard = Shard([open_environment(spec, *setting) for setting in settings], arrays)
+        shard = Shard([open_environment(spec, *setting) for setting in settings], arrays, infos)
         answers.write(DONE)
         while command := commands.read(1):
             shard.run(command)
@@ -155,6 +192,9 @@ def work() -> None:
         shard.close()
     except BrokenPipeError:
         pass  # the parent is gone
+    except InfoError as error:
+        answers.write(REFUSED + str(error).encode())
+        sys.exit(1)
     except Exception:
         answers.write(FAILED + traceback.format_exc().encode())
         sys.exit(1)

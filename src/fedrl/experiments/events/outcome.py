@@ -208,6 +208,32 @@ class Compared(TypedDict):
     baseline: Range
 
 
+class Seeded(Range):
+    """An estimate, its interval, and the value of each seed that it is made of."""
+
+    seeds: list[float | None]
+
+
+class MeasureResult(TypedDict):
+    """What a declared measure came to, see `fedrl.core.measures`.
+
+    Attributes:
+        per: "step", "iteration", "episode" or "round".
+        unit: Empty for a pure number.
+        better: "lower" or "higher"; None if neither is.
+        source: "greedy" if it is that of the last evaluation, "training" if it is that of the last tenth of the rounds.
+        methods: Of each method, over the agents of which it has a return.
+        agents: Of each method, each agent's over all seeds; of greedy episodes.
+    """
+
+    per: str
+    unit: str
+    better: Literal["lower", "higher"] | None
+    source: Literal["greedy", "training"]
+    methods: dict[str, Seeded]
+    agents: NotRequired[dict[str, list[float | None]]]
+
+
 class Summary(TypedDict):
     """The outcome of a run, as far as it got.
 
@@ -238,6 +264,7 @@ class Summary(TypedDict):
         hierarchy: What each level cost, if there was a tree of servers.
         virtual_time: What the clock showed, if there was one.
         heterogeneity: How different the agents are.
+        measures: What was measured besides the return, by name.
         alarms: What needs attention; left out if there were no independent agents to compare with.
         refusals: Of each method, whose updates were refused; a method in which none were is left out.
         left_out: Of each method, and of "held_out", which agents have no part in it; left out where all have.
@@ -271,6 +298,7 @@ class Summary(TypedDict):
     hierarchy: NotRequired[Hierarchy]
     virtual_time: NotRequired[VirtualTime]
     heterogeneity: NotRequired[Heterogeneity]
+    measures: NotRequired[dict[str, MeasureResult]]
     alarms: NotRequired[list[Alarm]]
     refusals: NotRequired[dict[str, RefusedUpdates]]
     left_out: NotRequired[dict[str, list[LeftOut]]]

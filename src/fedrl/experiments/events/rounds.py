@@ -67,7 +67,12 @@ class RoundRecord(Returned, Exchange):
         seconds: Wall time of the round.
         greedy: Return of the greedy policy, for each agent in its own environment; in rounds that evaluate. None for
             who has learned nothing yet, and where a return is not finite.
+        greedy_measures: What the environment measures, over the greedy episodes of all agents that have a return.
         heterogeneity: How much updates differ; in some rounds of the federated method.
+        measures: What is measured besides return and loss, by name, over all agents; None where it is no number.
+        sums: What return, loss and measures are made of, by name: add them up over rounds before dividing. Left out by
+            methods that take no rounds. Where agents take unequally many local steps, the loss over these sums weighs
+            every local step alike, `loss` every agent.
     """
 
     seed: int
@@ -87,4 +92,7 @@ class RoundRecord(Returned, Exchange):
     skipped: NotRequired[str]
     seconds: float
     greedy: NotRequired[list[float | None]]
+    greedy_measures: NotRequired[dict[str, float | None]]
     heterogeneity: NotRequired[UpdateSpread]
+    measures: NotRequired[dict[str, float | None]]
+    sums: NotRequired[dict[str, dict[str, float]]]

@@ -25,6 +25,7 @@ class Start(TypedDict):
         methods: In the order in which they run, each one of `METHODS`.
         agents: How many.
         environment_steps_per_round: Of all agents together.
+        measures: What is measured in every round, by name, with its unit.
     """
 
     event: Literal["start"]
@@ -34,6 +35,7 @@ class Start(TypedDict):
     methods: list[str]
     agents: int
     environment_steps_per_round: int
+    measures: NotRequired[dict[str, str]]
 
 
 class Compile(TypedDict):

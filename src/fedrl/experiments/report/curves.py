@@ -1,4 +1,4 @@
-"""From the records of a method to its curves: return against environment steps, bytes and virtual time."""
+"""From the records of a method to its curves: return, or whatever was measured, against steps, bytes and time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedrl.experiments.measured import RETURN, value_in
 from fedrl.experiments.quantities import number
 from fedrl.experiments.report.run import Run
 from fedrl.experiments.statistics import Interval, interval
@@ -23,7 +24,7 @@ class Curve(NamedTuple):
         steps: `[points]`, environment steps of all agents together.
         sent: `[points]`, bytes up and down since the start, of one seed.
         time_s: `[points]`, seconds on the virtual clock since the start; NaN without one.
-        returns: Mean training return of the agents: an interval over seeds at each point.
+        returns: Mean training return of the agents, or another measure: an interval over seeds at each point.
         agents: `[agents, points]`, the training return of each agent, mean over seeds.
     """
 
@@ -37,12 +38,19 @@ class Curve(NamedTuple):
     agents: np.ndarray
 
 
-def curve(run: Run, method: str) -> Curve:
-    """Line up the rounds of all seeds. Of very long runs every n-th round is kept, and the last."""
+def curve(run: Run, method: str, measure: str = RETURN, longest: int = LONGEST) -> Curve:
+    """Line up the rounds of all seeds. Of very long runs every n-th round is kept, and the last.
+
+    Args:
+        run: Which.
+        method: Of the run.
+        measure: What is read from the records.
+        longest: Points at most.
+    """
     records = run.of(method)
     seeds = {seed: i for i, seed in enumerate(dict.fromkeys(record["seed"] for record in records))}
     every = sorted({int(record["round"]) for record in records})
-    stride = -(-len(every) // LONGEST)
+    stride = -(-len(every) // longest)
     kept = every[::-1][::stride][::-1]
     columns = {number: i for i, number in enumerate(kept)}
     shape = (len(seeds), len(kept))
@@ -57,7 +65,7 @@ def curve(run: Run, method: str) -> Curve:
             steps[row, column] = number(record.get("environment_steps"))
             sent[row, column] = total[row]
             time_s[row, column] = number(record.get("time_s"))
-            returns[row, column] = number(record.get("return"))
+            returns[row, column] = number(value_in(record, measure))
             each = [number(value) for value in record.get("agents") or ()]
             agents[row, column, : len(each)] = each
     return Curve(

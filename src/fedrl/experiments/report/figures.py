@@ -38,6 +38,18 @@ def learning_figure(curves: Sequence[Curve], labels: Sequence[str], *, agents: b
     return {"data": traces, "layout": layout_of("environment steps of all agents", RETURN)}
 
 
+def measure_figure(curves: Sequence[Curve], labels: Sequence[str], title: str, *, methods: bool) -> Figure:
+    """A measure against environment steps, with intervals over seeds, a line for each method or run that has it."""
+    traces: list[Trace] = []
+    for place, (curve, label) in enumerate(zip(curves, labels, strict=True)):
+        if has_returns(curve):
+            look = style(curve.method) if methods else place
+            traces += [*_band(curve, curve.steps, look, label), _line(curve, curve.steps, look, label)]
+    layout = layout_of("environment steps of all agents", title)
+    layout["yaxis"] |= {"tickformat": "~g"}
+    return {"data": traces, "layout": layout}
+
+
 def traffic_figure(curves: Sequence[Curve], labels: Sequence[str], *, methods: bool) -> Figure:
     """Training return against bytes sent both ways; a method that sends nothing is a level line at its last return."""
     figure = _against([curve.sent for curve in curves], curves, labels, methods)

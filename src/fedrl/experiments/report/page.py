@@ -26,6 +26,7 @@ from fedrl.experiments.report.figures import (
 )
 from fedrl.experiments.report.highlight import highlighted
 from fedrl.experiments.report.markup import Markup, element, linked
+from fedrl.experiments.report.measures import measures_card, measures_of_runs
 from fedrl.experiments.report.run import Run, read_run
 from fedrl.experiments.report.shell import card, chart, document, header
 from fedrl.experiments.report.tables import (
@@ -94,6 +95,7 @@ def _one(run: Run) -> tuple[str, list[object], dict[str, Figure]]:
         _tiles(run),
         card("Learning", chart("learning", "Training return against environment steps"), _caption(curves), switch),
         card("Final returns", methods_table(run), "Of the greedy policy, each agent in its own environment."),
+        measures_card(run, charts),
         card("Agents", agents_table(run), f"Final greedy return of each agent{best}."),
         _refused(run),
         *_timed(curves, names, charts, virtual_time_table(run), methods=True),
@@ -167,6 +169,7 @@ def _several(runs: Sequence[Run]) -> tuple[str, list[object], dict[str, Figure]]
         _notes(runs),
         card("Final returns", outcomes_table(runs, labels), "Of the federated agents, each in its own environment."),
         card("Learning", chart("learning", "Training return against environment steps"), _caption(curves)),
+        measures_of_runs(runs, labels, charts),
         *_timed(curves, names, charts, methods=False),
         card("Communication", chart("traffic", "Training return against bytes sent")),
         card("Costs", costs_table(runs, labels), "Bytes are those of one seed, steps those of all."),

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from fedrl.core.errors import ConfigError, RunError
-from fedrl.experiments.events import AFTERWARDS, METHODS, Range, RefusedUpdates
+from fedrl.experiments.events import AFTERWARDS, METHODS, MeasureResult, Range, RefusedUpdates
 from fedrl.experiments.files import read_json, read_records
+from fedrl.experiments.measured import OWN_KEYS, RETURN, unsummarised, value_in
 from fedrl.experiments.notices import notices_of
 from fedrl.experiments.quantities import NOTHING, ends, number
 from fedrl.experiments.refusals import refusals_of
@@ -111,6 +112,14 @@ class Run:
         seeds, agents = shared_by_all(table)
         means = table[seeds].mean(0) if seeds.any() else np.full(table.shape[1], np.nan)
         return {i: float(means[i]) if known else math.nan for i, known in enumerate(agents)}
+
+    @property
+    def measures(self) -> dict[str, MeasureResult]:
+        """What was measured, as summarised; of a run without a summary, the names of what its records tell."""
+        summarised = self.summary.get("measures") or {}
+        told = dict.fromkeys(name for r in self.records for name in (*(r.get("measures") or {}), *OWN_KEYS))
+        known = [name for name in told if any(value_in(r, name) is not None for r in self.records) and name != RETURN]
+        return {name: summarised.get(name) or unsummarised() for name in dict.fromkeys((*summarised, *known))}
 
     def spread(self, method: str) -> str:
         """The ends of the interval of the final return, in words; with one seed there is none."""

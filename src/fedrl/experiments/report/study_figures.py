@@ -7,9 +7,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from fedrl.experiments.quantities import NOTHING, ends, number, short
+from fedrl.experiments.measured import RETURN
+from fedrl.experiments.quantities import NOTHING, ends, number, short, with_unit
 from fedrl.experiments.report.figures import COLOURS, DASHES, Figure, Trace, layout_of
 from fedrl.experiments.study.grid import in_words, short_names
+from fedrl.experiments.study.quantity import compared, gain_of, outcome_of, title_of, value_of
 from fedrl.experiments.study.result import Median, Result, Study
 
 AGENTS = "federation.agents"
@@ -30,34 +32,42 @@ def across(study: Study) -> str:
     return AGENTS if AGENTS in keys else keys[0]
 
 
-def front(results: Sequence[Result]) -> list[Result]:
-    """The settings that no other beats: whatever returns more sends more. In the order of bytes."""
+def front(study: Study) -> list[Result]:
+    """The settings that no other beats: whatever does better sends more. In the order of bytes.
+
+    None where neither way is better.
+    """
     best, kept = -math.inf, []
-    for result in sorted(results, key=lambda r: (r["bytes_up"], -number(r["final_return"]["mean"]))):
-        if number(result["final_return"]["mean"]) > best:
-            best = number(result["final_return"]["mean"])
+    results = known_in(study) if compared(study)["better"] is not None else []
+    for result in sorted(results, key=lambda r: (r["bytes_up"], -gain_of(study, r))):
+        if gain_of(study, result) > best:
+            best = gain_of(study, result)
             kept.append(result)
     return kept
 
 
+def known_in(study: Study) -> list[Result]:
+    """The settings of which the outcome is known."""
+    return [result for result in study["settings"] if math.isfinite(value_of(study, result))]
+
+
 def pareto_figure(study: Study) -> Figure:
-    """Final return against bytes up, with intervals over seeds, and the front of those that nothing beats."""
-    known = [r for r in study["settings"] if math.isfinite(number(r.get("final_return", {}).get("mean")))]
-    best = front(known)
+    """What is compared against bytes up, with intervals over seeds, and the front of those that nothing beats."""
+    known, best = known_in(study), front(study)
     traces: list[Trace] = []
     for place, (name, group) in enumerate(_groups(study, known, _others(study)).items()):
-        points = [(r, *_interval(r)) for r in group]
+        points = [(r, *_interval(study, r)) for r in group]
         marks = _marks(points, [r["bytes_up"] for r in group], place, name, error_y=_whiskers(points))
-        traces.append(marks | {"customdata": [_told(r) for r in group]} | _labelled(study, group))
+        traces.append(marks | {"customdata": [_told(study, r) for r in group]} | _labelled(study, group))
     if best:
         line = {"color": "theme:soft", "width": 1.5, "dash": "dot", "shape": "hv"}
-        x, y = ([r["bytes_up"] for r in best], [number(r["final_return"]["mean"]) for r in best])
+        x, y = ([r["bytes_up"] for r in best], [value_of(study, r) for r in best])
         ring = {"size": 16, "symbol": "circle-open", "color": "theme:soft", "line": {"width": 1.5}}
         traces.append(
             {"type": "scatter", "mode": "lines+markers", "name": "Pareto front", "x": x, "y": y, "line": line}
         )
         traces[-1] |= {"marker": ring, "hoverinfo": "skip"}
-    layout = layout_of("bytes up, all agents, one seed", "final greedy return per episode")
+    layout = layout_of("bytes up, all agents, one seed", described(study))
     layout["hovermode"] = "closest"
     layout["xaxis"] |= _scale([r["bytes_up"] for r in known])
     return {"data": traces, "layout": layout}
@@ -124,7 +134,7 @@ def cost_figure(study: Study) -> Figure:
 
 
 def heat_figure(study: Study) -> Figure | None:
-    """Final returns by the values of two keys; None unless exactly two are varied."""
+    """What is compared by the values of two keys; None unless exactly two are varied."""
     keys = varied(study)
     if len(keys) != 2:
         return None
@@ -132,18 +142,18 @@ def heat_figure(study: Study) -> Figure | None:
     names = short_names(list(study["grid"]))
     cells = {(repr(r["values"][down]), repr(r["values"][along])): r for r in study["settings"]}
     rows = [[cells[repr(y), repr(x)] for x in study["grid"][along]] for y in study["grid"][down]]
-    z = [[number(r.get("final_return", {}).get("mean")) for r in row] for row in rows]
+    z = [[value_of(study, r) for r in row] for row in rows]
     layout = layout_of(names[along].replace("_", " "), names[down].replace("_", " "))
     layout["xaxis"] |= {"type": "category", "tickformat": "", "showgrid": False}
     layout["yaxis"] |= {"type": "category", "tickformat": "", "showgrid": False, "autorange": "reversed"}
     layout["hovermode"] = "closest"
-    bar = {"title": {"text": "final return", "side": "right"}, "thickness": 14, "outlinewidth": 0}
+    bar = {"title": {"text": title_of(compared(study)), "side": "right"}, "thickness": 14, "outlinewidth": 0}
     trace = {
         "type": "heatmap",
         "x": [html.escape(in_words(x)) for x in study["grid"][along]],
         "y": [html.escape(in_words(y)) for y in study["grid"][down]],
         "z": z,
-        "text": [[_cell(r) for r in row] for row in rows],
+        "text": [[_cell(study, r) for r in row] for row in rows],
         "texttemplate": "%{text}",
         "colorscale": "Viridis",
         "colorbar": bar,
@@ -228,19 +238,30 @@ def _whiskers(points: Sequence[Point]) -> dict[str, Any]:
     }
 
 
-def _interval(result: Result) -> tuple[float, float, float]:
-    found = result["final_return"]
+def described(study: Study) -> str:
+    """The title of the axis of what is compared."""
+    what = compared(study)
+    if what["name"] == RETURN:
+        return "final greedy return per episode"
+    return ", ".join(filter(None, (title_of(what), what["unit"])))
+
+
+def _interval(study: Study, result: Result) -> tuple[float, float, float]:
+    found = outcome_of(study, result)
+    assert found is not None
     return number(found["mean"]), number(found["low"]), number(found["high"])
 
 
-def _told(result: Result) -> list[str]:
-    _, low, high = _interval(result)
-    return [html.escape(result["label"]), ends(low, high)]
+def _told(study: Study, result: Result) -> list[str]:
+    _, low, high = _interval(study, result)
+    return [html.escape(result["label"]), ends(low, high, compared(study)["unit"])]
 
 
-def _cell(result: Result) -> str:
-    found = result.get("final_return")
-    return NOTHING if found is None else f"{short(found['mean'])}<br>{ends(found['low'], found['high'])}"
+def _cell(study: Study, result: Result) -> str:
+    found, unit = outcome_of(study, result), compared(study)["unit"]
+    if found is None:
+        return NOTHING
+    return html.escape(with_unit(found["mean"], unit)) + "<br>" + html.escape(ends(found["low"], found["high"], unit))
 
 
 def _along(study: Study, result: Result) -> Any:

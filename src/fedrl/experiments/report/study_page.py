@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 from fedrl.experiments.files import OTHER_FILE, write_atomically
 from fedrl.experiments.folder import REPORT
-from fedrl.experiments.quantities import NOTHING, duration, ends, number, short, size
+from fedrl.experiments.measured import RETURN, words
+from fedrl.experiments.quantities import NOTHING, duration, ends, number, short, size, with_unit
 from fedrl.experiments.report.figures import Figure
 from fedrl.experiments.report.highlight import highlighted
 from fedrl.experiments.report.markup import Markup, element, linked
@@ -26,6 +27,7 @@ from fedrl.experiments.report.tables import table
 from fedrl.experiments.study.folder import PLAN, StudyFolder, opened
 from fedrl.experiments.study.grid import in_words, short_names
 from fedrl.experiments.study.progress import rounds_to, study_notices
+from fedrl.experiments.study.quantity import compared, outcome_of, shown, title_of
 from fedrl.experiments.study.result import Median, Result, Study
 from fedrl.experiments.study.running import study_in
 
@@ -70,8 +72,9 @@ def _study(place: StudyFolder, study: Study, base: Path | None) -> tuple[str, li
     heat = heat_figure(study)
     if heat is not None:
         charts["heat"] = heat
-        body = chart("heat", "Final return by the values of both keys")
-        sections.append(card("Both keys together", body, "Final greedy return, with its 95 % interval below."))
+        what = title_of(compared(study)).capitalize()
+        body = chart("heat", f"{what} by the values of both keys")
+        sections.append(card("Both keys together", body, f"{_described(study)}, with its 95 % interval below."))
     sections += [
         card("Settings", _settings_table(study, base), "Each number leads to the report of its run."),
         card("Cost model", [chart("cost", "Measured bytes against the cost model"), _cost_table(begun)], MODEL),
@@ -89,11 +92,28 @@ def _study(place: StudyFolder, study: Study, base: Path | None) -> tuple[str, li
 def _card_pareto(study: Study) -> Markup:
     along = short_names(list(study["grid"]))[across(study)].replace("_", " ")
     about = (
-        "Final greedy return, the interquartile mean over seeds with its 95 % bootstrap interval, against the bytes "
-        "that all agents sent. Nothing returns more than a ringed setting for as few bytes. Beside each mark stands "
-        f"its value of: {along}."
+        f"{_described(study)}, the interquartile mean over seeds with its 95 % bootstrap interval, against the bytes "
+        f"that all agents sent. {_ringed(study)}Beside each mark stands its value of: {along}."
     )
-    return card("Return against bytes", chart("pareto", "Final return against bytes up"), about)
+    what = compared(study)
+    place = chart("pareto", f"{title_of(what).capitalize()} against bytes up")
+    return card(f"{words(what['name']).capitalize()} against bytes", place, about)
+
+
+def _described(study: Study) -> str:
+    """What is compared, as the beginning of a sentence."""
+    what = compared(study)
+    if what["name"] == RETURN:
+        return "Final greedy return"
+    when = "of greedy episodes in the end" if what["source"] == "greedy" else "of the last tenth of training"
+    return f"{words(what['name']).capitalize()} {when}"
+
+
+def _ringed(study: Study) -> str:
+    what = compared(study)
+    if what["name"] == RETURN:
+        return "Nothing returns more than a ringed setting for as few bytes. "
+    return f"Nothing is {what['better']} than a ringed setting for as few bytes. " if what["better"] else ""
 
 
 def _way_to_target(study: Study, charts: dict[str, Figure]) -> list[Markup]:
@@ -110,14 +130,21 @@ def _way_to_target(study: Study, charts: dict[str, Figure]) -> list[Markup]:
         charts["to-time"] = target_figure(study, "time_s", "seconds on the virtual clock", "s")
     trio = [chart(name, f"{what} to the target") for name, what in _TO_TARGET.items() if name in charts]
     about = (
-        f"Until the {' or '.join(sorted(measures)) or 'greedy'} return, the mean over agents, is first at least "
-        f"{short(study['target'])}: the median over seeds and their range. A cross is a setting in which most "
-        "seeds did not get there, at all that it spent. Seconds are rounds times the median time of a round."
+        f"Until the {' or '.join(sorted(measures)) or 'greedy'} {_timed(study)}: the median over seeds and their "
+        "range. A cross is a setting in which most seeds did not get there, at all that it spent. Seconds are rounds "
+        "times the median time of a round."
     )
     return [card(f"The way to {short(study['target'])}", element("div", trio, class_="trio"), about)]
 
 
 _TO_TARGET = {"to-rounds": "Rounds", "to-bytes": "Bytes", "to-seconds": "Seconds", "to-time": "Virtual time"}
+
+
+def _timed(study: Study) -> str:
+    """What is timed, and when that ends."""
+    what, most = compared(study), "most" if compared(study)["better"] == "lower" else "least"
+    over = "the mean over agents" if what["name"] == RETURN else "over all agents"
+    return f"{words(what['name'])}, {over}, is first at {most} {shown(what, study['target'])}"
 
 
 def has_virtual_time(study: Study) -> bool:
@@ -140,8 +167,8 @@ def _notes(study: Study) -> list[Markup]:
 def _settings_table(study: Study, base: Path | None) -> Markup:
     """Every setting with its outcome; those on the Pareto front are marked, no setting is left out."""
     names = short_names(list(study["grid"]))
-    best = {r["folder"] for r in front([r for r in study["settings"] if _known(r)])}
-    columns = ["final return", "95 % interval", "seeds", "bytes up", "bytes down", "wall time"]
+    best = {r["folder"] for r in front(study)}
+    columns = [title_of(compared(study)), "95 % interval", "seeds", "bytes up", "bytes down", "wall time"]
     if study["target"] is not None:
         costs = ("rounds", "bytes up", "seconds", *(["virtual time"] if has_virtual_time(study) else []))
         columns += [f"{what} to {short(study['target'])}" for what in costs]
@@ -151,13 +178,14 @@ def _settings_table(study: Study, base: Path | None) -> Markup:
     rows = []
     for i, result in enumerate(study["settings"], 1):
         cells = [element("td", in_words(value), class_="number") for value in result["values"].values()]
-        told = [*_outcome(result), *_reached(result)][: len(columns)]
+        told = [*_outcome(study, result), *_reached(result)][: len(columns)]
         marked = "number best" if result["folder"] in best else "number"
         cells += [element("td", cell, class_=marked if j == 0 else "number") for j, cell in enumerate(told)]
         mark = element("b", " !", title=" ".join(result["notices"])) if result.get("notices") else None
         rows.append(element("tr", element("th", _link(result, i, base), mark, scope="row"), cells))
-    note = element("p", "Marked: on the Pareto front of return and bytes.", class_="note")
-    return Markup(table(head, rows) + note)
+    what = compared(study)
+    note = element("p", f"Marked: on the Pareto front of {words(what['name'])} and bytes.", class_="note")
+    return Markup(table(head, rows) + (note if what["better"] is not None else ""))
 
 
 def _link(result: Result, i: int, base: Path | None) -> object:
@@ -167,16 +195,16 @@ def _link(result: Result, i: int, base: Path | None) -> object:
     return element("a", i, href=f"{folder}/{REPORT}", title=result["label"])
 
 
-def _outcome(result: Result) -> list[str]:
-    if "final_return" not in result:
+def _outcome(study: Study, result: Result) -> list[str]:
+    found, unit = outcome_of(study, result), compared(study)["unit"]
+    if found is None:
         return [result["state"], *[NOTHING] * 5]
-    found = result["final_return"]
-    several = len(result["seed_returns"]) > 1
+    several = len(found["seeds"]) > 1
     state = "" if result["state"] == "finished" else f" ({result['state']})"
     return [
-        short(found["mean"]) + state,
-        ends(found["low"], found["high"]) if several else NOTHING,
-        str(len(result["seed_returns"])),
+        with_unit(found["mean"], unit) + state,
+        ends(found["low"], found["high"], unit) if several else NOTHING,
+        str(len(found["seeds"])),
         size(result["bytes_up"]),
         size(result["bytes_down"]),
         duration(result.get("wall_s")),
@@ -232,10 +260,6 @@ def _compiled(study: Study) -> str:
         f"{len(counts)} settings took {blocks} compilations of a training program, one on each device for each "
         f"distinct program; their first rounds took {duration(seconds)} in all."
     )
-
-
-def _known(result: Result) -> bool:
-    return math.isfinite(number(result.get("final_return", {}).get("mean")))
 
 
 def _plan(place: StudyFolder) -> Markup:

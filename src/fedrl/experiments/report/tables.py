@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedrl.experiments.quantities import NOTHING, count, duration, number, short, size
+from fedrl.experiments.measured import title_of
+from fedrl.experiments.quantities import NOTHING, count, duration, number, short, size, with_unit
 from fedrl.experiments.report.figures import COLOURS, style
 from fedrl.experiments.report.markup import Markup, element
 from fedrl.experiments.report.run import Run
@@ -31,6 +32,8 @@ def agents_table(run: Run) -> Markup:
     head = [element("th", "agent", scope="col")]
     head += [element("th", name.replace("_", " "), scope="col", class_="number") for name in own]
     head += [element("th", keyed(method), scope="col", class_="number") for method in columns]
+    measured = _measured_by_agent(run)
+    head += [element("th", title_of(name, run.measures[name]), scope="col", class_="number") for name in measured]
     rows = []
     for agent in ids:
         values = {method: found.get(agent, math.nan) for method, found in columns.items()}
@@ -39,10 +42,21 @@ def agents_table(run: Run) -> Markup:
         cells = [element("th", agent, mark, scope="row")]
         cells += [element("td", shown(settings.get(agent, {}).get(name)), class_="number") for name in own]
         cells += [_return(value, best, len(columns)) for value in values.values()]
+        cells += [element("td", each.get(agent, NOTHING), class_="number") for each in measured.values()]
         rows.append(element("tr", cells))
     common = ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in shared.items())
     note = element("p", f"The same for all agents: {common}.", class_="note") if common else None
     return Markup(table(head, rows) + (note or ""))
+
+
+def _measured_by_agent(run: Run) -> dict[str, dict[int, str]]:
+    """What greedy episodes of each federated agent measured, besides the return."""
+    agents = {name: measure.get("agents", {}).get("federated") for name, measure in run.measures.items()}
+    return {
+        name: {k: with_unit(value, run.measures[name]["unit"]) for k, value in enumerate(values)}
+        for name, values in agents.items()
+        if values
+    }
 
 
 def methods_table(run: Run) -> Markup:

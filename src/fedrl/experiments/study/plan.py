@@ -14,13 +14,17 @@ from typing import Any, NamedTuple
 import tomli_w
 
 from fedrl.core.errors import ConfigError, UnsoundError, nearest
+from fedrl.core.measures import chosen
 from fedrl.experiments.build import build
 from fedrl.experiments.config import Config, parse, tables_of
+from fedrl.experiments.coordination import names_of
+from fedrl.experiments.measured import RETURN
 from fedrl.experiments.overrides import assign, override
 from fedrl.experiments.study.grid import EXAMPLE, GRID, Grid, checked, label, product, short_names
 from fedrl.experiments.values import fit
 
 SECTION = "study"
+KEYS = ("grid", "target", "quantity")
 LONGEST_NAME = 60
 
 
@@ -47,12 +51,14 @@ class Plan:
     Attributes:
         base: The configuration that all settings share, not yet checked.
         grid: The values of each key that is varied.
-        target: The return at which a setting is timed, or None.
+        target: The return at which a setting is timed, or what `quantity` has to come to; None for nothing.
+        quantity: The measure by which settings are compared; the return by default.
     """
 
     base: dict[str, Any]
     grid: Grid
     target: float | None
+    quantity: str = RETURN
 
     @property
     def name(self) -> str:
@@ -85,7 +91,8 @@ class Plan:
 
     def dump(self) -> str:
         """The text of a study.toml from which the same study can be run again."""
-        section = {"grid": self.grid} if self.target is None else {"target": self.target, "grid": self.grid}
+        section: dict[str, Any] = {} if self.target is None else {"target": self.target}
+        section |= ({} if self.quantity == RETURN else {"quantity": self.quantity}) | {"grid": self.grid}
         return tomli_w.dumps({**self.base, SECTION: section})
 
 
@@ -94,6 +101,7 @@ def plan_of(
     grid: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
     target: float | None = None,
+    quantity: str | None = None,
 ) -> Plan:
     """Read a configuration, and what it says of a study in its section [study]; the arguments go before that.
 
@@ -105,8 +113,8 @@ def plan_of(
     if not isinstance(section, Mapping):
         raise ConfigError(f"{SECTION} is {section!r}. It needs to be a table with a grid.")
     for key in section:
-        if key not in ("grid", "target"):
-            raise ConfigError(f"{SECTION}.{key} is not a key of a study. {nearest(key, ('grid', 'target'))}")
+        if key not in KEYS:
+            raise ConfigError(f"{SECTION}.{key} is not a key of a study. {nearest(key, KEYS)}")
     for text in overrides:
         override(base, text)
     given = fit(section.get("grid", {}), dict, f"{SECTION}.grid")
@@ -114,20 +122,24 @@ def plan_of(
     if not whole:
         raise ConfigError(f"There is no grid, so there is nothing to compare. Add, for example, {GRID} {EXAMPLE}.")
     goal = section.get("target") if target is None else target
-    return Plan(base, whole, None if goal is None else fit(goal, float, f"{SECTION}.target"))
+    compared = section.get("quantity", RETURN) if quantity is None else quantity
+    chosen_target = None if goal is None else fit(goal, float, f"{SECTION}.target")
+    return Plan(base, whole, chosen_target, fit(compared, str, f"{SECTION}.quantity"))
 
 
 def running_order(plan: Plan) -> list[Setting]:
     """Build every setting before any runs, and put those side by side that share their compiled programs.
 
     Raises:
-        ConfigError: A setting is wrong; it is named.
+        ConfigError: A setting is wrong, or does not measure what the study compares; it is named.
         UnsoundError: The parts of a setting do not go together.
     """
     groups: dict[Any, list[Setting]] = {}
     for setting in plan.settings:
         try:
-            federation = build(plan.config(setting)).federation
+            experiment = build(plan.config(setting))
+            federation = experiment.federation
+            chosen(plan.quantity, names_of(experiment), f"{SECTION}.quantity")
         except (ConfigError, UnsoundError) as fault:
             raise type(fault)(f"Setting {setting.number} ({setting.label}): {fault}") from fault
         groups.setdefault(federation, []).append(setting)

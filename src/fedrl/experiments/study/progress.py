@@ -13,8 +13,9 @@ from rich.text import Text
 
 from fedrl.experiments.events import End, Event, SettingStart, Sink, StudyEnd
 from fedrl.experiments.progress import progress, silent
-from fedrl.experiments.quantities import NOTHING, duration, ends, short, size
+from fedrl.experiments.quantities import NOTHING, duration, ends, short, size, with_unit
 from fedrl.experiments.study.grid import in_words, short_names
+from fedrl.experiments.study.quantity import compared, outcome_of, title_of
 from fedrl.experiments.study.result import Reached, Result, Study
 
 MOST_SETTINGS = 40
@@ -66,7 +67,7 @@ def study_table(study: Study) -> Table:
     table.add_column("", justify="right")
     for name in names.values():
         table.add_column(Text(name.replace("_", " ")), justify="right", overflow="fold")
-    for name in ("final return", "95 %", "bytes up", "wall time"):
+    for name in (title_of(compared(study)), "95 %", "bytes up", "wall time"):
         table.add_column(name, justify="right", no_wrap=True)
     if timed:
         table.add_column(f"rounds to {short(study['target'])}", justify="right")
@@ -74,7 +75,7 @@ def study_table(study: Study) -> Table:
         cells = [
             f"! {i}" if result.get("notices") else str(i),
             *(in_words(value) for value in result["values"].values()),
-            *_cells(result),
+            *_cells(study, result),
         ]
         cells += [rounds_to(result.get("target"))] if timed else []
         table.add_row(*(Text(cell) for cell in cells))
@@ -100,13 +101,13 @@ def study_notices(study: Study) -> list[str]:
     return [*lines, *([f"and {more:,} more settings with refusals, see study.json"] if more > 0 else [])]
 
 
-def _cells(result: Result) -> list[str]:
-    found = result.get("final_return")
+def _cells(study: Study, result: Result) -> list[str]:
+    found, unit = outcome_of(study, result), compared(study)["unit"]
     if found is None:
         return [result["state"], NOTHING, NOTHING, NOTHING]
     mark = "" if result["state"] == "finished" else f" ({result['state']})"
-    spread = ends(found["low"], found["high"]) if len(result["seed_returns"]) > 1 else NOTHING
-    return [short(found["mean"]) + mark, spread, size(result["bytes_up"]), duration(result["wall_s"])]
+    spread = ends(found["low"], found["high"], unit) if len(found["seeds"]) > 1 else NOTHING
+    return [with_unit(found["mean"], unit) + mark, spread, size(result["bytes_up"]), duration(result["wall_s"])]
 
 
 def _outcome(event: End) -> str:

@@ -15,12 +15,14 @@ from typing import Any, Literal, NotRequired, TypedDict
 import numpy as np
 
 from fedrl.experiments.config import Config
-from fedrl.experiments.events import Range
+from fedrl.experiments.events import Range, Seeded
 from fedrl.experiments.folder import RunFolder
+from fedrl.experiments.measured import RETURN
 from fedrl.experiments.notices import notices_of
 from fedrl.experiments.quantities import number
 from fedrl.experiments.statistics import seed_means, shared_by_all
 from fedrl.experiments.study.plan import Setting
+from fedrl.experiments.study.quantity import Quantity, quantity_named, value_on_the_way
 
 COSTS = ("rounds", "environment_steps", "bytes_up", "seconds", "time_s")
 
@@ -34,10 +36,12 @@ class Median(TypedDict):
 
 
 class Reached(TypedDict):
-    """What it took to reach the target: the first round whose return, the mean over agents, is at least as high.
+    """What it took to reach the target: the first round in which the return, the mean over agents, is at least as high.
+
+    By another measure, it is the first round in which that is as good.
 
     Attributes:
-        measure: "greedy" if the run evaluates along the way, else "training": the return of episodes while learning.
+        measure: "greedy" if the run evaluates it along the way, else "training": what it is while learning.
         seeds: How many seeds there are.
         reached: How many got there.
         rounds: How many.
@@ -70,6 +74,7 @@ class Result(TypedDict):
         rounds: Of the seed that got furthest.
         seed_returns: Final greedy return of each seed, the mean over agents.
         final_return: The interquartile mean of those with its interval.
+        measures: What else the federation measured, as in `summary.json`.
         bytes_up: Sent by all agents, the mean over seeds.
         bytes_down: Sent to all agents, the mean over seeds.
         model_bytes: S, the size of the parameters that a round exchanges, uncompressed.
@@ -95,6 +100,7 @@ class Result(TypedDict):
     rounds: NotRequired[int]
     seed_returns: NotRequired[list[float]]
     final_return: NotRequired[Range]
+    measures: NotRequired[dict[str, Seeded]]
     bytes_up: NotRequired[float]
     bytes_down: NotRequired[float]
     model_bytes: NotRequired[int | None]
@@ -117,13 +123,15 @@ class Study(TypedDict):
     Attributes:
         name: Of the experiment.
         grid: The values of each key that is varied.
-        target: The return at which settings are timed, or None.
+        quantity: By which settings are compared; left out by earlier versions, which compared returns.
+        target: What it has to come to for a setting to be timed, or None.
         complete: Whether every setting has run.
         settings: In the order of the product.
     """
 
     name: str
     grid: dict[str, list[Any]]
+    quantity: NotRequired[Quantity]
     target: float | None
     complete: bool
     settings: list[Result]
@@ -136,6 +144,7 @@ def result_of(
     target: float | None,
     programs: Mapping[str, int] | None = None,
     reason: str | None = None,
+    quantity: str = RETURN,
 ) -> Result:
     """Read what came of a setting.
 
@@ -146,6 +155,7 @@ def result_of(
         target: The return at which it is timed.
         programs: How often each program was compiled for it.
         reason: Why it failed when it was last run, if it did.
+        quantity: The measure that is timed.
     """
     summary = place.summary()
     result = Result(values=setting.values, label=setting.label, folder=setting.folder, state="interrupted")
@@ -178,6 +188,10 @@ def result_of(
         "compile_s": summary.get("compile_s"),
         "wall_s": summary.get("wall_s"),
     }
+    measures = summary.get("measures") or {}
+    ends = {name: each["methods"]["federated"] for name, each in measures.items() if "federated" in each["methods"]}
+    if ends:
+        result["measures"] = ends
     ours = (summary.get("refusals") or {}).get("federated") or {}
     result["refused"] = ours.get("updates", 0)
     notices = notices_of(summary)
@@ -188,25 +202,31 @@ def result_of(
     if "virtual_time" in summary:
         result["virtual_s"] = summary["virtual_time"]["time_s"]
     if target is not None:
-        result["target"] = reached_by(seeds, target, greedy=config.evaluation.every > 0)
+        what = quantity_named(quantity, [measures])
+        greedy_on_the_way = config.evaluation.every > 0 and what["source"] == "greedy"
+        result["target"] = reached_by(seeds, target, greedy=greedy_on_the_way, quantity=what)
     if programs is not None:
         result["programs"] = dict(programs)
     return result
 
 
-def reached_by(seeds: Sequence[Sequence[Mapping[str, Any]]], target: float, *, greedy: bool) -> Reached:
-    """When each seed first returned as much as the target.
+def reached_by(
+    seeds: Sequence[Sequence[Mapping[str, Any]]], target: float, *, greedy: bool, quantity: Quantity | None = None
+) -> Reached:
+    """When each seed first returned as much as the target, or got to it by another measure.
 
     Greedy returns are means over the agents that are left out in no seed in the end: see `shared_by_all`.
 
     Args:
         seeds: The records of each seed, in the order of rounds.
         target: The return to reach.
-        greedy: Whether to look at greedy returns rather than at those of training.
+        greedy: Whether to look at greedy episodes rather than at those of training.
+        quantity: What is timed; the return by default.
     """
+    what = quantity_named(RETURN, ()) if quantity is None else quantity
     last = _last_greedy(seeds)
     agents = shared_by_all(last)[1] if last else np.zeros(0, bool)
-    found = [_first(rows, target, agents if greedy else None) for rows in seeds]
+    found = [_first(rows, target, agents if greedy else None, what) for rows in seeds]
     columns = {cost: _median([each[cost] for each in found]) for cost in COSTS}
     reached = Reached(
         measure="greedy" if greedy else "training",
@@ -228,12 +248,17 @@ def _last_greedy(seeds: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[floa
     return [[number(value) for value in each[-1]] for each in found if each]
 
 
-def _first(rows: Sequence[Mapping[str, Any]], target: float, agents: np.ndarray | None) -> dict[str, float]:
-    sent = 0
+def _first(
+    rows: Sequence[Mapping[str, Any]], target: float, agents: np.ndarray | None, what: Quantity
+) -> dict[str, float]:
+    sent, sign = 0, -1.0 if what["better"] == "lower" else 1.0
     for record in rows:
         sent += record["bytes_up"]
-        value = number(record["return"]) if agents is None else _mean(record, agents)
-        if value >= target:
+        if what["name"] == RETURN and agents is not None:
+            value = _mean(record, agents)
+        else:
+            value = value_on_the_way(what, record, agents is not None)
+        if sign * value >= sign * target:
             seconds = record["round"] * _round_s(rows)
             time_s = record.get("time_s", math.inf)
             return dict(zip(COSTS, (record["round"], record["environment_steps"], sent, seconds, time_s), strict=True))

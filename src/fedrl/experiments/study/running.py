@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from fedrl.experiments.study import folder
 from fedrl.experiments.study.folder import StudyFolder
 from fedrl.experiments.study.plan import Setting, plan_of, running_order
 from fedrl.experiments.study.programs import counted
+from fedrl.experiments.study.quantity import quantity_named
 from fedrl.experiments.study.result import Result, Study, result_of
 from fedrl.launch import prepare
 
@@ -36,6 +37,7 @@ def sweep(
     *,
     overrides: Sequence[str] = (),
     target: float | None = None,
+    quantity: str | None = None,
     sinks: Sequence[Sink] = (),
 ) -> Study:
     """Run an experiment in every combination of the grid's values, and write a study folder.
@@ -44,11 +46,12 @@ def sweep(
 
     Args:
         source: A configuration, a dictionary of the same shape, or the path of an `experiment.toml`. A section
-            `[study]` in it may hold `grid` and `target`.
+            `[study]` in it may hold `grid`, `target` and `quantity`.
         grid: The values of each key that is varied: `{"federation.agents": [10, 100]}`.
         out: The study folder to make; `runs/<name>-study-<time>` by default.
         overrides: Changes for all settings, such as "rounds=20".
-        target: The return at which settings are timed.
+        target: The return at which settings are timed, or what `quantity` has to come to.
+        quantity: The measure by which settings are compared, such as "success"; the return by default.
         sinks: Functions that are told each event of each run.
 
     Returns:
@@ -61,7 +64,7 @@ def sweep(
         RunError: The folder holds a study already, another process writes to it, or it can't be written to.
     """
     prepare()
-    plan = plan_of(source, grid, overrides, target)
+    plan = plan_of(source, grid, overrides, target, quantity)
     order = running_order(plan)
     with folder.create(None if out is None else Path(out), plan) as place:
         return _conduct(place, order, sinks)
@@ -94,9 +97,17 @@ def study_in(place: StudyFolder) -> Study:
         earlier = told.get(setting.folder)
         programs, reason = (None, None) if earlier is None else (earlier.get("programs"), earlier.get("reason"))
         place_of_run = place.run_folder(setting)
-        settings.append(result_of(setting, plan.config(setting), place_of_run, plan.target, programs, reason))
+        given = (setting, plan.config(setting), place_of_run, plan.target, programs, reason, plan.quantity)
+        settings.append(result_of(*given))
     done = all(result["state"] == "finished" for result in settings)
-    return Study(name=plan.name, grid=plan.grid, target=plan.target, complete=done, settings=settings)
+    what = quantity_named(plan.quantity, _summarised(place))
+    return Study(name=plan.name, grid=plan.grid, quantity=what, target=plan.target, complete=done, settings=settings)
+
+
+def _summarised(place: StudyFolder) -> Iterator[Mapping[str, Any]]:
+    """What the summaries of settings say of what was measured."""
+    for setting in place.plan.settings:
+        yield place.run_folder(setting).summary().get("measures") or {}
 
 
 def _conduct(place: StudyFolder, order: Sequence[Setting], sinks: Sequence[Sink]) -> Study:
@@ -113,9 +124,10 @@ def _conduct(place: StudyFolder, order: Sequence[Setting], sinks: Sequence[Sink]
             with counted() as programs:
                 reason = _run(place, setting, sinks, stop)
             programs.update(result.get("programs", {}))  # before it was interrupted
-            study["settings"][setting.number - 1] = result_of(
-                setting, place.plan.config(setting), place.run_folder(setting), place.plan.target, programs, reason
-            )
+            plan, place_of_run = place.plan, place.run_folder(setting)
+            given = (setting, plan.config(setting), place_of_run, plan.target, programs, reason, plan.quantity)
+            study["settings"][setting.number - 1] = result_of(*given)
+            study["quantity"] = quantity_named(plan.quantity, _summarised(place))
             study["complete"] = all(each["state"] == "finished" for each in study["settings"])
             place.write(study)
             if stop.is_set():

@@ -1,0 +1,163 @@
+"""What learners and environments measure, against counts by hand and NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedrl import federate
+from fedrl.aggregators import mean
+from fedrl.core.measures import Measure, added, value_of
+from fedrl.core.types import Hint
+from fedrl.engines.blocks import simulate
+from fedrl.engines.nested import as_learner
+from fedrl.environments import cartpole, gridworld
+from fedrl.environments.fleet import fleet
+from fedrl.experiments.measuring import declared, sums_in
+from fedrl.learners import a2c, gated, ppo, q_table
+from fedrl.learners.actor_critic import EXPLAINED, Experience, explained_variance
+from fedrl.learners.rollout import Sampler, collect, episodes, start
+
+ACTIONS = Sampler(jax.random.uniform, lambda noise, seen: (noise * 4).astype(jnp.int32))
+CORRIDOR = "S.G"
+"""Right, right ends in the goal; anything else wastes a step."""
+
+
+def played(environment, steps, instances=3, seed=0):
+    position = start(jax.random.key(seed), environment, environment.params, instances)
+    return collect(jax.random.key(seed + 1), environment, environment.params, ACTIONS, position, steps)
+
+
+def test_success_in_a_gridworld_is_counted_as_by_hand():
+    environment = gridworld("S.O\n..G", max_steps=6)
+    _, seen, counts = played(environment, 200)
+    ended = np.asarray(seen.terminated | seen.truncated)
+    won = np.asarray(seen.reward) > 0.5  # only the goal pays
+    assert 0 < won.sum() < ended.sum()
+    assert counts["success"] == won.sum()
+    assert counts["episodes"] == ended.sum()
+
+
+def test_collecting_in_two_halves_counts_what_one_whole_does():
+    """A value per episode counts as its episode ends: the running sum stands in the position between two rollouts."""
+    tiles = replace(gridworld("S....G", max_steps=7), measures={"tiles": Measure("episode"), "cells": Measure("step")})
+
+    def step(noise, state, action, params):
+        state, timestep = gridworld("S....G", max_steps=7).step(noise, state, action, params)
+        cell = timestep.observation.astype(jnp.float32)
+        return state, timestep._replace(measures={"tiles": cell, "cells": cell})
+
+    environment = replace(tiles, step=step)
+    position, seen, first = played(environment, 10)
+    _, later, second = collect(jax.random.key(9), environment, environment.params, ACTIONS, position, 10)
+    cells = np.concatenate([seen.successor, later.successor]).astype(float)
+    ends = np.concatenate([seen.terminated | seen.truncated, later.terminated | later.truncated])
+    by_hand = sum(
+        cells[: np.flatnonzero(ends[:, i])[-1] + 1, i].sum() for i in range(cells.shape[1]) if ends[:, i].any()
+    )
+    sums = added([{name: float(x) for name, x in counts.items()} for counts in (first, second)])
+    assert sums["tiles"] == pytest.approx(by_hand)
+    assert sums["cells"] == pytest.approx(cells.sum())
+    assert sums["steps"] == cells.size
+
+
+def test_what_is_taken_at_the_end_of_an_episode_is_its_last_value():
+    def step(noise, state, action, params):
+        state, timestep = plain.step(noise, state, action, params)
+        return state, timestep._replace(measures={"cell": timestep.observation.astype(jnp.float32)})
+
+    plain = gridworld("S...G", max_steps=5)
+    environment = replace(plain, step=step, measures={"cell": Measure("episode", take="last")})
+    _, seen, counts = played(environment, 60)
+    ends = np.asarray(seen.terminated | seen.truncated)
+    assert counts["cell"] == np.asarray(seen.successor)[ends].sum()
+    whole, sums = episodes(jax.random.key(0), environment, environment.params, ACTIONS, 4, 3)
+    assert sums["cell"] == np.asarray(whole.final).sum()  # cut off after three steps
+    assert sums["episodes"] == 4
+
+
+def test_environments_without_measures_have_no_further_columns():
+    *_, counts = played(cartpole(), 5)
+    assert set(counts) == {"episodes", "episode_return"}
+
+
+def numpy_explained(advantage, target):
+    """Of one batch, as it is usually defined."""
+    return 1.0 - np.var(advantage.astype(np.float64)) / np.var(target.astype(np.float64))
+
+
+def experience(advantage, target):
+    nothing = jnp.zeros(advantage.shape)
+    return Experience(nothing, nothing, nothing, jnp.asarray(advantage), jnp.asarray(target))
+
+
+def test_explained_variance_is_that_of_numpy():
+    rng = np.random.default_rng(0)
+    target = rng.normal(50.0, 3.0, 400).astype(np.float32)
+    error = rng.normal(1.0, 1.0, 400).astype(np.float32)
+    sums = {name: float(x) for name, x in explained_variance(experience(error, target)).items()}
+    found = value_of("explained_variance", EXPLAINED, sums | {"iterations": 1.0})
+    assert found == pytest.approx(numpy_explained(error, target), rel=1e-4)
+    assert 0.8 < found < 0.95
+
+
+def test_explained_variance_of_batches_weighs_each_by_the_spread_of_its_returns():
+    rng = np.random.default_rng(1)
+    shapes = [(1.0, 0.0, 40), (5.0, 900.0, 70)]  # spread, mean, samples
+    errors = [rng.normal(0.0, spread, n).astype(np.float32) for spread, _, n in shapes]
+    targets = [rng.normal(centre, 2 * spread, n).astype(np.float32) for spread, centre, n in shapes]
+    each = [explained_variance(experience(*batch)) for batch in zip(errors, targets, strict=True)]
+    sums = added([{name: float(x) for name, x in found.items()} for found in each])
+    unexplained, spread = (sum(np.var(x.astype(float)) * len(x) for x in batch) for batch in (errors, targets))
+    found = value_of("explained_variance", EXPLAINED, sums | {"iterations": 2.0})
+    assert found == pytest.approx(1.0 - unexplained / spread, rel=1e-4)
+
+
+def test_returns_far_from_zero_keep_their_spread():
+    rng = np.random.default_rng(2)
+    target = (1e5 + rng.normal(0.0, 1.0, 1024)).astype(np.float32)
+    error = rng.normal(0.0, 0.5, 1024).astype(np.float32)
+    sums = {name: float(x) for name, x in explained_variance(experience(error, target)).items()}
+    assert value_of("e", EXPLAINED, sums | {"iterations": 1.0}) == pytest.approx(
+        numpy_explained(error, target), abs=0.02
+    )
+
+
+@pytest.mark.parametrize("learner", [ppo(cartpole(), steps=16), a2c(cartpole())])
+def test_critics_say_how_much_they_explain(learner):
+    simulation = simulate(federate(learner, mean(), local_steps=2), fleet(learner.environment, 2))
+    _, seen = simulation.round(simulation.init(0))
+    assert (seen.metrics["spread"] > 0).all()
+    assert (seen.metrics["unexplained"] > 0).all()
+
+
+def test_the_gate_says_how_often_it_refused():
+    learner = gated(q_table(gridworld(CORRIDOR), instances=2, steps=8), trials=2, horizon=5)
+    simulation = simulate(federate(learner, mean(), local_steps=3), fleet(learner.environment, 3))
+    population = simulation.init(0)
+    refused = []
+    for _ in range(4):
+        population, seen = simulation.round(population)
+        refused.append(seen.metrics["adoptions_refused"])
+    assert np.isin(refused, [0.0, 1.0]).all()  # once a round, however many local steps
+
+
+def test_a_federation_as_a_learner_counts_the_iterations_and_rounds_of_its_agents():
+    inner = federate(
+        gated(q_table(gridworld(CORRIDOR), instances=2, steps=8), trials=2, horizon=5), mean(), local_steps=3
+    )
+    learner = as_learner(inner, 4)
+    state = learner.init(jax.random.key(0), learner.environment.params)
+    hint = Hint(learner.params(state), learner.params(state))
+    _, metrics = jax.jit(learner.update)(jax.random.key(1), state, hint)
+    assert metrics["iterations"] == 4 * 3
+    assert metrics["rounds"] == 4
+    outer = simulate(federate(learner, mean(), local_steps=2), fleet(learner.environment, 2))
+    _, seen = outer.round(outer.init(0))
+    sums = sums_in(declared(learner, {}), learner, seen, np.array([2, 2]))
+    assert sums["loss"]["iterations"] == 2 * 2 * 4 * 3
+    assert sums["adoptions_refused"]["rounds"] == 2 * 2 * 4
