@@ -18,6 +18,7 @@ def main() -> None:
     import jax
 
     from benchmarks.workload import federation_of
+    from fedrl.core.learner import iterate
     from fedrl.core.stage import zeros_like
     from fedrl.core.types import Hint
     from fedrl.environments import cartpole
@@ -36,7 +37,7 @@ def main() -> None:
     @jax.jit
     def train(key: jax.Array, params: object, states: object) -> tuple[object, object]:
         def one(key: jax.Array, state: object) -> object:
-            return learner.update(key, learner.adopt(state, params), Hint(params, zeros_like(params)))[0]
+            return iterate(learner, key, learner.adopt(state, params), Hint(params, zeros_like(params)))[0]
 
         states = jax.vmap(one)(jax.random.split(key, share), states)
         return states, jax.tree.map(lambda leaf: leaf.sum(0), learner.params(states))
