@@ -11,7 +11,8 @@ import fedrl.launch
 from benchmarks.measure import Figure, emit, seconds
 
 if TYPE_CHECKING:
-    from fedrl.core.learner import Learner, iterate
+    from fedrl.core.learner import Learner
+    from fedrl.core.learner import iterate as iteration
 
 SEEDS = 5
 EPISODES = 50
@@ -70,7 +71,7 @@ def train(task: Task) -> list[float]:
     def iterate(keys: jax.Array, states: object) -> object:
         def one(key: jax.Array, state: object) -> object:
             params = learner.params(state)
-            return iterate(learner, key, learner.adopt(state, params), Hint(params, zeros_like(params)))[0]
+            return iteration(learner, key, learner.adopt(state, params), Hint(params, zeros_like(params)))[0]
 
         return jax.vmap(one)(keys, states)
 
