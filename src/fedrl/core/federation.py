@@ -23,7 +23,7 @@ from fedrl.core.checks import check_composition, check_one_of, check_positive
 from fedrl.core.component import Call, component, record
 from fedrl.core.double import sum_of
 from fedrl.core.errors import UnsoundError
-from fedrl.core.faults import FAULT, fault_of, to_send, undone
+from fedrl.core.faults import FAULT, fault_of, kept, settled, snapshot, to_send, undone
 from fedrl.core.keys import agent_key, rule_key
 from fedrl.core.learner import Experience, Learner, differentiate, iterate
 from fedrl.core.parts import joined
@@ -81,17 +81,21 @@ class Federation:
         init_agent: `(key, agent, env_params, steps) -> AgentState`, of an agent by itself: its share is 1, until an
             engine says otherwise.
         broadcast: `ServerState -> Broadcast`.
-        agent: `(key, Broadcast, AgentState, cohort) -> (Update, AgentState, Metrics)`; each metric has a leading axis
-            of local steps. The metrics stay on the agent: a return curve is private data. One of them is
-            `fedrl.core.faults.FAULT`; where it is not 0 the others are.
+        agent: `(key, Broadcast, AgentState, cohort, here=True, before=None) -> (Update, AgentState, Metrics)`; an agent
+            that is not here is in the end what it was. `before` is a snapshot of it, if one was taken: an engine that
+            takes it in a program of its own saves a copy of large rings. Each metric has a leading axis of local steps.
+            The metrics stay on the agent: a return curve is private data. One of them is `fedrl.core.faults.FAULT`;
+            where it is not 0 the others are.
         server: `(key, Arrivals[n], ServerState, Updates[n]) -> ServerState`.
         begin: `(key, Broadcast, AgentState, cohort) -> (Task, AgentState)`.
+        remember: `AgentState -> before`, a snapshot (`fedrl.core.faults`) of an agent before a round.
         work: `(Task, AgentState, total, step, experience | None) -> (AgentState, total, Metrics)`, one local step.
             Without experience, the learner gathers its own. With gradients as payload, the learner takes no step, and
             the sum `total` of the negative gradients grows instead.
-        report: `(Task, before, after, total, metrics) -> (Update, AgentState, fault)`, of the agent before `begin`
-            and after its local steps, the metrics summed over them. An agent whose training is at fault
-            (`fedrl.core.faults`) is what it was before, and the weight of its update is NaN.
+        report: `(Task, before, after, total, metrics) -> (Update, AgentState, fault)`, of a snapshot of the agent
+            before `begin` and of the agent after its local steps, the metrics summed over them. An agent whose training
+            is at fault (`fedrl.core.faults`) is what it was before, and the weight of its update is NaN. Its rings of
+            experience are still to be `settled`.
         descent: `params -> total` before the first step: zeros, or nothing where agents take steps of their own.
         decode: `(Broadcast, Update) -> Update`, for one update; from here on its weight is the aggregator's.
         aggregate: `(key, Arrivals[n], ServerState, Updates[n]) -> (Update, aggregator state)`, of decoded updates;
@@ -109,9 +113,10 @@ class Federation:
     init_server: Callable[[Key], ServerState]
     init_agent: Callable[[Key, jax.Array, PyTree, jax.Array], AgentState]
     broadcast: Callable[[ServerState], Broadcast]
-    agent: Callable[[Key, Broadcast, AgentState, jax.Array], tuple[Update, AgentState, Metrics]]
+    agent: Callable[..., tuple[Update, AgentState, Metrics]]
     server: Callable[[Key, Arrivals, ServerState, Update], ServerState]
     begin: Callable[[Key, Broadcast, AgentState, jax.Array], tuple[Task, AgentState]]
+    remember: Callable[[AgentState], AgentState]
     work: Callable[[Task, AgentState, PyTree, jax.Array, Experience | None], tuple[AgentState, PyTree, Metrics]]
     report: Callable[[Task, AgentState, AgentState, PyTree, Metrics], tuple[Update, AgentState, jax.Array]]
     descent: Callable[[PyTree], PyTree]
@@ -194,6 +199,9 @@ def federate(
         task = Task(agent_key(key, sent.version, agent.agent), sent, hint, cohort)
         return task, agent._replace(learner=learner.adopt(agent.learner, sent.params))
 
+    def remember(agent: AgentState) -> AgentState:
+        return snapshot(agent, local_steps * learner.samples)
+
     def descent(params: PyTree) -> PyTree:
         return zeros_like(params) if payload == "gradient" else ()
 
@@ -215,9 +223,9 @@ def federate(
             value = jax.tree.map(lambda s: s / jnp.maximum(agent.steps, 1), total)
         else:
             value = jax.tree.map(jnp.subtract, learner.params(agent.learner), task.broadcast.params)
-        return settled(task, before, value, *encode(task, agent, value, metrics))
+        return judged(task, before, value, *encode(task, agent, value, metrics))
 
-    def settled(
+    def judged(
         task: Task, before: AgentState, value: PyTree, update: Update, after: AgentState
     ) -> tuple[Update, AgentState, jax.Array]:
         fault = fault_of(before.learner, after.learner, to_send(value, update))
@@ -240,8 +248,16 @@ def federate(
             update = update._replace(report=statement(questions, context, value))
         return update, agent._replace(local=local)
 
-    def train(key: Key, sent: Broadcast, before: AgentState, cohort: jax.Array) -> tuple[Update, AgentState, Metrics]:
-        task, agent = begin(key, sent, before, cohort)
+    def train(
+        key: Key,
+        sent: Broadcast,
+        agent: AgentState,
+        cohort: jax.Array,
+        here: jax.Array | bool = True,
+        before: AgentState | None = None,
+    ) -> tuple[Update, AgentState, Metrics]:
+        before = remember(agent) if before is None else before
+        task, agent = begin(key, sent, agent, cohort)
         total = descent(sent.params)
 
         def step(i: jax.Array, carry: tuple[AgentState, PyTree]) -> tuple[tuple[AgentState, PyTree], Metrics]:
@@ -254,7 +270,9 @@ def federate(
         else:
             (agent, total), metrics = _repeated(step, agent.steps, local_steps, (agent, total))
         update, agent, fault = report(task, before, agent, total, _summed(metrics))
-        return update, agent, _told_of(fault, metrics)
+        if not isinstance(here, bool):
+            agent = kept(here, agent, before)
+        return update, settled(agent, before), _told_of(fault, metrics)
 
     def decode(sent: Broadcast, update: Update) -> Update:
         update = undo(sent.shared, update)
@@ -287,6 +305,7 @@ def federate(
         agent=train,
         server=server,
         begin=begin,
+        remember=remember,
         work=work,
         report=report,
         descent=descent,
@@ -343,7 +362,8 @@ def _repeated(
     """So many local steps in a row; each metric has a leading axis of `most`, zero from the last step on.
 
     Over a block of agents the loop ends with whoever has most to do, and the others stand still from their own last
-    step on. So one program serves rounds of any length, and a short one is short.
+    step on. So one program serves rounds of any length, and a short one is short. If `steps` is one number for all of
+    the block (no batched axis under `vmap`), nobody stands still, and nothing is selected.
     """
     measured = jax.eval_shape(step, jnp.int32(0), carry)[1]
     nothing = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), measured)

@@ -123,8 +123,7 @@ def simulate_budget(
             blocks[i] = blocks[i]._replace(local=local)
             outcomes.append((result, chosen))
         sending = work.agents[np.isin(work.agents, ids[admitted])]
-        arrivals = on_time(sending)
-        merged = merge(population.key, population.server, outcomes, arrivals)
+        merged = merge(population.key, population.server, outcomes, on_time(sending))
         blocks = list(given_back(blocks, work.before, merged.lost(sending)))
         memory = admission.hear(population.between, ids, said, admitted) if bids else population.between
         sent = np.isin(np.arange(agents), sending)
@@ -139,7 +138,7 @@ def simulate_budget(
             messages_up=bids + int(spoken.sum()),  # bids, then updates
             messages_down=asked + bids,  # broadcasts, then answers to bids
             uploads=Uploads(sizes, spoken, report),
-            arrivals=arrivals,
+            arrivals=on_time(ids),
             admitted=ids[admitted],
             skipped=merged.skipped,
             sums=compute_of(began, trained),

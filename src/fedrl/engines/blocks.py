@@ -24,8 +24,9 @@ import numpy as np
 
 from fedrl.core.aggregator import on_time
 from fedrl.core.environment import compiled
-from fedrl.core.faults import FAULT
+from fedrl.core.faults import FAULT, rings_in, with_logs
 from fedrl.core.federation import AgentState, Federation
+from fedrl.core.replay import Log
 from fedrl.core.types import Broadcast, Key, Params, PyTree, Update
 from fedrl.engines.compute import compute_of
 from fedrl.engines.merging import Upload, accounting, failures, merging, messages, outcome, uploaded
@@ -170,7 +171,7 @@ def training(
             what `merging` takes by default.
     """
     compiled(federation.learner.environment)
-    run_block = _block_program(federation, address, hand_over)
+    run_block, logs = _block_program(federation, address, hand_over), _logging(federation)
     agents = jax.tree.leaves(fleet)[0].shape[0]
     names = metric_names(federation, shapes(fleet, skip=1))
     failed = failures(federation, shapes(fleet, skip=1))
@@ -196,12 +197,12 @@ def training(
             spot = (id(spoken_to[i]), places[i % len(places)])
             if spot not in copies:
                 copies[spot] = (at_hand(spoken_to[i], spot[1]), np.int32(asked[spot[0]]), np.bool_(talk))
-        key = np.asarray(jax.random.key_data(population.key))
+        key, alike = np.asarray(jax.random.key_data(population.key)), _steps_of_all(federation, population.blocks)
         blocks, before = list(population.blocks), {}
 
         def dispatch(i: int, here: np.ndarray) -> tuple[Any, jax.Array, Upload]:
             given = copies[id(spoken_to[i]), places[i % len(places)]]
-            blocks[i], before[i], *found = run_block(key, *given, blocks[i], here)
+            blocks[i], before[i], *found = run_block(key, *given, alike, blocks[i], logs(blocks[i]), here)
             result, columns, uploads = found
             return result, columns, uploads
 
@@ -229,6 +230,14 @@ def training(
     return train
 
 
+def _steps_of_all(federation: Federation, blocks: Sequence[AgentState]) -> np.int32 | None:
+    """How many local steps every agent takes; None if they differ, or if all take one, which is no loop."""
+    if federation.local_steps == 1:
+        return None
+    steps = np.unique(np.concatenate([np.asarray(block.steps) for block in blocks]))
+    return np.int32(steps[0]) if len(steps) == 1 else None
+
+
 @shared
 def _block_program(
     federation: Federation,
@@ -239,27 +248,56 @@ def _block_program(
     learner = federation.learner
 
     def one(
-        key: Key, sent: Broadcast, cohort: jax.Array, talk: jax.Array, agent: AgentState, here: jax.Array
+        key: Key,
+        sent: Broadcast,
+        cohort: jax.Array,
+        talk: jax.Array,
+        alike: jax.Array | None,
+        agent: AgentState,
+        logs: list[Log],
+        here: jax.Array,
     ) -> tuple[AgentState, Update, dict[str, jax.Array], Upload]:
-        own = learner.params(agent.learner)
+        before, own = with_logs(agent, logs), learner.params(agent.learner)
+        agent = agent if alike is None else agent._replace(steps=alike)
         sent = sent if address is None else address(sent, agent)
         # not a select: fused with the training, a compiler asks for `talk` in its midst and rounds the first seat apart
         sent = sent._replace(params=jax.lax.cond(talk, lambda: sent.params, lambda: own))
-        update, after, metrics = federation.agent(key, sent, agent, cohort)
+        update, after, metrics = federation.agent(key, sent, agent, cohort, here, before)
         spoken = jax.tree.map(lambda new, old: jnp.where(talk, new, old), after.local, agent.local)
         after = after._replace(local=spoken)  # an agent that sent nothing must not believe it did
-        kept = jax.tree.map(lambda new, old: jnp.where(here, new, old), after, agent)
-        return kept, federation.decode(sent, update), jax.tree.map(lambda x: x.sum(0), metrics), uploaded(update)
+        return (
+            after,
+            federation.decode(sent, update),
+            jax.tree.map(lambda x: x.sum(0), metrics),
+            uploaded(update),
+        )
 
     def block(
-        key: Key, sent: Broadcast, cohort: jax.Array, talk: jax.Array, agents: AgentState, here: jax.Array
+        key: Key,
+        sent: Broadcast,
+        cohort: jax.Array,
+        talk: jax.Array,
+        alike: jax.Array | None,
+        agents: AgentState,
+        logs: list[Log],
+        here: jax.Array,
     ) -> tuple[AgentState, PyTree, Any, jax.Array, Upload]:
-        each, before = jax.vmap(one, (None, None, None, None, 0, 0)), agents.local
-        agents, updates, metrics, uploads = each(jax.random.wrap_key_data(key), sent, cohort, talk, agents, here)
+        each, before, key = jax.vmap(one, (None,) * 5 + (0, 0, 0)), agents.local, jax.random.wrap_key_data(key)
+        agents, updates, metrics, uploads = each(key, sent, cohort, talk, alike, agents, logs, here)
         columns = jnp.stack([metrics[name] for name in sorted(metrics)])
         return agents, before, hand_over(federation, agents, updates, here), columns, uploads
 
-    return jax.jit(block, donate_argnums=4)
+    return jax.jit(block, donate_argnums=5)
+
+
+@shared
+def _logging(federation: Federation) -> Callable[[AgentState], list[Log]]:
+    """What a round may overwrite of the rings in a block, in a program of its own.
+
+    In the program that overwrites them, a compiler would rather copy a whole ring than read a few rows of it first.
+    """
+    logs = jax.jit(jax.vmap(lambda agent: rings_in(federation.remember(agent))))
+    return lambda block: logs(block) if rings_in(block) else []
 
 
 @shared

@@ -138,8 +138,9 @@ def simulate_host(
         asked, present = attendance(cohort, seats)
         given = (population.key, federation.broadcast(population.server), np.int32(asked))
         copies = {place: jax.device_put(given, place) for place in places}
-        blocks, starts, totals = list(population.blocks), {}, {}
+        blocks, olds, starts, totals = list(population.blocks), {}, {}, {}
         for i, here in present:
+            olds[i] = programs.remember(blocks[i])
             blocks[i], starts[i], totals[i] = programs.begin(
                 *copies[places[i % len(places)]], blocks[i], here, np.bool_(talk)
             )
@@ -165,9 +166,8 @@ def simulate_host(
             }  # of empty seats: nobody's
             known: dict[str, Any] = {**columns[i], **own_counts}
             given_here = copies[places[i % len(places)]]
-            old = population.blocks[i]
             blocks[i], result, upload, fault, before[i] = programs.report(
-                *given_here, starts[i], old, blocks[i], totals[i], here, np.bool_(talk), known
+                *given_here, starts[i], olds[i], blocks[i], totals[i], here, np.bool_(talk), known
             )
             faults[i] = np.asarray(fault)
             sound = here & (faults[i] == 0)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedrl.core.faults import kept, settled
 from fedrl.core.federation import GATHER, AgentState, Federation
 from fedrl.core.keys import agent_key
 from fedrl.core.learner import Trajectory, behaviours_of, explore
@@ -29,8 +30,9 @@ class Programs(NamedTuple):
         stack: The parameters of several blocks as one.
         keys: The keys by which agents act in a local step.
         act: `(keys, time, params, observation) -> action`, row by row.
+        remember: Snapshots of the agents of a block.
         begin: Agents of a block adopt the broadcast; also returns the parameters they start from, and the sum of
-            gradients that they will send, if they do.
+            gradients that they will send, if they do. The block passed in is consumed.
         work: One local step on what was gathered.
         report: What the agents made of it, given what they were before `begin`; also returns what is `uploaded`, whose
             training is at fault, and what their stages remembered.
@@ -40,6 +42,7 @@ class Programs(NamedTuple):
     stack: Callable[[list[tuple[Params, ...]]], tuple[Params, ...]]
     keys: Callable[..., Key]
     act: Callable[..., jax.Array]
+    remember: Callable[[AgentState], AgentState]
     begin: Callable[..., tuple[AgentState, Params, PyTree]]
     work: Callable[..., tuple[AgentState, PyTree, Metrics]]
     report: Callable[..., tuple[AgentState, Any, Upload, jax.Array, PyTree]]
@@ -75,7 +78,7 @@ def compiled(federation: Federation) -> Programs:
             own = learner.params(agent.learner)
             start = jax.tree.map(lambda new, old: jnp.where(talk, new, old), sent.params, own)
             _, after = federation.begin(key, sent._replace(params=start), agent, cohort)
-            return _where(here, after, agent), start, federation.descent(start)
+            return kept(here, after, agent), start, federation.descent(start)
 
         return jax.vmap(one)(agents, here)
 
@@ -95,8 +98,8 @@ def compiled(federation: Federation) -> Programs:
         ) -> tuple[AgentState, PyTree, Metrics]:
             task, _ = federation.begin(key, sent._replace(params=start), agent, cohort)
             *after, metrics = federation.work(task, agent, total, step, seen)
-            kept, summed = _where(going, tuple(after), (agent, total))
-            return kept, summed, _where(going, metrics, jax.tree.map(jnp.zeros_like, metrics))
+            agent, total = kept(going, tuple(after), (agent, total))
+            return agent, total, _where(going, metrics, jax.tree.map(jnp.zeros_like, metrics))
 
         size = going.shape[0]
         own = jax.tree.map(lambda x: jax.vmap(by_agent, (0, None), 1)(x, size), seen)
@@ -121,7 +124,8 @@ def compiled(federation: Federation) -> Programs:
             task, _ = federation.begin(key, own, agent, cohort)
             update, after, fault = federation.report(task, old, agent, total, known)
             after = after._replace(local=_where(talk, after.local, old.local))  # what was not sent is not remembered
-            return _where(here, after, old), federation.decode(own, update), uploaded(update), fault
+            after = settled(kept(here, after, old), old)
+            return after, federation.decode(own, update), uploaded(update), fault
 
         agents, updates, uploads, faults = jax.vmap(one)(starts, before, agents, totals, here, known)
         return agents, outcome(federation, updates, here), uploads, faults, before.local
@@ -131,7 +135,8 @@ def compiled(federation: Federation) -> Programs:
         stack,
         keys,
         act,
-        jax.jit(begin),
+        jax.jit(jax.vmap(federation.remember)),
+        jax.jit(begin, donate_argnums=3),
         jax.jit(work, donate_argnums=4),
         jax.jit(report, donate_argnums=5),
     )

@@ -20,11 +20,19 @@ from fedrl.core.errors import UnsoundError
 from fedrl.core.faults import FAULT
 from fedrl.core.federation import AgentState, Federation, ServerState
 from fedrl.core.learner import Experience, Learner, nothing_gathered, same_stream
+from fedrl.core.replay import Replay
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 
 
+class Rings(NamedTuple):
+    """Rings of experience of several agents: no `Replay` to the outer federation, which knows those of one agent."""
+
+    rows: PyTree
+    written: jax.Array
+
+
 class NestedState(NamedTuple):
-    """The server of the inner federation, and its agents with a leading axis."""
+    """The server of the inner federation, and its agents with a leading axis, their rings of experience as `Rings`."""
 
     server: ServerState
     agents: AgentState
@@ -65,17 +73,17 @@ def as_learner(federation: Federation, agents: int) -> Learner:
         axis = None if all(jnp.ndim(g) == jnp.ndim(d) for g, d in zip(given, like, strict=True)) else 0
         steps = jnp.full(agents, federation.local_steps, jnp.int32)
         each = jax.vmap(federation.init_agent, (None, 0, axis, 0))(key, jnp.arange(agents), env_params, steps)
-        return NestedState(server, each)
+        return NestedState(server, _renamed(each, Replay, Rings))
 
     def learn(key: Key, state: NestedState, experience: Experience, hint: Hint) -> tuple[NestedState, Metrics]:
         del experience, hint  # the agents gather their own, and hear their own server only
         sent = federation.broadcast(state.server)
         round_of = jax.vmap(federation.agent, (None, None, 0, None))
-        updates, each, metrics = round_of(key, sent, state.agents, jnp.int32(agents))
+        updates, each, metrics = round_of(key, sent, _renamed(state.agents, Rings, Replay), jnp.int32(agents))
         del metrics[FAULT]  # an update at fault has a weight of NaN, which makes it a fault of this learner
         server = federation.server(key, on_time(jnp.arange(agents)), state.server, updates)
         counts = {"iterations": state.agents.steps.sum().astype(jnp.float32), "rounds": jnp.float32(agents)}
-        return NestedState(server, each), counts | jax.tree.map(jnp.sum, metrics)
+        return NestedState(server, _renamed(each, Replay, Rings)), counts | jax.tree.map(jnp.sum, metrics)
 
     def adopt(state: NestedState, params: Params) -> NestedState:
         return state._replace(server=state.server._replace(params=params))
@@ -94,3 +102,8 @@ def as_learner(federation: Federation, agents: int) -> Learner:
         discount=learner.discount,
         measures=learner.measures,
     )
+
+
+def _renamed(tree: PyTree, old: type, new: type) -> PyTree:
+    """The tree with nodes of one record type as nodes of another of the same fields."""
+    return jax.tree.map(lambda x: new(*x) if isinstance(x, old) else x, tree, is_leaf=lambda x: isinstance(x, old))  # type: ignore[misc]

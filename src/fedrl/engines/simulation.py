@@ -115,7 +115,8 @@ class Round(NamedTuple):
         messages_up: Messages to a server or to neighbours; what a stage holds back is none.
         messages_down: Messages from servers.
         uploads: What each agent sent.
-        arrivals: Whose updates arrived at a server, and how stale they were, as the engine knows.
+        arrivals: Whose updates arrived at a server, or bids for sending one, and how stale they were, as the engine
+            knows.
         levels: Of a hierarchy, the bytes up and down between each level and the one above, from the agents on.
         latency_s: How long the messages of the round take, if the links are known.
         steps: Local steps of every agent in the round, 0 for who was not asked or did not arrive; None if all did as
