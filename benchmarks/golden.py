@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -362,4 +363,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--run"]:
         run(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
     else:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no worktree is left behind
         raise SystemExit(main())

@@ -92,7 +92,7 @@ def test_every_merge_is_that_of_one_event_at_a_time(schedule, federation):
 @pytest.mark.parametrize("schedule", MORE, ids=repr)
 def test_so_is_every_merge_of_one_update(schedule):
     for devices in DEVICES.values():
-        compared(FEDERATIONS["a mean of unequal work"], schedule, devices | LINKS, 2 * ROUNDS)
+        compared(FEDERATIONS["a mean of unequal work"], schedule, devices | LINKS, 4 * ROUNDS)
 
 
 def test_the_cases_have_rounds_without_a_quorum_and_updates_that_are_late():
