@@ -18,7 +18,7 @@ import numpy as np
 from fedrl.core.environment import AnyEnvironment, Space
 from fedrl.core.host import Instances
 from fedrl.core.learner import Trajectory
-from fedrl.core.measures import counting
+from fedrl.core.measures import counting, step_values
 from fedrl.core.types import PyTree
 
 
