@@ -91,9 +91,7 @@ Measures: TypeAlias = Mapping[str, Measure]
 RETURN = Measure("episode", better="higher", parts=("episode_return",))
 """Of every environment: the undiscounted return."""
 LOSS = Measure("iteration")
-"""Of learners whose loss says nothing of how good a policy is: that of a policy gradient."""
-SQUARED_ERROR = Measure("iteration", better="lower")
-"""Of learners whose loss is how wrong values are."""
+"""Of learners: neither way is better, for who stays where little is to be learned has the smallest loss."""
 
 
 def parts_of(name: str, measure: Measure) -> tuple[str, ...]:

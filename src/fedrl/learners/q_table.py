@@ -19,7 +19,7 @@ from fedrl.core.component import component
 from fedrl.core.environment import AnyEnvironment, Discrete
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner, Trajectory
-from fedrl.core.measures import SQUARED_ERROR
+from fedrl.core.measures import LOSS
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 from fedrl.learners.rollout import Position, Sampler, collect, nothing_counted, start
 
@@ -138,7 +138,7 @@ def q_table(
         horizon=steps if follows else 0,
         instances=instances if follows else 0,
         probabilities=lambda params, observation: behaviour(params["q"], exploration)[observation].T,
-        measures={"loss": SQUARED_ERROR},
+        measures={"loss": LOSS},
     )
 
 
