@@ -185,7 +185,7 @@ def test_a_study_of_what_is_not_measured_is_refused_with_what_is() -> None:
     [
         {},
         {"topology": "ring"},
-        {"hierarchy": {"name": "tree", "fan_out": [2]}},
+        {"hierarchy": {"name": "tree", "branching": [2]}},
         {"clock": {"step_s": 1.0}},
         {"selection": {"name": "uniform", "cohort": 2}},
         {"admission": {"name": "by_priority", "budget_bytes": 10_000}},

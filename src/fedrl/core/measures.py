@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -19,13 +19,11 @@ from fedrl.core.errors import ConfigError, UnsoundError, nearest
 if TYPE_CHECKING:
     from fedrl.core.learner import Learner
 
-Per: TypeAlias = Literal["step", "iteration", "episode", "round"]
-Better: TypeAlias = Literal["lower", "higher"]
-Take: TypeAlias = Literal["sum", "last"]
 Value = TypeVar("Value")
 
 COUNTS: dict[str, str] = {"step": "steps", "iteration": "iterations", "episode": "episodes", "round": "rounds"}
 """The sum by which a measure is divided that is per this."""
+BETTER, TAKES = ("lower", "higher"), ("sum", "last")
 
 
 @dataclass(frozen=True)
@@ -59,20 +57,18 @@ class Measure:
     0.25
     """
 
-    per: Per
+    per: str
     unit: str = ""
-    better: Better | None = None
+    better: str | None = None
     parts: Sequence[str] = ()
     finish: Callable[[Mapping[str, Any]], Any] | None = None
-    take: Take = "sum"
+    take: str = "sum"
 
     def __post_init__(self) -> None:
-        known = (("per", get_args(Per)), ("better", (None, *get_args(Better))), ("take", get_args(Take)))
-        for name, words in known:
+        for name, words in (("per", tuple(COUNTS)), ("better", BETTER), ("take", TAKES)):
             value = getattr(self, name)
-            if value not in words:
-                hint = nearest(str(value), [word for word in words if word is not None])
-                raise ConfigError(f"{name} of a measure is {value!r}, which is not known. {hint}")
+            if value not in words and (name, value) != ("better", None):
+                raise ConfigError(f"{name} of a measure is {value!r}, which is not known. {nearest(str(value), words)}")
         object.__setattr__(self, "parts", tuple(self.parts))
         if len(self.parts) > 1 and self.finish is None:
             raise ConfigError(
@@ -95,9 +91,7 @@ Measures: TypeAlias = Mapping[str, Measure]
 RETURN = Measure("episode", better="higher", parts=("episode_return",))
 """Of every environment: the undiscounted return."""
 LOSS = Measure("iteration")
-"""Of learners whose loss says nothing of how good a policy is: that of a policy gradient."""
-SQUARED_ERROR = Measure("iteration", better="lower")
-"""Of learners whose loss is how wrong values are."""
+"""Of learners: neither way is better, for who stays where little is to be learned has the smallest loss."""
 
 
 def parts_of(name: str, measure: Measure) -> tuple[str, ...]:

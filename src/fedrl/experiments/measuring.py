@@ -151,9 +151,7 @@ def summary_of(
         found[name] = result
     for method, here in measures.items():
         rows = [record for record in records if record["method"] == method and "sums" in record]
-        last = [
-            _last([r["sums"] for r in rows if r["seed"] == seed]) for seed in dict.fromkeys(r["seed"] for r in rows)
-        ]
+        last = [_last([r["sums"] for r in rows if r["seed"] == each.seed]) for each in outcomes.get(method, ())]
         for name, measure in here.all.items():
             if name == RETURN or name in evaluated(learner):
                 continue

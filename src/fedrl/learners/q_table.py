@@ -19,7 +19,7 @@ from fedrl.core.component import component
 from fedrl.core.environment import AnyEnvironment, Discrete
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Experience, Learner, Trajectory, nothing_gathered, same_stream
-from fedrl.core.measures import SQUARED_ERROR
+from fedrl.core.measures import LOSS
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 from fedrl.learners.rollout import Position, Sampler, nothing_counted, start
 from fedrl.learners.rollout import collect as roll_out
@@ -140,7 +140,7 @@ def q_table(
         split_key=same_stream,  # one half draws
         probabilities=lambda params, observation: behaviour(params["q"], exploration)[observation].T,
         discount=discount,
-        measures={"loss": SQUARED_ERROR},
+        measures={"loss": LOSS},
     )
 
 

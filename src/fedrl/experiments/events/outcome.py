@@ -228,7 +228,7 @@ class MeasureResult(TypedDict):
 
     per: str
     unit: str
-    better: Literal["lower", "higher"] | None
+    better: str | None
     source: Literal["greedy", "training"]
     methods: dict[str, Seeded]
     agents: NotRequired[dict[str, list[float | None]]]

@@ -26,7 +26,7 @@ class Quantity(TypedDict):
 
     name: str
     unit: str
-    better: Literal["lower", "higher"] | None
+    better: str | None
     source: Literal["greedy", "training"]
 
 
