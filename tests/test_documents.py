@@ -9,9 +9,10 @@ import pytest
 
 import fedrl
 from fedrl.aggregators import mean
-from fedrl.core import component
+from fedrl.core.component import CATALOGUE
 from fedrl.environments import cartpole
 from fedrl.experiments.build import build
+from fedrl.experiments.catalogue import fill
 from fedrl.experiments.config import load
 from fedrl.learners import ppo
 from fedrl.stages import clip, uniform_quantize
@@ -27,14 +28,23 @@ def shown(language: str) -> list[Any]:
     ]
 
 
+@pytest.fixture
+def own_catalogue():
+    """What the shown code adds to the catalogue is gone afterwards."""
+    fill()
+    before = dict(CATALOGUE)
+    yield
+    CATALOGUE.clear()
+    CATALOGUE.update(before)
+
+
 BLOCKS, FRAGMENTS = shown("python"), shown("toml")
 
 
 @pytest.mark.parametrize("code", BLOCKS)
 @pytest.mark.filterwarnings("ignore:JAX's backend already runs:RuntimeWarning")
-def test_shown_code_runs(code, capsys, monkeypatch, tmp_path):
+def test_shown_code_runs(code, capsys, monkeypatch, tmp_path, own_catalogue):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(component, "CATALOGUE", dict(component.CATALOGUE))  # some of it makes components
     names = {"federate": fedrl.federate, "mean": mean, "clip": clip, "ppo": ppo, "cartpole": cartpole}
     exec(code.replace("range(60)", "range(1)"), names)
     if "print(" in code:
