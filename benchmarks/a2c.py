@@ -35,6 +35,7 @@ def balanced(seeds: list[int]) -> list[float]:
     import jax.numpy as jnp
     import numpy as np
 
+    from fedrl.core.learner import iterate
     from fedrl.core.stage import zeros_like
     from fedrl.core.types import Hint
     from fedrl.environments import cartpole
@@ -47,11 +48,11 @@ def balanced(seeds: list[int]) -> list[float]:
     @jax.jit
     def train(keys: jax.Array, states: object) -> object:
         def one(key: jax.Array, state: object) -> object:
-            def iterate(state: object, each: jax.Array) -> tuple[object, None]:
+            def step(state: object, each: jax.Array) -> tuple[object, None]:
                 params = learner.params(state)
-                return learner.update(each, state, Hint(params, zeros_like(params)))[0], None
+                return iterate(learner, each, state, Hint(params, zeros_like(params)))[0], None
 
-            return jax.lax.scan(iterate, state, jax.random.split(key, BALANCING // EVALUATIONS // learner.samples))[0]
+            return jax.lax.scan(step, state, jax.random.split(key, BALANCING // EVALUATIONS // learner.samples))[0]
 
         return jax.vmap(one)(keys, states)
 

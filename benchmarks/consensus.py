@@ -19,7 +19,7 @@ from benchmarks.measure import Figure, emit
 from fedrl.aggregators import mean
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_nothing, first
 from fedrl.core.federation import federate
-from fedrl.core.learner import Learner
+from fedrl.core.learner import Learner, nothing_gathered, same_stream
 from fedrl.engines.gossip import gossip
 from fedrl.topologies import (
     average,
@@ -67,19 +67,21 @@ def nowhere() -> Environment:
 def scattering() -> Learner:
     """A learner that goes somewhere at random once, and learns nothing after."""
 
-    def update(key, state, hint):  # type: ignore[no-untyped-def]
-        del hint
+    def learn(key, state, experience, hint):  # type: ignore[no-untyped-def]
+        del experience, hint
         params = jnp.where(state.fresh, jax.random.normal(key, (SIZE,)), state.params)
         return Scattered(params, jnp.bool_(False)), {"loss": jnp.float32(0.0)}
 
     return Learner(
         init=lambda key, env_params: Scattered(jnp.zeros(SIZE), jnp.bool_(True)),
-        update=update,
+        collect=nothing_gathered,
+        learn=learn,
         act=lambda key, params, observation, greedy: jnp.zeros(observation.shape[-1:], jnp.int32),
         params=lambda state: state.params,
         adopt=lambda state, params: state._replace(params=params),
         environment=nowhere(),
         samples=1,
+        split_key=same_stream,
     )
 
 

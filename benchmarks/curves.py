@@ -48,6 +48,7 @@ def ours(id: str) -> list[list[float]]:
     import jax
     import numpy as np
 
+    from fedrl.core.learner import iterate
     from fedrl.core.stage import zeros_like
     from fedrl.core.types import Hint
     from fedrl.environments import acrobot, cartpole
@@ -59,13 +60,13 @@ def ours(id: str) -> list[list[float]]:
     @jax.jit
     def run(keys: jax.Array) -> dict[str, jax.Array]:
         def one(key: jax.Array) -> dict[str, jax.Array]:
-            def iterate(state: object, i: jax.Array) -> tuple[object, dict[str, jax.Array]]:
+            def step(state: object, i: jax.Array) -> tuple[object, dict[str, jax.Array]]:
                 params = learner.params(state)
-                return learner.update(jax.random.fold_in(key, i), state, Hint(params, zeros_like(params)))
+                return iterate(learner, jax.random.fold_in(key, i), state, Hint(params, zeros_like(params)))
 
-            return jax.lax.scan(
-                iterate, learner.init(key, environment.params), np.arange(BUDGET[id] // learner.samples)
-            )[1]
+            return jax.lax.scan(step, learner.init(key, environment.params), np.arange(BUDGET[id] // learner.samples))[
+                1
+            ]
 
         return jax.vmap(one)(keys)
 

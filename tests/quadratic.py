@@ -15,7 +15,7 @@ import optax
 
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_nothing, first
-from fedrl.core.learner import Learner
+from fedrl.core.learner import Learner, nothing_gathered
 from fedrl.core.types import Hint
 from fedrl.learners.optimizers import descend
 
@@ -71,20 +71,20 @@ def quadratic(optimizer: optax.GradientTransformation, size: int = 3, samples: i
         params = split(jnp.zeros(size))
         return QuadraticState(params, optimizer.init(params), env_params)
 
-    def update(key, state: QuadraticState, hint: Hint):
-        del key
+    def learn(key, state: QuadraticState, experience, hint: Hint):
+        del key, experience
         slope, metrics = gradient_at(state)
         params, memory = descend(optimizer, slope, state.optimizer, state.params, hint)
         return state._replace(params=params, optimizer=memory), metrics
 
-    def gradient(key, state: QuadraticState, hint: Hint):
-        del key, hint
-        slope, metrics = gradient_at(state)
-        return slope, state, metrics
+    def gradient(key, state: QuadraticState, experience, hint: Hint):
+        del key, experience, hint
+        return gradient_at(state)
 
     return Learner(
         init=init,
-        update=update,
+        collect=nothing_gathered,
+        learn=learn,
         act=lambda key, params, observation, greedy: jnp.zeros(observation.shape[-1:], jnp.int32),
         params=lambda state: state.params,
         adopt=lambda state, params: state._replace(params=params),

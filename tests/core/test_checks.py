@@ -1,7 +1,10 @@
 """Every unsound combination is refused when it is built, by a message that names both parts and the way out."""
 
 import re
+from dataclasses import replace
 
+import jax
+import optax
 import pytest
 
 from fedrl.aggregators import mean, median
@@ -9,8 +12,10 @@ from fedrl.core.checks import check_above_zero, check_one_of, check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError, FedrlError, RunError, UnsoundError, nearest
 from fedrl.core.federation import federate
+from fedrl.core.learner import follows_corrections
 from fedrl.core.stage import Stage
-from fedrl.learners import ppo, sgd
+from fedrl.environments import cartpole
+from fedrl.learners import adam, chain, corrected, interpolated, mlp, personal, ppo, proximal, sgd
 from fedrl.stages import clip, control_variates, quantize, top_k
 from quadratic import quadratic, valley
 
@@ -65,6 +70,14 @@ UNIFORM = mean("uniform")
             lambda: federate(LEARNER, mean(), control_variates(0.1), payload="gradient"),
             ["control_variates(0.1)", "payload='gradient'", "Use payload='delta'"],
         ),
+        (
+            lambda: federate(LEARNER, mean(), control_variates(0.1)),
+            ["control_variates(0.1)", "quadratic(", "does not read corrections", "chain(corrected(), sgd(...))"],
+        ),
+        (
+            lambda: federate(replace(quadratic(sgd(0.1)), samples=2), mean(), control_variates(0.1)),
+            ["control_variates(0.1)", "does not read corrections"],
+        ),
     ],
 )
 def test_an_unsound_combination_is_refused_by_name_and_with_a_cure(build, words):
@@ -85,6 +98,30 @@ def test_an_unsound_combination_is_refused_by_name_and_with_a_cure(build, words)
 )
 def test_a_sound_combination_is_built(aggregator, stages):
     assert federate(LEARNER, aggregator, *stages).aggregator == aggregator
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "reads"),
+    [
+        (sgd(0.1), False),
+        (chain(proximal(0.1), adam(0.1)), False),
+        (corrected(), True),
+        (chain(corrected(), adam(0.1, max_norm=1.0)), True),
+        (optax.chain(optax.clip(1.0), corrected(), optax.sgd(0.1)), True),
+        (optax.GradientTransformationExtraArgs(optax.init_empty_state, lambda g, s, p=None, *, hint: (g, s)), False),
+        (
+            optax.GradientTransformationExtraArgs(
+                optax.init_empty_state, jax.jit(lambda g, s, p, *, hint: (hint[1], s))
+            ),
+            True,
+        ),
+    ],
+)
+def test_whether_an_optimiser_reads_corrections_is_read_off_what_it_does(optimizer, reads):
+    assert follows_corrections(quadratic(optimizer)) == reads
+    for wrapped in (personal(quadratic(optimizer), keep=["tail"]), interpolated(quadratic(optimizer))):
+        assert follows_corrections(wrapped) == reads
+    assert follows_corrections(ppo(cartpole(), network=mlp((4,)), instances=2, steps=4, optimizer=optimizer)) == reads
 
 
 @pytest.mark.parametrize(

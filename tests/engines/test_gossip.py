@@ -11,7 +11,7 @@ import pytest
 from fedrl.aggregators import fedadam, mean, median
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import federate
-from fedrl.core.learner import Learner
+from fedrl.core.learner import Learner, nothing_gathered, same_stream
 from fedrl.engines.blocks import simulate
 from fedrl.engines.gossip import gossip
 from fedrl.environments import cartpole
@@ -67,19 +67,21 @@ class Scattered(NamedTuple):
 def scattering(size: int) -> Learner:
     """A learner that goes somewhere at random once and learns nothing after: what is left is pure consensus."""
 
-    def update(key, state, hint):
-        del hint
+    def learn(key, state, experience, hint):
+        del experience, hint
         params = jnp.where(state.fresh, jax.random.normal(key, (size,)), state.params)
         return Scattered(params, jnp.bool_(False)), {"loss": jnp.float32(0.0)}
 
     return Learner(
         init=lambda key, env_params: Scattered(jnp.zeros(size), jnp.bool_(True)),
-        update=update,
+        collect=nothing_gathered,
+        learn=learn,
         act=lambda key, params, observation, greedy: jnp.zeros(observation.shape[-1:], jnp.int32),
         params=lambda state: state.params,
         adopt=lambda state, params: state._replace(params=params),
         environment=valley(),
         samples=1,
+        split_key=same_stream,
     )
 
 

@@ -7,6 +7,7 @@ import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from fedrl.aggregators import mean
@@ -20,8 +21,8 @@ from fedrl.engines.host import simulate_host
 from fedrl.environments import cartpole
 from fedrl.environments.adapters import gymnasium
 from fedrl.environments.time_limit import time_limit
-from fedrl.learners import adam, mlp, ppo
-from fedrl.learners.rollout import Position, Sampler, collect, start
+from fedrl.learners import a2c, adam, apfl, mlp, network, ppo, reinforce, sgd
+from fedrl.learners.rollout import Position, Sampler, collect, episodes, start
 from fresh_noise import check_unrelated
 
 AGENTS, INSTANCES, STEPS = 5, 2, 6
@@ -83,23 +84,22 @@ def tally(environment: Environment, instances: int = INSTANCES, steps: int = STE
         pull = 0.5 * (hint.params - state.params)
         return state._replace(params=state.params + gained / 64 + pull), {"gained": gained[0]}
 
-    def update(key, state, hint):
+    def gather(key, state):
         sampler = Sampler(lambda key, batch: (), lambda noise, seen: choose(state.params, seen, key))
         position, seen, counts = collect(key, environment, state.env_params, sampler, state.position, steps)
-        state, metrics = learn(key, state._replace(position=position), seen, hint)
-        return state, metrics | counts
+        return seen, state._replace(position=position), counts
 
     return Learner(
         init=lambda key, env_params: Tally(
             jnp.float32([0.0, 1.0]), start(key, environment, env_params, instances), env_params
         ),
-        update=update,
+        collect=gather,
+        learn=learn,
         act=lambda key, params, observation, greedy: choose(params, observation, key),
         params=lambda state: state.params,
         adopt=lambda state, params: state._replace(params=params),
         environment=environment,
         samples=instances * steps,
-        learn=learn,
         horizon=steps,
         instances=instances,
     )
@@ -118,13 +118,14 @@ def each_counts() -> Aggregator:
     return Aggregator(lambda updates, state: (updates._replace(value=updates.value.max(0)), state))
 
 
-def run(simulation, seed=0):
-    """Rounds of every kind; all that they return."""
+def run(simulation, seed=0, params=False):
+    """Rounds of every kind; all that they return. The server's parameters are one array, or a tree with `params`."""
     population, seen = simulation.init(seed), []
     for cohort, talk in ((None, True), ([1, 4], True), (None, False), ([0], False), (None, True), (None, True)):
         population, round = simulation.round(population, cohort=cohort, talk=talk)
         seen.append(round)
-    return simulation.params_of(population), np.asarray(population.server.params), seen
+    merged = population.server.params
+    return simulation.params_of(population), merged if params else np.asarray(merged), seen
 
 
 @pytest.mark.parametrize("aggregator", [mean(), each_counts()], ids=["sum", "each"])
@@ -242,9 +243,103 @@ def test_what_can_not_be_stepped_on_the_host_is_refused():
     with pytest.raises(ConfigError, match="no host environment"):
         simulate_host(federate(pure, mean()), jax.tree.map(lambda leaf: leaf[None], pure.environment.params))
     environment = drift()
-    by_itself = Learner(**{**vars(tally(environment)), "learn": None})
+    by_itself = replace(tally(environment), horizon=0)
     with pytest.raises(UnsoundError, match="gathers its own experience"):
         simulate_host(federate(by_itself, mean()), gains(environment))
-    sloping = Learner(**{**vars(tally(environment)), "gradient": lambda key, state, hint: (0, state, {})})
-    with pytest.raises(UnsoundError, match="payload='delta'"):
-        simulate_host(federate(sloping, mean(), payload="gradient"), gains(environment))
+
+
+LOGITS = network(lambda key, space, outputs, gain: jnp.zeros(outputs), lambda params, observation: params)
+"""A network without inputs: two logits for the actor, one value for the critic."""
+
+
+def luckless(learner: Learner) -> Learner:
+    """The learner with a behaviour that needs no luck and depends on its parameters, wherever it is stepped."""
+
+    def choose(params, observation):
+        return (jnp.sin(7.0 * observation[0] + 2.0) + 4.0 * (params["actor"][1] - params["actor"][0]) > 0.0).astype(
+            jnp.int32
+        )
+
+    def gather(key, state):
+        sampler = Sampler(jax.random.uniform, lambda noise, seen: choose(state.params, seen))
+        there = (key, learner.environment, state.env_params, sampler)
+        if learner.episodic:
+            played, counts = episodes(*there, learner.instances, learner.horizon)
+            return played.trajectory, state, counts
+        position, seen, counts = collect(*there, state.position, learner.horizon)
+        return seen, state._replace(position=position), counts
+
+    return replace(learner, collect=gather, act=lambda key, params, observation, greedy: choose(params, observation))
+
+
+def by_a2c(environment):
+    return luckless(a2c(environment, network=LOGITS, optimizer=sgd(0.2), instances=INSTANCES, steps=STEPS))
+
+
+def by_reinforce(environment, baseline="none", horizon=4):  # its instances do all the same, so their mean is no news
+    size = {"episodes_per_step": INSTANCES, "horizon": horizon}
+    return luckless(reinforce(environment, network=LOGITS, optimizer=sgd(0.1), baseline=baseline, **size))
+
+
+ON_THE_HOST = {
+    "a2c": (by_a2c, "delta"),
+    "a2c, gradient": (by_a2c, "gradient"),
+    "reinforce": (by_reinforce, "delta"),
+    "reinforce, whole episodes": (lambda environment: by_reinforce(environment, horizon=9), "delta"),
+    "reinforce, value, gradient": (lambda environment: by_reinforce(environment, "value"), "gradient"),
+    "apfl": (lambda environment: apfl(by_a2c(environment), rate=0.1), "delta"),
+    "apfl of reinforce": (lambda environment: apfl(by_reinforce(environment)), "delta"),
+}
+
+
+@pytest.mark.parametrize("case", ON_THE_HOST)
+def test_learners_make_the_same_of_experience_wherever_it_is_gathered(case):
+    make, payload = ON_THE_HOST[case]
+    work, options = [2, 1, 3, 2, 1], {"local_steps": 3, "payload": payload, "server_opt": optax.sgd(0.5)}
+    pure, host = (federate(make(environment), mean(), **options) for environment in (pure_drift(), drift()))
+    expected = run(simulate(pure, gains(pure.learner.environment), local_steps=work), params=True)
+    with simulate_host(host, gains(host.learner.environment), local_steps=work, workers=1) as simulation:
+        ours = run(simulation, params=True)
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6), ours[:2], expected[:2]
+    )
+    assert np.abs(np.ptp(ours[1]["actor"])) > 0.05  # something was learned
+    for one, other in zip(ours[2], expected[2], strict=True):
+        assert set(one.metrics) == set(other.metrics)
+        for name, column in one.metrics.items():
+            np.testing.assert_allclose(column, other.metrics[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    assert sum(round.metrics["episodes"].sum() for round in ours[2]) > 20
+
+
+@pytest.fixture(scope="module")
+def in_gymnasium():
+    """REINFORCE on CartPole with 1 and 2 worker processes; the gradient is what travels."""
+    environment = gymnasium("CartPole-v1", settings={"gravity": 9.8})
+    learner = reinforce(environment, network=mlp((16,)), episodes_per_step=4, horizon=200)
+    federation = federate(learner, mean(), payload="gradient", server_opt=optax.adam(0.03))
+    fleet = environment.params._replace(gravity=jnp.float32([9.0, 9.8, 10.0]))
+    with simulate_host(federation, fleet, workers=1) as one, simulate_host(federation, fleet, workers=2) as two:
+        yield one, two
+
+
+def test_whole_episodes_are_the_same_for_any_number_of_workers_and_after_a_resume(in_gymnasium):
+    one, two = in_gymnasium
+    population, _ = one.round(one.init(0))
+    for _ in range(2):
+        after, seen = one.round(population)  # the second time, its instances stand elsewhere
+        again, seen_again = two.round(population)
+        jax.tree.map(np.testing.assert_array_equal, after.server.params, again.server.params)
+        np.testing.assert_array_equal(seen.metrics["episode_return"], seen_again.metrics["episode_return"])
+    np.testing.assert_array_equal(seen.metrics["episodes"], 4.0)
+    _, other = one.round(after)
+    assert not np.array_equal(other.metrics["episode_return"], seen.metrics["episode_return"])
+
+
+def test_reinforce_learns_cartpole_through_gymnasium_by_gradients_that_travel(in_gymnasium):
+    simulation, lengths = in_gymnasium[0], []
+    population = simulation.init(0)
+    for _ in range(30):
+        population, seen = simulation.round(population)
+        lengths.append(seen.metrics["episode_return"].mean() / 4)
+    assert np.mean(lengths[:2]) < 40
+    assert np.mean(lengths[-3:]) > 2.5 * np.mean(lengths[:2])

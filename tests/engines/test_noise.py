@@ -10,7 +10,7 @@ import pytest
 
 from fedrl.aggregators import mean
 from fedrl.core.federation import Federation, federate
-from fedrl.core.learner import Learner
+from fedrl.core.learner import Learner, nothing_gathered, same_stream
 from fedrl.core.stage import Stage
 from fedrl.engines.blocks import simulate
 from fedrl.engines.gossip import gossip
@@ -34,18 +34,20 @@ class DiaryState(NamedTuple):
 def diary() -> Learner:
     """A learner that learns nothing: its loss is the noise that it drew."""
 
-    def update(key, state, hint):
-        del hint
+    def learn(key, state, experience, hint):
+        del experience, hint
         return state, {"loss": jax.random.normal(key, (SIZE,))[0]}
 
     return Learner(
         init=lambda key, env_params: DiaryState(jnp.zeros(SIZE)),
-        update=update,
+        collect=nothing_gathered,
+        learn=learn,
         act=lambda key, params, observation, greedy: jnp.zeros(observation.shape[-1:], jnp.int32),
         params=lambda state: state.params,
         adopt=lambda state, params: state._replace(params=params),
         environment=valley(1),
         samples=1,
+        split_key=same_stream,
     )
 
 

@@ -1,6 +1,7 @@
 """What the federation is compared with is trained as it would be on its own."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ import pytest
 from small import TOML
 
 from fedrl.aggregators import mean
+from fedrl.core.component import CATALOGUE, component
 from fedrl.core.federation import federate
+from fedrl.core.learner import Learner
 from fedrl.engines.blocks import simulate
 from fedrl.environments import cartpole, probe_constant
 from fedrl.environments.fleet import fleet
 from fedrl.experiments.build import Experiment, build
 from fedrl.experiments.config import load
+from fedrl.experiments.coordination import all_act_alike
 from fedrl.experiments.evaluate import greedy_returns
 from fedrl.experiments.folder import RunFolder
 from fedrl.experiments.heterogeneity import heterogeneity_of
@@ -61,7 +65,25 @@ def test_one_learner_of_all_data_keeps_nothing_apart(wrapper: str) -> None:
     experiment = build(load(POLES, [f"learner={{{wrapper}, learner={inner}}}"]))
     central = method(experiment, "centralised")
     assert central.federation.learner.policy is None
+    assert not central.federation.learner.personalised
     assert central.steps_per_round == experiment.methods[0].steps_per_round
+
+
+def test_a_wrapper_of_ones_own_that_sets_agents_apart_is_left_out_of_the_baselines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(CATALOGUE, ("learner", "aloof"), CATALOGUE["learner", "apfl"])  # is taken out at the end
+
+    @component("learner")
+    def aloof(learner: Learner) -> Learner:
+        return replace(learner, policy=learner.params, personalised=("aloof",))
+
+    inner = "{name='a2c', instances=2, steps=8, network={name='mlp', hidden=[4]}}"
+    experiment = build(load(POLES, [f"learner={{name='normalize', learner={{name='aloof', learner={inner}}}}}"]))
+    assert "aloof" in repr(experiment.learner)
+    assert "aloof" not in repr(method(experiment, "centralised").federation.learner)
+    assert "normalize" in repr(method(experiment, "centralised").federation.learner)
+    assert not all_act_alike(experiment.learner, None)
 
 
 def test_environments_that_draw_no_noise_are_evaluated() -> None:

@@ -1,5 +1,7 @@
 """A2C: one step along one gradient, which may travel instead of the step."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from fedrl.aggregators import mean
 from fedrl.core.federation import federate
+from fedrl.core.learner import differentiate, iterate
 from fedrl.core.types import Hint
 from fedrl.environments import cartpole, probe_match
 from fedrl.experiments.evaluate import greedy_returns
@@ -24,8 +27,8 @@ def learner():
 def test_one_iteration_is_one_step_along_the_gradient(learner):
     key, state = jax.random.key(0), learner.init(jax.random.key(1), learner.environment.params)
     hint = Hint((), ())
-    slope, gathered, told = jax.jit(learner.gradient)(key, state, hint)
-    after, metrics = jax.jit(learner.update)(key, state, hint)
+    slope, gathered, told = jax.jit(functools.partial(differentiate, learner))(key, state, hint)
+    after, metrics = jax.jit(functools.partial(iterate, learner))(key, state, hint)
     expected = jax.tree.map(lambda p, g: p - RATE * g, state.params, slope)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), after.params, expected)
     jax.tree.map(np.testing.assert_array_equal, gathered.params, state.params)
@@ -64,7 +67,7 @@ def test_the_defaults_solve_cartpole_and_stay_there():
     def train(keys, states):
         def one(key, state):
             each = jax.random.split(key, apart // learner.samples)
-            return jax.lax.scan(lambda state, k: (learner.update(k, state, hint)[0], None), state, each)[0]
+            return jax.lax.scan(lambda state, k: (iterate(learner, k, state, hint)[0], None), state, each)[0]
 
         return jax.vmap(one)(keys, states)
 

@@ -12,7 +12,7 @@ from fedrl.aggregators import mean
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_nothing, first
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
-from fedrl.core.learner import policy_of
+from fedrl.core.learner import iterate, policy_of
 from fedrl.core.types import Hint
 from fedrl.engines.blocks import simulate
 from fedrl.environments import probe_target, random_mdp
@@ -106,7 +106,7 @@ def test_in_a_new_environment_the_embedding_alone_may_learn(embeddings):
         state = careful.adopt(careful.init(jax.random.key(0), env_params), trained)
         hint = Hint(trained, jax.tree.map(jnp.zeros_like, trained))
         keys = jax.random.split(jax.random.key(1), 200)
-        return careful.params(jax.lax.scan(lambda s, k: (careful.update(k, s, hint)[0], None), state, keys)[0])
+        return careful.params(jax.lax.scan(lambda s, k: (iterate(careful, k, s, hint)[0], None), state, keys)[0])
 
     newcomers = Taste(jnp.float32([0.0, 1.0]))
     after = adapted(newcomers)
@@ -155,7 +155,7 @@ def test_a_refusal_is_told_once():
         state = gate.adopt(state, params)
     told = []
     for _ in range(2):
-        state, metrics = gate.update(jax.random.key(1), state, Hint((), ()))
+        state, metrics = iterate(gate, jax.random.key(1), state, Hint((), ()))
         told.append(float(metrics["adoptions_refused"]))
     assert told == [1.0, 0.0]
 

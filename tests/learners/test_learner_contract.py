@@ -1,5 +1,6 @@
 """What every learner in the catalogue promises."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 import fedrl.learners
 from fedrl.core.component import CATALOGUE, cite
 from fedrl.core.environment import Discrete
-from fedrl.core.learner import Learner, Trajectory, policy_of
+from fedrl.core.learner import Learner, Trajectory, follows_corrections, iterate, policy_of
 from fedrl.core.types import Hint
 from fedrl.environments import probe_match, random_mdp
 from fedrl.learners import (
@@ -18,6 +19,7 @@ from fedrl.learners import (
     adapting,
     apfl,
     chain,
+    corrected,
     embedded,
     gated,
     interpolated,
@@ -32,23 +34,31 @@ from fedrl.learners import (
 )
 
 AGENTS = 2
-SMALL = {"network": mlp((4,)), "optimizer": chain(proximal(1.0), sgd(0.1))}
-EMBEDDED = {**SMALL, "network": embedded(mlp((4,)), size=2)}
-LEARNERS = {
-    "ppo": lambda env: ppo(env, instances=2, steps=4, epochs=1, minibatch_count=2, **SMALL),
-    "a2c": lambda env: a2c(env, instances=2, steps=4, **SMALL),
-    "reinforce": lambda env: reinforce(env, episodes_per_step=2, **SMALL),
-    "reinforce, value": lambda env: reinforce(env, baseline="value", episodes_per_step=2, horizon=3, **SMALL),
-    "normalize": lambda env: normalize(a2c(env, instances=2, steps=4, **SMALL)),
-    "personal": lambda env: personal(a2c(env, instances=2, steps=4, **SMALL), keep=["actor"]),
-    "interpolated": lambda env: interpolated(a2c(env, instances=2, steps=4, **SMALL)),
-    "apfl": lambda env: apfl(a2c(env, instances=2, steps=4, **SMALL), rate=0.1),
-    "gated": lambda env: gated(a2c(env, instances=2, steps=4, **SMALL), trials=2),
-    "adapting": lambda env: adapting(a2c(env, instances=2, steps=4, **EMBEDDED)),
-    "q_table": lambda env: q_table(env, instances=2, steps=4, count_visits=True),
-    "q_table, synchronous": lambda env: q_table(env, sampling="synchronous", steps=2),
-    "q_table, expected": lambda env: q_table(env, sampling="expected"),
-}
+PULLED = chain(proximal(1.0), sgd(0.1))
+
+
+def small(optimizer=PULLED):
+    """Every learner, by this optimiser if it has one."""
+    options = {"network": mlp((4,)), "optimizer": optimizer}
+    wider = {**options, "network": embedded(mlp((4,)), size=2)}
+    return {
+        "ppo": lambda env: ppo(env, instances=2, steps=4, epochs=1, minibatch_count=2, **options),
+        "a2c": lambda env: a2c(env, instances=2, steps=4, **options),
+        "reinforce": lambda env: reinforce(env, episodes_per_step=2, **options),
+        "reinforce, value": lambda env: reinforce(env, baseline="value", episodes_per_step=2, horizon=3, **options),
+        "normalize": lambda env: normalize(a2c(env, instances=2, steps=4, **options)),
+        "personal": lambda env: personal(a2c(env, instances=2, steps=4, **options), keep=["actor"]),
+        "interpolated": lambda env: interpolated(a2c(env, instances=2, steps=4, **options)),
+        "apfl": lambda env: apfl(a2c(env, instances=2, steps=4, **options), rate=0.1),
+        "gated": lambda env: gated(a2c(env, instances=2, steps=4, **options), trials=2),
+        "adapting": lambda env: adapting(a2c(env, instances=2, steps=4, **wider)),
+        "q_table": lambda env: q_table(env, instances=2, steps=4, count_visits=True),
+        "q_table, synchronous": lambda env: q_table(env, sampling="synchronous", steps=2),
+        "q_table, expected": lambda env: q_table(env, sampling="expected"),
+    }
+
+
+LEARNERS = small()
 
 
 class Case(NamedTuple):
@@ -73,7 +83,7 @@ def hint_for(learner, state, shift=0.0):
 def case(request):
     env = random_mdp(3, 2) if request.param.startswith("q_table") else probe_match()
     learner = LEARNERS[request.param](env)
-    update = jax.jit(jax.vmap(learner.update))
+    update = jax.jit(jax.vmap(functools.partial(iterate, learner)))
     key = jax.random.split(jax.random.key(0), AGENTS)
     state = jax.jit(jax.vmap(learner.init, (0, None)))(jax.random.split(jax.random.key(1), AGENTS), env.params)
     hint = hint_for(learner, state)
@@ -182,7 +192,7 @@ def test_a_stack_of_settings_pools_their_data(case):
 
     def run(key):
         state = learner.init(key, stack)
-        return learner.params(state), learner.params(learner.update(key, state, hint_for(learner, state))[0])
+        return learner.params(state), learner.params(iterate(learner, key, state, hint_for(learner, state))[0])
 
     before, after = jax.eval_shape(run, jax.random.key(0))
     assert before == after
@@ -203,14 +213,14 @@ def test_the_probabilities_of_actions_are_those_with_which_it_acts(case):
 def test_an_iteration_counts_its_samples(case):
     learner = case.learner
     assert learner.samples >= 1
-    if learner.learn is not None:
+    if learner.horizon:
         assert learner.samples == learner.horizon * learner.instances
 
 
 def test_experience_gathered_elsewhere_is_learned_from(case):
     learner, (observation, action) = case.learner, case.learner.environment.spaces
-    if learner.learn is None:
-        assert learner.horizon == learner.instances == 0
+    if not learner.horizon:
+        assert learner.instances == 0
         return
     time, one = (learner.horizon,), (learner.instances,)
     shown = jnp.zeros((*time, *observation.shape, *one), observation.dtype)
@@ -220,6 +230,55 @@ def test_experience_gathered_elsewhere_is_learned_from(case):
     after, metrics = jax.eval_shape(learner.learn, jax.random.key(0), state, seen, hint)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
     assert "loss" in metrics
+
+
+@pytest.fixture(scope="module")
+def halves(case):
+    """What was gathered in the first half of an iteration, and what the second half made of it."""
+    learner = case.learner
+
+    @jax.vmap
+    def both(key, state, hint):
+        for_collect, for_learn = learner.split_key(key)
+        experience, gathered, counts = learner.collect(for_collect, state)
+        slope = None if learner.gradient is None else learner.gradient(for_learn, gathered, experience, hint)[0]
+        after, metrics = learner.learn(for_learn, gathered, experience, hint)
+        return gathered, counts, slope, after, metrics
+
+    return jax.jit(both)(case.key, case.state, case.hint)
+
+
+def close(one, other):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(_plain(a), _plain(b), rtol=1e-5, atol=1e-6), one, other)
+
+
+def test_an_iteration_is_collecting_and_then_learning(case, halves):
+    gathered, counts, _, after, metrics = halves
+    close(after, case.after)
+    close(metrics | counts, case.metrics)
+    assert not set(metrics) & set(counts)
+    same(case.learner.params(gathered), case.learner.params(case.state))
+
+
+def test_a_gradient_is_that_of_the_step_and_its_learner_takes_one_step(case, halves):
+    """The rate is 0.1, and nothing pulls: the hint is where the agent stands."""
+    _, _, slope, after, _ = halves
+    wraps_or_takes_many = case.name in ("ppo", "personal", "interpolated", "apfl", "gated", "adapting", "normalize")
+    assert (slope is None) == (wraps_or_takes_many or case.name.startswith("q_table"))
+    if slope is not None:
+        before = case.learner.params(case.state)
+        close(case.learner.params(after), jax.tree.map(lambda p, g: p - 0.1 * g, before, slope))
+        assert differ(slope, jax.tree.map(jnp.zeros_like, slope))
+
+
+def test_facts_of_a_learner_stand_in_its_record(case):
+    learner, wrapper = case.learner, case.name.partition(",")[0]
+    assert learner.discount == 0.99
+    assert learner.personalised == ((wrapper,) if wrapper in ("personal", "interpolated", "apfl", "gated") else ())
+    assert learner.episodic == (wrapper == "reinforce")
+    assert not follows_corrections(learner)
+    if not wrapper.startswith("q_table"):
+        assert follows_corrections(small(chain(corrected(), sgd(0.1)))[case.name](learner.environment))
 
 
 def test_a_learner_prints_as_its_call_and_cites_its_source(case):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedrl.core.learner import iterate
 from fedrl.core.types import Hint
 from fedrl.environments import (
     probe_action,
@@ -44,7 +45,7 @@ def trained(learner, iterations=250):
     def run(key):
         state = learner.init(key, learner.environment.params)
         keys = jax.random.split(key, iterations)
-        return jax.lax.scan(lambda s, k: (learner.update(k, s, hint)[0], None), state, keys)[0].params
+        return jax.lax.scan(lambda s, k: (iterate(learner, k, s, hint)[0], None), state, keys)[0].params
 
     return run(jax.random.key(0))
 

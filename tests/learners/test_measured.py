@@ -127,9 +127,13 @@ def test_returns_far_from_zero_keep_their_spread():
     )
 
 
-@pytest.mark.parametrize("learner", [ppo(cartpole(), steps=16), a2c(cartpole())])
-def test_critics_say_how_much_they_explain(learner):
-    simulation = simulate(federate(learner, mean(), local_steps=2), fleet(learner.environment, 2))
+@pytest.mark.parametrize(
+    ("learner", "payload"),
+    [(ppo(cartpole(), steps=16), "delta"), (a2c(cartpole()), "delta"), (a2c(cartpole()), "gradient")],
+)
+def test_critics_say_how_much_they_explain(learner, payload):
+    federation = federate(learner, mean(), local_steps=2, payload=payload)
+    simulation = simulate(federation, fleet(learner.environment, 2))
     _, seen = simulation.round(simulation.init(0))
     assert (seen.metrics["spread"] > 0).all()
     assert (seen.metrics["unexplained"] > 0).all()
@@ -153,7 +157,9 @@ def test_a_federation_as_a_learner_counts_the_iterations_and_rounds_of_its_agent
     learner = as_learner(inner, 4)
     state = learner.init(jax.random.key(0), learner.environment.params)
     hint = Hint(learner.params(state), learner.params(state))
-    _, metrics = jax.jit(learner.update)(jax.random.key(1), state, hint)
+    experience, state, counts = learner.collect(jax.random.key(1), state)
+    _, metrics = learner.learn(jax.random.key(2), state, experience, hint)
+    metrics = counts | metrics
     assert metrics["iterations"] == 4 * 3
     assert metrics["rounds"] == 4
     outer = simulate(federate(learner, mean(), local_steps=2), fleet(learner.environment, 2))

@@ -12,7 +12,7 @@ from fedrl.core.double import sum_of
 from fedrl.core.environment import Box, Environment, Spaces, Timestep, draw_nothing, draw_uniform, first
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
-from fedrl.core.learner import Learner, Trajectory
+from fedrl.core.learner import Learner, Trajectory, nothing_gathered
 from fedrl.engines.blocks import simulate
 from fedrl.environments import gridworld, probe_match
 from fedrl.learners import a2c, mlp, normalize, ppo, q_table, reinforce, sgd
@@ -57,13 +57,13 @@ def looker(environment: Environment) -> Learner:
     like = Trajectory(*(jnp.zeros(s) for s in (shape, (TIME, 1, INSTANCES), *((TIME, INSTANCES),) * 3, shape)))
     return Learner(
         init=lambda key, env_params: like._replace(terminated=like.terminated > 0, truncated=like.truncated > 0),
-        update=lambda key, state, hint: (state, {}),
+        collect=nothing_gathered,
+        learn=learn,
         act=lambda key, params, observation, greedy: jnp.ones((1, observation.shape[-1])),
         params=lambda state: {"nothing": jnp.zeros(1)},
         adopt=lambda state, params: state,
         environment=environment,
         samples=TIME * INSTANCES,
-        learn=learn,
         horizon=TIME,
         instances=INSTANCES,
     )
@@ -108,8 +108,8 @@ def test_merged_moments_are_those_of_everything_all_agents_saw(weighting, everyb
             task, agents[k] = federation.begin(key, sent, before, jnp.int32(3))
             for step in range(n):
                 seen[k].append(experience(rng, 100.0 * k))
-                agents[k], _ = federation.work(task, agents[k], jnp.int32(step), seen[k][-1])
-            update, agents[k], _ = federation.report(task, before, agents[k], {})
+                agents[k], _, _ = federation.work(task, agents[k], (), jnp.int32(step), seen[k][-1])
+            update, agents[k], _ = federation.report(task, before, agents[k], (), {})
             updates.append(update)
         server = federation.server(key, server, jax.tree.map(lambda *leaves: jnp.stack(leaves), *updates))
         found = server.params["moments"]

@@ -8,7 +8,7 @@ import pytest
 from fedrl.aggregators import mean
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import federate
-from fedrl.core.learner import policy_of
+from fedrl.core.learner import iterate, policy_of
 from fedrl.core.parts import belonging, joined, without
 from fedrl.core.types import Hint
 from fedrl.engines.blocks import simulate
@@ -212,7 +212,7 @@ def test_normalisation_goes_around_interpolation():
     def go(key):
         state = learner.init(key, cartpole().params)
         params = learner.params(state)
-        state, _ = learner.update(key, state, Hint(params, jax.tree.map(jnp.zeros_like, params)))
+        state, _ = iterate(learner, key, state, Hint(params, jax.tree.map(jnp.zeros_like, params)))
         return policy_of(learner, learner.adopt(state, params)), params
 
     policy, params = jax.eval_shape(go, jax.random.key(0))

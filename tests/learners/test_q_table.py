@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedrl.core.errors import ConfigError
-from fedrl.core.learner import Trajectory
+from fedrl.core.learner import Trajectory, iterate
 from fedrl.core.types import Hint
 from fedrl.environments import cartpole, gridworld, random_mdp, random_mdps, tabular
 from fedrl.environments.planning import model_of, optimal_q, policy_return
@@ -26,7 +26,7 @@ def trained(learner, iterations, key=0, env_params=None):
     @jax.jit
     def run(key, env_params):
         state = learner.init(key, env_params)
-        return jax.lax.scan(lambda s, k: learner.update(k, s, NO_HINT), state, jax.random.split(key, iterations))
+        return jax.lax.scan(lambda s, k: iterate(learner, k, s, NO_HINT), state, jax.random.split(key, iterations))
 
     return run(jax.random.key(key), learner.environment.params if env_params is None else env_params)
 
@@ -52,7 +52,7 @@ def test_synchronous_samples_follow_the_transition_probabilities():
 
     def after(learner, key):
         state = learner.init(key, env.params)
-        return learner.update(key, state._replace(params={"q": table}), NO_HINT)[0].params["q"]
+        return iterate(learner, key, state._replace(params={"q": table}), NO_HINT)[0].params["q"]
 
     found = jax.jit(jax.vmap(functools.partial(after, sampled)))(jax.random.split(jax.random.key(0), 4000))
     exact = after(expected, jax.random.key(0))

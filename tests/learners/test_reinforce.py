@@ -7,6 +7,7 @@ import pytest
 from corridor import CorridorParams, corridor
 
 from fedrl.core.errors import ConfigError
+from fedrl.core.learner import Trajectory, differentiate, iterate
 from fedrl.core.types import Hint
 from fedrl.learners import network, reinforce, sgd
 from fedrl.learners.reinforce import others
@@ -61,7 +62,7 @@ def sampled_gradients(baseline, discount, count=4000):
         params = dict(state.params, actor=jnp.array([LOGIT, 0.0]))
         if baseline == "value":  # nothing beyond a cut: only its use as a baseline is tested here
             params["critic"] = jnp.zeros(1)
-        return -learner.gradient(key, state._replace(params=params), NO_HINT)[0]["actor"]
+        return -differentiate(learner, key, state._replace(params=params), NO_HINT)[0]["actor"]
 
     return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), count)), np.float64)
 
@@ -96,8 +97,8 @@ def test_one_iteration_is_one_step_along_the_gradient():
     env = corridor()
     learner = reinforce(env, network=CONSTANT, optimizer=sgd(0.5), episodes_per_step=3)
     key, state = jax.random.key(0), learner.init(jax.random.key(1), env.params)
-    slope, _, _ = learner.gradient(key, state, NO_HINT)
-    after, metrics = learner.update(key, state, NO_HINT)
+    slope, _, _ = differentiate(learner, key, state, NO_HINT)
+    after, metrics = iterate(learner, key, state, NO_HINT)
     np.testing.assert_allclose(after.params["actor"], state.params["actor"] - 0.5 * slope["actor"], rtol=1e-6)
     assert jnp.abs(slope["actor"]).max() > 0
     assert metrics["episodes"] == 3.0
@@ -108,8 +109,47 @@ def test_agents_of_one_learner_may_start_anywhere():
     env = corridor()
     learner = reinforce(env, network=CONSTANT, episodes_per_step=2, horizon=1)
     state = learner.init(jax.random.key(1), CorridorParams(jnp.array([1.0, 2.0])))
-    _, metrics = learner.update(jax.random.key(0), state, NO_HINT)
+    _, metrics = iterate(learner, jax.random.key(0), state, NO_HINT)
     assert 3.0 <= metrics["episode_return"] <= 5.0
+
+
+@pytest.mark.parametrize("baseline", ["none", "mean", "value"])
+def test_of_a_trajectory_with_several_episodes_the_first_of_each_instance_counts(baseline):
+    """The sum over steps in plain NumPy; rewards, actions and ends that come after the first end are noise."""
+    rng, time, instances, logits, level = np.random.default_rng(0), 5, 3, np.array([LOGIT, 0.0]), 0.3
+    reward, action = rng.normal(size=(time, instances)), rng.integers(0, 2, (time, instances))
+    ends = {0: (1, "terminated"), 1: (3, "truncated"), 2: (None, "")}
+    done = {"terminated": np.zeros((time, instances), bool), "truncated": np.zeros((time, instances), bool)}
+    for i, (at, how) in ends.items():
+        if at is not None:
+            done[how][at, i] = done["terminated"][time - 1, i] = True
+    lengths = [time if at is None else at + 1 for at, _ in ends.values()]
+    to_go = np.zeros((time, instances))
+    for i, length in enumerate(lengths):
+        beyond = level if baseline == "value" and ends[i][1] != "terminated" else 0.0
+        for t in reversed(range(length)):
+            beyond = to_go[t, i] = reward[t, i] + DISCOUNT * beyond
+    slope, chance = np.zeros(2), np.exp(logits) / np.exp(logits).sum()
+    for i, length in enumerate(lengths):
+        for t in range(length):
+            others_there = [to_go[t, j] for j in range(instances) if j != i and t < lengths[j]]
+            mean = np.mean(others_there) if others_there else 0.0
+            gain = to_go[t, i] - {"none": 0.0, "mean": mean, "value": level}[baseline]
+            slope += gain * (np.eye(2)[action[t, i]] - chance) / instances
+    env = corridor(length=2, max_steps=time)
+    learner = reinforce(env, network=CONSTANT, baseline=baseline, episodes_per_step=instances, discount=DISCOUNT)
+    state = learner.init(jax.random.key(0), env.params)
+    params = dict(state.params, actor=jnp.asarray(logits, jnp.float32))
+    if baseline == "value":
+        params["critic"] = jnp.full(1, level)
+    shown = jnp.zeros((time, *env.spaces.observation.shape, instances), env.spaces.observation.dtype)
+    seen = Trajectory(shown, jnp.asarray(action), jnp.float32(reward), **done, successor=shown)
+    found, _ = learner.gradient(jax.random.key(0), state._replace(params=params), seen, NO_HINT)
+    np.testing.assert_allclose(-found["actor"], slope, rtol=1e-5)
+    if baseline == "value":
+        errors = [level - to_go[t, i] for i, length in enumerate(lengths) for t in range(length)]
+        np.testing.assert_allclose(found["critic"], 2 * 0.5 * np.mean(errors), rtol=1e-5)
+    assert np.abs(slope).min() > 0.01
 
 
 def test_a_misspelt_baseline_is_refused_with_the_nearest():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from fedrl.core.aggregator import Aggregator, by_samples
 from fedrl.core.errors import ConfigError, UnsoundError, nearest
-from fedrl.core.learner import Learner
+from fedrl.core.learner import Learner, follows_corrections
 from fedrl.core.stage import Stage
 
 
@@ -55,6 +55,11 @@ def check_composition(learner: Learner, aggregator: Aggregator, stages: Sequence
         raise UnsoundError(
             f"{guiding[0]!r} steers local steps and payload='gradient' takes none. Use payload='delta', or leave "
             f"{guiding[0]!r} out: a mean of gradients at the same parameters does not drift."
+        )
+    if guiding and not follows_corrections(learner):
+        raise UnsoundError(
+            f"{guiding[0]!r} corrects local gradients, and the optimiser of {learner!r} does not read corrections. "
+            f"Use optimizer = chain(corrected(), sgd(...)), or leave {guiding[0]!r} out."
         )
 
 

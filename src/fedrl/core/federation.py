@@ -25,7 +25,7 @@ from fedrl.core.double import sum_of
 from fedrl.core.errors import UnsoundError
 from fedrl.core.faults import FAULT, fault_of, to_send, undone
 from fedrl.core.keys import agent_key
-from fedrl.core.learner import Learner, Trajectory
+from fedrl.core.learner import Experience, Learner, differentiate, iterate
 from fedrl.core.parts import joined
 from fedrl.core.stage import Stage, pipeline, zeros_like
 from fedrl.core.told import check_told, settings_told, statement
@@ -86,11 +86,13 @@ class Federation:
             `fedrl.core.faults.FAULT`; where it is not 0 the others are.
         server: `(key, ServerState, Updates[n]) -> ServerState`.
         begin: `(key, Broadcast, AgentState, cohort) -> (Task, AgentState)`.
-        work: `(Task, AgentState, step, trajectory | None) -> (AgentState, Metrics)`, one local step. Without a
-            trajectory, the learner gathers its own experience.
-        report: `(Task, before, after, metrics) -> (Update, AgentState, fault)`, of the agent before `begin` and after
-            its local steps, the metrics summed over them. An agent whose training is at fault (`fedrl.core.faults`) is
-            what it was before, and the weight of its update is NaN.
+        work: `(Task, AgentState, total, step, experience | None) -> (AgentState, total, Metrics)`, one local step.
+            Without experience, the learner gathers its own. With gradients as payload, the learner takes no step, and
+            the sum `total` of the negative gradients grows instead.
+        report: `(Task, before, after, total, metrics) -> (Update, AgentState, fault)`, of the agent before `begin`
+            and after its local steps, the metrics summed over them. An agent whose training is at fault
+            (`fedrl.core.faults`) is what it was before, and the weight of its update is NaN.
+        descent: `params -> total` before the first step: zeros, or nothing where agents take steps of their own.
         decode: `(Broadcast, Update) -> Update`, for one update; from here on its weight is the aggregator's.
         aggregate: `(ServerState, Updates[n]) -> (Update, aggregator state)`, of decoded updates; without statistics.
         commit: `(key, ServerState, Update, aggregator state) -> ServerState`. The update has the sums of statistics.
@@ -109,8 +111,9 @@ class Federation:
     agent: Callable[[Key, Broadcast, AgentState, jax.Array], tuple[Update, AgentState, Metrics]]
     server: Callable[[Key, ServerState, Update], ServerState]
     begin: Callable[[Key, Broadcast, AgentState, jax.Array], tuple[Task, AgentState]]
-    work: Callable[[Task, AgentState, jax.Array, Trajectory | None], tuple[AgentState, Metrics]]
-    report: Callable[[Task, AgentState, AgentState, Metrics], tuple[Update, AgentState, jax.Array]]
+    work: Callable[[Task, AgentState, PyTree, jax.Array, Experience | None], tuple[AgentState, PyTree, Metrics]]
+    report: Callable[[Task, AgentState, AgentState, PyTree, Metrics], tuple[Update, AgentState, jax.Array]]
+    descent: Callable[[PyTree], PyTree]
     decode: Callable[[Broadcast, Update], Update]
     aggregate: Callable[[ServerState, Update], tuple[Update, PyTree]]
     commit: Callable[[Key, ServerState, Update, PyTree], ServerState]
@@ -190,22 +193,28 @@ def federate(
         task = Task(agent_key(key, sent.version, agent.agent), sent, hint, cohort)
         return task, agent._replace(learner=learner.adopt(agent.learner, sent.params))
 
+    def descent(params: PyTree) -> PyTree:
+        return zeros_like(params) if payload == "gradient" else ()
+
     def work(
-        task: Task, agent: AgentState, step: jax.Array, trajectory: Trajectory | None = None
-    ) -> tuple[AgentState, Metrics]:
+        task: Task, agent: AgentState, total: PyTree, step: jax.Array, experience: Experience | None = None
+    ) -> tuple[AgentState, PyTree, Metrics]:
+        if payload == "gradient":
+            key = jax.random.fold_in(task.key, step)
+            slope, state, metrics = differentiate(learner, key, agent.learner, task.hint, experience)
+            return agent._replace(learner=state), jax.tree.map(jnp.subtract, total, slope), metrics
         key = jax.random.fold_in(jax.random.fold_in(task.key, TRAIN), step)
-        if trajectory is None:
-            state, metrics = learner.update(key, agent.learner, task.hint)
-        else:
-            assert learner.learn is not None
-            state, metrics = learner.learn(key, agent.learner, trajectory, task.hint)
-        return agent._replace(learner=state), metrics
+        state, metrics = iterate(learner, key, agent.learner, task.hint, experience)
+        return agent._replace(learner=state), total, metrics
 
     def report(
-        task: Task, before: AgentState, agent: AgentState, metrics: Metrics
+        task: Task, before: AgentState, agent: AgentState, total: PyTree, metrics: Metrics
     ) -> tuple[Update, AgentState, jax.Array]:
-        change = jax.tree.map(jnp.subtract, learner.params(agent.learner), task.broadcast.params)
-        return settled(task, before, change, *encode(task, agent, change, metrics))
+        if payload == "gradient":
+            value = jax.tree.map(lambda s: s / jnp.maximum(agent.steps, 1), total)
+        else:
+            value = jax.tree.map(jnp.subtract, learner.params(agent.learner), task.broadcast.params)
+        return settled(task, before, value, *encode(task, agent, value, metrics))
 
     def settled(
         task: Task, before: AgentState, value: PyTree, update: Update, after: AgentState
@@ -232,31 +241,18 @@ def federate(
 
     def train(key: Key, sent: Broadcast, before: AgentState, cohort: jax.Array) -> tuple[Update, AgentState, Metrics]:
         task, agent = begin(key, sent, before, cohort)
-        if local_steps == 1:
-            agent, measured = work(task, agent, jnp.int32(0))
-            metrics = jax.tree.map(lambda x: x[None], measured)
-        else:
-            agent, metrics = _repeated(lambda i, state: work(task, state, i), agent.steps, local_steps, agent)
-        update, agent, fault = report(task, before, agent, _summed(metrics))
-        return update, agent, _told_of(fault, metrics)
-
-    def differentiate(
-        key: Key, sent: Broadcast, before: AgentState, cohort: jax.Array
-    ) -> tuple[Update, AgentState, Metrics]:
-        assert learner.gradient is not None
-        gradient = learner.gradient
-        task, agent = begin(key, sent, before, cohort)
+        total = descent(sent.params)
 
         def step(i: jax.Array, carry: tuple[AgentState, PyTree]) -> tuple[tuple[AgentState, PyTree], Metrics]:
-            state, summed = carry
-            slope, after, metrics = gradient(jax.random.fold_in(task.key, i), state.learner, task.hint)
-            return (state._replace(learner=after), jax.tree.map(jnp.subtract, summed, slope)), metrics
+            agent, total, metrics = work(task, *carry, i)
+            return (agent, total), metrics
 
-        begun = (agent, zeros_like(sent.params))
-        (agent, summed), metrics = _repeated(step, agent.steps, local_steps, begun)
-        value = jax.tree.map(lambda s: s / jnp.maximum(agent.steps, 1), summed)
-        encoded = encode(task, agent, value, _summed(metrics))
-        update, agent, fault = settled(task, before, value, *encoded)
+        if local_steps == 1 and payload == "delta":
+            agent, total, measured = work(task, agent, total, jnp.int32(0))
+            metrics = jax.tree.map(lambda x: x[None], measured)
+        else:
+            (agent, total), metrics = _repeated(step, agent.steps, local_steps, (agent, total))
+        update, agent, fault = report(task, before, agent, total, _summed(metrics))
         return update, agent, _told_of(fault, metrics)
 
     def decode(sent: Broadcast, update: Update) -> Update:
@@ -284,11 +280,12 @@ def federate(
         init_server=init_server,
         init_agent=init_agent,
         broadcast=broadcast,
-        agent=train if payload == "delta" else differentiate,
+        agent=train,
         server=server,
         begin=begin,
         work=work,
         report=report,
+        descent=descent,
         decode=decode,
         aggregate=aggregate,
         commit=commit,

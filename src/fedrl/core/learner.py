@@ -1,4 +1,7 @@
-"""What a learner is: local training as a pure function of a key, a state and a hint.
+"""What a learner is: local training as pure functions of a key, a state and a hint.
+
+    state --collect--> experience --learn----> state        one local iteration: `iterate`
+                           +--------gradient-> gradient     the slope of its loss, no step taken: `differentiate`
 
 A learner knows nothing of federation. `params` and `adopt` are the only doors through which
 a federation reaches into its state, so a learner that narrows them keeps the rest to itself.
@@ -11,11 +14,15 @@ from dataclasses import field
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from fedrl.core.component import Call, record
-from fedrl.core.environment import AnyEnvironment
+from fedrl.core.environment import AnyEnvironment, Space
 from fedrl.core.measures import Measures
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
+
+Experience = PyTree
+"""What a learner gathered to learn from: a `Trajectory`, or whatever its own `collect` makes."""
 
 
 class Trajectory(NamedTuple):
@@ -53,6 +60,16 @@ class Statistics(NamedTuple):
     absorb: Callable[[Params, PyTree], Params]
 
 
+def two_streams(key: Key) -> tuple[Key, Key]:
+    """A key for gathering experience and one for learning from it."""
+    return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
+
+
+def same_stream(key: Key) -> tuple[Key, Key]:
+    """The key itself for both: for learners of which one half draws nothing, or that split it by themselves."""
+    return key, key
+
+
 @record
 class Learner:
     """A learning algorithm bound to an environment.
@@ -60,18 +77,27 @@ class Learner:
     Attributes:
         init: `(key, env_params) -> state`. `env_params` is one setting of the environment's parameters, or a stack
             of settings with a leading axis, dealt out to the instances in turn (pooled data).
-        update: `(key, state, hint) -> (state, metrics)`, one local iteration: gather experience, learn from it.
+        collect: `(key, state) -> (experience, state, metrics)`: gathers experience in the compiled environment, and
+            counts the episodes that ended (`episodes`, `episode_return`). Whoever steps an environment elsewhere
+            (host environments) hands its own experience to `learn` instead. `nothing_gathered` for a learner that
+            needs none.
+        learn: `(key, state, experience, hint) -> (state, metrics)`.
         act: `(key, params, observation, greedy) -> action`, for a batch with the instances on the last axis.
         params: `state -> params`, what a federation may see.
         adopt: `(state, params) -> state`, the state after the parameters were replaced.
         environment: Where it learns.
         samples: Environment steps of one local iteration, the weight of its update.
-        learn: `(key, state, trajectory, hint) -> (state, metrics)`, the second half of `update` for experience
-            gathered elsewhere (host environments). None if the algorithm gathers its own.
-        horizon: Steps each instance takes in a trajectory given to `learn`.
-        instances: How many instances of the environment the learner steps.
-        gradient: `(key, state, hint) -> (gradient, state, metrics)` at the current parameters, without a step.
-            None if an iteration takes several steps.
+        gradient: `(key, state, experience, hint) -> (gradient, metrics)` of the loss at the current parameters, which
+            stay as they are, like everything else. None if an iteration takes several steps or has no gradient.
+        horizon: Steps of each instance in the `Trajectory` that `learn` and `gradient` take. Such a learner learns from
+            experience gathered elsewhere as well; one whose horizon is 0 only from its own.
+        instances: How many instances of the environment such a trajectory has.
+        episodic: Whether each instance begins a new episode with the trajectory, and stands still once it is over: what
+            the trajectory has beyond means nothing. Otherwise it goes on where it stood, from episode to episode.
+        behaviours: `state -> (params, ...)`, the parameters with which experience is gathered if there are several:
+            each acts in an equal share of the instances, in this order, the first being what the agent acts with. None
+            if it gathers with what it acts with.
+        split_key: `key -> (for collect, for learn or gradient)`, of the key of an iteration.
         statistics: What the agents count rather than learn, such as the moments of observations. Optional.
         policy: `state -> params` that `act` takes, for a learner of which a federation sees less. None if they are
             what it sees.
@@ -79,26 +105,134 @@ class Learner:
             does not act greedily. None if actions are not discrete.
         measures: How the entries of its metrics are to be read, by name: see `fedrl.core.measures`. Those of its
             environment are the environment's.
+        discount: gamma of what it maximises. None if it has none.
+        personalised: By what an agent acts with something of its own, which the federation does not see: the names
+            of the wrappers, such as ("personal",). Empty if all agents act with what the server has.
     """
 
     init: Callable[[Key, PyTree], PyTree]
-    update: Callable[[Key, PyTree, Hint], tuple[PyTree, Metrics]]
+    collect: Callable[[Key, PyTree], tuple[Experience, PyTree, Metrics]]
+    learn: Callable[[Key, PyTree, Experience, Hint], tuple[PyTree, Metrics]]
     act: Callable[[Key, Params, jax.Array, bool], jax.Array]
     params: Callable[[PyTree], Params]
     adopt: Callable[[PyTree, Params], PyTree]
     environment: AnyEnvironment
     samples: int
-    learn: Callable[[Key, PyTree, Trajectory, Hint], tuple[PyTree, Metrics]] | None = None
+    gradient: Callable[[Key, PyTree, Experience, Hint], tuple[Params, Metrics]] | None = None
     horizon: int = 0
     instances: int = 0
-    gradient: Callable[[Key, PyTree, Hint], tuple[Params, PyTree, Metrics]] | None = None
+    episodic: bool = False
+    behaviours: Callable[[PyTree], tuple[Params, ...]] | None = None
+    split_key: Callable[[Key], tuple[Key, Key]] = two_streams
     statistics: Statistics | None = None
     policy: Callable[[PyTree], Params] | None = None
     probabilities: Callable[[Params, jax.Array], jax.Array] | None = None
     measures: Measures = field(default_factory=dict)
+    discount: float | None = None
+    personalised: tuple[str, ...] = ()
     call: Call | None = None
+
+
+def iterate(
+    learner: Learner, key: Key, state: PyTree, hint: Hint, experience: Experience | None = None
+) -> tuple[PyTree, Metrics]:
+    """One local iteration: gather experience, learn from it.
+
+    Args:
+        learner: Who learns.
+        key: Of the iteration.
+        state: The learner's.
+        hint: What the server sent along.
+        experience: What was gathered elsewhere, if it was; the key is then for learning alone.
+
+    Returns:
+        The state after it, and the metrics of both halves.
+    """
+    key, state, experience, counts = _gathered(learner, key, state, experience)
+    state, metrics = learner.learn(key, state, experience, hint)
+    return state, metrics | counts
+
+
+def differentiate(
+    learner: Learner, key: Key, state: PyTree, hint: Hint, experience: Experience | None = None
+) -> tuple[Params, PyTree, Metrics]:
+    """The gradient of a local iteration in place of its step; the arguments are those of `iterate`.
+
+    Returns:
+        The gradient at the current parameters, the state with the environment where it stands now, and the metrics.
+    """
+    assert learner.gradient is not None
+    key, state, experience, counts = _gathered(learner, key, state, experience)
+    gradient, metrics = learner.gradient(key, state, experience, hint)
+    return gradient, state, metrics | counts
+
+
+def _gathered(
+    learner: Learner, key: Key, state: PyTree, experience: Experience | None
+) -> tuple[Key, PyTree, Experience, Metrics]:
+    """The key to learn with, the state, what there is to learn from, and what was counted."""
+    if experience is not None:
+        return key, state, experience, {}
+    for_collect, for_learn = learner.split_key(key)
+    experience, state, counts = learner.collect(for_collect, state)
+    return for_learn, state, experience, counts
+
+
+def nothing_gathered(key: Key, state: PyTree) -> tuple[Experience, PyTree, Metrics]:
+    """The `collect` of a learner that learns from no experience, or whose `learn` gathers it inside."""
+    del key
+    return (), state, {}
 
 
 def policy_of(learner: Learner, state: PyTree) -> Params:
     """The parameters with which an agent acts: all of them, also those it keeps to itself."""
     return learner.params(state) if learner.policy is None else learner.policy(state)
+
+
+def behaviours_of(learner: Learner, state: PyTree) -> tuple[Params, ...]:
+    """The parameters with which an agent gathers experience: what it acts with comes first."""
+    return (policy_of(learner, state),) if learner.behaviours is None else learner.behaviours(state)
+
+
+def explore(learner: Learner, key: Key, behaviours: tuple[Params, ...], observation: jax.Array) -> jax.Array:
+    """The actions of all instances while experience is gathered, each behaviour's in its share of them."""
+    if len(behaviours) == 1:
+        return learner.act(key, behaviours[0], observation, False)
+    keys, shown = jax.random.split(key, len(behaviours)), jnp.split(observation, len(behaviours), axis=-1)
+    actions = [learner.act(k, p, seen, False) for k, p, seen in zip(keys, behaviours, shown, strict=True)]
+    return jnp.concatenate(actions, axis=-1)
+
+
+def follows_corrections(learner: Learner) -> bool:
+    """Whether what is learned depends on the correction in the hint: whether its optimiser reads it.
+
+    It is read off the program that `learn` is, since an optimiser of optax's shows nothing of what it reads. A
+    correction that no operation takes can't do anything.
+    """
+
+    def begun(key: Key) -> tuple[PyTree, Params, Experience]:
+        state = learner.init(key, learner.environment.params)
+        gathered = learner.collect(key, state)[0] if learner.horizon < 1 else _blank(learner)
+        return state, learner.params(state), gathered
+
+    key = jax.random.key(0)
+    state, params, experience = jax.eval_shape(begun, key)
+
+    def learned(correction: Params, key: Key, state: PyTree, params: Params, experience: Experience) -> PyTree:
+        return learner.learn(key, state, experience, Hint(params, correction))[0]
+
+    traced = jax.make_jaxpr(learned)(params, key, state, params, experience).jaxpr
+    corrections = {id(x) for x in traced.invars[: len(jax.tree.leaves(params))]}
+    taken = {id(x) for equation in traced.eqns for x in equation.invars} | {id(x) for x in traced.outvars}
+    return bool(corrections & taken)
+
+
+def _blank(learner: Learner) -> Trajectory:
+    """A trajectory of zeros, as the learner takes it."""
+    time, instances, (seen, done) = learner.horizon, learner.instances, learner.environment.spaces
+
+    def zeros(space: Space) -> jax.Array:
+        return jnp.zeros((time, *space.shape, instances), space.dtype)
+
+    nothing = jnp.zeros((time, instances), bool)
+    return Trajectory(zeros(seen), zeros(done), jnp.zeros((time, instances)), nothing, nothing, zeros(seen))

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.checks import check_positive
-from fedrl.core.component import calls_in, written
+from fedrl.core.component import written
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import UnsoundError
 from fedrl.core.federation import AgentState, Federation, ServerState, federate
+from fedrl.core.learner import follows_corrections
 from fedrl.core.stage import Stage, zeros_like
 from fedrl.core.types import Broadcast, Params, PyTree, Update
 from fedrl.engines.blocks import Trained, training
@@ -145,7 +146,7 @@ def gossip(
         return population._replace(blocks=tuple(heard))
 
     def params_of(population: Population) -> Params:
-        if federation.learner.policy is None:
+        if not federation.learner.personalised:
             return population.server.params
         return params_held(crew, adopt(population).blocks, seats)
 
@@ -182,8 +183,7 @@ def check_serverless(federation: Federation, rule: Rule) -> None:
             f"{learner.environment!r} is stepped on the host, and agents without a server train in compiled programs. "
             "Use a compiled environment, or run the federation with a server."
         )
-    names = {call.component.name for call in calls_in(learner)}
-    if rule.correction is not None and learner.call is not None and "corrected" not in names:
+    if rule.correction is not None and not follows_corrections(learner):
         raise UnsoundError(
             f"{rule!r} corrects local gradients, and the optimiser of {learner!r} does not read corrections. "
             "Use optimizer = chain(corrected(), sgd(...))."

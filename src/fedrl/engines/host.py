@@ -9,7 +9,8 @@ agents are stepped together, in one worker process per core where that pays; the
 An agent whose training fails begins new episodes, since a number that is not finite may come from its environments.
 
 What an environment remembers can't be saved. A population from elsewhere (a resumed run, another seed in between) goes
-on with fresh episodes: the parameters are where they were, the next trajectories are others.
+on with fresh episodes: the parameters are where they were, the next trajectories are others. Those of a learner that
+begins its episodes anew in every iteration are the same.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ from fedrl.engines.simulation import (
     starting,
 )
 
-RESTART = 1
-"""Sets the seeds of episodes that begin after a fault apart from those of a run's beginning."""
+RESTART, EPISODES = 1, 2
+"""Set the seeds of episodes that begin after a fault, or with a local step, apart from those of a run's beginning."""
 
 
 def simulate_host(
@@ -103,7 +104,11 @@ def simulate_host(
         return at
 
     def gather(
-        population: Population, states: list[AgentState], present: list[tuple[int, np.ndarray]], step: int
+        at: tuple[int, ...],
+        population: Population,
+        states: list[AgentState],
+        present: list[tuple[int, np.ndarray]],
+        step: int,
     ) -> tuple[Trajectory, dict[str, np.ndarray]]:
         ids = np.concatenate([seats[i] for i, _ in present])
         active = np.zeros(len(seats) * size, bool)
@@ -118,8 +123,10 @@ def simulate_host(
             np.repeat(active, learner.instances),
             rows,
             learner.horizon,
+            instance_seeds((*at, EPISODES, step), agents, learner.instances) if learner.episodic else None,
         )
-        return trajectory, {name: x.reshape(agents, -1).sum(1) for name, x in counts.items()}
+        rows_of = {name: x.reshape(agents, len(params), -1) for name, x in counts.items()}
+        return trajectory, {name: x[:, 0].sum(1) for name, x in rows_of.items()}  # of what agents act with
 
     def round(
         population: Population, cohort: Sequence[int] | np.ndarray | None = None, talk: bool = True
@@ -128,21 +135,25 @@ def simulate_host(
         asked, present = attendance(cohort, seats)
         given = (population.key, federation.broadcast(population.server), np.int32(asked))
         copies = {place: jax.device_put(given, place) for place in places}
-        blocks, starts = list(population.blocks), {}
+        blocks, starts, totals = list(population.blocks), {}, {}
         for i, here in present:
-            blocks[i], starts[i] = programs.begin(*copies[places[i % len(places)]], blocks[i], here, np.bool_(talk))
+            blocks[i], starts[i], totals[i] = programs.begin(
+                *copies[places[i % len(places)]], blocks[i], here, np.bool_(talk)
+            )
         columns: dict[int, Any] = {}
         counts: dict[str, np.ndarray] = {}
         ids = np.concatenate([seats[i][here] for i, here in present])
         for step in range(int(steps[ids].max())):
-            trajectory, counted = gather(population, [blocks[i] for i, _ in present], present, step)
+            trajectory, counted = gather(at, population, [blocks[i] for i, _ in present], present, step)
             counts = {name: counts.get(name, 0.0) + x for name, x in counted.items()}
             for i, here in present:
                 width = size * learner.instances
                 own = jax.tree.map(lambda x, i=i, width=width: x[:, i * width : (i + 1) * width], trajectory)
                 going = here & (step < steps[seats[i]])
                 given_here = copies[places[i % len(places)]]
-                blocks[i], learned = programs.work(*given_here, starts[i], blocks[i], going, np.int32(step), own)
+                blocks[i], totals[i], learned = programs.work(
+                    *given_here, starts[i], blocks[i], totals[i], going, np.int32(step), own
+                )
                 columns[i] = learned if i not in columns else jax.tree.map(jnp.add, columns[i], learned)
         outcomes, faults, before = [], {}, {}
         for i, here in present:
@@ -153,7 +164,7 @@ def simulate_host(
             given_here = copies[places[i % len(places)]]
             old = population.blocks[i]
             blocks[i], result, measures, before[i] = programs.report(
-                *given_here, starts[i], old, blocks[i], here, np.bool_(talk), known
+                *given_here, starts[i], old, blocks[i], totals[i], here, np.bool_(talk), known
             )
             faults[i] = np.asarray(measures.pop(FAULT))
             outcomes.append((result, here & (faults[i] == 0)))
@@ -206,15 +217,10 @@ def _opened(federation: Federation, fleet: PyTree, agents: int, rows: int, worke
             f"{environment!r} is no host environment. It runs inside compiled programs. "
             "Use fedrl.engines.blocks.simulate, which is far faster."
         )
-    if learner.learn is None or learner.horizon < 1:
+    if learner.horizon < 1:
         raise UnsoundError(
             f"{learner!r} gathers its own experience, and {environment!r} can only be stepped on the host. "
             "Use a learner that learns from trajectories, such as ppo(...)."
-        )
-    if federation.payload != "delta":
-        raise UnsoundError(
-            f"{federation!r} sends gradients of experience that the learner gathers, and {environment!r} can only be "
-            "stepped on the host. Use payload='delta'."
         )
     instances = environment.open(instance_settings(environment, fleet, learner.instances), workers)
     return HostRollout(instances, environment, agents * learner.instances, rows)

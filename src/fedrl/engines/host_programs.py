@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from fedrl.core.faults import FAULT
 from fedrl.core.federation import GATHER, AgentState, Federation
 from fedrl.core.keys import agent_key
-from fedrl.core.learner import Trajectory, policy_of
+from fedrl.core.learner import Trajectory, behaviours_of, explore
 from fedrl.core.types import Broadcast, Key, Metrics, Params, PyTree
 from fedrl.engines.host_rollout import by_agent, by_row
 from fedrl.engines.merging import measured, outcome
@@ -26,22 +26,23 @@ class Programs(NamedTuple):
     """The compiled parts of a round.
 
     Attributes:
-        params: What the agents of a block act with.
+        params: What the agents of a block gather experience with, see `fedrl.core.learner.behaviours_of`.
         stack: The parameters of several blocks as one.
         keys: The keys by which agents act in a local step.
         act: `(keys, time, params, observation) -> action`, row by row.
-        begin: Agents of a block adopt the broadcast; also returns the parameters they start from.
+        begin: Agents of a block adopt the broadcast; also returns the parameters they start from, and the sum of
+            gradients that they will send, if they do.
         work: One local step on what was gathered.
         report: What the agents made of it, given what they were before `begin`; also returns what is `measured` of
             their updates and whose training is at fault, and what their stages remembered.
     """
 
-    params: Callable[[PyTree], Params]
-    stack: Callable[[list[Params]], Params]
+    params: Callable[[PyTree], tuple[Params, ...]]
+    stack: Callable[[list[tuple[Params, ...]]], tuple[Params, ...]]
     keys: Callable[..., Key]
     act: Callable[..., jax.Array]
-    begin: Callable[..., tuple[AgentState, Params]]
-    work: Callable[..., tuple[AgentState, Metrics]]
+    begin: Callable[..., tuple[AgentState, Params, PyTree]]
+    work: Callable[..., tuple[AgentState, PyTree, Metrics]]
     report: Callable[..., tuple[AgentState, Any, Metrics, PyTree]]
 
 
@@ -51,7 +52,7 @@ def compiled(federation: Federation) -> Programs:
     learner = federation.learner
 
     @jax.jit
-    def stack(blocks: list[Params]) -> Params:
+    def stack(blocks: list[tuple[Params, ...]]) -> tuple[Params, ...]:
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *blocks)
 
     @jax.jit
@@ -62,20 +63,20 @@ def compiled(federation: Federation) -> Programs:
         return jax.vmap(one)(agents)
 
     @jax.jit
-    def act(keys: Key, time: jax.Array, params: Params, observation: jax.Array) -> jax.Array:
-        def one(key: Key, params: Params, observation: jax.Array) -> jax.Array:
-            return learner.act(jax.random.fold_in(key, time), params, observation, False)
+    def act(keys: Key, time: jax.Array, params: tuple[Params, ...], observation: jax.Array) -> jax.Array:
+        def one(key: Key, params: tuple[Params, ...], observation: jax.Array) -> jax.Array:
+            return explore(learner, jax.random.fold_in(key, time), params, observation)
 
         return by_row(jax.vmap(one)(keys, params, by_agent(observation, keys.shape[0])))
 
     def begin(
         key: Key, sent: Broadcast, cohort: jax.Array, agents: AgentState, here: jax.Array, talk: jax.Array
-    ) -> tuple[AgentState, Params]:
-        def one(agent: AgentState, here: jax.Array) -> tuple[AgentState, Params]:
+    ) -> tuple[AgentState, Params, PyTree]:
+        def one(agent: AgentState, here: jax.Array) -> tuple[AgentState, Params, PyTree]:
             own = learner.params(agent.learner)
             start = jax.tree.map(lambda new, old: jnp.where(talk, new, old), sent.params, own)
             _, after = federation.begin(key, sent._replace(params=start), agent, cohort)
-            return _where(here, after, agent), start
+            return _where(here, after, agent), start, federation.descent(start)
 
         return jax.vmap(one)(agents, here)
 
@@ -85,18 +86,22 @@ def compiled(federation: Federation) -> Programs:
         cohort: jax.Array,
         starts: Params,
         agents: AgentState,
+        totals: PyTree,
         going: jax.Array,
         step: jax.Array,
         seen: Trajectory,
-    ) -> tuple[AgentState, Metrics]:
-        def one(start: Params, agent: AgentState, going: jax.Array, seen: Trajectory) -> tuple[AgentState, Metrics]:
+    ) -> tuple[AgentState, PyTree, Metrics]:
+        def one(
+            start: Params, agent: AgentState, total: PyTree, going: jax.Array, seen: Trajectory
+        ) -> tuple[AgentState, PyTree, Metrics]:
             task, _ = federation.begin(key, sent._replace(params=start), agent, cohort)
-            after, metrics = federation.work(task, agent, step, seen)
-            return _where(going, after, agent), _where(going, metrics, jax.tree.map(jnp.zeros_like, metrics))
+            *after, metrics = federation.work(task, agent, total, step, seen)
+            kept, summed = _where(going, tuple(after), (agent, total))
+            return kept, summed, _where(going, metrics, jax.tree.map(jnp.zeros_like, metrics))
 
         size = going.shape[0]
         own = jax.tree.map(lambda x: jax.vmap(by_agent, (0, None), 1)(x, size), seen)
-        return jax.vmap(one)(starts, agents, going, own)
+        return jax.vmap(one)(starts, agents, totals, going, own)
 
     def report(
         key: Key,
@@ -105,25 +110,26 @@ def compiled(federation: Federation) -> Programs:
         starts: Params,
         before: AgentState,
         agents: AgentState,
+        totals: PyTree,
         here: jax.Array,
         talk: jax.Array,
         known: Metrics,
     ) -> tuple[AgentState, Any, Metrics, PyTree]:
         def one(
-            start: Params, old: AgentState, agent: AgentState, here: jax.Array, known: Metrics
+            start: Params, old: AgentState, agent: AgentState, total: PyTree, here: jax.Array, known: Metrics
         ) -> tuple[AgentState, Any, Metrics]:
             own = sent._replace(params=start)
             task, _ = federation.begin(key, own, agent, cohort)
-            update, after, fault = federation.report(task, old, agent, known)
+            update, after, fault = federation.report(task, old, agent, total, known)
             after = after._replace(local=_where(talk, after.local, old.local))  # what was not sent is not remembered
             measures = measured(federation, update) | {FAULT: fault}
             return _where(here, after, old), federation.decode(own, update), measures
 
-        agents, updates, measures = jax.vmap(one)(starts, before, agents, here, known)
+        agents, updates, measures = jax.vmap(one)(starts, before, agents, totals, here, known)
         return agents, outcome(federation, updates, here), measures, before.local
 
     return Programs(
-        jax.jit(jax.vmap(lambda state: policy_of(learner, state))),
+        jax.jit(jax.vmap(lambda state: behaviours_of(learner, state))),
         stack,
         keys,
         act,

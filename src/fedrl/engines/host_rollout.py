@@ -8,7 +8,7 @@ belong to empty seats, where nothing happens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -42,21 +42,31 @@ class HostRollout:
             running[here] = 0.0
 
     def collect(
-        self, choose: Callable[[int, np.ndarray], jax.Array], active: np.ndarray, rows: np.ndarray, steps: int
+        self,
+        choose: Callable[[int, np.ndarray], jax.Array],
+        active: np.ndarray,
+        rows: np.ndarray,
+        steps: int,
+        seeds: Sequence[int] | None = None,
     ) -> tuple[Trajectory, dict[str, np.ndarray]]:
-        """Take `steps` steps in the active instances.
+        """Take `steps` steps in the active instances, or one episode of so many steps at most.
 
         Args:
             choose: `(step, observation) -> action`, for the rows asked for.
             active: `[rows]` bool; the others stand still.
             rows: Rows the policy is asked about, among them every active one.
             steps: How many.
+            seeds: Of one episode in each active instance, which stands still once it is over. Without any, instances
+                go on where they stand, from episode to episode.
 
         Returns:
             The trajectory `[steps, rows, *features]`, and the sums that `fedrl.learners.rollout.collect` has for
             metrics, of each instance, in float64: "episodes", "episode_return" and what the environment measures.
+            An episode that was cut off, where there is one for each, has ended.
         """
-        time, here = (steps, len(active)), active[: self._count]
+        time, here = (steps, len(active)), active[: self._count].copy()
+        if seeds is not None:
+            self.restart(seeds, here)
         # fresh arrays each time: a compiled program may still read the last ones
         seen: dict[str, np.ndarray] = {
             "observation": _zeros(time, self._spaces.observation),
@@ -67,7 +77,7 @@ class HostRollout:
             "successor": _zeros(time, self._spaces.observation),
         }
         sums = {name: np.zeros(self._count) for name in ("episodes", "episode_return", *self._how.parts)}
-        sums |= {"steps": here * float(steps)} if self._how.steps else {}
+        sums |= {"steps": np.zeros(self._count)} if self._how.steps else {}
         everyone = len(rows) == len(active)
         for step in range(steps):
             shown, chosen = seen["observation"][step], seen["action"][step]
@@ -83,15 +93,27 @@ class HostRollout:
                 self._running[name] += np.where(here, values[name], 0.0)
             for name in self._how.stepped:
                 sums[name] += np.where(here, values[name], 0.0)
+            if self._how.steps:
+                sums["steps"] += here
             done = (after.terminated | after.truncated) & here
             if done.any():
-                sums["episodes"] += done
-                for name in self._how.last:
-                    sums[name] += np.where(done, values[name], 0.0)
-                for name, running in (("episode_return", self._returned), *self._running.items()):
-                    sums[name] += np.where(done, running, 0.0)
-                    running[done] = 0.0
+                self._end(sums, values, done)
+            if seeds is not None:
+                here &= ~done
+                if not here.any():
+                    break
+        if seeds is not None and here.any():
+            self._end(sums, values, here)
         return Trajectory(**cast(Any, seen)), sums
+
+    def _end(self, sums: dict[str, np.ndarray], values: Mapping[str, np.ndarray], where: np.ndarray) -> None:
+        """Count the episodes that end here, and what is measured of them."""
+        sums["episodes"] += where
+        for name in self._how.last:
+            sums[name] += np.where(where, values[name], 0.0)
+        for name, running in (("episode_return", self._returned), *self._running.items()):
+            sums[name] += np.where(where, running, 0.0)
+            running[where] = 0.0
 
 
 def instance_settings(environment: AnyEnvironment, fleet: PyTree, instances: int) -> PyTree:

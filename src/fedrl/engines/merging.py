@@ -60,7 +60,7 @@ def _exchanged(federation: Federation, setting: Shapes) -> Messages:
         sent = federation.broadcast(federation.init_server(key))
         agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
         task, begun = federation.begin(key, sent, agent, jnp.int32(1))
-        update, _, _ = federation.report(task, agent, begun, nothing_measured())
+        update, _, _ = federation.report(task, agent, begun, federation.descent(sent.params), nothing_measured())
         return Messages(sent, update, federation.decode(sent, update))
 
     return jax.eval_shape(exchange, jax.random.key(0), setting.tree)
@@ -100,7 +100,7 @@ def _watched_names(federation: Federation, setting: Shapes) -> list[str]:
         sent = federation.broadcast(federation.init_server(key))
         agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
         task, begun = federation.begin(key, sent, agent, jnp.int32(1))
-        update, after, _ = federation.report(task, agent, begun, nothing_measured())
+        update, after, _ = federation.report(task, agent, begun, federation.descent(sent.params), nothing_measured())
         return after.learner, to_send(federation.learner.params(after.learner), update)
 
     return [name for name, _ in watched(*jax.eval_shape(names, jax.random.key(0), setting.tree))]

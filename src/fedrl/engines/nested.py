@@ -18,7 +18,7 @@ from fedrl.core.component import component
 from fedrl.core.errors import UnsoundError
 from fedrl.core.faults import FAULT
 from fedrl.core.federation import AgentState, Federation, ServerState
-from fedrl.core.learner import Learner
+from fedrl.core.learner import Experience, Learner, nothing_gathered, same_stream
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 
 
@@ -66,8 +66,8 @@ def as_learner(federation: Federation, agents: int) -> Learner:
         each = jax.vmap(federation.init_agent, (None, 0, axis, 0))(key, jnp.arange(agents), env_params, steps)
         return NestedState(server, each)
 
-    def update(key: Key, state: NestedState, hint: Hint) -> tuple[NestedState, Metrics]:
-        del hint  # the agents hear their own server only
+    def learn(key: Key, state: NestedState, experience: Experience, hint: Hint) -> tuple[NestedState, Metrics]:
+        del experience, hint  # the agents gather their own, and hear their own server only
         sent = federation.broadcast(state.server)
         round_of = jax.vmap(federation.agent, (None, None, 0, None))
         updates, each, metrics = round_of(key, sent, state.agents, jnp.int32(agents))
@@ -81,12 +81,15 @@ def as_learner(federation: Federation, agents: int) -> Learner:
 
     return Learner(
         init=init,
-        update=update,
+        collect=nothing_gathered,
+        learn=learn,
         act=learner.act,
         params=lambda state: state.server.params,
         adopt=adopt,
         environment=learner.environment,
         samples=agents * federation.local_steps * learner.samples,
+        split_key=same_stream,  # each agent derives its own
         probabilities=learner.probabilities,
         measures=learner.measures,
+        discount=learner.discount,
     )

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedrl.core.component import calls_in
 from fedrl.core.learner import Learner
 from fedrl.experiments.events import Alarm, Hurt
 from fedrl.experiments.quantities import short
@@ -61,7 +60,7 @@ def alarms_of(
     everybody = lower_end(differences.mean(1), level) > 0.0
     if not hurt and not everybody:
         return []
-    taken = {call.component.name for call in calls_in(learner)} | ({"fine_tuned"} if fine_tuned else set())
+    taken = {*learner.personalised, *(("fine_tuned",) if fine_tuned else ())}
     cures = [cure for name, cure in CURES.items() if name not in taken]
     return [
         {

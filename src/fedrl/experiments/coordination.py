@@ -198,7 +198,7 @@ def all_act_alike(learner: Learner, coordination: Coordination) -> bool:
     """
     relays = isinstance(coordination, Tree) and set(coordination.periods) == {1}
     one_server = coordination is None or isinstance(coordination, Clock) or relays
-    return learner.policy is None and one_server
+    return not learner.personalised and one_server
 
 
 def has_common_policy(learner: Learner, coordination: Coordination) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedrl.core.component import calls_in
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.types import Params
 from fedrl.engines.simulation import Population, Simulation
@@ -56,8 +55,8 @@ def heterogeneity_of(experiment: Experiment, records: Sequence[Mapping[str, Any]
         "dispersion": float(np.median([each["dispersion"] for each in seen])) if seen else None,
         "cosine": float(np.mean([each["cosine"] for each in seen])) if seen else None,
     }
-    model, discount = _model(experiment), _discount(experiment)
-    if model is not None and discount is not None:
+    model, discount = _model(experiment), experiment.learner.discount
+    if model is not None and discount is not None and discount < 1.0:  # values need it
         transition, reward, value = (float(each.mean()) for each in distances_from_mean(model, discount))
         found["transition"], found["reward"], found["value"] = transition, reward, value
     return found
@@ -69,9 +68,3 @@ def _model(experiment: Experiment) -> TabularParams | None:
         return None
     whole = jax.eval_shape(lambda fleet: model_of(experiment.environment, fleet), experiment.fleet)
     return model_of(experiment.environment, experiment.fleet) if whole.transition.size <= LARGEST else None
-
-
-def _discount(experiment: Experiment) -> float | None:
-    """The learner's, if it has one below 1: values need it."""
-    known = [call.arguments["discount"] for call in calls_in(experiment.learner) if "discount" in call.arguments]
-    return known[0] if known and known[0] < 1.0 else None

@@ -22,9 +22,6 @@ from fedrl.experiments.config import Config
 COUNTS_OF_INSTANCES = ("instances", "episodes_per_step")
 """The parameters that say how many copies of the environment a learner steps."""
 
-PERSONAL = ("personal", "interpolated", "apfl", "gated")
-"""Wrappers that keep something of an agent apart from what all share."""
-
 
 @dataclass(frozen=True)
 class Method:
@@ -93,7 +90,7 @@ def _pooled(
 ) -> Method:
     """One learner with as many instances as all agents together have, dealt out over their environments."""
     assert isinstance(config.learner, Mapping)
-    table = _without_pull(_shared(config.learner))
+    table = _without_pull(_shared(config.learner, environment))
     wider = _multiplied(table, len(steps) * learner.samples // _built(table, environment).samples)
     central = None if wider is None else _built(wider, environment)
     if central is None or central.samples != learner.samples * len(steps):
@@ -122,11 +119,13 @@ def _without_pull(value: Any) -> Any:
     return [_without_pull(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _shared(table: Table) -> Table:
+def _shared(table: Table, environment: AnyEnvironment) -> Table:
     """The learner's table without the wrappers that set agents apart: there is one agent."""
-    if table["name"] in PERSONAL:
-        return _shared(table["learner"])
-    return {key: _shared(item) if key == "learner" else item for key, item in table.items()}
+    if "learner" not in table:
+        return table
+    inner = _shared(table["learner"], environment)
+    wrapped = {**table, "learner": inner}
+    return inner if _built(wrapped, environment).personalised else wrapped
 
 
 def _multiplied(table: Table, factor: int) -> Table | None:

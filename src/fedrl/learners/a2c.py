@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import jax
 import optax
 
 from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import AnyEnvironment
-from fedrl.core.learner import Learner, Trajectory
+from fedrl.core.learner import Learner
 from fedrl.core.types import Hint, Key, Metrics, Params
-from fedrl.learners.actor_critic import ActorCriticState, Experience, actor_critic
+from fedrl.learners.actor_critic import Experience, actor_critic
 from fedrl.learners.losses import policy_gradient, squared_error
 from fedrl.learners.networks import Network, mlp
 from fedrl.learners.optimizers import adam, descend
@@ -67,7 +65,11 @@ def a2c(
         bonus = entropy_weight * policy.entropy(outputs).mean() if entropy_weight else 0.0
         return value_weight * error - score - bonus
 
-    def slope(
+    def slope(policy: Policy, critic: Network, params: Params, experience: Experience) -> tuple[Params, Metrics]:
+        cost, gradient = jax.value_and_grad(lambda p: loss(policy, critic, p, experience))(params)
+        return gradient, {"loss": cost}
+
+    def improve(
         policy: Policy,
         critic: Network,
         key: Key,
@@ -76,30 +78,18 @@ def a2c(
         experience: Experience,
         hint: Hint,
     ) -> tuple[Params, optax.OptState, Metrics]:
-        del key, hint
-        cost, gradient = jax.value_and_grad(lambda p: loss(policy, critic, p, experience))(params)
-        return gradient, memory, {"loss": cost}
+        del key
+        gradient, metrics = slope(policy, critic, params, experience)
+        return *descend(optimizer, gradient, memory, params, hint), metrics
 
-    # An actor-critic whose parameters after an iteration are the gradient at those before.
-    sloped = actor_critic(
-        environment, network, optimizer, slope, instances=instances, steps=steps, discount=discount, trace=trace
+    return actor_critic(
+        environment,
+        network,
+        optimizer,
+        improve,
+        slope,
+        instances=instances,
+        steps=steps,
+        discount=discount,
+        trace=trace,
     )
-
-    def gradient(key: Key, state: ActorCriticState, hint: Hint) -> tuple[Params, ActorCriticState, Metrics]:
-        after, metrics = sloped.update(key, state, hint)
-        return after.params, after._replace(params=state.params), metrics
-
-    def descended(params: Params, after: ActorCriticState, hint: Hint) -> ActorCriticState:
-        params, memory = descend(optimizer, after.params, after.optimizer, params, hint)
-        return after._replace(params=params, optimizer=memory)
-
-    def update(key: Key, state: ActorCriticState, hint: Hint) -> tuple[ActorCriticState, Metrics]:
-        after, metrics = sloped.update(key, state, hint)
-        return descended(state.params, after, hint), metrics
-
-    def learn(key: Key, state: ActorCriticState, seen: Trajectory, hint: Hint) -> tuple[ActorCriticState, Metrics]:
-        assert sloped.learn is not None
-        after, metrics = sloped.learn(key, state, seen, hint)
-        return descended(state.params, after, hint), metrics
-
-    return replace(sloped, update=update, learn=learn, gradient=gradient)

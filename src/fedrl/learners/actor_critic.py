@@ -1,7 +1,8 @@
 """What advantage actor-critics share: two networks, one optimiser, and fresh experience in every iteration.
 
-collect --> Trajectory --> evaluate --> Experience --> improve (the algorithm)
-                                            +--> how much of the returns' variance the critic explains
+collect --> Trajectory --> evaluate --> Experience --+--> improve (the algorithm) --> parameters
+                                                     +--> slope (if it has one)   --> gradient
+                                                     +--> how much of the returns' variance the critic explains
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 from fedrl.learners.networks import Network
 from fedrl.learners.policies import Policy, act_with, policy_for, probabilities_with
 from fedrl.learners.returns import advantages
-from fedrl.learners.rollout import Position, Sampler, collect, start
+from fedrl.learners.rollout import Position, Sampler, start
+from fedrl.learners.rollout import collect as roll_out
 
-COLLECT, LEARN = 0, 1
 EXPLAINED = Measure(
     "iteration",
     better="higher",
@@ -55,19 +56,22 @@ Improve = Callable[
     [Policy, Network, Key, Params, optax.OptState, Experience, Hint], tuple[Params, optax.OptState, Metrics]
 ]
 
+Slope = Callable[[Policy, Network, Params, Experience], tuple[Params, Metrics]]
+
 
 def actor_critic(
     environment: AnyEnvironment,
     network: Network,
     optimizer: optax.GradientTransformation,
     improve: Improve,
+    slope: Slope | None = None,
     *,
     instances: int,
     steps: int,
     discount: float,
     trace: float,
 ) -> Learner:
-    """Build a learner from the one function in which actor-critics differ."""
+    """Build a learner from the one function in which actor-critics differ, and the gradient of those that have one."""
     policy = policy_for(environment.spaces, network)
 
     def init(key: Key, env_params: PyTree) -> ActorCriticState:
@@ -95,29 +99,35 @@ def actor_critic(
         params, memory, metrics = improve(policy, network, key, state.params, state.optimizer, experience, hint)
         return state._replace(params=params, optimizer=memory), metrics | explained_variance(experience)
 
-    def update(key: Key, state: ActorCriticState, hint: Hint) -> tuple[ActorCriticState, Metrics]:
+    def gradient(key: Key, state: ActorCriticState, seen: Trajectory, hint: Hint) -> tuple[Params, Metrics]:
+        del key, hint
+        assert slope is not None
+        experience = evaluate(state.params, seen)
+        direction, metrics = slope(policy, network, state.params, experience)
+        return direction, metrics | explained_variance(experience)
+
+    def collect(key: Key, state: ActorCriticState) -> tuple[Trajectory, ActorCriticState, Metrics]:
         actor = jax.lax.optimization_barrier(state.params["actor"])
         sampler = Sampler(policy.draw, lambda noise, seen: policy.sample(noise, policy.outputs(actor, seen)))
-        position, seen, counts = collect(
-            jax.random.fold_in(key, COLLECT), environment, state.env_params, sampler, state.position, steps
-        )
-        state, metrics = learn(jax.random.fold_in(key, LEARN), state._replace(position=position), seen, hint)
-        return state, metrics | counts
+        position, seen, counts = roll_out(key, environment, state.env_params, sampler, state.position, steps)
+        return seen, state._replace(position=position), counts
 
     act = act_with(policy)
     return Learner(
         init=init,
-        update=update,
+        collect=collect,
+        learn=learn,
         act=lambda key, params, observation, greedy: act(key, params["actor"], observation, greedy),
         params=lambda state: state.params,
         adopt=lambda state, params: state._replace(params=params),
         environment=environment,
         samples=instances * steps,
-        learn=learn,
+        gradient=None if slope is None else gradient,
         horizon=steps,
         instances=instances,
         probabilities=probabilities_with(policy, environment.spaces),
         measures={"loss": LOSS, "explained_variance": EXPLAINED},
+        discount=discount,
     )
 
 

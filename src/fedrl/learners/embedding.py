@@ -19,7 +19,7 @@ from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Space
 from fedrl.core.errors import ConfigError
-from fedrl.core.learner import Learner, Trajectory
+from fedrl.core.learner import Experience, Learner
 from fedrl.core.parts import belonging, check_parts
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 from fedrl.learners.networks import Network, mlp
@@ -76,19 +76,11 @@ def adapting(learner: Learner, only: Sequence[str] = ("embedding",)) -> Learner:
     check_parts(whole, only, "only")
     paths = belonging(whole, only)
 
-    def held(before: PyTree, after: PyTree) -> PyTree:
+    def learn(key: Key, state: PyTree, experience: Experience, hint: Hint) -> tuple[PyTree, Metrics]:
+        after, metrics = learner.learn(key, state, experience, hint)
         leaves, structure = jax.tree.flatten(learner.params(after))
-        old = jax.tree.leaves(learner.params(before))
+        old = jax.tree.leaves(learner.params(state))
         mixed = [new if free else still for new, still, free in zip(leaves, old, paths, strict=True)]
-        return learner.adopt(after, jax.tree.unflatten(structure, mixed))
+        return learner.adopt(after, jax.tree.unflatten(structure, mixed)), metrics
 
-    def update(key: Key, state: PyTree, hint: Hint) -> tuple[PyTree, Metrics]:
-        after, metrics = learner.update(key, state, hint)
-        return held(state, after), metrics
-
-    def learn(key: Key, state: PyTree, seen: Trajectory, hint: Hint) -> tuple[PyTree, Metrics]:
-        assert learner.learn is not None
-        after, metrics = learner.learn(key, state, seen, hint)
-        return held(state, after), metrics
-
-    return replace(learner, update=update, learn=None if learner.learn is None else learn, gradient=None)
+    return replace(learner, learn=learn, gradient=None)

@@ -32,7 +32,8 @@ from fedrl.learners.moments import (
     standardised,
     unseen,
 )
-from fedrl.learners.rollout import Position, Sampler, collect, start
+from fedrl.learners.rollout import Position, Sampler, start
+from fedrl.learners.rollout import collect as roll_out
 
 Book = dict[str, Moments]
 START, COLLECT, LEARN = 0, 1, 2
@@ -72,12 +73,10 @@ def normalize(
         limit: Bound of what the learner sees, in standard deviations.
 
     Raises:
-        ConfigError: The learner gathers its own experience, or there is nothing to normalise.
+        ConfigError: The learner gathers experience in a way of its own, or there is nothing to normalise.
     """
     environment = learner.environment
     _check(learner, observations, rewards)
-    assert learner.learn is not None
-    inner = learner.learn
     shapes = ({"observation": environment.spaces.observation.shape} if observations else {}) | (
         {"return": ()} if rewards else {}
     )
@@ -110,19 +109,16 @@ def normalize(
             observation=seen(moments, raw.observation), successor=seen(moments, raw.successor), reward=reward
         )
         own = Hint(hint.params["learner"], hint.correction["learner"])
-        after, metrics = inner(key, state.learner, normal, own)
+        after, metrics = learner.learn(key, state.learner, normal, own)
         return state._replace(learner=after, sums=sums, returned=returned), metrics
 
-    def update(key: Key, state: NormalizeState, hint: Hint) -> tuple[NormalizeState, Metrics]:
+    def collect(key: Key, state: NormalizeState) -> tuple[Trajectory, NormalizeState, Metrics]:
         held = jax.lax.optimization_barrier(policy_of(learner, state.learner))
         sampler = Sampler(
             lambda key, batch: key, lambda key, shown: learner.act(key, held, seen(state.moments, shown), False)
         )
-        position, raw, counts = collect(
-            jax.random.fold_in(key, COLLECT), environment, state.env_params, sampler, state.position, learner.horizon
-        )
-        state, metrics = learn(jax.random.fold_in(key, LEARN), state._replace(position=position), raw, hint)
-        return state, metrics | counts
+        position, raw, counts = roll_out(key, environment, state.env_params, sampler, state.position, learner.horizon)
+        return raw, state._replace(position=position), counts
 
     def adopt(state: NormalizeState, params: Params) -> NormalizeState:
         given: Book = params["moments"]
@@ -148,7 +144,8 @@ def normalize(
 
     return Learner(
         init=init,
-        update=update,
+        collect=collect,
+        learn=learn,
         act=lambda key, params, observation, greedy: learner.act(
             key, params["learner"], seen(params["moments"], observation), greedy
         ),
@@ -156,9 +153,9 @@ def normalize(
         adopt=adopt,
         environment=environment,
         samples=learner.samples,
-        learn=learn,
         horizon=learner.horizon,
         instances=learner.instances,
+        split_key=lambda key: (jax.random.fold_in(key, COLLECT), jax.random.fold_in(key, LEARN)),
         statistics=Statistics(
             gathered=lambda state: {name: parted(sums) for name, sums in state.sums.items()}, absorb=absorb
         ),
@@ -167,6 +164,8 @@ def normalize(
         else lambda state: {"learner": policy_of(learner, state.learner), "moments": state.moments},
         probabilities=None if learner.probabilities is None else probabilities,
         measures=learner.measures,
+        discount=learner.discount,
+        personalised=learner.personalised,
     )
 
 
@@ -185,7 +184,8 @@ def running_return(returned: jax.Array, seen: Trajectory, discount: float) -> tu
 
 
 def _check(learner: Learner, observations: bool, rewards: bool) -> None:
-    if learner.learn is None or learner.statistics is not None:
+    own_way = learner.horizon < 1 or learner.episodic or learner.behaviours is not None
+    if own_way or learner.statistics is not None:
         raise ConfigError(
             f"{learner!r} can't be normalised. Its experience has to pass through the wrapper's hands first, once. "
             "Wrap a learner that learns from trajectories, such as ppo or a2c."

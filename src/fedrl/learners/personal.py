@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from fedrl.core.component import component
 from fedrl.core.double import Double
 from fedrl.core.errors import ConfigError
-from fedrl.core.learner import Learner, Statistics, Trajectory, policy_of
+from fedrl.core.learner import Experience, Learner, Statistics, policy_of
 from fedrl.core.parts import belonging, check_parts, joined, without
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 
@@ -51,22 +51,18 @@ def personal(learner: Learner, keep: Sequence[str]) -> Learner:
         own = learner.params(state)
         return Hint(joined(hint.params, own), joined(hint.correction, jax.tree.map(jnp.zeros_like, own)))
 
-    def update(key: Key, state: PyTree, hint: Hint) -> tuple[PyTree, Metrics]:
-        return learner.update(key, state, extended(state, hint))
-
-    def learn(key: Key, state: PyTree, seen: Trajectory, hint: Hint) -> tuple[PyTree, Metrics]:
-        assert learner.learn is not None
-        return learner.learn(key, state, seen, extended(state, hint))
+    def learn(key: Key, state: PyTree, experience: Experience, hint: Hint) -> tuple[PyTree, Metrics]:
+        return learner.learn(key, state, experience, extended(state, hint))
 
     return replace(
         learner,
-        update=update,
-        learn=None if learner.learn is None else learn,
+        learn=learn,
         params=lambda state: without(learner.params(state), keep),
         adopt=lambda state, params: learner.adopt(state, joined(params, learner.params(state))),
         gradient=None,
         statistics=_shared(learner, whole, keep),
         policy=lambda state: policy_of(learner, state),
+        personalised=(*learner.personalised, "personal"),
     )
 
 

@@ -15,10 +15,11 @@ from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError
-from fedrl.core.learner import Learner, Trajectory, policy_of
+from fedrl.core.learner import Experience, Learner, policy_of
 from fedrl.core.measures import Measure
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 from fedrl.learners.rollout import Sampler, episodes
+from fedrl.learners.within import within
 
 GATE = 1
 
@@ -89,26 +90,12 @@ def gated(learner: Learner, trials: int = 4, horizon: int | None = None, margin:
         kept = jax.tree.map(lambda own, new: jnp.where(refused, own, new), state.learner, merged)
         return GatedState(kept, state.env_params, state.noise, state.trials + 1, refused.astype(jnp.float32))
 
-    def reported(state: GatedState, after: PyTree, metrics: Metrics) -> tuple[GatedState, Metrics]:
-        return state._replace(learner=after, refused=jnp.float32(0.0)), metrics | {"adoptions_refused": state.refused}
+    inner = within(learner)
 
-    def update(key: Key, state: GatedState, hint: Hint) -> tuple[GatedState, Metrics]:
-        return reported(state, *learner.update(key, state.learner, hint))
+    def learn(key: Key, state: GatedState, experience: Experience, hint: Hint) -> tuple[GatedState, Metrics]:
+        after, metrics = inner.learn(key, state, experience, hint)
+        return after._replace(refused=jnp.float32(0.0)), metrics | {"adoptions_refused": state.refused}
 
-    def learn(key: Key, state: GatedState, seen: Trajectory, hint: Hint) -> tuple[GatedState, Metrics]:
-        assert learner.learn is not None
-        return reported(state, *learner.learn(key, state.learner, seen, hint))
-
-    counts = learner.statistics
-    return replace(
-        learner,
-        init=init,
-        update=update,
-        learn=None if learner.learn is None else learn,
-        params=lambda state: learner.params(state.learner),
-        adopt=adopt,
-        gradient=None,
-        statistics=None if counts is None else counts._replace(gathered=lambda state: counts.gathered(state.learner)),
-        policy=lambda state: policy_of(learner, state.learner),
-        measures={**learner.measures, "adoptions_refused": Measure("round")},
-    )
+    own = (*learner.personalised, "gated")
+    measures = {**learner.measures, "adoptions_refused": Measure("round")}
+    return replace(inner, init=init, learn=learn, adopt=adopt, gradient=None, personalised=own, measures=measures)

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
-from fedrl.core.learner import Learner, Trajectory, policy_of
+from fedrl.core.learner import Experience, Learner, same_stream
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
+from fedrl.learners.within import within
 
 
 class InterpolatedState(NamedTuple):
@@ -58,24 +59,12 @@ def interpolated(learner: Learner, share: float = 0.5) -> Learner:
         mixed = jax.tree.map(between, learner.params(state.learner), params)
         return InterpolatedState(learner.adopt(state.learner, mixed), jnp.bool_(True))
 
-    def update(key: Key, state: InterpolatedState, hint: Hint) -> tuple[InterpolatedState, Metrics]:
-        after, metrics = learner.update(key, state.learner, hint)
-        return state._replace(learner=after), metrics
-
-    def learn(key: Key, state: InterpolatedState, seen: Trajectory, hint: Hint) -> tuple[InterpolatedState, Metrics]:
-        assert learner.learn is not None
-        after, metrics = learner.learn(key, state.learner, seen, hint)
-        return state._replace(learner=after), metrics
-
     return replace(
-        learner,
+        within(learner),
         init=lambda key, env_params: InterpolatedState(learner.init(key, env_params), jnp.bool_(False)),
-        update=update,
-        learn=None if learner.learn is None else learn,
-        params=lambda state: learner.params(state.learner),
         adopt=adopt,
         gradient=None,
-        policy=lambda state: policy_of(learner, state.learner),
+        personalised=("interpolated",),
     )
 
 
@@ -85,7 +74,9 @@ def apfl(learner: Learner, share: float = 0.5, rate: float = 0.0) -> Learner:
 
     Each iteration trains w where w stands, as federated averaging does, and v by a step from the mixture:
     v <- v + a (mixture after - mixture before), which with SGD is the gradient step of the paper. In reinforcement
-    learning each of the two needs experience of its own policy, so an iteration takes two of the learner's.
+    learning each of the two needs experience of its own policy, so an iteration takes two of the learner's: where the
+    learner learns from trajectories, one with twice the instances, of which the first half acts with the mixture and
+    the second half with w.
 
     Args:
         learner: What to wrap.
@@ -109,12 +100,22 @@ def apfl(learner: Learner, share: float = 0.5, rate: float = 0.0) -> Learner:
         shared = learner.params(state.shared)
         return jax.tree.map(lambda w, v: w + state.share * (v - w), shared, state.private)
 
-    def update(key: Key, state: ApflState, hint: Hint) -> tuple[ApflState, Metrics]:
-        for_shared, for_private = jax.random.split(key)
-        shared, _ = learner.update(for_shared, state.shared, hint)
+    def collect(key: Key, state: ApflState) -> tuple[Experience, ApflState, Metrics]:
+        for_shared, for_acting = (learner.split_key(each)[0] for each in jax.random.split(key))
+        by_shared, shared, _ = learner.collect(for_shared, state.shared)
+        by_mixture, acting, counts = learner.collect(for_acting, learner.adopt(state.acting, mixture(state)))
+        after = state._replace(shared=shared, acting=acting)
+        if not learner.horizon:
+            return (by_mixture, by_shared), after, counts
+        return jax.tree.map(lambda m, w: jnp.concatenate([m, w], -1), by_mixture, by_shared), after, counts
+
+    def learn(key: Key, state: ApflState, experience: Experience, hint: Hint) -> tuple[ApflState, Metrics]:
+        for_shared, for_acting = (learner.split_key(each)[1] for each in jax.random.split(key))
+        by_mixture, by_shared = halves(experience) if learner.horizon else experience
+        shared, _ = learner.learn(for_shared, state.shared, by_shared, hint)
         before = mixture(state)
         alone = Hint(before, jax.tree.map(jnp.zeros_like, before))
-        acting, metrics = learner.update(for_private, learner.adopt(state.acting, before), alone)
+        acting, metrics = learner.learn(for_acting, learner.adopt(state.acting, before), by_mixture, alone)
         step = jax.tree.map(jnp.subtract, learner.params(acting), before)
         private = jax.tree.map(lambda v, d: v + state.share * d, state.private, step)
         apart = jax.tree.map(jnp.subtract, state.private, learner.params(state.shared))
@@ -129,16 +130,24 @@ def apfl(learner: Learner, share: float = 0.5, rate: float = 0.0) -> Learner:
     return replace(
         learner,
         init=init,
-        update=update,
+        collect=collect,
+        learn=learn,
         params=lambda state: learner.params(state.shared),
         adopt=adopt,
         samples=2 * learner.samples,
-        learn=None,
-        horizon=0,
-        instances=0,
+        instances=2 * learner.instances,
+        behaviours=lambda state: (mixture(state), learner.params(state.shared)),
+        split_key=same_stream,  # each half splits it for the two models
         gradient=None,
         policy=mixture,
+        personalised=("apfl",),
     )
+
+
+def halves(experience: Experience) -> tuple[Experience, Experience]:
+    """The experience of the first half of the instances and that of the second."""
+    first = jax.tree.map(lambda x: x[..., : x.shape[-1] // 2], experience)
+    return first, jax.tree.map(lambda x: x[..., x.shape[-1] // 2 :], experience)
 
 
 def _check(learner: Learner, share: float, name: str) -> None:
@@ -149,7 +158,7 @@ def _check(learner: Learner, share: float, name: str) -> None:
             f"{learner!r} counts statistics, and {name} would take them for parameters and mix them. "
             "Use the learner without them, or wrap it all, as in normalize(interpolated(ppo(...)))."
         )
-    if learner.policy is not None:
+    if learner.personalised:
         raise ConfigError(
             f"{learner!r} is personalised already, so {name} can't tell what it acts with from what it shares. "
             f"Put them the other way round, as in personal({name}(...), keep=[...])."

@@ -18,10 +18,11 @@ from fedrl.core.checks import check_one_of, check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import AnyEnvironment, Discrete
 from fedrl.core.errors import ConfigError
-from fedrl.core.learner import Learner, Trajectory
+from fedrl.core.learner import Experience, Learner, Trajectory, nothing_gathered, same_stream
 from fedrl.core.measures import LOSS
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
-from fedrl.learners.rollout import Position, Sampler, collect, nothing_counted, start
+from fedrl.learners.rollout import Position, Sampler, nothing_counted, start
+from fedrl.learners.rollout import collect as roll_out
 
 Pair = tuple[jax.Array, jax.Array]
 MODEL = ("transition", "reward")
@@ -95,20 +96,19 @@ def q_table(
             params["visits"] = jnp.zeros((states, actions))
         return QTableState(params, start(key, environment, env_params, instances) if follows else (), env_params)
 
+    def collect(key: Key, state: QTableState) -> tuple[Trajectory, QTableState, Metrics]:
+        assert isinstance(state.position, Position)
+        sampler = _sampler(behaviour(state.params["q"], exploration))
+        position, seen, counts = roll_out(key, environment, state.env_params, sampler, state.position, steps)
+        return seen, state._replace(position=position), counts
+
     def learn(key: Key, state: QTableState, seen: Trajectory, hint: Hint) -> tuple[QTableState, Metrics]:
         del key, hint
         q, visits, loss = asynchronous(state.params["q"], seen, learning_rate, discount)
         return _advanced(state, q, visits), {"loss": loss}
 
-    def follow(key: Key, state: QTableState, hint: Hint) -> tuple[QTableState, Metrics]:
-        assert isinstance(state.position, Position)
-        sampler = _sampler(behaviour(state.params["q"], exploration))
-        position, seen, counts = collect(key, environment, state.env_params, sampler, state.position, steps)
-        state, metrics = learn(key, state._replace(position=position), seen, hint)
-        return state, metrics | counts
-
-    def sweep(key: Key, state: QTableState, hint: Hint) -> tuple[QTableState, Metrics]:
-        del hint
+    def sweep(key: Key, state: QTableState, experience: Experience, hint: Hint) -> tuple[QTableState, Metrics]:
+        del experience, hint
         # Averaged over a stack of settings (pooled data): its axes come first.
         transition, reward = (getattr(state.env_params, name) for name in MODEL)
         transition, reward = transition.reshape(-1, states, actions, states), reward.reshape(-1, states, actions)
@@ -128,17 +128,19 @@ def q_table(
 
     return Learner(
         init=init,
-        update=follow if follows else sweep,
+        collect=collect if follows else nothing_gathered,
+        learn=learn if follows else sweep,
         act=act,
         params=lambda state: state.params,
         adopt=lambda state, params: state._replace(params=params),
         environment=environment,
         samples=steps * (instances if follows else states * actions),
-        learn=learn if follows else None,
         horizon=steps if follows else 0,
         instances=instances if follows else 0,
+        split_key=same_stream,  # one half draws
         probabilities=lambda params, observation: behaviour(params["q"], exploration)[observation].T,
         measures={"loss": LOSS},
+        discount=discount,
     )
 
 

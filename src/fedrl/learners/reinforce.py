@@ -10,9 +10,8 @@ import optax
 
 from fedrl.core.checks import check_one_of, check_positive
 from fedrl.core.component import component
-from fedrl.core.environment import AnyEnvironment, HostEnvironment
-from fedrl.core.errors import ConfigError
-from fedrl.core.learner import Learner
+from fedrl.core.environment import AnyEnvironment
+from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.measures import LOSS
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 from fedrl.learners.actor_critic import flat
@@ -24,7 +23,6 @@ from fedrl.learners.returns import discounted
 from fedrl.learners.rollout import Episodes, Sampler, episodes
 
 BASELINES = ("none", "mean", "value")
-COLLECT = 0
 
 
 class ReinforceState(NamedTuple):
@@ -56,8 +54,14 @@ def reinforce(
     The factor gamma^t of the discounted objective is left out, as in common practice. The gradient may travel instead
     of the step: `federate(..., payload="gradient")` is the federated policy gradient.
 
+    Every iteration begins a new episode in each instance, also in an environment that is stepped on the host, and the
+    instance stands still once it is over. So each counts once, however long it is: the mean over what happens to end
+    within a stretch of time would count short episodes more often than long ones. An episode that is cut off at the
+    horizon counts up to there and its rewards to go end there: what is climbed is the return of the first `horizon`
+    steps. With `baseline="value"`, the critic stands for the rest.
+
     Args:
-        environment: Where to learn; a pure one, as episodes are played from their reset.
+        environment: Where to learn.
         network: Shape of actor and critic.
         optimizer: What descends the gradient.
         baseline: "none"; "mean", the mean G_t of the other episodes still under way at t (unbiased, and 0 for the last
@@ -68,7 +72,7 @@ def reinforce(
         value_weight: Weight of the critic's squared error.
 
     Raises:
-        ConfigError: A count is below one, the baseline is not known, or the environment is not pure.
+        ConfigError: A count is below one or the baseline is not known.
 
     Reference: rewards to go, Baxter & Bartlett (2001), https://doi.org/10.1613/jair.806; federated, Fan et al. (2021),
         https://arxiv.org/abs/2110.14074.
@@ -76,11 +80,6 @@ def reinforce(
     length = environment.max_steps if horizon is None else min(horizon, environment.max_steps)
     check_positive(episodes_per_step=episodes_per_step, horizon=length)
     check_one_of(baseline, BASELINES, "baseline")
-    if isinstance(environment, HostEnvironment):
-        raise ConfigError(
-            f"{environment!r} lives outside compiled programs, and reinforce plays its episodes inside. "
-            "Use a2c or ppo, which learn from any stretch of experience."
-        )
     policy = policy_for(environment.spaces, network)
     learns_value = baseline == "value"
 
@@ -107,34 +106,54 @@ def reinforce(
         error = squared_error(value * playing, target * playing) * share
         return value_weight * error - length * policy_gradient(log_prob, advantage.reshape(-1))
 
-    def gradient(key: Key, state: ReinforceState, hint: Hint) -> tuple[Params, ReinforceState, Metrics]:
-        del hint
+    def collect(key: Key, state: ReinforceState) -> tuple[Trajectory, ReinforceState, Metrics]:
         actor = jax.lax.optimization_barrier(state.params["actor"])
         sampler = Sampler(policy.draw, lambda noise, seen: policy.sample(noise, policy.outputs(actor, seen)))
-        played, counts = episodes(
-            jax.random.fold_in(key, COLLECT), environment, state.env_params, sampler, episodes_per_step, length
-        )
-        cost, slope = jax.value_and_grad(loss)(state.params, played)
-        return slope, state, {"loss": cost} | counts
+        played, counts = episodes(key, environment, state.env_params, sampler, episodes_per_step, length)
+        return played.trajectory, state, counts
 
-    def update(key: Key, state: ReinforceState, hint: Hint) -> tuple[ReinforceState, Metrics]:
-        slope, state, metrics = gradient(key, state, hint)
+    def gradient(key: Key, state: ReinforceState, seen: Trajectory, hint: Hint) -> tuple[Params, Metrics]:
+        del key, hint
+        cost, slope = jax.value_and_grad(loss)(state.params, first_episodes(seen))
+        return slope, {"loss": cost}
+
+    def learn(key: Key, state: ReinforceState, seen: Trajectory, hint: Hint) -> tuple[ReinforceState, Metrics]:
+        slope, metrics = gradient(key, state, seen, hint)
         params, memory = descend(optimizer, slope, state.optimizer, state.params, hint)
         return state._replace(params=params, optimizer=memory), metrics
 
     act = act_with(policy)
     return Learner(
         init=init,
-        update=update,
+        collect=collect,
+        learn=learn,
         act=lambda key, params, observation, greedy: act(key, params["actor"], observation, greedy),
         params=lambda state: state.params,
         adopt=lambda state, params: state._replace(params=params),
         environment=environment,
         samples=episodes_per_step * length,
         gradient=gradient,
+        horizon=length,
+        instances=episodes_per_step,
+        episodic=True,
         probabilities=probabilities_with(policy, environment.spaces),
         measures={"loss": LOSS},
+        discount=discount,
     )
+
+
+def first_episodes(seen: Trajectory) -> Episodes:
+    """The first episode of each instance in a trajectory: what comes after its end earns nothing and does not count."""
+    done = seen.terminated | seen.truncated
+    playing = jnp.cumsum(done, axis=0) - done == 0
+    last = (playing.sum(0) - 1).reshape(1, *[1] * (seen.successor.ndim - 2), -1)
+    final = jnp.take_along_axis(seen.successor, last, axis=0)[0]
+    trajectory = seen._replace(
+        reward=jnp.where(playing, seen.reward, 0.0),
+        terminated=seen.terminated & playing,
+        truncated=seen.truncated & playing,
+    )
+    return Episodes(trajectory, playing, final)
 
 
 def others(going: jax.Array, playing: jax.Array) -> jax.Array:

@@ -1,0 +1,42 @@
+"""Wrappers that remember something beside the learner they wrap: its functions, reaching through the wider state.
+
+    wider state --.learner--> state --> the learner --> state --.learner--> wider state
+
+A wrapper takes this learner and replaces what it is about: `replace(within(learner), init=..., adopt=...)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fedrl.core.learner import Experience, Learner, behaviours_of, policy_of
+from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
+
+
+def within(learner: Learner) -> Learner:
+    """The learner, its state held in the field `learner` of a NamedTuple; its `init` is the wrapper's to replace."""
+    counts, slope = learner.statistics, learner.gradient
+
+    def collect(key: Key, state: PyTree) -> tuple[Experience, PyTree, Metrics]:
+        experience, inner, metrics = learner.collect(key, state.learner)
+        return experience, state._replace(learner=inner), metrics
+
+    def learn(key: Key, state: PyTree, experience: Experience, hint: Hint) -> tuple[PyTree, Metrics]:
+        inner, metrics = learner.learn(key, state.learner, experience, hint)
+        return state._replace(learner=inner), metrics
+
+    def gradient(key: Key, state: PyTree, experience: Experience, hint: Hint) -> tuple[Params, Metrics]:
+        assert slope is not None
+        return slope(key, state.learner, experience, hint)
+
+    return replace(
+        learner,
+        collect=collect,
+        learn=learn,
+        gradient=None if slope is None else gradient,
+        params=lambda state: learner.params(state.learner),
+        adopt=lambda state, params: state._replace(learner=learner.adopt(state.learner, params)),
+        statistics=None if counts is None else counts._replace(gathered=lambda state: counts.gathered(state.learner)),
+        policy=lambda state: policy_of(learner, state.learner),
+        behaviours=None if learner.behaviours is None else lambda state: behaviours_of(learner, state.learner),
+    )
