@@ -157,7 +157,9 @@ def test_a_federation_as_a_learner_counts_the_iterations_and_rounds_of_its_agent
     learner = as_learner(inner, 4)
     state = learner.init(jax.random.key(0), learner.environment.params)
     hint = Hint(learner.params(state), learner.params(state))
-    _, metrics = jax.jit(learner.update)(jax.random.key(1), state, hint)
+    experience, state, counts = learner.collect(jax.random.key(1), state)
+    _, metrics = learner.learn(jax.random.key(2), state, experience, hint)
+    metrics = counts | metrics
     assert metrics["iterations"] == 4 * 3
     assert metrics["rounds"] == 4
     outer = simulate(federate(learner, mean(), local_steps=2), fleet(learner.environment, 2))

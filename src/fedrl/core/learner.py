@@ -103,11 +103,11 @@ class Learner:
             what it sees.
         probabilities: `(params, observation) -> [actions, instances]`, how likely `act` takes each action when it
             does not act greedily. None if actions are not discrete.
+        measures: How the entries of its metrics are to be read, by name: see `fedrl.core.measures`. Those of its
+            environment are the environment's.
         discount: gamma of what it maximises. None if it has none.
         personalised: By what an agent acts with something of its own, which the federation does not see: the names
             of the wrappers, such as ("personal",). Empty if all agents act with what the server has.
-        measures: How the entries of its metrics are to be read, by name: see `fedrl.core.measures`. Those of its
-            environment are the environment's.
     """
 
     init: Callable[[Key, PyTree], PyTree]
@@ -127,9 +127,9 @@ class Learner:
     statistics: Statistics | None = None
     policy: Callable[[PyTree], Params] | None = None
     probabilities: Callable[[Params, jax.Array], jax.Array] | None = None
+    measures: Measures = field(default_factory=dict)
     discount: float | None = None
     personalised: tuple[str, ...] = ()
-    measures: Measures = field(default_factory=dict)
     call: Call | None = None
 
 

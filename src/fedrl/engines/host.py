@@ -127,9 +127,8 @@ def simulate_host(
             learner.horizon,
             instance_seeds((*at, EPISODES, step), agents, learner.instances) if learner.episodic else None,
         )
-        return trajectory, {
-            name: x.reshape(agents, len(params), -1)[:, 0].sum(1) for name, x in counts.items()
-        }  # of what agents act with
+        rows_of = {name: x.reshape(agents, len(params), -1) for name, x in counts.items()}
+        return trajectory, {name: x[:, 0].sum(1) for name, x in rows_of.items()}  # of what agents act with
 
     def round(
         population: Population, cohort: Sequence[int] | np.ndarray | None = None, talk: bool = True

@@ -61,8 +61,8 @@ class HostRollout:
 
         Returns:
             The trajectory `[steps, rows, *features]`, and the sums that `fedrl.learners.rollout.collect` has for
-            metrics, of each instance, in float64: "episodes", "episode_return" and what the environment measures. An
-            episode that is cut off by the number of steps counts where there is one for each instance.
+            metrics, of each instance, in float64: "episodes", "episode_return" and what the environment measures.
+            An episode that was cut off, where there is one for each, has ended.
         """
         time, here = (steps, len(active)), active[: self._count].copy()
         if seeds is not None:
@@ -77,7 +77,7 @@ class HostRollout:
             "successor": _zeros(time, self._spaces.observation),
         }
         sums = {name: np.zeros(self._count) for name in ("episodes", "episode_return", *self._how.parts)}
-        sums |= {"steps": here * float(steps)} if self._how.steps else {}
+        sums |= {"steps": np.zeros(self._count)} if self._how.steps else {}
         everyone = len(rows) == len(active)
         for step in range(steps):
             shown, chosen = seen["observation"][step], seen["action"][step]
@@ -93,25 +93,27 @@ class HostRollout:
                 self._running[name] += np.where(here, values[name], 0.0)
             for name in self._how.stepped:
                 sums[name] += np.where(here, values[name], 0.0)
+            if self._how.steps:
+                sums["steps"] += here
             done = (after.terminated | after.truncated) & here
             if done.any():
-                self._count_ended(sums, done, values)
+                self._end(sums, values, done)
             if seeds is not None:
                 here &= ~done
                 if not here.any():
                     break
-        if seeds is not None:
-            self._count_ended(sums, here, values)
+        if seeds is not None and here.any():
+            self._end(sums, values, here)
         return Trajectory(**cast(Any, seen)), sums
 
-    def _count_ended(self, sums: dict[str, np.ndarray], ended: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
-        """Add up what is known of episodes that have ended in some instances."""
-        sums["episodes"] += ended
+    def _end(self, sums: dict[str, np.ndarray], values: Mapping[str, np.ndarray], where: np.ndarray) -> None:
+        """Count the episodes that end here, and what is measured of them."""
+        sums["episodes"] += where
         for name in self._how.last:
-            sums[name] += np.where(ended, values[name], 0.0)
+            sums[name] += np.where(where, values[name], 0.0)
         for name, running in (("episode_return", self._returned), *self._running.items()):
-            sums[name] += np.where(ended, running, 0.0)
-            running[ended] = 0.0
+            sums[name] += np.where(where, running, 0.0)
+            running[where] = 0.0
 
 
 def instance_settings(environment: AnyEnvironment, fleet: PyTree, instances: int) -> PyTree:

@@ -99,8 +99,8 @@ def as_learner(federation: Federation, agents: int) -> Learner:
         samples=agents * federation.local_steps * learner.samples,
         split_key=same_stream,  # each agent derives its own
         probabilities=learner.probabilities,
-        discount=learner.discount,
         measures=learner.measures,
+        discount=learner.discount,
     )
 
 

@@ -102,7 +102,9 @@ def actor_critic(
     def gradient(key: Key, state: ActorCriticState, seen: Trajectory, hint: Hint) -> tuple[Params, Metrics]:
         del key, hint
         assert slope is not None
-        return slope(policy, network, state.params, evaluate(state.params, seen))
+        experience = evaluate(state.params, seen)
+        direction, metrics = slope(policy, network, state.params, experience)
+        return direction, metrics | explained_variance(experience)
 
     def collect(key: Key, state: ActorCriticState) -> tuple[Trajectory, ActorCriticState, Metrics]:
         actor = jax.lax.optimization_barrier(state.params["actor"])
@@ -124,8 +126,8 @@ def actor_critic(
         horizon=steps,
         instances=instances,
         probabilities=probabilities_with(policy, environment.spaces),
-        discount=discount,
         measures={"loss": LOSS, "explained_variance": EXPLAINED},
+        discount=discount,
     )
 
 

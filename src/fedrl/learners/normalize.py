@@ -163,9 +163,9 @@ def normalize(
         if learner.policy is None
         else lambda state: {"learner": policy_of(learner, state.learner), "moments": state.moments},
         probabilities=None if learner.probabilities is None else probabilities,
+        measures=learner.measures,
         discount=learner.discount,
         personalised=learner.personalised,
-        measures=learner.measures,
     )
 
 

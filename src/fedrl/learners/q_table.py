@@ -139,8 +139,8 @@ def q_table(
         instances=instances if follows else 0,
         split_key=same_stream,  # one half draws
         probabilities=lambda params, observation: behaviour(params["q"], exploration)[observation].T,
-        discount=discount,
         measures={"loss": LOSS},
+        discount=discount,
     )
 
 

@@ -137,8 +137,8 @@ def reinforce(
         instances=episodes_per_step,
         episodic=True,
         probabilities=probabilities_with(policy, environment.spaces),
-        discount=discount,
         measures={"loss": LOSS},
+        discount=discount,
     )
 
 
