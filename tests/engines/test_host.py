@@ -139,7 +139,7 @@ def test_rounds_mean_the_same_as_in_blocks(aggregator):
     np.testing.assert_array_equal(ours[1], expected[1])
     assert np.ptp(ours[0], axis=0).min() > 0.0  # agents went their own ways without talk
     for one, other in zip(ours[2], expected[2], strict=True):
-        assert one[1:] == other[1:]
+        assert one._replace(sums={})[1:] == other._replace(sums={})[1:]  # but for what the wall clock says
         assert set(one.metrics) == set(other.metrics)
         for name, column in one.metrics.items():
             np.testing.assert_array_equal(column, other.metrics[name], err_msg=name)
