@@ -18,6 +18,7 @@ ALL = (
     "machinery",
     "events",
     "restart",
+    "replay",
     "demo",
     "alone",
     "a2c",

@@ -29,7 +29,8 @@ def shapes(tree) -> list[tuple[int, ...]]:
 
 def linear_ppo(instances: int = INSTANCES, steps: int = STEPS):
     linear = network(lambda key, space, outputs, gain: jnp.zeros((outputs, 4)), jnp.matmul)
-    return ppo(cartpole(), network=linear, instances=instances, steps=steps, minibatch_count=1)
+    steered = chain(corrected(), sgd(0.1))  # as control variates ask for
+    return ppo(cartpole(), network=linear, optimizer=steered, instances=instances, steps=steps, minibatch_count=1)
 
 
 def outputs_of(federation: Federation):
@@ -109,8 +110,8 @@ def test_all_that_the_engine_hands_the_server_is_updates(rule):
 def silenced(federation: Federation) -> Federation:
     """Agents that learn as ever, and say nothing: every update is all zeros, of weight one."""
 
-    def agent(key, sent, state, cohort):
-        update, state, metrics = federation.agent(key, sent, state, cohort)
+    def agent(*given):
+        update, state, metrics = federation.agent(*given)
         value, statistics = jax.tree.map(jnp.zeros_like, (update.value, update.statistics))
         return Update(value, jnp.float32(1.0), update.version, statistics), state, metrics
 
@@ -149,8 +150,8 @@ def test_with_the_updates_heard_the_server_does_learn():
 def test_metrics_do_not_reach_the_server():
     federation = federate(quadratic(sgd(0.1)), mean())
 
-    def boasting(key, sent, state, cohort):
-        update, state, metrics = federation.agent(key, sent, state, cohort)
+    def boasting(*given):
+        update, state, metrics = federation.agent(*given)
         return update, state, {name: x if name == FAULT else x * jnp.nan for name, x in metrics.items()}
 
     (honest, _), (boasted, lost) = rounds(federation, FLEET), rounds(replace(federation, agent=boasting), FLEET)

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core import exact
+from fedrl.core.aggregator import NOBODY, Arrivals
 from fedrl.core.codec import codec, size_bytes
 from fedrl.core.federation import AgentState, Federation, ServerState
 from fedrl.core.keys import Purpose, repeated_key, run_key
@@ -94,7 +95,8 @@ def programs(federation: Federation) -> Programs:
         return federation.decode(heard, update), after
 
     def commit_mean(key: Any, server: ServerState, whole: Update) -> ServerState:
-        return federation.commit(key, server, *federation.aggregate(server, whole))
+        nobody = Arrivals(jnp.full(1, NOBODY), jnp.zeros(1, jnp.int32))
+        return federation.commit(key, server, *federation.aggregate(key, nobody, server, whole))
 
     return Programs(
         jax.jit(federation.init_server),
@@ -282,7 +284,9 @@ class OneAtATime:
         else:
             order = np.argsort([arrival.agent.number for arrival in got], kind="stable")
             stack = jax.tree.map(lambda *leaves: np.stack(leaves), *(updates[i] for i in order))
-            merged, memory = self.federation.aggregate(self.server, stack)
+            senders = np.array([got[i].agent.number for i in order], np.int32)
+            arrivals = Arrivals(senders, np.asarray(ages, np.int32)[order])
+            merged, memory = self.federation.aggregate(self.key, arrivals, self.server, stack)
             self.server = self.programs.commit(self.key, self.server, merged, memory)
         self.before = earlier
         return True

@@ -96,8 +96,8 @@ def test_a_component_redefined_under_its_name_is_another_one():
 def test_an_altered_federation_does_not_share_the_program_of_the_original():
     whole = federation()
 
-    def eager(key, sent, agent, cohort):
-        update, agent, metrics = whole.agent(key, sent, agent, cohort)
+    def eager(*given):
+        update, agent, metrics = whole.agent(*given)
         return update._replace(value=jax.tree.map(lambda x: 2.0 * x, update.value)), agent, metrics
 
     assert not np.array_equal(rounds(whole, 4), rounds(replace(whole, agent=eager), 4))
