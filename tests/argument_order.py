@@ -38,7 +38,7 @@ ORDERS: dict[str, dict[str, str]] = {
     "Rule": {"init": "params", "meet": "mix steps start memory trained", "correction": "memory"},
 }
 """The parameters of the functions of each record. A hint comes last: `learn` and `gradient` are all that take one."""
-ALSO: dict[str, set[str]] = {}
+ALSO = {"experience": {"seen"}, "params": {"value"}, "state": {"timed"}}
 """Other names under which a parameter may go."""
 
 
@@ -46,14 +46,15 @@ def misplaced(record: Any) -> list[str]:
     """The functions of a component, and of those it is made of, whose parameters are not in the order of `ORDERS`."""
     found = []
     for owner in {id(x): x for x in _records(record, set())}.values():
-        for name, order in ORDERS[type(owner).__name__].items():
+        kind = type(owner).__name__
+        for name, order in ORDERS[kind].items():
             function = getattr(owner, name)
             if function is None:
                 continue
-            taken = list(inspect.signature(function).parameters)
-            expected = order.split()
-            if len(taken) != len(expected) or any(a != b and a not in ALSO.get(b, ()) for a, b in zip(taken, expected)):
-                found.append(f"{type(owner).__name__}.{name}({', '.join(taken)}), not ({', '.join(expected)})")
+            taken, expected = list(inspect.signature(function).parameters), order.split()
+            right = [a if a in ALSO.get(b, ()) else b for a, b in zip(taken, expected, strict=False)]
+            if taken != right or len(taken) != len(expected):
+                found.append(f"{kind}.{name}({', '.join(taken)}), not ({', '.join(expected)})")
     return found
 
 

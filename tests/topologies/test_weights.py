@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.linalg import eigvalsh
 
 import fedrl.topologies
+from argument_order import misplaced
 from fedrl.core.component import CATALOGUE, call_of, cite
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.experiments.catalogue import build, table_of
@@ -202,6 +203,11 @@ def random_params(agents: int, seed: int):
         "w": draws.normal(size=(agents, 2, 3)).astype(np.float32),
         "b": draws.normal(size=(agents,)).astype(np.float32),
     }
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_rules_take_their_arguments_in_the_one_order(rule):
+    assert misplaced(rule) == []
 
 
 @given(heard=graphs(both_ways=True), seed=st.integers(0, 99))
