@@ -54,13 +54,13 @@ class Scattered(NamedTuple):
 def nowhere() -> Environment:
     """An environment that nobody steps."""
 
-    def step(noise, state, action, params):  # type: ignore[no-untyped-def]
+    def step(noise, params, state, action):  # type: ignore[no-untyped-def]
         del noise, action, params
-        return state, Timestep(jnp.zeros(1), jnp.float32(0.0), jnp.bool_(False), jnp.bool_(False))
+        return Timestep(jnp.zeros(1), jnp.float32(0.0), jnp.bool_(False), jnp.bool_(False)), state
 
     spaces = Spaces(Box((1,)), Discrete(1))
     return Environment(
-        jnp.zeros(1), spaces, draw_nothing, draw_nothing, lambda n, p: ((), first(jnp.zeros(1))), step, 1
+        jnp.zeros(1), spaces, draw_nothing, draw_nothing, lambda n, p: (first(jnp.zeros(1)), ()), step, 1
     )
 
 

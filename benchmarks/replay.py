@@ -55,7 +55,7 @@ def replaying(environment: AnyEnvironment, capacity: int, instances: int = 4, st
         return ReplayingState(params, ring, start(key, environment, env_params, instances), env_params)
 
     def collect(key: Key, state: ReplayingState) -> tuple[Experience, ReplayingState, Metrics]:
-        position, seen, counts = roll_out(key, environment, state.env_params, sampler, state.position, steps)
+        seen, position, counts = roll_out(key, environment, state.env_params, sampler, steps, state.position)
         return seen, state._replace(position=position), counts
 
     def learn(key: Key, state: ReplayingState, seen: Trajectory, hint: Hint) -> tuple[ReplayingState, Metrics]:

@@ -44,11 +44,11 @@ def valley(size: int = 3) -> Environment:
 
     def reset(noise, params):
         del noise, params
-        return (), first(jnp.zeros(1))
+        return first(jnp.zeros(1)), ()
 
-    def step(noise, state, action, params):
+    def step(noise, params, state, action):
         del noise, action, params
-        return state, Timestep(jnp.zeros(1), jnp.float32(0.0), jnp.bool_(False), jnp.bool_(False))
+        return Timestep(jnp.zeros(1), jnp.float32(0.0), jnp.bool_(False), jnp.bool_(False)), state
 
     params = Valley(jnp.ones(size), jnp.zeros(size))
     return Environment(params, Spaces(Box((1,)), Discrete(1)), draw_nothing, draw_nothing, reset, step, 1)

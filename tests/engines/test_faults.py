@@ -74,12 +74,12 @@ def walk(cells: int = 0, lasting: bool = False) -> Environment:
 
     def reset(noise, params):
         del params
-        return noise[0], first(shown(noise[0]))
+        return first(shown(noise[0])), noise[0]
 
-    def step(noise, state, action, params):
+    def step(noise, params, state, action):
         reward = params.pays * (1.0 + action)
         state = state * 0.5 + noise[0] + (0.0 * reward if lasting else 0.0)
-        return state, Timestep(shown(state), reward, noise[1] < 0.1, jnp.bool_(False))
+        return Timestep(shown(state), reward, noise[1] < 0.1, jnp.bool_(False)), state
 
     spaces = Spaces(Discrete(cells) if cells else Box((2,)), Discrete(2))
     return Environment(WalkParams(jnp.float32(1.0)), spaces, draw_uniform(1), draw_uniform(2), reset, step, 12)

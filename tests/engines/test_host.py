@@ -56,11 +56,11 @@ class DriftParams(NamedTuple):
 
 def pure_drift() -> Environment:
     def reset(noise, params):
-        return jnp.zeros(1), first(jnp.zeros(1))
+        return first(jnp.zeros(1)), jnp.zeros(1)
 
-    def step(noise, state, action, params):
+    def step(noise, params, state, action):
         x = state + params.gain * action - 0.25
-        return x, Timestep(x, x[0], x[0] > 2.0, jnp.bool_(False))
+        return Timestep(x, x[0], x[0] > 2.0, jnp.bool_(False)), x
 
     spaces = Spaces(Box((1,)), Discrete(2))
     return time_limit(Environment(DriftParams(jnp.float32(1.0)), spaces, draw_nothing, draw_nothing, reset, step, 5))
@@ -86,7 +86,7 @@ def tally(environment: Environment, instances: int = INSTANCES, steps: int = STE
 
     def gather(key, state):
         sampler = Sampler(lambda key, batch: (), lambda noise, seen: choose(state.params, seen, key))
-        position, seen, counts = collect(key, environment, state.env_params, sampler, state.position, steps)
+        seen, position, counts = collect(key, environment, state.env_params, sampler, steps, state.position)
         return seen, state._replace(position=position), counts
 
     return Learner(
@@ -266,7 +266,7 @@ def luckless(learner: Learner) -> Learner:
         if learner.episodic:
             played, counts = episodes(*there, learner.instances, learner.horizon)
             return played.trajectory, state, counts
-        position, seen, counts = collect(*there, state.position, learner.horizon)
+        seen, position, counts = collect(*there, learner.horizon, state.position)
         return seen, state._replace(position=position), counts
 
     return replace(learner, collect=gather, act=lambda key, params, observation, greedy: choose(params, observation))

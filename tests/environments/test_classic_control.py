@@ -52,7 +52,7 @@ def test_steps_are_those_of_gymnasium(name):
     state, episodes, terminations = None, 0, 0
     for i in range(STEPS):
         if state is None:
-            state, opening = reset(noise[:, i], ours.params)
+            opening, state = reset(noise[:, i], ours.params)
             before = np.asarray(state.state, np.float64)
             theirs.state = before
             seen = theirs._get_obs() if name == "Pendulum-v1" else before
@@ -65,7 +65,7 @@ def test_steps_are_those_of_gymnasium(name):
             theirs.steps_beyond_terminated = None
         action = energetic(name, before, actions[i]) if i > STEPS // 2 else actions[i]
         observation, reward, terminated, _, _ = theirs.step(action)
-        state, timestep = step((), state, jnp.asarray(action), ours.params)
+        timestep, state = step((), ours.params, state, jnp.asarray(action))
         np.testing.assert_allclose(timestep.observation, observation, rtol=2e-5, atol=2e-5, err_msg=f"step {i}")
         np.testing.assert_allclose(timestep.reward, reward, rtol=1e-5, atol=1e-5, err_msg=f"step {i}")
         assert bool(timestep.terminated) == terminated, f"step {i}"
@@ -85,7 +85,7 @@ def test_episodes_are_as_long_as_gymnasiums(name):
 def test_starts_are_spread_as_gymnasiums(name):
     ours, theirs = TWINS[name](), gymnasium.make(name).unwrapped
     noise = ours.draw_reset(jax.random.key(0), (4000,))
-    state, _ = jax.jit(jax.vmap(ours.reset, (-1, None), -1))(noise, ours.params)
+    _, state = jax.jit(jax.vmap(ours.reset, (-1, None), -1))(noise, ours.params)
     sample = np.stack([_state_after_reset(theirs, seed) for seed in range(300)])
     for mine, other in zip(state.state, sample.T, strict=True):
         tolerance = float(0.05 * np.ptp(other) + 1e-6)
@@ -101,26 +101,26 @@ def _state_after_reset(environment, seed):
 class TestPhysics:
     def test_a_heavier_first_link_keeps_the_acrobot_lower(self):
         environment = acrobot()
-        state, _ = environment.reset(jnp.full(4, 0.5), environment.params)
+        _, state = environment.reset(jnp.full(4, 0.5), environment.params)
         push = jnp.int32(2)
-        light, _ = environment.step((), state, push, environment.params)
-        heavy, _ = environment.step((), state, push, environment.params._replace(mass_1=jnp.float32(3.0)))
+        _, light = environment.step((), environment.params, state, push)
+        _, heavy = environment.step((), environment.params._replace(mass_1=jnp.float32(3.0)), state, push)
         assert abs(float(heavy.state.theta_1)) < abs(float(light.state.theta_1))
 
     def test_stronger_gravity_lets_the_pendulum_fall_faster(self):
         environment = pendulum()
-        state, _ = environment.reset(jnp.array([0.6, 0.5]), environment.params)
-        slow, _ = environment.step((), state, jnp.zeros(1), environment.params._replace(gravity=jnp.float32(1.0)))
-        fast, _ = environment.step((), state, jnp.zeros(1), environment.params)
+        _, state = environment.reset(jnp.array([0.6, 0.5]), environment.params)
+        _, slow = environment.step((), environment.params._replace(gravity=jnp.float32(1.0)), state, jnp.zeros(1))
+        _, fast = environment.step((), environment.params, state, jnp.zeros(1))
         assert float(fast.state.theta_dot) > float(slow.state.theta_dot) > 0
 
     def test_a_goal_further_up_ends_the_drive_later(self):
         environment = mountain_car()
-        state, _ = environment.reset(jnp.array([0.5]), environment.params)
+        _, state = environment.reset(jnp.array([0.5]), environment.params)
         at = state._replace(state=state.state._replace(position=jnp.float32(0.52), velocity=jnp.float32(0.05)))
         far = environment.params._replace(goal_position=jnp.float32(0.58))
-        assert bool(environment.step((), at, jnp.int32(2), environment.params)[1].terminated)
-        assert not bool(environment.step((), at, jnp.int32(0), far)[1].terminated)
+        assert bool(environment.step((), environment.params, at, jnp.int32(2))[0].terminated)
+        assert not bool(environment.step((), far, at, jnp.int32(0))[0].terminated)
 
 
 class TestLQR:
@@ -150,15 +150,15 @@ class TestLQR:
         episodes = 4000
 
         def earn(key):
-            state, seen = jax.vmap(environment.reset, (-1, None), -1)(
+            seen, state = jax.vmap(environment.reset, (-1, None), -1)(
                 environment.draw_reset(jax.random.fold_in(key, 0), (episodes,)), params
             )
             noise = environment.draw_step(jax.random.fold_in(key, 1), (200, episodes)).swapaxes(0, 1)
 
             def step(carry, noise):
                 state, observation = carry
-                moved = jax.vmap(environment.step, (-1, -1, -1, None), -1)
-                state, timestep = moved(noise, state, -gain @ observation, params)
+                moved = jax.vmap(environment.step, (-1, None, -1, -1), -1)
+                timestep, state = moved(noise, params, state, -gain @ observation)
                 return (state, timestep.observation), timestep.reward
 
             _, reward = jax.lax.scan(step, (state, seen.observation), noise)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import fedrl.environments
+from argument_order import misplaced
 from fedrl.core.component import CATALOGUE, cite
-from fedrl.core.environment import Box, Discrete
+from fedrl.core.environment import Box, Discrete, Timestep
 from fedrl.core.errors import ConfigError
 
 INSTANCES = 4
@@ -46,12 +47,12 @@ def program(name, axis):
 
     def walk(for_reset, for_step, actions, params):
         reset = jax.vmap(environment.reset, (-1, axis), -1)
-        move = jax.vmap(environment.step, (-1, -1, -1, axis), -1)
-        fresh, opening = reset(for_reset, params)
+        move = jax.vmap(environment.step, (-1, axis, -1, -1), -1)
+        opening, fresh = reset(for_reset, params)
 
         def step(state, inputs):
             noise, action = inputs
-            state, timestep = move(noise, state, action, params)
+            timestep, state = move(noise, params, state, action)
             done = timestep.terminated | timestep.truncated
             return jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, state), timestep
 
@@ -96,8 +97,9 @@ class TestEnvironment:
         for_reset = environment.draw_reset(jax.random.key(0), ())
         for_step = environment.draw_step(jax.random.key(1), ())
         action = jnp.zeros(environment.spaces.action.shape, environment.spaces.action.dtype)
-        state, opening = jax.eval_shape(environment.reset, for_reset, environment.params)
-        after, timestep = jax.eval_shape(environment.step, for_step, state, action, environment.params)
+        opening, state = jax.eval_shape(environment.reset, for_reset, environment.params)
+        timestep, after = jax.eval_shape(environment.step, for_step, environment.params, state, action)
+        assert type(opening) is type(timestep) is Timestep
         seen = environment.spaces.observation
         for shown in (opening, timestep):
             assert kind(shown.observation) == (seen.shape, seen.dtype, False)
@@ -105,6 +107,9 @@ class TestEnvironment:
             assert kind(shown.terminated) == kind(shown.truncated) == ((), jnp.bool_, False)
         assert jax.tree.map(kind, after) == jax.tree.map(kind, state)
         assert jax.tree.structure(after) == jax.tree.structure(state)
+
+    def test_its_functions_take_their_arguments_in_the_one_order(self, name):
+        assert misplaced(built(name)) == []
 
     def test_parameters_are_arrays_that_agents_can_differ_in(self, name):
         leaves = jax.tree.leaves(built(name).params)

@@ -39,10 +39,10 @@ WORSE = {
 
 def played(environment, act, uniform):
     """What is seen on the way, and the rewards from there on; beyond a cut, the documented value counts."""
-    state, timestep = environment.reset(jnp.array([uniform]), environment.params)
+    timestep, state = environment.reset(jnp.array([uniform]), environment.params)
     seen, rewards = [float(timestep.observation[0])], []
     while not (timestep.terminated or timestep.truncated):
-        state, timestep = environment.step((), state, act(seen[-1]), environment.params)
+        timestep, state = environment.step((), environment.params, state, act(seen[-1]))
         rewards.append(float(timestep.reward))
         seen.append(float(timestep.observation[0]))
     beyond = VALUES[probe_truncation][0] if timestep.truncated else 0.0
@@ -67,15 +67,15 @@ def test_worse_play_earns_less(probe):
 def test_only_the_probe_of_truncation_is_cut_off():
     for probe in VALUES:
         environment = probe()
-        state, timestep = environment.reset(jnp.zeros(1), environment.params)
+        timestep, state = environment.reset(jnp.zeros(1), environment.params)
         action = jnp.zeros(environment.spaces.action.shape, environment.spaces.action.dtype)
         while not (timestep.terminated or timestep.truncated):
-            state, timestep = environment.step((), state, action, environment.params)
+            timestep, state = environment.step((), environment.params, state, action)
         assert bool(timestep.truncated) == (probe is probe_truncation)
 
 
 def test_agents_can_differ_in_the_scale_of_rewards():
     environment = probe_constant()
     params = jax.tree.map(lambda leaf: leaf * 3, environment.params)
-    state, _ = environment.reset(jnp.zeros(1), params)
-    assert float(environment.step((), state, jnp.int32(0), params)[1].reward) == 3.0
+    _, state = environment.reset(jnp.zeros(1), params)
+    assert float(environment.step((), params, state, jnp.int32(0))[0].reward) == 3.0

@@ -21,9 +21,9 @@ def test_the_readme_shows_an_environment_that_works():
     finally:
         CATALOGUE.pop(("environment", "walk"), None)
     params = fleet(environment, 2, {"stride": [0.3, 0.01]})
-    state, _ = jax.vmap(environment.reset, (-1, 0), -1)(jnp.full((1, 2), 0.75), params)
-    move = jax.jit(jax.vmap(environment.step, (None, -1, None, 0), -1))
+    _, state = jax.vmap(environment.reset, (-1, 0), -1)(jnp.full((1, 2), 0.75), params)
+    move = jax.jit(jax.vmap(environment.step, (None, 0, -1, None), -1))
     for _ in range(3):
-        state, timestep = move((), state, jnp.int32(1), params)
+        timestep, state = move((), params, state, jnp.int32(1))
     assert timestep.terminated.tolist() == [True, False]
     assert repr(environment) == "walk()"

@@ -22,7 +22,7 @@ def sampled(environment, params, state_type, state, action, count=20_000):
     at = Timed(state_type(jnp.int32(state)), jnp.int32(0))
     step = jax.jit(jax.vmap(environment.step, (-1, None, None, None), -1))
     noise = environment.draw_step(jax.random.key(1), (count,))
-    _, timestep = step(noise, at, jnp.int32(action), params)
+    timestep, _ = step(noise, params, at, jnp.int32(action))
     return np.bincount(timestep.observation, minlength=states) / count, float(timestep.reward.mean())
 
 
@@ -45,13 +45,13 @@ class TestTabular:
         environment = tabular([[[0.0, 0.1, 0.2, 0.7 / 3, 0.7 / 3, 0.7 / 3, 0.0]]] * 7, [[0.0]] * 7)
         at = Timed(TabularState(jnp.int32(0)), jnp.int32(0))
         for uniform, reached in ((0.0, 1), (1.0 - 2.0**-23, 5)):
-            _, timestep = environment.step(jnp.array([uniform]), at, jnp.int32(0), environment.params)
+            timestep, _ = environment.step(jnp.array([uniform]), environment.params, at, jnp.int32(0))
             assert int(timestep.observation) == reached
 
     def test_starts_follow_the_initial_distribution(self):
         environment = tabular([[[1.0, 0.0, 0.0]]] * 3, [[0.0]] * 3, [0.25, 0.75, 0.0])
         noise = environment.draw_reset(jax.random.key(0), (20_000,))
-        _, timestep = jax.vmap(environment.reset, (-1, None), -1)(noise, environment.params)
+        timestep, _ = jax.vmap(environment.reset, (-1, None), -1)(noise, environment.params)
         np.testing.assert_allclose(np.bincount(timestep.observation, minlength=3) / 20_000, [0.25, 0.75, 0], atol=0.015)
 
     @pytest.mark.parametrize(
@@ -174,20 +174,20 @@ class TestGridworld:
     def test_goals_and_pits_pay_and_end_the_episode(self):
         environment = gridworld("SGO")
         sure = environment.params._replace(slip=jnp.float32(0.0))
-        start, _ = environment.reset(jnp.zeros(1), sure)
-        _, won = environment.step(jnp.zeros(1), start, jnp.int32(2), sure)
+        _, start = environment.reset(jnp.zeros(1), sure)
+        won, _ = environment.step(jnp.zeros(1), sure, start, jnp.int32(2))
         assert (float(won.reward), bool(won.terminated)) == (pytest.approx(0.99), True)
         environment = gridworld("GSO")
-        start, _ = environment.reset(jnp.zeros(1), sure)
-        _, lost = environment.step(jnp.zeros(1), start, jnp.int32(2), sure)
+        _, start = environment.reset(jnp.zeros(1), sure)
+        lost, _ = environment.step(jnp.zeros(1), sure, start, jnp.int32(2))
         assert (float(lost.reward), bool(lost.terminated)) == (pytest.approx(-1.01), True)
-        _, stayed = environment.step(jnp.zeros(1), start, jnp.int32(1), sure)
+        stayed, _ = environment.step(jnp.zeros(1), sure, start, jnp.int32(1))
         assert (float(stayed.reward), bool(stayed.terminated)) == (pytest.approx(-0.01), False)
 
     def test_without_a_mark_episodes_start_anywhere_on_the_floor(self):
         environment = gridworld("..#G\n.O..")
         noise = environment.draw_reset(jax.random.key(0), (1000,))
-        _, timestep = jax.vmap(environment.reset, (-1, None), -1)(noise, environment.params)
+        timestep, _ = jax.vmap(environment.reset, (-1, None), -1)(noise, environment.params)
         assert set(np.asarray(timestep.observation)) == {0, 1, 3, 5, 6}
 
     @pytest.mark.parametrize("name", LAYOUTS)

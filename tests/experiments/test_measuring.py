@@ -36,10 +36,10 @@ def bumpy() -> Environment:
     """A corridor in which steps that lead nowhere are bumps."""
     inner = gridworld("S..G", max_steps=20)
 
-    def step(noise: Any, state: Any, action: Any, params: Any) -> Any:
-        after, timestep = inner.step(noise, state, action, params)
+    def step(noise: Any, params: Any, state: Any, action: Any) -> Any:
+        timestep, after = inner.step(noise, params, state, action)
         bump = (after.state.cell == state.state.cell).astype(jnp.float32)
-        return after, timestep._replace(measures={"bumps": bump})
+        return timestep._replace(measures={"bumps": bump}), after
 
     return replace(inner, step=step, measures={"bumps": Measure("episode", "bumps", "lower")})
 

@@ -22,13 +22,13 @@ def corridor(length: int = 3, max_steps: int = 5) -> Environment:
     def reset(noise, params):
         del noise
         state = CorridorState(params.start, jnp.int32(0))
-        return state, first(state.at[None])
+        return first(state.at[None]), state
 
-    def step(noise, state, action, params):
+    def step(noise, params, state, action):
         del noise, params
         at, steps = state.at + action, state.steps + 1
         over = at >= length
-        return CorridorState(at, steps), Timestep(at[None], at, over, (steps >= max_steps) & ~over)
+        return Timestep(at[None], at, over, (steps >= max_steps) & ~over), CorridorState(at, steps)
 
     spaces = Spaces(Box((1,)), Discrete(2))
     return Environment(CorridorParams(jnp.float32(0)), spaces, draw_nothing, draw_nothing, reset, step, max_steps)

@@ -29,7 +29,7 @@ def states(action: Discrete | Box) -> Environment:
 
     def reset(noise, params):
         del noise, params
-        return (), first(jnp.int32(0))
+        return first(jnp.int32(0)), ()
 
     return Environment((), Spaces(Discrete(2 * SAMPLES), action), draw_nothing, draw_nothing, reset, reset, TIME)
 

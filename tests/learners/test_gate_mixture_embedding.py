@@ -36,12 +36,12 @@ def taste(discrete: bool = False) -> Environment:
 
     def reset(noise, params):
         del noise, params
-        return (jnp.int32(0),), first(nothing)
+        return first(nothing), (jnp.int32(0),)
 
-    def step(noise, state, action, params):
+    def step(noise, params, state, action):
         del noise
         reward = (action == params.liked).astype(jnp.float32)
-        return state, Timestep(nothing, reward, jnp.bool_(True), jnp.bool_(False))
+        return Timestep(nothing, reward, jnp.bool_(True), jnp.bool_(False)), state
 
     return Environment(Taste(jnp.float32(0.0)), Spaces(space, Discrete(2)), draw_nothing, draw_nothing, reset, step, 1)
 

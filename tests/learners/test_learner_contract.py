@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import fedrl.learners
+from argument_order import misplaced
 from fedrl.core.component import CATALOGUE, cite
 from fedrl.core.environment import Discrete
 from fedrl.core.learner import Learner, Trajectory, follows_corrections, iterate, policy_of
@@ -118,6 +119,10 @@ def test_an_iteration_changes_parameters_and_keeps_every_shape_type_and_weak_typ
     )
     assert before == after
     assert differ(case.learner.params(case.state), case.learner.params(case.after))
+
+
+def test_its_functions_take_their_arguments_in_the_one_order(case):
+    assert misplaced(case.learner) == []
 
 
 def test_nothing_is_compiled_after_the_first_iteration(case):

@@ -29,12 +29,12 @@ CORRIDOR = "S.G"
 
 def played(environment, steps, instances=3, seed=0):
     position = start(jax.random.key(seed), environment, environment.params, instances)
-    return collect(jax.random.key(seed + 1), environment, environment.params, ACTIONS, position, steps)
+    return collect(jax.random.key(seed + 1), environment, environment.params, ACTIONS, steps, position)
 
 
 def test_success_in_a_gridworld_is_counted_as_by_hand():
     environment = gridworld("S.O\n..G", max_steps=6)
-    _, seen, counts = played(environment, 200)
+    seen, _, counts = played(environment, 200)
     ended = np.asarray(seen.terminated | seen.truncated)
     won = np.asarray(seen.reward) > 0.5  # only the goal pays
     assert 0 < won.sum() < ended.sum()
@@ -46,14 +46,14 @@ def test_collecting_in_two_halves_counts_what_one_whole_does():
     """A value per episode counts as its episode ends: the running sum stands in the position between two rollouts."""
     tiles = replace(gridworld("S....G", max_steps=7), measures={"tiles": Measure("episode"), "cells": Measure("step")})
 
-    def step(noise, state, action, params):
-        state, timestep = gridworld("S....G", max_steps=7).step(noise, state, action, params)
+    def step(noise, params, state, action):
+        timestep, state = gridworld("S....G", max_steps=7).step(noise, params, state, action)
         cell = timestep.observation.astype(jnp.float32)
-        return state, timestep._replace(measures={"tiles": cell, "cells": cell})
+        return timestep._replace(measures={"tiles": cell, "cells": cell}), state
 
     environment = replace(tiles, step=step)
-    position, seen, first = played(environment, 10)
-    _, later, second = collect(jax.random.key(9), environment, environment.params, ACTIONS, position, 10)
+    seen, position, first = played(environment, 10)
+    later, _, second = collect(jax.random.key(9), environment, environment.params, ACTIONS, 10, position)
     cells = np.concatenate([seen.successor, later.successor]).astype(float)
     ends = np.concatenate([seen.terminated | seen.truncated, later.terminated | later.truncated])
     by_hand = sum(
@@ -66,13 +66,13 @@ def test_collecting_in_two_halves_counts_what_one_whole_does():
 
 
 def test_what_is_taken_at_the_end_of_an_episode_is_its_last_value():
-    def step(noise, state, action, params):
-        state, timestep = plain.step(noise, state, action, params)
-        return state, timestep._replace(measures={"cell": timestep.observation.astype(jnp.float32)})
+    def step(noise, params, state, action):
+        timestep, state = plain.step(noise, params, state, action)
+        return timestep._replace(measures={"cell": timestep.observation.astype(jnp.float32)}), state
 
     plain = gridworld("S...G", max_steps=5)
     environment = replace(plain, step=step, measures={"cell": Measure("episode", take="last")})
-    _, seen, counts = played(environment, 60)
+    seen, _, counts = played(environment, 60)
     ends = np.asarray(seen.terminated | seen.truncated)
     assert counts["cell"] == np.asarray(seen.successor)[ends].sum()
     whole, sums = episodes(jax.random.key(0), environment, environment.params, ACTIONS, 4, 3)

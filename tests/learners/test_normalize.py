@@ -35,12 +35,12 @@ def signal() -> Environment:
         return params.offset + params.scale * (noise - 0.5) * jnp.array([1.0, 2.0])
 
     def reset(noise, params):
-        return noise, first(seen(noise, params))
+        return first(seen(noise, params)), noise
 
-    def step(noise, state, action, params):
+    def step(noise, params, state, action):
         del state, action
         shown = seen(noise, params)
-        return noise, Timestep(shown, shown[0], noise[0] < 0.2, jnp.bool_(False))
+        return Timestep(shown, shown[0], noise[0] < 0.2, jnp.bool_(False)), noise
 
     draw = draw_uniform(2)
     params = SignalParams(jnp.float32(0.0), jnp.float32(1.0))
@@ -244,12 +244,12 @@ def test_an_unscaled_problem_is_learned_only_when_normalised():
 
     def reset(noise, params):
         shown = jnp.where(noise[0] < 0.5, -1.0, 1.0)
-        return shown, first(1000.0 + params * shown[None])
+        return first(1000.0 + params * shown[None]), shown
 
-    def step(noise, state, action, params):
+    def step(noise, params, state, action):
         del noise
         paid = -1000.0 * (action[0] - state) ** 2
-        return state, Timestep(1000.0 + params * state[None], paid, jnp.bool_(True), jnp.bool_(False))
+        return Timestep(1000.0 + params * state[None], paid, jnp.bool_(True), jnp.bool_(False)), state
 
     spaces = Spaces(Box((1,)), Box((1,), -2.0, 2.0))
     env = Environment(jnp.float32(1.0), spaces, draw_uniform(1), draw_nothing, reset, step, 1)

@@ -20,7 +20,7 @@ def always(action):
 def test_collect_keeps_the_last_observation_and_starts_anew():
     env, key = corridor(), jax.random.key(0)
     position = start(key, env, env.params, 2)
-    position, seen, counts = collect(key, env, env.params, always([1, 0]), position, 6)
+    seen, position, counts = collect(key, env, env.params, always([1, 0]), 6, position)
     np.testing.assert_array_equal(seen.observation[:, 0, 0], [0, 1, 2, 0, 1, 2])
     np.testing.assert_array_equal(seen.successor[:, 0, 0], [1, 2, 3, 1, 2, 3])
     np.testing.assert_array_equal(seen.terminated[:, 0], [False, False, True] * 2)
@@ -33,11 +33,11 @@ def test_collect_keeps_the_last_observation_and_starts_anew():
 def test_every_step_of_every_instance_has_noise_of_its_own_for_actions_steps_and_resets():
     def reset(noise, params):
         del params
-        return jnp.float32(0.0), first(noise[None])
+        return first(noise[None]), jnp.float32(0.0)
 
-    def step(noise, state, action, params):
+    def step(noise, params, state, action):
         del params
-        return state, Timestep(noise[None], jnp.float32(0.0), jnp.bool_(True), jnp.bool_(False))
+        return Timestep(noise[None], jnp.float32(0.0), jnp.bool_(True), jnp.bool_(False)), state
 
     draw = jax.random.normal
     env = Environment((), Spaces(Box((1,)), Box(())), draw, draw, reset, step, 1)  # it ends at every step
@@ -46,7 +46,7 @@ def test_every_step_of_every_instance_has_noise_of_its_own_for_actions_steps_and
 
     def both(key):
         key, start_key = jax.random.split(key)
-        position, seen, _ = collect(key, env, (), echo, start(start_key, env, (), instances), steps)
+        seen, position, _ = collect(key, env, (), echo, steps, start(start_key, env, (), instances))
         return position.observation, seen, episodes(key, env, (), echo, instances, steps)[0].trajectory
 
     last, seen, whole = jax.jit(both)(jax.random.key(7))
@@ -59,8 +59,8 @@ def test_every_step_of_every_instance_has_noise_of_its_own_for_actions_steps_and
 def test_collect_goes_on_where_it_stood():
     env, key = corridor(), jax.random.key(0)
     position = start(key, env, env.params, 1)
-    position, _, first = collect(key, env, env.params, always(1), position, 2)
-    position, seen, second = collect(key, env, env.params, always(1), position, 1)
+    _, position, first = collect(key, env, env.params, always(1), 2, position)
+    seen, position, second = collect(key, env, env.params, always(1), 1, position)
     assert first["episodes"] == 0
     assert second == {"episodes": 1.0, "episode_return": 6.0}
     assert seen.observation.item() == 2.0

@@ -28,8 +28,8 @@ def admitted(rule, bids, sizes, left, state=None, seed=0):
     name, ids = rule.asks[0], np.arange(len(bids))
     told = {name: np.array(bids, np.float32)}
     state = rule.init(len(bids)) if state is None else state
-    chosen = rule.admit(np.random.default_rng(seed), ids, told, np.array(sizes), left, state)
-    return np.flatnonzero(chosen).tolist(), rule.hear(state, ids, told, chosen)
+    chosen = rule.admit(np.random.default_rng(seed), ids, left, state, told, np.array(sizes))
+    return np.flatnonzero(chosen).tolist(), rule.hear(ids, chosen, state, told)
 
 
 class TestByPriority:

@@ -13,6 +13,7 @@ import fedrl.engines.virtual
 import fedrl.learners
 import fedrl.selection
 import fedrl.stages
+from argument_order import misplaced
 from fedrl.aggregators import (
     agnostic,
     by_diversity,
@@ -212,6 +213,9 @@ class TestComponent:
         calls = [call_of(other) for others in EXAMPLES.values() for other in others]
         assert calls.count(call_of(value)) == 1
         assert len({call.digest for call in calls}) == len(calls)
+
+    def test_its_functions_take_their_arguments_in_the_one_order(self, value):
+        assert misplaced(value) == []
 
     def test_cites_its_source(self, value):
         sources = cite(value)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.linalg import eigvalsh
 
 import fedrl.topologies
+from argument_order import misplaced
 from fedrl.core.component import CATALOGUE, call_of, cite
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.experiments.catalogue import build, table_of
@@ -204,6 +205,11 @@ def random_params(agents: int, seed: int):
     }
 
 
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_rules_take_their_arguments_in_the_one_order(rule):
+    assert misplaced(rule) == []
+
+
 @given(heard=graphs(both_ways=True), seed=st.integers(0, 99))
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_rules_keep_the_mean_of_what_was_trained(rule, heard, seed):
@@ -215,7 +221,7 @@ def test_rules_keep_the_mean_of_what_was_trained(rule, heard, seed):
         trained = random_params(agents, seed + round + 1)
         start, before = params, weight
         memory = rule.init(start) if memory is None else memory
-        params, memory = rule.meet(lambda x: np.tensordot(weights, x, 1), start, trained, memory, np.full(agents, 2))
+        params, memory = rule.meet(lambda x: np.tensordot(weights, x, 1), np.full(agents, 2), start, memory, trained)
         weight = memory if rule == push_sum() else weight  # kept is the sum of weight * params
         for name in trained:
             old, new = (w.reshape(-1, *(1,) * (trained[name].ndim - 1)) for w in (before, weight))
@@ -231,7 +237,7 @@ def test_the_tracker_divides_by_all_the_gradient_steps_of_a_local_one():
     weights, start, trained = metropolis().weights(ring().adjacency(5, 0)), random_params(5, 0), random_params(5, 1)
 
     def memory(rule):
-        return rule.meet(lambda x: np.tensordot(weights, x, 1), start, trained, rule.init(start), np.full(5, 2))[1]
+        return rule.meet(lambda x: np.tensordot(weights, x, 1), np.full(5, 2), start, rule.init(start), trained)[1]
 
     twice, double = memory(gradient_tracking(0.1, gradient_steps=2)), memory(gradient_tracking(0.2))
     for name in start:

@@ -13,12 +13,12 @@ from fedrl.learners.rollout import Sampler, collect, start
 
 def test_cartpole_goes_where_ours_goes():
     theirs, ours = gymnax("CartPole-v1"), cartpole()
-    state, timestep = theirs.reset(jax.random.key(0), theirs.params)
-    own = ours.reset(timestep.observation / 0.1 + 0.5, ours.params)[0]
+    timestep, state = theirs.reset(jax.random.key(0), theirs.params)
+    own = ours.reset(timestep.observation / 0.1 + 0.5, ours.params)[1]
     step, own_step = jax.jit(theirs.step), jax.jit(ours.step)
     for action in (1, 0, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1):
-        state, timestep = step(jax.random.key(1), state, jnp.int32(action), theirs.params)
-        own, expected = own_step((), own, jnp.int32(action), ours.params)
+        timestep, state = step(jax.random.key(1), theirs.params, state, jnp.int32(action))
+        expected, own = own_step((), ours.params, own, jnp.int32(action))
         np.testing.assert_allclose(timestep.observation, expected.observation, rtol=1e-4, atol=1e-5)
         assert (timestep.reward, timestep.terminated, timestep.truncated) == expected[1:]
         if timestep.terminated:
@@ -34,7 +34,7 @@ def test_the_final_observation_survives_and_limits_truncate():
     @jax.jit
     def twelve_steps(key):
         position = start(key, environment, environment.params, 3)
-        return collect(key, environment, environment.params, idle, position, 12)[1:]
+        return collect(key, environment, environment.params, idle, 12, position)[::2]
 
     seen, counts = twelve_steps(jax.random.key(0))
     assert seen.truncated.sum(axis=1).tolist() == [0, 0, 0, 0, 3, 0, 0, 0, 0, 3, 0, 0]
@@ -54,8 +54,8 @@ def test_every_number_among_the_parameters_may_differ_between_agents():
     axes = jax.tree.map(lambda dims: 0 if dims else None, axes)
 
     def one(params):
-        state, _ = environment.reset(jax.random.key(3), params)
-        return environment.step(jax.random.key(4), state, jnp.zeros(1), params)[1].observation
+        _, state = environment.reset(jax.random.key(3), params)
+        return environment.step(jax.random.key(4), params, state, jnp.zeros(1))[0].observation
 
     weightless, heavy = jax.vmap(one, (axes,))(fleet)
     assert np.abs(np.asarray(weightless - heavy)).max() > 0.01
@@ -66,9 +66,9 @@ def test_states_keep_their_types_from_step_to_step():
     assert environment.spaces.observation.shape == (10, 10, 4)
 
     def types(key):
-        state, first = environment.reset(key, environment.params)
-        after, timestep = environment.step(key, state, jnp.int32(0), environment.params)
-        return (state, first), (after, timestep)
+        first, state = environment.reset(key, environment.params)
+        timestep, after = environment.step(key, environment.params, state, jnp.int32(0))
+        return (first, state), (timestep, after)
 
     before, after = jax.eval_shape(types, jax.random.key(0))
     assert jax.tree.leaves(before) == jax.tree.leaves(after)  # shape, dtype and weakness

@@ -3,7 +3,7 @@
 Randomness is drawn ahead: `draw_step(key, (time, instances))` once per rollout costs a fraction of a key
 split per step. An environment that wants keys draws keys (`draw_keys`).
 
-    draw_reset, draw_step --> noise --> reset, step --> State, Timestep
+    draw_reset, draw_step --> noise --> reset, step --> Timestep, State
 
 An environment never resets itself. Whoever steps it (`fedrl.learners.rollout`) starts the next episode,
 so the last observation of an episode is never lost, and termination and truncation stay apart.
@@ -118,8 +118,8 @@ class Environment:
         spaces: Observation and action spaces, the same for every setting of `params`.
         draw_reset: `(key, batch) -> noise`, with the batch axes last on every leaf (keys: the only axes).
         draw_step: As `draw_reset`, for `step`.
-        reset: `(noise, params) -> (state, timestep)`.
-        step: `(noise, state, action, params) -> (state, timestep)`.
+        reset: `(noise, params) -> (timestep, state)`.
+        step: `(noise, params, state, action) -> (timestep, state)`.
         max_steps: No episode is longer.
         model: `params -> (transition, reward, initial)`, the exact tables of a finite process
             (`fedrl.environments.TabularParams`), for parameters with any leading axes. None if no model is known.
@@ -133,8 +133,8 @@ class Environment:
     spaces: Spaces
     draw_reset: Callable[[Key, tuple[int, ...]], Noise]
     draw_step: Callable[[Key, tuple[int, ...]], Noise]
-    reset: Callable[[Noise, PyTree], tuple[State, Timestep]]
-    step: Callable[[Noise, State, jax.Array, PyTree], tuple[State, Timestep]]
+    reset: Callable[[Noise, PyTree], tuple[Timestep, State]]
+    step: Callable[[Noise, PyTree, State, jax.Array], tuple[Timestep, State]]
     max_steps: int
     model: Callable[[PyTree], PyTree] | None = None
     variants: Variants | None = None

@@ -45,7 +45,7 @@ def start(key: Key, environment: AnyEnvironment, env_params: PyTree, instances: 
         return Position((), jnp.zeros(0), jnp.zeros(instances), jnp.zeros(instances, jnp.int32))
     params, axis = deal(environment, env_params, instances)
     noise = environment.draw_reset(key, (instances,))
-    state, timestep = jax.vmap(environment.reset, (-1, axis), -1, axis_size=instances)(noise, params)
+    timestep, state = jax.vmap(environment.reset, (-1, axis), -1, axis_size=instances)(noise, params)
     measured = {name: jnp.zeros(instances) for name in counting(environment.measures).summed}
     return Position(state, timestep.observation, jnp.zeros(instances), jnp.zeros(instances, jnp.int32), measured)
 

@@ -115,7 +115,7 @@ def simulate_budget(
         key, number = np.asarray(jax.random.key_data(population.key)).tolist(), int(population.server.version) + 1
         rng = np.random.default_rng([*key, number, ADMISSION])
         each = uploads.size_bytes[ids] - repeated
-        admitted = admission.admit(rng, ids, said, each, left, population.between) if bids else np.zeros(0, bool)
+        admitted = admission.admit(rng, ids, left, population.between, said, each) if bids else np.zeros(0, bool)
         blocks, outcomes = list(work.blocks), []
         for (i, _), (updates, here) in zip(present, work.outcomes, strict=True):
             chosen = here & np.isin(seats[i], ids[admitted])
@@ -125,7 +125,7 @@ def simulate_budget(
         sending = work.agents[np.isin(work.agents, ids[admitted])]
         merged = merge(population.key, population.server, outcomes, on_time(sending))
         blocks = list(given_back(blocks, work.before, merged.lost(sending)))
-        memory = admission.hear(population.between, ids, said, admitted) if bids else population.between
+        memory = admission.hear(ids, admitted, population.between, said) if bids else population.between
         sent = np.isin(np.arange(agents), sending)
         report = {name: x if name in bid.told else np.where(sent, x, np.nan) for name, x in uploads.report.items()}
         sizes, spoken = np.where(sent, uploads.size_bytes - repeated, 0), np.where(sent, uploads.messages, 0)

@@ -123,7 +123,7 @@ def gossip(
             present = np.isin(np.arange(agents), work.agents)
             matrices = [weights(version * consensus_steps + i, present) for i in range(consensus_steps)]
             with np.errstate(over="ignore", invalid="ignore"):  # looked at below
-                params, memory = meeting.meet(mixer(matrices), nodes.params, trained, memory, steps)
+                params, memory = meeting.meet(mixer(matrices), steps, nodes.params, memory, trained)
                 params = jax.tree.map(lambda x, like: x.astype(like.dtype), params, trained)
             sent = messages_sent(matrices)
             skipped = _fault(params, memory)

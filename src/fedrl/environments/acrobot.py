@@ -70,14 +70,14 @@ def acrobot(max_steps: int = 500) -> Environment:
             ]
         )
 
-    def reset(noise: jax.Array, params: AcrobotParams) -> tuple[AcrobotState, Timestep]:
+    def reset(noise: jax.Array, params: AcrobotParams) -> tuple[Timestep, AcrobotState]:
         del params
         state = AcrobotState(*((noise - 0.5) * 0.2))
-        return state, first(seen(state))
+        return first(seen(state)), state
 
     def step(
-        noise: tuple[()], state: AcrobotState, action: jax.Array, params: AcrobotParams
-    ) -> tuple[AcrobotState, Timestep]:
+        noise: tuple[()], params: AcrobotParams, state: AcrobotState, action: jax.Array
+    ) -> tuple[Timestep, AcrobotState]:
         del noise
         torque = (action - 1) * params.torque
         reached = _runge_kutta(state, torque, params)
@@ -90,7 +90,7 @@ def acrobot(max_steps: int = 500) -> Environment:
         # The tip's height with the links' own lengths: at the defaults Gymnasium's condition, which ignores them.
         height = -params.length_1 * jnp.cos(state.theta_1) - params.length_2 * jnp.cos(state.theta_1 + state.theta_2)
         up = height > params.goal
-        return state, Timestep(seen(state), jnp.float32(up) - 1.0, up, jnp.bool_(False))
+        return Timestep(seen(state), jnp.float32(up) - 1.0, up, jnp.bool_(False)), state
 
     defaults = AcrobotParams(*(jnp.float32(value) for value in AcrobotParams()))
     spaces = Spaces(Box((6,), -SPEED_2, SPEED_2), Discrete(3))

@@ -57,7 +57,7 @@ def cartpole(max_steps: int = 500) -> Environment:
 
     >>> import jax
     >>> env = cartpole()
-    >>> state, timestep = env.reset(env.draw_reset(jax.random.key(0), ()), env.params)
+    >>> timestep, state = env.reset(env.draw_reset(jax.random.key(0), ()), env.params)
     >>> timestep.observation.shape
     (4,)
     """
@@ -65,14 +65,14 @@ def cartpole(max_steps: int = 500) -> Environment:
     def seen(state: CartPoleState) -> jax.Array:
         return jnp.stack(state)
 
-    def reset(noise: jax.Array, params: CartPoleParams) -> tuple[CartPoleState, Timestep]:
+    def reset(noise: jax.Array, params: CartPoleParams) -> tuple[Timestep, CartPoleState]:
         del params
         state = CartPoleState(*((noise - 0.5) * 0.1))
-        return state, first(seen(state))
+        return first(seen(state)), state
 
     def step(
-        noise: tuple[()], state: CartPoleState, action: jax.Array, params: CartPoleParams
-    ) -> tuple[CartPoleState, Timestep]:
+        noise: tuple[()], params: CartPoleParams, state: CartPoleState, action: jax.Array
+    ) -> tuple[Timestep, CartPoleState]:
         del noise
         force = jnp.where(action == 1, params.force, -params.force)
         cos, sin = jnp.cos(state.theta), jnp.sin(state.theta)
@@ -90,7 +90,7 @@ def cartpole(max_steps: int = 500) -> Environment:
             state.theta_dot + params.tau * theta_acc,
         )
         fallen = (jnp.abs(state.x) > TRACK) | (jnp.abs(state.theta) > TILT)
-        return state, Timestep(seen(state), jnp.float32(1.0), fallen, jnp.bool_(False))
+        return Timestep(seen(state), jnp.float32(1.0), fallen, jnp.bool_(False)), state
 
     defaults = CartPoleParams(*(jnp.float32(value) for value in CartPoleParams()))
     spaces = Spaces(Box((4,)), Discrete(2))

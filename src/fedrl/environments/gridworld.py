@@ -118,19 +118,19 @@ def gridworld(layout: str = "4x4", max_steps: int = 100) -> Environment:
     reached, starts = jnp.asarray(read.reached.ravel()), jnp.asarray(read.starts)
     goal, pit = jnp.asarray(read.goal), jnp.asarray(read.pit)
 
-    def reset(noise: jax.Array, params: GridworldParams) -> tuple[GridworldState, Timestep]:
+    def reset(noise: jax.Array, params: GridworldParams) -> tuple[Timestep, GridworldState]:
         del params
         cell = starts[(noise[0] * len(starts)).astype(jnp.int32)]
-        return GridworldState(cell), first(cell)
+        return first(cell), GridworldState(cell)
 
     def step(
-        noise: jax.Array, state: GridworldState, action: jax.Array, params: GridworldParams
-    ) -> tuple[GridworldState, Timestep]:
+        noise: jax.Array, params: GridworldParams, state: GridworldState, action: jax.Array
+    ) -> tuple[Timestep, GridworldState]:
         turn = jnp.where(noise[0] < params.slip, jnp.where(noise[0] < params.slip / 2, 3, 1), 0)
         cell = reached[state.cell * len(MOVES) + (action + turn) % len(MOVES)]
         won, lost = goal[cell], pit[cell]
         reward = jnp.where(won, params.goal_reward, 0.0) + jnp.where(lost, params.pit_reward, 0.0) - params.step_cost
-        return GridworldState(cell), Timestep(cell, reward, won | lost, jnp.bool_(False), {"success": won})
+        return Timestep(cell, reward, won | lost, jnp.bool_(False), {"success": won}), GridworldState(cell)
 
     defaults = GridworldParams(*(jnp.float32(value) for value in GridworldParams()))
     draw = draw_uniform(1)

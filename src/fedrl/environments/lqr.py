@@ -85,12 +85,12 @@ def lqr(max_steps: int = 200) -> Environment:
     (1, 2)
     """
 
-    def reset(noise: jax.Array, params: LQRParams) -> tuple[LQRState, Timestep]:
+    def reset(noise: jax.Array, params: LQRParams) -> tuple[Timestep, LQRState]:
         del params
         state = LQRState(*(2 * noise - 1))
-        return state, first(jnp.stack(state))
+        return first(jnp.stack(state)), state
 
-    def step(noise: jax.Array, state: LQRState, action: jax.Array, params: LQRParams) -> tuple[LQRState, Timestep]:
+    def step(noise: jax.Array, params: LQRParams, state: LQRState, action: jax.Array) -> tuple[Timestep, LQRState]:
         force = action[0]
         cost = (
             params.position_cost * state.position**2
@@ -102,7 +102,7 @@ def lqr(max_steps: int = 200) -> Environment:
             state.position + params.tau * state.velocity,
             state.velocity + params.tau * pull + params.noise * noise[0],
         )
-        return state, Timestep(jnp.stack(state), -cost, jnp.bool_(False), jnp.bool_(False))
+        return Timestep(jnp.stack(state), -cost, jnp.bool_(False), jnp.bool_(False)), state
 
     def draw_step(key: Key, batch: tuple[int, ...]) -> jax.Array:
         return jax.random.normal(key, (1, *batch))

@@ -45,11 +45,11 @@ def mountain_car(max_steps: int = 200) -> Environment:
     """
 
     def step(
-        noise: tuple[()], state: MountainCarState, action: jax.Array, params: MountainCarParams
-    ) -> tuple[MountainCarState, Timestep]:
+        noise: tuple[()], params: MountainCarParams, state: MountainCarState, action: jax.Array
+    ) -> tuple[Timestep, MountainCarState]:
         del noise
         state, there = _drive(state, (action - 1) * params.force, params)
-        return state, Timestep(jnp.stack(state), jnp.float32(-1.0), there, jnp.bool_(False))
+        return Timestep(jnp.stack(state), jnp.float32(-1.0), there, jnp.bool_(False)), state
 
     defaults = MountainCarParams(*(jnp.float32(value) for value in MountainCarParams()))
     spaces = Spaces(Box((2,), LEFT_WALL, RIGHT_WALL), Discrete(3))
@@ -70,22 +70,22 @@ def mountain_car_continuous(max_steps: int = 999) -> Environment:
     """
 
     def step(
-        noise: tuple[()], state: MountainCarState, action: jax.Array, params: MountainCarParams
-    ) -> tuple[MountainCarState, Timestep]:
+        noise: tuple[()], params: MountainCarParams, state: MountainCarState, action: jax.Array
+    ) -> tuple[Timestep, MountainCarState]:
         del noise
         state, there = _drive(state, jnp.clip(action[0], -1.0, 1.0) * params.force, params)
         reward = jnp.where(there, 100.0, 0.0) - 0.1 * action[0] ** 2
-        return state, Timestep(jnp.stack(state), reward, there, jnp.bool_(False))
+        return Timestep(jnp.stack(state), reward, there, jnp.bool_(False)), state
 
     defaults = MountainCarParams(*(jnp.float32(value) for value in MountainCarParams(force=0.0015, goal_position=0.45)))
     spaces = Spaces(Box((2,), LEFT_WALL, RIGHT_WALL), Box((1,), -1.0, 1.0))
     return time_limit(Environment(defaults, spaces, draw_uniform(1), draw_nothing, _reset, step, max_steps))
 
 
-def _reset(noise: jax.Array, params: MountainCarParams) -> tuple[MountainCarState, Timestep]:
+def _reset(noise: jax.Array, params: MountainCarParams) -> tuple[Timestep, MountainCarState]:
     del params
     state = MountainCarState(-0.6 + 0.2 * noise[0], jnp.float32(0.0))
-    return state, first(jnp.stack(state))
+    return first(jnp.stack(state)), state
 
 
 def _drive(state: MountainCarState, push: jax.Array, params: MountainCarParams) -> tuple[MountainCarState, jax.Array]:

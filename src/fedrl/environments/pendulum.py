@@ -49,14 +49,14 @@ def pendulum(max_steps: int = 200) -> Environment:
     def seen(state: PendulumState) -> jax.Array:
         return jnp.stack([jnp.cos(state.theta), jnp.sin(state.theta), state.theta_dot])
 
-    def reset(noise: jax.Array, params: PendulumParams) -> tuple[PendulumState, Timestep]:
+    def reset(noise: jax.Array, params: PendulumParams) -> tuple[Timestep, PendulumState]:
         del params
         state = PendulumState(math.pi * (2 * noise[0] - 1), 2 * noise[1] - 1)
-        return state, first(seen(state))
+        return first(seen(state)), state
 
     def step(
-        noise: tuple[()], state: PendulumState, action: jax.Array, params: PendulumParams
-    ) -> tuple[PendulumState, Timestep]:
+        noise: tuple[()], params: PendulumParams, state: PendulumState, action: jax.Array
+    ) -> tuple[Timestep, PendulumState]:
         del noise
         torque = jnp.clip(action[0], -TORQUE, TORQUE)
         cost = state.theta**2 + 0.1 * state.theta_dot**2 + 0.001 * torque**2
@@ -66,7 +66,7 @@ def pendulum(max_steps: int = 200) -> Environment:
         angle = state.theta + speed * params.tau
         # Gymnasium lets the angle grow; wrapped, it keeps its precision and the cost needs no remainder.
         state = PendulumState(angle - 2 * math.pi * jnp.floor((angle + math.pi) / (2 * math.pi)), speed)
-        return state, Timestep(seen(state), -cost, jnp.bool_(False), jnp.bool_(False))
+        return Timestep(seen(state), -cost, jnp.bool_(False), jnp.bool_(False)), state
 
     defaults = PendulumParams(*(jnp.float32(value) for value in PendulumParams()))
     spaces = Spaces(Box((3,), -SPEED, SPEED), Box((1,), -TORQUE, TORQUE))

@@ -108,19 +108,19 @@ def _probe(
     Shown is a random sign, or how many steps went by; the episode ends after `steps` steps, or never.
     """
 
-    def reset(noise: jax.Array, params: ProbeParams) -> tuple[ProbeState, Timestep]:
+    def reset(noise: jax.Array, params: ProbeParams) -> tuple[Timestep, ProbeState]:
         del params
         shown = jnp.where(noise[0] < 0.5, jnp.float32(-1.0), jnp.float32(1.0)) if signs else jnp.float32(0.0)
-        return ProbeState(shown), first(shown[None])
+        return first(shown[None]), ProbeState(shown)
 
     def step(
-        noise: tuple[()], state: ProbeState, action: jax.Array, params: ProbeParams
-    ) -> tuple[ProbeState, Timestep]:
+        noise: tuple[()], params: ProbeParams, state: ProbeState, action: jax.Array
+    ) -> tuple[Timestep, ProbeState]:
         del noise
         paid = params.scale * reward(state.shown, action)
         shown = state.shown if signs or steps is None else state.shown + 1.0
         over = jnp.bool_(False) if steps is None else jnp.bool_(True) if signs else shown >= steps
-        return ProbeState(shown), Timestep(shown[None], paid, over, jnp.bool_(False))
+        return Timestep(shown[None], paid, over, jnp.bool_(False)), ProbeState(shown)
 
     params = ProbeParams(jnp.float32(1.0))
     return time_limit(

@@ -78,18 +78,18 @@ def process(params: TabularParams, max_steps: int, variants: Variants | None = N
     states, actions, _ = params.transition.shape
     count = Discrete(states)
 
-    def reset(noise: jax.Array, params: TabularParams) -> tuple[TabularState, Timestep]:
+    def reset(noise: jax.Array, params: TabularParams) -> tuple[Timestep, TabularState]:
         position = _pick(noise[0], _thresholds(params.initial))
-        return TabularState(position), first(position)
+        return first(position), TabularState(position)
 
     def step(
-        noise: jax.Array, state: TabularState, action: jax.Array, params: TabularParams
-    ) -> tuple[TabularState, Timestep]:
+        noise: jax.Array, params: TabularParams, state: TabularState, action: jax.Array
+    ) -> tuple[Timestep, TabularState]:
         # Cumulated before the row is looked up: it depends on no state, so XLA moves it out of a rollout's loop.
         row = _thresholds(params.transition)[state.position, action]
         reached = _pick(noise[0], row)
         reward = params.reward[state.position, action]
-        return TabularState(reached), Timestep(reached, reward, jnp.bool_(False), jnp.bool_(False))
+        return Timestep(reached, reward, jnp.bool_(False), jnp.bool_(False)), TabularState(reached)
 
     draw = draw_uniform(1)
     spaces = Spaces(count, Discrete(actions))

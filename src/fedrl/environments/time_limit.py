@@ -31,21 +31,21 @@ def time_limit(environment: Environment) -> Environment:
 
     >>> from fedrl.environments import cartpole
     >>> env = cartpole(max_steps=1)
-    >>> state, _ = env.reset(env.draw_reset(jax.random.key(0), ()), env.params)
-    >>> bool(env.step((), state, jnp.int32(0), env.params)[1].truncated)
+    >>> _, state = env.reset(env.draw_reset(jax.random.key(0), ()), env.params)
+    >>> bool(env.step((), env.params, state, jnp.int32(0))[0].truncated)
     True
     """
     check_positive(max_steps=environment.max_steps)
 
-    def reset(noise: Noise, params: PyTree) -> tuple[Timed, Timestep]:
-        state, timestep = environment.reset(noise, params)
-        return Timed(state, jnp.int32(0)), timestep
+    def reset(noise: Noise, params: PyTree) -> tuple[Timestep, Timed]:
+        timestep, state = environment.reset(noise, params)
+        return timestep, Timed(state, jnp.int32(0))
 
-    def step(noise: Noise, timed: Timed, action: jax.Array, params: PyTree) -> tuple[Timed, Timestep]:
-        state, timestep = environment.step(noise, timed.state, action, params)
+    def step(noise: Noise, params: PyTree, timed: Timed, action: jax.Array) -> tuple[Timestep, Timed]:
+        timestep, state = environment.step(noise, params, timed.state, action)
         steps = timed.steps + 1
         over = (steps >= environment.max_steps) & ~timestep.terminated
-        return Timed(state, steps), timestep._replace(truncated=timestep.truncated | over)
+        return timestep._replace(truncated=timestep.truncated | over), Timed(state, steps)
 
     picture = environment.picture
     timed = None if picture is None else Picture(lambda at, params: picture.frame(at.state, params), picture.pause_ms)

@@ -118,33 +118,33 @@ def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, n
     environment = compiled(learner.environment)
     how = counting(environment.measures)
     reset = jax.vmap(environment.reset, (-1, None), -1, axis_size=episodes)
-    move = jax.vmap(environment.step, (-1, -1, -1, None), -1)
+    move = jax.vmap(environment.step, (-1, None, -1, -1), -1)
 
-    def begin(key: Key, env_params: PyTree) -> tuple[Any, jax.Array]:
-        state, timestep = reset(environment.draw_reset(jax.random.fold_in(key, RESET), (episodes,)), env_params)
-        return state, timestep.observation
+    def begin(key: Key, env_params: PyTree) -> tuple[jax.Array, PyTree]:
+        timestep, state = reset(environment.draw_reset(jax.random.fold_in(key, RESET), (episodes,)), env_params)
+        return timestep.observation, state
 
     def step(
-        key: Key, env_params: PyTree, params: Params, state: PyTree, observation: jax.Array, time: jax.Array
-    ) -> tuple[PyTree, jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]:
+        key: Key, env_params: PyTree, params: Params, time: jax.Array, state: PyTree, observation: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array, PyTree, dict[str, jax.Array]]:
         noise = environment.draw_step(jax.random.fold_in(jax.random.fold_in(key, STEP), time), (episodes,))
         choice = jax.random.fold_in(jax.random.fold_in(key, ACT), time)
-        state, timestep = move(noise, state, learner.act(choice, params, observation, True), env_params)
+        timestep, state = move(noise, env_params, state, learner.act(choice, params, observation, True))
         values = step_values(how.parts, timestep.measures, environment)
-        return state, timestep.observation, timestep.reward, timestep.terminated | timestep.truncated, values
+        return timestep.observation, timestep.reward, timestep.terminated | timestep.truncated, state, values
 
     @jax.jit
     def play(key: Key, ids: jax.Array, fleet: PyTree, params: Params) -> Played:
         keys = jax.vmap(lambda agent: jax.random.fold_in(key, agent))(ids)
-        advance = jax.vmap(step, (0, 0, 0 if stacked else None, 0, 0, None))
-        state, observation = jax.vmap(begin)(keys, fleet)
+        advance = jax.vmap(step, (0, 0, 0 if stacked else None, None, 0, 0))
+        observation, state = jax.vmap(begin)(keys, fleet)
 
         def going(game: Game) -> jax.Array:
             return (game.time < environment.max_steps) & ~game.over.all()
 
         def body(game: Game) -> Game:
-            given = (keys, fleet, params, game.state, game.observation, game.time)
-            state, observation, reward, done, values = advance(*given)
+            given = (keys, fleet, params, game.time, game.state, game.observation)
+            observation, reward, done, state, values = advance(*given)
             returned = game.returned + jnp.where(game.over, 0.0, reward)
             playing, ends = ~game.over, ~game.over & (done | (game.time + 1 >= environment.max_steps))
             counted = {name: jnp.where(ends if name in how.last else playing, x, 0.0) for name, x in values.items()}

@@ -40,16 +40,16 @@ def episode(learner: Learner, env_params: PyTree, params: Params, key: Key) -> t
     step = jax.jit(
         lambda k, policy, state, seen: environment.step(
             jax.tree.map(lambda x: x[..., 0], environment.draw_step(k, (1,))),
+            env_params,
             state,
             learner.act(k, policy, seen[..., None], True)[..., 0],
-            env_params,
         )
     )
     noise = jax.tree.map(lambda x: x[..., 0], environment.draw_reset(key, (1,)))
-    state, timestep = jax.jit(environment.reset)(noise, env_params)
+    timestep, state = jax.jit(environment.reset)(noise, env_params)
     states, returned = [jax.device_get(state)], 0.0
     for time in range(environment.max_steps):
-        state, timestep = step(jax.random.fold_in(key, time), params, state, timestep.observation)
+        timestep, state = step(jax.random.fold_in(key, time), params, state, timestep.observation)
         states.append(jax.device_get(state))
         returned += float(timestep.reward)
         if timestep.terminated or timestep.truncated:

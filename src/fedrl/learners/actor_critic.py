@@ -109,7 +109,7 @@ def actor_critic(
     def collect(key: Key, state: ActorCriticState) -> tuple[Trajectory, ActorCriticState, Metrics]:
         actor = jax.lax.optimization_barrier(state.params["actor"])
         sampler = Sampler(policy.draw, lambda noise, seen: policy.sample(noise, policy.outputs(actor, seen)))
-        position, seen, counts = roll_out(key, environment, state.env_params, sampler, state.position, steps)
+        seen, position, counts = roll_out(key, environment, state.env_params, sampler, steps, state.position)
         return seen, state._replace(position=position), counts
 
     act = act_with(policy)

@@ -117,7 +117,7 @@ def normalize(
         sampler = Sampler(
             lambda key, batch: key, lambda key, shown: learner.act(key, held, seen(state.moments, shown), False)
         )
-        position, raw, counts = roll_out(key, environment, state.env_params, sampler, state.position, learner.horizon)
+        raw, position, counts = roll_out(key, environment, state.env_params, sampler, learner.horizon, state.position)
         return raw, state._replace(position=position), counts
 
     def adopt(state: NormalizeState, params: Params) -> NormalizeState:

@@ -99,7 +99,7 @@ def q_table(
     def collect(key: Key, state: QTableState) -> tuple[Trajectory, QTableState, Metrics]:
         assert isinstance(state.position, Position)
         sampler = _sampler(behaviour(state.params["q"], exploration))
-        position, seen, counts = roll_out(key, environment, state.env_params, sampler, state.position, steps)
+        seen, position, counts = roll_out(key, environment, state.env_params, sampler, steps, state.position)
         return seen, state._replace(position=position), counts
 
     def learn(key: Key, state: QTableState, seen: Trajectory, hint: Hint) -> tuple[QTableState, Metrics]:

@@ -1,6 +1,6 @@
 """Stepping many instances of an environment with one policy, and starting the next episode when one ends.
 
-Position --collect--> Position, Trajectory `[time, *features, instances]`, Metrics     goes on where it stood
+Position --collect--> Trajectory `[time, *features, instances]`, Position, Metrics     goes on where it stood
           episodes --> Episodes, Metrics                                               one whole episode each
 """
 
@@ -45,8 +45,8 @@ class Sampler(NamedTuple):
 
 
 def collect(
-    key: Key, environment: AnyEnvironment, env_params: PyTree, sampler: Sampler, position: Position, steps: int
-) -> tuple[Position, Trajectory, Metrics]:
+    key: Key, environment: AnyEnvironment, env_params: PyTree, sampler: Sampler, steps: int, position: Position
+) -> tuple[Trajectory, Position, Metrics]:
     """Take `steps` steps in every instance.
 
     The trajectory holds observations before and after each step, so the last one of an episode is there for
@@ -58,15 +58,15 @@ def collect(
     instances = position.returned.shape[-1]
     params, axis = deal(environment, env_params, instances)
     reset = jax.vmap(environment.reset, (-1, axis), -1, axis_size=instances)  # there may be no noise
-    move = jax.vmap(environment.step, (-1, -1, -1, axis), -1)
+    move = jax.vmap(environment.step, (-1, axis, -1, -1), -1)
     how = counting(environment.measures)
     Seen = tuple[Trajectory, jax.Array, dict[str, jax.Array]]
 
     def step(position: Position, noise: tuple[Noise, Noise, Noise]) -> tuple[Position, Seen]:
         for_action, for_step, for_reset = noise
         action = sampler.choose(for_action, position.observation)
-        state, timestep = move(for_step, position.state, action, params)
-        fresh, opening = reset(for_reset, params)
+        timestep, state = move(for_step, params, position.state, action)
+        opening, fresh = reset(for_reset, params)
         done = timestep.terminated | timestep.truncated
         returned = position.returned + timestep.reward
         running, counted = _counted(how, environment, timestep, position.measured, done)
@@ -93,7 +93,7 @@ def collect(
     done = trajectory.terminated | trajectory.truncated
     counts = {"episodes": done.sum().astype(jnp.float32), "episode_return": returns.sum()}
     counts |= {name: x.sum() for name, x in counted.items()}
-    return position, trajectory, counts | ({"steps": jnp.float32(steps * instances)} if how.steps else {})
+    return trajectory, position, counts | ({"steps": jnp.float32(steps * instances)} if how.steps else {})
 
 
 def nothing_counted(environment: AnyEnvironment) -> Metrics:
@@ -109,7 +109,7 @@ def episodes(
     """Play one episode in every instance, cut off after `steps` steps. Where one is over, the instance stands still."""
     environment = compiled(environment)
     params, axis = deal(environment, env_params, instances)
-    move = jax.vmap(environment.step, (-1, -1, -1, axis), -1)
+    move = jax.vmap(environment.step, (-1, axis, -1, -1), -1)
     how = counting(environment.measures)
     Carry = tuple[State, jax.Array, jax.Array]
     Seen = tuple[Trajectory, jax.Array, dict[str, jax.Array]]
@@ -117,7 +117,7 @@ def episodes(
     def step(carry: Carry, noise: tuple[Noise, Noise]) -> tuple[Carry, Seen]:
         state, observation, playing = carry
         action = sampler.choose(noise[0], observation)
-        after, timestep = move(noise[1], state, action, params)
+        timestep, after = move(noise[1], params, state, action)
         values = _values(how, environment, timestep)
         seen = Trajectory(
             observation,

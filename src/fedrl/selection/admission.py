@@ -64,7 +64,7 @@ def by_priority(budget_bytes: int, usefulness: str = "norm", patience: int | Non
         return Waiting(np.full(agents, np.nan, np.float32), np.zeros(agents, np.int32))
 
     def admit(
-        rng: np.random.Generator, ids: np.ndarray, told: Told, sizes: np.ndarray, left: int, state: Waiting
+        rng: np.random.Generator, ids: np.ndarray, left: int, state: Waiting, told: Told, sizes: np.ndarray
     ) -> np.ndarray:
         bid = told[asked].astype(np.float64)
         before = state.value[ids] if usefulness == "improvement" else np.zeros(len(ids))
@@ -79,7 +79,7 @@ def by_priority(budget_bytes: int, usefulness: str = "norm", patience: int | Non
                 admitted[k], left = True, left - int(sizes[k])
         return admitted
 
-    def hear(state: Waiting, ids: np.ndarray, told: Told, admitted: np.ndarray) -> Waiting:
+    def hear(ids: np.ndarray, admitted: np.ndarray, state: Waiting, told: Told) -> Waiting:
         value, turned_away = state.value.copy(), state.turned_away.copy()
         turned_away[ids] = np.where(admitted, 0, turned_away[ids] + 1)
         if usefulness == "improvement":

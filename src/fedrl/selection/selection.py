@@ -61,19 +61,19 @@ class Admission:
     """Whose updates are sent, of those who have trained and told what theirs is worth.
 
     Attributes:
-        admit: `(rng, ids, told, sizes, left, state) -> admitted`, bool `[cohort]`, of updates of so many bytes each, so
+        admit: `(rng, ids, left, state, told, sizes) -> admitted`, bool `[cohort]`, of updates of so many bytes each, so
             that those admitted take at most `left` bytes together. The generator is that of a `Selection`.
         budget_bytes: What a round may take up, bids and updates of all agents together.
         asks: What agents tell in their bids, see `fedrl.core.told`.
         init: `agents -> state`, NumPy arrays of a fixed shape.
-        hear: `(state, ids, told, admitted) -> state`, once a round.
+        hear: `(ids, admitted, state, told) -> state`, once a round.
     """
 
-    admit: Callable[[np.random.Generator, np.ndarray, Told, np.ndarray, int, PyTree], np.ndarray]
+    admit: Callable[[np.random.Generator, np.ndarray, int, PyTree, Told, np.ndarray], np.ndarray]
     budget_bytes: int
     asks: tuple[str, ...]
     init: Callable[[int], PyTree] = lambda agents: ()
-    hear: Callable[[PyTree, np.ndarray, Told, np.ndarray], PyTree] = lambda state, ids, told, admitted: state
+    hear: Callable[[np.ndarray, np.ndarray, PyTree, Told], PyTree] = lambda ids, admitted, state, told: state
     call: Call | None = None
 
 

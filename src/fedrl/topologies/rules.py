@@ -26,7 +26,7 @@ class Rule:
     """How neighbours meet.
 
     Attributes:
-        meet: `(mix, start, trained, memory, steps) -> (params, memory)`. `mix` applies the weights to an array and
+        meet: `(mix, steps, start, memory, trained) -> (params, memory)`. `mix` applies the weights to an array and
             returns float64; `steps` holds the local iterations of each agent.
         init: `params -> memory`.
         correction: `memory -> correction` of the next local gradients, `Hint.correction`. Optional.
@@ -35,7 +35,7 @@ class Rule:
         numbers: Float32 numbers in a message besides.
     """
 
-    meet: Callable[[Mix, Params, Params, PyTree, np.ndarray], tuple[Params, PyTree]]
+    meet: Callable[[Mix, np.ndarray, Params, PyTree, Params], tuple[Params, PyTree]]
     init: Callable[[Params], PyTree] = lambda params: ()
     correction: Callable[[PyTree], Params] | None = None
     sums: Literal["rows", "columns", "both"] = "rows"
@@ -56,8 +56,8 @@ def average() -> Rule:
     not all at the same point: each is pulled towards its own. `gradient_tracking` removes that bias.
     """
 
-    def meet(mix: Mix, start: Params, trained: Params, memory: PyTree, steps: np.ndarray) -> tuple[Params, PyTree]:
-        del start, steps
+    def meet(mix: Mix, steps: np.ndarray, start: Params, memory: PyTree, trained: Params) -> tuple[Params, PyTree]:
+        del steps, start
         return jax.tree.map(mix, trained), memory
 
     return Rule(meet)
@@ -79,7 +79,7 @@ def push_sum() -> Rule:
     The sums of x and w are kept, so every theta_i tends to the mean, whatever the weights of the rows sum to.
     """
 
-    def meet(mix: Mix, start: Params, trained: Params, memory: PyTree, steps: np.ndarray) -> tuple[Params, PyTree]:
+    def meet(mix: Mix, steps: np.ndarray, start: Params, memory: PyTree, trained: Params) -> tuple[Params, PyTree]:
         del steps
         after = mix(memory)
 
@@ -122,7 +122,7 @@ def gradient_tracking(learning_rate: float, gradient_steps: int = 1) -> Rule:
     check_above_zero(learning_rate=learning_rate)
     check_positive(gradient_steps=gradient_steps)
 
-    def meet(mix: Mix, start: Params, trained: Params, memory: PyTree, steps: np.ndarray) -> tuple[Params, PyTree]:
+    def meet(mix: Mix, steps: np.ndarray, start: Params, memory: PyTree, trained: Params) -> tuple[Params, PyTree]:
         def tracked(c: np.ndarray, before: np.ndarray, now: np.ndarray) -> np.ndarray:
             length = learning_rate * gradient_steps * steps.reshape(-1, *(1,) * (now.ndim - 1))
             direction = (before - now) / length

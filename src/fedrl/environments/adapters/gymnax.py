@@ -58,11 +58,12 @@ def gymnax(id: str, max_steps: int | None = None, options: Mapping[str, Any] | N
     def seen(observation: Any) -> jax.Array:
         return jnp.asarray(observation, spaces.observation.dtype)
 
-    def reset(key: Key, params: PyTree) -> tuple[State, Timestep]:
+    def reset(key: Key, params: PyTree) -> tuple[Timestep, State]:
         observation, state = inner.reset_env(key, full(params))
-        return jax.tree.map(strong, state), first(seen(observation))
+        state = jax.tree.map(strong, state)
+        return first(seen(observation)), state
 
-    def step(key: Key, state: State, action: jax.Array, params: PyTree) -> tuple[State, Timestep]:
+    def step(key: Key, params: PyTree, state: State, action: jax.Array) -> tuple[Timestep, State]:
         # not `inner.step`, which begins the next episode by itself
         if isinstance(spaces.action, Box):
             action = jnp.clip(action, spaces.action.low, spaces.action.high)
@@ -71,7 +72,7 @@ def gymnax(id: str, max_steps: int | None = None, options: Mapping[str, Any] | N
         terminated = jnp.asarray(terminated, bool)
         truncated = jnp.asarray(inner.is_truncated(state, setting), bool) & ~terminated
         timestep = Timestep(seen(observation), jnp.asarray(reward, jnp.float32).reshape(()), terminated, truncated)
-        return jax.tree.map(strong, state), timestep
+        return timestep, jax.tree.map(strong, state)
 
     record = settings_record(numbers)
     return Environment(record, spaces, draw_keys, draw_keys, reset, step, int(getattr(defaults, LIMIT)))

@@ -1,0 +1,39 @@
+"""The order of arguments is one for all records, and what does not keep to it is found."""
+
+from dataclasses import replace
+
+import pytest
+
+from argument_order import ORDERS, ROLES, misplaced
+from fedrl.environments import cartpole
+from fedrl.environments.time_limit import time_limit
+from fedrl.selection import by_priority
+
+LAST = {("Learner", "learn"), ("Learner", "gradient")}
+RANKS = {name: role for role, names in ROLES.items() for name in names}
+
+
+@pytest.mark.parametrize("kind", ORDERS)
+def test_functions_take_randomness_then_what_is_read_then_the_state_then_the_value(kind):
+    for name, order in ORDERS[kind].items():
+        taken = order.split()
+        if (kind, name) in LAST:
+            assert taken.pop() == "hint"
+        ranks = [RANKS[parameter] for parameter in taken]
+        assert ranks == sorted(ranks), f"{kind}.{name}"
+
+
+def test_a_swap_is_found_also_inside_a_wrapper():
+    plain = cartpole()
+    swapped = replace(plain, step=lambda noise, state, action, params: plain.step(noise, params, state, action))
+    found = ["Environment.step(noise, state, action, params), not (noise, params, state, action)"]
+    assert misplaced(swapped) == found
+    assert misplaced(time_limit(swapped)) == found
+
+
+def test_a_missing_argument_and_a_foreign_name_are_found():
+    admission = by_priority(100)
+    short = replace(admission, hear=lambda ids, state, told: state)
+    foreign = replace(admission, hear=lambda ids, admitted, state, report: state)
+    assert misplaced(short) == ["Admission.hear(ids, state, told), not (ids, admitted, state, told)"]
+    assert misplaced(foreign) == ["Admission.hear(ids, admitted, state, report), not (ids, admitted, state, told)"]
