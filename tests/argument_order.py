@@ -38,7 +38,7 @@ ORDERS: dict[str, dict[str, str]] = {
     "Rule": {"init": "params", "meet": "mix steps start memory trained", "correction": "memory"},
 }
 """The parameters of the functions of each record. A hint comes last: `learn` and `gradient` are all that take one."""
-ALSO = {"experience": {"seen"}, "params": {"value"}, "state": {"timed"}}
+ALSO = {"experience": {"seen", "raw"}, "params": {"value"}, "state": {"timed"}}
 """Other names under which a parameter may go."""
 
 
