@@ -257,7 +257,7 @@ def test_the_same_bits_on_two_devices_in_any_order_and_after_a_checkpoint(
     for i in range(4):
         (a, seen), (b, again) = one.round(a, cohort_of(i)), two.round(b, cohort_of(i))
         assert fingerprint(a.server) == fingerprint(b.server)
-        assert fingerprint(seen) == fingerprint(again)
+        assert fingerprint(seen._replace(sums={})) == fingerprint(again._replace(sums={}))  # but for wall time
         if i == 2:
             checkpoint.save(tmp_path / "state", a, i)
             a = checkpoint.load(tmp_path / "state", one.init(5))

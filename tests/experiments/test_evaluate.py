@@ -1,6 +1,3 @@
-from types import SimpleNamespace
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +5,9 @@ import pytest
 
 from fedrl.core.learner import Learner
 from fedrl.environments import cartpole, gridworld
+from fedrl.environments.cartpole import CartPoleState
 from fedrl.environments.fleet import fleet
+from fedrl.environments.time_limit import Timed
 from fedrl.experiments.evaluate import BLOCK, greedy_returns
 from fedrl.experiments.rendering import episode
 from fedrl.experiments.study.programs import counted
@@ -87,10 +86,10 @@ def test_a_cartpole_is_drawn_where_its_state_says() -> None:
     from fedrl.environments.pictures import ACCENT
 
     def pole(theta: float) -> np.ndarray:
-        state: Any = SimpleNamespace(x=0.0, theta=theta)
+        state = CartPoleState(*(jnp.float32(x) for x in (0.0, 0.0, theta, 0.0)))
         picture = cartpole().picture
         assert picture is not None
-        image = np.asarray(picture.frame(SimpleNamespace(state=state), cartpole().params))
+        image = np.asarray(picture.frame(Timed(state, jnp.int32(0)), cartpole().params))
         return np.argwhere((image == ACCENT).all(-1)).mean(0)
 
     upright, right = pole(0.0), pole(0.2)

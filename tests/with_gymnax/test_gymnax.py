@@ -20,7 +20,7 @@ def test_cartpole_goes_where_ours_goes():
         timestep, state = step(jax.random.key(1), theirs.params, state, jnp.int32(action))
         expected, own = own_step((), ours.params, own, jnp.int32(action))
         np.testing.assert_allclose(timestep.observation, expected.observation, rtol=1e-4, atol=1e-5)
-        assert (timestep.reward, timestep.terminated, timestep.truncated) == expected[1:]
+        assert (timestep.reward, timestep.terminated, timestep.truncated) == expected[1:4]
         if timestep.terminated:
             break
     assert timestep.terminated
