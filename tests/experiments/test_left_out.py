@@ -222,12 +222,14 @@ def test_a_learner_of_all_data_that_learned_nothing_has_no_result(tmp_path: Path
 
 
 def test_tuning_that_was_refused_is_no_tuning(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedrl.engines.simulation import Refusal, Round, Simulation
+    from fedrl.core.aggregator import on_time
+    from fedrl.engines.simulation import Refusal, Round, Simulation, no_uploads
     from fedrl.experiments import afterwards, checkpoint
 
     def tuned(experiment: Any, states: Any, seed: int, note: Any) -> Any:
         for refused in ((0, BROKEN), (BROKEN,)):
-            note(Round({}, 0.0, tuple(Refusal(k, "state is not finite") for k in refused), 0, 0))
+            left_out = tuple(Refusal(k, "state is not finite") for k in refused)
+            note(Round({}, 0.0, left_out, 0, 0, 0, 0, no_uploads(3), on_time(np.zeros(0, int))))
         return tables(1.0)
 
     def same(population: Any) -> Any:

@@ -11,7 +11,8 @@ from broken import BROKEN, broken, hopeless
 from rich.console import Console
 from small import without_times
 
-from fedrl.engines.simulation import Refusal, Round
+from fedrl.core.aggregator import on_time
+from fedrl.engines.simulation import Refusal, Round, no_uploads
 from fedrl.engines.spread import spread, starts, update_spread
 from fedrl.experiments.build import build
 from fedrl.experiments.closing import closing
@@ -37,7 +38,8 @@ def seen(refused: list[tuple[int, str]], **changes: Any) -> Round:
         for column in metrics.values():
             column[agent] = 0.0
     columns = {name: np.array(column, np.float32) for name, column in metrics.items()}
-    return Round(columns, 48.0, tuple(Refusal(*each) for each in refused), 0, 0)._replace(**changes)
+    left_out, nobody = tuple(Refusal(*each) for each in refused), on_time(np.zeros(0, int))
+    return Round(columns, 48.0, left_out, 0, 0, 0, 0, no_uploads(3), nobody)._replace(**changes)
 
 
 def told(number: int, refused: dict[str, list[int]], **changes: Any) -> dict[str, Any]:

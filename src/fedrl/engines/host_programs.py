@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedrl.core.faults import kept, settled
+from fedrl.core.faults import kept, rings_in, settled
 from fedrl.core.federation import GATHER, AgentState, Federation
 from fedrl.core.keys import agent_key
 from fedrl.core.learner import Trajectory, behaviours_of, explore
@@ -32,7 +32,7 @@ class Programs(NamedTuple):
         act: `(keys, time, params, observation) -> action`, row by row.
         remember: Snapshots of the agents of a block.
         begin: Agents of a block adopt the broadcast; also returns the parameters they start from, and the sum of
-            gradients that they will send, if they do. The block passed in is consumed.
+            gradients that they will send, if they do. A block with rings of experience is consumed.
         work: One local step on what was gathered.
         report: What the agents made of it, given what they were before `begin`; also returns what is `uploaded`, whose
             training is at fault, and what their stages remembered.
@@ -130,13 +130,18 @@ def compiled(federation: Federation) -> Programs:
         agents, updates, uploads, faults = jax.vmap(one)(starts, before, agents, totals, here, known)
         return agents, outcome(federation, updates, here), uploads, faults, before.local
 
+    plain, in_place = jax.jit(begin), jax.jit(begin, donate_argnums=3)
+
+    def begin_any(key: Key, sent: Broadcast, cohort: Any, agents: AgentState, here: Any, talk: Any) -> Any:
+        return (in_place if rings_in(agents) else plain)(key, sent, cohort, agents, here, talk)
+
     return Programs(
         jax.jit(jax.vmap(lambda state: behaviours_of(learner, state))),
         stack,
         keys,
         act,
         jax.jit(jax.vmap(federation.remember)),
-        jax.jit(begin, donate_argnums=3),
+        begin_any,
         jax.jit(work, donate_argnums=4),
         jax.jit(report, donate_argnums=5),
     )
