@@ -13,6 +13,7 @@ from fedrl.engines.blocks import simulate
 from fedrl.environments import random_mdp
 from fedrl.learners import q_table
 from fedrl.stages import importance_averaging
+from rules import traced
 
 CONTEXT = Context(jnp.int32(0), jnp.int32(0), jnp.int32(2), jnp.int32(1))
 RATE = 0.2
@@ -23,7 +24,7 @@ def averaged(stage, shared, q, visits):
     encode = jax.vmap(lambda value: stage.encode(jax.random.key(0), CONTEXT, shared, (), value)[0])
     agents = q.shape[0]
     updates = encode(Update({"q": q, "visits": visits}, jnp.ones(agents), jnp.zeros(agents, jnp.int32)))
-    merged, _ = mean("uniform").update(updates, ())
+    merged, _ = traced(mean("uniform"), updates)
     return stage.finish(jax.random.key(0), shared, merged)
 
 
