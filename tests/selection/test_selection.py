@@ -381,7 +381,8 @@ class TestBalancedByTime:
             steps = np.concatenate([np.asarray(b.steps)[np.asarray(b.agent) >= 0] for b in population.blocks])
             population, seen = simulation.round(population, cohort, talk)
             assert np.isnan(seen.uploads.report["duration_s"]).all()  # a compiled program knows nothing of time
-            return population, seen._replace(told={"duration_s": steps * self.step_s(number)})
+            uploads = seen.uploads._replace(report={"duration_s": steps * self.step_s(number)})
+            return population, seen._replace(uploads=uploads)
 
         return round
 
