@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.replay import replaying
 from fedrl.aggregators import mean
+from fedrl.core.errors import ConfigError
 from fedrl.core.faults import rings_in
 from fedrl.core.federation import federate
 from fedrl.core.replay import Log, Replay, append, empty, log, sample, settle
@@ -73,6 +74,10 @@ class TestRing:
 
     def test_a_log_has_no_more_rows_than_the_ring(self):
         assert log(empty(jnp.zeros(()), 6), 100).rows.shape == (6,)
+
+    def test_more_rows_than_a_ring_holds_are_refused(self):
+        with pytest.raises(ConfigError, match="4 rows are written at once to a ring of 3"):
+            append(empty(jnp.zeros(()), 3), jnp.zeros(4))
 
     def test_rings_are_found_by_their_type(self):
         ring = empty(jnp.zeros(()), 6)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedrl.core.errors import ConfigError
 from fedrl.core.types import Key, PyTree
 
 
@@ -59,11 +60,21 @@ def capacity_of(replay: Replay) -> int:
 def append(replay: Replay, rows: PyTree) -> Replay:
     """The ring with further rows `[count, ...]`, at most as many as it holds.
 
+    A learner writes at most `Learner.samples` rows in a local iteration: engines keep a log of so many.
+
+    Raises:
+        ConfigError: There are more rows than the ring holds.
+
     >>> ring = append(empty(jnp.zeros(()), 3), jnp.arange(1.0, 3.0))
     >>> append(ring, jnp.arange(3.0, 5.0)).rows.tolist()
     [4.0, 2.0, 3.0]
     """
     count = jax.tree.leaves(rows)[0].shape[0]
+    if count > capacity_of(replay):
+        raise ConfigError(
+            f"{count} rows are written at once to a ring of {capacity_of(replay)}. They would overwrite each other. "
+            "Give the ring a larger capacity."
+        )
     places = _places(replay, count)
     return Replay(_put(replay.rows, places, rows), replay.written + count)
 
