@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fedrl.core.errors import ConfigError, FedrlError, RunError, UnsoundError
     from fedrl.core.federation import federate
     from fedrl.core.measures import Measure
-    from fedrl.engines.blocks import simulate
+    from fedrl.engines.simulate import simulate
     from fedrl.environments.fleet import fleet
     from fedrl.experiments.config import BaselinesConfig, Config, EvaluationConfig, FederationConfig
     from fedrl.experiments.evaluate import greedy_returns

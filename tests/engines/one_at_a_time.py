@@ -3,7 +3,7 @@
     idle --sent for--> at work --its update arrives, or it is lost--> idle
     idle --sent for, but not there--> away --comes back--> idle
 
-The engine in `fedrl.engines.virtual` has to give the same bits at the same seconds. There, events are dealt with in
+The loop in `fedrl.engines.simulate` has to give the same bits at the same seconds. There, events are dealt with in
 batches, agents train in blocks and ahead of their time, and what arrives is added up many at a time. Here none of that
 is done, so that what is meant can be read off: who is sent for when, what an agent hears, which update is merged with
 which scale, what becomes of those who come late, and of the memory of their stages.
@@ -29,9 +29,10 @@ from fedrl.core.federation import AgentState, Federation, ServerState
 from fedrl.core.keys import Purpose, repeated_key, run_key
 from fedrl.core.shares import shares
 from fedrl.core.types import Broadcast, Update
-from fedrl.engines.virtual.chance import Draw, exponential, normal, uniform
-from fedrl.engines.virtual.clock import Clock
-from fedrl.engines.virtual.spreads import drawn
+from fedrl.engines.clocks.chance import Draw, exponential, normal, uniform
+from fedrl.engines.clocks.devices import Clock
+from fedrl.engines.schedules import Schedule
+from fedrl.engines.clocks.spreads import drawn
 
 IDLE, WORKS, AWAY = "idle", "works", "away"
 
@@ -113,8 +114,10 @@ def programs(federation: Federation) -> Programs:
 class OneAtATime:
     """A federation on a virtual clock; `merge` goes on until the server has merged once, or has given it up."""
 
-    def __init__(self, federation: Federation, fleet: Any, clock: Clock, steps: list[int], seed: int) -> None:
-        self.federation, self.clock, self.schedule, self.seed = federation, clock, clock.schedule, seed
+    def __init__(
+        self, federation: Federation, fleet: Any, schedule: Schedule, clock: Clock, steps: list[int], seed: int
+    ) -> None:
+        self.federation, self.clock, self.schedule, self.seed = federation, clock, schedule, seed
         self.programs, self.now_s, count = programs(federation), 0.0, len(steps)
         self.server = self.programs.init_server(run_key(seed, Purpose.SERVER))
         self.key, self.before = run_key(seed, Purpose.TRAINING), self.server.params
@@ -273,7 +276,7 @@ class OneAtATime:
 
     def commit(self, got: list[Arrival]) -> bool:
         """Merge updates, each scaled by its age; false if they have no weight."""
-        ages = jnp.array([int(self.server.version) - int(arrival.update.version) for arrival in got])
+        ages = np.array([int(self.server.version) - int(arrival.update.version) for arrival in got])
         by_age = np.asarray(self.schedule.staleness.weight(ages))
         updates = [self.scaled(arrival, scale) for arrival, scale in zip(got, by_age, strict=True)]
         if not sum(float(update.weight) for update in updates) > 0.0:

@@ -11,18 +11,9 @@ from one_at_a_time import OneAtATime
 from fedrl.aggregators import mean, median, polynomial
 from fedrl.core.federation import ENCODE, MEND, TRAIN, federate
 from fedrl.core.keys import agent_key
-from fedrl.engines.virtual import (
-    afedpg,
-    between,
-    bounded_staleness,
-    clock,
-    fed_async,
-    fed_buff,
-    lognormal,
-    simulate_clock,
-    stragglers,
-    synchronous,
-)
+from fedrl.engines.clocks import between, clock, lognormal, stragglers
+from fedrl.engines.schedules import afedpg, bounded_staleness, fed_async, fed_buff, synchronous
+from fedrl.engines.simulate import simulate
 from fedrl.learners import sgd
 from fedrl.stages import error_feedback, quantize, top_k
 from quadratic import Valley, quadratic
@@ -60,10 +51,16 @@ LINKS = {"latency_s": 0.1, "up_bytes_per_s": between(50.0, 500.0), "down_bytes_p
 def compared(federation, schedule, devices, rounds=ROUNDS):
     """Both, round by round; what there was to see on the way: abandoned rounds, and the oldest update."""
     steps = [1 + k % federation.local_steps for k in range(AGENTS)]
-    engine = simulate_clock(
-        federation, FLEET, clock(schedule, **devices), local_steps=steps, merges=1, devices=jax.devices()[:1]
+    engine = simulate(
+        federation,
+        FLEET,
+        scheduler=schedule,
+        clock=clock(**devices),
+        local_steps=steps,
+        merges=1,
+        devices=jax.devices()[:1],
     )
-    twin, population = OneAtATime(federation, FLEET, clock(schedule, **devices), steps, SEED), engine.init(SEED)
+    twin, population = OneAtATime(federation, FLEET, schedule, clock(**devices), steps, SEED), engine.init(SEED)
     abandoned, lost, stale = 0, 0, 0
     for number in range(1, rounds + 1):
         population, seen = engine.round(population)

@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Float32, Int
 
 from fedrl.core.checks import check_above_zero
 from fedrl.core.component import Call, component, record
@@ -29,7 +28,7 @@ class Staleness:
         weight: `tau -> s(tau)`, both of any shape; tau counts server versions, s lies in (0, 1] and s(0) = 1.
     """
 
-    weight: Callable[[Int[Array, "*agents"]], Float[Array, "*agents"]]
+    weight: Callable[[Int[np.ndarray, "*agents"]], Float32[np.ndarray, "*agents"]]
     call: Call | None = None
 
 
@@ -37,10 +36,11 @@ class Staleness:
 def constant() -> Staleness:
     """Every update counts in full, however old: s(tau) = 1.
 
-    >>> constant().weight(jnp.array([0, 7])).tolist()
+    >>> import numpy as np
+    >>> constant().weight(np.array([0, 7])).tolist()
     [1.0, 1.0]
     """
-    return Staleness(lambda tau: jnp.ones(jnp.shape(tau), jnp.float32))
+    return Staleness(lambda tau: np.ones(np.shape(tau), np.float32))
 
 
 @component("staleness", reference=XIE)
@@ -53,11 +53,12 @@ def polynomial(exponent: float = 0.5) -> Staleness:
     Raises:
         ConfigError: The exponent is not above zero.
 
-    >>> polynomial(0.5).weight(jnp.array([0, 3])).tolist()
+    >>> import numpy as np
+    >>> polynomial(0.5).weight(np.array([0, 3])).tolist()
     [1.0, 0.5]
     """
     check_above_zero(exponent=exponent)
-    return Staleness(lambda tau: (_age(tau) + 1.0) ** -exponent)
+    return Staleness(lambda tau: _rounded((_age(tau) + 1.0) ** -exponent))
 
 
 @component("staleness", reference=XIE)
@@ -71,15 +72,20 @@ def hinge(slope: float = 10.0, patience: float = 4.0) -> Staleness:
     Raises:
         ConfigError: The slope is not above zero, or the patience is below zero.
 
-    >>> hinge(slope=2.0, patience=3.0).weight(jnp.array([0, 3, 5])).tolist()
+    >>> import numpy as np
+    >>> hinge(slope=2.0, patience=3.0).weight(np.array([0, 3, 5])).tolist()
     [1.0, 1.0, 0.20000000298023224]
     """
     check_above_zero(slope=slope)
     if not 0.0 <= patience < math.inf:
         raise ConfigError(f"patience is {patience}. It is an age in server versions. Set it to 0 or more.")
-    return Staleness(lambda tau: 1.0 / (slope * jnp.maximum(_age(tau) - patience, 0.0) + 1.0))
+    return Staleness(lambda tau: _rounded(1.0 / (slope * np.maximum(_age(tau) - patience, 0.0) + 1.0)))
 
 
-def _age(tau: jax.Array) -> jax.Array:
+def _age(tau: np.ndarray) -> np.ndarray:
     """As a real number; an update from the future, which no engine makes, is as good as new."""
-    return jnp.maximum(jnp.asarray(tau, jnp.float32), 0.0)
+    return np.maximum(np.asarray(tau, np.float64), 0.0)
+
+
+def _rounded(weight: np.ndarray) -> np.ndarray:
+    return np.asarray(weight, np.float32)

@@ -23,6 +23,7 @@ from fedrl.core.faults import to_send, watched
 from fedrl.core.federation import Federation, ServerState
 from fedrl.core.told import nothing_measured
 from fedrl.core.types import Broadcast, Key, PyTree, Update
+from fedrl.engines.inbox import Inbox
 from fedrl.engines.sharing import Shapes, shapes, shared
 from fedrl.engines.simulation import Refusal, Uploads, no_uploads
 
@@ -219,6 +220,51 @@ class Merged(NamedTuple):
         """Of these agents, those whose updates the server has made nothing of."""
         everybody = bool(self.skipped) or not self.weight > 0.0
         return agents if everybody else agents[np.isin(agents, [agent for agent, _ in self.refused])]
+
+
+def meeting(federation: Federation, like: Update, toward_model: bool = False) -> Callable[..., Merged]:
+    """The server's half, from what arrived: `(key, server, inbox) -> Merged`; `like` as of `merging`.
+
+    Args:
+        federation: Whose server.
+        like: The shape of a decoded update.
+        toward_model: Whether an update says where to go (to the agent's parameters), or how far (its change).
+    """
+    merge, received = merging(federation, like), _receiving(federation, toward_model)
+
+    def meet(key: Key, server: ServerState, inbox: Inbox) -> Merged:
+        inbox = inbox if inbox.outcomes else inbox.of(inbox.scale > 0.0)
+        arrivals = arrivals_of(server, inbox)
+        if inbox.outcomes:
+            return merge(key, server, [(each.result, each.here) for each in inbox.outcomes], arrivals)
+        outcomes, count = [], len(inbox.agent)
+        for i in range(0, count, exact.LANES):
+            lanes, here = np.minimum(np.arange(i, i + exact.LANES), count - 1), np.arange(i, i + exact.LANES) < count
+            updates, heard = jax.tree.map(lambda x, lanes=lanes: x[lanes], (inbox.items, inbox.heard))
+            outcomes.append((received(server.params, updates, heard, inbox.scale[lanes], here), here))
+        return merge(key, server, outcomes, arrivals)
+
+    return meet
+
+
+def arrivals_of(server: ServerState, inbox: Inbox) -> Arrivals:
+    """Whose updates arrived, and how many versions ago each agent heard what it started from."""
+    stale = np.asarray(server.version) - inbox.version
+    return Arrivals(inbox.agent.astype(np.int32), stale.astype(np.int32))
+
+
+@shared
+def _receiving(federation: Federation, toward_model: bool) -> Callable[..., Sums | Update]:
+    """Takes in updates, `exact.LANES` at a time."""
+
+    def received(params: PyTree, updates: Update, heard: PyTree, scale: jax.Array, here: jax.Array) -> Sums | Update:
+        value = updates.value
+        if toward_model:
+            value = jax.tree.map(lambda v, old, now: v + (old - now), value, heard, params)
+        value = jax.tree.map(lambda v: v * scale.reshape(-1, *[1] * (v.ndim - 1)), value)
+        return outcome(federation, updates._replace(value=value), here)
+
+    return jax.jit(received)
 
 
 def merging(federation: Federation, like: Update) -> Callable[..., Merged]:

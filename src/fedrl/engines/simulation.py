@@ -164,10 +164,9 @@ class Simulation:
         close: Let go of what is held outside this process, if anything. Closing twice is fine.
         adopt: `population -> population` in which every agent has adopted what the server holds now, as at the
             beginning of a round. `params_of` it are the policies of personalised agents.
-        assign: `(population, steps) -> population` whose agents take so many local steps from the next round on, int
-            `[agents]`, each from 1 to what the federation's programs were compiled for, and whose shares are those of
-            so many steps.
+        held: `population -> params` with a leading agent axis: what a federation sees of each agent's parameters.
         states_of: `population -> states` with a leading agent axis: all that each agent's learner remembers.
+        going_on: `(population, states) -> population` whose agents go on from what the learners of others remember.
         measures: What the engine measures beside its agents, made of `Round.sums`: see `fedrl.core.measures`.
     """
 
@@ -178,8 +177,9 @@ class Simulation:
     block: int
     close: Callable[[], None] = lambda: None
     adopt: Callable[[Population], Population] = lambda population: population
-    assign: Callable[[Population, np.ndarray], Population] = field(kw_only=True)
-    states_of: Callable[[Population], PyTree] = lambda population: states_held(population.blocks)
+    held: Callable[[Population], Params] = field(kw_only=True)
+    states_of: Callable[[Population], PyTree] = field(kw_only=True)
+    going_on: Callable[[Population, PyTree], Population] = field(kw_only=True)
     measures: Measures = field(default_factory=lambda: COMPUTE)
 
     def __enter__(self) -> Simulation:
@@ -271,117 +271,3 @@ def _newcomer(federation: Federation) -> Callable[..., AgentState]:
         return state._replace(learner=federation.learner.adopt(state.learner, params), share=share)
 
     return init
-
-
-def assigning(federation: Federation) -> Callable[[Population, np.ndarray], Population]:
-    """What `Simulation.assign` is where agents are held in blocks."""
-
-    def assign(population: Population, steps: np.ndarray) -> Population:
-        counts = shares(federation, steps)
-
-        def asked(block: AgentState) -> AgentState:
-            rows = np.maximum(np.asarray(block.agent), 0)
-            work, share = steps[rows].astype(np.int32), counts[rows]
-            if np.array_equal(work, np.asarray(block.steps)) and np.array_equal(share, np.asarray(block.share)):
-                return block
-            work, share = jax.device_put((work, share), block.steps.sharding)
-            return block._replace(steps=work, share=share)
-
-        return population._replace(blocks=tuple(asked(block) for block in population.blocks))
-
-    return assign
-
-
-def given_back(blocks: Sequence[AgentState], before: Mapping[int, PyTree], lost: np.ndarray) -> tuple[AgentState, ...]:
-    """The blocks after a round, in which stages of agents whose updates came to nothing remember what they did before.
-
-    Args:
-        blocks: All of them.
-        before: What the stages of each block that took part remembered before the round.
-        lost: Ids of those agents.
-    """
-    if not len(lost):
-        return tuple(blocks)
-
-    def restored(block: AgentState, memory: PyTree) -> AgentState:
-        here = np.isin(np.asarray(block.agent), lost)
-
-        def chosen(old: jax.Array, new: jax.Array) -> jax.Array:
-            return jnp.where(here.reshape(-1, *[1] * (new.ndim - 1)), old, new)
-
-        return block._replace(local=jax.tree.map(chosen, memory, block.local))
-
-    return tuple(restored(block, before[i]) if i in before else block for i, block in enumerate(blocks))
-
-
-def for_all(columns: Mapping[str, np.ndarray], ids: np.ndarray, agents: int) -> dict[str, np.ndarray]:
-    """Columns with a row for each of these agents as columns with a row for every agent, zero for the others."""
-
-    def whole(column: np.ndarray) -> np.ndarray:
-        every = np.zeros((agents, *column.shape[1:]), column.dtype)
-        every[ids] = column
-        return every
-
-    return {name: whole(np.asarray(column)) for name, column in columns.items()}
-
-
-def attendance(
-    cohort: Sequence[int] | np.ndarray | None, seats: list[np.ndarray]
-) -> tuple[int, list[tuple[int, np.ndarray]]]:
-    """How many agents are asked, and of each block with any: its number and which of its seats take part."""
-    ids = np.concatenate(seats)
-    asked = ids[ids >= 0] if cohort is None else np.intersect1d(ids[ids >= 0], np.asarray(cohort))
-    present = [(i, np.isin(block, asked)) for i, block in enumerate(seats)]
-    return len(asked), [(i, here) for i, here in present if here.any()]
-
-
-def adopting(federation: Federation) -> Callable[[Population], Population]:
-    """What `Simulation.adopt` is where all agents hear the same server."""
-    adopt_block = adoption(federation)
-
-    def adopt(population: Population) -> Population:
-        params = jax.tree.map(np.asarray, population.server.params)
-        return population._replace(blocks=tuple(adopt_block(block, params) for block in population.blocks))
-
-    return adopt
-
-
-@shared
-def adoption(federation: Federation) -> Callable[[AgentState, Params], AgentState]:
-    """The agents of a block adopt the same parameters, in a compiled program."""
-
-    @functools.partial(jax.jit, compiler_options=QUICK)
-    def adopt(block: AgentState, params: Params) -> AgentState:
-        return block._replace(learner=jax.vmap(federation.learner.adopt, (0, None))(block.learner, params))
-
-    return adopt
-
-
-def params_held(federation: Federation, blocks: Sequence[AgentState], seats: list[np.ndarray]) -> Params:
-    """What each agent acts with, in the order of their ids, a leading agent axis on every leaf."""
-    held = [jax.vmap(lambda state: policy_of(federation.learner, state))(block.learner) for block in blocks]
-    return _in_order(held, seats)
-
-
-def states_held(blocks: Sequence[AgentState], seats: Sequence[np.ndarray] | None = None) -> PyTree:
-    """What each agent's learner remembers, in the order of their ids, a leading agent axis on every leaf."""
-    ids = [np.asarray(block.agent) for block in blocks] if seats is None else seats
-    return _in_order([block.learner for block in blocks], ids)
-
-
-def _in_order(held: Sequence[PyTree], seats: Sequence[np.ndarray]) -> PyTree:
-    """What blocks hold, in the order of the agents' ids."""
-    ids = np.concatenate(seats)
-    back = np.flatnonzero(ids >= 0)[np.argsort(ids[ids >= 0])]
-    return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(x) for x in leaves])[back], *held)
-
-
-def going_on(population: Population, states: PyTree) -> Population:
-    """Agents in blocks, going on from what the learners of others remember: see `Simulation.states_of`."""
-
-    def remembering(block: AgentState) -> AgentState:
-        rows = np.maximum(np.asarray(block.agent), 0)
-        taken = jax.tree.map(lambda new, old: jax.device_put(new[rows], old.sharding), states, block.learner)
-        return block._replace(learner=taken)
-
-    return population._replace(blocks=tuple(remembering(block) for block in population.blocks))

@@ -37,8 +37,9 @@ class Costs(NamedTuple):
 
 def traffic(
     tree: Tree, parents: Parents, holding: Sequence[int], wire: Messages, sums: PyTree, summed: bool
-) -> Callable[[np.ndarray, np.ndarray, np.ndarray, int], Costs]:
-    """What a round costs: `(present agents, sizes, messages, levels that merge) -> Costs`.
+) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int], Costs]:
+    """What a round costs: `(how often agents were sent for, whose updates arrived, sizes, messages, levels that merge)
+    -> Costs`.
 
     The sizes are those of the agents' updates in bytes, the messages how many each sends: one, or none.
 
@@ -53,7 +54,7 @@ def traffic(
     update = _entries((wire.decoded.value, wire.decoded.statistics))
     change = _entries((wire.sent.params, sums))
 
-    def costs(present: np.ndarray, sizes: np.ndarray, spoken: np.ndarray, due: int) -> Costs:
+    def costs(asked: np.ndarray, present: np.ndarray, sizes: np.ndarray, spoken: np.ndarray, due: int) -> Costs:
         here, up, down = [], [], []
         for level in range(due):
             nodes = len(parents[level])
@@ -68,13 +69,13 @@ def traffic(
                 sent = total * there if summed else passed
             here.append(there)
             up.append(sent)
-            down.append(back * there)
+            down.append(back * (asked if level == 0 else there))
         carried = [(a + b).astype(float) for a, b in zip(up, down, strict=True)]
         levels = tuple((int(a.sum()), int(b.sum())) for a, b in zip(up, down, strict=True))
         silent = ((0, 0),) * (len(parents) - due)
-        asked = int(sum(there.sum() for there in here))
-        said = asked - int((present & (spoken == 0)).sum()) if due else 0
-        return Costs((*levels, *silent), said, asked, round_latency(parents, due, here, carried, tree))
+        above = int(sum(there.sum() for there in here[1:]))
+        said = above + int(spoken[present].sum())
+        return Costs((*levels, *silent), said, above + int(asked.sum()), round_latency(parents, due, here, carried, tree))
 
     return costs
 

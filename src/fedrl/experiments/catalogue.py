@@ -27,9 +27,9 @@ from fedrl.core.environment import Environment, HostEnvironment
 from fedrl.core.errors import ConfigError, UnsoundError, nearest
 from fedrl.core.learner import Learner
 from fedrl.core.stage import Stage
-from fedrl.engines.virtual.clock import Clock
-from fedrl.engines.virtual.schedules import Schedule
-from fedrl.engines.virtual.spreads import Spread
+from fedrl.engines.clocks.devices import Clock
+from fedrl.engines.schedules import Schedule
+from fedrl.engines.clocks.spreads import Spread
 from fedrl.experiments.values import fit
 from fedrl.learners.networks import Network
 from fedrl.selection.selection import Admission, Selection, Workload

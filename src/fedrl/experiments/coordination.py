@@ -29,8 +29,8 @@ from fedrl.engines.coordination import coordinated
 from fedrl.engines.gossip import check_serverless, gossip
 from fedrl.engines.hierarchy import hierarchy
 from fedrl.engines.simulation import Simulation
-from fedrl.engines.virtual.checks import check_clock
-from fedrl.engines.virtual.clock import Clock
+from fedrl.engines.combinations import check_clock
+from fedrl.engines.clocks.devices import Clock
 from fedrl.engines.virtual.engine import simulate_clock
 from fedrl.engines.virtual.log import TIMES
 from fedrl.experiments import catalogue

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fedrl.engines.simulation import Round
-from fedrl.engines.virtual.clock import Clock
+from fedrl.engines.clocks.devices import Clock
 from fedrl.experiments.build import Experiment
 from fedrl.experiments.coordination import Neighbours
 from fedrl.experiments.events import Consensus, Exchange, Hierarchy, VirtualTime

@@ -12,7 +12,7 @@ from fedrl.core.environment import HostEnvironment
 from fedrl.core.types import Params
 from fedrl.engines.simulation import Population, Simulation
 from fedrl.engines.spread import starts, update_spread
-from fedrl.engines.virtual.clock import Clock
+from fedrl.engines.clocks.devices import Clock
 from fedrl.environments import TabularParams, distances_from_mean, model_of
 from fedrl.experiments.build import Experiment
 from fedrl.experiments.coordination import all_act_alike

@@ -15,7 +15,7 @@ from fedrl.core.federation import federate
 from fedrl.core.stage import Stage
 from fedrl.engines.gossip import gossip
 from fedrl.engines.hierarchy import hierarchy
-from fedrl.engines.virtual.clock import Clock
+from fedrl.engines.clocks.devices import Clock
 from fedrl.experiments.catalogue import Table
 from fedrl.experiments.values import at_least
 from fedrl.selection.selection import Admission, Selection, Workload

@@ -78,11 +78,10 @@ class HostRollout:
         }
         sums = {name: np.zeros(self._count) for name in ("episodes", "episode_return", *self._how.parts)}
         sums |= {"steps": np.zeros(self._count)} if self._how.steps else {}
-        everyone = len(rows) == len(active)
         for step in range(steps):
             shown, chosen = seen["observation"][step], seen["action"][step]
             shown[:] = self._observation
-            chosen[rows] = choose(step, shown if everyone else shown[rows])
+            chosen[rows] = choose(step, shown[rows])
             after = self._instances.step(chosen[: self._count], here)
             for name in ("reward", "terminated", "truncated", "successor"):
                 seen[name][step, : self._count] = getattr(after, name)

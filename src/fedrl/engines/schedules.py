@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from fedrl.aggregators.staleness import Staleness, constant, polynomial
 from fedrl.core.checks import check_above_zero, check_one_of, check_positive
 from fedrl.core.component import Call, component, record
@@ -51,6 +53,11 @@ class Schedule:
     bound: int | None = None
     momentum: float = 1.0
     call: Call | None = None
+
+    def scale(self, staleness: np.ndarray, agents: int) -> np.ndarray:
+        """What updates are scaled by that are so many versions old, float32."""
+        mixing = 1.0 / agents if self.mixing is None else self.mixing
+        return np.asarray(np.float32(mixing) * np.asarray(self.staleness.weight(staleness), np.float32), np.float32)
 
 
 @component("schedule", reference="Bonawitz et al. (2019), https://arxiv.org/abs/1902.01046")

@@ -14,7 +14,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner
 from fedrl.core.measures import counting, step_values
 from fedrl.core.types import Params, PyTree
-from fedrl.engines.host_rollout import by_agent, by_row, instance_seeds, instance_settings
+from fedrl.engines.executors.host_rollout import by_agent, by_row, instance_seeds, instance_settings
 
 
 def greedy_returns_host(
@@ -52,7 +52,7 @@ def played_host(
         episodes: Per agent.
         seed: Of the episodes' first states.
         stacked: Whether `params` has the agent axis.
-        workers: As in `simulate_host`.
+        workers: As in `fedrl.engines.executors.host.Host`.
 
     Returns:
         The undiscounted returns, float64 `[agents, episodes]`, and what the environment measures, added up: by the

@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Float64, Int32
 
 from fedrl.core.errors import ConfigError
-from fedrl.engines.virtual.chance import Draw, exponential
-from fedrl.engines.virtual.clock import Clock
-from fedrl.engines.virtual.spreads import drawn
+from fedrl.engines.clocks.chance import Draw, exponential
+from fedrl.engines.clocks.devices import Clock
+from fedrl.engines.clocks.spreads import drawn
 
 
 class Stay(NamedTuple):

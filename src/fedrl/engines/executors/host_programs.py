@@ -1,7 +1,7 @@
-"""The compiled parts of a round whose environments are stepped on the host.
+"""The compiled parts of local work whose environments are stepped on the host.
 
 The steps of `Federation.agent` are programs of their own here, and each derives the agent's task anew: what a task
-is made of (key, hint, broadcast) does not change within a round.
+is made of (key, hint, broadcast) does not change within a round. Each agent of a block hears a broadcast of its own.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from fedrl.core.federation import GATHER, AgentState, Federation
 from fedrl.core.keys import agent_key
 from fedrl.core.learner import Trajectory, behaviours_of, explore
 from fedrl.core.types import Broadcast, Key, Metrics, Params, PyTree
-from fedrl.engines.host_rollout import by_agent, by_row
-from fedrl.engines.merging import Upload, outcome, uploaded
+from fedrl.engines.executors.host_rollout import by_agent, by_row
+from fedrl.engines.executors.programs import Asked, hand_over, own_key
+from fedrl.engines.merging import Upload, uploaded
 from fedrl.engines.sharing import shared
 
 
@@ -49,20 +50,21 @@ class Programs(NamedTuple):
 
 
 @shared
-def compiled(federation: Federation) -> Programs:
+def host_programs(federation: Federation, collects: str) -> Programs:
     """Compile a federation for blocks of agents whose experience comes from outside, when first used."""
-    learner = federation.learner
+    learner, handed = federation.learner, hand_over(federation, collects)
 
     @jax.jit
     def stack(blocks: list[tuple[Params, ...]]) -> tuple[Params, ...]:
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *blocks)
 
     @jax.jit
-    def keys(key: Key, version: jax.Array, agents: jax.Array, step: jax.Array) -> Key:
-        def one(agent: jax.Array) -> Key:
-            return jax.random.fold_in(jax.random.fold_in(agent_key(key, version, agent), GATHER), step)
+    def keys(key: Key, version: jax.Array, again: jax.Array, agents: jax.Array, step: jax.Array) -> Key:
+        def one(version: jax.Array, again: jax.Array, agent: jax.Array) -> Key:
+            mine = agent_key(own_key(key, again), version, agent)
+            return jax.random.fold_in(jax.random.fold_in(mine, GATHER), step)
 
-        return jax.vmap(one)(agents)
+        return jax.vmap(one)(version, again, agents)
 
     @jax.jit
     def act(keys: Key, time: jax.Array, params: tuple[Params, ...], observation: jax.Array) -> jax.Array:
@@ -72,20 +74,24 @@ def compiled(federation: Federation) -> Programs:
         return by_row(jax.vmap(one)(keys, params, by_agent(observation, keys.shape[0])))
 
     def begin(
-        key: Key, sent: Broadcast, cohort: jax.Array, agents: AgentState, here: jax.Array, talk: jax.Array
+        key: Key, heard: Broadcast, asked: Asked, agents: AgentState, here: jax.Array, talk: jax.Array
     ) -> tuple[AgentState, Params, PyTree]:
-        def one(agent: AgentState, here: jax.Array) -> tuple[AgentState, Params, PyTree]:
+        def one(
+            heard: Broadcast, asked: Asked, agent: AgentState, here: jax.Array
+        ) -> tuple[AgentState, Params, PyTree]:
             own = learner.params(agent.learner)
-            start = jax.tree.map(lambda new, old: jnp.where(talk, new, old), sent.params, own)
-            _, after = federation.begin(key, sent._replace(params=start), agent, cohort)
+            start = jax.tree.map(lambda new, old: jnp.where(talk, new, old), heard.params, own)
+            working = agent._replace(steps=asked.steps, share=asked.share)
+            task_key = own_key(key, asked.again)
+            _, after = federation.begin(task_key, heard._replace(params=start), working, asked.cohort)
             return kept(here, after, agent), start, federation.descent(start)
 
-        return jax.vmap(one)(agents, here)
+        return jax.vmap(one)(heard, asked, agents, here)
 
     def work(
         key: Key,
-        sent: Broadcast,
-        cohort: jax.Array,
+        heard: Broadcast,
+        asked: Asked,
         starts: Params,
         agents: AgentState,
         totals: PyTree,
@@ -94,21 +100,28 @@ def compiled(federation: Federation) -> Programs:
         seen: Trajectory,
     ) -> tuple[AgentState, PyTree, Metrics]:
         def one(
-            start: Params, agent: AgentState, total: PyTree, going: jax.Array, seen: Trajectory
+            heard: Broadcast,
+            asked: Asked,
+            start: Params,
+            agent: AgentState,
+            total: PyTree,
+            going: jax.Array,
+            seen: Trajectory,
         ) -> tuple[AgentState, PyTree, Metrics]:
-            task, _ = federation.begin(key, sent._replace(params=start), agent, cohort)
+            task_key = own_key(key, asked.again)
+            task, _ = federation.begin(task_key, heard._replace(params=start), agent, asked.cohort)
             *after, metrics = federation.work(task, agent, total, step, seen)
             agent, total = kept(going, tuple(after), (agent, total))
             return agent, total, _where(going, metrics, jax.tree.map(jnp.zeros_like, metrics))
 
         size = going.shape[0]
         own = jax.tree.map(lambda x: jax.vmap(by_agent, (0, None), 1)(x, size), seen)
-        return jax.vmap(one)(starts, agents, totals, going, own)
+        return jax.vmap(one)(heard, asked, starts, agents, totals, going, own)
 
     def report(
         key: Key,
-        sent: Broadcast,
-        cohort: jax.Array,
+        heard: Broadcast,
+        asked: Asked,
         starts: Params,
         before: AgentState,
         agents: AgentState,
@@ -118,22 +131,29 @@ def compiled(federation: Federation) -> Programs:
         known: Metrics,
     ) -> tuple[AgentState, Any, Upload, jax.Array, PyTree]:
         def one(
-            start: Params, old: AgentState, agent: AgentState, total: PyTree, here: jax.Array, known: Metrics
+            heard: Broadcast,
+            asked: Asked,
+            start: Params,
+            old: AgentState,
+            agent: AgentState,
+            total: PyTree,
+            here: jax.Array,
+            known: Metrics,
         ) -> tuple[AgentState, Any, Upload, jax.Array]:
-            own = sent._replace(params=start)
-            task, _ = federation.begin(key, own, agent, cohort)
+            own = heard._replace(params=start)
+            task, _ = federation.begin(own_key(key, asked.again), own, agent, asked.cohort)
             update, after, fault = federation.report(task, old, agent, total, known)
             after = after._replace(local=_where(talk, after.local, old.local))  # what was not sent is not remembered
             after = settled(kept(here, after, old), old)
             return after, federation.decode(own, update), uploaded(update), fault
 
-        agents, updates, uploads, faults = jax.vmap(one)(starts, before, agents, totals, here, known)
-        return agents, outcome(federation, updates, here), uploads, faults, before.local
+        agents, updates, uploads, faults = jax.vmap(one)(heard, asked, starts, before, agents, totals, here, known)
+        return agents, handed(agents, updates, here), uploads, faults, before.local
 
     plain, in_place = jax.jit(begin), jax.jit(begin, donate_argnums=3)
 
-    def begin_any(key: Key, sent: Broadcast, cohort: Any, agents: AgentState, here: Any, talk: Any) -> Any:
-        return (in_place if rings_in(agents) else plain)(key, sent, cohort, agents, here, talk)
+    def begin_any(key: Key, heard: Broadcast, asked: Asked, agents: AgentState, here: Any, talk: Any) -> Any:
+        return (in_place if rings_in(agents) else plain)(key, heard, asked, agents, here, talk)
 
     return Programs(
         jax.jit(jax.vmap(lambda state: behaviours_of(learner, state))),

@@ -1,16 +1,16 @@
-"""What is seen of a round on the virtual clock."""
+"""What is seen of a round while it goes on."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from fedrl.core.aggregator import Arrivals
-from fedrl.core.faults import FAULT
 from fedrl.core.measures import Measure
-from fedrl.core.told import DURATION
 from fedrl.engines.simulation import Refusal, Uploads, no_uploads
+from fedrl.engines.topologies.server import Traffic
 
 TIMES = {
     "work": Measure("round", "s", "lower", ("work_s", "arrived"), lambda sums: sums["work_s"] / sums["arrived"]),
@@ -23,53 +23,59 @@ TIMES = {
 
 @dataclass
 class Log:
-    """What is added up while time goes on.
+    """What is added up over the merges of a round.
 
     Attributes:
         agents: How many there are.
         names: Of the metrics.
-        sent: Broadcasts.
         lost: Turns that came to nothing.
         late: Agents that were called back.
         weight: Of the merged updates.
         refused: Turns whose training failed, and updates that the server left out.
         skipped: Why the server committed nothing, each time.
+        traffic: Of each merge.
+        known: What is known of each agent after the last merge, `[agents]` each.
         staleness: Of the updates of each merge.
         came: Whose updates arrived, batch by batch.
         messages_s: What the messages of the updates that arrived took, together.
-        agents_s: Wall time that agents took to learn.
+        agents_s, merging_s: Wall time that agents took to learn, and servers to merge.
     """
 
     agents: int
     names: list[str]
-    sent: int = 0
     lost: int = 0
     late: int = 0
     weight: float = 0.0
     refused: list[Refusal] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    traffic: list[Traffic] = field(default_factory=list)
+    known: dict[str, np.ndarray] = field(default_factory=dict)
     staleness: list[np.ndarray] = field(default_factory=list)
     came: list[Arrivals] = field(default_factory=list)
+    admitted: list[np.ndarray] = field(default_factory=list)
     messages_s: float = 0.0
     agents_s: float = 0.0
+    merging_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.arrived, self.steps = np.zeros(self.agents, int), np.zeros(self.agents, int)
         self.work_s, self.sent_up = np.full(self.agents, np.nan), no_uploads(self.agents)
         self._worked_s = 0.0
-        self._sums = np.zeros((self.agents, len(self.names)), np.float64)
+        self._sums = {name: np.zeros(self.agents) for name in self.names}
 
-    def receive(
-        self, arrivals: Arrivals, metrics: np.ndarray, uploads: Uploads, steps: np.ndarray, work_s: np.ndarray
-    ) -> None:
-        """Updates of agents arrived, each at most once, after so many local steps that took so long."""
-        ids = arrivals.sender
-        self.came.append(arrivals)
+    def learned(self, ids: np.ndarray, metrics: Mapping[str, np.ndarray], steps: np.ndarray) -> None:
+        """Agents, each at most once, have learned in so many local steps."""
         self.arrived[ids] += 1
         self.steps[ids] += steps
+        for name, column in metrics.items():
+            self._sums.setdefault(name, np.zeros(self.agents))[ids] += column
+
+    def receive(self, arrivals: Arrivals, uploads: Uploads, work_s: np.ndarray) -> None:
+        """Updates of agents arrived, each at most once, after work that took so long."""
+        ids = arrivals.sender
+        self.came.append(arrivals)
         self.work_s[ids] = work_s
         self._worked_s += float(work_s.sum())
-        self._sums[ids] += metrics
         self.sent_up.size_bytes[:] += uploads.size_bytes
         self.sent_up.messages[:] += uploads.messages
         for name, said in uploads.report.items():
@@ -79,15 +85,23 @@ class Log:
     @property
     def metrics(self) -> dict[str, np.ndarray]:
         """Each `[agents]`, added up over turns and local steps."""
-        named = dict(zip(self.names, self._sums.T.astype(np.float32), strict=True))
-        del named[FAULT]  # of those that arrived there are none
-        return named
+        return {name: x.astype(np.float32) for name, x in self._sums.items()} | self.known
 
     @property
     def uploads(self) -> Uploads:
         """What agents sent; of several turns, the report of the last."""
-        report = self.sent_up.report
-        return self.sent_up._replace(report=report | ({DURATION: self.work_s} if DURATION in report else {}))
+        return self.sent_up
+
+    @property
+    def whole(self) -> Traffic:
+        """What was sent, over all merges."""
+        parts = self.traffic or [Traffic()]
+        levels = [each.levels for each in parts if each.levels]
+        return Traffic(
+            *(sum(getattr(each, name) for each in parts) for name in Traffic._fields[:4]),
+            levels=tuple(tuple(sum(at) for at in zip(*level, strict=True)) for level in zip(*levels, strict=True)),
+            latency_s=sum(each.latency_s for each in parts),
+        )
 
     @property
     def arrivals(self) -> Arrivals:

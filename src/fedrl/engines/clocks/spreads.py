@@ -14,7 +14,7 @@ from jaxtyping import Float64
 from fedrl.core.checks import check_above_zero
 from fedrl.core.component import Call, component, record
 from fedrl.core.errors import ConfigError
-from fedrl.engines.virtual.chance import normal, uniform
+from fedrl.engines.clocks.chance import normal, uniform
 
 
 @record

@@ -1,6 +1,6 @@
 """The devices behind agents: how fast they compute, how they are connected, when they are there.
 
-clock(fed_buff(buffer=10), step_s=stragglers(1.0, share=0.1, times=20), drop_out=0.2)
+clock(step_s=stragglers(1.0, share=0.1, times=20), drop_out=0.2)
 """
 
 from __future__ import annotations
@@ -13,16 +13,14 @@ import numpy as np
 
 from fedrl.core.component import Call, component, record
 from fedrl.core.errors import ConfigError
-from fedrl.engines.virtual.chance import Draw
-from fedrl.engines.virtual.schedules import Schedule, synchronous
-from fedrl.engines.virtual.spreads import Spreading, check_spread, drawn
+from fedrl.engines.clocks.chance import Draw
+from fedrl.engines.clocks.spreads import Spreading, check_spread, drawn
 
 
 @record
 class Clock:
     """What takes how long. The attributes are the arguments of `clock`."""
 
-    schedule: Schedule
     step_s: Spreading
     up_bytes_per_s: Spreading
     down_bytes_per_s: Spreading
@@ -51,7 +49,6 @@ class Speeds(NamedTuple):
 
 @component("clock")
 def clock(
-    schedule: Schedule = synchronous(),
     *,
     step_s: Spreading = 1.0,
     up_bytes_per_s: Spreading = math.inf,
@@ -76,7 +73,6 @@ def clock(
     leaves before its update has arrived, is left as it was before the turn: what it would have learned is lost.
 
     Args:
-        schedule: When the server merges.
         step_s: Seconds per local iteration: a number, one per agent, or a spread.
         up_bytes_per_s: What an agent sends per second, likewise.
         down_bytes_per_s: What it receives per second, likewise.
@@ -104,7 +100,6 @@ def clock(
     rows = None if trace is None else tuple(tuple(row) for row in trace)
     _check_trace(rows, math.isfinite(online_s) or offline_s > 0.0)
     return Clock(
-        schedule=schedule,
         step_s=step_s,
         up_bytes_per_s=up_bytes_per_s,
         down_bytes_per_s=down_bytes_per_s,

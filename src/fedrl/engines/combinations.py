@@ -1,0 +1,188 @@
+"""What is refused when the parts of a simulation are put together, because it would not do what it promises.
+
+Each refusal has one of these reasons, all of them mathematical:
+
+    no server           there is nobody to hold what only a server holds
+    only sums arrive    a rule needs each update, or what each agent says, where only sums do
+    gradients           a payload of gradients, where parameters are mixed
+    hidden              noise or masks that cancel in a sum of all, where merging is led by time
+    moments             statistics about moments that change between two merges of all agents
+    isolated            agents that hear nobody, and something that communicates
+    no time             without a clock all answer at once, and the lowest numbers would fill every buffer
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from fedrl.core.component import written
+from fedrl.core.errors import ConfigError, UnsoundError
+from fedrl.core.federation import Federation
+from fedrl.core.learner import follows_corrections
+from fedrl.engines.clocks.devices import Clock, speeds_of
+from fedrl.engines.clocks.presence import presence
+from fedrl.engines.merging import Messages, messages
+from fedrl.engines.scheduler import Scheduler
+from fedrl.engines.schedules import Schedule
+from fedrl.engines.topologies.choices import Alone, Hierarchy, Neighbours, Topology
+from fedrl.engines.topologies.tree import holding
+from fedrl.topologies.rules import Rule
+from fedrl.topologies.trees import Tree
+
+
+def check(
+    federation: Federation,
+    agents: int,
+    topology: Topology | Tree | None,
+    scheduler: Scheduler,
+    clock: Clock | None,
+) -> None:
+    """Refuse parts that do not go together.
+
+    Raises:
+        ConfigError: The schedule waits for more agents than there are, or for time without a clock, or something is
+            given for another number of agents.
+        UnsoundError: It names both parts and the way out.
+    """
+    if clock is None:
+        _check_timeless(scheduler.schedule)
+    else:
+        speeds_of(clock, agents, 0, 0)
+        presence(clock, agents)
+    _check_schedule(federation, scheduler.schedule, agents)
+    if isinstance(topology, Hierarchy | Tree):
+        _check_tree(federation, topology if isinstance(topology, Tree) else topology.tree)
+    if isinstance(topology, Neighbours):
+        _check_serverless(federation, topology.rule, scheduler)
+    if isinstance(topology, Alone):
+        _check_isolated(federation, scheduler)
+
+
+def _check_timeless(schedule: Schedule) -> None:
+    if schedule.restart or schedule.wait_for is not None:
+        raise UnsoundError(
+            f"{schedule!r} goes by who answers first, and without a clock all answer at once: the agents with the lowest "
+            "numbers would fill every merge. Say how fast agents are, clock(step_s=...), or use synchronous()."
+        )
+    if schedule.deadline_s != float("inf"):
+        raise UnsoundError(
+            f"{schedule!r} has a deadline of {schedule.deadline_s:g} s, and without a clock no time passes. Say how fast "
+            "agents are, clock(step_s=...), or leave deadline_s out."
+        )
+
+
+def _check_schedule(federation: Federation, schedule: Schedule, agents: int) -> None:
+    learner, stages = federation.learner, federation.stages
+    waited_for = max(schedule.quorum, 0 if schedule.wait_for is None else schedule.wait_for)
+    if not schedule.restart and waited_for > agents:
+        raise ConfigError(
+            f"{schedule!r} waits for {waited_for} updates and there are {agents} agents, each of which sends one in a "
+            "round. Wait for fewer."
+        )
+    hiding = [stage for stage in stages if stage.hides]
+    if hiding and schedule.restart:
+        raise UnsoundError(
+            f"{hiding[0]!r} hides updates in the sum of those who began together, and under {schedule!r} nobody does. "
+            "Use synchronous()."
+        )
+    if schedule.toward_model and federation.payload == "gradient":
+        raise UnsoundError(
+            f"{schedule!r} mixes the parameters that agents end up with, and with payload='gradient' they end up where "
+            "they began. Use payload='delta', or a schedule that adds changes such as fed_buff()."
+        )
+    withholding = [stage for stage in stages if stage.withholds]
+    if withholding and schedule.toward_model:
+        raise UnsoundError(
+            f"{schedule!r} mixes the parameters that agents end up with, and would take what {withholding[0]!r} holds "
+            "back for a return to where they began. Use a schedule that adds changes such as fed_buff()."
+        )
+    if learner.statistics is not None and (schedule.restart or schedule.late == "keep"):
+        raise UnsoundError(
+            f"{learner!r} counts about moments that its agents were sent, and under {schedule!r} others may have been "
+            "merged before an update arrives. Let every agent keep its own, personal(learner, keep=['moments']), or "
+            "use synchronous()."
+        )
+    if schedule.toward_model:
+        alone = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], learner.environment.params)
+        _check_mixable(schedule, messages(federation, alone))
+
+
+def _check_mixable(schedule: Schedule, wire: Messages) -> None:
+    """Refuse to mix parameters with what is none: decoded updates of another structure."""
+    there = jax.tree.map(lambda leaf: leaf.shape, wire.sent.params)
+    if jax.tree.map(lambda leaf: leaf.shape, wire.decoded.value) != there:
+        raise UnsoundError(
+            f"{schedule!r} mixes parameters, and a stage of this federation sends something else with them. "
+            "Use a schedule that adds changes such as fed_buff()."
+        )
+
+
+def _check_tree(federation: Federation, tree: Tree) -> None:
+    learner, aggregator, levels = federation.learner, federation.aggregator, len(holding(tree))
+    if aggregator.asks and levels > 1:
+        raise UnsoundError(
+            f"{aggregator!r} asks agents for {list(aggregator.asks)}, and here servers merge below servers, which have "
+            "nothing to tell. Let every level merge in every round (no periods), or use mean()."
+        )
+    if learner.statistics is not None and levels > 1:
+        raise UnsoundError(
+            f"{learner!r} counts statistics about moments that stand still between two merges of all agents, and here "
+            "servers below the root merge more often. Let every level merge in every round (no periods), or let every "
+            "agent keep its own: personal(learner, keep=['moments'])."
+        )
+
+
+def _check_serverless(federation: Federation, rule: Rule, scheduler: Scheduler) -> None:
+    learner, optimizer, schedule = federation.learner, federation.server_optimizer, scheduler.schedule
+    needing: list[object] = [*federation.stages, *([] if optimizer is None else [optimizer])]
+    needing += [] if federation.aggregator.sees == "sum" else [federation.aggregator]
+    if needing:
+        part = written(needing[0])
+        raise UnsoundError(
+            f"{part} works on updates where they meet, and without a server they do not. Neighbours exchange "
+            f"parameters and average them. Leave {part} out, or run the federation with a server."
+        )
+    deciding = [part for part in (scheduler.selection, scheduler.admission) if part is not None]
+    deciding += [schedule] if schedule.restart or schedule.wait_for is not None else []
+    deciding += [scheduler.workload] if scheduler.workload is not None and scheduler.workload.asks else []
+    if deciding:
+        raise UnsoundError(
+            f"{deciding[0]!r} is what a server decides, and without one there is nobody to decide it: neighbours wait "
+            f"for each other. Leave it out, or run the federation with a server."
+        )
+    if federation.payload != "delta":
+        raise UnsoundError(
+            f"payload is {federation.payload!r}, and without a server nobody descends it. Agents take their own steps. "
+            "Use payload='delta'; with plain SGD and one local step, it is the same."
+        )
+    if learner.statistics is not None:
+        raise UnsoundError(
+            f"{learner!r} counts about moments that all agents share, and without a server they share none. "
+            "Leave normalize(...) out, or run the federation with a server."
+        )
+    if rule.correction is not None and not follows_corrections(learner):
+        raise UnsoundError(
+            f"{rule!r} corrects local gradients, and the optimiser of {learner!r} does not read corrections. "
+            "Use optimizer = chain(corrected(), sgd(...))."
+        )
+
+
+def _check_isolated(federation: Federation, scheduler: Scheduler) -> None:
+    schedule, workload = scheduler.schedule, scheduler.workload
+    talking: list[object] = [*federation.stages, scheduler.selection, scheduler.admission]
+    talking += [schedule] if schedule.restart or schedule.wait_for is not None else []
+    talking += [workload] if workload is not None and workload.asks else []
+    talking += [] if federation.aggregator.sees == "sum" else [federation.aggregator]
+    for part in talking:
+        if part is not None:
+            raise UnsoundError(
+                f"{part!r} is about what agents send, and isolated agents send nothing. Leave it out, or use another "
+                "topology."
+            )
+    if federation.payload != "delta":
+        raise UnsoundError(
+            "payload is 'gradient', and isolated agents have nobody to descend what they would send. Use "
+            "payload='delta'."
+        )
+

@@ -1,0 +1,160 @@
+"""The agents' half of a federation for a block of agents, compiled once, whatever the topology, schedule and clock.
+
+    heard[c], agents[c] --begin, work x local_steps, report--> agents[c], exact sums or what is collected of each
+
+Each agent of a block hears a broadcast of its own. So one program serves a single server, trees, neighbours, agents
+that hear nobody, and a clock on which agents heard different versions; it depends on the size of the block alone: not
+on the number of agents, blocks, devices or absent agents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedrl.core.faults import rings_in, with_logs
+from fedrl.core.federation import AgentState, Federation
+from fedrl.core.keys import repeated_key
+from fedrl.core.replay import Log
+from fedrl.core.types import Broadcast, Key, PyTree, Update
+from fedrl.engines.merging import Upload, outcome, uploaded
+from fedrl.engines.packing import packing
+from fedrl.engines.sharing import Shapes, shapes, shared
+from fedrl.engines.simulation import QUICK
+
+SUMS, UPDATES, PARAMS = "sums", "updates", "params"
+"""What is collected of a block: exact sums of all its updates, each decoded update, or what each agent holds."""
+
+
+class Asked(NamedTuple):
+    """What a seat of a block is asked for, `[c]` each: how many hear the same, how often it has heard this version
+    before, its local steps, and its weight among all agents."""
+
+    cohort: Any
+    again: Any
+    steps: Any
+    share: Any
+
+
+def own_key(key: Key, again: jax.Array) -> Key:
+    """The key of the run, or another one for an agent that hears a version again: never the same noise twice."""
+    return jax.lax.select(again > 0, repeated_key(key, again), key)
+
+
+def hand_over(federation: Federation, collects: str) -> Callable[[AgentState, Update, jax.Array], PyTree]:
+    """What a block hands over, from its agents, their decoded updates and who is here."""
+
+    def handed(agents: AgentState, updates: Update, here: jax.Array) -> PyTree:
+        if collects == SUMS:
+            return outcome(federation, updates, here)
+        return updates if collects == UPDATES else jax.vmap(federation.learner.params)(agents.learner)
+
+    return handed
+
+
+@shared
+def block_program(federation: Federation, collects: str) -> Callable[..., Any]:
+    """`(raw key, heard, asked, talk, alike, agents, logs, here) -> (agents, memory before, handed over, metrics,
+    uploads)` of a block, compiled when it is first called. The block is consumed.
+
+    `alike` is the one number of local steps that all agents take, or None if they differ, or if all take one: then
+    there is no loop. Without `talk` every agent goes on from what it holds, and its stages remember what they did.
+    """
+    learner, handed = federation.learner, hand_over(federation, collects)
+
+    def one(
+        key: Key,
+        heard: Broadcast,
+        asked: Asked,
+        talk: jax.Array,
+        alike: jax.Array | None,
+        agent: AgentState,
+        logs: list[Log],
+        here: jax.Array,
+    ) -> tuple[AgentState, Update, dict[str, jax.Array], Upload]:
+        agent = agent._replace(steps=asked.steps, share=asked.share)
+        before, own = with_logs(agent, logs), learner.params(agent.learner)
+        agent = agent if alike is None else agent._replace(steps=alike)
+        heard = jax.lax.optimization_barrier(heard)
+        # not a select: fused with the training, a compiler asks for `talk` in its midst and rounds the first seat apart
+        heard = heard._replace(params=jax.lax.cond(talk, lambda: heard.params, lambda: own))
+        update, after, metrics = federation.agent(own_key(key, asked.again), heard, agent, asked.cohort, here, before)
+        spoken = jax.tree.map(lambda new, old: jnp.where(talk, new, old), after.local, agent.local)
+        after = after._replace(local=spoken)  # an agent that sent nothing must not believe it did
+        return after, federation.decode(heard, update), jax.tree.map(lambda x: x.sum(0), metrics), uploaded(update)
+
+    def block(
+        key: Key,
+        heard: Broadcast,
+        asked: Asked,
+        talk: jax.Array,
+        alike: jax.Array | None,
+        agents: AgentState,
+        logs: list[Log],
+        here: jax.Array,
+    ) -> tuple[AgentState, PyTree, PyTree, jax.Array, Upload]:
+        each, before = jax.vmap(one, (None, 0, 0, None, None, 0, 0, 0)), agents.local
+        key = jax.random.wrap_key_data(key)
+        agents, updates, metrics, uploads = each(key, heard, asked, talk, alike, agents, logs, here)
+        columns = jnp.stack([metrics[name] for name in sorted(metrics)])
+        return agents, before, handed(agents, updates, here), columns, uploads
+
+    return jax.jit(block, donate_argnums=5)
+
+
+@shared
+def logging(federation: Federation) -> Callable[[AgentState], list[Log]]:
+    """What a round may overwrite of the rings in a block, in a program of its own.
+
+    In the program that overwrites them, a compiler would rather copy a whole ring than read a few rows of it first.
+    """
+    logs = jax.jit(jax.vmap(lambda agent: rings_in(federation.remember(agent))))
+    return lambda block: logs(block) if rings_in(block) else []
+
+
+@shared
+def metric_names(federation: Federation, setting: Shapes) -> list[str]:
+    """The names of the columns that a block's program returns."""
+
+    def trained(key: Key, setting: PyTree) -> dict[str, jax.Array]:
+        sent = federation.broadcast(federation.init_server(key))
+        agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
+        return federation.agent(key, sent, agent, jnp.int32(1))[2]
+
+    return sorted(jax.eval_shape(trained, jax.random.key(0), setting.tree))
+
+
+class Layout(NamedTuple):
+    """How the states of agents become rows of words and back, a block at a time; which words are stages' memory."""
+
+    words: int
+    pack: Callable[[AgentState], jax.Array]
+    unpack: Callable[[Any], AgentState]
+    memory: slice
+
+
+@shared
+def layout(federation: Federation, setting: Shapes) -> Layout:
+    """Of the agents of a federation."""
+    like: Any = jax.eval_shape(federation.init_agent, jax.random.key(0), jnp.int32(0), setting.tree, jnp.int32(1))
+    state, first = packing(like), packing(like.learner).words
+    memory = slice(first, first + packing(like.local).words)
+    return Layout(state.words, jax.jit(jax.vmap(state.pack)), jax.jit(jax.vmap(state.unpack)), memory)
+
+
+@shared
+def adoption(federation: Federation) -> Callable[[AgentState, PyTree], AgentState]:
+    """The agents of a block adopt parameters, each its own, in a compiled program."""
+
+    def adopt(block: AgentState, params: PyTree) -> AgentState:
+        return block._replace(learner=jax.vmap(federation.learner.adopt)(block.learner, params))
+
+    return jax.jit(adopt, compiler_options=QUICK)
+
+
+def setting_of(fleet: PyTree) -> Shapes:
+    """The shapes of the parameters of one environment of a fleet."""
+    return shapes(fleet, skip=1)

@@ -1,0 +1,67 @@
+"""What agents may hear, and the updates of theirs that arrived: between an executor and a topology."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fedrl.core.types import Broadcast, PyTree
+
+
+class Table(NamedTuple):
+    """What agents may hear now: broadcasts with a leading axis of rows, as NumPy arrays, and the row of each agent.
+
+    `row` is None where agents hear nobody: each goes on from what it holds.
+    """
+
+    sent: Broadcast
+    row: np.ndarray | None
+
+
+class Outcome(NamedTuple):
+    """What a block of agents of one group hands over: exact sums, whose they are, in their order, and who of it is in.
+
+    Attributes:
+        result: `fedrl.engines.merging.Sums`.
+        here: `[block]` bool.
+        agent: Their numbers, as many as are here.
+    """
+
+    result: Any
+    here: np.ndarray
+    agent: np.ndarray
+
+
+class Inbox(NamedTuple):
+    """The updates that arrived since the last merge, in the order of arrival.
+
+    Attributes:
+        agent: Who sent each, `[n]`.
+        version: The version that it started from, `[n]`.
+        items: What the executor was asked to collect of each, NumPy arrays with a leading axis; () if sums.
+        outcomes: The sums, if it was asked for those.
+        heard: What each had heard, NumPy arrays with a leading axis; () if it does not matter.
+        scale: What each is scaled by, float32 `[n]`.
+        steps: Local steps of every agent, `[agents]`.
+    """
+
+    agent: np.ndarray
+    version: np.ndarray
+    items: PyTree
+    outcomes: list[Outcome]
+    heard: PyTree
+    scale: np.ndarray
+    steps: np.ndarray
+
+    def of(self, which: np.ndarray) -> Inbox:
+        """Some of the updates, by a mask; sums are those of the blocks whose agents are all among them."""
+
+        def some(x: np.ndarray) -> np.ndarray:
+            return x[which]
+
+        ids = self.agent[which]
+        outcomes = [each for each in self.outcomes if np.isin(each.agent, ids).all()]
+        items, heard = jax.tree.map(some, (self.items, self.heard))
+        return Inbox(ids, self.version[which], items, outcomes, heard, self.scale[which], self.steps)

@@ -1,0 +1,71 @@
+"""What the parts of a simulation tell each other: jobs, events and actions, in arrays of NumPy.
+
+    events -> scheduler.step -> actions -> clock.dispatch, executor.assign
+       ^                            +----> topology.merge -> next version
+       +---- clock.peek -> executor.train
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+OPENED, ARRIVED, LOST, FAILED, AWAY, BACK, TIMER = range(7)
+"""Kinds of events. OPENED: a version may be worked on. ARRIVED, LOST and FAILED end a job: with an update, without one,
+with numbers that are not finite. AWAY: an agent that was sent for was not there; BACK: it is again. TIMER: a time that
+the scheduler waited for has come."""
+
+NOBODY = np.zeros(0, int)
+
+
+class Jobs(NamedTuple):
+    """Agents that are sent for, `[n]` each.
+
+    Attributes:
+        agent: Their numbers.
+        row: The row of the topology's table that each hears.
+        steps: Local steps that each is asked for.
+        cohort: How many hear the same with it.
+    """
+
+    agent: np.ndarray
+    row: np.ndarray
+    steps: np.ndarray
+    cohort: np.ndarray
+
+
+class Events(NamedTuple):
+    """What happened, in the order of time: kinds, agents (-1 for none) and seconds, `[n]` each.
+
+    `report` is what the agents of arrived updates say in them, by name, `[n]`; NaN for the others. `size_bytes` of an
+    update that arrived, `[n]`.
+    """
+
+    kind: np.ndarray
+    agent: np.ndarray
+    time_s: np.ndarray
+    report: Mapping[str, np.ndarray] = {}
+    size_bytes: np.ndarray = NOBODY
+
+
+class Actions(NamedTuple):
+    """What a scheduler wants done.
+
+    Attributes:
+        dispatch: Agents that are sent for.
+        since_s: The second at which each begins.
+        cancel: Agents at work that are called back, as if they had not been sent for.
+        merge: If not None, what each update that arrived since the last merge is scaled by, in the order of arrival,
+            before a version is made of them; 0 rejects one. Empty if nothing is merged.
+        wants: How many arrivals are of use at most until the next merge is due.
+        wake_s: Until when to wait for them.
+    """
+
+    dispatch: np.ndarray = NOBODY
+    since_s: np.ndarray = NOBODY
+    cancel: np.ndarray = NOBODY
+    merge: np.ndarray | None = None
+    wants: int = 1
+    wake_s: float = np.inf

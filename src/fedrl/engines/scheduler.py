@@ -1,0 +1,354 @@
+"""Who works when, how much, and whose update is merged with which scale: a state machine without IO, in NumPy.
+
+    init -> board        step(board, events) -> (board, actions)
+
+A schedule says when a version is complete (`fedrl.engines.schedules`), a selection whom to send for, a workload how
+many local steps to ask for, an admission whose updates fit under a budget of bytes (`fedrl.selection`). No parameters,
+no clock, no sockets, no JAX: the same events give the same actions, so a log of them can be replayed.
+
+    idle --dispatch--> busy --arrived, lost, failed--> idle        a turn
+    idle --dispatch, not there--> away --back--> idle
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from fedrl.core.aggregator import Arrivals
+from fedrl.core.errors import ConfigError
+from fedrl.core.types import PyTree
+from fedrl.engines.records import ARRIVED, AWAY, BACK, FAILED, LOST, NOBODY, OPENED, TIMER, Actions, Events
+from fedrl.engines.schedules import Schedule, synchronous
+from fedrl.engines.clocks.chance import Draw, uniform
+from fedrl.selection.admission import left_for_updates
+from fedrl.selection.selection import Admission, Selection, Told, Workload
+
+IDLE, BUSY, ABSENT, WAITING = 0, 1, 2, 3
+"""WAITING: its update has arrived, and what becomes of it is to be known before the agent begins again."""
+ADMISSION = 1
+"""Sets the generator of a round apart from the one by which agents are selected."""
+
+
+class Bids(NamedTuple):
+    """What bids for a budget of bytes cost.
+
+    Attributes:
+        names: What of the reports is bid, and not sent again with an update.
+        bid_bytes: Size of a bid.
+        repeated_bytes: What an update saves by not repeating it.
+        least_bytes: Size of the smallest update after a bid.
+        answer_bytes: Size of the answer to a bid.
+    """
+
+    names: tuple[str, ...]
+    bid_bytes: int
+    repeated_bytes: int
+    least_bytes: int
+    answer_bytes: int
+
+
+class Board(NamedTuple):
+    """All that a scheduler remembers, as arrays: `[agents]` or `[1]` unless said otherwise.
+
+    Attributes:
+        status: IDLE, BUSY, ABSENT or WAITING.
+        turns: How often each was sent for, and was there.
+        done: Turns each has ended; one that was away is not behind the others.
+        heard: The version that each works on.
+        allowed: Who may be sent for.
+        steps: Local steps that each is asked for.
+        failing: Whose training came to nothing, since an update last arrived.
+        version: Of what may be worked on.
+        deadline_s: When the server stops waiting.
+        begun: Whether anybody has begun since the version was opened.
+        arrived: Agents whose updates arrived since then, in their order, `[n]`.
+        age: How many versions ago what each started from was opened, int32 `[n]`.
+        told: What they reported, by name, `[n]` each.
+        sizes: Bytes of their updates, `[n]`.
+        selection, workload, admission: What these remember.
+        key: Numbers from which the generators of rounds are made, and the seed of the run at last.
+    """
+
+    status: np.ndarray
+    turns: np.ndarray
+    done: np.ndarray
+    heard: np.ndarray
+    allowed: np.ndarray
+    steps: np.ndarray
+    failing: np.ndarray
+    version: np.ndarray
+    deadline_s: np.ndarray
+    begun: np.ndarray
+    arrived: np.ndarray
+    age: np.ndarray
+    told: Told
+    sizes: np.ndarray
+    selection: PyTree
+    workload: PyTree
+    admission: PyTree
+    key: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """A schedule, and the rules composed into it.
+
+    Attributes:
+        schedule: When a version is complete.
+        selection: Who may be sent for; everybody by default.
+        workload: How many local steps each takes; always the same number by default.
+        admission: Whose updates are merged, under a budget of bytes; all by default.
+        bids: What bids cost, if there is a budget.
+        group: `[agents]`, whose updates share a budget; all of them by default.
+    """
+
+    schedule: Schedule = synchronous()
+    selection: Selection | None = None
+    workload: Workload | None = None
+    admission: Admission | None = None
+    bids: Bids | None = None
+    group: np.ndarray | None = None
+
+    @property
+    def redispatch(self) -> bool:
+        """Whether an agent that is done begins again before the next merge."""
+        return self.schedule.restart
+
+    @property
+    def mixed(self) -> bool:
+        """Whether agents that work at the same time may have heard different versions."""
+        return self.schedule.restart or self.schedule.late == "keep"
+
+    @property
+    def waits(self) -> bool:
+        """Whether an agent begins nothing before it is known what became of its update."""
+        return not self.schedule.restart or self.admission is not None
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether one event at a time has to be dealt with, since who goes on depends on the others."""
+        return self.redispatch and (self.schedule.concurrency is not None or self.schedule.bound is not None)
+
+    def init(self, steps: np.ndarray, key: Sequence[int]) -> Board:
+        """Before the first event."""
+        agents = len(steps)
+        rules = [() if rule is None else rule.init(agents) for rule in (self.selection, self.workload, self.admission)]
+        return Board(
+            status=np.zeros(agents, np.int8),
+            turns=np.zeros(agents, np.int32),
+            done=np.zeros(agents, np.int32),
+            heard=np.full(agents, -1, np.int32),
+            allowed=np.ones(agents, bool),
+            steps=np.asarray(steps, np.int32).copy(),
+            failing=np.zeros(agents, bool),
+            version=np.zeros(1, np.int32),
+            deadline_s=np.full(1, np.inf),
+            begun=np.zeros(1, bool),
+            arrived=NOBODY,
+            age=NOBODY,
+            told={},
+            sizes=NOBODY,
+            selection=rules[0],
+            workload=rules[1],
+            admission=rules[2],
+            key=np.asarray(key, np.int64),
+        )
+
+    def step(self, board: Board, events: Events) -> tuple[Board, Actions]:
+        """Take in what happened, and say what is to be done."""
+        board = board._replace(
+            **{name: getattr(board, name).copy() for name in ("status", "turns", "done", "heard", "failing", "begun")}
+        )
+        now = float(events.time_s[-1]) if len(events.time_s) else 0.0
+        if events.kind[0] == OPENED:
+            return self._opened(board, events, now)
+        return self._happened(board, events, now)
+
+    # --- a version is opened -----------------------------------------------------------------------------------------
+
+    def _opened(self, board: Board, events: Events, now: float) -> tuple[Board, Actions]:
+        """`events.agent` are those who may be sent for, whatever the selection says; -1 leaves it to that."""
+        agents, number = len(board.status), int(board.version[0]) + 1
+        if events.agent[0] >= 0:
+            board = board._replace(allowed=np.isin(np.arange(agents), events.agent))
+        elif self.selection is not None:
+            rng = np.random.default_rng([*board.key[:-1].tolist(), number])
+            chosen = self.selection.choose(rng, agents, number, board.selection)
+            board = board._replace(allowed=np.isin(np.arange(agents), chosen))
+        else:
+            board = board._replace(allowed=np.ones(agents, bool))
+        if self.workload is not None:
+            planned = _within(self.workload.plan(agents, number, board.workload), self.workload)
+            board = board._replace(steps=planned.astype(np.int32))
+        if self.admission is not None and not self.redispatch:
+            self._left(int(board.allowed.sum()))
+        board.failing[:] = False
+        board = board._replace(
+            arrived=NOBODY, age=NOBODY, told={}, sizes=NOBODY, deadline_s=np.full(1, now + self.schedule.deadline_s)
+        )
+        return self._go_on(board, self._free(board), now)
+
+    # --- something happened ------------------------------------------------------------------------------------------
+
+    def _happened(self, board: Board, events: Events, now: float) -> tuple[Board, Actions]:
+        kind, ids = events.kind, events.agent
+        if kind[0] == AWAY:
+            board.status[ids] = ABSENT
+            board.turns[ids] -= 1
+            board.begun[:] = (board.status == BUSY).any()
+            return self._go_on(board, self._free(board) if self.in_turn or not self.redispatch else NOBODY, now)
+        again, since_s = NOBODY, NOBODY
+        if kind[0] != TIMER:
+            board = self._ended(board, events)
+            if self.redispatch and not self.in_turn:
+                going = board.allowed[ids] & (board.status[ids] == IDLE) & ~self._completes(board, kind)
+                again, since_s = ids[going], events.time_s[going]
+        if self._due(board, now):
+            return self._merge(board, again, since_s)
+        if self.in_turn:
+            again, since_s = self._free(board), NOBODY
+        elif not board.begun[0] and not self.redispatch:
+            board = board._replace(deadline_s=np.full(1, now + self.schedule.deadline_s))
+            again, since_s = self._free(board), NOBODY
+        return self._go_on(board, again, now, since_s)
+
+    def _ended(self, board: Board, events: Events) -> Board:
+        """Turns end, and absences."""
+        kind, ids = events.kind, events.agent
+        came, back = ids[kind == ARRIVED], ids[kind == BACK]
+        board.status[ids] = np.where((kind == ARRIVED) & self.waits, WAITING, IDLE)
+        board.done[ids[kind != BACK]] += 1
+        others = np.setdiff1d(np.flatnonzero(board.status != ABSENT), back)
+        if len(back) and len(others):  # who returns is not waited for: it goes on where the slowest of the others is
+            board.done[back] = np.maximum(board.done[back], board.done[others].min())
+        if len(came):
+            board.failing[:] = False
+        board.failing[ids[kind == FAILED]] = True
+        told = {name: np.concatenate([board.told.get(name, x[:0]), x[kind == ARRIVED]]) for name, x in events.report.items()}
+        sizes = events.size_bytes[kind == ARRIVED] if len(events.size_bytes) else np.zeros(len(came), int)
+        return board._replace(
+            arrived=np.concatenate([board.arrived, came]),
+            age=np.concatenate([board.age, board.version[0] - board.heard[came]]),
+            told=told,
+            sizes=np.concatenate([board.sizes, sizes]),
+        )
+
+    def _completes(self, board: Board, kind: np.ndarray) -> np.ndarray:
+        """Which update makes a merge due: its agent is sent what the merge makes of it."""
+        last = np.zeros(len(kind), bool)
+        if len(board.arrived) >= self._need(board) and kind[-1] == ARRIVED:
+            last[-1] = True
+        return last
+
+    def _due(self, board: Board, now: float) -> bool:
+        got = len(board.arrived)
+        if got >= self._need(board) or (now >= board.deadline_s[0] and got >= self.schedule.quorum):
+            return True
+        if board.begun[0] and not self.redispatch and not (board.status == BUSY).any():
+            return True
+        present = board.allowed & (board.status != ABSENT)
+        return bool(board.failing.any()) and not (present & ~board.failing).any()  # whoever is there fails
+
+    # --- a merge is due ----------------------------------------------------------------------------------------------
+
+    def _merge(self, board: Board, again: np.ndarray, since_s: np.ndarray) -> tuple[Board, Actions]:
+        late = np.flatnonzero(board.status == BUSY) if self.schedule.late == "discard" else NOBODY
+        board.status[late] = IDLE
+        board.status[board.status == WAITING] = IDLE
+        scale = np.zeros(0, np.float32)
+        if len(board.arrived) >= max(self.schedule.quorum, 1):
+            scale = np.asarray(self.schedule.scale(board.age, len(board.status)), np.float32)
+        if self.admission is not None and len(board.arrived):
+            admitted, board = self._admitted(board)
+            scale = scale * admitted
+        board = self._heard(board)
+        board.status[again], board.heard[again] = BUSY, board.version[0]
+        board.turns[again] += 1
+        board.begun[:] = False
+        return board._replace(version=board.version + 1), Actions(again, since_s, late, scale)
+
+    def _admitted(self, board: Board) -> tuple[np.ndarray, Board]:
+        """Whose updates fit under the budget; in trees, under that of each edge."""
+        assert self.admission is not None and self.bids is not None
+        numbers = [*board.key[:-1].tolist(), int(board.version[0]) + 1, ADMISSION]
+        rng, memory = np.random.default_rng(numbers), board.admission
+        taken = np.zeros(len(board.arrived), bool)
+        group = np.zeros(len(board.arrived), int) if self.group is None else self.group[board.arrived]
+        for g in np.unique(group):
+            mine = np.flatnonzero(group == g)
+            mine = mine[np.argsort(board.arrived[mine], kind="stable")]
+            ids, told = board.arrived[mine], {name: x[mine] for name, x in board.told.items()}
+            each = board.sizes[mine] - self.bids.repeated_bytes
+            taken[mine] = self.admission.admit(rng, ids, self._left(len(mine)), memory, told, each)
+            memory = self.admission.hear(ids, taken[mine], memory, told)
+        return taken, board._replace(admission=memory)
+
+    def _left(self, bids: int) -> int:
+        assert self.admission is not None and self.bids is not None
+        return left_for_updates(self.admission, bids, self.bids.bid_bytes, self.bids.least_bytes)
+
+    def _heard(self, board: Board) -> Board:
+        """What agents told in their updates reaches those who decide about the next version."""
+        order = np.argsort(board.arrived, kind="stable")
+        arrivals = Arrivals(board.arrived[order].astype(np.int32), board.age[order].astype(np.int32))
+        told = {name: x[order] for name, x in board.told.items()}
+        if self.selection is not None:
+            board = board._replace(selection=self.selection.hear(arrivals, board.selection, told))
+        if self.workload is not None:
+            board = board._replace(workload=self.workload.hear(arrivals, board.workload, told))
+        return board
+
+    # --- who begins --------------------------------------------------------------------------------------------------
+
+    def _go_on(
+        self, board: Board, ids: np.ndarray, now: float, since_s: np.ndarray = NOBODY
+    ) -> tuple[Board, Actions]:
+        """Send for these agents, and wait for what happens next."""
+        board.status[ids], board.heard[ids] = BUSY, board.version[0]
+        board.turns[ids] += 1
+        board.begun[:] |= (board.status == BUSY).any()
+        since = since_s if len(since_s) == len(ids) else np.full(len(ids), now)
+        overdue = now >= board.deadline_s[0]
+        wants = (self.schedule.quorum if overdue else self._need(board)) - len(board.arrived)
+        wake_s = np.inf if overdue else float(board.deadline_s[0])
+        return board, Actions(ids, since, wants=max(wants, 1), wake_s=wake_s)
+
+    def _need(self, board: Board) -> int:
+        return len(board.status) if self.schedule.wait_for is None else self.schedule.wait_for
+
+    def _free(self, board: Board) -> np.ndarray:
+        """Who may begin: all that are idle, or those with the fewest turns; nobody who is far ahead."""
+        idle = np.flatnonzero((board.status == IDLE) & board.allowed & self._near(board))
+        places = len(board.status) if self.schedule.concurrency is None else self.schedule.concurrency
+        free = max(places - int((board.status == BUSY).sum()), 0)
+        if len(idle) <= free:
+            return idle
+        turns = board.turns[idle]
+        place = turns + uniform(int(board.key[-1]), Draw.TURN, idle, turns)  # drawn among equals
+        return np.sort(idle[np.argsort(place)[:free]])
+
+    def _near(self, board: Board) -> np.ndarray:
+        """Who may go on: nobody who is more than `bound` turns ahead of the slowest that is there."""
+        bound = self.schedule.bound
+        if bound is None:
+            return np.ones(len(board.done), bool)
+        present = board.done[board.status != ABSENT]
+        return board.done - present.min(initial=np.iinfo(np.int32).max - bound) <= bound
+
+
+def _within(steps: np.ndarray, workload: Workload) -> np.ndarray:
+    if steps.min() < 1 or steps.max() > workload.most:
+        raise ConfigError(
+            f"{workload!r} plans {steps.tolist()} local steps. Each is from 1 to {workload.most}, what programs were "
+            "compiled for. Raise the most it says."
+        )
+    return steps
+
+
+def asked(*rules: Selection | Workload | Admission | None) -> tuple[str, ...]:
+    """What all of them ask of agents, each name once."""
+    return tuple(dict.fromkeys(name for rule in rules if rule is not None for name in rule.asks))

@@ -1,0 +1,440 @@
+"""One loop for every executor, topology, scheduler and clock.
+
+    events -> scheduler.step -> actions -> clock.dispatch, executor.assign
+       ^                            +----> topology.merge -> next version
+       +---- clock.peek -> executor.train
+
+Time is simulated, learning is not. Who is sent for learns when its update is due, in whatever company fills the
+devices; what it learns follows from (seed, agent, version), and what happens when from (seed, agent, turn). So nothing
+depends on devices, blocks, or the order in which the computer gets to things.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fedrl.core.aggregator import Arrivals
+from fedrl.core.checks import check_positive
+from fedrl.core.codec import size_bytes
+from fedrl.core.environment import HostEnvironment
+from fedrl.core.federation import Federation
+from fedrl.core.shares import shares
+from fedrl.core.told import DURATION
+from fedrl.core.types import Params, PyTree
+from fedrl.engines.bidding import bids_of, without_bids
+from fedrl.engines.clocks import Immediate, Virtual
+from fedrl.engines.combinations import check
+from fedrl.engines.compute import COMPUTE
+from fedrl.engines.executors.blocks import Agents, Blocks, Executor, Learned, Plan, Team
+from fedrl.engines.executors.programs import PARAMS
+from fedrl.engines.inbox import Inbox, Table
+from fedrl.engines.log import TIMES, Log
+from fedrl.engines.merging import accounting, messages
+from fedrl.engines.records import ARRIVED, AWAY, FAILED, NOBODY, OPENED, Actions, Events, Jobs
+from fedrl.engines.scheduler import Board, Scheduler
+from fedrl.engines.schedules import Schedule, synchronous
+from fedrl.engines.simulation import (
+    LARGEST_BLOCK,
+    Population,
+    Round,
+    Simulation,
+    Tick,
+    Uploads,
+    chosen_size,
+    iterations,
+    no_uploads,
+)
+from fedrl.engines.topologies.choices import Topology, bound
+from fedrl.engines.topologies.isolated import Isolated
+from fedrl.engines.topologies.server import Met, Sent
+from fedrl.engines.clocks.devices import Clock, speeds_of
+from fedrl.topologies.trees import Tree
+
+
+class Between(NamedTuple):
+    """What a run keeps beside the server and resident blocks.
+
+    Attributes:
+        topology: What the topology keeps, such as servers between agents and the root.
+        team: What the executor keeps of agents.
+        board: Of the scheduler.
+        clock: Of the clock.
+        iterations: Local steps of all agents since the run began, `[1]`.
+    """
+
+    topology: PyTree
+    team: Team
+    board: Board
+    clock: PyTree
+    iterations: np.ndarray
+
+
+def simulate(
+    federation: Federation,
+    fleet: PyTree,
+    *,
+    executor: Callable[..., Executor] | None = None,
+    topology: Topology | Tree | None = None,
+    scheduler: Scheduler | Schedule | None = None,
+    clock: Clock | None = None,
+    local_steps: Sequence[int] | np.ndarray | None = None,
+    merges: int | None = None,
+    block: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    order: Sequence[int] | np.ndarray | None = None,
+    **options: Any,
+) -> Simulation:
+    """Prepare a federation for simulation.
+
+    Args:
+        federation: What to run.
+        fleet: Parameters of each agent's environment, a leading agent axis on every leaf.
+        executor: How local work is run: `fedrl.engines.executors.blocks.Blocks` in compiled blocks, or
+            `fedrl.engines.executors.host.Host` for environments on the host; by default what suits the environment.
+        topology: Where updates meet: `server()` by default, a tree of servers, `gossip(...)` or `isolated()`.
+        scheduler: Who works when, and when servers merge: `synchronous()` by default.
+        clock: The devices behind agents, for simulated seconds; without any, who is sent for answers at once.
+        local_steps: Local iterations of each agent, at most `federation.local_steps`, which is the default.
+        merges: In a round; by default as many as it takes to merge one update per agent, and one where servers wait
+            for all of them.
+        block: Agents per compiled block. Results agree to float tolerance between block sizes and bit for bit within
+            one. `block=1` is the reference: what a single agent runs on its own.
+        devices: Where to run; all local devices by default.
+        order: The order in which agents are seated in blocks; of no consequence for the result.
+        **options: For the executor, such as `workers` of one for the host.
+
+    Raises:
+        ConfigError: An argument does not fit the fleet.
+        UnsoundError: The parts are right, their combination is not.
+    """
+    agents = jax.tree.leaves(fleet)[0].shape[0]
+    plan = scheduler if isinstance(scheduler, Scheduler) else Scheduler(scheduler or synchronous())
+    check(federation, agents, topology, plan, clock)
+    wire = messages(federation, fleet)
+    if plan.admission is not None:
+        plan = replace(plan, bids=bids_of(federation, plan.admission, wire))
+    scaled = plan.mixed or plan.admission is not None or plan.schedule.mixing != 1.0
+    meeting = bound(topology, federation, fleet, wire, agents, plan.schedule, scaled)
+    if plan.admission is not None and len(np.unique(meeting.group)) > 1:
+        plan = replace(plan, group=meeting.group)
+    team = _executor(executor, meeting.federation)(
+        meeting.federation,
+        fleet,
+        Plan(
+            collects=meeting.collects,
+            group=meeting.group,
+            sparse=plan.redispatch or plan.selection is not None,
+            mixed=plan.mixed,
+            ahead=plan.redispatch and clock is not None,
+            varied=plan.workload is not None or local_steps is not None,
+        ),
+        chosen_size(agents, fitting(meeting.group) if block is None else block),
+        list(jax.local_devices() if devices is None else devices),
+        order,
+        **options,
+    )
+    steps = iterations(federation, agents, local_steps)
+    ticking: Any = Immediate()
+    if clock is not None:
+        up_bytes = meeting.wire.up_bytes or int(size_bytes(meeting.wire.decoded))
+        ticking = Virtual(clock, speeds_of(clock, agents, up_bytes, meeting.wire.down_bytes), agents)
+    waits_for = plan.schedule.wait_for
+    each = 1 if waits_for is None or not plan.redispatch else max(1, agents // waits_for)
+    check_positive(merges=each if merges is None else merges)
+    return Loop(meeting, team, plan, ticking, steps, each if merges is None else merges).simulation()
+
+
+class Loop:
+    """The loop, and the parts that it drives."""
+
+    def __init__(
+        self, topology: Any, executor: Executor, scheduler: Scheduler, clock: Any, steps: np.ndarray, merges: int
+    ) -> None:
+        self.topology, self.executor, self.scheduler, self.clock = topology, executor, scheduler, clock
+        self.steps, self.merges, self.agents = steps, merges, len(steps)
+        self.account = accounting(topology.wire, self.agents)
+        self.served = topology.collects != PARAMS and not isinstance(topology, Isolated)
+
+    def simulation(self) -> Simulation:
+        """The functions that callers use."""
+        return Simulation(
+            init=self.init,
+            round=self.round,
+            params_of=lambda population: self.executor.params_of(_agents(population)),
+            agents=self.agents,
+            block=self.executor.size,
+            close=self.executor.close,
+            adopt=self.adopt,
+            held=lambda population: self.executor.held(_agents(population)),
+            states_of=lambda population: self.executor.states_of(_agents(population)),
+            going_on=lambda population, states: _with(population, self.executor.going_on(_agents(population), states)),
+            measures=COMPUTE | (TIMES if self.clock.timed else {}),
+        )
+
+    def init(self, seed: int) -> Population:
+        """A run at its beginning."""
+        first, key, agents = self.executor.start(seed, self.steps)
+        server, memory = self.topology.start(seed, first)
+        agents = self.executor.prepared(agents, self.topology.table(server, memory).sent, self.topology)
+        raw = np.asarray(jax.random.key_data(key)).tolist()
+        board = self.scheduler.init(self.steps, [*raw, seed])
+        between = Between(memory, agents.team, board, self.clock.start(seed), np.zeros(1, np.int64))
+        return Population(server, agents.blocks, key, between)
+
+    def round(
+        self, population: Population, cohort: Sequence[int] | np.ndarray | None = None
+    ) -> tuple[Population, Round]:
+        """So many merges. `cohort` are the agents that may be sent for, whatever the selection says."""
+        began, log = time.perf_counter(), Log(self.agents, self.executor.metrics)
+        allowed = np.full(1, -1) if cohort is None else np.unique(np.asarray(cohort, int))
+        for _ in range(self.merges):
+            population = self.merge(population, allowed, log)
+        between: Between = population.between
+        between.iterations[0] += log.steps.sum()
+        done = int(between.iterations[0])
+        samples = self.executor.federation.learner.samples
+        tick = Tick(self.clock.now_s(between.clock), done * samples, *log.counts) if self.clock.timed else None
+        spent = {"agents_compute": log.agents_s, "server_compute": time.perf_counter() - began - log.agents_s}
+        traffic, uploads = log.whole, self._uploads(log)
+        seen = Round(
+            metrics=log.metrics,
+            weight=log.weight,
+            refused=tuple(sorted(log.refused)),
+            bytes_up=traffic.bytes_up,
+            bytes_down=traffic.bytes_down,
+            messages_up=traffic.messages_up,
+            messages_down=traffic.messages_down,
+            uploads=uploads,
+            arrivals=log.arrivals,
+            levels=traffic.levels,
+            latency_s=traffic.latency_s,
+            steps=log.steps,
+            iterations=done,
+            tick=tick,
+            admitted=np.sort(np.concatenate(log.admitted)) if log.admitted else None,
+            skipped="; ".join(dict.fromkeys(log.skipped)),
+            sums={name: round(x, 6) for name, x in spent.items()} | (log.sums if self.clock.timed else {}),
+            turns=log.arrived if self.clock.timed else None,
+        )
+        return population, seen
+
+    def merge(self, population: Population, cohort: np.ndarray, log: Log) -> Population:
+        """Let things happen until the next merge, and merge."""
+        between: Between = population.between
+        board, ticking, agents = between.board, between.clock, _agents(population)
+        table = self.topology.table(population.server, between.topology)
+        letters, sent = Letters(log, self.agents), np.zeros(self.agents, int)
+        opened = np.full(len(cohort), OPENED)
+        events = Events(opened, cohort, np.full(len(cohort), self.clock.now_s(ticking)))
+        while True:
+            board, actions = self.scheduler.step(board, events)
+            if events.kind[0] == OPENED and self.scheduler.workload is not None:
+                agents.team.share[:] = shares(self.executor.federation, board.steps)
+            ids, away = actions.dispatch, NOBODY
+            if len(ids):
+                ticking, there = self.clock.dispatch(ticking, ids, actions.since_s, board.steps[ids])
+                ids, away = ids[there], ids[~there]
+                agents = self.executor.assign(agents, self._jobs(ids, board, table), table)
+                np.add.at(sent, ids, 1)
+            if len(away):
+                gone = Events(np.full(len(away), AWAY), away, np.full(len(away), self.clock.now_s(ticking)))
+                if actions.merge is None:
+                    events = gone
+                    continue
+                board, _ = self.scheduler.step(board, gone)
+            if len(actions.cancel):
+                log.late += len(actions.cancel)
+                ticking = self.clock.cancel(ticking, actions.cancel)
+                agents = self.executor.cancel(agents, actions.cancel)
+            if actions.merge is not None:
+                break
+            again = board.steps if self.scheduler.redispatch else None
+            ticking, events = self.clock.peek(
+                ticking, actions.wake_s, actions.wants, again, self.scheduler.in_turn
+            )
+            agents, events = self._learned(population, agents, events, table, ticking, board, letters)
+        return self._merged(population, agents, board, ticking, letters, actions, sent)
+
+    def _jobs(self, ids: np.ndarray, board: Board, table: Table) -> Jobs:
+        row = np.zeros(len(ids), np.int32) if table.row is None else table.row[ids]
+        waits_for = self.scheduler.schedule.wait_for
+        if waits_for is None:
+            alike = np.bincount(row)[row] if not self.scheduler.redispatch else np.full(len(ids), self.agents)
+            alike = np.full(len(ids), len(ids)) if not self.served else alike
+        else:
+            alike = np.full(len(ids), waits_for)
+        return Jobs(ids, row, board.steps[ids], alike.astype(np.int32))
+
+    def _learned(
+        self,
+        population: Population,
+        agents: Agents,
+        events: Events,
+        table: Table,
+        ticking: Any,
+        board: Board,
+        letters: Letters,
+    ) -> tuple[Agents, Events]:
+        """Whose update arrives has learned by now; a turn whose training failed brings none."""
+        log = letters.log
+        log.lost += int((events.kind != ARRIVED).sum() - (events.kind >= AWAY).sum())
+        ids = events.agent[events.kind == ARRIVED]
+        if not len(ids):
+            return agents, events
+        began, company = time.perf_counter(), NOBODY
+        if self.executor.plan.ahead:
+            room = min(self.executor.room(agents), -len(ids) % self.executor.wave)
+            company = self.executor.strangers(agents, self.clock.soon(ticking, room), ids)[:room]
+        agents, found = self.executor.train(population.key, agents, ids, table, company)
+        log.agents_s += time.perf_counter() - began
+        log.refused += found.failed
+        failed = np.array([agent for agent, _ in found.failed], int)
+        log.steps[failed] += board.steps[failed]
+        log.learned(found.agent, found.metrics, agents.team.steps[found.agent])
+        uploads = self.account(found.agent, found.uploads) if self.served else no_uploads(self.agents)
+        work_s, messages_s = self.clock.costs(ticking, found.agent)
+        log.messages_s += float(messages_s.sum())
+        letters.add(found, uploads, agents.team, table, self.topology.hears, self.scheduler.waits)
+        if self.served:
+            if DURATION in uploads.report:
+                uploads.report[DURATION][found.agent] = work_s
+            stale = int(board.version[0]) - agents.team.version[found.agent]
+            log.receive(Arrivals(found.agent.astype(np.int32), stale.astype(np.int32)), uploads, work_s)
+        kind = np.where(np.isin(events.agent, failed) & (events.kind == ARRIVED), FAILED, events.kind)
+        report = {name: column[events.agent] for name, column in uploads.report.items()}
+        return agents, Events(kind, events.agent, events.time_s, report, uploads.size_bytes[events.agent])
+
+    def _merged(
+        self,
+        population: Population,
+        agents: Agents,
+        board: Board,
+        ticking: Any,
+        letters: Letters,
+        actions: Actions,
+        sent: np.ndarray,
+    ) -> Population:
+        server, memory, log, scale = population.server, population.between.topology, letters.log, actions.merge
+        assert scale is not None
+        inbox = letters.inbox(scale, agents.team.steps if len(scale) else board.steps)
+        number = int(server.version) + 1
+        if len(scale) and (scale > 0.0).any():
+            server, memory, met = self.topology.merge(population.key, server, memory, inbox)
+            log.staleness.append(number - 1 - inbox.version)
+            lost = np.union1d(met.lost, inbox.agent[scale == 0.0])
+        else:
+            server, memory = self.topology.skip(server, memory)
+            met, lost = Met(0.0, (), inbox.agent), np.arange(self.agents)
+        agents = self.executor.give_back(agents, letters.undo, lost)
+        log.weight += met.weight
+        log.refused += met.refused
+        log.skipped += [met.skipped] if met.skipped else []
+        log.known = met.metrics
+        log.traffic.append(self._traffic(log, letters, sent, number, met, scale))
+        between = Between(memory, agents.team, board, ticking, population.between.iterations)
+        return Population(server, agents.blocks, population.key, between)
+
+    def _traffic(
+        self, log: Log, letters: Letters, sent: np.ndarray, number: int, met: Met, scale: np.ndarray
+    ) -> Any:
+        """What was sent since the last merge; under a budget, bids and answers, too."""
+        sizes, said = letters.uploads.size_bytes, letters.uploads.messages
+        if met.messages is not None:
+            said = met.messages.astype(np.int64)
+        came = np.isin(np.arange(self.agents), letters.agent)
+        if self.scheduler.admission is not None and self.scheduler.bids is not None:
+            rejected = letters.agent[scale == 0.0] if len(scale) else letters.agent
+            sizes, said = without_bids(sizes, said, rejected, self.scheduler.bids)
+            log.admitted.append(np.setdiff1d(letters.agent, rejected))
+        traffic = self.topology.traffic(Sent(sent, came, sizes, said), number, len(scale) > 0)
+        if self.scheduler.bids is None:
+            return traffic
+        bids = len(letters.agent)
+        return traffic._replace(
+            bytes_up=traffic.bytes_up + bids * self.scheduler.bids.bid_bytes,
+            bytes_down=traffic.bytes_down + bids * self.scheduler.bids.answer_bytes,
+            messages_up=traffic.messages_up + bids,
+            messages_down=traffic.messages_down + bids,
+        )
+
+    def _uploads(self, log: Log) -> Uploads:
+        """What agents sent in a round: to a server, or to each other."""
+        if self.topology.collects == PARAMS:
+            said = np.asarray(log.known.get("messages", np.zeros(self.agents)), np.int64)
+            return Uploads(said * self.topology.size_bytes, said, {})
+        return log.uploads
+
+    def adopt(self, population: Population) -> Population:
+        """Every agent adopts what it would hear now."""
+        table = self.topology.holds(population.server, population.between.topology)
+        return _with(population, self.executor.adopt(_agents(population), table))
+
+
+class Letters:
+    """What arrived since the last merge."""
+
+    def __init__(self, log: Log, agents: int) -> None:
+        self.log, self.undo = log, []
+        self.uploads: Uploads = no_uploads(agents)
+        self._parts: list[tuple[np.ndarray, np.ndarray, PyTree, PyTree]] = []
+        self._outcomes: list[Any] = []
+
+    @property
+    def agent(self) -> np.ndarray:
+        """Whose."""
+        return np.concatenate([NOBODY, *(part[0] for part in self._parts)])
+
+    def add(
+        self, found: Learned, uploads: Uploads, team: Team, table: Table, hears: bool, waits: bool
+    ) -> None:
+        """Updates of agents, each at most once."""
+        self.uploads.size_bytes[:] += uploads.size_bytes
+        self.uploads.messages[:] += uploads.messages
+        ids = found.agent
+        heard: PyTree = ()
+        if hears:
+            told = team.heard.params if team.heard != () else jax.tree.map(lambda x: x[team.row], table.sent.params)
+            heard = jax.tree.map(lambda x: x[ids].copy(), told)
+        self._parts.append((ids, team.version[ids].copy(), found.items, heard))
+        self._outcomes += found.outcomes
+        self.undo += found.undo if waits else []
+
+    def inbox(self, scale: np.ndarray, steps: np.ndarray) -> Inbox:
+        """All of them, with what each is scaled by."""
+        if not self._parts:
+            return Inbox(NOBODY, NOBODY, (), [], (), scale, steps)
+        ids, versions, items, heard = zip(*self._parts, strict=True)
+        joined = [jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts) for parts in (items, heard)]
+        return Inbox(np.concatenate(ids), np.concatenate(versions), joined[0], self._outcomes, joined[1], scale, steps)
+
+
+def fitting(group: np.ndarray) -> int | None:
+    """The block size with the fewest seats over all groups; a block is worth two seats by itself. None for one group."""
+    counts = np.unique(group, return_counts=True)[1]
+    if len(counts) == 1:
+        return None
+    return min(range(LARGEST_BLOCK, 0, -1), key=lambda size: int((size + 2) * (-(-counts // size)).sum()))
+
+
+def _executor(chosen: Callable[..., Executor] | None, federation: Federation) -> Callable[..., Executor]:
+    if chosen is not None:
+        return chosen
+    if isinstance(federation.learner.environment, HostEnvironment):
+        from fedrl.engines.executors.host import Host
+
+        return Host
+    return Blocks
+
+
+def _agents(population: Population) -> Agents:
+    return Agents(population.blocks, population.between.team)
+
+
+def _with(population: Population, agents: Agents) -> Population:
+    return population._replace(blocks=agents.blocks, between=population.between._replace(team=agents.team))

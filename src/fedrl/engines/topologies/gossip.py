@@ -1,0 +1,127 @@
+"""Agents meet their neighbours, without a server: each trains from what it holds, and merges what its neighbours send.
+
+    held --local training--> trained --W x, ...--> held        on the host, in float64, in the order of senders
+
+What stands for the server are the nodes: parameters, and the memory of the rule, with a leading agent axis.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.core.federation import Federation, ServerState, federate
+from fedrl.core.stage import Stage, zeros_like
+from fedrl.core.types import Broadcast, Key, Params, PyTree, Update
+from fedrl.engines.executors.programs import PARAMS
+from fedrl.engines.merging import Messages, messages
+from fedrl.engines.inbox import Inbox, Table
+from fedrl.engines.topologies.server import Met, Sent, Server, Traffic
+from fedrl.topologies.consensus import messages_sent, mixer, weighing
+from fedrl.topologies.graph import Graph
+from fedrl.topologies.rules import Rule
+from fedrl.topologies.spectrum import distances
+from fedrl.topologies.weights import Mixing
+
+
+class Gossip(Server):
+    """Neighbours who exchange parameters in every round. Who is not there keeps what it holds, and its edges are absent.
+
+    The metrics of a round have `drift` and `consensus_distance`, how far an agent is from the mean of all before and
+    after it has met its neighbours, and `messages`, how many it sent.
+    """
+
+    def __init__(
+        self,
+        federation: Federation,
+        fleet: PyTree,
+        agents: int,
+        graph: Graph,
+        mixing: Mixing,
+        rule: Rule,
+        consensus_steps: int,
+    ) -> None:
+        self.federation = steered(federation) if rule.correction is not None else federation
+        self.agents, self.rule, self.often, self.hears = agents, rule, consensus_steps, False
+        self.collects, self.group = PARAMS, np.zeros(agents, int)
+        self.wire: Messages = messages(self.federation, fleet)
+        self.weights = weighing(graph, mixing, rule, agents)
+        params = jax.tree.leaves(self.wire.sent.params)
+        vectors = rule.vectors * sum(x.size * x.dtype.itemsize for x in params)
+        self.size_bytes = vectors + 4 * (rule.numbers + 1)  # and the number of the round
+
+    def item(self) -> PyTree:
+        return self.wire.sent.params
+
+    def start(self, seed: int, first: ServerState) -> tuple[ServerState, PyTree]:
+        del seed
+        params = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], self.agents, axis=0), first.params)
+        return ServerState(params, (), self.rule.init(params), (), jnp.int32(0)), ()
+
+    def table(self, server: ServerState, memory: PyTree) -> Table:
+        del memory
+        hints = () if self.rule.correction is None else (self.rule.correction(server.aggregator),)
+        version = np.full(self.agents, int(server.version), np.int32)
+        params, shared = jax.tree.map(np.asarray, (server.params, hints))
+        return Table(Broadcast(params, shared, version), np.arange(self.agents, dtype=np.int32))
+
+    holds = table
+
+    def merge(self, key: Key, server: ServerState, memory: PyTree, inbox: Inbox) -> tuple[ServerState, PyTree, Met]:
+        del key
+        version, steps = int(server.version), inbox.steps
+        trained = _placed(server.params, inbox.items, inbox.agent)
+        present = np.isin(np.arange(self.agents), inbox.agent)
+        matrices = [self.weights(version * self.often + i, present) for i in range(self.often)]
+        with np.errstate(over="ignore", invalid="ignore"):  # looked at below
+            params, kept = self.rule.meet(mixer(matrices), steps, server.params, server.aggregator, trained)
+            params = jax.tree.map(lambda x, like: x.astype(like.dtype), params, trained)
+        skipped = fault(params, kept)
+        if skipped:
+            params, kept = trained, server.aggregator
+        sent = messages_sent(matrices)
+        after = server._replace(params=params, aggregator=kept, version=jnp.int32(version + 1))
+        apart = {"drift": distances(trained), "consensus_distance": distances(params), "messages": sent}
+        weight = 0.0 if skipped else float(steps[inbox.agent].sum() * self.federation.learner.samples)
+        return after, memory, Met(weight, (), inbox.agent[:0], skipped, apart, sent)
+
+    def skip(self, server: ServerState, memory: PyTree) -> tuple[ServerState, PyTree]:
+        return server._replace(version=jnp.int32(int(server.version) + 1)), memory
+
+    def traffic(self, sent: Sent, number: int, merged: bool) -> Traffic:
+        """All that agents send to each other; nothing comes down."""
+        del number, merged
+        said = int(sent.messages.sum())
+        return Traffic(said * self.size_bytes, 0, said, 0)
+
+
+def steered(federation: Federation) -> Federation:
+    """The same federation, whose agents take a correction that comes with what they are sent."""
+
+    def encode(*given: PyTree) -> tuple[Update, PyTree]:
+        *_, local, update = given
+        return update, local
+
+    pilot = Stage(encode, lambda params: (zeros_like(params), ()), lambda shared, local: shared)
+    return federate(federation.learner, federation.aggregator, pilot, local_steps=federation.local_steps)
+
+
+def fault(params: Params, memory: PyTree) -> str:
+    """What of neighbours' parameters and their rule's memory is not finite after they have met; empty if all is."""
+    for name, tree in (("parameters", params), ("the memory of the rule", memory)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if not np.isfinite(leaf).all():
+                return f"{name}{jax.tree_util.keystr(path)} of neighbours would not be finite"
+    return ""
+
+
+def _placed(held: Params, items: Params, ids: np.ndarray) -> Params:
+    """What every agent holds after training; those who have not trained, what they held before."""
+
+    def placed(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+        after = np.array(before)
+        after[ids] = now
+        return after
+
+    return jax.tree.map(placed, held, items)

@@ -1,0 +1,34 @@
+"""Agents who never hear of each other: each goes on from what it holds."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from fedrl.core.federation import ServerState
+from fedrl.core.types import Key, PyTree
+from fedrl.engines.merging import passed_over
+from fedrl.engines.inbox import Inbox, Table
+from fedrl.engines.topologies.server import Met, Sent, Server, Traffic
+
+
+class Isolated(Server):
+    """No server: what stands for one counts rounds alone. Agents run the same program as those of a server."""
+
+    def table(self, server: ServerState, memory: PyTree) -> Table:
+        """Nothing is heard."""
+        del memory
+        sent = jax.tree.map(lambda x: np.asarray(x)[None], self.federation.broadcast(server))
+        return Table(sent, None)
+
+    holds = table
+
+    def merge(self, key: Key, server: ServerState, memory: PyTree, inbox: Inbox) -> tuple[ServerState, PyTree, Met]:
+        """Nothing is merged."""
+        del key, inbox
+        return passed_over(server), memory, Met(0.0, (), np.zeros(0, int))
+
+    def traffic(self, sent: Sent, number: int, merged: bool) -> Traffic:
+        """Nothing is sent."""
+        del sent, number, merged
+        return Traffic()

@@ -1,0 +1,151 @@
+"""All updates meet at one server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from fedrl.core.federation import Federation, ServerState
+from fedrl.core.types import Broadcast, Key, Params, PyTree
+from fedrl.engines.executors.programs import SUMS, UPDATES
+from fedrl.engines.merging import Messages, meeting, passed_over
+from fedrl.engines.inbox import Inbox, Table
+from fedrl.engines.schedules import Schedule
+from fedrl.engines.sharing import shared
+from fedrl.engines.simulation import Refusal
+
+
+class Traffic(NamedTuple):
+    """What was sent between agents and servers, or among neighbours, since the last merge.
+
+    Attributes:
+        bytes_up, bytes_down: Of all messages.
+        messages_up, messages_down: How many.
+        levels: Of a tree, the bytes up and down between each level and the one above, from the agents on.
+        latency_s: How long the messages take, if the links are known.
+    """
+
+    bytes_up: int = 0
+    bytes_down: int = 0
+    messages_up: int = 0
+    messages_down: int = 0
+    levels: tuple[tuple[int, int], ...] = ()
+    latency_s: float = 0.0
+
+
+class Sent(NamedTuple):
+    """What agents have sent and heard since the last merge, `[agents]` each, and whether anything was merged.
+
+    Attributes:
+        dispatched: How often each was sent for.
+        arrived: Whose updates are merged.
+        size_bytes: Of the updates that were sent.
+        messages: How many those are; what a stage holds back is none.
+    """
+
+    dispatched: np.ndarray
+    arrived: np.ndarray
+    size_bytes: np.ndarray
+    messages: np.ndarray
+
+
+class Met(NamedTuple):
+    """What came of a merge.
+
+    Attributes:
+        weight: Of all that was merged.
+        refused: What was left out.
+        lost: Agents whose updates nothing was made of.
+        skipped: Why a server stands where it stood, if what it made was not finite.
+        metrics: What is known of each agent after the merge, `[agents]` each.
+        messages: How many messages each agent sent to others, `[agents]`; None if it sent its update alone.
+    """
+
+    weight: float
+    refused: tuple[Refusal, ...]
+    lost: np.ndarray
+    skipped: str = ""
+    metrics: dict[str, np.ndarray] = {}
+    messages: np.ndarray | None = None
+
+
+class Server:
+    """One server.
+
+    Attributes:
+        federation: What agents run.
+        collects: What the executor is asked to collect of them.
+        group: `[agents]`, whose updates may be added up together.
+    """
+
+    def __init__(self, federation: Federation, wire: Messages, agents: int, schedule: Schedule, scaled: bool) -> None:
+        self.federation, self.wire, self.agents = federation, wire, agents
+        summed = federation.aggregator.sees == "sum" and not scaled
+        self.collects = SUMS if summed else UPDATES
+        self.group = np.zeros(agents, int)
+        self.hears = schedule.toward_model
+        """Whether a merge needs what agents had heard."""
+        self._meet = meeting(federation, wire.decoded, schedule.toward_model)
+        self._ahead = (1.0 - schedule.momentum) / schedule.momentum
+
+    def start(self, seed: int, first: ServerState) -> tuple[ServerState, PyTree]:
+        """What servers begin with: the root, and what else the topology keeps."""
+        del seed
+        return first, self._before(first)
+
+    def table(self, server: ServerState, memory: PyTree) -> Table:
+        """What agents may hear now."""
+        return Table(self._heard([server], [memory]), np.zeros(self.agents, np.int32))
+
+    def holds(self, server: ServerState, memory: PyTree) -> Table:
+        """The same without looking ahead."""
+        del memory
+        return Table(self._heard([server]), np.zeros(self.agents, np.int32))
+
+    def merge(self, key: Key, server: ServerState, memory: PyTree, inbox: Inbox) -> tuple[ServerState, PyTree, Met]:
+        """One version further."""
+        found = self._meet(key, server, inbox)
+        before = self._before(server) if found.weight > 0.0 and not found.skipped else memory
+        met = Met(found.weight, found.refused, found.lost(inbox.agent), found.skipped)
+        return found.server, before, met
+
+    def skip(self, server: ServerState, memory: PyTree) -> tuple[ServerState, PyTree]:
+        """One version further, although nothing was merged."""
+        return passed_over(server), memory
+
+    def traffic(self, sent: Sent, number: int, merged: bool) -> Traffic:
+        """What a version cost, by its number; `merged` says whether servers made anything of it."""
+        del number, merged
+        asked = int(sent.dispatched.sum())
+        up, said = int(sent.size_bytes.sum()), int(sent.messages.sum())
+        return Traffic(up, asked * self.wire.down_bytes, said, asked)
+
+    def item(self) -> PyTree:
+        """The shapes of what is collected of one agent."""
+        return self.wire.decoded
+
+    def _before(self, server: ServerState) -> Params:
+        """What is kept of a server for a look-ahead from its next state."""
+        return jax.tree.map(np.asarray, server.params) if self._ahead > 0.0 else ()
+
+    def _heard(self, servers: list[ServerState], before: list[PyTree] | None = None) -> Broadcast:
+        """Broadcasts of servers, stacked; from the states before, looking ahead."""
+        sent = []
+        for i, server in enumerate(servers):
+            message = self.federation.broadcast(server)
+            if before is not None and self._ahead > 0.0:
+                ahead = _looking_ahead(self.federation, self._ahead)
+                message = message._replace(params=ahead(server.params, before[i]))
+            sent.append(jax.tree.map(np.asarray, message))
+        stacked: Broadcast = jax.tree.map(lambda *leaves: np.stack(leaves), *sent)
+        return stacked
+
+
+@shared
+def _looking_ahead(federation: Federation, ahead: float) -> Callable[[Params, Params], Params]:
+    """Where momentum will have carried the parameters."""
+    del federation
+    return jax.jit(lambda params, before: jax.tree.map(lambda x, old: x + ahead * (x - old), params, before))

@@ -1,0 +1,141 @@
+"""A tree of servers: agents meet at an edge, edges further up, all of them at the root.
+
+    agents --exact sums--> relay --exact sums--> server, which commits        every round
+                                                   +--its change--> server above, or root, every so many rounds
+
+A server that merges as often as the one above it is a relay: it adds up what its children send and passes it on.
+Sums of integers do not depend on their grouping, so a tree of relays gives what a single server gives, bit for bit.
+To a rule that sees each update, a relay passes all of them on. A server that merges more often than the one above has
+parameters of its own, which agents below it hear, and sends up how far they have moved since it last adopted those
+from above.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import jax
+import numpy as np
+import optax
+
+from fedrl.core.federation import Federation, ServerState, federate
+from fedrl.core.keys import Purpose, run_key
+from fedrl.core.types import Key, PyTree
+from fedrl.engines.ladder import Holder, climbing, sums_of
+from fedrl.engines.merging import Merged, Messages, passed_over
+from fedrl.engines.inbox import Inbox, Table
+from fedrl.engines.schedules import Schedule
+from fedrl.engines.simulation import QUICK
+from fedrl.engines.topologies.server import Met, Sent, Server, Traffic
+from fedrl.engines.traffic import traffic
+from fedrl.topologies.trees import Parents, Tree
+
+
+class InTree(Server):
+    """Servers above servers. Each lowest one with parameters of its own runs the federation as it is; those above merge
+    the changes of those below by the federation's aggregator, weighted by what is behind them."""
+
+    def __init__(
+        self,
+        federation: Federation,
+        wire: Messages,
+        agents: int,
+        schedule: Schedule,
+        scaled: bool,
+        tree: Tree,
+        upper_opt: optax.GradientTransformation | None = None,
+    ) -> None:
+        super().__init__(federation, wire, agents, schedule, scaled)
+        self.tree, parents, self.holding = tree, tree.parents(agents), holding(tree)
+        self.edge = parents[0]
+        self.row = ancestors(parents[: self.holding[0]]).astype(np.int32)
+        self.group = self.row.astype(int)
+        self.above = [ancestors(parents[low:high]) for low, high in pairwise(self.holding)]
+        self.upper = federate(federation.learner, federation.aggregator, server_opt=upper_opt)
+        self.sums = [i for i, stage in enumerate(federation.stages) if stage.sums is not None]
+        self.climb = climbing(self.upper, wire.sent.params, self.above, self.sums)
+        added_up = tuple(wire.sent.shared[i] for i in self.sums)
+        self.costs = traffic(tree, parents, self.holding, wire, added_up, federation.aggregator.sees == "sum")
+
+    def start(self, seed: int, first: ServerState) -> tuple[ServerState, PyTree]:
+        if not self.above:
+            return first, ((), [self._before(first)])
+        start = jax.jit(self.upper.init_server, compiler_options=QUICK)(run_key(seed, Purpose.SERVER))
+        nought = sums_of(first, self.sums)
+        start = start._replace(params=first.params, shared=nought)
+        kinds, nothing = [first] + [start] * (len(self.above) - 1), np.zeros((), np.float32)
+        levels = tuple((Holder(k, nothing, nought),) * len(over) for k, over in zip(kinds, self.above, strict=True))
+        return start, (levels, [self._before(first)] * len(levels[0]))
+
+    def table(self, server: ServerState, memory: PyTree) -> Table:
+        return Table(self._heard(self._lowest(server, memory), list(memory[1])), self.row)
+
+    def holds(self, server: ServerState, memory: PyTree) -> Table:
+        return Table(self._heard(self._lowest(server, memory)), self.row)
+
+    def _lowest(self, server: ServerState, memory: PyTree) -> list[ServerState]:
+        """The servers that agents hear."""
+        return [holder.server for holder in memory[0][0]] if memory[0] else [server]
+
+    def merge(self, key: Key, server: ServerState, memory: PyTree, inbox: Inbox) -> tuple[ServerState, PyTree, Met]:
+        levels, before = memory
+        if not levels:
+            after, kept, met = super().merge(key, server, before[0], inbox)
+            return after, ((), [kept]), met
+        number = int(server.version) + 1
+        found, earlier = [], []
+        for i, holder in enumerate(levels[0]):
+            mine = inbox.of(self.group[inbox.agent] == i)
+            merged: Merged = self._meet(jax.random.fold_in(key, i), holder.server, mine)
+            found.append((merged, mine.agent))
+            earlier.append(self._before(holder.server) if merged.weight > 0.0 and not merged.skipped else before[i])
+        edges = [
+            holder._replace(server=each.server, weight=np.asarray(np.float32(holder.weight + each.weight)))
+            for holder, (each, _) in zip(levels[0], found, strict=True)
+        ]
+        root, levels, faults = self._climb(server, (edges, *levels[1:]), number, key)
+        skipped = [f"edge {i}: {each.skipped}" for i, (each, _) in enumerate(found) if each.skipped] + faults
+        met = Met(
+            sum(each.weight for each, _ in found),
+            tuple(refusal for each, _ in found for refusal in each.refused),
+            np.concatenate([each.lost(ids) for each, ids in found]),
+            "; ".join(skipped),
+        )
+        return root, (levels, earlier), met
+
+    def skip(self, server: ServerState, memory: PyTree) -> tuple[ServerState, PyTree]:
+        levels, before = memory
+        if not levels:
+            return super().skip(server, memory)
+        edges = [holder._replace(server=passed_over(holder.server)) for holder in levels[0]]
+        root, levels, _ = self._climb(server, (edges, *levels[1:]), 0, jax.random.key(0))
+        return root, (levels, before)
+
+    def _climb(
+        self, server: ServerState, levels: tuple[PyTree, ...], number: int, key: Key
+    ) -> tuple[ServerState, PyTree, list[str]]:
+        """Changes rise as far as servers merge in this round; none does in round 0."""
+        due = sum(number % self.tree.periods[level - 1] == 0 for level in self.holding) if number else 0
+        ladder, faults = self.climb([*map(list, levels), [Holder(server, np.zeros((), np.float32))]], due, key)
+        return ladder[-1][0].server, tuple(map(tuple, ladder[:-1])), faults
+
+    def traffic(self, sent: Sent, number: int, merged: bool) -> Traffic:
+        """What a version cost: as many levels merged as are due in this round."""
+        due = sum(number % self.tree.periods[level - 1] == 0 for level in self.holding) if merged else 1
+        cost = self.costs(sent.dispatched, sent.arrived, sent.size_bytes, sent.messages, self.holding[due - 1])
+        up, down = (sum(level[i] for level in cost.levels) for i in (0, 1))
+        return Traffic(up, down, cost.messages_up, cost.messages_down, cost.levels, cost.latency_s)
+
+
+def holding(tree: Tree) -> list[int]:
+    """The levels whose servers have parameters of their own: the root, and any that merges more often than the next."""
+    often = tree.periods
+    return [level for level in range(1, len(often)) if often[level] > often[level - 1]] + [len(often)]
+
+
+def ancestors(parents: Parents) -> np.ndarray:
+    """The number of each node's ancestor, so many levels up."""
+    found = parents[0]
+    for over in parents[1:]:
+        found = over[found]
+    return found
