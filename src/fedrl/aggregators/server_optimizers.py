@@ -66,7 +66,7 @@ def normalized_momentum(
 ) -> optax.GradientTransformation:
     r"""Steps of a known length: d <- (1 - alpha) d + alpha delta, theta <- theta + learning_rate d / ||d||.
 
-    With the look-ahead of `fedrl.engines.virtual.afedpg(alpha)` it is the server of AFedPG, and of NIGT before it.
+    With the look-ahead of `fedrl.engines.schedules.afedpg(alpha)` it is the server of AFedPG, and of NIGT before it.
     Where d is zero there is no step.
 
     Args:

@@ -145,7 +145,7 @@ class Environment:
 
 @record
 class HostEnvironment:
-    """An environment whose instances live outside compiled programs; `fedrl.engines.host` steps them.
+    """An environment whose instances live outside compiled programs; `fedrl.engines.executors.host` steps them.
 
     Attributes:
         params: The parameters of an instance at their defaults, a NamedTuple of arrays; a fleet is this record with a
@@ -179,7 +179,7 @@ def compiled(environment: AnyEnvironment) -> Environment:
     if isinstance(environment, HostEnvironment):
         raise ConfigError(
             f"{environment!r} was about to become part of a compiled program. It is stepped on the host. "
-            "Run it with fedrl.engines.host.simulate_host."
+            "Run it with the executor fedrl.engines.executors.host.Host, the default for it."
         )
     return environment
 

@@ -11,7 +11,7 @@ What is told passes beside the pipeline: stages don't clip it, add noise to it o
     "duration_s"        how long its local steps took, in seconds
     "setting/length"    a parameter of its environment, by name
 
-A program does not know how long it takes. Who runs the agent fills that in (`fedrl.engines.virtual`); else it is NaN.
+A program does not know how long it takes. Who runs the agent fills that in (`fedrl.engines.simulate`); else it is NaN.
 """
 
 from __future__ import annotations

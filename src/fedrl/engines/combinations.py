@@ -62,13 +62,13 @@ def check(
 def _check_timeless(schedule: Schedule) -> None:
     if schedule.restart or schedule.wait_for is not None:
         raise UnsoundError(
-            f"{schedule!r} goes by who answers first, and without a clock all answer at once: the agents with the lowest "
-            "numbers would fill every merge. Say how fast agents are, clock(step_s=...), or use synchronous()."
+            f"{schedule!r} goes by who answers first, and without a clock all answer at once: the agents with the "
+            "lowest numbers would fill every merge. Say how fast agents are, clock(step_s=...), or use synchronous()."
         )
     if schedule.deadline_s != float("inf"):
         raise UnsoundError(
-            f"{schedule!r} has a deadline of {schedule.deadline_s:g} s, and without a clock no time passes. Say how fast "
-            "agents are, clock(step_s=...), or leave deadline_s out."
+            f"{schedule!r} has a deadline of {schedule.deadline_s:g} s, and without a clock no time passes. Say how "
+            "fast agents are, clock(step_s=...), or leave deadline_s out."
         )
 
 
@@ -185,4 +185,3 @@ def _check_isolated(federation: Federation, scheduler: Scheduler) -> None:
             "payload is 'gradient', and isolated agents have nobody to descend what they would send. Use "
             "payload='delta'."
         )
-

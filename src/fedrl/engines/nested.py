@@ -3,7 +3,7 @@
     federate(as_learner(federate(ppo(...), mean()), agents=8), mean(), local_steps=4)
 
 Eight agents under each edge server, which merge in every round; the edges under a root, which merges every fourth.
-`fedrl.engines.hierarchy` gives the same, faster and for any tree.
+`fedrl.engines.topologies.tree` gives the same, faster and for any tree.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def as_learner(federation: Federation, agents: int) -> Learner:
         if stage.sums is not None:
             raise UnsoundError(
                 f"{stage!r} keeps a sum over all agents, and a federation that is a learner knows its own alone: each "
-                "would be steered to the optimum of one server. Use fedrl.engines.hierarchy, whose servers add up."
+                "would be steered to the optimum of one server. Use a topology of servers (tree), whose servers add up."
             )
 
     def init(key: Key, env_params: PyTree) -> NestedState:

@@ -1,8 +1,8 @@
 """What the parts of a simulation tell each other: jobs, events and actions, in arrays of NumPy.
 
-    events -> scheduler.step -> actions -> clock.dispatch, executor.assign
-       ^                            +----> topology.merge -> next version
-       +---- clock.peek -> executor.train
+events -> scheduler.step -> actions -> clock.dispatch, executor.assign
+^                            +----> topology.merge -> next version
++---- clock.peek -> executor.train
 """
 
 from __future__ import annotations

@@ -21,12 +21,13 @@ import numpy as np
 from fedrl.core.aggregator import Arrivals
 from fedrl.core.errors import ConfigError
 from fedrl.core.types import PyTree
-from fedrl.engines.records import ARRIVED, AWAY, BACK, FAILED, LOST, NOBODY, OPENED, TIMER, Actions, Events
-from fedrl.engines.schedules import Schedule, synchronous
 from fedrl.engines.clocks.chance import Draw, uniform
+from fedrl.engines.records import ARRIVED, AWAY, BACK, FAILED, NOBODY, OPENED, TIMER, Actions, Events
+from fedrl.engines.schedules import Schedule, synchronous
 from fedrl.selection.admission import left_for_updates
 from fedrl.selection.selection import Admission, Selection, Told, Workload
 
+WAIT_FOR_ALL = synchronous()
 IDLE, BUSY, ABSENT, WAITING = 0, 1, 2, 3
 """WAITING: its update has arrived, and what becomes of it is to be known before the agent begins again."""
 ADMISSION = 1
@@ -106,7 +107,7 @@ class Scheduler:
         group: `[agents]`, whose updates share a budget; all of them by default.
     """
 
-    schedule: Schedule = synchronous()
+    schedule: Schedule = WAIT_FOR_ALL
     selection: Selection | None = None
     workload: Workload | None = None
     admission: Admission | None = None
@@ -228,7 +229,9 @@ class Scheduler:
         if len(came):
             board.failing[:] = False
         board.failing[ids[kind == FAILED]] = True
-        told = {name: np.concatenate([board.told.get(name, x[:0]), x[kind == ARRIVED]]) for name, x in events.report.items()}
+        told = {
+            name: np.concatenate([board.told.get(name, x[:0]), x[kind == ARRIVED]]) for name, x in events.report.items()
+        }
         sizes = events.size_bytes[kind == ARRIVED] if len(events.size_bytes) else np.zeros(len(came), int)
         return board._replace(
             arrived=np.concatenate([board.arrived, came]),
@@ -273,7 +276,8 @@ class Scheduler:
 
     def _admitted(self, board: Board) -> tuple[np.ndarray, Board]:
         """Whose updates fit under the budget; in trees, under that of each edge."""
-        assert self.admission is not None and self.bids is not None
+        assert self.admission is not None
+        assert self.bids is not None
         numbers = [*board.key[:-1].tolist(), int(board.version[0]) + 1, ADMISSION]
         rng, memory = np.random.default_rng(numbers), board.admission
         taken = np.zeros(len(board.arrived), bool)
@@ -288,7 +292,8 @@ class Scheduler:
         return taken, board._replace(admission=memory)
 
     def _left(self, bids: int) -> int:
-        assert self.admission is not None and self.bids is not None
+        assert self.admission is not None
+        assert self.bids is not None
         return left_for_updates(self.admission, bids, self.bids.bid_bytes, self.bids.least_bytes)
 
     def _heard(self, board: Board) -> Board:
@@ -304,9 +309,7 @@ class Scheduler:
 
     # --- who begins --------------------------------------------------------------------------------------------------
 
-    def _go_on(
-        self, board: Board, ids: np.ndarray, now: float, since_s: np.ndarray = NOBODY
-    ) -> tuple[Board, Actions]:
+    def _go_on(self, board: Board, ids: np.ndarray, now: float, since_s: np.ndarray = NOBODY) -> tuple[Board, Actions]:
         """Send for these agents, and wait for what happens next."""
         board.status[ids], board.heard[ids] = BUSY, board.version[0]
         board.turns[ids] += 1

@@ -26,9 +26,10 @@ from fedrl.core.environment import HostEnvironment
 from fedrl.core.federation import Federation
 from fedrl.core.shares import shares
 from fedrl.core.told import DURATION
-from fedrl.core.types import Params, PyTree
+from fedrl.core.types import PyTree
 from fedrl.engines.bidding import bids_of, without_bids
 from fedrl.engines.clocks import Immediate, Virtual
+from fedrl.engines.clocks.devices import Clock, speeds_of
 from fedrl.engines.combinations import check
 from fedrl.engines.compute import COMPUTE
 from fedrl.engines.executors.blocks import Agents, Blocks, Executor, Learned, Plan, Team
@@ -53,7 +54,6 @@ from fedrl.engines.simulation import (
 from fedrl.engines.topologies.choices import Topology, bound
 from fedrl.engines.topologies.isolated import Isolated
 from fedrl.engines.topologies.server import Met, Sent
-from fedrl.engines.clocks.devices import Clock, speeds_of
 from fedrl.topologies.trees import Tree
 
 
@@ -255,9 +255,7 @@ class Loop:
             if actions.merge is not None:
                 break
             again = board.steps if self.scheduler.redispatch else None
-            ticking, events = self.clock.peek(
-                ticking, actions.wake_s, actions.wants, again, self.scheduler.in_turn
-            )
+            ticking, events = self.clock.peek(ticking, actions.wake_s, actions.wants, again, self.scheduler.in_turn)
             agents, events = self._learned(population, agents, events, table, ticking, board, letters)
         return self._merged(population, agents, board, ticking, letters, actions, sent)
 
@@ -340,9 +338,7 @@ class Loop:
         between = Between(memory, agents.team, board, ticking, population.between.iterations)
         return Population(server, agents.blocks, population.key, between)
 
-    def _traffic(
-        self, log: Log, letters: Letters, sent: np.ndarray, number: int, met: Met, scale: np.ndarray
-    ) -> Any:
+    def _traffic(self, log: Log, letters: Letters, sent: np.ndarray, number: int, met: Met, scale: np.ndarray) -> Any:
         """What was sent since the last merge; under a budget, bids and answers, too."""
         sizes, said = letters.uploads.size_bytes, letters.uploads.messages
         if met.messages is not None:
@@ -390,9 +386,7 @@ class Letters:
         """Whose."""
         return np.concatenate([NOBODY, *(part[0] for part in self._parts)])
 
-    def add(
-        self, found: Learned, uploads: Uploads, team: Team, table: Table, hears: bool, waits: bool
-    ) -> None:
+    def add(self, found: Learned, uploads: Uploads, team: Team, table: Table, hears: bool, waits: bool) -> None:
         """Updates of agents, each at most once."""
         self.uploads.size_bytes[:] += uploads.size_bytes
         self.uploads.messages[:] += uploads.messages
@@ -415,7 +409,7 @@ class Letters:
 
 
 def fitting(group: np.ndarray) -> int | None:
-    """The block size with the fewest seats over all groups; a block is worth two seats by itself. None for one group."""
+    """The block size with the fewest seats over several groups; a block is worth two seats by itself."""
     counts = np.unique(group, return_counts=True)[1]
     if len(counts) == 1:
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
@@ -18,7 +17,6 @@ from fedrl.core.checks import check_positive
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import AgentState, Federation, ServerState
 from fedrl.core.keys import Purpose, run_key
-from fedrl.core.learner import policy_of
 from fedrl.core.measures import Measures
 from fedrl.core.shares import shares
 from fedrl.core.types import Key, Params, PyTree

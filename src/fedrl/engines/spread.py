@@ -12,10 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from fedrl.core.federation import AgentState
-from fedrl.core.learner import Learner
 from fedrl.core.types import Params
-from fedrl.engines.simulation import Population, Simulation
 
 
 class Spread(NamedTuple):
@@ -46,39 +43,18 @@ def spread(deltas: Float[np.ndarray, "agents params"]) -> Spread | None:
     return _measured([deltas])
 
 
-def starts(learner: Learner, simulation: Simulation, population: Population, heard: Params | None) -> list[Params]:
-    """Where the agents of each block begin a round: at what all hear, else at what each makes of what it hears."""
-    if heard is not None:
-        return [heard] * len(population.blocks)
-    return [_held(learner, block) for block in simulation.adopt(population).blocks]
-
-
-def update_spread(
-    learner: Learner, begun: Sequence[Params], after: Population, without: Sequence[int] = ()
-) -> Spread | None:
+def update_spread(begun: Params, ended: Params, without: Sequence[int] = ()) -> Spread | None:
     """The spread of the updates of a round that everybody took part in.
 
     Args:
-        learner: Whose parameters.
-        begun: From `starts`, before the round.
-        after: After it, when agents hold what they have trained.
+        begun: What each agent held when it began, a leading agent axis on every leaf: `Simulation.held`.
+        ended: What it held after it has trained.
         without: Agents that have no update, because theirs was refused.
     """
-
-    def deltas(start: Params, block: AgentState) -> np.ndarray:
-        end, ids = _held(learner, block), np.asarray(block.agent)
-        seated = (ids >= 0) & ~np.isin(ids, without)
-        rows = [
-            (np.asarray(new, np.float64) - np.asarray(old, np.float64)).reshape(len(ids), -1)
-            for old, new in zip(jax.tree.leaves(start), jax.tree.leaves(end), strict=True)
-        ]
-        return np.concatenate(rows, axis=1)[seated]
-
-    return _measured([deltas(*pair) for pair in zip(begun, after.blocks, strict=True)])
-
-
-def _held(learner: Learner, block: AgentState) -> Params:
-    return jax.tree.map(np.asarray, jax.vmap(learner.params)(block.learner))
+    pairs = zip(jax.tree.leaves(begun), jax.tree.leaves(ended), strict=True)
+    rows = [(np.asarray(new, np.float64) - np.asarray(old, np.float64)).reshape(len(new), -1) for old, new in pairs]
+    deltas = np.concatenate(rows, axis=1)
+    return _measured([deltas[~np.isin(np.arange(len(deltas)), without)]])
 
 
 def _measured(parts: Sequence[np.ndarray]) -> Spread | None:

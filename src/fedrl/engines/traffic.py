@@ -38,8 +38,9 @@ class Costs(NamedTuple):
 def traffic(
     tree: Tree, parents: Parents, holding: Sequence[int], wire: Messages, sums: PyTree, summed: bool
 ) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int], Costs]:
-    """What a round costs: `(how often agents were sent for, whose updates arrived, sizes, messages, levels that merge)
-    -> Costs`.
+    """What a round costs: `(asked, arrived, sizes, messages, due) -> Costs`.
+
+    How often each agent was sent for, whose updates arrived, and how many levels merge.
 
     The sizes are those of the agents' updates in bytes, the messages how many each sends: one, or none.
 
@@ -75,7 +76,9 @@ def traffic(
         silent = ((0, 0),) * (len(parents) - due)
         above = int(sum(there.sum() for there in here[1:]))
         said = above + int(spoken[present].sum())
-        return Costs((*levels, *silent), said, above + int(asked.sum()), round_latency(parents, due, here, carried, tree))
+        return Costs(
+            (*levels, *silent), said, above + int(asked.sum()), round_latency(parents, due, here, carried, tree)
+        )
 
     return costs
 

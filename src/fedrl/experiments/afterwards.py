@@ -17,7 +17,7 @@ import numpy as np
 
 from fedrl.core.keys import Purpose, run_key
 from fedrl.core.types import Params, PyTree
-from fedrl.engines.simulation import Round, Simulation, going_on
+from fedrl.engines.simulation import Round, Simulation
 from fedrl.experiments import checkpoint
 from fedrl.experiments.build import Experiment
 from fedrl.experiments.coordination import simulation_of
@@ -144,9 +144,9 @@ def tuned(experiment: Experiment, states: PyTree, seed: int, note: Callable[[Rou
         key, work = jax.random.fold_in(run_key(seed, Purpose.TUNING), i), (steps,) * config.federation.agents
         method = alone(FINE_TUNED, config, experiment.learner, experiment.federation, experiment.fleet, work)
         with simulation_of(experiment, method) as simulation:
-            population = going_on(simulation.init(seed)._replace(key=key), states)
+            population = simulation.going_on(simulation.init(seed)._replace(key=key), states)
             for _ in range(rounds):
-                population, seen = simulation.round(population, talk=False)
+                population, seen = simulation.round(population)
                 if note is not None:
                     note(seen)
             states, params = simulation.states_of(population), simulation.params_of(population)

@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedrl.core.environment import AnyEnvironment, HostEnvironment
+from fedrl.core.environment import AnyEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import Federation, federate
 from fedrl.core.keys import Purpose, run_key
 from fedrl.core.learner import Learner
 from fedrl.core.told import DURATION
 from fedrl.core.types import PyTree
-from fedrl.engines.admission import check_budget
-from fedrl.engines.coordination import asked
+from fedrl.engines.bidding import check_budget
+from fedrl.engines.scheduler import asked
 from fedrl.environments.fleet import fleet, held_out
 from fedrl.experiments import catalogue
 from fedrl.experiments.config import Config, FederationConfig
@@ -40,7 +40,7 @@ class Experiment:
         fleet: The parameters of each agent's environment, a leading agent axis on every leaf.
         held_out: The same for environments that no agent trains in, or None.
         methods: The federation itself, then the baselines that train.
-        coordination: Who coordinates the federation: a tree of servers, neighbours, or None for a single server.
+        coordination: Where updates meet, and who works when.
         selection: Whom the server asks, if not everybody.
         workload: The server's schedule of local steps, if there is one.
         admission: Whose updates are sent, if there is a budget.
@@ -53,7 +53,7 @@ class Experiment:
     fleet: PyTree
     held_out: PyTree | None
     methods: tuple[Method, ...]
-    coordination: Coordination = None
+    coordination: Coordination
     selection: Selection | None = None
     workload: Workload | None = None
     admission: Admission | None = None
@@ -79,8 +79,8 @@ def build(config: Config) -> Experiment:
     server = None
     if chosen.server_optimizer is not None:
         server = catalogue.build("server_optimizer", chosen.server_optimizer, "federation.server_optimizer")
-    selection, workload = planning_of(chosen, environment)
-    admission = admission_of(chosen, environment)
+    selection, workload = planning_of(chosen)
+    admission = admission_of(chosen)
     steps = _steps(chosen, workload)
     federation = federate(
         learner,
@@ -101,7 +101,7 @@ def build(config: Config) -> Experiment:
         raise ConfigError(f"[fleet] {fault}") from fault
     if admission is not None:
         check_budget(federation, agents, admission, len(_first_cohort(selection, chosen.agents)))
-    coordination = coordination_of(chosen, federation)
+    coordination = coordination_of(chosen, federation, selection, workload, admission)
     if config.evaluation.held_out and not has_common_policy(learner, coordination):
         raise ConfigError(
             f"evaluation.held_out is {config.evaluation.held_out}, but every agent ends with a policy of its own, and "
@@ -128,11 +128,11 @@ def build(config: Config) -> Experiment:
     )
 
 
-def planning_of(chosen: FederationConfig, environment: AnyEnvironment) -> tuple[Selection | None, Workload | None]:
+def planning_of(chosen: FederationConfig) -> tuple[Selection | None, Workload | None]:
     """Build what the server plans: whom it asks, and for how many local steps.
 
     Raises:
-        ConfigError: A component or a parameter is wrong, or environments on the host can't follow a schedule.
+        ConfigError: A component or a parameter is wrong.
     """
     selection, workload = None, None
     if chosen.selection is not None:
@@ -146,11 +146,6 @@ def planning_of(chosen: FederationConfig, environment: AnyEnvironment) -> tuple[
                 f"federation.local_steps is {workload!r}, which goes by how long agents take, and a simulation without "
                 "a clock has no time. Say how fast they are: federation.clock = {step_s = ...}, or use balanced."
             )
-        if isinstance(environment, HostEnvironment):
-            raise ConfigError(
-                f"federation.local_steps is {workload!r}, but {environment!r} is stepped on the host, where local "
-                "steps are the same in every round. Give a number, or use a compiled environment."
-            )
     return selection, workload
 
 
@@ -161,20 +156,15 @@ def _first_cohort(selection: Selection | None, agents: int) -> np.ndarray:
     return selection.choose(np.random.default_rng(0), agents, 1, selection.init(agents))
 
 
-def admission_of(chosen: FederationConfig, environment: AnyEnvironment) -> Admission | None:
+def admission_of(chosen: FederationConfig) -> Admission | None:
     """Build what decides whose updates are sent.
 
     Raises:
-        ConfigError: A component or a parameter is wrong, or environments on the host can't be told to wait.
+        ConfigError: A component or a parameter is wrong.
     """
     if chosen.admission is None:
         return None
     admission: Admission = catalogue.build("admission", chosen.admission, "federation.admission")
-    if isinstance(environment, HostEnvironment):
-        raise ConfigError(
-            f"federation.admission is {admission!r}, but {environment!r} is stepped on the host, where every update is "
-            "sent as it is made. Leave it out, or use a compiled environment."
-        )
     return admission
 
 

@@ -28,8 +28,8 @@ from fedrl.core.errors import ConfigError, UnsoundError, nearest
 from fedrl.core.learner import Learner
 from fedrl.core.stage import Stage
 from fedrl.engines.clocks.devices import Clock
-from fedrl.engines.schedules import Schedule
 from fedrl.engines.clocks.spreads import Spread
+from fedrl.engines.schedules import Schedule
 from fedrl.experiments.values import fit
 from fedrl.learners.networks import Network
 from fedrl.selection.selection import Admission, Selection, Workload
@@ -40,7 +40,7 @@ from fedrl.topologies.weights import Mixing
 
 Table: TypeAlias = dict[str, Any]
 
-ROOMS = ("environments", "learners", "aggregators", "stages", "topologies", "selection", "engines.virtual")
+ROOMS = ("environments", "learners", "aggregators", "stages", "topologies", "selection", "engines")
 KINDS: dict[type, str] = {
     Environment: "environment",
     HostEnvironment: "environment",

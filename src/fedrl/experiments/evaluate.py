@@ -86,7 +86,7 @@ def played(learner: Learner, fleet: PyTree, params: Params, episodes: int, seed:
     """`greedy_episodes`, wherever the environment lives: compiled along, or stepped on the host."""
     if not isinstance(learner.environment, HostEnvironment):
         return greedy_episodes(learner, fleet, params, episodes, seed, stacked)
-    from fedrl.engines.host_evaluation import played_host
+    from fedrl.engines.executors.host_evaluation import played_host
 
     return Played(*played_host(learner, fleet, params, episodes, seed, stacked=stacked))
 

@@ -8,12 +8,9 @@ from typing import Any
 import numpy as np
 
 from fedrl.engines.simulation import Round
-from fedrl.engines.clocks.devices import Clock
 from fedrl.experiments.build import Experiment
-from fedrl.experiments.coordination import Neighbours
 from fedrl.experiments.events import Consensus, Exchange, Hierarchy, VirtualTime
 from fedrl.topologies.spectrum import long_run_contraction
-from fedrl.topologies.trees import Tree
 
 
 def exchanged(seen: Round) -> Exchange:
@@ -37,8 +34,8 @@ def exchanged(seen: Round) -> Exchange:
 
 def consensus_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> Consensus | None:
     """How well neighbours agree, from the records of the federated method; None with a server."""
-    where = experiment.coordination
-    if not isinstance(where, Neighbours) or not records:
+    where = experiment.coordination.neighbours
+    if where is None or not records:
         return None
     expected = long_run_contraction(where.graph, where.mixing, experiment.config.federation.agents)
     ratios = [r["consensus_distance"] / r["drift"] for r in records if r["drift"] and r["consensus_distance"]]
@@ -56,7 +53,7 @@ def consensus_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -
 
 def timing_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> VirtualTime | None:
     """What the virtual clock showed, from the records of the federated method; None without one."""
-    if not isinstance(experiment.coordination, Clock) or not records:
+    if experiment.coordination.clock is None or not records:
         return None
     last = {record["seed"]: record["time_s"] for record in records}
     arrived, lost, late = (int(sum(record[name] for record in records)) for name in ("arrived", "lost", "late"))
@@ -72,9 +69,10 @@ def timing_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> V
 
 def hierarchy_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> Hierarchy | None:
     """What each level of a tree of servers sent and how long a round took; None without a tree."""
-    tree = experiment.coordination
-    if not isinstance(tree, Tree) or not records:
+    where = experiment.coordination.hierarchy
+    if where is None or not records:
         return None
+    tree = where.tree
     one_seed = [record for record in records if record["seed"] == records[0]["seed"]]
     traffic = np.sum([record["levels"] for record in one_seed], axis=0)
     latencies = [record["latency_s"] for record in one_seed]

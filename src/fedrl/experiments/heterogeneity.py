@@ -11,11 +11,9 @@ import numpy as np
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.types import Params
 from fedrl.engines.simulation import Population, Simulation
-from fedrl.engines.spread import starts, update_spread
-from fedrl.engines.clocks.devices import Clock
+from fedrl.engines.spread import update_spread
 from fedrl.environments import TabularParams, distances_from_mean, model_of
 from fedrl.experiments.build import Experiment
-from fedrl.experiments.coordination import all_act_alike
 from fedrl.experiments.events import Heterogeneity, UpdateSpread
 
 TIMES = 10
@@ -30,21 +28,17 @@ def is_measured(number: int, rounds: int) -> bool:
 
 def hears_all(experiment: Experiment) -> bool:
     """Whether every agent has an update to compare in every round."""
-    return experiment.selection is None and not isinstance(experiment.coordination, Clock)
+    return experiment.selection is None and experiment.coordination.clock is None
 
 
-def begun(experiment: Experiment, simulation: Simulation, population: Population) -> list[Params]:
+def begun(simulation: Simulation, population: Population) -> Params:
     """Where agents begin a round, to be kept until it is over."""
-    alike = all_act_alike(experiment.learner, experiment.coordination)
-    heard = jax.tree.map(np.asarray, population.server.params) if alike else None
-    return starts(experiment.learner, simulation, population, heard)
+    return simulation.held(simulation.adopt(population))
 
 
-def measured(
-    experiment: Experiment, begun: Sequence[Params], after: Population, refused: Sequence[int] = ()
-) -> UpdateSpread | None:
+def measured(begun: Params, ended: Params, refused: Sequence[int] = ()) -> UpdateSpread | None:
     """How much the updates of a round differ, for its record; those that were refused are none."""
-    found = update_spread(experiment.learner, begun, after, refused)
+    found = update_spread(begun, ended, refused)
     return {"dispersion": found.dispersion, "cosine": found.cosine} if found and np.isfinite(found).all() else None
 
 

@@ -153,7 +153,7 @@ def _methods(session: Session) -> dict[str, list[Outcome]]:
     programs: list[tuple[Method, list[Program]]] = []
     try:
         for method in experiment.methods:
-            shared = [ready for known, ready in programs if in_one_simulation(experiment, known, method)]
+            shared = [ready for known, ready in programs if in_one_simulation(known, method)]
             ready = shared[0] if shared else [Program(each) for each in simulations(experiment, method)]
             programs.append((method, ready))
             outcomes[method.name] = all_seeds(session, method, ready)

@@ -11,7 +11,7 @@ import numpy as np
 from fedrl.aggregators import mean
 from fedrl.core.federation import federate
 from fedrl.core.types import Params
-from fedrl.engines.blocks import simulate
+from fedrl.engines.simulate import simulate
 from fedrl.environments import gridworld
 from fedrl.environments.fleet import fleet
 from fedrl.experiments.evaluate import greedy_returns

@@ -20,7 +20,6 @@ import numpy as np
 from fedrl.core.component import cite
 from fedrl.experiments.alarms import alarms_of
 from fedrl.experiments.build import Experiment
-from fedrl.experiments.coordination import Neighbours, upper_optimizer_of
 from fedrl.experiments.events import AFTERWARDS, AgentResult, Compared, LeftOut, Range, Summary
 from fedrl.experiments.exchange import consensus_of, hierarchy_of, timing_of
 from fedrl.experiments.heterogeneity import heterogeneity_of
@@ -131,9 +130,7 @@ def _model_bytes(experiment: Experiment) -> int:
 def _parts(experiment: Experiment) -> list[Any]:
     """What was used and has a source."""
     where = experiment.coordination
-    meeting = [where.graph, where.mixing, where.rule] if isinstance(where, Neighbours) else [where]
-    upper = upper_optimizer_of(experiment.config.federation)
-    return [experiment.federation, experiment.selection, experiment.workload, *meeting, upper]
+    return [experiment.federation, experiment.selection, experiment.workload, *where.parts]
 
 
 def over_seeds(returns: Sequence[Sequence[float | None]]) -> Range:

@@ -100,10 +100,10 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Outc
     saved = time.perf_counter()
     for number in range(done + 1, config.rounds + 1):
         measuring = method.talk and hears_all(session.experiment) and is_measured(number, config.rounds)
-        start = begun(session.experiment, simulation, population) if measuring else None
+        start = begun(simulation, population) if measuring else None
         started = time.perf_counter()
         try:
-            population, seen = simulation.round(population, talk=method.talk)
+            population, seen = simulation.round(population)
         except Exception as fault:
             session.fail(fault)
             population = _recovered(session, method, simulation, seed, done, population)
@@ -117,7 +117,7 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Outc
         record = record_of(method, seed, number, seen, seconds, session.measures[method.name])
         warnings = history.add(record, seen.steps)
         refused = [refusal.agent for refusal in seen.refused]
-        differing = None if start is None else measured(session.experiment, start, population, refused)
+        differing = None if start is None else measured(start, simulation.held(population), refused)
         if differing is not None:
             record["heterogeneity"] = differing
         last = number == config.rounds
@@ -160,7 +160,7 @@ def _recovered(
         population, at = simulation.init(seed), checkpoint.round_of(path)
         population = checkpoint.load(path, population) if at else population
         for _ in range(at, done):
-            population, _ = simulation.round(population, talk=method.talk)
+            population, _ = simulation.round(population)
     elif any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(population)):
         raise RunError("The round before is lost.")
     session.folder.sync()

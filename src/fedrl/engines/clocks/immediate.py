@@ -30,16 +30,12 @@ class Immediate:
         del state
         return 0.0
 
-    def dispatch(
-        self, state: Due, ids: np.ndarray, since_s: np.ndarray, steps: np.ndarray
-    ) -> tuple[Due, np.ndarray]:
+    def dispatch(self, state: Due, ids: np.ndarray, since_s: np.ndarray, steps: np.ndarray) -> tuple[Due, np.ndarray]:
         """All are there."""
         del since_s, steps
         return Due(np.union1d(state.agent, ids)), np.ones(len(ids), bool)
 
-    def peek(
-        self, state: Due, until_s: float, wants: int, again: np.ndarray | None, one: bool
-    ) -> tuple[Due, Events]:
+    def peek(self, state: Due, until_s: float, wants: int, again: np.ndarray | None, one: bool) -> tuple[Due, Events]:
         """Everybody arrives."""
         del until_s, again, one
         ids = state.agent[:wants]

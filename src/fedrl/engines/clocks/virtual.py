@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from fedrl.core.errors import ConfigError
-from fedrl.engines.records import ARRIVED, BACK, LOST, NOBODY, TIMER, Events
 from fedrl.engines.clocks.chance import Draw, normal, uniform
 from fedrl.engines.clocks.devices import Clock, Speeds
 from fedrl.engines.clocks.presence import Stay, presence
+from fedrl.engines.records import ARRIVED, BACK, LOST, NOBODY, TIMER, Events
 
 
 class Ahead(NamedTuple):

@@ -33,8 +33,8 @@ from fedrl.engines.executors.programs import (
     logging,
     metric_names,
 )
-from fedrl.engines.merging import Upload, failures
 from fedrl.engines.inbox import Outcome, Table
+from fedrl.engines.merging import Upload, failures
 from fedrl.engines.records import NOBODY, Jobs
 from fedrl.engines.sharing import shapes
 from fedrl.engines.simulation import Refusal, seated, starting
@@ -45,8 +45,10 @@ AHEAD = 1024
 
 
 class Ahead(NamedTuple):
-    """What was computed before it was due: of agents (-1 for a free place), the states that they come to, and what
-    they will hand over. `[places, ...]`, NumPy arrays."""
+    """What was computed before it was due, `[places, ...]`, NumPy arrays.
+
+    Of agents (-1 for a free place), the states that they come to, and what they will hand over.
+    """
 
     agent: np.ndarray
     states: np.ndarray
@@ -56,8 +58,9 @@ class Ahead(NamedTuple):
 
 
 class Team(NamedTuple):
-    """What the executor keeps of agents beside resident blocks, `[agents, ...]`, NumPy arrays brought up to date in
-    place.
+    """What the executor keeps of agents beside resident blocks.
+
+    NumPy arrays, `[agents, ...]`, that are brought up to date in place.
 
     Attributes:
         states: Of packed agents, as rows of words, after the last of their jobs that has ended.
@@ -262,7 +265,9 @@ class Executor:
         """Every agent has adopted what it would hear now."""
         if table.row is None:
             return agents
-        params = [jax.tree.map(lambda x, s=seat: x[table.row[np.maximum(s, 0)]], table.sent.params) for seat in self.seats]
+        params = [
+            jax.tree.map(lambda x, s=seat: x[table.row[np.maximum(s, 0)]], table.sent.params) for seat in self.seats
+        ]
         return self.with_blocks(agents, [self._adopt(*each) for each in zip(self.blocks(agents), params, strict=True)])
 
     def params_of(self, agents: Agents) -> Params:
@@ -273,7 +278,9 @@ class Executor:
 
     def held(self, agents: Agents) -> Params:
         """What a federation sees of each agent's parameters, in the order of their numbers."""
-        return self._in_order([jax.vmap(self.federation.learner.params)(block.learner) for block in self.blocks(agents)])
+        return self._in_order(
+            [jax.vmap(self.federation.learner.params)(block.learner) for block in self.blocks(agents)]
+        )
 
     def states_of(self, agents: Agents) -> PyTree:
         """What each agent's learner remembers, in the order of their numbers."""
@@ -374,9 +381,7 @@ class Blocks(Executor):
             heard = same.get(known) if known else None
             if heard is None:
                 heard = same[known] = self._heard(team, table, who)
-            after, *found = self._run(
-                raw, heard, self._asked(team, who), talk, alike, block, self._logs(block), here
-            )
+            after, *found = self._run(raw, heard, self._asked(team, who), talk, alike, block, self._logs(block), here)
             if self.resident:
                 blocks[i] = after
                 return found
@@ -435,7 +440,11 @@ class Blocks(Executor):
                 for own, new in zip(jax.tree.leaves(getattr(ahead, name)), jax.tree.leaves(found[name]), strict=True):
                     own[spots] = new[later]
             ahead.columns[spots] = found["columns"][later]
-        parts = [(found["ids"][now], *jax.tree.map(lambda x: x[now], (found["items"], found["columns"], found["uploads"])))] if due else []
+        parts = (
+            [(found["ids"][now], *jax.tree.map(lambda x: x[now], (found["items"], found["columns"], found["uploads"])))]
+            if due
+            else []
+        )
         if len(early):
             parts.append((mine, *kept))
         ids, items, columns, uploads = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

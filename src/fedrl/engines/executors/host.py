@@ -24,7 +24,7 @@ import numpy as np
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.faults import FAULT
-from fedrl.core.federation import Federation
+from fedrl.core.federation import Federation, ServerState
 from fedrl.core.learner import Trajectory
 from fedrl.core.types import Key, PyTree
 from fedrl.engines.executors.blocks import Agents, Executor, Learned, Plan
@@ -40,8 +40,9 @@ RESTART, EPISODES = 1, 2
 
 
 class Host(Executor):
-    """Agents whose environments are stepped on the host. One run at a time: to take up another is to begin its episodes
-    anew.
+    """Agents whose environments are stepped on the host.
+
+    One run at a time: to take up another is to begin its episodes anew.
 
     Args:
         federation: What agents run.
@@ -76,13 +77,15 @@ class Host(Executor):
         self._instances = learner.instances
         self.metrics = []  # known once somebody has learned
 
-    def start(self, seed: int, steps: np.ndarray) -> Any:
+    def start(self, seed: int, steps: np.ndarray) -> tuple[ServerState, Key, Agents]:
+        """Begin a run; also returns what a server begins with, and the key of the run."""
         self._standing = None
         return super().start(seed, steps)
 
     def train(
         self, key: Key, agents: Agents, ids: np.ndarray, table: Table, company: np.ndarray = NOBODY
     ) -> tuple[Agents, Learned]:
+        """These agents, whose updates are due, learn; nobody does ahead of time."""
         del company
         team, run = agents.team, self.run
         at, count = tuple(np.asarray(jax.random.key_data(key)).tolist()), int(team.trained[0])

@@ -30,8 +30,10 @@ SUMS, UPDATES, PARAMS = "sums", "updates", "params"
 
 
 class Asked(NamedTuple):
-    """What a seat of a block is asked for, `[c]` each: how many hear the same, how often it has heard this version
-    before, its local steps, and its weight among all agents."""
+    """What a seat of a block is asked for, `[c]` each.
+
+    How many hear the same, how often it has heard this version before, its local steps, its weight among all agents.
+    """
 
     cohort: Any
     again: Any
@@ -57,8 +59,10 @@ def hand_over(federation: Federation, collects: str) -> Callable[[AgentState, Up
 
 @shared
 def block_program(federation: Federation, collects: str) -> Callable[..., Any]:
-    """`(raw key, heard, asked, talk, alike, agents, logs, here) -> (agents, memory before, handed over, metrics,
-    uploads)` of a block, compiled when it is first called. The block is consumed.
+    """The program of a block, compiled when it is first called. The block is consumed.
+
+        (raw key, heard, asked, talk, alike, agents, logs, here)
+            -> (agents, memory before, handed over, metrics, uploads)
 
     `alike` is the one number of local steps that all agents take, or None if they differ, or if all take one: then
     there is no loop. Without `talk` every agent goes on from what it holds, and its stages remember what they did.

@@ -1,9 +1,9 @@
 """The topologies that a caller chooses from.
 
-    server()                            all updates meet at one server
-    tree([8, 16], ...)                  agents meet at edges, edges further up (`fedrl.topologies`)
-    gossip(ring(), metropolis())        agents meet their neighbours, without a server
-    isolated()                          nobody meets anybody
+server()                            all updates meet at one server
+tree([8, 16], ...)                  agents meet at edges, edges further up (`fedrl.topologies`)
+gossip(ring(), metropolis())        agents meet their neighbours, without a server
+isolated()                          nobody meets anybody
 """
 
 from __future__ import annotations

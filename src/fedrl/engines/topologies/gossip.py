@@ -15,8 +15,8 @@ from fedrl.core.federation import Federation, ServerState, federate
 from fedrl.core.stage import Stage, zeros_like
 from fedrl.core.types import Broadcast, Key, Params, PyTree, Update
 from fedrl.engines.executors.programs import PARAMS
-from fedrl.engines.merging import Messages, messages
 from fedrl.engines.inbox import Inbox, Table
+from fedrl.engines.merging import Messages, messages
 from fedrl.engines.topologies.server import Met, Sent, Server, Traffic
 from fedrl.topologies.consensus import messages_sent, mixer, weighing
 from fedrl.topologies.graph import Graph
@@ -26,7 +26,9 @@ from fedrl.topologies.weights import Mixing
 
 
 class Gossip(Server):
-    """Neighbours who exchange parameters in every round. Who is not there keeps what it holds, and its edges are absent.
+    """Neighbours who exchange parameters in every round.
+
+    Who is not there keeps what it holds, and its edges are absent.
 
     The metrics of a round have `drift` and `consensus_distance`, how far an agent is from the mean of all before and
     after it has met its neighbours, and `messages`, how many it sent.
@@ -52,14 +54,17 @@ class Gossip(Server):
         self.size_bytes = vectors + 4 * (rule.numbers + 1)  # and the number of the round
 
     def item(self) -> PyTree:
+        """The shapes of what is collected of one agent."""
         return self.wire.sent.params
 
     def start(self, seed: int, first: ServerState) -> tuple[ServerState, PyTree]:
+        """What servers begin with: the root, and what else the topology keeps."""
         del seed
         params = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], self.agents, axis=0), first.params)
         return ServerState(params, (), self.rule.init(params), (), jnp.int32(0)), ()
 
     def table(self, server: ServerState, memory: PyTree) -> Table:
+        """What agents may hear now."""
         del memory
         hints = () if self.rule.correction is None else (self.rule.correction(server.aggregator),)
         version = np.full(self.agents, int(server.version), np.int32)
@@ -69,6 +74,7 @@ class Gossip(Server):
     holds = table
 
     def merge(self, key: Key, server: ServerState, memory: PyTree, inbox: Inbox) -> tuple[ServerState, PyTree, Met]:
+        """One version further."""
         del key
         version, steps = int(server.version), inbox.steps
         trained = _placed(server.params, inbox.items, inbox.agent)
@@ -87,6 +93,7 @@ class Gossip(Server):
         return after, memory, Met(weight, (), inbox.agent[:0], skipped, apart, sent)
 
     def skip(self, server: ServerState, memory: PyTree) -> tuple[ServerState, PyTree]:
+        """One version further, although nothing was merged."""
         return server._replace(version=jnp.int32(int(server.version) + 1)), memory
 
     def traffic(self, sent: Sent, number: int, merged: bool) -> Traffic:

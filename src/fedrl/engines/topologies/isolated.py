@@ -7,8 +7,8 @@ import numpy as np
 
 from fedrl.core.federation import ServerState
 from fedrl.core.types import Key, PyTree
-from fedrl.engines.merging import passed_over
 from fedrl.engines.inbox import Inbox, Table
+from fedrl.engines.merging import passed_over
 from fedrl.engines.topologies.server import Met, Sent, Server, Traffic
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from fedrl.core.federation import Federation, ServerState
 from fedrl.core.types import Broadcast, Key, Params, PyTree
 from fedrl.engines.executors.programs import SUMS, UPDATES
-from fedrl.engines.merging import Messages, meeting, passed_over
 from fedrl.engines.inbox import Inbox, Table
+from fedrl.engines.merging import Messages, meeting, passed_over
 from fedrl.engines.schedules import Schedule
 from fedrl.engines.sharing import shared
 from fedrl.engines.simulation import Refusal

@@ -21,9 +21,9 @@ import optax
 from fedrl.core.federation import Federation, ServerState, federate
 from fedrl.core.keys import Purpose, run_key
 from fedrl.core.types import Key, PyTree
+from fedrl.engines.inbox import Inbox, Table
 from fedrl.engines.ladder import Holder, climbing, sums_of
 from fedrl.engines.merging import Merged, Messages, passed_over
-from fedrl.engines.inbox import Inbox, Table
 from fedrl.engines.schedules import Schedule
 from fedrl.engines.simulation import QUICK
 from fedrl.engines.topologies.server import Met, Sent, Server, Traffic
@@ -33,7 +33,8 @@ from fedrl.topologies.trees import Parents, Tree
 
 class InTree(Server):
     """Servers above servers. Each lowest one with parameters of its own runs the federation as it is; those above merge
-    the changes of those below by the federation's aggregator, weighted by what is behind them."""
+    the changes of those below by the federation's aggregator, weighted by what is behind them.
+    """
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class InTree(Server):
         self.costs = traffic(tree, parents, self.holding, wire, added_up, federation.aggregator.sees == "sum")
 
     def start(self, seed: int, first: ServerState) -> tuple[ServerState, PyTree]:
+        """What servers begin with: the root, and what else the topology keeps."""
         if not self.above:
             return first, ((), [self._before(first)])
         start = jax.jit(self.upper.init_server, compiler_options=QUICK)(run_key(seed, Purpose.SERVER))
@@ -68,9 +70,11 @@ class InTree(Server):
         return start, (levels, [self._before(first)] * len(levels[0]))
 
     def table(self, server: ServerState, memory: PyTree) -> Table:
+        """What agents may hear now."""
         return Table(self._heard(self._lowest(server, memory), list(memory[1])), self.row)
 
     def holds(self, server: ServerState, memory: PyTree) -> Table:
+        """The same without looking ahead."""
         return Table(self._heard(self._lowest(server, memory)), self.row)
 
     def _lowest(self, server: ServerState, memory: PyTree) -> list[ServerState]:
@@ -78,6 +82,7 @@ class InTree(Server):
         return [holder.server for holder in memory[0][0]] if memory[0] else [server]
 
     def merge(self, key: Key, server: ServerState, memory: PyTree, inbox: Inbox) -> tuple[ServerState, PyTree, Met]:
+        """One version further."""
         levels, before = memory
         if not levels:
             after, kept, met = super().merge(key, server, before[0], inbox)
@@ -104,6 +109,7 @@ class InTree(Server):
         return root, (levels, earlier), met
 
     def skip(self, server: ServerState, memory: PyTree) -> tuple[ServerState, PyTree]:
+        """One version further, although nothing was merged."""
         levels, before = memory
         if not levels:
             return super().skip(server, memory)

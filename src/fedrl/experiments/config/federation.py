@@ -13,9 +13,9 @@ from fedrl.core.aggregator import Aggregator
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
 from fedrl.core.stage import Stage
-from fedrl.engines.gossip import gossip
-from fedrl.engines.hierarchy import hierarchy
 from fedrl.engines.clocks.devices import Clock
+from fedrl.engines.schedules import Schedule
+from fedrl.engines.topologies.choices import gossip
 from fedrl.experiments.catalogue import Table
 from fedrl.experiments.values import at_least
 from fedrl.selection.selection import Admission, Selection, Workload
@@ -24,9 +24,9 @@ from fedrl.topologies.rules import Rule
 from fedrl.topologies.trees import Tree
 from fedrl.topologies.weights import Mixing
 
-_FEDERATE, _GOSSIP, _HIERARCHY = (
+_FEDERATE, _GOSSIP = (
     {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
-    for function in (federate, gossip, hierarchy)
+    for function in (federate, gossip)
 )
 
 
@@ -46,7 +46,8 @@ class FederationConfig:
         upper_optimizer: In a hierarchy with periods, what servers above servers do with the merged change of those
             below; they adopt all of it by default.
         payload: "delta" or "gradient".
-        clock: The devices behind agents and when the server merges, on a virtual clock.
+        schedule: Who works when, and when servers merge; all together and in rounds by default.
+        clock: The devices behind agents, for simulated seconds.
         hierarchy: A tree of servers instead of a single one.
         topology: Who hears whom; agents then meet their neighbours only, and there is no server.
         mixing: How much weight an agent gives to what it hears; by default what suits the rule.
@@ -61,8 +62,9 @@ class FederationConfig:
     aggregator: Table | str | Aggregator = "mean"
     stages: Sequence[Table | str | Stage] = ()
     server_optimizer: Table | str | optax.GradientTransformation | None = _FEDERATE["server_opt"]
-    upper_optimizer: Table | str | optax.GradientTransformation | None = _HIERARCHY["upper_opt"]
+    upper_optimizer: Table | str | optax.GradientTransformation | None = None
     payload: str = _FEDERATE["payload"]
+    schedule: Table | str | Schedule | None = None
     clock: Table | str | Clock | None = None
     hierarchy: Table | str | Tree | None = None
     topology: Table | str | Graph | None = None
@@ -86,24 +88,15 @@ class FederationConfig:
 
     def _check_who_coordinates(self) -> None:
         """Refuse keys that have no meaning beside each other: a server's without a server, neighbours' with one."""
-        scheduled = isinstance(self.local_steps, Mapping | Workload)
-        planned = scheduled or self.selection is not None or self.admission is not None
-        if planned and (self.topology is not None or self.hierarchy is not None):
+        if isinstance(self.clock, Mapping) and "schedule" in self.clock:
             raise ConfigError(
-                "federation.selection, federation.admission, or a schedule as federation.local_steps, is decided by a "
-                "single server, and there is none. Leave it out, or leave federation.topology and federation.hierarchy "
-                "out."
+                f"federation.clock.schedule is {self.clock['schedule']!r}. When servers merge is no property of devices. "
+                "Write it as federation.schedule."
             )
-        if self.clock is not None and (self.selection is not None or self.admission is not None):
+        if self.topology is not None and self.hierarchy is not None:
             raise ConfigError(
-                "federation.selection, or federation.admission, plans who sends in a round, and with federation.clock "
-                "the clock's schedule says who works when. Leave it out, or leave federation.clock out; a schedule's "
-                "concurrency limits who is at work."
-            )
-        if self.clock is not None and self.hierarchy is not None:
-            raise ConfigError(
-                "federation.clock and federation.hierarchy are both given. The clock is that of a single server; a "
-                "tree has latencies of its own (latency_s, bytes_per_s). Leave one of them out."
+                "federation.topology and federation.hierarchy are both given. Neighbours have no servers. Leave one of "
+                "them out."
             )
         if self.upper_optimizer is not None and self.hierarchy is None:
             raise ConfigError(
@@ -115,7 +108,7 @@ class FederationConfig:
             cure = "Leave it out, or say who hears whom: federation.topology = 'ring'."
         else:
             misplaced, lacking = (
-                ["hierarchy", "clock", "stages", "server_optimizer", "payload"],
+                ["stages", "server_optimizer", "payload", "selection", "admission"],
                 "needs a server, and there is none",
             )
             cure = "Leave it out, or leave federation.topology out."
