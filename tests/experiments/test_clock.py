@@ -14,17 +14,20 @@ from small import TOML, without_times
 
 from fedrl.core.component import cite
 from fedrl.core.errors import FedrlError
-from fedrl.engines.virtual import simulate_clock
 from fedrl.experiments.build import build
 from fedrl.experiments.config import dump, load
+from fedrl.experiments.coordination import simulation_of
 from fedrl.experiments.run import resume, run
 
 ROUNDS, SAMPLES = 6, 16  # of one agent in one local step
-BUFFERED = "{schedule={name='fed_buff', buffer=2}, step_s={name='stragglers', usual=1.0, share=0.3}, drop_out=0.2}"
-UNSTEADY = (
-    "{schedule={name='afedpg', alpha=0.5}, step_s=[1, 2, 3], jitter=0.3, drop_out=0.2, online_s=9.0, offline_s=2.0}"
-)
-CLOCK, ALONE = f"federation.clock={BUFFERED}", "baselines={}"
+SLOW = "federation.clock={step_s={name='stragglers', usual=1.0, share=0.3}, drop_out=0.2}"
+BUFFERED = ["federation.schedule={name='fed_buff', buffer=2}", SLOW]
+UNSTEADY = [
+    "federation.schedule={name='afedpg', alpha=0.5}",
+    "federation.clock={step_s=[1, 2, 3], jitter=0.3, drop_out=0.2, online_s=9.0, offline_s=2.0}",
+]
+TRACE = "federation.clock={trace=[[0, 0.0, 5.5], [2, 1.0, 9.0]], step_s={name='lognormal', median=2}}"
+ALONE = "baselines={}"
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def buffered(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with everything: a clock and all baselines."""
     out = tmp_path_factory.mktemp("runs") / "buffered"
-    run(config, out, overrides=[CLOCK])
+    run(config, out, overrides=BUFFERED)
     return out
 
 
@@ -52,23 +55,18 @@ def params(out: Path) -> dict[str, np.ndarray]:
 
 
 def test_a_clock_resolves_to_itself_and_cites_its_schedule(config: Path) -> None:
-    for clock in (
-        BUFFERED,
-        UNSTEADY,
-        "clock",
-        "{trace=[[0, 0.0, 5.5], [2, 1.0, 9.0]], step_s={name='lognormal', median=2}}",
-    ):
-        experiment = build(load(config, [f"federation.clock={clock}"]))
+    for changes in (BUFFERED, UNSTEADY, ["federation.clock=clock"], [TRACE]):
+        experiment = build(load(config, changes))
         again = build(load(tomllib.loads(dump(experiment.config))))
         assert again.coordination == experiment.coordination
         assert again.config == experiment.config
-        assert cite(experiment.coordination)
+        assert cite(experiment.coordination.scheduler.schedule)
 
 
 def test_records_tell_time_and_average_over_those_who_arrived(config: Path, buffered: Path) -> None:
-    experiment = build(load(config, [CLOCK]))
+    experiment = build(load(config, BUFFERED))
     method = experiment.methods[0]
-    simulation = simulate_clock(method.federation, method.fleet, experiment.coordination, devices=jax.devices()[:1])
+    simulation = simulation_of(experiment, method, jax.devices()[:1])
     mine = [record for record in records(buffered, "federated") if record["seed"] == 0]
     population, arrived, partial = simulation.init(0), 0, 0
     for record in mine:
@@ -120,14 +118,14 @@ def test_like_devices_in_step_learn_what_they_learn_without_a_clock(config: Path
 
 
 @pytest.mark.parametrize("clock", [BUFFERED, UNSTEADY], ids=["fed_buff", "afedpg"])
-def test_an_interrupted_run_resumes_bit_for_bit(clock: str, config: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_bit_for_bit(clock: list[str], config: Path, tmp_path: Path) -> None:
     stop = threading.Event()
 
     def interrupt(event: Any) -> None:
         if event.get("method") == "federated" and event.get("round") == 2:
             stop.set()
 
-    changes = [f"federation.clock={clock}", ALONE, "evaluation.every=2"]
+    changes = [*clock, ALONE, "evaluation.every=2"]
     run(config, tmp_path / "whole", overrides=changes)
     run(config, tmp_path / "cut", overrides=changes, sinks=[interrupt], stop=stop)
     assert len(records(tmp_path / "cut")) < len(records(tmp_path / "whole"))
@@ -139,7 +137,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(clock: str, config: Path, tmp_pa
 
 def test_personalised_agents_on_a_clock_are_evaluated_with_what_each_acts_with(config: Path, tmp_path: Path) -> None:
     learner = "{name='interpolated', share=0.3, learner={name='q_table', instances=2, steps=8}}"
-    changes = [CLOCK, ALONE, f"learner={learner}", "evaluation.held_out=0", "seeds=1", "rounds=3"]
+    changes = [*BUFFERED, ALONE, f"learner={learner}", "evaluation.held_out=0", "seeds=1", "rounds=3"]
     summary = run(config, tmp_path / "run", overrides=changes)
     held = params(tmp_path / "run")
     assert all(value.shape[0] == 3 for value in held.values())
@@ -149,27 +147,21 @@ def test_personalised_agents_on_a_clock_are_evaluated_with_what_each_acts_with(c
 
 NETWORK = "{name='a2c', instances=2, steps=8, network={name='mlp', hidden=[4]}}"
 WRONG = [
-    (
-        [CLOCK, "federation.selection={name='uniform', cohort=2}"],
-        ["federation.selection", "says who works when", "concurrency"],
-    ),
-    (
-        [CLOCK, "federation.local_steps={name='ramp', first=3, last=1, rounds=3}"],
-        ["federation.local_steps", "or use synchronous"],
-    ),
-    ([CLOCK, "federation.hierarchy={name='tree', branching=[3]}"], ["federation.hierarchy", "latency_s", "Leave one"]),
-    ([CLOCK, "federation.topology=ring"], ["federation.clock", "needs a server"]),
+    ([*BUFFERED, "evaluation.held_out=0", "federation.topology=ring"], ["fed_buff", "what a server decides"]),
+    (["federation.clock={schedule='fed_buff'}"], ["federation.clock.schedule is 'fed_buff'", "federation.schedule"]),
+    (["federation.schedule=fed_buff"], ["fed_buff()", "without a clock all answer at once"]),
+    (["federation.schedule={name='synchronous', deadline_s=2.0}"], ["deadline of 2 s", "no time passes"]),
     (["federation.clock={step_s=[1, 2]}"], ["step_s has 2 entries", "3 agents"]),
     (["federation.clock={trace=[[3, 0, 1]]}"], ["agent 3", "3 agents"]),
-    (["federation.clock={schedule={name='synchronous', wait_for=4}}"], ["waits for 4 updates", "3 agents"]),
+    ([SLOW, "federation.schedule={name='synchronous', wait_for=4}"], ["waits for 4 updates", "3 agents"]),
     (["federation.clock={step_s={name='straglers', usual=1}}"], ["step_s.name is 'straglers'", "'stragglers'"]),
     (["federation.clock={drop_out=1}"], ["[federation.clock] drop_out is 1.0", "no update would ever arrive"]),
     (
-        ["federation.clock={schedule='fed_async'}", "federation.payload=gradient", f"learner={NETWORK}"],
+        [SLOW, "federation.schedule=fed_async", "federation.payload=gradient", f"learner={NETWORK}"],
         ["fed_async()", "gradient"],
     ),
     (
-        [CLOCK, f"learner={{name='normalize', observations=false, learner={NETWORK}}}"],
+        [*BUFFERED, f"learner={{name='normalize', observations=false, learner={NETWORK}}}"],
         ["counts about moments", "synchronous()"],
     ),
 ]

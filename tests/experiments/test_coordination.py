@@ -187,7 +187,7 @@ def test_the_resolved_configuration_names_who_coordinates() -> None:
         assert again.config == experiment.config
         assert again.coordination == experiment.coordination
     assert build(load(base, ONE_WAY)).config.federation.mixing == {"name": "column_stochastic"}
-    assert cite(build(load(base, [*TREE, EDGES])).coordination)
+    assert cite(build(load(base, [*TREE, EDGES])).coordination.topology.tree)
 
 
 def test_the_optimiser_of_upper_servers_comes_from_the_file(config: Path) -> None:
@@ -214,7 +214,7 @@ WRONG = [
     ("federation.upper_optimizer=fedavgm", ["federation.upper_optimizer is 'fedavgm'", "federation.hierarchy"]),
     ("federation={agents=3, topology='ring', stages=['quantize']}", ["federation.stages", "needs a server"]),
     ("federation={agents=3, topology='ring', payload='gradient'}", ["federation.payload", "needs a server"]),
-    ("federation={agents=3, topology='ring', hierarchy={name='tree', branching=[2]}}", ["hierarchy", "a server"]),
+    ("federation={agents=3, topology='ring', hierarchy={name='tree', branching=[2]}}", ["federation.topology and federation.hierarchy", "Leave one"]),
     ("federation={agents=3, topology='ring', aggregator='median'}", ["median()", "without a server"]),
     ("federation={agents=3, topology='torus'}", ["torus", "3 agents"]),
     (

@@ -21,7 +21,7 @@ def bids_of(federation: Federation, admission: Admission, wire: Messages) -> Bid
     """A bid tells what was asked, and the size of the update if that varies.
 
     Raises:
-        ConfigError: The federation does not tell what is asked, or the budget is too small for a single update.
+        ConfigError: The federation does not tell what is asked.
     """
     missing = [name for name in admission.asks if name not in federation.reports]
     if missing:
@@ -33,12 +33,10 @@ def bids_of(federation: Federation, admission: Admission, wire: Messages) -> Bid
     size: Any = np.uint32(0) if wire.up_bytes is None else None
     repeated = int(size_bytes(told))
     least = 1 if wire.up_bytes is None else wire.up_bytes - repeated
-    bids = Bids(admission.asks, int(size_bytes((told, size))), repeated, least, int(size_bytes(np.bool_(True))))
-    left_for_updates(admission, 1, bids.bid_bytes, bids.least_bytes)
-    return bids
+    return Bids(admission.asks, int(size_bytes((told, size))), repeated, least, int(size_bytes(np.bool_(True))))
 
 
-def check_budget(federation: Federation, fleet: PyTree, admission: Admission, bids: int) -> None:
+def check_budget(federation: Federation, fleet: PyTree, admission: Admission, bids: int = 1) -> None:
     """Refuse a budget under which nothing would ever be sent if so many agents bid.
 
     Raises:

@@ -27,7 +27,7 @@ from fedrl.core.federation import Federation
 from fedrl.core.shares import shares
 from fedrl.core.told import DURATION
 from fedrl.core.types import PyTree
-from fedrl.engines.bidding import bids_of, without_bids
+from fedrl.engines.bidding import bids_of, check_budget, without_bids
 from fedrl.engines.clocks import Immediate, Virtual
 from fedrl.engines.clocks.devices import Clock, speeds_of
 from fedrl.engines.combinations import check
@@ -118,6 +118,7 @@ def simulate(
     check(federation, agents, topology, plan, clock)
     wire = messages(federation, fleet)
     if plan.admission is not None:
+        check_budget(federation, fleet, plan.admission)
         plan = replace(plan, bids=bids_of(federation, plan.admission, wire))
     scaled = plan.mixed or plan.admission is not None or plan.schedule.mixing != 1.0
     meeting = bound(topology, federation, fleet, wire, agents, plan.schedule, scaled)

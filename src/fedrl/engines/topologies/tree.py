@@ -32,8 +32,10 @@ from fedrl.topologies.trees import Parents, Tree
 
 
 class InTree(Server):
-    """Servers above servers. Each lowest one with parameters of its own runs the federation as it is; those above merge
-    the changes of those below by the federation's aggregator, weighted by what is behind them.
+    """Servers above servers.
+
+    Each lowest one with parameters of its own runs the federation as it is; those above merge the changes of those
+    below by the federation's aggregator, weighted by what is behind them.
     """
 
     def __init__(

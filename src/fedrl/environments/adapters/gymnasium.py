@@ -1,4 +1,4 @@
-"""Any environment of Gymnasium, stepped on the host: `fedrl.engines.executors.host` drives it, compiled programs can't."""
+"""Any environment of Gymnasium, stepped on the host by `fedrl.engines.executors.host`; compiled programs can't."""
 
 from __future__ import annotations
 

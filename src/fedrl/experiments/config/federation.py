@@ -90,8 +90,8 @@ class FederationConfig:
         """Refuse keys that have no meaning beside each other: a server's without a server, neighbours' with one."""
         if isinstance(self.clock, Mapping) and "schedule" in self.clock:
             raise ConfigError(
-                f"federation.clock.schedule is {self.clock['schedule']!r}. When servers merge is no property of devices. "
-                "Write it as federation.schedule."
+                f"federation.clock.schedule is {self.clock['schedule']!r}. A clock says what devices are like, and not "
+                "when servers merge. Write it as federation.schedule."
             )
         if self.topology is not None and self.hierarchy is not None:
             raise ConfigError(
