@@ -235,7 +235,10 @@ def test_tuning_that_was_refused_is_no_tuning(session: Session, monkeypatch: pyt
     def same(population: Any) -> Any:
         return population
 
-    still = Simulation(same, same, same, 3, 3, adopt=same, assign=same, states_of=same)
+    def going_on(population: Any, states: Any) -> Any:
+        return population
+
+    still = Simulation(same, same, same, 3, 3, adopt=same, held=same, states_of=same, going_on=going_on)
     monkeypatch.setattr(afterwards, "tuned", tuned)
     monkeypatch.setattr(checkpoint, "load", lambda path, like: like)
     session.folder.append({"method": "federated", "seed": 0, "round": 3, "environment_steps": 9})

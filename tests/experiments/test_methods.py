@@ -14,7 +14,8 @@ from fedrl.aggregators import mean
 from fedrl.core.component import CATALOGUE, component
 from fedrl.core.federation import federate
 from fedrl.core.learner import Learner
-from fedrl.engines.blocks import simulate
+from fedrl.engines.simulate import simulate
+from fedrl.engines.topologies.choices import isolated
 from fedrl.environments import cartpole, probe_constant
 from fedrl.environments.fleet import fleet
 from fedrl.experiments.build import Experiment, build
@@ -48,8 +49,8 @@ def test_independent_agents_are_not_pulled_back_to_where_their_round_began() -> 
     plain = federate(a2c(cartpole(), instances=2, steps=8, network=mlp([4]), optimizer=sgd(0.1)), mean(), local_steps=2)
     held = []
     for federation in (alone, plain):
-        simulation = simulate(federation, experiment.fleet, block=3)
-        population, _ = simulation.round(simulation.init(0), talk=False)
+        simulation = simulate(federation, experiment.fleet, topology=isolated(), block=3)
+        population, _ = simulation.round(simulation.init(0))
         held.append(simulation.params_of(population))
     jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-6), *held)
 

@@ -13,7 +13,7 @@ from small import without_times
 
 from fedrl.core.aggregator import on_time
 from fedrl.engines.simulation import Refusal, Round, no_uploads
-from fedrl.engines.spread import spread, starts, update_spread
+from fedrl.engines.spread import spread, update_spread
 from fedrl.experiments.build import build
 from fedrl.experiments.closing import closing
 from fedrl.experiments.config import load
@@ -305,11 +305,11 @@ def test_refused_updates_are_none_of_those_whose_spread_is_measured() -> None:
     experiment = build(load(broken(fleet={})))
     with simulation_of(experiment, experiment.methods[0]) as simulation:
         population = simulation.init(0)
-        begun = starts(experiment.learner, simulation, population, None)
+        begun = simulation.held(population)
         before = simulation.params_of(population)["q"].reshape(3, -1).astype(np.float64)
         population, _ = simulation.round(population)
         deltas = simulation.params_of(population)["q"].reshape(3, -1) - before
-    left = update_spread(experiment.learner, begun, population, [BROKEN])
+    left = update_spread(begun, simulation.held(population), [BROKEN])
     assert left is not None
     assert left == pytest.approx(spread(deltas[[0, 2]]), rel=1e-5)
     assert left != pytest.approx(spread(deltas), rel=1e-2)

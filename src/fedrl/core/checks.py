@@ -29,7 +29,8 @@ def check_composition(learner: Learner, aggregator: Aggregator, stages: Sequence
         if aggregator.sees == "each":
             raise UnsoundError(
                 f"{aggregator!r} needs to see each update and {hiding!r} hides them. "
-                f"Aggregate by a rule of the sum such as mean(), or apply {aggregator!r} to secure sums of groups."
+                f"Aggregate by a rule of the sum such as mean(), or apply {aggregator!r} to secure sums of groups.",
+                reason="only sums",
             )
     weighing = [stage for stage in stages if stage.weighs]
     if weighing and aggregator.weigh is not by_samples:
@@ -43,18 +44,21 @@ def check_composition(learner: Learner, aggregator: Aggregator, stages: Sequence
     if holding is not None and aggregator.sees == "each":
         raise UnsoundError(
             f"{aggregator!r} looks at each update, and would take what {holding!r} holds back for updates of zero. "
-            "Use a rule of the sum such as mean()."
+            "Use a rule of the sum such as mean().",
+            reason="only sums",
         )
     if payload == "gradient" and learner.gradient is None:
         raise UnsoundError(
             f"{learner!r} has no gradient to send: an iteration of it takes several steps. "
-            "Use payload='delta', or a learner with one step per iteration such as reinforce()."
+            "Use payload='delta', or a learner with one step per iteration such as reinforce().",
+            reason="gradients",
         )
     guiding = [stage for stage in stages if stage.guide is not None]
     if payload == "gradient" and guiding:
         raise UnsoundError(
             f"{guiding[0]!r} steers local steps and payload='gradient' takes none. Use payload='delta', or leave "
-            f"{guiding[0]!r} out: a mean of gradients at the same parameters does not drift."
+            f"{guiding[0]!r} out: a mean of gradients at the same parameters does not drift.",
+            reason="gradients",
         )
     if guiding and not follows_corrections(learner):
         raise UnsoundError(
@@ -97,7 +101,8 @@ def _check_sums(aggregator: Aggregator, stages: Sequence[Stage]) -> None:
         raise UnsoundError(
             f"{one!r} keeps a sum over all agents by the weights of a mean, and {aggregator!r} has none: whatever it "
             "makes of the updates, agents would be steered to where that mean wants them. Use mean() or "
-            f"mean('uniform'), or leave {one!r} out."
+            f"mean('uniform'), or leave {one!r} out.",
+            reason="only sums",
         )
     for stage in rest:
         if stage.sums == one.sums:

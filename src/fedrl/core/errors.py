@@ -24,7 +24,29 @@ class ConfigError(FedrlError, ValueError):
 
 
 class UnsoundError(FedrlError, ValueError):
-    """The combination of parts would not do what it promises."""
+    """The combination of parts would not do what it promises.
+
+    Attributes:
+        reason: One of `REASONS`, where two parts of a simulation exclude each other; else "".
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+REASONS = {
+    "no server": "There is nobody to hold what only a server holds, or to decide what only a server decides.",
+    "only sums": "A rule needs each update, or what each agent says, where only sums arrive.",
+    "gradients": "A payload of gradients, with a learner that has none or takes several steps, or where parameters mix.",
+    "hidden": "Noise, or masks that cancel in a sum of all, where time decides who is merged with whom.",
+    "moments": "Statistics about moments that change between two merges of all agents.",
+    "graph": "Differences to copies that neighbours keep, where neighbours change or do not hear each other.",
+    "private": "Parts that stay with an agent, and a rule that needs them.",
+    "isolated": "Agents that hear nobody, and something that communicates.",
+    "no time": "Without a clock all answer at once, and the agents with the lowest numbers would fill every merge.",
+}
+"""Why two parts of a simulation exclude each other: all of them are mathematical."""
 
 
 class RunError(FedrlError, RuntimeError):

@@ -1,14 +1,6 @@
 """What is refused when the parts of a simulation are put together, because it would not do what it promises.
 
-Each refusal has one of these reasons, all of them mathematical:
-
-    no server           there is nobody to hold what only a server holds
-    only sums arrive    a rule needs each update, or what each agent says, where only sums do
-    gradients           a payload of gradients, where parameters are mixed
-    hidden              noise or masks that cancel in a sum of all, where merging is led by time
-    moments             statistics about moments that change between two merges of all agents
-    isolated            agents that hear nobody, and something that communicates
-    no time             without a clock all answer at once, and the lowest numbers would fill every buffer
+Each refusal has one of the reasons in `fedrl.core.errors.REASONS`. That something is not implemented is none.
 """
 
 from __future__ import annotations
@@ -63,12 +55,14 @@ def _check_timeless(schedule: Schedule) -> None:
     if schedule.restart or schedule.wait_for is not None:
         raise UnsoundError(
             f"{schedule!r} goes by who answers first, and without a clock all answer at once: the agents with the "
-            "lowest numbers would fill every merge. Say how fast agents are, clock(step_s=...), or use synchronous()."
+            "lowest numbers would fill every merge. Say how fast agents are, clock(step_s=...), or use synchronous().",
+            reason="no time",
         )
     if schedule.deadline_s != float("inf"):
         raise UnsoundError(
             f"{schedule!r} has a deadline of {schedule.deadline_s:g} s, and without a clock no time passes. Say how "
-            "fast agents are, clock(step_s=...), or leave deadline_s out."
+            "fast agents are, clock(step_s=...), or leave deadline_s out.",
+            reason="no time",
         )
 
 
@@ -84,24 +78,28 @@ def _check_schedule(federation: Federation, schedule: Schedule, agents: int) -> 
     if hiding and schedule.restart:
         raise UnsoundError(
             f"{hiding[0]!r} hides updates in the sum of those who began together, and under {schedule!r} nobody does. "
-            "Use synchronous()."
+            "Use synchronous().",
+            reason="hidden",
         )
     if schedule.toward_model and federation.payload == "gradient":
         raise UnsoundError(
             f"{schedule!r} mixes the parameters that agents end up with, and with payload='gradient' they end up where "
-            "they began. Use payload='delta', or a schedule that adds changes such as fed_buff()."
+            "they began. Use payload='delta', or a schedule that adds changes such as fed_buff().",
+            reason="gradients",
         )
     withholding = [stage for stage in stages if stage.withholds]
     if withholding and schedule.toward_model:
         raise UnsoundError(
             f"{schedule!r} mixes the parameters that agents end up with, and would take what {withholding[0]!r} holds "
-            "back for a return to where they began. Use a schedule that adds changes such as fed_buff()."
+            "back for a return to where they began. Use a schedule that adds changes such as fed_buff().",
+            reason="gradients",
         )
     if learner.statistics is not None and (schedule.restart or schedule.late == "keep"):
         raise UnsoundError(
             f"{learner!r} counts about moments that its agents were sent, and under {schedule!r} others may have been "
             "merged before an update arrives. Let every agent keep its own, personal(learner, keep=['moments']), or "
-            "use synchronous()."
+            "use synchronous().",
+            reason="moments",
         )
     if schedule.toward_model:
         alone = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], learner.environment.params)
@@ -114,7 +112,8 @@ def _check_mixable(schedule: Schedule, wire: Messages) -> None:
     if jax.tree.map(lambda leaf: leaf.shape, wire.decoded.value) != there:
         raise UnsoundError(
             f"{schedule!r} mixes parameters, and a stage of this federation sends something else with them. "
-            "Use a schedule that adds changes such as fed_buff()."
+            "Use a schedule that adds changes such as fed_buff().",
+            reason="gradients",
         )
 
 
@@ -123,13 +122,15 @@ def _check_tree(federation: Federation, tree: Tree) -> None:
     if aggregator.asks and levels > 1:
         raise UnsoundError(
             f"{aggregator!r} asks agents for {list(aggregator.asks)}, and here servers merge below servers, which have "
-            "nothing to tell. Let every level merge in every round (no periods), or use mean()."
+            "nothing to tell. Let every level merge in every round (no periods), or use mean().",
+            reason="only sums",
         )
     if learner.statistics is not None and levels > 1:
         raise UnsoundError(
             f"{learner!r} counts statistics about moments that stand still between two merges of all agents, and here "
             "servers below the root merge more often. Let every level merge in every round (no periods), or let every "
-            "agent keep its own: personal(learner, keep=['moments'])."
+            "agent keep its own: personal(learner, keep=['moments']).",
+            reason="moments",
         )
 
 
@@ -141,7 +142,8 @@ def _check_serverless(federation: Federation, rule: Rule, scheduler: Scheduler) 
         part = written(needing[0])
         raise UnsoundError(
             f"{part} works on updates where they meet, and without a server they do not. Neighbours exchange "
-            f"parameters and average them. Leave {part} out, or run the federation with a server."
+            f"parameters and average them. Leave {part} out, or run the federation with a server.",
+            reason="no server",
         )
     deciding = [part for part in (scheduler.selection, scheduler.admission) if part is not None]
     deciding += [schedule] if schedule.restart or schedule.wait_for is not None else []
@@ -149,22 +151,26 @@ def _check_serverless(federation: Federation, rule: Rule, scheduler: Scheduler) 
     if deciding:
         raise UnsoundError(
             f"{deciding[0]!r} is what a server decides, and without one there is nobody to decide it: neighbours wait "
-            f"for each other. Leave it out, or run the federation with a server."
+            f"for each other. Leave it out, or run the federation with a server.",
+            reason="no server",
         )
     if federation.payload != "delta":
         raise UnsoundError(
             f"payload is {federation.payload!r}, and without a server nobody descends it. Agents take their own steps. "
-            "Use payload='delta'; with plain SGD and one local step, it is the same."
+            "Use payload='delta'; with plain SGD and one local step, it is the same.",
+            reason="no server",
         )
     if learner.statistics is not None:
         raise UnsoundError(
             f"{learner!r} counts about moments that all agents share, and without a server they share none. "
-            "Leave normalize(...) out, or run the federation with a server."
+            "Leave normalize(...) out, or run the federation with a server.",
+            reason="no server",
         )
     if rule.correction is not None and not follows_corrections(learner):
         raise UnsoundError(
             f"{rule!r} corrects local gradients, and the optimiser of {learner!r} does not read corrections. "
-            "Use optimizer = chain(corrected(), sgd(...))."
+            "Use optimizer = chain(corrected(), sgd(...)).",
+            reason="gradients",
         )
 
 
@@ -178,10 +184,12 @@ def _check_isolated(federation: Federation, scheduler: Scheduler) -> None:
         if part is not None:
             raise UnsoundError(
                 f"{part!r} is about what agents send, and isolated agents send nothing. Leave it out, or use another "
-                "topology."
+                "topology.",
+                reason="isolated",
             )
     if federation.payload != "delta":
         raise UnsoundError(
             "payload is 'gradient', and isolated agents have nobody to descend what they would send. Use "
-            "payload='delta'."
+            "payload='delta'.",
+            reason="isolated",
         )
