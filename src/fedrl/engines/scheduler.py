@@ -188,9 +188,7 @@ class Scheduler:
         if self.admission is not None and not self.redispatch:
             self._left(int(board.allowed.sum()))
         board.failing[:] = False
-        board = board._replace(
-            arrived=NOBODY, age=NOBODY, told={}, sizes=NOBODY, deadline_s=np.full(1, now + self.schedule.deadline_s)
-        )
+        board = board._replace(deadline_s=np.full(1, now + self.schedule.deadline_s))
         return self._go_on(board, self._free(board), now)
 
     # --- something happened ------------------------------------------------------------------------------------------
@@ -272,7 +270,8 @@ class Scheduler:
         board.status[again], board.heard[again] = BUSY, board.version[0]
         board.turns[again] += 1
         board.begun[:] = False
-        return board._replace(version=board.version + 1), Actions(again, since_s, late, scale)
+        done = board._replace(version=board.version + 1, arrived=NOBODY, age=NOBODY, told={}, sizes=NOBODY)
+        return done, Actions(again, since_s, late, scale)
 
     def _admitted(self, board: Board) -> tuple[np.ndarray, Board]:
         """Whose updates fit under the budget; in trees, under that of each edge."""
