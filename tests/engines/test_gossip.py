@@ -398,3 +398,8 @@ def test_neighbours_on_the_complete_graph_average_what_they_learn_on_the_host():
 def test_what_does_not_fit_the_graph_is_refused_before_the_first_round(graph, mixing, rule, error, message):
     with pytest.raises(error, match=message):
         neighbours(PLAIN, FLEET, graph, mixing, rule)
+
+
+def test_a_round_without_a_message_is_refused():
+    with pytest.raises(ConfigError, match="consensus_steps is 0"):
+        gossip(ring(), metropolis(), consensus_steps=0)
