@@ -1,4 +1,4 @@
-"""What the blocks engine guarantees: the same bits however agents are spread, and nothing compiled twice."""
+"""What agents in compiled blocks guarantee: the same bits however agents are spread, and nothing compiled twice."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,8 +13,10 @@ from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
 from fedrl.core.stage import Stage
-from fedrl.engines.blocks import block_size, simulate
-from fedrl.engines.coordination import coordinated
+from fedrl.engines.scheduler import Scheduler
+from fedrl.engines.simulate import simulate
+from fedrl.engines.simulation import block_size
+from fedrl.engines.topologies.choices import isolated
 from fedrl.environments import cartpole
 from fedrl.learners import adam, network, ppo, sgd
 from fedrl.selection.selection import Workload
@@ -128,18 +130,20 @@ def compilations():
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
-@pytest.mark.parametrize("rule", [mean(), median()], ids=["sum", "each"])
-def test_nothing_is_compiled_after_the_first_round(rule, compilations):
+@pytest.mark.parametrize(
+    ("rule", "stages", "topology"),
+    [(mean(), STAGES, None), (median(), STAGES, None), (mean(), (), isolated())],
+    ids=["sum", "each", "isolated"],
+)
+def test_nothing_is_compiled_after_the_first_round(rule, stages, topology, compilations):
     learner = quadratic(sgd(0.11, momentum=0.5), size=SIZE, samples=3)  # of its own: equal ones share their programs
-    federation = federate(learner, rule, *STAGES, local_steps=3)
-    simulation = simulate(federation, FLEET, local_steps=WORK, block=BLOCK)
+    federation = federate(learner, rule, *stages, local_steps=3)
+    simulation = simulate(federation, FLEET, topology=topology, local_steps=WORK, block=BLOCK)
     population, _ = ran(simulation, 1)
-    population, _ = simulation.round(population, talk=False)  # the first silent round adds 1 to the version by itself
     assert compilations  # the listener listens
     compilations.clear()
     for cohort in (None, [0, 1, 2, 3, 4, 5, 6], [12], None):
         population, _ = simulation.round(population, cohort=cohort)
-    population, _ = simulation.round(population, talk=False)
     assert compilations == []
 
 
@@ -153,8 +157,8 @@ def test_a_schedule_of_local_steps_compiles_nothing_and_its_rounds_are_those_of_
     def federation(most):
         return federate(learner, mean(), *STAGES, local_steps=most, payload=payload)
 
-    simulation = simulate(federation(4), FLEET, block=BLOCK, devices=DEVICES[:1])
-    planned = coordinated(simulation, workload=given(lengths))
+    plan = Scheduler(workload=given(lengths))
+    planned = simulate(federation(4), FLEET, scheduler=plan, block=BLOCK, devices=DEVICES[:1])
     population, _ = planned.round(planned.init(0))
     assert compilations
     compilations.clear()
@@ -198,12 +202,10 @@ def test_a_round_in_which_every_update_is_refused_changes_nothing_but_the_versio
     np.testing.assert_array_equal(flat(population.server.params), 0.0)
 
 
-def test_without_talk_agents_learn_alone_and_the_server_stands_still():
-    learner = quadratic(sgd(0.1), size=SIZE)
-    simulation = simulate(federate(learner, mean()), FLEET, block=BLOCK, devices=DEVICES[:1])
-    population = simulation.init(0)
-    for _ in range(4):
-        population, seen = simulation.round(population, talk=False)
+def test_isolated_agents_learn_alone_and_what_stands_for_a_server_stands_still():
+    federation = federate(quadratic(sgd(0.1), size=SIZE), mean())
+    simulation = simulate(federation, FLEET, topology=isolated(), block=BLOCK, devices=DEVICES[:1])
+    population, seen = ran(simulation, 4, lambda i: None)
     alone = FLEET.minimum * (1 - (1 - 0.1 * FLEET.curvature.astype(np.float64)) ** 4)
     np.testing.assert_allclose(flat(simulation.params_of(population)), alone, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(flat(population.server.params), 0.0)

@@ -10,9 +10,11 @@ import pytest
 from fedrl.aggregators import fedadam, fedavgm, mean, median
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import federate
-from fedrl.engines.blocks import simulate
-from fedrl.engines.hierarchy import hierarchy
+from fedrl.engines.clocks import clock
 from fedrl.engines.nested import as_learner
+from fedrl.engines.schedules import synchronous
+from fedrl.engines.simulate import simulate
+from fedrl.engines.topologies.choices import hierarchy
 from fedrl.environments import cartpole
 from fedrl.learners import network, normalize, personal, ppo, sgd
 from fedrl.stages import error_feedback, quantize, top_k
@@ -39,11 +41,17 @@ def fingerprint(value) -> str:
     return digest.hexdigest()
 
 
-def ran(simulation, rounds: int, cohort=lambda i: None, talk: bool = True):
+def ran(simulation, rounds: int, cohort=lambda i: None):
     population = simulation.init(0)
     for i in range(rounds):
-        population, seen = simulation.round(population, cohort(i), talk)
+        population, seen = simulation.round(population, cohort(i))
     return population, seen
+
+
+def levels_of(population):
+    """The servers between the agents and the root, from the edges up."""
+    levels, _ = population.between.topology
+    return levels
 
 
 def some_of(agents: int):
@@ -71,7 +79,9 @@ def many():
 @pytest.mark.parametrize(("shape", "devices"), [(tree([8, 16]), 1), (tree([7, 3, 5, 3]), 2)], ids=repr)
 def test_a_tree_in_which_all_merge_every_round_gives_the_bits_of_one_server(many, shape, devices):
     federation, fleet, work, expected, flat_seen = many
-    nested = hierarchy(federation, fleet, shape, local_steps=work, block=BLOCK, devices=jax.devices()[:devices])
+    nested = simulate(
+        federation, fleet, topology=shape, local_steps=work, block=BLOCK, devices=jax.devices()[:devices]
+    )
     population, seen = ran(nested, 4, some_of(MANY))
     assert fingerprint((population.server, nested.params_of(population))) == expected
     assert (seen.weight, seen.refused) == (flat_seen.weight, flat_seen.refused)
@@ -82,7 +92,7 @@ def test_a_tree_in_which_all_merge_every_round_gives_the_bits_of_one_server(many
 def test_a_rule_that_sees_each_update_sees_them_through_relays():
     federation, fleet = federate(quadratic(sgd(RATE), size=SIZE), median()), fleet_of(12)
     one = simulate(federation, fleet, block=2, devices=DEVICE)
-    nested = hierarchy(federation, fleet, tree([3, 2]), block=2, devices=DEVICE)
+    nested = simulate(federation, fleet, topology=tree([3, 2]), block=2, devices=DEVICE)
     (a, seen_a), (b, seen_b) = ran(one, 3), ran(nested, 3)
     assert fingerprint(a.server) == fingerprint(b.server)
     assert [up for up, _ in seen_b.levels] == [seen_a.bytes_up] * 3  # every update, over every link
@@ -93,7 +103,7 @@ def rarely():
     """Twelve agents, three under an edge, two edges under a region: these merge every 2nd, the root every 4th round."""
     inner = federate(quadratic(sgd(RATE), size=SIZE, samples=2), mean(), local_steps=2)
     fleet = fleet_of(12)
-    return inner, fleet, hierarchy(inner, fleet, tree([3, 2], periods=[1, 2, 4]), devices=DEVICE)
+    return inner, fleet, simulate(inner, fleet, topology=tree([3, 2], periods=[1, 2, 4]), devices=DEVICE)
 
 
 def test_with_periods_it_is_a_federation_of_federations(rarely):
@@ -110,7 +120,7 @@ def test_with_periods_it_is_a_federation_of_federations(rarely):
 def test_the_optimiser_of_upper_servers_is_that_of_the_root_in_a_federation_of_federations(rarely):
     inner, fleet, _ = rarely
     upper = fedavgm(0.5, 0.9)
-    found, _ = ran(hierarchy(inner, fleet, tree([3], periods=[1, 2]), upper_opt=upper, devices=DEVICE), 8)
+    found, _ = ran(simulate(inner, fleet, topology=hierarchy(tree([3], periods=[1, 2]), upper), devices=DEVICE), 8)
     root = federate(as_learner(inner, 3), mean(), local_steps=2, server_opt=upper)
     grouped = jax.tree.map(lambda x: x.reshape(4, 3, -1), fleet)
     expected, _ = ran(simulate(root, grouped, devices=DEVICE), 4)
@@ -124,24 +134,24 @@ def test_between_two_merges_edges_differ_and_the_root_stands_still(rarely):
     for _ in range(4):
         population, _ = simulation.round(population)
         roots.append(flat(population.server.params))
-        edges.append(np.stack([flat(holder.server.params) for holder in population.between[0]]))
+        edges.append(np.stack([flat(holder.server.params) for holder in levels_of(population)[0]]))
     np.testing.assert_array_equal(roots[:3], 0.0)
     assert np.abs(roots[3]).max() > 0.01
     assert np.ptp(edges[0], axis=0).min() > 1e-3  # each edge by itself
     np.testing.assert_array_equal(edges[1][0], edges[1][1])  # those of one region have met
     assert np.abs(edges[1][0] - edges[1][2]).max() > 1e-3
     np.testing.assert_array_equal(edges[3], np.broadcast_to(roots[3], edges[3].shape))
-    assert [int(h.server.version) for rung in population.between for h in rung] == [4] * 6
+    assert [int(h.server.version) for rung in levels_of(population) for h in rung] == [4] * 6
     held = flat(simulation.params_of(simulation.adopt(population)))
     np.testing.assert_array_equal(held, np.broadcast_to(roots[3], held.shape))
 
 
 def test_a_region_answers_for_all_that_was_learned_since_the_root_heard_of_it():
     federation = federate(quadratic(sgd(RATE), size=SIZE, samples=3), mean())
-    simulation = hierarchy(federation, fleet_of(8), tree([2, 2], periods=[1, 2, 8]), devices=DEVICE)
+    simulation = simulate(federation, fleet_of(8), topology=tree([2, 2], periods=[1, 2, 8]), devices=DEVICE)
     population, _ = ran(simulation, 4, lambda i: [0, 4, 5, 6, 7] if i > 1 else None)
-    assert [float(holder.weight) for holder in population.between[1]] == [3.0 * (4 + 4 + 1 + 1), 3.0 * 16]
-    assert [float(holder.weight) for holder in population.between[0]] == [0.0] * 4  # edges have just been heard
+    assert [float(holder.weight) for holder in levels_of(population)[1]] == [3.0 * (4 + 4 + 1 + 1), 3.0 * 16]
+    assert [float(holder.weight) for holder in levels_of(population)[0]] == [0.0] * 4  # edges have just been heard
 
 
 def test_a_nested_federation_counts_the_samples_of_all_its_agents(rarely):
@@ -153,7 +163,7 @@ def test_a_nested_federation_counts_the_samples_of_all_its_agents(rarely):
 def test_agents_act_with_what_their_own_edge_holds(rarely):
     _, _, simulation = rarely
     population, _ = simulation.round(simulation.init(0))
-    edges = np.stack([flat(holder.server.params) for holder in population.between[0]])
+    edges = np.stack([flat(holder.server.params) for holder in levels_of(population)[0]])
     held = flat(simulation.params_of(simulation.adopt(population)))
     np.testing.assert_array_equal(held, np.repeat(edges, 3, axis=0))
 
@@ -161,7 +171,7 @@ def test_agents_act_with_what_their_own_edge_holds(rarely):
 def test_weights_of_unequal_edges_are_those_of_their_agents():
     fleet = Valley(np.ones((3, 2), np.float32), np.array([[4.0, 0.0], [0.0, 4.0], [8.0, 8.0]], np.float32))
     federation = federate(quadratic(sgd(1.0), size=2), mean())  # one step goes all the way to an agent's minimum
-    simulation = hierarchy(federation, fleet, given_tree([[0, 0, 1]], periods=[1, 2]), devices=DEVICE)
+    simulation = simulate(federation, fleet, topology=given_tree([[0, 0, 1]], periods=[1, 2]), devices=DEVICE)
     population, seen = ran(simulation, 2)
     assert (seen.messages_up, seen.messages_down) == (3 + 2, 3 + 2)  # of agents and of edges
     np.testing.assert_allclose(
@@ -171,14 +181,24 @@ def test_weights_of_unequal_edges_are_those_of_their_agents():
     np.testing.assert_allclose(flat(only.server.params), [6.0, 4.0], rtol=1e-6)  # one sample of (4, 0), one of (8, 8)
 
 
-def test_without_talk_all_servers_stand_still_and_nothing_is_sent(rarely):
-    _, _, simulation = rarely
-    population, seen = ran(simulation, 4, talk=False)
-    assert (seen.bytes_up, seen.bytes_down, seen.latency_s) == (0, 0, 0.0)
-    assert (seen.messages_up, seen.messages_down) == (0, 0)
-    for holder in population.between[0]:
+def test_without_a_quorum_all_servers_stand_still(rarely):
+    inner, fleet, _ = rarely
+    simulation = simulate(
+        inner,
+        fleet,
+        topology=tree([3, 2], periods=[1, 2, 4]),
+        scheduler=synchronous(quorum=12),
+        clock=clock(drop_out=0.8),
+        devices=DEVICE,
+    )
+    population, seen = ran(simulation, 4)
+    assert (seen.weight, seen.tick.lost + seen.tick.arrived) == (0.0, 12)
+    assert (seen.messages_up, seen.messages_down) == (seen.tick.arrived, 12)
+    agents = (seen.tick.arrived * 4 * (SIZE + 2), 12 * 4 * (SIZE + 1))
+    assert seen.levels == (agents, (0, 0), (0, 0))  # although all levels would have merged
+    for holder in (population, *(holder for rung in levels_of(population) for holder in rung)):
         np.testing.assert_array_equal(flat(holder.server.params), 0.0)
-    assert np.abs(flat(simulation.params_of(population))).min() > 0
+        assert int(holder.server.version) == 4
 
 
 def test_bytes_are_those_of_each_level(rarely):
@@ -199,7 +219,7 @@ def test_relayed_sums_do_not_grow_with_the_agents():
     federation = federate(quadratic(sgd(RATE), size=SIZE), mean())
     found = []
     for agents in (16, 32):
-        simulation = hierarchy(federation, fleet_of(agents), tree([agents // 4]), block=4, devices=DEVICE)
+        simulation = simulate(federation, fleet_of(agents), topology=tree([agents // 4]), block=4, devices=DEVICE)
         found.append(ran(simulation, 1)[1].levels)
     assert found[0][1] == found[1][1]
     assert found[0][1][0] == 4 * (22 * (SIZE + 1) + 4)  # four edges: an exact sum of values and weight, a version
@@ -238,7 +258,7 @@ def test_a_round_waits_for_the_slowest_path_of_those_who_take_part():
 def test_what_a_round_reports_is_the_latency_of_its_messages():
     federation = federate(quadratic(sgd(RATE), size=SIZE), mean())
     shape = tree([2], periods=[1, 2], latency_s=[0.5, 2.0], bytes_per_s=[100.0, 1000.0])
-    simulation = hierarchy(federation, fleet_of(4), shape, devices=DEVICE)
+    simulation = simulate(federation, fleet_of(4), topology=shape, devices=DEVICE)
     population, first = simulation.round(simulation.init(0))
     _, second = simulation.round(population)
     one = 4 * (SIZE + 2) + 4 * (SIZE + 1)
@@ -269,7 +289,7 @@ def test_counted_statistics_need_all_levels_to_merge():
     counting = normalize(ppo(cartpole(), network=linear, instances=2, steps=4))
     fleet = jax.tree.map(lambda x: np.full(4, x, np.float32), cartpole().params)
     with pytest.raises(UnsoundError, match="moments"):
-        hierarchy(federate(counting, mean()), fleet, tree([2], periods=[1, 2]))
+        simulate(federate(counting, mean()), fleet, topology=tree([2], periods=[1, 2]))
     with pytest.raises(UnsoundError, match="average them"):
         as_learner(federate(counting, mean()), 2)
-    hierarchy(federate(personal(counting, keep=["moments"]), mean()), fleet, tree([2], periods=[1, 2]))
+    simulate(federate(personal(counting, keep=["moments"]), mean()), fleet, topology=tree([2], periods=[1, 2]))

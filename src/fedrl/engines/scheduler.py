@@ -270,8 +270,8 @@ class Scheduler:
         board.status[again], board.heard[again] = BUSY, board.version[0]
         board.turns[again] += 1
         board.begun[:] = False
-        nothing = board._replace(version=board.version + 1, arrived=NOBODY, age=NOBODY, told={}, sizes=NOBODY)
-        return nothing, Actions(again, since_s, late, scale)
+        done = board._replace(version=board.version + 1, arrived=NOBODY, age=NOBODY, told={}, sizes=NOBODY)
+        return done, Actions(again, since_s, late, scale)
 
     def _admitted(self, board: Board) -> tuple[np.ndarray, Board]:
         """Whose updates fit under the budget; in trees, under that of each edge."""

@@ -183,7 +183,7 @@ class Executor:
     def assign(self, agents: Agents, jobs: Jobs, table: Table) -> Agents:
         """These agents are sent for, each with a row of the table."""
         team, ids = agents.team, jobs.agent
-        version = np.broadcast_to(np.asarray(table.sent.version), (int(jobs.row.max(initial=0)) + 1,))[jobs.row]
+        version = np.asarray(table.sent.version)[jobs.row]
         team.again[ids] = np.where(team.version[ids] == version, team.again[ids] + 1, 0)
         team.version[ids], team.cohort[ids], team.row[ids] = version, jobs.cohort, jobs.row
         team.steps[ids] = jobs.steps

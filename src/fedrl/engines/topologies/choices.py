@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import optax
 
+from fedrl.core.checks import check_positive
 from fedrl.core.federation import Federation
 from fedrl.core.types import PyTree
 from fedrl.engines.merging import Messages
@@ -83,7 +84,12 @@ def hierarchy(tree: Tree, upper_optimizer: optax.GradientTransformation | None =
 
 
 def gossip(graph: Graph, mixing: Mixing, rule: Rule | None = None, *, consensus_steps: int = 1) -> Topology:
-    """Agents that meet their neighbours; see `Neighbours`. They average by default."""
+    """Agents that meet their neighbours; see `Neighbours`. They average by default.
+
+    Raises:
+        ConfigError: `consensus_steps` is no count.
+    """
+    check_positive(consensus_steps=consensus_steps)
     return Neighbours(graph, mixing, average() if rule is None else rule, consensus_steps)
 
 
