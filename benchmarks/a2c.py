@@ -86,7 +86,7 @@ def ours(seeds: list[int]) -> list[float]:
     from fedrl.aggregators import mean
     from fedrl.core.federation import federate
     from fedrl.engines.host import simulate_host
-    from fedrl.engines.host_evaluation import greedy_returns_host
+    from fedrl.engines.executors.host_evaluation import greedy_returns_host
 
     learner, local = lander(), 25
     fleet = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], learner.environment.params)

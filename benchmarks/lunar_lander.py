@@ -15,7 +15,7 @@ from fedrl.aggregators import mean
 from fedrl.core.federation import federate
 from fedrl.core.learner import Learner
 from fedrl.engines.host import simulate_host
-from fedrl.engines.host_evaluation import greedy_returns_host
+from fedrl.engines.executors.host_evaluation import greedy_returns_host
 from fedrl.environments.adapters import gymnasium
 from fedrl.learners import adam, mlp, ppo
 

@@ -95,7 +95,7 @@ def rounds_of(environment: AnyEnvironment, capacity: int) -> Callable[[], None]:
     from fedrl.aggregators import mean
     from fedrl.core.environment import HostEnvironment
     from fedrl.core.federation import federate
-    from fedrl.engines.blocks import simulate
+    from fedrl.engines.simulate import simulate
     from fedrl.engines.host import simulate_host
 
     federation = federate(replaying(environment, capacity), mean(), local_steps=LOCAL_STEPS)

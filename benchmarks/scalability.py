@@ -54,7 +54,7 @@ def prepared(agents: int, hidden: int) -> tuple[Learner, PyTree]:
 def with_server(agents: int, hidden: int) -> tuple[Learner, PyTree, Simulation]:
     from fedrl.aggregators import mean
     from fedrl.core.federation import federate
-    from fedrl.engines.blocks import simulate
+    from fedrl.engines.simulate import simulate
 
     learner, fleet = prepared(agents, hidden)
     return learner, fleet, simulate(federate(learner, mean()), fleet)

@@ -42,7 +42,7 @@ def simulation_of(rule: str, learner: Learner, fleet: PyTree) -> Simulation:
     from fedrl.core.codec import size_bytes
     from fedrl.core.federation import federate
     from fedrl.engines.admission import simulate_budget
-    from fedrl.engines.blocks import simulate
+    from fedrl.engines.simulate import simulate
     from fedrl.engines.coordination import coordinated
     from fedrl.engines.merging import messages
     from fedrl.selection import by_priority, by_utility, power_of_choice, round_robin, uniform

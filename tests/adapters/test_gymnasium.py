@@ -10,7 +10,7 @@ from fedrl.aggregators import mean
 from fedrl.core.environment import Box, Discrete
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
-from fedrl.engines.blocks import simulate
+from fedrl.engines.simulate import simulate
 from fedrl.environments.adapters import gymnasium
 from fedrl.learners import ppo
 

@@ -13,7 +13,7 @@ from fedrl.aggregators import mean
 from fedrl.core.errors import ConfigError
 from fedrl.core.measures import Measure
 from fedrl.engines.host import simulate_host
-from fedrl.engines.host_evaluation import played_host
+from fedrl.engines.executors.host_evaluation import played_host
 from fedrl.environments.adapters import gymnasium
 from fedrl.environments.fleet import fleet
 from fedrl.experiments import catalogue

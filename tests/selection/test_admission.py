@@ -10,7 +10,7 @@ from fedrl.aggregators import mean, median, q_fair
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
 from fedrl.engines.admission import simulate_budget
-from fedrl.engines.blocks import simulate
+from fedrl.engines.simulate import simulate
 from fedrl.engines.coordination import asked, coordinated
 from fedrl.experiments import checkpoint
 from fedrl.learners import sgd

@@ -14,7 +14,7 @@ from fedrl.aggregators import mean
 from fedrl.core.aggregator import on_time
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
-from fedrl.engines.blocks import simulate
+from fedrl.engines.simulate import simulate
 from fedrl.engines.coordination import asked, coordinated
 from fedrl.engines.virtual import clock, simulate_clock
 from fedrl.experiments import checkpoint
