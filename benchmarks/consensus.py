@@ -119,26 +119,19 @@ def disagreement(case: Case) -> tuple[list[float], float]:
 
     Both in units of the distance at the start.
     """
-    meeting = gossip(case.graph, case.mixing, case.rule)
-    alone, simulation = (
-        simulate(
-            federate(scattering(), mean()),
-            np.zeros((AGENTS, 1), np.float32),
-            topology=topology,
-            block=16,
-            devices=jax.devices()[:1],
-        )
-        for topology in (isolated(), meeting)
-    )
+    fleet, places = np.zeros((AGENTS, 1), np.float32), jax.devices()[:1]
+    federation, meeting = federate(scattering(), mean()), gossip(case.graph, case.mixing, case.rule)
+    alone = simulate(federation, fleet, topology=isolated(), block=16, devices=places)
+    simulation = simulate(federation, fleet, topology=meeting, block=16, devices=places)
     scattered, _ = alone.round(alone.init(0))
     population = simulation.going_on(simulation.init(0), alone.states_of(scattered))
     population = population._replace(server=population.server._replace(params=alone.held(scattered)))
-    centre = np.asarray(simulation.params_of(population), np.float64).mean(0)
+    centre = np.asarray(population.server.params, np.float64).mean(0)
     path = [float(np.sqrt(np.square(distances(population.server.params)).mean()))]
     for _ in range(case.rounds):
         population, seen = simulation.round(population)
         path.append(float(np.sqrt(np.square(seen.metrics["consensus_distance"]).mean())))
-    moved = np.linalg.norm(np.asarray(simulation.params_of(population), np.float64).mean(0) - centre)
+    moved = np.linalg.norm(np.asarray(population.server.params, np.float64).mean(0) - centre)
     return [value / path[0] for value in path], float(moved) / path[0]
 
 

@@ -249,8 +249,9 @@ def play(text: str) -> Ending:
             population, seen = simulation.round(population)
             spent += seen.bytes_up + seen.bytes_down
             seconds = 0.0 if seen.tick is None else seen.tick.time_s
+        held = simulation.adopt(population) if "topology" in table["federation"] else population
         return Ending(
-            _vector(population.server.params), _vector(simulation.params_of(population)), np.array([seconds, spent])
+            _vector(population.server.params), _vector(simulation.params_of(held)), np.array([seconds, spent])
         )
 
 
