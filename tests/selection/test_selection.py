@@ -14,7 +14,7 @@ from fedrl.core.aggregator import on_time
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
 from fedrl.engines.clocks import clock
-from fedrl.engines.records import ARRIVED, OPENED, Events
+from fedrl.engines.records import ARRIVED, LOST, OPENED, Events
 from fedrl.engines.scheduler import Scheduler, asked
 from fedrl.engines.simulate import simulate
 from fedrl.experiments import checkpoint
@@ -375,6 +375,21 @@ class TestBalancedByTime:
 
     def step_s(self, number):
         return np.array([1.0, 2.0, 4.0, 1.0] if number <= 10 else [4.0, 2.0, 1.0, 1.0])
+
+    def test_what_was_told_is_heard_although_others_were_lost_after(self):
+        rule = balanced_by_time(8)
+        scheduler = Scheduler(workload=rule)
+        board, _ = scheduler.step(
+            scheduler.init(np.full(3, 8), [0]), Events(np.array([OPENED]), np.array([-1]), np.zeros(1))
+        )
+        for agent, kind, report in (
+            (0, ARRIVED, {"duration_s": np.array([1.0])}),
+            (1, LOST, {}),
+            (2, ARRIVED, {"duration_s": np.array([4.0])}),
+        ):
+            board, actions = scheduler.step(board, Events(np.array([kind]), np.array([agent]), np.ones(1), report))
+        assert actions.merge.tolist() == [1.0, 1.0]
+        np.testing.assert_array_equal(board.workload.step_s, [1.0, np.nan, 4.0])
 
     def test_without_a_clock_nobody_can_tell_how_long_it_took(self):
         """A compiled program knows nothing of time, and all go on as at first."""
