@@ -85,13 +85,13 @@ def ours(seeds: list[int]) -> list[float]:
 
     from fedrl.aggregators import mean
     from fedrl.core.federation import federate
-    from fedrl.engines.host import simulate_host
-    from fedrl.engines.host_evaluation import greedy_returns_host
+    from fedrl.engines.executors.host_evaluation import greedy_returns_host
+    from fedrl.engines.simulate import simulate
 
     learner, local = lander(), 25
     fleet = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], learner.environment.params)
     results = []
-    with simulate_host(federate(learner, mean(), local_steps=local), fleet, workers=1) as simulation:
+    with simulate(federate(learner, mean(), local_steps=local), fleet, workers=1) as simulation:
         for seed in seeds:
             population = simulation.init(seed)
             for _ in range(LANDING // SAMPLES // local):

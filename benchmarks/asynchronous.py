@@ -36,7 +36,7 @@ from benchmarks.measure import Figure, emit
 from benchmarks.poles import REPORTED, TUNING, Reached, listed, poles, tuned, until_balanced
 
 if TYPE_CHECKING:
-    from fedrl.engines.virtual import Schedule
+    from fedrl.engines.schedules import Schedule
 
 STEP_S = (1.0,) * 7 + (4.0,)
 AGENTS, SLOWEST = len(STEP_S), max(STEP_S)
@@ -63,7 +63,7 @@ class Method(NamedTuple):
 
 def methods() -> dict[str, Method]:
     from fedrl.aggregators import constant
-    from fedrl.engines.virtual import afedpg, fed_buff, synchronous
+    from fedrl.engines.schedules import afedpg, fed_buff, synchronous
 
     return {
         "FedAvg": Method(synchronous(), waits=True, normalised=False),
@@ -78,14 +78,14 @@ def speed(schedule: Schedule, seconds: float = 400.0) -> float:
     from benchmarks.workload import alike
     from fedrl.aggregators import mean
     from fedrl.core.federation import federate
-    from fedrl.engines.virtual import clock, simulate_clock
+    from fedrl.engines.clocks import clock
+    from fedrl.engines.simulate import simulate
     from fedrl.environments import gridworld
     from fedrl.learners import q_table
 
     learner = q_table(gridworld("S..G"), instances=1, steps=1)
-    simulation = simulate_clock(
-        federate(learner, mean()), alike(learner.environment, AGENTS), clock(schedule, step_s=STEP_S), merges=1
-    )
+    fleet = alike(learner.environment, AGENTS)
+    simulation = simulate(federate(learner, mean()), fleet, scheduler=schedule, clock=clock(step_s=STEP_S), merges=1)
     population, arrived = simulation.init(0), 0
     while True:
         population, seen = simulation.round(population)
@@ -99,7 +99,8 @@ def runner(method: Method, number: float) -> Callable[[int], Reached]:
     """A method with the number it is tuned by: `seed -> Reached`."""
     from fedrl.aggregators import mean, normalized_momentum
     from fedrl.core.federation import federate
-    from fedrl.engines.virtual import clock, simulate_clock
+    from fedrl.engines.clocks import clock
+    from fedrl.engines.simulate import simulate
     from fedrl.environments import cartpole
     from fedrl.learners import adam, ppo
 
@@ -111,7 +112,8 @@ def runner(method: Method, number: float) -> Callable[[int], Reached]:
     learner = ppo(cartpole(), optimizer=optimizer)
     fleet = poles(learner.environment, AGENTS)
     federation = federate(learner, mean(), server_opt=server)
-    simulation = simulate_clock(federation, fleet, clock(method.schedule, step_s=STEP_S), merges=merges)
+    devices = clock(step_s=STEP_S)
+    simulation = simulate(federation, fleet, scheduler=method.schedule, clock=devices, merges=merges)
     return lambda seed: until_balanced(simulation, learner, fleet, seed, rounds=ROUNDS)
 
 

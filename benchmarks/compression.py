@@ -63,7 +63,7 @@ def runner(method: str, learning_rate: float, epochs: int) -> Callable[[int], Re
     """A method with a learning rate, ready to be run with any seed."""
     from fedrl.aggregators import mean
     from fedrl.core.federation import federate
-    from fedrl.engines.blocks import simulate
+    from fedrl.engines.simulate import simulate
     from fedrl.environments import cartpole
     from fedrl.learners import adam, ppo
 

@@ -20,7 +20,8 @@ from fedrl.aggregators import mean
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_nothing, first
 from fedrl.core.federation import federate
 from fedrl.core.learner import Learner, nothing_gathered, same_stream
-from fedrl.engines.gossip import gossip
+from fedrl.engines.simulate import simulate
+from fedrl.engines.topologies.choices import gossip, isolated
 from fedrl.topologies import (
     average,
     column_stochastic,
@@ -38,7 +39,7 @@ from fedrl.topologies import (
 )
 from fedrl.topologies.graph import Graph
 from fedrl.topologies.rules import Rule
-from fedrl.topologies.spectrum import long_run_contraction, measured_contraction
+from fedrl.topologies.spectrum import distances, long_run_contraction, measured_contraction
 from fedrl.topologies.weights import Mixing
 
 AGENTS, SIZE = 64, 32
@@ -118,17 +119,19 @@ def disagreement(case: Case) -> tuple[list[float], float]:
 
     Both in units of the distance at the start.
     """
-    fleet = np.zeros((AGENTS, 1), np.float32)
-    simulation = gossip(
-        federate(scattering(), mean()), fleet, case.graph, case.mixing, case.rule, block=16, devices=jax.devices()[:1]
-    )
-    population, seen = simulation.round(simulation.init(0), talk=False)
-    centre = np.asarray(simulation.params_of(population), np.float64).mean(0)
-    path = [float(np.sqrt(np.square(seen.metrics["consensus_distance"]).mean()))]
+    fleet, places = np.zeros((AGENTS, 1), np.float32), jax.devices()[:1]
+    federation, meeting = federate(scattering(), mean()), gossip(case.graph, case.mixing, case.rule)
+    alone = simulate(federation, fleet, topology=isolated(), block=16, devices=places)
+    simulation = simulate(federation, fleet, topology=meeting, block=16, devices=places)
+    scattered, _ = alone.round(alone.init(0))
+    population = simulation.going_on(simulation.init(0), alone.states_of(scattered))
+    population = population._replace(server=population.server._replace(params=alone.held(scattered)))
+    centre = np.asarray(population.server.params, np.float64).mean(0)
+    path = [float(np.sqrt(np.square(distances(population.server.params)).mean()))]
     for _ in range(case.rounds):
         population, seen = simulation.round(population)
         path.append(float(np.sqrt(np.square(seen.metrics["consensus_distance"]).mean())))
-    moved = np.linalg.norm(np.asarray(simulation.params_of(population), np.float64).mean(0) - centre)
+    moved = np.linalg.norm(np.asarray(population.server.params, np.float64).mean(0) - centre)
     return [value / path[0] for value in path], float(moved) / path[0]
 
 

@@ -26,13 +26,14 @@ def rounds_with(drop_out: float) -> list[float]:
     """Rounds that each seed takes."""
     from fedrl.aggregators import mean
     from fedrl.core.federation import federate
-    from fedrl.engines.virtual import clock, simulate_clock
+    from fedrl.engines.clocks import clock
+    from fedrl.engines.simulate import simulate
     from fedrl.environments import cartpole
     from fedrl.learners import adam, ppo
 
     learner = ppo(cartpole(), optimizer=adam(RATE, max_norm=0.5))
     fleet = poles(learner.environment, AGENTS)
-    simulation = simulate_clock(federate(learner, mean()), fleet, clock(drop_out=drop_out))
+    simulation = simulate(federate(learner, mean()), fleet, clock=clock(drop_out=drop_out))
     return [until_balanced(simulation, learner, fleet, seed, rounds=BUDGET).rounds for seed in REPORTED]
 
 

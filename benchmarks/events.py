@@ -2,8 +2,9 @@
 
 Protocol, fixed before measuring. Ten thousand agents do the standard work (`benchmarks.workload`) on devices of which
 one in ten is twenty times slower; every turn comes to nothing with probability 0.2. FedBuff merges 100 updates at a
-time. A round of 100 merges is compared with the agents' half of a round of the blocks engine: the same ten thousand
-agents in the same blocks on the same devices, with one broadcast, no rows to gather or scatter, nothing merged. Both
+time. A round of 100 merges is compared with the agents' half of a synchronous round, `train` of the executor: the same
+ten thousand agents in the same blocks on the same devices, with one broadcast, no rows to gather or scatter, nothing
+merged. Both
 times are divided by the agent turns that were computed, which are counted: those of lost turns are not, those computed
 ahead of their time are. The figure is the median over five alternating pairs, in one process.
 
@@ -26,20 +27,23 @@ def main() -> None:
     import numpy as np
 
     from benchmarks.workload import Running, alike, standard
-    from fedrl.engines.blocks import training
-    from fedrl.engines.simulation import block_size, seated, starting
-    from fedrl.engines.virtual import clock, fed_buff, simulate_clock, stragglers
-    from fedrl.engines.virtual.timetable import ARRIVES
+    from fedrl.engines.clocks import clock, stragglers
+    from fedrl.engines.executors.blocks import Blocks, Plan
+    from fedrl.engines.executors.programs import SUMS
+    from fedrl.engines.inbox import Table
+    from fedrl.engines.records import Jobs
+    from fedrl.engines.schedules import fed_buff
+    from fedrl.engines.simulate import simulate
+    from fedrl.engines.simulation import block_size
 
     federation, environment = standard()
     fleet, places = alike(environment, AGENTS), jax.local_devices()
-    devices = clock(fed_buff(BUFFER), step_s=stragglers(1.0, share=0.1, times=20.0), drop_out=0.2)
-    timed = Running(simulate_clock(federation, fleet, devices), rounds=1)
+    devices = clock(step_s=stragglers(1.0, share=0.1, times=20.0), drop_out=0.2)
+    timed = Running(simulate(federation, fleet, scheduler=fed_buff(BUFFER), clock=devices), rounds=1)
 
     def ahead() -> int:
         """Turns that are computed and have not arrived."""
-        table, desks = timed.population.between[:2]
-        return int(((table.ahead == ARRIVES) & ~desks.waiting).sum())
+        return int((timed.population.between.team.ahead.agent >= 0).sum())
 
     def events() -> float:
         """Seconds for a turn on the clock."""
@@ -47,18 +51,21 @@ def main() -> None:
         took = seconds(timed)
         return took / (AGENTS // BUFFER * BUFFER + ahead() - before)
 
-    seats = seated(np.arange(AGENTS), block_size(AGENTS))
-    population = starting(federation, fleet, seats, np.ones(AGENTS, int), places)(0)
-    train = training(federation, fleet, seats, places)
+    everybody, steps = np.arange(AGENTS), np.ones(AGENTS, np.int32)
+    first = np.zeros(AGENTS, np.int32)
+    plan = Plan(collects=SUMS, group=first, sparse=False, mixed=False, ahead=False, varied=False)
+    executor = Blocks(federation, fleet, plan, block_size(AGENTS), places)
+    server, key, agents = executor.start(0, steps)
+    table = Table(jax.tree.map(lambda x: np.asarray(x)[None], federation.broadcast(server)), first)
+    jobs = Jobs(everybody, first, steps, np.full(AGENTS, AGENTS, np.int32))
 
     def learning() -> float:
         """Seconds for a turn that is only computed."""
 
         def work() -> None:
-            nonlocal population
-            trained = train(population, federation.broadcast(population.server), None, True)
-            population = population._replace(blocks=trained.blocks)
-            jax.block_until_ready((trained.outcomes, population.blocks))
+            nonlocal agents
+            agents, trained = executor.train(key, executor.assign(agents, jobs, table), everybody, table)
+            jax.block_until_ready((trained.outcomes, agents.blocks))
 
         return seconds(work) / AGENTS
 

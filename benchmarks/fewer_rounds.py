@@ -43,8 +43,8 @@ def runner(method: str, learning_rate: float) -> Callable[[int], Reached]:
     """A method with a learning rate, ready to be run with any seed."""
     from fedrl.aggregators import mean
     from fedrl.core.federation import federate
-    from fedrl.engines.blocks import simulate
-    from fedrl.engines.coordination import asked, coordinated
+    from fedrl.engines.scheduler import Scheduler, asked
+    from fedrl.engines.simulate import simulate
     from fedrl.environments import cartpole
     from fedrl.learners import adam, ppo
     from fedrl.selection import from_loss, ramp, steady
@@ -58,7 +58,7 @@ def runner(method: str, learning_rate: float) -> Callable[[int], Reached]:
     stages = [lazy()] if method == "lazy" else []
     federation = federate(learner, mean(), *stages, local_steps=workload.most, tells=asked(workload))
     fleet = poles(learner.environment, AGENTS)
-    simulation = coordinated(simulate(federation, fleet), workload=workload)
+    simulation = simulate(federation, fleet, scheduler=Scheduler(workload=workload))
     return lambda seed: until_balanced(simulation, learner, fleet, seed, iterations=BUDGET)
 
 

@@ -77,7 +77,7 @@ federation.local_steps = 2
 federation.payload = "gradient"
 federation.stages = [{{ name = "quantize", bits = 8 }}]
 federation.server_optimizer = {{ name = "normalized_momentum", learning_rate = 0.1, alpha = 0.5 }}
-federation.clock.schedule = {{ name = "afedpg", alpha = 0.5 }}
+federation.schedule = {{ name = "afedpg", alpha = 0.5 }}
 {DEVICES}
 """,
     # SCAFFOLD, a cohort at random
@@ -122,7 +122,7 @@ federation.stages = [{{ name = "uniform_quantize", bits = 8 }}]
 {CARTPOLE}
 learner = {{ name = "gated", trials = 2, horizon = 20, learner = {{ {A2C}, network = {SMALL} }} }}
 federation.agents = 4
-federation.clock.schedule = {{ name = "fed_async", mixing = 0.6, concurrency = 3 }}
+federation.schedule = {{ name = "fed_async", mixing = 0.6, concurrency = 3 }}
 {DEVICES}
 """,
     # a rule with a memory of each agent, agents in turn
@@ -152,7 +152,7 @@ learner.learner.only = ["actor"]
 learner.learner.learner = {{ {A2C}, network = {{ name = "embedded", size = 2, network = {SMALL} }} }}
 federation.agents = 6
 federation.stages = ["weigh_by_improvement"]
-federation.clock.schedule = {{ name = "fed_buff", buffer = 3, concurrency = 5 }}
+federation.schedule = {{ name = "fed_buff", buffer = 3, concurrency = 5 }}
 federation.clock.online_s = 20.0
 federation.clock.offline_s = 5.0
 federation.clock.up_bytes_per_s = 1000.0
@@ -186,7 +186,7 @@ federation.agents = 6
 federation.local_steps = {{ name = "balanced_by_time", most = 4 }}
 federation.aggregator = {{ name = "by_settings", names = ["slip"] }}
 federation.stages = [{{ name = "error_feedback", stages = [{{ name = "top_k", fraction = 0.4 }}] }}]
-federation.clock.schedule = {{ name = "synchronous", deadline_s = 3.0, quorum = 3, late = "keep" }}
+federation.schedule = {{ name = "synchronous", deadline_s = 3.0, quorum = 3, late = "keep" }}
 {DEVICES}
 """,
     # bids under a budget of bytes, a cohort by its use, a schedule of local steps
@@ -235,10 +235,13 @@ class Ending(NamedTuple):
 def play(text: str) -> Ending:
     """Run a case in this process. All that a commit has to offer is used here and nowhere else."""
     from fedrl.experiments.build import build
-    from fedrl.experiments.config import load
+    from fedrl.experiments.config import FederationConfig, load
     from fedrl.experiments.coordination import simulation_of
 
-    experiment = build(load({"name": "golden", **tomllib.loads(text)}))
+    table = tomllib.loads(text)
+    if not hasattr(FederationConfig, "schedule"):
+        table = with_schedule_on_clock(table)
+    experiment = build(load({"name": "golden", **table}))
     spent = seconds = 0.0
     with simulation_of(experiment, experiment.methods[0]) as simulation:
         population = simulation.init(SEED)
@@ -246,9 +249,18 @@ def play(text: str) -> Ending:
             population, seen = simulation.round(population)
             spent += seen.bytes_up + seen.bytes_down
             seconds = 0.0 if seen.tick is None else seen.tick.time_s
+        held = simulation.adopt(population) if "topology" in table["federation"] else population
         return Ending(
-            _vector(population.server.params), _vector(simulation.params_of(population)), np.array([seconds, spent])
+            _vector(population.server.params), _vector(simulation.params_of(held)), np.array([seconds, spent])
         )
+
+
+def with_schedule_on_clock(table: dict[str, Any]) -> dict[str, Any]:
+    """A case as commits read it in which a schedule was part of the clock."""
+    federation = dict(table["federation"])
+    if "schedule" in federation:
+        federation["clock"] = {**federation.get("clock", {}), "schedule": federation.pop("schedule")}
+    return {**table, "federation": federation}
 
 
 def _vector(tree: Any) -> np.ndarray:

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from fedrl.aggregators import mean
 from fedrl.core.federation import federate
 from fedrl.core.learner import Learner
-from fedrl.engines.host import simulate_host
-from fedrl.engines.host_evaluation import greedy_returns_host
+from fedrl.engines.executors.host_evaluation import greedy_returns_host
+from fedrl.engines.simulate import simulate
 from fedrl.environments.adapters import gymnasium
 from fedrl.learners import adam, mlp, ppo
 
@@ -48,7 +48,7 @@ def main() -> None:
     agent = learner()
     fleet = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], agent.environment.params)
     solved = 0
-    with simulate_host(federate(agent, mean()), fleet, workers=given.workers) as simulation:
+    with simulate(federate(agent, mean()), fleet, workers=given.workers) as simulation:
         for seed in range(given.first, given.first + given.seeds):
             population, _ = simulation.round(simulation.init(seed))  # compiles, the first time
             begun = time.perf_counter()

@@ -93,15 +93,12 @@ def rounds_of(environment: AnyEnvironment, capacity: int) -> Callable[[], None]:
     import numpy as np
 
     from fedrl.aggregators import mean
-    from fedrl.core.environment import HostEnvironment
     from fedrl.core.federation import federate
-    from fedrl.engines.blocks import simulate
-    from fedrl.engines.host import simulate_host
+    from fedrl.engines.simulate import simulate
 
     federation = federate(replaying(environment, capacity), mean(), local_steps=LOCAL_STEPS)
     fleet = jax.tree.map(lambda leaf: np.broadcast_to(leaf, AGENTS), environment.params)
-    prepare = simulate_host if isinstance(environment, HostEnvironment) else simulate
-    simulation = prepare(federation, fleet, block=AGENTS, devices=jax.devices()[:1])
+    simulation = simulate(federation, fleet, block=AGENTS, devices=jax.devices()[:1])
     population = simulation.init(0)
 
     def run() -> None:

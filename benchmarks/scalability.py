@@ -54,7 +54,7 @@ def prepared(agents: int, hidden: int) -> tuple[Learner, PyTree]:
 def with_server(agents: int, hidden: int) -> tuple[Learner, PyTree, Simulation]:
     from fedrl.aggregators import mean
     from fedrl.core.federation import federate
-    from fedrl.engines.blocks import simulate
+    from fedrl.engines.simulate import simulate
 
     learner, fleet = prepared(agents, hidden)
     return learner, fleet, simulate(federate(learner, mean()), fleet)
@@ -63,12 +63,14 @@ def with_server(agents: int, hidden: int) -> tuple[Learner, PyTree, Simulation]:
 def on_clock(buffer: int | None, slower: float) -> tuple[Learner, PyTree, Simulation]:
     from fedrl.aggregators import mean
     from fedrl.core.federation import federate
-    from fedrl.engines.virtual import clock, fed_buff, simulate_clock, stragglers, synchronous
+    from fedrl.engines.clocks import clock, stragglers
+    from fedrl.engines.schedules import fed_buff, synchronous
+    from fedrl.engines.simulate import simulate
 
     learner, fleet = prepared(CLOCKED_AGENTS, USUAL_HIDDEN)
     schedule = synchronous() if buffer is None else fed_buff(buffer)
-    devices = clock(schedule, step_s=stragglers(1.0, SLOW_SHARE, slower))
-    return learner, fleet, simulate_clock(federate(learner, mean()), fleet, devices)
+    devices = clock(step_s=stragglers(1.0, SLOW_SHARE, slower))
+    return learner, fleet, simulate(federate(learner, mean()), fleet, scheduler=schedule, clock=devices)
 
 
 def study(what: str, make: Callable[[], tuple[Learner, PyTree, Simulation]], seeds: tuple[int, ...] = SEEDS) -> Reached:

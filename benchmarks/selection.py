@@ -41,16 +41,16 @@ def simulation_of(rule: str, learner: Learner, fleet: PyTree) -> Simulation:
     from fedrl.aggregators import mean
     from fedrl.core.codec import size_bytes
     from fedrl.core.federation import federate
-    from fedrl.engines.admission import simulate_budget
-    from fedrl.engines.blocks import simulate
-    from fedrl.engines.coordination import coordinated
     from fedrl.engines.merging import messages
+    from fedrl.engines.scheduler import Scheduler
+    from fedrl.engines.simulate import simulate
     from fedrl.selection import by_priority, by_utility, power_of_choice, round_robin, uniform
 
     if rule.startswith("priority"):
         told = federate(learner, mean(), tells=["norm"])
         update = int(size_bytes(messages(told, fleet).update))
-        return simulate_budget(told, fleet, by_priority(AGENTS * 4 + COHORT * (update - 4)))
+        budget = by_priority(AGENTS * 4 + COHORT * (update - 4))
+        return simulate(told, fleet, scheduler=Scheduler(admission=budget))
     selection = {
         "random": uniform(COHORT),
         "in turn": round_robin(COHORT),
@@ -58,7 +58,8 @@ def simulation_of(rule: str, learner: Learner, fleet: PyTree) -> Simulation:
         "utility: norm": by_utility(COHORT, "norm"),
         "utility: loss": by_utility(COHORT, "loss"),
     }[rule]
-    return coordinated(simulate(federate(learner, mean(), tells=selection.asks), fleet), selection)
+    told = federate(learner, mean(), tells=selection.asks)
+    return simulate(told, fleet, scheduler=Scheduler(selection=selection))
 
 
 def runner(rule: str, learning_rate: float) -> Callable[[int], Reached]:

@@ -12,7 +12,7 @@ def main() -> None:
     from fedrl.aggregators import mean
     from fedrl.core.federation import federate
     from fedrl.core.learner import Learner
-    from fedrl.engines.blocks import simulate
+    from fedrl.engines.simulate import simulate
     from fedrl.environments import cartpole, gridworld
     from fedrl.learners import q_table, reinforce
 

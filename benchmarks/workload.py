@@ -13,7 +13,8 @@ from fedrl.aggregators import mean
 from fedrl.core.environment import Environment
 from fedrl.core.federation import Federation, federate
 from fedrl.core.types import PyTree
-from fedrl.engines.blocks import Population, Simulation, simulate
+from fedrl.engines.simulate import simulate
+from fedrl.engines.simulation import Population, Simulation
 from fedrl.environments import cartpole
 from fedrl.learners import ppo
 

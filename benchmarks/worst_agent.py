@@ -64,7 +64,7 @@ def runner(rule: str, learning_rate: float, parameter: float) -> Callable[[int],
     import numpy as np
 
     from fedrl.core.federation import federate
-    from fedrl.engines.blocks import simulate
+    from fedrl.engines.simulate import simulate
     from fedrl.environments import cartpole
     from fedrl.environments.fleet import fleet
     from fedrl.experiments.evaluate import greedy_returns

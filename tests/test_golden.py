@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from benchmarks.golden import CASES, ROOT, Ending, compare, main
+from benchmarks.golden import CASES, ROOT, Ending, compare, main, with_schedule_on_clock
 from fedrl.experiments.catalogue import components
 
 PLANTED = ("learning_rate * error / met", "learning_rate * 1.000001 * error / met")
@@ -44,6 +44,14 @@ def test_what_runs_in_neither_commit_is_not_equal():
 def test_the_cases_use_every(kind):
     used = " ".join(CASES.values())
     assert [part.name for part in components(kind) if f'"{part.name}"' not in used] == []
+
+
+def test_a_schedule_becomes_part_of_the_clock_for_commits_that_read_it_there():
+    plain, timed = {"rounds": 1, "federation": {"agents": 2}}, {"agents": 2, "schedule": "fed_buff"}
+    assert with_schedule_on_clock(plain) == plain
+    for given in ({}, {"clock": {"jitter": 0.1}}):
+        expected = {"agents": 2, "clock": {**given.get("clock", {}), "schedule": "fed_buff"}}
+        assert with_schedule_on_clock({"federation": {**timed, **given}}) == {"federation": expected}
 
 
 def test_a_planted_difference_is_seen_and_nothing_is_left_behind(tmp_path, capfd):

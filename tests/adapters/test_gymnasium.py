@@ -10,7 +10,8 @@ from fedrl.aggregators import mean
 from fedrl.core.environment import Box, Discrete
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
-from fedrl.engines.blocks import simulate
+from fedrl.engines.executors.blocks import Blocks
+from fedrl.engines.simulate import simulate
 from fedrl.environments.adapters import gymnasium
 from fedrl.learners import ppo
 
@@ -158,5 +159,5 @@ def test_compiled_programs_refuse_a_host_environment():
     learner = ppo(gymnasium("CartPole-v1"))
     federation = federate(learner, mean())
     fleet = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], learner.environment.params)
-    with pytest.raises(ConfigError, match="simulate_host"):
-        simulate(federation, fleet)
+    with pytest.raises(ConfigError, match=r"fedrl\.engines\.executors\.host\.Host"):
+        simulate(federation, fleet, executor=Blocks)

@@ -12,8 +12,8 @@ from fedrl import federate, run
 from fedrl.aggregators import mean
 from fedrl.core.errors import ConfigError
 from fedrl.core.measures import Measure
-from fedrl.engines.host import simulate_host
-from fedrl.engines.host_evaluation import played_host
+from fedrl.engines.executors.host_evaluation import played_host
+from fedrl.engines.simulate import simulate
 from fedrl.environments.adapters import gymnasium
 from fedrl.environments.fleet import fleet
 from fedrl.experiments import catalogue
@@ -31,7 +31,7 @@ def learner(environment):
 
 
 def rounds(environment, workers):
-    with simulate_host(federate(learner(environment), mean()), fleet(environment, 2), workers=workers) as simulation:
+    with simulate(federate(learner(environment), mean()), fleet(environment, 2), workers=workers) as simulation:
         population, found = simulation.init(0), []
         for _ in range(4):
             population, seen = simulation.round(population)

@@ -14,7 +14,7 @@ from fedrl.aggregators.agnostic import Mixture, on_simplex
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import federate
 from fedrl.core.types import Update
-from fedrl.engines.blocks import simulate
+from fedrl.engines.simulate import simulate
 from fedrl.environments import gridworld, random_mdp
 from fedrl.environments.fleet import fleet
 from fedrl.learners import q_table, sgd

@@ -1,7 +1,5 @@
 """How updates lose weight with age, against the formulas of FedAsync worked out by hand."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +9,7 @@ from fedrl.aggregators import constant, hinge, polynomial
 from fedrl.core.errors import ConfigError
 
 RULES = [constant(), polynomial(0.5), polynomial(2.0), hinge(10.0, 4.0), hinge(0.5, 0.0)]
-AGES = jnp.arange(8)
+AGES = np.arange(8)
 
 
 @pytest.mark.parametrize(
@@ -32,17 +30,17 @@ def test_weights_are_those_worked_out_by_hand(rule, expected):
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 @given(st.integers(0, 10**6), st.integers(0, 10**6))
 def test_an_older_update_never_counts_more_and_always_something(rule, age, later):
-    fresh, young, old = np.asarray(rule.weight(jnp.array([0, age, age + later])))
+    fresh, young, old = rule.weight(np.array([0, age, age + later]))
     assert fresh == 1.0
     assert 0.0 < old <= young <= fresh
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)
-def test_one_age_and_many_compiled_and_not_are_the_same(rule):
-    many = jax.jit(rule.weight)(AGES)
-    assert many.dtype == jnp.float32
-    np.testing.assert_allclose(many, [rule.weight(age) for age in AGES], rtol=1e-6)
-    assert rule.weight(jnp.int32(-3)) == 1.0
+def test_one_age_and_many_are_the_same(rule):
+    many = rule.weight(AGES)
+    assert many.dtype == np.float32
+    np.testing.assert_array_equal(many, [rule.weight(np.array(age)) for age in AGES])
+    assert rule.weight(np.array(-3)) == 1.0
 
 
 @pytest.mark.parametrize("wrong", [lambda: polynomial(0.0), lambda: hinge(slope=-1.0), lambda: hinge(patience=-1.0)])

@@ -12,7 +12,7 @@ from fedrl.core.aggregator import Arrivals
 from fedrl.core.faults import FAULT
 from fedrl.core.federation import Federation, federate
 from fedrl.core.types import Broadcast, Update
-from fedrl.engines.blocks import simulate
+from fedrl.engines.simulate import simulate
 from fedrl.environments import cartpole
 from fedrl.learners import chain, corrected, network, ppo, sgd
 from fedrl.stages import clip, control_variates, error_feedback, quantize, top_k

@@ -13,18 +13,20 @@ from fedrl.core.environment import Environment, HostEnvironment
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import federate
 from fedrl.core.stage import Stage
-from fedrl.engines.admission import simulate_budget
-from fedrl.engines.gossip import check_serverless
-from fedrl.engines.host import simulate_host
-from fedrl.engines.virtual import clock, fed_async, fed_buff, synchronous
-from fedrl.engines.virtual.checks import check_clock
+from fedrl.engines.clocks import clock
+from fedrl.engines.combinations import check
+from fedrl.engines.executors.host import Host
+from fedrl.engines.scheduler import Scheduler
+from fedrl.engines.schedules import fed_async, fed_buff, synchronous
+from fedrl.engines.simulate import simulate
+from fedrl.engines.topologies.choices import gossip
 from fedrl.environments import cartpole, fleet, gridworld, model_of, windy_cliff
 from fedrl.environments.adapters.gymnasium import gymnasium
 from fedrl.experiments.rendering import render
-from fedrl.learners import a2c, sgd
+from fedrl.learners import a2c, mlp, sgd
 from fedrl.selection import by_priority
 from fedrl.stages import clip, lazy
-from fedrl.topologies import average
+from fedrl.topologies import complete, metropolis, ring
 from quadratic import FLEET, quadratic
 
 LEARNER = quadratic(sgd(0.1))
@@ -33,20 +35,20 @@ CART = gymnasium("CartPole-v1", max_steps=20)
 
 
 def without_server(federation):
-    check_serverless(federation, average())
+    check(federation, 4, gossip(ring(), metropolis()), Scheduler(), None)
 
 
 def on_a_clock(schedule):
-    return lambda federation: check_clock(federation, clock(schedule), 4)
+    return lambda federation: check(federation, 4, None, Scheduler(schedule), clock())
 
 
 def under_a_budget(federation):
-    simulate_budget(federation, FLEET, by_priority(1000))
+    simulate(federation, FLEET, scheduler=Scheduler(admission=by_priority(1000)))
 
 
 def on_the_host(federation):
     fleet_of_one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], federation.learner.environment.params)
-    simulate_host(federation, fleet_of_one).close()
+    simulate(federation, fleet_of_one, executor=Host).close()
 
 
 REFUSED = {
@@ -61,7 +63,6 @@ REFUSED = {
         "Leave .* out, or run the federation with a server",
     ),
     "gradients without a server": (lambda: federate(LEARNER, mean(), payload="gradient"), without_server, "gradient"),
-    "host environments without a server": (lambda: federate(a2c(CART), mean()), without_server, "on the host"),
     "hidden updates that never meet": (
         lambda: federate(LEARNER, mean(), HIDING),
         on_a_clock(fed_buff(2)),
@@ -77,7 +78,6 @@ REFUSED = {
         on_a_clock(fed_async()),
         "holds back",
     ),
-    "host environments on a clock": (lambda: federate(a2c(CART), mean()), on_a_clock(synchronous()), "on the host"),
     "bids that nobody makes": (lambda: federate(LEARNER, mean()), under_a_budget, "does not tell it"),
     "compiled environments on the host": (lambda: federate(LEARNER, mean()), on_the_host, "no host environment"),
 }
@@ -95,6 +95,28 @@ def test_a_federation_is_refused_however_it_came_to_be(case, altered):
         assert federation.call is None
     with pytest.raises((ConfigError, UnsoundError), match=message):
         run(federation)
+
+
+@pytest.mark.parametrize("altered", [False, True], ids=["as built", "altered"])
+def test_host_environments_run_without_a_server_and_on_a_clock(altered):
+    learner = a2c(CART, network=mlp(hidden=(4,)), instances=2, steps=3)
+    federation = federate(dataclasses.replace(learner) if altered else learner, mean())
+    agents = fleet(CART, 3)
+    with simulate(federation, agents, topology=gossip(complete(), metropolis()), workers=1) as simulation:
+        population, _ = simulation.round(simulation.init(0))
+        for leaf in jax.tree.leaves(simulation.params_of(population)):
+            np.testing.assert_allclose(leaf, np.broadcast_to(leaf[:1], leaf.shape), rtol=1e-5, atol=1e-6)
+    devices = clock(step_s=[1.0, 2.0, 3.0])
+    with simulate(federation, agents, scheduler=synchronous(), clock=devices, workers=1) as simulation:
+        times = [seen.tick.time_s for seen in rounds(simulation, 2)]
+    assert times == [3.0, 6.0]
+
+
+def rounds(simulation, count):
+    population = simulation.init(0)
+    for _ in range(count):
+        population, seen = simulation.round(population)
+        yield seen
 
 
 def test_a_federation_says_what_it_is_made_of():

@@ -7,7 +7,7 @@ import pytest
 from fedrl.aggregators import fedadagrad, fedadam, fedavg, fedavgm, fedyogi, mean, median, normalized_momentum
 from fedrl.core.errors import UnsoundError
 from fedrl.core.federation import federate
-from fedrl.engines.blocks import simulate
+from fedrl.engines.simulate import simulate
 from fedrl.learners import chain, corrected, proximal, sgd
 from fedrl.stages import clip, control_variates, flatten, one_way
 from quadratic import FLEET, Valley, flat, quadratic, simulated_rounds

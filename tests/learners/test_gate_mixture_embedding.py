@@ -14,7 +14,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
 from fedrl.core.learner import iterate, policy_of
 from fedrl.core.types import Hint
-from fedrl.engines.blocks import simulate
+from fedrl.engines.simulate import simulate
 from fedrl.environments import probe_target, random_mdp
 from fedrl.experiments.evaluate import greedy_returns
 from fedrl.learners import a2c, adam, adapting, embedded, gated, mixture, mlp, personal, q_table

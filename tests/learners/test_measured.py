@@ -13,8 +13,8 @@ from fedrl import federate
 from fedrl.aggregators import mean
 from fedrl.core.measures import Measure, added, value_of
 from fedrl.core.types import Hint
-from fedrl.engines.blocks import simulate
 from fedrl.engines.nested import as_learner
+from fedrl.engines.simulate import simulate
 from fedrl.environments import cartpole, gridworld
 from fedrl.environments.fleet import fleet
 from fedrl.experiments.measuring import declared, sums_in

@@ -14,7 +14,7 @@ from fedrl.core.environment import Box, Environment, Spaces, Timestep, draw_noth
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
 from fedrl.core.learner import Learner, Trajectory, nothing_gathered
-from fedrl.engines.blocks import simulate
+from fedrl.engines.simulate import simulate
 from fedrl.environments import gridworld, probe_match
 from fedrl.learners import a2c, mlp, normalize, ppo, q_table, reinforce, sgd
 from fedrl.learners.moments import Moments, both, count, joined, merged, parted, standardised, unseen

@@ -11,8 +11,8 @@ from fedrl.core.federation import federate
 from fedrl.core.learner import iterate, policy_of
 from fedrl.core.parts import belonging, joined, without
 from fedrl.core.types import Hint
-from fedrl.engines.blocks import simulate
 from fedrl.engines.merging import messages
+from fedrl.engines.simulate import simulate
 from fedrl.environments import cartpole, probe_match
 from fedrl.learners import a2c, apfl, chain, interpolated, mlp, normalize, personal, proximal, sgd
 from fedrl.stages import one_way, quantize

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrl.aggregators import mean, median, q_fair
-from fedrl.core.errors import ConfigError
+from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import federate
-from fedrl.engines.admission import simulate_budget
-from fedrl.engines.blocks import simulate
-from fedrl.engines.coordination import asked, coordinated
+from fedrl.engines.scheduler import Scheduler, asked
+from fedrl.engines.simulate import simulate
+from fedrl.engines.topologies.choices import isolated
 from fedrl.experiments import checkpoint
 from fedrl.learners import sgd
 from fedrl.selection import by_priority, round_robin
@@ -84,13 +84,13 @@ class TestByPriority:
         assert all(size > left - spent for size in np.delete(sizes, chosen))
 
 
-def made(budget, *stages, rule=None, block=None, order=None, selection=None, **options):
+def made(budget, *stages, rule=None, block=None, order=None, selection=None, topology=None, **options):
     admission = by_priority(budget, **options)
     federation = federate(
         quadratic(sgd(0.1)), rule or mean(), *stages, local_steps=2, tells=asked(selection, admission)
     )
-    simulation = simulate_budget(federation, FLEET, admission, block=block, devices=DEVICE, order=order)
-    return simulation if selection is None else coordinated(simulation, selection)
+    scheduler = Scheduler(selection=selection, admission=admission)
+    return simulate(federation, FLEET, topology=topology, scheduler=scheduler, block=block, devices=DEVICE, order=order)
 
 
 def norms(x):
@@ -173,10 +173,13 @@ class TestRounds:
         assert set(second.admitted) <= {2, 3}
         assert first.bytes_up == 2 * BID + DENSE
 
-    def test_a_resumed_run_is_bit_identical_and_nothing_is_sent_without_talk(self, tmp_path):
+    def test_agents_that_send_nothing_have_no_budget(self):
+        with pytest.raises(UnsoundError, match="isolated agents send nothing"):
+            made(4 * BID + DENSE, topology=isolated())
+
+    def test_a_resumed_run_is_bit_identical(self, tmp_path):
         simulation = made(4 * BID + DENSE, patience=2)
-        population, silent = simulation.round(simulation.init(0), talk=False)
-        assert silent.bytes_up == silent.bytes_down == 0
+        population = simulation.init(0)
         for number in range(6):
             if number == 3:
                 checkpoint.save(tmp_path / "run.safetensors", population, number)
@@ -200,7 +203,9 @@ class TestRounds:
             "from 4 agents and one update of 20 bytes take 36,",
         ),
         (
-            lambda: simulate_budget(federate(quadratic(sgd(0.1)), mean()), FLEET, by_priority(100)),
+            lambda: simulate(
+                federate(quadratic(sgd(0.1)), mean()), FLEET, scheduler=Scheduler(admission=by_priority(100))
+            ),
             r"does not tell it. Write federate\(..., tells=\['norm'\]\)",
         ),
     ],

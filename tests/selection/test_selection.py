@@ -1,7 +1,6 @@
-"""Who is asked and how much each works, by rules worked out by hand; the rounds of a coordinated simulation."""
+"""Who is asked and how much each works, by rules worked out by hand; the rounds that they schedule."""
 
 import math
-from dataclasses import replace
 
 import jax
 import numpy as np
@@ -14,9 +13,10 @@ from fedrl.aggregators import mean
 from fedrl.core.aggregator import on_time
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
-from fedrl.engines.blocks import simulate
-from fedrl.engines.coordination import asked, coordinated
-from fedrl.engines.virtual import clock, simulate_clock
+from fedrl.engines.clocks import clock
+from fedrl.engines.records import ARRIVED, LOST, OPENED, Events
+from fedrl.engines.scheduler import Scheduler, asked
+from fedrl.engines.simulate import simulate
 from fedrl.experiments import checkpoint
 from fedrl.learners import sgd
 from fedrl.selection import (
@@ -220,10 +220,11 @@ def test_balanced_steps_are_rounded_to_the_nearest_and_never_to_none():
     assert balanced([1.0, 0.77, 0.74, 0.01], 10).plan(4, 1, ()).tolist() == [10, 8, 7, 1]
 
 
-class TestCoordinated:
+class TestScheduled:
     def made(self, selection=None, workload=None, most=4):
         federation = federate(quadratic(sgd(0.1)), mean(), local_steps=most, tells=asked(selection, workload))
-        return coordinated(simulate(federation, FLEET, devices=jax.devices()[:1]), selection, workload)
+        scheduler = Scheduler(selection=selection, workload=workload)
+        return simulate(federation, FLEET, scheduler=scheduler, devices=jax.devices()[:1])
 
     def test_only_those_selected_take_part_and_only_their_bytes_are_counted(self):
         simulation, whole = self.made(round_robin(1)), self.made()
@@ -254,14 +255,14 @@ class TestCoordinated:
         population, first = simulation.round(simulation.init(0))
         _, second = simulation.round(population)
         assert (first.steps > 0).tolist() == (second.steps == 0).tolist()
-        assert np.isfinite(population.between.selection.value).tolist() == (first.steps > 0).tolist()
+        assert np.isfinite(population.between.board.selection.value).tolist() == (first.steps > 0).tolist()
 
     def test_a_schedule_that_goes_by_the_loss_hears_of_it(self):
         simulation = self.made(workload=from_loss(4))
         population = simulation.init(0)
         for _ in range(10):
             population, _ = simulation.round(population)
-        progress = population.between.workload
+        progress = population.between.board.workload
         assert 0.0 < progress.last < 0.9 * progress.first
 
     def test_every_round_of_every_run_draws_a_cohort_of_its_own(self):
@@ -356,12 +357,16 @@ class TestBalancedByTime:
     def test_after_speeds_change_rounds_end_together_again(self):
         """A source of durations that any engine might be: what it tells is all that the rule knows."""
         rule = balanced_by_time(12, memory=0.5)
-        told = replace(self.timed(rule), round=self.with_durations(self.timed(rule)))
-        simulation = coordinated(told, workload=rule)
-        population, spread = simulation.init(0), []
+        scheduler, ids, spread = Scheduler(workload=rule), np.arange(4), []
+        board = scheduler.init(np.full(4, rule.most), [0])
         for number in range(1, 21):
-            population, seen = simulation.round(population)
-            took = seen.steps * self.step_s(number)
+            board, actions = scheduler.step(board, Events(np.array([OPENED]), np.array([-1]), np.zeros(1)))
+            assert actions.dispatch.tolist() == ids.tolist()
+            took = board.steps * self.step_s(number)
+            order = np.argsort(took, kind="stable")
+            arrived = Events(np.full(4, ARRIVED), order, took[order], {"duration_s": took[order]})
+            board, actions = scheduler.step(board, arrived)
+            assert actions.merge.tolist() == 4 * [1.0]
             spread.append(took.max() / took.min())
         assert spread[0] == 4.0  # one step each, before anything is known
         assert max(spread[2:10]) < 1.15
@@ -371,26 +376,39 @@ class TestBalancedByTime:
     def step_s(self, number):
         return np.array([1.0, 2.0, 4.0, 1.0] if number <= 10 else [4.0, 2.0, 1.0, 1.0])
 
-    def timed(self, rule):
+    def test_what_was_told_is_heard_although_others_were_lost_after(self):
+        rule = balanced_by_time(8)
+        scheduler = Scheduler(workload=rule)
+        board, _ = scheduler.step(
+            scheduler.init(np.full(3, 8), [0]), Events(np.array([OPENED]), np.array([-1]), np.zeros(1))
+        )
+        for agent, kind, report in (
+            (0, ARRIVED, {"duration_s": np.array([1.0])}),
+            (1, LOST, {}),
+            (2, ARRIVED, {"duration_s": np.array([4.0])}),
+        ):
+            board, actions = scheduler.step(board, Events(np.array([kind]), np.array([agent]), np.ones(1), report))
+        assert actions.merge.tolist() == [1.0, 1.0]
+        np.testing.assert_array_equal(board.workload.step_s, [1.0, np.nan, 4.0])
+
+    def test_without_a_clock_nobody_can_tell_how_long_it_took(self):
+        """A compiled program knows nothing of time, and all go on as at first."""
+        rule = balanced_by_time(12)
         federation = federate(quadratic(sgd(0.1)), mean(), local_steps=rule.most, tells=rule.asks)
-        return simulate(federation, FLEET, devices=jax.devices()[:1])
-
-    def with_durations(self, simulation):
-        def round(population, cohort=None, talk=True):
-            number = int(population.server.version) + 1
-            steps = np.concatenate([np.asarray(b.steps)[np.asarray(b.agent) >= 0] for b in population.blocks])
-            population, seen = simulation.round(population, cohort, talk)
-            assert np.isnan(seen.uploads.report["duration_s"]).all()  # a compiled program knows nothing of time
-            uploads = seen.uploads._replace(report={"duration_s": steps * self.step_s(number)})
-            return population, seen._replace(uploads=uploads)
-
-        return round
+        simulation = simulate(federation, FLEET, scheduler=Scheduler(workload=rule), devices=jax.devices()[:1])
+        population = simulation.init(0)
+        for _ in range(2):
+            population, seen = simulation.round(population)
+            assert np.isnan(seen.uploads.report["duration_s"]).all()
+            assert seen.steps.tolist() == [1, 1, 1, 1]
 
     def test_on_a_virtual_clock_agents_tell_their_times_and_a_round_takes_as_long_as_the_fastest(self):
         rule = balanced_by_time(8)
         federation = federate(quadratic(sgd(0.1)), mean(), local_steps=8, tells=rule.asks)
         devices = clock(step_s=[1.0, 2.0, 4.0, 1.0], latency_s=0.5)
-        simulation = coordinated(simulate_clock(federation, FLEET, devices, devices=jax.devices()[:1]), workload=rule)
+        simulation = simulate(
+            federation, FLEET, scheduler=Scheduler(workload=rule), clock=devices, devices=jax.devices()[:1]
+        )
         population, times, steps = simulation.init(0), [0.0], []
         for _ in range(4):
             x = flat(population.server.params)

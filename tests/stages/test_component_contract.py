@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fedrl.aggregators
-import fedrl.engines.virtual
+import fedrl.engines.clocks
 import fedrl.learners
 import fedrl.selection
 import fedrl.stages
@@ -36,18 +36,9 @@ from fedrl.core.double import Double
 from fedrl.core.federation import federate
 from fedrl.core.told import SETTING
 from fedrl.core.types import Context, Hint, Update
-from fedrl.engines.virtual import (
-    afedpg,
-    between,
-    bounded_staleness,
-    clock,
-    fed_async,
-    fed_buff,
-    lognormal,
-    simulate_clock,
-    stragglers,
-    synchronous,
-)
+from fedrl.engines.clocks import between, clock, lognormal, stragglers
+from fedrl.engines.schedules import afedpg, bounded_staleness, fed_async, fed_buff, synchronous
+from fedrl.engines.simulate import simulate
 from fedrl.learners import adam, chain, corrected, proximal, rmsprop, sgd
 from fedrl.learners.optimizers import descend
 from fedrl.selection import (
@@ -154,16 +145,16 @@ EXAMPLES = {
     "spread": [between(0.5, 2.0), lognormal(1.0), stragglers(1.0, share=0.25)],
     "clock": [
         clock(),
-        clock(fed_buff(2), step_s=lognormal(2.0), jitter=0.1, drop_out=0.2, online_s=9.0, offline_s=3.0),
-        clock(synchronous(), step_s=[1.0, 2.0, 3.0, 4.0], trace=[[0, 0.0, 2.5], [0, 3.0, 99.0]]),
+        clock(step_s=lognormal(2.0), jitter=0.1, drop_out=0.2, online_s=9.0, offline_s=3.0),
+        clock(step_s=[1.0, 2.0, 3.0, 4.0], trace=[[0, 0.0, 2.5], [0, 3.0, 99.0]]),
     ],
 }
 SELF_EVIDENT = {"spread"}  # distributions of numbers, no method of a paper
 NAMES = {
     name: getattr(room, name)
-    for room in (fedrl.stages, fedrl.aggregators, fedrl.learners, fedrl.selection, fedrl.engines.virtual)
+    for room in (fedrl.stages, fedrl.aggregators, fedrl.learners, fedrl.selection, fedrl.engines.clocks)
     for name in room.__all__
-}
+} | {rule.__name__: rule for rule in (afedpg, bounded_staleness, fed_async, fed_buff, synchronous)}
 
 PARAMS = {
     "layers": ({"weight": jnp.zeros((4, 3)), "bias": jnp.zeros(4)}, {"weight": jnp.zeros((1, 4))}),
@@ -398,8 +389,8 @@ class TestSpread:
 @pytest.mark.parametrize("schedule", EXAMPLES["schedule"], ids=repr)
 class TestSchedule:
     def rounds(self, schedule, seed=0, count=8):
-        devices = clock(schedule, step_s=[1.0, 1.0, 2.0, 3.0], latency_s=0.1, jitter=0.3, drop_out=0.2)
-        simulation = simulate_clock(HILLS, VALLEYS, devices, block=2, devices=jax.devices()[:1])
+        devices = clock(step_s=[1.0, 1.0, 2.0, 3.0], latency_s=0.1, jitter=0.3, drop_out=0.2)
+        simulation = simulate(HILLS, VALLEYS, scheduler=schedule, clock=devices, block=2, devices=jax.devices()[:1])
         population, seen = simulation.init(seed), []
         for _ in range(count):
             population, round = simulation.round(population)

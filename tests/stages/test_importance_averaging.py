@@ -9,7 +9,7 @@ from fedrl.aggregators import mean
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
 from fedrl.core.types import Context, Update
-from fedrl.engines.blocks import simulate
+from fedrl.engines.simulate import simulate
 from fedrl.environments import random_mdp
 from fedrl.learners import q_table
 from fedrl.stages import importance_averaging

@@ -9,7 +9,7 @@ from fedrl.aggregators import mean
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import federate
 from fedrl.core.types import Context, Update
-from fedrl.engines.blocks import simulate
+from fedrl.engines.simulate import simulate
 from fedrl.learners import sgd
 from fedrl.stages import weigh_by_capacity, weigh_by_improvement, weigh_by_signal
 from quadratic import FLEET, flat, quadratic

@@ -14,7 +14,7 @@ from fedrl.core.errors import WireError
 from fedrl.core.federation import federate
 from fedrl.core.stage import pipeline
 from fedrl.core.types import Context, Update
-from fedrl.engines.blocks import simulate
+from fedrl.engines.simulate import simulate
 from fedrl.learners import sgd
 from fedrl.stages import (
     by_size,

@@ -82,10 +82,10 @@ def hinge(slope: float = 10.0, patience: float = 4.0) -> Staleness:
     return Staleness(lambda tau: _rounded(1.0 / (slope * np.maximum(_age(tau) - patience, 0.0) + 1.0)))
 
 
-def _age(tau: np.ndarray) -> np.ndarray:
+def _age(tau: np.ndarray) -> np.ndarray | np.float64:
     """As a real number; an update from the future, which no engine makes, is as good as new."""
     return np.maximum(np.asarray(tau, np.float64), 0.0)
 
 
-def _rounded(weight: np.ndarray) -> np.ndarray:
+def _rounded(weight: np.ndarray | np.float64) -> np.ndarray:
     return np.asarray(weight, np.float32)
