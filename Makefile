@@ -1,6 +1,7 @@
 # make demo          ten agents learn CartPole together, in a minute
 # make test          the tests
 # make test-gymnax   those of gymnax, in an environment of their own, as it wants an older Gymnasium
+# make combinations  every combination of options, trained, and their page of the documentation
 # make check         format, lint, types, layers
 # make bench         the numbers of the documentation, measured here
 # make docs          the documentation as a site
@@ -11,7 +12,7 @@ STAMP := .venv/.installed
 GYMNAX_BIN := .venv-gymnax/bin
 GYMNAX_STAMP := .venv-gymnax/.installed
 
-.PHONY: demo test test-gymnax check bench docs clean
+.PHONY: demo test test-gymnax combinations check bench docs clean
 
 demo: $(STAMP)
 	$(BIN)/fedrl run examples/cartpole.toml
@@ -21,6 +22,9 @@ test: $(STAMP)
 
 test-gymnax: $(GYMNAX_STAMP)
 	$(GYMNAX_BIN)/pytest -n 0 tests/with_gymnax
+
+combinations: $(STAMP)
+	PYTHONPATH=tests:tests/engines:tests/adapters $(BIN)/python tests/engines/combinations.py docs/combinations.md
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

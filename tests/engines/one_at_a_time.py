@@ -31,8 +31,8 @@ from fedrl.core.shares import shares
 from fedrl.core.types import Broadcast, Update
 from fedrl.engines.clocks.chance import Draw, exponential, normal, uniform
 from fedrl.engines.clocks.devices import Clock
-from fedrl.engines.schedules import Schedule
 from fedrl.engines.clocks.spreads import drawn
+from fedrl.engines.schedules import Schedule
 
 IDLE, WORKS, AWAY = "idle", "works", "away"
 

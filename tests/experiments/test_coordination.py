@@ -214,7 +214,10 @@ WRONG = [
     ("federation.upper_optimizer=fedavgm", ["federation.upper_optimizer is 'fedavgm'", "federation.hierarchy"]),
     ("federation={agents=3, topology='ring', stages=['quantize']}", ["federation.stages", "needs a server"]),
     ("federation={agents=3, topology='ring', payload='gradient'}", ["federation.payload", "needs a server"]),
-    ("federation={agents=3, topology='ring', hierarchy={name='tree', branching=[2]}}", ["federation.topology and federation.hierarchy", "Leave one"]),
+    (
+        "federation={agents=3, topology='ring', hierarchy={name='tree', branching=[2]}}",
+        ["federation.topology and federation.hierarchy", "Leave one"],
+    ),
     ("federation={agents=3, topology='ring', aggregator='median'}", ["median()", "without a server"]),
     ("federation={agents=3, topology='torus'}", ["torus", "3 agents"]),
     (

@@ -38,7 +38,7 @@ class UnsoundError(FedrlError, ValueError):
 REASONS = {
     "no server": "There is nobody to hold what only a server holds, or to decide what only a server decides.",
     "only sums": "A rule needs each update, or what each agent says, where only sums arrive.",
-    "gradients": "A payload of gradients, with a learner that has none or takes several steps, or where parameters mix.",
+    "gradients": "A payload of gradients, with a learner without one or with several steps, or where parameters mix.",
     "hidden": "Noise, or masks that cancel in a sum of all, where time decides who is merged with whom.",
     "moments": "Statistics about moments that change between two merges of all agents.",
     "graph": "Differences to copies that neighbours keep, where neighbours change or do not hear each other.",

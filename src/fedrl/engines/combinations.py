@@ -145,7 +145,7 @@ def _check_serverless(federation: Federation, rule: Rule, scheduler: Scheduler) 
             f"parameters and average them. Leave {part} out, or run the federation with a server.",
             reason="no server",
         )
-    deciding = [part for part in (scheduler.selection, scheduler.admission) if part is not None]
+    deciding: list[object] = [part for part in (scheduler.selection, scheduler.admission) if part is not None]
     deciding += [schedule] if schedule.restart or schedule.wait_for is not None else []
     deciding += [scheduler.workload] if scheduler.workload is not None and scheduler.workload.asks else []
     if deciding:

@@ -98,7 +98,10 @@ class Log:
         parts = self.traffic or [Traffic()]
         levels = [each.levels for each in parts if each.levels]
         return Traffic(
-            *(sum(getattr(each, name) for each in parts) for name in Traffic._fields[:4]),
+            bytes_up=sum(each.bytes_up for each in parts),
+            bytes_down=sum(each.bytes_down for each in parts),
+            messages_up=sum(each.messages_up for each in parts),
+            messages_down=sum(each.messages_down for each in parts),
             levels=tuple(tuple(sum(at) for at in zip(*level, strict=True)) for level in zip(*levels, strict=True)),
             latency_s=sum(each.latency_s for each in parts),
         )

@@ -227,9 +227,13 @@ class Scheduler:
         if len(came):
             board.failing[:] = False
         board.failing[ids[kind == FAILED]] = True
-        told = board.told | {  # events without an update report nothing
-            name: np.concatenate([board.told.get(name, x[:0]), x[kind == ARRIVED]]) for name, x in events.report.items()
-        }
+        told = (
+            {**board.told}
+            | {  # events without an update report nothing
+                name: np.concatenate([board.told.get(name, x[:0]), x[kind == ARRIVED]])
+                for name, x in events.report.items()
+            }
+        )
         sizes = events.size_bytes[kind == ARRIVED] if len(events.size_bytes) else np.zeros(len(came), int)
         return board._replace(
             arrived=np.concatenate([board.arrived, came]),

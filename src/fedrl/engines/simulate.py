@@ -377,7 +377,8 @@ class Letters:
     """What arrived since the last merge."""
 
     def __init__(self, log: Log, agents: int) -> None:
-        self.log, self.undo = log, []
+        self.log = log
+        self.undo: list[Any] = []
         self.uploads: Uploads = no_uploads(agents)
         self._parts: list[tuple[np.ndarray, np.ndarray, PyTree, PyTree]] = []
         self._outcomes: list[Any] = []

@@ -263,11 +263,10 @@ class Executor:
 
     def adopt(self, agents: Agents, table: Table) -> Agents:
         """Every agent has adopted what it would hear now."""
-        if table.row is None:
+        row = table.row
+        if row is None:
             return agents
-        params = [
-            jax.tree.map(lambda x, s=seat: x[table.row[np.maximum(s, 0)]], table.sent.params) for seat in self.seats
-        ]
+        params = [jax.tree.map(lambda x, s=seat: x[row[np.maximum(s, 0)]], table.sent.params) for seat in self.seats]
         return self.with_blocks(agents, [self._adopt(*each) for each in zip(self.blocks(agents), params, strict=True)])
 
     def params_of(self, agents: Agents) -> Params:

@@ -71,7 +71,6 @@ class Host(Executor):
         super().__init__(federation, fleet, plan, size, places, order)
         learner = federation.learner
         self.rollout = _opened(federation, fleet, self.agents, workers)
-        self.close = self.rollout.close
         self.run = host_programs(federation, plan.collects)
         self._standing: Any = None
         self._instances = learner.instances
@@ -81,6 +80,10 @@ class Host(Executor):
         """Begin a run; also returns what a server begins with, and the key of the run."""
         self._standing = None
         return super().start(seed, steps)
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.rollout.close()
 
     def train(
         self, key: Key, agents: Agents, ids: np.ndarray, table: Table, company: np.ndarray = NOBODY

@@ -7,6 +7,8 @@ What stands for the server are the nodes: parameters, and the memory of the rule
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,7 +69,7 @@ class Gossip(Server):
         """What agents may hear now."""
         del memory
         hints = () if self.rule.correction is None else (self.rule.correction(server.aggregator),)
-        version = np.full(self.agents, int(server.version), np.int32)
+        version: Any = np.full(self.agents, int(server.version), np.int32)
         params, shared = jax.tree.map(np.asarray, (server.params, hints))
         return Table(Broadcast(params, shared, version), np.arange(self.agents, dtype=np.int32))
 
