@@ -79,9 +79,7 @@ def many():
 @pytest.mark.parametrize(("shape", "devices"), [(tree([8, 16]), 1), (tree([7, 3, 5, 3]), 2)], ids=repr)
 def test_a_tree_in_which_all_merge_every_round_gives_the_bits_of_one_server(many, shape, devices):
     federation, fleet, work, expected, flat_seen = many
-    nested = simulate(
-        federation, fleet, topology=shape, local_steps=work, block=BLOCK, devices=jax.devices()[:devices]
-    )
+    nested = simulate(federation, fleet, topology=shape, local_steps=work, block=BLOCK, devices=jax.devices()[:devices])
     population, seen = ran(nested, 4, some_of(MANY))
     assert fingerprint((population.server, nested.params_of(population))) == expected
     assert (seen.weight, seen.refused) == (flat_seen.weight, flat_seen.refused)

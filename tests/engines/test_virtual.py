@@ -155,9 +155,7 @@ SCHEDULES = [
 def test_every_merge_equals_the_naive_simulator(schedule, chances):
     naive = Naive(schedule, links=bool(chances), **chances)
     devices = clock(step_s=STEP_S, **chances, **(LINKS if chances else {}))
-    simulation = simulate(
-        PLAIN, FLEET, scheduler=schedule, clock=devices, local_steps=STEPS, merges=1, **SMALL
-    )
+    simulation = simulate(PLAIN, FLEET, scheduler=schedule, clock=devices, local_steps=STEPS, merges=1, **SMALL)
     population, waited = simulation.init(SEED), 0
     for _ in range(40):
         population, seen = simulation.round(population)
@@ -268,9 +266,7 @@ def test_asynchronous_over_synchronous_speed_is_that_of_the_rates():
     federation, step_s = federate(quadratic(sgd(RATE), size=2), mean()), [1.0] * 7 + [4.0]
 
     def updates_per_s(schedule):
-        simulation = simulate(
-            federation, fleet, scheduler=schedule, clock=clock(step_s=step_s), devices=DEVICES[:1]
-        )
+        simulation = simulate(federation, fleet, scheduler=schedule, clock=clock(step_s=step_s), devices=DEVICES[:1])
         population, arrived = simulation.init(0), 0
         for _ in range(60):
             population, seen = simulation.round(population)
@@ -284,9 +280,7 @@ def test_asynchronous_over_synchronous_speed_is_that_of_the_rates():
 def test_agents_come_and_go_by_a_trace():
     rows = [[k, 10.0 * k, 10.0 * k + 10.0] for k in range(AGENTS)]  # one at a time
     devices, steps = clock(step_s=3.0, trace=rows), [1] * AGENTS
-    simulation = simulate(
-        PLAIN, FLEET, scheduler=fed_async(), clock=devices, local_steps=steps, merges=1, **SMALL
-    )
+    simulation = simulate(PLAIN, FLEET, scheduler=fed_async(), clock=devices, local_steps=steps, merges=1, **SMALL)
     population, who = simulation.init(0), []
     for _ in range(3 * AGENTS):
         population, seen = simulation.round(population)
@@ -325,9 +319,7 @@ def test_what_error_feedback_holds_back_outlives_a_round_without_a_quorum(late, 
     federation = federate(quadratic(sgd(RATE)), mean(), error_feedback(top_k(0.4)), local_steps=3)
     schedule = synchronous(quorum=4, deadline_s=deadline_s, late=late)
     devices = clock(step_s=STEP_S, drop_out=0.5)
-    simulation = simulate(
-        federation, FLEET, scheduler=schedule, clock=devices, local_steps=STEPS, **SMALL
-    )
+    simulation = simulate(federation, FLEET, scheduler=schedule, clock=devices, local_steps=STEPS, **SMALL)
     population, came_to_nothing, merged = simulation.init(SEED), 0, 0
     for _ in range(30):
         before = residuals(population)
