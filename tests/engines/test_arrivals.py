@@ -12,10 +12,9 @@ from fedrl.core.component import component
 from fedrl.core.federation import federate
 from fedrl.core.stage import Stage
 from fedrl.core.types import Update
-from fedrl.engines.blocks import simulate
-from fedrl.engines.hierarchy import hierarchy
-from fedrl.engines.virtual import clock, fed_buff
-from fedrl.engines.virtual.engine import simulate_clock
+from fedrl.engines.clocks import clock
+from fedrl.engines.schedules import fed_buff
+from fedrl.engines.simulate import simulate
 from fedrl.learners import sgd
 from fedrl.topologies import tree
 from quadratic import FLEET, flat, quadratic
@@ -61,8 +60,8 @@ def test_rows_are_in_the_order_of_their_senders():
 @pytest.mark.parametrize("stages", [(), (Stage(lying),)], ids=["honest", "lying"])
 def test_staleness_is_what_the_engine_knows(stages):
     federation = federate(quadratic(sgd(0.1)), watching(), *stages)
-    devices = clock(fed_buff(2), step_s=[1.0, 1.4, 3.1, 7.3])
-    simulation = simulate_clock(federation, FLEET, devices, merges=1, devices=DEVICE)
+    timing = {"scheduler": fed_buff(2), "clock": clock(step_s=[1.0, 1.4, 3.1, 7.3]), "merges": 1}
+    simulation = simulate(federation, FLEET, **timing, devices=DEVICE)
     population = simulation.init(0)
     told = []
     for _ in range(5):
@@ -84,7 +83,7 @@ def test_staleness_is_what_the_engine_knows(stages):
 def test_a_rule_that_remembers_agents_knows_them_in_every_engine():
     federation = federate(quadratic(sgd(0.1)), agnostic(4, step=0.05))
     one = simulate(federation, FLEET, devices=DEVICE)
-    relayed = hierarchy(federation, FLEET, tree([2]), devices=DEVICE)
+    relayed = simulate(federation, FLEET, topology=tree([2]), devices=DEVICE)
     after = [simulation.round(simulation.init(0), cohort=[0, 3])[0].server for simulation in (one, relayed)]
     weights = after[0].aggregator.weights
     assert weights[1] == weights[2] < min(weights[0], weights[3])  # only those who took part had a loss

@@ -1,4 +1,4 @@
-"""The host engine: its rounds mean what those of the blocks engine mean."""
+"""Environments on the host: rounds mean what they mean for compiled environments."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -16,13 +16,19 @@ from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep,
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import federate
 from fedrl.core.learner import Learner
-from fedrl.engines.blocks import simulate
-from fedrl.engines.host import simulate_host
+from fedrl.engines.clocks import clock
+from fedrl.engines.executors.host import Host
+from fedrl.engines.scheduler import Scheduler
+from fedrl.engines.schedules import fed_async, fed_buff, synchronous
+from fedrl.engines.simulate import simulate
+from fedrl.engines.topologies.choices import gossip, isolated
 from fedrl.environments import cartpole
 from fedrl.environments.adapters import gymnasium
 from fedrl.environments.time_limit import time_limit
 from fedrl.learners import a2c, adam, apfl, mlp, network, ppo, reinforce, sgd
 from fedrl.learners.rollout import Position, Sampler, collect, episodes, start
+from fedrl.selection import by_priority, ramp, uniform
+from fedrl.topologies import metropolis, ring, tree
 from fresh_noise import check_unrelated
 
 AGENTS, INSTANCES, STEPS = 5, 2, 6
@@ -119,32 +125,86 @@ def each_counts() -> Aggregator:
 
 
 def run(simulation, seed=0, params=False):
-    """Rounds of every kind; all that they return. The server's parameters are one array, or a tree with `params`."""
+    """Rounds of all or some; what they return. The server's parameters are one array, or a tree with `params`."""
     population, seen = simulation.init(seed), []
-    for cohort, talk in ((None, True), ([1, 4], True), (None, False), ([0], False), (None, True), (None, True)):
-        population, round = simulation.round(population, cohort=cohort, talk=talk)
+    for cohort in (None, [1, 4], None, [0], None, None):
+        population, round = simulation.round(population, cohort=cohort)
         seen.append(round)
     merged = population.server.params
     return simulation.params_of(population), merged if params else np.asarray(merged), seen
 
 
-@pytest.mark.parametrize("aggregator", [mean(), each_counts()], ids=["sum", "each"])
-def test_rounds_mean_the_same_as_in_blocks(aggregator):
-    work = [2, 1, 2, 2, 1]
-    pure, host = (federate(tally(environment), aggregator, local_steps=2) for environment in (pure_drift(), drift()))
-    expected = run(simulate(pure, gains(pure.learner.environment), local_steps=work))
-    with simulate_host(host, gains(host.learner.environment), local_steps=work, workers=1) as simulation:
-        ours = run(simulation)
+def copied(population):
+    """The same, to be taken up more than once: a round brings up to date in place what a run keeps between rounds."""
+    return population._replace(between=jax.tree.map(np.array, population.between))
+
+
+def check_alike(ours, expected) -> None:
+    """Bit for bit, but for what a clock on the wall says."""
     np.testing.assert_array_equal(ours[0], expected[0])
     np.testing.assert_array_equal(ours[1], expected[1])
-    assert np.ptp(ours[0], axis=0).min() > 0.0  # agents went their own ways without talk
     for one, other in zip(ours[2], expected[2], strict=True):
-        told, expected_told = (seen._replace(metrics={}, sums={}) for seen in (one, other))  # not what the clock says
+        told, expected_told = (seen._replace(metrics={}, sums={}) for seen in (one, other))
         assert jax.tree.structure(told) == jax.tree.structure(expected_told)
         jax.tree.map(np.testing.assert_array_equal, told, expected_told)
         assert set(one.metrics) == set(other.metrics)
         for name, column in one.metrics.items():
             np.testing.assert_array_equal(column, other.metrics[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "topology"),
+    [(mean(), None), (each_counts(), None), (mean(), isolated())],
+    ids=["sum", "each", "isolated"],
+)
+def test_rounds_mean_the_same_as_in_blocks(aggregator, topology):
+    work = [2, 1, 2, 2, 1]
+    pure, host = (federate(tally(environment), aggregator, local_steps=2) for environment in (pure_drift(), drift()))
+    expected = run(simulate(pure, gains(pure.learner.environment), topology=topology, local_steps=work))
+    given = {"topology": topology, "local_steps": work, "workers": 1}
+    with simulate(host, gains(host.learner.environment), **given) as simulation:
+        ours = run(simulation)
+    check_alike(ours, expected)
+    assert np.ptp(ours[0], axis=0).min() > 0.0  # agents went their own ways
+    assert sum(round.metrics["episodes"].sum() for round in ours[2]) > 20
+
+
+UNLIKE = {"step_s": [1.0, 1.3, 2.9, 0.7, 1.1]}
+COMPOSED = {
+    "a buffer": {"scheduler": fed_buff(2), "clock": clock(**UNLIKE), "merges": 3},
+    "a buffer and room for three": {"scheduler": fed_buff(2, concurrency=3), "clock": clock(**UNLIKE), "merges": 3},
+    "one at a time": {"scheduler": fed_async(0.5), "clock": clock(**UNLIKE, drop_out=0.2)},
+    "who comes late goes on": {"scheduler": synchronous(3, late="keep"), "clock": clock(**UNLIKE, jitter=0.2)},
+    "coming and going": {"clock": clock(**UNLIKE, drop_out=0.2, online_s=9.0, offline_s=3.0)},
+    "a tree": {"topology": tree([3], periods=[1, 2])},
+    "a tree with a buffer": {
+        "topology": tree([3], periods=[1, 2]), "scheduler": fed_buff(2), "clock": clock(**UNLIKE), "merges": 3
+    },
+    "neighbours": {"topology": gossip(ring(), metropolis())},
+    "a selection": {"scheduler": Scheduler(selection=uniform(3))},
+    "a workload": {"scheduler": Scheduler(workload=ramp(1, 2, 4))},
+    "a budget": {"scheduler": Scheduler(admission=by_priority(120))},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", COMPOSED)
+def test_whatever_is_composed_means_the_same_as_in_blocks(case):
+    tells = ["norm"] if case == "a budget" else []
+    pure, host = (
+        federate(tally(environment), mean(), local_steps=2, tells=tells) for environment in (pure_drift(), drift())
+    )
+
+    def rounds(simulation):
+        population, seen = simulation.init(0), []
+        for _ in range(6):
+            population, round = simulation.round(population)
+            seen.append(round)
+        return simulation.params_of(population), np.asarray(population.server.params), seen
+
+    expected = rounds(simulate(pure, gains(pure.learner.environment), **COMPOSED[case]))
+    with simulate(host, gains(host.learner.environment), workers=1, **COMPOSED[case]) as simulation:
+        ours = rounds(simulation)
+    check_alike(ours, expected)
     assert sum(round.metrics["episodes"].sum() for round in ours[2]) > 20
 
 
@@ -154,7 +214,7 @@ def cartpoles():
     environment = gymnasium("CartPole-v1", settings={"gravity": 9.8})
     federation = federate(tally(environment, instances=3, noisy=True), mean())
     fleet = environment.params._replace(gravity=jnp.float32([5.0, 9.8, 20.0]))
-    with simulate_host(federation, fleet, workers=1) as one, simulate_host(federation, fleet, workers=2) as two:
+    with simulate(federation, fleet, workers=1) as one, simulate(federation, fleet, workers=2) as two:
         yield one, two
 
 
@@ -176,11 +236,12 @@ def test_a_run_is_a_function_of_its_seed(cartpoles):
 def test_a_population_from_elsewhere_goes_on_with_fresh_episodes(cartpoles):
     here, there = cartpoles
     population, _ = here.round(here.init(0))
-    saved = jax.tree.map(np.asarray, population._replace(key=jax.random.key_data(population.key)))
+    saved = jax.tree.map(np.array, population._replace(key=jax.random.key_data(population.key)))
 
     def resumed(simulation):
-        taken_up = jax.tree.map(jnp.asarray, saved)._replace(key=jax.random.wrap_key_data(jnp.asarray(saved.key)))
-        return np.asarray(simulation.round(taken_up)[0].server.params)
+        taken_up = jax.tree.map(jnp.asarray, saved._replace(between=()))
+        taken_up = taken_up._replace(key=jax.random.wrap_key_data(taken_up.key))
+        return np.asarray(simulation.round(copied(taken_up._replace(between=saved.between)))[0].server.params)
 
     uninterrupted = np.asarray(here.round(population)[0].server.params)
     after_resume = resumed(there)
@@ -204,7 +265,7 @@ def test_every_agent_acts_with_noise_of_its_own_in_every_round_step_and_instance
 
     learner = replace(tally(drift(), steps=steps), learn=learn, act=act)
     fleet = jax.tree.map(lambda x: x[:agents], gains(learner.environment))
-    with simulate_host(federate(learner, mean(), local_steps=1), fleet, workers=1) as simulation:
+    with simulate(federate(learner, mean(), local_steps=1), fleet, workers=1) as simulation:
         population, rows = simulation.init(0), []
         for _ in range(rounds):
             population, seen = simulation.round(population)
@@ -221,7 +282,7 @@ def test_pooled_settings_are_dealt_out_to_the_instances():
     returns = []
     for fleet, instances in ((pooled, 2), (separate, 1)):
         federation = federate(tally(environment, instances=instances), mean())
-        with simulate_host(federation, fleet, workers=1) as simulation:
+        with simulate(federation, fleet, workers=1) as simulation:
             returns.append(simulation.round(simulation.init(0))[1].metrics["episode_return"].sum())
     assert returns[0] == returns[1] != 0.0
 
@@ -230,7 +291,7 @@ def test_ppo_learns_cartpole_through_gymnasium():
     environment = gymnasium("CartPole-v1")
     learner = ppo(environment, network=mlp((32,)), optimizer=adam(0.01), steps=64, epochs=6, minibatch_count=4)
     fleet = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (2, *leaf.shape)), environment.params)
-    with simulate_host(federate(learner, mean()), fleet, workers=1, block=2) as simulation:
+    with simulate(federate(learner, mean()), fleet, workers=1, block=2) as simulation:
         population = simulation.init(0)
         lengths = []
         for _ in range(14):
@@ -243,11 +304,11 @@ def test_ppo_learns_cartpole_through_gymnasium():
 def test_what_can_not_be_stepped_on_the_host_is_refused():
     pure = ppo(cartpole())
     with pytest.raises(ConfigError, match="no host environment"):
-        simulate_host(federate(pure, mean()), jax.tree.map(lambda leaf: leaf[None], pure.environment.params))
+        simulate(federate(pure, mean()), jax.tree.map(lambda leaf: leaf[None], pure.environment.params), executor=Host)
     environment = drift()
     by_itself = replace(tally(environment), horizon=0)
     with pytest.raises(UnsoundError, match="gathers its own experience"):
-        simulate_host(federate(by_itself, mean()), gains(environment))
+        simulate(federate(by_itself, mean()), gains(environment))
 
 
 LOGITS = network(lambda key, space, outputs, gain: jnp.zeros(outputs), lambda params, observation: params)
@@ -299,18 +360,20 @@ def test_learners_make_the_same_of_experience_wherever_it_is_gathered(case):
     make, payload = ON_THE_HOST[case]
     work, options = [2, 1, 3, 2, 1], {"local_steps": 3, "payload": payload, "server_opt": optax.sgd(0.5)}
     pure, host = (federate(make(environment), mean(), **options) for environment in (pure_drift(), drift()))
-    expected = run(simulate(pure, gains(pure.learner.environment), local_steps=work), params=True)
-    with simulate_host(host, gains(host.learner.environment), local_steps=work, workers=1) as simulation:
-        ours = run(simulation, params=True)
-    jax.tree.map(
-        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6), ours[:2], expected[:2]
-    )
-    assert np.abs(np.ptp(ours[1]["actor"])) > 0.05  # something was learned
-    for one, other in zip(ours[2], expected[2], strict=True):
-        assert set(one.metrics) == set(other.metrics)
-        for name, column in one.metrics.items():
-            np.testing.assert_allclose(column, other.metrics[name], rtol=1e-4, atol=1e-6, err_msg=name)
-    assert sum(round.metrics["episodes"].sum() for round in ours[2]) > 20
+    for topology in [None] if payload == "gradient" else [None, isolated()]:
+        given = {"topology": topology, "local_steps": work}
+        expected = run(simulate(pure, gains(pure.learner.environment), **given), params=True)
+        with simulate(host, gains(host.learner.environment), **given, workers=1) as simulation:
+            ours = run(simulation, params=True)
+        jax.tree.map(
+            lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6), ours[:2], expected[:2]
+        )
+        assert np.abs(np.ptp(ours[1 if topology is None else 0]["actor"])) > 0.05  # something was learned
+        for one, other in zip(ours[2], expected[2], strict=True):
+            assert set(one.metrics) == set(other.metrics)
+            for name, column in one.metrics.items():
+                np.testing.assert_allclose(column, other.metrics[name], rtol=1e-4, atol=1e-6, err_msg=name)
+        assert sum(round.metrics["episodes"].sum() for round in ours[2]) > 20
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +383,7 @@ def in_gymnasium():
     learner = reinforce(environment, network=mlp((16,)), episodes_per_step=4, horizon=200)
     federation = federate(learner, mean(), payload="gradient", server_opt=optax.adam(0.03))
     fleet = environment.params._replace(gravity=jnp.float32([9.0, 9.8, 10.0]))
-    with simulate_host(federation, fleet, workers=1) as one, simulate_host(federation, fleet, workers=2) as two:
+    with simulate(federation, fleet, workers=1) as one, simulate(federation, fleet, workers=2) as two:
         yield one, two
 
 
@@ -328,8 +391,8 @@ def test_whole_episodes_are_the_same_for_any_number_of_workers_and_after_a_resum
     one, two = in_gymnasium
     population, _ = one.round(one.init(0))
     for _ in range(2):
-        after, seen = one.round(population)  # the second time, its instances stand elsewhere
-        again, seen_again = two.round(population)
+        after, seen = one.round(copied(population))  # the second time, its instances stand elsewhere
+        again, seen_again = two.round(copied(population))
         jax.tree.map(np.testing.assert_array_equal, after.server.params, again.server.params)
         np.testing.assert_array_equal(seen.metrics["episode_return"], seen_again.metrics["episode_return"])
     np.testing.assert_array_equal(seen.metrics["episodes"], 4.0)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fedrl.core.errors import ConfigError
-from fedrl.engines.host_evaluation import greedy_returns_host
-from fedrl.engines.host_rollout import instance_seeds
+from fedrl.engines.executors.host_evaluation import greedy_returns_host
+from fedrl.engines.executors.host_rollout import instance_seeds
 from fedrl.environments import cartpole
 from fedrl.environments.adapters import gymnasium
 from fedrl.learners import mlp, ppo

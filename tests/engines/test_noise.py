@@ -1,4 +1,4 @@
-"""In every engine, every agent draws noise of its own in every round, step and purpose, and so does every server."""
+"""However a simulation is composed, every agent draws noise of its own in every round, step and purpose, and so does every server."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,11 +12,11 @@ from fedrl.aggregators import mean
 from fedrl.core.federation import Federation, federate
 from fedrl.core.learner import Learner, nothing_gathered, same_stream
 from fedrl.core.stage import Stage
-from fedrl.engines.blocks import simulate
-from fedrl.engines.gossip import gossip
-from fedrl.engines.hierarchy import hierarchy
+from fedrl.engines.clocks import clock
+from fedrl.engines.schedules import fed_async, fed_buff
+from fedrl.engines.simulate import simulate
 from fedrl.engines.simulation import Simulation
-from fedrl.engines.virtual import clock, fed_async, fed_buff, simulate_clock, synchronous
+from fedrl.engines.topologies.choices import gossip
 from fedrl.topologies import metropolis, ring, tree
 from fresh_noise import check_fresh
 from quadratic import Valley, valley
@@ -96,11 +96,11 @@ def one_by_one(federation: Federation) -> Simulation:
 
 
 def under_edges(federation: Federation) -> Simulation:
-    return hierarchy(federation, ALIKE, tree([2], periods=[1, 1]), devices=DEVICES[:1])
+    return simulate(federation, ALIKE, topology=tree([2], periods=[1, 1]), devices=DEVICES[:1])
 
 
 def on_a_clock(federation: Federation) -> Simulation:
-    return simulate_clock(federation, ALIKE, clock(synchronous()), block=4, devices=DEVICES[:1])
+    return simulate(federation, ALIKE, clock=clock(), block=4, devices=DEVICES[:1])
 
 
 @pytest.mark.parametrize("engine", [in_blocks, one_by_one, under_edges, on_a_clock])
@@ -113,7 +113,7 @@ def test_training_and_what_agents_send_have_noise_of_their_own(engine) -> None:
 
 
 def test_neighbours_train_with_noise_of_their_own() -> None:
-    simulation = gossip(PLAIN, ALIKE, ring(), metropolis(), block=AGENTS, devices=DEVICES[:1])
+    simulation = simulate(PLAIN, ALIKE, topology=gossip(ring(), metropolis()), block=AGENTS, devices=DEVICES[:1])
     check_fresh(of_all_seeds(simulation)[0])
 
 
@@ -129,17 +129,17 @@ def test_a_server_draws_noise_of_its_own(engine) -> None:
 
 
 def test_edges_draw_noise_of_their_own() -> None:
-    simulation = hierarchy(BY_SERVER, ALIKE, tree([2], periods=[1, 2 * ROUNDS]), devices=DEVICES[:1])
+    simulation = simulate(BY_SERVER, ALIKE, topology=tree([2], periods=[1, 2 * ROUNDS]), devices=DEVICES[:1])
 
     def edges(population):
-        return np.concatenate([holder.server.params for holder in population.between[0]])
+        return np.concatenate([holder.server.params for holder in population.between.topology[0][0]])
 
     check_fresh(of_all_seeds(simulation, look=edges)[1])
 
 
 def test_agents_that_never_wait_draw_noise_of_their_own() -> None:
-    devices = clock(fed_async(), step_s=[1.0, 1.3, 2.1, 0.7])
-    simulation = simulate_clock(BY_AGENTS, ALIKE, devices, merges=1, block=4, devices=DEVICES[:1])
+    timing = {"scheduler": fed_async(), "clock": clock(step_s=[1.0, 1.3, 2.1, 0.7]), "merges": 1}
+    simulation = simulate(BY_AGENTS, ALIKE, **timing, block=4, devices=DEVICES[:1])
     losses, _ = of_all_seeds(simulation)
     assert ((losses != 0).sum(1) == len(SEEDS)).all()  # one agent at a time
     check_fresh(losses[losses != 0].reshape(ROUNDS, len(SEEDS)))
@@ -147,7 +147,8 @@ def test_agents_that_never_wait_draw_noise_of_their_own() -> None:
 
 def test_an_agent_that_hears_a_version_again_and_again_draws_new_noise_each_time() -> None:
     turns = 4
-    simulation = simulate_clock(BY_AGENTS, ALONE, clock(fed_buff(turns)), merges=1, block=1, devices=DEVICES[:1])
+    timing = {"scheduler": fed_buff(turns), "clock": clock(), "merges": 1}
+    simulation = simulate(BY_AGENTS, ALONE, **timing, block=1, devices=DEVICES[:1])
     losses, changes = of_all_seeds(simulation)
     check_fresh(losses, deviation=np.sqrt(turns))  # a sum of four draws; 4 were they all the same
     check_fresh(changes, deviation=1 / np.sqrt(turns))

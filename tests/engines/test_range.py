@@ -7,7 +7,7 @@ import pytest
 from fedrl.aggregators import mean
 from fedrl.core import exact
 from fedrl.core.federation import federate
-from fedrl.engines.blocks import simulate
+from fedrl.engines.simulate import simulate
 from fedrl.environments import gridworld
 from fedrl.environments.fleet import fleet
 from fedrl.learners import q_table, sgd

@@ -10,8 +10,8 @@ from fedrl.aggregators import mean
 from fedrl.core.component import component
 from fedrl.core.federation import Federation, federate
 from fedrl.core.stage import Stage
-from fedrl.engines.blocks import simulate
 from fedrl.engines.sharing import shared
+from fedrl.engines.simulate import simulate
 from fedrl.learners import sgd
 from quadratic import Valley, quadratic
 

@@ -1,6 +1,5 @@
 """How much updates differ: against plain NumPy, and through the engines against a closed form."""
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,9 +8,9 @@ from hypothesis.extra.numpy import arrays
 
 from fedrl.aggregators import mean
 from fedrl.core.federation import federate
-from fedrl.engines.blocks import simulate
-from fedrl.engines.gossip import gossip
-from fedrl.engines.spread import spread, starts, update_spread
+from fedrl.engines.simulate import simulate
+from fedrl.engines.spread import spread, update_spread
+from fedrl.engines.topologies.choices import gossip
 from fedrl.learners import personal, sgd
 from fedrl.topologies import metropolis, ring
 from quadratic import FLEET, Valley, quadratic
@@ -51,23 +50,25 @@ def expected(start):
     return by_hand(np.asarray(end - start, np.float64))
 
 
+def measured(simulation):
+    """Of the first round."""
+    population = simulation.init(0)
+    begun = simulation.held(simulation.adopt(population))
+    after, _ = simulation.round(population)
+    return update_spread(begun, simulation.held(after))
+
+
 @pytest.mark.parametrize("neighbours", [False, True], ids=["server", "neighbours"])
 def test_it_is_measured_on_what_agents_learned_in_a_round(neighbours):
     federation = federate(quadratic(sgd(RATE)), mean(), local_steps=STEPS)
     fleet = Valley(*map(np.asarray, FLEET))
-    simulation = gossip(federation, fleet, ring(), metropolis()) if neighbours else simulate(federation, fleet, block=3)
-    population = simulation.init(0)
-    heard = None if neighbours else jax.tree.map(np.asarray, population.server.params)
-    begun = starts(federation.learner, simulation, population, heard)
-    after, _ = simulation.round(population)
-    np.testing.assert_allclose(update_spread(federation.learner, begun, after), expected(np.zeros(3)), rtol=1e-4)
+    topology = gossip(ring(), metropolis()) if neighbours else None
+    simulation = simulate(federation, fleet, topology=topology, block=3)
+    np.testing.assert_allclose(measured(simulation), expected(np.zeros(3)), rtol=1e-4)
 
 
 def test_only_what_is_shared_counts():
     learner = personal(quadratic(sgd(RATE)), keep=["head"])
     simulation = simulate(federate(learner, mean(), local_steps=STEPS), Valley(*map(np.asarray, FLEET)))
-    population = simulation.init(0)
-    begun = starts(learner, simulation, population, None)
-    after, _ = simulation.round(population)
     end = FLEET.minimum - (1 - RATE * FLEET.curvature) ** STEPS * FLEET.minimum
-    np.testing.assert_allclose(update_spread(learner, begun, after), by_hand(end[:, 1:].astype(float)), rtol=1e-4)
+    np.testing.assert_allclose(measured(simulation), by_hand(end[:, 1:].astype(float)), rtol=1e-4)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrl.engines.virtual.words import packing
+from fedrl.engines.packing import packing
 
 TREE = {
     "real": jnp.array([[1.5, -0.0], [jnp.inf, jnp.nan]]),
