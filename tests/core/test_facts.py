@@ -104,7 +104,7 @@ def test_host_environments_run_without_a_server_and_on_a_clock(altered):
     agents = fleet(CART, 3)
     with simulate(federation, agents, topology=gossip(complete(), metropolis()), workers=1) as simulation:
         population, _ = simulation.round(simulation.init(0))
-        for leaf in jax.tree.leaves(simulation.params_of(population)):
+        for leaf in jax.tree.leaves(simulation.params_of(simulation.adopt(population))):
             np.testing.assert_allclose(leaf, np.broadcast_to(leaf[:1], leaf.shape), rtol=1e-5, atol=1e-6)
     devices = clock(step_s=[1.0, 2.0, 3.0])
     with simulate(federation, agents, scheduler=synchronous(), clock=devices, workers=1) as simulation:

@@ -14,7 +14,7 @@ from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import isolated
 from fedrl.experiments import checkpoint
 from fedrl.learners import sgd
-from fedrl.selection import by_priority, round_robin
+from fedrl.selection import by_priority, by_utility, round_robin
 from fedrl.selection.admission import Waiting
 from fedrl.stages import error_feedback, threshold, top_k
 from quadratic import FLEET, flat, quadratic
@@ -164,6 +164,17 @@ class TestRounds:
             assert seen.bytes_up == 4 * 8 + own.sum() <= budget
             sizes |= set(own.tolist())
         assert len(sizes) > 1
+
+    def test_of_who_was_turned_away_nothing_but_its_bid_is_known(self):
+        simulation = made(4 * BID + 2 * (DENSE + 4), selection=by_utility(4, "loss", exploration=0.0))
+        population, seen = simulation.round(simulation.init(0))
+        admitted = np.isin(np.arange(4), seen.admitted)
+        assert admitted.sum() == 2
+        assert np.isfinite(seen.uploads.report["norm"]).all()
+        assert np.isfinite(seen.uploads.report["loss"]).tolist() == admitted.tolist()
+        assert np.isfinite(population.between.board.selection.value).tolist() == admitted.tolist()
+        assert (seen.uploads.size_bytes > 0).tolist() == admitted.tolist()
+        assert seen.uploads.messages.tolist() == admitted.astype(int).tolist()
 
     def test_a_selection_says_who_may_bid(self):
         simulation = made(2 * BID + DENSE, selection=round_robin(2))

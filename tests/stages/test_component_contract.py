@@ -149,7 +149,7 @@ EXAMPLES = {
         clock(step_s=[1.0, 2.0, 3.0, 4.0], trace=[[0, 0.0, 2.5], [0, 3.0, 99.0]]),
     ],
 }
-SELF_EVIDENT = {"spread"}  # distributions of numbers, no method of a paper
+SELF_EVIDENT = {"spread", "clock"}  # numbers of devices and their distributions, no method of a paper
 NAMES = {
     name: getattr(room, name)
     for room in (fedrl.stages, fedrl.aggregators, fedrl.learners, fedrl.selection, fedrl.engines.clocks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -81,6 +81,16 @@ class Log:
         for name, said in uploads.report.items():
             before = self.sent_up.report.get(name, np.full(self.agents, np.nan, np.float32))
             self.sent_up.report[name] = np.where(np.isin(np.arange(self.agents), ids), said, before)
+
+    def correct(
+        self, uploads: Uploads, sizes: np.ndarray, messages: np.ndarray, rejected: np.ndarray, bid: Sequence[str]
+    ) -> None:
+        """Of these uploads, so much was sent under a budget; of who was rejected, the server knows what was bid."""
+        self.sent_up.size_bytes[:] += sizes - uploads.size_bytes
+        self.sent_up.messages[:] += messages - uploads.messages
+        for name, said in self.sent_up.report.items():
+            if name not in bid:
+                said[rejected] = np.nan
 
     @property
     def metrics(self) -> dict[str, np.ndarray]:

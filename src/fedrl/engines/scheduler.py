@@ -278,7 +278,7 @@ class Scheduler:
         return done, Actions(again, since_s, late, scale)
 
     def _admitted(self, board: Board) -> tuple[np.ndarray, Board]:
-        """Whose updates fit under the budget; in trees, under that of each edge."""
+        """Whose updates fit under the budget; in trees, under that of each edge. Of others, what was bid is known."""
         assert self.admission is not None
         assert self.bids is not None
         numbers = [*board.key[:-1].tolist(), int(board.version[0]) + 1, ADMISSION]
@@ -292,7 +292,8 @@ class Scheduler:
             each = board.sizes[mine] - self.bids.repeated_bytes
             taken[mine] = self.admission.admit(rng, ids, self._left(len(mine)), memory, told, each)
             memory = self.admission.hear(ids, taken[mine], memory, told)
-        return taken, board._replace(admission=memory)
+        known = {name: x if name in self.bids.names else np.where(taken, x, np.nan) for name, x in board.told.items()}
+        return taken, board._replace(admission=memory, told=known)
 
     def _left(self, bids: int) -> int:
         assert self.admission is not None

@@ -348,6 +348,7 @@ class Loop:
         if self.scheduler.admission is not None and self.scheduler.bids is not None:
             rejected = letters.agent[scale == 0.0] if len(scale) else letters.agent
             sizes, said = without_bids(sizes, said, rejected, self.scheduler.bids)
+            log.correct(letters.uploads, sizes, said, rejected, self.scheduler.bids.names)
             log.admitted.append(np.setdiff1d(letters.agent, rejected))
         traffic = self.topology.traffic(Sent(sent, came, sizes, said), number, len(scale) > 0)
         if self.scheduler.bids is None:

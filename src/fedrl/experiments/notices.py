@@ -24,6 +24,9 @@ def notices_of(summary: Mapping[str, Any]) -> list[str]:
     return [*unmerged_in(summary), *_total(refusals), *_refused(refusals), *_left_out(summary)]
 
 
+TOO_FEW = "in no round did as many updates arrive as the quorum of its schedule"
+
+
 def unmerged_in(summary: Mapping[str, Any]) -> list[str]:
     """A sentence if there are seeds in which the federation never merged anything."""
     found = (summary.get("refusals") or {}).get("federated") or {}
@@ -32,7 +35,7 @@ def unmerged_in(summary: Mapping[str, Any]) -> list[str]:
         return []
     reasons = [found["skipped_because"]] if found.get("skipped_because") else []
     reasons += [agent["reason"] for agent in found.get("agents") or []]
-    last = f" ({reasons[0]})" if reasons else ""
+    last = f" ({reasons[0] if reasons else TOO_FEW})"
     return [f"Nothing was ever merged in {named(seeds, 'seed')}, so the federation has no result there{last}."]
 
 
