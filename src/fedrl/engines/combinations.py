@@ -26,7 +26,7 @@ from fedrl.topologies.trees import Tree
 def check(
     federation: Federation,
     agents: int,
-    topology: Topology | Tree | None,
+    topology: Topology | None,
     scheduler: Scheduler,
     clock: Clock | None,
 ) -> None:
@@ -43,8 +43,8 @@ def check(
         speeds_of(clock, agents, 0, 0)
         presence(clock, agents)
     _check_schedule(federation, scheduler.schedule, agents)
-    if isinstance(topology, Hierarchy | Tree):
-        _check_tree(federation, topology if isinstance(topology, Tree) else topology.tree)
+    if isinstance(topology, Hierarchy):
+        _check_tree(federation, topology.tree)
     if isinstance(topology, Neighbours):
         _check_serverless(federation, topology.rule, scheduler)
     if isinstance(topology, Alone):

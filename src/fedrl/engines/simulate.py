@@ -51,9 +51,9 @@ from fedrl.engines.simulation import (
     iterations,
     no_uploads,
 )
-from fedrl.engines.topologies.choices import Topology, bound
+from fedrl.engines.topologies.choices import Hierarchy, OneServer, Topology
 from fedrl.engines.topologies.isolated import Isolated
-from fedrl.engines.topologies.server import Met, Sent
+from fedrl.engines.topologies.server import Met, Sent, Setting
 from fedrl.topologies.trees import Tree
 
 
@@ -115,13 +115,14 @@ def simulate(
     """
     agents = jax.tree.leaves(fleet)[0].shape[0]
     plan = scheduler if isinstance(scheduler, Scheduler) else Scheduler(scheduler or synchronous())
-    check(federation, agents, topology, plan, clock)
+    where = Hierarchy(topology) if isinstance(topology, Tree) else topology or OneServer()
+    check(federation, agents, where, plan, clock)
     wire = messages(federation, fleet)
     if plan.admission is not None:
         check_budget(federation, fleet, plan.admission)
         plan = replace(plan, bids=bids_of(federation, plan.admission, wire))
     scaled = plan.mixed or plan.admission is not None or plan.schedule.mixing != 1.0
-    meeting = bound(topology, federation, fleet, wire, agents, plan.schedule, scaled)
+    meeting = where.bind(Setting(federation, fleet, wire, agents, plan.schedule, scaled))
     if plan.admission is not None and len(np.unique(meeting.group)) > 1:
         plan = replace(plan, group=meeting.group)
     team = _executor(executor, meeting.federation)(

@@ -9,18 +9,14 @@ isolated()                          nobody meets anybody
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol
 
 import optax
 
 from fedrl.core.checks import check_positive
-from fedrl.core.federation import Federation
-from fedrl.core.types import PyTree
-from fedrl.engines.merging import Messages
-from fedrl.engines.schedules import Schedule
 from fedrl.engines.topologies.gossip import Gossip
 from fedrl.engines.topologies.isolated import Isolated
-from fedrl.engines.topologies.server import Server
+from fedrl.engines.topologies.server import Server, Setting
 from fedrl.engines.topologies.tree import InTree
 from fedrl.topologies import average
 from fedrl.topologies.graph import Graph
@@ -29,9 +25,21 @@ from fedrl.topologies.trees import Tree
 from fedrl.topologies.weights import Mixing
 
 
+class Topology(Protocol):
+    """Where updates meet: whatever can be bound to a federation, its messages and a number of agents."""
+
+    def bind(self, setting: Setting) -> Server:
+        """What the simulation asks."""
+        ...
+
+
 @dataclass(frozen=True)
 class OneServer:
     """All updates meet at one server."""
+
+    def bind(self, setting: Setting) -> Server:
+        """What the simulation asks."""
+        return Server(setting)
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,10 @@ class Hierarchy:
 
     tree: Tree
     upper_optimizer: optax.GradientTransformation | None = None
+
+    def bind(self, setting: Setting) -> Server:
+        """What the simulation asks."""
+        return InTree(setting, self.tree, self.upper_optimizer)
 
 
 @dataclass(frozen=True)
@@ -64,26 +76,31 @@ class Neighbours:
     rule: Rule
     consensus_steps: int = 1
 
+    def bind(self, setting: Setting) -> Server:
+        """What the simulation asks."""
+        return Gossip(setting, self.graph, self.mixing, self.rule, self.consensus_steps)
+
 
 @dataclass(frozen=True)
 class Alone:
     """Agents that hear nobody."""
 
+    def bind(self, setting: Setting) -> Server:
+        """What the simulation asks."""
+        return Isolated(setting)
 
-Topology: TypeAlias = OneServer | Hierarchy | Neighbours | Alone
 
-
-def server() -> Topology:
+def server() -> OneServer:
     """All updates meet at one server."""
     return OneServer()
 
 
-def hierarchy(tree: Tree, upper_optimizer: optax.GradientTransformation | None = None) -> Topology:
+def hierarchy(tree: Tree, upper_optimizer: optax.GradientTransformation | None = None) -> Hierarchy:
     """A tree of servers; see `Hierarchy`."""
     return Hierarchy(tree, upper_optimizer)
 
 
-def gossip(graph: Graph, mixing: Mixing, rule: Rule | None = None, *, consensus_steps: int = 1) -> Topology:
+def gossip(graph: Graph, mixing: Mixing, rule: Rule | None = None, *, consensus_steps: int = 1) -> Neighbours:
     """Agents that meet their neighbours; see `Neighbours`. They average by default.
 
     Raises:
@@ -93,27 +110,6 @@ def gossip(graph: Graph, mixing: Mixing, rule: Rule | None = None, *, consensus_
     return Neighbours(graph, mixing, average() if rule is None else rule, consensus_steps)
 
 
-def isolated() -> Topology:
+def isolated() -> Alone:
     """Agents that hear nobody: what each learns by itself."""
     return Alone()
-
-
-def bound(
-    topology: Topology | Tree | None,
-    federation: Federation,
-    fleet: PyTree,
-    wire: Messages,
-    agents: int,
-    schedule: Schedule,
-    scaled: bool,
-) -> Server:
-    """A topology for a federation and a fleet; `scaled` says whether updates may be scaled before they are merged."""
-    if isinstance(topology, Tree):
-        topology = Hierarchy(topology)
-    if isinstance(topology, Hierarchy):
-        return InTree(federation, wire, agents, schedule, scaled, topology.tree, topology.upper_optimizer)
-    if isinstance(topology, Neighbours):
-        graph, mixing, rule = topology.graph, topology.mixing, topology.rule
-        return Gossip(federation, fleet, agents, graph, mixing, rule, topology.consensus_steps)
-    kind = Isolated if isinstance(topology, Alone) else Server
-    return kind(federation, wire, agents, schedule, scaled)

@@ -19,7 +19,7 @@ from fedrl.core.types import Broadcast, Key, Params, PyTree, Update
 from fedrl.engines.executors.programs import PARAMS
 from fedrl.engines.inbox import Inbox, Table
 from fedrl.engines.merging import Messages, messages
-from fedrl.engines.topologies.server import Met, Sent, Server, Traffic
+from fedrl.engines.topologies.server import Met, Sent, Server, Setting, Traffic
 from fedrl.topologies.consensus import messages_sent, mixer, weighing
 from fedrl.topologies.graph import Graph
 from fedrl.topologies.rules import Rule
@@ -36,20 +36,12 @@ class Gossip(Server):
     after it has met its neighbours, and `messages`, how many it sent.
     """
 
-    def __init__(
-        self,
-        federation: Federation,
-        fleet: PyTree,
-        agents: int,
-        graph: Graph,
-        mixing: Mixing,
-        rule: Rule,
-        consensus_steps: int,
-    ) -> None:
+    def __init__(self, setting: Setting, graph: Graph, mixing: Mixing, rule: Rule, consensus_steps: int) -> None:
+        federation, agents = setting.federation, setting.agents
         self.federation = steered(federation) if rule.correction is not None else federation
         self.agents, self.rule, self.often, self.hears = agents, rule, consensus_steps, False
         self.collects, self.group = PARAMS, np.zeros(agents, int)
-        self.wire: Messages = messages(self.federation, fleet)
+        self.wire: Messages = messages(self.federation, setting.fleet)
         self.weights = weighing(graph, mixing, rule, agents)
         params = jax.tree.leaves(self.wire.sent.params)
         vectors = rule.vectors * sum(x.size * x.dtype.itemsize for x in params)

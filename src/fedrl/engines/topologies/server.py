@@ -18,6 +18,26 @@ from fedrl.engines.sharing import shared
 from fedrl.engines.simulation import Refusal
 
 
+class Setting(NamedTuple):
+    """What a topology is made for.
+
+    Attributes:
+        federation: What agents run.
+        fleet: Parameters of each agent's environment.
+        wire: The messages of the federation.
+        agents: How many there are.
+        schedule: When servers merge.
+        scaled: Whether updates may be scaled before they are merged.
+    """
+
+    federation: Federation
+    fleet: PyTree
+    wire: Messages
+    agents: int
+    schedule: Schedule
+    scaled: bool
+
+
 class Traffic(NamedTuple):
     """What was sent between agents and servers, or among neighbours, since the last merge.
 
@@ -81,14 +101,15 @@ class Server:
         group: `[agents]`, whose updates may be added up together.
     """
 
-    def __init__(self, federation: Federation, wire: Messages, agents: int, schedule: Schedule, scaled: bool) -> None:
-        self.federation, self.wire, self.agents = federation, wire, agents
-        summed = federation.aggregator.sees == "sum" and not scaled
+    def __init__(self, setting: Setting) -> None:
+        federation, schedule, agents = setting.federation, setting.schedule, setting.agents
+        self.federation, self.wire, self.agents = federation, setting.wire, agents
+        summed = federation.aggregator.sees == "sum" and not setting.scaled
         self.collects = SUMS if summed else UPDATES
         self.group = np.zeros(agents, int)
         self.hears = schedule.toward_model
         """Whether a merge needs what agents had heard."""
-        self._meet = meeting(federation, wire.decoded, schedule.toward_model)
+        self._meet = meeting(federation, setting.wire.decoded, schedule.toward_model)
         self._ahead = (1.0 - schedule.momentum) / schedule.momentum
 
     def start(self, seed: int, first: ServerState) -> tuple[ServerState, PyTree]:

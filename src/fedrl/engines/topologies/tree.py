@@ -18,15 +18,14 @@ import jax
 import numpy as np
 import optax
 
-from fedrl.core.federation import Federation, ServerState, federate
+from fedrl.core.federation import ServerState, federate
 from fedrl.core.keys import Purpose, run_key
 from fedrl.core.types import Key, PyTree
 from fedrl.engines.inbox import Inbox, Table
 from fedrl.engines.ladder import Holder, climbing, sums_of
-from fedrl.engines.merging import Merged, Messages, passed_over
-from fedrl.engines.schedules import Schedule
+from fedrl.engines.merging import Merged, passed_over
 from fedrl.engines.simulation import QUICK
-from fedrl.engines.topologies.server import Met, Sent, Server, Traffic
+from fedrl.engines.topologies.server import Met, Sent, Server, Setting, Traffic
 from fedrl.engines.traffic import traffic
 from fedrl.topologies.trees import Parents, Tree
 
@@ -38,17 +37,9 @@ class InTree(Server):
     below by the federation's aggregator, weighted by what is behind them.
     """
 
-    def __init__(
-        self,
-        federation: Federation,
-        wire: Messages,
-        agents: int,
-        schedule: Schedule,
-        scaled: bool,
-        tree: Tree,
-        upper_opt: optax.GradientTransformation | None = None,
-    ) -> None:
-        super().__init__(federation, wire, agents, schedule, scaled)
+    def __init__(self, setting: Setting, tree: Tree, upper_opt: optax.GradientTransformation | None = None) -> None:
+        super().__init__(setting)
+        federation, wire, agents = setting.federation, setting.wire, setting.agents
         self.tree, parents, self.holding = tree, tree.parents(agents), holding(tree)
         self.edge = parents[0]
         self.row = ancestors(parents[: self.holding[0]]).astype(np.int32)
