@@ -46,7 +46,7 @@ _HOMES = {
     "resume": "experiments.run",
     "resume_sweep": "experiments.study",
     "run": "experiments.run",
-    "simulate": "engines.blocks",
+    "simulate": "engines.simulate",
     "sweep": "experiments.study",
 }
 

@@ -1,4 +1,4 @@
-"""However a simulation is composed, every agent draws noise of its own in every round, step and purpose, and so does every server."""
+"""However a simulation is composed, every agent draws noise of its own in every round and step; so do servers."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -9,7 +9,7 @@ isolated()                          nobody meets anybody
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import optax
 
@@ -25,6 +25,7 @@ from fedrl.topologies.trees import Tree
 from fedrl.topologies.weights import Mixing
 
 
+@runtime_checkable
 class Topology(Protocol):
     """Where updates meet: whatever can be bound to a federation, its messages and a number of agents."""
 
