@@ -84,7 +84,7 @@ def test_a_wrapper_of_ones_own_that_sets_agents_apart_is_left_out_of_the_baselin
     assert "aloof" in repr(experiment.learner)
     assert "aloof" not in repr(method(experiment, "centralised").federation.learner)
     assert "normalize" in repr(method(experiment, "centralised").federation.learner)
-    assert not all_act_alike(experiment.learner, None)
+    assert not all_act_alike(experiment.learner, experiment.coordination)
 
 
 def test_environments_that_draw_no_noise_are_evaluated() -> None:

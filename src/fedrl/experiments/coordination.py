@@ -174,6 +174,13 @@ def in_one_simulation(one: Method, other: Method) -> bool:
     return one.federation is other.federation and one.talk == other.talk
 
 
+def in_one_program(experiment: Experiment, one: Method, other: Method) -> bool:
+    """Whether two methods run the same compiled program: agents of one server, or of none, that are added up."""
+    where = experiment.coordination
+    summed = where.neighbours is None and not where.scheduler.mixed and where.scheduler.admission is None
+    return one.federation is other.federation and summed and where.scheduler.schedule.mixing == 1.0
+
+
 def names_of(experiment: Experiment) -> dict[str, Measure]:
     """All that a run of an experiment measures, by name: what a user may ask for.
 

@@ -25,7 +25,7 @@ from fedrl.experiments import checkpoint, folder
 from fedrl.experiments.afterwards import AVERAGE_ONCE, FINE_TUNED, MIXTURE, averaged, fine_tuned, mixed
 from fedrl.experiments.build import Experiment, build
 from fedrl.experiments.config import Config, dump, load
-from fedrl.experiments.coordination import in_one_simulation, names_of
+from fedrl.experiments.coordination import in_one_program, in_one_simulation, names_of
 from fedrl.experiments.events import End, Sink, Start, Summary
 from fedrl.experiments.folder import RunFolder
 from fedrl.experiments.interruption import Heard, heeding
@@ -155,6 +155,9 @@ def _methods(session: Session) -> dict[str, list[Outcome]]:
         for method in experiment.methods:
             shared = [ready for known, ready in programs if in_one_simulation(known, method)]
             ready = shared[0] if shared else [Program(each) for each in simulations(experiment, method)]
+            if any(in_one_program(experiment, known, method) for known, _ in programs):
+                for program in ready:
+                    program.compiled.set()
             programs.append((method, ready))
             outcomes[method.name] = all_seeds(session, method, ready)
             if session.stopping:
