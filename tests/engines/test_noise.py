@@ -1,4 +1,4 @@
-"""However a simulation is composed, every agent draws noise of its own in every round, step and purpose, and so does every server."""
+"""Whatever is composed, agents and servers draw noise of their own in every round, step and purpose."""
 
 from collections.abc import Callable
 from typing import NamedTuple
