@@ -17,13 +17,12 @@ from fedrl.aggregators import agnostic, by_diversity, mean, median, q_fair
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_uniform, first
 from fedrl.core.federation import federate
-from fedrl.engines.admission import simulate_budget
-from fedrl.engines.blocks import simulate
-from fedrl.engines.gossip import gossip
-from fedrl.engines.hierarchy import hierarchy
-from fedrl.engines.host import simulate_host
+from fedrl.engines.clocks import clock
+from fedrl.engines.scheduler import Scheduler
+from fedrl.engines.schedules import fed_async, fed_buff, synchronous
+from fedrl.engines.simulate import simulate
 from fedrl.engines.simulation import Refusal
-from fedrl.engines.virtual import clock, fed_async, fed_buff, simulate_clock, synchronous
+from fedrl.engines.topologies.choices import gossip, isolated
 from fedrl.environments.adapters import gymnasium as adapted
 from fedrl.learners import (
     a2c,
@@ -126,6 +125,9 @@ LEARNERS = {
 }
 
 
+UNLIKE = clock(step_s=[1.0, 1.1, 1.3, 1.6, 1.2])
+
+
 def blocks(federation, **given):
     return simulate(federation, FLEET, devices=ONE, **given)
 
@@ -135,26 +137,21 @@ ENGINES: dict[str, Any] = {
     "each": partial(blocks, federate(BASIC, median(), error_feedback(top_k(0.3)), local_steps=2)),
     "gradients": partial(blocks, federate(BASIC, mean(), payload="gradient", server_opt=adam(0.01))),
     "budget": partial(
-        simulate_budget,
+        blocks,
         federate(BASIC, mean(), error_feedback(top_k(0.3)), tells=["norm"]),
-        FLEET,
-        by_priority(budget_bytes=600),
-        devices=ONE,
+        scheduler=Scheduler(admission=by_priority(budget_bytes=600)),
     ),
-    "tree": partial(hierarchy, FEDERATION, FLEET, tree([3]), devices=ONE),
-    "tree with periods": partial(hierarchy, FEDERATION, FLEET, tree([3], periods=(1, 2)), devices=ONE),
-    "no server": partial(gossip, federate(BASIC, mean(), local_steps=2), FLEET, ring(), metropolis(), devices=ONE),
-    "clock": partial(simulate_clock, FEDERATION, FLEET, clock(synchronous()), devices=ONE),
-    "buffer": partial(
-        simulate_clock, FEDERATION, FLEET, clock(fed_buff(buffer=2), step_s=[1.0, 1.1, 1.3, 1.6, 1.2]), devices=ONE
-    ),
-    "asynchronous": partial(
-        simulate_clock, FEDERATION, FLEET, clock(fed_async(), step_s=[1.0, 1.1, 1.3, 1.6, 1.2]), devices=ONE
-    ),
+    "tree": partial(blocks, FEDERATION, topology=tree([3])),
+    "tree with periods": partial(blocks, FEDERATION, topology=tree([3], periods=(1, 2))),
+    "no server": partial(blocks, federate(BASIC, mean(), local_steps=2), topology=gossip(ring(), metropolis())),
+    "clock": partial(blocks, FEDERATION, clock=clock()),
+    "clock in a tree": partial(blocks, FEDERATION, topology=tree([3], periods=(1, 2)), clock=clock()),
+    "buffer": partial(blocks, FEDERATION, scheduler=fed_buff(buffer=2), clock=UNLIKE),
+    "asynchronous": partial(blocks, FEDERATION, scheduler=fed_async(), clock=UNLIKE),
 }
 
 
-def played(simulation, value: float = PAYS, without: bool = False, talk: bool = True):
+def played(simulation, value: float = PAYS, without: bool = False):
     """Each round's population and what was seen of it; in `ROUND` the fifth is paid `value`, or is not there."""
     population, found = simulation.init(0), []
     for number in range(1, ROUNDS + 1):
@@ -162,10 +159,10 @@ def played(simulation, value: float = PAYS, without: bool = False, talk: bool = 
         if number == ROUND:
             population, ON_HOST["pays"] = jax.tree.map(partial(pay, value), where, population), value
         absent = without and number == ROUND
-        population, seen = simulation.round(population, cohort=OTHERS if absent else None, talk=talk)
+        population, seen = simulation.round(population, cohort=OTHERS if absent else None)
         if number == ROUND:
             population, ON_HOST["pays"] = jax.tree.map(partial(pay, PAYS), where, population), PAYS
-        held = simulation.params_of(simulation.adopt(jax.tree.map(jnp.copy, population)) if talk else population)
+        held = simulation.params_of(simulation.adopt(jax.tree.map(jnp.copy, population)))
         found.append((jax.tree.map(np.asarray, (population.server.params, held)), seen, done_of(population)))
     return found
 
@@ -186,8 +183,8 @@ def pay(value: float, where: np.ndarray, leaf):
 
 
 def done_of(population) -> int:
-    table = getattr(population.between, "table", None)
-    return 0 if table is None else int(table.done[SICK])
+    """Turns that the fifth has ended."""
+    return int(population.between.board.done[SICK])
 
 
 def of_the_others(held, everybody: bool):
@@ -243,23 +240,23 @@ def test_where_nobody_waits_a_fault_is_a_turn_that_came_to_nothing(name, monkeyp
     found = played(ENGINES[name](), np.nan)
     lost = range(found[ROUND - 2][2], found[ROUND - 1][2])
     assert len(lost) > 0
-    from fedrl.engines.virtual import timetable
-    from fedrl.engines.virtual.chance import Draw
+    from fedrl.engines.clocks import virtual
+    from fedrl.engines.clocks.chance import Draw
 
     def uniform(seed, purpose, ids, counts=0):
         drawn = original(seed, purpose, ids, counts)
         gone = (np.asarray(ids) == SICK) & np.isin(counts, lost)
         return np.where(gone, -1.0, 1.0) if purpose == Draw.DROP_OUT else drawn
 
-    original = timetable.uniform
-    monkeypatch.setattr(timetable, "uniform", uniform)
+    original = virtual.uniform
+    monkeypatch.setattr(virtual, "uniform", uniform)
     check(found, played(ENGINES[name]()))
 
 
 @pytest.mark.parametrize("schedule", [fed_async(), fed_buff(buffer=3), synchronous()])
 def test_where_everybody_fails_nobody_is_waited_for_and_rounds_go_by(schedule):
     broken = FLEET._replace(pays=np.full(AGENTS, np.nan, np.float32))
-    simulation = simulate_clock(FEDERATION, broken, clock(schedule), devices=ONE)
+    simulation = simulate(FEDERATION, broken, scheduler=schedule, clock=clock(), devices=ONE)
     population = simulation.init(0)
     before = jax.tree.map(np.array, population.server.params)
     for _ in range(2):
@@ -271,10 +268,10 @@ def test_where_everybody_fails_nobody_is_waited_for_and_rounds_go_by(schedule):
 
 @pytest.mark.parametrize("agents", [1, 3])
 @pytest.mark.parametrize("rule", [mean(), median(), q_fair(2.0), by_diversity(), agnostic(3)], ids=repr)
-@pytest.mark.parametrize("engine", [simulate, partial(hierarchy, tree=tree([2]))], ids=["flat", "tree"])
-def test_a_round_in_which_everybody_fails_goes_by_whatever_the_rule(engine, rule, agents):
+@pytest.mark.parametrize("topology", [None, tree([2])], ids=["flat", "tree"])
+def test_a_round_in_which_everybody_fails_goes_by_whatever_the_rule(topology, rule, agents):
     broken = FLEET._replace(pays=np.full(agents, np.nan, np.float32))
-    simulation = engine(federate(BASIC, rule), broken, devices=ONE)
+    simulation = simulate(federate(BASIC, rule), broken, topology=topology, devices=ONE)
     population = simulation.init(0)
     before = jax.tree.map(np.array, population.server.params)
     population, seen = simulation.round(population)
@@ -289,7 +286,7 @@ def test_who_fails_tells_nothing(on_host):
         environment = adapted("FaultyWalk-v0", settings={"pays": 1.0}, options={"observed": False})
         fleet = environment.params._replace(pays=jnp.asarray(FLEET.pays))
         learner = a2c(environment, network=SMALL, **SIZES)
-        simulation = simulate_host(federate(learner, mean(), tells=["loss", "norm"]), fleet, devices=ONE, workers=1)
+        simulation = simulate(federate(learner, mean(), tells=["loss", "norm"]), fleet, devices=ONE, workers=1)
     else:
         simulation = blocks(federate(BASIC, mean(), tells=["loss", "norm"]))
     with simulation:
@@ -303,9 +300,8 @@ def test_neighbours_that_would_make_infinity_of_finite_numbers_go_on_from_what_t
     huge = np.array([[3e38], [3e38], [3e38]], np.float32)
     learner = quadratic(chain(corrected(), sgd(0.5)), size=1)
     valley = Valley(np.ones((3, 1), np.float32), huge * np.array([[1.0], [-1.0], [1.0]], np.float32))
-    simulation = gossip(
-        federate(learner, mean()), valley, ring(), metropolis(), gradient_tracking(1e-3), devices=ONE, block=1
-    )
+    topology = gossip(ring(), metropolis(), gradient_tracking(1e-3))
+    simulation = simulate(federate(learner, mean()), valley, topology=topology, devices=ONE, block=1)
     population = simulation.init(0)
     told = []
     for _ in range(3):
@@ -317,9 +313,9 @@ def test_neighbours_that_would_make_infinity_of_finite_numbers_go_on_from_what_t
     assert any("would not be finite" in why for why in told)
 
 
-def test_agents_that_do_not_talk_lose_a_round_as_well_and_it_is_told():
-    found = played(blocks(FEDERATION), np.nan, talk=False)
-    absent = played(blocks(FEDERATION), without=True, talk=False)
+def test_isolated_agents_lose_a_round_as_well_and_it_is_told():
+    simulation = blocks(federate(BASIC, mean(), local_steps=2), topology=isolated())
+    found, absent = played(simulation, np.nan), played(simulation, without=True)
     check(found, absent)
     for held, expected in zip(found[ROUND - 1][0], absent[ROUND - 1][0], strict=True):
         jax.tree.map(np.testing.assert_array_equal, held, expected)  # the fifth is where it was before, too
@@ -334,9 +330,24 @@ def test_gymnasium_environments_begin_anew_after_a_fault(wrapped, observed, step
         wrapped(a2c(environment, network=SMALL, **SIZES)), mean(), error_feedback(top_k(0.3)), local_steps=steps
     )
     fleet = environment.params._replace(pays=jnp.asarray(FLEET.pays))
-    with simulate_host(federation, fleet, devices=ONE, workers=1) as simulation:
+    with simulate(federation, fleet, devices=ONE, workers=1) as simulation:
         found = played(simulation, np.nan)
         check(found, played(simulation, without=True))
+        assert found[ROUND][1].weight == found[0][1].weight
+
+
+@pytest.mark.parametrize(
+    "composed",
+    [{"topology": tree([3], periods=(1, 2))}, {"topology": gossip(ring(), metropolis())}, {"clock": UNLIKE}],
+    ids=["tree", "no server", "clock"],
+)
+def test_so_they_do_whatever_is_composed(composed):
+    environment = adapted("FaultyWalk-v0", settings={"pays": 1.0}, options={"observed": False})
+    fleet = environment.params._replace(pays=jnp.asarray(FLEET.pays))
+    federation = federate(a2c(environment, network=SMALL, **SIZES), mean())
+    with simulate(federation, fleet, **composed, devices=ONE, workers=1) as simulation:
+        found = played(simulation, np.nan)
+        check(found, played(simulation, without=True), per_agent="topology" in composed)
         assert found[ROUND][1].weight == found[0][1].weight
 
 
