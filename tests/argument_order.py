@@ -35,7 +35,12 @@ ORDERS: dict[str, dict[str, str]] = {
     "Selection": {"init": "agents", "choose": "rng agents number state", "hear": "arrivals state told"},
     "Workload": {"init": "agents", "plan": "agents number state", "hear": "arrivals state told"},
     "Admission": {"init": "agents", "admit": "rng ids left state told sizes", "hear": "ids admitted state told"},
-    "Rule": {"init": "params", "meet": "mix steps start memory trained", "correction": "memory"},
+    "Rule": {
+        "init": "params",
+        "send": "steps start memory trained",
+        "receive": "message memory total",
+        "correction": "memory",
+    },
 }
 """The parameters of the functions of each record. A hint comes last: `learn` and `gradient` are all that take one."""
 ALSO = {"experience": {"seen", "raw"}, "params": {"value"}, "state": {"timed"}}

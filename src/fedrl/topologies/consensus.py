@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
 
+import jax
 import numpy as np
 from scipy.sparse import csr_array
 
+from fedrl.core.types import Params, PyTree
 from fedrl.topologies.graph import Graph, check_graph
 from fedrl.topologies.rules import Rule
 from fedrl.topologies.weights import Mixing, check_sums
 
-Matrix: TypeAlias = np.ndarray | csr_array
 
-DENSE = 1 / 16
-"""The share of weights that are not zero above which a dense product is faster."""
-
-
-def weighing(graph: Graph, mixing: Mixing, rule: Rule, agents: int) -> Callable[[int, np.ndarray], Matrix]:
+def weighing(graph: Graph, mixing: Mixing, rule: Rule, agents: int) -> Callable[[int, np.ndarray], csr_array]:
     """Check that graph, weights and rule go together, and return `(step, present) -> [agents, agents]` weights.
 
     `present` says of each agent whether it takes part; edges to those who do not are absent. The weights of a whole
@@ -29,15 +25,15 @@ def weighing(graph: Graph, mixing: Mixing, rule: Rule, agents: int) -> Callable[
         UnsoundError: The weights do not suit the graph or the rule.
     """
     check_graph(graph, agents)
-    known: dict[int, Matrix] = {}
+    known: dict[int, csr_array] = {}
 
-    def made(step: int, present: np.ndarray) -> Matrix:
+    def made(step: int, present: np.ndarray) -> csr_array:
         heard = graph.adjacency(agents, step) & present[:, None] & present[None, :]
         matrix = mixing.weights(heard)
         check_sums(matrix, rule.sums, mixing, rule)
-        return matrix if (matrix != 0).mean() > DENSE else csr_array(matrix)
+        return csr_array(matrix)  # whose columns are in order: what is heard is added up by ascending sender
 
-    def weights(step: int, present: np.ndarray) -> Matrix:
+    def weights(step: int, present: np.ndarray) -> csr_array:
         if graph.period is None or not present.all():
             return made(step, present)
         turn = step % graph.period
@@ -50,18 +46,46 @@ def weighing(graph: Graph, mixing: Mixing, rule: Rule, agents: int) -> Callable[
     return weights
 
 
-def mixer(matrices: Sequence[Matrix]) -> Callable[[np.ndarray], np.ndarray]:
-    """The product with the weights of several steps in turn, `[agents, ...] -> [agents, ...]` in float64."""
+def met(
+    rule: Rule, matrices: Sequence[csr_array], steps: np.ndarray, start: Params, memory: PyTree, trained: Params
+) -> tuple[Params, PyTree]:
+    """What every agent goes on with after all have heard their neighbours, once for each matrix of weights.
 
-    def mix(x: np.ndarray) -> np.ndarray:
-        rows = np.asarray(x, np.float64).reshape(len(x), -1)
-        for matrix in matrices:
-            rows = matrix @ rows
-        return rows.reshape(x.shape)
-
-    return mix
+    To the last bit it is what each computes by itself with `heard`: a product of dense matrices would add up in an
+    order that no peer knows.
+    """
+    message = rule.send(steps, start, memory, trained)
+    return rule.receive(message, memory, jax.tree.map(lambda x: _mixed(matrices, x), message))
 
 
-def messages_sent(matrices: Sequence[Matrix]) -> np.ndarray:
+def heard(
+    rule: Rule, message: PyTree, memory: PyTree, letters: Sequence[tuple[float, PyTree]]
+) -> tuple[Params, PyTree]:
+    """An agent's own part: what it goes on with after so many messages, its own among them, by ascending sender.
+
+    Args:
+        rule: By which they meet.
+        message: What the agent sent itself, a stack of one, as all that follow.
+        memory: Of the rule.
+        letters: Each message with its weight.
+    """
+
+    def total(*leaves: np.ndarray) -> np.ndarray:
+        found = np.zeros(leaves[0].shape)
+        for (weight, _), leaf in zip(letters, leaves, strict=True):
+            found += weight * np.asarray(leaf, np.float64)
+        return found
+
+    return rule.receive(message, memory, jax.tree.map(total, *(letter for _, letter in letters)))
+
+
+def _mixed(matrices: Sequence[csr_array], x: np.ndarray) -> np.ndarray:
+    rows = np.asarray(x, np.float64).reshape(len(x), -1)
+    for matrix in matrices:
+        rows = matrix @ rows
+    return np.asarray(rows.reshape(x.shape))
+
+
+def messages_sent(matrices: Sequence[csr_array]) -> np.ndarray:
     """How many messages each agent sends in these steps, `[agents]`: one over every edge that leads away from it."""
     return np.sum([(matrix != 0).sum(0) - (matrix.diagonal() != 0) for matrix in matrices], axis=0)

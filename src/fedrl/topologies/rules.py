@@ -1,9 +1,11 @@
 """Rules by which neighbours meet, and what they have to be told besides their parameters.
 
-    start --local training--> trained --meet--> what every agent goes on with
-                                      mix: W x, once for each step of consensus
+    start --local training--> trained --send--> message --W x--> total --receive--> what an agent goes on with
 
-All arrays have a leading agent axis and are NumPy's. `mix` is the only way to hear of others.
+    total_i = sum_j W_ij message_j, in float64, in the order of senders: `fedrl.topologies.consensus`
+
+All arrays have a leading agent axis and are NumPy's; an agent by itself is a stack of one. The total is all that it
+hears of others.
 """
 
 from __future__ import annotations
@@ -18,16 +20,15 @@ from fedrl.core.checks import check_above_zero, check_positive
 from fedrl.core.component import Call, component, record
 from fedrl.core.types import Params, PyTree
 
-Mix = Callable[[np.ndarray], np.ndarray]
-
 
 @record
 class Rule:
     """How neighbours meet.
 
     Attributes:
-        meet: `(mix, steps, start, memory, trained) -> (params, memory)`. `mix` applies the weights to an array and
-            returns float64; `steps` holds the local iterations of each agent.
+        send: `(steps, start, memory, trained) -> message`, a tree; `steps` holds the local iterations of each agent.
+        receive: `(message, memory, total) -> (params, memory)`, of an agent's own message and the weighted sum of all
+            that it heard, its own among them, float64.
         init: `params -> memory`.
         correction: `memory -> correction` of the next local gradients, `Hint.correction`. Optional.
         sums: What of the weights has to sum to one: "rows", "columns" or "both".
@@ -35,7 +36,8 @@ class Rule:
         numbers: Float32 numbers in a message besides.
     """
 
-    meet: Callable[[Mix, np.ndarray, Params, PyTree, Params], tuple[Params, PyTree]]
+    send: Callable[[np.ndarray, Params, PyTree, Params], PyTree]
+    receive: Callable[[PyTree, PyTree, PyTree], tuple[Params, PyTree]]
     init: Callable[[Params], PyTree] = lambda params: ()
     correction: Callable[[PyTree], Params] | None = None
     sums: Literal["rows", "columns", "both"] = "rows"
@@ -56,11 +58,15 @@ def average() -> Rule:
     not all at the same point: each is pulled towards its own. `gradient_tracking` removes that bias.
     """
 
-    def meet(mix: Mix, steps: np.ndarray, start: Params, memory: PyTree, trained: Params) -> tuple[Params, PyTree]:
-        del steps, start
-        return jax.tree.map(mix, trained), memory
+    def send(steps: np.ndarray, start: Params, memory: PyTree, trained: Params) -> PyTree:
+        del steps, start, memory
+        return trained
 
-    return Rule(meet)
+    def receive(message: PyTree, memory: PyTree, total: PyTree) -> tuple[Params, PyTree]:
+        del message
+        return total, memory
+
+    return Rule(send, receive)
 
 
 @component(
@@ -79,17 +85,21 @@ def push_sum() -> Rule:
     The sums of x and w are kept, so every theta_i tends to the mean, whatever the weights of the rows sum to.
     """
 
-    def meet(mix: Mix, steps: np.ndarray, start: Params, memory: PyTree, trained: Params) -> tuple[Params, PyTree]:
+    def send(steps: np.ndarray, start: Params, memory: PyTree, trained: Params) -> PyTree:
         del steps
-        after = mix(memory)
 
-        def mixed(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+        def weighted(before: np.ndarray, now: np.ndarray) -> np.ndarray:
             held = memory.reshape(-1, *(1,) * (now.ndim - 1))
-            return mix(now + (held - 1.0) * before) / after.reshape(held.shape)
+            return np.asarray(now + (held - 1.0) * before)
 
-        return jax.tree.map(mixed, start, trained), after
+        return jax.tree.map(weighted, start, trained), memory
 
-    return Rule(meet, lambda params: np.ones(len(jax.tree.leaves(params)[0])), sums="columns", numbers=1)
+    def receive(message: PyTree, memory: PyTree, total: PyTree) -> tuple[Params, PyTree]:
+        del message, memory
+        sums, weight = total
+        return jax.tree.map(lambda x: x / weight.reshape(-1, *(1,) * (x.ndim - 1)), sums), weight
+
+    return Rule(send, receive, lambda params: np.ones(len(jax.tree.leaves(params)[0])), sums="columns", numbers=1)
 
 
 @component(
@@ -122,17 +132,22 @@ def gradient_tracking(learning_rate: float, gradient_steps: int = 1) -> Rule:
     check_above_zero(learning_rate=learning_rate)
     check_positive(gradient_steps=gradient_steps)
 
-    def meet(mix: Mix, steps: np.ndarray, start: Params, memory: PyTree, trained: Params) -> tuple[Params, PyTree]:
-        def tracked(c: np.ndarray, before: np.ndarray, now: np.ndarray) -> np.ndarray:
-            length = learning_rate * gradient_steps * steps.reshape(-1, *(1,) * (now.ndim - 1))
-            direction = (before - now) / length
-            return (c - direction + mix(direction)).astype(np.float32)
+    def send(steps: np.ndarray, start: Params, memory: PyTree, trained: Params) -> PyTree:
+        del memory
 
-        memory = jax.tree.map(tracked, memory, start, trained)
-        return jax.tree.map(mix, trained), memory
+        def direction(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+            return (before - now) / (learning_rate * gradient_steps * steps.reshape(-1, *(1,) * (now.ndim - 1)))
+
+        return jax.tree.map(direction, start, trained), trained
+
+    def receive(message: PyTree, memory: PyTree, total: PyTree) -> tuple[Params, PyTree]:
+        own, (heard, params) = message[0], total
+        tracked = jax.tree.map(lambda c, z, mixed: (c - z + mixed).astype(np.float32), memory, own, heard)
+        return params, tracked
 
     return Rule(
-        meet,
+        send,
+        receive,
         lambda params: jax.tree.map(np.zeros_like, params),
         correction=lambda memory: memory,
         sums="both",

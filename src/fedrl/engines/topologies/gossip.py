@@ -20,7 +20,7 @@ from fedrl.engines.executors.programs import PARAMS
 from fedrl.engines.inbox import Inbox, Table
 from fedrl.engines.merging import Messages, messages
 from fedrl.engines.topologies.server import Met, Sent, Server, Setting, Traffic
-from fedrl.topologies.consensus import messages_sent, mixer, weighing
+from fedrl.topologies.consensus import messages_sent, met, weighing
 from fedrl.topologies.graph import Graph
 from fedrl.topologies.rules import Rule
 from fedrl.topologies.spectrum import distances
@@ -75,7 +75,7 @@ class Gossip(Server):
         present = np.isin(np.arange(self.agents), inbox.agent)
         matrices = [self.weights(version * self.often + i, present) for i in range(self.often)]
         with np.errstate(over="ignore", invalid="ignore"):  # looked at below
-            params, kept = self.rule.meet(mixer(matrices), steps, server.params, server.aggregator, trained)
+            params, kept = met(self.rule, matrices, steps, server.params, server.aggregator, trained)
             params = jax.tree.map(lambda x, like: x.astype(like.dtype), params, trained)
         skipped = fault(params, kept)
         if skipped:
