@@ -15,6 +15,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
 from fedrl.core.learner import Learner, Trajectory, nothing_gathered
 from fedrl.engines.simulate import simulate
+from fedrl.engines.topologies.choices import isolated
 from fedrl.environments import gridworld, probe_match
 from fedrl.learners import a2c, mlp, normalize, ppo, q_table, reinforce, sgd
 from fedrl.learners.moments import Moments, both, count, joined, merged, parted, standardised, unseen
@@ -163,10 +164,10 @@ def test_after_a_round_the_learner_sees_standardised_numbers():
 
 def test_agents_that_do_not_talk_merge_their_own_counts():
     fleet = SignalParams(jnp.array([-50.0, 400.0]), jnp.array([1.0, 1.0]))
-    simulation = simulate(federate(normalize(looker(signal())), mean()), fleet)
+    simulation = simulate(federate(normalize(looker(signal())), mean()), fleet, topology=isolated())
     population = simulation.init(0)
     for _ in range(3):
-        population, _ = simulation.round(population, talk=False)
+        population, _ = simulation.round(population)
     own = simulation.params_of(population)["moments"]["observation"]
     np.testing.assert_allclose(own.mean[:, 0], [-50.0, 400.0], atol=0.3)
     np.testing.assert_array_equal(own.samples, 2 * TIME * INSTANCES)

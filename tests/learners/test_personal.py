@@ -13,6 +13,7 @@ from fedrl.core.parts import belonging, joined, without
 from fedrl.core.types import Hint
 from fedrl.engines.merging import messages
 from fedrl.engines.simulate import simulate
+from fedrl.engines.topologies.choices import isolated, server
 from fedrl.environments import cartpole, probe_match
 from fedrl.learners import a2c, apfl, chain, interpolated, mlp, normalize, personal, proximal, sgd
 from fedrl.stages import one_way, quantize
@@ -25,10 +26,11 @@ SHRINK = (1 - RATE * CURVATURE) ** STEPS
 
 def policies(learner, rounds=150, talk=True, **options):
     """What each agent acts with after so many rounds, having heard the server once more."""
-    simulation = simulate(federate(learner, mean(), **({"local_steps": STEPS} | options)), FLEET, devices=DEVICE)
+    federation = federate(learner, mean(), **({"local_steps": STEPS} | options))
+    simulation = simulate(federation, FLEET, topology=server() if talk else isolated(), devices=DEVICE)
     population = simulation.init(0)
     for _ in range(rounds):
-        population, seen = simulation.round(population, talk=talk)
+        population, seen = simulation.round(population)
     adopted = simulation.adopt(population) if talk else population
     return flat(simulation.params_of(adopted)), population, seen
 

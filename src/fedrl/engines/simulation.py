@@ -153,9 +153,8 @@ class Simulation:
 
     Attributes:
         init: `seed -> Population`.
-        round: `(population, cohort=None, talk=True) -> (population, Round)`. `cohort` holds the ids that take part,
-            all by default. Without `talk` every agent goes on from its own parameters and the server stands still.
-            The population passed in is consumed.
+        round: `(population, cohort=None) -> (population, Round)`. `cohort` holds the ids that may be sent for, whatever
+            the selection says. The population passed in is consumed.
         params_of: `population -> params` with a leading agent axis: what each agent holds and acts with.
         agents: Number of agents.
         block: Agents in a block.
