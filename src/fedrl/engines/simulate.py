@@ -32,7 +32,8 @@ from fedrl.engines.clocks import Immediate, Virtual
 from fedrl.engines.clocks.devices import Clock, speeds_of
 from fedrl.engines.combinations import check
 from fedrl.engines.compute import COMPUTE
-from fedrl.engines.executors.blocks import Agents, Blocks, Executor, Learned, Plan, Team
+from fedrl.engines.executors.blocks import Blocks
+from fedrl.engines.executors.executor import Agents, Executor, Learned, Plan, Team
 from fedrl.engines.executors.programs import PARAMS
 from fedrl.engines.inbox import Inbox, Table
 from fedrl.engines.log import TIMES, Log
@@ -289,8 +290,8 @@ class Loop:
             return agents, events
         began, company = time.perf_counter(), NOBODY
         if self.executor.plan.ahead:
-            room = min(self.executor.room(agents), -len(ids) % self.executor.wave)
-            company = self.executor.strangers(agents, self.clock.soon(ticking, room), ids)[:room]
+            soon = self.clock.soon(ticking)
+            company = self.executor.company(agents, soon[~np.isin(soon, ids)], len(ids))
         agents, found = self.executor.train(population.key, agents, ids, table, company)
         log.agents_s += time.perf_counter() - began
         log.refused += found.failed

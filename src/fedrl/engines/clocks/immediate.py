@@ -45,10 +45,9 @@ class Immediate:
         """They do not arrive."""
         return Due(np.setdiff1d(state.agent, ids))
 
-    def soon(self, state: Due, most: int) -> np.ndarray:
-        """Nobody is worth training ahead of time."""
-        del state, most
-        return NOBODY
+    def soon(self, state: Due) -> np.ndarray:
+        """Who will arrive, the first ones first."""
+        return state.agent
 
     def costs(self, state: Due, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Seconds of work and of messages behind updates that arrived: none is known."""

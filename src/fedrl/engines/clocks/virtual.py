@@ -15,7 +15,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.engines.clocks.chance import Draw, normal, uniform
 from fedrl.engines.clocks.devices import Clock, Speeds
 from fedrl.engines.clocks.presence import Stay, presence
-from fedrl.engines.records import ARRIVED, BACK, LOST, NOBODY, TIMER, Events
+from fedrl.engines.records import ARRIVED, BACK, LOST, TIMER, Events
 
 
 class Ahead(NamedTuple):
@@ -126,9 +126,9 @@ class Virtual:
         state.due_s[ids] = np.inf
         return state
 
-    def soon(self, state: Ahead, most: int) -> np.ndarray:
+    def soon(self, state: Ahead) -> np.ndarray:
         """Who will arrive, the first ones first."""
-        ids = np.flatnonzero((state.kind == ARRIVED) & np.isfinite(state.due_s)) if most > 0 else NOBODY
+        ids = np.flatnonzero((state.kind == ARRIVED) & np.isfinite(state.due_s))
         return ids[np.argsort(state.due_s[ids], kind="stable")]
 
     def costs(self, state: Ahead, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

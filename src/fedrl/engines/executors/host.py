@@ -23,16 +23,14 @@ import numpy as np
 
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError, UnsoundError
-from fedrl.core.faults import FAULT
 from fedrl.core.federation import Federation, ServerState
 from fedrl.core.learner import Trajectory
 from fedrl.core.types import Key, PyTree
-from fedrl.engines.executors.blocks import Agents, Executor, Learned, Plan
+from fedrl.engines.executors.executor import Agents, Executor, Found, Learned, Plan, joined
 from fedrl.engines.executors.host_programs import host_programs
 from fedrl.engines.executors.host_rollout import HostRollout, instance_seeds, instance_settings
 from fedrl.engines.executors.programs import SUMS
-from fedrl.engines.inbox import Outcome, Table
-from fedrl.engines.merging import Upload
+from fedrl.engines.inbox import Table
 from fedrl.engines.records import NOBODY
 
 RESTART, EPISODES = 1, 2
@@ -100,8 +98,7 @@ class Host(Executor):
         talk, blocks = np.bool_(table.row is not None), list(agents.blocks)
         given, olds, starts, totals = {}, {}, {}, {}
         for i, here in present:
-            who = np.maximum(self.seats[i], 0)
-            place = self.places[i % len(self.places)]
+            who, place = self._who(i), self.places[i % len(self.places)]
             given[i] = jax.device_put((key, self._heard(team, table, who), self._asked(team, who)), place)
             olds[i] = run.remember(blocks[i])
             blocks[i], starts[i], totals[i] = run.begin(*given[i], blocks[i], here, talk)
@@ -113,70 +110,54 @@ class Host(Executor):
             for i, here in present:
                 rows = self._rows(i)
                 own = jax.tree.map(lambda x, rows=rows: x[:, rows], trajectory)
-                going = here & (step < team.steps[np.maximum(self.seats[i], 0)])
+                going = here & (step < team.steps[self._who(i)])
                 blocks[i], totals[i], learned = run.work(
                     *given[i], starts[i], blocks[i], totals[i], going, np.int32(step), own
                 )
                 columns[i] = learned if i not in columns else jax.tree.map(jnp.add, columns[i], learned)
-        found, faults = [], []
+        reported = []
         for i, here in present:
-            who = np.maximum(self.seats[i], 0)
-            known: dict[str, Any] = {**columns[i], **{name: x[who].astype(np.float32) for name, x in counts.items()}}
-            blocks[i], result, upload, fault, before = run.report(
-                *given[i], starts[i], olds[i], blocks[i], totals[i], here, talk, known
-            )
-            found.append((i, here, result, upload, before))
-            faults.append(np.asarray(fault)[here])
-        order = np.concatenate([self.seats[i][here] for i, here in present])
-        at_fault = np.concatenate(faults)
-        if at_fault.any():  # what their environments have come to is not known
-            broken = np.isin(np.arange(self.agents), order[at_fault > 0])
+            known: dict[str, Any] = {
+                **columns[i],
+                **{name: x[self._who(i)].astype(np.float32) for name, x in counts.items()},
+            }
+            blocks[i], *made = run.report(*given[i], starts[i], olds[i], blocks[i], totals[i], here, talk, known)
+            reported.append(made)
+        taken = [here for _, here in present]
+        agent = np.concatenate([self.seats[i][here] for i, here in present])
+        results, uploads, faults, before = zip(*reported, strict=True)
+        fault = joined(faults, taken)
+        if fault.any():  # what their environments have come to is not known
+            broken = np.isin(np.arange(self.agents), agent[fault > 0])
             seeds = instance_seeds((*at, count, RESTART), self.agents, self._instances)
             self.rollout.restart(seeds, np.repeat(broken, self._instances))
         team.trained[0] = count + 1
         self._standing = (at, count + 1)
-        metrics = {
-            name: np.concatenate([np.asarray(columns[i][name])[here] for i, here in present])
-            for name in columns[present[0][0]]
-        } | {name: x[order].astype(np.float32) for name, x in counts.items()}
+        metrics = joined([columns[i] for i, _ in present], taken)
+        metrics |= {name: x[agent].astype(np.float32) for name, x in counts.items()}
         self.metrics = sorted(metrics)
-        return agents._replace(blocks=tuple(blocks)), self._told(ids, order, at_fault, found, metrics)
-
-    def _told(
-        self, ids: np.ndarray, order: np.ndarray, at_fault: np.ndarray, found: list[Any], metrics: dict[str, np.ndarray]
-    ) -> Learned:
-        """What came of it, without those whose training came to nothing."""
-        outcomes, rows, end = [], [], 0
-        for i, here, result, _, _ in found:
-            sound = here.copy()
-            sound[here] = at_fault[end : end + int(here.sum())] == 0
-            end += int(here.sum())
-            rows.append(here)
-            if self.plan.collects == SUMS:
-                outcomes.append(Outcome(result, sound, self.seats[i][sound]))
-        uploads: Upload = _stacked([upload for *_, upload, _ in found], rows)
-        if self.plan.collects == SUMS:
-            keep, items = np.flatnonzero(at_fault == 0), ()
-        else:
-            back = np.argsort(order)[np.argsort(np.argsort(ids))]
-            keep = back[at_fault[back] == 0]
-            items = jax.tree.map(lambda x: x[keep], _stacked([result for _, _, result, _, _ in found], rows))
-        return Learned(
-            agent=order[keep],
-            items=items,
-            outcomes=outcomes,
-            uploads=jax.tree.map(lambda x: x[keep], uploads),
-            metrics={name: x[keep] for name, x in metrics.items() if name != FAULT},
-            failed=self._failures(order, at_fault),
-            undo=[(i, self.seats[i][here], before) for i, here, _, _, before in found],
+        summed = self.plan.collects == SUMS
+        found = Found(
+            agent=agent,
+            fault=fault,
+            sums=[(each, self._who(i), here) for each, (i, here) in zip(results, present, strict=True)] * summed,
+            items=() if summed else joined(results, taken),
+            uploads=joined(uploads, taken),
+            metrics=metrics,
+            undo=[(i, self.seats[i][here], memory) for memory, (i, here) in zip(before, present, strict=True)],
         )
+        return agents._replace(blocks=tuple(blocks)), self.learned(found, ids)
+
+    def _who(self, i: int) -> np.ndarray:
+        """Who sits in a block; an empty seat has the first agent."""
+        return np.maximum(self.seats[i], 0)
 
     def _gather(
         self, key: Key, agents: Agents, ids: np.ndarray, blocks: list[tuple[int, Any]], step: int
     ) -> tuple[Trajectory, dict[str, np.ndarray]]:
         """One local step's experience of these agents: of each seat of these blocks, in their order."""
         team, count = agents.team, self._instances
-        seated = np.concatenate([np.maximum(self.seats[i], 0) for i, _ in blocks])
+        seated = np.concatenate([self._who(i) for i, _ in blocks])
         active = np.zeros(self.agents + 1, bool)
         active[ids] = step < team.steps[ids]
         params = self.run.stack(jax.device_put([self.run.params(block.learner) for _, block in blocks], self.places[0]))
@@ -207,11 +188,6 @@ class Host(Executor):
             every = np.reshape(instance_seeds(entropy, self.agents, self._instances), seeds.shape)
             seeds[mine] = every[mine]
         return seeds.reshape(-1).tolist()
-
-
-def _stacked(parts: Sequence[PyTree], here: Sequence[np.ndarray]) -> PyTree:
-    rows = [jax.tree.map(lambda x, h=h: np.asarray(x)[h], part) for part, h in zip(parts, here, strict=True)]
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *rows)
 
 
 def _opened(federation: Federation, fleet: PyTree, agents: int, workers: int | None) -> HostRollout:

@@ -1,0 +1,317 @@
+"""What all executors share: what agents were asked for, what they hold, and what comes of their work.
+
+assign(jobs, table)      agents are sent for; nothing is computed yet
+train(ids) -> Learned    those whose updates are due learn
+give_back(undo, lost)    stages of agents whose updates came to nothing remember what they did before
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.core.federation import AgentState, Federation, ServerState
+from fedrl.core.learner import policy_of
+from fedrl.core.shares import shares
+from fedrl.core.types import Broadcast, Key, Params, PyTree
+from fedrl.engines.executors.ahead import Ahead
+from fedrl.engines.executors.programs import SUMS, Asked, adoption, layout
+from fedrl.engines.inbox import Outcome, Table
+from fedrl.engines.merging import Upload, failures
+from fedrl.engines.records import NOBODY, Jobs
+from fedrl.engines.sharing import shapes
+from fedrl.engines.simulation import Refusal, seated, starting
+from fedrl.engines.topologies.server import Server
+
+
+class Team(NamedTuple):
+    """What the executor keeps of agents beside resident blocks.
+
+    NumPy arrays, `[agents, ...]`, that are brought up to date in place.
+
+    Attributes:
+        states: Of packed agents, as rows of words, after the last of their jobs that has ended.
+        heard: The broadcast each heard last, if those who work at the same time may have heard different ones.
+        row: Else the row of the table that it hears.
+        version: Of what each heard; -1 for nothing yet.
+        again: How often each has heard that version before.
+        cohort: How many heard the same with it.
+        steps: Local steps it was asked for.
+        share: Its weight among all agents, as they are asked now.
+        trained: How often anybody has learned, `[1]`.
+        ahead: Of packed agents who learned before it was due; () if none ever does.
+    """
+
+    states: np.ndarray
+    heard: PyTree
+    row: np.ndarray
+    version: np.ndarray
+    again: np.ndarray
+    cohort: np.ndarray
+    steps: np.ndarray
+    share: np.ndarray
+    trained: np.ndarray
+    ahead: Ahead | tuple[()] = ()
+
+
+class Agents(NamedTuple):
+    """The agents' half of a run."""
+
+    blocks: tuple[AgentState, ...]
+    team: Team
+
+
+class Learned(NamedTuple):
+    """What came of local work.
+
+    Attributes:
+        agent: Those whose training came to something; in the order of `outcomes`, or else as they were asked.
+        items: What was collected of each, with a leading axis; () if sums were.
+        outcomes: The sums.
+        uploads: An `Upload` with a row for each.
+        metrics: Of each, by name.
+        failed: Those whose training came to nothing.
+        undo: For `give_back`.
+    """
+
+    agent: np.ndarray
+    items: PyTree
+    outcomes: list[Outcome]
+    uploads: Upload
+    metrics: dict[str, np.ndarray]
+    failed: tuple[Refusal, ...]
+    undo: Any
+
+
+class Found(NamedTuple):
+    """What agents made of their work, as an executor finds it, in the order of blocks.
+
+    Attributes:
+        agent: All that worked.
+        fault: Whose training came to nothing: `fedrl.core.faults.FAULT`.
+        sums: Of each block its exact sums, who sits where, and who is here; empty if sums are not collected.
+        items: What was collected of each agent instead; () if sums were.
+        uploads: An `Upload` with a row for each.
+        metrics: Of each, by name.
+        undo: For `give_back`: a block, its agents, and what their stages remembered before.
+    """
+
+    agent: np.ndarray
+    fault: np.ndarray
+    sums: list[tuple[Any, np.ndarray, np.ndarray]]
+    items: PyTree
+    uploads: Upload
+    metrics: dict[str, np.ndarray]
+    undo: list[tuple[int, np.ndarray, Any]]
+
+
+class Plan(NamedTuple):
+    """What the rest of a simulation needs of its executor.
+
+    Attributes:
+        collects: "sums", "updates" or "params".
+        group: `[agents]`, whose updates may be added up together.
+        sparse: Whether few agents may be due at a time.
+        mixed: Whether those who work at the same time may have heard different versions.
+        ahead: Whether agents may learn before it is due.
+        varied: Whether agents may be asked for unlike numbers of local steps.
+    """
+
+    collects: str
+    group: np.ndarray
+    sparse: bool
+    mixed: bool
+    ahead: bool
+    varied: bool
+
+
+class Executor:
+    """What all executors share: what agents were asked for, and what they hold."""
+
+    def __init__(
+        self, federation: Federation, fleet: PyTree, plan: Plan, size: int, places: Sequence[jax.Device], order: Any
+    ) -> None:
+        self.federation, self.plan, self.size, self.places = federation, plan, size, list(places)
+        self.agents = len(plan.group)
+        seating = np.arange(self.agents) if order is None else np.asarray(order)
+        groups = np.unique(plan.group) if plan.collects == SUMS else [None]
+        members = [seating if g is None else seating[plan.group[seating] == g] for g in groups]
+        self.seats = [seat for ids in members for seat in seated(ids, size)]
+        self.layout = layout(federation, shapes(fleet, skip=1))
+        self._failures = failures(federation, shapes(fleet, skip=1))
+        self._adopt = adoption(federation)
+        self._fleet = fleet
+
+    resident = True
+    metrics: list[str]
+    """What agents measure."""
+
+    def start(self, seed: int, steps: np.ndarray) -> tuple[ServerState, Key, Agents]:
+        """Begin a run; also returns what a server begins with, and the key of the run."""
+        places = self.places if self.resident else self.places[:1]
+        first = starting(self.federation, self._fleet, self.seats, steps, places)(seed)
+        blocks, states = first.blocks, np.zeros((0, 0), np.uint32)
+        if not self.resident:
+            states, blocks = self._packed(blocks), ()
+        count = self.agents
+        team = Team(
+            states=states,
+            heard=(),
+            row=np.zeros(count, np.int32),
+            version=np.full(count, -1, np.int32),
+            again=np.zeros(count, np.int32),
+            cohort=np.ones(count, np.int32),
+            steps=np.asarray(steps, np.int32).copy(),
+            share=shares(self.federation, steps),
+            trained=np.zeros(1, np.int64),
+        )
+        return first.server, first.key, Agents(tuple(blocks), team)
+
+    def assign(self, agents: Agents, jobs: Jobs, table: Table) -> Agents:
+        """These agents are sent for, each with a row of the table."""
+        team, ids = agents.team, jobs.agent
+        version = np.asarray(table.sent.version)[jobs.row]
+        team.again[ids] = np.where(team.version[ids] == version, team.again[ids] + 1, 0)
+        team.version[ids], team.cohort[ids], team.row[ids] = version, jobs.cohort, jobs.row
+        team.steps[ids] = jobs.steps
+        if self.plan.mixed:
+            for own, rows in zip(jax.tree.leaves(team.heard), jax.tree.leaves(table.sent), strict=True):
+                own[ids] = rows[jobs.row]
+        return agents
+
+    def cancel(self, agents: Agents, ids: np.ndarray) -> Agents:
+        """As if they had not been sent for; nobody has learned yet who can be called back."""
+        del ids
+        return agents
+
+    def company(self, agents: Agents, ids: np.ndarray, due: int) -> np.ndarray:
+        """Those of these agents who may learn beside so many that are due."""
+        del agents, due
+        return ids[:0]
+
+    def prepared(self, agents: Agents, sent: Broadcast, topology: Server) -> Agents:
+        """With room for what each agent hears, if that differs; `sent` has the shape of a table of broadcasts."""
+        del topology
+        if not self.plan.mixed:
+            return agents
+        room = jax.tree.map(lambda x: np.zeros((self.agents, *np.shape(x)[1:]), np.asarray(x).dtype), sent)
+        return agents._replace(team=agents.team._replace(heard=room))
+
+    def train(
+        self, key: Key, agents: Agents, ids: np.ndarray, table: Table, company: np.ndarray = NOBODY
+    ) -> tuple[Agents, Learned]:
+        """These agents, whose updates are due, learn, if they have not; so may others, ahead of time."""
+        raise NotImplementedError
+
+    def _heard(self, team: Team, table: Table, who: np.ndarray) -> Broadcast:
+        """What each seat of a block has heard."""
+        if self.plan.mixed:
+            return jax.tree.map(lambda own: own[who], team.heard)
+        rows = team.row[who]
+        return jax.tree.map(lambda x: x[rows], table.sent)
+
+    def _asked(self, team: Team, who: np.ndarray) -> Asked:
+        return Asked(team.cohort[who], team.again[who], team.steps[who], team.share[who])
+
+    def give_back(self, agents: Agents, undo: Sequence[Any], lost: np.ndarray) -> Agents:
+        """Stages of these agents remember what they did before they learned: their updates came to nothing."""
+        blocks = list(agents.blocks)
+        for i, ids, memory in undo if len(lost) else ():
+            mine = np.isin(ids, lost)
+            if not self.resident:
+                agents.team.states[ids[mine], self.layout.memory] = memory[mine]
+            elif mine.any():
+                here = np.isin(self.seats[i], ids[mine])
+
+                def chosen(old: jax.Array, new: jax.Array, here: np.ndarray = here) -> jax.Array:
+                    return jnp.where(here.reshape(-1, *[1] * (new.ndim - 1)), old, new)
+
+                blocks[i] = blocks[i]._replace(local=jax.tree.map(chosen, memory, blocks[i].local))
+        return agents._replace(blocks=tuple(blocks))
+
+    def blocks(self, agents: Agents) -> list[AgentState]:
+        """All agents, by `seats`."""
+        if self.resident:
+            return list(agents.blocks)
+        return [self.layout.unpack(agents.team.states[np.maximum(seat, 0)]) for seat in self.seats]
+
+    def with_blocks(self, agents: Agents, blocks: Sequence[AgentState]) -> Agents:
+        """The same with other states of all agents, by `seats`."""
+        if self.resident:
+            return agents._replace(blocks=tuple(blocks))
+        return agents._replace(team=agents.team._replace(states=self._packed(blocks)))
+
+    def adopt(self, agents: Agents, table: Table) -> Agents:
+        """Every agent has adopted what it would hear now."""
+        row = table.row
+        if row is None:
+            return agents
+        params = [jax.tree.map(lambda x, s=seat: x[row[np.maximum(s, 0)]], table.sent.params) for seat in self.seats]
+        return self.with_blocks(agents, [self._adopt(*each) for each in zip(self.blocks(agents), params, strict=True)])
+
+    def params_of(self, agents: Agents) -> Params:
+        """What each agent acts with, in the order of their numbers."""
+        learner = self.federation.learner
+        held = [jax.vmap(lambda state: policy_of(learner, state))(block.learner) for block in self.blocks(agents)]
+        return self._in_order(held)
+
+    def held(self, agents: Agents) -> Params:
+        """What a federation sees of each agent's parameters, in the order of their numbers."""
+        return self._in_order(
+            [jax.vmap(self.federation.learner.params)(block.learner) for block in self.blocks(agents)]
+        )
+
+    def states_of(self, agents: Agents) -> PyTree:
+        """What each agent's learner remembers, in the order of their numbers."""
+        return self._in_order([block.learner for block in self.blocks(agents)])
+
+    def going_on(self, agents: Agents, states: PyTree) -> Agents:
+        """Agents that go on from what the learners of others remember."""
+
+        def remembering(block: AgentState, seat: np.ndarray) -> AgentState:
+            rows = np.maximum(seat, 0)
+            taken = jax.tree.map(lambda new, old: jax.device_put(new[rows], old.sharding), states, block.learner)
+            return block._replace(learner=taken)
+
+        return self.with_blocks(agents, [remembering(*at) for at in zip(self.blocks(agents), self.seats, strict=True)])
+
+    def _packed(self, blocks: Sequence[AgentState]) -> np.ndarray:
+        rows = np.concatenate([np.asarray(self.layout.pack(block)) for block in blocks])
+        ids = np.concatenate(self.seats)
+        back = np.flatnonzero(ids >= 0)[np.argsort(ids[ids >= 0])]
+        return np.asarray(rows[back])
+
+    def _in_order(self, held: Sequence[PyTree]) -> PyTree:
+        ids = np.concatenate(self.seats)
+        back = np.flatnonzero(ids >= 0)[np.argsort(ids[ids >= 0])]
+        return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(x) for x in leaves])[back], *held)
+
+    def learned(self, found: Found, ids: np.ndarray) -> Learned:
+        """Without those whose training came to nothing: in the order of sums, or as agents were asked for."""
+        sound, outcomes, items, end = found.fault == 0, [], (), 0
+        keep = np.flatnonzero(sound)
+        for result, who, here in found.sums:
+            fine = here.copy()
+            fine[here] = sound[end : end + int(here.sum())]
+            end += int(here.sum())
+            outcomes.append(Outcome(result, fine, who[fine]))
+        if self.plan.collects != SUMS:
+            back = np.argsort(found.agent)[np.argsort(np.argsort(ids))]
+            keep = back[sound[back]]
+            items = jax.tree.map(lambda x: x[keep], found.items)
+        uploads, metrics = jax.tree.map(lambda x: x[keep], (found.uploads, found.metrics))
+        failed = self._failures(found.agent, found.fault)
+        return Learned(found.agent[keep], items, outcomes, uploads, metrics, failed, found.undo)
+
+    def close(self) -> None:
+        """Let go of what is held outside this process."""
+
+
+def joined(parts: Sequence[PyTree], here: Sequence[np.ndarray]) -> PyTree:
+    """What blocks hand over, one after the other, without those who are not here."""
+    rows = [jax.tree.map(lambda x, h=h: np.asarray(x)[h], part) for part, h in zip(parts, here, strict=True)]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *rows)
