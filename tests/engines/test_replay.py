@@ -11,9 +11,9 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.faults import rings_in
 from fedrl.core.federation import federate
 from fedrl.core.replay import Log, Replay, append, empty, log, sample, settle
-from fedrl.engines.blocks import simulate
-from fedrl.engines.host import simulate_host
+from fedrl.engines.executors.programs import SUMS, Asked, block_program, logging
 from fedrl.engines.nested import as_learner
+from fedrl.engines.simulate import simulate
 from fedrl.environments import cartpole, fleet
 from fedrl.environments.adapters import gymnasium
 
@@ -135,7 +135,7 @@ def test_the_same_with_environments_on_the_host():
     environment = gymnasium("CartPole-v1", settings={"length": 0.5})
     settings = fleet(environment, 3, {"length": [0.4, 0.5, 0.6]})
     federation = federate(small(environment), mean(), local_steps=2)
-    with simulate_host(federation, settings, local_steps=[1, 2, 2], block=2, devices=DEVICE, workers=1) as simulation:
+    with simulate(federation, settings, local_steps=[1, 2, 2], block=2, devices=DEVICE, workers=1) as simulation:
         population, _ = simulation.round(simulation.init(0))
         before = rings(population)
         assert [ring[-1] for ring in before] == [ROWS, 2 * ROWS, 2 * ROWS]
@@ -162,21 +162,19 @@ def test_what_an_engine_compiles_copies_no_ring():
     capacity = 12_345
     federation = federate(small(capacity=capacity), mean(), local_steps=2)
     simulation = simulate(federation, FLEET, block=3, devices=DEVICE)
-    from fedrl.engines.blocks import _block_program, _logging, _updates
-
     population = simulation.init(0)
     block = population.blocks[0]
     arguments = (
         np.asarray(jax.random.key_data(population.key)),
-        jax.tree.map(np.asarray, federation.broadcast(population.server)),
-        np.int32(3),
+        jax.tree.map(lambda x: np.stack([x] * 3), federation.broadcast(population.server)),
+        Asked(np.full(3, 3, np.int32), np.zeros(3, np.int32), np.full(3, 2, np.int32), np.asarray(block.share)),
         np.bool_(True),
         np.int32(2),
         block,
-        _logging(federation)(block),
+        logging(federation)(block),
         np.ones(3, bool),
     )
-    text = _block_program(federation, None, _updates).lower(*arguments).compile().as_text()
+    text = block_program(federation, SUMS).lower(*arguments).compile().as_text()
     large = [line for line in text.splitlines() if f"{capacity}" in line]
     assert any("scatter" in line for line in large)
     assert not [line for line in large if " copy(" in line or " select(" in line]
