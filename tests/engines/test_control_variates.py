@@ -11,15 +11,14 @@ from fedrl.core.errors import UnsoundError
 from fedrl.core.federation import federate
 from fedrl.core.shares import shares
 from fedrl.core.stage import Stage
-from fedrl.engines.admission import simulate_budget
-from fedrl.engines.blocks import simulate
-from fedrl.engines.coordination import coordinated
-from fedrl.engines.hierarchy import hierarchy
+from fedrl.engines.clocks import clock
+from fedrl.engines.executors.programs import layout, setting_of
 from fedrl.engines.nested import as_learner
-from fedrl.engines.virtual import bounded_staleness, clock, fed_async, fed_buff, synchronous
-from fedrl.engines.virtual.engine import simulate_clock
+from fedrl.engines.scheduler import Scheduler
+from fedrl.engines.schedules import bounded_staleness, fed_async, fed_buff, synchronous
+from fedrl.engines.simulate import simulate
 from fedrl.learners import chain, corrected, sgd
-from fedrl.selection import by_priority, ramp
+from fedrl.selection import by_priority, ramp, uniform
 from fedrl.selection.selection import Workload
 from fedrl.stages import (
     clip,
@@ -118,27 +117,28 @@ def test_a_server_that_takes_large_steps_settles_there_too():
     fed_async(0.6),
 ], ids=repr)  # fmt: skip
 def test_on_a_clock_however_stale_the_updates(schedule):
-    simulation = simulate_clock(scaffold(mean("uniform")), FLEET, clock(schedule, step_s=SPEEDS), devices=DEVICE)
+    timing = {"scheduler": schedule, "clock": clock(step_s=SPEEDS)}
+    simulation = simulate(scaffold(mean("uniform")), FLEET, **timing, devices=DEVICE)
     settles_at(simulation, ALIKE, 300)
 
 
 @pytest.mark.parametrize("schedule", [synchronous(), fed_buff(2)], ids=repr)
 def test_agents_that_drop_out_now_and_then_stay_counted(schedule):
-    devices = clock(schedule, step_s=SPEEDS, drop_out=0.3)
-    simulation = simulate_clock(scaffold(mean()), FLEET, devices, local_steps=WORK, devices=DEVICE)
+    timing = {"scheduler": schedule, "clock": clock(step_s=SPEEDS, drop_out=0.3)}
+    simulation = simulate(scaffold(mean()), FLEET, **timing, local_steps=WORK, devices=DEVICE)
     settles_at(simulation, BY_SAMPLES, 400)
 
 
 @pytest.mark.parametrize("cohort", [None, two_of_four()], ids=["all", "two of four"])
 @pytest.mark.parametrize("shape", [tree([2]), tree([2], periods=[1, 4]), tree([2, 1], periods=[1, 2, 4])], ids=repr)
 def test_servers_of_a_tree_add_up_what_their_agents_change(shape, cohort):
-    simulation = hierarchy(scaffold(mean()), FLEET, shape, local_steps=WORK, devices=DEVICE)
+    simulation = simulate(scaffold(mean()), FLEET, topology=shape, local_steps=WORK, devices=DEVICE)
     settles_at(simulation, BY_SAMPLES, 400, cohort)
 
 
 def test_a_tree_knows_c_exactly_whenever_all_of_it_has_merged():
     shape = tree([2, 1], periods=[1, 2, 4])
-    simulation = hierarchy(scaffold(mean()), FLEET, shape, local_steps=WORK, devices=DEVICE)
+    simulation = simulate(scaffold(mean()), FLEET, topology=shape, local_steps=WORK, devices=DEVICE)
     population, pick = simulation.init(0), two_of_four()
     for i in range(12):
         population, _ = simulation.round(population, pick(i))
@@ -146,14 +146,14 @@ def test_a_tree_knows_c_exactly_whenever_all_of_it_has_merged():
         if i % 4 == 3:
             np.testing.assert_allclose(c, own.sum(0), atol=1e-6)
             assert np.abs(c).max() > 0.05
-            for edge in population.between[0]:
+            for edge in population.between.topology[0][0]:
                 np.testing.assert_array_equal(flat(edge.server.shared[0]), c)
 
 
 def test_what_servers_above_servers_exchange_is_counted():
     inner = federate(quadratic(sgd(RATE)), mean(), local_steps=3)
     plain, steered = (
-        hierarchy(federation, FLEET, tree([2], periods=[1, 2]), devices=DEVICE)
+        simulate(federation, FLEET, topology=tree([2], periods=[1, 2]), devices=DEVICE)
         for federation in (inner, scaffold(mean()))
     )
     (_, a), (_, b) = (two_rounds(simulation) for simulation in (plain, steered))
@@ -169,7 +169,8 @@ def two_rounds(simulation):
 
 def test_agents_turned_away_by_a_budget_have_not_been_counted():
     federation, budget = scaffold(mean(), tells=["norm"]), by_priority(90, patience=3)
-    simulation = simulate_budget(federation, FLEET, budget, local_steps=WORK, devices=DEVICE)
+    plan = Scheduler(admission=budget)
+    simulation = simulate(federation, FLEET, scheduler=plan, local_steps=WORK, devices=DEVICE)
     population = simulation.init(0)
     for _ in range(6):
         population, seen = simulation.round(population)
@@ -191,7 +192,7 @@ def alternating(most: int) -> Workload:
 
 
 def test_shares_that_change_with_the_work_are_counted_as_they_are_now():
-    simulation = coordinated(simulate(scaffold(mean()), FLEET, devices=DEVICE), workload=alternating(3))
+    simulation = simulate(scaffold(mean()), FLEET, scheduler=Scheduler(workload=alternating(3)), devices=DEVICE)
     population = simulation.init(0)
     for _ in range(7):
         population, _ = simulation.round(population)
@@ -203,12 +204,13 @@ def test_shares_that_change_with_the_work_are_counted_as_they_are_now():
 
 
 def test_on_a_clock_shares_follow_the_work_too():
-    timed = simulate_clock(scaffold(mean()), FLEET, clock(synchronous(), step_s=SPEEDS), devices=DEVICE)
-    settles_at(coordinated(timed, workload=alternating(3)), BY_SAMPLES, 400)
+    plan = Scheduler(workload=alternating(3))
+    simulation = simulate(scaffold(mean()), FLEET, scheduler=plan, clock=clock(step_s=SPEEDS), devices=DEVICE)
+    settles_at(simulation, BY_SAMPLES, 400)
 
 
 def test_one_share_for_all_where_all_work_the_same():
-    simulation = coordinated(simulate(scaffold(mean()), FLEET, devices=DEVICE), workload=ramp(1, 3, 20))
+    simulation = simulate(scaffold(mean()), FLEET, scheduler=Scheduler(workload=ramp(1, 3, 20)), devices=DEVICE)
     settles_at(simulation, ALIKE, 300)
 
 
@@ -230,7 +232,7 @@ def through(**marks) -> Stage:
         (lambda: scaffold(mean("uniform"), through(event="Gaussian")), r"keep single updates from the server"),
         (lambda: scaffold(mean(), lazy()), r"lazy\(\) saves messages, and control_variates\(0.1\) sends one in every"),
         (lambda: scaffold(mean(), control_variates(0.2)), r"both send statistics named 'control_variates'"),
-        (lambda: as_learner(scaffold(mean()), 2), r"control_variates\(0.1\) keeps a sum over all.*engines.hierarchy"),
+        (lambda: as_learner(scaffold(mean()), 2), r"control_variates\(0.1\) keeps a sum over all.*Use a topology of servers"),
     ],
 )
 def test_what_would_settle_elsewhere_or_tell_too_much_is_refused(build, message):
@@ -260,39 +262,41 @@ def fragile(bad: range) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: jnp.int32(0), update)
 
 
-@pytest.mark.parametrize("engine", ["blocks", "tree", "clock"])
-def test_a_round_that_the_server_passes_over_changes_neither_c_nor_any_variate(engine):
+COMPOSED = {
+    "server": {},
+    "tree": {"topology": tree([2], periods=[1, 2])},
+    "clock": {"clock": clock()},
+    "all selected": {"scheduler": Scheduler(selection=uniform(AGENTS))},
+}
+
+
+@pytest.mark.parametrize("case", COMPOSED)
+def test_a_round_that_the_server_passes_over_changes_neither_c_nor_any_variate(case):
     """From its third merge on the server makes nothing of what it hears."""
     federation = scaffold(mean(), server_opt=fragile(range(2, 99)))
-    if engine == "blocks":
-        simulation = simulate(federation, FLEET, local_steps=WORK, devices=DEVICE)
-    elif engine == "tree":
-        simulation = hierarchy(federation, FLEET, tree([2], periods=[1, 2]), local_steps=WORK, devices=DEVICE)
-    else:
-        simulation = simulate_clock(federation, FLEET, clock(synchronous()), local_steps=WORK, devices=DEVICE)
+    simulation = simulate(federation, FLEET, **COMPOSED[case], local_steps=WORK, devices=DEVICE)
     population, found = simulation.init(0), []
     for _ in range(6):
         population, seen = simulation.round(population)
-        found.append(memory_of(population))
+        found.append(memory_of(federation, population))
     assert seen.skipped
     assert np.abs(found[1]).max() > 0.1
     for after in found[2:]:
         np.testing.assert_array_equal(after, found[1])
 
 
-def memory_of(population) -> np.ndarray:
-    """What the stages of all agents remember, as the engine holds it."""
+def memory_of(federation, population) -> np.ndarray:
+    """What the stages of all agents remember, as blocks or rows of words."""
     if population.blocks:
         return np.concatenate([flat(block.local[0].variate) for block in population.blocks])
-    after = 1 + 1 + 2 * 3 + 1  # the agent, its steps, its curvature and minimum, its share: as words of a row
-    return population.between.desks.states.view(np.float32)[:, -after - 4 : -after]
+    return population.between.team.states[:, layout(federation, setting_of(FLEET)).memory].view(np.float32)
 
 
 @pytest.mark.parametrize("late", ["discard", "keep"])
 def test_updates_without_a_quorum_have_not_been_counted(late):
     schedule = synchronous(quorum=3, late=late)
-    devices = clock(schedule, step_s=SPEEDS, drop_out=0.4)
-    simulation = simulate_clock(scaffold(mean()), FLEET, devices, local_steps=WORK, devices=DEVICE)
+    timing = {"scheduler": schedule, "clock": clock(step_s=SPEEDS, drop_out=0.4)}
+    simulation = simulate(scaffold(mean()), FLEET, **timing, local_steps=WORK, devices=DEVICE)
     population, abandoned = simulation.init(0), 0
     for _ in range(40):
         population, seen = simulation.round(population)
