@@ -336,18 +336,21 @@ def test_gymnasium_environments_begin_anew_after_a_fault(wrapped, observed, step
         assert found[ROUND][1].weight == found[0][1].weight
 
 
-@pytest.mark.parametrize(
-    "composed",
-    [{"topology": tree([3], periods=(1, 2))}, {"topology": gossip(ring(), metropolis())}, {"clock": UNLIKE}],
-    ids=["tree", "no server", "clock"],
-)
-def test_so_they_do_whatever_is_composed(composed):
+COMPOSED = {
+    "tree": {"topology": tree([3], periods=(1, 2))},
+    "no server": {"topology": gossip(ring(), metropolis())},
+    "clock": {"clock": UNLIKE},
+}
+
+
+@pytest.mark.parametrize("case", COMPOSED)
+def test_so_they_do_whatever_is_composed(case):
     environment = adapted("FaultyWalk-v0", settings={"pays": 1.0}, options={"observed": False})
     fleet = environment.params._replace(pays=jnp.asarray(FLEET.pays))
     federation = federate(a2c(environment, network=SMALL, **SIZES), mean())
-    with simulate(federation, fleet, **composed, devices=ONE, workers=1) as simulation:
+    with simulate(federation, fleet, **COMPOSED[case], devices=ONE, workers=1) as simulation:
         found = played(simulation, np.nan)
-        check(found, played(simulation, without=True), per_agent="topology" in composed)
+        check(found, played(simulation, without=True), per_agent=case == "no server")
         assert found[ROUND][1].weight == found[0][1].weight
 
 
