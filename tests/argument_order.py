@@ -11,10 +11,10 @@ ROLES = {
     RANDOM: {"key", "noise", "rng"},
     READ: {
         *("params", "env_params", "context", "view", "arrivals", "broadcast"),
-        *("agents", "number", "ids", "admitted", "left", "mix", "steps", "start"),
+        *("agents", "number", "ids", "admitted", "left", "steps", "start", "message"),
     },
     STATE: {"state", "shared", "local", "memory"},
-    VALUE: {"action", "update", "updates", "experience", "told", "sizes", "trained", "value"},
+    VALUE: {"action", "update", "updates", "experience", "told", "sizes", "trained", "total", "value"},
 }
 ORDERS: dict[str, dict[str, str]] = {
     "Environment": {"reset": "noise params", "step": "noise params state action"},

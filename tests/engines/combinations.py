@@ -1,6 +1,7 @@
 """Every option of a simulation with every other: what is refused and why, and what each option is seen by.
 
-    make combinations      trains all that stands, and writes docs/combinations.md
+    make combinations      trains all that stands, and writes docs/combinations.md; without a page to write, this file
+                           trains few in which every triple of choices occurs, and prints what it found
 
 An option that an engine ignores leaves no trace. So each option has a function that looks for its trace in what was
 recorded, and returns what is missing.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -199,7 +201,7 @@ def _clock(chosen: Combination, seen: Seen) -> bool:
         return all(r.tick is None for r in seen.rounds)
     lost = sum(r.tick.lost for r in seen.rounds if r.tick is not None)
     timed = all(r.tick is not None and r.tick.time_s > 0.0 for r in seen.rounds)
-    few = chosen["schedule"] in ("fed_async", "bounded", "fed_buff")  # a loss may lie beyond so few merges
+    few = chosen["schedule"] != "synchronous"  # a loss may be noticed only after so few merges
     return timed and (lost > 0 or few if chosen["clock"] == "drop-outs" else lost == 0)
 
 
@@ -309,31 +311,33 @@ def page(reasons: Counter[str], standing: int) -> str:
     return "\n".join(lines)
 
 
-def main(out: Path) -> None:
-    """Train everything and write the page."""
+def checked(chosen: Combination) -> str:
+    """What is wrong with a combination that stands; empty if it trains and no option is ignored."""
+    gone = missing(chosen, trained(chosen))
+    return f"no trace of {gone} in {chosen}" if gone else ""
+
+
+def main(out: Path | None) -> None:
+    """Build everything; train all that stands and write the page, or a covering array and print what was found."""
     import fedrl
 
     fedrl.prepare()
-    reasons: Counter[str] = Counter()
-    standing: list[Combination] = []
-    for chosen in ordered(every()):
-        reason = refusal(chosen)
-        if reason:
-            reasons[reason] += 1
-        else:
-            standing.append(chosen)
-    print(f"{len(standing)} stand, {dict(reasons)}", flush=True)
-    faults = 0
-    for i, chosen in enumerate(standing):
-        gone = missing(chosen, trained(chosen))
-        if gone:
-            faults += 1
-            print(f"no trace of {gone} in {chosen}", flush=True)
-        if i % 100 == 0:
-            print(f"{i} of {len(standing)}", flush=True)
+    found = [(chosen, refusal(chosen)) for chosen in ordered(every())]
+    standing = [chosen for chosen, reason in found if not reason]
+    reasons = Counter(reason for _, reason in found if reason)
+    rows = ordered(covering(standing)) if out is None else standing
+    faults = []
+    for i, chosen in enumerate(rows):
+        faults += filter(None, [checked(chosen)])
+        if out is not None and i % 100 == 0:
+            print(f"{i:,} of {len(rows):,} combinations, {len(faults)} faults", flush=True)
+    if out is None:
+        stands = {name: sorted({chosen[name] for chosen in standing}) for name in OPTIONS}
+        print(json.dumps({"reasons": reasons, "standing": len(standing), "stands": stands, "faults": faults}))
+        return
     out.write_text(page(reasons, len(standing)))
-    raise SystemExit(1 if faults else 0)
+    raise SystemExit("\n".join(faults))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]) if sys.argv[1:] else None)
