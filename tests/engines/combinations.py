@@ -293,9 +293,11 @@ def page(reasons: Counter[str], standing: int) -> str:
     lines = [
         "# What combines with what",
         "",
-        "Written by `make combinations`, which builds every combination of the options below, and trains those that",
-        f"stand for two rounds: of {standing + reasons.total():,} combinations {standing:,} stand, and the others are",
-        "refused when they are built. That something is not implemented is no reason.",
+        "Written by `make combinations`, which builds every combination of the options below: of "
+        f"{standing + reasons.total():,} combinations",
+        f"{standing:,} stand, and the others are refused when they are built. That something is not implemented is no",
+        "reason. Then it trains all that stand for two rounds, and looks for the trace of each option in what was recorded;",
+        "the tests do so for few of them, in which every triple of choices occurs.",
         "",
         "| option | choices |",
         "|---|---|",
@@ -327,6 +329,8 @@ def main(out: Path | None) -> None:
     reasons = Counter(reason for _, reason in found if reason)
     rows = ordered(covering(standing)) if out is None else standing
     faults = []
+    if out is not None:
+        out.write_text(page(reasons, len(standing)))
     for i, chosen in enumerate(rows):
         faults += filter(None, [checked(chosen)])
         if out is not None and i % 100 == 0:
@@ -335,7 +339,6 @@ def main(out: Path | None) -> None:
         stands = {name: sorted({chosen[name] for chosen in standing}) for name in OPTIONS}
         print(json.dumps({"reasons": reasons, "standing": len(standing), "stands": stands, "faults": faults}))
         return
-    out.write_text(page(reasons, len(standing)))
     raise SystemExit("\n".join(faults))
 
 
