@@ -296,8 +296,8 @@ def page(reasons: Counter[str], standing: int) -> str:
         "Written by `make combinations`, which builds every combination of the options below: of "
         f"{standing + reasons.total():,} combinations",
         f"{standing:,} stand, and the others are refused when they are built. That something is not implemented is no",
-        "reason. Then it trains all that stand for two rounds, and looks for the trace of each option in what was recorded;",
-        "the tests do so for few of them, in which every triple of choices occurs.",
+        "reason. Then it trains all that stand for two rounds, and looks for the trace of each option in what was",
+        "recorded; the tests do so for few of them, in which every triple of choices occurs.",
         "",
         "| option | choices |",
         "|---|---|",
