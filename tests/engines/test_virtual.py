@@ -203,7 +203,7 @@ def test_the_same_bits_for_any_number_of_devices():
 @pytest.mark.parametrize("options", [{"block": 1}, {"block": 7}, {"block": 2, "devices": DEVICES}], ids=repr)
 @pytest.mark.parametrize("most", [1024, 2])
 def test_what_agents_act_with_is_of_now_whoever_learned_ahead_of_time(monkeypatch, options, most):
-    monkeypatch.setattr("fedrl.engines.executors.blocks.AHEAD", most)
+    monkeypatch.setattr("fedrl.engines.executors.ahead.AHEAD", most)
     alone = simulate(PLAIN, FLEET, **BUSY, local_steps=STEPS, merges=1, block=1, devices=DEVICES[:1])
     filled = simulate(PLAIN, FLEET, **BUSY, local_steps=STEPS, merges=1, **({"devices": DEVICES[:1]} | options))
     one, other = alone.init(SEED), filled.init(SEED)
