@@ -1,7 +1,8 @@
 """What must be set before JAX's backend starts, because afterwards nobody listens.
 
 * one host device per core, so that blocks of agents run side by side (measured: +42 to +90 % on two cores)
-* the widest vectors the processor has (+9 to +16 % with AVX-512, bit-identical results)
+* the widest vectors the processor has: +6 to +16 % where AVX-512 works on 512 bits at a time, nothing on a Zen 4, which
+  takes them in halves; sums are grouped differently, so the last bits depend on the width
 * a persistent cache of compiled programs, so that a second start compiles nothing
 
 A flag or folder that is already set stays as it is. Importing this module imports neither JAX nor the rest of fedrl.

@@ -98,7 +98,8 @@ def chain(*optimizers: optax.GradientTransformation) -> optax.GradientTransforma
 
 
 def _clipped(optimizer: optax.GradientTransformation, max_norm: float | None) -> optax.GradientTransformation:
-    return optimizer if max_norm is None else optax.chain(optax.clip_by_global_norm(max_norm), optimizer)
+    """An optimiser of all parameters as one vector: a dozen small arrays cost more to walk than to compute with."""
+    return optax.flatten(optimizer if max_norm is None else optax.chain(optax.clip_by_global_norm(max_norm), optimizer))
 
 
 def _rate(learning_rate: float, decay_steps: int | None) -> float | optax.Schedule:
