@@ -51,9 +51,10 @@ PLAIN = federate(quadratic(sgd(RATE)), mean())
 CORRECTED = federate(quadratic(chain(corrected(), sgd(RATE))), mean(), local_steps=3)
 
 
-def neighbours(federation, fleet, *given, consensus_steps: int = 1, **options):
+def neighbours(federation, fleet, *given, consensus_steps: int = 1, gamma: float | None = None, **options):
     """Agents who meet by a graph, its weights and a rule."""
-    return simulate(federation, fleet, topology=gossip(*given, consensus_steps=consensus_steps), **options)
+    topology = gossip(*given, consensus_steps=consensus_steps, gamma=gamma)
+    return simulate(federation, fleet, topology=topology, **options)
 
 
 def met(simulation, population):
