@@ -163,7 +163,8 @@ def _check_serverless(federation: Federation, rule: Rule, scheduler: Scheduler) 
     if deciding:
         raise UnsoundError(
             f"{deciding[0]!r} is what a server decides, and without one there is nobody to decide it: neighbours wait "
-            f"for each other. Leave it out, or run the federation with a server.",
+            "for each other. Going by time they would be AD-PSGD, in which pairs average and no version is merged. "
+            "Leave it out, or run the federation with a server.",
             reason="no server",
         )
     if federation.payload != "delta":
