@@ -55,7 +55,7 @@ REFUSED = {
     "a stage without a server": (
         lambda: federate(LEARNER, mean(), clip(1.0)),
         without_server,
-        "works on updates where they meet",
+        "no contraction, and without a server",
     ),
     "a server optimiser without a server": (
         lambda: federate(LEARNER, mean(), server_opt=optax.adam(0.1)),

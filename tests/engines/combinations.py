@@ -102,7 +102,7 @@ def federation_of(
     environment: str, compression: str, rule: str, payload: str, steps: int, told: tuple[str, ...]
 ) -> Federation:
     """The same object for the same options, so that programs are shared."""
-    stages = [error_feedback(top_k(0.2))] if compression == "top_k" else []
+    stages = {"none": [], "top_k": [error_feedback(top_k(0.2))], "difference": [top_k(0.2)]}[compression]
     rules = {"mean": mean(), "median": median()}
     learner = learner_and_fleet(environment)[0]
     return federate(learner, rules[rule], *stages, local_steps=steps, payload=payload, tells=told)
@@ -116,8 +116,12 @@ def made(chosen: Combination) -> Simulation:
         "admission": by_priority(BUDGET) if chosen["budget"] == "by_priority" else None,
     }
     steps = STEPS if chosen["local steps"] == "ramp" else 1
-    names = [chosen[name] for name in ("environment", "compression", "rule", "payload")]
-    federation = federation_of(*names, steps, asked(parts["admission"]))
+    compression = chosen["compression"]
+    if compression == "top_k" and chosen["topology"] == "gossip":
+        compression = "difference"  # which takes the place of error feedback
+    federation = federation_of(
+        chosen["environment"], compression, chosen["rule"], chosen["payload"], steps, asked(parts["admission"])
+    )
     options = {"workers": 1} if chosen["environment"] == "gymnasium" else {}
     return simulate(
         federation,
@@ -229,9 +233,14 @@ def _budget(chosen: Combination, seen: Seen) -> bool:
 
 
 def _compression(chosen: Combination, seen: Seen) -> bool:
-    if chosen["topology"] in ("gossip", "isolated"):
+    if chosen["topology"] == "isolated":
         return True  # refused there
-    sizes = np.concatenate([r.uploads.size_bytes[r.uploads.messages == 1] for r in seen.rounds])
+    sent = [(r.uploads.size_bytes, r.uploads.messages) for r in seen.rounds]
+    if chosen["topology"] == "gossip":  # where a copy may be sent whole
+        least = [size[count > 0].sum() / count.sum() for size, count in sent if count.any()]
+        dense = 4 * seen.server[0][0].size
+        return not least or (min(least) < dense) == (chosen["compression"] == "top_k")
+    sizes = np.concatenate([size[count == 1] for size, count in sent])
     dense = 4 * seen.server[0].size
     return bool(len(sizes) == 0 or (sizes.max() < dense) == (chosen["compression"] == "top_k"))
 

@@ -51,9 +51,10 @@ PLAIN = federate(quadratic(sgd(RATE)), mean())
 CORRECTED = federate(quadratic(chain(corrected(), sgd(RATE))), mean(), local_steps=3)
 
 
-def neighbours(federation, fleet, *given, consensus_steps: int = 1, **options):
+def neighbours(federation, fleet, *given, consensus_steps: int = 1, gamma: float | None = None, **options):
     """Agents who meet by a graph, its weights and a rule."""
-    return simulate(federation, fleet, topology=gossip(*given, consensus_steps=consensus_steps), **options)
+    topology = gossip(*given, consensus_steps=consensus_steps, gamma=gamma)
+    return simulate(federation, fleet, topology=topology, **options)
 
 
 def met(simulation, population):
@@ -322,21 +323,23 @@ def test_training_that_ends_in_numbers_that_are_not_finite_is_undone_and_counted
 
 
 @pytest.mark.parametrize(
-    ("federation", "graph", "mixing", "rule", "size_bytes", "messages"),
+    ("federation", "graph", "mixing", "rule", "sizes", "messages"),
     [
-        (PLAIN, ring(), metropolis(), average(), 4 * SIZE + 4, 2 * AGENTS),
-        (PLAIN, ring(directed=True), column_stochastic(), push_sum(), 4 * SIZE + 8, AGENTS),
-        (CORRECTED, star(), metropolis(), gradient_tracking(RATE), 8 * SIZE + 4, 2 * (AGENTS - 1)),
+        (PLAIN, ring(), metropolis(), average(), [4 * SIZE + 4, 8 * SIZE + 4], 2 * AGENTS),
+        (PLAIN, ring(directed=True), column_stochastic(), push_sum(), [8 * SIZE + 12] * 2, AGENTS),
+        (CORRECTED, star(), metropolis(), gradient_tracking(RATE), [12 * SIZE + 4, 16 * SIZE + 4], 2 * (AGENTS - 1)),
     ],
     ids=["average", "push_sum", "gradient_tracking"],
 )
 def test_every_edge_carries_one_message_a_step_and_its_bytes_are_counted(
-    federation, graph, mixing, rule, size_bytes, messages
+    federation, graph, mixing, rule, sizes, messages
 ):
+    """What follows the first step of consensus are sums, float64."""
     simulation = neighbours(federation, FLEET, graph, mixing, rule, consensus_steps=3, **SMALL)
     _, seen = simulation.round(simulation.init(0))
     assert seen.metrics["messages"].sum() == 3 * messages
-    assert (seen.bytes_up, seen.bytes_down) == (3 * messages * size_bytes, 0)
+    assert (seen.bytes_up, seen.bytes_down) == (messages * (sizes[0] + 2 * sizes[1]), 0)
+    assert (seen.uploads.size_bytes.sum(), seen.uploads.messages.sum()) == (seen.bytes_up, seen.messages_up)
     assert (seen.messages_up, seen.messages_down) == (3 * messages, 0)
 
 

@@ -212,7 +212,13 @@ WRONG = [
     ("federation={agents=3, topology='ring', server_optimizer='fedavgm'}", ["server_optimizer", "needs a server"]),
     (f"federation={{agents=3, {EDGES.partition('.')[2]}, upper_optimizer='fedavgm'}}", ["upper_optimizer", "periods"]),
     ("federation.upper_optimizer=fedavgm", ["federation.upper_optimizer is 'fedavgm'", "federation.hierarchy"]),
-    ("federation={agents=3, topology='ring', stages=['quantize']}", ["federation.stages", "needs a server"]),
+    (
+        "federation={agents=3, topology='ring', stages=[{name='error_feedback', stages=['sign']}]}",
+        ["error_feedback(sign())", "no contraction", "both at once diverge"],
+    ),
+    ("federation={agents=3, topology='ring', stages=['sign'], gamma=1.5}", ["gamma is 1.5", "the bound is"]),
+    ("federation={agents=3, topology='ring', gamma=0.5}", ["gamma is 0.5", "Leave it out, or compress"]),
+    ("federation={agents=3, gamma=0.5}", ["federation.gamma is 0.5", "neighbours"]),
     ("federation={agents=3, topology='ring', payload='gradient'}", ["federation.payload", "needs a server"]),
     (
         "federation={agents=3, topology='ring', hierarchy={name='tree', branching=[2]}}",

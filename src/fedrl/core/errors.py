@@ -41,7 +41,8 @@ REASONS = {
     "gradients": "A payload of gradients, with a learner without one or with several steps, or where parameters mix.",
     "hidden": "Noise, or masks that cancel in a sum of all, where time decides who is merged with whom.",
     "moments": "Statistics about moments that change between two merges of all agents.",
-    "graph": "Differences to copies that neighbours keep, where neighbours change or do not hear each other.",
+    "graph": "Differences to copies that neighbours keep, where neighbours change or do not hear each other, or where "
+    "copies do not come closer with every difference.",
     "private": "Parts that stay with an agent, and a rule that needs them.",
     "isolated": "Agents that hear nobody, and something that communicates.",
     "no time": "Without a clock all answer at once, and the agents with the lowest numbers would fill every merge.",

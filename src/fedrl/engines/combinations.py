@@ -18,6 +18,7 @@ from fedrl.engines.merging import Messages, messages
 from fedrl.engines.scheduler import Scheduler
 from fedrl.engines.schedules import Schedule
 from fedrl.engines.topologies.choices import Alone, Hierarchy, Neighbours, Topology
+from fedrl.engines.topologies.step_size import is_busy, step_size
 from fedrl.engines.topologies.tree import holding
 from fedrl.topologies.rules import Rule
 from fedrl.topologies.trees import Tree
@@ -47,6 +48,7 @@ def check(
         _check_tree(federation, topology.tree)
     if isinstance(topology, Neighbours):
         _check_serverless(federation, topology.rule, scheduler)
+        _check_compression(federation, topology, agents)
     if isinstance(topology, Alone):
         _check_isolated(federation, scheduler)
 
@@ -136,7 +138,8 @@ def _check_tree(federation: Federation, tree: Tree) -> None:
 
 def _check_serverless(federation: Federation, rule: Rule, scheduler: Scheduler) -> None:
     learner, optimizer, schedule = federation.learner, federation.server_optimizer, scheduler.schedule
-    needing: list[object] = [*federation.stages, *([] if optimizer is None else [optimizer])]
+    needing: list[object] = [stage for stage in federation.stages if is_busy(stage)]
+    needing += [] if optimizer is None else [optimizer]
     needing += [] if federation.aggregator.sees == "sum" else [federation.aggregator]
     if needing:
         part = written(needing[0])
@@ -145,13 +148,23 @@ def _check_serverless(federation: Federation, rule: Rule, scheduler: Scheduler) 
             f"parameters and average them. Leave {part} out, or run the federation with a server.",
             reason="no server",
         )
+    growing = [stage for stage in federation.stages if stage.contraction is None]
+    if growing:
+        raise UnsoundError(
+            f"{growing[0]!r} is no contraction, and without a server agents send how they differ from copies that "
+            "others hold of them, which meet only if each difference shrinks. What is lost comes with the next one: "
+            "error feedback besides would add it twice, and both at once diverge. Use what is inside of it alone, such "
+            f"as top_k(0.1), sign() or quantize(8), leave {growing[0]!r} out, or run the federation with a server.",
+            reason="graph",
+        )
     deciding: list[object] = [part for part in (scheduler.selection, scheduler.admission) if part is not None]
     deciding += [schedule] if schedule.restart or schedule.wait_for is not None else []
     deciding += [scheduler.workload] if scheduler.workload is not None and scheduler.workload.asks else []
     if deciding:
         raise UnsoundError(
             f"{deciding[0]!r} is what a server decides, and without one there is nobody to decide it: neighbours wait "
-            f"for each other. Leave it out, or run the federation with a server.",
+            "for each other. Going by time they would be AD-PSGD, in which pairs average and no version is merged. "
+            "Leave it out, or run the federation with a server.",
             reason="no server",
         )
     if federation.payload != "delta":
@@ -171,6 +184,16 @@ def _check_serverless(federation: Federation, rule: Rule, scheduler: Scheduler) 
             f"{rule!r} corrects local gradients, and the optimiser of {learner!r} does not read corrections. "
             "Use optimizer = chain(corrected(), sgd(...)).",
             reason="gradients",
+        )
+
+
+def _check_compression(federation: Federation, where: Neighbours, agents: int) -> None:
+    if federation.stages:
+        step_size(federation, where.graph, where.mixing, where.rule, where.gamma, agents)
+    elif where.gamma is not None:
+        raise ConfigError(
+            f"gamma is {where.gamma}, the step towards copies of neighbours, and without stages agents send what they "
+            "hold. Leave it out, or compress what they send, for example by top_k(0.1)."
         )
 
 

@@ -204,7 +204,7 @@ class Loop:
         samples = self.executor.federation.learner.samples
         tick = Tick(self.clock.now_s(between.clock), done * samples, *log.counts) if self.clock.timed else None
         spent = {"agents_compute": log.agents_s, "server_compute": time.perf_counter() - began - log.agents_s}
-        traffic, uploads = log.whole, self._uploads(log)
+        traffic = log.whole
         seen = Round(
             metrics=log.metrics,
             weight=log.weight,
@@ -213,7 +213,7 @@ class Loop:
             bytes_down=traffic.bytes_down,
             messages_up=traffic.messages_up,
             messages_down=traffic.messages_down,
-            uploads=uploads,
+            uploads=log.uploads,
             arrivals=log.arrivals,
             levels=traffic.levels,
             latency_s=traffic.latency_s,
@@ -344,8 +344,10 @@ class Loop:
     def _traffic(self, log: Log, letters: Letters, sent: np.ndarray, number: int, met: Met, scale: np.ndarray) -> Any:
         """What was sent since the last merge; under a budget, bids and answers, too."""
         sizes, said = letters.uploads.size_bytes, letters.uploads.messages
-        if met.messages is not None:
-            said = met.messages.astype(np.int64)
+        if met.messages is not None and met.size_bytes is not None:
+            sizes, said = met.size_bytes.astype(np.int64), met.messages.astype(np.int64)
+            log.sent_up.size_bytes[:] += sizes
+            log.sent_up.messages[:] += said
         came = np.isin(np.arange(self.agents), letters.agent)
         if self.scheduler.admission is not None and self.scheduler.bids is not None:
             rejected = letters.agent[scale == 0.0] if len(scale) else letters.agent
@@ -362,13 +364,6 @@ class Loop:
             messages_up=traffic.messages_up + bids,
             messages_down=traffic.messages_down + bids,
         )
-
-    def _uploads(self, log: Log) -> Uploads:
-        """What agents sent in a round: to a server, or to each other."""
-        if self.topology.collects == PARAMS:
-            said = np.asarray(log.known.get("messages", np.zeros(self.agents)), np.int64)
-            return Uploads(said * self.topology.size_bytes, said, {})
-        return log.uploads
 
     def adopt(self, population: Population) -> Population:
         """Every agent adopts what it would hear now."""

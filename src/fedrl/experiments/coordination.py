@@ -30,6 +30,7 @@ from fedrl.engines.schedules import Schedule, synchronous
 from fedrl.engines.simulate import simulate
 from fedrl.engines.simulation import Simulation
 from fedrl.engines.topologies.choices import Hierarchy, Neighbours, OneServer, Topology, isolated, server
+from fedrl.engines.topologies.step_size import step_size
 from fedrl.experiments import catalogue
 from fedrl.experiments.config import FederationConfig
 from fedrl.experiments.measuring import declared
@@ -100,6 +101,9 @@ def coordination_of(
     check(federation, chosen.agents, topology, scheduler, clock)
     if isinstance(topology, Neighbours):
         weighing(topology.graph, topology.mixing, topology.rule, chosen.agents)
+        if federation.stages:
+            parts = (topology.graph, topology.mixing, topology.rule, topology.gamma, chosen.agents)
+            topology = replace(topology, gamma=step_size(federation, *parts))
     return Coordination(topology, scheduler, clock)
 
 
@@ -123,7 +127,7 @@ def _topology_of(chosen: FederationConfig) -> Topology:
         mixing = column_stochastic() if rule.sums == "columns" else metropolis()
     else:
         mixing = catalogue.build("mixing", chosen.mixing, "federation.mixing")
-    return Neighbours(graph, mixing, rule, chosen.consensus_steps)
+    return Neighbours(graph, mixing, rule, chosen.consensus_steps, chosen.gamma)
 
 
 def upper_optimizer_of(chosen: FederationConfig) -> optax.GradientTransformation | None:
@@ -147,6 +151,7 @@ def resolved(chosen: FederationConfig, coordination: Coordination) -> Federation
             topology=catalogue.table_of(where.graph),
             mixing=catalogue.table_of(where.mixing),
             gossip=catalogue.table_of(where.rule),
+            gamma=where.gamma,
         )
     clock = None if coordination.clock is None else catalogue.table_of(coordination.clock)
     schedule = chosen.schedule

@@ -20,6 +20,8 @@ def exchanged(seen: Round) -> Exchange:
         found["messages"] = int(seen.metrics["messages"].sum())
         found["drift"] = _root_mean_square(seen.metrics["drift"])
         found["consensus_distance"] = _root_mean_square(seen.metrics["consensus_distance"])
+    if "whole_copies" in seen.metrics:
+        found["whole_copies"] = int(seen.metrics["whole_copies"].sum())
     if seen.levels:
         found["levels"] = [list(level) for level in seen.levels]
         found["latency_s"] = seen.latency_s
@@ -37,13 +39,17 @@ def consensus_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -
     where = experiment.coordination.neighbours
     if where is None or not records:
         return None
-    expected = long_run_contraction(where.graph, where.mixing, experiment.config.federation.agents)
+    gamma = 1.0 if where.gamma is None else where.gamma
+    whole, expected = (
+        long_run_contraction(where.graph, where.mixing, experiment.config.federation.agents, step)
+        for step in (1.0, gamma)
+    )
     ratios = [r["consensus_distance"] / r["drift"] for r in records if r["drift"] and r["consensus_distance"]]
     measured = float(np.exp(np.log(ratios).mean() / where.consensus_steps)) if ratios else None
     last = max(record["round"] for record in records)
     final = [r["consensus_distance"] for r in records if r["round"] == last and r["consensus_distance"] is not None]
     return {
-        "spectral_gap": None if expected is None else 1.0 - expected,
+        "spectral_gap": None if whole is None else 1.0 - whole,
         "contraction": expected,
         "measured_contraction": measured,
         "messages": sum(r["messages"] for r in records if r["seed"] == records[0]["seed"]),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError, UnsoundError
-from fedrl.core.stage import Stage, encoded, pipeline, zeros_like
+from fedrl.core.stage import Stage, encoded, keep_update, pipeline, zeros_like
 from fedrl.core.types import Context, Key, PyTree, Update
 from fedrl.stages.leaves import check_not_encoded, is_real
 
@@ -86,7 +86,13 @@ def error_feedback(*stages: Stage) -> Stage:
 
     def init(value: PyTree) -> tuple[PyTree, PyTree]:
         shared, local = inner.init(value)
-        _check_sizes(stages, shared, local, value)
+        weak = promising_nothing(stages, value)
+        if weak is not None:
+            stage, size = weak
+            raise UnsoundError(
+                f"error_feedback() works around {stage!r}, and with {size} entries in an array its error may "
+                f"exceed all it is given, so the residual would grow without end. Give it more bits. Or: {CURE}"
+            )
         return shared, (local, zeros_like(value))
 
     def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
@@ -101,20 +107,19 @@ def error_feedback(*stages: Stage) -> Stage:
         encode,
         init,
         decode=read if any(stage.decode is not None for stage in stages) else None,
-        finish=inner.finish,
+        finish=keep_update if all(stage.finish is keep_update for stage in stages) else inner.finish,
         expands=True,
         weighs=inner.weighs,
     )
 
 
-def _check_sizes(stages: Sequence[Stage], shared: PyTree, local: PyTree, value: PyTree) -> None:
-    """Refuse a stage that is no contraction for the arrays that reach it."""
+def promising_nothing(stages: Sequence[Stage], value: PyTree) -> tuple[Stage, int] | None:
+    """The first stage that is no contraction for an array that reaches it from values like this one, and its size."""
+    pairs: list[tuple[PyTree, PyTree]] = []
     for i, stage in enumerate(stages):
+        value = encoded(stages[i - 1], *pairs[-1], value) if pairs else value
         for size in [leaf.size for leaf in jax.tree.leaves(value) if is_real(leaf)]:
             if stage.contraction is not None and stage.contraction(size) <= 0.0:
-                raise UnsoundError(
-                    f"error_feedback() works around {stage!r}, and with {size} entries in an array its error may "
-                    f"exceed all it is given, so the residual would grow without end. Give it more bits. Or: {CURE}"
-                )
-        if i + 1 < len(stages):
-            value = encoded(stage, shared[i], local[i], value)
+                return stage, size
+        pairs.append(stage.init(value))
+    return None

@@ -86,6 +86,22 @@ def _mixed(matrices: Sequence[csr_array], x: np.ndarray) -> np.ndarray:
     return np.asarray(rows.reshape(x.shape))
 
 
+def message_bytes(rule: Rule, params: Params, steps: int) -> list[int]:
+    """Bytes of a message in each of so many steps of consensus, with the number of the round, 4 bytes.
+
+    The first is what the rule sends; those that follow are sums of it, float64.
+
+    Args:
+        rule: By which neighbours meet.
+        params: Of one agent, arrays or shapes.
+        steps: Of consensus, in a round.
+    """
+    start = jax.tree.map(lambda x: np.zeros((1, *x.shape), x.dtype), params)
+    arrays = [np.asarray(x) for x in jax.tree.leaves(rule.send(np.ones(1, int), start, rule.init(start), start))]
+    first, sums = sum(x.nbytes for x in arrays), 8 * sum(x.size for x in arrays)
+    return [4 + first, *[4 + sums] * (steps - 1)]
+
+
 def messages_sent(matrices: Sequence[csr_array]) -> np.ndarray:
     """How many messages each agent sends in these steps, `[agents]`: one over every edge that leads away from it."""
     return np.sum([(matrix != 0).sum(0) - (matrix.diagonal() != 0) for matrix in matrices], axis=0)

@@ -40,8 +40,10 @@ def contraction(weights: Float[np.ndarray, "agents agents"]) -> float:
     return float(np.sort(sizes)[-2])
 
 
-def long_run_contraction(graph: Graph, mixing: Mixing, agents: int) -> float | None:
+def long_run_contraction(graph: Graph, mixing: Mixing, agents: int, gamma: float = 1.0) -> float | None:
     """The `contraction` of a step of consensus, over a whole period of a graph that changes.
+
+    Of one that goes by gamma towards what is heard, I + gamma (W - I), if copies lose nothing.
 
     None for a graph that never repeats, and for more agents than a spectrum is quickly found of.
 
@@ -53,13 +55,30 @@ def long_run_contraction(graph: Graph, mixing: Mixing, agents: int) -> float | N
         return None
     product = np.eye(agents)
     for step in range(graph.period):
-        product = mixing.weights(graph.adjacency(agents, step)) @ product
+        weights = mixing.weights(graph.adjacency(agents, step))
+        product = (gamma * weights + (1.0 - gamma) * np.eye(agents)) @ product
     return contraction(product) ** (1.0 / graph.period)
 
 
 def spectral_gap(weights: Float[np.ndarray, "agents agents"]) -> float:
     """1 - contraction: agents agree after some 1 / gap steps."""
     return 1.0 - contraction(weights)
+
+
+def slowest_and_fastest(weights: Float[np.ndarray, "agents agents"]) -> tuple[float, float]:
+    """The least and the largest eigenvalue of I - W, besides the zero of agreement, of symmetric weights.
+
+    They are the shares by which a step shrinks the modes of disagreement. Of more agents than a spectrum is quickly
+    found of, zero and a bound from above.
+
+    >>> import numpy as np
+    >>> [round(x, 6) for x in slowest_and_fastest(np.full((3, 3), 1 / 3))]
+    [1.0, 1.0]
+    """
+    if len(weights) > LARGEST:
+        return 0.0, float(2.0 * (1.0 - weights.diagonal().min()))  # Gershgorin's discs
+    shares = 1.0 - eigvalsh(weights)[::-1]
+    return float(shares[1]), float(shares[-1])
 
 
 def largest_step(heard: Adjacency) -> float:

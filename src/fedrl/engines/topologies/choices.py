@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 import optax
 
 from fedrl.core.checks import check_positive
+from fedrl.engines.topologies.choco import Choco
 from fedrl.engines.topologies.gossip import Gossip
 from fedrl.engines.topologies.isolated import Isolated
 from fedrl.engines.topologies.server import Server, Setting
@@ -70,15 +71,20 @@ class Neighbours:
         mixing: With what weight.
         rule: What they make of it.
         consensus_steps: Messages over every edge in a round; of a graph that changes, each takes the next step.
+        gamma: How far agents go towards copies of each other, of a federation with stages; by default as far as
+            `fedrl.engines.topologies.step_size` says.
     """
 
     graph: Graph
     mixing: Mixing
     rule: Rule
     consensus_steps: int = 1
+    gamma: float | None = None
 
     def bind(self, setting: Setting) -> Server:
         """What the simulation asks."""
+        if setting.federation.stages:
+            return Choco(setting, self.graph, self.mixing, self.rule, self.consensus_steps, self.gamma)
         return Gossip(setting, self.graph, self.mixing, self.rule, self.consensus_steps)
 
 
@@ -101,14 +107,35 @@ def hierarchy(tree: Tree, upper_optimizer: optax.GradientTransformation | None =
     return Hierarchy(tree, upper_optimizer)
 
 
-def gossip(graph: Graph, mixing: Mixing, rule: Rule | None = None, *, consensus_steps: int = 1) -> Neighbours:
+def gossip(
+    graph: Graph, mixing: Mixing, rule: Rule | None = None, *, consensus_steps: int = 1, gamma: float | None = None
+) -> Neighbours:
     """Agents that meet their neighbours; see `Neighbours`. They average by default.
 
+        x_i <- sum_j W_ij x_j
+
+    The stages of a federation compress what they send (CHOCO-SGD): each sends the difference to the copy that its
+    neighbours hold of it, and with q_i what they read of it,
+
+        copy_i <- copy_i + q_i,     x_i <- x_i + gamma sum_j W_ij (copy_j - copy_i)
+
+    What a stage loses comes with the next difference, which takes the place of error feedback. The graph stays as it
+    is and goes both ways. What gamma is and may be is said in `fedrl.engines.topologies.step_size`.
+
     Raises:
-        ConfigError: `consensus_steps` is no count.
+        ConfigError: `consensus_steps` is no count. When it is simulated: `gamma` is not above zero, or nothing is
+            compressed.
+        UnsoundError: When it is simulated: the graph, the weights or the rule do not suit the stages, a stage is no
+            contraction, or `gamma` is above the bound.
+
+    Reference: Koloskova, Stich & Jaggi (2019), https://arxiv.org/abs/1902.00340.
+
+    >>> from fedrl.topologies import metropolis, ring
+    >>> gossip(ring(), metropolis(), gamma=0.3).gamma
+    0.3
     """
     check_positive(consensus_steps=consensus_steps)
-    return Neighbours(graph, mixing, average() if rule is None else rule, consensus_steps)
+    return Neighbours(graph, mixing, average() if rule is None else rule, consensus_steps, gamma)
 
 
 def isolated() -> Alone:

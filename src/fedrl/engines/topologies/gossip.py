@@ -7,11 +7,13 @@ What stands for the server are the nodes: parameters, and the memory of the rule
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.sparse import csr_array
 
 from fedrl.core.federation import Federation, ServerState, federate
 from fedrl.core.stage import Stage, zeros_like
@@ -20,11 +22,30 @@ from fedrl.engines.executors.programs import PARAMS
 from fedrl.engines.inbox import Inbox, Table
 from fedrl.engines.merging import Messages, messages
 from fedrl.engines.topologies.server import Met, Sent, Server, Setting, Traffic
-from fedrl.topologies.consensus import messages_sent, met, weighing
+from fedrl.topologies.consensus import message_bytes, messages_sent, met, weighing
 from fedrl.topologies.graph import Graph
 from fedrl.topologies.rules import Rule
 from fedrl.topologies.spectrum import distances
 from fedrl.topologies.weights import Mixing
+
+
+class Exchanged(NamedTuple):
+    """What agents come to by their messages.
+
+    Attributes:
+        params: What each goes on with.
+        rule: The memory of the rule.
+        memory: What the topology keeps.
+        messages, size_bytes: How many each agent sent, and their bytes, `[agents]`.
+        metrics: What is known of each besides, `[agents]`.
+    """
+
+    params: Params
+    rule: PyTree
+    memory: PyTree
+    messages: np.ndarray
+    size_bytes: np.ndarray
+    metrics: dict[str, np.ndarray] = {}
 
 
 class Gossip(Server):
@@ -43,9 +64,7 @@ class Gossip(Server):
         self.collects, self.group = PARAMS, np.zeros(agents, int)
         self.wire: Messages = messages(self.federation, setting.fleet)
         self.weights = weighing(graph, mixing, rule, agents)
-        params = jax.tree.leaves(self.wire.sent.params)
-        vectors = rule.vectors * sum(x.size * x.dtype.itemsize for x in params)
-        self.size_bytes = vectors + 4 * (rule.numbers + 1)  # and the number of the round
+        self.sizes = message_bytes(rule, self.wire.sent.params, consensus_steps)
 
     def item(self) -> PyTree:
         """The shapes of what is collected of one agent."""
@@ -69,22 +88,36 @@ class Gossip(Server):
 
     def merge(self, key: Key, server: ServerState, memory: PyTree, inbox: Inbox) -> tuple[ServerState, PyTree, Met]:
         """One version further."""
-        del key
         version, steps = int(server.version), inbox.steps
         trained = _placed(server.params, inbox.items, inbox.agent)
         present = np.isin(np.arange(self.agents), inbox.agent)
         matrices = [self.weights(version * self.often + i, present) for i in range(self.often)]
         with np.errstate(over="ignore", invalid="ignore"):  # looked at below
-            params, kept = met(self.rule, matrices, steps, server.params, server.aggregator, trained)
-            params = jax.tree.map(lambda x, like: x.astype(like.dtype), params, trained)
-        skipped = fault(params, kept)
-        if skipped:
-            params, kept = trained, server.aggregator
-        sent = messages_sent(matrices)
-        after = server._replace(params=params, aggregator=kept, version=jnp.int32(version + 1))
-        apart = {"drift": distances(trained), "consensus_distance": distances(params), "messages": sent}
+            found = self.exchanged(key, server, memory, steps, trained, matrices)
+            params = jax.tree.map(lambda x, like: x.astype(like.dtype), found.params, trained)
+        skipped = fault(params, (found.rule, found.memory))
+        kept = (trained, server.aggregator, memory) if skipped else (params, found.rule, found.memory)
+        after = server._replace(params=kept[0], aggregator=kept[1], version=jnp.int32(version + 1))
+        apart = {"drift": distances(trained), "consensus_distance": distances(kept[0]), "messages": found.messages}
         weight = 0.0 if skipped else float(steps[inbox.agent].sum() * self.federation.learner.samples)
-        return after, memory, Met(weight, (), inbox.agent[:0], skipped, apart, sent)
+        sent = {"messages": found.messages, "size_bytes": found.size_bytes}
+        return after, kept[2], Met(weight, (), inbox.agent[:0], skipped, apart | found.metrics, **sent)
+
+    def exchanged(
+        self,
+        key: Key,
+        server: ServerState,
+        memory: PyTree,
+        steps: np.ndarray,
+        trained: Params,
+        matrices: Sequence[csr_array],
+    ) -> Exchanged:
+        """What all agents come to, once for each matrix of weights."""
+        del key
+        params, kept = met(self.rule, matrices, steps, server.params, server.aggregator, trained)
+        said = [messages_sent([matrix]) for matrix in matrices]
+        costs = [count * size for count, size in zip(said, self.sizes, strict=True)]
+        return Exchanged(params, kept, memory, np.sum(said, axis=0), np.sum(costs, axis=0))
 
     def skip(self, server: ServerState, memory: PyTree) -> tuple[ServerState, PyTree]:
         """One version further, although nothing was merged."""
@@ -93,8 +126,7 @@ class Gossip(Server):
     def traffic(self, sent: Sent, number: int, merged: bool) -> Traffic:
         """All that agents send to each other; nothing comes down."""
         del number, merged
-        said = int(sent.messages.sum())
-        return Traffic(said * self.size_bytes, 0, said, 0)
+        return Traffic(int(sent.size_bytes.sum()), 0, int(sent.messages.sum()), 0)
 
 
 def steered(federation: Federation) -> Federation:

@@ -81,7 +81,8 @@ class Met(NamedTuple):
         lost: Agents whose updates nothing was made of.
         skipped: Why a server stands where it stood, if what it made was not finite.
         metrics: What is known of each agent after the merge, `[agents]` each.
-        messages: How many messages each agent sent to others, `[agents]`; None if it sent its update alone.
+        messages, size_bytes: How many messages each agent sent to others and their bytes, `[agents]`; None if it sent
+            its update alone.
     """
 
     weight: float
@@ -90,6 +91,7 @@ class Met(NamedTuple):
     skipped: str = ""
     metrics: dict[str, np.ndarray] = {}
     messages: np.ndarray | None = None
+    size_bytes: np.ndarray | None = None
 
 
 class Server:

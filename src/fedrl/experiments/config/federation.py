@@ -53,6 +53,8 @@ class FederationConfig:
         mixing: How much weight an agent gives to what it hears; by default what suits the rule.
         gossip: The rule by which neighbours meet; averaging by default.
         consensus_steps: Messages over every edge in a round.
+        gamma: How far neighbours go towards copies of each other, where stages compress what they send; by default as
+            far as is safe.
     """
 
     agents: int
@@ -71,6 +73,7 @@ class FederationConfig:
     mixing: Table | str | Mixing | None = None
     gossip: Table | str | Rule | None = None
     consensus_steps: int = _GOSSIP["consensus_steps"]
+    gamma: float | None = _GOSSIP["gamma"]
 
     def __post_init__(self) -> None:
         at_least(1, "federation.agents", self.agents)
@@ -104,11 +107,14 @@ class FederationConfig:
                 "are none. Leave it out, use federation.server_optimizer, or give federation.hierarchy."
             )
         if self.topology is None:
-            misplaced, lacking = ["mixing", "gossip", "consensus_steps"], "is about neighbours, and there are none"
+            misplaced, lacking = (
+                ["mixing", "gossip", "consensus_steps", "gamma"],
+                "is about neighbours, and there are none",
+            )
             cure = "Leave it out, or say who hears whom: federation.topology = 'ring'."
         else:
             misplaced, lacking = (
-                ["stages", "server_optimizer", "payload", "selection", "admission"],
+                ["server_optimizer", "payload", "selection", "admission"],
                 "needs a server, and there is none",
             )
             cure = "Leave it out, or leave federation.topology out."

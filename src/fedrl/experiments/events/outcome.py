@@ -32,8 +32,9 @@ class Consensus(TypedDict):
     """How well agents without a server agreed.
 
     Attributes:
-        spectral_gap: 1 less `contraction`; None for a graph that never repeats or is very large.
-        contraction: The factor by which a step of consensus shrinks disagreement in the long run, by the spectrum.
+        spectral_gap: Of the weights; None for a graph that never repeats or is very large.
+        contraction: The factor by which a step of consensus shrinks disagreement in the long run, by the spectrum: 1
+            less the gap, or with stages that of a step by gamma, if copies lost nothing.
         measured_contraction: The factor a step was measured to have, the geometric mean over rounds. With symmetric
             weights it is at most `contraction`: what training adds anew lies in all modes, and most fade sooner than
             the slowest one.

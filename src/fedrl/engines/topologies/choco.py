@@ -1,0 +1,205 @@
+"""Compression without a server, CHOCO: neighbours send how they differ from the copies that others hold of them.
+
+    held --training--> message x --x - copy--> stages --> wire --decode--> q       at the sender and at all who hear it
+
+    copy <- copy + q        x_i <- x_i + gamma sum_j W_ij (copy_j - copy_i), float64, in the order of senders
+
+What a stage loses is part of the next difference, so nothing else has to make up for it. Copies are float32, and
+sender and receivers add the same numbers to them: copies that differ once would differ ever after. So a copy has a
+number, by how many differences it was made. Who was away lacks some and knows by the number; it is sent the copy whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.sparse import csr_array, eye_array
+
+from fedrl.core.codec import size_bytes
+from fedrl.core.federation import ENCODE, Federation, ServerState, federate
+from fedrl.core.keys import agent_key
+from fedrl.core.stage import pipeline
+from fedrl.core.types import Context, Key, Params, PyTree, Update
+from fedrl.engines.sharing import Shapes, shared
+from fedrl.engines.topologies.gossip import Exchanged, Gossip
+from fedrl.engines.topologies.server import Setting
+from fedrl.engines.topologies.step_size import as_sent, message_shapes, step_size
+from fedrl.topologies.consensus import messages_sent
+from fedrl.topologies.graph import Graph
+from fedrl.topologies.rules import Rule
+from fedrl.topologies.weights import Mixing
+
+NUMBER_BYTES = 4
+"""Of the number that a copy is made by."""
+
+
+class Copies(NamedTuple):
+    """What neighbours hold of each other.
+
+    One copy of each agent is all there is to keep: who is up to date holds the same bits, and who is not is sent the
+    copy whole before it makes any use of it.
+
+    Attributes:
+        held: Of each agent's message, a leading agent axis on every leaf.
+        number: By how many differences each was made, int32 `[agents]`.
+        known: Of each edge, the number of the copy that the receiver holds of the sender, int32 `[edges]`.
+        local: The memory of each agent's stages.
+    """
+
+    held: PyTree
+    number: np.ndarray
+    known: np.ndarray
+    local: PyTree
+
+
+class Compressor(NamedTuple):
+    """The programs of one agent, so that a peer by itself computes the same bits.
+
+    Attributes:
+        encode: `(key, agent, version, step, steps, local, difference) -> (encoded, local, its bytes)`, with the key of
+            the run. Nothing else draws by the key of this agent, version and step of consensus.
+        decode: `encoded -> q`.
+        local: The memory of an agent's stages at the beginning.
+        encoded: The shapes of an encoded difference.
+    """
+
+    encode: Callable[..., tuple[PyTree, PyTree, jax.Array]]
+    decode: Callable[[PyTree], PyTree]
+    local: PyTree
+    encoded: PyTree
+
+
+@shared
+def compressor(federation: Federation, like: Shapes) -> Compressor:
+    """Of the stages of a federation, for messages of these shapes."""
+    pipe, nothing = pipeline(federation.stages), jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like.tree)
+    at_server, local = pipe.init(nothing)
+    undo = pipe.decode
+    assert undo is not None
+
+    def encode(
+        key: Key,
+        agent: jax.Array,
+        version: jax.Array,
+        step: jax.Array,
+        steps: jax.Array,
+        local: PyTree,
+        difference: PyTree,
+    ) -> tuple[PyTree, PyTree, jax.Array]:
+        own = jax.random.fold_in(jax.random.fold_in(agent_key(key, version, agent), ENCODE), step)
+        update = Update(difference, jnp.float32(1.0), version)
+        update, local = pipe.encode(own, Context(agent, version, jnp.int32(1), steps), at_server, local, update)
+        return update.value, local, jnp.asarray(size_bytes(update.value), jnp.int32)
+
+    def decode(encoded: PyTree) -> PyTree:
+        return undo(at_server, Update(encoded, jnp.float32(1.0), jnp.int32(0))).value
+
+    number = jnp.int32(0)
+    sent = jax.eval_shape(encode, jax.random.key(0), number, number, number, number, local, nothing)[0]
+    return Compressor(jax.jit(encode), jax.jit(decode), jax.tree.map(np.asarray, local), sent)
+
+
+class Choco(Gossip):
+    """Neighbours who exchange compressed differences in every round.
+
+    The metrics of a round have `whole_copies`, how many copies each agent sent whole, besides those of `Gossip`.
+
+    Reference: Koloskova, Stich & Jaggi (2019), https://arxiv.org/abs/1902.00340, algorithm 2; local steps and networks:
+        Koloskova et al. (2020), https://arxiv.org/abs/1907.09356; with gradient tracking: Liao et al. (2022),
+        https://arxiv.org/abs/2103.13748.
+    """
+
+    def __init__(
+        self, setting: Setting, graph: Graph, mixing: Mixing, rule: Rule, consensus_steps: int, gamma: float | None
+    ) -> None:
+        whole = setting.federation
+        super().__init__(setting._replace(federation=without_stages(whole)), graph, mixing, rule, consensus_steps)
+        self.gamma = step_size(whole, graph, mixing, rule, gamma, self.agents)
+        like = message_shapes(whole, rule)
+        self.compressor = compressor(whole, like)
+        self.whole_bytes = int(size_bytes(like.tree))
+        self.edges = np.nonzero(graph.adjacency(self.agents, 0))
+        alone: Any = ()  # no weight
+        self.wire = self.wire._replace(update=Update(self.compressor.encoded, alone, jnp.int32(0)))
+
+    def start(self, seed: int, first: ServerState) -> tuple[ServerState, PyTree]:
+        """What servers begin with: the root, and what else the topology keeps. All know where all begin."""
+        server, _ = super().start(seed, first)
+        alike = self.rule.send(np.ones(self.agents, int), server.params, server.aggregator, server.params)
+        local = jax.tree.map(lambda x: np.repeat(x[None], self.agents, axis=0), self.compressor.local)
+        number, known = np.zeros(self.agents, np.int32), np.zeros(len(self.edges[0]), np.int32)
+        return server, Copies(as_sent(alike), number, known, local)
+
+    def exchanged(
+        self,
+        key: Key,
+        server: ServerState,
+        memory: PyTree,
+        steps: np.ndarray,
+        trained: Params,
+        matrices: Sequence[csr_array],
+    ) -> Exchanged:
+        """What all agents come to, once for each matrix of weights."""
+        message = as_sent(self.rule.send(steps, server.params, server.aggregator, trained))
+        total = jax.tree.map(lambda x: np.asarray(x, np.float64), message)
+        sizes, resent = np.zeros(self.agents, int), np.zeros(self.agents, int)
+        version, copies = int(server.version), memory
+        for step, matrix in enumerate(matrices):
+            copies, cost, whole = self._spoken(key, version, step, steps, total, copies, matrix)
+            toward = (matrix - eye_array(self.agents, format="csr")).sorted_indices()
+            total = jax.tree.map(lambda x, copy, by=toward: x + self.gamma * _times(by, copy), total, copies.held)
+            sizes, resent = sizes + cost, resent + whole
+        params, kept = self.rule.receive(message, server.aggregator, total)
+        return Exchanged(params, kept, copies, messages_sent(matrices), sizes, {"whole_copies": resent})
+
+    def _spoken(
+        self, key: Key, version: int, step: int, steps: np.ndarray, total: PyTree, copies: Copies, matrix: csr_array
+    ) -> tuple[Copies, np.ndarray, np.ndarray]:
+        """Each agent that anybody hears sends a difference; the bytes of each, and to how many it sent its copy."""
+        hearing, heard = self.edges
+        meeting = np.asarray(matrix[hearing, heard]).reshape(-1) != 0.0
+        speaking = np.unique(heard[meeting])
+        held, local = jax.tree.map(np.array, (copies.held, copies.local))
+        size = np.zeros(self.agents, int)
+        for k in speaking.tolist():
+            mine = jax.tree.map(lambda x, k=k: x[k], copies.local)
+            apart = jax.tree.map(lambda x, copy, k=k: difference(x[k], copy[k]), total, copies.held)
+            numbers = (np.int32(n) for n in (k, version, step, steps[k]))
+            encoded, after, size[k] = self.compressor.encode(key, *numbers, mine, apart)
+            q = self.compressor.decode(encoded)
+            after = (jax.tree.map(lambda copy, q, k=k: added(copy[k], q), copies.held, q), after)
+            jax.tree.map(lambda rows, row, k=k: _set(rows, k, row), (held, local), after)
+        behind = meeting & (copies.known != copies.number[heard])
+        number = copies.number.copy()
+        number[speaking] += 1
+        cost, whole = np.zeros(self.agents, int), np.bincount(heard[behind], minlength=self.agents)
+        np.add.at(cost, heard[meeting], np.where(behind, self.whole_bytes, size[heard])[meeting] + NUMBER_BYTES)
+        return Copies(held, number, np.where(meeting, number[heard], copies.known), local), cost, whole
+
+
+def without_stages(federation: Federation) -> Federation:
+    """What the agents run: the stages are of the topology, which has what others hold."""
+    return federate(federation.learner, federation.aggregator, local_steps=federation.local_steps)
+
+
+def difference(message: np.ndarray, copy: np.ndarray) -> np.ndarray:
+    """What is left to send of an array."""
+    return (message - copy).astype(copy.dtype)
+
+
+def added(copy: np.ndarray, q: Any) -> np.ndarray:
+    """The copy after a difference, by NumPy: a compiler would be free to round the sum with what it is made of."""
+    return copy + np.asarray(q)
+
+
+def _set(rows: np.ndarray, k: int, row: Any) -> None:
+    rows[k] = np.asarray(row)
+
+
+def _times(matrix: csr_array, copies: np.ndarray) -> np.ndarray:
+    rows = np.asarray(copies, np.float64).reshape(len(copies), -1)
+    return np.asarray((matrix @ rows).reshape(copies.shape))
