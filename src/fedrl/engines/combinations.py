@@ -105,8 +105,8 @@ def _check_delays(federation: Federation, agents: int, topology: Topology | None
         )
     if isinstance(topology, Neighbours):
         raise UnsoundError(
-            f"{told}. It counts versions of what a server holds for all, and neighbours have none: what an agent trains "
-            "from is its own, and at hand. Leave it out, or run the federation with a server.",
+            f"{told}. It counts versions of what a server holds for all, and neighbours have none: what an agent "
+            "trains from is its own, and at hand. Leave it out, or run the federation with a server.",
             reason="no server",
         )
     if learner.statistics is not None:

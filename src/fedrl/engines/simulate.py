@@ -72,7 +72,6 @@ from fedrl.engines.topologies.isolated import Isolated
 from fedrl.engines.topologies.server import Met, Sent, Setting
 from fedrl.topologies.trees import Tree
 
-
 UNREADABLE = "its message could not be read"
 """Why a malformed update is refused."""
 

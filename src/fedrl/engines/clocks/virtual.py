@@ -179,8 +179,8 @@ def _forsaken(state: Ahead) -> str:
     hang, begun = int((state.kind == HUNG).sum()), f"At {state.now_s[0]:g} s on the virtual clock"
     if not hang:
         return (
-            f"{begun} every agent has left for good. There is nobody to wait for. Let agents return (offline_s, trace), "
-            "or plan fewer rounds."
+            f"{begun} every agent has left for good. There is nobody to wait for. Let agents return (offline_s, "
+            "trace), or plan fewer rounds."
         )
     others = "every agent hangs" if hang == len(state.kind) else f"{hang} agents hang and nobody else is at work"
     return (

@@ -252,15 +252,16 @@ class Executor:
         first = begin.server(run_key(seed, Purpose.SERVER)).params
         team.restarts[ids] += 1
         for k in ids.tolist():
-            key = repeated_key(run_key(seed, Purpose.AGENTS), team.restarts[k])
+            key = repeated_key(run_key(seed, Purpose.AGENTS), int(team.restarts[k]))
             settings = jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf)[k], self._fleet)
             state = begin.agent(key, first, np.int32(k), settings, team.steps[k], team.share[k])
             if not self.resident:
                 team.states[k] = np.asarray(self.layout.pack(jax.tree.map(lambda x: x[None], state)))[0]
                 continue
             i = next(i for i, seat in enumerate(self.seats) if k in seat)
-            state, seat = jax.device_put(state, self.places[i % len(self.places)]), int(np.argmax(self.seats[i] == k))
-            blocks[i] = jax.tree.map(lambda own, new, seat=seat: own.at[seat].set(new), blocks[i], state)
+            seat, place = int(np.argmax(self.seats[i] == k)), self.places[i % len(self.places)]
+            block, state = jax.device_put((blocks[i], state), place)
+            blocks[i] = jax.tree.map(lambda own, new, seat=seat: own.at[seat].set(new), block, state)
         return agents._replace(blocks=tuple(blocks))
 
     def blocks(self, agents: Agents) -> list[AgentState]:
