@@ -45,9 +45,9 @@ COMES, GARBLED, DROPS, RESTARTS, HANGS = "comes", "garbled", "drops", "restarts"
 class Agent:
     """An agent and its device.
 
-    `due_s` is when its next event is: the end of a turn, which `ends` so, or the end of an absence. At `copy_s` the update
-    of turn `copy_of` arrives once more; `counted` is the last turn that the server has seen the end of. It has restarted
-    `restarts` times, and hears what the server held `delay` versions ago.
+    `due_s` is when its next event is: the end of a turn, which `ends` so, or the end of an absence. At `copy_s` the
+    update of turn `copy_of` arrives once more; `counted` is the last turn whose update the server has had. It has
+    restarted `restarts` times, and hears what the server held `delay` versions ago.
     `turns` counts how often it was sent for, `done` how many turns it has ended. It is away in even phases; the phase
     of now ends at `until_s`. It has heard `heard`, for the `again`-th time after the first.
     """

@@ -116,7 +116,7 @@ def test_agents_that_hear_old_versions_are_those_of_one_event_at_a_time(schedule
 def test_a_scheduler_that_counts_an_update_twice_is_caught(schedule, monkeypatch):
     monkeypatch.setattr(Scheduler, "fresh", lambda scheduler, board, events: np.ones(len(events.kind), bool))
     repeating = {"duplicate": 0.3, "latency_s": 0.4, "step_s": lognormal(1.0, 1.5)}
-    with pytest.raises(AssertionError, match="went wrong|server after|time after"):
+    with pytest.raises(AssertionError, match=r"went wrong|server after|time after"):
         compared(FEDERATIONS["a mean of unequal work"], schedule, repeating)
     monkeypatch.undo()
     compared(FEDERATIONS["a mean of unequal work"], schedule, repeating)
