@@ -66,7 +66,11 @@ TOPOLOGIES = {
 }
 SPEEDS = [1.0, 1.25, 1.5, 1.75, 2.0, 6.0]
 """Seconds of each agent's local step: the last one meets no deadline."""
-DEVICES = {"none": None, "even": clock(step_s=SPEEDS), "drop-outs": clock(step_s=SPEEDS, drop_out=0.4)}
+DEVICES = {
+    "none": None,
+    "even": clock(step_s=SPEEDS),
+    "drop-outs": clock(step_s=SPEEDS, drop_out=0.3, hang=0.1, hang_s=1.0, restart=0.1),
+}
 Combination = dict[str, str]
 
 

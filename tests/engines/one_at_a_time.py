@@ -2,11 +2,14 @@
 
     idle --sent for--> at work --its update arrives, or it is lost--> idle
     idle --sent for, but not there--> away --comes back--> idle
+                       at work --hangs--> until that is noticed, or it is called back, or for ever
+                       at work --restarts--> idle, as in the beginning
 
 The loop in `fedrl.engines.simulate` has to give the same bits at the same seconds. There, events are dealt with in
 batches, agents train in blocks and ahead of their time, and what arrives is added up many at a time. Here none of that
 is done, so that what is meant can be read off: who is sent for when, what an agent hears, which update is merged with
-which scale, what becomes of those who come late, and of the memory of their stages.
+which scale, what becomes of those who come late, and of the memory of their stages; what a restart leaves of an agent,
+that an update is merged once however often it arrives, and of which version an agent hears.
 
 What a device does in its n-th turn is data and is not tested here: it is drawn by the functions of the engine.
 Federations whose agents fail, or count statistics, are left to other tests.
@@ -35,13 +38,16 @@ from fedrl.engines.clocks.spreads import drawn
 from fedrl.engines.schedules import Schedule
 
 IDLE, WORKS, AWAY = "idle", "works", "away"
+COMES, GARBLED, DROPS, RESTARTS, HANGS = "comes", "garbled", "drops", "restarts", "hangs"
 
 
 @dataclass
 class Agent:
     """An agent and its device.
 
-    `due_s` is when its next event is: the end of a turn, whose update `comes` or is lost, or the end of an absence.
+    `due_s` is when its next event is: the end of a turn, which `ends` so, or the end of an absence. At `copy_s` the
+    update of turn `copy_of` arrives once more; `counted` is the last turn whose update the server has had. It has
+    restarted `restarts` times, and hears what the server held `delay` versions ago.
     `turns` counts how often it was sent for, `done` how many turns it has ended. It is away in even phases; the phase
     of now ends at `until_s`. It has heard `heard`, for the `again`-th time after the first.
     """
@@ -52,7 +58,12 @@ class Agent:
     until_s: float
     doing: str = IDLE
     due_s: float = np.inf
-    comes: bool = False
+    ends: str = COMES
+    delay: int = 0
+    copy_s: float = np.inf
+    copy_of: int = 0
+    counted: int = 0
+    restarts: int = 0
     turns: int = 0
     done: int = 0
     phase: int = 0
@@ -115,21 +126,36 @@ class OneAtATime:
     """A federation on a virtual clock; `merge` goes on until the server has merged once, or has given it up."""
 
     def __init__(
-        self, federation: Federation, fleet: Any, schedule: Schedule, clock: Clock, steps: list[int], seed: int
+        self,
+        federation: Federation,
+        fleet: Any,
+        schedule: Schedule,
+        clock: Clock,
+        steps: list[int],
+        seed: int,
+        delays: list[int] | None = None,
     ) -> None:
         self.federation, self.clock, self.schedule, self.seed = federation, clock, schedule, seed
         self.programs, self.now_s, count = programs(federation), 0.0, len(steps)
         self.server = self.programs.init_server(run_key(seed, Purpose.SERVER))
         self.key, self.before = run_key(seed, Purpose.TRAINING), self.server.params
         joins_s = drawn(clock.joins_s, count, clock.devices_seed, Draw.JOIN, "joins_s")
-        weights, self.agents = shares(federation, np.array(steps)), []
+        self.weights, self.agents, self.fleet = shares(federation, np.array(steps)), [], fleet
+        self.first, self.seen = self.server.params, dict.fromkeys((GARBLED, RESTARTS, HANGS, "duplicates"), 0)
         for k in range(count):
-            settings = jax.tree.map(lambda leaf, k=k: leaf[k], fleet)
-            state = self.programs.init_agent(run_key(seed, Purpose.AGENTS), self.server.params, k, settings, steps[k])
-            self.agents.append(Agent(k, steps[k], state._replace(share=weights[k]), float(joins_s[k])))
+            born = self.born(k, steps[k], run_key(seed, Purpose.AGENTS))
+            self.agents.append(Agent(k, steps[k], born, float(joins_s[k]), delay=delays[k] if delays else 0))
+        self.held: list[Broadcast] = []
         self.step_s = drawn(clock.step_s, count, clock.devices_seed, Draw.STEP, "step_s")
         self.messages_s = self.message_seconds(count)
+        self.latency_s = drawn(clock.latency_s, count, clock.devices_seed, Draw.LATENCY, "latency_s")
         self.drawn: dict[tuple[Draw, int], np.ndarray] = {}
+
+    def born(self, k: int, steps: int, key: Any) -> AgentState:
+        """An agent in the beginning."""
+        settings = jax.tree.map(lambda leaf: leaf[k], self.fleet)
+        state: AgentState = self.programs.init_agent(key, self.first, k, settings, steps)
+        return state._replace(share=self.weights[k])
 
     # --- devices -----------------------------------------------------------------------------------------------------
 
@@ -175,16 +201,37 @@ class OneAtATime:
             agent.doing, agent.due_s = AWAY, agent.until_s
             return False
         end_s = self.now_s + float(self.messages_s[agent.number]) + self.seconds_of_work(agent)
-        leaves = agent.until_s < end_s
-        dropped = self.draw(uniform, Draw.DROP_OUT, agent, agent.turns) < self.clock.drop_out
-        agent.doing, agent.due_s = WORKS, agent.until_s if leaves else end_s
-        agent.comes, agent.turns = not (leaves or dropped), agent.turns + 1
-        version = int(self.server.version)
+        agent.ends = self.how_it_ends(agent)
+        if agent.ends == HANGS and agent.until_s >= end_s:
+            end_s += self.clock.hang_s * self.draw(exponential, Draw.HANG_S, agent, agent.turns)
+            self.seen[HANGS] += 1
+        elif agent.until_s < end_s:
+            agent.ends = DROPS
+        agent.doing, agent.due_s, agent.turns = WORKS, min(end_s, agent.until_s), agent.turns + 1
+        agent.heard = self.sent(agent.delay)
+        version = int(agent.heard.version)
         agent.again = agent.again + 1 if agent.version == version else 0
-        agent.version, agent.heard = version, self.sent()
+        agent.version = version
         return True
 
-    def sent(self) -> Broadcast:
+    def how_it_ends(self, agent: Agent) -> str:
+        """What becomes of a turn, if its agent stays."""
+        chances = (
+            (HANGS, Draw.HANG, self.clock.hang),
+            (RESTARTS, Draw.RESTART, self.clock.restart),
+            (DROPS, Draw.DROP_OUT, self.clock.drop_out),
+            (GARBLED, Draw.MALFORMED, self.clock.malformed),
+        )
+        found = (end for end, draw, chance in chances if self.draw(uniform, draw, agent, agent.turns) < chance)
+        return next(found, COMES)
+
+    def sent(self, delay: int) -> Broadcast:
+        """What an agent hears now: what the server sent out so many versions ago, or in the beginning."""
+        while len(self.held) <= int(self.server.version):
+            self.held.append(self.sends())
+        return self.held[max(int(self.server.version) - delay, 0)]
+
+    def sends(self) -> Broadcast:
         """What the server sends out now: what it holds, or where its momentum will have carried that."""
         sent, alpha = self.programs.broadcast(self.server), self.schedule.momentum
         if alpha == 1.0:
@@ -240,9 +287,13 @@ class OneAtATime:
             if began and not schedule.restart and not self.working():
                 break  # whoever began is done
             agent = min(self.agents, key=lambda agent: (agent.due_s, agent.number))
-            if agent.due_s > deadline_s and len(got) >= schedule.quorum:
+            copy = min(self.agents, key=lambda agent: (agent.copy_s, agent.number))
+            if min(agent.due_s, copy.copy_s) > deadline_s and len(got) >= schedule.quorum:
                 self.now_s = max(self.now_s, deadline_s)
                 break
+            if copy.copy_s < agent.due_s:
+                self.repeated(copy)
+                continue
             got += self.next_event(agent)
             if schedule.restart and len(got) < need:
                 self.fill()  # whose update completes the merge hears of what comes of it
@@ -272,7 +323,35 @@ class OneAtATime:
             agent.done = max(agent.done, self.least_done(but=agent))
             return []
         agent.done += 1
-        return [self.train(agent)] if agent.comes else []
+        if agent.ends == COMES:
+            if self.draw(uniform, Draw.DUPLICATE, agent, agent.turns - 1) < self.clock.duplicate:
+                later = self.draw(uniform, Draw.COPY, agent, agent.turns - 1)
+                agent.copy_s = self.now_s + 2.0 * float(self.latency_s[agent.number]) * later
+                agent.copy_of = agent.turns
+            return self.arrives(agent, agent.turns)
+        if agent.ends == GARBLED:  # nobody can read it; the agent has learned, and its stages are told
+            remembered = self.train(agent).remembered
+            agent.state = agent.state._replace(local=remembered)
+        if agent.ends == RESTARTS:
+            agent.restarts += 1
+            key = repeated_key(run_key(self.seed, Purpose.AGENTS), agent.restarts)
+            agent.state = self.born(agent.number, agent.steps, key)
+        if agent.ends in (GARBLED, RESTARTS):
+            self.seen[agent.ends] += 1
+        return []
+
+    def repeated(self, agent: Agent) -> None:
+        """An update arrives once more, and is known."""
+        self.now_s, agent.copy_s = agent.copy_s, np.inf
+        assert self.arrives(agent, agent.copy_of) == []
+
+    def arrives(self, agent: Agent, turn: int) -> list[Arrival]:
+        """The update of a turn, if the server has not had it yet."""
+        if turn <= agent.counted:
+            self.seen["duplicates"] += 1
+            return []
+        agent.counted = turn
+        return [self.train(agent)]
 
     def commit(self, got: list[Arrival]) -> bool:
         """Merge updates, each scaled by its age; false if they have no weight."""

@@ -24,6 +24,8 @@ FLEET = Valley(
     draws.uniform(0.2, 2.0, (AGENTS, SIZE)).astype(np.float32), draws.normal(size=(AGENTS, SIZE)).astype(np.float32)
 )
 SLOW = clock(step_s=stragglers(1.0, 0.3, 5.0), drop_out=0.3, jitter=0.2, online_s=30.0, offline_s=5.0)
+WRONG = {"hang": 0.1, "hang_s": 3.0, "restart": 0.1, "duplicate": 0.4, "malformed": 0.1, "latency_s": 0.3}
+FAULTY = clock(step_s=stragglers(1.0, 0.3, 5.0), drop_out=0.1, jitter=0.2, **WRONG)
 PLANNED = {"selection": by_utility(5), "workload": ramp(3, 1, 4), "admission": by_priority(150)}
 CASES = {
     "rounds": Scheduler(synchronous(deadline_s=3.0, quorum=2), **PLANNED),
@@ -36,7 +38,8 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_log_of_its_events_is_a_replay(name, monkeypatch):
+@pytest.mark.parametrize("devices", [SLOW, FAULTY], ids=["slow", "faulty"])
+def test_the_log_of_its_events_is_a_replay(name, devices, monkeypatch):
     log: list[tuple[Scheduler, Board, Events, Board, Actions]] = []
     step = Scheduler.step
 
@@ -48,7 +51,7 @@ def test_the_log_of_its_events_is_a_replay(name, monkeypatch):
 
     monkeypatch.setattr(Scheduler, "step", logged)
     federation = federate(quadratic(sgd(0.1), size=SIZE), mean(), local_steps=3, tells=("loss", "norm"))
-    simulation = simulate(federation, FLEET, scheduler=CASES[name], clock=SLOW, merges=1)
+    simulation = simulate(federation, FLEET, scheduler=CASES[name], clock=devices, merges=1)
     population = simulation.init(2)
     for _ in range(8):
         population, _ = simulation.round(population)
@@ -62,20 +65,22 @@ def test_the_log_of_its_events_is_a_replay(name, monkeypatch):
     assert len(log) > 16
 
 
-def test_a_copy_of_a_run_goes_on_to_the_last_bit():
+@pytest.mark.parametrize("devices", [SLOW, FAULTY], ids=["slow", "faulty"])
+def test_a_copy_of_a_run_goes_on_to_the_last_bit(devices):
     """At any merge, whatever lies in arrays of the run; nothing that matters lies anywhere else."""
     federation = federate(quadratic(sgd(0.1), size=SIZE), mean(), local_steps=3)
-    for schedule in (synchronous(4, late="keep"), fed_buff(3), fed_buff(3, concurrency=4), bounded_staleness(1)):
+    late = Scheduler(fed_buff(3), delay_rounds=[k % 3 for k in range(AGENTS)])
+    for schedule in (synchronous(4, late="keep"), fed_buff(3), fed_buff(3, concurrency=4), bounded_staleness(1), late):
         ends = []
         for copied in (False, True):
-            simulation = simulate(federation, FLEET, scheduler=schedule, clock=SLOW, merges=1)
+            simulation = simulate(federation, FLEET, scheduler=schedule, clock=devices, merges=1)
             population = simulation.init(5)
             for _ in range(10):
                 population, _ = simulation.round(population)
                 if copied:
                     leaves, structure = jax.tree.flatten(population)
                     fresh = [x if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key) else np.array(x) for x in leaves]
-                    simulation = simulate(federation, FLEET, scheduler=schedule, clock=SLOW, merges=1)
+                    simulation = simulate(federation, FLEET, scheduler=schedule, clock=devices, merges=1)
                     population = jax.tree.unflatten(structure, fresh)
             ends.append((population.server, simulation.params_of(population)))
         jax.tree.map(np.testing.assert_array_equal, *ends)

@@ -12,6 +12,7 @@ from fedrl.aggregators import mean, median, polynomial
 from fedrl.core.federation import ENCODE, MEND, TRAIN, federate
 from fedrl.core.keys import agent_key
 from fedrl.engines.clocks import between, clock, lognormal, stragglers
+from fedrl.engines.scheduler import Scheduler
 from fedrl.engines.schedules import afedpg, bounded_staleness, fed_async, fed_buff, synchronous
 from fedrl.engines.simulate import simulate
 from fedrl.learners import sgd
@@ -26,15 +27,20 @@ FLEET = Valley(
 LEARNER = quadratic(sgd(0.1), size=SIZE)
 FEDERATIONS = {
     "a mean of unequal work": federate(LEARNER, mean(), local_steps=3),
-    "sparse updates with error feedback": federate(LEARNER, mean(), error_feedback(top_k(0.1))),
+    "sparse updates with error feedback": federate(
+        quadratic(sgd(0.1, momentum=0.5), size=SIZE), mean(), error_feedback(top_k(0.1))
+    ),
     "a median of noisy codes": federate(LEARNER, median(), quantize(8)),
 }
 SLOW = {"step_s": stragglers(1.0, 0.3, 5), "drop_out": 0.2, "jitter": 0.1}
+WRONG = {"hang": 0.1, "hang_s": 3.0, "restart": 0.1, "duplicate": 0.4, "malformed": 0.15}
+FAULTY = SLOW | WRONG | {"latency_s": 0.4, "online_s": 40.0, "offline_s": 4.0}
 UNLIKE = {"step_s": lognormal(1.0, 1.5)}
 DEVICES = {
     "all alike": {},
     "slow ones, and turns that come to nothing": SLOW,
     "coming and going": SLOW | UNLIKE | {"online_s": 20.0, "offline_s": 6.0, "joins_s": stragglers(0.5, 0.2, 10)},
+    "with everything that goes wrong": FAULTY,
 }
 SCHEDULES = [
     fed_buff(4),
@@ -45,27 +51,33 @@ SCHEDULES = [
     synchronous(deadline_s=0.5, quorum=4, late="keep"),
 ]
 MORE = [fed_async(0.5), bounded_staleness(1), afedpg(0.5)]
+DELAYS = [k % 4 for k in range(AGENTS)]
 LINKS = {"latency_s": 0.1, "up_bytes_per_s": between(50.0, 500.0), "down_bytes_per_s": 200.0}
 
 
-def compared(federation, schedule, devices, rounds=ROUNDS):
+def compared(federation, schedule, devices, rounds=ROUNDS, delays=None):
     """Both, round by round; what there was to see on the way: abandoned rounds, and the oldest update."""
     steps = [1 + k % federation.local_steps for k in range(AGENTS)]
     engine = simulate(
         federation,
         FLEET,
-        scheduler=schedule,
+        scheduler=Scheduler(schedule, delay_rounds=delays or 0),
         clock=clock(**devices),
         local_steps=steps,
         merges=1,
         devices=jax.devices()[:1],
     )
-    twin, population = OneAtATime(federation, FLEET, schedule, clock(**devices), steps, SEED), engine.init(SEED)
-    abandoned, lost, stale = 0, 0, 0
+    twin = OneAtATime(federation, FLEET, schedule, clock(**devices), steps, SEED, delays)
+    population, abandoned, lost, stale = engine.init(SEED), 0, 0, 0
+    wrong: dict[str, int] = {}
     for number in range(1, rounds + 1):
         population, seen = engine.round(population)
         twin.merge()
         assert seen.tick.time_s == twin.now_s, f"the time after round {number}"
+        told = (seen.tick.malformed, seen.tick.restarted, seen.tick.hung, seen.tick.duplicates)
+        assert told == tuple(twin.seen.values()), f"what went wrong in round {number}"
+        for name, count in zip(twin.seen, told, strict=True):
+            twin.seen[name], wrong[name] = 0, wrong.get(name, 0) + count
         for found, expected in zip(*map(jax.tree.leaves, (population.server, twin.server)), strict=True):
             np.testing.assert_array_equal(found, expected, err_msg=f"the server after round {number}", strict=True)
         agents = [LEARNER.params(agent.state.learner) for agent in twin.agents]
@@ -75,15 +87,16 @@ def compared(federation, schedule, devices, rounds=ROUNDS):
         abandoned += seen.weight == 0.0
         lost, stale = lost + seen.tick.lost, max(stale, seen.tick.staleness_max)
     assert np.abs(population.server.params["tail"]).max() > 0.01
-    return abandoned, lost, stale
+    return abandoned, lost, stale, wrong
 
 
 @pytest.mark.parametrize("federation", FEDERATIONS)
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_every_merge_is_that_of_one_event_at_a_time(schedule, federation):
     for name, devices in DEVICES.items():
-        _, lost, _ = compared(FEDERATIONS[federation], schedule, devices)
+        _, lost, _, wrong = compared(FEDERATIONS[federation], schedule, devices)
         assert (lost > 0) == ("drop_out" in devices), name
+        assert all((count > 0) == ("hang" in devices) for count in wrong.values()), (name, wrong)
 
 
 @pytest.mark.parametrize("schedule", MORE, ids=repr)
@@ -92,12 +105,29 @@ def test_so_is_every_merge_of_one_update(schedule):
         compared(FEDERATIONS["a mean of unequal work"], schedule, devices | LINKS, 4 * ROUNDS)
 
 
+@pytest.mark.parametrize("schedule", [synchronous(), SCHEDULES[3], fed_buff(4), fed_async(0.5), afedpg(0.5)], ids=repr)
+def test_agents_that_hear_old_versions_are_those_of_one_event_at_a_time(schedule):
+    for devices in ({}, FAULTY):
+        _, _, stale, _ = compared(FEDERATIONS["a mean of unequal work"], schedule, devices, delays=DELAYS)
+        assert stale >= max(DELAYS)
+
+
+@pytest.mark.parametrize("schedule", [synchronous(9), fed_buff(4)], ids=repr)
+def test_a_scheduler_that_counts_an_update_twice_is_caught(schedule, monkeypatch):
+    monkeypatch.setattr(Scheduler, "fresh", lambda scheduler, board, events: np.ones(len(events.kind), bool))
+    repeating = {"duplicate": 0.3, "latency_s": 0.4, "step_s": lognormal(1.0, 1.5)}
+    with pytest.raises(AssertionError, match=r"went wrong|server after|time after"):
+        compared(FEDERATIONS["a mean of unequal work"], schedule, repeating)
+    monkeypatch.undo()
+    compared(FEDERATIONS["a mean of unequal work"], schedule, repeating)
+
+
 def test_the_cases_have_rounds_without_a_quorum_and_updates_that_are_late():
     """What is compared is there to be compared."""
     federation = FEDERATIONS["sparse updates with error feedback"]
     failing = {"step_s": stragglers(1.0, 0.3, 5), "drop_out": 0.8}
     for late in ("discard", "keep"):
-        abandoned, _, stale = compared(federation, synchronous(quorum=5, deadline_s=2.0, late=late), failing)
+        abandoned, _, stale, _ = compared(federation, synchronous(quorum=5, deadline_s=2.0, late=late), failing)
         assert 2 < abandoned < ROUNDS - 2
         assert (stale > 0) == (late == "keep")
 

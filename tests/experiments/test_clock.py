@@ -14,6 +14,7 @@ from small import TOML, without_times
 
 from fedrl.core.component import cite
 from fedrl.core.errors import FedrlError
+from fedrl.experiments import closing
 from fedrl.experiments.build import build
 from fedrl.experiments.config import dump, load
 from fedrl.experiments.coordination import simulation_of
@@ -28,6 +29,9 @@ UNSTEADY = [
 ]
 TRACE = "federation.clock={trace=[[0, 0.0, 5.5], [2, 1.0, 9.0]], step_s={name='lognormal', median=2}}"
 ALONE = "baselines={}"
+FAULTS = "hang=0.1, hang_s=2.0, restart=0.1, duplicate=0.5, malformed=0.2, latency_s=0.2"
+FAULTY = ["federation.schedule={name='fed_buff', buffer=2}", f"federation.clock={{step_s=[1, 2, 3], {FAULTS}}}"]
+DELAYED = ["federation.delay_rounds={name='between', low=0.6, high=2.4}"]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +59,7 @@ def params(out: Path) -> dict[str, np.ndarray]:
 
 
 def test_a_clock_resolves_to_itself_and_cites_its_schedule(config: Path) -> None:
-    for changes in (BUFFERED, UNSTEADY, ["federation.clock=clock"], [TRACE]):
+    for changes in (BUFFERED, UNSTEADY, FAULTY, ["federation.clock=clock"], [TRACE]):
         experiment = build(load(config, changes))
         again = build(load(tomllib.loads(dump(experiment.config))))
         assert again.coordination == experiment.coordination
@@ -95,6 +99,36 @@ def test_the_summary_adds_up_what_the_clock_saw(buffered: Path) -> None:
     assert any("Nguyen" in line for line in summary["citations"])
 
 
+def test_what_goes_wrong_is_told_in_records_summary_report_and_terminal(config: Path, tmp_path: Path) -> None:
+    run(config, tmp_path / "faulty", overrides=[*FAULTY, ALONE])
+    summary = json.loads((tmp_path / "faulty" / "summary.json").read_text())
+    mine, found = records(tmp_path / "faulty", "federated"), summary["virtual_time"]
+    for name in ("hung", "restarted", "duplicates", "malformed"):
+        assert found[name] == sum(record.get(name, 0) for record in mine) / 2 > 0
+    refused = summary["refusals"]["federated"]
+    assert refused["updates"] == sum(record.get("malformed", 0) for record in mine)
+    assert {agent["reason"] for agent in refused["agents"]} == {"its message could not be read"}
+    page = (tmp_path / "faulty" / "report.html").read_text()
+    for words in ("turns that hung", "an agent restarted", "arrived once more", "messages that could not be read"):
+        assert words in page
+    costs = closing._costs(summary)
+    for words in ("turns hung", "restarts", "duplicates", "unreadable"):
+        assert words in costs
+
+
+@pytest.mark.parametrize("delays", [DELAYED, ["federation.delay_rounds=[0, 1, 2]"], ["federation.delay_rounds=2"]])
+def test_delays_resolve_to_themselves_and_are_told_without_a_clock(
+    delays: list[str], config: Path, tmp_path: Path
+) -> None:
+    experiment = build(load(config, delays))
+    again = build(load(tomllib.loads(dump(experiment.config))))
+    assert (again.coordination, again.config) == (experiment.coordination, experiment.config)
+    run(config, tmp_path / "late", overrides=[*delays, ALONE])
+    mine = [record for record in records(tmp_path / "late", "federated") if record["seed"] == 0]
+    assert ["staleness" in record for record in mine] == [False, *[True] * (ROUNDS - 1)]
+    assert "time_s" not in mine[0]
+
+
 def test_baselines_wait_for_nobody_and_are_what_they_are_without_a_clock(
     config: Path, buffered: Path, tmp_path: Path
 ) -> None:
@@ -117,7 +151,9 @@ def test_like_devices_in_step_learn_what_they_learn_without_a_clock(config: Path
         assert [plain.get(name) for name in told] == [timed.get(name) for name in told]
 
 
-@pytest.mark.parametrize("clock", [BUFFERED, UNSTEADY], ids=["fed_buff", "afedpg"])
+@pytest.mark.parametrize(
+    "clock", [BUFFERED, UNSTEADY, [*FAULTY, *DELAYED]], ids=["fed_buff", "afedpg", "faults and delays"]
+)
 def test_an_interrupted_run_resumes_bit_for_bit(clock: list[str], config: Path, tmp_path: Path) -> None:
     stop = threading.Event()
 
@@ -155,6 +191,10 @@ WRONG = [
     (["federation.clock={trace=[[3, 0, 1]]}"], ["agent 3", "3 agents"]),
     ([SLOW, "federation.schedule={name='synchronous', wait_for=4}"], ["waits for 4 updates", "3 agents"]),
     (["federation.clock={step_s={name='straglers', usual=1}}"], ["step_s.name is 'straglers'", "'stragglers'"]),
+    (["federation.clock={hang=0.1}"], ["hang is 0.1 and hang_s is inf", "would stop the run", "deadline_s"]),
+    (["federation.clock={restart=1}"], ["[federation.clock] restart is 1.0"]),
+    (["federation.delay_rounds=[1, 2]"], ["delay_rounds has 2 entries", "3 agents"]),
+    (["federation.delay_rounds=1", "federation.topology=ring"], ["federation.delay_rounds is 1", "needs a server"]),
     (["federation.clock={drop_out=1}"], ["[federation.clock] drop_out is 1.0", "no update would ever arrive"]),
     (
         [SLOW, "federation.schedule=fed_async", "federation.payload=gradient", f"learner={NETWORK}"],

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedrl.core.component import written
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import Federation
 from fedrl.core.learner import follows_corrections
 from fedrl.engines.clocks.devices import Clock, speeds_of
+from fedrl.engines.clocks.faults import check_hangs
 from fedrl.engines.clocks.presence import presence
+from fedrl.engines.clocks.spreads import delays_of
 from fedrl.engines.merging import Messages, messages
 from fedrl.engines.scheduler import Scheduler
 from fedrl.engines.schedules import Schedule
@@ -43,7 +46,10 @@ def check(
     else:
         speeds_of(clock, agents, 0, 0)
         presence(clock, agents)
+        check_hangs(clock, scheduler.schedule, agents)
+        _check_faults(federation, topology, clock)
     _check_schedule(federation, scheduler.schedule, agents)
+    _check_delays(federation, agents, topology, scheduler)
     if isinstance(topology, Hierarchy):
         _check_tree(federation, topology.tree)
     if isinstance(topology, Neighbours):
@@ -65,6 +71,58 @@ def _check_timeless(schedule: Schedule) -> None:
             f"{schedule!r} has a deadline of {schedule.deadline_s:g} s, and without a clock no time passes. Say how "
             "fast agents are, clock(step_s=...), or leave deadline_s out.",
             reason="no time",
+        )
+
+
+def _check_faults(federation: Federation, topology: Topology | None, clock: Clock) -> None:
+    keeping: list[object] = [stage for stage in federation.stages if stage.sums is not None]
+    if isinstance(topology, Neighbours) and topology.rule.correction is not None:
+        keeping += [topology.rule]
+    if clock.restart and keeping:
+        raise UnsoundError(
+            f"restart is {clock.restart:g}, and {keeping[0]!r} keeps on each agent a part of what has to add up over "
+            "all of them: after a restart it never would again. Leave restart out, or leave that out.",
+            reason="private",
+        )
+    arriving = [(name, getattr(clock, name)) for name in ("duplicate", "malformed") if getattr(clock, name)]
+    if isinstance(topology, Alone) and arriving:
+        name, chance = arriving[0]
+        raise UnsoundError(
+            f"{name} is {chance:g}. It is about messages, and isolated agents send none. Leave it out, or use another "
+            "topology.",
+            reason="isolated",
+        )
+
+
+def _check_delays(federation: Federation, agents: int, topology: Topology | None, scheduler: Scheduler) -> None:
+    delays, learner = delays_of(scheduler.delay_rounds, agents), federation.learner
+    if not delays.any():
+        return
+    told = f"delay_rounds is {written(scheduler.delay_rounds)}"
+    if isinstance(topology, Alone):
+        raise UnsoundError(
+            f"{told}. It is about what agents hear, and isolated agents hear nothing. Leave it out, or use another "
+            "topology.",
+            reason="isolated",
+        )
+    if isinstance(topology, Neighbours):
+        raise UnsoundError(
+            f"{told}. It counts versions of what a server holds for all, and neighbours have none: what an agent "
+            "trains from is its own, and at hand. Leave it out, or run the federation with a server.",
+            reason="no server",
+        )
+    if learner.statistics is not None:
+        raise UnsoundError(
+            f"{told}, and {learner!r} counts about moments that its agents were sent: others have been merged since. "
+            "Let every agent keep its own, personal(learner, keep=['moments']), or leave delay_rounds out.",
+            reason="moments",
+        )
+    hiding = [stage for stage in federation.stages if stage.hides]
+    if hiding and len(np.unique(delays)) > 1:
+        raise UnsoundError(
+            f"{told}, and {hiding[0]!r} hides updates in the sum of those who heard the same version. Give all agents "
+            "one delay, or leave it out.",
+            reason="hidden",
         )
 
 

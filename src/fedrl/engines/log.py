@@ -30,6 +30,10 @@ class Log:
         names: Of the metrics.
         lost: Turns that came to nothing.
         late: Agents that were called back.
+        hung: Turns that hang, counted as they begin.
+        restarted: Turns that were lost to a restart.
+        duplicates: Updates that arrived once more.
+        malformed: Messages that could not be read.
         weight: Of the merged updates.
         refused: Turns whose training failed, and updates that the server left out.
         skipped: Why the server committed nothing, each time.
@@ -45,6 +49,10 @@ class Log:
     names: list[str]
     lost: int = 0
     late: int = 0
+    hung: int = 0
+    restarted: int = 0
+    duplicates: int = 0
+    malformed: int = 0
     weight: float = 0.0
     refused: list[Refusal] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -76,11 +84,15 @@ class Log:
         self.came.append(arrivals)
         self.work_s[ids] = work_s
         self._worked_s += float(work_s.sum())
-        self.sent_up.size_bytes[:] += uploads.size_bytes
-        self.sent_up.messages[:] += uploads.messages
+        self.weigh(uploads)
         for name, said in uploads.report.items():
             before = self.sent_up.report.get(name, np.full(self.agents, np.nan, np.float32))
             self.sent_up.report[name] = np.where(np.isin(np.arange(self.agents), ids), said, before)
+
+    def weigh(self, uploads: Uploads) -> None:
+        """So much was sent."""
+        self.sent_up.size_bytes[:] += uploads.size_bytes
+        self.sent_up.messages[:] += uploads.messages
 
     def correct(
         self, uploads: Uploads, sizes: np.ndarray, messages: np.ndarray, rejected: np.ndarray, bid: Sequence[str]
@@ -128,8 +140,9 @@ class Log:
         return {"work_s": self._worked_s, "messages_s": self.messages_s, "arrived": float(self.arrived.sum())}
 
     @property
-    def counts(self) -> tuple[int, int, int, float, int]:
+    def counts(self) -> tuple[int, int, int, float, int, int, int, int, int]:
         """As the last fields of a `Tick`."""
         stale = np.concatenate([np.zeros(0, int), *self.staleness])
         mean, most = (float(stale.mean()), int(stale.max())) if len(stale) else (0.0, 0)
-        return int(self.arrived.sum()), self.lost, self.late, mean, most
+        faults = self.hung, self.restarted, self.duplicates, self.malformed
+        return int(self.arrived.sum()), self.lost, self.late, mean, most, *faults

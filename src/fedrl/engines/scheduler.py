@@ -6,8 +6,10 @@ A schedule says when a version is complete (`fedrl.engines.schedules`), a select
 many local steps to ask for, an admission whose updates fit under a budget of bytes (`fedrl.selection`). No parameters,
 no clock, no sockets, no JAX: the same events give the same actions, so a log of them can be replayed.
 
-    idle --dispatch--> busy --arrived, lost, failed--> idle        a turn
+    idle --dispatch--> busy --arrived, lost, failed, ...--> idle        a turn
     idle --dispatch, not there--> away --back--> idle
+
+A turn ends once: an update that arrives again, known by its agent and turn, is ignored.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from fedrl.core.aggregator import Arrivals
 from fedrl.core.errors import ConfigError
 from fedrl.core.types import PyTree
 from fedrl.engines.clocks.chance import Draw, uniform
-from fedrl.engines.records import ARRIVED, AWAY, BACK, FAILED, NOBODY, OPENED, TIMER, Actions, Events
+from fedrl.engines.clocks.spreads import Spreading, delays_of
+from fedrl.engines.records import ARRIVED, AWAY, BACK, FAILED, MALFORMED, NOBODY, OPENED, TIMER, Actions, Events
 from fedrl.engines.schedules import Schedule, synchronous
 from fedrl.selection.admission import left_for_updates
 from fedrl.selection.selection import Admission, Selection, Told, Workload
@@ -59,7 +62,9 @@ class Board(NamedTuple):
         status: IDLE, BUSY, ABSENT or WAITING.
         turns: How often each was sent for, and was there.
         done: Turns each has ended; one that was away is not behind the others.
+        ended: The last of its turns that each has ended: what arrives of one up to that has been counted.
         heard: The version that each works on.
+        delay: How many versions ago what an agent is sent was made.
         allowed: Who may be sent for.
         steps: Local steps that each is asked for.
         failing: Whose training came to nothing, since an update last arrived.
@@ -68,6 +73,7 @@ class Board(NamedTuple):
         begun: Whether anybody has begun since the version was opened.
         arrived: Agents whose updates arrived since then, in their order, `[n]`.
         age: How many versions ago what each started from was opened, int32 `[n]`.
+        unread: How many messages of each could not be read since then.
         told: What they reported, by name, `[n]` each.
         sizes: Bytes of their updates, `[n]`.
         selection, workload, admission: What these remember.
@@ -77,7 +83,9 @@ class Board(NamedTuple):
     status: np.ndarray
     turns: np.ndarray
     done: np.ndarray
+    ended: np.ndarray
     heard: np.ndarray
+    delay: np.ndarray
     allowed: np.ndarray
     steps: np.ndarray
     failing: np.ndarray
@@ -86,6 +94,7 @@ class Board(NamedTuple):
     begun: np.ndarray
     arrived: np.ndarray
     age: np.ndarray
+    unread: np.ndarray
     told: Told
     sizes: np.ndarray
     selection: PyTree
@@ -105,6 +114,8 @@ class Scheduler:
         admission: Whose updates are merged, under a budget of bytes; all by default.
         bids: What bids cost, if there is a budget.
         group: `[agents]`, whose updates share a budget; all of them by default.
+        delay_rounds: How many versions ago what an agent is sent was made: a whole number, one per agent, or a spread,
+            which is rounded. An agent hears the first version until there are as many.
     """
 
     schedule: Schedule = WAIT_FOR_ALL
@@ -113,6 +124,7 @@ class Scheduler:
     admission: Admission | None = None
     bids: Bids | None = None
     group: np.ndarray | None = None
+    delay_rounds: Spreading = 0
 
     @property
     def redispatch(self) -> bool:
@@ -122,7 +134,12 @@ class Scheduler:
     @property
     def mixed(self) -> bool:
         """Whether agents that work at the same time may have heard different versions."""
-        return self.schedule.restart or self.schedule.late == "keep"
+        return self.schedule.restart or self.schedule.late == "keep" or self.delayed
+
+    @property
+    def delayed(self) -> bool:
+        """Whether agents may be sent what is not the newest."""
+        return self.delay_rounds != 0
 
     @property
     def waits(self) -> bool:
@@ -142,7 +159,9 @@ class Scheduler:
             status=np.zeros(agents, np.int8),
             turns=np.zeros(agents, np.int32),
             done=np.zeros(agents, np.int32),
+            ended=np.zeros(agents, np.int32),
             heard=np.full(agents, -1, np.int32),
+            delay=delays_of(self.delay_rounds, agents),
             allowed=np.ones(agents, bool),
             steps=np.asarray(steps, np.int32).copy(),
             failing=np.zeros(agents, bool),
@@ -151,6 +170,7 @@ class Scheduler:
             begun=np.zeros(1, bool),
             arrived=NOBODY,
             age=NOBODY,
+            unread=np.zeros(agents, np.int32),
             told={},
             sizes=NOBODY,
             selection=rules[0],
@@ -161,13 +181,18 @@ class Scheduler:
 
     def step(self, board: Board, events: Events) -> tuple[Board, Actions]:
         """Take in what happened, and say what is to be done."""
-        board = board._replace(
-            **{name: getattr(board, name).copy() for name in ("status", "turns", "done", "heard", "failing", "begun")}
-        )
+        changing = ("status", "turns", "done", "ended", "heard", "unread", "failing", "begun")
+        board = board._replace(**{name: getattr(board, name).copy() for name in changing})
         now = float(events.time_s[-1]) if len(events.time_s) else 0.0
         if events.kind[0] == OPENED:
             return self._opened(board, events, now)
         return self._happened(board, events, now)
+
+    def fresh(self, board: Board, events: Events) -> np.ndarray:
+        """Which events are news: all but those of turns that have ended before."""
+        if not len(events.turn):
+            return np.ones(len(events.kind), bool)
+        return np.asarray((events.kind == BACK) | (events.turn > board.ended[events.agent]))
 
     # --- a version is opened -----------------------------------------------------------------------------------------
 
@@ -202,6 +227,9 @@ class Scheduler:
             return self._go_on(board, self._free(board) if self.in_turn or not self.redispatch else NOBODY, now)
         again, since_s = NOBODY, NOBODY
         if kind[0] != TIMER:
+            events = events.of(self.fresh(board, events))
+            kind, ids = events.kind, events.agent
+        if kind.size and kind[0] != TIMER:
             board = self._ended(board, events)
             if self.redispatch and not self.in_turn:
                 going = board.allowed[ids] & (board.status[ids] == IDLE) & ~self._completes(board, kind)
@@ -221,6 +249,8 @@ class Scheduler:
         came, back = ids[kind == ARRIVED], ids[kind == BACK]
         board.status[ids] = np.where((kind == ARRIVED) & self.waits, WAITING, IDLE)
         board.done[ids[kind != BACK]] += 1
+        board.ended[ids[kind != BACK]] = board.turns[ids[kind != BACK]]
+        board.unread[ids[kind == MALFORMED]] += 1
         others = np.setdiff1d(np.flatnonzero(board.status != ABSENT), back)
         if len(back) and len(others):  # who returns is not waited for: it goes on where the slowest of the others is
             board.done[back] = np.maximum(board.done[back], board.done[others].min())
@@ -262,7 +292,7 @@ class Scheduler:
 
     def _merge(self, board: Board, again: np.ndarray, since_s: np.ndarray) -> tuple[Board, Actions]:
         late = np.flatnonzero(board.status == BUSY) if self.schedule.late == "discard" else NOBODY
-        board.status[late] = IDLE
+        board.status[late], board.ended[late] = IDLE, board.turns[late]
         board.status[board.status == WAITING] = IDLE
         scale = np.zeros(0, np.float32)
         if len(board.arrived) >= max(self.schedule.quorum, 1):
@@ -271,9 +301,8 @@ class Scheduler:
             admitted, board = self._admitted(board)
             scale = scale * admitted
         board = self._heard(board)
-        board.status[again], board.heard[again] = BUSY, board.version[0]
-        board.turns[again] += 1
-        board.begun[:] = False
+        board = self._sent_for(board, again)
+        board.begun[:], board.unread[:] = False, 0
         done = board._replace(version=board.version + 1, arrived=NOBODY, age=NOBODY, told={}, sizes=NOBODY)
         return done, Actions(again, since_s, late, scale)
 
@@ -284,21 +313,24 @@ class Scheduler:
         numbers = [*board.key[:-1].tolist(), int(board.version[0]) + 1, ADMISSION]
         rng, memory = np.random.default_rng(numbers), board.admission
         taken = np.zeros(len(board.arrived), bool)
-        group = np.zeros(len(board.arrived), int) if self.group is None else self.group[board.arrived]
+        everybody = np.zeros(len(board.status), int) if self.group is None else self.group
+        group = everybody[board.arrived]
         for g in np.unique(group):
             mine = np.flatnonzero(group == g)
             mine = mine[np.argsort(board.arrived[mine], kind="stable")]
             ids, told = board.arrived[mine], {name: x[mine] for name, x in board.told.items()}
             each = board.sizes[mine] - self.bids.repeated_bytes
-            taken[mine] = self.admission.admit(rng, ids, self._left(len(mine)), memory, told, each)
+            left = self._left(len(mine), int(board.unread[everybody == g].sum()))
+            taken[mine] = self.admission.admit(rng, ids, left, memory, told, each)
             memory = self.admission.hear(ids, taken[mine], memory, told)
         known = {name: x if name in self.bids.names else np.where(taken, x, np.nan) for name, x in board.told.items()}
         return taken, board._replace(admission=memory, told=known)
 
-    def _left(self, bids: int) -> int:
+    def _left(self, bids: int, unread: int = 0) -> int:
         assert self.admission is not None
         assert self.bids is not None
-        return left_for_updates(self.admission, bids, self.bids.bid_bytes, self.bids.least_bytes)
+        left = left_for_updates(self.admission, bids, self.bids.bid_bytes, self.bids.least_bytes)
+        return max(left - unread * self.bids.bid_bytes, 0)
 
     def _heard(self, board: Board) -> Board:
         """What agents told in their updates reaches those who decide about the next version."""
@@ -315,14 +347,20 @@ class Scheduler:
 
     def _go_on(self, board: Board, ids: np.ndarray, now: float, since_s: np.ndarray = NOBODY) -> tuple[Board, Actions]:
         """Send for these agents, and wait for what happens next."""
-        board.status[ids], board.heard[ids] = BUSY, board.version[0]
-        board.turns[ids] += 1
+        board = self._sent_for(board, ids)
         board.begun[:] |= (board.status == BUSY).any()
         since = since_s if len(since_s) == len(ids) else np.full(len(ids), now)
         overdue = now >= board.deadline_s[0]
         wants = (self.schedule.quorum if overdue else self._need(board)) - len(board.arrived)
         wake_s = np.inf if overdue else float(board.deadline_s[0])
         return board, Actions(ids, since, wants=max(wants, 1), wake_s=wake_s)
+
+    def _sent_for(self, board: Board, ids: np.ndarray) -> Board:
+        """They begin a turn, with what was made before their delays, or in the beginning."""
+        board.status[ids] = BUSY
+        board.heard[ids] = np.maximum(board.version[0] - board.delay[ids], 0)
+        board.turns[ids] += 1
+        return board
 
     def _need(self, board: Board) -> int:
         return len(board.status) if self.schedule.wait_for is None else self.schedule.wait_for

@@ -35,19 +35,33 @@ from fedrl.engines.compute import COMPUTE
 from fedrl.engines.executors.blocks import Blocks
 from fedrl.engines.executors.executor import Agents, Executor, Learned, Plan, Team
 from fedrl.engines.executors.programs import PARAMS
-from fedrl.engines.inbox import Inbox, Table
+from fedrl.engines.inbox import Table
+from fedrl.engines.letters import Letters
 from fedrl.engines.log import TIMES, Log
 from fedrl.engines.merging import accounting, messages
-from fedrl.engines.records import ARRIVED, AWAY, FAILED, NOBODY, OPENED, Actions, Events, Jobs
+from fedrl.engines.past import at_first, delayed, shifted
+from fedrl.engines.records import (
+    ARRIVED,
+    AWAY,
+    FAILED,
+    MALFORMED,
+    NOBODY,
+    OPENED,
+    RESTARTED,
+    WITHOUT_UPDATE,
+    Actions,
+    Events,
+    Jobs,
+)
 from fedrl.engines.scheduler import Board, Scheduler
 from fedrl.engines.schedules import Schedule, synchronous
 from fedrl.engines.simulation import (
     LARGEST_BLOCK,
     Population,
+    Refusal,
     Round,
     Simulation,
     Tick,
-    Uploads,
     chosen_size,
     iterations,
     no_uploads,
@@ -56,6 +70,9 @@ from fedrl.engines.topologies.choices import Hierarchy, OneServer, Topology
 from fedrl.engines.topologies.isolated import Isolated
 from fedrl.engines.topologies.server import Met, Sent, Setting
 from fedrl.topologies.trees import Tree
+
+UNREADABLE = "its message could not be read"
+"""Why a malformed update is refused."""
 
 
 class Between(NamedTuple):
@@ -67,6 +84,7 @@ class Between(NamedTuple):
         board: Of the scheduler.
         clock: Of the clock.
         iterations: Local steps of all agents since the run began, `[1]`.
+        past: Broadcasts of versions ago, if agents hear them late; else ().
     """
 
     topology: PyTree
@@ -74,6 +92,7 @@ class Between(NamedTuple):
     board: Board
     clock: PyTree
     iterations: np.ndarray
+    past: PyTree = ()
 
 
 def simulate(
@@ -184,10 +203,12 @@ class Loop:
         """A run at its beginning."""
         first, key, agents = self.executor.start(seed, self.steps)
         server, memory = self.topology.start(seed, first)
-        agents = self.executor.prepared(agents, self.topology.table(server, memory).sent, self.topology)
+        sent = self.topology.table(server, memory).sent
+        agents = self.executor.prepared(agents, sent, self.topology)
         raw = np.asarray(jax.random.key_data(key)).tolist()
         board = self.scheduler.init(self.steps, [*raw, seed])
-        between = Between(memory, agents.team, board, self.clock.start(seed), np.zeros(1, np.int64))
+        past = at_first(sent, int(board.delay.max()))
+        between = Between(memory, agents.team, board, self.clock.start(seed), np.zeros(1, np.int64), past)
         return Population(server, agents.blocks, key, between)
 
     def round(
@@ -231,7 +252,7 @@ class Loop:
         """Let things happen until the next merge, and merge."""
         between: Between = population.between
         board, ticking, agents = between.board, between.clock, _agents(population)
-        table = self.topology.table(population.server, between.topology)
+        table = delayed(self.topology.table(population.server, between.topology), between.past, board.delay)
         letters, sent = Letters(log, self.agents), np.zeros(self.agents, int)
         opened = np.full(len(cohort), OPENED)
         events = Events(opened, cohort, np.full(len(cohort), self.clock.now_s(ticking)))
@@ -245,6 +266,7 @@ class Loop:
                 ids, away = ids[there], ids[~there]
                 agents = self.executor.assign(agents, self._jobs(ids, board, table), table)
                 np.add.at(sent, ids, 1)
+                log.hung += self.clock.hanging(ticking, ids)
             if len(away):
                 gone = Events(np.full(len(away), AWAY), away, np.full(len(away), self.clock.now_s(ticking)))
                 if actions.merge is None:
@@ -260,7 +282,9 @@ class Loop:
             again = board.steps if self.scheduler.redispatch else None
             ticking, events = self.clock.peek(ticking, actions.wake_s, actions.wants, again, self.scheduler.in_turn)
             agents, events = self._learned(population, agents, events, table, ticking, board, letters)
-        return self._merged(population, agents, board, ticking, letters, actions, sent)
+        past = shifted(table, between.past)
+        between = Between(between.topology, agents.team, board, ticking, between.iterations, past)
+        return self._merged(population._replace(blocks=agents.blocks, between=between), letters, actions, sent)
 
     def _jobs(self, ids: np.ndarray, board: Board, table: Table) -> Jobs:
         row = np.zeros(len(ids), np.int32) if table.row is None else table.row[ids]
@@ -283,20 +307,19 @@ class Loop:
         letters: Letters,
     ) -> tuple[Agents, Events]:
         """Whose update arrives has learned by now; a turn whose training failed brings none."""
-        log = letters.log
-        log.lost += int((events.kind != ARRIVED).sum() - (events.kind >= AWAY).sum())
-        ids = events.agent[events.kind == ARRIVED]
+        log, new = letters.log, self.scheduler.fresh(board, events)
+        agents, failed = self._gone_wrong(population.key, agents, events, table, board, letters)
+        log.duplicates += int((~new).sum())
+        ids = events.agent[new & (events.kind == ARRIVED)]
         if not len(ids):
-            return agents, events
+            return agents, _with_failures(events, failed)
         began, company = time.perf_counter(), NOBODY
         if self.executor.plan.ahead:
             soon = self.clock.soon(ticking)
             company = self.executor.company(agents, soon[~np.isin(soon, ids)], len(ids))
         agents, found = self.executor.train(population.key, agents, ids, table, company)
         log.agents_s += time.perf_counter() - began
-        log.refused += found.failed
-        failed = np.array([agent for agent, _ in found.failed], int)
-        log.steps[failed] += board.steps[failed]
+        failed = np.union1d(failed, self._failed(found, board, log))
         log.learned(found.agent, found.metrics, agents.team.steps[found.agent])
         uploads = self.account(found.agent, found.uploads) if self.served else no_uploads(self.agents)
         work_s, messages_s = self.clock.costs(ticking, found.agent)
@@ -307,23 +330,51 @@ class Loop:
                 uploads.report[DURATION][found.agent] = work_s
             stale = int(board.version[0]) - agents.team.version[found.agent]
             log.receive(Arrivals(found.agent.astype(np.int32), stale.astype(np.int32)), uploads, work_s)
-        kind = np.where(np.isin(events.agent, failed) & (events.kind == ARRIVED), FAILED, events.kind)
         report = {name: column[events.agent] for name, column in uploads.report.items()}
-        return agents, Events(kind, events.agent, events.time_s, report, uploads.size_bytes[events.agent])
+        events = events._replace(report=report, size_bytes=uploads.size_bytes[events.agent])
+        return agents, _with_failures(events, failed)
 
-    def _merged(
-        self,
-        population: Population,
-        agents: Agents,
-        board: Board,
-        ticking: Any,
-        letters: Letters,
-        actions: Actions,
-        sent: np.ndarray,
-    ) -> Population:
-        server, memory, log, scale = population.server, population.between.topology, letters.log, actions.merge
+    def _gone_wrong(
+        self, key: Any, agents: Agents, events: Events, table: Table, board: Board, letters: Letters
+    ) -> tuple[Agents, np.ndarray]:
+        """Turns of which no update comes; also returns whose training failed among those whose messages are unread."""
+        log = letters.log
+        log.lost += int(np.isin(events.kind, WITHOUT_UPDATE).sum())
+        anew, unread = events.agent[events.kind == RESTARTED], events.agent[events.kind == MALFORMED]
+        if len(anew):
+            log.restarted += len(anew)
+            letters.restarted = np.union1d(letters.restarted, anew)
+            agents = self.executor.restarted(agents, anew, int(board.key[-1]))
+        if not len(unread):
+            return agents, NOBODY
+        began = time.perf_counter()
+        agents, found = self.executor.train(key, agents, unread, table)
+        agents = self.executor.give_back(agents, found.undo, found.agent)
+        log.agents_s += time.perf_counter() - began
+        log.malformed += len(found.agent)
+        log.refused += [Refusal(agent, UNREADABLE) for agent in np.sort(found.agent).tolist()]
+        if self.scheduler.bids is not None:
+            letters.unread += len(found.agent)
+        elif self.served:
+            uploads = self.account(found.agent, found.uploads)
+            letters.weigh(uploads)
+            log.weigh(uploads)
+        return agents, self._failed(found, board, log)
+
+    def _failed(self, found: Learned, board: Board, log: Log) -> np.ndarray:
+        """Whose training came to nothing."""
+        failed = np.array([agent for agent, _ in found.failed], int)
+        log.refused += found.failed
+        log.steps[failed] += board.steps[failed]
+        return failed
+
+    def _merged(self, population: Population, letters: Letters, actions: Actions, sent: np.ndarray) -> Population:
+        server, between, agents = population.server, population.between, _agents(population)
+        memory, log, scale = between.topology, letters.log, actions.merge
         assert scale is not None
-        inbox = letters.inbox(scale, agents.team.steps if len(scale) else board.steps)
+        inbox = letters.inbox(scale, agents.team.steps if len(scale) else between.board.steps)
+        if len(letters.restarted):
+            server = self.topology.restarted(server, letters.restarted, int(between.board.key[-1]))
         number = int(server.version) + 1
         if len(scale) and (scale > 0.0).any():
             server, memory, met = self.topology.merge(population.key, server, memory, inbox)
@@ -338,7 +389,7 @@ class Loop:
         log.skipped += [met.skipped] if met.skipped else []
         log.known = met.metrics
         log.traffic.append(self._traffic(log, letters, sent, number, met, scale))
-        between = Between(memory, agents.team, board, ticking, population.between.iterations)
+        between = between._replace(topology=memory, team=agents.team)
         return Population(server, agents.blocks, population.key, between)
 
     def _traffic(self, log: Log, letters: Letters, sent: np.ndarray, number: int, met: Met, scale: np.ndarray) -> Any:
@@ -357,7 +408,7 @@ class Loop:
         traffic = self.topology.traffic(Sent(sent, came, sizes, said), number, len(scale) > 0)
         if self.scheduler.bids is None:
             return traffic
-        bids = len(letters.agent)
+        bids = len(letters.agent) + letters.unread
         return traffic._replace(
             bytes_up=traffic.bytes_up + bids * self.scheduler.bids.bid_bytes,
             bytes_down=traffic.bytes_down + bids * self.scheduler.bids.answer_bytes,
@@ -369,43 +420,6 @@ class Loop:
         """Every agent adopts what it would hear now."""
         table = self.topology.holds(population.server, population.between.topology)
         return _with(population, self.executor.adopt(_agents(population), table))
-
-
-class Letters:
-    """What arrived since the last merge."""
-
-    def __init__(self, log: Log, agents: int) -> None:
-        self.log = log
-        self.undo: list[Any] = []
-        self.uploads: Uploads = no_uploads(agents)
-        self._parts: list[tuple[np.ndarray, np.ndarray, PyTree, PyTree]] = []
-        self._outcomes: list[Any] = []
-
-    @property
-    def agent(self) -> np.ndarray:
-        """Whose."""
-        return np.concatenate([NOBODY, *(part[0] for part in self._parts)])
-
-    def add(self, found: Learned, uploads: Uploads, team: Team, table: Table, hears: bool, waits: bool) -> None:
-        """Updates of agents, each at most once."""
-        self.uploads.size_bytes[:] += uploads.size_bytes
-        self.uploads.messages[:] += uploads.messages
-        ids = found.agent
-        heard: PyTree = ()
-        if hears:
-            told = team.heard.params if team.heard != () else jax.tree.map(lambda x: x[team.row], table.sent.params)
-            heard = jax.tree.map(lambda x: x[ids].copy(), told)
-        self._parts.append((ids, team.version[ids].copy(), found.items, heard))
-        self._outcomes += found.outcomes
-        self.undo += found.undo if waits else []
-
-    def inbox(self, scale: np.ndarray, steps: np.ndarray) -> Inbox:
-        """All of them, with what each is scaled by."""
-        if not self._parts:
-            return Inbox(NOBODY, NOBODY, (), [], (), scale, steps)
-        ids, versions, items, heard = zip(*self._parts, strict=True)
-        joined = [jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts) for parts in (items, heard)]
-        return Inbox(np.concatenate(ids), np.concatenate(versions), joined[0], self._outcomes, joined[1], scale, steps)
 
 
 def fitting(group: np.ndarray) -> int | None:
@@ -424,6 +438,12 @@ def _executor(chosen: Callable[..., Executor] | None, federation: Federation) ->
 
         return Host
     return Blocks
+
+
+def _with_failures(events: Events, failed: np.ndarray) -> Events:
+    """Turns that would have brought an update, and whose training came to nothing."""
+    ended = np.isin(events.agent, failed) & np.isin(events.kind, (ARRIVED, MALFORMED))
+    return events._replace(kind=np.where(ended, FAILED, events.kind))
 
 
 def _agents(population: Population) -> Agents:

@@ -62,10 +62,14 @@ class Tick(NamedTuple):
         time_s: Simulated seconds since the beginning of the run.
         environment_steps: Behind all updates that arrived since then.
         arrived: Updates that arrived in the round.
-        lost: Turns of agents that came to nothing: they dropped out, or left.
+        lost: Turns of agents that came to nothing: they dropped out, left, restarted, or hung and were noticed.
         late: Agents that were called back because the server had merged without them.
         staleness_mean: Versions that the merged updates were behind, on average.
         staleness_max: And at most.
+        hung: Turns that hang, counted as they begin: each ends as lost or called back, or never.
+        restarted: Of the turns that came to nothing, those in which an agent's process restarted.
+        duplicates: Updates that arrived once more, and were ignored.
+        malformed: Messages that arrived and could not be read; they are among the refused.
     """
 
     time_s: float
@@ -75,6 +79,10 @@ class Tick(NamedTuple):
     late: int
     staleness_mean: float
     staleness_max: int
+    hung: int = 0
+    restarted: int = 0
+    duplicates: int = 0
+    malformed: int = 0
 
 
 class Uploads(NamedTuple):
@@ -231,31 +239,40 @@ def starting(
     federation: Federation, fleet: PyTree, seats: list[np.ndarray], steps: np.ndarray, places: Sequence[jax.Device]
 ) -> Callable[[int], Population]:
     """How a run begins: `seed -> Population`, its blocks dealt out to the devices."""
-    init_server, init_block = _beginnings(federation)
+    begin = beginnings(federation)
     counts = shares(federation, steps)
 
     def init(seed: int) -> Population:
         key = run_key(seed, Purpose.AGENTS)
-        server = jax.device_put(init_server(run_key(seed, Purpose.SERVER)), places[0])
+        server = jax.device_put(begin.server(run_key(seed, Purpose.SERVER)), places[0])
         blocks = []
         for i, ids in enumerate(seats):
             settings = jax.tree.map(lambda leaf, ids=ids: jnp.asarray(leaf)[np.maximum(ids, 0)], fleet)
             work = (jnp.asarray(ids, jnp.int32), settings, jnp.asarray(steps[ids], jnp.int32), counts[ids])
-            block = init_block(*jax.device_put((key, server.params, *work), places[0]))
+            block = begin.block(*jax.device_put((key, server.params, *work), places[0]))
             blocks.append(jax.device_put(block, places[i % len(places)]))
         return Population(server, tuple(blocks), run_key(seed, Purpose.TRAINING))
 
     return init
 
 
+class Beginnings(NamedTuple):
+    """The programs that make a server, a block of agents, and an agent by itself."""
+
+    server: Callable[[Key], ServerState]
+    block: Callable[..., AgentState]
+    agent: Callable[..., AgentState]
+
+
 @shared
-def _beginnings(federation: Federation) -> tuple[Callable[..., ServerState], Callable[..., AgentState]]:
-    """The programs that make a server and a block of agents.
+def beginnings(federation: Federation) -> Beginnings:
+    """The programs by which a run, or an agent, begins.
 
     What runs once is compiled for one device and hardly optimised: that takes a tenth of the time.
     """
-    each = jax.vmap(_newcomer(federation), (None, None, 0, 0, 0, 0))
-    return jax.jit(federation.init_server, compiler_options=QUICK), jax.jit(each, compiler_options=QUICK)
+    one = _newcomer(federation)
+    each = jax.vmap(one, (None, None, 0, 0, 0, 0))
+    return Beginnings(*(jax.jit(begin, compiler_options=QUICK) for begin in (federation.init_server, each, one)))
 
 
 def _newcomer(federation: Federation) -> Callable[..., AgentState]:

@@ -130,7 +130,10 @@ def _costs(summary: Summary) -> str:
     if compiled != NOTHING:
         parts.append(f"{compiled} of it compilation")
     if "virtual_time" in summary:
-        parts.append(f"{duration(summary['virtual_time']['time_s'])} on the virtual clock")
+        seen = summary["virtual_time"]
+        parts.append(f"{duration(seen['time_s'])} on the virtual clock")
+        wrong = {"hung": "turns hung", "restarted": "restarts", "duplicates": "duplicates", "malformed": "unreadable"}
+        parts += [f"{short(seen[name])} {words}" for name, words in wrong.items() if name in seen]  # type: ignore[literal-required]
     return ", ".join(parts)
 
 

@@ -4,6 +4,7 @@ federation.hierarchy       a tree of servers            else one server
 federation.topology        neighbours, without server
 federation.schedule        who works when, and when servers merge
 federation.clock           the devices behind agents, for simulated seconds
+federation.delay_rounds    how old what agents hear is
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fedrl.core.learner import Learner, policy_of
 from fedrl.core.measures import Measure
 from fedrl.core.types import Key, Params
 from fedrl.engines.clocks.devices import Clock
+from fedrl.engines.clocks.spreads import Spread, Spreading
 from fedrl.engines.combinations import check
 from fedrl.engines.compute import COMPUTE
 from fedrl.engines.log import TIMES
@@ -97,7 +99,7 @@ def coordination_of(
     schedule = synchronous()
     if chosen.schedule is not None:
         schedule = typing.cast(Schedule, catalogue.build("schedule", chosen.schedule, "federation.schedule"))
-    scheduler = Scheduler(schedule, selection, workload, admission)
+    scheduler = Scheduler(schedule, selection, workload, admission, delay_rounds=_delays_of(chosen))
     check(federation, chosen.agents, topology, scheduler, clock)
     if isinstance(topology, Neighbours):
         weighing(topology.graph, topology.mixing, topology.rule, chosen.agents)
@@ -105,6 +107,15 @@ def coordination_of(
             parts = (topology.graph, topology.mixing, topology.rule, topology.gamma, chosen.agents)
             topology = replace(topology, gamma=step_size(federation, *parts))
     return Coordination(topology, scheduler, clock)
+
+
+def _delays_of(chosen: FederationConfig) -> Spreading:
+    given = chosen.delay_rounds
+    if isinstance(given, int):
+        return given
+    if isinstance(given, tuple | list):
+        return tuple(given)
+    return typing.cast(Spread, catalogue.build("spread", given, "federation.delay_rounds"))
 
 
 def _topology_of(chosen: FederationConfig) -> Topology:
@@ -157,6 +168,9 @@ def resolved(chosen: FederationConfig, coordination: Coordination) -> Federation
     schedule = chosen.schedule
     if schedule is not None or clock is not None:
         schedule = catalogue.table_of(coordination.scheduler.schedule)
+    delays = coordination.scheduler.delay_rounds
+    if isinstance(delays, Spread):
+        chosen = replace(chosen, delay_rounds=catalogue.table_of(delays))
     return replace(chosen, clock=clock, schedule=schedule)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,6 +11,14 @@ from fedrl.engines.simulation import Round
 from fedrl.experiments.build import Experiment
 from fedrl.experiments.events import Consensus, Exchange, Hierarchy, VirtualTime
 from fedrl.topologies.spectrum import long_run_contraction
+
+FAULTS: tuple[Literal["hung", "restarted", "duplicates", "malformed"], ...] = (
+    "hung",
+    "restarted",
+    "duplicates",
+    "malformed",
+)
+"""What a clock may count besides, and records tell where there is any."""
 
 
 def exchanged(seen: Round) -> Exchange:
@@ -29,6 +37,11 @@ def exchanged(seen: Round) -> Exchange:
         found["time_s"] = seen.tick.time_s
         found["arrived"], found["lost"], found["late"] = seen.tick.arrived, seen.tick.lost, seen.tick.late
         found["staleness"] = seen.tick.staleness_mean
+        for name in FAULTS:
+            if count := getattr(seen.tick, name):
+                found[name] = count
+    elif seen.arrivals.staleness.any():
+        found["staleness"] = float(seen.arrivals.staleness.mean())
     if seen.admitted is not None:
         found["admitted"] = seen.admitted.tolist()
     return found
@@ -64,13 +77,17 @@ def timing_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> V
     last = {record["seed"]: record["time_s"] for record in records}
     arrived, lost, late = (int(sum(record[name] for record in records)) for name in ("arrived", "lost", "late"))
     stale = sum(record["staleness"] * record["arrived"] for record in records)
-    return {
+    told: VirtualTime = {
         "time_s": float(np.mean(list(last.values()))),
         "arrived": arrived / len(last),
         "lost": lost / len(last),
         "late": late / len(last),
         "staleness": stale / arrived if arrived else None,
     }
+    for name in FAULTS:
+        if count := sum(record.get(name, 0) for record in records):
+            told[name] = count / len(last)
+    return told
 
 
 def hierarchy_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> Hierarchy | None:

@@ -29,6 +29,13 @@ class Draw(IntEnum):
     DROP_OUT = 6
     TURN = 7
     JITTER = 8  # and 9: a normal number takes two
+    HANG = 10
+    HANG_S = 11
+    RESTART = 12
+    MALFORMED = 13
+    DUPLICATE = 14
+    COPY = 15
+    DELAY = 16
 
 
 def uniform(

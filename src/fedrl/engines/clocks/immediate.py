@@ -45,6 +45,11 @@ class Immediate:
         """They do not arrive."""
         return Due(np.setdiff1d(state.agent, ids))
 
+    def hanging(self, state: Due, ids: np.ndarray) -> int:
+        """Nobody does."""
+        del state, ids
+        return 0
+
     def soon(self, state: Due) -> np.ndarray:
         """Who will arrive, the first ones first."""
         return state.agent

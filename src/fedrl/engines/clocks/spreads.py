@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int32
 
 from fedrl.core.checks import check_above_zero
 from fedrl.core.component import Call, component, record
 from fedrl.core.errors import ConfigError
-from fedrl.engines.clocks.chance import normal, uniform
+from fedrl.engines.clocks.chance import Draw, normal, uniform
 
 
 @record
@@ -110,6 +110,25 @@ def drawn(spread: Spreading, agents: int, seed: int, purpose: int, name: str) ->
             "or a spread such as lognormal(...)."
         )
     return np.asarray(spread, np.float64)
+
+
+def delays_of(delay_rounds: Spreading, agents: int) -> Int32[np.ndarray, " agents"]:
+    """Each agent's delay in versions; what a spread draws is rounded, and is the same in every run.
+
+    Raises:
+        ConfigError: A delay is below 0 or no whole number, or there is not one for each agent.
+
+    >>> delays_of([0, 2], 2).tolist()
+    [0, 2]
+    """
+    check_spread(0.0, delay_rounds=delay_rounds)
+    found = drawn(delay_rounds, agents, 0, Draw.DELAY, "delay_rounds")
+    whole = np.rint(found)
+    if not np.isfinite(found).all() or (not isinstance(delay_rounds, Spread) and (whole != found).any()):
+        raise ConfigError(
+            f"delay_rounds is {delay_rounds}. It counts versions of what a server sends. Give whole numbers."
+        )
+    return whole.astype(np.int32)
 
 
 def check_spread(lowest: float, **spreads: Spreading) -> None:

@@ -1,7 +1,8 @@
 """Simulated seconds: what takes how long follows from (seed, agent, turn), so no event has to be drawn before its time.
 
 One event lies ahead of every agent: its update arrives or is lost, or it comes back. All of them are one array of
-times, and the next ones are dealt with many at once: up to the first that one of them might cause.
+times, and the next ones are dealt with many at once: up to the first that one of them might cause. A second array has
+the updates that arrive once more.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from fedrl.core.errors import ConfigError
-from fedrl.engines.clocks.chance import Draw, normal, uniform
+from fedrl.engines.clocks.chance import Draw, normal
 from fedrl.engines.clocks.devices import Clock, Speeds
+from fedrl.engines.clocks.faults import copies, ending, leaving
 from fedrl.engines.clocks.presence import Stay, presence
-from fedrl.engines.records import ARRIVED, BACK, LOST, TIMER, Events
+from fedrl.engines.records import ARRIVED, BACK, HUNG, LOST, TIMER, Events
 
 
 class Ahead(NamedTuple):
@@ -25,7 +27,9 @@ class Ahead(NamedTuple):
         now_s: Seconds since the beginning, `[1]`.
         seed: Of the run, `[1]`.
         due_s: When the next event of each agent is; infinity if only a dispatch can bring one.
-        kind: What it is: ARRIVED or LOST ends a turn, BACK an absence.
+        kind: What it is: BACK ends an absence, all else a turn.
+        copy_s: When an update arrives once more; infinity if none will.
+        copy_turn: Of which turn it is.
         turns: How often each was sent for and was there.
         work_s: Seconds that they take.
         phase, until_s: As in `fedrl.engines.clocks.presence.Stay`.
@@ -35,6 +39,8 @@ class Ahead(NamedTuple):
     seed: np.ndarray
     due_s: np.ndarray
     kind: np.ndarray
+    copy_s: np.ndarray
+    copy_turn: np.ndarray
     turns: np.ndarray
     work_s: np.ndarray
     phase: np.ndarray
@@ -67,6 +73,8 @@ class Virtual:
             seed=np.full(1, seed, np.int64),
             due_s=np.full(count, np.inf),
             kind=np.zeros(count, np.int8),
+            copy_s=np.full(count, np.inf),
+            copy_turn=np.zeros(count, np.int32),
             turns=np.zeros(count, np.int32),
             work_s=np.zeros(count),
             phase=self.presence.start.phase.copy(),
@@ -103,28 +111,39 @@ class Virtual:
         Raises:
             ConfigError: Nothing will ever happen.
         """
-        ids = _next(state.due_s, 1 if one else wants, until_s)
-        if not len(ids):
+        both_s = np.concatenate([state.due_s, state.copy_s]) if self.devices.duplicate else state.due_s
+        at = _next(both_s, 1 if one else wants, until_s)
+        if not len(at):
             if not math.isfinite(until_s):
-                raise ConfigError(
-                    f"At {state.now_s[0]:g} s on the virtual clock every agent has left for good. There is nobody to "
-                    "wait for. Let agents return (offline_s, trace), or plan fewer rounds."
-                )
+                raise ConfigError(_forsaken(state))
             state.now_s[0] = until_s
             return state, Events(np.array([TIMER]), np.array([-1]), np.array([until_s]))
-        ids = ids[: _through(state.kind[ids] == ARRIVED, wants)]
+        at = at[: _through((at < self.agents) & (state.kind[at % self.agents] == ARRIVED), wants)]
+        ids, own, when_s = at % self.agents, at < self.agents, both_s[at]
+        copy_s = self._copies(state, ids, own, when_s)
         if again is not None:
-            ids = ids[: _undisturbed(state.due_s[ids], self._trip(state, ids, state.due_s[ids], again[ids]).due_s)]
+            caused_s = np.where(own, self._trip(state, ids, when_s, again[ids]).due_s, np.inf)
+            most = _undisturbed(when_s, np.minimum(caused_s, copy_s))
         else:
-            ids = ids[: _within_round(state, ids)]
-        events = Events(state.kind[ids].astype(int), ids, state.due_s[ids].copy())
-        state.now_s[0], state.due_s[ids] = state.due_s[ids[-1]], np.inf
+            most = min(_within_round(state, ids, own), _undisturbed(when_s, copy_s))
+        ids, own, when_s, copy_s = ids[:most], own[:most], when_s[:most], copy_s[:most]
+        turn = np.where(own, state.turns[ids], state.copy_turn[ids])
+        events = Events(np.where(own, state.kind[ids], ARRIVED).astype(int), ids, when_s, turn=turn)
+        state.now_s[0], mine = when_s[-1], ids[own]
+        state.copy_s[ids[~own]] = np.inf
+        state.copy_turn[mine] = np.where(np.isfinite(copy_s[own]), turn[own], state.copy_turn[mine])
+        state.copy_s[mine] = np.minimum(state.copy_s[mine], copy_s[own])
+        state.due_s[mine], state.kind[mine] = np.inf, LOST
         return state, events
 
     def cancel(self, state: Ahead, ids: np.ndarray) -> Ahead:
         """They do not arrive."""
-        state.due_s[ids] = np.inf
+        state.due_s[ids], state.kind[ids] = np.inf, LOST
         return state
+
+    def hanging(self, state: Ahead, ids: np.ndarray) -> int:
+        """How many of these agents, who are at work, hang."""
+        return int((state.kind[ids] == HUNG).sum())
 
     def soon(self, state: Ahead) -> np.ndarray:
         """Who will arrive, the first ones first."""
@@ -141,11 +160,33 @@ class Virtual:
         pace = np.exp(devices.jitter * normal(seed, Draw.JITTER, ids, turns)) if devices.jitter else 1.0
         work_s = steps * self.speeds.step_s[ids] * pace
         end_s = since_s + self.speeds.messages_s[ids] + work_s
-        dropped = uniform(seed, Draw.DROP_OUT, ids, turns) < devices.drop_out
-        leaves = stay.until_s < end_s
-        due_s = np.where(stay.there & ~leaves, end_s, stay.until_s)
-        kind = np.where(stay.there, np.where(leaves | dropped, LOST, ARRIVED), BACK)
+        due_s, kind = ending(devices, seed, ids, turns, end_s)
+        kind = np.where(stay.there, leaving(end_s, due_s, kind, stay.until_s), BACK)
+        due_s = np.where(stay.there, np.minimum(due_s, stay.until_s), stay.until_s)
         return Trip(due_s, kind.astype(np.int8), stay, work_s)
+
+    def _copies(self, state: Ahead, ids: np.ndarray, own: np.ndarray, when_s: np.ndarray) -> np.ndarray:
+        """When the updates that arrive now do so once more."""
+        if not self.devices.duplicate:
+            return np.full(len(ids), np.inf)
+        turns, seed = state.turns[ids] - 1, int(state.seed[0])
+        found = copies(self.devices, seed, ids, turns, self.speeds.latency_s[ids], when_s)
+        return np.where(own & (state.kind[ids] == ARRIVED), found, np.inf)
+
+
+def _forsaken(state: Ahead) -> str:
+    """Why nothing will ever happen."""
+    hang, begun = int((state.kind == HUNG).sum()), f"At {state.now_s[0]:g} s on the virtual clock"
+    if not hang:
+        return (
+            f"{begun} every agent has left for good. There is nobody to wait for. Let agents return (offline_s, "
+            "trace), or plan fewer rounds."
+        )
+    others = "every agent hangs" if hang == len(state.kind) else f"{hang} agents hang and nobody else is at work"
+    return (
+        f"{begun} {others}, and no hang is ever noticed (hang_s = inf). Nothing will ever happen. Say after how many "
+        "seconds a hang is noticed, let the server call back who is late at a deadline, or plan fewer rounds."
+    )
 
 
 def _next(due_s: np.ndarray, count: int, until_s: float) -> np.ndarray:
@@ -162,10 +203,10 @@ def _through(arrives: np.ndarray, most: int) -> int:
     return int(np.searchsorted(arrived, most)) + 1 if arrived[-1] >= most else len(arrives)
 
 
-def _within_round(state: Ahead, ids: np.ndarray) -> int:
+def _within_round(state: Ahead, ids: np.ndarray, own: np.ndarray) -> int:
     """How many events it takes until nobody is at work any more, or the first comes back if nobody is."""
     busy = np.isfinite(state.due_s) & (state.kind != BACK)
-    last = np.flatnonzero(busy[ids])
+    last = np.flatnonzero(busy[ids] & own)
     if busy.any():
         return int(last[-1]) + 1 if len(last) == busy.sum() else len(ids)
     return 1

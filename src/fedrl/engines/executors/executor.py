@@ -3,6 +3,7 @@
 assign(jobs, table)      agents are sent for; nothing is computed yet
 train(ids) -> Learned    those whose updates are due learn
 give_back(undo, lost)    stages of agents whose updates came to nothing remember what they did before
+restarted(ids)           agents that have lost all they remembered begin anew
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.federation import AgentState, Federation, ServerState
+from fedrl.core.keys import Purpose, repeated_key, run_key
 from fedrl.core.learner import policy_of
 from fedrl.core.shares import shares
 from fedrl.core.types import Broadcast, Key, Params, PyTree
@@ -24,7 +26,7 @@ from fedrl.engines.inbox import Outcome, Table
 from fedrl.engines.merging import Upload, failures
 from fedrl.engines.records import NOBODY, Jobs
 from fedrl.engines.sharing import shapes
-from fedrl.engines.simulation import Refusal, seated, starting
+from fedrl.engines.simulation import Refusal, beginnings, seated, starting
 from fedrl.engines.topologies.server import Server
 
 
@@ -43,6 +45,7 @@ class Team(NamedTuple):
         steps: Local steps it was asked for.
         share: Its weight among all agents, as they are asked now.
         trained: How often anybody has learned, `[1]`.
+        restarts: How often each has begun anew.
         ahead: Of packed agents who learned before it was due; () if none ever does.
     """
 
@@ -55,6 +58,7 @@ class Team(NamedTuple):
     steps: np.ndarray
     share: np.ndarray
     trained: np.ndarray
+    restarts: np.ndarray
     ahead: Ahead | tuple[()] = ()
 
 
@@ -168,6 +172,7 @@ class Executor:
             steps=np.asarray(steps, np.int32).copy(),
             share=shares(self.federation, steps),
             trained=np.zeros(1, np.int64),
+            restarts=np.zeros(count, np.int32),
         )
         return first.server, first.key, Agents(tuple(blocks), team)
 
@@ -231,6 +236,32 @@ class Executor:
                     return jnp.where(here.reshape(-1, *[1] * (new.ndim - 1)), old, new)
 
                 blocks[i] = blocks[i]._replace(local=jax.tree.map(chosen, memory, blocks[i].local))
+        return agents._replace(blocks=tuple(blocks))
+
+    def restarted(self, agents: Agents, ids: np.ndarray, seed: int) -> Agents:
+        """These agents have lost all that they remembered: each begins anew, as another draw of the run's beginning.
+
+        Its key has how often it has begun anew in it. Each is made by itself, so neither blocks nor devices matter.
+
+        Args:
+            agents: The agents' half of the run.
+            ids: Who begins anew, each once.
+            seed: Of the run.
+        """
+        team, begin, blocks = agents.team, beginnings(self.federation), list(agents.blocks)
+        first = begin.server(run_key(seed, Purpose.SERVER)).params
+        team.restarts[ids] += 1
+        for k in ids.tolist():
+            key = repeated_key(run_key(seed, Purpose.AGENTS), int(team.restarts[k]))
+            settings = jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf)[k], self._fleet)
+            state = begin.agent(key, first, np.int32(k), settings, team.steps[k], team.share[k])
+            if not self.resident:
+                team.states[k] = np.asarray(self.layout.pack(jax.tree.map(lambda x: x[None], state)))[0]
+                continue
+            i = next(i for i, seat in enumerate(self.seats) if k in seat)
+            seat, place = int(np.argmax(self.seats[i] == k)), self.places[i % len(self.places)]
+            block, state = jax.device_put((blocks[i], state), place)
+            blocks[i] = jax.tree.map(lambda own, new, seat=seat: own.at[seat].set(new), block, state)
         return agents._replace(blocks=tuple(blocks))
 
     def blocks(self, agents: Agents) -> list[AgentState]:

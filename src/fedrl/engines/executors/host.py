@@ -24,6 +24,7 @@ import numpy as np
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import Federation, ServerState
+from fedrl.core.keys import Purpose, run_key
 from fedrl.core.learner import Trajectory
 from fedrl.core.types import Key, PyTree
 from fedrl.engines.executors.executor import Agents, Executor, Found, Learned, Plan, joined
@@ -33,8 +34,9 @@ from fedrl.engines.executors.programs import SUMS
 from fedrl.engines.inbox import Table
 from fedrl.engines.records import NOBODY
 
-RESTART, EPISODES = 1, 2
-"""Set the seeds of episodes that begin after a fault, or with a local step, apart from those of a run's beginning."""
+RESTART, EPISODES, ANEW = 1, 2, 3
+"""Set the seeds of episodes that begin after a fault, with a local step, or with an agent that begins anew, apart from
+those of a run's beginning."""
 
 
 class Host(Executor):
@@ -147,6 +149,17 @@ class Host(Executor):
             undo=[(i, self.seats[i][here], memory) for memory, (i, here) in zip(before, present, strict=True)],
         )
         return agents._replace(blocks=tuple(blocks)), self.learned(found, ids)
+
+    def restarted(self, agents: Agents, ids: np.ndarray, seed: int) -> Agents:
+        """These agents have lost all that they remembered, and so have their environments."""
+        agents = super().restarted(agents, ids, seed)
+        at = tuple(np.asarray(jax.random.key_data(run_key(seed, Purpose.TRAINING))).tolist())
+        if self._standing != (at, int(agents.team.trained[0])):  # whoever trains next begins new episodes anyway
+            return agents
+        for k in ids.tolist():
+            seeds = instance_seeds((*at, int(agents.team.restarts[k]), ANEW), self.agents, self._instances)
+            self.rollout.restart(seeds, np.repeat(np.arange(self.agents) == k, self._instances))
+        return agents
 
     def _who(self, i: int) -> np.ndarray:
         """Who sits in a block; an empty seat has the first agent."""

@@ -16,11 +16,13 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from fedrl.core.federation import Federation, ServerState, federate
+from fedrl.core.keys import Purpose, run_key
 from fedrl.core.stage import Stage, zeros_like
 from fedrl.core.types import Broadcast, Key, Params, PyTree, Update
 from fedrl.engines.executors.programs import PARAMS
 from fedrl.engines.inbox import Inbox, Table
 from fedrl.engines.merging import Messages, messages
+from fedrl.engines.simulation import beginnings
 from fedrl.engines.topologies.server import Met, Sent, Server, Setting, Traffic
 from fedrl.topologies.consensus import message_bytes, messages_sent, met, weighing
 from fedrl.topologies.graph import Graph
@@ -63,6 +65,7 @@ class Gossip(Server):
         self.agents, self.rule, self.often, self.hears = agents, rule, consensus_steps, False
         self.collects, self.group = PARAMS, np.zeros(agents, int)
         self.wire: Messages = messages(self.federation, setting.fleet)
+        self.init_server = beginnings(self.federation).server
         self.weights = weighing(graph, mixing, rule, agents)
         self.sizes = message_bytes(rule, self.wire.sent.params, consensus_steps)
 
@@ -122,6 +125,19 @@ class Gossip(Server):
     def skip(self, server: ServerState, memory: PyTree) -> tuple[ServerState, PyTree]:
         """One version further, although nothing was merged."""
         return server._replace(version=jnp.int32(int(server.version) + 1)), memory
+
+    def restarted(self, server: ServerState, ids: np.ndarray, seed: int) -> ServerState:
+        """These nodes begin anew, with the first parameters of the run: nobody else had theirs."""
+        first = self.init_server(run_key(seed, Purpose.SERVER)).params
+        params = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], self.agents, axis=0), first)
+
+        def anew(now: np.ndarray, new: np.ndarray) -> np.ndarray:
+            after = np.array(now)
+            after[ids] = new[ids]
+            return after
+
+        kept = jax.tree.map(anew, server.aggregator, self.rule.init(params))
+        return server._replace(params=jax.tree.map(anew, server.params, params), aggregator=kept)
 
     def traffic(self, sent: Sent, number: int, merged: bool) -> Traffic:
         """All that agents send to each other; nothing comes down."""

@@ -122,8 +122,14 @@ class InTree(Server):
         """What a version cost: as many levels merged as are due in this round."""
         due = sum(number % self.tree.periods[level - 1] == 0 for level in self.holding) if merged else 1
         cost = self.costs(sent.dispatched, sent.arrived, sent.size_bytes, sent.messages, self.holding[due - 1])
-        up, down = (sum(level[i] for level in cost.levels) for i in (0, 1))
-        return Traffic(up, down, cost.messages_up, cost.messages_down, cost.levels, cost.latency_s)
+        unread, (edge_up, edge_down), *above = (
+            ~sent.arrived,
+            *cost.levels,
+        )  # what can't be read ends at the first server
+        levels = ((edge_up + int(sent.size_bytes[unread].sum()), edge_down), *above)
+        up, down = (sum(level[i] for level in levels) for i in (0, 1))
+        said = cost.messages_up + int(sent.messages[unread].sum())
+        return Traffic(up, down, said, cost.messages_down, levels, cost.latency_s)
 
 
 def holding(tree: Tree) -> list[int]:

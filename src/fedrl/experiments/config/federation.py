@@ -14,6 +14,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
 from fedrl.core.stage import Stage
 from fedrl.engines.clocks.devices import Clock
+from fedrl.engines.clocks.spreads import Spread
 from fedrl.engines.schedules import Schedule
 from fedrl.engines.topologies.choices import gossip
 from fedrl.experiments.catalogue import Table
@@ -48,6 +49,8 @@ class FederationConfig:
         payload: "delta" or "gradient".
         schedule: Who works when, and when servers merge; all together and in rounds by default.
         clock: The devices behind agents, for simulated seconds.
+        delay_rounds: How many versions ago what an agent hears was made: one number for all, one per agent, or a spread
+            such as `{name = "between", low = 0, high = 3}`, which is rounded.
         hierarchy: A tree of servers instead of a single one.
         topology: Who hears whom; agents then meet their neighbours only, and there is no server.
         mixing: How much weight an agent gives to what it hears; by default what suits the rule.
@@ -68,6 +71,7 @@ class FederationConfig:
     payload: str = _FEDERATE["payload"]
     schedule: Table | str | Schedule | None = None
     clock: Table | str | Clock | None = None
+    delay_rounds: int | tuple[int, ...] | Table | Spread = 0
     hierarchy: Table | str | Tree | None = None
     topology: Table | str | Graph | None = None
     mixing: Table | str | Mixing | None = None
@@ -114,7 +118,7 @@ class FederationConfig:
             cure = "Leave it out, or say who hears whom: federation.topology = 'ring'."
         else:
             misplaced, lacking = (
-                ["server_optimizer", "payload", "selection", "admission"],
+                ["server_optimizer", "payload", "selection", "admission", "delay_rounds"],
                 "needs a server, and there is none",
             )
             cure = "Leave it out, or leave federation.topology out."

@@ -88,6 +88,10 @@ class VirtualTime(TypedDict):
         lost: Turns that came to nothing.
         late: Agents that were called back.
         staleness: Versions that updates were behind, on average; None if none arrived.
+        hung: Turns that hung; left out, as the next three, if there were none.
+        restarted: Turns in which an agent's process restarted; they are among the lost.
+        duplicates: Updates that arrived once more, and were ignored.
+        malformed: Messages that could not be read; they are among the refused.
     """
 
     time_s: float
@@ -95,6 +99,10 @@ class VirtualTime(TypedDict):
     lost: float
     late: float
     staleness: float | None
+    hung: NotRequired[float]
+    restarted: NotRequired[float]
+    duplicates: NotRequired[float]
+    malformed: NotRequired[float]
 
 
 class Heterogeneity(TypedDict):

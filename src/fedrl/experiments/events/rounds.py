@@ -20,9 +20,13 @@ class Exchange(TypedDict, total=False):
         admitted: On a budget of bytes, the agents whose updates were sent.
         time_s: Seconds on the virtual clock since the run began.
         arrived: On a clock, updates that arrived in the round.
-        lost: On a clock, turns that came to nothing: their agents dropped out, or left.
+        lost: On a clock, turns that came to nothing: their agents dropped out, left, restarted, or hung.
         late: On a clock, agents that were called back because the server had merged without them.
-        staleness: On a clock, versions that the merged updates were behind, on average.
+        staleness: On a clock, or with delays, versions that the merged updates were behind, on average.
+        hung: On a clock, turns that hang, counted as they begin; left out, as the next three, if there are none.
+        restarted: On a clock, turns in which an agent's process restarted; they are among the lost.
+        duplicates: On a clock, updates that arrived once more, and were ignored.
+        malformed: On a clock, messages that could not be read; they are among the refused.
     """
 
     messages: int
@@ -37,6 +41,10 @@ class Exchange(TypedDict, total=False):
     lost: int
     late: int
     staleness: float
+    hung: int
+    restarted: int
+    duplicates: int
+    malformed: int
 
 
 class UpdateSpread(TypedDict):

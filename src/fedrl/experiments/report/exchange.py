@@ -45,11 +45,18 @@ def virtual_time_table(run: Run) -> Markup | None:
     found = run.summary.get("virtual_time")
     if not found:
         return None
+    faults = {
+        "hung": "turns that hung",
+        "restarted": "turns in which an agent restarted, and forgot all",
+        "duplicates": "updates that arrived once more, and were ignored",
+        "malformed": "messages that could not be read, and were refused",
+    }
     lines = [
         ("time on the clock in the end", duration(found.get("time_s"))),
         ("updates that arrived", count(found.get("arrived"))),
         ("turns that came to nothing", count(found.get("lost"))),
         ("agents called back, because the server had merged without them", count(found.get("late"))),
+        *((words, count(found[name])) for name, words in faults.items() if found.get(name)),
         ("versions that updates were behind, on average", short(found.get("staleness"))),
     ]
     return _listed(lines)
