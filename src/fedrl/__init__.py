@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedrl.core.component import cite, component
+    from fedrl.core.divided import part
     from fedrl.core.errors import ConfigError, FedrlError, RunError, UnsoundError
     from fedrl.core.federation import federate
     from fedrl.core.measures import Measure
@@ -42,6 +43,7 @@ _HOMES = {
     "federate": "core.federation",
     "fleet": "environments.fleet",
     "greedy_returns": "experiments.evaluate",
+    "part": "core.divided",
     "prepare": "launch",
     "resume": "experiments.run",
     "resume_sweep": "experiments.study",
@@ -66,6 +68,7 @@ __all__ = [
     "federate",
     "fleet",
     "greedy_returns",
+    "part",
     "prepare",
     "resume",
     "resume_sweep",

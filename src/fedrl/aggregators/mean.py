@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from fedrl.aggregators.namespace import weighted_mean
@@ -30,8 +31,14 @@ def mean(weighting: str = "samples") -> Aggregator:
 
     return Aggregator(
         update=update,
-        weigh=by_samples if weighting == "samples" else lambda update: jnp.float32(1.0),
+        weigh=by_samples if weighting == "samples" else _equally,
         sees="sum",
         unit=(lambda samples: samples) if weighting == "samples" else lambda samples: 1.0,
         sensitivity=(lambda clip, agents: 2.0 * clip / agents) if weighting == "uniform" else None,
     )
+
+
+def _equally(update: Update) -> jax.Array:
+    """Every agent counts once."""
+    del update
+    return jnp.float32(1.0)

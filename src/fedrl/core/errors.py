@@ -43,7 +43,7 @@ REASONS = {
     "moments": "Statistics about moments that change between two merges of all agents.",
     "graph": "Differences to copies that neighbours keep, where neighbours change or do not hear each other, or where "
     "copies do not come closer with every difference.",
-    "private": "Parts that stay with an agent, and a rule that needs them.",
+    "private": "Parts that stay with an agent, and a rule or a merge that needs them.",
     "isolated": "Agents that hear nobody, and something that communicates.",
     "no time": "Without a clock all answer at once, and the agents with the lowest numbers would fill every merge.",
 }

@@ -21,6 +21,7 @@ import optax
 from fedrl.core.aggregator import Aggregator, Arrivals, View
 from fedrl.core.checks import check_composition, check_one_of, check_positive
 from fedrl.core.component import Call, component, record
+from fedrl.core.divided import Part, divided_optimizer, divided_rule, grouped, heard, periodic
 from fedrl.core.double import sum_of
 from fedrl.core.errors import UnsoundError
 from fedrl.core.faults import FAULT, fault_of, kept, settled, snapshot, to_send, undone
@@ -105,6 +106,7 @@ class Federation:
         aggregator: The rule that merges.
         local_steps: Local iterations in a round, at most.
         stages: What an update passes on its way, in order.
+        parts: Parts of the parameters with a rule, a server optimiser or a period of their own.
         payload: "delta" or "gradient", what agents send.
         server_optimizer: What turns the merged update into a step of the server; None if it adds it up as it is.
         reports: What each agent says about itself in its update, whoever asked for it.
@@ -127,6 +129,7 @@ class Federation:
     aggregator: Aggregator
     local_steps: int
     stages: tuple[Stage, ...]
+    parts: tuple[Part, ...]
     payload: str
     server_optimizer: optax.GradientTransformation | None
     reports: tuple[str, ...]
@@ -142,6 +145,7 @@ def federate(
     local_steps: int = 1,
     payload: str = "delta",
     tells: Sequence[str] = (),
+    parts: Sequence[Part] = (),
 ) -> Federation:
     """Put a learner, an aggregator and the stages of the pipeline together.
 
@@ -158,6 +162,8 @@ def federate(
         local_steps: Local iterations of an agent in a round; an agent may do fewer.
         payload: "delta" or "gradient".
         tells: What each agent says about itself in its update, beside what the aggregator asks: see `fedrl.core.told`.
+        parts: Parts of the parameters that are merged by a rule, with a server optimiser or in a period of their own:
+            `parts=[part("critic", median()), part("actor", every=5)]`. What is in none of them is merged as said above.
 
     Returns:
         The federation, to be run by an engine.
@@ -171,15 +177,20 @@ def federate(
     """
     check_positive(local_steps=local_steps)
     check_one_of(payload, ("delta", "gradient"), "payload")
-    check_composition(learner, aggregator, stages, payload)
+    optimizer = optax.sgd(1.0) if server_opt is None else server_opt
+    groups = grouped(learner, parts, aggregator, optimizer, payload)
+    for rule in [group.rule for group in groups] or [aggregator]:
+        check_composition(learner, rule, stages, payload)
+    if groups:
+        aggregator, optimizer = divided_rule(groups), divided_optimizer(groups)
+    in_periods = any(group.every > 1 for group in groups)
     questions = tuple(dict.fromkeys((*aggregator.asks, *tells)))
     check_told(questions)
     settings_told(questions, learner.environment.params)
-    optimizer = optax.sgd(1.0) if server_opt is None else server_opt
-    pipe = pipeline(stages)
-    assert pipe.guide is not None
+    pipe = periodic(groups, stages) if in_periods else pipeline(stages)
+    guide = _no_guide if pipe.guide is None else pipe.guide
     assert pipe.decode is not None
-    guide, undo, counts = pipe.guide, pipe.decode, learner.statistics
+    undo, counts = pipe.decode, learner.statistics
 
     def init_server(key: Key) -> ServerState:
         params = learner.params(learner.init(key, learner.environment.params))
@@ -197,7 +208,10 @@ def federate(
     def begin(key: Key, sent: Broadcast, agent: AgentState, cohort: jax.Array) -> tuple[Task, AgentState]:
         hint = Hint(sent.params, _whole(guide(sent.shared, agent.local), sent.params, stages))
         task = Task(agent_key(key, sent.version, agent.agent), sent, hint, cohort)
-        return task, agent._replace(learner=learner.adopt(agent.learner, sent.params))
+        params = sent.params
+        if in_periods:
+            params = heard(groups, agent.local, sent.version, params, learner.params(agent.learner))
+        return task, agent._replace(learner=learner.adopt(agent.learner, params))
 
     def remember(agent: AgentState) -> AgentState:
         return snapshot(agent, local_steps * learner.samples)
@@ -289,7 +303,8 @@ def federate(
             server = server._replace(params=counts.absorb(server.params, merged.statistics[LEARNER]))
         merged, shared = pipe.finish(jax.random.fold_in(key, server.version), server.shared, merged)
         gradient = jax.tree.map(jnp.negative, merged.value)
-        step, state = optimizer.update(gradient, server.optimizer, server.params)
+        known = {"version": server.version} if groups else {}
+        step, state = optimizer.update(gradient, server.optimizer, server.params, **known)
         return ServerState(optax.apply_updates(server.params, step), shared, memory, state, server.version + 1)
 
     def server(key: Key, arrivals: Arrivals, state: ServerState, updates: Update) -> ServerState:
@@ -316,10 +331,16 @@ def federate(
         aggregator=aggregator,
         local_steps=local_steps,
         stages=stages,
+        parts=tuple(parts),
         payload=payload,
         server_optimizer=server_opt,
         reports=questions,
     )
+
+
+def _no_guide(shared: PyTree, local: PyTree) -> PyTree:
+    """Of a pipeline that steers nothing."""
+    del shared, local
 
 
 def _whole(correction: PyTree, params: PyTree, stages: Sequence[Stage]) -> PyTree:

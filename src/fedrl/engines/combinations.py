@@ -5,11 +5,14 @@ Each refusal has one of the reasons in `fedrl.core.errors.REASONS`. That somethi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.component import written
+from fedrl.core.divided import Part
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import Federation
 from fedrl.core.learner import follows_corrections
@@ -49,6 +52,8 @@ def check(
         check_hangs(clock, scheduler.schedule, agents)
         _check_faults(federation, topology, clock)
     _check_schedule(federation, scheduler.schedule, agents)
+    if federation.parts:
+        _check_parts(federation.parts, topology, scheduler)
     _check_delays(federation, agents, topology, scheduler)
     if isinstance(topology, Hierarchy):
         _check_tree(federation, topology.tree)
@@ -174,6 +179,23 @@ def _check_mixable(schedule: Schedule, wire: Messages) -> None:
             f"{schedule!r} mixes parameters, and a stage of this federation sends something else with them. "
             "Use a schedule that adds changes such as fed_buff().",
             reason="gradients",
+        )
+
+
+def _check_parts(parts: Sequence[Part], topology: Topology | None, scheduler: Scheduler) -> None:
+    if isinstance(topology, Neighbours | Alone):
+        raise UnsoundError(
+            f"{parts[0]!r} is merged by a server, with a rule or in a period that the server keeps, and here there is "
+            "none. Leave it out, or run the federation with a server.",
+            reason="no server" if isinstance(topology, Neighbours) else "isolated",
+        )
+    lasting = [part for part in parts if part.every > 1]
+    if lasting and scheduler.mixed:
+        raise UnsoundError(
+            f"{lasting[0]!r} stays with its agent in all versions but those in which it is due, and here updates from "
+            f"unlike versions meet ({scheduler.schedule!r}): some with that part, some without. Let it have the period "
+            "1, or use synchronous() without delays.",
+            reason="private",
         )
 
 

@@ -23,6 +23,7 @@ from fedrl.engines.scheduler import asked
 from fedrl.environments.fleet import fleet, held_out
 from fedrl.experiments import catalogue
 from fedrl.experiments.config import Config, FederationConfig
+from fedrl.experiments.config.parts import parts_of, tables_of
 from fedrl.experiments.coordination import Coordination, coordination_of, has_common_policy, resolved
 from fedrl.experiments.methods import Method, methods_of
 from fedrl.selection.selection import Admission, Selection, Workload
@@ -90,6 +91,7 @@ def build(config: Config) -> Experiment:
         local_steps=max(steps),
         payload=chosen.payload,
         tells=asked(selection, workload, admission),
+        parts=parts_of(chosen.parts),
     )
     settings, key = config.fleet, run_key(config.fleet_seed, Purpose.FLEET)
     try:
@@ -116,6 +118,7 @@ def build(config: Config) -> Experiment:
             aggregator=catalogue.table_of(aggregator),
             stages=tuple(catalogue.table_of(stage) for stage in stages),
             server_optimizer=None if server is None else catalogue.table_of(server),
+            parts=tables_of(federation.parts),
             selection=None if selection is None else catalogue.table_of(selection),
             admission=None if admission is None else catalogue.table_of(admission),
             local_steps=chosen.local_steps if workload is None else catalogue.table_of(workload),

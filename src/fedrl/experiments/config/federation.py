@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import optax
 
@@ -46,6 +46,8 @@ class FederationConfig:
         server_optimizer: What the server does with the merged update; FedAvg by default.
         upper_optimizer: In a hierarchy with periods, what servers above servers do with the merged change of those
             below; they adopt all of it by default.
+        parts: By name, parts of the parameters with an `aggregator`, a `server_optimizer` or a period (`every`) of
+            their own, such as `{critic = {aggregator = "median"}, actor = {every = 5}}`.
         payload: "delta" or "gradient".
         schedule: Who works when, and when servers merge; all together and in rounds by default.
         clock: The devices behind agents, for simulated seconds.
@@ -68,6 +70,7 @@ class FederationConfig:
     stages: Sequence[Table | str | Stage] = ()
     server_optimizer: Table | str | optax.GradientTransformation | None = _FEDERATE["server_opt"]
     upper_optimizer: Table | str | optax.GradientTransformation | None = None
+    parts: Table = field(default_factory=dict)
     payload: str = _FEDERATE["payload"]
     schedule: Table | str | Schedule | None = None
     clock: Table | str | Clock | None = None
@@ -118,7 +121,7 @@ class FederationConfig:
             cure = "Leave it out, or say who hears whom: federation.topology = 'ring'."
         else:
             misplaced, lacking = (
-                ["server_optimizer", "payload", "selection", "admission", "delay_rounds"],
+                ["server_optimizer", "parts", "payload", "selection", "admission", "delay_rounds"],
                 "needs a server, and there is none",
             )
             cure = "Leave it out, or leave federation.topology out."
