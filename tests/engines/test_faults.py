@@ -241,15 +241,14 @@ def test_where_nobody_waits_a_fault_is_a_turn_that_came_to_nothing(name, monkeyp
     lost = range(found[ROUND - 2][2], found[ROUND - 1][2])
     assert len(lost) > 0
     from fedrl.engines.clocks import virtual
-    from fedrl.engines.clocks.chance import Draw
+    from fedrl.engines.records import LOST
 
-    def uniform(seed, purpose, ids, counts=0):
-        drawn = original(seed, purpose, ids, counts)
-        gone = (np.asarray(ids) == SICK) & np.isin(counts, lost)
-        return np.where(gone, -1.0, 1.0) if purpose == Draw.DROP_OUT else drawn
+    def ending(devices, seed, ids, turns, end_s):
+        due_s, kind = original(devices, seed, ids, turns, end_s)
+        return due_s, np.where((np.asarray(ids) == SICK) & np.isin(turns, lost), LOST, kind)
 
-    original = virtual.uniform
-    monkeypatch.setattr(virtual, "uniform", uniform)
+    original = virtual.ending
+    monkeypatch.setattr(virtual, "ending", ending)
     check(found, played(ENGINES[name]()))
 
 
