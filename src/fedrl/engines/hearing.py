@@ -61,21 +61,21 @@ class Hearing:
         sizes, messages = ([np.zeros(count, np.int64) for count in counts] for _ in range(2))
         return Heard(np.zeros(self.agents, int), sizes, messages, np.zeros(self.agents, int))
 
+    def sizes(self, known: np.ndarray, ids: np.ndarray, table: Table) -> np.ndarray:
+        """Bytes of what each of these agents would be sent, `[n]`; empty if nothing is compressed."""
+        return self._messages(known, ids, table)[1] if self.compressed else np.zeros(0, np.int64)
+
     def send(self, heard: Heard, known: np.ndarray, ids: np.ndarray, table: Table) -> None:
         """These agents, each once, are sent their rows of a table.
 
         A relay is sent each message once that any agent below it needs, and keeps none.
         """
         heard.times[ids] += 1
-        if not self.compressed or table.row is None:
+        if not self.compressed:
             return
-        row = table.row[ids]
-        number, difference = (np.asarray(column)[row].astype(np.int64) for column in table.copies)
-        kind = np.where(known[ids] == number, SAME, np.where(known[ids] == number - 1, DIFFERENCE, WHOLE))
-        kind = np.where(known[ids] == NOTHING, WHOLE, kind)
-        known[ids] = number
-        whole = self.whole_bytes + (difference if self.ahead else 0)  # agents look ahead along the last difference
-        size = KIND_BYTES + self.rest_bytes + np.select([kind == SAME, kind == DIFFERENCE], [0, difference], whole)
+        kind, size = self._messages(known, ids, table)
+        row = _rows(table)[ids]
+        known[ids] = table.copies.number[row]
         heard.whole[ids] += kind == WHOLE
         heard.size_bytes[0][ids] += size
         heard.messages[0][ids] += 1
@@ -83,3 +83,18 @@ class Hearing:
             once = np.unique(np.stack([over[ids], row, kind]), axis=1, return_index=True)[1]
             np.add.at(heard.size_bytes[level], over[ids][once], size[once])
             np.add.at(heard.messages[level], over[ids][once], 1)
+
+    def _messages(self, known: np.ndarray, ids: np.ndarray, table: Table) -> tuple[np.ndarray, np.ndarray]:
+        """Of each of these agents, the kind of its message, and the bytes."""
+        row, held = _rows(table)[ids], known[ids]
+        number, difference = (np.asarray(column)[row].astype(np.int64) for column in table.copies)
+        following = (held == number - 1) & (held != NOTHING)
+        kind = np.where(held == number, SAME, np.where(following, DIFFERENCE, WHOLE))
+        whole = self.whole_bytes + (difference if self.ahead else 0)  # agents look ahead along the last difference
+        said = np.where(kind == SAME, 0, np.where(kind == DIFFERENCE, difference, whole))
+        return kind, KIND_BYTES + self.rest_bytes + said
+
+
+def _rows(table: Table) -> np.ndarray:
+    assert table.row is not None  # a server is heard
+    return table.row

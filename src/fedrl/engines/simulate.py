@@ -168,7 +168,8 @@ def simulate(
     ticking: Any = Immediate()
     if clock is not None:
         up_bytes = meeting.wire.up_bytes or int(size_bytes(meeting.wire.decoded))
-        ticking = Virtual(clock, speeds_of(clock, agents, up_bytes, meeting.wire.down_bytes), agents)
+        down_bytes = 0 if federation.down_stages else meeting.wire.down_bytes  # it differs from turn to turn
+        ticking = Virtual(clock, speeds_of(clock, agents, up_bytes, down_bytes), agents)
     waits_for = plan.schedule.wait_for
     each = 1 if waits_for is None or not plan.redispatch else max(1, agents // waits_for)
     check_positive(merges=each if merges is None else merges)
@@ -268,7 +269,8 @@ class Loop:
                 agents.team.share[:] = shares(self.executor.federation, board.steps)
             ids, away = actions.dispatch, NOBODY
             if len(ids):
-                ticking, there = self.clock.dispatch(ticking, ids, actions.since_s, board.steps[ids])
+                sizes = self.hearing.sizes(between.copies, ids, table)
+                ticking, there = self.clock.dispatch(ticking, ids, actions.since_s, board.steps[ids], sizes)
                 ids, away = ids[there], ids[~there]
                 agents = self.executor.assign(agents, self._jobs(ids, board, table), table)
                 self.hearing.send(heard, between.copies, ids, table)
