@@ -122,6 +122,11 @@ def downlink(learner: Learner, stages: Sequence[Stage]) -> Downlink:
     return Downlink(init, send)
 
 
+def heard(copy: PyTree, params: Params) -> Params:
+    """The parameters that agents hear of a server: the copy, or its own if it has none."""
+    return copy.held if isinstance(copy, Copy) else params
+
+
 def adopted(copy: PyTree, params: Params) -> PyTree:
     """The copy of a server that took over parameters which its agents are given, too; () if it has none."""
     return copy._replace(held=params) if isinstance(copy, Copy) else copy

@@ -24,7 +24,7 @@ from fedrl.core.aggregator import Aggregator, Arrivals, View
 from fedrl.core.checks import check_composition, check_one_of, check_positive
 from fedrl.core.component import Call, component, record
 from fedrl.core.double import sum_of
-from fedrl.core.downlink import Copy, downlink
+from fedrl.core.downlink import Copy, downlink, heard
 from fedrl.core.errors import UnsoundError
 from fedrl.core.faults import FAULT, fault_of, kept, settled, snapshot, to_send, undone
 from fedrl.core.keys import agent_key, rule_key
@@ -209,7 +209,7 @@ def federate(
         return AgentState(state, local, agent, steps, env_params, jnp.float32(1.0))
 
     def broadcast(server: ServerState) -> Broadcast:
-        return Broadcast(server.params if down is None else server.down.held, server.shared, server.version)
+        return Broadcast(heard(server.down, server.params), server.shared, server.version)
 
     def begin(key: Key, sent: Broadcast, agent: AgentState, cohort: jax.Array) -> tuple[Task, AgentState]:
         hint = Hint(sent.params, _whole(guide(sent.shared, agent.local), sent.params, stages))
