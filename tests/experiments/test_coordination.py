@@ -251,3 +251,37 @@ def test_keys_that_exclude_each_other_are_a_fault_of_the_configuration() -> None
     base = tomllib.loads(TOML.format(rounds=2))
     with pytest.raises(ConfigError, match=r"federation\.server_optimizer is 'fedadam'"):
         load(base, ["federation.topology=ring", "federation.server_optimizer=fedadam"])
+
+
+def test_the_way_down_is_compressed_and_told_of(config: Path, tmp_path: Path) -> None:
+    given = [*TREE, "federation.down_stages=['sign']", "federation.selection={name='uniform', cohort=6}"]
+    _, lines = ran(config, tmp_path / "down", *given)
+    one_seed = [record for record in lines if record["seed"] == 0 and record["round"] > 0]
+    whole, coded = 1 + 4 + 4 * 16, 1 + 4 + 2 + 4
+    for record in one_seed:
+        late = record["whole_copies"]
+        assert record["bytes_down"] == late * whole + (6 - late) * coded
+    assert one_seed[0]["whole_copies"] == 6
+    assert 0 < one_seed[1]["whole_copies"] < 6
+    made = build(load(config, given))
+    again = build(load(tomllib.loads(dump(made.config))))
+    assert again.federation == made.federation
+    assert again.federation.down_stages == made.federation.down_stages != ()
+    assert any("1802.04434" in source for source in cite(made.federation))
+
+
+def test_what_is_saved_is_what_agents_hold(config: Path, tmp_path: Path) -> None:
+    ran(config, tmp_path / "down", *TREE, "federation.down_stages=[{name='top_k', fraction=0.05}]")
+    saved = params(tmp_path / "down")["seed0/q"]
+    experiment = build(load(config, [*TREE, "federation.down_stages=[{name='top_k', fraction=0.05}]"]))
+    with simulation_of(experiment, experiment.methods[0]) as simulation:
+        population = simulation.init(experiment.config.seed_list[0])
+        for _ in range(ROUNDS):
+            population, _ = simulation.round(population)
+    np.testing.assert_array_equal(saved, population.server.down.held["q"])
+    assert not np.array_equal(saved, population.server.params["q"])
+
+
+def test_down_stages_need_a_server(config: Path) -> None:
+    with pytest.raises(ConfigError, match=r"down_stages is .*needs a server"):
+        load(config, [*RING, "federation.down_stages=['sign']"])

@@ -280,7 +280,7 @@ def periodic(groups: Sequence[Group], stages: Sequence[Stage]) -> Stage:
     return Stage(encode, init, decode=decode, finish=finish)
 
 
-def heard(groups: Sequence[Group], local: PyTree, version: Any, sent: Params, own: Params) -> Params:
+def adopting(groups: Sequence[Group], local: PyTree, version: Any, sent: Params, own: Params) -> Params:
     """What an agent goes on from: of each group what it is sent, if that was merged since it heard a version last."""
     last, found = local[1], []
     for group in groups:

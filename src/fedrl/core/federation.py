@@ -7,6 +7,8 @@ Each half is three steps in a row. Engines that interleave something between the
 
     agent  = begin -> work x local_steps -> report
     server = decode (per update) -> aggregate -> commit
+
+With down stages, a commit ends with the copy of the parameters that agents hold: `fedrl.core.downlink`.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ import optax
 from fedrl.core.aggregator import Aggregator, Arrivals, View
 from fedrl.core.checks import check_composition, check_one_of, check_positive
 from fedrl.core.component import Call, component, record
-from fedrl.core.divided import Part, divided_optimizer, divided_rule, grouped, heard, periodic
+from fedrl.core.divided import Part, adopting, divided_optimizer, divided_rule, grouped, periodic
 from fedrl.core.double import sum_of
+from fedrl.core.downlink import Copy, downlink, heard
 from fedrl.core.errors import UnsoundError
 from fedrl.core.faults import FAULT, fault_of, kept, settled, snapshot, to_send, undone
 from fedrl.core.keys import agent_key, rule_key
@@ -40,13 +43,14 @@ LEARNER = "learner"
 
 
 class ServerState(NamedTuple):
-    """What the server remembers between rounds."""
+    """What the server remembers between rounds. `down` is what agents hold of it, () without down stages: a `Copy`."""
 
     params: PyTree
     shared: PyTree
     aggregator: PyTree
     optimizer: PyTree
     version: jax.Array
+    down: PyTree = ()
 
 
 class AgentState(NamedTuple):
@@ -110,6 +114,8 @@ class Federation:
         payload: "delta" or "gradient", what agents send.
         server_optimizer: What turns the merged update into a step of the server; None if it adds it up as it is.
         reports: What each agent says about itself in its update, whoever asked for it.
+        down_stages: What the difference to the copy that agents hold passes on its way down.
+        renew: `(key, version, Copy, params) -> Copy`, the last step of a commit if there are down stages.
     """
 
     init_server: Callable[[Key], ServerState]
@@ -133,6 +139,8 @@ class Federation:
     payload: str
     server_optimizer: optax.GradientTransformation | None
     reports: tuple[str, ...]
+    down_stages: tuple[Stage, ...] = ()
+    renew: Callable[[Key, jax.Array, Copy, PyTree], Copy] | None = None
     call: Call | None = None
 
 
@@ -146,6 +154,7 @@ def federate(
     payload: str = "delta",
     tells: Sequence[str] = (),
     parts: Sequence[Part] = (),
+    down_stages: Sequence[Stage] = (),
 ) -> Federation:
     """Put a learner, an aggregator and the stages of the pipeline together.
 
@@ -153,6 +162,9 @@ def federate(
     negative mean change for a gradient, so `optax.sgd(1.0)` is FedAvg and `optax.adam(0.01)` is FedAdam.
     With `payload="gradient"`, agents send the mean gradient of `local_steps` batches at the global parameters and
     take no step; the server's optimiser does: FedSGD, federated policy gradient.
+
+    With `down_stages`, agents hold a copy c of the parameters x, c <- c + D(C(x - c)) after each commit, and train from
+    c; the server applies their change to x. What C lost is part of the next difference: `fedrl.core.downlink`.
 
     Args:
         learner: What every agent runs.
@@ -164,6 +176,8 @@ def federate(
         tells: What each agent says about itself in its update, beside what the aggregator asks: see `fedrl.core.told`.
         parts: Parts of the parameters that are merged by a rule, with a server optimiser or in a period of their own:
             `parts=[part("critic", median()), part("actor", every=5)]`. What is in none of them is merged as said above.
+        down_stages: What the difference to the copy that agents hold passes on its way down, in order: contractions
+            such as `sign()`, `top_k(0.1)` or `quantize(8)`, without error feedback.
 
     Returns:
         The federation, to be run by an engine.
@@ -173,7 +187,8 @@ def federate(
         ConfigError: An argument is out of range.
 
     Reference: McMahan et al. (2017), https://arxiv.org/abs/1602.05629; server optimisers by Reddi et al. (2021),
-        https://arxiv.org/abs/2003.00295.
+        https://arxiv.org/abs/2003.00295; down stages by Tang et al. (2019), https://arxiv.org/abs/1905.05957, and
+        Gruntkowska et al. (2022), https://arxiv.org/abs/2209.15218.
     """
     check_positive(local_steps=local_steps)
     check_one_of(payload, ("delta", "gradient"), "payload")
@@ -191,11 +206,13 @@ def federate(
     guide = _no_guide if pipe.guide is None else pipe.guide
     assert pipe.decode is not None
     undo, counts = pipe.decode, learner.statistics
+    down = downlink(learner, down_stages) if down_stages else None
 
     def init_server(key: Key) -> ServerState:
         params = learner.params(learner.init(key, learner.environment.params))
         shared, _ = pipe.init(params)
-        return ServerState(params, shared, aggregator.init(params), optimizer.init(params), jnp.int32(0))
+        copy = () if down is None else down.init(params)
+        return ServerState(params, shared, aggregator.init(params), optimizer.init(params), jnp.int32(0), copy)
 
     def init_agent(key: Key, agent: jax.Array, env_params: PyTree, steps: jax.Array) -> AgentState:
         state = learner.init(jax.random.fold_in(key, agent), env_params)
@@ -203,14 +220,14 @@ def federate(
         return AgentState(state, local, agent, steps, env_params, jnp.float32(1.0))
 
     def broadcast(server: ServerState) -> Broadcast:
-        return Broadcast(server.params, server.shared, server.version)
+        return Broadcast(heard(server.down, server.params), server.shared, server.version)
 
     def begin(key: Key, sent: Broadcast, agent: AgentState, cohort: jax.Array) -> tuple[Task, AgentState]:
         hint = Hint(sent.params, _whole(guide(sent.shared, agent.local), sent.params, stages))
         task = Task(agent_key(key, sent.version, agent.agent), sent, hint, cohort)
         params = sent.params
         if in_periods:
-            params = heard(groups, agent.local, sent.version, params, learner.params(agent.learner))
+            params = adopting(groups, agent.local, sent.version, params, learner.params(agent.learner))
         return task, agent._replace(learner=learner.adopt(agent.learner, params))
 
     def remember(agent: AgentState) -> AgentState:
@@ -305,7 +322,9 @@ def federate(
         gradient = jax.tree.map(jnp.negative, merged.value)
         known = {"version": server.version} if groups else {}
         step, state = optimizer.update(gradient, server.optimizer, server.params, **known)
-        return ServerState(optax.apply_updates(server.params, step), shared, memory, state, server.version + 1)
+        params = optax.apply_updates(server.params, step)
+        copy = () if down is None else down.send(key, server.version, server.down, params)
+        return ServerState(params, shared, memory, state, server.version + 1, copy)
 
     def server(key: Key, arrivals: Arrivals, state: ServerState, updates: Update) -> ServerState:
         decoded = jax.vmap(decode, (None, 0))(broadcast(state), updates)
@@ -335,6 +354,8 @@ def federate(
         payload=payload,
         server_optimizer=server_opt,
         reports=questions,
+        down_stages=tuple(down_stages),
+        renew=None if down is None else down.send,
     )
 
 

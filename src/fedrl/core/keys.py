@@ -3,6 +3,8 @@
 run key --fold_in(version)--> round key --fold_in(agent)--> agent key
 run key --fold_in(REPEATED)--fold_in(again)--> in place of the run key, for an agent that hears a version again
 
+run key --fold_in(version)--fold_in(DOWN)--> the server's, for what it sends
+
 REPEATED is no version, so such an agent shares its key with nobody else in any round.
 """
 
@@ -16,6 +18,8 @@ from fedrl.core.types import Key
 
 RULE = 0xFFFF_FFFE
 """The number under which an aggregator draws; no agent has it."""
+DOWN = 0xFFFF_FFFD
+"""The number under which a server encodes what it sends; no agent has it."""
 REPEATED = 0xFFFFFFFF
 """Below the run key, a number that is no version: those are int32, from 0 on."""
 
@@ -45,6 +49,16 @@ def agent_key(key: Key, version: jax.Array | int, agent: jax.Array | int) -> Key
 def rule_key(key: Key, version: jax.Array | int) -> Key:
     """The key by which an aggregator draws in one round."""
     return agent_key(key, version, RULE)
+
+
+def down_key(key: Key, version: jax.Array | int) -> Key:
+    """The key by which a server encodes what it sends after this version.
+
+    >>> key = jax.random.key(0)
+    >>> bool((jax.random.key_data(down_key(key, 3)) == jax.random.key_data(rule_key(key, 3))).any())
+    False
+    """
+    return agent_key(key, version, DOWN)
 
 
 def repeated_key(key: Key, again: jax.Array | int) -> Key:

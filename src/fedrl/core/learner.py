@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from fedrl.core.component import Call, record
+from fedrl.core.double import Double
 from fedrl.core.environment import AnyEnvironment, Space
 from fedrl.core.measures import Measures
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
@@ -236,3 +237,23 @@ def _blank(learner: Learner) -> Trajectory:
 
     nothing = jnp.zeros((time, instances), bool)
     return Trajectory(zeros(seen), zeros(done), jnp.zeros((time, instances)), nothing, nothing, zeros(seen))
+
+
+def parameters_of(learner: Learner) -> Params:
+    """The parameters of a learner, as shapes."""
+    made = jax.eval_shape(lambda key: learner.params(learner.init(key, learner.environment.params)), jax.random.key(0))
+    return made
+
+
+def merged_into(learner: Learner, whole: Params) -> list[bool]:
+    """Of each parameter, whether `absorb` changes it: all others come out as they went in."""
+    counts = learner.statistics
+    assert counts is not None
+    sums = jax.eval_shape(
+        lambda key: jax.tree.map(
+            lambda x: Double(x, x), counts.gathered(learner.init(key, learner.environment.params))
+        ),
+        jax.random.key(0),
+    )
+    traced = jax.make_jaxpr(counts.absorb)(whole, sums).jaxpr
+    return [out is not into for out, into in zip(traced.outvars, traced.invars, strict=False)]

@@ -52,6 +52,7 @@ class Stage:
         event: The `dp_accounting.DpEvent` of one round, for a stage that adds calibrated noise.
         sums: Its shared state is a sum over all agents, of whatever they have sent so far as statistics of this name.
             It travels beside later stages, and servers of a tree add it up. None: it sends no statistics.
+        feeds_back: The stages whose losses it remembers and sends later; empty if it remembers none.
     """
 
     encode: Callable[[Key, Context, PyTree, PyTree, Update], tuple[Update, PyTree]]
@@ -68,6 +69,7 @@ class Stage:
     withholds: bool = False
     event: Any = None
     sums: str | None = None
+    feeds_back: tuple[Stage, ...] = ()
     call: Call | None = None
 
 
@@ -119,6 +121,18 @@ def encoded(stage: Stage, shared: PyTree, local: PyTree, value: PyTree) -> PyTre
         return stage.encode(key, Context(number, number, number, number), shared, local, update)[0].value
 
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(encode, jax.random.key(0)))
+
+
+def promising_nothing(stages: Sequence[Stage], value: PyTree) -> tuple[Stage, int] | None:
+    """The first stage that is no contraction for an array that reaches it from values like this one, and its size."""
+    pairs: list[tuple[PyTree, PyTree]] = []
+    for i, stage in enumerate(stages):
+        value = encoded(stages[i - 1], *pairs[-1], value) if pairs else value
+        for size in [leaf.size for leaf in jax.tree.leaves(value) if jnp.issubdtype(leaf.dtype, jnp.floating)]:
+            if stage.contraction is not None and stage.contraction(size) <= 0.0:
+                return stage, size
+        pairs.append(stage.init(value))
+    return None
 
 
 def zeros_like(params: Params) -> PyTree:

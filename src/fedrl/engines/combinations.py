@@ -218,6 +218,13 @@ def _check_tree(federation: Federation, tree: Tree) -> None:
 
 def _check_serverless(federation: Federation, rule: Rule, scheduler: Scheduler) -> None:
     learner, optimizer, schedule = federation.learner, federation.server_optimizer, scheduler.schedule
+    if federation.down_stages:
+        raise UnsoundError(
+            f"{federation.down_stages[0]!r} is a down stage, of what a server sends, and without a server nothing is "
+            "sent down. Neighbours compress what they send each other by stages. Leave down_stages out, or run the "
+            "federation with a server.",
+            reason="no server",
+        )
     needing: list[object] = [stage for stage in federation.stages if is_busy(stage)]
     needing += [] if optimizer is None else [optimizer]
     needing += [] if federation.aggregator.sees == "sum" else [federation.aggregator]
@@ -294,5 +301,11 @@ def _check_isolated(federation: Federation, scheduler: Scheduler) -> None:
         raise UnsoundError(
             "payload is 'gradient', and isolated agents have nobody to descend what they would send. Use "
             "payload='delta'.",
+            reason="isolated",
+        )
+    if federation.down_stages:
+        raise UnsoundError(
+            f"{federation.down_stages[0]!r} is a down stage, of what agents hear, and isolated agents hear nothing. "
+            "Leave down_stages out, or use another topology.",
             reason="isolated",
         )

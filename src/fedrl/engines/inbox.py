@@ -10,14 +10,23 @@ import numpy as np
 from fedrl.core.types import Broadcast, PyTree
 
 
+class Copied(NamedTuple):
+    """Of each row of a table, by how many differences its parameters were made, and the bytes of the last of them."""
+
+    number: np.ndarray
+    size_bytes: np.ndarray
+
+
 class Table(NamedTuple):
     """What agents may hear now: broadcasts with a leading axis of rows, as NumPy arrays, and the row of each agent.
 
-    `row` is None where agents hear nobody: each goes on from what it holds.
+    `row` is None where agents hear nobody: each goes on from what it holds. `copies` says how the parameters of the
+    rows were `Copied`; () if they are sent as they are.
     """
 
     sent: Broadcast
     row: np.ndarray | None
+    copies: PyTree = ()
 
 
 class Outcome(NamedTuple):

@@ -28,6 +28,7 @@ class Log:
     Attributes:
         agents: How many there are.
         names: Of the metrics.
+        copied: Whether agents hold copies of what they are sent.
         lost: Turns that came to nothing.
         late: Agents that were called back.
         hung: Turns that hang, counted as they begin.
@@ -47,6 +48,7 @@ class Log:
 
     agents: int
     names: list[str]
+    copied: bool = False
     lost: int = 0
     late: int = 0
     hung: int = 0
@@ -68,7 +70,7 @@ class Log:
     def __post_init__(self) -> None:
         self.arrived, self.steps = np.zeros(self.agents, int), np.zeros(self.agents, int)
         self.work_s, self.sent_up = np.full(self.agents, np.nan), no_uploads(self.agents)
-        self._worked_s = 0.0
+        self._worked_s, self.whole_copies = 0.0, np.zeros(self.agents, int)
         self._sums = {name: np.zeros(self.agents) for name in self.names}
 
     def learned(self, ids: np.ndarray, metrics: Mapping[str, np.ndarray], steps: np.ndarray) -> None:
@@ -107,7 +109,8 @@ class Log:
     @property
     def metrics(self) -> dict[str, np.ndarray]:
         """Each `[agents]`, added up over turns and local steps."""
-        return {name: x.astype(np.float32) for name, x in self._sums.items()} | self.known
+        copies = {"whole_copies": self.whole_copies} if self.copied else {}
+        return {name: x.astype(np.float32) for name, x in self._sums.items()} | self.known | copies
 
     @property
     def uploads(self) -> Uploads:

@@ -290,7 +290,7 @@ def merging(federation: Federation, like: Update) -> Callable[..., Merged]:
             weight = float(updates.weight.sum())
             judged = None
             if weight > 0:
-                counted = jax.tree.map(lambda x: split64(np.asarray(x, np.float64).sum(0, keepdims=True)[0, ...]), updates.statistics)
+                counted = jax.tree.map(lambda x: split64(np.asarray(np.sum(x, 0, np.float64))), updates.statistics)
                 merged, memory = federation.aggregate(key, whose, server, updates)
                 judged = commit(key, server, merged._replace(statistics=counted), memory)
         if judged is None:

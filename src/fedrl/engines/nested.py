@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from fedrl.core.aggregator import on_time
 from fedrl.core.checks import check_positive
 from fedrl.core.component import component
+from fedrl.core.downlink import adopted
 from fedrl.core.errors import UnsoundError
 from fedrl.core.faults import FAULT
 from fedrl.core.federation import AgentState, Federation, ServerState
@@ -86,7 +87,8 @@ def as_learner(federation: Federation, agents: int) -> Learner:
         return NestedState(server, _renamed(each, Replay, Rings)), counts | jax.tree.map(jnp.sum, metrics)
 
     def adopt(state: NestedState, params: Params) -> NestedState:
-        return state._replace(server=state.server._replace(params=params))
+        down = adopted(state.server.down, params)  # agents start from it, too, as without down stages
+        return state._replace(server=state.server._replace(params=params, down=down))
 
     return Learner(
         init=init,

@@ -11,15 +11,15 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from fedrl.core.types import Broadcast, PyTree
+from fedrl.core.types import PyTree
 from fedrl.engines.inbox import Table
 
 
-def at_first(sent: Broadcast, longest: int) -> PyTree:
+def at_first(table: Table, longest: int) -> PyTree:
     """What there was before the first version: the same; () if nobody hears anything late."""
     if not longest:
         return ()
-    return jax.tree.map(lambda x: np.concatenate([x] * longest), sent)
+    return jax.tree.map(lambda x: np.concatenate([x] * longest), (table.sent, table.copies))
 
 
 def delayed(table: Table, past: PyTree, delay: np.ndarray) -> Table:
@@ -27,10 +27,10 @@ def delayed(table: Table, past: PyTree, delay: np.ndarray) -> Table:
     if past == () or table.row is None:
         return table
     rows = len(table.sent.version)
-    sent = jax.tree.map(lambda now, old: np.concatenate([now, old]), table.sent, past)
-    return Table(sent, (table.row + rows * delay).astype(np.int32))
+    sent, copies = jax.tree.map(lambda now, old: np.concatenate([now, old]), (table.sent, table.copies), past)
+    return Table(sent, (table.row + rows * delay).astype(np.int32), copies)
 
 
 def shifted(table: Table, past: PyTree) -> PyTree:
     """What is past in the next version, of a delayed table."""
-    return jax.tree.map(lambda rows, old: rows[: len(old)], table.sent, past) if past != () else ()
+    return jax.tree.map(lambda rows, old: rows[: len(old)], (table.sent, table.copies), past) if past != () else ()

@@ -35,6 +35,7 @@ from fedrl.engines.compute import COMPUTE
 from fedrl.engines.executors.blocks import Blocks
 from fedrl.engines.executors.executor import Agents, Executor, Learned, Plan, Team
 from fedrl.engines.executors.programs import PARAMS
+from fedrl.engines.hearing import NOTHING, Heard, Hearing
 from fedrl.engines.inbox import Table
 from fedrl.engines.letters import Letters
 from fedrl.engines.log import TIMES, Log
@@ -85,6 +86,7 @@ class Between(NamedTuple):
         clock: Of the clock.
         iterations: Local steps of all agents since the run began, `[1]`.
         past: Broadcasts of versions ago, if agents hear them late; else ().
+        copies: The number of the copy that each agent holds of what its server sends; empty without down stages.
     """
 
     topology: PyTree
@@ -93,6 +95,7 @@ class Between(NamedTuple):
     clock: PyTree
     iterations: np.ndarray
     past: PyTree = ()
+    copies: np.ndarray = NOBODY
 
 
 def simulate(
@@ -165,7 +168,8 @@ def simulate(
     ticking: Any = Immediate()
     if clock is not None:
         up_bytes = meeting.wire.up_bytes or int(size_bytes(meeting.wire.decoded))
-        ticking = Virtual(clock, speeds_of(clock, agents, up_bytes, meeting.wire.down_bytes), agents)
+        down_bytes = 0 if federation.down_stages else meeting.wire.down_bytes  # it differs from turn to turn
+        ticking = Virtual(clock, speeds_of(clock, agents, up_bytes, down_bytes), agents)
     waits_for = plan.schedule.wait_for
     each = 1 if waits_for is None or not plan.redispatch else max(1, agents // waits_for)
     check_positive(merges=each if merges is None else merges)
@@ -182,6 +186,9 @@ class Loop:
         self.steps, self.merges, self.agents = steps, merges, len(steps)
         self.account = accounting(topology.wire, self.agents)
         self.served = topology.collects != PARAMS and not isinstance(topology, Isolated)
+        down = self.served and bool(topology.federation.down_stages)
+        relays, ahead = (topology.relays, topology.looks_ahead) if down else ([], False)
+        self.hearing = Hearing(topology.wire.sent, self.agents, relays, ahead, down)
 
     def simulation(self) -> Simulation:
         """The functions that callers use."""
@@ -203,19 +210,19 @@ class Loop:
         """A run at its beginning."""
         first, key, agents = self.executor.start(seed, self.steps)
         server, memory = self.topology.start(seed, first)
-        sent = self.topology.table(server, memory).sent
-        agents = self.executor.prepared(agents, sent, self.topology)
+        table = self.topology.table(server, memory)
+        agents = self.executor.prepared(agents, table.sent, self.topology)
         raw = np.asarray(jax.random.key_data(key)).tolist()
         board = self.scheduler.init(self.steps, [*raw, seed])
-        past = at_first(sent, int(board.delay.max()))
-        between = Between(memory, agents.team, board, self.clock.start(seed), np.zeros(1, np.int64), past)
+        past, copies = at_first(table, int(board.delay.max())), self.hearing.start()
+        between = Between(memory, agents.team, board, self.clock.start(seed), np.zeros(1, np.int64), past, copies)
         return Population(server, agents.blocks, key, between)
 
     def round(
         self, population: Population, cohort: Sequence[int] | np.ndarray | None = None
     ) -> tuple[Population, Round]:
         """So many merges. `cohort` are the agents that may be sent for, whatever the selection says."""
-        began, log = time.perf_counter(), Log(self.agents, self.executor.metrics)
+        began, log = time.perf_counter(), Log(self.agents, self.executor.metrics, self.hearing.compressed)
         allowed = np.full(1, -1) if cohort is None else np.unique(np.asarray(cohort, int))
         for _ in range(self.merges):
             population = self.merge(population, allowed, log)
@@ -253,7 +260,7 @@ class Loop:
         between: Between = population.between
         board, ticking, agents = between.board, between.clock, _agents(population)
         table = delayed(self.topology.table(population.server, between.topology), between.past, board.delay)
-        letters, sent = Letters(log, self.agents), np.zeros(self.agents, int)
+        letters, heard = Letters(log, self.agents), self.hearing.opened()
         opened = np.full(len(cohort), OPENED)
         events = Events(opened, cohort, np.full(len(cohort), self.clock.now_s(ticking)))
         while True:
@@ -262,10 +269,11 @@ class Loop:
                 agents.team.share[:] = shares(self.executor.federation, board.steps)
             ids, away = actions.dispatch, NOBODY
             if len(ids):
-                ticking, there = self.clock.dispatch(ticking, ids, actions.since_s, board.steps[ids])
+                sizes = self.hearing.sizes(between.copies, ids, table)
+                ticking, there = self.clock.dispatch(ticking, ids, actions.since_s, board.steps[ids], sizes)
                 ids, away = ids[there], ids[~there]
                 agents = self.executor.assign(agents, self._jobs(ids, board, table), table)
-                np.add.at(sent, ids, 1)
+                self.hearing.send(heard, between.copies, ids, table)
                 log.hung += self.clock.hanging(ticking, ids)
             if len(away):
                 gone = Events(np.full(len(away), AWAY), away, np.full(len(away), self.clock.now_s(ticking)))
@@ -283,8 +291,8 @@ class Loop:
             ticking, events = self.clock.peek(ticking, actions.wake_s, actions.wants, again, self.scheduler.in_turn)
             agents, events = self._learned(population, agents, events, table, ticking, board, letters)
         past = shifted(table, between.past)
-        between = Between(between.topology, agents.team, board, ticking, between.iterations, past)
-        return self._merged(population._replace(blocks=agents.blocks, between=between), letters, actions, sent)
+        between = Between(between.topology, agents.team, board, ticking, between.iterations, past, between.copies)
+        return self._merged(population._replace(blocks=agents.blocks, between=between), letters, actions, heard)
 
     def _jobs(self, ids: np.ndarray, board: Board, table: Table) -> Jobs:
         row = np.zeros(len(ids), np.int32) if table.row is None else table.row[ids]
@@ -308,6 +316,8 @@ class Loop:
     ) -> tuple[Agents, Events]:
         """Whose update arrives has learned by now; a turn whose training failed brings none."""
         log, new = letters.log, self.scheduler.fresh(board, events)
+        if self.hearing.compressed:
+            population.between.copies[events.agent[events.kind == RESTARTED]] = NOTHING
         agents, failed = self._gone_wrong(population.key, agents, events, table, board, letters)
         log.duplicates += int((~new).sum())
         ids = events.agent[new & (events.kind == ARRIVED)]
@@ -368,7 +378,7 @@ class Loop:
         log.steps[failed] += board.steps[failed]
         return failed
 
-    def _merged(self, population: Population, letters: Letters, actions: Actions, sent: np.ndarray) -> Population:
+    def _merged(self, population: Population, letters: Letters, actions: Actions, heard: Heard) -> Population:
         server, between, agents = population.server, population.between, _agents(population)
         memory, log, scale = between.topology, letters.log, actions.merge
         assert scale is not None
@@ -388,11 +398,13 @@ class Loop:
         log.refused += met.refused
         log.skipped += [met.skipped] if met.skipped else []
         log.known = met.metrics
-        log.traffic.append(self._traffic(log, letters, sent, number, met, scale))
+        if self.hearing.compressed:
+            log.whole_copies += heard.whole
+        log.traffic.append(self._traffic(log, letters, heard, number, met, scale))
         between = between._replace(topology=memory, team=agents.team)
         return Population(server, agents.blocks, population.key, between)
 
-    def _traffic(self, log: Log, letters: Letters, sent: np.ndarray, number: int, met: Met, scale: np.ndarray) -> Any:
+    def _traffic(self, log: Log, letters: Letters, heard: Heard, number: int, met: Met, scale: np.ndarray) -> Any:
         """What was sent since the last merge; under a budget, bids and answers, too."""
         sizes, said = letters.uploads.size_bytes, letters.uploads.messages
         if met.messages is not None and met.size_bytes is not None:
@@ -405,7 +417,7 @@ class Loop:
             sizes, said = without_bids(sizes, said, rejected, self.scheduler.bids)
             log.correct(letters.uploads, sizes, said, rejected, self.scheduler.bids.names)
             log.admitted.append(np.setdiff1d(letters.agent, rejected))
-        traffic = self.topology.traffic(Sent(sent, came, sizes, said), number, len(scale) > 0)
+        traffic = self.topology.traffic(Sent(heard, came, sizes, said), number, len(scale) > 0)
         if self.scheduler.bids is None:
             return traffic
         bids = len(letters.agent) + letters.unread

@@ -110,7 +110,8 @@ class Round(NamedTuple):
 
     Attributes:
         metrics: Each `[agents]`, added up over local steps; zero for who did not take part. In a real federation they
-            stay on the agents.
+            stay on the agents. With down stages or among neighbours who compress what they send, one is
+            `whole_copies`, how many copies were sent whole to each agent, or by it.
         weight: Total weight of the accepted updates.
         refused: Updates that were left out, in the order of agents. An agent whose training ends in a number that is
             not finite is as it was before the round, has sent nothing, and its metrics are zero; the server leaves out

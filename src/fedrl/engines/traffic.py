@@ -10,6 +10,7 @@ import numpy as np
 
 from fedrl.core import exact
 from fedrl.core.types import PyTree
+from fedrl.engines.hearing import Heard
 from fedrl.engines.merging import Messages
 from fedrl.topologies.trees import Parents, Tree, round_latency
 
@@ -36,11 +37,11 @@ class Costs(NamedTuple):
 
 
 def traffic(
-    tree: Tree, parents: Parents, holding: Sequence[int], wire: Messages, sums: PyTree, summed: bool
-) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int], Costs]:
-    """What a round costs: `(asked, arrived, sizes, messages, due) -> Costs`.
+    tree: Tree, parents: Parents, holding: Sequence[int], wire: Messages, sums: PyTree, summed: bool, copied: bool
+) -> Callable[[Heard, np.ndarray, np.ndarray, np.ndarray, int], Costs]:
+    """What a round costs: `(heard, arrived, sizes, messages, due) -> Costs`.
 
-    How often each agent was sent for, whose updates arrived, and how many levels merge.
+    How often each agent was sent for and what it was sent, whose updates arrived, and how many levels merge.
 
     The sizes are those of the agents' updates in bytes, the messages how many each sends: one, or none.
 
@@ -51,12 +52,14 @@ def traffic(
         wire: What an agent and its server send each other.
         sums: What servers with parameters of their own add up over all agents, beside these.
         summed: Whether a relay sends the sum of what it received, or passes all of it on.
+        copied: Whether agents hold copies of what they are sent: then links between them and the lowest servers with
+            parameters of their own carry what was `heard`.
     """
     update = _entries((wire.decoded.value, wire.decoded.statistics))
     change = _entries((wire.sent.params, sums))
 
-    def costs(asked: np.ndarray, present: np.ndarray, sizes: np.ndarray, spoken: np.ndarray, due: int) -> Costs:
-        here, up, down = [], [], []
+    def costs(heard: Heard, present: np.ndarray, sizes: np.ndarray, spoken: np.ndarray, due: int) -> Costs:
+        here, up, down, told = [], [], [], []
         for level in range(due):
             nodes = len(parents[level])
             if level == 0 or level in holding:  # where messages begin: an agent, or a server that sends its change
@@ -70,15 +73,15 @@ def traffic(
                 sent = total * there if summed else passed
             here.append(there)
             up.append(sent)
-            down.append(back * (asked if level == 0 else there))
+            passed_on = copied and level < holding[0]
+            times = heard.times if level == 0 else there
+            down.append(heard.size_bytes[level] if passed_on else back * times)
+            told.append(heard.messages[level].sum() if passed_on else times.sum())
         carried = [(a + b).astype(float) for a, b in zip(up, down, strict=True)]
         levels = tuple((int(a.sum()), int(b.sum())) for a, b in zip(up, down, strict=True))
         silent = ((0, 0),) * (len(parents) - due)
-        above = int(sum(there.sum() for there in here[1:]))
-        said = above + int(spoken[present].sum())
-        return Costs(
-            (*levels, *silent), said, above + int(asked.sum()), round_latency(parents, due, here, carried, tree)
-        )
+        said = int(sum(there.sum() for there in here[1:])) + int(spoken[present].sum())
+        return Costs((*levels, *silent), said, int(sum(told)), round_latency(parents, due, here, carried, tree))
 
     return costs
 

@@ -76,7 +76,10 @@ def build(config: Config) -> Experiment:
     environment = catalogue.build("environment", config.environment, "environment")
     learner = _learner(config, environment)
     aggregator = catalogue.build("aggregator", chosen.aggregator, "federation.aggregator")
-    stages = [catalogue.build("stage", s, f"federation.stages[{i}]") for i, s in enumerate(chosen.stages)]
+    stages, down_stages = (
+        [catalogue.build("stage", s, f"federation.{name}[{i}]") for i, s in enumerate(getattr(chosen, name))]
+        for name in ("stages", "down_stages")
+    )
     server = None
     if chosen.server_optimizer is not None:
         server = catalogue.build("server_optimizer", chosen.server_optimizer, "federation.server_optimizer")
@@ -92,6 +95,7 @@ def build(config: Config) -> Experiment:
         payload=chosen.payload,
         tells=asked(selection, workload, admission),
         parts=parts_of(chosen.parts),
+        down_stages=tuple(down_stages),
     )
     settings, key = config.fleet, run_key(config.fleet_seed, Purpose.FLEET)
     try:
@@ -117,6 +121,7 @@ def build(config: Config) -> Experiment:
             resolved(chosen, coordination),
             aggregator=catalogue.table_of(aggregator),
             stages=tuple(catalogue.table_of(stage) for stage in stages),
+            down_stages=tuple(catalogue.table_of(stage) for stage in down_stages),
             server_optimizer=None if server is None else catalogue.table_of(server),
             parts=tables_of(federation.parts),
             selection=None if selection is None else catalogue.table_of(selection),

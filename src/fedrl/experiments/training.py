@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import jax
 import numpy as np
 
+from fedrl.core.downlink import heard
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import RunError
 from fedrl.engines.simulation import Population, Simulation
@@ -178,7 +179,9 @@ def _policies(
         return Policies(alone, False, alone, failed=history.unlearned.get(0, ""))
     if not method.talk:
         return Policies(simulation.params_of(population), True, None, unlearned=history.unlearned)
-    common = jax.tree.map(np.asarray, population.server.params) if has_common_policy(learner, where) else None
+    server, common = population.server, None
+    if has_common_policy(learner, where):
+        common = jax.tree.map(np.asarray, heard(server.down, server.params))
     if common is not None and all_act_alike(learner, where):
         return Policies(common, False, common, failed=history.failed)
     return Policies(simulation.params_of(simulation.adopt(population)), True, common, failed=history.failed)

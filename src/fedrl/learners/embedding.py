@@ -19,11 +19,10 @@ from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Space
 from fedrl.core.errors import ConfigError
-from fedrl.core.learner import Experience, Learner
+from fedrl.core.learner import Experience, Learner, parameters_of
 from fedrl.core.parts import belonging, check_parts
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 from fedrl.learners.networks import Network, mlp
-from fedrl.learners.personal import parameters_of
 
 JIN = "Jin et al. (2022), https://arxiv.org/abs/2204.02634"
 

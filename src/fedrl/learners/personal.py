@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from fedrl.core.component import component
-from fedrl.core.double import Double
 from fedrl.core.errors import ConfigError
-from fedrl.core.learner import Experience, Learner, Statistics, policy_of
+from fedrl.core.learner import Experience, Learner, Statistics, merged_into, parameters_of, policy_of
 from fedrl.core.parts import belonging, check_parts, joined, without
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 
@@ -66,19 +65,13 @@ def personal(learner: Learner, keep: Sequence[str]) -> Learner:
     )
 
 
-def parameters_of(learner: Learner) -> Params:
-    """The parameters of a learner, as shapes."""
-    made = jax.eval_shape(lambda key: learner.params(learner.init(key, learner.environment.params)), jax.random.key(0))
-    return made
-
-
 def _shared(learner: Learner, whole: Params, keep: Sequence[str]) -> Statistics | None:
     """The statistics of a learner, or None if every parameter they are merged into is kept."""
     counts = learner.statistics
     if counts is None:
         return None
     kept = [
-        inside for inside, merged in zip(belonging(whole, keep), _merged_into(learner, whole), strict=True) if merged
+        inside for inside, merged in zip(belonging(whole, keep), merged_into(learner, whole), strict=True) if merged
     ]
     if any(kept) and not all(kept):
         raise ConfigError(
@@ -86,17 +79,3 @@ def _shared(learner: Learner, whole: Params, keep: Sequence[str]) -> Statistics 
             "or not at all. Keep all of it, such as 'moments', or nothing."
         )
     return None if any(kept) else counts
-
-
-def _merged_into(learner: Learner, whole: Params) -> list[bool]:
-    """Of each parameter, whether `absorb` changes it: all others come out as they went in."""
-    counts = learner.statistics
-    assert counts is not None
-    sums = jax.eval_shape(
-        lambda key: jax.tree.map(
-            lambda x: Double(x, x), counts.gathered(learner.init(key, learner.environment.params))
-        ),
-        jax.random.key(0),
-    )
-    traced = jax.make_jaxpr(counts.absorb)(whole, sums).jaxpr
-    return [out is not into for out, into in zip(traced.outvars, traced.invars, strict=False)]

@@ -7,16 +7,14 @@ value + residual --> stages --> wire
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError, UnsoundError
-from fedrl.core.stage import Stage, encoded, keep_update, pipeline, zeros_like
+from fedrl.core.stage import Stage, keep_update, pipeline, promising_nothing, zeros_like
 from fedrl.core.types import Context, Key, PyTree, Update
-from fedrl.stages.leaves import check_not_encoded, is_real
+from fedrl.stages.leaves import check_not_encoded
 
 CURE = (
     "Use a contraction such as sign(), top_k(0.01) or random_k(0.01, unbiased=False), or leave error_feedback out: "
@@ -110,16 +108,5 @@ def error_feedback(*stages: Stage) -> Stage:
         finish=keep_update if all(stage.finish is keep_update for stage in stages) else inner.finish,
         expands=True,
         weighs=inner.weighs,
+        feeds_back=stages,
     )
-
-
-def promising_nothing(stages: Sequence[Stage], value: PyTree) -> tuple[Stage, int] | None:
-    """The first stage that is no contraction for an array that reaches it from values like this one, and its size."""
-    pairs: list[tuple[PyTree, PyTree]] = []
-    for i, stage in enumerate(stages):
-        value = encoded(stages[i - 1], *pairs[-1], value) if pairs else value
-        for size in [leaf.size for leaf in jax.tree.leaves(value) if is_real(leaf)]:
-            if stage.contraction is not None and stage.contraction(size) <= 0.0:
-                return stage, size
-        pairs.append(stage.init(value))
-    return None

@@ -44,14 +44,17 @@ class Speeds(NamedTuple):
     """What an agent's turn takes, `[agents]` each.
 
     Attributes:
-        messages_s: Seconds for the broadcast to come and the update to go.
+        messages_s: Seconds for the broadcast to come and the update to go; without the bytes of a broadcast whose size
+            differs from turn to turn.
         step_s: Seconds for a local step.
         latency_s: Seconds that any message takes.
+        byte_down_s: Seconds for a byte of such a broadcast.
     """
 
     messages_s: np.ndarray
     step_s: np.ndarray
     latency_s: np.ndarray
+    byte_down_s: np.ndarray
 
 
 @component("clock")
@@ -81,7 +84,8 @@ def clock(
         2 latency + bytes down / down_bytes_per_s + bytes up / up_bytes_per_s
           + local steps * step_s * exp(jitter * N(0, 1)),
 
-    where an update whose size depends on what is in it takes as long as it would decoded. An agent that drops out,
+    where an update whose size depends on what is in it takes as long as it would decoded; with down stages, bytes down
+    are those of what the agent is sent in that turn: a difference, or a copy whole. An agent that drops out,
     hangs, or leaves before its update has arrived, is left as it was before the turn: what it would have learned is
     lost. After a restart all that it remembered is lost, too: its learner, the memory of its stages and its
     environment begin anew, as another draw of the beginning of the run, and it hears the server in its next turn. Among
@@ -153,16 +157,17 @@ def clock(
 
 
 def speeds_of(devices: Clock, agents: int, up_bytes: int, down_bytes: int) -> Speeds:
-    """What a turn takes on each device, with messages of such sizes."""
+    """What a turn takes on each device, with messages of such sizes; 0 for a broadcast whose size differs."""
 
     def each(spread: Spreading, purpose: Draw, name: str) -> np.ndarray:
         return drawn(spread, agents, devices.devices_seed, purpose, name)
 
     latency_s = each(devices.latency_s, Draw.LATENCY, "latency_s")
+    down_bytes_per_s = each(devices.down_bytes_per_s, Draw.DOWN, "down_bytes_per_s")
     messages_s = 2.0 * latency_s
-    messages_s = messages_s + down_bytes / each(devices.down_bytes_per_s, Draw.DOWN, "down_bytes_per_s")
+    messages_s = messages_s + down_bytes / down_bytes_per_s
     messages_s = messages_s + up_bytes / each(devices.up_bytes_per_s, Draw.UP, "up_bytes_per_s")
-    return Speeds(messages_s, each(devices.step_s, Draw.STEP, "step_s"), latency_s)
+    return Speeds(messages_s, each(devices.step_s, Draw.STEP, "step_s"), latency_s, 1.0 / down_bytes_per_s)
 
 
 def _check_trace(rows: tuple[tuple[float, ...], ...] | None, rates: bool) -> None:

@@ -30,9 +30,11 @@ class Immediate:
         del state
         return 0.0
 
-    def dispatch(self, state: Due, ids: np.ndarray, since_s: np.ndarray, steps: np.ndarray) -> tuple[Due, np.ndarray]:
+    def dispatch(
+        self, state: Due, ids: np.ndarray, since_s: np.ndarray, steps: np.ndarray, down_bytes: np.ndarray
+    ) -> tuple[Due, np.ndarray]:
         """All are there."""
-        del since_s, steps
+        del since_s, steps, down_bytes
         return Due(np.union1d(state.agent, ids)), np.ones(len(ids), bool)
 
     def peek(self, state: Due, until_s: float, wants: int, again: np.ndarray | None, one: bool) -> tuple[Due, Events]:

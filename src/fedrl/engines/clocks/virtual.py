@@ -32,6 +32,7 @@ class Ahead(NamedTuple):
         copy_turn: Of which turn it is.
         turns: How often each was sent for and was there.
         work_s: Seconds that they take.
+        down_s: Seconds that what each was sent last took, if its size differs from turn to turn; else 0.
         phase, until_s: As in `fedrl.engines.clocks.presence.Stay`.
     """
 
@@ -43,6 +44,7 @@ class Ahead(NamedTuple):
     copy_turn: np.ndarray
     turns: np.ndarray
     work_s: np.ndarray
+    down_s: np.ndarray
     phase: np.ndarray
     until_s: np.ndarray
 
@@ -77,6 +79,7 @@ class Virtual:
             copy_turn=np.zeros(count, np.int32),
             turns=np.zeros(count, np.int32),
             work_s=np.zeros(count),
+            down_s=np.zeros(count),
             phase=self.presence.start.phase.copy(),
             until_s=self.presence.start.until_s.copy(),
         )
@@ -86,13 +89,18 @@ class Virtual:
         return float(state.now_s[0])
 
     def dispatch(
-        self, state: Ahead, ids: np.ndarray, since_s: np.ndarray, steps: np.ndarray
+        self, state: Ahead, ids: np.ndarray, since_s: np.ndarray, steps: np.ndarray, down_bytes: np.ndarray
     ) -> tuple[Ahead, np.ndarray]:
-        """They begin, each at its own second; returns who was there to begin."""
-        found = self._trip(state, ids, since_s, steps)
+        """They begin, each at its own second; returns who was there to begin.
+
+        `down_bytes` are those of what each is sent, `[n]`, where they differ; empty where they do not.
+        """
+        down_s = down_bytes * self.speeds.byte_down_s[ids] if len(down_bytes) else np.zeros(len(ids))
+        found = self._trip(state, ids, since_s, steps, down_s)
         state.due_s[ids], state.kind[ids], state.work_s[ids] = found.due_s, found.kind, found.work_s
         state.phase[ids], state.until_s[ids] = found.stay
         there = np.asarray(found.kind != BACK)
+        state.down_s[ids[there]] = down_s[there]
         state.turns[ids[there]] += 1
         return state, there
 
@@ -122,7 +130,8 @@ class Virtual:
         ids, own, when_s = at % self.agents, at < self.agents, both_s[at]
         copy_s = self._copies(state, ids, own, when_s)
         if again is not None:
-            caused_s = np.where(own, self._trip(state, ids, when_s, again[ids]).due_s, np.inf)
+            none_s = np.zeros(len(ids))  # what will be sent is not known yet; it takes no less
+            caused_s = np.where(own, self._trip(state, ids, when_s, again[ids], none_s).due_s, np.inf)
             most = _undisturbed(when_s, np.minimum(caused_s, copy_s))
         else:
             most = min(_within_round(state, ids, own), _undisturbed(when_s, copy_s))
@@ -152,14 +161,14 @@ class Virtual:
 
     def costs(self, state: Ahead, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Seconds of work and of messages behind updates that arrived."""
-        return state.work_s[ids].copy(), self.speeds.messages_s[ids]
+        return state.work_s[ids].copy(), self.speeds.messages_s[ids] + state.down_s[ids]
 
-    def _trip(self, state: Ahead, ids: np.ndarray, since_s: np.ndarray, steps: np.ndarray) -> Trip:
+    def _trip(self, state: Ahead, ids: np.ndarray, since_s: np.ndarray, steps: np.ndarray, down_s: np.ndarray) -> Trip:
         seed, turns, devices = int(state.seed[0]), state.turns[ids], self.devices
         stay = self.presence.at(ids, Stay(state.phase[ids], state.until_s[ids]), since_s, seed)
         pace = np.exp(devices.jitter * normal(seed, Draw.JITTER, ids, turns)) if devices.jitter else 1.0
         work_s = steps * self.speeds.step_s[ids] * pace
-        end_s = since_s + self.speeds.messages_s[ids] + work_s
+        end_s = since_s + (self.speeds.messages_s[ids] + down_s) + work_s
         due_s, kind = ending(devices, seed, ids, turns, end_s)
         kind = np.where(stay.there, leaving(end_s, due_s, kind, stay.until_s), BACK)
         due_s = np.where(stay.there, np.minimum(due_s, stay.until_s), stay.until_s)

@@ -11,7 +11,8 @@ import numpy as np
 from fedrl.core.federation import Federation, ServerState
 from fedrl.core.types import Broadcast, Key, Params, PyTree
 from fedrl.engines.executors.programs import SUMS, UPDATES
-from fedrl.engines.inbox import Inbox, Table
+from fedrl.engines.hearing import Heard
+from fedrl.engines.inbox import Copied, Inbox, Table
 from fedrl.engines.merging import Messages, meeting, passed_over
 from fedrl.engines.schedules import Schedule
 from fedrl.engines.sharing import shared
@@ -60,13 +61,13 @@ class Sent(NamedTuple):
     """What agents have sent and heard since the last merge, `[agents]` each, and whether anything was merged.
 
     Attributes:
-        dispatched: How often each was sent for.
+        heard: How often each was sent for, and what it was sent.
         arrived: Whose updates are merged.
         size_bytes: Of the updates that were sent.
         messages: How many those are; what a stage holds back is none.
     """
 
-    dispatched: np.ndarray
+    heard: Heard
     arrived: np.ndarray
     size_bytes: np.ndarray
     messages: np.ndarray
@@ -101,6 +102,7 @@ class Server:
         federation: What agents run.
         collects: What the executor is asked to collect of them.
         group: `[agents]`, whose updates may be added up together.
+        relays: Of each level of servers that pass on what agents hear, the one above each agent, `[agents]`.
     """
 
     def __init__(self, setting: Setting) -> None:
@@ -109,10 +111,12 @@ class Server:
         summed = federation.aggregator.sees == "sum" and not setting.scaled
         self.collects = SUMS if summed else UPDATES
         self.group = np.zeros(agents, int)
+        self.relays: list[np.ndarray] = []
         self.hears = schedule.toward_model
         """Whether a merge needs what agents had heard."""
         self._meet = meeting(federation, setting.wire.decoded, schedule.toward_model)
         self._ahead = (1.0 - schedule.momentum) / schedule.momentum
+        self.looks_ahead = self._ahead > 0.0
 
     def start(self, seed: int, first: ServerState) -> tuple[ServerState, PyTree]:
         """What servers begin with: the root, and what else the topology keeps."""
@@ -121,7 +125,7 @@ class Server:
 
     def table(self, server: ServerState, memory: PyTree) -> Table:
         """What agents may hear now."""
-        return Table(self._heard([server], [memory]), np.zeros(self.agents, np.int32))
+        return Table(self._heard([server], [memory]), np.zeros(self.agents, np.int32), self._copied([server]))
 
     def holds(self, server: ServerState, memory: PyTree) -> Table:
         """The same without looking ahead."""
@@ -147,9 +151,10 @@ class Server:
     def traffic(self, sent: Sent, number: int, merged: bool) -> Traffic:
         """What a version cost, by its number; `merged` says whether servers made anything of it."""
         del number, merged
-        asked = int(sent.dispatched.sum())
+        asked = int(sent.heard.times.sum())
         up, said = int(sent.size_bytes.sum()), int(sent.messages.sum())
-        return Traffic(up, asked * self.wire.down_bytes, said, asked)
+        down = int(sent.heard.size_bytes[0].sum()) if self.federation.down_stages else asked * self.wire.down_bytes
+        return Traffic(up, down, said, asked)
 
     def item(self) -> PyTree:
         """The shapes of what is collected of one agent."""
@@ -157,7 +162,14 @@ class Server:
 
     def _before(self, server: ServerState) -> Params:
         """What is kept of a server for a look-ahead from its next state."""
-        return jax.tree.map(np.asarray, server.params) if self._ahead > 0.0 else ()
+        return jax.tree.map(np.asarray, self.federation.broadcast(server).params) if self._ahead > 0.0 else ()
+
+    def _copied(self, servers: list[ServerState]) -> PyTree:
+        """Of servers whose agents hold copies, by how many differences these were made, and the size of the last."""
+        if not self.federation.down_stages:
+            return ()
+        numbers, sizes = zip(*((server.down.number, server.down.size_bytes) for server in servers), strict=True)
+        return Copied(*(np.stack([np.asarray(x) for x in column]) for column in (numbers, sizes)))
 
     def _heard(self, servers: list[ServerState], before: list[PyTree] | None = None) -> Broadcast:
         """Broadcasts of servers, stacked; from the states before, looking ahead."""
@@ -166,7 +178,7 @@ class Server:
             message = self.federation.broadcast(server)
             if before is not None and self._ahead > 0.0:
                 ahead = _looking_ahead(self.federation, self._ahead)
-                message = message._replace(params=ahead(server.params, before[i]))
+                message = message._replace(params=ahead(message.params, before[i]))
             sent.append(jax.tree.map(np.asarray, message))
         stacked: Broadcast = jax.tree.map(lambda *leaves: np.stack(leaves), *sent)
         return stacked

@@ -8,22 +8,29 @@ Sums of integers do not depend on their grouping, so a tree of relays gives what
 To a rule that sees each update, a relay passes all of them on. A server that merges more often than the one above has
 parameters of its own, which agents below it hear, and sends up how far they have moved since it last adopted those
 from above.
+
+With down stages each of the lowest servers with parameters of its own keeps the copy that its agents hold of them;
+relays pass its messages on and keep none. Servers above send parameters as they are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedrl.core.federation import ServerState, federate
+from fedrl.core.downlink import Copy
+from fedrl.core.federation import Federation, ServerState, federate
 from fedrl.core.keys import Purpose, run_key
-from fedrl.core.types import Key, PyTree
+from fedrl.core.types import Key, Params, PyTree
 from fedrl.engines.inbox import Inbox, Table
 from fedrl.engines.ladder import Holder, climbing, sums_of
 from fedrl.engines.merging import Merged, passed_over
+from fedrl.engines.sharing import shared
 from fedrl.engines.simulation import QUICK
 from fedrl.engines.topologies.server import Met, Sent, Server, Setting, Traffic
 from fedrl.engines.traffic import traffic
@@ -44,12 +51,15 @@ class InTree(Server):
         self.edge = parents[0]
         self.row = ancestors(parents[: self.holding[0]]).astype(np.int32)
         self.group = self.row.astype(int)
+        self.relays = [ancestors(parents[:level]).astype(int) for level in range(1, self.holding[0])]
         self.above = [ancestors(parents[low:high]) for low, high in pairwise(self.holding)]
         self.upper = federate(federation.learner, federation.aggregator, server_opt=upper_opt)
         self.sums = [i for i, stage in enumerate(federation.stages) if stage.sums is not None]
         self.climb = climbing(self.upper, wire.sent.params, self.above, self.sums)
         added_up = tuple(wire.sent.shared[i] for i in self.sums)
-        self.costs = traffic(tree, parents, self.holding, wire, added_up, federation.aggregator.sees == "sum")
+        summed, copied = federation.aggregator.sees == "sum", bool(federation.down_stages)
+        self.costs = traffic(tree, parents, self.holding, wire, added_up, summed, copied)
+        self._renewed = _renewing(federation) if copied else None
 
     def start(self, seed: int, first: ServerState) -> tuple[ServerState, PyTree]:
         """What servers begin with: the root, and what else the topology keeps."""
@@ -64,7 +74,8 @@ class InTree(Server):
 
     def table(self, server: ServerState, memory: PyTree) -> Table:
         """What agents may hear now."""
-        return Table(self._heard(self._lowest(server, memory), list(memory[1])), self.row)
+        servers = self._lowest(server, memory)
+        return Table(self._heard(servers, list(memory[1])), self.row, self._copied(servers))
 
     def holds(self, server: ServerState, memory: PyTree) -> Table:
         """The same without looking ahead."""
@@ -91,7 +102,10 @@ class InTree(Server):
             holder._replace(server=each.server, weight=np.asarray(np.float32(holder.weight + each.weight)))
             for holder, (each, _) in zip(levels[0], found, strict=True)
         ]
+        held = [holder.server.down for holder in levels[0]]
         root, levels, faults = self._climb(server, (edges, *levels[1:]), number, key)
+        if self._renewed is not None and number % self.tree.periods[self.holding[1] - 1] == 0:
+            levels = (tuple(self._adopted(key, number - 1, levels[0], held)), *levels[1:])
         skipped = [f"edge {i}: {each.skipped}" for i, (each, _) in enumerate(found) if each.skipped] + faults
         met = Met(
             sum(each.weight for each, _ in found),
@@ -100,6 +114,16 @@ class InTree(Server):
             "; ".join(skipped),
         )
         return root, (levels, earlier), met
+
+    def _adopted(self, key: Key, version: int, edges: Sequence[Holder], held: Sequence[PyTree]) -> Iterator[Holder]:
+        """Edges that have adopted parameters from above: the next difference is to these.
+
+        It takes the place of the one to what the edge came to by itself, which nobody has heard.
+        """
+        assert self._renewed is not None
+        for i, (edge, copy) in enumerate(zip(edges, held, strict=True)):
+            down = self._renewed(jax.random.fold_in(key, i), np.int32(version), copy, edge.server.params)
+            yield edge._replace(server=edge.server._replace(down=down))
 
     def skip(self, server: ServerState, memory: PyTree) -> tuple[ServerState, PyTree]:
         """One version further, although nothing was merged."""
@@ -121,7 +145,7 @@ class InTree(Server):
     def traffic(self, sent: Sent, number: int, merged: bool) -> Traffic:
         """What a version cost: as many levels merged as are due in this round."""
         due = sum(number % self.tree.periods[level - 1] == 0 for level in self.holding) if merged else 1
-        cost = self.costs(sent.dispatched, sent.arrived, sent.size_bytes, sent.messages, self.holding[due - 1])
+        cost = self.costs(sent.heard, sent.arrived, sent.size_bytes, sent.messages, self.holding[due - 1])
         unread, (edge_up, edge_down), *above = (
             ~sent.arrived,
             *cost.levels,
@@ -130,6 +154,20 @@ class InTree(Server):
         up, down = (sum(level[i] for level in levels) for i in (0, 1))
         said = cost.messages_up + int(sent.messages[unread].sum())
         return Traffic(up, down, said, cost.messages_down, levels, cost.latency_s)
+
+
+@shared
+def _renewing(federation: Federation) -> Callable[..., Copy]:
+    """The program that makes the next copy; it is the one before if a number would not be finite."""
+    renew = federation.renew
+    assert renew is not None
+
+    def renewed(key: Key, version: jax.Array, copy: Copy, params: Params) -> Copy:
+        after = renew(key, version, copy, params)
+        finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(after)]).all()
+        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, copy)
+
+    return jax.jit(renewed)
 
 
 def holding(tree: Tree) -> list[int]:

@@ -43,6 +43,8 @@ class FederationConfig:
         admission: Whose updates are sent, under a budget of bytes a round; all of them by default.
         aggregator: The rule that merges updates.
         stages: What an update passes on its way, in order.
+        down_stages: What the difference to the copy that agents hold passes on its way down, in order; by default they
+            are sent the parameters as they are.
         server_optimizer: What the server does with the merged update; FedAvg by default.
         upper_optimizer: In a hierarchy with periods, what servers above servers do with the merged change of those
             below; they adopt all of it by default.
@@ -68,6 +70,7 @@ class FederationConfig:
     admission: Table | str | Admission | None = None
     aggregator: Table | str | Aggregator = "mean"
     stages: Sequence[Table | str | Stage] = ()
+    down_stages: Sequence[Table | str | Stage] = _FEDERATE["down_stages"]
     server_optimizer: Table | str | optax.GradientTransformation | None = _FEDERATE["server_opt"]
     upper_optimizer: Table | str | optax.GradientTransformation | None = None
     parts: Table = field(default_factory=dict)
@@ -121,7 +124,7 @@ class FederationConfig:
             cure = "Leave it out, or say who hears whom: federation.topology = 'ring'."
         else:
             misplaced, lacking = (
-                ["server_optimizer", "parts", "payload", "selection", "admission", "delay_rounds"],
+                ["server_optimizer", "down_stages", "parts", "payload", "selection", "admission", "delay_rounds"],
                 "needs a server, and there is none",
             )
             cure = "Leave it out, or leave federation.topology out."

@@ -14,7 +14,8 @@ class Exchange(TypedDict, total=False):
         messages: How many agents sent to their neighbours.
         drift: Root mean square distance of the agents from their mean before they met.
         consensus_distance: The same after they met.
-        whole_copies: Without a server and with stages, messages to agents that had missed some, of the whole copy.
+        whole_copies: With down stages, or with stages and without a server, messages to agents that had missed some, of
+            the whole copy.
         levels: Of a tree, `[bytes up, bytes down]` over the links of each level, from the agents on.
         latency_s: Of a tree, how long the messages of the round take.
         admitted: On a budget of bytes, the agents whose updates were sent.
