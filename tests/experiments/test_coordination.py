@@ -204,10 +204,18 @@ def test_the_optimiser_of_upper_servers_comes_from_the_file(config: Path) -> Non
     np.testing.assert_allclose(roots[1], roots[0] / 2, rtol=1e-6)
 
 
+def test_the_size_of_blocks_comes_from_the_file(config: Path) -> None:
+    for given, size in (("federation.block=3", 3), ("federation.block=5", 5)):
+        experiment = build(load(config, ["federation.agents=4", "fleet.slip=0.1", given]))
+        assert simulation_of(experiment, experiment.methods[0]).block == min(size, 4)
+
+
 WRONG = [
     ("federation.topology=rung", ["federation.topology.name is 'rung'", "Did you mean 'ring'?"]),
     ("federation.mixing=metropolis", ["federation.mixing is 'metropolis'", "neighbours", "federation.topology"]),
     ("federation.consensus_steps=3", ["federation.consensus_steps is 3", "neighbours"]),
+    ("federation.block=0", ["federation.block is 0", "at least 1"]),
+    ("federation.block=100000", ["block is 100000", "exact"]),
     ("federation.consensus_steps=0", ["federation.consensus_steps is 0", "at least 1"]),
     ("federation={agents=3, topology='ring', server_optimizer='fedavgm'}", ["server_optimizer", "needs a server"]),
     (f"federation={{agents=3, {EDGES.partition('.')[2]}, upper_optimizer='fedavgm'}}", ["upper_optimizer", "periods"]),

@@ -30,7 +30,7 @@ from fedrl.engines.log import TIMES
 from fedrl.engines.scheduler import Scheduler
 from fedrl.engines.schedules import Schedule, synchronous
 from fedrl.engines.simulate import simulate
-from fedrl.engines.simulation import Simulation
+from fedrl.engines.simulation import Simulation, chosen_size
 from fedrl.engines.topologies.choices import Hierarchy, Neighbours, OneServer, Topology, isolated, server
 from fedrl.engines.topologies.step_size import step_size
 from fedrl.experiments import catalogue
@@ -106,6 +106,7 @@ def coordination_of(
         if federation.stages:
             parts = (topology.graph, topology.mixing, topology.rule, topology.gamma, chosen.agents)
             topology = replace(topology, gamma=step_size(federation, *parts))
+    chosen_size(chosen.agents, chosen.block)
     return Coordination(topology, scheduler, clock)
 
 
@@ -177,6 +178,7 @@ def resolved(chosen: FederationConfig, coordination: Coordination) -> Federation
 def simulation_of(experiment: Experiment, method: Method, devices: Sequence[jax.Device] | None = None) -> Simulation:
     """Prepare a method for simulation, on all devices by default; baselines exchange nothing, and have no time."""
     where, federated = experiment.coordination, method.name == "federated"
+    block = experiment.config.federation.block
     return simulate(
         method.federation,
         method.fleet,
@@ -184,6 +186,7 @@ def simulation_of(experiment: Experiment, method: Method, devices: Sequence[jax.
         scheduler=where.scheduler if federated else None,
         clock=where.clock if federated else None,
         local_steps=method.local_steps,
+        block=None if block is None else min(block, len(method.local_steps)),
         devices=devices,
     )
 

@@ -60,6 +60,8 @@ class FederationConfig:
         mixing: How much weight an agent gives to what it hears; by default what suits the rule.
         gossip: The rule by which neighbours meet; averaging by default.
         consensus_steps: Messages over every edge in a round.
+        block: Agents per compiled block; by default what divides them with few empty seats. Results agree bit by bit
+            for any number of devices, and to float tolerance between sizes of blocks.
         gamma: How far neighbours go towards copies of each other, where stages compress what they send; by default as
             far as is safe.
     """
@@ -84,10 +86,13 @@ class FederationConfig:
     gossip: Table | str | Rule | None = None
     consensus_steps: int = _GOSSIP["consensus_steps"]
     gamma: float | None = _GOSSIP["gamma"]
+    block: int | None = None
 
     def __post_init__(self) -> None:
         at_least(1, "federation.agents", self.agents)
         at_least(1, "federation.consensus_steps", self.consensus_steps)
+        if self.block is not None:
+            at_least(1, "federation.block", self.block)
         self._check_who_coordinates()
         if isinstance(self.local_steps, int):
             at_least(1, "federation.local_steps", self.local_steps)
