@@ -17,7 +17,7 @@ from fedrl.core.component import cite
 from fedrl.core.downlink import Downlink
 from fedrl.core.errors import UnsoundError
 from fedrl.core.federation import federate
-from fedrl.core.keys import down_key
+from fedrl.core.keys import agent_key, down_key, rule_key
 from fedrl.core.stage import Stage, pipeline
 from fedrl.core.types import Context, Update
 from fedrl.engines.clocks import clock
@@ -233,6 +233,17 @@ def test_bytes_are_those_of_the_messages_by_hand_where_two_of_five_are_asked(sta
         equal(held, jax.tree.map(np.asarray, after.server.down.held))  # an agent adds up to the same bits
         population = after
     assert kinds == {False, True}
+
+
+def test_nothing_else_draws_by_the_keys_of_the_way_down():
+    key = jax.random.key(0)
+    down = [down_key(key, version) for version in range(8)]
+    others = [rule_key(key, version) for version in range(8)]
+    others += [agent_key(key, version, agent) for version in range(8) for agent in range(8)]
+    others += [jax.random.fold_in(key, version) for version in range(8)]
+    drawn, taken = ({np.asarray(jax.random.key_data(each)).tobytes() for each in keys} for keys in (down, others))
+    assert len(drawn) == 8
+    assert not drawn & taken
 
 
 def test_agents_train_from_what_they_hold_and_their_change_goes_into_what_the_server_holds():
