@@ -179,6 +179,38 @@ def read(like: Any, source: Source, what: str) -> Any:
     return _form(like).read(like, source, what)
 
 
+def travels_if(kind: Callable[[Any, Any], Any], flag: str, follows: str, may_be_silent: bool = False) -> None:
+    """Register nodes `kind(flag, value)` of which the value travels only if the flag is set: a byte, then the value.
+
+    Args:
+        kind: The type, which also builds a node of a flag and a value.
+        flag: The name of its flag; its value is called `value`.
+        follows: What follows the byte, for messages.
+        may_be_silent: Whether a message without the value has nothing to say.
+    """
+
+    def size(node: Any, entries: Any) -> Any:
+        del entries
+        return 1 + jnp.where(getattr(node, flag), size_bytes(node.value), 0)
+
+    def write(node: Any, what: str) -> bytes:
+        return b"\x01" + write_tree(node.value, node.value, what) if getattr(node, flag) else b"\x00"
+
+    def read(like: Any, source: Source, what: str) -> Any:
+        said = source.take(1, what)[0]
+        if said > 1:
+            raise WireError(
+                f"{what}: {said} tells whether {follows} follows, which is 0 or 1. The bytes were damaged, or written "
+                "for another federation. Compare what both ends run."
+            )
+        if said:
+            return kind(np.bool_(True), read_tree(like.value, source, what))
+        return kind(np.bool_(False), jax.tree.map(lambda of: np.zeros(of.shape, of.dtype), like.value))
+
+    speaks = (lambda node: getattr(node, flag)) if may_be_silent else None
+    FORMATS[kind] = Format(size, write, read, varies=True, speaks=speaks)  # type: ignore[index]
+
+
 def _travels(node: Any) -> bool:
     return type(node) in FORMATS
 

@@ -23,12 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedrl.core import codec
 from fedrl.core.aggregator import Aggregator, Arrivals, View, by_samples
 from fedrl.core.checks import check_positive
-from fedrl.core.codec import Format, Source, travels_as
+from fedrl.core.codec import travels_if
 from fedrl.core.component import Call, component, record
-from fedrl.core.errors import ConfigError, UnsoundError, WireError
+from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.learner import Learner
 from fedrl.core.parts import belonging, check_parts
 from fedrl.core.stage import Stage, pipeline
@@ -302,25 +301,4 @@ def _nothing(x: Any) -> Any:
     return jnp.zeros_like(x) if isinstance(x, jax.Array) else np.zeros_like(x)
 
 
-def _size(node: Any, entries: Any) -> Any:
-    del entries
-    return 1 + jnp.where(node.due, codec.size_bytes(node.value), 0)
-
-
-def _write(node: Due, what: str) -> bytes:
-    return b"\x01" + codec.write_tree(node.value, node.value, what) if node.due else b"\x00"
-
-
-def _read(like: Any, source: Source, what: str) -> Due:
-    flag = source.take(1, what)[0]
-    if flag > 1:
-        raise WireError(
-            f"{what}: {flag} tells whether a part follows, which is 0 or 1. The bytes were damaged, or written for "
-            "another federation. Compare what both ends run."
-        )
-    if flag:
-        return Due(np.bool_(True), codec.read_tree(like.value, source, what))
-    return Due(np.bool_(False), jax.tree.map(lambda of: np.zeros(of.shape, of.dtype), like.value))
-
-
-travels_as(Due, Format(_size, _write, _read, varies=True))
+travels_if(Due, "due", "a part")

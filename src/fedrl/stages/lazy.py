@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from fedrl.core import codec
 from fedrl.core.checks import check_above_zero, check_positive
-from fedrl.core.codec import Format, Source, travels_as
+from fedrl.core.codec import travels_if
 from fedrl.core.component import component
-from fedrl.core.errors import UnsoundError, WireError
+from fedrl.core.errors import UnsoundError
 from fedrl.core.stage import Stage, pipeline, zeros_like
 from fedrl.core.types import Context, Key, PyTree, Update
 from fedrl.stages.leaves import check_not_encoded
@@ -118,25 +115,4 @@ def _square(value: PyTree) -> jax.Array:
     return sum((jnp.square(leaf).sum() for leaf in jax.tree.leaves(value)), jnp.float32(0.0))
 
 
-def _size(node: Any, entries: Any) -> Any:
-    del entries
-    return 1 + jnp.where(node.spoken, codec.size_bytes(node.value), 0)
-
-
-def _write(node: Held, what: str) -> bytes:
-    return b"\x01" + codec.write_tree(node.value, node.value, what) if node.spoken else b"\x00"
-
-
-def _read(like: Any, source: Source, what: str) -> Held:
-    flag = source.take(1, what)[0]
-    if flag > 1:
-        raise WireError(
-            f"{what}: {flag} tells whether an update follows, which is 0 or 1. The bytes were damaged, or written for "
-            "another federation. Compare what both ends run."
-        )
-    if flag:
-        return Held(np.bool_(True), codec.read_tree(like.value, source, what))
-    return Held(np.bool_(False), jax.tree.map(lambda of: np.zeros(of.shape, of.dtype), like.value))
-
-
-travels_as(Held, Format(_size, _write, _read, varies=True, speaks=lambda node: node.spoken))
+travels_if(Held, "spoken", "an update", may_be_silent=True)
