@@ -12,11 +12,15 @@ from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import federate
 from fedrl.engines.clocks import between, clock, lognormal, stragglers
 from fedrl.engines.clocks.chance import Draw, exponential, normal, uniform
+from fedrl.engines.executors.ahead import Ahead
+from fedrl.engines.executors.blocks import Blocks
+from fedrl.engines.scheduler import Scheduler
 from fedrl.engines.schedules import afedpg, bounded_staleness, fed_async, fed_buff, synchronous
 from fedrl.engines.simulate import simulate
 from fedrl.environments import cartpole
 from fedrl.experiments import checkpoint
 from fedrl.learners import normalize, ppo, sgd
+from fedrl.selection import by_priority
 from fedrl.stages import error_feedback, lazy, top_k
 from quadratic import Valley, flat, quadratic
 
@@ -395,3 +399,22 @@ def test_spreads_are_what_they_say():
     assert (slow == 10.0).sum() == 100
     assert np.median(lognormal(2.0).values(5000, 0, 0)) == pytest.approx(2.0, rel=0.05)
     assert between(3.0, 4.0).values(100, 0, 0).min() >= 3.0
+
+
+def test_who_learned_ahead_of_time_and_is_turned_away_remembers_what_it_did_before(monkeypatch):
+    """Error feedback under a budget: agents with company in their blocks are those without, to the last bit."""
+    federation = federate(quadratic(sgd(RATE)), mean(), error_feedback(top_k(0.4)), tells=["norm"])
+    plan, devices = Scheduler(fed_buff(3), admission=by_priority(50)), clock(step_s=STEP_S, jitter=0.2)
+    ends, early, company, keep = [], [], Blocks.company, Ahead.keep
+    monkeypatch.setattr(Ahead, "keep", lambda self, ids, *rest: (early.extend(ids), keep(self, ids, *rest)))
+    for chosen in (company, lambda self, agents, ids, due: ids[:0]):
+        monkeypatch.setattr(Blocks, "company", chosen)
+        simulation = simulate(federation, FLEET, scheduler=plan, clock=devices, merges=1, **SMALL)
+        population, rejected = simulation.init(SEED), 0
+        for _ in range(25):
+            population, seen = simulation.round(population)
+            rejected += 3 - len(seen.admitted)
+        assert rejected > 10
+        ends.append(population.server)
+    assert len(early) > 10
+    jax.tree.map(np.testing.assert_array_equal, *ends)

@@ -84,13 +84,14 @@ class Blocks(Executor):
     ) -> tuple[Agents, Learned]:
         """These agents, whose updates are due, learn, if they have not; so does their company, ahead of time."""
         team, early = agents.team, None
-        due = ids
+        due, before = ids, []
         if team.ahead:
             early = team.ahead.take(ids)
+            before = [(0, early[0], team.states[early[0], self.layout.memory])]
             due, team.states[early[0]] = ids[~np.isin(ids, early[0])], early[1]
         if not len(due):
             assert early is not None
-            return agents, self.learned(self._found(early[0], early[2]), ids)
+            return agents, self.learned(self._found(early[0], early[2])._replace(undo=before), ids)
         agents, found, states, columns = self._learn(key, agents, due, company, table)
         if early is None or not team.ahead:
             return agents, self.learned(found, ids)
@@ -100,7 +101,7 @@ class Blocks(Executor):
         now = jax.tree.map(lambda x: x[~later], results)
         whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), now, early[2])
         agent = np.concatenate([found.agent[~later], early[0]])
-        return agents, self.learned(self._found(agent, whole)._replace(undo=found.undo), ids)
+        return agents, self.learned(self._found(agent, whole)._replace(undo=before + found.undo), ids)
 
     def _found(self, agent: np.ndarray, results: PyTree) -> Found:
         items, uploads, columns = results
