@@ -113,7 +113,7 @@ def test_a_budget_below_the_bids_and_one_update_is_refused_before_there_is_a_run
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("federation.selection={name='uniform', cohort=4}", r"cohort is 4 and there are 3 agents"),
+        ("federation.selection={name='uniform', cohort=4}", r"cohort is 4 and a server asks among 3 agents"),
         ("federation.selection={name='unifrom', cohort=2}", r"federation.selection.name.*Did you mean 'uniform'"),
         ("federation.local_steps={name='ramp', first=0, last=1, rounds=3}", r"first is 0"),
         ("federation.local_steps={name='balanced', speeds=[1.0], most=2}", r"speeds has 1 entries"),

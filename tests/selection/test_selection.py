@@ -34,9 +34,11 @@ from fedrl.selection import (
     uniform,
 )
 from fedrl.selection.selection import Known
+from fedrl.topologies import tree
 from quadratic import FLEET, flat, quadratic
 
 RULES = [uniform(3), round_robin(3), by_utility(3), power_of_choice(3, 5), by_capacity(3, [1.0, 2, 3, 4, 5, 6, 7])]
+PAIRS = [uniform(2), round_robin(2), by_utility(2), power_of_choice(2, 3)]
 AGENTS = 7
 
 
@@ -47,23 +49,23 @@ def rng(seed=0):
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 @given(seed=st.integers(0, 10**6), number=st.integers(1, 50))
 def test_a_cohort_is_of_its_size_and_nobody_is_asked_twice(rule, seed, number):
-    ids = rule.choose(rng(seed), AGENTS, number, rule.init(AGENTS))
+    ids = rule.choose(rng(seed), np.arange(AGENTS), number, rule.init(AGENTS))
     assert len(set(ids.tolist())) == len(ids) == 3
     assert set(ids.tolist()) <= set(range(AGENTS))
-    np.testing.assert_array_equal(ids, rule.choose(rng(seed), AGENTS, number, rule.init(AGENTS)))
+    np.testing.assert_array_equal(ids, rule.choose(rng(seed), np.arange(AGENTS), number, rule.init(AGENTS)))
 
 
 def test_round_robin_asks_everybody_in_turn():
     rule = round_robin(2)
-    assert [rule.choose(rng(), 4, n, ()).tolist() for n in (1, 2, 3)] == [[0, 1], [2, 3], [0, 1]]
+    assert [rule.choose(rng(), np.arange(4), n, ()).tolist() for n in (1, 2, 3)] == [[0, 1], [2, 3], [0, 1]]
 
 
 def test_power_of_choice_asks_the_worst_of_its_candidates():
     loss = Known(np.array([1, 7, 3, 5, 2, 6, 4], np.float32))
-    assert set(power_of_choice(2, 7).choose(rng(), AGENTS, 1, loss).tolist()) == {1, 5}
+    assert set(power_of_choice(2, 7).choose(rng(), np.arange(AGENTS), 1, loss).tolist()) == {1, 5}
     counts = np.zeros(AGENTS)
     for seed in range(2000):
-        counts[power_of_choice(1, 2).choose(rng(seed), AGENTS, 1, loss)] += 1
+        counts[power_of_choice(1, 2).choose(rng(seed), np.arange(AGENTS), 1, loss)] += 1
     rank = np.argsort(np.argsort(loss.value))  # the r-th lowest wins with r of the 6 others it may be drawn with
     np.testing.assert_allclose(counts / 2000, rank / 21, atol=0.04)
 
@@ -72,13 +74,13 @@ def test_those_never_heard_of_come_first_and_what_is_no_number_is_no_news():
     rule = power_of_choice(2, 4, best=10.0)
     state = rule.hear(on_time(np.array([0, 2])), rule.init(4), {"return": np.array([4.0, np.nan])})
     np.testing.assert_array_equal(state.value, [6.0, np.nan, np.nan, np.nan])
-    assert 0 not in rule.choose(rng(), 4, 1, state)
+    assert 0 not in rule.choose(rng(), np.arange(4), 1, state)
 
 
 def test_utility_exploits_and_explores():
     state = Known(np.arange(7, dtype=np.float32))
-    assert by_utility(3, exploration=0.0).choose(rng(), AGENTS, 1, state).tolist() == [6, 5, 4]
-    seen = {int(by_utility(2, exploration=0.5).choose(rng(s), AGENTS, 1, state)[1]) for s in range(100)}
+    assert by_utility(3, exploration=0.0).choose(rng(), np.arange(AGENTS), 1, state).tolist() == [6, 5, 4]
+    seen = {int(by_utility(2, exploration=0.5).choose(rng(s), np.arange(AGENTS), 1, state)[1]) for s in range(100)}
     assert seen == set(range(6))
 
 
@@ -86,7 +88,7 @@ def test_utility_exploits_and_explores():
 def test_a_share_of_small_cohorts_explores_on_average(cohort):
     rule, state, counts = by_utility(cohort, exploration=0.1), Known(np.arange(100, dtype=np.float32)), []
     for seed in range(2000):
-        ids = rule.choose(rng(seed), 100, 1, state)
+        ids = rule.choose(rng(seed), np.arange(100), 1, state)
         counts.append(cohort - int(np.cumprod(ids == 99 - np.arange(cohort)).sum()))  # after the most useful, in order
     assert np.mean(counts) == pytest.approx(0.1 * cohort, abs=0.04)
     assert max(counts) <= math.ceil(0.1 * cohort)
@@ -97,7 +99,7 @@ def test_about_half_the_rounds_of_a_cohort_of_five_meet_somebody_else(seed):
     rule, usefulness = by_utility(5), np.arange(100, dtype=np.float32)
     state, met = Known(usefulness), set()
     for number in range(1, 51):
-        ids = rule.choose(np.random.default_rng([seed, number]), 100, number, state)
+        ids = rule.choose(np.random.default_rng([seed, number]), np.arange(100), number, state)
         state = rule.hear(on_time(ids), state, {"norm": usefulness[ids]})
         met |= set(ids.tolist())
     assert 15 <= len(met) <= 38  # 5 + 95 (1 - (1 - 1 / 190)^50) = 27 on average
@@ -106,7 +108,7 @@ def test_about_half_the_rounds_of_a_cohort_of_five_meet_somebody_else(seed):
 def test_capacity_is_how_often_one_is_asked():
     rule, counts = by_capacity(1, [1.0, 3.0]), np.zeros(2)
     for seed in range(2000):
-        counts[rule.choose(rng(seed), 2, 1, ())] += 1
+        counts[rule.choose(rng(seed), np.arange(2), 1, ())] += 1
     assert counts[1] / 2000 == pytest.approx(0.75, abs=0.04)
 
 
@@ -206,7 +208,8 @@ def test_the_units_of_what_is_measured_make_no_difference_to_plans(unit):
     speeds = np.array([1.0, 0.5, 0.26])
     assert balanced((unit * speeds).tolist(), 8).plan(3, 1, ()).tolist() == [8, 4, 2]
     many = by_capacity(2, [1.0, 2.0, 4.0]), by_capacity(2, [1.0 * unit, 2.0 * unit, 4.0 * unit])
-    assert [rule.choose(rng(3), 3, 1, ()).tolist() for rule in many] == 2 * [many[0].choose(rng(3), 3, 1, ()).tolist()]
+    first, second = (rule.choose(rng(3), np.arange(3), 1, ()).tolist() for rule in many)
+    assert first == second
     by_loss, by_time = from_loss(8), balanced_by_time(8)
     state = by_loss.init(2)
     for loss in ([3.0, 5.0], [1.0, 1.0]):
@@ -285,6 +288,41 @@ class TestScheduled:
         b, _ = plain.round(plain.init(0))
         jax.tree.map(np.testing.assert_array_equal, a.server, b.server)
 
+    @pytest.mark.parametrize("rule", [*PAIRS, by_capacity(2, [*range(1, 13)])], ids=repr)
+    def test_in_a_tree_each_server_asks_so_many_of_its_own_agents(self, rule):
+        fleet = jax.tree.map(lambda x: np.tile(x, (3, *[1] * (x.ndim - 1))), FLEET)
+        federation = federate(quadratic(sgd(0.1)), mean(), tells=rule.asks)
+        simulation = simulate(federation, fleet, topology=tree([4], [1, 2]), scheduler=Scheduler(selection=rule))
+        population, asked = simulation.init(0), []
+        for _ in range(12):
+            population, seen = simulation.round(population)
+            asked.append((seen.steps > 0).reshape(3, 4))
+        asked = np.stack(asked, 1)  # [servers, rounds, agents]
+        assert (asked.sum(2) == 2).all()
+        assert asked.any(1).all()
+        alike = (asked[0] == asked[1]).all()
+        assert alike == repr(rule).startswith("round_robin")
+
+    def test_servers_that_only_pass_on_do_not_ask_by_themselves(self):
+        federation, plan = federate(quadratic(sgd(0.1)), mean()), Scheduler(selection=uniform(2))
+        ends = []
+        for where in (None, tree([2])):
+            simulation = simulate(federation, FLEET, topology=where, scheduler=plan)
+            population = simulation.init(0)
+            for _ in range(3):
+                population, _ = simulation.round(population)
+            ends.append(population.server)
+        jax.tree.map(np.testing.assert_array_equal, *ends)
+
+    def test_more_than_a_server_has_are_refused_when_it_is_built(self):
+        with pytest.raises(ConfigError, match="cohort is 3 and a server asks among 2 agents"):
+            simulate(
+                federate(quadratic(sgd(0.1)), mean()),
+                FLEET,
+                topology=tree([2], [1, 2]),
+                scheduler=Scheduler(selection=uniform(3)),
+            )
+
     @pytest.mark.parametrize(
         ("selection", "workload"),
         [(power_of_choice(2, 3), from_loss(4)), (by_utility(2, "loss"), None), (uniform(3), ramp(4, 1, 5))],
@@ -309,12 +347,12 @@ class TestScheduled:
     "wrong",
     [
         lambda: uniform(0),
-        lambda: uniform(9).choose(rng(), 4, 1, ()),
+        lambda: uniform(9).choose(rng(), np.arange(4), 1, ()),
         lambda: power_of_choice(3, 2),
         lambda: by_utility(2, "speed"),
         lambda: by_utility(2, exploration=2.0),
         lambda: by_capacity(1, [1.0, 0.0]),
-        lambda: by_capacity(1, [1.0]).choose(rng(), 2, 1, ()),
+        lambda: by_capacity(1, [1.0]).init(2),
         lambda: ramp(0, 1, 1),
         lambda: balanced([1.0], 2).plan(2, 1, ()),
         lambda: balanced_by_time(2, first=3),

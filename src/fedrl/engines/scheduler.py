@@ -33,8 +33,8 @@ from fedrl.selection.selection import Admission, Selection, Told, Workload
 WAIT_FOR_ALL = synchronous()
 IDLE, BUSY, ABSENT, WAITING = 0, 1, 2, 3
 """WAITING: its update has arrived, and what becomes of it is to be known before the agent begins again."""
-ADMISSION = 1
-"""Sets the generator of a round apart from the one by which agents are selected."""
+ADMISSION, SELECTION = 1, 2
+"""Set the generators of a round apart: of admission, and of selection by each server of a tree."""
 
 
 class Bids(NamedTuple):
@@ -113,7 +113,7 @@ class Scheduler:
         workload: How many local steps each takes; always the same number by default.
         admission: Whose updates are merged, under a budget of bytes; all by default.
         bids: What bids cost, if there is a budget.
-        group: `[agents]`, whose updates share a budget; all of them by default.
+        group: `[agents]`, whose updates share a budget, and among whom a selection chooses; all of them by default.
         delay_rounds: How many versions ago what an agent is sent was made: a whole number, one per agent, or a spread,
             which is rounded. An agent hears the first version until there are as many.
     """
@@ -202,9 +202,7 @@ class Scheduler:
         if events.agent[0] >= 0:
             board = board._replace(allowed=np.isin(np.arange(agents), events.agent))
         elif self.selection is not None:
-            rng = np.random.default_rng([*board.key[:-1].tolist(), number])
-            chosen = self.selection.choose(rng, agents, number, board.selection)
-            board = board._replace(allowed=np.isin(np.arange(agents), chosen))
+            board = board._replace(allowed=np.isin(np.arange(agents), self.chosen(board, number)))
         else:
             board = board._replace(allowed=np.ones(agents, bool))
         if self.workload is not None:
@@ -215,6 +213,29 @@ class Scheduler:
         board.failing[:] = False
         board = board._replace(deadline_s=np.full(1, now + self.schedule.deadline_s))
         return self._go_on(board, self._free(board), now)
+
+    def chosen(self, board: Board, number: int) -> np.ndarray:
+        """Whom the selection asks in a round; in trees each server by itself, among its agents."""
+        assert self.selection is not None
+        found, groups = [], self._groups(board)
+        for g in np.unique(groups):
+            mine = [] if (groups == groups[0]).all() else [SELECTION, g]
+            rng = np.random.default_rng([*board.key[:-1].tolist(), number, *mine])
+            found.append(self.selection.choose(rng, np.flatnonzero(groups == g), number, board.selection))
+        return np.concatenate(found)
+
+    def most_bids(self, agents: int) -> int:
+        """The most agents that one server asks in the first round and hears before it merges.
+
+        Raises:
+            ConfigError: The selection does not suit so many.
+        """
+        board = self.init(np.ones(agents, int), (0, 0, 0))
+        ids = np.arange(agents) if self.selection is None else self.chosen(board, 1)
+        return min(int(np.bincount(self._groups(board)[ids]).max()), self._need(board))
+
+    def _groups(self, board: Board) -> np.ndarray:
+        return np.zeros(len(board.status), int) if self.group is None else self.group
 
     # --- something happened ------------------------------------------------------------------------------------------
 
@@ -313,7 +334,7 @@ class Scheduler:
         numbers = [*board.key[:-1].tolist(), int(board.version[0]) + 1, ADMISSION]
         rng, memory = np.random.default_rng(numbers), board.admission
         taken = np.zeros(len(board.arrived), bool)
-        everybody = np.zeros(len(board.status), int) if self.group is None else self.group
+        everybody = self._groups(board)
         group = everybody[board.arrived]
         for g in np.unique(group):
             mine = np.flatnonzero(group == g)

@@ -141,13 +141,14 @@ def simulate(
     where = Hierarchy(topology) if isinstance(topology, Tree) else topology or OneServer()
     check(federation, agents, where, plan, clock)
     wire = messages(federation, fleet)
-    if plan.admission is not None:
-        check_budget(federation, fleet, plan.admission)
-        plan = replace(plan, bids=bids_of(federation, plan.admission, wire))
     scaled = plan.mixed or plan.admission is not None or plan.schedule.mixing != 1.0
     meeting = where.bind(Setting(federation, fleet, wire, agents, plan.schedule, scaled))
-    if plan.admission is not None and len(np.unique(meeting.group)) > 1:
+    if len(np.unique(meeting.group)) > 1:
         plan = replace(plan, group=meeting.group)
+    bids = plan.most_bids(agents)
+    if plan.admission is not None:
+        check_budget(federation, fleet, plan.admission, bids if plan.redispatch else 1)  # or what a cohort takes
+        plan = replace(plan, bids=bids_of(federation, plan.admission, wire))
     team = _executor(executor, meeting.federation)(
         meeting.federation,
         fleet,

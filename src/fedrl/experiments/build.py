@@ -9,8 +9,6 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from fedrl.core.environment import AnyEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import Federation, federate
@@ -105,9 +103,10 @@ def build(config: Config) -> Experiment:
             unseen = held_out(environment, config.evaluation.held_out, settings, key)
     except ConfigError as fault:
         raise ConfigError(f"[fleet] {fault}") from fault
-    if admission is not None:
-        check_budget(federation, agents, admission, len(_first_cohort(selection, chosen.agents)))
     coordination = coordination_of(chosen, federation, selection, workload, admission)
+    bids = coordination.scheduler.most_bids(chosen.agents)
+    if admission is not None:
+        check_budget(federation, agents, admission, bids)
     if config.evaluation.held_out and not has_common_policy(learner, coordination):
         raise ConfigError(
             f"evaluation.held_out is {config.evaluation.held_out}, but every agent ends with a policy of its own, and "
@@ -145,7 +144,6 @@ def planning_of(chosen: FederationConfig) -> tuple[Selection | None, Workload | 
     selection, workload = None, None
     if chosen.selection is not None:
         selection = catalogue.build("selection", chosen.selection, "federation.selection")
-        _first_cohort(selection, chosen.agents)
     if isinstance(chosen.local_steps, Mapping):
         workload = catalogue.build("workload", chosen.local_steps, "federation.local_steps")
         workload.plan(chosen.agents, 1, workload.init(chosen.agents))
@@ -155,13 +153,6 @@ def planning_of(chosen: FederationConfig) -> tuple[Selection | None, Workload | 
                 "a clock has no time. Say how fast they are: federation.clock = {step_s = ...}, or use balanced."
             )
     return selection, workload
-
-
-def _first_cohort(selection: Selection | None, agents: int) -> np.ndarray:
-    """Whom a server might ask in the first round."""
-    if selection is None:
-        return np.arange(agents)
-    return selection.choose(np.random.default_rng(0), agents, 1, selection.init(agents))
 
 
 def admission_of(chosen: FederationConfig) -> Admission | None:

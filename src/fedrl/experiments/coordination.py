@@ -33,6 +33,7 @@ from fedrl.engines.simulate import simulate
 from fedrl.engines.simulation import Simulation, chosen_size
 from fedrl.engines.topologies.choices import Hierarchy, Neighbours, OneServer, Topology, isolated, server
 from fedrl.engines.topologies.step_size import step_size
+from fedrl.engines.topologies.tree import lowest
 from fedrl.experiments import catalogue
 from fedrl.experiments.config import FederationConfig
 from fedrl.experiments.measuring import declared
@@ -99,7 +100,8 @@ def coordination_of(
     schedule = synchronous()
     if chosen.schedule is not None:
         schedule = typing.cast(Schedule, catalogue.build("schedule", chosen.schedule, "federation.schedule"))
-    scheduler = Scheduler(schedule, selection, workload, admission, delay_rounds=_delays_of(chosen))
+    group = lowest(topology.tree, chosen.agents) if isinstance(topology, Hierarchy) else None
+    scheduler = Scheduler(schedule, selection, workload, admission, group=group, delay_rounds=_delays_of(chosen))
     check(federation, chosen.agents, topology, scheduler, clock)
     if isinstance(topology, Neighbours):
         weighing(topology.graph, topology.mixing, topology.rule, chosen.agents)

@@ -1,4 +1,4 @@
-"""Who is asked: rules that choose the cohort of a round."""
+"""Who is asked: rules that choose the cohort of a round among the agents of a server."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def uniform(cohort: int) -> Selection:
     """
     check_positive(cohort=cohort)
 
-    def choose(rng: np.random.Generator, agents: int, number: int, state: PyTree) -> np.ndarray:
+    def choose(rng: np.random.Generator, ids: np.ndarray, number: int, state: PyTree) -> np.ndarray:
         del number, state
-        return rng.choice(agents, _at_most(cohort, agents), replace=False)
+        return rng.choice(ids, _at_most(cohort, ids), replace=False)
 
     return Selection(choose)
 
@@ -46,9 +46,9 @@ def round_robin(cohort: int) -> Selection:
     """
     check_positive(cohort=cohort)
 
-    def choose(rng: np.random.Generator, agents: int, number: int, state: PyTree) -> np.ndarray:
+    def choose(rng: np.random.Generator, ids: np.ndarray, number: int, state: PyTree) -> np.ndarray:
         del rng, state
-        return ((number - 1) * _at_most(cohort, agents) + np.arange(cohort)) % agents
+        return ids[((number - 1) * _at_most(cohort, ids) + np.arange(cohort)) % len(ids)]
 
     return Selection(choose)
 
@@ -77,10 +77,10 @@ def by_utility(cohort: int, utility: str = "norm", exploration: float = 0.1) -> 
     if not 0.0 <= exploration <= 1.0:
         raise ConfigError(f"exploration is {exploration}. It is a share of the cohort. Set it between 0 and 1.")
 
-    def choose(rng: np.random.Generator, agents: int, number: int, state: Known) -> np.ndarray:
+    def choose(rng: np.random.Generator, ids: np.ndarray, number: int, state: Known) -> np.ndarray:
         del number
-        ranked = _highest_first(rng, state.value)
-        exploited = max(_at_most(cohort, agents) - math.floor(exploration * cohort + rng.random()), 0)
+        ranked = ids[_highest_first(rng, state.value[ids])]
+        exploited = max(_at_most(cohort, ids) - math.floor(exploration * cohort + rng.random()), 0)
         others = rng.permutation(ranked[exploited:])
         return np.concatenate([ranked[:exploited], others[: cohort - exploited]])
 
@@ -115,9 +115,9 @@ def power_of_choice(cohort: int, candidates: int, best: float | None = None) -> 
             "candidates to the cohort or more."
         )
 
-    def choose(rng: np.random.Generator, agents: int, number: int, state: Known) -> np.ndarray:
+    def choose(rng: np.random.Generator, ids: np.ndarray, number: int, state: Known) -> np.ndarray:
         del number
-        drawn = rng.choice(agents, _at_most(candidates, agents, "candidates"), replace=False)
+        drawn = rng.choice(ids, _at_most(candidates, ids, "candidates"), replace=False)
         return drawn[_highest_first(rng, state.value[drawn])[:cohort]]
 
     def hear(arrivals: Arrivals, state: Known, told: Told) -> Known:
@@ -144,20 +144,25 @@ def by_capacity(cohort: int, capacity: Sequence[float]) -> Selection:
     check_positive(cohort=cohort)
     for one in capacity:
         check_above_zero(capacity=one)
-    share = np.asarray(capacity, float) / np.sum(capacity)
+    weight = np.asarray(capacity, float)
 
-    def choose(rng: np.random.Generator, agents: int, number: int, state: PyTree) -> np.ndarray:
+    def init(agents: int) -> PyTree:
+        if len(weight) != agents:
+            raise ConfigError(f"capacity has {len(weight)} entries and there are {agents} agents. Give one for each.")
+        return ()
+
+    def choose(rng: np.random.Generator, ids: np.ndarray, number: int, state: PyTree) -> np.ndarray:
         del number, state
-        if len(share) != agents:
-            raise ConfigError(f"capacity has {len(share)} entries and there are {agents} agents. Give one for each.")
-        return rng.choice(agents, _at_most(cohort, agents), replace=False, p=share)
+        return rng.choice(ids, _at_most(cohort, ids), replace=False, p=weight[ids] / weight[ids].sum())
 
-    return Selection(choose)
+    return Selection(choose, init)
 
 
-def _at_most(count: int, agents: int, name: str = "cohort") -> int:
-    if count > agents:
-        raise ConfigError(f"{name} is {count} and there are {agents} agents. Nobody is asked twice. Set it lower.")
+def _at_most(count: int, ids: np.ndarray, name: str = "cohort") -> int:
+    if count > len(ids):
+        raise ConfigError(
+            f"{name} is {count} and a server asks among {len(ids)} agents. Nobody is asked twice. Set it lower."
+        )
     return count
 
 

@@ -23,15 +23,16 @@ class Selection:
     """Who is asked in a round.
 
     Attributes:
-        choose: `(rng, agents, number, state) -> ids`, of a round by its number, from 1. The generator is derived from
-            the run's key and the round, so nothing depends on when a run was interrupted.
+        choose: `(rng, ids, number, state) -> chosen`, whom of these agents a server asks in a round, by its number,
+            from 1. They are all agents, or in a tree those of one server. The generator is derived from the run's key,
+            the round and the server, so nothing depends on when a run was interrupted.
         init: `agents -> state`, NumPy arrays of a fixed shape.
         hear: `(arrivals, state, told) -> state`: whose updates arrived in the round and how stale they were, as the
             engine knows, and what those agents said about themselves, each `[arrivals]`.
         asks: What they are to tell, see `fedrl.core.told`.
     """
 
-    choose: Callable[[np.random.Generator, int, int, PyTree], np.ndarray]
+    choose: Callable[[np.random.Generator, np.ndarray, int, PyTree], np.ndarray]
     init: Callable[[int], PyTree] = lambda agents: ()
     hear: Callable[[Arrivals, PyTree, Told], PyTree] = lambda arrivals, state, told: state
     asks: tuple[str, ...] = ()

@@ -49,7 +49,7 @@ class InTree(Server):
         federation, wire, agents = setting.federation, setting.wire, setting.agents
         self.tree, parents, self.holding = tree, tree.parents(agents), holding(tree)
         self.edge = parents[0]
-        self.row = ancestors(parents[: self.holding[0]]).astype(np.int32)
+        self.row = lowest(tree, agents).astype(np.int32)
         self.group = self.row.astype(int)
         self.relays = [ancestors(parents[:level]).astype(int) for level in range(1, self.holding[0])]
         self.above = [ancestors(parents[low:high]) for low, high in pairwise(self.holding)]
@@ -174,6 +174,11 @@ def holding(tree: Tree) -> list[int]:
     """The levels whose servers have parameters of their own: the root, and any that merges more often than the next."""
     often = tree.periods
     return [level for level in range(1, len(often)) if often[level] > often[level - 1]] + [len(often)]
+
+
+def lowest(tree: Tree, agents: int) -> np.ndarray:
+    """Of each agent the lowest server with parameters of its own, `[agents]`."""
+    return ancestors(tree.parents(agents)[: holding(tree)[0]])
 
 
 def ancestors(parents: Parents) -> np.ndarray:
