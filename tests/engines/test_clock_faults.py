@@ -14,9 +14,10 @@ from fedrl.core.keys import Purpose, repeated_key, run_key
 from fedrl.engines.clocks import between, clock
 from fedrl.engines.clocks.spreads import delays_of
 from fedrl.engines.executors.executor import Agents, Executor
+from fedrl.engines.loop import UNREADABLE
 from fedrl.engines.scheduler import Scheduler
 from fedrl.engines.schedules import bounded_staleness, fed_async, fed_buff, synchronous
-from fedrl.engines.simulate import UNREADABLE, simulate
+from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import gossip, hierarchy, isolated, server
 from fedrl.environments import cartpole
 from fedrl.environments.adapters import gymnasium
