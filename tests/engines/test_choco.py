@@ -9,6 +9,7 @@ from fedrl.aggregators import mean
 from fedrl.core.codec import codec
 from fedrl.core.errors import ConfigError, UnsoundError, WireError
 from fedrl.core.federation import federate
+from fedrl.core.keys import agent_secret
 from fedrl.engines.topologies.choco import compressor
 from fedrl.engines.topologies.choco_peer import Copy, Peer, hear, mix, speak
 from fedrl.engines.topologies.choices import gossip
@@ -204,7 +205,7 @@ def test_peers_by_themselves_come_to_the_same_bits_in_the_same_bytes_also_after_
             for k in there:
                 present = {j: None for j in links[k] if j in there}
                 given = (i, step, int(here[k]), peers[k], totals[k], present)
-                letters[k], peers[k] = speak(programs, population.key, *given)
+                letters[k], peers[k] = speak(programs, agent_secret(population.keys, k), *given)
             for k in there:
                 for j, bodies in letters.items():
                     if k in bodies:

@@ -21,6 +21,7 @@ from fedrl.core.codec import codec, size_bytes, speaks, varies
 from fedrl.core.double import Double, split64
 from fedrl.core.faults import to_send, watched
 from fedrl.core.federation import Federation, ServerState
+from fedrl.core.keys import Root, server_data, server_keys, turn_below
 from fedrl.core.told import nothing_measured
 from fedrl.core.types import Broadcast, Key, PyTree, Update
 from fedrl.engines.inbox import Inbox
@@ -72,7 +73,7 @@ def _exchanged(federation: Federation, setting: Shapes) -> Messages:
         sent = federation.broadcast(federation.init_server(key))
         agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
         before, total = federation.remember(agent), federation.descent(sent.params)
-        task, begun = federation.begin(key, sent, agent, jnp.int32(1))
+        task, begun = federation.begin(turn_below(key), sent, agent, jnp.int32(1))
         update, _, _ = federation.report(task, before, begun, total, nothing_measured())
         return Messages(sent, update, federation.decode(sent, update), uploaded(update))
 
@@ -114,7 +115,7 @@ def _watched_names(federation: Federation, setting: Shapes) -> list[str]:
         sent = federation.broadcast(federation.init_server(key))
         agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
         before, total = federation.remember(agent), federation.descent(sent.params)
-        task, begun = federation.begin(key, sent, agent, jnp.int32(1))
+        task, begun = federation.begin(turn_below(key), sent, agent, jnp.int32(1))
         update, after, _ = federation.report(task, before, begun, total, nothing_measured())
         return after.learner, to_send(federation.learner.params(after.learner), update)
 
@@ -223,7 +224,7 @@ class Merged(NamedTuple):
 
 
 def meeting(federation: Federation, like: Update, toward_model: bool = False) -> Callable[..., Merged]:
-    """The server's half, from what arrived: `(key, server, inbox) -> Merged`; `like` as of `merging`.
+    """The server's half, from what arrived: `(secret, server, inbox) -> Merged`; `like` as of `merging`.
 
     Args:
         federation: Whose server.
@@ -232,17 +233,17 @@ def meeting(federation: Federation, like: Update, toward_model: bool = False) ->
     """
     merge, received = merging(federation, like), _receiving(federation, toward_model)
 
-    def meet(key: Key, server: ServerState, inbox: Inbox) -> Merged:
+    def meet(secret: Root, server: ServerState, inbox: Inbox) -> Merged:
         inbox = inbox if inbox.outcomes else inbox.of(inbox.scale > 0.0)
         arrivals = arrivals_of(server, inbox)
         if inbox.outcomes:
-            return merge(key, server, [(each.result, each.here) for each in inbox.outcomes], arrivals)
+            return merge(secret, server, [(each.result, each.here) for each in inbox.outcomes], arrivals)
         outcomes, count = [], len(inbox.agent)
         for i in range(0, count, exact.LANES):
             lanes, here = np.minimum(np.arange(i, i + exact.LANES), count - 1), np.arange(i, i + exact.LANES) < count
             updates, heard = jax.tree.map(lambda x, lanes=lanes: x[lanes], (inbox.items, inbox.heard))
             outcomes.append((received(server.params, updates, heard, inbox.scale[lanes], here), here))
-        return merge(key, server, outcomes, arrivals)
+        return merge(secret, server, outcomes, arrivals)
 
     return meet
 
@@ -268,7 +269,7 @@ def _receiving(federation: Federation, toward_model: bool) -> Callable[..., Sums
 
 
 def merging(federation: Federation, like: Update) -> Callable[..., Merged]:
-    """The server's half: `(key, server, outcomes, arrivals) -> Merged`, with the key of the run.
+    """The server's half: `(secret, server, outcomes, arrivals) -> Merged`, with the secret of that server.
 
     `outcomes` are pairs of a block's outcome and who was present; `arrivals` say whose those are, in the order of the
     outcomes. `like` has the shape of a decoded update. Without outcomes the server stands still.
@@ -276,23 +277,24 @@ def merging(federation: Federation, like: Update) -> Callable[..., Merged]:
     summed = federation.aggregator.sees == "sum"
     commit, commit_mean = _commits(federation, shapes(like))
 
-    def merge(key: Key, server: ServerState, outcomes: Sequence[Any], arrivals: Arrivals) -> Merged:
+    def merge(secret: Root, server: ServerState, outcomes: Sequence[Any], arrivals: Arrivals) -> Merged:
         if not outcomes:
             return Merged(passed_over(server), 0.0, ())
+        keys = server_data(secret, int(server.version))
         if summed:
             mean, units = exact.mean_of(exact.total([sums.updates for sums, _ in outcomes]))
             counted = split64(exact.total([sums.statistics for sums, _ in outcomes], exact.STATISTICS))
             weight = units * weight_unit(federation)
             refused = _refused_rows(like, outcomes, arrivals.sender)
-            judged = commit_mean(key, server, mean, np.float32(weight), counted) if weight > 0 else None
+            judged = commit_mean(keys, server, mean, np.float32(weight), counted) if weight > 0 else None
         else:
             updates, whose, refused = _stacked(like, outcomes, arrivals)
             weight = float(updates.weight.sum())
             judged = None
             if weight > 0:
                 counted = jax.tree.map(lambda x: split64(np.asarray(np.sum(x, 0, np.float64))), updates.statistics)
-                merged, memory = federation.aggregate(key, whose, server, updates)
-                judged = commit(key, server, merged._replace(statistics=counted), memory)
+                merged, memory = federation.aggregate(server_keys(keys).rule, whose, server, updates)
+                judged = commit(keys, server, merged._replace(statistics=counted), memory)
         if judged is None:
             return Merged(passed_over(server), weight, refused)
         after, fault = judged
@@ -309,19 +311,21 @@ def _commits(federation: Federation, like: Shapes) -> tuple[Callable[..., Judged
     """The programs that make the next server state: of what an aggregator returned, or of an exact mean."""
     value, statistics = shapes(like.tree.value), shapes(like.tree.statistics)
 
-    def commit(key: Key, server: ServerState, merged: Update, memory: PyTree) -> Judged:
-        after = federation.commit(key, server, merged, memory)
+    def commit(keys: jax.Array, server: ServerState, merged: Update, memory: PyTree) -> Judged:
+        after = federation.commit(server_keys(keys), server, merged, memory)
         pairs = zip(jax.tree.leaves(server), jax.tree.leaves(after), strict=True)
         lost = jnp.stack([(jnp.isfinite(old) & ~jnp.isfinite(new)).any() for old, new in pairs])
         return after, jnp.where(lost.any(), jnp.argmax(lost) + 1, 0)
 
-    def commit_mean(key: Key, server: ServerState, flat: jax.Array, weight: jax.Array, counted: Double) -> Judged:
+    def commit_mean(
+        keys: jax.Array, server: ServerState, flat: jax.Array, weight: jax.Array, counted: Double
+    ) -> Judged:
         whole = Update(_unflatten(flat[None], value), weight[None], server.version[None])
         alone = Arrivals(jnp.full(1, NOBODY), jnp.zeros(1, jnp.int32))
-        merged, memory = federation.aggregate(key, alone, server, whole)
+        merged, memory = federation.aggregate(server_keys(keys).rule, alone, server, whole)
         sums, rests = (_unflatten(x, statistics) for x in counted)
         merged = merged._replace(statistics=jax.tree.map(Double, sums, rests))
-        return commit(key, server, merged, memory)
+        return commit(keys, server, merged, memory)
 
     return jax.jit(commit), jax.jit(commit_mean)
 

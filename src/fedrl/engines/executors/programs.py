@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from fedrl.core.faults import rings_in, with_logs
 from fedrl.core.federation import AgentState, Federation
-from fedrl.core.keys import repeated_key
+from fedrl.core.keys import turn_below, turn_keys
 from fedrl.core.replay import Log
 from fedrl.core.types import Broadcast, Key, PyTree, Update
 from fedrl.engines.merging import Upload, outcome, uploaded
@@ -32,18 +32,13 @@ SUMS, UPDATES, PARAMS = "sums", "updates", "params"
 class Asked(NamedTuple):
     """What a seat of a block is asked for, `[c]` each.
 
-    How many hear the same, how often it has heard this version before, its local steps, its weight among all agents.
+    Key data of its turn, how many hear the same, its local steps, its weight among all agents.
     """
 
+    keys: Any
     cohort: Any
-    again: Any
     steps: Any
     share: Any
-
-
-def own_key(key: Key, again: jax.Array) -> Key:
-    """The key of the run, or another one for an agent that hears a version again: never the same noise twice."""
-    return jax.lax.select(again > 0, repeated_key(key, again), key)
 
 
 def hand_over(federation: Federation, collects: str) -> Callable[[AgentState, Update, jax.Array], PyTree]:
@@ -61,7 +56,7 @@ def hand_over(federation: Federation, collects: str) -> Callable[[AgentState, Up
 def block_program(federation: Federation, collects: str) -> Callable[..., Any]:
     """The program of a block, compiled when it is first called. The block is consumed.
 
-        (raw key, heard, asked, talk, alike, agents, logs, here)
+        (heard, asked, talk, alike, agents, logs, here)
             -> (agents, memory before, handed over, metrics, uploads)
 
     `alike` is the one number of local steps that all agents take, or None if they differ, or if all take one: then
@@ -70,7 +65,6 @@ def block_program(federation: Federation, collects: str) -> Callable[..., Any]:
     learner, handed = federation.learner, hand_over(federation, collects)
 
     def one(
-        key: Key,
         heard: Broadcast,
         asked: Asked,
         talk: jax.Array,
@@ -85,13 +79,12 @@ def block_program(federation: Federation, collects: str) -> Callable[..., Any]:
         heard = jax.lax.optimization_barrier(heard)
         # not a select: fused with the training, a compiler asks for `talk` in its midst and rounds the first seat apart
         heard = heard._replace(params=jax.lax.cond(talk, lambda: heard.params, lambda: own))
-        update, after, metrics = federation.agent(own_key(key, asked.again), heard, agent, asked.cohort, here, before)
+        update, after, metrics = federation.agent(turn_keys(asked.keys), heard, agent, asked.cohort, here, before)
         spoken = jax.tree.map(lambda new, old: jnp.where(talk, new, old), after.local, agent.local)
         after = after._replace(local=spoken)  # an agent that sent nothing must not believe it did
         return after, federation.decode(heard, update), jax.tree.map(lambda x: x.sum(0), metrics), uploaded(update)
 
     def block(
-        key: Key,
         heard: Broadcast,
         asked: Asked,
         talk: jax.Array,
@@ -100,13 +93,12 @@ def block_program(federation: Federation, collects: str) -> Callable[..., Any]:
         logs: list[Log],
         here: jax.Array,
     ) -> tuple[AgentState, PyTree, PyTree, jax.Array, Upload]:
-        each, before = jax.vmap(one, (None, 0, 0, None, None, 0, 0, 0)), agents.local
-        key = jax.random.wrap_key_data(key)
-        agents, updates, metrics, uploads = each(key, heard, asked, talk, alike, agents, logs, here)
+        each, before = jax.vmap(one, (0, 0, None, None, 0, 0, 0)), agents.local
+        agents, updates, metrics, uploads = each(heard, asked, talk, alike, agents, logs, here)
         columns = jnp.stack([metrics[name] for name in sorted(metrics)])
         return agents, before, handed(agents, updates, here), columns, uploads
 
-    return jax.jit(block, donate_argnums=5)
+    return jax.jit(block, donate_argnums=4)
 
 
 @shared
@@ -126,7 +118,7 @@ def metric_names(federation: Federation, setting: Shapes) -> list[str]:
     def trained(key: Key, setting: PyTree) -> dict[str, jax.Array]:
         sent = federation.broadcast(federation.init_server(key))
         agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
-        return federation.agent(key, sent, agent, jnp.int32(1))[2]
+        return federation.agent(turn_below(key), sent, agent, jnp.int32(1))[2]
 
     return sorted(jax.eval_shape(trained, jax.random.key(0), setting.tree))
 
