@@ -89,6 +89,22 @@ def at_rate(rate):
     return optax.flatten(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)))
 
 
+def inner(a, b, y=0):
+    if a:
+        if b:
+            y = 1
+        y = 2
+    return y
+
+
+def outer(a, b, y=0):
+    if a:  # noqa: SIM102
+        if b:
+            y = 1
+    y = 2
+    return y
+
+
 DIFFERENT = {
     "numbers": [1, 2, 1.0, True, None, 1 + 0j, -0.0, 0.0, 0, math.inf, 2**70],
     "text": ["a", b"a", "", "ab", ("a", "b"), ("ab",), "1", 1],
@@ -104,6 +120,7 @@ DIFFERENT = {
     "code": [lambda x: x, lambda x: -x, lambda x: x + 1, lambda x: x + 2, lambda x: x + 1.0, lambda x, y: x, abs],
     "nested code": [lambda xs: [x + 1 for x in xs], lambda xs: [x + 2 for x in xs], lambda xs: {x + 1 for x in xs}],
     "jumps": [lambda x: 1 if x else 2, lambda x: 2 if x else 1, lambda x: x and 1, lambda x: x or 1],
+    "where a jump leads": [inner, outer],
     "parameters": [lambda x: 0, lambda y: 0, lambda *x: 0, lambda **x: 0, lambda *, x: 0, lambda x, /: 0],
     "given parameters": [lambda x: 0, lambda x=1: 0, lambda x=2: 0, lambda *, x=1: 0, lambda *, x=2: 0],
     "kinds": [lambda: 1, lambda: (yield 1)],

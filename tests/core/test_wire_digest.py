@@ -430,6 +430,15 @@ def test_records_without_a_call_count_by_what_they_do():
     assert set(differing(wire_digest(federation, VALLEY), wire_digest(altered, VALLEY))) == {"rule"}
 
 
+def test_a_federation_without_a_call_counts_by_the_rule_made_of_its_parts():
+    def altered(rule):
+        return replace(federate(quadratic(sgd(0.1)), mean(), parts=[part("head", rule)]), local_steps=1)
+
+    one, same, other = (wire_digest(altered(rule), VALLEY) for rule in (median(), median(), mean("uniform")))
+    assert differences(one, same) == []
+    assert set(differing(one, other)) == {"rule", "parts"}
+
+
 def test_what_can_not_be_told_is_refused_by_name():
     source = iter([1.0])
     with pytest.raises(ConfigError, match=r"'source', which .* captures, holds a builtins.list_iterator"):
