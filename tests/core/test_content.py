@@ -85,6 +85,23 @@ def odd(n):
     return n != 0 and even(n - 1)
 
 
+def double(x):
+    return 2 * x
+
+
+def twice(x):
+    return 2 * x
+
+
+def unset():
+    def read():
+        return value
+
+    if not callable(read):
+        value = 1
+    return read
+
+
 def at_rate(rate):
     return optax.flatten(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)))
 
@@ -106,10 +123,11 @@ def outer(a, b, y=0):
 
 
 DIFFERENT = {
-    "numbers": [1, 2, 1.0, True, None, 1 + 0j, -0.0, 0.0, 0, math.inf, 2**70],
+    "numbers": [1, 2, 1.0, True, None, 1 + 0j, -0.0, 0.0, 0, math.inf, 2**70, 1.0 + 1e-15],
     "text": ["a", b"a", "", "ab", ("a", "b"), ("ab",), "1", 1],
     "containers": [(), {}, set(), (1,), {1}, {1: 2}, {2: 1}, ((1,), 2), (1, (2,)), slice(1), range(1)],
     "arrays": [np.float32([1, 2]), np.float64([1, 2]), np.float32([[1], [2]]), np.float32([1, 2.5]), (1.0, 2.0)],
+    "types of numbers": [np.zeros(2, kind) for kind in ("float32", "int32", "uint32", "float64", "int64", "S4")],
     "scalars": [np.float32(1), np.float64(1), 1.0, np.int32(1), jnp.asarray(1.0)],
     "types": [np.float32, np.float64, np.dtype("float32"), jnp.float32, jnp.bfloat16, int],
     "keys": [jax.random.key(0), jax.random.key(1), jax.random.key_data(jax.random.key(0))],
@@ -122,6 +140,7 @@ DIFFERENT = {
     "jumps": [lambda x: 1 if x else 2, lambda x: 2 if x else 1, lambda x: x and 1, lambda x: x or 1],
     "where a jump leads": [inner, outer],
     "parameters": [lambda x: 0, lambda y: 0, lambda *x: 0, lambda **x: 0, lambda *, x: 0, lambda x, /: 0],
+    "names of parameters": [lambda ab, c: 0, lambda a, bc: 0, lambda abc: 0],
     "given parameters": [lambda x: 0, lambda x=1: 0, lambda x=2: 0, lambda *, x=1: 0, lambda *, x=2: 0],
     "kinds": [lambda: 1, lambda: (yield 1)],
     "captured": [scaled(x) for x in (1.0, 2.0, 1, np.float32([1.0]), scaled(1.0), scaled(2.0), mean(), adam(0.1))],
@@ -170,6 +189,8 @@ SAME = {
     "byte order": (np.array([1, 2], "<i4"), np.array([1, 2], ">i4")),
     "rows or columns first": (np.ones((2, 3)).T.copy(), np.ones((3, 2), order="F")),
     "one object twice or two": ((scaled(1.0),) * 2, (scaled(1.0), scaled(1.0))),
+    "a variable without a value": two(unset),
+    "the name of a function": (double, twice),
     "written twice": (lambda x: 2 * x, lambda x: 2 * x),
     "not a number": (float("nan"), -float("nan")),
 }
@@ -286,6 +307,23 @@ def test_whatever_a_function_reaches_counts(old, new, tmp_path):
     whole = loaded(SOURCE, tmp_path / "mine.py").make(2.0)
     changed = loaded(SOURCE.replace(old, new), tmp_path / "mine_too.py").make(2.0)
     assert content(whole) != content(changed)
+
+
+def test_which_global_is_meant_counts(tmp_path):
+    source = """
+        def f(x):
+            return x + 1
+
+        def g(x):
+            return x + 2
+
+        a, b, c = f, g, {}
+
+        def use(x):
+            return a(x), b(x), c(x)
+    """
+    once, again, other = (loaded(source.format(x), tmp_path / "mine.py").use for x in ("f", "f", "g"))
+    assert content(once) == content(again) != content(other)
 
 
 def test_attributes_of_a_users_module_are_followed(tmp_path):

@@ -209,6 +209,12 @@ CHANGES: dict[str, tuple[Callable[[], WireDigest], Callable[[], WireDigest], set
         {"stages", "broadcast", "update", "codec"},
         "error_feedback(top_k(0.2)) here and error_feedback(top_k(0.2), quantize(bits=4)) there",
     ),
+    "one less in the middle": (
+        lambda: end(clip(1.0), clip(2.0), clip(2.0), clip(3.0)),
+        lambda: end(clip(1.0), clip(2.0), clip(3.0)),
+        {"stages", "broadcast"},
+        "The stages are clip(2.0) here and nothing there",
+    ),
     "bits": (lambda: end(quantize(4)), lambda: end(quantize(5)), {"stages", "update"}, "quantize(bits=4) here"),
     "down stages": (lambda: end(down_stages=[sign()]), end, {"down stages"}, "sign() here and nothing there"),
     "a down stage": (
@@ -393,7 +399,10 @@ def test_functions_count_by_code_captured_values_and_defaults():
     digests = {each.digest for each in [same[0], *other]}
     assert len(digests) == 7
     sentence = differing(same[0], other[0])["stages"]
-    assert "mapped(<lambda>) here and mapped(<lambda>) there, written alike, but what a function in it does" in sentence
+    assert (
+        "mapped(<lambda>) here and mapped(<lambda>) there, written alike, but they differ in what is not shown"
+        in sentence
+    )
 
 
 def test_the_order_of_keys_does_not_count():

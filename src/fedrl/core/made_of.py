@@ -27,7 +27,8 @@ LIBRARIES = sys.stdlib_module_names | {
     *("fedrl", "jax", "jaxlib", "jaxtyping", "ml_dtypes", "numpy", "optax", "scipy", "beartype", "chex", "distrax"),
     *("einops", "equinox", "flax", "gymnasium", "gymnax", "haiku", "networkx", "pandas", "rlax", "torch", "tqdm"),
 }
-"""Packages whose functions and classes count by name. All others are the user's own, wherever they lie."""
+"""Packages whose functions and classes count by name. All others are the user's own, wherever they lie, and
+should not be called like one of these."""
 UNTOLD = frozenset(
     {
         *("__module__", "__dict__", "__weakref__", "__doc__", "__annotations__", "__qualname__", "__orig_bases__"),

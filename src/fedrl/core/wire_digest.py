@@ -286,18 +286,24 @@ def _sha256(pieces: Sequence[str]) -> str:
 
 def _sentence(part: str, mine: WireDigest, theirs: WireDigest) -> str:
     """How a part differs: the entries between those that both begin with and those that both end with."""
-    here, there = list(mine.parts[part]), list(theirs.parts[part])
-    while here and there and here[0].digest == there[0].digest:
-        here, there = here[1:], there[1:]
-    while here and there and here[-1].digest == there[-1].digest:
-        here, there = here[:-1], there[:-1]
+    here, there = mine.parts[part], theirs.parts[part]
+    begin = _alike(here, there)
+    here, there = here[begin:], there[begin:]
+    end = _alike(here[::-1], there[::-1])
+    here, there = here[: len(here) - end], there[: len(there) - end]
     verb = "are" if part.endswith("s") else "is"
     found = f"The {part} {verb} {_listed(here)} here and {_listed(there)} there"
     if [entry.text for entry in here] == [entry.text for entry in there]:
-        found += ", written alike, but what a function in it does or captures differs"
+        found += ", written alike, but they differ in what is not shown, such as what a function does or captures"
         if _minor(mine) != _minor(theirs):
             found += f" (functions of Python {_minor(mine)} and {_minor(theirs)} can't be compared)"
     return f"{found}, which is decisive: the two ends do not speak the same wire."
+
+
+def _alike(here: Sequence[Entry], there: Sequence[Entry]) -> int:
+    """How many entries both begin with."""
+    pairs = enumerate(zip(here, there, strict=False))
+    return next((i for i, (a, b) in pairs if a.digest != b.digest), min(len(here), len(there)))
 
 
 def _listed(entries: Sequence[Entry]) -> str:
