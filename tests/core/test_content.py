@@ -93,6 +93,10 @@ def twice(x):
     return 2 * x
 
 
+def double_too(x):
+    return 2 * x
+
+
 def unset():
     def read():
         return value
@@ -149,6 +153,9 @@ DIFFERENT = {
     "attributes": [lambda x: x.real, lambda x: x.imag, operator.attrgetter("real"), operator.attrgetter("imag")],
     "modules": [lambda x: np.sin(-x), lambda x: jnp.sin(-x), lambda x: math.sin(-x), np.sin, jnp.sin, math.sin],
     "partials": [functools.partial(max, 1), functools.partial(max, 2), functools.partial(min, 1), max],
+    "words of partials": [functools.partial(max, default=1), functools.partial(max, default=2)],
+    "wrappers": [double, jax.jit(double), functools.lru_cache(double)],
+    "called like a library's": [optax.sgd, functools.lru_cache(optax.sgd), functools.wraps(optax.sgd)(double_too)],
     "transformed": [
         t(scaled(f)) for t in (jax.jit, jax.vmap, jax.grad, jax.checkpoint, jax.custom_jvp) for f in (1.0, 2.0)
     ],
@@ -349,6 +356,18 @@ def test_a_value_that_holds_itself_comes_to_an_end():
         return row
 
     assert content(endless()) == content(endless()) != content([1, [1]])
+
+
+def test_where_a_value_holds_itself_counts():
+    def row():
+        found = [[[]], 1]
+        found[0][0].append(found)
+        return found
+
+    inside = row()
+    first, second = [inside, inside[0]], [row(), [[]]]
+    second[1][0].append(second)
+    assert content(first) != content(second)
 
 
 def test_what_a_global_is_counts_not_what_it_is_called():

@@ -311,6 +311,11 @@ def test_a_difference_names_the_part_and_what_it_is_here_and_there(mine, theirs,
     assert any(said in sentence for sentence in found.values()), found
 
 
+def test_the_name_of_a_component_counts():
+    found = differing(end(sign()), end(flatten()))["stages"]
+    assert found.startswith("The stages are sign() here and flatten() there")
+
+
 def test_the_format_of_the_codec_counts(monkeypatch):
     mine = end()
     monkeypatch.setattr(codec, "FORMAT", 2)

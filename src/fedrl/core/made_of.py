@@ -127,8 +127,8 @@ def made_by_library(function: object) -> bool:
 
 
 def in_library(module: object) -> bool:
-    """Whether a module of this name is a library's. `__main__` is the user's."""
-    return isinstance(module, str) and module != "__main__" and module.partition(".")[0] in LIBRARIES
+    """Whether a module of this name is a library's."""
+    return isinstance(module, str) and module.partition(".")[0] in LIBRARIES
 
 
 def unchecked(function: Any) -> Any:
