@@ -11,7 +11,7 @@ ROLES = {
     RANDOM: {"key", "noise", "rng"},
     READ: {
         *("params", "env_params", "context", "view", "arrivals", "broadcast"),
-        *("agents", "number", "ids", "admitted", "left", "steps", "start", "message"),
+        *("agents", "ids", "number", "admitted", "left", "steps", "start", "message"),
     },
     STATE: {"state", "shared", "local", "memory"},
     VALUE: {"action", "update", "updates", "experience", "told", "sizes", "trained", "total", "value"},
@@ -32,7 +32,7 @@ ORDERS: dict[str, dict[str, str]] = {
         "finish": "key shared update",
     },
     "Aggregator": {"init": "params", "weigh": "update", "update": "key view arrivals state updates"},
-    "Selection": {"init": "agents", "choose": "rng agents number state", "hear": "arrivals state told"},
+    "Selection": {"init": "agents", "choose": "rng ids number state", "hear": "arrivals state told"},
     "Workload": {"init": "agents", "plan": "agents number state", "hear": "arrivals state told"},
     "Admission": {"init": "agents", "admit": "rng ids left state told sizes", "hear": "ids admitted state told"},
     "Rule": {

@@ -8,6 +8,7 @@ import fedrl
 ROOT = Path(fedrl.__file__).parent
 NAMING = {
     "core/component.py",  # repr, equality, digest, citation
+    "core/wire_digest.py",  # which federations speak the same wire
     "engines/sharing.py",  # which compiled programs are equal
     "experiments/catalogue.py",  # tables of configuration files
     "experiments/config/loading.py",

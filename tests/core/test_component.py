@@ -1,6 +1,7 @@
 """A component remembers the call that made it: print, equality, digest and citation all come from that."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import optax
@@ -70,6 +71,41 @@ def test_components_are_equal_if_their_calls_are():
     assert error_feedback(top_k(0.1)) == error_feedback(top_k(0.1))
     assert error_feedback(top_k(0.1)) != error_feedback(top_k(0.2))
     assert {mean(): 1}[mean()] == 1
+
+
+def scaling(factor, by=0.0):
+    return lambda x, offset=by: factor * x + offset
+
+
+def test_functions_are_equal_if_they_do_the_same():
+    assert thing(1, function=lambda x: x + 1) == thing(1, function=lambda x: x + 1)
+    assert thing(1, function=lambda x: x + 1) != thing(1, function=lambda x: x + 2)
+    assert thing(1, function=scaling(2.0)) == thing(1, function=scaling(2.0))
+    assert hash(thing(1, function=scaling(2.0))) == hash(thing(1, function=scaling(2.0)))
+    assert thing(1, function=scaling(2.0)) != thing(1, function=scaling(3.0))
+    assert thing(1, function=scaling(2.0)) != thing(1, function=scaling(2.0, 1.0))
+    assert thing(1, function=scaling(clip(1.0))) == thing(1, function=scaling(clip(1.0)))
+    assert thing(1, function=scaling(clip(1.0))) != thing(1, function=scaling(clip(2.0)))
+    assert thing(optax.adam(0.1)) == thing(optax.adam(0.1))
+    assert thing(optax.adam(0.1)) != thing(optax.adam(0.2))
+    assert thing(1, function=NamedTuple("Pair", [("x", int)])) == thing(1, function=NamedTuple("Pair", [("x", int)]))
+
+
+def test_a_function_whose_content_can_not_be_read_counts_by_its_name():
+    assert thing(1, function=scaling(iter([1]))) == thing(1, function=scaling(iter([2])))
+    assert thing(1, function=scaling(iter([1]))) != thing(1, function=np.tanh)
+
+
+def holding(x):
+    return x, HOLDER
+
+
+HOLDER = thing(1, function=holding)
+
+
+def test_a_function_may_refer_to_a_component_that_holds_it():
+    assert thing(1, function=holding) == HOLDER
+    assert repr(HOLDER) == "thing(1, function=holding)"
 
 
 def test_records_without_a_call_are_equal_only_to_themselves():

@@ -26,6 +26,9 @@ import numpy as np
 from fedrl.core.errors import WireError
 from fedrl.core.types import PyTree
 
+FORMAT = 1
+"""Of all bytes that fedrl writes. Raise it when a message of equal shapes would become other bytes."""
+
 
 class Source:
     """Bytes that are read from the beginning to the end."""

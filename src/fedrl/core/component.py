@@ -21,6 +21,9 @@ from typing import Any, ParamSpec, TypeVar, cast, dataclass_transform
 import numpy as np
 import optax
 
+from fedrl.core.content import content
+from fedrl.core.errors import ConfigError
+
 Parameters = ParamSpec("Parameters")
 T = TypeVar("T")
 
@@ -79,7 +82,10 @@ class Call:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the name and every argument, defaults included."""
+        """SHA-256 over the name and every argument, defaults included.
+
+        A function among them counts by what it does (`fedrl.core.content`), or by its name where that can't be read.
+        """
         text = ", ".join(f"{name}={_canonical(value)}" for name, value in self.arguments.items())
         return hashlib.sha256(f"{self.component.kind}:{self.component.name}({text})".encode()).hexdigest()
 
@@ -194,16 +200,28 @@ def _canonical(value: object) -> str:
     call = call_of(value)
     if call is not None:
         return call.digest
-    if hasattr(value, "_fields"):
-        return "(" + ", ".join(_canonical(item) for item in cast(tuple[object, ...], value)) + ")"
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return "(" + ", ".join(_canonical(item) for item in value) + ")"
     if isinstance(value, tuple | list):
         return "[" + ", ".join(_canonical(item) for item in value) + "]"
     if isinstance(value, np.ndarray) or hasattr(value, "__array__"):
         array = np.asarray(value)
         return f"{array.dtype}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()}"
-    if callable(value):
-        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}"
-    return repr(value)
+    return _does(value) if callable(value) else repr(value)
+
+
+def _does(function: object) -> str:
+    """What a function does, or its name where that can't be read."""
+    try:
+        return content(function, stand_in=_as_called)
+    except ConfigError:
+        return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(function))}"
+
+
+def _as_called(value: object) -> object:
+    """What a component counts by that a function captures. No digest: the component may hold that function."""
+    call = call_of(value)
+    return None if call is None else (call.component.kind, call.component.name, call.arguments)
 
 
 def _same(value: object, default: object) -> bool:

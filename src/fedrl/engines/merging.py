@@ -18,11 +18,11 @@ import numpy as np
 from fedrl.core import exact
 from fedrl.core.aggregator import NOBODY, Arrivals
 from fedrl.core.codec import codec, size_bytes, speaks, varies
+from fedrl.core.crossing import crossing
 from fedrl.core.double import Double, split64
 from fedrl.core.faults import to_send, watched
 from fedrl.core.federation import Federation, ServerState
-from fedrl.core.keys import Root, server_data, server_keys, turn_below
-from fedrl.core.told import nothing_measured
+from fedrl.core.keys import Root, server_data, server_keys
 from fedrl.core.types import Broadcast, Key, PyTree, Update
 from fedrl.engines.inbox import Inbox
 from fedrl.engines.sharing import Shapes, shapes, shared
@@ -70,11 +70,7 @@ def messages(federation: Federation, fleet: PyTree) -> Messages:
 @shared
 def _exchanged(federation: Federation, setting: Shapes) -> Messages:
     def exchange(key: Key, setting: PyTree) -> Messages:
-        sent = federation.broadcast(federation.init_server(key))
-        agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
-        before, total = federation.remember(agent), federation.descent(sent.params)
-        task, begun = federation.begin(turn_below(key), sent, agent, jnp.int32(1))
-        update, _, _ = federation.report(task, before, begun, total, nothing_measured())
+        sent, update, _ = crossing(federation, key, setting)
         return Messages(sent, update, federation.decode(sent, update), uploaded(update))
 
     return jax.eval_shape(exchange, jax.random.key(0), setting.tree)
@@ -112,11 +108,7 @@ def _watched_names(federation: Federation, setting: Shapes) -> list[str]:
     """What `FAULT` counts."""
 
     def names(key: Key, setting: PyTree) -> PyTree:
-        sent = federation.broadcast(federation.init_server(key))
-        agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
-        before, total = federation.remember(agent), federation.descent(sent.params)
-        task, begun = federation.begin(turn_below(key), sent, agent, jnp.int32(1))
-        update, after, _ = federation.report(task, before, begun, total, nothing_measured())
+        _, update, after = crossing(federation, key, setting)
         return after.learner, to_send(federation.learner.params(after.learner), update)
 
     return [name for name, _ in watched(*jax.eval_shape(names, jax.random.key(0), setting.tree))]

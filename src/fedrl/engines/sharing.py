@@ -50,7 +50,8 @@ def shared(make: Maker) -> Maker:
     """Keep what `make` makes, and give it to whoever asks for an equal federation (or learner) with equal arguments.
 
     Equality goes by constructor calls, so the constructors themselves, and functions among their arguments, have to be
-    the same objects, too: a component that was redefined under its old name is another one.
+    the same objects, too: a component that was redefined under its old name is another one, and what a function does
+    may change with what it refers to.
     """
 
     @functools.lru_cache(maxsize=KEPT)
@@ -74,7 +75,7 @@ def forget() -> None:
 
 
 def _identities(value: object) -> Iterator[object]:
-    """The objects behind a value that its digest knows by name alone; the value keeps them alive, so ids do."""
+    """The objects behind a value that its digest may not tell apart; the value keeps them alive, so ids do."""
     call = call_of(value)
     if call is not None:
         yield call.component
