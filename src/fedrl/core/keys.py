@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 from functools import lru_cache
 from typing import NamedTuple
@@ -159,11 +159,17 @@ def turn_data(run: Root, secret: Root, version: int, agent: int, again: int) -> 
     return np.concatenate([shared, derived(secret, Stream.ENCODE, version, again, 0)])
 
 
-def turns(keys: Keys, agents: Iterable[int], versions: Iterable[int], again: Iterable[int]) -> np.ndarray:
-    """Key data of the turns of several agents in a simulation, uint32 `[agents, 3, 2]`."""
+def turns(
+    keys: Keys,
+    agents: Iterable[int],
+    versions: Iterable[int],
+    again: Iterable[int],
+    secret_of: Callable[[Keys, int], Root] = agent_secret,
+) -> np.ndarray:
+    """Key data of the turns of several agents, uint32 `[agents, 3, 2]`; their secrets are those of a simulation."""
     run = keys.run.tobytes()
     rows = zip(agents, versions, again, strict=True)
-    return np.stack([turn_data(run, agent_secret(keys, k), v, k, n) for k, v, n in rows])
+    return np.stack([turn_data(run, secret_of(keys, k), v, k, n) for k, v, n in rows])
 
 
 def turn_keys(data: jax.Array | np.ndarray) -> TurnKeys:

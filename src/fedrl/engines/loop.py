@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedrl.core.aggregator import Arrivals
-from fedrl.core.keys import Keys, Stream, derived
+from fedrl.core.keys import Keys, Stream, derived, keys_of
 from fedrl.core.shares import shares
 from fedrl.core.told import DURATION
 from fedrl.core.types import PyTree
@@ -108,7 +108,8 @@ class Loop:
 
     def init(self, seed: int) -> Population:
         """A run at its beginning."""
-        first, keys, agents = self.executor.start(seed, self.steps)
+        keys = keys_of(seed)
+        first, agents = self.executor.start(keys, self.steps)
         server, memory = self.topology.start(keys, first)
         table = self.topology.table(server, memory)
         agents = self.executor.prepared(agents, table.sent, self.topology)

@@ -16,7 +16,7 @@ from fedrl.core.aggregator import Arrivals
 from fedrl.core.checks import check_positive
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import AgentState, Federation, ServerState
-from fedrl.core.keys import Keys, Stream, derived, keys_of, stream_key
+from fedrl.core.keys import Keys, Stream, derived, stream_key
 from fedrl.core.measures import Measures
 from fedrl.core.shares import shares
 from fedrl.core.types import Key, Params, PyTree
@@ -237,20 +237,25 @@ def iterations(federation: Federation, agents: int, local_steps: Sequence[int] |
 
 
 def starting(
-    federation: Federation, fleet: PyTree, seats: list[np.ndarray], steps: np.ndarray, places: Sequence[jax.Device]
-) -> Callable[[int], Population]:
-    """How a run begins: `seed -> Population`, its blocks dealt out to the devices."""
+    federation: Federation,
+    fleet: PyTree,
+    seats: list[np.ndarray],
+    steps: np.ndarray,
+    places: Sequence[jax.Device],
+    numbers: np.ndarray,
+) -> Callable[[Keys], Population]:
+    """How a run begins: `keys -> Population`, its blocks dealt out to the devices; agents have these numbers."""
     begin = beginnings(federation)
     counts = shares(federation, steps)
 
-    def init(seed: int) -> Population:
-        keys = keys_of(seed)
+    def init(keys: Keys) -> Population:
         server = jax.device_put(begin.server(stream_key(keys, Stream.SERVER)), places[0])
         blocks, root = [], keys.run.tobytes()
         for i, ids in enumerate(seats):
             settings = jax.tree.map(lambda leaf, ids=ids: jnp.asarray(leaf)[np.maximum(ids, 0)], fleet)
-            work = (jnp.asarray(ids, jnp.int32), settings, jnp.asarray(steps[ids], jnp.int32), counts[ids])
-            own = np.concatenate([derived(root, Stream.AGENTS, max(k, 0), 0) for k in ids.tolist()])
+            known = np.where(ids < 0, -1, numbers[ids])
+            work = (jnp.asarray(known, jnp.int32), settings, jnp.asarray(steps[ids], jnp.int32), counts[ids])
+            own = np.concatenate([derived(root, Stream.AGENTS, max(k, 0), 0) for k in known.tolist()])
             block = begin.block(*jax.device_put((own, server.params, *work), places[0]))
             blocks.append(jax.device_put(block, places[i % len(places)]))
         return Population(server, tuple(blocks), keys)

@@ -72,10 +72,10 @@ class Host(Executor):
         self._instances = learner.instances
         self.metrics = []  # known once somebody has learned
 
-    def start(self, seed: int, steps: np.ndarray) -> tuple[ServerState, Keys, Agents]:
-        """Begin a run; also returns what a server begins with, and the roots of its keys."""
+    def start(self, keys: Keys, steps: np.ndarray) -> tuple[ServerState, Agents]:
+        """Begin a run; also returns what a server begins with."""
         self._standing = None
-        return super().start(seed, steps)
+        return super().start(keys, steps)
 
     def close(self) -> None:
         """Close the environments."""
@@ -89,7 +89,7 @@ class Host(Executor):
         team, run = agents.team, self.run
         at, count = keys.run.tobytes(), int(team.trained[0])
         if self._standing != (at, count):
-            self.rollout.restart(instance_seeds(at, Stream.BEGINNING, self.agents, self._instances, count))
+            self.rollout.restart(instance_seeds(at, Stream.BEGINNING, self.numbers.tolist(), self._instances, count))
         self._standing = None  # until the work is done
         present = [(i, np.isin(seat, ids)) for i, seat in enumerate(self.seats)]
         present = [(i, here) for i, here in present if here.any()]
@@ -127,7 +127,7 @@ class Host(Executor):
         fault = joined(faults, taken)
         if fault.any():  # what their environments have come to is not known
             broken = np.isin(np.arange(self.agents), agent[fault > 0])
-            seeds = instance_seeds(at, Stream.BROKEN, self.agents, self._instances, count)
+            seeds = instance_seeds(at, Stream.BROKEN, self.numbers.tolist(), self._instances, count)
             self.rollout.restart(seeds, np.repeat(broken, self._instances))
         team.trained[0] = count + 1
         self._standing = (at, count + 1)
@@ -153,7 +153,7 @@ class Host(Executor):
             return agents
         for k in ids.tolist():
             times = int(agents.team.restarts[k])
-            seeds = instance_seeds(at, Stream.ANEW, self.agents, self._instances, times)
+            seeds = instance_seeds(at, Stream.ANEW, self.numbers.tolist(), self._instances, times)
             self.rollout.restart(seeds, np.repeat(np.arange(self.agents) == k, self._instances))
         return agents
 
@@ -172,7 +172,14 @@ class Host(Executor):
         params = self.run.stack(jax.device_put([self.run.params(block.learner) for _, block in blocks], self.places[0]))
         own = np.concatenate(
             [
-                derived(keys.run.tobytes(), Stream.ACTING, int(team.version[k]), k, int(team.again[k]), step)
+                derived(
+                    keys.run.tobytes(),
+                    Stream.ACTING,
+                    int(team.version[k]),
+                    int(self.numbers[k]),
+                    int(team.again[k]),
+                    step,
+                )
                 for k in seated.tolist()
             ]
         )
@@ -195,7 +202,7 @@ class Host(Executor):
         """Seeds of the episodes of a local step: they follow from what each agent has heard, and how often."""
         root, seeds = keys.run.tobytes(), np.zeros((self.agents, self._instances), int)
         for k in ids.tolist():
-            heard = (int(team.version[k]), k, int(team.again[k]), step)
+            heard = (int(team.version[k]), int(self.numbers[k]), int(team.again[k]), step)
             seeds[k] = [seed_of(root, Stream.EPISODES, *heard, instance) for instance in range(self._instances)]
         return seeds.reshape(-1).tolist()
 

@@ -67,7 +67,7 @@ def played_host(
     width = min(episodes, max(learner.instances, 1))
     act = _greedy(learner, agents, stacked)
     run, each = keys_of(seed).run.tobytes(), -(-episodes // width) * width
-    seeds = np.reshape(instance_seeds(run, Stream.EVALUATION, agents, each), (agents, each))
+    seeds = np.reshape(instance_seeds(run, Stream.EVALUATION, range(agents), each), (agents, each))
     instances = environment.open(instance_settings(environment, fleet, width), workers)
     returns, how = np.zeros(seeds.shape), counting(environment.measures)
     sums = {name: np.zeros(agents) for name in (*how.parts, "steps")}

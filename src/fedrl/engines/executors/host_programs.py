@@ -132,10 +132,10 @@ def host_programs(federation: Federation, collects: str) -> Programs:
             update, after, fault = federation.report(task, old, agent, total, known)
             after = after._replace(local=_where(talk, after.local, old.local))  # what was not sent is not remembered
             after = settled(kept(here, after, old), old)
-            return after, federation.decode(own, update), uploaded(update), fault
+            return after, update, uploaded(update), fault
 
         agents, updates, uploads, faults = jax.vmap(one)(heard, asked, starts, before, agents, totals, here, known)
-        return agents, handed(agents, updates, here), uploads, faults, before.local
+        return agents, handed(agents, heard, updates, here), uploads, faults, before.local
 
     plain, in_place = jax.jit(begin), jax.jit(begin, donate_argnums=2)
 

@@ -8,7 +8,7 @@ belong to empty seats, where nothing happens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -129,9 +129,9 @@ def instance_settings(environment: AnyEnvironment, fleet: PyTree, instances: int
     return jax.tree.map(rows, fleet, environment.params)
 
 
-def instance_seeds(run: Root, stream: Stream, agents: int, instances: int, *numbers: int) -> list[int]:
-    """A seed for each row, whatever the number of agents."""
-    return [seed_of(run, stream, *numbers, agent, i) for agent in range(agents) for i in range(instances)]
+def instance_seeds(run: Root, stream: Stream, agents: Iterable[int], instances: int, *numbers: int) -> list[int]:
+    """A seed for each row, by the numbers of the agents."""
+    return [seed_of(run, stream, *numbers, int(agent), i) for agent in agents for i in range(instances)]
 
 
 def seed_of(run: Root, stream: Stream, *numbers: int) -> int:

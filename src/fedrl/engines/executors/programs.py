@@ -25,8 +25,9 @@ from fedrl.engines.packing import packing
 from fedrl.engines.sharing import Shapes, shapes, shared
 from fedrl.engines.simulation import QUICK
 
-SUMS, UPDATES, PARAMS = "sums", "updates", "params"
-"""What is collected of a block: exact sums of all its updates, each decoded update, or what each agent holds."""
+SUMS, UPDATES, PARAMS, ENCODED = "sums", "updates", "params", "encoded"
+"""What is collected of a block: exact sums of all its updates, each decoded update, what each agent holds, or each
+update as it travels."""
 
 
 class Asked(NamedTuple):
@@ -41,13 +42,19 @@ class Asked(NamedTuple):
     share: Any
 
 
-def hand_over(federation: Federation, collects: str) -> Callable[[AgentState, Update, jax.Array], PyTree]:
-    """What a block hands over, from its agents, their decoded updates and who is here."""
+def hand_over(federation: Federation, collects: str) -> Callable[[AgentState, Broadcast, Update, jax.Array], PyTree]:
+    """What a block hands over, from its agents, what they heard, their updates as they travel and who is here.
 
-    def handed(agents: AgentState, updates: Update, here: jax.Array) -> PyTree:
-        if collects == SUMS:
-            return outcome(federation, updates, here)
-        return updates if collects == UPDATES else jax.vmap(federation.learner.params)(agents.learner)
+    Between agents that encode and a server that decodes the program is cut: they may be two processes.
+    """
+
+    def handed(agents: AgentState, heard: Broadcast, updates: Update, here: jax.Array) -> PyTree:
+        if collects == PARAMS:
+            return jax.vmap(federation.learner.params)(agents.learner)
+        if collects == ENCODED:
+            return updates
+        decoded = jax.vmap(federation.decode)(heard, jax.lax.optimization_barrier(updates))
+        return outcome(federation, decoded, here) if collects == SUMS else decoded
 
     return handed
 
@@ -82,7 +89,7 @@ def block_program(federation: Federation, collects: str) -> Callable[..., Any]:
         update, after, metrics = federation.agent(turn_keys(asked.keys), heard, agent, asked.cohort, here, before)
         spoken = jax.tree.map(lambda new, old: jnp.where(talk, new, old), after.local, agent.local)
         after = after._replace(local=spoken)  # an agent that sent nothing must not believe it did
-        return after, federation.decode(heard, update), jax.tree.map(lambda x: x.sum(0), metrics), uploaded(update)
+        return after, update, jax.tree.map(lambda x: x.sum(0), metrics), uploaded(update)
 
     def block(
         heard: Broadcast,
@@ -96,7 +103,7 @@ def block_program(federation: Federation, collects: str) -> Callable[..., Any]:
         each, before = jax.vmap(one, (0, 0, None, None, 0, 0, 0)), agents.local
         agents, updates, metrics, uploads = each(heard, asked, talk, alike, agents, logs, here)
         columns = jnp.stack([metrics[name] for name in sorted(metrics)])
-        return agents, before, handed(agents, updates, here), columns, uploads
+        return agents, before, handed(agents, heard, updates, here), columns, uploads
 
     return jax.jit(block, donate_argnums=4)
 

@@ -89,7 +89,7 @@ def step_size(
 
 def is_busy(stage: Stage) -> bool:
     """Whether a stage does what only a server, or a sum over all agents, completes."""
-    doing = stage.hides or stage.weighs or stage.withholds or stage.guide is not None
+    doing = stage.hides or stage.weighs is not None or stage.withholds or stage.guide is not None
     return doing or stage.event is not None or stage.sums is not None or stage.finish is not keep_update
 
 
