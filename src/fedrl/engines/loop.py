@@ -85,6 +85,7 @@ class Loop:
         self.topology, self.executor, self.scheduler, self.clock = topology, executor, scheduler, clock
         self.steps, self.merges, self.agents = steps, merges, len(steps)
         self.account = accounting(topology.wire, self.agents)
+        self.share = shares(executor.federation, steps)
         self.served = topology.collects != PARAMS and not isinstance(topology, Isolated)
         down = self.served and bool(topology.federation.down_stages)
         relays, ahead = (topology.relays, topology.looks_ahead) if down else ([], False)
@@ -161,18 +162,18 @@ class Loop:
         board, ticking, agents = between.board, between.clock, _agents(population)
         table = delayed(self.topology.table(population.server, between.topology), between.past, board.delay)
         letters, heard = Letters(log, self.agents), self.hearing.opened()
-        opened = np.full(len(cohort), OPENED)
+        opened, share = np.full(len(cohort), OPENED), self.share
         events = Events(opened, cohort, np.full(len(cohort), self.clock.now_s(ticking)))
         while True:
             board, actions = self.scheduler.step(board, events)
             if events.kind[0] == OPENED and self.scheduler.workload is not None:
-                agents.team.share[:] = shares(self.executor.federation, board.steps)
+                share = shares(self.executor.federation, board.steps)
             ids, away = actions.dispatch, NOBODY
             if len(ids):
                 sizes = self.hearing.sizes(between.copies, ids, table)
                 ticking, there = self.clock.dispatch(ticking, ids, actions.since_s, board.steps[ids], sizes)
                 ids, away = ids[there], ids[~there]
-                agents = self.executor.assign(agents, self._jobs(ids, board, table), table)
+                agents = self.executor.assign(agents, self._jobs(ids, board, table, share), table)
                 self.hearing.send(heard, between.copies, ids, table)
                 log.hung += self.clock.hanging(ticking, ids)
             if len(away):
@@ -194,7 +195,7 @@ class Loop:
         between = Between(between.topology, agents.team, board, ticking, between.iterations, past, between.copies)
         return self._merged(population._replace(blocks=agents.blocks, between=between), letters, actions, heard)
 
-    def _jobs(self, ids: np.ndarray, board: Board, table: Table) -> Jobs:
+    def _jobs(self, ids: np.ndarray, board: Board, table: Table, share: np.ndarray) -> Jobs:
         row = np.zeros(len(ids), np.int32) if table.row is None else table.row[ids]
         waits_for = self.scheduler.schedule.wait_for
         if waits_for is None:
@@ -202,7 +203,7 @@ class Loop:
             alike = np.full(len(ids), len(ids)) if not self.served else alike
         else:
             alike = np.full(len(ids), waits_for)
-        return Jobs(ids, row, board.steps[ids], alike.astype(np.int32))
+        return Jobs(ids, row, board.steps[ids], alike.astype(np.int32), share[ids])
 
     def _learned(
         self,
