@@ -285,7 +285,7 @@ class Loop:
         assert scale is not None
         inbox = letters.inbox(scale, agents.team.steps if len(scale) else between.board.steps)
         if len(letters.restarted):
-            server = self.topology.restarted(server, letters.restarted, int(between.board.key[-1]))
+            server, memory = self.topology.restarted(server, memory, letters.restarted, int(between.board.key[-1]))
         number = int(server.version) + 1
         if len(scale) and (scale > 0.0).any():
             server, memory, met = self.topology.merge(population.key, server, memory, inbox)
