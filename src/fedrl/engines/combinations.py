@@ -198,6 +198,21 @@ def _check_parts(parts: Sequence[Part], topology: Topology | None, scheduler: Sc
             reason="private",
         )
 
+    if isinstance(topology, Hierarchy):
+        _check_periods(lasting, topology.tree)
+
+
+def _check_periods(parts: Sequence[Part], tree: Tree) -> None:
+    """Refuse a part of which servers would hand down what their agents do not adopt."""
+    for part in parts:
+        apart = [often for often in tree.periods if often % part.every and part.every % often]
+        if apart:
+            raise UnsoundError(
+                f"{part!r} is due in every {part.every} versions, and servers of {tree!r} merge in every {apart[0]}: "
+                "now and then they would merge what agents have changed of that part while agents keep their own. Let "
+                "one of the two periods be a multiple of the other.",
+                reason="private",
+            )
 
 def _check_tree(federation: Federation, tree: Tree) -> None:
     learner, aggregator, levels = federation.learner, federation.aggregator, len(holding(tree))
