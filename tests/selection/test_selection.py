@@ -16,6 +16,7 @@ from fedrl.core.federation import federate
 from fedrl.engines.clocks import clock
 from fedrl.engines.records import ARRIVED, LOST, OPENED, Events
 from fedrl.engines.scheduler import Scheduler, asked
+from fedrl.engines.schedules import bounded_staleness, fed_async, fed_buff, synchronous
 from fedrl.engines.simulate import simulate
 from fedrl.experiments import checkpoint
 from fedrl.learners import sgd
@@ -376,17 +377,23 @@ class TestBalancedByTime:
         state = rule.init(3)
         assert rule.plan(3, 1, state).tolist() == [2, 2, 2]
         state = rule.hear(
-            on_time(np.arange(3)), state, {"duration_s": np.array([2.0, 8.0, np.nan])}
+            on_time(np.arange(3)), state, {"duration_s": np.array([2.0, 8.0, np.nan]), "steps": np.full(3, 2)}
         )  # 1 and 4 s a step
         assert rule.plan(3, 2, state).tolist() == [8, 2, 2]
-        state = rule.hear(on_time(np.array([0, 2])), state, {"duration_s": np.array([40.0, 1.0])})  # 5 and 0.5 s a step
+        state = rule.hear(
+            on_time(np.array([0, 2])), state, {"duration_s": np.array([40.0, 1.0]), "steps": np.array([8, 2])}
+        )  # 5 and 0.5 s a step
         np.testing.assert_allclose(state.step_s, [0.75 * 1 + 0.25 * 5, 4.0, 0.5])
         assert rule.plan(3, 3, state).tolist() == [2, 1, 8]
 
     @given(st.lists(st.floats(0.01, 100.0), min_size=2, max_size=8), st.integers(1, 30))
     def test_rounds_end_together_as_far_as_whole_steps_let_them(self, step_s, most):
         rule = balanced_by_time(most)
-        state = rule.hear(on_time(np.arange(len(step_s))), rule.init(len(step_s)), {"duration_s": np.array(step_s)})
+        state = rule.hear(
+            on_time(np.arange(len(step_s))),
+            rule.init(len(step_s)),
+            {"duration_s": np.array(step_s), "steps": np.ones(len(step_s))},
+        )
         steps, fastest = rule.plan(len(step_s), 2, state), most * min(step_s)
         assert 1 <= steps.min() <= steps.max() == most
         late = np.abs(steps * step_s - fastest) > np.array(step_s) / 2 * (1 + 1e-5)
@@ -445,6 +452,19 @@ class TestBalancedByTime:
         federation = federate(quadratic(sgd(0.1)), mean(), local_steps=8, tells=rule.asks)
         devices = clock(step_s=[1.0, 2.0, 4.0, 1.0], latency_s=0.5)
         simulation = simulate(
+    @pytest.mark.parametrize("schedule", [fed_buff(2), synchronous(2, late="keep"), fed_async()], ids=repr)
+    def test_durations_are_of_the_steps_that_were_asked_for_whatever_is_planned_since(self, schedule):
+        rule, step_s = balanced_by_time(8), [1.0, 1.0, 2.0, 4.0]
+        federation = federate(quadratic(sgd(0.1)), mean(), local_steps=8, tells=rule.asks)
+        plan = Scheduler(schedule, workload=rule)
+        simulation = simulate(federation, FLEET, scheduler=plan, clock=clock(step_s=step_s), merges=1, block=2)
+        population = simulation.init(0)
+        for _ in range(12):
+            population, _ = simulation.round(population)
+            known = population.between.board.workload.step_s
+            np.testing.assert_allclose(known, np.where(np.isnan(known), np.nan, step_s))
+        assert np.isfinite(known).all()
+
             federation, FLEET, scheduler=Scheduler(workload=rule), clock=devices, devices=jax.devices()[:1]
         )
         population, times, steps = simulation.init(0), [0.0], []

@@ -28,7 +28,7 @@ from fedrl.engines.clocks.spreads import Spreading, delays_of
 from fedrl.engines.records import ARRIVED, AWAY, BACK, FAILED, MALFORMED, NOBODY, OPENED, TIMER, Actions, Events
 from fedrl.engines.schedules import Schedule, synchronous
 from fedrl.selection.admission import left_for_updates
-from fedrl.selection.selection import Admission, Selection, Told, Workload
+from fedrl.selection.selection import STEPS, Admission, Selection, Told, Workload
 
 WAIT_FOR_ALL = synchronous()
 IDLE, BUSY, ABSENT, WAITING = 0, 1, 2, 3
@@ -67,12 +67,14 @@ class Board(NamedTuple):
         delay: How many versions ago what an agent is sent was made.
         allowed: Who may be sent for.
         steps: Local steps that each is asked for.
+        asked: Local steps of the turn that each began last.
         failing: Whose training came to nothing, since an update last arrived.
         version: Of what may be worked on.
         deadline_s: When the server stops waiting.
         begun: Whether anybody has begun since the version was opened.
         arrived: Agents whose updates arrived since then, in their order, `[n]`.
         age: How many versions ago what each started from was opened, int32 `[n]`.
+        taken: Local steps behind their updates, `[n]`.
         unread: How many messages of each could not be read since then.
         told: What they reported, by name, `[n]` each.
         sizes: Bytes of their updates, `[n]`.
@@ -88,12 +90,14 @@ class Board(NamedTuple):
     delay: np.ndarray
     allowed: np.ndarray
     steps: np.ndarray
+    asked: np.ndarray
     failing: np.ndarray
     version: np.ndarray
     deadline_s: np.ndarray
     begun: np.ndarray
     arrived: np.ndarray
     age: np.ndarray
+    taken: np.ndarray
     unread: np.ndarray
     told: Told
     sizes: np.ndarray
@@ -164,12 +168,14 @@ class Scheduler:
             delay=delays_of(self.delay_rounds, agents),
             allowed=np.ones(agents, bool),
             steps=np.asarray(steps, np.int32).copy(),
+            asked=np.zeros(agents, np.int32),
             failing=np.zeros(agents, bool),
             version=np.zeros(1, np.int32),
             deadline_s=np.full(1, np.inf),
             begun=np.zeros(1, bool),
             arrived=NOBODY,
             age=NOBODY,
+            taken=NOBODY,
             unread=np.zeros(agents, np.int32),
             told={},
             sizes=NOBODY,
@@ -181,7 +187,7 @@ class Scheduler:
 
     def step(self, board: Board, events: Events) -> tuple[Board, Actions]:
         """Take in what happened, and say what is to be done."""
-        changing = ("status", "turns", "done", "ended", "heard", "unread", "failing", "begun")
+        changing = ("status", "turns", "done", "ended", "heard", "asked", "unread", "failing", "begun")
         board = board._replace(**{name: getattr(board, name).copy() for name in changing})
         now = float(events.time_s[-1]) if len(events.time_s) else 0.0
         if events.kind[0] == OPENED:
@@ -299,6 +305,7 @@ class Scheduler:
         if len(board.arrived) >= self._need(board) and kind[-1] == ARRIVED:
             last[-1] = True
         return last
+            taken=np.concatenate([board.taken, board.asked[came]]),
 
     def _due(self, board: Board, now: float) -> bool:
         got = len(board.arrived)
@@ -324,7 +331,9 @@ class Scheduler:
         board = self._heard(board)
         board = self._sent_for(board, again)
         board.begun[:], board.unread[:] = False, 0
-        done = board._replace(version=board.version + 1, arrived=NOBODY, age=NOBODY, told={}, sizes=NOBODY)
+        done = board._replace(
+            version=board.version + 1, arrived=NOBODY, age=NOBODY, taken=NOBODY, told={}, sizes=NOBODY
+        )
         return done, Actions(again, since_s, late, scale)
 
     def _admitted(self, board: Board) -> tuple[np.ndarray, Board]:
@@ -361,7 +370,8 @@ class Scheduler:
         if self.selection is not None:
             board = board._replace(selection=self.selection.hear(arrivals, board.selection, told))
         if self.workload is not None:
-            board = board._replace(workload=self.workload.hear(arrivals, board.workload, told))
+            known = {**told, STEPS: board.taken[order]}
+            board = board._replace(workload=self.workload.hear(arrivals, board.workload, known))
         return board
 
     # --- who begins --------------------------------------------------------------------------------------------------
@@ -400,6 +410,7 @@ class Scheduler:
     def _near(self, board: Board) -> np.ndarray:
         """Who may go on: nobody who is more than `bound` turns ahead of the slowest that is there."""
         bound = self.schedule.bound
+        board.asked[ids] = board.steps[ids]
         if bound is None:
             return np.ones(len(board.done), bool)
         present = board.done[board.status != ABSENT]
