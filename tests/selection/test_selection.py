@@ -315,6 +315,22 @@ class TestScheduled:
             ends.append(population.server)
         jax.tree.map(np.testing.assert_array_equal, *ends)
 
+    @pytest.mark.parametrize("bound", [0, 2])
+    def test_who_is_not_asked_is_not_waited_for(self, bound):
+        plan = Scheduler(bounded_staleness(bound), selection=uniform(2))
+        devices = clock(step_s=[1.0, 1.5, 2.0, 5.0])
+        simulation = simulate(
+            federate(quadratic(sgd(0.1)), mean()), FLEET, scheduler=plan, clock=devices, merges=1, block=2
+        )
+        population, turns = simulation.init(0), np.zeros(4, int)
+        for _ in range(60):
+            population, seen = simulation.round(population)
+            turns += seen.turns
+            board = population.between.board
+            at_work = board.status == 1
+            assert (board.done[at_work] - board.done[board.allowed | at_work].min() <= bound + 1).all()
+        assert turns.min() > 5
+
     def test_more_than_a_server_has_are_refused_when_it_is_built(self):
         with pytest.raises(ConfigError, match="cohort is 3 and a server asks among 2 agents"):
             simulate(
@@ -436,6 +452,19 @@ class TestBalancedByTime:
         assert actions.merge.tolist() == [1.0, 1.0]
         np.testing.assert_array_equal(board.workload.step_s, [1.0, np.nan, 4.0])
 
+    @pytest.mark.parametrize("schedule", [fed_buff(2), synchronous(2, late="keep"), fed_async()], ids=repr)
+    def test_durations_are_of_the_steps_that_were_asked_for_whatever_is_planned_since(self, schedule):
+        rule, step_s = balanced_by_time(8), [1.0, 1.0, 2.0, 4.0]
+        federation = federate(quadratic(sgd(0.1)), mean(), local_steps=8, tells=rule.asks)
+        plan = Scheduler(schedule, workload=rule)
+        simulation = simulate(federation, FLEET, scheduler=plan, clock=clock(step_s=step_s), merges=1, block=2)
+        population = simulation.init(0)
+        for _ in range(12):
+            population, _ = simulation.round(population)
+            known = population.between.board.workload.step_s
+            np.testing.assert_allclose(known, np.where(np.isnan(known), np.nan, step_s))
+        assert np.isfinite(known).all()
+
     def test_without_a_clock_nobody_can_tell_how_long_it_took(self):
         """A compiled program knows nothing of time, and all go on as at first."""
         rule = balanced_by_time(12)
@@ -452,19 +481,6 @@ class TestBalancedByTime:
         federation = federate(quadratic(sgd(0.1)), mean(), local_steps=8, tells=rule.asks)
         devices = clock(step_s=[1.0, 2.0, 4.0, 1.0], latency_s=0.5)
         simulation = simulate(
-    @pytest.mark.parametrize("schedule", [fed_buff(2), synchronous(2, late="keep"), fed_async()], ids=repr)
-    def test_durations_are_of_the_steps_that_were_asked_for_whatever_is_planned_since(self, schedule):
-        rule, step_s = balanced_by_time(8), [1.0, 1.0, 2.0, 4.0]
-        federation = federate(quadratic(sgd(0.1)), mean(), local_steps=8, tells=rule.asks)
-        plan = Scheduler(schedule, workload=rule)
-        simulation = simulate(federation, FLEET, scheduler=plan, clock=clock(step_s=step_s), merges=1, block=2)
-        population = simulation.init(0)
-        for _ in range(12):
-            population, _ = simulation.round(population)
-            known = population.between.board.workload.step_s
-            np.testing.assert_allclose(known, np.where(np.isnan(known), np.nan, step_s))
-        assert np.isfinite(known).all()
-
             federation, FLEET, scheduler=Scheduler(workload=rule), clock=devices, devices=jax.devices()[:1]
         )
         population, times, steps = simulation.init(0), [0.0], []

@@ -204,13 +204,14 @@ class Scheduler:
 
     def _opened(self, board: Board, events: Events, now: float) -> tuple[Board, Actions]:
         """`events.agent` are those who may be sent for, whatever the selection says; -1 leaves it to that."""
-        agents, number = len(board.status), int(board.version[0]) + 1
+        agents, number, before = len(board.status), int(board.version[0]) + 1, board.allowed
         if events.agent[0] >= 0:
             board = board._replace(allowed=np.isin(np.arange(agents), events.agent))
         elif self.selection is not None:
             board = board._replace(allowed=np.isin(np.arange(agents), self.chosen(board, number)))
         else:
             board = board._replace(allowed=np.ones(agents, bool))
+        self._catch_up(board, board.allowed & ~before, before)
         if self.workload is not None:
             planned = _within(self.workload.plan(agents, number, board.workload), self.workload)
             board = board._replace(steps=planned.astype(np.int32))
@@ -278,9 +279,8 @@ class Scheduler:
         board.done[ids[kind != BACK]] += 1
         board.ended[ids[kind != BACK]] = board.turns[ids[kind != BACK]]
         board.unread[ids[kind == MALFORMED]] += 1
-        others = np.setdiff1d(np.flatnonzero(board.status != ABSENT), back)
-        if len(back) and len(others):  # who returns is not waited for: it goes on where the slowest of the others is
-            board.done[back] = np.maximum(board.done[back], board.done[others].min())
+        returning = np.isin(np.arange(len(board.status)), back)
+        self._catch_up(board, returning, (board.status != ABSENT) & ~returning)
         if len(came):
             board.failing[:] = False
         board.failing[ids[kind == FAILED]] = True
@@ -310,6 +310,16 @@ class Scheduler:
     def _due(self, board: Board, now: float) -> bool:
         got = len(board.arrived)
         if got >= self._need(board) or (now >= board.deadline_s[0] and got >= self.schedule.quorum):
+    def _catch_up(self, board: Board, who: np.ndarray, others: np.ndarray) -> None:
+        """Who returns, or is asked again, is not waited for: it goes on where the slowest of the others is."""
+        others = board.done[others & self._counts(board)]
+        if len(others):
+            board.done[who] = np.maximum(board.done[who], others.min())
+
+    def _counts(self, board: Board) -> np.ndarray:
+        """Who may be waited for: who is there, and may be sent for or is at work."""
+        return (board.status != ABSENT) & (board.allowed | (board.status == BUSY))
+
             return True
         if board.begun[0] and not self.redispatch and not (board.status == BUSY).any():
             return True
@@ -413,7 +423,7 @@ class Scheduler:
         board.asked[ids] = board.steps[ids]
         if bound is None:
             return np.ones(len(board.done), bool)
-        present = board.done[board.status != ABSENT]
+        present = board.done[self._counts(board)]
         return board.done - present.min(initial=np.iinfo(np.int32).max - bound) <= bound
 
 
