@@ -216,7 +216,7 @@ class Scheduler:
             planned = _within(self.workload.plan(agents, number, board.workload), self.workload)
             board = board._replace(steps=planned.astype(np.int32))
         if self.admission is not None and not self.redispatch:
-            self._left(int(board.allowed.sum()))
+            self._left(self._most(board, np.flatnonzero(board.allowed)))
         board.failing[:] = False
         board = board._replace(deadline_s=np.full(1, now + self.schedule.deadline_s))
         return self._go_on(board, self._free(board), now)
@@ -235,10 +235,20 @@ class Scheduler:
         """The most agents that one server asks in the first round and hears before it merges.
 
         Raises:
-            ConfigError: The selection does not suit so many.
+            ConfigError: The selection does not suit so many, or servers would wait for more than may come.
         """
         board = self.init(np.ones(agents, int), (0, 0, 0))
         ids = np.arange(agents) if self.selection is None else self.chosen(board, 1)
+        if self.admission is not None and self.redispatch and self._need(board) > len(ids):
+            raise ConfigError(
+                f"{self.schedule!r} waits for {self._need(board)} updates, and {len(ids)} agents are asked, each of "
+                f"which waits for the answer to its bid ({self.admission!r}): there would never be as many. Wait for "
+                "fewer, or ask more agents."
+            )
+        return self._most(board, ids)
+
+    def _most(self, board: Board, ids: np.ndarray) -> int:
+        """The most of these agents that one server hears before it merges."""
         return min(int(np.bincount(self._groups(board)[ids]).max()), self._need(board))
 
     def _groups(self, board: Board) -> np.ndarray:
@@ -295,21 +305,11 @@ class Scheduler:
         return board._replace(
             arrived=np.concatenate([board.arrived, came]),
             age=np.concatenate([board.age, board.version[0] - board.heard[came]]),
+            taken=np.concatenate([board.taken, board.asked[came]]),
             told=told,
             sizes=np.concatenate([board.sizes, sizes]),
         )
 
-    def _completes(self, board: Board, kind: np.ndarray) -> np.ndarray:
-        """Which update makes a merge due: its agent is sent what the merge makes of it."""
-        last = np.zeros(len(kind), bool)
-        if len(board.arrived) >= self._need(board) and kind[-1] == ARRIVED:
-            last[-1] = True
-        return last
-            taken=np.concatenate([board.taken, board.asked[came]]),
-
-    def _due(self, board: Board, now: float) -> bool:
-        got = len(board.arrived)
-        if got >= self._need(board) or (now >= board.deadline_s[0] and got >= self.schedule.quorum):
     def _catch_up(self, board: Board, who: np.ndarray, others: np.ndarray) -> None:
         """Who returns, or is asked again, is not waited for: it goes on where the slowest of the others is."""
         others = board.done[others & self._counts(board)]
@@ -320,6 +320,16 @@ class Scheduler:
         """Who may be waited for: who is there, and may be sent for or is at work."""
         return (board.status != ABSENT) & (board.allowed | (board.status == BUSY))
 
+    def _completes(self, board: Board, kind: np.ndarray) -> np.ndarray:
+        """Which update makes a merge due: its agent is sent what the merge makes of it."""
+        last = np.zeros(len(kind), bool)
+        if len(board.arrived) >= self._need(board) and kind[-1] == ARRIVED:
+            last[-1] = True
+        return last
+
+    def _due(self, board: Board, now: float) -> bool:
+        got = len(board.arrived)
+        if got >= self._need(board) or (now >= board.deadline_s[0] and got >= self.schedule.quorum):
             return True
         if board.begun[0] and not self.redispatch and not (board.status == BUSY).any():
             return True
@@ -400,6 +410,7 @@ class Scheduler:
         """They begin a turn, with what was made before their delays, or in the beginning."""
         board.status[ids] = BUSY
         board.heard[ids] = np.maximum(board.version[0] - board.delay[ids], 0)
+        board.asked[ids] = board.steps[ids]
         board.turns[ids] += 1
         return board
 
@@ -420,7 +431,6 @@ class Scheduler:
     def _near(self, board: Board) -> np.ndarray:
         """Who may go on: nobody who is more than `bound` turns ahead of the slowest that is there."""
         bound = self.schedule.bound
-        board.asked[ids] = board.steps[ids]
         if bound is None:
             return np.ones(len(board.done), bool)
         present = board.done[self._counts(board)]
