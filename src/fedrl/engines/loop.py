@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from fedrl.core.aggregator import Arrivals
+from fedrl.core.errors import ConfigError
 from fedrl.core.shares import shares
 from fedrl.core.told import DURATION
 from fedrl.core.types import PyTree
@@ -84,8 +85,8 @@ class Loop:
     ) -> None:
         self.topology, self.executor, self.scheduler, self.clock = topology, executor, scheduler, clock
         self.steps, self.merges, self.agents = steps, merges, len(steps)
-        self.account = accounting(topology.wire, self.agents)
         self.share = shares(executor.federation, steps)
+        self.account = accounting(topology.wire, self.agents)
         self.served = topology.collects != PARAMS and not isinstance(topology, Isolated)
         down = self.served and bool(topology.federation.down_stages)
         relays, ahead = (topology.relays, topology.looks_ahead) if down else ([], False)
@@ -122,9 +123,13 @@ class Loop:
     def round(
         self, population: Population, cohort: Sequence[int] | np.ndarray | None = None
     ) -> tuple[Population, Round]:
-        """So many merges. `cohort` are the agents that may be sent for, whatever the selection says."""
+        """So many merges. `cohort` are the agents that may be sent for, whatever the selection says.
+
+        Raises:
+            ConfigError: They are none, or there are not so many.
+        """
         began, log = time.perf_counter(), Log(self.agents, self.executor.metrics, self.hearing.compressed)
-        allowed = np.full(1, -1) if cohort is None else np.unique(np.asarray(cohort, int))
+        allowed = np.full(1, -1) if cohort is None else _cohort(cohort, self.agents)
         for _ in range(self.merges):
             population = self.merge(population, allowed, log)
         between: Between = population.between
@@ -235,6 +240,7 @@ class Loop:
         uploads = self.account(found.agent, found.uploads) if self.served else no_uploads(self.agents)
         work_s, messages_s = self.clock.costs(ticking, found.agent)
         log.messages_s += float(messages_s.sum())
+        log.worked_s += float(work_s.sum())
         letters.add(found, uploads, agents.team, table, self.topology.hears, self.scheduler.waits)
         if self.served:
             if DURATION in uploads.report:
@@ -289,7 +295,7 @@ class Loop:
         number = int(server.version) + 1
         if len(scale) and (scale > 0.0).any():
             server, memory, met = self.topology.merge(population.key, server, memory, inbox)
-            log.staleness.append(number - 1 - inbox.version)
+            log.staleness.append((number - 1 - inbox.version)[scale > 0.0])
             lost = np.union1d(met.lost, inbox.agent[scale == 0.0])
         else:
             server, memory = self.topology.skip(server, memory)
@@ -333,6 +339,16 @@ class Loop:
         """Every agent adopts what it would hear now."""
         table = self.topology.holds(population.server, population.between.topology)
         return _with(population, self.executor.adopt(_agents(population), table))
+
+
+def _cohort(cohort: Sequence[int] | np.ndarray, agents: int) -> np.ndarray:
+    ids = np.unique(np.asarray(cohort, int))
+    if not len(ids) or ids[0] < 0 or ids[-1] >= agents:
+        raise ConfigError(
+            f"cohort is {ids.tolist()}. It says which of {agents} agents may be sent for, from 0 to {agents - 1}, and "
+            "without any there is nothing to wait for. Name at least one of them, or leave it out."
+        )
+    return ids
 
 
 def _with_failures(events: Events, failed: np.ndarray) -> Events:
