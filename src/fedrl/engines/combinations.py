@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedrl.aggregators.staleness import constant
 from fedrl.core.component import written
 from fedrl.core.divided import Part
 from fedrl.core.errors import ConfigError, UnsoundError
@@ -197,7 +198,6 @@ def _check_parts(parts: Sequence[Part], topology: Topology | None, scheduler: Sc
             "1, or use synchronous() without delays.",
             reason="private",
         )
-
     if isinstance(topology, Hierarchy):
         _check_periods(lasting, topology.tree)
 
@@ -213,6 +213,7 @@ def _check_periods(parts: Sequence[Part], tree: Tree) -> None:
                 "one of the two periods be a multiple of the other.",
                 reason="private",
             )
+
 
 def _check_tree(federation: Federation, tree: Tree) -> None:
     learner, aggregator, levels = federation.learner, federation.aggregator, len(holding(tree))
@@ -262,6 +263,7 @@ def _check_serverless(federation: Federation, rule: Rule, scheduler: Scheduler) 
     deciding: list[object] = [part for part in (scheduler.selection, scheduler.admission) if part is not None]
     deciding += [schedule] if schedule.restart or schedule.wait_for is not None else []
     deciding += [scheduler.workload] if scheduler.workload is not None and scheduler.workload.asks else []
+    deciding += [] if schedule.staleness == constant() else [schedule.staleness]
     if deciding:
         raise UnsoundError(
             f"{deciding[0]!r} is what a server decides, and without one there is nobody to decide it: neighbours wait "
@@ -304,6 +306,7 @@ def _check_isolated(federation: Federation, scheduler: Scheduler) -> None:
     talking: list[object] = [*federation.stages, scheduler.selection, scheduler.admission]
     talking += [schedule] if schedule.restart or schedule.wait_for is not None else []
     talking += [workload] if workload is not None and workload.asks else []
+    talking += [] if schedule.staleness == constant() else [schedule.staleness]
     talking += [] if federation.aggregator.sees == "sum" else [federation.aggregator]
     for part in talking:
         if part is not None:
