@@ -216,7 +216,7 @@ def test_the_units_of_what_is_measured_make_no_difference_to_plans(unit):
     for loss in ([3.0, 5.0], [1.0, 1.0]):
         state = by_loss.hear(on_time(np.arange(2)), state, {"loss": unit * np.array(loss)})
     assert by_loss.plan(2, 3, state).tolist() == [4, 4]
-    pace = by_time.hear(on_time(np.arange(3)), by_time.init(3), {"duration_s": unit / speeds})
+    pace = by_time.hear(on_time(np.arange(3)), by_time.init(3), {"duration_s": unit / speeds, "steps": np.ones(3)})
     assert by_time.plan(3, 2, pace).tolist() == [8, 4, 2]
 
 
@@ -314,6 +314,11 @@ class TestScheduled:
                 population, _ = simulation.round(population)
             ends.append(population.server)
         jax.tree.map(np.testing.assert_array_equal, *ends)
+
+    def test_a_quorum_above_the_cohort_is_refused(self):
+        plan = Scheduler(synchronous(quorum=3), selection=uniform(2))
+        with pytest.raises(ConfigError, match=r"no fewer than 3 updates, and uniform\(2\) asks 2 agents"):
+            simulate(federate(quadratic(sgd(0.1)), mean()), FLEET, scheduler=plan)
 
     @pytest.mark.parametrize("bound", [0, 2])
     def test_who_is_not_asked_is_not_waited_for(self, bound):

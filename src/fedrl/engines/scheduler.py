@@ -239,6 +239,11 @@ class Scheduler:
         """
         board = self.init(np.ones(agents, int), (0, 0, 0))
         ids = np.arange(agents) if self.selection is None else self.chosen(board, 1)
+        if self.selection is not None and not self.redispatch and self.schedule.quorum > len(ids):
+            raise ConfigError(
+                f"{self.schedule!r} merges no fewer than {self.schedule.quorum} updates, and {self.selection!r} asks "
+                f"{len(ids)} agents in a round: nothing would ever be merged. Lower the quorum, or ask more agents."
+            )
         if self.admission is not None and self.redispatch and self._need(board) > len(ids):
             raise ConfigError(
                 f"{self.schedule!r} waits for {self._need(board)} updates, and {len(ids)} agents are asked, each of "
