@@ -286,6 +286,16 @@ def test_who_restarts_holds_no_copy_and_others_hold_an_old_one_of_it():
     assert resent > population.between.team.restarts.sum() > 3
 
 
+def test_an_agent_without_neighbours_learns_by_itself():
+    alone, ends = jax.tree.map(lambda x: x[:1], FLEET), []
+    for stages in ((), (top_k(0.5),)):
+        simulation = simulate(compressed(*stages), alone, topology=gossip(ring(), metropolis()))
+        population, seen = simulation.round(simulation.init(0))
+        assert (seen.bytes_up, seen.messages_up) == (0, 0)
+        ends.append(flat(population.server.params))
+    np.testing.assert_array_equal(*ends)
+
+
 def test_the_keys_of_agents_versions_and_steps_differ():
     federation = compressed(random_k(0.5, unbiased=False))
     programs = compressor(federation, message_shapes(federation, average()))

@@ -178,7 +178,8 @@ class Choco(Gossip):
     ) -> tuple[Copies, np.ndarray, np.ndarray]:
         """Each agent that anybody hears sends a difference; the bytes of each, and to how many it sent its copy."""
         hearing, heard = self.edges
-        meeting = np.asarray(matrix[hearing, heard]).reshape(-1) != 0.0
+        weight = matrix[hearing, heard] if len(heard) else np.zeros(0)  # of no entries, SciPy makes a matrix
+        meeting = np.asarray(weight).reshape(-1) != 0.0
         speaking = np.unique(heard[meeting])
         held, local = jax.tree.map(np.array, (copies.held, copies.local))
         size = np.zeros(self.agents, int)
