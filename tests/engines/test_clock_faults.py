@@ -324,7 +324,27 @@ def test_bids_that_cannot_be_read_are_counted_within_the_budget(schedule):
     plan = Scheduler(schedule, admission=by_priority(160))
     _, seen = ran(simulate(federation, FLEET, scheduler=plan, clock=clock(malformed=0.3), merges=1))
     assert total(seen, "malformed") > 2
-    assert all(record.bytes_up <= 160 for record in seen)
+    bid, update = 4, 4 * SIZE + 4 + 4 + 4  # weight, version and loss; the norm was bid
+    for record in seen:
+        bids = record.tick.arrived + record.tick.malformed
+        assert record.bytes_up == bids * bid + len(record.admitted) * update <= 160
+        assert record.messages_up == bids + len(record.admitted)
+
+
+def test_bids_that_cannot_be_read_cost_the_server_that_they_were_sent_to():
+    federation = federate(quadratic(sgd(0.1), size=SIZE), mean(), tells=("norm",))
+    bid, update = 4, 4 * SIZE + 4 + 4
+    plan = Scheduler(admission=by_priority(4 * bid + 3 * update))
+    where, edge = hierarchy(tree([4], [1, 2])), np.arange(AGENTS) // 4
+    _, seen = ran(simulate(federation, FLEET, topology=where, scheduler=plan, clock=clock(malformed=0.3)))
+    apart = 0
+    for record in seen:
+        unread = np.array([refusal.agent for refusal in record.refused], int)
+        for g, count in enumerate((4, 3)):
+            mine, garbled = int((edge[record.admitted] == g).sum()), int((edge[unread] == g).sum())
+            assert mine == min(count - garbled, 3)
+            apart += int(mine == 3 and garbled < len(unread))
+    assert apart > 1
 
 
 # --- delays ----------------------------------------------------------------------------------------------------------
