@@ -1,6 +1,7 @@
 """What goes wrong on a virtual clock: hangs, restarts with lost state, copies, messages that can't be read, delays."""
 
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +19,13 @@ from fedrl.engines.loop import UNREADABLE
 from fedrl.engines.scheduler import Scheduler
 from fedrl.engines.schedules import bounded_staleness, fed_async, fed_buff, synchronous
 from fedrl.engines.simulate import simulate
-from fedrl.engines.topologies.choices import gossip, hierarchy, isolated, server
+from fedrl.engines.topologies.choices import OneServer, gossip, hierarchy, isolated, server
 from fedrl.environments import cartpole
 from fedrl.environments.adapters import gymnasium
 from fedrl.environments.fleet import fleet
 from fedrl.experiments import checkpoint
 from fedrl.learners import a2c, chain, corrected, mlp, normalize, ppo, sgd
-from fedrl.selection import by_priority
+from fedrl.selection import by_priority, uniform
 from fedrl.stages import control_variates, error_feedback, top_k
 from fedrl.topologies import average, column_stochastic, gradient_tracking, metropolis, push_sum, ring, tree
 from quadratic import Valley, flat, quadratic
@@ -105,6 +106,17 @@ def test_a_schedule_that_would_wait_for_ever_for_who_hangs_is_refused(schedule):
     noticed = simulate(PLAIN, FLEET, scheduler=schedule, clock=clock(hang=0.1, hang_s=2.0), merges=1)
     _, seen = ran(noticed, 12)
     assert total(seen, "hung") > 0
+
+
+@pytest.mark.parametrize("where", [server(), hierarchy(tree([4], [1, 2]))], ids=["server", "tree"])
+@pytest.mark.parametrize("schedule", [synchronous(6), synchronous(deadline_s=3.0, quorum=6)], ids=repr)
+def test_so_is_one_that_waits_for_all_who_are_asked(schedule, where):
+    plan = Scheduler(schedule, selection=uniform(3))
+    if isinstance(where, OneServer):
+        plan = replace(plan, selection=uniform(6))
+    with pytest.raises(ConfigError, match="waits for all 6 agents that are asked, so the first one that hangs"):
+        simulate(PLAIN, FLEET, topology=where, scheduler=plan, clock=clock(hang=0.1))
+    simulate(PLAIN, FLEET, topology=where, scheduler=plan, clock=clock(hang=0.1, hang_s=2.0))
 
 
 @pytest.mark.parametrize("late", ["discard", "keep"])

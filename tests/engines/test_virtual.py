@@ -319,6 +319,16 @@ def test_neighbours_tell_how_long_the_steps_behind_their_messages_took():
     assert seen.sums["work_s"] / seen.sums["arrived"] == 3 * 2.0
 
 
+@pytest.mark.parametrize("schedule", [synchronous(), fed_buff(3), fed_async()], ids=repr)
+def test_all_that_arrived_between_two_merges_is_counted(schedule):
+    simulation = simulate(PLAIN, FLEET, scheduler=schedule, clock=clock(step_s=STEP_S), local_steps=STEPS, **SMALL)
+    population = simulation.init(SEED)
+    for _ in range(4):
+        population, seen = simulation.round(population)
+        assert seen.bytes_up == seen.tick.arrived * UP == seen.uploads.size_bytes.sum()
+        assert seen.messages_up == seen.tick.arrived == seen.uploads.messages.sum()
+
+
 def test_staleness_is_of_what_is_merged():
     """Under a budget of one update, the fresh one is merged and the late one is turned away."""
     first = Admission(lambda rng, ids, left, state, told, sizes: ids > 0, 10_000, ("norm",))

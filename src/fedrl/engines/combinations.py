@@ -6,6 +6,7 @@ Each refusal has one of the reasons in `fedrl.core.errors.REASONS`. That somethi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ from fedrl.engines.scheduler import Scheduler
 from fedrl.engines.schedules import Schedule
 from fedrl.engines.topologies.choices import Alone, Hierarchy, Neighbours, Topology
 from fedrl.engines.topologies.step_size import is_busy, step_size
-from fedrl.engines.topologies.tree import holding
+from fedrl.engines.topologies.tree import holding, lowest
 from fedrl.topologies.rules import Rule
 from fedrl.topologies.trees import Tree
 
@@ -50,7 +51,8 @@ def check(
     else:
         speeds_of(clock, agents, 0, 0)
         presence(clock, agents)
-        check_hangs(clock, scheduler.schedule, agents)
+        group = lowest(topology.tree, agents) if isinstance(topology, Hierarchy) else None
+        check_hangs(clock, scheduler.schedule, len(replace(scheduler, group=group).first_asked(agents)))
         _check_faults(federation, topology, clock)
     _check_schedule(federation, scheduler.schedule, agents)
     if federation.parts:

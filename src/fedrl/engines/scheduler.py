@@ -216,7 +216,7 @@ class Scheduler:
             planned = _within(self.workload.plan(agents, number, board.workload), self.workload)
             board = board._replace(steps=planned.astype(np.int32))
         if self.admission is not None and not self.redispatch:
-            self._left(self._most(board, np.flatnonzero(board.allowed)))
+            self._left(self._most(agents, np.flatnonzero(board.allowed)))
         board.failing[:] = False
         board = board._replace(deadline_s=np.full(1, now + self.schedule.deadline_s))
         return self._go_on(board, self._free(board), now)
@@ -224,7 +224,7 @@ class Scheduler:
     def chosen(self, board: Board, number: int) -> np.ndarray:
         """Whom the selection asks in a round; in trees each server by itself, among its agents."""
         assert self.selection is not None
-        found, groups = [], self._groups(board)
+        found, groups = [], self._groups(len(board.status))
         for g in np.unique(groups):
             mine = [] if (groups == groups[0]).all() else [SELECTION, g]
             rng = np.random.default_rng([*board.key[:-1].tolist(), number, *mine])
@@ -237,27 +237,32 @@ class Scheduler:
         Raises:
             ConfigError: The selection does not suit so many, or servers would wait for more than may come.
         """
-        board = self.init(np.ones(agents, int), (0, 0, 0))
-        ids = np.arange(agents) if self.selection is None else self.chosen(board, 1)
+        ids = self.first_asked(agents)
         if self.selection is not None and not self.redispatch and self.schedule.quorum > len(ids):
             raise ConfigError(
                 f"{self.schedule!r} merges no fewer than {self.schedule.quorum} updates, and {self.selection!r} asks "
                 f"{len(ids)} agents in a round: nothing would ever be merged. Lower the quorum, or ask more agents."
             )
-        if self.admission is not None and self.redispatch and self._need(board) > len(ids):
+        if self.admission is not None and self.redispatch and self._need(agents) > len(ids):
             raise ConfigError(
-                f"{self.schedule!r} waits for {self._need(board)} updates, and {len(ids)} agents are asked, each of "
+                f"{self.schedule!r} waits for {self._need(agents)} updates, and {len(ids)} agents are asked, each of "
                 f"which waits for the answer to its bid ({self.admission!r}): there would never be as many. Wait for "
                 "fewer, or ask more agents."
             )
-        return self._most(board, ids)
+        return self._most(agents, ids)
 
-    def _most(self, board: Board, ids: np.ndarray) -> int:
+    def first_asked(self, agents: int) -> np.ndarray:
+        """Whom servers ask in the first round."""
+        if self.selection is None:
+            return np.arange(agents)
+        return self.chosen(self.init(np.ones(agents, int), (0, 0, 0)), 1)
+
+    def _most(self, agents: int, ids: np.ndarray) -> int:
         """The most of these agents that one server hears before it merges."""
-        return min(int(np.bincount(self._groups(board)[ids]).max()), self._need(board))
+        return min(int(np.bincount(self._groups(agents)[ids]).max()), self._need(agents))
 
-    def _groups(self, board: Board) -> np.ndarray:
-        return np.zeros(len(board.status), int) if self.group is None else self.group
+    def _groups(self, agents: int) -> np.ndarray:
+        return np.zeros(agents, int) if self.group is None else self.group
 
     # --- something happened ------------------------------------------------------------------------------------------
 
@@ -328,13 +333,13 @@ class Scheduler:
     def _completes(self, board: Board, kind: np.ndarray) -> np.ndarray:
         """Which update makes a merge due: its agent is sent what the merge makes of it."""
         last = np.zeros(len(kind), bool)
-        if len(board.arrived) >= self._need(board) and kind[-1] == ARRIVED:
+        if len(board.arrived) >= self._need(len(board.status)) and kind[-1] == ARRIVED:
             last[-1] = True
         return last
 
     def _due(self, board: Board, now: float) -> bool:
         got = len(board.arrived)
-        if got >= self._need(board) or (now >= board.deadline_s[0] and got >= self.schedule.quorum):
+        if got >= self._need(len(board.status)) or (now >= board.deadline_s[0] and got >= self.schedule.quorum):
             return True
         if board.begun[0] and not self.redispatch and not (board.status == BUSY).any():
             return True
@@ -368,7 +373,7 @@ class Scheduler:
         numbers = [*board.key[:-1].tolist(), int(board.version[0]) + 1, ADMISSION]
         rng, memory = np.random.default_rng(numbers), board.admission
         taken = np.zeros(len(board.arrived), bool)
-        everybody = self._groups(board)
+        everybody = self._groups(len(board.status))
         group = everybody[board.arrived]
         for g in np.unique(group):
             mine = np.flatnonzero(group == g)
@@ -407,7 +412,7 @@ class Scheduler:
         board.begun[:] |= (board.status == BUSY).any()
         since = since_s if len(since_s) == len(ids) else np.full(len(ids), now)
         overdue = now >= board.deadline_s[0]
-        wants = (self.schedule.quorum if overdue else self._need(board)) - len(board.arrived)
+        wants = (self.schedule.quorum if overdue else self._need(len(board.status))) - len(board.arrived)
         wake_s = np.inf if overdue else float(board.deadline_s[0])
         return board, Actions(ids, since, wants=max(wants, 1), wake_s=wake_s)
 
@@ -419,8 +424,8 @@ class Scheduler:
         board.turns[ids] += 1
         return board
 
-    def _need(self, board: Board) -> int:
-        return len(board.status) if self.schedule.wait_for is None else self.schedule.wait_for
+    def _need(self, agents: int) -> int:
+        return agents if self.schedule.wait_for is None else self.schedule.wait_for
 
     def _free(self, board: Board) -> np.ndarray:
         """Who may begin: all that are idle, or those with the fewest turns; nobody who is far ahead."""
