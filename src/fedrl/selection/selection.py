@@ -68,7 +68,7 @@ class Admission:
     Attributes:
         admit: `(rng, ids, left, state, told, sizes) -> admitted`, bool `[cohort]`, of updates of so many bytes each, so
             that those admitted take at most `left` bytes together. The generator is that of a `Selection`.
-        budget_bytes: What a round may take up, bids and updates of all agents together.
+        budget_bytes: What a merge may take up, bids and updates of all agents together.
         asks: What agents tell in their bids, see `fedrl.core.told`.
         init: `agents -> state`, NumPy arrays of a fixed shape.
         hear: `(ids, admitted, state, told) -> state`, once a round.
