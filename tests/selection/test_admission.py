@@ -13,7 +13,7 @@ from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import federate
 from fedrl.engines.clocks import clock
 from fedrl.engines.scheduler import Scheduler, asked
-from fedrl.engines.schedules import fed_buff
+from fedrl.engines.schedules import fed_buff, synchronous
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import hierarchy, isolated
 from fedrl.experiments import checkpoint
@@ -214,6 +214,31 @@ def test_a_buffer_that_those_who_wait_for_an_answer_can_not_fill_is_refused(buff
     with pytest.raises(ConfigError, match=rf"waits for {buffer} updates, and {count} agents are asked"):
         simulate(federation, FLEET, scheduler=plan, clock=clock())
     simulate(federation, FLEET, scheduler=replace(plan, schedule=fed_buff(count)), clock=clock())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "topology", "bids"),
+    [
+        (synchronous(deadline_s=1.6, late="keep"), None, 4),
+        (fed_buff(2), hierarchy(tree([2], [1, 2])), 2),
+        (synchronous(deadline_s=1.6), None, 1),
+    ],
+    ids=["late agents", "buffers", "called back"],
+)
+def test_a_budget_is_for_the_bids_of_late_agents_too(schedule, topology, bids):
+    federation = federate(quadratic(sgd(0.1)), mean(), tells=["norm"])
+
+    def some_rounds(budget_bytes):
+        plan = Scheduler(schedule, uniform(1), admission=by_priority(budget_bytes))
+        devices = clock(step_s=[1.0, 1.5, 2.0, 5.0])
+        simulation = simulate(federation, FLEET, topology=topology, scheduler=plan, clock=devices, merges=1)
+        population = simulation.init(0)
+        for _ in range(12):
+            population, _ = simulation.round(population)
+
+    with pytest.raises(ConfigError, match=f"Bids of 4 bytes from {bids} agents"):
+        some_rounds(bids * BID + DENSE - 1)
+    some_rounds(bids * BID + DENSE)
 
 
 def test_a_budget_is_that_of_each_server_from_the_first_round_on():

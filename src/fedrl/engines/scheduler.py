@@ -258,8 +258,9 @@ class Scheduler:
         return self.chosen(self.init(np.ones(agents, int), (0, 0, 0)), 1)
 
     def _most(self, agents: int, ids: np.ndarray) -> int:
-        """The most of these agents that one server hears before it merges."""
-        return min(int(np.bincount(self._groups(agents)[ids]).max()), self._need(agents))
+        """The most agents that one server hears before it merges: of these, or of all if those who are late go on."""
+        group = self._groups(agents)
+        return min(int(np.bincount(group if self.schedule.late == "keep" else group[ids]).max()), self._need(agents))
 
     def _groups(self, agents: int) -> np.ndarray:
         return np.zeros(agents, int) if self.group is None else self.group
