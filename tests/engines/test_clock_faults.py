@@ -304,6 +304,17 @@ def without(simulation, population, unread):
     return simulation.round(begun, cohort=[k for k in range(AGENTS) if k not in unread])
 
 
+def test_what_cannot_be_read_is_counted_up_to_the_first_server_of_a_tree():
+    where = hierarchy(tree([2], [1, 2]))
+    _, seen = ran(simulate(PLAIN, FLEET, topology=where, clock=clock(malformed=0.3)))
+    update = 4 * SIZE + 4 + 4
+    assert total(seen, "malformed") > 2
+    for record in seen:
+        sent = record.tick.arrived + record.tick.malformed
+        assert record.levels[0][0] == sent * update
+        assert record.bytes_up == sum(up for up, _ in record.levels)
+
+
 def test_stages_of_who_was_not_understood_remember_what_they_did_before():
     for schedule in (synchronous(), fed_buff(2)):
         simulation = simulate(SPARSE, FLEET, scheduler=schedule, clock=clock(malformed=0.5, step_s=STEP_S), merges=1)
