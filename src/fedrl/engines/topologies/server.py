@@ -143,10 +143,10 @@ class Server:
         """One version further, although nothing was merged."""
         return passed_over(server), memory
 
-    def restarted(self, server: ServerState, ids: np.ndarray, seed: int) -> ServerState:
-        """These agents have begun anew. What a server holds stays."""
+    def restarted(self, server: ServerState, memory: PyTree, ids: np.ndarray, seed: int) -> tuple[ServerState, PyTree]:
+        """These agents have begun anew. What servers hold stays."""
         del ids, seed
-        return server
+        return server, memory
 
     def traffic(self, sent: Sent, number: int, merged: bool) -> Traffic:
         """What a version cost, by its number; `merged` says whether servers made anything of it."""
