@@ -10,6 +10,8 @@ from fedrl.core.codec import codec
 from fedrl.core.errors import ConfigError, UnsoundError, WireError
 from fedrl.core.federation import federate
 from fedrl.core.keys import agent_secret
+from fedrl.engines.clocks import clock
+from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choco import compressor
 from fedrl.engines.topologies.choco_peer import Copy, Peer, hear, mix, speak
 from fedrl.engines.topologies.choices import gossip
@@ -257,6 +259,42 @@ def test_who_was_away_is_sent_copies_whole_and_both_are_counted():
     assert seen.metrics["whole_copies"].tolist() == [0, 0, 1, 0, 1, 0, 0, 0]
     assert seen.bytes_up == (2 * AGENTS - 2) * small + 2 * whole
     assert simulation.round(population)[1].metrics["whole_copies"].sum() == 0
+
+
+def test_who_restarts_holds_no_copy_and_others_hold_an_old_one_of_it():
+    federation = federate(quadratic(sgd(RATE)), mean(), top_k(0.5))
+    where = gossip(ring(), metropolis())
+    simulation = simulate(federation, FLEET, topology=where, clock=clock(restart=0.2), merges=1, **SMALL)
+    (hearing, heard), population, resent = ring().adjacency(AGENTS, 0).nonzero(), simulation.init(0), 0
+    first, held = jax.tree.map(np.copy, population.between.topology.held), np.zeros((AGENTS, AGENTS), int)
+    number = np.zeros(AGENTS, int)  # held[i, j]: which copy of j agent i holds
+    for _ in range(8):
+        restarts = population.between.team.restarts.copy()
+        population, seen = simulation.round(population)
+        fallen, there = population.between.team.restarts > restarts, seen.steps > 0
+        np.testing.assert_array_equal(fallen, ~there)
+        number[fallen] += 1
+        held[fallen] = -1
+        meeting = there[hearing] & there[heard]
+        behind = meeting & (held[hearing, heard] != number[heard])
+        np.testing.assert_array_equal(seen.metrics["whole_copies"], np.bincount(heard[behind], minlength=AGENTS))
+        number[np.unique(heard[meeting])] += 1
+        held[hearing[meeting], heard[meeting]] = number[heard[meeting]]
+        copies = population.between.topology
+        np.testing.assert_array_equal(copies.number, number)
+        jax.tree.map(lambda x, y, k=fallen: np.testing.assert_array_equal(x[k], y[k]), copies.held, first)
+        resent += int(behind.sum())
+    assert resent > population.between.team.restarts.sum() > 3
+
+
+def test_an_agent_without_neighbours_learns_by_itself():
+    alone, ends = jax.tree.map(lambda x: x[:1], FLEET), []
+    for stages in ((), (top_k(0.5),)):
+        simulation = simulate(compressed(*stages), alone, topology=gossip(ring(), metropolis()))
+        population, seen = simulation.round(simulation.init(0))
+        assert (seen.bytes_up, seen.messages_up) == (0, 0)
+        ends.append(flat(population.server.params))
+    np.testing.assert_array_equal(*ends)
 
 
 def test_the_keys_of_agents_versions_and_steps_differ():

@@ -1,6 +1,7 @@
 """What goes wrong on a virtual clock: hangs, restarts with lost state, copies, messages that can't be read, delays."""
 
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +19,13 @@ from fedrl.engines.loop import UNREADABLE
 from fedrl.engines.scheduler import Scheduler
 from fedrl.engines.schedules import bounded_staleness, fed_async, fed_buff, synchronous
 from fedrl.engines.simulate import simulate
-from fedrl.engines.topologies.choices import gossip, hierarchy, isolated, server
+from fedrl.engines.topologies.choices import OneServer, gossip, hierarchy, isolated, server
 from fedrl.environments import cartpole
 from fedrl.environments.adapters import gymnasium
 from fedrl.environments.fleet import fleet
 from fedrl.experiments import checkpoint
 from fedrl.learners import a2c, chain, corrected, mlp, normalize, ppo, sgd
-from fedrl.selection import by_priority
+from fedrl.selection import by_priority, uniform
 from fedrl.stages import control_variates, error_feedback, top_k
 from fedrl.topologies import average, column_stochastic, gradient_tracking, metropolis, push_sum, ring, tree
 from quadratic import Valley, flat, quadratic
@@ -105,6 +106,17 @@ def test_a_schedule_that_would_wait_for_ever_for_who_hangs_is_refused(schedule):
     noticed = simulate(PLAIN, FLEET, scheduler=schedule, clock=clock(hang=0.1, hang_s=2.0), merges=1)
     _, seen = ran(noticed, 12)
     assert total(seen, "hung") > 0
+
+
+@pytest.mark.parametrize("where", [server(), hierarchy(tree([4], [1, 2]))], ids=["server", "tree"])
+@pytest.mark.parametrize("schedule", [synchronous(6), synchronous(deadline_s=3.0, quorum=6)], ids=repr)
+def test_so_is_one_that_waits_for_all_who_are_asked(schedule, where):
+    plan = Scheduler(schedule, selection=uniform(3))
+    if isinstance(where, OneServer):
+        plan = replace(plan, selection=uniform(6))
+    with pytest.raises(ConfigError, match="waits for all 6 agents that are asked, so the first one that hangs"):
+        simulate(PLAIN, FLEET, topology=where, scheduler=plan, clock=clock(hang=0.1))
+    simulate(PLAIN, FLEET, topology=where, scheduler=plan, clock=clock(hang=0.1, hang_s=2.0))
 
 
 @pytest.mark.parametrize("late", ["discard", "keep"])
@@ -292,6 +304,17 @@ def without(simulation, population, unread):
     return simulation.round(begun, cohort=[k for k in range(AGENTS) if k not in unread])
 
 
+def test_what_cannot_be_read_is_counted_up_to_the_first_server_of_a_tree():
+    where = hierarchy(tree([2], [1, 2]))
+    _, seen = ran(simulate(PLAIN, FLEET, topology=where, clock=clock(malformed=0.3)))
+    update = 4 * SIZE + 4 + 4
+    assert total(seen, "malformed") > 2
+    for record in seen:
+        sent = record.tick.arrived + record.tick.malformed
+        assert record.levels[0][0] == sent * update
+        assert record.bytes_up == sum(up for up, _ in record.levels)
+
+
 def test_stages_of_who_was_not_understood_remember_what_they_did_before():
     for schedule in (synchronous(), fed_buff(2)):
         simulation = simulate(SPARSE, FLEET, scheduler=schedule, clock=clock(malformed=0.5, step_s=STEP_S), merges=1)
@@ -324,7 +347,27 @@ def test_bids_that_cannot_be_read_are_counted_within_the_budget(schedule):
     plan = Scheduler(schedule, admission=by_priority(160))
     _, seen = ran(simulate(federation, FLEET, scheduler=plan, clock=clock(malformed=0.3), merges=1))
     assert total(seen, "malformed") > 2
-    assert all(record.bytes_up <= 160 for record in seen)
+    bid, update = 4, 4 * SIZE + 4 + 4 + 4  # weight, version and loss; the norm was bid
+    for record in seen:
+        bids = record.tick.arrived + record.tick.malformed
+        assert record.bytes_up == bids * bid + len(record.admitted) * update <= 160
+        assert record.messages_up == bids + len(record.admitted)
+
+
+def test_bids_that_cannot_be_read_cost_the_server_that_they_were_sent_to():
+    federation = federate(quadratic(sgd(0.1), size=SIZE), mean(), tells=("norm",))
+    bid, update = 4, 4 * SIZE + 4 + 4
+    plan = Scheduler(admission=by_priority(4 * bid + 3 * update))
+    where, edge = hierarchy(tree([4], [1, 2])), np.arange(AGENTS) // 4
+    _, seen = ran(simulate(federation, FLEET, topology=where, scheduler=plan, clock=clock(malformed=0.3)))
+    apart = 0
+    for record in seen:
+        unread = np.array([refusal.agent for refusal in record.refused], int)
+        for g, count in enumerate((4, 3)):
+            mine, garbled = int((edge[record.admitted] == g).sum()), int((edge[unread] == g).sum())
+            assert mine == min(count - garbled, 3)
+            apart += int(mine == 3 and garbled < len(unread))
+    assert apart > 1
 
 
 # --- delays ----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from fedrl.engines.scheduler import Scheduler
 from fedrl.engines.schedules import bounded_staleness, fed_async, fed_buff, synchronous
 from fedrl.engines.simulate import simulate
 from fedrl.learners import chain, corrected, sgd
-from fedrl.selection import by_priority, ramp
+from fedrl.selection import balanced_by_time, by_priority, ramp
 from fedrl.selection.selection import Workload
 from fedrl.stages import (
     clip,
@@ -205,6 +205,20 @@ def test_on_a_clock_shares_follow_the_work_too():
     plan, slow = Scheduler(workload=alternating(3)), clock(step_s=SPEEDS)
     timed = simulate(scaffold(mean()), FLEET, scheduler=plan, clock=slow, devices=DEVICE)
     settles_at(timed, BY_SAMPLES, 400)
+
+
+def test_the_share_of_an_update_is_that_of_when_its_agent_was_asked():
+    """Whoever fills a block learns sooner, and may not know what others are asked for later."""
+    plan = Scheduler(fed_buff(2), workload=balanced_by_time(3))
+    federation = scaffold(mean(), tells=["duration_s"])
+    options, devices = {"scheduler": plan, "clock": clock(step_s=[1.0, 1.3, 1.7, 4.0], latency_s=0.1)}, jax.devices()
+    assert len(devices) > 1
+    ends = [
+        simulated_rounds(simulate(federation, FLEET, **options, block=2, devices=few), 8)
+        for few in (devices[:1], devices[:2])
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *(end.server for end in ends))
+    assert len(np.unique(ends[0].between.team.share)) > 1
 
 
 def test_one_share_for_all_where_all_work_the_same():

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrl.aggregators import fedadam, mean, median
+from fedrl.aggregators import fedadam, mean, median, polynomial
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import federate
 from fedrl.core.learner import Learner, nothing_gathered, same_stream
+from fedrl.engines.clocks import clock
+from fedrl.engines.schedules import synchronous
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import gossip, isolated
 from fedrl.environments import cartpole
@@ -369,6 +371,16 @@ def test_neighbours_on_a_ring_learn_cartpole_together():
 def test_what_needs_a_server_is_refused(federation, rule, message):
     with pytest.raises(UnsoundError, match=message):
         neighbours(federation, FLEET, ring(), metropolis(), rule)
+
+
+@pytest.mark.parametrize(
+    ("topology", "reason"), [(gossip(ring(), metropolis()), "no server"), (isolated(), "isolated")]
+)
+def test_nobody_scales_late_updates_without_a_server(topology, reason):
+    schedule = synchronous(deadline_s=2.0, late="keep", staleness=polynomial())
+    with pytest.raises(UnsoundError, match=r"polynomial\(\) is .*Leave it out") as found:
+        simulate(PLAIN, FLEET, topology=topology, scheduler=schedule, clock=clock())
+    assert found.value.reason == reason
 
 
 def test_neighbours_on_the_complete_graph_average_what_they_learn_on_the_host():

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from fedrl.aggregators import fedadam, fedavgm, mean, median
+from fedrl.aggregators import fedadam, fedavgm, mean, median, normalized_momentum
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import federate
 from fedrl.engines.clocks import clock
 from fedrl.engines.nested import as_learner
-from fedrl.engines.schedules import synchronous
+from fedrl.engines.schedules import afedpg, synchronous
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import hierarchy
 from fedrl.environments import cartpole
@@ -164,6 +164,24 @@ def test_agents_act_with_what_their_own_edge_holds(rarely):
     edges = np.stack([flat(holder.server.params) for holder in levels_of(population)[0]])
     held = flat(simulation.params_of(simulation.adopt(population)))
     np.testing.assert_array_equal(held, np.repeat(edges, 3, axis=0))
+
+
+def test_an_edge_that_merged_nothing_looks_ahead_as_before():
+    federation = federate(quadratic(sgd(RATE), size=SIZE), mean(), server_opt=normalized_momentum(0.1, 0.5))
+    where, devices = hierarchy(tree([2], [1, 100])), clock(step_s=[1.0, 1.4, 1.7, 2.3])
+    simulation = simulate(federation, fleet_of(4), topology=where, scheduler=afedpg(0.5), clock=devices, merges=1)
+    population, stood = simulation.init(0), 0
+    for _ in range(8):
+        (holders,), before = population.between.topology
+        held = [flat(holder.server.params) for holder in holders]
+        earlier = [flat(params) for params in before]
+        population, seen = simulation.round(population)
+        _, before = population.between.topology
+        for i, after in enumerate(before):
+            moved = seen.arrivals.sender[0] // 2 == i
+            np.testing.assert_array_equal(flat(after), held[i] if moved else earlier[i])
+            stood += int(not moved and not np.array_equal(held[i], earlier[i]))
+    assert stood > 2
 
 
 def test_weights_of_unequal_edges_are_those_of_their_agents():

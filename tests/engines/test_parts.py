@@ -27,7 +27,7 @@ from fedrl.learners import a2c, corrected, mlp, normalize, personal, ppo, sgd
 from fedrl.learners.optimizers import chain
 from fedrl.stages import clip, control_variates, error_feedback, lazy, sign, top_k, weigh_by_signal
 from fedrl.topologies import metropolis, ring, tree
-from quadratic import FLEET, flat, quadratic, simulated_rounds
+from quadratic import FLEET, Valley, flat, quadratic, simulated_rounds
 
 RATE, STEPS, EVERY, ROUNDS = 0.1, 2, 3, 11
 HEAD, TAIL = slice(0, 1), slice(1, 3)
@@ -133,7 +133,7 @@ def test_stages_of_a_part_remember_nothing_of_versions_in_which_it_is_not_due():
     memories = []
     for _ in range(4):
         population, _ = simulation.round(population)
-        (groups, _), *_ = [block.local for block in population.blocks]
+        (groups, *_), *_ = [block.local for block in population.blocks]
         memories.append([flattened(group) for group in groups])
     tails = [memory[0] for memory in memories]
     assert not tails[0].any()
@@ -186,6 +186,44 @@ def test_edges_of_a_tree_with_periods_keep_a_part_that_is_not_due():
     assert heads[1].all()
     np.testing.assert_array_equal(heads[1], heads[2])
     assert not np.array_equal(heads[2], heads[3])
+
+
+def test_change_is_counted_from_what_agents_adopted_although_their_copy_goes_on():
+    """What a difference on the way down lost comes in versions in which the part is not due, and nobody adopts it."""
+    size, rate, every = 6, 0.2, 4
+    draws = np.random.default_rng(0)
+    fleet = Valley(
+        draws.uniform(0.3, 1.5, (3, size)).astype(np.float32), draws.normal(size=(3, size)).astype(np.float32)
+    )
+    learner = quadratic(sgd(rate), size=size)
+    federation = federate(
+        learner, mean("uniform"), parts=[part("tail", every=every)], down_stages=(top_k(0.3),), local_steps=STEPS
+    )
+    simulation = simulate(federation, fleet)
+    population, own, adopted = simulation.init(0), np.zeros((3, size)), np.zeros(size)
+    for version in range(3 * every):
+        before, copy = flat(population.server.params), flat(population.server.down.held)
+        own[:, 0] = copy[0]
+        if version % every == 0:
+            own[:, 1:], adopted = copy[1:], copy
+        population, _ = simulation.round(population)
+        after = flat(population.server.params)
+        own = fleet.minimum + (1.0 - rate * fleet.curvature) ** STEPS * (own - fleet.minimum)
+        due = (version + 1) % every == 0
+        expected = before[1:] + (own.mean(axis=0) - adopted)[1:] * due
+        np.testing.assert_allclose(after[1:], expected, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(copy[1:], adopted[1:])
+
+
+@pytest.mark.parametrize(("every", "periods"), [(2, [1, 3]), (4, [1, 2, 6]), (3, [1, 1, 2])])
+def test_periods_that_do_not_divide_each_other_are_refused(every, periods):
+    """Servers above would hand down a part in versions in which agents keep their own."""
+    federation = federate(quadratic(sgd(RATE)), mean(), parts=[part("head", every=every)])
+    shape = tree([2] * (len(periods) - 1), periods)
+    with pytest.raises(UnsoundError, match="be a multiple of the other") as found:
+        simulate(federation, FLEET, topology=hierarchy(shape))
+    assert found.value.reason == "private"
+    simulate(federation, FLEET, topology=hierarchy(tree([2], [1, 2 * every])))
 
 
 def test_ppo_averages_its_critic_in_every_round_and_its_actor_in_every_second():

@@ -17,11 +17,14 @@ from fedrl.engines.executors.blocks import Blocks
 from fedrl.engines.scheduler import Scheduler
 from fedrl.engines.schedules import afedpg, bounded_staleness, fed_async, fed_buff, synchronous
 from fedrl.engines.simulate import simulate
+from fedrl.engines.topologies.choices import gossip
 from fedrl.environments import cartpole
 from fedrl.experiments import checkpoint
 from fedrl.learners import normalize, ppo, sgd
 from fedrl.selection import by_priority
+from fedrl.selection.selection import Admission
 from fedrl.stages import error_feedback, lazy, top_k
+from fedrl.topologies import metropolis, ring
 from quadratic import Valley, flat, quadratic
 
 AGENTS, SIZE, RATE, SEED = 7, 3, 0.1, 5
@@ -300,6 +303,44 @@ def test_only_a_cohort_is_sent_for():
     for _ in range(5):
         population, seen = simulation.round(population, cohort=[1, 4, 5])
         assert set(np.flatnonzero(seen.metrics["loss"])) <= {1, 4, 5}
+
+
+@pytest.mark.parametrize("cohort", [[], [-1], [-1, 2], [AGENTS]], ids=repr)
+def test_a_cohort_is_of_agents_that_there_are(cohort):
+    simulation = simulate(PLAIN, FLEET, **SMALL)
+    with pytest.raises(ConfigError, match=r"cohort is .* Name at least one of them"):
+        simulation.round(simulation.init(0), cohort)
+
+
+def test_neighbours_tell_how_long_the_steps_behind_their_messages_took():
+    devices = clock(step_s=2.0)
+    simulation = simulate(PLAIN, FLEET, topology=gossip(ring(), metropolis()), clock=devices, **SMALL)
+    _, seen = simulation.round(simulation.init(SEED))
+    assert seen.sums["work_s"] / seen.sums["arrived"] == 3 * 2.0
+
+
+@pytest.mark.parametrize("schedule", [synchronous(), fed_buff(3), fed_async()], ids=repr)
+def test_all_that_arrived_between_two_merges_is_counted(schedule):
+    simulation = simulate(PLAIN, FLEET, scheduler=schedule, clock=clock(step_s=STEP_S), local_steps=STEPS, **SMALL)
+    population = simulation.init(SEED)
+    for _ in range(4):
+        population, seen = simulation.round(population)
+        assert seen.bytes_up == seen.tick.arrived * UP == seen.uploads.size_bytes.sum()
+        assert seen.messages_up == seen.tick.arrived == seen.uploads.messages.sum()
+
+
+def test_staleness_is_of_what_is_merged():
+    """Under a budget of one update, the fresh one is merged and the late one is turned away."""
+    first = Admission(lambda rng, ids, left, state, told, sizes: ids > 0, 10_000, ("norm",))
+    federation = federate(quadratic(sgd(RATE)), mean(), tells=["norm"])
+    plan = Scheduler(synchronous(AGENTS - 1, late="keep"), admission=first)
+    devices = clock(step_s=[1.5] + [1.0] * (AGENTS - 1))
+    simulation = simulate(federation, FLEET, scheduler=plan, clock=devices, merges=1, **SMALL)
+    population, most = simulation.init(SEED), []
+    for _ in range(4):
+        population, seen = simulation.round(population)
+        most.append((int(seen.arrivals.staleness.max()), seen.tick.staleness_max))
+    assert (1, 0) in most
 
 
 def test_a_round_without_a_quorum_is_abandoned():

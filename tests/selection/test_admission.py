@@ -1,5 +1,7 @@
 """Whose updates are sent under a budget of bytes: choices worked out by hand, and rounds that keep to the budget."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -9,14 +11,17 @@ from hypothesis import strategies as st
 from fedrl.aggregators import mean, median, q_fair
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import federate
+from fedrl.engines.clocks import clock
 from fedrl.engines.scheduler import Scheduler, asked
+from fedrl.engines.schedules import fed_buff, synchronous
 from fedrl.engines.simulate import simulate
-from fedrl.engines.topologies.choices import isolated
+from fedrl.engines.topologies.choices import hierarchy, isolated
 from fedrl.experiments import checkpoint
 from fedrl.learners import sgd
-from fedrl.selection import by_priority, by_utility, round_robin
+from fedrl.selection import by_priority, by_utility, round_robin, uniform
 from fedrl.selection.admission import Waiting
 from fedrl.stages import error_feedback, threshold, top_k
+from fedrl.topologies import tree
 from quadratic import FLEET, flat, quadratic
 
 DEVICE = jax.devices()[:1]
@@ -200,6 +205,49 @@ class TestRounds:
             again, resumed = simulation.round(again)
         np.testing.assert_array_equal(flat(population.server.params), flat(again.server.params))
         assert seen.admitted.tolist() == resumed.admitted.tolist()
+
+
+@pytest.mark.parametrize(("buffer", "selection", "count"), [(5, None, 4), (3, uniform(2), 2)], ids=repr)
+def test_a_buffer_that_those_who_wait_for_an_answer_can_not_fill_is_refused(buffer, selection, count):
+    plan = Scheduler(fed_buff(buffer), selection, admission=by_priority(1000))
+    federation = federate(quadratic(sgd(0.1)), mean(), tells=["norm"])
+    with pytest.raises(ConfigError, match=rf"waits for {buffer} updates, and {count} agents are asked"):
+        simulate(federation, FLEET, scheduler=plan, clock=clock())
+    simulate(federation, FLEET, scheduler=replace(plan, schedule=fed_buff(count)), clock=clock())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "topology", "bids"),
+    [
+        (synchronous(deadline_s=1.6, late="keep"), None, 4),
+        (fed_buff(2), hierarchy(tree([2], [1, 2])), 2),
+        (synchronous(deadline_s=1.6), None, 1),
+    ],
+    ids=["late agents", "buffers", "called back"],
+)
+def test_a_budget_is_for_the_bids_of_late_agents_too(schedule, topology, bids):
+    federation = federate(quadratic(sgd(0.1)), mean(), tells=["norm"])
+
+    def some_rounds(budget_bytes):
+        plan = Scheduler(schedule, uniform(1), admission=by_priority(budget_bytes))
+        devices = clock(step_s=[1.0, 1.5, 2.0, 5.0])
+        simulation = simulate(federation, FLEET, topology=topology, scheduler=plan, clock=devices, merges=1)
+        population = simulation.init(0)
+        for _ in range(12):
+            population, _ = simulation.round(population)
+
+    with pytest.raises(ConfigError, match=f"Bids of 4 bytes from {bids} agents"):
+        some_rounds(bids * BID + DENSE - 1)
+    some_rounds(bids * BID + DENSE)
+
+
+def test_a_budget_is_that_of_each_server_from_the_first_round_on():
+    """Two bids and an update fit, four bids do not, and no server has as many."""
+    federation = federate(quadratic(sgd(0.1)), mean(), tells=["norm"])
+    plan = Scheduler(admission=by_priority(2 * 4 + 20))
+    simulation = simulate(federation, FLEET, topology=hierarchy(tree([2], [1, 2])), scheduler=plan)
+    _, seen = simulation.round(simulation.init(0))
+    assert len(seen.admitted) == 2
 
 
 @pytest.mark.parametrize(

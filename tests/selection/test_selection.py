@@ -16,6 +16,7 @@ from fedrl.core.federation import federate
 from fedrl.engines.clocks import clock
 from fedrl.engines.records import ARRIVED, LOST, OPENED, Events
 from fedrl.engines.scheduler import Scheduler, asked
+from fedrl.engines.schedules import bounded_staleness, fed_async, fed_buff, synchronous
 from fedrl.engines.simulate import simulate
 from fedrl.experiments import checkpoint
 from fedrl.learners import sgd
@@ -215,7 +216,7 @@ def test_the_units_of_what_is_measured_make_no_difference_to_plans(unit):
     for loss in ([3.0, 5.0], [1.0, 1.0]):
         state = by_loss.hear(on_time(np.arange(2)), state, {"loss": unit * np.array(loss)})
     assert by_loss.plan(2, 3, state).tolist() == [4, 4]
-    pace = by_time.hear(on_time(np.arange(3)), by_time.init(3), {"duration_s": unit / speeds})
+    pace = by_time.hear(on_time(np.arange(3)), by_time.init(3), {"duration_s": unit / speeds, "steps": np.ones(3)})
     assert by_time.plan(3, 2, pace).tolist() == [8, 4, 2]
 
 
@@ -314,6 +315,27 @@ class TestScheduled:
             ends.append(population.server)
         jax.tree.map(np.testing.assert_array_equal, *ends)
 
+    def test_a_quorum_above_the_cohort_is_refused(self):
+        plan = Scheduler(synchronous(quorum=3), selection=uniform(2))
+        with pytest.raises(ConfigError, match=r"no fewer than 3 updates, and uniform\(2\) asks 2 agents"):
+            simulate(federate(quadratic(sgd(0.1)), mean()), FLEET, scheduler=plan)
+
+    @pytest.mark.parametrize("bound", [0, 2])
+    def test_who_is_not_asked_is_not_waited_for(self, bound):
+        plan = Scheduler(bounded_staleness(bound), selection=uniform(2))
+        devices = clock(step_s=[1.0, 1.5, 2.0, 5.0])
+        simulation = simulate(
+            federate(quadratic(sgd(0.1)), mean()), FLEET, scheduler=plan, clock=devices, merges=1, block=2
+        )
+        population, turns = simulation.init(0), np.zeros(4, int)
+        for _ in range(60):
+            population, seen = simulation.round(population)
+            turns += seen.turns
+            board = population.between.board
+            at_work = board.status == 1
+            assert (board.done[at_work] - board.done[board.allowed | at_work].min() <= bound + 1).all()
+        assert turns.min() > 5
+
     def test_more_than_a_server_has_are_refused_when_it_is_built(self):
         with pytest.raises(ConfigError, match="cohort is 3 and a server asks among 2 agents"):
             simulate(
@@ -376,17 +398,23 @@ class TestBalancedByTime:
         state = rule.init(3)
         assert rule.plan(3, 1, state).tolist() == [2, 2, 2]
         state = rule.hear(
-            on_time(np.arange(3)), state, {"duration_s": np.array([2.0, 8.0, np.nan])}
+            on_time(np.arange(3)), state, {"duration_s": np.array([2.0, 8.0, np.nan]), "steps": np.full(3, 2)}
         )  # 1 and 4 s a step
         assert rule.plan(3, 2, state).tolist() == [8, 2, 2]
-        state = rule.hear(on_time(np.array([0, 2])), state, {"duration_s": np.array([40.0, 1.0])})  # 5 and 0.5 s a step
+        state = rule.hear(
+            on_time(np.array([0, 2])), state, {"duration_s": np.array([40.0, 1.0]), "steps": np.array([8, 2])}
+        )  # 5 and 0.5 s a step
         np.testing.assert_allclose(state.step_s, [0.75 * 1 + 0.25 * 5, 4.0, 0.5])
         assert rule.plan(3, 3, state).tolist() == [2, 1, 8]
 
     @given(st.lists(st.floats(0.01, 100.0), min_size=2, max_size=8), st.integers(1, 30))
     def test_rounds_end_together_as_far_as_whole_steps_let_them(self, step_s, most):
         rule = balanced_by_time(most)
-        state = rule.hear(on_time(np.arange(len(step_s))), rule.init(len(step_s)), {"duration_s": np.array(step_s)})
+        state = rule.hear(
+            on_time(np.arange(len(step_s))),
+            rule.init(len(step_s)),
+            {"duration_s": np.array(step_s), "steps": np.ones(len(step_s))},
+        )
         steps, fastest = rule.plan(len(step_s), 2, state), most * min(step_s)
         assert 1 <= steps.min() <= steps.max() == most
         late = np.abs(steps * step_s - fastest) > np.array(step_s) / 2 * (1 + 1e-5)
@@ -428,6 +456,19 @@ class TestBalancedByTime:
             board, actions = scheduler.step(board, Events(np.array([kind]), np.array([agent]), np.ones(1), report))
         assert actions.merge.tolist() == [1.0, 1.0]
         np.testing.assert_array_equal(board.workload.step_s, [1.0, np.nan, 4.0])
+
+    @pytest.mark.parametrize("schedule", [fed_buff(2), synchronous(2, late="keep"), fed_async()], ids=repr)
+    def test_durations_are_of_the_steps_that_were_asked_for_whatever_is_planned_since(self, schedule):
+        rule, step_s = balanced_by_time(8), [1.0, 1.0, 2.0, 4.0]
+        federation = federate(quadratic(sgd(0.1)), mean(), local_steps=8, tells=rule.asks)
+        plan = Scheduler(schedule, workload=rule)
+        simulation = simulate(federation, FLEET, scheduler=plan, clock=clock(step_s=step_s), merges=1, block=2)
+        population = simulation.init(0)
+        for _ in range(12):
+            population, _ = simulation.round(population)
+            known = population.between.board.workload.step_s
+            np.testing.assert_allclose(known, np.where(np.isnan(known), np.nan, step_s))
+        assert np.isfinite(known).all()
 
     def test_without_a_clock_nobody_can_tell_how_long_it_took(self):
         """A compiled program knows nothing of time, and all go on as at first."""

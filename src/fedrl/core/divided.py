@@ -6,7 +6,8 @@
 
 A part is due in every version whose number, counted from 1, its period divides. In between an agent keeps what it has
 made of it and sends nothing of it, and the server leaves it, its rule and its optimiser as they are. An agent adopts a
-part from the first broadcast it hears after the part was due.
+part from the first broadcast it hears after the part was due, and sends how it has changed since: what is broadcast of
+a part in between may change, as down stages send later what they lost.
 
 A part is a tree with None in the places of all others, so that what is said of single arrays still holds in it.
 """
@@ -225,7 +226,8 @@ class Due:
 def periodic(groups: Sequence[Group], stages: Sequence[Stage]) -> Stage:
     """The pipeline of a federation in which some groups are not due in every version: each passes it by itself.
 
-    What an agent remembers is, beside what its stages remember of each group, the version it heard last.
+    What an agent remembers is, beside what its stages remember of each group, the version it heard last, and what it
+    adopted of each group with a period.
 
     Raises:
         UnsoundError: A stage counts on every parameter of every round.
@@ -248,7 +250,8 @@ def periodic(groups: Sequence[Group], stages: Sequence[Stage]) -> Stage:
 
     def init(params: Params) -> tuple[PyTree, PyTree]:
         pairs = [inner.init(group.of(params)) for group in groups]
-        return tuple(shared for shared, _ in pairs), (tuple(local for _, local in pairs), jnp.int32(-1))
+        adopted = tuple(group.of(params) if group.every > 1 else () for group in groups)
+        return tuple(shared for shared, _ in pairs), (tuple(local for _, local in pairs), jnp.int32(-1), adopted)
 
     def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
         values, after = [], []
@@ -257,7 +260,7 @@ def periodic(groups: Sequence[Group], stages: Sequence[Stage]) -> Stage:
             sent, memory = inner.encode(jax.random.fold_in(key, i), context, shared[i], local[0][i], own)
             values.append(sent.value if group.every == 1 else Due(due, sent.value))
             after.append(_if_due(group, due, memory, local[0][i]))
-        return update._replace(value=tuple(values)), (tuple(after), context.version)
+        return update._replace(value=tuple(values)), (tuple(after), context.version, local[2])
 
     def decode(shared: PyTree, update: Update) -> Update:
         values = []
@@ -279,13 +282,22 @@ def periodic(groups: Sequence[Group], stages: Sequence[Stage]) -> Stage:
     return Stage(encode, init, decode=decode, finish=finish)
 
 
-def adopting(groups: Sequence[Group], local: PyTree, version: Any, sent: Params, own: Params) -> Params:
-    """What an agent goes on from: of each group what it is sent, if that was merged since it heard a version last."""
-    last, found = local[1], []
-    for group in groups:
+def adopting(groups: Sequence[Group], local: PyTree, version: Any, sent: Params, own: Params) -> tuple[Params, PyTree]:
+    """What an agent goes on from: of each group what it is sent, if that was merged since it heard a version last.
+
+    Also returns what it remembers then.
+    """
+    (memory, last, before), found, adopted = local, [], []
+    for group, old in zip(groups, before, strict=True):
         fresh = (last < 0) | (last // group.every != version // group.every)
         found.append(_if_due(group, fresh, group.of(sent), group.of(own)))
-    return joined(found)
+        adopted.append(_if_due(group, fresh, group.of(sent), old) if group.every > 1 else ())
+    return joined(found), (memory, last, tuple(adopted))
+
+
+def begun_from(groups: Sequence[Group], local: PyTree, sent: Params) -> Params:
+    """What the change of each group is counted from: what its agent adopted last."""
+    return joined([group.of(sent) if group.every == 1 else old for group, old in zip(groups, local[2], strict=True)])
 
 
 def _if_due(group: Group, due: Any, new: PyTree, old: PyTree) -> PyTree:

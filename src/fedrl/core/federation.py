@@ -23,7 +23,7 @@ import optax
 from fedrl.core.aggregator import Aggregator, Arrivals, View
 from fedrl.core.checks import check_composition, check_one_of, check_positive
 from fedrl.core.component import Call, component, record
-from fedrl.core.divided import Part, adopting, divided_optimizer, divided_rule, grouped, periodic
+from fedrl.core.divided import Part, adopting, begun_from, divided_optimizer, divided_rule, grouped, periodic
 from fedrl.core.double import sum_of
 from fedrl.core.downlink import Copy, downlink, heard
 from fedrl.core.errors import UnsoundError
@@ -227,10 +227,10 @@ def federate(
     def begin(keys: TurnKeys, sent: Broadcast, agent: AgentState, cohort: jax.Array) -> tuple[Task, AgentState]:
         hint = Hint(sent.params, _whole(guide(sent.shared, agent.local), sent.params, stages))
         task = Task(keys, sent, hint, cohort)
-        params = sent.params
+        params, local = sent.params, agent.local
         if in_periods:
-            params = adopting(groups, agent.local, sent.version, params, learner.params(agent.learner))
-        return task, agent._replace(learner=learner.adopt(agent.learner, params))
+            params, local = adopting(groups, local, sent.version, params, learner.params(agent.learner))
+        return task, agent._replace(learner=learner.adopt(agent.learner, params), local=local)
 
     def remember(agent: AgentState) -> AgentState:
         return snapshot(agent, local_steps * learner.samples)
@@ -254,7 +254,8 @@ def federate(
         if payload == "gradient":
             value = jax.tree.map(lambda s: s / jnp.maximum(agent.steps, 1), total)
         else:
-            value = jax.tree.map(jnp.subtract, learner.params(agent.learner), task.broadcast.params)
+            start = begun_from(groups, agent.local, task.broadcast.params) if in_periods else task.broadcast.params
+            value = jax.tree.map(jnp.subtract, learner.params(agent.learner), start)
         return judged(task, before, value, *encode(task, agent, value, metrics))
 
     def judged(

@@ -22,6 +22,8 @@ RANGES = {"norm": (0.0, 1e15), "loss": (-1e15, 1e15), "return": (-1e15, 1e15), D
 """What agents may report of themselves, by name. Any parameter of an environment is a finite float32."""
 UNKNOWN = ("return", DURATION)
 """What may be NaN: no episode has ended, or nobody has measured the time."""
+LARGEST = {"update": 1e15, "statistics": float(np.finfo(np.float32).max)}
+"""The largest numbers that are taken: squares of an update of 10^8 such numbers still add up to a float32."""
 ROUNDING = 1e-5
 """How far a weight may be off relatively: it is computed in float32."""
 
@@ -70,7 +72,11 @@ def _report(update: Update) -> str:
 def _finite(update: Update) -> str:
     for name, tree in (("update", update.value), ("statistics", update.statistics)):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            real = np.issubdtype(leaf.dtype, np.floating)
-            if real and leaf.size and not np.isfinite(leaf.min() + leaf.max()):  # one pass each, and no copy
+            if not np.issubdtype(leaf.dtype, np.floating) or not leaf.size:
+                continue
+            reach, limit = max(-float(leaf.min()), float(leaf.max())), LARGEST[name]  # one pass each, and no copy
+            if not np.isfinite(leaf.min()) or not reach < np.inf:
                 return f"{name}{jax.tree_util.keystr(path)} is not finite"
+            if reach > limit:
+                return f"{name}{jax.tree_util.keystr(path)} reaches {reach:.3g}, and {limit:.3g} is the most"
     return ""

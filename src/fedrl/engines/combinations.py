@@ -6,11 +6,13 @@ Each refusal has one of the reasons in `fedrl.core.errors.REASONS`. That somethi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedrl.aggregators.staleness import constant
 from fedrl.core.component import written
 from fedrl.core.divided import Part
 from fedrl.core.errors import ConfigError, UnsoundError
@@ -25,7 +27,7 @@ from fedrl.engines.scheduler import Scheduler
 from fedrl.engines.schedules import Schedule
 from fedrl.engines.topologies.choices import Alone, Hierarchy, Neighbours, Topology
 from fedrl.engines.topologies.step_size import is_busy, step_size
-from fedrl.engines.topologies.tree import holding
+from fedrl.engines.topologies.tree import holding, lowest
 from fedrl.topologies.rules import Rule
 from fedrl.topologies.trees import Tree
 
@@ -49,7 +51,8 @@ def check(
     else:
         speeds_of(clock, agents, 0, 0)
         presence(clock, agents)
-        check_hangs(clock, scheduler.schedule, agents)
+        group = lowest(topology.tree, agents) if isinstance(topology, Hierarchy) else None
+        check_hangs(clock, scheduler.schedule, len(replace(scheduler, group=group).first_asked(agents)))
         _check_faults(federation, topology, clock)
     _check_schedule(federation, scheduler.schedule, agents)
     if federation.parts:
@@ -197,6 +200,21 @@ def _check_parts(parts: Sequence[Part], topology: Topology | None, scheduler: Sc
             "1, or use synchronous() without delays.",
             reason="private",
         )
+    if isinstance(topology, Hierarchy):
+        _check_periods(lasting, topology.tree)
+
+
+def _check_periods(parts: Sequence[Part], tree: Tree) -> None:
+    """Refuse a part of which servers would hand down what their agents do not adopt."""
+    for part in parts:
+        apart = [often for often in tree.periods if often % part.every and part.every % often]
+        if apart:
+            raise UnsoundError(
+                f"{part!r} is due in every {part.every} versions, and servers of {tree!r} merge in every {apart[0]}: "
+                "now and then they would merge what agents have changed of that part while agents keep their own. Let "
+                "one of the two periods be a multiple of the other.",
+                reason="private",
+            )
 
 
 def _check_tree(federation: Federation, tree: Tree) -> None:
@@ -247,6 +265,7 @@ def _check_serverless(federation: Federation, rule: Rule, scheduler: Scheduler) 
     deciding: list[object] = [part for part in (scheduler.selection, scheduler.admission) if part is not None]
     deciding += [schedule] if schedule.restart or schedule.wait_for is not None else []
     deciding += [scheduler.workload] if scheduler.workload is not None and scheduler.workload.asks else []
+    deciding += [] if schedule.staleness == constant() else [schedule.staleness]
     if deciding:
         raise UnsoundError(
             f"{deciding[0]!r} is what a server decides, and without one there is nobody to decide it: neighbours wait "
@@ -289,6 +308,7 @@ def _check_isolated(federation: Federation, scheduler: Scheduler) -> None:
     talking: list[object] = [*federation.stages, scheduler.selection, scheduler.admission]
     talking += [schedule] if schedule.restart or schedule.wait_for is not None else []
     talking += [workload] if workload is not None and workload.asks else []
+    talking += [] if schedule.staleness == constant() else [schedule.staleness]
     talking += [] if federation.aggregator.sees == "sum" else [federation.aggregator]
     for part in talking:
         if part is not None:

@@ -43,6 +43,7 @@ class Log:
         staleness: Of the updates of each merge.
         came: Whose updates arrived, batch by batch.
         messages_s: What the messages of the updates that arrived took, together.
+        worked_s: And the local steps behind them.
         agents_s, merging_s: Wall time that agents took to learn, and servers to merge.
     """
 
@@ -64,13 +65,14 @@ class Log:
     came: list[Arrivals] = field(default_factory=list)
     admitted: list[np.ndarray] = field(default_factory=list)
     messages_s: float = 0.0
+    worked_s: float = 0.0
     agents_s: float = 0.0
     merging_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.arrived, self.steps = np.zeros(self.agents, int), np.zeros(self.agents, int)
         self.work_s, self.sent_up = np.full(self.agents, np.nan), no_uploads(self.agents)
-        self._worked_s, self.whole_copies = 0.0, np.zeros(self.agents, int)
+        self.whole_copies = np.zeros(self.agents, int)
         self._sums = {name: np.zeros(self.agents) for name in self.names}
 
     def learned(self, ids: np.ndarray, metrics: Mapping[str, np.ndarray], steps: np.ndarray) -> None:
@@ -85,7 +87,6 @@ class Log:
         ids = arrivals.sender
         self.came.append(arrivals)
         self.work_s[ids] = work_s
-        self._worked_s += float(work_s.sum())
         self.weigh(uploads)
         for name, said in uploads.report.items():
             before = self.sent_up.report.get(name, np.full(self.agents, np.nan, np.float32))
@@ -140,7 +141,7 @@ class Log:
     @property
     def sums(self) -> dict[str, float]:
         """The parts of `TIMES`."""
-        return {"work_s": self._worked_s, "messages_s": self.messages_s, "arrived": float(self.arrived.sum())}
+        return {"work_s": self.worked_s, "messages_s": self.messages_s, "arrived": float(self.arrived.sum())}
 
     @property
     def counts(self) -> tuple[int, int, int, float, int, int, int, int, int]:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedrl.core.aggregator import Arrivals
+from fedrl.core.errors import ConfigError
 from fedrl.core.keys import Keys, Stream, derived, keys_of
 from fedrl.core.shares import shares
 from fedrl.core.told import DURATION
@@ -84,6 +85,7 @@ class Loop:
     ) -> None:
         self.topology, self.executor, self.scheduler, self.clock = topology, executor, scheduler, clock
         self.steps, self.merges, self.agents = steps, merges, len(steps)
+        self.share = shares(executor.federation, steps)
         self.account = accounting(topology.wire, self.agents)
         self.served = topology.collects != PARAMS and not isinstance(topology, Isolated)
         down = self.served and bool(topology.federation.down_stages)
@@ -122,9 +124,13 @@ class Loop:
     def round(
         self, population: Population, cohort: Sequence[int] | np.ndarray | None = None
     ) -> tuple[Population, Round]:
-        """So many merges. `cohort` are the agents that may be sent for, whatever the selection says."""
+        """So many merges. `cohort` are the agents that may be sent for, whatever the selection says.
+
+        Raises:
+            ConfigError: They are none, or there are not so many.
+        """
         began, log = time.perf_counter(), Log(self.agents, self.executor.metrics, self.hearing.compressed)
-        allowed = np.full(1, -1) if cohort is None else np.unique(np.asarray(cohort, int))
+        allowed = np.full(1, -1) if cohort is None else _cohort(cohort, self.agents)
         for _ in range(self.merges):
             population = self.merge(population, allowed, log)
         between: Between = population.between
@@ -162,18 +168,18 @@ class Loop:
         board, ticking, agents = between.board, between.clock, _agents(population)
         table = delayed(self.topology.table(population.server, between.topology), between.past, board.delay)
         letters, heard = Letters(log, self.agents), self.hearing.opened()
-        opened = np.full(len(cohort), OPENED)
+        opened, share = np.full(len(cohort), OPENED), self.share
         events = Events(opened, cohort, np.full(len(cohort), self.clock.now_s(ticking)))
         while True:
             board, actions = self.scheduler.step(board, events)
             if events.kind[0] == OPENED and self.scheduler.workload is not None:
-                agents.team.share[:] = shares(self.executor.federation, board.steps)
+                share = shares(self.executor.federation, board.steps)
             ids, away = actions.dispatch, NOBODY
             if len(ids):
                 sizes = self.hearing.sizes(between.copies, ids, table)
                 ticking, there = self.clock.dispatch(ticking, ids, actions.since_s, board.steps[ids], sizes)
                 ids, away = ids[there], ids[~there]
-                agents = self.executor.assign(agents, self._jobs(ids, board, table), table)
+                agents = self.executor.assign(agents, self._jobs(ids, board, table, share), table)
                 self.hearing.send(heard, between.copies, ids, table)
                 log.hung += self.clock.hanging(ticking, ids)
             if len(away):
@@ -195,7 +201,7 @@ class Loop:
         between = Between(between.topology, agents.team, board, ticking, between.iterations, past, between.copies)
         return self._merged(population._replace(blocks=agents.blocks, between=between), letters, actions, heard)
 
-    def _jobs(self, ids: np.ndarray, board: Board, table: Table) -> Jobs:
+    def _jobs(self, ids: np.ndarray, board: Board, table: Table, share: np.ndarray) -> Jobs:
         row = np.zeros(len(ids), np.int32) if table.row is None else table.row[ids]
         waits_for = self.scheduler.schedule.wait_for
         if waits_for is None:
@@ -203,7 +209,7 @@ class Loop:
             alike = np.full(len(ids), len(ids)) if not self.served else alike
         else:
             alike = np.full(len(ids), waits_for)
-        return Jobs(ids, row, board.steps[ids], alike.astype(np.int32))
+        return Jobs(ids, row, board.steps[ids], alike.astype(np.int32), share[ids])
 
     def _learned(
         self,
@@ -235,6 +241,7 @@ class Loop:
         uploads = self.account(found.agent, found.uploads) if self.served else no_uploads(self.agents)
         work_s, messages_s = self.clock.costs(ticking, found.agent)
         log.messages_s += float(messages_s.sum())
+        log.worked_s += float(work_s.sum())
         letters.add(found, uploads, agents.team, table, self.topology.hears, self.scheduler.waits)
         if self.served:
             if DURATION in uploads.report:
@@ -285,11 +292,11 @@ class Loop:
         assert scale is not None
         inbox = letters.inbox(scale, agents.team.steps if len(scale) else between.board.steps)
         if len(letters.restarted):
-            server = self.topology.restarted(population.keys, server, letters.restarted)
+            server, memory = self.topology.restarted(population.keys, server, memory, letters.restarted)
         number = int(server.version) + 1
         if len(scale) and (scale > 0.0).any():
             server, memory, met = self.topology.merge(population.keys, server, memory, inbox)
-            log.staleness.append(number - 1 - inbox.version)
+            log.staleness.append((number - 1 - inbox.version)[scale > 0.0])
             lost = np.union1d(met.lost, inbox.agent[scale == 0.0])
         else:
             server, memory = self.topology.skip(server, memory)
@@ -333,6 +340,16 @@ class Loop:
         """Every agent adopts what it would hear now."""
         table = self.topology.holds(population.server, population.between.topology)
         return _with(population, self.executor.adopt(_agents(population), table))
+
+
+def _cohort(cohort: Sequence[int] | np.ndarray, agents: int) -> np.ndarray:
+    ids = np.unique(np.asarray(cohort, int))
+    if not len(ids) or ids[0] < 0 or ids[-1] >= agents:
+        raise ConfigError(
+            f"cohort is {ids.tolist()}. It says which of {agents} agents may be sent for, from 0 to {agents - 1}, and "
+            "without any there is nothing to wait for. Name at least one of them, or leave it out."
+        )
+    return ids
 
 
 def _with_failures(events: Events, failed: np.ndarray) -> Events:

@@ -31,12 +31,14 @@ class Jobs(NamedTuple):
         row: The row of the topology's table that each hears.
         steps: Local steps that each is asked for.
         cohort: How many hear the same with it.
+        share: Its weight among all agents, as they are asked now.
     """
 
     agent: np.ndarray
     row: np.ndarray
     steps: np.ndarray
     cohort: np.ndarray
+    share: np.ndarray
 
 
 class Events(NamedTuple):

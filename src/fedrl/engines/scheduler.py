@@ -28,7 +28,7 @@ from fedrl.engines.clocks.spreads import Spreading, delays_of
 from fedrl.engines.records import ARRIVED, AWAY, BACK, FAILED, MALFORMED, NOBODY, OPENED, TIMER, Actions, Events
 from fedrl.engines.schedules import Schedule, synchronous
 from fedrl.selection.admission import left_for_updates
-from fedrl.selection.selection import Admission, Selection, Told, Workload
+from fedrl.selection.selection import STEPS, Admission, Selection, Told, Workload
 
 WAIT_FOR_ALL = synchronous()
 IDLE, BUSY, ABSENT, WAITING = 0, 1, 2, 3
@@ -67,12 +67,14 @@ class Board(NamedTuple):
         delay: How many versions ago what an agent is sent was made.
         allowed: Who may be sent for.
         steps: Local steps that each is asked for.
+        asked: Local steps of the turn that each began last.
         failing: Whose training came to nothing, since an update last arrived.
         version: Of what may be worked on.
         deadline_s: When the server stops waiting.
         begun: Whether anybody has begun since the version was opened.
         arrived: Agents whose updates arrived since then, in their order, `[n]`.
         age: How many versions ago what each started from was opened, int32 `[n]`.
+        taken: Local steps behind their updates, `[n]`.
         unread: How many messages of each could not be read since then.
         told: What they reported, by name, `[n]` each.
         sizes: Bytes of their updates, `[n]`.
@@ -88,12 +90,14 @@ class Board(NamedTuple):
     delay: np.ndarray
     allowed: np.ndarray
     steps: np.ndarray
+    asked: np.ndarray
     failing: np.ndarray
     version: np.ndarray
     deadline_s: np.ndarray
     begun: np.ndarray
     arrived: np.ndarray
     age: np.ndarray
+    taken: np.ndarray
     unread: np.ndarray
     told: Told
     sizes: np.ndarray
@@ -164,12 +168,14 @@ class Scheduler:
             delay=delays_of(self.delay_rounds, agents),
             allowed=np.ones(agents, bool),
             steps=np.asarray(steps, np.int32).copy(),
+            asked=np.zeros(agents, np.int32),
             failing=np.zeros(agents, bool),
             version=np.zeros(1, np.int32),
             deadline_s=np.full(1, np.inf),
             begun=np.zeros(1, bool),
             arrived=NOBODY,
             age=NOBODY,
+            taken=NOBODY,
             unread=np.zeros(agents, np.int32),
             told={},
             sizes=NOBODY,
@@ -181,7 +187,7 @@ class Scheduler:
 
     def step(self, board: Board, events: Events) -> tuple[Board, Actions]:
         """Take in what happened, and say what is to be done."""
-        changing = ("status", "turns", "done", "ended", "heard", "unread", "failing", "begun")
+        changing = ("status", "turns", "done", "ended", "heard", "asked", "unread", "failing", "begun")
         board = board._replace(**{name: getattr(board, name).copy() for name in changing})
         now = float(events.time_s[-1]) if len(events.time_s) else 0.0
         if events.kind[0] == OPENED:
@@ -198,18 +204,19 @@ class Scheduler:
 
     def _opened(self, board: Board, events: Events, now: float) -> tuple[Board, Actions]:
         """`events.agent` are those who may be sent for, whatever the selection says; -1 leaves it to that."""
-        agents, number = len(board.status), int(board.version[0]) + 1
+        agents, number, before = len(board.status), int(board.version[0]) + 1, board.allowed
         if events.agent[0] >= 0:
             board = board._replace(allowed=np.isin(np.arange(agents), events.agent))
         elif self.selection is not None:
             board = board._replace(allowed=np.isin(np.arange(agents), self.chosen(board, number)))
         else:
             board = board._replace(allowed=np.ones(agents, bool))
+        self._catch_up(board, board.allowed & ~before, before)
         if self.workload is not None:
             planned = _within(self.workload.plan(agents, number, board.workload), self.workload)
             board = board._replace(steps=planned.astype(np.int32))
         if self.admission is not None and not self.redispatch:
-            self._left(int(board.allowed.sum()))
+            self._left(self._most(agents, np.flatnonzero(board.allowed)))
         board.failing[:] = False
         board = board._replace(deadline_s=np.full(1, now + self.schedule.deadline_s))
         return self._go_on(board, self._free(board), now)
@@ -217,7 +224,7 @@ class Scheduler:
     def chosen(self, board: Board, number: int) -> np.ndarray:
         """Whom the selection asks in a round; in trees each server by itself, among its agents."""
         assert self.selection is not None
-        found, groups = [], self._groups(board)
+        found, groups = [], self._groups(len(board.status))
         for g in np.unique(groups):
             mine = [] if (groups == groups[0]).all() else [SELECTION, g]
             rng = np.random.default_rng([*board.key[:-1].tolist(), number, *mine])
@@ -228,14 +235,35 @@ class Scheduler:
         """The most agents that one server asks in the first round and hears before it merges.
 
         Raises:
-            ConfigError: The selection does not suit so many.
+            ConfigError: The selection does not suit so many, or servers would wait for more than may come.
         """
-        board = self.init(np.ones(agents, int), (0, 0, 0))
-        ids = np.arange(agents) if self.selection is None else self.chosen(board, 1)
-        return min(int(np.bincount(self._groups(board)[ids]).max()), self._need(board))
+        ids = self.first_asked(agents)
+        if self.selection is not None and not self.redispatch and self.schedule.quorum > len(ids):
+            raise ConfigError(
+                f"{self.schedule!r} merges no fewer than {self.schedule.quorum} updates, and {self.selection!r} asks "
+                f"{len(ids)} agents in a round: nothing would ever be merged. Lower the quorum, or ask more agents."
+            )
+        if self.admission is not None and self.redispatch and self._need(agents) > len(ids):
+            raise ConfigError(
+                f"{self.schedule!r} waits for {self._need(agents)} updates, and {len(ids)} agents are asked, each of "
+                f"which waits for the answer to its bid ({self.admission!r}): there would never be as many. Wait for "
+                "fewer, or ask more agents."
+            )
+        return self._most(agents, ids)
 
-    def _groups(self, board: Board) -> np.ndarray:
-        return np.zeros(len(board.status), int) if self.group is None else self.group
+    def first_asked(self, agents: int) -> np.ndarray:
+        """Whom servers ask in the first round."""
+        if self.selection is None:
+            return np.arange(agents)
+        return self.chosen(self.init(np.ones(agents, int), (0, 0, 0)), 1)
+
+    def _most(self, agents: int, ids: np.ndarray) -> int:
+        """The most agents that one server hears before it merges: of these, or of all if those who are late go on."""
+        group = self._groups(agents)
+        return min(int(np.bincount(group if self.schedule.late == "keep" else group[ids]).max()), self._need(agents))
+
+    def _groups(self, agents: int) -> np.ndarray:
+        return np.zeros(agents, int) if self.group is None else self.group
 
     # --- something happened ------------------------------------------------------------------------------------------
 
@@ -272,9 +300,8 @@ class Scheduler:
         board.done[ids[kind != BACK]] += 1
         board.ended[ids[kind != BACK]] = board.turns[ids[kind != BACK]]
         board.unread[ids[kind == MALFORMED]] += 1
-        others = np.setdiff1d(np.flatnonzero(board.status != ABSENT), back)
-        if len(back) and len(others):  # who returns is not waited for: it goes on where the slowest of the others is
-            board.done[back] = np.maximum(board.done[back], board.done[others].min())
+        returning = np.isin(np.arange(len(board.status)), back)
+        self._catch_up(board, returning, (board.status != ABSENT) & ~returning)
         if len(came):
             board.failing[:] = False
         board.failing[ids[kind == FAILED]] = True
@@ -289,20 +316,31 @@ class Scheduler:
         return board._replace(
             arrived=np.concatenate([board.arrived, came]),
             age=np.concatenate([board.age, board.version[0] - board.heard[came]]),
+            taken=np.concatenate([board.taken, board.asked[came]]),
             told=told,
             sizes=np.concatenate([board.sizes, sizes]),
         )
 
+    def _catch_up(self, board: Board, who: np.ndarray, others: np.ndarray) -> None:
+        """Who returns, or is asked again, is not waited for: it goes on where the slowest of the others is."""
+        others = board.done[others & self._counts(board)]
+        if len(others):
+            board.done[who] = np.maximum(board.done[who], others.min())
+
+    def _counts(self, board: Board) -> np.ndarray:
+        """Who may be waited for: who is there, and may be sent for or is at work."""
+        return (board.status != ABSENT) & (board.allowed | (board.status == BUSY))
+
     def _completes(self, board: Board, kind: np.ndarray) -> np.ndarray:
         """Which update makes a merge due: its agent is sent what the merge makes of it."""
         last = np.zeros(len(kind), bool)
-        if len(board.arrived) >= self._need(board) and kind[-1] == ARRIVED:
+        if len(board.arrived) >= self._need(len(board.status)) and kind[-1] == ARRIVED:
             last[-1] = True
         return last
 
     def _due(self, board: Board, now: float) -> bool:
         got = len(board.arrived)
-        if got >= self._need(board) or (now >= board.deadline_s[0] and got >= self.schedule.quorum):
+        if got >= self._need(len(board.status)) or (now >= board.deadline_s[0] and got >= self.schedule.quorum):
             return True
         if board.begun[0] and not self.redispatch and not (board.status == BUSY).any():
             return True
@@ -324,7 +362,9 @@ class Scheduler:
         board = self._heard(board)
         board = self._sent_for(board, again)
         board.begun[:], board.unread[:] = False, 0
-        done = board._replace(version=board.version + 1, arrived=NOBODY, age=NOBODY, told={}, sizes=NOBODY)
+        done = board._replace(
+            version=board.version + 1, arrived=NOBODY, age=NOBODY, taken=NOBODY, told={}, sizes=NOBODY
+        )
         return done, Actions(again, since_s, late, scale)
 
     def _admitted(self, board: Board) -> tuple[np.ndarray, Board]:
@@ -334,7 +374,7 @@ class Scheduler:
         numbers = [*board.key[:-1].tolist(), int(board.version[0]) + 1, ADMISSION]
         rng, memory = np.random.default_rng(numbers), board.admission
         taken = np.zeros(len(board.arrived), bool)
-        everybody = self._groups(board)
+        everybody = self._groups(len(board.status))
         group = everybody[board.arrived]
         for g in np.unique(group):
             mine = np.flatnonzero(group == g)
@@ -361,7 +401,8 @@ class Scheduler:
         if self.selection is not None:
             board = board._replace(selection=self.selection.hear(arrivals, board.selection, told))
         if self.workload is not None:
-            board = board._replace(workload=self.workload.hear(arrivals, board.workload, told))
+            known = {**told, STEPS: board.taken[order]}
+            board = board._replace(workload=self.workload.hear(arrivals, board.workload, known))
         return board
 
     # --- who begins --------------------------------------------------------------------------------------------------
@@ -372,7 +413,7 @@ class Scheduler:
         board.begun[:] |= (board.status == BUSY).any()
         since = since_s if len(since_s) == len(ids) else np.full(len(ids), now)
         overdue = now >= board.deadline_s[0]
-        wants = (self.schedule.quorum if overdue else self._need(board)) - len(board.arrived)
+        wants = (self.schedule.quorum if overdue else self._need(len(board.status))) - len(board.arrived)
         wake_s = np.inf if overdue else float(board.deadline_s[0])
         return board, Actions(ids, since, wants=max(wants, 1), wake_s=wake_s)
 
@@ -380,11 +421,12 @@ class Scheduler:
         """They begin a turn, with what was made before their delays, or in the beginning."""
         board.status[ids] = BUSY
         board.heard[ids] = np.maximum(board.version[0] - board.delay[ids], 0)
+        board.asked[ids] = board.steps[ids]
         board.turns[ids] += 1
         return board
 
-    def _need(self, board: Board) -> int:
-        return len(board.status) if self.schedule.wait_for is None else self.schedule.wait_for
+    def _need(self, agents: int) -> int:
+        return agents if self.schedule.wait_for is None else self.schedule.wait_for
 
     def _free(self, board: Board) -> np.ndarray:
         """Who may begin: all that are idle, or those with the fewest turns; nobody who is far ahead."""
@@ -402,7 +444,7 @@ class Scheduler:
         bound = self.schedule.bound
         if bound is None:
             return np.ones(len(board.done), bool)
-        present = board.done[board.status != ABSENT]
+        present = board.done[self._counts(board)]
         return board.done - present.min(initial=np.iinfo(np.int32).max - bound) <= bound
 
 

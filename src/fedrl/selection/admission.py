@@ -49,7 +49,8 @@ def by_priority(budget_bytes: int, usefulness: str = "norm", patience: int | Non
     depends on what is in it. An answer takes one byte. All of it is counted, and the budget holds for bids and updates.
 
     Args:
-        budget_bytes: What all agents together may send in a round.
+        budget_bytes: What all agents together may send until the next merge; under `fed_buff` and its like a round of
+            the records has several.
         usefulness: "norm", "loss" or "improvement".
         patience: After being turned away so often in a row, an agent comes before all others; never by default.
 

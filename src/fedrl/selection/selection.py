@@ -16,6 +16,8 @@ from fedrl.core.component import Call, record
 from fedrl.core.types import PyTree
 
 Told: TypeAlias = Mapping[str, np.ndarray]
+STEPS = "steps"
+"""By this name a workload hears how many local steps are behind an update."""
 
 
 @record
@@ -46,7 +48,9 @@ class Workload:
     Attributes:
         plan: `(agents, number, state) -> steps`, int `[agents]`, each from 1 to `most`.
         most: The most that any agent is ever asked for: what programs are compiled for.
-        init, hear, asks: As those of a `Selection`.
+        init, asks: As those of a `Selection`.
+        hear: Likewise; `told` also has `STEPS`, how many local steps each took, as the engine knows: where agents begin
+            at different times, those that were planned last are not those.
     """
 
     plan: Callable[[int, int, PyTree], np.ndarray]
@@ -64,7 +68,7 @@ class Admission:
     Attributes:
         admit: `(rng, ids, left, state, told, sizes) -> admitted`, bool `[cohort]`, of updates of so many bytes each, so
             that those admitted take at most `left` bytes together. The generator is that of a `Selection`.
-        budget_bytes: What a round may take up, bids and updates of all agents together.
+        budget_bytes: What a merge may take up, bids and updates of all agents together.
         asks: What agents tell in their bids, see `fedrl.core.told`.
         init: `agents -> state`, NumPy arrays of a fixed shape.
         hear: `(ids, admitted, state, told) -> state`, once a round.

@@ -15,7 +15,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.told import DURATION
 from fedrl.core.types import PyTree
 from fedrl.selection.allocation import allocate_whole
-from fedrl.selection.selection import Told, Workload
+from fedrl.selection.selection import STEPS, Told, Workload
 
 ADACOMM = "Wang & Joshi (2018), https://arxiv.org/abs/1810.08313"
 
@@ -155,7 +155,7 @@ def balanced_by_time(most: int, first: int = 1, memory: float = 0.5) -> Workload
 
     def hear(arrivals: Arrivals, state: Pace, told: Told) -> Pace:
         ids = arrivals.sender
-        now = told[DURATION] / plan(len(state.step_s), 0, state)[ids]
+        now = told[DURATION] / told[STEPS]
         before = state.step_s[ids]
         after = np.where(np.isfinite(before), memory * before + (1.0 - memory) * now, now)
         step_s = state.step_s.copy()

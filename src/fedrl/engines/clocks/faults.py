@@ -66,8 +66,8 @@ def copies(
     return np.where(repeated, arrived_s + 2.0 * latency_s * uniform(seed, Draw.COPY, ids, turns), math.inf)
 
 
-def check_hangs(devices: Clock, schedule: Schedule, agents: int) -> None:
-    """Refuse hangs that nobody ever notices where one of them stops the run.
+def check_hangs(devices: Clock, schedule: Schedule, asked: int) -> None:
+    """Refuse hangs that nobody ever notices where one of so many agents that are asked stops the run.
 
     Raises:
         ConfigError: The schedule waits for every agent, however long it takes.
@@ -79,12 +79,13 @@ def check_hangs(devices: Clock, schedule: Schedule, agents: int) -> None:
     elif schedule.restart:
         waits = False
     elif math.isfinite(schedule.deadline_s):
-        waits = schedule.quorum >= agents
+        waits = schedule.quorum >= asked
     else:
-        waits = schedule.wait_for is None or schedule.wait_for >= agents
+        waits = schedule.wait_for is None or schedule.wait_for >= asked
     if waits:
         raise ConfigError(
-            f"hang is {devices.hang:g} and hang_s is inf, and {schedule!r} waits for every agent, so the first one "
-            "that hangs would stop the run for ever. Say after how many seconds a hang is noticed (hang_s), give the "
-            "schedule a deadline (deadline_s) with a quorum below the number of agents, or let it wait for fewer."
+            f"hang is {devices.hang:g} and hang_s is inf, and {schedule!r} waits for all {asked} agents that are "
+            "asked, so the first one that hangs would stop the run for ever. Say after how many seconds a hang is "
+            "noticed (hang_s), give the schedule a deadline (deadline_s) with a quorum below that number, or let it "
+            "wait for fewer."
         )

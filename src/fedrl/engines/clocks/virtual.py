@@ -186,6 +186,12 @@ class Virtual:
 def _forsaken(state: Ahead) -> str:
     """Why nothing will ever happen."""
     hang, begun = int((state.kind == HUNG).sum()), f"At {state.now_s[0]:g} s on the virtual clock"
+    away = (state.kind == BACK) & ~np.isfinite(state.due_s)
+    if not hang and not away.all():
+        return (
+            f"{begun} nobody is at work, and nobody who may be sent for is there or ever returns. There is nothing to "
+            "wait for. Let agents return (offline_s, trace), or ask others."
+        )
     if not hang:
         return (
             f"{begun} every agent has left for good. There is nobody to wait for. Let agents return (offline_s, "

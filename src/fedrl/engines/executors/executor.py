@@ -43,7 +43,7 @@ class Team(NamedTuple):
         again: How often each has heard that version before.
         cohort: How many heard the same with it.
         steps: Local steps it was asked for.
-        share: Its weight among all agents, as they are asked now.
+        share: Its weight among all agents, as they were asked when it was.
         trained: How often anybody has learned, `[1]`.
         restarts: How often each has begun anew.
         ahead: Of packed agents who learned before it was due; () if none ever does.
@@ -185,7 +185,7 @@ class Executor:
         version = np.asarray(table.sent.version)[jobs.row]
         team.again[ids] = np.where(team.version[ids] == version, team.again[ids] + 1, 0)
         team.version[ids], team.cohort[ids], team.row[ids] = version, jobs.cohort, jobs.row
-        team.steps[ids] = jobs.steps
+        team.steps[ids], team.share[ids] = jobs.steps, jobs.share
         if self.plan.mixed:
             for own, rows in zip(jax.tree.leaves(team.heard), jax.tree.leaves(table.sent), strict=True):
                 own[ids] = rows[jobs.row]

@@ -157,9 +157,9 @@ class AgentHalf:
             )
         table = Table(jax.tree.map(lambda x: np.asarray(x)[None], heard), np.zeros(1, np.int32))
         agents = _copied(run.agents)
-        jobs = Jobs(ALONE, np.zeros(1, np.int32), np.array([order.steps], np.int32), np.array([order.cohort], np.int32))
+        steps, cohort = (np.array([n], np.int32) for n in (order.steps, order.cohort))
+        jobs = Jobs(ALONE, np.zeros(1, np.int32), steps, cohort, np.array([order.share], np.float32))
         agents = self.executor.assign(agents, jobs, table)
-        agents.team.share[:] = order.share
         run = run._replace(agents=_sent_for(run.agents, agents))
         agents, found = self.executor.train(self.keys, agents, ALONE, table)
         if found.failed:

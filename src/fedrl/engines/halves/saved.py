@@ -1,6 +1,6 @@
 """What a half remembers, in a file of its own kind: named arrays, a digest, and no secret.
 
-    save(path, "agent", federation, run)  -->  safetensors, replaced as a whole  -->  load(path, "agent", federation, like)
+    save(path, "agent", federation, run) --> safetensors, replaced as a whole --> load(path, "agent", federation, like)
 
 A file says of what kind it is and what federation it belongs to, so neither half takes the other's for its own. Nothing
 in a file is executed. Keys are derived from roots that are not in it: the root of the run and a party's secret are
@@ -72,10 +72,11 @@ def load(path: Path, kind: str, federation: str, like: PyTree) -> PyTree:
             f"{path} and this {kind} differ in {wrong[0]!r}, and in {len(wrong) - 1} arrays more. It was written by "
             "another version. Begin anew without it."
         )
-    leaves = [
-        arrays[name] if isinstance(leaf, np.ndarray) else jax.numpy.asarray(arrays[name]) for name, leaf in _named(like)
-    ]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+    def placed(name: str, leaf: Any) -> Any:
+        return arrays[name] if isinstance(leaf, np.ndarray) else jax.numpy.asarray(arrays[name])
+
+    return jax.tree.unflatten(jax.tree.structure(like), [placed(*each) for each in _named(like)])
 
 
 def _named(tree: PyTree) -> list[tuple[str, Any]]:

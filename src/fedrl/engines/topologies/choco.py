@@ -24,8 +24,9 @@ from fedrl.core.federation import Federation, ServerState, federate
 from fedrl.core.keys import Keys, Root, Stream, agent_secret, derived
 from fedrl.core.stage import pipeline
 from fedrl.core.types import Context, Params, PyTree, Update
+from fedrl.engines.hearing import NOTHING
 from fedrl.engines.sharing import Shapes, shared
-from fedrl.engines.topologies.gossip import Exchanged, Gossip
+from fedrl.engines.topologies.gossip import Exchanged, Gossip, renewed
 from fedrl.engines.topologies.server import Setting
 from fedrl.engines.topologies.step_size import as_sent, message_shapes, step_size
 from fedrl.topologies.consensus import messages_sent
@@ -133,10 +134,26 @@ class Choco(Gossip):
     def start(self, keys: Keys, first: ServerState) -> tuple[ServerState, PyTree]:
         """What servers begin with: the root, and what else the topology keeps. All know where all begin."""
         server, _ = super().start(keys, first)
+        number, known = np.zeros(self.agents, np.int32), np.zeros(len(self.edges[0]), np.int32)
+        held, local = self._first(server)
+        return server, Copies(held, number, known, local)
+
+    def _first(self, server: ServerState) -> tuple[PyTree, PyTree]:
+        """The copies of agents that hold the first parameters, and what their stages remember."""
         alike = self.rule.send(np.ones(self.agents, int), server.params, server.aggregator, server.params)
         local = jax.tree.map(lambda x: np.repeat(x[None], self.agents, axis=0), self.compressor.local)
-        number, known = np.zeros(self.agents, np.int32), np.zeros(len(self.edges[0]), np.int32)
-        return server, Copies(as_sent(alike), number, known, local)
+        return as_sent(alike), local
+
+    def restarted(self, keys: Keys, server: ServerState, memory: PyTree, ids: np.ndarray) -> tuple[ServerState, PyTree]:
+        """These agents hold no copy any more, neither of others nor of themselves: both are sent whole.
+
+        Its own copy begins anew as well, with a number of its own, by which its neighbours know that theirs is old.
+        """
+        server, _ = super().restarted(keys, server, memory, ids)
+        held, local = renewed((memory.held, memory.local), self._first(server), ids)
+        number, mine = memory.number.copy(), np.isin(self.edges[0], ids)
+        number[ids] += 1
+        return server, Copies(held, number, np.where(mine, NOTHING, memory.known).astype(np.int32), local)
 
     def exchanged(
         self,
@@ -165,7 +182,8 @@ class Choco(Gossip):
     ) -> tuple[Copies, np.ndarray, np.ndarray]:
         """Each agent that anybody hears sends a difference; the bytes of each, and to how many it sent its copy."""
         hearing, heard = self.edges
-        meeting = np.asarray(matrix[hearing, heard]).reshape(-1) != 0.0
+        weight = matrix[hearing, heard] if len(heard) else np.zeros(0)  # of no entries, SciPy makes a matrix
+        meeting = np.asarray(weight).reshape(-1) != 0.0
         speaking = np.unique(heard[meeting])
         held, local = jax.tree.map(np.array, (copies.held, copies.local))
         size = np.zeros(self.agents, int)

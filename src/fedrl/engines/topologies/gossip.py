@@ -126,23 +126,28 @@ class Gossip(Server):
         """One version further, although nothing was merged."""
         return server._replace(version=jnp.int32(int(server.version) + 1)), memory
 
-    def restarted(self, keys: Keys, server: ServerState, ids: np.ndarray) -> ServerState:
+    def restarted(self, keys: Keys, server: ServerState, memory: PyTree, ids: np.ndarray) -> tuple[ServerState, PyTree]:
         """These nodes begin anew, with the first parameters of the run: nobody else had theirs."""
         first = self.init_server(stream_key(keys, Stream.SERVER)).params
         params = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], self.agents, axis=0), first)
-
-        def anew(now: np.ndarray, new: np.ndarray) -> np.ndarray:
-            after = np.array(now)
-            after[ids] = new[ids]
-            return after
-
-        kept = jax.tree.map(anew, server.aggregator, self.rule.init(params))
-        return server._replace(params=jax.tree.map(anew, server.params, params), aggregator=kept)
+        kept = renewed(server.aggregator, self.rule.init(params), ids)
+        return server._replace(params=renewed(server.params, params, ids), aggregator=kept), memory
 
     def traffic(self, sent: Sent, number: int, merged: bool) -> Traffic:
         """All that agents send to each other; nothing comes down."""
         del number, merged
         return Traffic(int(sent.size_bytes.sum()), 0, int(sent.messages.sum()), 0)
+
+
+def renewed(now: PyTree, new: PyTree, ids: np.ndarray) -> PyTree:
+    """Rows of agents, those of some in place of what they were."""
+
+    def anew(now: np.ndarray, new: np.ndarray) -> np.ndarray:
+        after = np.array(now)
+        after[ids] = new[ids]
+        return after
+
+    return jax.tree.map(anew, now, new)
 
 
 def steered(federation: Federation) -> Federation:

@@ -144,10 +144,10 @@ class Server:
         """One version further, although nothing was merged."""
         return passed_over(server), memory
 
-    def restarted(self, keys: Keys, server: ServerState, ids: np.ndarray) -> ServerState:
-        """These agents have begun anew. What a server holds stays."""
+    def restarted(self, keys: Keys, server: ServerState, memory: PyTree, ids: np.ndarray) -> tuple[ServerState, PyTree]:
+        """These agents have begun anew. What servers hold stays."""
         del keys, ids
-        return server
+        return server, memory
 
     def traffic(self, sent: Sent, number: int, merged: bool) -> Traffic:
         """What a version cost, by its number; `merged` says whether servers made anything of it."""
