@@ -32,6 +32,8 @@ from fedrl.engines.merging import Merged, Sums, merging, messages, outcome
 from fedrl.engines.sharing import shared
 from fedrl.engines.simulation import beginnings
 
+CACHED = 1 << 20
+"""Bytes of an update up to which 16 are added up in one loop; of larger ones, a loop over more than 4 is slower."""
 LARGEST = 64
 """How many bytes longer than the largest sound update a message may be before nobody reads it."""
 
@@ -71,8 +73,8 @@ class Version:
 
     def __init__(self, half: ServerHalf, run: ServerRun, orders: Mapping[int, Order]) -> None:
         self._half, self.run, self.orders = half, run, dict(orders)
-        self.sent: Broadcast = jax.tree.map(np.asarray, half.federation.broadcast(run.server))
-        self.broadcast = half.heard.encode(self.sent)
+        self.sent: Broadcast = half.federation.broadcast(run.server)
+        self.broadcast = half.heard.encode(jax.tree.map(np.asarray, self.sent))
         self.refused: list[tuple[int, str]] = []
         self._taken: list[int] = []  # in the order in which they were added
         self._waiting: list[Update] = []
@@ -125,21 +127,25 @@ class Version:
         """Add up what has been taken since the last time."""
         while self._waiting:
             few = 1 << (len(self._waiting).bit_length() - 1)  # programs for 1, 2, 4, 8 and 16 updates, and no more
+            few = min(few, self._half.together)
             some, self._waiting = self._waiting[:few], self._waiting[few:]
             stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *some)
             found = self._half.read(self.sent, stacked)
             if not isinstance(found, Sums):
                 self._updates.append((jax.tree.map(np.asarray, found), np.ones(few, bool)))
                 continue
-            wide: Any = jax.tree.map(np.asarray, found)
+            wide = jax.tree.map(np.asarray, found)
             if self._sums is None:
-                self._sums = wide._replace(
-                    updates=wide.updates.astype(np.int64), statistics=wide.statistics.astype(np.int64)
-                )
+                self._sums = wide
                 continue
-            np.add(self._sums.updates, wide.updates, out=self._sums.updates)
-            np.add(self._sums.statistics, wide.statistics, out=self._sums.statistics)
-            self._sums = self._sums._replace(reach=np.concatenate([self._sums.reach, wide.reach]))
+            many = len(self._sums.reach) + few > exact.LANES  # so many fit the integers of a program
+            kind = np.int64 if many else np.int32
+            updates, statistics = (
+                np.add(own, new, dtype=kind)
+                for own, new in ((self._sums.updates, wide.updates), (self._sums.statistics, wide.statistics))
+            )
+            reach: Any = np.concatenate([self._sums.reach, wide.reach])
+            self._sums = wide._replace(updates=updates, statistics=statistics, reach=reach)
 
     def close(self) -> Closed:
         """Merge what was taken, and be the server of the next version."""
@@ -182,6 +188,7 @@ class ServerHalf:
         known = self.wire.up_bytes
         dense = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.wire.update))
         self.largest = (dense if known is None else known) + LARGEST
+        self.together = exact.LANES if dense < CACHED else 4
         self.merge, self.read = merging(federation, self.wire.decoded), _reading(federation)
 
     def start(self) -> ServerRun:
