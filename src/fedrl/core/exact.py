@@ -12,6 +12,7 @@ below 1e-12 to far above 1e12, for statistics as many as float32 has.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -95,7 +96,7 @@ def largest(tree: Any) -> Float[Array, " leaves"]:
     return jnp.stack([jnp.abs(leaf).max(initial=0.0) for leaf in jax.tree.leaves(tree)])
 
 
-def total(partials: list[Any], digits: Digits = UPDATES) -> np.ndarray:
+def total(partials: Sequence[Any], digits: Digits = UPDATES) -> np.ndarray:
     """Add partial sums up, on the host: float64 `[size]`, the same bits for every order and grouping."""
     sums = np.asarray(partials[0])
     if len(partials) > 1:

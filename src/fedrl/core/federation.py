@@ -14,6 +14,7 @@ With down stages, a commit ends with the copy of the parameters that agents hold
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import field
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -32,6 +33,7 @@ from fedrl.core.keys import ServerKeys, TurnKeys
 from fedrl.core.learner import Experience, Learner, differentiate, iterate
 from fedrl.core.parts import joined
 from fedrl.core.stage import Stage, pipeline, zeros_like
+from fedrl.core.summation import Summation, exact_sum
 from fedrl.core.told import check_told, settings_told, statement
 from fedrl.core.types import Broadcast, Context, Hint, Key, Metrics, PyTree, Update
 
@@ -118,6 +120,7 @@ class Federation:
         reports: What each agent says about itself in its update, whoever asked for it.
         down_stages: What the difference to the copy that agents hold passes on its way down.
         renew: `(key, version, Copy, params) -> Copy`, the last step of a commit if there are down stages.
+        summation: How updates are added up for a rule of the sum.
     """
 
     init_server: Callable[[Key], ServerState]
@@ -143,6 +146,7 @@ class Federation:
     reports: tuple[str, ...]
     down_stages: tuple[Stage, ...] = ()
     renew: Callable[[Key, jax.Array, Copy, PyTree], Copy] | None = None
+    summation: Summation = field(default_factory=exact_sum)
     call: Call | None = None
 
 
@@ -157,6 +161,7 @@ def federate(
     tells: Sequence[str] = (),
     parts: Sequence[Part] = (),
     down_stages: Sequence[Stage] = (),
+    summation: Summation | None = None,
 ) -> Federation:
     """Put a learner, an aggregator and the stages of the pipeline together.
 
@@ -180,6 +185,7 @@ def federate(
             `parts=[part("critic", median()), part("actor", every=5)]`. What is in none of them is merged as said above.
         down_stages: What the difference to the copy that agents hold passes on its way down, in order: contractions
             such as `sign()`, `top_k(0.1)` or `quantize(8)`, without error feedback.
+        summation: How updates are added up for a rule of the sum; exactly, in the open, by default.
 
     Returns:
         The federation, to be run by an engine.
@@ -354,6 +360,7 @@ def federate(
         reports=questions,
         down_stages=tuple(down_stages),
         renew=None if down is None else down.send,
+        summation=exact_sum() if summation is None else summation,
     )
 
 

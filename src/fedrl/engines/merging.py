@@ -148,20 +148,20 @@ def outcome(federation: Federation, updates: Update, here: jax.Array) -> Sums | 
     weighted = jax.tree.map(lambda x: x * weights.reshape(-1, *[1] * (x.ndim - 1)), values)
     parts = (weighted, weights[:, None], updates.statistics)
     reach = jax.vmap(exact.largest)(parts)
-    accepted = (reach < _limits(updates)).all(axis=1) & here  # false for NaN, too
+    accepted = (reach < _limits(federation, updates)).all(axis=1) & here  # false for NaN, too
     terms = jax.vmap(exact.flatten)(parts[:2])
     counted = jax.vmap(exact.flatten, axis_size=len(here))(updates.statistics)
     return Sums(
-        exact.partial_sum(terms, accepted),
+        federation.summation.quantize(terms, accepted),
         exact.partial_sum(counted, accepted, exact.STATISTICS),
         reach,
     )
 
 
-def _limits(updates: Update) -> np.ndarray:
+def _limits(federation: Federation, updates: Update) -> np.ndarray:
     """Of each part in `Sums.reach`."""
     weighted, counted = len(jax.tree.leaves(updates.value)) + 1, len(jax.tree.leaves(updates.statistics))
-    return np.repeat(np.array([exact.UPDATES.limit, exact.STATISTICS.limit], np.float32), [weighted, counted])
+    return np.repeat(np.array([federation.summation.limit, exact.STATISTICS.limit], np.float32), [weighted, counted])
 
 
 def _beyond(like: Update, reach: np.ndarray, limits: np.ndarray) -> list[str]:
@@ -274,10 +274,10 @@ def merging(federation: Federation, like: Update) -> Callable[..., Merged]:
             return Merged(passed_over(server), 0.0, ())
         keys = server_data(secret, int(server.version))
         if summed:
-            mean, units = exact.mean_of(exact.total([sums.updates for sums, _ in outcomes]))
+            mean, units = exact.mean_of(federation.summation.total([sums.updates for sums, _ in outcomes]))
             counted = split64(exact.total([sums.statistics for sums, _ in outcomes], exact.STATISTICS))
             weight = units * weight_unit(federation)
-            refused = _refused_rows(like, outcomes, arrivals.sender)
+            refused = _refused_rows(federation, like, outcomes, arrivals.sender)
             judged = commit_mean(keys, server, mean, np.float32(weight), counted) if weight > 0 else None
         else:
             updates, whose, refused = _stacked(like, outcomes, arrivals)
@@ -327,13 +327,16 @@ def passed_over(server: ServerState) -> ServerState:
     return server._replace(version=jax.device_put(np.int32(int(server.version) + 1), server.version.sharding))
 
 
-def _refused_rows(like: Update, outcomes: Sequence[Any], agents: np.ndarray) -> tuple[Refusal, ...]:
+def _refused_rows(
+    federation: Federation, like: Update, outcomes: Sequence[Any], agents: np.ndarray
+) -> tuple[Refusal, ...]:
     """Whose rows are beyond the range of exact sums, in the order of agents."""
     reach = np.concatenate([np.asarray(sums.reach)[here] for sums, here in outcomes])
-    inside = (reach < _limits(like)).all(axis=1)
+    limits = _limits(federation, like)
+    inside = (reach < limits).all(axis=1)
     if inside.all():
         return ()
-    found = zip(agents[~inside].tolist(), _beyond(like, reach[~inside], _limits(like)), strict=True)
+    found = zip(agents[~inside].tolist(), _beyond(like, reach[~inside], limits), strict=True)
     return tuple(Refusal(agent, reason) for agent, reason in sorted(found))
 
 
