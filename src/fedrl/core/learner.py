@@ -109,6 +109,9 @@ class Learner:
         discount: gamma of what it maximises. None if it has none.
         personalised: By what an agent acts with something of its own, which the federation does not see: the names
             of the wrappers, such as ("personal",). Empty if all agents act with what the server has.
+        clips_trajectories: The L2 norm to which it scales down what each episode adds to its `gradient`, a mean over
+            episodes, if that is larger; no episode changes what another one adds, as a baseline of all would. None: it
+            bounds nothing.
     """
 
     init: Callable[[Key, PyTree], PyTree]
@@ -131,6 +134,7 @@ class Learner:
     measures: Measures = field(default_factory=dict)
     discount: float | None = None
     personalised: tuple[str, ...] = ()
+    clips_trajectories: float | None = None
     call: Call | None = None
 
 
