@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from fedrl.core.codec import size_bytes, varies
 from fedrl.core.stage import Stage
-from fedrl.core.told import DURATION, nothing_measured
-from fedrl.core.types import Broadcast, Key, PyTree, Update
+from fedrl.core.told import DURATION
+from fedrl.core.types import Update
 
 if TYPE_CHECKING:
     from fedrl.core.federation import Federation
@@ -47,14 +46,6 @@ class Outgoing(NamedTuple):
     note: str = ""
 
 
-class Exchange(NamedTuple):
-    """What is sent to an agent in a round, what it sends, and what the server reads of that; as shapes, if traced."""
-
-    sent: Broadcast
-    update: Update
-    decoded: Update
-
-
 def hides(stage: Stage) -> bool:
     """Whether single updates can't be read beyond this stage, but only their sum.
 
@@ -68,16 +59,6 @@ def protection(stages: Sequence[Stage]) -> str:
     found = [NOISE[stage.noise.at] for stage in stages if stage.noise is not None]
     found += [HIDDEN] if any(map(hides, stages)) else []
     return " and ".join(dict.fromkeys(found)) or NOTHING
-
-
-def exchanged(federation: Federation, key: Key, setting: PyTree) -> Exchange:
-    """The messages of the first agent, in an environment with these parameters."""
-    sent = federation.broadcast(federation.init_server(key))
-    agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
-    before, total = federation.remember(agent), federation.descent(sent.params)
-    task, begun = federation.begin(key, sent, agent, jnp.int32(1))
-    update, _, _ = federation.report(task, before, begun, total, nothing_measured())
-    return Exchange(sent, update, federation.decode(sent, update))
 
 
 def outgoing(federation: Federation, update: Update | None = None) -> list[Outgoing]:
@@ -99,8 +80,10 @@ def outgoing(federation: Federation, update: Update | None = None) -> list[Outgo
     [('value', 68, 'nothing'), ('weight', 4, 'nothing'), ('version', 4, 'nothing')]
     """
     if update is None:
+        from fedrl.core.crossing import crossing  # of federations, which are checked by what is said here
+
         settings = federation.learner.environment.params
-        update = jax.eval_shape(lambda key, of: exchanged(federation, key, of).update, jax.random.key(0), settings)
+        update = jax.eval_shape(lambda key, of: crossing(federation, key, of).update, jax.random.key(0), settings)
     stages = federation.stages
     weighing = [stage for stage in stages if stage.weighs]
     withholding = [stage for stage in stages if stage.withholds]
