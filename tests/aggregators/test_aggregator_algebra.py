@@ -122,7 +122,8 @@ def test_a_mean_divides_by_what_it_says():
     weights, versions = np.arange(1.0, AGENTS + 1, dtype=np.float32), np.zeros(AGENTS, np.int32)
     ones = np.ones((AGENTS, 2), np.float32)
     for rule, divisor in ((mean(), weights.sum()), (mean("uniform"), AGENTS)):
-        weighed = np.array([float(rule.weigh(Update(ones[0], jnp.float32(w), versions[0]))) for w in weights], np.float32)
+        each = [rule.weigh(Update(ones[0], jnp.float32(weight), versions[0])) for weight in weights]
+        weighed = np.array(each, np.float32)
         one = np.zeros((AGENTS, 2), np.float32)
         one[-1] = 1.0
         np.testing.assert_allclose(merged(rule, Update(one, weighed, versions)), weighed[-1] / divisor, rtol=1e-6)
