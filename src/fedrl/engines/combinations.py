@@ -17,13 +17,14 @@ from fedrl.core.component import written
 from fedrl.core.divided import Part
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import Federation
-from fedrl.core.learner import follows_corrections
+from fedrl.core.learner import check_gathers, follows_corrections
 from fedrl.core.soundness import hides
 from fedrl.engines.clocks.devices import Clock, speeds_of
 from fedrl.engines.clocks.faults import check_hangs
 from fedrl.engines.clocks.presence import presence
 from fedrl.engines.clocks.spreads import delays_of
 from fedrl.engines.merging import Messages, messages
+from fedrl.engines.momentum import normalized_alpha
 from fedrl.engines.scheduler import Scheduler
 from fedrl.engines.schedules import Schedule
 from fedrl.engines.soundness import check_private
@@ -56,6 +57,7 @@ def check(
         group = lowest(topology.tree, agents) if isinstance(topology, Hierarchy) else None
         check_hangs(clock, scheduler.schedule, len(replace(scheduler, group=group).first_asked(agents)))
         _check_faults(federation, topology, clock)
+    check_gathers(federation.learner)
     check_private(federation, agents, topology, scheduler)
     _check_room(federation, agents, scheduler)
     _check_schedule(federation, scheduler.schedule, agents)
@@ -190,9 +192,27 @@ def _check_schedule(federation: Federation, schedule: Schedule, agents: int) -> 
             "use synchronous().",
             reason="moments",
         )
+    if schedule.momentum < 1.0:
+        _check_look_ahead(federation, schedule)
     if schedule.toward_model:
         alone = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], learner.environment.params)
         _check_mixable(schedule, messages(federation, alone))
+
+
+def _check_look_ahead(federation: Federation, schedule: Schedule) -> None:
+    """Refuse agents that look ahead along another momentum than the server's."""
+    alpha = schedule.momentum
+    given = [federation.server_optimizer, *(p.server_opt for p in federation.parts if p.server_opt is not None)]
+    for optimizer in given:
+        found = None if optimizer is None else normalized_alpha(optimizer)
+        if found is None or abs(found - alpha) > 1e-3:
+            has = "has no optimiser of its own" if optimizer is None else f"has {written(optimizer)}"
+            raise UnsoundError(
+                f"{schedule!r} sends agents where a momentum with alpha = {alpha:g} will have carried the parameters, "
+                f"and the server {has}, which does not carry them there. Use the server optimiser "
+                f"normalized_momentum(learning_rate, alpha={alpha:g}).",
+                reason="momentum",
+            )
 
 
 def _check_mixable(schedule: Schedule, wire: Messages) -> None:
