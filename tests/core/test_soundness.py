@@ -87,6 +87,11 @@ def amplify() -> Stage:
     return Stage(untouched, expands=True)
 
 
+@component("test double")
+def silent() -> Stage:
+    return Stage(untouched, withholds=True)
+
+
 class Mechanism(NamedTuple):
     """Stages, and of whose learner."""
 
@@ -168,7 +173,7 @@ def test_the_table_has_every_row_and_mechanism_that_is_built() -> None:
     assert set(MATRIX.values()) == {"A", "R", "X"}
 
 
-@pytest.mark.parametrize(("row", "mechanism"), MATRIX, ids=" x ".join)
+@pytest.mark.parametrize(("row", "mechanism"), MATRIX, ids=[" x ".join(cell) for cell in MATRIX])
 def test_a_cell_of_the_table_is_what_is_built(row: str, mechanism: str) -> None:
     if MATRIX[row, mechanism] == "A":
         assert ROWS[row](MECHANISMS[mechanism]) is not None
@@ -215,6 +220,11 @@ REFUSED = {
         lambda: built(MECHANISMS["local"], q_fair()),
         "in the clear",
         r"Agents tell \['loss'\].*q_fair\(\) asks for it.*local\(\)",
+    ),
+    "updates held back": (
+        lambda: built(Mechanism((silent(), clip(1.0), local()))),
+        "in the clear",
+        r"silent\(\) sends an update or none as the data have it, which local\(\) does not cover",
     ),
     "sizes before noise": (
         lambda: built(Mechanism((clip(1.0), threshold(0.1), local()))),
