@@ -277,7 +277,15 @@ def test_what_is_not_covered_is_refused_by_name_with_a_reason_and_a_cure(case: s
     assert reason in REASONS
 
 
-SCHEDULES = [fed_buff(2), fed_async(0.5), bounded_staleness(1), afedpg(0.5), synchronous(2), synchronous(late="keep")]
+SCHEDULES = [
+    replace(fed_buff(2), late="discard"),
+    fed_buff(2),
+    fed_async(0.5),
+    bounded_staleness(1),
+    afedpg(0.5),
+    synchronous(2),
+    synchronous(late="keep"),
+]
 
 
 @pytest.mark.parametrize("mechanism", ["central", "local", "distributed", "adaptive clip"])
@@ -303,6 +311,19 @@ def test_the_fewest_agents_whose_sum_is_opened_are_named() -> None:
         placed(MECHANISMS["hidden sum"], hierarchy(tree([2], [1, 2])))
     with pytest.raises(UnsoundError, match="open sums of one agent alone"):
         placed(MECHANISMS["hidden sum"], hierarchy(tree([3], [1, 2])))
+
+
+def test_a_topology_of_ones_own_says_what_it_opens() -> None:
+    class Own(NamedTuple):
+        opens: str
+
+        def bind(self, setting):
+            raise NotImplementedError
+
+    placed(MECHANISMS["hidden sum"], Own("the sum"))
+    with pytest.raises(UnsoundError, match=r"veil\(\) hides updates.*Own\(opens='each'\) opens each") as refused:
+        placed(MECHANISMS["hidden sum"], Own("each"))
+    assert refused.value.reason == "hidden"
 
 
 SOUND = {

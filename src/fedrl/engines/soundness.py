@@ -135,7 +135,7 @@ def check_private(federation: Federation, agents: int, topology: Topology | None
         if stage.noise is not None:
             summed = _is_summed(federation.stages, stage)
             _check_noise_in_time(stage, stage.noise, summed, scheduler.schedule)
-            _check_noise_in_place(stage, stage.noise, summed, agents, topology)
+            _check_noise_in_place(stage, stage.noise, summed, topology)
         if hides(stage):
             _check_hidden(stage, agents, topology, scheduler.schedule)
 
@@ -178,7 +178,7 @@ def _check_noise_in_time(stage: Stage, noise: Noise, summed: bool, schedule: Sch
     )
 
 
-def _check_noise_in_place(stage: Stage, noise: Noise, summed: bool, agents: int, topology: Topology | None) -> None:
+def _check_noise_in_place(stage: Stage, noise: Noise, summed: bool, topology: Topology | None) -> None:
     if isinstance(topology, Neighbours):
         alone = noise.at == "agent" and noise.unit == "agent" and not summed
         missing = (
@@ -200,12 +200,6 @@ def _check_noise_in_place(stage: Stage, noise: Noise, summed: bool, agents: int,
             "round (no periods), or use noise that agents add.",
             reason="hidden",
         )
-    if summed and noise.unit == "agent":
-        raise UnsoundError(
-            f"{stage!r} adds a share of the noise of a sum, and {_opened(topology, agents)} A least number of agents "
-            "for each such server is not there yet. Let every level merge in every round (no periods).",
-            reason="hidden",
-        )
 
 
 def _check_hidden(stage: Stage, agents: int, topology: Topology | None, schedule: Schedule) -> None:
@@ -221,9 +215,14 @@ def _check_hidden(stage: Stage, agents: int, topology: Topology | None, schedule
             f"federation with a server, or leave {stage!r} out.",
             reason="no server",
         )
-    if isinstance(topology, Hierarchy) and topology.opens != "the sum":
+    if topology is None or isinstance(topology, Alone):
+        return
+    if topology.opens != "the sum":
+        opened = (
+            _opened(topology, agents) if isinstance(topology, Hierarchy) else f"{topology!r} opens {topology.opens}."
+        )
         raise UnsoundError(
-            f"{stage!r} hides updates in the sum of all, and {_opened(topology, agents)} A least number of agents for "
+            f"{stage!r} hides updates in the sum of all, and {opened} A least number of agents for "
             "each such server is not there yet. Let every level merge in every round (no periods).",
             reason="hidden",
         )

@@ -1,7 +1,7 @@
 """What a run would refuse, found before it has a folder.
 
-build --check_experiment--> methods, messages, names, extras        about 0.1 s, which a run need not spend again
-run --check_measures--> the numbers behind what is declared         traced once, for the programs as well
+build --check_experiment--> methods, messages, names, extras      at most 0.1 s, which a run need not spend again
+run --check_measures--> the numbers behind what is declared       traced once, for the programs as well
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def check_experiment(experiment: Experiment) -> None:
         if not method.talk:  # the others were checked with who coordinates them
             check(method.federation, agents, isolated(), Scheduler(), None)
     first = experiment.methods[0].federation
-    messages(first, experiment.fleet)
+    if first.stages:
+        messages(first, experiment.fleet)  # which traces what they do
     asking = any(NEEDS.get(name) for name in first.reports) or any(stage.weighs for stage in first.stages)
     if asking and not isinstance(experiment.environment, HostEnvironment):
         metric_names(first, shapes(experiment.fleet, skip=1))  # which traces what agents are asked for
