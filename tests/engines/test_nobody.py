@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrl.aggregators import mean
+from fedrl.aggregators import fedavgm, mean
 from fedrl.core.federation import federate
 from fedrl.core.learner import Learner, nothing_gathered, same_stream
 from fedrl.core.stage import Noise, Stage
@@ -164,6 +164,17 @@ def test_without_noise_an_empty_cohort_changes_nothing_but_the_version(where: st
                 np.testing.assert_array_equal(a, b)
         population, seen = simulation.round(population)
         assert seen.steps.any()
+
+
+def test_without_noise_a_stage_and_an_optimiser_do_nothing_in_a_round_of_nobody() -> None:
+    fleet = Valley(np.ones((AGENTS, SIZE), np.float32), np.ones((AGENTS, SIZE), np.float32))
+    federation = federate(LEARNER, mean("uniform"), clip(1.0), server_opt=fedavgm())
+    with simulate(federation, fleet, devices=jax.devices()[:1]) as simulation:
+        population, _ = simulation.round(simulation.init(0))
+        before = jax.tree.map(np.array, population.server.params)
+        population, _ = simulation.round(population, cohort=[])
+        for name, held in before.items():
+            np.testing.assert_array_equal(population.server.params[name], held)
 
 
 def test_a_buffer_is_filled_by_those_still_at_work_and_then_by_nobody() -> None:

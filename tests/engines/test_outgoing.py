@@ -13,7 +13,7 @@ from fedrl.engines.soundness import outgoing
 from fedrl.engines.topologies.choices import gossip, hierarchy, isolated, server
 from fedrl.learners import chain, corrected, sgd
 from fedrl.selection import by_priority, by_utility, uniform
-from fedrl.stages import control_variates, quantize, threshold, top_k
+from fedrl.stages import control_variates, one_way, quantize, threshold, top_k
 from fedrl.topologies import average, gradient_tracking, metropolis, push_sum, ring, tree
 from fedrl.topologies.weights import column_stochastic
 from quadratic import FLEET, quadratic
@@ -83,6 +83,13 @@ def test_each_level_of_a_tree_sends_what_it_is_said_to(which, rule) -> None:
         assert up.to == ("root" if level == 2 else "servers of level 2")
         below = below if up.size_bytes is None else up.size_bytes * nodes
         assert seen.levels[level][0] == below
+
+
+def test_a_relay_above_servers_of_their_own_sends_what_those_hold_and_not_what_agents_send() -> None:
+    where, federation = hierarchy(tree([2, 1], [1, 2, 2])), federate(LEARNER, mean(), one_way(["head"]))
+    sizes = {each.name: each.size_bytes for each in listed(federation, where)}
+    seen = one_round(federation, 2, topology=where)
+    assert [up for up, _ in seen.levels[1:]] == [2 * sizes["change"], 2 * sizes["sum"]]
 
 
 def test_the_change_of_a_server_has_the_sums_that_stages_keep() -> None:
