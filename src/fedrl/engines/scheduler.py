@@ -263,7 +263,8 @@ class Scheduler:
     def _most(self, agents: int, ids: np.ndarray) -> int:
         """The most agents that one server hears before it merges: of these, or of all if those who are late go on."""
         group = self._groups(agents)
-        return min(int(np.bincount(group if self.schedule.late == "keep" else group[ids]).max(initial=0)), self._need(agents))
+        heard = group if self.schedule.late == "keep" else group[ids]
+        return min(int(np.bincount(heard).max(initial=0)), self._need(agents))
 
     def _groups(self, agents: int) -> np.ndarray:
         return np.zeros(agents, int) if self.group is None else self.group
