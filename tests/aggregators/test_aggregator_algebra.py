@@ -117,9 +117,20 @@ def test_a_misspelt_weighting_is_named():
         mean("sample")
 
 
-def test_the_sensitivity_of_a_uniform_mean_holds_and_a_weighted_one_claims_none():
-    assert mean().sensitivity is None
-    bound = mean("uniform").sensitivity(1.0, AGENTS)
+def test_a_mean_divides_by_what_it_says():
+    assert [mean().divides_by, mean("uniform").divides_by, median().divides_by] == ["weights", "count", None]
+    weights, versions = np.arange(1.0, AGENTS + 1, dtype=np.float32), np.zeros(AGENTS, np.int32)
+    ones = np.ones((AGENTS, 2), np.float32)
+    for rule, divisor in ((mean(), weights.sum()), (mean("uniform"), AGENTS)):
+        each = [rule.weigh(Update(ones[0], jnp.float32(weight), versions[0])) for weight in weights]
+        weighed = np.array(each, np.float32)
+        one = np.zeros((AGENTS, 2), np.float32)
+        one[-1] = 1.0
+        np.testing.assert_allclose(merged(rule, Update(one, weighed, versions)), weighed[-1] / divisor, rtol=1e-6)
+
+
+def test_one_agent_moves_a_uniform_mean_by_twice_its_clip_at_most():
+    bound = 2.0 / AGENTS
     x = np.zeros((AGENTS, 2), np.float32)
     x[0] = [1.0, 0.0]
     ones, versions = np.ones(AGENTS, np.float32), np.zeros(AGENTS, np.int32)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from fedrl.cli import main
+from fedrl.experiments.quantities import NOTHING
 
 TOML = """
 name = "corridor"
@@ -46,7 +47,7 @@ class Said(NamedTuple):
 
 Call = Callable[..., Said]
 
-COMMANDS = ("run", "sweep", "report", "list", "evaluate", "doctor")
+COMMANDS = ("run", "sweep", "report", "list", "explain", "evaluate", "doctor")
 
 
 @pytest.fixture
@@ -131,6 +132,46 @@ def test_wrong_input_is_one_sentence_with_exit_code_2(
     assert said.err.count("\n") == 1
     assert said.out == ""
     assert not (tmp_path / "made").exists()
+
+
+def test_explain_shows_what_would_leave_and_makes_nothing(
+    call: Call, config: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stages = "federation.stages=[{name='lazy', stages=[{name='threshold', epsilon=0.1}]}]"
+    said = call("explain", config, "--set", stages, "--set", "federation.selection={name='by_utility', cohort=1}")
+    assert said.code == 0, said.err
+    rows = {line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:6]] for line in _rows(said.out)}
+    assert rows["value"] == ["agent", "server", "varies", "nothing"]
+    assert rows["report/norm"] == ["agent", "server", "4", "nothing"]
+    assert rows["silence"][2] == NOTHING
+    assert {"weight", "version", "size", "participation"} < set(rows)
+    assert "Updates meet where all are added up." in said.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def _rows(table: str) -> list[str]:
+    return [line for line in table.splitlines() if line.startswith("│") and line.split("│")[1].strip()]
+
+
+def test_explain_as_json_is_what_the_table_shows(call: Call, config: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    edges = "federation.hierarchy={name='tree', branching=[1], periods=[1, 2]}"
+    said = call("explain", config, "--json", "--set", edges)
+    assert said.code == 0, said.err
+    found = json.loads(said.out)
+    assert (found["name"], found["agents"], found["opens"]) == ("corridor", 2, "sums of subsets")
+    ways = {(each["name"], each["sender"], each["to"]) for each in found["outgoing"]}
+    assert {("value", "agent", "servers of level 1"), ("change", "servers of level 1", "root")} < ways
+    assert all(each["size_bytes"] is None or each["size_bytes"] >= 0 for each in found["outgoing"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_explain_refuses_what_a_run_would_refuse(call: Call, config: Path) -> None:
+    said = call("explain", config, "--set", "federation.aggregator=medan")
+    assert said.code == 2
+    assert "Did you mean 'median'?" in said.err
+    assert said.out == ""
 
 
 def test_a_missing_file_has_exit_code_2(call: Call) -> None:

@@ -13,7 +13,7 @@ from fedrl.core.component import component
 from fedrl.core.errors import ConfigError, FedrlError, RunError, UnsoundError, nearest
 from fedrl.core.federation import federate
 from fedrl.core.learner import follows_corrections
-from fedrl.core.stage import Stage
+from fedrl.core.stage import Noise, Stage
 from fedrl.environments import cartpole
 from fedrl.learners import adam, chain, corrected, interpolated, mlp, personal, ppo, proximal, sgd
 from fedrl.stages import clip, control_variates, quantize, top_k
@@ -31,7 +31,7 @@ def veil() -> Stage:
 
 @component("test double")
 def noise() -> Stage:
-    return Stage(untouched, event="a DpEvent")
+    return Stage(untouched, noise=Noise("a DpEvent", 1.0, "server"))
 
 
 @component("test double")
@@ -46,22 +46,22 @@ UNIFORM = mean("uniform")
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: federate(LEARNER, mean(), top_k(0.1), veil()), ["top_k(0.1)", "veil()", "Leave top_k(0.1) out"]),
+        (lambda: federate(LEARNER, UNIFORM, top_k(0.1), veil()), ["top_k(0.1)", "veil()", "Leave top_k(0.1) out"]),
         (
-            lambda: federate(LEARNER, mean(), clip(1.0), quantize(), veil()),
+            lambda: federate(LEARNER, UNIFORM, clip(1.0), quantize(), veil()),
             ["quantize()", "veil()", "commutes with sums"],
         ),
         (
             lambda: federate(LEARNER, median(), veil()),
             ["median()", "veil()", "such as mean()", "secure sums of groups"],
         ),
-        (lambda: federate(LEARNER, UNIFORM, noise(), amplify()), ["noise()", "amplify()", "Put it before"]),
+        (lambda: federate(LEARNER, UNIFORM, clip(1.0), noise(), amplify()), ["noise()", "amplify()", "Put it before"]),
         (
             lambda: federate(LEARNER, UNIFORM, clip(1.0), noise(), quantize()),
             ["noise()", "quantize()", "Put it before"],
         ),
-        (lambda: federate(LEARNER, mean(), noise()), ["noise()", "mean()", "Use mean(weighting='uniform')"]),
-        (lambda: federate(LEARNER, median(), noise()), ["noise()", "median()", "Use mean(weighting='uniform')"]),
+        (lambda: federate(LEARNER, mean(), clip(1.0), noise()), ["noise()", "mean()", "mean(weighting='uniform')"]),
+        (lambda: federate(LEARNER, median(), clip(1.0), noise()), ["noise()", "median()", "mean(weighting='uniform')"]),
         (
             lambda: federate(ppo(valley(), instances=2, steps=2), mean(), payload="gradient"),
             ["ppo(", "takes several steps", "Use payload='delta'"],
@@ -90,8 +90,7 @@ def test_an_unsound_combination_is_refused_by_name_and_with_a_cure(build, words)
 @pytest.mark.parametrize(
     ("aggregator", "stages"),
     [
-        (mean(), (veil(), top_k(0.1))),  # encoded outside of what hides
-        (mean(), (clip(1.0), veil())),
+        (UNIFORM, (clip(1.0), veil())),
         (UNIFORM, (amplify(), clip(1.0), noise(), veil())),
         (median(), (clip(1.0), top_k(0.1), quantize())),
     ],

@@ -64,7 +64,7 @@ REFUSED = {
     ),
     "gradients without a server": (lambda: federate(LEARNER, mean(), payload="gradient"), without_server, "gradient"),
     "hidden updates that never meet": (
-        lambda: federate(LEARNER, mean(), HIDING),
+        lambda: federate(LEARNER, mean("uniform"), HIDING),
         on_a_clock(fed_buff(2)),
         "hides updates in the sum",
     ),

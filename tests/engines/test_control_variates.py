@@ -10,7 +10,7 @@ from fedrl.aggregators import fedavgm, mean, median, polynomial
 from fedrl.core.errors import UnsoundError
 from fedrl.core.federation import federate
 from fedrl.core.shares import shares
-from fedrl.core.stage import Stage
+from fedrl.core.stage import Noise, Stage
 from fedrl.engines.clocks import clock
 from fedrl.engines.nested import as_learner
 from fedrl.engines.scheduler import Scheduler
@@ -231,6 +231,9 @@ def test_shares_are_those_of_all_agents():
     assert shares(scaffold(mean("uniform")), np.array(WORK)).tolist() == [0.25] * 4
 
 
+NOISE = Noise("Gaussian", 1.0, "agent")
+
+
 def through(**marks) -> Stage:
     return Stage(lambda key, context, shared, local, update: (update, local), **marks)
 
@@ -241,7 +244,10 @@ def through(**marks) -> Stage:
         (lambda: scaffold(median()), r"control_variates\(0.1\) keeps a sum.*median\(\) has none.*Use mean\(\)"),
         (lambda: scaffold(mean(), weigh_by_capacity([1.0] * 4)), r"weigh_by_capacity.*changes weights.*shares have to"),
         (lambda: scaffold(mean("uniform"), through(hides=True)), r"keep single updates from the server.*in the clear"),
-        (lambda: scaffold(mean("uniform"), through(event="Gaussian")), r"keep single updates from the server"),
+        (
+            lambda: scaffold(mean("uniform"), through(noise=NOISE)),
+            r"keep single updates from the server",
+        ),
         (lambda: scaffold(mean(), lazy()), r"lazy\(\) saves messages, and control_variates\(0.1\) sends one in every"),
         (lambda: scaffold(mean(), control_variates(0.2)), r"both send statistics named 'control_variates'"),
         (lambda: as_learner(scaffold(mean()), 2), r"control_variates\(0.1\) keeps a sum over all.*topology of servers"),

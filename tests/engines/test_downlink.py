@@ -17,7 +17,7 @@ from fedrl.core.component import cite
 from fedrl.core.downlink import Downlink
 from fedrl.core.errors import UnsoundError
 from fedrl.core.federation import federate
-from fedrl.core.stage import Stage, pipeline
+from fedrl.core.stage import Noise, Stage, pipeline
 from fedrl.core.types import Context, Update
 from fedrl.engines.clocks import clock
 from fedrl.engines.hearing import NOTHING, Hearing
@@ -459,7 +459,7 @@ def untouched(key, context, shared, local, update):
 REFUSED = {
     "error feedback": (error_feedback(top_k(0.1)), r"top_k\(0\.1\) loses.*second time.*down_stages=\(top_k\(0\.1\),\)"),
     "hiding": (Stage(untouched, hides=True), "hides single updates"),
-    "noise": (Stage(untouched, event="a DpEvent", contraction=lambda n: 0.5), "adds noise"),
+    "noise": (Stage(untouched, noise=Noise("a DpEvent", 1.0, "agent"), contraction=lambda n: 0.5), "adds noise"),
     "weighing": (weigh_by_signal(), "changes the weight"),
     "withholding": (lazy(), "holds updates back"),
     "guiding": (control_variates(0.1), "steers local training"),

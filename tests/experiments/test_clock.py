@@ -25,6 +25,7 @@ SLOW = "federation.clock={step_s={name='stragglers', usual=1.0, share=0.3}, drop
 BUFFERED = ["federation.schedule={name='fed_buff', buffer=2}", SLOW]
 UNSTEADY = [
     "federation.schedule={name='afedpg', alpha=0.5}",
+    "federation.server_optimizer={name='normalized_momentum', alpha=0.5}",
     "federation.clock={step_s=[1, 2, 3], jitter=0.3, drop_out=0.2, online_s=9.0, offline_s=2.0}",
 ]
 TRACE = "federation.clock={trace=[[0, 0.0, 5.5], [2, 1.0, 9.0]], step_s={name='lognormal', median=2}}"

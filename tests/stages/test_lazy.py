@@ -12,7 +12,7 @@ from fedrl.core.aggregator import on_time
 from fedrl.core.codec import codec
 from fedrl.core.errors import ConfigError, UnsoundError, WireError
 from fedrl.core.federation import federate
-from fedrl.core.stage import Stage
+from fedrl.core.stage import Noise, Stage
 from fedrl.core.types import Context, Update
 from fedrl.engines.simulate import simulate
 from fedrl.learners import sgd
@@ -141,6 +141,9 @@ def untouched(key, context, shared, local, update):
     return update, local
 
 
+NOISY = Stage(untouched, noise=Noise("a DpEvent", 1.0, "agent"))
+
+
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     [
@@ -148,13 +151,13 @@ def untouched(key, context, shared, local, update):
         (lambda: lazy(memory=0), ConfigError, "memory is 0"),
         (lambda: lazy(control_variates(0.1)), UnsoundError, r"needs every round\. Put control_variates"),
         (lambda: lazy(lazy()), UnsoundError, "is lazy itself"),
-        (lambda: lazy(Stage(untouched, event="a DpEvent")), UnsoundError, "adds noise"),
+        (lambda: lazy(NOISY), UnsoundError, "adds noise"),
         (lambda: error_feedback(lazy()), UnsoundError, r"lazy\(error_feedback\(sign\(\)\)\)"),
         (lambda: federate(quadratic(sgd(0.1)), median(), lazy()), UnsoundError, r"median\(\) looks at each.*mean\(\)"),
         (
-            lambda: federate(quadratic(sgd(0.1)), mean("uniform"), lazy(), Stage(untouched, event="a DpEvent")),
+            lambda: federate(quadratic(sgd(0.1)), mean("uniform"), lazy(), NOISY),
             UnsoundError,
-            "speaks or is silent as the data have it",
+            "sends an update or none as the data have it",
         ),
         (
             lambda: federate(quadratic(sgd(0.1)), mean(), lazy(), Stage(untouched, hides=True)),

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from fedrl.core.double import Double
 from fedrl.core.errors import ConfigError, UnsoundError
-from fedrl.core.stage import Stage, keep_update, pipeline
+from fedrl.core.stage import Noise, Stage, keep_update, pipeline
 from fedrl.core.types import Context, Update
 from fedrl.stages import (
     clip,
@@ -270,7 +270,7 @@ def noise(**marks) -> Stage:
     return Stage(lambda key, context, shared, local, update: (update, local), finish=keep_update, **marks)
 
 
-@pytest.mark.parametrize("inner", [noise(hides=True), noise(event="Gaussian")])
+@pytest.mark.parametrize("inner", [noise(hides=True), noise(noise=Noise("Gaussian", 1.0, "agent"))])
 def test_error_feedback_refuses_to_send_later_what_is_hidden_now(inner):
     with pytest.raises(UnsoundError, match=r"residual would send later.*after error_feedback"):
         error_feedback(top_k(0.1), inner)

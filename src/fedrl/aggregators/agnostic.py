@@ -71,7 +71,7 @@ def agnostic(agents: int, step: float = 0.01, best: float | None = None) -> Aggr
         after = on_simplex(weights + np.float32(gamma) * behind)
         return Update(value, updates.weight.sum(), updates.version.max()), Mixture(after)
 
-    return Aggregator(update=update, init=init, sees="each", asks=(question(best),))
+    return Aggregator(update=update, init=init, sees="each", asks=(question(best),), agents=agents)
 
 
 def on_simplex(point: Any) -> Any:

@@ -34,7 +34,7 @@ def mean(weighting: str = "samples") -> Aggregator:
         weigh=by_samples if weighting == "samples" else _equally,
         sees="sum",
         unit=(lambda samples: samples) if weighting == "samples" else lambda samples: 1.0,
-        sensitivity=(lambda clip, agents: 2.0 * clip / agents) if weighting == "uniform" else None,
+        divides_by="count" if weighting == "uniform" else "weights",
     )
 
 

@@ -159,6 +159,21 @@ def list_components(
     list_command(kind)
 
 
+@app.command("explain", no_args_is_help=True)
+def explain(
+    config: Annotated[Path, typer.Argument(help="An experiment.toml; examples/ has some.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the configuration; may be repeated."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON, and nothing else.")] = False,
+) -> None:
+    """Show what would leave each agent in a round: to whom, how many bytes, and what protects it. Nothing is run."""
+    from fedrl.cli.explain import explain_command
+
+    explain_command(config, settings or [], as_json)
+
+
 @app.command("evaluate", no_args_is_help=True)
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")],

@@ -73,8 +73,9 @@ class Aggregator:
         asks: What each agent is to tell about itself, see `fedrl.core.told`. A rule that asks sees each update, and
             finds what they told in `updates.report`.
         unit: `samples of a usual update -> a usual weight`, for exact sums, and for an agent's share among all.
-        sensitivity: `(clip, agents) -> bound` on how far one agent with updates of norm at most `clip` moves the
-            result, or None where no bound is known.
+        divides_by: What its result is a mean by: sum_k w_k x_k over the "count" of updates if each has the weight 1, or
+            over the sum of the "weights". None: it is no mean, or none whose divisor is known.
+        agents: Of a rule that keeps a number for each agent, how many agents it has room for. None: any number.
     """
 
     update: Callable[[Key, View, Arrivals, PyTree, Update], tuple[Update, PyTree]]
@@ -83,5 +84,6 @@ class Aggregator:
     sees: Literal["each", "sum"] = "each"
     asks: tuple[str, ...] = ()
     unit: Callable[[float], float] = lambda samples: samples
-    sensitivity: Callable[[float, int], float] | None = None
+    divides_by: Literal["count", "weights"] | None = None
+    agents: int | None = None
     call: Call | None = None

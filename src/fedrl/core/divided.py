@@ -31,6 +31,7 @@ from fedrl.core.component import Call, component, record
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.learner import Learner
 from fedrl.core.parts import belonging, check_parts
+from fedrl.core.soundness import hides
 from fedrl.core.stage import Stage, pipeline
 from fedrl.core.types import Context, Key, Params, PyTree, Update
 
@@ -185,7 +186,8 @@ def divided_rule(groups: Sequence[Group]) -> Aggregator:
         sees="sum" if summed else "each",
         asks=tuple(dict.fromkeys(name for rule in rules for name in rule.asks)),
         unit=rules[0].unit if alike else lambda samples: samples,
-        sensitivity=rules[0].sensitivity if all(rule == rules[0] for rule in rules) else None,
+        divides_by=rules[0].divides_by if alike and len({rule.divides_by for rule in rules}) == 1 else None,
+        agents=min((rule.agents for rule in rules if rule.agents is not None), default=None),
     )
 
 
@@ -233,7 +235,8 @@ def periodic(groups: Sequence[Group], stages: Sequence[Stage]) -> Stage:
         UnsoundError: A stage counts on every parameter of every round.
     """
     for stage in stages:
-        if stage.guide is not None or stage.sums is not None or stage.hides or stage.event is not None or stage.weighs:
+        busy = stage.guide is not None or stage.sums is not None or stage.weighs
+        if busy or hides(stage) or stage.noise is not None:
             raise UnsoundError(
                 f"{stage!r} steers, hides, weighs or adds noise to what agents send in every round, and a part with a "
                 f"period above 1 is not sent in every round. Leave {stage!r} out, or let every part have the period 1.",

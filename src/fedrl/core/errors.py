@@ -45,6 +45,10 @@ REASONS = {
     "copies do not come closer with every difference.",
     "private": "Parts that stay with an agent, and a rule or a merge that needs them.",
     "isolated": "Agents that hear nobody, and something that communicates.",
+    "in the clear": "Something that depends on private data leaves beside what noise or a hidden sum covers.",
+    "unbounded": "Noise, and nothing that bounds what one agent or one trajectory adds to the result, or what it is "
+    "divided by.",
+    "momentum": "Agents that look ahead along a momentum which the server does not have.",
     "no time": "Without a clock all answer at once, and the agents with the lowest numbers would fill every merge.",
 }
 """Why two parts of a simulation exclude each other: all of them are mathematical."""

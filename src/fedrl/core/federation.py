@@ -22,8 +22,9 @@ import jax.numpy as jnp
 import optax
 
 from fedrl.core.aggregator import Aggregator, Arrivals, View
-from fedrl.core.checks import check_composition, check_one_of, check_positive
+from fedrl.core.checks import check_one_of, check_positive
 from fedrl.core.component import Call, component, record
+from fedrl.core.composition import check_composition
 from fedrl.core.divided import Part, adopting, begun_from, divided_optimizer, divided_rule, grouped, periodic
 from fedrl.core.double import sum_of
 from fedrl.core.downlink import Copy, downlink, heard
@@ -32,6 +33,7 @@ from fedrl.core.faults import FAULT, fault_of, kept, settled, snapshot, to_send,
 from fedrl.core.keys import ServerKeys, TurnKeys
 from fedrl.core.learner import Experience, Learner, differentiate, iterate
 from fedrl.core.parts import joined
+from fedrl.core.private import check_private
 from fedrl.core.stage import Stage, pipeline, zeros_like
 from fedrl.core.summation import Summation, exact_sum
 from fedrl.core.told import check_told, settings_told, statement
@@ -202,13 +204,16 @@ def federate(
     check_one_of(payload, ("delta", "gradient"), "payload")
     optimizer = optax.sgd(1.0) if server_opt is None else server_opt
     groups = grouped(learner, parts, aggregator, optimizer, payload)
-    for rule in [group.rule for group in groups] or [aggregator]:
+    rules = [group.rule for group in groups] or [aggregator]
+    for rule in rules:
         check_composition(learner, rule, stages, payload)
     if groups:
         aggregator, optimizer = divided_rule(groups), divided_optimizer(groups)
     in_periods = any(group.every > 1 for group in groups)
     questions = tuple(dict.fromkeys((*aggregator.asks, *tells)))
     check_told(questions)
+    for rule in rules:
+        check_private(learner, rule, stages, payload, questions)
     settings_told(questions, learner.environment.params)
     pipe = periodic(groups, stages) if in_periods else pipeline(stages)
     guide = _no_guide if pipe.guide is None else pipe.guide

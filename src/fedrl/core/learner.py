@@ -18,7 +18,8 @@ import jax.numpy as jnp
 
 from fedrl.core.component import Call, record
 from fedrl.core.double import Double
-from fedrl.core.environment import AnyEnvironment, Space
+from fedrl.core.environment import AnyEnvironment, HostEnvironment, Space
+from fedrl.core.errors import UnsoundError
 from fedrl.core.measures import Measures
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 
@@ -109,6 +110,9 @@ class Learner:
         discount: gamma of what it maximises. None if it has none.
         personalised: By what an agent acts with something of its own, which the federation does not see: the names
             of the wrappers, such as ("personal",). Empty if all agents act with what the server has.
+        clips_trajectories: The L2 norm to which it scales down what each episode adds to its `gradient`, a mean over
+            episodes, if that is larger; no episode changes what another one adds, as a baseline of all would. None: it
+            bounds nothing.
     """
 
     init: Callable[[Key, PyTree], PyTree]
@@ -131,6 +135,7 @@ class Learner:
     measures: Measures = field(default_factory=dict)
     discount: float | None = None
     personalised: tuple[str, ...] = ()
+    clips_trajectories: float | None = None
     call: Call | None = None
 
 
@@ -177,6 +182,19 @@ def _gathered(
     for_collect, for_learn = learner.split_key(key)
     experience, state, counts = learner.collect(for_collect, state)
     return for_learn, state, experience, counts
+
+
+def check_gathers(learner: Learner) -> None:
+    """Refuse a learner that gathers its own experience, where only the host can step its environment.
+
+    Raises:
+        UnsoundError: It names both.
+    """
+    if isinstance(learner.environment, HostEnvironment) and learner.horizon < 1:
+        raise UnsoundError(
+            f"{learner!r} gathers its own experience, and {learner.environment!r} can only be stepped on the host. "
+            "Use a learner that learns from trajectories, such as ppo(...)."
+        )
 
 
 def nothing_gathered(key: Key, state: PyTree) -> tuple[Experience, PyTree, Metrics]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,27 @@ def keep_update(key: Key, shared: PyTree, update: Update) -> tuple[Update, PyTre
     """A `finish` that leaves the aggregate as it is."""
     del key
     return update, shared
+
+
+class Noise(NamedTuple):
+    """Calibrated noise that a stage adds in every round, and what it is calibrated for.
+
+    Attributes:
+        event: The `dp_accounting.DpEvent` of one round, for an accountant.
+        clip: The L2 norm of what it hides: of an agent's update, or of what one trajectory adds to it. A stage in front
+            keeps to it, or the stage itself, see `Stage.clips`. Of a norm that the server adapts, the first one.
+        at: Who adds it: each "agent", as a last step of `encode`, or the "server" once a round, in `finish`, to the
+            sum of all updates over a known number.
+        unit: Whose part in the result it hides: all that an "agent" sends, or what one "trajectory" adds.
+        relation: What neighbouring data are: one more or less ("add-remove"), or one in the place of another
+            ("replace-one").
+    """
+
+    event: Any
+    clip: float
+    at: Literal["agent", "server"]
+    unit: Literal["agent", "trajectory"] = "agent"
+    relation: Literal["add-remove", "replace-one"] = "add-remove"
 
 
 @record
@@ -51,7 +72,9 @@ class Stage:
         contraction: `entries -> delta` such that E ||x - D(C(x))||^2 <= (1 - delta) ||x||^2 for every array of so many
             entries; a delta of zero or less promises nothing. None: the stage is no compression, or none with a bound.
         error_bound: No entry of D(C(x)) is off by more than this, in units of the parameters.
-        event: The `dp_accounting.DpEvent` of one round, for a stage that adds calibrated noise.
+        clips: The L2 norm over all arrays to which it scales a larger update down, before any noise of its own. None:
+            it bounds nothing.
+        noise: The calibrated noise that it adds, if any.
         sums: Its shared state is a sum over all agents, of whatever they have sent so far as statistics of this name.
             It travels beside later stages, and servers of a tree add it up. None: it sends no statistics.
         feeds_back: The stages whose losses it remembers and sends later; empty if it remembers none.
@@ -69,7 +92,8 @@ class Stage:
     error_bound: float | None = None
     weighs: tuple[float, float] | None = None
     withholds: bool = False
-    event: Any = None
+    clips: float | None = None
+    noise: Noise | None = None
     sums: str | None = None
     feeds_back: tuple[Stage, ...] = ()
     call: Call | None = None

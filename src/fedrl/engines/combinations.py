@@ -17,14 +17,17 @@ from fedrl.core.component import written
 from fedrl.core.divided import Part
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import Federation
-from fedrl.core.learner import follows_corrections
+from fedrl.core.learner import check_gathers, follows_corrections
+from fedrl.core.soundness import hides
 from fedrl.engines.clocks.devices import Clock, speeds_of
 from fedrl.engines.clocks.faults import check_hangs
 from fedrl.engines.clocks.presence import presence
 from fedrl.engines.clocks.spreads import delays_of
 from fedrl.engines.merging import Messages, messages
+from fedrl.engines.momentum import normalized_alpha
 from fedrl.engines.scheduler import Scheduler
 from fedrl.engines.schedules import Schedule
+from fedrl.engines.soundness import check_private
 from fedrl.engines.topologies.choices import Alone, Hierarchy, Neighbours, Topology
 from fedrl.engines.topologies.step_size import is_busy, step_size
 from fedrl.engines.topologies.tree import holding, lowest
@@ -54,6 +57,9 @@ def check(
         group = lowest(topology.tree, agents) if isinstance(topology, Hierarchy) else None
         check_hangs(clock, scheduler.schedule, len(replace(scheduler, group=group).first_asked(agents)))
         _check_faults(federation, topology, clock)
+    check_gathers(federation.learner)
+    check_private(federation, agents, topology, scheduler)
+    _check_room(federation, agents, scheduler)
     _check_schedule(federation, scheduler.schedule, agents)
     if federation.parts:
         _check_parts(federation.parts, topology, scheduler)
@@ -80,6 +86,23 @@ def _check_timeless(schedule: Schedule) -> None:
             "fast agents are, clock(step_s=...), or leave deadline_s out.",
             reason="no time",
         )
+
+
+def _check_room(federation: Federation, agents: int, scheduler: Scheduler) -> None:
+    """Agents fit those who remember something of each, and tell what they are asked for."""
+    room = federation.aggregator.agents
+    if room is not None and room < agents:
+        raise ConfigError(
+            f"{federation.aggregator!r} keeps a number for each of {room} agents and there are {agents}. "
+            f"Set its agents to {agents}."
+        )
+    for part in (scheduler.selection, scheduler.workload):
+        missing = [] if part is None else [name for name in part.asks if name not in federation.reports]
+        if missing:
+            raise ConfigError(
+                f"{part!r} asks agents for {missing[0]!r}, and this federation does not tell it. "
+                f"Write federate(..., tells={missing})."
+            )
 
 
 def _check_faults(federation: Federation, topology: Topology | None, clock: Clock) -> None:
@@ -125,7 +148,7 @@ def _check_delays(federation: Federation, agents: int, topology: Topology | None
             "Let every agent keep its own, personal(learner, keep=['moments']), or leave delay_rounds out.",
             reason="moments",
         )
-    hiding = [stage for stage in federation.stages if stage.hides]
+    hiding = [stage for stage in federation.stages if hides(stage)]
     if hiding and len(np.unique(delays)) > 1:
         raise UnsoundError(
             f"{told}, and {hiding[0]!r} hides updates in the sum of those who heard the same version. Give all agents "
@@ -142,7 +165,7 @@ def _check_schedule(federation: Federation, schedule: Schedule, agents: int) -> 
             f"{schedule!r} waits for {waited_for} updates and there are {agents} agents, each of which sends one in a "
             "round. Wait for fewer."
         )
-    hiding = [stage for stage in stages if stage.hides]
+    hiding = [stage for stage in stages if hides(stage)]
     if hiding and schedule.restart:
         raise UnsoundError(
             f"{hiding[0]!r} hides updates in the sum of those who began together, and under {schedule!r} nobody does. "
@@ -169,9 +192,27 @@ def _check_schedule(federation: Federation, schedule: Schedule, agents: int) -> 
             "use synchronous().",
             reason="moments",
         )
+    if schedule.momentum < 1.0:
+        _check_look_ahead(federation, schedule)
     if schedule.toward_model:
         alone = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], learner.environment.params)
         _check_mixable(schedule, messages(federation, alone))
+
+
+def _check_look_ahead(federation: Federation, schedule: Schedule) -> None:
+    """Refuse agents that look ahead along another momentum than the server's."""
+    alpha = schedule.momentum
+    given = [federation.server_optimizer, *(p.server_opt for p in federation.parts if p.server_opt is not None)]
+    for optimizer in given:
+        found = None if optimizer is None else normalized_alpha(optimizer)
+        if found is None or abs(found - alpha) > 1e-3:
+            has = "has no optimiser of its own" if optimizer is None else f"has {written(optimizer)}"
+            raise UnsoundError(
+                f"{schedule!r} sends agents where a momentum with alpha = {alpha:g} will have carried the parameters, "
+                f"and the server {has}, which does not carry them there. Use the server optimiser "
+                f"normalized_momentum(learning_rate, alpha={alpha:g}).",
+                reason="momentum",
+            )
 
 
 def _check_mixable(schedule: Schedule, wire: Messages) -> None:

@@ -64,6 +64,11 @@ class Inbox(NamedTuple):
     scale: np.ndarray
     steps: np.ndarray
 
+    def nobody(self) -> Inbox:
+        """The same without any update."""
+        none = np.zeros(len(self.agent), bool)
+        return self._replace(outcomes=[], scale=none.astype(np.float32)).of(none)
+
     def of(self, which: np.ndarray) -> Inbox:
         """Some of the updates, by a mask; sums are those of the blocks whose agents are all among them."""
 

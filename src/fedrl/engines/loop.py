@@ -127,7 +127,7 @@ class Loop:
         """So many merges. `cohort` are the agents that may be sent for, whatever the selection says.
 
         Raises:
-            ConfigError: They are none, or there are not so many.
+            ConfigError: There are not so many.
         """
         began, log = time.perf_counter(), Log(self.agents, self.executor.metrics, self.hearing.compressed)
         allowed = np.full(1, -1) if cohort is None else _cohort(cohort, self.agents)
@@ -298,6 +298,9 @@ class Loop:
             server, memory, met = self.topology.merge(population.keys, server, memory, inbox)
             log.staleness.append((number - 1 - inbox.version)[scale > 0.0])
             lost = np.union1d(met.lost, inbox.agent[scale == 0.0])
+        elif self.topology.releases:
+            server, memory, met = self.topology.merge(population.keys, server, memory, inbox.nobody())
+            lost = np.arange(self.agents)
         else:
             server, memory = self.topology.skip(server, memory)
             met, lost = Met(0.0, (), inbox.agent), np.arange(self.agents)
@@ -344,10 +347,12 @@ class Loop:
 
 def _cohort(cohort: Sequence[int] | np.ndarray, agents: int) -> np.ndarray:
     ids = np.unique(np.asarray(cohort, int))
-    if not len(ids) or ids[0] < 0 or ids[-1] >= agents:
+    if not len(ids):
+        return np.full(1, agents)  # nobody's number
+    if ids[0] < 0 or ids[-1] >= agents:
         raise ConfigError(
-            f"cohort is {ids.tolist()}. It says which of {agents} agents may be sent for, from 0 to {agents - 1}, and "
-            "without any there is nothing to wait for. Name at least one of them, or leave it out."
+            f"cohort is {ids.tolist()}. It says which of {agents} agents may be sent for, from 0 to {agents - 1}. Name "
+            "those of them, or nobody."
         )
     return ids
 

@@ -215,15 +215,21 @@ class Merged(NamedTuple):
         return agents if everybody else agents[np.isin(agents, [agent for agent, _ in self.refused])]
 
 
-def meeting(federation: Federation, like: Update, toward_model: bool = False) -> Callable[..., Merged]:
+def releases(federation: Federation) -> bool:
+    """Whether the server adds noise in every round, also in one of nobody: else its absence would say so."""
+    return any(stage.noise is not None and stage.noise.at == "server" for stage in federation.stages)
+
+
+def meeting(federation: Federation, like: Update, toward_model: bool = False, agents: int = 0) -> Callable[..., Merged]:
     """The server's half, from what arrived: `(secret, server, inbox) -> Merged`; `like` as of `merging`.
 
     Args:
         federation: Whose server.
         like: The shape of a decoded update.
         toward_model: Whether an update says where to go (to the agent's parameters), or how far (its change).
+        agents: As of `merging`.
     """
-    merge, received = merging(federation, like), _receiving(federation, toward_model)
+    merge, received = merging(federation, like, agents), _receiving(federation, toward_model)
 
     def meet(secret: Root, server: ServerState, inbox: Inbox) -> Merged:
         inbox = inbox if inbox.outcomes else inbox.of(inbox.scale > 0.0)
@@ -260,25 +266,37 @@ def _receiving(federation: Federation, toward_model: bool) -> Callable[..., Sums
     return jax.jit(received)
 
 
-def merging(federation: Federation, like: Update) -> Callable[..., Merged]:
+def merging(federation: Federation, like: Update, agents: int = 0) -> Callable[..., Merged]:
     """The server's half: `(secret, server, outcomes, arrivals) -> Merged`, with the secret of that server.
 
     `outcomes` are pairs of a block's outcome and who was present; `arrivals` say whose those are, in the order of the
-    outcomes. `like` has the shape of a decoded update. Without outcomes the server stands still.
+    outcomes. `like` has the shape of a decoded update. Without outcomes, or if all are left out, the server stands
+    still; one that adds noise in every round commits a change of zero, with the weight of all its `agents`, counted
+    once each.
     """
     summed = federation.aggregator.sees == "sum"
     commit, commit_mean = _commits(federation, shapes(like))
+    size, counts = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (like.value, like.statistics))
+
+    def of_nobody(secret: Root, server: ServerState) -> Judged | None:
+        if not releases(federation):
+            return None
+        keys = server_data(secret, int(server.version))
+        return commit_mean(keys, server, np.zeros(size, np.float32), np.float32(agents), split64(np.zeros(counts)))
 
     def merge(secret: Root, server: ServerState, outcomes: Sequence[Any], arrivals: Arrivals) -> Merged:
         if not outcomes:
-            return Merged(passed_over(server), 0.0, ())
+            return settled(server, 0.0, (), of_nobody(secret, server))
         keys = server_data(secret, int(server.version))
         if summed:
             mean, units = exact.mean_of(federation.summation.total([sums.updates for sums, _ in outcomes]))
             counted = split64(exact.total([sums.statistics for sums, _ in outcomes], exact.STATISTICS))
             weight = units * weight_unit(federation)
             refused = _refused_rows(federation, like, outcomes, arrivals.sender)
-            judged = commit_mean(keys, server, mean, np.float32(weight), counted) if weight > 0 else None
+            if weight > 0:
+                judged: Judged | None = commit_mean(keys, server, mean, np.float32(weight), counted)
+            else:
+                judged = of_nobody(secret, server)
         else:
             updates, whose, refused = _stacked(like, outcomes, arrivals)
             weight = float(updates.weight.sum())
@@ -287,6 +305,9 @@ def merging(federation: Federation, like: Update) -> Callable[..., Merged]:
                 counted = jax.tree.map(lambda x: split64(np.asarray(np.sum(x, 0, np.float64))), updates.statistics)
                 merged, memory = federation.aggregate(server_keys(keys).rule, whose, server, updates)
                 judged = commit(keys, server, merged._replace(statistics=counted), memory)
+        return settled(server, weight, refused, judged)
+
+    def settled(server: ServerState, weight: float, refused: tuple[Refusal, ...], judged: Judged | None) -> Merged:
         if judged is None:
             return Merged(passed_over(server), weight, refused)
         after, fault = judged

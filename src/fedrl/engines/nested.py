@@ -22,6 +22,7 @@ from fedrl.core.faults import FAULT
 from fedrl.core.federation import AgentState, Federation, ServerState
 from fedrl.core.keys import server_below, turn_below
 from fedrl.core.learner import Experience, Learner, nothing_gathered, same_stream
+from fedrl.core.private import is_private
 from fedrl.core.replay import Replay
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 
@@ -51,8 +52,8 @@ def as_learner(federation: Federation, agents: int) -> Learner:
         agents: How many it has.
 
     Raises:
-        UnsoundError: Its agents count statistics, which would be averaged by the outer one; or a stage keeps a sum over
-            all agents, of which there are more than those of one server.
+        UnsoundError: Its agents count statistics, which would be averaged by the outer one; a stage keeps a sum over
+            all agents, of which there are more than those of one server; or one adds noise or hides updates.
     """
     check_positive(agents=agents)
     learner = federation.learner
@@ -63,6 +64,13 @@ def as_learner(federation: Federation, agents: int) -> Learner:
             "personal(learner, keep=['moments'])."
         )
     for stage in federation.stages:
+        if is_private(stage):
+            raise UnsoundError(
+                f"{stage!r} protects the agents of the inner federation from its server, and the outer one, which sees "
+                "a learner, would neither know of it nor count what it costs. Use a topology of servers (tree), with "
+                f"{stage!r} in the one federation.",
+                reason="hidden",
+            )
         if stage.sums is not None:
             raise UnsoundError(
                 f"{stage!r} keeps a sum over all agents, and a federation that is a learner knows its own alone: each "

@@ -219,6 +219,8 @@ class Scheduler:
             self._left(self._most(agents, np.flatnonzero(board.allowed)))
         board.failing[:] = False
         board = board._replace(deadline_s=np.full(1, now + self.schedule.deadline_s))
+        if self._over(board):
+            return self._merge(board, NOBODY, NOBODY)
         return self._go_on(board, self._free(board), now)
 
     def chosen(self, board: Board, number: int) -> np.ndarray:
@@ -228,7 +230,8 @@ class Scheduler:
         for g in np.unique(groups):
             mine = [] if (groups == groups[0]).all() else [SELECTION, g]
             rng = np.random.default_rng([*board.key[:-1].tolist(), number, *mine])
-            found.append(self.selection.choose(rng, np.flatnonzero(groups == g), number, board.selection))
+            chosen = self.selection.choose(rng, np.flatnonzero(groups == g), number, board.selection)
+            found.append(np.asarray(chosen, int))
         return np.concatenate(found)
 
     def most_bids(self, agents: int) -> int:
@@ -238,7 +241,7 @@ class Scheduler:
             ConfigError: The selection does not suit so many, or servers would wait for more than may come.
         """
         ids = self.first_asked(agents)
-        if self.selection is not None and not self.redispatch and self.schedule.quorum > len(ids):
+        if self.selection is not None and not self.redispatch and self.schedule.quorum > max(len(ids), 1):
             raise ConfigError(
                 f"{self.schedule!r} merges no fewer than {self.schedule.quorum} updates, and {self.selection!r} asks "
                 f"{len(ids)} agents in a round: nothing would ever be merged. Lower the quorum, or ask more agents."
@@ -260,7 +263,8 @@ class Scheduler:
     def _most(self, agents: int, ids: np.ndarray) -> int:
         """The most agents that one server hears before it merges: of these, or of all if those who are late go on."""
         group = self._groups(agents)
-        return min(int(np.bincount(group if self.schedule.late == "keep" else group[ids]).max()), self._need(agents))
+        heard = group if self.schedule.late == "keep" else group[ids]
+        return min(int(np.bincount(heard).max(initial=0)), self._need(agents))
 
     def _groups(self, agents: int) -> np.ndarray:
         return np.zeros(agents, int) if self.group is None else self.group
@@ -342,10 +346,14 @@ class Scheduler:
         got = len(board.arrived)
         if got >= self._need(len(board.status)) or (now >= board.deadline_s[0] and got >= self.schedule.quorum):
             return True
-        if board.begun[0] and not self.redispatch and not (board.status == BUSY).any():
+        if self._over(board) or (board.begun[0] and not self.redispatch and not (board.status == BUSY).any()):
             return True
         present = board.allowed & (board.status != ABSENT)
         return bool(board.failing.any()) and not (present & ~board.failing).any()  # whoever is there fails
+
+    def _over(self, board: Board) -> bool:
+        """Whether nobody is at work and nobody may be sent for: a cohort of nobody."""
+        return not board.allowed.any() and not (board.status == BUSY).any()
 
     # --- a merge is due ----------------------------------------------------------------------------------------------
 
@@ -395,6 +403,8 @@ class Scheduler:
 
     def _heard(self, board: Board) -> Board:
         """What agents told in their updates reaches those who decide about the next version."""
+        if not len(board.arrived):
+            return board
         order = np.argsort(board.arrived, kind="stable")
         arrivals = Arrivals(board.arrived[order].astype(np.int32), board.age[order].astype(np.int32))
         told = {name: x[order] for name, x in board.told.items()}

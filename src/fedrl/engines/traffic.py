@@ -55,8 +55,7 @@ def traffic(
         copied: Whether agents hold copies of what they are sent: then links between them and the lowest servers with
             parameters of their own carry what was `heard`.
     """
-    update = _entries((wire.decoded.value, wire.decoded.statistics))
-    change = _entries((wire.sent.params, sums))
+    update, change = terms(wire), moved(wire, sums)
 
     def costs(heard: Heard, present: np.ndarray, sizes: np.ndarray, spoken: np.ndarray, due: int) -> Costs:
         here, up, down, told = [], [], [], []
@@ -64,9 +63,9 @@ def traffic(
             nodes = len(parents[level])
             if level == 0 or level in holding:  # where messages begin: an agent, or a server that sends its change
                 there = present if level == 0 else np.ones(nodes, bool)
-                sent = np.where(there, sizes if level == 0 else WORD_BYTES * (change + 2), 0)  # weight and version
+                sent = np.where(there, sizes if level == 0 else change_bytes(change), 0)
                 back = wire.down_bytes if level == 0 else WORD_BYTES * (change + 1)
-                total = EXACT_BYTES * ((update if level == 0 else change) + 1) + WORD_BYTES
+                total = sum_bytes(update if level == 0 else change)
             else:
                 passed = np.bincount(parents[level - 1], sent, nodes).astype(int)
                 there = passed > 0
@@ -84,6 +83,26 @@ def traffic(
         return Costs((*levels, *silent), said, int(sum(told)), round_latency(parents, due, here, carried, tree))
 
     return costs
+
+
+def terms(wire: Messages) -> int:
+    """Numbers in what a relay adds up of agents."""
+    return _entries((wire.decoded.value, wire.decoded.statistics))
+
+
+def moved(wire: Messages, sums: PyTree) -> int:
+    """Numbers in the change of a server with parameters of its own."""
+    return _entries((wire.sent.params, sums))
+
+
+def sum_bytes(entries: int) -> int:
+    """Bytes of an exact sum of so many numbers, with that of the weights, and a version."""
+    return EXACT_BYTES * (entries + 1) + WORD_BYTES
+
+
+def change_bytes(entries: int) -> int:
+    """Bytes of a change of so many numbers, with a weight and a version."""
+    return WORD_BYTES * (entries + 2)
 
 
 def _entries(tree: PyTree) -> int:

@@ -20,6 +20,7 @@ from fedrl.engines.bidding import check_budget
 from fedrl.engines.scheduler import asked
 from fedrl.environments.fleet import fleet, held_out
 from fedrl.experiments import catalogue
+from fedrl.experiments.checking import check_experiment
 from fedrl.experiments.config import Config, FederationConfig
 from fedrl.experiments.config.parts import parts_of, tables_of
 from fedrl.experiments.coordination import Coordination, coordination_of, has_common_policy, resolved
@@ -130,9 +131,11 @@ def build(config: Config) -> Experiment:
         seeds=tuple(config.seed_list),
     )
     methods = methods_of(filled, environment, learner, federation, agents, steps)
-    return Experiment(
+    experiment = Experiment(
         filled, environment, learner, federation, agents, unseen, methods, coordination, selection, workload, admission
     )
+    check_experiment(experiment)
+    return experiment
 
 
 def planning_of(chosen: FederationConfig) -> tuple[Selection | None, Workload | None]:

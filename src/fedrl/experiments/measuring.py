@@ -9,7 +9,7 @@ The files hold sums beside values, so that whoever reads them can add up what be
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 LAST = 0.1
 """The share of a seed's rounds, the last ones, over which a summary adds up what is measured in training."""
 
+COUNTED = ("episodes", "episode_return", "iterations", "rounds")
+"""What is counted of every agent, whatever it measures."""
 Sums = dict[str, dict[str, float]]
 
 
@@ -65,6 +67,20 @@ def declared(learner: Learner, engine: Measures) -> Declared:
     return Declared(agents, engine)
 
 
+def check_shown(learner: Learner, metrics: Collection[str]) -> None:
+    """Refuse a measure whose parts are not among what agents return.
+
+    Args:
+        learner: Which declares it, or its environment.
+        metrics: The names of what its agents measure.
+
+    Raises:
+        UnsoundError: It names the measure and the part.
+    """
+    for name, measure in declared(learner, {}).agents.items():
+        _parts(name, measure, dict.fromkeys([*metrics, *COUNTED]), learner)
+
+
 def sums_in(measures: Declared, learner: Learner, seen: Round, steps: np.ndarray) -> Sums:
     """The sums behind each measure in a round, over its agents.
 
@@ -80,8 +96,8 @@ def sums_in(measures: Declared, learner: Learner, seen: Round, steps: np.ndarray
     trained = np.array(steps, float)
     trained[[refusal.agent for refusal in seen.refused]] = 0.0
     turns = trained > 0 if seen.turns is None else np.where(trained > 0, seen.turns, 0)
-    columns = {"episodes": np.zeros(len(trained)), "episode_return": np.zeros(len(trained)), **seen.metrics}
-    columns = {"iterations": trained, "rounds": turns.astype(float), **columns}
+    columns = dict.fromkeys(COUNTED, np.zeros(len(trained)))
+    columns |= {"iterations": trained, "rounds": turns.astype(float), **seen.metrics}
     once = {"rounds": 1.0, "iterations": float(trained.sum()), **seen.sums}
     found: Sums = {}
     for name, measure in measures.agents.items():

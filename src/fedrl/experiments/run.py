@@ -24,6 +24,7 @@ from fedrl.core.errors import FedrlError, RunError
 from fedrl.experiments import checkpoint, folder
 from fedrl.experiments.afterwards import AVERAGE_ONCE, FINE_TUNED, MIXTURE, averaged, fine_tuned, mixed
 from fedrl.experiments.build import Experiment, build
+from fedrl.experiments.checking import check_measures
 from fedrl.experiments.config import Config, dump, load
 from fedrl.experiments.coordination import in_one_program, in_one_simulation, names_of
 from fedrl.experiments.events import End, Sink, Start, Summary
@@ -69,6 +70,7 @@ def run(
     prepare()
     started = time.perf_counter()
     experiment = build(load(source, overrides))
+    check_measures(experiment)
     out = None if out is None else Path(out)
     with folder.create(out, experiment.config.name, dump(experiment.config)) as place:
         return _conduct(experiment, place, sinks, started, stop)

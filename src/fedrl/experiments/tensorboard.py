@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 from fedrl.core.errors import ConfigError
 from fedrl.experiments.events import Event, Sink
 from fedrl.experiments.measured import OWN_KEYS, value_in
+
+
+def check_installed() -> None:
+    """Refuse what can't be written.
+
+    Raises:
+        ConfigError: The extra is not installed.
+    """
+    if importlib.util.find_spec("tensorboardX") is None:
+        raise ConfigError(
+            "tensorboard is true, but tensorboardX is not installed. Run pip install 'fedrl[tensorboard]', or set "
+            "tensorboard = false."
+        )
 
 
 def tensorboard(folder: Path) -> Sink:
@@ -15,13 +29,9 @@ def tensorboard(folder: Path) -> Sink:
     Raises:
         ConfigError: The extra is not installed.
     """
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise ConfigError(
-            "tensorboard is true, but tensorboardX is not installed. Run pip install 'fedrl[tensorboard]', or set "
-            "tensorboard = false."
-        ) from None
+    check_installed()
+    from tensorboardX import SummaryWriter
+
     writers: dict[str, SummaryWriter] = {}
 
     def write(event: Event) -> None:

@@ -34,7 +34,7 @@ def clip(norm: float) -> Stage:
         factor = jnp.where(length <= norm, 1.0, norm / length)  # NaN fails the comparison and stays NaN
         return update._replace(value=map_real(lambda leaf: leaf * factor, update.value)), local
 
-    return Stage(encode)
+    return Stage(encode, clips=norm)
 
 
 def norm_of(value: PyTree) -> jax.Array:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError, UnsoundError
+from fedrl.core.soundness import hides
 from fedrl.core.stage import Stage, keep_update, pipeline, promising_nothing, zeros_like
 from fedrl.core.types import Context, Key, PyTree, Update
 from fedrl.stages.leaves import check_not_encoded
@@ -53,7 +54,7 @@ def error_feedback(*stages: Stage) -> Stage:
             "error_feedback() works around nothing. It needs a lossy stage. Write error_feedback(top_k(0.01))."
         )
     for stage in stages:
-        if stage.hides or stage.event is not None:
+        if hides(stage) or stage.noise is not None:
             raise UnsoundError(
                 f"error_feedback() works around {stage!r}, and the residual would send later what that stage hides "
                 f"now. Put {stage!r} after error_feedback(...), not inside."

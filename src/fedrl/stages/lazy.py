@@ -17,6 +17,7 @@ from fedrl.core.checks import check_above_zero, check_positive
 from fedrl.core.codec import travels_if
 from fedrl.core.component import component
 from fedrl.core.errors import UnsoundError
+from fedrl.core.soundness import hides
 from fedrl.core.stage import Stage, pipeline, zeros_like
 from fedrl.core.types import Context, Key, PyTree, Update
 from fedrl.stages.leaves import check_not_encoded
@@ -71,7 +72,7 @@ def lazy(*stages: Stage, factor: float = 4.0, memory: int = 10) -> Stage:
     check_above_zero(factor=factor)
     check_positive(memory=memory)
     for stage in stages:
-        if stage.hides or stage.event is not None or stage.guide is not None or stage.withholds:
+        if hides(stage) or stage.noise is not None or stage.guide is not None or stage.withholds:
             raise UnsoundError(
                 f"lazy() holds back what {stage!r} makes of an update, and that stage hides it, adds noise, steers "
                 f"training or is lazy itself: it needs every round. Put {stage!r} before lazy(...), or leave one out."

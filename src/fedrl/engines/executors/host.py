@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.environment import HostEnvironment
-from fedrl.core.errors import ConfigError, UnsoundError
+from fedrl.core.errors import ConfigError
 from fedrl.core.federation import Federation, ServerState
 from fedrl.core.keys import Keys, Stream, derived
-from fedrl.core.learner import Trajectory
+from fedrl.core.learner import Trajectory, check_gathers
 from fedrl.core.types import PyTree
 from fedrl.engines.executors.executor import Agents, Executor, Found, Learned, Plan, joined
 from fedrl.engines.executors.host_programs import host_programs
@@ -214,10 +214,6 @@ def _opened(federation: Federation, fleet: PyTree, agents: int, workers: int | N
             f"{environment!r} is no host environment. It runs inside compiled programs. Use the executor Blocks, which "
             "is far faster."
         )
-    if learner.horizon < 1:
-        raise UnsoundError(
-            f"{learner!r} gathers its own experience, and {environment!r} can only be stepped on the host. "
-            "Use a learner that learns from trajectories, such as ppo(...)."
-        )
+    check_gathers(learner)
     instances = environment.open(instance_settings(environment, fleet, learner.instances), workers)
     return HostRollout(instances, environment, agents * learner.instances, (agents + 1) * learner.instances)

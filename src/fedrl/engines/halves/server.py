@@ -189,7 +189,7 @@ class ServerHalf:
         dense = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.wire.update))
         self.largest = (dense if known is None else known) + LARGEST
         self.together = exact.LANES if dense < CACHED else 4
-        self.merge, self.read = merging(federation, self.wire.decoded), _reading(federation)
+        self.merge, self.read = merging(federation, self.wire.decoded, len(steps)), _reading(federation)
 
     def start(self) -> ServerRun:
         """The server before the first version."""

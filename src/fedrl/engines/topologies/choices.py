@@ -9,7 +9,7 @@ isolated()                          nobody meets anybody
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import optax
 
@@ -18,17 +18,25 @@ from fedrl.engines.topologies.choco import Choco
 from fedrl.engines.topologies.gossip import Gossip
 from fedrl.engines.topologies.isolated import Isolated
 from fedrl.engines.topologies.server import Server, Setting
-from fedrl.engines.topologies.tree import InTree
+from fedrl.engines.topologies.tree import InTree, holding
 from fedrl.topologies import average
 from fedrl.topologies.graph import Graph
 from fedrl.topologies.rules import Rule
 from fedrl.topologies.trees import Tree
 from fedrl.topologies.weights import Mixing
 
+Opened = Literal["the sum", "sums of subsets", "each", "nothing"]
+"""What those who receive updates can read of them, where single ones are hidden."""
+
 
 @runtime_checkable
 class Topology(Protocol):
     """Where updates meet: whatever can be bound to a federation, its messages and a number of agents."""
+
+    @property
+    def opens(self) -> Opened:
+        """What is read of hidden updates: their sum, sums of some of them, or each."""
+        ...
 
     def bind(self, setting: Setting) -> Server:
         """What the simulation asks."""
@@ -38,6 +46,8 @@ class Topology(Protocol):
 @dataclass(frozen=True)
 class OneServer:
     """All updates meet at one server."""
+
+    opens: ClassVar[Opened] = "the sum"
 
     def bind(self, setting: Setting) -> Server:
         """What the simulation asks."""
@@ -56,6 +66,11 @@ class Hierarchy:
 
     tree: Tree
     upper_optimizer: optax.GradientTransformation | None = None
+
+    @property
+    def opens(self) -> Opened:
+        """Servers with parameters of their own open the sum of their agents; relays open nothing."""
+        return "the sum" if len(holding(self.tree)) == 1 else "sums of subsets"
 
     def bind(self, setting: Setting) -> Server:
         """What the simulation asks."""
@@ -80,6 +95,7 @@ class Neighbours:
     rule: Rule
     consensus_steps: int = 1
     gamma: float | None = None
+    opens: ClassVar[Opened] = "each"
 
     def bind(self, setting: Setting) -> Server:
         """What the simulation asks."""
@@ -91,6 +107,8 @@ class Neighbours:
 @dataclass(frozen=True)
 class Alone:
     """Agents that hear nobody."""
+
+    opens: ClassVar[Opened] = "nothing"
 
     def bind(self, setting: Setting) -> Server:
         """What the simulation asks."""

@@ -14,7 +14,7 @@ from fedrl.core.types import Broadcast, Params, PyTree
 from fedrl.engines.executors.programs import SUMS, UPDATES
 from fedrl.engines.hearing import Heard
 from fedrl.engines.inbox import Copied, Inbox, Table
-from fedrl.engines.merging import Messages, meeting, passed_over
+from fedrl.engines.merging import Messages, meeting, passed_over, releases
 from fedrl.engines.schedules import Schedule
 from fedrl.engines.sharing import shared
 from fedrl.engines.simulation import Refusal
@@ -104,7 +104,10 @@ class Server:
         collects: What the executor is asked to collect of them.
         group: `[agents]`, whose updates may be added up together.
         relays: Of each level of servers that pass on what agents hear, the one above each agent, `[agents]`.
+        releases: Whether a round of nobody is merged like any other, since the server adds noise in each.
     """
+
+    releases = False
 
     def __init__(self, setting: Setting) -> None:
         federation, schedule, agents = setting.federation, setting.schedule, setting.agents
@@ -115,7 +118,8 @@ class Server:
         self.relays: list[np.ndarray] = []
         self.hears = schedule.toward_model
         """Whether a merge needs what agents had heard."""
-        self._meet = meeting(federation, setting.wire.decoded, schedule.toward_model)
+        self.releases = releases(federation)
+        self._meet = meeting(federation, setting.wire.decoded, schedule.toward_model, agents)
         self._ahead = (1.0 - schedule.momentum) / schedule.momentum
         self.looks_ahead = self._ahead > 0.0
 

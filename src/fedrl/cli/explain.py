@@ -1,0 +1,45 @@
+"""`fedrl explain`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+OPENED = {
+    "the sum": "Updates meet where all are added up.",
+    "sums of subsets": "Servers below the root add up the updates of their own agents, and read the sum.",
+    "each": "Agents show each other what they hold.",
+    "nothing": "Nothing leaves: the agents are isolated.",
+}
+
+
+def explain_command(config: Path, settings: Sequence[str], as_json: bool) -> None:
+    """Print what leaves an agent; nothing is run."""
+    from fedrl.launch import prepare
+
+    prepare()
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from fedrl.experiments.build import build
+    from fedrl.experiments.config import load
+    from fedrl.experiments.explain import explained
+    from fedrl.experiments.quantities import NOTHING
+
+    found = explained(build(load(config, settings)))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    table = Table("what", "from", "to", "bytes", "protected by", "", title=f"What leaves in a round: {found['name']}")
+    table.columns[3].justify = "right"
+    for each in found["outgoing"]:
+        size = "varies" if each["size_bytes"] is None else f"{each['size_bytes']:,}"
+        size = NOTHING if each["size_bytes"] == 0 else size
+        what, sender, to, protection, note = (escape(each[n]) for n in ("name", "sender", "to", "protection", "note"))
+        table.add_row(what, sender, to, size, protection, note)
+    Console().print(table)
+    typer.echo(OPENED[found["opens"]])

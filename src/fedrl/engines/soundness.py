@@ -1,0 +1,235 @@
+"""What leaves agents in a simulation, to whom, and what of that noise and hidden sums do not stand.
+
+    core's outgoing --topology: to whom, what servers pass on--> + scheduler: bids, participation, arrival
+
+What a topology opens decides what a hidden sum hides: of one server and its relays "the sum"; of servers with
+parameters of their own "sums of subsets"; among neighbours "each".
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from fedrl.core.codec import codec, size_bytes
+from fedrl.core.component import written
+from fedrl.core.errors import UnsoundError
+from fedrl.core.federation import Federation
+from fedrl.core.learner import parameters_of
+from fedrl.core.soundness import NOTHING, SERVER, Outgoing, hides, protection
+from fedrl.core.soundness import outgoing as leaving_with
+from fedrl.core.stage import Noise, Stage
+from fedrl.core.types import PyTree
+from fedrl.engines.bidding import bids_of
+from fedrl.engines.clocks.devices import Clock
+from fedrl.engines.merging import Messages, messages
+from fedrl.engines.scheduler import Scheduler
+from fedrl.engines.schedules import Schedule
+from fedrl.engines.topologies.choco import NUMBER_BYTES, compressor
+from fedrl.engines.topologies.choices import Alone, Hierarchy, Neighbours, Topology
+from fedrl.engines.topologies.step_size import message_shapes
+from fedrl.engines.topologies.tree import holding, lowest
+from fedrl.engines.traffic import change_bytes, moved, sum_bytes, terms
+from fedrl.topologies.consensus import message_bytes
+from fedrl.topologies.trees import Tree
+
+
+def outgoing(
+    federation: Federation, fleet: PyTree, topology: Topology, scheduler: Scheduler, clock: Clock | None = None
+) -> list[Outgoing]:
+    """What leaves each agent in a round, and each server below another one; nothing if nobody communicates.
+
+    Args:
+        federation: Whose agents.
+        fleet: Parameters of each agent's environment, a leading agent axis on every leaf.
+        topology: Where updates meet.
+        scheduler: Who takes part, and who decides that.
+        clock: The devices behind agents, if they take time.
+    """
+    if isinstance(topology, Alone):
+        return []
+    wire = messages(federation, fleet)
+    deciding = [p for p in (scheduler.selection, scheduler.workload, scheduler.admission) if p is not None and p.asks]
+    note = f"by what agents tell: {deciding[0]!r}" if deciding else "by the server"
+    if isinstance(topology, Neighbours):
+        return [*_among_neighbours(federation, topology), Outgoing("participation", "agent", "neighbours", 0)]
+    found = leaving_with(federation, wire.update)
+    if scheduler.admission is not None:
+        found = _with_bids(federation, wire, scheduler, found)
+    found.append(Outgoing("participation", "agent", SERVER, 0, note=f"decided {note}"))
+    if clock is not None:
+        found.append(Outgoing("arrival", "agent", SERVER, 0, note="when its update comes, as its work took"))
+    if isinstance(topology, Hierarchy):
+        lowest_name = _named(topology.tree, 1)
+        found = [each._replace(to=lowest_name) for each in found]
+        found += _between_servers(federation, wire, topology.tree)
+    return found
+
+
+def _with_bids(federation: Federation, wire: Messages, scheduler: Scheduler, found: list[Outgoing]) -> list[Outgoing]:
+    """Under a budget, what is bid is told once, and not again with the update."""
+    assert scheduler.admission is not None
+    cost = bids_of(federation, scheduler.admission, wire)
+    told = {f"report/{name}" for name in scheduler.admission.asks}
+    note = f"of everybody asked, for {scheduler.admission!r}: {', '.join(scheduler.admission.asks)}"
+    return [
+        *(each for each in found if each.name not in told),
+        Outgoing("bid", "agent", SERVER, cost.bid_bytes, note=note),
+    ]
+
+
+def _among_neighbours(federation: Federation, where: Neighbours) -> list[Outgoing]:
+    """Messages over an edge, with the number of the round or of a copy."""
+    if federation.stages:
+        like = message_shapes(federation, where.rule)
+        encoded, protected = compressor(federation, like).encoded, protection(federation.stages)
+        size, whole = codec(encoded).size_bytes, int(size_bytes(like.tree)) + NUMBER_BYTES
+        difference = Outgoing(
+            "difference", "agent", "neighbours", None if size is None else size + NUMBER_BYTES, protected,
+            "to the copy that they hold of it",
+        )  # fmt: skip
+        return [difference, Outgoing("parameters", "agent", "neighbours", whole, NOTHING, "to those whose copy is old")]
+    first, *rest = message_bytes(where.rule, parameters_of(federation.learner), where.consensus_steps)
+    found = [Outgoing("parameters", "agent", "neighbours", first, NOTHING, "whole, with what the rule adds")]
+    if rest:
+        found.append(Outgoing("sums", "agent", "neighbours", rest[0], NOTHING, "of what it heard, in later steps"))
+    return found
+
+
+def _between_servers(federation: Federation, wire: Messages, tree: Tree) -> list[Outgoing]:
+    """What each level of servers sends to the one above."""
+    found, own, protected = [], holding(tree), protection(federation.stages)
+    added_up = tuple(wire.sent.shared[i] for i, stage in enumerate(federation.stages) if stage.sums is not None)
+    change = moved(wire, added_up)
+    for level in range(1, len(tree.periods)):
+        sender, to = _named(tree, level), _named(tree, level + 1)
+        each: tuple[str, int | None, str]
+        if level in own:
+            each = ("change", change_bytes(change), "of its parameters, since it last adopted any")
+        elif federation.aggregator.sees == "sum":
+            each = ("sum", sum_bytes(change if level > own[0] else terms(wire)), "exact, of what came from below")
+        else:
+            each = ("updates", None, "all that came from below")
+        name, size, note = each
+        found.append(Outgoing(name, sender, to, size, protected, note))
+    return found
+
+
+def _named(tree: Tree, level: int) -> str:
+    return "root" if level == len(tree.periods) else f"servers of level {level}"
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def check_private(federation: Federation, agents: int, topology: Topology | None, scheduler: Scheduler) -> None:
+    """Refuse what opens, or decides about, updates that noise or a hidden sum covers.
+
+    Raises:
+        UnsoundError: It names both parts and the way out.
+    """
+    for stage in federation.stages:
+        if stage.noise is None and not hides(stage):
+            continue
+        _check_answers(stage, scheduler)
+        if stage.noise is not None:
+            summed = _is_summed(federation.stages, stage)
+            _check_noise_in_time(stage, stage.noise, summed, scheduler.schedule)
+            _check_noise_in_place(stage, stage.noise, summed, topology)
+        if hides(stage):
+            _check_hidden(stage, agents, topology, scheduler.schedule)
+
+
+def _is_summed(stages: Sequence[Stage], noisy: Stage) -> bool:
+    """Whether noise covers the sum alone: the server adds it, or what agents add is in a hidden sum."""
+    assert noisy.noise is not None
+    return noisy.noise.at == "server" or any(map(hides, stages))
+
+
+def _check_answers(stage: Stage, scheduler: Scheduler) -> None:
+    for part in (scheduler.selection, scheduler.workload, scheduler.admission):
+        if part is not None and part.asks:
+            raise UnsoundError(
+                f"{part!r} decides by what agents tell, {list(part.asks)}, who takes part or how much, and {stage!r} "
+                f"covers the value of an update alone. Use one that asks for nothing, such as uniform(...), or leave "
+                f"{stage!r} out.",
+                reason="in the clear",
+            )
+
+
+def _check_noise_in_time(stage: Stage, noise: Noise, summed: bool, schedule: Schedule) -> None:
+    """Who is merged may not depend on speed, which depends on data, unless each trajectory counts by itself."""
+    if noise.unit == "trajectory":
+        return
+    led = schedule.restart or schedule.wait_for is not None or schedule.deadline_s != float("inf")
+    if not led and schedule.late != "keep":
+        return
+    if schedule.restart and not summed:
+        raise UnsoundError(
+            f"{stage!r} adds noise that is priced for a round, and under {schedule!r} an agent may send several "
+            "updates between two merges. A price for each turn of an agent is not there yet. Use synchronous().",
+            reason="hidden",
+        )
+    raise UnsoundError(
+        f"{stage!r} adds noise for sums of a known number of agents, each once, and under {schedule!r} who is in a "
+        "sum, and how often, depends on how fast agents are, hence on their data. Use synchronous(), which waits for "
+        "all who were asked.",
+        reason="hidden",
+    )
+
+
+def _check_noise_in_place(stage: Stage, noise: Noise, summed: bool, topology: Topology | None) -> None:
+    if isinstance(topology, Neighbours):
+        alone = noise.at == "agent" and noise.unit == "agent" and not summed
+        missing = (
+            "Noise for whole parameters, which neighbours send each other, is not there yet."
+            if alone
+            else "Neighbours send each other whole parameters, each to several, and nobody adds them up alone."
+        )
+        raise UnsoundError(
+            f"{stage!r} adds noise to updates on their way to a server, and without one there is none. {missing} Run "
+            f"the federation with a server, or leave {stage!r} out.",
+            reason="no server",
+        )
+    if not isinstance(topology, Hierarchy) or topology.opens == "the sum":
+        return
+    if noise.at == "server":
+        raise UnsoundError(
+            f"{stage!r} adds noise at the server, and {topology.tree!r} has several with parameters of their own, each "
+            "of which would need a stream of noise of its own. Those are not there yet. Let every level merge in every "
+            "round (no periods), or use noise that agents add.",
+            reason="hidden",
+        )
+
+
+def _check_hidden(stage: Stage, agents: int, topology: Topology | None, schedule: Schedule) -> None:
+    if schedule.late == "keep" and not schedule.restart:
+        raise UnsoundError(
+            f"{stage!r} hides updates in the sum of those who began together, and {schedule!r} merges late ones with "
+            "those of another round. Use late='discard'.",
+            reason="hidden",
+        )
+    if isinstance(topology, Neighbours):
+        raise UnsoundError(
+            f"{stage!r} hides updates in a sum, and without a server agents show each other what they hold. Run the "
+            f"federation with a server, or leave {stage!r} out.",
+            reason="no server",
+        )
+    if topology is None or isinstance(topology, Alone):
+        return
+    if topology.opens != "the sum":
+        opened = (
+            _opened(topology, agents) if isinstance(topology, Hierarchy) else f"{topology!r} opens {topology.opens}."
+        )
+        raise UnsoundError(
+            f"{stage!r} hides updates in the sum of all, and {opened} A least number of agents for "
+            "each such server is not there yet. Let every level merge in every round (no periods).",
+            reason="hidden",
+        )
+
+
+def _opened(topology: Hierarchy, agents: int) -> str:
+    """What servers of a tree that have parameters of their own open."""
+    fewest = min(Counter(lowest(topology.tree, agents).tolist()).values())
+    whose = "one agent alone" if fewest == 1 else f"as few as {fewest} agents"
+    return f"in {written(topology.tree)} servers below the root open sums of {whose}."

@@ -1,0 +1,201 @@
+"""A round of nobody merges nothing, and where the server adds noise it releases that noise all the same, to the bit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedrl.aggregators import fedavgm, mean
+from fedrl.core.federation import federate
+from fedrl.core.learner import Learner, nothing_gathered, same_stream
+from fedrl.core.stage import Noise, Stage
+from fedrl.engines.clocks import clock
+from fedrl.engines.scheduler import Scheduler
+from fedrl.engines.schedules import fed_buff, synchronous
+from fedrl.engines.simulate import simulate
+from fedrl.engines.topologies.choices import gossip, isolated
+from fedrl.learners import sgd
+from fedrl.selection import by_priority, by_utility
+from fedrl.selection.selection import Selection
+from fedrl.stages import clip, top_k
+from fedrl.topologies import metropolis, ring, tree
+from quadratic import Valley, quadratic, valley
+
+AGENTS, SIZE, ROUNDS, DIVISOR = 4, 3, 3, 7.0
+FLEET = Valley(np.ones((AGENTS, 1), np.float32), np.zeros((AGENTS, 1), np.float32))
+
+
+def at_rest(fault: float = 0.0) -> Learner:
+    """A learner that learns nothing, or comes to what is not finite."""
+    return Learner(
+        init=lambda key, env_params: jnp.zeros(SIZE),
+        collect=nothing_gathered,
+        learn=lambda key, state, experience, hint: (state + fault, {"loss": jnp.float32(0.0)}),
+        act=lambda key, params, observation, greedy: jnp.zeros(observation.shape[-1:], jnp.int32),
+        params=lambda state: state,
+        adopt=lambda state, params: params,
+        environment=valley(1),
+        samples=1,
+        split_key=same_stream,
+    )
+
+
+def untouched(key, context, shared, local, update):
+    return update, local
+
+
+def noise_of_the_server() -> Stage:
+    def finish(key, shared, update):
+        total = update.value * update.weight + jax.random.normal(key, (SIZE,))
+        return update._replace(value=total / DIVISOR), (shared[0] + 1, update.weight)
+
+    return Stage(
+        untouched,
+        lambda value: ((jnp.int32(0), jnp.float32(-1.0)), ()),
+        finish=finish,
+        noise=Noise("a DpEvent", 1.0, "server"),
+    )
+
+
+def beyond_range() -> Stage:
+    return Stage(lambda key, context, shared, local, update: (update._replace(value=update.value + 1e30), local))
+
+
+NOISY = federate(at_rest(), mean("uniform"), clip(1.0), noise_of_the_server())
+NOBODY = Selection(lambda rng, ids, number, state: ids[:0])
+WHERE = {
+    "a server": {},
+    "a tree of relays": {"topology": tree([2, 1])},
+    "a clock": {"clock": clock(step_s=[1.0, 2.0, 3.0, 4.0])},
+    "delays": {"scheduler": Scheduler(synchronous(), delay_rounds=1)},
+}
+
+
+def ran(federation, cohort=None, rounds: int = ROUNDS, **options):
+    """The server after each round, and what was seen of it."""
+    with simulate(federation, FLEET, devices=jax.devices()[:1], **options) as simulation:
+        population, servers, seen = simulation.init(3), [], []
+        for _ in range(rounds):
+            population, record = simulation.round(population, cohort=cohort)
+            servers.append(jax.tree.map(np.asarray, population.server))
+            seen.append(record)
+    return servers, seen
+
+
+def check_released(servers) -> None:
+    """Each round has noise of its own, and the next version."""
+    assert [int(each.version) for each in servers] == list(range(1, len(servers) + 1))
+    assert [int(each.shared[1][0]) for each in servers] == list(range(1, len(servers) + 1))
+    assert len(np.unique(np.stack([each.params for each in servers]))) == len(servers) * SIZE
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_a_round_of_nobody_is_one_in_which_all_send_zeros(where: str) -> None:
+    zeros, heard = ran(NOISY, **WHERE[where])
+    nobody, silent = ran(NOISY, cohort=[], **WHERE[where])
+    assert all(each.weight == AGENTS for each in heard)
+    assert all(each.weight == 0.0 and not len(each.arrivals.sender) and not each.bytes_up for each in silent)
+    check_released(nobody)
+    for full, empty in zip(zeros, nobody, strict=True):
+        for a, b in zip(jax.tree.leaves(full), jax.tree.leaves(empty), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+EMPTY = {
+    "nobody is selected": {"scheduler": Scheduler(selection=NOBODY)},
+    "no quorum": {"scheduler": synchronous(quorum=3), "cohort": [0, 2]},
+    "all drop out": {"clock": clock(drop_out=0.999999)},
+    "no message can be read": {"clock": clock(malformed=0.999999)},
+}
+
+
+@pytest.mark.parametrize("how", EMPTY)
+def test_noise_is_released_however_nobody_came_to_be_merged(how: str) -> None:
+    expected, _ = ran(NOISY, cohort=[])
+    servers, seen = ran(NOISY, **EMPTY[how])
+    assert all(each.weight == 0.0 for each in seen)
+    for a, b in zip(expected, servers, strict=True):
+        np.testing.assert_array_equal(a.params, b.params)
+
+
+def test_noise_is_released_where_all_training_fails() -> None:
+    failing = federate(at_rest(np.nan), mean("uniform"), clip(1.0), noise_of_the_server())
+    servers, seen = ran(failing)
+    assert all(len(each.refused) == AGENTS for each in seen)
+    check_released(servers)
+
+
+def test_noise_is_released_where_the_server_leaves_all_updates_out() -> None:
+    far = federate(at_rest(), mean("uniform"), clip(1.0), noise_of_the_server(), beyond_range())
+    servers, seen = ran(far)
+    assert all(len(each.refused) == AGENTS and "reaches" in each.refused[0].reason for each in seen)
+    check_released(servers)
+    for a, b in zip(ran(NOISY, cohort=[])[0], servers, strict=True):
+        np.testing.assert_array_equal(a.params, b.params)
+
+
+LEARNER = quadratic(sgd(0.1))
+MANY = {
+    "a server": {},
+    "a tree of relays": {"topology": tree([2])},
+    "a tree with periods": {"topology": tree([2], [1, 2])},
+    "neighbours": {"topology": gossip(ring(), metropolis())},
+    "isolated agents": {"topology": isolated()},
+    "a clock": {"clock": clock()},
+    "a budget": {"scheduler": Scheduler(admission=by_priority(1000))},
+}
+
+
+@pytest.mark.parametrize("where", MANY)
+def test_without_noise_an_empty_cohort_changes_nothing_but_the_version(where: str) -> None:
+    federation = federate(LEARNER, mean(), tells=["norm"])
+    fleet = Valley(np.ones((AGENTS, SIZE), np.float32), np.ones((AGENTS, SIZE), np.float32))
+    with simulate(federation, fleet, devices=jax.devices()[:1], **MANY[where]) as simulation:
+        population, _ = simulation.round(simulation.init(0))
+        before = jax.tree.map(np.array, (population.server.params, simulation.held(population)))
+        version = int(population.server.version)
+        population, seen = simulation.round(population, cohort=[])
+        after = jax.tree.map(np.array, (population.server.params, simulation.held(population)))
+        assert int(population.server.version) == version + 1
+        assert not seen.steps.any()
+        assert seen.weight == 0.0
+        if where != "a tree with periods":  # whose root merges what came before
+            for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+                np.testing.assert_array_equal(a, b)
+        population, seen = simulation.round(population)
+        assert seen.steps.any()
+
+
+def test_without_noise_a_stage_and_an_optimiser_do_nothing_in_a_round_of_nobody() -> None:
+    fleet = Valley(np.ones((AGENTS, SIZE), np.float32), np.ones((AGENTS, SIZE), np.float32))
+    federation = federate(LEARNER, mean("uniform"), clip(1.0), server_opt=fedavgm())
+    with simulate(federation, fleet, devices=jax.devices()[:1]) as simulation:
+        population, _ = simulation.round(simulation.init(0))
+        before = jax.tree.map(np.array, population.server.params)
+        population, _ = simulation.round(population, cohort=[])
+        for name, held in before.items():
+            np.testing.assert_array_equal(population.server.params[name], held)
+
+
+def test_a_buffer_is_filled_by_those_still_at_work_and_then_by_nobody() -> None:
+    fleet = Valley(np.ones((AGENTS, SIZE), np.float32), np.ones((AGENTS, SIZE), np.float32))
+    timing = {"scheduler": fed_buff(2), "clock": clock(), "merges": 1, "devices": jax.devices()[:1]}
+    with simulate(federate(LEARNER, mean()), fleet, **timing) as simulation:
+        population, _ = simulation.round(simulation.init(0))
+        came = []
+        for _ in range(4):
+            population, seen = simulation.round(population, cohort=[])
+            came.append(int(seen.turns.sum()))
+        assert came == [2, 1, 0, 0]
+        assert int(population.server.version) == 5
+
+
+def test_who_decides_by_answers_hears_of_a_round_in_which_nobody_answered() -> None:
+    federation = federate(LEARNER, mean(), top_k(0.5), tells=["norm"])
+    fleet = Valley(np.ones((AGENTS, SIZE), np.float32), np.ones((AGENTS, SIZE), np.float32))
+    devices, asking = clock(drop_out=0.999999), Scheduler(selection=by_utility(2))
+    with simulate(federation, fleet, scheduler=asking, clock=devices, devices=jax.devices()[:1]) as simulation:
+        population = simulation.init(0)
+        for _ in range(2):
+            population, seen = simulation.round(population)
+            assert seen.tick.lost == 2
