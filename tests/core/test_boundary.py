@@ -11,6 +11,7 @@ from fedrl.aggregators import mean, median
 from fedrl.core.aggregator import Arrivals
 from fedrl.core.faults import FAULT
 from fedrl.core.federation import Federation, federate
+from fedrl.core.keys import turn_below
 from fedrl.core.types import Broadcast, Update
 from fedrl.engines.simulate import simulate
 from fedrl.environments import cartpole
@@ -39,7 +40,7 @@ def outputs_of(federation: Federation):
     def once(key):
         sent = federation.broadcast(federation.init_server(key))
         agent = federation.init_agent(key, jnp.int32(0), federation.learner.environment.params, jnp.int32(1))
-        return sent, federation.agent(key, sent, agent, jnp.int32(1))
+        return sent, federation.agent(turn_below(key), sent, agent, jnp.int32(1))
 
     return jax.eval_shape(once, jax.random.key(0))
 

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from fedrl.aggregators import mean
 from fedrl.core import exact
+from fedrl.core.federation import federate
+from fedrl.core.summation import Summation, exact_sum
+from fedrl.engines.simulate import simulate
+from fedrl.learners import sgd
+from quadratic import FLEET, flat, quadratic
 
 AGENTS, SIZE = 12, 5
 EVERYBODY = np.ones(AGENTS, bool)
@@ -128,3 +134,22 @@ def test_scales_are_powers_of_two_and_near(size):
 def test_flatten_lays_leaves_out_in_order():
     tree = {"b": np.array([[3.0, 4.0]], np.float32), "a": np.float32(1.0)}
     assert exact.flatten(tree).tolist() == [1.0, 3.0, 4.0]
+
+
+def test_how_a_sum_is_taken_is_a_value_that_a_federation_carries():
+    """Another summation takes the place of the exact one: this one rounds terms to whole numbers."""
+    coarse = Summation(
+        lambda terms, accepted: jnp.where(accepted[:, None], jnp.round(terms), 0.0).sum(0)[None].astype(jnp.int32),
+        lambda partials: np.sum(np.asarray(partials), 0, np.float64)[0],
+        2.0**20,
+    )
+    ends = []
+    for summation in (exact_sum(), coarse):
+        federation = federate(quadratic(sgd(0.1)), mean(), summation=summation)
+        simulation = simulate(federation, FLEET, devices=jax.devices()[:1])
+        population, seen = simulation.round(simulation.init(0))
+        assert not seen.refused
+        ends.append(flat(population.server.params) - flat(simulation.init(0).server.params))
+    assert np.abs(ends[0]).max() > 0.05
+    np.testing.assert_array_equal(ends[1], np.round(4 * ends[1]) / 4)  # a mean of four whole numbers
+    assert not np.array_equal(ends[0], ends[1])

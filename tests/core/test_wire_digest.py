@@ -438,7 +438,7 @@ def test_records_without_a_call_count_by_what_they_do():
     found = differing(end(halved(1)), end(halved(2)))
     assert "<Stage without a constructor call> here" in found["stages"]
     assert end(halved(1)).digest == end(halved(1)).digest
-    assert set(differing(end(halved(1)), end(replace(halved(1), weighs=True)))) == {"stages"}
+    assert set(differing(end(halved(1)), end(replace(halved(1), weighs=(0.0, 1.0))))) == {"stages"}
     federation = federate(quadratic(sgd(0.1)), mean())
     altered = replace(federation, aggregator=replace(mean(), unit=lambda samples: 2 * samples))
     assert set(differing(wire_digest(federation, VALLEY), wire_digest(altered, VALLEY))) == {"rule"}

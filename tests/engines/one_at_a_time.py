@@ -29,7 +29,19 @@ from fedrl.core import exact
 from fedrl.core.aggregator import NOBODY, Arrivals
 from fedrl.core.codec import codec, size_bytes
 from fedrl.core.federation import AgentState, Federation, ServerState
-from fedrl.core.keys import Purpose, repeated_key, run_key
+from fedrl.core.keys import (
+    Stream,
+    agent_secret,
+    derived,
+    keys_of,
+    server_data,
+    server_keys,
+    server_secret,
+    stream_key,
+    turn_below,
+    turn_data,
+    turn_keys,
+)
 from fedrl.core.shares import shares
 from fedrl.core.types import Broadcast, Update
 from fedrl.engines.clocks.chance import Draw, exponential, normal, uniform
@@ -99,16 +111,19 @@ class Programs(NamedTuple):
 def programs(federation: Federation) -> Programs:
     def init_agent(key: Any, first: Any, agent: Any, settings: Any, steps: Any) -> AgentState:
         """All agents start from the first global parameters."""
-        state = federation.init_agent(key, agent, settings, steps)
+        state = federation.init_agent(jax.random.wrap_key_data(key), agent, settings, steps)
         return state._replace(learner=federation.learner.adopt(state.learner, first))
 
-    def train(key: Any, heard: Broadcast, state: AgentState, cohort: Any) -> tuple[Update, AgentState]:
-        update, after, _ = federation.agent(key, heard, state, cohort)
+    def train(keys: Any, heard: Broadcast, state: AgentState, cohort: Any) -> tuple[Update, AgentState]:
+        update, after, _ = federation.agent(turn_keys(keys), heard, state, cohort)
         return federation.decode(heard, update), after
 
-    def commit_mean(key: Any, server: ServerState, whole: Update) -> ServerState:
+    def commit(keys: Any, server: ServerState, merged: Update, memory: Any) -> ServerState:
+        return federation.commit(server_keys(keys), server, merged, memory)
+
+    def commit_mean(keys: Any, server: ServerState, whole: Update) -> ServerState:
         nobody = Arrivals(jnp.full(1, NOBODY), jnp.zeros(1, jnp.int32))
-        return federation.commit(key, server, *federation.aggregate(key, nobody, server, whole))
+        return commit(keys, server, *federation.aggregate(server_keys(keys).rule, nobody, server, whole))
 
     return Programs(
         jax.jit(federation.init_server),
@@ -117,7 +132,7 @@ def programs(federation: Federation) -> Programs:
         jax.jit(lambda params, before, far: jax.tree.map(lambda x, old: x + far * (x - old), params, before)),
         jax.jit(train),
         jax.jit(lambda terms: exact.partial_sum(terms[None], jnp.ones(1, bool))),
-        jax.jit(federation.commit),
+        jax.jit(commit),
         jax.jit(commit_mean),
     )
 
@@ -137,19 +152,24 @@ class OneAtATime:
     ) -> None:
         self.federation, self.clock, self.schedule, self.seed = federation, clock, schedule, seed
         self.programs, self.now_s, count = programs(federation), 0.0, len(steps)
-        self.server = self.programs.init_server(run_key(seed, Purpose.SERVER))
-        self.key, self.before = run_key(seed, Purpose.TRAINING), self.server.params
+        self.keys = keys_of(seed)
+        self.server = self.programs.init_server(stream_key(self.keys, Stream.SERVER))
+        self.before = self.server.params
         joins_s = drawn(clock.joins_s, count, clock.devices_seed, Draw.JOIN, "joins_s")
         self.weights, self.agents, self.fleet = shares(federation, np.array(steps)), [], fleet
         self.first, self.seen = self.server.params, dict.fromkeys((GARBLED, RESTARTS, HANGS, "duplicates"), 0)
         for k in range(count):
-            born = self.born(k, steps[k], run_key(seed, Purpose.AGENTS))
+            born = self.born(k, steps[k], self.key_to_begin(k, 0))
             self.agents.append(Agent(k, steps[k], born, float(joins_s[k]), delay=delays[k] if delays else 0))
         self.held: list[Broadcast] = []
         self.step_s = drawn(clock.step_s, count, clock.devices_seed, Draw.STEP, "step_s")
         self.messages_s = self.message_seconds(count)
         self.latency_s = drawn(clock.latency_s, count, clock.devices_seed, Draw.LATENCY, "latency_s")
         self.drawn: dict[tuple[Draw, int], np.ndarray] = {}
+
+    def key_to_begin(self, k: int, restarts: int) -> np.ndarray:
+        """Of an agent that has begun anew so often."""
+        return derived(self.keys.run.tobytes(), Stream.AGENTS, k, restarts)[0]
 
     def born(self, k: int, steps: int, key: Any) -> AgentState:
         """An agent in the beginning."""
@@ -163,7 +183,7 @@ class OneAtATime:
         """What the two messages of a turn take on each device."""
         clock, first = self.clock, self.agents[0].state
         sent = self.programs.broadcast(self.server)
-        update, _, _ = jax.eval_shape(self.federation.agent, self.key, sent, first, jnp.int32(1))
+        update, _, _ = jax.eval_shape(self.federation.agent, turn_below(jax.random.key(0)), sent, first, jnp.int32(1))
         decoded = jax.eval_shape(self.federation.decode, sent, update)
         up_bytes, down_bytes = codec(update).size_bytes or int(size_bytes(decoded)), int(size_bytes(sent))
         both = 2.0 * drawn(clock.latency_s, count, clock.devices_seed, Draw.LATENCY, "latency_s")
@@ -267,14 +287,15 @@ class OneAtATime:
     def train(self, agent: Agent) -> Arrival:
         """What an agent makes of what it heard: its own half of the federation, on its own."""
         assert agent.heard is not None
-        remembered, key = agent.state.local, self.key_of(agent)
+        remembered, own = agent.state.local, self.keys_of_turn(agent)
         state = agent.state._replace(steps=np.int32(agent.steps))
-        update, agent.state = self.programs.train(key, agent.heard, state, np.int32(agent.cohort))
+        update, agent.state = self.programs.train(own, agent.heard, state, np.int32(agent.cohort))
         return Arrival(agent, jax.tree.map(np.asarray, update), agent.heard, remembered)
 
-    def key_of(self, agent: Agent) -> jax.Array:
-        """The key of the run, or another one for an agent that hears a version again."""
-        return repeated_key(self.key, agent.again) if agent.again else self.key
+    def keys_of_turn(self, agent: Agent) -> np.ndarray:
+        """Others for an agent that hears a version again."""
+        secret = agent_secret(self.keys, agent.number)
+        return turn_data(self.keys.run.tobytes(), secret, agent.version, agent.number, agent.again)
 
     # --- server ------------------------------------------------------------------------------------------------------
 
@@ -334,7 +355,7 @@ class OneAtATime:
             agent.state = agent.state._replace(local=remembered)
         if agent.ends == RESTARTS:
             agent.restarts += 1
-            key = repeated_key(run_key(self.seed, Purpose.AGENTS), agent.restarts)
+            key = self.key_to_begin(agent.number, agent.restarts)
             agent.state = self.born(agent.number, agent.steps, key)
         if agent.ends in (GARBLED, RESTARTS):
             self.seen[agent.ends] += 1
@@ -361,15 +382,16 @@ class OneAtATime:
         if not sum(float(update.weight) for update in updates) > 0.0:
             return False
         earlier = self.server.params
+        keys = server_data(server_secret(self.keys), int(self.server.version))
         if self.federation.aggregator.sees == "sum":
-            self.server = self.programs.commit_mean(self.key, self.server, self.mean_of(updates))
+            self.server = self.programs.commit_mean(keys, self.server, self.mean_of(updates))
         else:
             order = np.argsort([arrival.agent.number for arrival in got], kind="stable")
             stack = jax.tree.map(lambda *leaves: np.stack(leaves), *(updates[i] for i in order))
             senders = np.array([got[i].agent.number for i in order], np.int32)
             arrivals = Arrivals(senders, np.asarray(ages, np.int32)[order])
-            merged, memory = self.federation.aggregate(self.key, arrivals, self.server, stack)
-            self.server = self.programs.commit(self.key, self.server, merged, memory)
+            merged, memory = self.federation.aggregate(server_keys(keys).rule, arrivals, self.server, stack)
+            self.server = self.programs.commit(keys, self.server, merged, memory)
         self.before = earlier
         return True
 

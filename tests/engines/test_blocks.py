@@ -266,7 +266,7 @@ def test_where_nothing_had_any_weight_everybody_gets_the_memory_of_their_stages_
     def weightless(key, context, shared, local, update):
         return update._replace(weight=jnp.zeros_like(update.weight)), local
 
-    federation = federate(LEARNER, mean(), error_feedback(top_k(0.34)), Stage(weightless, weighs=True))
+    federation = federate(LEARNER, mean(), error_feedback(top_k(0.34)), Stage(weightless, weighs=(0.0, 1.0)))
     simulation = simulate(federation, FLEET, devices=DEVICES[:1])
     first = simulation.init(0)
     before = [jax.tree.map(np.array, block.local) for block in first.blocks]

@@ -9,9 +9,10 @@ from fedrl.aggregators import mean
 from fedrl.core.codec import codec
 from fedrl.core.errors import ConfigError, UnsoundError, WireError
 from fedrl.core.federation import federate
+from fedrl.core.keys import agent_secret, keys_of
 from fedrl.engines.clocks import clock
 from fedrl.engines.simulate import simulate
-from fedrl.engines.topologies.choco import compressor
+from fedrl.engines.topologies.choco import compressor, message_key
 from fedrl.engines.topologies.choco_peer import Copy, Peer, hear, mix, speak
 from fedrl.engines.topologies.choices import gossip
 from fedrl.engines.topologies.step_size import handed_over, message_shapes, step_size
@@ -206,7 +207,7 @@ def test_peers_by_themselves_come_to_the_same_bits_in_the_same_bytes_also_after_
             for k in there:
                 present = {j: None for j in links[k] if j in there}
                 given = (i, step, int(here[k]), peers[k], totals[k], present)
-                letters[k], peers[k] = speak(programs, population.key, *given)
+                letters[k], peers[k] = speak(programs, agent_secret(population.keys, k), *given)
             for k in there:
                 for j, bodies in letters.items():
                     if k in bodies:
@@ -233,12 +234,12 @@ def test_a_lost_message_is_noticed_by_its_number():
     nothing = {"head": np.zeros(1, np.float32), "tail": np.zeros((1, 2), np.float32)}
     told, hearer = (Peer(k, Copy(nothing), {1 - k: Copy(nothing)}, programs.local) for k in range(2))
     x = jax.tree.map(lambda leaf: leaf + 1.0, nothing)
-    _, told = speak(programs, jax.random.key(0), 0, 0, 1, told, x, {1: None})
-    second, told = speak(programs, jax.random.key(0), 1, 0, 1, told, x, {1: None})
+    _, told = speak(programs, bytes(32), 0, 0, 1, told, x, {1: None})
+    second, told = speak(programs, bytes(32), 1, 0, 1, told, x, {1: None})
     with pytest.raises(WireError, match=r"makes copy 2 of agent 0, and copy 0 is held.*Have it sent whole"):
         hear(programs, hearer, 0, second[1])
     told = told._replace(others={1: told.others[1]._replace(told=0)})  # as the other has said
-    third, told = speak(programs, jax.random.key(0), 2, 0, 1, told, x, {1: None})
+    third, told = speak(programs, bytes(32), 2, 0, 1, told, x, {1: None})
     hearer = hear(programs, hearer, 0, third[1])
     assert len(third[1]) == 4 + codec(nothing).size_bytes
     jax.tree.map(np.testing.assert_array_equal, hearer.others[0].held, told.own.held)
@@ -300,10 +301,11 @@ def test_the_keys_of_agents_versions_and_steps_differ():
     federation = compressed(random_k(0.5, unbiased=False))
     programs = compressor(federation, message_shapes(federation, average()))
     nothing = {"head": np.zeros(1, np.float32), "tail": np.zeros((1, 2), np.float32)}
-    draws = {
-        int(programs.encode(jax.random.key(0), *(np.int32(n) for n in (*at, 1)), programs.local, nothing)[0].seed)
-        for at in np.ndindex(4, 4, 4)
-    }
+    keys, draws = keys_of(0), set()
+    for agent, version, step in np.ndindex(4, 4, 4):
+        data = message_key(agent_secret(keys, agent), version, step)
+        numbers = (np.int32(n) for n in (agent, version, 1))
+        draws.add(int(programs.encode(data, *numbers, programs.local, nothing)[0].seed))
     assert len(draws) == 64
 
 

@@ -11,7 +11,7 @@ import pytest
 from fedrl.aggregators import mean
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import federate
-from fedrl.core.keys import Purpose, repeated_key, run_key
+from fedrl.core.keys import Stream, keys_of, stream_key
 from fedrl.engines.clocks import between, clock
 from fedrl.engines.clocks.spreads import delays_of
 from fedrl.engines.executors.executor import Agents, Executor
@@ -193,8 +193,8 @@ def test_who_restarts_forgets_all_and_begins_as_another_draw_of_the_beginning(sc
     simulation = simulate(POLES, CARTS, scheduler=schedule, merges=1, block=2, clock=clock(restart=0.4, step_s=STEP_S))
     found, restarted = [], Executor.restarted
 
-    def noted(executor, agents, ids, seed):
-        after = restarted(executor, agents, ids, seed)
+    def noted(executor, keys, agents, ids):
+        after = restarted(executor, keys, agents, ids)
         states = jax.tree.map(np.asarray, executor.states_of(after))
         local = executor._in_order([block.local for block in executor.blocks(after)])
         found.extend((k, int(after.team.restarts[k]), states, local) for k in ids.tolist())
@@ -204,9 +204,9 @@ def test_who_restarts_forgets_all_and_begins_as_another_draw_of_the_beginning(sc
     ran(simulation, 12)
     assert max(times for _, times, *_ in found) > 1
     begin = jax.jit(POLES.init_agent)
-    first = jax.jit(POLES.init_server)(run_key(SEED, Purpose.SERVER)).params
+    first = jax.jit(POLES.init_server)(stream_key(keys_of(SEED), Stream.SERVER)).params
     for k, times, states, local in found:
-        key = repeated_key(run_key(SEED, Purpose.AGENTS), times)
+        key = stream_key(keys_of(SEED), Stream.AGENTS, k, times)
         settings = jax.tree.map(lambda x, k=k: jnp.asarray(x)[k], CARTS)
         born = begin(key, jnp.int32(k), settings, jnp.int32(1))
         expected = POLES.learner.adopt(born.learner, first), born.local

@@ -17,7 +17,6 @@ from fedrl.core.component import cite
 from fedrl.core.downlink import Downlink
 from fedrl.core.errors import UnsoundError
 from fedrl.core.federation import federate
-from fedrl.core.keys import agent_key, down_key, rule_key
 from fedrl.core.stage import Noise, Stage, pipeline
 from fedrl.core.types import Context, Update
 from fedrl.engines.clocks import clock
@@ -48,6 +47,7 @@ from fedrl.stages import (
 )
 from fedrl.topologies import metropolis, ring, tree
 from quadratic import Valley, flat, quadratic
+from turns import keys_of_server, turns_of
 
 AGENTS, SIZE, RATE = 5, 12, 0.2
 draws = np.random.default_rng(1)
@@ -199,7 +199,7 @@ def message(federation, population, after):
     apart = jax.tree.map(lambda x, c: jnp.asarray(np.asarray(x) - np.asarray(c)), after.server.params, server.down.held)
     shared, _ = pipe.init(apart)
     context = Context(jnp.int32(0), server.version, jnp.int32(1), jnp.int32(0))
-    key = down_key(population.key, server.version)
+    key = keys_of_server(population).down
     update = Update(apart, jnp.float32(1.0), server.version)
     sent, _ = jax.jit(pipe.encode)(key, context, shared, server.down.local, update)
     wire = codec(sent.value)
@@ -233,17 +233,6 @@ def test_bytes_are_those_of_the_messages_by_hand_where_two_of_five_are_asked(sta
         equal(held, jax.tree.map(np.asarray, after.server.down.held))  # an agent adds up to the same bits
         population = after
     assert kinds == {False, True}
-
-
-def test_nothing_else_draws_by_the_keys_of_the_way_down():
-    key = jax.random.key(0)
-    down = [down_key(key, version) for version in range(8)]
-    others = [rule_key(key, version) for version in range(8)]
-    others += [agent_key(key, version, agent) for version in range(8) for agent in range(8)]
-    others += [jax.random.fold_in(key, version) for version in range(8)]
-    drawn, taken = ({np.asarray(jax.random.key_data(each)).tobytes() for each in keys} for keys in (down, others))
-    assert len(drawn) == 8
-    assert not drawn & taken
 
 
 def test_agents_train_from_what_they_hold_and_their_change_goes_into_what_the_server_holds():
@@ -444,10 +433,10 @@ def test_a_commit_of_the_federation_by_itself_is_that_of_the_engine():
     before, sent = population.server, federation.broadcast(population.server)
     equal(sent.params, before.down.held)
     agents = jax.tree.map(lambda *x: jnp.concatenate(x)[:AGENTS], *population.blocks)
-    updates, _, _ = jax.jit(jax.vmap(federation.agent, (None, None, 0, None)))(
-        population.key, sent, agents, jnp.int32(AGENTS)
+    updates, _, _ = jax.jit(jax.vmap(federation.agent, (0, None, 0, None)))(
+        turns_of(population, AGENTS), sent, agents, jnp.int32(AGENTS)
     )
-    expected = federation.server(population.key, on_time(np.arange(AGENTS)), before, updates)
+    expected = federation.server(keys_of_server(population), on_time(np.arange(AGENTS)), before, updates)
     after, _ = simulate(federation, FLEET, **ONE_DEVICE).round(population)
     np.testing.assert_allclose(flat(after.server.down.held), flat(expected.down.held), rtol=1e-5)
     assert int(expected.down.number) == 3

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fedrl.core.errors import ConfigError
+from fedrl.core.keys import Stream, keys_of
 from fedrl.engines.executors.host_evaluation import greedy_returns_host
 from fedrl.engines.executors.host_rollout import instance_seeds
 from fedrl.environments import cartpole
@@ -37,7 +38,7 @@ def params(learner):
 def test_each_return_is_that_of_gymnasium_itself(learner, fleet, params):
     returns = greedy_returns_host(learner, fleet, params, 3, 7, stacked=True, workers=1)
     assert returns.shape == (3, 3)
-    seeds = np.reshape(instance_seeds((7,), 3, 4), (3, 4))
+    seeds = np.reshape(instance_seeds(keys_of(7).run.tobytes(), Stream.EVALUATION, range(3), 4), (3, 4))
     act = jax.jit(lambda own, seen: learner.act(jax.random.key(0), own, seen, True))
     for agent in range(3):
         plain = gym.make("CartPole-v1")

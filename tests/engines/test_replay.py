@@ -165,9 +165,8 @@ def test_what_an_engine_compiles_copies_no_ring():
     population = simulation.init(0)
     block = population.blocks[0]
     arguments = (
-        np.asarray(jax.random.key_data(population.key)),
         jax.tree.map(lambda x: np.stack([np.asarray(x)] * 3), federation.broadcast(population.server)),
-        Asked(np.full(3, 3, np.int32), np.zeros(3, np.int32), np.full(3, 2, np.int32), np.ones(3, np.float32)),
+        Asked(np.zeros((3, 3, 2), np.uint32), np.full(3, 3, np.int32), np.full(3, 2, np.int32), np.ones(3, np.float32)),
         np.bool_(True),
         np.int32(2),
         block,

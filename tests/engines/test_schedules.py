@@ -3,14 +3,13 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from one_at_a_time import OneAtATime
 
 from fedrl.aggregators import mean, median, normalized_momentum, polynomial
-from fedrl.core.federation import ENCODE, MEND, TRAIN, federate
-from fedrl.core.keys import agent_key
+from fedrl.core.federation import federate
+from fedrl.core.keys import turn_keys
 from fedrl.engines.clocks import between, clock, lognormal, stragglers
 from fedrl.engines.scheduler import Scheduler
 from fedrl.engines.schedules import afedpg, bounded_staleness, fed_async, fed_buff, synchronous
@@ -143,8 +142,9 @@ def test_an_agent_that_hears_a_version_again_shares_no_key_with_anybody(monkeypa
     used, repeated, train = [], [], OneAtATime.train
 
     def noted(twin, agent):
-        key = agent_key(twin.key_of(agent), jnp.int32(agent.version), jnp.int32(agent.number))
-        for path in ((), (TRAIN,), (TRAIN, 0), (TRAIN, 0, 0), (ENCODE,), (ENCODE, 0), (ENCODE, 0, 0), (MEND,)):
+        keys = turn_keys(twin.keys_of_turn(agent))
+        below = [(keys.training, (0,)), (keys.training, (0, 0)), (keys.encode, (0,)), (keys.encode, (0, 0))]
+        for key, path in [*((key, ()) for key in keys), *below]:
             used.append(jax.random.key_data(functools.reduce(jax.random.fold_in, path, key)).tolist())
         repeated.append(agent.again)
         return train(twin, agent)

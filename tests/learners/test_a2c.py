@@ -11,6 +11,7 @@ import pytest
 from fedrl.aggregators import mean
 from fedrl.core.aggregator import on_time
 from fedrl.core.federation import federate
+from fedrl.core.keys import server_below, turn_below
 from fedrl.core.learner import differentiate, iterate
 from fedrl.core.types import Hint
 from fedrl.environments import cartpole, probe_match
@@ -45,9 +46,9 @@ def test_a_gradient_sent_is_the_step_taken_by_the_server(learner):
     def round(key):
         server = federation.init_server(key)
         agent = federation.init_agent(key, jnp.int32(0), learner.environment.params, jnp.int32(1))
-        update, after, _ = federation.agent(key, federation.broadcast(server), agent, jnp.int32(1))
+        update, after, _ = federation.agent(turn_below(key), federation.broadcast(server), agent, jnp.int32(1))
         one = jax.tree.map(lambda leaf: leaf[None], update)
-        return server, federation.server(key, on_time(jnp.arange(1)), server, one), update, after
+        return server, federation.server(server_below(key), on_time(jnp.arange(1)), server, one), update, after
 
     server, after, update, agent = jax.jit(round)(key)
     moved = jax.tree.map(lambda p, g: p + RATE * g, server.params, update.value)  # an update is a negative gradient

@@ -13,6 +13,7 @@ from fedrl.core.double import sum_of
 from fedrl.core.environment import Box, Environment, Spaces, Timestep, draw_nothing, draw_uniform, first
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import federate
+from fedrl.core.keys import server_below, turn_below
 from fedrl.core.learner import Learner, Trajectory, nothing_gathered
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import isolated
@@ -107,14 +108,14 @@ def test_merged_moments_are_those_of_everything_all_agents_saw(weighting, everyb
             if k == number and not everybody:
                 continue  # sits this round out
             before = agents[k]
-            task, agents[k] = federation.begin(key, sent, before, jnp.int32(3))
+            task, agents[k] = federation.begin(turn_below(key), sent, before, jnp.int32(3))
             for step in range(n):
                 seen[k].append(experience(rng, 100.0 * k))
                 agents[k], _, _ = federation.work(task, agents[k], (), jnp.int32(step), seen[k][-1])
             update, agents[k], _ = federation.report(task, before, agents[k], (), {})
             updates.append(update)
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *updates)
-        server = federation.server(key, on_time(jnp.arange(len(updates))), server, stacked)
+        server = federation.server(server_below(key), on_time(jnp.arange(len(updates))), server, stacked)
         found = server.params["moments"]
         observed = np.concatenate([np.moveaxis(s.observation, 1, 0).reshape(2, -1) for each in seen for s in each], 1)
         returned = np.concatenate([returns_by_loop(each).ravel() for each in seen if each])

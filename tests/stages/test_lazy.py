@@ -18,6 +18,7 @@ from fedrl.engines.simulate import simulate
 from fedrl.learners import sgd
 from fedrl.stages import control_variates, error_feedback, lazy, sign, top_k
 from quadratic import FLEET, flat, quadratic
+from turns import keys_of_server, turns_of
 
 RATE, FACTOR, MEMORY = 0.1, 20.0, 4
 HEAD = 8  # weight and version
@@ -106,16 +107,16 @@ def test_compressed_or_not_the_simulator_reports_the_bytes_that_would_travel():
     federation = federate(quadratic(sgd(RATE)), mean(), lazy(error_feedback(sign()), factor=FACTOR, memory=2))
     simulation = simulate(federation, FLEET, devices=DEVICE)
     population, lengths = simulation.init(0), set()
-    each = jax.jit(jax.vmap(federation.agent, (None, None, 0, None)))
+    each = jax.jit(jax.vmap(federation.agent, (0, None, 0, None)))
     for _ in range(5):
         server = population.server
         agents = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *population.blocks)
-        updates, _, _ = each(population.key, federation.broadcast(server), agents, jnp.int32(4))
+        updates, _, _ = each(turns_of(population, 4), federation.broadcast(server), agents, jnp.int32(4))
         sent = [jax.tree.map(lambda x, k=k: x[k], updates) for k in range(4)]
         wire = codec(sent[0])
         bytes_up = [wire.encode(update) for update in sent]
         arrived = jax.tree.map(lambda *leaves: np.stack(leaves), *map(wire.decode, bytes_up))
-        expected = federation.server(population.key, on_time(np.arange(4)), server, arrived)
+        expected = federation.server(keys_of_server(population), on_time(np.arange(4)), server, arrived)
         population, seen = simulation.round(population)
         assert seen.uploads.size_bytes.tolist() == list(map(len, bytes_up))
         assert seen.messages_up == sum(len(data) > HEAD + 1 for data in bytes_up)

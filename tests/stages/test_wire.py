@@ -35,6 +35,7 @@ from fedrl.stages.codes import FixedPoint, Quantized, levels
 from fedrl.stages.places import place_bytes
 from fedrl.stages.sparse import Masked, Sparse
 from quadratic import Valley, quadratic
+from turns import keys_of_server, turns_of
 
 PARAMS = {
     "layers": ({"weight": jnp.zeros((40, 30)), "bias": jnp.zeros(40)}, {"weight": jnp.zeros((1, 40))}),
@@ -241,14 +242,14 @@ def test_the_simulator_reports_the_bytes_that_would_travel_and_merges_what_would
     sent = federation.broadcast(population.server)
     agents = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *population.blocks)
     agents = jax.tree.map(lambda x: x[:AGENTS], agents)
-    updates = jax.jit(jax.vmap(federation.agent, (None, None, 0, None)))(
-        population.key, sent, agents, jnp.int32(AGENTS)
+    updates = jax.jit(jax.vmap(federation.agent, (0, None, 0, None)))(
+        turns_of(population, AGENTS), sent, agents, jnp.int32(AGENTS)
     )
     each = [jax.tree.map(lambda x, k=k: x[k], updates[0]) for k in range(AGENTS)]
     wire = codec(each[0])
     bytes_up = [wire.encode(update) for update in each]
     arrived = jax.tree.map(lambda *leaves: np.stack(leaves), *map(wire.decode, bytes_up))
-    expected = federation.server(population.key, on_time(np.arange(AGENTS)), population.server, arrived)
+    expected = federation.server(keys_of_server(population), on_time(np.arange(AGENTS)), population.server, arrived)
     after, seen = simulation.round(population)
     assert seen.bytes_up == sum(map(len, bytes_up))
     if wire.size_bytes is None:

@@ -28,7 +28,7 @@ def evaluate_command(
     from rich.console import Console
 
     from fedrl.core.errors import ConfigError, nearest
-    from fedrl.core.keys import Purpose, run_key
+    from fedrl.core.keys import Stream, keys_of, stream_key
     from fedrl.experiments.evaluate import evaluated, played
     from fedrl.experiments.measuring import agent_values
     from fedrl.experiments.notices import named
@@ -50,7 +50,7 @@ def evaluate_command(
         setting = jax.tree.map(lambda leaf: leaf[agent], experiment.fleet)
         policy = run.params[chosen]
         policy = jax.tree.map(lambda leaf: leaf[agent], policy) if run.stacked else policy
-        earned = render(experiment.learner, setting, policy, run_key(chosen, Purpose.EVALUATION), film)
+        earned = render(experiment.learner, setting, policy, stream_key(keys_of(chosen), Stream.EVALUATION), film)
         if not as_json:
             typer.echo(f"{film}: agent {agent}, seed {chosen}, return {earned:g}")
     returns: dict[str, list[float | None]] = {}

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from fedrl.core.federation import AgentState, Federation
+from fedrl.core.keys import turn_below
 from fedrl.core.told import nothing_measured
 from fedrl.core.types import Broadcast, Key, PyTree, Update
 
@@ -46,6 +47,6 @@ def crossing(federation: Federation, key: Key, env_params: PyTree) -> Crossing:
     sent = federation.broadcast(federation.init_server(key))
     agent = federation.init_agent(key, jnp.int32(0), env_params, jnp.int32(1))
     before, total = federation.remember(agent), federation.descent(sent.params)
-    task, begun = federation.begin(key, sent, agent, jnp.int32(1))
+    task, begun = federation.begin(turn_below(key), sent, agent, jnp.int32(1))
     update, after, _ = federation.report(task, before, begun, total, nothing_measured())
     return Crossing(sent, update, after)

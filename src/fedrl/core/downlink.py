@@ -17,7 +17,6 @@ import jax.numpy as jnp
 
 from fedrl.core.codec import size_bytes
 from fedrl.core.errors import UnsoundError
-from fedrl.core.keys import down_key
 from fedrl.core.learner import Learner, merged_into, parameters_of
 from fedrl.core.parts import joined
 from fedrl.core.soundness import hides
@@ -114,7 +113,7 @@ def downlink(learner: Learner, stages: Sequence[Stage]) -> Downlink:
             jax.tree.map(jnp.subtract, those(params, False), those(copy.held, False)), jnp.float32(1), version
         )
         context = Context(number, version, jnp.int32(1), number)
-        sent, local = pipe.encode(down_key(key, version), context, shared, copy.local, apart)
+        sent, local = pipe.encode(key, context, shared, copy.local, apart)
         q = jax.lax.optimization_barrier(undo(shared, sent).value)  # agents add it by itself, too
         held = joined(jax.tree.map(jnp.add, those(copy.held, False), q), params)
         size = jnp.asarray(size_bytes((sent.value, those(params, True))), jnp.uint32)

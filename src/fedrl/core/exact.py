@@ -12,6 +12,7 @@ below 1e-12 to far above 1e12, for statistics as many as float32 has.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -95,14 +96,17 @@ def largest(tree: Any) -> Float[Array, " leaves"]:
     return jnp.stack([jnp.abs(leaf).max(initial=0.0) for leaf in jax.tree.leaves(tree)])
 
 
-def total(partials: list[Any], digits: Digits = UPDATES) -> np.ndarray:
+def total(partials: Sequence[Any], digits: Digits = UPDATES) -> np.ndarray:
     """Add partial sums up, on the host: float64 `[size]`, the same bits for every order and grouping."""
-    sums = np.zeros(partials[0].shape, np.int64)
-    for partial in partials:
-        sums += np.asarray(partial)
+    sums = np.asarray(partials[0])
+    if len(partials) > 1:
+        sums = sums.astype(np.int64)
+        for partial in partials[1:]:
+            sums += np.asarray(partial)
     whole = np.zeros(sums.shape[1])
     for row, unit in zip(sums[::-1], digits.units[::-1], strict=True):
-        whole += row * unit
+        if row.any():  # most numbers reach over two digits
+            whole += row * unit
     return whole
 
 

@@ -1,7 +1,7 @@
 """A federation: two pure functions cut exactly at the wire.
 
-    agent (key, Broadcast, AgentState)    -> (Update, AgentState, Metrics)     runs where the environment is
-    server(key, Arrivals[n], ServerState, Updates[n]) -> ServerState           runs where updates meet
+    agent (keys, Broadcast, AgentState)    -> (Update, AgentState, Metrics)     runs where the environment is
+    server(keys, Arrivals[n], ServerState, Updates[n]) -> ServerState           runs where updates meet
 
 Each half is three steps in a row. Engines that interleave something between them call the steps:
 
@@ -14,6 +14,7 @@ With down stages, a commit ends with the copy of the parameters that agents hold
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import field
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -29,17 +30,17 @@ from fedrl.core.double import sum_of
 from fedrl.core.downlink import Copy, downlink, heard
 from fedrl.core.errors import UnsoundError
 from fedrl.core.faults import FAULT, fault_of, kept, settled, snapshot, to_send, undone
-from fedrl.core.keys import agent_key, rule_key
+from fedrl.core.keys import ServerKeys, TurnKeys
 from fedrl.core.learner import Experience, Learner, differentiate, iterate
 from fedrl.core.parts import joined
 from fedrl.core.private import check_private
 from fedrl.core.stage import Stage, pipeline, zeros_like
+from fedrl.core.summation import Summation, exact_sum
 from fedrl.core.told import check_told, settings_told, statement
 from fedrl.core.types import Broadcast, Context, Hint, Key, Metrics, PyTree, Update
 
 Carry = TypeVar("Carry")
 
-TRAIN, ENCODE, GATHER, MEND = 0, 1, 2, 3
 LEARNER = "learner"
 """The statistics of an update that its learner counted."""
 
@@ -73,7 +74,7 @@ class AgentState(NamedTuple):
 class Task(NamedTuple):
     """One round of one agent, under way."""
 
-    key: Key
+    keys: TurnKeys
     broadcast: Broadcast
     hint: Hint
     cohort: jax.Array
@@ -85,16 +86,18 @@ class Federation:
 
     Attributes:
         init_server: `key -> ServerState`.
-        init_agent: `(key, agent, env_params, steps) -> AgentState`, of an agent by itself: its share is 1, until an
-            engine says otherwise.
+        init_agent: `(key, agent, env_params, steps) -> AgentState`, of an agent by itself, with a key of its own: its
+            share is 1, until an engine says otherwise.
         broadcast: `ServerState -> Broadcast`.
-        agent: `(key, Broadcast, AgentState, cohort, here=True, before=None) -> (Update, AgentState, Metrics)`; an agent
-            that is not here is in the end what it was. `before` is a snapshot of it, if one was taken: an engine that
-            takes it in a program of its own saves a copy of large rings. Each metric has a leading axis of local steps.
-            The metrics stay on the agent: a return curve is private data. One of them is `fedrl.core.faults.FAULT`;
+        agent: `(keys, Broadcast, AgentState, cohort, here=True, before=None) -> (Update, AgentState, Metrics)`, with
+            `fedrl.core.keys.TurnKeys`, by which nothing else draws. An agent that is not here is in the end what it
+            was. `before` is a snapshot of it, if one was taken: an engine that takes it in a program of its own saves a
+            copy of large rings. Each metric has a leading axis of local steps. The metrics stay on the agent: a return
+            curve is private data. One of them is `fedrl.core.faults.FAULT`;
             where it is not 0 the others are.
-        server: `(key, Arrivals[n], ServerState, Updates[n]) -> ServerState`.
-        begin: `(key, Broadcast, AgentState, cohort) -> (Task, AgentState)`.
+        server: `(keys, Arrivals[n], ServerState, Updates[n]) -> ServerState`, with `fedrl.core.keys.ServerKeys` of this
+            version.
+        begin: `(keys, Broadcast, AgentState, cohort) -> (Task, AgentState)`.
         remember: `AgentState -> before`, a snapshot (`fedrl.core.faults`) of an agent before a round.
         work: `(Task, AgentState, total, step, experience | None) -> (AgentState, total, Metrics)`, one local step.
             Without experience, the learner gathers its own. With gradients as payload, the learner takes no step, and
@@ -107,7 +110,8 @@ class Federation:
         decode: `(Broadcast, Update) -> Update`, for one update; from here on its weight is the aggregator's.
         aggregate: `(key, Arrivals[n], ServerState, Updates[n]) -> (Update, aggregator state)`, of decoded updates;
             without statistics.
-        commit: `(key, ServerState, Update, aggregator state) -> ServerState`. The update has the sums of statistics.
+        commit: `(keys, ServerState, Update, aggregator state) -> ServerState`, with `ServerKeys`. The update has the
+            sums of statistics.
         learner: The learner of every agent.
         aggregator: The rule that merges.
         local_steps: Local iterations in a round, at most.
@@ -118,21 +122,22 @@ class Federation:
         reports: What each agent says about itself in its update, whoever asked for it.
         down_stages: What the difference to the copy that agents hold passes on its way down.
         renew: `(key, version, Copy, params) -> Copy`, the last step of a commit if there are down stages.
+        summation: How updates are added up for a rule of the sum.
     """
 
     init_server: Callable[[Key], ServerState]
     init_agent: Callable[[Key, jax.Array, PyTree, jax.Array], AgentState]
     broadcast: Callable[[ServerState], Broadcast]
     agent: Callable[..., tuple[Update, AgentState, Metrics]]
-    server: Callable[[Key, Arrivals, ServerState, Update], ServerState]
-    begin: Callable[[Key, Broadcast, AgentState, jax.Array], tuple[Task, AgentState]]
+    server: Callable[[ServerKeys, Arrivals, ServerState, Update], ServerState]
+    begin: Callable[[TurnKeys, Broadcast, AgentState, jax.Array], tuple[Task, AgentState]]
     remember: Callable[[AgentState], AgentState]
     work: Callable[[Task, AgentState, PyTree, jax.Array, Experience | None], tuple[AgentState, PyTree, Metrics]]
     report: Callable[[Task, AgentState, AgentState, PyTree, Metrics], tuple[Update, AgentState, jax.Array]]
     descent: Callable[[PyTree], PyTree]
     decode: Callable[[Broadcast, Update], Update]
     aggregate: Callable[[Key, Arrivals, ServerState, Update], tuple[Update, PyTree]]
-    commit: Callable[[Key, ServerState, Update, PyTree], ServerState]
+    commit: Callable[[ServerKeys, ServerState, Update, PyTree], ServerState]
     learner: Learner
     aggregator: Aggregator
     local_steps: int
@@ -143,6 +148,7 @@ class Federation:
     reports: tuple[str, ...]
     down_stages: tuple[Stage, ...] = ()
     renew: Callable[[Key, jax.Array, Copy, PyTree], Copy] | None = None
+    summation: Summation = field(default_factory=exact_sum)
     call: Call | None = None
 
 
@@ -157,6 +163,7 @@ def federate(
     tells: Sequence[str] = (),
     parts: Sequence[Part] = (),
     down_stages: Sequence[Stage] = (),
+    summation: Summation | None = None,
 ) -> Federation:
     """Put a learner, an aggregator and the stages of the pipeline together.
 
@@ -180,6 +187,7 @@ def federate(
             `parts=[part("critic", median()), part("actor", every=5)]`. What is in none of them is merged as said above.
         down_stages: What the difference to the copy that agents hold passes on its way down, in order: contractions
             such as `sign()`, `top_k(0.1)` or `quantize(8)`, without error feedback.
+        summation: How updates are added up for a rule of the sum; exactly, in the open, by default.
 
     Returns:
         The federation, to be run by an engine.
@@ -220,16 +228,16 @@ def federate(
         return ServerState(params, shared, aggregator.init(params), optimizer.init(params), jnp.int32(0), copy)
 
     def init_agent(key: Key, agent: jax.Array, env_params: PyTree, steps: jax.Array) -> AgentState:
-        state = learner.init(jax.random.fold_in(key, agent), env_params)
+        state = learner.init(key, env_params)
         _, local = pipe.init(learner.params(state))
         return AgentState(state, local, agent, steps, env_params, jnp.float32(1.0))
 
     def broadcast(server: ServerState) -> Broadcast:
         return Broadcast(heard(server.down, server.params), server.shared, server.version)
 
-    def begin(key: Key, sent: Broadcast, agent: AgentState, cohort: jax.Array) -> tuple[Task, AgentState]:
+    def begin(keys: TurnKeys, sent: Broadcast, agent: AgentState, cohort: jax.Array) -> tuple[Task, AgentState]:
         hint = Hint(sent.params, _whole(guide(sent.shared, agent.local), sent.params, stages))
-        task = Task(agent_key(key, sent.version, agent.agent), sent, hint, cohort)
+        task = Task(keys, sent, hint, cohort)
         params, local = sent.params, agent.local
         if in_periods:
             params, local = adopting(groups, local, sent.version, params, learner.params(agent.learner))
@@ -244,11 +252,10 @@ def federate(
     def work(
         task: Task, agent: AgentState, total: PyTree, step: jax.Array, experience: Experience | None = None
     ) -> tuple[AgentState, PyTree, Metrics]:
+        key = jax.random.fold_in(task.keys.training, step)
         if payload == "gradient":
-            key = jax.random.fold_in(task.key, step)
             slope, state, metrics = differentiate(learner, key, agent.learner, task.hint, experience)
             return agent._replace(learner=state), jax.tree.map(jnp.subtract, total, slope), metrics
-        key = jax.random.fold_in(jax.random.fold_in(task.key, TRAIN), step)
         state, metrics = iterate(learner, key, agent.learner, task.hint, experience)
         return agent._replace(learner=state), total, metrics
 
@@ -266,9 +273,8 @@ def federate(
         task: Task, before: AgentState, value: PyTree, update: Update, after: AgentState
     ) -> tuple[Update, AgentState, jax.Array]:
         fault = fault_of(before.learner, after.learner, to_send(value, update))
-        key = jax.random.fold_in(task.key, MEND)
         own, kept = (before.learner, before.local), (after.learner, after.local)
-        state, local = undone(key, learner.environment, before.env_params, fault, own, kept)
+        state, local = undone(task.keys.mend, learner.environment, before.env_params, fault, own, kept)
         weight = jnp.where(fault > 0, jnp.nan, update.weight)
         return update._replace(weight=weight), after._replace(learner=state, local=local), fault
 
@@ -277,8 +283,7 @@ def federate(
         context = Context(agent.agent, version, task.cohort, agent.steps, metrics, settings, agent.share)
         weight = (agent.steps * learner.samples).astype(jnp.float32)
         update = Update(value, weight, version)
-        key = jax.random.fold_in(task.key, ENCODE)
-        update, local = pipe.encode(key, context, task.broadcast.shared, agent.local, update)
+        update, local = pipe.encode(task.keys.encode, context, task.broadcast.shared, agent.local, update)
         if counts is not None:
             update = update._replace(statistics={**update.statistics, LEARNER: counts.gathered(agent.learner)})
         if questions:
@@ -286,7 +291,7 @@ def federate(
         return update, agent._replace(local=local)
 
     def train(
-        key: Key,
+        keys: TurnKeys,
         sent: Broadcast,
         agent: AgentState,
         cohort: jax.Array,
@@ -294,7 +299,7 @@ def federate(
         before: AgentState | None = None,
     ) -> tuple[Update, AgentState, Metrics]:
         before = remember(agent) if before is None else before
-        task, agent = begin(key, sent, agent, cohort)
+        task, agent = begin(keys, sent, agent, cohort)
         total = descent(sent.params)
 
         def step(i: jax.Array, carry: tuple[AgentState, PyTree]) -> tuple[tuple[AgentState, PyTree], Metrics]:
@@ -317,26 +322,24 @@ def federate(
 
     def aggregate(key: Key, arrivals: Arrivals, server: ServerState, updates: Update) -> tuple[Update, PyTree]:
         view = View(server.params, server.version)
-        return aggregator.update(
-            rule_key(key, server.version), view, arrivals, server.aggregator, updates._replace(statistics={})
-        )
+        return aggregator.update(key, view, arrivals, server.aggregator, updates._replace(statistics={}))
 
-    def commit(key: Key, server: ServerState, merged: Update, memory: PyTree) -> ServerState:
+    def commit(keys: ServerKeys, server: ServerState, merged: Update, memory: PyTree) -> ServerState:
         if counts is not None:
             server = server._replace(params=counts.absorb(server.params, merged.statistics[LEARNER]))
-        merged, shared = pipe.finish(jax.random.fold_in(key, server.version), server.shared, merged)
+        merged, shared = pipe.finish(keys.finish, server.shared, merged)
         gradient = jax.tree.map(jnp.negative, merged.value)
         known = {"version": server.version} if groups else {}
         step, state = optimizer.update(gradient, server.optimizer, server.params, **known)
         params = optax.apply_updates(server.params, step)
-        copy = () if down is None else down.send(key, server.version, server.down, params)
+        copy = () if down is None else down.send(keys.down, server.version, server.down, params)
         return ServerState(params, shared, memory, state, server.version + 1, copy)
 
-    def server(key: Key, arrivals: Arrivals, state: ServerState, updates: Update) -> ServerState:
+    def server(keys: ServerKeys, arrivals: Arrivals, state: ServerState, updates: Update) -> ServerState:
         decoded = jax.vmap(decode, (None, 0))(broadcast(state), updates)
-        merged, memory = aggregate(key, arrivals, state, decoded)
+        merged, memory = aggregate(keys.rule, arrivals, state, decoded)
         counted = jax.tree.map(sum_of, decoded.statistics)
-        return commit(key, state, merged._replace(statistics=counted), memory)
+        return commit(keys, state, merged._replace(statistics=counted), memory)
 
     return Federation(
         init_server=init_server,
@@ -362,6 +365,7 @@ def federate(
         reports=questions,
         down_stages=tuple(down_stages),
         renew=None if down is None else down.send,
+        summation=exact_sum() if summation is None else summation,
     )
 
 

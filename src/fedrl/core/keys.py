@@ -1,76 +1,202 @@
-"""Keys are derived, never threaded: arrival order cannot change randomness.
+"""Keys are derived, never threaded, so the order in which things happen cannot change randomness.
 
-run key --fold_in(version)--> round key --fold_in(agent)--> agent key
-run key --fold_in(REPEATED)--fold_in(again)--> in place of the run key, for an agent that hears a version again
+    root --BLAKE2b(stream, numbers)--> key          one hash for each key, on the host
 
-run key --fold_in(version)--fold_in(DOWN)--> the server's, for what it sends
+Two roots: the **run's**, which all parties may have (first parameters, experience, order of data, selection), and the
+**secret** of each party, an agent or a server (noise, masks, stochastic rounding), which nobody else can derive. A
+simulation derives the secrets of all parties from its seed; a party of its own draws its secret from the operating
+system.
 
-REPEATED is no version, so such an agent shares its key with nobody else in any round.
+What is derived below a key, inside a compiled program, is either split or folded in, never both, and no key that has
+children is drawn from: `split(key, n)[i]` is `fold_in(key, i)`, and numbers drawn by a key are keys below it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import struct
+from collections.abc import Callable, Iterable
 from enum import IntEnum
+from functools import lru_cache
+from typing import NamedTuple
 
 import jax
+import numpy as np
+from jaxtyping import UInt32
 
 from fedrl.core.types import Key
 
-RULE = 0xFFFF_FFFE
-"""The number under which an aggregator draws; no agent has it."""
-DOWN = 0xFFFF_FFFD
-"""The number under which a server encodes what it sends; no agent has it."""
-REPEATED = 0xFFFFFFFF
-"""Below the run key, a number that is no version: those are int32, from 0 on."""
+ROOT_BYTES, KEY_BYTES = 32, 8
 
 
-class Purpose(IntEnum):
-    """What a key of a run is for; each purpose has its own stream."""
+class Stream(IntEnum):
+    """What keys are for, and the numbers that tell them apart within the stream.
+
+    Of a run: SERVER (), AGENTS (agent, how often it has begun anew), TRAINING (version, agent, how often it has heard
+    that version before), ACTING (version, agent, again, local step), EPISODES (version, agent, again, local step,
+    instance), BEGINNING (rounds trained, agent, instance), BROKEN (the same), ANEW (times begun, agent, instance),
+    SELECTION (), EVALUATION () and (agent, episode), FLEET (), TUNING (number), SECRET (kind of party, level, number).
+
+    Of a secret: ENCODE (version, again, step of consensus), RULE (version), FINISH (version), DOWN (version, again).
+    """
 
     SERVER = 0
     AGENTS = 1
     TRAINING = 2
-    EVALUATION = 3
-    FLEET = 4
-    TUNING = 5
+    ACTING = 3
+    EPISODES = 4
+    BEGINNING = 5
+    BROKEN = 6
+    ANEW = 7
+    SELECTION = 8
+    EVALUATION = 9
+    FLEET = 10
+    TUNING = 11
+    SECRET = 12
+    ENCODE = 13
+    RULE = 14
+    FINISH = 15
+    DOWN = 16
 
 
-def run_key(seed: int, purpose: Purpose) -> Key:
-    """The key of one purpose in the run with this seed."""
-    return jax.random.fold_in(jax.random.key(seed), int(purpose))
+Root = bytes
+"""32 bytes from which keys are derived."""
+
+AGENT, SERVER = 0, 1
+"""Kinds of parties."""
 
 
-def agent_key(key: Key, version: jax.Array | int, agent: jax.Array | int) -> Key:
-    """The key of one agent in one round, the same whoever derives it, whenever."""
-    return jax.random.fold_in(jax.random.fold_in(key, version), agent)
+class Keys(NamedTuple):
+    """The roots of a simulated run, each uint32 `[8]`: what all parties share, and what their secrets follow from."""
+
+    run: np.ndarray
+    secrets: np.ndarray
 
 
-@jax.jit
-def rule_key(key: Key, version: jax.Array | int) -> Key:
-    """The key by which an aggregator draws in one round."""
-    return agent_key(key, version, RULE)
+class TurnKeys(NamedTuple):
+    """The keys of one agent in one round.
+
+    Attributes:
+        training: Of its local steps; each folds in its number.
+        mend: For the new episodes of instances that broke.
+        encode: By which its stages draw, from its secret.
+    """
+
+    training: Key
+    mend: Key
+    encode: Key
 
 
-def down_key(key: Key, version: jax.Array | int) -> Key:
-    """The key by which a server encodes what it sends after this version.
+class ServerKeys(NamedTuple):
+    """The keys of one server in one version, from its secret.
 
-    >>> key = jax.random.key(0)
-    >>> bool((jax.random.key_data(down_key(key, 3)) == jax.random.key_data(rule_key(key, 3))).any())
+    Attributes:
+        rule: By which its aggregator draws.
+        finish: By which stages draw at the server.
+        down: By which it encodes what it sends.
+    """
+
+    rule: Key
+    finish: Key
+    down: Key
+
+
+def keys_of(seed: int) -> Keys:
+    """The roots of the run with this seed, any whole number.
+
+    >>> int(keys_of(1).run[0]) == int(keys_of(1 + 2**32).run[0])
     False
     """
-    return agent_key(key, version, DOWN)
+    text = str(int(seed)).encode()
+    run, secrets = (hashlib.blake2b(text, person=name, digest_size=ROOT_BYTES).digest() for name in (b"run", b"secret"))
+    return Keys(np.frombuffer(run, np.uint32), np.frombuffer(secrets, np.uint32))
 
 
-def repeated_key(key: Key, again: jax.Array | int) -> Key:
-    """The key in place of the run's for an agent that trains on a version it has trained on before.
+def keys_below(keys: Keys, stream: Stream, *numbers: int) -> Keys:
+    """The roots of a run that goes on from another: none of its keys is one of the first run's."""
+    words = (derived(root.tobytes(), stream, *numbers, count=ROOT_BYTES // KEY_BYTES) for root in keys)
+    return Keys(*(each.reshape(-1) for each in words))
 
-    Args:
-        key: The key of the run.
-        again: How often the agent was sent this version before, from 1 on; scalar int32.
 
-    >>> key, version, agent = jax.random.key(0), jax.numpy.int32(3), jax.numpy.int32(0)
-    >>> anew, before = agent_key(repeated_key(key, 1), version, agent), agent_key(key, version, agent)
-    >>> bool((jax.random.key_data(anew) == jax.random.key_data(before)).any())
-    False
+def derived(root: Root, stream: Stream, *numbers: int, count: int = 1) -> UInt32[np.ndarray, "count 2"]:
+    """Key data of so many keys, each of 64 bits; at most 8 at a time.
+
+    >>> derived(bytes(32), Stream.RULE, 3).shape
+    (1, 2)
     """
-    return jax.random.fold_in(jax.random.fold_in(key, REPEATED), again)
+    path = struct.pack(f"<{1 + len(numbers)}q", stream, *numbers)
+    digest = hashlib.blake2b(path, key=root, digest_size=KEY_BYTES * count).digest()
+    return np.frombuffer(digest, np.uint32).reshape(count, 2)
+
+
+def stream_key(keys: Keys, stream: Stream, *numbers: int) -> Key:
+    """One key of the run.
+
+    >>> stream_key(keys_of(0), Stream.EVALUATION).shape
+    ()
+    """
+    return jax.random.wrap_key_data(derived(keys.run.tobytes(), stream, *numbers)[0])
+
+
+def agent_secret(keys: Keys, agent: int) -> Root:
+    """The secret of an agent in a simulation."""
+    return _secret(keys.secrets.tobytes(), AGENT, 0, agent)
+
+
+def server_secret(keys: Keys, level: int = 0, number: int = 0) -> Root:
+    """The secret of a server in a simulation: in a tree, by its level from the agents on and its number there."""
+    return _secret(keys.secrets.tobytes(), SERVER, level, number)
+
+
+@lru_cache(maxsize=1 << 16)
+def _secret(root: Root, kind: int, level: int, number: int) -> Root:
+    return derived(root, Stream.SECRET, kind, level, number, count=ROOT_BYTES // KEY_BYTES).tobytes()
+
+
+def turn_data(run: Root, secret: Root, version: int, agent: int, again: int) -> UInt32[np.ndarray, "3 2"]:
+    """Key data of `TurnKeys`: of an agent that hears a version, and has heard it so often before."""
+    shared = derived(run, Stream.TRAINING, version, agent, again, count=2)
+    return np.concatenate([shared, derived(secret, Stream.ENCODE, version, again, 0)])
+
+
+def turns(
+    keys: Keys,
+    agents: Iterable[int],
+    versions: Iterable[int],
+    again: Iterable[int],
+    secret_of: Callable[[Keys, int], Root] = agent_secret,
+) -> np.ndarray:
+    """Key data of the turns of several agents, uint32 `[agents, 3, 2]`; their secrets are those of a simulation."""
+    run = keys.run.tobytes()
+    rows = zip(agents, versions, again, strict=True)
+    return np.stack([turn_data(run, secret_of(keys, k), v, k, n) for k, v, n in rows])
+
+
+def turn_keys(data: jax.Array | np.ndarray) -> TurnKeys:
+    """The keys with this data, `[3, 2]`; in a compiled program, too."""
+    return TurnKeys(*(jax.random.wrap_key_data(data[i]) for i in range(3)))
+
+
+def server_data(secret: Root, version: int, again: int = 0) -> UInt32[np.ndarray, "3 2"]:
+    """Key data of `ServerKeys`: of a server that makes the version after this one."""
+    rule, finish = (derived(secret, stream, version) for stream in (Stream.RULE, Stream.FINISH))
+    return np.concatenate([rule, finish, derived(secret, Stream.DOWN, version, again)])
+
+
+def server_keys(data: jax.Array | np.ndarray) -> ServerKeys:
+    """The keys with this data, `[3, 2]`; in a compiled program, too."""
+    return ServerKeys(*(jax.random.wrap_key_data(data[i]) for i in range(3)))
+
+
+def turn_below(key: Key) -> TurnKeys:
+    """The keys of a turn below one key, for a federation inside of a compiled program.
+
+    >>> turn_below(jax.random.key(0)).encode.shape
+    ()
+    """
+    return TurnKeys(*jax.random.split(key, 3))
+
+
+def server_below(key: Key) -> ServerKeys:
+    """The keys of a server below one key, for a federation inside of a compiled program."""
+    return ServerKeys(*jax.random.split(key, 3))

@@ -8,6 +8,7 @@ The stages nest like the skins of an onion: what went on last comes off first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -63,7 +64,8 @@ class Stage:
         decode: `(shared, update) -> update`, on the server, per update, in reverse order. Optional.
         finish: `(key, shared, update) -> (update, shared)`, on the server, once, on the aggregate, in reverse order.
         hides: Single updates are unreadable beyond this stage; only their sum makes sense.
-        weighs: The stage changes the weight of an update.
+        weighs: By what factors the stage may change the weight of an update, the least and the largest. A server that
+            believes no agent holds it to them. None: it leaves the weight as it is.
         withholds: The stage may hold an update back: the server reads zeros, with the weight kept, until it is sent.
         expands: The stage may enlarge an update's norm.
         unbiased: What the server reads is right on average, over the key: E D(C(x)) = x.
@@ -88,7 +90,7 @@ class Stage:
     unbiased: bool = False
     contraction: Callable[[int], float] | None = None
     error_bound: float | None = None
-    weighs: bool = False
+    weighs: tuple[float, float] | None = None
     withholds: bool = False
     clips: float | None = None
     noise: Noise | None = None
@@ -131,7 +133,8 @@ def pipeline(stages: Sequence[Stage]) -> Stage:
             update, after[i] = stage.finish(jax.random.fold_in(key, i), shared[i], update)
         return update, tuple(after)
 
-    hides, weighs = any(stage.hides for stage in stages), any(stage.weighs for stage in stages)
+    hides, factors = any(stage.hides for stage in stages), [stage.weighs for stage in stages if stage.weighs]
+    weighs = (math.prod(low for low, _ in factors), math.prod(high for _, high in factors)) if factors else None
     withholds = any(stage.withholds for stage in stages)
     return Stage(encode, init, guide, decode, finish, hides, weighs=weighs, withholds=withholds)
 

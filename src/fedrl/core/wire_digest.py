@@ -8,6 +8,7 @@ bytes without noticing. A digest has a part for everything on which a message, o
 
     stages, down stages        what an update passes on its way up, a difference on its way down; in order
     rule, server optimizer     what the server makes of updates
+    summation                  how they are added up
     parts                      of the parameters, with their rules, server optimisers and periods
     payload, local steps       what agents send, after how many steps at most
     reports                    what they are asked to say about themselves, in any order
@@ -46,7 +47,7 @@ from fedrl.core.types import PyTree
 FORMAT = 1
 """Of digests. Raise it when two versions of fedrl would not make the same of equal federations."""
 PARTS = (
-    *("stages", "down stages", "rule", "parts", "server optimizer", "payload", "local steps", "reports"),
+    *("stages", "down stages", "rule", "parts", "server optimizer", "summation", "payload", "local steps", "reports"),
     *("broadcast", "update", "codec", "random numbers"),
 )
 PACKAGES = ("fedrl", "jax", "jaxlib", "numpy", "optax")
@@ -143,6 +144,7 @@ def wire_digest(federation: Federation, setting: PyTree) -> WireDigest:
         "rule": _components([rule], "The aggregator"),
         "parts": _components(federation.parts, "A part"),
         "server optimizer": _components([federation.server_optimizer], "The server optimiser"),
+        "summation": _components([federation.summation], "The summation"),
         "payload": _components([federation.payload], "The payload"),
         "local steps": _components([federation.local_steps], "The number of local steps"),
         "reports": _components(sorted(federation.reports), "A report"),

@@ -19,7 +19,8 @@ import numpy as np
 from fedrl.core import exact
 from fedrl.core.aggregator import on_time
 from fedrl.core.federation import Federation, ServerState
-from fedrl.core.types import Key, Params, PyTree, Update
+from fedrl.core.keys import Keys, Root, server_secret
+from fedrl.core.types import Params, PyTree, Update
 from fedrl.engines.merging import Merged, merging, outcome, passed_over, weight_unit
 
 
@@ -44,7 +45,7 @@ Ladder = list[list[Holder]]
 def climbing(
     upper: Federation, like: PyTree, above: Sequence[np.ndarray], sums: Sequence[int] = ()
 ) -> Callable[..., tuple[Ladder, list[str]]]:
-    """The way up and down: `(ladder, due, key) -> (ladder, faults)`, the lowest level having merged already.
+    """The way up and down: `(ladder, due, keys) -> (ladder, faults)`, the lowest level having merged already.
 
     A fault says what a server left out, or why it stands where it stood, because a number was not finite.
 
@@ -64,15 +65,15 @@ def climbing(
         server = server._replace(params=over.params, shared=shared)
         return Holder(server, np.zeros((), np.float32), tuple(over.shared))
 
-    def climb(ladder: Ladder, due: int, key: Key) -> tuple[Ladder, list[str]]:
+    def climb(ladder: Ladder, due: int, keys: Keys | None) -> tuple[Ladder, list[str]]:
         rungs, faults = [list(rung) for rung in ladder], []
         for i in range(1, len(rungs)):
             for n, holder in enumerate(rungs[i]):
-                if i >= due:
+                if i >= due or keys is None:
                     rungs[i][n] = holder._replace(server=passed_over(holder.server))
                     continue
                 below = [child for child, over in zip(rungs[i - 1], above[i - 1], strict=True) if over == n]
-                merged, weight = rise(holder.server, below, jax.random.fold_in(jax.random.fold_in(key, i), n))
+                merged, weight = rise(holder.server, below, server_secret(keys, i + 1, n))
                 changes = [(summed(i - 1, child), child.adopted) for child in below]
                 server = merged.server._replace(shared=_added(tuple(holder.server.shared), changes))
                 rungs[i][n] = holder._replace(server=server, weight=np.asarray(holder.weight + weight, np.float32))
@@ -112,8 +113,8 @@ def _added(before: tuple[PyTree, ...], changes: Sequence[tuple[PyTree, PyTree]])
     return cast(tuple[PyTree, ...], jax.tree.map(added, before, *(side for pair in changes for side in pair)))
 
 
-def _rising(upper: Federation, like: PyTree) -> Callable[[ServerState, list[Holder], Key], tuple[Merged, float]]:
-    """How one server merges those below: `(server, holders below, key) -> (Merged, weight behind it)`."""
+def _rising(upper: Federation, like: PyTree) -> Callable[[ServerState, list[Holder], Root], tuple[Merged, float]]:
+    """How one server merges those below: `(server, holders below, secret) -> (Merged, weight behind it)`."""
     merge = merging(upper, Update(like, *(jax.eval_shape(lambda: (jnp.float32(0), jnp.int32(0))))))
 
     @jax.jit
@@ -121,7 +122,7 @@ def _rising(upper: Federation, like: PyTree) -> Callable[[ServerState, list[Hold
         change = jax.tree.map(jnp.subtract, held, own)
         return outcome(upper, Update(change, weight, jnp.zeros(weight.shape, jnp.int32)), here)
 
-    def rise(server: ServerState, below: list[Holder], key: Key) -> tuple[Merged, float]:
+    def rise(server: ServerState, below: list[Holder], secret: Root) -> tuple[Merged, float]:
         unit = exact.nearest_power_of_two(max(float(holder.weight) for holder in below)) / weight_unit(upper)
         outcomes = []
         for i in range(0, len(below), exact.LANES):
@@ -132,7 +133,7 @@ def _rising(upper: Federation, like: PyTree) -> Callable[[ServerState, list[Hold
             weight[: len(some)] = [holder.weight / unit for holder in some]
             outcomes.append((handed(held, server.params, weight, weight > 0), weight > 0))
         spoken = np.flatnonzero([holder.weight > 0 for holder in below])
-        merged = merge(key, server, outcomes, on_time(spoken))
+        merged = merge(secret, server, outcomes, on_time(spoken))
         return merged, merged.weight * unit
 
     return rise

@@ -15,11 +15,11 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from fedrl.core.aggregator import Arrivals
 from fedrl.core.errors import ConfigError
+from fedrl.core.keys import Keys, Stream, derived, keys_of
 from fedrl.core.shares import shares
 from fedrl.core.told import DURATION
 from fedrl.core.types import PyTree
@@ -110,15 +110,16 @@ class Loop:
 
     def init(self, seed: int) -> Population:
         """A run at its beginning."""
-        first, key, agents = self.executor.start(seed, self.steps)
-        server, memory = self.topology.start(seed, first)
+        keys = keys_of(seed)
+        first, agents = self.executor.start(keys, self.steps)
+        server, memory = self.topology.start(keys, first)
         table = self.topology.table(server, memory)
         agents = self.executor.prepared(agents, table.sent, self.topology)
-        raw = np.asarray(jax.random.key_data(key)).tolist()
+        raw = derived(keys.run.tobytes(), Stream.SELECTION)[0].tolist()
         board = self.scheduler.init(self.steps, [*raw, seed])
         past, copies = at_first(table, int(board.delay.max())), self.hearing.start()
         between = Between(memory, agents.team, board, self.clock.start(seed), np.zeros(1, np.int64), past, copies)
-        return Population(server, agents.blocks, key, between)
+        return Population(server, agents.blocks, keys, between)
 
     def round(
         self, population: Population, cohort: Sequence[int] | np.ndarray | None = None
@@ -224,7 +225,7 @@ class Loop:
         log, new = letters.log, self.scheduler.fresh(board, events)
         if self.hearing.compressed:
             population.between.copies[events.agent[events.kind == RESTARTED]] = NOTHING
-        agents, failed = self._gone_wrong(population.key, agents, events, table, board, letters)
+        agents, failed = self._gone_wrong(population.keys, agents, events, table, board, letters)
         log.duplicates += int((~new).sum())
         ids = events.agent[new & (events.kind == ARRIVED)]
         if not len(ids):
@@ -233,7 +234,7 @@ class Loop:
         if self.executor.plan.ahead:
             soon = self.clock.soon(ticking)
             company = self.executor.company(agents, soon[~np.isin(soon, ids)], len(ids))
-        agents, found = self.executor.train(population.key, agents, ids, table, company)
+        agents, found = self.executor.train(population.keys, agents, ids, table, company)
         log.agents_s += time.perf_counter() - began
         failed = np.union1d(failed, self._failed(found, board, log))
         log.learned(found.agent, found.metrics, agents.team.steps[found.agent])
@@ -252,7 +253,7 @@ class Loop:
         return agents, _with_failures(events, failed)
 
     def _gone_wrong(
-        self, key: Any, agents: Agents, events: Events, table: Table, board: Board, letters: Letters
+        self, keys: Keys, agents: Agents, events: Events, table: Table, board: Board, letters: Letters
     ) -> tuple[Agents, np.ndarray]:
         """Turns of which no update comes; also returns whose training failed among those whose messages are unread."""
         log = letters.log
@@ -261,11 +262,11 @@ class Loop:
         if len(anew):
             log.restarted += len(anew)
             letters.restarted = np.union1d(letters.restarted, anew)
-            agents = self.executor.restarted(agents, anew, int(board.key[-1]))
+            agents = self.executor.restarted(keys, agents, anew)
         if not len(unread):
             return agents, NOBODY
         began = time.perf_counter()
-        agents, found = self.executor.train(key, agents, unread, table)
+        agents, found = self.executor.train(keys, agents, unread, table)
         agents = self.executor.give_back(agents, found.undo, found.agent)
         log.agents_s += time.perf_counter() - began
         log.malformed += len(found.agent)
@@ -291,14 +292,14 @@ class Loop:
         assert scale is not None
         inbox = letters.inbox(scale, agents.team.steps if len(scale) else between.board.steps)
         if len(letters.restarted):
-            server, memory = self.topology.restarted(server, memory, letters.restarted, int(between.board.key[-1]))
+            server, memory = self.topology.restarted(population.keys, server, memory, letters.restarted)
         number = int(server.version) + 1
         if len(scale) and (scale > 0.0).any():
-            server, memory, met = self.topology.merge(population.key, server, memory, inbox)
+            server, memory, met = self.topology.merge(population.keys, server, memory, inbox)
             log.staleness.append((number - 1 - inbox.version)[scale > 0.0])
             lost = np.union1d(met.lost, inbox.agent[scale == 0.0])
         elif self.topology.releases:
-            server, memory, met = self.topology.merge(population.key, server, memory, inbox.nobody())
+            server, memory, met = self.topology.merge(population.keys, server, memory, inbox.nobody())
             lost = np.arange(self.agents)
         else:
             server, memory = self.topology.skip(server, memory)
@@ -312,7 +313,7 @@ class Loop:
             log.whole_copies += heard.whole
         log.traffic.append(self._traffic(log, letters, heard, number, met, scale))
         between = between._replace(topology=memory, team=agents.team)
-        return Population(server, agents.blocks, population.key, between)
+        return Population(server, agents.blocks, population.keys, between)
 
     def _traffic(self, log: Log, letters: Letters, heard: Heard, number: int, met: Met, scale: np.ndarray) -> Any:
         """What was sent since the last merge; under a budget, bids and answers, too."""

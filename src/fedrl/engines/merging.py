@@ -22,6 +22,7 @@ from fedrl.core.crossing import crossing
 from fedrl.core.double import Double, split64
 from fedrl.core.faults import to_send, watched
 from fedrl.core.federation import Federation, ServerState
+from fedrl.core.keys import Root, server_data, server_keys
 from fedrl.core.types import Broadcast, Key, PyTree, Update
 from fedrl.engines.inbox import Inbox
 from fedrl.engines.sharing import Shapes, shapes, shared
@@ -147,20 +148,20 @@ def outcome(federation: Federation, updates: Update, here: jax.Array) -> Sums | 
     weighted = jax.tree.map(lambda x: x * weights.reshape(-1, *[1] * (x.ndim - 1)), values)
     parts = (weighted, weights[:, None], updates.statistics)
     reach = jax.vmap(exact.largest)(parts)
-    accepted = (reach < _limits(updates)).all(axis=1) & here  # false for NaN, too
+    accepted = (reach < _limits(federation, updates)).all(axis=1) & here  # false for NaN, too
     terms = jax.vmap(exact.flatten)(parts[:2])
     counted = jax.vmap(exact.flatten, axis_size=len(here))(updates.statistics)
     return Sums(
-        exact.partial_sum(terms, accepted),
+        federation.summation.quantize(terms, accepted),
         exact.partial_sum(counted, accepted, exact.STATISTICS),
         reach,
     )
 
 
-def _limits(updates: Update) -> np.ndarray:
+def _limits(federation: Federation, updates: Update) -> np.ndarray:
     """Of each part in `Sums.reach`."""
     weighted, counted = len(jax.tree.leaves(updates.value)) + 1, len(jax.tree.leaves(updates.statistics))
-    return np.repeat(np.array([exact.UPDATES.limit, exact.STATISTICS.limit], np.float32), [weighted, counted])
+    return np.repeat(np.array([federation.summation.limit, exact.STATISTICS.limit], np.float32), [weighted, counted])
 
 
 def _beyond(like: Update, reach: np.ndarray, limits: np.ndarray) -> list[str]:
@@ -220,7 +221,7 @@ def releases(federation: Federation) -> bool:
 
 
 def meeting(federation: Federation, like: Update, toward_model: bool = False, agents: int = 0) -> Callable[..., Merged]:
-    """The server's half, from what arrived: `(key, server, inbox) -> Merged`; `like` as of `merging`.
+    """The server's half, from what arrived: `(secret, server, inbox) -> Merged`; `like` as of `merging`.
 
     Args:
         federation: Whose server.
@@ -230,17 +231,17 @@ def meeting(federation: Federation, like: Update, toward_model: bool = False, ag
     """
     merge, received = merging(federation, like, agents), _receiving(federation, toward_model)
 
-    def meet(key: Key, server: ServerState, inbox: Inbox) -> Merged:
+    def meet(secret: Root, server: ServerState, inbox: Inbox) -> Merged:
         inbox = inbox if inbox.outcomes else inbox.of(inbox.scale > 0.0)
         arrivals = arrivals_of(server, inbox)
         if inbox.outcomes:
-            return merge(key, server, [(each.result, each.here) for each in inbox.outcomes], arrivals)
+            return merge(secret, server, [(each.result, each.here) for each in inbox.outcomes], arrivals)
         outcomes, count = [], len(inbox.agent)
         for i in range(0, count, exact.LANES):
             lanes, here = np.minimum(np.arange(i, i + exact.LANES), count - 1), np.arange(i, i + exact.LANES) < count
             updates, heard = jax.tree.map(lambda x, lanes=lanes: x[lanes], (inbox.items, inbox.heard))
             outcomes.append((received(server.params, updates, heard, inbox.scale[lanes], here), here))
-        return merge(key, server, outcomes, arrivals)
+        return merge(secret, server, outcomes, arrivals)
 
     return meet
 
@@ -266,7 +267,7 @@ def _receiving(federation: Federation, toward_model: bool) -> Callable[..., Sums
 
 
 def merging(federation: Federation, like: Update, agents: int = 0) -> Callable[..., Merged]:
-    """The server's half: `(key, server, outcomes, arrivals) -> Merged`, with the key of the run.
+    """The server's half: `(secret, server, outcomes, arrivals) -> Merged`, with the secret of that server.
 
     `outcomes` are pairs of a block's outcome and who was present; `arrivals` say whose those are, in the order of the
     outcomes. `like` has the shape of a decoded update. Without outcomes, or if all are left out, the server stands
@@ -277,31 +278,33 @@ def merging(federation: Federation, like: Update, agents: int = 0) -> Callable[.
     commit, commit_mean = _commits(federation, shapes(like))
     size, counts = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (like.value, like.statistics))
 
-    def of_nobody(key: Key, server: ServerState) -> Judged | None:
+    def of_nobody(secret: Root, server: ServerState) -> Judged | None:
         if not releases(federation):
             return None
-        return commit_mean(key, server, np.zeros(size, np.float32), np.float32(agents), split64(np.zeros(counts)))
+        keys = server_data(secret, int(server.version))
+        return commit_mean(keys, server, np.zeros(size, np.float32), np.float32(agents), split64(np.zeros(counts)))
 
-    def merge(key: Key, server: ServerState, outcomes: Sequence[Any], arrivals: Arrivals) -> Merged:
+    def merge(secret: Root, server: ServerState, outcomes: Sequence[Any], arrivals: Arrivals) -> Merged:
         if not outcomes:
-            return settled(server, 0.0, (), of_nobody(key, server))
+            return settled(server, 0.0, (), of_nobody(secret, server))
+        keys = server_data(secret, int(server.version))
         if summed:
-            mean, units = exact.mean_of(exact.total([sums.updates for sums, _ in outcomes]))
+            mean, units = exact.mean_of(federation.summation.total([sums.updates for sums, _ in outcomes]))
             counted = split64(exact.total([sums.statistics for sums, _ in outcomes], exact.STATISTICS))
             weight = units * weight_unit(federation)
-            refused = _refused_rows(like, outcomes, arrivals.sender)
+            refused = _refused_rows(federation, like, outcomes, arrivals.sender)
             if weight > 0:
-                judged: Judged | None = commit_mean(key, server, mean, np.float32(weight), counted)
+                judged: Judged | None = commit_mean(keys, server, mean, np.float32(weight), counted)
             else:
-                judged = of_nobody(key, server)
+                judged = of_nobody(secret, server)
         else:
             updates, whose, refused = _stacked(like, outcomes, arrivals)
             weight = float(updates.weight.sum())
             judged = None
             if weight > 0:
                 counted = jax.tree.map(lambda x: split64(np.asarray(np.sum(x, 0, np.float64))), updates.statistics)
-                merged, memory = federation.aggregate(key, whose, server, updates)
-                judged = commit(key, server, merged._replace(statistics=counted), memory)
+                merged, memory = federation.aggregate(server_keys(keys).rule, whose, server, updates)
+                judged = commit(keys, server, merged._replace(statistics=counted), memory)
         return settled(server, weight, refused, judged)
 
     def settled(server: ServerState, weight: float, refused: tuple[Refusal, ...], judged: Judged | None) -> Merged:
@@ -321,19 +324,21 @@ def _commits(federation: Federation, like: Shapes) -> tuple[Callable[..., Judged
     """The programs that make the next server state: of what an aggregator returned, or of an exact mean."""
     value, statistics = shapes(like.tree.value), shapes(like.tree.statistics)
 
-    def commit(key: Key, server: ServerState, merged: Update, memory: PyTree) -> Judged:
-        after = federation.commit(key, server, merged, memory)
+    def commit(keys: jax.Array, server: ServerState, merged: Update, memory: PyTree) -> Judged:
+        after = federation.commit(server_keys(keys), server, merged, memory)
         pairs = zip(jax.tree.leaves(server), jax.tree.leaves(after), strict=True)
         lost = jnp.stack([(jnp.isfinite(old) & ~jnp.isfinite(new)).any() for old, new in pairs])
         return after, jnp.where(lost.any(), jnp.argmax(lost) + 1, 0)
 
-    def commit_mean(key: Key, server: ServerState, flat: jax.Array, weight: jax.Array, counted: Double) -> Judged:
+    def commit_mean(
+        keys: jax.Array, server: ServerState, flat: jax.Array, weight: jax.Array, counted: Double
+    ) -> Judged:
         whole = Update(_unflatten(flat[None], value), weight[None], server.version[None])
         alone = Arrivals(jnp.full(1, NOBODY), jnp.zeros(1, jnp.int32))
-        merged, memory = federation.aggregate(key, alone, server, whole)
+        merged, memory = federation.aggregate(server_keys(keys).rule, alone, server, whole)
         sums, rests = (_unflatten(x, statistics) for x in counted)
         merged = merged._replace(statistics=jax.tree.map(Double, sums, rests))
-        return commit(key, server, merged, memory)
+        return commit(keys, server, merged, memory)
 
     return jax.jit(commit), jax.jit(commit_mean)
 
@@ -343,13 +348,16 @@ def passed_over(server: ServerState) -> ServerState:
     return server._replace(version=jax.device_put(np.int32(int(server.version) + 1), server.version.sharding))
 
 
-def _refused_rows(like: Update, outcomes: Sequence[Any], agents: np.ndarray) -> tuple[Refusal, ...]:
+def _refused_rows(
+    federation: Federation, like: Update, outcomes: Sequence[Any], agents: np.ndarray
+) -> tuple[Refusal, ...]:
     """Whose rows are beyond the range of exact sums, in the order of agents."""
     reach = np.concatenate([np.asarray(sums.reach)[here] for sums, here in outcomes])
-    inside = (reach < _limits(like)).all(axis=1)
+    limits = _limits(federation, like)
+    inside = (reach < limits).all(axis=1)
     if inside.all():
         return ()
-    found = zip(agents[~inside].tolist(), _beyond(like, reach[~inside], _limits(like)), strict=True)
+    found = zip(agents[~inside].tolist(), _beyond(like, reach[~inside], limits), strict=True)
     return tuple(Refusal(agent, reason) for agent, reason in sorted(found))
 
 

@@ -20,6 +20,7 @@ from fedrl.core.downlink import adopted
 from fedrl.core.errors import UnsoundError
 from fedrl.core.faults import FAULT
 from fedrl.core.federation import AgentState, Federation, ServerState
+from fedrl.core.keys import server_below, turn_below
 from fedrl.core.learner import Experience, Learner, nothing_gathered, same_stream
 from fedrl.core.private import is_private
 from fedrl.core.replay import Replay
@@ -77,20 +78,24 @@ def as_learner(federation: Federation, agents: int) -> Learner:
             )
 
     def init(key: Key, env_params: PyTree) -> NestedState:
-        server = federation.init_server(key)
+        for_server, for_agents = jax.random.split(key)
+        server = federation.init_server(for_server)
         like, given = jax.tree.leaves(learner.environment.params), jax.tree.leaves(env_params)
         axis = None if all(jnp.ndim(g) == jnp.ndim(d) for g, d in zip(given, like, strict=True)) else 0
         steps = jnp.full(agents, federation.local_steps, jnp.int32)
-        each = jax.vmap(federation.init_agent, (None, 0, axis, 0))(key, jnp.arange(agents), env_params, steps)
+        keys = jax.random.split(for_agents, agents)
+        each = jax.vmap(federation.init_agent, (0, 0, axis, 0))(keys, jnp.arange(agents), env_params, steps)
         return NestedState(server, _renamed(each, Replay, Rings))
 
     def learn(key: Key, state: NestedState, experience: Experience, hint: Hint) -> tuple[NestedState, Metrics]:
         del experience, hint  # the agents gather their own, and hear their own server only
         sent = federation.broadcast(state.server)
-        round_of = jax.vmap(federation.agent, (None, None, 0, None))
-        updates, each, metrics = round_of(key, sent, _renamed(state.agents, Rings, Replay), jnp.int32(agents))
+        for_server, for_agents = jax.random.split(key)
+        turns = jax.vmap(turn_below)(jax.random.split(for_agents, agents))
+        round_of = jax.vmap(federation.agent, (0, None, 0, None))
+        updates, each, metrics = round_of(turns, sent, _renamed(state.agents, Rings, Replay), jnp.int32(agents))
         del metrics[FAULT]  # an update at fault has a weight of NaN, which makes it a fault of this learner
-        server = federation.server(key, on_time(jnp.arange(agents)), state.server, updates)
+        server = federation.server(server_below(for_server), on_time(jnp.arange(agents)), state.server, updates)
         counts = {"iterations": state.agents.steps.sum().astype(jnp.float32), "rounds": jnp.float32(agents)}
         return NestedState(server, _renamed(each, Replay, Rings)), counts | jax.tree.map(jnp.sum, metrics)
 

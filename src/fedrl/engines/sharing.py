@@ -20,6 +20,7 @@ from fedrl.core.types import PyTree
 Maker = TypeVar("Maker", bound=Callable[..., Any])
 
 KEPT = 8
+FORGETTING: list[Callable[[], None]] = []
 PLAIN = (str, int, float, bool, type(None), np.ndarray, np.generic, jax.Array, Mapping)
 
 
@@ -58,11 +59,19 @@ def shared(make: Maker) -> Maker:
         del made_of
         return make(subject, *rest)
 
+    FORGETTING.append(kept.cache_clear)
+
     @functools.wraps(make)
     def made(subject: Any, *rest: Any) -> Any:
         return kept(tuple(_identities(subject)), subject, *rest)
 
     return cast(Maker, made)
+
+
+def forget() -> None:
+    """Let go of all that was kept."""
+    for clear in FORGETTING:
+        clear()
 
 
 def _identities(value: object) -> Iterator[object]:

@@ -16,7 +16,7 @@ from fedrl.core.aggregator import Arrivals
 from fedrl.core.checks import check_positive
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import AgentState, Federation, ServerState
-from fedrl.core.keys import Purpose, run_key
+from fedrl.core.keys import Keys, Stream, derived, stream_key
 from fedrl.core.measures import Measures
 from fedrl.core.shares import shares
 from fedrl.core.types import Key, Params, PyTree
@@ -33,13 +33,13 @@ class Population(NamedTuple):
     Attributes:
         server: The server's state.
         blocks: Every agent's, in blocks of equal size.
-        key: The key of the run.
+        keys: The roots of all keys of the run.
         between: What else the engine keeps, such as the servers between the agents and the root.
     """
 
     server: ServerState
     blocks: tuple[AgentState, ...]
-    key: Key
+    keys: Keys
     between: PyTree = ()
 
 
@@ -237,22 +237,28 @@ def iterations(federation: Federation, agents: int, local_steps: Sequence[int] |
 
 
 def starting(
-    federation: Federation, fleet: PyTree, seats: list[np.ndarray], steps: np.ndarray, places: Sequence[jax.Device]
-) -> Callable[[int], Population]:
-    """How a run begins: `seed -> Population`, its blocks dealt out to the devices."""
+    federation: Federation,
+    fleet: PyTree,
+    seats: list[np.ndarray],
+    steps: np.ndarray,
+    places: Sequence[jax.Device],
+    numbers: np.ndarray,
+) -> Callable[[Keys], Population]:
+    """How a run begins: `keys -> Population`, its blocks dealt out to the devices; agents have these numbers."""
     begin = beginnings(federation)
     counts = shares(federation, steps)
 
-    def init(seed: int) -> Population:
-        key = run_key(seed, Purpose.AGENTS)
-        server = jax.device_put(begin.server(run_key(seed, Purpose.SERVER)), places[0])
-        blocks = []
+    def init(keys: Keys) -> Population:
+        server = jax.device_put(begin.server(stream_key(keys, Stream.SERVER)), places[0])
+        blocks, root = [], keys.run.tobytes()
         for i, ids in enumerate(seats):
             settings = jax.tree.map(lambda leaf, ids=ids: jnp.asarray(leaf)[np.maximum(ids, 0)], fleet)
-            work = (jnp.asarray(ids, jnp.int32), settings, jnp.asarray(steps[ids], jnp.int32), counts[ids])
-            block = begin.block(*jax.device_put((key, server.params, *work), places[0]))
+            known = np.where(ids < 0, -1, numbers[ids])
+            work = (jnp.asarray(known, jnp.int32), settings, jnp.asarray(steps[ids], jnp.int32), counts[ids])
+            own = np.concatenate([derived(root, Stream.AGENTS, max(k, 0), 0) for k in known.tolist()])
+            block = begin.block(*jax.device_put((own, server.params, *work), places[0]))
             blocks.append(jax.device_put(block, places[i % len(places)]))
-        return Population(server, tuple(blocks), run_key(seed, Purpose.TRAINING))
+        return Population(server, tuple(blocks), keys)
 
     return init
 
@@ -272,7 +278,7 @@ def beginnings(federation: Federation) -> Beginnings:
     What runs once is compiled for one device and hardly optimised: that takes a tenth of the time.
     """
     one = _newcomer(federation)
-    each = jax.vmap(one, (None, None, 0, 0, 0, 0))
+    each = jax.vmap(one, (0, None, 0, 0, 0, 0))
     return Beginnings(*(jax.jit(begin, compiler_options=QUICK) for begin in (federation.init_server, each, one)))
 
 
@@ -280,9 +286,9 @@ def _newcomer(federation: Federation) -> Callable[..., AgentState]:
     """An agent that has adopted the first global parameters: all start alike, also those who never talk."""
 
     def init(
-        key: Key, params: Params, agent: jax.Array, env_params: PyTree, steps: jax.Array, share: jax.Array
+        key: jax.Array, params: Params, agent: jax.Array, env_params: PyTree, steps: jax.Array, share: jax.Array
     ) -> AgentState:
-        state = federation.init_agent(key, agent, env_params, steps)
+        state = federation.init_agent(jax.random.wrap_key_data(key), agent, env_params, steps)
         return state._replace(learner=federation.learner.adopt(state.learner, params), share=share)
 
     return init

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fedrl.core.keys import Purpose, run_key
+from fedrl.core.keys import Stream, keys_below, keys_of
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.simulation import Round, Simulation
 from fedrl.experiments import checkpoint
@@ -141,10 +141,10 @@ def tuned(experiment: Experiment, states: PyTree, seed: int, note: Callable[[Rou
     config, most = experiment.config, experiment.federation.local_steps
     whole, rest = divmod(config.evaluation.fine_tune, most)
     for i, (steps, rounds) in enumerate([(most, whole)] * (whole > 0) + [(rest, 1)] * (rest > 0)):
-        key, work = jax.random.fold_in(run_key(seed, Purpose.TUNING), i), (steps,) * config.federation.agents
+        keys, work = keys_below(keys_of(seed), Stream.TUNING, i), (steps,) * config.federation.agents
         method = alone(FINE_TUNED, config, experiment.learner, experiment.federation, experiment.fleet, work)
         with simulation_of(experiment, method) as simulation:
-            population = simulation.going_on(simulation.init(seed)._replace(key=key), states)
+            population = simulation.going_on(simulation.init(seed)._replace(keys=keys), states)
             for _ in range(rounds):
                 population, seen = simulation.round(population)
                 if note is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from fedrl.core.environment import AnyEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import Federation, federate
-from fedrl.core.keys import Purpose, run_key
+from fedrl.core.keys import Stream, keys_of, stream_key
 from fedrl.core.learner import Learner
 from fedrl.core.told import DURATION
 from fedrl.core.types import PyTree
@@ -96,7 +96,7 @@ def build(config: Config) -> Experiment:
         parts=parts_of(chosen.parts),
         down_stages=tuple(down_stages),
     )
-    settings, key = config.fleet, run_key(config.fleet_seed, Purpose.FLEET)
+    settings, key = config.fleet, stream_key(keys_of(config.fleet_seed), Stream.FLEET)
     try:
         agents = fleet(environment, chosen.agents, settings, key)
         unseen = None

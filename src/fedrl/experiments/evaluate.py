@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from fedrl.core.checks import check_positive
 from fedrl.core.environment import HostEnvironment, compiled
-from fedrl.core.keys import Purpose, run_key
+from fedrl.core.keys import Stream, keys_of, stream_key
 from fedrl.core.learner import Learner
 from fedrl.core.measures import Measure, counting, step_values
 from fedrl.core.types import Key, Params, PyTree
@@ -68,7 +68,7 @@ def greedy_episodes(
         stacked: Whether every leaf of `params` has a leading agent axis.
     """
     check_positive(episodes=episodes)
-    play, key = _program(learner, episodes, stacked), run_key(seed, Purpose.EVALUATION)
+    play, key = _program(learner, episodes, stacked), stream_key(keys_of(seed), Stream.EVALUATION)
     fleet, params = jax.tree.map(np.asarray, (fleet, params))
     agents, devices = jax.tree.leaves(fleet)[0].shape[0], jax.local_devices()
     blocks = []

@@ -36,7 +36,6 @@ from fedrl.learners.rollout import Position, Sampler, start
 from fedrl.learners.rollout import collect as roll_out
 
 Book = dict[str, Moments]
-START, COLLECT, LEARN = 0, 1, 2
 
 
 class NormalizeState(NamedTuple):
@@ -82,12 +81,13 @@ def normalize(
     )
 
     def init(key: Key, env_params: PyTree) -> NormalizeState:
+        for_learner, for_start = jax.random.split(key)
         return NormalizeState(
-            learner.init(key, env_params),
+            learner.init(for_learner, env_params),
             {name: unseen(shape) for name, shape in shapes.items()},
             {name: nothing(shape) for name, shape in shapes.items()},
             jnp.zeros(learner.instances),
-            start(jax.random.fold_in(key, START), environment, env_params, learner.instances),
+            start(for_start, environment, env_params, learner.instances),
             env_params,
         )
 
@@ -155,7 +155,6 @@ def normalize(
         samples=learner.samples,
         horizon=learner.horizon,
         instances=learner.instances,
-        split_key=lambda key: (jax.random.fold_in(key, COLLECT), jax.random.fold_in(key, LEARN)),
         statistics=Statistics(
             gathered=lambda state: {name: parted(sums) for name, sums in state.sums.items()}, absorb=absorb
         ),

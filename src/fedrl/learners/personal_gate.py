@@ -21,8 +21,6 @@ from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 from fedrl.learners.rollout import Sampler, episodes
 from fedrl.learners.within import within
 
-GATE = 1
-
 
 class GatedState(NamedTuple):
     """The learner's state and its environment, and what the gate remembers.
@@ -74,8 +72,9 @@ def gated(learner: Learner, trials: int = 4, horizon: int | None = None, margin:
         )
 
     def init(key: Key, env_params: PyTree) -> GatedState:
-        noise = jax.random.key_data(jax.random.fold_in(key, GATE))
-        return GatedState(learner.init(key, env_params), env_params, noise, jnp.int32(0), jnp.float32(0.0))
+        for_learner, for_trials = jax.random.split(key)
+        noise = jax.random.key_data(for_trials)
+        return GatedState(learner.init(for_learner, env_params), env_params, noise, jnp.int32(0), jnp.float32(0.0))
 
     def earned(key: Key, state: GatedState, params: Params) -> jax.Array:
         sampler = Sampler(lambda key, batch: key, lambda key, seen: learner.act(key, params, seen, True))

@@ -92,8 +92,9 @@ def apfl(learner: Learner, share: float = 0.5, rate: float = 0.0) -> Learner:
         raise ConfigError(f"rate is {rate}. It is a step size, so it is not negative. Set it to 0 or more.")
 
     def init(key: Key, env_params: PyTree) -> ApflState:
-        shared = learner.init(key, env_params)
-        acting = learner.init(jax.random.fold_in(key, 1), env_params)
+        for_shared, for_acting = jax.random.split(key)
+        shared = learner.init(for_shared, env_params)
+        acting = learner.init(for_acting, env_params)
         return ApflState(shared, acting, learner.params(shared), jnp.float32(share), jnp.bool_(False))
 
     def mixture(state: ApflState) -> Params:

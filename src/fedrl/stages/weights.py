@@ -29,8 +29,8 @@ WIDEST = 1e12
 
 
 @component("stage", reference=WEIGHTED)
-def weigh_by_improvement(floor: float = 1.0) -> Stage:
-    """Agents whose return rises count more: w_k = n_k max((R_k(t) - R_k(t')) / floor, 1).
+def weigh_by_improvement(floor: float = 1.0, most: float = 1000.0) -> Stage:
+    """Agents whose return rises count more: w_k = n_k min(max((R_k(t) - R_k(t')) / floor, 1), most).
 
     t' is the last round in which the agent knew a return. Mean returns stay with the agent; the weight that leaves
     tells their difference.
@@ -39,11 +39,14 @@ def weigh_by_improvement(floor: float = 1.0) -> Stage:
     Args:
         floor: The rise up to which agents count alike, in units of the return: scale it with them. A large one makes
             all count alike.
+        most: The largest factor, at least 1. A server believes no agent that claims a larger one.
 
     Raises:
-        ConfigError: The floor is not above zero.
+        ConfigError: The floor is not above zero, or the largest factor is below 1.
     """
     check_above_zero(floor=floor)
+    if not 1.0 <= most < np.inf:
+        raise ConfigError(f"most is {most}. The smallest factor is 1. Set it to a finite number of 1 or more.")
 
     def init(params: Params) -> tuple[PyTree, jax.Array]:
         del params
@@ -55,10 +58,10 @@ def weigh_by_improvement(floor: float = 1.0) -> Stage:
         del key, shared
         now = mean_return(context)
         rise = (now - local) / floor
-        worth = jnp.where(rise > 1.0, rise, 1.0)  # false for NaN
+        worth = jnp.minimum(jnp.where(rise > 1.0, rise, 1.0), most)  # false for NaN
         return update._replace(weight=update.weight * worth), jnp.where(jnp.isfinite(now), now, local)
 
-    return Stage(encode, init, weighs=True)
+    return Stage(encode, init, weighs=(1.0, most))
 
 
 class Moments(NamedTuple):
@@ -120,7 +123,7 @@ def weigh_by_signal(decay: float = 0.9, least: float = 0.01, most: float = 100.0
         known = (moments.rounds > 1.0) & (v > 0.0) & jnp.isfinite(v)
         return jnp.where(known, jnp.clip(ratio, least, most), 1.0)
 
-    return Stage(encode, init, weighs=True)
+    return Stage(encode, init, weighs=(least, most))
 
 
 @component("stage", reference=WEIGHTED)
@@ -151,7 +154,7 @@ def weigh_by_capacity(resources: Sequence[float]) -> Stage:
         worth = jnp.asarray(share).at[context.agent].get(mode="fill", fill_value=jnp.nan)  # refused, and counted
         return update._replace(weight=update.weight * worth), local
 
-    return Stage(encode, weighs=True)
+    return Stage(encode, weighs=(min(resources) / max(resources), 1.0))
 
 
 def _squared(value: PyTree) -> jax.Array:

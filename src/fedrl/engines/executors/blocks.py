@@ -20,7 +20,8 @@ import numpy as np
 from fedrl.core.environment import compiled
 from fedrl.core.faults import FAULT
 from fedrl.core.federation import Federation
-from fedrl.core.types import Broadcast, Key, PyTree
+from fedrl.core.keys import Keys
+from fedrl.core.types import Broadcast, PyTree
 from fedrl.engines.executors.ahead import places_for
 from fedrl.engines.executors.executor import Agents, Executor, Found, Learned, Plan, Team, joined
 from fedrl.engines.executors.programs import SUMS, block_program, logging, metric_names
@@ -80,7 +81,7 @@ class Blocks(Executor):
         return agents
 
     def train(
-        self, key: Key, agents: Agents, ids: np.ndarray, table: Table, company: np.ndarray = NOBODY
+        self, keys: Keys, agents: Agents, ids: np.ndarray, table: Table, company: np.ndarray = NOBODY
     ) -> tuple[Agents, Learned]:
         """These agents, whose updates are due, learn, if they have not; so does their company, ahead of time."""
         team, early = agents.team, None
@@ -92,7 +93,7 @@ class Blocks(Executor):
         if not len(due):
             assert early is not None
             return agents, self.learned(self._found(early[0], early[2])._replace(undo=before), ids)
-        agents, found, states, columns = self._learn(key, agents, due, company, table)
+        agents, found, states, columns = self._learn(keys, agents, due, company, table)
         if early is None or not team.ahead:
             return agents, self.learned(found, ids)
         later = np.isin(found.agent, company)
@@ -109,10 +110,10 @@ class Blocks(Executor):
         return Found(agent, metrics.pop(FAULT).astype(int), [], items, uploads, metrics, [])
 
     def _learn(
-        self, key: Key, agents: Agents, due: np.ndarray, company: np.ndarray, table: Table
+        self, keys: Keys, agents: Agents, due: np.ndarray, company: np.ndarray, table: Table
     ) -> tuple[Agents, Found, np.ndarray, np.ndarray]:
         """Agents learn; also returns what packed ones come to, as rows, and the columns of their metrics."""
-        team, blocks, raw = agents.team, list(agents.blocks), np.asarray(jax.random.key_data(key))
+        team, blocks = agents.team, list(agents.blocks)
         talk, alike, seating = np.bool_(table.row is not None), self._alike(team), self._seated(due, company)
         heard_by: dict[bytes, Broadcast] = {}
 
@@ -126,8 +127,8 @@ class Blocks(Executor):
         def dispatch(i: int, who: np.ndarray, here: np.ndarray) -> tuple[Any, ...]:
             place = self.places[i % len(self.places)]
             block = blocks[i] if self.resident else self.layout.unpack(jax.device_put(team.states[who], place))
-            asked = self._asked(team, who)
-            after, *rest = self._run(raw, heard(who), asked, talk, alike, block, self._logs(block), here)
+            asked = self._asked(keys, team, who)
+            after, *rest = self._run(heard(who), asked, talk, alike, block, self._logs(block), here)
             if self.resident:
                 blocks[i] = after
             return (() if self.resident else self.layout.pack(after)), *rest

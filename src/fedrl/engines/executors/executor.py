@@ -8,7 +8,7 @@ restarted(ids)           agents that have lost all they remembered begin anew
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.federation import AgentState, Federation, ServerState
-from fedrl.core.keys import Purpose, repeated_key, run_key
+from fedrl.core.keys import Keys, Root, Stream, agent_secret, derived, stream_key, turns
 from fedrl.core.learner import policy_of
 from fedrl.core.shares import shares
-from fedrl.core.types import Broadcast, Key, Params, PyTree
+from fedrl.core.types import Broadcast, Params, PyTree
 from fedrl.engines.executors.ahead import Ahead
 from fedrl.engines.executors.programs import SUMS, Asked, adoption, layout
 from fedrl.engines.inbox import Outcome, Table
@@ -141,6 +141,7 @@ class Executor:
     ) -> None:
         self.federation, self.plan, self.size, self.places = federation, plan, size, list(places)
         self.agents = len(plan.group)
+        self.numbers = np.arange(self.agents)  # by which agents are known to others
         seating = np.arange(self.agents) if order is None else np.asarray(order)
         groups = np.unique(plan.group) if plan.collects == SUMS else [None]
         members = [seating if g is None else seating[plan.group[seating] == g] for g in groups]
@@ -151,13 +152,15 @@ class Executor:
         self._fleet = fleet
 
     resident = True
+    secret_of: Callable[[Keys, int], Root] = staticmethod(agent_secret)
+    """The secret of the agent with a number."""
     metrics: list[str]
     """What agents measure."""
 
-    def start(self, seed: int, steps: np.ndarray) -> tuple[ServerState, Key, Agents]:
-        """Begin a run; also returns what a server begins with, and the key of the run."""
+    def start(self, keys: Keys, steps: np.ndarray) -> tuple[ServerState, Agents]:
+        """Begin a run; also returns what a server begins with."""
         places = self.places if self.resident else self.places[:1]
-        first = starting(self.federation, self._fleet, self.seats, steps, places)(seed)
+        first = starting(self.federation, self._fleet, self.seats, steps, places, self.numbers)(keys)
         blocks, states = first.blocks, np.zeros((0, 0), np.uint32)
         if not self.resident:
             states, blocks = self._packed(blocks), ()
@@ -174,7 +177,7 @@ class Executor:
             trained=np.zeros(1, np.int64),
             restarts=np.zeros(count, np.int32),
         )
-        return first.server, first.key, Agents(tuple(blocks), team)
+        return first.server, Agents(tuple(blocks), team)
 
     def assign(self, agents: Agents, jobs: Jobs, table: Table) -> Agents:
         """These agents are sent for, each with a row of the table."""
@@ -207,7 +210,7 @@ class Executor:
         return agents._replace(team=agents.team._replace(heard=room))
 
     def train(
-        self, key: Key, agents: Agents, ids: np.ndarray, table: Table, company: np.ndarray = NOBODY
+        self, keys: Keys, agents: Agents, ids: np.ndarray, table: Table, company: np.ndarray = NOBODY
     ) -> tuple[Agents, Learned]:
         """These agents, whose updates are due, learn, if they have not; so may others, ahead of time."""
         raise NotImplementedError
@@ -219,8 +222,10 @@ class Executor:
         rows = team.row[who]
         return jax.tree.map(lambda x: x[rows], table.sent)
 
-    def _asked(self, team: Team, who: np.ndarray) -> Asked:
-        return Asked(team.cohort[who], team.again[who], team.steps[who], team.share[who])
+    def _asked(self, keys: Keys, team: Team, who: np.ndarray) -> Asked:
+        heard = (team.version[who].tolist(), team.again[who].tolist())
+        own = turns(keys, self.numbers[who].tolist(), *heard, self.secret_of)
+        return Asked(own, team.cohort[who], team.steps[who], team.share[who])
 
     def give_back(self, agents: Agents, undo: Sequence[Any], lost: np.ndarray) -> Agents:
         """Stages of these agents remember what they did before they learned: their updates came to nothing."""
@@ -238,23 +243,24 @@ class Executor:
                 blocks[i] = blocks[i]._replace(local=jax.tree.map(chosen, memory, blocks[i].local))
         return agents._replace(blocks=tuple(blocks))
 
-    def restarted(self, agents: Agents, ids: np.ndarray, seed: int) -> Agents:
+    def restarted(self, keys: Keys, agents: Agents, ids: np.ndarray) -> Agents:
         """These agents have lost all that they remembered: each begins anew, as another draw of the run's beginning.
 
         Its key has how often it has begun anew in it. Each is made by itself, so neither blocks nor devices matter.
 
         Args:
+            keys: Of the run.
             agents: The agents' half of the run.
             ids: Who begins anew, each once.
-            seed: Of the run.
         """
         team, begin, blocks = agents.team, beginnings(self.federation), list(agents.blocks)
-        first = begin.server(run_key(seed, Purpose.SERVER)).params
+        first = begin.server(stream_key(keys, Stream.SERVER)).params
         team.restarts[ids] += 1
         for k in ids.tolist():
-            key = repeated_key(run_key(seed, Purpose.AGENTS), int(team.restarts[k]))
+            number = int(self.numbers[k])
+            key = derived(keys.run.tobytes(), Stream.AGENTS, number, int(team.restarts[k]))[0]
             settings = jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf)[k], self._fleet)
-            state = begin.agent(key, first, np.int32(k), settings, team.steps[k], team.share[k])
+            state = begin.agent(key, first, np.int32(number), settings, team.steps[k], team.share[k])
             if not self.resident:
                 team.states[k] = np.asarray(self.layout.pack(jax.tree.map(lambda x: x[None], state)))[0]
                 continue

@@ -24,19 +24,15 @@ import numpy as np
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.federation import Federation, ServerState
-from fedrl.core.keys import Purpose, run_key
+from fedrl.core.keys import Keys, Stream, derived
 from fedrl.core.learner import Trajectory, check_gathers
-from fedrl.core.types import Key, PyTree
+from fedrl.core.types import PyTree
 from fedrl.engines.executors.executor import Agents, Executor, Found, Learned, Plan, joined
 from fedrl.engines.executors.host_programs import host_programs
-from fedrl.engines.executors.host_rollout import HostRollout, instance_seeds, instance_settings
+from fedrl.engines.executors.host_rollout import HostRollout, instance_seeds, instance_settings, seed_of
 from fedrl.engines.executors.programs import SUMS
 from fedrl.engines.inbox import Table
 from fedrl.engines.records import NOBODY
-
-RESTART, EPISODES, ANEW = 1, 2, 3
-"""Set the seeds of episodes that begin after a fault, with a local step, or with an agent that begins anew, apart from
-those of a run's beginning."""
 
 
 class Host(Executor):
@@ -76,24 +72,24 @@ class Host(Executor):
         self._instances = learner.instances
         self.metrics = []  # known once somebody has learned
 
-    def start(self, seed: int, steps: np.ndarray) -> tuple[ServerState, Key, Agents]:
-        """Begin a run; also returns what a server begins with, and the key of the run."""
+    def start(self, keys: Keys, steps: np.ndarray) -> tuple[ServerState, Agents]:
+        """Begin a run; also returns what a server begins with."""
         self._standing = None
-        return super().start(seed, steps)
+        return super().start(keys, steps)
 
     def close(self) -> None:
         """Close the environments."""
         self.rollout.close()
 
     def train(
-        self, key: Key, agents: Agents, ids: np.ndarray, table: Table, company: np.ndarray = NOBODY
+        self, keys: Keys, agents: Agents, ids: np.ndarray, table: Table, company: np.ndarray = NOBODY
     ) -> tuple[Agents, Learned]:
         """These agents, whose updates are due, learn; nobody does ahead of time."""
         del company
         team, run = agents.team, self.run
-        at, count = tuple(np.asarray(jax.random.key_data(key)).tolist()), int(team.trained[0])
+        at, count = keys.run.tobytes(), int(team.trained[0])
         if self._standing != (at, count):
-            self.rollout.restart(instance_seeds((*at, count), self.agents, self._instances))
+            self.rollout.restart(instance_seeds(at, Stream.BEGINNING, self.numbers.tolist(), self._instances, count))
         self._standing = None  # until the work is done
         present = [(i, np.isin(seat, ids)) for i, seat in enumerate(self.seats)]
         present = [(i, here) for i, here in present if here.any()]
@@ -101,13 +97,13 @@ class Host(Executor):
         given, olds, starts, totals = {}, {}, {}, {}
         for i, here in present:
             who, place = self._who(i), self.places[i % len(self.places)]
-            given[i] = jax.device_put((key, self._heard(team, table, who), self._asked(team, who)), place)
+            given[i] = jax.device_put((self._heard(team, table, who), self._asked(keys, team, who)), place)
             olds[i] = run.remember(blocks[i])
             blocks[i], starts[i], totals[i] = run.begin(*given[i], blocks[i], here, talk)
         columns: dict[int, Any] = {}
         counts: dict[str, np.ndarray] = {}
         for step in range(int(team.steps[ids].max())):
-            trajectory, counted = self._gather(key, agents, ids, [(i, blocks[i]) for i, _ in present], step)
+            trajectory, counted = self._gather(keys, agents, ids, [(i, blocks[i]) for i, _ in present], step)
             counts = {name: counts.get(name, 0.0) + x for name, x in counted.items()}
             for i, here in present:
                 rows = self._rows(i)
@@ -131,7 +127,7 @@ class Host(Executor):
         fault = joined(faults, taken)
         if fault.any():  # what their environments have come to is not known
             broken = np.isin(np.arange(self.agents), agent[fault > 0])
-            seeds = instance_seeds((*at, count, RESTART), self.agents, self._instances)
+            seeds = instance_seeds(at, Stream.BROKEN, self.numbers.tolist(), self._instances, count)
             self.rollout.restart(seeds, np.repeat(broken, self._instances))
         team.trained[0] = count + 1
         self._standing = (at, count + 1)
@@ -150,14 +146,14 @@ class Host(Executor):
         )
         return agents._replace(blocks=tuple(blocks)), self.learned(found, ids)
 
-    def restarted(self, agents: Agents, ids: np.ndarray, seed: int) -> Agents:
+    def restarted(self, keys: Keys, agents: Agents, ids: np.ndarray) -> Agents:
         """These agents have lost all that they remembered, and so have their environments."""
-        agents = super().restarted(agents, ids, seed)
-        at = tuple(np.asarray(jax.random.key_data(run_key(seed, Purpose.TRAINING))).tolist())
+        agents, at = super().restarted(keys, agents, ids), keys.run.tobytes()
         if self._standing != (at, int(agents.team.trained[0])):  # whoever trains next begins new episodes anyway
             return agents
         for k in ids.tolist():
-            seeds = instance_seeds((*at, int(agents.team.restarts[k]), ANEW), self.agents, self._instances)
+            times = int(agents.team.restarts[k])
+            seeds = instance_seeds(at, Stream.ANEW, self.numbers.tolist(), self._instances, times)
             self.rollout.restart(seeds, np.repeat(np.arange(self.agents) == k, self._instances))
         return agents
 
@@ -166,7 +162,7 @@ class Host(Executor):
         return np.maximum(self.seats[i], 0)
 
     def _gather(
-        self, key: Key, agents: Agents, ids: np.ndarray, blocks: list[tuple[int, Any]], step: int
+        self, keys: Keys, agents: Agents, ids: np.ndarray, blocks: list[tuple[int, Any]], step: int
     ) -> tuple[Trajectory, dict[str, np.ndarray]]:
         """One local step's experience of these agents: of each seat of these blocks, in their order."""
         team, count = agents.team, self._instances
@@ -174,13 +170,25 @@ class Host(Executor):
         active = np.zeros(self.agents + 1, bool)
         active[ids] = step < team.steps[ids]
         params = self.run.stack(jax.device_put([self.run.params(block.learner) for _, block in blocks], self.places[0]))
-        keys = self.run.keys(key, team.version[seated], team.again[seated], seated.astype(np.int32), np.int32(step))
+        own = np.concatenate(
+            [
+                derived(
+                    keys.run.tobytes(),
+                    Stream.ACTING,
+                    int(team.version[k]),
+                    int(self.numbers[k]),
+                    int(team.again[k]),
+                    step,
+                )
+                for k in seated.tolist()
+            ]
+        )
         trajectory, counts = self.rollout.collect(
-            lambda time, observation: self.run.act(keys, np.int32(time), params, observation),
+            lambda time, observation: self.run.act(own, np.int32(time), params, observation),
             np.repeat(active, count),
             np.concatenate([self._rows(i) for i, _ in blocks]),
             self.federation.learner.horizon,
-            self._episodes(key, team, ids, step) if self.federation.learner.episodic else None,
+            self._episodes(keys, team, ids, step) if self.federation.learner.episodic else None,
         )
         rows_of = {name: x.reshape(self.agents, len(params), -1) for name, x in counts.items()}
         return trajectory, {name: x[:, 0].sum(1) for name, x in rows_of.items()}  # of what agents act with
@@ -190,16 +198,12 @@ class Host(Executor):
         who = np.where(self.seats[i] < 0, self.agents, self.seats[i])
         return (who[:, None] * self._instances + np.arange(self._instances)).reshape(-1)
 
-    def _episodes(self, key: Key, team: Any, ids: np.ndarray, step: int) -> list[int]:
+    def _episodes(self, keys: Keys, team: Any, ids: np.ndarray, step: int) -> list[int]:
         """Seeds of the episodes of a local step: they follow from what each agent has heard, and how often."""
-        raw = np.asarray(jax.random.key_data(key)).tolist()
-        seeds = np.zeros((self.agents, self._instances), int)
-        heard = np.stack([team.version[ids], team.again[ids]], axis=1)
-        for version, again in np.unique(heard, axis=0).tolist():
-            mine = ids[(heard == (version, again)).all(1)]
-            entropy = (*raw, version, EPISODES, step, *([again] if again else []))
-            every = np.reshape(instance_seeds(entropy, self.agents, self._instances), seeds.shape)
-            seeds[mine] = every[mine]
+        root, seeds = keys.run.tobytes(), np.zeros((self.agents, self._instances), int)
+        for k in ids.tolist():
+            heard = (int(team.version[k]), int(self.numbers[k]), int(team.again[k]), step)
+            seeds[k] = [seed_of(root, Stream.EPISODES, *heard, instance) for instance in range(self._instances)]
         return seeds.reshape(-1).tolist()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from fedrl.core.checks import check_positive
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError
+from fedrl.core.keys import Stream, keys_of
 from fedrl.core.learner import Learner
 from fedrl.core.measures import counting, step_values
 from fedrl.core.types import Params, PyTree
@@ -65,7 +66,8 @@ def played_host(
     agents = jax.tree.leaves(fleet)[0].shape[0]
     width = min(episodes, max(learner.instances, 1))
     act = _greedy(learner, agents, stacked)
-    seeds = np.reshape(instance_seeds((seed,), agents, -(-episodes // width) * width), (agents, -1))
+    run, each = keys_of(seed).run.tobytes(), -(-episodes // width) * width
+    seeds = np.reshape(instance_seeds(run, Stream.EVALUATION, range(agents), each), (agents, each))
     instances = environment.open(instance_settings(environment, fleet, width), workers)
     returns, how = np.zeros(seeds.shape), counting(environment.measures)
     sums = {name: np.zeros(agents) for name in (*how.parts, "steps")}

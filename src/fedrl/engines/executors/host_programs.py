@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from fedrl.core.faults import kept, rings_in, settled
-from fedrl.core.federation import GATHER, AgentState, Federation
-from fedrl.core.keys import agent_key
+from fedrl.core.federation import AgentState, Federation
+from fedrl.core.keys import turn_keys
 from fedrl.core.learner import Trajectory, behaviours_of, explore
 from fedrl.core.types import Broadcast, Key, Metrics, Params, PyTree
 from fedrl.engines.executors.host_rollout import by_agent, by_row
-from fedrl.engines.executors.programs import Asked, hand_over, own_key
+from fedrl.engines.executors.programs import Asked, hand_over
 from fedrl.engines.merging import Upload, uploaded
 from fedrl.engines.sharing import shared
 
@@ -29,8 +29,7 @@ class Programs(NamedTuple):
     Attributes:
         params: What the agents of a block gather experience with, see `fedrl.core.learner.behaviours_of`.
         stack: The parameters of several blocks as one.
-        keys: The keys by which agents act in a local step.
-        act: `(keys, time, params, observation) -> action`, row by row.
+        act: `(key data by which agents act in a local step, time, params, observation) -> action`, row by row.
         remember: Snapshots of the agents of a block.
         begin: Agents of a block adopt the broadcast; also returns the parameters they start from, and the sum of
             gradients that they will send, if they do. A block with rings of experience is consumed.
@@ -41,7 +40,6 @@ class Programs(NamedTuple):
 
     params: Callable[[PyTree], tuple[Params, ...]]
     stack: Callable[[list[tuple[Params, ...]]], tuple[Params, ...]]
-    keys: Callable[..., Key]
     act: Callable[..., jax.Array]
     remember: Callable[[AgentState], AgentState]
     begin: Callable[..., tuple[AgentState, Params, PyTree]]
@@ -59,22 +57,15 @@ def host_programs(federation: Federation, collects: str) -> Programs:
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *blocks)
 
     @jax.jit
-    def keys(key: Key, version: jax.Array, again: jax.Array, agents: jax.Array, step: jax.Array) -> Key:
-        def one(version: jax.Array, again: jax.Array, agent: jax.Array) -> Key:
-            mine = agent_key(own_key(key, again), version, agent)
-            return jax.random.fold_in(jax.random.fold_in(mine, GATHER), step)
-
-        return jax.vmap(one)(version, again, agents)
-
-    @jax.jit
-    def act(keys: Key, time: jax.Array, params: tuple[Params, ...], observation: jax.Array) -> jax.Array:
+    def act(keys: jax.Array, time: jax.Array, params: tuple[Params, ...], observation: jax.Array) -> jax.Array:
         def one(key: Key, params: tuple[Params, ...], observation: jax.Array) -> jax.Array:
             return explore(learner, jax.random.fold_in(key, time), params, observation)
 
-        return by_row(jax.vmap(one)(keys, params, by_agent(observation, keys.shape[0])))
+        own = jax.random.wrap_key_data(keys)
+        return by_row(jax.vmap(one)(own, params, by_agent(observation, len(keys))))
 
     def begin(
-        key: Key, heard: Broadcast, asked: Asked, agents: AgentState, here: jax.Array, talk: jax.Array
+        heard: Broadcast, asked: Asked, agents: AgentState, here: jax.Array, talk: jax.Array
     ) -> tuple[AgentState, Params, PyTree]:
         def one(
             heard: Broadcast, asked: Asked, agent: AgentState, here: jax.Array
@@ -82,14 +73,12 @@ def host_programs(federation: Federation, collects: str) -> Programs:
             own = learner.params(agent.learner)
             start = jax.tree.map(lambda new, old: jnp.where(talk, new, old), heard.params, own)
             working = agent._replace(steps=asked.steps, share=asked.share)
-            task_key = own_key(key, asked.again)
-            _, after = federation.begin(task_key, heard._replace(params=start), working, asked.cohort)
+            _, after = federation.begin(turn_keys(asked.keys), heard._replace(params=start), working, asked.cohort)
             return kept(here, after, agent), start, federation.descent(start)
 
         return jax.vmap(one)(heard, asked, agents, here)
 
     def work(
-        key: Key,
         heard: Broadcast,
         asked: Asked,
         starts: Params,
@@ -108,8 +97,7 @@ def host_programs(federation: Federation, collects: str) -> Programs:
             going: jax.Array,
             seen: Trajectory,
         ) -> tuple[AgentState, PyTree, Metrics]:
-            task_key = own_key(key, asked.again)
-            task, _ = federation.begin(task_key, heard._replace(params=start), agent, asked.cohort)
+            task, _ = federation.begin(turn_keys(asked.keys), heard._replace(params=start), agent, asked.cohort)
             *after, metrics = federation.work(task, agent, total, step, seen)
             agent, total = kept(going, tuple(after), (agent, total))
             return agent, total, _where(going, metrics, jax.tree.map(jnp.zeros_like, metrics))
@@ -119,7 +107,6 @@ def host_programs(federation: Federation, collects: str) -> Programs:
         return jax.vmap(one)(heard, asked, starts, agents, totals, going, own)
 
     def report(
-        key: Key,
         heard: Broadcast,
         asked: Asked,
         starts: Params,
@@ -141,29 +128,28 @@ def host_programs(federation: Federation, collects: str) -> Programs:
             known: Metrics,
         ) -> tuple[AgentState, Any, Upload, jax.Array]:
             own = heard._replace(params=start)
-            task, _ = federation.begin(own_key(key, asked.again), own, agent, asked.cohort)
+            task, _ = federation.begin(turn_keys(asked.keys), own, agent, asked.cohort)
             update, after, fault = federation.report(task, old, agent, total, known)
             after = after._replace(local=_where(talk, after.local, old.local))  # what was not sent is not remembered
             after = settled(kept(here, after, old), old)
-            return after, federation.decode(own, update), uploaded(update), fault
+            return after, update, uploaded(update), fault
 
         agents, updates, uploads, faults = jax.vmap(one)(heard, asked, starts, before, agents, totals, here, known)
-        return agents, handed(agents, updates, here), uploads, faults, before.local
+        return agents, handed(agents, heard, updates, here), uploads, faults, before.local
 
-    plain, in_place = jax.jit(begin), jax.jit(begin, donate_argnums=3)
+    plain, in_place = jax.jit(begin), jax.jit(begin, donate_argnums=2)
 
-    def begin_any(key: Key, heard: Broadcast, asked: Asked, agents: AgentState, here: Any, talk: Any) -> Any:
-        return (in_place if rings_in(agents) else plain)(key, heard, asked, agents, here, talk)
+    def begin_any(heard: Broadcast, asked: Asked, agents: AgentState, here: Any, talk: Any) -> Any:
+        return (in_place if rings_in(agents) else plain)(heard, asked, agents, here, talk)
 
     return Programs(
         jax.jit(jax.vmap(lambda state: behaviours_of(learner, state))),
         stack,
-        keys,
         act,
         jax.jit(jax.vmap(federation.remember)),
         begin_any,
-        jax.jit(work, donate_argnums=4),
-        jax.jit(report, donate_argnums=5),
+        jax.jit(work, donate_argnums=3),
+        jax.jit(report, donate_argnums=4),
     )
 
 

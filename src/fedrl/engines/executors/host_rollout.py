@@ -8,7 +8,7 @@ belong to empty seats, where nothing happens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -17,6 +17,7 @@ import numpy as np
 
 from fedrl.core.environment import AnyEnvironment, Space
 from fedrl.core.host import Instances
+from fedrl.core.keys import Root, Stream, derived
 from fedrl.core.learner import Trajectory
 from fedrl.core.measures import counting, step_values
 from fedrl.core.types import PyTree
@@ -128,10 +129,14 @@ def instance_settings(environment: AnyEnvironment, fleet: PyTree, instances: int
     return jax.tree.map(rows, fleet, environment.params)
 
 
-def instance_seeds(entropy: Sequence[int], agents: int, instances: int) -> list[int]:
-    """A seed for each row, whatever the number of agents."""
-    places = [(agent, instance) for agent in range(agents) for instance in range(instances)]
-    return [int(np.random.SeedSequence(entropy, spawn_key=at).generate_state(1)[0] >> 1) for at in places]
+def instance_seeds(run: Root, stream: Stream, agents: Iterable[int], instances: int, *numbers: int) -> list[int]:
+    """A seed for each row, by the numbers of the agents."""
+    return [seed_of(run, stream, *numbers, int(agent), i) for agent in agents for i in range(instances)]
+
+
+def seed_of(run: Root, stream: Stream, *numbers: int) -> int:
+    """The seed of one episode, from 0 to 2^31 - 1."""
+    return int(derived(run, stream, *numbers)[0, 0] >> 1)
 
 
 def by_agent(rows: jax.Array, agents: int) -> jax.Array:

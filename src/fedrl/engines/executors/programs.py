@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from fedrl.core.faults import rings_in, with_logs
 from fedrl.core.federation import AgentState, Federation
-from fedrl.core.keys import repeated_key
+from fedrl.core.keys import turn_below, turn_keys
 from fedrl.core.replay import Log
 from fedrl.core.types import Broadcast, Key, PyTree, Update
 from fedrl.engines.merging import Upload, outcome, uploaded
@@ -25,34 +25,36 @@ from fedrl.engines.packing import packing
 from fedrl.engines.sharing import Shapes, shapes, shared
 from fedrl.engines.simulation import QUICK
 
-SUMS, UPDATES, PARAMS = "sums", "updates", "params"
-"""What is collected of a block: exact sums of all its updates, each decoded update, or what each agent holds."""
+SUMS, UPDATES, PARAMS, ENCODED = "sums", "updates", "params", "encoded"
+"""What is collected of a block: exact sums of all its updates, each decoded update, what each agent holds, or each
+update as it travels."""
 
 
 class Asked(NamedTuple):
     """What a seat of a block is asked for, `[c]` each.
 
-    How many hear the same, how often it has heard this version before, its local steps, its weight among all agents.
+    Key data of its turn, how many hear the same, its local steps, its weight among all agents.
     """
 
+    keys: Any
     cohort: Any
-    again: Any
     steps: Any
     share: Any
 
 
-def own_key(key: Key, again: jax.Array) -> Key:
-    """The key of the run, or another one for an agent that hears a version again: never the same noise twice."""
-    return jax.lax.select(again > 0, repeated_key(key, again), key)
+def hand_over(federation: Federation, collects: str) -> Callable[[AgentState, Broadcast, Update, jax.Array], PyTree]:
+    """What a block hands over, from its agents, what they heard, their updates as they travel and who is here.
 
+    Between agents that encode and a server that decodes the program is cut: they may be two processes.
+    """
 
-def hand_over(federation: Federation, collects: str) -> Callable[[AgentState, Update, jax.Array], PyTree]:
-    """What a block hands over, from its agents, their decoded updates and who is here."""
-
-    def handed(agents: AgentState, updates: Update, here: jax.Array) -> PyTree:
-        if collects == SUMS:
-            return outcome(federation, updates, here)
-        return updates if collects == UPDATES else jax.vmap(federation.learner.params)(agents.learner)
+    def handed(agents: AgentState, heard: Broadcast, updates: Update, here: jax.Array) -> PyTree:
+        if collects == PARAMS:
+            return jax.vmap(federation.learner.params)(agents.learner)
+        if collects == ENCODED:
+            return updates
+        decoded = jax.vmap(federation.decode)(heard, jax.lax.optimization_barrier(updates))
+        return outcome(federation, decoded, here) if collects == SUMS else decoded
 
     return handed
 
@@ -61,7 +63,7 @@ def hand_over(federation: Federation, collects: str) -> Callable[[AgentState, Up
 def block_program(federation: Federation, collects: str) -> Callable[..., Any]:
     """The program of a block, compiled when it is first called. The block is consumed.
 
-        (raw key, heard, asked, talk, alike, agents, logs, here)
+        (heard, asked, talk, alike, agents, logs, here)
             -> (agents, memory before, handed over, metrics, uploads)
 
     `alike` is the one number of local steps that all agents take, or None if they differ, or if all take one: then
@@ -70,7 +72,6 @@ def block_program(federation: Federation, collects: str) -> Callable[..., Any]:
     learner, handed = federation.learner, hand_over(federation, collects)
 
     def one(
-        key: Key,
         heard: Broadcast,
         asked: Asked,
         talk: jax.Array,
@@ -85,13 +86,12 @@ def block_program(federation: Federation, collects: str) -> Callable[..., Any]:
         heard = jax.lax.optimization_barrier(heard)
         # not a select: fused with the training, a compiler asks for `talk` in its midst and rounds the first seat apart
         heard = heard._replace(params=jax.lax.cond(talk, lambda: heard.params, lambda: own))
-        update, after, metrics = federation.agent(own_key(key, asked.again), heard, agent, asked.cohort, here, before)
+        update, after, metrics = federation.agent(turn_keys(asked.keys), heard, agent, asked.cohort, here, before)
         spoken = jax.tree.map(lambda new, old: jnp.where(talk, new, old), after.local, agent.local)
         after = after._replace(local=spoken)  # an agent that sent nothing must not believe it did
-        return after, federation.decode(heard, update), jax.tree.map(lambda x: x.sum(0), metrics), uploaded(update)
+        return after, update, jax.tree.map(lambda x: x.sum(0), metrics), uploaded(update)
 
     def block(
-        key: Key,
         heard: Broadcast,
         asked: Asked,
         talk: jax.Array,
@@ -100,13 +100,12 @@ def block_program(federation: Federation, collects: str) -> Callable[..., Any]:
         logs: list[Log],
         here: jax.Array,
     ) -> tuple[AgentState, PyTree, PyTree, jax.Array, Upload]:
-        each, before = jax.vmap(one, (None, 0, 0, None, None, 0, 0, 0)), agents.local
-        key = jax.random.wrap_key_data(key)
-        agents, updates, metrics, uploads = each(key, heard, asked, talk, alike, agents, logs, here)
+        each, before = jax.vmap(one, (0, 0, None, None, 0, 0, 0)), agents.local
+        agents, updates, metrics, uploads = each(heard, asked, talk, alike, agents, logs, here)
         columns = jnp.stack([metrics[name] for name in sorted(metrics)])
-        return agents, before, handed(agents, updates, here), columns, uploads
+        return agents, before, handed(agents, heard, updates, here), columns, uploads
 
-    return jax.jit(block, donate_argnums=5)
+    return jax.jit(block, donate_argnums=4)
 
 
 @shared
@@ -126,7 +125,7 @@ def metric_names(federation: Federation, setting: Shapes) -> list[str]:
     def trained(key: Key, setting: PyTree) -> dict[str, jax.Array]:
         sent = federation.broadcast(federation.init_server(key))
         agent = federation.init_agent(key, jnp.int32(0), setting, jnp.int32(1))
-        return federation.agent(key, sent, agent, jnp.int32(1))[2]
+        return federation.agent(turn_below(key), sent, agent, jnp.int32(1))[2]
 
     return sorted(jax.eval_shape(trained, jax.random.key(0), setting.tree))
 

@@ -20,10 +20,10 @@ import numpy as np
 from scipy.sparse import csr_array, eye_array
 
 from fedrl.core.codec import size_bytes
-from fedrl.core.federation import ENCODE, Federation, ServerState, federate
-from fedrl.core.keys import agent_key
+from fedrl.core.federation import Federation, ServerState, federate
+from fedrl.core.keys import Keys, Root, Stream, agent_secret, derived
 from fedrl.core.stage import pipeline
-from fedrl.core.types import Context, Key, Params, PyTree, Update
+from fedrl.core.types import Context, Params, PyTree, Update
 from fedrl.engines.hearing import NOTHING
 from fedrl.engines.sharing import Shapes, shared
 from fedrl.engines.topologies.gossip import Exchanged, Gossip, renewed
@@ -61,8 +61,8 @@ class Compressor(NamedTuple):
     """The programs of one agent, so that a peer by itself computes the same bits.
 
     Attributes:
-        encode: `(key, agent, version, step, steps, local, difference) -> (encoded, local, its bytes)`, with the key of
-            the run. Nothing else draws by the key of this agent, version and step of consensus.
+        encode: `(key data, agent, version, steps, local, difference) -> (encoded, local, its bytes)`, with the
+            `message_key` of this agent, version and step of consensus, by which nothing else draws.
         decode: `encoded -> q`.
         local: The memory of an agent's stages at the beginning.
         encoded: The shapes of an encoded difference.
@@ -83,15 +83,14 @@ def compressor(federation: Federation, like: Shapes) -> Compressor:
     assert undo is not None
 
     def encode(
-        key: Key,
+        key: jax.Array,
         agent: jax.Array,
         version: jax.Array,
-        step: jax.Array,
         steps: jax.Array,
         local: PyTree,
         difference: PyTree,
     ) -> tuple[PyTree, PyTree, jax.Array]:
-        own = jax.random.fold_in(jax.random.fold_in(agent_key(key, version, agent), ENCODE), step)
+        own = jax.random.wrap_key_data(key)
         update = Update(difference, jnp.float32(1.0), version)
         update, local = pipe.encode(own, Context(agent, version, jnp.int32(1), steps), at_server, local, update)
         return update.value, local, jnp.asarray(size_bytes(update.value), jnp.int32)
@@ -100,8 +99,13 @@ def compressor(federation: Federation, like: Shapes) -> Compressor:
         return undo(at_server, Update(encoded, jnp.float32(1.0), jnp.int32(0))).value
 
     number = jnp.int32(0)
-    sent = jax.eval_shape(encode, jax.random.key(0), number, number, number, number, local, nothing)[0]
+    sent = jax.eval_shape(encode, jnp.zeros(2, jnp.uint32), number, number, number, local, nothing)[0]
     return Compressor(jax.jit(encode), jax.jit(decode), jax.tree.map(np.asarray, local), sent)
+
+
+def message_key(secret: Root, version: int, step: int) -> np.ndarray:
+    """The key data by which an agent encodes what it sends in one step of consensus."""
+    return derived(secret, Stream.ENCODE, version, 0, step)[0]
 
 
 class Choco(Gossip):
@@ -127,9 +131,9 @@ class Choco(Gossip):
         alone: Any = ()  # no weight
         self.wire = self.wire._replace(update=Update(self.compressor.encoded, alone, jnp.int32(0)))
 
-    def start(self, seed: int, first: ServerState) -> tuple[ServerState, PyTree]:
+    def start(self, keys: Keys, first: ServerState) -> tuple[ServerState, PyTree]:
         """What servers begin with: the root, and what else the topology keeps. All know where all begin."""
-        server, _ = super().start(seed, first)
+        server, _ = super().start(keys, first)
         number, known = np.zeros(self.agents, np.int32), np.zeros(len(self.edges[0]), np.int32)
         held, local = self._first(server)
         return server, Copies(held, number, known, local)
@@ -140,12 +144,12 @@ class Choco(Gossip):
         local = jax.tree.map(lambda x: np.repeat(x[None], self.agents, axis=0), self.compressor.local)
         return as_sent(alike), local
 
-    def restarted(self, server: ServerState, memory: PyTree, ids: np.ndarray, seed: int) -> tuple[ServerState, PyTree]:
+    def restarted(self, keys: Keys, server: ServerState, memory: PyTree, ids: np.ndarray) -> tuple[ServerState, PyTree]:
         """These agents hold no copy any more, neither of others nor of themselves: both are sent whole.
 
         Its own copy begins anew as well, with a number of its own, by which its neighbours know that theirs is old.
         """
-        server, _ = super().restarted(server, memory, ids, seed)
+        server, _ = super().restarted(keys, server, memory, ids)
         held, local = renewed((memory.held, memory.local), self._first(server), ids)
         number, mine = memory.number.copy(), np.isin(self.edges[0], ids)
         number[ids] += 1
@@ -153,7 +157,7 @@ class Choco(Gossip):
 
     def exchanged(
         self,
-        key: Key,
+        keys: Keys,
         server: ServerState,
         memory: PyTree,
         steps: np.ndarray,
@@ -166,7 +170,7 @@ class Choco(Gossip):
         sizes, resent = np.zeros(self.agents, int), np.zeros(self.agents, int)
         version, copies = int(server.version), memory
         for step, matrix in enumerate(matrices):
-            copies, cost, whole = self._spoken(key, version, step, steps, total, copies, matrix)
+            copies, cost, whole = self._spoken(keys, version, step, steps, total, copies, matrix)
             toward = (matrix - eye_array(self.agents, format="csr")).sorted_indices()
             total = jax.tree.map(lambda x, copy, by=toward: x + self.gamma * _times(by, copy), total, copies.held)
             sizes, resent = sizes + cost, resent + whole
@@ -174,7 +178,7 @@ class Choco(Gossip):
         return Exchanged(params, kept, copies, messages_sent(matrices), sizes, {"whole_copies": resent})
 
     def _spoken(
-        self, key: Key, version: int, step: int, steps: np.ndarray, total: PyTree, copies: Copies, matrix: csr_array
+        self, keys: Keys, version: int, step: int, steps: np.ndarray, total: PyTree, copies: Copies, matrix: csr_array
     ) -> tuple[Copies, np.ndarray, np.ndarray]:
         """Each agent that anybody hears sends a difference; the bytes of each, and to how many it sent its copy."""
         hearing, heard = self.edges
@@ -186,8 +190,9 @@ class Choco(Gossip):
         for k in speaking.tolist():
             mine = jax.tree.map(lambda x, k=k: x[k], copies.local)
             apart = jax.tree.map(lambda x, copy, k=k: difference(x[k], copy[k]), total, copies.held)
-            numbers = (np.int32(n) for n in (k, version, step, steps[k]))
-            encoded, after, size[k] = self.compressor.encode(key, *numbers, mine, apart)
+            numbers = (np.int32(n) for n in (k, version, steps[k]))
+            data = message_key(agent_secret(keys, k), version, step)
+            encoded, after, size[k] = self.compressor.encode(data, *numbers, mine, apart)
             q = self.compressor.decode(encoded)
             after = (jax.tree.map(lambda copy, q, k=k: added(copy[k], q), copies.held, q), after)
             jax.tree.map(lambda rows, row, k=k: _set(rows, k, row), (held, local), after)

@@ -16,8 +16,9 @@ import numpy as np
 
 from fedrl.core.codec import codec
 from fedrl.core.errors import WireError
-from fedrl.core.types import Key, PyTree
-from fedrl.engines.topologies.choco import Compressor, added, difference
+from fedrl.core.keys import Root
+from fedrl.core.types import PyTree
+from fedrl.engines.topologies.choco import Compressor, added, difference, message_key
 
 
 class Copy(NamedTuple):
@@ -52,7 +53,7 @@ class Peer(NamedTuple):
 
 def speak(
     compressor: Compressor,
-    key: Key,
+    secret: Root,
     version: int,
     step: int,
     steps: int,
@@ -64,7 +65,7 @@ def speak(
 
     Args:
         compressor: Of the federation.
-        key: Of the run.
+        secret: Of the agent.
         version: Of the round.
         step: Of consensus, in the round.
         steps: Local steps of the agent in the round.
@@ -75,8 +76,9 @@ def speak(
     if not present:
         return {}, peer
     apart = jax.tree.map(difference, message, peer.own.held)
-    numbers = (np.int32(n) for n in (peer.agent, version, step, steps))
-    encoded, local, _ = compressor.encode(key, *numbers, peer.local, apart)
+    numbers = (np.int32(n) for n in (peer.agent, version, steps))
+    data = message_key(secret, version, step)
+    encoded, local, _ = compressor.encode(data, *numbers, peer.local, apart)
     own = Copy(jax.tree.map(added, peer.own.held, compressor.decode(encoded)), peer.own.number + 1)
     letters, others = {}, dict(peer.others)
     for k in present:

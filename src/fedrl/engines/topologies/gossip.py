@@ -16,9 +16,9 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from fedrl.core.federation import Federation, ServerState, federate
-from fedrl.core.keys import Purpose, run_key
+from fedrl.core.keys import Keys, Stream, stream_key
 from fedrl.core.stage import Stage, zeros_like
-from fedrl.core.types import Broadcast, Key, Params, PyTree, Update
+from fedrl.core.types import Broadcast, Params, PyTree, Update
 from fedrl.engines.executors.programs import PARAMS
 from fedrl.engines.inbox import Inbox, Table
 from fedrl.engines.merging import Messages, messages
@@ -73,9 +73,9 @@ class Gossip(Server):
         """The shapes of what is collected of one agent."""
         return self.wire.sent.params
 
-    def start(self, seed: int, first: ServerState) -> tuple[ServerState, PyTree]:
+    def start(self, keys: Keys, first: ServerState) -> tuple[ServerState, PyTree]:
         """What servers begin with: the root, and what else the topology keeps."""
-        del seed
+        del keys
         params = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], self.agents, axis=0), first.params)
         return ServerState(params, (), self.rule.init(params), (), jnp.int32(0)), ()
 
@@ -89,14 +89,14 @@ class Gossip(Server):
 
     holds = table
 
-    def merge(self, key: Key, server: ServerState, memory: PyTree, inbox: Inbox) -> tuple[ServerState, PyTree, Met]:
+    def merge(self, keys: Keys, server: ServerState, memory: PyTree, inbox: Inbox) -> tuple[ServerState, PyTree, Met]:
         """One version further."""
         version, steps = int(server.version), inbox.steps
         trained = _placed(server.params, inbox.items, inbox.agent)
         present = np.isin(np.arange(self.agents), inbox.agent)
         matrices = [self.weights(version * self.often + i, present) for i in range(self.often)]
         with np.errstate(over="ignore", invalid="ignore"):  # looked at below
-            found = self.exchanged(key, server, memory, steps, trained, matrices)
+            found = self.exchanged(keys, server, memory, steps, trained, matrices)
             params = jax.tree.map(lambda x, like: x.astype(like.dtype), found.params, trained)
         skipped = fault(params, (found.rule, found.memory))
         kept = (trained, server.aggregator, memory) if skipped else (params, found.rule, found.memory)
@@ -108,7 +108,7 @@ class Gossip(Server):
 
     def exchanged(
         self,
-        key: Key,
+        keys: Keys,
         server: ServerState,
         memory: PyTree,
         steps: np.ndarray,
@@ -116,7 +116,7 @@ class Gossip(Server):
         matrices: Sequence[csr_array],
     ) -> Exchanged:
         """What all agents come to, once for each matrix of weights."""
-        del key
+        del keys
         params, kept = met(self.rule, matrices, steps, server.params, server.aggregator, trained)
         said = [messages_sent([matrix]) for matrix in matrices]
         costs = [count * size for count, size in zip(said, self.sizes, strict=True)]
@@ -126,9 +126,9 @@ class Gossip(Server):
         """One version further, although nothing was merged."""
         return server._replace(version=jnp.int32(int(server.version) + 1)), memory
 
-    def restarted(self, server: ServerState, memory: PyTree, ids: np.ndarray, seed: int) -> tuple[ServerState, PyTree]:
+    def restarted(self, keys: Keys, server: ServerState, memory: PyTree, ids: np.ndarray) -> tuple[ServerState, PyTree]:
         """These nodes begin anew, with the first parameters of the run: nobody else had theirs."""
-        first = self.init_server(run_key(seed, Purpose.SERVER)).params
+        first = self.init_server(stream_key(keys, Stream.SERVER)).params
         params = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], self.agents, axis=0), first)
         kept = renewed(server.aggregator, self.rule.init(params), ids)
         return server._replace(params=renewed(server.params, params, ids), aggregator=kept), memory

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from fedrl.core.federation import ServerState
-from fedrl.core.types import Key, PyTree
+from fedrl.core.keys import Keys
+from fedrl.core.types import PyTree
 from fedrl.engines.inbox import Inbox, Table
 from fedrl.engines.merging import passed_over
 from fedrl.engines.topologies.server import Met, Sent, Server, Traffic
@@ -23,9 +24,9 @@ class Isolated(Server):
 
     holds = table
 
-    def merge(self, key: Key, server: ServerState, memory: PyTree, inbox: Inbox) -> tuple[ServerState, PyTree, Met]:
+    def merge(self, keys: Keys, server: ServerState, memory: PyTree, inbox: Inbox) -> tuple[ServerState, PyTree, Met]:
         """Nothing is merged."""
-        del key, inbox
+        del keys, inbox
         return passed_over(server), memory, Met(0.0, (), np.zeros(0, int))
 
     def traffic(self, sent: Sent, number: int, merged: bool) -> Traffic:

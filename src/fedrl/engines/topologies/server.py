@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from fedrl.core.federation import Federation, ServerState
-from fedrl.core.types import Broadcast, Key, Params, PyTree
+from fedrl.core.keys import Keys, server_secret
+from fedrl.core.types import Broadcast, Params, PyTree
 from fedrl.engines.executors.programs import SUMS, UPDATES
 from fedrl.engines.hearing import Heard
 from fedrl.engines.inbox import Copied, Inbox, Table
@@ -122,9 +123,9 @@ class Server:
         self._ahead = (1.0 - schedule.momentum) / schedule.momentum
         self.looks_ahead = self._ahead > 0.0
 
-    def start(self, seed: int, first: ServerState) -> tuple[ServerState, PyTree]:
+    def start(self, keys: Keys, first: ServerState) -> tuple[ServerState, PyTree]:
         """What servers begin with: the root, and what else the topology keeps."""
-        del seed
+        del keys
         return first, self._before(first)
 
     def table(self, server: ServerState, memory: PyTree) -> Table:
@@ -136,9 +137,9 @@ class Server:
         del memory
         return Table(self._heard([server]), np.zeros(self.agents, np.int32))
 
-    def merge(self, key: Key, server: ServerState, memory: PyTree, inbox: Inbox) -> tuple[ServerState, PyTree, Met]:
+    def merge(self, keys: Keys, server: ServerState, memory: PyTree, inbox: Inbox) -> tuple[ServerState, PyTree, Met]:
         """One version further."""
-        found = self._meet(key, server, inbox)
+        found = self._meet(server_secret(keys), server, inbox)
         before = self._before(server) if found.weight > 0.0 and not found.skipped else memory
         met = Met(found.weight, found.refused, found.lost(inbox.agent), found.skipped)
         return found.server, before, met
@@ -147,9 +148,9 @@ class Server:
         """One version further, although nothing was merged."""
         return passed_over(server), memory
 
-    def restarted(self, server: ServerState, memory: PyTree, ids: np.ndarray, seed: int) -> tuple[ServerState, PyTree]:
+    def restarted(self, keys: Keys, server: ServerState, memory: PyTree, ids: np.ndarray) -> tuple[ServerState, PyTree]:
         """These agents have begun anew. What servers hold stays."""
-        del ids, seed
+        del keys, ids
         return server, memory
 
     def traffic(self, sent: Sent, number: int, merged: bool) -> Traffic:

@@ -90,7 +90,7 @@ def step_size(
 
 def is_busy(stage: Stage) -> bool:
     """Whether a stage does what only a server, or a sum over all agents, completes."""
-    doing = hides(stage) or stage.weighs or stage.withholds or stage.guide is not None
+    doing = hides(stage) or stage.weighs is not None or stage.withholds or stage.guide is not None
     return doing or stage.noise is not None or stage.sums is not None or stage.finish is not keep_update
 
 

@@ -25,8 +25,8 @@ import optax
 
 from fedrl.core.downlink import Copy
 from fedrl.core.federation import Federation, ServerState, federate
-from fedrl.core.keys import Purpose, run_key
-from fedrl.core.types import Key, Params, PyTree
+from fedrl.core.keys import Keys, Stream, server_data, server_keys, server_secret, stream_key
+from fedrl.core.types import Params, PyTree
 from fedrl.engines.inbox import Inbox, Table
 from fedrl.engines.ladder import Holder, climbing, sums_of
 from fedrl.engines.merging import Merged, passed_over
@@ -35,6 +35,9 @@ from fedrl.engines.simulation import QUICK
 from fedrl.engines.topologies.server import Met, Sent, Server, Setting, Traffic
 from fedrl.engines.traffic import traffic
 from fedrl.topologies.trees import Parents, Tree
+
+EDGES = 1
+"""The level of the lowest servers of a tree with parameters of their own; one server alone has level 0."""
 
 
 class InTree(Server):
@@ -61,11 +64,11 @@ class InTree(Server):
         self.costs = traffic(tree, parents, self.holding, wire, added_up, summed, copied)
         self._renewed = _renewing(federation) if copied else None
 
-    def start(self, seed: int, first: ServerState) -> tuple[ServerState, PyTree]:
+    def start(self, keys: Keys, first: ServerState) -> tuple[ServerState, PyTree]:
         """What servers begin with: the root, and what else the topology keeps."""
         if not self.above:
             return first, ((), [self._before(first)])
-        start = jax.jit(self.upper.init_server, compiler_options=QUICK)(run_key(seed, Purpose.SERVER))
+        start = jax.jit(self.upper.init_server, compiler_options=QUICK)(stream_key(keys, Stream.SERVER))
         nought = sums_of(first, self.sums)
         start = start._replace(params=first.params, shared=nought)
         kinds, nothing = [first] + [start] * (len(self.above) - 1), np.zeros((), np.float32)
@@ -85,17 +88,17 @@ class InTree(Server):
         """The servers that agents hear."""
         return [holder.server for holder in memory[0][0]] if memory[0] else [server]
 
-    def merge(self, key: Key, server: ServerState, memory: PyTree, inbox: Inbox) -> tuple[ServerState, PyTree, Met]:
+    def merge(self, keys: Keys, server: ServerState, memory: PyTree, inbox: Inbox) -> tuple[ServerState, PyTree, Met]:
         """One version further."""
         levels, before = memory
         if not levels:
-            after, kept, met = super().merge(key, server, before[0], inbox)
+            after, kept, met = super().merge(keys, server, before[0], inbox)
             return after, ((), [kept]), met
         number = int(server.version) + 1
         found, earlier = [], []
         for i, holder in enumerate(levels[0]):
             mine = inbox.of(self.group[inbox.agent] == i)
-            merged: Merged = self._meet(jax.random.fold_in(key, i), holder.server, mine)
+            merged: Merged = self._meet(server_secret(keys, EDGES, i), holder.server, mine)
             found.append((merged, mine.agent))
             earlier.append(self._before(holder.server) if merged.weight > 0.0 and not merged.skipped else before[i])
         edges = [
@@ -103,9 +106,9 @@ class InTree(Server):
             for holder, (each, _) in zip(levels[0], found, strict=True)
         ]
         held = [holder.server.down for holder in levels[0]]
-        root, levels, faults = self._climb(server, (edges, *levels[1:]), number, key)
+        root, levels, faults = self._climb(keys, server, (edges, *levels[1:]), number)
         if self._renewed is not None and number % self.tree.periods[self.holding[1] - 1] == 0:
-            levels = (tuple(self._adopted(key, number - 1, levels[0], held)), *levels[1:])
+            levels = (tuple(self._adopted(keys, number - 1, levels[0], held)), *levels[1:])
         skipped = [f"edge {i}: {each.skipped}" for i, (each, _) in enumerate(found) if each.skipped] + faults
         met = Met(
             sum(each.weight for each, _ in found),
@@ -115,14 +118,15 @@ class InTree(Server):
         )
         return root, (levels, earlier), met
 
-    def _adopted(self, key: Key, version: int, edges: Sequence[Holder], held: Sequence[PyTree]) -> Iterator[Holder]:
+    def _adopted(self, keys: Keys, version: int, edges: Sequence[Holder], held: Sequence[PyTree]) -> Iterator[Holder]:
         """Edges that have adopted parameters from above: the next difference is to these.
 
         It takes the place of the one to what the edge came to by itself, which nobody has heard.
         """
         assert self._renewed is not None
         for i, (edge, copy) in enumerate(zip(edges, held, strict=True)):
-            down = self._renewed(jax.random.fold_in(key, i), np.int32(version), copy, edge.server.params)
+            data = server_data(server_secret(keys, EDGES, i), version, again=1)
+            down = self._renewed(data, np.int32(version), copy, edge.server.params)
             yield edge._replace(server=edge.server._replace(down=down))
 
     def skip(self, server: ServerState, memory: PyTree) -> tuple[ServerState, PyTree]:
@@ -131,15 +135,16 @@ class InTree(Server):
         if not levels:
             return super().skip(server, memory)
         edges = [holder._replace(server=passed_over(holder.server)) for holder in levels[0]]
-        root, levels, _ = self._climb(server, (edges, *levels[1:]), 0, jax.random.key(0))
+        root, levels, _ = self._climb(None, server, (edges, *levels[1:]), 0)
         return root, (levels, before)
 
     def _climb(
-        self, server: ServerState, levels: tuple[PyTree, ...], number: int, key: Key
+        self, keys: Keys | None, server: ServerState, levels: tuple[PyTree, ...], number: int
     ) -> tuple[ServerState, PyTree, list[str]]:
         """Changes rise as far as servers merge in this round; none does in round 0."""
         due = sum(number % self.tree.periods[level - 1] == 0 for level in self.holding) if number else 0
-        ladder, faults = self.climb([*map(list, levels), [Holder(server, np.zeros((), np.float32))]], due, key)
+        rungs = [*map(list, levels), [Holder(server, np.zeros((), np.float32))]]
+        ladder, faults = self.climb(rungs, due, keys)
         return ladder[-1][0].server, tuple(map(tuple, ladder[:-1])), faults
 
     def traffic(self, sent: Sent, number: int, merged: bool) -> Traffic:
@@ -162,8 +167,8 @@ def _renewing(federation: Federation) -> Callable[..., Copy]:
     renew = federation.renew
     assert renew is not None
 
-    def renewed(key: Key, version: jax.Array, copy: Copy, params: Params) -> Copy:
-        after = renew(key, version, copy, params)
+    def renewed(keys: jax.Array, version: jax.Array, copy: Copy, params: Params) -> Copy:
+        after = renew(server_keys(keys).down, version, copy, params)
         finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(after)]).all()
         return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, copy)
 

@@ -1,0 +1,200 @@
+"""An agent's half by itself: broadcast and order in, update out, as bytes.
+
+    turn(run, broadcast, order) -> Turn(update, run)        run.pending: what the agent is if its update is merged
+    settle(run, verdict)        -> run                      MERGED   it goes on from its work
+                                                            REFUSED  it has learned, and its stages remember no update
+                                                            LOST     it is what it was before
+
+It knows its number, its environment, the root of the run and its own secret; nothing of the server but its bytes. The
+work itself is an executor's, of one seat: what a simulation with `block=1` computes, to the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.core.codec import codec
+from fedrl.core.environment import HostEnvironment
+from fedrl.core.errors import WireError
+from fedrl.core.federation import Federation
+from fedrl.core.keys import Keys, Root
+from fedrl.core.types import PyTree
+from fedrl.engines.executors.blocks import Blocks
+from fedrl.engines.executors.executor import Agents, Executor, Plan
+from fedrl.engines.executors.programs import ENCODED
+from fedrl.engines.halves.orders import Order, Verdict
+from fedrl.engines.inbox import Table
+from fedrl.engines.merging import messages
+from fedrl.engines.records import Jobs
+
+ALONE = np.zeros(1, int)
+"""The one seat."""
+
+
+class Pending(NamedTuple):
+    """A turn whose verdict is not known: what the agent then is, and what its stages remembered before."""
+
+    agents: Agents
+    undo: Any
+
+
+class AgentRun(NamedTuple):
+    """What an agent remembers of a run.
+
+    Attributes:
+        agents: What it is, by the verdicts that it knows.
+        pending: A turn without a verdict; () if there is none.
+    """
+
+    agents: Agents
+    pending: Pending | tuple[()] = ()
+
+
+class Turn(NamedTuple):
+    """What came of a turn.
+
+    Attributes:
+        update: Bytes; empty if the training came to nothing.
+        run: With the turn pending.
+        metrics: What the agent measured, by name. It stays here.
+        failed: Why the training came to nothing, if it did.
+    """
+
+    update: bytes
+    run: AgentRun
+    metrics: dict[str, float]
+    failed: str = ""
+
+
+@dataclass(frozen=True)
+class Party:
+    """What an agent alone knows.
+
+    Attributes:
+        number: By which it is known to others.
+        setting: The parameters of its environment.
+        run: The root of the run's keys, 32 bytes.
+        secret: Of this agent, 32 bytes.
+    """
+
+    number: int
+    setting: PyTree
+    run: Root
+    secret: Root
+
+
+class AgentHalf:
+    """One agent of a federation, in a process of its own.
+
+    Args:
+        federation: What it runs.
+        number: Its number, from 0 on.
+        setting: The parameters of its environment.
+        run: The root of the run's keys, 32 bytes, which all parties have.
+        secret: Its own secret, 32 bytes: by `os.urandom`, or `fedrl.core.keys.agent_secret` in a run to be replayed.
+        steps: Local steps that it is usually asked for.
+
+    >>> import numpy as np
+    >>> from fedrl.aggregators import mean
+    >>> from fedrl.core.federation import federate
+    >>> from fedrl.core.keys import agent_secret, keys_of
+    >>> from fedrl.environments import gridworld
+    >>> from fedrl.learners import q_table
+    >>> world, keys = gridworld(), keys_of(0)
+    >>> half = AgentHalf(federate(q_table(world), mean()), 0, world.params, keys.run.tobytes(), agent_secret(keys, 0))
+    >>> half.start().pending
+    ()
+    """
+
+    def __init__(
+        self,
+        federation: Federation,
+        number: int,
+        setting: PyTree,
+        run: Root,
+        secret: Root,
+        steps: int | None = None,
+        **options: Any,
+    ) -> None:
+        self.federation = federation
+        fleet = jax.tree.map(lambda x: jnp.asarray(x)[None], setting)
+        plan = Plan(collects=ENCODED, group=ALONE, sparse=False, mixed=False, ahead=False, varied=True)
+        self.executor = _kind(federation)(federation, fleet, plan, 1, jax.local_devices()[:1], None, **options)
+        self.executor.numbers = np.array([number])
+        self.executor.secret_of = lambda keys, agent: secret
+        self.keys = Keys(np.frombuffer(run, np.uint32), np.zeros(8, np.uint32))
+        wire = messages(federation, fleet)
+        self._heard, self._sent = codec(wire.sent), codec(wire.update)
+        self.steps = federation.local_steps if steps is None else steps
+
+    def start(self) -> AgentRun:
+        """The agent before its first turn."""
+        _, agents = self.executor.start(self.keys, np.array([self.steps]))
+        return AgentRun(agents)
+
+    def turn(self, run: AgentRun, broadcast: bytes, order: Order) -> Turn:
+        """Learn from a broadcast, as it was ordered.
+
+        Args:
+            run: What the agent is. A turn that is still pending is taken for lost.
+            broadcast: As the server sent it.
+            order: What the server asks.
+
+        Raises:
+            WireError: The broadcast can't be read, or is of another version than the order.
+        """
+        heard = self._heard.decode(broadcast)
+        if int(heard.version) != order.version:
+            raise WireError(
+                f"The broadcast has version {int(heard.version)}, and version {order.version} was ordered. One of them "
+                "is late. Ask for both again."
+            )
+        table = Table(jax.tree.map(lambda x: np.asarray(x)[None], heard), np.zeros(1, np.int32))
+        agents = _copied(run.agents)
+        steps, cohort = (np.array([n], np.int32) for n in (order.steps, order.cohort))
+        jobs = Jobs(ALONE, np.zeros(1, np.int32), steps, cohort, np.array([order.share], np.float32))
+        agents = self.executor.assign(agents, jobs, table)
+        run = run._replace(agents=_sent_for(run.agents, agents))
+        agents, found = self.executor.train(self.keys, agents, ALONE, table)
+        if found.failed:
+            return Turn(b"", AgentRun(agents), {}, found.failed[0].reason)
+        update = jax.tree.map(lambda x: np.asarray(x)[0], found.items)
+        metrics = {name: float(x[0]) for name, x in found.metrics.items()}
+        return Turn(self._sent.encode(update), run._replace(pending=Pending(agents, found.undo)), metrics)
+
+    def settle(self, run: AgentRun, verdict: Verdict) -> AgentRun:
+        """The agent after it has heard what became of its update."""
+        if not isinstance(run.pending, Pending) or verdict is Verdict.LOST:
+            return AgentRun(run.agents)
+        agents, undo = run.pending
+        return AgentRun(self.executor.give_back(agents, undo, ALONE) if verdict is Verdict.REFUSED else agents)
+
+    def close(self) -> None:
+        """Let go of what is held outside this process."""
+        self.executor.close()
+
+
+def _kind(federation: Federation) -> Callable[..., Executor]:
+    if isinstance(federation.learner.environment, HostEnvironment):
+        from fedrl.engines.executors.host import Host
+
+        return Host
+    return Blocks
+
+
+def _copied(agents: Agents) -> Agents:
+    """Another copy of all that a turn changes in place or consumes."""
+    blocks = jax.tree.map(jnp.array, agents.blocks)
+    return Agents(blocks, jax.tree.map(np.array, agents.team))
+
+
+def _sent_for(before: Agents, after: Agents) -> Agents:
+    """What the agent was, and that it has been sent for: it never draws by one key twice."""
+    kept = {name: getattr(after.team, name).copy() for name in ("version", "again", "cohort", "steps", "row", "share")}
+    return before._replace(team=before.team._replace(**kept))

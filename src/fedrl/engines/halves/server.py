@@ -1,0 +1,229 @@
+"""A server's half by itself: it opens a version, takes one update at a time, and closes the version.
+
+    open(run, ordered) -> Version          its broadcast as bytes, and an order for each agent
+    version.take(agent, update) -> why     empty, or why it is refused: as it comes, in any order
+    close(version) -> Closed               the next state, and what became of each update
+
+It knows who is who, what it ordered, and bytes; it believes no number that it can know itself (`fedrl.core.trust`).
+Where the rule sees a sum, updates are added up as they come, exactly: what is kept is as large as the model, whatever
+the number of agents, and neither the order nor the company of updates matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.core import exact
+from fedrl.core.aggregator import Arrivals
+from fedrl.core.codec import codec
+from fedrl.core.errors import ConfigError, WireError
+from fedrl.core.federation import Federation, ServerState
+from fedrl.core.keys import Root, Stream, derived
+from fedrl.core.shares import shares
+from fedrl.core.trust import lie, weight_of
+from fedrl.core.types import Broadcast, PyTree, Update
+from fedrl.engines.halves.orders import Order, Verdict
+from fedrl.engines.merging import Merged, Sums, merging, messages, outcome
+from fedrl.engines.sharing import shared
+from fedrl.engines.simulation import beginnings
+
+CACHED = 1 << 20
+"""Bytes of an update up to which 16 are added up in one loop; of larger ones, a loop over more than 4 is slower."""
+LARGEST = 64
+"""How many bytes longer than the largest sound update a message may be before nobody reads it."""
+
+
+class ServerRun(NamedTuple):
+    """What a server remembers between versions: its state."""
+
+    server: ServerState
+
+
+class Closed(NamedTuple):
+    """What came of a version.
+
+    Attributes:
+        run: What the server remembers now.
+        verdicts: What became of the turn of each agent that was asked.
+        refused: Whose updates were refused, and why, in the order of agents.
+        weight: Of all that was merged.
+        skipped: Why the server stands where it stood, if what it made was not finite.
+    """
+
+    run: ServerRun
+    verdicts: dict[int, Verdict]
+    refused: list[tuple[int, str]]
+    weight: float
+    skipped: str = ""
+
+
+class Version:
+    """A version that is open.
+
+    Attributes:
+        broadcast: What all agents of it are sent, bytes.
+        orders: What each of them is asked for, by number.
+        refused: Whose updates were refused so far, and why.
+    """
+
+    def __init__(self, half: ServerHalf, run: ServerRun, orders: Mapping[int, Order]) -> None:
+        self._half, self.run, self.orders = half, run, dict(orders)
+        self.sent: Broadcast = half.federation.broadcast(run.server)
+        self.broadcast = half.heard.encode(jax.tree.map(np.asarray, self.sent))
+        self.refused: list[tuple[int, str]] = []
+        self._taken: list[int] = []  # in the order in which they were added
+        self._waiting: list[Update] = []
+        self._sums: Any = None
+        self._updates: list[tuple[Update, np.ndarray]] = []
+
+    @property
+    def taken(self) -> list[int]:
+        """Whose updates have been taken."""
+        return list(self._taken)
+
+    def take(self, agent: int, update: bytes) -> str:
+        """Take the update of an agent, as it came.
+
+        Args:
+            agent: Who sent it, as whoever carried it knows; the update does not say.
+            update: Bytes.
+
+        Returns:
+            Why it is refused; empty if it is taken. A refused one changes nothing.
+        """
+        why = self._why_not(agent, update)
+        if why:
+            self.refused.append((agent, why))
+        return why
+
+    def _why_not(self, agent: int, data: bytes) -> str:
+        order, half = self.orders.get(agent), self._half
+        if order is None:
+            return f"agent {agent} was not asked for version {int(self.sent.version)}"
+        if agent in self._taken:
+            return f"agent {agent} has sent its update before"
+        if len(data) > half.largest:
+            return f"the message has {len(data)} bytes, and no update has more than {half.largest}"
+        try:
+            update = half.sent.decode(data)
+        except WireError as fault:
+            return f"it can't be read: {fault}"
+        why = lie(half.federation, update, order.version, order.steps)
+        if not why:
+            self._taken.append(agent)
+            if not any(stage.weighs for stage in half.federation.stages):
+                update = update._replace(weight=np.float32(weight_of(half.federation, order.steps)))
+            self._waiting.append(update)
+            if len(self._waiting) == exact.LANES:
+                self.add_up()
+        return why
+
+    def add_up(self) -> None:
+        """Add up what has been taken since the last time."""
+        while self._waiting:
+            few = 1 << (len(self._waiting).bit_length() - 1)  # programs for 1, 2, 4, 8 and 16 updates, and no more
+            few = min(few, self._half.together)
+            some, self._waiting = self._waiting[:few], self._waiting[few:]
+            stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *some)
+            found = self._half.read(self.sent, stacked)
+            if not isinstance(found, Sums):
+                self._updates.append((jax.tree.map(np.asarray, found), np.ones(few, bool)))
+                continue
+            wide = jax.tree.map(np.asarray, found)
+            if self._sums is None:
+                self._sums = wide
+                continue
+            many = len(self._sums.reach) + few > exact.LANES  # so many fit the integers of a program
+            kind = np.int64 if many else np.int32
+            updates, statistics = (
+                np.add(own, new, dtype=kind)
+                for own, new in ((self._sums.updates, wide.updates), (self._sums.statistics, wide.statistics))
+            )
+            reach: Any = np.concatenate([self._sums.reach, wide.reach])
+            self._sums = wide._replace(updates=updates, statistics=statistics, reach=reach)
+
+    def close(self) -> Closed:
+        """Merge what was taken, and be the server of the next version."""
+        self.add_up()
+        half, run = self._half, self.run
+        outcomes: list[Any] = self._updates
+        if self._sums is not None:
+            outcomes = [(self._sums, np.ones(len(self._taken), bool))]
+        whose = np.array(self._taken, np.int32)
+        merged: Merged = half.merge(half.secret, run.server, outcomes, Arrivals(whose, np.zeros(len(whose), np.int32)))
+        lost = set(merged.lost(whose).tolist())
+        verdicts = dict.fromkeys(self.orders, Verdict.LOST)
+        verdicts |= {agent: Verdict.REFUSED if agent in lost else Verdict.MERGED for agent in self._taken}
+        verdicts |= {agent: Verdict.REFUSED for agent, _ in self.refused if verdicts.get(agent) is Verdict.LOST}
+        refused = sorted([*self.refused, *((agent, reason) for agent, reason in merged.refused)])
+        return Closed(ServerRun(merged.server), verdicts, refused, merged.weight, merged.skipped)
+
+
+class ServerHalf:
+    """The server of a federation, in a process of its own.
+
+    Args:
+        federation: What it runs.
+        setting: The parameters of one environment; only their shapes matter.
+        steps: Local steps that each agent is usually asked for, one number an agent.
+        run: The root of the run's keys, 32 bytes, which all parties have.
+        secret: Its own secret, 32 bytes.
+
+    Raises:
+        ConfigError: There is no agent.
+    """
+
+    def __init__(self, federation: Federation, setting: PyTree, steps: list[int], run: Root, secret: Root) -> None:
+        if not steps:
+            raise ConfigError("steps is empty. A server needs at least one agent. Give the local steps of each.")
+        self.federation, self.secret, self._run = federation, secret, run
+        self.steps, self.shares = list(steps), shares(federation, np.array(steps))
+        self.wire = messages(federation, jax.tree.map(lambda x: jnp.asarray(x)[None], setting))
+        self.heard, self.sent = codec(self.wire.sent), codec(self.wire.update)
+        known = self.wire.up_bytes
+        dense = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.wire.update))
+        self.largest = (dense if known is None else known) + LARGEST
+        self.together = exact.LANES if dense < CACHED else 4
+        self.merge, self.read = merging(federation, self.wire.decoded, len(steps)), _reading(federation)
+
+    def start(self) -> ServerRun:
+        """The server before the first version."""
+        key = jax.random.wrap_key_data(derived(self._run, Stream.SERVER)[0])
+        return ServerRun(beginnings(self.federation).server(key))
+
+    def open(self, run: ServerRun, ordered: Mapping[int, int] | None = None) -> Version:
+        """Open the next version.
+
+        Args:
+            run: What the server remembers.
+            ordered: Local steps, by the number of each agent that is asked; by default all, with their usual ones.
+
+        Raises:
+            ConfigError: There is no such agent, or it can't take so many steps.
+        """
+        asked = dict(enumerate(self.steps)) if ordered is None else dict(ordered)
+        for agent, steps in asked.items():
+            if not (0 <= agent < len(self.steps) and 1 <= steps <= self.federation.local_steps):
+                raise ConfigError(
+                    f"Agent {agent} is asked for {steps} local steps. Agents are from 0 to {len(self.steps) - 1}, and "
+                    f"local steps from 1 to {self.federation.local_steps}. Ask within that."
+                )
+        version, cohort = int(run.server.version), len(asked)
+        orders = {k: Order(version, cohort, steps, float(self.shares[k])) for k, steps in asked.items()}
+        return Version(self, run, orders)
+
+
+@shared
+def _reading(federation: Federation) -> Callable[[Broadcast, Update], Sums | Update]:
+    """Decodes updates as they travelled, and adds them up if the rule sees a sum."""
+
+    def read(sent: Broadcast, updates: Update) -> Sums | Update:
+        decoded = jax.vmap(federation.decode, (None, 0))(sent, updates)
+        return outcome(federation, decoded, jnp.ones(updates.weight.shape, bool))
+
+    return jax.jit(read)
