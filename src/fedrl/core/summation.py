@@ -38,6 +38,11 @@ class Summation:
     call: Call | None = None
 
 
+def hidden(summation: Summation | None) -> Summation | None:
+    """The summation, if it opens the sum of updates alone; None if whoever adds up reads each of them."""
+    return summation if summation is not None and summation.opens == "sum" else None
+
+
 @component("summation")
 def exact_sum() -> Summation:
     """Add up without rounding, in integers of as many digits as the numbers need (`fedrl.core.exact`), in the open.
