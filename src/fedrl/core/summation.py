@@ -52,8 +52,8 @@ def check_open(summation: Summation) -> None:
     """
     if hidden(summation) is not None:
         raise UnsoundError(
-            f"{summation!r} opens the sum of updates alone, and here each is sent by itself, in the clear: the messages "
-            "by which parties hide them are not there yet. Use exact_sum(), or simulate the federation.",
+            f"{summation!r} opens the sum of updates alone, and here each is sent by itself, in the clear: messages by "
+            "which parties hide them are not there yet. Use exact_sum(), or simulate the federation.",
             reason="hidden",
         )
 
