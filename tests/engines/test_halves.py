@@ -350,9 +350,6 @@ def test_a_file_of_another_half_federation_or_content_is_refused_and_holds_no_se
 def test_neither_half_sends_or_takes_one_by_one_what_a_sum_is_to_hide():
     federation, keys = federate(VALLEY, mean("uniform"), summation=veil()), keys_of(0)
     setting, roots = jax.tree.map(lambda x: x[0], FLEET), (keys.run.tobytes(), bytes(32))
-    for build in (
-        lambda: AgentHalf(federation, 0, setting, *roots),
-        lambda: ServerHalf(federation, setting, [1], *roots),
-    ):
+    for half, given in ((AgentHalf, (0, setting)), (ServerHalf, (setting, [1]))):
         with pytest.raises(UnsoundError, match=r"veil\(\) opens the sum of updates alone.*Use exact_sum"):
-            build()
+            half(federation, *given, *roots)
