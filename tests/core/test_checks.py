@@ -17,16 +17,12 @@ from fedrl.core.stage import Noise, Stage
 from fedrl.environments import cartpole
 from fedrl.learners import adam, chain, corrected, interpolated, mlp, personal, ppo, proximal, sgd
 from fedrl.stages import clip, control_variates, quantize, top_k
+from hidden import veil
 from quadratic import quadratic, valley
 
 
 def untouched(key, context, shared, local, update):
     return update, local
-
-
-@component("test double")
-def veil() -> Stage:
-    return Stage(untouched, hides=True)
 
 
 @component("test double")
@@ -46,13 +42,16 @@ UNIFORM = mean("uniform")
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: federate(LEARNER, UNIFORM, top_k(0.1), veil()), ["top_k(0.1)", "veil()", "Leave top_k(0.1) out"]),
         (
-            lambda: federate(LEARNER, UNIFORM, clip(1.0), quantize(), veil()),
+            lambda: federate(LEARNER, UNIFORM, top_k(0.1), summation=veil()),
+            ["top_k(0.1)", "veil()", "Leave top_k(0.1) out"],
+        ),
+        (
+            lambda: federate(LEARNER, UNIFORM, clip(1.0), quantize(), summation=veil()),
             ["quantize()", "veil()", "commutes with sums"],
         ),
         (
-            lambda: federate(LEARNER, median(), veil()),
+            lambda: federate(LEARNER, median(), summation=veil()),
             ["median()", "veil()", "such as mean()", "secure sums of groups"],
         ),
         (lambda: federate(LEARNER, UNIFORM, clip(1.0), noise(), amplify()), ["noise()", "amplify()", "Put it before"]),
@@ -88,15 +87,15 @@ def test_an_unsound_combination_is_refused_by_name_and_with_a_cure(build, words)
 
 
 @pytest.mark.parametrize(
-    ("aggregator", "stages"),
+    ("aggregator", "stages", "summation"),
     [
-        (UNIFORM, (clip(1.0), veil())),
-        (UNIFORM, (amplify(), clip(1.0), noise(), veil())),
-        (median(), (clip(1.0), top_k(0.1), quantize())),
+        (UNIFORM, (clip(1.0),), veil()),
+        (UNIFORM, (amplify(), clip(1.0), noise()), veil()),
+        (median(), (clip(1.0), top_k(0.1), quantize()), None),
     ],
 )
-def test_a_sound_combination_is_built(aggregator, stages):
-    assert federate(LEARNER, aggregator, *stages).aggregator == aggregator
+def test_a_sound_combination_is_built(aggregator, stages, summation):
+    assert federate(LEARNER, aggregator, *stages, summation=summation).aggregator == aggregator
 
 
 @pytest.mark.parametrize(
@@ -154,5 +153,5 @@ def test_one_except_clause_catches_all(error):
 
 def test_a_message_is_fact_cause_and_cure():
     with pytest.raises(UnsoundError) as refused:
-        federate(LEARNER, median(), veil())
+        federate(LEARNER, median(), summation=veil())
     assert len(re.findall(r"[.] [A-Z]|[.]$", str(refused.value))) >= 2

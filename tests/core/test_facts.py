@@ -12,7 +12,6 @@ from fedrl.aggregators import mean
 from fedrl.core.environment import Environment, HostEnvironment
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import federate
-from fedrl.core.stage import Stage
 from fedrl.engines.clocks import clock
 from fedrl.engines.combinations import check
 from fedrl.engines.executors.host import Host
@@ -27,10 +26,10 @@ from fedrl.learners import a2c, mlp, sgd
 from fedrl.selection import by_priority
 from fedrl.stages import clip, lazy
 from fedrl.topologies import complete, metropolis, ring
+from hidden import veil
 from quadratic import FLEET, quadratic
 
 LEARNER = quadratic(sgd(0.1))
-HIDING = Stage(lambda key, context, shared, local, update: (update, local), hides=True)
 CART = gymnasium("CartPole-v1", max_steps=20)
 
 
@@ -64,7 +63,7 @@ REFUSED = {
     ),
     "gradients without a server": (lambda: federate(LEARNER, mean(), payload="gradient"), without_server, "gradient"),
     "hidden updates that never meet": (
-        lambda: federate(LEARNER, mean("uniform"), HIDING),
+        lambda: federate(LEARNER, mean("uniform"), summation=veil()),
         on_a_clock(fed_buff(2)),
         "hides updates in the sum",
     ),

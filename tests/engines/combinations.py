@@ -114,8 +114,9 @@ def federation_of(
 
 def made(chosen: Combination) -> Simulation:
     """The simulation of a combination, or an error with its reason."""
+    asked_for = 1 if chosen["topology"] == "tree" else COHORT  # by each server
     parts = {
-        "selection": uniform(COHORT) if chosen["selection"] == "uniform" else None,
+        "selection": uniform(asked_for) if chosen["selection"] == "uniform" else None,
         "workload": ramp(STEPS, 1, 2) if chosen["local steps"] == "ramp" else None,
         "admission": by_priority(BUDGET) if chosen["budget"] == "by_priority" else None,
     }

@@ -243,7 +243,6 @@ def through(**marks) -> Stage:
     [
         (lambda: scaffold(median()), r"control_variates\(0.1\) keeps a sum.*median\(\) has none.*Use mean\(\)"),
         (lambda: scaffold(mean(), weigh_by_capacity([1.0] * 4)), r"weigh_by_capacity.*changes weights.*shares have to"),
-        (lambda: scaffold(mean("uniform"), through(hides=True)), r"keep single updates from the server.*in the clear"),
         (
             lambda: scaffold(mean("uniform"), through(noise=NOISE)),
             r"keep single updates from the server",

@@ -458,7 +458,6 @@ def untouched(key, context, shared, local, update):
 
 REFUSED = {
     "error feedback": (error_feedback(top_k(0.1)), r"top_k\(0\.1\) loses.*second time.*down_stages=\(top_k\(0\.1\),\)"),
-    "hiding": (Stage(untouched, hides=True), "hides single updates"),
     "noise": (Stage(untouched, noise=Noise("a DpEvent", 1.0, "agent"), contraction=lambda n: 0.5), "adds noise"),
     "weighing": (weigh_by_signal(), "changes the weight"),
     "withholding": (lazy(), "holds updates back"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedrl.aggregators import agnostic, by_diversity, fedadam, mean, median, q_fair
-from fedrl.core.errors import RunError
+from fedrl.core.errors import RunError, UnsoundError
 from fedrl.core.federation import federate
 from fedrl.core.keys import agent_secret, keys_of, server_secret
 from fedrl.core.wire_digest import wire_digest
@@ -17,6 +17,7 @@ from fedrl.environments import cartpole
 from fedrl.environments.adapters import gymnasium
 from fedrl.learners import a2c, chain, corrected, mlp, ppo, sgd
 from fedrl.stages import control_variates, error_feedback, quantize, top_k, weigh_by_capacity
+from hidden import veil
 from quadratic import Valley, quadratic
 
 AGENTS, SIZE, SEED, ROUNDS = 5, 8, 3, 10
@@ -344,3 +345,11 @@ def test_a_file_of_another_half_federation_or_content_is_refused_and_holds_no_se
         load(path, "agent", "f" * 64, halves.runs[0])
     with pytest.raises(RunError, match="is not there"):
         load(tmp_path / "nothing", "agent", "f" * 64, halves.runs[0])
+
+
+def test_neither_half_sends_or_takes_one_by_one_what_a_sum_is_to_hide():
+    federation, keys = federate(VALLEY, mean("uniform"), summation=veil()), keys_of(0)
+    setting, roots = jax.tree.map(lambda x: x[0], FLEET), (keys.run.tobytes(), bytes(32))
+    for half, given in ((AgentHalf, (0, setting)), (ServerHalf, (setting, [1]))):
+        with pytest.raises(UnsoundError, match=r"veil\(\) opens the sum of updates alone.*Use exact_sum"):
+            half(federation, *given, *roots)

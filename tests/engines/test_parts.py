@@ -27,6 +27,7 @@ from fedrl.learners import a2c, corrected, mlp, normalize, personal, ppo, sgd
 from fedrl.learners.optimizers import chain
 from fedrl.stages import clip, control_variates, error_feedback, lazy, sign, top_k, weigh_by_signal
 from fedrl.topologies import metropolis, ring, tree
+from hidden import veil
 from quadratic import FLEET, Valley, flat, quadratic, simulated_rounds
 
 RATE, STEPS, EVERY, ROUNDS = 0.1, 2, 3, 11
@@ -397,3 +398,8 @@ def test_a_wrong_section_of_parts_is_told(parts, words):
     }
     with pytest.raises(ConfigError, match=words):
         build(load(config))
+
+
+def test_a_hidden_sum_and_a_part_with_a_period_are_refused():
+    with pytest.raises(UnsoundError, match=r"veil\(\) hides updates in the sum of all parameters in every round"):
+        federate(quadratic(sgd(0.1)), mean("uniform"), parts=[part("head", every=2)], summation=veil())

@@ -17,6 +17,7 @@ from fedrl.core.types import Context, Update
 from fedrl.engines.simulate import simulate
 from fedrl.learners import sgd
 from fedrl.stages import control_variates, error_feedback, lazy, sign, top_k
+from hidden import veil
 from quadratic import FLEET, flat, quadratic
 from turns import keys_of_server, turns_of
 
@@ -160,9 +161,9 @@ NOISY = Stage(untouched, noise=Noise("a DpEvent", 1.0, "agent"))
             "sends an update or none as the data have it",
         ),
         (
-            lambda: federate(quadratic(sgd(0.1)), mean(), lazy(), Stage(untouched, hides=True)),
+            lambda: federate(quadratic(sgd(0.1)), mean("uniform"), lazy(), summation=veil()),
             UnsoundError,
-            r"Leave lazy\(.*\) out",
+            r"lazy\(.*stands inside veil\(\)",
         ),
     ],
 )

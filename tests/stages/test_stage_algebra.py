@@ -270,7 +270,7 @@ def noise(**marks) -> Stage:
     return Stage(lambda key, context, shared, local, update: (update, local), finish=keep_update, **marks)
 
 
-@pytest.mark.parametrize("inner", [noise(hides=True), noise(noise=Noise("Gaussian", 1.0, "agent"))])
+@pytest.mark.parametrize("inner", [noise(noise=Noise("Gaussian", 1.0, at)) for at in ("agent", "server")])
 def test_error_feedback_refuses_to_send_later_what_is_hidden_now(inner):
     with pytest.raises(UnsoundError, match=r"residual would send later.*after error_feedback"):
         error_feedback(top_k(0.1), inner)

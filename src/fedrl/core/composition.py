@@ -10,20 +10,21 @@ from collections.abc import Sequence
 from fedrl.core.aggregator import Aggregator, by_samples
 from fedrl.core.errors import UnsoundError
 from fedrl.core.learner import Learner, follows_corrections
-from fedrl.core.soundness import hides
 from fedrl.core.stage import Stage
+from fedrl.core.summation import Summation, hidden
 
 
-def check_composition(learner: Learner, aggregator: Aggregator, stages: Sequence[Stage], payload: str) -> None:
+def check_composition(
+    learner: Learner, aggregator: Aggregator, stages: Sequence[Stage], payload: str, summation: Summation | None = None
+) -> None:
     """Refuse a combination of sound parts that is unsound as a whole.
 
     Raises:
         UnsoundError: It names both parts and the way out.
     """
-    for outer, hiding in enumerate(stages):
-        if not hides(hiding):
-            continue
-        for inner in stages[:outer]:
+    hiding = hidden(summation)
+    if hiding is not None:
+        for inner in stages:
             if inner.decode is not None:
                 raise UnsoundError(
                     f"{inner!r} stands inside {hiding!r}. It is undone update by update, and the other makes single "
@@ -41,7 +42,7 @@ def check_composition(learner: Learner, aggregator: Aggregator, stages: Sequence
             f"{weighing[0]!r} changes the weights of updates and {aggregator!r} has weights of its own, so nothing "
             f"would come of it. Use mean(), or leave {weighing[0]!r} out."
         )
-    _check_sums(aggregator, stages)
+    _check_sums(aggregator, stages, hiding)
     holding = next((stage for stage in stages if stage.withholds), None)
     if holding is not None and aggregator.sees == "each":
         raise UnsoundError(
@@ -69,7 +70,7 @@ def check_composition(learner: Learner, aggregator: Aggregator, stages: Sequence
         )
 
 
-def _check_sums(aggregator: Aggregator, stages: Sequence[Stage]) -> None:
+def _check_sums(aggregator: Aggregator, stages: Sequence[Stage], hiding: Summation | None) -> None:
     """A sum over all agents needs the share of each of them, and every agent's message in the clear."""
     summing = [stage for stage in stages if stage.sums is not None]
     if not summing:
@@ -82,6 +83,13 @@ def _check_sums(aggregator: Aggregator, stages: Sequence[Stage]) -> None:
             f"mean('uniform'), or leave {one!r} out.",
             reason="only sums",
         )
+    for private in (*(stage for stage in rest if stage.noise is not None), *([hiding] if hiding else [])):
+        raise UnsoundError(
+            f"{private!r} is to keep single updates from the server, and {one!r} sends what it sums up in the clear, "
+            "beside all other stages. Sums of stages under noise, or inside a hidden sum, are not there yet. Leave one "
+            "of them out.",
+            reason="in the clear",
+        )
     for stage in rest:
         if stage.sums == one.sums:
             raise UnsoundError(
@@ -92,13 +100,6 @@ def _check_sums(aggregator: Aggregator, stages: Sequence[Stage]) -> None:
             raise UnsoundError(
                 f"{stage!r} changes weights from round to round, and {one!r} keeps a sum over all agents, also those "
                 f"who are not asked, so their shares have to be known. Leave one of them out."
-            )
-        if hides(stage) or stage.noise is not None:
-            raise UnsoundError(
-                f"{stage!r} is to keep single updates from the server, and {one!r} sends what it sums up in the clear, "
-                "beside all other stages. Sums of stages under noise, or inside a hidden sum, are not there yet. Leave "
-                "one of them out.",
-                reason="in the clear",
             )
         if stage.withholds:
             raise UnsoundError(

@@ -31,8 +31,8 @@ from fedrl.core.component import Call, component, record
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.learner import Learner
 from fedrl.core.parts import belonging, check_parts
-from fedrl.core.soundness import hides
 from fedrl.core.stage import Stage, pipeline
+from fedrl.core.summation import Summation, hidden
 from fedrl.core.types import Context, Key, Params, PyTree, Update
 
 
@@ -225,20 +225,27 @@ class Due:
     value: PyTree
 
 
-def periodic(groups: Sequence[Group], stages: Sequence[Stage]) -> Stage:
+def periodic(groups: Sequence[Group], stages: Sequence[Stage], summation: Summation | None = None) -> Stage:
     """The pipeline of a federation in which some groups are not due in every version: each passes it by itself.
 
     What an agent remembers is, beside what its stages remember of each group, the version it heard last, and what it
     adopted of each group with a period.
 
     Raises:
-        UnsoundError: A stage counts on every parameter of every round.
+        UnsoundError: A stage, or a sum that hides its terms, counts on every parameter of every round.
     """
+    hiding = hidden(summation)
+    if hiding is not None:
+        raise UnsoundError(
+            f"{hiding!r} hides updates in the sum of all parameters in every round, and a part with a period above 1 "
+            f"is not sent in every round. Leave {hiding!r} out, or let every part have the period 1.",
+            reason="private",
+        )
     for stage in stages:
         busy = stage.guide is not None or stage.sums is not None or stage.weighs
-        if busy or hides(stage) or stage.noise is not None:
+        if busy or stage.noise is not None:
             raise UnsoundError(
-                f"{stage!r} steers, hides, weighs or adds noise to what agents send in every round, and a part with a "
+                f"{stage!r} steers, weighs or adds noise to what agents send in every round, and a part with a "
                 f"period above 1 is not sent in every round. Leave {stage!r} out, or let every part have the period 1.",
                 reason="private",
             )

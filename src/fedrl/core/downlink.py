@@ -19,7 +19,6 @@ from fedrl.core.codec import size_bytes
 from fedrl.core.errors import UnsoundError
 from fedrl.core.learner import Learner, merged_into, parameters_of
 from fedrl.core.parts import joined
-from fedrl.core.soundness import hides
 from fedrl.core.stage import Stage, keep_update, pipeline, promising_nothing
 from fedrl.core.types import Context, Key, Params, PyTree, Update
 
@@ -145,7 +144,6 @@ def _check_stage(stage: Stage) -> None:
             f"hold, and error feedback would send it a second time. Write down_stages=({inner},)."
         )
     for does, what in (
-        (hides(stage), "hides single updates in a sum, and what a server sends is one message to all"),
         (stage.noise is not None, "adds noise, which the next difference would take back"),
         (stage.weighs, "changes the weight of an update, and what a server sends has none"),
         (stage.withholds, "holds updates back, and agents wait for what a server sends"),

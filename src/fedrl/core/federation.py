@@ -206,16 +206,16 @@ def federate(
     groups = grouped(learner, parts, aggregator, optimizer, payload)
     rules = [group.rule for group in groups] or [aggregator]
     for rule in rules:
-        check_composition(learner, rule, stages, payload)
+        check_composition(learner, rule, stages, payload, summation)
     if groups:
         aggregator, optimizer = divided_rule(groups), divided_optimizer(groups)
     in_periods = any(group.every > 1 for group in groups)
     questions = tuple(dict.fromkeys((*aggregator.asks, *tells)))
     check_told(questions)
     for rule in rules:
-        check_private(learner, rule, stages, payload, questions)
+        check_private(learner, rule, stages, payload, questions, summation)
     settings_told(questions, learner.environment.params)
-    pipe = periodic(groups, stages) if in_periods else pipeline(stages)
+    pipe = periodic(groups, stages, summation) if in_periods else pipeline(stages)
     guide = _no_guide if pipe.guide is None else pipe.guide
     assert pipe.decode is not None
     undo, counts = pipe.decode, learner.statistics

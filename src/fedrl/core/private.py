@@ -17,8 +17,8 @@ from fedrl.core.codec import varies
 from fedrl.core.errors import UnsoundError
 from fedrl.core.learner import Learner, parameters_of
 from fedrl.core.replay import Replay
-from fedrl.core.soundness import hides
 from fedrl.core.stage import Noise, Stage, pipeline
+from fedrl.core.summation import Summation, hidden
 from fedrl.core.told import nothing_measured
 from fedrl.core.types import Context, Key, Params, PyTree, Update
 
@@ -26,13 +26,19 @@ CLEAR, UNBOUNDED = "in the clear", "unbounded"
 UNIFORM = "Use mean(weighting='uniform')."
 
 
-def is_private(stage: Stage) -> bool:
-    """Whether a stage adds calibrated noise, or hides single updates."""
-    return hides(stage) or stage.noise is not None
+def private_parts(stages: Sequence[Stage], summation: Summation | None) -> list[Stage | Summation]:
+    """The stages that add calibrated noise, and a summation that hides its terms."""
+    hiding = hidden(summation)
+    return [*(stage for stage in stages if stage.noise is not None), *([hiding] if hiding else [])]
 
 
 def check_private(
-    learner: Learner, aggregator: Aggregator, stages: Sequence[Stage], payload: str, reports: Sequence[str]
+    learner: Learner,
+    aggregator: Aggregator,
+    stages: Sequence[Stage],
+    payload: str,
+    reports: Sequence[str],
+    summation: Summation | None = None,
 ) -> None:
     """Refuse what would leave unprotected beside noise or a hidden sum, and noise that is not calibrated.
 
@@ -42,27 +48,32 @@ def check_private(
         stages: What an update passes.
         payload: "delta" or "gradient".
         reports: What agents say about themselves.
+        summation: How updates are added up.
 
     Raises:
         UnsoundError: It names both parts and the way out.
     """
-    private = [stage for stage in stages if is_private(stage)]
+    private, hiding = private_parts(stages, summation), hidden(summation)
     if not private:
         return
     _check_beside(learner, aggregator, stages, reports, private[0])
+    if hiding is not None:
+        _check_hidden(aggregator, hiding)
     for at, stage in enumerate(stages):
-        if hides(stage):
-            _check_hidden(aggregator, stages, at)
         if stage.noise is not None:
-            _check_noise(learner, aggregator, stages, payload, at)
-    _check_size(learner, stages, private[0])
+            _check_noise(learner, aggregator, stages, payload, at, hiding is not None)
+    _check_size(learner, stages, private[0], hiding is not None)
 
 
 def _check_beside(
-    learner: Learner, aggregator: Aggregator, stages: Sequence[Stage], reports: Sequence[str], private: Stage
+    learner: Learner,
+    aggregator: Aggregator,
+    stages: Sequence[Stage],
+    reports: Sequence[str],
+    private: Stage | Summation,
 ) -> None:
     """What leaves an agent beside the value of its update."""
-    inside = " Hidden sums of statistics are not there yet." if hides(private) else ""
+    inside = " Hidden sums of statistics are not there yet." if isinstance(private, Summation) else ""
     if learner.statistics is not None:
         raise UnsoundError(
             f"{learner!r} counts statistics, which are sent in the clear beside all stages, and {private!r} covers the "
@@ -92,16 +103,8 @@ def _check_beside(
             )
 
 
-def _check_hidden(aggregator: Aggregator, stages: Sequence[Stage], at: int) -> None:
-    """A sum that hides its terms: nothing is done to single terms beyond it, and they weigh alike."""
-    hiding = stages[at]
-    if len(stages) > at + 1:
-        after = stages[at + 1]
-        raise UnsoundError(
-            f"{after!r} comes after {hiding!r}, beyond which no single update can be read or changed: what cancels in "
-            f"the sum no longer would. Put {after!r} before it, or leave it out.",
-            reason="hidden",
-        )
+def _check_hidden(aggregator: Aggregator, hiding: Summation) -> None:
+    """In a sum that hides its terms all weigh alike."""
     if aggregator.divides_by != "count":
         raise UnsoundError(
             f"{aggregator!r} adds updates up by weights, and the sum of {hiding!r} hides them all alike. Weights "
@@ -110,14 +113,16 @@ def _check_hidden(aggregator: Aggregator, stages: Sequence[Stage], at: int) -> N
         )
 
 
-def _check_noise(learner: Learner, aggregator: Aggregator, stages: Sequence[Stage], payload: str, at: int) -> None:
+def _check_noise(
+    learner: Learner, aggregator: Aggregator, stages: Sequence[Stage], payload: str, at: int, hidden: bool
+) -> None:
     """Noise that covers all of what one agent, or one trajectory, adds to what is released."""
     stage, noise = stages[at], stages[at].noise
     assert noise is not None
-    summed = noise.at == "server" or any(map(hides, stages[at + 1 :]))
+    summed = noise.at == "server" or hidden
     begins = at if noise.unit == "trajectory" else _clip_before(stages, at, noise)
     if noise.unit == "trajectory":
-        _check_trajectories(learner, stages, payload, at, noise)
+        _check_trajectories(learner, stages, payload, at, summed)
     _check_between(stages, begins, at, len(stages) if summed else at + 1)
     feeding = [each for each in stages if each.feeds_back]
     if feeding and noise.unit == "agent" and not summed:
@@ -178,9 +183,10 @@ def _check_between(stages: Sequence[Stage], begins: int, at: int, ends: int) -> 
             )
 
 
-def _check_trajectories(learner: Learner, stages: Sequence[Stage], payload: str, at: int, noise: Noise) -> None:
+def _check_trajectories(learner: Learner, stages: Sequence[Stage], payload: str, at: int, summed: bool) -> None:
     """Noise for what one trajectory adds: to one gradient, of bounded norm, in one round."""
-    stage = stages[at]
+    stage, noise = stages[at], stages[at].noise
+    assert noise is not None
     if learner.clips_trajectories is None or learner.clips_trajectories > noise.clip:
         raise UnsoundError(
             f"{stage!r} adds noise for trajectories that add at most {noise.clip:g} to a gradient, and {learner!r} "
@@ -207,7 +213,7 @@ def _check_trajectories(learner: Learner, stages: Sequence[Stage], payload: str,
             "Use a learner without a memory of experience.",
             reason=UNBOUNDED,
         )
-    ends = len(stages) if noise.at == "server" or any(map(hides, stages[at + 1 :])) else at
+    ends = len(stages) if summed else at
     for each in stages[:ends]:
         if each.decode is not None or each.expands:
             raise UnsoundError(
@@ -217,13 +223,13 @@ def _check_trajectories(learner: Learner, stages: Sequence[Stage], payload: str,
             )
 
 
-def _check_size(learner: Learner, stages: Sequence[Stage], private: Stage) -> None:
+def _check_size(learner: Learner, stages: Sequence[Stage], private: Stage | Summation, hidden: bool) -> None:
     """Sizes that depend on data, unless on data with noise in them."""
     like = parameters_of(learner)
     for count in range(1, len(stages) + 1):
         if varies(_after(stages[:count], like)):
             noisy = any(stage.noise is not None and stage.noise.at == "agent" for stage in stages[: count - 1])
-            if not noisy or any(map(hides, stages)):
+            if not noisy or hidden:
                 raise UnsoundError(
                     f"How large a message of {stages[count - 1]!r} is depends on what is in it, in the clear, and "
                     f"{private!r} does not cover that. Use a stage whose messages have one size, such as top_k(0.1) or "

@@ -15,6 +15,7 @@ import jax
 
 from fedrl.core.codec import size_bytes, varies
 from fedrl.core.stage import Stage
+from fedrl.core.summation import Summation, hidden
 from fedrl.core.told import DURATION
 from fedrl.core.types import Update
 
@@ -46,18 +47,10 @@ class Outgoing(NamedTuple):
     note: str = ""
 
 
-def hides(stage: Stage) -> bool:
-    """Whether single updates can't be read beyond this stage, but only their sum.
-
-    The one place that knows where it is written: today in a field of the stage.
-    """
-    return stage.hides
-
-
-def protection(stages: Sequence[Stage]) -> str:
-    """What protects the value of an update that passes these stages."""
+def protection(stages: Sequence[Stage], summation: Summation | None = None) -> str:
+    """What protects the value of an update that passes these stages, and is then added up."""
     found = [NOISE[stage.noise.at] for stage in stages if stage.noise is not None]
-    found += [HIDDEN] if any(map(hides, stages)) else []
+    found += [HIDDEN] if hidden(summation) is not None else []
     return " and ".join(dict.fromkeys(found)) or NOTHING
 
 
@@ -92,7 +85,7 @@ def outgoing(federation: Federation, update: Update | None = None) -> list[Outgo
     def leaving(name: str, what: Any, protected_by: str = NOTHING, note: str = "") -> Outgoing:
         return Outgoing(name, "agent", SERVER, None if varies(what) else int(size_bytes(what)), protected_by, note)
 
-    found = [leaving("value", update.value, protection(stages))]
+    found = [leaving("value", update.value, protection(stages, federation.summation))]
     for name, sums in update.statistics.items():
         found.append(leaving(f"statistics/{name}", sums, note="exact sums, beside all stages"))
     for name, said in update.report.items():

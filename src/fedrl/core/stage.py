@@ -63,7 +63,6 @@ class Stage:
         guide: `(shared, local) -> correction` added to local gradients. Optional.
         decode: `(shared, update) -> update`, on the server, per update, in reverse order. Optional.
         finish: `(key, shared, update) -> (update, shared)`, on the server, once, on the aggregate, in reverse order.
-        hides: Single updates are unreadable beyond this stage; only their sum makes sense.
         weighs: By what factors the stage may change the weight of an update, the least and the largest. A server that
             believes no agent holds it to them. None: it leaves the weight as it is.
         withholds: The stage may hold an update back: the server reads zeros, with the weight kept, until it is sent.
@@ -85,7 +84,6 @@ class Stage:
     guide: Callable[[PyTree, PyTree], PyTree] | None = None
     decode: Callable[[PyTree, Update], Update] | None = None
     finish: Callable[[Key, PyTree, Update], tuple[Update, PyTree]] = keep_update
-    hides: bool = False
     expands: bool = False
     unbiased: bool = False
     contraction: Callable[[int], float] | None = None
@@ -133,10 +131,10 @@ def pipeline(stages: Sequence[Stage]) -> Stage:
             update, after[i] = stage.finish(jax.random.fold_in(key, i), shared[i], update)
         return update, tuple(after)
 
-    hides, factors = any(stage.hides for stage in stages), [stage.weighs for stage in stages if stage.weighs]
+    factors = [stage.weighs for stage in stages if stage.weighs]
     weighs = (math.prod(low for low, _ in factors), math.prod(high for _, high in factors)) if factors else None
     withholds = any(stage.withholds for stage in stages)
-    return Stage(encode, init, guide, decode, finish, hides, weighs=weighs, withholds=withholds)
+    return Stage(encode, init, guide, decode, finish, weighs=weighs, withholds=withholds)
 
 
 def encoded(stage: Stage, shared: PyTree, local: PyTree, value: PyTree) -> PyTree:

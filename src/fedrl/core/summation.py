@@ -17,6 +17,7 @@ import numpy as np
 
 from fedrl.core import exact
 from fedrl.core.component import Call, component, record
+from fedrl.core.errors import UnsoundError
 
 
 @record
@@ -36,6 +37,25 @@ class Summation:
     limit: float
     opens: str = "each"
     call: Call | None = None
+
+
+def hidden(summation: Summation | None) -> Summation | None:
+    """The summation, if it opens the sum of updates alone; None if whoever adds up reads each of them."""
+    return summation if summation is not None and summation.opens == "sum" else None
+
+
+def check_open(summation: Summation) -> None:
+    """Refuse to send updates one by one where their sum alone is to be opened.
+
+    Raises:
+        UnsoundError: The summation hides its terms.
+    """
+    if hidden(summation) is not None:
+        raise UnsoundError(
+            f"{summation!r} opens the sum of updates alone, and here each is sent by itself, in the clear: messages by "
+            "which parties hide them are not there yet. Use exact_sum(), or simulate the federation.",
+            reason="hidden",
+        )
 
 
 @component("summation")

@@ -18,7 +18,7 @@ from fedrl.core.divided import Part
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import Federation
 from fedrl.core.learner import check_gathers, follows_corrections
-from fedrl.core.soundness import hides
+from fedrl.core.summation import hidden
 from fedrl.engines.clocks.devices import Clock, speeds_of
 from fedrl.engines.clocks.faults import check_hangs
 from fedrl.engines.clocks.presence import presence
@@ -148,10 +148,10 @@ def _check_delays(federation: Federation, agents: int, topology: Topology | None
             "Let every agent keep its own, personal(learner, keep=['moments']), or leave delay_rounds out.",
             reason="moments",
         )
-    hiding = [stage for stage in federation.stages if hides(stage)]
+    hiding = hidden(federation.summation)
     if hiding and len(np.unique(delays)) > 1:
         raise UnsoundError(
-            f"{told}, and {hiding[0]!r} hides updates in the sum of those who heard the same version. Give all agents "
+            f"{told}, and {hiding!r} hides updates in the sum of those who heard the same version. Give all agents "
             "one delay, or leave it out.",
             reason="hidden",
         )
@@ -165,10 +165,10 @@ def _check_schedule(federation: Federation, schedule: Schedule, agents: int) -> 
             f"{schedule!r} waits for {waited_for} updates and there are {agents} agents, each of which sends one in a "
             "round. Wait for fewer."
         )
-    hiding = [stage for stage in stages if hides(stage)]
+    hiding = hidden(federation.summation)
     if hiding and schedule.restart:
         raise UnsoundError(
-            f"{hiding[0]!r} hides updates in the sum of those who began together, and under {schedule!r} nobody does. "
+            f"{hiding!r} hides updates in the sum of those who began together, and under {schedule!r} nobody does. "
             "Use synchronous().",
             reason="hidden",
         )

@@ -22,7 +22,7 @@ from fedrl.core.faults import FAULT
 from fedrl.core.federation import AgentState, Federation, ServerState
 from fedrl.core.keys import server_below, turn_below
 from fedrl.core.learner import Experience, Learner, nothing_gathered, same_stream
-from fedrl.core.private import is_private
+from fedrl.core.private import private_parts
 from fedrl.core.replay import Replay
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 
@@ -63,14 +63,14 @@ def as_learner(federation: Federation, agents: int) -> Learner:
             "would average them. Use a learner without them, or let every agent keep its own: "
             "personal(learner, keep=['moments'])."
         )
+    for part in private_parts(federation.stages, federation.summation):
+        raise UnsoundError(
+            f"{part!r} protects the agents of the inner federation from its server, and the outer one, which sees a "
+            "learner, would neither know of it nor count what it costs. Use a topology of servers (tree), with "
+            f"{part!r} in the one federation.",
+            reason="hidden",
+        )
     for stage in federation.stages:
-        if is_private(stage):
-            raise UnsoundError(
-                f"{stage!r} protects the agents of the inner federation from its server, and the outer one, which sees "
-                "a learner, would neither know of it nor count what it costs. Use a topology of servers (tree), with "
-                f"{stage!r} in the one federation.",
-                reason="hidden",
-            )
         if stage.sums is not None:
             raise UnsoundError(
                 f"{stage!r} keeps a sum over all agents, and a federation that is a learner knows its own alone: each "

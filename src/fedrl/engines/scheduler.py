@@ -15,7 +15,7 @@ A turn ends once: an update that arrives again, known by its agent and turn, is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -127,7 +127,7 @@ class Scheduler:
     workload: Workload | None = None
     admission: Admission | None = None
     bids: Bids | None = None
-    group: np.ndarray | None = None
+    group: np.ndarray | None = field(default=None, compare=False)  # it follows from the topology
     delay_rounds: Spreading = 0
 
     @property

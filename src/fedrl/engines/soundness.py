@@ -9,16 +9,16 @@ parameters of their own "sums of subsets"; among neighbours "each".
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 from fedrl.core.codec import codec, size_bytes
 from fedrl.core.component import written
 from fedrl.core.errors import UnsoundError
 from fedrl.core.federation import Federation
 from fedrl.core.learner import parameters_of
-from fedrl.core.soundness import NOTHING, SERVER, Outgoing, hides, protection
+from fedrl.core.soundness import NOTHING, SERVER, Outgoing, protection
 from fedrl.core.soundness import outgoing as leaving_with
 from fedrl.core.stage import Noise, Stage
+from fedrl.core.summation import Summation, hidden
 from fedrl.core.types import PyTree
 from fedrl.engines.bidding import bids_of
 from fedrl.engines.clocks.devices import Clock
@@ -98,7 +98,7 @@ def _among_neighbours(federation: Federation, where: Neighbours) -> list[Outgoin
 
 def _between_servers(federation: Federation, wire: Messages, tree: Tree) -> list[Outgoing]:
     """What each level of servers sends to the one above."""
-    found, own, protected = [], holding(tree), protection(federation.stages)
+    found, own, protected = [], holding(tree), protection(federation.stages, federation.summation)
     added_up = tuple(wire.sent.shared[i] for i, stage in enumerate(federation.stages) if stage.sums is not None)
     change = moved(wire, added_up)
     for level in range(1, len(tree.periods)):
@@ -128,25 +128,19 @@ def check_private(federation: Federation, agents: int, topology: Topology | None
     Raises:
         UnsoundError: It names both parts and the way out.
     """
+    hiding = hidden(federation.summation)
     for stage in federation.stages:
-        if stage.noise is None and not hides(stage):
-            continue
-        _check_answers(stage, scheduler)
         if stage.noise is not None:
-            summed = _is_summed(federation.stages, stage)
+            _check_answers(stage, scheduler)
+            summed = stage.noise.at == "server" or hiding is not None  # noise that covers the sum alone
             _check_noise_in_time(stage, stage.noise, summed, scheduler.schedule)
             _check_noise_in_place(stage, stage.noise, summed, topology)
-        if hides(stage):
-            _check_hidden(stage, agents, topology, scheduler.schedule)
+    if hiding is not None:
+        _check_answers(hiding, scheduler)
+        _check_hidden(hiding, agents, topology, scheduler.schedule)
 
 
-def _is_summed(stages: Sequence[Stage], noisy: Stage) -> bool:
-    """Whether noise covers the sum alone: the server adds it, or what agents add is in a hidden sum."""
-    assert noisy.noise is not None
-    return noisy.noise.at == "server" or any(map(hides, stages))
-
-
-def _check_answers(stage: Stage, scheduler: Scheduler) -> None:
+def _check_answers(stage: Stage | Summation, scheduler: Scheduler) -> None:
     for part in (scheduler.selection, scheduler.workload, scheduler.admission):
         if part is not None and part.asks:
             raise UnsoundError(
@@ -202,7 +196,7 @@ def _check_noise_in_place(stage: Stage, noise: Noise, summed: bool, topology: To
         )
 
 
-def _check_hidden(stage: Stage, agents: int, topology: Topology | None, schedule: Schedule) -> None:
+def _check_hidden(stage: Summation, agents: int, topology: Topology | None, schedule: Schedule) -> None:
     if schedule.late == "keep" and not schedule.restart:
         raise UnsoundError(
             f"{stage!r} hides updates in the sum of those who began together, and {schedule!r} merges late ones with "

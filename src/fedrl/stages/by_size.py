@@ -15,7 +15,6 @@ from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import UnsoundError
 from fedrl.core.parts import joined
-from fedrl.core.soundness import hides
 from fedrl.core.stage import Stage, keep_update
 from fedrl.core.types import Context, Key, PyTree, Update
 from fedrl.stages.leaves import check_not_encoded
@@ -47,12 +46,12 @@ def by_size(limit: int, small: Stage, large: Stage) -> Stage:
 
     Raises:
         ConfigError: `limit` is below one.
-        UnsoundError: A stage does more than to encode arrays: it steers training, hides, changes weights, adds noise,
+        UnsoundError: A stage does more than to encode arrays: it steers training, changes weights, adds noise,
             or works on the aggregate.
     """
     check_positive(limit=limit)
     for stage in (small, large):
-        busy = stage.guide is not None or hides(stage) or stage.weighs or stage.noise is not None
+        busy = stage.guide is not None or stage.weighs is not None or stage.noise is not None
         if busy or stage.finish is not keep_update:
             raise UnsoundError(
                 f"by_size() sends some arrays through {stage!r}, which does more than to encode arrays one by one. "

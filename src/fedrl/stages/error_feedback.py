@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError, UnsoundError
-from fedrl.core.soundness import hides
 from fedrl.core.stage import Stage, keep_update, pipeline, promising_nothing, zeros_like
 from fedrl.core.types import Context, Key, PyTree, Update
 from fedrl.stages.leaves import check_not_encoded
@@ -46,7 +45,7 @@ def error_feedback(*stages: Stage) -> Stage:
 
     Raises:
         ConfigError: There is nothing to work around.
-        UnsoundError: A stage hides or adds noise, which a residual would undo; steers training; or has an error that no
+        UnsoundError: A stage adds noise, which a residual would undo; steers training; or has an error that no
             bound is known for. When initialised: a stage is no contraction for an array as large as it is given.
     """
     if not stages:
@@ -54,7 +53,7 @@ def error_feedback(*stages: Stage) -> Stage:
             "error_feedback() works around nothing. It needs a lossy stage. Write error_feedback(top_k(0.01))."
         )
     for stage in stages:
-        if hides(stage) or stage.noise is not None:
+        if stage.noise is not None:
             raise UnsoundError(
                 f"error_feedback() works around {stage!r}, and the residual would send later what that stage hides "
                 f"now. Put {stage!r} after error_feedback(...), not inside."

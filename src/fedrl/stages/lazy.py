@@ -17,7 +17,6 @@ from fedrl.core.checks import check_above_zero, check_positive
 from fedrl.core.codec import travels_if
 from fedrl.core.component import component
 from fedrl.core.errors import UnsoundError
-from fedrl.core.soundness import hides
 from fedrl.core.stage import Stage, pipeline, zeros_like
 from fedrl.core.types import Context, Key, PyTree, Update
 from fedrl.stages.leaves import check_not_encoded
@@ -67,14 +66,14 @@ def lazy(*stages: Stage, factor: float = 4.0, memory: int = 10) -> Stage:
 
     Raises:
         ConfigError: `factor` or `memory` is not above zero.
-        UnsoundError: A stage inside hides, adds noise, steers training, or is lazy itself.
+        UnsoundError: A stage inside adds noise, steers training, or is lazy itself.
     """
     check_above_zero(factor=factor)
     check_positive(memory=memory)
     for stage in stages:
-        if hides(stage) or stage.noise is not None or stage.guide is not None or stage.withholds:
+        if stage.noise is not None or stage.guide is not None or stage.withholds:
             raise UnsoundError(
-                f"lazy() holds back what {stage!r} makes of an update, and that stage hides it, adds noise, steers "
+                f"lazy() holds back what {stage!r} makes of an update, and that stage adds noise, steers "
                 f"training or is lazy itself: it needs every round. Put {stage!r} before lazy(...), or leave one out."
             )
     inner = pipeline(stages)

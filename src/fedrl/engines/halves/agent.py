@@ -24,6 +24,7 @@ from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import WireError
 from fedrl.core.federation import Federation
 from fedrl.core.keys import Keys, Root
+from fedrl.core.summation import check_open
 from fedrl.core.types import PyTree
 from fedrl.engines.executors.blocks import Blocks
 from fedrl.engines.executors.executor import Agents, Executor, Plan
@@ -99,6 +100,10 @@ class AgentHalf:
         run: The root of the run's keys, 32 bytes, which all parties have.
         secret: Its own secret, 32 bytes: by `os.urandom`, or `fedrl.core.keys.agent_secret` in a run to be replayed.
         steps: Local steps that it is usually asked for.
+        **options: For the executor, such as `workers` of one for the host.
+
+    Raises:
+        UnsoundError: The federation hides updates in sums, which takes messages of their own.
 
     >>> import numpy as np
     >>> from fedrl.aggregators import mean
@@ -122,6 +127,7 @@ class AgentHalf:
         steps: int | None = None,
         **options: Any,
     ) -> None:
+        check_open(federation.summation)
         self.federation = federation
         fleet = jax.tree.map(lambda x: jnp.asarray(x)[None], setting)
         plan = Plan(collects=ENCODED, group=ALONE, sparse=False, mixed=False, ahead=False, varied=True)

@@ -25,6 +25,7 @@ from fedrl.core.errors import ConfigError, WireError
 from fedrl.core.federation import Federation, ServerState
 from fedrl.core.keys import Root, Stream, derived
 from fedrl.core.shares import shares
+from fedrl.core.summation import check_open
 from fedrl.core.trust import lie, weight_of
 from fedrl.core.types import Broadcast, PyTree, Update
 from fedrl.engines.halves.orders import Order, Verdict
@@ -176,11 +177,13 @@ class ServerHalf:
 
     Raises:
         ConfigError: There is no agent.
+        UnsoundError: The federation hides updates in sums, which takes messages of their own.
     """
 
     def __init__(self, federation: Federation, setting: PyTree, steps: list[int], run: Root, secret: Root) -> None:
         if not steps:
             raise ConfigError("steps is empty. A server needs at least one agent. Give the local steps of each.")
+        check_open(federation.summation)
         self.federation, self.secret, self._run = federation, secret, run
         self.steps, self.shares = list(steps), shares(federation, np.array(steps))
         self.wire = messages(federation, jax.tree.map(lambda x: jnp.asarray(x)[None], setting))

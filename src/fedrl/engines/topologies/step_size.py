@@ -15,7 +15,6 @@ import numpy as np
 from fedrl.core.component import written
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.federation import Federation
-from fedrl.core.soundness import hides
 from fedrl.core.stage import Stage, keep_update, pipeline, promising_nothing
 from fedrl.core.types import Context, PyTree, Update
 from fedrl.engines.sharing import Shapes, shapes, shared
@@ -90,7 +89,7 @@ def step_size(
 
 def is_busy(stage: Stage) -> bool:
     """Whether a stage does what only a server, or a sum over all agents, completes."""
-    doing = hides(stage) or stage.weighs is not None or stage.withholds or stage.guide is not None
+    doing = stage.weighs is not None or stage.withholds or stage.guide is not None
     return doing or stage.noise is not None or stage.sums is not None or stage.finish is not keep_update
 
 
