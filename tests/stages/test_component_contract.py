@@ -390,7 +390,10 @@ class TestSpread:
 class TestSchedule:
     def rounds(self, schedule, seed=0, count=8):
         devices = clock(step_s=[1.0, 1.0, 2.0, 3.0], latency_s=0.1, jitter=0.3, drop_out=0.2)
-        simulation = simulate(HILLS, VALLEYS, scheduler=schedule, clock=devices, block=2, devices=jax.devices()[:1])
+        ahead = schedule.momentum < 1.0  # which is of one server optimiser
+        server = normalized_momentum(0.1, schedule.momentum) if ahead else None
+        hills = federate(quadratic(sgd(0.1)), mean(), local_steps=2, server_opt=server)
+        simulation = simulate(hills, VALLEYS, scheduler=schedule, clock=devices, block=2, devices=jax.devices()[:1])
         population, seen = simulation.init(seed), []
         for _ in range(count):
             population, round = simulation.round(population)
