@@ -1,5 +1,6 @@
 # make demo          ten agents learn CartPole together, in a minute
-# make test          the tests
+# make test          the tests that take up to three seconds each, in ten minutes
+# make test-long     the others, in half an hour; each is told as it ends
 # make test-gymnax   those of gymnax, in an environment of their own, as it wants an older Gymnasium
 # make combinations  every combination of options, trained, and their page of the documentation
 # make check         format, lint, types, layers
@@ -12,13 +13,16 @@ STAMP := .venv/.installed
 GYMNAX_BIN := .venv-gymnax/bin
 GYMNAX_STAMP := .venv-gymnax/.installed
 
-.PHONY: demo test test-gymnax combinations check bench docs clean
+.PHONY: demo test test-long test-gymnax combinations check bench docs clean
 
 demo: $(STAMP)
 	$(BIN)/fedrl run examples/cartpole.toml
 
 test: $(STAMP)
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 -m "not long"
+
+test-long: $(STAMP)
+	$(BIN)/pytest -n 2 -m long -vv
 
 test-gymnax: $(GYMNAX_STAMP)
 	$(GYMNAX_BIN)/pytest -n 0 tests/with_gymnax

@@ -25,6 +25,7 @@ collect_ignore_glob = [
 ]
 collect_ignore = [
     "no_skips.py",
+    "long_tests.py",
     "fresh_noise.py",
     "with_gymnax",
 ]  # gymnax has an environment of its own: make test-gymnax
@@ -32,9 +33,10 @@ collect_ignore = [
 from hypothesis import HealthCheck, settings  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
+from long_tests import pytest_collection_modifyitems  # noqa: E402
 from no_skips import pytest_addoption, pytest_configure  # noqa: E402
 
-__all__ = ["pytest_addoption", "pytest_configure"]
+__all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_configure"]
 
 install_import_hook("fedrl", "run_time_types.checked")
 

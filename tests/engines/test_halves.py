@@ -262,6 +262,7 @@ def test_a_lie_is_refused_and_the_others_are_merged_as_if_it_had_not_been_told(r
         assert [agent for agent, _ in found.refused] == [0], name
         assert found.verdicts[0] is Verdict.REFUSED, name
         assert why, name
+        assert why.startswith("the message has") == (name == "far too long"), name
         equal(expected.run.server, found.run.server)
 
 
@@ -302,6 +303,9 @@ def test_a_server_forgets_no_memory_with_more_agents():
         assert len(version._waiting) < 16
     assert version._sums.updates.shape == (6, SIZE + 1)
     assert not version._updates
+    alone = halves.server.open(halves.server_run)
+    assert alone.take(0, turn.update) == ""
+    equal(version.close().run, alone.close().run)  # a mean of a hundred alike
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
