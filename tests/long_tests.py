@@ -1,7 +1,8 @@
 """Which tests are long: those of tests/long.txt, which `make test` leaves to `make test-long`.
 
 One line per test function, without its parameters, that took more than three seconds in a run of everything on two
-cores: `python tests/long_tests.py DURATIONS > tests/long.txt`, of the output of `pytest --durations=0`.
+cores: `python tests/long_tests.py DURATIONS > tests/long.txt`, of the output of `pytest --durations=0`. Or a file, where
+all tests of it wait for one long fixture.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark them."""
     long = listed()
     for item in items:
-        if without_parameters(item.nodeid) in long:
+        name = without_parameters(item.nodeid)
+        if name in long or name.split("::", maxsplit=1)[0] in long:
             item.add_marker(pytest.mark.long)
 
 
