@@ -1,8 +1,8 @@
 """Which tests are long: those of tests/long.txt, which `make test` leaves to `make test-long`.
 
 One line per test function, without its parameters, that took more than three seconds in a run of everything on two
-cores: `python tests/long_tests.py DURATIONS > tests/long.txt`, of the output of `pytest --durations=0`. Or a file, where
-all tests of it wait for one long fixture.
+cores: `python tests/long_tests.py DURATIONS > tests/long.txt`, of the output of `pytest --durations=0`. A file stands
+there as a whole where all of its tests wait for one long fixture.
 """
 
 from __future__ import annotations
