@@ -27,6 +27,7 @@ def main() -> None:
     import numpy as np
 
     from benchmarks.workload import Running, alike, standard
+    from fedrl.core.keys import keys_of
     from fedrl.engines.clocks import clock, stragglers
     from fedrl.engines.executors.blocks import Blocks, Plan
     from fedrl.engines.executors.programs import SUMS
@@ -55,16 +56,18 @@ def main() -> None:
     first = np.zeros(AGENTS, np.int32)
     plan = Plan(collects=SUMS, group=first, sparse=False, mixed=False, ahead=False, varied=False)
     executor = Blocks(federation, fleet, plan, block_size(AGENTS), places)
-    server, key, agents = executor.start(0, steps)
+    keys = keys_of(0)
+    server, agents = executor.start(keys, steps)
     table = Table(jax.tree.map(lambda x: np.asarray(x)[None], federation.broadcast(server)), first)
-    jobs = Jobs(everybody, first, steps, np.full(AGENTS, AGENTS, np.int32))
+    cohort, share = np.full(AGENTS, AGENTS, np.int32), np.full(AGENTS, 1.0 / AGENTS, np.float32)
+    jobs = Jobs(everybody, first, steps, cohort, share)
 
     def learning() -> float:
         """Seconds for a turn that is only computed."""
 
         def work() -> None:
             nonlocal agents
-            agents, trained = executor.train(key, executor.assign(agents, jobs, table), everybody, table)
+            agents, trained = executor.train(keys, executor.assign(agents, jobs, table), everybody, table)
             jax.block_until_ready((trained.outcomes, agents.blocks))
 
         return seconds(work) / AGENTS
