@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedrl.aggregators import agnostic, by_diversity, fedadam, mean, median, q_fair
-from fedrl.core.errors import RunError, UnsoundError
+from fedrl.core.errors import RunError, UnsoundError, WireError
 from fedrl.core.federation import federate
 from fedrl.core.keys import agent_secret, keys_of, server_secret
 from fedrl.core.wire_digest import wire_digest
@@ -357,3 +357,11 @@ def test_neither_half_sends_or_takes_one_by_one_what_a_sum_is_to_hide():
     for half, given in ((AgentHalf, (0, setting)), (ServerHalf, (setting, [1]))):
         with pytest.raises(UnsoundError, match=r"veil\(\) opens the sum of updates alone.*Use exact_sum"):
             half(federation, *given, *roots)
+
+
+@pytest.mark.parametrize("steps", [0, 2, 10**6])
+def test_an_agent_takes_no_order_beyond_what_its_federation_does(steps):
+    halves = apart()
+    version = halves.server.open(halves.server_run)
+    with pytest.raises(WireError, match=f"{steps} local steps are ordered, and this federation takes from 1 to 1"):
+        halves.agents[0].turn(halves.runs[0], version.broadcast, version.orders[0]._replace(steps=steps))

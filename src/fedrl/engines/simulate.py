@@ -81,7 +81,7 @@ def simulate(
     if plan.admission is not None:
         check_budget(federation, fleet, plan.admission, bids if plan.redispatch else 1)  # or what a cohort takes
         plan = replace(plan, bids=bids_of(federation, plan.admission, wire))
-    team = _executor(executor, meeting.federation)(
+    team = executor_of(executor, meeting.federation)(
         meeting.federation,
         fleet,
         Plan(
@@ -117,7 +117,8 @@ def fitting(group: np.ndarray) -> int | None:
     return min(range(LARGEST_BLOCK, 0, -1), key=lambda size: int((size + 2) * (-(-counts // size)).sum()))
 
 
-def _executor(chosen: Callable[..., Executor] | None, federation: Federation) -> Callable[..., Executor]:
+def executor_of(chosen: Callable[..., Executor] | None, federation: Federation) -> Callable[..., Executor]:
+    """The executor that was chosen, or what suits the environment."""
     if chosen is not None:
         return chosen
     if isinstance(federation.learner.environment, HostEnvironment):

@@ -11,8 +11,6 @@ work itself is an executor's, of one seat: what a simulation with `block=1` comp
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -20,19 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.codec import codec
-from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import WireError
 from fedrl.core.federation import Federation
 from fedrl.core.keys import Keys, Root
 from fedrl.core.summation import check_open
 from fedrl.core.types import PyTree
-from fedrl.engines.executors.blocks import Blocks
-from fedrl.engines.executors.executor import Agents, Executor, Plan
+from fedrl.engines.executors.executor import Agents, Plan
 from fedrl.engines.executors.programs import ENCODED
 from fedrl.engines.halves.orders import Order, Verdict
 from fedrl.engines.inbox import Table
 from fedrl.engines.merging import messages
 from fedrl.engines.records import Jobs
+from fedrl.engines.simulate import executor_of
 
 ALONE = np.zeros(1, int)
 """The one seat."""
@@ -71,23 +68,6 @@ class Turn(NamedTuple):
     run: AgentRun
     metrics: dict[str, float]
     failed: str = ""
-
-
-@dataclass(frozen=True)
-class Party:
-    """What an agent alone knows.
-
-    Attributes:
-        number: By which it is known to others.
-        setting: The parameters of its environment.
-        run: The root of the run's keys, 32 bytes.
-        secret: Of this agent, 32 bytes.
-    """
-
-    number: int
-    setting: PyTree
-    run: Root
-    secret: Root
 
 
 class AgentHalf:
@@ -131,7 +111,9 @@ class AgentHalf:
         self.federation = federation
         fleet = jax.tree.map(lambda x: jnp.asarray(x)[None], setting)
         plan = Plan(collects=ENCODED, group=ALONE, sparse=False, mixed=False, ahead=False, varied=True)
-        self.executor = _kind(federation)(federation, fleet, plan, 1, jax.local_devices()[:1], None, **options)
+        self.executor = executor_of(None, federation)(
+            federation, fleet, plan, 1, jax.local_devices()[:1], None, **options
+        )
         self.executor.numbers = np.array([number])
         self.executor.secret_of = lambda keys, agent: secret
         self.keys = Keys(np.frombuffer(run, np.uint32), np.zeros(8, np.uint32))
@@ -153,8 +135,14 @@ class AgentHalf:
             order: What the server asks.
 
         Raises:
-            WireError: The broadcast can't be read, or is of another version than the order.
+            WireError: The broadcast can't be read, or is of another version than the order; or more local steps are
+                ordered than the federation takes.
         """
+        if not 1 <= order.steps <= self.federation.local_steps:
+            raise WireError(
+                f"{order.steps} local steps are ordered, and this federation takes from 1 to "
+                f"{self.federation.local_steps}. Compare what both ends run."
+            )
         heard = self._heard.decode(broadcast)
         if int(heard.version) != order.version:
             raise WireError(
@@ -184,14 +172,6 @@ class AgentHalf:
     def close(self) -> None:
         """Let go of what is held outside this process."""
         self.executor.close()
-
-
-def _kind(federation: Federation) -> Callable[..., Executor]:
-    if isinstance(federation.learner.environment, HostEnvironment):
-        from fedrl.engines.executors.host import Host
-
-        return Host
-    return Blocks
 
 
 def _copied(agents: Agents) -> Agents:
