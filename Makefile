@@ -28,7 +28,7 @@ test-gymnax: $(GYMNAX_STAMP)
 	$(GYMNAX_BIN)/pytest -n 0 tests/with_gymnax
 
 combinations: $(STAMP)
-	PYTHONPATH=tests:tests/engines:tests/adapters $(BIN)/python tests/engines/combinations.py docs/combinations.md
+	$(BIN)/python -m tests.engines.combinations docs/combinations.md
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -39,8 +39,8 @@ def balanced(seeds: list[int]) -> list[float]:
     from fedrl.core.stage import zeros_like
     from fedrl.core.types import Hint
     from fedrl.environments import cartpole
-    from fedrl.experiments.evaluate import greedy_returns
     from fedrl.learners import a2c
+    from fedrl.runs.evaluate import greedy_returns
 
     learner = a2c(cartpole())
     settings = learner.environment.params
@@ -84,9 +84,9 @@ def ours(seeds: list[int]) -> list[float]:
     import jax.numpy as jnp
 
     from fedrl.aggregators import mean
-    from fedrl.core.federation import federate
     from fedrl.engines.executors.host_evaluation import greedy_returns_host
     from fedrl.engines.simulate import simulate
+    from fedrl.federation.federation import federate
 
     learner, local = lander(), 25
     fleet = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], learner.environment.params)

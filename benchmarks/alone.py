@@ -58,7 +58,7 @@ def train(task: Task) -> list[float]:
 
     from fedrl.core.stage import zeros_like
     from fedrl.core.types import Hint
-    from fedrl.experiments.evaluate import greedy_returns
+    from fedrl.runs.evaluate import greedy_returns
 
     learner = task.learner()
     settings = learner.environment.params

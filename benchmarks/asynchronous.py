@@ -36,7 +36,7 @@ from benchmarks.measure import Figure, emit
 from benchmarks.poles import REPORTED, TUNING, Reached, listed, poles, tuned, until_balanced
 
 if TYPE_CHECKING:
-    from fedrl.engines.schedules import Schedule
+    from fedrl.server.schedules import Schedule
 
 STEP_S = (1.0,) * 7 + (4.0,)
 AGENTS, SLOWEST = len(STEP_S), max(STEP_S)
@@ -62,8 +62,8 @@ class Method(NamedTuple):
 
 
 def methods() -> dict[str, Method]:
-    from fedrl.aggregators import constant
-    from fedrl.engines.schedules import afedpg, fed_buff, synchronous
+    from fedrl.server import constant
+    from fedrl.server.schedules import afedpg, fed_buff, synchronous
 
     return {
         "FedAvg": Method(synchronous(), waits=True, normalised=False),
@@ -77,10 +77,10 @@ def speed(schedule: Schedule, seconds: float = 400.0) -> float:
     """Updates that arrive in a second."""
     from benchmarks.workload import alike
     from fedrl.aggregators import mean
-    from fedrl.core.federation import federate
-    from fedrl.engines.clocks import clock
+    from fedrl.clocks import clock
     from fedrl.engines.simulate import simulate
     from fedrl.environments import gridworld
+    from fedrl.federation.federation import federate
     from fedrl.learners import q_table
 
     learner = q_table(gridworld("S..G"), instances=1, steps=1)
@@ -97,12 +97,13 @@ def speed(schedule: Schedule, seconds: float = 400.0) -> float:
 
 def runner(method: Method, number: float) -> Callable[[int], Reached]:
     """A method with the number it is tuned by: `seed -> Reached`."""
-    from fedrl.aggregators import mean, normalized_momentum
-    from fedrl.core.federation import federate
-    from fedrl.engines.clocks import clock
+    from fedrl.aggregators import mean
+    from fedrl.clocks import clock
     from fedrl.engines.simulate import simulate
     from fedrl.environments import cartpole
+    from fedrl.federation.federation import federate
     from fedrl.learners import adam, ppo
+    from fedrl.server import normalized_momentum
 
     merges = 1 if method.waits else MERGES
     if method.normalised:

@@ -62,9 +62,9 @@ def stages_of(method: str) -> list[Stage]:
 def runner(method: str, learning_rate: float, epochs: int) -> Callable[[int], Reached]:
     """A method with a learning rate, ready to be run with any seed."""
     from fedrl.aggregators import mean
-    from fedrl.core.federation import federate
     from fedrl.engines.simulate import simulate
     from fedrl.environments import cartpole
+    from fedrl.federation.federation import federate
     from fedrl.learners import adam, ppo
 
     budget = BUDGETS[epochs]

@@ -18,10 +18,10 @@ import numpy as np
 from benchmarks.measure import Figure, emit
 from fedrl.aggregators import mean
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_nothing, first
-from fedrl.core.federation import federate
 from fedrl.core.learner import Learner, nothing_gathered, same_stream
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import gossip, isolated
+from fedrl.federation.federation import federate
 from fedrl.topologies import (
     average,
     column_stochastic,
@@ -37,10 +37,10 @@ from fedrl.topologies import (
     torus,
     uniform_neighbours,
 )
+from fedrl.topologies.gossip import Rule
 from fedrl.topologies.graph import Graph
-from fedrl.topologies.rules import Rule
+from fedrl.topologies.mixing import Mixing
 from fedrl.topologies.spectrum import distances, long_run_contraction, measured_contraction
-from fedrl.topologies.weights import Mixing
 
 AGENTS, SIZE = 64, 32
 

@@ -83,7 +83,7 @@ def main() -> None:
 
     import numpy as np
 
-    from fedrl.experiments.statistics import interval
+    from fedrl.records.statistics import interval
 
     for id, budget in BUDGET.items():
         with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:

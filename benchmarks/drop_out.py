@@ -25,10 +25,10 @@ DROP_OUT = (0.0, 0.3, 0.6, 0.9)
 def rounds_with(drop_out: float) -> list[float]:
     """Rounds that each seed takes."""
     from fedrl.aggregators import mean
-    from fedrl.core.federation import federate
-    from fedrl.engines.clocks import clock
+    from fedrl.clocks import clock
     from fedrl.engines.simulate import simulate
     from fedrl.environments import cartpole
+    from fedrl.federation.federation import federate
     from fedrl.learners import adam, ppo
 
     learner = ppo(cartpole(), optimizer=adam(RATE, max_norm=0.5))

@@ -27,15 +27,14 @@ def main() -> None:
     import numpy as np
 
     from benchmarks.workload import Running, alike, standard
+    from fedrl.clocks import clock, stragglers
+    from fedrl.clocks.events import Jobs
     from fedrl.core.keys import keys_of
-    from fedrl.engines.clocks import clock, stragglers
     from fedrl.engines.executors.blocks import Blocks, Plan
-    from fedrl.engines.executors.programs import SUMS
-    from fedrl.engines.inbox import Table
-    from fedrl.engines.records import Jobs
-    from fedrl.engines.schedules import fed_buff
+    from fedrl.engines.inbox import SUMS, Table
     from fedrl.engines.simulate import simulate
-    from fedrl.engines.simulation import block_size
+    from fedrl.engines.state import block_size
+    from fedrl.server.schedules import fed_buff
 
     federation, environment = standard()
     fleet, places = alike(environment, AGENTS), jax.local_devices()

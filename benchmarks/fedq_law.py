@@ -17,9 +17,9 @@ import numpy as np
 from benchmarks.fused import fused
 from benchmarks.measure import Figure, emit
 from fedrl.aggregators import mean
-from fedrl.core.federation import federate
 from fedrl.environments import random_mdp, random_mdps
-from fedrl.environments.planning import optimal_q
+from fedrl.environments.tabular.planning import optimal_q
+from fedrl.federation.federation import federate
 from fedrl.learners import q_table
 
 STATES, ACTIONS, DISCOUNT = 5, 3, 0.9

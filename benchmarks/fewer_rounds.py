@@ -42,12 +42,12 @@ METHODS = ("every iteration", "fixed 2", "fixed 4", "fixed 8", "ramp", "from the
 def runner(method: str, learning_rate: float) -> Callable[[int], Reached]:
     """A method with a learning rate, ready to be run with any seed."""
     from fedrl.aggregators import mean
-    from fedrl.core.federation import federate
-    from fedrl.engines.scheduler import Scheduler, asked
     from fedrl.engines.simulate import simulate
     from fedrl.environments import cartpole
+    from fedrl.federation.federation import federate
     from fedrl.learners import adam, ppo
-    from fedrl.selection import from_loss, ramp, steady
+    from fedrl.server import from_loss, ramp, steady
+    from fedrl.server.scheduler import Scheduler, asked
     from fedrl.stages import lazy
 
     fixed = {"every iteration": 1, "fixed 2": 2, "fixed 4": 4, "fixed 8": 8, "lazy": 1}

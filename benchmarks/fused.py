@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from fedrl.core.aggregator import on_time
-from fedrl.core.federation import AgentState, Federation, ServerState
 from fedrl.core.keys import server_below, turn_below
 from fedrl.core.types import Key, Params, PyTree
+from fedrl.federation.federation import AgentState, Federation, ServerState
 
 
 def fused(federation: Federation, rounds: int) -> Callable[[Key, PyTree], Params]:

@@ -234,9 +234,9 @@ class Ending(NamedTuple):
 
 def play(text: str) -> Ending:
     """Run a case in this process. All that a commit has to offer is used here and nowhere else."""
-    from fedrl.experiments.build import build
-    from fedrl.experiments.config import FederationConfig, load
-    from fedrl.experiments.coordination import simulation_of
+    from fedrl.config import FederationConfig, load
+    from fedrl.config.build import build
+    from fedrl.runs.simulations import simulation_of
 
     table = tomllib.loads(text)
     if not hasattr(FederationConfig, "schedule"):

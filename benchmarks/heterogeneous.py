@@ -31,8 +31,8 @@ import numpy as np
 
 import fedrl
 from benchmarks.measure import Figure, emit
-from fedrl.experiments.folder import RunFolder
-from fedrl.experiments.statistics import interval
+from fedrl.records.folder import RunFolder
+from fedrl.records.statistics import interval
 
 AGENTS, LOCAL_STEPS, GRADIENT_STEPS = 8, 16, 16
 TUNING, REPORTED = [100, 101], list(range(10))

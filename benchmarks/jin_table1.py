@@ -22,10 +22,10 @@ import numpy as np
 from benchmarks.fused import fused
 from benchmarks.measure import Figure, emit
 from fedrl.aggregators import mean
-from fedrl.core.federation import federate
 from fedrl.environments import random_mdp, random_mdps
-from fedrl.environments.planning import greedy, policy_return
-from fedrl.environments.tabular import TabularParams
+from fedrl.environments.tabular.model import TabularParams
+from fedrl.environments.tabular.planning import greedy, policy_return
+from fedrl.federation.federation import federate
 from fedrl.learners import q_table
 
 PUBLISHED = {0.0: (35.42, 0.05), 0.2: (35.23, 0.05), 0.4: (34.80, 0.05), 0.6: (34.14, 0.06), 0.8: (33.29, 0.06)}

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from fedrl.aggregators import mean
-from fedrl.core.federation import federate
 from fedrl.core.learner import Learner
 from fedrl.engines.executors.host_evaluation import greedy_returns_host
 from fedrl.engines.simulate import simulate
 from fedrl.environments.adapters import gymnasium
+from fedrl.federation.federation import federate
 from fedrl.learners import adam, mlp, ppo
 
 GOAL = 200.0

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fedrl.core.environment import Environment
     from fedrl.core.learner import Learner
     from fedrl.core.types import PyTree
-    from fedrl.engines.simulation import Simulation
+    from fedrl.engines.state import Simulation
 
 TARGET, HELD, EPISODES = 475.0, 3, 20
 TUNING, REPORTED = (100, 101, 102), tuple(range(10))
@@ -65,7 +65,7 @@ def until_balanced(
     import jax
     import numpy as np
 
-    from fedrl.experiments.evaluate import greedy_returns
+    from fedrl.runs.evaluate import greedy_returns
 
     population, row, spent, first = simulation.init(seed), 0, Reached(), NEVER
     while spent.rounds < rounds and not spent.iterations >= iterations:

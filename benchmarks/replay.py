@@ -41,8 +41,8 @@ def replaying(environment: AnyEnvironment, capacity: int, instances: int = 4, st
     from fedrl.core.learner import Experience, Learner, Trajectory
     from fedrl.core.replay import append, empty, sample
     from fedrl.core.types import Hint, Key, Metrics, Params
-    from fedrl.learners.rollout import Sampler, start
-    from fedrl.learners.rollout import collect as roll_out
+    from fedrl.learners.parts.rollout import Sampler, start
+    from fedrl.learners.parts.rollout import collect as roll_out
 
     def draw(key: Key, batch: tuple[int, ...]) -> jax.Array:
         return jax.random.uniform(key, batch)
@@ -93,8 +93,8 @@ def rounds_of(environment: AnyEnvironment, capacity: int) -> Callable[[], None]:
     import numpy as np
 
     from fedrl.aggregators import mean
-    from fedrl.core.federation import federate
     from fedrl.engines.simulate import simulate
+    from fedrl.federation.federation import federate
 
     federation = federate(replaying(environment, capacity), mean(), local_steps=LOCAL_STEPS)
     fleet = jax.tree.map(lambda leaf: np.broadcast_to(leaf, AGENTS), environment.params)

@@ -34,7 +34,7 @@ from benchmarks.poles import Reached, listed, poles, until_balanced
 if TYPE_CHECKING:
     from fedrl.core.learner import Learner
     from fedrl.core.types import PyTree
-    from fedrl.engines.simulation import Simulation
+    from fedrl.engines.state import Simulation
 
 EPISODES, BUDGET = 5, 60
 SEEDS = (30, 31, 32)
@@ -53,8 +53,8 @@ def prepared(agents: int, hidden: int) -> tuple[Learner, PyTree]:
 
 def with_server(agents: int, hidden: int) -> tuple[Learner, PyTree, Simulation]:
     from fedrl.aggregators import mean
-    from fedrl.core.federation import federate
     from fedrl.engines.simulate import simulate
+    from fedrl.federation.federation import federate
 
     learner, fleet = prepared(agents, hidden)
     return learner, fleet, simulate(federate(learner, mean()), fleet)
@@ -62,10 +62,10 @@ def with_server(agents: int, hidden: int) -> tuple[Learner, PyTree, Simulation]:
 
 def on_clock(buffer: int | None, slower: float) -> tuple[Learner, PyTree, Simulation]:
     from fedrl.aggregators import mean
-    from fedrl.core.federation import federate
-    from fedrl.engines.clocks import clock, stragglers
-    from fedrl.engines.schedules import fed_buff, synchronous
+    from fedrl.clocks import clock, stragglers
     from fedrl.engines.simulate import simulate
+    from fedrl.federation.federation import federate
+    from fedrl.server.schedules import fed_buff, synchronous
 
     learner, fleet = prepared(CLOCKED_AGENTS, USUAL_HIDDEN)
     schedule = synchronous() if buffer is None else fed_buff(buffer)

@@ -29,7 +29,7 @@ from benchmarks.poles import TUNING, Reached, listed, poles, tuned, until_balanc
 if TYPE_CHECKING:
     from fedrl.core.learner import Learner
     from fedrl.core.types import PyTree
-    from fedrl.engines.simulation import Simulation
+    from fedrl.engines.state import Simulation
 
 AGENTS, COHORT, BUDGET, UPDATES_PER_ROUND = 10, 3, 90, 16
 RATES = (0.0063, 0.01, 0.016, 0.025, 0.04, 0.063)
@@ -39,12 +39,12 @@ RULES = ("random", "in turn", "power of choice", "utility: norm", "utility: loss
 
 def simulation_of(rule: str, learner: Learner, fleet: PyTree) -> Simulation:
     from fedrl.aggregators import mean
-    from fedrl.core.codec import size_bytes
-    from fedrl.core.federation import federate
-    from fedrl.engines.merging import messages
-    from fedrl.engines.scheduler import Scheduler
+    from fedrl.engines.aggregation import messages
     from fedrl.engines.simulate import simulate
-    from fedrl.selection import by_priority, by_utility, power_of_choice, round_robin, uniform
+    from fedrl.federation.federation import federate
+    from fedrl.server import by_priority, by_utility, power_of_choice, round_robin, uniform
+    from fedrl.server.scheduler import Scheduler
+    from fedrl.wire.codec import size_bytes
 
     if rule.startswith("priority"):
         told = federate(learner, mean(), tells=["norm"])
@@ -76,7 +76,7 @@ def runner(rule: str, learning_rate: float) -> Callable[[int], Reached]:
 
 def main() -> None:
     fedrl.launch.prepare()
-    from fedrl.experiments.statistics import interval
+    from fedrl.records.statistics import interval
 
     found: dict[str, list[Reached]] = {}
     for rule in RULES:

@@ -10,10 +10,10 @@ def main() -> None:
     fedrl.launch.prepare()
     from benchmarks.workload import Running, alike
     from fedrl.aggregators import mean
-    from fedrl.core.federation import federate
     from fedrl.core.learner import Learner
     from fedrl.engines.simulate import simulate
     from fedrl.environments import cartpole, gridworld
+    from fedrl.federation.federation import federate
     from fedrl.learners import q_table, reinforce
 
     def rate(learner: Learner, agents: int, local_steps: int, rounds: int) -> float:

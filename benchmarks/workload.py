@@ -11,11 +11,11 @@ import jax.numpy as jnp
 
 from fedrl.aggregators import mean
 from fedrl.core.environment import Environment
-from fedrl.core.federation import Federation, federate
 from fedrl.core.types import PyTree
 from fedrl.engines.simulate import simulate
-from fedrl.engines.simulation import Population, Simulation
+from fedrl.engines.state import Population, Simulation
 from fedrl.environments import cartpole
+from fedrl.federation.federation import Federation, federate
 from fedrl.learners import ppo
 
 SAMPLES = 8 * 128

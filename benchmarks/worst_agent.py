@@ -63,12 +63,12 @@ def runner(rule: str, learning_rate: float, parameter: float) -> Callable[[int],
     import jax
     import numpy as np
 
-    from fedrl.core.federation import federate
     from fedrl.engines.simulate import simulate
     from fedrl.environments import cartpole
     from fedrl.environments.fleet import fleet
-    from fedrl.experiments.evaluate import greedy_returns
+    from fedrl.federation.federation import federate
     from fedrl.learners import adam, ppo
+    from fedrl.runs.evaluate import greedy_returns
 
     optimizer = adam(learning_rate, max_norm=0.5, decay_steps=BUDGET * UPDATES_PER_ROUND)
     learner = ppo(cartpole(), optimizer=optimizer)
@@ -103,7 +103,7 @@ def listed(values: list[float]) -> str:
 
 def main() -> None:
     fedrl.launch.prepare()
-    from fedrl.experiments.statistics import interval
+    from fedrl.records.statistics import interval
 
     found: dict[str, list[Outcome]] = {}
     for rule in GRID:

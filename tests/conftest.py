@@ -13,32 +13,18 @@ CACHE = tempfile.TemporaryDirectory(prefix="fedrl-tests-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts with & ignore it
 
-collect_ignore_glob = [
-    "quadratic.py",
-    "run_time_types.py",
-    "*/walks.py",
-    "*/corridor.py",
-    "*/made_runs.py",
-    "*/short_examples.py",
-    "*/numpy_actor_critic.py",
-    "*/one_at_a_time.py",
-]
-collect_ignore = [
-    "no_skips.py",
-    "long_tests.py",
-    "fresh_noise.py",
-    "with_gymnax",
-]  # gymnax has an environment of its own: make test-gymnax
+collect_ignore = ["support", "with_gymnax"]  # gymnax has an environment of its own: make test-gymnax
 
 from hypothesis import HealthCheck, settings  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
-from long_tests import pytest_collection_modifyitems  # noqa: E402
-from no_skips import pytest_addoption, pytest_configure  # noqa: E402
+from tests.support import run_time_types  # noqa: E402, F401  (the hook below looks it up)
+from tests.support.long_tests import pytest_collection_modifyitems  # noqa: E402
+from tests.support.no_skips import pytest_addoption, pytest_configure  # noqa: E402
 
 __all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_configure"]
 
-install_import_hook("fedrl", "run_time_types.checked")
+install_import_hook("fedrl", "tests.support.run_time_types.checked")
 
 settings.register_profile(
     "repeatable",

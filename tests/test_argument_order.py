@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from argument_order import ORDERS, ROLES, misplaced
 from fedrl.environments import cartpole
 from fedrl.environments.time_limit import time_limit
-from fedrl.selection import by_priority
+from fedrl.server import by_priority
+from tests.support.argument_order import ORDERS, ROLES, misplaced
 
 LAST = {("Learner", "learn"), ("Learner", "gradient")}
 RANKS = {name: role for role, names in ROLES.items() for name in names}

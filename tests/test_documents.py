@@ -9,11 +9,11 @@ import pytest
 
 import fedrl
 from fedrl.aggregators import mean
+from fedrl.config import load
+from fedrl.config.build import build
+from fedrl.config.catalogue import fill
 from fedrl.core.component import CATALOGUE
 from fedrl.environments import cartpole
-from fedrl.experiments.build import build
-from fedrl.experiments.catalogue import fill
-from fedrl.experiments.config import load
 from fedrl.learners import ppo
 from fedrl.stages import clip, uniform_quantize
 

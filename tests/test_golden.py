@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.golden import CASES, ROOT, Ending, compare, main, with_schedule_on_clock
-from fedrl.experiments.catalogue import components
+from fedrl.config.catalogue import components
 
 PLANTED = ("learning_rate * error / met", "learning_rate * 1.000001 * error / met")
 
@@ -65,7 +65,7 @@ def test_a_planted_difference_is_seen_and_nothing_is_left_behind(tmp_path, capfd
 
     for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "All of it"]):
         git(*words)
-    file = repository / "src/fedrl/learners/q_table.py"
+    file = repository / "src/fedrl/learners/algorithms/q_table.py"
     text = file.read_text()
     assert PLANTED[0] in text
     file.write_text(text.replace(*PLANTED))

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from long_tests import listed, measured, without_parameters
+from tests.support.long_tests import listed, measured, without_parameters
 
 HERE = Path(__file__).parent
 

@@ -8,11 +8,11 @@ import fedrl
 ROOT = Path(fedrl.__file__).parent
 NAMING = {
     "core/component.py",  # repr, equality, digest, citation
-    "core/wire_digest.py",  # which federations speak the same wire
-    "engines/sharing.py",  # which compiled programs are equal
-    "experiments/catalogue.py",  # tables of configuration files
-    "experiments/config/loading.py",
-    "experiments/summary.py",  # citations
+    "federation/wire_digest.py",  # which federations speak the same wire
+    "engines/program_cache.py",  # which compiled programs are equal
+    "config/catalogue.py",  # tables of configuration files
+    "config/loading.py",
+    "runs/summary.py",  # citations
 }
 READERS = {"call_of", "calls_in", "cite", "Call"}
 

@@ -17,8 +17,8 @@ FINE = {"test_fine": "import pytest\ndef test_it(): pass\n@pytest.mark.xfail\nde
 def run(folder: Path, files: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
     for name, source in files.items():
         (folder / f"{name}.py").write_text(source)
-    (folder / "conftest.py").write_text("from no_skips import pytest_addoption, pytest_configure")
-    (folder / "pytest.ini").write_text(f"[pytest]\npythonpath = {Path(__file__).parent}\n")
+    (folder / "conftest.py").write_text("from tests.support.no_skips import pytest_addoption, pytest_configure")
+    (folder / "pytest.ini").write_text(f"[pytest]\npythonpath = {Path(__file__).parents[1]}\n")
     command = [sys.executable, "-m", "pytest", "--doctest-modules", "--continue-on-collection-errors", *options, "."]
     alone = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.run(command, cwd=folder, env=alone, capture_output=True, text=True, check=False)

@@ -12,44 +12,45 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fedrl.core.versions import __version__
+
 if TYPE_CHECKING:
+    from fedrl.config import BaselinesConfig, Config, EvaluationConfig, FederationConfig
     from fedrl.core.component import cite, component
-    from fedrl.core.divided import part
     from fedrl.core.errors import ConfigError, FedrlError, RunError, UnsoundError
-    from fedrl.core.federation import federate
     from fedrl.core.measures import Measure
     from fedrl.engines.simulate import simulate
     from fedrl.environments.fleet import fleet
-    from fedrl.experiments.config import BaselinesConfig, Config, EvaluationConfig, FederationConfig
-    from fedrl.experiments.evaluate import greedy_returns
-    from fedrl.experiments.run import resume, run
-    from fedrl.experiments.study import resume_sweep, sweep
+    from fedrl.federation.federation import federate
+    from fedrl.federation.parts import part
     from fedrl.launch import prepare
+    from fedrl.runs.evaluate import greedy_returns
+    from fedrl.runs.run import resume, run
+    from fedrl.studies import resume_sweep, sweep
 
-__version__ = "0.1.0"
 
 _HOMES = {
-    "BaselinesConfig": "experiments.config",
-    "Config": "experiments.config",
+    "BaselinesConfig": "config",
+    "Config": "config",
     "ConfigError": "core.errors",
-    "EvaluationConfig": "experiments.config",
-    "FederationConfig": "experiments.config",
+    "EvaluationConfig": "config",
+    "FederationConfig": "config",
     "FedrlError": "core.errors",
     "Measure": "core.measures",
     "RunError": "core.errors",
     "UnsoundError": "core.errors",
     "cite": "core.component",
     "component": "core.component",
-    "federate": "core.federation",
+    "federate": "federation.federation",
     "fleet": "environments.fleet",
-    "greedy_returns": "experiments.evaluate",
-    "part": "core.divided",
+    "greedy_returns": "runs.evaluate",
+    "part": "federation.parts",
     "prepare": "launch",
-    "resume": "experiments.run",
-    "resume_sweep": "experiments.study",
-    "run": "experiments.run",
+    "resume": "runs.run",
+    "resume_sweep": "studies",
+    "run": "runs.run",
     "simulate": "engines.simulate",
-    "sweep": "experiments.study",
+    "sweep": "studies",
 }
 
 __all__ = [

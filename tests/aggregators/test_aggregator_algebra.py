@@ -12,7 +12,7 @@ from fedrl.aggregators import mean, median
 from fedrl.aggregators.namespace import namespace
 from fedrl.core.errors import ConfigError
 from fedrl.core.types import Update
-from rules import VIEW, applied, arrivals
+from tests.support.rules import VIEW, applied, arrivals
 
 AGENTS = 7
 numbers = st.floats(-1000.0, 1000.0, width=32, allow_subnormal=False)

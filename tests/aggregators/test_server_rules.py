@@ -10,16 +10,16 @@ from hypothesis.extra.numpy import arrays
 from scipy.optimize import minimize
 
 from fedrl.aggregators import agnostic, by_diversity, by_settings, mean, q_fair
-from fedrl.aggregators.agnostic import Mixture, on_simplex
+from fedrl.aggregators.afl import Mixture, on_simplex
 from fedrl.core.errors import ConfigError, UnsoundError
-from fedrl.core.federation import federate
 from fedrl.core.types import Update
 from fedrl.engines.simulate import simulate
 from fedrl.environments import gridworld, random_mdp
 from fedrl.environments.fleet import fleet
+from fedrl.federation.federation import federate
 from fedrl.learners import q_table, sgd
-from quadratic import FLEET, flat, quadratic, simulated_rounds
-from rules import alone, applied, traced
+from tests.support.quadratic import FLEET, flat, quadratic, simulated_rounds
+from tests.support.rules import alone, applied, traced
 
 X = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]], np.float32)
 SAMPLES = np.array([1.0, 2.0, 5.0], np.float32)

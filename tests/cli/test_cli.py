@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from fedrl.cli import main
-from fedrl.experiments.quantities import NOTHING
+from fedrl.records.formatting import NOTHING
 
 TOML = """
 name = "corridor"
@@ -262,8 +262,8 @@ def test_what_is_resumed_is_resumed_as_it_is(
 @pytest.mark.parametrize(
     ("command", "options", "shown"),
     [
-        ("run", [], "fedrl.experiments.progress.silent"),
-        ("sweep", ["--grid", "rounds=6,7"], "fedrl.experiments.study.progress.silent"),
+        ("run", [], "fedrl.cli.terminal.progress.silent"),
+        ("sweep", ["--grid", "rounds=6,7"], "fedrl.cli.terminal.study.silent"),
     ],
 )
 def test_an_interruption_has_exit_code_130_and_says_how_to_go_on(
@@ -350,7 +350,7 @@ def test_evaluate_knows_its_agents(call: Call, folder: Path) -> None:
 
 
 def test_doctor_fails_if_training_does(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedrl.experiments import selftest
+    from fedrl.runs import selftest
 
     monkeypatch.setattr(selftest, "BEST", 0.5)
     said = call("doctor")

@@ -69,7 +69,7 @@ def test_a_run_that_is_fine_ends_with_0(config: Any, tmp_path: Path) -> None:
 
 
 def test_a_fault_ends_with_1_and_wrong_input_with_2(config: Any, tmp_path: Path) -> None:
-    fault = "import fedrl.experiments.run as r; r.run = lambda *_, **__: 1 / 0; from fedrl.cli import main; main()"
+    fault = "import fedrl.runs.run as r; r.run = lambda *_, **__: 1 / 0; from fedrl.cli import main; main()"
     ours = subprocess.run(
         [sys.executable, "-c", fault, "run", str(config())], capture_output=True, text=True, check=False
     )

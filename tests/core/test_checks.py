@@ -11,14 +11,14 @@ from fedrl.aggregators import mean, median
 from fedrl.core.checks import check_above_zero, check_one_of, check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError, FedrlError, RunError, UnsoundError, nearest
-from fedrl.core.federation import federate
 from fedrl.core.learner import follows_corrections
 from fedrl.core.stage import Noise, Stage
 from fedrl.environments import cartpole
+from fedrl.federation.federation import federate
 from fedrl.learners import adam, chain, corrected, interpolated, mlp, personal, ppo, proximal, sgd
 from fedrl.stages import clip, control_variates, quantize, top_k
-from hidden import veil
-from quadratic import quadratic, valley
+from tests.support.hidden import veil
+from tests.support.quadratic import quadratic, valley
 
 
 def untouched(key, context, shared, local, update):

@@ -7,13 +7,14 @@ import numpy as np
 import optax
 import pytest
 
-from fedrl.aggregators import fedadam, mean
+from fedrl.aggregators import mean
 from fedrl.core.component import CATALOGUE, Call, call_of, calls_in, cite, component, record
-from fedrl.core.federation import federate
 from fedrl.environments import cartpole
+from fedrl.federation.federation import federate
 from fedrl.learners import adam, chain, mlp, ppo, proximal, sgd
+from fedrl.server import fedadam
 from fedrl.stages import clip, error_feedback, quantize, top_k
-from quadratic import quadratic
+from tests.support.quadratic import quadratic
 
 
 @record

@@ -10,11 +10,11 @@ from hypothesis.extra.numpy import arrays
 
 from fedrl.aggregators import mean
 from fedrl.core import exact
-from fedrl.core.federation import federate
 from fedrl.core.summation import Summation, exact_sum
 from fedrl.engines.simulate import simulate
+from fedrl.federation.federation import federate
 from fedrl.learners import sgd
-from quadratic import FLEET, flat, quadratic
+from tests.support.quadratic import FLEET, flat, quadratic
 
 AGENTS, SIZE = 12, 5
 EVERYBODY = np.ones(AGENTS, bool)

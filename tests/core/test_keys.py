@@ -15,8 +15,7 @@ import pytest
 
 import fedrl
 from fedrl.aggregators import by_diversity, mean, median
-from fedrl.core.divided import part
-from fedrl.core.federation import federate
+from fedrl.clocks import clock
 from fedrl.core.keys import (
     Keys,
     Stream,
@@ -30,28 +29,16 @@ from fedrl.core.keys import (
     turn_data,
     turns,
 )
-from fedrl.engines import sharing
-from fedrl.engines.clocks import clock
-from fedrl.engines.nested import as_learner
-from fedrl.engines.schedules import fed_buff, synchronous
+from fedrl.engines import program_cache as sharing
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import gossip, hierarchy
 from fedrl.environments import cartpole, gridworld
 from fedrl.environments.adapters import gymnasium
-from fedrl.learners import (
-    a2c,
-    adam,
-    apfl,
-    gated,
-    interpolated,
-    mlp,
-    normalize,
-    personal,
-    ppo,
-    q_table,
-    reinforce,
-    sgd,
-)
+from fedrl.federation.federation import federate
+from fedrl.federation.nested import as_learner
+from fedrl.federation.parts import part
+from fedrl.learners import a2c, adam, apfl, gated, interpolated, mlp, normalize, personal, ppo, q_table, reinforce, sgd
+from fedrl.server.schedules import fed_buff, synchronous
 from fedrl.stages import by_size, error_feedback, quantize, random_k
 from fedrl.topologies import metropolis, ring, tree
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrl.core.errors import ConfigError, UnsoundError
-from fedrl.core.measures import COUNTS, RETURN, Measure, added, chosen, counting, measures_of, step_values, value_of
+from fedrl.core.learner import measures_of
+from fedrl.core.measures import COUNTS, RETURN, Measure, added, chosen, counting, step_values, value_of
 from fedrl.environments import cartpole, gridworld
 from fedrl.learners import gated, normalize, ppo, q_table
 

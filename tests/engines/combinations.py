@@ -22,20 +22,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.aggregators import mean, median
+from fedrl.clocks import clock
 from fedrl.core.errors import REASONS, ConfigError, UnsoundError
-from fedrl.core.federation import Federation, federate
-from fedrl.engines.clocks import clock
-from fedrl.engines.scheduler import Scheduler, asked
-from fedrl.engines.schedules import bounded_staleness, fed_async, fed_buff, synchronous
 from fedrl.engines.simulate import simulate
-from fedrl.engines.simulation import Round, Simulation
+from fedrl.engines.state import Round, Simulation
 from fedrl.engines.topologies.choices import gossip, hierarchy, isolated, server
 from fedrl.environments.adapters import gymnasium
+from fedrl.federation.federation import Federation, federate
 from fedrl.learners import a2c, mlp, sgd
-from fedrl.selection import by_priority, ramp, uniform
+from fedrl.server import by_priority, ramp, uniform
+from fedrl.server.scheduler import Scheduler, asked
+from fedrl.server.schedules import bounded_staleness, fed_async, fed_buff, synchronous
 from fedrl.stages import error_feedback, top_k
 from fedrl.topologies import metropolis, ring, tree
-from quadratic import Valley, quadratic
+from tests.support.quadratic import Valley, quadratic
 
 AGENTS, SIZE, COHORT, BUFFER, BUDGET, STEPS, DEADLINE = 6, 12, 3, 2, 130, 3, 3.5
 
@@ -96,7 +96,7 @@ def learner_and_fleet(environment: str) -> tuple[Any, Any]:
         shape = (AGENTS, SIZE)
         curvature, minimum = draws.uniform(0.2, 2.0, shape), draws.normal(size=shape)
         return quadratic(sgd(0.1), size=SIZE), Valley(curvature.astype(np.float32), minimum.astype(np.float32))
-    walk = gymnasium("walks:Walk-v0")
+    walk = gymnasium("tests.support.walks:Walk-v0")
     fleet = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (AGENTS, *jnp.shape(leaf))), walk.params)
     return a2c(walk, instances=1, steps=4, network=mlp([2])), fleet
 

@@ -7,17 +7,17 @@ import pytest
 
 from fedrl.aggregators import agnostic
 from fedrl.aggregators.namespace import namespace, weighted_mean
+from fedrl.clocks import clock
 from fedrl.core.aggregator import NOBODY, Aggregator
 from fedrl.core.component import component
-from fedrl.core.federation import federate
 from fedrl.core.stage import Stage
 from fedrl.core.types import Update
-from fedrl.engines.clocks import clock
-from fedrl.engines.schedules import fed_buff
 from fedrl.engines.simulate import simulate
+from fedrl.federation.federation import federate
 from fedrl.learners import sgd
+from fedrl.server.schedules import fed_buff
 from fedrl.topologies import tree
-from quadratic import FLEET, flat, quadratic
+from tests.support.quadratic import FLEET, flat, quadratic
 
 DEVICE = jax.devices()[:1]
 SEEN = []

@@ -8,20 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrl.aggregators import agnostic, by_diversity, fedadam, mean, median, q_fair
+from fedrl.aggregators import agnostic, by_diversity, mean, median, q_fair
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
-from fedrl.core.federation import federate
 from fedrl.core.stage import Stage
-from fedrl.engines.scheduler import Scheduler
 from fedrl.engines.simulate import simulate
-from fedrl.engines.simulation import block_size
+from fedrl.engines.state import block_size
 from fedrl.engines.topologies.choices import isolated
 from fedrl.environments import cartpole
+from fedrl.federation.federation import federate
 from fedrl.learners import adam, network, ppo, sgd
-from fedrl.selection.selection import Workload
+from fedrl.server import fedadam
+from fedrl.server.decisions import Workload
+from fedrl.server.scheduler import Scheduler
 from fedrl.stages import error_feedback, quantize, top_k
-from quadratic import Valley, flat, quadratic
+from tests.support.quadratic import Valley, flat, quadratic
 
 AGENTS, BLOCK, ROUNDS, SIZE = 13, 5, 20, 6
 DEVICES = jax.devices()

@@ -3,21 +3,19 @@
 import jax
 import numpy as np
 import pytest
-from test_gossip import CORRECTED, FLEET, OPTIMUM, RATE, SIZE, SMALL, fingerprint, met, neighbours, scattering
 
 from fedrl.aggregators import mean
-from fedrl.core.codec import codec
+from fedrl.clocks import clock
 from fedrl.core.errors import ConfigError, UnsoundError, WireError
-from fedrl.core.federation import federate
 from fedrl.core.keys import agent_secret, keys_of
-from fedrl.engines.clocks import clock
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choco import compressor, message_key
 from fedrl.engines.topologies.choco_peer import Copy, Peer, hear, mix, speak
 from fedrl.engines.topologies.choices import gossip
 from fedrl.engines.topologies.step_size import handed_over, message_shapes, step_size
-from fedrl.experiments import checkpoint
+from fedrl.federation.federation import federate
 from fedrl.learners import chain, corrected, sgd
+from fedrl.records import checkpoint
 from fedrl.stages import (
     by_size,
     clip,
@@ -47,7 +45,20 @@ from fedrl.topologies import (
     torus,
     uniform_neighbours,
 )
-from quadratic import Valley, flat, quadratic, simulated_rounds
+from fedrl.wire.codec import codec
+from tests.engines.test_gossip import (
+    CORRECTED,
+    FLEET,
+    OPTIMUM,
+    RATE,
+    SIZE,
+    SMALL,
+    fingerprint,
+    met,
+    neighbours,
+    scattering,
+)
+from tests.support.quadratic import Valley, flat, quadratic, simulated_rounds
 
 AGENTS, MANY, WIDE = 8, 16, 64
 GRAPHS = {"ring": ring(), "torus": torus(), "complete": complete(), "star": star()}

@@ -4,14 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-import combinations
 import numpy as np
 import pytest
-from combinations import OPTIONS, every, missing, trained
 
 from fedrl.core.errors import REASONS
+from tests.engines import combinations
+from tests.engines.combinations import OPTIONS, every, missing, trained
 
 PLAIN = {name: choices[0] for name, choices in OPTIONS.items()}
 TIMED = PLAIN | {"clock": "even"}
@@ -19,12 +18,12 @@ TIMED = PLAIN | {"clock": "even"}
 
 def test_every_combination_stands_or_has_a_reason_and_every_triple_of_choices_trains_and_leaves_its_traces():
     """In a process of its own, without the checks of types that these tests run with: it builds thousands."""
-    script = Path(combinations.__file__)
-    places = os.pathsep.join(
-        [*(str(script.parents[i]) for i in (0, 1)), str(script.parents[1] / "adapters"), *sys.path]
-    )
     ran = subprocess.run(
-        [sys.executable, script], env=os.environ | {"PYTHONPATH": places}, stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-m", combinations.__name__],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     found = json.loads(ran.stdout)
     assert found["reasons"].keys() <= REASONS.keys()

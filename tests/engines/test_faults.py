@@ -14,16 +14,14 @@ import numpy as np
 import pytest
 
 from fedrl.aggregators import agnostic, by_diversity, mean, median, q_fair
+from fedrl.clocks import clock
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_uniform, first
-from fedrl.core.federation import federate
-from fedrl.engines.clocks import clock
-from fedrl.engines.scheduler import Scheduler
-from fedrl.engines.schedules import fed_async, fed_buff, synchronous
 from fedrl.engines.simulate import simulate
-from fedrl.engines.simulation import Refusal
+from fedrl.engines.state import Refusal
 from fedrl.engines.topologies.choices import gossip, isolated
 from fedrl.environments.adapters import gymnasium as adapted
+from fedrl.federation.federation import federate
 from fedrl.learners import (
     a2c,
     adam,
@@ -40,10 +38,12 @@ from fedrl.learners import (
     reinforce,
     sgd,
 )
-from fedrl.selection import by_priority
+from fedrl.server import by_priority
+from fedrl.server.scheduler import Scheduler
+from fedrl.server.schedules import fed_async, fed_buff, synchronous
 from fedrl.stages import error_feedback, top_k
 from fedrl.topologies import gradient_tracking, metropolis, ring, tree
-from quadratic import Valley, quadratic
+from tests.support.quadratic import Valley, quadratic
 
 AGENTS, SICK, ROUND, ROUNDS = 5, 4, 2, 5
 OTHERS = [0, 1, 2, 3]
@@ -240,8 +240,8 @@ def test_where_nobody_waits_a_fault_is_a_turn_that_came_to_nothing(name, monkeyp
     found = played(ENGINES[name](), np.nan)
     lost = range(found[ROUND - 2][2], found[ROUND - 1][2])
     assert len(lost) > 0
-    from fedrl.engines.clocks import virtual
-    from fedrl.engines.records import LOST
+    from fedrl.clocks import virtual
+    from fedrl.clocks.events import LOST
 
     def ending(devices, seed, ids, turns, end_s):
         due_s, kind = original(devices, seed, ids, turns, end_s)

@@ -8,19 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrl.aggregators import fedadam, mean, median, polynomial
+from fedrl.aggregators import mean, median
+from fedrl.clocks import clock
 from fedrl.core.errors import ConfigError, UnsoundError
-from fedrl.core.federation import federate
 from fedrl.core.learner import Learner, nothing_gathered, same_stream
-from fedrl.engines.clocks import clock
-from fedrl.engines.schedules import synchronous
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import gossip, isolated
 from fedrl.environments import cartpole
 from fedrl.environments.adapters import gymnasium
-from fedrl.experiments import checkpoint
-from fedrl.experiments.evaluate import greedy_returns
+from fedrl.federation.federation import federate
 from fedrl.learners import adam, chain, corrected, mlp, network, normalize, ppo, sgd
+from fedrl.records import checkpoint
+from fedrl.runs.evaluate import greedy_returns
+from fedrl.server import fedadam, polynomial
+from fedrl.server.schedules import synchronous
 from fedrl.stages import clip
 from fedrl.topologies import (
     average,
@@ -39,7 +40,7 @@ from fedrl.topologies import (
     uniform_neighbours,
 )
 from fedrl.topologies.spectrum import contraction, measured_contraction
-from quadratic import Valley, flat, quadratic, simulated_rounds, valley
+from tests.support.quadratic import Valley, flat, quadratic, simulated_rounds, valley
 
 AGENTS, SIZE, RATE = 8, 3, 0.1
 DEVICES = jax.devices()

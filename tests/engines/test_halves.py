@@ -5,20 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrl.aggregators import agnostic, by_diversity, fedadam, mean, median, q_fair
+from fedrl.aggregators import agnostic, by_diversity, mean, median, q_fair
 from fedrl.core.errors import RunError, UnsoundError, WireError
-from fedrl.core.federation import federate
 from fedrl.core.keys import agent_secret, keys_of, server_secret
-from fedrl.core.wire_digest import wire_digest
 from fedrl.engines.halves import AgentHalf, ServerHalf, Verdict
 from fedrl.engines.halves.saved import load, save
 from fedrl.engines.simulate import simulate
 from fedrl.environments import cartpole
 from fedrl.environments.adapters import gymnasium
+from fedrl.federation.federation import federate
+from fedrl.federation.wire_digest import wire_digest
 from fedrl.learners import a2c, chain, corrected, mlp, ppo, sgd
+from fedrl.server import fedadam
 from fedrl.stages import control_variates, error_feedback, quantize, top_k, weigh_by_capacity
-from hidden import veil
-from quadratic import Valley, quadratic
+from tests.support.hidden import veil
+from tests.support.quadratic import Valley, quadratic
 
 AGENTS, SIZE, SEED, ROUNDS = 5, 8, 3, 10
 draws = np.random.default_rng(1)

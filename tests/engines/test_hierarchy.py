@@ -7,20 +7,21 @@ import jax
 import numpy as np
 import pytest
 
-from fedrl.aggregators import fedadam, fedavgm, mean, median, normalized_momentum
+from fedrl.aggregators import mean, median
+from fedrl.clocks import clock
 from fedrl.core.errors import ConfigError, UnsoundError
-from fedrl.core.federation import federate
-from fedrl.engines.clocks import clock
-from fedrl.engines.nested import as_learner
-from fedrl.engines.schedules import afedpg, synchronous
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import hierarchy
 from fedrl.environments import cartpole
+from fedrl.federation.federation import federate
+from fedrl.federation.nested import as_learner
 from fedrl.learners import network, normalize, personal, ppo, sgd
+from fedrl.server import fedadam, fedavgm, normalized_momentum
+from fedrl.server.schedules import afedpg, synchronous
 from fedrl.stages import error_feedback, quantize, top_k
 from fedrl.topologies import given_tree, tree
 from fedrl.topologies.trees import round_latency
-from quadratic import Valley, flat, quadratic
+from tests.support.quadratic import Valley, flat, quadratic
 
 DEVICE = jax.devices()[:1]
 MANY, SIZE, BLOCK = 1024, 4, 4

@@ -11,25 +11,25 @@ import optax
 import pytest
 
 from fedrl.aggregators import mean
+from fedrl.clocks import clock
 from fedrl.core.aggregator import Aggregator
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_nothing, first
 from fedrl.core.errors import ConfigError, UnsoundError
-from fedrl.core.federation import federate
 from fedrl.core.learner import Learner
-from fedrl.engines.clocks import clock
 from fedrl.engines.executors.host import Host
-from fedrl.engines.scheduler import Scheduler
-from fedrl.engines.schedules import fed_async, fed_buff, synchronous
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import gossip, isolated
 from fedrl.environments import cartpole
 from fedrl.environments.adapters import gymnasium
 from fedrl.environments.time_limit import time_limit
+from fedrl.federation.federation import federate
 from fedrl.learners import a2c, adam, apfl, mlp, network, ppo, reinforce, sgd
-from fedrl.learners.rollout import Position, Sampler, collect, episodes, start
-from fedrl.selection import by_priority, ramp, uniform
+from fedrl.learners.parts.rollout import Position, Sampler, collect, episodes, start
+from fedrl.server import by_priority, ramp, uniform
+from fedrl.server.scheduler import Scheduler
+from fedrl.server.schedules import fed_async, fed_buff, synchronous
 from fedrl.topologies import metropolis, ring, tree
-from fresh_noise import check_unrelated
+from tests.support.fresh_noise import check_unrelated
 
 AGENTS, INSTANCES, STEPS = 5, 2, 6
 

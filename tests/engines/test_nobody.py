@@ -5,21 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrl.aggregators import fedavgm, mean
-from fedrl.core.federation import federate
+from fedrl.aggregators import mean
+from fedrl.clocks import clock
 from fedrl.core.learner import Learner, nothing_gathered, same_stream
 from fedrl.core.stage import Noise, Stage
-from fedrl.engines.clocks import clock
-from fedrl.engines.scheduler import Scheduler
-from fedrl.engines.schedules import fed_buff, synchronous
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import gossip, isolated
+from fedrl.federation.federation import federate
 from fedrl.learners import sgd
-from fedrl.selection import by_priority, by_utility
-from fedrl.selection.selection import Selection
+from fedrl.server import by_priority, by_utility, fedavgm
+from fedrl.server.decisions import Selection
+from fedrl.server.scheduler import Scheduler
+from fedrl.server.schedules import fed_buff, synchronous
 from fedrl.stages import clip, top_k
 from fedrl.topologies import metropolis, ring, tree
-from quadratic import Valley, quadratic, valley
+from tests.support.quadratic import Valley, quadratic, valley
 
 AGENTS, SIZE, ROUNDS, DIVISOR = 4, 3, 3, 7.0
 FLEET = Valley(np.ones((AGENTS, 1), np.float32), np.zeros((AGENTS, 1), np.float32))

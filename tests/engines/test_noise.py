@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from fedrl.aggregators import mean
-from fedrl.core.federation import Federation, federate
+from fedrl.clocks import clock
 from fedrl.core.learner import Learner, nothing_gathered, same_stream
 from fedrl.core.stage import Stage
-from fedrl.engines.clocks import clock
-from fedrl.engines.schedules import fed_async, fed_buff
 from fedrl.engines.simulate import simulate
-from fedrl.engines.simulation import Simulation
+from fedrl.engines.state import Simulation
 from fedrl.engines.topologies.choices import gossip
+from fedrl.federation.federation import Federation, federate
+from fedrl.server.schedules import fed_async, fed_buff
 from fedrl.topologies import metropolis, ring, tree
-from fresh_noise import check_fresh
-from quadratic import Valley, valley
+from tests.support.fresh_noise import check_fresh
+from tests.support.quadratic import Valley, valley
 
 AGENTS, SIZE, ROUNDS, SEEDS = 4, 8, 60, (0, 1)
 DEVICES = jax.devices()

@@ -5,18 +5,18 @@ import numpy as np
 import pytest
 
 from fedrl.aggregators import mean, median
-from fedrl.core.federation import federate
-from fedrl.engines.clocks import clock
-from fedrl.engines.scheduler import Scheduler
+from fedrl.clocks import clock
 from fedrl.engines.simulate import simulate
 from fedrl.engines.soundness import outgoing
 from fedrl.engines.topologies.choices import gossip, hierarchy, isolated, server
+from fedrl.federation.federation import federate
 from fedrl.learners import chain, corrected, sgd
-from fedrl.selection import by_priority, by_utility, uniform
+from fedrl.server import by_priority, by_utility, uniform
+from fedrl.server.scheduler import Scheduler
 from fedrl.stages import control_variates, one_way, quantize, threshold, top_k
 from fedrl.topologies import average, gradient_tracking, metropolis, push_sum, ring, tree
-from fedrl.topologies.weights import column_stochastic
-from quadratic import FLEET, quadratic
+from fedrl.topologies.mixing import column_stochastic
+from tests.support.quadratic import FLEET, quadratic
 
 AGENTS = 4
 LEARNER = quadratic(chain(corrected(), sgd(0.1)))

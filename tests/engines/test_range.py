@@ -6,12 +6,12 @@ import pytest
 
 from fedrl.aggregators import mean
 from fedrl.core import exact
-from fedrl.core.federation import federate
 from fedrl.engines.simulate import simulate
 from fedrl.environments import gridworld
 from fedrl.environments.fleet import fleet
+from fedrl.federation.federation import federate
 from fedrl.learners import q_table, sgd
-from quadratic import FLEET, flat, quadratic, simulated_rounds
+from tests.support.quadratic import FLEET, flat, quadratic, simulated_rounds
 
 ONE = jax.devices()[:1]
 

@@ -9,13 +9,14 @@ from benchmarks.replay import replaying
 from fedrl.aggregators import mean
 from fedrl.core.errors import ConfigError
 from fedrl.core.faults import rings_in
-from fedrl.core.federation import federate
 from fedrl.core.replay import Log, Replay, append, empty, log, sample, settle
-from fedrl.engines.executors.programs import SUMS, Asked, block_program, logging
-from fedrl.engines.nested import as_learner
+from fedrl.engines.executors.programs import Asked, block_program, logging
+from fedrl.engines.inbox import SUMS
 from fedrl.engines.simulate import simulate
 from fedrl.environments import cartpole, fleet
 from fedrl.environments.adapters import gymnasium
+from fedrl.federation.federation import federate
+from fedrl.federation.nested import as_learner
 
 DEVICE = jax.devices()[:1]
 CAPACITY = 40  # less than two rounds of an agent write

@@ -8,7 +8,7 @@ import pytest
 import scipy.linalg
 
 from fedrl.environments import acrobot, cartpole, lqr, mountain_car, mountain_car_continuous, pendulum
-from fedrl.environments.lqr import LQRParams, lqr_matrices, lqr_optimum, lqr_policy, lqr_return
+from fedrl.environments.classic.lqr import LQRParams, lqr_matrices, lqr_optimum, lqr_policy, lqr_return
 
 TWINS = {
     "CartPole-v1": cartpole,

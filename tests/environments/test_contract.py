@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import fedrl.environments
-from argument_order import misplaced
 from fedrl.core.component import CATALOGUE, cite
 from fedrl.core.environment import Box, Discrete, Timestep
 from fedrl.core.errors import ConfigError
+from tests.support.argument_order import misplaced
 
 INSTANCES = 4
 PURE = {

@@ -9,16 +9,7 @@ import pytest
 
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, draw_nothing
 from fedrl.core.errors import ConfigError
-from fedrl.environments import (
-    cartpole,
-    fleet,
-    gridworld,
-    held_out,
-    random_mdp,
-    tabular,
-    windy_cliff,
-    windy_cliffs,
-)
+from fedrl.environments import cartpole, fleet, gridworld, held_out, random_mdp, tabular, windy_cliff, windy_cliffs
 
 KEY = jax.random.key(4)
 

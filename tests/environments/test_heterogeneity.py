@@ -5,8 +5,8 @@ import pytest
 from fedrl.core.errors import ConfigError
 from fedrl.environments import distances_from_mean, gridworld, model_of, random_mdps
 from fedrl.environments.fleet import fleet
-from fedrl.environments.planning import optimal_q
-from fedrl.environments.tabular import TabularParams
+from fedrl.environments.tabular.model import TabularParams
+from fedrl.environments.tabular.planning import optimal_q
 
 
 def test_equal_environments_are_no_distance_apart():

@@ -10,9 +10,9 @@ import pytest
 
 from fedrl.core.errors import ConfigError
 from fedrl.environments import gridworld, random_mdp, random_mdps, tabular, windy_cliff, windy_cliffs
-from fedrl.environments.gridworld import LAYOUTS, GridworldParams, GridworldState, gridworld_model
-from fedrl.environments.planning import bellman, greedy, model_of, optimal_q, policy_return, policy_value
-from fedrl.environments.tabular import TabularState
+from fedrl.environments.tabular.gridworld import LAYOUTS, GridworldParams, GridworldState, gridworld_model
+from fedrl.environments.tabular.model import TabularState
+from fedrl.environments.tabular.planning import bellman, greedy, model_of, optimal_q, policy_return, policy_value
 from fedrl.environments.time_limit import Timed
 
 

@@ -10,13 +10,13 @@ import pytest
 
 from fedrl.aggregators import mean
 from fedrl.core.aggregator import on_time
-from fedrl.core.federation import federate
 from fedrl.core.keys import server_below, turn_below
 from fedrl.core.learner import differentiate, iterate
 from fedrl.core.types import Hint
 from fedrl.environments import cartpole, probe_match
-from fedrl.experiments.evaluate import greedy_returns
+from fedrl.federation.federation import federate
 from fedrl.learners import a2c, mlp, sgd
+from fedrl.runs.evaluate import greedy_returns
 
 RATE = 0.3
 

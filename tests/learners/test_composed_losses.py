@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from numpy_actor_critic import ClippedAdam, ClippedSgd, Settings, ratios, samples_of, slope
 
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, draw_nothing, first
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.types import Hint
 from fedrl.learners import a2c, adam, chain, mlp, ppo, sgd
+from tests.support.numpy_actor_critic import ClippedAdam, ClippedSgd, Settings, ratios, samples_of, slope
 
 TIME, INSTANCES, ACTIONS, EPOCHS, MINIBATCHES = 6, 4, 3, 4, 3
 SAMPLES = TIME * INSTANCES

@@ -11,14 +11,14 @@ import pytest
 from fedrl.aggregators import mean
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_nothing, first
 from fedrl.core.errors import ConfigError
-from fedrl.core.federation import federate
 from fedrl.core.learner import iterate, policy_of
 from fedrl.core.types import Hint
 from fedrl.engines.simulate import simulate
 from fedrl.environments import probe_target, random_mdp
-from fedrl.experiments.evaluate import greedy_returns
+from fedrl.federation.federation import federate
 from fedrl.learners import a2c, adam, adapting, embedded, gated, mixture, mlp, personal, q_table
-from quadratic import simulated_rounds
+from fedrl.runs.evaluate import greedy_returns
+from tests.support.quadratic import simulated_rounds
 
 DEVICE = jax.devices()[:1]
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import fedrl.learners
-from argument_order import misplaced
 from fedrl.core.component import CATALOGUE, cite
 from fedrl.core.environment import Discrete
 from fedrl.core.learner import Learner, Trajectory, follows_corrections, iterate, policy_of
@@ -33,6 +32,7 @@ from fedrl.learners import (
     reinforce,
     sgd,
 )
+from tests.support.argument_order import misplaced
 
 AGENTS = 2
 PULLED = chain(proximal(1.0), sgd(0.1))

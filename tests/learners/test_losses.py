@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrl.learners.losses import clipped_surrogate, policy_gradient, squared_error
+from fedrl.learners.parts.losses import clipped_surrogate, policy_gradient, squared_error
 
 
 def test_the_clipped_surrogate_stops_paying_beyond_the_clip():

@@ -11,16 +11,17 @@ import pytest
 
 from fedrl import federate
 from fedrl.aggregators import mean
+from fedrl.config.measures import declared
 from fedrl.core.measures import Measure, added, value_of
 from fedrl.core.types import Hint
-from fedrl.engines.nested import as_learner
 from fedrl.engines.simulate import simulate
 from fedrl.environments import cartpole, gridworld
 from fedrl.environments.fleet import fleet
-from fedrl.experiments.measuring import declared, sums_in
+from fedrl.federation.nested import as_learner
 from fedrl.learners import a2c, gated, ppo, q_table
-from fedrl.learners.actor_critic import EXPLAINED, Experience, explained_variance
-from fedrl.learners.rollout import Sampler, collect, episodes, start
+from fedrl.learners.parts.actor_critic import EXPLAINED, Experience, explained_variance
+from fedrl.learners.parts.rollout import Sampler, collect, episodes, start
+from fedrl.runs.measuring import sums_in
 
 ACTIONS = Sampler(jax.random.uniform, lambda noise, seen: (noise * 4).astype(jnp.int32))
 CORRIDOR = "S.G"

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrl.learners.minibatches import minibatches, pack, shuffled
+from fedrl.learners.parts.minibatches import minibatches, pack, shuffled
 
 
 @pytest.mark.parametrize("size", [1, 2, 8, 12, 256, 1024])

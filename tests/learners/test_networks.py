@@ -7,7 +7,7 @@ import pytest
 
 from fedrl.core.environment import Box, Discrete
 from fedrl.core.errors import ConfigError
-from fedrl.learners.networks import affine, mlp, network
+from fedrl.learners.parts.networks import affine, mlp, network
 
 
 def test_affine_has_the_derivatives_of_a_product():

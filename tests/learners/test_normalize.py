@@ -12,15 +12,15 @@ from fedrl.core.aggregator import on_time
 from fedrl.core.double import sum_of
 from fedrl.core.environment import Box, Environment, Spaces, Timestep, draw_nothing, draw_uniform, first
 from fedrl.core.errors import ConfigError
-from fedrl.core.federation import federate
 from fedrl.core.keys import server_below, turn_below
 from fedrl.core.learner import Learner, Trajectory, nothing_gathered
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import isolated
 from fedrl.environments import gridworld, probe_match
+from fedrl.federation.federation import federate
 from fedrl.learners import a2c, mlp, normalize, ppo, q_table, reinforce, sgd
-from fedrl.learners.moments import Moments, both, count, joined, merged, parted, standardised, unseen
-from fedrl.learners.normalize import running_return
+from fedrl.learners.parts.moments import Moments, both, count, joined, merged, parted, standardised, unseen
+from fedrl.learners.wrappers.normalize import running_return
 
 TIME, INSTANCES, DISCOUNT = 7, 3, 0.9
 

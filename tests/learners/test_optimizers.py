@@ -8,7 +8,7 @@ import pytest
 from fedrl.core.errors import ConfigError
 from fedrl.core.types import Hint
 from fedrl.learners import adam, chain, corrected, proximal, rmsprop, sgd
-from fedrl.learners.optimizers import descend
+from fedrl.learners.parts.optimizers import descend
 
 ZERO = jnp.zeros(2)
 NO_HINT = Hint(ZERO, ZERO)

@@ -7,17 +7,17 @@ import pytest
 
 from fedrl.aggregators import mean
 from fedrl.core.errors import ConfigError, UnsoundError
-from fedrl.core.federation import federate
 from fedrl.core.learner import iterate, policy_of
-from fedrl.core.parts import belonging, joined, without
+from fedrl.core.subtrees import belonging, joined, without
 from fedrl.core.types import Hint
-from fedrl.engines.merging import messages
+from fedrl.engines.aggregation import messages
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import isolated, server
 from fedrl.environments import cartpole, probe_match
+from fedrl.federation.federation import federate
 from fedrl.learners import a2c, apfl, chain, interpolated, mlp, normalize, personal, proximal, sgd
 from fedrl.stages import one_way, quantize
-from quadratic import FLEET, flat, quadratic, simulated_rounds
+from tests.support.quadratic import FLEET, flat, quadratic, simulated_rounds
 
 CURVATURE, MINIMUM = FLEET.curvature.astype(np.float64), FLEET.minimum.astype(np.float64)
 RATE, STEPS, DEVICE = 0.1, 3, jax.devices()[:1]

@@ -7,8 +7,8 @@ import pytest
 from scipy import special, stats
 
 from fedrl.core.environment import Box, Discrete, Spaces
-from fedrl.learners.networks import Network, mlp
-from fedrl.learners.policies import categorical, gaussian, policy_for
+from fedrl.learners.parts.networks import Network, mlp
+from fedrl.learners.parts.policies import categorical, gaussian, policy_for
 
 COUNT = 40_000
 LOGITS = np.array([0.5, -1.0, 2.0, 0.0], np.float32)

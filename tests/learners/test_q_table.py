@@ -11,8 +11,8 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Trajectory, iterate
 from fedrl.core.types import Hint
 from fedrl.environments import cartpole, gridworld, random_mdp, random_mdps, tabular
-from fedrl.environments.planning import model_of, optimal_q, policy_return
-from fedrl.learners.q_table import asynchronous, behaviour, q_table
+from fedrl.environments.tabular.planning import model_of, optimal_q, policy_return
+from fedrl.learners.algorithms.q_table import asynchronous, behaviour, q_table
 
 NO_HINT = Hint((), ())
 CHAIN = tabular(  # state 0 -> 1 by action 1; action 0 stays; state 1 pays and leads back

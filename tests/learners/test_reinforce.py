@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from corridor import CorridorParams, corridor
 
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Trajectory, differentiate, iterate
 from fedrl.core.types import Hint
 from fedrl.learners import network, reinforce, sgd
-from fedrl.learners.reinforce import others
+from fedrl.learners.algorithms.reinforce import others
+from tests.support.corridor import CorridorParams, corridor
 
 HORIZON, DISCOUNT, LOGIT = 4, 0.8, 0.4
 NO_HINT = Hint((), ())

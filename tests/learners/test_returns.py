@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrl.learners.returns import advantages, discounted, normalised
+from fedrl.learners.parts.returns import advantages, discounted, normalised
 
 TIME, INSTANCES = 37, 5
 

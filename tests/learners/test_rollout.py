@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from corridor import CorridorParams, corridor
 
 from fedrl.core.environment import Box, Environment, Spaces, Timestep, first
-from fedrl.learners.rollout import Sampler, collect, deal, episodes, start
-from fresh_noise import check_fresh
+from fedrl.learners.parts.rollout import Sampler, collect, deal, episodes, start
+from tests.support.corridor import CorridorParams, corridor
+from tests.support.fresh_noise import check_fresh
 
 
 def always(action):

@@ -9,52 +9,44 @@ import numpy as np
 import pytest
 
 import fedrl.aggregators
-import fedrl.engines.clocks
+import fedrl.clocks
 import fedrl.learners
-import fedrl.selection
+import fedrl.server
 import fedrl.stages
-from argument_order import misplaced
-from fedrl.aggregators import (
-    agnostic,
-    by_diversity,
-    by_settings,
-    constant,
-    fedadagrad,
-    fedadam,
-    fedavg,
-    fedavgm,
-    fedyogi,
-    hinge,
-    mean,
-    median,
-    normalized_momentum,
-    polynomial,
-    q_fair,
-)
+from fedrl.aggregators import agnostic, by_diversity, by_settings, mean, median, q_fair
+from fedrl.clocks import between, clock, lognormal, stragglers
 from fedrl.core.component import CATALOGUE, call_of, cite
 from fedrl.core.double import Double
-from fedrl.core.federation import federate
-from fedrl.core.told import SETTING
+from fedrl.core.reports import SETTING
 from fedrl.core.types import Context, Hint, Update
-from fedrl.engines.clocks import between, clock, lognormal, stragglers
-from fedrl.engines.schedules import afedpg, bounded_staleness, fed_async, fed_buff, synchronous
 from fedrl.engines.simulate import simulate
+from fedrl.federation.federation import federate
 from fedrl.learners import adam, chain, corrected, proximal, rmsprop, sgd
-from fedrl.learners.optimizers import descend
-from fedrl.selection import (
+from fedrl.learners.parts.optimizers import descend
+from fedrl.server import (
     allocated,
     balanced,
     balanced_by_time,
     by_capacity,
     by_priority,
     by_utility,
+    constant,
+    fedadagrad,
+    fedadam,
+    fedavg,
+    fedavgm,
+    fedyogi,
     from_loss,
+    hinge,
+    normalized_momentum,
+    polynomial,
     power_of_choice,
     ramp,
     round_robin,
     steady,
     uniform,
 )
+from fedrl.server.schedules import afedpg, bounded_staleness, fed_async, fed_buff, synchronous
 from fedrl.stages import (
     by_size,
     clip,
@@ -73,8 +65,9 @@ from fedrl.stages import (
     weigh_by_improvement,
     weigh_by_signal,
 )
-from quadratic import Valley, flat, quadratic
-from rules import traced
+from tests.support.argument_order import misplaced
+from tests.support.quadratic import Valley, flat, quadratic
+from tests.support.rules import traced
 
 TABLES_ONLY = {"importance_averaging"}  # reads the visits of a Q-table: test_importance_averaging.py
 EXAMPLES = {
@@ -152,7 +145,7 @@ EXAMPLES = {
 SELF_EVIDENT = {"spread", "clock"}  # numbers of devices and their distributions, no method of a paper
 NAMES = {
     name: getattr(room, name)
-    for room in (fedrl.stages, fedrl.aggregators, fedrl.learners, fedrl.selection, fedrl.engines.clocks)
+    for room in (fedrl.stages, fedrl.aggregators, fedrl.learners, fedrl.server, fedrl.clocks)
     for name in room.__all__
 } | {rule.__name__: rule for rule in (afedpg, bounded_staleness, fed_async, fed_buff, synchronous)}
 

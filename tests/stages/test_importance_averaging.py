@@ -7,13 +7,13 @@ import pytest
 
 from fedrl.aggregators import mean
 from fedrl.core.errors import ConfigError
-from fedrl.core.federation import federate
 from fedrl.core.types import Context, Update
 from fedrl.engines.simulate import simulate
 from fedrl.environments import random_mdp
+from fedrl.federation.federation import federate
 from fedrl.learners import q_table
 from fedrl.stages import importance_averaging
-from rules import traced
+from tests.support.rules import traced
 
 CONTEXT = Context(jnp.int32(0), jnp.int32(0), jnp.int32(2), jnp.int32(1))
 RATE = 0.2

@@ -28,9 +28,9 @@ from fedrl.stages import (
     uniform_quantize,
 )
 from fedrl.stages.clip import norm_of
-from fedrl.stages.codes import Quantized
-from fedrl.stages.control_variates import CHANGES, ControlVariate
-from fedrl.stages.sparse import Sparse
+from fedrl.stages.scaffold import CHANGES, ControlVariate
+from fedrl.wire.quantized import Quantized
+from fedrl.wire.sparse import Sparse
 
 CONTEXT = Context(jnp.int32(3), jnp.int32(7), jnp.int32(4), jnp.int32(2))
 PARAMS = {"w": jnp.zeros((3, 4)), "b": jnp.zeros(5)}

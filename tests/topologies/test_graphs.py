@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fedrl.topologies
+from fedrl.config.catalogue import build, table_of
 from fedrl.core.component import CATALOGUE, call_of
 from fedrl.core.errors import ConfigError
-from fedrl.experiments.catalogue import build, table_of
 from fedrl.topologies import (
     complete,
     erdos_renyi,

@@ -7,8 +7,8 @@ import pytest
 
 from fedrl.core.errors import ConfigError
 from fedrl.environments.adapters import gymnax
-from fedrl.environments.cartpole import cartpole
-from fedrl.learners.rollout import Sampler, collect, start
+from fedrl.environments.classic.cartpole import cartpole
+from fedrl.learners.parts.rollout import Sampler, collect, start
 
 
 def test_cartpole_goes_where_ours_goes():

@@ -1,28 +1,10 @@
-"""Rules that make one update of many, and what the server does with it."""
+"""Rules that make one update of many."""
 
-from fedrl.aggregators.agnostic import agnostic
-from fedrl.aggregators.by_diversity import by_diversity
-from fedrl.aggregators.by_settings import by_settings
+from fedrl.aggregators.afl import agnostic
 from fedrl.aggregators.mean import mean
 from fedrl.aggregators.median import median
-from fedrl.aggregators.q_fair import q_fair
-from fedrl.aggregators.server_optimizers import fedadagrad, fedadam, fedavg, fedavgm, fedyogi, normalized_momentum
-from fedrl.aggregators.staleness import constant, hinge, polynomial
+from fedrl.aggregators.q_ffl import q_fair
+from fedrl.aggregators.weight_by_diversity import by_diversity
+from fedrl.aggregators.weight_by_environment import by_settings
 
-__all__ = [
-    "agnostic",
-    "by_diversity",
-    "by_settings",
-    "constant",
-    "fedadagrad",
-    "fedadam",
-    "fedavg",
-    "fedavgm",
-    "fedyogi",
-    "hinge",
-    "mean",
-    "median",
-    "normalized_momentum",
-    "polynomial",
-    "q_fair",
-]
+__all__ = ["agnostic", "by_diversity", "by_settings", "mean", "median", "q_fair"]

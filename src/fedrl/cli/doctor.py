@@ -18,10 +18,11 @@ def doctor_command() -> None:
     launch.prepare()
     import jax
 
-    from fedrl.experiments.selftest import self_test
-    from fedrl.experiments.summary import revision, versions
+    from fedrl.core.versions import versions
+    from fedrl.runs.selftest import self_test
+    from fedrl.runs.summary import PACKAGES, revision
 
-    for package, version in versions().items():
+    for package, version in versions(PACKAGES).items():
         _line(package, version)
     _line("revision", revision() or "not a repository")
     _line("cores", launch.cores())

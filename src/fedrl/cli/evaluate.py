@@ -29,11 +29,11 @@ def evaluate_command(
 
     from fedrl.core.errors import ConfigError, nearest
     from fedrl.core.keys import Stream, keys_of, stream_key
-    from fedrl.experiments.evaluate import evaluated, played
-    from fedrl.experiments.measuring import agent_values
-    from fedrl.experiments.notices import named
-    from fedrl.experiments.reading import trained
-    from fedrl.experiments.session import mean_returns
+    from fedrl.records.notices import named
+    from fedrl.runs.evaluate import evaluated, played
+    from fedrl.runs.measuring import agent_values
+    from fedrl.runs.reading import trained
+    from fedrl.runs.session import mean_returns
 
     run = trained(path)
     experiment = run.experiment
@@ -45,7 +45,7 @@ def evaluate_command(
     if chosen not in run.params:
         raise ConfigError(f"--seed is {chosen}. {nearest(str(chosen), map(str, run.params))}")
     if film is not None:
-        from fedrl.experiments.rendering import render
+        from fedrl.runs.rendering import render
 
         setting = jax.tree.map(lambda leaf: leaf[agent], experiment.fleet)
         policy = run.params[chosen]
@@ -87,8 +87,8 @@ def _table(title: str, seeds: Sequence[str]) -> Table:
 
 def _measured(name: str, measure: Measure, found: Mapping[str, Sequence[float | None]]) -> Table:
     """What the greedy episodes of each agent measured, a column for each seed."""
-    from fedrl.experiments.measured import title_of, unsummarised
-    from fedrl.experiments.quantities import with_unit
+    from fedrl.records.formatting import with_unit
+    from fedrl.records.measured import title_of, unsummarised
 
     title = title_of(name, {**unsummarised(), "per": measure.per, "unit": measure.unit})
     table = _table(title[:1].upper() + title[1:], list(found))
@@ -98,6 +98,6 @@ def _measured(name: str, measure: Measure, found: Mapping[str, Sequence[float | 
 
 
 def _shown(value: float | None) -> str:
-    from fedrl.experiments.quantities import NOTHING
+    from fedrl.records.formatting import NOTHING
 
     return NOTHING if value is None else f"{value:.1f}"

@@ -25,10 +25,10 @@ def explain_command(config: Path, settings: Sequence[str], as_json: bool) -> Non
     from rich.markup import escape
     from rich.table import Table
 
-    from fedrl.experiments.build import build
-    from fedrl.experiments.config import load
-    from fedrl.experiments.explain import explained
-    from fedrl.experiments.quantities import NOTHING
+    from fedrl.config import load
+    from fedrl.config.build import build
+    from fedrl.records.formatting import NOTHING
+    from fedrl.runs.explain import explained
 
     found = explained(build(load(config, settings)))
     if as_json:

@@ -13,7 +13,7 @@ from fedrl.core.component import written
 
 def list_command(kind: str | None) -> None:
     """Print every component of a kind: name, what it does, parameters, reference."""
-    from fedrl.experiments.catalogue import components
+    from fedrl.config.catalogue import components
 
     console = Console(highlight=False)
     shown = ""

@@ -10,12 +10,12 @@ import typer
 
 def report_command(folders: Sequence[Path], out: Path | None) -> None:
     """Write the page and say where it is."""
-    from fedrl.experiments import folder
-    from fedrl.experiments.report import write_report
-    from fedrl.experiments.study.folder import is_study
+    from fedrl.records import folder
+    from fedrl.report import write_report
+    from fedrl.studies.folder import is_study
 
     if len(folders) == 1 and is_study(folders[0]):
-        from fedrl.experiments.report.study_page import write_study_report
+        from fedrl.studies.page import write_study_report
 
         typer.echo(write_study_report(folders[0], out))
         return

@@ -13,7 +13,7 @@ import typer
 from fedrl.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fedrl.experiments.events import Event
+    from fedrl.records import Event
 
 FAILED = 1
 """The exit code of a command that did not get done what its input asks for."""
@@ -75,7 +75,7 @@ def leave_interrupted(command: str, heard: FolderHeard) -> None:
 
 def leave_unmerged(sentence: str) -> None:
     """Say that nothing was merged, and end with the exit code that stands for it."""
-    from fedrl.experiments.notices import TOO_FEW
+    from fedrl.records.notices import TOO_FEW
 
     cure = "Look at what the agents' environments return, and at learning rates."
     if TOO_FEW in sentence:

@@ -23,10 +23,10 @@ def run_command(
 ) -> None:
     """Run or resume, with progress on the terminal."""
     check_resume("run", config, resume, {"--set": settings, "--seeds": seeds, "--out": out})
-    from fedrl.experiments import run as experiments
-    from fedrl.experiments.folder import RunFolder
-    from fedrl.experiments.notices import unmerged_in
-    from fedrl.experiments.progress import progress, warnings_only
+    from fedrl.cli.terminal.progress import progress, warnings_only
+    from fedrl.records.folder import RunFolder
+    from fedrl.records.notices import unmerged_in
+    from fedrl.runs import run as experiments
 
     heard = FolderHeard()
     with warnings_only() if as_json and not quiet else progress(quiet=quiet, measures=measures) as show:

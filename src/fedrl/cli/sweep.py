@@ -41,11 +41,11 @@ def sweep_command(
         "--out": out,
     }
     check_resume("study", config, resume, options)
-    from fedrl.experiments.notices import named
-    from fedrl.experiments.progress import warnings_only
-    from fedrl.experiments.study import resume_sweep, sweep
-    from fedrl.experiments.study.grid import grid_of
-    from fedrl.experiments.study.progress import study_progress
+    from fedrl.cli.terminal.progress import warnings_only
+    from fedrl.cli.terminal.study import study_progress
+    from fedrl.records.notices import named
+    from fedrl.studies import resume_sweep, sweep
+    from fedrl.studies.grid import grid_of
 
     heard = FolderHeard()
     with warnings_only() if as_json and not quiet else study_progress(quiet=quiet) as show:

@@ -70,7 +70,7 @@ class Aggregator:
         init: `params -> state`.
         weigh: `update -> weight` of one agent's update, before any summing.
         sees: "sum" if the rule is a function of the weighted sum, "each" if it needs every update by itself.
-        asks: What each agent is to tell about itself, see `fedrl.core.told`. A rule that asks sees each update, and
+        asks: What each agent is to tell about itself, see `fedrl.core.reports`. A rule that asks sees each update, and
             finds what they told in `updates.report`.
         unit: `samples of a usual update -> a usual weight`, for exact sums, and for an agent's share among all.
         divides_by: What its result is a mean by: sum_k w_k x_k over the "count" of updates if each has the weight 1, or

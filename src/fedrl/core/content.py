@@ -37,8 +37,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrl.core.errors import ConfigError
-from fedrl.core.made_of import (
+from fedrl.core.canonical import (
     in_library,
     is_special,
     kind_of_number,
@@ -47,6 +46,7 @@ from fedrl.core.made_of import (
     name_in_library,
     unchecked,
 )
+from fedrl.core.errors import ConfigError
 
 SILENT = {"CACHE", "EXTENDED_ARG", "NOP", "RESUME"}
 """Instructions that do nothing."""

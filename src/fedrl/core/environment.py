@@ -5,7 +5,7 @@ split per step. An environment that wants keys draws keys (`draw_keys`).
 
     draw_reset, draw_step --> noise --> reset, step --> Timestep, State
 
-An environment never resets itself. Whoever steps it (`fedrl.learners.rollout`) starts the next episode,
+An environment never resets itself. Whoever steps it (`fedrl.learners.parts.rollout`) starts the next episode,
 so the last observation of an episode is never lost, and termination and truncation stay apart.
 
 What can't be part of a compiled program, such as Gymnasium's environments, is a `HostEnvironment`.

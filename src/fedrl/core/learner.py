@@ -20,7 +20,7 @@ from fedrl.core.component import Call, record
 from fedrl.core.double import Double
 from fedrl.core.environment import AnyEnvironment, HostEnvironment, Space
 from fedrl.core.errors import UnsoundError
-from fedrl.core.measures import Measures
+from fedrl.core.measures import RETURN, Measure, Measures
 from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
 
 Experience = PyTree
@@ -275,3 +275,21 @@ def merged_into(learner: Learner, whole: Params) -> list[bool]:
     )
     traced = jax.make_jaxpr(counts.absorb)(whole, sums).jaxpr
     return [out is not into for out, into in zip(traced.outvars, traced.invars, strict=False)]
+
+
+def measures_of(learner: Learner) -> dict[str, Measure]:
+    """All that is measured while a learner trains: the return, what its environment declares, what it declares.
+
+    Raises:
+        UnsoundError: A name stands for two quantities.
+    """
+    found = {"return": RETURN}
+    for who, declared in ((learner.environment, learner.environment.measures), (learner, learner.measures)):
+        for name, measure in declared.items():
+            if name in found:
+                raise UnsoundError(
+                    f"{who!r} declares the measure {name!r}, and there is one of this name already. "
+                    "Tables and curves tell measures apart by their names. Give it another."
+                )
+            found[name] = measure
+    return found

@@ -17,7 +17,7 @@ import numpy as np
 from fedrl.core.errors import ConfigError, UnsoundError, nearest
 
 if TYPE_CHECKING:
-    from fedrl.core.learner import Learner
+    pass
 
 Value = TypeVar("Value")
 
@@ -128,24 +128,6 @@ def added(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     {'success': 4.0, 'episodes': 6.0}
     """
     return {part: float(sum(row[part] for row in rows)) for part in (rows[0] if rows else ())}
-
-
-def measures_of(learner: Learner) -> dict[str, Measure]:
-    """All that is measured while a learner trains: the return, what its environment declares, what it declares.
-
-    Raises:
-        UnsoundError: A name stands for two quantities.
-    """
-    found = {"return": RETURN}
-    for who, declared in ((learner.environment, learner.environment.measures), (learner, learner.measures)):
-        for name, measure in declared.items():
-            if name in found:
-                raise UnsoundError(
-                    f"{who!r} declares the measure {name!r}, and there is one of this name already. "
-                    "Tables and curves tell measures apart by their names. Give it another."
-                )
-            found[name] = measure
-    return found
 
 
 def chosen(name: str, measures: Mapping[str, Value], where: str) -> Value:

@@ -27,7 +27,7 @@ class Update(NamedTuple):
         version: Scalar int32; the version of the parameters the agent started from.
         statistics: What the agent counted, by who reads it, such as moments of observations: it is added up exactly
             beside the pipeline, whatever the weight. After the sum over agents, each leaf is a `Double`.
-        report: What the agent says about itself, by name, each a scalar, see `fedrl.core.told`.
+        report: What the agent says about itself, by name, each a scalar, see `fedrl.core.reports`.
     """
 
     value: PyTree
@@ -60,9 +60,9 @@ class Context(NamedTuple):
         cohort: Scalar int32; how many agents were asked.
         steps: Scalar int32; the local steps behind the update.
         metrics: What the agent measured in the round, each a scalar summed over local steps. It stays on the agent
-            unless a stage or a declared question (`fedrl.core.told`) makes some of it part of the update.
+            unless a stage or a declared question (`fedrl.core.reports`) makes some of it part of the update.
         settings: Parameters of its environment that it was asked for by name, each a scalar.
-        share: Scalar; p_k, its weight among those of all agents as the aggregator states it, see `fedrl.core.shares`.
+        share: Scalar; p_k, its weight among those of all agents as the aggregator states it: `fedrl.federation.shares`.
             An agent by itself is all there is.
     """
 

@@ -12,26 +12,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrl.aggregators.staleness import constant
+from fedrl.clocks.availability import presence
+from fedrl.clocks.devices import Clock, speeds_of
+from fedrl.clocks.distributions import delays_of
 from fedrl.core.component import written
-from fedrl.core.divided import Part
 from fedrl.core.errors import ConfigError, UnsoundError
-from fedrl.core.federation import Federation
 from fedrl.core.learner import check_gathers, follows_corrections
 from fedrl.core.summation import hidden
-from fedrl.engines.clocks.devices import Clock, speeds_of
-from fedrl.engines.clocks.faults import check_hangs
-from fedrl.engines.clocks.presence import presence
-from fedrl.engines.clocks.spreads import delays_of
-from fedrl.engines.merging import Messages, messages
+from fedrl.engines.aggregation import Messages, messages
 from fedrl.engines.momentum import normalized_alpha
-from fedrl.engines.scheduler import Scheduler
-from fedrl.engines.schedules import Schedule
 from fedrl.engines.soundness import check_private
 from fedrl.engines.topologies.choices import Alone, Hierarchy, Neighbours, Topology
 from fedrl.engines.topologies.step_size import is_busy, step_size
 from fedrl.engines.topologies.tree import holding, lowest
-from fedrl.topologies.rules import Rule
+from fedrl.federation.federation import Federation
+from fedrl.federation.parts import Part
+from fedrl.server.scheduler import Scheduler
+from fedrl.server.schedules import Schedule, check_hangs
+from fedrl.server.staleness import constant
+from fedrl.topologies.gossip import Rule
 from fedrl.topologies.trees import Tree
 
 

@@ -9,6 +9,10 @@ import numpy as np
 
 from fedrl.core.types import Broadcast, PyTree
 
+SUMS, UPDATES, PARAMS, ENCODED = "sums", "updates", "params", "encoded"
+"""What is collected of a block: exact sums of all its updates, each decoded update, what each agent holds, or each
+update as it travels."""
+
 
 class Copied(NamedTuple):
     """Of each row of a table, by how many differences its parameters were made, and the bytes of the last of them."""
@@ -33,7 +37,7 @@ class Outcome(NamedTuple):
     """What a block of agents of one group hands over: exact sums, whose they are, in their order, and who of it is in.
 
     Attributes:
-        result: `fedrl.engines.merging.Sums`.
+        result: `fedrl.engines.aggregation.Sums`.
         here: `[block]` bool.
         agent: Their numbers, as many as are here.
     """

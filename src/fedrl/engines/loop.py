@@ -17,23 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedrl.core.aggregator import Arrivals
-from fedrl.core.errors import ConfigError
-from fedrl.core.keys import Keys, Stream, derived, keys_of
-from fedrl.core.shares import shares
-from fedrl.core.told import DURATION
-from fedrl.core.types import PyTree
-from fedrl.engines.bidding import without_bids
-from fedrl.engines.compute import COMPUTE
-from fedrl.engines.executors.executor import Agents, Executor, Learned, Team
-from fedrl.engines.executors.programs import PARAMS
-from fedrl.engines.hearing import NOTHING, Heard, Hearing
-from fedrl.engines.inbox import Table
-from fedrl.engines.letters import Letters
-from fedrl.engines.log import TIMES, Log
-from fedrl.engines.merging import accounting
-from fedrl.engines.past import at_first, delayed, shifted
-from fedrl.engines.records import (
+from fedrl.clocks.events import (
     ARRIVED,
     AWAY,
     FAILED,
@@ -46,10 +30,25 @@ from fedrl.engines.records import (
     Events,
     Jobs,
 )
-from fedrl.engines.scheduler import Board, Scheduler
-from fedrl.engines.simulation import Population, Refusal, Round, Simulation, Tick, no_uploads
+from fedrl.core.aggregator import Arrivals
+from fedrl.core.errors import ConfigError
+from fedrl.core.keys import Keys, Stream, derived, keys_of
+from fedrl.core.reports import DURATION
+from fedrl.core.types import PyTree
+from fedrl.engines.aggregation import accounting
+from fedrl.engines.arrivals import Letters
+from fedrl.engines.compute import COMPUTE
+from fedrl.engines.delayed import at_first, delayed, shifted
+from fedrl.engines.down_messages import NOTHING, Heard, Hearing
+from fedrl.engines.executors.executor import Agents, Executor, Learned, Team
+from fedrl.engines.inbox import PARAMS, Table
+from fedrl.engines.round_log import TIMES, Log
+from fedrl.engines.state import Population, Refusal, Round, Simulation, Tick, no_uploads
 from fedrl.engines.topologies.isolated import Isolated
 from fedrl.engines.topologies.server import Met, Sent
+from fedrl.engines.upload_bids import without_bids
+from fedrl.federation.shares import shares
+from fedrl.server.scheduler import Board, Scheduler
 
 UNREADABLE = "its message could not be read"
 """Why a malformed update is refused."""

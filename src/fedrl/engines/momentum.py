@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedrl.engines.simulation import QUICK
+from fedrl.engines.state import QUICK
 
 LARGER = 64.0
 
@@ -23,7 +23,7 @@ LARGER = 64.0
 def normalized_alpha(optimizer: optax.GradientTransformation) -> float | None:
     """Alpha of an optimiser whose steps have a given length along a moving mean of changes; None of any other.
 
-    >>> from fedrl.aggregators import fedadam, fedavgm, normalized_momentum
+    >>> from fedrl.server import fedadam, fedavgm, normalized_momentum
     >>> [normalized_alpha(each) for each in (normalized_momentum(0.1, 0.25), fedavgm(), fedadam())]
     [0.25, None, None]
     """

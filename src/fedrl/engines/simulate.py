@@ -9,25 +9,25 @@ from typing import Any
 import jax
 import numpy as np
 
+from fedrl.clocks import Immediate, Virtual
+from fedrl.clocks.devices import Clock, speeds_of
 from fedrl.core.checks import check_positive
-from fedrl.core.codec import size_bytes
 from fedrl.core.environment import HostEnvironment
-from fedrl.core.federation import Federation
 from fedrl.core.types import PyTree
-from fedrl.engines.bidding import bids_of, check_budget
-from fedrl.engines.clocks import Immediate, Virtual
-from fedrl.engines.clocks.devices import Clock, speeds_of
+from fedrl.engines.aggregation import messages
 from fedrl.engines.combinations import check
 from fedrl.engines.executors.blocks import Blocks
 from fedrl.engines.executors.executor import Executor, Plan
 from fedrl.engines.loop import Loop
-from fedrl.engines.merging import messages
-from fedrl.engines.scheduler import Scheduler
-from fedrl.engines.schedules import Schedule, synchronous
-from fedrl.engines.simulation import LARGEST_BLOCK, Simulation, chosen_size, iterations
+from fedrl.engines.state import LARGEST_BLOCK, Simulation, chosen_size, iterations
 from fedrl.engines.topologies.choices import Hierarchy, OneServer, Topology
 from fedrl.engines.topologies.server import Setting
+from fedrl.engines.upload_bids import bids_of, check_budget
+from fedrl.federation.federation import Federation
+from fedrl.server.scheduler import Scheduler
+from fedrl.server.schedules import Schedule, synchronous
 from fedrl.topologies.trees import Tree
+from fedrl.wire.codec import size_bytes
 
 
 def simulate(

@@ -10,28 +10,28 @@ from __future__ import annotations
 
 from collections import Counter
 
-from fedrl.core.codec import codec, size_bytes
+from fedrl.clocks.devices import Clock
 from fedrl.core.component import written
 from fedrl.core.errors import UnsoundError
-from fedrl.core.federation import Federation
 from fedrl.core.learner import parameters_of
-from fedrl.core.soundness import NOTHING, SERVER, Outgoing, protection
-from fedrl.core.soundness import outgoing as leaving_with
 from fedrl.core.stage import Noise, Stage
 from fedrl.core.summation import Summation, hidden
 from fedrl.core.types import PyTree
-from fedrl.engines.bidding import bids_of
-from fedrl.engines.clocks.devices import Clock
-from fedrl.engines.merging import Messages, messages
-from fedrl.engines.scheduler import Scheduler
-from fedrl.engines.schedules import Schedule
+from fedrl.engines.aggregation import Messages, messages
 from fedrl.engines.topologies.choco import NUMBER_BYTES, compressor
 from fedrl.engines.topologies.choices import Alone, Hierarchy, Neighbours, Topology
 from fedrl.engines.topologies.step_size import message_shapes
 from fedrl.engines.topologies.tree import holding, lowest
 from fedrl.engines.traffic import change_bytes, moved, sum_bytes, terms
+from fedrl.engines.upload_bids import bids_of
+from fedrl.federation.federation import Federation
+from fedrl.federation.soundness import NOTHING, SERVER, Outgoing, protection
+from fedrl.federation.soundness import outgoing as leaving_with
+from fedrl.server.scheduler import Scheduler
+from fedrl.server.schedules import Schedule
 from fedrl.topologies.consensus import message_bytes
 from fedrl.topologies.trees import Tree
+from fedrl.wire.codec import codec, size_bytes
 
 
 def outgoing(

@@ -1,14 +1,12 @@
 """Environments, one file each, and what wraps them."""
 
-from fedrl.environments.acrobot import acrobot
-from fedrl.environments.cartpole import cartpole
+from fedrl.environments.classic.acrobot import acrobot
+from fedrl.environments.classic.cartpole import cartpole
+from fedrl.environments.classic.lqr import lqr, lqr_optimum, lqr_policy, lqr_return
+from fedrl.environments.classic.mountain_car import mountain_car, mountain_car_continuous
+from fedrl.environments.classic.pendulum import pendulum
 from fedrl.environments.fleet import fleet, held_out
-from fedrl.environments.gridworld import gridworld
 from fedrl.environments.heterogeneity import distances_from_mean
-from fedrl.environments.lqr import lqr, lqr_optimum, lqr_policy, lqr_return
-from fedrl.environments.mountain_car import mountain_car, mountain_car_continuous
-from fedrl.environments.pendulum import pendulum
-from fedrl.environments.planning import greedy, model_of, optimal_q, policy_return, policy_value
 from fedrl.environments.probes import (
     probe_action,
     probe_constant,
@@ -18,10 +16,12 @@ from fedrl.environments.probes import (
     probe_target,
     probe_truncation,
 )
-from fedrl.environments.random_mdp import random_mdp, random_mdps
-from fedrl.environments.tabular import TabularParams, tabular
+from fedrl.environments.tabular.gridworld import gridworld
+from fedrl.environments.tabular.model import TabularParams, tabular
+from fedrl.environments.tabular.planning import greedy, model_of, optimal_q, policy_return, policy_value
+from fedrl.environments.tabular.random_mdp import random_mdp, random_mdps
+from fedrl.environments.tabular.windy_cliff import windy_cliff, windy_cliffs
 from fedrl.environments.time_limit import time_limit
-from fedrl.environments.windy_cliff import windy_cliff, windy_cliffs
 
 __all__ = [
     "TabularParams",

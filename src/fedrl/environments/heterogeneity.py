@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from fedrl.core.errors import ConfigError
-from fedrl.environments.planning import optimal_q
-from fedrl.environments.tabular import TabularParams
+from fedrl.environments.tabular.model import TabularParams
+from fedrl.environments.tabular.planning import optimal_q
 
 
 class Distances(NamedTuple):

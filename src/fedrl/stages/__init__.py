@@ -1,20 +1,20 @@
 """Steps of the pipeline an update passes on its way out of an agent."""
 
-from fedrl.stages.by_size import by_size
 from fedrl.stages.clip import clip
-from fedrl.stages.control_variates import control_variates
-from fedrl.stages.error_feedback import error_feedback
+from fedrl.stages.compression.error_feedback import error_feedback
+from fedrl.stages.compression.hard_threshold import threshold
+from fedrl.stages.compression.quantize import quantize
+from fedrl.stages.compression.random_k import random_k
+from fedrl.stages.compression.sign import sign
+from fedrl.stages.compression.top_k import top_k
+from fedrl.stages.compression.uniform_quantize import uniform_quantize
+from fedrl.stages.download_only import one_way
 from fedrl.stages.flatten import flatten
 from fedrl.stages.importance_averaging import importance_averaging
-from fedrl.stages.lazy import lazy
-from fedrl.stages.one_way import one_way
-from fedrl.stages.quantize import quantize
-from fedrl.stages.random_k import random_k
-from fedrl.stages.sign import sign
-from fedrl.stages.threshold import threshold
-from fedrl.stages.top_k import top_k
-from fedrl.stages.uniform_quantize import uniform_quantize
-from fedrl.stages.weights import weigh_by_capacity, weigh_by_improvement, weigh_by_signal
+from fedrl.stages.lag import lazy
+from fedrl.stages.partition_by_size import by_size
+from fedrl.stages.reweighting import weigh_by_capacity, weigh_by_improvement, weigh_by_signal
+from fedrl.stages.scaffold import control_variates
 
 __all__ = [
     "by_size",

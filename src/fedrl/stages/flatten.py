@@ -13,7 +13,7 @@ from fedrl.core.component import component
 from fedrl.core.stage import Stage
 from fedrl.core.types import Context, Key, PyTree, Update
 from fedrl.stages.leaves import check_not_encoded, opened
-from fedrl.stages.shapes import Shapes, shapes_of
+from fedrl.wire.shapes import Shapes, shapes_of
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["vector"], meta_fields=["shapes"])

@@ -1,11 +1,11 @@
 """Who hears whom, with what weight, and what they make of it: graphs without a server, and trees of servers."""
 
 from fedrl.topologies.given_graphs import from_file, time_varying
+from fedrl.topologies.gossip import average, gradient_tracking, push_sum
 from fedrl.topologies.graphs import complete, exponential, hypercube, ring, star, torus
+from fedrl.topologies.mixing import column_stochastic, laplacian, metropolis, uniform_neighbours
 from fedrl.topologies.random_graphs import erdos_renyi, random_matching, watts_strogatz
-from fedrl.topologies.rules import average, gradient_tracking, push_sum
 from fedrl.topologies.trees import given_tree, tree
-from fedrl.topologies.weights import column_stochastic, laplacian, metropolis, uniform_neighbours
 
 __all__ = [
     "average",

@@ -9,9 +9,9 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from fedrl.core.types import Params, PyTree
+from fedrl.topologies.gossip import Rule
 from fedrl.topologies.graph import Graph, check_graph
-from fedrl.topologies.rules import Rule
-from fedrl.topologies.weights import Mixing, check_sums
+from fedrl.topologies.mixing import Mixing, check_sums
 
 
 def weighing(graph: Graph, mixing: Mixing, rule: Rule, agents: int) -> Callable[[int, np.ndarray], csr_array]:

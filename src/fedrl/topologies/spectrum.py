@@ -15,10 +15,10 @@ from scipy.linalg import eigvalsh
 
 from fedrl.core.errors import ConfigError
 from fedrl.core.types import Params
-from fedrl.topologies.graph import Adjacency, Graph
+from fedrl.topologies.graph import Graph
 
 if TYPE_CHECKING:
-    from fedrl.topologies.weights import Mixing
+    from fedrl.topologies.mixing import Mixing
 
 LARGEST = 2048
 """Agents up to which a spectrum takes seconds."""
@@ -79,18 +79,6 @@ def slowest_and_fastest(weights: Float[np.ndarray, "agents agents"]) -> tuple[fl
         return 0.0, float(2.0 * (1.0 - weights.diagonal().min()))  # Gershgorin's discs
     shares = 1.0 - eigvalsh(weights)[::-1]
     return float(shares[1]), float(shares[-1])
-
-
-def largest_step(heard: Adjacency) -> float:
-    """2 / lambda_max(L), which the step of `laplacian()` has to stay below; infinite without edges.
-
-    >>> from fedrl.topologies import complete
-    >>> round(largest_step(complete().adjacency(8, 0)), 6)
-    0.25
-    """
-    degrees = np.diag(heard.sum(1))
-    largest = float(eigvalsh(degrees - heard)[-1])
-    return 2.0 / largest if largest > 0.0 else float("inf")
 
 
 def distances(params: Params) -> Float[np.ndarray, " agents"]:

@@ -17,19 +17,19 @@ from typing import Any
 import jax
 import numpy as np
 
+from fedrl.clocks.events import NOBODY
 from fedrl.core.environment import compiled
 from fedrl.core.faults import FAULT
-from fedrl.core.federation import Federation
 from fedrl.core.keys import Keys
 from fedrl.core.types import Broadcast, PyTree
 from fedrl.engines.executors.ahead import places_for
 from fedrl.engines.executors.executor import Agents, Executor, Found, Learned, Plan, Team, joined
-from fedrl.engines.executors.programs import SUMS, block_program, logging, metric_names
-from fedrl.engines.inbox import Table
-from fedrl.engines.records import NOBODY
-from fedrl.engines.sharing import shapes
-from fedrl.engines.simulation import seated
+from fedrl.engines.executors.programs import block_program, logging, metric_names
+from fedrl.engines.inbox import SUMS, Table
+from fedrl.engines.program_cache import shapes
+from fedrl.engines.state import seated
 from fedrl.engines.topologies.server import Server
+from fedrl.federation.federation import Federation
 
 Seating = list[tuple[int, np.ndarray, np.ndarray]]
 """Blocks that agents fill: a number, who sits there (an empty seat has the first), and which seats are taken."""

@@ -15,19 +15,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrl.core.federation import AgentState, Federation, ServerState
+from fedrl.clocks.events import NOBODY, Jobs
 from fedrl.core.keys import Keys, Root, Stream, agent_secret, derived, stream_key, turns
 from fedrl.core.learner import policy_of
-from fedrl.core.shares import shares
 from fedrl.core.types import Broadcast, Params, PyTree
+from fedrl.engines.aggregation import Upload, failures
 from fedrl.engines.executors.ahead import Ahead
-from fedrl.engines.executors.programs import SUMS, Asked, adoption, layout
-from fedrl.engines.inbox import Outcome, Table
-from fedrl.engines.merging import Upload, failures
-from fedrl.engines.records import NOBODY, Jobs
-from fedrl.engines.sharing import shapes
-from fedrl.engines.simulation import Refusal, beginnings, seated, starting
+from fedrl.engines.executors.programs import Asked, adoption, layout
+from fedrl.engines.inbox import SUMS, Outcome, Table
+from fedrl.engines.program_cache import shapes
+from fedrl.engines.state import Refusal, beginnings, seated, starting
 from fedrl.engines.topologies.server import Server
+from fedrl.federation.federation import AgentState, Federation, ServerState
+from fedrl.federation.shares import shares
 
 
 class Team(NamedTuple):

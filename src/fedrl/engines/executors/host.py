@@ -21,18 +21,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedrl.clocks.events import NOBODY
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError
-from fedrl.core.federation import Federation, ServerState
 from fedrl.core.keys import Keys, Stream, derived
 from fedrl.core.learner import Trajectory, check_gathers
 from fedrl.core.types import PyTree
 from fedrl.engines.executors.executor import Agents, Executor, Found, Learned, Plan, joined
 from fedrl.engines.executors.host_programs import host_programs
 from fedrl.engines.executors.host_rollout import HostRollout, instance_seeds, instance_settings, seed_of
-from fedrl.engines.executors.programs import SUMS
-from fedrl.engines.inbox import Table
-from fedrl.engines.records import NOBODY
+from fedrl.engines.inbox import SUMS, Table
+from fedrl.federation.federation import Federation, ServerState
 
 
 class Host(Executor):

@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from fedrl.core.faults import kept, rings_in, settled
-from fedrl.core.federation import AgentState, Federation
 from fedrl.core.keys import turn_keys
 from fedrl.core.learner import Trajectory, behaviours_of, explore
 from fedrl.core.types import Broadcast, Key, Metrics, Params, PyTree
+from fedrl.engines.aggregation import Upload, uploaded
 from fedrl.engines.executors.host_rollout import by_agent, by_row
 from fedrl.engines.executors.programs import Asked, hand_over
-from fedrl.engines.merging import Upload, uploaded
-from fedrl.engines.sharing import shared
+from fedrl.engines.program_cache import shared
+from fedrl.federation.federation import AgentState, Federation
 
 
 class Programs(NamedTuple):

@@ -61,7 +61,7 @@ class HostRollout:
                 go on where they stand, from episode to episode.
 
         Returns:
-            The trajectory `[steps, rows, *features]`, and the sums that `fedrl.learners.rollout.collect` has for
+            The trajectory `[steps, rows, *features]`, and the sums that `fedrl.learners.parts.rollout.collect` has for
             metrics, of each instance, in float64: "episodes", "episode_return" and what the environment measures.
             An episode that was cut off, where there is one for each, has ended.
         """

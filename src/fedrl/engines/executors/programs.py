@@ -16,18 +16,15 @@ import jax
 import jax.numpy as jnp
 
 from fedrl.core.faults import rings_in, with_logs
-from fedrl.core.federation import AgentState, Federation
 from fedrl.core.keys import turn_below, turn_keys
 from fedrl.core.replay import Log
 from fedrl.core.types import Broadcast, Key, PyTree, Update
-from fedrl.engines.merging import Upload, outcome, uploaded
+from fedrl.engines.aggregation import Upload, outcome, uploaded
+from fedrl.engines.inbox import ENCODED, PARAMS, SUMS
 from fedrl.engines.packing import packing
-from fedrl.engines.sharing import Shapes, shapes, shared
-from fedrl.engines.simulation import QUICK
-
-SUMS, UPDATES, PARAMS, ENCODED = "sums", "updates", "params", "encoded"
-"""What is collected of a block: exact sums of all its updates, each decoded update, what each agent holds, or each
-update as it travels."""
+from fedrl.engines.program_cache import Shapes, shapes, shared
+from fedrl.engines.state import QUICK
+from fedrl.federation.federation import AgentState, Federation
 
 
 class Asked(NamedTuple):

@@ -17,19 +17,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrl.core.codec import codec
+from fedrl.clocks.events import Jobs
 from fedrl.core.errors import WireError
-from fedrl.core.federation import Federation
 from fedrl.core.keys import Keys, Root
 from fedrl.core.summation import check_open
 from fedrl.core.types import PyTree
+from fedrl.engines.aggregation import messages
 from fedrl.engines.executors.executor import Agents, Plan
-from fedrl.engines.executors.programs import ENCODED
 from fedrl.engines.halves.orders import Order, Verdict
-from fedrl.engines.inbox import Table
-from fedrl.engines.merging import messages
-from fedrl.engines.records import Jobs
+from fedrl.engines.inbox import ENCODED, Table
 from fedrl.engines.simulate import executor_of
+from fedrl.federation.federation import Federation
+from fedrl.wire.codec import codec
 
 ALONE = np.zeros(1, int)
 """The one seat."""
@@ -87,7 +86,7 @@ class AgentHalf:
 
     >>> import numpy as np
     >>> from fedrl.aggregators import mean
-    >>> from fedrl.core.federation import federate
+    >>> from fedrl.federation.federation import federate
     >>> from fedrl.core.keys import agent_secret, keys_of
     >>> from fedrl.environments import gridworld
     >>> from fedrl.learners import q_table

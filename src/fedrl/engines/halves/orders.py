@@ -13,7 +13,7 @@ class Order(NamedTuple):
         version: Of the broadcast that goes with it.
         cohort: How many agents are asked.
         steps: Local steps.
-        share: p_k, the weight of the agent among all: `fedrl.core.shares`.
+        share: p_k, the weight of the agent among all: `fedrl.federation.shares`.
     """
 
     version: int

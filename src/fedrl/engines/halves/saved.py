@@ -34,7 +34,7 @@ def save(path: Path, kind: str, federation: str, run: PyTree) -> None:
     Args:
         path: Where to.
         kind: "agent" or "server".
-        federation: `fedrl.core.wire_digest.WireDigest.digest` of what it runs.
+        federation: `fedrl.federation.wire_digest.WireDigest.digest` of what it runs.
         run: An `AgentRun` or a `ServerRun`.
     """
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in _named(run)}

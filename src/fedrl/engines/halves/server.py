@@ -4,9 +4,9 @@
     version.take(agent, update) -> why     empty, or why it is refused: as it comes, in any order
     close(version) -> Closed               the next state, and what became of each update
 
-It knows who is who, what it ordered, and bytes; it believes no number that it can know itself (`fedrl.core.trust`).
-Where the rule sees a sum, updates are added up as they come, exactly: what is kept is as large as the model, whatever
-the number of agents, and neither the order nor the company of updates matters.
+It knows who is who, what it ordered, and bytes; it believes no number that it can know itself
+(`fedrl.federation.trust`). Where the rule sees a sum, updates are added up as they come, exactly: what is kept is as
+large as the model, whatever the number of agents, and neither the order nor the company of updates matters.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import numpy as np
 
 from fedrl.core import exact
 from fedrl.core.aggregator import Arrivals
-from fedrl.core.codec import codec
 from fedrl.core.errors import ConfigError, WireError
-from fedrl.core.federation import Federation, ServerState
 from fedrl.core.keys import Root, Stream, derived
-from fedrl.core.shares import shares
 from fedrl.core.summation import check_open
-from fedrl.core.trust import lie, weight_of
 from fedrl.core.types import Broadcast, PyTree, Update
+from fedrl.engines.aggregation import Merged, Sums, merging, messages, outcome
 from fedrl.engines.halves.orders import Order, Verdict
-from fedrl.engines.merging import Merged, Sums, merging, messages, outcome
-from fedrl.engines.sharing import shared
-from fedrl.engines.simulation import beginnings
+from fedrl.engines.program_cache import shared
+from fedrl.engines.state import beginnings
+from fedrl.federation.federation import Federation, ServerState
+from fedrl.federation.shares import shares
+from fedrl.federation.trust import lie, weight_of
+from fedrl.wire.codec import codec
 
 CACHED = 1 << 20
 """Bytes of an update up to which 16 are added up in one loop; of larger ones, a loop over more than 4 is slower."""

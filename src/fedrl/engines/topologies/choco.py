@@ -19,20 +19,20 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.sparse import csr_array, eye_array
 
-from fedrl.core.codec import size_bytes
-from fedrl.core.federation import Federation, ServerState, federate
 from fedrl.core.keys import Keys, Root, Stream, agent_secret, derived
 from fedrl.core.stage import pipeline
 from fedrl.core.types import Context, Params, PyTree, Update
-from fedrl.engines.hearing import NOTHING
-from fedrl.engines.sharing import Shapes, shared
+from fedrl.engines.down_messages import NOTHING
+from fedrl.engines.program_cache import Shapes, shared
 from fedrl.engines.topologies.gossip import Exchanged, Gossip, renewed
 from fedrl.engines.topologies.server import Setting
 from fedrl.engines.topologies.step_size import as_sent, message_shapes, step_size
+from fedrl.federation.federation import Federation, ServerState, federate
 from fedrl.topologies.consensus import messages_sent
+from fedrl.topologies.gossip import Rule
 from fedrl.topologies.graph import Graph
-from fedrl.topologies.rules import Rule
-from fedrl.topologies.weights import Mixing
+from fedrl.topologies.mixing import Mixing
+from fedrl.wire.codec import size_bytes
 
 NUMBER_BYTES = 4
 """Of the number that a copy is made by."""

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fedrl.core.codec import codec
 from fedrl.core.errors import WireError
 from fedrl.core.keys import Root
 from fedrl.core.types import PyTree
 from fedrl.engines.topologies.choco import Compressor, added, difference, message_key
+from fedrl.wire.codec import codec
 
 
 class Copy(NamedTuple):

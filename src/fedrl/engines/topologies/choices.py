@@ -20,10 +20,10 @@ from fedrl.engines.topologies.isolated import Isolated
 from fedrl.engines.topologies.server import Server, Setting
 from fedrl.engines.topologies.tree import InTree, holding
 from fedrl.topologies import average
+from fedrl.topologies.gossip import Rule
 from fedrl.topologies.graph import Graph
-from fedrl.topologies.rules import Rule
+from fedrl.topologies.mixing import Mixing
 from fedrl.topologies.trees import Tree
-from fedrl.topologies.weights import Mixing
 
 Opened = Literal["the sum", "sums of subsets", "each", "nothing"]
 """What those who receive updates can read of them, where single ones are hidden."""

@@ -15,20 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.sparse import csr_array
 
-from fedrl.core.federation import Federation, ServerState, federate
 from fedrl.core.keys import Keys, Stream, stream_key
 from fedrl.core.stage import Stage, zeros_like
 from fedrl.core.types import Broadcast, Params, PyTree, Update
-from fedrl.engines.executors.programs import PARAMS
-from fedrl.engines.inbox import Inbox, Table
-from fedrl.engines.merging import Messages, messages
-from fedrl.engines.simulation import beginnings
+from fedrl.engines.aggregation import Messages, messages
+from fedrl.engines.inbox import PARAMS, Inbox, Table
+from fedrl.engines.state import beginnings
 from fedrl.engines.topologies.server import Met, Sent, Server, Setting, Traffic
+from fedrl.federation.federation import Federation, ServerState, federate
 from fedrl.topologies.consensus import message_bytes, messages_sent, met, weighing
+from fedrl.topologies.gossip import Rule
 from fedrl.topologies.graph import Graph
-from fedrl.topologies.rules import Rule
+from fedrl.topologies.mixing import Mixing
 from fedrl.topologies.spectrum import distances
-from fedrl.topologies.weights import Mixing
 
 
 class Exchanged(NamedTuple):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from fedrl.core.federation import ServerState
 from fedrl.core.keys import Keys
 from fedrl.core.types import PyTree
+from fedrl.engines.aggregation import passed_over
 from fedrl.engines.inbox import Inbox, Table
-from fedrl.engines.merging import passed_over
 from fedrl.engines.topologies.server import Met, Sent, Server, Traffic
+from fedrl.federation.federation import ServerState
 
 
 class Isolated(Server):

@@ -8,16 +8,15 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fedrl.core.federation import Federation, ServerState
 from fedrl.core.keys import Keys, server_secret
 from fedrl.core.types import Broadcast, Params, PyTree
-from fedrl.engines.executors.programs import SUMS, UPDATES
-from fedrl.engines.hearing import Heard
-from fedrl.engines.inbox import Copied, Inbox, Table
-from fedrl.engines.merging import Messages, meeting, passed_over, releases
-from fedrl.engines.schedules import Schedule
-from fedrl.engines.sharing import shared
-from fedrl.engines.simulation import Refusal
+from fedrl.engines.aggregation import Messages, meeting, passed_over, releases
+from fedrl.engines.down_messages import Heard
+from fedrl.engines.inbox import SUMS, UPDATES, Copied, Inbox, Table
+from fedrl.engines.program_cache import shared
+from fedrl.engines.state import Refusal
+from fedrl.federation.federation import Federation, ServerState
+from fedrl.server.schedules import Schedule
 
 
 class Setting(NamedTuple):

@@ -14,14 +14,14 @@ import numpy as np
 
 from fedrl.core.component import written
 from fedrl.core.errors import ConfigError, UnsoundError
-from fedrl.core.federation import Federation
 from fedrl.core.stage import Stage, keep_update, pipeline, promising_nothing
 from fedrl.core.types import Context, PyTree, Update
-from fedrl.engines.sharing import Shapes, shapes, shared
+from fedrl.engines.program_cache import Shapes, shapes, shared
+from fedrl.federation.federation import Federation
+from fedrl.topologies.gossip import Rule
 from fedrl.topologies.graph import Graph
-from fedrl.topologies.rules import Rule
+from fedrl.topologies.mixing import Mixing
 from fedrl.topologies.spectrum import slowest_and_fastest
-from fedrl.topologies.weights import Mixing
 
 DRAWS = 32
 

@@ -23,17 +23,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedrl.core.downlink import Copy
-from fedrl.core.federation import Federation, ServerState, federate
 from fedrl.core.keys import Keys, Stream, server_data, server_keys, server_secret, stream_key
 from fedrl.core.types import Params, PyTree
+from fedrl.engines.aggregation import Merged, passed_over
 from fedrl.engines.inbox import Inbox, Table
-from fedrl.engines.ladder import Holder, climbing, sums_of
-from fedrl.engines.merging import Merged, passed_over
-from fedrl.engines.sharing import shared
-from fedrl.engines.simulation import QUICK
+from fedrl.engines.levels import Holder, climbing, sums_of
+from fedrl.engines.program_cache import shared
+from fedrl.engines.state import QUICK
 from fedrl.engines.topologies.server import Met, Sent, Server, Setting, Traffic
 from fedrl.engines.traffic import traffic
+from fedrl.federation.downlink import Copy
+from fedrl.federation.federation import Federation, ServerState, federate
 from fedrl.topologies.trees import Parents, Tree
 
 EDGES = 1

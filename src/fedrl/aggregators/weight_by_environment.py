@@ -1,0 +1,76 @@
+"""Diversity by declaration: agents whose environment is set up unlike the others' count more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fedrl.aggregators.namespace import namespace, weighted_mean
+from fedrl.core.aggregator import Aggregator, Arrivals, View
+from fedrl.core.checks import check_above_zero
+from fedrl.core.component import component
+from fedrl.core.errors import ConfigError
+from fedrl.core.reports import SETTING
+from fedrl.core.types import Key, PyTree, Update
+
+
+@component(
+    "aggregator",
+    reference="mean dissimilarities, as in the quadratic entropy of Rao (1982), "
+    "https://doi.org/10.1016/0040-5809(82)90004-1; of the form by Gower (1971), https://doi.org/10.2307/2528823",
+)
+def by_settings(names: Sequence[str], floor: float = 0.1) -> Aggregator:
+    """Weigh agents by how much the settings of their environments differ from those of the others.
+
+        d_jk = mean over p of |x_jp - x_kp| / range_p,    d_k = mean over j != k of d_jk,    w_k = n_k max(d_k, floor)
+
+    x_kp is parameter p of agent k's environment, range_p how far it extends over the agents of the round. So d_k is
+    between 0 and 1 in any units, and the mean of all d_k is how diverse the agents are. Ten copies of one environment
+    then don't outvote a single one elsewhere, from the first round on and however noisy updates are. Agents all alike
+    count by their samples, and an agent whose x_kp is not finite as if it had the mean of the others.
+
+    What leaves an agent beside its update is what is named here, four bytes each in the open; nothing else of its
+    environment does.
+
+    Args:
+        names: The parameters of the environment to be told, such as `["length", "gravity"]`; single numbers.
+        floor: What an agent counts at least, in units of d_k.
+
+    Raises:
+        ConfigError: There are no names, one is there twice, or the floor is not above zero; when a federation is built,
+            the environment has no such parameter.
+    """
+    asked = list(names)
+    if not asked or len(set(asked)) < len(asked):
+        raise ConfigError(
+            f"names is {asked}. Agents are compared by the parameters it lists, each once. Name at least one, such as "
+            "names = ['length']."
+        )
+    check_above_zero(floor=floor)
+
+    def update(key: Key, view: View, arrivals: Arrivals, state: PyTree, updates: Update) -> tuple[Update, PyTree]:
+        del key, view, arrivals
+        xp = namespace(updates)
+        apart = sum(_mean_distance(updates.report[SETTING + name], xp) for name in asked) / len(asked)
+        value = weighted_mean(updates.weight * xp.maximum(apart, floor), updates.value)
+        return Update(value, updates.weight.sum(), updates.version.max()), state
+
+    return Aggregator(update=update, sees="each", asks=tuple(SETTING + name for name in asked))
+
+
+def _mean_distance(values: Any, xp: Any) -> Any:
+    """Mean over the others of |x_j - x_k| / range, `[agents]`: sums up to each place in order, so not of all pairs.
+
+    A number that is not finite counts as the mean of those that are.
+    """
+    agents, known = len(values), xp.isfinite(values)
+    size = xp.where(known, xp.abs(values), 0.0).max()
+    values = values / xp.where(size > 0.0, size, 1.0)  # differences of large numbers might not be finite
+    mean = xp.where(known, values, 0.0).sum() / xp.maximum(known.sum(), 1)
+    values = xp.where(known, values, mean).astype(values.dtype)
+    extent = values.max() - values.min()
+    scaled = (values - values.min()) / xp.where(extent > 0.0, extent, 1.0)
+    order = xp.argsort(scaled)
+    placed, rank = scaled[order], xp.arange(agents)
+    sums = placed * (2 * rank + 2 - agents) + placed.sum() - 2.0 * xp.cumsum(placed)
+    return sums[xp.argsort(order)] / max(agents - 1, 1)

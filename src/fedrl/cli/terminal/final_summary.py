@@ -1,0 +1,146 @@
+"""The last words of a run on a terminal: each agent's return by each method, and where everything is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fedrl.records import AgentResult, End, MeasureResult, Range, Summary
+from fedrl.records.formatting import NOTHING, duration, ends, number, short, with_unit
+from fedrl.records.notices import notices_of
+from fedrl.records.statistics import best_of
+from fedrl.report.tables import shown, troubled, varying, words
+
+MOST_AGENTS = 20
+
+
+def closing(event: End) -> RenderableType:
+    """The table of agents, the time it took and the paths of the run folder and the report."""
+    summary = event["summary"]
+    parts: list[RenderableType] = [
+        agents_table(summary) if summary["agents"] else Text("  Interrupted before a seed got anywhere.")
+    ]
+    if summary.get("measures"):
+        parts.append(measures_table(summary["measures"]))
+    hidden = len(summary["agents"]) - MOST_AGENTS
+    if hidden > 0:
+        parts.append(Text(f"  and {hidden:,} more agents, all of them in the report", style="dim"))
+    for alarm in summary.get("alarms", []):
+        parts.append(Text(f"  ! {alarm['message']}", style="bold red"))
+        parts += [Text(f"    {cure}", style="red") for cure in alarm["cures"]]
+    for note in summary.get("notes", []):
+        parts.append(_plain(f"  ! {note}"))
+    notices = notices_of(summary)
+    if notices:
+        lines = Table.grid(padding=(0, 1))
+        lines.add_column(no_wrap=True)
+        lines.add_column()
+        for notice in notices:
+            lines.add_row(Text("  !", style="bold yellow"), _plain(notice))
+        parts += [lines, Text()]
+    parts.append(Text(f"  {_costs(summary)}", style="dim"))
+    parts.append(_path("run folder", event["folder"]))
+    if event["report"]:
+        parts.append(_path("report", event["report"]))
+    return Group(*parts)
+
+
+def agents_table(summary: Summary) -> Table:
+    """A row for each agent with its greedy returns, the best in bold and starred; a last one for all of them.
+
+    An exclamation mark stands before agents that are hurt, refused or left out. Where methods are about different
+    agents, a row says how many each has.
+    """
+    agents = summary["agents"]
+    columns: dict[str, Mapping[int, float]] = {"federated": _by_agent(agents)}
+    ranges: dict[str, Range] = {"federated": summary["final_return"]}
+    for method, found in summary["baselines"].items():
+        columns[method] = _by_agent(summary.get("baseline_agents", {}).get(method, []))
+        ranges[method] = found
+    settings = {agent["id"]: agent.get("env_params", {}) for agent in agents}
+    marked = {agent["id"] for alarm in summary.get("alarms", []) for agent in alarm["agents"]} | troubled(summary)
+    own, _ = varying(settings)
+    table = Table(
+        box=SIMPLE_HEAD, pad_edge=False, title=_plain(f"{summary['name']}: greedy returns"), title_justify="left"
+    )
+    table.add_column("agent", justify="right", no_wrap=True)
+    for name in own:
+        width = max(len(word) for word in name.split("_"))
+        table.add_column(_plain(name.replace("_", " ")), justify="right", style="dim", min_width=width)
+    for method in columns:
+        width = max(len(word) for word in words(method).split())  # where it is narrow, intervals take two lines
+        table.add_column(_plain(words(method)), justify="right", min_width=width)
+    for agent in agents[:MOST_AGENTS]:
+        values = [found.get(agent["id"], math.nan) for found in columns.values()]
+        best = max((value for value in values if math.isfinite(value)), default=math.nan)
+        cells = [_return(value, len(values) > 1 and value == best) for value in values]
+        name = f"! {agent['id']}" if agent["id"] in marked else str(agent["id"])
+        table.add_row(name, *(_plain(_setting(settings[agent["id"]].get(name))) for name in own), *cells)
+    table.add_section()
+    blanks = [""] * len(own)
+    table.add_row("all", *blanks, *(Text(short(found["mean"]), style="bold") for found in ranges.values()))
+    counts = [sum(map(math.isfinite, found.values())) for found in columns.values()]
+    if set(counts) != {len(agents)}:
+        table.add_row("of", *blanks, *(f"{many:,}" for many in counts), style="dim")
+    if len(summary["seeds"]) > 1:
+        spread = [ends(found["low"], found["high"]) for found in ranges.values()]
+        table.add_row("95 %", *blanks, *spread, style="dim")
+    return table
+
+
+def measures_table(measures: Mapping[str, MeasureResult]) -> Table:
+    """A row for each measure, a column for each method; the best in bold and starred where one way is better."""
+    methods = list(dict.fromkeys(method for measure in measures.values() for method in measure["methods"]))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=Text("measures"), title_justify="left")
+    table.add_column("", no_wrap=True)
+    for method in methods:
+        table.add_column(_plain(words(method)), justify="right")
+    for name, measure in measures.items():
+        found = [measure["methods"].get(method) for method in methods]
+        values = [math.nan if each is None else number(each["mean"]) for each in found]
+        best = best_of(values, measure["better"])
+        cells = [with_unit(value, measure["unit"]) for value in values]
+        marked = [Text(f"* {cell}", style="bold green") if i == best else Text(cell) for i, cell in enumerate(cells)]
+        table.add_row(_plain(words(name)), *marked)
+    return table
+
+
+def _by_agent(agents: list[AgentResult]) -> dict[int, float]:
+    return {agent["id"]: number(agent["return"]) for agent in agents}
+
+
+def _setting(value: Any) -> str:
+    """Three digits, so that the table fits a terminal of 80 columns; the report has all of them."""
+    return short(value, 3) if isinstance(value, float) else shown(value)
+
+
+def _return(value: float, best: bool) -> Text:
+    return Text(f"* {short(value)}", style="bold green") if best else Text(short(value))
+
+
+def _costs(summary: Summary) -> str:
+    compiled = duration(summary["compile_s"])
+    parts = [f"{short(summary['environment_steps'])} environment steps in {duration(summary['wall_s'])}"]
+    if compiled != NOTHING:
+        parts.append(f"{compiled} of it compilation")
+    if "virtual_time" in summary:
+        seen = summary["virtual_time"]
+        parts.append(f"{duration(seen['time_s'])} on the virtual clock")
+        wrong = {"hung": "turns hung", "restarted": "restarts", "duplicates": "duplicates", "malformed": "unreadable"}
+        parts += [f"{short(seen[name])} {words}" for name, words in wrong.items() if name in seen]  # type: ignore[literal-required]
+    return ", ".join(parts)
+
+
+def _path(what: str, path: str) -> Text:
+    return Text.assemble((f"  {what:<12}", "dim"), _plain(path), no_wrap=True, overflow="ignore")
+
+
+def _plain(text: str) -> Text:
+    """Text from a configuration: no markup, no control characters."""
+    return Text("".join(c if c.isprintable() else "?" for c in text))

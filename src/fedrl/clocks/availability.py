@@ -1,0 +1,92 @@
+"""When agents are there: they join, leave and return.
+
+    away | there | away | there ...     phase 0, 1, 2, 3, ...; an agent is there in odd phases
+         join    leave  return
+
+Where a phase ends is drawn for (agent, phase), or read from a trace: nobody has to keep a list of what is to come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int32
+
+from fedrl.clocks.counter_rng import Draw, exponential
+from fedrl.clocks.devices import Clock
+from fedrl.clocks.distributions import drawn
+from fedrl.core.errors import ConfigError
+
+
+class Stay(NamedTuple):
+    """In which phase agents are, and when it ends."""
+
+    phase: Int32[np.ndarray, " agents"]
+    until_s: Float64[np.ndarray, " agents"]
+
+    @property
+    def there(self) -> np.ndarray:
+        """Who is there."""
+        return self.phase % 2 == 1
+
+
+class Presence(NamedTuple):
+    """When agents are there.
+
+    Attributes:
+        start: Everybody's first phase.
+        at: `(agents, their stays, seconds [agents], seed) -> stays` at a time that is not before theirs.
+    """
+
+    start: Stay
+    at: Callable[[np.ndarray, Stay, np.ndarray, int], Stay]
+
+
+def presence(devices: Clock, agents: int) -> Presence:
+    """When the agents of a clock are there.
+
+    Raises:
+        ConfigError: A row of the trace is of no agent, or overlaps another.
+    """
+    if devices.trace is not None:
+        edges = _edges(devices.trace, agents)
+        first = edges[:, 0]
+    else:
+        first = drawn(devices.joins_s, agents, devices.devices_seed, Draw.JOIN, "joins_s")
+
+    def end_of(ids: np.ndarray, stay: Stay, seed: int) -> np.ndarray:
+        """When the phase that has just begun ends."""
+        if devices.trace is not None:
+            return np.asarray(edges[ids, np.minimum(stay.phase, edges.shape[1] - 1)])
+        mean = np.where(stay.there, devices.online_s, devices.offline_s)
+        return np.asarray(stay.until_s + mean * exponential(seed, Draw.STAY, ids, stay.phase))
+
+    def at(ids: np.ndarray, stay: Stay, seconds: np.ndarray, seed: int) -> Stay:
+        phase, until_s = stay.phase.copy(), stay.until_s.copy()
+        while (over := np.flatnonzero(until_s <= seconds)).size:
+            phase[over] += 1
+            until_s[over] = end_of(ids[over], Stay(phase[over], until_s[over]), seed)
+        return Stay(phase, until_s)
+
+    return Presence(Stay(np.zeros(agents, np.int32), first), at)
+
+
+def _edges(rows: tuple[tuple[float, ...], ...], agents: int) -> np.ndarray:
+    """Of each agent, when it comes and goes in turn; at last infinity."""
+    stays: list[list[float]] = [[] for _ in range(agents)]
+    for agent, begin, end in sorted(rows):
+        if not 0 <= agent < agents:
+            raise ConfigError(f"trace has a row of agent {int(agent)}. There are {agents} agents, from 0. Correct it.")
+        mine = stays[int(agent)]
+        if mine and mine[-1] >= begin:
+            raise ConfigError(
+                f"trace has agent {int(agent)} come at {begin:g} s, before it left at {mine[-1]:g} s. Join the rows."
+            )
+        mine += [begin, end]
+    width = max(len(mine) for mine in stays) + 1
+    edges = np.full((agents, width + 1), np.inf)
+    for agent, mine in enumerate(stays):
+        edges[agent, : max(len(mine), 1)] = mine or [0.0]
+    return edges

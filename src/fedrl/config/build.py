@@ -1,0 +1,147 @@
+"""From a `Config` to the objects of an experiment, and back to a `Config` with every default filled in.
+
+Config --build--> Experiment(environment, learner, federation, fleet, methods) --.config--> the resolved Config
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from dataclasses import replace
+
+from fedrl.config import Config, FederationConfig, catalogue
+from fedrl.config.checking import check_experiment
+from fedrl.config.coordination import coordination_of, has_common_policy, resolved
+from fedrl.config.methods import methods_of
+from fedrl.config.objects import Experiment
+from fedrl.config.parts import parts_of, tables_of
+from fedrl.core.environment import AnyEnvironment
+from fedrl.core.errors import ConfigError
+from fedrl.core.keys import Stream, keys_of, stream_key
+from fedrl.core.learner import Learner
+from fedrl.core.reports import DURATION
+from fedrl.engines.upload_bids import check_budget
+from fedrl.environments.fleet import fleet, held_out
+from fedrl.federation.federation import federate
+from fedrl.server.decisions import Admission, Selection, Workload
+from fedrl.server.scheduler import asked
+
+
+def build(config: Config) -> Experiment:
+    """Make the objects that a configuration describes.
+
+    Raises:
+        ConfigError: A component, a parameter or a value is wrong.
+        UnsoundError: The parts are right, their combination is not.
+    """
+    chosen = config.federation
+    environment = catalogue.build("environment", config.environment, "environment")
+    learner = _learner(config, environment)
+    aggregator = catalogue.build("aggregator", chosen.aggregator, "federation.aggregator")
+    stages, down_stages = (
+        [catalogue.build("stage", s, f"federation.{name}[{i}]") for i, s in enumerate(getattr(chosen, name))]
+        for name in ("stages", "down_stages")
+    )
+    server = None
+    if chosen.server_optimizer is not None:
+        server = catalogue.build("server_optimizer", chosen.server_optimizer, "federation.server_optimizer")
+    selection, workload = planning_of(chosen)
+    admission = admission_of(chosen)
+    steps = _steps(chosen, workload)
+    federation = federate(
+        learner,
+        aggregator,
+        *stages,
+        server_opt=server,
+        local_steps=max(steps),
+        payload=chosen.payload,
+        tells=asked(selection, workload, admission),
+        parts=parts_of(chosen.parts),
+        down_stages=tuple(down_stages),
+    )
+    settings, key = config.fleet, stream_key(keys_of(config.fleet_seed), Stream.FLEET)
+    try:
+        agents = fleet(environment, chosen.agents, settings, key)
+        unseen = None
+        if config.evaluation.held_out:
+            unseen = held_out(environment, config.evaluation.held_out, settings, key)
+    except ConfigError as fault:
+        raise ConfigError(f"[fleet] {fault}") from fault
+    coordination = coordination_of(chosen, federation, selection, workload, admission)
+    bids = coordination.scheduler.most_bids(chosen.agents)
+    if admission is not None:
+        check_budget(federation, agents, admission, bids)
+    if config.evaluation.held_out and not has_common_policy(learner, coordination):
+        raise ConfigError(
+            f"evaluation.held_out is {config.evaluation.held_out}, but every agent ends with a policy of its own, and "
+            "none is meant for environments in which no agent trained. Set evaluation.held_out = 0."
+        )
+    filled = replace(
+        config,
+        environment=catalogue.table_of(environment),
+        learner=catalogue.table_of(learner, [environment]),
+        federation=replace(
+            resolved(chosen, coordination),
+            aggregator=catalogue.table_of(aggregator),
+            stages=tuple(catalogue.table_of(stage) for stage in stages),
+            down_stages=tuple(catalogue.table_of(stage) for stage in down_stages),
+            server_optimizer=None if server is None else catalogue.table_of(server),
+            parts=tables_of(federation.parts),
+            selection=None if selection is None else catalogue.table_of(selection),
+            admission=None if admission is None else catalogue.table_of(admission),
+            local_steps=chosen.local_steps if workload is None else catalogue.table_of(workload),
+        ),
+        seeds=tuple(config.seed_list),
+    )
+    methods = methods_of(filled, environment, learner, federation, agents, steps)
+    experiment = Experiment(
+        filled, environment, learner, federation, agents, unseen, methods, coordination, selection, workload, admission
+    )
+    check_experiment(experiment)
+    return experiment
+
+
+def planning_of(chosen: FederationConfig) -> tuple[Selection | None, Workload | None]:
+    """Build what the server plans: whom it asks, and for how many local steps.
+
+    Raises:
+        ConfigError: A component or a parameter is wrong.
+    """
+    selection, workload = None, None
+    if chosen.selection is not None:
+        selection = catalogue.build("selection", chosen.selection, "federation.selection")
+    if isinstance(chosen.local_steps, Mapping):
+        workload = catalogue.build("workload", chosen.local_steps, "federation.local_steps")
+        workload.plan(chosen.agents, 1, workload.init(chosen.agents))
+        if DURATION in workload.asks and chosen.clock is None:
+            raise ConfigError(
+                f"federation.local_steps is {workload!r}, which goes by how long agents take, and a simulation without "
+                "a clock has no time. Say how fast they are: federation.clock = {step_s = ...}, or use balanced."
+            )
+    return selection, workload
+
+
+def admission_of(chosen: FederationConfig) -> Admission | None:
+    """Build what decides whose updates are sent.
+
+    Raises:
+        ConfigError: A component or a parameter is wrong.
+    """
+    if chosen.admission is None:
+        return None
+    admission: Admission = catalogue.build("admission", chosen.admission, "federation.admission")
+    return admission
+
+
+def _steps(chosen: FederationConfig, workload: Workload | None) -> tuple[int, ...]:
+    """The most local steps of each agent in a round."""
+    if workload is not None:
+        return (workload.most,) * chosen.agents
+    given = chosen.local_steps
+    return (given,) * chosen.agents if isinstance(given, int) else typing.cast(tuple[int, ...], given)
+
+
+def _learner(config: Config, environment: AnyEnvironment) -> Learner:
+    built = catalogue.build("learner", config.learner, "learner", {"environment": environment})
+    assert isinstance(built, Learner)
+    return built

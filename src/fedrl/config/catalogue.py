@@ -1,0 +1,231 @@
+"""Where strings become objects, and objects become tables again.
+
+    {name = "ppo", clip = 0.1}  --build("learner", ...)-->  ppo(environment, clip=0.1)  --table_of-->  {every parameter}
+
+A table names a component and some of its parameters. Which kind of component is expected follows from the section of
+the file or from the declared type of the parameter. A string is short for a table with only a name; a list of
+optimisers is their chain.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import optax
+
+from fedrl.clocks.devices import Clock
+from fedrl.clocks.distributions import Spread
+from fedrl.config.coerce import fit
+from fedrl.core.aggregator import Aggregator
+from fedrl.core.component import CATALOGUE, Component, call_of
+from fedrl.core.environment import Environment, HostEnvironment
+from fedrl.core.errors import ConfigError, UnsoundError, nearest
+from fedrl.core.learner import Learner
+from fedrl.core.stage import Stage
+from fedrl.learners.parts.networks import Network
+from fedrl.server.decisions import Admission, Selection, Workload
+from fedrl.server.schedules import Schedule
+from fedrl.server.staleness import Staleness
+from fedrl.topologies.gossip import Rule
+from fedrl.topologies.graph import Graph
+from fedrl.topologies.mixing import Mixing
+from fedrl.topologies.trees import Tree
+
+Table: TypeAlias = dict[str, Any]
+
+ROOMS = ("environments", "learners", "aggregators", "stages", "topologies", "server", "clocks", "engines")
+KINDS: dict[type, str] = {
+    Environment: "environment",
+    HostEnvironment: "environment",
+    Learner: "learner",
+    Aggregator: "aggregator",
+    Stage: "stage",
+    Network: "network",
+    Graph: "graph",
+    Staleness: "staleness",
+    Selection: "selection",
+    Workload: "workload",
+    Admission: "admission",
+    Mixing: "mixing",
+    Rule: "gossip",
+    Tree: "hierarchy",
+    Clock: "clock",
+    Schedule: "schedule",
+    Spread: "spread",
+    optax.GradientTransformation: "optimizer",
+    optax.GradientTransformationExtraArgs: "optimizer",
+}
+CONSTRUCTED = frozenset(KINDS.values()) | {"server_optimizer"}
+
+
+def fill() -> None:
+    """Import every room, so that each component enters the catalogue."""
+    for room in ROOMS:
+        package = importlib.import_module(f"fedrl.{room}")
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+
+
+def components(kind: str | None = None) -> list[Component]:
+    """The components of a kind, or all that a configuration file can name, sorted by kind and name.
+
+    Raises:
+        ConfigError: There is no such kind.
+
+    >>> "mean" in [component.name for component in components("aggregator")]
+    True
+    """
+    fill()
+    kinds = {entry.kind for entry in CATALOGUE.values()} & CONSTRUCTED
+    if kind is not None and kind not in kinds:
+        raise ConfigError(f"{kind!r} is not a kind of component. {nearest(kind, kinds)}")
+    wanted = kinds if kind is None else {kind}
+    return sorted((c for c in CATALOGUE.values() if c.kind in wanted), key=lambda c: (c.kind, c.name))
+
+
+def build(kind: str, table: Any, where: str, given: Mapping[str, Any] | None = None) -> Any:
+    """Build the component that a table describes.
+
+    Args:
+        kind: What is expected there: "learner", "aggregator", ...
+        table: `{"name": ..., parameter: value, ...}`, or the name alone.
+        where: The full name of the table's key, for messages.
+        given: By kind, what a constructor gets that asks for it and finds nothing in the table.
+
+    Raises:
+        ConfigError: A name, a key or a value is wrong. It names the key, the value and the nearest valid name.
+
+    >>> build("aggregator", {"name": "mean", "weighting": "uniform"}, "aggregator")
+    mean(weighting='uniform')
+    """
+    context = {} if given is None else given
+    if isinstance(table, str):
+        table = {"name": table}
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where} is {table!r}. It needs to be a table with the name of a component ({kind}).")
+    entry = _find(kind, table, where)
+    arguments = _arguments(entry, table, where, context)
+    bound = inspect.BoundArguments(entry.signature, arguments)
+    try:
+        return entry.build(*bound.args, **bound.kwargs)
+    except (ConfigError, UnsoundError) as fault:
+        raise type(fault)(f"[{where}] {fault}") from fault
+    except (TypeError, ValueError) as fault:
+        raise ConfigError(f"[{where}] {entry.name} can't be built from {dict(table)!r}: {fault}.") from fault
+
+
+def _arguments(entry: Component, table: Mapping[str, Any], where: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the constructor is called with: from the table, else from what is given."""
+    parameters, types = entry.signature.parameters, _types(entry)
+    for key in table:
+        if key != "name" and key not in parameters:
+            raise ConfigError(
+                f"{where}.{key} is {table[key]!r}, but {entry.name} has no parameter {key!r}. "
+                f"{nearest(key, parameters.keys() - given.keys())}"
+            )
+
+    def special(value: Any, annotation: Any, place: str) -> Any:
+        asked = _kind_of(annotation) if isinstance(annotation, type) else None
+        return NotImplemented if asked is None else _component(asked, value, place, given)
+
+    arguments: dict[str, Any] = {}
+    for name, parameter in parameters.items():
+        many = parameter.kind is parameter.VAR_POSITIONAL
+        if name in table:
+            annotation = Sequence[types[name]] if many else types[name]  # type: ignore[valid-type]
+            arguments[name] = fit(table[name], annotation, f"{where}.{name}", special)
+        elif required(parameter):
+            kind = _kind_of(types[name])
+            if kind is None or kind not in given:
+                raise ConfigError(f"{where} lacks {name!r}, which {entry.name} needs. Add {where}.{name}.")
+            arguments[name] = given[kind]
+    return arguments
+
+
+def table_of(value: Any, given: Sequence[Any] = ()) -> Table:
+    """The table that describes a component, with every parameter filled in.
+
+    Parameters that are None have no place in TOML and stay out, and so do components in `given`, which the builder
+    supplies.
+
+    Raises:
+        ConfigError: A part of it was not built by a component.
+
+    >>> from fedrl.aggregators import mean
+    >>> table_of(mean())
+    {'name': 'mean', 'weighting': 'samples'}
+    """
+    call = call_of(value)
+    if call is None:
+        raise ConfigError(
+            f"{value!r} was not built by a component, so it can't be written to a configuration file. "
+            "Decorate its constructor with @fedrl.component."
+        )
+    table: Table = {"name": call.component.name}
+    for name, argument in call.arguments.items():
+        if argument is None or (call_of(argument) is not None and argument in given):
+            continue
+        table[name] = _plain(argument, given)
+    return table
+
+
+def _component(kind: str, value: Any, where: str, given: Mapping[str, Any]) -> Any:
+    if kind == "optimizer" and isinstance(value, list | tuple):
+        return build(kind, {"name": "chain", "optimizers": value}, where, given)
+    return build(kind, value, where, given)
+
+
+def _find(kind: str, table: Mapping[str, Any], where: str) -> Component:
+    fill()
+    names = {name for known, name in CATALOGUE if known == kind}
+    name = table.get("name")
+    if name is None:
+        raise ConfigError(f"{where} has no name. Add {where}.name. {nearest('', names)}")
+    if name not in names:
+        raise ConfigError(f"{where}.name is {name!r}, which is no known {kind}. {nearest(str(name), names)}")
+    return CATALOGUE[kind, name]
+
+
+def _types(entry: Component) -> dict[str, Any]:
+    """The declared type of each parameter; Any where it can't be told."""
+    try:
+        hints = typing.get_type_hints(entry.build)
+    except NameError:
+        hints = {}
+    return {name: hints.get(name, Any) for name in entry.signature.parameters}
+
+
+def _kind_of(annotation: Any) -> str | None:
+    options = typing.get_args(annotation) or (annotation,)
+    return next((KINDS[option] for option in options if isinstance(option, type) and option in KINDS), None)
+
+
+def _plain(value: Any, given: Sequence[Any]) -> Any:
+    """A value as TOML has it."""
+    if call_of(value) is not None:
+        return table_of(value, given)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, given) for key, item in value.items() if item is not None}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changed = {e.name: getattr(value, e.name) for e in dataclasses.fields(value)}
+        chosen = {e.name: changed[e.name] for e in dataclasses.fields(value) if changed[e.name] != e.default}
+        return _plain(chosen, given)
+    if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__array__"):
+        return np.asarray(value).tolist()
+    if isinstance(value, tuple | list):
+        return [_plain(item, given) for item in value]
+    if isinstance(value, bool | int | float | str):
+        return value
+    raise ConfigError(f"{value!r} has no place in a configuration file. Give a name, a number or a component.")
+
+
+def required(parameter: inspect.Parameter) -> bool:
+    """Whether a table has to give this parameter."""
+    return parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL

@@ -1,0 +1,212 @@
+"""Who coordinates, and when: the one place where a configuration becomes the parts of a simulation.
+
+federation.hierarchy       a tree of servers            else one server
+federation.topology        neighbours, without server
+federation.schedule        who works when, and when servers merge
+federation.clock           the devices behind agents, for simulated seconds
+federation.delay_rounds    how old what agents hear is
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import jax
+import optax
+
+from fedrl.clocks.devices import Clock
+from fedrl.clocks.distributions import Spread, Spreading
+from fedrl.config import FederationConfig, catalogue
+from fedrl.config.measures import declared
+from fedrl.core.errors import ConfigError
+from fedrl.core.learner import Learner, policy_of
+from fedrl.core.measures import Measure
+from fedrl.core.types import Key, Params
+from fedrl.engines.combinations import check
+from fedrl.engines.compute import COMPUTE
+from fedrl.engines.round_log import TIMES
+from fedrl.engines.state import chosen_size
+from fedrl.engines.topologies.choices import Hierarchy, Neighbours, OneServer, Topology, server
+from fedrl.engines.topologies.step_size import step_size
+from fedrl.engines.topologies.tree import lowest
+from fedrl.federation.federation import Federation
+from fedrl.server.decisions import Admission, Selection, Workload
+from fedrl.server.scheduler import Scheduler
+from fedrl.server.schedules import Schedule, synchronous
+from fedrl.topologies import average, column_stochastic, metropolis
+from fedrl.topologies.consensus import weighing
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Coordination:
+    """Who coordinates a federation, and when.
+
+    Attributes:
+        topology: Where updates meet.
+        scheduler: Who works when, how much, and whose update is merged.
+        clock: The devices behind agents; None if all answer at once.
+    """
+
+    topology: Topology
+    scheduler: Scheduler
+    clock: Clock | None
+
+    @property
+    def neighbours(self) -> Neighbours | None:
+        """Agents that meet without a server, if they do."""
+        return self.topology if isinstance(self.topology, Neighbours) else None
+
+    @property
+    def hierarchy(self) -> Hierarchy | None:
+        """The tree of servers, if there is one."""
+        return self.topology if isinstance(self.topology, Hierarchy) else None
+
+    @property
+    def parts(self) -> list[object]:
+        """Those that have a source."""
+        where = self.topology
+        meeting: list[object] = [where.graph, where.mixing, where.rule] if isinstance(where, Neighbours) else []
+        if isinstance(where, Hierarchy):
+            meeting = [where.tree, where.upper_optimizer]
+        return [*meeting, self.scheduler.schedule, self.clock]
+
+
+def coordination_of(
+    chosen: FederationConfig,
+    federation: Federation,
+    selection: Selection | None = None,
+    workload: Workload | None = None,
+    admission: Admission | None = None,
+) -> Coordination:
+    """Build who coordinates, and check that it suits the federation.
+
+    Raises:
+        ConfigError: A component, a parameter or the number of agents is wrong.
+        UnsoundError: The parts do not go together.
+    """
+    topology, clock = _topology_of(chosen), None
+    if chosen.clock is not None:
+        named = {"name": "clock", **chosen.clock} if isinstance(chosen.clock, Mapping) else chosen.clock  # the only one
+        clock = typing.cast(Clock, catalogue.build("clock", named, "federation.clock"))
+    schedule = synchronous()
+    if chosen.schedule is not None:
+        schedule = typing.cast(Schedule, catalogue.build("schedule", chosen.schedule, "federation.schedule"))
+    group = lowest(topology.tree, chosen.agents) if isinstance(topology, Hierarchy) else None
+    scheduler = Scheduler(schedule, selection, workload, admission, group=group, delay_rounds=_delays_of(chosen))
+    check(federation, chosen.agents, topology, scheduler, clock)
+    if isinstance(topology, Neighbours):
+        weighing(topology.graph, topology.mixing, topology.rule, chosen.agents)
+        if federation.stages:
+            parts = (topology.graph, topology.mixing, topology.rule, topology.gamma, chosen.agents)
+            topology = replace(topology, gamma=step_size(federation, *parts))
+    chosen_size(chosen.agents, chosen.block)
+    return Coordination(topology, scheduler, clock)
+
+
+def _delays_of(chosen: FederationConfig) -> Spreading:
+    given = chosen.delay_rounds
+    if isinstance(given, int):
+        return given
+    if isinstance(given, tuple | list):
+        return tuple(given)
+    return typing.cast(Spread, catalogue.build("spread", given, "federation.delay_rounds"))
+
+
+def _topology_of(chosen: FederationConfig) -> Topology:
+    if chosen.hierarchy is not None:
+        tree = catalogue.build("hierarchy", chosen.hierarchy, "federation.hierarchy")
+        tree.parents(chosen.agents)
+        upper = upper_optimizer_of(chosen)
+        if upper is not None and max(tree.periods) == 1:
+            raise ConfigError(
+                f"federation.upper_optimizer is {chosen.upper_optimizer!r}, and in {tree!r} every server but the root "
+                "passes on what it hears. Use federation.server_optimizer, which is the root's, or give the tree "
+                "periods."
+            )
+        return Hierarchy(tree, upper)
+    if chosen.topology is None:
+        return server()
+    graph = catalogue.build("graph", chosen.topology, "federation.topology")
+    rule = average() if chosen.gossip is None else catalogue.build("gossip", chosen.gossip, "federation.gossip")
+    if chosen.mixing is None:
+        mixing = column_stochastic() if rule.sums == "columns" else metropolis()
+    else:
+        mixing = catalogue.build("mixing", chosen.mixing, "federation.mixing")
+    return Neighbours(graph, mixing, rule, chosen.consensus_steps, chosen.gamma)
+
+
+def upper_optimizer_of(chosen: FederationConfig) -> optax.GradientTransformation | None:
+    """Build what servers above servers do with the change of those below."""
+    if chosen.upper_optimizer is None:
+        return None
+    built = catalogue.build("server_optimizer", chosen.upper_optimizer, "federation.upper_optimizer")
+    return typing.cast(optax.GradientTransformation, built)
+
+
+def resolved(chosen: FederationConfig, coordination: Coordination) -> FederationConfig:
+    """The section with the defaults of the coordination filled in."""
+    where = coordination.topology
+    if isinstance(where, Hierarchy):
+        upper = where.upper_optimizer
+        table = None if upper is None else catalogue.table_of(upper)
+        chosen = replace(chosen, hierarchy=catalogue.table_of(where.tree), upper_optimizer=table)
+    if isinstance(where, Neighbours):
+        chosen = replace(
+            chosen,
+            topology=catalogue.table_of(where.graph),
+            mixing=catalogue.table_of(where.mixing),
+            gossip=catalogue.table_of(where.rule),
+            gamma=where.gamma,
+        )
+    clock = None if coordination.clock is None else catalogue.table_of(coordination.clock)
+    schedule = chosen.schedule
+    if schedule is not None or clock is not None:
+        schedule = catalogue.table_of(coordination.scheduler.schedule)
+    delays = coordination.scheduler.delay_rounds
+    if isinstance(delays, Spread):
+        chosen = replace(chosen, delay_rounds=catalogue.table_of(delays))
+    return replace(chosen, clock=clock, schedule=schedule)
+
+
+def measure_names(learner: Learner, coordination: Coordination) -> dict[str, Measure]:
+    """All that a run of an experiment measures, by name: what a user may ask for.
+
+    Raises:
+        UnsoundError: A name stands for two quantities.
+    """
+    timed = coordination.clock is not None
+    return declared(learner, COMPUTE | TIMES if timed else COMPUTE).all
+
+
+def all_act_alike(learner: Learner, coordination: Coordination) -> bool:
+    """Whether every agent acts with the server's parameters.
+
+    Personalised agents do not, nor do neighbours, nor agents of a tree whose servers have parameters of their own
+    between two merges of the root.
+    """
+    where = coordination.topology
+    relays = isinstance(where, Hierarchy) and set(where.tree.periods) == {1}
+    return not learner.personalised and (relays or isinstance(where, OneServer))
+
+
+def has_common_policy(learner: Learner, coordination: Coordination) -> bool:
+    """Whether the server's parameters are a policy: one that an agent which never trained can act with."""
+    if coordination.neighbours is not None:
+        return False
+    return shapes_of(learner, acting=True) == shapes_of(learner)
+
+
+def shapes_of(learner: Learner, acting: bool = False) -> Params:
+    """The shapes of what a federation sees of a learner's parameters, or of those that it acts with."""
+
+    def made(key: Key) -> Params:
+        state = learner.init(key, learner.environment.params)
+        return policy_of(learner, state) if acting else learner.params(state)
+
+    return jax.eval_shape(made, jax.random.key(0))

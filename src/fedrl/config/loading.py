@@ -1,0 +1,120 @@
+"""From a file, a dictionary or a `Config` to a checked `Config`, and back to TOML."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from fedrl.config.catalogue import KINDS, table_of
+from fedrl.config.coerce import fit
+from fedrl.config.experiment import Config
+from fedrl.config.overrides import override
+from fedrl.core.component import call_of
+from fedrl.core.errors import ConfigError, nearest
+
+
+def load(source: Path | str | Mapping[str, Any] | Config, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration from a file, a dictionary or as it is, then apply overrides such as "learner.clip=0.1".
+
+    Raises:
+        ConfigError: Something is wrong; it names the key, the value and what is allowed.
+    """
+    data = tables_of(source)
+    for text in overrides:
+        override(data, text)
+    return parse(data)
+
+
+def tables_of(source: Path | str | Mapping[str, Any] | Config) -> dict[str, Any]:
+    """A configuration before it is checked: tables and plain values of its own.
+
+    Raises:
+        ConfigError: The file does not exist, or is no TOML.
+    """
+    if isinstance(source, Config):
+        return as_dict(source)
+    if isinstance(source, Mapping):
+        return typing.cast(dict[str, Any], _tables(source))
+    return read(Path(source))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a TOML file; its name is the experiment's if it has none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = nearest(path.name, (p.name for p in path.parent.glob("*.toml"))) if path.parent.is_dir() else ""
+        raise ConfigError(f"{path} does not exist. {near}".rstrip()) from None
+    except (OSError, UnicodeDecodeError) as fault:
+        raise ConfigError(f"{path} can't be read ({fault}). It needs to be a TOML file.") from None
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as fault:
+        raise ConfigError(f"{path} is not valid TOML: {fault}.") from None
+    return {"name": path.stem, **data}
+
+
+def parse(data: Mapping[str, Any]) -> Config:
+    """Check the keys and the types of a dictionary and make a `Config` of it.
+
+    Raises:
+        ConfigError: A key is unknown or missing, or a value is of the wrong type or out of range.
+    """
+    return typing.cast(Config, _section(Config, data, ""))
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """The configuration as TOML has it: no None, lists for tuples."""
+    return typing.cast(dict[str, Any], _tables(config))
+
+
+def dump(config: Config) -> str:
+    """The configuration as the text of a TOML file."""
+    return tomli_w.dumps(as_dict(config))
+
+
+def _section(kind: type, data: Any, where: str) -> Any:
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where} is {data!r}. It needs to be a table.")
+    known = {entry.name: entry for entry in dataclasses.fields(kind)}
+    types = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        full = f"{where}.{key}" if where else key
+        if key not in known:
+            place = f"the section [{where}]" if where else "an experiment"
+            shown = "" if isinstance(value, Mapping) else f" is {value!r}, but it"
+            raise ConfigError(f"{full}{shown} is not a key of {place}. {nearest(key, known)}")
+        section = dataclasses.is_dataclass(types[key])
+        values[key] = _section(types[key], value, full) if section else fit(value, types[key], full, _no_object)
+    for name, entry in known.items():
+        if name not in values and entry.default is entry.default_factory is dataclasses.MISSING:
+            full = f"{where}.{name}" if where else name
+            raise ConfigError(f"{full} is missing. Every experiment needs it.")
+    return kind(**values)
+
+
+def _no_object(value: Any, annotation: Any, where: str) -> Any:
+    """Objects have become tables before they are checked, so none fits the type of a component."""
+    if isinstance(annotation, type) and annotation in KINDS:
+        raise ConfigError(f"{where} is {value!r}. It needs to be a table.")
+    return NotImplemented
+
+
+def _tables(value: Any) -> Any:
+    """Plain TOML values: components become tables, tuples lists, and None disappears."""
+    if call_of(value) is not None:
+        return table_of(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _tables({entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)})
+    if isinstance(value, Mapping):
+        return {str(key): _tables(item) for key, item in value.items() if item is not None}
+    if isinstance(value, tuple | list):
+        return [_tables(item) for item in value]
+    return value

@@ -1,0 +1,144 @@
+"""Finite Markov decision processes, given by their tables.
+
+An environment of this kind is its parameters: whatever a fleet varies ends up in `TabularParams`, and planning
+(`fedrl.environments.tabular.planning`) and sampling read the same three arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.core.component import component
+from fedrl.core.environment import Discrete, Environment, Spaces, Timestep, Variants, draw_uniform, first
+from fedrl.core.errors import ConfigError
+from fedrl.environments.time_limit import time_limit
+
+
+class TabularParams(NamedTuple):
+    """A finite process; any number of leading axes (agents, seeds) on every leaf.
+
+    Attributes:
+        transition: `[states, actions, states]`, P(s' | s, a).
+        reward: `[states, actions]`, paid for acting in the state; it does not depend on where that leads.
+        initial: `[states]`, the distribution of the first state.
+    """
+
+    transition: jax.Array
+    reward: jax.Array
+    initial: jax.Array
+
+
+class TabularState(NamedTuple):
+    """The number of the state, int32."""
+
+    position: jax.Array
+
+
+@component("environment")
+def tabular(
+    transition: Sequence[Any] | np.ndarray | jax.Array,
+    reward: Sequence[Any] | np.ndarray | jax.Array,
+    initial: Sequence[float] | np.ndarray | jax.Array | None = None,
+    max_steps: int = 100,
+) -> Environment:
+    """A finite process from its tables; the agent sees the number of the state, and only the time limit ends it.
+
+    Args:
+        transition: `[states, actions, states]`; rows add up to 1.
+        reward: `[states, actions]`.
+        initial: `[states]`, adds up to 1; uniform by default.
+        max_steps: Steps of an episode.
+
+    Raises:
+        ConfigError: The shapes do not match or a row is not a distribution.
+
+    >>> env = tabular(transition=[[[0.0, 1.0]], [[1.0, 0.0]]], reward=[[0.0], [1.0]], initial=[1.0, 0.0])
+    >>> env.spaces.observation
+    Discrete(n=2)
+    """
+    tables = np.asarray(transition, np.float32)
+    start = np.full(len(tables), 1.0 / len(tables)) if initial is None else np.asarray(initial)
+    _check_tables(tables, np.asarray(reward), start)
+    return process(TabularParams(*(jnp.asarray(table, jnp.float32) for table in (tables, reward, start))), max_steps)
+
+
+def process(params: TabularParams, max_steps: int, variants: Variants | None = None) -> Environment:
+    """The environment with these tables at its defaults.
+
+    Args:
+        params: The tables.
+        max_steps: Steps of an episode.
+        variants: The numbers they were computed from, if a fleet may vary those.
+    """
+    states, actions, _ = params.transition.shape
+    count = Discrete(states)
+
+    def reset(noise: jax.Array, params: TabularParams) -> tuple[Timestep, TabularState]:
+        position = _pick(noise[0], _thresholds(params.initial))
+        return first(position), TabularState(position)
+
+    def step(
+        noise: jax.Array, params: TabularParams, state: TabularState, action: jax.Array
+    ) -> tuple[Timestep, TabularState]:
+        # Cumulated before the row is looked up: it depends on no state, so XLA moves it out of a rollout's loop.
+        row = _thresholds(params.transition)[state.position, action]
+        reached = _pick(noise[0], row)
+        reward = params.reward[state.position, action]
+        return Timestep(reached, reward, jnp.bool_(False), jnp.bool_(False)), TabularState(reached)
+
+    draw = draw_uniform(1)
+    spaces = Spaces(count, Discrete(actions))
+    return time_limit(
+        Environment(params, spaces, draw, draw, reset, step, max_steps, model=lambda tables: tables, variants=variants)
+    )
+
+
+def check_fraction(**values: float) -> None:
+    """Refuse a share outside [0, 1].
+
+    Raises:
+        ConfigError: It names the argument and the value.
+    """
+    for name, value in values.items():
+        if not 0.0 <= value <= 1.0:
+            raise ConfigError(f"{name} is {value}. It is a share, so it lies between 0 and 1. Choose one that does.")
+
+
+def _thresholds(probabilities: jax.Array) -> jax.Array:
+    """Cumulated probabilities, 1 up to rounding (2^-24) from the last possible outcome on.
+
+    Uniform numbers are at most 1 - 2^-23, so an impossible outcome is never picked.
+    """
+    total = jnp.cumsum(probabilities, axis=-1)
+    return total / total[..., -1:]
+
+
+def _pick(uniform: jax.Array, thresholds: jax.Array) -> jax.Array:
+    """The outcome whose interval of the cumulated probabilities holds `uniform`."""
+    return (uniform >= thresholds[:-1]).sum(dtype=jnp.int32)
+
+
+def _check_tables(transition: np.ndarray, reward: np.ndarray, initial: np.ndarray) -> None:
+    states, actions = len(transition), transition.shape[1] if transition.ndim > 1 else 0
+    for name, table, shape in (
+        ("transition", transition, (states, actions, states)),
+        ("reward", reward, (states, actions)),
+        ("initial", initial, (states,)),
+    ):
+        if table.shape != shape:
+            raise ConfigError(
+                f"{name} has shape {table.shape}. With {states} states and {actions} actions it needs {shape}. "
+                "Give transition as [states, actions, states], reward as [states, actions], initial as [states]."
+            )
+    for name, table in (("transition", transition), ("initial", initial)):
+        total = table.sum(-1)
+        if (table < 0).any() or not np.allclose(total, 1.0, atol=1e-5):
+            raise ConfigError(
+                f"{name} has a row that is no distribution (smallest entry {table.min():g}, sums from {total.min():g} "
+                f"to {total.max():g}). Make every row along the last axis non-negative with sum 1."
+            )

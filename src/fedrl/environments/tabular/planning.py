@@ -1,0 +1,103 @@
+"""Exact answers for finite processes: what learners are measured against.
+
+Every function takes any number of leading axes (agents, seeds) on all its arrays, and runs under `jit` and `vmap`.
+
+    model, discount --> optimal_q --> greedy --> policy --> policy_value, policy_return
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fedrl.core.environment import AnyEnvironment, Environment
+from fedrl.core.errors import ConfigError
+from fedrl.core.types import PyTree
+from fedrl.environments.tabular.model import TabularParams
+
+
+def model_of(environment: AnyEnvironment, params: PyTree = None) -> TabularParams:
+    """The exact model of a finite environment, for one setting of its parameters or a fleet of them.
+
+    Args:
+        environment: A tabular environment or a gridworld.
+        params: Its parameters, with any leading axes; the defaults if None.
+
+    Raises:
+        ConfigError: No exact model of the environment is known.
+
+    >>> from fedrl.environments import gridworld
+    >>> model_of(gridworld("4x4")).transition.shape
+    (16, 4, 16)
+    """
+    if isinstance(environment, Environment) and environment.model is not None:
+        return environment.model(environment.params if params is None else params)
+    raise ConfigError(
+        f"{environment!r} has no exact model. Planning needs a finite process. "
+        "Use gridworld(), a tabular environment, or one with a `model`."
+    )
+
+
+def bellman(
+    model: TabularParams, q: Float[Array, "*agents states actions"], discount: float
+) -> Float[Array, "*agents states actions"]:
+    """One step of value iteration, (T Q)(s, a) = r(s, a) + gamma sum_s' P(s' | s, a) max_a' Q(s', a')."""
+    return model.reward + discount * jnp.einsum("...sat,...t->...sa", model.transition, q.max(-1))
+
+
+def optimal_q(model: TabularParams, discount: float) -> Float[Array, "*agents states actions"]:
+    """The best values Q* by value iteration, to the precision of float32.
+
+    Args:
+        model: Of the process.
+        discount: gamma in [0, 1), a Python number: it sets the number of iterations.
+
+    Raises:
+        ConfigError: The discount is out of range.
+
+    >>> from fedrl.environments import windy_cliffs
+    >>> round(float(optimal_q(windy_cliffs(0.5), 0.95)[0].max()), 1)
+    134.0
+    """
+    _check_discount(discount)
+    sweeps = math.ceil(math.log(1e-9) / math.log(discount)) if discount > 0 else 1
+    return jax.lax.fori_loop(0, sweeps, lambda _, q: bellman(model, q, discount), jnp.zeros_like(model.reward))
+
+
+def greedy(q: Float[Array, "*agents states actions"]) -> Float[Array, "*agents states actions"]:
+    """The policy that takes the best action, the first of equals; probabilities."""
+    return jax.nn.one_hot(q.argmax(-1), q.shape[-1])
+
+
+def policy_value(
+    model: TabularParams, policy: Float[Array, "*agents states actions"], discount: float
+) -> Float[Array, "*agents states"]:
+    """The value of each state under a policy, the solution of V = r_pi + gamma P_pi V.
+
+    Args:
+        model: Of the process.
+        policy: Probabilities of the actions in each state.
+        discount: gamma in [0, 1).
+
+    Raises:
+        ConfigError: The discount is out of range.
+    """
+    _check_discount(discount)
+    moves = jnp.einsum("...sat,...sa->...st", model.transition, policy)
+    paid = (model.reward * policy).sum(-1)
+    return jnp.linalg.solve(jnp.eye(paid.shape[-1]) - discount * moves, paid[..., None])[..., 0]
+
+
+def policy_return(
+    model: TabularParams, policy: Float[Array, "*agents states actions"], discount: float
+) -> Float[Array, "*agents"]:
+    """What a policy earns from the start of an episode on, discounted: sum_s initial(s) V(s)."""
+    return (model.initial * policy_value(model, policy, discount)).sum(-1)
+
+
+def _check_discount(discount: float) -> None:
+    if not 0.0 <= discount < 1.0:
+        raise ConfigError(f"discount is {discount}. Without end, rewards add up only if it is in [0, 1). Lower it.")

@@ -1,0 +1,81 @@
+"""A grid with a cliff along its lower edge and a wind that blows towards it.
+
+12 13 14 15        start 0, goal 3, cliff 1 and 2; from the cliff and from the goal every action leads to the
+ 8  9 10 11        start. Rewards are paid for the state one acts in: -100 on the cliff, +100 at the goal,
+ 4  5  6  7        -1 elsewhere. Any action but down is replaced by down with probability theta / 3.
+ S  x  x  G
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.core.component import component
+from fedrl.core.environment import Environment, Variants
+from fedrl.core.errors import ConfigError
+from fedrl.environments.tabular.model import TabularParams, check_fraction, process
+
+UP, DOWN, LEFT, RIGHT = range(4)
+
+
+@component("environment", reference="Jin et al. (2022), https://arxiv.org/abs/2204.02634")
+def windy_cliff(theta: float = 0.5, width: int = 4, height: int = 4, max_steps: int = 100) -> Environment:
+    """WindyCliffs: walk past a cliff in the wind, again and again. Actions 0 up, 1 down, 2 left, 3 right.
+
+    At discount 0.95 the best value of the start is 133.965 for theta = 0.5.
+
+    Args:
+        theta: Strength of the wind, from 0 to 1. Fleets vary it.
+        width: Columns, at least 2.
+        height: Rows, at least 2.
+        max_steps: Steps of an episode.
+
+    Raises:
+        ConfigError: An argument is out of range.
+    """
+    numbers: dict[str, Any] = {"theta": theta, "width": width, "height": height}
+    return process(_tables(**numbers), max_steps, Variants(_tables, numbers))
+
+
+def _tables(theta: float, width: int, height: int) -> TabularParams:
+    check_fraction(theta=theta)
+    return windy_cliffs(theta, width, height)
+
+
+def windy_cliffs(thetas: float | jax.Array, width: int = 4, height: int = 4) -> TabularParams:
+    """The processes of winds of these strengths; the shape of `thetas` becomes the leading axes of the result.
+
+    The paper's mixture at heterogeneity kappa, (1 - kappa) P(0.5) + kappa P(theta), is P(0.5 + kappa (theta - 0.5)).
+
+    >>> windy_cliffs(jnp.linspace(0, 1, 5)).transition.shape
+    (5, 16, 4, 16)
+    """
+    if width < 2 or height < 2:
+        raise ConfigError(f"The grid is {width} x {height}. The way past the cliff needs at least 2 x 2.")
+    states, goal = width * height, width - 1
+    row, column = np.divmod(np.arange(states), width)
+    reached = np.stack(
+        [
+            np.minimum(row + 1, height - 1) * width + column,
+            np.maximum(row - 1, 0) * width + column,
+            row * width + np.maximum(column - 1, 0),
+            row * width + np.minimum(column + 1, width - 1),
+        ],
+        axis=1,
+    )
+    reached[1:width] = 0
+    meant = jnp.asarray(np.eye(states, dtype=np.float32)[reached])
+    blown = jnp.broadcast_to(meant[:, DOWN : DOWN + 1], meant.shape)
+    wind = jnp.asarray(thetas, jnp.float32)
+    chance = wind[..., None, None, None] / 3.0
+    paid = np.full((states, 4), -1.0, np.float32)
+    paid[1:goal], paid[goal] = -100.0, 100.0
+    return TabularParams(
+        transition=(1.0 - chance) * meant + chance * blown,
+        reward=jnp.broadcast_to(paid, (*wind.shape, states, 4)),
+        initial=jnp.broadcast_to(np.eye(states, dtype=np.float32)[0], (*wind.shape, states)),
+    )

@@ -1,1 +1,0 @@
-"""From a configuration file to a run folder: build, run, record, evaluate, report."""

@@ -1,0 +1,108 @@
+"""What is refused when a federation is built, because it would not do what it promises.
+
+What may not stand beside noise or a hidden sum is in `fedrl.federation.private`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedrl.core.aggregator import Aggregator, by_samples
+from fedrl.core.errors import UnsoundError
+from fedrl.core.learner import Learner, follows_corrections
+from fedrl.core.stage import Stage
+from fedrl.core.summation import Summation, hidden
+
+
+def check_composition(
+    learner: Learner, aggregator: Aggregator, stages: Sequence[Stage], payload: str, summation: Summation | None = None
+) -> None:
+    """Refuse a combination of sound parts that is unsound as a whole.
+
+    Raises:
+        UnsoundError: It names both parts and the way out.
+    """
+    hiding = hidden(summation)
+    if hiding is not None:
+        for inner in stages:
+            if inner.decode is not None:
+                raise UnsoundError(
+                    f"{inner!r} stands inside {hiding!r}. It is undone update by update, and the other makes single "
+                    f"updates unreadable. Leave {inner!r} out, or replace it by a stage that commutes with sums."
+                )
+        if aggregator.sees == "each":
+            raise UnsoundError(
+                f"{aggregator!r} needs to see each update and {hiding!r} hides them. "
+                f"Aggregate by a rule of the sum such as mean(), or apply {aggregator!r} to secure sums of groups.",
+                reason="only sums",
+            )
+    weighing = [stage for stage in stages if stage.weighs]
+    if weighing and aggregator.weigh is not by_samples:
+        raise UnsoundError(
+            f"{weighing[0]!r} changes the weights of updates and {aggregator!r} has weights of its own, so nothing "
+            f"would come of it. Use mean(), or leave {weighing[0]!r} out."
+        )
+    _check_sums(aggregator, stages, hiding)
+    holding = next((stage for stage in stages if stage.withholds), None)
+    if holding is not None and aggregator.sees == "each":
+        raise UnsoundError(
+            f"{aggregator!r} looks at each update, and would take what {holding!r} holds back for updates of zero. "
+            "Use a rule of the sum such as mean().",
+            reason="only sums",
+        )
+    if payload == "gradient" and learner.gradient is None:
+        raise UnsoundError(
+            f"{learner!r} has no gradient to send: an iteration of it takes several steps. "
+            "Use payload='delta', or a learner with one step per iteration such as reinforce().",
+            reason="gradients",
+        )
+    guiding = [stage for stage in stages if stage.guide is not None]
+    if payload == "gradient" and guiding:
+        raise UnsoundError(
+            f"{guiding[0]!r} steers local steps and payload='gradient' takes none. Use payload='delta', or leave "
+            f"{guiding[0]!r} out: a mean of gradients at the same parameters does not drift.",
+            reason="gradients",
+        )
+    if guiding and not follows_corrections(learner):
+        raise UnsoundError(
+            f"{guiding[0]!r} corrects local gradients, and the optimiser of {learner!r} does not read corrections. "
+            f"Use optimizer = chain(corrected(), sgd(...)), or leave {guiding[0]!r} out."
+        )
+
+
+def _check_sums(aggregator: Aggregator, stages: Sequence[Stage], hiding: Summation | None) -> None:
+    """A sum over all agents needs the share of each of them, and every agent's message in the clear."""
+    summing = [stage for stage in stages if stage.sums is not None]
+    if not summing:
+        return
+    one, rest = summing[0], [stage for stage in stages if stage is not summing[0]]
+    if aggregator.sees == "each":
+        raise UnsoundError(
+            f"{one!r} keeps a sum over all agents by the weights of a mean, and {aggregator!r} has none: whatever it "
+            "makes of the updates, agents would be steered to where that mean wants them. Use mean() or "
+            f"mean('uniform'), or leave {one!r} out.",
+            reason="only sums",
+        )
+    for private in (*(stage for stage in rest if stage.noise is not None), *([hiding] if hiding else [])):
+        raise UnsoundError(
+            f"{private!r} is to keep single updates from the server, and {one!r} sends what it sums up in the clear, "
+            "beside all other stages. Sums of stages under noise, or inside a hidden sum, are not there yet. Leave one "
+            "of them out.",
+            reason="in the clear",
+        )
+    for stage in rest:
+        if stage.sums == one.sums:
+            raise UnsoundError(
+                f"{one!r} and {stage!r} both send statistics named {one.sums!r}, and one would take the other's for "
+                "its own. Leave one of them out."
+            )
+        if stage.weighs:
+            raise UnsoundError(
+                f"{stage!r} changes weights from round to round, and {one!r} keeps a sum over all agents, also those "
+                f"who are not asked, so their shares have to be known. Leave one of them out."
+            )
+        if stage.withholds:
+            raise UnsoundError(
+                f"{stage!r} saves messages, and {one!r} sends one in every round: what it sums up is right only with "
+                "what every agent has to add. Leave one of them out."
+            )

@@ -1,0 +1,326 @@
+"""Parts of the parameters with a rule, a server optimiser and a period of their own.
+
+    value --split--> actor  --pipeline, rule, optimiser every 5th version--+
+                     critic --pipeline, rule, optimiser every version------+--> joined
+                     rest   --those of the federation----------------------+
+
+A part is due in every version whose number, counted from 1, its period divides. In between an agent keeps what it has
+made of it and sends nothing of it, and the server leaves it, its rule and its optimiser as they are. An agent adopts a
+part from the first broadcast it hears after the part was due, and sends how it has changed since: what is broadcast of
+a part in between may change, as down stages send later what they lost.
+
+A part is a tree with None in the places of all others, so that what is said of single arrays still holds in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fedrl.core.aggregator import Aggregator, Arrivals, View, by_samples
+from fedrl.core.checks import check_positive
+from fedrl.core.component import Call, component, record
+from fedrl.core.errors import ConfigError, UnsoundError
+from fedrl.core.learner import Learner
+from fedrl.core.stage import Stage, pipeline
+from fedrl.core.subtrees import belonging, check_parts
+from fedrl.core.summation import Summation, hidden
+from fedrl.core.types import Context, Key, Params, PyTree, Update
+from fedrl.wire.codec import travels_if
+
+
+@record
+class Part:
+    """A part of the parameters. The attributes are the arguments of `part`."""
+
+    of: str
+    aggregator: Aggregator | None
+    server_opt: optax.GradientTransformation | None
+    every: int
+    call: Call | None = None
+
+
+@component("part", reference="FedPer, Arivazhagan et al. (2019), https://arxiv.org/abs/1912.00818")
+def part(
+    of: str,
+    aggregator: Aggregator | None = None,
+    server_opt: optax.GradientTransformation | None = None,
+    every: int = 1,
+) -> Part:
+    """A part of the parameters that meets by a rule, with a server optimiser and in a period of its own.
+
+    Args:
+        of: Which, as a path such as "actor", "critic" or "actor/-1"; see `fedrl.core.subtrees`.
+        aggregator: The rule that merges it; the federation's by default.
+        server_opt: What the server does with the merged change; as the federation's by default, with a memory of its
+            own.
+        every: Merge it in each version whose number, counted from 1, this divides.
+
+    Raises:
+        ConfigError: The period is below one.
+
+    >>> from fedrl.aggregators import median
+    >>> part("critic", median()), part("actor", every=5)
+    (part('critic', aggregator=median()), part('actor', every=5))
+    """
+    check_positive(every=every)
+    return Part(of, aggregator, server_opt, every)
+
+
+class Group(NamedTuple):
+    """Leaves that go together: which ones, their rule, their optimiser and their period."""
+
+    inside: tuple[bool, ...]
+    rule: Aggregator
+    optimizer: optax.GradientTransformation
+    every: int
+
+    def of(self, tree: PyTree) -> PyTree:
+        """The tree with None for all leaves of other groups."""
+        leaves, structure = jax.tree.flatten(tree)
+        return jax.tree.unflatten(structure, [x if own else None for x, own in zip(leaves, self.inside, strict=True)])
+
+    def due(self, version: Any) -> Any:
+        """Whether the part is merged when a server makes the next version of this one."""
+        return (version + 1) % self.every == 0
+
+
+def grouped(
+    learner: Learner,
+    parts: Sequence[Part],
+    aggregator: Aggregator,
+    optimizer: optax.GradientTransformation,
+    payload: str,
+) -> list[Group]:
+    """The parts of the learner's parameters, and the rest if anything is left; no groups if there are no parts.
+
+    Raises:
+        UnsoundError: A part has a period, and agents take no steps of their own in between.
+        ConfigError: There is no such part, or two of them have parameters in common.
+    """
+    if not parts:
+        return []
+    lasting = [each for each in parts if each.every > 1]
+    if lasting and payload == "gradient":
+        raise UnsoundError(
+            f"{lasting[0]!r} has a period in which agents go on by themselves, and with payload='gradient' they take "
+            "no steps. Use payload='delta', or let the part have the period 1.",
+            reason="gradients",
+        )
+    key = jax.random.key(0)
+    params = jax.eval_shape(lambda: learner.params(learner.init(key, learner.environment.params)))
+    if lasting and learner.statistics is not None:
+        _check_counted(params, lasting)
+    check_parts(params, [each.of for each in parts], "parts")
+    inside = [belonging(params, [each.of]) for each in parts]
+    for i, mine in enumerate(inside):
+        for j, other in enumerate(inside[:i]):
+            if any(a and b for a, b in zip(mine, other, strict=True)):
+                raise ConfigError(
+                    f"parts has {parts[j].of!r} and {parts[i].of!r}, which have parameters in common. Each would be "
+                    "merged twice. Leave one of them out, or name smaller parts."
+                )
+    found = [
+        Group(tuple(mine), each.aggregator or aggregator, each.server_opt or optimizer, each.every)
+        for mine, each in zip(inside, parts, strict=True)
+    ]
+    rest = tuple(not any(at) for at in zip(*inside, strict=True))
+    return [*found, Group(rest, aggregator, optimizer, 1)] if any(rest) else found
+
+
+def _check_counted(params: Params, parts: Sequence[Part]) -> None:
+    """Refuse a period for what agents count: the server merges it in every version."""
+    counted = belonging(params, ["moments"])
+    for each in parts:
+        if any(own and both for own, both in zip(belonging(params, [each.of]), counted, strict=True)):
+            raise UnsoundError(
+                f"{each!r} holds moments that agents count, and the server merges those in every version, whatever the "
+                "period. Give a period to the parts of 'learner' only.",
+                reason="moments",
+            )
+
+
+def joined(groups: Sequence[PyTree]) -> PyTree:
+    """The tree of which these are the groups.
+
+    >>> joined([{"actor": 1.0, "critic": None}, {"actor": None, "critic": 2.0}])
+    {'actor': 1.0, 'critic': 2.0}
+    """
+    nothing: Callable[[Any], bool] = lambda x: x is None  # noqa: E731
+    return jax.tree.map(lambda *at: next((x for x in at if x is not None), None), *groups, is_leaf=nothing)
+
+
+def divided_rule(groups: Sequence[Group]) -> Aggregator:
+    """A rule that merges each group by the rule of its own.
+
+    It is one of the sum if all of them are and weigh updates alike: then one sum serves all.
+    """
+    rules = [group.rule for group in groups]
+    alike = all(rule.weigh is rules[0].weigh for rule in rules)
+    summed = alike and all(rule.sees == "sum" for rule in rules)
+
+    def update(key: Key, view: View, arrivals: Arrivals, state: PyTree, updates: Update) -> tuple[Update, PyTree]:
+        values, after = [], []
+        for i, group in enumerate(groups):
+            own = updates._replace(value=group.of(updates.value))
+            if not alike:
+                own = own._replace(weight=jax.vmap(group.rule.weigh)(own))
+            seen = view._replace(params=group.of(view.params))
+            merged, memory = group.rule.update(jax.random.fold_in(key, i), seen, arrivals, state[i], own)
+            due = group.due(view.version)
+            values.append(_if_due(group, due, merged.value, jax.tree.map(_nothing, merged.value)))
+            after.append(_if_due(group, due, memory, state[i]))
+        return Update(joined(values), updates.weight.sum(), updates.version.max()), tuple(after)
+
+    return Aggregator(
+        update=update,
+        init=lambda params: tuple(group.rule.init(group.of(params)) for group in groups),
+        weigh=rules[0].weigh if alike else by_samples,
+        sees="sum" if summed else "each",
+        asks=tuple(dict.fromkeys(name for rule in rules for name in rule.asks)),
+        unit=rules[0].unit if alike else lambda samples: samples,
+        divides_by=rules[0].divides_by if alike and len({rule.divides_by for rule in rules}) == 1 else None,
+        agents=min((rule.agents for rule in rules if rule.agents is not None), default=None),
+    )
+
+
+def divided_optimizer(groups: Sequence[Group]) -> optax.GradientTransformationExtraArgs:
+    """An optimiser that takes the step of each group with that of its own; it is told the `version` of the server."""
+
+    def init(params: Params) -> PyTree:
+        return tuple(group.optimizer.init(group.of(params)) for group in groups)
+
+    def update(
+        gradient: Params, state: PyTree, params: Params | None = None, *, version: Any, **_: Any
+    ) -> tuple[Params, PyTree]:
+        steps, after = [], []
+        for group, before in zip(groups, state, strict=True):
+            slope, due = group.of(gradient), group.due(version)
+            step, memory = group.optimizer.update(slope, before, group.of(params))
+            steps.append(_if_due(group, due, step, jax.tree.map(jnp.zeros_like, step)))
+            after.append(_if_due(group, due, memory, before))
+        return joined(steps), tuple(after)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["due", "value"], meta_fields=[])
+@dataclass(frozen=True, eq=False)
+class Due:
+    """A part that travels only if it is due.
+
+    Attributes:
+        due: bool, whether it travels.
+        value: Arrays, or what stages made of them; of no consequence unless it is due.
+    """
+
+    due: PyTree
+    value: PyTree
+
+
+def periodic(groups: Sequence[Group], stages: Sequence[Stage], summation: Summation | None = None) -> Stage:
+    """The pipeline of a federation in which some groups are not due in every version: each passes it by itself.
+
+    What an agent remembers is, beside what its stages remember of each group, the version it heard last, and what it
+    adopted of each group with a period.
+
+    Raises:
+        UnsoundError: A stage, or a sum that hides its terms, counts on every parameter of every round.
+    """
+    hiding = hidden(summation)
+    if hiding is not None:
+        raise UnsoundError(
+            f"{hiding!r} hides updates in the sum of all parameters in every round, and a part with a period above 1 "
+            f"is not sent in every round. Leave {hiding!r} out, or let every part have the period 1.",
+            reason="private",
+        )
+    for stage in stages:
+        busy = stage.guide is not None or stage.sums is not None or stage.weighs
+        if busy or stage.noise is not None:
+            raise UnsoundError(
+                f"{stage!r} steers, weighs or adds noise to what agents send in every round, and a part with a "
+                f"period above 1 is not sent in every round. Leave {stage!r} out, or let every part have the period 1.",
+                reason="private",
+            )
+        if stage.withholds:
+            raise UnsoundError(
+                f"{stage!r} decides when to send, and so does the period of a part. Leave one of them out.",
+                reason="private",
+            )
+    inner = pipeline(stages)
+    assert inner.decode is not None
+    read = inner.decode
+
+    def init(params: Params) -> tuple[PyTree, PyTree]:
+        pairs = [inner.init(group.of(params)) for group in groups]
+        adopted = tuple(group.of(params) if group.every > 1 else () for group in groups)
+        return tuple(shared for shared, _ in pairs), (tuple(local for _, local in pairs), jnp.int32(-1), adopted)
+
+    def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
+        values, after = [], []
+        for i, group in enumerate(groups):
+            own, due = update._replace(value=group.of(update.value)), group.due(context.version)
+            sent, memory = inner.encode(jax.random.fold_in(key, i), context, shared[i], local[0][i], own)
+            values.append(sent.value if group.every == 1 else Due(due, sent.value))
+            after.append(_if_due(group, due, memory, local[0][i]))
+        return update._replace(value=tuple(values)), (tuple(after), context.version, local[2])
+
+    def decode(shared: PyTree, update: Update) -> Update:
+        values = []
+        for i, (group, sent) in enumerate(zip(groups, update.value, strict=True)):
+            due, value = (True, sent) if group.every == 1 else (sent.due, sent.value)
+            found = read(shared[i], update._replace(value=value)).value
+            values.append(_if_due(group, due, found, jax.tree.map(jnp.zeros_like, found)))
+        return update._replace(value=joined(values))
+
+    def finish(key: Key, shared: PyTree, update: Update) -> tuple[Update, PyTree]:
+        values, after = [], []
+        for i, group in enumerate(groups):
+            own, due = update._replace(value=group.of(update.value)), group.due(update.version)
+            merged, kept = inner.finish(jax.random.fold_in(key, i), shared[i], own)
+            values.append(merged.value)
+            after.append(_if_due(group, due, kept, shared[i]))
+        return update._replace(value=joined(values)), tuple(after)
+
+    return Stage(encode, init, decode=decode, finish=finish)
+
+
+def adopting(groups: Sequence[Group], local: PyTree, version: Any, sent: Params, own: Params) -> tuple[Params, PyTree]:
+    """What an agent goes on from: of each group what it is sent, if that was merged since it heard a version last.
+
+    Also returns what it remembers then.
+    """
+    (memory, last, before), found, adopted = local, [], []
+    for group, old in zip(groups, before, strict=True):
+        fresh = (last < 0) | (last // group.every != version // group.every)
+        found.append(_if_due(group, fresh, group.of(sent), group.of(own)))
+        adopted.append(_if_due(group, fresh, group.of(sent), old) if group.every > 1 else ())
+    return joined(found), (memory, last, tuple(adopted))
+
+
+def begun_from(groups: Sequence[Group], local: PyTree, sent: Params) -> Params:
+    """What the change of each group is counted from: what its agent adopted last."""
+    return joined([group.of(sent) if group.every == 1 else old for group, old in zip(groups, local[2], strict=True)])
+
+
+def _if_due(group: Group, due: Any, new: PyTree, old: PyTree) -> PyTree:
+    """The one or the other; decided at once where it is known, inside no compiled program."""
+    if group.every == 1:
+        return new
+    if not isinstance(due, jax.core.Tracer):
+        return new if bool(due) else old
+    return jax.tree.map(lambda x, y: jnp.where(due, x, y), new, old)
+
+
+def _nothing(x: Any) -> Any:
+    return jnp.zeros_like(x) if isinstance(x, jax.Array) else np.zeros_like(x)
+
+
+travels_if(Due, "due", "a part")

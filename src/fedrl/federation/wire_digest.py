@@ -1,0 +1,352 @@
+"""Whether two processes speak the same wire: what each says of its federation before the first round.
+
+    coordinator   wire_digest(federation, setting) --as_json--> wire --from_json--+
+    site          wire_digest(federation, setting) -----------------------------> differences -> sentences
+
+Messages have no names and no types (`fedrl.wire.codec`), so two ends whose federations differ may read each other's
+bytes without noticing. A digest has a part for everything on which a message, or what becomes of it, depends:
+
+    stages, down stages        what an update passes on its way up, a difference on its way down; in order
+    rule, server optimizer     what the server makes of updates
+    summation                  how they are added up
+    parts                      of the parameters, with their rules, server optimisers and periods
+    payload, local steps       what agents send, after how many steps at most
+    reports                    what they are asked to say about themselves, in any order
+    broadcast, update          names, types and shapes of the arrays that cross
+    codec                      how they become bytes
+    random numbers             from which both ends draw alike, as `random_k` has to
+
+What sites may choose for themselves is not in it: the environment, the learner and its optimiser, apart from the shapes
+that follow. Components count by the call that built them, and a user's own also by the code of their constructor;
+functions count by what they do (`fedrl.core.content`). Versions of libraries stand beside the digest: ends whose
+versions differ may well speak the same wire.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from fedrl.core.canonical import made_by_library
+from fedrl.core.component import call_of, written
+from fedrl.core.content import content
+from fedrl.core.errors import WireError
+from fedrl.core.types import PyTree
+from fedrl.core.versions import versions
+from fedrl.federation.federation import Federation
+from fedrl.federation.messages import crossing
+from fedrl.wire import codec
+
+FORMAT = 1
+"""Of digests. Raise it when two versions of fedrl would not make the same of equal federations."""
+PARTS = (
+    *("stages", "down stages", "rule", "parts", "server optimizer", "summation", "payload", "local steps", "reports"),
+    *("broadcast", "update", "codec", "random numbers"),
+)
+PACKAGES = ("fedrl", "jax", "jaxlib", "numpy", "optax")
+VERSIONS = (*PACKAGES, "python")
+LONGEST = 300
+"""Characters in which an entry is written. It is digested whole."""
+MOST = 10_000
+"""Entries of a part."""
+SHOWN = 3
+DIGEST = re.compile("[0-9a-f]{64}")
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+class Entry(NamedTuple):
+    """One thing in a part, such as one stage.
+
+    Attributes:
+        text: How it is written, for messages.
+        digest: SHA-256 of what it is, 64 hexadecimal digits.
+    """
+
+    text: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class WireDigest:
+    """What one end says of its federation. Two ends speak the same wire if their `digest` is the same.
+
+    Attributes:
+        parts: The entries of each of `PARTS`, by name.
+        versions: The version of each of `VERSIONS`, by name. They are told, and not digested.
+    """
+
+    parts: Mapping[str, tuple[Entry, ...]]
+    versions: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all parts, 64 hexadecimal digits."""
+        return _sha256([f"format {FORMAT}", *(f"{name}:{self.digest_of(name)}" for name in PARTS)])
+
+    def digest_of(self, part: str) -> str:
+        """SHA-256 over the entries of one part, in order."""
+        return _sha256([entry.digest for entry in self.parts[part]])
+
+
+class Difference(NamedTuple):
+    """What two ends do not have in common.
+
+    Attributes:
+        part: One of `PARTS` or of `VERSIONS`.
+        sentence: What it is here and there, and whether that is decisive.
+        decisive: Whether the two ends can't understand each other.
+    """
+
+    part: str
+    sentence: str
+    decisive: bool
+
+
+def wire_digest(federation: Federation, setting: PyTree) -> WireDigest:
+    """What this process says of its federation to the other end of the wire.
+
+    Args:
+        federation: What it runs.
+        setting: The parameters of one environment, arrays or `jax.ShapeDtypeStruct`; only their shapes count. For a
+            fleet, those of one agent, without the leading axis.
+
+    Raises:
+        ConfigError: Something in the federation has no content that another process could compare, such as a stage that
+            captures an open file. It names that.
+
+    >>> from fedrl.aggregators import mean
+    >>> from fedrl.federation.federation import federate
+    >>> from fedrl.environments import cartpole
+    >>> from fedrl.learners import adam, ppo
+    >>> from fedrl.stages import top_k
+    >>> def end(share, rate):
+    ...     return wire_digest(federate(ppo(cartpole(), optimizer=adam(rate)), mean(), top_k(share)), cartpole().params)
+    >>> end(0.1, 0.001).digest == end(0.1, 0.002).digest
+    True
+    >>> for each in differences(end(0.1, 0.001), end(0.2, 0.001)):
+    ...     print(each.part, each.decisive, "top_k(0.2)" in each.sentence)
+    stages True True
+    update True False
+    """
+    met = jax.eval_shape(lambda key, setting: crossing(federation, key, setting), jax.random.key(0), setting)
+    call = call_of(federation)  # with parts, the federation's rule is one made of all of theirs
+    rule = federation.aggregator if call is None else call.arguments["aggregator"]
+    parts = {
+        "stages": _components(federation.stages, "A stage"),
+        "down stages": _components(federation.down_stages, "A down stage"),
+        "rule": _components([rule], "The aggregator"),
+        "parts": _components(federation.parts, "A part"),
+        "server optimizer": _components([federation.server_optimizer], "The server optimiser"),
+        "summation": _components([federation.summation], "The summation"),
+        "payload": _components([federation.payload], "The payload"),
+        "local steps": _components([federation.local_steps], "The number of local steps"),
+        "reports": _components(sorted(federation.reports), "A report"),
+        "broadcast": _arrays(met.sent, "The broadcast"),
+        "update": _arrays(met.update, "The update"),
+        "codec": _formats((met.sent, met.update)),
+        "random numbers": _random_numbers(),
+    }
+    return WireDigest(parts, versions(PACKAGES))
+
+
+def differences(mine: WireDigest, theirs: WireDigest) -> list[Difference]:
+    """What two ends do not have in common: parts first, which are decisive, then versions, which are not.
+
+    >>> alike = {part: () for part in PARTS}
+    >>> one = WireDigest(alike | {"payload": (Entry("'delta'", "0" * 64),)}, dict.fromkeys(VERSIONS, "1.0"))
+    >>> other = WireDigest(alike | {"payload": (Entry("'gradient'", "1" * 64),)}, one.versions | {"jax": "1.1"})
+    >>> for each in differences(one, other):
+    ...     print(each.sentence)
+    The payload is 'delta' here and 'gradient' there, which is decisive: the two ends do not speak the same wire.
+    The version of jax is 1.0 here and 1.1 there, which is not decisive.
+    """
+    versions = [name for name in VERSIONS if mine.versions[name] != theirs.versions[name]]
+    parts = [name for name in PARTS if mine.digest_of(name) != theirs.digest_of(name)]
+    return [Difference(name, _sentence(name, mine, theirs), True) for name in parts] + [
+        Difference(
+            name,
+            f"The version of {name} is {mine.versions[name]} here and {theirs.versions[name]} there, which is not "
+            "decisive.",
+            False,
+        )
+        for name in versions
+    ]
+
+
+def as_json(digest: WireDigest) -> dict[str, Any]:
+    """A digest as lists, dictionaries, text and whole numbers, for `json.dumps`."""
+    parts = {name: [list(entry) for entry in digest.parts[name]] for name in PARTS}
+    return {"format": FORMAT, "parts": parts, "versions": dict(digest.versions)}
+
+
+def from_json(data: object) -> WireDigest:
+    """The digest that the other end sent, of what `json.loads` made of it. Nothing in it is executed.
+
+    Raises:
+        WireError: It is no such thing: an entry is missing, of another type, too long, too many or not to be printed.
+
+    >>> from_json({"format": 1})
+    Traceback (most recent call last):
+    fedrl.core.errors.WireError: The digest of the other end has the entries format, and should have format, parts, ...
+    """
+    whole = _table(data, ("format", "parts", "versions"), "The digest of the other end")
+    if type(whole["format"]) is not int or whole["format"] != FORMAT:
+        raise _refusal("The format of the digest", whole["format"], f"{FORMAT}, as here")
+    told = _table(whole["parts"], PARTS, "The parts of the digest")
+    versions = _table(whole["versions"], VERSIONS, "The versions in the digest")
+    return WireDigest(
+        {name: _entries(told[name], name) for name in PARTS},
+        {name: _text(versions[name], f"The version of {name}") for name in VERSIONS},
+    )
+
+
+def _components(values: Sequence[object], what: str) -> tuple[Entry, ...]:
+    return tuple(_entry(_shown(value), value, what) for value in values)
+
+
+def _arrays(message: PyTree, what: str) -> tuple[Entry, ...]:
+    """The arrays of a message, and how they hang together."""
+    found, structure = jax.tree.flatten_with_path(message)
+    texts = [f"{jax.tree_util.keystr(path)} {x.dtype.name}{tuple(x.shape)}" for path, x in found]
+    return (*(_entry(text, text, what) for text in texts), _entry(str(structure), structure, what))
+
+
+def _formats(messages: PyTree) -> tuple[Entry, ...]:
+    """The version of the codec, and how the nodes of these messages travel that are not arrays."""
+    kinds = sorted(set(_formed(messages)), key=lambda kind: (kind.__qualname__, kind.__module__))
+    return (
+        _entry(f"format {codec.FORMAT}", codec.FORMAT, "The format of the codec"),
+        *(_entry(f"a format of {kind.__qualname__}", codec.FORMATS[kind], f"{kind.__qualname__}") for kind in kinds),
+    )
+
+
+def _formed(tree: PyTree) -> list[type]:
+    """The types of the nodes with a format of their own, also of those inside others."""
+    found = []
+    for node in jax.tree.leaves(tree, is_leaf=lambda x: x is not tree and type(x) in codec.FORMATS):
+        if type(node) in codec.FORMATS:
+            found += [type(node), *_formed(node)]
+    return found
+
+
+def _random_numbers() -> tuple[Entry, ...]:
+    settings: Any = jax.config
+    text = f"{settings.jax_default_prng_impl}, partitionable={bool(settings.jax_threefry_partitionable)}"
+    return (_entry(text, text, "The generator of random numbers"),)
+
+
+def _entry(text: str, value: object, what: str) -> Entry:
+    return Entry(_fitted(text), content(value, what, _as_built))
+
+
+def _as_built(value: object) -> object:
+    """What a component counts by: its constructor and every argument."""
+    call = call_of(value)
+    if call is None:
+        return None
+    build: Any = call.component.build
+    while made_by_library(build) and hasattr(build, "__wrapped__"):  # `component` itself, and checks of types
+        build = build.__wrapped__
+    return call.component.kind, call.component.name, None if made_by_library(build) else build, call.arguments
+
+
+def _shown(value: object) -> str:
+    if call_of(value) is None and isinstance(value, optax.GradientTransformation):
+        maker = getattr(value.update, "__qualname__", "an unknown constructor").partition(".<locals>")[0]
+        return f"<{type(value).__name__} made by {maker}>"
+    return written(value)
+
+
+def _fitted(text: str) -> str:
+    """Text on one line that can be printed, without addresses and not too long."""
+    line = " ".join(ADDRESS.sub("", text).split())
+    line = "".join(x if x.isprintable() else "?" for x in line)
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
+
+
+def _sha256(pieces: Sequence[str]) -> str:
+    """Of pieces of which none has a line break."""
+    return hashlib.sha256("\n".join(pieces).encode()).hexdigest()
+
+
+def _sentence(part: str, mine: WireDigest, theirs: WireDigest) -> str:
+    """How a part differs: the entries between those that both begin with and those that both end with."""
+    here, there = mine.parts[part], theirs.parts[part]
+    begin = _alike(here, there)
+    here, there = here[begin:], there[begin:]
+    end = _alike(here[::-1], there[::-1])
+    here, there = here[: len(here) - end], there[: len(there) - end]
+    verb = "are" if part.endswith("s") else "is"
+    found = f"The {part} {verb} {_listed(here)} here and {_listed(there)} there"
+    if [entry.text for entry in here] == [entry.text for entry in there]:
+        found += ", written alike, but they differ in what is not shown, such as what a function does or captures"
+        if _minor(mine) != _minor(theirs):
+            found += f" (functions of Python {_minor(mine)} and {_minor(theirs)} can't be compared)"
+    return f"{found}, which is decisive: the two ends do not speak the same wire."
+
+
+def _alike(here: Sequence[Entry], there: Sequence[Entry]) -> int:
+    """How many entries both begin with."""
+    pairs = enumerate(zip(here, there, strict=False))
+    return next((i for i, (a, b) in pairs if a.digest != b.digest), min(len(here), len(there)))
+
+
+def _listed(entries: Sequence[Entry]) -> str:
+    texts = [entry.text for entry in entries[:SHOWN]]
+    if len(entries) > SHOWN:
+        texts.append(f"{len(entries) - SHOWN} more")
+    return ", ".join(texts) or "nothing"
+
+
+def _minor(digest: WireDigest) -> str:
+    return ".".join(digest.versions["python"].split(".")[:2])
+
+
+def _table(data: object, names: Sequence[str], what: str) -> dict[str, object]:
+    if type(data) is not dict:
+        raise _refusal(what, data, "a table")
+    if set(data) != set(names):
+        found = ", ".join(sorted(map(_brief, data))[:MOST]) or "none"
+        raise WireError(
+            f"{what} has the entries {_fitted(found)}, and should have {', '.join(names)}. It was made by something "
+            "else, or another version. Run the same version of fedrl at both ends."
+        )
+    return data
+
+
+def _entries(data: object, part: str) -> tuple[Entry, ...]:
+    if type(data) is not list or len(data) > MOST:
+        raise _refusal(f"The part {part!r} of the digest", data, f"a list of at most {MOST} entries")
+    found = []
+    for pair in data:
+        if type(pair) is not list or len(pair) != 2:
+            raise _refusal(f"An entry of the part {part!r}", pair, "a text and a digest")
+        text, digest = pair
+        if type(digest) is not str or not DIGEST.fullmatch(digest):
+            raise _refusal(f"A digest in the part {part!r}", digest, "64 hexadecimal digits")
+        found.append(Entry(_text(text, f"A text in the part {part!r}"), digest))
+    return tuple(found)
+
+
+def _text(data: object, what: str) -> str:
+    if type(data) is not str or len(data) > LONGEST or not data.isprintable():
+        raise _refusal(what, data, f"text of at most {LONGEST} characters that can be printed")
+    return data
+
+
+def _brief(data: object) -> str:
+    return _fitted(data) if type(data) is str else type(data).__name__
+
+
+def _refusal(what: str, found: object, wanted: str) -> WireError:
+    shown = str(found) if type(found) is int and abs(found) < 10**18 else f"of type {type(found).__name__}"
+    return WireError(
+        f"{what} is {shown}, and should be {wanted}. It was damaged, or made by something else. Run the same version "
+        "of fedrl at both ends."
+    )

@@ -1,0 +1,104 @@
+"""Proximal policy optimisation: several epochs over fresh experience, kept honest by a clipped ratio."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedrl.core.checks import check_positive
+from fedrl.core.component import component
+from fedrl.core.environment import AnyEnvironment
+from fedrl.core.errors import ConfigError
+from fedrl.core.learner import Learner
+from fedrl.core.types import Hint, Key, Metrics, Params
+from fedrl.learners.parts.actor_critic import Experience, actor_critic
+from fedrl.learners.parts.losses import clipped_surrogate
+from fedrl.learners.parts.minibatches import minibatches, pack
+from fedrl.learners.parts.networks import Network, mlp
+from fedrl.learners.parts.optimizers import adam, descend
+from fedrl.learners.parts.policies import Policy
+from fedrl.learners.parts.returns import normalised
+
+
+@component("learner", reference="Schulman et al. (2017), https://arxiv.org/abs/1707.06347")
+def ppo(
+    environment: AnyEnvironment,
+    *,
+    network: Network = mlp(),
+    optimizer: optax.GradientTransformation = adam(0.0025, max_norm=0.5),
+    instances: int = 8,
+    steps: int = 128,
+    epochs: int = 4,
+    minibatch_count: int = 4,
+    discount: float = 0.99,
+    trace: float = 0.95,
+    clip: float = 0.2,
+    value_weight: float = 0.5,
+    entropy_weight: float = 0.0,
+) -> Learner:
+    """PPO with a clipped surrogate, for discrete and continuous actions; separate actor and critic networks.
+
+    One iteration gathers `instances * steps` samples and takes `epochs * minibatch_count` gradient steps. Advantages
+    are normalised within each minibatch, as in common implementations; the paper does not say.
+
+    Args:
+        environment: Where to learn.
+        network: Shape of actor and critic.
+        optimizer: What descends the gradient.
+        instances: Copies of the environment stepped side by side.
+        steps: Steps of each copy in an iteration.
+        epochs: Passes over the samples.
+        minibatch_count: Minibatches in a pass; it divides `instances * steps`.
+        discount: gamma.
+        trace: lambda of the generalised advantage estimates.
+        clip: Largest change of the probability ratio that still pays.
+        value_weight: Weight of the critic's squared error.
+        entropy_weight: Weight of the entropy bonus.
+
+    Raises:
+        ConfigError: A count is below one or the minibatches do not divide the samples.
+    """
+    check_positive(instances=instances, steps=steps, epochs=epochs, minibatch_count=minibatch_count)
+    if instances * steps % minibatch_count:
+        raise ConfigError(
+            f"minibatch_count is {minibatch_count}, which does not divide the {instances * steps} samples of an "
+            "iteration (instances * steps). Choose a divisor."
+        )
+
+    def loss(policy: Policy, critic: Network, params: Params, batch: Experience) -> jax.Array:
+        outputs = policy.outputs(params["actor"], batch.observation)
+        value = critic.apply(params["critic"], batch.observation)[0]
+        ratio = jnp.exp(policy.log_prob(outputs, batch.action) - batch.log_prob)
+        surrogate = clipped_surrogate(ratio, normalised(batch.advantage), clip)
+        error = jnp.square(value - batch.target).mean()
+        bonus = entropy_weight * policy.entropy(outputs).mean() if entropy_weight else 0.0
+        return value_weight * error - surrogate - bonus
+
+    def improve(
+        policy: Policy,
+        critic: Network,
+        key: Key,
+        params: Params,
+        memory: optax.OptState,
+        experience: Experience,
+        hint: Hint,
+    ) -> tuple[Params, optax.OptState, Metrics]:
+        rows, unpack = pack(experience)
+
+        def step(
+            carry: tuple[Params, optax.OptState], block: jax.Array
+        ) -> tuple[tuple[Params, optax.OptState], jax.Array]:
+            params, memory = carry
+            cost, slope = jax.value_and_grad(lambda p: loss(policy, critic, p, unpack(block)))(params)
+            return descend(optimizer, slope, memory, params, hint), cost
+
+        def epoch(carry: tuple[Params, optax.OptState], k: Key) -> tuple[tuple[Params, optax.OptState], jax.Array]:
+            return jax.lax.scan(step, carry, minibatches(k, rows, minibatch_count))
+
+        (params, memory), costs = jax.lax.scan(epoch, (params, memory), jax.random.split(key, epochs))
+        return params, memory, {"loss": costs.mean()}
+
+    return actor_critic(
+        environment, network, optimizer, improve, instances=instances, steps=steps, discount=discount, trace=trace
+    )

@@ -1,0 +1,212 @@
+"""Q-learning on a table, by three ways of looking at the environment.
+
+sampled       collect an epsilon-greedy trajectory --> update the pairs it visits, in the order of time
+synchronous   one sampled successor for every pair --> update all of them (a generative model)
+expected      the model itself                     --> a Bellman backup of all of them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fedrl.core.checks import check_one_of, check_positive
+from fedrl.core.component import component
+from fedrl.core.environment import AnyEnvironment, Discrete
+from fedrl.core.errors import ConfigError
+from fedrl.core.learner import Experience, Learner, Trajectory, nothing_gathered, same_stream
+from fedrl.core.measures import LOSS
+from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
+from fedrl.learners.parts.rollout import Position, Sampler, nothing_counted, start
+from fedrl.learners.parts.rollout import collect as roll_out
+
+Pair = tuple[jax.Array, jax.Array]
+MODEL = ("transition", "reward")
+
+
+class QTableState(NamedTuple):
+    """The table, where the instances stand, and in which environment."""
+
+    params: Params
+    position: Position | tuple[()]
+    env_params: PyTree
+
+
+@component("learner", reference="Watkins & Dayan (1992), https://doi.org/10.1007/BF00992698")
+def q_table(
+    environment: AnyEnvironment,
+    *,
+    sampling: str = "sampled",
+    learning_rate: float = 0.1,
+    discount: float = 0.99,
+    exploration: float = 0.1,
+    initial: float = 0.0,
+    instances: int = 1,
+    steps: int = 1,
+    count_visits: bool = False,
+) -> Learner:
+    """Tabular Q-learning: Q(s,a) <- Q(s,a) + eta (r + gamma max_a' Q(s',a') - Q(s,a)).
+
+    The parameters are `{"q": [states, actions]}`. Equal averaging (FedSynQ, FedAsynQ-EqAvg, QAvg) is
+    `mean("uniform")`; with `count_visits` they also hold `{"visits": [states, actions]}`, which
+    `fedrl.stages.importance_averaging` weighs by.
+
+    Actions tie at random and the table may start optimistic: a table of zeros whose first maximum always wins never
+    leaves the first action. The behaviour is fixed within an iteration. Pairs that several instances visit in the
+    same step take the mean of their errors, which counts as one visit.
+
+    Args:
+        environment: Where to learn; observations and actions are discrete.
+        sampling: "sampled" follows epsilon-greedy trajectories; "synchronous" draws a successor for every pair and
+            "expected" takes the expectation over successors. The last two read `transition [states, actions, states]`
+            and `reward [states, actions]` from the environment's parameters.
+        learning_rate: eta, in (0, 1]; 1 with "expected" is value iteration.
+        discount: gamma.
+        exploration: Probability of a random action.
+        initial: Value of every pair at the start.
+        instances: Copies of the environment stepped side by side ("sampled" only).
+        steps: Updates in an iteration, each of one time step or of the whole table.
+        count_visits: Count the updates of each pair since the parameters were adopted.
+
+    Raises:
+        ConfigError: A space is not discrete, a number is out of range, or there is no model to read.
+
+    Reference: federated, Woo et al. (2023), https://arxiv.org/abs/2305.10697, and Jin et al. (2022),
+        https://arxiv.org/abs/2204.02634.
+    """
+    check_one_of(sampling, ("sampled", "synchronous", "expected"), "sampling")
+    check_positive(instances=instances, steps=steps)
+    if not 0.0 < learning_rate <= 1.0:
+        raise ConfigError(f"learning_rate is {learning_rate}. A step beyond the target diverges. Choose one in (0, 1].")
+    states, actions = _sizes(environment)
+    follows = sampling == "sampled"
+    if not follows and not all(hasattr(environment.params, name) for name in MODEL):
+        raise ConfigError(
+            f"sampling is {sampling!r}, which reads 'transition' and 'reward' from the environment's parameters, and "
+            f"those of {environment!r} have none. Use a tabular environment or sampling='sampled'."
+        )
+
+    def init(key: Key, env_params: PyTree) -> QTableState:
+        params = {"q": jnp.full((states, actions), initial, jnp.float32)}
+        if count_visits:
+            params["visits"] = jnp.zeros((states, actions))
+        return QTableState(params, start(key, environment, env_params, instances) if follows else (), env_params)
+
+    def collect(key: Key, state: QTableState) -> tuple[Trajectory, QTableState, Metrics]:
+        assert isinstance(state.position, Position)
+        sampler = _sampler(behaviour(state.params["q"], exploration))
+        seen, position, counts = roll_out(key, environment, state.env_params, sampler, steps, state.position)
+        return seen, state._replace(position=position), counts
+
+    def learn(key: Key, state: QTableState, seen: Trajectory, hint: Hint) -> tuple[QTableState, Metrics]:
+        del key, hint
+        q, visits, loss = asynchronous(state.params["q"], seen, learning_rate, discount)
+        return _advanced(state, q, visits), {"loss": loss}
+
+    def sweep(key: Key, state: QTableState, experience: Experience, hint: Hint) -> tuple[QTableState, Metrics]:
+        del experience, hint
+        # Averaged over a stack of settings (pooled data): its axes come first.
+        transition, reward = (getattr(state.env_params, name) for name in MODEL)
+        transition, reward = transition.reshape(-1, states, actions, states), reward.reshape(-1, states, actions)
+        backup = successors(key, transition, steps) if sampling == "synchronous" else _expectation(transition)
+
+        def step(q: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
+            error = (reward + discount * backup(q.max(-1), i)).mean(0) - q
+            return q + learning_rate * error, jnp.square(error).mean()
+
+        q, losses = jax.lax.scan(step, state.params["q"], jnp.arange(steps))
+        metrics = {"loss": losses.mean()} | nothing_counted(environment)
+        return _advanced(state, q, jnp.full_like(q, steps)), metrics
+
+    def act(key: Key, params: Params, observation: jax.Array, greedy: bool = False) -> jax.Array:
+        sampler = _sampler(behaviour(params["q"], 0.0 if greedy else exploration))
+        return sampler.choose(sampler.draw(key, observation.shape), observation)
+
+    return Learner(
+        init=init,
+        collect=collect if follows else nothing_gathered,
+        learn=learn if follows else sweep,
+        act=act,
+        params=lambda state: state.params,
+        adopt=lambda state, params: state._replace(params=params),
+        environment=environment,
+        samples=steps * (instances if follows else states * actions),
+        horizon=steps if follows else 0,
+        instances=instances if follows else 0,
+        split_key=same_stream,  # one half draws
+        probabilities=lambda params, observation: behaviour(params["q"], exploration)[observation].T,
+        measures={"loss": LOSS},
+        discount=discount,
+    )
+
+
+def behaviour(q: Float[Array, "states actions"], exploration: float) -> Float[Array, "states actions"]:
+    """Epsilon-greedy probabilities; the best actions share theirs equally."""
+    best = q == q.max(-1, keepdims=True)
+    return exploration / q.shape[-1] + (1.0 - exploration) * best / best.sum(-1, keepdims=True)
+
+
+def asynchronous(
+    q: Float[Array, "states actions"], seen: Trajectory, learning_rate: float, discount: float
+) -> tuple[Float[Array, "states actions"], Float[Array, "states actions"], jax.Array]:
+    """Update the pairs of a trajectory in the order of time. Returns the table, visits and the mean squared error."""
+    actions = q.shape[-1]
+    pair = seen.observation * actions + seen.action
+    going = discount * (1.0 - seen.terminated)
+
+    def step(carry: Pair, at: tuple[jax.Array, ...]) -> tuple[Pair, jax.Array]:
+        table, visits = carry
+        pair, reward, going, successor = at
+        error = reward + going * table.reshape(-1, actions)[successor].max(-1) - table[pair]
+        met = jnp.zeros_like(table).at[pair].add(1.0)
+        table = table.at[pair].add(learning_rate * error / met[pair])
+        return (table, visits + (met > 0)), jnp.square(error).mean()
+
+    carry = (q.reshape(-1), jnp.zeros(q.size))
+    (table, visits), losses = jax.lax.scan(step, carry, (pair, seen.reward, going, seen.successor))
+    return table.reshape(q.shape), visits.reshape(q.shape), losses.mean()
+
+
+def successors(
+    key: Key, transition: Float[Array, "models states actions states"], steps: int
+) -> Callable[[Float[Array, " states"], jax.Array], jax.Array]:
+    """Draw a successor of every pair for each of `steps` sweeps. Returns `(value, sweep) -> its value`."""
+    limits = _thresholds(transition)
+    uniform = jax.random.uniform(key, (steps, *transition.shape[:-1], 1))
+    return lambda value, i: value[(uniform[i] >= limits).sum(-1)]
+
+
+def _expectation(transition: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    return lambda value, i: (transition * value).sum(-1)
+
+
+def _sampler(probabilities: Float[Array, "states actions"]) -> Sampler:
+    limits = _thresholds(probabilities).T
+    return Sampler(jax.random.uniform, lambda noise, seen: (noise >= limits[:, seen]).sum(0, dtype=jnp.int32))
+
+
+def _thresholds(probabilities: jax.Array) -> jax.Array:
+    """Cumulated probabilities without the last; exactly 1 beyond the last possible outcome, so none is picked there."""
+    total = jnp.cumsum(probabilities, axis=-1)
+    return (total / total[..., -1:])[..., :-1]
+
+
+def _advanced(state: QTableState, q: jax.Array, visits: jax.Array) -> QTableState:
+    params = {"q": q}
+    if "visits" in state.params:
+        params["visits"] = state.params["visits"] + visits
+    return state._replace(params=params)
+
+
+def _sizes(environment: AnyEnvironment) -> tuple[int, int]:
+    observation, action = environment.spaces
+    if not isinstance(observation, Discrete) or not isinstance(action, Discrete):
+        raise ConfigError(
+            f"{environment!r} has the spaces {observation} and {action}. A table needs a row for each observation and "
+            "a column for each action. Use an environment where both are Discrete, or a learner with a network."
+        )
+    return observation.n, action.n

@@ -1,0 +1,1 @@
+"""What learning algorithms are made of: networks, policies, rollouts, returns, losses, optimisers."""

@@ -1,0 +1,149 @@
+"""What advantage actor-critics share: two networks, one optimiser, and fresh experience in every iteration.
+
+collect --> Trajectory --> evaluate --> Experience --+--> improve (the algorithm) --> parameters
+                                                     +--> slope (if it has one)   --> gradient
+                                                     +--> how much of the returns' variance the critic explains
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedrl.core.environment import AnyEnvironment
+from fedrl.core.learner import Learner, Trajectory
+from fedrl.core.measures import LOSS, Measure
+from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
+from fedrl.learners.parts.networks import Network
+from fedrl.learners.parts.policies import Policy, act_with, policy_for, probabilities_with
+from fedrl.learners.parts.returns import advantages
+from fedrl.learners.parts.rollout import Position, Sampler, start
+from fedrl.learners.parts.rollout import collect as roll_out
+
+EXPLAINED = Measure(
+    "iteration",
+    better="higher",
+    parts=("unexplained", "spread"),
+    finish=lambda sums: 1.0 - sums["unexplained"] / sums["spread"],
+)
+"""What `explained_variance` is made of its sums; not a number where all returns are equal."""
+
+
+class ActorCriticState(NamedTuple):
+    """Parameters `{"actor", "critic"}`, the optimiser's state, where the instances stand, and in which environment."""
+
+    params: Params
+    optimizer: optax.OptState
+    position: Position
+    env_params: PyTree
+
+
+class Experience(NamedTuple):
+    """A trajectory laid out flat, every leaf `[*features, samples]`, with what the critic makes of it."""
+
+    observation: jax.Array
+    action: jax.Array
+    log_prob: jax.Array
+    advantage: jax.Array
+    target: jax.Array
+
+
+Improve = Callable[
+    [Policy, Network, Key, Params, optax.OptState, Experience, Hint], tuple[Params, optax.OptState, Metrics]
+]
+
+Slope = Callable[[Policy, Network, Params, Experience], tuple[Params, Metrics]]
+
+
+def actor_critic(
+    environment: AnyEnvironment,
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    improve: Improve,
+    slope: Slope | None = None,
+    *,
+    instances: int,
+    steps: int,
+    discount: float,
+    trace: float,
+) -> Learner:
+    """Build a learner from the one function in which actor-critics differ, and the gradient of those that have one."""
+    policy = policy_for(environment.spaces, network)
+
+    def init(key: Key, env_params: PyTree) -> ActorCriticState:
+        for_actor, for_critic, for_position = jax.random.split(key, 3)
+        critic = network.init(for_critic, environment.spaces.observation, 1, 1.0)
+        params = {"actor": policy.init(for_actor), "critic": critic}
+        position = start(for_position, environment, env_params, instances)
+        return ActorCriticState(params, optimizer.init(params), position, env_params)
+
+    def value(params: Params, observation: jax.Array) -> jax.Array:
+        return network.apply(params["critic"], observation)[0]
+
+    def evaluate(params: Params, seen: Trajectory) -> Experience:
+        observation, action, successor = (flat(x) for x in (seen.observation, seen.action, seen.successor))
+        outputs = policy.outputs(params["actor"], observation)
+        here, there = value(params, observation), value(params, successor)
+        shape = seen.reward.shape
+        advantage = advantages(
+            seen.reward, here.reshape(shape), there.reshape(shape), seen.terminated, seen.truncated, discount, trace
+        ).reshape(-1)
+        return Experience(observation, action, policy.log_prob(outputs, action), advantage, advantage + here)
+
+    def learn(key: Key, state: ActorCriticState, seen: Trajectory, hint: Hint) -> tuple[ActorCriticState, Metrics]:
+        experience = evaluate(state.params, seen)
+        params, memory, metrics = improve(policy, network, key, state.params, state.optimizer, experience, hint)
+        return state._replace(params=params, optimizer=memory), metrics | explained_variance(experience)
+
+    def gradient(key: Key, state: ActorCriticState, seen: Trajectory, hint: Hint) -> tuple[Params, Metrics]:
+        del key, hint
+        assert slope is not None
+        experience = evaluate(state.params, seen)
+        direction, metrics = slope(policy, network, state.params, experience)
+        return direction, metrics | explained_variance(experience)
+
+    def collect(key: Key, state: ActorCriticState) -> tuple[Trajectory, ActorCriticState, Metrics]:
+        actor = jax.lax.optimization_barrier(state.params["actor"])
+        sampler = Sampler(policy.draw, lambda noise, seen: policy.sample(noise, policy.outputs(actor, seen)))
+        seen, position, counts = roll_out(key, environment, state.env_params, sampler, steps, state.position)
+        return seen, state._replace(position=position), counts
+
+    act = act_with(policy)
+    return Learner(
+        init=init,
+        collect=collect,
+        learn=learn,
+        act=lambda key, params, observation, greedy: act(key, params["actor"], observation, greedy),
+        params=lambda state: state.params,
+        adopt=lambda state, params: state._replace(params=params),
+        environment=environment,
+        samples=instances * steps,
+        gradient=None if slope is None else gradient,
+        horizon=steps,
+        instances=instances,
+        probabilities=probabilities_with(policy, environment.spaces),
+        measures={"loss": LOSS, "explained_variance": EXPLAINED},
+        discount=discount,
+    )
+
+
+def explained_variance(experience: Experience) -> Metrics:
+    r"""The sums behind how much of the variance of returns a critic explains, before it learns from them.
+
+    1 - sum_b n_b Var_b(G - V) / sum_b n_b Var_b(G),   G_t = A_t + V(s_t), over the batches b of local iterations
+
+    1 is a perfect critic, 0 one that knows the mean of its batch, and a negative one is worse than that. Each batch is
+    compared with its own mean: what sets the returns of two agents apart is not for a critic to explain, and no square
+    of a mean far from zero is subtracted in float32.
+    """
+    spread = jnp.square(experience.target - experience.target.mean()).sum()
+    return {"unexplained": jnp.square(experience.advantage - experience.advantage.mean()).sum(), "spread": spread}
+
+
+def flat(x: jax.Array) -> jax.Array:
+    """`[time, *features, instances]` as `[*features, time * instances]`."""
+    return jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)

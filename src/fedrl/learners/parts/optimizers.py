@@ -1,0 +1,135 @@
+"""Optimisers are optax's; two transformations here read what the server sent along.
+
+chain(proximal(0.1), adam(3e-4))     FedProx
+chain(corrected(), sgd(0.1))         SCAFFOLD, together with `fedrl.stages.scaffold`
+
+The constructors remember their arguments, for configuration files. Any optax transformation works in their place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedrl.core.checks import check_positive
+from fedrl.core.component import component
+from fedrl.core.types import Hint, Params, PyTree
+
+
+def descend(
+    optimizer: optax.GradientTransformation, gradient: Params, state: PyTree, params: Params, hint: Hint
+) -> tuple[Params, PyTree]:
+    """One step of an optimiser that may read the hint. Returns the new parameters and optimiser state."""
+    extended = optax.with_extra_args_support(optimizer)
+    step, state = extended.update(gradient, state, params, hint=hint)
+    return optax.apply_updates(params, step), state
+
+
+@component("optimizer", reference="Kingma & Ba (2015), https://arxiv.org/abs/1412.6980")
+def adam(
+    learning_rate: float,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-5,
+    max_norm: float | None = None,
+    decay_steps: int | None = None,
+) -> optax.GradientTransformation:
+    """Adam, each step divided by the root of the gradient's running mean square.
+
+    Args:
+        learning_rate: Step size at the start.
+        b1: Decay of the running mean of the gradient.
+        b2: Decay of the running mean of its square.
+        eps: Added to the root; 1e-5 as in common implementations of PPO, where the paper has 1e-8.
+        max_norm: Clip the gradient's global norm to this first, if given.
+        decay_steps: Let the step size fall linearly to zero over so many optimiser steps, if given.
+    """
+    return _clipped(optax.adam(_rate(learning_rate, decay_steps), b1, b2, eps), max_norm)
+
+
+@component("optimizer", reference="Robbins & Monro (1951), https://doi.org/10.1214/aoms/1177729586")
+def sgd(
+    learning_rate: float,
+    momentum: float | None = None,
+    max_norm: float | None = None,
+    decay_steps: int | None = None,
+) -> optax.GradientTransformation:
+    """Stochastic gradient descent.
+
+    Args:
+        learning_rate: Step size at the start.
+        momentum: Decay of the heavy ball, if given.
+        max_norm: Clip the gradient's global norm to this first, if given.
+        decay_steps: Let the step size fall linearly to zero over so many optimiser steps, if given.
+    """
+    return _clipped(optax.sgd(_rate(learning_rate, decay_steps), momentum), max_norm)
+
+
+@component(
+    "optimizer",
+    reference="Tieleman & Hinton (2012), https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf",
+)
+def rmsprop(
+    learning_rate: float,
+    smoothing: float = 0.99,
+    eps: float = 1e-5,
+    max_norm: float | None = None,
+    decay_steps: int | None = None,
+) -> optax.GradientTransformation:
+    """RMSProp, each gradient divided by the root of its running mean square; the optimiser of the A2C paper.
+
+    Args:
+        learning_rate: Step size at the start.
+        smoothing: Decay of the running mean of the squared gradient.
+        eps: Added under the root.
+        max_norm: Clip the gradient's global norm to this first, if given.
+        decay_steps: Let the step size fall linearly to zero over so many optimiser steps, if given.
+    """
+    return _clipped(optax.rmsprop(_rate(learning_rate, decay_steps), smoothing, eps), max_norm)
+
+
+@component("optimizer")
+def chain(*optimizers: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Pass the gradient through several transformations, in order, such as `proximal(0.1)` and `adam(3e-4)`."""
+    return optax.with_extra_args_support(optax.chain(*optimizers))
+
+
+def _clipped(optimizer: optax.GradientTransformation, max_norm: float | None) -> optax.GradientTransformation:
+    """An optimiser of all parameters as one vector: a dozen small arrays cost more to walk than to compute with."""
+    return optax.flatten(optimizer if max_norm is None else optax.chain(optax.clip_by_global_norm(max_norm), optimizer))
+
+
+def _rate(learning_rate: float, decay_steps: int | None) -> float | optax.Schedule:
+    if decay_steps is None:
+        return learning_rate
+    check_positive(decay_steps=decay_steps)
+    return optax.linear_schedule(learning_rate, 0.0, decay_steps)
+
+
+@component("optimizer", reference="Li et al. (2020), https://arxiv.org/abs/1812.06127")
+def proximal(strength: float) -> optax.GradientTransformationExtraArgs:
+    """FedProx: pull local parameters towards the global ones, gradient of (strength / 2) ||theta - theta_global||^2."""
+
+    def update(
+        gradient: Params, state: optax.OptState, params: Params | None = None, *, hint: Hint, **_: Any
+    ) -> tuple[Params, optax.OptState]:
+        pulled = jax.tree.map(lambda g, p, anchor: g + strength * (p - anchor), gradient, params, hint.params)
+        return pulled, state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+@component("optimizer", reference="Karimireddy et al. (2020), https://arxiv.org/abs/1910.06378")
+def corrected() -> optax.GradientTransformationExtraArgs:
+    """SCAFFOLD: add the correction c - c_k to every local gradient."""
+
+    def update(
+        gradient: Params, state: optax.OptState, params: Params | None = None, *, hint: Hint, **_: Any
+    ) -> tuple[Params, optax.OptState]:
+        del params
+        return jax.tree.map(jnp.add, gradient, hint.correction), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)

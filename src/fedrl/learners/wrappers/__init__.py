@@ -1,0 +1,1 @@
+"""Learners made of another learner: normalised, personalised, mixed."""

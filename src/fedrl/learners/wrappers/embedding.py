@@ -1,0 +1,85 @@
+"""Environment embeddings: a few numbers per agent that tell a shared network which environment it is in.
+
+observation, embedding of the agent --> network --> outputs
+
+personal(ppo(environment, network=embedded()), keep=["embedding"])     learned together, each agent its own
+adapting(..., ["embedding"])                                           in a new environment: only the embedding
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from fedrl.core.checks import check_positive
+from fedrl.core.component import component
+from fedrl.core.environment import Box, Space
+from fedrl.core.errors import ConfigError
+from fedrl.core.learner import Experience, Learner, parameters_of
+from fedrl.core.subtrees import belonging, check_parts
+from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
+from fedrl.learners.parts.networks import Network, mlp
+
+JIN = "Jin et al. (2022), https://arxiv.org/abs/2204.02634"
+
+
+@component("network", reference=JIN)
+def embedded(network: Network = mlp(), size: int = 4) -> Network:
+    """Append a learned vector to every observation, which can tell one agent's environment from another's.
+
+    The parameters are `{"embedding", "network"}`. The embedding starts at zero and is trained like any other weight;
+    to give each agent its own, wrap the learner in `personal(learner, keep=["embedding"])`.
+
+    Args:
+        network: What sees observation and embedding together.
+        size: Of the embedding.
+
+    Raises:
+        ConfigError: The size is below one, or the observations are discrete: nothing can be appended to a number.
+    """
+    check_positive(size=size)
+
+    def init(key: Key, space: Space, outputs: int, gain: float) -> Params:
+        if not isinstance(space, Box):
+            raise ConfigError(
+                f"Observations are {space}, and an embedding is appended to a vector. Use an environment with "
+                "observations in a Box, or keep another part personal, such as 'actor/0'."
+            )
+        wider = Box((math.prod(space.shape) + size,))
+        return {"embedding": jnp.zeros((size,)), "network": network.init(key, wider, outputs, gain)}
+
+    def apply(params: Params, observation: jax.Array) -> jax.Array:
+        flat = observation.reshape(-1, observation.shape[-1])
+        vector = jnp.broadcast_to(params["embedding"][:, None], (size, flat.shape[-1]))
+        return network.apply(params["network"], jnp.concatenate([flat, vector]))
+
+    return Network(init, apply)
+
+
+@component("learner", reference=JIN)
+def adapting(learner: Learner, only: Sequence[str] = ("embedding",)) -> Learner:
+    """Train some parts of the parameters and hold the others still, as when a trained policy meets a new environment.
+
+    Args:
+        learner: What to wrap.
+        only: The parts that learn, such as "embedding" or "actor/-1".
+
+    Raises:
+        ConfigError: There is no such part.
+    """
+    whole = parameters_of(learner)
+    check_parts(whole, only, "only")
+    paths = belonging(whole, only)
+
+    def learn(key: Key, state: PyTree, experience: Experience, hint: Hint) -> tuple[PyTree, Metrics]:
+        after, metrics = learner.learn(key, state, experience, hint)
+        leaves, structure = jax.tree.flatten(learner.params(after))
+        old = jax.tree.leaves(learner.params(state))
+        mixed = [new if free else still for new, still, free in zip(leaves, old, paths, strict=True)]
+        return learner.adopt(after, jax.tree.unflatten(structure, mixed)), metrics
+
+    return replace(learner, learn=learn, gradient=None)

@@ -1,0 +1,166 @@
+"""Between the global model and one's own: agents that take over only a share of what the server sends.
+
+interpolated   one model:  adopt takes theta <- theta + a (global - theta)
+apfl           two models: the shared one is averaged as ever, the private one learns as part of a mixture
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedrl.core.component import component
+from fedrl.core.errors import ConfigError
+from fedrl.core.learner import Experience, Learner, same_stream
+from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
+from fedrl.learners.wrappers.inner_state import within
+
+
+class InterpolatedState(NamedTuple):
+    """The learner's state, and whether it has adopted anything yet: the first parameters are adopted whole."""
+
+    learner: PyTree
+    met: jax.Array
+
+
+class ApflState(NamedTuple):
+    """The learner that is averaged, the one that acts, its private parameters and their share in the mixture."""
+
+    shared: PyTree
+    acting: PyTree
+    private: Params
+    share: jax.Array
+    met: jax.Array
+
+
+@component("learner", reference="Hanzely & Richtárik (2020), https://arxiv.org/abs/2002.05516")
+def interpolated(learner: Learner, share: float = 0.5) -> Learner:
+    """Go only part of the way to the global parameters: theta_k <- a theta_global + (1 - a) theta_k.
+
+    The aggregation step of "loopless local gradient descent". Agents send where they are, so the global parameters
+    are the mean of all agents. The first parameters are adopted whole, so that all start alike.
+
+    Args:
+        learner: What to wrap.
+        share: a, from 0 (agents stay alone) to 1 (FedAvg).
+
+    Raises:
+        ConfigError: The share is out of range, or the learner counts statistics, which have no value in between.
+    """
+    _check(learner, share, "interpolated")
+
+    def adopt(state: InterpolatedState, params: Params) -> InterpolatedState:
+        def between(own: jax.Array, given: jax.Array) -> jax.Array:
+            return jnp.where(state.met, own + share * (given - own), given)
+
+        mixed = jax.tree.map(between, learner.params(state.learner), params)
+        return InterpolatedState(learner.adopt(state.learner, mixed), jnp.bool_(True))
+
+    return replace(
+        within(learner),
+        init=lambda key, env_params: InterpolatedState(learner.init(key, env_params), jnp.bool_(False)),
+        adopt=adopt,
+        gradient=None,
+        personalised=("interpolated",),
+    )
+
+
+@component("learner", reference="Deng et al. (2020), https://arxiv.org/abs/2003.13461")
+def apfl(learner: Learner, share: float = 0.5, rate: float = 0.0) -> Learner:
+    """APFL: act with a mixture of a private and the shared model, a v + (1 - a) w, and train both.
+
+    Each iteration trains w where w stands, as federated averaging does, and v by a step from the mixture:
+    v <- v + a (mixture after - mixture before), which with SGD is the gradient step of the paper. In reinforcement
+    learning each of the two needs experience of its own policy, so an iteration takes two of the learner's: where the
+    learner learns from trajectories, one with twice the instances, of which the first half acts with the mixture and
+    the second half with w.
+
+    Args:
+        learner: What to wrap.
+        share: a, the private model's share at the start, from 0 to 1.
+        rate: Speed at which an agent adapts its share, a <- a + rate <v - w, mixture after - mixture before>, within
+            0 and 1. The paper's step size over the learner's own. 0 leaves it as it is.
+
+    Raises:
+        ConfigError: A number is out of range, or the learner counts statistics.
+    """
+    _check(learner, share, "apfl")
+    if rate < 0.0:
+        raise ConfigError(f"rate is {rate}. It is a step size, so it is not negative. Set it to 0 or more.")
+
+    def init(key: Key, env_params: PyTree) -> ApflState:
+        for_shared, for_acting = jax.random.split(key)
+        shared = learner.init(for_shared, env_params)
+        acting = learner.init(for_acting, env_params)
+        return ApflState(shared, acting, learner.params(shared), jnp.float32(share), jnp.bool_(False))
+
+    def mixture(state: ApflState) -> Params:
+        shared = learner.params(state.shared)
+        return jax.tree.map(lambda w, v: w + state.share * (v - w), shared, state.private)
+
+    def collect(key: Key, state: ApflState) -> tuple[Experience, ApflState, Metrics]:
+        for_shared, for_acting = (learner.split_key(each)[0] for each in jax.random.split(key))
+        by_shared, shared, _ = learner.collect(for_shared, state.shared)
+        by_mixture, acting, counts = learner.collect(for_acting, learner.adopt(state.acting, mixture(state)))
+        after = state._replace(shared=shared, acting=acting)
+        if not learner.horizon:
+            return (by_mixture, by_shared), after, counts
+        return jax.tree.map(lambda m, w: jnp.concatenate([m, w], -1), by_mixture, by_shared), after, counts
+
+    def learn(key: Key, state: ApflState, experience: Experience, hint: Hint) -> tuple[ApflState, Metrics]:
+        for_shared, for_acting = (learner.split_key(each)[1] for each in jax.random.split(key))
+        by_mixture, by_shared = halves(experience) if learner.horizon else experience
+        shared, _ = learner.learn(for_shared, state.shared, by_shared, hint)
+        before = mixture(state)
+        alone = Hint(before, jax.tree.map(jnp.zeros_like, before))
+        acting, metrics = learner.learn(for_acting, learner.adopt(state.acting, before), by_mixture, alone)
+        step = jax.tree.map(jnp.subtract, learner.params(acting), before)
+        private = jax.tree.map(lambda v, d: v + state.share * d, state.private, step)
+        apart = jax.tree.map(jnp.subtract, state.private, learner.params(state.shared))
+        gain = sum(jax.tree.leaves(jax.tree.map(lambda x, y: (x * y).sum(), apart, step)), jnp.float32(0.0))
+        after = jnp.clip(state.share + rate * gain, 0.0, 1.0)
+        return ApflState(shared, acting, private, after, state.met), metrics
+
+    def adopt(state: ApflState, params: Params) -> ApflState:
+        private = jax.tree.map(lambda own, given: jnp.where(state.met, own, given), state.private, params)
+        return state._replace(shared=learner.adopt(state.shared, params), private=private, met=jnp.bool_(True))
+
+    return replace(
+        learner,
+        init=init,
+        collect=collect,
+        learn=learn,
+        params=lambda state: learner.params(state.shared),
+        adopt=adopt,
+        samples=2 * learner.samples,
+        instances=2 * learner.instances,
+        behaviours=lambda state: (mixture(state), learner.params(state.shared)),
+        split_key=same_stream,  # each half splits it for the two models
+        gradient=None,
+        policy=mixture,
+        personalised=("apfl",),
+    )
+
+
+def halves(experience: Experience) -> tuple[Experience, Experience]:
+    """The experience of the first half of the instances and that of the second."""
+    first = jax.tree.map(lambda x: x[..., : x.shape[-1] // 2], experience)
+    return first, jax.tree.map(lambda x: x[..., x.shape[-1] // 2 :], experience)
+
+
+def _check(learner: Learner, share: float, name: str) -> None:
+    if not 0.0 <= share <= 1.0:
+        raise ConfigError(f"share is {share}. It is a share, so it lies in [0, 1]. Choose one between.")
+    if learner.statistics is not None:
+        raise ConfigError(
+            f"{learner!r} counts statistics, and {name} would take them for parameters and mix them. "
+            "Use the learner without them, or wrap it all, as in normalize(interpolated(ppo(...)))."
+        )
+    if learner.personalised:
+        raise ConfigError(
+            f"{learner!r} is personalised already, so {name} can't tell what it acts with from what it shares. "
+            f"Put them the other way round, as in personal({name}(...), keep=[...])."
+        )

@@ -1,0 +1,201 @@
+"""Normalisation of observations and rewards for any learner that learns from trajectories.
+
+    collect --> Trajectory --+--> normalised by the moments of all agents --> the learner
+                             +--> Sums --> server: merged exactly --> Moments --> every agent
+
+The environment stays as it is. The moments travel in the parameters, so a policy is complete without its history.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedrl.core.component import component
+from fedrl.core.environment import Box
+from fedrl.core.errors import ConfigError
+from fedrl.core.learner import Learner, Statistics, Trajectory, policy_of
+from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
+from fedrl.learners.parts.moments import (
+    Moments,
+    Parts,
+    Sums,
+    both,
+    count,
+    joined,
+    merged,
+    nothing,
+    parted,
+    scaled,
+    standardised,
+    unseen,
+)
+from fedrl.learners.parts.rollout import Position, Sampler, start
+from fedrl.learners.parts.rollout import collect as roll_out
+
+Book = dict[str, Moments]
+
+
+class NormalizeState(NamedTuple):
+    """The learner's state, the moments it was given, what was counted since, and where the instances stand.
+
+    `returned` is the discounted return of each instance so far, whose spread scales the rewards.
+    """
+
+    learner: PyTree
+    moments: Book
+    sums: dict[str, Sums]
+    returned: jax.Array
+    position: Position
+    env_params: PyTree
+
+
+@component("learner", reference="Chan, Golub & LeVeque (1983), https://doi.org/10.1080/00031305.1983.10483115")
+def normalize(
+    learner: Learner, observations: bool = True, rewards: bool = True, discount: float = 0.99, limit: float = 10.0
+) -> Learner:
+    """Let a learner see observations of mean 0 and variance 1, and rewards scaled by the spread of their return.
+
+    Mean and variance are those of everything that all agents have seen: the parameters are
+    `{"learner": ..., "moments": ...}`, agents count since they last adopted parameters, and the server merges the
+    counts exactly, whatever the weights and the pipeline (they are `Statistics`). Between two merges the moments stand
+    still, so that agents average policies of the same inputs. An agent that gets its own parameters back, as without
+    communication, merges its own counts.
+
+    Args:
+        learner: What to wrap; it learns from trajectories (`ppo`, `a2c`).
+        observations: Shift and scale observations.
+        rewards: Divide rewards by the standard deviation of the running discounted return.
+        discount: gamma of that return.
+        limit: Bound of what the learner sees, in standard deviations.
+
+    Raises:
+        ConfigError: The learner gathers experience in a way of its own, or there is nothing to normalise.
+    """
+    environment = learner.environment
+    _check(learner, observations, rewards)
+    shapes = ({"observation": environment.spaces.observation.shape} if observations else {}) | (
+        {"return": ()} if rewards else {}
+    )
+
+    def init(key: Key, env_params: PyTree) -> NormalizeState:
+        for_learner, for_start = jax.random.split(key)
+        return NormalizeState(
+            learner.init(for_learner, env_params),
+            {name: unseen(shape) for name, shape in shapes.items()},
+            {name: nothing(shape) for name, shape in shapes.items()},
+            jnp.zeros(learner.instances),
+            start(for_start, environment, env_params, learner.instances),
+            env_params,
+        )
+
+    def seen(moments: Book, observation: jax.Array) -> jax.Array:
+        return standardised(moments["observation"], observation, limit) if observations else observation
+
+    def learn(key: Key, state: NormalizeState, raw: Trajectory, hint: Hint) -> tuple[NormalizeState, Metrics]:
+        moments, sums, returned, reward = state.moments, dict(state.sums), state.returned, raw.reward
+        if observations:
+            fresh = count(
+                moments["observation"], jnp.moveaxis(raw.observation, 0, -1).reshape(*shapes["observation"], -1)
+            )
+            sums["observation"] = both(sums["observation"], fresh)
+        if rewards:
+            returned, path = running_return(returned, raw, discount)
+            sums["return"] = both(sums["return"], count(moments["return"], path.reshape(-1)))
+            reward = scaled(moments["return"], reward, limit)
+        normal = raw._replace(
+            observation=seen(moments, raw.observation), successor=seen(moments, raw.successor), reward=reward
+        )
+        own = Hint(hint.params["learner"], hint.correction["learner"])
+        after, metrics = learner.learn(key, state.learner, normal, own)
+        return state._replace(learner=after, sums=sums, returned=returned), metrics
+
+    def collect(key: Key, state: NormalizeState) -> tuple[Trajectory, NormalizeState, Metrics]:
+        held = jax.lax.optimization_barrier(policy_of(learner, state.learner))
+        sampler = Sampler(
+            lambda key, batch: key, lambda key, shown: learner.act(key, held, seen(state.moments, shown), False)
+        )
+        raw, position, counts = roll_out(key, environment, state.env_params, sampler, learner.horizon, state.position)
+        return raw, state._replace(position=position), counts
+
+    def adopt(state: NormalizeState, params: Params) -> NormalizeState:
+        given: Book = params["moments"]
+
+        def adopted(name: str) -> Moments:
+            unmerged = given[name].samples == state.moments[name].samples
+            own = merged(state.moments[name], state.sums[name])
+            return jax.tree.map(lambda mine, theirs: jnp.where(unmerged, mine, theirs), own, given[name])
+
+        return state._replace(
+            learner=learner.adopt(state.learner, params["learner"]),
+            moments={name: adopted(name) for name in given},
+            sums={name: nothing(shape) for name, shape in shapes.items()},
+        )
+
+    def absorb(params: Params, gathered: dict[str, Parts]) -> Params:
+        moments = {name: merged(params["moments"][name], joined(parts)) for name, parts in gathered.items()}
+        return {**params, "moments": moments}
+
+    def probabilities(params: Params, observation: jax.Array) -> jax.Array:
+        assert learner.probabilities is not None
+        return learner.probabilities(params["learner"], seen(params["moments"], observation))
+
+    return Learner(
+        init=init,
+        collect=collect,
+        learn=learn,
+        act=lambda key, params, observation, greedy: learner.act(
+            key, params["learner"], seen(params["moments"], observation), greedy
+        ),
+        params=lambda state: {"learner": learner.params(state.learner), "moments": state.moments},
+        adopt=adopt,
+        environment=environment,
+        samples=learner.samples,
+        horizon=learner.horizon,
+        instances=learner.instances,
+        statistics=Statistics(
+            gathered=lambda state: {name: parted(sums) for name, sums in state.sums.items()}, absorb=absorb
+        ),
+        policy=None
+        if learner.policy is None
+        else lambda state: {"learner": policy_of(learner, state.learner), "moments": state.moments},
+        probabilities=None if learner.probabilities is None else probabilities,
+        measures=learner.measures,
+        discount=learner.discount,
+        personalised=learner.personalised,
+    )
+
+
+def running_return(returned: jax.Array, seen: Trajectory, discount: float) -> tuple[jax.Array, jax.Array]:
+    """Carry on R_t = r_t + gamma R_{t-1} from `returned` `[instances]`; an episode's end sets it back to 0.
+
+    Returns the last of it and all of it, `[time, instances]`.
+    """
+
+    def step(carry: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        reward, done = at
+        here = reward + discount * carry
+        return jnp.where(done, 0.0, here), here
+
+    return jax.lax.scan(step, returned, (seen.reward, seen.terminated | seen.truncated))
+
+
+def _check(learner: Learner, observations: bool, rewards: bool) -> None:
+    own_way = learner.horizon < 1 or learner.episodic or learner.behaviours is not None
+    if own_way or learner.statistics is not None:
+        raise ConfigError(
+            f"{learner!r} can't be normalised. Its experience has to pass through the wrapper's hands first, once. "
+            "Wrap a learner that learns from trajectories, such as ppo or a2c."
+        )
+    if not observations and not rewards:
+        raise ConfigError(
+            "observations and rewards are both false. Nothing is left to normalise. Set one, or drop normalize."
+        )
+    space = learner.environment.spaces.observation
+    if observations and not isinstance(space, Box):
+        raise ConfigError(
+            f"observations is true, but those of {learner.environment!r} are {space}. Numbers of states have no mean. "
+            "Set observations = false."
+        )

@@ -1,0 +1,118 @@
+"""The parts of the page about how different agents are and how they met: on a clock, without a server, in a tree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedrl.records.formatting import NOTHING, count, duration, short, size
+from fedrl.report.markup import Markup, element
+from fedrl.report.run import Run
+from fedrl.report.tables import table
+
+
+def messages_note(run: Run) -> str:
+    """How many messages it took, as a sentence; nothing for a run that did not count them."""
+    up, down = (count(run.costs.get(name)) for name in ("messages_up", "messages_down"))
+    if up == NOTHING:
+        return ""
+    return f" With one seed, federated agents sent {up} messages and were sent {down}."
+
+
+def consensus_table(run: Run) -> Markup | None:
+    """How well neighbours agree: what the spectrum predicts, and what was measured; None with a server.
+
+    These are two quantities. The spectrum's factor is that of the slowest mode, which is what is left in the long run.
+    What training adds in a round lies in all modes, so a step shrinks it by more on average.
+    """
+    found = run.summary.get("consensus")
+    if not found:
+        return None
+    lines = [
+        ("spectral gap of the weights", short(found.get("spectral_gap"))),
+        ("factor of disagreement in a step, in the long run by the spectrum", short(found.get("contraction"))),
+        (
+            "factor of a step in this run, mean over rounds: what is new fades sooner",
+            short(found.get("measured_contraction")),
+        ),
+        ("distance of the agents from their mean in the end", short(found.get("distance"))),
+        ("messages between agents, one seed", count(found.get("messages"))),
+    ]
+    return _listed(lines)
+
+
+def virtual_time_table(run: Run) -> Markup | None:
+    """What the virtual clock showed; None without one."""
+    found = run.summary.get("virtual_time")
+    if not found:
+        return None
+    faults = {
+        "hung": "turns that hung",
+        "restarted": "turns in which an agent restarted, and forgot all",
+        "duplicates": "updates that arrived once more, and were ignored",
+        "malformed": "messages that could not be read, and were refused",
+    }
+    lines = [
+        ("time on the clock in the end", duration(found.get("time_s"))),
+        ("updates that arrived", count(found.get("arrived"))),
+        ("turns that came to nothing", count(found.get("lost"))),
+        ("agents called back, because the server had merged without them", count(found.get("late"))),
+        *((words, count(found[name])) for name, words in faults.items() if found.get(name)),
+        ("versions that updates were behind, on average", short(found.get("staleness"))),
+    ]
+    return _listed(lines)
+
+
+def heterogeneity_table(run: Run) -> Markup | None:
+    """How different agents are; None if nothing was measured."""
+    found = run.summary.get("heterogeneity") or {}
+    names = {
+        "cosine": "cosine between the updates of two agents, mean",
+        "dispersion": "dispersion of updates, mean ‖Δₖ - Δ‖² / ‖Δ‖²",
+        "transition": "transitions: total variation",
+        "reward": "rewards: distance",
+        "value": "best values: largest distance, mean over agents",
+    }
+    lines = [(name, short(found.get(key))) for key, name in names.items()]
+    lines = [line for line in lines if line[1] != NOTHING]
+    return _listed(lines) if lines else None
+
+
+def hierarchy_table(run: Run) -> Markup | None:
+    """What each level of the tree sent, and how long a round took; None without a tree."""
+    found = run.summary.get("hierarchy")
+    if not found:
+        return None
+    names = ["level", "senders", "merged every", "bytes up", "bytes down"]
+    head = [element("th", name, scope="col", class_="number" if i else None) for i, name in enumerate(names)]
+    levels = found.get("levels") or []
+    rows = []
+    for i, level in enumerate(levels):
+        period = level.get("period")
+        cells = [
+            count(level.get("nodes")),
+            "round" if period == 1 else f"{period} rounds",
+            size(level.get("bytes_up")),
+            size(level.get("bytes_down")),
+        ]
+        name = element("th", _level(i, len(levels)), scope="row")
+        rows.append(element("tr", name, [element("td", cell, class_="number") for cell in cells]))
+    return Markup(table(head, rows) + element("p", _latency(found), class_="note"))
+
+
+def _listed(lines: Sequence[tuple[str, str]]) -> Markup:
+    """A table of names and numbers."""
+    rows = [
+        element("tr", element("th", name, scope="row"), element("td", value, class_="number")) for name, value in lines
+    ]
+    return table([element("th", "", scope="col"), element("th", "value", scope="col", class_="number")], rows)
+
+
+def _level(i: int, levels: int) -> str:
+    """What a level is called by who sends to whom."""
+    sender = "agents" if i == 0 else f"servers {i}"
+    return f"{sender} to {'the root' if i == levels - 1 else f'servers {i + 1}'}"
+
+
+def _latency(found: dict[str, object]) -> str:
+    mean, longest = duration(found.get("latency_s")), duration(found.get("longest_latency_s"))
+    return f"Messages of a round take {mean} on average and {longest} at most." if mean != NOTHING else ""

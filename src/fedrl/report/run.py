@@ -1,0 +1,215 @@
+"""Read a run folder, whatever state it is in."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedrl.core.errors import ConfigError, RunError
+from fedrl.records import AFTERWARDS, METHODS, MeasureResult, Range, RefusedUpdates
+from fedrl.records.files import read_json, read_records
+from fedrl.records.formatting import NOTHING, ends, number
+from fedrl.records.measured import OWN_KEYS, RETURN, unsummarised, value_in
+from fedrl.records.notices import notices_of
+from fedrl.records.rejections import refusals_of
+from fedrl.records.statistics import Interval, interval, seed_means, shared_by_all
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds.
+
+    Attributes:
+        folder: Where it is.
+        config: The text of its configuration.
+        settings: The same, parsed; empty if it can't be.
+        records: Of each round; where a round was run twice, as after a resumption, the later record.
+        summary: Empty if the run did not get there.
+        notes: What is missing or wrong, a sentence each.
+    """
+
+    folder: Path
+    config: str
+    settings: dict[str, Any]
+    records: list[dict[str, Any]]
+    summary: dict[str, Any]
+    notes: list[str]
+
+    @property
+    def name(self) -> str:
+        """Of the experiment, else of its folder."""
+        return str(self.summary.get("name") or self.settings.get("name") or self.folder.name)
+
+    @property
+    def methods(self) -> list[str]:
+        """Those that left a record, the federated first."""
+        seen = dict.fromkeys(str(record.get("method")) for record in self.records)
+        return [m for m in METHODS if m in seen] + [m for m in seen if m not in METHODS]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Those that left a record."""
+        return sorted({int(record["seed"]) for record in self.records})
+
+    @property
+    def agents(self) -> int:
+        """How many."""
+        lengths = [len(record[key]) for record in self.records for key in ("agents", "greedy") if record.get(key)]
+        return max([len(self.summary.get("agents") or ()), *lengths])
+
+    def of(self, method: str) -> list[dict[str, Any]]:
+        """The records of one method."""
+        return [record for record in self.records if record.get("method") == method]
+
+    def final_returns(self, method: str) -> np.ndarray:
+        """Greedy returns `[seeds, agents]`, as last evaluated; NaN where there is none."""
+        last = {
+            record["seed"]: [number(value) for value in record["greedy"]]
+            for record in self.of(method)
+            if record.get("greedy")
+        }
+        table = np.full((len(last), self.agents), np.nan)
+        for row, seed in enumerate(sorted(last)):
+            table[row, : len(last[seed])] = last[seed]
+        return table
+
+    def seed_returns(self, method: str) -> np.ndarray:
+        """Final greedy returns, the mean over the agents of each seed; see `seed_means` for who is left out."""
+        means = seed_means(self.final_returns(method))
+        return means[np.isfinite(means)]
+
+    def compared_returns(self, method: str) -> tuple[np.ndarray, np.ndarray]:
+        """The same of the federation and of a baseline, both over the agents of which both have a return."""
+        tables = [self.final_returns(name) for name in ("federated", method)]
+        both = np.all([shared_by_all(table)[1] for table in tables], axis=0)
+        ours, theirs = (seed_means(table[:, both]) for table in tables)
+        return ours[np.isfinite(ours)], theirs[np.isfinite(theirs)]
+
+    @property
+    def refusals(self) -> dict[str, RefusedUpdates]:
+        """Whose updates each method refused: from the records, so that an interrupted run has them, too."""
+        return refusals_of(self.records)
+
+    @property
+    def notices(self) -> list[str]:
+        """What is to be said beside the numbers, a sentence each."""
+        return notices_of({"seeds": self.seeds, **self.summary, "refusals": self.refusals})
+
+    def agent_returns(self, method: str) -> dict[int, float]:
+        """Final greedy return of each agent, as summarised, else the mean over seeds."""
+        if method == "federated":
+            listed = self.summary.get("agents")
+        else:
+            listed = (self.summary.get("baseline_agents") or {}).get(method)
+        if listed:
+            return {int(agent["id"]): number(agent.get("return")) for agent in listed}
+        table = self.final_returns(method)
+        seeds, agents = shared_by_all(table)
+        means = table[seeds].mean(0) if seeds.any() else np.full(table.shape[1], np.nan)
+        return {i: float(means[i]) if known else math.nan for i, known in enumerate(agents)}
+
+    @property
+    def measures(self) -> dict[str, MeasureResult]:
+        """What was measured, as summarised; of a run without a summary, the names of what its records tell."""
+        summarised = self.summary.get("measures") or {}
+        told = dict.fromkeys(name for r in self.records for name in (*(r.get("measures") or {}), *OWN_KEYS))
+        known = [name for name in told if any(value_in(r, name) is not None for r in self.records) and name != RETURN]
+        return {name: summarised.get(name) or unsummarised() for name in dict.fromkeys((*summarised, *known))}
+
+    def spread(self, method: str) -> str:
+        """The ends of the interval of the final return, in words; with one seed there is none."""
+        seeds = len(self.seed_returns(method)) or len(self.seeds)
+        found = self.final_range(method)
+        return ends(found["low"], found["high"]) if seeds > 1 else NOTHING
+
+    @property
+    def costs(self) -> dict[str, Any]:
+        """What the summary says of time, steps and bytes; without one, what the records add up to."""
+        last = {(r["method"], r["seed"]): number(r.get("environment_steps")) for r in self.records}
+        last = {key: steps for key, steps in last.items() if key[0] not in AFTERWARDS}
+        seeds = max(len({r["seed"] for r in self.of("federated")}), 1)
+        sent = ("bytes_up", "bytes_down", "messages_up", "messages_down")
+        added = {name: sum(number(r.get(name)) for r in self.of("federated")) / seeds for name in sent}
+        added["environment_steps"] = sum(last.values())
+        return added | {name: value for name, value in self.summary.items() if value is not None}
+
+    def final_range(self, method: str) -> Range:
+        """Final greedy return with its interval, as summarised, else worked out from the records."""
+        summary = self.summary
+        found = summary.get("final_return") if method == "federated" else (summary.get("baselines") or {}).get(method)
+        if found:
+            return Range(mean=found.get("mean"), low=found.get("low"), high=found.get("high"))
+        values = self.seed_returns(method)
+        return (interval(values) if values.size else Interval(np.nan, np.nan, np.nan)).as_range()
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder; an interrupted run's is as good as any.
+
+    Raises:
+        ConfigError: The folder holds no records.
+    """
+    path = folder / "records.jsonl"
+    if not path.is_file():
+        raise ConfigError(f"{folder} holds no records.jsonl. A run writes it round by round. Name the folder of a run.")
+    found = read_records(path)
+    records = sorted(found.records, key=lambda r: (str(r["method"]), int(r["seed"]), int(r["round"])))
+    config, settings = _config(folder / "config.toml")
+    summary = _summary(folder / "summary.json")
+    run = Run(folder, config, settings, records, summary or {}, [])
+    notes = [*found.notes(torn=True), *(summary or {}).get("notes", ())]
+    run.notes.extend(dict.fromkeys(notes))
+    if config and not settings:
+        run.notes.append("config.toml is damaged; what it says of the run is left out.")
+    if summary is None:
+        run.notes.append("summary.json is damaged; what is shown comes from the records.")
+    if run.summary.get("failure"):
+        run.notes.append(f"This run was ended by an error: {run.summary['failure']}")
+    run.notes.extend(_interruptions(run))
+    return run
+
+
+def _config(path: Path) -> tuple[str, dict[str, Any]]:
+    if not path.is_file():
+        return "", {}
+    text = path.read_text("utf-8", errors="replace")
+    try:
+        return text, tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return text, {}
+
+
+def _summary(path: Path) -> dict[str, Any] | None:
+    """Empty if there is none, None if it is damaged."""
+    try:
+        return read_json(path, "") or {}
+    except RunError:
+        return None
+
+
+def _interruptions(run: Run) -> list[str]:
+    """Where the run stopped short, by its summary and its records."""
+    if not run.records:
+        return ["This run was interrupted before its first round ended."]
+    notes = [] if run.summary else ["This run has no summary: it was interrupted, or is still going."]
+    planned, seeds = run.summary.get("rounds"), run.summary.get("seeds") or []
+    if not isinstance(planned, int) or not isinstance(seeds, list):
+        return notes
+    for method in run.methods:
+        last = {record["seed"]: int(record["round"]) for record in run.of(method)}
+        short = {seed: last.get(seed, 0) for seed in seeds if last.get(seed, 0) < planned}
+        if short and method not in AFTERWARDS:
+            where = ", ".join(f"seed {seed} after round {done}" for seed, done in short.items() if done)
+            never = ", ".join(str(seed) for seed, done in short.items() if not done)
+            parts = [f"{where} of {planned}" if where else "", f"before seed {never} began" if never else ""]
+            notes.append(f"This run was interrupted: {method} stopped {' and '.join(filter(None, parts))}.")
+    wanted = run.settings.get("baselines")
+    never_ran = [m for m in METHODS if isinstance(wanted, dict) and wanted.get(m) is True and m not in run.methods]
+    if never_ran:
+        notes.append(f"This run was interrupted before {', '.join(never_ran)} began.".replace("_", " "))
+    return notes

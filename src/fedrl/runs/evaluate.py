@@ -1,0 +1,160 @@
+"""Greedy returns: what a policy is worth without exploration.
+
+fleet --blocks of so many agents, the last one filled up--> one compiled program, on all devices --> returns
+
+The program is the same for any number of agents, so training and held-out fleets and the settings of a study share it.
+A block stops when the last of its own episodes is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from fedrl.core.checks import check_positive
+from fedrl.core.environment import HostEnvironment, compiled
+from fedrl.core.keys import Stream, keys_of, stream_key
+from fedrl.core.learner import Learner
+from fedrl.core.measures import Measure, counting, step_values
+from fedrl.core.types import Key, Params, PyTree
+from fedrl.engines.program_cache import shared
+
+BLOCK = 10
+"""Agents in a block: few enough to stay in the cache and to stop early, enough to be worth a dispatch."""
+
+
+class Played(NamedTuple):
+    """What came of greedy episodes.
+
+    Attributes:
+        returns: The undiscounted return of each episode, `[agents, episodes]`.
+        sums: What the environment measures, added up over the episodes of each agent, by the names of its parts, with
+            "episodes" and "steps": float64 `[agents]`.
+    """
+
+    returns: Any
+    sums: dict[str, Any]
+
+
+def evaluated(learner: Learner) -> dict[str, Measure]:
+    """The measures of a learner's environment that greedy episodes have: those per step or per episode."""
+    return {name: m for name, m in learner.environment.measures.items() if m.per in ("step", "episode")}
+
+
+def greedy_returns(
+    learner: Learner, fleet: PyTree, params: Params, episodes: int, seed: int, stacked: bool = False
+) -> Float[np.ndarray, "agents episodes"]:
+    """The undiscounted return of each greedy episode in a compiled environment; arguments as of `greedy_episodes`."""
+    return greedy_episodes(learner, fleet, params, episodes, seed, stacked).returns
+
+
+def greedy_episodes(
+    learner: Learner, fleet: PyTree, params: Params, episodes: int, seed: int, stacked: bool = False
+) -> Played:
+    """Play whole episodes with the greedy policy in the environment of every agent.
+
+    Args:
+        learner: Whose `act` to follow.
+        fleet: Parameters of the environments, a leading agent axis on every leaf.
+        params: Of one policy for all agents, or of one per agent if `stacked`.
+        episodes: Per agent.
+        seed: The first states depend on it and on the agent's id alone, so policies meet the same ones.
+        stacked: Whether every leaf of `params` has a leading agent axis.
+    """
+    check_positive(episodes=episodes)
+    play, key = _program(learner, episodes, stacked), stream_key(keys_of(seed), Stream.EVALUATION)
+    fleet, params = jax.tree.map(np.asarray, (fleet, params))
+    agents, devices = jax.tree.leaves(fleet)[0].shape[0], jax.local_devices()
+    blocks = []
+    for i in range(-(-agents // BLOCK)):
+        ids = np.minimum(np.arange(i * BLOCK, (i + 1) * BLOCK), agents - 1)  # the last agent fills the block up
+        settings, acting = jax.tree.map(itemgetter(ids), (fleet, params if stacked else None))
+        with jax.default_device(devices[i % len(devices)]):
+            blocks.append(play(key, ids, settings, acting if stacked else params))
+    found = jax.tree.map(lambda *parts: np.concatenate([np.asarray(x) for x in parts])[:agents], *blocks)
+    sums = {name: column.astype(np.float64) for name, column in found.sums.items()}
+    return Played(found.returns, sums | {"episodes": np.full(agents, float(episodes))})
+
+
+def played(learner: Learner, fleet: PyTree, params: Params, episodes: int, seed: int, stacked: bool = False) -> Played:
+    """`greedy_episodes`, wherever the environment lives: compiled along, or stepped on the host."""
+    if not isinstance(learner.environment, HostEnvironment):
+        return greedy_episodes(learner, fleet, params, episodes, seed, stacked)
+    from fedrl.engines.executors.host_evaluation import played_host
+
+    return Played(*played_host(learner, fleet, params, episodes, seed, stacked=stacked))
+
+
+def returns_of(
+    learner: Learner, fleet: PyTree, params: Params, episodes: int, seed: int, stacked: bool = False
+) -> Float[np.ndarray, "agents episodes"]:
+    """The undiscounted return of each greedy episode, wherever the environment lives."""
+    return played(learner, fleet, params, episodes, seed, stacked).returns
+
+
+class Game(NamedTuple):
+    """Where all episodes stand; each of `over` and `returned` is `[agents, episodes]`, each of `sums` `[agents]`."""
+
+    time: jax.Array
+    over: jax.Array
+    returned: jax.Array
+    state: PyTree
+    observation: jax.Array
+    sums: dict[str, jax.Array]
+
+
+RESET, STEP, ACT = 0, 1, 2
+
+
+@shared
+def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, np.ndarray, PyTree, Params], Played]:
+    """The program for a block of agents with this learner, compiled at its first call on a device."""
+    environment = compiled(learner.environment)
+    how = counting(environment.measures)
+    reset = jax.vmap(environment.reset, (-1, None), -1, axis_size=episodes)
+    move = jax.vmap(environment.step, (-1, None, -1, -1), -1)
+
+    def begin(key: Key, env_params: PyTree) -> tuple[jax.Array, PyTree]:
+        timestep, state = reset(environment.draw_reset(jax.random.fold_in(key, RESET), (episodes,)), env_params)
+        return timestep.observation, state
+
+    def step(
+        key: Key, env_params: PyTree, params: Params, time: jax.Array, state: PyTree, observation: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array, PyTree, dict[str, jax.Array]]:
+        noise = environment.draw_step(jax.random.fold_in(jax.random.fold_in(key, STEP), time), (episodes,))
+        choice = jax.random.fold_in(jax.random.fold_in(key, ACT), time)
+        timestep, state = move(noise, env_params, state, learner.act(choice, params, observation, True))
+        values = step_values(how.parts, timestep.measures, environment)
+        return timestep.observation, timestep.reward, timestep.terminated | timestep.truncated, state, values
+
+    @jax.jit
+    def play(key: Key, ids: jax.Array, fleet: PyTree, params: Params) -> Played:
+        keys = jax.vmap(lambda agent: jax.random.fold_in(key, agent))(ids)
+        advance = jax.vmap(step, (0, 0, 0 if stacked else None, None, 0, 0))
+        observation, state = jax.vmap(begin)(keys, fleet)
+
+        def going(game: Game) -> jax.Array:
+            return (game.time < environment.max_steps) & ~game.over.all()
+
+        def body(game: Game) -> Game:
+            given = (keys, fleet, params, game.time, game.state, game.observation)
+            observation, reward, done, state, values = advance(*given)
+            returned = game.returned + jnp.where(game.over, 0.0, reward)
+            playing, ends = ~game.over, ~game.over & (done | (game.time + 1 >= environment.max_steps))
+            counted = {name: jnp.where(ends if name in how.last else playing, x, 0.0) for name, x in values.items()}
+            counted |= {"steps": playing} if how.steps else {}
+            sums = {name: game.sums[name] + x.sum(-1, dtype=jnp.float32) for name, x in counted.items()}
+            return Game(game.time + 1, game.over | done, returned, state, observation, sums)
+
+        none, names = jnp.zeros((*ids.shape, episodes)), (*how.parts, *(("steps",) if how.steps else ()))
+        start = Game(jnp.int32(0), none > 0.0, none, state, observation, dict.fromkeys(names, none[:, 0]))
+        end = jax.lax.while_loop(going, body, start)
+        return Played(end.returned, end.sums)
+
+    return play

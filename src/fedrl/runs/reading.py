@@ -1,0 +1,51 @@
+"""A trained run, read back from its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from fedrl.config import load
+from fedrl.config.build import build
+from fedrl.config.coordination import all_act_alike, shapes_of
+from fedrl.config.objects import Experiment
+from fedrl.core.errors import RunError
+from fedrl.core.types import Params
+from fedrl.records import checkpoint, folder
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The experiment of a run folder and the parameters that its agents ended with.
+
+    Attributes:
+        experiment: Rebuilt from `config.toml`.
+        params: By seed: of one policy for all agents, or of one per agent.
+        stacked: Whether every leaf has a leading agent axis.
+    """
+
+    experiment: Experiment
+    params: dict[int, Params]
+    stacked: bool = False
+
+
+def trained(path: Path) -> Trained:
+    """Read a run folder.
+
+    Raises:
+        RunError: There is no run, it has no parameters, or they do not fit the experiment.
+    """
+    place = folder.opened(path)
+    experiment = build(load(place.path / folder.CONFIG))
+    arrays = place.params()
+    stacked = not all_act_alike(experiment.learner, experiment.coordination)
+    like = shapes_of(experiment.learner, acting=True)
+    if stacked:
+        agents = experiment.config.federation.agents
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((agents, *leaf.shape), leaf.dtype), like)
+    seeds = [s for s in experiment.config.seed_list if any(name.startswith(f"seed{s}/") for name in arrays)]
+    if not seeds:
+        raise RunError(f"{path} holds no parameters: no seed got through a round. Continue it with fedrl run --resume.")
+    return Trained(experiment, {seed: checkpoint.unnamed(arrays, f"seed{seed}", like) for seed in seeds}, stacked)

@@ -1,0 +1,55 @@
+"""A few seconds of training that tell whether fedrl works on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from fedrl.aggregators import mean
+from fedrl.core.types import Params
+from fedrl.engines.simulate import simulate
+from fedrl.environments import gridworld
+from fedrl.environments.fleet import fleet
+from fedrl.federation.federation import federate
+from fedrl.learners import q_table
+from fedrl.runs.evaluate import greedy_returns
+
+AGENTS, ROUNDS, BEST = 3, 12, 0.96
+
+
+def self_test() -> list[str]:
+    """What is wrong, a sentence each; nothing if all is well.
+
+    Three agents learn together to walk down a corridor. The result must be finite, right, and the same for another
+    order of agents on other devices.
+    """
+    environment = gridworld("S...G")
+    learner = q_table(environment, learning_rate=0.5, exploration=0.5, instances=4, steps=16)
+    federation = federate(learner, mean())
+    agents = fleet(environment, AGENTS, {"slip": 0.0})
+    devices = jax.local_devices()
+
+    def train(order: Sequence[int], places: Sequence[jax.Device]) -> Params:
+        simulation = simulate(federation, agents, order=order, devices=places)
+        population = simulation.init(0)
+        for _ in range(ROUNDS):
+            population, _ = simulation.round(population)
+        return jax.tree.map(np.asarray, population.server.params)
+
+    params, again = train(range(AGENTS), devices[:1]), train(range(AGENTS)[::-1], devices[-1:])
+    faults = []
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+        faults.append("Trained parameters are not finite. The compiler or the processor miscalculates.")
+    if _digest(params) != _digest(again):
+        faults.append("Training in another order of agents gave other parameters. Results will not be reproducible.")
+    earned = float(greedy_returns(learner, agents, params, 8, 0).mean())
+    if not abs(earned - BEST) < 1e-3:
+        faults.append(f"The agents earned {earned:g} where {BEST} is to be had. They do not learn.")
+    return faults
+
+
+def _digest(params: Params) -> str:
+    return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params))).hexdigest()

@@ -1,0 +1,271 @@
+"""What the seeds of a run share while it goes on, and what becomes of each."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from fedrl.config.measures import Declared, declared
+from fedrl.config.methods import Method
+from fedrl.config.objects import Experiment
+from fedrl.core.errors import FedrlError
+from fedrl.core.learner import Learner
+from fedrl.core.types import Params
+from fedrl.engines.state import Round
+from fedrl.records import Event, RoundRecord, Sink
+from fedrl.records.folder import RunFolder
+from fedrl.records.measured import OWN_KEYS
+from fedrl.records.rejections import refusals_in
+from fedrl.runs.communication import exchanged
+from fedrl.runs.evaluate import Played, played
+from fedrl.runs.measuring import known, sums_in, values_in
+from fedrl.runs.outcome import Omission, Outcome
+
+if TYPE_CHECKING:
+    from fedrl.runs.outcome import Outcome
+
+NOT_FINITE = "its parameters are not finite"
+NO_RETURN = "its environment gave a return that is not finite"
+
+
+class Policies(NamedTuple):
+    """What is evaluated.
+
+    Attributes:
+        acting: What agents act with: parameters of one policy for all of them, or of one per agent (`stacked`).
+        stacked: Whether every leaf has a leading agent axis.
+        common: The policy of an agent that never trained, if there is one: what the server holds.
+        actor: Whose `act` takes these parameters; by default the experiment's learner.
+        unlearned: Agents that have learned nothing, and why: theirs is no policy of this method.
+        without: Agents whose policies went into none of this, and why.
+        failed: Why nobody has a policy; empty if somebody has.
+    """
+
+    acting: Params
+    stacked: bool
+    common: Params | None
+    actor: Learner | None = None
+    unlearned: Mapping[int, str] = MappingProxyType({})
+    without: Mapping[int, str] = MappingProxyType({})
+    failed: str = ""
+
+
+@dataclass
+class Session:
+    """What the seeds of a run share while it goes on.
+
+    Attributes:
+        experiment: What is run.
+        folder: Where it is written down.
+        sinks: Who is told.
+        timing: Where the time went.
+        stop: Set by whoever wants the run to end early.
+        notes: What is wrong with the folder that is gone on with, a sentence each.
+        failure: The first error of a seed; the others stop after their round, and what was done is kept.
+        measures: What each method measures that has begun to train.
+    """
+
+    experiment: Experiment
+    folder: RunFolder
+    sinks: Sequence[Sink]
+    timing: Timing
+    stop: threading.Event = field(default_factory=threading.Event)
+    notes: Sequence[str] = ()
+    failure: Exception | None = None
+    measures: dict[str, Declared] = field(default_factory=dict)
+    talking: AbstractContextManager[Any] = field(default_factory=threading.Lock)
+    evaluating: AbstractContextManager[Any] = field(default_factory=threading.Lock)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether seeds end after the round they are in."""
+        return self.stop.is_set() or self.failure is not None
+
+    def fail(self, fault: Exception) -> None:
+        """Remember the first error, which ends the run."""
+        with self.talking:
+            self.failure = fault if self.failure is None else self.failure
+
+    def tell(self, event: Event) -> None:
+        """Hand an event to every sink; a round is written down first."""
+        with self.talking:
+            if "event" not in event:
+                self.folder.append(event)
+            for sink in self.sinks:
+                sink(event)
+
+
+def reason_of(fault: Exception) -> str:
+    """An error in a sentence; one that fedrl did not raise on purpose, with its kind."""
+    return str(fault) if isinstance(fault, FedrlError) else f"{type(fault).__name__}: {fault}"
+
+
+def outcome(session: Session, seed: int, number: int, policies: Policies) -> Outcome:
+    """Evaluate where a seed got to."""
+    unseen = session.experiment.held_out
+    policies = sound(policies)
+    own, sums = evaluation(session, seed, policies)
+    left_out = _omissions(policies, own)
+    held_out: list[float | None] = []
+    unseen_left_out: tuple[Omission, ...] = ()
+    if unseen is not None and policies.common is not None:
+        common = policies._replace(acting=policies.common, stacked=False, unlearned={}, without={})
+        held_out = greedy(session, seed, common, unseen)
+        unseen_left_out = _omissions(common, held_out)
+    acting, stacked, unlearned = policies.acting, policies.stacked, policies.unlearned
+    return Outcome(seed, number, acting, stacked, own, held_out, unlearned, left_out, unseen_left_out, sums)
+
+
+def sound(policies: Policies) -> Policies:
+    """The same policies, those that are not finite named as such; nobody acts with one of them.
+
+    Where each agent has its own, zeros take the place of what is not finite, so that all can still be played at once.
+    """
+    if policies.failed:
+        return policies
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(policies.acting)]
+    if not policies.stacked:
+        finite = all(np.isfinite(leaf).all() for leaf in leaves)
+        return policies if finite else policies._replace(failed="the parameters are not finite")
+    each = np.all([np.isfinite(leaf).reshape(len(leaf), -1).all(1) for leaf in leaves], axis=0)
+    if each.all():
+        return policies
+    broken = {int(agent): NOT_FINITE for agent in np.flatnonzero(~each)}
+    acting = jax.tree.map(lambda x: np.where(each.reshape(-1, *[1] * (np.ndim(x) - 1)), x, 0), policies.acting)
+    return policies._replace(acting=acting, unlearned=broken | dict(policies.unlearned))
+
+
+def greedy(session: Session, seed: int, policies: Policies, fleet: Any = None) -> list[float | None]:
+    """Mean greedy return in each environment of a fleet, by default the agents' own.
+
+    None where there is no policy to act with, and where a return is not finite.
+    """
+    return evaluation(session, seed, policies, fleet)[0]
+
+
+def evaluation(
+    session: Session, seed: int, policies: Policies, fleet: Any = None
+) -> tuple[list[float | None], dict[str, np.ndarray]]:
+    """The same, and the sums of what the environment measures, as in `Played`; none if nobody has a policy."""
+    experiment = session.experiment
+    episodes = experiment.config.evaluation.episodes
+    where = experiment.fleet if fleet is None else fleet
+    actor = experiment.learner if policies.actor is None else policies.actor
+    policies = sound(policies)
+    if policies.failed:
+        return [None] * jax.tree.leaves(where)[0].shape[0], {}
+    with session.evaluating:
+        found: Played = played(actor, where, policies.acting, episodes, seed, policies.stacked)
+    means = enumerate(mean_returns(found.returns))
+    return [None if k in policies.unlearned else known(value) for k, value in means], found.sums
+
+
+def mean_returns(returns: np.ndarray) -> np.ndarray:
+    """The mean over the episodes of each agent, in float64; not finite where one of them is not."""
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        return returns.mean(axis=1, dtype=np.float64)
+
+
+def _omissions(policies: Policies, returns: Sequence[float | None]) -> tuple[Omission, ...]:
+    """Who has no return, or no part in the policy, by the reason."""
+    if policies.failed:
+        return (Omission("everything", (), policies.failed),)
+    missing = {k: policies.unlearned.get(k, NO_RETURN) for k, value in enumerate(returns) if value is None}
+    parts: tuple[tuple[Literal["return", "policy"], Mapping[int, str]], ...]
+    parts = (("policy", policies.without), ("return", missing))
+    return tuple(
+        Omission(what, tuple(k for k, its in who.items() if its == reason), reason)
+        for what, who in parts
+        for reason in dict.fromkeys(who.values())
+    )
+
+
+def record_of(
+    method: Method, seed: int, number: int, seen: Round, seconds: float, measures: Declared | None = None
+) -> RoundRecord:
+    """What is written down of one round.
+
+    Means over agents leave out who was refused in it: what those measured is zero, and stands for nothing.
+    """
+    learner = method.federation.learner
+    measures = declared(learner, {}) if measures is None else measures
+    nothing = np.zeros(len(method.local_steps))
+    episodes = seen.metrics.get("episodes", nothing)
+    returned = seen.metrics.get("episode_return", nothing)
+    agents = [known(r / n) if n else None for r, n in zip(returned, episodes, strict=True)]
+    refusals, steps = refusals_in(seen), np.array(method.local_steps if seen.steps is None else seen.steps)
+    sums = sums_in(measures, learner, seen, steps)
+    values = values_in(measures.all, sums)
+    record: RoundRecord = {
+        "seed": seed,
+        "method": method.name,
+        "round": number,
+        "environment_steps": steps_until(method, number, seen),
+        "return": values["return"],
+        "agents": agents,
+        "episodes": int(sums["return"]["episodes"]),
+        "loss": _loss(seen, steps),
+        "bytes_up": seen.bytes_up,
+        "bytes_down": seen.bytes_down,
+        "messages_up": seen.messages_up,
+        "messages_down": seen.messages_down,
+        "refused": len(seen.refused),
+        "seconds": round(seconds, 6),
+        "measures": {name: value for name, value in values.items() if name not in OWN_KEYS},
+        "sums": sums,
+    }
+    if refusals:
+        record["refusals"] = refusals
+    if method.talk and not seen.weight > 0.0:
+        record["merged"] = False
+    if seen.skipped:
+        record["skipped"] = seen.skipped
+    return {**record, **exchanged(seen)} if method.talk else record
+
+
+def _loss(seen: Round, steps: np.ndarray) -> float | None:
+    """The mean over the agents that trained and were not refused."""
+    loss = seen.metrics.get("loss")
+    if loss is None:
+        return None
+    steps = steps.copy()
+    steps[[refusal.agent for refusal in seen.refused]] = 0
+    trained = steps > 0
+    return known((loss[trained] / steps[trained]).mean(dtype=np.float64)) if trained.any() else None
+
+
+def steps_of(method: Method, seen: Round) -> int:
+    """Environment steps of all agents in a round."""
+    if seen.steps is None:
+        return method.steps_per_round
+    return method.federation.learner.samples * int(seen.steps.sum())
+
+
+def steps_until(method: Method, number: int, seen: Round) -> int:
+    """Environment steps of all agents since this seed of the method began."""
+    if seen.iterations is None:
+        return number * method.steps_per_round
+    return method.federation.learner.samples * seen.iterations
+
+
+@dataclass
+class Timing:
+    """Where the time of a run went."""
+
+    started: float
+    compile_s: float = 0.0
+    training_s: float = 0.0
+    steps: int = 0
+    _lock: AbstractContextManager[Any] = field(default_factory=threading.Lock, repr=False)
+
+    def add_steps(self, steps: int) -> None:
+        """Count the environment steps of a round that compiled nothing."""
+        with self._lock:
+            self.steps += steps

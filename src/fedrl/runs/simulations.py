@@ -1,0 +1,44 @@
+"""Prepare the methods of an experiment for simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import jax
+
+from fedrl.engines.simulate import simulate
+from fedrl.engines.state import Simulation
+from fedrl.engines.topologies.choices import isolated
+
+if TYPE_CHECKING:
+    from fedrl.config.methods import Method
+    from fedrl.config.objects import Experiment
+
+
+def simulation_of(experiment: Experiment, method: Method, devices: Sequence[jax.Device] | None = None) -> Simulation:
+    """Prepare a method for simulation, on all devices by default; baselines exchange nothing, and have no time."""
+    where, federated = experiment.coordination, method.name == "federated"
+    block = experiment.config.federation.block
+    return simulate(
+        method.federation,
+        method.fleet,
+        topology=where.topology if method.talk else isolated(),
+        scheduler=where.scheduler if federated else None,
+        clock=where.clock if federated else None,
+        local_steps=method.local_steps,
+        block=None if block is None else min(block, len(method.local_steps)),
+        devices=devices,
+    )
+
+
+def in_one_simulation(one: Method, other: Method) -> bool:
+    """Whether two methods run in the same simulation."""
+    return one.federation is other.federation and one.talk == other.talk
+
+
+def in_one_program(experiment: Experiment, one: Method, other: Method) -> bool:
+    """Whether two methods run the same compiled program: agents of one server, or of none, that are added up."""
+    where = experiment.coordination
+    summed = where.neighbours is None and not where.scheduler.mixed and where.scheduler.admission is None
+    return one.federation is other.federation and summed and where.scheduler.schedule.mixing == 1.0

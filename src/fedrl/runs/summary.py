@@ -1,0 +1,196 @@
+"""The outcome of a run in one record: `summary.json`."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from fedrl.config.measures import Declared
+from fedrl.config.objects import Experiment
+from fedrl.core.component import cite
+from fedrl.core.versions import versions
+from fedrl.records import AFTERWARDS, AgentResult, Compared, LeftOut, Range, Summary
+from fedrl.records.rejections import refusals_of
+from fedrl.records.statistics import interval, seed_means, shared_by_all
+from fedrl.runs.communication import consensus_of, hierarchy_of, timing_of
+from fedrl.runs.heterogeneity import heterogeneity_of
+from fedrl.runs.measuring import summary_of
+from fedrl.runs.session import Timing
+from fedrl.runs.warnings import alarms_of
+
+if TYPE_CHECKING:
+    from fedrl.runs.outcome import Outcome
+
+PACKAGES = ("fedrl", "jax", "jaxlib", "numpy", "optax")
+
+
+def summarise(
+    experiment: Experiment,
+    records: Sequence[Mapping[str, Any]],
+    outcomes: Mapping[str, Sequence[Outcome]],
+    timing: Timing,
+    measures: Mapping[str, Declared],
+) -> Summary:
+    """Put the outcome of all seeds and methods together."""
+    federated = outcomes.get("federated", [])
+    settings = _settings(experiment)
+    baselines = [name for name in outcomes if name != "federated" and outcomes[name]]
+    ours = [record for record in records if record["method"] == "federated"]
+    sent = [record for record in ours if record["seed"] == experiment.config.seed_list[0]]
+    last: dict[tuple[str, int], int] = {}
+    for record in records:
+        if record["method"] not in AFTERWARDS:
+            last[record["method"], record["seed"]] = record["environment_steps"]
+    summary: Summary = {
+        "name": experiment.config.name,
+        "final_return": over_seeds([outcome.greedy for outcome in federated]),
+        "agents": [
+            {"id": result["id"], "return": result["return"], "env_params": settings[result["id"]]}
+            for result in _agents(federated)
+        ],
+        "baselines": {name: over_seeds([outcome.greedy for outcome in outcomes[name]]) for name in baselines},
+        "baseline_agents": {name: _agents(outcomes[name]) for name in baselines},
+        "held_out": over_seeds([o.held_out for o in federated]) if experiment.held_out is not None else None,
+        "rounds": experiment.config.rounds,
+        "seeds": experiment.config.seed_list,
+        "environment_steps": sum(last.values()) + len(outcomes.get("fine_tuned", ())) * experiment.tuning_steps,
+        "steps_per_second": timing.steps / timing.training_s if timing.training_s > 0 and timing.steps else None,
+        "compile_s": timing.compile_s,
+        "wall_s": time.perf_counter() - timing.started,
+        "bytes_up": sum(record["bytes_up"] for record in sent),
+        "bytes_down": sum(record["bytes_down"] for record in sent),
+        "messages_up": sum(record.get("messages_up", 0) for record in sent),
+        "messages_down": sum(record.get("messages_down", 0) for record in sent),
+        "model_bytes": _model_bytes(experiment),
+        "epsilon": None,
+        "versions": versions(PACKAGES),
+        "revision": revision(),
+        "citations": list(dict.fromkeys(line for part in _parts(experiment) for line in cite(part))),
+    }
+    summary["heterogeneity"] = heterogeneity_of(experiment, ours)
+    measured = summary_of(experiment.learner, measures, records, outcomes)
+    if measured:
+        summary["measures"] = measured
+    if "independent" in baselines:
+        ended, alone = ([outcome.greedy for outcome in outcomes[name]] for name in ("federated", "independent"))
+        summary["alarms"] = alarms_of(experiment.learner, ended, alone, "fine_tuned" in baselines)
+    summary["refusals"] = refusals_of(records)
+    summary["left_out"] = _left_out(outcomes)
+    summary["compared"] = _compared(outcomes)
+    consensus, hierarchy = consensus_of(experiment, ours), hierarchy_of(experiment, ours)
+    if consensus is not None:
+        summary["consensus"] = consensus
+    if hierarchy is not None:
+        summary["hierarchy"] = hierarchy
+    timing_seen = timing_of(experiment, ours)
+    if timing_seen is not None:
+        summary["virtual_time"] = timing_seen
+    return _finite(summary)
+
+
+def _finite(value: Any) -> Any:
+    """The same, with None for numbers that are not finite: a file of JSON has no word for them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list) else value
+
+
+def _model_bytes(experiment: Experiment) -> int:
+    params = jax.eval_shape(experiment.federation.init_server, jax.random.key(0)).params
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+
+
+def _parts(experiment: Experiment) -> list[Any]:
+    """What was used and has a source."""
+    where = experiment.coordination
+    return [experiment.federation, experiment.selection, experiment.workload, *where.parts]
+
+
+def over_seeds(returns: Sequence[Sequence[float | None]]) -> Range:
+    """Mean over agents of each seed, then the interquartile mean over seeds with its interval.
+
+    A seed without any return is left out, and so is an agent that lacks one in any other seed, from all of them. All
+    numbers are None where nothing remains.
+    """
+    if not returns:
+        return {"mean": None, "low": None, "high": None}
+    return interval(seed_means(returns)).as_range()
+
+
+def revision() -> str | None:
+    """The commit of the source code fedrl runs from, with "+" if files were changed; None outside a repository."""
+    here = Path(__file__).resolve().parent
+    try:
+        head = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+        changed = subprocess.run(
+            ["git", "-C", str(here), "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def _agents(outcomes: Sequence[Outcome]) -> list[AgentResult]:
+    """The mean over seeds of each agent's greedy return."""
+    if not outcomes:
+        return []
+    table = np.asarray([outcome.greedy for outcome in outcomes], float)
+    seeds, agents = shared_by_all(table)
+    means = table[seeds].mean(0) if seeds.any() else np.full(table.shape[1], np.nan)
+    return [{"id": i, "return": float(means[i]) if known else None} for i, known in enumerate(agents)]
+
+
+def _left_out(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, list[LeftOut]]:
+    """What each method goes without, seeds that go without the same together."""
+    found: dict[str, list[LeftOut]] = {}
+    parts = [(name, outcome.seed, outcome.left_out) for name, ended in outcomes.items() for outcome in ended]
+    parts += [("held_out", outcome.seed, outcome.held_out_left_out) for outcome in outcomes.get("federated", ())]
+    for name, seed, omissions in parts:
+        for what, agents, reason in omissions:
+            listed = found.setdefault(name, [])
+            same = [x for x in listed if (x["what"], x["agents"], x["reason"]) == (what, list(agents), reason)]
+            if same:
+                same[0]["seeds"].append(seed)
+            else:
+                listed.append({"what": what, "agents": list(agents), "seeds": [seed], "reason": reason})
+    return found
+
+
+def _compared(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, Compared]:
+    """Each baseline that is about other agents than the federation, beside it over the agents of both."""
+    tables = {name: np.asarray([o.greedy for o in ended], float) for name, ended in outcomes.items() if ended}
+    found: dict[str, Compared] = {}
+    ours = tables.pop("federated", np.empty((0, 0)))
+    for name, theirs in tables.items() if len(ours) else ():
+        both = shared_by_all(ours)[1] & shared_by_all(theirs)[1]
+        if both.any() and not all(shared_by_all(table)[1][~both].sum() == 0 for table in (ours, theirs)):
+            federated, baseline = (interval(seed_means(table[:, both])).as_range() for table in (ours, theirs))
+            found[name] = {"agents": int(both.sum()), "federated": federated, "baseline": baseline}
+    return found
+
+
+def _settings(experiment: Experiment) -> list[dict[str, Any]]:
+    """What is particular about each agent's environment: the values of what the fleet sets."""
+    agents = experiment.config.federation.agents
+    columns: dict[str, list[Any]] = {}
+    for name, setting in experiment.config.fleet.items():
+        if hasattr(experiment.fleet, name):
+            columns[name] = np.asarray(getattr(experiment.fleet, name)).tolist()
+        elif not isinstance(setting, Mapping):  # an argument of the constructor, gone into the tables
+            columns[name] = list(setting) if isinstance(setting, list | tuple) else [setting] * agents
+    return [{name: column[i] for name, column in columns.items()} for i in range(agents)]

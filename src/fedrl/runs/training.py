@@ -1,0 +1,189 @@
+"""Train every seed of a method: several side by side, one compiled program, checkpoints on the way.
+
+[seed 0 | worker 0] [seed 1 | worker 1] ... --round by round--> records, checkpoint, Outcome
+
+The first seed of a program compiles it while the others wait. A seed that is asked to stop does so after its round.
+One whose next round fails ends where it was before, and the others stop, too.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import jax
+import numpy as np
+
+from fedrl.config.coordination import all_act_alike, has_common_policy
+from fedrl.config.measures import declared
+from fedrl.config.methods import Method
+from fedrl.config.objects import Experiment
+from fedrl.core.environment import HostEnvironment
+from fedrl.core.errors import RunError
+from fedrl.engines.state import Population, Simulation
+from fedrl.federation.downlink import heard
+from fedrl.records import Compile, checkpoint
+from fedrl.records.rejections import History
+from fedrl.runs.heterogeneity import begun, hears_all, is_measured, measured
+from fedrl.runs.measuring import greedy_values
+from fedrl.runs.outcome import Outcome
+from fedrl.runs.session import Policies, Session, evaluation, outcome, record_of, steps_of
+from fedrl.runs.simulations import simulation_of
+
+
+@dataclass
+class Program:
+    """A method's simulation on certain devices, whether its program is compiled yet, and how long that took."""
+
+    simulation: Simulation
+    compile_s: float = 0.0
+    compiled: threading.Event = field(default_factory=threading.Event)
+
+
+def simulations(experiment: Experiment, method: Method) -> list[Simulation]:
+    """One simulation on all devices; for a single block of agents, which uses only one of them, one per device."""
+    devices = jax.local_devices()
+    whole = simulation_of(experiment, method)
+    seeds = len(experiment.config.seed_list)
+    on_host = isinstance(experiment.environment, HostEnvironment)
+    if on_host or whole.agents > whole.block or seeds == 1 or len(devices) == 1:
+        return [whole]
+    return [simulation_of(experiment, method, [device]) for device in devices[:seeds]]
+
+
+def all_seeds(session: Session, method: Method, programs: Sequence[Program]) -> list[Outcome]:
+    """Run every seed of a method, as many at a time as there are devices."""
+    session.measures[method.name] = declared(method.federation.learner, programs[0].simulation.measures)
+    fresh = [program for program in programs if not program.compiled.is_set()]
+    if fresh:
+        session.tell(Compile(event="compile", method=method.name))
+    seeds = session.experiment.config.seed_list
+    workers = 1 if isinstance(session.experiment.environment, HostEnvironment) else len(jax.local_devices())
+    started = time.perf_counter()
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        jobs: list[Future[Outcome | None]] = []
+        for i, seed in enumerate(seeds):
+            jobs.append(pool.submit(_guarded, session, method, programs[i % len(programs)], seed, i < len(programs)))
+        outcomes = [found for found in [job.result() for job in jobs] if found is not None]
+    compiling = max((program.compile_s for program in fresh), default=0.0)  # at the same time on each device
+    session.timing.compile_s += compiling
+    session.timing.training_s += time.perf_counter() - started - compiling
+    return outcomes
+
+
+def _guarded(session: Session, method: Method, program: Program, seed: int, first: bool) -> Outcome | None:
+    """One seed; if it fails, the others stop, too."""
+    try:
+        if not first:
+            program.compiled.wait()
+        return None if session.stopping else _seed(session, method, program, seed)
+    except Exception as fault:
+        session.fail(fault)
+        return None
+    except BaseException:
+        session.stop.set()
+        raise
+    finally:
+        program.compiled.set()
+
+
+def _seed(session: Session, method: Method, program: Program, seed: int) -> Outcome:
+    """Train one seed of one method, from its checkpoint if there is one."""
+    config, simulation = session.experiment.config, program.simulation
+    path = session.folder.checkpoint(method.name, seed)
+    began = time.perf_counter()
+    done = checkpoint.round_of(path)
+    population = simulation.init(seed)
+    if done:
+        population = checkpoint.load(path, population)
+    history = History.of(method.name, seed, method.talk, session.folder.records() if done else ())
+    saved = time.perf_counter()
+    for number in range(done + 1, config.rounds + 1):
+        measuring = method.talk and hears_all(session.experiment) and is_measured(number, config.rounds)
+        start = begun(simulation, population) if measuring else None
+        started = time.perf_counter()
+        try:
+            population, seen = simulation.round(population)
+        except Exception as fault:
+            session.fail(fault)
+            population = _recovered(session, method, simulation, seed, done, population)
+            break
+        seconds = time.perf_counter() - started
+        if not program.compiled.is_set():
+            program.compile_s = time.perf_counter() - began
+            program.compiled.set()
+        else:
+            session.timing.add_steps(steps_of(method, seen))
+        record = record_of(method, seed, number, seen, seconds, session.measures[method.name])
+        warnings = history.add(record, seen.steps)
+        refused = [refusal.agent for refusal in seen.refused]
+        differing = None if start is None else measured(start, simulation.held(population), refused)
+        if differing is not None:
+            record["heterogeneity"] = differing
+        last = number == config.rounds
+        if last or (config.evaluation.every and number % config.evaluation.every == 0):
+            policies = _policies(session.experiment, method, simulation, population, history)
+            record["greedy"], sums = evaluation(session, seed, policies)
+            measured_greedily = greedy_values(session.experiment.learner, sums, _with_return(record["greedy"]))
+            if measured_greedily:
+                record["greedy_measures"] = measured_greedily
+        session.tell(record)
+        for warning in warnings:
+            session.tell(warning)
+        done = number
+        stopping = session.stopping
+        if last or stopping or time.perf_counter() - saved >= config.checkpoint_s:
+            session.folder.sync()
+            checkpoint.save(path, population, number)
+            saved = time.perf_counter()
+        if stopping:
+            break
+    return outcome(session, seed, done, _policies(session.experiment, method, simulation, population, history))
+
+
+def _with_return(greedy: Sequence[float | None]) -> np.ndarray:
+    return np.array([value is not None for value in greedy], bool)
+
+
+def _recovered(
+    session: Session, method: Method, simulation: Simulation, seed: int, done: int, population: Population
+) -> Population:
+    """Where a seed stood after its last whole round.
+
+    A round that fails may have changed what it began with, so the rounds since the last checkpoint are run again; on
+    the host, where they would not be the same ones, what is left is taken if it is whole.
+    """
+    if not done:
+        raise RunError("No round is through.")  # never told: the error of the round came first
+    path = session.folder.checkpoint(method.name, seed)
+    if not isinstance(session.experiment.environment, HostEnvironment):
+        population, at = simulation.init(seed), checkpoint.round_of(path)
+        population = checkpoint.load(path, population) if at else population
+        for _ in range(at, done):
+            population, _ = simulation.round(population)
+    elif any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(population)):
+        raise RunError("The round before is lost.")
+    session.folder.sync()
+    checkpoint.save(path, population, done)
+    return population
+
+
+def _policies(
+    experiment: Experiment, method: Method, simulation: Simulation, population: Population, history: History
+) -> Policies:
+    """What the agents of a method act with: everyone what it has made of the last exchange, if there was one."""
+    learner, where = experiment.learner, experiment.coordination
+    if method.name == "centralised":
+        alone = jax.tree.map(lambda leaf: leaf[0], simulation.params_of(population))
+        return Policies(alone, False, alone, failed=history.unlearned.get(0, ""))
+    if not method.talk:
+        return Policies(simulation.params_of(population), True, None, unlearned=history.unlearned)
+    server, common = population.server, None
+    if has_common_policy(learner, where):
+        common = jax.tree.map(np.asarray, heard(server.down, server.params))
+    if common is not None and all_act_alike(learner, where):
+        return Policies(common, False, common, failed=history.failed)
+    return Policies(simulation.params_of(simulation.adopt(population)), True, common, failed=history.failed)

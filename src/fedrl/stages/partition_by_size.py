@@ -1,0 +1,110 @@
+"""By size: small arrays through one stage, large ones through another.
+
+update --+-- arrays of at most so many entries --> small --+--> wire
+         +-- the others --------------------------> large --+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from fedrl.core.checks import check_positive
+from fedrl.core.component import component
+from fedrl.core.errors import UnsoundError
+from fedrl.core.stage import Stage, keep_update
+from fedrl.core.subtrees import joined
+from fedrl.core.types import Context, Key, PyTree, Update
+from fedrl.stages.leaves import check_not_encoded
+
+
+class BySize(NamedTuple):
+    """What both stages made of their arrays, the others None; or the states of both."""
+
+    small: PyTree
+    large: PyTree
+
+
+@component("stage", reference="compression layer by layer: Dutta et al. (2020), https://arxiv.org/abs/1911.08250")
+def by_size(limit: int, small: Stage, large: Stage) -> Stage:
+    """Send arrays of up to `limit` numbers through one stage, and larger ones through another.
+
+    Most numbers of a network are in few large layers; biases and output layers are few and matter as much. So a bit
+    a number for the large ones and some more for the small ones costs little more than a bit for all:
+
+        error_feedback(by_size(300, quantize(3, unbiased=False), sign()))
+
+    It promises what both stages promise: it is unbiased if both are, a contraction by the delta of whichever takes an
+    array, never off by more than the larger bound.
+
+    Args:
+        limit: The most entries of a small array.
+        small: For arrays of up to `limit` entries.
+        large: For the others.
+
+    Raises:
+        ConfigError: `limit` is below one.
+        UnsoundError: A stage does more than to encode arrays: it steers training, changes weights, adds noise,
+            or works on the aggregate.
+    """
+    check_positive(limit=limit)
+    for stage in (small, large):
+        busy = stage.guide is not None or stage.weighs is not None or stage.noise is not None
+        if busy or stage.finish is not keep_update:
+            raise UnsoundError(
+                f"by_size() sends some arrays through {stage!r}, which does more than to encode arrays one by one. "
+                f"Put {stage!r} around or beside by_size(...), for the whole update."
+            )
+
+    def parted(value: PyTree) -> BySize:
+        few = jax.tree.map(lambda leaf: leaf.size <= limit, value)
+        return BySize(
+            jax.tree.map(lambda leaf, is_small: leaf if is_small else None, value, few),
+            jax.tree.map(lambda leaf, is_small: None if is_small else leaf, value, few),
+        )
+
+    def init(value: PyTree) -> tuple[PyTree, PyTree]:
+        parts = parted(value)
+        pairs = small.init(parts.small), large.init(parts.large)
+        return BySize(*(shared for shared, _ in pairs)), BySize(*(local for _, local in pairs))
+
+    def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
+        check_not_encoded(update.value, "by_size()")
+        values, states = [], []
+        for i, (stage, value) in enumerate(zip((small, large), parted(update.value), strict=True)):
+            sent, state = stage.encode(
+                jax.random.fold_in(key, i), context, shared[i], local[i], update._replace(value=value)
+            )
+            values.append(sent.value)
+            states.append(state)
+        return update._replace(value=BySize(*values)), BySize(*states)
+
+    def decode(shared: PyTree, update: Update) -> Update:
+        read = []
+        for i, stage in enumerate((small, large)):
+            part = update._replace(value=update.value[i])
+            read.append(part.value if stage.decode is None else stage.decode(shared[i], part).value)
+        return update._replace(value=joined(*read))
+
+    bounds = [stage.error_bound for stage in (small, large)]
+    known = [bound for bound in bounds if bound is not None]
+    return Stage(
+        encode,
+        init,
+        decode=decode,
+        expands=small.expands or large.expands,
+        unbiased=small.unbiased and large.unbiased,
+        contraction=_by_size(limit, small.contraction, large.contraction),
+        error_bound=max(known) if len(known) == len(bounds) else None,
+    )
+
+
+def _by_size(
+    limit: int, small: Callable[[int], float] | None, large: Callable[[int], float] | None
+) -> Callable[[int], float] | None:
+    """The contraction of whichever stage takes an array of so many entries, if both have one."""
+    if small is None or large is None:
+        return None
+    return lambda entries: small(entries) if entries <= limit else large(entries)

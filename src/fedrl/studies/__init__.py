@@ -1,0 +1,8 @@
+"""Studies: one experiment in many settings, side by side.
+
+base configuration + grid --product--> settings --run, one after the other--> a run folder each --> study.json, report
+"""
+
+from fedrl.studies.running import resume_sweep, sweep
+
+__all__ = ["resume_sweep", "sweep"]

@@ -1,0 +1,253 @@
+"""Messages as bytes: what travels, exactly as large as it is counted.
+
+    update --encode--> bytes --decode--> update          the same, bit for bit
+
+Both ends know the shapes of a message, because they run the same federation: only numbers travel. A message is the
+nodes of its tree in the order of `jax.tree.leaves`, one after the other, each beginning at a byte.
+
+    node            bytes
+    array           its numbers row by row, little-endian, as wide as their type
+    another node    as its `Format` says: `fedrl.wire.quantized`, `fedrl.wire.sparse`
+
+Nothing in a message is executed, and bytes that no agent could have sent are refused. Numbers that are not finite are
+numbers here: the server leaves such an update out when it sums up.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.core.errors import WireError
+from fedrl.core.types import PyTree
+
+FORMAT = 1
+"""Of all bytes that fedrl writes. Raise it when a message of equal shapes would become other bytes."""
+
+
+class Source:
+    """Bytes that are read from the beginning to the end."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def take(self, count: int, what: str) -> bytes:
+        """The next `count` bytes.
+
+        Raises:
+            WireError: There are not so many left.
+        """
+        left = len(self.data) - self.at
+        if count > left:
+            raise WireError(
+                f"{what} takes {count} bytes and {left} are left of {len(self.data)}. The message was cut off, or "
+                "written for another federation. Send it again, and compare what both ends run."
+            )
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+
+class Format(NamedTuple):
+    """How one type of node travels.
+
+    Attributes:
+        size: `(node, entries) -> bytes`, if so many entries travel, by default all. Of shapes, arrays or traced arrays;
+            a number if it depends on the shapes alone.
+        write: `(node, what) -> bytes`, of NumPy arrays. `what` names the node in messages.
+        read: `(like, source, what) -> node`; `like` is a node of shapes.
+        varies: Whether its size depends on the numbers in it.
+        speaks: `node -> whether it has anything to say`, of one that may have nothing to.
+    """
+
+    size: Callable[[Any, Any], Any]
+    write: Callable[[Any, str], bytes]
+    read: Callable[[Any, Source, str], Any]
+    varies: bool = False
+    speaks: Callable[[Any], Any] | None = None
+
+
+FORMATS: dict[type, Format] = {}
+
+
+def travels_as(kind: type, form: Format) -> None:
+    """Register how nodes of a type travel. Nodes of any other type are the arrays they are made of."""
+    FORMATS[kind] = form
+
+
+class Codec(NamedTuple):
+    """A message's way into bytes and back.
+
+    Attributes:
+        encode: `message -> bytes`.
+        decode: `bytes -> message`, of NumPy arrays.
+        size_bytes: Of every message, or None if that depends on the numbers in it.
+    """
+
+    encode: Callable[[PyTree], bytes]
+    decode: Callable[[bytes], PyTree]
+    size_bytes: int | None
+
+
+def codec(like: PyTree) -> Codec:
+    """The codec of messages that have the structure, shapes and types of `like`.
+
+    Args:
+        like: A message, or one of `jax.ShapeDtypeStruct`.
+
+    Raises:
+        WireError: By `encode`, of a message with other shapes or types; by `decode`, of bytes that are no such message:
+            too short, too long, with a code or an index out of range. It names the node.
+
+    >>> import numpy as np
+    >>> wire = codec({"w": np.zeros(3, np.float32), "n": np.int32(0)})
+    >>> sent = wire.encode({"w": np.array([0.5, -1.0, 0.0], np.float32), "n": np.int32(7)})
+    >>> len(sent), wire.size_bytes, wire.decode(sent)["w"].tolist()
+    (16, 16, [0.5, -1.0, 0.0])
+    """
+    agreed: Any = jax.tree.structure(like)
+
+    def encode(message: PyTree) -> bytes:
+        if jax.tree.structure(message) != agreed:
+            raise WireError(
+                f"The message is a {jax.tree.structure(message)} where {agreed} was agreed on. It was made by another "
+                "federation. Compare what both ends run."
+            )
+        return write_tree(message, like)
+
+    def decode(data: bytes) -> PyTree:
+        source = Source(data)
+        message = read_tree(like, source)
+        if source.at != len(data):
+            raise WireError(
+                f"The message has {len(data)} bytes and ends after {source.at}. More was sent than was agreed on. "
+                "Compare what both ends run."
+            )
+        return message
+
+    return Codec(encode, decode, None if varies(like) else int(size_bytes(like)))
+
+
+def size_bytes(message: PyTree) -> Any:
+    """Bytes of a message: a number, or a traced one if it `varies` and the message is traced."""
+    return sum(size(node) for node in jax.tree.leaves(message, is_leaf=_travels))
+
+
+def varies(message: PyTree) -> bool:
+    """Whether the size of messages of these shapes depends on the numbers in them."""
+    return any(form.varies for _, form in _formed(message))
+
+
+def speaks(message: PyTree) -> Any:
+    """Whether a message has anything to say: True, or what its node says that may be silent."""
+    said = [form.speaks(node) for node, form in _formed(message) if form.speaks is not None]
+    return True if not said else functools.reduce(jnp.logical_or, said)
+
+
+def write_tree(message: PyTree, like: PyTree, what: str = "") -> bytes:
+    """The bytes of a message that has the structure of `like`; `what` names it in messages."""
+    found = jax.tree.leaves(message, is_leaf=_travels)
+    return b"".join(write(node, of, name) for node, (name, of) in zip(found, _named(like, what), strict=True))
+
+
+def read_tree(like: PyTree, source: Source, what: str = "") -> PyTree:
+    """The next message, which has the structure, shapes and types of `like`."""
+    found = [read(of, source, name) for name, of in _named(like, what)]
+    return jax.tree.unflatten(jax.tree.structure(like, is_leaf=_travels), found)
+
+
+def size(node: Any, entries: Any = None) -> Any:
+    """Bytes of a node, or of so many of its entries."""
+    return _form(node).size(node, entries)
+
+
+def write(node: Any, like: Any, what: str) -> bytes:
+    """The bytes of a node that has the shapes and types of `like`."""
+    node = jax.tree.map(np.asarray, node)
+    for leaf, of in zip(jax.tree.leaves(node), jax.tree.leaves(like), strict=True):
+        if (leaf.shape, leaf.dtype) != (of.shape, of.dtype):
+            raise WireError(
+                f"{what} is {leaf.dtype} of shape {leaf.shape} where {of.dtype} of shape {of.shape} was agreed on. It "
+                "was made by another federation. Compare what both ends run."
+            )
+    return _form(node).write(node, what)
+
+
+def read(like: Any, source: Source, what: str) -> Any:
+    """The next node, which has the shapes and types of `like`."""
+    return _form(like).read(like, source, what)
+
+
+def travels_if(kind: Callable[[Any, Any], Any], flag: str, follows: str, may_be_silent: bool = False) -> None:
+    """Register nodes `kind(flag, value)` of which the value travels only if the flag is set: a byte, then the value.
+
+    Args:
+        kind: The type, which also builds a node of a flag and a value.
+        flag: The name of its flag; its value is called `value`.
+        follows: What follows the byte, for messages.
+        may_be_silent: Whether a message without the value has nothing to say.
+    """
+
+    def size(node: Any, entries: Any) -> Any:
+        del entries
+        return 1 + jnp.where(getattr(node, flag), size_bytes(node.value), 0)
+
+    def write(node: Any, what: str) -> bytes:
+        return b"\x01" + write_tree(node.value, node.value, what) if getattr(node, flag) else b"\x00"
+
+    def read(like: Any, source: Source, what: str) -> Any:
+        said = source.take(1, what)[0]
+        if said > 1:
+            raise WireError(
+                f"{what}: {said} tells whether {follows} follows, which is 0 or 1. The bytes were damaged, or written "
+                "for another federation. Compare what both ends run."
+            )
+        if said:
+            return kind(np.bool_(True), read_tree(like.value, source, what))
+        return kind(np.bool_(False), jax.tree.map(lambda of: np.zeros(of.shape, of.dtype), like.value))
+
+    speaks = (lambda node: getattr(node, flag)) if may_be_silent else None
+    FORMATS[kind] = Format(size, write, read, varies=True, speaks=speaks)  # type: ignore[index]
+
+
+def _travels(node: Any) -> bool:
+    return type(node) in FORMATS
+
+
+def _named(like: PyTree, what: str) -> list[tuple[str, Any]]:
+    """The nodes of a message and what they are called."""
+    nodes = jax.tree.leaves_with_path(like, is_leaf=_travels)
+    return [(what + jax.tree_util.keystr(path) or "the message", node) for path, node in nodes]
+
+
+def _formed(message: PyTree) -> list[tuple[Any, Format]]:
+    return [(node, _form(node)) for node in jax.tree.leaves(message, is_leaf=_travels)]
+
+
+def _form(node: Any) -> Format:
+    return FORMATS.get(type(node), ARRAY)
+
+
+def _write_array(array: np.ndarray, what: str) -> bytes:
+    del what
+    return array.astype(_little_endian(array.dtype)).tobytes()
+
+
+def _read_array(like: Any, source: Source, what: str) -> np.ndarray:
+    data = source.take(like.size * like.dtype.itemsize, what)
+    return np.frombuffer(data, _little_endian(like.dtype)).astype(like.dtype).reshape(like.shape)
+
+
+def _little_endian(kind: Any) -> np.dtype:
+    return np.dtype(kind).newbyteorder("<")
+
+
+def _size_array(array: Any, entries: Any) -> Any:
+    return (array.size if entries is None else entries) * array.dtype.itemsize
+
+
+ARRAY = Format(_size_array, _write_array, _read_array)

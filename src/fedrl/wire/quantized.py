@@ -1,0 +1,125 @@
+"""Arrays of small whole numbers, and how they travel.
+
+    Quantized     scale as float32, then codes + levels at exactly `bits` each, or (code + 1) / 2 with one bit
+    FixedPoint    the codes at exactly `bits` each, in two's complement
+
+A run of codes is packed as `fedrl.wire.bits` says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.core.errors import WireError
+from fedrl.core.types import PyTree
+from fedrl.wire import bits, codec
+from fedrl.wire.codec import Format, Source, travels_as
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["codes", "scale"], meta_fields=["bits"])
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """An array as multiples of a part of its scale.
+
+    Attributes:
+        codes: int8, from -levels to levels; without zero if there is one bit.
+        scale: Scalar, what the code `levels` stands for.
+        bits: Of each code.
+    """
+
+    codes: PyTree
+    scale: PyTree
+    bits: int
+
+    def dense(self) -> jax.Array:
+        """The numbers that the codes stand for."""
+        return self.codes * (self.scale / levels(self.bits))
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["codes"], meta_fields=["bits"])
+@dataclass(frozen=True, eq=False)
+class FixedPoint:
+    """An array as multiples of 2^-bits.
+
+    Attributes:
+        codes: int8 or int16, from -(2^(bits - 1) - 1) to 2^(bits - 1) - 1; one less means not a number.
+        bits: Of each code.
+    """
+
+    codes: PyTree
+    bits: int
+
+    def dense(self) -> jax.Array:
+        """The numbers that the codes stand for."""
+        nothing = self.codes == -(2 ** (self.bits - 1))
+        return jnp.where(nothing, jnp.nan, self.codes * jnp.float32(2.0**-self.bits))
+
+
+def levels(bits: int) -> int:
+    """How many codes there are on either side of zero.
+
+    >>> [levels(bits) for bits in (1, 2, 4, 8)]
+    [1, 1, 7, 127]
+    """
+    return max(1, 2 ** (bits - 1) - 1)
+
+
+def _check_codes(codes: np.ndarray, bits: int, lowest: int, what: str, cause: str) -> None:
+    highest = levels(bits)
+    wrong = codes[(codes < lowest) | (codes > highest)]
+    if wrong.size:
+        raise WireError(f"{what}: a code is {wrong[0]}, and {bits} bits go from {lowest} to {highest}. {cause}")
+
+
+CHANGED = "Something has changed the codes since they were made. Let nothing come between."
+DAMAGED = "The bytes were damaged, or written for another federation. Compare what both ends run."
+
+
+def _size_quantized(node: Any, entries: Any) -> Any:
+    return codec.size(node.scale) + _size_fixed(node, entries)
+
+
+def _write_quantized(node: Quantized, what: str) -> bytes:
+    highest, codes = levels(node.bits), node.codes.reshape(-1).astype(int)
+    _check_codes(codes, node.bits, -highest, what, CHANGED)
+    numbers = codes > 0 if node.bits == 1 else codes + highest
+    return codec.write(node.scale, node.scale, what) + bits.pack(numbers, node.bits)
+
+
+def _read_quantized(like: Any, source: Source, what: str) -> Quantized:
+    scale = codec.read(like.scale, source, what)
+    numbers = _read_run(like, source, what)
+    codes = 2 * numbers - 1 if like.bits == 1 else numbers - levels(like.bits)
+    _check_codes(codes, like.bits, -levels(like.bits), what, DAMAGED)
+    return Quantized(codes.astype(like.codes.dtype).reshape(like.codes.shape), scale, like.bits)
+
+
+def _size_fixed(node: Any, entries: Any) -> Any:
+    return bits.size_of(node.codes.size if entries is None else entries, node.bits)
+
+
+def _write_fixed(node: FixedPoint, what: str) -> bytes:
+    codes = node.codes.reshape(-1).astype(int)
+    _check_codes(codes, node.bits, -levels(node.bits) - 1, what, CHANGED)
+    return bits.pack(codes % 2**node.bits, node.bits)
+
+
+def _read_fixed(like: Any, source: Source, what: str) -> FixedPoint:
+    numbers = _read_run(like, source, what)
+    codes = np.where(numbers > levels(like.bits), numbers - 2**like.bits, numbers)
+    return FixedPoint(codes.astype(like.codes.dtype).reshape(like.codes.shape), like.bits)
+
+
+def _read_run(like: Any, source: Source, what: str) -> np.ndarray:
+    run = source.take(bits.size_of(like.codes.size, like.bits), what)
+    return bits.unpack(run, like.bits, like.codes.size, what).astype(int)
+
+
+travels_as(Quantized, Format(_size_quantized, _write_quantized, _read_quantized))
+travels_as(FixedPoint, Format(_size_fixed, _write_fixed, _read_fixed))

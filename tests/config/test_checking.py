@@ -1,0 +1,172 @@
+"""What a run would refuse is refused when its experiment is built, and leaves no folder."""
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedrl import federate, run
+from fedrl.aggregators import mean, q_fair
+from fedrl.config import checking, load
+from fedrl.config.build import build
+from fedrl.core.component import component
+from fedrl.core.environment import Environment
+from fedrl.core.errors import ConfigError, UnsoundError
+from fedrl.core.measures import Measure
+from fedrl.environments import gridworld
+from fedrl.learners import sgd
+from fedrl.runs.simulations import simulation_of
+from tests.support.quadratic import FLEET, quadratic
+from tests.support.small import TOML
+
+PLAIN = ["baselines={}", "evaluation.held_out=0"]
+CLOCK = "federation.clock={step_s=[1, 2, 3]}"
+GYM = ["environment={name='gymnasium', id='CartPole-v1'}", "fleet={}", "baselines={}", "evaluation.held_out=0"]
+A2C = "{name='a2c', instances=2, steps=4, network={name='mlp', hidden=[4]}}"
+
+REFUSED: dict[str, tuple[list[str], str]] = {
+    "fewer agents than there are": (
+        ["federation.aggregator={name='agnostic', agents=2}"],
+        r"agnostic\(2\) keeps a number for each of 2 agents and there are 3",
+    ),
+    "visits that nobody counts": (
+        ["federation.stages=[{name='importance_averaging', learning_rate=0.5}]", "federation.aggregator.name='mean'"],
+        "weighs by visits",
+    ),
+    "a part that is not there": (["federation.stages=[{name='one_way', parts=['critic']}]"], "no part of the param"),
+    "a clip of codes": (
+        ["federation.stages=['quantize', {name='clip', norm=1.0}]"],
+        r"clip\(\) finds .* An earlier stage has already",
+    ),
+    "codes of which error feedback makes no end": (
+        ["federation.stages=[{name='error_feedback', stages=[{name='quantize', bits=1}]}]"],
+        "with 16 entries in an array its error may",
+    ),
+    "a rule that asks in a tree with periods": (
+        [
+            *PLAIN,
+            "federation.hierarchy={name='tree', branching=[2], periods=[1, 2]}",
+            "federation.aggregator={name='q_fair', best=1.0}",
+        ],
+        r"q_fair\(best=1.0\) asks agents for \['return'\], and here servers merge below servers",
+    ),
+    "a look-ahead without a momentum": (
+        [*PLAIN, CLOCK, "federation.schedule={name='afedpg', alpha=0.5}"],
+        r"server has no optimiser of its own.*normalized_momentum\(learning_rate, alpha=0.5\)",
+    ),
+    "a look-ahead along another momentum": (
+        [
+            *PLAIN,
+            CLOCK,
+            "federation.schedule={name='afedpg', alpha=0.5}",
+            "federation.server_optimizer={name='normalized_momentum', alpha=0.3}",
+        ],
+        r"alpha = 0.5 will have carried .* has normalized_momentum\(alpha=0.3\)",
+    ),
+    "experience that only the host can gather": (
+        [*GYM, f"learner={{name='gated', learner={A2C}}}"],
+        "lives outside compiled programs|gathers its own experience",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "corridor.toml"
+    path.write_text(TOML.format(rounds=2))
+    return path
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_a_run_would_refuse_is_refused_when_it_is_built(case: str, config: Path, tmp_path: Path) -> None:
+    changes, words = REFUSED[case]
+    with pytest.raises((ConfigError, UnsoundError), match=words):
+        build(load(config, changes))
+    with pytest.raises((ConfigError, UnsoundError), match=words):
+        run(config, tmp_path / "run", overrides=changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_extra_that_is_not_installed_is_missed_before_there_is_a_folder(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ConfigError, match="tensorboardX is not installed"):
+        build(load(config, ["tensorboard=true"]))
+
+
+@component("environment")
+def declaring(measure: str = "bumps") -> Environment:
+    """A corridor that declares what its steps do not show."""
+    return replace(gridworld("S..G", max_steps=20), measures={measure: Measure("episode")})
+
+
+def test_a_measure_that_steps_do_not_show_is_missed_before_there_is_a_folder(config: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsoundError, match=r"declares a measure made of 'bumps', and its steps show \['success'\]"):
+        run(config, tmp_path / "run", overrides=["environment={name='declaring'}"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_measure_that_learners_do_not_return_is_missed(config: Path) -> None:
+    experiment = build(load(config, ["baselines={}"]))
+    learner = replace(experiment.learner, measures={"entropy": Measure("iteration", "nat")})
+    method = replace(experiment.methods[0], federation=federate(learner, mean()))
+    checking.check_measures(experiment)
+    with pytest.raises(UnsoundError, match=r"declares the measure 'entropy', made of 'entropy'.*among .*'loss'"):
+        checking.check_measures(replace(experiment, methods=(method,)))
+
+
+def test_what_agents_are_asked_for_and_do_not_measure_is_missed(config: Path) -> None:
+    experiment = build(load(config, ["baselines={}"]))
+    for rule, measured in ((q_fair(), True), (q_fair(best=1.0), False)):
+        method = replace(experiment.methods[0], federation=federate(quadratic(sgd(0.1)), rule))
+        asking = replace(experiment, methods=(method,), fleet=FLEET)
+        if measured:
+            checking.check_experiment(asking)
+            continue
+        with pytest.raises(UnsoundError, match="asked for 'return' and its learner measures"):
+            checking.check_experiment(asking)
+
+
+def test_two_measures_of_one_name_are_refused_when_an_experiment_is_built(config: Path) -> None:
+    with pytest.raises(UnsoundError, match="declares the measure 'agents_compute', which the engine has, too"):
+        build(load(config, ["environment={name='declaring', measure='agents_compute'}"]))
+
+
+STANDS: dict[str, list[str]] = {
+    "a look-ahead along the momentum of the server": [
+        *PLAIN,
+        CLOCK,
+        "federation.schedule={name='afedpg', alpha=0.4}",
+        "federation.server_optimizer={name='normalized_momentum', alpha=0.4, decay_steps=10}",
+    ],
+    "as many agents as there are": ["federation.aggregator={name='agnostic', agents=3, best=1.0}"],
+    "Gymnasium with gradients": [*GYM, f"learner={A2C}", "federation.payload='gradient'"],
+    "Gymnasium with APFL": [*GYM, f"learner={{name='apfl', learner={A2C}}}"],
+    "Gymnasium, interpolated": [*GYM, f"learner={{name='interpolated', learner={A2C}}}"],
+}
+
+
+@pytest.mark.parametrize("case", STANDS)
+def test_what_is_built_is_prepared_for_simulation(case: str, config: Path) -> None:
+    experiment = build(load(config, STANDS[case]))
+    for method in experiment.methods:
+        simulation_of(experiment, method).close()
+
+
+def test_each_method_is_checked(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(checking, "check", lambda federation, agents, *rest: seen.append((federation, agents)))
+    experiment = build(load(config))
+    assert seen == [(method.federation, len(method.local_steps)) for method in experiment.methods[1:]]
+    assert len(seen) == 2
+
+
+def test_checking_takes_no_time_that_a_run_does_not_save(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = build(load(config))
+    began = time.process_time()
+    checking.check_experiment(experiment)
+    assert time.process_time() - began < 0.1

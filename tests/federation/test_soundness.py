@@ -1,0 +1,393 @@
+"""What leaves an agent is listed, and what noise or a hidden sum does not cover is refused: docs/soundness.md."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fedrl.aggregators import mean, median, q_fair
+from fedrl.clocks import clock
+from fedrl.core.component import component
+from fedrl.core.errors import REASONS, UnsoundError
+from fedrl.core.learner import Statistics
+from fedrl.core.replay import empty
+from fedrl.core.stage import Noise, Stage
+from fedrl.core.summation import Summation
+from fedrl.engines.aggregation import messages
+from fedrl.engines.combinations import check
+from fedrl.engines.topologies.choices import gossip, hierarchy
+from fedrl.federation.federation import Federation, federate
+from fedrl.federation.nested import as_learner
+from fedrl.federation.soundness import outgoing
+from fedrl.learners import chain, corrected, sgd
+from fedrl.server import by_priority, by_utility, from_loss, uniform
+from fedrl.server.scheduler import Scheduler
+from fedrl.server.schedules import afedpg, bounded_staleness, fed_async, fed_buff, synchronous
+from fedrl.stages import (
+    clip,
+    control_variates,
+    error_feedback,
+    lazy,
+    one_way,
+    quantize,
+    threshold,
+    top_k,
+    weigh_by_capacity,
+)
+from fedrl.topologies import metropolis, ring, tree
+from fedrl.wire.codec import varies
+from tests.support.hidden import veil
+from tests.support.quadratic import quadratic
+
+AGENTS, EVENT = 4, "a DpEvent"
+LEARNER = quadratic(chain(corrected(), sgd(0.1)))
+EPISODIC = replace(LEARNER, episodic=True, clips_trajectories=1.0)
+COUNTING = Statistics(lambda state: {"n": jnp.float32(1.0)}, lambda params, sums: params)
+
+
+def untouched(key, context, shared, local, update):
+    return update, local
+
+
+def finished(key, shared, update):
+    return update, shared
+
+
+@component("test double")
+def central() -> Stage:
+    return Stage(untouched, finish=finished, noise=Noise(EVENT, 1.0, "server"))
+
+
+@component("test double")
+def local() -> Stage:
+    return Stage(untouched, noise=Noise(EVENT, 1.0, "agent"))
+
+
+@component("test double")
+def by_trajectory(at: str) -> Stage:
+    return Stage(untouched, finish=finished, noise=Noise(EVENT, 1.0, at, "trajectory", "replace-one"))
+
+
+@component("test double")
+def adaptive() -> Stage:
+    return Stage(untouched, finish=finished, clips=1.0, noise=Noise(EVENT, 1.0, "server"))
+
+
+@component("test double")
+def amplify() -> Stage:
+    return Stage(untouched, expands=True)
+
+
+@component("test double")
+def silent() -> Stage:
+    return Stage(untouched, withholds=True)
+
+
+class Mechanism(NamedTuple):
+    """Stages, a sum that hides its terms as their last, and of whose learner."""
+
+    parts: tuple[Stage | Summation, ...]
+    trajectory: bool = False
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Stage))
+
+    @property
+    def summation(self) -> Summation | None:
+        return next((part for part in self.parts if isinstance(part, Summation)), None)
+
+
+MECHANISMS = {
+    "central": Mechanism((clip(1.0), central())),
+    "local": Mechanism((clip(1.0), local())),
+    "distributed": Mechanism((clip(1.0), local(), veil())),
+    "trajectory, agents": Mechanism((by_trajectory("agent"),), True),
+    "trajectory, server": Mechanism((by_trajectory("server"),), True),
+    "adaptive clip": Mechanism((adaptive(),)),
+    "hidden sum": Mechanism((veil(),)),
+    "hidden sum and central": Mechanism((clip(1.0), central(), veil())),
+}
+
+
+def built(mechanism: Mechanism, rule=mean("uniform"), before=(), after=(), learner=None, **options) -> Federation:
+    learner = learner or (EPISODIC if mechanism.trajectory else LEARNER)
+    if mechanism.trajectory:
+        options = {"payload": "gradient", **options}
+    return federate(learner, rule, *before, *mechanism.stages, *after, summation=mechanism.summation, **options)
+
+
+def placed(mechanism: Mechanism, topology=None, schedule=synchronous(), **decided) -> Federation:
+    federation = built(mechanism)
+    check(federation, AGENTS, topology, Scheduler(schedule, **decided), clock())
+    return federation
+
+
+def counting(mechanism: Mechanism) -> Federation:
+    return built(mechanism, learner=replace(EPISODIC if mechanism.trajectory else LEARNER, statistics=COUNTING))
+
+
+ROWS = {
+    "uniform mean": built,
+    "sample weights": lambda m: built(m, mean()),
+    "a rule that sees each": lambda m: built(m, median()),
+    "weights set by a stage": lambda m: built(m, mean(), before=[weigh_by_capacity([1.0] * AGENTS)]),
+    "server optimiser": lambda m: built(m, server_opt=optax.adam(0.1)),
+    "statistics": counting,
+    "reports": lambda m: built(m, tells=["norm"]),
+    "SCAFFOLD": lambda m: built(m, before=[control_variates(0.1)], payload="delta"),
+    "error feedback before": lambda m: built(m, before=[error_feedback(top_k(0.1))]),
+    "error feedback after": lambda m: built(m, after=[error_feedback(top_k(0.1))]),
+    "quantisation after": lambda m: built(m, after=[quantize(8)]),
+    "sizes that vary, after": lambda m: built(m, after=[threshold(0.1)]),
+    "lag": lambda m: built(m, before=[lazy()]),
+    "gradients": lambda m: built(m, payload="gradient"),
+    "tree of relays": lambda m: placed(m, hierarchy(tree([2]))),
+    "tree with periods": lambda m: placed(m, hierarchy(tree([2], [1, 2]))),
+    "no server": lambda m: placed(m, gossip(ring(), metropolis())),
+    "all who were asked": placed,
+    "the first n": lambda m: placed(m, schedule=synchronous(2)),
+    "a deadline": lambda m: placed(m, schedule=synchronous(deadline_s=2.0)),
+    "late updates kept": lambda m: placed(m, schedule=synchronous(late="keep")),
+    "asynchronous": lambda m: placed(m, schedule=fed_buff(2)),
+    "selection by answers": lambda m: placed(m, selection=by_utility(2)),
+    "selection at random": lambda m: placed(m, selection=uniform(2)),
+    "inside another federation": lambda m: as_learner(built(m), 2),
+}
+
+
+def documented() -> dict[tuple[str, str], str]:
+    """The cells of the table in docs/soundness.md: by row and mechanism."""
+    page = (Path(__file__).parents[2] / "docs" / "soundness.md").read_text()
+    lines = page[page.index("| | central") :].split("\n\n")[0].splitlines()
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return {(row[0], name): cell for row in rows for name, cell in zip(head[1:], row[1:], strict=True)}
+
+
+MATRIX = documented()
+
+
+def test_the_table_has_every_row_and_mechanism_that_is_built() -> None:
+    assert set(MATRIX) == {(row, name) for row in ROWS for name in MECHANISMS}
+    assert set(MATRIX.values()) == {"A", "R", "X"}
+
+
+@pytest.mark.parametrize(("row", "mechanism"), MATRIX, ids=[" x ".join(cell) for cell in MATRIX])
+def test_a_cell_of_the_table_is_what_is_built(row: str, mechanism: str) -> None:
+    if MATRIX[row, mechanism] == "A":
+        assert ROWS[row](MECHANISMS[mechanism]) is not None
+        return
+    with pytest.raises(UnsoundError) as refused:
+        ROWS[row](MECHANISMS[mechanism])
+    message = str(refused.value)
+    missing = re.search(r"(not|nor) there yet", message) is not None
+    assert missing == (MATRIX[row, mechanism] == "X"), message
+    named = [repr(part) for part in MECHANISMS[mechanism].parts if repr(part) in message]
+    assert named, message
+    assert len(re.findall(r"[.] [A-Z]|[.]$", message)) >= 2, message
+
+
+REFUSED = {
+    "no clip": (lambda: built(Mechanism((central(),))), "unbounded", r"central\(\).*nothing in front.*Put clip\(1\)"),
+    "a loose clip": (
+        lambda: built(Mechanism((clip(2.0), central()))),
+        "unbounded",
+        r"clip\(2.0\) lets updates of a larger L2 norm through than the 1 for which central\(\)",
+    ),
+    "a clip afterwards": (lambda: built(Mechanism((local(), clip(1.0)))), "unbounded", r"local\(\).*nothing in front"),
+    "enlarged in between": (
+        lambda: built(Mechanism((clip(1.0), amplify(), local()))),
+        "unbounded",
+        r"amplify\(\) comes between clip\(1.0\) and local\(\)",
+    ),
+    "enlarged afterwards": (
+        lambda: built(Mechanism((clip(1.0), central(), amplify()))),
+        "unbounded",
+        r"amplify\(\) comes after central\(\)",
+    ),
+    "a share of noise scaled down": (
+        lambda: built(Mechanism((clip(1.0), local(), clip(0.5), veil()))),
+        "unbounded",
+        r"clip\(0.5\) comes after local\(\).*scales the noise down",
+    ),
+    "a rule that asks": (
+        lambda: built(MECHANISMS["local"], q_fair()),
+        "in the clear",
+        r"Agents tell \['loss'\].*q_fair\(\) asks for it.*local\(\)",
+    ),
+    "updates held back": (
+        lambda: built(Mechanism((silent(), clip(1.0), local()))),
+        "in the clear",
+        r"silent\(\) sends an update or none as the data have it, which local\(\) does not cover",
+    ),
+    "sizes before noise": (
+        lambda: built(Mechanism((clip(1.0), threshold(0.1), local()))),
+        "in the clear",
+        r"message of threshold\(0.1\).*local\(\) does not cover that",
+    ),
+    "trajectories nobody clips": (
+        lambda: built(MECHANISMS["trajectory, agents"], learner=replace(EPISODIC, clips_trajectories=None)),
+        "unbounded",
+        r"by_trajectory\('agent'\).*does not keep them there",
+    ),
+    "trajectories clipped to more": (
+        lambda: built(MECHANISMS["trajectory, agents"], learner=replace(EPISODIC, clips_trajectories=1.5)),
+        "unbounded",
+        "does not keep them there",
+    ),
+    "episodes over rounds": (
+        lambda: built(MECHANISMS["trajectory, server"], learner=replace(EPISODIC, episodic=False)),
+        "unbounded",
+        "go on from round to round.*reinforce",
+    ),
+    "what optimisers make of trajectories": (
+        lambda: built(MECHANISMS["trajectory, agents"], payload="delta"),
+        "unbounded",
+        "Use payload='gradient'",
+    ),
+    "a memory of experience": (
+        lambda: built(
+            MECHANISMS["trajectory, agents"],
+            learner=replace(EPISODIC, init=lambda key, env: (LEARNER.init(key, env), empty(jnp.zeros(2), 3)),
+                            params=lambda state: LEARNER.params(state[0])),
+        ),
+        "unbounded",
+        "learns from its memory",
+    ),
+    "trajectories coded before the noise": (
+        lambda: built(MECHANISMS["trajectory, agents"], before=[top_k(0.1)]),
+        "unbounded",
+        r"top_k\(0.1\) works on updates before the noise of by_trajectory",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_not_covered_is_refused_by_name_with_a_reason_and_a_cure(case: str) -> None:
+    build, reason, words = REFUSED[case]
+    with pytest.raises(UnsoundError, match=words) as refused:
+        build()
+    assert refused.value.reason == reason
+    assert reason in REASONS
+
+
+SCHEDULES = [
+    replace(fed_buff(2), late="discard"),
+    fed_buff(2),
+    fed_async(0.5),
+    bounded_staleness(1),
+    afedpg(0.5),
+    synchronous(2),
+    synchronous(late="keep"),
+]
+
+
+@pytest.mark.parametrize("mechanism", ["central", "local", "distributed", "adaptive clip"])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_noise_is_refused_where_time_decides_who_is_merged(mechanism: str, schedule) -> None:
+    with pytest.raises(UnsoundError, match=re.escape(repr(schedule))) as refused:
+        placed(MECHANISMS[mechanism], schedule=schedule)
+    assert refused.value.reason == "hidden"
+
+
+@pytest.mark.parametrize(
+    "deciding", [{"selection": by_utility(2)}, {"workload": from_loss(2)}, {"admission": by_priority(10_000)}], ids=str
+)
+def test_who_decides_by_answers_is_refused_beside_noise(deciding) -> None:
+    (part,) = deciding.values()
+    with pytest.raises(UnsoundError, match=re.escape(f"{part!r} decides by what agents tell")) as refused:
+        placed(MECHANISMS["central"], **deciding)
+    assert refused.value.reason == "in the clear"
+
+
+def test_the_fewest_agents_whose_sum_is_opened_are_named() -> None:
+    with pytest.raises(UnsoundError, match="open sums of as few as 2 agents"):
+        placed(MECHANISMS["hidden sum"], hierarchy(tree([2], [1, 2])))
+    with pytest.raises(UnsoundError, match="open sums of one agent alone"):
+        placed(MECHANISMS["hidden sum"], hierarchy(tree([3], [1, 2])))
+
+
+def test_a_topology_of_ones_own_says_what_it_opens() -> None:
+    class Own(NamedTuple):
+        opens: str
+
+        def bind(self, setting):
+            raise NotImplementedError
+
+    placed(MECHANISMS["hidden sum"], Own("the sum"))
+    with pytest.raises(UnsoundError, match=r"veil\(\) hides updates.*Own\(opens='each'\) opens each") as refused:
+        placed(MECHANISMS["hidden sum"], Own("each"))
+    assert refused.value.reason == "hidden"
+
+
+SOUND = {
+    "enlarged before the clip": (amplify(), clip(1.0), central()),
+    "parts left out after the clip": (clip(1.0), one_way(["head"]), central()),
+    "a tighter clip": (clip(0.5), local()),
+    "two clips": (clip(1.0), amplify(), clip(1.0), local()),
+    "coded before the noise of the server": (clip(1.0), top_k(0.1), central()),
+    "noise, then anything": (clip(1.0), local(), amplify(), threshold(0.1)),
+}
+
+
+@pytest.mark.parametrize("case", SOUND)
+def test_what_is_covered_is_built(case: str) -> None:
+    assert federate(LEARNER, mean("uniform"), *SOUND[case]).stages == SOUND[case]
+
+
+def test_without_noise_or_a_hidden_sum_nothing_of_it_is_asked() -> None:
+    assert federate(LEARNER, mean(), quantize(8), threshold(0.1), tells=["norm"]).reports == ("norm",)
+
+
+# --- what leaves -----------------------------------------------------------------------------------------------------
+
+
+def rows(federation: Federation) -> dict[str, tuple[int | None, str]]:
+    return {each.name: (each.size_bytes, each.protection) for each in outgoing(federation)}
+
+
+def test_all_that_leaves_is_listed_with_its_bytes() -> None:
+    counting = replace(LEARNER, statistics=COUNTING)
+    found = rows(federate(counting, mean(), top_k(0.5), tells=["norm", "duration_s"]))
+    assert found["statistics/learner"] == (4, "nothing")
+    assert found["report/norm"] == found["report/duration_s"] == (4, "nothing")
+    assert found["weight"] == found["version"] == (4, "nothing")
+    assert set(found) == {"value", "statistics/learner", "report/norm", "report/duration_s", "weight", "version"}
+
+
+@pytest.mark.parametrize(
+    ("stages", "expected"),
+    [
+        ((clip(1.0), central()), "noise that the server adds to the sum"),
+        ((clip(1.0), local()), "noise that the agent adds"),
+        ((clip(1.0), local(), veil()), "noise that the agent adds and a hidden sum"),
+        ((veil(),), "a hidden sum"),
+        ((quantize(8),), "nothing"),
+    ],
+)
+def test_what_protects_the_value_is_said(stages, expected) -> None:
+    assert rows(built(Mechanism(stages)))["value"][1] == expected
+
+
+def test_what_is_seen_without_being_sent_is_listed() -> None:
+    found = rows(federate(LEARNER, mean(), lazy(threshold(0.1))))
+    assert found["value"][0] is None
+    assert found["size"] == found["silence"] == (0, "nothing")
+    assert not {"size", "silence"} & set(rows(federate(LEARNER, mean(), quantize(8))))
+    weighed = outgoing(federate(LEARNER, mean(), weigh_by_capacity([1.0] * AGENTS)))
+    assert "weigh_by_capacity" in next(each.note for each in weighed if each.name == "weight")
+
+
+@pytest.mark.parametrize("stages", [(), (quantize(3),), (error_feedback(top_k(0.5), quantize(8)),)], ids=repr)
+def test_the_bytes_of_what_is_sent_add_up_to_those_of_the_update(stages) -> None:
+    federation = federate(LEARNER, mean(), *stages, tells=["loss"])
+    alone = jax.tree.map(lambda x: np.asarray(x)[None], LEARNER.environment.params)
+    wire = messages(federation, alone)
+    assert not varies(wire.update)
+    assert sum(each.size_bytes for each in outgoing(federation)) == wire.up_bytes
