@@ -29,7 +29,7 @@ BALANCING, EVALUATIONS, LAST = 500_000, 20, 5
 LANDING, DISCOUNT, SAMPLES = 1_000_000, 0.995, 40
 
 
-def balanced(seeds: list[int]) -> list[float]:
+def proportional_to_speed(seeds: list[int]) -> list[float]:
     """The mean greedy return of each seed over the last evaluations, all seeds in one program."""
     import jax
     import jax.numpy as jnp
@@ -37,7 +37,7 @@ def balanced(seeds: list[int]) -> list[float]:
 
     from fedrl.core.learner import iterate
     from fedrl.core.stage import zeros_like
-    from fedrl.core.types import Hint
+    from fedrl.core.types import LocalContext
     from fedrl.environments import cartpole
     from fedrl.learners import a2c
     from fedrl.runs.evaluate import greedy_returns
@@ -50,7 +50,7 @@ def balanced(seeds: list[int]) -> list[float]:
         def one(key: jax.Array, state: object) -> object:
             def step(state: object, each: jax.Array) -> tuple[object, None]:
                 params = learner.params(state)
-                return iterate(learner, each, state, Hint(params, zeros_like(params)))[0], None
+                return iterate(learner, each, state, LocalContext(params, zeros_like(params)))[0], None
 
             return jax.lax.scan(step, state, jax.random.split(key, BALANCING // EVALUATIONS // learner.samples))[0]
 
@@ -73,9 +73,9 @@ def lander() -> Learner:
     from fedrl.learners import a2c, adam, normalize
 
     optimizer = adam(7e-4, max_norm=0.5, decay_steps=LANDING // SAMPLES)
-    learner = a2c(gymnasium("LunarLander-v3"), optimizer=optimizer, discount=DISCOUNT, entropy_weight=0.02)
+    learner = a2c(gymnasium("LunarLander-v3"), optimizer=optimizer, gamma=DISCOUNT, entropy_coef=0.02)
     assert learner.samples == SAMPLES
-    return normalize(learner, discount=DISCOUNT)
+    return normalize(learner, gamma=DISCOUNT)
 
 
 def ours(seeds: list[int]) -> list[float]:
@@ -86,17 +86,17 @@ def ours(seeds: list[int]) -> list[float]:
     from fedrl.aggregators import mean
     from fedrl.engines.executors.host_evaluation import greedy_returns_host
     from fedrl.engines.simulate import simulate
-    from fedrl.federation.federation import federate
+    from fedrl.federation.federate import federate
 
     learner, local = lander(), 25
     fleet = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], learner.environment.params)
     results = []
     with simulate(federate(learner, mean(), local_steps=local), fleet, workers=1) as simulation:
         for seed in seeds:
-            population = simulation.init(seed)
+            run_state = simulation.init(seed)
             for _ in range(LANDING // SAMPLES // local):
-                population, _ = simulation.round(population)
-            returns = greedy_returns_host(learner, fleet, population.server.params, 100, 10_000 + seed)
+                run_state, _ = simulation.round(run_state)
+            returns = greedy_returns_host(learner, fleet, run_state.server.params, 100, 10_000 + seed)
             results.append(float(returns.mean()))
             print(f"  fedrl, seed {seed}: {returns.mean():.0f} (worst episode {returns.min():.0f})", flush=True)
     return results
@@ -142,8 +142,8 @@ def main() -> None:
     given = parser.parse_args()
     if not set(given.parts) <= set(PARTS):
         parser.error(f"parts are {', '.join(PARTS)}, not {' '.join(given.parts)}")
-    fedrl.launch.prepare()
-    work = {"cartpole": (balanced, 5), "ours": (ours, 3), "theirs": (theirs, 3)}
+    fedrl.launch.configure_jax()
+    work = {"cartpole": (proportional_to_speed, 5), "ours": (ours, 3), "theirs": (theirs, 3)}
     results: dict[str, list[float]] = {}
     for part in given.parts or PARTS:
         train, count = work[part]

@@ -34,18 +34,18 @@ def tasks() -> dict[str, Task]:
     def swing_up() -> Learner:
         learner = ppo(
             pendulum(),
-            instances=16,
-            steps=256,
-            epochs=10,
-            minibatch_count=32,
-            discount=0.95,
+            num_envs=16,
+            num_steps=256,
+            num_epochs=10,
+            num_minibatches=32,
+            gamma=0.95,
             optimizer=adam(1e-3, max_norm=0.5),
         )
-        return normalize(learner, discount=0.95)
+        return normalize(learner, gamma=0.95)
 
     return {
         "CartPole": Task(lambda: ppo(cartpole()), 150, 475.0),
-        "Acrobot": Task(lambda: ppo(acrobot(), instances=16, optimizer=adam(1e-3, max_norm=0.5)), 200, -100.0),
+        "Acrobot": Task(lambda: ppo(acrobot(), num_envs=16, optimizer=adam(1e-3, max_norm=0.5)), 200, -100.0),
         "Pendulum": Task(swing_up, 100, -250.0),
     }
 
@@ -57,7 +57,7 @@ def train(task: Task) -> list[float]:
     import numpy as np
 
     from fedrl.core.stage import zeros_like
-    from fedrl.core.types import Hint
+    from fedrl.core.types import LocalContext
     from fedrl.runs.evaluate import greedy_returns
 
     learner = task.learner()
@@ -71,7 +71,7 @@ def train(task: Task) -> list[float]:
     def iterate(keys: jax.Array, states: object) -> object:
         def one(key: jax.Array, state: object) -> object:
             params = learner.params(state)
-            return iteration(learner, key, learner.adopt(state, params), Hint(params, zeros_like(params)))[0]
+            return iteration(learner, key, learner.adopt(state, params), LocalContext(params, zeros_like(params)))[0]
 
         return jax.vmap(one)(keys, states)
 
@@ -86,7 +86,7 @@ def train(task: Task) -> list[float]:
 
 
 def main() -> None:
-    fedrl.launch.prepare()
+    fedrl.launch.configure_jax()
     chosen = sys.argv[1:]
     for name, task in tasks().items():
         if chosen and name not in chosen:

@@ -62,14 +62,14 @@ class Method(NamedTuple):
 
 
 def methods() -> dict[str, Method]:
-    from fedrl.server import constant
     from fedrl.server.schedules import afedpg, fed_buff, synchronous
+    from fedrl.server.staleness import ignore_staleness
 
     return {
         "FedAvg": Method(synchronous(), waits=True, normalised=False),
         "FedPG": Method(synchronous(), waits=True, normalised=True),
         "AFedPG": Method(afedpg(ALPHA), waits=False, normalised=True),
-        "without look-ahead": Method(fed_buff(1, staleness=constant()), waits=False, normalised=True),
+        "without look-ahead": Method(fed_buff(1, staleness=ignore_staleness()), waits=False, normalised=True),
     }
 
 
@@ -80,19 +80,19 @@ def speed(schedule: Schedule, seconds: float = 400.0) -> float:
     from fedrl.clocks import clock
     from fedrl.engines.simulate import simulate
     from fedrl.environments import gridworld
-    from fedrl.federation.federation import federate
+    from fedrl.federation.federate import federate
     from fedrl.learners import q_table
 
-    learner = q_table(gridworld("S..G"), instances=1, steps=1)
+    learner = q_table(gridworld("S..G"), num_envs=1, num_steps=1)
     fleet = alike(learner.environment, AGENTS)
     simulation = simulate(federate(learner, mean()), fleet, scheduler=schedule, clock=clock(step_s=STEP_S), merges=1)
-    population, arrived = simulation.init(0), 0
+    run_state, arrived = simulation.init(0), 0
     while True:
-        population, seen = simulation.round(population)
-        assert seen.tick is not None
-        if seen.tick.time_s > seconds:
+        run_state, seen = simulation.round(run_state)
+        assert seen.clock_stats is not None
+        if seen.clock_stats.time_s > seconds:
             return arrived / seconds
-        arrived += seen.tick.arrived
+        arrived += seen.clock_stats.arrived
 
 
 def runner(method: Method, number: float) -> Callable[[int], Reached]:
@@ -101,7 +101,7 @@ def runner(method: Method, number: float) -> Callable[[int], Reached]:
     from fedrl.clocks import clock
     from fedrl.engines.simulate import simulate
     from fedrl.environments import cartpole
-    from fedrl.federation.federation import federate
+    from fedrl.federation.federate import federate
     from fedrl.learners import adam, ppo
     from fedrl.server import normalized_momentum
 
@@ -112,7 +112,7 @@ def runner(method: Method, number: float) -> Callable[[int], Reached]:
         optimizer, server = adam(number, max_norm=0.5, decay_steps=ROUNDS * UPDATES_PER_ROUND), None
     learner = ppo(cartpole(), optimizer=optimizer)
     fleet = poles(learner.environment, AGENTS)
-    federation = federate(learner, mean(), server_opt=server)
+    federation = federate(learner, mean(), server_optimizer=server)
     devices = clock(step_s=STEP_S)
     simulation = simulate(federation, fleet, scheduler=method.schedule, clock=devices, merges=merges)
     return lambda seed: until_balanced(simulation, learner, fleet, seed, rounds=ROUNDS)
@@ -126,7 +126,7 @@ def grid(method: Method) -> tuple[float, ...]:
 
 
 def main() -> None:
-    fedrl.launch.prepare()
+    fedrl.launch.configure_jax()
     ratio = speed(methods()["AFedPG"].schedule) / speed(methods()["FedAvg"].schedule)
     found: dict[str, list[float]] = {}
     for name, method in methods().items():

@@ -49,11 +49,11 @@ LOSSY = {
 
 
 def stages_of(method: str) -> list[Stage]:
-    from fedrl.stages import by_size, error_feedback, quantize, sign, top_k
+    from fedrl.stages import error_feedback, partition_by_size, quantize, sign, top_k
 
     return {
         "float32": [],
-        "sized": [error_feedback(by_size(300, quantize(3, unbiased=False), sign()))],
+        "sized": [error_feedback(partition_by_size(300, quantize(3, unbiased=False), sign()))],
         "sign": [error_feedback(sign())],
         "top": [error_feedback(top_k(0.01))],
     }[method]
@@ -64,12 +64,12 @@ def runner(method: str, learning_rate: float, epochs: int) -> Callable[[int], Re
     from fedrl.aggregators import mean
     from fedrl.engines.simulate import simulate
     from fedrl.environments import cartpole
-    from fedrl.federation.federation import federate
+    from fedrl.federation.federate import federate
     from fedrl.learners import adam, ppo
 
     budget = BUDGETS[epochs]
     optimizer = adam(learning_rate, max_norm=0.5, decay_steps=budget * epochs * MINIBATCHES)
-    learner = ppo(cartpole(), optimizer=optimizer, epochs=epochs, minibatch_count=MINIBATCHES)
+    learner = ppo(cartpole(), optimizer=optimizer, num_epochs=epochs, num_minibatches=MINIBATCHES)
     fleet = poles(learner.environment, AGENTS)
     simulation = simulate(federate(learner, mean(), *stages_of(method)), fleet)
     return lambda seed: until_balanced(simulation, learner, fleet, seed, rounds=budget)
@@ -79,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Bytes and rounds until ten unlike poles balance.")
     parser.add_argument("--epochs", type=int, default=4, choices=sorted(BUDGETS), help="of PPO in a round")
     epochs = parser.parse_args().epochs
-    fedrl.launch.prepare()
+    fedrl.launch.configure_jax()
     found: dict[str, list[Reached]] = {}
     for method in ("float32", *LOSSY):
         rate = tuned(method, RATES, partial(runner, method, epochs=epochs), TUNING, "rounds")

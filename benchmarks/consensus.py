@@ -21,7 +21,7 @@ from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep,
 from fedrl.core.learner import Learner, nothing_gathered, same_stream
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import gossip, isolated
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.topologies import (
     average,
     column_stochastic,
@@ -39,7 +39,7 @@ from fedrl.topologies import (
 )
 from fedrl.topologies.gossip import Rule
 from fedrl.topologies.graph import Graph
-from fedrl.topologies.mixing import Mixing
+from fedrl.topologies.mixing import MixingMatrix
 from fedrl.topologies.spectrum import distances, long_run_contraction, measured_contraction
 
 AGENTS, SIZE = 64, 32
@@ -68,8 +68,8 @@ def nowhere() -> Environment:
 def scattering() -> Learner:
     """A learner that goes somewhere at random once, and learns nothing after."""
 
-    def learn(key, state, experience, hint):  # type: ignore[no-untyped-def]
-        del experience, hint
+    def learn(key, state, experience, context):  # type: ignore[no-untyped-def]
+        del experience, context
         params = jnp.where(state.fresh, jax.random.normal(key, (SIZE,)), state.params)
         return Scattered(params, jnp.bool_(False)), {"loss": jnp.float32(0.0)}
 
@@ -92,7 +92,7 @@ class Case:
 
     name: str
     graph: Graph
-    mixing: Mixing
+    mixing: MixingMatrix
     rounds: int
     rule: Rule
 
@@ -124,14 +124,14 @@ def disagreement(case: Case) -> tuple[list[float], float]:
     alone = simulate(federation, fleet, topology=isolated(), block=16, devices=places)
     simulation = simulate(federation, fleet, topology=meeting, block=16, devices=places)
     scattered, _ = alone.round(alone.init(0))
-    population = simulation.going_on(simulation.init(0), alone.states_of(scattered))
-    population = population._replace(server=population.server._replace(params=alone.held(scattered)))
-    centre = np.asarray(population.server.params, np.float64).mean(0)
-    path = [float(np.sqrt(np.square(distances(population.server.params)).mean()))]
+    run_state = simulation.going_on(simulation.init(0), alone.states_of(scattered))
+    run_state = run_state._replace(server=run_state.server._replace(params=alone.held(scattered)))
+    centre = np.asarray(run_state.server.params, np.float64).mean(0)
+    path = [float(np.sqrt(np.square(distances(run_state.server.params)).mean()))]
     for _ in range(case.rounds):
-        population, seen = simulation.round(population)
+        run_state, seen = simulation.round(run_state)
         path.append(float(np.sqrt(np.square(seen.metrics["consensus_distance"]).mean())))
-    moved = np.linalg.norm(np.asarray(population.server.params, np.float64).mean(0) - centre)
+    moved = np.linalg.norm(np.asarray(run_state.server.params, np.float64).mean(0) - centre)
     return [value / path[0] for value in path], float(moved) / path[0]
 
 

@@ -50,19 +50,19 @@ def ours(id: str) -> list[list[float]]:
 
     from fedrl.core.learner import iterate
     from fedrl.core.stage import zeros_like
-    from fedrl.core.types import Hint
+    from fedrl.core.types import LocalContext
     from fedrl.environments import acrobot, cartpole
     from fedrl.learners import adam, ppo
 
     environment = {"CartPole-v1": cartpole, "Acrobot-v1": acrobot}[id]()
-    learner = ppo(environment, instances=INSTANCES, steps=STEPS, optimizer=adam(1e-3, max_norm=0.5))
+    learner = ppo(environment, num_envs=INSTANCES, num_steps=STEPS, optimizer=adam(1e-3, max_norm=0.5))
 
     @jax.jit
     def run(keys: jax.Array) -> dict[str, jax.Array]:
         def one(key: jax.Array) -> dict[str, jax.Array]:
             def step(state: object, i: jax.Array) -> tuple[object, dict[str, jax.Array]]:
                 params = learner.params(state)
-                return iterate(learner, jax.random.fold_in(key, i), state, Hint(params, zeros_like(params)))
+                return iterate(learner, jax.random.fold_in(key, i), state, LocalContext(params, zeros_like(params)))
 
             return jax.lax.scan(step, learner.init(key, environment.params), np.arange(BUDGET[id] // learner.samples))[
                 1
@@ -77,7 +77,7 @@ def ours(id: str) -> list[list[float]]:
 
 
 def main() -> None:
-    fedrl.launch.prepare()
+    fedrl.launch.configure_jax()
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 

@@ -28,7 +28,7 @@ def rounds_with(drop_out: float) -> list[float]:
     from fedrl.clocks import clock
     from fedrl.engines.simulate import simulate
     from fedrl.environments import cartpole
-    from fedrl.federation.federation import federate
+    from fedrl.federation.federate import federate
     from fedrl.learners import adam, ppo
 
     learner = ppo(cartpole(), optimizer=adam(RATE, max_norm=0.5))
@@ -38,7 +38,7 @@ def rounds_with(drop_out: float) -> list[float]:
 
 
 def main() -> None:
-    fedrl.launch.prepare()
+    fedrl.launch.configure_jax()
     for drop_out in DROP_OUT:
         rounds = rounds_with(drop_out)
         print(f"{drop_out:.0%} drop out: rounds {listed(rounds)}; median {median(rounds):g}", flush=True)

@@ -22,7 +22,7 @@ AGENTS, BUFFER, PAIRS = 10_000, 100, 5
 
 
 def main() -> None:
-    fedrl.launch.prepare()
+    fedrl.launch.configure_jax()
     import jax
     import numpy as np
 
@@ -30,7 +30,7 @@ def main() -> None:
     from fedrl.clocks import clock, stragglers
     from fedrl.clocks.events import Jobs
     from fedrl.core.keys import keys_of
-    from fedrl.engines.executors.blocks import Blocks, Plan
+    from fedrl.engines.executors.blocks import Blocks, ExecutorPlan
     from fedrl.engines.inbox import SUMS, Table
     from fedrl.engines.simulate import simulate
     from fedrl.engines.state import block_size
@@ -38,12 +38,12 @@ def main() -> None:
 
     federation, environment = standard()
     fleet, places = alike(environment, AGENTS), jax.local_devices()
-    devices = clock(step_s=stragglers(1.0, share=0.1, times=20.0), drop_out=0.2)
+    devices = clock(step_s=stragglers(1.0, fraction=0.1, slowdown=20.0), drop_out=0.2)
     timed = Running(simulate(federation, fleet, scheduler=fed_buff(BUFFER), clock=devices), rounds=1)
 
     def ahead() -> int:
         """Turns that are computed and have not arrived."""
-        return int((timed.population.between.team.ahead.agent >= 0).sum())
+        return int((timed.run_state.engine_state.team.ahead.agent >= 0).sum())
 
     def events() -> float:
         """Seconds for a turn on the clock."""
@@ -53,7 +53,7 @@ def main() -> None:
 
     everybody, steps = np.arange(AGENTS), np.ones(AGENTS, np.int32)
     first = np.zeros(AGENTS, np.int32)
-    plan = Plan(collects=SUMS, group=first, sparse=False, mixed=False, ahead=False, varied=False)
+    plan = ExecutorPlan(collects=SUMS, group=first, sparse=False, mixed=False, ahead=False, varied=False)
     executor = Blocks(federation, fleet, plan, block_size(AGENTS), places)
     keys = keys_of(0)
     server, agents = executor.start(keys, steps)

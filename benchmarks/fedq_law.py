@@ -19,7 +19,7 @@ from benchmarks.measure import Figure, emit
 from fedrl.aggregators import mean
 from fedrl.environments import random_mdp, random_mdps
 from fedrl.environments.tabular.planning import optimal_q
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.learners import q_table
 
 STATES, ACTIONS, DISCOUNT = 5, 3, 0.9
@@ -27,7 +27,7 @@ STATES, ACTIONS, DISCOUNT = 5, 3, 0.9
 
 def errors(agents: int, seeds: int, rounds: int = 1000, seed: int = 0) -> np.ndarray:
     """`max |Q - Q*|` after the last round, one per seed; each seed has its own process, the same for all `agents`."""
-    learner = q_table(random_mdp(STATES, ACTIONS), sampling="synchronous", learning_rate=0.1, discount=DISCOUNT)
+    learner = q_table(random_mdp(STATES, ACTIONS), sampling="synchronous", learning_rate=0.1, gamma=DISCOUNT)
     run = fused(federate(learner, mean("uniform")), rounds)
 
     def error(index: jax.Array) -> jax.Array:

@@ -36,7 +36,7 @@ from benchmarks.poles import TUNING, Reached, listed, poles, tuned, until_balanc
 AGENTS, BUDGET, EPOCHS, MINIBATCHES = 10, 400, 2, 4
 RATES = (0.01, 0.016, 0.025, 0.04, 0.063)
 REPORTED = tuple(range(10, 20))
-METHODS = ("every iteration", "fixed 2", "fixed 4", "fixed 8", "ramp", "from the loss", "lazy")
+METHODS = ("every iteration", "fixed 2", "fixed 4", "fixed 8", "linear", "from the loss", "lag")
 
 
 def runner(method: str, learning_rate: float) -> Callable[[int], Reached]:
@@ -44,26 +44,26 @@ def runner(method: str, learning_rate: float) -> Callable[[int], Reached]:
     from fedrl.aggregators import mean
     from fedrl.engines.simulate import simulate
     from fedrl.environments import cartpole
-    from fedrl.federation.federation import federate
+    from fedrl.federation.federate import federate
     from fedrl.learners import adam, ppo
-    from fedrl.server import from_loss, ramp, steady
-    from fedrl.server.scheduler import Scheduler, asked
-    from fedrl.stages import lazy
+    from fedrl.server.local_steps import adacomm, constant, linear
+    from fedrl.server.scheduler import Scheduler, requested_reports
+    from fedrl.stages import lag
 
-    fixed = {"every iteration": 1, "fixed 2": 2, "fixed 4": 4, "fixed 8": 8, "lazy": 1}
-    workload = {"ramp": ramp(8, 1, 20), "from the loss": from_loss(8, best=500.0)}.get(method)
-    workload = steady(fixed[method]) if workload is None else workload
+    fixed = {"every iteration": 1, "fixed 2": 2, "fixed 4": 4, "fixed 8": 8, "lag": 1}
+    steps_rule = {"linear": linear(8, 1, 20), "from the loss": adacomm(8, best=500.0)}.get(method)
+    steps_rule = constant(fixed[method]) if steps_rule is None else steps_rule
     optimizer = adam(learning_rate, max_norm=0.5, decay_steps=BUDGET * EPOCHS * MINIBATCHES)
-    learner = ppo(cartpole(), optimizer=optimizer, steps=32, epochs=EPOCHS, minibatch_count=MINIBATCHES)
-    stages = [lazy()] if method == "lazy" else []
-    federation = federate(learner, mean(), *stages, local_steps=workload.most, tells=asked(workload))
+    learner = ppo(cartpole(), optimizer=optimizer, num_steps=32, num_epochs=EPOCHS, num_minibatches=MINIBATCHES)
+    stages = [lag()] if method == "lag" else []
+    federation = federate(learner, mean(), *stages, local_steps=steps_rule.most, reports=requested_reports(steps_rule))
     fleet = poles(learner.environment, AGENTS)
-    simulation = simulate(federation, fleet, scheduler=Scheduler(workload=workload))
+    simulation = simulate(federation, fleet, scheduler=Scheduler(local_steps=steps_rule))
     return lambda seed: until_balanced(simulation, learner, fleet, seed, iterations=BUDGET)
 
 
 def main() -> None:
-    fedrl.launch.prepare()
+    fedrl.launch.configure_jax()
     for method in sys.argv[1:] or METHODS:
         rate = tuned(method, RATES, partial(runner, method), TUNING, "messages")
         found = list(map(runner(method, rate), REPORTED))

@@ -45,18 +45,18 @@ environment = { name = "gridworld", layout = "S..G", max_steps = 20 }
 fleet.slip = { range = [0.0, 0.3] }
 """
 DEVICES = """
-federation.clock.step_s = { name = "stragglers", usual = 1.0, share = 0.3, times = 5.0 }
+federation.clock.step_s = { name = "stragglers", typical = 1.0, fraction = 0.3, slowdown = 5.0 }
 federation.clock.jitter = 0.2
 federation.clock.drop_out = 0.2
 """
 SMALL = '{ name = "mlp", hidden = [8] }'
-TABLE = 'name = "q_table", instances = 2, steps = 8, learning_rate = 0.5, exploration = 0.3'
-PPO = 'name = "ppo", instances = 2, steps = 16, epochs = 2, minibatch_count = 2'
-A2C = 'name = "a2c", instances = 2, steps = 8'
+TABLE = 'name = "q_table", num_envs = 2, num_steps = 8, learning_rate = 0.5, epsilon = 0.3'
+PPO = 'name = "ppo", num_envs = 2, num_steps = 16, num_epochs = 2, num_minibatches = 2'
+A2C = 'name = "a2c", num_envs = 2, num_steps = 8'
 REINFORCE = 'name = "reinforce", episodes_per_step = 4, horizon = 16'
 ADAM = '{ name = "adam", learning_rate = 0.003, max_norm = 0.5 }'
-PULLED = '{ name = "proximal", strength = 0.1 }'
-STEERED = 'optimizer = ["corrected", { name = "sgd", learning_rate = 0.05 }]'
+PULLED = '{ name = "fedprox", strength = 0.1 }'
+STEERED = 'optimizer = ["add_correction", { name = "sgd", learning_rate = 0.05 }]'
 
 CASES: dict[str, str] = {
     # one server; visits as weights, and local steps of each agent's own
@@ -87,7 +87,7 @@ learner = {{ {A2C}, network = {SMALL}, {STEERED} }}
 federation.agents = 5
 federation.local_steps = 3
 federation.selection = {{ name = "uniform", cohort = 3 }}
-federation.stages = [{{ name = "control_variates", learning_rate = 0.05 }}]
+federation.stages = [{{ name = "scaffold", learning_rate = 0.05 }}]
 """,
     # FedProx, a clip, sparse codes with error feedback
     "ppo": f"""
@@ -106,7 +106,7 @@ federation.server_optimizer = "fedyogi"
 environment = {{ name = "pendulum", max_steps = 40 }}
 learner = {{ name = "normalize", learner = {{ {PPO}, network = {SMALL} }} }}
 federation.agents = 4
-federation.stages = [{{ name = "lazy", stages = [{{ name = "error_feedback", stages = ["sign"] }}], factor = 0.5 }}]
+federation.stages = [{{ name = "lag", stages = [{{ name = "error_feedback", stages = ["sign"] }}], factor = 0.5 }}]
 federation.server_optimizer = {{ name = "fedavgm", momentum = 0.5 }}
 """,
     # critics that stay at home, a rule that looks at losses
@@ -114,13 +114,13 @@ federation.server_optimizer = {{ name = "fedavgm", momentum = 0.5 }}
 {CARTPOLE}
 learner = {{ name = "personal", keep = ["critic"], learner = {{ {PPO}, network = {SMALL} }} }}
 federation.agents = 4
-federation.aggregator = {{ name = "q_fair", q = 1.0, lipschitz = 0.1, best = 40.0 }}
+federation.aggregator = {{ name = "q_ffl", q = 1.0, lipschitz = 0.1, reference_return = 40.0 }}
 federation.stages = [{{ name = "uniform_quantize", bits = 8 }}]
 """,
     # one update at a time, mixed into the server's parameters
-    "gated": f"""
+    "accept_if_better": f"""
 {CARTPOLE}
-learner = {{ name = "gated", trials = 2, horizon = 20, learner = {{ {A2C}, network = {SMALL} }} }}
+learner = {{ name = "accept_if_better", trials = 2, horizon = 20, learner = {{ {A2C}, network = {SMALL} }} }}
 federation.agents = 4
 federation.schedule = {{ name = "fed_async", mixing = 0.6, concurrency = 3 }}
 {DEVICES}
@@ -131,28 +131,28 @@ federation.schedule = {{ name = "fed_async", mixing = 0.6, concurrency = 3 }}
 learner = {{ name = "apfl", share = 0.5, rate = 0.01, learner = {{ {A2C}, network = {SMALL} }} }}
 federation.agents = 4
 federation.selection = {{ name = "round_robin", cohort = 3 }}
-federation.aggregator = {{ name = "agnostic", agents = 4, step = 0.1, best = 40.0 }}
+federation.aggregator = {{ name = "afl", agents = 4, step = 0.1, reference_return = 40.0 }}
 """,
     # a rule that looks at directions, a part that flows one way
-    "interpolated": f"""
+    "interpolate": f"""
 {CARTPOLE}
-learner = {{ name = "interpolated", share = 0.5, learner = {{ {REINFORCE}, network = {SMALL} }} }}
+learner = {{ name = "interpolate", share = 0.5, learner = {{ {REINFORCE}, network = {SMALL} }} }}
 federation.agents = 4
-federation.aggregator = "by_diversity"
-federation.stages = [{{ name = "one_way", parts = ["actor/0"] }}]
+federation.aggregator = "weight_by_diversity"
+federation.stages = [{{ name = "download_only", parts = ["actor/0"] }}]
 federation.server_optimizer = "fedadam"
 """,
     # embeddings of each agent's own, absences, few at work at a time
-    "embedded": f"""
+    "with_embedding": f"""
 {CARTPOLE}
 learner.name = "personal"
 learner.keep = ["embedding"]
-learner.learner.name = "adapting"
+learner.learner.name = "freeze_except"
 learner.learner.only = ["actor"]
-learner.learner.learner = {{ {A2C}, network = {{ name = "embedded", size = 2, network = {SMALL} }} }}
+learner.learner.learner = {{ {A2C}, network = {{ name = "with_embedding", size = 2, network = {SMALL} }} }}
 federation.agents = 6
-federation.stages = ["weigh_by_improvement"]
-federation.schedule = {{ name = "fed_buff", buffer = 3, concurrency = 5 }}
+federation.stages = ["weight_by_improvement"]
+federation.schedule = {{ name = "fed_buff", buffer_size = 3, concurrency = 5 }}
 federation.clock.online_s = 20.0
 federation.clock.offline_s = 5.0
 federation.clock.up_bytes_per_s = 1000.0
@@ -164,7 +164,7 @@ federation.clock.up_bytes_per_s = 1000.0
 learner = {{ {PPO}, network = {SMALL} }}
 federation.agents = 6
 federation.hierarchy = {{ name = "tree", branching = [2, 2], periods = [1, 1, 2], latency_s = [0.1] }}
-federation.upper_optimizer = {{ name = "fedavgm", momentum = 0.5 }}
+federation.global_optimizer = {{ name = "fedavgm", momentum = 0.5 }}
 federation.server_optimizer = "fedadagrad"
 federation.stages = [{{ name = "random_k", fraction = 0.5 }}]
 """,
@@ -183,10 +183,10 @@ federation.consensus_steps = 2
 {CORRIDOR}
 learner = {{ {TABLE} }}
 federation.agents = 6
-federation.local_steps = {{ name = "balanced_by_time", most = 4 }}
-federation.aggregator = {{ name = "by_settings", names = ["slip"] }}
+federation.local_steps = {{ name = "proportional_to_measured_speed", most = 4 }}
+federation.aggregator = {{ name = "weight_by_environment", names = ["slip"] }}
 federation.stages = [{{ name = "error_feedback", stages = [{{ name = "top_k", fraction = 0.4 }}] }}]
-federation.schedule = {{ name = "synchronous", deadline_s = 3.0, quorum = 3, late = "keep" }}
+federation.schedule = {{ name = "synchronous", deadline_s = 3.0, quorum = 3, stragglers = "keep" }}
 {DEVICES}
 """,
     # bids under a budget of bytes, a cohort by its use, a schedule of local steps
@@ -194,10 +194,10 @@ federation.schedule = {{ name = "synchronous", deadline_s = 3.0, quorum = 3, lat
 {CORRIDOR}
 learner = {{ {TABLE} }}
 federation.agents = 6
-federation.local_steps = {{ name = "ramp", first = 1, last = 3, rounds = 4 }}
-federation.selection = {{ name = "by_utility", cohort = 4, exploration = 0.5 }}
-federation.admission = {{ name = "by_priority", budget_bytes = 180 }}
-federation.stages = [{{ name = "error_feedback", stages = [{{ name = "threshold", epsilon = 0.01 }}] }}]
+federation.local_steps = {{ name = "linear", first = 1, last = 3, rounds = 4 }}
+federation.selection = {{ name = "oort", cohort = 4, epsilon = 0.5 }}
+federation.upload_budget = {{ name = "greedy", budget_bytes = 180 }}
+federation.stages = [{{ name = "error_feedback", stages = [{{ name = "hard_threshold", epsilon = 0.01 }}] }}]
 """,
     # environments stepped outside of compiled programs
     "gymnasium": f"""
@@ -206,7 +206,7 @@ learner = {{ name = "normalize", learner = {{ {A2C}, network = {SMALL} }} }}
 federation.agents = 4
 federation.local_steps = 2
 federation.aggregator = "median"
-federation.stages = ["weigh_by_signal"]
+federation.stages = ["weight_by_signal"]
 """,
 }
 ROUNDS = 6
@@ -244,15 +244,13 @@ def play(text: str) -> Ending:
     experiment = build(load({"name": "golden", **table}))
     spent = seconds = 0.0
     with simulation_of(experiment, experiment.methods[0]) as simulation:
-        population = simulation.init(SEED)
+        run_state = simulation.init(SEED)
         for _ in range(ROUNDS):
-            population, seen = simulation.round(population)
+            run_state, seen = simulation.round(run_state)
             spent += seen.bytes_up + seen.bytes_down
-            seconds = 0.0 if seen.tick is None else seen.tick.time_s
-        held = simulation.adopt(population) if "topology" in table["federation"] else population
-        return Ending(
-            _vector(population.server.params), _vector(simulation.params_of(held)), np.array([seconds, spent])
-        )
+            seconds = 0.0 if seen.clock_stats is None else seen.clock_stats.time_s
+        held = simulation.adopt(run_state) if "topology" in table["federation"] else run_state
+        return Ending(_vector(run_state.server.params), _vector(simulation.params_of(held)), np.array([seconds, spent]))
 
 
 def with_schedule_on_clock(table: dict[str, Any]) -> dict[str, Any]:

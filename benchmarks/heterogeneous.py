@@ -46,11 +46,11 @@ GRIDS: Mapping[str, dict[str, Sequence[float]]] = {
     "FedProx": {"rate": FEW_RATES, "pull": (0.1, 1.0)},
     "SCAFFOLD": {"rate": RATES},
     "personal head": {"rate": RATES},
-    "interpolated": {"rate": FEW_RATES, "share": (0.3, 0.7)},
+    "interpolate": {"rate": FEW_RATES, "share": (0.3, 0.7)},
     "fine-tuned": {"rate": FEW_RATES, "rounds": (1, 2)},
     "independent": {"rate": RATES},
 }
-PERSONALISED = ("personal head", "interpolated", "fine-tuned")
+PERSONALISED = ("personal head", "interpolate", "fine-tuned")
 
 
 def experiment(fleet: str, method: str, setting: Mapping[str, float], seeds: list[int]) -> dict[str, Any]:
@@ -60,16 +60,16 @@ def experiment(fleet: str, method: str, setting: Mapping[str, float], seeds: lis
     sgd: dict[str, Any] = {"name": "sgd", "learning_rate": rate}
     optimizer, stages = [sgd], []
     if method == "FedProx":
-        optimizer = [{"name": "proximal", "strength": setting["pull"]}, sgd]
+        optimizer = [{"name": "fedprox", "strength": setting["pull"]}, sgd]
     if method == "SCAFFOLD":
-        optimizer = [{"name": "corrected"}, sgd]
+        optimizer = [{"name": "add_correction"}, sgd]
         variates = {"learning_rate": rate, "gradient_steps": GRADIENT_STEPS}
-        stages = [{"name": "control_variates", **variates}]
+        stages = [{"name": "scaffold", **variates}]
     learner: dict[str, Any] = {"name": "ppo", "optimizer": optimizer}
     if method == "personal head":
-        learner = {"name": "personal", "keep": ["actor/-1"], "learner": learner}
-    if method == "interpolated":
-        learner = {"name": "interpolated", "share": setting["share"], "learner": learner}
+        learner = {"name": "personal", "local": ["actor/-1"], "learner": learner}
+    if method == "interpolate":
+        learner = {"name": "interpolate", "share": setting["share"], "learner": learner}
     return {
         "name": method,
         "rounds": rounds - alone,
@@ -131,7 +131,7 @@ def measure(fleet: str, methods: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    fedrl.prepare()
+    fedrl.configure_jax()
     fleets = [name for name in sys.argv[1:] if name in FLEETS] or list(FLEETS)
     methods = [name for name in sys.argv[1:] if name in GRIDS] or list(GRIDS)
     for fleet in fleets:

@@ -25,7 +25,7 @@ from fedrl.aggregators import mean
 from fedrl.environments import random_mdp, random_mdps
 from fedrl.environments.tabular.model import TabularParams
 from fedrl.environments.tabular.planning import greedy, policy_return
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.learners import q_table
 
 PUBLISHED = {0.0: (35.42, 0.05), 0.2: (35.23, 0.05), 0.4: (34.80, 0.05), 0.6: (34.14, 0.06), 0.8: (33.29, 0.06)}
@@ -43,7 +43,7 @@ def gains(kappa: float, seeds: int, rounds: int = 60, seed: int = 0) -> np.ndarr
 
 def gains_on(fleets: TabularParams, rounds: int = 60) -> np.ndarray:
     """The same on given processes, `[seeds, agents, ...]`."""
-    learner = q_table(random_mdp(), sampling="expected", learning_rate=1.0, discount=DISCOUNT)
+    learner = q_table(random_mdp(), sampling="expected", learning_rate=1.0, gamma=DISCOUNT)
     run = jax.jit(jax.vmap(fused(federate(learner, mean("uniform")), rounds)))
     policy = greedy(run(jax.random.split(jax.random.key(0), len(fleets.reward)), fleets)["q"])
     centre = jax.tree.map(lambda leaf: leaf[:, 0], fleets)

@@ -16,7 +16,7 @@ from fedrl.core.learner import Learner
 from fedrl.engines.executors.host_evaluation import greedy_returns_host
 from fedrl.engines.simulate import simulate
 from fedrl.environments.adapters import gymnasium
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.learners import adam, mlp, ppo
 
 GOAL = 200.0
@@ -28,13 +28,13 @@ def learner() -> Learner:
         gymnasium("LunarLander-v3"),
         network=mlp((64, 64)),
         optimizer=adam(1e-3, max_norm=0.5),
-        instances=16,
-        steps=1024,
-        epochs=4,
-        minibatch_count=64,
-        discount=0.999,
-        trace=0.98,
-        entropy_weight=0.01,
+        num_envs=16,
+        num_steps=1024,
+        num_epochs=4,
+        num_minibatches=64,
+        gamma=0.999,
+        gae_lambda=0.98,
+        entropy_coef=0.01,
     )
 
 
@@ -50,12 +50,12 @@ def main() -> None:
     solved = 0
     with simulate(federate(agent, mean()), fleet, workers=given.workers) as simulation:
         for seed in range(given.first, given.first + given.seeds):
-            population, _ = simulation.round(simulation.init(seed))  # compiles, the first time
+            run_state, _ = simulation.round(simulation.init(seed))  # compiles, the first time
             begun = time.perf_counter()
             for _ in range(given.rounds - 1):
-                population, _ = simulation.round(population)
+                run_state, _ = simulation.round(run_state)
             speed = (given.rounds - 1) * agent.samples / (time.perf_counter() - begun)
-            returns = greedy_returns_host(agent, fleet, population.server.params, EPISODES, seed)
+            returns = greedy_returns_host(agent, fleet, run_state.server.params, EPISODES, seed)
             solved += returns.mean() >= GOAL
             print(
                 f"seed {seed}: greedy return {returns.mean():.0f} over {EPISODES} episodes (worst {returns.min():.0f}) "

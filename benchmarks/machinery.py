@@ -14,13 +14,13 @@ AGENTS = 10
 
 
 def main() -> None:
-    fedrl.launch.prepare()
+    fedrl.launch.configure_jax()
     import jax
 
     from benchmarks.workload import federation_of
     from fedrl.core.learner import iterate
     from fedrl.core.stage import zeros_like
-    from fedrl.core.types import Hint
+    from fedrl.core.types import LocalContext
     from fedrl.environments import cartpole
     from fedrl.learners import ppo
 
@@ -37,7 +37,7 @@ def main() -> None:
     @jax.jit
     def train(key: jax.Array, params: object, states: object) -> tuple[object, object]:
         def one(key: jax.Array, state: object) -> object:
-            return iterate(learner, key, learner.adopt(state, params), Hint(params, zeros_like(params)))[0]
+            return iterate(learner, key, learner.adopt(state, params), LocalContext(params, zeros_like(params)))[0]
 
         states = jax.vmap(one)(jax.random.split(key, share), states)
         return states, jax.tree.map(lambda leaf: leaf.sum(0), learner.params(states))

@@ -67,19 +67,19 @@ def until_balanced(
 
     from fedrl.runs.evaluate import greedy_returns
 
-    population, row, spent, first = simulation.init(seed), 0, Reached(), NEVER
+    run_state, row, spent, first = simulation.init(seed), 0, Reached(), NEVER
     while spent.rounds < rounds and not spent.iterations >= iterations:
-        population, seen = simulation.round(population)
+        run_state, seen = simulation.round(run_state)
         spent = Reached(
             spent.rounds + 1,
             spent.messages + seen.messages_up,
             spent.bytes_up + seen.bytes_up,
             math.nan if seen.iterations is None else seen.iterations / simulation.agents,
-            math.nan if seen.tick is None else seen.tick.time_s,
+            math.nan if seen.clock_stats is None else seen.clock_stats.time_s,
         )
         if seen.weight == 0.0:
             continue
-        params = jax.tree.map(np.asarray, population.server.params)
+        params = jax.tree.map(np.asarray, run_state.server.params)
         row = row + 1 if greedy_returns(learner, fleet, params, episodes, seed).mean() >= TARGET else 0
         first = spent if row == 1 else first
         if row == HELD:

@@ -40,7 +40,7 @@ def replaying(environment: AnyEnvironment, capacity: int, instances: int = 4, st
 
     from fedrl.core.learner import Experience, Learner, Trajectory
     from fedrl.core.replay import append, empty, sample
-    from fedrl.core.types import Hint, Key, Metrics, Params
+    from fedrl.core.types import Key, LocalContext, Metrics, Params
     from fedrl.learners.parts.rollout import Sampler, start
     from fedrl.learners.parts.rollout import collect as roll_out
 
@@ -58,7 +58,9 @@ def replaying(environment: AnyEnvironment, capacity: int, instances: int = 4, st
         seen, position, counts = roll_out(key, environment, state.env_params, sampler, steps, state.position)
         return seen, state._replace(position=position), counts
 
-    def learn(key: Key, state: ReplayingState, seen: Trajectory, hint: Hint) -> tuple[ReplayingState, Metrics]:
+    def learn(
+        key: Key, state: ReplayingState, seen: Trajectory, context: LocalContext
+    ) -> tuple[ReplayingState, Metrics]:
         columns = (seen.action[:, None], seen.reward[:, None], seen.terminated[:, None], seen.truncated[:, None])
         rows = jnp.concatenate([seen.observation, *(x.astype(jnp.float32) for x in columns)], axis=1)
         ring = append(state.ring, jnp.moveaxis(rows, 1, 2).reshape(-1, ROW))
@@ -83,7 +85,7 @@ def replaying(environment: AnyEnvironment, capacity: int, instances: int = 4, st
         environment=environment,
         samples=instances * steps,
         horizon=steps,
-        instances=instances,
+        num_envs=instances,
     )
 
 
@@ -94,24 +96,24 @@ def rounds_of(environment: AnyEnvironment, capacity: int) -> Callable[[], None]:
 
     from fedrl.aggregators import mean
     from fedrl.engines.simulate import simulate
-    from fedrl.federation.federation import federate
+    from fedrl.federation.federate import federate
 
     federation = federate(replaying(environment, capacity), mean(), local_steps=LOCAL_STEPS)
     fleet = jax.tree.map(lambda leaf: np.broadcast_to(leaf, AGENTS), environment.params)
     simulation = simulate(federation, fleet, block=AGENTS, devices=jax.devices()[:1])
-    population = simulation.init(0)
+    run_state = simulation.init(0)
 
     def run() -> None:
-        nonlocal population
+        nonlocal run_state
         for _ in range(ROUNDS):
-            population, _ = simulation.round(population)
-        jax.block_until_ready(population.blocks)
+            run_state, _ = simulation.round(run_state)
+        jax.block_until_ready(run_state.blocks)
 
     return run
 
 
 def main() -> None:
-    fedrl.launch.prepare()
+    fedrl.launch.configure_jax()
     from statistics import median
 
     from fedrl.environments import cartpole

@@ -54,7 +54,7 @@ def prepared(agents: int, hidden: int) -> tuple[Learner, PyTree]:
 def with_server(agents: int, hidden: int) -> tuple[Learner, PyTree, Simulation]:
     from fedrl.aggregators import mean
     from fedrl.engines.simulate import simulate
-    from fedrl.federation.federation import federate
+    from fedrl.federation.federate import federate
 
     learner, fleet = prepared(agents, hidden)
     return learner, fleet, simulate(federate(learner, mean()), fleet)
@@ -64,7 +64,7 @@ def on_clock(buffer: int | None, slower: float) -> tuple[Learner, PyTree, Simula
     from fedrl.aggregators import mean
     from fedrl.clocks import clock, stragglers
     from fedrl.engines.simulate import simulate
-    from fedrl.federation.federation import federate
+    from fedrl.federation.federate import federate
     from fedrl.server.schedules import fed_buff, synchronous
 
     learner, fleet = prepared(CLOCKED_AGENTS, USUAL_HIDDEN)
@@ -131,12 +131,12 @@ def speed_of(agents: int, hidden: int, rounds: int) -> None:
     import jax
 
     _, _, simulation = with_server(agents, hidden)
-    population, samples = simulation.init(0), 8 * 128 * agents
+    run_state, samples = simulation.init(0), 8 * 128 * agents
 
     def step() -> None:
-        nonlocal population
-        population, _ = simulation.round(population)
-        jax.block_until_ready(population.blocks)
+        nonlocal run_state
+        run_state, _ = simulation.round(run_state)
+        jax.block_until_ready(run_state.blocks)
 
     step()
     print(json.dumps([samples / median(seconds(step) for _ in range(rounds)), peak_gigabytes()]))
@@ -167,7 +167,7 @@ PARTS = {"agents": over_agents, "hidden": over_sizes, "delay": over_delays, "spe
 
 
 def main() -> None:
-    fedrl.launch.prepare()
+    fedrl.launch.configure_jax()
     if sys.argv[1:2] == ["speed-of"]:
         speed_of(*map(int, sys.argv[2:]))
         return

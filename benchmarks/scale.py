@@ -7,7 +7,7 @@ from benchmarks.measure import Figure, emit, peak_gigabytes, seconds
 
 
 def main() -> None:
-    fedrl.launch.prepare()
+    fedrl.launch.configure_jax()
     from statistics import median
 
     from benchmarks.workload import federation_of

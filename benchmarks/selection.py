@@ -41,24 +41,24 @@ def simulation_of(rule: str, learner: Learner, fleet: PyTree) -> Simulation:
     from fedrl.aggregators import mean
     from fedrl.engines.aggregation import messages
     from fedrl.engines.simulate import simulate
-    from fedrl.federation.federation import federate
-    from fedrl.server import by_priority, by_utility, power_of_choice, round_robin, uniform
+    from fedrl.federation.federate import federate
+    from fedrl.server import greedy, oort, power_of_choice, round_robin, uniform
     from fedrl.server.scheduler import Scheduler
     from fedrl.wire.codec import size_bytes
 
     if rule.startswith("priority"):
-        told = federate(learner, mean(), tells=["norm"])
+        told = federate(learner, mean(), reports=["norm"])
         update = int(size_bytes(messages(told, fleet).update))
-        budget = by_priority(AGENTS * 4 + COHORT * (update - 4))
-        return simulate(told, fleet, scheduler=Scheduler(admission=budget))
+        budget = greedy(AGENTS * 4 + COHORT * (update - 4))
+        return simulate(told, fleet, scheduler=Scheduler(upload_budget=budget))
     selection = {
         "random": uniform(COHORT),
         "in turn": round_robin(COHORT),
         "power of choice": power_of_choice(COHORT, 2 * COHORT, best=500.0),
-        "utility: norm": by_utility(COHORT, "norm"),
-        "utility: loss": by_utility(COHORT, "loss"),
+        "utility: norm": oort(COHORT, "norm"),
+        "utility: loss": oort(COHORT, "loss"),
     }[rule]
-    told = federate(learner, mean(), tells=selection.asks)
+    told = federate(learner, mean(), reports=selection.requested)
     return simulate(told, fleet, scheduler=Scheduler(selection=selection))
 
 
@@ -75,7 +75,7 @@ def runner(rule: str, learning_rate: float) -> Callable[[int], Reached]:
 
 
 def main() -> None:
-    fedrl.launch.prepare()
+    fedrl.launch.configure_jax()
     from fedrl.records.statistics import interval
 
     found: dict[str, list[Reached]] = {}

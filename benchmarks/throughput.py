@@ -28,7 +28,7 @@ def peer() -> object:
 
 
 def main() -> None:
-    fedrl.launch.prepare()
+    fedrl.launch.configure_jax()
     from statistics import median
 
     from benchmarks.workload import SAMPLES, federation_of

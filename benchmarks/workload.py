@@ -13,9 +13,10 @@ from fedrl.aggregators import mean
 from fedrl.core.environment import Environment
 from fedrl.core.types import PyTree
 from fedrl.engines.simulate import simulate
-from fedrl.engines.state import Population, Simulation
+from fedrl.engines.state import Simulation, SimulationState
 from fedrl.environments import cartpole
-from fedrl.federation.federation import Federation, federate
+from fedrl.federation.federate import federate
+from fedrl.federation.federation import Federation
 from fedrl.learners import ppo
 
 SAMPLES = 8 * 128
@@ -36,12 +37,12 @@ class Running:
 
     def __init__(self, simulation: Simulation, rounds: int) -> None:
         self.simulation, self.rounds = simulation, rounds
-        self.population: Population = simulation.init(0)
+        self.run_state: SimulationState = simulation.init(0)
 
     def __call__(self) -> None:
         for _ in range(self.rounds):
-            self.population, _ = self.simulation.round(self.population)
-        jax.block_until_ready(self.population.blocks)
+            self.run_state, _ = self.simulation.round(self.run_state)
+        jax.block_until_ready(self.run_state.blocks)
 
 
 def federation_of(agents: int, rounds: int) -> Running:

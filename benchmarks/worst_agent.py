@@ -32,7 +32,7 @@ TUNING, REPORTED = tuple(range(100, 105)), tuple(range(20))
 GRID: dict[str, tuple[float, ...]] = {
     "mean": (0.0,),
     "q-fair": (0.5, 1.0, 2.0, 4.0),
-    "agnostic": (1e-5, 1e-4, 1e-3),
+    "afl": (1e-5, 1e-4, 1e-3),
     "by diversity": (0.1,),
     "by settings": (0.1,),
 }
@@ -46,14 +46,14 @@ class Outcome(NamedTuple):
 
 
 def aggregator_of(rule: str, parameter: float) -> Aggregator:
-    from fedrl.aggregators import agnostic, by_diversity, by_settings, mean, q_fair
+    from fedrl.aggregators import afl, mean, q_ffl, weight_by_diversity, weight_by_environment
 
     made: dict[str, Callable[[], Aggregator]] = {
         "mean": mean,
-        "q-fair": lambda: q_fair(parameter, best=BEST),
-        "agnostic": lambda: agnostic(AGENTS, parameter, best=BEST),
-        "by diversity": lambda: by_diversity(parameter),
-        "by settings": lambda: by_settings(list(FLEET), parameter),
+        "q-fair": lambda: q_ffl(parameter, best=BEST),
+        "afl": lambda: afl(AGENTS, parameter, best=BEST),
+        "by diversity": lambda: weight_by_diversity(parameter),
+        "by settings": lambda: weight_by_environment(list(FLEET), parameter),
     }
     return made[rule]()
 
@@ -66,7 +66,7 @@ def runner(rule: str, learning_rate: float, parameter: float) -> Callable[[int],
     from fedrl.engines.simulate import simulate
     from fedrl.environments import cartpole
     from fedrl.environments.fleet import fleet
-    from fedrl.federation.federation import federate
+    from fedrl.federation.federate import federate
     from fedrl.learners import adam, ppo
     from fedrl.runs.evaluate import greedy_returns
 
@@ -76,10 +76,10 @@ def runner(rule: str, learning_rate: float, parameter: float) -> Callable[[int],
     simulation = simulate(federate(learner, aggregator_of(rule, parameter)), poles)
 
     def run(seed: int) -> Outcome:
-        population = simulation.init(seed)
+        run_state = simulation.init(seed)
         for _ in range(BUDGET):
-            population, _ = simulation.round(population)
-        params = jax.tree.map(np.asarray, population.server.params)
+            run_state, _ = simulation.round(run_state)
+        params = jax.tree.map(np.asarray, run_state.server.params)
         returns = greedy_returns(learner, poles, params, EPISODES, seed).mean(axis=1)
         return Outcome(float(returns.min()), float(returns.mean()))
 
@@ -102,7 +102,7 @@ def listed(values: list[float]) -> str:
 
 
 def main() -> None:
-    fedrl.launch.prepare()
+    fedrl.launch.configure_jax()
     from fedrl.records.statistics import interval
 
     found: dict[str, list[Outcome]] = {}

@@ -4,7 +4,7 @@ import fedrl
 from fedrl.environments import cartpole
 from fedrl.learners import adam, ppo
 
-fedrl.prepare()
+fedrl.configure_jax()
 env = cartpole()
 summary = fedrl.run(
     fedrl.Config(

@@ -6,7 +6,7 @@ import signal
 import tempfile
 
 FLAGS = {"--xla_force_host_platform_device_count": 2, "--xla_cpu_prefer_vector_width": 256}
-for flag, value in FLAGS.items():  # all that fedrl.prepare() would set, so that it has nothing to warn of
+for flag, value in FLAGS.items():  # all that fedrl.configure_jax() would set, so that it has nothing to warn of
     if flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}={value}".strip()
 CACHE = tempfile.TemporaryDirectory(prefix="fedrl-tests-")

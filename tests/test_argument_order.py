@@ -6,7 +6,7 @@ import pytest
 
 from fedrl.environments import cartpole
 from fedrl.environments.time_limit import time_limit
-from fedrl.server import by_priority
+from fedrl.server import greedy
 from tests.support.argument_order import ORDERS, ROLES, misplaced
 
 LAST = {("Learner", "learn"), ("Learner", "gradient")}
@@ -18,7 +18,7 @@ def test_functions_take_randomness_then_what_is_read_then_the_state_then_the_val
     for name, order in ORDERS[kind].items():
         taken = order.split()
         if (kind, name) in LAST:
-            assert taken.pop() == "hint"
+            assert taken.pop() == "context"
         ranks = [RANKS[parameter] for parameter in taken]
         assert ranks == sorted(ranks), f"{kind}.{name}"
 
@@ -32,8 +32,8 @@ def test_a_swap_is_found_also_inside_a_wrapper():
 
 
 def test_a_missing_argument_and_a_foreign_name_are_found():
-    admission = by_priority(100)
-    short = replace(admission, hear=lambda ids, state, told: state)
-    foreign = replace(admission, hear=lambda ids, admitted, state, report: state)
+    upload_budget = greedy(100)
+    short = replace(upload_budget, observe=lambda ids, state, told: state)
+    foreign = replace(upload_budget, observe=lambda ids, selected, state, report: state)
     assert misplaced(short) == ["Admission.hear(ids, state, told), not (ids, admitted, state, told)"]
     assert misplaced(foreign) == ["Admission.hear(ids, admitted, state, report), not (ids, admitted, state, told)"]

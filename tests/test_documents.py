@@ -57,7 +57,7 @@ def test_shown_settings_build(fragment):
     data = tomllib.loads((ROOT / "examples" / "cartpole.toml").read_text())
     for section, keys in tomllib.loads(fragment).items():
         data[section] = data[section] | keys if section == "federation" else keys
-    assert build(load(data)).methods[0].talk
+    assert build(load(data)).methods[0].communicates
 
 
 def test_where_uniform_quantisation_saturates_is_said_where_it_is_listed():

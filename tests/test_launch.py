@@ -25,7 +25,7 @@ def child(program: str, **environment: str) -> str:
 
 def test_prepare_gives_jax_a_device_per_core_and_a_cache(tmp_path: Path) -> None:
     program = (
-        "import fedrl; fedrl.prepare(3); import jax, jax.numpy as jnp; jax.jit(lambda x: x + 1)(jnp.ones(3));"
+        "import fedrl; fedrl.configure_jax(3); import jax, jax.numpy as jnp; jax.jit(lambda x: x + 1)(jnp.ones(3));"
         "print(len(jax.devices()), jax.config.jax_compilation_cache_dir)"
     )
     count, folder = child(program, XDG_CACHE_HOME=str(tmp_path)).split()
@@ -36,7 +36,7 @@ def test_prepare_gives_jax_a_device_per_core_and_a_cache(tmp_path: Path) -> None
 
 def test_prepare_leaves_what_the_user_set(tmp_path: Path) -> None:
     flags = f"{launch.DEVICES}=5 {launch.VECTORS}=128"
-    program = "import fedrl, os; fedrl.prepare(); import jax; print(os.environ['XLA_FLAGS'], jax.device_count())"
+    program = "import fedrl, os; fedrl.configure_jax(); import jax; print(os.environ['XLA_FLAGS'], jax.device_count())"
     said = child(program, XLA_FLAGS=flags, XDG_CACHE_HOME=str(tmp_path))
     assert said == f"{flags} 5"
 
@@ -55,7 +55,7 @@ def test_prepare_warns_when_it_is_too_late(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setattr(launch, "backend_runs", lambda: True)
     with pytest.warns(RuntimeWarning, match="already runs"):
-        launch.prepare()
+        launch.configure_jax()
 
 
 def test_an_unknown_name_of_the_package_is_an_attribute_error() -> None:

@@ -4,7 +4,8 @@ fedrl.run("experiment.toml")         a whole experiment, from configuration to r
 fedrl.sweep("experiment.toml", grid) the same in many settings, from grid to study folder
 fedrl.federate(learner, aggregator)  a federation of your own, to be run by `fedrl.simulate`
 
-Nothing heavy is imported until it is used. Call `fedrl.prepare()` before the first array: it gives JAX every core.
+Nothing heavy is imported until it is used. Call `fedrl.configure_jax()` before the first array: it gives JAX every
+core.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     from fedrl.core.measures import Measure
     from fedrl.engines.simulate import simulate
     from fedrl.environments.fleet import fleet
-    from fedrl.federation.federation import federate
+    from fedrl.federation.federate import federate
     from fedrl.federation.parts import part
-    from fedrl.launch import prepare
+    from fedrl.launch import configure_jax
     from fedrl.runs.evaluate import greedy_returns
     from fedrl.runs.run import resume, run
     from fedrl.studies import resume_sweep, sweep
@@ -41,11 +42,11 @@ _HOMES = {
     "UnsoundError": "core.errors",
     "cite": "core.component",
     "component": "core.component",
-    "federate": "federation.federation",
+    "federate": "federation.federate",
     "fleet": "environments.fleet",
     "greedy_returns": "runs.evaluate",
     "part": "federation.parts",
-    "prepare": "launch",
+    "configure_jax": "launch",
     "resume": "runs.run",
     "resume_sweep": "studies",
     "run": "runs.run",
@@ -66,11 +67,11 @@ __all__ = [
     "__version__",
     "cite",
     "component",
+    "configure_jax",
     "federate",
     "fleet",
     "greedy_returns",
     "part",
-    "prepare",
     "resume",
     "resume_sweep",
     "run",

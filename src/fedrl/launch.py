@@ -20,7 +20,7 @@ DEVICES = "--xla_force_host_platform_device_count"
 VECTORS = "--xla_cpu_prefer_vector_width"
 
 
-def prepare(devices: int | None = None) -> None:
+def configure_jax(devices: int | None = None) -> None:
     """Set JAX up for this machine. Call it first: once an array exists, it is too late, and a warning says so.
 
     Args:
@@ -34,7 +34,7 @@ def prepare(devices: int | None = None) -> None:
     if missing and backend_runs():
         warnings.warn(
             f"JAX's backend already runs, so {' '.join(missing)} has no effect and the run may be slower. "
-            "Call fedrl.prepare() before the first array is made.",
+            "Call fedrl.configure_jax() before the first array is made.",
             RuntimeWarning,
             stacklevel=2,
         )

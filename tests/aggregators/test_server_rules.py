@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import minimize
 
-from fedrl.aggregators import agnostic, by_diversity, by_settings, mean, q_fair
+from fedrl.aggregators import afl, mean, q_ffl, weight_by_diversity, weight_by_environment
 from fedrl.aggregators.afl import Mixture, on_simplex
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.types import Update
 from fedrl.engines.simulate import simulate
 from fedrl.environments import gridworld, random_mdp
 from fedrl.environments.fleet import fleet
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.learners import q_table, sgd
 from tests.support.quadratic import FLEET, flat, quadratic, simulated_rounds
 from tests.support.rules import alone, applied, traced
@@ -41,31 +41,31 @@ class TestQFair:
         bound = q * loss ** (q - 1) * lipschitz * (X**2).sum(1) + power  # 2*2*.5*1+4, 2*1*.5*4+1, 2*3*.5*18+9
         np.testing.assert_allclose(bound, [6.0, 5.0, 63.0])
         expected = np.array([4.0 * 1 + 9 * 3, 1 * 2.0 + 9 * 3]) / 74.0
-        np.testing.assert_allclose(merged(q_fair(q, lipschitz), updates(loss=loss)), expected, rtol=1e-6)
+        np.testing.assert_allclose(merged(q_ffl(q, lipschitz), updates(loss=loss)), expected, rtol=1e-6)
 
     def test_is_a_plain_mean_for_no_fairness(self):
-        np.testing.assert_allclose(merged(q_fair(0.0), updates(loss=[5.0, 0.0, 1.0])), X.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(merged(q_ffl(0.0), updates(loss=[5.0, 0.0, 1.0])), X.mean(0), rtol=1e-6)
 
     def test_takes_the_distance_from_the_best_return_for_a_loss_and_a_silent_agent_for_the_mean(self):
-        by_return = merged(q_fair(1.0, best=10.0), updates(**{"return": [8.0, 12.0, np.nan]}))
-        by_loss = merged(q_fair(1.0), updates(loss=[2.0, 0.0, 1.0]))
+        by_return = merged(q_ffl(1.0, reference_return=10.0), updates(**{"return": [8.0, 12.0, np.nan]}))
+        by_loss = merged(q_ffl(1.0), updates(loss=[2.0, 0.0, 1.0]))
         np.testing.assert_allclose(by_return, by_loss, rtol=1e-6)
 
     def test_leans_to_the_agents_that_fare_badly_as_q_grows(self):
         shares = []
         for q in (0.0, 1.0, 4.0):
-            value = merged(q_fair(q), updates(np.eye(3, dtype=np.float32), loss=[1.0, 2.0, 4.0]))
+            value = merged(q_ffl(q), updates(np.eye(3, dtype=np.float32), loss=[1.0, 2.0, 4.0]))
             shares.append(value[2] / value.sum())
         np.testing.assert_allclose(shares, [1 / 3, 4 / 7, 256 / 273], rtol=1e-5)
 
     def test_one_agent_alone_takes_a_step_damped_by_the_curvature(self):
-        value = merged(q_fair(1.0, lipschitz=2.0), updates(X[2:], loss=[3.0]))
+        value = merged(q_ffl(1.0, lipschitz=2.0), updates(X[2:], loss=[3.0]))
         np.testing.assert_allclose(value, X[2] * 3.0 / (2.0 * 18.0 + 3.0), rtol=1e-6)
 
     @pytest.mark.parametrize("lipschitz", [1e-6, 1e5])
     @pytest.mark.parametrize("q", [0.0, 0.3, 1.0, 2.5, 20.0, 50.0])
     def test_is_its_formula_in_float64_for_losses_and_changes_of_any_size(self, q, lipschitz):
-        rule, draw = q_fair(q, lipschitz), np.random.default_rng(0)
+        rule, draw = q_ffl(q, lipschitz), np.random.default_rng(0)
         compiled = alone(rule, compiled=True)
         for losses in ([1e-6, 1e-3, 1.0, 1e4], [1e-6] * 4, [500.0] * 4, 10.0 ** draw.uniform(-6, 4, 4), [0.0, 0, 0, 2]):
             for size in (1e-20, 1e-3, 1.0, 1e6, 1e18):
@@ -80,18 +80,18 @@ class TestQFair:
     @pytest.mark.parametrize("q", [0.5, 1.0, 10.0, 20.0])
     @pytest.mark.parametrize("compiled", [False, True])
     def test_agents_that_are_all_at_their_best_take_no_step(self, q, compiled):
-        rule = q_fair(q, best=500.0)
+        rule = q_ffl(q, reference_return=500.0)
         update = alone(rule, compiled)
         given_updates = updates(X, **{"return": [500.0] * 3})
         np.testing.assert_array_equal(update(given_updates, ())[0].value, 0.0)
         # which is the limit of the formula: the step is in proportion to a loss that vanishes
         near = [self.twin(q, 1.0, np.full(3, loss), X.astype(float)) for loss in (1e-9, 1e-12)]
         np.testing.assert_allclose(near[1], near[0] / 1000, rtol=1e-5)
-        np.testing.assert_allclose(merged(q_fair(0.0, best=500.0), given_updates), X.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(merged(q_ffl(0.0, reference_return=500.0), given_updates), X.mean(0), rtol=1e-6)
 
     def test_rounds_with_losses_beyond_float32_to_the_power_of_q_are_those_in_float64(self):
         fleet = FLEET._replace(minimum=np.float32(1e4) * FLEET.minimum)  # losses of 1e8, to the power of ten
-        federation = federate(quadratic(sgd(0.1)), q_fair(10.0, lipschitz=1.0))
+        federation = federate(quadratic(sgd(0.1)), q_ffl(10.0, lipschitz=1.0))
         simulation = simulate(federation, fleet, devices=jax.devices()[:1])
         x, curvature, minimum = np.zeros(3), *(np.asarray(leaf, float) for leaf in fleet)
         for _ in range(5):
@@ -113,7 +113,7 @@ class TestQFair:
 class TestAgnostic:
     def test_weighs_by_the_mixture_and_moves_it_towards_the_losses(self):
         start = Mixture(np.array([0.5, 0.3, 0.2], np.float32))
-        rule = agnostic(3, step=0.1)
+        rule = afl(3, step=0.1)
         update, after = applied(rule, updates(loss=[0.0, 1.0, 4.0]), start)
         np.testing.assert_allclose(update.value, 0.5 * X[0] + 0.3 * X[1] + 0.2 * X[2], rtol=1e-6)
         # 0.5, 0.4, 0.6 add up to 1.5: a third of the excess of 0.5 comes off each
@@ -121,18 +121,18 @@ class TestAgnostic:
 
     def test_takes_the_absent_for_agents_without_a_loss(self):
         start = Mixture(np.array([0.25, 0.25, 0.25, 0.25], np.float32))
-        update, after = applied(agnostic(4, step=0.5), updates(X[:2], loss=[1.0, 0.0]), start, sender=[3, 1])
+        update, after = applied(afl(4, step=0.5), updates(X[:2], loss=[1.0, 0.0]), start, sender=[3, 1])
         np.testing.assert_allclose(update.value, 0.5 * X[0] + 0.5 * X[1], rtol=1e-6)
         np.testing.assert_allclose(after.weights, [0.125, 0.125, 0.125, 0.625], rtol=1e-6)
 
     def test_whose_weight_is_gone_counts_like_the_others_who_have_none(self):
         start = Mixture(np.array([1.0, 0.0, 0.0], np.float32))
-        update, _ = applied(agnostic(3), updates(X[:2], loss=[1.0, 1.0]), start, sender=[1, 2])
+        update, _ = applied(afl(3), updates(X[:2], loss=[1.0, 1.0]), start, sender=[1, 2])
         np.testing.assert_allclose(update.value, X[:2].mean(0), rtol=1e-6)
 
     def test_more_agents_than_it_knows_are_refused(self):
         with pytest.raises(ConfigError, match=r"agents is 2 and agent 2 takes part"):
-            merged(agnostic(2), updates(loss=[1, 1, 1]), agnostic(2).init(None))
+            merged(afl(2), updates(loss=[1, 1, 1]), afl(2).init(None))
 
     @given(arrays(np.float32, st.integers(1, 9), elements=st.floats(-8, 8, width=32)))
     def test_the_projection_is_the_nearest_point_of_the_simplex(self, point):
@@ -159,7 +159,7 @@ class TestAgnostic:
     def test_large_losses_move_the_mixture_by_their_differences(self, step, offset, compiled):
         start = Mixture(np.array([0.5, 0.3, 0.2], np.float32))
         loss = np.array([0.0, 1.0, 4.0]) + offset
-        after = alone(agnostic(3, step), compiled)(updates(loss=loss), start)[1].weights
+        after = alone(afl(3, step), compiled)(updates(loss=loss), start)[1].weights
         given_losses = np.float32(loss).astype(float)
         point = start.weights + min(step, 1e6) * (given_losses - given_losses.max())
         np.testing.assert_allclose(after, nearest_on_simplex(point), atol=1e-6)
@@ -188,17 +188,17 @@ class TestDiversity:
         x = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]], np.float32)  # cosines 1, 0, 0
         weight = SAMPLES * np.array([0.5, 0.5, 1.0])  # 1, 2, 5 samples
         expected = (weight[:, None] * x).sum(0) / weight.sum()
-        np.testing.assert_allclose(merged(by_diversity(), updates(x)), expected, rtol=1e-6)
+        np.testing.assert_allclose(merged(weight_by_diversity(), updates(x)), expected, rtol=1e-6)
 
     def test_copies_count_by_the_floor(self):
         x = np.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]], np.float32)  # diversities 1, 1, 2
         expected = (1 * 1.0 + 2 * 1.0 - 5 * 2.0) / 13.0
-        np.testing.assert_allclose(merged(by_diversity(0.1), updates(x))[0], expected, rtol=1e-6)
+        np.testing.assert_allclose(merged(weight_by_diversity(0.1), updates(x))[0], expected, rtol=1e-6)
         x = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], np.float32)  # diversities 0.5, 0.5, 1, the floor 0.8
         weight = SAMPLES * np.array([0.8, 0.8, 1.0])
-        np.testing.assert_allclose(merged(by_diversity(0.8), updates(x))[1], weight[2] / weight.sum(), rtol=1e-6)
+        np.testing.assert_allclose(merged(weight_by_diversity(0.8), updates(x))[1], weight[2] / weight.sum(), rtol=1e-6)
         same = np.ones((3, 2), np.float32)
-        np.testing.assert_allclose(merged(by_diversity(0.1), updates(same)), 1.0, rtol=1e-6)
+        np.testing.assert_allclose(merged(weight_by_diversity(0.1), updates(same)), 1.0, rtol=1e-6)
 
 
 class TestSettings:
@@ -210,18 +210,20 @@ class TestSettings:
         told = {self.LENGTH: [0.0, 0.0, 2.0], self.MASS: [1.0, 3.0, 2.0]}
         weight = SAMPLES * np.array([5 / 8, 5 / 8, 3 / 4])
         expected = (weight[:, None] * X).sum(0) / weight.sum()
-        np.testing.assert_allclose(merged(by_settings(["length", "mass"]), updates(**told)), expected, rtol=1e-6)
+        np.testing.assert_allclose(
+            merged(weight_by_environment(["length", "mass"]), updates(**told)), expected, rtol=1e-6
+        )
 
     def test_agents_all_alike_count_by_their_samples_and_copies_by_the_floor(self):
         same = updates(**{self.LENGTH: [0.7, 0.7, 0.7]})
-        np.testing.assert_allclose(merged(by_settings(["length"]), same), SAMPLES @ X / 8.0, rtol=1e-6)
+        np.testing.assert_allclose(merged(weight_by_environment(["length"]), same), SAMPLES @ X / 8.0, rtol=1e-6)
         odd = updates(**{self.LENGTH: [0.0, 0.0, 1.0]})  # 1/2, 1/2, 1; with a floor of 3/4: 3/4, 3/4, 1
         weight = SAMPLES * np.array([0.75, 0.75, 1.0])
         np.testing.assert_allclose(
-            merged(by_settings(["length"], floor=0.75), odd), weight @ X / weight.sum(), rtol=1e-6
+            merged(weight_by_environment(["length"], floor=0.75), odd), weight @ X / weight.sum(), rtol=1e-6
         )
         np.testing.assert_allclose(
-            merged(by_settings(["length"]), updates(X[:1], **{self.LENGTH: [3.0]})), X[0], rtol=1e-6
+            merged(weight_by_environment(["length"]), updates(X[:1], **{self.LENGTH: [3.0]})), X[0], rtol=1e-6
         )
 
     @given(
@@ -239,19 +241,23 @@ class TestSettings:
             np.zeros(len(x), np.int32),
             report={self.LENGTH: x},
         )
-        np.testing.assert_allclose(merged(by_settings(["length"]), given_updates), weight / weight.sum(), atol=2e-5)
+        np.testing.assert_allclose(
+            merged(weight_by_environment(["length"]), given_updates), weight / weight.sum(), atol=2e-5
+        )
         other = given_updates._replace(report={self.LENGTH: (scale * x + offset).astype(np.float32)})
-        np.testing.assert_allclose(merged(by_settings(["length"]), other), weight / weight.sum(), atol=1e-3)
+        np.testing.assert_allclose(merged(weight_by_environment(["length"]), other), weight / weight.sum(), atol=1e-3)
 
     @pytest.mark.parametrize("unit", [1e-30, 1e-12, 1e12, 1.5e38])
     def test_units_make_no_difference(self, unit):
         values = np.array([-2.0, -2.0, 2.0])
-        plain, other = (merged(by_settings(["mass"]), updates(**{self.MASS: scale * values})) for scale in (1.0, unit))
+        plain, other = (
+            merged(weight_by_environment(["mass"]), updates(**{self.MASS: scale * values})) for scale in (1.0, unit)
+        )
         np.testing.assert_allclose(other, plain, rtol=1e-5)
 
     @pytest.mark.parametrize("compiled", [False, True])
     def test_a_setting_that_is_not_finite_counts_as_the_mean_of_the_others(self, compiled):
-        rule = by_settings(["mass"])
+        rule = weight_by_environment(["mass"])
         update = alone(rule, compiled)
         for told, taken in (([0.0, np.inf, 2.0], [0.0, 1.0, 2.0]), ([np.nan] * 3, [0.0] * 3)):
             found = update(updates(**{self.MASS: told}), ())[0].value
@@ -259,10 +265,10 @@ class TestSettings:
 
     def test_a_setting_is_told_by_each_agent_and_counted_and_nothing_else_is(self):
         world = gridworld("S.G", max_steps=8)
-        learner, slips = q_table(world, steps=4, instances=2), fleet(world, 3, {"slip": [0.0, 0.1, 0.4]})
+        learner, slips = q_table(world, num_steps=4, num_envs=2), fleet(world, 3, {"slip": [0.0, 0.1, 0.4]})
         plain, asked = (
             simulate(federate(learner, rule), slips, devices=jax.devices()[:1])
-            for rule in (mean(), by_settings(["slip"]))
+            for rule in (mean(), weight_by_environment(["slip"]))
         )
         _, silent = plain.round(plain.init(0))
         _, seen = asked.round(asked.init(0))
@@ -274,18 +280,17 @@ class TestSettings:
     def test_what_an_environment_has_not_is_named(self):
         learner = q_table(gridworld("S.G"))
         with pytest.raises(ConfigError, match=r"asked for 'setting/slop'.*Did you mean 'slip'"):
-            federate(learner, by_settings(["slop"]))
+            federate(learner, weight_by_environment(["slop"]))
         with pytest.raises(UnsoundError, match=r"asked for 'setting/reward', which has shape"):
-            federate(q_table(random_mdp()), by_settings(["reward"]))
+            federate(q_table(random_mdp()), weight_by_environment(["reward"]))
         with pytest.raises(ConfigError, match=r"names is \['slip', 'slip'\]"):
-            by_settings(["slip", "slip"])
+            weight_by_environment(["slip", "slip"])
 
 
 class TestWhatIsTold:
     def test_it_travels_in_the_update_and_is_counted_in_bytes(self):
         plain, asked = (
-            simulate(federate(quadratic(sgd(0.1)), rule), FLEET, devices=jax.devices()[:1])
-            for rule in (mean(), agnostic(4))
+            simulate(federate(quadratic(sgd(0.1)), rule), FLEET, devices=jax.devices()[:1]) for rule in (mean(), afl(4))
         )
         _, silent = plain.round(plain.init(0))
         _, seen = asked.round(asked.init(0))
@@ -294,7 +299,7 @@ class TestWhatIsTold:
         assert not silent.uploads.report
 
     def test_without_being_asked_nothing_is_told(self):
-        federation = federate(quadratic(sgd(0.1)), mean(), tells=["norm"])
+        federation = federate(quadratic(sgd(0.1)), mean(), reports=["norm"])
         simulation = simulate(federation, FLEET, devices=jax.devices()[:1])
         _, seen = simulation.round(simulation.init(0))
         assert set(seen.uploads.report) == {"norm"}
@@ -303,14 +308,14 @@ class TestWhatIsTold:
 
     def test_what_a_learner_does_not_measure_is_named(self):
         with pytest.raises(UnsoundError, match=r"asked for 'return' and its learner measures \['loss'\]"):
-            simulate(federate(quadratic(sgd(0.1)), q_fair(best=1.0)), FLEET, devices=jax.devices()[:1])
-        with pytest.raises(ConfigError, match=r"tells is 'returns'.*Did you mean 'return'"):
-            federate(quadratic(sgd(0.1)), mean(), tells=["returns"])
+            simulate(federate(quadratic(sgd(0.1)), q_ffl(reference_return=1.0)), FLEET, devices=jax.devices()[:1])
+        with pytest.raises(ConfigError, match=r"reports is 'returns'.*Did you mean 'return'"):
+            federate(quadratic(sgd(0.1)), mean(), reports=["returns"])
 
 
 @pytest.mark.parametrize("unit", [1e-37, 1e-12, 1e12, 1e37])
 def test_the_unit_of_weights_makes_no_difference_to_a_mean(unit):
-    for rule in (mean(), by_diversity()):
+    for rule in (mean(), weight_by_diversity()):
         scaled = updates()._replace(weight=SAMPLES * np.float32(unit))
         for found in (merged(rule, scaled), traced(rule, scaled)[0].value):
             np.testing.assert_allclose(found, merged(rule, updates()), rtol=1e-5)
@@ -318,7 +323,7 @@ def test_the_unit_of_weights_makes_no_difference_to_a_mean(unit):
 
 def test_who_tells_no_loss_counts_as_the_mean_of_losses_whose_sum_is_beyond_float32():
     for compiled in (False, True):
-        rule = agnostic(4, step=2e-38)
+        rule = afl(4, step=2e-38)
         update = alone(rule, compiled)
         told = updates(np.ones((4, 2), np.float32), loss=[3e38, 2.9e38, 2.95e38, np.nan])
         told = told._replace(weight=np.ones(4, np.float32))
@@ -348,14 +353,14 @@ def test_rules_that_care_for_the_worst_bring_the_worst_loss_down():
     )
     least, plain = worst_loss(solved.x[:3]), settled_worst_loss(mean("uniform"))
     assert least < 0.95 * plain
-    assert settled_worst_loss(agnostic(4, step=0.02)) == pytest.approx(least, rel=1e-3)
-    assert settled_worst_loss(q_fair(4.0)) < 0.5 * plain + 0.5 * least
+    assert settled_worst_loss(afl(4, step=0.02)) == pytest.approx(least, rel=1e-3)
+    assert settled_worst_loss(q_ffl(4.0)) < 0.5 * plain + 0.5 * least
 
 
 def test_a_rule_gives_the_same_in_numpy_and_compiled():
-    for rule in (q_fair(1.5), agnostic(3), by_diversity(), by_settings(["length"])):
+    for rule in (q_ffl(1.5), afl(3), weight_by_diversity(), weight_by_environment(["length"])):
         answers = {"loss": [1.0, 0.5, np.nan], "setting/length": [1.0, 0.5, 2.0]}
-        told = {name: answers[name] for name in rule.asks}
+        told = {name: answers[name] for name in rule.requested}
         given_updates, state = updates(**told), rule.init(None)
         host, compiled = applied(rule, given_updates, state), traced(rule, given_updates, state)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), host, compiled)

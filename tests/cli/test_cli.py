@@ -29,10 +29,10 @@ slip = 0.0
 
 [learner]
 name = "q_table"
-instances = 2
-steps = 8
+num_envs = 2
+num_steps = 8
 learning_rate = 0.5
-exploration = 0.5
+epsilon = 0.5
 
 [federation]
 agents = 2
@@ -138,8 +138,8 @@ def test_explain_shows_what_would_leave_and_makes_nothing(
     call: Call, config: Path, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    stages = "federation.stages=[{name='lazy', stages=[{name='threshold', epsilon=0.1}]}]"
-    said = call("explain", config, "--set", stages, "--set", "federation.selection={name='by_utility', cohort=1}")
+    stages = "federation.stages=[{name='lag', stages=[{name='hard_threshold', epsilon=0.1}]}]"
+    said = call("explain", config, "--set", stages, "--set", "federation.selection={name='oort', cohort=1}")
     assert said.code == 0, said.err
     rows = {line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:6]] for line in _rows(said.out)}
     assert rows["value"] == ["agent", "server", "varies", "nothing"]

@@ -28,8 +28,8 @@ step_cost = {cost}
 
 [learner]
 name = "q_table"
-instances = 2
-steps = 8
+num_envs = 2
+num_steps = 8
 learning_rate = 0.5
 
 [federation]
@@ -65,7 +65,7 @@ def config(tmp_path: Path) -> Any:
 def test_a_run_that_is_fine_ends_with_0(config: Any, tmp_path: Path) -> None:
     code, out, err = called("run", config(), "--out", tmp_path / "run", "--json")
     assert (code, err) == (0, "")
-    assert json.loads(out)["refusals"] == {}
+    assert json.loads(out)["rejections"] == {}
 
 
 def test_a_fault_ends_with_1_and_wrong_input_with_2(config: Any, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_run_in_which_nothing_was_merged_ends_with_3_and_one_sentence(config: 
     assert (tmp_path / "run" / "report.html").exists()
     code, out, err = called("run", config(TOO_MUCH), "--out", tmp_path / "again", "--json")
     assert code == 3
-    assert json.loads(out)["refusals"]["federated"]["unmerged"] == [0]
+    assert json.loads(out)["rejections"]["federated"]["unmerged"] == [0]
     warnings, (sentence,) = err.splitlines()[:-1], err.splitlines()[-1:]
     assert warnings
     assert all(
@@ -107,7 +107,7 @@ def test_a_study_with_such_a_setting_ends_with_3_and_names_it(config: Any, tmp_p
     assert "! setting 2: Nothing was ever merged in seed 0" in text
     study = json.loads((tmp_path / "study" / "study.json").read_text())
     fine, broken = study["settings"]
-    assert (fine["refused"], broken["refused"], broken["unmerged"]) == (0, 6, [0])
+    assert (fine["rejected"], broken["rejected"], broken["unmerged"]) == (0, 6, [0])
     assert "unmerged" not in fine
     assert fine["seed_returns"]
     assert not broken["seed_returns"]
@@ -118,7 +118,7 @@ def test_a_study_with_such_a_setting_ends_with_3_and_names_it(config: Any, tmp_p
 @pytest.mark.parametrize("command", ["run", "sweep"])
 def test_a_signal_ends_a_run_in_order(config: Any, tmp_path: Path, command: str, number: int, code: int) -> None:
     out = tmp_path / "stopped"
-    grid = ["--grid", "learner.exploration=0.5,0.6"] if command == "sweep" else []
+    grid = ["--grid", "learner.epsilon=0.5,0.6"] if command == "sweep" else []
     process = begun(command, config(rounds=100_000), *grid, "--out", out, "--quiet")
     deadline = time.monotonic() + 300
     while not any(path.stat().st_size for path in out.rglob("records.jsonl")) and time.monotonic() < deadline:

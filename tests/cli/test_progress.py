@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fedrl.cli.terminal.final_summary import MOST_AGENTS, closing
+from fedrl.cli.terminal.final_summary import MOST_AGENTS, final_summary
 from fedrl.cli.terminal.progress import live, plain, progress, view
-from fedrl.cli.terminal.tally import Tally, sparkline
+from fedrl.cli.terminal.run_progress import RunProgress, sparkline
 from tests.support.made_runs import make_run
 
 METHODS = ("federated", "independent")
@@ -66,9 +66,9 @@ def row(method: str, seed: int, number: int, returned: float | None = 1.0) -> di
     return {"method": method, "seed": seed, "round": number, "return": returned, "bytes_up": 3, "bytes_down": 5}
 
 
-def played(clock: Clock, rounds: int, pace_s: float = 1.0) -> Tally:
+def played(clock: Clock, rounds: int, pace_s: float = 1.0) -> RunProgress:
     """A run whose compilation took 30 s and whose rounds take a second each."""
-    tally = Tally(start(), clock)
+    tally = RunProgress(start(), clock)
     tally.compile({"event": "compile", "method": "federated"})
     clock.now += 30
     tally.add(row("federated", 0, 1))
@@ -108,7 +108,7 @@ def test_speed_is_that_of_the_last_seconds() -> None:
 
 
 def test_bytes_and_returns_of_seeds_side_by_side_are_put_together() -> None:
-    tally = Tally(start(), Clock())
+    tally = RunProgress(start(), Clock())
     for number, seed, returned in ((1, 0, 10.0), (1, 1, 20.0), (2, 0, None), (3, 0, math.nan), (4, 1, 40.0)):
         tally.add(row("federated", seed, number, returned))
     assert tally.curve("federated") == [15.0, 40.0]
@@ -118,7 +118,7 @@ def test_bytes_and_returns_of_seeds_side_by_side_are_put_together() -> None:
 
 def test_a_resumed_run_counts_the_rounds_done_before() -> None:
     clock = Clock()
-    tally = Tally(start(seeds=[0]), clock)
+    tally = RunProgress(start(seeds=[0]), clock)
     for number in (16, 17, 18):
         clock.now += 1
         tally.add(row("independent", 0, number))
@@ -127,7 +127,7 @@ def test_a_resumed_run_counts_the_rounds_done_before() -> None:
 
 
 def test_averaging_once_takes_no_rounds_of_its_own() -> None:
-    tally = Tally(start(methods=[*METHODS, "average_once"]), Clock())
+    tally = RunProgress(start(methods=[*METHODS, "average_once"]), Clock())
     tally.add(row("average_once", 0, 20))
     assert tally.methods == list(METHODS)
     assert tally.share("federated") == 0.0
@@ -144,7 +144,7 @@ def test_sparkline_keeps_its_width_and_scale(values: list[float], low: float, hi
 
 
 def test_picture_shows_every_method_where_it_stands(folder: Path) -> None:
-    tally = Tally(start(), Clock())
+    tally = RunProgress(start(), Clock())
     for event in list(events(folder))[2:12]:
         tally.add(event)
     lines = text_of(view(tally)).splitlines()
@@ -219,7 +219,7 @@ def test_quiet_is_quiet(folder: Path) -> None:
 
 def test_last_table_has_every_agent_and_stars_the_best(folder: Path) -> None:
     *_, end = events(folder)
-    lines = text_of(closing(end)).splitlines()
+    lines = text_of(final_summary(end)).splitlines()
     for agent in end["summary"]["agents"]:
         ours, theirs = agent["return"], end["summary"]["baseline_agents"]["independent"][agent["id"]]["return"]
         cells = next(line.split() for line in lines if line.split()[:1] == [str(agent["id"])])
@@ -237,7 +237,7 @@ def test_last_table_of_four_methods_fits_a_terminal(folder: Path) -> None:
     names = ["independent", "fine_tuned", "mixture"]
     summary["baselines"] = {name: {"mean": 321.4, "low": 319.6, "high": 379.7} for name in names}
     summary["baseline_agents"] = {name: [{**agent, "return": 345.6} for agent in summary["agents"]] for name in names}
-    lines = text_of(closing(end), width=80).splitlines()
+    lines = text_of(final_summary(end), width=80).splitlines()
     (head,) = (line for line in lines if "mixture" in line)
     assert "independent" in head
     (first,) = (line for line in lines if line.split()[:1] == ["0"])
@@ -247,7 +247,7 @@ def test_last_table_of_four_methods_fits_a_terminal(folder: Path) -> None:
 def test_last_table_stays_short_for_many_agents_and_whole_without_results(folder: Path, tmp_path: Path) -> None:
     crowd = make_run(tmp_path / "crowd", agents=MOST_AGENTS + 13, seeds=1, rounds=2, methods=("federated",))
     *_, end = events(crowd)
-    assert "and 13 more agents" in text_of(closing(end))
-    assert "95 %" not in text_of(closing(end)), "one seed has no interval"
+    assert "and 13 more agents" in text_of(final_summary(end))
+    assert "95 %" not in text_of(final_summary(end)), "one seed has no interval"
     end["summary"] |= {"agents": [], "final_return": {"mean": None, "low": None, "high": None}}
-    assert "Interrupted before a seed got anywhere." in text_of(closing(end | {"report": None}))
+    assert "Interrupted before a seed got anywhere." in text_of(final_summary(end | {"report": None}))

@@ -9,24 +9,24 @@ import numpy as np
 import pytest
 
 from fedrl.aggregators import mean
-from fedrl.clocks import between, clock
+from fedrl.clocks import clock, uniform_between
 from fedrl.clocks.distributions import delays_of
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.keys import Stream, keys_of, stream_key
 from fedrl.engines.executors.executor import Agents, Executor
 from fedrl.engines.loop import UNREADABLE
 from fedrl.engines.simulate import simulate
-from fedrl.engines.topologies.choices import OneServer, gossip, hierarchy, isolated, server
+from fedrl.engines.topologies.choices import SingleServer, gossip, hierarchy, isolated, server
 from fedrl.environments import cartpole
 from fedrl.environments.adapters import gymnasium
 from fedrl.environments.fleet import fleet
-from fedrl.federation.federation import federate
-from fedrl.learners import a2c, chain, corrected, mlp, normalize, ppo, sgd
+from fedrl.federation.federate import federate
+from fedrl.learners import a2c, add_correction, chain, mlp, normalize, ppo, sgd
 from fedrl.records import checkpoint
-from fedrl.server import by_priority, uniform
+from fedrl.server import greedy, uniform
 from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import bounded_staleness, fed_async, fed_buff, synchronous
-from fedrl.stages import control_variates, error_feedback, top_k
+from fedrl.stages import error_feedback, scaffold, top_k
 from fedrl.topologies import average, column_stochastic, gradient_tracking, metropolis, push_sum, ring, tree
 from tests.support.quadratic import Valley, flat, quadratic
 
@@ -40,17 +40,17 @@ PLAIN = federate(quadratic(sgd(0.1, momentum=0.5), size=SIZE), mean(), local_ste
 SPARSE = federate(quadratic(sgd(0.1, momentum=0.5), size=SIZE), mean(), error_feedback(top_k(0.4)))
 STEP_S = [1.0, 1.0, 1.0, 4.0, 0.5, 1.5, 1.0]
 POLES = federate(
-    ppo(cartpole(max_steps=20), instances=2, steps=4, network=mlp([4])), mean(), error_feedback(top_k(0.3))
+    ppo(cartpole(max_steps=20), num_envs=2, num_steps=4, network=mlp([4])), mean(), error_feedback(top_k(0.3))
 )
 CARTS = fleet(cartpole(max_steps=20), AGENTS, {"length": {"range": [0.3, 0.7]}})
 
 
 def ran(simulation, rounds=8, seed=SEED):
-    population, seen = simulation.init(seed), []
+    run_state, seen = simulation.init(seed), []
     for _ in range(rounds):
-        population, record = simulation.round(population)
+        run_state, record = simulation.round(run_state)
         seen.append(record)
-    return population, seen
+    return run_state, seen
 
 
 def equal(one, other):
@@ -62,22 +62,24 @@ def bits(tree):
 
 
 def total(seen, name):
-    return sum(getattr(record.tick, name) for record in seen)
+    return sum(getattr(record.clock_stats, name) for record in seen)
 
 
 # --- copies ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("schedule", [synchronous(), synchronous(3, late="keep"), fed_buff(3), fed_async()], ids=repr)
+@pytest.mark.parametrize(
+    "schedule", [synchronous(), synchronous(3, stragglers="keep"), fed_buff(3), fed_async()], ids=repr
+)
 def test_an_update_that_arrives_twice_is_applied_once(schedule, monkeypatch):
     def ends(duplicate):
         devices = clock(step_s=STEP_S, latency_s=0.4, duplicate=duplicate)
-        population, seen = ran(simulate(PLAIN, FLEET, scheduler=schedule, clock=devices, merges=1, block=3), 24)
-        return population.server, seen
+        run_state, seen = ran(simulate(PLAIN, FLEET, scheduler=schedule, clock=devices, merges=1, block=3), 24)
+        return run_state.server, seen
 
     (once, plain), (twice, copied) = ends(0.0), ends(0.7)
     equal(once, twice)
-    assert [record.tick.time_s for record in plain] == [record.tick.time_s for record in copied]
+    assert [record.clock_stats.time_s for record in plain] == [record.clock_stats.time_s for record in copied]
     assert [record.bytes_up for record in plain] == [record.bytes_up for record in copied]
     assert (total(plain, "duplicates"), total(copied, "arrived")) == (0, total(plain, "arrived"))
     assert total(copied, "duplicates") > 5
@@ -94,7 +96,7 @@ def test_an_update_that_arrives_twice_is_applied_once(schedule, monkeypatch):
     [
         synchronous(),
         synchronous(AGENTS),
-        synchronous(late="keep"),
+        synchronous(stragglers="keep"),
         synchronous(deadline_s=3.0, quorum=AGENTS),
         bounded_staleness(1),
     ],
@@ -112,34 +114,34 @@ def test_a_schedule_that_would_wait_for_ever_for_who_hangs_is_refused(schedule):
 @pytest.mark.parametrize("schedule", [synchronous(6), synchronous(deadline_s=3.0, quorum=6)], ids=repr)
 def test_so_is_one_that_waits_for_all_who_are_asked(schedule, where):
     plan = Scheduler(schedule, selection=uniform(3))
-    if isinstance(where, OneServer):
+    if isinstance(where, SingleServer):
         plan = replace(plan, selection=uniform(6))
     with pytest.raises(ConfigError, match="waits for all 6 agents that are asked, so the first one that hangs"):
         simulate(PLAIN, FLEET, topology=where, scheduler=plan, clock=clock(hang=0.1))
     simulate(PLAIN, FLEET, topology=where, scheduler=plan, clock=clock(hang=0.1, hang_s=2.0))
 
 
-@pytest.mark.parametrize("late", ["discard", "keep"])
+@pytest.mark.parametrize("late", ["cancel", "keep"])
 def test_a_deadline_completes_every_round_whoever_hangs(late):
-    schedule = synchronous(deadline_s=3.0, quorum=1, late=late)
+    schedule = synchronous(deadline_s=3.0, quorum=1, stragglers=late)
     _, seen = ran(simulate(PLAIN, FLEET, scheduler=schedule, clock=clock(hang=0.2), merges=1), 5)
     assert total(seen, "hung") > 0
     assert all(record.weight > 0.0 for record in seen)
-    steps = np.diff([0.0, *(record.tick.time_s for record in seen)])
+    steps = np.diff([0.0, *(record.clock_stats.time_s for record in seen)])
     assert (steps <= 3.0).all()
-    if late == "discard":
-        assert total(seen, "late") == total(seen, "hung")
+    if late == "cancel":
+        assert total(seen, "cancelled") == total(seen, "hung")
 
 
 @pytest.mark.parametrize("schedule", [fed_buff(3), fed_buff(2, concurrency=3), fed_async()], ids=repr)
 def test_a_run_in_which_all_have_hung_says_so(schedule):
     simulation = simulate(PLAIN, FLEET, scheduler=schedule, clock=clock(step_s=STEP_S, hang=0.3), merges=1)
-    population, hung, rounds = simulation.init(SEED), 0, 0
+    run_state, hung, rounds = simulation.init(SEED), 0, 0
     said = ""
     while not said:
         try:
-            population, seen = simulation.round(population)
-            hung, rounds = hung + seen.tick.hung, rounds + 1
+            run_state, seen = simulation.round(run_state)
+            hung, rounds = hung + seen.clock_stats.hung, rounds + 1
         except ConfigError as fault:
             said = str(fault)
     who = "every agent hangs" if schedule.concurrency is None else "3 agents hang and nobody else is at work"
@@ -153,15 +155,15 @@ def test_a_hang_ends_after_seconds_that_have_the_mean_they_should():
     devices = clock(step_s=step_s, hang=0.9, hang_s=hang_s)
     federation = federate(quadratic(sgd(0.1), size=SIZE), mean())
     _, seen = ran(simulate(federation, FLEET, scheduler=fed_async(), clock=devices, merges=1), 60)
-    turns = total(seen, "arrived") + total(seen, "lost")
-    busy_s = seen[-1].tick.time_s * AGENTS
+    turns = total(seen, "arrived") + total(seen, "dropped")
+    busy_s = seen[-1].clock_stats.time_s * AGENTS
     assert busy_s / turns == pytest.approx(step_s + 0.9 * hang_s, rel=0.15)
 
 
 # --- restarts --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("schedule", [synchronous(3, late="keep"), fed_buff(3)], ids=repr)
+@pytest.mark.parametrize("schedule", [synchronous(3, stragglers="keep"), fed_buff(3)], ids=repr)
 def test_what_a_restart_makes_is_the_same_in_any_block_on_any_device_resident_or_packed(schedule, tmp_path):
     devices = clock(step_s=STEP_S, restart=0.3, malformed=0.2)
     ends = []
@@ -171,20 +173,20 @@ def test_what_a_restart_makes_is_the_same_in_any_block_on_any_device_resident_or
         {"block": 2, "order": np.arange(AGENTS)[::-1]},
     ):
         simulation = simulate(PLAIN, FLEET, scheduler=schedule, clock=devices, merges=1, **options)
-        population, seen = ran(simulation)
+        run_state, seen = ran(simulation)
         assert total(seen, "restarted") > 2
-        ends.append((population.server, simulation.states_of(population)))
+        ends.append((run_state.server, simulation.states_of(run_state)))
     for other in ends[1:]:
         equal(ends[0], other)
     whole = simulate(PLAIN, FLEET, scheduler=schedule, clock=devices, merges=1, block=5)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), ends[0][0], ran(whole)[0].server)
     simulation = simulate(PLAIN, FLEET, scheduler=schedule, clock=devices, merges=1, block=2, devices=DEVICES[:1])
-    population = simulation.init(SEED)
+    run_state = simulation.init(SEED)
     for i in range(8):
-        checkpoint.save(tmp_path / "state", population, i)
-        population = checkpoint.load(tmp_path / "state", simulation.init(SEED))
-        population, _ = simulation.round(population)
-    equal(ends[0], (population.server, simulation.states_of(population)))
+        checkpoint.save(tmp_path / "state", run_state, i)
+        run_state = checkpoint.load(tmp_path / "state", simulation.init(SEED))
+        run_state, _ = simulation.round(run_state)
+    equal(ends[0], (run_state.server, simulation.states_of(run_state)))
 
 
 @pytest.mark.parametrize("schedule", [synchronous(), fed_buff(2)], ids=["resident", "packed"])
@@ -196,7 +198,7 @@ def test_who_restarts_forgets_all_and_begins_as_another_draw_of_the_beginning(sc
     def noted(executor, keys, agents, ids):
         after = restarted(executor, keys, agents, ids)
         states = jax.tree.map(np.asarray, executor.states_of(after))
-        local = executor._in_order([block.local for block in executor.blocks(after)])
+        local = executor._in_order([block.stage_states for block in executor.blocks(after)])
         found.extend((k, int(after.team.restarts[k]), states, local) for k in ids.tolist())
         return after
 
@@ -209,18 +211,18 @@ def test_who_restarts_forgets_all_and_begins_as_another_draw_of_the_beginning(sc
         key = stream_key(keys_of(SEED), Stream.AGENTS, k, times)
         settings = jax.tree.map(lambda x, k=k: jnp.asarray(x)[k], CARTS)
         born = begin(key, jnp.int32(k), settings, jnp.int32(1))
-        expected = POLES.learner.adopt(born.learner, first), born.local
+        expected = POLES.learner.adopt(born.learner, first), born.stage_states
         for own, new in zip(jax.tree.leaves((states, local)), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(own[k], new, rtol=1e-6, atol=1e-7)
-    beginnings = {(k, times): bits(jax.tree.map(lambda x, k=k: x[k], states)) for k, times, states, _ in found}
+    start_programs = {(k, times): bits(jax.tree.map(lambda x, k=k: x[k], states)) for k, times, states, _ in found}
     fresh = simulation.states_of(simulation.init(SEED))
-    beginnings |= {(k, 0): bits(jax.tree.map(lambda x, k=k: np.asarray(x)[k], fresh)) for k in range(AGENTS)}
-    assert len(set(beginnings.values())) == len(beginnings)
+    start_programs |= {(k, 0): bits(jax.tree.map(lambda x, k=k: np.asarray(x)[k], fresh)) for k in range(AGENTS)}
+    assert len(set(start_programs.values())) == len(start_programs)
 
 
 def test_a_restart_on_the_host_begins_new_episodes():
     walk = gymnasium("CartPole-v1", max_steps=30)
-    federation = federate(a2c(walk, instances=1, steps=4, network=mlp([4])), mean())
+    federation = federate(a2c(walk, num_envs=1, num_steps=4, network=mlp([4])), mean())
     carts = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (4, *jnp.shape(leaf))), walk.params)
     with simulate(federation, carts, clock=clock(restart=0.4), merges=1, workers=1) as simulation:
         executor = simulation.round.__self__.executor
@@ -231,39 +233,39 @@ def test_a_restart_on_the_host_begins_new_episodes():
             restart(given, where)
 
         executor.rollout.restart = noted
-        population, seen = ran(simulation, 6)
+        run_state, seen = ran(simulation, 6)
         begun = [(given[at[0]], at[0]) for given, at in seeds if at is not None]
         assert 4 < len(begun) <= total(seen, "restarted")  # before anybody has learned, all begin anyway
         assert len(set(begun)) == len(begun)
         again, _ = ran(simulation, 6)
-        equal(population.server, again.server)
+        equal(run_state.server, again.server)
 
 
 @pytest.mark.parametrize("rule", [average(), push_sum()], ids=repr)
 def test_a_neighbour_that_restarts_goes_on_from_the_first_parameters_of_the_run(rule):
     federation = federate(quadratic(sgd(0.1), size=SIZE), mean())
-    one_way = rule.sums == "columns"
-    where = gossip(ring(directed=one_way), column_stochastic() if one_way else metropolis(), rule)
+    download_only = rule.sums == "columns"
+    where = gossip(ring(directed=download_only), column_stochastic() if download_only else metropolis(), rule)
     simulation = simulate(federation, FLEET, topology=where, clock=clock(restart=0.15), merges=1)
-    population, seen = simulation.init(SEED), []
+    run_state, seen = simulation.init(SEED), []
     for _ in range(12):
-        before = flat(population.server.params)
-        population, record = simulation.round(population)
-        if record.tick.restarted == AGENTS - int((record.steps > 0).sum()) == 1:
+        before = flat(run_state.server.params)
+        run_state, record = simulation.round(run_state)
+        if record.clock_stats.restarted == AGENTS - int((record.steps > 0).sum()) == 1:
             seen.append(before)
             k = int(np.flatnonzero(record.steps == 0)[0])
             assert np.abs(before[k]).max() > 0.0
-            np.testing.assert_array_equal(flat(population.server.params)[k], np.zeros(SIZE))
+            np.testing.assert_array_equal(flat(run_state.server.params)[k], np.zeros(SIZE))
     assert seen
 
 
 def test_who_restarts_alone_begins_anew():
     federation = federate(quadratic(sgd(0.1), size=SIZE), mean())
     simulation = simulate(federation, FLEET, topology=isolated(), clock=clock(restart=0.3), merges=1)
-    population, restarted = simulation.init(SEED), 0
+    run_state, restarted = simulation.init(SEED), 0
     for _ in range(6):
-        population, record = simulation.round(population)
-        held = flat(simulation.params_of(population))
+        run_state, record = simulation.round(run_state)
+        held = flat(simulation.params_of(run_state))
         for k in np.flatnonzero(record.steps == 0):
             np.testing.assert_array_equal(held[k], np.zeros(SIZE))
             restarted += 1
@@ -280,27 +282,29 @@ def test_who_sends_what_nobody_can_read_is_told_and_merged_without(where):
     federation = federate(quadratic(sgd(0.1), size=SIZE), mean())
     simulation = simulate(federation, FLEET, topology=where, clock=clock(malformed=0.3), merges=1, block=3)
     others = simulate(federation, FLEET, topology=where, merges=1, block=3)
-    population, refused = simulation.init(SEED), 0
+    run_state, rejected = simulation.init(SEED), 0
     for _ in range(4):
-        copy = jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else np.array(x), population)
-        population, record = simulation.round(population)
-        assert {reason for _, reason in record.refused} <= {UNREADABLE}
-        unread = [agent for agent, _ in record.refused]
-        refused += len(unread)
-        assert record.tick.malformed == len(unread)
+        copy = jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else np.array(x), run_state)
+        run_state, record = simulation.round(run_state)
+        assert {reason for _, reason in record.rejected} <= {UNREADABLE}
+        unread = [agent for agent, _ in record.rejected]
+        rejected += len(unread)
+        assert record.clock_stats.malformed == len(unread)
         expected, _ = without(others, copy, unread)
-        equal(population.server, expected.server)
+        equal(run_state.server, expected.server)
         if not isinstance(where, type(gossip(ring(), metropolis()))):
             assert record.messages_up >= AGENTS  # it was sent
-    assert refused > 3
+    assert rejected > 3
 
 
-def without(simulation, population, unread):
+def without(simulation, run_state, unread):
     """A round of the others, on no clock."""
     begun = simulation.init(SEED)
-    between = begun.between._replace(topology=population.between.topology, board=population.between.board)
-    between = between._replace(team=population.between.team)
-    begun = begun._replace(server=population.server, blocks=population.blocks, between=between)
+    engine_state = begun.engine_state._replace(
+        topology=run_state.engine_state.topology, board=run_state.engine_state.board
+    )
+    engine_state = engine_state._replace(team=run_state.engine_state.team)
+    begun = begun._replace(server=run_state.server, blocks=run_state.blocks, engine_state=engine_state)
     return simulation.round(begun, cohort=[k for k in range(AGENTS) if k not in unread])
 
 
@@ -310,7 +314,7 @@ def test_what_cannot_be_read_is_counted_up_to_the_first_server_of_a_tree():
     update = 4 * SIZE + 4 + 4
     assert total(seen, "malformed") > 2
     for record in seen:
-        sent = record.tick.arrived + record.tick.malformed
+        sent = record.clock_stats.arrived + record.clock_stats.malformed
         assert record.levels[0][0] == sent * update
         assert record.bytes_up == sum(up for up, _ in record.levels)
 
@@ -319,17 +323,17 @@ def test_stages_of_who_was_not_understood_remember_what_they_did_before():
     for schedule in (synchronous(), fed_buff(2)):
         simulation = simulate(SPARSE, FLEET, scheduler=schedule, clock=clock(malformed=0.5, step_s=STEP_S), merges=1)
         executor = simulation.round.__self__.executor
-        population, unread, moved = simulation.init(SEED), 0, 0
+        run_state, unread, moved = simulation.init(SEED), 0, 0
 
-        def remembered(population, executor=executor):
-            blocks = executor.blocks(Agents(population.blocks, population.between.team))
-            return flat_rows(executor._in_order([block.local for block in blocks]))
+        def remembered(run_state, executor=executor):
+            blocks = executor.blocks(Agents(run_state.blocks, run_state.engine_state.team))
+            return flat_rows(executor._in_order([block.stage_states for block in blocks]))
 
         for _ in range(10):
-            before = remembered(population)
-            population, record = simulation.round(population)
-            after = remembered(population)
-            only = sorted({agent for agent, _ in record.refused} - set(np.flatnonzero(record.turns)))
+            before = remembered(run_state)
+            run_state, record = simulation.round(run_state)
+            after = remembered(run_state)
+            only = sorted({agent for agent, _ in record.rejected} - set(np.flatnonzero(record.turns)))
             np.testing.assert_array_equal(after[only], before[only])
             unread += len(only)
             moved += int((after != before).any(1).sum())
@@ -343,28 +347,28 @@ def flat_rows(tree):
 
 @pytest.mark.parametrize("schedule", [synchronous(), fed_buff(3)], ids=repr)
 def test_bids_that_cannot_be_read_are_counted_within_the_budget(schedule):
-    federation = federate(quadratic(sgd(0.1), size=SIZE), mean(), tells=("loss", "norm"))
-    plan = Scheduler(schedule, admission=by_priority(160))
+    federation = federate(quadratic(sgd(0.1), size=SIZE), mean(), reports=("loss", "norm"))
+    plan = Scheduler(schedule, upload_budget=greedy(160))
     _, seen = ran(simulate(federation, FLEET, scheduler=plan, clock=clock(malformed=0.3), merges=1))
     assert total(seen, "malformed") > 2
     bid, update = 4, 4 * SIZE + 4 + 4 + 4  # weight, version and loss; the norm was bid
     for record in seen:
-        bids = record.tick.arrived + record.tick.malformed
-        assert record.bytes_up == bids * bid + len(record.admitted) * update <= 160
-        assert record.messages_up == bids + len(record.admitted)
+        bids = record.clock_stats.arrived + record.clock_stats.malformed
+        assert record.bytes_up == bids * bid + len(record.selected) * update <= 160
+        assert record.messages_up == bids + len(record.selected)
 
 
 def test_bids_that_cannot_be_read_cost_the_server_that_they_were_sent_to():
-    federation = federate(quadratic(sgd(0.1), size=SIZE), mean(), tells=("norm",))
+    federation = federate(quadratic(sgd(0.1), size=SIZE), mean(), reports=("norm",))
     bid, update = 4, 4 * SIZE + 4 + 4
-    plan = Scheduler(admission=by_priority(4 * bid + 3 * update))
+    plan = Scheduler(upload_budget=greedy(4 * bid + 3 * update))
     where, edge = hierarchy(tree([4], [1, 2])), np.arange(AGENTS) // 4
     _, seen = ran(simulate(federation, FLEET, topology=where, scheduler=plan, clock=clock(malformed=0.3)))
     apart = 0
     for record in seen:
-        unread = np.array([refusal.agent for refusal in record.refused], int)
+        unread = np.array([rejection.agent for rejection in record.rejected], int)
         for g, count in enumerate((4, 3)):
-            mine, garbled = int((edge[record.admitted] == g).sum()), int((edge[unread] == g).sum())
+            mine, garbled = int((edge[record.selected] == g).sum()), int((edge[unread] == g).sum())
             assert mine == min(count - garbled, 3)
             apart += int(mine == 3 and garbled < len(unread))
     assert apart > 1
@@ -408,7 +412,7 @@ def test_in_a_tree_delays_are_those_of_the_server_that_an_agent_hears():
 
 def test_delays_are_whole_and_of_each_agent():
     assert delays_of(2, 3).tolist() == [2, 2, 2]
-    drawn = delays_of(between(0.0, 4.0), 1000)
+    drawn = delays_of(uniform_between(0.0, 4.0), 1000)
     assert (drawn.min(), drawn.max()) == (0, 4)
     for wrong, words in (
         (1.5, "whole numbers"),
@@ -424,7 +428,7 @@ def test_delays_are_whole_and_of_each_agent():
 
 
 def steered():
-    return quadratic(chain(corrected(), sgd(0.1)), size=SIZE)
+    return quadratic(chain(add_correction(), sgd(0.1)), size=SIZE)
 
 
 @pytest.mark.parametrize(
@@ -438,7 +442,7 @@ def steered():
             "no server",
         ),
         (
-            lambda: simulate(federate(steered(), mean(), control_variates(0.1)), FLEET, clock=clock(restart=0.1)),
+            lambda: simulate(federate(steered(), mean(), scaffold(0.1)), FLEET, clock=clock(restart=0.1)),
             "private",
         ),
         (
@@ -457,9 +461,9 @@ def steered():
     ],
 )
 def test_what_would_not_do_what_it_promises_is_refused(build, reason):
-    with pytest.raises(UnsoundError) as refused:
+    with pytest.raises(UnsoundError) as rejected:
         build()
-    assert refused.value.reason == reason
+    assert rejected.value.reason == reason
 
 
 @pytest.mark.parametrize("name", ["hang", "restart", "malformed"])

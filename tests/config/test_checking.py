@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fedrl import federate, run
-from fedrl.aggregators import mean, q_fair
+from fedrl.aggregators import mean, q_ffl
 from fedrl.config import checking, load
 from fedrl.config.build import build
 from fedrl.core.component import component
@@ -25,18 +25,21 @@ from tests.support.small import TOML
 PLAIN = ["baselines={}", "evaluation.held_out=0"]
 CLOCK = "federation.clock={step_s=[1, 2, 3]}"
 GYM = ["environment={name='gymnasium', id='CartPole-v1'}", "fleet={}", "baselines={}", "evaluation.held_out=0"]
-A2C = "{name='a2c', instances=2, steps=4, network={name='mlp', hidden=[4]}}"
+A2C = "{name='a2c', num_envs=2, num_steps=4, network={name='mlp', hidden=[4]}}"
 
 REFUSED: dict[str, tuple[list[str], str]] = {
     "fewer agents than there are": (
-        ["federation.aggregator={name='agnostic', agents=2}"],
-        r"agnostic\(2\) keeps a number for each of 2 agents and there are 3",
+        ["federation.aggregator={name='afl', agents=2}"],
+        r"afl\(2\) keeps a number for each of 2 agents and there are 3",
     ),
     "visits that nobody counts": (
         ["federation.stages=[{name='importance_averaging', learning_rate=0.5}]", "federation.aggregator.name='mean'"],
         "weighs by visits",
     ),
-    "a part that is not there": (["federation.stages=[{name='one_way', parts=['critic']}]"], "no part of the param"),
+    "a part that is not there": (
+        ["federation.stages=[{name='download_only', parts=['critic']}]"],
+        "no part of the param",
+    ),
     "a clip of codes": (
         ["federation.stages=['quantize', {name='clip', norm=1.0}]"],
         r"clip\(\) finds .* An earlier stage has already",
@@ -49,9 +52,9 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         [
             *PLAIN,
             "federation.hierarchy={name='tree', branching=[2], periods=[1, 2]}",
-            "federation.aggregator={name='q_fair', best=1.0}",
+            "federation.aggregator={name='q_ffl', reference_return=1.0}",
         ],
-        r"q_fair\(best=1.0\) asks agents for \['return'\], and here servers merge below servers",
+        r"q_ffl\(reference_return=1.0\) asks agents for \['return'\], and here servers merge below servers",
     ),
     "a look-ahead without a momentum": (
         [*PLAIN, CLOCK, "federation.schedule={name='afedpg', alpha=0.5}"],
@@ -67,7 +70,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         r"alpha = 0.5 will have carried .* has normalized_momentum\(alpha=0.3\)",
     ),
     "experience that only the host can gather": (
-        [*GYM, f"learner={{name='gated', learner={A2C}}}"],
+        [*GYM, f"learner={{name='accept_if_better', learner={A2C}}}"],
         "lives outside compiled programs|gathers its own experience",
     ),
 }
@@ -121,7 +124,7 @@ def test_a_measure_that_learners_do_not_return_is_missed(config: Path) -> None:
 
 def test_what_agents_are_asked_for_and_do_not_measure_is_missed(config: Path) -> None:
     experiment = build(load(config, ["baselines={}"]))
-    for rule, measured in ((q_fair(), True), (q_fair(best=1.0), False)):
+    for rule, measured in ((q_ffl(), True), (q_ffl(best=1.0), False)):
         method = replace(experiment.methods[0], federation=federate(quadratic(sgd(0.1)), rule))
         asking = replace(experiment, methods=(method,), fleet=FLEET)
         if measured:
@@ -143,10 +146,10 @@ STANDS: dict[str, list[str]] = {
         "federation.schedule={name='afedpg', alpha=0.4}",
         "federation.server_optimizer={name='normalized_momentum', alpha=0.4, decay_steps=10}",
     ],
-    "as many agents as there are": ["federation.aggregator={name='agnostic', agents=3, best=1.0}"],
+    "as many agents as there are": ["federation.aggregator={name='afl', agents=3, reference_return=1.0}"],
     "Gymnasium with gradients": [*GYM, f"learner={A2C}", "federation.payload='gradient'"],
     "Gymnasium with APFL": [*GYM, f"learner={{name='apfl', learner={A2C}}}"],
-    "Gymnasium, interpolated": [*GYM, f"learner={{name='interpolated', learner={A2C}}}"],
+    "Gymnasium, interpolated": [*GYM, f"learner={{name='interpolate', learner={A2C}}}"],
 }
 
 

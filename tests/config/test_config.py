@@ -7,7 +7,7 @@ import pytest
 
 from fedrl.config import Config, as_dict, catalogue, dump, load
 from fedrl.config.build import build
-from fedrl.config.coerce import fit
+from fedrl.config.coerce import coerce
 from fedrl.config.overrides import override
 from fedrl.core.component import CATALOGUE, calls_in
 from fedrl.core.errors import ConfigError
@@ -23,9 +23,9 @@ WRONG = [
     ("learner.clp=0.1", ["learner.clp is 0.1", "Did you mean 'clip'?"]),
     ("learner.clip=high", ["learner.clip is 'high'", "a number"]),
     ("learner.clip=true", ["learner.clip is true", "a number"]),
-    ("learner.epochs=2.5", ["learner.epochs is 2.5", "a whole number"]),
+    ("learner.num_epochs=2.5", ["learner.num_epochs is 2.5", "a whole number"]),
     ("learner.name=pppo", ["learner.name is 'pppo'", "Did you mean 'ppo'?"]),
-    ("learner.minibatch_count=3", ["[learner]", "minibatch_count is 3", "divisor"]),
+    ("learner.num_minibatches=3", ["[learner]", "num_minibatches is 3", "divisor"]),
     ("learner.network={name='mpl'}", ["learner.network.name is 'mpl'", "Did you mean 'mlp'?"]),
     ("learner.network={name='mlp', hidden=[64, 'x']}", ["learner.network.hidden[1] is 'x'", "a whole number"]),
     ("learner.optimizer=adam", ["learner.optimizer lacks 'learning_rate'", "Add learner.optimizer.learning_rate"]),
@@ -96,7 +96,7 @@ def test_an_override_that_is_none_is_refused(text: str) -> None:
 def test_the_resolved_configuration_builds_the_same_experiment_and_resolves_to_itself() -> None:
     changes = [
         "learner.network={name='mlp', hidden=[8]}",
-        "learner.optimizer=[{name='proximal', strength=0.1}, {name='adam', learning_rate=0.01}]",
+        "learner.optimizer=[{name='fedprox', strength=0.1}, {name='adam', learning_rate=0.01}]",
         "federation.stages=[{name='clip', norm=1.0}]",
         "federation.server_optimizer=fedavgm",
         "fleet.length={range=[0.4, 0.6]}",
@@ -106,7 +106,7 @@ def test_the_resolved_configuration_builds_the_same_experiment_and_resolves_to_i
     assert again.federation == experiment.federation
     assert again.config == experiment.config
     assert as_dict(experiment.config)["learner"]["clip"] == 0.2  # a default, filled in
-    assert "chain(proximal(0.1), adam(0.01))" in repr(experiment.federation)
+    assert "chain(fedprox(0.1), adam(0.01))" in repr(experiment.federation)
 
 
 def test_components_may_be_given_as_objects() -> None:
@@ -170,8 +170,8 @@ def test_the_catalogue_lists_every_room() -> None:
     ],
 )
 def test_a_value_takes_its_declared_type(value: Any, annotation: Any, made: Any) -> None:
-    assert fit(value, annotation, "x") == made
-    assert type(fit(value, annotation, "x")) is type(made)
+    assert coerce(value, annotation, "x") == made
+    assert type(coerce(value, annotation, "x")) is type(made)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_a_value_takes_its_declared_type(value: Any, annotation: Any, made: Any)
 )
 def test_a_value_of_another_type_is_refused(value: Any, annotation: Any) -> None:
     with pytest.raises(ConfigError, match=r"^x"):
-        fit(value, annotation, "x")
+        coerce(value, annotation, "x")
 
 
 def test_a_configuration_is_frozen_and_takes_keywords_only() -> None:

@@ -28,7 +28,7 @@ ONE_WAY = [*RING, "federation.topology={name='ring', directed=true}", "federatio
 TREE = ["federation.agents=8", "fleet.slip=0.1", "baselines={}"]
 EDGES = "federation.hierarchy={name='tree', branching=[2, 2], latency_s=[0.01, 0.1, 0.5]}"
 RARELY = "federation.hierarchy={name='tree', branching=[2, 2], periods=[1, 1, 3]}"
-NETWORK = "{name='a2c', instances=2, steps=8, network={name='mlp', hidden=[4]}}"
+NETWORK = "{name='a2c', num_envs=2, num_steps=8, network={name='mlp', hidden=[4]}}"
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +133,9 @@ def test_between_two_merges_of_the_root_agents_act_with_the_parameters_of_their_
     [
         ONE_WAY,
         [*TREE, RARELY, "evaluation.every=2"],
-        [*ALONE, "learner={name='gated', trials=2, learner={name='q_table', instances=2, steps=8}}"],
+        [*ALONE, "learner={name='accept_if_better', trials=2, learner={name='q_table', num_envs=2, num_steps=8}}"],
     ],
-    ids=["push_sum", "tree", "gated"],
+    ids=["push_sum", "tree", "accept_if_better"],
 )
 def test_an_interrupted_run_resumes_bit_for_bit(changes: list[str], config: Path, tmp_path: Path) -> None:
     def interrupt(event: Any) -> None:
@@ -154,11 +154,11 @@ def test_an_interrupted_run_resumes_bit_for_bit(changes: list[str], config: Path
 @pytest.mark.parametrize(
     "learner",
     [
-        f"{{name='personal', keep=['actor/-1'], learner={NETWORK}}}",
-        "{name='interpolated', share=0.3, learner={name='q_table', instances=2, steps=8}}",
+        f"{{name='personal', local=['actor/-1'], learner={NETWORK}}}",
+        "{name='interpolate', share=0.3, learner={name='q_table', num_envs=2, num_steps=8}}",
         f"{{name='apfl', learner={NETWORK}}}",
     ],
-    ids=["personal", "interpolated", "apfl"],
+    ids=["personal", "interpolate", "apfl"],
 )
 @pytest.mark.parametrize("topology", [[], ["federation.topology=complete"]], ids=["server", "neighbours"])
 def test_personalised_agents_are_evaluated_with_what_they_act_with(
@@ -192,14 +192,14 @@ def test_the_resolved_configuration_names_who_coordinates() -> None:
 
 def test_the_optimiser_of_upper_servers_comes_from_the_file(config: Path) -> None:
     roots = []
-    for changes in ([], ["federation.upper_optimizer={name='fedavg', learning_rate=0.5}"]):
+    for changes in ([], ["federation.global_optimizer={name='fedavg', learning_rate=0.5}"]):
         experiment = build(load(config, [*TREE, RARELY, *changes]))
         assert build(experiment.config).config == experiment.config
         simulation = simulation_of(experiment, experiment.methods[0])
-        population = simulation.init(0)
+        run_state = simulation.init(0)
         for _ in range(3):  # the root has merged once
-            population, _ = simulation.round(population)
-        roots.append(np.asarray(population.server.params["q"]))
+            run_state, _ = simulation.round(run_state)
+        roots.append(np.asarray(run_state.server.params["q"]))
     assert np.abs(roots[0]).max() > 0
     np.testing.assert_allclose(roots[1], roots[0] / 2, rtol=1e-6)
 
@@ -218,8 +218,11 @@ WRONG = [
     ("federation.block=100000", ["block is 100000", "exact"]),
     ("federation.consensus_steps=0", ["federation.consensus_steps is 0", "at least 1"]),
     ("federation={agents=3, topology='ring', server_optimizer='fedavgm'}", ["server_optimizer", "needs a server"]),
-    (f"federation={{agents=3, {EDGES.partition('.')[2]}, upper_optimizer='fedavgm'}}", ["upper_optimizer", "periods"]),
-    ("federation.upper_optimizer=fedavgm", ["federation.upper_optimizer is 'fedavgm'", "federation.hierarchy"]),
+    (
+        f"federation={{agents=3, {EDGES.partition('.')[2]}, global_optimizer='fedavgm'}}",
+        ["global_optimizer", "periods"],
+    ),
+    ("federation.global_optimizer=fedavgm", ["federation.global_optimizer is 'fedavgm'", "federation.hierarchy"]),
     (
         "federation={agents=3, topology='ring', stages=[{name='error_feedback', stages=['sign']}]}",
         ["error_feedback(sign())", "no contraction", "both at once diverge"],
@@ -236,13 +239,13 @@ WRONG = [
     ("federation={agents=3, topology='torus'}", ["torus", "3 agents"]),
     (
         "federation={agents=3, topology='ring', gossip={name='gradient_tracking', learning_rate=0.1}}",
-        ["gradient_tracking", "corrected"],
+        ["gradient_tracking", "add_correction"],
     ),
     ("federation={agents=3, topology={name='ring', directed=true}}", ["metropolis()", "push_sum()"]),
     ("federation.hierarchy={name='tree', branching=[2], periods=[2, 4]}", ["periods is [2, 4]", "Begin with 1"]),
     ("federation.hierarchy={name='given_tree', parents=[[0, 0]]}", ["parents[0]", "3 nodes"]),
     ("federation={agents=3, topology='ring'}", ["evaluation.held_out is 2", "policy of its own"]),
-    (f"learner={{name='personal', keep=['actor'], learner={NETWORK}}}", ["evaluation.held_out is 2"]),
+    (f"learner={{name='personal', local=['actor'], learner={NETWORK}}}", ["evaluation.held_out is 2"]),
 ]
 
 
@@ -283,11 +286,11 @@ def test_what_is_saved_is_what_agents_hold(config: Path, tmp_path: Path) -> None
     saved = params(tmp_path / "down")["seed0/q"]
     experiment = build(load(config, [*TREE, "federation.down_stages=[{name='top_k', fraction=0.05}]"]))
     with simulation_of(experiment, experiment.methods[0]) as simulation:
-        population = simulation.init(experiment.config.seed_list[0])
+        run_state = simulation.init(experiment.config.seed_list[0])
         for _ in range(ROUNDS):
-            population, _ = simulation.round(population)
-    np.testing.assert_array_equal(saved, population.server.down.held["q"])
-    assert not np.array_equal(saved, population.server.params["q"])
+            run_state, _ = simulation.round(run_state)
+    np.testing.assert_array_equal(saved, run_state.server.down.held["q"])
+    assert not np.array_equal(saved, run_state.server.params["q"])
 
 
 def test_down_stages_need_a_server(config: Path) -> None:

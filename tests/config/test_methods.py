@@ -21,7 +21,7 @@ from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import isolated
 from fedrl.environments import cartpole, probe_constant
 from fedrl.environments.fleet import fleet
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.learners import a2c, mlp, sgd
 from fedrl.records.folder import RunFolder
 from fedrl.runs.evaluate import greedy_returns
@@ -33,11 +33,11 @@ NETWORK = {"name": "mlp", "hidden": [4]}
 POLES: dict[str, Any] = {
     "name": "poles",
     "environment": "cartpole",
-    "learner": {"name": "a2c", "instances": 2, "steps": 8, "network": NETWORK},
+    "learner": {"name": "a2c", "num_envs": 2, "num_steps": 8, "network": NETWORK},
     "federation": {"agents": 3, "local_steps": 2},
     "baselines": {"independent": True, "centralised": True},
 }
-PULLED = "learner.optimizer=[{name='proximal', strength=5.0}, {name='sgd', learning_rate=0.1}]"
+PULLED = "learner.optimizer=[{name='fedprox', strength=5.0}, {name='sgd', learning_rate=0.1}]"
 
 
 def method(experiment: Experiment, name: str) -> Method:
@@ -47,12 +47,14 @@ def method(experiment: Experiment, name: str) -> Method:
 def test_independent_agents_are_not_pulled_back_to_where_their_round_began() -> None:
     experiment = build(load(POLES, [PULLED]))
     alone = method(experiment, "independent").federation
-    plain = federate(a2c(cartpole(), instances=2, steps=8, network=mlp([4]), optimizer=sgd(0.1)), mean(), local_steps=2)
+    plain = federate(
+        a2c(cartpole(), num_envs=2, num_steps=8, network=mlp([4]), optimizer=sgd(0.1)), mean(), local_steps=2
+    )
     held = []
     for federation in (alone, plain):
         simulation = simulate(federation, experiment.fleet, topology=isolated(), block=3)
-        population, _ = simulation.round(simulation.init(0))
-        held.append(simulation.params_of(population))
+        run_state, _ = simulation.round(simulation.init(0))
+        held.append(simulation.params_of(run_state))
     jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-6), *held)
 
 
@@ -61,9 +63,11 @@ def test_without_a_pull_independent_agents_share_the_program_of_the_federation()
     assert method(experiment, "independent").federation is experiment.federation
 
 
-@pytest.mark.parametrize("wrapper", ["name='gated', trials=1", "name='apfl'", "name='personal', keep=['actor']"])
+@pytest.mark.parametrize(
+    "wrapper", ["name='accept_if_better', trials=1", "name='apfl'", "name='personal', local=['actor']"]
+)
 def test_one_learner_of_all_data_keeps_nothing_apart(wrapper: str) -> None:
-    inner = "{name='a2c', instances=2, steps=8, network={name='mlp', hidden=[4]}}"
+    inner = "{name='a2c', num_envs=2, num_steps=8, network={name='mlp', hidden=[4]}}"
     experiment = build(load(POLES, [f"learner={{{wrapper}, learner={inner}}}"]))
     central = method(experiment, "centralised")
     assert central.federation.learner.policy is None
@@ -80,7 +84,7 @@ def test_a_wrapper_of_ones_own_that_sets_agents_apart_is_left_out_of_the_baselin
     def aloof(learner: Learner) -> Learner:
         return replace(learner, policy=learner.params, personalised=("aloof",))
 
-    inner = "{name='a2c', instances=2, steps=8, network={name='mlp', hidden=[4]}}"
+    inner = "{name='a2c', num_envs=2, num_steps=8, network={name='mlp', hidden=[4]}}"
     experiment = build(load(POLES, [f"learner={{name='normalize', learner={{name='aloof', learner={inner}}}}}"]))
     assert "aloof" in repr(experiment.learner)
     assert "aloof" not in repr(method(experiment, "centralised").federation.learner)
@@ -90,7 +94,7 @@ def test_a_wrapper_of_ones_own_that_sets_agents_apart_is_left_out_of_the_baselin
 
 def test_environments_that_draw_no_noise_are_evaluated() -> None:
     environment = probe_constant()
-    learner = a2c(environment, instances=2, steps=4, network=mlp([4]))
+    learner = a2c(environment, num_envs=2, num_steps=4, network=mlp([4]))
     params = learner.params(learner.init(jax.random.key(0), environment.params))
     assert greedy_returns(learner, fleet(environment, 2, {}), params, 3, 0).shape == (2, 3)
 
@@ -107,10 +111,10 @@ def test_the_heterogeneity_of_a_run_is_in_its_records_and_its_summary(tmp_path: 
     assert 12 in measured
     assert all(r["method"] == "federated" for r in records if "heterogeneity" in r)
     assert -1 <= found["cosine"] <= 1
-    assert summary["alarms"] == []  # two seeds
+    assert summary["warnings"] == []  # two seeds
 
 
-@pytest.mark.parametrize(("discount", "known"), [(0.9, True), (1.0, False)])
-def test_environments_are_compared_by_value_only_if_there_is_a_discount(discount: float, known: bool) -> None:
-    experiment = build(load(tomllib.loads(TOML.format(rounds=1)), [f"learner.discount={discount}"]))
+@pytest.mark.parametrize(("gamma", "known"), [(0.9, True), (1.0, False)])
+def test_environments_are_compared_by_value_only_if_there_is_a_discount(gamma: float, known: bool) -> None:
+    experiment = build(load(tomllib.loads(TOML.format(rounds=1)), [f"learner.gamma={gamma}"]))
     assert ("value" in heterogeneity_of(experiment, [])) == known

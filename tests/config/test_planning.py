@@ -13,9 +13,9 @@ from fedrl.config.build import build
 from fedrl.core.errors import ConfigError
 from tests.support.small import TOML, without_times
 
-SELECTION = "federation.selection={name='power_of_choice', cohort=2, candidates=3, best=1.0}"
-ADMISSION = "federation.admission={name='by_priority', budget_bytes=200}"
-SCHEDULE = "federation.local_steps={name='ramp', first=3, last=1, rounds=3}"
+SELECTION = "federation.selection={name='power_of_choice', cohort=2, candidates=3, reference_return=1.0}"
+UPLOAD_BUDGET = "federation.upload_budget={name='greedy', budget_bytes=200}"
+SCHEDULE = "federation.local_steps={name='linear', first=3, last=1, rounds=3}"
 
 
 @pytest.fixture
@@ -61,19 +61,21 @@ def test_a_planned_run_resumes_bit_for_bit(small, tmp_path):
 
 def test_a_run_on_a_budget_keeps_to_it_and_says_whose_updates_were_sent(small, tmp_path):
     one = 4 * 4 * 4 + 4 + 4  # four states, four actions, a weight, a version
-    fedrl.run(small, tmp_path / "run", overrides=[ADMISSION, SCHEDULE, "baselines.centralised=false"])
+    fedrl.run(small, tmp_path / "run", overrides=[UPLOAD_BUDGET, SCHEDULE, "baselines.centralised=false"])
     mine = [r for r in records(tmp_path / "run") if r["method"] == "federated"]
     assert {r["bytes_up"] for r in mine} == {3 * 4 + 2 * one} <= set(range(201))
-    assert {len(r["admitted"]) for r in mine} == {2}
-    assert len({tuple(r["admitted"]) for r in mine}) > 1
+    assert {len(r["selected"]) for r in mine} == {2}
+    assert len({tuple(r["selected"]) for r in mine}) > 1
     alone = [r for r in records(tmp_path / "run") if r["method"] == "independent"]
-    assert not any("admitted" in r for r in alone)
+    assert not any("selected" in r for r in alone)
 
 
 def test_local_steps_are_balanced_by_the_times_of_a_clock(small, tmp_path):
-    balanced = "federation.local_steps={name='balanced_by_time', most=4}"
+    proportional_to_speed = "federation.local_steps={name='proportional_to_measured_speed', most=4}"
     fedrl.run(
-        small, tmp_path / "run", overrides=[balanced, "federation.clock={step_s=[1.0, 2.0, 4.0]}", "baselines={}"]
+        small,
+        tmp_path / "run",
+        overrides=[proportional_to_speed, "federation.clock={step_s=[1.0, 2.0, 4.0]}", "baselines={}"],
     )
     mine = [r for r in records(tmp_path / "run") if r["seed"] == 0]
     assert [r["time_s"] for r in mine] == [4.0, 8.0, 12.0, 16.0]  # one step each, then 4, 2 and 1
@@ -81,33 +83,33 @@ def test_local_steps_are_balanced_by_the_times_of_a_clock(small, tmp_path):
 
 
 def test_what_is_resolved_builds_the_same_plan(small):
-    experiment = build(load(small, [SELECTION, SCHEDULE, ADMISSION]))
+    experiment = build(load(small, [SELECTION, SCHEDULE, UPLOAD_BUDGET]))
     again = build(parse(as_dict(experiment.config)))
-    assert (again.selection, again.workload) == (experiment.selection, experiment.workload)
-    assert again.admission == experiment.admission
-    assert experiment.federation.call.arguments["tells"] == ("return", "norm")
+    assert (again.selection, again.local_steps) == (experiment.selection, experiment.local_steps)
+    assert again.upload_budget == experiment.upload_budget
+    assert experiment.federation.call.arguments["reports"] == ("return", "norm")
 
 
 def test_agents_tell_a_setting_that_a_file_asks_for(small):
-    told = build(load(small, ["federation.aggregator={name='by_settings', names=['slip']}"]))
-    assert told.federation.aggregator.asks == ("setting/slip",)
+    told = build(load(small, ["federation.aggregator={name='weight_by_environment', names=['slip']}"]))
+    assert told.federation.aggregator.requested == ("setting/slip",)
     with pytest.raises(ConfigError, match=r"asked for 'setting/slope'.*Did you mean 'slip'"):
-        build(load(small, ["federation.aggregator={name='by_settings', names=['slope']}"]))
+        build(load(small, ["federation.aggregator={name='weight_by_environment', names=['slope']}"]))
 
 
 @pytest.mark.parametrize(("asked", "bids"), [([], 3), ([SELECTION], 2)], ids=["everybody", "two of three"])
 def test_a_budget_below_the_bids_and_one_update_is_refused_before_there_is_a_run(small, tmp_path, asked, bids):
     wrong = r"budget_bytes is 70\. Bids of 4 bytes from (\d) agents and one update of (\d+) bytes take (\d+)"
-    with pytest.raises(ConfigError, match=wrong) as refused:
-        fedrl.run(small, tmp_path / "run", overrides=[ADMISSION.replace("200", "70"), *asked])
+    with pytest.raises(ConfigError, match=wrong) as rejected:
+        fedrl.run(small, tmp_path / "run", overrides=[UPLOAD_BUDGET.replace("200", "70"), *asked])
     assert not (tmp_path / "run").exists()
-    named = re.search(wrong, str(refused.value))
+    named = re.search(wrong, str(rejected.value))
     assert named is not None
     said, update, least = map(int, named.groups())
     assert (said, least) == (bids, 4 * bids + update)
-    assert build(load(small, [ADMISSION.replace("200", str(least)), *asked])).admission is not None
+    assert build(load(small, [UPLOAD_BUDGET.replace("200", str(least)), *asked])).upload_budget is not None
     with pytest.raises(ConfigError, match=f"take {least}"):
-        build(load(small, [ADMISSION.replace("200", str(least - 1)), *asked]))
+        build(load(small, [UPLOAD_BUDGET.replace("200", str(least - 1)), *asked]))
 
 
 @pytest.mark.parametrize(
@@ -115,11 +117,14 @@ def test_a_budget_below_the_bids_and_one_update_is_refused_before_there_is_a_run
     [
         ("federation.selection={name='uniform', cohort=4}", r"cohort is 4 and a server asks among 3 agents"),
         ("federation.selection={name='unifrom', cohort=2}", r"federation.selection.name.*Did you mean 'uniform'"),
-        ("federation.local_steps={name='ramp', first=0, last=1, rounds=3}", r"first is 0"),
-        ("federation.local_steps={name='balanced', speeds=[1.0], most=2}", r"speeds has 1 entries"),
-        ("federation.local_steps={name='balanced_by_time', most=4}", r"a simulation without a clock has no time"),
-        ("federation.admission={name='by_priority'}", r"federation.admission lacks 'budget_bytes'"),
-        ("federation.admission={name='by_priority', budget_bytes=9, usefulness='size'}", r"usefulness is 'size'"),
+        ("federation.local_steps={name='linear', first=0, last=1, rounds=3}", r"first is 0"),
+        ("federation.local_steps={name='proportional_to_speed', speeds=[1.0], most=2}", r"speeds has 1 entries"),
+        (
+            "federation.local_steps={name='proportional_to_measured_speed', most=4}",
+            r"a simulation without a clock has no time",
+        ),
+        ("federation.upload_budget={name='greedy'}", r"federation.upload_budget lacks 'budget_bytes'"),
+        ("federation.upload_budget={name='greedy', budget_bytes=9, usefulness='size'}", r"usefulness is 'size'"),
         ("federation.local_steps=0", r"federation.local_steps is 0"),
     ],
 )
@@ -129,6 +134,6 @@ def test_a_plan_that_can_not_be_made_is_named(small, override, words):
 
 
 def test_neighbours_have_no_server_to_plan(small):
-    for plan in (SELECTION, ADMISSION):
+    for plan in (SELECTION, UPLOAD_BUDGET):
         with pytest.raises(ConfigError, match=r"needs a server, and there is none"):
             load(small, [plan, "federation.topology='ring'"])

@@ -14,15 +14,15 @@ from fedrl.core.errors import ConfigError, FedrlError, RunError, UnsoundError, n
 from fedrl.core.learner import follows_corrections
 from fedrl.core.stage import Noise, Stage
 from fedrl.environments import cartpole
-from fedrl.federation.federation import federate
-from fedrl.learners import adam, chain, corrected, interpolated, mlp, personal, ppo, proximal, sgd
-from fedrl.stages import clip, control_variates, quantize, top_k
+from fedrl.federation.federate import federate
+from fedrl.learners import adam, add_correction, chain, fedprox, interpolate, mlp, personal, ppo, sgd
+from fedrl.stages import clip, quantize, scaffold, top_k
 from tests.support.hidden import veil
 from tests.support.quadratic import quadratic, valley
 
 
-def untouched(key, context, shared, local, update):
-    return update, local
+def untouched(key, context, server_state, agent_state, update):
+    return update, agent_state
 
 
 @component("test double")
@@ -32,7 +32,7 @@ def noise() -> Stage:
 
 @component("test double")
 def amplify() -> Stage:
-    return Stage(untouched, expands=True)
+    return Stage(untouched, may_increase_norm=True)
 
 
 LEARNER = quadratic(sgd(0.1))
@@ -62,28 +62,28 @@ UNIFORM = mean("uniform")
         (lambda: federate(LEARNER, mean(), clip(1.0), noise()), ["noise()", "mean()", "mean(weighting='uniform')"]),
         (lambda: federate(LEARNER, median(), clip(1.0), noise()), ["noise()", "median()", "mean(weighting='uniform')"]),
         (
-            lambda: federate(ppo(valley(), instances=2, steps=2), mean(), payload="gradient"),
+            lambda: federate(ppo(valley(), num_envs=2, num_steps=2), mean(), payload="gradient"),
             ["ppo(", "takes several steps", "Use payload='delta'"],
         ),
         (
-            lambda: federate(LEARNER, mean(), control_variates(0.1), payload="gradient"),
-            ["control_variates(0.1)", "payload='gradient'", "Use payload='delta'"],
+            lambda: federate(LEARNER, mean(), scaffold(0.1), payload="gradient"),
+            ["scaffold(0.1)", "payload='gradient'", "Use payload='delta'"],
         ),
         (
-            lambda: federate(LEARNER, mean(), control_variates(0.1)),
-            ["control_variates(0.1)", "quadratic(", "does not read corrections", "chain(corrected(), sgd(...))"],
+            lambda: federate(LEARNER, mean(), scaffold(0.1)),
+            ["scaffold(0.1)", "quadratic(", "does not read corrections", "chain(add_correction(), sgd(...))"],
         ),
         (
-            lambda: federate(replace(quadratic(sgd(0.1)), samples=2), mean(), control_variates(0.1)),
-            ["control_variates(0.1)", "does not read corrections"],
+            lambda: federate(replace(quadratic(sgd(0.1)), samples=2), mean(), scaffold(0.1)),
+            ["scaffold(0.1)", "does not read corrections"],
         ),
     ],
 )
 def test_an_unsound_combination_is_refused_by_name_and_with_a_cure(build, words):
-    with pytest.raises(UnsoundError) as refused:
+    with pytest.raises(UnsoundError) as rejected:
         build()
     for word in words:
-        assert word in str(refused.value)
+        assert word in str(rejected.value)
 
 
 @pytest.mark.parametrize(
@@ -102,14 +102,14 @@ def test_a_sound_combination_is_built(aggregator, stages, summation):
     ("optimizer", "reads"),
     [
         (sgd(0.1), False),
-        (chain(proximal(0.1), adam(0.1)), False),
-        (corrected(), True),
-        (chain(corrected(), adam(0.1, max_norm=1.0)), True),
-        (optax.chain(optax.clip(1.0), corrected(), optax.sgd(0.1)), True),
-        (optax.GradientTransformationExtraArgs(optax.init_empty_state, lambda g, s, p=None, *, hint: (g, s)), False),
+        (chain(fedprox(0.1), adam(0.1)), False),
+        (add_correction(), True),
+        (chain(add_correction(), adam(0.1, max_norm=1.0)), True),
+        (optax.chain(optax.clip(1.0), add_correction(), optax.sgd(0.1)), True),
+        (optax.GradientTransformationExtraArgs(optax.init_empty_state, lambda g, s, p=None, *, context: (g, s)), False),
         (
             optax.GradientTransformationExtraArgs(
-                optax.init_empty_state, jax.jit(lambda g, s, p, *, hint: (hint[1], s))
+                optax.init_empty_state, jax.jit(lambda g, s, p, *, context: (context[1], s))
             ),
             True,
         ),
@@ -117,9 +117,11 @@ def test_a_sound_combination_is_built(aggregator, stages, summation):
 )
 def test_whether_an_optimiser_reads_corrections_is_read_off_what_it_does(optimizer, reads):
     assert follows_corrections(quadratic(optimizer)) == reads
-    for wrapped in (personal(quadratic(optimizer), keep=["tail"]), interpolated(quadratic(optimizer))):
+    for wrapped in (personal(quadratic(optimizer), local=["tail"]), interpolate(quadratic(optimizer))):
         assert follows_corrections(wrapped) == reads
-    assert follows_corrections(ppo(cartpole(), network=mlp((4,)), instances=2, steps=4, optimizer=optimizer)) == reads
+    assert (
+        follows_corrections(ppo(cartpole(), network=mlp((4,)), num_envs=2, num_steps=4, optimizer=optimizer)) == reads
+    )
 
 
 @pytest.mark.parametrize(
@@ -152,6 +154,6 @@ def test_one_except_clause_catches_all(error):
 
 
 def test_a_message_is_fact_cause_and_cure():
-    with pytest.raises(UnsoundError) as refused:
+    with pytest.raises(UnsoundError) as rejected:
         federate(LEARNER, median(), summation=veil())
-    assert len(re.findall(r"[.] [A-Z]|[.]$", str(refused.value))) >= 2
+    assert len(re.findall(r"[.] [A-Z]|[.]$", str(rejected.value))) >= 2

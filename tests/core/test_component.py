@@ -10,8 +10,8 @@ import pytest
 from fedrl.aggregators import mean
 from fedrl.core.component import CATALOGUE, Call, call_of, calls_in, cite, component, record
 from fedrl.environments import cartpole
-from fedrl.federation.federation import federate
-from fedrl.learners import adam, chain, mlp, ppo, proximal, sgd
+from fedrl.federation.federate import federate
+from fedrl.learners import adam, chain, fedprox, mlp, ppo, sgd
 from fedrl.server import fedadam
 from fedrl.stages import clip, error_feedback, quantize, top_k
 from tests.support.quadratic import quadratic
@@ -55,7 +55,7 @@ def test_a_component_prints_as_the_shortest_call_that_makes_it(value, text):
     [
         (sgd(0.1), "sgd(0.1)"),
         (adam(1e-3, max_norm=0.5), "adam(0.001, max_norm=0.5)"),
-        (chain(proximal(0.1), adam(1e-3)), "chain(proximal(0.1), adam(0.001))"),
+        (chain(fedprox(0.1), adam(1e-3)), "chain(fedprox(0.1), adam(0.001))"),
         (fedadam(tau=0.1), "fedadam(tau=0.1)"),
     ],
 )
@@ -119,7 +119,7 @@ def test_records_without_a_call_are_equal_only_to_themselves():
 @pytest.mark.parametrize(
     ("built", "altered"),
     [
-        (mean(), replace(mean(), sees="each")),
+        (mean(), replace(mean(), needs="each")),
         (quadratic(sgd(0.1)), replace(quadratic(sgd(0.1)), samples=2)),
         (sgd(0.1), sgd(0.1)._replace(update=adam(0.1).update)),
         (sgd(0.1), optax.GradientTransformation(sgd(0.1).init, optax.adam(0.1).update)),
@@ -171,7 +171,7 @@ def test_the_digest_of_a_call_is_fixed_across_processes():
 
 def test_citations_come_from_everything_used_each_once_in_order():
     federation = federate(
-        ppo(cartpole(), optimizer=chain(proximal(0.1), adam(1e-3))), mean(), error_feedback(top_k(0.1), quantize(8))
+        ppo(cartpole(), optimizer=chain(fedprox(0.1), adam(1e-3))), mean(), error_feedback(top_k(0.1), quantize(8))
     )
     names = [source.split(" ")[0].rstrip(",") for source in cite(federation)]
     assert names == ["Schulman", "Barto", "Saxe", "Li", "Kingma", "McMahan", "Seide", "Aji", "Alistarh"]

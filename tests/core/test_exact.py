@@ -12,7 +12,7 @@ from fedrl.aggregators import mean
 from fedrl.core import exact
 from fedrl.core.summation import Summation, exact_sum
 from fedrl.engines.simulate import simulate
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.learners import sgd
 from tests.support.quadratic import FLEET, flat, quadratic
 
@@ -41,8 +41,8 @@ def grouped(terms: np.ndarray, order, size: int, digits) -> np.ndarray:
     partials = []
     for start in range(0, AGENTS, size):
         block, here = np.zeros((4, SIZE), np.float32), np.zeros(4, bool)
-        seated = list(order)[start : start + size]
-        block[: len(seated)], here[: len(seated)] = terms[seated], True
+        in_slots = list(order)[start : start + size]
+        block[: len(in_slots)], here[: len(in_slots)] = terms[in_slots], True
         partials.append(add_up(block, here, digits))
     return exact.total(partials, digits)
 
@@ -147,9 +147,9 @@ def test_how_a_sum_is_taken_is_a_value_that_a_federation_carries():
     for summation in (exact_sum(), coarse):
         federation = federate(quadratic(sgd(0.1)), mean(), summation=summation)
         simulation = simulate(federation, FLEET, devices=jax.devices()[:1])
-        population, seen = simulation.round(simulation.init(0))
-        assert not seen.refused
-        ends.append(flat(population.server.params) - flat(simulation.init(0).server.params))
+        run_state, seen = simulation.round(simulation.init(0))
+        assert not seen.rejected
+        ends.append(flat(run_state.server.params) - flat(simulation.init(0).server.params))
     assert np.abs(ends[0]).max() > 0.05
     np.testing.assert_array_equal(ends[1], np.round(4 * ends[1]) / 4)  # a mean of four whole numbers
     assert not np.array_equal(ends[0], ends[1])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fedrl
-from fedrl.aggregators import by_diversity, mean, median
+from fedrl.aggregators import mean, median, weight_by_diversity
 from fedrl.clocks import clock
 from fedrl.core.keys import (
     Keys,
@@ -34,17 +34,30 @@ from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import gossip, hierarchy
 from fedrl.environments import cartpole, gridworld
 from fedrl.environments.adapters import gymnasium
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.federation.nested import as_learner
 from fedrl.federation.parts import part
-from fedrl.learners import a2c, adam, apfl, gated, interpolated, mlp, normalize, personal, ppo, q_table, reinforce, sgd
+from fedrl.learners import (
+    a2c,
+    accept_if_better,
+    adam,
+    apfl,
+    interpolate,
+    mlp,
+    normalize,
+    personal,
+    ppo,
+    q_table,
+    reinforce,
+    sgd,
+)
 from fedrl.server.schedules import fed_buff, synchronous
-from fedrl.stages import by_size, error_feedback, quantize, random_k
+from fedrl.stages import error_feedback, partition_by_size, quantize, random_k
 from fedrl.topologies import metropolis, ring, tree
 
 SHARED = {
     "random entries": ("random_k.py", "sender and receiver draw the places of entries from one seed, which is sent"),
-    "gated": ("environment.py", "both policies of a trial play the same episodes"),
+    "accept_if_better": ("environment.py", "both policies of a trial play the same episodes"),
 }
 """Of a federation, the module whose draws are made twice on purpose, and why.
 
@@ -99,7 +112,7 @@ def ledger(monkeypatch):
     sharing.forget()
 
 
-SMALL = {"network": mlp([4]), "instances": 2, "steps": 4}
+SMALL = {"network": mlp([4]), "num_envs": 2, "num_steps": 4}
 CART, GRID = cartpole(max_steps=5), gridworld()
 CODES = (quantize(4),)
 TIMED = {"scheduler": fed_buff(2), "clock": clock(step_s=[1.0, 1.3, 1.7, 2.3]), "merges": 2}
@@ -112,28 +125,30 @@ def basic():
 
 def tabular():
     """Quickly compiled, where the learner is not the point."""
-    return q_table(GRID, instances=2, steps=3)
+    return q_table(GRID, num_envs=2, num_steps=3)
 
 
 FEDERATIONS = {
-    "q_table": lambda: (federate(q_table(GRID, instances=2, steps=3), mean(), *CODES, local_steps=2), {}),
+    "q_table": lambda: (federate(q_table(GRID, num_envs=2, num_steps=3), mean(), *CODES, local_steps=2), {}),
     "reinforce": lambda: (federate(reinforce(CART, network=mlp([4]), episodes_per_step=2), mean(), local_steps=2), {}),
     "a2c": lambda: (federate(basic(), median(), *CODES, local_steps=2), {}),
     "gradients": lambda: (
-        federate(basic(), mean(), *CODES, payload="gradient", local_steps=3, server_opt=sgd(0.1)),
+        federate(basic(), mean(), *CODES, payload="gradient", local_steps=3, server_optimizer=sgd(0.1)),
         {},
     ),
     "ppo": lambda: (
-        federate(ppo(CART, **SMALL, epochs=2, minibatch_count=2), mean(), server_opt=adam(0.01), local_steps=2),
+        federate(
+            ppo(CART, **SMALL, num_epochs=2, num_minibatches=2), mean(), server_optimizer=adam(0.01), local_steps=2
+        ),
         {},
     ),
     "normalize": lambda: (federate(normalize(basic()), mean(), local_steps=2), {}),
-    "personal": lambda: (federate(personal(basic(), keep=["actor"]), mean(), *CODES), {}),
-    "interpolated": lambda: (federate(interpolated(basic(), 0.5), mean()), {}),
+    "personal": lambda: (federate(personal(basic(), local=["actor"]), mean(), *CODES), {}),
+    "interpolate": lambda: (federate(interpolate(basic(), 0.5), mean()), {}),
     "apfl": lambda: (federate(apfl(basic()), mean()), {}),
-    "gated": lambda: (federate(gated(basic(), trials=2), mean()), {}),
+    "accept_if_better": lambda: (federate(accept_if_better(basic(), trials=2), mean()), {}),
     "stages": lambda: (
-        federate(tabular(), by_diversity(), error_feedback(by_size(9, quantize(2), quantize(4)))),
+        federate(tabular(), weight_by_diversity(), error_feedback(partition_by_size(9, quantize(2), quantize(4)))),
         {},
     ),
     "random entries": lambda: (federate(tabular(), mean(), random_k(0.5), quantize(8)), {}),
@@ -179,10 +194,10 @@ def test_no_two_draws_of_a_run_have_one_key(name, ledger):
         ledger.taken()
         federation.init_server(stream_key(keys_of(3), Stream.SERVER))
         first = {key for kind, key, _ in ledger.taken() if kind == "draw"}
-        population, rounds = simulation.init(3), []
+        run_state, rounds = simulation.init(3), []
         begun = ledger.taken()
         for _ in range(3):
-            population, _ = simulation.round(population)
+            run_state, _ = simulation.round(run_state)
             rounds += ledger.taken()
     twice, _ = SHARED.get(name, ("", ""))
     assert any(key in first for _, key, _ in begun) or not first
@@ -230,9 +245,9 @@ def test_keys_of_all_parties_versions_and_purposes_differ():
             for number in range(3):
                 found += [server_data(server_secret(keys, level, number), version, again) for again in range(2)]
     rows = Counter(row.tobytes() for data in found for row in data)
-    shared = 4 * 9 * 2  # who sends a version twice draws once for its rule and once for its stages
+    server_state = 4 * 9 * 2  # who sends a version twice draws once for its rule and once for its stages
     assert len(rows) == 4 * 4 * 2 * 3 + 4 * 9 * 4
-    assert sum(count - 1 for count in rows.values()) == shared
+    assert sum(count - 1 for count in rows.values()) == server_state
 
 
 @pytest.mark.parametrize("other", [1, 2**32, 2**63, -1, 10**30])

@@ -13,7 +13,7 @@ from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.learner import measures_of
 from fedrl.core.measures import COUNTS, RETURN, Measure, added, chosen, counting, step_values, value_of
 from fedrl.environments import cartpole, gridworld
-from fedrl.learners import gated, normalize, ppo, q_table
+from fedrl.learners import accept_if_better, normalize, ppo, q_table
 
 PER = st.sampled_from(sorted(COUNTS))
 GROUPS = st.lists(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=6), min_size=1, max_size=8)
@@ -53,7 +53,7 @@ def test_nothing_to_divide_by_is_no_number():
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("readable", "told"),
     [
         ({"per": "epsiode"}, "Did you mean 'episode'"),
         ({"per": "step", "better": "high"}, "better of a measure is 'high'"),
@@ -61,9 +61,9 @@ def test_nothing_to_divide_by_is_no_number():
         ({"per": "step", "take": "last"}, "Only an episode has a last step"),
     ],
 )
-def test_a_measure_that_makes_no_sense_is_refused(words, told):
+def test_a_measure_that_makes_no_sense_is_refused(readable, told):
     with pytest.raises(ConfigError) as error:
-        Measure(**words)
+        Measure(**readable)
     assert told in str(error.value)
 
 
@@ -84,7 +84,12 @@ def test_a_step_without_a_declared_value_is_refused_with_those_it_has():
 
 def test_wrappers_pass_on_what_they_wrap_and_add_their_own():
     assert set(measures_of(q_table(gridworld()))) == {"return", "success", "loss"}
-    assert set(measures_of(gated(q_table(gridworld())))) == {"return", "success", "loss", "adoptions_refused"}
+    assert set(measures_of(accept_if_better(q_table(gridworld())))) == {
+        "return",
+        "success",
+        "loss",
+        "adoptions_refused",
+    }
     assert set(measures_of(normalize(ppo(cartpole())))) == {"return", "loss", "explained_variance"}
 
 

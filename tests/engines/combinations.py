@@ -25,13 +25,14 @@ from fedrl.aggregators import mean, median
 from fedrl.clocks import clock
 from fedrl.core.errors import REASONS, ConfigError, UnsoundError
 from fedrl.engines.simulate import simulate
-from fedrl.engines.state import Round, Simulation
+from fedrl.engines.state import RoundResult, Simulation
 from fedrl.engines.topologies.choices import gossip, hierarchy, isolated, server
 from fedrl.environments.adapters import gymnasium
-from fedrl.federation.federation import Federation, federate
+from fedrl.federation.federate import federate
+from fedrl.federation.federation import Federation
 from fedrl.learners import a2c, mlp, sgd
-from fedrl.server import by_priority, ramp, uniform
-from fedrl.server.scheduler import Scheduler, asked
+from fedrl.server import greedy, linear, uniform
+from fedrl.server.scheduler import Scheduler, requested_reports
 from fedrl.server.schedules import bounded_staleness, fed_async, fed_buff, synchronous
 from fedrl.stages import error_feedback, top_k
 from fedrl.topologies import metropolis, ring, tree
@@ -45,8 +46,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "schedule": ("synchronous", "deadline", "fed_buff", "fed_async", "bounded"),
     "clock": ("none", "even", "drop-outs"),
     "selection": ("all", "uniform"),
-    "local steps": ("constant", "ramp"),
-    "budget": ("none", "by_priority"),
+    "local steps": ("constant", "linear"),
+    "budget": ("none", "greedy"),
     "compression": ("none", "top_k"),
     "rule": ("mean", "median"),
     "payload": ("delta", "gradient"),
@@ -77,7 +78,7 @@ Combination = dict[str, str]
 class Seen(NamedTuple):
     """What was recorded of a simulation: its rounds, and what agents held before and after each."""
 
-    rounds: list[Round]
+    rounds: list[RoundResult]
     held: list[np.ndarray]
     adopted: list[np.ndarray]
     server: list[np.ndarray]
@@ -98,7 +99,7 @@ def learner_and_fleet(environment: str) -> tuple[Any, Any]:
         return quadratic(sgd(0.1), size=SIZE), Valley(curvature.astype(np.float32), minimum.astype(np.float32))
     walk = gymnasium("tests.support.walks:Walk-v0")
     fleet = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (AGENTS, *jnp.shape(leaf))), walk.params)
-    return a2c(walk, instances=1, steps=4, network=mlp([2])), fleet
+    return a2c(walk, num_envs=1, num_steps=4, network=mlp([2])), fleet
 
 
 @functools.cache
@@ -109,7 +110,7 @@ def federation_of(
     stages = {"none": [], "top_k": [error_feedback(top_k(0.2))], "difference": [top_k(0.2)]}[compression]
     rules = {"mean": mean(), "median": median()}
     learner = learner_and_fleet(environment)[0]
-    return federate(learner, rules[rule], *stages, local_steps=steps, payload=payload, tells=told)
+    return federate(learner, rules[rule], *stages, local_steps=steps, payload=payload, reports=told)
 
 
 def made(chosen: Combination) -> Simulation:
@@ -117,15 +118,20 @@ def made(chosen: Combination) -> Simulation:
     asked_for = 1 if chosen["topology"] == "tree" else COHORT  # by each server
     parts = {
         "selection": uniform(asked_for) if chosen["selection"] == "uniform" else None,
-        "workload": ramp(STEPS, 1, 2) if chosen["local steps"] == "ramp" else None,
-        "admission": by_priority(BUDGET) if chosen["budget"] == "by_priority" else None,
+        "local_steps": linear(STEPS, 1, 2) if chosen["local steps"] == "linear" else None,
+        "upload_budget": greedy(BUDGET) if chosen["budget"] == "greedy" else None,
     }
-    steps = STEPS if chosen["local steps"] == "ramp" else 1
+    steps = STEPS if chosen["local steps"] == "linear" else 1
     compression = chosen["compression"]
     if compression == "top_k" and chosen["topology"] == "gossip":
         compression = "difference"  # which takes the place of error feedback
     federation = federation_of(
-        chosen["environment"], compression, chosen["rule"], chosen["payload"], steps, asked(parts["admission"])
+        chosen["environment"],
+        compression,
+        chosen["rule"],
+        chosen["payload"],
+        steps,
+        requested_reports(parts["upload_budget"]),
     )
     options = {"workers": 1} if chosen["environment"] == "gymnasium" else {}
     return simulate(
@@ -139,7 +145,7 @@ def made(chosen: Combination) -> Simulation:
     )
 
 
-def refusal(chosen: Combination) -> str:
+def rejection(chosen: Combination) -> str:
     """Why a combination is refused, a key of `REASONS`; empty if it stands."""
     try:
         made(chosen).close()
@@ -158,14 +164,14 @@ def trained(chosen: Combination, rounds: int = 2) -> Seen:
     """Some rounds of a combination."""
     seen, held, adopted, servers = [], [], [], []
     with made(chosen) as simulation:
-        population = simulation.init(1)
+        run_state = simulation.init(1)
         for _ in range(rounds):
-            adopted.append(flat(simulation.held(simulation.adopt(population))))
-            servers.append(flat(population.server.params, chosen["topology"] == "gossip"))
-            population, record = simulation.round(population)
+            adopted.append(flat(simulation.held(simulation.adopt(run_state))))
+            servers.append(flat(run_state.server.params, chosen["topology"] == "gossip"))
+            run_state, record = simulation.round(run_state)
             seen.append(record)
-            held.append(flat(simulation.held(population)))
-        servers.append(flat(population.server.params, chosen["topology"] == "gossip"))
+            held.append(flat(simulation.held(run_state)))
+        servers.append(flat(run_state.server.params, chosen["topology"] == "gossip"))
     return Seen(seen, held, adopted, servers)
 
 
@@ -200,16 +206,16 @@ def _schedule(chosen: Combination, seen: Seen) -> bool:
         scaled = [np.abs(after - before).max() for before, after in itertools.pairwise(seen.server)]
         return all(count == 1 for count in came) and (chosen["topology"] == "tree" or max(scaled) > 0.0)
     if schedule == "deadline":
-        ends = [0.0, *(r.tick.time_s for r in rounds)]
+        ends = [0.0, *(r.clock_stats.time_s for r in rounds)]
         return all(b - a <= DEADLINE or n <= 1 for (a, b), n in zip(itertools.pairwise(ends), came, strict=True))
-    return all(r.tick is None or r.tick.late == 0 for r in rounds)
+    return all(r.clock_stats is None or r.clock_stats.cancelled == 0 for r in rounds)
 
 
 def _clock(chosen: Combination, seen: Seen) -> bool:
     if chosen["clock"] == "none":
-        return all(r.tick is None for r in seen.rounds)
-    lost = sum(r.tick.lost for r in seen.rounds if r.tick is not None)
-    timed = all(r.tick is not None and r.tick.time_s > 0.0 for r in seen.rounds)
+        return all(r.clock_stats is None for r in seen.rounds)
+    lost = sum(r.clock_stats.dropped for r in seen.rounds if r.clock_stats is not None)
+    timed = all(r.clock_stats is not None and r.clock_stats.time_s > 0.0 for r in seen.rounds)
     few = chosen["schedule"] != "synchronous"  # a loss may be noticed only after so few merges
     return timed and (lost > 0 or few if chosen["clock"] == "drop-outs" else lost == 0)
 
@@ -225,16 +231,16 @@ def _selection(chosen: Combination, seen: Seen) -> bool:
 
 def _local_steps(chosen: Combination, seen: Seen) -> bool:
     first = seen.rounds[0]
-    planned = STEPS if chosen["local steps"] == "ramp" else 1
+    planned = STEPS if chosen["local steps"] == "linear" else 1
     turns = np.ones(AGENTS) if first.turns is None else first.turns
     return all(first.steps[k] == planned * turns[k] for k in np.flatnonzero(first.steps))
 
 
 def _budget(chosen: Combination, seen: Seen) -> bool:
     if chosen["budget"] == "none":
-        return all(r.admitted is None for r in seen.rounds)
+        return all(r.selected is None for r in seen.rounds)
     within = [r for r in seen.rounds if chosen["topology"] == "server"]
-    return all(r.admitted is not None for r in seen.rounds) and all(r.bytes_up <= BUDGET for r in within)
+    return all(r.selected is not None for r in seen.rounds) and all(r.bytes_up <= BUDGET for r in within)
 
 
 def _compression(chosen: Combination, seen: Seen) -> bool:
@@ -338,7 +344,7 @@ def main(out: Path | None) -> None:
     import fedrl
 
     fedrl.prepare()
-    found = [(chosen, refusal(chosen)) for chosen in ordered(every())]
+    found = [(chosen, rejection(chosen)) for chosen in ordered(every())]
     standing = [chosen for chosen, reason in found if not reason]
     reasons = Counter(reason for _, reason in found if reason)
     rows = ordered(covering(standing)) if out is None else standing

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrl.aggregators import agnostic
+from fedrl.aggregators import afl
 from fedrl.aggregators.namespace import namespace, weighted_mean
 from fedrl.clocks import clock
 from fedrl.core.aggregator import NOBODY, Aggregator
@@ -13,7 +13,7 @@ from fedrl.core.component import component
 from fedrl.core.stage import Stage
 from fedrl.core.types import Update
 from fedrl.engines.simulate import simulate
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.learners import sgd
 from fedrl.server.schedules import fed_buff
 from fedrl.topologies import tree
@@ -24,7 +24,7 @@ SEEN = []
 
 
 @component("test double")
-def watching(sees: str = "each") -> Aggregator:
+def watching(needs: str = "each") -> Aggregator:
     """A mean that writes down what it is shown."""
 
     def update(key, view, arrivals, state, updates):
@@ -33,7 +33,7 @@ def watching(sees: str = "each") -> Aggregator:
         value = weighted_mean(updates.weight, updates.value)
         return Update(value, updates.weight.sum(), updates.version.max()), state
 
-    return Aggregator(update=update, sees=sees)
+    return Aggregator(update=update, needs=needs)
 
 
 def lying(key, context, shared, local, update):
@@ -49,8 +49,8 @@ def nothing_seen():
 def test_rows_are_in_the_order_of_their_senders():
     federation = federate(quadratic(sgd(0.1)), watching())
     simulation = simulate(federation, FLEET, order=[3, 1, 0, 2], devices=DEVICE)
-    population, seen = simulation.round(simulation.init(0))
-    population, _ = simulation.round(population, cohort=[1, 3])
+    run_state, seen = simulation.round(simulation.init(0))
+    run_state, _ = simulation.round(run_state, cohort=[1, 3])
     assert [row[:3] for row in SEEN] == [(0, [0, 1, 2, 3], [0] * 4), (1, [1, 3], [0, 0])]
     moved = 0.1 * FLEET.curvature * FLEET.minimum  # from zero
     np.testing.assert_allclose(SEEN[0][3]["head"][:, 0], moved[:, 0], rtol=1e-6)
@@ -62,10 +62,10 @@ def test_staleness_is_what_the_engine_knows(stages):
     federation = federate(quadratic(sgd(0.1)), watching(), *stages)
     timing = {"scheduler": fed_buff(2), "clock": clock(step_s=[1.0, 1.4, 3.1, 7.3]), "merges": 1}
     simulation = simulate(federation, FLEET, **timing, devices=DEVICE)
-    population = simulation.init(0)
+    run_state = simulation.init(0)
     told = []
     for _ in range(5):
-        population, seen = simulation.round(population)
+        run_state, seen = simulation.round(run_state)
         told.append((seen.arrivals.sender.tolist(), seen.arrivals.staleness.tolist()))
     assert [row[1:3] for row in SEEN] == [
         ([0, 1], [0, 0]),  # at 1.0 and 1.4
@@ -81,7 +81,7 @@ def test_staleness_is_what_the_engine_knows(stages):
 
 
 def test_a_rule_that_remembers_agents_knows_them_in_every_engine():
-    federation = federate(quadratic(sgd(0.1)), agnostic(4, step=0.05))
+    federation = federate(quadratic(sgd(0.1)), afl(4, step=0.05))
     one = simulate(federation, FLEET, devices=DEVICE)
     relayed = simulate(federation, FLEET, topology=tree([2]), devices=DEVICE)
     after = [simulation.round(simulation.init(0), cohort=[0, 3])[0].server for simulation in (one, relayed)]
@@ -96,10 +96,10 @@ def test_a_rule_of_the_sum_is_shown_a_mean_of_nobody_in_particular():
         named = jnp.where(arrivals.sender == NOBODY, 1.0, jnp.nan)
         return Update(jax.tree.map(lambda x: x[0] * named, updates.value), updates.weight[0], updates.version[0]), state
 
-    simulation = simulate(federate(quadratic(sgd(0.1)), Aggregator(update=update, sees="sum")), FLEET, devices=DEVICE)
-    population, seen = simulation.round(simulation.init(0))
+    simulation = simulate(federate(quadratic(sgd(0.1)), Aggregator(update=update, needs="sum")), FLEET, devices=DEVICE)
+    run_state, seen = simulation.round(simulation.init(0))
     assert not seen.skipped
-    assert np.abs(flat(population.server.params)).max() > 0.0
+    assert np.abs(flat(run_state.server.params)).max() > 0.0
 
 
 def test_the_key_of_a_rule_is_new_in_every_round():
@@ -111,7 +111,7 @@ def test_the_key_of_a_rule_is_new_in_every_round():
         return Update(value, updates.weight.sum(), updates.version.max()), state
 
     simulation = simulate(federate(quadratic(sgd(0.1)), Aggregator(update=update)), FLEET, devices=DEVICE)
-    population = simulation.init(0)
+    run_state = simulation.init(0)
     for _ in range(3):
-        population, _ = simulation.round(population)
+        run_state, _ = simulation.round(run_state)
     assert len({tuple(key) for key in keys}) == len(keys) == 3

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrl.aggregators import agnostic, by_diversity, mean, median, q_fair
+from fedrl.aggregators import afl, mean, median, q_ffl, weight_by_diversity
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.stage import Stage
@@ -16,10 +16,10 @@ from fedrl.engines.simulate import simulate
 from fedrl.engines.state import block_size
 from fedrl.engines.topologies.choices import isolated
 from fedrl.environments import cartpole
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.learners import adam, network, ppo, sgd
 from fedrl.server import fedadam
-from fedrl.server.decisions import Workload
+from fedrl.server.decisions import LocalSteps
 from fedrl.server.scheduler import Scheduler
 from fedrl.stages import error_feedback, quantize, top_k
 from tests.support.quadratic import Valley, flat, quadratic
@@ -49,15 +49,15 @@ def cohort_of(round_: int) -> list[int] | None:
 
 
 def ran(simulation, rounds: int = ROUNDS, cohort=cohort_of):
-    population = simulation.init(0)
+    run_state = simulation.init(0)
     for i in range(rounds):
-        population, seen = simulation.round(population, cohort=cohort(i))
-    return population, seen
+        run_state, seen = simulation.round(run_state, cohort=cohort(i))
+    return run_state, seen
 
 
 LEARNER = quadratic(sgd(0.1, momentum=0.5), size=SIZE, samples=3)
 STAGES = (error_feedback(top_k(0.5), quantize(4)),)
-BY_SUM = federate(LEARNER, mean(), *STAGES, server_opt=fedadam(0.1), local_steps=3)
+BY_SUM = federate(LEARNER, mean(), *STAGES, server_optimizer=fedadam(0.1), local_steps=3)
 BY_EACH = federate(LEARNER, median(), *STAGES, local_steps=3)
 
 
@@ -65,16 +65,16 @@ BY_EACH = federate(LEARNER, median(), *STAGES, local_steps=3)
 def expected():
     """The hash after 20 rounds on one device, agents in order."""
     simulation = simulate(BY_SUM, FLEET, local_steps=WORK, block=BLOCK, devices=DEVICES[:1])
-    population, _ = ran(simulation)
-    return fingerprint(population.server), fingerprint(simulation.params_of(population))
+    run_state, _ = ran(simulation)
+    return fingerprint(run_state.server), fingerprint(simulation.params_of(run_state))
 
 
 @pytest.mark.parametrize(("devices", "order"), [(2, None), (1, PADDED)], ids=["two devices", "any order and padding"])
 def test_twenty_rounds_give_the_same_bits(expected, devices, order):
     assert len(DEVICES) >= 2
     simulation = simulate(BY_SUM, FLEET, local_steps=WORK, block=BLOCK, devices=DEVICES[:devices], order=order)
-    population, _ = ran(simulation)
-    assert (fingerprint(population.server), fingerprint(simulation.params_of(population))) == expected
+    run_state, _ = ran(simulation)
+    assert (fingerprint(run_state.server), fingerprint(simulation.params_of(run_state))) == expected
 
 
 def test_the_fingerprint_sees_a_single_bit():
@@ -99,7 +99,7 @@ def test_a_rule_that_sees_each_update_gives_the_same_bits_on_two_devices():
     assert fingerprint(ran(one)[0].server) == fingerprint(ran(two)[0].server)
 
 
-@pytest.mark.parametrize("rule", [by_diversity(), q_fair(), agnostic(AGENTS)], ids=repr)
+@pytest.mark.parametrize("rule", [weight_by_diversity(), q_ffl(), afl(AGENTS)], ids=repr)
 def test_a_rule_that_adds_up_by_itself_gives_the_same_bits_in_any_order(rule):
     learner = quadratic(sgd(0.1), size=SIZE, samples=3)
     orders = (
@@ -140,11 +140,11 @@ def test_nothing_is_compiled_after_the_first_round(rule, stages, topology, compi
     learner = quadratic(sgd(0.11, momentum=0.5), size=SIZE, samples=3)  # of its own: equal ones share their programs
     federation = federate(learner, rule, *stages, local_steps=3)
     simulation = simulate(federation, FLEET, topology=topology, local_steps=WORK, block=BLOCK)
-    population, _ = ran(simulation, 1)
+    run_state, _ = ran(simulation, 1)
     assert compilations  # the listener listens
     compilations.clear()
     for cohort in (None, [0, 1, 2, 3, 4, 5, 6], [12], None):
-        population, _ = simulation.round(population, cohort=cohort)
+        run_state, _ = simulation.round(run_state, cohort=cohort)
     assert compilations == []
 
 
@@ -158,13 +158,13 @@ def test_a_schedule_of_local_steps_compiles_nothing_and_its_rounds_are_those_of_
     def federation(most):
         return federate(learner, mean(), *STAGES, local_steps=most, payload=payload)
 
-    plan = Scheduler(workload=given(lengths))
+    plan = Scheduler(local_steps=given(lengths))
     planned = simulate(federation(4), FLEET, scheduler=plan, block=BLOCK, devices=DEVICES[:1])
-    population, _ = planned.round(planned.init(0))
+    run_state, _ = planned.round(planned.init(0))
     assert compilations
     compilations.clear()
     for length in lengths[1:]:
-        population, seen = planned.round(population)
+        run_state, seen = planned.round(run_state)
         assert seen.steps.tolist() == [length] * AGENTS
     assert compilations == []
     short = simulate(federation(1), FLEET, block=BLOCK, devices=DEVICES[:1])
@@ -173,10 +173,10 @@ def test_a_schedule_of_local_steps_compiles_nothing_and_its_rounds_are_those_of_
     assert fingerprint(once.server) == fingerprint(longer.server)
 
 
-@component("workload")
-def given(lengths: Sequence[int]) -> Workload:
+@component("local_steps")
+def given(lengths: Sequence[int]) -> LocalSteps:
     """So many local steps, round by round."""
-    return Workload(lambda agents, number, state: np.full(agents, lengths[number - 1]), max(lengths))
+    return LocalSteps(lambda agents, number, state: np.full(agents, lengths[number - 1]), max(lengths))
 
 
 def test_updates_that_are_not_finite_are_left_out_and_counted():
@@ -187,29 +187,29 @@ def test_updates_that_are_not_finite_are_left_out_and_counted():
     for rule in (mean(), median()):
         federation = federate(quadratic(sgd(0.1), size=SIZE), rule)
         simulation = simulate(federation, sick, block=BLOCK, devices=DEVICES[:1])
-        population, seen = ran(simulation, 1)
-        assert [agent for agent, _ in seen.refused] == [2, 7]
-        assert all(reason.endswith("is not finite") for _, reason in seen.refused)
+        run_state, seen = ran(simulation, 1)
+        assert [agent for agent, _ in seen.rejected] == [2, 7]
+        assert all(reason.endswith("is not finite") for _, reason in seen.rejected)
         step = 0.1 * FLEET.curvature[healthy] * FLEET.minimum[healthy]
         merged = step.mean(0) if rule == mean() else np.median(step, axis=0)
-        np.testing.assert_allclose(flat(population.server.params), merged, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(flat(run_state.server.params), merged, rtol=1e-4, atol=1e-6)
 
 
 def test_a_round_in_which_every_update_is_refused_changes_nothing_but_the_version():
     sick = FLEET._replace(minimum=np.full_like(FLEET.minimum, np.nan))
     simulation = simulate(federate(quadratic(sgd(0.1), size=SIZE), mean()), sick, block=BLOCK, devices=DEVICES[:1])
-    population, seen = ran(simulation, 2)
-    assert (len(seen.refused), seen.weight, int(population.server.version)) == (AGENTS, 0.0, 2)
-    np.testing.assert_array_equal(flat(population.server.params), 0.0)
+    run_state, seen = ran(simulation, 2)
+    assert (len(seen.rejected), seen.weight, int(run_state.server.version)) == (AGENTS, 0.0, 2)
+    np.testing.assert_array_equal(flat(run_state.server.params), 0.0)
 
 
 def test_isolated_agents_learn_alone_and_what_stands_for_a_server_stands_still():
     federation = federate(quadratic(sgd(0.1), size=SIZE), mean())
     simulation = simulate(federation, FLEET, topology=isolated(), block=BLOCK, devices=DEVICES[:1])
-    population, seen = ran(simulation, 4, lambda i: None)
+    run_state, seen = ran(simulation, 4, lambda i: None)
     alone = FLEET.minimum * (1 - (1 - 0.1 * FLEET.curvature.astype(np.float64)) ** 4)
-    np.testing.assert_allclose(flat(simulation.params_of(population)), alone, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(flat(population.server.params), 0.0)
+    np.testing.assert_allclose(flat(simulation.params_of(run_state)), alone, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(flat(run_state.server.params), 0.0)
     assert (seen.bytes_up, seen.bytes_down) == (0, 0)
 
 
@@ -225,7 +225,9 @@ def test_metrics_come_back_in_the_order_of_the_seats_and_only_for_the_cohort():
 def tiny_ppo():
     """PPO with a linear policy: small enough to compile, random enough to tell orders apart."""
     linear = network(lambda key, space, outputs, gain: 0.1 * jax.random.normal(key, (outputs, 4)), jnp.matmul)
-    return ppo(cartpole(), network=linear, optimizer=adam(0.01), instances=2, steps=4, epochs=2, minibatch_count=2)
+    return ppo(
+        cartpole(), network=linear, optimizer=adam(0.01), num_envs=2, num_steps=4, num_epochs=2, num_minibatches=2
+    )
 
 
 POLES = jax.tree.map(lambda x: np.full(AGENTS, x, np.float32), cartpole().params)._replace(
@@ -238,9 +240,9 @@ def test_twenty_rounds_of_ppo_give_the_same_bits_on_two_devices_in_any_order():
     prints = []
     for devices, order in [(1, None), (2, SHUFFLED)]:
         simulation = simulate(federation, POLES, local_steps=[2, 1] * 6 + [2], devices=DEVICES[:devices], order=order)
-        population, seen = ran(simulation)
-        assert seen.refused == ()
-        prints.append((fingerprint(population.server), fingerprint(simulation.params_of(population))))
+        run_state, seen = ran(simulation)
+        assert seen.rejected == ()
+        prints.append((fingerprint(run_state.server), fingerprint(simulation.params_of(run_state))))
     assert prints[0] == prints[1]
     assert fingerprint(simulation.init(1).server) != fingerprint(simulation.init(0).server)
     assert block_size(AGENTS) == BLOCK
@@ -267,12 +269,12 @@ def test_where_nothing_had_any_weight_everybody_gets_the_memory_of_their_stages_
     def weightless(key, context, shared, local, update):
         return update._replace(weight=jnp.zeros_like(update.weight)), local
 
-    federation = federate(LEARNER, mean(), error_feedback(top_k(0.34)), Stage(weightless, weighs=(0.0, 1.0)))
+    federation = federate(LEARNER, mean(), error_feedback(top_k(0.34)), Stage(weightless, reweights=(0.0, 1.0)))
     simulation = simulate(federation, FLEET, devices=DEVICES[:1])
     first = simulation.init(0)
-    before = [jax.tree.map(np.array, block.local) for block in first.blocks]
-    population, seen = simulation.round(first)
+    before = [jax.tree.map(np.array, block.stage_states) for block in first.blocks]
+    run_state, seen = simulation.round(first)
     assert seen.weight == 0.0
-    assert not seen.refused
-    for old, block in zip(before, population.blocks, strict=True):
-        jax.tree.map(np.testing.assert_array_equal, old, block.local)
+    assert not seen.rejected
+    for old, block in zip(before, run_state.blocks, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, old, block.stage_states)

@@ -10,23 +10,23 @@ from fedrl.core.errors import ConfigError, UnsoundError, WireError
 from fedrl.core.keys import agent_secret, keys_of
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choco import compressor, message_key
-from fedrl.engines.topologies.choco_peer import Copy, Peer, hear, mix, speak
+from fedrl.engines.topologies.choco_peer import Peer, PeerCopy, mix, receive, send
 from fedrl.engines.topologies.choices import gossip
 from fedrl.engines.topologies.step_size import handed_over, message_shapes, step_size
-from fedrl.federation.federation import federate
-from fedrl.learners import chain, corrected, sgd
+from fedrl.federation.federate import federate
+from fedrl.learners import add_correction, chain, sgd
 from fedrl.records import checkpoint
 from fedrl.stages import (
-    by_size,
     clip,
-    control_variates,
     error_feedback,
     flatten,
-    lazy,
+    hard_threshold,
+    lag,
+    partition_by_size,
     quantize,
     random_k,
+    scaffold,
     sign,
-    threshold,
     top_k,
     uniform_quantize,
 )
@@ -75,11 +75,11 @@ def disagreement(stage, graph, gamma, rounds: int, steps: int = 50) -> tuple[np.
     """Root mean square distances after every so many steps of pure consensus, and how far the mean has moved."""
     federation = federate(SCATTERING, mean(), stage)
     simulation = neighbours(federation, LANDS, graph, metropolis(), gamma=gamma, consensus_steps=steps, block=MANY)
-    population, found, means = simulation.init(0), [], []
+    run_state, found, means = simulation.init(0), [], []
     for _ in range(rounds):
-        population, seen = simulation.round(population)
+        run_state, seen = simulation.round(run_state)
         found.append((seen.metrics["drift"], seen.metrics["consensus_distance"]))
-        means.append(met(simulation, population).mean(0))
+        means.append(met(simulation, run_state).mean(0))
     before, after = (np.sqrt(np.square(x).mean(1)) for x in zip(*found, strict=True))
     return before, after, np.abs(means[-1] - means[0]).max()
 
@@ -161,14 +161,16 @@ def test_what_loses_nothing_gives_what_neighbours_come_to_without_it():
 
 def test_training_by_compressed_differences_settles_near_where_it_does_without():
     plain = neighbours(compressed(), FLEET, complete(), metropolis(), **SMALL)
-    small = neighbours(compressed(by_size(1, quantize(8), top_k(0.5))), FLEET, complete(), metropolis(), **SMALL)
+    small = neighbours(
+        compressed(partition_by_size(1, quantize(8), top_k(0.5))), FLEET, complete(), metropolis(), **SMALL
+    )
     ends = [flat(met(s, simulated_rounds(s, 150))) for s in (plain, small)]
     assert np.abs(ends[1].mean(0) - ends[0].mean(0)).max() < 0.05
     assert np.abs(ends[1] - FLEET.minimum).max() > 1.0  # and not where each would go by itself
 
 
 def test_gradient_tracking_by_compressed_differences_takes_every_agent_to_the_optimum():
-    federation = federate(quadratic(chain(corrected(), sgd(RATE))), mean(), top_k(0.5))
+    federation = federate(quadratic(chain(add_correction(), sgd(RATE))), mean(), top_k(0.5))
     simulation = neighbours(federation, FLEET, ring(), metropolis(), gradient_tracking(RATE), **SMALL)
     held = flat(met(simulation, simulated_rounds(simulation, 600)))
     np.testing.assert_allclose(held, np.broadcast_to(OPTIMUM, held.shape), atol=1e-4)
@@ -193,20 +195,22 @@ def test_peers_by_themselves_come_to_the_same_bits_in_the_same_bytes_also_after_
     graph, mixing, twice = ring(), metropolis(), 2
     simulation = neighbours(federation, FLEET, graph, mixing, rule, consensus_steps=twice, **SMALL)
     gamma, like = step_size(federation, graph, mixing, rule, None, AGENTS), message_shapes(federation, rule)
-    programs, population = compressor(federation, like), simulation.init(0)
-    first = own(population.between.topology.held, 0)
+    programs, run_state = compressor(federation, like), simulation.init(0)
+    first = own(run_state.engine_state.topology.held, 0)
     links = [np.flatnonzero(graph.adjacency(AGENTS, 0)[k]).tolist() for k in range(AGENTS)]
-    peers = [Peer(k, Copy(first), {j: Copy(first) for j in links[k]}, programs.local) for k in range(AGENTS)]
+    peers = [
+        Peer(k, PeerCopy(first), {j: PeerCopy(first) for j in links[k]}, programs.stage_states) for k in range(AGENTS)
+    ]
     resent = 0
     for i, cohort in enumerate(ROUNDS):
         there = list(range(AGENTS)) if cohort is None else cohort
-        before, here = population, np.isin(np.arange(AGENTS), there)
-        population, seen = simulation.round(before, cohort)
+        before, here = run_state, np.isin(np.arange(AGENTS), there)
+        run_state, seen = simulation.round(before, cohort)
         start, memory = before.server.params, before.server.aggregator
         met_by = here.reshape(-1, 1)  # before they adopt, agents hold what they have trained
         trained = jax.tree.map(
             lambda new, old, by=met_by: np.where(by.reshape(-1, *(1,) * (old.ndim - 1)), new, old),
-            simulation.params_of(population),
+            simulation.params_of(run_state),
             start,
         )
         whole = rule.send(np.ones(AGENTS, int), start, memory, trained)
@@ -214,25 +218,25 @@ def test_peers_by_themselves_come_to_the_same_bits_in_the_same_bytes_also_after_
         totals = [jax.tree.map(lambda x: np.asarray(x, np.float64), own(message, k)) for k in range(AGENTS)]
         weights, sent = mixing.weights(graph.adjacency(AGENTS, 0) & here[:, None] & here[None, :]), 0
         for step in range(twice):
-            letters = {}
+            messages = {}
             for k in there:
                 present = {j: None for j in links[k] if j in there}
                 given = (i, step, int(here[k]), peers[k], totals[k], present)
-                letters[k], peers[k] = speak(programs, agent_secret(population.keys, k), *given)
+                messages[k], peers[k] = send(programs, agent_secret(run_state.keys, k), *given)
             for k in there:
-                for j, bodies in letters.items():
+                for j, bodies in messages.items():
                     if k in bodies:
                         sent += len(bodies[k])
                         resent += int(np.frombuffer(bodies[k][:4], "<i4")[0]) < 0
-                        peers[k] = hear(programs, peers[k], j, bodies[k])
+                        peers[k] = receive(programs, peers[k], j, bodies[k])
                 by = {j: float(weights[k, j]) for j in {k, *np.flatnonzero(weights[k]).tolist()}}
                 totals[k] = mix(peers[k], totals[k], by, gamma)
         total = jax.tree.map(lambda *rows: np.stack(rows), *totals)
         params, kept = rule.receive(message, memory, total)
         params = jax.tree.map(lambda x: x.astype(np.float32), params)
-        jax.tree.map(np.testing.assert_array_equal, params, population.server.params)
-        jax.tree.map(np.testing.assert_array_equal, kept, population.server.aggregator)
-        copies = population.between.topology
+        jax.tree.map(np.testing.assert_array_equal, params, run_state.server.params)
+        jax.tree.map(np.testing.assert_array_equal, kept, run_state.server.aggregator)
+        copies = run_state.engine_state.topology
         for k in range(AGENTS):
             jax.tree.map(np.testing.assert_array_equal, peers[k].own.held, own(copies.held, k))
         assert sent == seen.bytes_up == seen.uploads.size_bytes.sum()
@@ -243,46 +247,46 @@ def test_a_lost_message_is_noticed_by_its_number():
     federation = compressed(top_k(0.4))
     programs = compressor(federation, message_shapes(federation, average()))
     nothing = {"head": np.zeros(1, np.float32), "tail": np.zeros((1, 2), np.float32)}
-    told, hearer = (Peer(k, Copy(nothing), {1 - k: Copy(nothing)}, programs.local) for k in range(2))
+    told, hearer = (Peer(k, PeerCopy(nothing), {1 - k: PeerCopy(nothing)}, programs.stage_states) for k in range(2))
     x = jax.tree.map(lambda leaf: leaf + 1.0, nothing)
-    _, told = speak(programs, bytes(32), 0, 0, 1, told, x, {1: None})
-    second, told = speak(programs, bytes(32), 1, 0, 1, told, x, {1: None})
+    _, told = send(programs, bytes(32), 0, 0, 1, told, x, {1: None})
+    second, told = send(programs, bytes(32), 1, 0, 1, told, x, {1: None})
     with pytest.raises(WireError, match=r"makes copy 2 of agent 0, and copy 0 is held.*Have it sent whole"):
-        hear(programs, hearer, 0, second[1])
+        receive(programs, hearer, 0, second[1])
     told = told._replace(others={1: told.others[1]._replace(told=0)})  # as the other has said
-    third, told = speak(programs, bytes(32), 2, 0, 1, told, x, {1: None})
-    hearer = hear(programs, hearer, 0, third[1])
+    third, told = send(programs, bytes(32), 2, 0, 1, told, x, {1: None})
+    hearer = receive(programs, hearer, 0, third[1])
     assert len(third[1]) == 4 + codec(nothing).size_bytes
     jax.tree.map(np.testing.assert_array_equal, hearer.others[0].held, told.own.held)
 
 
 def test_who_was_away_is_sent_copies_whole_and_both_are_counted():
     simulation = neighbours(compressed(top_k(0.5)), FLEET, ring(), metropolis(), **SMALL)
-    population, first = simulation.round(simulation.init(0))
+    run_state, first = simulation.round(simulation.init(0))
     small, whole = first.bytes_up // first.messages_up, 4 * SIZE + 4
     assert first.bytes_up == 2 * AGENTS * small
     assert small < whole
     assert first.metrics["whole_copies"].sum() == 0
-    population, _ = simulation.round(population, cohort=[0, 1, 2, 4, 5, 6, 7])
-    copies = population.between.topology
+    run_state, _ = simulation.round(run_state, cohort=[0, 1, 2, 4, 5, 6, 7])
+    copies = run_state.engine_state.topology
     assert copies.number.tolist() == [2, 2, 2, 1, 2, 2, 2, 2]
-    population, seen = simulation.round(population)  # 2 and 4 lack nothing of 3, and it lacks one of each
+    run_state, seen = simulation.round(run_state)  # 2 and 4 lack nothing of 3, and it lacks one of each
     assert seen.metrics["whole_copies"].tolist() == [0, 0, 1, 0, 1, 0, 0, 0]
     assert seen.bytes_up == (2 * AGENTS - 2) * small + 2 * whole
-    assert simulation.round(population)[1].metrics["whole_copies"].sum() == 0
+    assert simulation.round(run_state)[1].metrics["whole_copies"].sum() == 0
 
 
 def test_who_restarts_holds_no_copy_and_others_hold_an_old_one_of_it():
     federation = federate(quadratic(sgd(RATE)), mean(), top_k(0.5))
     where = gossip(ring(), metropolis())
     simulation = simulate(federation, FLEET, topology=where, clock=clock(restart=0.2), merges=1, **SMALL)
-    (hearing, heard), population, resent = ring().adjacency(AGENTS, 0).nonzero(), simulation.init(0), 0
-    first, held = jax.tree.map(np.copy, population.between.topology.held), np.zeros((AGENTS, AGENTS), int)
+    (hearing, heard), run_state, resent = ring().adjacency(AGENTS, 0).nonzero(), simulation.init(0), 0
+    first, held = jax.tree.map(np.copy, run_state.engine_state.topology.held), np.zeros((AGENTS, AGENTS), int)
     number = np.zeros(AGENTS, int)  # held[i, j]: which copy of j agent i holds
     for _ in range(8):
-        restarts = population.between.team.restarts.copy()
-        population, seen = simulation.round(population)
-        fallen, there = population.between.team.restarts > restarts, seen.steps > 0
+        restarts = run_state.engine_state.team.restarts.copy()
+        run_state, seen = simulation.round(run_state)
+        fallen, there = run_state.engine_state.team.restarts > restarts, seen.steps > 0
         np.testing.assert_array_equal(fallen, ~there)
         number[fallen] += 1
         held[fallen] = -1
@@ -291,20 +295,20 @@ def test_who_restarts_holds_no_copy_and_others_hold_an_old_one_of_it():
         np.testing.assert_array_equal(seen.metrics["whole_copies"], np.bincount(heard[behind], minlength=AGENTS))
         number[np.unique(heard[meeting])] += 1
         held[hearing[meeting], heard[meeting]] = number[heard[meeting]]
-        copies = population.between.topology
+        copies = run_state.engine_state.topology
         np.testing.assert_array_equal(copies.number, number)
         jax.tree.map(lambda x, y, k=fallen: np.testing.assert_array_equal(x[k], y[k]), copies.held, first)
         resent += int(behind.sum())
-    assert resent > population.between.team.restarts.sum() > 3
+    assert resent > run_state.engine_state.team.restarts.sum() > 3
 
 
 def test_an_agent_without_neighbours_learns_by_itself():
     alone, ends = jax.tree.map(lambda x: x[:1], FLEET), []
     for stages in ((), (top_k(0.5),)):
         simulation = simulate(compressed(*stages), alone, topology=gossip(ring(), metropolis()))
-        population, seen = simulation.round(simulation.init(0))
+        run_state, seen = simulation.round(simulation.init(0))
         assert (seen.bytes_up, seen.messages_up) == (0, 0)
-        ends.append(flat(population.server.params))
+        ends.append(flat(run_state.server.params))
     np.testing.assert_array_equal(*ends)
 
 
@@ -316,7 +320,7 @@ def test_the_keys_of_agents_versions_and_steps_differ():
     for agent, version, step in np.ndindex(4, 4, 4):
         data = message_key(agent_secret(keys, agent), version, step)
         numbers = (np.int32(n) for n in (agent, version, 1))
-        draws.add(int(programs.encode(data, *numbers, programs.local, nothing)[0].seed))
+        draws.add(int(programs.encode(data, *numbers, programs.stage_states, nothing)[0].seed))
     assert len(draws) == 64
 
 
@@ -324,18 +328,18 @@ def test_the_keys_of_agents_versions_and_steps_differ():
 def test_a_run_goes_on_from_a_checkpoint_in_new_objects_to_the_last_bit(rule, tmp_path):
     federation = federate(CORRECTED.learner, mean(), quantize(4))
     one, two = (neighbours(federation, FLEET, ring(), metropolis(), rule, consensus_steps=2, **SMALL) for _ in range(2))
-    population = one.init(0)
+    run_state = one.init(0)
     for i in range(3):
-        population, _ = one.round(population, None if i != 2 else [0, 1, 4, 5])
-    checkpoint.save(tmp_path / "state", population, 3)
+        run_state, _ = one.round(run_state, None if i != 2 else [0, 1, 4, 5])
+    checkpoint.save(tmp_path / "state", run_state, 3)
     again = checkpoint.load(tmp_path / "state", two.init(5))
     for _ in range(2):
-        (population, seen), (again, as_seen) = one.round(population), two.round(again)
-    assert fingerprint((population.server, population.between.topology)) == fingerprint(
-        (again.server, again.between.topology)
+        (run_state, seen), (again, as_seen) = one.round(run_state), two.round(again)
+    assert fingerprint((run_state.server, run_state.engine_state.topology)) == fingerprint(
+        (again.server, again.engine_state.topology)
     )
     assert fingerprint(seen._replace(sums={})) == fingerprint(as_seen._replace(sums={}))
-    assert fingerprint(one.init(0).between.topology) != fingerprint(population.between.topology)
+    assert fingerprint(one.init(0).engine_state.topology) != fingerprint(run_state.engine_state.topology)
 
 
 CHOCO = "CHOCO on directed or changing graphs"
@@ -355,10 +359,10 @@ UNEVEN = "weights that differ between the ends of an edge"
         ),
         (clip(1.0), ring(), metropolis(), average(), "graph", r"clip\(1.0\) is no contraction"),
         (random_k(0.1), ring(), metropolis(), average(), "graph", "no contraction"),
-        (threshold(0.1), ring(), metropolis(), average(), "graph", "no contraction"),
+        (hard_threshold(0.1), ring(), metropolis(), average(), "graph", "no contraction"),
         (uniform_quantize(8), ring(), metropolis(), average(), "graph", "no contraction"),
         (
-            lazy(error_feedback(sign())),
+            lag(error_feedback(sign())),
             ring(),
             metropolis(),
             average(),
@@ -381,7 +385,7 @@ def test_what_would_part_copies_or_agents_is_refused(stage, graph, mixing, rule,
 
 
 def test_control_variates_need_a_server():
-    federation = federate(CORRECTED.learner, mean(), control_variates(RATE))
+    federation = federate(CORRECTED.learner, mean(), scaffold(RATE))
     with pytest.raises(UnsoundError, match="run the federation with a server") as no:
         neighbours(federation, FLEET, ring(), metropolis())
     assert no.value.reason == "no server"

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fedrl.aggregators import mean
-from fedrl.engines.dissimilarity import spread, update_spread
+from fedrl.engines.dissimilarity import spread, update_dissimilarity
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import gossip
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.learners import personal, sgd
 from fedrl.topologies import metropolis, ring
 from tests.support.quadratic import FLEET, Valley, quadratic
@@ -52,10 +52,10 @@ def expected(start):
 
 def measured(simulation):
     """Of the first round."""
-    population = simulation.init(0)
-    begun = simulation.held(simulation.adopt(population))
-    after, _ = simulation.round(population)
-    return update_spread(begun, simulation.held(after))
+    run_state = simulation.init(0)
+    begun = simulation.held(simulation.adopt(run_state))
+    after, _ = simulation.round(run_state)
+    return update_dissimilarity(begun, simulation.held(after))
 
 
 @pytest.mark.parametrize("neighbours", [False, True], ids=["server", "neighbours"])
@@ -68,7 +68,7 @@ def test_it_is_measured_on_what_agents_learned_in_a_round(neighbours):
 
 
 def test_only_what_is_shared_counts():
-    learner = personal(quadratic(sgd(RATE)), keep=["head"])
+    learner = personal(quadratic(sgd(RATE)), local=["head"])
     simulation = simulate(federate(learner, mean(), local_steps=STEPS), Valley(*map(np.asarray, FLEET)))
     end = FLEET.minimum - (1 - RATE * FLEET.curvature) ** STEPS * FLEET.minimum
     np.testing.assert_allclose(measured(simulation), by_hand(end[:, 1:].astype(float)), rtol=1e-4)

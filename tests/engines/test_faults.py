@@ -13,23 +13,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrl.aggregators import agnostic, by_diversity, mean, median, q_fair
+from fedrl.aggregators import afl, mean, median, q_ffl, weight_by_diversity
 from fedrl.clocks import clock
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_uniform, first
 from fedrl.engines.simulate import simulate
-from fedrl.engines.state import Refusal
+from fedrl.engines.state import Rejection
 from fedrl.engines.topologies.choices import gossip, isolated
 from fedrl.environments.adapters import gymnasium as adapted
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.learners import (
     a2c,
+    accept_if_better,
     adam,
+    add_correction,
     apfl,
     chain,
-    corrected,
-    gated,
-    interpolated,
+    interpolate,
     mlp,
     normalize,
     personal,
@@ -38,7 +38,7 @@ from fedrl.learners import (
     reinforce,
     sgd,
 )
-from fedrl.server import by_priority
+from fedrl.server import greedy
 from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import fed_async, fed_buff, synchronous
 from fedrl.stages import error_feedback, top_k
@@ -106,21 +106,21 @@ class Walk(gymnasium.Env):
 
 gymnasium.register("FaultyWalk-v0", Walk, max_episode_steps=12)
 
-SIZES = {"instances": 2, "steps": 6}
+SIZES = {"num_envs": 2, "num_steps": 6}
 BASIC = a2c(walk(), network=SMALL, **SIZES)
-FEDERATION = federate(BASIC, mean(), error_feedback(top_k(0.3)), server_opt=adam(0.01), local_steps=2)
+FEDERATION = federate(BASIC, mean(), error_feedback(top_k(0.3)), server_optimizer=adam(0.01), local_steps=2)
 
 LEARNERS = {
     "a2c": BASIC,
-    "ppo": ppo(walk(), network=SMALL, epochs=2, minibatch_count=1, **SIZES),
+    "ppo": ppo(walk(), network=SMALL, num_epochs=2, num_minibatches=1, **SIZES),
     "reinforce": reinforce(walk(), network=SMALL, episodes_per_step=3),
     "q_table": q_table(walk(cells=3), **SIZES),
     "normalize": normalize(BASIC),
-    "personal": personal(BASIC, keep=["actor"]),
-    "personal moments": personal(normalize(BASIC), keep=["moments"]),
-    "interpolated": interpolated(BASIC, 0.5),
+    "personal": personal(BASIC, local=["actor"]),
+    "personal moments": personal(normalize(BASIC), local=["moments"]),
+    "interpolate": interpolate(BASIC, 0.5),
     "apfl": apfl(BASIC),
-    "gated": gated(BASIC, trials=1),
+    "accept_if_better": accept_if_better(BASIC, trials=1),
     "lasting state": a2c(walk(lasting=True), network=SMALL, **SIZES),
 }
 
@@ -135,35 +135,35 @@ def blocks(federation, **given):
 ENGINES: dict[str, Any] = {
     "blocks": partial(blocks, FEDERATION),
     "each": partial(blocks, federate(BASIC, median(), error_feedback(top_k(0.3)), local_steps=2)),
-    "gradients": partial(blocks, federate(BASIC, mean(), payload="gradient", server_opt=adam(0.01))),
+    "gradients": partial(blocks, federate(BASIC, mean(), payload="gradient", server_optimizer=adam(0.01))),
     "budget": partial(
         blocks,
-        federate(BASIC, mean(), error_feedback(top_k(0.3)), tells=["norm"]),
-        scheduler=Scheduler(admission=by_priority(budget_bytes=600)),
+        federate(BASIC, mean(), error_feedback(top_k(0.3)), reports=["norm"]),
+        scheduler=Scheduler(upload_budget=greedy(budget_bytes=600)),
     ),
     "tree": partial(blocks, FEDERATION, topology=tree([3])),
     "tree with periods": partial(blocks, FEDERATION, topology=tree([3], periods=(1, 2))),
     "no server": partial(blocks, federate(BASIC, mean(), local_steps=2), topology=gossip(ring(), metropolis())),
     "clock": partial(blocks, FEDERATION, clock=clock()),
     "clock in a tree": partial(blocks, FEDERATION, topology=tree([3], periods=(1, 2)), clock=clock()),
-    "buffer": partial(blocks, FEDERATION, scheduler=fed_buff(buffer=2), clock=UNLIKE),
+    "buffer": partial(blocks, FEDERATION, scheduler=fed_buff(buffer_size=2), clock=UNLIKE),
     "asynchronous": partial(blocks, FEDERATION, scheduler=fed_async(), clock=UNLIKE),
 }
 
 
 def played(simulation, value: float = PAYS, without: bool = False):
     """Each round's population and what was seen of it; in `ROUND` the fifth is paid `value`, or is not there."""
-    population, found = simulation.init(0), []
+    run_state, found = simulation.init(0), []
     for number in range(1, ROUNDS + 1):
-        where = jax.tree.map(is_paid, population)
+        where = jax.tree.map(is_paid, run_state)
         if number == ROUND:
-            population, ON_HOST["pays"] = jax.tree.map(partial(pay, value), where, population), value
+            run_state, ON_HOST["pays"] = jax.tree.map(partial(pay, value), where, run_state), value
         absent = without and number == ROUND
-        population, seen = simulation.round(population, cohort=OTHERS if absent else None)
+        run_state, seen = simulation.round(run_state, cohort=OTHERS if absent else None)
         if number == ROUND:
-            population, ON_HOST["pays"] = jax.tree.map(partial(pay, PAYS), where, population), PAYS
-        held = simulation.params_of(simulation.adopt(jax.tree.map(jnp.copy, population)))
-        found.append((jax.tree.map(np.asarray, (population.server.params, held)), seen, done_of(population)))
+            run_state, ON_HOST["pays"] = jax.tree.map(partial(pay, PAYS), where, run_state), PAYS
+        held = simulation.params_of(simulation.adopt(jax.tree.map(jnp.copy, run_state)))
+        found.append((jax.tree.map(np.asarray, (run_state.server.params, held)), seen, done_of(run_state)))
     return found
 
 
@@ -182,9 +182,9 @@ def pay(value: float, where: np.ndarray, leaf):
     return jax.device_put(changed, leaf.sharding) if isinstance(leaf, jax.Array) else changed
 
 
-def done_of(population) -> int:
+def done_of(run_state) -> int:
     """Turns that the fifth has ended."""
-    return int(population.between.board.done[SICK])
+    return int(run_state.engine_state.board.done[SICK])
 
 
 def of_the_others(held, everybody: bool):
@@ -204,11 +204,11 @@ def check(found, absent, per_agent: bool = False) -> None:
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(held))
         assert all(np.isfinite(x).all() for name, x in seen.metrics.items() if not name.startswith("told/"))
     at_fault = found[ROUND - 1][1]
-    assert {agent for agent, _ in at_fault.refused} == {SICK}
-    assert all(reason.endswith("is not finite") for _, reason in at_fault.refused)
+    assert {agent for agent, _ in at_fault.rejected} == {SICK}
+    assert all(reason.endswith("is not finite") for _, reason in at_fault.rejected)
     assert at_fault.skipped == ""
     for held, seen, _ in found[ROUND:]:
-        assert seen.refused == ()
+        assert seen.rejected == ()
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(held))
 
 
@@ -241,42 +241,42 @@ def test_where_nobody_waits_a_fault_is_a_turn_that_came_to_nothing(name, monkeyp
     lost = range(found[ROUND - 2][2], found[ROUND - 1][2])
     assert len(lost) > 0
     from fedrl.clocks import virtual
-    from fedrl.clocks.events import LOST
+    from fedrl.clocks.events import DROPPED
 
     def ending(devices, seed, ids, turns, end_s):
         due_s, kind = original(devices, seed, ids, turns, end_s)
-        return due_s, np.where((np.asarray(ids) == SICK) & np.isin(turns, lost), LOST, kind)
+        return due_s, np.where((np.asarray(ids) == SICK) & np.isin(turns, lost), DROPPED, kind)
 
     original = virtual.ending
     monkeypatch.setattr(virtual, "ending", ending)
     check(found, played(ENGINES[name]()))
 
 
-@pytest.mark.parametrize("schedule", [fed_async(), fed_buff(buffer=3), synchronous()])
+@pytest.mark.parametrize("schedule", [fed_async(), fed_buff(buffer_size=3), synchronous()])
 def test_where_everybody_fails_nobody_is_waited_for_and_rounds_go_by(schedule):
     broken = FLEET._replace(pays=np.full(AGENTS, np.nan, np.float32))
     simulation = simulate(FEDERATION, broken, scheduler=schedule, clock=clock(), devices=ONE)
-    population = simulation.init(0)
-    before = jax.tree.map(np.array, population.server.params)
+    run_state = simulation.init(0)
+    before = jax.tree.map(np.array, run_state.server.params)
     for _ in range(2):
-        population, seen = simulation.round(population)
-        assert {agent for agent, _ in seen.refused} == set(range(AGENTS))
-        assert (seen.weight, seen.tick.arrived) == (0.0, 0)
-    jax.tree.map(np.testing.assert_array_equal, population.server.params, before)
+        run_state, seen = simulation.round(run_state)
+        assert {agent for agent, _ in seen.rejected} == set(range(AGENTS))
+        assert (seen.weight, seen.clock_stats.arrived) == (0.0, 0)
+    jax.tree.map(np.testing.assert_array_equal, run_state.server.params, before)
 
 
 @pytest.mark.parametrize("agents", [1, 3])
-@pytest.mark.parametrize("rule", [mean(), median(), q_fair(2.0), by_diversity(), agnostic(3)], ids=repr)
+@pytest.mark.parametrize("rule", [mean(), median(), q_ffl(2.0), weight_by_diversity(), afl(3)], ids=repr)
 @pytest.mark.parametrize("topology", [None, tree([2])], ids=["flat", "tree"])
 def test_a_round_in_which_everybody_fails_goes_by_whatever_the_rule(topology, rule, agents):
     broken = FLEET._replace(pays=np.full(agents, np.nan, np.float32))
     simulation = simulate(federate(BASIC, rule), broken, topology=topology, devices=ONE)
-    population = simulation.init(0)
-    before = jax.tree.map(np.array, population.server.params)
-    population, seen = simulation.round(population)
-    assert [agent for agent, _ in seen.refused] == list(range(agents))
+    run_state = simulation.init(0)
+    before = jax.tree.map(np.array, run_state.server.params)
+    run_state, seen = simulation.round(run_state)
+    assert [agent for agent, _ in seen.rejected] == list(range(agents))
     assert seen.weight == 0.0
-    jax.tree.map(np.testing.assert_array_equal, population.server.params, before)
+    jax.tree.map(np.testing.assert_array_equal, run_state.server.params, before)
 
 
 @pytest.mark.parametrize("on_host", [False, True])
@@ -285,9 +285,9 @@ def test_who_fails_tells_nothing(on_host):
         environment = adapted("FaultyWalk-v0", settings={"pays": 1.0}, options={"observed": False})
         fleet = environment.params._replace(pays=jnp.asarray(FLEET.pays))
         learner = a2c(environment, network=SMALL, **SIZES)
-        simulation = simulate(federate(learner, mean(), tells=["loss", "norm"]), fleet, devices=ONE, workers=1)
+        simulation = simulate(federate(learner, mean(), reports=["loss", "norm"]), fleet, devices=ONE, workers=1)
     else:
-        simulation = blocks(federate(BASIC, mean(), tells=["loss", "norm"]))
+        simulation = blocks(federate(BASIC, mean(), reports=["loss", "norm"]))
     with simulation:
         for number, (_, seen, _) in enumerate(played(simulation, np.nan), 1):
             known = [True] * SICK + [number != ROUND]
@@ -297,17 +297,17 @@ def test_who_fails_tells_nothing(on_host):
 
 def test_neighbours_that_would_make_infinity_of_finite_numbers_go_on_from_what_they_have():
     huge = np.array([[3e38], [3e38], [3e38]], np.float32)
-    learner = quadratic(chain(corrected(), sgd(0.5)), size=1)
+    learner = quadratic(chain(add_correction(), sgd(0.5)), size=1)
     valley = Valley(np.ones((3, 1), np.float32), huge * np.array([[1.0], [-1.0], [1.0]], np.float32))
     topology = gossip(ring(), metropolis(), gradient_tracking(1e-3))
     simulation = simulate(federate(learner, mean()), valley, topology=topology, devices=ONE, block=1)
-    population = simulation.init(0)
+    run_state = simulation.init(0)
     told = []
     for _ in range(3):
-        population, seen = simulation.round(population)
+        run_state, seen = simulation.round(run_state)
         told.append(seen.skipped)
         assert all(
-            np.isfinite(x).all() for x in jax.tree.leaves((population.server.params, population.server.aggregator))
+            np.isfinite(x).all() for x in jax.tree.leaves((run_state.server.params, run_state.server.aggregator))
         )
     assert any("would not be finite" in why for why in told)
 
@@ -356,17 +356,17 @@ def test_so_they_do_whatever_is_composed(case):
 def test_a_refusal_names_the_part():
     simulation = blocks(FEDERATION)
     seen = played(simulation, np.nan)[ROUND - 1][1]
-    assert isinstance(seen.refused[0], Refusal)
-    assert "state.params['actor']" in seen.refused[0].reason
+    assert isinstance(seen.rejected[0], Rejection)
+    assert "state.params['actor']" in seen.rejected[0].reason
 
 
 def test_what_the_server_makes_of_good_updates_is_not_committed_unless_it_is_finite():
-    simulation = blocks(federate(BASIC, mean(), server_opt=adam(np.inf)))
-    population = simulation.init(0)
-    first_params = jax.tree.map(np.array, population.server.params)
+    simulation = blocks(federate(BASIC, mean(), server_optimizer=adam(np.inf)))
+    run_state = simulation.init(0)
+    first_params = jax.tree.map(np.array, run_state.server.params)
     for number in range(1, 3):
-        population, seen = simulation.round(population)
+        run_state, seen = simulation.round(run_state)
         assert "server.params" in seen.skipped
         assert seen.weight == 0.0
-        assert int(population.server.version) == number
-        jax.tree.map(np.testing.assert_array_equal, population.server.params, first_params)
+        assert int(run_state.server.version) == number
+        jax.tree.map(np.testing.assert_array_equal, run_state.server.params, first_params)

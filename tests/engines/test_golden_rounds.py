@@ -7,10 +7,10 @@ import pytest
 from fedrl.aggregators import mean, median
 from fedrl.core.errors import UnsoundError
 from fedrl.engines.simulate import simulate
-from fedrl.federation.federation import federate
-from fedrl.learners import chain, corrected, proximal, sgd
+from fedrl.federation.federate import federate
+from fedrl.learners import add_correction, chain, fedprox, sgd
 from fedrl.server import fedadagrad, fedadam, fedavg, fedavgm, fedyogi, normalized_momentum
-from fedrl.stages import clip, control_variates, flatten, one_way
+from fedrl.stages import clip, download_only, flatten, scaffold
 from tests.support.quadratic import FLEET, Valley, flat, quadratic, simulated_rounds
 
 CURVATURE, MINIMUM = FLEET.curvature.astype(np.float64), FLEET.minimum.astype(np.float64)
@@ -35,9 +35,9 @@ def test_one_round_of_fedavg_by_hand():
     # agent 0, two steps from 0: 0.25, then 0.25 + 0.25 * 0.75 = 0.4375;  weight 16
     # agent 1, one step from 0:  0.25 * 2 * 3 = 1.5 and 0.25 * 4 * -1 = -1; weight 8
     simulation = simulate(federation, fleet, local_steps=[2, 1], devices=DEVICE)
-    population, seen = simulation.round(simulation.init(0))
-    np.testing.assert_allclose(flat(population.server.params), [(16 * 0.4375 + 8 * 1.5) / 24, -8 / 24], rtol=1e-6)
-    np.testing.assert_allclose(flat(population.blocks[0].learner.params)[0], [0.4375, 0.0], rtol=1e-6)
+    run_state, seen = simulation.round(simulation.init(0))
+    np.testing.assert_allclose(flat(run_state.server.params), [(16 * 0.4375 + 8 * 1.5) / 24, -8 / 24], rtol=1e-6)
+    np.testing.assert_allclose(flat(run_state.blocks[0].learner.params)[0], [0.4375, 0.0], rtol=1e-6)
     np.testing.assert_allclose(seen.metrics["loss"], [0.5 * (1 + 0.75**2), 0.5 * (2 * 9 + 4)], rtol=1e-6)
     assert seen.bytes_up == 2 * (2 * 4 + 4 + 4)  # parameters, weight, version
 
@@ -51,13 +51,13 @@ def test_uniform_weights_count_every_agent_once():
 def test_one_round_of_fedsgd_by_hand():
     fleet = Valley(np.array([[1.0, 1.0], [2.0, 4.0]], np.float32), np.array([[1.0, 0.0], [3.0, -1.0]], np.float32))
     learner = quadratic(sgd(0.25), size=2)
-    federation = federate(learner, mean("uniform"), payload="gradient", server_opt=fedavg(0.1), local_steps=3)
+    federation = federate(learner, mean("uniform"), payload="gradient", server_optimizer=fedavg(0.1), local_steps=3)
     # gradients at 0: (-1, 0) and (-6, 4); the mean of three equal batches is the batch; no local step is taken
     np.testing.assert_allclose(settled(federation, fleet, 1, local_steps=[3, 1]), [0.35, -0.2], rtol=1e-6)
 
 
 def test_gradients_and_deltas_of_one_step_are_the_same_algorithm():
-    by_gradient = federate(quadratic(sgd(RATE)), mean(), payload="gradient", server_opt=fedavg(RATE))
+    by_gradient = federate(quadratic(sgd(RATE)), mean(), payload="gradient", server_optimizer=fedavg(RATE))
     by_delta = federate(quadratic(sgd(RATE)), mean())
     np.testing.assert_allclose(settled(by_gradient, rounds=7), settled(by_delta, rounds=7), rtol=1e-5)
 
@@ -79,7 +79,7 @@ def test_unequal_local_steps_bias_fedavg_as_computed():
 
 def test_fedprox_settles_at_its_fixed_point():
     strength, steps = 0.5, 5
-    found = settled(federate(quadratic(chain(proximal(strength), sgd(RATE))), mean(), local_steps=steps))
+    found = settled(federate(quadratic(chain(fedprox(strength), sgd(RATE))), mean(), local_steps=steps))
     stiffness = CURVATURE + strength
     pull = (1 - (1 - RATE * stiffness) ** steps) * CURVATURE / stiffness
     np.testing.assert_allclose(found, fixed_point(pull), atol=2e-6)
@@ -87,43 +87,45 @@ def test_fedprox_settles_at_its_fixed_point():
 
 @pytest.mark.parametrize("work", [[5, 5, 5, 5], STEPS])
 def test_scaffold_reaches_the_optimum_exactly_even_with_unequal_work(work):
-    learner = quadratic(chain(corrected(), sgd(RATE)))
-    federation = federate(learner, mean("uniform"), control_variates(RATE), local_steps=5)
-    population = simulated_rounds(simulate(federation, FLEET, local_steps=work, devices=DEVICE), 300)
-    np.testing.assert_allclose(flat(population.server.params), OPTIMUM, atol=3e-6)
-    own = flat(population.blocks[0].local[0].variate)  # the first two agents' control variates: their gradients there
+    learner = quadratic(chain(add_correction(), sgd(RATE)))
+    federation = federate(learner, mean("uniform"), scaffold(RATE), local_steps=5)
+    run_state = simulated_rounds(simulate(federation, FLEET, local_steps=work, devices=DEVICE), 300)
+    np.testing.assert_allclose(flat(run_state.server.params), OPTIMUM, atol=3e-6)
+    own = flat(
+        run_state.blocks[0].stage_states[0].variate
+    )  # the first two agents' control variates: their gradients there
     np.testing.assert_allclose(own, (CURVATURE * (OPTIMUM - MINIMUM))[:2], atol=2e-5)
-    np.testing.assert_allclose(flat(population.server.shared[0]), 0.0, atol=2e-5)
+    np.testing.assert_allclose(flat(run_state.server.stage_states[0]), 0.0, atol=2e-5)
 
 
 def test_scaffold_with_a_cohort_keeps_c_the_mean_of_all_control_variates():
-    learner = quadratic(chain(corrected(), sgd(RATE)))
-    federation = federate(learner, mean("uniform"), control_variates(RATE), local_steps=3)
+    learner = quadratic(chain(add_correction(), sgd(RATE)))
+    federation = federate(learner, mean("uniform"), scaffold(RATE), local_steps=3)
     simulation = simulate(federation, FLEET, devices=DEVICE)
     draws = np.random.default_rng(0)
-    population = simulated_rounds(simulation, 40, cohort=lambda i: draws.choice(4, 2, replace=False).tolist())
-    own = np.concatenate([flat(block.local[0].variate) for block in population.blocks])
-    np.testing.assert_allclose(flat(population.server.shared[0]), own.mean(0), atol=1e-5)
-    population = simulated_rounds(simulation, 600, cohort=lambda i: draws.choice(4, 2, replace=False).tolist())
-    np.testing.assert_allclose(flat(population.server.params), OPTIMUM, atol=1e-4)
+    run_state = simulated_rounds(simulation, 40, cohort=lambda i: draws.choice(4, 2, replace=False).tolist())
+    own = np.concatenate([flat(block.stage_states[0].variate) for block in run_state.blocks])
+    np.testing.assert_allclose(flat(run_state.server.stage_states[0]), own.mean(0), atol=1e-5)
+    run_state = simulated_rounds(simulation, 600, cohort=lambda i: draws.choice(4, 2, replace=False).tolist())
+    np.testing.assert_allclose(flat(run_state.server.params), OPTIMUM, atol=1e-4)
 
 
 def test_scaffold_steers_what_is_sent_and_nothing_else():
-    learner = quadratic(chain(corrected(), sgd(RATE)))
-    steered = federate(learner, mean("uniform"), one_way(["head"]), control_variates(RATE), local_steps=5)
-    population = simulated_rounds(simulate(steered, FLEET, devices=DEVICE), 300)
-    found = flat(population.server.params)
+    learner = quadratic(chain(add_correction(), sgd(RATE)))
+    steered = federate(learner, mean("uniform"), download_only(["head"]), scaffold(RATE), local_steps=5)
+    run_state = simulated_rounds(simulate(steered, FLEET, devices=DEVICE), 300)
+    found = flat(run_state.server.params)
     np.testing.assert_allclose(found[1:], OPTIMUM[1:], atol=3e-6)
     assert found[0] == 0.0  # nobody sends it
     alone = MINIMUM[:, 0] * (1 - (1 - RATE * CURVATURE[:, 0]) ** 5)  # plain descent from the server's zero
-    heads = np.concatenate([block.learner.params["head"] for block in population.blocks])
+    heads = np.concatenate([block.learner.params["head"] for block in run_state.blocks])
     np.testing.assert_allclose(heads[:, 0], alone, rtol=1e-5)
 
 
 def test_scaffold_of_what_are_no_parameters_any_more_is_refused():
-    learner = quadratic(chain(corrected(), sgd(RATE)))
-    federation = federate(learner, mean("uniform"), flatten(), control_variates(RATE))
-    with pytest.raises(UnsoundError, match=r"control_variates\(0.1\) steers.*Put control_variates\(0.1\) first"):
+    learner = quadratic(chain(add_correction(), sgd(RATE)))
+    federation = federate(learner, mean("uniform"), flatten(), scaffold(RATE))
+    with pytest.raises(UnsoundError, match=r"scaffold\(0.1\) steers.*Put scaffold\(0.1\) first"):
         simulate(federation, FLEET, devices=DEVICE)
 
 
@@ -178,7 +180,7 @@ def test_rounds_equal_plain_numpy_loops(server, twin):
     rounds, momentum, bound = 12, 0.5, 0.8
     stages = [clip(bound)]
     learner = quadratic(sgd(RATE, momentum), samples=3)
-    federation = federate(learner, mean(), *stages, server_opt=server, local_steps=5)
+    federation = federate(learner, mean(), *stages, server_optimizer=server, local_steps=5)
 
     x, memory, speed = np.zeros(3), None, np.zeros((4, 3))
     for _ in range(rounds):

@@ -16,8 +16,8 @@ from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import gossip, isolated
 from fedrl.environments import cartpole
 from fedrl.environments.adapters import gymnasium
-from fedrl.federation.federation import federate
-from fedrl.learners import adam, chain, corrected, mlp, network, normalize, ppo, sgd
+from fedrl.federation.federate import federate
+from fedrl.learners import adam, add_correction, chain, mlp, network, normalize, ppo, sgd
 from fedrl.records import checkpoint
 from fedrl.runs.evaluate import greedy_returns
 from fedrl.server import fedadam, polynomial
@@ -51,7 +51,7 @@ FLEET = Valley(
 )
 OPTIMUM = (FLEET.curvature * FLEET.minimum).sum(0) / FLEET.curvature.sum(0)
 PLAIN = federate(quadratic(sgd(RATE)), mean())
-CORRECTED = federate(quadratic(chain(corrected(), sgd(RATE))), mean(), local_steps=3)
+CORRECTED = federate(quadratic(chain(add_correction(), sgd(RATE))), mean(), local_steps=3)
 
 
 def neighbours(federation, fleet, *given, consensus_steps: int = 1, gamma: float | None = None, **options):
@@ -60,9 +60,9 @@ def neighbours(federation, fleet, *given, consensus_steps: int = 1, gamma: float
     return simulate(federation, fleet, topology=topology, **options)
 
 
-def met(simulation, population):
+def met(simulation, run_state):
     """What agents hold after they have met; before, each holds what it has trained."""
-    return simulation.params_of(simulation.adopt(population))
+    return simulation.params_of(simulation.adopt(run_state))
 
 
 def fingerprint(tree) -> str:
@@ -81,8 +81,8 @@ class Scattered(NamedTuple):
 def scattering(size: int) -> Learner:
     """A learner that goes somewhere at random once and learns nothing after: what is left is pure consensus."""
 
-    def learn(key, state, experience, hint):
-        del experience, hint
+    def learn(key, state, experience, context):
+        del experience, context
         params = jnp.where(state.fresh, jax.random.normal(key, (size,)), state.params)
         return Scattered(params, jnp.bool_(False)), {"loss": jnp.float32(0.0)}
 
@@ -107,11 +107,11 @@ LANDS = Valley(np.ones((MANY, SIZE), np.float32), np.zeros((MANY, SIZE), np.floa
 def agreeing(rounds: int, *args, **options):
     """The agents' parameters after they were scattered, then after every round of consensus."""
     simulation = neighbours(SCATTER, LANDS, *args, block=16, devices=DEVICES[:1], **options)
-    population, path, disagreement = simulation.init(0), [], []
+    run_state, path, disagreement = simulation.init(0), [], []
     for _ in range(rounds):
-        population, seen = simulation.round(population)
-        path = path or [simulation.params_of(population)]
-        path.append(met(simulation, population))
+        run_state, seen = simulation.round(run_state)
+        path = path or [simulation.params_of(run_state)]
+        path.append(met(simulation, run_state))
         disagreement.append(float(np.sqrt(np.square(seen.metrics["consensus_distance"]).mean())))
     return path, disagreement
 
@@ -187,7 +187,7 @@ def test_gradient_tracking_takes_every_agent_to_the_optimum_of_the_mean(graph):
 
 
 def test_with_one_local_step_the_correction_is_the_tracker_of_the_papers():
-    federation = federate(quadratic(chain(corrected(), sgd(RATE))), mean())
+    federation = federate(quadratic(chain(add_correction(), sgd(RATE))), mean())
     simulation = neighbours(federation, FLEET, ring(), metropolis(), gradient_tracking(RATE), **SMALL)
     held = flat(met(simulation, simulated_rounds(simulation, 12)))
     weights = metropolis().weights(ring().adjacency(AGENTS, 0))
@@ -221,7 +221,9 @@ def test_the_complete_graph_gives_federated_averaging():
 def tiny_ppo():
     """PPO with a linear policy: small enough to compile, random enough to tell orders apart."""
     linear = network(lambda key, space, outputs, gain: 0.1 * jax.random.normal(key, (outputs, 4)), jnp.matmul)
-    return ppo(cartpole(), network=linear, optimizer=adam(0.01), instances=2, steps=4, epochs=2, minibatch_count=2)
+    return ppo(
+        cartpole(), network=linear, optimizer=adam(0.01), num_envs=2, num_steps=4, num_epochs=2, num_minibatches=2
+    )
 
 
 POLES = jax.tree.map(lambda x: np.full(AGENTS, x, np.float32), cartpole().params)._replace(
@@ -287,11 +289,11 @@ def test_nothing_is_compiled_after_the_first_rounds():
     simulation = neighbours(CORRECTED, FLEET, random_matching(), metropolis(), gradient_tracking(RATE), **SMALL)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        population, _ = simulation.round(simulation.init(0))
+        run_state, _ = simulation.round(simulation.init(0))
         assert names
         names.clear()
         for cohort in (None, [0, 3], [7], None):
-            population, _ = simulation.round(population, cohort)
+            run_state, _ = simulation.round(run_state, cohort)
         assert names == []
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
@@ -299,10 +301,10 @@ def test_nothing_is_compiled_after_the_first_rounds():
 
 def test_who_sits_out_keeps_what_it_has_and_its_edges_are_absent():
     simulation = neighbours(PLAIN, FLEET, ring(), metropolis(), **SMALL)
-    population, _ = simulation.round(simulation.init(0))
-    before = flat(met(simulation, population))
-    population, seen = simulation.round(population, cohort=[0, 1, 4])
-    after = flat(met(simulation, population))
+    run_state, _ = simulation.round(simulation.init(0))
+    before = flat(met(simulation, run_state))
+    run_state, seen = simulation.round(run_state, cohort=[0, 1, 4])
+    after = flat(met(simulation, run_state))
     np.testing.assert_array_equal(after[[2, 3, 5, 6, 7]], before[[2, 3, 5, 6, 7]])
     trained = before - RATE * FLEET.curvature * (before - FLEET.minimum)
     np.testing.assert_allclose(after[[0, 1]], np.broadcast_to(trained[:2].mean(0), (2, SIZE)), atol=1e-6)
@@ -315,9 +317,9 @@ def test_training_that_ends_in_numbers_that_are_not_finite_is_undone_and_counted
     minimum = FLEET.minimum.copy()
     minimum[[2, 7], 1] = np.nan, np.inf
     simulation = neighbours(PLAIN, FLEET._replace(minimum=minimum), ring(), metropolis(), **SMALL)
-    population, seen = simulation.round(simulation.init(0))
-    held = flat(met(simulation, population))
-    assert ([agent for agent, _ in seen.refused], seen.weight) == ([2, 7], 6.0)
+    run_state, seen = simulation.round(simulation.init(0))
+    held = flat(met(simulation, run_state))
+    assert ([agent for agent, _ in seen.rejected], seen.weight) == ([2, 7], 6.0)
     trained = RATE * FLEET.curvature * FLEET.minimum
     trained[[2, 7]] = 0.0
     edges = ring().adjacency(AGENTS, 0).copy()
@@ -362,11 +364,11 @@ def test_neighbours_on_a_ring_learn_cartpole_together():
     ("federation", "rule", "message"),
     [
         (federate(quadratic(sgd(0.1)), mean(), clip(1.0)), average(), r"clip\(1.0\).*run the federation with a server"),
-        (federate(quadratic(sgd(0.1)), mean(), server_opt=fedadam()), average(), r"fedadam\(\).*with a server"),
+        (federate(quadratic(sgd(0.1)), mean(), server_optimizer=fedadam()), average(), r"fedadam\(\).*with a server"),
         (federate(quadratic(sgd(0.1)), median()), average(), r"median\(\) works on updates where they meet"),
         (federate(quadratic(sgd(0.1)), mean(), payload="gradient"), average(), "payload is 'gradient'.*'delta'"),
         (federate(normalize(tiny_ppo()), mean()), average(), "counts about moments.*without a server they share none"),
-        (PLAIN, gradient_tracking(0.1), r"does not read corrections.*chain\(corrected\(\), sgd"),
+        (PLAIN, gradient_tracking(0.1), r"does not read corrections.*chain\(add_correction\(\), sgd"),
     ],
 )
 def test_what_needs_a_server_is_refused(federation, rule, message):
@@ -378,23 +380,23 @@ def test_what_needs_a_server_is_refused(federation, rule, message):
     ("topology", "reason"), [(gossip(ring(), metropolis()), "no server"), (isolated(), "isolated")]
 )
 def test_nobody_scales_late_updates_without_a_server(topology, reason):
-    schedule = synchronous(deadline_s=2.0, late="keep", staleness=polynomial())
+    schedule = synchronous(deadline_s=2.0, stragglers="keep", staleness=polynomial())
     with pytest.raises(UnsoundError, match=r"polynomial\(\) is .*Leave it out") as found:
         simulate(PLAIN, FLEET, topology=topology, scheduler=schedule, clock=clock())
     assert found.value.reason == reason
 
 
 def test_neighbours_on_the_complete_graph_average_what_they_learn_on_the_host():
-    learner = ppo(gymnasium("CartPole-v1"), instances=2, steps=8)
+    learner = ppo(gymnasium("CartPole-v1"), num_envs=2, num_steps=8)
     federation = federate(learner, mean("uniform"), local_steps=2)
     fleet = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), learner.environment.params)
     ended = []
     for topology in (None, gossip(complete(), metropolis())):
         options = {"local_steps": [1, 2, 2], "devices": DEVICES[:1], "workers": 1}
         with simulate(federation, fleet, topology=topology, **options) as simulation:
-            population, first = simulation.round(simulation.init(0))
-            population, seen = simulation.round(population, cohort=[0, 2])
-            held = simulation.params_of(simulation.adopt(population))
+            run_state, first = simulation.round(simulation.init(0))
+            run_state, seen = simulation.round(run_state, cohort=[0, 2])
+            held = simulation.params_of(simulation.adopt(run_state))
         ended.append((jax.tree.map(lambda x: x[[0, 2]], held), first.metrics["loss"], seen.metrics["loss"]))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *ended)
     assert (seen.messages_up, seen.bytes_down) == (2, 0)

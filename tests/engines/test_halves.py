@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrl.aggregators import agnostic, by_diversity, mean, median, q_fair
+from fedrl.aggregators import afl, mean, median, q_ffl, weight_by_diversity
 from fedrl.core.errors import RunError, UnsoundError, WireError
 from fedrl.core.keys import agent_secret, keys_of, server_secret
 from fedrl.engines.halves import AgentHalf, ServerHalf, Verdict
@@ -13,11 +13,11 @@ from fedrl.engines.halves.saved import load, save
 from fedrl.engines.simulate import simulate
 from fedrl.environments import cartpole
 from fedrl.environments.adapters import gymnasium
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.federation.wire_digest import wire_digest
-from fedrl.learners import a2c, chain, corrected, mlp, ppo, sgd
+from fedrl.learners import a2c, add_correction, chain, mlp, ppo, sgd
 from fedrl.server import fedadam
-from fedrl.stages import control_variates, error_feedback, quantize, top_k, weigh_by_capacity
+from fedrl.stages import error_feedback, quantize, scaffold, top_k, weight_by_capacity
 from tests.support.hidden import veil
 from tests.support.quadratic import Valley, quadratic
 
@@ -27,26 +27,28 @@ FLEET = Valley(
     draws.uniform(0.2, 2.0, (AGENTS, SIZE)).astype(np.float32), draws.normal(size=(AGENTS, SIZE)).astype(np.float32)
 )
 VALLEY = quadratic(sgd(0.1), size=SIZE)
-STEERED = quadratic(chain(corrected(), sgd(0.1)), size=SIZE)
-POLE = ppo(cartpole(max_steps=20), network=mlp([8]), instances=2, steps=8, minibatch_count=2, epochs=2)
+STEERED = quadratic(chain(add_correction(), sgd(0.1)), size=SIZE)
+POLE = ppo(cartpole(max_steps=20), network=mlp([8]), num_envs=2, num_steps=8, num_minibatches=2, num_epochs=2)
 
 FEDERATIONS = {
     "mean": lambda learner: federate(learner, mean(), local_steps=2),
-    "FedAdam": lambda learner: federate(learner, mean(), server_opt=fedadam(0.05)),
+    "FedAdam": lambda learner: federate(learner, mean(), server_optimizer=fedadam(0.05)),
     "median of few": lambda learner: federate(learner, median(), error_feedback(top_k(0.3))),
-    "q-FFL": lambda learner: federate(learner, q_fair(2.0), local_steps=2),
+    "q-FFL": lambda learner: federate(learner, q_ffl(2.0), local_steps=2),
     "8 bits": lambda learner: federate(learner, mean(), quantize(8), local_steps=2),
     "down": lambda learner: federate(learner, mean(), quantize(8), down_stages=(quantize(4),)),
-    "gradients": lambda learner: federate(learner, mean(), payload="gradient", server_opt=sgd(0.5), local_steps=2),
+    "gradients": lambda learner: federate(
+        learner, mean(), payload="gradient", server_optimizer=sgd(0.5), local_steps=2
+    ),
 }
 CASES = {
     **{f"valley, {name}": (VALLEY, FLEET, make) for name, make in FEDERATIONS.items() if name != "gradients"},
-    "valley, SCAFFOLD": (STEERED, FLEET, lambda learner: federate(learner, mean(), control_variates(0.1))),
+    "valley, SCAFFOLD": (STEERED, FLEET, lambda learner: federate(learner, mean(), scaffold(0.1))),
     "pole, mean": (POLE, None, FEDERATIONS["mean"]),
     "pole, 8 bits": (POLE, None, FEDERATIONS["8 bits"]),
     "pole, median of few": (POLE, None, FEDERATIONS["median of few"]),
     "pole, gradients": (
-        a2c(cartpole(max_steps=20), network=mlp([8]), instances=2, steps=8),
+        a2c(cartpole(max_steps=20), network=mlp([8]), num_envs=2, num_steps=8),
         None,
         FEDERATIONS["gradients"],
     ),
@@ -80,7 +82,7 @@ class Apart:
         """Updates arrive in an order of their own."""
         version = self.server.open(self.server_run, ordered)
         for k in rng.permutation(list(version.orders)).tolist():
-            turn = self.agents[k].turn(self.runs[k], version.broadcast, version.orders[k])
+            turn = self.agents[k].train(self.runs[k], version.broadcast, version.orders[k])
             self.runs[k] = turn.run
             assert version.take(k, turn.update) == ""
         closed = version.close()
@@ -104,28 +106,28 @@ def test_the_halves_by_themselves_are_the_simulation_to_the_last_bit(name):
     learner, given, make = CASES[name]
     federation, fleet = make(learner), fleet_of(learner, given)
     simulation = simulate(federation, fleet, block=1, devices=jax.devices()[:1])
-    population, apart, rng = simulation.init(SEED), Apart(federation, fleet), np.random.default_rng(0)
+    run_state, apart, rng = simulation.init(SEED), Apart(federation, fleet), np.random.default_rng(0)
     for _ in range(ROUNDS):
-        population, _ = simulation.round(population)
+        run_state, _ = simulation.round(run_state)
         closed = apart.round(rng)
         assert set(closed.verdicts.values()) == {Verdict.MERGED}
-        equal(population.server, apart.server_run.server)
+        equal(run_state.server, apart.server_run.server)
     for k, run in enumerate(apart.runs):
-        equal(population.blocks[k].learner, run.agents.blocks[0].learner)
-        equal(population.blocks[k].local, run.agents.blocks[0].local)
+        equal(run_state.blocks[k].learner, run.agents.blocks[0].learner)
+        equal(run_state.blocks[k].stage_states, run.agents.blocks[0].stage_states)
 
 
 def test_the_halves_in_gymnasium_are_the_simulation_to_the_last_bit():
-    learner = a2c(gymnasium("CartPole-v1", max_steps=12), network=mlp([4]), instances=2, steps=6)
+    learner = a2c(gymnasium("CartPole-v1", max_steps=12), network=mlp([4]), num_envs=2, num_steps=6)
     federation = federate(learner, mean(), error_feedback(top_k(0.5)), local_steps=2)
     fleet, rng = fleet_of(learner, None), np.random.default_rng(0)
     apart = Apart(federation, fleet, workers=1)
     with simulate(federation, fleet, block=1, devices=jax.devices()[:1], workers=1) as simulation:
-        population = simulation.init(SEED)
+        run_state = simulation.init(SEED)
         for _ in range(4):
-            population, _ = simulation.round(population)
+            run_state, _ = simulation.round(run_state)
             apart.round(rng)
-            equal(population.server, apart.server_run.server)
+            equal(run_state.server, apart.server_run.server)
     apart.close()
 
 
@@ -142,17 +144,17 @@ def test_an_agent_adopts_its_work_when_its_update_was_merged_and_is_else_what_it
     version = halves.server.open(halves.server_run)
     agent, before = halves.agents[0], halves.runs[0]
     first = leaves(before.agents.blocks)
-    turn = agent.turn(before, version.broadcast, version.orders[0])
+    turn = agent.train(before, version.broadcast, version.orders[0])
     equal(leaves(turn.run.agents.blocks), first)  # until the verdict
-    lost, refused, merged = (agent.settle(turn.run, verdict).agents.blocks[0] for verdict in VERDICTS)
+    lost, rejected, merged = (agent.settle(turn.run, verdict).agents.blocks[0] for verdict in VERDICTS)
     equal(leaves(lost), first)
-    equal(lost.local, refused.local)
-    equal(refused.learner, merged.learner)
-    assert not np.array_equal(flat_of(refused.learner), flat_of(lost.learner))
-    assert not np.array_equal(flat_of(merged.local), flat_of(lost.local))
+    equal(lost.stage_states, rejected.stage_states)
+    equal(rejected.learner, merged.learner)
+    assert not np.array_equal(flat_of(rejected.learner), flat_of(lost.learner))
+    assert not np.array_equal(flat_of(merged.stage_states), flat_of(lost.stage_states))
 
 
-VERDICTS = (Verdict.LOST, Verdict.REFUSED, Verdict.MERGED)
+VERDICTS = (Verdict.DROPPED, Verdict.REJECTED, Verdict.MERGED)
 
 
 def leaves(tree):
@@ -169,33 +171,33 @@ def test_a_version_that_an_agent_hears_again_is_another_turn_with_other_keys():
     agent, run = halves.agents[1], halves.runs[1]
     turns = []
     for _ in range(3):
-        turn = agent.turn(run, version.broadcast, version.orders[1])
+        turn = agent.train(run, version.broadcast, version.orders[1])
         turns.append(turn.update)
-        run = agent.settle(turn.run, Verdict.LOST)
+        run = agent.settle(turn.run, Verdict.DROPPED)
     assert len(set(turns)) == 3
-    assert agent.turn(halves.runs[1], version.broadcast, version.orders[1]).update == turns[0]  # its state decides
+    assert agent.train(halves.runs[1], version.broadcast, version.orders[1]).update == turns[0]  # its state decides
 
 
 def test_an_agent_whose_training_comes_to_nothing_sends_nothing_and_says_why():
     federation = federate(quadratic(sgd(1e30), size=SIZE), mean(), local_steps=4)
     halves = Apart(federation, FLEET)
     version = halves.server.open(halves.server_run)
-    turn = halves.agents[0].turn(halves.runs[0], version.broadcast, version.orders[0])
+    turn = halves.agents[0].train(halves.runs[0], version.broadcast, version.orders[0])
     assert turn.update == b""
     assert "not finite" in turn.failed
     closed = version.close()
-    assert (closed.weight, set(closed.verdicts.values())) == (0.0, {Verdict.LOST})
+    assert (closed.weight, set(closed.verdicts.values())) == (0.0, {Verdict.DROPPED})
     assert int(closed.run.server.version) == 1
 
 
 def test_a_cohort_of_some_is_the_simulation_with_that_cohort():
     federation = federate(VALLEY, mean(), error_feedback(top_k(0.3)), local_steps=2)
     simulation, rng = simulate(federation, FLEET, block=1, devices=jax.devices()[:1]), np.random.default_rng(0)
-    population, halves = simulation.init(SEED), Apart(federation, FLEET)
+    run_state, halves = simulation.init(SEED), Apart(federation, FLEET)
     for cohort in ([0, 3], [1], [2, 3, 4], [0, 1, 2, 3, 4]):
-        population, _ = simulation.round(population, cohort)
+        run_state, _ = simulation.round(run_state, cohort)
         halves.round(rng, dict.fromkeys(cohort, 2))
-        equal(population.server, halves.server_run.server)
+        equal(run_state.server, halves.server_run.server)
 
 
 # --- lies ------------------------------------------------------------------------------------------------------------
@@ -233,20 +235,20 @@ RULES = {
     "mean": mean(),
     "uniform": mean("uniform"),
     "median": median(),
-    "q-FFL": q_fair(2.0),
-    "AFL": agnostic(AGENTS),
-    "diversity": by_diversity(),
+    "q-FFL": q_ffl(2.0),
+    "AFL": afl(AGENTS),
+    "diversity": weight_by_diversity(),
 }
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_lie_is_refused_and_the_others_are_merged_as_if_it_had_not_been_told(rule):
-    federation = federate(VALLEY, RULES[rule], tells=["loss", "norm"], local_steps=2)
+    federation = federate(VALLEY, RULES[rule], reports=["loss", "norm"], local_steps=2)
     halves = Apart(federation, FLEET)
     for _ in range(2):  # lies about the version need one before
         halves.round(np.random.default_rng(0))
     asked = halves.server.open(halves.server_run)
-    turns = [half.turn(halves.runs[k], asked.broadcast, asked.orders[k]) for k, half in enumerate(halves.agents)]
+    turns = [half.train(halves.runs[k], asked.broadcast, asked.orders[k]) for k, half in enumerate(halves.agents)]
     honest = halves.server.open(halves.server_run)
     for k in range(1, AGENTS):
         assert honest.take(k, turns[k].update) == ""
@@ -260,8 +262,8 @@ def test_a_lie_is_refused_and_the_others_are_merged_as_if_it_had_not_been_told(r
         for k in range(2, AGENTS):
             assert version.take(k, turns[k].update) == ""
         found = version.close()
-        assert [agent for agent, _ in found.refused] == [0], name
-        assert found.verdicts[0] is Verdict.REFUSED, name
+        assert [agent for agent, _ in found.rejected] == [0], name
+        assert found.verdicts[0] is Verdict.REJECTED, name
         assert why, name
         assert why.startswith("the message has") == (name == "far too long"), name
         equal(expected.run.server, found.run.server)
@@ -270,21 +272,21 @@ def test_a_lie_is_refused_and_the_others_are_merged_as_if_it_had_not_been_told(r
 def test_who_was_not_asked_and_who_has_sent_before_is_refused():
     halves = apart()
     version = halves.server.open(halves.server_run, {0: 1, 2: 1})
-    turn = halves.agents[0].turn(halves.runs[0], version.broadcast, version.orders[0])
+    turn = halves.agents[0].train(halves.runs[0], version.broadcast, version.orders[0])
     assert version.take(0, turn.update) == ""
     assert version.take(0, turn.update) == "agent 0 has sent its update before"
     assert version.take(1, turn.update) == "agent 1 was not asked for version 0"
     assert version.take(99, turn.update) == "agent 99 was not asked for version 0"
     closed = version.close()
-    assert closed.verdicts == {0: Verdict.MERGED, 2: Verdict.LOST}
-    assert [agent for agent, _ in closed.refused] == [0, 1, 99]
+    assert closed.verdicts == {0: Verdict.MERGED, 2: Verdict.DROPPED}
+    assert [agent for agent, _ in closed.rejected] == [0, 1, 99]
 
 
 def test_a_stage_that_reweights_declares_how_far_and_is_held_to_it():
-    federation = federate(VALLEY, mean(), weigh_by_capacity([1.0, 2.0, 4.0, 4.0, 8.0]))
+    federation = federate(VALLEY, mean(), weight_by_capacity([1.0, 2.0, 4.0, 4.0, 8.0]))
     halves = Apart(federation, FLEET)
     version = halves.server.open(halves.server_run)
-    turn = halves.agents[1].turn(halves.runs[1], version.broadcast, version.orders[1])
+    turn = halves.agents[1].train(halves.runs[1], version.broadcast, version.orders[1])
     said = decoded(halves, turn)
     assert float(said.weight) == 0.5
     for weight in (1.01, 0.124, -0.5):
@@ -297,7 +299,7 @@ def test_a_server_forgets_no_memory_with_more_agents():
     """What an open version keeps is as large as the model: one sum, and fewer than 16 updates that wait."""
     halves = apart()
     version = halves.server.open(halves.server_run)
-    turn = halves.agents[0].turn(halves.runs[0], version.broadcast, version.orders[0])
+    turn = halves.agents[0].train(halves.runs[0], version.broadcast, version.orders[0])
     version.orders.update(dict.fromkeys(range(100), version.orders[0]))
     for k in range(100):
         assert version.take(k, turn.update) == ""
@@ -313,7 +315,7 @@ def test_a_server_forgets_no_memory_with_more_agents():
 
 
 def test_each_half_goes_on_from_its_file_to_the_last_bit(tmp_path):
-    federation = federate(VALLEY, mean(), error_feedback(top_k(0.3)), server_opt=fedadam(0.05), local_steps=2)
+    federation = federate(VALLEY, mean(), error_feedback(top_k(0.3)), server_optimizer=fedadam(0.05), local_steps=2)
     digest = wire_digest(federation, jax.tree.map(lambda x: x[0], FLEET)).digest
     halves, again, rng = Apart(federation, FLEET), Apart(federation, FLEET), np.random.default_rng(0)
     for _ in range(3):
@@ -365,4 +367,4 @@ def test_an_agent_takes_no_order_beyond_what_its_federation_does(steps):
     halves = apart()
     version = halves.server.open(halves.server_run)
     with pytest.raises(WireError, match=f"{steps} local steps are ordered, and this federation takes from 1 to 1"):
-        halves.agents[0].turn(halves.runs[0], version.broadcast, version.orders[0]._replace(steps=steps))
+        halves.agents[0].train(halves.runs[0], version.broadcast, version.orders[0]._replace(steps=steps))

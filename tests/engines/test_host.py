@@ -22,10 +22,10 @@ from fedrl.engines.topologies.choices import gossip, isolated
 from fedrl.environments import cartpole
 from fedrl.environments.adapters import gymnasium
 from fedrl.environments.time_limit import time_limit
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.learners import a2c, adam, apfl, mlp, network, ppo, reinforce, sgd
 from fedrl.learners.parts.rollout import Position, Sampler, collect, episodes, start
-from fedrl.server import by_priority, ramp, uniform
+from fedrl.server import greedy, linear, uniform
 from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import fed_async, fed_buff, synchronous
 from fedrl.topologies import metropolis, ring, tree
@@ -72,7 +72,7 @@ def pure_drift() -> Environment:
     return time_limit(Environment(DriftParams(jnp.float32(1.0)), spaces, draw_nothing, draw_nothing, reset, step, 5))
 
 
-class Tally(NamedTuple):
+class RunProgress(NamedTuple):
     params: jax.Array
     position: Position
     env_params: DriftParams
@@ -85,9 +85,11 @@ def tally(environment: Environment, instances: int = INSTANCES, steps: int = STE
         luck = jax.random.uniform(key, observation.shape[-1:]) - 0.5 if noisy else 0.0
         return (params[0] + observation[0] * params[1] + luck > 0.25).astype(jnp.int32)
 
-    def learn(key, state, seen, hint):
-        gained = jnp.stack([(seen.successor - seen.observation).sum(), seen.reward.sum() - 8.0 * seen.truncated.sum()])
-        pull = 0.5 * (hint.params - state.params)
+    def learn(key, state, seen, context):
+        gained = jnp.stack(
+            [(seen.next_observation - seen.observation).sum(), seen.reward.sum() - 8.0 * seen.truncated.sum()]
+        )
+        pull = 0.5 * (context.params - state.params)
         return state._replace(params=state.params + gained / 64 + pull), {"gained": gained[0]}
 
     def gather(key, state):
@@ -96,7 +98,7 @@ def tally(environment: Environment, instances: int = INSTANCES, steps: int = STE
         return seen, state._replace(position=position), counts
 
     return Learner(
-        init=lambda key, env_params: Tally(
+        init=lambda key, env_params: RunProgress(
             jnp.float32([0.0, 1.0]), start(key, environment, env_params, instances), env_params
         ),
         collect=gather,
@@ -107,7 +109,7 @@ def tally(environment: Environment, instances: int = INSTANCES, steps: int = STE
         environment=environment,
         samples=instances * steps,
         horizon=steps,
-        instances=instances,
+        num_envs=instances,
     )
 
 
@@ -126,17 +128,17 @@ def each_counts() -> Aggregator:
 
 def run(simulation, seed=0, params=False):
     """Rounds of all or some; what they return. The server's parameters are one array, or a tree with `params`."""
-    population, seen = simulation.init(seed), []
+    run_state, seen = simulation.init(seed), []
     for cohort in (None, [1, 2], None, [0], None, None):
-        population, round = simulation.round(population, cohort=cohort)
+        run_state, round = simulation.round(run_state, cohort=cohort)
         seen.append(round)
-    merged = population.server.params
-    return simulation.params_of(population), merged if params else np.asarray(merged), seen
+    merged = run_state.server.params
+    return simulation.params_of(run_state), merged if params else np.asarray(merged), seen
 
 
-def copied(population):
+def copied(run_state):
     """The same, to be taken up more than once: a round brings up to date in place what a run keeps between rounds."""
-    return population._replace(between=jax.tree.map(np.array, population.between))
+    return run_state._replace(engine_state=jax.tree.map(np.array, run_state.engine_state))
 
 
 def check_alike(ours, expected) -> None:
@@ -174,7 +176,7 @@ COMPOSED = {
     "a buffer": {"scheduler": fed_buff(2), "clock": clock(**UNLIKE), "merges": 3},
     "a buffer and room for three": {"scheduler": fed_buff(2, concurrency=3), "clock": clock(**UNLIKE), "merges": 3},
     "one at a time": {"scheduler": fed_async(0.5), "clock": clock(**UNLIKE, drop_out=0.2)},
-    "who comes late goes on": {"scheduler": synchronous(3, late="keep"), "clock": clock(**UNLIKE, jitter=0.2)},
+    "who comes late goes on": {"scheduler": synchronous(3, stragglers="keep"), "clock": clock(**UNLIKE, jitter=0.2)},
     "coming and going": {"clock": clock(**UNLIKE, drop_out=0.2, online_s=9.0, offline_s=3.0)},
     "a tree": {"topology": tree([3], periods=[1, 2])},
     "a tree with a buffer": {
@@ -182,24 +184,24 @@ COMPOSED = {
     },
     "neighbours": {"topology": gossip(ring(), metropolis())},
     "a selection": {"scheduler": Scheduler(selection=uniform(3))},
-    "a workload": {"scheduler": Scheduler(workload=ramp(1, 2, 4))},
-    "a budget": {"scheduler": Scheduler(admission=by_priority(120))},
+    "a workload": {"scheduler": Scheduler(local_steps=linear(1, 2, 4))},
+    "a budget": {"scheduler": Scheduler(upload_budget=greedy(120))},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", COMPOSED)
 def test_whatever_is_composed_means_the_same_as_in_blocks(case):
-    tells = ["norm"] if case == "a budget" else []
+    reports = ["norm"] if case == "a budget" else []
     pure, host = (
-        federate(tally(environment), mean(), local_steps=2, tells=tells) for environment in (pure_drift(), drift())
+        federate(tally(environment), mean(), local_steps=2, reports=reports) for environment in (pure_drift(), drift())
     )
 
     def rounds(simulation):
-        population, seen = simulation.init(0), []
+        run_state, seen = simulation.init(0), []
         for _ in range(6):
-            population, round = simulation.round(population)
+            run_state, round = simulation.round(run_state)
             seen.append(round)
-        return simulation.params_of(population), np.asarray(population.server.params), seen
+        return simulation.params_of(run_state), np.asarray(run_state.server.params), seen
 
     expected = rounds(simulate(pure, gains(pure.learner.environment), **COMPOSED[case]))
     with simulate(host, gains(host.learner.environment), workers=1, **COMPOSED[case]) as simulation:
@@ -212,7 +214,7 @@ def test_whatever_is_composed_means_the_same_as_in_blocks(case):
 def cartpoles():
     """Noisy agents on CartPole with 1 and 2 worker processes, and a population of theirs."""
     environment = gymnasium("CartPole-v1", settings={"gravity": 9.8})
-    federation = federate(tally(environment, instances=3, noisy=True), mean())
+    federation = federate(tally(environment, num_envs=3, noisy=True), mean())
     fleet = environment.params._replace(gravity=jnp.float32([5.0, 9.8, 20.0]))
     with simulate(federation, fleet, workers=1) as one, simulate(federation, fleet, workers=2) as two:
         yield one, two
@@ -235,15 +237,15 @@ def test_a_run_is_a_function_of_its_seed(cartpoles):
 
 def test_a_population_from_elsewhere_goes_on_with_fresh_episodes(cartpoles):
     here, there = cartpoles
-    population, _ = here.round(here.init(0))
-    saved = jax.tree.map(np.array, population)
+    run_state, _ = here.round(here.init(0))
+    saved = jax.tree.map(np.array, run_state)
 
     def resumed(simulation):
-        taken_up = jax.tree.map(jnp.asarray, saved._replace(between=()))
+        taken_up = jax.tree.map(jnp.asarray, saved._replace(engine_state=()))
         taken_up = taken_up._replace(keys=saved.keys)
-        return np.asarray(simulation.round(copied(taken_up._replace(between=saved.between)))[0].server.params)
+        return np.asarray(simulation.round(copied(taken_up._replace(engine_state=saved.engine_state)))[0].server.params)
 
-    uninterrupted = np.asarray(here.round(population)[0].server.params)
+    uninterrupted = np.asarray(here.round(run_state)[0].server.params)
     after_resume = resumed(there)
     assert not np.array_equal(after_resume, uninterrupted)
     here.init(5)
@@ -255,8 +257,8 @@ def test_every_agent_acts_with_noise_of_its_own_in_every_round_step_and_instance
     steps, agents, rounds = 6, 3, 60
     place = 2.0 ** np.arange(steps * INSTANCES).reshape(steps, INSTANCES)
 
-    def learn(key, state, seen, hint):
-        del key, hint
+    def learn(key, state, seen, context):
+        del key, context
         return state, {"loss": (seen.action * place).sum()}
 
     def act(key, params, observation, greedy):
@@ -266,9 +268,9 @@ def test_every_agent_acts_with_noise_of_its_own_in_every_round_step_and_instance
     learner = replace(tally(drift(), steps=steps), learn=learn, act=act)
     fleet = jax.tree.map(lambda x: x[:agents], gains(learner.environment))
     with simulate(federate(learner, mean(), local_steps=1), fleet, workers=1) as simulation:
-        population, rows = simulation.init(0), []
+        run_state, rows = simulation.init(0), []
         for _ in range(rounds):
-            population, seen = simulation.round(population)
+            run_state, seen = simulation.round(run_state)
             rows.append(seen.metrics["loss"])
     coins = (np.asarray(rows, int)[..., None] >> np.arange(steps * INSTANCES)) & 1
     check_unrelated(2.0 * coins.reshape(rounds, -1) - 1.0)
@@ -281,7 +283,7 @@ def test_pooled_settings_are_dealt_out_to_the_instances():
     separate = environment.params._replace(gain=jnp.float32([0.5, 2.0]))
     returns = []
     for fleet, instances in ((pooled, 2), (separate, 1)):
-        federation = federate(tally(environment, instances=instances), mean())
+        federation = federate(tally(environment, num_envs=instances), mean())
         with simulate(federation, fleet, workers=1) as simulation:
             returns.append(simulation.round(simulation.init(0))[1].metrics["episode_return"].sum())
     assert returns[0] == returns[1] != 0.0
@@ -289,13 +291,13 @@ def test_pooled_settings_are_dealt_out_to_the_instances():
 
 def test_ppo_learns_cartpole_through_gymnasium():
     environment = gymnasium("CartPole-v1")
-    learner = ppo(environment, network=mlp((32,)), optimizer=adam(0.01), steps=64, epochs=6, minibatch_count=4)
+    learner = ppo(environment, network=mlp((32,)), optimizer=adam(0.01), num_steps=64, num_epochs=6, num_minibatches=4)
     fleet = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (2, *leaf.shape)), environment.params)
     with simulate(federate(learner, mean()), fleet, workers=1, block=2) as simulation:
-        population = simulation.init(0)
+        run_state = simulation.init(0)
         lengths = []
         for _ in range(14):
-            population, seen = simulation.round(population)
+            run_state, seen = simulation.round(run_state)
             lengths.append(seen.metrics["episode_return"].sum() / max(seen.metrics["episodes"].sum(), 1))
     assert lengths[0] < 40
     assert np.mean(lengths[-3:]) > 2.5 * lengths[0]
@@ -327,7 +329,7 @@ def luckless(learner: Learner) -> Learner:
         sampler = Sampler(jax.random.uniform, lambda noise, seen: choose(state.params, seen))
         there = (key, learner.environment, state.env_params, sampler)
         if learner.episodic:
-            played, counts = episodes(*there, learner.instances, learner.horizon)
+            played, counts = episodes(*there, learner.num_envs, learner.horizon)
             return played.trajectory, state, counts
         seen, position, counts = collect(*there, learner.horizon, state.position)
         return seen, state._replace(position=position), counts
@@ -336,7 +338,7 @@ def luckless(learner: Learner) -> Learner:
 
 
 def by_a2c(environment):
-    return luckless(a2c(environment, network=LOGITS, optimizer=sgd(0.2), instances=INSTANCES, steps=STEPS))
+    return luckless(a2c(environment, network=LOGITS, optimizer=sgd(0.2), num_envs=INSTANCES, num_steps=STEPS))
 
 
 def by_reinforce(environment, baseline="none", horizon=4):  # its instances do all the same, so their mean is no news
@@ -358,7 +360,7 @@ ON_THE_HOST = {
 @pytest.mark.parametrize("case", ON_THE_HOST)
 def test_learners_make_the_same_of_experience_wherever_it_is_gathered(case):
     make, payload = ON_THE_HOST[case]
-    work, options = [2, 1, 3, 2, 1], {"local_steps": 3, "payload": payload, "server_opt": optax.sgd(0.5)}
+    work, options = [2, 1, 3, 2, 1], {"local_steps": 3, "payload": payload, "server_optimizer": optax.sgd(0.5)}
     pure, host = (federate(make(environment), mean(), **options) for environment in (pure_drift(), drift()))
     for topology in [None] if payload == "gradient" else [None, isolated()]:
         given = {"topology": topology, "local_steps": work}
@@ -381,7 +383,7 @@ def in_gymnasium():
     """REINFORCE on CartPole with 1 and 2 worker processes; the gradient is what travels."""
     environment = gymnasium("CartPole-v1", settings={"gravity": 9.8})
     learner = reinforce(environment, network=mlp((16,)), episodes_per_step=4, horizon=200)
-    federation = federate(learner, mean(), payload="gradient", server_opt=optax.adam(0.03))
+    federation = federate(learner, mean(), payload="gradient", server_optimizer=optax.adam(0.03))
     fleet = environment.params._replace(gravity=jnp.float32([9.0, 9.8, 10.0]))
     with simulate(federation, fleet, workers=1) as one, simulate(federation, fleet, workers=2) as two:
         yield one, two
@@ -389,10 +391,10 @@ def in_gymnasium():
 
 def test_whole_episodes_are_the_same_for_any_number_of_workers_and_after_a_resume(in_gymnasium):
     one, two = in_gymnasium
-    population, _ = one.round(one.init(0))
+    run_state, _ = one.round(one.init(0))
     for _ in range(2):
-        after, seen = one.round(copied(population))  # the second time, its instances stand elsewhere
-        again, seen_again = two.round(copied(population))
+        after, seen = one.round(copied(run_state))  # the second time, its instances stand elsewhere
+        again, seen_again = two.round(copied(run_state))
         jax.tree.map(np.testing.assert_array_equal, after.server.params, again.server.params)
         np.testing.assert_array_equal(seen.metrics["episode_return"], seen_again.metrics["episode_return"])
     np.testing.assert_array_equal(seen.metrics["episodes"], 4.0)
@@ -402,9 +404,9 @@ def test_whole_episodes_are_the_same_for_any_number_of_workers_and_after_a_resum
 
 def test_reinforce_learns_cartpole_through_gymnasium_by_gradients_that_travel(in_gymnasium):
     simulation, lengths = in_gymnasium[0], []
-    population = simulation.init(0)
+    run_state = simulation.init(0)
     for _ in range(30):
-        population, seen = simulation.round(population)
+        run_state, seen = simulation.round(run_state)
         lengths.append(seen.metrics["episode_return"].mean() / 4)
     assert np.mean(lengths[:2]) < 40
     assert np.mean(lengths[-3:]) > 2.5 * np.mean(lengths[:2])

@@ -20,7 +20,7 @@ GRAVITY = (5.0, 9.8, 30.0)
 @pytest.fixture(scope="module")
 def learner():
     environment = gymnasium("CartPole-v1", settings={"gravity": 9.8})
-    return ppo(environment, network=mlp((8,)), instances=2)
+    return ppo(environment, network=mlp((8,)), num_envs=2)
 
 
 @pytest.fixture(scope="module")

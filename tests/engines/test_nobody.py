@@ -11,9 +11,9 @@ from fedrl.core.learner import Learner, nothing_gathered, same_stream
 from fedrl.core.stage import Noise, Stage
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import gossip, isolated
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.learners import sgd
-from fedrl.server import by_priority, by_utility, fedavgm
+from fedrl.server import fedavgm, greedy, oort
 from fedrl.server.decisions import Selection
 from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import fed_buff, synchronous
@@ -30,7 +30,7 @@ def at_rest(fault: float = 0.0) -> Learner:
     return Learner(
         init=lambda key, env_params: jnp.zeros(SIZE),
         collect=nothing_gathered,
-        learn=lambda key, state, experience, hint: (state + fault, {"loss": jnp.float32(0.0)}),
+        learn=lambda key, state, experience, context: (state + fault, {"loss": jnp.float32(0.0)}),
         act=lambda key, params, observation, greedy: jnp.zeros(observation.shape[-1:], jnp.int32),
         params=lambda state: state,
         adopt=lambda state, params: params,
@@ -74,10 +74,10 @@ WHERE = {
 def ran(federation, cohort=None, rounds: int = ROUNDS, **options):
     """The server after each round, and what was seen of it."""
     with simulate(federation, FLEET, devices=jax.devices()[:1], **options) as simulation:
-        population, servers, seen = simulation.init(3), [], []
+        run_state, servers, seen = simulation.init(3), [], []
         for _ in range(rounds):
-            population, record = simulation.round(population, cohort=cohort)
-            servers.append(jax.tree.map(np.asarray, population.server))
+            run_state, record = simulation.round(run_state, cohort=cohort)
+            servers.append(jax.tree.map(np.asarray, run_state.server))
             seen.append(record)
     return servers, seen
 
@@ -85,7 +85,7 @@ def ran(federation, cohort=None, rounds: int = ROUNDS, **options):
 def check_released(servers) -> None:
     """Each round has noise of its own, and the next version."""
     assert [int(each.version) for each in servers] == list(range(1, len(servers) + 1))
-    assert [int(each.shared[1][0]) for each in servers] == list(range(1, len(servers) + 1))
+    assert [int(each.stage_states[1][0]) for each in servers] == list(range(1, len(servers) + 1))
     assert len(np.unique(np.stack([each.params for each in servers]))) == len(servers) * SIZE
 
 
@@ -121,14 +121,14 @@ def test_noise_is_released_however_nobody_came_to_be_merged(how: str) -> None:
 def test_noise_is_released_where_all_training_fails() -> None:
     failing = federate(at_rest(np.nan), mean("uniform"), clip(1.0), noise_of_the_server())
     servers, seen = ran(failing)
-    assert all(len(each.refused) == AGENTS for each in seen)
+    assert all(len(each.rejected) == AGENTS for each in seen)
     check_released(servers)
 
 
 def test_noise_is_released_where_the_server_leaves_all_updates_out() -> None:
     far = federate(at_rest(), mean("uniform"), clip(1.0), noise_of_the_server(), beyond_range())
     servers, seen = ran(far)
-    assert all(len(each.refused) == AGENTS and "reaches" in each.refused[0].reason for each in seen)
+    assert all(len(each.rejected) == AGENTS and "reaches" in each.rejected[0].reason for each in seen)
     check_released(servers)
     for a, b in zip(ran(NOISY, cohort=[])[0], servers, strict=True):
         np.testing.assert_array_equal(a.params, b.params)
@@ -142,60 +142,60 @@ MANY = {
     "neighbours": {"topology": gossip(ring(), metropolis())},
     "isolated agents": {"topology": isolated()},
     "a clock": {"clock": clock()},
-    "a budget": {"scheduler": Scheduler(admission=by_priority(1000))},
+    "a budget": {"scheduler": Scheduler(upload_budget=greedy(1000))},
 }
 
 
 @pytest.mark.parametrize("where", MANY)
 def test_without_noise_an_empty_cohort_changes_nothing_but_the_version(where: str) -> None:
-    federation = federate(LEARNER, mean(), tells=["norm"])
+    federation = federate(LEARNER, mean(), reports=["norm"])
     fleet = Valley(np.ones((AGENTS, SIZE), np.float32), np.ones((AGENTS, SIZE), np.float32))
     with simulate(federation, fleet, devices=jax.devices()[:1], **MANY[where]) as simulation:
-        population, _ = simulation.round(simulation.init(0))
-        before = jax.tree.map(np.array, (population.server.params, simulation.held(population)))
-        version = int(population.server.version)
-        population, seen = simulation.round(population, cohort=[])
-        after = jax.tree.map(np.array, (population.server.params, simulation.held(population)))
-        assert int(population.server.version) == version + 1
+        run_state, _ = simulation.round(simulation.init(0))
+        before = jax.tree.map(np.array, (run_state.server.params, simulation.held(run_state)))
+        version = int(run_state.server.version)
+        run_state, seen = simulation.round(run_state, cohort=[])
+        after = jax.tree.map(np.array, (run_state.server.params, simulation.held(run_state)))
+        assert int(run_state.server.version) == version + 1
         assert not seen.steps.any()
         assert seen.weight == 0.0
         if where != "a tree with periods":  # whose root merges what came before
             for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
                 np.testing.assert_array_equal(a, b)
-        population, seen = simulation.round(population)
+        run_state, seen = simulation.round(run_state)
         assert seen.steps.any()
 
 
 def test_without_noise_a_stage_and_an_optimiser_do_nothing_in_a_round_of_nobody() -> None:
     fleet = Valley(np.ones((AGENTS, SIZE), np.float32), np.ones((AGENTS, SIZE), np.float32))
-    federation = federate(LEARNER, mean("uniform"), clip(1.0), server_opt=fedavgm())
+    federation = federate(LEARNER, mean("uniform"), clip(1.0), server_optimizer=fedavgm())
     with simulate(federation, fleet, devices=jax.devices()[:1]) as simulation:
-        population, _ = simulation.round(simulation.init(0))
-        before = jax.tree.map(np.array, population.server.params)
-        population, _ = simulation.round(population, cohort=[])
+        run_state, _ = simulation.round(simulation.init(0))
+        before = jax.tree.map(np.array, run_state.server.params)
+        run_state, _ = simulation.round(run_state, cohort=[])
         for name, held in before.items():
-            np.testing.assert_array_equal(population.server.params[name], held)
+            np.testing.assert_array_equal(run_state.server.params[name], held)
 
 
 def test_a_buffer_is_filled_by_those_still_at_work_and_then_by_nobody() -> None:
     fleet = Valley(np.ones((AGENTS, SIZE), np.float32), np.ones((AGENTS, SIZE), np.float32))
     timing = {"scheduler": fed_buff(2), "clock": clock(), "merges": 1, "devices": jax.devices()[:1]}
     with simulate(federate(LEARNER, mean()), fleet, **timing) as simulation:
-        population, _ = simulation.round(simulation.init(0))
+        run_state, _ = simulation.round(simulation.init(0))
         came = []
         for _ in range(4):
-            population, seen = simulation.round(population, cohort=[])
+            run_state, seen = simulation.round(run_state, cohort=[])
             came.append(int(seen.turns.sum()))
         assert came == [2, 1, 0, 0]
-        assert int(population.server.version) == 5
+        assert int(run_state.server.version) == 5
 
 
 def test_who_decides_by_answers_hears_of_a_round_in_which_nobody_answered() -> None:
-    federation = federate(LEARNER, mean(), top_k(0.5), tells=["norm"])
+    federation = federate(LEARNER, mean(), top_k(0.5), reports=["norm"])
     fleet = Valley(np.ones((AGENTS, SIZE), np.float32), np.ones((AGENTS, SIZE), np.float32))
-    devices, asking = clock(drop_out=0.999999), Scheduler(selection=by_utility(2))
+    devices, asking = clock(drop_out=0.999999), Scheduler(selection=oort(2))
     with simulate(federation, fleet, scheduler=asking, clock=devices, devices=jax.devices()[:1]) as simulation:
-        population = simulation.init(0)
+        run_state = simulation.init(0)
         for _ in range(2):
-            population, seen = simulation.round(population)
-            assert seen.tick.lost == 2
+            run_state, seen = simulation.round(run_state)
+            assert seen.clock_stats.dropped == 2

@@ -15,7 +15,8 @@ from fedrl.core.stage import Stage
 from fedrl.engines.simulate import simulate
 from fedrl.engines.state import Simulation
 from fedrl.engines.topologies.choices import gossip
-from fedrl.federation.federation import Federation, federate
+from fedrl.federation.federate import federate
+from fedrl.federation.federation import Federation
 from fedrl.server.schedules import fed_async, fed_buff
 from fedrl.topologies import metropolis, ring, tree
 from tests.support.fresh_noise import check_fresh
@@ -34,8 +35,8 @@ class DiaryState(NamedTuple):
 def diary() -> Learner:
     """A learner that learns nothing: its loss is the noise that it drew."""
 
-    def learn(key, state, experience, hint):
-        del experience, hint
+    def learn(key, state, experience, context):
+        del experience, context
         return state, {"loss": jax.random.normal(key, (SIZE,))[0]}
 
     return Learner(
@@ -70,14 +71,14 @@ ON_AGENTS, ON_SERVERS = Stage(noise_sent), Stage(sent_as_it_is, finish=noise_add
 PLAIN, BY_AGENTS, BY_SERVER = (federate(diary(), mean(), *stages) for stages in ([], [ON_AGENTS], [ON_SERVERS]))
 
 
-def history(simulation: Simulation, seed: int, look: Callable = lambda population: population.server.params):
+def history(simulation: Simulation, seed: int, look: Callable = lambda run_state: run_state.server.params):
     """Losses `[rounds, agents]`, and by how much what is looked at changed in each round `[rounds, ...]`."""
-    population = simulation.init(seed)
-    losses, seen = [], [look(population)]
+    run_state = simulation.init(seed)
+    losses, seen = [], [look(run_state)]
     for _ in range(ROUNDS):
-        population, told = simulation.round(population)
+        run_state, told = simulation.round(run_state)
         losses.append(told.metrics["loss"])
-        seen.append(look(population))
+        seen.append(look(run_state))
     return np.stack(losses), np.diff(np.asarray(seen, np.float64), axis=0)
 
 
@@ -131,8 +132,8 @@ def test_a_server_draws_noise_of_its_own(engine) -> None:
 def test_edges_draw_noise_of_their_own() -> None:
     simulation = simulate(BY_SERVER, ALIKE, topology=tree([2], periods=[1, 2 * ROUNDS]), devices=DEVICES[:1])
 
-    def edges(population):
-        return np.concatenate([holder.server.params for holder in population.between.topology[0][0]])
+    def edges(run_state):
+        return np.concatenate([holder.server.params for holder in run_state.engine_state.topology[0][0]])
 
     check_fresh(of_all_seeds(simulation, look=edges)[1])
 

@@ -9,17 +9,17 @@ from fedrl.clocks import clock
 from fedrl.engines.simulate import simulate
 from fedrl.engines.soundness import outgoing
 from fedrl.engines.topologies.choices import gossip, hierarchy, isolated, server
-from fedrl.federation.federation import federate
-from fedrl.learners import chain, corrected, sgd
-from fedrl.server import by_priority, by_utility, uniform
+from fedrl.federation.federate import federate
+from fedrl.learners import add_correction, chain, sgd
+from fedrl.server import greedy, oort, uniform
 from fedrl.server.scheduler import Scheduler
-from fedrl.stages import control_variates, one_way, quantize, threshold, top_k
+from fedrl.stages import download_only, hard_threshold, quantize, scaffold, top_k
 from fedrl.topologies import average, gradient_tracking, metropolis, push_sum, ring, tree
 from fedrl.topologies.mixing import column_stochastic
 from tests.support.quadratic import FLEET, quadratic
 
 AGENTS = 4
-LEARNER = quadratic(chain(corrected(), sgd(0.1)))
+LEARNER = quadratic(chain(add_correction(), sgd(0.1)))
 
 
 def listed(federation, topology=None, scheduler=None, devices=None):
@@ -29,9 +29,9 @@ def listed(federation, topology=None, scheduler=None, devices=None):
 def one_round(federation, rounds: int = 1, **options):
     """The last of so many rounds."""
     with simulate(federation, FLEET, devices=jax.devices()[:1], **options) as simulation:
-        population = simulation.init(0)
+        run_state = simulation.init(0)
         for _ in range(rounds):
-            population, seen = simulation.round(population)
+            run_state, seen = simulation.round(run_state)
         return seen
 
 
@@ -41,12 +41,12 @@ def sent(found, sender="agent", without=()) -> int:
 
 @pytest.mark.parametrize(
     ("stages", "options"),
-    [((), {}), ((quantize(4),), {"tells": ["norm", "loss"]}), ((control_variates(0.1),), {})],
+    [((), {}), ((quantize(4),), {"reports": ["norm", "loss"]}), ((scaffold(0.1),), {})],
     ids=["plain", "coded, with reports", "with statistics"],
 )
 @pytest.mark.parametrize("rule", [mean(), median()], ids=repr)
 def test_messages_to_a_server_are_as_large_as_they_are_said_to_be(rule, stages, options) -> None:
-    if rule.sees == "each" and stages and stages[0].sums:
+    if rule.needs == "each" and stages and stages[0].sums:
         rule = mean("uniform")
     federation = federate(LEARNER, rule, *stages, **options)
     found = listed(federation)
@@ -55,10 +55,10 @@ def test_messages_to_a_server_are_as_large_as_they_are_said_to_be(rule, stages, 
 
 
 def test_bids_are_said_apart_from_what_follows_them() -> None:
-    federation, asking = federate(LEARNER, mean(), tells=["norm"]), Scheduler(admission=by_priority(10_000))
+    federation, asking = federate(LEARNER, mean(), reports=["norm"]), Scheduler(upload_budget=greedy(10_000))
     found = listed(federation, scheduler=asking)
     assert "report/norm" not in [each.name for each in found]
-    assert "by_priority" in next(each.note for each in found if each.name == "bid")
+    assert "greedy" in next(each.note for each in found if each.name == "bid")
     assert sent(found) * AGENTS == one_round(federation, scheduler=asking).bytes_up
 
 
@@ -86,7 +86,7 @@ def test_each_level_of_a_tree_sends_what_it_is_said_to(which, rule) -> None:
 
 
 def test_a_relay_above_servers_of_their_own_sends_what_those_hold_and_not_what_agents_send() -> None:
-    where, federation = hierarchy(tree([2, 1], [1, 2, 2])), federate(LEARNER, mean(), one_way(["head"]))
+    where, federation = hierarchy(tree([2, 1], [1, 2, 2])), federate(LEARNER, mean(), download_only(["head"]))
     sizes = {each.name: each.size_bytes for each in listed(federation, where)}
     seen = one_round(federation, 2, topology=where)
     assert [up for up, _ in seen.levels[1:]] == [2 * sizes["change"], 2 * sizes["sum"]]
@@ -94,7 +94,7 @@ def test_a_relay_above_servers_of_their_own_sends_what_those_hold_and_not_what_a
 
 def test_the_change_of_a_server_has_the_sums_that_stages_keep() -> None:
     where, plain = hierarchy(tree([2], [1, 2])), federate(LEARNER, mean())
-    federation = federate(LEARNER, mean(), control_variates(0.1))
+    federation = federate(LEARNER, mean(), scaffold(0.1))
     found = [{each.name: each.size_bytes for each in listed(made, where)} for made in (plain, federation)]
     assert found[1]["change"] == found[0]["change"] + 4 * 3
     assert one_round(federation, 2, topology=where).levels[1][0] == 2 * found[1]["change"]
@@ -121,8 +121,8 @@ def test_neighbours_who_compress_send_differences_and_now_and_then_a_copy() -> N
     seen = one_round(federation, topology=where)
     assert seen.bytes_up == seen.messages_up * found["difference"]
     with simulate(federation, FLEET, topology=where, devices=jax.devices()[:1]) as simulation:
-        population, _ = simulation.round(simulation.init(0), cohort=[0, 1])
-        _, seen = simulation.round(population)
+        run_state, _ = simulation.round(simulation.init(0), cohort=[0, 1])
+        _, seen = simulation.round(run_state)
     copies = int(seen.metrics["whole_copies"].sum())
     assert copies > 0
     assert seen.bytes_up == (seen.messages_up - copies) * found["difference"] + copies * found["parameters"]
@@ -133,19 +133,19 @@ def test_isolated_agents_send_nothing() -> None:
 
 
 def test_who_decides_who_takes_part_is_said() -> None:
-    federation = federate(LEARNER, mean(), tells=["norm"])
+    federation = federate(LEARNER, mean(), reports=["norm"])
     notes = [
         next(each.note for each in listed(federation, scheduler=plan, devices=clock()) if each.name == "participation")
-        for plan in (Scheduler(selection=by_utility(2)), Scheduler(selection=uniform(2)))
+        for plan in (Scheduler(selection=oort(2)), Scheduler(selection=uniform(2)))
     ]
-    assert "by_utility(2)" in notes[0]
-    assert "by_utility" not in notes[1]
+    assert "oort(2)" in notes[0]
+    assert "oort" not in notes[1]
     assert "arrival" in [each.name for each in listed(federation, devices=clock())]
     assert "arrival" not in [each.name for each in listed(federation)]
 
 
 def test_what_varies_has_no_size() -> None:
-    sizes = {each.name: each.size_bytes for each in listed(federate(LEARNER, mean(), threshold(0.1)))}
+    sizes = {each.name: each.size_bytes for each in listed(federate(LEARNER, mean(), hard_threshold(0.1)))}
     assert sizes["value"] is None
     assert sizes["weight"] == 4
 

@@ -9,9 +9,10 @@ import pytest
 from fedrl.aggregators import mean
 from fedrl.core.component import component
 from fedrl.core.stage import Stage
-from fedrl.engines.program_cache import shared
+from fedrl.engines.program_cache import cached_program
 from fedrl.engines.simulate import simulate
-from fedrl.federation.federation import Federation, federate
+from fedrl.federation.federate import federate
+from fedrl.federation.federation import Federation
 from fedrl.learners import sgd
 from tests.support.quadratic import Valley, quadratic
 
@@ -43,10 +44,10 @@ def compiled():
 
 def rounds(federation: Federation, agents: int, seed: int = 0) -> np.ndarray:
     simulation = simulate(federation, fleet(agents), devices=DEVICE)
-    population = simulation.init(seed)
+    run_state = simulation.init(seed)
     for _ in range(2):
-        population, _ = simulation.round(population)
-    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(population.server.params)])
+        run_state, _ = simulation.round(run_state)
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(run_state.server.params)])
 
 
 def test_other_numbers_of_agents_and_seeds_compile_nothing_but_equal_federations_do_not_share_results(compiled):
@@ -77,7 +78,7 @@ def redefined(factor: float):
     @component("test double")
     def scaled() -> Stage:
         return Stage(
-            lambda key, context, shared, local, update: (
+            lambda key, context, cached_program, local, update: (
                 update._replace(value=jax.tree.map(lambda x: factor * x, update.value)),
                 local,
             ),
@@ -104,7 +105,7 @@ def test_an_altered_federation_does_not_share_the_program_of_the_original():
 
 
 def test_parts_without_a_call_are_told_apart():
-    made = shared(lambda subject: object())
+    made = cached_program(lambda subject: object())
     stages = [Stage(lambda *given: given[-1], lambda params: ((), ())) for _ in range(2)]
     one, other = (federate(quadratic(sgd(0.1), size=2), mean(), stage) for stage in stages)
     assert made(one) is made(one)

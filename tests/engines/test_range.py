@@ -9,7 +9,7 @@ from fedrl.core import exact
 from fedrl.engines.simulate import simulate
 from fedrl.environments import gridworld
 from fedrl.environments.fleet import fleet
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.learners import q_table, sgd
 from tests.support.quadratic import FLEET, flat, quadratic, simulated_rounds
 
@@ -35,24 +35,24 @@ def test_parameters_in_any_unit_end_up_at_the_same_place(scale):
 
 @pytest.mark.parametrize("start", [2e6, 1e12, -1e12])
 def test_a_table_of_large_values_is_learned_like_any_other(start):
-    learner = q_table(gridworld(), initial=start, learning_rate=1.0, discount=0.1, instances=2, steps=8)
+    learner = q_table(gridworld(), initial=start, learning_rate=1.0, gamma=0.1, num_envs=2, num_steps=8)
     simulation = simulate(federate(learner, mean()), fleet(gridworld(), 3), devices=ONE)
-    population = simulation.init(0)
+    run_state = simulation.init(0)
     for _ in range(4):
-        population, seen = simulation.round(population)
-        assert seen.refused == ()
-    assert (np.abs(population.server.params["q"]) < 0.5 * abs(start)).any()
+        run_state, seen = simulation.round(run_state)
+        assert seen.rejected == ()
+    assert (np.abs(run_state.server.params["q"]) < 0.5 * abs(start)).any()
 
 
 def test_what_is_beyond_the_range_is_refused_by_name_with_its_value_the_range_and_a_cure():
     beyond = FLEET._replace(minimum=FLEET.minimum * np.where(np.arange(4) == 1, 1e25, 1.0)[:, None].astype(np.float32))
     simulation = simulate(federate(quadratic(sgd(0.1)), mean()), beyond, devices=ONE)
-    population, seen = simulation.round(simulation.init(0))
-    assert [agent for agent, _ in seen.refused] == [1]
-    reason = seen.refused[0].reason
+    run_state, seen = simulation.round(simulation.init(0))
+    assert [agent for agent, _ in seen.rejected] == [1]
+    reason = seen.rejected[0].reason
     assert reason.startswith("update['head'], times its weight, reaches 6e+24")
     assert f"below {exact.UPDATES.limit:.3g}: use smaller units" in reason
     assert seen.weight == 3.0
     others = [0, 2, 3]
     step = 0.1 * (FLEET.curvature * FLEET.minimum)[others].mean(0)
-    np.testing.assert_allclose(flat(population.server.params), step, rtol=1e-6)
+    np.testing.assert_allclose(flat(run_state.server.params), step, rtol=1e-6)

@@ -9,13 +9,13 @@ from benchmarks.replay import replaying
 from fedrl.aggregators import mean
 from fedrl.core.errors import ConfigError
 from fedrl.core.faults import rings_in
-from fedrl.core.replay import Log, Replay, append, empty, log, sample, settle
-from fedrl.engines.executors.programs import Asked, block_program, logging
+from fedrl.core.replay import Replay, RingRows, append, empty, log, sample, settle
+from fedrl.engines.executors.programs import JobInputs, block_program, logging
 from fedrl.engines.inbox import SUMS
 from fedrl.engines.simulate import simulate
 from fedrl.environments import cartpole, fleet
 from fedrl.environments.adapters import gymnasium
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.federation.nested import as_learner
 
 DEVICE = jax.devices()[:1]
@@ -29,25 +29,25 @@ def small(environment=CART, capacity: int = CAPACITY):
     return replaying(environment, capacity, instances=2, steps=3)
 
 
-def rings(population) -> list[np.ndarray]:
+def rings(run_state) -> list[np.ndarray]:
     """The rows and the counter of each agent, in the order of agents."""
     found = {}
-    for block in population.blocks:
-        for seat, agent in enumerate(np.asarray(block.agent)):
+    for block in run_state.blocks:
+        for slot, agent in enumerate(np.asarray(block.agent)):
             if agent >= 0:
                 ring = block.learner.ring
-                found[int(agent)] = np.append(np.asarray(ring.rows[seat]).ravel(), ring.written[seat])
+                found[int(agent)] = np.append(np.asarray(ring.rows[slot]).ravel(), ring.written[slot])
     return [found[i] for i in sorted(found)]
 
 
 def alone(federation, settings, rounds: int, asked=lambda number, agent: True, steps=(2, 2, 2)) -> list[np.ndarray]:
     """The same by the halves of the federation, an agent at a time, who is not asked untouched."""
     simulation = simulate(federation, settings, local_steps=steps, block=1, devices=DEVICE)
-    population = simulation.init(0)
+    run_state = simulation.init(0)
     for number in range(rounds):
         cohort = [k for k in range(3) if asked(number, k)]
-        population, _ = simulation.round(population, cohort)
-    return rings(population)
+        run_state, _ = simulation.round(run_state, cohort)
+    return rings(run_state)
 
 
 class TestRing:
@@ -83,18 +83,18 @@ class TestRing:
     def test_rings_are_found_by_their_type(self):
         ring = empty(jnp.zeros(()), 6)
         state = {"a": jnp.zeros(3), "b": (ring, log(ring, 2))}
-        assert [type(found) for found in rings_in(state)] == [Replay, Log]
+        assert [type(found) for found in rings_in(state)] == [Replay, RingRows]
 
 
 def test_an_agent_that_sits_out_keeps_its_ring_whoever_sits_beside_it():
     federation = federate(small(), mean(), local_steps=2)
     simulation = simulate(federation, FLEET, block=3, devices=DEVICE)
-    population = simulation.init(0)
+    run_state = simulation.init(0)
     for _ in range(3):
-        population, _ = simulation.round(population)
-    before = rings(population)
-    population, _ = simulation.round(population, cohort=[0, 2])
-    after = rings(population)
+        run_state, _ = simulation.round(run_state)
+    before = rings(run_state)
+    run_state, _ = simulation.round(run_state, cohort=[0, 2])
+    after = rings(run_state)
     np.testing.assert_array_equal(after[1], before[1])
     for agent in (0, 2):
         assert after[agent][-1] == before[agent][-1] + 2 * ROWS
@@ -109,10 +109,10 @@ def test_rings_are_those_of_agents_that_run_by_themselves(steps):
         return (number + agent) % 3 != 0
 
     simulation = simulate(federation, FLEET, local_steps=steps, block=2, devices=DEVICE)
-    population = simulation.init(0)
+    run_state = simulation.init(0)
     for number in range(8):
-        population, _ = simulation.round(population, [k for k in range(3) if asked(number, k)])
-    for found, expected in zip(rings(population), alone(federation, FLEET, 8, asked, steps), strict=True):
+        run_state, _ = simulation.round(run_state, [k for k in range(3) if asked(number, k)])
+    for found, expected in zip(rings(run_state), alone(federation, FLEET, 8, asked, steps), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
         assert found[-1] > CAPACITY or steps[0] == 1
 
@@ -121,11 +121,11 @@ def test_a_round_that_comes_to_nothing_leaves_no_row():
     broken = FLEET._replace(length=np.float32([0.4, np.nan, 0.6]))
     federation = federate(small(), mean(), local_steps=2)
     simulation = simulate(federation, broken, block=3, devices=DEVICE)
-    population = simulation.init(0)
+    run_state = simulation.init(0)
     for _ in range(4):
-        population, seen = simulation.round(population)
-        assert [refusal.agent for refusal in seen.refused] == [1]
-    after = rings(population)
+        run_state, seen = simulation.round(run_state)
+        assert [rejection.agent for rejection in seen.rejected] == [1]
+    after = rings(run_state)
     assert not after[1].any()
     for agent in (0, 2):
         assert np.isfinite(after[agent]).all()
@@ -137,12 +137,12 @@ def test_the_same_with_environments_on_the_host():
     settings = fleet(environment, 3, {"length": [0.4, 0.5, 0.6]})
     federation = federate(small(environment), mean(), local_steps=2)
     with simulate(federation, settings, local_steps=[1, 2, 2], block=2, devices=DEVICE, workers=1) as simulation:
-        population, _ = simulation.round(simulation.init(0))
-        before = rings(population)
+        run_state, _ = simulation.round(simulation.init(0))
+        before = rings(run_state)
         assert [ring[-1] for ring in before] == [ROWS, 2 * ROWS, 2 * ROWS]
         assert not before[0].reshape(-1)[ROWS * 8 : -1].any()  # beyond its own one step, nothing is left behind
-        population, _ = simulation.round(population, cohort=[0, 2])
-        after = rings(population)
+        run_state, _ = simulation.round(run_state, cohort=[0, 2])
+        after = rings(run_state)
     np.testing.assert_array_equal(after[1], before[1])
     assert [ring[-1] for ring in after] == [2 * ROWS, 2 * ROWS, 4 * ROWS]
 
@@ -152,9 +152,9 @@ def test_a_federation_that_is_a_learner_may_have_rings():
     outer = federate(as_learner(inner, agents=2), mean(), local_steps=2)
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf[:2], leaf[1:]]), FLEET)
     simulation = simulate(outer, stacked, devices=DEVICE)
-    population, seen = simulation.round(simulation.init(0))
-    assert not seen.refused
-    written = population.blocks[0].learner.agents.learner.ring.written
+    run_state, seen = simulation.round(simulation.init(0))
+    assert not seen.rejected
+    written = run_state.blocks[0].learner.agents.learner.ring.written
     assert np.asarray(written).ravel().tolist() == [2 * 2 * ROWS] * 2
 
 
@@ -163,11 +163,13 @@ def test_what_an_engine_compiles_copies_no_ring():
     capacity = 12_345
     federation = federate(small(capacity=capacity), mean(), local_steps=2)
     simulation = simulate(federation, FLEET, block=3, devices=DEVICE)
-    population = simulation.init(0)
-    block = population.blocks[0]
+    run_state = simulation.init(0)
+    block = run_state.blocks[0]
     arguments = (
-        jax.tree.map(lambda x: np.stack([np.asarray(x)] * 3), federation.broadcast(population.server)),
-        Asked(np.zeros((3, 3, 2), np.uint32), np.full(3, 3, np.int32), np.full(3, 2, np.int32), np.ones(3, np.float32)),
+        jax.tree.map(lambda x: np.stack([np.asarray(x)] * 3), federation.broadcast(run_state.server)),
+        JobInputs(
+            np.zeros((3, 3, 2), np.uint32), np.full(3, 3, np.int32), np.full(3, 2, np.int32), np.ones(3, np.float32)
+        ),
         np.bool_(True),
         np.int32(2),
         block,

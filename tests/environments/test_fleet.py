@@ -103,10 +103,10 @@ class TestFleet:
         ],
     )
     def test_what_does_not_fit_is_refused_with_its_cure(self, settings, words):
-        with pytest.raises(ConfigError) as refused:
+        with pytest.raises(ConfigError) as rejected:
             fleet(cartpole(), 4, settings)
         for word in words:
-            assert word in str(refused.value)
+            assert word in str(rejected.value)
 
     def test_fractions_of_whole_parameters_are_refused(self):
         with pytest.raises(ConfigError, match="whole number"):

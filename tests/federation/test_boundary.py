@@ -14,14 +14,15 @@ from fedrl.core.keys import turn_below
 from fedrl.core.types import Broadcast, Update
 from fedrl.engines.simulate import simulate
 from fedrl.environments import cartpole
-from fedrl.federation.federation import Federation, federate
-from fedrl.learners import chain, corrected, network, ppo, sgd
-from fedrl.stages import clip, control_variates, error_feedback, quantize, top_k
+from fedrl.federation.federate import federate
+from fedrl.federation.federation import Federation
+from fedrl.learners import add_correction, chain, network, ppo, sgd
+from fedrl.stages import clip, error_feedback, quantize, scaffold, top_k
 from tests.support.quadratic import FLEET, quadratic
 
 DEVICE = jax.devices()[:1]
 INSTANCES, STEPS = 11, 13  # numbers that no shape of the parameters has
-PIPELINES = [(), (clip(1.0),), (error_feedback(top_k(0.5), quantize(8)),), (control_variates(0.1),)]
+PIPELINES = [(), (clip(1.0),), (error_feedback(top_k(0.5), quantize(8)),), (scaffold(0.1),)]
 
 
 def shapes(tree) -> list[tuple[int, ...]]:
@@ -30,8 +31,8 @@ def shapes(tree) -> list[tuple[int, ...]]:
 
 def linear_ppo(instances: int = INSTANCES, steps: int = STEPS):
     linear = network(lambda key, space, outputs, gain: jnp.zeros((outputs, 4)), jnp.matmul)
-    steered = chain(corrected(), sgd(0.1))  # as control variates ask for
-    return ppo(cartpole(), network=linear, optimizer=steered, instances=instances, steps=steps, minibatch_count=1)
+    steered = chain(add_correction(), sgd(0.1))  # as control variates ask for
+    return ppo(cartpole(), network=linear, optimizer=steered, num_envs=instances, num_steps=steps, num_minibatches=1)
 
 
 def outputs_of(federation: Federation):
@@ -57,7 +58,7 @@ def test_an_update_is_a_value_shaped_like_the_parameters_a_weight_and_a_version(
 
 def test_a_broadcast_is_parameters_shared_state_and_a_version():
     sent, _ = outputs_of(federate(linear_ppo(), mean(), clip(1.0)))
-    assert Broadcast._fields == ("params", "shared", "version")
+    assert Broadcast._fields == ("params", "stage_states", "version")
     assert shapes(sent) == [*shapes(sent.params), ()]
 
 
@@ -76,14 +77,16 @@ def listening(federation: Federation) -> tuple[Federation, list]:
     """The same federation, with a record of all that its server's half is ever handed."""
     heard: list = []
 
-    def hear(step):
-        def heard_step(*inputs):
-            heard.append((step.__name__, jax.tree.map(jnp.shape, inputs)))
+    def recorded(name):
+        step = getattr(federation, name)
+
+        def recording(*inputs):
+            heard.append((name, jax.tree.map(jnp.shape, inputs)))
             return step(*inputs)
 
-        return heard_step
+        return recording
 
-    ears = {name: hear(getattr(federation, name)) for name in ("decode", "aggregate", "commit", "server")}
+    ears = {name: recorded(name) for name in ("decode", "aggregate", "commit", "server")}
     return replace(federation, **ears), heard
 
 
@@ -121,10 +124,10 @@ def silenced(federation: Federation) -> Federation:
 
 def rounds(federation: Federation, fleet):
     simulation = simulate(federation, fleet, devices=DEVICE)
-    population = simulation.init(0)
+    run_state = simulation.init(0)
     for _ in range(3):
-        population, seen = simulation.round(population)
-    return population.server, seen.metrics["loss"]
+        run_state, seen = simulation.round(run_state)
+    return run_state.server, seen.metrics["loss"]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +137,7 @@ def rounds(federation: Federation, fleet):
 )
 def test_with_the_updates_silenced_the_server_knows_nothing_of_the_agents(rule, stages):
     """Non-interference: two fleets that differ in everything leave the same server, bit for bit."""
-    federation = federate(quadratic(chain(corrected(), sgd(0.1))), rule, *stages, local_steps=2)
+    federation = federate(quadratic(chain(add_correction(), sgd(0.1))), rule, *stages, local_steps=2)
     other = jax.tree.map(lambda x: np.float32(3.0) - 2 * x[::-1], FLEET)
     (mine, losses), (theirs, other_losses) = (rounds(silenced(federation), fleet) for fleet in (FLEET, other))
     jax.tree.map(np.testing.assert_array_equal, mine, theirs)

@@ -18,13 +18,13 @@ from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import gossip
 from fedrl.environments import cartpole, fleet, gridworld, model_of, windy_cliff
 from fedrl.environments.adapters.gymnasium import gymnasium
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.learners import a2c, mlp, sgd
 from fedrl.runs.rendering import render
-from fedrl.server import by_priority
+from fedrl.server import greedy
 from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import fed_async, fed_buff, synchronous
-from fedrl.stages import clip, lazy
+from fedrl.stages import clip, lag
 from fedrl.topologies import complete, metropolis, ring
 from tests.support.hidden import veil
 from tests.support.quadratic import FLEET, quadratic
@@ -42,7 +42,7 @@ def on_a_clock(schedule):
 
 
 def under_a_budget(federation):
-    simulate(federation, FLEET, scheduler=Scheduler(admission=by_priority(1000)))
+    simulate(federation, FLEET, scheduler=Scheduler(upload_budget=greedy(1000)))
 
 
 def on_the_host(federation):
@@ -57,7 +57,7 @@ REFUSED = {
         "no contraction, and without a server",
     ),
     "a server optimiser without a server": (
-        lambda: federate(LEARNER, mean(), server_opt=optax.adam(0.1)),
+        lambda: federate(LEARNER, mean(), server_optimizer=optax.adam(0.1)),
         without_server,
         "Leave .* out, or run the federation with a server",
     ),
@@ -73,7 +73,7 @@ REFUSED = {
         "mixes the parameters",
     ),
     "withheld updates to mix with parameters": (
-        lambda: federate(LEARNER, mean(), lazy()),
+        lambda: federate(LEARNER, mean(), lag()),
         on_a_clock(fed_async()),
         "holds back",
     ),
@@ -98,30 +98,30 @@ def test_a_federation_is_refused_however_it_came_to_be(case, altered):
 
 @pytest.mark.parametrize("altered", [False, True], ids=["as built", "altered"])
 def test_host_environments_run_without_a_server_and_on_a_clock(altered):
-    learner = a2c(CART, network=mlp(hidden=(4,)), instances=2, steps=3)
+    learner = a2c(CART, network=mlp(hidden=(4,)), num_envs=2, num_steps=3)
     federation = federate(dataclasses.replace(learner) if altered else learner, mean())
     agents = fleet(CART, 3)
     with simulate(federation, agents, topology=gossip(complete(), metropolis()), workers=1) as simulation:
-        population, _ = simulation.round(simulation.init(0))
-        for leaf in jax.tree.leaves(simulation.params_of(simulation.adopt(population))):
+        run_state, _ = simulation.round(simulation.init(0))
+        for leaf in jax.tree.leaves(simulation.params_of(simulation.adopt(run_state))):
             np.testing.assert_allclose(leaf, np.broadcast_to(leaf[:1], leaf.shape), rtol=1e-5, atol=1e-6)
     devices = clock(step_s=[1.0, 2.0, 3.0])
     with simulate(federation, agents, scheduler=synchronous(), clock=devices, workers=1) as simulation:
-        times = [seen.tick.time_s for seen in rounds(simulation, 2)]
+        times = [seen.clock_stats.time_s for seen in rounds(simulation, 2)]
     assert times == [3.0, 6.0]
 
 
 def rounds(simulation, count):
-    population = simulation.init(0)
+    run_state = simulation.init(0)
     for _ in range(count):
-        population, seen = simulation.round(population)
+        run_state, seen = simulation.round(run_state)
         yield seen
 
 
 def test_a_federation_says_what_it_is_made_of():
     optimizer = optax.adam(0.1)
     stage = clip(1.0)
-    federation = federate(LEARNER, mean(), stage, server_opt=optimizer, tells=["norm"])
+    federation = federate(LEARNER, mean(), stage, server_optimizer=optimizer, reports=["norm"])
     assert federation.stages == (stage,)
     assert federation.server_optimizer is optimizer
     assert (federation.payload, federation.reports) == ("delta", ("norm",))

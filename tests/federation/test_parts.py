@@ -18,14 +18,14 @@ from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import gossip, hierarchy, isolated
 from fedrl.environments import cartpole
 from fedrl.environments.adapters import gymnasium
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.federation.parts import part
-from fedrl.learners import a2c, corrected, mlp, normalize, personal, ppo, sgd
+from fedrl.learners import a2c, add_correction, mlp, normalize, personal, ppo, sgd
 from fedrl.learners.parts.optimizers import chain
 from fedrl.server import fedadam, fedavgm
 from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import bounded_staleness, fed_buff
-from fedrl.stages import clip, control_variates, error_feedback, lazy, sign, top_k, weigh_by_signal
+from fedrl.stages import clip, error_feedback, lag, scaffold, sign, top_k, weight_by_signal
 from fedrl.topologies import metropolis, ring, tree
 from fedrl.wire.codec import codec
 from tests.support.hidden import veil
@@ -77,22 +77,22 @@ def flattened(tree) -> np.ndarray:
 def test_a_part_that_is_not_due_stays_with_its_agent_and_the_server(momentum, cohort):
     own = fedavgm(1.0, momentum) if momentum else None
     for rounds in range(1, ROUNDS):
-        simulation, population = ran(part("head", server_opt=own, every=EVERY), cohort=cohort, rounds=rounds)
+        simulation, run_state = ran(part("head", server_optimizer=own, every=EVERY), cohort=cohort, rounds=rounds)
         server, agents = by_hand(rounds, cohort, momentum)
-        np.testing.assert_allclose(flat(population.server.params), server, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(flat(simulation.params_of(population)), agents, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(flat(run_state.server.params), server, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(flat(simulation.params_of(run_state)), agents, rtol=1e-5, atol=1e-6)
 
 
 def test_each_part_has_its_rule_and_its_optimiser():
     """Coordinates of a quadratic do not touch each other, so each part is what it is where its rule is of all."""
     expected = {
-        "head": federate(quadratic(sgd(RATE)), median(), server_opt=fedadam(0.1), local_steps=STEPS),
+        "head": federate(quadratic(sgd(RATE)), median(), server_optimizer=fedadam(0.1), local_steps=STEPS),
         "tail": federate(quadratic(sgd(RATE)), mean(), local_steps=STEPS),
     }
     mixed = federate(
-        quadratic(sgd(RATE)), mean(), local_steps=STEPS, parts=[part("head", median(), server_opt=fedadam(0.1))]
+        quadratic(sgd(RATE)), mean(), local_steps=STEPS, parts=[part("head", median(), server_optimizer=fedadam(0.1))]
     )
-    assert mixed.aggregator.sees == "each"
+    assert mixed.aggregator.needs == "each"
     found = simulated_rounds(simulate(mixed, FLEET), 5).server.params
     for name, whole in expected.items():
         np.testing.assert_array_equal(found[name], simulated_rounds(simulate(whole, FLEET), 5).server.params[name])
@@ -101,10 +101,10 @@ def test_each_part_has_its_rule_and_its_optimiser():
 
 def test_parts_that_weigh_alike_are_one_sum_and_others_are_not():
     learner = quadratic(sgd(RATE))
-    assert federate(learner, mean(), parts=[part("head", mean())]).aggregator.sees == "sum"
-    assert federate(learner, mean("uniform"), parts=[part("head", mean("uniform"))]).aggregator.sees == "sum"
+    assert federate(learner, mean(), parts=[part("head", mean())]).aggregator.needs == "sum"
+    assert federate(learner, mean("uniform"), parts=[part("head", mean("uniform"))]).aggregator.needs == "sum"
     apart = federate(learner, mean(), local_steps=2, parts=[part("head", mean("uniform"))])
-    assert apart.aggregator.sees == "each"
+    assert apart.aggregator.needs == "each"
     steps = [1, 2, 2, 1]
     found = simulated_rounds(simulate(apart, FLEET, local_steps=steps), 3).server.params
     for name, rule in {"head": mean("uniform"), "tail": mean()}.items():
@@ -120,9 +120,9 @@ def test_a_part_with_nothing_of_its_own_changes_nothing():
 
 def test_what_is_not_due_costs_a_byte():
     simulation, _ = ran(part("head", every=EVERY), rounds=0)
-    population, beside = simulation.init(0), 4 + 4 + 1  # weight, version, whether the head follows
+    run_state, beside = simulation.init(0), 4 + 4 + 1  # weight, version, whether the head follows
     for version in range(2 * EVERY):
-        population, seen = simulation.round(population)
+        run_state, seen = simulation.round(run_state)
         assert seen.bytes_up == 4 * (beside + 4 * 2 + (4 if (version + 1) % EVERY == 0 else 0))
         assert seen.messages_up == 4
 
@@ -130,12 +130,12 @@ def test_what_is_not_due_costs_a_byte():
 def test_stages_of_a_part_remember_nothing_of_versions_in_which_it_is_not_due():
     """With all of it sent in the end: what the server read and what agents still hold is what they meant to send."""
     stages = [error_feedback(top_k(0.5))]
-    simulation, population = ran(part("tail", every=2), rounds=0, stages=stages)
-    population = simulation.init(0)
+    simulation, run_state = ran(part("tail", every=2), rounds=0, stages=stages)
+    run_state = simulation.init(0)
     memories = []
     for _ in range(4):
-        population, _ = simulation.round(population)
-        (groups, *_), *_ = [block.local for block in population.blocks]
+        run_state, _ = simulation.round(run_state)
+        (groups, *_), *_ = [block.stage_states for block in run_state.blocks]
         memories.append([flattened(group) for group in groups])
     tails = [memory[0] for memory in memories]
     assert not tails[0].any()
@@ -164,14 +164,14 @@ def test_a_message_in_which_a_part_is_not_due_travels():
 
 @pytest.mark.parametrize("options", [{"block": 1}, {"block": 3}, {"devices": jax.devices()[:1]}], ids=repr)
 def test_blocks_and_devices_are_of_no_consequence(options):
-    parts = (part("head", median(), every=2), part("tail", server_opt=fedadam(0.1)))
+    parts = (part("head", median(), every=2), part("tail", server_optimizer=fedadam(0.1)))
     expected = flat(ran(*parts)[1].server.params)
     found = flat(ran(*parts, **options)[1].server.params)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_a_tree_that_merges_all_is_one_server():
-    parts = (part("head", every=2), part("tail", server_opt=fedavgm(1.0, 0.5)))
+    parts = (part("head", every=2), part("tail", server_optimizer=fedavgm(1.0, 0.5)))
     _, one = ran(*parts)
     _, many = ran(*parts, topology=hierarchy(tree([2], [1, 1])))
     np.testing.assert_array_equal(flat(many.server.params), flat(one.server.params))
@@ -179,10 +179,10 @@ def test_a_tree_that_merges_all_is_one_server():
 
 def test_edges_of_a_tree_with_periods_keep_a_part_that_is_not_due():
     simulation, _ = ran(part("head", every=2), rounds=0, topology=hierarchy(tree([2], [1, 4])))
-    population, heads = simulation.init(0), []
+    run_state, heads = simulation.init(0), []
     for _ in range(4):
-        population, _ = simulation.round(population)
-        held = simulation.states_of(simulation.adopt(population)).params["head"]
+        run_state, _ = simulation.round(run_state)
+        held = simulation.states_of(simulation.adopt(run_state)).params["head"]
         heads.append(np.asarray(held).ravel())
     np.testing.assert_array_equal(heads[0], 0.0)
     assert heads[1].all()
@@ -202,14 +202,14 @@ def test_change_is_counted_from_what_agents_adopted_although_their_copy_goes_on(
         learner, mean("uniform"), parts=[part("tail", every=every)], down_stages=(top_k(0.3),), local_steps=STEPS
     )
     simulation = simulate(federation, fleet)
-    population, own, adopted = simulation.init(0), np.zeros((3, size)), np.zeros(size)
+    run_state, own, adopted = simulation.init(0), np.zeros((3, size)), np.zeros(size)
     for version in range(3 * every):
-        before, copy = flat(population.server.params), flat(population.server.down.held)
+        before, copy = flat(run_state.server.params), flat(run_state.server.down.held)
         own[:, 0] = copy[0]
         if version % every == 0:
             own[:, 1:], adopted = copy[1:], copy
-        population, _ = simulation.round(population)
-        after = flat(population.server.params)
+        run_state, _ = simulation.round(run_state)
+        after = flat(run_state.server.params)
         own = fleet.minimum + (1.0 - rate * fleet.curvature) ** STEPS * (own - fleet.minimum)
         due = (version + 1) % every == 0
         expected = before[1:] + (own.mean(axis=0) - adopted)[1:] * due
@@ -230,22 +230,22 @@ def test_periods_that_do_not_divide_each_other_are_refused(every, periods):
 
 def test_ppo_averages_its_critic_in_every_round_and_its_actor_in_every_second():
     environment = cartpole()
-    learner = normalize(ppo(environment, instances=2, steps=8, minibatch_count=2, epochs=1))
+    learner = normalize(ppo(environment, num_envs=2, num_steps=8, num_minibatches=2, num_epochs=1))
     federation = federate(learner, mean(), parts=[part("actor", every=2), part("critic", median())])
     fleet = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (3, *jnp.shape(leaf))), environment.params)
     simulation = simulate(federation, fleet)
-    population = simulation.init(0)
-    before = population.server.params
+    run_state = simulation.init(0)
+    before = run_state.server.params
     for due in (False, True):
-        population, seen = simulation.round(population)
-        after = population.server.params
+        run_state, seen = simulation.round(run_state)
+        after = run_state.server.params
         moved = {
             name: not np.array_equal(flattened(before["learner"][name]), flattened(after["learner"][name]))
             for name in ("actor", "critic")
         }
         assert moved == {"actor": due, "critic": True}
         assert float(after["moments"]["observation"].samples) > float(before["moments"]["observation"].samples)
-        assert not seen.refused
+        assert not seen.rejected
         before = after
 
 
@@ -274,15 +274,15 @@ def test_ppo_averages_its_critic_in_every_round_and_its_actor_in_every_second():
         (lambda: ran(part("head", every=2), scheduler=Scheduler(delay_rounds=1)), UnsoundError, "stays with its agent"),
         (lambda: ran(part("head"), topology=gossip(ring(), metropolis())), UnsoundError, "is merged by a server"),
         (lambda: ran(part("head"), topology=isolated()), UnsoundError, "is merged by a server"),
-        (lambda: ran(part("head", every=2), stages=[lazy(sign())]), UnsoundError, "decides when to send"),
+        (lambda: ran(part("head", every=2), stages=[lag(sign())]), UnsoundError, "decides when to send"),
         (
-            lambda: federate(quadratic(sgd(RATE)), mean(), weigh_by_signal(), parts=[part("head", every=2)]),
+            lambda: federate(quadratic(sgd(RATE)), mean(), weight_by_signal(), parts=[part("head", every=2)]),
             UnsoundError,
             "is not sent in every round",
         ),
         (
             lambda: federate(
-                quadratic(chain(corrected(), sgd(RATE))), mean(), control_variates(RATE), parts=[part("head", every=2)]
+                quadratic(chain(add_correction(), sgd(RATE))), mean(), scaffold(RATE), parts=[part("head", every=2)]
             ),
             UnsoundError,
             "is not sent in every round",
@@ -293,7 +293,7 @@ def test_ppo_averages_its_critic_in_every_round_and_its_actor_in_every_second():
             "moments that agents count",
         ),
         (
-            lambda: federate(quadratic(sgd(RATE)), mean(), lazy(sign()), parts=[part("head", median())]),
+            lambda: federate(quadratic(sgd(RATE)), mean(), lag(sign()), parts=[part("head", median())]),
             UnsoundError,
             "looks at each update",
         ),
@@ -307,10 +307,10 @@ def test_what_does_not_go_with_parts_is_refused(build, error, words):
 def test_parts_with_a_rule_go_where_versions_mix():
     """Without periods, parts meet on any schedule; here each is what it is where its rule is of all."""
     options = {"scheduler": fed_buff(2), "clock": clock(step_s=[1.0, 1.5, 2.0, 5.0]), "rounds": 6}
-    _, mixed = ran(part("head", server_opt=fedavgm(1.0, 0.5)), **options)
+    _, mixed = ran(part("head", server_optimizer=fedavgm(1.0, 0.5)), **options)
     learner = quadratic(sgd(RATE))
     whole = simulate(
-        federate(learner, mean("uniform"), local_steps=STEPS, server_opt=fedavgm(1.0, 0.5)),
+        federate(learner, mean("uniform"), local_steps=STEPS, server_optimizer=fedavgm(1.0, 0.5)),
         FLEET,
         scheduler=fed_buff(2),
         clock=clock(step_s=[1.0, 1.5, 2.0, 5.0]),
@@ -323,7 +323,7 @@ def test_parts_with_a_rule_go_where_versions_mix():
 
 def test_what_is_personal_is_in_no_part():
     environment = cartpole()
-    learner = personal(ppo(environment), keep=["actor/-1"])
+    learner = personal(ppo(environment), local=["actor/-1"])
     federate(learner, mean(), parts=[part("actor", every=2)])
     with pytest.raises(ConfigError, match="no part of the parameters"):
         federate(learner, mean(), parts=[part("actor/2", every=2)])
@@ -339,17 +339,17 @@ def test_clipping_is_of_each_part():
 def test_environments_on_the_host_have_parts_too():
     walk = gymnasium("tests.support.walks:Walk-v0")
     fleet = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (3, *jnp.shape(leaf))), walk.params)
-    learner = a2c(walk, instances=1, steps=4, network=mlp([2]))
+    learner = a2c(walk, num_envs=1, num_steps=4, network=mlp([2]))
     federation = federate(learner, mean(), parts=[part("actor", median(), every=2)])
     with simulate(federation, fleet, workers=1) as simulation:
-        population = simulation.init(0)
-        before, sizes = population.server.params, []
+        run_state = simulation.init(0)
+        before, sizes = run_state.server.params, []
         for due in (False, True, False):
-            population, seen = simulation.round(population)
-            after = population.server.params
+            run_state, seen = simulation.round(run_state)
+            after = run_state.server.params
             assert np.array_equal(flattened(before["actor"]), flattened(after["actor"])) != due
             assert not np.array_equal(flattened(before["critic"]), flattened(after["critic"]))
-            held = simulation.params_of(population)["actor"]
+            held = simulation.params_of(run_state)["actor"]
             assert np.ptp(np.asarray(jax.tree.leaves(held)[0]), axis=0).any()
             sizes.append(seen.bytes_up)
             before = after

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from fedrl.aggregators import mean, median, q_fair
+from fedrl.aggregators import mean, median, q_ffl
 from fedrl.clocks import clock
 from fedrl.core.component import component
 from fedrl.core.errors import REASONS, UnsoundError
@@ -22,23 +22,24 @@ from fedrl.core.summation import Summation
 from fedrl.engines.aggregation import messages
 from fedrl.engines.combinations import check
 from fedrl.engines.topologies.choices import gossip, hierarchy
-from fedrl.federation.federation import Federation, federate
+from fedrl.federation.federate import federate
+from fedrl.federation.federation import Federation
 from fedrl.federation.nested import as_learner
 from fedrl.federation.soundness import outgoing
-from fedrl.learners import chain, corrected, sgd
-from fedrl.server import by_priority, by_utility, from_loss, uniform
+from fedrl.learners import add_correction, chain, sgd
+from fedrl.server import adacomm, greedy, oort, uniform
 from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import afedpg, bounded_staleness, fed_async, fed_buff, synchronous
 from fedrl.stages import (
     clip,
-    control_variates,
+    download_only,
     error_feedback,
-    lazy,
-    one_way,
+    hard_threshold,
+    lag,
     quantize,
-    threshold,
+    scaffold,
     top_k,
-    weigh_by_capacity,
+    weight_by_capacity,
 )
 from fedrl.topologies import metropolis, ring, tree
 from fedrl.wire.codec import varies
@@ -46,7 +47,7 @@ from tests.support.hidden import veil
 from tests.support.quadratic import quadratic
 
 AGENTS, EVENT = 4, "a DpEvent"
-LEARNER = quadratic(chain(corrected(), sgd(0.1)))
+LEARNER = quadratic(chain(add_correction(), sgd(0.1)))
 EPISODIC = replace(LEARNER, episodic=True, clips_trajectories=1.0)
 COUNTING = Statistics(lambda state: {"n": jnp.float32(1.0)}, lambda params, sums: params)
 
@@ -81,12 +82,12 @@ def adaptive() -> Stage:
 
 @component("test double")
 def amplify() -> Stage:
-    return Stage(untouched, expands=True)
+    return Stage(untouched, may_increase_norm=True)
 
 
 @component("test double")
 def silent() -> Stage:
-    return Stage(untouched, withholds=True)
+    return Stage(untouched, skips_uploads=True)
 
 
 class Mechanism(NamedTuple):
@@ -137,16 +138,16 @@ ROWS = {
     "uniform mean": built,
     "sample weights": lambda m: built(m, mean()),
     "a rule that sees each": lambda m: built(m, median()),
-    "weights set by a stage": lambda m: built(m, mean(), before=[weigh_by_capacity([1.0] * AGENTS)]),
-    "server optimiser": lambda m: built(m, server_opt=optax.adam(0.1)),
+    "weights set by a stage": lambda m: built(m, mean(), before=[weight_by_capacity([1.0] * AGENTS)]),
+    "server optimiser": lambda m: built(m, server_optimizer=optax.adam(0.1)),
     "statistics": counting,
-    "reports": lambda m: built(m, tells=["norm"]),
-    "SCAFFOLD": lambda m: built(m, before=[control_variates(0.1)], payload="delta"),
+    "reports": lambda m: built(m, reports=["norm"]),
+    "SCAFFOLD": lambda m: built(m, before=[scaffold(0.1)], payload="delta"),
     "error feedback before": lambda m: built(m, before=[error_feedback(top_k(0.1))]),
     "error feedback after": lambda m: built(m, after=[error_feedback(top_k(0.1))]),
     "quantisation after": lambda m: built(m, after=[quantize(8)]),
-    "sizes that vary, after": lambda m: built(m, after=[threshold(0.1)]),
-    "lag": lambda m: built(m, before=[lazy()]),
+    "sizes that vary, after": lambda m: built(m, after=[hard_threshold(0.1)]),
+    "lag": lambda m: built(m, before=[lag()]),
     "gradients": lambda m: built(m, payload="gradient"),
     "tree of relays": lambda m: placed(m, hierarchy(tree([2]))),
     "tree with periods": lambda m: placed(m, hierarchy(tree([2], [1, 2]))),
@@ -154,9 +155,9 @@ ROWS = {
     "all who were asked": placed,
     "the first n": lambda m: placed(m, schedule=synchronous(2)),
     "a deadline": lambda m: placed(m, schedule=synchronous(deadline_s=2.0)),
-    "late updates kept": lambda m: placed(m, schedule=synchronous(late="keep")),
+    "late updates kept": lambda m: placed(m, schedule=synchronous(stragglers="keep")),
     "asynchronous": lambda m: placed(m, schedule=fed_buff(2)),
-    "selection by answers": lambda m: placed(m, selection=by_utility(2)),
+    "selection by answers": lambda m: placed(m, selection=oort(2)),
     "selection at random": lambda m: placed(m, selection=uniform(2)),
     "inside another federation": lambda m: as_learner(built(m), 2),
 }
@@ -183,9 +184,9 @@ def test_a_cell_of_the_table_is_what_is_built(row: str, mechanism: str) -> None:
     if MATRIX[row, mechanism] == "A":
         assert ROWS[row](MECHANISMS[mechanism]) is not None
         return
-    with pytest.raises(UnsoundError) as refused:
+    with pytest.raises(UnsoundError) as rejected:
         ROWS[row](MECHANISMS[mechanism])
-    message = str(refused.value)
+    message = str(rejected.value)
     missing = re.search(r"(not|nor) there yet", message) is not None
     assert missing == (MATRIX[row, mechanism] == "X"), message
     named = [repr(part) for part in MECHANISMS[mechanism].parts if repr(part) in message]
@@ -217,9 +218,9 @@ REFUSED = {
         r"clip\(0.5\) comes after local\(\).*scales the noise down",
     ),
     "a rule that asks": (
-        lambda: built(MECHANISMS["local"], q_fair()),
+        lambda: built(MECHANISMS["local"], q_ffl()),
         "in the clear",
-        r"Agents tell \['loss'\].*q_fair\(\) asks for it.*local\(\)",
+        r"Agents tell \['loss'\].*q_ffl\(\) asks for it.*local\(\)",
     ),
     "updates held back": (
         lambda: built(Mechanism((silent(), clip(1.0), local()))),
@@ -227,9 +228,9 @@ REFUSED = {
         r"silent\(\) sends an update or none as the data have it, which local\(\) does not cover",
     ),
     "sizes before noise": (
-        lambda: built(Mechanism((clip(1.0), threshold(0.1), local()))),
+        lambda: built(Mechanism((clip(1.0), hard_threshold(0.1), local()))),
         "in the clear",
-        r"message of threshold\(0.1\).*local\(\) does not cover that",
+        r"message of hard_threshold\(0.1\).*local\(\) does not cover that",
     ),
     "trajectories nobody clips": (
         lambda: built(MECHANISMS["trajectory, agents"], learner=replace(EPISODIC, clips_trajectories=None)),
@@ -271,39 +272,39 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_not_covered_is_refused_by_name_with_a_reason_and_a_cure(case: str) -> None:
     build, reason, words = REFUSED[case]
-    with pytest.raises(UnsoundError, match=words) as refused:
+    with pytest.raises(UnsoundError, match=words) as rejected:
         build()
-    assert refused.value.reason == reason
+    assert rejected.value.reason == reason
     assert reason in REASONS
 
 
 SCHEDULES = [
-    replace(fed_buff(2), late="discard"),
+    replace(fed_buff(2), stragglers="cancel"),
     fed_buff(2),
     fed_async(0.5),
     bounded_staleness(1),
     afedpg(0.5),
     synchronous(2),
-    synchronous(late="keep"),
+    synchronous(stragglers="keep"),
 ]
 
 
 @pytest.mark.parametrize("mechanism", ["central", "local", "distributed", "adaptive clip"])
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_noise_is_refused_where_time_decides_who_is_merged(mechanism: str, schedule) -> None:
-    with pytest.raises(UnsoundError, match=re.escape(repr(schedule))) as refused:
+    with pytest.raises(UnsoundError, match=re.escape(repr(schedule))) as rejected:
         placed(MECHANISMS[mechanism], schedule=schedule)
-    assert refused.value.reason == "hidden"
+    assert rejected.value.reason == "hidden"
 
 
 @pytest.mark.parametrize(
-    "deciding", [{"selection": by_utility(2)}, {"workload": from_loss(2)}, {"admission": by_priority(10_000)}], ids=str
+    "deciding", [{"selection": oort(2)}, {"local_steps": adacomm(2)}, {"upload_budget": greedy(10_000)}], ids=str
 )
 def test_who_decides_by_answers_is_refused_beside_noise(deciding) -> None:
     (part,) = deciding.values()
-    with pytest.raises(UnsoundError, match=re.escape(f"{part!r} decides by what agents tell")) as refused:
+    with pytest.raises(UnsoundError, match=re.escape(f"{part!r} decides by what agents tell")) as rejected:
         placed(MECHANISMS["central"], **deciding)
-    assert refused.value.reason == "in the clear"
+    assert rejected.value.reason == "in the clear"
 
 
 def test_the_fewest_agents_whose_sum_is_opened_are_named() -> None:
@@ -321,18 +322,18 @@ def test_a_topology_of_ones_own_says_what_it_opens() -> None:
             raise NotImplementedError
 
     placed(MECHANISMS["hidden sum"], Own("the sum"))
-    with pytest.raises(UnsoundError, match=r"veil\(\) hides updates.*Own\(opens='each'\) opens each") as refused:
+    with pytest.raises(UnsoundError, match=r"veil\(\) hides updates.*Own\(opens='each'\) opens each") as rejected:
         placed(MECHANISMS["hidden sum"], Own("each"))
-    assert refused.value.reason == "hidden"
+    assert rejected.value.reason == "hidden"
 
 
 SOUND = {
     "enlarged before the clip": (amplify(), clip(1.0), central()),
-    "parts left out after the clip": (clip(1.0), one_way(["head"]), central()),
+    "parts left out after the clip": (clip(1.0), download_only(["head"]), central()),
     "a tighter clip": (clip(0.5), local()),
     "two clips": (clip(1.0), amplify(), clip(1.0), local()),
     "coded before the noise of the server": (clip(1.0), top_k(0.1), central()),
-    "noise, then anything": (clip(1.0), local(), amplify(), threshold(0.1)),
+    "noise, then anything": (clip(1.0), local(), amplify(), hard_threshold(0.1)),
 }
 
 
@@ -342,7 +343,7 @@ def test_what_is_covered_is_built(case: str) -> None:
 
 
 def test_without_noise_or_a_hidden_sum_nothing_of_it_is_asked() -> None:
-    assert federate(LEARNER, mean(), quantize(8), threshold(0.1), tells=["norm"]).reports == ("norm",)
+    assert federate(LEARNER, mean(), quantize(8), hard_threshold(0.1), reports=["norm"]).reports == ("norm",)
 
 
 # --- what leaves -----------------------------------------------------------------------------------------------------
@@ -354,7 +355,7 @@ def rows(federation: Federation) -> dict[str, tuple[int | None, str]]:
 
 def test_all_that_leaves_is_listed_with_its_bytes() -> None:
     counting = replace(LEARNER, statistics=COUNTING)
-    found = rows(federate(counting, mean(), top_k(0.5), tells=["norm", "duration_s"]))
+    found = rows(federate(counting, mean(), top_k(0.5), reports=["norm", "duration_s"]))
     assert found["statistics/learner"] == (4, "nothing")
     assert found["report/norm"] == found["report/duration_s"] == (4, "nothing")
     assert found["weight"] == found["version"] == (4, "nothing")
@@ -376,17 +377,17 @@ def test_what_protects_the_value_is_said(stages, expected) -> None:
 
 
 def test_what_is_seen_without_being_sent_is_listed() -> None:
-    found = rows(federate(LEARNER, mean(), lazy(threshold(0.1))))
+    found = rows(federate(LEARNER, mean(), lag(hard_threshold(0.1))))
     assert found["value"][0] is None
     assert found["size"] == found["silence"] == (0, "nothing")
     assert not {"size", "silence"} & set(rows(federate(LEARNER, mean(), quantize(8))))
-    weighed = outgoing(federate(LEARNER, mean(), weigh_by_capacity([1.0] * AGENTS)))
-    assert "weigh_by_capacity" in next(each.note for each in weighed if each.name == "weight")
+    weighed = outgoing(federate(LEARNER, mean(), weight_by_capacity([1.0] * AGENTS)))
+    assert "weight_by_capacity" in next(each.note for each in weighed if each.name == "weight")
 
 
 @pytest.mark.parametrize("stages", [(), (quantize(3),), (error_feedback(top_k(0.5), quantize(8)),)], ids=repr)
 def test_the_bytes_of_what_is_sent_add_up_to_those_of_the_update(stages) -> None:
-    federation = federate(LEARNER, mean(), *stages, tells=["loss"])
+    federation = federate(LEARNER, mean(), *stages, reports=["loss"])
     alone = jax.tree.map(lambda x: np.asarray(x)[None], LEARNER.environment.params)
     wire = messages(federation, alone)
     assert not varies(wire.update)

@@ -19,14 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fedrl
-from fedrl.aggregators import agnostic, by_diversity, by_settings, mean, median, q_fair
+from fedrl.aggregators import afl, mean, median, q_ffl, weight_by_diversity, weight_by_environment
 from fedrl.core.component import CATALOGUE, Call, call_of, component
 from fedrl.core.errors import ConfigError, WireError
 from fedrl.core.learner import Learner
 from fedrl.core.stage import Stage
 from fedrl.environments import cartpole, random_mdp, windy_cliff
 from fedrl.federation import wire_digest as module
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.federation.parts import part
 from fedrl.federation.wire_digest import (
     PARTS,
@@ -37,50 +37,50 @@ from fedrl.federation.wire_digest import (
     from_json,
     wire_digest,
 )
-from fedrl.learners import adam, chain, corrected, mlp, ppo, q_table, reinforce, sgd
+from fedrl.learners import adam, add_correction, chain, mlp, ppo, q_table, reinforce, sgd
 from fedrl.server import fedadagrad, fedadam, fedavg, fedavgm, fedyogi, normalized_momentum
 from fedrl.stages import (
-    by_size,
     clip,
-    control_variates,
+    download_only,
     error_feedback,
     flatten,
+    hard_threshold,
     importance_averaging,
-    lazy,
-    one_way,
+    lag,
+    partition_by_size,
     quantize,
     random_k,
+    scaffold,
     sign,
-    threshold,
     top_k,
     uniform_quantize,
-    weigh_by_capacity,
-    weigh_by_improvement,
-    weigh_by_signal,
+    weight_by_capacity,
+    weight_by_improvement,
+    weight_by_signal,
 )
 from fedrl.wire import codec
 from tests.support.quadratic import quadratic
 
 STAGES = [
-    by_size(2, quantize(4), sign()),
+    partition_by_size(2, quantize(4), sign()),
     clip(1.0),
-    control_variates(0.1, gradient_steps=2),
+    scaffold(0.1, gradient_steps=2),
     error_feedback(top_k(0.25), quantize(4)),
     flatten(),
     importance_averaging(0.2),
-    lazy(factor=2.0),
-    one_way(["head"]),
+    lag(factor=2.0),
+    download_only(["head"]),
     quantize(),
     random_k(0.25),
     sign(),
-    threshold(0.5),
+    hard_threshold(0.5),
     top_k(0.25),
     uniform_quantize(),
-    weigh_by_capacity([2.0, 1.0]),
-    weigh_by_improvement(),
-    weigh_by_signal(),
+    weight_by_capacity([2.0, 1.0]),
+    weight_by_improvement(),
+    weight_by_signal(),
 ]
-RULES = [agnostic(4), by_diversity(), by_settings(["length"]), mean(), median(), q_fair()]
+RULES = [afl(4), weight_by_diversity(), weight_by_environment(["length"]), mean(), median(), q_ffl()]
 OPTIMIZERS = [fedadagrad(), fedadam(), fedavg(), fedavgm(), fedyogi(), normalized_momentum()]
 EXAMPLES = {"stage": STAGES, "aggregator": RULES, "server_optimizer": OPTIMIZERS}
 VALLEY = quadratic(sgd(0.1)).environment.params
@@ -180,16 +180,16 @@ CHANGES: dict[str, tuple[Callable[[], WireDigest], Callable[[], WireDigest], set
         "quantize() here and quantize(bits=7) there",
     ),
     "the order": (
-        lambda: end(clip(1.0), weigh_by_capacity([1.0])),
-        lambda: end(weigh_by_capacity([1.0]), clip(1.0)),
+        lambda: end(clip(1.0), weight_by_capacity([1.0])),
+        lambda: end(weight_by_capacity([1.0]), clip(1.0)),
         {"stages"},
-        "clip(1.0), weigh_by_capacity([1.0]) here and weigh_by_capacity([1.0]), clip(1.0) there",
+        "clip(1.0), weight_by_capacity([1.0]) here and weight_by_capacity([1.0]), clip(1.0) there",
     ),
     "one more": (
         lambda: end(clip(1.0)),
-        lambda: end(clip(1.0), weigh_by_signal()),
+        lambda: end(clip(1.0), weight_by_signal()),
         {"stages", "broadcast"},
-        "The stages are nothing here and weigh_by_signal() there",
+        "The stages are nothing here and weight_by_signal() there",
     ),
     "an inner stage": (
         lambda: end(error_feedback(top_k(0.2))),
@@ -218,10 +218,10 @@ CHANGES: dict[str, tuple[Callable[[], WireDigest], Callable[[], WireDigest], set
         "mean() here and mean(weighting='uniform') there",
     ),
     "a rule that asks": (
-        lambda: end(rule=q_fair()),
+        lambda: end(rule=q_ffl()),
         lambda: end(rule=mean()),
         {"rule", "reports", "update"},
-        "q_fair()",
+        "q_ffl()",
     ),
     "a part": (
         lambda: end(parts=[part("head", median())]),
@@ -236,8 +236,8 @@ CHANGES: dict[str, tuple[Callable[[], WireDigest], Callable[[], WireDigest], set
         "median()",
     ),
     "the optimiser of a part": (
-        lambda: end(parts=[part("head", server_opt=fedadam())]),
-        lambda: end(parts=[part("head", server_opt=fedadam(0.1))]),
+        lambda: end(parts=[part("head", server_optimizer=fedadam())]),
+        lambda: end(parts=[part("head", server_optimizer=fedadam(0.1))]),
         {"parts"},
         "fedadam(learning_rate=0.1)",
     ),
@@ -248,14 +248,14 @@ CHANGES: dict[str, tuple[Callable[[], WireDigest], Callable[[], WireDigest], set
         "part('head', every=2) here and part('head', every=3) there",
     ),
     "the server's optimiser": (
-        lambda: end(server_opt=fedadam()),
-        lambda: end(server_opt=fedadam(tau=0.1)),
+        lambda: end(server_optimizer=fedadam()),
+        lambda: end(server_optimizer=fedadam(tau=0.1)),
         {"server optimizer"},
         "fedadam() here and fedadam(tau=0.1) there",
     ),
     "an optimiser of optax": (
-        lambda: end(server_opt=optax.adam(0.1)),
-        lambda: end(server_opt=optax.adam(0.2)),
+        lambda: end(server_optimizer=optax.adam(0.1)),
+        lambda: end(server_optimizer=optax.adam(0.2)),
         {"server optimizer"},
         "<GradientTransformationExtraArgs made by chain> there, written alike, but",
     ),
@@ -272,8 +272,8 @@ CHANGES: dict[str, tuple[Callable[[], WireDigest], Callable[[], WireDigest], set
         "The local steps are 1 here and 2 there",
     ),
     "reports": (
-        lambda: end(tells=["norm"]),
-        lambda: end(tells=["loss"]),
+        lambda: end(reports=["norm"]),
+        lambda: end(reports=["loss"]),
         {"reports", "update"},
         "are 'norm' here and 'loss' there",
     ),
@@ -333,8 +333,8 @@ SAME = {
         lambda: end(learner=ppo(cartpole(), optimizer=adam(0.2))),
     ),
     "the learner's optimiser": (
-        lambda: end(control_variates(0.1), learner=quadratic(chain(corrected(), sgd(0.1)))),
-        lambda: end(control_variates(0.1), learner=quadratic(chain(corrected(), adam(0.1)))),
+        lambda: end(scaffold(0.1), learner=quadratic(chain(add_correction(), sgd(0.1)))),
+        lambda: end(scaffold(0.1), learner=quadratic(chain(add_correction(), adam(0.1)))),
     ),
     "the environment": (
         lambda: end(learner=q_table(windy_cliff())),
@@ -345,10 +345,13 @@ SAME = {
         lambda: end(learner=q_table(random_mdp(seed=1))),
     ),
     "defaults": (lambda: end(quantize(), rule=mean()), lambda: end(quantize(8), rule=mean("samples"))),
-    "the order of what is asked": (lambda: end(tells=["norm", "loss"]), lambda: end(tells=["loss", "norm"])),
-    "who asks": (lambda: end(tells=["loss"]), lambda: end(tells=["loss", "loss"])),
-    "lists and tuples": (lambda: end(one_way(["head"])), lambda: end(one_way(("head",)))),
-    "an optimiser of optax": (lambda: end(server_opt=optax.adam(0.1)), lambda: end(server_opt=optax.adam(0.1))),
+    "the order of what is asked": (lambda: end(reports=["norm", "loss"]), lambda: end(reports=["loss", "norm"])),
+    "who asks": (lambda: end(reports=["loss"]), lambda: end(reports=["loss", "loss"])),
+    "lists and tuples": (lambda: end(download_only(["head"])), lambda: end(download_only(("head",)))),
+    "an optimiser of optax": (
+        lambda: end(server_optimizer=optax.adam(0.1)),
+        lambda: end(server_optimizer=optax.adam(0.1)),
+    ),
 }
 
 
@@ -426,9 +429,9 @@ def test_records_without_a_call_count_by_what_they_do():
     found = differing(end(halved(1)), end(halved(2)))
     assert "<Stage without a constructor call> here" in found["stages"]
     assert end(halved(1)).digest == end(halved(1)).digest
-    assert set(differing(end(halved(1)), end(replace(halved(1), weighs=(0.0, 1.0))))) == {"stages"}
+    assert set(differing(end(halved(1)), end(replace(halved(1), reweights=(0.0, 1.0))))) == {"stages"}
     federation = federate(quadratic(sgd(0.1)), mean())
-    altered = replace(federation, aggregator=replace(mean(), unit=lambda samples: 2 * samples))
+    altered = replace(federation, aggregator=replace(mean(), weight_scale=lambda samples: 2 * samples))
     assert set(differing(wire_digest(federation, VALLEY), wire_digest(altered, VALLEY))) == {"rule"}
 
 
@@ -478,7 +481,7 @@ def test_versions_are_those_of_this_process():
 def test_long_parts_are_shown_in_short():
     found = differing(end(*[clip(float(i)) for i in range(1, 9)]), end())
     assert "clip(1.0), clip(2.0), clip(3.0), 5 more here and nothing there" in found["stages"]
-    text = end(one_way(["head"] * 200)).parts["stages"][0].text
+    text = end(download_only(["head"] * 200)).parts["stages"][0].text
     assert len(text) == module.LONGEST
     assert text.endswith("...")
 
@@ -518,8 +521,8 @@ def own(function, kind=State) -> Stage:
     return Stage(encode, lambda params: ((), State(0 if helper("one") else 1)))
 
 def federation():
-    stages = own(lambda x: x * {number}, State), lazy(error_feedback(sign()))
-    return fedrl.federate(ppo(cartpole(), optimizer=adam({rate})), mean(), *stages, server_opt=optax.adam(0.1))
+    stages = own(lambda x: x * {number}, State), lag(error_feedback(sign()))
+    return fedrl.federate(ppo(cartpole(), optimizer=adam({rate})), mean(), *stages, server_optimizer=optax.adam(0.1))
 '''
 PROGRAM = """
 import json, sys
@@ -561,7 +564,7 @@ def test_another_process_in_another_folder_says_the_same(tmp_path):
 
 
 def test_a_digest_travels_as_json():
-    mine = end(error_feedback(top_k(0.5), quantize(4)), rule=q_fair(), parts=[part("head", every=1)])
+    mine = end(error_feedback(top_k(0.5), quantize(4)), rule=q_ffl(), parts=[part("head", every=1)])
     back = from_json(json.loads(json.dumps(as_json(mine))))
     assert back == mine
     assert back.digest == mine.digest

@@ -12,9 +12,9 @@ from fedrl.aggregators import mean
 from fedrl.core.aggregator import on_time
 from fedrl.core.keys import server_below, turn_below
 from fedrl.core.learner import differentiate, iterate
-from fedrl.core.types import Hint
+from fedrl.core.types import LocalContext
 from fedrl.environments import cartpole, probe_match
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.learners import a2c, mlp, sgd
 from fedrl.runs.evaluate import greedy_returns
 
@@ -23,14 +23,14 @@ RATE = 0.3
 
 @pytest.fixture(scope="module")
 def learner():
-    return a2c(probe_match(), network=mlp((4,)), optimizer=sgd(RATE), instances=4, steps=4, entropy_weight=0.01)
+    return a2c(probe_match(), network=mlp((4,)), optimizer=sgd(RATE), num_envs=4, num_steps=4, entropy_coef=0.01)
 
 
 def test_one_iteration_is_one_step_along_the_gradient(learner):
     key, state = jax.random.key(0), learner.init(jax.random.key(1), learner.environment.params)
-    hint = Hint((), ())
-    slope, gathered, told = jax.jit(functools.partial(differentiate, learner))(key, state, hint)
-    after, metrics = jax.jit(functools.partial(iterate, learner))(key, state, hint)
+    context = LocalContext((), ())
+    slope, gathered, told = jax.jit(functools.partial(differentiate, learner))(key, state, context)
+    after, metrics = jax.jit(functools.partial(iterate, learner))(key, state, context)
     expected = jax.tree.map(lambda p, g: p - RATE * g, state.params, slope)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), after.params, expected)
     jax.tree.map(np.testing.assert_array_equal, gathered.params, state.params)
@@ -40,7 +40,7 @@ def test_one_iteration_is_one_step_along_the_gradient(learner):
 
 
 def test_a_gradient_sent_is_the_step_taken_by_the_server(learner):
-    federation = federate(learner, mean(), payload="gradient", server_opt=optax.sgd(RATE))
+    federation = federate(learner, mean(), payload="gradient", server_optimizer=optax.sgd(RATE))
     key = jax.random.key(0)
 
     def round(key):
@@ -64,13 +64,13 @@ def test_the_defaults_solve_cartpole_and_stay_there():
     """
     seeds, evaluations, apart = 8, 17, 15_000
     learner = a2c(cartpole())
-    hint, settings = Hint((), ()), learner.environment.params
+    context, settings = LocalContext((), ()), learner.environment.params
 
     @jax.jit
     def train(keys, states):
         def one(key, state):
             each = jax.random.split(key, apart // learner.samples)
-            return jax.lax.scan(lambda state, k: (iterate(learner, k, state, hint)[0], None), state, each)[0]
+            return jax.lax.scan(lambda state, k: (iterate(learner, k, state, context)[0], None), state, each)[0]
 
         return jax.vmap(one)(keys, states)
 

@@ -10,13 +10,13 @@ import pytest
 
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, draw_nothing, first
 from fedrl.core.learner import Learner, Trajectory
-from fedrl.core.types import Hint
+from fedrl.core.types import LocalContext
 from fedrl.learners import a2c, adam, chain, mlp, ppo, sgd
 from tests.support.numpy_actor_critic import ClippedAdam, ClippedSgd, Settings, ratios, samples_of, slope
 
 TIME, INSTANCES, ACTIONS, EPOCHS, MINIBATCHES = 6, 4, 3, 4, 3
 SAMPLES = TIME * INSTANCES
-NO_HINT = Hint((), ())
+NO_HINT = LocalContext((), ())
 DISCRETE, CONTINUOUS = Discrete(ACTIONS), Box((2,))
 OPTIMIZERS = {
     "sgd": (sgd(0.15, momentum=0.5, max_norm=2.0), lambda: ClippedSgd(0.15, 0.5, 2.0)),
@@ -50,7 +50,7 @@ def trajectory(action: Discrete | Box, seed: int = 0) -> Trajectory:
         reward=rng.normal(1.0, 2.0, shape).astype(np.float32),
         terminated=terminated,
         truncated=truncated,
-        successor=np.where(over, here + SAMPLES, np.roll(here, -1, axis=0)).astype(np.int32),
+        next_observation=np.where(over, here + SAMPLES, np.roll(here, -1, axis=0)).astype(np.int32),
     )
     return jax.tree.map(jnp.asarray, seen)
 
@@ -106,21 +106,21 @@ def settled(learner: Learner, seed: int = 1) -> Any:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("action", [DISCRETE, CONTINUOUS], ids=["softmax", "gaussian"])
 def test_ppo_learns_what_its_paper_says(action: Discrete | Box, optimizer: str) -> None:
-    settings = Settings(discount=0.9, trace=0.8, value_weight=0.7, entropy_weight=0.3, clip=0.1)
+    settings = Settings(gamma=0.9, gae_lambda=0.8, value_coef=0.7, entropy_coef=0.3, clip=0.1)
     ours, twin = OPTIMIZERS[optimizer][0], OPTIMIZERS[optimizer][1]()
     learner = ppo(
         states(action),
         network=mlp((3,)),
         optimizer=chain(recorder(EPOCHS * MINIBATCHES), ours),
-        instances=INSTANCES,
-        steps=TIME,
-        epochs=EPOCHS,
-        minibatch_count=MINIBATCHES,
-        discount=settings.discount,
-        trace=settings.trace,
+        num_envs=INSTANCES,
+        num_steps=TIME,
+        num_epochs=EPOCHS,
+        num_minibatches=MINIBATCHES,
+        gamma=settings.gamma,
+        gae_lambda=settings.gae_lambda,
         clip=settings.clip,
-        value_weight=settings.value_weight,
-        entropy_weight=settings.entropy_weight,
+        value_coef=settings.value_coef,
+        entropy_coef=settings.entropy_coef,
     )
     seen, before = trajectory(action), settled(learner)
     after, _ = jax.jit(learner.learn)(jax.random.key(2), before, seen, NO_HINT)
@@ -141,18 +141,18 @@ def test_ppo_learns_what_its_paper_says(action: Discrete | Box, optimizer: str) 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("action", [DISCRETE, CONTINUOUS], ids=["softmax", "gaussian"])
 def test_a2c_learns_what_its_paper_says(action: Discrete | Box, optimizer: str) -> None:
-    settings = Settings(discount=0.9, trace=0.8, value_weight=0.7, entropy_weight=0.3)
+    settings = Settings(gamma=0.9, gae_lambda=0.8, value_coef=0.7, entropy_coef=0.3)
     ours, twin = OPTIMIZERS[optimizer][0], OPTIMIZERS[optimizer][1]()
     learner = a2c(
         states(action),
         network=mlp((3,)),
         optimizer=ours,
-        instances=INSTANCES,
-        steps=TIME,
-        discount=settings.discount,
-        trace=settings.trace,
-        value_weight=settings.value_weight,
-        entropy_weight=settings.entropy_weight,
+        num_envs=INSTANCES,
+        num_steps=TIME,
+        gamma=settings.gamma,
+        gae_lambda=settings.gae_lambda,
+        value_coef=settings.value_coef,
+        entropy_coef=settings.entropy_coef,
     )
     before = after = settled(learner)
     params = doubled(before.params)
@@ -172,10 +172,10 @@ def test_every_epoch_of_ppo_deals_all_samples_into_other_minibatches(samples: in
         states(DISCRETE),
         network=mlp((2,)),
         optimizer=recorder(EPOCHS * count, passes=0.0),
-        instances=INSTANCES,
-        steps=samples // INSTANCES,
-        epochs=EPOCHS,
-        minibatch_count=count,
+        num_envs=INSTANCES,
+        num_steps=samples // INSTANCES,
+        num_epochs=EPOCHS,
+        num_minibatches=count,
     )
     seen = jax.tree.map(lambda x: x[: samples // INSTANCES], trajectory(DISCRETE))
     keys = jax.random.split(jax.random.key(3), runs)

@@ -12,11 +12,11 @@ from fedrl.aggregators import mean
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_nothing, first
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import iterate, policy_of
-from fedrl.core.types import Hint
+from fedrl.core.types import LocalContext
 from fedrl.engines.simulate import simulate
 from fedrl.environments import probe_target, random_mdp
-from fedrl.federation.federation import federate
-from fedrl.learners import a2c, adam, adapting, embedded, gated, mixture, mlp, personal, q_table
+from fedrl.federation.federate import federate
+from fedrl.learners import a2c, accept_if_better, adam, freeze_except, mixture, mlp, personal, q_table, with_embedding
 from fedrl.runs.evaluate import greedy_returns
 from tests.support.quadratic import simulated_rounds
 
@@ -53,20 +53,20 @@ MOSTLY = Taste(jnp.float32([0.0, 0.0, 0.0, 1.0]))
 def earned(learner, fleet, rounds):
     """What each agent earns greedily after so many rounds, with its own policy."""
     simulation = simulate(federate(learner, mean()), fleet, devices=DEVICE)
-    population = simulated_rounds(simulation, rounds)
-    held = simulation.params_of(simulation.adopt(population))
+    run_state = simulated_rounds(simulation, rounds)
+    held = simulation.params_of(simulation.adopt(run_state))
     return greedy_returns(learner, fleet, held, 4, 0, stacked=True).mean(1), held
 
 
 def by_a2c(network):
-    return a2c(taste(), network=network, optimizer=adam(0.05), instances=16, steps=1)
+    return a2c(taste(), network=network, optimizer=adam(0.05), num_envs=16, num_steps=1)
 
 
 @pytest.fixture(scope="module")
 def embeddings():
     """A learner, and what agents of opposite tastes came to hold, each with an embedding of its own."""
-    learner = by_a2c(embedded(mlp((8,)), size=2))
-    return learner, earned(personal(learner, keep=["embedding"]), OPPOSITE, 60)[1]
+    learner = by_a2c(with_embedding(mlp((8,)), size=2))
+    return learner, earned(personal(learner, local=["embedding"]), OPPOSITE, 60)[1]
 
 
 def test_no_shared_policy_pleases_opposite_tastes_but_an_embedding_of_ones_own_does(embeddings):
@@ -82,7 +82,7 @@ def test_no_shared_policy_pleases_opposite_tastes_but_an_embedding_of_ones_own_d
 
 def test_an_embedding_of_zeros_is_not_there():
     inner, key, seen = mlp((3,)), jax.random.key(0), jnp.ones((2, 5))
-    network = embedded(inner, size=3)
+    network = with_embedding(inner, size=3)
     params = network.init(key, Box((2,)), 4, 1.0)
     first_layer = params["network"][0]
     narrow = ({**first_layer, "weight": first_layer["weight"][:, :2]}, *params["network"][1:])
@@ -98,15 +98,15 @@ def test_in_a_new_environment_the_embedding_alone_may_learn(embeddings):
     trained = jax.tree.map(lambda leaf: leaf[0], held)
     for network in trained.values():
         network["embedding"] = jnp.zeros(2)
-    careful = adapting(learner)
+    careful = freeze_except(learner)
 
     @jax.jit
     @jax.vmap
     def adapted(env_params):
         state = careful.adopt(careful.init(jax.random.key(0), env_params), trained)
-        hint = Hint(trained, jax.tree.map(jnp.zeros_like, trained))
+        context = LocalContext(trained, jax.tree.map(jnp.zeros_like, trained))
         keys = jax.random.split(jax.random.key(1), 200)
-        return careful.params(jax.lax.scan(lambda s, k: (iterate(careful, k, s, hint)[0], None), state, keys)[0])
+        return careful.params(jax.lax.scan(lambda s, k: (iterate(careful, k, s, context)[0], None), state, keys)[0])
 
     newcomers = Taste(jnp.float32([0.0, 1.0]))
     after = adapted(newcomers)
@@ -122,7 +122,7 @@ def likes(action: int, strength: float = 1.0):
 
 
 def by_table():
-    return q_table(taste(discrete=True), learning_rate=0.5, exploration=1.0, instances=4, steps=4)
+    return q_table(taste(discrete=True), learning_rate=0.5, epsilon=1.0, num_envs=4, num_steps=4)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def adopt():
 
 
 def test_a_gate_refuses_what_earns_less_and_adopts_what_earns_as_much(adopt):
-    gate = gated(by_table(), trials=2)
+    gate = accept_if_better(by_table(), trials=2)
     state = gate.init(jax.random.key(0), Taste(jnp.float32(1.0)))
     state = adopt(gate, state, likes(0))
     np.testing.assert_array_equal(gate.params(state)["q"], likes(0)["q"])  # the first parameters are not tried
@@ -139,36 +139,36 @@ def test_a_gate_refuses_what_earns_less_and_adopts_what_earns_as_much(adopt):
     np.testing.assert_array_equal(gate.params(state)["q"], likes(1)["q"])  # better
     state = adopt(gate, state, likes(1, 3.0))
     np.testing.assert_array_equal(gate.params(state)["q"], likes(1, 3.0)["q"])  # as good
-    refused = adopt(gate, state, likes(0))
-    np.testing.assert_array_equal(gate.params(refused)["q"], likes(1, 3.0)["q"])  # worse
-    assert (state.refused, refused.refused) == (0.0, 1.0)
-    lenient = gated(by_table(), trials=2, margin=1.0)
+    rejected = adopt(gate, state, likes(0))
+    np.testing.assert_array_equal(gate.params(rejected)["q"], likes(1, 3.0)["q"])  # worse
+    assert (state.rejected, rejected.rejected) == (0.0, 1.0)
+    lenient = accept_if_better(by_table(), trials=2, margin=1.0)
     np.testing.assert_array_equal(lenient.params(adopt(lenient, state, likes(0)))["q"], likes(0)["q"])
     not_a_number = jax.tree.map(lambda x: x * jnp.nan, likes(0))
     np.testing.assert_array_equal(gate.params(adopt(gate, state, not_a_number))["q"], likes(1, 3.0)["q"])
 
 
 def test_a_refusal_is_told_once():
-    gate = gated(by_table(), trials=2)
+    gate = accept_if_better(by_table(), trials=2)
     state = gate.init(jax.random.key(0), Taste(jnp.float32(1.0)))
     for params in (likes(1), likes(0)):
         state = gate.adopt(state, params)
     told = []
     for _ in range(2):
-        state, metrics = iterate(gate, jax.random.key(1), state, Hint((), ()))
+        state, metrics = iterate(gate, jax.random.key(1), state, LocalContext((), ()))
         told.append(float(metrics["adoptions_refused"]))
     assert told == [1.0, 0.0]
 
 
 def test_with_a_gate_no_agent_of_a_fleet_is_worse_off_than_with_the_merged_policy():
     merged, _ = earned(by_table(), MOSTLY, 20)
-    found, _ = earned(gated(by_table(), trials=2), MOSTLY, 20)
+    found, _ = earned(accept_if_better(by_table(), trials=2), MOSTLY, 20)
     np.testing.assert_array_equal(merged, [1.0, 1.0, 1.0, 0.0])
     np.testing.assert_array_equal(found, 1.0)
 
 
 def test_a_mixture_takes_each_action_as_often_as_its_policies_on_average():
-    each = q_table(random_mdp(3, 4), exploration=0.4)
+    each = q_table(random_mdp(3, 4), epsilon=0.4)
     tables = {"q": jax.random.normal(jax.random.key(0), (5, 3, 4))}
     both, many = mixture(each), 20_000
     expected = np.mean([each.probabilities({"q": q}, jnp.array([1])) for q in tables["q"]], axis=0)
@@ -189,7 +189,7 @@ def test_the_greedy_action_of_a_mixture_may_be_nobodys_first_choice():
 
 
 def test_the_greedy_action_of_continuous_policies_is_their_mean():
-    each = a2c(probe_target(), network=mlp((4,)), instances=2, steps=2)
+    each = a2c(probe_target(), network=mlp((4,)), num_envs=2, num_steps=2)
     states = jax.vmap(lambda k: each.init(k, each.environment.params))(jax.random.split(jax.random.key(0), 3))
     held = policy_of(each, states)
     seen = jnp.ones((*each.environment.spaces.observation.shape, 6))
@@ -210,10 +210,10 @@ def test_a_mixture_is_evaluated_like_any_policy_and_is_shared():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: gated(by_table(), trials=0), "trials is 0"),
-        (lambda: gated(by_table(), margin=-1.0), r"margin is -1\.0"),
-        (lambda: embedded(size=0), "size is 0"),
-        (lambda: adapting(by_table(), only=["embedding"]), "only has 'embedding'"),
+        (lambda: accept_if_better(by_table(), trials=0), "trials is 0"),
+        (lambda: accept_if_better(by_table(), margin=-1.0), r"margin is -1\.0"),
+        (lambda: with_embedding(size=0), "size is 0"),
+        (lambda: freeze_except(by_table(), only=["embedding"]), "only has 'embedding'"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(build, message):

@@ -12,49 +12,49 @@ import fedrl.learners
 from fedrl.core.component import CATALOGUE, cite
 from fedrl.core.environment import Discrete
 from fedrl.core.learner import Learner, Trajectory, follows_corrections, iterate, policy_of
-from fedrl.core.types import Hint
+from fedrl.core.types import LocalContext
 from fedrl.environments import probe_match, random_mdp
 from fedrl.learners import (
     a2c,
-    adapting,
+    accept_if_better,
+    add_correction,
     apfl,
     chain,
-    corrected,
-    embedded,
-    gated,
-    interpolated,
+    fedprox,
+    freeze_except,
+    interpolate,
     mlp,
     normalize,
     personal,
     ppo,
-    proximal,
     q_table,
     reinforce,
     sgd,
+    with_embedding,
 )
 from tests.support.argument_order import misplaced
 
 AGENTS = 2
-PULLED = chain(proximal(1.0), sgd(0.1))
+PULLED = chain(fedprox(1.0), sgd(0.1))
 
 
 def small(optimizer=PULLED):
     """Every learner, by this optimiser if it has one."""
     options = {"network": mlp((4,)), "optimizer": optimizer}
-    wider = {**options, "network": embedded(mlp((4,)), size=2)}
+    wider = {**options, "network": with_embedding(mlp((4,)), size=2)}
     return {
-        "ppo": lambda env: ppo(env, instances=2, steps=4, epochs=1, minibatch_count=2, **options),
-        "a2c": lambda env: a2c(env, instances=2, steps=4, **options),
+        "ppo": lambda env: ppo(env, num_envs=2, num_steps=4, num_epochs=1, num_minibatches=2, **options),
+        "a2c": lambda env: a2c(env, num_envs=2, num_steps=4, **options),
         "reinforce": lambda env: reinforce(env, episodes_per_step=2, **options),
         "reinforce, value": lambda env: reinforce(env, baseline="value", episodes_per_step=2, horizon=3, **options),
-        "normalize": lambda env: normalize(a2c(env, instances=2, steps=4, **options)),
-        "personal": lambda env: personal(a2c(env, instances=2, steps=4, **options), keep=["actor"]),
-        "interpolated": lambda env: interpolated(a2c(env, instances=2, steps=4, **options)),
-        "apfl": lambda env: apfl(a2c(env, instances=2, steps=4, **options), rate=0.1),
-        "gated": lambda env: gated(a2c(env, instances=2, steps=4, **options), trials=2),
-        "adapting": lambda env: adapting(a2c(env, instances=2, steps=4, **wider)),
-        "q_table": lambda env: q_table(env, instances=2, steps=4, count_visits=True),
-        "q_table, synchronous": lambda env: q_table(env, sampling="synchronous", steps=2),
+        "normalize": lambda env: normalize(a2c(env, num_envs=2, num_steps=4, **options)),
+        "personal": lambda env: personal(a2c(env, num_envs=2, num_steps=4, **options), local=["actor"]),
+        "interpolate": lambda env: interpolate(a2c(env, num_envs=2, num_steps=4, **options)),
+        "apfl": lambda env: apfl(a2c(env, num_envs=2, num_steps=4, **options), rate=0.1),
+        "accept_if_better": lambda env: accept_if_better(a2c(env, num_envs=2, num_steps=4, **options), trials=2),
+        "freeze_except": lambda env: freeze_except(a2c(env, num_envs=2, num_steps=4, **wider)),
+        "q_table": lambda env: q_table(env, num_envs=2, num_steps=4, count_visits=True),
+        "q_table, synchronous": lambda env: q_table(env, sampling="synchronous", num_steps=2),
         "q_table, expected": lambda env: q_table(env, sampling="expected"),
     }
 
@@ -70,14 +70,14 @@ class Case(NamedTuple):
     update: object
     key: jax.Array
     state: object
-    hint: Hint
+    context: LocalContext
     after: object
     metrics: dict
 
 
 def hint_for(learner, state, shift=0.0):
     params = learner.params(state)
-    return Hint(jax.tree.map(lambda leaf: leaf + shift, params), jax.tree.map(jnp.zeros_like, params))
+    return LocalContext(jax.tree.map(lambda leaf: leaf + shift, params), jax.tree.map(jnp.zeros_like, params))
 
 
 @pytest.fixture(scope="module", params=LEARNERS)
@@ -87,8 +87,8 @@ def case(request):
     update = jax.jit(jax.vmap(functools.partial(iterate, learner)))
     key = jax.random.split(jax.random.key(0), AGENTS)
     state = jax.jit(jax.vmap(learner.init, (0, None)))(jax.random.split(jax.random.key(1), AGENTS), env.params)
-    hint = hint_for(learner, state)
-    return Case(request.param, learner, update, key, state, hint, *update(key, state, hint))
+    context = hint_for(learner, state)
+    return Case(request.param, learner, update, key, state, context, *update(key, state, context))
 
 
 def same(one, other):
@@ -131,14 +131,14 @@ def test_nothing_is_compiled_after_the_first_iteration(case):
 
 
 def test_an_iteration_is_a_function_of_its_key(case):
-    same(case.update(case.key, case.state, case.hint)[0], case.after)
+    same(case.update(case.key, case.state, case.context)[0], case.after)
     if case.name != "q_table, expected":
         other = jax.vmap(lambda key: jax.random.fold_in(key, 1))(case.key)
-        assert differ(case.update(other, case.state, case.hint)[0], case.after)
+        assert differ(case.update(other, case.state, case.context)[0], case.after)
 
 
 def test_agents_do_not_touch_each_other(case):
-    flipped = jax.tree.map(lambda leaf: leaf[::-1], (case.key, case.state, case.hint))
+    flipped = jax.tree.map(lambda leaf: leaf[::-1], (case.key, case.state, case.context))
     same(jax.tree.map(lambda leaf: leaf[::-1], case.update(*flipped)[0]), case.after)
 
 
@@ -219,20 +219,20 @@ def test_an_iteration_counts_its_samples(case):
     learner = case.learner
     assert learner.samples >= 1
     if learner.horizon:
-        assert learner.samples == learner.horizon * learner.instances
+        assert learner.samples == learner.horizon * learner.num_envs
 
 
 def test_experience_gathered_elsewhere_is_learned_from(case):
     learner, (observation, action) = case.learner, case.learner.environment.spaces
     if not learner.horizon:
-        assert learner.instances == 0
+        assert learner.num_envs == 0
         return
-    time, one = (learner.horizon,), (learner.instances,)
+    time, one = (learner.horizon,), (learner.num_envs,)
     shown = jnp.zeros((*time, *observation.shape, *one), observation.dtype)
     done = jnp.zeros((*time, *one), bool)
     seen = Trajectory(shown, jnp.zeros((*time, *action.shape, *one), action.dtype), 1.0 + done, done, done, shown)
-    state, hint = jax.tree.map(lambda leaf: leaf[0], (case.state, case.hint))
-    after, metrics = jax.eval_shape(learner.learn, jax.random.key(0), state, seen, hint)
+    state, context = jax.tree.map(lambda leaf: leaf[0], (case.state, case.context))
+    after, metrics = jax.eval_shape(learner.learn, jax.random.key(0), state, seen, context)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
     assert "loss" in metrics
 
@@ -243,14 +243,14 @@ def halves(case):
     learner = case.learner
 
     @jax.vmap
-    def both(key, state, hint):
+    def both(key, state, context):
         for_collect, for_learn = learner.split_key(key)
         experience, gathered, counts = learner.collect(for_collect, state)
-        slope = None if learner.gradient is None else learner.gradient(for_learn, gathered, experience, hint)[0]
-        after, metrics = learner.learn(for_learn, gathered, experience, hint)
+        slope = None if learner.gradient is None else learner.gradient(for_learn, gathered, experience, context)[0]
+        after, metrics = learner.learn(for_learn, gathered, experience, context)
         return gathered, counts, slope, after, metrics
 
-    return jax.jit(both)(case.key, case.state, case.hint)
+    return jax.jit(both)(case.key, case.state, case.context)
 
 
 def close(one, other):
@@ -268,7 +268,15 @@ def test_an_iteration_is_collecting_and_then_learning(case, halves):
 def test_a_gradient_is_that_of_the_step_and_its_learner_takes_one_step(case, halves):
     """The rate is 0.1, and nothing pulls: the hint is where the agent stands."""
     _, _, slope, after, _ = halves
-    wraps_or_takes_many = case.name in ("ppo", "personal", "interpolated", "apfl", "gated", "adapting", "normalize")
+    wraps_or_takes_many = case.name in (
+        "ppo",
+        "personal",
+        "interpolate",
+        "apfl",
+        "accept_if_better",
+        "freeze_except",
+        "normalize",
+    )
     assert (slope is None) == (wraps_or_takes_many or case.name.startswith("q_table"))
     if slope is not None:
         before = case.learner.params(case.state)
@@ -278,12 +286,14 @@ def test_a_gradient_is_that_of_the_step_and_its_learner_takes_one_step(case, hal
 
 def test_facts_of_a_learner_stand_in_its_record(case):
     learner, wrapper = case.learner, case.name.partition(",")[0]
-    assert learner.discount == 0.99
-    assert learner.personalised == ((wrapper,) if wrapper in ("personal", "interpolated", "apfl", "gated") else ())
+    assert learner.gamma == 0.99
+    assert learner.personalised == (
+        (wrapper,) if wrapper in ("personal", "interpolate", "apfl", "accept_if_better") else ()
+    )
     assert learner.episodic == (wrapper == "reinforce")
     assert not follows_corrections(learner)
     if not wrapper.startswith("q_table"):
-        assert follows_corrections(small(chain(corrected(), sgd(0.1)))[case.name](learner.environment))
+        assert follows_corrections(small(chain(add_correction(), sgd(0.1)))[case.name](learner.environment))
 
 
 def test_a_learner_prints_as_its_call_and_cites_its_source(case):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedrl.core.learner import iterate
-from fedrl.core.types import Hint
+from fedrl.core.types import LocalContext
 from fedrl.environments import (
     probe_action,
     probe_constant,
@@ -23,29 +23,29 @@ SHAPE = mlp((16,))
 
 
 def by_ppo(env):
-    size = {"instances": 16, "steps": 4, "epochs": 2, "minibatch_count": 2}
+    size = {"num_envs": 16, "num_steps": 4, "num_epochs": 2, "num_minibatches": 2}
     # Without the bound on the norm, one seed in five is thrown off when the spread of its actions has collapsed.
-    return ppo(env, network=SHAPE, optimizer=adam(0.01, max_norm=0.5), discount=DISCOUNT, **size)
+    return ppo(env, network=SHAPE, optimizer=adam(0.01, max_norm=0.5), gamma=DISCOUNT, **size)
 
 
 def by_a2c(env):
-    return a2c(env, network=SHAPE, optimizer=adam(0.02), instances=16, steps=4, discount=DISCOUNT)
+    return a2c(env, network=SHAPE, optimizer=adam(0.02), num_envs=16, num_steps=4, gamma=DISCOUNT)
 
 
 def by_reinforce(env):
     """With a learned baseline, so that it has a critic to ask."""
     step = adam(0.02)
-    return reinforce(env, network=SHAPE, optimizer=step, baseline="value", episodes_per_step=16, discount=DISCOUNT)
+    return reinforce(env, network=SHAPE, optimizer=step, baseline="value", episodes_per_step=16, gamma=DISCOUNT)
 
 
 def trained(learner, iterations=250):
-    hint = Hint((), ())
+    context = LocalContext((), ())
 
     @jax.jit
     def run(key):
         state = learner.init(key, learner.environment.params)
         keys = jax.random.split(key, iterations)
-        return jax.lax.scan(lambda s, k: (iterate(learner, k, s, hint)[0], None), state, keys)[0].params
+        return jax.lax.scan(lambda s, k: (iterate(learner, k, s, context)[0], None), state, keys)[0].params
 
     return run(jax.random.key(0))
 

@@ -13,12 +13,12 @@ from fedrl import federate
 from fedrl.aggregators import mean
 from fedrl.config.measures import declared
 from fedrl.core.measures import Measure, added, value_of
-from fedrl.core.types import Hint
+from fedrl.core.types import LocalContext
 from fedrl.engines.simulate import simulate
 from fedrl.environments import cartpole, gridworld
 from fedrl.environments.fleet import fleet
 from fedrl.federation.nested import as_learner
-from fedrl.learners import a2c, gated, ppo, q_table
+from fedrl.learners import a2c, accept_if_better, ppo, q_table
 from fedrl.learners.parts.actor_critic import EXPLAINED, Experience, explained_variance
 from fedrl.learners.parts.rollout import Sampler, collect, episodes, start
 from fedrl.runs.measuring import sums_in
@@ -28,8 +28,8 @@ CORRIDOR = "S.G"
 """Right, right ends in the goal; anything else wastes a step."""
 
 
-def played(environment, steps, instances=3, seed=0):
-    position = start(jax.random.key(seed), environment, environment.params, instances)
+def played(environment, steps, num_envs=3, seed=0):
+    position = start(jax.random.key(seed), environment, environment.params, num_envs)
     return collect(jax.random.key(seed + 1), environment, environment.params, ACTIONS, steps, position)
 
 
@@ -55,7 +55,7 @@ def test_collecting_in_two_halves_counts_what_one_whole_does():
     environment = replace(tiles, step=step)
     seen, position, first = played(environment, 10)
     later, _, second = collect(jax.random.key(9), environment, environment.params, ACTIONS, 10, position)
-    cells = np.concatenate([seen.successor, later.successor]).astype(float)
+    cells = np.concatenate([seen.next_observation, later.next_observation]).astype(float)
     ends = np.concatenate([seen.terminated | seen.truncated, later.terminated | later.truncated])
     by_hand = sum(
         cells[: np.flatnonzero(ends[:, i])[-1] + 1, i].sum() for i in range(cells.shape[1]) if ends[:, i].any()
@@ -75,7 +75,7 @@ def test_what_is_taken_at_the_end_of_an_episode_is_its_last_value():
     environment = replace(plain, step=step, measures={"cell": Measure("episode", take="last")})
     seen, _, counts = played(environment, 60)
     ends = np.asarray(seen.terminated | seen.truncated)
-    assert counts["cell"] == np.asarray(seen.successor)[ends].sum()
+    assert counts["cell"] == np.asarray(seen.next_observation)[ends].sum()
     whole, sums = episodes(jax.random.key(0), environment, environment.params, ACTIONS, 4, 3)
     assert sums["cell"] == np.asarray(whole.final).sum()  # cut off after three steps
     assert sums["episodes"] == 4
@@ -130,7 +130,7 @@ def test_returns_far_from_zero_keep_their_spread():
 
 @pytest.mark.parametrize(
     ("learner", "payload"),
-    [(ppo(cartpole(), steps=16), "delta"), (a2c(cartpole()), "delta"), (a2c(cartpole()), "gradient")],
+    [(ppo(cartpole(), num_steps=16), "delta"), (a2c(cartpole()), "delta"), (a2c(cartpole()), "gradient")],
 )
 def test_critics_say_how_much_they_explain(learner, payload):
     federation = federate(learner, mean(), local_steps=2, payload=payload)
@@ -141,25 +141,27 @@ def test_critics_say_how_much_they_explain(learner, payload):
 
 
 def test_the_gate_says_how_often_it_refused():
-    learner = gated(q_table(gridworld(CORRIDOR), instances=2, steps=8), trials=2, horizon=5)
+    learner = accept_if_better(q_table(gridworld(CORRIDOR), num_envs=2, num_steps=8), trials=2, horizon=5)
     simulation = simulate(federate(learner, mean(), local_steps=3), fleet(learner.environment, 3))
-    population = simulation.init(0)
-    refused = []
+    run_state = simulation.init(0)
+    rejected = []
     for _ in range(4):
-        population, seen = simulation.round(population)
-        refused.append(seen.metrics["adoptions_refused"])
-    assert np.isin(refused, [0.0, 1.0]).all()  # once a round, however many local steps
+        run_state, seen = simulation.round(run_state)
+        rejected.append(seen.metrics["adoptions_refused"])
+    assert np.isin(rejected, [0.0, 1.0]).all()  # once a round, however many local steps
 
 
 def test_a_federation_as_a_learner_counts_the_iterations_and_rounds_of_its_agents():
     inner = federate(
-        gated(q_table(gridworld(CORRIDOR), instances=2, steps=8), trials=2, horizon=5), mean(), local_steps=3
+        accept_if_better(q_table(gridworld(CORRIDOR), num_envs=2, num_steps=8), trials=2, horizon=5),
+        mean(),
+        local_steps=3,
     )
     learner = as_learner(inner, 4)
     state = learner.init(jax.random.key(0), learner.environment.params)
-    hint = Hint(learner.params(state), learner.params(state))
+    context = LocalContext(learner.params(state), learner.params(state))
     experience, state, counts = learner.collect(jax.random.key(1), state)
-    _, metrics = learner.learn(jax.random.key(2), state, experience, hint)
+    _, metrics = learner.learn(jax.random.key(2), state, experience, context)
     metrics = counts | metrics
     assert metrics["iterations"] == 4 * 3
     assert metrics["rounds"] == 4

@@ -21,21 +21,21 @@ def test_affine_has_the_derivatives_of_a_product():
 
 
 def test_the_slopes_of_an_agent_do_not_depend_on_its_seat_in_a_block():
-    agents, rows, instances = 5, 2, 400
+    agents, rows, num_envs = 5, 2, 400
     keys = jax.random.split(jax.random.key(0), 3)
     weight = jax.random.normal(keys[0], (agents, rows, 3))
-    x = jax.random.normal(keys[1], (agents, 3, instances))
-    target = jax.random.normal(keys[2], (agents, rows, instances))
+    x = jax.random.normal(keys[1], (agents, 3, num_envs))
+    target = jax.random.normal(keys[2], (agents, rows, num_envs))
 
     def slopes(weight, x, target):
         return jax.grad(lambda w, b: (affine(w, b, x) * target).sum(), (0, 1))(weight, jnp.zeros(rows))
 
     block = jax.jit(jax.vmap(slopes))
-    seated = block(weight, x, target)
-    for seats in (np.array([4, 0, 1, 2, 3]), np.array([1, 4, 2, 0, 3])):
-        other = block(weight[seats], x[seats], target[seats])
-        for here, there in zip(seated, other, strict=True):
-            np.testing.assert_array_equal(np.asarray(here)[seats], there)
+    in_slots = block(weight, x, target)
+    for slots in (np.array([4, 0, 1, 2, 3]), np.array([1, 4, 2, 0, 3])):
+        other = block(weight[slots], x[slots], target[slots])
+        for here, there in zip(in_slots, other, strict=True):
+            np.testing.assert_array_equal(np.asarray(here)[slots], there)
 
 
 def test_a_network_treats_every_instance_alone():

@@ -17,7 +17,7 @@ from fedrl.core.learner import Learner, Trajectory, nothing_gathered
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import isolated
 from fedrl.environments import gridworld, probe_match
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.learners import a2c, mlp, normalize, ppo, q_table, reinforce, sgd
 from fedrl.learners.parts.moments import Moments, both, count, joined, merged, parted, standardised, unseen
 from fedrl.learners.wrappers.normalize import running_return
@@ -52,8 +52,8 @@ def signal() -> Environment:
 def looker(environment: Environment) -> Learner:
     """A learner that learns nothing; its state is the last trajectory it was given."""
 
-    def learn(key, state, seen, hint):
-        del key, state, hint
+    def learn(key, state, seen, context):
+        del key, state, context
         return seen, {"loss": jnp.float32(0.0)}
 
     shape = (TIME, 2, INSTANCES)
@@ -68,7 +68,7 @@ def looker(environment: Environment) -> Learner:
         environment=environment,
         samples=TIME * INSTANCES,
         horizon=TIME,
-        instances=INSTANCES,
+        num_envs=INSTANCES,
     )
 
 
@@ -94,7 +94,7 @@ def returns_by_loop(trajectories):
 @pytest.mark.parametrize("everybody", [True, False], ids=["everybody", "some"])
 @pytest.mark.parametrize("weighting", ["samples", "uniform"])
 def test_merged_moments_are_those_of_everything_all_agents_saw(weighting, everybody):
-    learner = normalize(looker(signal()), discount=DISCOUNT)
+    learner = normalize(looker(signal()), gamma=DISCOUNT)
     federation = federate(learner, mean(weighting), local_steps=3)
     rng, key = np.random.default_rng(0), jax.random.key(0)
     server = federation.init_server(key)
@@ -134,11 +134,11 @@ def runs():
     for block, weighting in ((1, "samples"), (2, "samples"), (2, "uniform")):
         federation = federate(normalize(looker(signal())), mean(weighting), local_steps=2)
         simulation = simulate(federation, fleet, block=block, local_steps=(1, 2, 2))
-        population = simulation.init(0)
+        run_state = simulation.init(0)
         for _ in range(3):
-            population, seen = simulation.round(population)
-            assert seen.refused == ()
-        found[block, weighting] = population.server.params["moments"]
+            run_state, seen = simulation.round(run_state)
+            assert seen.rejected == ()
+        found[block, weighting] = run_state.server.params["moments"]
     return found
 
 
@@ -153,26 +153,26 @@ def test_moments_do_not_depend_on_blocks_or_weights(runs):
 def test_after_a_round_the_learner_sees_standardised_numbers():
     fleet = SignalParams(jnp.array([1000.0]), jnp.array([200.0]))
     simulation = simulate(federate(normalize(looker(signal())), mean(), local_steps=5), fleet)
-    population = simulation.init(0)
+    run_state = simulation.init(0)
     for _ in range(6):
-        population, _ = simulation.round(population)
-    shown = np.asarray(population.blocks[0].learner.learner.observation)[0]
+        run_state, _ = simulation.round(run_state)
+    shown = np.asarray(run_state.blocks[0].learner.learner.observation)[0]
     assert np.abs(shown.mean((0, 2))).max() < 0.8
     assert 0.6 < shown.std((0, 2)).min() < shown.std((0, 2)).max() < 1.4
-    paid = np.asarray(population.blocks[0].learner.learner.reward)
+    paid = np.asarray(run_state.blocks[0].learner.learner.reward)
     assert 0.1 < np.abs(paid).mean() < 3.0
 
 
 def test_agents_that_do_not_talk_merge_their_own_counts():
     fleet = SignalParams(jnp.array([-50.0, 400.0]), jnp.array([1.0, 1.0]))
     simulation = simulate(federate(normalize(looker(signal())), mean()), fleet, topology=isolated())
-    population = simulation.init(0)
+    run_state = simulation.init(0)
     for _ in range(3):
-        population, _ = simulation.round(population)
-    own = simulation.params_of(population)["moments"]["observation"]
+        run_state, _ = simulation.round(run_state)
+    own = simulation.params_of(run_state)["moments"]["observation"]
     np.testing.assert_allclose(own.mean[:, 0], [-50.0, 400.0], atol=0.3)
     np.testing.assert_array_equal(own.samples, 2 * TIME * INSTANCES)
-    assert population.server.params["moments"]["observation"].samples == 0
+    assert run_state.server.params["moments"]["observation"].samples == 0
 
 
 @pytest.mark.parametrize(
@@ -200,15 +200,15 @@ def test_moments_through_the_engine_know_no_unit(scale):
         SignalParams(jnp.full(2, scale * 1e3), jnp.full(2, scale)),
         devices=jax.devices()[:1],
     )
-    population = simulation.init(0)
+    run_state = simulation.init(0)
     for _ in range(4):
-        population, seen = simulation.round(population)
-        assert seen.refused == ()
-    found = population.server.params["moments"]["observation"]
+        run_state, seen = simulation.round(run_state)
+        assert seen.rejected == ()
+    found = run_state.server.params["moments"]["observation"]
     np.testing.assert_allclose(found.mean / scale, 1e3, atol=0.2)
     # the first is uniform on [0.2, 1], below which an episode ends, and in one step of five of a new one on [0, 1]
     np.testing.assert_allclose(found.variance / scale**2, [0.0609, 4 / 12], rtol=0.2)
-    shown = np.asarray(population.blocks[0].learner.learner.observation)[0]
+    shown = np.asarray(run_state.blocks[0].learner.learner.observation)[0]
     assert 0.6 < shown.std((0, 2)).min() < shown.std((0, 2)).max() < 1.4
 
 
@@ -255,15 +255,15 @@ def test_an_unscaled_problem_is_learned_only_when_normalised():
 
     spaces = Spaces(Box((1,)), Box((1,), -2.0, 2.0))
     env = Environment(jnp.float32(1.0), spaces, draw_uniform(1), draw_nothing, reset, step, 1)
-    plain = a2c(env, network=mlp((16,)), optimizer=sgd(0.05, max_norm=1.0), instances=32, steps=4)
+    plain = a2c(env, network=mlp((16,)), optimizer=sgd(0.05, max_norm=1.0), num_envs=32, num_steps=4)
 
     def missed(learner):
         simulation = simulate(federate(learner, mean(), local_steps=10), jnp.ones(1))
-        population = simulation.init(0)
+        run_state = simulation.init(0)
         for _ in range(25):
-            population, _ = simulation.round(population)
+            run_state, _ = simulation.round(run_state)
         seen = jnp.array([[999.0, 1001.0]])
-        action = learner.act(jax.random.key(0), population.server.params, seen, True)
+        action = learner.act(jax.random.key(0), run_state.server.params, seen, True)
         return float(jnp.abs(action[0] - jnp.array([-1.0, 1.0])).max())
 
     assert missed(normalize(plain)) < 0.35

@@ -6,28 +6,28 @@ import optax
 import pytest
 
 from fedrl.core.errors import ConfigError
-from fedrl.core.types import Hint
-from fedrl.learners import adam, chain, corrected, proximal, rmsprop, sgd
+from fedrl.core.types import LocalContext
+from fedrl.learners import adam, add_correction, chain, fedprox, rmsprop, sgd
 from fedrl.learners.parts.optimizers import descend
 
 ZERO = jnp.zeros(2)
-NO_HINT = Hint(ZERO, ZERO)
+NO_HINT = LocalContext(ZERO, ZERO)
 
 
-def path(optimizer, gradient, steps: int, hint: Hint = NO_HINT, start=ZERO) -> np.ndarray:
+def path(optimizer, gradient, steps: int, context: LocalContext = NO_HINT, start=ZERO) -> np.ndarray:
     params, state, seen = start, optimizer.init(start), []
     for _ in range(steps):
-        params, state = descend(optimizer, jnp.asarray(gradient), state, params, hint)
+        params, state = descend(optimizer, jnp.asarray(gradient), state, params, context)
         seen.append(np.asarray(params))
     return np.array(seen)
 
 
 @pytest.mark.parametrize("build", [adam, sgd, rmsprop])
 def test_the_step_size_falls_linearly_to_zero(build):
-    decaying, steady = (path(build(0.1, **o), [1.0, -2.0], 6) for o in ({"decay_steps": 4}, {}))
+    decaying, constant = (path(build(0.1, **o), [1.0, -2.0], 6) for o in ({"decay_steps": 4}, {}))
     steps = lambda x: np.diff(x, axis=0, prepend=0.0)  # noqa: E731
     share = np.array([1.0, 0.75, 0.5, 0.25, 0.0, 0.0])
-    np.testing.assert_allclose(steps(decaying), share[:, None] * steps(steady), rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(steps(decaying), share[:, None] * steps(constant), rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("build", [adam, sgd, rmsprop])
@@ -41,14 +41,14 @@ def test_the_gradient_is_clipped_before_it_is_used():
 
 
 def test_the_proximal_term_pulls_towards_the_anchor():
-    hint = Hint(jnp.array([1.0, 0.0]), ZERO)
-    bent = path(chain(proximal(0.5), sgd(1.0)), [0.0, 0.0], 2, hint)
+    context = LocalContext(jnp.array([1.0, 0.0]), ZERO)
+    bent = path(chain(fedprox(0.5), sgd(1.0)), [0.0, 0.0], 2, context)
     np.testing.assert_allclose(bent, [[0.5, 0.0], [0.75, 0.0]])
 
 
 def test_the_correction_is_added_to_the_gradient():
-    hint = Hint(ZERO, jnp.array([0.25, -1.0]))
-    np.testing.assert_allclose(path(chain(corrected(), sgd(1.0)), [1.0, 1.0], 1, hint)[0], [-1.25, 0.0])
+    context = LocalContext(ZERO, jnp.array([0.25, -1.0]))
+    np.testing.assert_allclose(path(chain(add_correction(), sgd(1.0)), [1.0, 1.0], 1, context)[0], [-1.25, 0.0])
 
 
 def test_a_chain_is_optaxs_and_takes_plain_transformations_too():

@@ -9,14 +9,14 @@ from fedrl.aggregators import mean
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.learner import iterate, policy_of
 from fedrl.core.subtrees import belonging, joined, without
-from fedrl.core.types import Hint
+from fedrl.core.types import LocalContext
 from fedrl.engines.aggregation import messages
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import isolated, server
 from fedrl.environments import cartpole, probe_match
-from fedrl.federation.federation import federate
-from fedrl.learners import a2c, apfl, chain, interpolated, mlp, normalize, personal, proximal, sgd
-from fedrl.stages import one_way, quantize
+from fedrl.federation.federate import federate
+from fedrl.learners import a2c, apfl, chain, fedprox, interpolate, mlp, normalize, personal, sgd
+from fedrl.stages import download_only, quantize
 from tests.support.quadratic import FLEET, flat, quadratic, simulated_rounds
 
 CURVATURE, MINIMUM = FLEET.curvature.astype(np.float64), FLEET.minimum.astype(np.float64)
@@ -24,15 +24,15 @@ RATE, STEPS, DEVICE = 0.1, 3, jax.devices()[:1]
 SHRINK = (1 - RATE * CURVATURE) ** STEPS
 
 
-def policies(learner, rounds=150, talk=True, **options):
+def policies(learner, rounds=150, communicates=True, **options):
     """What each agent acts with after so many rounds, having heard the server once more."""
     federation = federate(learner, mean(), **({"local_steps": STEPS} | options))
-    simulation = simulate(federation, FLEET, topology=server() if talk else isolated(), devices=DEVICE)
-    population = simulation.init(0)
+    simulation = simulate(federation, FLEET, topology=server() if communicates else isolated(), devices=DEVICE)
+    run_state = simulation.init(0)
     for _ in range(rounds):
-        population, seen = simulation.round(population)
-    adopted = simulation.adopt(population) if talk else population
-    return flat(simulation.params_of(adopted)), population, seen
+        run_state, seen = simulation.round(run_state)
+    adopted = simulation.adopt(run_state) if communicates else run_state
+    return flat(simulation.params_of(adopted)), run_state, seen
 
 
 def losses(x):
@@ -46,7 +46,7 @@ def alike():
 
 @pytest.fixture(scope="module")
 def with_a_tail_of_its_own():
-    return policies(personal(quadratic(sgd(RATE)), keep=["tail"]))
+    return policies(personal(quadratic(sgd(RATE)), local=["tail"]))
 
 
 def test_a_personal_part_finds_each_agents_own_optimum_and_the_rest_that_of_all(alike, with_a_tail_of_its_own):
@@ -62,24 +62,24 @@ def test_personalised_is_no_worse_than_global_on_any_agent(alike, with_a_tail_of
 
 
 def test_what_is_kept_is_in_no_message(with_a_tail_of_its_own):
-    _, population, seen = with_a_tail_of_its_own
-    assert population.server.params["tail"] is None
+    _, run_state, seen = with_a_tail_of_its_own
+    assert run_state.server.params["tail"] is None
     assert seen.bytes_up == 4 * (4 * 1 + 8)  # four agents: one of three numbers, weight and version
 
 
 def test_kept_parts_feel_no_anchor_that_is_not_there():
     """With one step a round, FedProx pulls only what is shared; the rest walks freely to its optimum."""
-    found, _, _ = policies(personal(quadratic(chain(proximal(5.0), sgd(RATE))), keep=["tail"]), local_steps=1)
+    found, _, _ = policies(personal(quadratic(chain(fedprox(5.0), sgd(RATE))), local=["tail"]), local_steps=1)
     alone = MINIMUM * (1 - (1 - RATE * CURVATURE) ** 150)
     np.testing.assert_allclose(found[:, 1:], alone[:, 1:], atol=1e-5)
 
 
 def test_sharing_the_critic_only_leaves_every_actor_its_own():
-    learner = personal(a2c(probe_match(), network=mlp((4,)), instances=2, steps=4), keep=["actor"])
+    learner = personal(a2c(probe_match(), network=mlp((4,)), num_envs=2, num_steps=4), local=["actor"])
     fleet = jax.tree.map(lambda x: jnp.stack([x] * 3), probe_match().params)
     simulation = simulate(federate(learner, mean()), fleet, devices=DEVICE)
-    population, seen = simulation.round(simulated_rounds(simulation, 1))
-    held = simulation.params_of(simulation.adopt(population))
+    run_state, seen = simulation.round(simulated_rounds(simulation, 1))
+    held = simulation.params_of(simulation.adopt(run_state))
     critic = jax.tree.leaves(jax.tree.map(lambda x: x[0], held["critic"]))
     assert seen.bytes_up == 3 * (sum(x.nbytes for x in critic) + 8)  # and a weight and a version; no actor
     weight = held["critic"][0]["weight"]
@@ -88,16 +88,16 @@ def test_sharing_the_critic_only_leaves_every_actor_its_own():
 
 
 def counting():
-    return normalize(a2c(cartpole(), network=mlp((4,)), instances=2, steps=4))
+    return normalize(a2c(cartpole(), network=mlp((4,)), num_envs=2, num_steps=4))
 
 
 def test_kept_statistics_are_an_agents_own_and_shared_ones_are_merged():
-    assert personal(counting(), keep=["moments"]).statistics is None
-    assert personal(counting(), keep=["critic"]).statistics is not None
+    assert personal(counting(), local=["moments"]).statistics is None
+    assert personal(counting(), local=["critic"]).statistics is not None
     fleet = jax.tree.map(lambda x: np.full(3, x, np.float32), cartpole().params)
     fleet = fleet._replace(length=np.float32([0.1, 1.0, 5.0]))
     for keep, samples in [("moments", 2 * 8), ("critic", 3 * 2 * 8)]:  # two rounds of two instances, four steps each
-        simulation = simulate(federate(personal(counting(), keep=[keep]), mean()), fleet, devices=DEVICE)
+        simulation = simulate(federate(personal(counting(), local=[keep]), mean()), fleet, devices=DEVICE)
         held = simulation.params_of(simulation.adopt(simulated_rounds(simulation, 2)))["moments"]["observation"]
         np.testing.assert_array_equal(held.samples, samples)
         assert (np.ptp(held.mean, axis=0).max() > 0) == (keep == "moments")
@@ -112,17 +112,17 @@ def test_kept_statistics_are_an_agents_own_and_shared_ones_are_merged():
 )
 def test_parts_that_make_no_sense_are_refused(keep, message):
     with pytest.raises(ConfigError, match=message):
-        personal(quadratic(sgd(RATE)), keep=keep)
+        personal(quadratic(sgd(RATE)), local=keep)
 
 
 def test_statistics_are_kept_wholly_or_not_at_all():
     with pytest.raises(ConfigError, match="Keep all of it"):
-        personal(counting(), keep=["return"])
+        personal(counting(), local=["return"])
 
 
 def test_a_personal_learner_sends_no_gradients():
     with pytest.raises(UnsoundError, match="gradient"):
-        federate(personal(quadratic(sgd(RATE)), keep=["tail"]), mean(), payload="gradient")
+        federate(personal(quadratic(sgd(RATE)), local=["tail"]), mean(), payload="gradient")
 
 
 def test_parts_are_named_by_any_run_of_their_path():
@@ -142,19 +142,19 @@ def test_parts_are_named_by_any_run_of_their_path():
 
 
 def test_what_flows_one_way_stays_as_the_server_had_it_and_costs_nothing():
-    federation = federate(quadratic(sgd(RATE)), mean(), one_way(["tail"]), quantize(8), local_steps=STEPS)
+    federation = federate(quadratic(sgd(RATE)), mean(), download_only(["tail"]), quantize(8), local_steps=STEPS)
     simulation = simulate(federation, FLEET, devices=DEVICE)
-    population, seen = simulation.round(simulation.init(0))
-    np.testing.assert_array_equal(flat(population.server.params)[1:], 0.0)
-    assert abs(flat(population.server.params)[0]) > 0.1
-    assert np.abs(flat(simulation.params_of(population))[:, 1:]).max() > 0.05  # the agents did train it
+    run_state, seen = simulation.round(simulation.init(0))
+    np.testing.assert_array_equal(flat(run_state.server.params)[1:], 0.0)
+    assert abs(flat(run_state.server.params)[0]) > 0.1
+    assert np.abs(flat(simulation.params_of(run_state))[:, 1:]).max() > 0.05  # the agents did train it
     plain = messages(federate(quadratic(sgd(RATE)), mean(), quantize(8)), FLEET)
     assert seen.bytes_up < 4 * plain.up_bytes
 
 
 @pytest.mark.parametrize("share", [0.25, 1.0])
 def test_interpolation_settles_where_it_is_computed_to(share):
-    found, _, _ = policies(interpolated(quadratic(sgd(RATE)), share))
+    found, _, _ = policies(interpolate(quadratic(sgd(RATE)), share))
     x = np.zeros_like(MINIMUM)
     for _ in range(150):
         trained = MINIMUM + SHRINK * (x - MINIMUM)
@@ -163,21 +163,21 @@ def test_interpolation_settles_where_it_is_computed_to(share):
 
 
 def test_the_less_is_taken_over_the_better_an_agent_does_at_home_here(alike):
-    found = [losses(policies(interpolated(quadratic(sgd(RATE)), share))[0]) for share in (0.5, 0.1)]
+    found = [losses(policies(interpolate(quadratic(sgd(RATE)), share))[0]) for share in (0.5, 0.1)]
     np.testing.assert_array_less(found[0], losses(alike))
     np.testing.assert_array_less(found[1], found[0])
 
 
 def test_alone_an_interpolating_agent_is_alone():
-    alone, _, _ = policies(quadratic(sgd(RATE)), rounds=5, talk=False)
-    found, _, _ = policies(interpolated(quadratic(sgd(RATE)), 0.3), rounds=5, talk=False)
+    alone, _, _ = policies(quadratic(sgd(RATE)), rounds=5, communicates=False)
+    found, _, _ = policies(interpolate(quadratic(sgd(RATE)), 0.3), rounds=5, communicates=False)
     np.testing.assert_array_equal(found, alone)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.2])
 def test_apfl_is_the_papers_algorithm(rate):
     rounds, share = 20, np.full(4, 0.4)
-    found, population, _ = policies(apfl(quadratic(sgd(RATE)), 0.4, rate), rounds)
+    found, run_state, _ = policies(apfl(quadratic(sgd(RATE)), 0.4, rate), rounds)
     server, v = np.zeros(3), np.zeros_like(MINIMUM)
     for _ in range(rounds):
         w = np.tile(server, (4, 1))
@@ -189,7 +189,7 @@ def test_apfl_is_the_papers_algorithm(rate):
             v = v - RATE * share[:, None] * slope
             share = np.clip(share + change, 0, 1)
         server = w.mean(0)
-    np.testing.assert_allclose(flat(population.server.params), server, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(flat(run_state.server.params), server, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found, share[:, None] * v + (1 - share)[:, None] * server, rtol=1e-4, atol=1e-5)
     assert (np.abs(share - 0.4).max() > 0.01) == (rate > 0)
 
@@ -198,23 +198,23 @@ def test_apfl_takes_two_iterations_of_experience_for_one():
     assert apfl(quadratic(sgd(RATE), samples=8)).samples == 16
 
 
-@pytest.mark.parametrize("wrap", [interpolated, apfl])
+@pytest.mark.parametrize("wrap", [interpolate, apfl])
 def test_interpolation_refuses_what_has_no_value_in_between(wrap):
     with pytest.raises(ConfigError, match=r"share is 1\.5"):
         wrap(quadratic(sgd(RATE)), 1.5)
     with pytest.raises(ConfigError, match="counts statistics"):
         wrap(counting())
     with pytest.raises(ConfigError, match="personalised already"):
-        wrap(personal(quadratic(sgd(RATE)), keep=["tail"]))
+        wrap(personal(quadratic(sgd(RATE)), local=["tail"]))
 
 
 def test_normalisation_goes_around_interpolation():
-    learner = normalize(interpolated(a2c(cartpole(), network=mlp((4,)), instances=2, steps=4)))
+    learner = normalize(interpolate(a2c(cartpole(), network=mlp((4,)), num_envs=2, num_steps=4)))
 
     def go(key):
         state = learner.init(key, cartpole().params)
         params = learner.params(state)
-        state, _ = iterate(learner, key, state, Hint(params, jax.tree.map(jnp.zeros_like, params)))
+        state, _ = iterate(learner, key, state, LocalContext(params, jax.tree.map(jnp.zeros_like, params)))
         return policy_of(learner, learner.adopt(state, params)), params
 
     policy, params = jax.eval_shape(go, jax.random.key(0))

@@ -9,12 +9,12 @@ import pytest
 
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Trajectory, iterate
-from fedrl.core.types import Hint
+from fedrl.core.types import LocalContext
 from fedrl.environments import cartpole, gridworld, random_mdp, random_mdps, tabular
 from fedrl.environments.tabular.planning import model_of, optimal_q, policy_return
 from fedrl.learners.algorithms.q_table import asynchronous, behaviour, q_table
 
-NO_HINT = Hint((), ())
+NO_HINT = LocalContext((), ())
 CHAIN = tabular(  # state 0 -> 1 by action 1; action 0 stays; state 1 pays and leads back
     transition=[[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]], reward=[[0.0, 0.0], [1.0, 1.0]], initial=[1.0, 0.0]
 )
@@ -33,12 +33,12 @@ def trained(learner, iterations, key=0, env_params=None):
 
 def test_full_backups_with_the_model_reach_the_optimal_table():
     env = random_mdp(seed=3)
-    state, _ = trained(q_table(env, sampling="expected", learning_rate=1.0, discount=0.9, steps=50), 5)
+    state, _ = trained(q_table(env, sampling="expected", learning_rate=1.0, gamma=0.9, num_steps=50), 5)
     np.testing.assert_allclose(state.params["q"], optimal_q(env.params, 0.9), atol=1e-4)
 
 
 def test_a_synchronous_sweep_of_a_deterministic_process_is_told_by_hand():
-    learner = q_table(CHAIN, sampling="synchronous", learning_rate=0.5, discount=0.8, steps=2)
+    learner = q_table(CHAIN, sampling="synchronous", learning_rate=0.5, gamma=0.8, num_steps=2)
     state, metrics = trained(learner, 1)
     np.testing.assert_allclose(state.params["q"], [[0.0, 0.2], [0.75, 0.75]], rtol=1e-6)
     assert metrics["loss"][0] == np.float32((2 * 1.0 / 4 + (0.4**2 + 2 * 0.5**2) / 4) / 2)
@@ -46,8 +46,8 @@ def test_a_synchronous_sweep_of_a_deterministic_process_is_told_by_hand():
 
 def test_synchronous_samples_follow_the_transition_probabilities():
     env = random_mdp(seed=1)
-    sampled = q_table(env, sampling="synchronous", learning_rate=1.0, discount=0.9)
-    expected = q_table(env, sampling="expected", learning_rate=1.0, discount=0.9)
+    sampled = q_table(env, sampling="synchronous", learning_rate=1.0, gamma=0.9)
+    expected = q_table(env, sampling="expected", learning_rate=1.0, gamma=0.9)
     table = jax.random.uniform(jax.random.key(5), (5, 5))
 
     def after(learner, key):
@@ -72,7 +72,7 @@ def test_a_trajectory_updates_in_time_order_and_bootstraps_only_where_the_episod
         reward=column(1.0, 2.0, 0.0),
         terminated=column(False, True, False),
         truncated=column(False, False, True),
-        successor=column(1, 0, 1),
+        next_observation=column(1, 0, 1),
     )
     table, visits, loss = asynchronous(q, seen, 0.5, 0.9)
     # 2 + .5 (1 + .9*4 - 2) = 3.3;  4 + .5 (2 - 4) = 3;  3.3 + .5 (.9*3 - 3.3) = 3
@@ -96,13 +96,13 @@ def test_the_best_actions_share_what_exploration_leaves():
 
 
 def test_a_table_of_zeros_leaves_its_first_action_even_without_exploration():
-    state, _ = trained(q_table(CHAIN, exploration=0.0, discount=0.8, learning_rate=0.5, steps=8), 40)
+    state, _ = trained(q_table(CHAIN, epsilon=0.0, gamma=0.8, learning_rate=0.5, num_steps=8), 40)
     assert state.params["q"][0, 1] > state.params["q"][0, 0]
     assert state.params["q"][1].max() > 1.0
 
 
 def test_act_explores_as_often_as_it_is_told_and_never_when_greedy():
-    learner = q_table(CHAIN, exploration=0.4)
+    learner = q_table(CHAIN, epsilon=0.4)
     params = {"q": jnp.array([[0.0, 1.0], [1.0, 0.0]])}
     seen = jnp.tile(jnp.array([0, 1]), 5000)
     greedy = learner.act(jax.random.key(0), params, seen, True)
@@ -114,7 +114,7 @@ def test_act_explores_as_often_as_it_is_told_and_never_when_greedy():
 
 def test_sampled_learning_finds_the_way_through_a_gridworld():
     env = gridworld("4x4")
-    learner = q_table(env, discount=0.95, learning_rate=0.2, exploration=0.3, instances=16, steps=32)
+    learner = q_table(env, gamma=0.95, learning_rate=0.2, epsilon=0.3, num_envs=16, num_steps=32)
     state, _ = trained(learner, 200)
     model = model_of(env)
     best = jax.nn.one_hot(optimal_q(model, 0.95).argmax(-1), 4)
@@ -123,10 +123,10 @@ def test_sampled_learning_finds_the_way_through_a_gridworld():
 
 
 def test_counted_visits_are_the_updates_and_stay_out_unless_asked_for():
-    learner = q_table(random_mdp(), instances=1, steps=32, exploration=1.0, count_visits=True)
+    learner = q_table(random_mdp(), num_envs=1, num_steps=32, epsilon=1.0, count_visits=True)
     state, _ = trained(learner, 3)
     assert state.params["visits"].sum() == 96
-    sweeps, _ = trained(q_table(random_mdp(), sampling="synchronous", steps=4, count_visits=True), 2)
+    sweeps, _ = trained(q_table(random_mdp(), sampling="synchronous", num_steps=4, count_visits=True), 2)
     assert (sweeps.params["visits"] == 8).all()
     assert set(trained(q_table(random_mdp()), 1)[0].params) == {"q"}
 
@@ -136,7 +136,7 @@ def test_a_stack_of_processes_is_learned_as_their_mixture(sampling):
     family = random_mdps(jax.random.key(0), 3, 0.5)
     mixture = jax.tree.map(lambda leaf: leaf.mean(0), family)
     rate, sweeps = (1.0, 50) if sampling == "expected" else (0.02, 500)
-    learner = q_table(random_mdp(), sampling=sampling, learning_rate=rate, discount=0.8, steps=sweeps)
+    learner = q_table(random_mdp(), sampling=sampling, learning_rate=rate, gamma=0.8, num_steps=sweeps)
     state, _ = trained(learner, 2, env_params=family)
     tolerance = 1e-4 if sampling == "expected" else 0.15
     np.testing.assert_allclose(state.params["q"], optimal_q(mixture, 0.8), atol=tolerance)
@@ -154,7 +154,7 @@ def test_an_optimistic_table_starts_at_its_initial_value():
         (lambda: q_table(gridworld(), sampling="synchronous"), "sampling='sampled'"),
         (lambda: q_table(random_mdp(), sampling="sample"), "'sampled'"),
         (lambda: q_table(random_mdp(), learning_rate=1.5), "learning_rate is 1.5"),
-        (lambda: q_table(random_mdp(), steps=0), "steps is 0"),
+        (lambda: q_table(random_mdp(), num_steps=0), "steps is 0"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(make, message):

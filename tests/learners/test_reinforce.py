@@ -7,18 +7,18 @@ import pytest
 
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Trajectory, differentiate, iterate
-from fedrl.core.types import Hint
+from fedrl.core.types import LocalContext
 from fedrl.learners import network, reinforce, sgd
 from fedrl.learners.algorithms.reinforce import others
 from tests.support.corridor import CorridorParams, corridor
 
 HORIZON, DISCOUNT, LOGIT = 4, 0.8, 0.4
-NO_HINT = Hint((), ())
+NO_HINT = LocalContext((), ())
 CONSTANT = network(lambda key, space, outputs, gain: jnp.zeros(outputs), lambda params, observation: params)
 """A network without inputs: two logits for the actor, one value for the critic."""
 
 
-def objective(logits, discount):
+def objective(logits, gamma):
     """The exact return of a walk through a corridor of length 2: over all sequences of actions."""
     chance = jax.nn.softmax(logits)
     total = 0.0
@@ -29,7 +29,7 @@ def objective(logits, discount):
             probability = probability * chance[action]
             if at < 2:
                 at += action
-                paid += discount**t * at
+                paid += gamma**t * at
         total = total + probability * paid
     return total
 
@@ -52,10 +52,10 @@ def gradient_without_discounting_states(logits):
     return total
 
 
-def sampled_gradients(baseline, discount, count=4000):
+def sampled_gradients(baseline, gamma, count=4000):
     """So many draws of the gradient at LOGIT, `[draws, actions]`; of what is climbed, not of the loss."""
     env = corridor(length=2, max_steps=HORIZON)
-    learner = reinforce(env, network=CONSTANT, baseline=baseline, episodes_per_step=4, discount=discount)
+    learner = reinforce(env, network=CONSTANT, baseline=baseline, episodes_per_step=4, gamma=gamma)
 
     def one(key):
         state = learner.init(key, env.params)
@@ -137,13 +137,13 @@ def test_of_a_trajectory_with_several_episodes_the_first_of_each_instance_counts
             gain = to_go[t, i] - {"none": 0.0, "mean": mean, "value": level}[baseline]
             slope += gain * (np.eye(2)[action[t, i]] - chance) / instances
     env = corridor(length=2, max_steps=time)
-    learner = reinforce(env, network=CONSTANT, baseline=baseline, episodes_per_step=instances, discount=DISCOUNT)
+    learner = reinforce(env, network=CONSTANT, baseline=baseline, episodes_per_step=instances, gamma=DISCOUNT)
     state = learner.init(jax.random.key(0), env.params)
     params = dict(state.params, actor=jnp.asarray(logits, jnp.float32))
     if baseline == "value":
         params["critic"] = jnp.full(1, level)
     shown = jnp.zeros((time, *env.spaces.observation.shape, instances), env.spaces.observation.dtype)
-    seen = Trajectory(shown, jnp.asarray(action), jnp.float32(reward), **done, successor=shown)
+    seen = Trajectory(shown, jnp.asarray(action), jnp.float32(reward), **done, next_observation=shown)
     found, _ = learner.gradient(jax.random.key(0), state._replace(params=params), seen, NO_HINT)
     np.testing.assert_allclose(-found["actor"], slope, rtol=1e-5)
     if baseline == "value":

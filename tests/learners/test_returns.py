@@ -19,7 +19,7 @@ def path():
     return real["reward"], real["value"], real["after"], terminated, truncated
 
 
-def by_definition(reward, value, after, terminated, truncated, discount, trace):
+def by_definition(reward, value, after, terminated, truncated, gamma, gae_lambda):
     """Each advantage as the weighted sum of the temporal differences up to the end of its episode."""
     found = np.zeros_like(reward)
     for i in range(INSTANCES):
@@ -27,17 +27,17 @@ def by_definition(reward, value, after, terminated, truncated, discount, trace):
             weight = 1.0
             for s in range(t, TIME):
                 beyond = 0.0 if terminated[s, i] else after[s, i]
-                found[t, i] += weight * (reward[s, i] + discount * beyond - value[s, i])
-                weight *= discount * trace
+                found[t, i] += weight * (reward[s, i] + gamma * beyond - value[s, i])
+                weight *= gamma * gae_lambda
                 if terminated[s, i] or truncated[s, i]:
                     break
     return found
 
 
-@pytest.mark.parametrize(("discount", "trace"), [(0.99, 0.95), (0.9, 0.0), (1.0, 1.0)])
-def test_advantages_are_sums_of_temporal_differences_up_to_the_episodes_end(path, discount, trace):
-    found = jax.jit(advantages, static_argnums=(5, 6))(*map(jnp.asarray, path), discount, trace)
-    np.testing.assert_allclose(found, by_definition(*path, discount, trace), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize(("gamma", "gae_lambda"), [(0.99, 0.95), (0.9, 0.0), (1.0, 1.0)])
+def test_advantages_are_sums_of_temporal_differences_up_to_the_episodes_end(path, gamma, gae_lambda):
+    found = jax.jit(advantages, static_argnums=(5, 6))(*map(jnp.asarray, path), gamma, gae_lambda)
+    np.testing.assert_allclose(found, by_definition(*path, gamma, gae_lambda), rtol=1e-4, atol=1e-5)
 
 
 def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():

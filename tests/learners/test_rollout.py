@@ -22,7 +22,7 @@ def test_collect_keeps_the_last_observation_and_starts_anew():
     position = start(key, env, env.params, 2)
     seen, position, counts = collect(key, env, env.params, always([1, 0]), 6, position)
     np.testing.assert_array_equal(seen.observation[:, 0, 0], [0, 1, 2, 0, 1, 2])
-    np.testing.assert_array_equal(seen.successor[:, 0, 0], [1, 2, 3, 1, 2, 3])
+    np.testing.assert_array_equal(seen.next_observation[:, 0, 0], [1, 2, 3, 1, 2, 3])
     np.testing.assert_array_equal(seen.terminated[:, 0], [False, False, True] * 2)
     np.testing.assert_array_equal(seen.truncated[:, 1], [False] * 4 + [True, False])
     np.testing.assert_array_equal(seen.reward[:, 0], [1, 2, 3] * 2)
@@ -51,9 +51,9 @@ def test_every_step_of_every_instance_has_noise_of_its_own_for_actions_steps_and
 
     last, seen, whole = jax.jit(both)(jax.random.key(7))
     opened = np.concatenate([seen.observation[:, 0], last])  # by `start`, then by each reset
-    check_fresh(np.concatenate([opened[1:], seen.action, seen.successor[:, 0]], axis=1))
+    check_fresh(np.concatenate([opened[1:], seen.action, seen.next_observation[:, 0]], axis=1))
     check_fresh(np.concatenate([opened[:-1], seen.action], axis=1))
-    check_fresh(np.concatenate([whole.action, whole.successor[:, 0]], axis=1))
+    check_fresh(np.concatenate([whole.action, whole.next_observation[:, 0]], axis=1))
 
 
 def test_collect_goes_on_where_it_stood():

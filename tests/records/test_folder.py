@@ -169,7 +169,7 @@ def test_damaged_files_are_one_sentence_with_a_cure(tmp_path: Path, content: byt
     for name, read in {
         "summary.json": place.summary,
         "params.safetensors": place.params,
-        "study.json": studies.opened(tmp_path).read,
+        "study.json": studies.open_folder(tmp_path).read,
         "checkpoint": lambda: checkpoint.round_of(tmp_path / "checkpoint"),
     }.items():
         with pytest.raises(

@@ -31,11 +31,11 @@ def test_the_second_process_is_told_who_is_the_first_and_a_killed_one_is_forgott
         assert other.stdout is not None
         try:
             assert other.stdout.readline() == "held\n"
-            with pytest.raises(RunError) as refused:
+            with pytest.raises(RunError) as rejected:
                 hold(tmp_path)
         finally:
             other.send_signal(signal.SIGKILL)
-    assert f"{tmp_path} is in use by process {other.pid} on {socket.gethostname()} since 2" in str(refused.value)
+    assert f"{tmp_path} is in use by process {other.pid} on {socket.gethostname()} since 2" in str(rejected.value)
     assert json.loads((tmp_path / ".lock").read_text())["pid"] == other.pid
     hold(tmp_path).release()
     assert list(tmp_path.iterdir()) == []

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fedrl.cli.terminal.final_summary import closing
+from fedrl.cli.terminal.final_summary import final_summary
 from fedrl.cli.terminal.progress import live, plain, warnings_only
 from fedrl.config import load
 from fedrl.config.build import build
 from fedrl.core.aggregator import on_time
-from fedrl.engines.dissimilarity import spread, update_spread
-from fedrl.engines.state import Refusal, Round, no_uploads
+from fedrl.engines.dissimilarity import spread, update_dissimilarity
+from fedrl.engines.state import Rejection, RoundResult, no_uploads
 from fedrl.records.folder import RunFolder
 from fedrl.records.notices import notices_of, unmerged_in
-from fedrl.records.rejections import MOST_WARNINGS, History, refusals_in, refusals_of
+from fedrl.records.rejections import MOST_WARNINGS, History, rejections_in, rejections_of
 from fedrl.report import write_report
 from fedrl.report.run import read_run
 from fedrl.runs.run import resume, run
@@ -30,22 +30,22 @@ from tests.support.small import without_times
 NAN, FAR = "state.params['q'] is not finite", "update['q'] reaches 3e+38"
 
 
-def seen(refused: list[tuple[int, str]], **changes: Any) -> Round:
+def seen(rejected: list[tuple[int, str]], **changes: Any) -> RoundResult:
     """A round of three agents in which those who were refused measured zero."""
     metrics = {"episodes": [2.0, 4.0, 2.0], "episode_return": [2.0, 8.0, 6.0], "loss": [1.0, 2.0, 4.0]}
     metrics["success"] = [1.0, 1.0, 2.0]
-    for agent, _ in refused:
+    for agent, _ in rejected:
         for column in metrics.values():
             column[agent] = 0.0
     columns = {name: np.array(column, np.float32) for name, column in metrics.items()}
-    left_out, nobody = tuple(Refusal(*each) for each in refused), on_time(np.zeros(0, int))
-    return Round(columns, 48.0, left_out, 0, 0, 0, 0, no_uploads(3), nobody)._replace(**changes)
+    left_out, nobody = tuple(Rejection(*each) for each in rejected), on_time(np.zeros(0, int))
+    return RoundResult(columns, 48.0, left_out, 0, 0, 0, 0, no_uploads(3), nobody)._replace(**changes)
 
 
-def told(number: int, refused: dict[str, list[int]], **changes: Any) -> dict[str, Any]:
-    count = sum(map(len, refused.values()))
-    record = {"method": "federated", "seed": 0, "round": number, "refused": count}
-    return record | ({"refusals": refused} if refused else {}) | changes
+def told(number: int, rejected: dict[str, list[int]], **changes: Any) -> dict[str, Any]:
+    count = sum(map(len, rejected.values()))
+    record = {"method": "federated", "seed": 0, "round": number, "rejected": count}
+    return record | ({"rejections": rejected} if rejected else {}) | changes
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +55,11 @@ def federated() -> Any:
 
 def test_a_record_names_who_was_refused_and_why_in_few_words(federated: Any) -> None:
     record = record_of(federated, 0, 1, seen([(0, NAN), (1, FAR), (2, NAN)]), 0.1)
-    assert record["refused"] == 3
-    assert record["refusals"] == {NAN: [0, 2], FAR: [1]}
+    assert record["rejected"] == 3
+    assert record["rejections"] == {NAN: [0, 2], FAR: [1]}
     fine = record_of(federated, 0, 1, seen([]), 0.1)
-    assert fine["refused"] == 0
-    assert not {"refusals", "skipped", "merged"} & set(fine)
+    assert fine["rejected"] == 0
+    assert not {"rejections", "skipped", "merged"} & set(fine)
 
 
 def test_who_was_refused_pulls_no_mean(federated: Any) -> None:
@@ -87,7 +87,7 @@ def test_a_record_says_that_nothing_was_merged_and_why_the_server_passed_over(fe
 
 
 def test_on_a_clock_an_agent_is_named_once_for_each_refusal() -> None:
-    assert refusals_in(seen([(2, NAN), (2, NAN), (1, NAN)])) == {NAN: [2, 2, 1]}
+    assert rejections_in(seen([(2, NAN), (2, NAN), (1, NAN)])) == {NAN: [2, 2, 1]}
 
 
 def test_a_warning_is_due_when_an_agent_is_refused_twice_in_a_row_and_only_once() -> None:
@@ -95,7 +95,7 @@ def test_a_warning_is_due_when_an_agent_is_refused_twice_in_a_row_and_only_once(
     assert history.add(told(1, {NAN: [1, 2]})) == []
     (warning,) = history.add(told(2, {NAN: [1], FAR: [0]}))
     assert warning == {
-        "event": "refused", "method": "federated", "seed": 0, "round": 2, "agents": [1], "reason": NAN
+        "event": "rejected", "method": "federated", "seed": 0, "round": 2, "agents": [1], "reason": NAN
     }  # fmt: skip
     assert history.add(told(3, {NAN: [1, 2]})) == []  # agent 2 was fine in between
     (warning,) = history.add(told(4, {FAR: [2], NAN: [1]}))
@@ -124,14 +124,14 @@ def test_reasons_that_differ_by_a_number_are_told_together() -> None:
     history.add(told(1, reasons))
     (warning,) = history.add(told(2, reasons))
     assert (warning["agents"], warning["reason"]) == ([0, 1], next(iter(reasons)))
-    lines = notices_of({"refusals": refusals_of([told(1, reasons)]), "seeds": [0]})
+    lines = notices_of({"rejections": rejections_of([told(1, reasons)]), "seeds": [0]})
     assert lines[1] == f"federated: agents 0, 1 refused in 1 of 1 rounds: {next(iter(reasons))}"
 
 
 def test_an_agent_has_learned_if_it_was_merged_once() -> None:
     history = History("independent", 0, False)
-    for number, refused in enumerate(([1, 2], [1], [1, 2]), 1):
-        history.add(told(number, {NAN: refused}))
+    for number, rejected in enumerate(([1, 2], [1], [1, 2]), 1):
+        history.add(told(number, {NAN: rejected}))
     assert list(history.unlearned) == [1]
     assert history.failed == ""
 
@@ -160,7 +160,7 @@ def test_the_summary_counts_updates_and_rounds_of_all_seeds() -> None:
         told(1, {}, seed=1, merged=False),
         told(1, {}, method="independent"),
     ]
-    assert refusals_of(records) == {
+    assert rejections_of(records) == {
         "federated": {
             "updates": 4,
             "rounds": 3,
@@ -173,12 +173,12 @@ def test_the_summary_counts_updates_and_rounds_of_all_seeds() -> None:
             "unmerged": [1],
         }
     }
-    assert refusals_of([{"method": "federated", "seed": 0, "round": 1, "refused": 0}]) == {}  # of an older run
+    assert rejections_of([{"method": "federated", "seed": 0, "round": 1, "rejected": 0}]) == {}  # of an older run
 
 
 def test_agents_alike_share_a_sentence_and_the_many_are_counted() -> None:
     records = [told(1, {NAN: [1, 2], **{f"part {k} is not finite": [k] for k in range(3, 9)}})]
-    lines = notices_of({"refusals": refusals_of(records), "seeds": [0]})
+    lines = notices_of({"rejections": rejections_of(records), "seeds": [0]})
     assert lines[0] == "8 updates refused: 8 of federated."
     assert lines[1] == f"federated: agents 1, 2 refused in 1 of 1 rounds: {NAN}"
     assert lines[-1].startswith("federated: 3 more agents refused")
@@ -201,12 +201,12 @@ def ran(events: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_tells_who_was_refused(ran: Path, events: list[Any]) -> None:
     summary = json.loads((ran / "summary.json").read_text())
     for method in ("federated", "independent"):
-        found = summary["refusals"][method]
+        found = summary["rejections"][method]
         assert (found["updates"], found["rounds"], found["unmerged"]) == (3, 3, [])
         (agent,) = found["agents"]
         assert (agent["id"], agent["updates"], agent["rounds"]) == (BROKEN, 3, 3)
         assert "['q']" in agent["reason"]
-    warnings = [event for event in events if event.get("event") == "refused"]
+    warnings = [event for event in events if event.get("event") == "rejected"]
     assert [(w["method"], w["round"], w["agents"]) for w in warnings if w["method"] != "centralised"] == [
         ("federated", 2, [BROKEN]),
         ("independent", 2, [BROKEN]),
@@ -244,7 +244,7 @@ def test_where_nothing_else_is_shown_warnings_are(events: list[Any]) -> None:
         for event in events:
             sink(event)
     lines = out.getvalue().splitlines()
-    assert len(lines) == sum(event.get("event") == "refused" for event in events)
+    assert len(lines) == sum(event.get("event") == "rejected" for event in events)
     assert all(line.startswith("warning: ") for line in lines)
 
 
@@ -261,7 +261,7 @@ def test_a_page_without_a_summary_has_them_from_the_records(ran: Path, tmp_path:
     copy.mkdir()
     for name in ("config.toml", "records.jsonl"):
         (copy / name).write_bytes((ran / name).read_bytes())
-    assert read_run(copy).refusals == json.loads((ran / "summary.json").read_text())["refusals"]
+    assert read_run(copy).rejections == json.loads((ran / "summary.json").read_text())["rejections"]
     assert "Refused updates" in write_report([copy], tmp_path / "page.html").read_text()
 
 
@@ -275,13 +275,15 @@ def test_a_page_without_refusals_has_no_table_of_them(tmp_path: Path) -> None:
 
 def test_a_federation_that_never_merged_has_no_result(tmp_path: Path) -> None:
     summary = run(hopeless(seeds=2), tmp_path / "run")
-    assert summary["refusals"]["federated"]["unmerged"] == [0, 1]
+    assert summary["rejections"]["federated"]["unmerged"] == [0, 1]
     assert summary["final_return"] == {"mean": None, "low": None, "high": None}
     assert [agent["return"] for agent in summary["agents"]] == [None] * 3
     (sentence,) = unmerged_in(summary)
     assert sentence.startswith("Nothing was ever merged in seeds 0, 1, so the federation has no result there (")
     out = io.StringIO()
-    Console(file=out, width=80).print(closing({"event": "end", "summary": summary, "folder": "x", "report": None}))
+    Console(file=out, width=80).print(
+        final_summary({"event": "end", "summary": summary, "folder": "x", "report": None})
+    )
     assert "Nothing was ever merged in seeds 0, 1" in " ".join(out.getvalue().split())
     assert "Nothing was ever merged" in (tmp_path / "run" / "report.html").read_text()
 
@@ -296,7 +298,7 @@ def test_a_resumed_run_says_the_same(ran: Path, tmp_path: Path) -> None:
     run(broken(), tmp_path / "run", sinks=[interrupt])
     resume(tmp_path / "run")
     whole, resumed = (json.loads((path / "summary.json").read_text()) for path in (ran, tmp_path / "run"))
-    for name in ("refusals", "left_out", "compared", "agents", "baseline_agents"):
+    for name in ("rejections", "left_out", "compared", "agents", "baseline_agents"):
         assert resumed[name] == whole[name]
     assert without_times(RunFolder(tmp_path / "run").records()) == without_times(RunFolder(ran).records())
 
@@ -304,12 +306,12 @@ def test_a_resumed_run_says_the_same(ran: Path, tmp_path: Path) -> None:
 def test_refused_updates_are_none_of_those_whose_spread_is_measured() -> None:
     experiment = build(load(broken(fleet={})))
     with simulation_of(experiment, experiment.methods[0]) as simulation:
-        population = simulation.init(0)
-        begun = simulation.held(population)
-        before = simulation.params_of(population)["q"].reshape(3, -1).astype(np.float64)
-        population, _ = simulation.round(population)
-        deltas = simulation.params_of(population)["q"].reshape(3, -1) - before
-    left = update_spread(begun, simulation.held(population), [BROKEN])
+        run_state = simulation.init(0)
+        begun = simulation.held(run_state)
+        before = simulation.params_of(run_state)["q"].reshape(3, -1).astype(np.float64)
+        run_state, _ = simulation.round(run_state)
+        deltas = simulation.params_of(run_state)["q"].reshape(3, -1) - before
+    left = update_dissimilarity(begun, simulation.held(run_state), [BROKEN])
     assert left is not None
     assert left == pytest.approx(spread(deltas[[0, 2]]), rel=1e-5)
     assert left != pytest.approx(spread(deltas), rel=1e-2)

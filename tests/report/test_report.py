@@ -175,10 +175,10 @@ def with_time(folder: Path) -> Path:
     lines = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
     for line in lines:
         if line["method"] == "federated":
-            line |= {"time_s": (2.0 + 0.05 * line["seed"]) * line["round"], "arrived": 10, "lost": 1, "late": 0}
+            line |= {"time_s": (2.0 + 0.05 * line["seed"]) * line["round"], "arrived": 10, "dropped": 1, "cancelled": 0}
     (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     summary = json.loads((folder / "summary.json").read_text())
-    summary["virtual_time"] = {"time_s": 126.0, "arrived": 600.0, "lost": 60.0, "late": 0.0, "staleness": 2.5}
+    summary["virtual_time"] = {"time_s": 126.0, "arrived": 600.0, "dropped": 60.0, "cancelled": 0.0, "staleness": 2.5}
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 
@@ -256,7 +256,7 @@ def test_several_runs_are_compared_line_by_line(folder: Path, tmp_path: Path) ->
         assert sum(row[0] == label for row in page.rows) == 2
     assert ["learner.clip", "0.2", "0.1", "0.2"] in page.rows
     assert ["rounds", "60", "40", "10"] in page.rows
-    assert not [row for row in page.rows if row[0] == "learner.discount"]
+    assert not [row for row in page.rows if row[0] == "learner.gamma"]
 
 
 def test_a_run_cut_off_in_the_middle_of_a_line_says_so(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from fedrl.cli.terminal import final_summary as closing
+from fedrl.cli.terminal import final_summary
 from fedrl.config import dump, load
 from fedrl.config.build import build
 from fedrl.core.component import cite
@@ -21,18 +21,18 @@ from fedrl.runs.simulations import simulation_of
 from tests.support.small import TOML, without_times
 
 ROUNDS, SAMPLES = 6, 16  # of one agent in one local step
-SLOW = "federation.clock={step_s={name='stragglers', usual=1.0, share=0.3}, drop_out=0.2}"
-BUFFERED = ["federation.schedule={name='fed_buff', buffer=2}", SLOW]
+SLOW = "federation.clock={step_s={name='stragglers', typical=1.0, fraction=0.3}, drop_out=0.2}"
+BUFFERED = ["federation.schedule={name='fed_buff', buffer_size=2}", SLOW]
 UNSTEADY = [
     "federation.schedule={name='afedpg', alpha=0.5}",
     "federation.server_optimizer={name='normalized_momentum', alpha=0.5}",
     "federation.clock={step_s=[1, 2, 3], jitter=0.3, drop_out=0.2, online_s=9.0, offline_s=2.0}",
 ]
-TRACE = "federation.clock={trace=[[0, 0.0, 5.5], [2, 1.0, 9.0]], step_s={name='lognormal', median=2}}"
+TRACE = "federation.clock={gae_lambda=[[0, 0.0, 5.5], [2, 1.0, 9.0]], step_s={name='lognormal', median=2}}"
 ALONE = "baselines={}"
 FAULTS = "hang=0.1, hang_s=2.0, restart=0.1, duplicate=0.5, malformed=0.2, latency_s=0.2"
-FAULTY = ["federation.schedule={name='fed_buff', buffer=2}", f"federation.clock={{step_s=[1, 2, 3], {FAULTS}}}"]
-DELAYED = ["federation.delay_rounds={name='between', low=0.6, high=2.4}"]
+FAULTY = ["federation.schedule={name='fed_buff', buffer_size=2}", f"federation.clock={{step_s=[1, 2, 3], {FAULTS}}}"]
+DELAYED = ["federation.delay_rounds={name='uniform_between', low=0.6, high=2.4}"]
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +73,12 @@ def test_records_tell_time_and_average_over_those_who_arrived(config: Path, buff
     method = experiment.methods[0]
     simulation = simulation_of(experiment, method, jax.devices()[:1])
     mine = [record for record in records(buffered, "federated") if record["seed"] == 0]
-    population, arrived, partial = simulation.init(0), 0, 0
+    run_state, arrived, partial = simulation.init(0), 0, 0
     for record in mine:
-        population, seen = simulation.round(population)
-        assert record["time_s"] == seen.tick.time_s
+        run_state, seen = simulation.round(run_state)
+        assert record["time_s"] == seen.clock_stats.time_s
         arrived += record["arrived"]
-        assert record["environment_steps"] == SAMPLES * arrived == seen.tick.environment_steps
+        assert record["environment_steps"] == SAMPLES * arrived == seen.clock_stats.environment_steps
         came = seen.steps > 0
         partial += not came.all()
         assert record["loss"] == pytest.approx(float((seen.metrics["loss"][came] / seen.steps[came]).mean()))
@@ -94,7 +94,7 @@ def test_the_summary_adds_up_what_the_clock_saw(buffered: Path) -> None:
     mine = records(buffered, "federated")
     found = summary["virtual_time"]
     assert found["time_s"] == np.mean([record["time_s"] for record in mine if record["round"] == ROUNDS])
-    for name in ("arrived", "lost"):
+    for name in ("arrived", "dropped"):
         assert found[name] == sum(record[name] for record in mine) / 2 > 0
     assert found["staleness"] > 0
     assert any("Nguyen" in line for line in summary["citations"])
@@ -106,13 +106,13 @@ def test_what_goes_wrong_is_told_in_records_summary_report_and_terminal(config: 
     mine, found = records(tmp_path / "faulty", "federated"), summary["virtual_time"]
     for name in ("hung", "restarted", "duplicates", "malformed"):
         assert found[name] == sum(record.get(name, 0) for record in mine) / 2 > 0
-    refused = summary["refusals"]["federated"]
-    assert refused["updates"] == sum(record.get("malformed", 0) for record in mine)
-    assert {agent["reason"] for agent in refused["agents"]} == {"its message could not be read"}
+    rejected = summary["rejections"]["federated"]
+    assert rejected["updates"] == sum(record.get("malformed", 0) for record in mine)
+    assert {agent["reason"] for agent in rejected["agents"]} == {"its message could not be read"}
     page = (tmp_path / "faulty" / "report.html").read_text()
     for words in ("turns that hung", "an agent restarted", "arrived once more", "messages that could not be read"):
         assert words in page
-    costs = closing._costs(summary)
+    costs = final_summary._costs(summary)
     for words in ("turns hung", "restarts", "duplicates", "unreadable"):
         assert words in costs
 
@@ -124,8 +124,8 @@ def test_delays_resolve_to_themselves_and_are_told_without_a_clock(
     experiment = build(load(config, delays))
     again = build(load(tomllib.loads(dump(experiment.config))))
     assert (again.coordination, again.config) == (experiment.coordination, experiment.config)
-    run(config, tmp_path / "late", overrides=[*delays, ALONE])
-    mine = [record for record in records(tmp_path / "late", "federated") if record["seed"] == 0]
+    run(config, tmp_path / "cancelled", overrides=[*delays, ALONE])
+    mine = [record for record in records(tmp_path / "cancelled", "federated") if record["seed"] == 0]
     assert ["staleness" in record for record in mine] == [False, *[True] * (ROUNDS - 1)]
     assert "time_s" not in mine[0]
 
@@ -173,7 +173,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(clock: list[str], config: Path, 
 
 
 def test_personalised_agents_on_a_clock_are_evaluated_with_what_each_acts_with(config: Path, tmp_path: Path) -> None:
-    learner = "{name='interpolated', share=0.3, learner={name='q_table', instances=2, steps=8}}"
+    learner = "{name='interpolate', share=0.3, learner={name='q_table', num_envs=2, num_steps=8}}"
     changes = [*BUFFERED, ALONE, f"learner={learner}", "evaluation.held_out=0", "seeds=1", "rounds=3"]
     summary = run(config, tmp_path / "run", overrides=changes)
     held = params(tmp_path / "run")
@@ -182,15 +182,15 @@ def test_personalised_agents_on_a_clock_are_evaluated_with_what_each_acts_with(c
     assert len(summary["agents"]) == 3
 
 
-NETWORK = "{name='a2c', instances=2, steps=8, network={name='mlp', hidden=[4]}}"
+NETWORK = "{name='a2c', num_envs=2, num_steps=8, network={name='mlp', hidden=[4]}}"
 WRONG = [
     ([*BUFFERED, "evaluation.held_out=0", "federation.topology=ring"], ["fed_buff", "what a server decides"]),
     (["federation.clock={schedule='fed_buff'}"], ["federation.clock.schedule is 'fed_buff'", "federation.schedule"]),
     (["federation.schedule=fed_buff"], ["fed_buff()", "without a clock all answer at once"]),
     (["federation.schedule={name='synchronous', deadline_s=2.0}"], ["deadline of 2 s", "no time passes"]),
     (["federation.clock={step_s=[1, 2]}"], ["step_s has 2 entries", "3 agents"]),
-    (["federation.clock={trace=[[3, 0, 1]]}"], ["agent 3", "3 agents"]),
-    ([SLOW, "federation.schedule={name='synchronous', wait_for=4}"], ["waits for 4 updates", "3 agents"]),
+    (["federation.clock={availability_trace=[[3, 0, 1]]}"], ["agent 3", "3 agents"]),
+    ([SLOW, "federation.schedule={name='synchronous', buffer_size=4}"], ["waits for 4 updates", "3 agents"]),
     (["federation.clock={step_s={name='straglers', usual=1}}"], ["step_s.name is 'straglers'", "'stragglers'"]),
     (["federation.clock={hang=0.1}"], ["hang is 0.1 and hang_s is inf", "would stop the run", "deadline_s"]),
     (["federation.clock={restart=1}"], ["[federation.clock] restart is 1.0"]),

@@ -16,7 +16,7 @@ import pytest
 import fedrl
 from fedrl.config import Config, load
 from fedrl.config.build import build
-from fedrl.records.folder import opened
+from fedrl.records.folder import open_folder
 from tests.support import short_examples
 from tests.support.short_examples import EXAMPLES, ROUNDS
 
@@ -63,7 +63,11 @@ def test_an_example_runs(name: str, runs: Path) -> None:
     folder = runs / name.replace(".", "-")
     error = folder.with_suffix(".error")
     assert not error.exists(), error.read_text()
-    config, summary, records = load(folder / "config.toml"), opened(folder).summary(), opened(folder).records()
+    config, summary, records = (
+        load(folder / "config.toml"),
+        open_folder(folder).summary(),
+        open_folder(folder).records(),
+    )
     assert {path.name for path in folder.iterdir()} == COMPLETE
     assert all(math.isfinite(x) for x in numbers([summary, records]))
     assert summary["rounds"] == ROUNDS
@@ -73,21 +77,21 @@ def test_an_example_runs(name: str, runs: Path) -> None:
     assert set(summary["baselines"]) == asked
     trained = {(r["method"], r["round"]) for r in records if r["method"] != "average_once"}
     assert trained == {(m, n) for m in {"federated", *asked} - {"average_once"} for n in range(1, ROUNDS + 1)}
-    assert sum(r["refused"] for r in records) == 0
+    assert sum(r["rejected"] for r in records) == 0
     assert summary["bytes_up"] > 0
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_an_example_resolves_to_itself(path: Path) -> None:
     experiment = build(load(path))
-    assert experiment.methods[0].talk
+    assert experiment.methods[0].communicates
     assert build(experiment.config).federation == experiment.federation
 
 
 @pytest.mark.parametrize("words", commands())
 def test_a_command_in_a_comment_builds(words: list[str]) -> None:
     changes = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
-    assert build(load(EXAMPLES.parent / words[0], changes)).methods[0].talk
+    assert build(load(EXAMPLES.parent / words[0], changes)).methods[0].communicates
 
 
 def test_there_are_commands_in_every_example() -> None:
@@ -97,11 +101,11 @@ def test_there_are_commands_in_every_example() -> None:
 
 def test_scaffold_is_a_change_of_two_lines() -> None:
     changes = [
-        "learner.optimizer=['corrected', {name='sgd', learning_rate=0.05}]",
-        "federation.stages=[{name='control_variates', learning_rate=0.05, gradient_steps=16}]",
+        "learner.optimizer=['add_correction', {name='sgd', learning_rate=0.05}]",
+        "federation.stages=[{name='scaffold', learning_rate=0.05, gradient_steps=16}]",
     ]
     federation = build(load(EXAMPLES / "heterogeneous.toml", changes)).federation
-    assert "control_variates" in repr(federation)
+    assert "scaffold" in repr(federation)
 
 
 def test_the_example_in_python_is_the_one_in_toml(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from tests.support.small import TOML, without_times
 
 ROUNDS = 6
 ALONE = "baselines={}"
-LEAVING = "federation.clock={name='clock', trace=[[0,0,3.5],[1,0,3.5],[2,0,3.5]]}"
+LEAVING = "federation.clock={name='clock', gae_lambda=[[0,0,3.5],[1,0,3.5],[2,0,3.5]]}"
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_rounds_that_two_processes_wrote_count_once_and_damage_is_told(
     assert told[1] in (out / "report.html").read_text()
 
 
-GRID = {"federation.clock.trace": [[[0, 0, 1.5], [1, 0, 1.5], [2, 0, 1.5]], [[0, 0, 1e9]]]}
+GRID = {"federation.clock.availability_trace": [[[0, 0, 1.5], [1, 0, 1.5], [2, 0, 1.5]], [[0, 0, 1e9]]]}
 STUDY = [ALONE, "seeds=1", "rounds=3", "federation.clock={name='clock'}"]
 
 

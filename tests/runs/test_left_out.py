@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fedrl.cli.terminal.final_summary import closing
+from fedrl.cli.terminal.final_summary import final_summary
 from fedrl.config import load
 from fedrl.config.build import build
 from fedrl.environments import gridworld
@@ -21,12 +21,12 @@ from fedrl.records.statistics import interval, pooled_interval, probability_of_i
 from fedrl.report.run import read_run
 from fedrl.runs import session as module
 from fedrl.runs.evaluate import Played
-from fedrl.runs.outcome import Outcome
 from fedrl.runs.post_training import averaged, fine_tuned, mixed
 from fedrl.runs.run import run
-from fedrl.runs.session import NO_RETURN, NOT_FINITE, Policies, Session, Timing, greedy, outcome, sound
+from fedrl.runs.seed_result import SeedResult
+from fedrl.runs.session import NO_RETURN, NOT_FINITE, Policies, Session, Timing, greedy, seed_result, sound
 from fedrl.runs.summary import over_seeds
-from fedrl.runs.warnings import alarms_of
+from fedrl.runs.warnings import warnings_of
 from tests.support.broken import BROKEN, broken
 
 NAN = math.nan
@@ -54,7 +54,7 @@ def test_what_is_made_of_independent_agents_leaves_out_the_broken_one(
     session: Session, made: Any, value: float, unlearned: dict[int, str]
 ) -> None:
     policies = Policies(tables(value), True, None, unlearned=unlearned)
-    before = outcome(session, 0, 3, policies)
+    before = seed_result(session, 0, 3, policies)
     assert before.greedy[BROKEN] is None
     (after,) = made(session, [before])
     assert min(value for value in after.greedy if value is not None) > 0.9
@@ -71,7 +71,7 @@ def test_what_is_made_of_independent_agents_leaves_out_the_broken_one(
 @pytest.mark.parametrize("made", [averaged, mixed])
 def test_what_is_made_of_nobody_is_nothing(session: Session, made: Any) -> None:
     policies = Policies(tables(1.0), True, None, unlearned=dict.fromkeys(range(3), "it learned nothing"))
-    (after,) = made(session, [outcome(session, 0, 3, policies)])
+    (after,) = made(session, [seed_result(session, 0, 3, policies)])
     assert after.greedy == [None] * 3
     assert [omission.what for omission in after.left_out] == ["everything"]
     assert RunFolder(session.folder.path).records()[0]["bytes_up"] == 0
@@ -95,7 +95,7 @@ def test_a_policy_that_is_not_finite_is_never_played(session: Session, monkeypat
 
 def test_a_common_policy_that_is_not_finite_is_no_result_on_held_out_environments_either(session: Session) -> None:
     common = {"q": np.full((4, 4), NAN, np.float32)}
-    found = outcome(session, 0, 3, Policies(common, False, common))
+    found = seed_result(session, 0, 3, Policies(common, False, common))
     assert found.greedy == [None] * 3
     assert found.held_out == [None] * 2
     assert found.left_out[0].what == found.held_out_left_out[0].what == "everything"
@@ -104,7 +104,7 @@ def test_a_common_policy_that_is_not_finite_is_no_result_on_held_out_environment
 def test_a_return_that_is_no_number_is_left_out_and_told(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     returns = np.array([[1.0, 1.0], [1.0, NAN], [np.inf, -np.inf]])
     monkeypatch.setattr(module, "played", lambda *_: Played(returns, {}))
-    found = outcome(session, 0, 3, Policies({"q": np.zeros((4, 4))}, False, None))
+    found = seed_result(session, 0, 3, Policies({"q": np.zeros((4, 4))}, False, None))
     assert found.greedy == [1.0, None, None]
     assert found.left_out == (module.Omission("return", (1, 2), NO_RETURN),)
 
@@ -136,15 +136,15 @@ def test_the_alarm_compares_those_whom_both_sides_have() -> None:
     for row in theirs:
         row[BROKEN] = None
     ours[2][3] = None
-    (alarm,) = alarms_of(learner, ours, theirs)
-    assert [agent["id"] for agent in alarm["agents"]] == [0, 2]
-    assert alarm["everybody"]
-    assert "nan" not in alarm["message"]
+    (warning,) = warnings_of(learner, ours, theirs)
+    assert [agent["id"] for agent in warning["agents"]] == [0, 2]
+    assert warning["everybody"]
+    assert "nan" not in warning["message"]
     ours[0] = [None] * 4
-    (alarm,) = alarms_of(learner, ours, theirs)
-    assert "4 seeds" in alarm["message"]
+    (warning,) = warnings_of(learner, ours, theirs)
+    assert "4 seeds" in warning["message"]
     ours[1] = ours[2] = [None] * 4
-    assert alarms_of(learner, ours, theirs) == []
+    assert warnings_of(learner, ours, theirs) == []
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_a_method_about_fewer_agents_is_compared_over_those(summary: Any) -> Non
         "independent": {"agents": 2, "federated": NOBODY | {"mean": 2.0}, "baseline": NOBODY | {"mean": 0.5}}
     }
     out = io.StringIO()
-    Console(file=out, width=80).print(closing({"event": "end", "summary": whole, "folder": "x", "report": None}))
+    Console(file=out, width=80).print(final_summary({"event": "end", "summary": whole, "folder": "x", "report": None}))
     text = " ".join(out.getvalue().split())
     assert "over the 2 agents of which both have a return, federated returns 2 and independent 0.5" in text
     lines = [line.split() for line in out.getvalue().splitlines()]
@@ -200,8 +200,8 @@ def test_a_method_about_fewer_agents_is_compared_over_those(summary: Any) -> Non
 def test_compared_is_there_exactly_where_agents_differ() -> None:
     from fedrl.runs.summary import _compared
 
-    def ended(*returns: float | None) -> list[Outcome]:
-        return [Outcome(0, 1, {}, False, list(returns), [])]
+    def ended(*returns: float | None) -> list[SeedResult]:
+        return [SeedResult(0, 1, {}, False, list(returns), [])]
 
     found = _compared(
         {"federated": ended(1.0, 2.0, 6.0), "independent": ended(1.0, None, 3.0), "mixture": ended(1, 2, 3)}
@@ -224,28 +224,28 @@ def test_a_learner_of_all_data_that_learned_nothing_has_no_result(tmp_path: Path
 
 def test_tuning_that_was_refused_is_no_tuning(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     from fedrl.core.aggregator import on_time
-    from fedrl.engines.state import Refusal, Round, Simulation, no_uploads
+    from fedrl.engines.state import Rejection, RoundResult, Simulation, no_uploads
     from fedrl.records import checkpoint
     from fedrl.runs import post_training as afterwards
 
     def tuned(experiment: Any, states: Any, seed: int, note: Any) -> Any:
-        for refused in ((0, BROKEN), (BROKEN,)):
-            left_out = tuple(Refusal(k, "state is not finite") for k in refused)
-            note(Round({}, 0.0, left_out, 0, 0, 0, 0, no_uploads(3), on_time(np.zeros(0, int))))
+        for rejected in ((0, BROKEN), (BROKEN,)):
+            left_out = tuple(Rejection(k, "state is not finite") for k in rejected)
+            note(RoundResult({}, 0.0, left_out, 0, 0, 0, 0, no_uploads(3), on_time(np.zeros(0, int))))
         return tables(1.0)
 
-    def same(population: Any) -> Any:
-        return population
+    def same(run_state: Any) -> Any:
+        return run_state
 
-    def going_on(population: Any, states: Any) -> Any:
-        return population
+    def going_on(run_state: Any, states: Any) -> Any:
+        return run_state
 
     still = Simulation(same, same, same, 3, 3, adopt=same, held=same, states_of=same, going_on=going_on)
     monkeypatch.setattr(afterwards, "tuned", tuned)
     monkeypatch.setattr(checkpoint, "load", lambda path, like: like)
     session.folder.append({"method": "federated", "seed": 0, "round": 3, "environment_steps": 9})
-    before = Outcome(0, 3, {}, False, [], [])
+    before = SeedResult(0, 3, {}, False, [], [])
     (after,) = fine_tuned(session, still, [before])
     assert [value is None for value in after.greedy] == [False, True, False]
     record = RunFolder(session.folder.path).records()[-1]
-    assert (record["refused"], record["refusals"]) == (3, {"state is not finite": [0, BROKEN, BROKEN]})
+    assert (record["rejected"], record["rejections"]) == (3, {"state is not finite": [0, BROKEN, BROKEN]})

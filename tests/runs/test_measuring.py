@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from fedrl import component, run, sweep
-from fedrl.cli.terminal.final_summary import closing
+from fedrl.cli.terminal.final_summary import final_summary
 from fedrl.cli.terminal.progress import plain
 from fedrl.config import load
 from fedrl.config.build import build
@@ -51,7 +51,7 @@ BUMPY: dict[str, Any] = {
     "seeds": 3,
     "checkpoint_s": 0,
     "environment": {"name": "bumpy"},
-    "learner": {"name": "q_table", "instances": 2, "steps": 16, "learning_rate": 0.5, "exploration": 0.3},
+    "learner": {"name": "q_table", "num_envs": 2, "num_steps": 16, "learning_rate": 0.5, "epsilon": 0.3},
     "federation": {"agents": 2},
     "baselines": {"independent": True, "average_once": True},
     "evaluation": {"episodes": 4, "every": 2},
@@ -119,7 +119,7 @@ def test_sums_of_rounds_give_the_value_over_all_of_them(done: tuple[Path, list[E
 def test_the_closing_table_marks_the_least_where_less_is_better(done: tuple[Path, list[Event]]) -> None:
     place, heard = done
     end = next(event for event in heard if event.get("event") == "end")
-    (line,) = [row for row in printed(closing(end)).splitlines() if row.strip().startswith("bumps")]
+    (line,) = [row for row in printed(final_summary(end)).splitlines() if row.strip().startswith("bumps")]
     means = [each["mean"] for each in RunFolder(place).summary()["measures"]["bumps"]["methods"].values()]
     cells = re.findall(r"(\* )?([\d.]+) bumps", line)
     assert [float(value) for _, value in cells] == pytest.approx(means, rel=1e-3)
@@ -190,7 +190,7 @@ def test_a_study_of_what_is_not_measured_is_refused_with_what_is() -> None:
         {"hierarchy": {"name": "tree", "branching": [2]}},
         {"clock": {"step_s": 1.0}},
         {"selection": {"name": "uniform", "cohort": 2}},
-        {"admission": {"name": "by_priority", "budget_bytes": 10_000}},
+        {"upload_budget": {"name": "greedy", "budget_bytes": 10_000}},
     ],
 )
 def test_what_a_user_may_ask_for_is_what_every_engine_measures(federation: dict[str, Any]) -> None:

@@ -11,9 +11,9 @@ import pytest
 from fedrl.config import load
 from fedrl.config.build import build
 from fedrl.records.folder import RunFolder
-from fedrl.runs.outcome import Outcome
 from fedrl.runs.post_training import averaged, mixed, tuned
 from fedrl.runs.run import run
+from fedrl.runs.seed_result import SeedResult
 from fedrl.runs.session import Session, Timing
 from fedrl.runs.simulations import simulation_of
 from tests.support.small import TOML
@@ -25,18 +25,18 @@ POLES: dict[str, Any] = {
     "environment": "cartpole",
     "learner": {
         "name": "a2c",
-        "instances": 2,
-        "steps": 8,
+        "num_envs": 2,
+        "num_steps": 8,
         "network": {"name": "mlp", "hidden": [4]},
         "optimizer": {"name": "sgd", "learning_rate": 0.1},
     },
     "federation": {"agents": 3, "local_steps": 2},
 }
 SCAFFOLD = [
-    "learner.optimizer=['corrected', {name='sgd', learning_rate=0.1}]",
-    "federation.stages=[{name='control_variates', learning_rate=0.1}]",
+    "learner.optimizer=['add_correction', {name='sgd', learning_rate=0.1}]",
+    "federation.stages=[{name='scaffold', learning_rate=0.1}]",
 ]
-PROX = ["learner.optimizer=[{name='proximal', strength=5.0}, {name='sgd', learning_rate=0.1}]"]
+PROX = ["learner.optimizer=[{name='fedprox', strength=5.0}, {name='sgd', learning_rate=0.1}]"]
 RING = ["federation.topology=ring"]
 TREE = ["federation.hierarchy={name='tree', branching=[2], periods=[1, 2]}"]
 ASKED = ["federation.selection={name='round_robin', cohort=1}"]
@@ -50,12 +50,12 @@ def after(changes: list[str], iterations: int, rounds: int = 0) -> tuple[np.ndar
     """What agents act with after some rounds of federation, and after some iterations of fine-tuning; a row each."""
     experiment = build(load(POLES, [*changes, f"evaluation.fine_tune={iterations}"]))
     simulation = simulation_of(experiment, experiment.methods[0], jax.devices()[:1])
-    population = simulation.init(0)
+    run_state = simulation.init(0)
     for _ in range(rounds):
-        population, _ = simulation.round(population)
-    population = simulation.adopt(population)
-    before = simulation.params_of(population)
-    return rows(before), rows(tuned(experiment, simulation.states_of(population), 0))
+        run_state, _ = simulation.round(run_state)
+    run_state = simulation.adopt(run_state)
+    before = simulation.params_of(run_state)
+    return rows(before), rows(tuned(experiment, simulation.states_of(run_state), 0))
 
 
 def rows(params: Any) -> np.ndarray:
@@ -105,7 +105,7 @@ def test_a_mixture_does_what_most_of_its_policies_would_and_averages_no_paramete
     experiment = build(load(BASE, ["baselines.mixture=true", "fleet={}"]))
     right, left = np.eye(4, dtype=np.float32)[[RIGHT, LEFT]]
     tables = np.stack([right, right, 100 * left])[:, None, :].repeat(4, axis=1)  # `[agents, states, actions]`
-    alone = [Outcome(0, 3, {"q": tables}, True, [], [])]
+    alone = [SeedResult(0, 3, {"q": tables}, True, [], [])]
     session = Session(experiment, RunFolder(tmp_path), [], Timing(0.0))
     (together,), (once,) = mixed(session, alone), averaged(session, alone)
     assert np.min(np.array(together.greedy, float)) > 0.9  # the goal, less what its steps cost

@@ -123,7 +123,7 @@ def test_independent_agents_share_the_program_of_the_federation(done: Path, even
 
 def test_the_resolved_configuration_reproduces_the_run(done: Path, tmp_path: Path) -> None:
     resolved = tomllib.loads((done / "config.toml").read_text())
-    assert resolved["learner"]["discount"] == 0.99  # a default, filled in
+    assert resolved["learner"]["gamma"] == 0.99  # a default, filled in
     run(done / "config.toml", tmp_path / "again", overrides=["seeds=1", "baselines={}"])
     first = safetensors.numpy.load_file(done / "params.safetensors")
     again = safetensors.numpy.load_file(tmp_path / "again" / "params.safetensors")
@@ -142,7 +142,7 @@ def test_averaging_once_is_the_mean_of_the_independent_agents(
     session = module.Session(experiment, RunFolder(tmp_path), [], module.Timing(0.0))
     held = {"q": np.arange(24, dtype=np.float32).reshape(3, 4, 2).repeat(2, axis=2)}
     monkeypatch.setattr(module, "played", lambda *_: Played(np.zeros((3, 4)), {}))
-    (averaged,) = afterwards.averaged(session, [module.Outcome(0, ROUNDS, held, True, [], [])])
+    (averaged,) = afterwards.averaged(session, [module.SeedResult(0, ROUNDS, held, True, [], [])])
     np.testing.assert_allclose(averaged.params["q"], held["q"].mean(0))
     assert RunFolder(tmp_path).records()[0]["method"] == "average_once"
 

@@ -16,7 +16,7 @@ CORRIDOR: dict[str, Any] = {
     "seeds": 2,
     "tensorboard": True,
     "environment": {"name": "gridworld", "layout": "S.G", "max_steps": 10},
-    "learner": {"name": "q_table", "instances": 2, "steps": 8},
+    "learner": {"name": "q_table", "num_envs": 2, "num_steps": 8},
     "federation": {"agents": 2},
     "evaluation": {"episodes": 2, "every": 2},
 }

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fedrl.cli.terminal.final_summary import closing
+from fedrl.cli.terminal.final_summary import final_summary
 from fedrl.core.learner import Learner
 from fedrl.environments import gridworld
-from fedrl.learners import gated, q_table
+from fedrl.learners import accept_if_better, q_table
 from fedrl.records.statistics import lower_end
 from fedrl.report import write_report
-from fedrl.runs.warnings import LEVEL, alarms_of
+from fedrl.runs.warnings import LEVEL, warnings_of
 from tests.support.made_runs import make_run
 
 SEEDS, AGENTS = 5, 6
@@ -34,26 +34,28 @@ def returns(offset: float, seed: int, seeds: int = SEEDS) -> list[list[float]]:
 
 
 def test_an_agent_that_does_better_alone_is_named_with_the_cures(learner: Learner) -> None:
-    (alarm,) = alarms_of(learner, returns(0.0, 0), returns(50.0, 1))
-    assert alarm["kind"] == "federation_hurts"
-    (hurt,) = alarm["agents"]
+    (warning,) = warnings_of(learner, returns(0.0, 0), returns(50.0, 1))
+    assert warning["kind"] == "federation_hurts"
+    (hurt,) = warning["agents"]
     assert hurt["id"] == 2
     assert 0 < hurt["at_least"] < hurt["independent"] - hurt["federated"]
-    assert "agent 2 returns 14" in alarm["message"]
-    named = [cure.partition("(")[0] for cure in alarm["cures"]]
-    assert named[:3] == ["personal", "interpolated", "gated"]
+    assert "agent 2 returns 14" in warning["message"]
+    named = [remedy.partition("(")[0] for remedy in warning["remedies"]]
+    assert named[:3] == ["personal", "interpolate", "accept_if_better"]
     assert "evaluation.fine_tune" in named[3]
 
 
 def test_a_cure_that_is_taken_is_not_advised() -> None:
-    (alarm,) = alarms_of(gated(q_table(gridworld("S.G"))), returns(0.0, 0), returns(50.0, 1), fine_tuned=True)
-    assert [cure.partition("(")[0] for cure in alarm["cures"]] == ["personal", "interpolated"]
+    (warning,) = warnings_of(
+        accept_if_better(q_table(gridworld("S.G"))), returns(0.0, 0), returns(50.0, 1), fine_tuned=True
+    )
+    assert [remedy.partition("(")[0] for remedy in warning["remedies"]] == ["personal", "interpolate"]
 
 
 def test_where_federation_helps_or_makes_no_difference_there_is_none(learner: Learner) -> None:
     better = (np.array(returns(0.0, 0)) + 20.0).tolist()
-    assert alarms_of(learner, better, returns(0.0, 1)) == []
-    false = sum(bool(alarms_of(learner, returns(0.0, 2 * i), returns(0.0, 2 * i + 1))) for i in range(400))
+    assert warnings_of(learner, better, returns(0.0, 1)) == []
+    false = sum(bool(warnings_of(learner, returns(0.0, 2 * i), returns(0.0, 2 * i + 1))) for i in range(400))
     assert false / 400 <= 1 - LEVEL + 0.03  # 0.05, and chance
 
 
@@ -61,19 +63,19 @@ def test_harm_to_everybody_a_little_each_is_seen_in_the_mean(learner: Learner) -
     draw = np.random.default_rng(0)
     ours = draw.normal(size=(SEEDS, 40))
     theirs = ours + 1.0 + 1.5 * draw.normal(size=(SEEDS, 40))
-    (alarm,) = alarms_of(learner, ours.tolist(), theirs.tolist())
-    assert alarm["everybody"]
-    assert not alarm["agents"]
+    (warning,) = warnings_of(learner, ours.tolist(), theirs.tolist())
+    assert warning["everybody"]
+    assert not warning["agents"]
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_with_few_seeds_there_is_no_telling(seeds: int, learner: Learner) -> None:
-    assert alarms_of(learner, returns(0.0, 0, seeds), returns(50.0, 1, seeds)) == []
+    assert warnings_of(learner, returns(0.0, 0, seeds), returns(50.0, 1, seeds)) == []
 
 
 def test_a_return_that_is_missing_raises_no_alarm(learner: Learner) -> None:
     ours: list[list[float | None]] = [[None, 1.0]] * 3
-    assert alarms_of(learner, ours, [[9.0, 1.0]] * 3) == []
+    assert warnings_of(learner, ours, [[9.0, 1.0]] * 3) == []
 
 
 def test_the_lower_end_covers_as_it_says() -> None:
@@ -88,7 +90,7 @@ def test_an_alarm_is_seen_on_the_page_and_on_the_terminal(learner: Learner, tmp_
     path = folder / "summary.json"
     summary: Any = json.loads(path.read_text())
     assert 'role="alert"' not in write_report([folder], tmp_path / "calm.html").read_text()
-    summary["alarms"] = alarms_of(learner, returns(0.0, 0), returns(50.0, 1))
+    summary["warnings"] = warnings_of(learner, returns(0.0, 0), returns(50.0, 1))
     summary["heterogeneity"] = {"dispersion": 3.25, "cosine": 0.125}
     path.write_text(json.dumps(summary))
     page = write_report([folder], tmp_path / "page.html").read_text()
@@ -96,7 +98,7 @@ def test_an_alarm_is_seen_on_the_page_and_on_the_terminal(learner: Learner, tmp_
     assert "Federation hurts: agent 2 returns" in page
     assert "3.25" in page
     console = Console(file=io.StringIO(), width=100)
-    console.print(closing({"event": "end", "summary": summary, "folder": "runs/x", "report": None}))
+    console.print(final_summary({"event": "end", "summary": summary, "folder": "runs/x", "report": None}))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "! Federation hurts" in shown
     assert "! 2" in shown

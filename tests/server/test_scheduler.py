@@ -11,9 +11,9 @@ from fedrl.aggregators import mean
 from fedrl.clocks import clock, stragglers
 from fedrl.clocks.events import Actions, Events
 from fedrl.engines.simulate import simulate
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.learners import sgd
-from fedrl.server import by_priority, by_utility, ramp
+from fedrl.server import greedy, linear, oort
 from fedrl.server.scheduler import Board, Scheduler
 from fedrl.server.schedules import bounded_staleness, fed_async, fed_buff, synchronous
 from tests.support.quadratic import Valley, quadratic
@@ -26,10 +26,10 @@ FLEET = Valley(
 SLOW = clock(step_s=stragglers(1.0, 0.3, 5.0), drop_out=0.3, jitter=0.2, online_s=30.0, offline_s=5.0)
 WRONG = {"hang": 0.1, "hang_s": 3.0, "restart": 0.1, "duplicate": 0.4, "malformed": 0.1, "latency_s": 0.3}
 FAULTY = clock(step_s=stragglers(1.0, 0.3, 5.0), drop_out=0.1, jitter=0.2, **WRONG)
-PLANNED = {"selection": by_utility(5), "workload": ramp(3, 1, 4), "admission": by_priority(150)}
+PLANNED = {"selection": oort(5), "local_steps": linear(3, 1, 4), "upload_budget": greedy(150)}
 CASES = {
     "rounds": Scheduler(synchronous(deadline_s=3.0, quorum=2), **PLANNED),
-    "late agents": Scheduler(synchronous(4, late="keep")),
+    "late agents": Scheduler(synchronous(4, stragglers="keep")),
     "buffers": Scheduler(fed_buff(3), **PLANNED),
     "in turn": Scheduler(fed_buff(3, concurrency=4)),
     "one by one": Scheduler(fed_async(0.5)),
@@ -50,11 +50,11 @@ def test_the_log_of_its_events_is_a_replay(name, devices, monkeypatch):
         return after, actions
 
     monkeypatch.setattr(Scheduler, "step", logged)
-    federation = federate(quadratic(sgd(0.1), size=SIZE), mean(), local_steps=3, tells=("loss", "norm"))
+    federation = federate(quadratic(sgd(0.1), size=SIZE), mean(), local_steps=3, reports=("loss", "norm"))
     simulation = simulate(federation, FLEET, scheduler=CASES[name], clock=devices, merges=1)
-    population = simulation.init(2)
+    run_state = simulation.init(2)
     for _ in range(8):
-        population, _ = simulation.round(population)
+        run_state, _ = simulation.round(run_state)
     monkeypatch.undo()
     board = log[0][1]
     for scheduler, before, events, after, actions in log:
@@ -70,19 +70,25 @@ def test_a_copy_of_a_run_goes_on_to_the_last_bit(devices):
     """At any merge, whatever lies in arrays of the run; nothing that matters lies anywhere else."""
     federation = federate(quadratic(sgd(0.1), size=SIZE), mean(), local_steps=3)
     late = Scheduler(fed_buff(3), delay_rounds=[k % 3 for k in range(AGENTS)])
-    for schedule in (synchronous(4, late="keep"), fed_buff(3), fed_buff(3, concurrency=4), bounded_staleness(1), late):
+    for schedule in (
+        synchronous(4, stragglers="keep"),
+        fed_buff(3),
+        fed_buff(3, concurrency=4),
+        bounded_staleness(1),
+        late,
+    ):
         ends = []
         for copied in (False, True):
             simulation = simulate(federation, FLEET, scheduler=schedule, clock=devices, merges=1)
-            population = simulation.init(5)
+            run_state = simulation.init(5)
             for _ in range(10):
-                population, _ = simulation.round(population)
+                run_state, _ = simulation.round(run_state)
                 if copied:
-                    leaves, structure = jax.tree.flatten(population)
+                    leaves, structure = jax.tree.flatten(run_state)
                     fresh = [x if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key) else np.array(x) for x in leaves]
                     simulation = simulate(federation, FLEET, scheduler=schedule, clock=devices, merges=1)
-                    population = jax.tree.unflatten(structure, fresh)
-            ends.append((population.server, simulation.params_of(population)))
+                    run_state = jax.tree.unflatten(structure, fresh)
+            ends.append((run_state.server, simulation.params_of(run_state)))
         jax.tree.map(np.testing.assert_array_equal, *ends)
 
 

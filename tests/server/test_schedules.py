@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from fedrl.aggregators import mean, median
-from fedrl.clocks import between, clock, lognormal, stragglers
+from fedrl.clocks import clock, lognormal, stragglers, uniform_between
 from fedrl.core.keys import turn_keys
 from fedrl.engines.simulate import simulate
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.learners import sgd
 from fedrl.server import normalized_momentum, polynomial
 from fedrl.server.scheduler import Scheduler
@@ -46,14 +46,14 @@ SCHEDULES = [
     fed_buff(4),
     fed_buff(4, concurrency=6),
     synchronous(9),
-    synchronous(9, late="keep", staleness=polynomial(0.5)),
+    synchronous(9, stragglers="keep", staleness=polynomial(0.5)),
     synchronous(deadline_s=3.0, quorum=4),
-    synchronous(deadline_s=0.5, quorum=4, late="keep"),
+    synchronous(deadline_s=0.5, quorum=4, stragglers="keep"),
 ]
 MORE = [fed_async(0.5), bounded_staleness(1), afedpg(0.5)]
 DELAYS = [k % 4 for k in range(AGENTS)]
-ALONG = federate(LEARNER, mean(), local_steps=3, server_opt=normalized_momentum(0.1, 0.5))
-LINKS = {"latency_s": 0.1, "up_bytes_per_s": between(50.0, 500.0), "down_bytes_per_s": 200.0}
+ALONG = federate(LEARNER, mean(), local_steps=3, server_optimizer=normalized_momentum(0.1, 0.5))
+LINKS = {"latency_s": 0.1, "up_bytes_per_s": uniform_between(50.0, 500.0), "down_bytes_per_s": 200.0}
 
 
 def of_unequal_work(schedule):
@@ -74,25 +74,30 @@ def compared(federation, schedule, devices, rounds=ROUNDS, delays=None):
         devices=jax.devices()[:1],
     )
     twin = OneAtATime(federation, FLEET, schedule, clock(**devices), steps, SEED, delays)
-    population, abandoned, lost, stale = engine.init(SEED), 0, 0, 0
+    run_state, abandoned, lost, stale = engine.init(SEED), 0, 0, 0
     wrong: dict[str, int] = {}
     for number in range(1, rounds + 1):
-        population, seen = engine.round(population)
+        run_state, seen = engine.round(run_state)
         twin.merge()
-        assert seen.tick.time_s == twin.now_s, f"the time after round {number}"
-        told = (seen.tick.malformed, seen.tick.restarted, seen.tick.hung, seen.tick.duplicates)
-        assert told == tuple(twin.seen.values()), f"what went wrong in round {number}"
-        for name, count in zip(twin.seen, told, strict=True):
+        assert seen.clock_stats.time_s == twin.now_s, f"the time after round {number}"
+        reports = (
+            seen.clock_stats.malformed,
+            seen.clock_stats.restarted,
+            seen.clock_stats.hung,
+            seen.clock_stats.duplicates,
+        )
+        assert reports == tuple(twin.seen.values()), f"what went wrong in round {number}"
+        for name, count in zip(twin.seen, reports, strict=True):
             twin.seen[name], wrong[name] = 0, wrong.get(name, 0) + count
-        for found, expected in zip(*map(jax.tree.leaves, (population.server, twin.server)), strict=True):
+        for found, expected in zip(*map(jax.tree.leaves, (run_state.server, twin.server)), strict=True):
             np.testing.assert_array_equal(found, expected, err_msg=f"the server after round {number}", strict=True)
         agents = [LEARNER.params(agent.state.learner) for agent in twin.agents]
         expected = jax.tree.map(lambda *leaves: np.stack(leaves), *agents)
-        for name, found in engine.params_of(population).items():
+        for name, found in engine.params_of(run_state).items():
             np.testing.assert_array_equal(found, expected[name], err_msg=f"agents after round {number}", strict=True)
         abandoned += seen.weight == 0.0
-        lost, stale = lost + seen.tick.lost, max(stale, seen.tick.staleness_max)
-    assert np.abs(population.server.params["tail"]).max() > 0.01
+        lost, stale = lost + seen.clock_stats.dropped, max(stale, seen.clock_stats.staleness_max)
+    assert np.abs(run_state.server.params["tail"]).max() > 0.01
     return abandoned, lost, stale, wrong
 
 
@@ -132,8 +137,8 @@ def test_the_cases_have_rounds_without_a_quorum_and_updates_that_are_late():
     """What is compared is there to be compared."""
     federation = FEDERATIONS["sparse updates with error feedback"]
     failing = {"step_s": stragglers(1.0, 0.3, 5), "drop_out": 0.8}
-    for late in ("discard", "keep"):
-        abandoned, _, stale, _ = compared(federation, synchronous(quorum=5, deadline_s=2.0, late=late), failing)
+    for late in ("cancel", "keep"):
+        abandoned, _, stale, _ = compared(federation, synchronous(quorum=5, deadline_s=2.0, stragglers=late), failing)
         assert 2 < abandoned < ROUNDS - 2
         assert (stale > 0) == (late == "keep")
 

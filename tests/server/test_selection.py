@@ -11,35 +11,35 @@ from scipy.optimize import minimize
 
 from fedrl.aggregators import mean
 from fedrl.clocks import clock
-from fedrl.clocks.events import ARRIVED, LOST, OPENED, Events
+from fedrl.clocks.events import ARRIVED, DROPPED, OPENED, Events
 from fedrl.core.aggregator import on_time
 from fedrl.core.errors import ConfigError
 from fedrl.engines.simulate import simulate
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.learners import sgd
 from fedrl.records import checkpoint
 from fedrl.server import (
+    adacomm,
     allocate,
-    allocated,
-    balanced,
-    balanced_by_time,
     by_capacity,
-    by_utility,
-    from_loss,
+    linear,
+    oort,
     power_of_choice,
-    ramp,
+    proportional_to_measured_speed,
+    proportional_to_speed,
     round_robin,
-    steady,
     uniform,
+    water_filling,
 )
-from fedrl.server.decisions import Known
-from fedrl.server.scheduler import Scheduler, asked
+from fedrl.server.decisions import LastReports
+from fedrl.server.local_steps import constant
+from fedrl.server.scheduler import Scheduler, requested_reports
 from fedrl.server.schedules import bounded_staleness, fed_async, fed_buff, synchronous
 from fedrl.topologies import tree
 from tests.support.quadratic import FLEET, flat, quadratic
 
-RULES = [uniform(3), round_robin(3), by_utility(3), power_of_choice(3, 5), by_capacity(3, [1.0, 2, 3, 4, 5, 6, 7])]
-PAIRS = [uniform(2), round_robin(2), by_utility(2), power_of_choice(2, 3)]
+RULES = [uniform(3), round_robin(3), oort(3), power_of_choice(3, 5), by_capacity(3, [1.0, 2, 3, 4, 5, 6, 7])]
+PAIRS = [uniform(2), round_robin(2), oort(2), power_of_choice(2, 3)]
 AGENTS = 7
 
 
@@ -62,7 +62,7 @@ def test_round_robin_asks_everybody_in_turn():
 
 
 def test_power_of_choice_asks_the_worst_of_its_candidates():
-    loss = Known(np.array([1, 7, 3, 5, 2, 6, 4], np.float32))
+    loss = LastReports(np.array([1, 7, 3, 5, 2, 6, 4], np.float32))
     assert set(power_of_choice(2, 7).choose(rng(), np.arange(AGENTS), 1, loss).tolist()) == {1, 5}
     counts = np.zeros(AGENTS)
     for seed in range(2000):
@@ -72,22 +72,22 @@ def test_power_of_choice_asks_the_worst_of_its_candidates():
 
 
 def test_those_never_heard_of_come_first_and_what_is_no_number_is_no_news():
-    rule = power_of_choice(2, 4, best=10.0)
-    state = rule.hear(on_time(np.array([0, 2])), rule.init(4), {"return": np.array([4.0, np.nan])})
+    rule = power_of_choice(2, 4, reference_return=10.0)
+    state = rule.observe(on_time(np.array([0, 2])), rule.init(4), {"return": np.array([4.0, np.nan])})
     np.testing.assert_array_equal(state.value, [6.0, np.nan, np.nan, np.nan])
     assert 0 not in rule.choose(rng(), np.arange(4), 1, state)
 
 
 def test_utility_exploits_and_explores():
-    state = Known(np.arange(7, dtype=np.float32))
-    assert by_utility(3, exploration=0.0).choose(rng(), np.arange(AGENTS), 1, state).tolist() == [6, 5, 4]
-    seen = {int(by_utility(2, exploration=0.5).choose(rng(s), np.arange(AGENTS), 1, state)[1]) for s in range(100)}
+    state = LastReports(np.arange(7, dtype=np.float32))
+    assert oort(3, epsilon=0.0).choose(rng(), np.arange(AGENTS), 1, state).tolist() == [6, 5, 4]
+    seen = {int(oort(2, epsilon=0.5).choose(rng(s), np.arange(AGENTS), 1, state)[1]) for s in range(100)}
     assert seen == set(range(6))
 
 
 @pytest.mark.parametrize("cohort", [1, 2, 3, 4, 5, 15])
 def test_a_share_of_small_cohorts_explores_on_average(cohort):
-    rule, state, counts = by_utility(cohort, exploration=0.1), Known(np.arange(100, dtype=np.float32)), []
+    rule, state, counts = oort(cohort, epsilon=0.1), LastReports(np.arange(100, dtype=np.float32)), []
     for seed in range(2000):
         ids = rule.choose(rng(seed), np.arange(100), 1, state)
         counts.append(cohort - int(np.cumprod(ids == 99 - np.arange(cohort)).sum()))  # after the most useful, in order
@@ -97,11 +97,11 @@ def test_a_share_of_small_cohorts_explores_on_average(cohort):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_about_half_the_rounds_of_a_cohort_of_five_meet_somebody_else(seed):
-    rule, usefulness = by_utility(5), np.arange(100, dtype=np.float32)
-    state, met = Known(usefulness), set()
+    rule, usefulness = oort(5), np.arange(100, dtype=np.float32)
+    state, met = LastReports(usefulness), set()
     for number in range(1, 51):
         ids = rule.choose(np.random.default_rng([seed, number]), np.arange(100), number, state)
-        state = rule.hear(on_time(ids), state, {"norm": usefulness[ids]})
+        state = rule.observe(on_time(ids), state, {"norm": usefulness[ids]})
         met |= set(ids.tolist())
     assert 15 <= len(met) <= 38  # 5 + 95 (1 - (1 - 1 / 190)^50) = 27 on average
 
@@ -114,13 +114,13 @@ def test_capacity_is_how_often_one_is_asked():
 
 
 def test_workloads_are_those_worked_out_by_hand():
-    assert [int(ramp(2, 8, 4).plan(1, n, ())[0]) for n in range(1, 7)] == [2, 4, 6, 8, 8, 8]
-    assert [int(ramp(8, 1, 8).plan(1, n, ())[0]) for n in (1, 4, 8)] == [8, 5, 1]
-    assert balanced([1.0, 0.5, 0.26], 8).plan(3, 1, ()).tolist() == [8, 4, 2]
-    rule = from_loss(8)
+    assert [int(linear(2, 8, 4).plan(1, n, ())[0]) for n in range(1, 7)] == [2, 4, 6, 8, 8, 8]
+    assert [int(linear(8, 1, 8).plan(1, n, ())[0]) for n in (1, 4, 8)] == [8, 5, 1]
+    assert proportional_to_speed([1.0, 0.5, 0.26], 8).plan(3, 1, ()).tolist() == [8, 4, 2]
+    rule = adacomm(8)
     state, taus = rule.init(2), []
     for loss in ([3.0, 5.0], [1.0, 1.0], [np.nan, 0.0], [9.0, 9.0]):
-        state = rule.hear(on_time(np.arange(2)), state, {"loss": np.array(loss)})
+        state = rule.observe(on_time(np.arange(2)), state, {"loss": np.array(loss)})
         taus.append(int(rule.plan(2, 1, state)[0]))
     assert taus == [8, 4, 1, 8]  # sqrt(1), sqrt(1/4), at least one, at most the first
 
@@ -189,51 +189,53 @@ def test_allocated_steps_are_the_best_of_all_ways_to_deal_them_out(utility):
         weights = np.exp(draw.normal(0.0, 1.5, agents)) * 10.0 ** draw.integers(-12, 13)
         total = int(draw.integers(agents, caps.sum() + 3))
         ways = np.stack(np.meshgrid(*[np.arange(1, cap + 1) for cap in caps]), -1).reshape(-1, agents)
-        best = worth(ways[ways.sum(1) <= total], weights, utility).max()
-        steps = allocated(total, caps.tolist(), weights.tolist(), utility).plan(agents, 1, ())
+        reference_return = worth(ways[ways.sum(1) <= total], weights, utility).max()
+        steps = water_filling(total, caps.tolist(), weights.tolist(), utility).plan(agents, 1, ())
         assert steps.sum() <= total
         assert (steps >= 1).all()
         assert (steps <= caps).all()
-        assert worth(steps, weights, utility) == pytest.approx(best, rel=1e-12)
+        assert worth(steps, weights, utility) == pytest.approx(reference_return, rel=1e-12)
 
 
 def test_allocated_steps_are_those_worked_out_by_hand():
-    assert allocated(5, [3, 3, 1], [1.61, 6.23, 0.32]).plan(3, 1, ()).tolist() == [1, 3, 1]
+    assert water_filling(5, [3, 3, 1], [1.61, 6.23, 0.32]).plan(3, 1, ()).tolist() == [1, 3, 1]
     # the sixth step of the first adds 3 log(7 / 6) = 0.462, the fifth of the second would 2 log(6 / 5) = 0.365
-    assert allocated(10, [8, 8, 8], [3.0, 2.0, 1.0]).plan(3, 1, ()).tolist() == [6, 3, 1]
-    assert allocated(99, [8, 2], [1.0, 1.0]).plan(2, 1, ()).tolist() == [8, 2]
+    assert water_filling(10, [8, 8, 8], [3.0, 2.0, 1.0]).plan(3, 1, ()).tolist() == [6, 3, 1]
+    assert water_filling(99, [8, 2], [1.0, 1.0]).plan(2, 1, ()).tolist() == [8, 2]
 
 
 @pytest.mark.parametrize("unit", [1e-12, 1e12])
 def test_the_units_of_what_is_measured_make_no_difference_to_plans(unit):
     speeds = np.array([1.0, 0.5, 0.26])
-    assert balanced((unit * speeds).tolist(), 8).plan(3, 1, ()).tolist() == [8, 4, 2]
+    assert proportional_to_speed((unit * speeds).tolist(), 8).plan(3, 1, ()).tolist() == [8, 4, 2]
     many = by_capacity(2, [1.0, 2.0, 4.0]), by_capacity(2, [1.0 * unit, 2.0 * unit, 4.0 * unit])
     first, second = (rule.choose(rng(3), np.arange(3), 1, ()).tolist() for rule in many)
     assert first == second
-    by_loss, by_time = from_loss(8), balanced_by_time(8)
+    by_loss, by_time = adacomm(8), proportional_to_measured_speed(8)
     state = by_loss.init(2)
     for loss in ([3.0, 5.0], [1.0, 1.0]):
-        state = by_loss.hear(on_time(np.arange(2)), state, {"loss": unit * np.array(loss)})
+        state = by_loss.observe(on_time(np.arange(2)), state, {"loss": unit * np.array(loss)})
     assert by_loss.plan(2, 3, state).tolist() == [4, 4]
-    pace = by_time.hear(on_time(np.arange(3)), by_time.init(3), {"duration_s": unit / speeds, "steps": np.ones(3)})
+    pace = by_time.observe(on_time(np.arange(3)), by_time.init(3), {"duration_s": unit / speeds, "steps": np.ones(3)})
     assert by_time.plan(3, 2, pace).tolist() == [8, 4, 2]
 
 
 def test_balanced_steps_are_rounded_to_the_nearest_and_never_to_none():
-    assert balanced([1.0, 0.77, 0.74, 0.01], 10).plan(4, 1, ()).tolist() == [10, 8, 7, 1]
+    assert proportional_to_speed([1.0, 0.77, 0.74, 0.01], 10).plan(4, 1, ()).tolist() == [10, 8, 7, 1]
 
 
 class TestScheduled:
-    def made(self, selection=None, workload=None, most=4):
-        federation = federate(quadratic(sgd(0.1)), mean(), local_steps=most, tells=asked(selection, workload))
-        scheduler = Scheduler(selection=selection, workload=workload)
+    def made(self, selection=None, local_steps=None, most=4):
+        federation = federate(
+            quadratic(sgd(0.1)), mean(), local_steps=most, reports=requested_reports(selection, local_steps)
+        )
+        scheduler = Scheduler(selection=selection, local_steps=local_steps)
         return simulate(federation, FLEET, scheduler=scheduler, devices=jax.devices()[:1])
 
     def test_only_those_selected_take_part_and_only_their_bytes_are_counted(self):
         simulation, whole = self.made(round_robin(1)), self.made()
-        population, first = simulation.round(simulation.init(0))
-        _, second = simulation.round(population)
+        run_state, first = simulation.round(simulation.init(0))
+        _, second = simulation.round(run_state)
         _, everybody = whole.round(whole.init(0))
         assert first.steps.tolist() == [4, 0, 0, 0]
         assert second.steps.tolist() == [0, 4, 0, 0]
@@ -242,49 +244,53 @@ class TestScheduled:
         assert first.metrics["loss"][1:].tolist() == [0.0, 0.0, 0.0]
 
     def test_a_planned_number_of_steps_is_that_number(self):
-        scheduled = self.made(workload=ramp(1, 4, 4))
-        population = scheduled.init(0)
+        scheduled = self.made(local_steps=linear(1, 4, 4))
+        run_state = scheduled.init(0)
         for tau in range(1, 5):
-            before = jax.tree.map(np.asarray, population.server.params)
-            population, seen = scheduled.round(population)
+            before = jax.tree.map(np.asarray, run_state.server.params)
+            run_state, seen = scheduled.round(run_state)
             assert seen.steps.tolist() == [tau] * 4
             x = np.concatenate([before["head"], before["tail"][0]])
             shrink = (1 - 0.1 * FLEET.curvature) ** tau
             expected = (FLEET.minimum + shrink * (x - FLEET.minimum)).mean(0)
-            found = np.concatenate([population.server.params["head"], population.server.params["tail"][0]])
+            found = np.concatenate([run_state.server.params["head"], run_state.server.params["tail"][0]])
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
     def test_whom_it_has_heard_of_it_asks_after_those_it_has_not(self):
-        simulation = self.made(by_utility(2, exploration=0.0))
-        population, first = simulation.round(simulation.init(0))
-        _, second = simulation.round(population)
+        simulation = self.made(oort(2, epsilon=0.0))
+        run_state, first = simulation.round(simulation.init(0))
+        _, second = simulation.round(run_state)
         assert (first.steps > 0).tolist() == (second.steps == 0).tolist()
-        assert np.isfinite(population.between.board.selection.value).tolist() == (first.steps > 0).tolist()
+        assert np.isfinite(run_state.engine_state.board.selection.value).tolist() == (first.steps > 0).tolist()
 
     def test_a_schedule_that_goes_by_the_loss_hears_of_it(self):
-        simulation = self.made(workload=from_loss(4))
-        population = simulation.init(0)
+        simulation = self.made(local_steps=adacomm(4))
+        run_state = simulation.init(0)
         for _ in range(10):
-            population, _ = simulation.round(population)
-        progress = population.between.board.workload
+            run_state, _ = simulation.round(run_state)
+        progress = run_state.engine_state.board.local_steps
         assert 0.0 < progress.last < 0.9 * progress.first
 
     def test_every_round_of_every_run_draws_a_cohort_of_its_own(self):
-        simulation, rounds, asked = self.made(uniform(2)), 150, []
+        simulation, rounds, requested_reports = self.made(uniform(2)), 150, []
         for seed in (0, 1):
-            population = simulation.init(seed)
+            run_state = simulation.init(seed)
             for _ in range(rounds):
-                population, seen = simulation.round(population)
-                asked.append(seen.steps > 0)
-        asked = np.asarray(asked).reshape(2, rounds, -1)
-        assert (asked.sum(2) == 2).all()
-        assert np.abs(asked.mean((0, 1)) - 0.5).max() < 4.5 * 0.5 / np.sqrt(2 * rounds)
+                run_state, seen = simulation.round(run_state)
+                requested_reports.append(seen.steps > 0)
+        requested_reports = np.asarray(requested_reports).reshape(2, rounds, -1)
+        assert (requested_reports.sum(2) == 2).all()
+        assert np.abs(requested_reports.mean((0, 1)) - 0.5).max() < 4.5 * 0.5 / np.sqrt(2 * rounds)
         error = np.sqrt(1 / 6 * 5 / 6 / rounds)  # two cohorts of 2 among 4 are the same once in 6 times
-        for one, other in ((asked[0], asked[1]), (asked[0, :-1], asked[0, 1:]), (asked[0, :-2], asked[0, 2:])):
+        for one, other in (
+            (requested_reports[0], requested_reports[1]),
+            (requested_reports[0, :-1], requested_reports[0, 1:]),
+            (requested_reports[0, :-2], requested_reports[0, 2:]),
+        ):
             assert abs((one == other).all(1).mean() - 1 / 6) < 4.5 * error
 
     def test_a_schedule_without_change_is_the_plain_simulation(self):
-        planned, plain = self.made(workload=steady(4)), self.made()
+        planned, plain = self.made(local_steps=constant(4)), self.made()
         a, _ = planned.round(planned.init(0))
         b, _ = plain.round(plain.init(0))
         jax.tree.map(np.testing.assert_array_equal, a.server, b.server)
@@ -292,16 +298,16 @@ class TestScheduled:
     @pytest.mark.parametrize("rule", [*PAIRS, by_capacity(2, [*range(1, 13)])], ids=repr)
     def test_in_a_tree_each_server_asks_so_many_of_its_own_agents(self, rule):
         fleet = jax.tree.map(lambda x: np.tile(x, (3, *[1] * (x.ndim - 1))), FLEET)
-        federation = federate(quadratic(sgd(0.1)), mean(), tells=rule.asks)
+        federation = federate(quadratic(sgd(0.1)), mean(), reports=rule.requested)
         simulation = simulate(federation, fleet, topology=tree([4], [1, 2]), scheduler=Scheduler(selection=rule))
-        population, asked = simulation.init(0), []
+        run_state, requested_reports = simulation.init(0), []
         for _ in range(12):
-            population, seen = simulation.round(population)
-            asked.append((seen.steps > 0).reshape(3, 4))
-        asked = np.stack(asked, 1)  # [servers, rounds, agents]
-        assert (asked.sum(2) == 2).all()
-        assert asked.any(1).all()
-        alike = (asked[0] == asked[1]).all()
+            run_state, seen = simulation.round(run_state)
+            requested_reports.append((seen.steps > 0).reshape(3, 4))
+        requested_reports = np.stack(requested_reports, 1)  # [servers, rounds, agents]
+        assert (requested_reports.sum(2) == 2).all()
+        assert requested_reports.any(1).all()
+        alike = (requested_reports[0] == requested_reports[1]).all()
         assert alike == repr(rule).startswith("round_robin")
 
     def test_servers_that_only_pass_on_do_not_ask_by_themselves(self):
@@ -309,10 +315,10 @@ class TestScheduled:
         ends = []
         for where in (None, tree([2])):
             simulation = simulate(federation, FLEET, topology=where, scheduler=plan)
-            population = simulation.init(0)
+            run_state = simulation.init(0)
             for _ in range(3):
-                population, _ = simulation.round(population)
-            ends.append(population.server)
+                run_state, _ = simulation.round(run_state)
+            ends.append(run_state.server)
         jax.tree.map(np.testing.assert_array_equal, *ends)
 
     def test_a_quorum_above_the_cohort_is_refused(self):
@@ -327,11 +333,11 @@ class TestScheduled:
         simulation = simulate(
             federate(quadratic(sgd(0.1)), mean()), FLEET, scheduler=plan, clock=devices, merges=1, block=2
         )
-        population, turns = simulation.init(0), np.zeros(4, int)
+        run_state, turns = simulation.init(0), np.zeros(4, int)
         for _ in range(60):
-            population, seen = simulation.round(population)
+            run_state, seen = simulation.round(run_state)
             turns += seen.turns
-            board = population.between.board
+            board = run_state.engine_state.board
             at_work = board.status == 1
             assert (board.done[at_work] - board.done[board.allowed | at_work].min() <= bound + 1).all()
         assert turns.min() > 5
@@ -346,21 +352,21 @@ class TestScheduled:
             )
 
     @pytest.mark.parametrize(
-        ("selection", "workload"),
-        [(power_of_choice(2, 3), from_loss(4)), (by_utility(2, "loss"), None), (uniform(3), ramp(4, 1, 5))],
+        ("selection", "local_steps"),
+        [(power_of_choice(2, 3), adacomm(4)), (oort(2, "loss"), None), (uniform(3), linear(4, 1, 5))],
         ids=repr,
     )
-    def test_a_run_resumed_from_a_checkpoint_is_bit_identical(self, selection, workload, tmp_path):
-        simulation = self.made(selection, workload)
-        population = simulation.init(0)
+    def test_a_run_resumed_from_a_checkpoint_is_bit_identical(self, selection, local_steps, tmp_path):
+        simulation = self.made(selection, local_steps)
+        run_state = simulation.init(0)
         for number in range(1, 7):
             if number == 4:
-                checkpoint.save(tmp_path / "run.safetensors", population, 3)
-            population, seen = simulation.round(population)
+                checkpoint.save(tmp_path / "run.safetensors", run_state, 3)
+            run_state, seen = simulation.round(run_state)
         again = checkpoint.load(tmp_path / "run.safetensors", simulation.init(0))
         for _ in range(4, 7):
             again, resumed = simulation.round(again)
-        jax.tree.map(np.testing.assert_array_equal, population.server.params, again.server.params)
+        jax.tree.map(np.testing.assert_array_equal, run_state.server.params, again.server.params)
         assert resumed.steps.tolist() == seen.steps.tolist()
         assert resumed.iterations == seen.iterations
 
@@ -371,18 +377,18 @@ class TestScheduled:
         lambda: uniform(0),
         lambda: uniform(9).choose(rng(), np.arange(4), 1, ()),
         lambda: power_of_choice(3, 2),
-        lambda: by_utility(2, "speed"),
-        lambda: by_utility(2, exploration=2.0),
+        lambda: oort(2, "speed"),
+        lambda: oort(2, epsilon=2.0),
         lambda: by_capacity(1, [1.0, 0.0]),
         lambda: by_capacity(1, [1.0]).init(2),
-        lambda: ramp(0, 1, 1),
-        lambda: balanced([1.0], 2).plan(2, 1, ()),
-        lambda: balanced_by_time(2, first=3),
-        lambda: balanced_by_time(2, memory=1.0),
-        lambda: allocated(1, [1, 1], [1.0, 1.0]),
-        lambda: allocated(3, [1, 0], [1.0, 1.0]),
-        lambda: allocated(3, [1, 1], [1.0]),
-        lambda: allocated(3, [1, 1], [1.0, 0.0]),
+        lambda: linear(0, 1, 1),
+        lambda: proportional_to_speed([1.0], 2).plan(2, 1, ()),
+        lambda: proportional_to_measured_speed(2, first=3),
+        lambda: proportional_to_measured_speed(2, memory=1.0),
+        lambda: water_filling(1, [1, 1], [1.0, 1.0]),
+        lambda: water_filling(3, [1, 0], [1.0, 1.0]),
+        lambda: water_filling(3, [1, 1], [1.0]),
+        lambda: water_filling(3, [1, 1], [1.0, 0.0]),
         lambda: allocate(1.0, [1.0], [1.0, 2.0]),
         lambda: allocate(1.0, [1.0], [1.0], "cubic"),
     ],
@@ -394,14 +400,14 @@ def test_what_makes_no_plan_is_refused(wrong):
 
 class TestBalancedByTime:
     def test_follows_its_formula(self):
-        rule = balanced_by_time(8, first=2, memory=0.75)
+        rule = proportional_to_measured_speed(8, first=2, memory=0.75)
         state = rule.init(3)
         assert rule.plan(3, 1, state).tolist() == [2, 2, 2]
-        state = rule.hear(
+        state = rule.observe(
             on_time(np.arange(3)), state, {"duration_s": np.array([2.0, 8.0, np.nan]), "steps": np.full(3, 2)}
         )  # 1 and 4 s a step
         assert rule.plan(3, 2, state).tolist() == [8, 2, 2]
-        state = rule.hear(
+        state = rule.observe(
             on_time(np.array([0, 2])), state, {"duration_s": np.array([40.0, 1.0]), "steps": np.array([8, 2])}
         )  # 5 and 0.5 s a step
         np.testing.assert_allclose(state.step_s, [0.75 * 1 + 0.25 * 5, 4.0, 0.5])
@@ -409,8 +415,8 @@ class TestBalancedByTime:
 
     @given(st.lists(st.floats(0.01, 100.0), min_size=2, max_size=8), st.integers(1, 30))
     def test_rounds_end_together_as_far_as_whole_steps_let_them(self, step_s, most):
-        rule = balanced_by_time(most)
-        state = rule.hear(
+        rule = proportional_to_measured_speed(most)
+        state = rule.observe(
             on_time(np.arange(len(step_s))),
             rule.init(len(step_s)),
             {"duration_s": np.array(step_s), "steps": np.ones(len(step_s))},
@@ -422,8 +428,8 @@ class TestBalancedByTime:
 
     def test_after_speeds_change_rounds_end_together_again(self):
         """A source of durations that any engine might be: what it tells is all that the rule knows."""
-        rule = balanced_by_time(12, memory=0.5)
-        scheduler, ids, spread = Scheduler(workload=rule), np.arange(4), []
+        rule = proportional_to_measured_speed(12, memory=0.5)
+        scheduler, ids, spread = Scheduler(local_steps=rule), np.arange(4), []
         board = scheduler.init(np.full(4, rule.most), [0])
         for number in range(1, 21):
             board, actions = scheduler.step(board, Events(np.array([OPENED]), np.array([-1]), np.zeros(1)))
@@ -443,56 +449,56 @@ class TestBalancedByTime:
         return np.array([1.0, 2.0, 4.0, 1.0] if number <= 10 else [4.0, 2.0, 1.0, 1.0])
 
     def test_what_was_told_is_heard_although_others_were_lost_after(self):
-        rule = balanced_by_time(8)
-        scheduler = Scheduler(workload=rule)
+        rule = proportional_to_measured_speed(8)
+        scheduler = Scheduler(local_steps=rule)
         board, _ = scheduler.step(
             scheduler.init(np.full(3, 8), [0]), Events(np.array([OPENED]), np.array([-1]), np.zeros(1))
         )
         for agent, kind, report in (
             (0, ARRIVED, {"duration_s": np.array([1.0])}),
-            (1, LOST, {}),
+            (1, DROPPED, {}),
             (2, ARRIVED, {"duration_s": np.array([4.0])}),
         ):
             board, actions = scheduler.step(board, Events(np.array([kind]), np.array([agent]), np.ones(1), report))
         assert actions.merge.tolist() == [1.0, 1.0]
-        np.testing.assert_array_equal(board.workload.step_s, [1.0, np.nan, 4.0])
+        np.testing.assert_array_equal(board.local_steps.step_s, [1.0, np.nan, 4.0])
 
-    @pytest.mark.parametrize("schedule", [fed_buff(2), synchronous(2, late="keep"), fed_async()], ids=repr)
+    @pytest.mark.parametrize("schedule", [fed_buff(2), synchronous(2, stragglers="keep"), fed_async()], ids=repr)
     def test_durations_are_of_the_steps_that_were_asked_for_whatever_is_planned_since(self, schedule):
-        rule, step_s = balanced_by_time(8), [1.0, 1.0, 2.0, 4.0]
-        federation = federate(quadratic(sgd(0.1)), mean(), local_steps=8, tells=rule.asks)
-        plan = Scheduler(schedule, workload=rule)
+        rule, step_s = proportional_to_measured_speed(8), [1.0, 1.0, 2.0, 4.0]
+        federation = federate(quadratic(sgd(0.1)), mean(), local_steps=8, reports=rule.requested)
+        plan = Scheduler(schedule, local_steps=rule)
         simulation = simulate(federation, FLEET, scheduler=plan, clock=clock(step_s=step_s), merges=1, block=2)
-        population = simulation.init(0)
+        run_state = simulation.init(0)
         for _ in range(12):
-            population, _ = simulation.round(population)
-            known = population.between.board.workload.step_s
+            run_state, _ = simulation.round(run_state)
+            known = run_state.engine_state.board.local_steps.step_s
             np.testing.assert_allclose(known, np.where(np.isnan(known), np.nan, step_s))
         assert np.isfinite(known).all()
 
     def test_without_a_clock_nobody_can_tell_how_long_it_took(self):
         """A compiled program knows nothing of time, and all go on as at first."""
-        rule = balanced_by_time(12)
-        federation = federate(quadratic(sgd(0.1)), mean(), local_steps=rule.most, tells=rule.asks)
-        simulation = simulate(federation, FLEET, scheduler=Scheduler(workload=rule), devices=jax.devices()[:1])
-        population = simulation.init(0)
+        rule = proportional_to_measured_speed(12)
+        federation = federate(quadratic(sgd(0.1)), mean(), local_steps=rule.most, reports=rule.requested)
+        simulation = simulate(federation, FLEET, scheduler=Scheduler(local_steps=rule), devices=jax.devices()[:1])
+        run_state = simulation.init(0)
         for _ in range(2):
-            population, seen = simulation.round(population)
+            run_state, seen = simulation.round(run_state)
             assert np.isnan(seen.uploads.report["duration_s"]).all()
             assert seen.steps.tolist() == [1, 1, 1, 1]
 
     def test_on_a_virtual_clock_agents_tell_their_times_and_a_round_takes_as_long_as_the_fastest(self):
-        rule = balanced_by_time(8)
-        federation = federate(quadratic(sgd(0.1)), mean(), local_steps=8, tells=rule.asks)
+        rule = proportional_to_measured_speed(8)
+        federation = federate(quadratic(sgd(0.1)), mean(), local_steps=8, reports=rule.requested)
         devices = clock(step_s=[1.0, 2.0, 4.0, 1.0], latency_s=0.5)
         simulation = simulate(
-            federation, FLEET, scheduler=Scheduler(workload=rule), clock=devices, devices=jax.devices()[:1]
+            federation, FLEET, scheduler=Scheduler(local_steps=rule), clock=devices, devices=jax.devices()[:1]
         )
-        population, times, steps = simulation.init(0), [0.0], []
+        run_state, times, steps = simulation.init(0), [0.0], []
         for _ in range(4):
-            x = flat(population.server.params)
-            population, seen = simulation.round(population)
-            times.append(seen.tick.time_s)
+            x = flat(run_state.server.params)
+            run_state, seen = simulation.round(run_state)
+            times.append(seen.clock_stats.time_s)
             steps.append(seen.steps.tolist())
         assert steps == [[1, 1, 1, 1]] + 3 * [[8, 4, 2, 8]]
         assert np.diff(times).tolist() == [5.0, 9.0, 9.0, 9.0]  # both messages take a second; 8 steps each: 33
@@ -501,4 +507,4 @@ class TestBalancedByTime:
         assert seen.bytes_up == 4 * (3 * 4 + 4 + 4 + 4)
         shrink = (1 - 0.1 * FLEET.curvature) ** np.array(steps[-1])[:, None]  # so many steps, indeed
         led, weight = FLEET.minimum + shrink * (x - FLEET.minimum), np.array(steps[-1])
-        np.testing.assert_allclose(flat(population.server.params), weight @ led / weight.sum(), rtol=1e-4)
+        np.testing.assert_allclose(flat(run_state.server.params), weight @ led / weight.sum(), rtol=1e-4)

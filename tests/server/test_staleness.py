@@ -6,16 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrl.core.errors import ConfigError
-from fedrl.server import constant, hinge, polynomial
+from fedrl.server.staleness import hinge, ignore_staleness, polynomial
 
-RULES = [constant(), polynomial(0.5), polynomial(2.0), hinge(10.0, 4.0), hinge(0.5, 0.0)]
+RULES = [ignore_staleness(), polynomial(0.5), polynomial(2.0), hinge(10.0, 4.0), hinge(0.5, 0.0)]
 AGES = np.arange(8)
 
 
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [
-        (constant(), [1, 1, 1, 1, 1, 1, 1, 1]),
+        (ignore_staleness(), [1, 1, 1, 1, 1, 1, 1, 1]),
         (polynomial(1.0), [1, 1 / 2, 1 / 3, 1 / 4, 1 / 5, 1 / 6, 1 / 7, 1 / 8]),
         (polynomial(2.0), [1, 1 / 4, 1 / 9, 1 / 16, 1 / 25, 1 / 36, 1 / 49, 1 / 64]),
         (hinge(10.0, 4.0), [1, 1, 1, 1, 1, 1 / 11, 1 / 21, 1 / 31]),

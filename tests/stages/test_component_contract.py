@@ -13,57 +13,57 @@ import fedrl.clocks
 import fedrl.learners
 import fedrl.server
 import fedrl.stages
-from fedrl.aggregators import agnostic, by_diversity, by_settings, mean, median, q_fair
-from fedrl.clocks import between, clock, lognormal, stragglers
+from fedrl.aggregators import afl, mean, median, q_ffl, weight_by_diversity, weight_by_environment
+from fedrl.clocks import clock, lognormal, stragglers, uniform_between
 from fedrl.core.component import CATALOGUE, call_of, cite
 from fedrl.core.double import Double
 from fedrl.core.reports import SETTING
-from fedrl.core.types import Context, Hint, Update
+from fedrl.core.types import LocalContext, Update, UpdateContext
 from fedrl.engines.simulate import simulate
-from fedrl.federation.federation import federate
-from fedrl.learners import adam, chain, corrected, proximal, rmsprop, sgd
+from fedrl.federation.federate import federate
+from fedrl.learners import adam, add_correction, chain, fedprox, rmsprop, sgd
 from fedrl.learners.parts.optimizers import descend
 from fedrl.server import (
-    allocated,
-    balanced,
-    balanced_by_time,
+    adacomm,
     by_capacity,
-    by_priority,
-    by_utility,
-    constant,
     fedadagrad,
     fedadam,
     fedavg,
     fedavgm,
     fedyogi,
-    from_loss,
+    greedy,
     hinge,
+    linear,
     normalized_momentum,
+    oort,
     polynomial,
     power_of_choice,
-    ramp,
+    proportional_to_measured_speed,
+    proportional_to_speed,
     round_robin,
-    steady,
     uniform,
+    water_filling,
 )
+from fedrl.server.local_steps import constant
 from fedrl.server.schedules import afedpg, bounded_staleness, fed_async, fed_buff, synchronous
+from fedrl.server.staleness import ignore_staleness
 from fedrl.stages import (
-    by_size,
     clip,
-    control_variates,
+    download_only,
     error_feedback,
     flatten,
-    lazy,
-    one_way,
+    hard_threshold,
+    lag,
+    partition_by_size,
     quantize,
     random_k,
+    scaffold,
     sign,
-    threshold,
     top_k,
     uniform_quantize,
-    weigh_by_capacity,
-    weigh_by_improvement,
-    weigh_by_signal,
+    weight_by_capacity,
+    weight_by_improvement,
+    weight_by_signal,
 )
 from tests.support.argument_order import misplaced
 from tests.support.quadratic import Valley, flat, quadratic
@@ -76,73 +76,73 @@ EXAMPLES = {
         quantize(),
         quantize(1),
         quantize(3, unbiased=False),
-        by_size(6, quantize(4), sign()),
+        partition_by_size(6, quantize(4), sign()),
         top_k(0.25),
         sign(),
         uniform_quantize(),
         random_k(0.25),
         random_k(0.25, unbiased=False),
-        threshold(0.5),
+        hard_threshold(0.5),
         flatten(),
         error_feedback(top_k(0.25), quantize(4)),
         error_feedback(flatten(), top_k(0.1), sign()),
-        error_feedback(by_size(6, quantize(3, unbiased=False), sign())),
-        error_feedback(threshold(0.5), uniform_quantize(12)),
-        control_variates(0.1, gradient_steps=2),
-        lazy(factor=2.0),
-        lazy(error_feedback(sign()), memory=5),
-        one_way(["log_std", "layers/-1"]),
-        weigh_by_improvement(),
-        weigh_by_signal(),
-        weigh_by_capacity([2.0, 1.0, 0.5, 4.0]),
+        error_feedback(partition_by_size(6, quantize(3, unbiased=False), sign())),
+        error_feedback(hard_threshold(0.5), uniform_quantize(12)),
+        scaffold(0.1, gradient_steps=2),
+        lag(factor=2.0),
+        lag(error_feedback(sign()), memory=5),
+        download_only(["log_std", "layers/-1"]),
+        weight_by_improvement(),
+        weight_by_signal(),
+        weight_by_capacity([2.0, 1.0, 0.5, 4.0]),
     ],
     "aggregator": [
         mean(),
         mean("uniform"),
         median(),
-        by_diversity(),
-        by_settings(["length", "gravity"]),
-        q_fair(0.0),
-        q_fair(2.0, best=10.0),
-        agnostic(4, best=10.0),
+        weight_by_diversity(),
+        weight_by_environment(["length", "gravity"]),
+        q_ffl(0.0),
+        q_ffl(2.0, best=10.0),
+        afl(4, best=10.0),
     ],
     "optimizer": [
         adam(0.01),
         adam(0.01, max_norm=0.5, decay_steps=10),
         sgd(0.1, momentum=0.9),
         rmsprop(0.01),
-        proximal(0.1),
-        corrected(),
-        chain(proximal(0.1), corrected(), adam(0.01)),
+        fedprox(0.1),
+        add_correction(),
+        chain(fedprox(0.1), add_correction(), adam(0.01)),
     ],
     "server_optimizer": [fedavg(), fedavgm(), fedadam(), fedyogi(0.1), fedadagrad(), normalized_momentum()],
-    "selection": [uniform(2), round_robin(2), by_utility(2), power_of_choice(2, 3), by_capacity(2, (1.0, 2.0))],
-    "admission": [by_priority(1000), by_priority(1000, "improvement", patience=3)],
-    "workload": [
-        steady(2),
-        ramp(1, 4, 10),
-        from_loss(8, best=500.0),
-        balanced((1.0, 2.0), 4),
-        balanced_by_time(4),
-        allocated(4, (3, 3), (1.0, 2.0)),
+    "selection": [uniform(2), round_robin(2), oort(2), power_of_choice(2, 3), by_capacity(2, (1.0, 2.0))],
+    "upload_budget": [greedy(1000), greedy(1000, "improvement", patience=3)],
+    "local_steps": [
+        constant(2),
+        linear(1, 4, 10),
+        adacomm(8, best=500.0),
+        proportional_to_speed((1.0, 2.0), 4),
+        proportional_to_measured_speed(4),
+        water_filling(4, (3, 3), (1.0, 2.0)),
     ],
-    "staleness": [constant(), polynomial(0.5), hinge(10.0, 4.0)],
+    "staleness": [ignore_staleness(), polynomial(0.5), hinge(10.0, 4.0)],
     "schedule": [
         synchronous(),
-        synchronous(3, deadline_s=4.0, quorum=2, late="keep", staleness=hinge()),
+        synchronous(3, deadline_s=4.0, quorum=2, stragglers="keep", staleness=hinge()),
         fed_async(0.5, concurrency=2),
-        fed_buff(2, staleness=constant()),
+        fed_buff(2, staleness=ignore_staleness()),
         bounded_staleness(1),
         afedpg(0.8),
     ],
-    "spread": [between(0.5, 2.0), lognormal(1.0), stragglers(1.0, share=0.25)],
+    "distribution": [uniform_between(0.5, 2.0), lognormal(1.0), stragglers(1.0, fraction=0.25)],
     "clock": [
         clock(),
         clock(step_s=lognormal(2.0), jitter=0.1, drop_out=0.2, online_s=9.0, offline_s=3.0),
         clock(step_s=[1.0, 2.0, 3.0, 4.0], trace=[[0, 0.0, 2.5], [0, 3.0, 99.0]]),
     ],
 }
-SELF_EVIDENT = {"spread", "clock"}  # numbers of devices and their distributions, no method of a paper
+SELF_EVIDENT = {"distribution", "clock"}  # numbers of devices and their distributions, no method of a paper
 NAMES = {
     name: getattr(room, name)
     for room in (fedrl.stages, fedrl.aggregators, fedrl.learners, fedrl.server, fedrl.clocks)
@@ -158,7 +158,7 @@ VALLEYS = Valley(np.ones((4, 3), np.float32), CENTRE + np.float32([[0.1], [-0.1]
 HILLS = federate(quadratic(sgd(0.1)), mean(), local_steps=2)
 KEY = jax.random.key(0)
 MEASURED = {"loss": jnp.float32(2.0), "episodes": jnp.float32(4.0), "episode_return": jnp.float32(12.0)}
-CONTEXT = Context(jnp.int32(2), jnp.int32(5), jnp.int32(4), jnp.int32(3), MEASURED)
+CONTEXT = UpdateContext(jnp.int32(2), jnp.int32(5), jnp.int32(4), jnp.int32(3), MEASURED)
 AGENTS = 4
 
 
@@ -221,13 +221,15 @@ def stage(request):
 def way(stage):
     """The whole way of one update: out of the agent, decoded, merged with itself, finished."""
 
-    def go(key, shared, local, value):
-        if stage.guide is not None:
-            assert jax.tree.structure(stage.guide(shared, local)) == jax.tree.structure(value)
-        sent, after = stage.encode(key, CONTEXT, shared, local, Update(value, jnp.float32(8.0), jnp.int32(5)))
-        read = sent if stage.decode is None else stage.decode(shared, sent)
+    def go(key, server_state, agent_state, value):
+        if stage.correction is not None:
+            assert jax.tree.structure(stage.correction(server_state, agent_state)) == jax.tree.structure(value)
+        sent, after = stage.encode(
+            key, CONTEXT, server_state, agent_state, Update(value, jnp.float32(8.0), jnp.int32(5))
+        )
+        read = sent if stage.decode is None else stage.decode(server_state, sent)
         counted = jax.tree.map(lambda x: Double(x, jnp.zeros_like(x)), read.statistics)
-        merged, state = stage.finish(key, shared, read._replace(statistics=counted))
+        merged, state = stage.finish(key, server_state, read._replace(statistics=counted))
         return sent, merged, state, after
 
     return jax.jit(go)
@@ -235,45 +237,45 @@ def way(stage):
 
 class TestStage:
     def test_gives_back_the_structure_shapes_and_types_of_the_parameters(self, stage, way):
-        shared, local = stage.init(PARAMS)
-        sent, merged, state, after = way(KEY, shared, local, filled(1.0))
+        server_state, agent_state = stage.init(PARAMS)
+        sent, merged, state, after = way(KEY, server_state, agent_state, filled(1.0))
         assert kind_of(merged.value) == kind_of(PARAMS)
-        assert kind_of(state) == kind_of(shared)
-        assert kind_of(after) == kind_of(local)
-        assert sent.weight > 0.0 if stage.weighs else sent.weight == 8.0
+        assert kind_of(state) == kind_of(server_state)
+        assert kind_of(after) == kind_of(agent_state)
+        assert sent.weight > 0.0 if stage.reweights else sent.weight == 8.0
         assert sent.weight.dtype == jnp.float32
         assert sent.version == 5
         assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(sent))
 
     def test_a_second_round_compiles_nothing(self, stage, way):
-        shared, local = stage.init(PARAMS)
-        _, _, shared, local = way(KEY, shared, local, filled(1.0))
+        server_state, agent_state = stage.init(PARAMS)
+        _, _, server_state, agent_state = way(KEY, server_state, agent_state, filled(1.0))
         before = way._cache_size()
-        way(KEY, shared, local, filled(2.0))
+        way(KEY, server_state, agent_state, filled(2.0))
         assert way._cache_size() == before
 
     def test_is_determined_by_its_key(self, stage, way):
-        shared, local = stage.init(PARAMS)
-        same(way(KEY, shared, local, filled(1.0)), way(KEY, shared, local, filled(1.0)))
+        server_state, agent_state = stage.init(PARAMS)
+        same(way(KEY, server_state, agent_state, filled(1.0)), way(KEY, server_state, agent_state, filled(1.0)))
 
     def test_serves_many_agents_at_once_as_it_serves_one(self, stage, way):
-        shared, local = stage.init(PARAMS)
+        server_state, agent_state = stage.init(PARAMS)
         keys = jax.random.split(KEY, AGENTS)
         values = jax.vmap(lambda k: filled(1.0, k))(keys)
-        locals_ = jax.tree.map(lambda x: jnp.stack([x] * AGENTS), local)
-        many = jax.jit(jax.vmap(way, (0, None, 0, 0)))(keys, shared, locals_, values)
-        one = way(keys[2], shared, local, jax.tree.map(lambda x: x[2], values))
+        locals_ = jax.tree.map(lambda x: jnp.stack([x] * AGENTS), agent_state)
+        many = jax.jit(jax.vmap(way, (0, None, 0, 0)))(keys, server_state, locals_, values)
+        one = way(keys[2], server_state, agent_state, jax.tree.map(lambda x: x[2], values))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a[2], b, rtol=1e-5, atol=1e-6), many, one)
 
     @pytest.mark.parametrize("scale", [0.0, 1e-42, 1e-20, 1e15])
     def test_survives_nothing_and_extremes(self, stage, way, scale):
-        shared, local = stage.init(PARAMS)
-        for out in way(KEY, shared, local, filled(scale)):
+        server_state, agent_state = stage.init(PARAMS)
+        for out in way(KEY, server_state, agent_state, filled(scale)):
             assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out))
 
     def test_of_nothing_makes_nothing(self, stage, way):
-        shared, local = stage.init(PARAMS)
-        _, merged, _, _ = way(KEY, shared, local, PARAMS)
+        server_state, agent_state = stage.init(PARAMS)
+        _, merged, _, _ = way(KEY, server_state, agent_state, PARAMS)
         if stage == quantize(1):  # has no code for zero, but a scale of zero
             merged = merged._replace(value=jax.tree.map(jnp.abs, merged.value))
         same(merged.value, PARAMS)
@@ -286,11 +288,11 @@ class TestAggregator:
         return Update(values, jnp.arange(1.0, agents + 1), jnp.full(agents, 7, jnp.int32))
 
     def merged(self, rule, updates: Update):
-        if rule.asks:
+        if rule.requested:
             ids = jnp.arange(len(updates.weight))
             told = {"loss": 1.0 + ids, "return": 9.0 - ids, "norm": 1.0 + ids}
-            told |= {name: ids % 3 + 0.5 for name in rule.asks if name.startswith(SETTING)}
-            updates = updates._replace(report={name: told[name] for name in rule.asks})
+            told |= {name: ids % 3 + 0.5 for name in rule.requested if name.startswith(SETTING)}
+            updates = updates._replace(report={name: told[name] for name in rule.requested})
         return traced(rule, updates, rule.init(PARAMS))
 
     def test_gives_back_the_structure_shapes_and_types_of_the_parameters(self, rule):
@@ -303,14 +305,14 @@ class TestAggregator:
         equal = self.updates()
         equal = equal._replace(value=jax.tree.map(lambda x: jnp.stack([x[0]] * AGENTS), equal.value))
         update, _ = self.merged(rule, equal)
-        if rule == q_fair(2.0, best=10.0):  # damped where losses are curved: see test_server_rules.py
+        if rule == q_ffl(2.0, best=10.0):  # damped where losses are curved: see test_server_rules.py
             return
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[0], rtol=1e-6), update.value, equal.value)
 
     def test_one_agent_alone_gets_its_own_way(self, rule):
         alone = self.updates(agents=1)
         update, _ = self.merged(rule, alone)
-        if rule == q_fair(2.0, best=10.0):
+        if rule == q_ffl(2.0, best=10.0):
             return
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[0], rtol=1e-6), update.value, alone.value)
 
@@ -332,8 +334,8 @@ def optimizer(request):
 
 @pytest.fixture(scope="module")
 def down(optimizer):
-    hint = Hint(filled(0.1), filled(0.2))
-    return jax.jit(lambda slope, state, params: descend(optimizer, slope, state, params, hint))
+    context = LocalContext(filled(0.1), filled(0.2))
+    return jax.jit(lambda slope, state, params: descend(optimizer, slope, state, params, context))
 
 
 class TestOptimizer:
@@ -359,11 +361,11 @@ class TestOptimizer:
 @pytest.mark.parametrize("optimizer", [adam(0.01), rmsprop(0.01), sgd(0.1), *EXAMPLES["server_optimizer"]], ids=named)
 def test_an_optimizer_goes_downhill(optimizer):
     slope = filled(1.0)
-    params, _ = descend(optimizer, slope, optimizer.init(PARAMS), PARAMS, Hint(PARAMS, PARAMS))
+    params, _ = descend(optimizer, slope, optimizer.init(PARAMS), PARAMS, LocalContext(PARAMS, PARAMS))
     assert sum(float((p * g).sum()) for p, g in zip(jax.tree.leaves(params), jax.tree.leaves(slope), strict=True)) < 0.0
 
 
-@pytest.mark.parametrize("spread", EXAMPLES["spread"], ids=repr)
+@pytest.mark.parametrize("distribution", EXAMPLES["distribution"], ids=repr)
 class TestSpread:
     def test_gives_every_agent_a_size_of_its_own(self, spread):
         values = spread.values(1_000, 0, 0)
@@ -385,37 +387,41 @@ class TestSchedule:
         devices = clock(step_s=[1.0, 1.0, 2.0, 3.0], latency_s=0.1, jitter=0.3, drop_out=0.2)
         ahead = schedule.momentum < 1.0  # which is of one server optimiser
         server = normalized_momentum(0.1, schedule.momentum) if ahead else None
-        hills = federate(quadratic(sgd(0.1)), mean(), local_steps=2, server_opt=server)
+        hills = federate(quadratic(sgd(0.1)), mean(), local_steps=2, server_optimizer=server)
         simulation = simulate(hills, VALLEYS, scheduler=schedule, clock=devices, block=2, devices=jax.devices()[:1])
-        population, seen = simulation.init(seed), []
+        run_state, seen = simulation.init(seed), []
         for _ in range(count):
-            population, round = simulation.round(population)
+            run_state, round = simulation.round(run_state)
             seen.append(round)
-        return population, seen
+        return run_state, seen
 
     def test_time_goes_on_and_updates_arrive(self, schedule):
-        population, seen = self.rounds(schedule)
-        times = [round.tick.time_s for round in seen]
+        run_state, seen = self.rounds(schedule)
+        times = [round.clock_stats.time_s for round in seen]
         assert times == sorted(times)
         assert times[0] > 0.0
-        assert sum(round.tick.arrived for round in seen) > 0
-        assert int(population.server.version) >= len(seen)
+        assert sum(round.clock_stats.arrived for round in seen) > 0
+        assert int(run_state.server.version) >= len(seen)
 
     def test_what_arrived_is_what_is_counted(self, schedule):
         _, seen = self.rounds(schedule)
-        arrived = np.cumsum([round.tick.arrived for round in seen])
+        arrived = np.cumsum([round.clock_stats.arrived for round in seen])
         assert [round.iterations for round in seen] == (HILLS.local_steps * arrived).tolist()
-        assert [round.steps.sum() for round in seen] == [HILLS.local_steps * round.tick.arrived for round in seen]
-        assert all(round.tick.environment_steps == round.iterations * HILLS.learner.samples for round in seen)
+        assert [round.steps.sum() for round in seen] == [
+            HILLS.local_steps * round.clock_stats.arrived for round in seen
+        ]
+        assert all(round.clock_stats.environment_steps == round.iterations * HILLS.learner.samples for round in seen)
         assert all((round.metrics["loss"][round.steps == 0] == 0.0).all() for round in seen)
 
     def test_is_determined_by_its_seed(self, schedule):
         (one, first), (two, again) = self.rounds(schedule), self.rounds(schedule)
         same(one.server.params, two.server.params)
-        assert [round.tick for round in first] == [round.tick for round in again]
-        assert [round.tick for round in self.rounds(schedule, seed=1)[1]] != [round.tick for round in first]
+        assert [round.clock_stats for round in first] == [round.clock_stats for round in again]
+        assert [round.clock_stats for round in self.rounds(schedule, seed=1)[1]] != [
+            round.clock_stats for round in first
+        ]
 
     def test_goes_downhill(self, schedule):
-        population, _ = self.rounds(schedule, count=40)
-        far = np.linalg.norm(CENTRE - flat(population.server.params))
+        run_state, _ = self.rounds(schedule, count=40)
+        far = np.linalg.norm(CENTRE - flat(run_state.server.params))
         assert far < 0.5 * np.linalg.norm(CENTRE)

@@ -13,19 +13,19 @@ from hypothesis.extra.numpy import arrays
 
 import fedrl.stages
 from fedrl.core.stage import Stage, pipeline
-from fedrl.core.types import Context, Update
+from fedrl.core.types import Update, UpdateContext
 from fedrl.stages import (
-    by_size,
     clip,
-    control_variates,
     flatten,
+    hard_threshold,
+    partition_by_size,
     quantize,
     random_k,
+    scaffold,
     sign,
-    threshold,
     top_k,
     uniform_quantize,
-    weigh_by_signal,
+    weight_by_signal,
 )
 
 COMPRESSING = [
@@ -34,25 +34,25 @@ COMPRESSING = [
     *[top_k(fraction) for fraction in (0.01, 0.3, 1.0)],
     *[random_k(fraction, unbiased) for fraction in (0.05, 0.5, 1.0) for unbiased in (True, False)],
     *[uniform_quantize(bits) for bits in (2, 7, 16)],
-    *[threshold(epsilon) for epsilon in (0.01, 1.0)],
+    *[hard_threshold(epsilon) for epsilon in (0.01, 1.0)],
     sign(),
     flatten(),
-    by_size(16, sign(), quantize(3, unbiased=False)),
-    by_size(17, quantize(2), quantize(3)),
-    by_size(100, threshold(0.5), uniform_quantize(7)),
+    partition_by_size(16, sign(), quantize(3, unbiased=False)),
+    partition_by_size(17, quantize(2), quantize(3)),
+    partition_by_size(100, hard_threshold(0.5), uniform_quantize(7)),
 ]
 CLAIMS_NOTHING = {
     "clip",
-    "control_variates",
+    "scaffold",
     "error_feedback",
     "importance_averaging",
-    "lazy",
-    "one_way",
-    "weigh_by_capacity",
-    "weigh_by_improvement",
-    "weigh_by_signal",
+    "lag",
+    "download_only",
+    "weight_by_capacity",
+    "weight_by_improvement",
+    "weight_by_signal",
 }
-CONTEXT = Context(jnp.int32(3), jnp.int32(7), jnp.int32(4), jnp.int32(2))
+CONTEXT = UpdateContext(jnp.int32(3), jnp.int32(7), jnp.int32(4), jnp.int32(2))
 KEY = jax.random.key(0)
 DRAWS = 2000
 D = 17
@@ -61,9 +61,9 @@ D = 17
 @partial(jax.jit, static_argnums=0)
 def read(stage: Stage, x, key):
     """What the server reads of one array."""
-    shared, local = stage.init(x)
-    update, _ = stage.encode(key, CONTEXT, shared, local, Update(x, jnp.float32(1.0), jnp.int32(0)))
-    return stage.decode(shared, update).value
+    server_state, agent_state = stage.init(x)
+    update, _ = stage.encode(key, CONTEXT, server_state, agent_state, Update(x, jnp.float32(1.0), jnp.int32(0)))
+    return stage.decode(server_state, update).value
 
 
 @partial(jax.jit, static_argnums=0)
@@ -130,8 +130,8 @@ def worst_for(levels: int) -> np.ndarray:
         (quantize(8), worst_for(127)),
         (quantize(2, unbiased=False), one_large(0.49999)),
         (quantize(4, unbiased=False), one_large(0.49999 / 7)),
-        (by_size(17, quantize(3), sign()), worst_for(3)),
-        (by_size(16, quantize(3), sign()), one_large(0.0)),
+        (partition_by_size(17, quantize(3), sign()), worst_for(3)),
+        (partition_by_size(16, quantize(3), sign()), one_large(0.0)),
         (sign(), one_large(0.0)),
         (top_k(0.3), np.ones(D, np.float32)),
         (random_k(0.5, unbiased=False), np.ones(D, np.float32)),
@@ -150,7 +150,7 @@ DETERMINISTIC = [
     flatten(),
     quantize(2, unbiased=False),
     quantize(3, unbiased=False),
-    by_size(16, top_k(0.3), quantize(4, unbiased=False)),
+    partition_by_size(16, top_k(0.3), quantize(4, unbiased=False)),
 ]
 numbers = st.floats(-1e3, 1e3, width=32, allow_subnormal=False)
 
@@ -189,11 +189,11 @@ def test_rounding_to_the_nearest_is_its_formula():
 
 def test_threshold_keeps_what_is_above_and_nothing_else():
     x = np.array([0.5, -0.5, 0.50001, -3.0, 0.0], np.float32)
-    assert read(threshold(0.5), x, KEY).tolist() == [0.0, 0.0, x[2], -3.0, 0.0]
+    assert read(hard_threshold(0.5), x, KEY).tolist() == [0.0, 0.0, x[2], -3.0, 0.0]
 
 
 def test_the_bound_of_a_threshold_is_met_by_what_just_fails_to_pass():
-    stage, x = threshold(0.5), jnp.array([0.4999, 2.0])
+    stage, x = hard_threshold(0.5), jnp.array([0.4999, 2.0])
     off = float(jnp.abs(read(stage, x, KEY) - x).max())
     assert 0.99 * stage.error_bound < off <= stage.error_bound
 
@@ -239,7 +239,9 @@ def test_flatten_loses_nothing_and_says_so():
 
 def test_signs_of_what_passed_a_threshold_are_scaled_by_the_mean_of_those_alone():
     x = jnp.array([0.1, 2.0, -4.0, 0.6, 0.0])
-    np.testing.assert_allclose(read(pipeline([threshold(0.5), sign()]), x, KEY), [0.0, 2.2, -2.2, 2.2, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(
+        read(pipeline([hard_threshold(0.5), sign()]), x, KEY), [0.0, 2.2, -2.2, 2.2, 0.0], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("stage", COMPRESSING, ids=repr)
@@ -256,11 +258,14 @@ def test_what_is_not_finite_stays_so(stage, poison):
         (lambda: uniform_quantize(17), "bits is 17"),
         (lambda: random_k(0.0), "fraction is 0.0"),
         (lambda: quantize(1, unbiased=False), r"bits is 1.*Use sign\(\)"),
-        (lambda: by_size(0, sign(), sign()), "limit is 0"),
-        (lambda: by_size(9, clip(1.0), control_variates(0.1)), "control_variates.*more than to encode arrays"),
-        (lambda: by_size(9, weigh_by_signal(), sign()), r"weigh_by_signal\(\).*around or beside by_size"),
-        (lambda: threshold(0.0), "epsilon is 0.0"),
-        (lambda: threshold(float("inf")), "epsilon is inf"),
+        (lambda: partition_by_size(0, sign(), sign()), "limit is 0"),
+        (lambda: partition_by_size(9, clip(1.0), scaffold(0.1)), "scaffold.*more than to encode arrays"),
+        (
+            lambda: partition_by_size(9, weight_by_signal(), sign()),
+            r"weight_by_signal\(\).*around or beside partition_by_size",
+        ),
+        (lambda: hard_threshold(0.0), "epsilon is 0.0"),
+        (lambda: hard_threshold(float("inf")), "epsilon is inf"),
     ],
 )
 def test_arguments_out_of_range_are_named(build, message):

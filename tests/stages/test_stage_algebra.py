@@ -13,17 +13,17 @@ from hypothesis.extra.numpy import arrays
 from fedrl.core.double import Double
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.stage import Noise, Stage, keep_update, pipeline
-from fedrl.core.types import Context, Update
+from fedrl.core.types import Update, UpdateContext
 from fedrl.stages import (
     clip,
-    control_variates,
+    download_only,
     error_feedback,
     flatten,
-    one_way,
+    hard_threshold,
     quantize,
     random_k,
+    scaffold,
     sign,
-    threshold,
     top_k,
     uniform_quantize,
 )
@@ -32,7 +32,7 @@ from fedrl.stages.scaffold import CHANGES, ControlVariate
 from fedrl.wire.quantized import Quantized
 from fedrl.wire.sparse import Sparse
 
-CONTEXT = Context(jnp.int32(3), jnp.int32(7), jnp.int32(4), jnp.int32(2))
+CONTEXT = UpdateContext(jnp.int32(3), jnp.int32(7), jnp.int32(4), jnp.int32(2))
 PARAMS = {"w": jnp.zeros((3, 4)), "b": jnp.zeros(5)}
 numbers = st.floats(-100.0, 100.0, width=32, allow_subnormal=False)
 values = st.builds(
@@ -52,9 +52,9 @@ def as_update(value) -> Update:
 @partial(jax.jit, static_argnums=0)
 def through(stage: Stage, value, key):
     """Encode and decode, from a fresh state."""
-    shared, local = stage.init(jax.tree.map(jnp.zeros_like, value))
-    update, local = stage.encode(key, CONTEXT, shared, local, as_update(value))
-    return (update if stage.decode is None else stage.decode(shared, update)).value, local
+    server_state, agent_state = stage.init(jax.tree.map(jnp.zeros_like, value))
+    update, agent_state = stage.encode(key, CONTEXT, server_state, agent_state, as_update(value))
+    return (update if stage.decode is None else stage.decode(server_state, update)).value, agent_state
 
 
 def vector(value) -> np.ndarray:
@@ -103,13 +103,13 @@ def biased(bits: int) -> Stage:
     sound = quantize(bits)
     levels = 2 ** (bits - 1) - 1
 
-    def encode(key, context, shared, local, update):
-        update, local = sound.encode(key, context, shared, local, update)
+    def encode(key, context, server_state, agent_state, update):
+        update, agent_state = sound.encode(key, context, server_state, agent_state, update)
 
         def nearest(x):
             return Quantized(jnp.round(x / jnp.abs(x).max() * levels).astype(jnp.int8), jnp.abs(x).max(), bits)
 
-        return update._replace(value=jax.tree.map(nearest, VALUE)), local
+        return update._replace(value=jax.tree.map(nearest, VALUE)), agent_state
 
     return Stage(encode, decode=sound.decode)
 
@@ -153,7 +153,7 @@ def encoded(stage: Stage, value) -> Update:
 @given(values, st.sampled_from([1, 2, 3, 8]))
 def test_codes_fit_the_claimed_bits(value, bits):
     update = encoded(quantize(bits), value)
-    used = np.concatenate([np.asarray(update.value[name].codes).ravel() for name in ("w", "b")])
+    used = np.concatenate([np.asarray(update.value[name].integers).ravel() for name in ("w", "b")])
     assert used.dtype == np.int8
     assert np.abs(used.astype(int)).max() <= max(1, 2 ** (bits - 1) - 1)
     assert len(np.unique(used)) <= 2**bits
@@ -194,40 +194,40 @@ LOSSY = [
     (quantize(4),),
     (sign(),),
     (uniform_quantize(3),),
-    (threshold(0.5),),
+    (hard_threshold(0.5),),
     (random_k(0.3, unbiased=False),),
     (top_k(0.3), quantize(4)),
     (flatten(), top_k(0.2), sign()),
-    (threshold(0.5), quantize(4)),
+    (hard_threshold(0.5), quantize(4)),
 ]
 
 
 @pytest.mark.parametrize("stages", LOSSY, ids=repr)
 def test_what_was_read_and_what_is_held_add_up_to_what_was_meant(stages):
     stage = error_feedback(*stages)
-    shared, local = stage.init(PARAMS)
+    server_state, agent_state = stage.init(PARAMS)
     draws, read = np.random.default_rng(0), 0.0
     encode = jax.jit(stage.encode)
     meant = []
     for i in range(30):
         value = jax.tree.map(lambda x: draws.normal(size=x.shape).astype(np.float32), PARAMS)
-        update, local = encode(jax.random.fold_in(KEY, i), CONTEXT, shared, local, as_update(value))
-        read = read + vector((update if stage.decode is None else stage.decode(shared, update)).value)
+        update, agent_state = encode(jax.random.fold_in(KEY, i), CONTEXT, server_state, agent_state, as_update(value))
+        read = read + vector((update if stage.decode is None else stage.decode(server_state, update)).value)
         meant.append(vector(value))
-    np.testing.assert_allclose(read + vector(local[1]), np.sum(meant, axis=0), atol=1e-4)
-    assert np.abs(vector(local[1])).max() > 0.01  # the stages did lose something
+    np.testing.assert_allclose(read + vector(agent_state[1]), np.sum(meant, axis=0), atol=1e-4)
+    assert np.abs(vector(agent_state[1])).max() > 0.01  # the stages did lose something
 
 
 def test_error_feedback_delivers_a_constant_update_that_top_k_alone_loses():
     value = {"x": jnp.array([4.0, 1.0, 1.0, 2.0])}
 
     def mean_read(stage: Stage) -> np.ndarray:
-        shared, local = stage.init(jax.tree.map(jnp.zeros_like, value))
+        server_state, agent_state = stage.init(jax.tree.map(jnp.zeros_like, value))
         read = np.zeros(4)
         encode = jax.jit(stage.encode)
         for _ in range(80):
-            update, local = encode(KEY, CONTEXT, shared, local, as_update(value))
-            read += vector(stage.decode(shared, update).value)
+            update, agent_state = encode(KEY, CONTEXT, server_state, agent_state, as_update(value))
+            read += vector(stage.decode(server_state, update).value)
         return read / 80
 
     np.testing.assert_allclose(mean_read(error_feedback(top_k(0.25))), [4.0, 1.0, 1.0, 2.0], atol=0.15)
@@ -236,38 +236,40 @@ def test_error_feedback_delivers_a_constant_update_that_top_k_alone_loses():
 
 def test_a_residual_recovers_from_an_update_that_was_not_finite():
     stage = error_feedback(top_k(0.2))
-    shared, local = stage.init(PARAMS)
+    server_state, agent_state = stage.init(PARAMS)
     poisoned = jax.tree.map(lambda x: x + jnp.nan, PARAMS)
-    _, local = stage.encode(KEY, CONTEXT, shared, local, as_update(poisoned))
-    assert np.isfinite(vector(local[1])).all()
+    _, agent_state = stage.encode(KEY, CONTEXT, server_state, agent_state, as_update(poisoned))
+    assert np.isfinite(vector(agent_state[1])).all()
 
 
 def test_control_variates_by_hand():
-    stage = control_variates(0.5, gradient_steps=3)
-    shared, local = {"x": jnp.array([1.0])}, ControlVariate({"x": jnp.array([4.0])}, jnp.float32(0.25))
-    assert stage.guide(shared, local)["x"].tolist() == [-3.0]
+    stage = scaffold(0.5, gradient_steps=3)
+    server_state, agent_state = {"x": jnp.array([1.0])}, ControlVariate({"x": jnp.array([4.0])}, jnp.float32(0.25))
+    assert stage.correction(server_state, agent_state)["x"].tolist() == [-3.0]
     context = CONTEXT._replace(share=jnp.float32(0.5))
-    update, after = stage.encode(KEY, context, shared, local, as_update({"x": jnp.array([6.0])}))
+    update, after = stage.encode(KEY, context, server_state, agent_state, as_update({"x": jnp.array([6.0])}))
     # two local steps of three gradient steps of size 0.5: 4 - c - delta / 3 = 4 - 1 - 6 / 3 = 1
     assert (after.variate["x"].tolist(), float(after.share)) == ([1.0], 0.5)
     assert update.value["x"].tolist() == [6.0]
     assert update.statistics[CHANGES]["x"].tolist() == [-0.5]  # 0.5 * 1 - 0.25 * 4
-    finished, c = stage.finish(KEY, shared, added_up(update))
+    finished, c = stage.finish(KEY, server_state, added_up(update))
     assert finished.value["x"].tolist() == [6.0]
     assert c["x"].tolist() == [0.5]
 
 
 def test_a_pipeline_takes_off_last_what_went_on_first():
     pipe = pipeline([clip(1.0), top_k(0.5), quantize(8)])
-    shared, local = pipe.init(PARAMS)
-    update, _ = pipe.encode(KEY, CONTEXT, shared, local, as_update(VALUE))
+    server_state, agent_state = pipe.init(PARAMS)
+    update, _ = pipe.encode(KEY, CONTEXT, server_state, agent_state, as_update(VALUE))
     assert isinstance(update.value["w"], Sparse)
     assert isinstance(update.value["w"].value, Quantized)
-    assert jax.tree.map(jnp.shape, pipe.decode(shared, update).value) == jax.tree.map(jnp.shape, VALUE)
+    assert jax.tree.map(jnp.shape, pipe.decode(server_state, update).value) == jax.tree.map(jnp.shape, VALUE)
 
 
 def noise(**marks) -> Stage:
-    return Stage(lambda key, context, shared, local, update: (update, local), finish=keep_update, **marks)
+    return Stage(
+        lambda key, context, server_state, agent_state, update: (update, agent_state), finish=keep_update, **marks
+    )
 
 
 @pytest.mark.parametrize("inner", [noise(noise=Noise("Gaussian", 1.0, at)) for at in ("agent", "server")])
@@ -277,8 +279,8 @@ def test_error_feedback_refuses_to_send_later_what_is_hidden_now(inner):
 
 
 def test_error_feedback_refuses_a_stage_that_steers():
-    with pytest.raises(UnsoundError, match=r"control_variates\(0.1\).*before error_feedback"):
-        error_feedback(control_variates(0.1))
+    with pytest.raises(UnsoundError, match=r"scaffold\(0.1\).*before error_feedback"):
+        error_feedback(scaffold(0.1))
 
 
 @pytest.mark.parametrize(
@@ -286,7 +288,7 @@ def test_error_feedback_refuses_a_stage_that_steers():
     [
         (random_k(0.1), r"random_k\(0.1\), which is right on average.*random_k\(0.01, unbiased=False\)"),
         (clip(1.0), r"clip\(1.0\), which is no compression.*before error_feedback"),
-        (one_way(["b"]), r"one_way\(\['b'\]\), which is no compression"),
+        (download_only(["b"]), r"download_only\(\['b'\]\), which is no compression"),
         (error_feedback(sign()), r"error_feedback\(sign\(\)\), which is no compression"),
     ],
     ids=repr,
@@ -311,14 +313,17 @@ def test_error_feedback_refuses_a_quantiser_too_coarse_for_the_arrays_it_is_give
 def residual_norms(stages, length: int, rounds: int = 200) -> np.ndarray:
     """Of a residual that is fed vectors of norm 1, without the checks of error_feedback."""
     inner = pipeline(stages)
-    shared, local = inner.init(jnp.zeros(length))
+    server_state, agent_state = inner.init(jnp.zeros(length))
     vectors = np.random.default_rng(0).normal(size=(rounds, length)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
 
     def step(residual, given):
         key, vector = given
         meant = as_update(vector + residual)
-        left = meant.value - inner.decode(shared, inner.encode(key, CONTEXT, shared, local, meant)[0]).value
+        left = (
+            meant.value
+            - inner.decode(server_state, inner.encode(key, CONTEXT, server_state, agent_state, meant)[0]).value
+        )
         return left, jnp.sqrt(jnp.square(left).sum())
 
     _, norms = jax.jit(lambda *given: jax.lax.scan(step, jnp.zeros(length), given))(
@@ -345,15 +350,15 @@ def test_the_residual_of_a_coarse_quantiser_grows_which_is_why_it_is_refused():
         assert residual_norms((coarse,), 60, 20)[-1] > 1e4
 
 
-@pytest.mark.parametrize("before", [one_way(["b"]), control_variates(0.1)], ids=repr)
+@pytest.mark.parametrize("before", [download_only(["b"]), scaffold(0.1)], ids=repr)
 def test_error_feedback_takes_what_an_earlier_stage_hands_on(before):
     pipe = pipeline([before, error_feedback(sign())])
-    shared, local = pipe.init(PARAMS)
+    server_state, agent_state = pipe.init(PARAMS)
     for _ in range(3):
-        update, after = pipe.encode(KEY, CONTEXT, shared, local, as_update(VALUE))
-        assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, local)
-        local = after
-    merged, _ = pipe.finish(KEY, shared, added_up(pipe.decode(shared, update)))
+        update, after = pipe.encode(KEY, CONTEXT, server_state, agent_state, as_update(VALUE))
+        assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, agent_state)
+        agent_state = after
+    merged, _ = pipe.finish(KEY, server_state, added_up(pipe.decode(server_state, update)))
     assert jax.tree.map(jnp.shape, merged.value) == jax.tree.map(jnp.shape, PARAMS)
 
 
@@ -364,17 +369,17 @@ def test_error_feedback_takes_what_an_earlier_stage_hands_on(before):
         (top_k(0.1), quantize(8)),
         (top_k(0.1), top_k(0.1)),
         (quantize(8), quantize(8)),
-        (control_variates(0.1), top_k(0.1)),
+        (scaffold(0.1), top_k(0.1)),
         (error_feedback(quantize(8)), top_k(0.1)),
     ],
     ids=repr,
 )
 def test_a_stage_refuses_what_an_earlier_one_has_encoded(late, early):
     pipe = pipeline([early, late])
-    shared, local = pipe.init(VALUE)
+    server_state, agent_state = pipe.init(VALUE)
     name = repr(late).partition("(")[0]
     with pytest.raises(UnsoundError, match=rf"{name}\(\) finds .*Put {name}\(\) before"):
-        pipe.encode(KEY, CONTEXT, shared, local, as_update(VALUE))
+        pipe.encode(KEY, CONTEXT, server_state, agent_state, as_update(VALUE))
 
 
 @pytest.mark.parametrize(
@@ -387,8 +392,8 @@ def test_a_stage_refuses_what_an_earlier_one_has_encoded(late, early):
         (lambda: top_k(0.0), "fraction is 0.0"),
         (lambda: top_k(1.5), "fraction is 1.5"),
         (error_feedback, "works around nothing"),
-        (lambda: control_variates(-0.1), "learning_rate is -0.1"),
-        (lambda: control_variates(0.1, 0), "gradient_steps is 0"),
+        (lambda: scaffold(-0.1), "learning_rate is -0.1"),
+        (lambda: scaffold(0.1, 0), "gradient_steps is 0"),
     ],
 )
 def test_arguments_out_of_range_are_named(build, message):

@@ -118,9 +118,12 @@ def test_a_study_on_a_virtual_clock_shows_its_time_to_the_target(tmp_path: Path)
 
 
 def test_the_front_holds_what_nothing_beats(page: Page, folder: Path) -> None:
-    from fedrl.studies.folder import opened
+    from fedrl.studies.folder import open_folder
 
-    assert [result["label"] for result in front(study_in(opened(folder)))] == ["agents 2, bits 2", "agents 2, bits 8"]
+    assert [result["label"] for result in front(study_in(open_folder(folder)))] == [
+        "agents 2, bits 2",
+        "agents 2, bits 8",
+    ]
     line = page.line("pareto", "Pareto front")
     assert (line["x"], line["y"]) == ([160, 640], [2.1, 4.1])
     drawn = page.line("pareto", "bits 8")
@@ -150,8 +153,8 @@ def test_a_study_of_one_key_or_of_words_has_no_heat_map(tmp_path: Path) -> None:
 
 
 def test_far_apart_values_have_logarithmic_axes(folder: Path) -> None:
-    from fedrl.studies.folder import opened
+    from fedrl.studies.folder import open_folder
 
-    figure = pareto_figure(study_in(opened(folder)))
+    figure = pareto_figure(study_in(open_folder(folder)))
     assert figure["layout"]["xaxis"]["type"] == "log"
     assert all(math.isfinite(x) for trace in figure["data"] for x in trace["x"])

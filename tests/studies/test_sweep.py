@@ -21,7 +21,7 @@ CORRIDOR: dict[str, Any] = {
     "checkpoint_s": 0,
     "environment": {"name": "gridworld", "layout": "S..G", "max_steps": 20},
     "fleet": {"slip": {"range": [0.0, 0.2]}},
-    "learner": {"name": "q_table", "instances": 2, "steps": 8, "learning_rate": 0.5, "exploration": 0.3},
+    "learner": {"name": "q_table", "num_envs": 2, "num_steps": 8, "learning_rate": 0.5, "epsilon": 0.3},
     "federation": {"agents": 3, "stages": [{"name": "quantize", "bits": 8}]},
     "evaluation": {"episodes": 4, "every": 1},
 }
@@ -75,7 +75,7 @@ def test_the_study_says_what_its_runs_say(done: Path, study: dict[str, Any]) -> 
 
 def test_each_distinct_program_is_compiled_once(tmp_path: Path) -> None:
     grid = {"federation.agents": [9, 12, 23], "learner.learning_rate": [0.4, 0.3], "fleet_seed": [0, 1]}
-    found = sweep({**CORRIDOR, "learner": {**CORRIDOR["learner"], "exploration": 0.31}}, grid, tmp_path / "study")
+    found = sweep({**CORRIDOR, "learner": {**CORRIDOR["learner"], "epsilon": 0.31}}, grid, tmp_path / "study")
     for name in ("init", "init_server", "commit_mean"):
         assert sum(setting["programs"].get(name, 0) for setting in found["settings"]) == 2  # one for each rate
     devices = 2
@@ -126,7 +126,7 @@ def test_what_was_compiled_before_an_interruption_still_counts_after_it(tmp_path
         if event.get("round") == 2:
             signal.raise_signal(signal.SIGINT)
 
-    fresh = {**CORRIDOR, "seeds": 1, "learner": {**CORRIDOR["learner"], "exploration": 0.32}}
+    fresh = {**CORRIDOR, "seeds": 1, "learner": {**CORRIDOR["learner"], "epsilon": 0.32}}
     before = sweep(fresh, {"federation.agents": [9]}, tmp_path / "study", sinks=[interrupt])
     compiled = before["settings"][0]["programs"]["block"]
     after = resume_sweep(tmp_path / "study")
@@ -145,7 +145,7 @@ def test_a_complete_study_has_nothing_to_resume_and_is_not_overwritten(done: Pat
 
 
 def test_the_written_plan_is_the_same_study_again(done: Path) -> None:
-    again, first = plan_of(done / "study.toml"), folder.opened(done).plan
+    again, first = plan_of(done / "study.toml"), folder.open_folder(done).plan
     assert again == first
     assert again.grid == GRID
     assert again.target == 0.5

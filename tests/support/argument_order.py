@@ -11,30 +11,34 @@ ROLES = {
     RANDOM: {"key", "noise", "rng"},
     READ: {
         *("params", "env_params", "context", "view", "arrivals", "broadcast"),
-        *("agents", "ids", "number", "admitted", "left", "steps", "start", "message"),
+        *("agents", "ids", "number", "selected", "left", "steps", "start", "message"),
     },
-    STATE: {"state", "shared", "local", "memory"},
-    VALUE: {"action", "update", "updates", "experience", "told", "sizes", "trained", "total", "value"},
+    STATE: {"state", "server_state", "agent_state", "memory"},
+    VALUE: {"action", "update", "updates", "experience", "reports", "sizes", "trained", "total", "value"},
 }
 ORDERS: dict[str, dict[str, str]] = {
     "Environment": {"reset": "noise params", "step": "noise params state action"},
     "Learner": {
         "init": "key env_params",
         "collect": "key state",
-        "learn": "key state experience hint",
-        "gradient": "key state experience hint",
+        "learn": "key state experience context",
+        "gradient": "key state experience context",
     },
     "Stage": {
         "init": "params",
-        "guide": "shared local",
-        "encode": "key context shared local update",
-        "decode": "shared update",
-        "finish": "key shared update",
+        "correction": "server_state agent_state",
+        "encode": "key context server_state agent_state update",
+        "decode": "server_state update",
+        "finish": "key server_state update",
     },
     "Aggregator": {"init": "params", "weigh": "update", "update": "key view arrivals state updates"},
-    "Selection": {"init": "agents", "choose": "rng ids number state", "hear": "arrivals state told"},
-    "Workload": {"init": "agents", "plan": "agents number state", "hear": "arrivals state told"},
-    "Admission": {"init": "agents", "admit": "rng ids left state told sizes", "hear": "ids admitted state told"},
+    "Selection": {"init": "agents", "choose": "rng ids number state", "observe": "arrivals state reports"},
+    "LocalSteps": {"init": "agents", "plan": "agents number state", "observe": "arrivals state reports"},
+    "UploadBudget": {
+        "init": "agents",
+        "select": "rng ids left state reports sizes",
+        "observe": "ids selected state reports",
+    },
     "Rule": {
         "init": "params",
         "send": "steps start memory trained",
@@ -42,7 +46,7 @@ ORDERS: dict[str, dict[str, str]] = {
         "correction": "memory",
     },
 }
-"""The parameters of the functions of each record. A hint comes last: `learn` and `gradient` are all that take one."""
+"""The parameters of the functions of each record. The context comes last: `learn` and `gradient` are all that take one."""
 ALSO = {"experience": {"seen", "raw"}, "params": {"value"}, "state": {"timed"}}
 """Other names under which a parameter may go."""
 

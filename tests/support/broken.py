@@ -15,7 +15,7 @@ def broken(rounds: int = 3, seeds: int = 1, **changes: Any) -> dict[str, Any]:
     """The corridor of `small`, in which agent 1 is broken, with all its baselines."""
     table = tomllib.loads(TOML.format(rounds=rounds))
     table["baselines"]["mixture"] = True
-    table["learner"]["steps"] = 64  # enough to try everything in a round, whatever the seed
+    table["learner"]["num_steps"] = 64  # enough to try everything in a round, whatever the seed
     return table | {"seeds": seeds, "fleet": {"step_cost": [0.01, COST, 0.02]}} | changes
 
 

@@ -28,7 +28,7 @@ bits = 8
 [learner]
 kind = "ppo"
 clip = {clip}
-discount = 0.99 # gamma
+gamma = 0.99 # gamma
 hidden = [64, 64]
 
 [environment]
@@ -92,7 +92,7 @@ def rounds_of(
             "bytes_down": agents * 36_880 if method == "federated" else 0,
             "messages_up": agents if method == "federated" else 0,
             "messages_down": agents if method == "federated" else 0,
-            "refused": 0,
+            "rejected": 0,
             "seconds": 0.012,
         }
         if method == "average_once":

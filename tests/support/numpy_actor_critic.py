@@ -15,10 +15,10 @@ STEP = 1e-5  # of the central differences: their error is of the order of its sq
 
 @dataclass(frozen=True)
 class Settings:
-    discount: float
+    gamma: float
     trace: float
-    value_weight: float
-    entropy_weight: float
+    value_coef: float
+    entropy_coef: float
     clip: float | None = None
     """PPO's, None for A2C."""
 
@@ -61,9 +61,9 @@ def generalised_advantages(settings: Settings, seen: Any, here: np.ndarray, ther
     for instance in range(here.shape[1]):
         for start in range(here.shape[0]):
             for k, t in enumerate(range(start, here.shape[0])):
-                beyond = 0.0 if seen.terminated[t, instance] else settings.discount * there[t, instance]
+                beyond = 0.0 if seen.terminated[t, instance] else settings.gamma * there[t, instance]
                 delta = seen.reward[t, instance] + beyond - here[t, instance]
-                found[start, instance] += (settings.discount * settings.trace) ** k * delta
+                found[start, instance] += (settings.gamma * settings.trace) ** k * delta
                 if seen.terminated[t, instance] or seen.truncated[t, instance]:
                     break
     return found
@@ -72,10 +72,10 @@ def generalised_advantages(settings: Settings, seen: Any, here: np.ndarray, ther
 def samples_of(settings: Settings, params: Any, seen: Any) -> Samples:
     """The trajectory, one time step after the other, with what the parameters before learning make of it."""
     shape = seen.reward.shape
-    state, successor = np.asarray(seen.observation).ravel(), np.asarray(seen.successor).ravel()
+    state, next_observation = np.asarray(seen.observation).ravel(), np.asarray(seen.next_observation).ravel()
     action = np.asarray(seen.action)
     action = action.ravel() if action.ndim == 2 else np.moveaxis(action, 1, 0).reshape(action.shape[1], -1)
-    here, there = network(params["critic"], state)[0], network(params["critic"], successor)[0]
+    here, there = network(params["critic"], state)[0], network(params["critic"], next_observation)[0]
     advantage = generalised_advantages(settings, seen, here.reshape(shape), there.reshape(shape)).ravel()
     log_prob = log_prob_and_entropy(params["actor"], state, action)[0]
     return Samples(state, action, log_prob, advantage, advantage + here)
@@ -95,7 +95,7 @@ def objective(settings: Settings, params: Any, batch: Samples) -> float:
         ratio = ratios(params, batch)
         gain = np.minimum(ratio * advantage, np.clip(ratio, 1 - settings.clip, 1 + settings.clip) * advantage)
     error = (network(params["critic"], batch.state)[0] - batch.target) ** 2
-    return (settings.value_weight * error - gain - settings.entropy_weight * entropy).mean()
+    return (settings.value_coef * error - gain - settings.entropy_coef * entropy).mean()
 
 
 def slope(settings: Settings, params: Any, batch: Samples) -> Any:

@@ -25,9 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrl.clocks.counter_rng import Draw, exponential, normal, uniform
+from fedrl.clocks.counter_rng import Purpose, exponential, normal, uniform
 from fedrl.clocks.devices import Clock
-from fedrl.clocks.distributions import drawn
+from fedrl.clocks.distributions import draw
 from fedrl.core import exact
 from fedrl.core.aggregator import NOBODY, Arrivals
 from fedrl.core.keys import (
@@ -155,17 +155,17 @@ class OneAtATime:
         self.keys = keys_of(seed)
         self.server = self.programs.init_server(stream_key(self.keys, Stream.SERVER))
         self.before = self.server.params
-        joins_s = drawn(clock.joins_s, count, clock.devices_seed, Draw.JOIN, "joins_s")
+        joins_s = draw(clock.joins_s, count, clock.devices_seed, Purpose.JOIN, "joins_s")
         self.weights, self.agents, self.fleet = shares(federation, np.array(steps)), [], fleet
         self.first, self.seen = self.server.params, dict.fromkeys((GARBLED, RESTARTS, HANGS, "duplicates"), 0)
         for k in range(count):
             born = self.born(k, steps[k], self.key_to_begin(k, 0))
             self.agents.append(Agent(k, steps[k], born, float(joins_s[k]), delay=delays[k] if delays else 0))
         self.held: list[Broadcast] = []
-        self.step_s = drawn(clock.step_s, count, clock.devices_seed, Draw.STEP, "step_s")
+        self.step_s = draw(clock.step_s, count, clock.devices_seed, Purpose.STEP, "step_s")
         self.messages_s = self.message_seconds(count)
-        self.latency_s = drawn(clock.latency_s, count, clock.devices_seed, Draw.LATENCY, "latency_s")
-        self.drawn: dict[tuple[Draw, int], np.ndarray] = {}
+        self.latency_s = draw(clock.latency_s, count, clock.devices_seed, Purpose.LATENCY, "latency_s")
+        self.drawn: dict[tuple[Purpose, int], np.ndarray] = {}
 
     def key_to_begin(self, k: int, restarts: int) -> np.ndarray:
         """Of an agent that has begun anew so often."""
@@ -186,11 +186,11 @@ class OneAtATime:
         update, _, _ = jax.eval_shape(self.federation.agent, turn_below(jax.random.key(0)), sent, first, jnp.int32(1))
         decoded = jax.eval_shape(self.federation.decode, sent, update)
         up_bytes, down_bytes = codec(update).size_bytes or int(size_bytes(decoded)), int(size_bytes(sent))
-        both = 2.0 * drawn(clock.latency_s, count, clock.devices_seed, Draw.LATENCY, "latency_s")
-        both = both + down_bytes / drawn(clock.down_bytes_per_s, count, clock.devices_seed, Draw.DOWN, "down")
-        return both + up_bytes / drawn(clock.up_bytes_per_s, count, clock.devices_seed, Draw.UP, "up")
+        both = 2.0 * draw(clock.latency_s, count, clock.devices_seed, Purpose.LATENCY, "latency_s")
+        both = both + down_bytes / draw(clock.down_bytes_per_s, count, clock.devices_seed, Purpose.DOWN, "down")
+        return both + up_bytes / draw(clock.up_bytes_per_s, count, clock.devices_seed, Purpose.UP, "up")
 
-    def draw(self, how: Any, purpose: Draw, agent: Agent, number: int) -> float:
+    def draw(self, how: Any, purpose: Purpose, agent: Agent, number: int) -> float:
         """An agent's number for its so-manieth turn or absence; those of all agents are drawn together."""
         if (purpose, number) not in self.drawn:
             everybody = np.arange(len(self.agents))
@@ -202,12 +202,12 @@ class OneAtATime:
         while agent.until_s <= self.now_s:
             agent.phase += 1
             mean_s = self.clock.online_s if agent.phase % 2 else self.clock.offline_s
-            agent.until_s += mean_s * self.draw(exponential, Draw.STAY, agent, agent.phase)
+            agent.until_s += mean_s * self.draw(exponential, Purpose.STAY, agent, agent.phase)
         return agent.phase % 2 == 1
 
     def seconds_of_work(self, agent: Agent) -> float:
         jitter = self.clock.jitter
-        pace = float(np.exp(jitter * self.draw(normal, Draw.JITTER, agent, agent.turns))) if jitter else 1.0
+        pace = float(np.exp(jitter * self.draw(normal, Purpose.JITTER, agent, agent.turns))) if jitter else 1.0
         return agent.steps * float(self.step_s[agent.number]) * pace
 
     # --- agents ------------------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ class OneAtATime:
         end_s = self.now_s + float(self.messages_s[agent.number]) + self.seconds_of_work(agent)
         agent.ends = self.how_it_ends(agent)
         if agent.ends == HANGS and agent.until_s >= end_s:
-            end_s += self.clock.hang_s * self.draw(exponential, Draw.HANG_S, agent, agent.turns)
+            end_s += self.clock.hang_s * self.draw(exponential, Purpose.HANG_S, agent, agent.turns)
             self.seen[HANGS] += 1
         elif agent.until_s < end_s:
             agent.ends = DROPS
@@ -237,10 +237,10 @@ class OneAtATime:
     def how_it_ends(self, agent: Agent) -> str:
         """What becomes of a turn, if its agent stays."""
         chances = (
-            (HANGS, Draw.HANG, self.clock.hang),
-            (RESTARTS, Draw.RESTART, self.clock.restart),
-            (DROPS, Draw.DROP_OUT, self.clock.drop_out),
-            (GARBLED, Draw.MALFORMED, self.clock.malformed),
+            (HANGS, Purpose.HANG, self.clock.hang),
+            (RESTARTS, Purpose.RESTART, self.clock.restart),
+            (DROPS, Purpose.DROP_OUT, self.clock.drop_out),
+            (GARBLED, Purpose.MALFORMED, self.clock.malformed),
         )
         found = (end for end, draw, chance in chances if self.draw(uniform, draw, agent, agent.turns) < chance)
         return next(found, COMES)
@@ -268,12 +268,12 @@ class OneAtATime:
             chosen = idle if len(idle) <= room else [min(idle, key=self.place_in_turn)]
             begun += [agent for agent in chosen if self.send_for(agent)]
         for agent in begun:
-            agent.cohort = self.schedule.wait_for or (len(self.agents) if self.schedule.restart else len(begun))
+            agent.cohort = self.schedule.buffer_size or (len(self.agents) if self.schedule.redispatch else len(begun))
         return begun
 
     def place_in_turn(self, agent: Agent) -> float:
         """Who had fewer turns comes first; a lot is drawn among equals."""
-        return agent.turns + self.draw(uniform, Draw.TURN, agent, agent.turns)
+        return agent.turns + self.draw(uniform, Purpose.TURN, agent, agent.turns)
 
     def near(self, agent: Agent) -> bool:
         """Whether an agent is not too far ahead of the slowest one that is not away."""
@@ -287,7 +287,7 @@ class OneAtATime:
     def train(self, agent: Agent) -> Arrival:
         """What an agent makes of what it heard: its own half of the federation, on its own."""
         assert agent.heard is not None
-        remembered, own = agent.state.local, self.keys_of_turn(agent)
+        remembered, own = agent.state.stage_states, self.keys_of_turn(agent)
         state = agent.state._replace(steps=np.int32(agent.steps))
         update, agent.state = self.programs.train(own, agent.heard, state, np.int32(agent.cohort))
         return Arrival(agent, jax.tree.map(np.asarray, update), agent.heard, remembered)
@@ -301,11 +301,11 @@ class OneAtATime:
 
     def merge(self) -> None:
         schedule = self.schedule
-        need = schedule.wait_for or len(self.agents)
+        need = schedule.buffer_size or len(self.agents)
         got: list[Arrival] = []
         began, deadline_s = self.began(), self.now_s + schedule.deadline_s
         while len(got) < need:
-            if began and not schedule.restart and not self.working():
+            if began and not schedule.redispatch and not self.working():
                 break  # whoever began is done
             agent = min(self.agents, key=lambda agent: (agent.due_s, agent.number))
             copy = min(self.agents, key=lambda agent: (agent.copy_s, agent.number))
@@ -316,19 +316,19 @@ class OneAtATime:
                 self.repeated(copy)
                 continue
             got += self.next_event(agent)
-            if schedule.restart and len(got) < need:
+            if schedule.redispatch and len(got) < need:
                 self.fill()  # whose update completes the merge hears of what comes of it
             if not began:
                 began, deadline_s = self.began(), self.now_s + schedule.deadline_s
-        if schedule.late == "discard":
+        if schedule.stragglers == "cancel":
             for agent in self.working():
                 agent.doing, agent.due_s = IDLE, np.inf
         if len(got) >= max(schedule.quorum, 1) and self.commit(got):
             return
         self.server = self.server._replace(version=np.int32(int(self.server.version) + 1))
-        if not schedule.restart:  # who has gone on since has nothing left to give back
+        if not schedule.redispatch:  # who has gone on since has nothing left to give back
             for arrival in got:
-                arrival.agent.state = arrival.agent.state._replace(local=arrival.remembered)
+                arrival.agent.state = arrival.agent.state._replace(stage_states=arrival.remembered)
 
     def began(self) -> bool:
         """Send for whoever is idle; whether anybody is at work then."""
@@ -345,14 +345,14 @@ class OneAtATime:
             return []
         agent.done += 1
         if agent.ends == COMES:
-            if self.draw(uniform, Draw.DUPLICATE, agent, agent.turns - 1) < self.clock.duplicate:
-                later = self.draw(uniform, Draw.COPY, agent, agent.turns - 1)
+            if self.draw(uniform, Purpose.DUPLICATE, agent, agent.turns - 1) < self.clock.duplicate:
+                later = self.draw(uniform, Purpose.COPY, agent, agent.turns - 1)
                 agent.copy_s = self.now_s + 2.0 * float(self.latency_s[agent.number]) * later
                 agent.copy_of = agent.turns
             return self.arrives(agent, agent.turns)
         if agent.ends == GARBLED:  # nobody can read it; the agent has learned, and its stages are told
             remembered = self.train(agent).remembered
-            agent.state = agent.state._replace(local=remembered)
+            agent.state = agent.state._replace(stage_states=remembered)
         if agent.ends == RESTARTS:
             agent.restarts += 1
             key = self.key_to_begin(agent.number, agent.restarts)
@@ -383,7 +383,7 @@ class OneAtATime:
             return False
         earlier = self.server.params
         keys = server_data(server_secret(self.keys), int(self.server.version))
-        if self.federation.aggregator.sees == "sum":
+        if self.federation.aggregator.needs == "sum":
             self.server = self.programs.commit_mean(keys, self.server, self.mean_of(updates))
         else:
             order = np.argsort([arrival.agent.number for arrival in got], kind="stable")
@@ -400,7 +400,7 @@ class OneAtATime:
         schedule, update = self.schedule, arrival.update
         mixing = 1.0 / len(self.agents) if schedule.mixing is None else schedule.mixing
         scale, value = np.float32(mixing) * by_age, update.value
-        if schedule.toward_model:  # where to go, not how far
+        if schedule.mix_models:  # where to go, not how far
             now = jax.tree.map(np.asarray, self.server.params)
             value = jax.tree.map(lambda v, old, new: v + (np.asarray(old) - new), value, arrival.heard.params, now)
         return update._replace(value=jax.tree.map(lambda v: np.asarray(v * scale), value))
@@ -408,7 +408,7 @@ class OneAtATime:
     def mean_of(self, updates: list[Update]) -> Update:
         """The weighted mean, by sums of integers: the same whatever the order. A stack of one."""
         aggregator, learner = self.federation.aggregator, self.federation.learner
-        unit = exact.nearest_power_of_two(aggregator.unit(learner.samples * self.federation.local_steps))
+        unit = exact.nearest_power_of_two(aggregator.weight_scale(learner.samples * self.federation.local_steps))
         digits = []
         for update in updates:
             weight = np.float32(update.weight / unit)

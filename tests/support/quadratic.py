@@ -16,7 +16,7 @@ import optax
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_nothing, first
 from fedrl.core.learner import Learner, nothing_gathered
-from fedrl.core.types import Hint
+from fedrl.core.types import LocalContext
 from fedrl.learners.parts.optimizers import descend
 
 
@@ -71,14 +71,14 @@ def quadratic(optimizer: optax.GradientTransformation, size: int = 3, samples: i
         params = split(jnp.zeros(size))
         return QuadraticState(params, optimizer.init(params), env_params)
 
-    def learn(key, state: QuadraticState, experience, hint: Hint):
+    def learn(key, state: QuadraticState, experience, context: LocalContext):
         del key, experience
         slope, metrics = gradient_at(state)
-        params, memory = descend(optimizer, slope, state.optimizer, state.params, hint)
+        params, memory = descend(optimizer, slope, state.optimizer, state.params, context)
         return state._replace(params=params, optimizer=memory), metrics
 
-    def gradient(key, state: QuadraticState, experience, hint: Hint):
-        del key, experience, hint
+    def gradient(key, state: QuadraticState, experience, context: LocalContext):
+        del key, experience, context
         return gradient_at(state)
 
     return Learner(
@@ -102,7 +102,7 @@ def flat(params) -> np.ndarray:
 
 def simulated_rounds(simulation, rounds: int, seed: int = 0, cohort=None):
     """Run so many rounds and return the population."""
-    population = simulation.init(seed)
+    run_state = simulation.init(seed)
     for i in range(rounds):
-        population, _ = simulation.round(population, cohort=None if cohort is None else cohort(i))
-    return population
+        run_state, _ = simulation.round(run_state, cohort=None if cohort is None else cohort(i))
+    return run_state

@@ -20,10 +20,10 @@ slip = [0.0, 0.1, 0.2]
 
 [learner]
 name = "q_table"
-instances = 2
-steps = 8
+num_envs = 2
+num_steps = 8
 learning_rate = 0.5
-exploration = 0.3
+epsilon = 0.3
 
 [federation]
 agents = 3

@@ -142,8 +142,8 @@ def test_graphs_in_turn_are_connected_together_though_each_alone_is_not(tmp_path
 
 def test_a_file_is_read_as_it_is_written(path_of_three):
     assert from_file(path_of_three).adjacency(3, 0).astype(int).tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
-    one_way = from_file(path_of_three, directed=True).adjacency(3, 0)
-    assert one_way.astype(int).tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]  # 1 hears 0, 2 hears 1
+    download_only = from_file(path_of_three, directed=True).adjacency(3, 0)
+    assert download_only.astype(int).tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]  # 1 hears 0, 2 hears 1
     with pytest.raises(ConfigError, match="3 parts"):
         check_graph(from_file(path_of_three, directed=True), 3)
     with pytest.raises(ConfigError, match="2 parts"):

@@ -28,8 +28,8 @@ from fedrl.topologies import (
     torus,
     uniform_neighbours,
 )
-from fedrl.topologies.consensus import heard as heard_by_one
-from fedrl.topologies.consensus import met
+from fedrl.topologies.consensus import consensus_step
+from fedrl.topologies.consensus import peer_step as heard_by_one
 from fedrl.topologies.graph import Graph
 from fedrl.topologies.mixing import check_sums, largest_step
 from fedrl.topologies.spectrum import contraction, distances, long_run_contraction, measured_contraction, spectral_gap
@@ -218,7 +218,7 @@ def test_rules_keep_the_mean_of_what_was_trained(rule, heard, seed):
         trained = random_params(agents, seed + round + 1)
         start, before = params, weight
         memory = rule.init(start) if memory is None else memory
-        params, memory = met(rule, [csr_array(weights)], np.full(agents, 2), start, memory, trained)
+        params, memory = consensus_step(rule, [csr_array(weights)], np.full(agents, 2), start, memory, trained)
         weight = memory if rule == push_sum() else weight  # kept is the sum of weight * params
         for name in trained:
             old, new = (w.reshape(-1, *(1,) * (trained[name].ndim - 1)) for w in (before, weight))
@@ -234,7 +234,7 @@ def test_the_tracker_divides_by_all_the_gradient_steps_of_a_local_one():
     weights, start, trained = metropolis().weights(ring().adjacency(5, 0)), random_params(5, 0), random_params(5, 1)
 
     def memory(rule):
-        return met(rule, [csr_array(weights)], np.full(5, 2), start, rule.init(start), trained)[1]
+        return consensus_step(rule, [csr_array(weights)], np.full(5, 2), start, rule.init(start), trained)[1]
 
     twice, double = memory(gradient_tracking(0.1, gradient_steps=2)), memory(gradient_tracking(0.2))
     for name in start:
@@ -251,17 +251,17 @@ def test_a_peer_by_itself_computes_the_same_bits(rule, graph):
     weights = mixing.weights(graph.adjacency(agents, 0))
     start, trained, steps = random_params(agents, 0), random_params(agents, 1), np.arange(1, agents + 1)
     memory = rule.init(start)
-    together = met(rule, [csr_array(weights)], steps, start, memory, trained)
+    together = consensus_step(rule, [csr_array(weights)], steps, start, memory, trained)
 
     def own(tree, k):
         return jax.tree.map(lambda x: x[k : k + 1], tree)
 
     for k in range(agents):
         sent = [rule.send(steps[j : j + 1], own(start, j), own(memory, j), own(trained, j)) for j in range(agents)]
-        letters = [(weights[k, j], sent[j]) for j in np.flatnonzero(weights[k])]
-        alone = heard_by_one(rule, sent[k], own(memory, k), letters)
+        messages = [(weights[k, j], sent[j]) for j in np.flatnonzero(weights[k])]
+        alone = heard_by_one(rule, sent[k], own(memory, k), messages)
         jax.tree.map(np.testing.assert_array_equal, alone, own(together, k))
     if graph == complete():
         dense = jax.tree.map(lambda x: np.tensordot(weights, np.asarray(x, np.float64), 1), trained)
-        sparse = met(average(), [csr_array(weights)], steps, start, (), trained)[0]
+        sparse = consensus_step(average(), [csr_array(weights)], steps, start, (), trained)[0]
         assert any((dense[name] != sparse[name]).any() for name in dense)

@@ -11,22 +11,22 @@ from fedrl.aggregators import mean, median
 from fedrl.core.aggregator import on_time
 from fedrl.core.errors import WireError
 from fedrl.core.stage import pipeline
-from fedrl.core.types import Context, Update
+from fedrl.core.types import Update, UpdateContext
 from fedrl.engines.simulate import simulate
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.learners import sgd
 from fedrl.stages import (
-    by_size,
     clip,
-    control_variates,
+    download_only,
     error_feedback,
     flatten,
-    lazy,
-    one_way,
+    hard_threshold,
+    lag,
+    partition_by_size,
     quantize,
     random_k,
+    scaffold,
     sign,
-    threshold,
     top_k,
     uniform_quantize,
 )
@@ -43,15 +43,15 @@ PARAMS = {
 }
 SIZES = [40, 1200, 40, 1]  # of the leaves, in their order
 KEY = jax.random.key(0)
-CONTEXT = Context(jnp.int32(2), jnp.int32(5), jnp.int32(4), jnp.int32(3))
+CONTEXT = UpdateContext(jnp.int32(2), jnp.int32(5), jnp.int32(4), jnp.int32(3))
 HEAD = 8  # weight and version
 
 # of each pipeline, the size of an update as its documentation says it; None where it depends on the data
 PIPELINES = [
     ([], HEAD + 4 * 1281),
     ([clip(1.0)], HEAD + 4 * 1281),
-    ([one_way(["log_std", "layers/-1"])], HEAD + 4 * 1240),
-    ([control_variates(0.1)], HEAD + 2 * 4 * 1281),
+    ([download_only(["log_std", "layers/-1"])], HEAD + 4 * 1240),
+    ([scaffold(0.1)], HEAD + 2 * 4 * 1281),
     *[([quantize(bits)], HEAD + sum(4 + -(-n * bits // 8) for n in SIZES)) for bits in range(1, 9)],
     # 1 % of 40, 1200, 40 and 1: one index of 6 bits, twelve of 11 bits, one of 6 bits, none
     ([top_k(0.01)], HEAD + (1 + 4) + (17 + 4 * 12) + (1 + 4) + 4),
@@ -61,23 +61,23 @@ PIPELINES = [
     ([top_k(0.01), quantize(4)], HEAD + (1 + 4 + 1) + (17 + 4 + 6) + (1 + 4 + 1) + (4 + 1)),
     ([sign()], HEAD + (4 + 5) + (4 + 150) + (4 + 5) + (4 + 1)),
     ([flatten(), sign()], HEAD + 4 + 161),
-    ([by_size(40, quantize(3, unbiased=False), sign())], HEAD + (4 + 15) + (4 + 150) + (4 + 15) + (4 + 1)),
-    ([by_size(39, flatten(), sign())], HEAD + 4 * 1 + (4 + 5) + (4 + 150) + (4 + 5)),
-    ([by_size(40, quantize(4), threshold(0.5))], None),
+    ([partition_by_size(40, quantize(3, unbiased=False), sign())], HEAD + (4 + 15) + (4 + 150) + (4 + 15) + (4 + 1)),
+    ([partition_by_size(39, flatten(), sign())], HEAD + 4 * 1 + (4 + 5) + (4 + 150) + (4 + 5)),
+    ([partition_by_size(40, quantize(4), hard_threshold(0.5))], None),
     ([flatten(), top_k(0.01)], HEAD + (18 + 4 * 13)),  # 13 indices of 11 bits
     ([flatten(), top_k(0.01), sign()], HEAD + (18 + 4 + 2)),
     *[([uniform_quantize(bits)], HEAD + sum(-(-n * bits // 8) for n in SIZES)) for bits in (2, 5, 8, 9, 16)],
     ([top_k(0.01), uniform_quantize(12)], HEAD + (1 + 2) + (17 + 18) + (1 + 2) + 2),
     ([random_k(0.01)], HEAD + 4 + 4 * (1 + 12 + 1 + 1)),
     ([random_k(0.01, unbiased=False), quantize(2)], HEAD + 4 + (4 + 1) + (4 + 3) + (4 + 1) + (4 + 1)),
-    ([lazy()], None),
-    ([lazy(top_k(0.01), sign())], None),
-    ([lazy(error_feedback(threshold(0.5), uniform_quantize(12)))], None),
-    ([threshold(1.5)], None),
-    ([threshold(1.5), quantize(3)], None),
-    ([threshold(1.5), quantize(1)], None),
-    ([threshold(1.5), sign()], None),
-    ([error_feedback(flatten(), threshold(0.5), uniform_quantize(12))], None),
+    ([lag()], None),
+    ([lag(top_k(0.01), sign())], None),
+    ([lag(error_feedback(hard_threshold(0.5), uniform_quantize(12)))], None),
+    ([hard_threshold(1.5)], None),
+    ([hard_threshold(1.5), quantize(3)], None),
+    ([hard_threshold(1.5), quantize(1)], None),
+    ([hard_threshold(1.5), sign()], None),
+    ([error_feedback(flatten(), hard_threshold(0.5), uniform_quantize(12))], None),
     ([error_feedback(top_k(0.01), quantize(8))], HEAD + (1 + 4 + 1) + (17 + 4 + 12) + (1 + 4 + 1) + (4 + 1)),
 ]
 
@@ -229,8 +229,8 @@ FLEET = Valley(np.ones((AGENTS, SIZE), np.float32), np.random.default_rng(0).nor
         (mean(), (top_k(0.3), quantize(4))),
         (median(), (top_k(0.3), quantize(4))),
         (mean(), (random_k(0.5, unbiased=False), sign())),
-        (mean(), (threshold(0.1), quantize(5))),
-        (median(), (error_feedback(flatten(), threshold(0.1)),)),
+        (mean(), (hard_threshold(0.1), quantize(5))),
+        (median(), (error_feedback(flatten(), hard_threshold(0.1)),)),
     ],
     ids=repr,
 )
@@ -238,19 +238,19 @@ def test_the_simulator_reports_the_bytes_that_would_travel_and_merges_what_would
     """One round by hand, every update as bytes in between, against one round of the engine."""
     federation = federate(quadratic(sgd(0.1), size=SIZE), aggregator, *stages)
     simulation = simulate(federation, FLEET, devices=jax.devices()[:1])
-    population = simulation.init(0)
-    sent = federation.broadcast(population.server)
-    agents = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *population.blocks)
+    run_state = simulation.init(0)
+    sent = federation.broadcast(run_state.server)
+    agents = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *run_state.blocks)
     agents = jax.tree.map(lambda x: x[:AGENTS], agents)
     updates = jax.jit(jax.vmap(federation.agent, (0, None, 0, None)))(
-        turns_of(population, AGENTS), sent, agents, jnp.int32(AGENTS)
+        turns_of(run_state, AGENTS), sent, agents, jnp.int32(AGENTS)
     )
     each = [jax.tree.map(lambda x, k=k: x[k], updates[0]) for k in range(AGENTS)]
     wire = codec(each[0])
     bytes_up = [wire.encode(update) for update in each]
     arrived = jax.tree.map(lambda *leaves: np.stack(leaves), *map(wire.decode, bytes_up))
-    expected = federation.server(keys_of_server(population), on_time(np.arange(AGENTS)), population.server, arrived)
-    after, seen = simulation.round(population)
+    expected = federation.server(keys_of_server(run_state), on_time(np.arange(AGENTS)), run_state.server, arrived)
+    after, seen = simulation.round(run_state)
     assert seen.bytes_up == sum(map(len, bytes_up))
     if wire.size_bytes is None:
         assert len(set(map(len, bytes_up))) > 1

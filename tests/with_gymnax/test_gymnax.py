@@ -40,9 +40,11 @@ def test_the_final_observation_survives_and_limits_truncate():
     assert seen.truncated.sum(axis=1).tolist() == [0, 0, 0, 0, 3, 0, 0, 0, 0, 3, 0, 0]
     assert not seen.terminated.any()
     assert counts["episode_return"] == -30.0
-    np.testing.assert_array_equal(seen.successor[3], seen.observation[4])
-    assert np.abs(np.asarray(seen.successor[4] - seen.observation[5])).max() > 1e-4
-    assert np.abs(np.asarray(seen.successor[4] - seen.successor[3])).max() < 0.02  # one step apart, no reset between
+    np.testing.assert_array_equal(seen.next_observation[3], seen.observation[4])
+    assert np.abs(np.asarray(seen.next_observation[4] - seen.observation[5])).max() > 1e-4
+    assert (
+        np.abs(np.asarray(seen.next_observation[4] - seen.next_observation[3])).max() < 0.02
+    )  # one step apart, no reset between
 
 
 def test_every_number_among_the_parameters_may_differ_between_agents():

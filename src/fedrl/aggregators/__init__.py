@@ -1,10 +1,17 @@
 """Rules that make one update of many."""
 
-from fedrl.aggregators.afl import agnostic
+from fedrl.aggregators.afl import afl
 from fedrl.aggregators.mean import mean
 from fedrl.aggregators.median import median
-from fedrl.aggregators.q_ffl import q_fair
-from fedrl.aggregators.weight_by_diversity import by_diversity
-from fedrl.aggregators.weight_by_environment import by_settings
+from fedrl.aggregators.q_ffl import q_ffl
+from fedrl.aggregators.weight_by_diversity import weight_by_diversity
+from fedrl.aggregators.weight_by_environment import weight_by_environment
 
-__all__ = ["agnostic", "by_diversity", "by_settings", "mean", "median", "q_fair"]
+__all__ = [
+    "afl",
+    "mean",
+    "median",
+    "q_ffl",
+    "weight_by_diversity",
+    "weight_by_environment",
+]

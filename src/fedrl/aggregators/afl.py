@@ -27,7 +27,7 @@ class Mixture(NamedTuple):
 
 
 @component("aggregator", reference="Mohri, Sivek & Suresh (2019), https://arxiv.org/abs/1902.00146")
-def agnostic(agents: int, step: float = 0.01, best: float | None = None) -> Aggregator:
+def afl(agents: int, step: float = 0.01, reference_return: float | None = None) -> Aggregator:
     """AFL: train for the worst mixture of agents, min over theta of max over lambda of sum_k lambda_k F_k(theta).
 
         theta <- theta + sum_k lambda_k Delta_k,      lambda <- projection onto the simplex of (lambda + gamma F)
@@ -35,12 +35,13 @@ def agnostic(agents: int, step: float = 0.01, best: float | None = None) -> Aggr
     Both use the lambda of before. If only some agents take part, their weights are scaled to a sum of one, and the
     others' loss counts as zero; should none of them have any weight, they count alike.
 
-    What leaves an agent beside its update is its loss, four bytes in the open: "loss", or "return" if `best` is given.
+    What leaves an agent beside its update is its loss, four bytes in the open: "loss", or "return" if
+    `reference_return` is given.
 
     Args:
         agents: K, how many agents there are in all.
         step: gamma, in units of 1 / loss: with losses of some hundreds, choose a hundredth of a hundredth.
-        best: The best mean return there is. With it, F_k = max(best - return_k, 0), in units of the return.
+        reference_return: The best mean return there is. With it, F_k = max(best - return_k, 0), in units of the return.
 
     Raises:
         ConfigError: An argument is not above zero; when used, there are more agents than that.
@@ -65,13 +66,13 @@ def agnostic(agents: int, step: float = 0.01, best: float | None = None) -> Aggr
             np.float32
         )
         value = jax.tree.map(lambda x: xp.tensordot(share, x, 1), updates.value)
-        ascent = (here == xp.arange(agents)[:, None]) @ losses(updates.report, best, xp)
+        ascent = (here == xp.arange(agents)[:, None]) @ losses(updates.report, reference_return, xp)
         # The projection of x + constant is that of x: so large losses cost no digits, and none overflows.
         behind = xp.maximum(ascent - ascent.max(), max(-2.0 / gamma, -3e38))
         after = on_simplex(weights + np.float32(gamma) * behind)
         return Update(value, updates.weight.sum(), updates.version.max()), Mixture(after)
 
-    return Aggregator(update=update, init=init, sees="each", asks=(question(best),), agents=agents)
+    return Aggregator(update=update, init=init, needs="each", requested=(question(reference_return),), agents=agents)
 
 
 def on_simplex(point: Any) -> Any:

@@ -15,15 +15,15 @@ import numpy as np
 from fedrl.core.types import PyTree
 
 
-def question(best: float | None) -> str:
+def question(reference_return: float | None) -> str:
     """What to ask each agent."""
-    return "loss" if best is None else "return"
+    return "loss" if reference_return is None else "return"
 
 
-def losses(told: PyTree, best: float | None, xp: Any) -> Any:
+def losses(values: PyTree, reference_return: float | None, xp: Any) -> Any:
     """F_k, not below zero, `[agents]`. Who can't tell, as no episode ended, counts as the mean of the others."""
-    stated = told[question(best)]
-    loss = xp.maximum(stated if best is None else best - stated, 0.0)
+    stated = values[question(reference_return)]
+    loss = xp.maximum(stated if reference_return is None else reference_return - stated, 0.0)
     known = xp.isfinite(loss)
     loss = xp.where(known, loss, 0.0)
     largest = xp.where(loss.max() > 0.0, loss.max(), 1.0)  # of large losses, the sum might not be finite

@@ -32,8 +32,8 @@ def mean(weighting: str = "samples") -> Aggregator:
     return Aggregator(
         update=update,
         weigh=by_samples if weighting == "samples" else _equally,
-        sees="sum",
-        unit=(lambda samples: samples) if weighting == "samples" else lambda samples: 1.0,
+        needs="sum",
+        weight_scale=(lambda samples: samples) if weighting == "samples" else lambda samples: 1.0,
         divides_by="count" if weighting == "uniform" else "weights",
     )
 

@@ -31,4 +31,4 @@ def median() -> Aggregator:
         value = jax.tree.map(middle, updates.value)
         return Update(value, updates.weight.sum(), updates.version.max()), state
 
-    return Aggregator(update=update, sees="each")
+    return Aggregator(update=update, needs="each")

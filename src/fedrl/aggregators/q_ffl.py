@@ -21,7 +21,7 @@ LEAST_RATIO = 1e-10
 
 
 @component("aggregator", reference="Li, Sanjabi, Beirami & Smith (2020), https://arxiv.org/abs/1905.10497")
-def q_fair(q: float = 1.0, lipschitz: float = 1.0, best: float | None = None) -> Aggregator:
+def q_ffl(q: float = 1.0, lipschitz: float = 1.0, reference_return: float | None = None) -> Aggregator:
     """q-FedAvg: descend on sum_k F_k^(q+1) / (q+1), so that agents with a high loss pull harder.
 
         theta <- theta + sum_k F_k^q Delta_k / sum_k (q F_k^(q-1) L ||Delta_k||^2 + F_k^q)
@@ -31,12 +31,13 @@ def q_fair(q: float = 1.0, lipschitz: float = 1.0, best: float | None = None) ->
     matters for q < 1 alone. Where nobody has a loss, all F_k = 0, the objective is at its least and there is no step
     (for q = 0, where losses do not count, the plain mean).
 
-    What leaves an agent beside its update is its loss, four bytes in the open: "loss", or "return" if `best` is given.
+    What leaves an agent beside its update is its loss, four bytes in the open: "loss", or "return" if
+    `reference_return` is given.
 
     Args:
         q: How much fairness counts, at least 0.
         lipschitz: L, the curvature of the agents' losses; the paper takes 1 / (local step size).
-        best: The best mean return there is. With it, F_k = max(best - return_k, 0), in units of the return.
+        reference_return: The best mean return there is. With it, F_k = max(best - return_k, 0), in units of the return.
 
     Raises:
         ConfigError: q is below zero or L is not above.
@@ -48,10 +49,10 @@ def q_fair(q: float = 1.0, lipschitz: float = 1.0, best: float | None = None) ->
     def update(key: Key, view: View, arrivals: Arrivals, state: PyTree, updates: Update) -> tuple[Update, PyTree]:
         del key, view, arrivals
         xp = namespace(updates)
-        step = _step(losses(updates.report, best, xp), updates.value, q, lipschitz, xp)
+        step = _step(losses(updates.report, reference_return, xp), updates.value, q, lipschitz, xp)
         return Update(step, updates.weight.sum(), updates.version.max()), state
 
-    return Aggregator(update=update, sees="each", asks=(question(best),))
+    return Aggregator(update=update, needs="each", requested=(question(reference_return),))
 
 
 def _step(loss: Any, stacked: PyTree, q: float, lipschitz: float, xp: Any) -> PyTree:
@@ -60,14 +61,14 @@ def _step(loss: Any, stacked: PyTree, q: float, lipschitz: float, xp: Any) -> Py
     sum_k r_k^q d_k / (sum_k r_k^q / s + L s / max F sum_k q r_k^(q-1) ||d_k||^2)
     """
     worst = loss.max() if q > 0.0 else np.float32(1.0)
-    unit = xp.where(worst > 0.0, worst, 1.0)
-    ratio = xp.where(worst > 0.0, xp.maximum(loss / unit, LEAST_RATIO), 1.0) if q > 0.0 else xp.ones_like(loss)
+    weight_scale = xp.where(worst > 0.0, worst, 1.0)
+    ratio = xp.where(worst > 0.0, xp.maximum(loss / weight_scale, LEAST_RATIO), 1.0) if q > 0.0 else xp.ones_like(loss)
     size = xp.stack([xp.maximum(x.max(initial=0.0), -x.min(initial=0.0)) for x in jax.tree.leaves(stacked)]).max()
     scaled = jax.tree.map(lambda x: x / xp.where(size > 0.0, size, 1.0), stacked)
     square = sum(xp.vecdot(x.reshape(len(x), -1), x.reshape(len(x), -1)) for x in jax.tree.leaves(scaled))
     power = ratio**q
     with np.errstate(over="ignore", under="ignore"):  # a denominator beyond float32 makes a step below it: zero
-        curvature = xp.minimum(lipschitz * (size / unit), 3e38) * (q * ratio ** (q - 1.0) * square).sum()
+        curvature = xp.minimum(lipschitz * (size / weight_scale), 3e38) * (q * ratio ** (q - 1.0) * square).sum()
         whole = power.sum() / xp.where(size > 0.0, size, 1.0) + curvature
     share = xp.where(worst > 0.0, power / whole, 0.0).astype(np.float32)
     return jax.tree.map(lambda x: xp.tensordot(share, x, 1).astype(x.dtype), scaled)

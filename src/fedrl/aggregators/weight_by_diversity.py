@@ -14,7 +14,7 @@ from fedrl.core.types import Key, PyTree, Update
 @component(
     "aggregator", reference="after the gradient diversity of Yin et al. (2018), https://arxiv.org/abs/1706.05699"
 )
-def by_diversity(floor: float = 0.1) -> Aggregator:
+def weight_by_diversity(floor: float = 0.1) -> Aggregator:
     """Weigh agents by how far the directions of their updates are from those of the others.
 
         d_k = mean over j != k of (1 - cos(Delta_j, Delta_k)),      w_k = n_k max(d_k, floor)
@@ -35,11 +35,11 @@ def by_diversity(floor: float = 0.1) -> Aggregator:
         xp = namespace(updates)
         flat = xp.concatenate([x.reshape(x.shape[0], -1) for x in jax.tree.leaves(updates.value)], axis=1)
         flat = flat / xp.maximum(xp.abs(flat).max(1, keepdims=True), 1e-30)  # so that no square overflows
-        unit = flat / xp.maximum(xp.sqrt((flat * flat).sum(1, keepdims=True)), 1e-30)
-        agents = len(unit)
-        alike = unit @ unit.T * (1.0 - xp.eye(agents, dtype=unit.dtype))
+        weight_scale = flat / xp.maximum(xp.sqrt((flat * flat).sum(1, keepdims=True)), 1e-30)
+        agents = len(weight_scale)
+        alike = weight_scale @ weight_scale.T * (1.0 - xp.eye(agents, dtype=weight_scale.dtype))
         diversity = 1.0 - alike.sum(1) / max(agents - 1, 1)
         value = weighted_mean(updates.weight * xp.maximum(diversity, floor), updates.value)
         return Update(value, updates.weight.sum(), updates.version.max()), state
 
-    return Aggregator(update=update, sees="each")
+    return Aggregator(update=update, needs="each")

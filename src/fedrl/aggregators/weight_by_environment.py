@@ -19,7 +19,7 @@ from fedrl.core.types import Key, PyTree, Update
     reference="mean dissimilarities, as in the quadratic entropy of Rao (1982), "
     "https://doi.org/10.1016/0040-5809(82)90004-1; of the form by Gower (1971), https://doi.org/10.2307/2528823",
 )
-def by_settings(names: Sequence[str], floor: float = 0.1) -> Aggregator:
+def weight_by_environment(names: Sequence[str], floor: float = 0.1) -> Aggregator:
     """Weigh agents by how much the settings of their environments differ from those of the others.
 
         d_jk = mean over p of |x_jp - x_kp| / range_p,    d_k = mean over j != k of d_jk,    w_k = n_k max(d_k, floor)
@@ -55,7 +55,7 @@ def by_settings(names: Sequence[str], floor: float = 0.1) -> Aggregator:
         value = weighted_mean(updates.weight * xp.maximum(apart, floor), updates.value)
         return Update(value, updates.weight.sum(), updates.version.max()), state
 
-    return Aggregator(update=update, sees="each", asks=tuple(SETTING + name for name in asked))
+    return Aggregator(update=update, needs="each", requested=tuple(SETTING + name for name in asked))
 
 
 def _mean_distance(values: Any, xp: Any) -> Any:

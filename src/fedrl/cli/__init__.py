@@ -29,4 +29,12 @@ def main() -> None:
         sys.exit(INTERRUPTED)
 
 
-__all__ = ["app", "main"]
+__all__ = [
+    "FAILED",
+    "INTERRUPTED",
+    "ConfigError",
+    "FedrlError",
+    "RunError",
+    "UnsoundError",
+    "app",
+]

@@ -15,7 +15,7 @@ def doctor_command() -> None:
     """Print what there is, then test that training works and repeats itself."""
     from fedrl import launch
 
-    launch.prepare()
+    launch.configure_jax()
     import jax
 
     from fedrl.core.versions import versions

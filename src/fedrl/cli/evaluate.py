@@ -21,9 +21,9 @@ def evaluate_command(
     path: Path, episodes: int | None, film: Path | None, agent: int, seed: int | None, as_json: bool
 ) -> None:
     """Evaluate what the agents of each seed ended with, and film one episode if asked to."""
-    from fedrl.launch import prepare
+    from fedrl.launch import configure_jax
 
-    prepare()
+    configure_jax()
     import jax
     from rich.console import Console
 
@@ -62,8 +62,8 @@ def evaluate_command(
         for name, values in agent_values(experiment.learner, found.sums).items():
             measures[name][str(s)] = values
     if as_json:
-        told = {"episodes": count, "seeds": returns} | ({"measures": measures} if measures else {})
-        typer.echo(json.dumps(told))
+        text = {"episodes": count, "seeds": returns} | ({"measures": measures} if measures else {})
+        typer.echo(json.dumps(text))
         return
     table = _table(f"Greedy return, {count} episodes each", list(returns))
     for i in range(agents):

@@ -18,9 +18,9 @@ OPENED = {
 
 def explain_command(config: Path, settings: Sequence[str], as_json: bool) -> None:
     """Print what leaves an agent; nothing is run."""
-    from fedrl.launch import prepare
+    from fedrl.launch import configure_jax
 
-    prepare()
+    configure_jax()
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

@@ -20,6 +20,6 @@ def report_command(folders: Sequence[Path], out: Path | None) -> None:
         typer.echo(write_study_report(folders[0], out))
         return
     for path in folders:
-        folder.opened(path)
+        folder.open_folder(path)
     target = out or (folders[0] / folder.REPORT if len(folders) == 1 else Path("comparison.html"))
     typer.echo(write_report(list(folders), target))

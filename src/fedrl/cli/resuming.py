@@ -52,7 +52,7 @@ def overrides(settings: Sequence[str], seeds: int | None) -> list[str]:
     return [*settings, *([] if seeds is None else [f"seeds={seeds}"])]
 
 
-class FolderHeard:
+class FolderListener:
     """A listener that remembers the folder it was last told of: a study's comes after those of its runs.
 
     It also remembers the number of the signal that ended it early.
@@ -67,10 +67,10 @@ class FolderHeard:
         self.signal = event.get("signal", self.signal)
 
 
-def leave_interrupted(command: str, heard: FolderHeard) -> None:
+def leave_interrupted(command: str, listener: FolderListener) -> None:
     """Say how to go on, and end with the exit code of an interruption."""
-    print(f"Interrupted. Continue with: fedrl {command} --resume {heard.path}", file=sys.stderr)
-    raise typer.Exit(TERMINATED if heard.signal == signal.SIGTERM else INTERRUPTED)
+    print(f"Interrupted. Continue with: fedrl {command} --resume {listener.path}", file=sys.stderr)
+    raise typer.Exit(TERMINATED if listener.signal == signal.SIGTERM else INTERRUPTED)
 
 
 def leave_unmerged(sentence: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from fedrl.cli.resuming import FolderHeard, check_resume, leave_interrupted, leave_unmerged, overrides
+from fedrl.cli.resuming import FolderListener, check_resume, leave_interrupted, leave_unmerged, overrides
 
 
 def run_command(
@@ -28,16 +28,16 @@ def run_command(
     from fedrl.records.notices import unmerged_in
     from fedrl.runs import run as experiments
 
-    heard = FolderHeard()
+    listener = FolderListener()
     with warnings_only() if as_json and not quiet else progress(quiet=quiet, measures=measures) as show:
         if resume is not None:
-            summary = experiments.resume(resume, sinks=[heard, show])
+            summary = experiments.resume(resume, sinks=[listener, show])
         else:
             assert config is not None
-            summary = experiments.run(config, out, overrides=overrides(settings, seeds), sinks=[heard, show])
+            summary = experiments.run(config, out, overrides=overrides(settings, seeds), sinks=[listener, show])
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
-    if not RunFolder(Path(heard.path)).complete:
-        leave_interrupted("run", heard)
+    if not RunFolder(Path(listener.path)).complete:
+        leave_interrupted("run", listener)
     for sentence in unmerged_in(summary):
         leave_unmerged(sentence)

@@ -11,7 +11,7 @@ import typer
 
 from fedrl.cli.resuming import (
     FAILED,
-    FolderHeard,
+    FolderListener,
     check_resume,
     leave_interrupted,
     leave_unmerged,
@@ -47,10 +47,10 @@ def sweep_command(
     from fedrl.studies import resume_sweep, sweep
     from fedrl.studies.grid import grid_of
 
-    heard = FolderHeard()
+    listener = FolderListener()
     with warnings_only() if as_json and not quiet else study_progress(quiet=quiet) as show:
         if resume is not None:
-            study = resume_sweep(resume, sinks=[heard, show])
+            study = resume_sweep(resume, sinks=[listener, show])
         else:
             assert config is not None
             study = sweep(
@@ -60,7 +60,7 @@ def sweep_command(
                 overrides=overrides(settings, seeds),
                 target=target,
                 quantity=quantity,
-                sinks=[heard, show],
+                sinks=[listener, show],
             )
     if as_json:
         typer.echo(json.dumps(study, indent=2))
@@ -71,13 +71,13 @@ def sweep_command(
         print(
             f"error: {named(failed, 'setting')} of {len(study['settings'])} failed; "
             f"the reason of setting {failed[0]}: {reason} "
-            f"Try again with: fedrl sweep --resume {heard.path}",
+            f"Try again with: fedrl sweep --resume {listener.path}",
             file=sys.stderr,
         )
         if not waiting:
             raise typer.Exit(FAILED)
     if not study["complete"]:
-        leave_interrupted("sweep", heard)
+        leave_interrupted("sweep", listener)
     unmerged = [i for i, result in enumerate(study["settings"], 1) if result.get("unmerged")]
     if unmerged:
         leave_unmerged(f"Nothing was ever merged in a seed of {named(unmerged, 'setting')}.")

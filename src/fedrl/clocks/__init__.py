@@ -1,8 +1,17 @@
 """When events happen: at once, or as devices, links and absences have it."""
 
 from fedrl.clocks.devices import Clock, clock
-from fedrl.clocks.distributions import Spread, between, lognormal, stragglers
+from fedrl.clocks.distributions import Distribution, lognormal, stragglers, uniform_between
 from fedrl.clocks.immediate import Immediate
 from fedrl.clocks.virtual import Virtual
 
-__all__ = ["Clock", "Immediate", "Spread", "Virtual", "between", "clock", "lognormal", "stragglers"]
+__all__ = [
+    "Clock",
+    "Distribution",
+    "Immediate",
+    "Virtual",
+    "clock",
+    "lognormal",
+    "stragglers",
+    "uniform_between",
+]

@@ -14,13 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int32
 
-from fedrl.clocks.counter_rng import Draw, exponential
+from fedrl.clocks.counter_rng import Purpose, exponential
 from fedrl.clocks.devices import Clock
-from fedrl.clocks.distributions import drawn
+from fedrl.clocks.distributions import draw
 from fedrl.core.errors import ConfigError
 
 
-class Stay(NamedTuple):
+class OnlinePeriod(NamedTuple):
     """In which phase agents are, and when it ends."""
 
     phase: Int32[np.ndarray, " agents"]
@@ -32,7 +32,7 @@ class Stay(NamedTuple):
         return self.phase % 2 == 1
 
 
-class Presence(NamedTuple):
+class Availability(NamedTuple):
     """When agents are there.
 
     Attributes:
@@ -40,37 +40,37 @@ class Presence(NamedTuple):
         at: `(agents, their stays, seconds [agents], seed) -> stays` at a time that is not before theirs.
     """
 
-    start: Stay
-    at: Callable[[np.ndarray, Stay, np.ndarray, int], Stay]
+    start: OnlinePeriod
+    at: Callable[[np.ndarray, OnlinePeriod, np.ndarray, int], OnlinePeriod]
 
 
-def presence(devices: Clock, agents: int) -> Presence:
+def availability(devices: Clock, agents: int) -> Availability:
     """When the agents of a clock are there.
 
     Raises:
         ConfigError: A row of the trace is of no agent, or overlaps another.
     """
-    if devices.trace is not None:
-        edges = _edges(devices.trace, agents)
+    if devices.availability_trace is not None:
+        edges = _edges(devices.availability_trace, agents)
         first = edges[:, 0]
     else:
-        first = drawn(devices.joins_s, agents, devices.devices_seed, Draw.JOIN, "joins_s")
+        first = draw(devices.joins_s, agents, devices.devices_seed, Purpose.JOIN, "joins_s")
 
-    def end_of(ids: np.ndarray, stay: Stay, seed: int) -> np.ndarray:
+    def end_of(ids: np.ndarray, online: OnlinePeriod, seed: int) -> np.ndarray:
         """When the phase that has just begun ends."""
-        if devices.trace is not None:
-            return np.asarray(edges[ids, np.minimum(stay.phase, edges.shape[1] - 1)])
-        mean = np.where(stay.there, devices.online_s, devices.offline_s)
-        return np.asarray(stay.until_s + mean * exponential(seed, Draw.STAY, ids, stay.phase))
+        if devices.availability_trace is not None:
+            return np.asarray(edges[ids, np.minimum(online.phase, edges.shape[1] - 1)])
+        mean = np.where(online.there, devices.online_s, devices.offline_s)
+        return np.asarray(online.until_s + mean * exponential(seed, Purpose.STAY, ids, online.phase))
 
-    def at(ids: np.ndarray, stay: Stay, seconds: np.ndarray, seed: int) -> Stay:
-        phase, until_s = stay.phase.copy(), stay.until_s.copy()
+    def at(ids: np.ndarray, online: OnlinePeriod, seconds: np.ndarray, seed: int) -> OnlinePeriod:
+        phase, until_s = online.phase.copy(), online.until_s.copy()
         while (over := np.flatnonzero(until_s <= seconds)).size:
             phase[over] += 1
-            until_s[over] = end_of(ids[over], Stay(phase[over], until_s[over]), seed)
-        return Stay(phase, until_s)
+            until_s[over] = end_of(ids[over], OnlinePeriod(phase[over], until_s[over]), seed)
+        return OnlinePeriod(phase, until_s)
 
-    return Presence(Stay(np.zeros(agents, np.int32), first), at)
+    return Availability(OnlinePeriod(np.zeros(agents, np.int32), first), at)
 
 
 def _edges(rows: tuple[tuple[float, ...], ...], agents: int) -> np.ndarray:

@@ -17,7 +17,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 FIRST, SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
-class Draw(IntEnum):
+class Purpose(IntEnum):
     """What a number is drawn for; each purpose has its own stream."""
 
     STEP = 0
@@ -43,7 +43,7 @@ def uniform(
 ) -> Float64[np.ndarray, " agents"]:
     """One number in (0, 1) for each agent and its count.
 
-    >>> of_two, of_three = (uniform(0, Draw.TURN, np.arange(agents)) for agents in (2, 3))
+    >>> of_two, of_three = (uniform(0, Purpose.TURN, np.arange(agents)) for agents in (2, 3))
     >>> (of_two == of_three[:2]).all()
     np.True_
     """

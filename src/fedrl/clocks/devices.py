@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedrl.clocks.counter_rng import Draw
-from fedrl.clocks.distributions import Spreading, check_spread, drawn
+from fedrl.clocks.counter_rng import Purpose
+from fedrl.clocks.distributions import Distributed, check_distribution, draw
 from fedrl.core.component import Call, component, record
 from fedrl.core.errors import ConfigError
 
@@ -21,10 +21,10 @@ from fedrl.core.errors import ConfigError
 class Clock:
     """What takes how long. The attributes are the arguments of `clock`."""
 
-    step_s: Spreading
-    up_bytes_per_s: Spreading
-    down_bytes_per_s: Spreading
-    latency_s: Spreading
+    step_s: Distributed
+    up_bytes_per_s: Distributed
+    down_bytes_per_s: Distributed
+    latency_s: Distributed
     jitter: float
     drop_out: float
     hang: float
@@ -32,10 +32,10 @@ class Clock:
     restart: float
     duplicate: float
     malformed: float
-    joins_s: Spreading
+    joins_s: Distributed
     online_s: float
     offline_s: float
-    trace: tuple[tuple[float, ...], ...] | None
+    availability_trace: tuple[tuple[float, ...], ...] | None
     devices_seed: int
     call: Call | None = None
 
@@ -60,10 +60,10 @@ class Speeds(NamedTuple):
 @component("clock")
 def clock(
     *,
-    step_s: Spreading = 1.0,
-    up_bytes_per_s: Spreading = math.inf,
-    down_bytes_per_s: Spreading = math.inf,
-    latency_s: Spreading = 0.0,
+    step_s: Distributed = 1.0,
+    up_bytes_per_s: Distributed = math.inf,
+    down_bytes_per_s: Distributed = math.inf,
+    latency_s: Distributed = 0.0,
     jitter: float = 0.0,
     drop_out: float = 0.0,
     hang: float = 0.0,
@@ -71,10 +71,10 @@ def clock(
     restart: float = 0.0,
     duplicate: float = 0.0,
     malformed: float = 0.0,
-    joins_s: Spreading = 0.0,
+    joins_s: Distributed = 0.0,
     online_s: float = math.inf,
     offline_s: float = 0.0,
-    trace: Sequence[Sequence[float]] | None = None,
+    availability_trace: Sequence[Sequence[float]] | None = None,
     devices_seed: int = 0,
 ) -> Clock:
     """A virtual clock: it turns speeds, links and absences into times at which updates arrive.
@@ -115,17 +115,18 @@ def clock(
         joins_s: When an agent is there for the first time, likewise a number, one per agent, or a spread.
         online_s: Mean time an agent stays, exponentially distributed.
         offline_s: Mean time until it returns, exponentially distributed.
-        trace: When agents are there, instead: rows of `[agent, from_s, until_s]`. Agents without a row always are.
+        availability_trace: When agents are there, instead: rows of `[agent, from_s, until_s]`. Agents without a row
+            always are.
         devices_seed: Draws the spreads. What happens from turn to turn depends on the seed of the run.
 
     Raises:
         ConfigError: A number is out of range.
     """
-    check_spread(0.0, step_s=step_s, latency_s=latency_s, joins_s=joins_s, jitter=jitter, offline_s=offline_s)
+    check_distribution(0.0, step_s=step_s, latency_s=latency_s, joins_s=joins_s, jitter=jitter, offline_s=offline_s)
     for name, value in {"up_bytes_per_s": up_bytes_per_s, "down_bytes_per_s": down_bytes_per_s}.items():
-        check_spread(1e-9, **{name: value})
-    check_spread(1e-9, online_s=online_s)
-    check_spread(0.0, hang_s=hang_s)
+        check_distribution(1e-9, **{name: value})
+    check_distribution(1e-9, online_s=online_s)
+    check_distribution(0.0, hang_s=hang_s)
     for name, chance in {"drop_out": drop_out, "hang": hang, "restart": restart, "malformed": malformed}.items():
         if not 0.0 <= chance < 1.0:
             raise ConfigError(
@@ -134,7 +135,7 @@ def clock(
             )
     if not 0.0 <= duplicate <= 1.0:
         raise ConfigError(f"duplicate is {duplicate}. It is a probability. Set it to at least 0, at most 1.")
-    rows = None if trace is None else tuple(tuple(row) for row in trace)
+    rows = None if availability_trace is None else tuple(tuple(row) for row in availability_trace)
     _check_trace(rows, math.isfinite(online_s) or offline_s > 0.0)
     return Clock(
         step_s=step_s,
@@ -151,7 +152,7 @@ def clock(
         joins_s=joins_s,
         online_s=online_s,
         offline_s=offline_s,
-        trace=rows,
+        availability_trace=rows,
         devices_seed=devices_seed,
     )
 
@@ -159,15 +160,15 @@ def clock(
 def speeds_of(devices: Clock, agents: int, up_bytes: int, down_bytes: int) -> Speeds:
     """What a turn takes on each device, with messages of such sizes; 0 for a broadcast whose size differs."""
 
-    def each(spread: Spreading, purpose: Draw, name: str) -> np.ndarray:
-        return drawn(spread, agents, devices.devices_seed, purpose, name)
+    def each(distribution: Distributed, purpose: Purpose, name: str) -> np.ndarray:
+        return draw(distribution, agents, devices.devices_seed, purpose, name)
 
-    latency_s = each(devices.latency_s, Draw.LATENCY, "latency_s")
-    down_bytes_per_s = each(devices.down_bytes_per_s, Draw.DOWN, "down_bytes_per_s")
+    latency_s = each(devices.latency_s, Purpose.LATENCY, "latency_s")
+    down_bytes_per_s = each(devices.down_bytes_per_s, Purpose.DOWN, "down_bytes_per_s")
     messages_s = 2.0 * latency_s
     messages_s = messages_s + down_bytes / down_bytes_per_s
-    messages_s = messages_s + up_bytes / each(devices.up_bytes_per_s, Draw.UP, "up_bytes_per_s")
-    return Speeds(messages_s, each(devices.step_s, Draw.STEP, "step_s"), latency_s, 1.0 / down_bytes_per_s)
+    messages_s = messages_s + up_bytes / each(devices.up_bytes_per_s, Purpose.UP, "up_bytes_per_s")
+    return Speeds(messages_s, each(devices.step_s, Purpose.STEP, "step_s"), latency_s, 1.0 / down_bytes_per_s)
 
 
 def _check_trace(rows: tuple[tuple[float, ...], ...] | None, rates: bool) -> None:

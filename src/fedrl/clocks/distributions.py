@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float64, Int32
 
-from fedrl.clocks.counter_rng import Draw, normal, uniform
+from fedrl.clocks.counter_rng import Purpose, normal, uniform
 from fedrl.core.checks import check_above_zero
 from fedrl.core.component import Call, component, record
 from fedrl.core.errors import ConfigError
 
 
 @record
-class Spread:
+class Distribution:
     """How a quantity differs between devices.
 
     Attributes:
@@ -29,12 +29,12 @@ class Spread:
     call: Call | None = None
 
 
-Spreading = float | Sequence[float] | Spread
+Distributed = float | Sequence[float] | Distribution
 """One number for all devices, one for each, or how they are drawn."""
 
 
-@component("spread")
-def between(low: float, high: float) -> Spread:
+@component("distribution")
+def uniform_between(low: float, high: float) -> Distribution:
     """Anything from low to high, all equally likely.
 
     Raises:
@@ -42,11 +42,11 @@ def between(low: float, high: float) -> Spread:
     """
     if not 0.0 <= low <= high:
         raise ConfigError(f"low is {low} and high is {high}. The range is empty or not of sizes. Let 0 <= low <= high.")
-    return Spread(lambda agents, seed, purpose: low + (high - low) * uniform(seed, purpose, np.arange(agents)))
+    return Distribution(lambda agents, seed, purpose: low + (high - low) * uniform(seed, purpose, np.arange(agents)))
 
 
-@component("spread")
-def lognormal(median: float, sigma: float = 0.5) -> Spread:
+@component("distribution")
+def lognormal(median: float, sigma: float = 0.5) -> Distribution:
     """Around a median, a few much larger: median * exp(sigma * N(0, 1)).
 
     Args:
@@ -63,56 +63,56 @@ def lognormal(median: float, sigma: float = 0.5) -> Spread:
     def values(agents: int, seed: int, purpose: int) -> np.ndarray:
         return np.asarray(median * np.exp(sigma * normal(seed, 100 + 2 * purpose, np.arange(agents))))
 
-    return Spread(values)
+    return Distribution(values)
 
 
-@component("spread")
-def stragglers(usual: float, share: float = 0.1, times: float = 20.0) -> Spread:
-    """The same for all, but for a share of stragglers, for whom it is so many times as much.
+@component("distribution")
+def stragglers(typical: float, fraction: float = 0.1, slowdown: float = 20.0) -> Distribution:
+    """The same for all, but for a fraction of stragglers, for whom it is so many times as much.
 
     Args:
-        usual: What it is for the others.
-        share: Of the agents, rounded to whole ones; which ones is drawn.
-        times: 20 for seconds per step: twenty times slower. Below 1 for bandwidths.
+        typical: What it is for the others.
+        fraction: Of the agents, rounded to whole ones; which ones is drawn.
+        slowdown: 20 for seconds per step: twenty times slower. Below 1 for bandwidths.
 
     Raises:
         ConfigError: A number is out of range.
 
-    >>> float(stragglers(1.0, share=0.25, times=4.0).values(8, 0, 0).sum())
+    >>> float(stragglers(1.0, fraction=0.25, slowdown=4.0).values(8, 0, 0).sum())
     14.0
     """
-    check_above_zero(usual=usual, times=times)
-    if not 0.0 <= share <= 1.0:
-        raise ConfigError(f"share is {share}. It is a part of all agents. Set it between 0 and 1.")
+    check_above_zero(typical=typical, slowdown=slowdown)
+    if not 0.0 <= fraction <= 1.0:
+        raise ConfigError(f"fraction is {fraction}. It is a part of all agents. Set it between 0 and 1.")
 
     def values(agents: int, seed: int, purpose: int) -> np.ndarray:
-        slow = np.argsort(uniform(seed, purpose, np.arange(agents)))[: round(share * agents)]
-        found = np.full(agents, float(usual))
-        found[slow] *= times
+        slow = np.argsort(uniform(seed, purpose, np.arange(agents)))[: round(fraction * agents)]
+        found = np.full(agents, float(typical))
+        found[slow] *= slowdown
         return found
 
-    return Spread(values)
+    return Distribution(values)
 
 
-def drawn(spread: Spreading, agents: int, seed: int, purpose: int, name: str) -> Float64[np.ndarray, " agents"]:
+def draw(distribution: Distributed, agents: int, seed: int, purpose: int, name: str) -> Float64[np.ndarray, " agents"]:
     """Each agent's number.
 
     Raises:
         ConfigError: A list has another number of entries than there are agents.
     """
-    if isinstance(spread, Spread):
-        return spread.values(agents, seed, purpose)
-    if isinstance(spread, int | float):
-        return np.full(agents, float(spread))
-    if len(spread) != agents:
+    if isinstance(distribution, Distribution):
+        return distribution.values(agents, seed, purpose)
+    if isinstance(distribution, int | float):
+        return np.full(agents, float(distribution))
+    if len(distribution) != agents:
         raise ConfigError(
-            f"{name} has {len(spread)} entries and there are {agents} agents. Give one number for each, one for all, "
-            "or a spread such as lognormal(...)."
+            f"{name} has {len(distribution)} entries and there are {agents} agents. Give one number for each, one for "
+            "all, or a spread such as lognormal(...)."
         )
-    return np.asarray(spread, np.float64)
+    return np.asarray(distribution, np.float64)
 
 
-def delays_of(delay_rounds: Spreading, agents: int) -> Int32[np.ndarray, " agents"]:
+def delays_of(delay_rounds: Distributed, agents: int) -> Int32[np.ndarray, " agents"]:
     """Each agent's delay in versions; what a spread draws is rounded, and is the same in every run.
 
     Raises:
@@ -121,25 +121,26 @@ def delays_of(delay_rounds: Spreading, agents: int) -> Int32[np.ndarray, " agent
     >>> delays_of([0, 2], 2).tolist()
     [0, 2]
     """
-    check_spread(0.0, delay_rounds=delay_rounds)
-    found = drawn(delay_rounds, agents, 0, Draw.DELAY, "delay_rounds")
+    check_distribution(0.0, delay_rounds=delay_rounds)
+    found = draw(delay_rounds, agents, 0, Purpose.DELAY, "delay_rounds")
     whole = np.rint(found)
-    if not np.isfinite(found).all() or (not isinstance(delay_rounds, Spread) and (whole != found).any()):
+    if not np.isfinite(found).all() or (not isinstance(delay_rounds, Distribution) and (whole != found).any()):
         raise ConfigError(
             f"delay_rounds is {delay_rounds}. It counts versions of what a server sends. Give whole numbers."
         )
     return whole.astype(np.int32)
 
 
-def check_spread(lowest: float, **spreads: Spreading) -> None:
+def check_distribution(lowest: float, **distributions: Distributed) -> None:
     """Refuse numbers that are too small.
 
     Raises:
         ConfigError: It names the argument and the value.
     """
-    for name, spread in spreads.items():
-        given = () if isinstance(spread, Spread) else np.atleast_1d(np.asarray(spread, float))
+    for name, distribution in distributions.items():
+        given = () if isinstance(distribution, Distribution) else np.atleast_1d(np.asarray(distribution, float))
         if any(not value >= lowest for value in given):
             raise ConfigError(
-                f"{name} is {spread}. Nothing takes less than {lowest:g}. Set it, or each entry, to {lowest:g} or more."
+                f"{name} is {distribution}. Nothing takes less than {lowest:g}. Set it, or each entry, to {lowest:g} or "
+                "more."
             )

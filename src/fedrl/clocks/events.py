@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-OPENED, ARRIVED, LOST, FAILED, AWAY, BACK, TIMER, HUNG, RESTARTED, MALFORMED = range(10)
+OPENED, ARRIVED, DROPPED, FAILED, AWAY, BACK, TIMER, HUNG, RESTARTED, MALFORMED = range(10)
 """Kinds of events. OPENED: a version may be worked on. ARRIVED, LOST, FAILED, HUNG, RESTARTED and MALFORMED end a job:
 with an update, without one, with numbers that are not finite, without one after a hang, without one from an agent that
 begins anew, with one that can't be read. AWAY: an agent that was sent for was not there; BACK: it is again. TIMER: a
 time that the scheduler waited for has come."""
-WITHOUT_UPDATE = (LOST, HUNG, RESTARTED)
+WITHOUT_UPDATE = (DROPPED, HUNG, RESTARTED)
 """What ends a job of which nothing arrives."""
 
 NOBODY = np.zeros(0, int)
@@ -45,7 +45,7 @@ class Events(NamedTuple):
     """What happened, in the order of time: kinds, agents (-1 for none) and seconds, `[n]` each.
 
     `report` is what the agents of arrived updates say in them, by name, `[n]`; NaN for the others. `size_bytes` of an
-    update that arrived, `[n]`. `turn` is which of its agent's turns ends, from 1 on, `[n]`; if it is empty, nothing
+    update that arrived, `[n]`. `dispatch` is which of its agent's turns ends, from 1 on, `[n]`; if it is empty, nothing
     arrives twice.
     """
 
@@ -54,13 +54,13 @@ class Events(NamedTuple):
     time_s: np.ndarray
     report: Mapping[str, np.ndarray] = {}
     size_bytes: np.ndarray = NOBODY
-    turn: np.ndarray = NOBODY
+    dispatch: np.ndarray = NOBODY
 
     def of(self, which: np.ndarray) -> Events:
         """Some of the events, by a mask."""
-        sizes, turn = (x[which] if len(x) else x for x in (self.size_bytes, self.turn))
-        told = {name: column[which] for name, column in self.report.items()}
-        return Events(self.kind[which], self.agent[which], self.time_s[which], told, sizes, turn)
+        sizes, turn = (x[which] if len(x) else x for x in (self.size_bytes, self.dispatch))
+        report = {name: column[which] for name, column in self.report.items()}
+        return Events(self.kind[which], self.agent[which], self.time_s[which], report, sizes, turn)
 
 
 class Actions(NamedTuple):

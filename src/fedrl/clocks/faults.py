@@ -17,9 +17,9 @@ import math
 
 import numpy as np
 
-from fedrl.clocks.counter_rng import Draw, exponential, uniform
+from fedrl.clocks.counter_rng import Purpose, exponential, uniform
 from fedrl.clocks.devices import Clock
-from fedrl.clocks.events import ARRIVED, HUNG, LOST, MALFORMED, RESTARTED
+from fedrl.clocks.events import ARRIVED, DROPPED, HUNG, MALFORMED, RESTARTED
 
 
 def ending(
@@ -35,22 +35,22 @@ def ending(
         end_s: When an update would arrive.
     """
 
-    def happens(probability: float, purpose: Draw) -> np.ndarray:
+    def happens(probability: float, purpose: Purpose) -> np.ndarray:
         return uniform(seed, purpose, ids, turns) < probability if probability else np.zeros(len(ids), bool)
 
-    kind = np.where(happens(devices.malformed, Draw.MALFORMED), MALFORMED, ARRIVED)
-    kind = np.where(happens(devices.drop_out, Draw.DROP_OUT), LOST, kind)
-    kind = np.where(happens(devices.restart, Draw.RESTART), RESTARTED, kind)
-    hangs = happens(devices.hang, Draw.HANG)
+    kind = np.where(happens(devices.malformed, Purpose.MALFORMED), MALFORMED, ARRIVED)
+    kind = np.where(happens(devices.drop_out, Purpose.DROP_OUT), DROPPED, kind)
+    kind = np.where(happens(devices.restart, Purpose.RESTART), RESTARTED, kind)
+    hangs = happens(devices.hang, Purpose.HANG)
     if not hangs.any():
         return end_s, kind
-    noticed_s = end_s + devices.hang_s * exponential(seed, Draw.HANG_S, ids, turns)
+    noticed_s = end_s + devices.hang_s * exponential(seed, Purpose.HANG_S, ids, turns)
     return np.where(hangs, noticed_s, end_s), np.where(hangs, HUNG, kind)
 
 
 def leaving(end_s: np.ndarray, due_s: np.ndarray, kind: np.ndarray, until_s: np.ndarray) -> np.ndarray:
     """The kinds of those who leave: a turn is lost, unless it hangs already."""
-    return np.where((until_s < due_s) & ~((kind == HUNG) & (until_s >= end_s)), LOST, kind)
+    return np.where((until_s < due_s) & ~((kind == HUNG) & (until_s >= end_s)), DROPPED, kind)
 
 
 def copies(
@@ -60,5 +60,5 @@ def copies(
 
     Less than two latencies later: a turn takes as long, so a copy comes before the agent's next update.
     """
-    repeated = uniform(seed, Draw.DUPLICATE, ids, turns) < devices.duplicate
-    return np.where(repeated, arrived_s + 2.0 * latency_s * uniform(seed, Draw.COPY, ids, turns), math.inf)
+    repeated = uniform(seed, Purpose.DUPLICATE, ids, turns) < devices.duplicate
+    return np.where(repeated, arrived_s + 2.0 * latency_s * uniform(seed, Purpose.COPY, ids, turns), math.inf)

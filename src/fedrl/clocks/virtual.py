@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedrl.clocks.availability import Stay, presence
-from fedrl.clocks.counter_rng import Draw, normal
+from fedrl.clocks.availability import OnlinePeriod, availability
+from fedrl.clocks.counter_rng import Purpose, normal
 from fedrl.clocks.devices import Clock, Speeds
-from fedrl.clocks.events import ARRIVED, BACK, HUNG, LOST, TIMER, Events
+from fedrl.clocks.events import ARRIVED, BACK, DROPPED, HUNG, TIMER, Events
 from fedrl.clocks.faults import copies, ending, leaving
 from fedrl.core.errors import ConfigError
 
 
-class Ahead(NamedTuple):
+class ClockState(NamedTuple):
     """The state of the clock: NumPy arrays, `[agents]` each, that are brought up to date in place.
 
     Attributes:
@@ -33,7 +33,7 @@ class Ahead(NamedTuple):
         turns: How often each was sent for and was there.
         work_s: Seconds that they take.
         down_s: Seconds that what each was sent last took, if its size differs from turn to turn; else 0.
-        phase, until_s: As in `fedrl.clocks.availability.Stay`.
+        phase, until_s: As in `fedrl.clocks.availability.OnlinePeriod`.
     """
 
     now_s: np.ndarray
@@ -49,12 +49,12 @@ class Ahead(NamedTuple):
     until_s: np.ndarray
 
 
-class Trip(NamedTuple):
+class Job(NamedTuple):
     """What lies ahead of agents that are sent for: an update, its loss, or an absence if they are away."""
 
     due_s: np.ndarray
     kind: np.ndarray
-    stay: Stay
+    online: OnlinePeriod
     work_s: np.ndarray
 
 
@@ -65,12 +65,12 @@ class Virtual:
 
     def __init__(self, devices: Clock, speeds: Speeds, agents: int) -> None:
         self.devices, self.speeds, self.agents = devices, speeds, agents
-        self.presence = presence(devices, agents)
+        self.availability = availability(devices, agents)
 
-    def start(self, seed: int) -> Ahead:
+    def start(self, seed: int) -> ClockState:
         """Begin a run."""
         count = self.agents
-        return Ahead(
+        return ClockState(
             now_s=np.zeros(1),
             seed=np.full(1, seed, np.int64),
             due_s=np.full(count, np.inf),
@@ -80,33 +80,33 @@ class Virtual:
             turns=np.zeros(count, np.int32),
             work_s=np.zeros(count),
             down_s=np.zeros(count),
-            phase=self.presence.start.phase.copy(),
-            until_s=self.presence.start.until_s.copy(),
+            phase=self.availability.start.phase.copy(),
+            until_s=self.availability.start.until_s.copy(),
         )
 
-    def now_s(self, state: Ahead) -> float:
+    def now_s(self, state: ClockState) -> float:
         """Seconds since the beginning."""
         return float(state.now_s[0])
 
     def dispatch(
-        self, state: Ahead, ids: np.ndarray, since_s: np.ndarray, steps: np.ndarray, down_bytes: np.ndarray
-    ) -> tuple[Ahead, np.ndarray]:
+        self, state: ClockState, ids: np.ndarray, since_s: np.ndarray, steps: np.ndarray, down_bytes: np.ndarray
+    ) -> tuple[ClockState, np.ndarray]:
         """They begin, each at its own second; returns who was there to begin.
 
         `down_bytes` are those of what each is sent, `[n]`, where they differ; empty where they do not.
         """
         down_s = down_bytes * self.speeds.byte_down_s[ids] if len(down_bytes) else np.zeros(len(ids))
-        found = self._trip(state, ids, since_s, steps, down_s)
+        found = self._job(state, ids, since_s, steps, down_s)
         state.due_s[ids], state.kind[ids], state.work_s[ids] = found.due_s, found.kind, found.work_s
-        state.phase[ids], state.until_s[ids] = found.stay
+        state.phase[ids], state.until_s[ids] = found.online
         there = np.asarray(found.kind != BACK)
         state.down_s[ids[there]] = down_s[there]
         state.turns[ids[there]] += 1
         return state, there
 
     def peek(
-        self, state: Ahead, until_s: float, wants: int, again: np.ndarray | None, one: bool
-    ) -> tuple[Ahead, Events]:
+        self, state: ClockState, until_s: float, wants: int, again: np.ndarray | None, one: bool
+    ) -> tuple[ClockState, Events]:
         """The next events, at most so many arrivals; a `TIMER` if there are none until then. Time goes on to the last.
 
         Args:
@@ -131,50 +131,52 @@ class Virtual:
         copy_s = self._copies(state, ids, own, when_s)
         if again is not None:
             none_s = np.zeros(len(ids))  # what will be sent is not known yet; it takes no less
-            caused_s = np.where(own, self._trip(state, ids, when_s, again[ids], none_s).due_s, np.inf)
+            caused_s = np.where(own, self._job(state, ids, when_s, again[ids], none_s).due_s, np.inf)
             most = _undisturbed(when_s, np.minimum(caused_s, copy_s))
         else:
             most = min(_within_round(state, ids, own), _undisturbed(when_s, copy_s))
         ids, own, when_s, copy_s = ids[:most], own[:most], when_s[:most], copy_s[:most]
         turn = np.where(own, state.turns[ids], state.copy_turn[ids])
-        events = Events(np.where(own, state.kind[ids], ARRIVED).astype(int), ids, when_s, turn=turn)
+        events = Events(np.where(own, state.kind[ids], ARRIVED).astype(int), ids, when_s, dispatch=turn)
         state.now_s[0], mine = when_s[-1], ids[own]
         state.copy_s[ids[~own]] = np.inf
         state.copy_turn[mine] = np.where(np.isfinite(copy_s[own]), turn[own], state.copy_turn[mine])
         state.copy_s[mine] = np.minimum(state.copy_s[mine], copy_s[own])
-        state.due_s[mine], state.kind[mine] = np.inf, LOST
+        state.due_s[mine], state.kind[mine] = np.inf, DROPPED
         return state, events
 
-    def cancel(self, state: Ahead, ids: np.ndarray) -> Ahead:
+    def cancel(self, state: ClockState, ids: np.ndarray) -> ClockState:
         """They do not arrive."""
-        state.due_s[ids], state.kind[ids] = np.inf, LOST
+        state.due_s[ids], state.kind[ids] = np.inf, DROPPED
         return state
 
-    def hanging(self, state: Ahead, ids: np.ndarray) -> int:
+    def hanging(self, state: ClockState, ids: np.ndarray) -> int:
         """How many of these agents, who are at work, hang."""
         return int((state.kind[ids] == HUNG).sum())
 
-    def soon(self, state: Ahead) -> np.ndarray:
+    def soon(self, state: ClockState) -> np.ndarray:
         """Who will arrive, the first ones first."""
         ids = np.flatnonzero((state.kind == ARRIVED) & np.isfinite(state.due_s))
         return ids[np.argsort(state.due_s[ids], kind="stable")]
 
-    def costs(self, state: Ahead, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def costs(self, state: ClockState, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Seconds of work and of messages behind updates that arrived."""
         return state.work_s[ids].copy(), self.speeds.messages_s[ids] + state.down_s[ids]
 
-    def _trip(self, state: Ahead, ids: np.ndarray, since_s: np.ndarray, steps: np.ndarray, down_s: np.ndarray) -> Trip:
+    def _job(
+        self, state: ClockState, ids: np.ndarray, since_s: np.ndarray, steps: np.ndarray, down_s: np.ndarray
+    ) -> Job:
         seed, turns, devices = int(state.seed[0]), state.turns[ids], self.devices
-        stay = self.presence.at(ids, Stay(state.phase[ids], state.until_s[ids]), since_s, seed)
-        pace = np.exp(devices.jitter * normal(seed, Draw.JITTER, ids, turns)) if devices.jitter else 1.0
+        online = self.availability.at(ids, OnlinePeriod(state.phase[ids], state.until_s[ids]), since_s, seed)
+        pace = np.exp(devices.jitter * normal(seed, Purpose.JITTER, ids, turns)) if devices.jitter else 1.0
         work_s = steps * self.speeds.step_s[ids] * pace
         end_s = since_s + (self.speeds.messages_s[ids] + down_s) + work_s
         due_s, kind = ending(devices, seed, ids, turns, end_s)
-        kind = np.where(stay.there, leaving(end_s, due_s, kind, stay.until_s), BACK)
-        due_s = np.where(stay.there, np.minimum(due_s, stay.until_s), stay.until_s)
-        return Trip(due_s, kind.astype(np.int8), stay, work_s)
+        kind = np.where(online.there, leaving(end_s, due_s, kind, online.until_s), BACK)
+        due_s = np.where(online.there, np.minimum(due_s, online.until_s), online.until_s)
+        return Job(due_s, kind.astype(np.int8), online, work_s)
 
-    def _copies(self, state: Ahead, ids: np.ndarray, own: np.ndarray, when_s: np.ndarray) -> np.ndarray:
+    def _copies(self, state: ClockState, ids: np.ndarray, own: np.ndarray, when_s: np.ndarray) -> np.ndarray:
         """When the updates that arrive now do so once more."""
         if not self.devices.duplicate:
             return np.full(len(ids), np.inf)
@@ -183,7 +185,7 @@ class Virtual:
         return np.where(own & (state.kind[ids] == ARRIVED), found, np.inf)
 
 
-def _forsaken(state: Ahead) -> str:
+def _forsaken(state: ClockState) -> str:
     """Why nothing will ever happen."""
     hang, begun = int((state.kind == HUNG).sum()), f"At {state.now_s[0]:g} s on the virtual clock"
     away = (state.kind == BACK) & ~np.isfinite(state.due_s)
@@ -218,7 +220,7 @@ def _through(arrives: np.ndarray, most: int) -> int:
     return int(np.searchsorted(arrived, most)) + 1 if arrived[-1] >= most else len(arrives)
 
 
-def _within_round(state: Ahead, ids: np.ndarray, own: np.ndarray) -> int:
+def _within_round(state: ClockState, ids: np.ndarray, own: np.ndarray) -> int:
     """How many events it takes until nobody is at work any more, or the first comes back if nobody is."""
     busy = np.isfinite(state.due_s) & (state.kind != BACK)
     last = np.flatnonzero(busy[ids] & own)

@@ -22,9 +22,9 @@ from fedrl.core.learner import Learner
 from fedrl.core.reports import DURATION
 from fedrl.engines.upload_bids import check_budget
 from fedrl.environments.fleet import fleet, held_out
-from fedrl.federation.federation import federate
-from fedrl.server.decisions import Admission, Selection, Workload
-from fedrl.server.scheduler import asked
+from fedrl.federation.federate import federate
+from fedrl.server.decisions import LocalSteps, Selection, UploadBudget
+from fedrl.server.scheduler import requested_reports
 
 
 def build(config: Config) -> Experiment:
@@ -45,17 +45,17 @@ def build(config: Config) -> Experiment:
     server = None
     if chosen.server_optimizer is not None:
         server = catalogue.build("server_optimizer", chosen.server_optimizer, "federation.server_optimizer")
-    selection, workload = planning_of(chosen)
-    admission = admission_of(chosen)
-    steps = _steps(chosen, workload)
+    selection, steps_rule = planning_of(chosen)
+    upload_budget = upload_budget_of(chosen)
+    steps = _steps(chosen, steps_rule)
     federation = federate(
         learner,
         aggregator,
         *stages,
-        server_opt=server,
+        server_optimizer=server,
         local_steps=max(steps),
         payload=chosen.payload,
-        tells=asked(selection, workload, admission),
+        reports=requested_reports(selection, steps_rule, upload_budget),
         parts=parts_of(chosen.parts),
         down_stages=tuple(down_stages),
     )
@@ -67,10 +67,10 @@ def build(config: Config) -> Experiment:
             unseen = held_out(environment, config.evaluation.held_out, settings, key)
     except ConfigError as fault:
         raise ConfigError(f"[fleet] {fault}") from fault
-    coordination = coordination_of(chosen, federation, selection, workload, admission)
+    coordination = coordination_of(chosen, federation, selection, steps_rule, upload_budget)
     bids = coordination.scheduler.most_bids(chosen.agents)
-    if admission is not None:
-        check_budget(federation, agents, admission, bids)
+    if upload_budget is not None:
+        check_budget(federation, agents, upload_budget, bids)
     if config.evaluation.held_out and not has_common_policy(learner, coordination):
         raise ConfigError(
             f"evaluation.held_out is {config.evaluation.held_out}, but every agent ends with a policy of its own, and "
@@ -88,55 +88,66 @@ def build(config: Config) -> Experiment:
             server_optimizer=None if server is None else catalogue.table_of(server),
             parts=tables_of(federation.parts),
             selection=None if selection is None else catalogue.table_of(selection),
-            admission=None if admission is None else catalogue.table_of(admission),
-            local_steps=chosen.local_steps if workload is None else catalogue.table_of(workload),
+            upload_budget=None if upload_budget is None else catalogue.table_of(upload_budget),
+            local_steps=chosen.local_steps if steps_rule is None else catalogue.table_of(steps_rule),
         ),
         seeds=tuple(config.seed_list),
     )
     methods = methods_of(filled, environment, learner, federation, agents, steps)
     experiment = Experiment(
-        filled, environment, learner, federation, agents, unseen, methods, coordination, selection, workload, admission
+        filled,
+        environment,
+        learner,
+        federation,
+        agents,
+        unseen,
+        methods,
+        coordination,
+        selection,
+        steps_rule,
+        upload_budget,
     )
     check_experiment(experiment)
     return experiment
 
 
-def planning_of(chosen: FederationConfig) -> tuple[Selection | None, Workload | None]:
+def planning_of(chosen: FederationConfig) -> tuple[Selection | None, LocalSteps | None]:
     """Build what the server plans: whom it asks, and for how many local steps.
 
     Raises:
         ConfigError: A component or a parameter is wrong.
     """
-    selection, workload = None, None
+    selection, steps_rule = None, None
     if chosen.selection is not None:
         selection = catalogue.build("selection", chosen.selection, "federation.selection")
     if isinstance(chosen.local_steps, Mapping):
-        workload = catalogue.build("workload", chosen.local_steps, "federation.local_steps")
-        workload.plan(chosen.agents, 1, workload.init(chosen.agents))
-        if DURATION in workload.asks and chosen.clock is None:
+        steps_rule = catalogue.build("local_steps", chosen.local_steps, "federation.local_steps")
+        steps_rule.plan(chosen.agents, 1, steps_rule.init(chosen.agents))
+        if DURATION in steps_rule.requested and chosen.clock is None:
             raise ConfigError(
-                f"federation.local_steps is {workload!r}, which goes by how long agents take, and a simulation without "
-                "a clock has no time. Say how fast they are: federation.clock = {step_s = ...}, or use balanced."
+                f"federation.local_steps is {steps_rule!r}, which uses the time that agents take, and a simulation "
+                "without a clock has no time. Add a clock, federation.clock = {step_s = ...}, or use "
+                "proportional_to_speed."
             )
-    return selection, workload
+    return selection, steps_rule
 
 
-def admission_of(chosen: FederationConfig) -> Admission | None:
+def upload_budget_of(chosen: FederationConfig) -> UploadBudget | None:
     """Build what decides whose updates are sent.
 
     Raises:
         ConfigError: A component or a parameter is wrong.
     """
-    if chosen.admission is None:
+    if chosen.upload_budget is None:
         return None
-    admission: Admission = catalogue.build("admission", chosen.admission, "federation.admission")
-    return admission
+    upload_budget: UploadBudget = catalogue.build("upload_budget", chosen.upload_budget, "federation.upload_budget")
+    return upload_budget
 
 
-def _steps(chosen: FederationConfig, workload: Workload | None) -> tuple[int, ...]:
+def _steps(chosen: FederationConfig, steps_rule: LocalSteps | None) -> tuple[int, ...]:
     """The most local steps of each agent in a round."""
-    if workload is not None:
-        return (workload.most,) * chosen.agents
+    if steps_rule is not None:
+        return (steps_rule.most,) * chosen.agents
     given = chosen.local_steps
     return (given,) * chosen.agents if isinstance(given, int) else typing.cast(tuple[int, ...], given)
 

@@ -21,8 +21,9 @@ import numpy as np
 import optax
 
 from fedrl.clocks.devices import Clock
-from fedrl.clocks.distributions import Spread
-from fedrl.config.coerce import fit
+from fedrl.clocks.distributions import Distribution
+from fedrl.config.coerce import coerce
+from fedrl.config.synonyms import known_as
 from fedrl.core.aggregator import Aggregator
 from fedrl.core.component import CATALOGUE, Component, call_of
 from fedrl.core.environment import Environment, HostEnvironment
@@ -30,12 +31,12 @@ from fedrl.core.errors import ConfigError, UnsoundError, nearest
 from fedrl.core.learner import Learner
 from fedrl.core.stage import Stage
 from fedrl.learners.parts.networks import Network
-from fedrl.server.decisions import Admission, Selection, Workload
+from fedrl.server.decisions import LocalSteps, Selection, UploadBudget
 from fedrl.server.schedules import Schedule
 from fedrl.server.staleness import Staleness
 from fedrl.topologies.gossip import Rule
 from fedrl.topologies.graph import Graph
-from fedrl.topologies.mixing import Mixing
+from fedrl.topologies.mixing import MixingMatrix
 from fedrl.topologies.trees import Tree
 
 Table: TypeAlias = dict[str, Any]
@@ -51,14 +52,14 @@ KINDS: dict[type, str] = {
     Graph: "graph",
     Staleness: "staleness",
     Selection: "selection",
-    Workload: "workload",
-    Admission: "admission",
-    Mixing: "mixing",
+    LocalSteps: "local_steps",
+    UploadBudget: "upload_budget",
+    MixingMatrix: "mixing",
     Rule: "gossip",
     Tree: "hierarchy",
     Clock: "clock",
     Schedule: "schedule",
-    Spread: "spread",
+    Distribution: "distribution",
     optax.GradientTransformation: "optimizer",
     optax.GradientTransformationExtraArgs: "optimizer",
 }
@@ -128,7 +129,7 @@ def _arguments(entry: Component, table: Mapping[str, Any], where: str, given: Ma
         if key != "name" and key not in parameters:
             raise ConfigError(
                 f"{where}.{key} is {table[key]!r}, but {entry.name} has no parameter {key!r}. "
-                f"{nearest(key, parameters.keys() - given.keys())}"
+                f"{known_as(key, parameters.keys() - given.keys())}"
             )
 
     def special(value: Any, annotation: Any, place: str) -> Any:
@@ -140,7 +141,7 @@ def _arguments(entry: Component, table: Mapping[str, Any], where: str, given: Ma
         many = parameter.kind is parameter.VAR_POSITIONAL
         if name in table:
             annotation = Sequence[types[name]] if many else types[name]  # type: ignore[valid-type]
-            arguments[name] = fit(table[name], annotation, f"{where}.{name}", special)
+            arguments[name] = coerce(table[name], annotation, f"{where}.{name}", special)
         elif required(parameter):
             kind = _kind_of(types[name])
             if kind is None or kind not in given:
@@ -189,7 +190,7 @@ def _find(kind: str, table: Mapping[str, Any], where: str) -> Component:
     if name is None:
         raise ConfigError(f"{where} has no name. Add {where}.name. {nearest('', names)}")
     if name not in names:
-        raise ConfigError(f"{where}.name is {name!r}, which is no known {kind}. {nearest(str(name), names)}")
+        raise ConfigError(f"{where}.name is {name!r}, which is no known {kind}. {known_as(str(name), names)}")
     return CATALOGUE[kind, name]
 
 

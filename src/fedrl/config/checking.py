@@ -39,12 +39,12 @@ def check_experiment(experiment: Experiment) -> None:
     for method in experiment.methods:
         agents = len(method.local_steps)
         iterations(method.federation, agents, method.local_steps)
-        if not method.talk:  # the others were checked with who coordinates them
+        if not method.communicates:  # the others were checked with who coordinates them
             check(method.federation, agents, isolated(), Scheduler(), None)
     first = experiment.methods[0].federation
     if first.stages:
         messages(first, experiment.fleet)  # which traces what they do
-    asking = any(NEEDS.get(name) for name in first.reports) or any(stage.weighs for stage in first.stages)
+    asking = any(NEEDS.get(name) for name in first.reports) or any(stage.reweights for stage in first.stages)
     if asking and not isinstance(experiment.environment, HostEnvironment):
         metric_names(first, shapes(experiment.fleet, skip=1))  # which traces what agents are asked for
 

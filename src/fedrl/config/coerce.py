@@ -18,7 +18,7 @@ Special = Callable[[Any, Any, str], Any]
 """`(value, annotation, where) -> value` for a type that is not TOML's, or `NotImplemented`."""
 
 
-def fit(value: Any, annotation: Any, where: str, special: Special | None = None) -> Any:
+def coerce(value: Any, annotation: Any, where: str, special: Special | None = None) -> Any:
     """Return the value as the declared type has it.
 
     Args:
@@ -30,7 +30,7 @@ def fit(value: Any, annotation: Any, where: str, special: Special | None = None)
     Raises:
         ConfigError: The value does not fit. It names the key, the value and what is allowed.
 
-    >>> fit(1, float, "learner.clip"), fit([64, 64], Sequence[int], "hidden")
+    >>> coerce(1, float, "learner.clip"), coerce([64, 64], Sequence[int], "hidden")
     (1.0, (64, 64))
     """
     if special is not None:
@@ -45,7 +45,7 @@ def fit(value: Any, annotation: Any, where: str, special: Special | None = None)
     if container in (dict, Mapping):
         return _fit_table(value, annotation, where, special)
     if dataclasses.is_dataclass(container) and isinstance(value, Mapping):
-        return _fit_record(value, container, where, special)
+        return _coerce_record(value, container, where, special)
     if container is Literal and value not in get_args(annotation):
         hint = nearest(str(value), [str(word) for word in get_args(annotation)])
         raise ConfigError(f"{where} is {value!r}, which is not known. {hint}")
@@ -72,10 +72,10 @@ def _fit_table(value: Any, annotation: Any, where: str, special: Special | None)
         _refuse(value, annotation, where)
     inner = get_args(annotation)
     entry = inner[1] if len(inner) == 2 else Any
-    return {key: fit(item, entry, f"{where}.{key}", special) for key, item in value.items()}
+    return {key: coerce(item, entry, f"{where}.{key}", special) for key, item in value.items()}
 
 
-def _fit_record(value: Mapping[str, Any], kind: Any, where: str, special: Special | None) -> Any:
+def _coerce_record(value: Mapping[str, Any], kind: Any, where: str, special: Special | None) -> Any:
     """A record of plain values, such as a `Measure`, from a table of its fields."""
     types_of = {entry.name: get_type_hints(kind)[entry.name] for entry in dataclasses.fields(kind)}
     for key in value:
@@ -87,7 +87,7 @@ def _fit_record(value: Mapping[str, Any], kind: Any, where: str, special: Specia
         if entry.name not in value and entry.default is entry.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{where}.{entry.name} is missing. Add it to the table.")
     try:
-        return kind(**{key: fit(item, types_of[key], f"{where}.{key}", special) for key, item in value.items()})
+        return kind(**{key: coerce(item, types_of[key], f"{where}.{key}", special) for key, item in value.items()})
     except ConfigError as fault:
         raise fault if str(fault).startswith(where) else ConfigError(f"[{where}] {fault}") from fault
 
@@ -99,7 +99,7 @@ def _fit_union(value: Any, annotation: Any, where: str, special: Special | None)
     complaints: list[ConfigError] = []
     for option in options:
         try:
-            return fit(value, option, where, special)
+            return coerce(value, option, where, special)
         except ConfigError as complaint:
             complaints.append(complaint)
     if len(options) == 1:
@@ -127,7 +127,7 @@ def _fit_list(value: Any, annotation: Any, where: str, special: Special | None) 
         raise ConfigError(f"{where} is {list(value)!r}. It needs exactly {len(inner)} entries; it has {len(value)}.")
     wanted = inner if fixed else [inner[0] if inner else Any] * len(value)
     pairs = zip(value, wanted, strict=True)
-    return tuple(fit(item, kind, f"{where}[{i}]", special) for i, (item, kind) in enumerate(pairs))
+    return tuple(coerce(item, kind, f"{where}[{i}]", special) for i, (item, kind) in enumerate(pairs))
 
 
 def _refuse(value: Any, annotation: Any, where: str) -> NoReturn:

@@ -18,7 +18,7 @@ import jax
 import optax
 
 from fedrl.clocks.devices import Clock
-from fedrl.clocks.distributions import Spread, Spreading
+from fedrl.clocks.distributions import Distributed, Distribution
 from fedrl.config import FederationConfig, catalogue
 from fedrl.config.measures import declared
 from fedrl.core.errors import ConfigError
@@ -29,15 +29,15 @@ from fedrl.engines.combinations import check
 from fedrl.engines.compute import COMPUTE
 from fedrl.engines.round_log import TIMES
 from fedrl.engines.state import chosen_size
-from fedrl.engines.topologies.choices import Hierarchy, Neighbours, OneServer, Topology, server
+from fedrl.engines.topologies.choices import GossipTopology, Hierarchy, SingleServer, Topology, server
 from fedrl.engines.topologies.step_size import step_size
 from fedrl.engines.topologies.tree import lowest
 from fedrl.federation.federation import Federation
-from fedrl.server.decisions import Admission, Selection, Workload
+from fedrl.server.decisions import LocalSteps, Selection, UploadBudget
 from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import Schedule, synchronous
 from fedrl.topologies import average, column_stochastic, metropolis
-from fedrl.topologies.consensus import weighing
+from fedrl.topologies.consensus import step_weights
 
 if TYPE_CHECKING:
     pass
@@ -58,9 +58,9 @@ class Coordination:
     clock: Clock | None
 
     @property
-    def neighbours(self) -> Neighbours | None:
+    def neighbours(self) -> GossipTopology | None:
         """Agents that meet without a server, if they do."""
-        return self.topology if isinstance(self.topology, Neighbours) else None
+        return self.topology if isinstance(self.topology, GossipTopology) else None
 
     @property
     def hierarchy(self) -> Hierarchy | None:
@@ -71,9 +71,9 @@ class Coordination:
     def parts(self) -> list[object]:
         """Those that have a source."""
         where = self.topology
-        meeting: list[object] = [where.graph, where.mixing, where.rule] if isinstance(where, Neighbours) else []
+        meeting: list[object] = [where.graph, where.mixing, where.rule] if isinstance(where, GossipTopology) else []
         if isinstance(where, Hierarchy):
-            meeting = [where.tree, where.upper_optimizer]
+            meeting = [where.tree, where.global_optimizer]
         return [*meeting, self.scheduler.schedule, self.clock]
 
 
@@ -81,8 +81,8 @@ def coordination_of(
     chosen: FederationConfig,
     federation: Federation,
     selection: Selection | None = None,
-    workload: Workload | None = None,
-    admission: Admission | None = None,
+    steps_rule: LocalSteps | None = None,
+    upload_budget: UploadBudget | None = None,
 ) -> Coordination:
     """Build who coordinates, and check that it suits the federation.
 
@@ -98,10 +98,10 @@ def coordination_of(
     if chosen.schedule is not None:
         schedule = typing.cast(Schedule, catalogue.build("schedule", chosen.schedule, "federation.schedule"))
     group = lowest(topology.tree, chosen.agents) if isinstance(topology, Hierarchy) else None
-    scheduler = Scheduler(schedule, selection, workload, admission, group=group, delay_rounds=_delays_of(chosen))
+    scheduler = Scheduler(schedule, selection, steps_rule, upload_budget, group=group, delay_rounds=_delays_of(chosen))
     check(federation, chosen.agents, topology, scheduler, clock)
-    if isinstance(topology, Neighbours):
-        weighing(topology.graph, topology.mixing, topology.rule, chosen.agents)
+    if isinstance(topology, GossipTopology):
+        step_weights(topology.graph, topology.mixing, topology.rule, chosen.agents)
         if federation.stages:
             parts = (topology.graph, topology.mixing, topology.rule, topology.gamma, chosen.agents)
             topology = replace(topology, gamma=step_size(federation, *parts))
@@ -109,13 +109,13 @@ def coordination_of(
     return Coordination(topology, scheduler, clock)
 
 
-def _delays_of(chosen: FederationConfig) -> Spreading:
+def _delays_of(chosen: FederationConfig) -> Distributed:
     given = chosen.delay_rounds
     if isinstance(given, int):
         return given
     if isinstance(given, tuple | list):
         return tuple(given)
-    return typing.cast(Spread, catalogue.build("spread", given, "federation.delay_rounds"))
+    return typing.cast(Distribution, catalogue.build("distribution", given, "federation.delay_rounds"))
 
 
 def _topology_of(chosen: FederationConfig) -> Topology:
@@ -125,8 +125,8 @@ def _topology_of(chosen: FederationConfig) -> Topology:
         upper = upper_optimizer_of(chosen)
         if upper is not None and max(tree.periods) == 1:
             raise ConfigError(
-                f"federation.upper_optimizer is {chosen.upper_optimizer!r}, and in {tree!r} every server but the root "
-                "passes on what it hears. Use federation.server_optimizer, which is the root's, or give the tree "
+                f"federation.global_optimizer is {chosen.global_optimizer!r}, and in {tree!r} every server but the "
+                "root passes on what it hears. Use federation.server_optimizer, which is the root's, or give the tree "
                 "periods."
             )
         return Hierarchy(tree, upper)
@@ -138,14 +138,14 @@ def _topology_of(chosen: FederationConfig) -> Topology:
         mixing = column_stochastic() if rule.sums == "columns" else metropolis()
     else:
         mixing = catalogue.build("mixing", chosen.mixing, "federation.mixing")
-    return Neighbours(graph, mixing, rule, chosen.consensus_steps, chosen.gamma)
+    return GossipTopology(graph, mixing, rule, chosen.consensus_steps, chosen.gamma)
 
 
 def upper_optimizer_of(chosen: FederationConfig) -> optax.GradientTransformation | None:
     """Build what servers above servers do with the change of those below."""
-    if chosen.upper_optimizer is None:
+    if chosen.global_optimizer is None:
         return None
-    built = catalogue.build("server_optimizer", chosen.upper_optimizer, "federation.upper_optimizer")
+    built = catalogue.build("server_optimizer", chosen.global_optimizer, "federation.global_optimizer")
     return typing.cast(optax.GradientTransformation, built)
 
 
@@ -153,10 +153,10 @@ def resolved(chosen: FederationConfig, coordination: Coordination) -> Federation
     """The section with the defaults of the coordination filled in."""
     where = coordination.topology
     if isinstance(where, Hierarchy):
-        upper = where.upper_optimizer
+        upper = where.global_optimizer
         table = None if upper is None else catalogue.table_of(upper)
-        chosen = replace(chosen, hierarchy=catalogue.table_of(where.tree), upper_optimizer=table)
-    if isinstance(where, Neighbours):
+        chosen = replace(chosen, hierarchy=catalogue.table_of(where.tree), global_optimizer=table)
+    if isinstance(where, GossipTopology):
         chosen = replace(
             chosen,
             topology=catalogue.table_of(where.graph),
@@ -169,7 +169,7 @@ def resolved(chosen: FederationConfig, coordination: Coordination) -> Federation
     if schedule is not None or clock is not None:
         schedule = catalogue.table_of(coordination.scheduler.schedule)
     delays = coordination.scheduler.delay_rounds
-    if isinstance(delays, Spread):
+    if isinstance(delays, Distribution):
         chosen = replace(chosen, delay_rounds=catalogue.table_of(delays))
     return replace(chosen, clock=clock, schedule=schedule)
 
@@ -192,7 +192,7 @@ def all_act_alike(learner: Learner, coordination: Coordination) -> bool:
     """
     where = coordination.topology
     relays = isinstance(where, Hierarchy) and set(where.tree.periods) == {1}
-    return not learner.personalised and (relays or isinstance(where, OneServer))
+    return not learner.personalised and (relays or isinstance(where, SingleServer))
 
 
 def has_common_policy(learner: Learner, coordination: Coordination) -> bool:

@@ -10,19 +10,19 @@ from dataclasses import dataclass, field
 import optax
 
 from fedrl.clocks.devices import Clock
-from fedrl.clocks.distributions import Spread
+from fedrl.clocks.distributions import Distribution
 from fedrl.config.catalogue import Table
 from fedrl.config.coerce import at_least
 from fedrl.core.aggregator import Aggregator
 from fedrl.core.errors import ConfigError
 from fedrl.core.stage import Stage
 from fedrl.engines.topologies.choices import gossip
-from fedrl.federation.federation import federate
-from fedrl.server.decisions import Admission, Selection, Workload
+from fedrl.federation.federate import federate
+from fedrl.server.decisions import LocalSteps, Selection, UploadBudget
 from fedrl.server.schedules import Schedule
 from fedrl.topologies.gossip import Rule
 from fedrl.topologies.graph import Graph
-from fedrl.topologies.mixing import Mixing
+from fedrl.topologies.mixing import MixingMatrix
 from fedrl.topologies.trees import Tree
 
 _FEDERATE, _GOSSIP = (
@@ -38,15 +38,15 @@ class FederationConfig:
     Attributes:
         agents: How many.
         local_steps: Local iterations between two exchanges: one number for all, one per agent, or a schedule such as
-            `{name = "ramp", first = 8, last = 1, rounds = 50}`.
+            `{name = "linear", first = 8, last = 1, rounds = 50}`.
         selection: Who is asked in a round; everybody by default.
-        admission: Whose updates are sent, under a budget of bytes a round; all of them by default.
+        upload_budget: Whose updates are sent, under a budget of bytes a round; all of them by default.
         aggregator: The rule that merges updates.
         stages: What an update passes on its way, in order.
         down_stages: What the difference to the copy that agents hold passes on its way down, in order; by default they
             are sent the parameters as they are.
         server_optimizer: What the server does with the merged update; FedAvg by default.
-        upper_optimizer: In a hierarchy with periods, what servers above servers do with the merged change of those
+        global_optimizer: In a hierarchy with periods, what servers above servers do with the merged change of those
             below; they adopt all of it by default.
         parts: By name, parts of the parameters with an `aggregator`, a `server_optimizer` or a period (`every`) of
             their own, such as `{critic = {aggregator = "median"}, actor = {every = 5}}`.
@@ -67,22 +67,22 @@ class FederationConfig:
     """
 
     agents: int
-    local_steps: int | tuple[int, ...] | Table | Workload = _FEDERATE["local_steps"]
+    local_steps: int | tuple[int, ...] | Table | LocalSteps = _FEDERATE["local_steps"]
     selection: Table | str | Selection | None = None
-    admission: Table | str | Admission | None = None
+    upload_budget: Table | str | UploadBudget | None = None
     aggregator: Table | str | Aggregator = "mean"
     stages: Sequence[Table | str | Stage] = ()
     down_stages: Sequence[Table | str | Stage] = _FEDERATE["down_stages"]
-    server_optimizer: Table | str | optax.GradientTransformation | None = _FEDERATE["server_opt"]
-    upper_optimizer: Table | str | optax.GradientTransformation | None = None
+    server_optimizer: Table | str | optax.GradientTransformation | None = _FEDERATE["server_optimizer"]
+    global_optimizer: Table | str | optax.GradientTransformation | None = None
     parts: Table = field(default_factory=dict)
     payload: str = _FEDERATE["payload"]
     schedule: Table | str | Schedule | None = None
     clock: Table | str | Clock | None = None
-    delay_rounds: int | tuple[int, ...] | Table | Spread = 0
+    delay_rounds: int | tuple[int, ...] | Table | Distribution = 0
     hierarchy: Table | str | Tree | None = None
     topology: Table | str | Graph | None = None
-    mixing: Table | str | Mixing | None = None
+    mixing: Table | str | MixingMatrix | None = None
     gossip: Table | str | Rule | None = None
     consensus_steps: int = _GOSSIP["consensus_steps"]
     gamma: float | None = _GOSSIP["gamma"]
@@ -116,9 +116,9 @@ class FederationConfig:
                 "federation.topology and federation.hierarchy are both given. Neighbours have no servers. Leave one of "
                 "them out."
             )
-        if self.upper_optimizer is not None and self.hierarchy is None:
+        if self.global_optimizer is not None and self.hierarchy is None:
             raise ConfigError(
-                f"federation.upper_optimizer is {self.upper_optimizer!r}. It is of servers above servers, and there "
+                f"federation.global_optimizer is {self.global_optimizer!r}. It is of servers above servers, and there "
                 "are none. Leave it out, use federation.server_optimizer, or give federation.hierarchy."
             )
         if self.topology is None:
@@ -129,7 +129,7 @@ class FederationConfig:
             cure = "Leave it out, or say who hears whom: federation.topology = 'ring'."
         else:
             misplaced, lacking = (
-                ["server_optimizer", "down_stages", "parts", "payload", "selection", "admission", "delay_rounds"],
+                ["server_optimizer", "down_stages", "parts", "payload", "selection", "upload_budget", "delay_rounds"],
                 "needs a server, and there is none",
             )
             cure = "Leave it out, or leave federation.topology out."

@@ -12,9 +12,10 @@ from typing import Any
 import tomli_w
 
 from fedrl.config.catalogue import KINDS, table_of
-from fedrl.config.coerce import fit
+from fedrl.config.coerce import coerce
 from fedrl.config.experiment import Config
 from fedrl.config.overrides import override
+from fedrl.config.synonyms import known_as
 from fedrl.core.component import call_of
 from fedrl.core.errors import ConfigError, nearest
 
@@ -90,9 +91,9 @@ def _section(kind: type, data: Any, where: str) -> Any:
         if key not in known:
             place = f"the section [{where}]" if where else "an experiment"
             shown = "" if isinstance(value, Mapping) else f" is {value!r}, but it"
-            raise ConfigError(f"{full}{shown} is not a key of {place}. {nearest(key, known)}")
+            raise ConfigError(f"{full}{shown} is not a key of {place}. {known_as(key, known)}")
         section = dataclasses.is_dataclass(types[key])
-        values[key] = _section(types[key], value, full) if section else fit(value, types[key], full, _no_object)
+        values[key] = _section(types[key], value, full) if section else coerce(value, types[key], full, _no_object)
     for name, entry in known.items():
         if name not in values and entry.default is entry.default_factory is dataclasses.MISSING:
             full = f"{where}.{name}" if where else name

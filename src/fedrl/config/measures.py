@@ -22,7 +22,7 @@ class Declared(NamedTuple):
 
     Attributes:
         agents: Made of the metrics of agents, by name.
-        engine: Made of `Round.sums`.
+        engine: Made of `RoundResult.sums`.
     """
 
     agents: Measures

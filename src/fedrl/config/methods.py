@@ -16,9 +16,10 @@ from fedrl.core.environment import AnyEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner
 from fedrl.core.types import PyTree
-from fedrl.federation.federation import Federation, federate
+from fedrl.federation.federate import federate
+from fedrl.federation.federation import Federation
 
-COUNTS_OF_INSTANCES = ("instances", "episodes_per_step")
+COUNTS_OF_INSTANCES = ("num_envs", "episodes_per_step")
 """The parameters that say how many copies of the environment a learner steps."""
 
 
@@ -31,14 +32,14 @@ class Method:
         federation: What to simulate.
         fleet: For which agents; a single agent with a stack of settings if the data are pooled.
         local_steps: Of each agent.
-        talk: Whether anything is exchanged.
+        communicates: Whether anything is exchanged.
     """
 
     name: str
     federation: Federation
     fleet: PyTree
     local_steps: tuple[int, ...]
-    talk: bool
+    communicates: bool
 
     @property
     def steps_per_round(self) -> int:
@@ -74,11 +75,11 @@ def alone(
     free = _without_pull(config.learner)
     if free != config.learner:
         learner = _built(free, learner.environment)
-    summed = federation.aggregator.sees == "sum"
+    summed = federation.aggregator.needs == "sum"
     plain = federate(
         learner,
         federation.aggregator if summed else mean(),
-        server_opt=federation.server_optimizer,
+        server_optimizer=federation.server_optimizer,
         local_steps=federation.local_steps,
     )
     return Method(name, federation if plain == federation else plain, agents, steps, False)
@@ -109,12 +110,12 @@ def _built(table: Any, environment: AnyEnvironment) -> Learner:
 def _without_pull(value: Any) -> Any:
     """The learner's table with nothing that pulls it to parameters which nobody sends.
 
-    `proximal` would hold on to where the agent stood when the round began; its strength becomes 0. `corrected` adds a
-    correction of 0 by itself.
+    `fedprox` would hold on to where the agent stood when the round began; its strength becomes 0. `add_correction` adds
+    a correction of 0 by itself.
     """
     if isinstance(value, Mapping):
         free = {key: _without_pull(item) for key, item in value.items()}
-        return free | {"strength": 0.0} if value.get("name") == "proximal" else free
+        return free | {"strength": 0.0} if value.get("name") == "fedprox" else free
     return [_without_pull(item) for item in value] if isinstance(value, list | tuple) else value
 
 

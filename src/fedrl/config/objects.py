@@ -11,7 +11,7 @@ from fedrl.core.environment import AnyEnvironment
 from fedrl.core.learner import Learner
 from fedrl.core.types import PyTree
 from fedrl.federation.federation import Federation
-from fedrl.server.decisions import Admission, Selection, Workload
+from fedrl.server.decisions import LocalSteps, Selection, UploadBudget
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Experiment:
         methods: The federation itself, then the baselines that train.
         coordination: Where updates meet, and who works when.
         selection: Whom the server asks, if not everybody.
-        workload: The server's schedule of local steps, if there is one.
-        admission: Whose updates are sent, if there is a budget.
+        local_steps: The server's schedule of local steps, if there is one.
+        upload_budget: Whose updates are sent, if there is a budget.
     """
 
     config: Config
@@ -41,8 +41,8 @@ class Experiment:
     methods: tuple[Method, ...]
     coordination: Coordination
     selection: Selection | None = None
-    workload: Workload | None = None
-    admission: Admission | None = None
+    local_steps: LocalSteps | None = None
+    upload_budget: UploadBudget | None = None
 
     @property
     def tuning_steps(self) -> int:

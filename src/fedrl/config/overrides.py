@@ -11,7 +11,8 @@ from __future__ import annotations
 import tomllib
 from typing import Any
 
-from fedrl.core.errors import ConfigError, nearest
+from fedrl.config.synonyms import known_as
+from fedrl.core.errors import ConfigError
 
 SET = "--set"
 
@@ -99,5 +100,5 @@ def _entry(place: dict[str, Any] | list[Any], name: str, where: str, said: str) 
         places = " or ".join(str(i) for i, known in enumerate(names) if known == name)
         raise ConfigError(f"{said}: {where} has {names.count(name)} entries {name!r}. Say which: {where}.{places}.")
     if name not in names:
-        raise ConfigError(f"{said}: {where} has no entry {name!r}. {nearest(name, names)}")
+        raise ConfigError(f"{said}: {where} has no entry {name!r}. {known_as(name, names)}")
     return names.index(name)

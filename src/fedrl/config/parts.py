@@ -59,6 +59,6 @@ def _table(each: Part) -> Table:
     table: Table = {"every": each.every}
     if each.aggregator is not None:
         table["aggregator"] = catalogue.table_of(each.aggregator)
-    if each.server_opt is not None:
-        table["server_optimizer"] = catalogue.table_of(each.server_opt)
+    if each.server_optimizer is not None:
+        table["server_optimizer"] = catalogue.table_of(each.server_optimizer)
     return table

@@ -69,10 +69,10 @@ class Aggregator:
             fastest, and JAX arrays inside a compiled program. A rule of the sum gets one row, the mean of all.
         init: `params -> state`.
         weigh: `update -> weight` of one agent's update, before any summing.
-        sees: "sum" if the rule is a function of the weighted sum, "each" if it needs every update by itself.
-        asks: What each agent is to tell about itself, see `fedrl.core.reports`. A rule that asks sees each update, and
-            finds what they told in `updates.report`.
-        unit: `samples of a usual update -> a usual weight`, for exact sums, and for an agent's share among all.
+        needs: "sum" if the rule is a function of the weighted sum, "each" if it needs every update by itself.
+        requested: What each agent is to tell about itself, see `fedrl.core.reports`. A rule that asks sees each update,
+            and finds what they told in `updates.report`.
+        weight_scale: `samples of a usual update -> a usual weight`, for exact sums, and for an agent's share among all.
         divides_by: What its result is a mean by: sum_k w_k x_k over the "count" of updates if each has the weight 1, or
             over the sum of the "weights". None: it is no mean, or none whose divisor is known.
         agents: Of a rule that keeps a number for each agent, how many agents it has room for. None: any number.
@@ -81,9 +81,9 @@ class Aggregator:
     update: Callable[[Key, View, Arrivals, PyTree, Update], tuple[Update, PyTree]]
     init: Callable[[Params], PyTree] = lambda params: ()
     weigh: Callable[[Update], jax.Array] = by_samples
-    sees: Literal["each", "sum"] = "each"
-    asks: tuple[str, ...] = ()
-    unit: Callable[[float], float] = lambda samples: samples
+    needs: Literal["each", "sum"] = "each"
+    requested: tuple[str, ...] = ()
+    weight_scale: Callable[[float], float] = lambda samples: samples
     divides_by: Literal["count", "weights"] | None = None
     agents: int | None = None
     call: Call | None = None

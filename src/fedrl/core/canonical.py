@@ -196,8 +196,8 @@ def _called(value: Any) -> Made | None:
     if isinstance(value, types.BuiltinMethodType | types.MethodWrapperType) and owner is not None:
         return "method", (value.__name__, owner)
     if hasattr(value, "__wrapped__") and in_library(type(value).__module__):
-        told = {name: x for name, x in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
-        return "wrapped", (type(value), value.__wrapped__, told)
+        described = {name: x for name, x in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
+        return "wrapped", (type(value), value.__wrapped__, described)
     return None
 
 

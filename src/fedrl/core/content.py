@@ -174,10 +174,10 @@ class _Walk:
         if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             return _hash("key", str(jax.random.key_impl(value)), self.of(jax.random.key_data(value), what))
         weak, array = getattr(value, "weak_type", False), np.asarray(value)
-        told = ("array", kind_of_number(array.dtype), str(array.shape), str(weak))
+        described = ("array", kind_of_number(array.dtype), str(array.shape), str(weak))
         if array.dtype.hasobject:
-            return _hash(*told, *self.each(array.ravel().tolist(), what))
-        return _hash(*told, array.astype(array.dtype.newbyteorder("<")).tobytes())
+            return _hash(*described, *self.each(array.ravel().tolist(), what))
+        return _hash(*described, array.astype(array.dtype.newbyteorder("<")).tobytes())
 
     def function(self, function: types.FunctionType) -> bytes:
         function = unchecked(function)

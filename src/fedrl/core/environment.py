@@ -1,6 +1,6 @@
 """What an environment is: four pure functions, and facts about it.
 
-Randomness is drawn ahead: `draw_step(key, (time, instances))` once per rollout costs a fraction of a key
+Randomness is drawn ahead: `draw_step(key, (time, num_envs))` once per rollout costs a fraction of a key
 split per step. An environment that wants keys draws keys (`draw_keys`).
 
     draw_reset, draw_step --> noise --> reset, step --> Timestep, State

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from fedrl.core.environment import AnyEnvironment
 from fedrl.core.position import Position, mended
-from fedrl.core.replay import Log, Replay, log, settle
+from fedrl.core.replay import Replay, RingRows, log, settle
 from fedrl.core.types import Key, PyTree, Update
 
 FAULT = "fault"
@@ -83,7 +83,7 @@ def undone(
 
     def put_back(now: PyTree) -> PyTree:
         def chosen(old: PyTree, new: PyTree) -> PyTree:
-            if isinstance(old, Log):
+            if isinstance(old, RingRows):
                 return old.written
             return mended(key, environment, env_params, new) if isinstance(old, Position) else old
 
@@ -120,12 +120,12 @@ def snapshot(state: PyTree, rows: int) -> PyTree:
     return jax.tree.map(lambda x: log(x, rows) if isinstance(x, Replay) else x, state, is_leaf=_apart)
 
 
-def rings_in(state: PyTree) -> list[Replay | Log]:
+def rings_in(state: PyTree) -> list[Replay | RingRows]:
     """The rings of experience in a state, or their logs in a snapshot, in order."""
-    return [x for x in jax.tree.leaves(state, is_leaf=_apart) if isinstance(x, Replay | Log)]
+    return [x for x in jax.tree.leaves(state, is_leaf=_apart) if isinstance(x, Replay | RingRows)]
 
 
-def with_logs(state: PyTree, logs: Sequence[Log]) -> PyTree:
+def with_logs(state: PyTree, logs: Sequence[RingRows]) -> PyTree:
     """A snapshot, of logs that were taken before, in the order of `rings_in`."""
     rest = iter(logs)
     return jax.tree.map(lambda x: next(rest) if isinstance(x, Replay) else x, state, is_leaf=_apart)
@@ -152,4 +152,4 @@ def settled(after: PyTree, before: PyTree) -> PyTree:
 
 
 def _apart(node: Any) -> bool:
-    return isinstance(node, Position | Replay | Log)
+    return isinstance(node, Position | Replay | RingRows)

@@ -17,12 +17,12 @@ class HostStep(NamedTuple):
     """What one step of all instances shows. Where an episode ended, the next one has begun.
 
     Attributes:
-        observation: What each instance shows now: `[instances, *features]`.
-        reward: `[instances]` float32, of the transition just made.
-        terminated: `[instances]` bool; the episode ended in the environment.
-        truncated: `[instances]` bool; it was cut off. An episode that ends both ways has terminated.
-        successor: The observation the transition reached, seen before any reset.
-        measures: What `Environment.measures` are made of, by name, each `[instances]` float32; what is counted at the
+        observation: What each instance shows now: `[num_envs, *features]`.
+        reward: `[num_envs]` float32, of the transition just made.
+        terminated: `[num_envs]` bool; the episode ended in the environment.
+        truncated: `[num_envs]` bool; it was cut off. An episode that ends both ways has terminated.
+        next_observation: The observation the transition reached, seen before any reset.
+        measures: What `Environment.measures` are made of, by name, each `[num_envs]` float32; what is counted at the
             end of an episode means nothing elsewhere.
     """
 
@@ -30,7 +30,7 @@ class HostStep(NamedTuple):
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
-    successor: np.ndarray
+    next_observation: np.ndarray
     measures: Mapping[str, np.ndarray] = {}
 
 

@@ -21,14 +21,14 @@ from fedrl.core.double import Double
 from fedrl.core.environment import AnyEnvironment, HostEnvironment, Space
 from fedrl.core.errors import UnsoundError
 from fedrl.core.measures import RETURN, Measure, Measures
-from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
+from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 
 Experience = PyTree
 """What a learner gathered to learn from: a `Trajectory`, or whatever its own `collect` makes."""
 
 
 class Trajectory(NamedTuple):
-    """What a batch of instances went through; every leaf is `[time, *features, instances]`.
+    """What a batch of instances went through; every leaf is `[time, *features, num_envs]`.
 
     Attributes:
         observation: What the policy saw.
@@ -36,7 +36,7 @@ class Trajectory(NamedTuple):
         reward: What it got.
         terminated: Whether the episode ended there.
         truncated: Whether the episode was cut off there.
-        successor: The observation reached, seen before any reset.
+        next_observation: The observation reached, seen before any reset.
     """
 
     observation: jax.Array
@@ -44,7 +44,7 @@ class Trajectory(NamedTuple):
     reward: jax.Array
     terminated: jax.Array
     truncated: jax.Array
-    successor: jax.Array
+    next_observation: jax.Array
 
 
 class Statistics(NamedTuple):
@@ -83,17 +83,17 @@ class Learner:
             counts the episodes that ended (`episodes`, `episode_return`). Whoever steps an environment elsewhere
             (host environments) hands its own experience to `learn` instead. `nothing_gathered` for a learner that
             needs none.
-        learn: `(key, state, experience, hint) -> (state, metrics)`.
+        learn: `(key, state, experience, context) -> (state, metrics)`.
         act: `(key, params, observation, greedy) -> action`, for a batch with the instances on the last axis.
         params: `state -> params`, what a federation may see.
         adopt: `(state, params) -> state`, the state after the parameters were replaced.
         environment: Where it learns.
         samples: Environment steps of one local iteration, the weight of its update.
-        gradient: `(key, state, experience, hint) -> (gradient, metrics)` of the loss at the current parameters, which
-            stay as they are, like everything else. None if an iteration takes several steps or has no gradient.
+        gradient: `(key, state, experience, context) -> (gradient, metrics)` of the loss at the current parameters,
+            which stay as they are, like everything else. None if an iteration takes several steps or has no gradient.
         horizon: Steps of each instance in the `Trajectory` that `learn` and `gradient` take. Such a learner learns from
             experience gathered elsewhere as well; one whose horizon is 0 only from its own.
-        instances: How many instances of the environment such a trajectory has.
+        num_envs: How many instances of the environment such a trajectory has.
         episodic: Whether each instance begins a new episode with the trajectory, and stands still once it is over: what
             the trajectory has beyond means nothing. Otherwise it goes on where it stood, from episode to episode.
         behaviours: `state -> (params, ...)`, the parameters with which experience is gathered if there are several:
@@ -103,11 +103,11 @@ class Learner:
         statistics: What the agents count rather than learn, such as the moments of observations. Optional.
         policy: `state -> params` that `act` takes, for a learner of which a federation sees less. None if they are
             what it sees.
-        probabilities: `(params, observation) -> [actions, instances]`, how likely `act` takes each action when it
+        probabilities: `(params, observation) -> [actions, num_envs]`, how likely `act` takes each action when it
             does not act greedily. None if actions are not discrete.
         measures: How the entries of its metrics are to be read, by name: see `fedrl.core.measures`. Those of its
             environment are the environment's.
-        discount: gamma of what it maximises. None if it has none.
+        gamma: gamma of what it maximises. None if it has none.
         personalised: By what an agent acts with something of its own, which the federation does not see: the names
             of the wrappers, such as ("personal",). Empty if all agents act with what the server has.
         clips_trajectories: The L2 norm to which it scales down what each episode adds to its `gradient`, a mean over
@@ -117,15 +117,15 @@ class Learner:
 
     init: Callable[[Key, PyTree], PyTree]
     collect: Callable[[Key, PyTree], tuple[Experience, PyTree, Metrics]]
-    learn: Callable[[Key, PyTree, Experience, Hint], tuple[PyTree, Metrics]]
+    learn: Callable[[Key, PyTree, Experience, LocalContext], tuple[PyTree, Metrics]]
     act: Callable[[Key, Params, jax.Array, bool], jax.Array]
     params: Callable[[PyTree], Params]
     adopt: Callable[[PyTree, Params], PyTree]
     environment: AnyEnvironment
     samples: int
-    gradient: Callable[[Key, PyTree, Experience, Hint], tuple[Params, Metrics]] | None = None
+    gradient: Callable[[Key, PyTree, Experience, LocalContext], tuple[Params, Metrics]] | None = None
     horizon: int = 0
-    instances: int = 0
+    num_envs: int = 0
     episodic: bool = False
     behaviours: Callable[[PyTree], tuple[Params, ...]] | None = None
     split_key: Callable[[Key], tuple[Key, Key]] = two_streams
@@ -133,14 +133,14 @@ class Learner:
     policy: Callable[[PyTree], Params] | None = None
     probabilities: Callable[[Params, jax.Array], jax.Array] | None = None
     measures: Measures = field(default_factory=dict)
-    discount: float | None = None
+    gamma: float | None = None
     personalised: tuple[str, ...] = ()
     clips_trajectories: float | None = None
     call: Call | None = None
 
 
 def iterate(
-    learner: Learner, key: Key, state: PyTree, hint: Hint, experience: Experience | None = None
+    learner: Learner, key: Key, state: PyTree, context: LocalContext, experience: Experience | None = None
 ) -> tuple[PyTree, Metrics]:
     """One local iteration: gather experience, learn from it.
 
@@ -148,19 +148,19 @@ def iterate(
         learner: Who learns.
         key: Of the iteration.
         state: The learner's.
-        hint: What the server sent along.
+        context: What the server sent along.
         experience: What was gathered elsewhere, if it was; the key is then for learning alone.
 
     Returns:
         The state after it, and the metrics of both halves.
     """
     key, state, experience, counts = _gathered(learner, key, state, experience)
-    state, metrics = learner.learn(key, state, experience, hint)
+    state, metrics = learner.learn(key, state, experience, context)
     return state, metrics | counts
 
 
 def differentiate(
-    learner: Learner, key: Key, state: PyTree, hint: Hint, experience: Experience | None = None
+    learner: Learner, key: Key, state: PyTree, context: LocalContext, experience: Experience | None = None
 ) -> tuple[Params, PyTree, Metrics]:
     """The gradient of a local iteration in place of its step; the arguments are those of `iterate`.
 
@@ -169,7 +169,7 @@ def differentiate(
     """
     assert learner.gradient is not None
     key, state, experience, counts = _gathered(learner, key, state, experience)
-    gradient, metrics = learner.gradient(key, state, experience, hint)
+    gradient, metrics = learner.gradient(key, state, experience, context)
     return gradient, state, metrics | counts
 
 
@@ -238,7 +238,7 @@ def follows_corrections(learner: Learner) -> bool:
     state, params, experience = jax.eval_shape(begun, key)
 
     def learned(correction: Params, key: Key, state: PyTree, params: Params, experience: Experience) -> PyTree:
-        return learner.learn(key, state, experience, Hint(params, correction))[0]
+        return learner.learn(key, state, experience, LocalContext(params, correction))[0]
 
     traced = jax.make_jaxpr(learned)(params, key, state, params, experience).jaxpr
     corrections = {id(x) for x in traced.invars[: len(jax.tree.leaves(params))]}
@@ -248,13 +248,13 @@ def follows_corrections(learner: Learner) -> bool:
 
 def _blank(learner: Learner) -> Trajectory:
     """A trajectory of zeros, as the learner takes it."""
-    time, instances, (seen, done) = learner.horizon, learner.instances, learner.environment.spaces
+    time, num_envs, (seen, done) = learner.horizon, learner.num_envs, learner.environment.spaces
 
     def zeros(space: Space) -> jax.Array:
-        return jnp.zeros((time, *space.shape, instances), space.dtype)
+        return jnp.zeros((time, *space.shape, num_envs), space.dtype)
 
-    nothing = jnp.zeros((time, instances), bool)
-    return Trajectory(zeros(seen), zeros(done), jnp.zeros((time, instances)), nothing, nothing, zeros(seen))
+    nothing = jnp.zeros((time, num_envs), bool)
+    return Trajectory(zeros(seen), zeros(done), jnp.zeros((time, num_envs)), nothing, nothing, zeros(seen))
 
 
 def parameters_of(learner: Learner) -> Params:

@@ -40,7 +40,7 @@ class Measure:
         unit: Such as "s" or "B"; empty for a pure number.
         better: "lower" or "higher"; None if neither is.
         parts: The names of the sums it is made of: entries of `Timestep.measures`, of a learner's metrics, of
-            `Round.sums`, or of an `info` of Gymnasium. By default the one that has its own name.
+            `RoundResult.sums`, or of an `info` of Gymnasium. By default the one that has its own name.
         finish: `{part: sum, ..., count: number} -> value`, for what is no mean: ratios, deviations, explained variance.
             `count` is "steps", "iterations", "episodes" or "rounds", as `per` says.
         take: Of an environment's value per episode: the "sum" over the steps of the episode, or that of its "last"
@@ -188,8 +188,8 @@ def counting(measures: Measures) -> Counting:
                     "A value is counted in one way. Show it under two names."
                 )
     kinds = {kind: tuple(part for part, way in ways.items() if way == kind) for kind in ("summed", "last", "stepped")}
-    asks = {part for name, measure in measures.items() for part in (*parts_of(name, measure), measure.count)}
-    return Counting(**kinds, steps="steps" in asks)
+    requested = {part for name, measure in measures.items() for part in (*parts_of(name, measure), measure.count)}
+    return Counting(**kinds, steps="steps" in requested)
 
 
 def step_values(names: Sequence[str], values: Mapping[str, Value], who: object) -> dict[str, Value]:

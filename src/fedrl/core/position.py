@@ -30,24 +30,24 @@ class Position(NamedTuple):
     measured: Mapping[str, jax.Array] = {}
 
 
-def deal(environment: AnyEnvironment, env_params: PyTree, instances: int) -> tuple[PyTree, int | None]:
+def deal(environment: AnyEnvironment, env_params: PyTree, num_envs: int) -> tuple[PyTree, int | None]:
     """The parameters of each instance and their vmap axis: one setting for all, or a stack dealt out in turn."""
     like = jax.tree.leaves(environment.params)
     given = jax.tree.leaves(env_params)
     if all(jnp.ndim(g) == jnp.ndim(d) for g, d in zip(given, like, strict=True)):
         return env_params, None
-    return jax.tree.map(lambda leaf: leaf[jnp.arange(instances) % leaf.shape[0]], env_params), 0
+    return jax.tree.map(lambda leaf: leaf[jnp.arange(num_envs) % leaf.shape[0]], env_params), 0
 
 
-def start(key: Key, environment: AnyEnvironment, env_params: PyTree, instances: int) -> Position:
+def start(key: Key, environment: AnyEnvironment, env_params: PyTree, num_envs: int) -> Position:
     """Open an episode in every instance. Those of a host environment stand elsewhere: their position is empty."""
     if isinstance(environment, HostEnvironment):
-        return Position((), jnp.zeros(0), jnp.zeros(instances), jnp.zeros(instances, jnp.int32))
-    params, axis = deal(environment, env_params, instances)
-    noise = environment.draw_reset(key, (instances,))
-    timestep, state = jax.vmap(environment.reset, (-1, axis), -1, axis_size=instances)(noise, params)
-    measured = {name: jnp.zeros(instances) for name in counting(environment.measures).summed}
-    return Position(state, timestep.observation, jnp.zeros(instances), jnp.zeros(instances, jnp.int32), measured)
+        return Position((), jnp.zeros(0), jnp.zeros(num_envs), jnp.zeros(num_envs, jnp.int32))
+    params, axis = deal(environment, env_params, num_envs)
+    noise = environment.draw_reset(key, (num_envs,))
+    timestep, state = jax.vmap(environment.reset, (-1, axis), -1, axis_size=num_envs)(noise, params)
+    measured = {name: jnp.zeros(num_envs) for name in counting(environment.measures).summed}
+    return Position(state, timestep.observation, jnp.zeros(num_envs), jnp.zeros(num_envs, jnp.int32), measured)
 
 
 def mended(key: Key, environment: AnyEnvironment, env_params: PyTree, position: Position) -> Position:
@@ -57,10 +57,10 @@ def mended(key: Key, environment: AnyEnvironment, env_params: PyTree, position: 
     """
     if isinstance(environment, HostEnvironment):
         return position
-    instances = position.returned.shape[-1]
-    sound = jnp.ones(instances, bool)
+    num_envs = position.returned.shape[-1]
+    sound = jnp.ones(num_envs, bool)
     for leaf in jax.tree.leaves(position):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
-            sound &= jnp.isfinite(leaf).reshape(-1, instances).all(0)
-    fresh = start(key, environment, env_params, instances)
+            sound &= jnp.isfinite(leaf).reshape(-1, num_envs).all(0)
+    fresh = start(key, environment, env_params, num_envs)
     return jax.tree.map(lambda here, anew: jnp.where(sound, here, anew), position, fresh)

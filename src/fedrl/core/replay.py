@@ -1,8 +1,9 @@
 """A memory of what an agent went through: a ring of rows, of which the newest overwrite the oldest.
 
 A ring may be the largest part of a learner's state by far, and a round changes a few rows of it. So whoever may have to
-put an agent back to where it stood (`fedrl.core.faults`) knows a ring by its type: it keeps no copy but a `Log` of the
-rows that the round can overwrite, undoes what was written by setting the counter back, and tidies up once, at the end.
+put an agent back to where it stood (`fedrl.core.faults`) knows a ring by its type: it keeps no copy but a `RingRows` of
+the rows that the round can overwrite, undoes what was written by setting the counter back, and tidies up once, at the
+end.
 
     Replay --log--> Log          Replay --append, ..., append, set back--> Replay --settle(Log)--> as if never written
 """
@@ -30,7 +31,7 @@ class Replay(NamedTuple):
     written: jax.Array
 
 
-class Log(NamedTuple):
+class RingRows(NamedTuple):
     """The rows of a ring that come to be overwritten next, and where they begin.
 
     Attributes:
@@ -85,12 +86,12 @@ def sample(key: Key, replay: Replay, count: int) -> PyTree:
     return _at(replay.rows, jax.random.randint(key, (count,), 0, jnp.maximum(known, 1)))
 
 
-def log(replay: Replay, count: int) -> Log:
+def log(replay: Replay, count: int) -> RingRows:
     """What the next `count` rows will overwrite."""
-    return Log(_at(replay.rows, _places(replay, min(count, capacity_of(replay)))), replay.written)
+    return RingRows(_at(replay.rows, _places(replay, min(count, capacity_of(replay)))), replay.written)
 
 
-def settle(replay: Replay, before: Log) -> Replay:
+def settle(replay: Replay, before: RingRows) -> Replay:
     """The ring with the rows of before wherever nothing counts as written since.
 
     Args:

@@ -1,9 +1,9 @@
 """What agents say about themselves, beside what they learned: single numbers, a declared part of the `Update`.
 
-    federate(..., tells=["return"])       Update.report = {"return": R_k}, four bytes each, in the open
+    federate(..., reports=["return"])       Update.report = {"return": R_k}, four bytes each, in the open
 
-Nothing is told unless somebody asks by name: an aggregator (`asks`), or whoever selects agents (`federate(tells=...)`).
-What is told passes beside the pipeline: stages don't clip it, add noise to it or mask it.
+Nothing is told unless somebody asks by name: an aggregator (`requested`), or whoever selects agents
+(`federate(reports=...)`). What is told passes beside the pipeline: stages don't clip it, add noise to it or mask it.
 
     "norm"      the L2 norm of its update, before any stage
     "return"    the mean return of the episodes that ended in the round; NaN if none did
@@ -23,16 +23,16 @@ import jax.numpy as jnp
 
 from fedrl.core.checks import check_one_of
 from fedrl.core.errors import ConfigError, UnsoundError, nearest
-from fedrl.core.types import Context, Metrics, PyTree
+from fedrl.core.types import Metrics, PyTree, UpdateContext
 
 DURATION = "duration_s"
-TOLD = ("norm", "return", "loss", DURATION)
+REPORTABLE = ("norm", "return", "loss", DURATION)
 NEEDS = {"norm": (), DURATION: (), "return": ("episodes", "episode_return"), "loss": ("loss",)}
 SETTING = "setting/"
 """What the name of a parameter of an agent's environment follows, where it is asked for."""
 
 
-def check_told(names: Sequence[str]) -> None:
+def check_requested(names: Sequence[str]) -> None:
     """Refuse to ask for what agents can't tell.
 
     Raises:
@@ -40,10 +40,10 @@ def check_told(names: Sequence[str]) -> None:
     """
     for name in names:
         if not name.startswith(SETTING):
-            check_one_of(name, TOLD, "tells")
+            check_one_of(name, REPORTABLE, "reports")
 
 
-def settings_told(names: Sequence[str], env_params: PyTree) -> dict[str, jax.Array]:
+def requested_settings(names: Sequence[str], env_params: PyTree) -> dict[str, jax.Array]:
     """What an agent would tell of its environment: float32 scalars, by the names it is asked for. The rest stays.
 
     Args:
@@ -72,7 +72,7 @@ def settings_told(names: Sequence[str], env_params: PyTree) -> dict[str, jax.Arr
     return {SETTING + name: jnp.float32(known[name]) for name in asked}
 
 
-def statement(names: Sequence[str], context: Context, value: PyTree) -> dict[str, jax.Array]:
+def statement(names: Sequence[str], context: UpdateContext, value: PyTree) -> dict[str, jax.Array]:
     """What an agent tells, each a scalar.
 
     Args:
@@ -83,7 +83,7 @@ def statement(names: Sequence[str], context: Context, value: PyTree) -> dict[str
     Raises:
         UnsoundError: The learner does not measure it.
     """
-    told: dict[str, jax.Array] = {}
+    report: dict[str, jax.Array] = {}
     for name in names:
         for needed in NEEDS.get(name, ()):
             if needed not in context.metrics:
@@ -91,11 +91,11 @@ def statement(names: Sequence[str], context: Context, value: PyTree) -> dict[str
                     f"An agent is asked for {name!r} and its learner measures {sorted(context.metrics)}, without "
                     f"{needed!r}. Use a learner that measures it, or leave out what asks for it."
                 )
-        told[name] = _answer(name, context, value)
-    return told
+        report[name] = _answer(name, context, value)
+    return report
 
 
-def mean_return(context: Context) -> jax.Array:
+def mean_return(context: UpdateContext) -> jax.Array:
     """The mean return of the episodes that ended in the round; NaN if none did."""
     return statement(["return"], context, ())["return"]
 
@@ -105,7 +105,7 @@ def nothing_measured() -> Metrics:
     return {needed: jnp.float32(0.0) for names in NEEDS.values() for needed in names}
 
 
-def _answer(name: str, context: Context, value: PyTree) -> jax.Array:
+def _answer(name: str, context: UpdateContext, value: PyTree) -> jax.Array:
     measured = context.metrics
     if name.startswith(SETTING):
         return context.settings[name]

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from fedrl.core.component import Call, record
-from fedrl.core.types import Context, Key, Params, PyTree, Update
+from fedrl.core.types import Key, Params, PyTree, Update, UpdateContext
 
 
 def no_state(params: Params) -> tuple[PyTree, PyTree]:
@@ -25,10 +25,10 @@ def no_state(params: Params) -> tuple[PyTree, PyTree]:
     return (), ()
 
 
-def keep_update(key: Key, shared: PyTree, update: Update) -> tuple[Update, PyTree]:
+def keep_update(key: Key, server_state: PyTree, update: Update) -> tuple[Update, PyTree]:
     """A `finish` that leaves the aggregate as it is."""
     del key
-    return update, shared
+    return update, server_state
 
 
 class Noise(NamedTuple):
@@ -57,16 +57,18 @@ class Stage:
     """One stage of the update pipeline.
 
     Attributes:
-        encode: `(key, context, shared, local, update) -> (update, local)`, on the agent, in order.
-        init: `value -> (shared, local)`, for values like this one: the parameters, or what earlier stages make of
-            them. Shared state is the server's and is broadcast; local state never moves.
-        guide: `(shared, local) -> correction` added to local gradients. Optional.
-        decode: `(shared, update) -> update`, on the server, per update, in reverse order. Optional.
-        finish: `(key, shared, update) -> (update, shared)`, on the server, once, on the aggregate, in reverse order.
-        weighs: By what factors the stage may change the weight of an update, the least and the largest. A server that
-            believes no agent holds it to them. None: it leaves the weight as it is.
-        withholds: The stage may hold an update back: the server reads zeros, with the weight kept, until it is sent.
-        expands: The stage may enlarge an update's norm.
+        encode: `(key, context, server_state, agent_state, update) -> (update, agent_state)`, on the agent, in order.
+        init: `value -> (server_state, agent_state)`, for values like this one: the parameters, or what earlier stages
+            make of them. Shared state is the server's and is broadcast; local state never moves.
+        correction: `(server_state, agent_state) -> correction` added to local gradients. Optional.
+        decode: `(server_state, update) -> update`, on the server, per update, in reverse order. Optional.
+        finish: `(key, server_state, update) -> (update, server_state)`, on the server, once, on the aggregate, in
+            reverse order.
+        reweights: By what factors the stage may change the weight of an update, the least and the largest. A server
+            that believes no agent holds it to them. None: it leaves the weight as it is.
+        skips_uploads: The stage may hold an update back: the server reads zeros, with the weight kept, until it is
+            sent.
+        may_increase_norm: The stage may enlarge an update's norm.
         unbiased: What the server reads is right on average, over the key: E D(C(x)) = x.
         contraction: `entries -> delta` such that E ||x - D(C(x))||^2 <= (1 - delta) ||x||^2 for every array of so many
             entries; a delta of zero or less promises nothing. None: the stage is no compression, or none with a bound.
@@ -79,17 +81,17 @@ class Stage:
         feeds_back: The stages whose losses it remembers and sends later; empty if it remembers none.
     """
 
-    encode: Callable[[Key, Context, PyTree, PyTree, Update], tuple[Update, PyTree]]
+    encode: Callable[[Key, UpdateContext, PyTree, PyTree, Update], tuple[Update, PyTree]]
     init: Callable[[Params], tuple[PyTree, PyTree]] = no_state
-    guide: Callable[[PyTree, PyTree], PyTree] | None = None
+    correction: Callable[[PyTree, PyTree], PyTree] | None = None
     decode: Callable[[PyTree, Update], Update] | None = None
     finish: Callable[[Key, PyTree, Update], tuple[Update, PyTree]] = keep_update
-    expands: bool = False
+    may_increase_norm: bool = False
     unbiased: bool = False
     contraction: Callable[[int], float] | None = None
     error_bound: float | None = None
-    weighs: tuple[float, float] | None = None
-    withholds: bool = False
+    reweights: tuple[float, float] | None = None
+    skips_uploads: bool = False
     clips: float | None = None
     noise: Noise | None = None
     sums: str | None = None
@@ -106,44 +108,50 @@ def pipeline(stages: Sequence[Stage]) -> Stage:
         for i, stage in enumerate(stages):
             value = encoded(stages[i - 1], *pairs[-1], value) if pairs else params
             pairs.append(stage.init(value))
-        return tuple(shared for shared, _ in pairs), tuple(local for _, local in pairs)
+        return tuple(server_state for server_state, _ in pairs), tuple(agent_state for _, agent_state in pairs)
 
-    def guide(shared: PyTree, local: PyTree) -> PyTree:
-        corrections = [s.guide(shared[i], local[i]) for i, s in enumerate(stages) if s.guide is not None]
+    def correction(server_state: PyTree, agent_state: PyTree) -> PyTree:
+        corrections = [
+            s.correction(server_state[i], agent_state[i]) for i, s in enumerate(stages) if s.correction is not None
+        ]
         return jax.tree.map(lambda *leaves: sum(leaves), *corrections) if corrections else None
 
-    def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
+    def encode(
+        key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
+    ) -> tuple[Update, PyTree]:
         after = []
         for i, stage in enumerate(stages):
-            update, state = stage.encode(jax.random.fold_in(key, i), context, shared[i], local[i], update)
+            update, state = stage.encode(jax.random.fold_in(key, i), context, server_state[i], agent_state[i], update)
             after.append(state)
         return update, tuple(after)
 
-    def decode(shared: PyTree, update: Update) -> Update:
+    def decode(server_state: PyTree, update: Update) -> Update:
         for i, stage in reversed(list(enumerate(stages))):
             if stage.decode is not None:
-                update = stage.decode(shared[i], update)
+                update = stage.decode(server_state[i], update)
         return update
 
-    def finish(key: Key, shared: PyTree, update: Update) -> tuple[Update, PyTree]:
-        after = list(shared)
+    def finish(key: Key, server_state: PyTree, update: Update) -> tuple[Update, PyTree]:
+        after = list(server_state)
         for i, stage in reversed(list(enumerate(stages))):
-            update, after[i] = stage.finish(jax.random.fold_in(key, i), shared[i], update)
+            update, after[i] = stage.finish(jax.random.fold_in(key, i), server_state[i], update)
         return update, tuple(after)
 
-    factors = [stage.weighs for stage in stages if stage.weighs]
-    weighs = (math.prod(low for low, _ in factors), math.prod(high for _, high in factors)) if factors else None
-    withholds = any(stage.withholds for stage in stages)
-    return Stage(encode, init, guide, decode, finish, weighs=weighs, withholds=withholds)
+    factors = [stage.reweights for stage in stages if stage.reweights]
+    reweights = (math.prod(low for low, _ in factors), math.prod(high for _, high in factors)) if factors else None
+    skips_uploads = any(stage.skips_uploads for stage in stages)
+    return Stage(encode, init, correction, decode, finish, reweights=reweights, skips_uploads=skips_uploads)
 
 
-def encoded(stage: Stage, shared: PyTree, local: PyTree, value: PyTree) -> PyTree:
+def encoded(stage: Stage, server_state: PyTree, agent_state: PyTree, value: PyTree) -> PyTree:
     """What a stage makes of values like this one: a tree of zeros."""
     number = jnp.int32(0)
 
     def encode(key: Key) -> PyTree:
         update = Update(value, jnp.float32(0.0), number)
-        return stage.encode(key, Context(number, number, number, number), shared, local, update)[0].value
+        return stage.encode(key, UpdateContext(number, number, number, number), server_state, agent_state, update)[
+            0
+        ].value
 
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(encode, jax.random.key(0)))
 

@@ -42,16 +42,16 @@ class Broadcast(NamedTuple):
 
     Attributes:
         params: The global parameters.
-        shared: The shared half of each stage's state, in pipeline order.
+        stage_states: The shared half of each stage's state, in pipeline order.
         version: Scalar int32; how many times the server has committed.
     """
 
     params: Params
-    shared: PyTree
+    stage_states: PyTree
     version: jax.Array
 
 
-class Context(NamedTuple):
+class UpdateContext(NamedTuple):
     """Who encodes, and for whom.
 
     Attributes:
@@ -75,12 +75,12 @@ class Context(NamedTuple):
     share: jax.Array | float = 1.0
 
 
-class Hint(NamedTuple):
+class LocalContext(NamedTuple):
     """What local training may lean on.
 
     Attributes:
         params: The global parameters, FedProx's anchor.
-        correction: Added to each local gradient by `fedrl.learners.corrected`, SCAFFOLD's c - c_k.
+        correction: Added to each local gradient by `fedrl.learners.add_correction`, SCAFFOLD's c - c_k.
     """
 
     params: Params

@@ -22,11 +22,11 @@ from fedrl.core.faults import to_send, watched
 from fedrl.core.keys import Root, server_data, server_keys
 from fedrl.core.types import Broadcast, Key, PyTree, Update
 from fedrl.engines.inbox import Inbox
-from fedrl.engines.program_cache import Shapes, shapes, shared
-from fedrl.engines.state import Refusal, Uploads, no_uploads
+from fedrl.engines.program_cache import Shapes, cached_program, shapes
+from fedrl.engines.state import Rejection, Uploads, no_uploads
 from fedrl.federation.federation import Federation, ServerState
 from fedrl.federation.messages import crossing
-from fedrl.wire.codec import codec, size_bytes, speaks, varies
+from fedrl.wire.codec import codec, is_sent, size_bytes, varies
 
 
 class Upload(NamedTuple):
@@ -67,7 +67,7 @@ def messages(federation: Federation, fleet: PyTree) -> Messages:
     return _exchanged(federation, shapes(fleet, skip=1))
 
 
-@shared
+@cached_program
 def _exchanged(federation: Federation, setting: Shapes) -> Messages:
     def exchange(key: Key, setting: PyTree) -> Messages:
         sent, update, _ = crossing(federation, key, setting)
@@ -92,18 +92,18 @@ def accounting(wire: Messages, agents: int) -> Callable[[np.ndarray, Upload], Up
     return account
 
 
-def failures(federation: Federation, setting: Shapes) -> Callable[[np.ndarray, np.ndarray], tuple[Refusal, ...]]:
-    """Whose training came to nothing: `(agents, faults) -> refusals` in the order of agents."""
+def failures(federation: Federation, setting: Shapes) -> Callable[[np.ndarray, np.ndarray], tuple[Rejection, ...]]:
+    """Whose training came to nothing: `(agents, faults) -> rejections` in the order of agents."""
     names = _watched_names(federation, setting)
 
-    def found(agents: np.ndarray, faults: np.ndarray) -> tuple[Refusal, ...]:
+    def found(agents: np.ndarray, faults: np.ndarray) -> tuple[Rejection, ...]:
         pairs = sorted((int(agent), int(fault)) for agent, fault in zip(agents, faults, strict=True) if fault > 0)
-        return tuple(Refusal(agent, f"{names[fault - 1]} is not finite") for agent, fault in pairs)
+        return tuple(Rejection(agent, f"{names[fault - 1]} is not finite") for agent, fault in pairs)
 
     return found
 
 
-@shared
+@cached_program
 def _watched_names(federation: Federation, setting: Shapes) -> list[str]:
     """What `FAULT` counts."""
 
@@ -116,7 +116,7 @@ def _watched_names(federation: Federation, setting: Shapes) -> list[str]:
 
 def uploaded(update: Update) -> Upload:
     """Of an encoded update, inside a compiled program: what depends on what is in it."""
-    void, said = jnp.isnan(update.weight), speaks(update)  # who sends nothing tells nothing
+    void, said = jnp.isnan(update.weight), is_sent(update)  # who sends nothing tells nothing
     return Upload(
         jnp.asarray(size_bytes(update), jnp.uint32) if varies(update) else (),
         () if said is True else jnp.asarray(said, jnp.int32),
@@ -124,7 +124,7 @@ def uploaded(update: Update) -> Upload:
     )
 
 
-class Sums(NamedTuple):
+class BlockSums(NamedTuple):
     """What a block of agents adds up for a rule of the sum.
 
     Attributes:
@@ -139,11 +139,11 @@ class Sums(NamedTuple):
     reach: jax.Array
 
 
-def outcome(federation: Federation, updates: Update, here: jax.Array) -> Sums | Update:
-    """What a block hands to `merging`: inside a compiled program, from its decoded updates and who is present."""
-    if federation.aggregator.sees != "sum":
+def partial_sums(federation: Federation, updates: Update, here: jax.Array) -> BlockSums | Update:
+    """What a block hands to `merge_blocks`: inside a compiled program, from its decoded updates and who is present."""
+    if federation.aggregator.needs != "sum":
         return updates
-    weights = jnp.where(here, updates.weight, 0.0) / weight_unit(federation)
+    weights = jnp.where(here, updates.weight, 0.0) / weight_scale(federation)
     values = jax.lax.optimization_barrier(updates.value)
     weighted = jax.tree.map(lambda x: x * weights.reshape(-1, *[1] * (x.ndim - 1)), values)
     parts = (weighted, weights[:, None], updates.statistics)
@@ -151,7 +151,7 @@ def outcome(federation: Federation, updates: Update, here: jax.Array) -> Sums | 
     accepted = (reach < _limits(federation, updates)).all(axis=1) & here  # false for NaN, too
     terms = jax.vmap(exact.flatten)(parts[:2])
     counted = jax.vmap(exact.flatten, axis_size=len(here))(updates.statistics)
-    return Sums(
+    return BlockSums(
         federation.summation.quantize(terms, accepted),
         exact.partial_sum(counted, accepted, exact.STATISTICS),
         reach,
@@ -159,13 +159,13 @@ def outcome(federation: Federation, updates: Update, here: jax.Array) -> Sums | 
 
 
 def _limits(federation: Federation, updates: Update) -> np.ndarray:
-    """Of each part in `Sums.reach`."""
+    """Of each part in `BlockSums.reach`."""
     weighted, counted = len(jax.tree.leaves(updates.value)) + 1, len(jax.tree.leaves(updates.statistics))
     return np.repeat(np.array([federation.summation.limit, exact.STATISTICS.limit], np.float32), [weighted, counted])
 
 
 def _beyond(like: Update, reach: np.ndarray, limits: np.ndarray) -> list[str]:
-    """Of each row of `Sums.reach`, what is not below its limit; nothing of one that is."""
+    """Of each row of `BlockSums.reach`, what is not below its limit; nothing of one that is."""
     parts = [(f"update{name}", ", times its weight,") for name in _names(like.value)]
     parts += [("the weight of the update", ""), *((f"statistics{name}", "") for name in _names(like.statistics))]
     return [
@@ -185,9 +185,11 @@ def _names(tree: PyTree) -> list[str]:
     return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-def weight_unit(federation: Federation) -> float:
+def weight_scale(federation: Federation) -> float:
     """Weights are summed in units of about one agent's usual weight, a power of two so that nothing is rounded."""
-    return exact.nearest_power_of_two(federation.aggregator.unit(federation.learner.samples * federation.local_steps))
+    return exact.nearest_power_of_two(
+        federation.aggregator.weight_scale(federation.learner.samples * federation.local_steps)
+    )
 
 
 Judged = tuple[ServerState, jax.Array]
@@ -200,19 +202,19 @@ class Merged(NamedTuple):
     Attributes:
         server: The next state of the server.
         weight: Of all that was merged.
-        refused: What was left out.
+        rejected: What was left out.
         skipped: Why the server stands where it stood, if what it made was not finite.
     """
 
     server: ServerState
     weight: float
-    refused: tuple[Refusal, ...]
+    rejected: tuple[Rejection, ...]
     skipped: str = ""
 
-    def lost(self, agents: np.ndarray) -> np.ndarray:
+    def dropped(self, agents: np.ndarray) -> np.ndarray:
         """Of these agents, those whose updates the server has made nothing of."""
         everybody = bool(self.skipped) or not self.weight > 0.0
-        return agents if everybody else agents[np.isin(agents, [agent for agent, _ in self.refused])]
+        return agents if everybody else agents[np.isin(agents, [agent for agent, _ in self.rejected])]
 
 
 def releases(federation: Federation) -> bool:
@@ -220,30 +222,32 @@ def releases(federation: Federation) -> bool:
     return any(stage.noise is not None and stage.noise.at == "server" for stage in federation.stages)
 
 
-def meeting(federation: Federation, like: Update, toward_model: bool = False, agents: int = 0) -> Callable[..., Merged]:
-    """The server's half, from what arrived: `(secret, server, inbox) -> Merged`; `like` as of `merging`.
+def merge_program(
+    federation: Federation, like: Update, mix_models: bool = False, agents: int = 0
+) -> Callable[..., Merged]:
+    """The server's half, from what arrived: `(secret, server, inbox) -> Merged`; `like` as of `merge_blocks`.
 
     Args:
         federation: Whose server.
         like: The shape of a decoded update.
-        toward_model: Whether an update says where to go (to the agent's parameters), or how far (its change).
-        agents: As of `merging`.
+        mix_models: Whether an update says where to go (to the agent's parameters), or how far (its change).
+        agents: As of `merge_blocks`.
     """
-    merge, received = merging(federation, like, agents), _receiving(federation, toward_model)
+    merge, scaled = merge_blocks(federation, like, agents), _receiving(federation, mix_models)
 
-    def meet(secret: Root, server: ServerState, inbox: Inbox) -> Merged:
-        inbox = inbox if inbox.outcomes else inbox.of(inbox.scale > 0.0)
+    def merge_updates(secret: Root, server: ServerState, inbox: Inbox) -> Merged:
+        inbox = inbox if inbox.block_sums else inbox.of(inbox.scale > 0.0)
         arrivals = arrivals_of(server, inbox)
-        if inbox.outcomes:
-            return merge(secret, server, [(each.result, each.here) for each in inbox.outcomes], arrivals)
-        outcomes, count = [], len(inbox.agent)
+        if inbox.block_sums:
+            return merge(secret, server, [(each.result, each.here) for each in inbox.block_sums], arrivals)
+        block_sums, count = [], len(inbox.agent)
         for i in range(0, count, exact.LANES):
             lanes, here = np.minimum(np.arange(i, i + exact.LANES), count - 1), np.arange(i, i + exact.LANES) < count
-            updates, heard = jax.tree.map(lambda x, lanes=lanes: x[lanes], (inbox.items, inbox.heard))
-            outcomes.append((received(server.params, updates, heard, inbox.scale[lanes], here), here))
-        return merge(secret, server, outcomes, arrivals)
+            updates, base = jax.tree.map(lambda x, lanes=lanes: x[lanes], (inbox.items, inbox.received))
+            block_sums.append((scaled(server.params, updates, base, inbox.scale[lanes], here), here))
+        return merge(secret, server, block_sums, arrivals)
 
-    return meet
+    return merge_updates
 
 
 def arrivals_of(server: ServerState, inbox: Inbox) -> Arrivals:
@@ -252,29 +256,31 @@ def arrivals_of(server: ServerState, inbox: Inbox) -> Arrivals:
     return Arrivals(inbox.agent.astype(np.int32), stale.astype(np.int32))
 
 
-@shared
-def _receiving(federation: Federation, toward_model: bool) -> Callable[..., Sums | Update]:
+@cached_program
+def _receiving(federation: Federation, mix_models: bool) -> Callable[..., BlockSums | Update]:
     """Takes in updates, `exact.LANES` at a time."""
 
-    def received(params: PyTree, updates: Update, heard: PyTree, scale: jax.Array, here: jax.Array) -> Sums | Update:
+    def received(
+        params: PyTree, updates: Update, base: PyTree, scale: jax.Array, here: jax.Array
+    ) -> BlockSums | Update:
         value = updates.value
-        if toward_model:
-            value = jax.tree.map(lambda v, old, now: v + (old - now), value, heard, params)
+        if mix_models:
+            value = jax.tree.map(lambda v, old, now: v + (old - now), value, base, params)
         value = jax.tree.map(lambda v: v * scale.reshape(-1, *[1] * (v.ndim - 1)), value)
-        return outcome(federation, updates._replace(value=value), here)
+        return partial_sums(federation, updates._replace(value=value), here)
 
     return jax.jit(received)
 
 
-def merging(federation: Federation, like: Update, agents: int = 0) -> Callable[..., Merged]:
-    """The server's half: `(secret, server, outcomes, arrivals) -> Merged`, with the secret of that server.
+def merge_blocks(federation: Federation, like: Update, agents: int = 0) -> Callable[..., Merged]:
+    """The server's half: `(secret, server, block_sums, arrivals) -> Merged`, with the secret of that server.
 
-    `outcomes` are pairs of a block's outcome and who was present; `arrivals` say whose those are, in the order of the
+    `block_sums` are pairs of a block's outcome and who was present; `arrivals` say whose those are, in the order of the
     outcomes. `like` has the shape of a decoded update. Without outcomes, or if all are left out, the server stands
     still; one that adds noise in every round commits a change of zero, with the weight of all its `agents`, counted
     once each.
     """
-    summed = federation.aggregator.sees == "sum"
+    summed = federation.aggregator.needs == "sum"
     commit, commit_mean = _commits(federation, shapes(like))
     size, counts = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (like.value, like.statistics))
 
@@ -284,42 +290,42 @@ def merging(federation: Federation, like: Update, agents: int = 0) -> Callable[.
         keys = server_data(secret, int(server.version))
         return commit_mean(keys, server, np.zeros(size, np.float32), np.float32(agents), split64(np.zeros(counts)))
 
-    def merge(secret: Root, server: ServerState, outcomes: Sequence[Any], arrivals: Arrivals) -> Merged:
-        if not outcomes:
+    def merge(secret: Root, server: ServerState, block_sums: Sequence[Any], arrivals: Arrivals) -> Merged:
+        if not block_sums:
             return settled(server, 0.0, (), of_nobody(secret, server))
         keys = server_data(secret, int(server.version))
         if summed:
-            mean, units = exact.mean_of(federation.summation.total([sums.updates for sums, _ in outcomes]))
-            counted = split64(exact.total([sums.statistics for sums, _ in outcomes], exact.STATISTICS))
-            weight = units * weight_unit(federation)
-            refused = _refused_rows(federation, like, outcomes, arrivals.sender)
+            mean, units = exact.mean_of(federation.summation.total([sums.updates for sums, _ in block_sums]))
+            counted = split64(exact.total([sums.statistics for sums, _ in block_sums], exact.STATISTICS))
+            weight = units * weight_scale(federation)
+            rejected = _refused_rows(federation, like, block_sums, arrivals.sender)
             if weight > 0:
                 judged: Judged | None = commit_mean(keys, server, mean, np.float32(weight), counted)
             else:
                 judged = of_nobody(secret, server)
         else:
-            updates, whose, refused = _stacked(like, outcomes, arrivals)
+            updates, whose, rejected = _stacked(like, block_sums, arrivals)
             weight = float(updates.weight.sum())
             judged = None
             if weight > 0:
                 counted = jax.tree.map(lambda x: split64(np.asarray(np.sum(x, 0, np.float64))), updates.statistics)
                 merged, memory = federation.aggregate(server_keys(keys).rule, whose, server, updates)
                 judged = commit(keys, server, merged._replace(statistics=counted), memory)
-        return settled(server, weight, refused, judged)
+        return settled(server, weight, rejected, judged)
 
-    def settled(server: ServerState, weight: float, refused: tuple[Refusal, ...], judged: Judged | None) -> Merged:
+    def settled(server: ServerState, weight: float, rejected: tuple[Rejection, ...], judged: Judged | None) -> Merged:
         if judged is None:
-            return Merged(passed_over(server), weight, refused)
+            return Merged(skip_round(server), weight, rejected)
         after, fault = judged
         if int(fault):
             name = _names(after)[int(fault) - 1]
-            return Merged(passed_over(server), 0.0, refused, f"server{name} would not be finite")
-        return Merged(after, weight, refused)
+            return Merged(skip_round(server), 0.0, rejected, f"server{name} would not be finite")
+        return Merged(after, weight, rejected)
 
     return merge
 
 
-@shared
+@cached_program
 def _commits(federation: Federation, like: Shapes) -> tuple[Callable[..., Judged], Callable[..., Judged]]:
     """The programs that make the next server state: of what an aggregator returned, or of an exact mean."""
     value, statistics = shapes(like.tree.value), shapes(like.tree.statistics)
@@ -327,8 +333,8 @@ def _commits(federation: Federation, like: Shapes) -> tuple[Callable[..., Judged
     def commit(keys: jax.Array, server: ServerState, merged: Update, memory: PyTree) -> Judged:
         after = federation.commit(server_keys(keys), server, merged, memory)
         pairs = zip(jax.tree.leaves(server), jax.tree.leaves(after), strict=True)
-        lost = jnp.stack([(jnp.isfinite(old) & ~jnp.isfinite(new)).any() for old, new in pairs])
-        return after, jnp.where(lost.any(), jnp.argmax(lost) + 1, 0)
+        dropped = jnp.stack([(jnp.isfinite(old) & ~jnp.isfinite(new)).any() for old, new in pairs])
+        return after, jnp.where(dropped.any(), jnp.argmax(dropped) + 1, 0)
 
     def commit_mean(
         keys: jax.Array, server: ServerState, flat: jax.Array, weight: jax.Array, counted: Double
@@ -343,31 +349,33 @@ def _commits(federation: Federation, like: Shapes) -> tuple[Callable[..., Judged
     return jax.jit(commit), jax.jit(commit_mean)
 
 
-def passed_over(server: ServerState) -> ServerState:
+def skip_round(server: ServerState) -> ServerState:
     """A round went by that changes nothing but the version, on which the keys of the next one depend."""
     return server._replace(version=jax.device_put(np.int32(int(server.version) + 1), server.version.sharding))
 
 
 def _refused_rows(
-    federation: Federation, like: Update, outcomes: Sequence[Any], agents: np.ndarray
-) -> tuple[Refusal, ...]:
+    federation: Federation, like: Update, block_sums: Sequence[Any], agents: np.ndarray
+) -> tuple[Rejection, ...]:
     """Whose rows are beyond the range of exact sums, in the order of agents."""
-    reach = np.concatenate([np.asarray(sums.reach)[here] for sums, here in outcomes])
+    reach = np.concatenate([np.asarray(sums.reach)[here] for sums, here in block_sums])
     limits = _limits(federation, like)
     inside = (reach < limits).all(axis=1)
     if inside.all():
         return ()
     found = zip(agents[~inside].tolist(), _beyond(like, reach[~inside], limits), strict=True)
-    return tuple(Refusal(agent, reason) for agent, reason in sorted(found))
+    return tuple(Rejection(agent, reason) for agent, reason in sorted(found))
 
 
-def _stacked(like: Update, outcomes: Sequence[Any], arrivals: Arrivals) -> tuple[Update, Arrivals, tuple[Refusal, ...]]:
+def _stacked(
+    like: Update, block_sums: Sequence[Any], arrivals: Arrivals
+) -> tuple[Update, Arrivals, tuple[Rejection, ...]]:
     """Every update of the round as NumPy arrays with a leading axis, whose they are, and what was left out.
 
     They are in the order of agents, wherever those were seated: what a rule adds up depends on the order. What an agent
     can't tell is NaN, which is no fault.
     """
-    columns = [jax.tree.map(lambda x, here=here: np.asarray(x)[here], updates) for updates, here in outcomes]
+    columns = [jax.tree.map(lambda x, here=here: np.asarray(x)[here], updates) for updates, here in block_sums]
     updates = jax.tree.map(lambda *leaves: np.concatenate(leaves), *columns)
     order = np.argsort(arrivals.sender, kind="stable")
     updates = jax.tree.map(lambda x: x[order], updates)
@@ -378,7 +386,7 @@ def _stacked(like: Update, outcomes: Sequence[Any], arrivals: Arrivals) -> tuple
     whose = Arrivals(*(np.asarray(x)[order] for x in arrivals))
     found = zip(whose.sender[~inside].tolist(), _beyond(like, reach[~inside], limits), strict=True)
     updates, whose = jax.tree.map(lambda x: x[inside], (updates, whose))
-    return updates, whose, tuple(Refusal(*each) for each in found)
+    return updates, whose, tuple(Rejection(*each) for each in found)
 
 
 def _unflatten(flat: jax.Array, like: Shapes) -> PyTree:

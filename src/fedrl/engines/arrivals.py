@@ -11,11 +11,11 @@ from fedrl.clocks.events import NOBODY
 from fedrl.core.types import PyTree
 from fedrl.engines.executors.executor import Learned, Team
 from fedrl.engines.inbox import Inbox, Table
-from fedrl.engines.round_log import Log
+from fedrl.engines.round_log import RoundLog
 from fedrl.engines.state import Uploads, no_uploads
 
 
-class Letters:
+class PendingUpdates:
     """What arrived since the last merge.
 
     Attributes:
@@ -26,7 +26,7 @@ class Letters:
         unread: Under a budget, bids that could not be read.
     """
 
-    def __init__(self, log: Log, agents: int) -> None:
+    def __init__(self, log: RoundLog, agents: int) -> None:
         self.log = log
         self.undo: list[Any] = []
         self.uploads: Uploads = no_uploads(agents)
@@ -39,16 +39,20 @@ class Letters:
         """Whose."""
         return np.concatenate([NOBODY, *(part[0] for part in self._parts)])
 
-    def add(self, found: Learned, uploads: Uploads, team: Team, table: Table, hears: bool, waits: bool) -> None:
+    def add(
+        self, found: Learned, uploads: Uploads, team: Team, table: Table, needs_broadcasts: bool, waits: bool
+    ) -> None:
         """Updates of agents, each at most once."""
         self.weigh(uploads)
         ids = found.agent
-        heard: PyTree = ()
-        if hears:
-            told = team.heard.params if team.heard != () else jax.tree.map(lambda x: x[team.row], table.sent.params)
-            heard = jax.tree.map(lambda x: x[ids].copy(), told)
-        self._parts.append((ids, team.version[ids].copy(), found.items, heard))
-        self._outcomes += found.outcomes
+        received: PyTree = ()
+        if needs_broadcasts:
+            told = (
+                team.received.params if team.received != () else jax.tree.map(lambda x: x[team.row], table.sent.params)
+            )
+            received = jax.tree.map(lambda x: x[ids].copy(), told)
+        self._parts.append((ids, team.version[ids].copy(), found.items, received))
+        self._outcomes += found.block_sums
         self.undo += found.undo if waits else []
 
     def weigh(self, uploads: Uploads) -> None:
@@ -60,6 +64,6 @@ class Letters:
         """All of them, with what each is scaled by."""
         if not self._parts:
             return Inbox(NOBODY, NOBODY, (), [], (), scale, steps)
-        ids, versions, items, heard = zip(*self._parts, strict=True)
-        joined = [jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts) for parts in (items, heard)]
+        ids, versions, items, received = zip(*self._parts, strict=True)
+        joined = [jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts) for parts in (items, received)]
         return Inbox(np.concatenate(ids), np.concatenate(versions), joined[0], self._outcomes, joined[1], scale, steps)

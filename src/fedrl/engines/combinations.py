@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrl.clocks.availability import presence
+from fedrl.clocks.availability import availability
 from fedrl.clocks.devices import Clock, speeds_of
 from fedrl.clocks.distributions import delays_of
 from fedrl.core.component import written
@@ -22,14 +22,14 @@ from fedrl.core.summation import hidden
 from fedrl.engines.aggregation import Messages, messages
 from fedrl.engines.momentum import normalized_alpha
 from fedrl.engines.soundness import check_private
-from fedrl.engines.topologies.choices import Alone, Hierarchy, Neighbours, Topology
+from fedrl.engines.topologies.choices import GossipTopology, Hierarchy, IsolatedTopology, Topology
 from fedrl.engines.topologies.step_size import is_busy, step_size
 from fedrl.engines.topologies.tree import holding, lowest
 from fedrl.federation.federation import Federation
 from fedrl.federation.parts import Part
 from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import Schedule, check_hangs
-from fedrl.server.staleness import constant
+from fedrl.server.staleness import ignore_staleness
 from fedrl.topologies.gossip import Rule
 from fedrl.topologies.trees import Tree
 
@@ -52,9 +52,9 @@ def check(
         _check_timeless(scheduler.schedule)
     else:
         speeds_of(clock, agents, 0, 0)
-        presence(clock, agents)
+        availability(clock, agents)
         group = lowest(topology.tree, agents) if isinstance(topology, Hierarchy) else None
-        check_hangs(clock, scheduler.schedule, len(replace(scheduler, group=group).first_asked(agents)))
+        check_hangs(clock, scheduler.schedule, len(replace(scheduler, group=group).first_cohort(agents)))
         _check_faults(federation, topology, clock)
     check_gathers(federation.learner)
     check_private(federation, agents, topology, scheduler)
@@ -65,15 +65,15 @@ def check(
     _check_delays(federation, agents, topology, scheduler)
     if isinstance(topology, Hierarchy):
         _check_tree(federation, topology.tree)
-    if isinstance(topology, Neighbours):
+    if isinstance(topology, GossipTopology):
         _check_serverless(federation, topology.rule, scheduler)
         _check_compression(federation, topology, agents)
-    if isinstance(topology, Alone):
+    if isinstance(topology, IsolatedTopology):
         _check_isolated(federation, scheduler)
 
 
 def _check_timeless(schedule: Schedule) -> None:
-    if schedule.restart or schedule.wait_for is not None:
+    if schedule.redispatch or schedule.buffer_size is not None:
         raise UnsoundError(
             f"{schedule!r} goes by who answers first, and without a clock all answer at once: the agents with the "
             "lowest numbers would fill every merge. Say how fast agents are, clock(step_s=...), or use synchronous().",
@@ -95,18 +95,18 @@ def _check_room(federation: Federation, agents: int, scheduler: Scheduler) -> No
             f"{federation.aggregator!r} keeps a number for each of {room} agents and there are {agents}. "
             f"Set its agents to {agents}."
         )
-    for part in (scheduler.selection, scheduler.workload):
-        missing = [] if part is None else [name for name in part.asks if name not in federation.reports]
+    for part in (scheduler.selection, scheduler.local_steps):
+        missing = [] if part is None else [name for name in part.requested if name not in federation.reports]
         if missing:
             raise ConfigError(
                 f"{part!r} asks agents for {missing[0]!r}, and this federation does not tell it. "
-                f"Write federate(..., tells={missing})."
+                f"Write federate(..., reports={missing})."
             )
 
 
 def _check_faults(federation: Federation, topology: Topology | None, clock: Clock) -> None:
     keeping: list[object] = [stage for stage in federation.stages if stage.sums is not None]
-    if isinstance(topology, Neighbours) and topology.rule.correction is not None:
+    if isinstance(topology, GossipTopology) and topology.rule.correction is not None:
         keeping += [topology.rule]
     if clock.restart and keeping:
         raise UnsoundError(
@@ -115,7 +115,7 @@ def _check_faults(federation: Federation, topology: Topology | None, clock: Cloc
             reason="private",
         )
     arriving = [(name, getattr(clock, name)) for name in ("duplicate", "malformed") if getattr(clock, name)]
-    if isinstance(topology, Alone) and arriving:
+    if isinstance(topology, IsolatedTopology) and arriving:
         name, chance = arriving[0]
         raise UnsoundError(
             f"{name} is {chance:g}. It is about messages, and isolated agents send none. Leave it out, or use another "
@@ -129,13 +129,13 @@ def _check_delays(federation: Federation, agents: int, topology: Topology | None
     if not delays.any():
         return
     told = f"delay_rounds is {written(scheduler.delay_rounds)}"
-    if isinstance(topology, Alone):
+    if isinstance(topology, IsolatedTopology):
         raise UnsoundError(
             f"{told}. It is about what agents hear, and isolated agents hear nothing. Leave it out, or use another "
             "topology.",
             reason="isolated",
         )
-    if isinstance(topology, Neighbours):
+    if isinstance(topology, GossipTopology):
         raise UnsoundError(
             f"{told}. It counts versions of what a server holds for all, and neighbours have none: what an agent "
             "trains from is its own, and at hand. Leave it out, or run the federation with a server.",
@@ -144,7 +144,7 @@ def _check_delays(federation: Federation, agents: int, topology: Topology | None
     if learner.statistics is not None:
         raise UnsoundError(
             f"{told}, and {learner!r} counts about moments that its agents were sent: others have been merged since. "
-            "Let every agent keep its own, personal(learner, keep=['moments']), or leave delay_rounds out.",
+            "Let every agent keep its own, personal(learner, local=['moments']), or leave delay_rounds out.",
             reason="moments",
         )
     hiding = hidden(federation.summation)
@@ -158,42 +158,42 @@ def _check_delays(federation: Federation, agents: int, topology: Topology | None
 
 def _check_schedule(federation: Federation, schedule: Schedule, agents: int) -> None:
     learner, stages = federation.learner, federation.stages
-    waited_for = max(schedule.quorum, 0 if schedule.wait_for is None else schedule.wait_for)
-    if not schedule.restart and waited_for > agents:
+    waited_for = max(schedule.quorum, 0 if schedule.buffer_size is None else schedule.buffer_size)
+    if not schedule.redispatch and waited_for > agents:
         raise ConfigError(
             f"{schedule!r} waits for {waited_for} updates and there are {agents} agents, each of which sends one in a "
             "round. Wait for fewer."
         )
     hiding = hidden(federation.summation)
-    if hiding and schedule.restart:
+    if hiding and schedule.redispatch:
         raise UnsoundError(
             f"{hiding!r} hides updates in the sum of those who began together, and under {schedule!r} nobody does. "
             "Use synchronous().",
             reason="hidden",
         )
-    if schedule.toward_model and federation.payload == "gradient":
+    if schedule.mix_models and federation.payload == "gradient":
         raise UnsoundError(
             f"{schedule!r} mixes the parameters that agents end up with, and with payload='gradient' they end up where "
             "they began. Use payload='delta', or a schedule that adds changes such as fed_buff().",
             reason="gradients",
         )
-    withholding = [stage for stage in stages if stage.withholds]
-    if withholding and schedule.toward_model:
+    withholding = [stage for stage in stages if stage.skips_uploads]
+    if withholding and schedule.mix_models:
         raise UnsoundError(
             f"{schedule!r} mixes the parameters that agents end up with, and would take what {withholding[0]!r} holds "
             "back for a return to where they began. Use a schedule that adds changes such as fed_buff().",
             reason="gradients",
         )
-    if learner.statistics is not None and (schedule.restart or schedule.late == "keep"):
+    if learner.statistics is not None and (schedule.redispatch or schedule.stragglers == "keep"):
         raise UnsoundError(
             f"{learner!r} counts about moments that its agents were sent, and under {schedule!r} others may have been "
-            "merged before an update arrives. Let every agent keep its own, personal(learner, keep=['moments']), or "
+            "merged before an update arrives. Let every agent keep its own, personal(learner, local=['moments']), or "
             "use synchronous().",
             reason="moments",
         )
     if schedule.momentum < 1.0:
         _check_look_ahead(federation, schedule)
-    if schedule.toward_model:
+    if schedule.mix_models:
         alone = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], learner.environment.params)
         _check_mixable(schedule, messages(federation, alone))
 
@@ -201,7 +201,10 @@ def _check_schedule(federation: Federation, schedule: Schedule, agents: int) -> 
 def _check_look_ahead(federation: Federation, schedule: Schedule) -> None:
     """Refuse agents that look ahead along another momentum than the server's."""
     alpha = schedule.momentum
-    given = [federation.server_optimizer, *(p.server_opt for p in federation.parts if p.server_opt is not None)]
+    given = [
+        federation.server_optimizer,
+        *(p.server_optimizer for p in federation.parts if p.server_optimizer is not None),
+    ]
     for optimizer in given:
         found = None if optimizer is None else normalized_alpha(optimizer)
         if found is None or abs(found - alpha) > 1e-3:
@@ -226,11 +229,11 @@ def _check_mixable(schedule: Schedule, wire: Messages) -> None:
 
 
 def _check_parts(parts: Sequence[Part], topology: Topology | None, scheduler: Scheduler) -> None:
-    if isinstance(topology, Neighbours | Alone):
+    if isinstance(topology, GossipTopology | IsolatedTopology):
         raise UnsoundError(
             f"{parts[0]!r} is merged by a server, with a rule or in a period that the server keeps, and here there is "
             "none. Leave it out, or run the federation with a server.",
-            reason="no server" if isinstance(topology, Neighbours) else "isolated",
+            reason="no server" if isinstance(topology, GossipTopology) else "isolated",
         )
     lasting = [part for part in parts if part.every > 1]
     if lasting and scheduler.mixed:
@@ -259,17 +262,17 @@ def _check_periods(parts: Sequence[Part], tree: Tree) -> None:
 
 def _check_tree(federation: Federation, tree: Tree) -> None:
     learner, aggregator, levels = federation.learner, federation.aggregator, len(holding(tree))
-    if aggregator.asks and levels > 1:
+    if aggregator.requested and levels > 1:
         raise UnsoundError(
-            f"{aggregator!r} asks agents for {list(aggregator.asks)}, and here servers merge below servers, which have "
-            "nothing to tell. Let every level merge in every round (no periods), or use mean().",
+            f"{aggregator!r} asks agents for {list(aggregator.requested)}, and here servers merge below servers, which "
+            "have nothing to tell. Let every level merge in every round (no periods), or use mean().",
             reason="only sums",
         )
     if learner.statistics is not None and levels > 1:
         raise UnsoundError(
             f"{learner!r} counts statistics about moments that stand still between two merges of all agents, and here "
             "servers below the root merge more often. Let every level merge in every round (no periods), or let every "
-            "agent keep its own: personal(learner, keep=['moments']).",
+            "agent keep its own: personal(learner, local=['moments']).",
             reason="moments",
         )
 
@@ -285,7 +288,7 @@ def _check_serverless(federation: Federation, rule: Rule, scheduler: Scheduler) 
         )
     needing: list[object] = [stage for stage in federation.stages if is_busy(stage)]
     needing += [] if optimizer is None else [optimizer]
-    needing += [] if federation.aggregator.sees == "sum" else [federation.aggregator]
+    needing += [] if federation.aggregator.needs == "sum" else [federation.aggregator]
     if needing:
         part = written(needing[0])
         raise UnsoundError(
@@ -302,10 +305,10 @@ def _check_serverless(federation: Federation, rule: Rule, scheduler: Scheduler) 
             f"as top_k(0.1), sign() or quantize(8), leave {growing[0]!r} out, or run the federation with a server.",
             reason="graph",
         )
-    deciding: list[object] = [part for part in (scheduler.selection, scheduler.admission) if part is not None]
-    deciding += [schedule] if schedule.restart or schedule.wait_for is not None else []
-    deciding += [scheduler.workload] if scheduler.workload is not None and scheduler.workload.asks else []
-    deciding += [] if schedule.staleness == constant() else [schedule.staleness]
+    deciding: list[object] = [part for part in (scheduler.selection, scheduler.upload_budget) if part is not None]
+    deciding += [schedule] if schedule.redispatch or schedule.buffer_size is not None else []
+    deciding += [scheduler.local_steps] if scheduler.local_steps is not None and scheduler.local_steps.requested else []
+    deciding += [] if schedule.staleness == ignore_staleness() else [schedule.staleness]
     if deciding:
         raise UnsoundError(
             f"{deciding[0]!r} is what a server decides, and without one there is nobody to decide it: neighbours wait "
@@ -328,12 +331,12 @@ def _check_serverless(federation: Federation, rule: Rule, scheduler: Scheduler) 
     if rule.correction is not None and not follows_corrections(learner):
         raise UnsoundError(
             f"{rule!r} corrects local gradients, and the optimiser of {learner!r} does not read corrections. "
-            "Use optimizer = chain(corrected(), sgd(...)).",
+            "Use optimizer = chain(add_correction(), sgd(...)).",
             reason="gradients",
         )
 
 
-def _check_compression(federation: Federation, where: Neighbours, agents: int) -> None:
+def _check_compression(federation: Federation, where: GossipTopology, agents: int) -> None:
     if federation.stages:
         step_size(federation, where.graph, where.mixing, where.rule, where.gamma, agents)
     elif where.gamma is not None:
@@ -344,12 +347,12 @@ def _check_compression(federation: Federation, where: Neighbours, agents: int) -
 
 
 def _check_isolated(federation: Federation, scheduler: Scheduler) -> None:
-    schedule, workload = scheduler.schedule, scheduler.workload
-    talking: list[object] = [*federation.stages, scheduler.selection, scheduler.admission]
-    talking += [schedule] if schedule.restart or schedule.wait_for is not None else []
-    talking += [workload] if workload is not None and workload.asks else []
-    talking += [] if schedule.staleness == constant() else [schedule.staleness]
-    talking += [] if federation.aggregator.sees == "sum" else [federation.aggregator]
+    schedule, steps_rule = scheduler.schedule, scheduler.local_steps
+    talking: list[object] = [*federation.stages, scheduler.selection, scheduler.upload_budget]
+    talking += [schedule] if schedule.redispatch or schedule.buffer_size is not None else []
+    talking += [steps_rule] if steps_rule is not None and steps_rule.requested else []
+    talking += [] if schedule.staleness == ignore_staleness() else [schedule.staleness]
+    talking += [] if federation.aggregator.needs == "sum" else [federation.aggregator]
     for part in talking:
         if part is not None:
             raise UnsoundError(

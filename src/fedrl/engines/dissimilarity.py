@@ -15,7 +15,7 @@ from jaxtyping import Float
 from fedrl.core.types import Params
 
 
-class Spread(NamedTuple):
+class Dissimilarity(NamedTuple):
     """How much updates delta_k differ, with their mean delta.
 
     Attributes:
@@ -33,7 +33,7 @@ class Spread(NamedTuple):
     cosine: float
 
 
-def spread(deltas: Float[np.ndarray, "agents params"]) -> Spread | None:
+def spread(deltas: Float[np.ndarray, "agents params"]) -> Dissimilarity | None:
     """How much the rows differ; None if there are fewer than two, or no direction that they have in common.
 
     >>> import numpy as np
@@ -43,7 +43,7 @@ def spread(deltas: Float[np.ndarray, "agents params"]) -> Spread | None:
     return _measured([deltas])
 
 
-def update_spread(begun: Params, ended: Params, without: Sequence[int] = ()) -> Spread | None:
+def update_dissimilarity(begun: Params, ended: Params, without: Sequence[int] = ()) -> Dissimilarity | None:
     """The spread of the updates of a round that everybody took part in.
 
     Args:
@@ -57,7 +57,7 @@ def update_spread(begun: Params, ended: Params, without: Sequence[int] = ()) -> 
     return _measured([deltas[~np.isin(np.arange(len(deltas)), without)]])
 
 
-def _measured(parts: Sequence[np.ndarray]) -> Spread | None:
+def _measured(parts: Sequence[np.ndarray]) -> Dissimilarity | None:
     lengths = [np.sqrt(np.square(rows).sum(1)) for rows in parts]
     agents = sum(map(len, parts))
     mean = sum(rows.sum(0) for rows in parts) / max(agents, 1)
@@ -67,4 +67,4 @@ def _measured(parts: Sequence[np.ndarray]) -> Spread | None:
     directions = sum((rows / length[:, None]).sum(0) for rows, length in zip(parts, lengths, strict=True))
     total = sum(np.square(length).sum() for length in lengths)
     cosine = (float(np.square(directions).sum()) - agents) / (agents * (agents - 1))
-    return Spread(float(total / agents / common - 1.0), cosine)
+    return Dissimilarity(float(total / agents / common - 1.0), cosine)

@@ -28,23 +28,23 @@ NOTHING = -1
 SAME, DIFFERENCE, WHOLE = range(3)
 
 
-class Heard(NamedTuple):
+class DownTraffic(NamedTuple):
     """What was sent down since the last merge: NumPy arrays that are brought up to date in place.
 
     Attributes:
-        times: How often each agent was sent for, `[agents]`.
+        dispatches: How often each agent was sent for, `[agents]`.
         size_bytes: Of what was sent to each agent and, in a tree, to each relay above, a list of levels.
         messages: How many messages those are, likewise.
         whole: How many copies each agent was sent whole, `[agents]`.
     """
 
-    times: np.ndarray
+    dispatches: np.ndarray
     size_bytes: list[np.ndarray]
     messages: list[np.ndarray]
     whole: np.ndarray
 
 
-class Hearing:
+class DownMessages:
     """What agents are sent in place of whole parameters."""
 
     def __init__(self, sent: Broadcast, agents: int, relays: Sequence[np.ndarray], ahead: bool, compressed: bool):
@@ -55,34 +55,34 @@ class Hearing:
         """The number of the copy that each agent holds, `[agents]`; empty if nothing is compressed."""
         return np.full(self.agents if self.compressed else 0, NOTHING, np.int32)
 
-    def opened(self) -> Heard:
+    def new_traffic(self) -> DownTraffic:
         """Nothing was sent yet."""
         counts = [self.agents, *(int(over.max()) + 1 for over in self.relays)]
         sizes, messages = ([np.zeros(count, np.int64) for count in counts] for _ in range(2))
-        return Heard(np.zeros(self.agents, int), sizes, messages, np.zeros(self.agents, int))
+        return DownTraffic(np.zeros(self.agents, int), sizes, messages, np.zeros(self.agents, int))
 
     def sizes(self, known: np.ndarray, ids: np.ndarray, table: Table) -> np.ndarray:
         """Bytes of what each of these agents would be sent, `[n]`; empty if nothing is compressed."""
         return self._messages(known, ids, table)[1] if self.compressed else np.zeros(0, np.int64)
 
-    def send(self, heard: Heard, known: np.ndarray, ids: np.ndarray, table: Table) -> None:
+    def send(self, down_traffic: DownTraffic, known: np.ndarray, ids: np.ndarray, table: Table) -> None:
         """These agents, each once, are sent their rows of a table.
 
         A relay is sent each message once that any agent below it needs, and keeps none.
         """
-        heard.times[ids] += 1
+        down_traffic.dispatches[ids] += 1
         if not self.compressed:
             return
         kind, size = self._messages(known, ids, table)
         row = _rows(table)[ids]
         known[ids] = table.copies.number[row]
-        heard.whole[ids] += kind == WHOLE
-        heard.size_bytes[0][ids] += size
-        heard.messages[0][ids] += 1
+        down_traffic.whole[ids] += kind == WHOLE
+        down_traffic.size_bytes[0][ids] += size
+        down_traffic.messages[0][ids] += 1
         for level, over in enumerate(self.relays, 1):
             once = np.unique(np.stack([over[ids], row, kind]), axis=1, return_index=True)[1]
-            np.add.at(heard.size_bytes[level], over[ids][once], size[once])
-            np.add.at(heard.messages[level], over[ids][once], 1)
+            np.add.at(down_traffic.size_bytes[level], over[ids][once], size[once])
+            np.add.at(down_traffic.messages[level], over[ids][once], 1)
 
     def _messages(self, known: np.ndarray, ids: np.ndarray, table: Table) -> tuple[np.ndarray, np.ndarray]:
         """Of each of these agents, the kind of its message, and the bytes."""

@@ -33,11 +33,11 @@ class Table(NamedTuple):
     copies: PyTree = ()
 
 
-class Outcome(NamedTuple):
+class PartialSums(NamedTuple):
     """What a block of agents of one group hands over: exact sums, whose they are, in their order, and who of it is in.
 
     Attributes:
-        result: `fedrl.engines.aggregation.Sums`.
+        result: `fedrl.engines.aggregation.BlockSums`.
         here: `[block]` bool.
         agent: Their numbers, as many as are here.
     """
@@ -54,8 +54,8 @@ class Inbox(NamedTuple):
         agent: Who sent each, `[n]`.
         version: The version that it started from, `[n]`.
         items: What the executor was asked to collect of each, NumPy arrays with a leading axis; () if sums.
-        outcomes: The sums, if it was asked for those.
-        heard: What each had heard, NumPy arrays with a leading axis; () if it does not matter.
+        block_sums: The sums, if it was asked for those.
+        received: What each had heard, NumPy arrays with a leading axis; () if it does not matter.
         scale: What each is scaled by, float32 `[n]`.
         steps: Local steps of every agent, `[agents]`.
     """
@@ -63,15 +63,15 @@ class Inbox(NamedTuple):
     agent: np.ndarray
     version: np.ndarray
     items: PyTree
-    outcomes: list[Outcome]
-    heard: PyTree
+    block_sums: list[PartialSums]
+    received: PyTree
     scale: np.ndarray
     steps: np.ndarray
 
     def nobody(self) -> Inbox:
         """The same without any update."""
         none = np.zeros(len(self.agent), bool)
-        return self._replace(outcomes=[], scale=none.astype(np.float32)).of(none)
+        return self._replace(block_sums=[], scale=none.astype(np.float32)).of(none)
 
     def of(self, which: np.ndarray) -> Inbox:
         """Some of the updates, by a mask; sums are those of the blocks whose agents are all among them."""
@@ -80,6 +80,6 @@ class Inbox(NamedTuple):
             return x[which]
 
         ids = self.agent[which]
-        outcomes = [each for each in self.outcomes if np.isin(each.agent, ids).all()]
-        items, heard = jax.tree.map(some, (self.items, self.heard))
-        return Inbox(ids, self.version[which], items, outcomes, heard, self.scale[which], self.steps)
+        block_sums = [each for each in self.block_sums if np.isin(each.agent, ids).all()]
+        items, received = jax.tree.map(some, (self.items, self.received))
+        return Inbox(ids, self.version[which], items, block_sums, received, self.scale[which], self.steps)

@@ -20,11 +20,11 @@ from fedrl.core import exact
 from fedrl.core.aggregator import on_time
 from fedrl.core.keys import Keys, Root, server_secret
 from fedrl.core.types import Params, PyTree, Update
-from fedrl.engines.aggregation import Merged, merging, outcome, passed_over, weight_unit
+from fedrl.engines.aggregation import Merged, merge_blocks, partial_sums, skip_round, weight_scale
 from fedrl.federation.federation import Federation, ServerState
 
 
-class Holder(NamedTuple):
+class StatefulServer(NamedTuple):
     """A server with parameters of its own.
 
     Attributes:
@@ -38,13 +38,13 @@ class Holder(NamedTuple):
     adopted: tuple[PyTree, ...] = ()
 
 
-Ladder = list[list[Holder]]
+Levels = list[list[StatefulServer]]
 """The holders of each level, the root alone on the last one."""
 
 
-def climbing(
+def propagating(
     upper: Federation, like: PyTree, above: Sequence[np.ndarray], sums: Sequence[int] = ()
-) -> Callable[..., tuple[Ladder, list[str]]]:
+) -> Callable[..., tuple[Levels, list[str]]]:
     """The way up and down: `(ladder, due, keys) -> (ladder, faults)`, the lowest level having merged already.
 
     A fault says what a server left out, or why it stands where it stood, because a number was not finite.
@@ -57,48 +57,48 @@ def climbing(
     """
     rise = _rising(upper, like)
 
-    def summed(level: int, holder: Holder) -> tuple[PyTree, ...]:
-        return sums_of(holder.server, sums) if level == 0 else tuple(holder.server.shared)
+    def summed(level: int, holder: StatefulServer) -> tuple[PyTree, ...]:
+        return sums_of(holder.server, sums) if level == 0 else tuple(holder.server.stage_states)
 
-    def adopting(level: int, server: ServerState, over: ServerState) -> Holder:
-        shared = with_sums(server, sums, over.shared).shared if level == 0 else over.shared
-        server = server._replace(params=over.params, shared=shared)
-        return Holder(server, np.zeros((), np.float32), tuple(over.shared))
+    def adopting(level: int, server: ServerState, over: ServerState) -> StatefulServer:
+        stage_states = with_sums(server, sums, over.stage_states).stage_states if level == 0 else over.stage_states
+        server = server._replace(params=over.params, stage_states=stage_states)
+        return StatefulServer(server, np.zeros((), np.float32), tuple(over.stage_states))
 
-    def climb(ladder: Ladder, due: int, keys: Keys | None) -> tuple[Ladder, list[str]]:
-        rungs, faults = [list(rung) for rung in ladder], []
-        for i in range(1, len(rungs)):
-            for n, holder in enumerate(rungs[i]):
+    def propagate(ladder: Levels, due: int, keys: Keys | None) -> tuple[Levels, list[str]]:
+        levels, faults = [list(level) for level in ladder], []
+        for i in range(1, len(levels)):
+            for n, holder in enumerate(levels[i]):
                 if i >= due or keys is None:
-                    rungs[i][n] = holder._replace(server=passed_over(holder.server))
+                    levels[i][n] = holder._replace(server=skip_round(holder.server))
                     continue
-                below = [child for child, over in zip(rungs[i - 1], above[i - 1], strict=True) if over == n]
+                below = [child for child, over in zip(levels[i - 1], above[i - 1], strict=True) if over == n]
                 merged, weight = rise(holder.server, below, server_secret(keys, i + 1, n))
                 changes = [(summed(i - 1, child), child.adopted) for child in below]
-                server = merged.server._replace(shared=_added(tuple(holder.server.shared), changes))
-                rungs[i][n] = holder._replace(server=server, weight=np.asarray(holder.weight + weight, np.float32))
+                server = merged.server._replace(stage_states=_added(tuple(holder.server.stage_states), changes))
+                levels[i][n] = holder._replace(server=server, weight=np.asarray(holder.weight + weight, np.float32))
                 here = f"server {n} of level {i + 1}"
-                faults += [f"{here} left out its child {child}: {reason}" for child, reason in merged.refused]
+                faults += [f"{here} left out its child {child}: {reason}" for child, reason in merged.rejected]
                 faults += [f"{here}: {merged.skipped}"] if merged.skipped else []
-        for i in range(min(due, len(rungs)) - 1, 0, -1):
+        for i in range(min(due, len(levels)) - 1, 0, -1):
             for n, over in enumerate(above[i - 1]):
-                rungs[i - 1][n] = adopting(i - 1, rungs[i - 1][n].server, rungs[i][over].server)
-        return rungs, faults
+                levels[i - 1][n] = adopting(i - 1, levels[i - 1][n].server, levels[i][over].server)
+        return levels, faults
 
-    return climb
+    return propagate
 
 
 def sums_of(server: ServerState, sums: Sequence[int]) -> tuple[PyTree, ...]:
     """The shared states of these stages."""
-    return tuple(server.shared[i] for i in sums)
+    return tuple(server.stage_states[i] for i in sums)
 
 
 def with_sums(server: ServerState, sums: Sequence[int], values: Sequence[PyTree]) -> ServerState:
     """The server with other shared states of these stages."""
-    shared = list(server.shared)
+    stage_states = list(server.stage_states)
     for i, value in zip(sums, values, strict=True):
-        shared[i] = value
-    return server._replace(shared=tuple(shared))
+        stage_states[i] = value
+    return server._replace(stage_states=tuple(stage_states))
 
 
 def _added(before: tuple[PyTree, ...], changes: Sequence[tuple[PyTree, PyTree]]) -> tuple[PyTree, ...]:
@@ -113,27 +113,29 @@ def _added(before: tuple[PyTree, ...], changes: Sequence[tuple[PyTree, PyTree]])
     return cast(tuple[PyTree, ...], jax.tree.map(added, before, *(side for pair in changes for side in pair)))
 
 
-def _rising(upper: Federation, like: PyTree) -> Callable[[ServerState, list[Holder], Root], tuple[Merged, float]]:
+def _rising(
+    upper: Federation, like: PyTree
+) -> Callable[[ServerState, list[StatefulServer], Root], tuple[Merged, float]]:
     """How one server merges those below: `(server, holders below, secret) -> (Merged, weight behind it)`."""
-    merge = merging(upper, Update(like, *(jax.eval_shape(lambda: (jnp.float32(0), jnp.int32(0))))))
+    merge = merge_blocks(upper, Update(like, *(jax.eval_shape(lambda: (jnp.float32(0), jnp.int32(0))))))
 
     @jax.jit
     def handed(held: Params, own: Params, weight: jax.Array, here: jax.Array) -> Any:
         change = jax.tree.map(jnp.subtract, held, own)
-        return outcome(upper, Update(change, weight, jnp.zeros(weight.shape, jnp.int32)), here)
+        return partial_sums(upper, Update(change, weight, jnp.zeros(weight.shape, jnp.int32)), here)
 
-    def rise(server: ServerState, below: list[Holder], secret: Root) -> tuple[Merged, float]:
-        unit = exact.nearest_power_of_two(max(float(holder.weight) for holder in below)) / weight_unit(upper)
-        outcomes = []
+    def rise(server: ServerState, below: list[StatefulServer], secret: Root) -> tuple[Merged, float]:
+        unit = exact.nearest_power_of_two(max(float(holder.weight) for holder in below)) / weight_scale(upper)
+        block_sums = []
         for i in range(0, len(below), exact.LANES):
             some = below[i : i + exact.LANES]
             rows = [jax.tree.map(np.asarray, holder.server.params) for holder in some]
             held = jax.tree.map(lambda *leaves: np.stack(leaves), *rows, *[rows[0]] * (exact.LANES - len(rows)))
             weight = np.zeros(exact.LANES, np.float32)
             weight[: len(some)] = [holder.weight / unit for holder in some]
-            outcomes.append((handed(held, server.params, weight, weight > 0), weight > 0))
-        spoken = np.flatnonzero([holder.weight > 0 for holder in below])
-        merged = merge(secret, server, outcomes, on_time(spoken))
+            block_sums.append((handed(held, server.params, weight, weight > 0), weight > 0))
+        messages_sent = np.flatnonzero([holder.weight > 0 for holder in below])
+        merged = merge(secret, server, block_sums, on_time(messages_sent))
         return merged, merged.weight * unit
 
     return rise

@@ -36,16 +36,16 @@ from fedrl.core.keys import Keys, Stream, derived, keys_of
 from fedrl.core.reports import DURATION
 from fedrl.core.types import PyTree
 from fedrl.engines.aggregation import accounting
-from fedrl.engines.arrivals import Letters
+from fedrl.engines.arrivals import PendingUpdates
 from fedrl.engines.compute import COMPUTE
 from fedrl.engines.delayed import at_first, delayed, shifted
-from fedrl.engines.down_messages import NOTHING, Heard, Hearing
+from fedrl.engines.down_messages import NOTHING, DownMessages, DownTraffic
 from fedrl.engines.executors.executor import Agents, Executor, Learned, Team
 from fedrl.engines.inbox import PARAMS, Table
-from fedrl.engines.round_log import TIMES, Log
-from fedrl.engines.state import Population, Refusal, Round, Simulation, Tick, no_uploads
+from fedrl.engines.round_log import TIMES, RoundLog
+from fedrl.engines.state import ClockStats, Rejection, RoundResult, Simulation, SimulationState, no_uploads
 from fedrl.engines.topologies.isolated import Isolated
-from fedrl.engines.topologies.server import Met, Sent
+from fedrl.engines.topologies.server import MergeResult, SentMessages
 from fedrl.engines.upload_bids import without_bids
 from fedrl.federation.shares import shares
 from fedrl.server.scheduler import Board, Scheduler
@@ -54,7 +54,7 @@ UNREADABLE = "its message could not be read"
 """Why a malformed update is refused."""
 
 
-class Between(NamedTuple):
+class EngineState(NamedTuple):
     """What a run keeps beside the server and resident blocks.
 
     Attributes:
@@ -89,25 +89,25 @@ class Loop:
         self.served = topology.collects != PARAMS and not isinstance(topology, Isolated)
         down = self.served and bool(topology.federation.down_stages)
         relays, ahead = (topology.relays, topology.looks_ahead) if down else ([], False)
-        self.hearing = Hearing(topology.wire.sent, self.agents, relays, ahead, down)
+        self.down_messages = DownMessages(topology.wire.sent, self.agents, relays, ahead, down)
 
     def simulation(self) -> Simulation:
         """The functions that callers use."""
         return Simulation(
             init=self.init,
             round=self.round,
-            params_of=lambda population: self.executor.params_of(_agents(population)),
+            params_of=lambda run_state: self.executor.params_of(_agents(run_state)),
             agents=self.agents,
             block=self.executor.size,
             close=self.executor.close,
             adopt=self.adopt,
-            held=lambda population: self.executor.held(_agents(population)),
-            states_of=lambda population: self.executor.states_of(_agents(population)),
-            going_on=lambda population, states: _with(population, self.executor.going_on(_agents(population), states)),
+            held=lambda run_state: self.executor.held(_agents(run_state)),
+            states_of=lambda run_state: self.executor.states_of(_agents(run_state)),
+            going_on=lambda run_state, states: _with(run_state, self.executor.going_on(_agents(run_state), states)),
             measures=COMPUTE | (TIMES if self.clock.timed else {}),
         )
 
-    def init(self, seed: int) -> Population:
+    def init(self, seed: int) -> SimulationState:
         """A run at its beginning."""
         keys = keys_of(seed)
         first, agents = self.executor.start(keys, self.steps)
@@ -116,33 +116,37 @@ class Loop:
         agents = self.executor.prepared(agents, table.sent, self.topology)
         raw = derived(keys.run.tobytes(), Stream.SELECTION)[0].tolist()
         board = self.scheduler.init(self.steps, [*raw, seed])
-        past, copies = at_first(table, int(board.delay.max())), self.hearing.start()
-        between = Between(memory, agents.team, board, self.clock.start(seed), np.zeros(1, np.int64), past, copies)
-        return Population(server, agents.blocks, keys, between)
+        past, copies = at_first(table, int(board.delay.max())), self.down_messages.start()
+        engine_state = EngineState(
+            memory, agents.team, board, self.clock.start(seed), np.zeros(1, np.int64), past, copies
+        )
+        return SimulationState(server, agents.blocks, keys, engine_state)
 
     def round(
-        self, population: Population, cohort: Sequence[int] | np.ndarray | None = None
-    ) -> tuple[Population, Round]:
+        self, run_state: SimulationState, cohort: Sequence[int] | np.ndarray | None = None
+    ) -> tuple[SimulationState, RoundResult]:
         """So many merges. `cohort` are the agents that may be sent for, whatever the selection says.
 
         Raises:
             ConfigError: There are not so many.
         """
-        began, log = time.perf_counter(), Log(self.agents, self.executor.metrics, self.hearing.compressed)
+        began, log = time.perf_counter(), RoundLog(self.agents, self.executor.metrics, self.down_messages.compressed)
         allowed = np.full(1, -1) if cohort is None else _cohort(cohort, self.agents)
         for _ in range(self.merges):
-            population = self.merge(population, allowed, log)
-        between: Between = population.between
-        between.iterations[0] += log.steps.sum()
-        done = int(between.iterations[0])
+            run_state = self.merge(run_state, allowed, log)
+        engine_state: EngineState = run_state.engine_state
+        engine_state.iterations[0] += log.steps.sum()
+        done = int(engine_state.iterations[0])
         samples = self.executor.federation.learner.samples
-        tick = Tick(self.clock.now_s(between.clock), done * samples, *log.counts) if self.clock.timed else None
+        clock_stats = (
+            ClockStats(self.clock.now_s(engine_state.clock), done * samples, *log.counts) if self.clock.timed else None
+        )
         spent = {"agents_compute": log.agents_s, "server_compute": time.perf_counter() - began - log.agents_s}
         traffic = log.whole
-        seen = Round(
+        seen = RoundResult(
             metrics=log.metrics,
             weight=log.weight,
-            refused=tuple(sorted(log.refused)),
+            rejected=tuple(sorted(log.rejected)),
             bytes_up=traffic.bytes_up,
             bytes_down=traffic.bytes_down,
             messages_up=traffic.messages_up,
@@ -153,56 +157,62 @@ class Loop:
             latency_s=traffic.latency_s,
             steps=log.steps,
             iterations=done,
-            tick=tick,
-            admitted=np.sort(np.concatenate(log.admitted)) if log.admitted else None,
+            clock_stats=clock_stats,
+            selected=np.sort(np.concatenate(log.selected)) if log.selected else None,
             skipped="; ".join(dict.fromkeys(log.skipped)),
             sums={name: round(x, 6) for name, x in spent.items()} | (log.sums if self.clock.timed else {}),
             turns=log.arrived if self.clock.timed else None,
         )
-        return population, seen
+        return run_state, seen
 
-    def merge(self, population: Population, cohort: np.ndarray, log: Log) -> Population:
+    def merge(self, run_state: SimulationState, cohort: np.ndarray, log: RoundLog) -> SimulationState:
         """Let things happen until the next merge, and merge."""
-        between: Between = population.between
-        board, ticking, agents = between.board, between.clock, _agents(population)
-        table = delayed(self.topology.table(population.server, between.topology), between.past, board.delay)
-        letters, heard = Letters(log, self.agents), self.hearing.opened()
+        engine_state: EngineState = run_state.engine_state
+        board, clock_state, agents = engine_state.board, engine_state.clock, _agents(run_state)
+        table = delayed(self.topology.table(run_state.server, engine_state.topology), engine_state.past, board.delay)
+        pending, down_traffic = PendingUpdates(log, self.agents), self.down_messages.new_traffic()
         opened, share = np.full(len(cohort), OPENED), self.share
-        events = Events(opened, cohort, np.full(len(cohort), self.clock.now_s(ticking)))
+        events = Events(opened, cohort, np.full(len(cohort), self.clock.now_s(clock_state)))
         while True:
             board, actions = self.scheduler.step(board, events)
-            if events.kind[0] == OPENED and self.scheduler.workload is not None:
+            if events.kind[0] == OPENED and self.scheduler.local_steps is not None:
                 share = shares(self.executor.federation, board.steps)
             ids, away = actions.dispatch, NOBODY
             if len(ids):
-                sizes = self.hearing.sizes(between.copies, ids, table)
-                ticking, there = self.clock.dispatch(ticking, ids, actions.since_s, board.steps[ids], sizes)
+                sizes = self.down_messages.sizes(engine_state.copies, ids, table)
+                clock_state, there = self.clock.dispatch(clock_state, ids, actions.since_s, board.steps[ids], sizes)
                 ids, away = ids[there], ids[~there]
                 agents = self.executor.assign(agents, self._jobs(ids, board, table, share), table)
-                self.hearing.send(heard, between.copies, ids, table)
-                log.hung += self.clock.hanging(ticking, ids)
+                self.down_messages.send(down_traffic, engine_state.copies, ids, table)
+                log.hung += self.clock.hanging(clock_state, ids)
             if len(away):
-                gone = Events(np.full(len(away), AWAY), away, np.full(len(away), self.clock.now_s(ticking)))
+                gone = Events(np.full(len(away), AWAY), away, np.full(len(away), self.clock.now_s(clock_state)))
                 if actions.merge is None:
                     events = gone
                     continue
                 board, _ = self.scheduler.step(board, gone)
             if len(actions.cancel):
-                log.late += len(actions.cancel)
-                ticking = self.clock.cancel(ticking, actions.cancel)
+                log.cancelled += len(actions.cancel)
+                clock_state = self.clock.cancel(clock_state, actions.cancel)
                 agents = self.executor.cancel(agents, actions.cancel)
             if actions.merge is not None:
                 break
             again = board.steps if self.scheduler.redispatch else None
-            ticking, events = self.clock.peek(ticking, actions.wake_s, actions.wants, again, self.scheduler.in_turn)
-            agents, events = self._learned(population, agents, events, table, ticking, board, letters)
-        past = shifted(table, between.past)
-        between = Between(between.topology, agents.team, board, ticking, between.iterations, past, between.copies)
-        return self._merged(population._replace(blocks=agents.blocks, between=between), letters, actions, heard)
+            clock_state, events = self.clock.peek(
+                clock_state, actions.wake_s, actions.wants, again, self.scheduler.one_at_a_time
+            )
+            agents, events = self._learned(run_state, agents, events, table, clock_state, board, pending)
+        past = shifted(table, engine_state.past)
+        engine_state = EngineState(
+            engine_state.topology, agents.team, board, clock_state, engine_state.iterations, past, engine_state.copies
+        )
+        return self._merged(
+            run_state._replace(blocks=agents.blocks, engine_state=engine_state), pending, actions, down_traffic
+        )
 
     def _jobs(self, ids: np.ndarray, board: Board, table: Table, share: np.ndarray) -> Jobs:
         row = np.zeros(len(ids), np.int32) if table.row is None else table.row[ids]
-        waits_for = self.scheduler.schedule.wait_for
+        waits_for = self.scheduler.schedule.buffer_size
         if waits_for is None:
             alike = np.bincount(row)[row] if not self.scheduler.redispatch else np.full(len(ids), self.agents)
             alike = np.full(len(ids), len(ids)) if not self.served else alike
@@ -212,36 +222,36 @@ class Loop:
 
     def _learned(
         self,
-        population: Population,
+        run_state: SimulationState,
         agents: Agents,
         events: Events,
         table: Table,
-        ticking: Any,
+        clock_state: Any,
         board: Board,
-        letters: Letters,
+        pending: PendingUpdates,
     ) -> tuple[Agents, Events]:
         """Whose update arrives has learned by now; a turn whose training failed brings none."""
-        log, new = letters.log, self.scheduler.fresh(board, events)
-        if self.hearing.compressed:
-            population.between.copies[events.agent[events.kind == RESTARTED]] = NOTHING
-        agents, failed = self._gone_wrong(population.keys, agents, events, table, board, letters)
+        log, new = pending.log, self.scheduler.fresh(board, events)
+        if self.down_messages.compressed:
+            run_state.engine_state.copies[events.agent[events.kind == RESTARTED]] = NOTHING
+        agents, failed = self._gone_wrong(run_state.keys, agents, events, table, board, pending)
         log.duplicates += int((~new).sum())
         ids = events.agent[new & (events.kind == ARRIVED)]
         if not len(ids):
             return agents, _with_failures(events, failed)
-        began, company = time.perf_counter(), NOBODY
+        began, fillers = time.perf_counter(), NOBODY
         if self.executor.plan.ahead:
-            soon = self.clock.soon(ticking)
-            company = self.executor.company(agents, soon[~np.isin(soon, ids)], len(ids))
-        agents, found = self.executor.train(population.keys, agents, ids, table, company)
+            soon = self.clock.soon(clock_state)
+            fillers = self.executor.fillers(agents, soon[~np.isin(soon, ids)], len(ids))
+        agents, found = self.executor.train(run_state.keys, agents, ids, table, fillers)
         log.agents_s += time.perf_counter() - began
         failed = np.union1d(failed, self._failed(found, board, log))
         log.learned(found.agent, found.metrics, agents.team.steps[found.agent])
         uploads = self.account(found.agent, found.uploads) if self.served else no_uploads(self.agents)
-        work_s, messages_s = self.clock.costs(ticking, found.agent)
+        work_s, messages_s = self.clock.costs(clock_state, found.agent)
         log.messages_s += float(messages_s.sum())
         log.worked_s += float(work_s.sum())
-        letters.add(found, uploads, agents.team, table, self.topology.hears, self.scheduler.waits)
+        pending.add(found, uploads, agents.team, table, self.topology.needs_broadcasts, self.scheduler.waits)
         if self.served:
             if DURATION in uploads.report:
                 uploads.report[DURATION][found.agent] = work_s
@@ -252,15 +262,15 @@ class Loop:
         return agents, _with_failures(events, failed)
 
     def _gone_wrong(
-        self, keys: Keys, agents: Agents, events: Events, table: Table, board: Board, letters: Letters
+        self, keys: Keys, agents: Agents, events: Events, table: Table, board: Board, pending: PendingUpdates
     ) -> tuple[Agents, np.ndarray]:
         """Turns of which no update comes; also returns whose training failed among those whose messages are unread."""
-        log = letters.log
-        log.lost += int(np.isin(events.kind, WITHOUT_UPDATE).sum())
+        log = pending.log
+        log.dropped += int(np.isin(events.kind, WITHOUT_UPDATE).sum())
         anew, unread = events.agent[events.kind == RESTARTED], events.agent[events.kind == MALFORMED]
         if len(anew):
             log.restarted += len(anew)
-            letters.restarted = np.union1d(letters.restarted, anew)
+            pending.restarted = np.union1d(pending.restarted, anew)
             agents = self.executor.restarted(keys, agents, anew)
         if not len(unread):
             return agents, NOBODY
@@ -269,68 +279,78 @@ class Loop:
         agents = self.executor.give_back(agents, found.undo, found.agent)
         log.agents_s += time.perf_counter() - began
         log.malformed += len(found.agent)
-        log.refused += [Refusal(agent, UNREADABLE) for agent in np.sort(found.agent).tolist()]
+        log.rejected += [Rejection(agent, UNREADABLE) for agent in np.sort(found.agent).tolist()]
         if self.scheduler.bids is not None:
-            letters.unread += len(found.agent)
+            pending.unread += len(found.agent)
         elif self.served:
             uploads = self.account(found.agent, found.uploads)
-            letters.weigh(uploads)
+            pending.weigh(uploads)
             log.weigh(uploads)
         return agents, self._failed(found, board, log)
 
-    def _failed(self, found: Learned, board: Board, log: Log) -> np.ndarray:
+    def _failed(self, found: Learned, board: Board, log: RoundLog) -> np.ndarray:
         """Whose training came to nothing."""
         failed = np.array([agent for agent, _ in found.failed], int)
-        log.refused += found.failed
+        log.rejected += found.failed
         log.steps[failed] += board.steps[failed]
         return failed
 
-    def _merged(self, population: Population, letters: Letters, actions: Actions, heard: Heard) -> Population:
-        server, between, agents = population.server, population.between, _agents(population)
-        memory, log, scale = between.topology, letters.log, actions.merge
+    def _merged(
+        self, run_state: SimulationState, pending: PendingUpdates, actions: Actions, down_traffic: DownTraffic
+    ) -> SimulationState:
+        server, engine_state, agents = run_state.server, run_state.engine_state, _agents(run_state)
+        memory, log, scale = engine_state.topology, pending.log, actions.merge
         assert scale is not None
-        inbox = letters.inbox(scale, agents.team.steps if len(scale) else between.board.steps)
-        if len(letters.restarted):
-            server, memory = self.topology.restarted(population.keys, server, memory, letters.restarted)
+        inbox = pending.inbox(scale, agents.team.steps if len(scale) else engine_state.board.steps)
+        if len(pending.restarted):
+            server, memory = self.topology.restarted(run_state.keys, server, memory, pending.restarted)
         number = int(server.version) + 1
         if len(scale) and (scale > 0.0).any():
-            server, memory, met = self.topology.merge(population.keys, server, memory, inbox)
+            server, memory, result = self.topology.merge(run_state.keys, server, memory, inbox)
             log.staleness.append((number - 1 - inbox.version)[scale > 0.0])
-            lost = np.union1d(met.lost, inbox.agent[scale == 0.0])
+            dropped = np.union1d(result.dropped, inbox.agent[scale == 0.0])
         elif self.topology.releases:
-            server, memory, met = self.topology.merge(population.keys, server, memory, inbox.nobody())
-            lost = np.arange(self.agents)
+            server, memory, result = self.topology.merge(run_state.keys, server, memory, inbox.nobody())
+            dropped = np.arange(self.agents)
         else:
             server, memory = self.topology.skip(server, memory)
-            met, lost = Met(0.0, (), inbox.agent), np.arange(self.agents)
-        agents = self.executor.give_back(agents, letters.undo, lost)
-        log.weight += met.weight
-        log.refused += met.refused
-        log.skipped += [met.skipped] if met.skipped else []
-        log.known = met.metrics
-        if self.hearing.compressed:
-            log.whole_copies += heard.whole
-        log.traffic.append(self._traffic(log, letters, heard, number, met, scale))
-        between = between._replace(topology=memory, team=agents.team)
-        return Population(server, agents.blocks, population.keys, between)
+            result, dropped = MergeResult(0.0, (), inbox.agent), np.arange(self.agents)
+        agents = self.executor.give_back(agents, pending.undo, dropped)
+        log.weight += result.weight
+        log.rejected += result.rejected
+        log.skipped += [result.skipped] if result.skipped else []
+        log.known = result.metrics
+        if self.down_messages.compressed:
+            log.whole_copies += down_traffic.whole
+        log.traffic.append(self._traffic(log, pending, down_traffic, number, result, scale))
+        engine_state = engine_state._replace(topology=memory, team=agents.team)
+        return SimulationState(server, agents.blocks, run_state.keys, engine_state)
 
-    def _traffic(self, log: Log, letters: Letters, heard: Heard, number: int, met: Met, scale: np.ndarray) -> Any:
+    def _traffic(
+        self,
+        log: RoundLog,
+        pending: PendingUpdates,
+        down_traffic: DownTraffic,
+        number: int,
+        result: MergeResult,
+        scale: np.ndarray,
+    ) -> Any:
         """What was sent since the last merge; under a budget, bids and answers, too."""
-        sizes, said = letters.uploads.size_bytes, letters.uploads.messages
-        if met.messages is not None and met.size_bytes is not None:
-            sizes, said = met.size_bytes.astype(np.int64), met.messages.astype(np.int64)
+        sizes, said = pending.uploads.size_bytes, pending.uploads.messages
+        if result.messages is not None and result.size_bytes is not None:
+            sizes, said = result.size_bytes.astype(np.int64), result.messages.astype(np.int64)
             log.sent_up.size_bytes[:] += sizes
             log.sent_up.messages[:] += said
-        came = np.isin(np.arange(self.agents), letters.agent)
-        if self.scheduler.admission is not None and self.scheduler.bids is not None:
-            rejected = letters.agent[scale == 0.0] if len(scale) else letters.agent
+        came = np.isin(np.arange(self.agents), pending.agent)
+        if self.scheduler.upload_budget is not None and self.scheduler.bids is not None:
+            rejected = pending.agent[scale == 0.0] if len(scale) else pending.agent
             sizes, said = without_bids(sizes, said, rejected, self.scheduler.bids)
-            log.correct(letters.uploads, sizes, said, rejected, self.scheduler.bids.names)
-            log.admitted.append(np.setdiff1d(letters.agent, rejected))
-        traffic = self.topology.traffic(Sent(heard, came, sizes, said), number, len(scale) > 0)
+            log.correct(pending.uploads, sizes, said, rejected, self.scheduler.bids.names)
+            log.selected.append(np.setdiff1d(pending.agent, rejected))
+        traffic = self.topology.traffic(SentMessages(down_traffic, came, sizes, said), number, len(scale) > 0)
         if self.scheduler.bids is None:
             return traffic
-        bids = len(letters.agent) + letters.unread
+        bids = len(pending.agent) + pending.unread
         return traffic._replace(
             bytes_up=traffic.bytes_up + bids * self.scheduler.bids.bid_bytes,
             bytes_down=traffic.bytes_down + bids * self.scheduler.bids.answer_bytes,
@@ -338,10 +358,10 @@ class Loop:
             messages_down=traffic.messages_down + bids,
         )
 
-    def adopt(self, population: Population) -> Population:
+    def adopt(self, run_state: SimulationState) -> SimulationState:
         """Every agent adopts what it would hear now."""
-        table = self.topology.holds(population.server, population.between.topology)
-        return _with(population, self.executor.adopt(_agents(population), table))
+        table = self.topology.holds(run_state.server, run_state.engine_state.topology)
+        return _with(run_state, self.executor.adopt(_agents(run_state), table))
 
 
 def _cohort(cohort: Sequence[int] | np.ndarray, agents: int) -> np.ndarray:
@@ -362,9 +382,9 @@ def _with_failures(events: Events, failed: np.ndarray) -> Events:
     return events._replace(kind=np.where(ended, FAILED, events.kind))
 
 
-def _agents(population: Population) -> Agents:
-    return Agents(population.blocks, population.between.team)
+def _agents(run_state: SimulationState) -> Agents:
+    return Agents(run_state.blocks, run_state.engine_state.team)
 
 
-def _with(population: Population, agents: Agents) -> Population:
-    return population._replace(blocks=agents.blocks, between=population.between._replace(team=agents.team))
+def _with(run_state: SimulationState, agents: Agents) -> SimulationState:
+    return run_state._replace(blocks=agents.blocks, engine_state=run_state.engine_state._replace(team=agents.team))

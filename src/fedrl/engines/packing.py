@@ -25,12 +25,12 @@ class Packing(NamedTuple):
     """How trees of one shape become rows.
 
     Attributes:
-        words: Length of a row.
-        pack: `tree -> [words]`.
-        unpack: `[words] -> tree`.
+        num_words: Length of a row.
+        pack: `tree -> [num_words]`.
+        unpack: `[num_words] -> tree`.
     """
 
-    words: int
+    num_words: int
     pack: Callable[[PyTree], UInt32[Array, " words"]]
     unpack: Callable[[UInt32[Array, " words"]], PyTree]
 
@@ -41,7 +41,7 @@ def packing(like: PyTree) -> Packing:
     >>> import jax.numpy as jnp
     >>> tree = {"a": jnp.array([1.5, -0.0]), "b": jnp.array(True)}
     >>> how = packing(tree)
-    >>> how.words, how.unpack(how.pack(tree))["a"].tolist()
+    >>> how.num_words, how.unpack(how.pack(tree))["a"].tolist()
     (3, [1.5, -0.0])
     """
     leaves, structure = jax.tree.flatten(like)

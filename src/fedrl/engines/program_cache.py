@@ -46,7 +46,7 @@ def shapes(tree: PyTree, skip: int = 0) -> Shapes:
     return Shapes(tuple(jax.ShapeDtypeStruct(x.shape[skip:], x.dtype) for x in leaves), structure)
 
 
-def shared(make: Maker) -> Maker:
+def cached_program(make: Maker) -> Maker:
     """Keep what `make` makes, and give it to whoever asks for an equal federation (or learner) with equal arguments.
 
     Equality goes by constructor calls, so the constructors themselves, and functions among their arguments, have to be

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedrl.core.aggregator import Arrivals
 from fedrl.core.measures import Measure
-from fedrl.engines.state import Refusal, Uploads, no_uploads
+from fedrl.engines.state import Rejection, Uploads, no_uploads
 from fedrl.engines.topologies.server import Traffic
 
 TIMES = {
@@ -22,21 +22,21 @@ TIMES = {
 
 
 @dataclass
-class Log:
+class RoundLog:
     """What is added up over the merges of a round.
 
     Attributes:
         agents: How many there are.
         names: Of the metrics.
         copied: Whether agents hold copies of what they are sent.
-        lost: Turns that came to nothing.
-        late: Agents that were called back.
+        dropped: Turns that came to nothing.
+        cancelled: Agents that were called back.
         hung: Turns that hang, counted as they begin.
         restarted: Turns that were lost to a restart.
         duplicates: Updates that arrived once more.
         malformed: Messages that could not be read.
         weight: Of the merged updates.
-        refused: Turns whose training failed, and updates that the server left out.
+        rejected: Turns whose training failed, and updates that the server left out.
         skipped: Why the server committed nothing, each time.
         traffic: Of each merge.
         known: What is known of each agent after the last merge, `[agents]` each.
@@ -50,20 +50,20 @@ class Log:
     agents: int
     names: list[str]
     copied: bool = False
-    lost: int = 0
-    late: int = 0
+    dropped: int = 0
+    cancelled: int = 0
     hung: int = 0
     restarted: int = 0
     duplicates: int = 0
     malformed: int = 0
     weight: float = 0.0
-    refused: list[Refusal] = field(default_factory=list)
+    rejected: list[Rejection] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     traffic: list[Traffic] = field(default_factory=list)
     known: dict[str, np.ndarray] = field(default_factory=dict)
     staleness: list[np.ndarray] = field(default_factory=list)
     came: list[Arrivals] = field(default_factory=list)
-    admitted: list[np.ndarray] = field(default_factory=list)
+    selected: list[np.ndarray] = field(default_factory=list)
     messages_s: float = 0.0
     worked_s: float = 0.0
     agents_s: float = 0.0
@@ -145,8 +145,8 @@ class Log:
 
     @property
     def counts(self) -> tuple[int, int, int, float, int, int, int, int, int]:
-        """As the last fields of a `Tick`."""
+        """As the last fields of a `ClockStats`."""
         stale = np.concatenate([np.zeros(0, int), *self.staleness])
         mean, most = (float(stale.mean()), int(stale.max())) if len(stale) else (0.0, 0)
         faults = self.hung, self.restarted, self.duplicates, self.malformed
-        return int(self.arrived.sum()), self.lost, self.late, mean, most, *faults
+        return int(self.arrived.sum()), self.dropped, self.cancelled, mean, most, *faults

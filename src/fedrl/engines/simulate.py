@@ -17,11 +17,11 @@ from fedrl.core.types import PyTree
 from fedrl.engines.aggregation import messages
 from fedrl.engines.combinations import check
 from fedrl.engines.executors.blocks import Blocks
-from fedrl.engines.executors.executor import Executor, Plan
+from fedrl.engines.executors.executor import Executor, ExecutorPlan
 from fedrl.engines.loop import Loop
 from fedrl.engines.state import LARGEST_BLOCK, Simulation, chosen_size, iterations
-from fedrl.engines.topologies.choices import Hierarchy, OneServer, Topology
-from fedrl.engines.topologies.server import Setting
+from fedrl.engines.topologies.choices import Hierarchy, SingleServer, Topology
+from fedrl.engines.topologies.server import TopologySpec
 from fedrl.engines.upload_bids import bids_of, check_budget
 from fedrl.federation.federation import Federation
 from fedrl.server.scheduler import Scheduler
@@ -70,27 +70,27 @@ def simulate(
     """
     agents = jax.tree.leaves(fleet)[0].shape[0]
     plan = scheduler if isinstance(scheduler, Scheduler) else Scheduler(scheduler or synchronous())
-    where = Hierarchy(topology) if isinstance(topology, Tree) else topology or OneServer()
+    where = Hierarchy(topology) if isinstance(topology, Tree) else topology or SingleServer()
     check(federation, agents, where, plan, clock)
     wire = messages(federation, fleet)
-    scaled = plan.mixed or plan.admission is not None or plan.schedule.mixing != 1.0
-    meeting = where.bind(Setting(federation, fleet, wire, agents, plan.schedule, scaled))
+    scaled = plan.mixed or plan.upload_budget is not None or plan.schedule.mixing != 1.0
+    meeting = where.bind(TopologySpec(federation, fleet, wire, agents, plan.schedule, scaled))
     if len(np.unique(meeting.group)) > 1:
         plan = replace(plan, group=meeting.group)
     bids = plan.most_bids(agents)
-    if plan.admission is not None:
-        check_budget(federation, fleet, plan.admission, bids if plan.redispatch else 1)  # or what a cohort takes
-        plan = replace(plan, bids=bids_of(federation, plan.admission, wire))
+    if plan.upload_budget is not None:
+        check_budget(federation, fleet, plan.upload_budget, bids if plan.redispatch else 1)  # or what a cohort takes
+        plan = replace(plan, bids=bids_of(federation, plan.upload_budget, wire))
     team = executor_of(executor, meeting.federation)(
         meeting.federation,
         fleet,
-        Plan(
+        ExecutorPlan(
             collects=meeting.collects,
             group=meeting.group,
             sparse=plan.redispatch or plan.selection is not None,
             mixed=plan.mixed,
             ahead=plan.redispatch and clock is not None,
-            varied=plan.workload is not None or local_steps is not None,
+            varied=plan.local_steps is not None or local_steps is not None,
         ),
         chosen_size(agents, fitting(meeting.group) if block is None else block),
         list(jax.local_devices() if devices is None else devices),
@@ -98,15 +98,15 @@ def simulate(
         **options,
     )
     steps = iterations(federation, agents, local_steps)
-    ticking: Any = Immediate()
+    clock_state: Any = Immediate()
     if clock is not None:
         up_bytes = meeting.wire.up_bytes or int(size_bytes(meeting.wire.decoded))
         down_bytes = 0 if federation.down_stages else meeting.wire.down_bytes  # it differs from turn to turn
-        ticking = Virtual(clock, speeds_of(clock, agents, up_bytes, down_bytes), agents)
-    waits_for = plan.schedule.wait_for
+        clock_state = Virtual(clock, speeds_of(clock, agents, up_bytes, down_bytes), agents)
+    waits_for = plan.schedule.buffer_size
     each = 1 if waits_for is None or not plan.redispatch else max(1, agents // waits_for)
     check_positive(merges=each if merges is None else merges)
-    return Loop(meeting, team, plan, ticking, steps, each if merges is None else merges).simulation()
+    return Loop(meeting, team, plan, clock_state, steps, each if merges is None else merges).simulation()
 
 
 def fitting(group: np.ndarray) -> int | None:

@@ -19,7 +19,7 @@ from fedrl.core.summation import Summation, hidden
 from fedrl.core.types import PyTree
 from fedrl.engines.aggregation import Messages, messages
 from fedrl.engines.topologies.choco import NUMBER_BYTES, compressor
-from fedrl.engines.topologies.choices import Alone, Hierarchy, Neighbours, Topology
+from fedrl.engines.topologies.choices import GossipTopology, Hierarchy, IsolatedTopology, Topology
 from fedrl.engines.topologies.step_size import message_shapes
 from fedrl.engines.topologies.tree import holding, lowest
 from fedrl.engines.traffic import change_bytes, moved, sum_bytes, terms
@@ -46,15 +46,19 @@ def outgoing(
         scheduler: Who takes part, and who decides that.
         clock: The devices behind agents, if they take time.
     """
-    if isinstance(topology, Alone):
+    if isinstance(topology, IsolatedTopology):
         return []
     wire = messages(federation, fleet)
-    deciding = [p for p in (scheduler.selection, scheduler.workload, scheduler.admission) if p is not None and p.asks]
+    deciding = [
+        p
+        for p in (scheduler.selection, scheduler.local_steps, scheduler.upload_budget)
+        if p is not None and p.requested
+    ]
     note = f"by what agents tell: {deciding[0]!r}" if deciding else "by the server"
-    if isinstance(topology, Neighbours):
+    if isinstance(topology, GossipTopology):
         return [*_among_neighbours(federation, topology), Outgoing("participation", "agent", "neighbours", 0)]
     found = leaving_with(federation, wire.update)
-    if scheduler.admission is not None:
+    if scheduler.upload_budget is not None:
         found = _with_bids(federation, wire, scheduler, found)
     found.append(Outgoing("participation", "agent", SERVER, 0, note=f"decided {note}"))
     if clock is not None:
@@ -68,17 +72,17 @@ def outgoing(
 
 def _with_bids(federation: Federation, wire: Messages, scheduler: Scheduler, found: list[Outgoing]) -> list[Outgoing]:
     """Under a budget, what is bid is told once, and not again with the update."""
-    assert scheduler.admission is not None
-    cost = bids_of(federation, scheduler.admission, wire)
-    told = {f"report/{name}" for name in scheduler.admission.asks}
-    note = f"of everybody asked, for {scheduler.admission!r}: {', '.join(scheduler.admission.asks)}"
+    assert scheduler.upload_budget is not None
+    cost = bids_of(federation, scheduler.upload_budget, wire)
+    told = {f"report/{name}" for name in scheduler.upload_budget.requested}
+    note = f"of everybody asked, for {scheduler.upload_budget!r}: {', '.join(scheduler.upload_budget.requested)}"
     return [
         *(each for each in found if each.name not in told),
         Outgoing("bid", "agent", SERVER, cost.bid_bytes, note=note),
     ]
 
 
-def _among_neighbours(federation: Federation, where: Neighbours) -> list[Outgoing]:
+def _among_neighbours(federation: Federation, where: GossipTopology) -> list[Outgoing]:
     """Messages over an edge, with the number of the round or of a copy."""
     if federation.stages:
         like = message_shapes(federation, where.rule)
@@ -99,14 +103,14 @@ def _among_neighbours(federation: Federation, where: Neighbours) -> list[Outgoin
 def _between_servers(federation: Federation, wire: Messages, tree: Tree) -> list[Outgoing]:
     """What each level of servers sends to the one above."""
     found, own, protected = [], holding(tree), protection(federation.stages, federation.summation)
-    added_up = tuple(wire.sent.shared[i] for i, stage in enumerate(federation.stages) if stage.sums is not None)
+    added_up = tuple(wire.sent.stage_states[i] for i, stage in enumerate(federation.stages) if stage.sums is not None)
     change = moved(wire, added_up)
     for level in range(1, len(tree.periods)):
         sender, to = _named(tree, level), _named(tree, level + 1)
         each: tuple[str, int | None, str]
         if level in own:
             each = ("change", change_bytes(change), "of its parameters, since it last adopted any")
-        elif federation.aggregator.sees == "sum":
+        elif federation.aggregator.needs == "sum":
             each = ("sum", sum_bytes(change if level > own[0] else terms(wire)), "exact, of what came from below")
         else:
             each = ("updates", None, "all that came from below")
@@ -141,12 +145,12 @@ def check_private(federation: Federation, agents: int, topology: Topology | None
 
 
 def _check_answers(stage: Stage | Summation, scheduler: Scheduler) -> None:
-    for part in (scheduler.selection, scheduler.workload, scheduler.admission):
-        if part is not None and part.asks:
+    for part in (scheduler.selection, scheduler.local_steps, scheduler.upload_budget):
+        if part is not None and part.requested:
             raise UnsoundError(
-                f"{part!r} decides by what agents tell, {list(part.asks)}, who takes part or how much, and {stage!r} "
-                f"covers the value of an update alone. Use one that asks for nothing, such as uniform(...), or leave "
-                f"{stage!r} out.",
+                f"{part!r} decides by what agents tell, {list(part.requested)}, who takes part or how much, and "
+                f"{stage!r} covers the value of an update alone. Use one that asks for nothing, such as uniform(...), "
+                f"or leave {stage!r} out.",
                 reason="in the clear",
             )
 
@@ -155,10 +159,10 @@ def _check_noise_in_time(stage: Stage, noise: Noise, summed: bool, schedule: Sch
     """Who is merged may not depend on speed, which depends on data, unless each trajectory counts by itself."""
     if noise.unit == "trajectory":
         return
-    led = schedule.restart or schedule.wait_for is not None or schedule.deadline_s != float("inf")
-    if not led and schedule.late != "keep":
+    led = schedule.redispatch or schedule.buffer_size is not None or schedule.deadline_s != float("inf")
+    if not led and schedule.stragglers != "keep":
         return
-    if schedule.restart and not summed:
+    if schedule.redispatch and not summed:
         raise UnsoundError(
             f"{stage!r} adds noise that is priced for a round, and under {schedule!r} an agent may send several "
             "updates between two merges. A price for each turn of an agent is not there yet. Use synchronous().",
@@ -173,7 +177,7 @@ def _check_noise_in_time(stage: Stage, noise: Noise, summed: bool, schedule: Sch
 
 
 def _check_noise_in_place(stage: Stage, noise: Noise, summed: bool, topology: Topology | None) -> None:
-    if isinstance(topology, Neighbours):
+    if isinstance(topology, GossipTopology):
         alone = noise.at == "agent" and noise.unit == "agent" and not summed
         missing = (
             "Noise for whole parameters, which neighbours send each other, is not there yet."
@@ -197,19 +201,19 @@ def _check_noise_in_place(stage: Stage, noise: Noise, summed: bool, topology: To
 
 
 def _check_hidden(stage: Summation, agents: int, topology: Topology | None, schedule: Schedule) -> None:
-    if schedule.late == "keep" and not schedule.restart:
+    if schedule.stragglers == "keep" and not schedule.redispatch:
         raise UnsoundError(
             f"{stage!r} hides updates in the sum of those who began together, and {schedule!r} merges late ones with "
-            "those of another round. Use late='discard'.",
+            "those of another round. Use stragglers='cancel'.",
             reason="hidden",
         )
-    if isinstance(topology, Neighbours):
+    if isinstance(topology, GossipTopology):
         raise UnsoundError(
             f"{stage!r} hides updates in a sum, and without a server agents show each other what they hold. Run the "
             f"federation with a server, or leave {stage!r} out.",
             reason="no server",
         )
-    if topology is None or isinstance(topology, Alone):
+    if topology is None or isinstance(topology, IsolatedTopology):
         return
     if topology.opens != "the sum":
         opened = (

@@ -19,7 +19,7 @@ from fedrl.core.keys import Keys, Stream, derived, stream_key
 from fedrl.core.measures import Measures
 from fedrl.core.types import Key, Params, PyTree
 from fedrl.engines.compute import COMPUTE
-from fedrl.engines.program_cache import shared
+from fedrl.engines.program_cache import cached_program
 from fedrl.federation.federation import AgentState, Federation, ServerState
 from fedrl.federation.shares import shares
 
@@ -27,23 +27,23 @@ LARGEST_BLOCK = 5
 QUICK = {"xla_backend_optimization_level": 0}
 
 
-class Population(NamedTuple):
+class SimulationState(NamedTuple):
     """The state of a simulated run.
 
     Attributes:
         server: The server's state.
         blocks: Every agent's, in blocks of equal size.
         keys: The roots of all keys of the run.
-        between: What else the engine keeps, such as the servers between the agents and the root.
+        engine_state: What else the engine keeps, such as the servers between the agents and the root.
     """
 
     server: ServerState
     blocks: tuple[AgentState, ...]
     keys: Keys
-    between: PyTree = ()
+    engine_state: PyTree = ()
 
 
-class Refusal(NamedTuple):
+class Rejection(NamedTuple):
     """An update that was left out of a merge.
 
     Attributes:
@@ -55,15 +55,15 @@ class Refusal(NamedTuple):
     reason: str
 
 
-class Tick(NamedTuple):
+class ClockStats(NamedTuple):
     """What a virtual clock showed at the end of a round, and what happened in the round.
 
     Attributes:
         time_s: Simulated seconds since the beginning of the run.
         environment_steps: Behind all updates that arrived since then.
         arrived: Updates that arrived in the round.
-        lost: Turns of agents that came to nothing: they dropped out, left, restarted, or hung and were noticed.
-        late: Agents that were called back because the server had merged without them.
+        dropped: Turns of agents that came to nothing: they dropped out, left, restarted, or hung and were noticed.
+        cancelled: Agents that were called back because the server had merged without them.
         staleness_mean: Versions that the merged updates were behind, on average.
         staleness_max: And at most.
         hung: Turns that hang, counted as they begin: each ends as lost or called back, or never.
@@ -75,8 +75,8 @@ class Tick(NamedTuple):
     time_s: float
     environment_steps: int
     arrived: int
-    lost: int
-    late: int
+    dropped: int
+    cancelled: int
     staleness_mean: float
     staleness_max: int
     hung: int = 0
@@ -105,7 +105,7 @@ def no_uploads(agents: int) -> Uploads:
     return Uploads(np.zeros(agents, np.int64), np.zeros(agents, np.int64), {})
 
 
-class Round(NamedTuple):
+class RoundResult(NamedTuple):
     """What the simulator saw of one round. Arrays have an entry for every agent, in every engine.
 
     Attributes:
@@ -113,7 +113,7 @@ class Round(NamedTuple):
             stay on the agents. With down stages or among neighbours who compress what they send, one is
             `whole_copies`, how many copies were sent whole to each agent, or by it.
         weight: Total weight of the accepted updates.
-        refused: Updates that were left out, in the order of agents. An agent whose training ends in a number that is
+        rejected: Updates that were left out, in the order of agents. An agent whose training ends in a number that is
             not finite is as it was before the round, has sent nothing, and its metrics are zero; the server leaves out
             updates beyond the range of exact sums.
         bytes_up: Size of all messages to a server or to neighbours: encoded updates, as `fedrl.wire.codec` would send
@@ -129,8 +129,8 @@ class Round(NamedTuple):
         steps: Local steps of every agent in the round, 0 for who was not asked or did not arrive; None if all did as
             they always do.
         iterations: Local steps of all agents together since the run began, if not all do as they always do.
-        tick: Of the virtual clock, if there is one.
-        admitted: Ids of those whose updates were sent, if a budget does not let all of them.
+        clock_stats: Of the virtual clock, if there is one.
+        selected: Ids of those whose updates were sent, if a budget does not let all of them.
         skipped: Why the server stands where it stood although updates arrived: what it made of them was not finite.
         sums: What the engine itself measured, by the names of the parts of `Simulation.measures`.
         turns: Of every agent, how many updates of the round are behind its metrics; None if each has one.
@@ -138,7 +138,7 @@ class Round(NamedTuple):
 
     metrics: dict[str, np.ndarray]
     weight: float
-    refused: tuple[Refusal, ...]
+    rejected: tuple[Rejection, ...]
     bytes_up: int
     bytes_down: int
     messages_up: int
@@ -149,8 +149,8 @@ class Round(NamedTuple):
     latency_s: float = 0.0
     steps: np.ndarray | None = None
     iterations: int | None = None
-    tick: Tick | None = None
-    admitted: np.ndarray | None = None
+    clock_stats: ClockStats | None = None
+    selected: np.ndarray | None = None
     skipped: str = ""
     sums: Mapping[str, float] = MappingProxyType({})
     turns: np.ndarray | None = None
@@ -161,31 +161,31 @@ class Simulation:
     """A federation in one process, every agent simulated. Used in a `with` statement it closes itself.
 
     Attributes:
-        init: `seed -> Population`.
-        round: `(population, cohort=None) -> (population, Round)`. `cohort` holds the ids that may be sent for, whatever
-            the selection says. The population passed in is consumed.
-        params_of: `population -> params` with a leading agent axis: what each agent holds and acts with.
+        init: `seed -> SimulationState`.
+        round: `(run_state, cohort=None) -> (run_state, RoundResult)`. `cohort` holds the ids that may be sent for,
+            whatever the selection says. The population passed in is consumed.
+        params_of: `run_state -> params` with a leading agent axis: what each agent holds and acts with.
         agents: Number of agents.
         block: Agents in a block.
         close: Let go of what is held outside this process, if anything. Closing twice is fine.
-        adopt: `population -> population` in which every agent has adopted what the server holds now, as at the
+        adopt: `run_state -> run_state` in which every agent has adopted what the server holds now, as at the
             beginning of a round. `params_of` it are the policies of personalised agents.
-        held: `population -> params` with a leading agent axis: what a federation sees of each agent's parameters.
-        states_of: `population -> states` with a leading agent axis: all that each agent's learner remembers.
-        going_on: `(population, states) -> population` whose agents go on from what the learners of others remember.
-        measures: What the engine measures beside its agents, made of `Round.sums`: see `fedrl.core.measures`.
+        held: `run_state -> params` with a leading agent axis: what a federation sees of each agent's parameters.
+        states_of: `run_state -> states` with a leading agent axis: all that each agent's learner remembers.
+        going_on: `(run_state, states) -> run_state` whose agents go on from what the learners of others remember.
+        measures: What the engine measures beside its agents, made of `RoundResult.sums`: see `fedrl.core.measures`.
     """
 
-    init: Callable[[int], Population]
-    round: Callable[..., tuple[Population, Round]]
-    params_of: Callable[[Population], Params]
+    init: Callable[[int], SimulationState]
+    round: Callable[..., tuple[SimulationState, RoundResult]]
+    params_of: Callable[[SimulationState], Params]
     agents: int
     block: int
     close: Callable[[], None] = lambda: None
-    adopt: Callable[[Population], Population] = lambda population: population
-    held: Callable[[Population], Params] = field(kw_only=True)
-    states_of: Callable[[Population], PyTree] = field(kw_only=True)
-    going_on: Callable[[Population, PyTree], Population] = field(kw_only=True)
+    adopt: Callable[[SimulationState], SimulationState] = lambda run_state: run_state
+    held: Callable[[SimulationState], Params] = field(kw_only=True)
+    states_of: Callable[[SimulationState], PyTree] = field(kw_only=True)
+    going_on: Callable[[SimulationState, PyTree], SimulationState] = field(kw_only=True)
     measures: Measures = field(default_factory=lambda: COMPUTE)
 
     def __enter__(self) -> Simulation:
@@ -215,7 +215,7 @@ def chosen_size(agents: int, block: int | None) -> int:
     return size
 
 
-def seated(order: np.ndarray, size: int) -> list[np.ndarray]:
+def in_slots(order: np.ndarray, size: int) -> list[np.ndarray]:
     """Agent ids of each block; the last one is padded with -1, an empty seat."""
     padded = np.concatenate([order, np.full(-len(order) % size, -1)])
     return list(padded.reshape(-1, size))
@@ -239,26 +239,26 @@ def iterations(federation: Federation, agents: int, local_steps: Sequence[int] |
 def starting(
     federation: Federation,
     fleet: PyTree,
-    seats: list[np.ndarray],
+    slots: list[np.ndarray],
     steps: np.ndarray,
-    places: Sequence[jax.Device],
+    devices: Sequence[jax.Device],
     numbers: np.ndarray,
-) -> Callable[[Keys], Population]:
-    """How a run begins: `keys -> Population`, its blocks dealt out to the devices; agents have these numbers."""
-    begin = beginnings(federation)
+) -> Callable[[Keys], SimulationState]:
+    """How a run begins: `keys -> SimulationState`, its blocks dealt out to the devices; agents have these numbers."""
+    begin = start_programs(federation)
     counts = shares(federation, steps)
 
-    def init(keys: Keys) -> Population:
-        server = jax.device_put(begin.server(stream_key(keys, Stream.SERVER)), places[0])
+    def init(keys: Keys) -> SimulationState:
+        server = jax.device_put(begin.server(stream_key(keys, Stream.SERVER)), devices[0])
         blocks, root = [], keys.run.tobytes()
-        for i, ids in enumerate(seats):
+        for i, ids in enumerate(slots):
             settings = jax.tree.map(lambda leaf, ids=ids: jnp.asarray(leaf)[np.maximum(ids, 0)], fleet)
             known = np.where(ids < 0, -1, numbers[ids])
             work = (jnp.asarray(known, jnp.int32), settings, jnp.asarray(steps[ids], jnp.int32), counts[ids])
             own = np.concatenate([derived(root, Stream.AGENTS, max(k, 0), 0) for k in known.tolist()])
-            block = begin.block(*jax.device_put((own, server.params, *work), places[0]))
-            blocks.append(jax.device_put(block, places[i % len(places)]))
-        return Population(server, tuple(blocks), keys)
+            block = begin.block(*jax.device_put((own, server.params, *work), devices[0]))
+            blocks.append(jax.device_put(block, devices[i % len(devices)]))
+        return SimulationState(server, tuple(blocks), keys)
 
     return init
 
@@ -271,18 +271,18 @@ class Beginnings(NamedTuple):
     agent: Callable[..., AgentState]
 
 
-@shared
-def beginnings(federation: Federation) -> Beginnings:
+@cached_program
+def start_programs(federation: Federation) -> Beginnings:
     """The programs by which a run, or an agent, begins.
 
     What runs once is compiled for one device and hardly optimised: that takes a tenth of the time.
     """
-    one = _newcomer(federation)
+    one = _init_agent(federation)
     each = jax.vmap(one, (0, None, 0, 0, 0, 0))
     return Beginnings(*(jax.jit(begin, compiler_options=QUICK) for begin in (federation.init_server, each, one)))
 
 
-def _newcomer(federation: Federation) -> Callable[..., AgentState]:
+def _init_agent(federation: Federation) -> Callable[..., AgentState]:
     """An agent that has adopted the first global parameters: all start alike, also those who never talk."""
 
     def init(

@@ -11,7 +11,7 @@ import numpy as np
 from fedrl.core import exact
 from fedrl.core.types import PyTree
 from fedrl.engines.aggregation import Messages
-from fedrl.engines.down_messages import Heard
+from fedrl.engines.down_messages import DownTraffic
 from fedrl.topologies.trees import Parents, Tree, round_latency
 
 WORD_BYTES = 4
@@ -38,8 +38,8 @@ class Costs(NamedTuple):
 
 def traffic(
     tree: Tree, parents: Parents, holding: Sequence[int], wire: Messages, sums: PyTree, summed: bool, copied: bool
-) -> Callable[[Heard, np.ndarray, np.ndarray, np.ndarray, int], Costs]:
-    """What a round costs: `(heard, arrived, sizes, messages, due) -> Costs`.
+) -> Callable[[DownTraffic, np.ndarray, np.ndarray, np.ndarray, int], Costs]:
+    """What a round costs: `(down_traffic, arrived, sizes, messages, due) -> Costs`.
 
     How often each agent was sent for and what it was sent, whose updates arrived, and how many levels merge.
 
@@ -53,11 +53,13 @@ def traffic(
         sums: What servers with parameters of their own add up over all agents, beside these.
         summed: Whether a relay sends the sum of what it received, or passes all of it on.
         copied: Whether agents hold copies of what they are sent: then links between them and the lowest servers with
-            parameters of their own carry what was `heard`.
+            parameters of their own carry what was `down_traffic`.
     """
     update, change = terms(wire), moved(wire, sums)
 
-    def costs(heard: Heard, present: np.ndarray, sizes: np.ndarray, spoken: np.ndarray, due: int) -> Costs:
+    def costs(
+        down_traffic: DownTraffic, present: np.ndarray, sizes: np.ndarray, messages_sent: np.ndarray, due: int
+    ) -> Costs:
         here, up, down, told = [], [], [], []
         for level in range(due):
             nodes = len(parents[level])
@@ -73,13 +75,13 @@ def traffic(
             here.append(there)
             up.append(sent)
             passed_on = copied and level < holding[0]
-            times = heard.times if level == 0 else there
-            down.append(heard.size_bytes[level] if passed_on else back * times)
-            told.append(heard.messages[level].sum() if passed_on else times.sum())
+            times = down_traffic.dispatches if level == 0 else there
+            down.append(down_traffic.size_bytes[level] if passed_on else back * times)
+            told.append(down_traffic.messages[level].sum() if passed_on else times.sum())
         carried = [(a + b).astype(float) for a, b in zip(up, down, strict=True)]
         levels = tuple((int(a.sum()), int(b.sum())) for a, b in zip(up, down, strict=True))
         silent = ((0, 0),) * (len(parents) - due)
-        said = int(sum(there.sum() for there in here[1:])) + int(spoken[present].sum())
+        said = int(sum(there.sum() for there in here[1:])) + int(messages_sent[present].sum())
         return Costs((*levels, *silent), said, int(sum(told)), round_latency(parents, due, here, carried, tree))
 
     return costs

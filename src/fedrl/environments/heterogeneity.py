@@ -30,12 +30,12 @@ class Distances(NamedTuple):
     value: jax.Array
 
 
-def distances_from_mean(model: TabularParams, discount: float) -> Distances:
+def distances_from_mean(model: TabularParams, gamma: float) -> Distances:
     """Measure how far every agent's environment is from the mean of all.
 
     Args:
         model: Of the fleet, a leading agent axis on every leaf, as from `fedrl.environments.model_of`.
-        discount: gamma in [0, 1), for the values.
+        gamma: gamma in [0, 1), for the values.
 
     Raises:
         ConfigError: There is no agent axis, or the discount is out of range.
@@ -57,5 +57,5 @@ def distances_from_mean(model: TabularParams, discount: float) -> Distances:
     return Distances(
         transition=0.5 * jnp.abs(model.transition - mean.transition).sum(-1).mean((-2, -1)),
         reward=jnp.abs(model.reward - mean.reward).mean((-2, -1)),
-        value=jnp.abs(optimal_q(model, discount) - optimal_q(mean, discount)).max((-2, -1)),
+        value=jnp.abs(optimal_q(model, gamma) - optimal_q(mean, gamma)).max((-2, -1)),
     )

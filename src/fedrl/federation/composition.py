@@ -30,21 +30,21 @@ def check_composition(
                     f"{inner!r} stands inside {hiding!r}. It is undone update by update, and the other makes single "
                     f"updates unreadable. Leave {inner!r} out, or replace it by a stage that commutes with sums."
                 )
-        if aggregator.sees == "each":
+        if aggregator.needs == "each":
             raise UnsoundError(
                 f"{aggregator!r} needs to see each update and {hiding!r} hides them. "
                 f"Aggregate by a rule of the sum such as mean(), or apply {aggregator!r} to secure sums of groups.",
                 reason="only sums",
             )
-    weighing = [stage for stage in stages if stage.weighs]
+    weighing = [stage for stage in stages if stage.reweights]
     if weighing and aggregator.weigh is not by_samples:
         raise UnsoundError(
             f"{weighing[0]!r} changes the weights of updates and {aggregator!r} has weights of its own, so nothing "
             f"would come of it. Use mean(), or leave {weighing[0]!r} out."
         )
     _check_sums(aggregator, stages, hiding)
-    holding = next((stage for stage in stages if stage.withholds), None)
-    if holding is not None and aggregator.sees == "each":
+    holding = next((stage for stage in stages if stage.skips_uploads), None)
+    if holding is not None and aggregator.needs == "each":
         raise UnsoundError(
             f"{aggregator!r} looks at each update, and would take what {holding!r} holds back for updates of zero. "
             "Use a rule of the sum such as mean().",
@@ -56,7 +56,7 @@ def check_composition(
             "Use payload='delta', or a learner with one step per iteration such as reinforce().",
             reason="gradients",
         )
-    guiding = [stage for stage in stages if stage.guide is not None]
+    guiding = [stage for stage in stages if stage.correction is not None]
     if payload == "gradient" and guiding:
         raise UnsoundError(
             f"{guiding[0]!r} steers local steps and payload='gradient' takes none. Use payload='delta', or leave "
@@ -66,7 +66,7 @@ def check_composition(
     if guiding and not follows_corrections(learner):
         raise UnsoundError(
             f"{guiding[0]!r} corrects local gradients, and the optimiser of {learner!r} does not read corrections. "
-            f"Use optimizer = chain(corrected(), sgd(...)), or leave {guiding[0]!r} out."
+            f"Use optimizer = chain(add_correction(), sgd(...)), or leave {guiding[0]!r} out."
         )
 
 
@@ -76,7 +76,7 @@ def _check_sums(aggregator: Aggregator, stages: Sequence[Stage], hiding: Summati
     if not summing:
         return
     one, rest = summing[0], [stage for stage in stages if stage is not summing[0]]
-    if aggregator.sees == "each":
+    if aggregator.needs == "each":
         raise UnsoundError(
             f"{one!r} keeps a sum over all agents by the weights of a mean, and {aggregator!r} has none: whatever it "
             "makes of the updates, agents would be steered to where that mean wants them. Use mean() or "
@@ -96,12 +96,12 @@ def _check_sums(aggregator: Aggregator, stages: Sequence[Stage], hiding: Summati
                 f"{one!r} and {stage!r} both send statistics named {one.sums!r}, and one would take the other's for "
                 "its own. Leave one of them out."
             )
-        if stage.weighs:
+        if stage.reweights:
             raise UnsoundError(
                 f"{stage!r} changes weights from round to round, and {one!r} keeps a sum over all agents, also those "
                 f"who are not asked, so their shares have to be known. Leave one of them out."
             )
-        if stage.withholds:
+        if stage.skips_uploads:
             raise UnsoundError(
                 f"{stage!r} saves messages, and {one!r} sends one in every round: what it sums up is right only with "
                 "what every agent has to add. Leave one of them out."

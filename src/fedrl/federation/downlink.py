@@ -19,24 +19,24 @@ from fedrl.core.errors import UnsoundError
 from fedrl.core.learner import Learner, merged_into, parameters_of
 from fedrl.core.stage import Stage, keep_update, pipeline, promising_nothing
 from fedrl.core.subtrees import joined
-from fedrl.core.types import Context, Key, Params, PyTree, Update
+from fedrl.core.types import Key, Params, PyTree, Update, UpdateContext
 from fedrl.wire.codec import size_bytes
 
 CURE = "Use a contraction such as sign(), top_k(0.1), random_k(0.1, unbiased=False) or quantize(8), or leave it out."
 
 
-class Copy(NamedTuple):
+class ServerCopy(NamedTuple):
     """What agents hold of the server's parameters, as the server knows it.
 
     Attributes:
         held: c, which agents hear.
-        local: The memory of the server's stages.
+        stage_states: The memory of the server's stages.
         number: Scalar int32, by how many differences the copy was made.
         size_bytes: Scalar uint32, of the last of them as it travels, with what is sent as it is.
     """
 
     held: Params
-    local: PyTree
+    stage_states: PyTree
     number: jax.Array
     size_bytes: jax.Array
 
@@ -45,13 +45,13 @@ class Downlink(NamedTuple):
     """A server's half of the way down.
 
     Attributes:
-        init: `params -> Copy`, which agents have not been sent yet.
-        send: `(key, version, Copy, params) -> Copy`, one difference further, with the key of the run and the version
-            that the parameters followed. Nothing else draws by the key of this version.
+        init: `params -> ServerCopy`, which agents have not been sent yet.
+        send: `(key, version, ServerCopy, params) -> ServerCopy`, one difference further, with the key of the run and
+            the version that the parameters followed. Nothing else draws by the key of this version.
     """
 
-    init: Callable[[Params], Copy]
-    send: Callable[[Key, jax.Array, Copy, Params], Copy]
+    init: Callable[[Params], ServerCopy]
+    send: Callable[[Key, jax.Array, ServerCopy, Params], ServerCopy]
 
 
 def downlink(learner: Learner, stages: Sequence[Stage]) -> Downlink:
@@ -102,33 +102,33 @@ def downlink(learner: Learner, stages: Sequence[Stage]) -> Downlink:
     undo = pipe.decode
     assert undo is not None
 
-    def init(params: Params) -> Copy:
-        return Copy(params, pipe.init(nothing())[1], jnp.int32(0), jnp.uint32(0))
+    def init(params: Params) -> ServerCopy:
+        return ServerCopy(params, pipe.init(nothing())[1], jnp.int32(0), jnp.uint32(0))
 
-    def send(key: Key, version: jax.Array, copy: Copy, params: Params) -> Copy:
-        shared, number = pipe.init(nothing())[0], jnp.int32(0)
+    def send(key: Key, version: jax.Array, copy: ServerCopy, params: Params) -> ServerCopy:
+        server_state, number = pipe.init(nothing())[0], jnp.int32(0)
         params = jax.lax.optimization_barrier(params)
         apart = Update(
             jax.tree.map(jnp.subtract, those(params, False), those(copy.held, False)), jnp.float32(1), version
         )
-        context = Context(number, version, jnp.int32(1), number)
-        sent, local = pipe.encode(key, context, shared, copy.local, apart)
-        q = jax.lax.optimization_barrier(undo(shared, sent).value)  # agents add it by itself, too
+        context = UpdateContext(number, version, jnp.int32(1), number)
+        sent, stage_states = pipe.encode(key, context, server_state, copy.stage_states, apart)
+        q = jax.lax.optimization_barrier(undo(server_state, sent).value)  # agents add it by itself, too
         held = joined(jax.tree.map(jnp.add, those(copy.held, False), q), params)
         size = jnp.asarray(size_bytes((sent.value, those(params, True))), jnp.uint32)
-        return Copy(held, local, copy.number + 1, size)
+        return ServerCopy(held, stage_states, copy.number + 1, size)
 
     return Downlink(init, send)
 
 
-def heard(copy: PyTree, params: Params) -> Params:
+def sent_params(copy: PyTree, params: Params) -> Params:
     """The parameters that agents hear of a server: the copy, or its own if it has none."""
-    return copy.held if isinstance(copy, Copy) else params
+    return copy.held if isinstance(copy, ServerCopy) else params
 
 
 def adopted(copy: PyTree, params: Params) -> PyTree:
     """The copy of a server that took over parameters which its agents are given, too; () if it has none."""
-    return copy._replace(held=params) if isinstance(copy, Copy) else copy
+    return copy._replace(held=params) if isinstance(copy, ServerCopy) else copy
 
 
 def _is_real(x: jax.ShapeDtypeStruct) -> bool:
@@ -145,9 +145,9 @@ def _check_stage(stage: Stage) -> None:
         )
     for does, what in (
         (stage.noise is not None, "adds noise, which the next difference would take back"),
-        (stage.weighs, "changes the weight of an update, and what a server sends has none"),
-        (stage.withholds, "holds updates back, and agents wait for what a server sends"),
-        (stage.guide is not None, "steers local training, and a server trains nothing"),
+        (stage.reweights, "changes the weight of an update, and what a server sends has none"),
+        (stage.skips_uploads, "holds updates back, and agents wait for what a server sends"),
+        (stage.correction is not None, "steers local training, and a server trains nothing"),
         (stage.sums is not None, "keeps a sum over all agents, and a server is one"),
         (stage.finish is not keep_update, "works on what was merged, and nothing is merged on the way down"),
     ):

@@ -13,43 +13,29 @@ With down stages, a commit ends with the copy of the parameters that agents hold
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import field
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from fedrl.core.aggregator import Aggregator, Arrivals, View
-from fedrl.core.checks import check_one_of, check_positive
-from fedrl.core.component import Call, component, record
-from fedrl.core.double import sum_of
-from fedrl.core.errors import UnsoundError
-from fedrl.core.faults import FAULT, fault_of, kept, settled, snapshot, to_send, undone
+from fedrl.core.aggregator import Aggregator, Arrivals
+from fedrl.core.component import Call, record
 from fedrl.core.keys import ServerKeys, TurnKeys
-from fedrl.core.learner import Experience, Learner, differentiate, iterate
-from fedrl.core.reports import check_told, settings_told, statement
-from fedrl.core.stage import Stage, pipeline, zeros_like
-from fedrl.core.subtrees import joined
+from fedrl.core.learner import Experience, Learner
+from fedrl.core.stage import Stage
 from fedrl.core.summation import Summation, exact_sum
-from fedrl.core.types import Broadcast, Context, Hint, Key, Metrics, PyTree, Update
-from fedrl.federation.composition import check_composition
-from fedrl.federation.downlink import Copy, downlink, heard
-from fedrl.federation.parts import Part, adopting, begun_from, divided_optimizer, divided_rule, grouped, periodic
-from fedrl.federation.private import check_private
-
-Carry = TypeVar("Carry")
-
-LEARNER = "learner"
-"""The statistics of an update that its learner counted."""
+from fedrl.core.types import Broadcast, Key, LocalContext, Metrics, PyTree, Update
+from fedrl.federation.downlink import ServerCopy
+from fedrl.federation.parts import Part
 
 
 class ServerState(NamedTuple):
-    """What the server remembers between rounds. `down` is what agents hold of it, () without down stages: a `Copy`."""
+    """What the server remembers between rounds. `down` is the copy that agents hold, () without down stages."""
 
     params: PyTree
-    shared: PyTree
+    stage_states: PyTree
     aggregator: PyTree
     optimizer: PyTree
     version: jax.Array
@@ -64,7 +50,7 @@ class AgentState(NamedTuple):
     """
 
     learner: PyTree
-    local: PyTree
+    stage_states: PyTree
     agent: jax.Array
     steps: jax.Array
     env_params: PyTree
@@ -76,7 +62,7 @@ class Task(NamedTuple):
 
     keys: TurnKeys
     broadcast: Broadcast
-    hint: Hint
+    context: LocalContext
     cohort: jax.Array
 
 
@@ -121,7 +107,7 @@ class Federation:
         server_optimizer: What turns the merged update into a step of the server; None if it adds it up as it is.
         reports: What each agent says about itself in its update, whoever asked for it.
         down_stages: What the difference to the copy that agents hold passes on its way down.
-        renew: `(key, version, Copy, params) -> Copy`, the last step of a commit if there are down stages.
+        renew: `(key, version, ServerCopy, params) -> ServerCopy`, the last step of a commit if there are down stages.
         summation: How updates are added up for a rule of the sum.
     """
 
@@ -147,285 +133,6 @@ class Federation:
     server_optimizer: optax.GradientTransformation | None
     reports: tuple[str, ...]
     down_stages: tuple[Stage, ...] = ()
-    renew: Callable[[Key, jax.Array, Copy, PyTree], Copy] | None = None
+    renew: Callable[[Key, jax.Array, ServerCopy, PyTree], ServerCopy] | None = None
     summation: Summation = field(default_factory=exact_sum)
     call: Call | None = None
-
-
-@component("federation")
-def federate(
-    learner: Learner,
-    aggregator: Aggregator,
-    *stages: Stage,
-    server_opt: optax.GradientTransformation | None = None,
-    local_steps: int = 1,
-    payload: str = "delta",
-    tells: Sequence[str] = (),
-    parts: Sequence[Part] = (),
-    down_stages: Sequence[Stage] = (),
-    summation: Summation | None = None,
-) -> Federation:
-    """Put a learner, an aggregator and the stages of the pipeline together.
-
-    With `payload="delta"`, agents train and send how their parameters changed; the server's optimiser takes the
-    negative mean change for a gradient, so `optax.sgd(1.0)` is FedAvg and `optax.adam(0.01)` is FedAdam.
-    With `payload="gradient"`, agents send the mean gradient of `local_steps` batches at the global parameters and
-    take no step; the server's optimiser does: FedSGD, federated policy gradient.
-
-    With `down_stages`, agents hold a copy c of the parameters x, c <- c + D(C(x - c)) after each commit, and train from
-    c; the server applies their change to x. What C lost is part of the next difference: `fedrl.federation.downlink`.
-
-    Args:
-        learner: What every agent runs.
-        aggregator: How updates are merged.
-        *stages: What an update passes on its way, in order.
-        server_opt: An optax transformation of the merged update; `optax.sgd(1.0)` by default.
-        local_steps: Local iterations of an agent in a round; an agent may do fewer.
-        payload: "delta" or "gradient".
-        tells: What each agent says about itself in its update, beside what the aggregator asks (`fedrl.core.reports`).
-        parts: Parts of the parameters that are merged by a rule, with a server optimiser or in a period of their own:
-            `parts=[part("critic", median()), part("actor", every=5)]`. What is in none of them is merged as said above.
-        down_stages: What the difference to the copy that agents hold passes on its way down, in order: contractions
-            such as `sign()`, `top_k(0.1)` or `quantize(8)`, without error feedback.
-        summation: How updates are added up for a rule of the sum; exactly, in the open, by default.
-
-    Returns:
-        The federation, to be run by an engine.
-
-    Raises:
-        UnsoundError: The parts do not go together.
-        ConfigError: An argument is out of range.
-
-    Reference: McMahan et al. (2017), https://arxiv.org/abs/1602.05629; server optimisers by Reddi et al. (2021),
-        https://arxiv.org/abs/2003.00295; down stages by Tang et al. (2019), https://arxiv.org/abs/1905.05957, and
-        Gruntkowska et al. (2022), https://arxiv.org/abs/2209.15218.
-    """
-    check_positive(local_steps=local_steps)
-    check_one_of(payload, ("delta", "gradient"), "payload")
-    optimizer = optax.sgd(1.0) if server_opt is None else server_opt
-    groups = grouped(learner, parts, aggregator, optimizer, payload)
-    rules = [group.rule for group in groups] or [aggregator]
-    for rule in rules:
-        check_composition(learner, rule, stages, payload, summation)
-    if groups:
-        aggregator, optimizer = divided_rule(groups), divided_optimizer(groups)
-    in_periods = any(group.every > 1 for group in groups)
-    questions = tuple(dict.fromkeys((*aggregator.asks, *tells)))
-    check_told(questions)
-    for rule in rules:
-        check_private(learner, rule, stages, payload, questions, summation)
-    settings_told(questions, learner.environment.params)
-    pipe = periodic(groups, stages, summation) if in_periods else pipeline(stages)
-    guide = _no_guide if pipe.guide is None else pipe.guide
-    assert pipe.decode is not None
-    undo, counts = pipe.decode, learner.statistics
-    down = downlink(learner, down_stages) if down_stages else None
-
-    def init_server(key: Key) -> ServerState:
-        params = learner.params(learner.init(key, learner.environment.params))
-        shared, _ = pipe.init(params)
-        copy = () if down is None else down.init(params)
-        return ServerState(params, shared, aggregator.init(params), optimizer.init(params), jnp.int32(0), copy)
-
-    def init_agent(key: Key, agent: jax.Array, env_params: PyTree, steps: jax.Array) -> AgentState:
-        state = learner.init(key, env_params)
-        _, local = pipe.init(learner.params(state))
-        return AgentState(state, local, agent, steps, env_params, jnp.float32(1.0))
-
-    def broadcast(server: ServerState) -> Broadcast:
-        return Broadcast(heard(server.down, server.params), server.shared, server.version)
-
-    def begin(keys: TurnKeys, sent: Broadcast, agent: AgentState, cohort: jax.Array) -> tuple[Task, AgentState]:
-        hint = Hint(sent.params, _whole(guide(sent.shared, agent.local), sent.params, stages))
-        task = Task(keys, sent, hint, cohort)
-        params, local = sent.params, agent.local
-        if in_periods:
-            params, local = adopting(groups, local, sent.version, params, learner.params(agent.learner))
-        return task, agent._replace(learner=learner.adopt(agent.learner, params), local=local)
-
-    def remember(agent: AgentState) -> AgentState:
-        return snapshot(agent, local_steps * learner.samples)
-
-    def descent(params: PyTree) -> PyTree:
-        return zeros_like(params) if payload == "gradient" else ()
-
-    def work(
-        task: Task, agent: AgentState, total: PyTree, step: jax.Array, experience: Experience | None = None
-    ) -> tuple[AgentState, PyTree, Metrics]:
-        key = jax.random.fold_in(task.keys.training, step)
-        if payload == "gradient":
-            slope, state, metrics = differentiate(learner, key, agent.learner, task.hint, experience)
-            return agent._replace(learner=state), jax.tree.map(jnp.subtract, total, slope), metrics
-        state, metrics = iterate(learner, key, agent.learner, task.hint, experience)
-        return agent._replace(learner=state), total, metrics
-
-    def report(
-        task: Task, before: AgentState, agent: AgentState, total: PyTree, metrics: Metrics
-    ) -> tuple[Update, AgentState, jax.Array]:
-        if payload == "gradient":
-            value = jax.tree.map(lambda s: s / jnp.maximum(agent.steps, 1), total)
-        else:
-            start = begun_from(groups, agent.local, task.broadcast.params) if in_periods else task.broadcast.params
-            value = jax.tree.map(jnp.subtract, learner.params(agent.learner), start)
-        return judged(task, before, value, *encode(task, agent, value, metrics))
-
-    def judged(
-        task: Task, before: AgentState, value: PyTree, update: Update, after: AgentState
-    ) -> tuple[Update, AgentState, jax.Array]:
-        fault = fault_of(before.learner, after.learner, to_send(value, update))
-        own, kept = (before.learner, before.local), (after.learner, after.local)
-        state, local = undone(task.keys.mend, learner.environment, before.env_params, fault, own, kept)
-        weight = jnp.where(fault > 0, jnp.nan, update.weight)
-        return update._replace(weight=weight), after._replace(learner=state, local=local), fault
-
-    def encode(task: Task, agent: AgentState, value: PyTree, metrics: Metrics) -> tuple[Update, AgentState]:
-        version, settings = task.broadcast.version, settings_told(questions, agent.env_params)
-        context = Context(agent.agent, version, task.cohort, agent.steps, metrics, settings, agent.share)
-        weight = (agent.steps * learner.samples).astype(jnp.float32)
-        update = Update(value, weight, version)
-        update, local = pipe.encode(task.keys.encode, context, task.broadcast.shared, agent.local, update)
-        if counts is not None:
-            update = update._replace(statistics={**update.statistics, LEARNER: counts.gathered(agent.learner)})
-        if questions:
-            update = update._replace(report=statement(questions, context, value))
-        return update, agent._replace(local=local)
-
-    def train(
-        keys: TurnKeys,
-        sent: Broadcast,
-        agent: AgentState,
-        cohort: jax.Array,
-        here: jax.Array | bool = True,
-        before: AgentState | None = None,
-    ) -> tuple[Update, AgentState, Metrics]:
-        before = remember(agent) if before is None else before
-        task, agent = begin(keys, sent, agent, cohort)
-        total = descent(sent.params)
-
-        def step(i: jax.Array, carry: tuple[AgentState, PyTree]) -> tuple[tuple[AgentState, PyTree], Metrics]:
-            agent, total, metrics = work(task, *carry, i)
-            return (agent, total), metrics
-
-        if local_steps == 1 and payload == "delta":
-            agent, total, measured = work(task, agent, total, jnp.int32(0))
-            metrics = jax.tree.map(lambda x: x[None], measured)
-        else:
-            (agent, total), metrics = _repeated(step, agent.steps, local_steps, (agent, total))
-        update, agent, fault = report(task, before, agent, total, _summed(metrics))
-        if not isinstance(here, bool):
-            agent = kept(here, agent, before)
-        return update, settled(agent, before), _told_of(fault, metrics)
-
-    def decode(sent: Broadcast, update: Update) -> Update:
-        update = undo(sent.shared, update)
-        return update._replace(weight=aggregator.weigh(update), report=update.report if aggregator.asks else {})
-
-    def aggregate(key: Key, arrivals: Arrivals, server: ServerState, updates: Update) -> tuple[Update, PyTree]:
-        view = View(server.params, server.version)
-        return aggregator.update(key, view, arrivals, server.aggregator, updates._replace(statistics={}))
-
-    def commit(keys: ServerKeys, server: ServerState, merged: Update, memory: PyTree) -> ServerState:
-        if counts is not None:
-            server = server._replace(params=counts.absorb(server.params, merged.statistics[LEARNER]))
-        merged, shared = pipe.finish(keys.finish, server.shared, merged)
-        gradient = jax.tree.map(jnp.negative, merged.value)
-        known = {"version": server.version} if groups else {}
-        step, state = optimizer.update(gradient, server.optimizer, server.params, **known)
-        params = optax.apply_updates(server.params, step)
-        copy = () if down is None else down.send(keys.down, server.version, server.down, params)
-        return ServerState(params, shared, memory, state, server.version + 1, copy)
-
-    def server(keys: ServerKeys, arrivals: Arrivals, state: ServerState, updates: Update) -> ServerState:
-        decoded = jax.vmap(decode, (None, 0))(broadcast(state), updates)
-        merged, memory = aggregate(keys.rule, arrivals, state, decoded)
-        counted = jax.tree.map(sum_of, decoded.statistics)
-        return commit(keys, state, merged._replace(statistics=counted), memory)
-
-    return Federation(
-        init_server=init_server,
-        init_agent=init_agent,
-        broadcast=broadcast,
-        agent=train,
-        server=server,
-        begin=begin,
-        remember=remember,
-        work=work,
-        report=report,
-        descent=descent,
-        decode=decode,
-        aggregate=aggregate,
-        commit=commit,
-        learner=learner,
-        aggregator=aggregator,
-        local_steps=local_steps,
-        stages=stages,
-        parts=tuple(parts),
-        payload=payload,
-        server_optimizer=server_opt,
-        reports=questions,
-        down_stages=tuple(down_stages),
-        renew=None if down is None else down.send,
-        summation=exact_sum() if summation is None else summation,
-    )
-
-
-def _no_guide(shared: PyTree, local: PyTree) -> PyTree:
-    """Of a pipeline that steers nothing."""
-    del shared, local
-
-
-def _whole(correction: PyTree, params: PyTree, stages: Sequence[Stage]) -> PyTree:
-    """The correction of every parameter: zero where a stage steers none, or not those that are not sent.
-
-    Raises:
-        UnsoundError: A stage made something else than parameters before another one steers by what it sees of them.
-    """
-    nothing = zeros_like(params)
-    if correction is None:
-        return nothing
-    try:
-        whole = joined(correction, nothing)
-        fits = jax.tree.map(jnp.shape, whole) == jax.tree.map(jnp.shape, nothing)
-    except ValueError:
-        fits = False
-    if not fits:
-        guiding = next(stage for stage in stages if stage.guide is not None)
-        raise UnsoundError(
-            f"{guiding!r} steers the training of parameters, and a stage before it made something else of them: "
-            f"{jax.tree.structure(correction)}. Put {guiding!r} first, or after stages that only leave parts out."
-        )
-    return whole
-
-
-def _told_of(fault: jax.Array, metrics: Metrics) -> Metrics:
-    """The metrics with the fault; those of a round that came to nothing are zero."""
-    sound = jax.tree.map(lambda x: jnp.where(fault > 0, jnp.zeros_like(x), x), metrics)
-    return sound | {FAULT: fault[None]}
-
-
-def _summed(metrics: Metrics) -> Metrics:
-    """Over local steps."""
-    return jax.tree.map(lambda x: x.sum(0), metrics)
-
-
-def _repeated(
-    step: Callable[[jax.Array, Carry], tuple[Carry, Metrics]], steps: jax.Array, most: int, carry: Carry
-) -> tuple[Carry, Metrics]:
-    """So many local steps in a row; each metric has a leading axis of `most`, zero from the last step on.
-
-    Over a block of agents the loop ends with whoever has most to do, and the others stand still from their own last
-    step on. So one program serves rounds of any length, and a short one is short. If `steps` is one number for all of
-    the block (no batched axis under `vmap`), nobody stands still, and nothing is selected.
-    """
-    measured = jax.eval_shape(step, jnp.int32(0), carry)[1]
-    nothing = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), measured)
-
-    def proceed(under_way: tuple[jax.Array, Carry, Metrics]) -> tuple[jax.Array, Carry, Metrics]:
-        i, carry, rows = under_way
-        carry, metrics = step(i, carry)
-        return i + 1, carry, jax.tree.map(lambda row, x: row.at[i].set(x), rows, metrics)
-
-    _, carry, metrics = jax.lax.while_loop(
-        lambda under_way: under_way[0] < steps, proceed, (jnp.int32(0), carry, nothing)
-    )
-    return carry, metrics

@@ -36,7 +36,7 @@ def crossing(federation: Federation, key: Key, env_params: PyTree) -> Crossing:
 
     >>> import jax
     >>> from fedrl.aggregators import mean
-    >>> from fedrl.federation.federation import federate
+    >>> from fedrl.federation.federate import federate
     >>> from fedrl.environments import cartpole
     >>> from fedrl.learners import reinforce
     >>> federation = federate(reinforce(cartpole()), mean())

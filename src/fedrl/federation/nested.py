@@ -21,7 +21,7 @@ from fedrl.core.faults import FAULT
 from fedrl.core.keys import server_below, turn_below
 from fedrl.core.learner import Experience, Learner, nothing_gathered, same_stream
 from fedrl.core.replay import Replay
-from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
+from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.federation.downlink import adopted
 from fedrl.federation.federation import AgentState, Federation, ServerState
 from fedrl.federation.private import private_parts
@@ -61,7 +61,7 @@ def as_learner(federation: Federation, agents: int) -> Learner:
         raise UnsoundError(
             f"{learner!r} counts statistics. They add up among the agents of one server, and the outer federation "
             "would average them. Use a learner without them, or let every agent keep its own: "
-            "personal(learner, keep=['moments'])."
+            "personal(learner, local=['moments'])."
         )
     for part in private_parts(federation.stages, federation.summation):
         raise UnsoundError(
@@ -87,8 +87,10 @@ def as_learner(federation: Federation, agents: int) -> Learner:
         each = jax.vmap(federation.init_agent, (0, 0, axis, 0))(keys, jnp.arange(agents), env_params, steps)
         return NestedState(server, _renamed(each, Replay, Rings))
 
-    def learn(key: Key, state: NestedState, experience: Experience, hint: Hint) -> tuple[NestedState, Metrics]:
-        del experience, hint  # the agents gather their own, and hear their own server only
+    def learn(
+        key: Key, state: NestedState, experience: Experience, context: LocalContext
+    ) -> tuple[NestedState, Metrics]:
+        del experience, context  # the agents gather their own, and hear their own server only
         sent = federation.broadcast(state.server)
         for_server, for_agents = jax.random.split(key)
         turns = jax.vmap(turn_below)(jax.random.split(for_agents, agents))
@@ -115,7 +117,7 @@ def as_learner(federation: Federation, agents: int) -> Learner:
         split_key=same_stream,  # each agent derives its own
         probabilities=learner.probabilities,
         measures=learner.measures,
-        discount=learner.discount,
+        gamma=learner.gamma,
     )
 
 

@@ -32,7 +32,7 @@ from fedrl.core.learner import Learner
 from fedrl.core.stage import Stage, pipeline
 from fedrl.core.subtrees import belonging, check_parts
 from fedrl.core.summation import Summation, hidden
-from fedrl.core.types import Context, Key, Params, PyTree, Update
+from fedrl.core.types import Key, Params, PyTree, Update, UpdateContext
 from fedrl.wire.codec import travels_if
 
 
@@ -42,7 +42,7 @@ class Part:
 
     of: str
     aggregator: Aggregator | None
-    server_opt: optax.GradientTransformation | None
+    server_optimizer: optax.GradientTransformation | None
     every: int
     call: Call | None = None
 
@@ -51,7 +51,7 @@ class Part:
 def part(
     of: str,
     aggregator: Aggregator | None = None,
-    server_opt: optax.GradientTransformation | None = None,
+    server_optimizer: optax.GradientTransformation | None = None,
     every: int = 1,
 ) -> Part:
     """A part of the parameters that meets by a rule, with a server optimiser and in a period of its own.
@@ -59,8 +59,8 @@ def part(
     Args:
         of: Which, as a path such as "actor", "critic" or "actor/-1"; see `fedrl.core.subtrees`.
         aggregator: The rule that merges it; the federation's by default.
-        server_opt: What the server does with the merged change; as the federation's by default, with a memory of its
-            own.
+        server_optimizer: What the server does with the merged change; as the federation's by default, with a memory of
+            its own.
         every: Merge it in each version whose number, counted from 1, this divides.
 
     Raises:
@@ -71,7 +71,7 @@ def part(
     (part('critic', aggregator=median()), part('actor', every=5))
     """
     check_positive(every=every)
-    return Part(of, aggregator, server_opt, every)
+    return Part(of, aggregator, server_optimizer, every)
 
 
 class Group(NamedTuple):
@@ -128,7 +128,7 @@ def grouped(
                     "merged twice. Leave one of them out, or name smaller parts."
                 )
     found = [
-        Group(tuple(mine), each.aggregator or aggregator, each.server_opt or optimizer, each.every)
+        Group(tuple(mine), each.aggregator or aggregator, each.server_optimizer or optimizer, each.every)
         for mine, each in zip(inside, parts, strict=True)
     ]
     rest = tuple(not any(at) for at in zip(*inside, strict=True))
@@ -164,7 +164,7 @@ def divided_rule(groups: Sequence[Group]) -> Aggregator:
     """
     rules = [group.rule for group in groups]
     alike = all(rule.weigh is rules[0].weigh for rule in rules)
-    summed = alike and all(rule.sees == "sum" for rule in rules)
+    summed = alike and all(rule.needs == "sum" for rule in rules)
 
     def update(key: Key, view: View, arrivals: Arrivals, state: PyTree, updates: Update) -> tuple[Update, PyTree]:
         values, after = [], []
@@ -183,9 +183,9 @@ def divided_rule(groups: Sequence[Group]) -> Aggregator:
         update=update,
         init=lambda params: tuple(group.rule.init(group.of(params)) for group in groups),
         weigh=rules[0].weigh if alike else by_samples,
-        sees="sum" if summed else "each",
-        asks=tuple(dict.fromkeys(name for rule in rules for name in rule.asks)),
-        unit=rules[0].unit if alike else lambda samples: samples,
+        needs="sum" if summed else "each",
+        requested=tuple(dict.fromkeys(name for rule in rules for name in rule.requested)),
+        weight_scale=rules[0].weight_scale if alike else lambda samples: samples,
         divides_by=rules[0].divides_by if alike and len({rule.divides_by for rule in rules}) == 1 else None,
         agents=min((rule.agents for rule in rules if rule.agents is not None), default=None),
     )
@@ -242,14 +242,14 @@ def periodic(groups: Sequence[Group], stages: Sequence[Stage], summation: Summat
             reason="private",
         )
     for stage in stages:
-        busy = stage.guide is not None or stage.sums is not None or stage.weighs
+        busy = stage.correction is not None or stage.sums is not None or stage.reweights
         if busy or stage.noise is not None:
             raise UnsoundError(
                 f"{stage!r} steers, weighs or adds noise to what agents send in every round, and a part with a "
                 f"period above 1 is not sent in every round. Leave {stage!r} out, or let every part have the period 1.",
                 reason="private",
             )
-        if stage.withholds:
+        if stage.skips_uploads:
             raise UnsoundError(
                 f"{stage!r} decides when to send, and so does the period of a part. Leave one of them out.",
                 reason="private",
@@ -261,43 +261,51 @@ def periodic(groups: Sequence[Group], stages: Sequence[Stage], summation: Summat
     def init(params: Params) -> tuple[PyTree, PyTree]:
         pairs = [inner.init(group.of(params)) for group in groups]
         adopted = tuple(group.of(params) if group.every > 1 else () for group in groups)
-        return tuple(shared for shared, _ in pairs), (tuple(local for _, local in pairs), jnp.int32(-1), adopted)
+        return tuple(server_state for server_state, _ in pairs), (
+            tuple(agent_state for _, agent_state in pairs),
+            jnp.int32(-1),
+            adopted,
+        )
 
-    def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
+    def encode(
+        key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
+    ) -> tuple[Update, PyTree]:
         values, after = [], []
         for i, group in enumerate(groups):
             own, due = update._replace(value=group.of(update.value)), group.due(context.version)
-            sent, memory = inner.encode(jax.random.fold_in(key, i), context, shared[i], local[0][i], own)
+            sent, memory = inner.encode(jax.random.fold_in(key, i), context, server_state[i], agent_state[0][i], own)
             values.append(sent.value if group.every == 1 else Due(due, sent.value))
-            after.append(_if_due(group, due, memory, local[0][i]))
-        return update._replace(value=tuple(values)), (tuple(after), context.version, local[2])
+            after.append(_if_due(group, due, memory, agent_state[0][i]))
+        return update._replace(value=tuple(values)), (tuple(after), context.version, agent_state[2])
 
-    def decode(shared: PyTree, update: Update) -> Update:
+    def decode(server_state: PyTree, update: Update) -> Update:
         values = []
         for i, (group, sent) in enumerate(zip(groups, update.value, strict=True)):
             due, value = (True, sent) if group.every == 1 else (sent.due, sent.value)
-            found = read(shared[i], update._replace(value=value)).value
+            found = read(server_state[i], update._replace(value=value)).value
             values.append(_if_due(group, due, found, jax.tree.map(jnp.zeros_like, found)))
         return update._replace(value=joined(values))
 
-    def finish(key: Key, shared: PyTree, update: Update) -> tuple[Update, PyTree]:
+    def finish(key: Key, server_state: PyTree, update: Update) -> tuple[Update, PyTree]:
         values, after = [], []
         for i, group in enumerate(groups):
             own, due = update._replace(value=group.of(update.value)), group.due(update.version)
-            merged, kept = inner.finish(jax.random.fold_in(key, i), shared[i], own)
+            merged, kept = inner.finish(jax.random.fold_in(key, i), server_state[i], own)
             values.append(merged.value)
-            after.append(_if_due(group, due, kept, shared[i]))
+            after.append(_if_due(group, due, kept, server_state[i]))
         return update._replace(value=joined(values)), tuple(after)
 
     return Stage(encode, init, decode=decode, finish=finish)
 
 
-def adopting(groups: Sequence[Group], local: PyTree, version: Any, sent: Params, own: Params) -> tuple[Params, PyTree]:
+def adopting(
+    groups: Sequence[Group], agent_state: PyTree, version: Any, sent: Params, own: Params
+) -> tuple[Params, PyTree]:
     """What an agent goes on from: of each group what it is sent, if that was merged since it heard a version last.
 
     Also returns what it remembers then.
     """
-    (memory, last, before), found, adopted = local, [], []
+    (memory, last, before), found, adopted = agent_state, [], []
     for group, old in zip(groups, before, strict=True):
         fresh = (last < 0) | (last // group.every != version // group.every)
         found.append(_if_due(group, fresh, group.of(sent), group.of(own)))
@@ -305,9 +313,11 @@ def adopting(groups: Sequence[Group], local: PyTree, version: Any, sent: Params,
     return joined(found), (memory, last, tuple(adopted))
 
 
-def begun_from(groups: Sequence[Group], local: PyTree, sent: Params) -> Params:
+def begun_from(groups: Sequence[Group], agent_state: PyTree, sent: Params) -> Params:
     """What the change of each group is counted from: what its agent adopted last."""
-    return joined([group.of(sent) if group.every == 1 else old for group, old in zip(groups, local[2], strict=True)])
+    return joined(
+        [group.of(sent) if group.every == 1 else old for group, old in zip(groups, agent_state[2], strict=True)]
+    )
 
 
 def _if_due(group: Group, due: Any, new: PyTree, old: PyTree) -> PyTree:

@@ -19,7 +19,7 @@ from fedrl.core.replay import Replay
 from fedrl.core.reports import nothing_measured
 from fedrl.core.stage import Noise, Stage, pipeline
 from fedrl.core.summation import Summation, hidden
-from fedrl.core.types import Context, Key, Params, PyTree, Update
+from fedrl.core.types import Key, Params, PyTree, Update, UpdateContext
 from fedrl.wire.codec import varies
 
 CLEAR, UNBOUNDED = "in the clear", "unbounded"
@@ -77,25 +77,25 @@ def _check_beside(
     if learner.statistics is not None:
         raise UnsoundError(
             f"{learner!r} counts statistics, which are sent in the clear beside all stages, and {private!r} covers the "
-            f"value of an update alone.{inside} Let every agent keep its own, personal(learner, keep=['moments']), or "
+            f"value of an update alone.{inside} Let every agent keep its own, personal(learner, local=['moments']), or "
             f"leave {private!r} out.",
             reason=CLEAR,
         )
     if reports:
-        asking = f"{aggregator!r} asks for it" if set(reports) & set(aggregator.asks) else "something asks for it"
+        asking = f"{aggregator!r} asks for it" if set(reports) & set(aggregator.requested) else "something asks for it"
         raise UnsoundError(
             f"Agents tell {list(reports)} in the clear, since {asking}, and {private!r} covers the value of an update "
             f"alone. Use a rule, a selection and local steps that ask for nothing, or leave {private!r} out.",
             reason=CLEAR,
         )
     for stage in stages:
-        if stage.withholds:
+        if stage.skips_uploads:
             raise UnsoundError(
                 f"{stage!r} sends an update or none as the data have it, which {private!r} does not cover, and says in "
                 f"one round what several were bounded for. Leave {stage!r} out.",
                 reason=CLEAR,
             )
-        if stage.weighs:
+        if stage.reweights:
             raise UnsoundError(
                 f"{stage!r} makes the weight of an update depend on its agent, in the clear, and {private!r} covers "
                 f"the value of an update alone. Leave {stage!r} out.",
@@ -167,15 +167,15 @@ def _check_between(stages: Sequence[Stage], begins: int, at: int, ends: int) -> 
     stage, noise = stages[at], stages[at].noise
     by_agent = noise is not None and noise.at == "agent"
     for each in stages[begins + 1 : at]:
-        if each.expands:
+        if each.may_increase_norm:
             raise UnsoundError(
                 f"{each!r} comes between {stages[begins]!r} and {stage!r}, and may enlarge the update, so the noise "
                 f"would not cover it. Put {each!r} before {stages[begins]!r}.",
                 reason=UNBOUNDED,
             )
     for each in stages[at + 1 : ends]:
-        if each.expands or (by_agent and each.clips is not None):
-            does = "may enlarge the update" if each.expands else "scales the noise down with the update"
+        if each.may_increase_norm or (by_agent and each.clips is not None):
+            does = "may enlarge the update" if each.may_increase_norm else "scales the noise down with the update"
             raise UnsoundError(
                 f"{each!r} comes after {stage!r}, whose noise is for the sum, and {does}, so the noise would not cover "
                 f"it. Put it before {stages[begins]!r}, or leave it out.",
@@ -215,7 +215,7 @@ def _check_trajectories(learner: Learner, stages: Sequence[Stage], payload: str,
         )
     ends = len(stages) if summed else at
     for each in stages[:ends]:
-        if each.decode is not None or each.expands:
+        if each.decode is not None or each.may_increase_norm:
             raise UnsoundError(
                 f"{each!r} works on updates before the noise of {stage!r} is added, and one trajectory may change by "
                 f"more than {noise.clip:g} what it makes of them. Put it after noise that agents add, or leave it out.",
@@ -244,7 +244,7 @@ def _after(stages: Sequence[Stage], like: Params) -> PyTree:
     pipe, number = pipeline(stages), jnp.int32(0)
 
     def encoded(key: Key, value: Params) -> PyTree:
-        context = Context(number, number, number, number, nothing_measured())
+        context = UpdateContext(number, number, number, number, nothing_measured())
         return pipe.encode(key, context, *pipe.init(value), Update(value, jnp.float32(0.0), number))[0].value
 
     made: PyTree = jax.eval_shape(encoded, jax.random.key(0), like)

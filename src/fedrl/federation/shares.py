@@ -21,5 +21,5 @@ def shares(federation: Federation, steps: Int[np.ndarray, " agents"]) -> Float32
         steps: Local steps of every agent.
     """
     aggregator, samples = federation.aggregator, federation.learner.samples
-    weights = np.array([aggregator.unit(float(count * samples)) for count in steps], np.float64)
+    weights = np.array([aggregator.weight_scale(float(count * samples)) for count in steps], np.float64)
     return np.asarray(weights / weights.sum(), np.float32)

@@ -64,7 +64,7 @@ def outgoing(federation: Federation, update: Update | None = None) -> list[Outgo
         update: The shapes of an encoded update, if they are known.
 
     >>> from fedrl.aggregators import mean
-    >>> from fedrl.federation.federation import federate
+    >>> from fedrl.federation.federate import federate
     >>> from fedrl.environments import gridworld
     >>> from fedrl.learners import q_table
     >>> from fedrl.stages import quantize
@@ -78,8 +78,8 @@ def outgoing(federation: Federation, update: Update | None = None) -> list[Outgo
         settings = federation.learner.environment.params
         update = jax.eval_shape(lambda key, of: crossing(federation, key, of).update, jax.random.key(0), settings)
     stages = federation.stages
-    weighing = [stage for stage in stages if stage.weighs]
-    withholding = [stage for stage in stages if stage.withholds]
+    weighing = [stage for stage in stages if stage.reweights]
+    withholding = [stage for stage in stages if stage.skips_uploads]
     changing = varies(update)
 
     def leaving(name: str, what: Any, protected_by: str = NOTHING, note: str = "") -> Outgoing:

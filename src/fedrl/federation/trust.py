@@ -50,8 +50,8 @@ def weight_of(federation: Federation, steps: int) -> float:
 def _weight(federation: Federation, said: float, steps: int) -> str:
     expected, low, high = weight_of(federation, steps), 1.0, 1.0
     for stage in federation.stages:
-        if stage.weighs is not None:
-            low, high = low * stage.weighs[0], high * stage.weighs[1]
+        if stage.reweights is not None:
+            low, high = low * stage.reweights[0], high * stage.reweights[1]
     if not expected * low * (1.0 - ROUNDING) <= said <= expected * high * (1.0 + ROUNDING):
         allowed = f"{expected:g}" if low == high == 1.0 else f"{expected * low:g} to {expected * high:g}"
         return f"its weight is {said:g}, and {allowed} follows from the {steps} local steps that were ordered"

@@ -121,7 +121,7 @@ def wire_digest(federation: Federation, setting: PyTree) -> WireDigest:
             captures an open file. It names that.
 
     >>> from fedrl.aggregators import mean
-    >>> from fedrl.federation.federation import federate
+    >>> from fedrl.federation.federate import federate
     >>> from fedrl.environments import cartpole
     >>> from fedrl.learners import adam, ppo
     >>> from fedrl.stages import top_k
@@ -198,10 +198,10 @@ def from_json(data: object) -> WireDigest:
     whole = _table(data, ("format", "parts", "versions"), "The digest of the other end")
     if type(whole["format"]) is not int or whole["format"] != FORMAT:
         raise _refusal("The format of the digest", whole["format"], f"{FORMAT}, as here")
-    told = _table(whole["parts"], PARTS, "The parts of the digest")
+    parts = _table(whole["parts"], PARTS, "The parts of the digest")
     versions = _table(whole["versions"], VERSIONS, "The versions in the digest")
     return WireDigest(
-        {name: _entries(told[name], name) for name in PARTS},
+        {name: _entries(parts[name], name) for name in PARTS},
         {name: _text(versions[name], f"The version of {name}") for name in VERSIONS},
     )
 

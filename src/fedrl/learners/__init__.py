@@ -5,33 +5,33 @@ from fedrl.learners.algorithms.ppo import ppo
 from fedrl.learners.algorithms.q_table import q_table
 from fedrl.learners.algorithms.reinforce import reinforce
 from fedrl.learners.parts.networks import mlp, network
-from fedrl.learners.parts.optimizers import adam, chain, corrected, proximal, rmsprop, sgd
-from fedrl.learners.wrappers.acceptance import gated
-from fedrl.learners.wrappers.embedding import adapting, embedded
-from fedrl.learners.wrappers.interpolation import apfl, interpolated
+from fedrl.learners.parts.optimizers import adam, add_correction, chain, fedprox, rmsprop, sgd
+from fedrl.learners.wrappers.acceptance import accept_if_better
+from fedrl.learners.wrappers.embedding import freeze_except, with_embedding
+from fedrl.learners.wrappers.interpolation import apfl, interpolate
 from fedrl.learners.wrappers.mixture import mixture
 from fedrl.learners.wrappers.normalize import normalize
 from fedrl.learners.wrappers.personal import personal
 
 __all__ = [
     "a2c",
+    "accept_if_better",
     "adam",
-    "adapting",
+    "add_correction",
     "apfl",
     "chain",
-    "corrected",
-    "embedded",
-    "gated",
-    "interpolated",
+    "fedprox",
+    "freeze_except",
+    "interpolate",
     "mixture",
     "mlp",
     "network",
     "normalize",
     "personal",
     "ppo",
-    "proximal",
     "q_table",
     "reinforce",
     "rmsprop",
     "sgd",
+    "with_embedding",
 ]

@@ -276,7 +276,7 @@ def _default_paths(name: str) -> Iterator[Path]:
         yield Path("runs") / (stem if i == 1 else f"{stem}~{i}")
 
 
-def opened(path: Path) -> RunFolder:
+def open_folder(path: Path) -> RunFolder:
     """The folder of an earlier run, to read.
 
     Raises:
@@ -287,13 +287,13 @@ def opened(path: Path) -> RunFolder:
     return RunFolder(path)
 
 
-def reopened(path: Path) -> RunFolder:
+def reopen_folder(path: Path) -> RunFolder:
     """The folder of an earlier run, to go on writing in it; for use in a `with`.
 
     Raises:
         RunError: It holds none, another process writes to it, or it can't be written to.
     """
-    opened(path)
+    open_folder(path)
     held = hold(path)
     for place in (path, path / CHECKPOINTS):
         tidy(place)

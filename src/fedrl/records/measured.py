@@ -29,10 +29,10 @@ def title_of(name: str, measure: MeasureResult) -> str:
     'agents compute, s per round'
     """
     unit = " ".join(filter(None, (measure["unit"], f"per {measure['per']}" if measure["per"] else "")))
-    return f"{words(name)}, {unit}" if unit else words(name)
+    return f"{readable(name)}, {unit}" if unit else readable(name)
 
 
-def words(name: str) -> str:
+def readable(name: str) -> str:
     """A name in a sentence."""
     return name.replace("_", " ")
 

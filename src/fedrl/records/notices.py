@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedrl.records import AFTERWARDS
+from fedrl.records import WITHOUT_ROUNDS
 from fedrl.records.formatting import short
 from fedrl.records.rejections import NOTHING_MERGED, kind_of
 
@@ -20,8 +20,8 @@ def notices_of(summary: Mapping[str, Any]) -> list[str]:
     Args:
         summary: As in `summary.json`; that of an older run has none of this.
     """
-    refusals = summary.get("refusals") or {}
-    return [*unmerged_in(summary), *_total(refusals), *_refused(refusals), *_left_out(summary)]
+    rejections = summary.get("rejections") or {}
+    return [*unmerged_in(summary), *_total(rejections), *_refused(rejections), *_left_out(summary)]
 
 
 TOO_FEW = "in no round did as many updates arrive as the quorum of its schedule"
@@ -29,7 +29,7 @@ TOO_FEW = "in no round did as many updates arrive as the quorum of its schedule"
 
 def unmerged_in(summary: Mapping[str, Any]) -> list[str]:
     """A sentence if there are seeds in which the federation never merged anything."""
-    found = (summary.get("refusals") or {}).get("federated") or {}
+    found = (summary.get("rejections") or {}).get("federated") or {}
     seeds = found.get("unmerged") or []
     if not seeds:
         return []
@@ -54,8 +54,8 @@ def _words(method: str) -> str:
     return "held-out environments" if method == "held_out" else method.replace("_", " ")
 
 
-def _total(refusals: Mapping[str, Any]) -> list[str]:
-    counts = {method: found["updates"] for method, found in refusals.items() if found["updates"]}
+def _total(rejections: Mapping[str, Any]) -> list[str]:
+    counts = {method: found["updates"] for method, found in rejections.items() if found["updates"]}
     if not counts:
         return []
     each = ", ".join(f"{many:,} of {_words(method)}" for method, many in counts.items())
@@ -63,10 +63,10 @@ def _total(refusals: Mapping[str, Any]) -> list[str]:
     return [f"{whole:,} update{'' if whole == 1 else 's'} refused: {each}."]
 
 
-def _refused(refusals: Mapping[str, Any]) -> list[str]:
+def _refused(rejections: Mapping[str, Any]) -> list[str]:
     """Whose and why, agents alike in one line; and what the server passed over."""
     lines = []
-    for method, found in refusals.items():
+    for method, found in rejections.items():
         alike: dict[tuple[int, int, str], list[int]] = {}
         reasons = {agent["id"]: agent["reason"] for agent in found["agents"]}
         for agent in found["agents"]:
@@ -75,7 +75,7 @@ def _refused(refusals: Mapping[str, Any]) -> list[str]:
         for (rounds, updates, _), ids in ordered[:MOST_LINES]:
             who = "" if method == "centralised" else f"{named(ids)} "
             often = f"in {rounds:,} of {found['rounds']:,} rounds" + (f", {updates:,} times" * (updates != rounds))
-            often = ("once" if updates == 1 else f"{updates:,} times") if method in AFTERWARDS else often
+            often = ("once" if updates == 1 else f"{updates:,} times") if method in WITHOUT_ROUNDS else often
             lines.append(f"{_words(method)}: {who}refused {often}: {reasons[ids[0]]}")
         hidden = sum(len(ids) for _, ids in ordered[MOST_LINES:])
         if hidden:
@@ -99,13 +99,13 @@ def _left_out(summary: Mapping[str, Any]) -> list[str]:
     for (what, agents, seeds, reason, unseen), methods in alike.items():
         thing = "environment" if unseen else "agent"
         where = "" if len(seeds) == len(summary.get("seeds") or ()) else f" in {named(seeds, 'seed')}"
-        told = {
+        text = {
             "return": f"no return of {named(agents, thing)}",
             "policy": f"made without {named(agents, thing)}",
             "everything": "no result",
         }[what]
         pooled = _pooled(summary) if "centralised" in methods and what == "everything" else ""
-        lines.append(f"{', '.join(map(_words, methods))}: {told}{where}: {reason}{pooled}")
+        lines.append(f"{', '.join(map(_words, methods))}: {text}{where}: {reason}{pooled}")
     for method, both in (summary.get("compared") or {}).items():
         ours, theirs = short(both["federated"]["mean"]), short(both["baseline"]["mean"])
         of = "agent" if both["agents"] == 1 else "agents"
@@ -116,6 +116,6 @@ def _left_out(summary: Mapping[str, Any]) -> list[str]:
 
 def _pooled(summary: Mapping[str, Any]) -> str:
     """Which agents' data may have spoilt those of all: those that the federation always refused."""
-    found = (summary.get("refusals") or {}).get("federated") or {}
+    found = (summary.get("rejections") or {}).get("federated") or {}
     always = [agent["id"] for agent in found.get("agents") or [] if agent["rounds"] == found["rounds"]]
     return f"; it pools the data of all, those of {named(always)} too" if always else ""

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from fedrl.engines.state import Round
-from fedrl.records import Refused, RefusedAgent, RefusedUpdates
+from fedrl.engines.state import RoundResult
+from fedrl.records import RejectedAgent, RejectedEvent, RejectedUpdates
 
 WARNED_OF = 2
 """Refusals in a row after which a warning is due: the first may have been a fault that has passed."""
@@ -25,14 +25,14 @@ NOTHING_MERGED = "nothing was ever merged"
 UNLEARNED = "it learned nothing, refused in every round"
 
 
-def refusals_in(seen: Round) -> dict[str, list[int]]:
+def rejections_in(seen: RoundResult) -> dict[str, list[int]]:
     """The refused agents of a round by the reason, in the order in which they were refused.
 
     On a virtual clock an agent is in it once for each of its refused updates.
     """
     found: dict[str, list[int]] = {}
-    for refusal in seen.refused:
-        found.setdefault(refusal.reason, []).append(int(refusal.agent))
+    for rejection in seen.rejected:
+        found.setdefault(rejection.reason, []).append(int(rejection.agent))
     return found
 
 
@@ -52,14 +52,14 @@ class History:
     Attributes:
         method: Which.
         seed: Of the run.
-        talk: Whether anything is merged at all.
+        communicates: Whether anything is merged at all.
         rounds: How many have gone by.
         merged: Those in which anything was merged.
     """
 
     method: str
     seed: int
-    talk: bool
+    communicates: bool
     rounds: int = 0
     merged: int = 0
     _refused: Counter[int] = field(default_factory=Counter)  # rounds
@@ -69,18 +69,18 @@ class History:
     _warnings: int = 0
 
     @classmethod
-    def of(cls, method: str, seed: int, talk: bool, records: Iterable[Mapping[str, Any]]) -> History:
+    def of(cls, method: str, seed: int, communicates: bool, records: Iterable[Mapping[str, Any]]) -> History:
         """That of the rounds before a resumption; nobody is warned of them again.
 
         Records do not say who sat a round out: whoever was not refused in it begins a new row.
         """
-        history = cls(method, seed, talk)
+        history = cls(method, seed, communicates)
         for record in records:
             if record["method"] == method and record["seed"] == seed:
                 history.add(record)
         return history
 
-    def add(self, record: Mapping[str, Any], steps: np.ndarray | None = None) -> list[Refused]:
+    def add(self, record: Mapping[str, Any], steps: np.ndarray | None = None) -> list[RejectedEvent]:
         """A round has ended.
 
         Args:
@@ -92,16 +92,16 @@ class History:
         """
         self.rounds += 1
         self.merged += record.get("merged", True)
-        refused = record.get("refusals") or {}
-        counts = Counter(agent for agents in refused.values() for agent in agents)
+        rejected = record.get("rejections") or {}
+        counts = Counter(agent for agents in rejected.values() for agent in agents)
         for agent in [a for a in self._in_a_row if a not in counts and (steps is None or steps[a] > 0)]:
             del self._in_a_row[agent]
         self._refused.update(counts.keys())
         self._in_a_row.update(counts)
-        self._reasons |= {agent: reason for reason, agents in refused.items() for agent in agents}
+        self._reasons |= {agent: reason for reason, agents in rejected.items() for agent in agents}
         due = {a for a in counts if self._in_a_row[a] >= WARNED_OF} - self._warned
         self._warned |= due
-        warnings: list[Refused] = []
+        warnings: list[RejectedEvent] = []
         together: dict[str, list[int]] = {}
         for agent in sorted(due):
             together.setdefault(kind_of(self._reasons[agent]), []).append(agent)
@@ -109,7 +109,7 @@ class History:
             self._warnings += 1
             warnings.append(
                 {
-                    "event": "refused",
+                    "event": "rejected",
                     "method": self.method,
                     "seed": self.seed,
                     "round": int(record["round"]),
@@ -128,31 +128,31 @@ class History:
     @property
     def failed(self) -> str:
         """Why there is nothing that all agents could act with; empty if there is."""
-        return NOTHING_MERGED if self.talk and self.rounds and not self.merged else ""
+        return NOTHING_MERGED if self.communicates and self.rounds and not self.merged else ""
 
 
-def refusals_of(records: Sequence[Mapping[str, Any]]) -> dict[str, RefusedUpdates]:
+def rejections_of(records: Sequence[Mapping[str, Any]]) -> dict[str, RejectedUpdates]:
     """Of each method in which an update was refused, a round passed over, or a seed merged nothing."""
-    found: dict[str, RefusedUpdates] = {}
+    found: dict[str, RejectedUpdates] = {}
     for method in dict.fromkeys(str(record["method"]) for record in records):
         of_it = [record for record in records if record["method"] == method]
-        told = _refused_of(of_it)
-        if told["updates"] or told["skipped"] or told["unmerged"]:
-            found[method] = told
+        text = _refused_of(of_it)
+        if text["updates"] or text["skipped"] or text["unmerged"]:
+            found[method] = text
     return found
 
 
-def _refused_of(records: Sequence[Mapping[str, Any]]) -> RefusedUpdates:
+def _refused_of(records: Sequence[Mapping[str, Any]]) -> RejectedUpdates:
     updates: Counter[int] = Counter()
     rounds: Counter[int] = Counter()
     reasons: dict[int, str] = {}
     for record in records:
-        refused = record.get("refusals") or {}
-        here = Counter(agent for agents in refused.values() for agent in agents)
+        rejected = record.get("rejections") or {}
+        here = Counter(agent for agents in rejected.values() for agent in agents)
         updates.update(here)
         rounds.update(here.keys())
-        reasons |= {agent: reason for reason, agents in refused.items() for agent in agents}
-    agents: list[RefusedAgent] = [
+        reasons |= {agent: reason for reason, agents in rejected.items() for agent in agents}
+    agents: list[RejectedAgent] = [
         {"id": k, "updates": updates[k], "rounds": rounds[k], "reason": reasons[k]} for k in sorted(updates)
     ]
     merged: dict[int, bool] = {}
@@ -160,7 +160,7 @@ def _refused_of(records: Sequence[Mapping[str, Any]]) -> RefusedUpdates:
         merged[record["seed"]] = merged.get(record["seed"], False) or record.get("merged", True)
     skipped = [record["skipped"] for record in records if record.get("skipped")]
     return {
-        "updates": sum(int(record.get("refused") or 0) for record in records),
+        "updates": sum(int(record.get("rejected") or 0) for record in records),
         "rounds": len(records),
         "agents": agents,
         "skipped": len(skipped),

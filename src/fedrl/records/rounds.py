@@ -7,7 +7,7 @@ from typing import NotRequired, TypedDict
 Returned = TypedDict("Returned", {"return": float | None})  # a keyword, hence not a class
 
 
-class Exchange(TypedDict, total=False):
+class Communication(TypedDict, total=False):
     """How agents met in a round: without a server, with a tree of them, on a budget, or on a virtual clock.
 
     Attributes:
@@ -18,11 +18,11 @@ class Exchange(TypedDict, total=False):
             the whole copy.
         levels: Of a tree, `[bytes up, bytes down]` over the links of each level, from the agents on.
         latency_s: Of a tree, how long the messages of the round take.
-        admitted: On a budget of bytes, the agents whose updates were sent.
+        selected: On a budget of bytes, the agents whose updates were sent.
         time_s: Seconds on the virtual clock since the run began.
         arrived: On a clock, updates that arrived in the round.
-        lost: On a clock, turns that came to nothing: their agents dropped out, left, restarted, or hung.
-        late: On a clock, agents that were called back because the server had merged without them.
+        dropped: On a clock, turns that came to nothing: their agents dropped out, left, restarted, or hung.
+        cancelled: On a clock, agents that were called back because the server had merged without them.
         staleness: On a clock, or with delays, versions that the merged updates were behind, on average.
         hung: On a clock, turns that hang, counted as they begin; left out, as the next three, if there are none.
         restarted: On a clock, turns in which an agent's process restarted; they are among the lost.
@@ -36,11 +36,11 @@ class Exchange(TypedDict, total=False):
     whole_copies: int
     levels: list[list[int]]
     latency_s: float
-    admitted: list[int]
+    selected: list[int]
     time_s: float
     arrived: int
-    lost: int
-    late: int
+    dropped: int
+    cancelled: int
     staleness: float
     hung: int
     restarted: int
@@ -48,14 +48,14 @@ class Exchange(TypedDict, total=False):
     malformed: int
 
 
-class UpdateSpread(TypedDict):
+class UpdateDissimilarity(TypedDict):
     """How much the updates of a round differ from agent to agent, see `fedrl.engines.dissimilarity`."""
 
     dispersion: float
     cosine: float
 
 
-class RoundRecord(Returned, Exchange):
+class RoundRecord(Returned, Communication):
     """One round of one method with one seed.
 
     Attributes:
@@ -71,8 +71,8 @@ class RoundRecord(Returned, Exchange):
         bytes_down: Sent to all agents in this round.
         messages_up: In how many messages; what a stage holds back is none.
         messages_down: In how many messages.
-        refused: Updates that were left out of a merge; of agents that merge nothing, training that was undone.
-        refusals: Whose they were by the reason, an agent once for each; left out if there were none.
+        rejected: Updates that were left out of a merge; of agents that merge nothing, training that was undone.
+        rejections: Whose they were by the reason, an agent once for each; left out if there were none.
         merged: False where nothing was merged; left out otherwise, and where nothing is exchanged.
         skipped: Why the server did not commit what it had made of the round; left out if it did.
         seconds: Wall time of the round.
@@ -97,13 +97,13 @@ class RoundRecord(Returned, Exchange):
     bytes_down: int
     messages_up: int
     messages_down: int
-    refused: int
-    refusals: NotRequired[dict[str, list[int]]]
+    rejected: int
+    rejections: NotRequired[dict[str, list[int]]]
     merged: NotRequired[bool]
     skipped: NotRequired[str]
     seconds: float
     greedy: NotRequired[list[float | None]]
     greedy_measures: NotRequired[dict[str, float | None]]
-    heterogeneity: NotRequired[UpdateSpread]
+    heterogeneity: NotRequired[UpdateDissimilarity]
     measures: NotRequired[dict[str, float | None]]
     sums: NotRequired[dict[str, dict[str, float]]]

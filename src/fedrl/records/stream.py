@@ -11,7 +11,7 @@ from fedrl.records.summary import Summary
 METHODS: Final = ("federated", "independent", "centralised", "average_once", "fine_tuned", "mixture")
 """The methods of a run: the federation itself, then what it is compared with."""
 
-AFTERWARDS: Final = ("average_once", "fine_tuned", "mixture")
+WITHOUT_ROUNDS: Final = ("average_once", "fine_tuned", "mixture")
 """Those that take no rounds: they go on from what another one ended with."""
 
 
@@ -45,7 +45,7 @@ class Compile(TypedDict):
     method: str
 
 
-class Refused(TypedDict):
+class RejectedEvent(TypedDict):
     """Agents were refused twice in a row, told once of an agent in a seed of a method.
 
     Attributes:
@@ -56,7 +56,7 @@ class Refused(TypedDict):
         reason: Of their last refusal.
     """
 
-    event: Literal["refused"]
+    event: Literal["rejected"]
     method: str
     seed: int
     round: int
@@ -113,5 +113,5 @@ class StudyEnd(TypedDict):
     signal: NotRequired[int]
 
 
-Event: TypeAlias = Start | Compile | RoundRecord | Refused | End | SettingStart | StudyEnd
+Event: TypeAlias = Start | Compile | RoundRecord | RejectedEvent | End | SettingStart | StudyEnd
 Sink: TypeAlias = Callable[[Event], None]

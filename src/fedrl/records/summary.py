@@ -65,7 +65,7 @@ class Level(TypedDict):
     bytes_down: int
 
 
-class Hierarchy(TypedDict):
+class HierarchyCost(TypedDict):
     """What a tree of servers cost.
 
     Attributes:
@@ -85,8 +85,8 @@ class VirtualTime(TypedDict):
     Attributes:
         time_s: Seconds from the beginning to the end of training.
         arrived: Updates that arrived.
-        lost: Turns that came to nothing.
-        late: Agents that were called back.
+        dropped: Turns that came to nothing.
+        cancelled: Agents that were called back.
         staleness: Versions that updates were behind, on average; None if none arrived.
         hung: Turns that hung; left out, as the next three, if there were none.
         restarted: Turns in which an agent's process restarted; they are among the lost.
@@ -96,8 +96,8 @@ class VirtualTime(TypedDict):
 
     time_s: float
     arrived: float
-    lost: float
-    late: float
+    dropped: float
+    cancelled: float
     staleness: float | None
     hung: NotRequired[float]
     restarted: NotRequired[float]
@@ -123,7 +123,7 @@ class Heterogeneity(TypedDict):
     value: NotRequired[float | None]
 
 
-class Hurt(TypedDict):
+class NegativeTransfer(TypedDict):
     """An agent that does better alone: its mean returns, and by how much it does so at least."""
 
     id: int
@@ -132,7 +132,7 @@ class Hurt(TypedDict):
     at_least: float
 
 
-class Alarm(TypedDict):
+class RunWarning(TypedDict):
     """Something about the outcome that needs attention, see `fedrl.runs.warnings`.
 
     Attributes:
@@ -140,17 +140,17 @@ class Alarm(TypedDict):
         agents: Which.
         everybody: Whether it holds for the mean of all agents.
         message: A sentence.
-        cures: What may help.
+        remedies: What may help.
     """
 
     kind: str
-    agents: list[Hurt]
+    agents: list[NegativeTransfer]
     everybody: bool
     message: str
-    cures: list[str]
+    remedies: list[str]
 
 
-class RefusedAgent(TypedDict):
+class RejectedAgent(TypedDict):
     """An agent whose updates were refused by one method, over all seeds.
 
     Attributes:
@@ -166,7 +166,7 @@ class RefusedAgent(TypedDict):
     reason: str
 
 
-class RefusedUpdates(TypedDict):
+class RejectedUpdates(TypedDict):
     """What one method refused, over all seeds.
 
     Attributes:
@@ -180,7 +180,7 @@ class RefusedUpdates(TypedDict):
 
     updates: int
     rounds: int
-    agents: list[RefusedAgent]
+    agents: list[RejectedAgent]
     skipped: int
     skipped_because: str | None
     unmerged: list[int]
@@ -274,8 +274,8 @@ class Summary(TypedDict):
         virtual_time: What the clock showed, if there was one.
         heterogeneity: How different the agents are.
         measures: What was measured besides the return, by name.
-        alarms: What needs attention; left out if there were no independent agents to compare with.
-        refusals: Of each method, whose updates were refused; a method in which none were is left out.
+        warnings: What needs attention; left out if there were no independent agents to compare with.
+        rejections: Of each method, whose updates were refused; a method in which none were is left out.
         left_out: Of each method, and of "held_out", which agents have no part in it; left out where all have.
         compared: Of each baseline that has a return of other agents than the federation, both over the same agents.
         notes: What is wrong with the records these numbers come from, a sentence each; left out if nothing is.
@@ -304,12 +304,12 @@ class Summary(TypedDict):
     revision: str | None
     citations: list[str]
     consensus: NotRequired[Consensus]
-    hierarchy: NotRequired[Hierarchy]
+    hierarchy: NotRequired[HierarchyCost]
     virtual_time: NotRequired[VirtualTime]
     heterogeneity: NotRequired[Heterogeneity]
     measures: NotRequired[dict[str, MeasureResult]]
-    alarms: NotRequired[list[Alarm]]
-    refusals: NotRequired[dict[str, RefusedUpdates]]
+    warnings: NotRequired[list[RunWarning]]
+    rejections: NotRequired[dict[str, RejectedUpdates]]
     left_out: NotRequired[dict[str, list[LeftOut]]]
     compared: NotRequired[dict[str, Compared]]
     notes: NotRequired[list[str]]

@@ -8,4 +8,6 @@ page). A content security policy forbids it to fetch anything. Everything that c
 
 from fedrl.report.page import write_report
 
-__all__ = ["write_report"]
+__all__ = [
+    "write_report",
+]

@@ -54,9 +54,9 @@ def virtual_time_table(run: Run) -> Markup | None:
     lines = [
         ("time on the clock in the end", duration(found.get("time_s"))),
         ("updates that arrived", count(found.get("arrived"))),
-        ("turns that came to nothing", count(found.get("lost"))),
-        ("agents called back, because the server had merged without them", count(found.get("late"))),
-        *((words, count(found[name])) for name, words in faults.items() if found.get(name)),
+        ("turns that came to nothing", count(found.get("dropped"))),
+        ("agents called back, because the server had merged without them", count(found.get("cancelled"))),
+        *((readable, count(found[name])) for name, readable in faults.items() if found.get(name)),
         ("versions that updates were behind, on average", short(found.get("staleness"))),
     ]
     return _listed(lines)

@@ -131,8 +131,8 @@ def _trace(x: Any, y: Any, look: int, label: str, **more: Any) -> Trace:
 def _line(curve: Curve, x: np.ndarray, look: int, label: str) -> Trace:
     known = np.isfinite(curve.returns.mean) & np.isfinite(x)
     about = np.stack([curve.rounds, curve.returns.low, curve.returns.high], axis=1)[known].tolist()
-    told = "%{y:.4~g}  [%{customdata[1]:.4~g}, %{customdata[2]:.4~g}]  round %{customdata[0]}"
-    return _trace(x[known], curve.returns.mean[known], look, label, customdata=about, hovertemplate=told)
+    text = "%{y:.4~g}  [%{customdata[1]:.4~g}, %{customdata[2]:.4~g}]  round %{customdata[0]}"
+    return _trace(x[known], curve.returns.mean[known], look, label, customdata=about, hovertemplate=text)
 
 
 def _band(curve: Curve, x: np.ndarray, look: int, label: str) -> list[Trace]:

@@ -57,7 +57,7 @@ def linked(text: str) -> Markup:
     return joined([*parts, text[end:]])
 
 
-def embedded(value: Any, name: str) -> Markup:
+def script_data(value: Any, name: str) -> Markup:
     """Data for a script of the page; NaN becomes null, and no text in it can end the element."""
     text = json.dumps(_finite(value), separators=(",", ":"), allow_nan=False)
     for sign in "<>&":

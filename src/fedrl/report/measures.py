@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from fedrl.records import MeasureResult, Seeded
 from fedrl.records.formatting import NOTHING, ends, number, with_unit
-from fedrl.records.measured import direction_of, title_of, words
+from fedrl.records.measured import direction_of, readable, title_of
 from fedrl.records.statistics import best_of, probability_of_improvement
 from fedrl.report.curves import curve
 from fedrl.report.figures import Figure, has_returns, measure_figure
@@ -22,7 +22,7 @@ LONGEST = 200
 
 def measures_card(run: Run, charts: dict[str, Figure]) -> Markup | None:
     """What was measured in a run, by each method; None if nothing was."""
-    drawn = _charts([run] * len(run.methods), run.methods, list(map(words, run.methods)), charts, methods=True)
+    drawn = _charts([run] * len(run.methods), run.methods, list(map(readable, run.methods)), charts, methods=True)
     summarised = {name: measure for name, measure in run.measures.items() if measure["methods"]}
     body = [drawn, _by_method(summarised) if summarised else None]
     about = (
@@ -109,10 +109,10 @@ def _by_run(runs: Sequence[Run], labels: Sequence[str]) -> Markup | None:
         found = [_of_federation(run, name) for run in runs]
         best = best_of([math.nan if each is None else number(each["mean"]) for each in found], measure["better"])
         for i, each in enumerate(found):
-            told = NOTHING if each is None else with_unit(each["mean"], measure["unit"])
+            text = NOTHING if each is None else with_unit(each["mean"], measure["unit"])
             spread = NOTHING if each is None else _spread(each, measure["unit"])
-            told = told if spread == NOTHING else f"{told} ({spread})"
-            rows[i].append(element("td", told, class_="number best" if i == best else "number"))
+            text = text if spread == NOTHING else f"{text} ({spread})"
+            rows[i].append(element("td", text, class_="number best" if i == best else "number"))
     return table(head, [element("tr", cells) for cells in rows])
 
 
@@ -138,5 +138,5 @@ def _chance(measure: MeasureResult, method: str) -> str:
 
 
 def _direction(measure: MeasureResult) -> Markup | None:
-    told = direction_of(measure)
-    return element("span", f" ({told})", class_="note") if told else None
+    text = direction_of(measure)
+    return element("span", f" ({text})", class_="note") if text else None

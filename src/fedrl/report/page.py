@@ -35,9 +35,9 @@ from fedrl.report.tables import (
     differences_table,
     methods_table,
     outcomes_table,
-    refusals_table,
+    readable,
+    rejections_table,
     table,
-    words,
 )
 
 
@@ -69,7 +69,7 @@ def _page(runs: Sequence[Run]) -> str:
 def _one(run: Run) -> tuple[str, list[object], dict[str, Figure]]:
     """The page of a single run."""
     curves = [curve(run, method) for method in run.methods]
-    names = [words(method) for method in run.methods]
+    names = [readable(method) for method in run.methods]
     about = f"{_plural(run.agents, 'agent')} · {_plural(len(run.seeds), 'seed')} · {_rounds(curves)}"
     charts = {
         "learning": learning_figure(curves, names, agents=True),
@@ -90,7 +90,7 @@ def _one(run: Run) -> tuple[str, list[object], dict[str, Figure]]:
     sections: list[object] = [
         header("Run report", run.name, f"{about} · {', '.join(names)}"),
         _notes([run]),
-        _alarms(run),
+        _warnings(run),
         _notices(run),
         _tiles(run),
         card("Learning", chart("learning", "Training return against environment steps"), _caption(curves), switch),
@@ -191,17 +191,17 @@ def _notes(runs: Sequence[Run]) -> list[Markup]:
     ]
 
 
-def _alarms(run: Run) -> list[Markup]:
+def _warnings(run: Run) -> list[Markup]:
     """What needs attention, and what may help."""
     return [
         element(
             "div",
-            element("p", element("b", alarm.get("message"))),
-            element("ul", [element("li", cure) for cure in alarm.get("cures") or ()]),
+            element("p", element("b", warning.get("message"))),
+            element("ul", [element("li", remedy) for remedy in warning.get("remedies") or ()]),
             class_="warning",
             role="alert",
         )
-        for alarm in run.summary.get("alarms") or ()
+        for warning in run.summary.get("warnings") or ()
     ]
 
 
@@ -215,7 +215,7 @@ def _notices(run: Run) -> Markup | None:
 
 def _refused(run: Run) -> Markup | None:
     """Every agent that was refused, by each method."""
-    found = refusals_table(run)
+    found = rejections_table(run)
     about = (
         "Updates that were left out of a merge, over all seeds. What an agent had trained in such a round was undone. "
         "Methods that merge nothing undo training that is not finite, too."
@@ -294,8 +294,8 @@ def _origin(runs: Sequence[Run], labels: Sequence[str]) -> Markup:
 def _labels(runs: Sequence[Run]) -> list[str]:
     """A name for each run, with its folder or its place where names repeat."""
     names = [run.name for run in runs]
-    told = [n if names.count(n) == 1 else f"{n} ({run.folder.name})" for n, run in zip(names, runs, strict=True)]
-    return [t if told.count(t) == 1 else f"{t} #{i + 1}" for i, t in enumerate(told)]
+    text = [n if names.count(n) == 1 else f"{n} ({run.folder.name})" for n, run in zip(names, runs, strict=True)]
+    return [t if text.count(t) == 1 else f"{t} #{i + 1}" for i, t in enumerate(text)]
 
 
 def _plural(many: int, what: str) -> str:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from fedrl.core.errors import ConfigError, RunError
-from fedrl.records import AFTERWARDS, METHODS, MeasureResult, Range, RefusedUpdates
+from fedrl.records import METHODS, WITHOUT_ROUNDS, MeasureResult, Range, RejectedUpdates
 from fedrl.records.files import read_json, read_records
 from fedrl.records.formatting import NOTHING, ends, number
 from fedrl.records.measured import OWN_KEYS, RETURN, unsummarised, value_in
 from fedrl.records.notices import notices_of
-from fedrl.records.rejections import refusals_of
+from fedrl.records.rejections import rejections_of
 from fedrl.records.statistics import Interval, interval, seed_means, shared_by_all
 
 
@@ -91,14 +91,14 @@ class Run:
         return ours[np.isfinite(ours)], theirs[np.isfinite(theirs)]
 
     @property
-    def refusals(self) -> dict[str, RefusedUpdates]:
+    def rejections(self) -> dict[str, RejectedUpdates]:
         """Whose updates each method refused: from the records, so that an interrupted run has them, too."""
-        return refusals_of(self.records)
+        return rejections_of(self.records)
 
     @property
     def notices(self) -> list[str]:
         """What is to be said beside the numbers, a sentence each."""
-        return notices_of({"seeds": self.seeds, **self.summary, "refusals": self.refusals})
+        return notices_of({"seeds": self.seeds, **self.summary, "rejections": self.rejections})
 
     def agent_returns(self, method: str) -> dict[int, float]:
         """Final greedy return of each agent, as summarised, else the mean over seeds."""
@@ -117,8 +117,8 @@ class Run:
     def measures(self) -> dict[str, MeasureResult]:
         """What was measured, as summarised; of a run without a summary, the names of what its records tell."""
         summarised = self.summary.get("measures") or {}
-        told = dict.fromkeys(name for r in self.records for name in (*(r.get("measures") or {}), *OWN_KEYS))
-        known = [name for name in told if any(value_in(r, name) is not None for r in self.records) and name != RETURN]
+        text = dict.fromkeys(name for r in self.records for name in (*(r.get("measures") or {}), *OWN_KEYS))
+        known = [name for name in text if any(value_in(r, name) is not None for r in self.records) and name != RETURN]
         return {name: summarised.get(name) or unsummarised() for name in dict.fromkeys((*summarised, *known))}
 
     def spread(self, method: str) -> str:
@@ -131,7 +131,7 @@ class Run:
     def costs(self) -> dict[str, Any]:
         """What the summary says of time, steps and bytes; without one, what the records add up to."""
         last = {(r["method"], r["seed"]): number(r.get("environment_steps")) for r in self.records}
-        last = {key: steps for key, steps in last.items() if key[0] not in AFTERWARDS}
+        last = {key: steps for key, steps in last.items() if key[0] not in WITHOUT_ROUNDS}
         seeds = max(len({r["seed"] for r in self.of("federated")}), 1)
         sent = ("bytes_up", "bytes_down", "messages_up", "messages_down")
         added = {name: sum(number(r.get(name)) for r in self.of("federated")) / seeds for name in sent}
@@ -203,7 +203,7 @@ def _interruptions(run: Run) -> list[str]:
     for method in run.methods:
         last = {record["seed"]: int(record["round"]) for record in run.of(method)}
         short = {seed: last.get(seed, 0) for seed in seeds if last.get(seed, 0) < planned}
-        if short and method not in AFTERWARDS:
+        if short and method not in WITHOUT_ROUNDS:
             where = ", ".join(f"seed {seed} after round {done}" for seed, done in short.items() if done)
             never = ", ".join(str(seed) for seed, done in short.items() if not done)
             parts = [f"{where} of {planned}" if where else "", f"before seed {never} began" if never else ""]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 
 from fedrl.report.figures import Figure
-from fedrl.report.markup import Markup, element, embedded
+from fedrl.report.markup import Markup, element, script_data
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
@@ -24,7 +24,7 @@ def document(title: str, sections: list[object], charts: Mapping[str, Figure]) -
         element("title", f"{title} · fedrl"),
         element("style", Markup(_asset("page.css"))),
     )
-    scripts = [embedded(charts, "charts")]
+    scripts = [script_data(charts, "charts")]
     scripts += [element("script", Markup(code)) for code in (get_plotlyjs(), _asset("page.js"))]
     page = element("html", head, element("body", element("main", sections), scripts), lang="en")
     return f"<!doctype html>\n{page}\n"

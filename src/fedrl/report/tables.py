@@ -16,7 +16,7 @@ from fedrl.report.run import Run
 CLOSE = 1e-9
 
 
-def words(method: str) -> str:
+def readable(method: str) -> str:
     """The name of a method in a sentence."""
     return method.replace("_", " ")
 
@@ -25,7 +25,7 @@ def agents_table(run: Run) -> Markup:
     """Each agent: what is particular about its environment, and its greedy return by each method, the best marked."""
     settings = {int(agent["id"]): agent.get("env_params") or {} for agent in run.summary.get("agents") or ()}
     own, shared = varying(settings)
-    marked = troubled({**run.summary, "refusals": run.refusals})
+    marked = troubled({**run.summary, "rejections": run.rejections})
     columns = {method: run.agent_returns(method) for method in run.methods}
     columns = {method: values for method, values in columns.items() if any(map(math.isfinite, values.values()))}
     ids = sorted({*settings, *(agent for values in columns.values() for agent in values)})
@@ -82,12 +82,12 @@ def methods_table(run: Run) -> Markup:
     return table(head, rows)
 
 
-def refusals_table(run: Run) -> Markup | None:
+def rejections_table(run: Run) -> Markup | None:
     """Whose updates were refused by which method, how often and why; None if none were."""
     names = ["method", "agent", "updates", "rounds", "last reason"]
     head = [element("th", name, scope="col", class_="number" if 0 < i < 4 else None) for i, name in enumerate(names)]
     rows = []
-    for method, found in run.refusals.items():
+    for method, found in run.rejections.items():
         for agent in found["agents"]:
             who = "all data" if method == "centralised" else agent["id"]
             often = f"{agent['rounds']:,} of {found['rounds']:,}"
@@ -99,14 +99,14 @@ def refusals_table(run: Run) -> Markup | None:
 
 def troubled(summary: Mapping[str, Any]) -> set[int]:
     """The agents of which updates were refused or returns are missing."""
-    refused = {
+    rejected = {
         agent["id"]
-        for method, found in (summary.get("refusals") or {}).items()
+        for method, found in (summary.get("rejections") or {}).items()
         for agent in found["agents"]
         if method != "centralised"
     }
     omitted = summary.get("left_out") or {}
-    return refused | {k for name, items in omitted.items() if name != "held_out" for x in items for k in x["agents"]}
+    return rejected | {k for name, items in omitted.items() if name != "held_out" for x in items for k in x["agents"]}
 
 
 def outcomes_table(runs: Sequence[Run], labels: Sequence[str]) -> Markup:
@@ -129,7 +129,7 @@ def _outcome(run: Run) -> dict[str, str]:
         "final greedy return": short(found["mean"]),
         "95 % interval": run.spread("federated"),
         "worst agent": short(min(each, default=math.nan)),
-        "best baseline": f"{short(others[best])} ({words(best)})" if best else NOTHING,
+        "best baseline": f"{short(others[best])} ({readable(best)})" if best else NOTHING,
         "agents": f"{run.agents:,}",
         "seeds": f"{len(run.seeds):,}",
     }
@@ -197,7 +197,7 @@ def key(look: int) -> Markup:
 
 def keyed(method: str) -> Markup:
     """The name of a method after the dot of its line."""
-    return element("span", key(style(method)), words(method), class_="keyed")
+    return element("span", key(style(method)), readable(method), class_="keyed")
 
 
 def shown(value: Any) -> str:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from fedrl.config.objects import Experiment
-from fedrl.engines.state import Round
-from fedrl.records import Consensus, Exchange, Hierarchy, VirtualTime
+from fedrl.engines.state import RoundResult
+from fedrl.records import Communication, Consensus, HierarchyCost, VirtualTime
 from fedrl.topologies.spectrum import long_run_contraction
 
 FAULTS: tuple[Literal["hung", "restarted", "duplicates", "malformed"], ...] = (
@@ -21,9 +21,9 @@ FAULTS: tuple[Literal["hung", "restarted", "duplicates", "malformed"], ...] = (
 """What a clock may count besides, and records tell where there is any."""
 
 
-def exchanged(seen: Round) -> Exchange:
+def communicated(seen: RoundResult) -> Communication:
     """What the record of a round holds besides; nothing with a single server that has no clock."""
-    found: Exchange = {}
+    found: Communication = {}
     if "consensus_distance" in seen.metrics:
         found["messages"] = int(seen.metrics["messages"].sum())
         found["drift"] = _root_mean_square(seen.metrics["drift"])
@@ -33,17 +33,21 @@ def exchanged(seen: Round) -> Exchange:
     if seen.levels:
         found["levels"] = [list(level) for level in seen.levels]
         found["latency_s"] = seen.latency_s
-    if seen.tick is not None:
-        found["time_s"] = seen.tick.time_s
-        found["arrived"], found["lost"], found["late"] = seen.tick.arrived, seen.tick.lost, seen.tick.late
-        found["staleness"] = seen.tick.staleness_mean
+    if seen.clock_stats is not None:
+        found["time_s"] = seen.clock_stats.time_s
+        found["arrived"], found["dropped"], found["cancelled"] = (
+            seen.clock_stats.arrived,
+            seen.clock_stats.dropped,
+            seen.clock_stats.cancelled,
+        )
+        found["staleness"] = seen.clock_stats.staleness_mean
         for name in FAULTS:
-            if count := getattr(seen.tick, name):
+            if count := getattr(seen.clock_stats, name):
                 found[name] = count
     elif seen.arrivals.staleness.any():
         found["staleness"] = float(seen.arrivals.staleness.mean())
-    if seen.admitted is not None:
-        found["admitted"] = seen.admitted.tolist()
+    if seen.selected is not None:
+        found["selected"] = seen.selected.tolist()
     return found
 
 
@@ -75,13 +79,15 @@ def timing_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> V
     if experiment.coordination.clock is None or not records:
         return None
     last = {record["seed"]: record["time_s"] for record in records}
-    arrived, lost, late = (int(sum(record[name] for record in records)) for name in ("arrived", "lost", "late"))
+    arrived, dropped, cancelled = (
+        int(sum(record[name] for record in records)) for name in ("arrived", "dropped", "cancelled")
+    )
     stale = sum(record["staleness"] * record["arrived"] for record in records)
     told: VirtualTime = {
         "time_s": float(np.mean(list(last.values()))),
         "arrived": arrived / len(last),
-        "lost": lost / len(last),
-        "late": late / len(last),
+        "dropped": dropped / len(last),
+        "cancelled": cancelled / len(last),
         "staleness": stale / arrived if arrived else None,
     }
     for name in FAULTS:
@@ -90,7 +96,7 @@ def timing_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> V
     return told
 
 
-def hierarchy_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> Hierarchy | None:
+def hierarchy_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> HierarchyCost | None:
     """What each level of a tree of servers sent and how long a round took; None without a tree."""
     where = experiment.coordination.hierarchy
     if where is None or not records:

@@ -23,7 +23,7 @@ from fedrl.core.keys import Stream, keys_of, stream_key
 from fedrl.core.learner import Learner
 from fedrl.core.measures import Measure, counting, step_values
 from fedrl.core.types import Key, Params, PyTree
-from fedrl.engines.program_cache import shared
+from fedrl.engines.program_cache import cached_program
 
 BLOCK = 10
 """Agents in a block: few enough to stay in the cache and to stop early, enough to be worth a dispatch."""
@@ -112,7 +112,7 @@ class Game(NamedTuple):
 RESET, STEP, ACT = 0, 1, 2
 
 
-@shared
+@cached_program
 def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, np.ndarray, PyTree, Params], Played]:
     """The program for a block of agents with this learner, compiled at its first call on a device."""
     environment = compiled(learner.environment)

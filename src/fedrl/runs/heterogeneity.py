@@ -11,10 +11,10 @@ import numpy as np
 from fedrl.config.objects import Experiment
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.types import Params
-from fedrl.engines.dissimilarity import update_spread
-from fedrl.engines.state import Population, Simulation
+from fedrl.engines.dissimilarity import update_dissimilarity
+from fedrl.engines.state import Simulation, SimulationState
 from fedrl.environments import TabularParams, distances_from_mean, model_of
-from fedrl.records import Heterogeneity, UpdateSpread
+from fedrl.records import Heterogeneity, UpdateDissimilarity
 
 TIMES = 10
 LARGEST = 2_000_000
@@ -31,14 +31,14 @@ def hears_all(experiment: Experiment) -> bool:
     return experiment.selection is None and experiment.coordination.clock is None
 
 
-def begun(simulation: Simulation, population: Population) -> Params:
+def begun(simulation: Simulation, run_state: SimulationState) -> Params:
     """Where agents begin a round, to be kept until it is over."""
-    return simulation.held(simulation.adopt(population))
+    return simulation.held(simulation.adopt(run_state))
 
 
-def measured(begun: Params, ended: Params, refused: Sequence[int] = ()) -> UpdateSpread | None:
+def measured(begun: Params, ended: Params, rejected: Sequence[int] = ()) -> UpdateDissimilarity | None:
     """How much the updates of a round differ, for its record; those that were refused are none."""
-    found = update_spread(begun, ended, refused)
+    found = update_dissimilarity(begun, ended, rejected)
     return {"dispersion": found.dispersion, "cosine": found.cosine} if found and np.isfinite(found).all() else None
 
 
@@ -49,9 +49,9 @@ def heterogeneity_of(experiment: Experiment, records: Sequence[Mapping[str, Any]
         "dispersion": float(np.median([each["dispersion"] for each in seen])) if seen else None,
         "cosine": float(np.mean([each["cosine"] for each in seen])) if seen else None,
     }
-    model, discount = _model(experiment), experiment.learner.discount
-    if model is not None and discount is not None and discount < 1.0:  # values need it
-        transition, reward, value = (float(each.mean()) for each in distances_from_mean(model, discount))
+    model, gamma = _model(experiment), experiment.learner.gamma
+    if model is not None and gamma is not None and gamma < 1.0:  # values need it
+        transition, reward, value = (float(each.mean()) for each in distances_from_mean(model, gamma))
         found["transition"], found["reward"], found["value"] = transition, reward, value
     return found
 

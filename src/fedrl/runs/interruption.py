@@ -11,19 +11,19 @@ from types import FrameType
 
 
 @dataclass
-class Heard:
+class Signalled:
     """The number of the last signal that was heard, None before there is one."""
 
     signal: int | None = None
 
 
 @contextmanager
-def heeding(stop: threading.Event) -> Iterator[Heard]:
+def interruptible(stop: threading.Event) -> Iterator[Signalled]:
     """Inside the `with`, the first Ctrl-C or SIGTERM sets `stop`; a second one does what it always does.
 
     Outside the main thread no signal arrives, and nothing changes.
     """
-    heard = Heard()
+    heard = Signalled()
     if threading.current_thread() is not threading.main_thread():
         yield heard
         return

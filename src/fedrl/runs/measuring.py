@@ -17,14 +17,14 @@ import numpy as np
 from fedrl.config.measures import COUNTED, Declared, _parts
 from fedrl.core.learner import Learner
 from fedrl.core.measures import Measure, added, value_of
-from fedrl.engines.state import Round
+from fedrl.engines.state import RoundResult
 from fedrl.records import MeasureResult
 from fedrl.records.measured import RETURN
 from fedrl.records.statistics import interval, shared_by_all
 from fedrl.runs.evaluate import evaluated
 
 if TYPE_CHECKING:
-    from fedrl.runs.outcome import Outcome
+    from fedrl.runs.seed_result import SeedResult
 
 LAST = 0.1
 """The share of a seed's rounds, the last ones, over which a summary adds up what is measured in training."""
@@ -32,7 +32,7 @@ LAST = 0.1
 Sums = dict[str, dict[str, float]]
 
 
-def sums_in(measures: Declared, learner: Learner, seen: Round, steps: np.ndarray) -> Sums:
+def sums_in(measures: Declared, learner: Learner, seen: RoundResult, steps: np.ndarray) -> Sums:
     """The sums behind each measure in a round, over its agents.
 
     An agent with a number that is not finite is left out of that measure, and one whose update was refused of all that
@@ -45,7 +45,7 @@ def sums_in(measures: Declared, learner: Learner, seen: Round, steps: np.ndarray
         steps: Local steps of every agent.
     """
     trained = np.array(steps, float)
-    trained[[refusal.agent for refusal in seen.refused]] = 0.0
+    trained[[rejection.agent for rejection in seen.rejected]] = 0.0
     turns = trained > 0 if seen.turns is None else np.where(trained > 0, seen.turns, 0)
     columns = dict.fromkeys(COUNTED, np.zeros(len(trained)))
     columns |= {"iterations": trained, "rounds": turns.astype(float), **seen.metrics}
@@ -93,7 +93,7 @@ def summary_of(
     learner: Learner,
     measures: Mapping[str, Declared],
     records: Sequence[Mapping[str, Any]],
-    outcomes: Mapping[str, Sequence[Outcome]],
+    seed_results: Mapping[str, Sequence[SeedResult]],
 ) -> dict[str, MeasureResult]:
     """What each measure came to in the end, by each method, with an interval over seeds.
 
@@ -104,21 +104,21 @@ def summary_of(
         learner: Of the experiment.
         measures: Of each method that trained.
         records: Of all rounds.
-        outcomes: Where each seed of each method ended.
+        seed_results: Where each seed of each method ended.
     """
     found: dict[str, MeasureResult] = {}
     for name, measure in evaluated(learner).items():
         result = _described(measure, "greedy")
         result["agents"] = {}
-        for method, ended in outcomes.items():
-            if any(outcome.sums for outcome in ended):
+        for method, ended in seed_results.items():
+            if any(seed_result.sums for seed_result in ended):
                 seeds, agents = _greedy(name, measure, ended)
                 result["methods"][method] = {**interval(seeds).as_range(), "seeds": seeds}
                 result["agents"][method] = agents
         found[name] = result
     for method, here in measures.items():
         rows = [record for record in records if record["method"] == method and "sums" in record]
-        last = [_last([r["sums"] for r in rows if r["seed"] == each.seed]) for each in outcomes.get(method, ())]
+        last = [_last([r["sums"] for r in rows if r["seed"] == each.seed]) for each in seed_results.get(method, ())]
         for name, measure in here.all.items():
             if name == RETURN or name in evaluated(learner):
                 continue
@@ -138,10 +138,10 @@ def _described(measure: Measure, source: Any) -> MeasureResult:
     return {"per": measure.per, "unit": measure.unit, "better": measure.better, "source": source, "methods": {}}
 
 
-def _greedy(name: str, measure: Measure, ended: Sequence[Outcome]) -> tuple[list[float | None], list[float | None]]:
+def _greedy(name: str, measure: Measure, ended: Sequence[SeedResult]) -> tuple[list[float | None], list[float | None]]:
     """The value of each seed over the agents that no seed leaves out, and of each of those over the seeds."""
-    seeds, agents = shared_by_all([outcome.greedy for outcome in ended])
-    each = [outcome.sums if there else None for outcome, there in zip(ended, seeds, strict=True)]
+    seeds, agents = shared_by_all([seed_result.greedy for seed_result in ended])
+    each = [seed_result.sums if there else None for seed_result, there in zip(ended, seeds, strict=True)]
 
     def value(rows: Sequence[Mapping[str, np.ndarray]], who: Any) -> float | None:
         return known(value_of(name, measure, {part: sum(float(x[part][who].sum()) for x in rows) for part in rows[0]}))

@@ -19,19 +19,19 @@ from fedrl.config.methods import alone
 from fedrl.config.objects import Experiment
 from fedrl.core.keys import Stream, keys_below, keys_of
 from fedrl.core.types import Params, PyTree
-from fedrl.engines.state import Round, Simulation
+from fedrl.engines.state import RoundResult, Simulation
 from fedrl.learners import mixture
 from fedrl.records import RoundRecord, checkpoint
-from fedrl.records.rejections import History, refusals_in
+from fedrl.records.rejections import History, rejections_in
 from fedrl.runs.measuring import greedy_values
-from fedrl.runs.outcome import Outcome
-from fedrl.runs.session import Policies, Session, outcome
+from fedrl.runs.seed_result import SeedResult
+from fedrl.runs.session import Policies, Session, seed_result
 from fedrl.runs.simulations import simulation_of
 
 AVERAGE_ONCE, FINE_TUNED, MIXTURE = "average_once", "fine_tuned", "mixture"
 
 
-def averaged(session: Session, independent: Sequence[Outcome]) -> list[Outcome]:
+def averaged(session: Session, independent: Sequence[SeedResult]) -> list[SeedResult]:
     """The parameter mean of independent agents that have learned, evaluated in the environment of each."""
 
     def mean(learned: Params) -> Policies:
@@ -41,7 +41,7 @@ def averaged(session: Session, independent: Sequence[Outcome]) -> list[Outcome]:
     return _put_together(session, AVERAGE_ONCE, independent, mean, copies=0)
 
 
-def mixed(session: Session, independent: Sequence[Outcome]) -> list[Outcome]:
+def mixed(session: Session, independent: Sequence[SeedResult]) -> list[SeedResult]:
     """The policies of independent agents that have learned acting together in the environment of each.
 
     No parameters are averaged. Every agent sends its policy and gets those of all.
@@ -58,10 +58,10 @@ def mixed(session: Session, independent: Sequence[Outcome]) -> list[Outcome]:
 def _put_together(
     session: Session,
     name: str,
-    independent: Sequence[Outcome],
+    independent: Sequence[SeedResult],
     made_of: Callable[[Params], Policies],
     copies: int,
-) -> list[Outcome]:
+) -> list[SeedResult]:
     """Evaluate what is made of the policies that independent agents ended with, those left out that never learned.
 
     All of them travel up once, and so many times down.
@@ -76,15 +76,15 @@ def _put_together(
             policies = made_of(params)._replace(without=before.unlearned)
         else:
             policies = Policies(params, False, None, failed="no agent learned anything alone")
-        after = outcome(session, before.seed, before.round, policies)
+        after = seed_result(session, before.seed, before.round, policies)
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-        sent = Sent(size, copies * size, len(learned), copies)
+        sent = Communicated(size, copies * size, len(learned), copies)
         _tell(session, name, after, before.round * method.steps_per_round, sent)
         ended.append(after)
     return ended
 
 
-class Sent(NamedTuple):
+class Communicated(NamedTuple):
     """What a method sends that takes no rounds."""
 
     bytes_up: int = 0
@@ -93,7 +93,7 @@ class Sent(NamedTuple):
     messages_down: int = 0
 
 
-def fine_tuned(session: Session, simulation: Simulation, federated: Sequence[Outcome]) -> list[Outcome]:
+def fine_tuned(session: Session, simulation: Simulation, federated: Sequence[SeedResult]) -> list[SeedResult]:
     """Every agent of the federation after so many more local iterations of its own.
 
     Args:
@@ -104,27 +104,29 @@ def fine_tuned(session: Session, simulation: Simulation, federated: Sequence[Out
     spent = {r["seed"]: r["environment_steps"] for r in session.folder.records() if r["method"] == "federated"}
     ended = []
     for before in federated:
-        population = simulation.init(before.seed)
-        population = checkpoint.load(session.folder.checkpoint("federated", before.seed), population)
-        states = simulation.states_of(simulation.adopt(population))
-        history = History(FINE_TUNED, before.seed, talk=False)
-        refusals: dict[str, list[int]] = {}
+        run_state = simulation.init(before.seed)
+        run_state = checkpoint.load(session.folder.checkpoint("federated", before.seed), run_state)
+        states = simulation.states_of(simulation.adopt(run_state))
+        history = History(FINE_TUNED, before.seed, communicates=False)
+        rejections: dict[str, list[int]] = {}
 
-        def note(seen: Round, history: History = history, refusals: dict[str, list[int]] = refusals) -> None:
-            history.add({"round": history.rounds + 1, "refusals": refusals_in(seen)})
-            for reason, agents in refusals_in(seen).items():
-                refusals.setdefault(reason, []).extend(agents)
+        def note(seen: RoundResult, history: History = history, rejections: dict[str, list[int]] = rejections) -> None:
+            history.add({"round": history.rounds + 1, "rejections": rejections_in(seen)})
+            for reason, agents in rejections_in(seen).items():
+                rejections.setdefault(reason, []).extend(agents)
 
         params = tuned(session.experiment, states, before.seed, note)
         policies = Policies(params, True, None, unlearned=history.unlearned)
-        after = outcome(session, before.seed, before.round, policies)
+        after = seed_result(session, before.seed, before.round, policies)
         steps = spent[before.seed] + session.experiment.tuning_steps
-        _tell(session, FINE_TUNED, after, steps, refusals=refusals)
+        _tell(session, FINE_TUNED, after, steps, rejections=rejections)
         ended.append(after)
     return ended
 
 
-def tuned(experiment: Experiment, states: PyTree, seed: int, note: Callable[[Round], None] | None = None) -> Params:
+def tuned(
+    experiment: Experiment, states: PyTree, seed: int, note: Callable[[RoundResult], None] | None = None
+) -> Params:
     """What each agent acts with after `evaluation.fine_tune` local iterations, from what its learner remembers.
 
     Nothing is exchanged and nothing steers the agents any more: they learn as independent agents do. Optimisers go on
@@ -144,22 +146,22 @@ def tuned(experiment: Experiment, states: PyTree, seed: int, note: Callable[[Rou
         keys, work = keys_below(keys_of(seed), Stream.TUNING, i), (steps,) * config.federation.agents
         method = alone(FINE_TUNED, config, experiment.learner, experiment.federation, experiment.fleet, work)
         with simulation_of(experiment, method) as simulation:
-            population = simulation.going_on(simulation.init(seed)._replace(keys=keys), states)
+            run_state = simulation.going_on(simulation.init(seed)._replace(keys=keys), states)
             for _ in range(rounds):
-                population, seen = simulation.round(population)
+                run_state, seen = simulation.round(run_state)
                 if note is not None:
                     note(seen)
-            states, params = simulation.states_of(population), simulation.params_of(population)
+            states, params = simulation.states_of(run_state), simulation.params_of(run_state)
     return params
 
 
 def _tell(
     session: Session,
     method: str,
-    ended: Outcome,
+    ended: SeedResult,
     environment_steps: int,
-    sent: Sent = Sent(),
-    refusals: Mapping[str, list[int]] | None = None,
+    sent: Communicated = Communicated(),
+    rejections: Mapping[str, list[int]] | None = None,
 ) -> None:
     """The one record of a method that takes no rounds."""
     record: RoundRecord = {
@@ -175,7 +177,7 @@ def _tell(
         "bytes_down": sent.bytes_down,
         "messages_up": sent.messages_up,
         "messages_down": sent.messages_down,  # each with the parameters of all
-        "refused": sum(map(len, refusals.values())) if refusals else 0,
+        "rejected": sum(map(len, rejections.values())) if rejections else 0,
         "seconds": 0.0,
         "greedy": ended.greedy,
     }
@@ -183,6 +185,6 @@ def _tell(
     measured = greedy_values(session.experiment.learner, ended.sums, with_return)
     if measured:
         record["greedy_measures"] = measured
-    if refusals:
-        record["refusals"] = dict(refusals)
+    if rejections:
+        record["rejections"] = dict(rejections)
     session.tell(record)

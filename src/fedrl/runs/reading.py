@@ -37,7 +37,7 @@ def trained(path: Path) -> Trained:
     Raises:
         RunError: There is no run, it has no parameters, or they do not fit the experiment.
     """
-    place = folder.opened(path)
+    place = folder.open_folder(path)
     experiment = build(load(place.path / folder.CONFIG))
     arrays = place.params()
     stacked = not all_act_alike(experiment.learner, experiment.coordination)

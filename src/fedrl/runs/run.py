@@ -27,12 +27,12 @@ from fedrl.config.coordination import measure_names
 from fedrl.config.methods import Method
 from fedrl.config.objects import Experiment
 from fedrl.core.errors import FedrlError, RunError
-from fedrl.launch import prepare
+from fedrl.launch import configure_jax
 from fedrl.records import End, Sink, Start, Summary, checkpoint, folder
 from fedrl.records.folder import RunFolder
-from fedrl.runs.interruption import Heard, heeding
-from fedrl.runs.outcome import Outcome
+from fedrl.runs.interruption import Signalled, interruptible
 from fedrl.runs.post_training import AVERAGE_ONCE, FINE_TUNED, MIXTURE, averaged, fine_tuned, mixed
+from fedrl.runs.seed_result import SeedResult
 from fedrl.runs.session import Session, Timing, reason_of
 from fedrl.runs.simulations import in_one_program, in_one_simulation
 from fedrl.runs.summary import summarise
@@ -69,7 +69,7 @@ def run(
     An error after the first round is raised when the summary, the parameters and the report of the rounds before it
     are written; one before that leaves no folder.
     """
-    prepare()
+    configure_jax()
     started = time.perf_counter()
     experiment = build(load(source, overrides))
     check_measures(experiment)
@@ -88,9 +88,9 @@ def resume(path: Path | str, *, sinks: Sequence[Sink] = (), stop: threading.Even
     Raises:
         RunError: The folder holds no run or that of another version, is damaged, or another process writes to it.
     """
-    prepare()
+    configure_jax()
     started = time.perf_counter()
-    with folder.reopened(Path(path)) as place:
+    with folder.reopen_folder(Path(path)) as place:
         experiment = build(load(place.path / folder.CONFIG))
         if place.complete:
             raise RunError(f"The run in {path} is complete. There is nothing to resume.")
@@ -114,14 +114,14 @@ def _conduct(
     """Run all methods, then write down what came of it; on a signal or a failure, as far as they got."""
     listeners = [*sinks, *_tensorboard(experiment.config, place)]
     session = Session(experiment, place, listeners, Timing(started), stop or threading.Event(), notes)
-    with heeding(session.stop) as heard:
-        outcomes = _methods(session)
+    with interruptible(session.stop) as heard:
+        seed_results = _methods(session)
         if session.failure is None:
-            return _finish(session, outcomes, heard)
+            return _finish(session, seed_results, heard)
         kept = False
         if place.records():
             with contextlib.suppress(Exception):  # what has stopped the run may also stop this, as a full disk does
-                kept = bool(_finish(session, outcomes, heard))
+                kept = bool(_finish(session, seed_results, heard))
         raise _told(session.failure, place, kept)
 
 
@@ -138,7 +138,7 @@ def _told(failure: Exception, place: RunFolder, kept: bool) -> Exception:
     return failure
 
 
-def _methods(session: Session) -> dict[str, list[Outcome]]:
+def _methods(session: Session) -> dict[str, list[SeedResult]]:
     """Run one method after the other."""
     experiment, config = session.experiment, session.experiment.config
     session.tell(
@@ -156,7 +156,7 @@ def _methods(session: Session) -> dict[str, list[Outcome]]:
             },
         )
     )
-    outcomes: dict[str, list[Outcome]] = {}
+    seed_results: dict[str, list[SeedResult]] = {}
     programs: list[tuple[Method, list[Program]]] = []
     try:
         for method in experiment.methods:
@@ -166,36 +166,36 @@ def _methods(session: Session) -> dict[str, list[Outcome]]:
                 for program in ready:
                     program.compiled.set()
             programs.append((method, ready))
-            outcomes[method.name] = all_seeds(session, method, ready)
+            seed_results[method.name] = all_seeds(session, method, ready)
             if session.stopping:
                 break
             if method.name == "federated" and config.evaluation.fine_tune:
-                outcomes[FINE_TUNED] = fine_tuned(session, ready[0].simulation, outcomes["federated"])
+                seed_results[FINE_TUNED] = fine_tuned(session, ready[0].simulation, seed_results["federated"])
             if method.name == "independent" and config.baselines.average_once:
-                outcomes[AVERAGE_ONCE] = averaged(session, outcomes["independent"])
+                seed_results[AVERAGE_ONCE] = averaged(session, seed_results["independent"])
             if method.name == "independent" and config.baselines.mixture:
-                outcomes[MIXTURE] = mixed(session, outcomes["independent"])
+                seed_results[MIXTURE] = mixed(session, seed_results["independent"])
     except Exception as fault:
         session.fail(fault)
     finally:
-        for _, opened in programs:
-            for program in opened:
+        for _, open_folder in programs:
+            for program in open_folder:
                 program.simulation.close()
-    return outcomes
+    return seed_results
 
 
-def _finish(session: Session, outcomes: dict[str, list[Outcome]], heard: Heard) -> Summary:
+def _finish(session: Session, seed_results: dict[str, list[SeedResult]], heard: Signalled) -> Summary:
     place = session.folder
     found = place.read()
-    summary = summarise(session.experiment, found.records, outcomes, session.timing, session.measures)
+    summary = summarise(session.experiment, found.records, seed_results, session.timing, session.measures)
     notes = [*session.notes, *found.notes()]
     if notes:
         summary["notes"] = notes
     if session.failure is not None:
         summary["failure"] = reason_of(session.failure)
     params: dict[str, np.ndarray] = {}
-    for outcome in outcomes.get("federated", []):
-        params |= checkpoint.named(outcome.params, f"seed{outcome.seed}")
+    for seed_result in seed_results.get("federated", []):
+        params |= checkpoint.named(seed_result.params, f"seed{seed_result.seed}")
     place.write_params(params)
     place.write_summary(summary)
     report = None

@@ -13,7 +13,7 @@ from fedrl.core.types import Params
 from fedrl.engines.simulate import simulate
 from fedrl.environments import gridworld
 from fedrl.environments.fleet import fleet
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.learners import q_table
 from fedrl.runs.evaluate import greedy_returns
 
@@ -27,17 +27,17 @@ def self_test() -> list[str]:
     order of agents on other devices.
     """
     environment = gridworld("S...G")
-    learner = q_table(environment, learning_rate=0.5, exploration=0.5, instances=4, steps=16)
+    learner = q_table(environment, learning_rate=0.5, epsilon=0.5, num_envs=4, num_steps=16)
     federation = federate(learner, mean())
     agents = fleet(environment, AGENTS, {"slip": 0.0})
     devices = jax.local_devices()
 
     def train(order: Sequence[int], places: Sequence[jax.Device]) -> Params:
         simulation = simulate(federation, agents, order=order, devices=places)
-        population = simulation.init(0)
+        run_state = simulation.init(0)
         for _ in range(ROUNDS):
-            population, _ = simulation.round(population)
-        return jax.tree.map(np.asarray, population.server.params)
+            run_state, _ = simulation.round(run_state)
+        return jax.tree.map(np.asarray, run_state.server.params)
 
     params, again = train(range(AGENTS), devices[:1]), train(range(AGENTS)[::-1], devices[-1:])
     faults = []

@@ -18,18 +18,18 @@ from fedrl.config.objects import Experiment
 from fedrl.core.errors import FedrlError
 from fedrl.core.learner import Learner
 from fedrl.core.types import Params
-from fedrl.engines.state import Round
+from fedrl.engines.state import RoundResult
 from fedrl.records import Event, RoundRecord, Sink
 from fedrl.records.folder import RunFolder
 from fedrl.records.measured import OWN_KEYS
-from fedrl.records.rejections import refusals_in
-from fedrl.runs.communication import exchanged
+from fedrl.records.rejections import rejections_in
+from fedrl.runs.communication import communicated
 from fedrl.runs.evaluate import Played, played
 from fedrl.runs.measuring import known, sums_in, values_in
-from fedrl.runs.outcome import Omission, Outcome
+from fedrl.runs.seed_result import Omission, SeedResult
 
 if TYPE_CHECKING:
-    from fedrl.runs.outcome import Outcome
+    from fedrl.runs.seed_result import SeedResult
 
 NOT_FINITE = "its parameters are not finite"
 NO_RETURN = "its environment gave a return that is not finite"
@@ -107,7 +107,7 @@ def reason_of(fault: Exception) -> str:
     return str(fault) if isinstance(fault, FedrlError) else f"{type(fault).__name__}: {fault}"
 
 
-def outcome(session: Session, seed: int, number: int, policies: Policies) -> Outcome:
+def seed_result(session: Session, seed: int, number: int, policies: Policies) -> SeedResult:
     """Evaluate where a seed got to."""
     unseen = session.experiment.held_out
     policies = sound(policies)
@@ -120,7 +120,7 @@ def outcome(session: Session, seed: int, number: int, policies: Policies) -> Out
         held_out = greedy(session, seed, common, unseen)
         unseen_left_out = _omissions(common, held_out)
     acting, stacked, unlearned = policies.acting, policies.stacked, policies.unlearned
-    return Outcome(seed, number, acting, stacked, own, held_out, unlearned, left_out, unseen_left_out, sums)
+    return SeedResult(seed, number, acting, stacked, own, held_out, unlearned, left_out, unseen_left_out, sums)
 
 
 def sound(policies: Policies) -> Policies:
@@ -188,7 +188,7 @@ def _omissions(policies: Policies, returns: Sequence[float | None]) -> tuple[Omi
 
 
 def record_of(
-    method: Method, seed: int, number: int, seen: Round, seconds: float, measures: Declared | None = None
+    method: Method, seed: int, number: int, seen: RoundResult, seconds: float, measures: Declared | None = None
 ) -> RoundRecord:
     """What is written down of one round.
 
@@ -200,7 +200,7 @@ def record_of(
     episodes = seen.metrics.get("episodes", nothing)
     returned = seen.metrics.get("episode_return", nothing)
     agents = [known(r / n) if n else None for r, n in zip(returned, episodes, strict=True)]
-    refusals, steps = refusals_in(seen), np.array(method.local_steps if seen.steps is None else seen.steps)
+    rejections, steps = rejections_in(seen), np.array(method.local_steps if seen.steps is None else seen.steps)
     sums = sums_in(measures, learner, seen, steps)
     values = values_in(measures.all, sums)
     record: RoundRecord = {
@@ -216,39 +216,39 @@ def record_of(
         "bytes_down": seen.bytes_down,
         "messages_up": seen.messages_up,
         "messages_down": seen.messages_down,
-        "refused": len(seen.refused),
+        "rejected": len(seen.rejected),
         "seconds": round(seconds, 6),
         "measures": {name: value for name, value in values.items() if name not in OWN_KEYS},
         "sums": sums,
     }
-    if refusals:
-        record["refusals"] = refusals
-    if method.talk and not seen.weight > 0.0:
+    if rejections:
+        record["rejections"] = rejections
+    if method.communicates and not seen.weight > 0.0:
         record["merged"] = False
     if seen.skipped:
         record["skipped"] = seen.skipped
-    return {**record, **exchanged(seen)} if method.talk else record
+    return {**record, **communicated(seen)} if method.communicates else record
 
 
-def _loss(seen: Round, steps: np.ndarray) -> float | None:
+def _loss(seen: RoundResult, steps: np.ndarray) -> float | None:
     """The mean over the agents that trained and were not refused."""
     loss = seen.metrics.get("loss")
     if loss is None:
         return None
     steps = steps.copy()
-    steps[[refusal.agent for refusal in seen.refused]] = 0
+    steps[[rejection.agent for rejection in seen.rejected]] = 0
     trained = steps > 0
     return known((loss[trained] / steps[trained]).mean(dtype=np.float64)) if trained.any() else None
 
 
-def steps_of(method: Method, seen: Round) -> int:
+def steps_of(method: Method, seen: RoundResult) -> int:
     """Environment steps of all agents in a round."""
     if seen.steps is None:
         return method.steps_per_round
     return method.federation.learner.samples * int(seen.steps.sum())
 
 
-def steps_until(method: Method, number: int, seen: Round) -> int:
+def steps_until(method: Method, number: int, seen: RoundResult) -> int:
     """Environment steps of all agents since this seed of the method began."""
     if seen.iterations is None:
         return number * method.steps_per_round

@@ -23,7 +23,7 @@ def simulation_of(experiment: Experiment, method: Method, devices: Sequence[jax.
     return simulate(
         method.federation,
         method.fleet,
-        topology=where.topology if method.talk else isolated(),
+        topology=where.topology if method.communicates else isolated(),
         scheduler=where.scheduler if federated else None,
         clock=where.clock if federated else None,
         local_steps=method.local_steps,
@@ -34,11 +34,11 @@ def simulation_of(experiment: Experiment, method: Method, devices: Sequence[jax.
 
 def in_one_simulation(one: Method, other: Method) -> bool:
     """Whether two methods run in the same simulation."""
-    return one.federation is other.federation and one.talk == other.talk
+    return one.federation is other.federation and one.communicates == other.communicates
 
 
 def in_one_program(experiment: Experiment, one: Method, other: Method) -> bool:
     """Whether two methods run the same compiled program: agents of one server, or of none, that are added up."""
     where = experiment.coordination
-    summed = where.neighbours is None and not where.scheduler.mixed and where.scheduler.admission is None
+    summed = where.neighbours is None and not where.scheduler.mixed and where.scheduler.upload_budget is None
     return one.federation is other.federation and summed and where.scheduler.schedule.mixing == 1.0

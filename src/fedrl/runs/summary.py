@@ -16,17 +16,17 @@ from fedrl.config.measures import Declared
 from fedrl.config.objects import Experiment
 from fedrl.core.component import cite
 from fedrl.core.versions import versions
-from fedrl.records import AFTERWARDS, AgentResult, Compared, LeftOut, Range, Summary
-from fedrl.records.rejections import refusals_of
+from fedrl.records import WITHOUT_ROUNDS, AgentResult, Compared, LeftOut, Range, Summary
+from fedrl.records.rejections import rejections_of
 from fedrl.records.statistics import interval, seed_means, shared_by_all
 from fedrl.runs.communication import consensus_of, hierarchy_of, timing_of
 from fedrl.runs.heterogeneity import heterogeneity_of
 from fedrl.runs.measuring import summary_of
 from fedrl.runs.session import Timing
-from fedrl.runs.warnings import alarms_of
+from fedrl.runs.warnings import warnings_of
 
 if TYPE_CHECKING:
-    from fedrl.runs.outcome import Outcome
+    from fedrl.runs.seed_result import SeedResult
 
 PACKAGES = ("fedrl", "jax", "jaxlib", "numpy", "optax")
 
@@ -34,33 +34,35 @@ PACKAGES = ("fedrl", "jax", "jaxlib", "numpy", "optax")
 def summarise(
     experiment: Experiment,
     records: Sequence[Mapping[str, Any]],
-    outcomes: Mapping[str, Sequence[Outcome]],
+    seed_results: Mapping[str, Sequence[SeedResult]],
     timing: Timing,
     measures: Mapping[str, Declared],
 ) -> Summary:
     """Put the outcome of all seeds and methods together."""
-    federated = outcomes.get("federated", [])
+    federated = seed_results.get("federated", [])
     settings = _settings(experiment)
-    baselines = [name for name in outcomes if name != "federated" and outcomes[name]]
+    baselines = [name for name in seed_results if name != "federated" and seed_results[name]]
     ours = [record for record in records if record["method"] == "federated"]
     sent = [record for record in ours if record["seed"] == experiment.config.seed_list[0]]
     last: dict[tuple[str, int], int] = {}
     for record in records:
-        if record["method"] not in AFTERWARDS:
+        if record["method"] not in WITHOUT_ROUNDS:
             last[record["method"], record["seed"]] = record["environment_steps"]
     summary: Summary = {
         "name": experiment.config.name,
-        "final_return": over_seeds([outcome.greedy for outcome in federated]),
+        "final_return": over_seeds([seed_result.greedy for seed_result in federated]),
         "agents": [
             {"id": result["id"], "return": result["return"], "env_params": settings[result["id"]]}
             for result in _agents(federated)
         ],
-        "baselines": {name: over_seeds([outcome.greedy for outcome in outcomes[name]]) for name in baselines},
-        "baseline_agents": {name: _agents(outcomes[name]) for name in baselines},
+        "baselines": {
+            name: over_seeds([seed_result.greedy for seed_result in seed_results[name]]) for name in baselines
+        },
+        "baseline_agents": {name: _agents(seed_results[name]) for name in baselines},
         "held_out": over_seeds([o.held_out for o in federated]) if experiment.held_out is not None else None,
         "rounds": experiment.config.rounds,
         "seeds": experiment.config.seed_list,
-        "environment_steps": sum(last.values()) + len(outcomes.get("fine_tuned", ())) * experiment.tuning_steps,
+        "environment_steps": sum(last.values()) + len(seed_results.get("fine_tuned", ())) * experiment.tuning_steps,
         "steps_per_second": timing.steps / timing.training_s if timing.training_s > 0 and timing.steps else None,
         "compile_s": timing.compile_s,
         "wall_s": time.perf_counter() - timing.started,
@@ -75,15 +77,17 @@ def summarise(
         "citations": list(dict.fromkeys(line for part in _parts(experiment) for line in cite(part))),
     }
     summary["heterogeneity"] = heterogeneity_of(experiment, ours)
-    measured = summary_of(experiment.learner, measures, records, outcomes)
+    measured = summary_of(experiment.learner, measures, records, seed_results)
     if measured:
         summary["measures"] = measured
     if "independent" in baselines:
-        ended, alone = ([outcome.greedy for outcome in outcomes[name]] for name in ("federated", "independent"))
-        summary["alarms"] = alarms_of(experiment.learner, ended, alone, "fine_tuned" in baselines)
-    summary["refusals"] = refusals_of(records)
-    summary["left_out"] = _left_out(outcomes)
-    summary["compared"] = _compared(outcomes)
+        ended, alone = (
+            [seed_result.greedy for seed_result in seed_results[name]] for name in ("federated", "independent")
+        )
+        summary["warnings"] = warnings_of(experiment.learner, ended, alone, "fine_tuned" in baselines)
+    summary["rejections"] = rejections_of(records)
+    summary["left_out"] = _left_out(seed_results)
+    summary["compared"] = _compared(seed_results)
     consensus, hierarchy = consensus_of(experiment, ours), hierarchy_of(experiment, ours)
     if consensus is not None:
         summary["consensus"] = consensus
@@ -112,7 +116,7 @@ def _model_bytes(experiment: Experiment) -> int:
 def _parts(experiment: Experiment) -> list[Any]:
     """What was used and has a source."""
     where = experiment.coordination
-    return [experiment.federation, experiment.selection, experiment.workload, *where.parts]
+    return [experiment.federation, experiment.selection, experiment.local_steps, *where.parts]
 
 
 def over_seeds(returns: Sequence[Sequence[float | None]]) -> Range:
@@ -145,21 +149,26 @@ def revision() -> str | None:
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
-def _agents(outcomes: Sequence[Outcome]) -> list[AgentResult]:
+def _agents(seed_results: Sequence[SeedResult]) -> list[AgentResult]:
     """The mean over seeds of each agent's greedy return."""
-    if not outcomes:
+    if not seed_results:
         return []
-    table = np.asarray([outcome.greedy for outcome in outcomes], float)
+    table = np.asarray([seed_result.greedy for seed_result in seed_results], float)
     seeds, agents = shared_by_all(table)
     means = table[seeds].mean(0) if seeds.any() else np.full(table.shape[1], np.nan)
     return [{"id": i, "return": float(means[i]) if known else None} for i, known in enumerate(agents)]
 
 
-def _left_out(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, list[LeftOut]]:
+def _left_out(seed_results: Mapping[str, Sequence[SeedResult]]) -> dict[str, list[LeftOut]]:
     """What each method goes without, seeds that go without the same together."""
     found: dict[str, list[LeftOut]] = {}
-    parts = [(name, outcome.seed, outcome.left_out) for name, ended in outcomes.items() for outcome in ended]
-    parts += [("held_out", outcome.seed, outcome.held_out_left_out) for outcome in outcomes.get("federated", ())]
+    parts = [
+        (name, seed_result.seed, seed_result.left_out) for name, ended in seed_results.items() for seed_result in ended
+    ]
+    parts += [
+        ("held_out", seed_result.seed, seed_result.held_out_left_out)
+        for seed_result in seed_results.get("federated", ())
+    ]
     for name, seed, omissions in parts:
         for what, agents, reason in omissions:
             listed = found.setdefault(name, [])
@@ -171,9 +180,9 @@ def _left_out(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, list[LeftO
     return found
 
 
-def _compared(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, Compared]:
+def _compared(seed_results: Mapping[str, Sequence[SeedResult]]) -> dict[str, Compared]:
     """Each baseline that is about other agents than the federation, beside it over the agents of both."""
-    tables = {name: np.asarray([o.greedy for o in ended], float) for name, ended in outcomes.items() if ended}
+    tables = {name: np.asarray([o.greedy for o in ended], float) for name, ended in seed_results.items() if ended}
     found: dict[str, Compared] = {}
     ours = tables.pop("federated", np.empty((0, 0)))
     for name, theirs in tables.items() if len(ours) else ():

@@ -23,14 +23,14 @@ from fedrl.config.methods import Method
 from fedrl.config.objects import Experiment
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import RunError
-from fedrl.engines.state import Population, Simulation
-from fedrl.federation.downlink import heard
+from fedrl.engines.state import Simulation, SimulationState
+from fedrl.federation.downlink import sent_params
 from fedrl.records import Compile, checkpoint
 from fedrl.records.rejections import History
 from fedrl.runs.heterogeneity import begun, hears_all, is_measured, measured
 from fedrl.runs.measuring import greedy_values
-from fedrl.runs.outcome import Outcome
-from fedrl.runs.session import Policies, Session, evaluation, outcome, record_of, steps_of
+from fedrl.runs.seed_result import SeedResult
+from fedrl.runs.session import Policies, Session, evaluation, record_of, seed_result, steps_of
 from fedrl.runs.simulations import simulation_of
 
 
@@ -54,7 +54,7 @@ def simulations(experiment: Experiment, method: Method) -> list[Simulation]:
     return [simulation_of(experiment, method, [device]) for device in devices[:seeds]]
 
 
-def all_seeds(session: Session, method: Method, programs: Sequence[Program]) -> list[Outcome]:
+def all_seeds(session: Session, method: Method, programs: Sequence[Program]) -> list[SeedResult]:
     """Run every seed of a method, as many at a time as there are devices."""
     session.measures[method.name] = declared(method.federation.learner, programs[0].simulation.measures)
     fresh = [program for program in programs if not program.compiled.is_set()]
@@ -64,17 +64,17 @@ def all_seeds(session: Session, method: Method, programs: Sequence[Program]) -> 
     workers = 1 if isinstance(session.experiment.environment, HostEnvironment) else len(jax.local_devices())
     started = time.perf_counter()
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        jobs: list[Future[Outcome | None]] = []
+        jobs: list[Future[SeedResult | None]] = []
         for i, seed in enumerate(seeds):
             jobs.append(pool.submit(_guarded, session, method, programs[i % len(programs)], seed, i < len(programs)))
-        outcomes = [found for found in [job.result() for job in jobs] if found is not None]
+        seed_results = [found for found in [job.result() for job in jobs] if found is not None]
     compiling = max((program.compile_s for program in fresh), default=0.0)  # at the same time on each device
     session.timing.compile_s += compiling
     session.timing.training_s += time.perf_counter() - started - compiling
-    return outcomes
+    return seed_results
 
 
-def _guarded(session: Session, method: Method, program: Program, seed: int, first: bool) -> Outcome | None:
+def _guarded(session: Session, method: Method, program: Program, seed: int, first: bool) -> SeedResult | None:
     """One seed; if it fails, the others stop, too."""
     try:
         if not first:
@@ -90,26 +90,26 @@ def _guarded(session: Session, method: Method, program: Program, seed: int, firs
         program.compiled.set()
 
 
-def _seed(session: Session, method: Method, program: Program, seed: int) -> Outcome:
+def _seed(session: Session, method: Method, program: Program, seed: int) -> SeedResult:
     """Train one seed of one method, from its checkpoint if there is one."""
     config, simulation = session.experiment.config, program.simulation
     path = session.folder.checkpoint(method.name, seed)
     began = time.perf_counter()
     done = checkpoint.round_of(path)
-    population = simulation.init(seed)
+    run_state = simulation.init(seed)
     if done:
-        population = checkpoint.load(path, population)
-    history = History.of(method.name, seed, method.talk, session.folder.records() if done else ())
+        run_state = checkpoint.load(path, run_state)
+    history = History.of(method.name, seed, method.communicates, session.folder.records() if done else ())
     saved = time.perf_counter()
     for number in range(done + 1, config.rounds + 1):
-        measuring = method.talk and hears_all(session.experiment) and is_measured(number, config.rounds)
-        start = begun(simulation, population) if measuring else None
+        measuring = method.communicates and hears_all(session.experiment) and is_measured(number, config.rounds)
+        start = begun(simulation, run_state) if measuring else None
         started = time.perf_counter()
         try:
-            population, seen = simulation.round(population)
+            run_state, seen = simulation.round(run_state)
         except Exception as fault:
             session.fail(fault)
-            population = _recovered(session, method, simulation, seed, done, population)
+            run_state = _recovered(session, method, simulation, seed, done, run_state)
             break
         seconds = time.perf_counter() - started
         if not program.compiled.is_set():
@@ -119,13 +119,13 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Outc
             session.timing.add_steps(steps_of(method, seen))
         record = record_of(method, seed, number, seen, seconds, session.measures[method.name])
         warnings = history.add(record, seen.steps)
-        refused = [refusal.agent for refusal in seen.refused]
-        differing = None if start is None else measured(start, simulation.held(population), refused)
+        rejected = [rejection.agent for rejection in seen.rejected]
+        differing = None if start is None else measured(start, simulation.held(run_state), rejected)
         if differing is not None:
             record["heterogeneity"] = differing
         last = number == config.rounds
         if last or (config.evaluation.every and number % config.evaluation.every == 0):
-            policies = _policies(session.experiment, method, simulation, population, history)
+            policies = _policies(session.experiment, method, simulation, run_state, history)
             record["greedy"], sums = evaluation(session, seed, policies)
             measured_greedily = greedy_values(session.experiment.learner, sums, _with_return(record["greedy"]))
             if measured_greedily:
@@ -137,11 +137,11 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Outc
         stopping = session.stopping
         if last or stopping or time.perf_counter() - saved >= config.checkpoint_s:
             session.folder.sync()
-            checkpoint.save(path, population, number)
+            checkpoint.save(path, run_state, number)
             saved = time.perf_counter()
         if stopping:
             break
-    return outcome(session, seed, done, _policies(session.experiment, method, simulation, population, history))
+    return seed_result(session, seed, done, _policies(session.experiment, method, simulation, run_state, history))
 
 
 def _with_return(greedy: Sequence[float | None]) -> np.ndarray:
@@ -149,8 +149,8 @@ def _with_return(greedy: Sequence[float | None]) -> np.ndarray:
 
 
 def _recovered(
-    session: Session, method: Method, simulation: Simulation, seed: int, done: int, population: Population
-) -> Population:
+    session: Session, method: Method, simulation: Simulation, seed: int, done: int, run_state: SimulationState
+) -> SimulationState:
     """Where a seed stood after its last whole round.
 
     A round that fails may have changed what it began with, so the rounds since the last checkpoint are run again; on
@@ -160,30 +160,30 @@ def _recovered(
         raise RunError("No round is through.")  # never told: the error of the round came first
     path = session.folder.checkpoint(method.name, seed)
     if not isinstance(session.experiment.environment, HostEnvironment):
-        population, at = simulation.init(seed), checkpoint.round_of(path)
-        population = checkpoint.load(path, population) if at else population
+        run_state, at = simulation.init(seed), checkpoint.round_of(path)
+        run_state = checkpoint.load(path, run_state) if at else run_state
         for _ in range(at, done):
-            population, _ = simulation.round(population)
-    elif any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(population)):
+            run_state, _ = simulation.round(run_state)
+    elif any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(run_state)):
         raise RunError("The round before is lost.")
     session.folder.sync()
-    checkpoint.save(path, population, done)
-    return population
+    checkpoint.save(path, run_state, done)
+    return run_state
 
 
 def _policies(
-    experiment: Experiment, method: Method, simulation: Simulation, population: Population, history: History
+    experiment: Experiment, method: Method, simulation: Simulation, run_state: SimulationState, history: History
 ) -> Policies:
     """What the agents of a method act with: everyone what it has made of the last exchange, if there was one."""
     learner, where = experiment.learner, experiment.coordination
     if method.name == "centralised":
-        alone = jax.tree.map(lambda leaf: leaf[0], simulation.params_of(population))
+        alone = jax.tree.map(lambda leaf: leaf[0], simulation.params_of(run_state))
         return Policies(alone, False, alone, failed=history.unlearned.get(0, ""))
-    if not method.talk:
-        return Policies(simulation.params_of(population), True, None, unlearned=history.unlearned)
-    server, common = population.server, None
+    if not method.communicates:
+        return Policies(simulation.params_of(run_state), True, None, unlearned=history.unlearned)
+    server, common = run_state.server, None
     if has_common_policy(learner, where):
-        common = jax.tree.map(np.asarray, heard(server.down, server.params))
+        common = jax.tree.map(np.asarray, sent_params(server.down, server.params))
     if common is not None and all_act_alike(learner, where):
         return Policies(common, False, common, failed=history.failed)
-    return Policies(simulation.params_of(simulation.adopt(population)), True, common, failed=history.failed)
+    return Policies(simulation.params_of(simulation.adopt(run_state)), True, common, failed=history.failed)

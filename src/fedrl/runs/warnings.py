@@ -14,27 +14,27 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedrl.core.learner import Learner
-from fedrl.records import Alarm, Hurt
+from fedrl.records import NegativeTransfer, RunWarning
 from fedrl.records.formatting import short
 from fedrl.records.statistics import lower_end, shared_by_all
 
 LEVEL = 0.95
 FEWEST_SEEDS = 3
-CURES = {
-    "personal": "personal(learner, keep=[...]) leaves a head or a critic with each agent",
-    "interpolated": "interpolated(learner) takes over only a share of the global parameters",
-    "gated": "gated(learner) lets an agent refuse what earns less at home",
+REMEDIES = {
+    "personal": "personal(learner, local=[...]) leaves a head or a critic with each agent",
+    "interpolate": "interpolate(learner) takes over only a share of the global parameters",
+    "accept_if_better": "accept_if_better(learner) lets an agent refuse what earns less at home",
     "fine_tuned": "evaluation.fine_tune = N lets every agent go on alone for N iterations afterwards",
 }
 NAMED = 8
 
 
-def alarms_of(
+def warnings_of(
     learner: Learner,
     federated: Sequence[Sequence[float | None]],
     alone: Sequence[Sequence[float | None]],
     fine_tuned: bool = False,
-) -> list[Alarm]:
+) -> list[RunWarning]:
     """The alarms of a run.
 
     Args:
@@ -52,32 +52,32 @@ def alarms_of(
     if seeds < FEWEST_SEEDS or not agents.any():
         return []
     level = 1.0 - (1.0 - LEVEL) / (agents.sum() + 1)
-    hurt: list[Hurt] = [
+    negative_transfer: list[NegativeTransfer] = [
         {"id": int(k), "federated": ours[:, i].mean(), "independent": theirs[:, i].mean(), "at_least": low}
         for i, k in enumerate(np.flatnonzero(agents))
         if (low := lower_end(differences[:, i], level)) > 0.0
     ]
     everybody = lower_end(differences.mean(1), level) > 0.0
-    if not hurt and not everybody:
+    if not negative_transfer and not everybody:
         return []
     taken = {*learner.personalised, *(("fine_tuned",) if fine_tuned else ())}
-    cures = [cure for name, cure in CURES.items() if name not in taken]
+    remedies = [remedy for name, remedy in REMEDIES.items() if name not in taken]
     return [
         {
             "kind": "federation_hurts",
-            "agents": hurt,
+            "agents": negative_transfer,
             "everybody": everybody,
-            "message": _told(hurt, everybody, seeds),
-            "cures": cures,
+            "message": _told(negative_transfer, everybody, seeds),
+            "remedies": remedies,
         }
     ]
 
 
-def _told(hurt: Sequence[Hurt], everybody: bool, seeds: int) -> str:
+def _told(negative_transfer: Sequence[NegativeTransfer], everybody: bool, seeds: int) -> str:
     named = [
         f"agent {a['id']} returns {short(a['independent'])} alone and {short(a['federated'])} federated"
-        for a in hurt[:NAMED]
+        for a in negative_transfer[:NAMED]
     ]
-    more = [f"{len(hurt) - NAMED} more agents do better alone"] if len(hurt) > NAMED else []
+    more = [f"{len(negative_transfer) - NAMED} more agents do better alone"] if len(negative_transfer) > NAMED else []
     whole = ["the mean of all agents is higher alone"] if everybody else []
     return f"Federation hurts: {', '.join(whole + named + more)} (paired over {seeds} seeds, beyond chance)."

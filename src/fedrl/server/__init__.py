@@ -1,24 +1,27 @@
 """What a server decides: whom it asks, how much each works, when it merges, and what it does with the merged update."""
 
 from fedrl.server.allocation import allocate
-from fedrl.server.local_steps import allocated, balanced, balanced_by_time, balanced_steps, from_loss, ramp, steady
+from fedrl.server.local_steps import (
+    adacomm,
+    constant,
+    linear,
+    proportional_steps,
+    proportional_to_measured_speed,
+    proportional_to_speed,
+    water_filling,
+)
 from fedrl.server.optimizers import fedadagrad, fedadam, fedavg, fedavgm, fedyogi, normalized_momentum
 from fedrl.server.schedules import afedpg, bounded_staleness, fed_async, fed_buff, synchronous
-from fedrl.server.selection import by_capacity, by_utility, power_of_choice, round_robin, uniform
-from fedrl.server.staleness import constant, hinge, polynomial
-from fedrl.server.upload_budget import by_priority
+from fedrl.server.selection import by_capacity, oort, power_of_choice, round_robin, uniform
+from fedrl.server.staleness import hinge, ignore_staleness, polynomial
+from fedrl.server.upload_budget import greedy
 
 __all__ = [
+    "adacomm",
     "afedpg",
     "allocate",
-    "allocated",
-    "balanced",
-    "balanced_by_time",
-    "balanced_steps",
     "bounded_staleness",
     "by_capacity",
-    "by_priority",
-    "by_utility",
     "constant",
     "fed_async",
     "fed_buff",
@@ -27,14 +30,19 @@ __all__ = [
     "fedavg",
     "fedavgm",
     "fedyogi",
-    "from_loss",
+    "greedy",
     "hinge",
+    "ignore_staleness",
+    "linear",
     "normalized_momentum",
+    "oort",
     "polynomial",
     "power_of_choice",
-    "ramp",
+    "proportional_steps",
+    "proportional_to_measured_speed",
+    "proportional_to_speed",
     "round_robin",
-    "steady",
     "synchronous",
     "uniform",
+    "water_filling",
 ]

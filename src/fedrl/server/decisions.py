@@ -15,7 +15,7 @@ from fedrl.core.aggregator import Arrivals
 from fedrl.core.component import Call, record
 from fedrl.core.types import PyTree
 
-Told: TypeAlias = Mapping[str, np.ndarray]
+Reports: TypeAlias = Mapping[str, np.ndarray]
 STEPS = "steps"
 """By this name a workload hears how many local steps are behind an update."""
 
@@ -29,72 +29,72 @@ class Selection:
             from 1. They are all agents, or in a tree those of one server. The generator is derived from the run's key,
             the round and the server, so nothing depends on when a run was interrupted.
         init: `agents -> state`, NumPy arrays of a fixed shape.
-        hear: `(arrivals, state, told) -> state`: whose updates arrived in the round and how stale they were, as the
-            engine knows, and what those agents said about themselves, each `[arrivals]`.
-        asks: What they are to tell, see `fedrl.core.reports`.
+        observe: `(arrivals, state, reports) -> state`: whose updates arrived in the round and how stale they were, as
+            the engine knows, and what those agents said about themselves, each `[arrivals]`.
+        requested: What they are to tell, see `fedrl.core.reports`.
     """
 
     choose: Callable[[np.random.Generator, np.ndarray, int, PyTree], np.ndarray]
     init: Callable[[int], PyTree] = lambda agents: ()
-    hear: Callable[[Arrivals, PyTree, Told], PyTree] = lambda arrivals, state, told: state
-    asks: tuple[str, ...] = ()
+    observe: Callable[[Arrivals, PyTree, Reports], PyTree] = lambda arrivals, state, reports: state
+    requested: tuple[str, ...] = ()
     call: Call | None = None
 
 
 @record
-class Workload:
+class LocalSteps:
     """How many local steps each agent takes in a round.
 
     Attributes:
         plan: `(agents, number, state) -> steps`, int `[agents]`, each from 1 to `most`.
         most: The most that any agent is ever asked for: what programs are compiled for.
         init, asks: As those of a `Selection`.
-        hear: Likewise; `told` also has `STEPS`, how many local steps each took, as the engine knows: where agents begin
-            at different times, those that were planned last are not those.
+        observe: Likewise; `reports` also has `STEPS`, how many local steps each took, as the engine knows: where agents
+            begin at different times, those that were planned last are not those.
     """
 
     plan: Callable[[int, int, PyTree], np.ndarray]
     most: int
     init: Callable[[int], PyTree] = lambda agents: ()
-    hear: Callable[[Arrivals, PyTree, Told], PyTree] = lambda arrivals, state, told: state
-    asks: tuple[str, ...] = ()
+    observe: Callable[[Arrivals, PyTree, Reports], PyTree] = lambda arrivals, state, reports: state
+    requested: tuple[str, ...] = ()
     call: Call | None = None
 
 
 @record
-class Admission:
+class UploadBudget:
     """Whose updates are sent, of those who have trained and told what theirs is worth.
 
     Attributes:
-        admit: `(rng, ids, left, state, told, sizes) -> admitted`, bool `[cohort]`, of updates of so many bytes each, so
-            that those admitted take at most `left` bytes together. The generator is that of a `Selection`.
+        select: `(rng, ids, left, state, reports, sizes) -> selected`, bool `[cohort]`, of updates of so many bytes
+            each, so that those admitted take at most `left` bytes together. The generator is that of a `Selection`.
         budget_bytes: What a merge may take up, bids and updates of all agents together.
-        asks: What agents tell in their bids, see `fedrl.core.reports`.
+        requested: What agents tell in their bids, see `fedrl.core.reports`.
         init: `agents -> state`, NumPy arrays of a fixed shape.
-        hear: `(ids, admitted, state, told) -> state`, once a round.
+        observe: `(ids, selected, state, reports) -> state`, once a round.
     """
 
-    admit: Callable[[np.random.Generator, np.ndarray, int, PyTree, Told, np.ndarray], np.ndarray]
+    select: Callable[[np.random.Generator, np.ndarray, int, PyTree, Reports, np.ndarray], np.ndarray]
     budget_bytes: int
-    asks: tuple[str, ...]
+    requested: tuple[str, ...]
     init: Callable[[int], PyTree] = lambda agents: ()
-    hear: Callable[[np.ndarray, np.ndarray, PyTree, Told], PyTree] = lambda ids, admitted, state, told: state
+    observe: Callable[[np.ndarray, np.ndarray, PyTree, Reports], PyTree] = lambda ids, selected, state, reports: state
     call: Call | None = None
 
 
-class Known(NamedTuple):
+class LastReports(NamedTuple):
     """The last number each agent told, float32 `[agents]`; NaN for one that never did."""
 
     value: np.ndarray
 
 
-def nobody_known(agents: int) -> Known:
+def no_reports(agents: int) -> LastReports:
     """Before anybody said anything."""
-    return Known(np.full(agents, np.nan, np.float32))
+    return LastReports(np.full(agents, np.nan, np.float32))
 
 
-def heard(state: Known, ids: np.ndarray, value: Any) -> Known:
+def updated(state: LastReports, ids: np.ndarray, value: Any) -> LastReports:
     """What was known, with what was told now; a number that is not finite is no news."""
     after = state.value.copy()
     after[ids] = np.where(np.isfinite(value), value, after[ids])
-    return Known(after)
+    return LastReports(after)

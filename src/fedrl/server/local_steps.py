@@ -15,20 +15,20 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.reports import DURATION
 from fedrl.core.types import PyTree
 from fedrl.server.allocation import allocate_whole
-from fedrl.server.decisions import STEPS, Told, Workload
+from fedrl.server.decisions import STEPS, LocalSteps, Reports
 
 ADACOMM = "Wang & Joshi (2018), https://arxiv.org/abs/1810.08313"
 
 
-@component("workload", reference="McMahan et al. (2017), https://arxiv.org/abs/1602.05629")
-def steady(steps: int) -> Workload:
+@component("local_steps", reference="McMahan et al. (2017), https://arxiv.org/abs/1602.05629")
+def constant(steps: int) -> LocalSteps:
     """The same number of local steps in every round, for every agent: tau_t = steps."""
     check_positive(steps=steps)
-    return Workload(lambda agents, number, state: np.full(agents, steps), steps)
+    return LocalSteps(lambda agents, number, state: np.full(agents, steps), steps)
 
 
-@component("workload", reference=ADACOMM)
-def ramp(first: int, last: int, rounds: int) -> Workload:
+@component("local_steps", reference=ADACOMM)
+def linear(first: int, last: int, rounds: int) -> LocalSteps:
     """Grow or shrink the number of local steps evenly: from `first` in round 1 to `last` in round `rounds` and after.
 
     Shrinking communicates rarely while any progress is good, and often when agents' drift is what is left of the error.
@@ -48,7 +48,7 @@ def ramp(first: int, last: int, rounds: int) -> Workload:
         way = min(number - 1, rounds - 1) / max(rounds - 1, 1)
         return np.full(agents, round(first + way * (last - first)))
 
-    return Workload(plan, max(first, last))
+    return LocalSteps(plan, max(first, last))
 
 
 class Progress(NamedTuple):
@@ -58,15 +58,16 @@ class Progress(NamedTuple):
     last: np.ndarray
 
 
-@component("workload", reference=ADACOMM)
-def from_loss(first: int, best: float | None = None) -> Workload:
+@component("local_steps", reference=ADACOMM)
+def adacomm(first: int, reference_return: float | None = None) -> LocalSteps:
     """AdaComm: fewer local steps as the loss falls, tau_t = ceil(sqrt(F_t / F_1) tau_1), from 1 to tau_1.
 
-    What leaves an agent beside its update is its loss, four bytes in the open: "loss", or "return" if `best` is given.
+    What leaves an agent beside its update is its loss, four bytes in the open: "loss", or "return" if
+    `reference_return` is given.
 
     Args:
         first: tau_1, the local steps of the first round, and the most there are.
-        best: The best mean return there is. With it, F = best - return: name it in reinforcement learning.
+        reference_return: The best mean return there is. With it, F = best - return: name it in reinforcement learning.
 
     Raises:
         ConfigError: `first` is below one.
@@ -80,21 +81,21 @@ def from_loss(first: int, best: float | None = None) -> Workload:
         steps = math.ceil(math.sqrt(max(ratio, 0.0)) * first - 1e-6) if math.isfinite(ratio) else first
         return np.full(agents, min(max(steps, 1), first))
 
-    def hear(arrivals: Arrivals, state: Progress, told: Told) -> Progress:
+    def observe(arrivals: Arrivals, state: Progress, reports: Reports) -> Progress:
         del arrivals
-        loss = told["loss"] if best is None else best - told["return"]
+        loss = reports["loss"] if reference_return is None else reference_return - reports["return"]
         known = loss[np.isfinite(loss)]
         if not known.size:
             return state
         now = np.asarray(known.mean(), np.float32)
         return Progress(now if np.isnan(state.first) else state.first, now)
 
-    asks = ("loss" if best is None else "return",)
-    return Workload(plan, first, lambda agents: Progress(unknown, unknown), hear, asks)
+    requested = ("loss" if reference_return is None else "return",)
+    return LocalSteps(plan, first, lambda agents: Progress(unknown, unknown), observe, requested)
 
 
-@component("workload", reference="unequal local work: Li et al. (2020), https://arxiv.org/abs/1812.06127")
-def balanced(speeds: Sequence[float], most: int) -> Workload:
+@component("local_steps", reference="unequal local work: Li et al. (2020), https://arxiv.org/abs/1812.06127")
+def proportional_to_speed(speeds: Sequence[float], most: int) -> LocalSteps:
     """Let a round end for all at about the same time: steps in proportion to speed, the fastest agent takes `most`.
 
     Args:
@@ -104,13 +105,13 @@ def balanced(speeds: Sequence[float], most: int) -> Workload:
     Raises:
         ConfigError: A speed is not above zero, or there are not so many agents as speeds.
     """
-    steps = balanced_steps(speeds, most)
+    steps = proportional_steps(speeds, most)
 
     def plan(agents: int, number: int, state: PyTree) -> np.ndarray:
         del number, state
         return _one_each(steps, agents, "speeds")
 
-    return Workload(plan, most)
+    return LocalSteps(plan, most)
 
 
 class Pace(NamedTuple):
@@ -119,8 +120,8 @@ class Pace(NamedTuple):
     step_s: np.ndarray
 
 
-@component("workload", reference="unequal local work: Li et al. (2020), https://arxiv.org/abs/1812.06127")
-def balanced_by_time(most: int, first: int = 1, memory: float = 0.5) -> Workload:
+@component("local_steps", reference="unequal local work: Li et al. (2020), https://arxiv.org/abs/1812.06127")
+def proportional_to_measured_speed(most: int, first: int = 1, memory: float = 0.5) -> LocalSteps:
     """Let a round end for all at about the same time, by how long their last rounds took.
 
         s_k <- memory s_k + (1 - memory) duration_k / tau_k,      tau_k = round(most min_j s_j / s_k), at least 1
@@ -153,22 +154,22 @@ def balanced_by_time(most: int, first: int = 1, memory: float = 0.5) -> Workload
         ideal = most * state.step_s[known].min() / np.where(known, state.step_s, np.inf)
         return np.where(known, np.clip(np.rint(ideal), 1, most), first).astype(int)
 
-    def hear(arrivals: Arrivals, state: Pace, told: Told) -> Pace:
+    def observe(arrivals: Arrivals, state: Pace, reports: Reports) -> Pace:
         ids = arrivals.sender
-        now = told[DURATION] / told[STEPS]
+        now = reports[DURATION] / reports[STEPS]
         before = state.step_s[ids]
         after = np.where(np.isfinite(before), memory * before + (1.0 - memory) * now, now)
         step_s = state.step_s.copy()
         step_s[ids] = np.where(np.isfinite(now) & (now > 0.0), after, before)
         return Pace(step_s)
 
-    return Workload(plan, most, lambda agents: Pace(np.full(agents, np.nan, np.float32)), hear, (DURATION,))
+    return LocalSteps(plan, most, lambda agents: Pace(np.full(agents, np.nan, np.float32)), observe, (DURATION,))
 
 
-def balanced_steps(speeds: Sequence[float] | np.ndarray, most: int) -> np.ndarray:
+def proportional_steps(speeds: Sequence[float] | np.ndarray, most: int) -> np.ndarray:
     """Steps in proportion to speed, rounded, at least one: `[agents]`.
 
-    >>> balanced_steps([4.0, 2.0, 1.0, 0.1], most=8).tolist()
+    >>> proportional_steps([4.0, 2.0, 1.0, 0.1], most=8).tolist()
     [8, 4, 2, 1]
     """
     check_positive(most=most)
@@ -178,8 +179,8 @@ def balanced_steps(speeds: Sequence[float] | np.ndarray, most: int) -> np.ndarra
     return np.maximum(np.rint(most * pace / pace.max()).astype(int), 1)
 
 
-@component("workload", reference="whole steps by their use: Fox (1966), https://doi.org/10.1287/mnsc.13.3.210")
-def allocated(total: int, caps: Sequence[int], weights: Sequence[float], utility: str = "log") -> Workload:
+@component("local_steps", reference="whole steps by their use: Fox (1966), https://doi.org/10.1287/mnsc.13.3.210")
+def water_filling(total: int, caps: Sequence[int], weights: Sequence[float], utility: str = "log") -> LocalSteps:
     """Deal out a number of local steps by their use: max sum_k U_k(tau_k), sum_k tau_k <= total, 1 <= tau_k <= cap_k.
 
     The best there is in whole steps, see `allocate_whole`.
@@ -199,7 +200,7 @@ def allocated(total: int, caps: Sequence[int], weights: Sequence[float], utility
         del number, state
         return _one_each(steps, agents, "caps")
 
-    return Workload(plan, int(steps.max()))
+    return LocalSteps(plan, int(steps.max()))
 
 
 def _one_each(steps: np.ndarray, agents: int, name: str) -> np.ndarray:

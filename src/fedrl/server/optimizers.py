@@ -1,7 +1,7 @@
 """What the server does with the merged update: it takes the negative mean change for a gradient and descends.
 
-All are optax transformations for `federate(..., server_opt=...)`; any other will do. The names and defaults are those
-of the papers. `tau` is the adaptivity: how small a typical change may be before it is magnified.
+All are optax transformations for `federate(..., server_optimizer=...)`; any other will do. The names and defaults are
+those of the papers. `tau` is the adaptivity: how small a typical change may be before it is magnified.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def fedadam(
 
     This is Algorithm 2 of the paper: unlike Adam, it does not divide m and v by 1 - b^t. While t is below some
     1 / (1 - b2) rounds, v is smaller than in Adam and a step longer: under a constant change 2.1 times as long in
-    round 10 and 1.26 times in round 100. Use `optax.adam` as `server_opt` for Adam itself.
+    round 10 and 1.26 times in round 100. Use `optax.adam` as `server_optimizer` for Adam itself.
 
     Args:
         learning_rate: Above zero.

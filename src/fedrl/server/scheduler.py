@@ -20,20 +20,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedrl.clocks.counter_rng import Draw, uniform
-from fedrl.clocks.distributions import Spreading, delays_of
+from fedrl.clocks.counter_rng import Purpose, uniform
+from fedrl.clocks.distributions import Distributed, delays_of
 from fedrl.clocks.events import ARRIVED, AWAY, BACK, FAILED, MALFORMED, NOBODY, OPENED, TIMER, Actions, Events
 from fedrl.core.aggregator import Arrivals
 from fedrl.core.errors import ConfigError
 from fedrl.core.types import PyTree
-from fedrl.server.decisions import STEPS, Admission, Selection, Told, Workload
+from fedrl.server.decisions import STEPS, LocalSteps, Reports, Selection, UploadBudget
 from fedrl.server.schedules import Schedule, synchronous
 from fedrl.server.upload_budget import left_for_updates
 
 WAIT_FOR_ALL = synchronous()
 IDLE, BUSY, ABSENT, WAITING = 0, 1, 2, 3
 """WAITING: its update has arrived, and what becomes of it is to be known before the agent begins again."""
-ADMISSION, SELECTION = 1, 2
+UPLOAD_BUDGET, SELECTION = 1, 2
 """Set the generators of a round apart: of admission, and of selection by each server of a tree."""
 
 
@@ -63,11 +63,11 @@ class Board(NamedTuple):
         turns: How often each was sent for, and was there.
         done: Turns each has ended; one that was away is not behind the others.
         ended: The last of its turns that each has ended: what arrives of one up to that has been counted.
-        heard: The version that each works on.
+        started_from: The version that each works on.
         delay: How many versions ago what an agent is sent was made.
         allowed: Who may be sent for.
         steps: Local steps that each is asked for.
-        asked: Local steps of the turn that each began last.
+        steps_begun: Local steps of the turn that each began last.
         failing: Whose training came to nothing, since an update last arrived.
         version: Of what may be worked on.
         deadline_s: When the server stops waiting.
@@ -76,7 +76,7 @@ class Board(NamedTuple):
         age: How many versions ago what each started from was opened, int32 `[n]`.
         taken: Local steps behind their updates, `[n]`.
         unread: How many messages of each could not be read since then.
-        told: What they reported, by name, `[n]` each.
+        reports: What they reported, by name, `[n]` each.
         sizes: Bytes of their updates, `[n]`.
         selection, workload, admission: What these remember.
         key: Numbers from which the generators of rounds are made, and the seed of the run at last.
@@ -86,11 +86,11 @@ class Board(NamedTuple):
     turns: np.ndarray
     done: np.ndarray
     ended: np.ndarray
-    heard: np.ndarray
+    started_from: np.ndarray
     delay: np.ndarray
     allowed: np.ndarray
     steps: np.ndarray
-    asked: np.ndarray
+    steps_begun: np.ndarray
     failing: np.ndarray
     version: np.ndarray
     deadline_s: np.ndarray
@@ -99,11 +99,11 @@ class Board(NamedTuple):
     age: np.ndarray
     taken: np.ndarray
     unread: np.ndarray
-    told: Told
+    reports: Reports
     sizes: np.ndarray
     selection: PyTree
-    workload: PyTree
-    admission: PyTree
+    local_steps: PyTree
+    upload_budget: PyTree
     key: np.ndarray
 
 
@@ -114,8 +114,8 @@ class Scheduler:
     Attributes:
         schedule: When a version is complete.
         selection: Who may be sent for; everybody by default.
-        workload: How many local steps each takes; always the same number by default.
-        admission: Whose updates are merged, under a budget of bytes; all by default.
+        local_steps: How many local steps each takes; always the same number by default.
+        upload_budget: Whose updates are merged, under a budget of bytes; all by default.
         bids: What bids cost, if there is a budget.
         group: `[agents]`, whose updates share a budget, and among whom a selection chooses; all of them by default.
         delay_rounds: How many versions ago what an agent is sent was made: a whole number, one per agent, or a spread,
@@ -124,21 +124,21 @@ class Scheduler:
 
     schedule: Schedule = WAIT_FOR_ALL
     selection: Selection | None = None
-    workload: Workload | None = None
-    admission: Admission | None = None
+    local_steps: LocalSteps | None = None
+    upload_budget: UploadBudget | None = None
     bids: Bids | None = None
     group: np.ndarray | None = field(default=None, compare=False)  # it follows from the topology
-    delay_rounds: Spreading = 0
+    delay_rounds: Distributed = 0
 
     @property
     def redispatch(self) -> bool:
         """Whether an agent that is done begins again before the next merge."""
-        return self.schedule.restart
+        return self.schedule.redispatch
 
     @property
     def mixed(self) -> bool:
         """Whether agents that work at the same time may have heard different versions."""
-        return self.schedule.restart or self.schedule.late == "keep" or self.delayed
+        return self.schedule.redispatch or self.schedule.stragglers == "keep" or self.delayed
 
     @property
     def delayed(self) -> bool:
@@ -148,27 +148,29 @@ class Scheduler:
     @property
     def waits(self) -> bool:
         """Whether an agent begins nothing before it is known what became of its update."""
-        return not self.schedule.restart or self.admission is not None
+        return not self.schedule.redispatch or self.upload_budget is not None
 
     @property
-    def in_turn(self) -> bool:
+    def one_at_a_time(self) -> bool:
         """Whether one event at a time has to be dealt with, since who goes on depends on the others."""
         return self.redispatch and (self.schedule.concurrency is not None or self.schedule.bound is not None)
 
     def init(self, steps: np.ndarray, key: Sequence[int]) -> Board:
         """Before the first event."""
         agents = len(steps)
-        rules = [() if rule is None else rule.init(agents) for rule in (self.selection, self.workload, self.admission)]
+        rules = [
+            () if rule is None else rule.init(agents) for rule in (self.selection, self.local_steps, self.upload_budget)
+        ]
         return Board(
             status=np.zeros(agents, np.int8),
             turns=np.zeros(agents, np.int32),
             done=np.zeros(agents, np.int32),
             ended=np.zeros(agents, np.int32),
-            heard=np.full(agents, -1, np.int32),
+            started_from=np.full(agents, -1, np.int32),
             delay=delays_of(self.delay_rounds, agents),
             allowed=np.ones(agents, bool),
             steps=np.asarray(steps, np.int32).copy(),
-            asked=np.zeros(agents, np.int32),
+            steps_begun=np.zeros(agents, np.int32),
             failing=np.zeros(agents, bool),
             version=np.zeros(1, np.int32),
             deadline_s=np.full(1, np.inf),
@@ -177,17 +179,17 @@ class Scheduler:
             age=NOBODY,
             taken=NOBODY,
             unread=np.zeros(agents, np.int32),
-            told={},
+            reports={},
             sizes=NOBODY,
             selection=rules[0],
-            workload=rules[1],
-            admission=rules[2],
+            local_steps=rules[1],
+            upload_budget=rules[2],
             key=np.asarray(key, np.int64),
         )
 
     def step(self, board: Board, events: Events) -> tuple[Board, Actions]:
         """Take in what happened, and say what is to be done."""
-        changing = ("status", "turns", "done", "ended", "heard", "asked", "unread", "failing", "begun")
+        changing = ("status", "turns", "done", "ended", "started_from", "steps_begun", "unread", "failing", "begun")
         board = board._replace(**{name: getattr(board, name).copy() for name in changing})
         now = float(events.time_s[-1]) if len(events.time_s) else 0.0
         if events.kind[0] == OPENED:
@@ -196,9 +198,9 @@ class Scheduler:
 
     def fresh(self, board: Board, events: Events) -> np.ndarray:
         """Which events are news: all but those of turns that have ended before."""
-        if not len(events.turn):
+        if not len(events.dispatch):
             return np.ones(len(events.kind), bool)
-        return np.asarray((events.kind == BACK) | (events.turn > board.ended[events.agent]))
+        return np.asarray((events.kind == BACK) | (events.dispatch > board.ended[events.agent]))
 
     # --- a version is opened -----------------------------------------------------------------------------------------
 
@@ -212,10 +214,10 @@ class Scheduler:
         else:
             board = board._replace(allowed=np.ones(agents, bool))
         self._catch_up(board, board.allowed & ~before, before)
-        if self.workload is not None:
-            planned = _within(self.workload.plan(agents, number, board.workload), self.workload)
+        if self.local_steps is not None:
+            planned = _within(self.local_steps.plan(agents, number, board.local_steps), self.local_steps)
             board = board._replace(steps=planned.astype(np.int32))
-        if self.admission is not None and not self.redispatch:
+        if self.upload_budget is not None and not self.redispatch:
             self._left(self._most(agents, np.flatnonzero(board.allowed)))
         board.failing[:] = False
         board = board._replace(deadline_s=np.full(1, now + self.schedule.deadline_s))
@@ -240,21 +242,21 @@ class Scheduler:
         Raises:
             ConfigError: The selection does not suit so many, or servers would wait for more than may come.
         """
-        ids = self.first_asked(agents)
+        ids = self.first_cohort(agents)
         if self.selection is not None and not self.redispatch and self.schedule.quorum > max(len(ids), 1):
             raise ConfigError(
                 f"{self.schedule!r} merges no fewer than {self.schedule.quorum} updates, and {self.selection!r} asks "
                 f"{len(ids)} agents in a round: nothing would ever be merged. Lower the quorum, or ask more agents."
             )
-        if self.admission is not None and self.redispatch and self._need(agents) > len(ids):
+        if self.upload_budget is not None and self.redispatch and self._need(agents) > len(ids):
             raise ConfigError(
                 f"{self.schedule!r} waits for {self._need(agents)} updates, and {len(ids)} agents are asked, each of "
-                f"which waits for the answer to its bid ({self.admission!r}): there would never be as many. Wait for "
-                "fewer, or ask more agents."
+                f"which waits for the answer to its bid ({self.upload_budget!r}): there would never be as many. Wait "
+                "for fewer, or ask more agents."
             )
         return self._most(agents, ids)
 
-    def first_asked(self, agents: int) -> np.ndarray:
+    def first_cohort(self, agents: int) -> np.ndarray:
         """Whom servers ask in the first round."""
         if self.selection is None:
             return np.arange(agents)
@@ -263,7 +265,7 @@ class Scheduler:
     def _most(self, agents: int, ids: np.ndarray) -> int:
         """The most agents that one server hears before it merges: of these, or of all if those who are late go on."""
         group = self._groups(agents)
-        heard = group if self.schedule.late == "keep" else group[ids]
+        heard = group if self.schedule.stragglers == "keep" else group[ids]
         return min(int(np.bincount(heard).max(initial=0)), self._need(agents))
 
     def _groups(self, agents: int) -> np.ndarray:
@@ -277,19 +279,19 @@ class Scheduler:
             board.status[ids] = ABSENT
             board.turns[ids] -= 1
             board.begun[:] = (board.status == BUSY).any()
-            return self._go_on(board, self._free(board) if self.in_turn or not self.redispatch else NOBODY, now)
+            return self._go_on(board, self._free(board) if self.one_at_a_time or not self.redispatch else NOBODY, now)
         again, since_s = NOBODY, NOBODY
         if kind[0] != TIMER:
             events = events.of(self.fresh(board, events))
             kind, ids = events.kind, events.agent
         if kind.size and kind[0] != TIMER:
             board = self._ended(board, events)
-            if self.redispatch and not self.in_turn:
+            if self.redispatch and not self.one_at_a_time:
                 going = board.allowed[ids] & (board.status[ids] == IDLE) & ~self._completes(board, kind)
                 again, since_s = ids[going], events.time_s[going]
         if self._due(board, now):
             return self._merge(board, again, since_s)
-        if self.in_turn:
+        if self.one_at_a_time:
             again, since_s = self._free(board), NOBODY
         elif not board.begun[0] and not self.redispatch:
             board = board._replace(deadline_s=np.full(1, now + self.schedule.deadline_s))
@@ -309,19 +311,19 @@ class Scheduler:
         if len(came):
             board.failing[:] = False
         board.failing[ids[kind == FAILED]] = True
-        told = (
-            {**board.told}
+        reports = (
+            {**board.reports}
             | {  # events without an update report nothing
-                name: np.concatenate([board.told.get(name, x[:0]), x[kind == ARRIVED]])
+                name: np.concatenate([board.reports.get(name, x[:0]), x[kind == ARRIVED]])
                 for name, x in events.report.items()
             }
         )
         sizes = events.size_bytes[kind == ARRIVED] if len(events.size_bytes) else np.zeros(len(came), int)
         return board._replace(
             arrived=np.concatenate([board.arrived, came]),
-            age=np.concatenate([board.age, board.version[0] - board.heard[came]]),
-            taken=np.concatenate([board.taken, board.asked[came]]),
-            told=told,
+            age=np.concatenate([board.age, board.version[0] - board.started_from[came]]),
+            taken=np.concatenate([board.taken, board.steps_begun[came]]),
+            reports=reports,
             sizes=np.concatenate([board.sizes, sizes]),
         )
 
@@ -358,68 +360,70 @@ class Scheduler:
     # --- a merge is due ----------------------------------------------------------------------------------------------
 
     def _merge(self, board: Board, again: np.ndarray, since_s: np.ndarray) -> tuple[Board, Actions]:
-        late = np.flatnonzero(board.status == BUSY) if self.schedule.late == "discard" else NOBODY
-        board.status[late], board.ended[late] = IDLE, board.turns[late]
+        stragglers = np.flatnonzero(board.status == BUSY) if self.schedule.stragglers == "cancel" else NOBODY
+        board.status[stragglers], board.ended[stragglers] = IDLE, board.turns[stragglers]
         board.status[board.status == WAITING] = IDLE
         scale = np.zeros(0, np.float32)
         if len(board.arrived) >= max(self.schedule.quorum, 1):
             scale = np.asarray(self.schedule.scale(board.age, len(board.status)), np.float32)
-        if self.admission is not None and len(board.arrived):
-            admitted, board = self._admitted(board)
-            scale = scale * admitted
-        board = self._heard(board)
-        board = self._sent_for(board, again)
+        if self.upload_budget is not None and len(board.arrived):
+            selected, board = self._selected(board)
+            scale = scale * selected
+        board = self._observe(board)
+        board = self._dispatched(board, again)
         board.begun[:], board.unread[:] = False, 0
         done = board._replace(
-            version=board.version + 1, arrived=NOBODY, age=NOBODY, taken=NOBODY, told={}, sizes=NOBODY
+            version=board.version + 1, arrived=NOBODY, age=NOBODY, taken=NOBODY, reports={}, sizes=NOBODY
         )
-        return done, Actions(again, since_s, late, scale)
+        return done, Actions(again, since_s, stragglers, scale)
 
-    def _admitted(self, board: Board) -> tuple[np.ndarray, Board]:
+    def _selected(self, board: Board) -> tuple[np.ndarray, Board]:
         """Whose updates fit under the budget; in trees, under that of each edge. Of others, what was bid is known."""
-        assert self.admission is not None
+        assert self.upload_budget is not None
         assert self.bids is not None
-        numbers = [*board.key[:-1].tolist(), int(board.version[0]) + 1, ADMISSION]
-        rng, memory = np.random.default_rng(numbers), board.admission
+        numbers = [*board.key[:-1].tolist(), int(board.version[0]) + 1, UPLOAD_BUDGET]
+        rng, memory = np.random.default_rng(numbers), board.upload_budget
         taken = np.zeros(len(board.arrived), bool)
         everybody = self._groups(len(board.status))
         group = everybody[board.arrived]
         for g in np.unique(group):
             mine = np.flatnonzero(group == g)
             mine = mine[np.argsort(board.arrived[mine], kind="stable")]
-            ids, told = board.arrived[mine], {name: x[mine] for name, x in board.told.items()}
+            ids, reports = board.arrived[mine], {name: x[mine] for name, x in board.reports.items()}
             each = board.sizes[mine] - self.bids.repeated_bytes
             left = self._left(len(mine), int(board.unread[everybody == g].sum()))
-            taken[mine] = self.admission.admit(rng, ids, left, memory, told, each)
-            memory = self.admission.hear(ids, taken[mine], memory, told)
-        known = {name: x if name in self.bids.names else np.where(taken, x, np.nan) for name, x in board.told.items()}
-        return taken, board._replace(admission=memory, told=known)
+            taken[mine] = self.upload_budget.select(rng, ids, left, memory, reports, each)
+            memory = self.upload_budget.observe(ids, taken[mine], memory, reports)
+        known = {
+            name: x if name in self.bids.names else np.where(taken, x, np.nan) for name, x in board.reports.items()
+        }
+        return taken, board._replace(upload_budget=memory, reports=known)
 
     def _left(self, bids: int, unread: int = 0) -> int:
-        assert self.admission is not None
+        assert self.upload_budget is not None
         assert self.bids is not None
-        left = left_for_updates(self.admission, bids, self.bids.bid_bytes, self.bids.least_bytes)
+        left = left_for_updates(self.upload_budget, bids, self.bids.bid_bytes, self.bids.least_bytes)
         return max(left - unread * self.bids.bid_bytes, 0)
 
-    def _heard(self, board: Board) -> Board:
+    def _observe(self, board: Board) -> Board:
         """What agents told in their updates reaches those who decide about the next version."""
         if not len(board.arrived):
             return board
         order = np.argsort(board.arrived, kind="stable")
         arrivals = Arrivals(board.arrived[order].astype(np.int32), board.age[order].astype(np.int32))
-        told = {name: x[order] for name, x in board.told.items()}
+        reports = {name: x[order] for name, x in board.reports.items()}
         if self.selection is not None:
-            board = board._replace(selection=self.selection.hear(arrivals, board.selection, told))
-        if self.workload is not None:
-            known = {**told, STEPS: board.taken[order]}
-            board = board._replace(workload=self.workload.hear(arrivals, board.workload, known))
+            board = board._replace(selection=self.selection.observe(arrivals, board.selection, reports))
+        if self.local_steps is not None:
+            known = {**reports, STEPS: board.taken[order]}
+            board = board._replace(local_steps=self.local_steps.observe(arrivals, board.local_steps, known))
         return board
 
     # --- who begins --------------------------------------------------------------------------------------------------
 
     def _go_on(self, board: Board, ids: np.ndarray, now: float, since_s: np.ndarray = NOBODY) -> tuple[Board, Actions]:
         """Send for these agents, and wait for what happens next."""
-        board = self._sent_for(board, ids)
+        board = self._dispatched(board, ids)
         board.begun[:] |= (board.status == BUSY).any()
         since = since_s if len(since_s) == len(ids) else np.full(len(ids), now)
         overdue = now >= board.deadline_s[0]
@@ -427,16 +431,16 @@ class Scheduler:
         wake_s = np.inf if overdue else float(board.deadline_s[0])
         return board, Actions(ids, since, wants=max(wants, 1), wake_s=wake_s)
 
-    def _sent_for(self, board: Board, ids: np.ndarray) -> Board:
+    def _dispatched(self, board: Board, ids: np.ndarray) -> Board:
         """They begin a turn, with what was made before their delays, or in the beginning."""
         board.status[ids] = BUSY
-        board.heard[ids] = np.maximum(board.version[0] - board.delay[ids], 0)
-        board.asked[ids] = board.steps[ids]
+        board.started_from[ids] = np.maximum(board.version[0] - board.delay[ids], 0)
+        board.steps_begun[ids] = board.steps[ids]
         board.turns[ids] += 1
         return board
 
     def _need(self, agents: int) -> int:
-        return agents if self.schedule.wait_for is None else self.schedule.wait_for
+        return agents if self.schedule.buffer_size is None else self.schedule.buffer_size
 
     def _free(self, board: Board) -> np.ndarray:
         """Who may begin: all that are idle, or those with the fewest turns; nobody who is far ahead."""
@@ -446,7 +450,7 @@ class Scheduler:
         if len(idle) <= free:
             return idle
         turns = board.turns[idle]
-        place = turns + uniform(int(board.key[-1]), Draw.TURN, idle, turns)  # drawn among equals
+        place = turns + uniform(int(board.key[-1]), Purpose.TURN, idle, turns)  # drawn among equals
         return np.sort(idle[np.argsort(place)[:free]])
 
     def _near(self, board: Board) -> np.ndarray:
@@ -458,15 +462,15 @@ class Scheduler:
         return board.done - present.min(initial=np.iinfo(np.int32).max - bound) <= bound
 
 
-def _within(steps: np.ndarray, workload: Workload) -> np.ndarray:
-    if steps.min() < 1 or steps.max() > workload.most:
+def _within(steps: np.ndarray, local_steps: LocalSteps) -> np.ndarray:
+    if steps.min() < 1 or steps.max() > local_steps.most:
         raise ConfigError(
-            f"{workload!r} plans {steps.tolist()} local steps. Each is from 1 to {workload.most}, what programs were "
-            "compiled for. Raise the most it says."
+            f"{local_steps!r} plans {steps.tolist()} local steps. Each is from 1 to {local_steps.most}, what programs "
+            "were compiled for. Raise the most it says."
         )
     return steps
 
 
-def asked(*rules: Selection | Workload | Admission | None) -> tuple[str, ...]:
+def requested_reports(*rules: Selection | LocalSteps | UploadBudget | None) -> tuple[str, ...]:
     """What all of them ask of agents, each name once."""
-    return tuple(dict.fromkeys(name for rule in rules if rule is not None for name in rule.asks))
+    return tuple(dict.fromkeys(name for rule in rules if rule is not None for name in rule.requested))

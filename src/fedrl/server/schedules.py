@@ -20,7 +20,7 @@ from fedrl.clocks.devices import Clock
 from fedrl.core.checks import check_above_zero, check_one_of, check_positive
 from fedrl.core.component import Call, component, record
 from fedrl.core.errors import ConfigError
-from fedrl.server.staleness import Staleness, constant, polynomial
+from fedrl.server.staleness import Staleness, ignore_staleness, polynomial
 
 
 @record
@@ -28,28 +28,28 @@ class Schedule:
     """When the server merges, and when agents hear of it.
 
     Attributes:
-        wait_for: Updates that make a merge; None for all of those who are at work.
-        restart: Whether an agent that is done is sent what the server holds at once, or at the next merge.
+        buffer_size: Updates that make a merge; None for all of those who are at work.
+        redispatch: Whether an agent that is done is sent what the server holds at once, or at the next merge.
         staleness: What a stale update is scaled by.
         mixing: What every update is scaled by, besides; None for one over the number of agents.
-        toward_model: Whether an update says where to go (to the agent's parameters), or how far (its change).
+        mix_models: Whether an update says where to go (to the agent's parameters), or how far (its change).
         deadline_s: Seconds after which the server merges what it has, if that is a quorum.
         quorum: Updates without which a merge is abandoned, or a deadline is ignored.
-        late: What becomes of agents still at work when the server merges: "discard" calls them back, "keep" lets
+        stragglers: What becomes of agents still at work when the server merges: "cancel" calls them back, "keep" lets
             them go on.
         concurrency: Agents at work at a time; None for all.
         bound: Iterations that an agent may be ahead of the slowest; None for any number.
         momentum: alpha of the look-ahead; 1 for none.
     """
 
-    wait_for: int | None
-    restart: bool
-    staleness: Staleness = constant()
+    buffer_size: int | None
+    redispatch: bool
+    staleness: Staleness = ignore_staleness()
     mixing: float | None = 1.0
-    toward_model: bool = False
+    mix_models: bool = False
     deadline_s: float = math.inf
     quorum: int = 1
-    late: str = "keep"
+    stragglers: str = "keep"
     concurrency: int | None = None
     bound: int | None = None
     momentum: float = 1.0
@@ -63,12 +63,12 @@ class Schedule:
 
 @component("schedule", reference="Bonawitz et al. (2019), https://arxiv.org/abs/1902.01046")
 def synchronous(
-    wait_for: int | None = None,
+    buffer_size: int | None = None,
     *,
     deadline_s: float = math.inf,
     quorum: int = 1,
-    late: str = "discard",
-    staleness: Staleness = constant(),
+    stragglers: str = "cancel",
+    staleness: Staleness = ignore_staleness(),
 ) -> Schedule:
     """Rounds: all begin together, and the server waits for all of them, the first few, or until a deadline.
 
@@ -76,26 +76,26 @@ def synchronous(
     on waiting for one; if too few are left to make one, the round is abandoned and nothing is merged.
 
     Args:
-        wait_for: Updates to wait for ("elastic" synchronisation); by default those of all agents that were asked.
+        buffer_size: Updates to wait for ("elastic" synchronisation); by default those of all agents that were asked.
         deadline_s: Seconds from the beginning of a round to its end at the latest.
         quorum: The least number of updates to merge.
-        late: "discard" calls back those still at work at the end of a round, as if they had never begun; "keep" lets
-            them go on, and merges their updates in the round in which they come.
+        stragglers: "cancel" calls back those still at work at the end of a round, as if they had never begun; "keep"
+            lets them go on, and merges their updates in the round in which they come.
         staleness: What late updates are scaled by.
 
     Raises:
-        ConfigError: A number is out of range, or `late` is not known.
+        ConfigError: A number is out of range, or `stragglers` is not known.
     """
-    check_positive(quorum=quorum, **({} if wait_for is None else {"wait_for": wait_for}))
-    check_one_of(late, ("discard", "keep"), "late")
+    check_positive(quorum=quorum, **({} if buffer_size is None else {"buffer_size": buffer_size}))
+    check_one_of(stragglers, ("cancel", "keep"), "stragglers")
     if not deadline_s > 0.0:
         raise ConfigError(f"deadline_s is {deadline_s}. Nobody could meet it. Set it above 0, or leave it out.")
-    if wait_for is not None and quorum > wait_for:
+    if buffer_size is not None and quorum > buffer_size:
         raise ConfigError(
-            f"quorum is {quorum} and wait_for is {wait_for}. The server would merge before there is a quorum. "
+            f"quorum is {quorum} and wait_for is {buffer_size}. The server would merge before there is a quorum. "
             "Let the quorum be at most wait_for."
         )
-    return Schedule(wait_for, False, staleness, deadline_s=deadline_s, quorum=quorum, late=late)
+    return Schedule(buffer_size, False, staleness, deadline_s=deadline_s, quorum=quorum, stragglers=stragglers)
 
 
 @component("schedule", reference="Xie et al. (2019), https://arxiv.org/abs/1903.03934")
@@ -105,7 +105,7 @@ def fed_async(
     """FedAsync: theta <- (1 - a) theta + a theta_k with a = mixing * s(tau), as each agent comes.
 
     theta_k are the agent's parameters after training from a version that may be tau behind; the agent goes on from the
-    new theta at once. The paper also anchors local training: `chain(proximal(rho), ...)` as the learner's optimiser.
+    new theta at once. The paper also anchors local training: `chain(fedprox(rho), ...)` as the learner's optimiser.
 
     Args:
         mixing: How far the server goes to a fresh agent's parameters.
@@ -120,26 +120,28 @@ def fed_async(
             f"mixing is {mixing}. It is the share of the agent's parameters. Set it above 0, to at most 1."
         )
     _check_concurrency(concurrency)
-    return Schedule(1, True, staleness, mixing=mixing, toward_model=True, concurrency=concurrency)
+    return Schedule(1, True, staleness, mixing=mixing, mix_models=True, concurrency=concurrency)
 
 
 @component("schedule", reference="Nguyen et al. (2022), https://arxiv.org/abs/2106.06639")
-def fed_buff(buffer: int = 10, *, staleness: Staleness = polynomial(0.5), concurrency: int | None = None) -> Schedule:
+def fed_buff(
+    buffer_size: int = 10, *, staleness: Staleness = polynomial(0.5), concurrency: int | None = None
+) -> Schedule:
     """FedBuff: theta <- theta + mean of s(tau_k) Delta_k, as soon as a buffer of updates is full.
 
     An agent that is done goes on at once from what the server holds, or makes room for another.
 
     Args:
-        buffer: Updates that make a merge.
+        buffer_size: Updates that make a merge.
         staleness: s(tau).
         concurrency: Agents at work at a time; all by default. The next one is among those who had the fewest turns.
 
     Raises:
         ConfigError: A number is out of range.
     """
-    check_positive(buffer=buffer)
+    check_positive(buffer_size=buffer_size)
     _check_concurrency(concurrency)
-    return Schedule(buffer, True, staleness, concurrency=concurrency)
+    return Schedule(buffer_size, True, staleness, concurrency=concurrency)
 
 
 @component("schedule", reference="Ho et al. (2013), https://papers.nips.cc/paper/4894")
@@ -167,7 +169,9 @@ def bounded_staleness(bound: int = 3, *, mixing: float | None = None) -> Schedul
 
 
 @component("schedule", reference="Lan et al. (2024), https://arxiv.org/abs/2404.08003")
-def afedpg(alpha: float = 0.5, *, staleness: Staleness = constant(), concurrency: int | None = None) -> Schedule:
+def afedpg(
+    alpha: float = 0.5, *, staleness: Staleness = ignore_staleness(), concurrency: int | None = None
+) -> Schedule:
     r"""AFedPG: agents gather experience where the momentum will have carried the parameters, and come one at a time.
 
     Sent out is the look-ahead point
@@ -175,9 +179,9 @@ def afedpg(alpha: float = 0.5, *, staleness: Staleness = constant(), concurrency
         theta~ = theta + ((1 - alpha) / alpha) (theta - theta_previous),
 
     and the server takes steps of a given length along the momentum d <- (1 - alpha) d + alpha g of what comes back. So
-    give it the same alpha, `server_opt=normalized_momentum(rate, alpha)`; the paper's agents send policy gradients,
-    `payload="gradient"`, and changes of parameters will do, too. The analysis lets alpha fall over time; here it is
-    constant. The idea is that of NIGT (Cutkosky & Mehta, 2020), with agents that come when they come.
+    give it the same alpha, `server_optimizer=normalized_momentum(rate, alpha)`; the paper's agents send policy
+    gradients, `payload="gradient"`, and changes of parameters will do, too. The analysis lets alpha fall over time;
+    here it is constant. The idea is that of NIGT (Cutkosky & Mehta, 2020), with agents that come when they come.
 
     Args:
         alpha: Weight of the newest update in the momentum; 1 looks nowhere.
@@ -208,12 +212,12 @@ def check_hangs(devices: Clock, schedule: Schedule, asked: int) -> None:
         return
     if schedule.bound is not None:
         waits = True  # for the slowest
-    elif schedule.restart:
+    elif schedule.redispatch:
         waits = False
     elif math.isfinite(schedule.deadline_s):
         waits = schedule.quorum >= asked
     else:
-        waits = schedule.wait_for is None or schedule.wait_for >= asked
+        waits = schedule.buffer_size is None or schedule.buffer_size >= asked
     if waits:
         raise ConfigError(
             f"hang is {devices.hang:g} and hang_s is inf, and {schedule!r} waits for all {asked} agents that are "

@@ -12,7 +12,7 @@ from fedrl.core.checks import check_above_zero, check_one_of, check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.types import PyTree
-from fedrl.server.decisions import Known, Selection, Told, heard, nobody_known
+from fedrl.server.decisions import LastReports, Reports, Selection, no_reports, updated
 
 
 @component("selection", reference="McMahan et al. (2017), https://arxiv.org/abs/1602.05629")
@@ -54,7 +54,7 @@ def round_robin(cohort: int) -> Selection:
 
 
 @component("selection", reference="Lai et al. (2021), https://arxiv.org/abs/2010.06081")
-def by_utility(cohort: int, utility: str = "norm", exploration: float = 0.1) -> Selection:
+def oort(cohort: int, utility: str = "norm", epsilon: float = 0.1) -> Selection:
     """Ask the agents whose last contribution was the most useful, and a few others at random.
 
     As in Oort, a share of the cohort explores and the rest are those of the highest utility. Unlike in Oort, utility is
@@ -66,7 +66,7 @@ def by_utility(cohort: int, utility: str = "norm", exploration: float = 0.1) -> 
     Args:
         cohort: How many agents take part in a round.
         utility: "norm" or "loss".
-        exploration: The share of the cohort that is drawn from all the others, in [0, 1], on average over rounds: where
+        epsilon: The share of the cohort that is drawn from all the others, in [0, 1], on average over rounds: where
             it is not a whole number of agents, a lot rounds it up or down. 0.1 of 5 is one agent in half of the rounds.
 
     Raises:
@@ -74,36 +74,37 @@ def by_utility(cohort: int, utility: str = "norm", exploration: float = 0.1) -> 
     """
     check_positive(cohort=cohort)
     check_one_of(utility, ("norm", "loss"), "utility")
-    if not 0.0 <= exploration <= 1.0:
-        raise ConfigError(f"exploration is {exploration}. It is a share of the cohort. Set it between 0 and 1.")
+    if not 0.0 <= epsilon <= 1.0:
+        raise ConfigError(f"exploration is {epsilon}. It is a share of the cohort. Set it between 0 and 1.")
 
-    def choose(rng: np.random.Generator, ids: np.ndarray, number: int, state: Known) -> np.ndarray:
+    def choose(rng: np.random.Generator, ids: np.ndarray, number: int, state: LastReports) -> np.ndarray:
         del number
         ranked = ids[_highest_first(rng, state.value[ids])]
-        exploited = max(_at_most(cohort, ids) - math.floor(exploration * cohort + rng.random()), 0)
+        exploited = max(_at_most(cohort, ids) - math.floor(epsilon * cohort + rng.random()), 0)
         others = rng.permutation(ranked[exploited:])
         return np.concatenate([ranked[:exploited], others[: cohort - exploited]])
 
-    def hear(arrivals: Arrivals, state: Known, told: Told) -> Known:
-        return heard(state, arrivals.sender, told[utility])
+    def observe(arrivals: Arrivals, state: LastReports, reports: Reports) -> LastReports:
+        return updated(state, arrivals.sender, reports[utility])
 
-    return Selection(choose, nobody_known, hear, (utility,))
+    return Selection(choose, no_reports, observe, (utility,))
 
 
 @component("selection", reference="Cho, Wang & Joshi (2020), https://arxiv.org/abs/2010.01243")
-def power_of_choice(cohort: int, candidates: int, best: float | None = None) -> Selection:
+def power_of_choice(cohort: int, candidates: int, reference_return: float | None = None) -> Selection:
     """Draw some candidates, and ask those of them whose loss is the highest.
 
     The variant of the paper that goes by the last loss each agent told, so that candidates need not be asked for it:
     an agent never heard of has the highest. More candidates lean harder to agents that fare badly; as many candidates
     as the cohort is random selection.
 
-    What leaves an agent beside its update is its loss, four bytes in the open: "loss", or "return" if `best` is given.
+    What leaves an agent beside its update is its loss, four bytes in the open: "loss", or "return" if
+    `reference_return` is given.
 
     Args:
         cohort: How many agents take part in a round, m in the paper.
         candidates: How many are drawn at random, d in the paper, at least the cohort.
-        best: The best mean return there is. With it, the loss of an agent is best - return.
+        reference_return: The best mean return there is. With it, the loss of an agent is best - return.
 
     Raises:
         ConfigError: There are fewer candidates than are asked, or fewer agents than candidates.
@@ -115,15 +116,19 @@ def power_of_choice(cohort: int, candidates: int, best: float | None = None) -> 
             "candidates to the cohort or more."
         )
 
-    def choose(rng: np.random.Generator, ids: np.ndarray, number: int, state: Known) -> np.ndarray:
+    def choose(rng: np.random.Generator, ids: np.ndarray, number: int, state: LastReports) -> np.ndarray:
         del number
         drawn = rng.choice(ids, _at_most(candidates, ids, "candidates"), replace=False)
         return drawn[_highest_first(rng, state.value[drawn])[:cohort]]
 
-    def hear(arrivals: Arrivals, state: Known, told: Told) -> Known:
-        return heard(state, arrivals.sender, told["loss"] if best is None else best - told["return"])
+    def observe(arrivals: Arrivals, state: LastReports, reports: Reports) -> LastReports:
+        return updated(
+            state,
+            arrivals.sender,
+            reports["loss"] if reference_return is None else reference_return - reports["return"],
+        )
 
-    return Selection(choose, nobody_known, hear, ("loss" if best is None else "return",))
+    return Selection(choose, no_reports, observe, ("loss" if reference_return is None else "return",))
 
 
 @component(

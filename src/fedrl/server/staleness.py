@@ -33,11 +33,11 @@ class Staleness:
 
 
 @component("staleness", reference=XIE)
-def constant() -> Staleness:
+def ignore_staleness() -> Staleness:
     """Every update counts in full, however old: s(tau) = 1.
 
     >>> import numpy as np
-    >>> constant().weight(np.array([0, 7])).tolist()
+    >>> ignore_staleness().weight(np.array([0, 7])).tolist()
     [1.0, 1.0]
     """
     return Staleness(lambda tau: np.ones(np.shape(tau), np.float32))

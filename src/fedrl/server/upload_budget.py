@@ -12,7 +12,7 @@ import numpy as np
 from fedrl.core.checks import check_one_of, check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
-from fedrl.server.decisions import Admission, Told
+from fedrl.server.decisions import Reports, UploadBudget
 
 ASKED = {"norm": "norm", "loss": "loss", "improvement": "return"}
 
@@ -22,15 +22,15 @@ class Waiting(NamedTuple):
 
     Attributes:
         value: The last return it told; NaN for one that never did.
-        turned_away: How often in a row its update was not admitted.
+        rejected: How often in a row its update was not admitted.
     """
 
     value: np.ndarray
-    turned_away: np.ndarray
+    rejected: np.ndarray
 
 
-@component("admission", reference="greedy knapsack: Dantzig (1957), https://doi.org/10.1287/opre.5.2.266")
-def by_priority(budget_bytes: int, usefulness: str = "norm", patience: int | None = None) -> Admission:
+@component("upload_budget", reference="greedy knapsack: Dantzig (1957), https://doi.org/10.1287/opre.5.2.266")
+def greedy(budget_bytes: int, usefulness: str = "norm", patience: int | None = None) -> UploadBudget:
     """Merge the most useful updates first, until a budget of bytes is used up.
 
     Everybody who was asked trains and bids: it tells what its update is worth. The server admits updates in the order
@@ -64,43 +64,43 @@ def by_priority(budget_bytes: int, usefulness: str = "norm", patience: int | Non
     def init(agents: int) -> Waiting:
         return Waiting(np.full(agents, np.nan, np.float32), np.zeros(agents, np.int32))
 
-    def admit(
-        rng: np.random.Generator, ids: np.ndarray, left: int, state: Waiting, told: Told, sizes: np.ndarray
+    def select(
+        rng: np.random.Generator, ids: np.ndarray, left: int, state: Waiting, reports: Reports, sizes: np.ndarray
     ) -> np.ndarray:
-        bid = told[asked].astype(np.float64)
+        bid = reports[asked].astype(np.float64)
         before = state.value[ids] if usefulness == "improvement" else np.zeros(len(ids))
         worth = np.where(np.isnan(before), np.inf, bid - before)
         worth[~np.isfinite(bid)] = -np.inf  # who can't tell, or whose update the server would refuse, comes last
         density = np.where(worth > 0.0, worth / sizes, worth * sizes)
-        overdue = np.zeros(len(ids), bool) if patience is None else state.turned_away[ids] >= patience
+        overdue = np.zeros(len(ids), bool) if patience is None else state.rejected[ids] >= patience
         order = np.lexsort((rng.random(len(ids)), -density, ~overdue))
-        admitted = np.zeros(len(ids), bool)
+        selected = np.zeros(len(ids), bool)
         for k in order:
             if sizes[k] <= left:
-                admitted[k], left = True, left - int(sizes[k])
-        return admitted
+                selected[k], left = True, left - int(sizes[k])
+        return selected
 
-    def hear(ids: np.ndarray, admitted: np.ndarray, state: Waiting, told: Told) -> Waiting:
-        value, turned_away = state.value.copy(), state.turned_away.copy()
-        turned_away[ids] = np.where(admitted, 0, turned_away[ids] + 1)
+    def observe(ids: np.ndarray, selected: np.ndarray, state: Waiting, reports: Reports) -> Waiting:
+        value, rejected = state.value.copy(), state.rejected.copy()
+        rejected[ids] = np.where(selected, 0, rejected[ids] + 1)
         if usefulness == "improvement":
-            value[ids] = np.where(np.isfinite(told[asked]), told[asked], value[ids])
-        return Waiting(value, turned_away)
+            value[ids] = np.where(np.isfinite(reports[asked]), reports[asked], value[ids])
+        return Waiting(value, rejected)
 
-    return Admission(admit, budget_bytes, (asked,), init, hear)
+    return UploadBudget(select, budget_bytes, (asked,), init, observe)
 
 
-def left_for_updates(admission: Admission, bids: int, bid_bytes: int, smallest: int) -> int:
+def left_for_updates(upload_budget: UploadBudget, bids: int, bid_bytes: int, smallest: int) -> int:
     """What of the budget is left for updates when so many have bid.
 
     Raises:
         ConfigError: Not even the smallest update would fit; it says how much would be needed.
     """
-    left = admission.budget_bytes - bids * bid_bytes
+    left = upload_budget.budget_bytes - bids * bid_bytes
     if left < smallest:
         raise ConfigError(
-            f"budget_bytes is {admission.budget_bytes}. Bids of {bid_bytes} bytes from {bids} agents and one update of "
-            f"{smallest} bytes take {bids * bid_bytes + smallest}, so nothing would ever be sent. Set it to that or "
-            "more, ask fewer agents, or make updates smaller with a stage."
+            f"budget_bytes is {upload_budget.budget_bytes}. Bids of {bid_bytes} bytes from {bids} agents and one "
+            f"update of {smallest} bytes take {bids * bid_bytes + smallest}, so nothing would ever be sent. Set it to "
+            "that or more, ask fewer agents, or make updates smaller with a stage."
         )
     return left

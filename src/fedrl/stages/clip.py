@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
 from fedrl.core.stage import Stage
-from fedrl.core.types import Context, Key, PyTree, Update
+from fedrl.core.types import Key, PyTree, Update, UpdateContext
 from fedrl.stages.leaves import PLACES, check_not_encoded, is_real, map_real
 
 
@@ -27,12 +27,14 @@ def clip(norm: float) -> Stage:
     """
     check_above_zero(norm=norm)
 
-    def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
-        del key, context, shared
+    def encode(
+        key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
+    ) -> tuple[Update, PyTree]:
+        del key, context, server_state
         check_not_encoded(update.value, "clip()", allowed=PLACES)
         length = norm_of(update.value)
         factor = jnp.where(length <= norm, 1.0, norm / length)  # NaN fails the comparison and stays NaN
-        return update._replace(value=map_real(lambda leaf: leaf * factor, update.value)), local
+        return update._replace(value=map_real(lambda leaf: leaf * factor, update.value)), agent_state
 
     return Stage(encode, clips=norm)
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from fedrl.core.component import component
 from fedrl.core.stage import Stage
 from fedrl.core.subtrees import check_parts, joined, without
-from fedrl.core.types import Context, Key, Params, PyTree, Update
-from fedrl.wire.shapes import Shapes, shapes_of
+from fedrl.core.types import Key, Params, PyTree, Update, UpdateContext
+from fedrl.wire.shapes import TreeShapes, shapes_of
 
 
 @component("stage", reference="partial sharing: Pillutla et al. (2022), https://arxiv.org/abs/2204.03809")
-def one_way(parts: Sequence[str]) -> Stage:
+def download_only(parts: Sequence[str]) -> Stage:
     """Send nothing of some parts: they flow from the server to the agents only.
 
     Agents start each round from the server's value and may move away from it while they train; the server's own stays
@@ -29,12 +29,14 @@ def one_way(parts: Sequence[str]) -> Stage:
         check_parts(params, parts, "parts")
         return shapes_of(params), ()
 
-    def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
-        del key, context, shared
-        return update._replace(value=without(update.value, parts)), local
+    def encode(
+        key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
+    ) -> tuple[Update, PyTree]:
+        del key, context, server_state
+        return update._replace(value=without(update.value, parts)), agent_state
 
-    def finish(key: Key, shared: Shapes, update: Update) -> tuple[Update, PyTree]:
+    def finish(key: Key, server_state: TreeShapes, update: Update) -> tuple[Update, PyTree]:
         del key
-        return update._replace(value=joined(update.value, shared.zeros())), shared
+        return update._replace(value=joined(update.value, server_state.zeros())), server_state
 
     return Stage(encode, init, finish=finish)

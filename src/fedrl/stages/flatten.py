@@ -11,9 +11,9 @@ import numpy as np
 from fedrl.core import exact
 from fedrl.core.component import component
 from fedrl.core.stage import Stage
-from fedrl.core.types import Context, Key, PyTree, Update
-from fedrl.stages.leaves import check_not_encoded, opened
-from fedrl.wire.shapes import Shapes, shapes_of
+from fedrl.core.types import Key, PyTree, Update, UpdateContext
+from fedrl.stages.leaves import check_not_encoded, decompressed
+from fedrl.wire.shapes import TreeShapes, shapes_of
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["vector"], meta_fields=["shapes"])
@@ -22,7 +22,7 @@ class Flat:
     """A tree of arrays laid out as one vector, or what a later stage made of it."""
 
     vector: PyTree
-    shapes: Shapes
+    shapes: TreeShapes
 
     def dense(self) -> PyTree:
         """The tree again."""
@@ -39,13 +39,15 @@ def flatten() -> Stage:
     array and at least one; a quantiser has one scale for all. Nothing is lost.
     """
 
-    def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
-        del key, context, shared
+    def encode(
+        key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
+    ) -> tuple[Update, PyTree]:
+        del key, context, server_state
         check_not_encoded(update.value, "flatten()")
-        return update._replace(value=Flat(exact.flatten(update.value), shapes_of(update.value))), local
+        return update._replace(value=Flat(exact.flatten(update.value), shapes_of(update.value))), agent_state
 
-    def decode(shared: PyTree, update: Update) -> Update:
-        del shared
-        return update._replace(value=opened(Flat, update.value))
+    def decode(server_state: PyTree, update: Update) -> Update:
+        del server_state
+        return update._replace(value=decompressed(Flat, update.value))
 
     return Stage(encode, decode=decode, contraction=lambda entries: 1.0)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.stage import Stage
-from fedrl.core.types import Context, Key, Params, PyTree, Update
+from fedrl.core.types import Key, Params, PyTree, Update, UpdateContext
 
 LEAST, MOST = -13.0, 8.0
 """Bits of a weight's range: beyond, exact sums (`fedrl.core.exact`) would lose the small or refuse the large."""
@@ -52,15 +52,17 @@ def importance_averaging(learning_rate: float) -> Stage:
             )
         return jnp.zeros_like(params["visits"]), ()
 
-    def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
+    def encode(
+        key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
+    ) -> tuple[Update, PyTree]:
         del key, context
-        weight = jnp.exp2(jnp.clip(bits * update.value["visits"] - shared, LEAST, MOST))
-        return update._replace(value={"q": weight * update.value["q"], "visits": weight}), local
+        weight = jnp.exp2(jnp.clip(bits * update.value["visits"] - server_state, LEAST, MOST))
+        return update._replace(value={"q": weight * update.value["q"], "visits": weight}), agent_state
 
-    def finish(key: Key, shared: PyTree, update: Update) -> tuple[Update, PyTree]:
+    def finish(key: Key, server_state: PyTree, update: Update) -> tuple[Update, PyTree]:
         del key
         weight = update.value["visits"]
         value = {"q": update.value["q"] / weight, "visits": jnp.zeros_like(weight)}
-        return update._replace(value=value), shared + jnp.log2(weight)
+        return update._replace(value=value), server_state + jnp.log2(weight)
 
-    return Stage(encode=encode, init=init, finish=finish, expands=True)
+    return Stage(encode=encode, init=init, finish=finish, may_increase_norm=True)

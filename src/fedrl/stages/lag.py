@@ -17,22 +17,22 @@ from fedrl.core.checks import check_above_zero, check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import UnsoundError
 from fedrl.core.stage import Stage, pipeline, zeros_like
-from fedrl.core.types import Context, Key, PyTree, Update
+from fedrl.core.types import Key, PyTree, Update, UpdateContext
 from fedrl.stages.leaves import check_not_encoded
 from fedrl.wire.codec import travels_if
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["spoken", "value"], meta_fields=[])
+@partial(jax.tree_util.register_dataclass, data_fields=["messages_sent", "value"], meta_fields=[])
 @dataclass(frozen=True, eq=False)
-class Held:
+class SkippableValue:
     """A value that travels only if it is spoken.
 
     Attributes:
-        spoken: bool, whether it travels.
+        messages_sent: bool, whether it travels.
         value: Arrays, or what a later stage made of them; of no consequence unless spoken.
     """
 
-    spoken: PyTree
+    messages_sent: PyTree
     value: PyTree
 
 
@@ -41,7 +41,7 @@ class Held:
     reference="LAG: Chen et al. (2018), https://arxiv.org/abs/1805.09965; "
     "of policy gradients: Chen et al. (2018), https://arxiv.org/abs/1812.03239",
 )
-def lazy(*stages: Stage, factor: float = 4.0, memory: int = 10) -> Stage:
+def lag(*stages: Stage, factor: float = 4.0, memory: int = 10) -> Stage:
     """Hold an update back until it is large beside what the federation as a whole has moved lately.
 
     With p_k what agent k has to say, its update and all that it held back since it last spoke, it speaks if
@@ -59,7 +59,7 @@ def lazy(*stages: Stage, factor: float = 4.0, memory: int = 10) -> Stage:
     silent.
 
     Args:
-        *stages: What a spoken update passes on its way, in order: `lazy(error_feedback(sign()))`. Their state stands
+        *stages: What a spoken update passes on its way, in order: `lag(error_feedback(sign()))`. Their state stands
             still while the agent is silent.
         factor: How much it takes to speak.
         memory: Over how many rounds steps are averaged.
@@ -71,22 +71,24 @@ def lazy(*stages: Stage, factor: float = 4.0, memory: int = 10) -> Stage:
     check_above_zero(factor=factor)
     check_positive(memory=memory)
     for stage in stages:
-        if stage.noise is not None or stage.guide is not None or stage.withholds:
+        if stage.noise is not None or stage.correction is not None or stage.skips_uploads:
             raise UnsoundError(
-                f"lazy() holds back what {stage!r} makes of an update, and that stage adds noise, steers "
-                f"training or is lazy itself: it needs every round. Put {stage!r} before lazy(...), or leave one out."
+                f"lag() holds back what {stage!r} makes of an update, and that stage adds noise, steers "
+                f"training or is lazy itself: it needs every round. Put {stage!r} before lag(...), or leave one out."
             )
     inner = pipeline(stages)
     assert inner.decode is not None
     read = inner.decode
 
     def init(value: PyTree) -> tuple[PyTree, PyTree]:
-        shared, local = inner.init(value)
-        return (shared, jnp.float32(0.0)), (local, zeros_like(value))
+        server_state, agent_state = inner.init(value)
+        return (server_state, jnp.float32(0.0)), (agent_state, zeros_like(value))
 
-    def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
-        check_not_encoded(update.value, "lazy()")
-        (inside, moved), (before, held) = shared, local
+    def encode(
+        key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
+    ) -> tuple[Update, PyTree]:
+        check_not_encoded(update.value, "lag()")
+        (inside, moved), (before, held) = server_state, agent_state
         meant = update._replace(value=jax.tree.map(jnp.add, update.value, held))
         sent, after = inner.encode(key, context, inside, before, meant)
         silent = _square(meant.value) <= factor * moved  # not so for NaN: it is sent, for the server to refuse
@@ -95,19 +97,29 @@ def lazy(*stages: Stage, factor: float = 4.0, memory: int = 10) -> Stage:
             return jax.tree.map(lambda quiet, loud: jnp.where(silent, quiet, loud), if_silent, if_spoken)
 
         kept = chosen(meant.value, zeros_like(meant.value))
-        return sent._replace(value=Held(~silent, sent.value)), (chosen(before, after), kept)
+        return sent._replace(value=SkippableValue(~silent, sent.value)), (chosen(before, after), kept)
 
-    def decode(shared: PyTree, update: Update) -> Update:
-        spoken, value = update.value.spoken, update.value.value
-        update = read(shared[0], update._replace(value=value))
-        return update._replace(value=jax.tree.map(lambda x: jnp.where(spoken, x, jnp.zeros_like(x)), update.value))
+    def decode(server_state: PyTree, update: Update) -> Update:
+        messages_sent, value = update.value.messages_sent, update.value.value
+        update = read(server_state[0], update._replace(value=value))
+        return update._replace(
+            value=jax.tree.map(lambda x: jnp.where(messages_sent, x, jnp.zeros_like(x)), update.value)
+        )
 
-    def finish(key: Key, shared: PyTree, update: Update) -> tuple[Update, PyTree]:
-        inside, moved = shared
+    def finish(key: Key, server_state: PyTree, update: Update) -> tuple[Update, PyTree]:
+        inside, moved = server_state
         update, inside = inner.finish(key, inside, update)
         return update, (inside, moved + (_square(update.value) - moved) / memory)
 
-    return Stage(encode, init, decode=decode, finish=finish, expands=True, weighs=inner.weighs, withholds=True)
+    return Stage(
+        encode,
+        init,
+        decode=decode,
+        finish=finish,
+        may_increase_norm=True,
+        reweights=inner.reweights,
+        skips_uploads=True,
+    )
 
 
 def _square(value: PyTree) -> jax.Array:
@@ -115,4 +127,4 @@ def _square(value: PyTree) -> jax.Array:
     return sum((jnp.square(leaf).sum() for leaf in jax.tree.leaves(value)), jnp.float32(0.0))
 
 
-travels_if(Held, "spoken", "an update", may_be_silent=True)
+travels_if(SkippableValue, "messages_sent", "an update", may_be_silent=True)

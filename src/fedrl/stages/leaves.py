@@ -25,7 +25,7 @@ def map_real(function: Callable[[jax.Array], Any], value: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: function(leaf) if is_real(leaf) else leaf, value)
 
 
-def opened(kind: type, value: PyTree) -> PyTree:
+def decompressed(kind: type, value: PyTree) -> PyTree:
     """The tree with every node of a type replaced by the array it stands for, its `dense()`."""
 
     def found(node: Any) -> bool:

@@ -16,7 +16,7 @@ from fedrl.core.component import component
 from fedrl.core.errors import UnsoundError
 from fedrl.core.stage import Stage, keep_update
 from fedrl.core.subtrees import joined
-from fedrl.core.types import Context, Key, PyTree, Update
+from fedrl.core.types import Key, PyTree, Update, UpdateContext
 from fedrl.stages.leaves import check_not_encoded
 
 
@@ -28,13 +28,13 @@ class BySize(NamedTuple):
 
 
 @component("stage", reference="compression layer by layer: Dutta et al. (2020), https://arxiv.org/abs/1911.08250")
-def by_size(limit: int, small: Stage, large: Stage) -> Stage:
+def partition_by_size(limit: int, small: Stage, large: Stage) -> Stage:
     """Send arrays of up to `limit` numbers through one stage, and larger ones through another.
 
     Most numbers of a network are in few large layers; biases and output layers are few and matter as much. So a bit
     a number for the large ones and some more for the small ones costs little more than a bit for all:
 
-        error_feedback(by_size(300, quantize(3, unbiased=False), sign()))
+        error_feedback(partition_by_size(300, quantize(3, unbiased=False), sign()))
 
     It promises what both stages promise: it is unbiased if both are, a contraction by the delta of whichever takes an
     array, never off by more than the larger bound.
@@ -51,11 +51,11 @@ def by_size(limit: int, small: Stage, large: Stage) -> Stage:
     """
     check_positive(limit=limit)
     for stage in (small, large):
-        busy = stage.guide is not None or stage.weighs is not None or stage.noise is not None
+        busy = stage.correction is not None or stage.reweights is not None or stage.noise is not None
         if busy or stage.finish is not keep_update:
             raise UnsoundError(
-                f"by_size() sends some arrays through {stage!r}, which does more than to encode arrays one by one. "
-                f"Put {stage!r} around or beside by_size(...), for the whole update."
+                f"partition_by_size() sends some arrays through {stage!r}, which does more than to encode arrays one "
+                f"by one. Put {stage!r} around or beside partition_by_size(...), for the whole update."
             )
 
     def parted(value: PyTree) -> BySize:
@@ -68,24 +68,26 @@ def by_size(limit: int, small: Stage, large: Stage) -> Stage:
     def init(value: PyTree) -> tuple[PyTree, PyTree]:
         parts = parted(value)
         pairs = small.init(parts.small), large.init(parts.large)
-        return BySize(*(shared for shared, _ in pairs)), BySize(*(local for _, local in pairs))
+        return BySize(*(server_state for server_state, _ in pairs)), BySize(*(agent_state for _, agent_state in pairs))
 
-    def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
-        check_not_encoded(update.value, "by_size()")
+    def encode(
+        key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
+    ) -> tuple[Update, PyTree]:
+        check_not_encoded(update.value, "partition_by_size()")
         values, states = [], []
         for i, (stage, value) in enumerate(zip((small, large), parted(update.value), strict=True)):
             sent, state = stage.encode(
-                jax.random.fold_in(key, i), context, shared[i], local[i], update._replace(value=value)
+                jax.random.fold_in(key, i), context, server_state[i], agent_state[i], update._replace(value=value)
             )
             values.append(sent.value)
             states.append(state)
         return update._replace(value=BySize(*values)), BySize(*states)
 
-    def decode(shared: PyTree, update: Update) -> Update:
+    def decode(server_state: PyTree, update: Update) -> Update:
         read = []
         for i, stage in enumerate((small, large)):
             part = update._replace(value=update.value[i])
-            read.append(part.value if stage.decode is None else stage.decode(shared[i], part).value)
+            read.append(part.value if stage.decode is None else stage.decode(server_state[i], part).value)
         return update._replace(value=joined(*read))
 
     bounds = [stage.error_bound for stage in (small, large)]
@@ -94,7 +96,7 @@ def by_size(limit: int, small: Stage, large: Stage) -> Stage:
         encode,
         init,
         decode=decode,
-        expands=small.expands or large.expands,
+        may_increase_norm=small.may_increase_norm or large.may_increase_norm,
         unbiased=small.unbiased and large.unbiased,
         contraction=_by_size(limit, small.contraction, large.contraction),
         error_bound=max(known) if len(known) == len(bounds) else None,

@@ -20,7 +20,7 @@ from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.reports import mean_return
 from fedrl.core.stage import Stage, zeros_like
-from fedrl.core.types import Context, Key, Params, PyTree, Update
+from fedrl.core.types import Key, Params, PyTree, Update, UpdateContext
 from fedrl.stages.leaves import check_not_encoded
 
 WEIGHTED = "averaging by weights: McMahan et al. (2017), https://arxiv.org/abs/1602.05629"
@@ -29,7 +29,7 @@ WIDEST = 1e12
 
 
 @component("stage", reference=WEIGHTED)
-def weigh_by_improvement(floor: float = 1.0, most: float = 1000.0) -> Stage:
+def weight_by_improvement(floor: float = 1.0, most: float = 1000.0) -> Stage:
     """Agents whose return rises count more: w_k = n_k min(max((R_k(t) - R_k(t')) / floor, 1), most).
 
     t' is the last round in which the agent knew a return. Mean returns stay with the agent; the weight that leaves
@@ -53,18 +53,18 @@ def weigh_by_improvement(floor: float = 1.0, most: float = 1000.0) -> Stage:
         return (), jnp.float32(jnp.nan)
 
     def encode(
-        key: Key, context: Context, shared: PyTree, local: jax.Array, update: Update
+        key: Key, context: UpdateContext, server_state: PyTree, agent_state: jax.Array, update: Update
     ) -> tuple[Update, jax.Array]:
-        del key, shared
+        del key, server_state
         now = mean_return(context)
-        rise = (now - local) / floor
+        rise = (now - agent_state) / floor
         worth = jnp.minimum(jnp.where(rise > 1.0, rise, 1.0), most)  # false for NaN
-        return update._replace(weight=update.weight * worth), jnp.where(jnp.isfinite(now), now, local)
+        return update._replace(weight=update.weight * worth), jnp.where(jnp.isfinite(now), now, agent_state)
 
-    return Stage(encode, init, weighs=(1.0, most))
+    return Stage(encode, init, reweights=(1.0, most))
 
 
-class Moments(NamedTuple):
+class SignalMoments(NamedTuple):
     """Moving sums over an agent's own updates: of each entry, of the squared norm, and how many there were."""
 
     mean: Params
@@ -73,7 +73,7 @@ class Moments(NamedTuple):
 
 
 @component("stage", reference="McCandlish et al. (2018), https://arxiv.org/abs/1812.06162")
-def weigh_by_signal(decay: float = 0.9, least: float = 0.01, most: float = 100.0) -> Stage:
+def weight_by_signal(decay: float = 0.9, least: float = 0.01, most: float = 100.0) -> Stage:
     """Agents whose updates agree with one another over time count more: w_k = n_k SNR_k.
 
     SNR_k = ||E Delta_k||^2 / E ||Delta_k - E Delta_k||^2, the inverse of a gradient noise scale, from moving
@@ -98,22 +98,24 @@ def weigh_by_signal(decay: float = 0.9, least: float = 0.01, most: float = 100.0
     if least > most:
         raise ConfigError(f"least is {least} and most is {most}. A range goes upwards. Set least below most.")
 
-    def init(params: Params) -> tuple[PyTree, Moments]:
-        return (), Moments(zeros_like(params), jnp.float32(0.0), jnp.float32(0.0))
+    def init(params: Params) -> tuple[PyTree, SignalMoments]:
+        return (), SignalMoments(zeros_like(params), jnp.float32(0.0), jnp.float32(0.0))
 
-    def encode(key: Key, context: Context, shared: PyTree, local: Moments, update: Update) -> tuple[Update, Moments]:
-        del key, context, shared
-        check_not_encoded(update.value, "weigh_by_signal()")
-        after = Moments(
-            jax.tree.map(lambda m, x: decay * m + (1.0 - decay) * x, local.mean, update.value),
-            decay * local.square + (1.0 - decay) * _squared(update.value),
-            local.rounds + 1.0,
+    def encode(
+        key: Key, context: UpdateContext, server_state: PyTree, agent_state: SignalMoments, update: Update
+    ) -> tuple[Update, SignalMoments]:
+        del key, context, server_state
+        check_not_encoded(update.value, "weight_by_signal()")
+        after = SignalMoments(
+            jax.tree.map(lambda m, x: decay * m + (1.0 - decay) * x, agent_state.mean, update.value),
+            decay * agent_state.square + (1.0 - decay) * _squared(update.value),
+            agent_state.rounds + 1.0,
         )
         sound = jnp.isfinite(after.square)  # an update that the server refuses is forgotten
-        kept = jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, local)
+        kept = jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, agent_state)
         return update._replace(weight=update.weight * _ratio(after)), kept
 
-    def _ratio(moments: Moments) -> jax.Array:
+    def _ratio(moments: SignalMoments) -> jax.Array:
         fresh = decay**moments.rounds
         v, m = moments.square / (1.0 - fresh), _squared(moments.mean) / (1.0 - fresh) ** 2
         s = (1.0 - decay) * (1.0 + fresh) / ((1.0 + decay) * (1.0 - fresh))
@@ -123,11 +125,11 @@ def weigh_by_signal(decay: float = 0.9, least: float = 0.01, most: float = 100.0
         known = (moments.rounds > 1.0) & (v > 0.0) & jnp.isfinite(v)
         return jnp.where(known, jnp.clip(ratio, least, most), 1.0)
 
-    return Stage(encode, init, weighs=(least, most))
+    return Stage(encode, init, reweights=(least, most))
 
 
 @component("stage", reference=WEIGHTED)
-def weigh_by_capacity(resources: Sequence[float]) -> Stage:
+def weight_by_capacity(resources: Sequence[float]) -> Stage:
     """Agents that take fewer resources count more: w_k = n_k min_j R_j / R_k, in proportion to 1 / R_k for equal work.
 
     Args:
@@ -149,12 +151,14 @@ def weigh_by_capacity(resources: Sequence[float]) -> Stage:
         )
     share = (taken.min() / taken).astype(np.float32)
 
-    def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
-        del key, shared
+    def encode(
+        key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
+    ) -> tuple[Update, PyTree]:
+        del key, server_state
         worth = jnp.asarray(share).at[context.agent].get(mode="fill", fill_value=jnp.nan)  # refused, and counted
-        return update._replace(weight=update.weight * worth), local
+        return update._replace(weight=update.weight * worth), agent_state
 
-    return Stage(encode, weighs=(min(resources) / max(resources), 1.0))
+    return Stage(encode, reweights=(min(resources) / max(resources), 1.0))
 
 
 def _squared(value: PyTree) -> jax.Array:

@@ -5,4 +5,7 @@ base configuration + grid --product--> settings --run, one after the other--> a 
 
 from fedrl.studies.running import resume_sweep, sweep
 
-__all__ = ["resume_sweep", "sweep"]
+__all__ = [
+    "resume_sweep",
+    "sweep",
+]

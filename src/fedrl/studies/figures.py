@@ -197,9 +197,15 @@ def _labelled(study: Study, group: Sequence[Result]) -> Trace:
     """Marks without lines, each with its value along the axis of the other charts; bare where there are too many."""
     if len(study["settings"]) > MOST_LABELS:
         return {"mode": "markers"}
-    words = [html.escape(in_words(result["values"][across(study)])) for result in group]
+    readable = [html.escape(in_words(result["values"][across(study)])) for result in group]
     font = {"size": 11, "color": "theme:soft"}
-    return {"mode": "markers+text", "text": words, "textposition": "top right", "textfont": font, "cliponaxis": False}
+    return {
+        "mode": "markers+text",
+        "text": readable,
+        "textposition": "top right",
+        "textfont": font,
+        "cliponaxis": False,
+    }
 
 
 def _groups(study: Study, results: Sequence[Result], keys: Sequence[str]) -> Mapping[str, list[Result]]:
@@ -207,8 +213,8 @@ def _groups(study: Study, results: Sequence[Result], keys: Sequence[str]) -> Map
     names = short_names(list(study["grid"]))
     found: dict[str, list[Result]] = {}
     for result in results:
-        words = ", ".join(f"{names[key]} {in_words(result['values'][key])}" for key in keys)
-        found.setdefault(words.replace("_", " ") or study["name"], []).append(result)
+        readable = ", ".join(f"{names[key]} {in_words(result['values'][key])}" for key in keys)
+        found.setdefault(readable.replace("_", " ") or study["name"], []).append(result)
     return found
 
 

@@ -19,7 +19,7 @@ from fedrl.core.errors import RunError
 from fedrl.records.files import read_json, tidy, write_atomically
 from fedrl.records.folder import ELSEWHERE, REPORT, Claim, RunFolder, claimed
 from fedrl.records.lock import hold
-from fedrl.studies.plan import Plan, Setting, plan_of
+from fedrl.studies.plan import StudyPlan, StudySetting, plan_of
 from fedrl.studies.records import Study
 
 PLAN, STUDY = "study.toml", "study.json"
@@ -36,7 +36,7 @@ class StudyFolder:
     """
 
     path: Path
-    plan: Plan
+    plan: StudyPlan
     claim: Claim | None = field(default=None, repr=False, compare=False)
 
     def __enter__(self) -> StudyFolder:
@@ -50,7 +50,7 @@ class StudyFolder:
                 (self.path / PLAN).unlink(missing_ok=True)
         self.claim.release(failed=kind is not None)
 
-    def run_folder(self, setting: Setting) -> RunFolder:
+    def run_folder(self, setting: StudySetting) -> RunFolder:
         """Of a setting, whether or not it is there."""
         return RunFolder(self.path / setting.folder)
 
@@ -73,7 +73,7 @@ class StudyFolder:
         return self.path / REPORT
 
 
-def create(path: Path | None, plan: Plan) -> StudyFolder:
+def create(path: Path | None, plan: StudyPlan) -> StudyFolder:
     """Make the folder of a new study, for use in a `with`; by default `runs/<name>-study-<time>`.
 
     Raises:
@@ -94,7 +94,7 @@ def is_study(path: Path) -> bool:
     return (path / PLAN).is_file()
 
 
-def opened(path: Path) -> StudyFolder:
+def open_folder(path: Path) -> StudyFolder:
     """The folder of an earlier study, to read.
 
     Raises:
@@ -106,14 +106,14 @@ def opened(path: Path) -> StudyFolder:
     return StudyFolder(path, plan_of(path / PLAN))
 
 
-def reopened(path: Path) -> StudyFolder:
+def reopen_folder(path: Path) -> StudyFolder:
     """The folder of an earlier study, to go on writing in it; for use in a `with`.
 
     Raises:
         RunError: It holds none, another process writes to it, or it can't be written to.
         ConfigError: Its plan is damaged.
     """
-    plan = opened(path).plan
+    plan = open_folder(path).plan
     claim = Claim(path, hold(path, "study"), made=False, fresh=False)
     tidy(path)
     return StudyFolder(path, plan, claim)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from fedrl.records.files import OTHER_FILE, write_atomically
 from fedrl.records.folder import REPORT
 from fedrl.records.formatting import NOTHING, duration, ends, number, short, size, with_unit
-from fedrl.records.measured import RETURN, words
+from fedrl.records.measured import RETURN, readable
 from fedrl.report.figures import Figure
 from fedrl.report.highlight import highlighted
 from fedrl.report.markup import Markup, element, linked
@@ -24,7 +24,7 @@ from fedrl.studies.figures import (
     speed_figure,
     target_figure,
 )
-from fedrl.studies.folder import PLAN, StudyFolder, opened
+from fedrl.studies.folder import PLAN, StudyFolder, open_folder
 from fedrl.studies.grid import in_words, short_names
 from fedrl.studies.quantity import compared, outcome_of, rounds_to, shown, title_of
 from fedrl.studies.records import Median, Result, Study
@@ -51,7 +51,7 @@ def write_study_report(path: Path, target: Path | None = None) -> Path:
     Raises:
         RunError: The folder holds no study, something in it is damaged, or the page can't be written.
     """
-    place = opened(path)
+    place = open_folder(path)
     page = place.report if target is None else target
     text = document(*_study(place, study_in(place), place.path.resolve() if target else None))
     write_atomically(page, text.encode(), OTHER_FILE)
@@ -96,7 +96,7 @@ def _card_pareto(study: Study) -> Markup:
     )
     what = compared(study)
     place = chart("pareto", f"{title_of(what).capitalize()} against bytes up")
-    return card(f"{words(what['name']).capitalize()} against bytes", place, about)
+    return card(f"{readable(what['name']).capitalize()} against bytes", place, about)
 
 
 def _described(study: Study) -> str:
@@ -105,7 +105,7 @@ def _described(study: Study) -> str:
     if what["name"] == RETURN:
         return "Final greedy return"
     when = "of greedy episodes in the end" if what["source"] == "greedy" else "of the last tenth of training"
-    return f"{words(what['name']).capitalize()} {when}"
+    return f"{readable(what['name']).capitalize()} {when}"
 
 
 def _ringed(study: Study) -> str:
@@ -143,7 +143,7 @@ def _timed(study: Study) -> str:
     """What is timed, and when that ends."""
     what, most = compared(study), "most" if compared(study)["better"] == "lower" else "least"
     over = "the mean over agents" if what["name"] == RETURN else "over all agents"
-    return f"{words(what['name'])}, {over}, is first at {most} {shown(what, study['target'])}"
+    return f"{readable(what['name'])}, {over}, is first at {most} {shown(what, study['target'])}"
 
 
 def has_virtual_time(study: Study) -> bool:
@@ -183,7 +183,7 @@ def _settings_table(study: Study, base: Path | None) -> Markup:
         mark = element("b", " !", title=" ".join(result["notices"])) if result.get("notices") else None
         rows.append(element("tr", element("th", _link(result, i, base), mark, scope="row"), cells))
     what = compared(study)
-    note = element("p", f"Marked: on the Pareto front of {words(what['name'])} and bytes.", class_="note")
+    note = element("p", f"Marked: on the Pareto front of {readable(what['name'])} and bytes.", class_="note")
     return Markup(table(head, rows) + (note if what["better"] is not None else ""))
 
 
@@ -218,8 +218,8 @@ def _reached(result: Result) -> list[str]:
     return [rounds_to(found), _middle(found["bytes_up"], size), _middle(found["seconds"], duration), timed]
 
 
-def _middle(found: Median, words: object) -> str:
-    return NOTHING if found["median"] is None else str(words(found["median"]))  # type: ignore[operator]
+def _middle(found: Median, readable: object) -> str:
+    return NOTHING if found["median"] is None else str(readable(found["median"]))  # type: ignore[operator]
 
 
 def _cost_table(results: list[Result]) -> Markup:

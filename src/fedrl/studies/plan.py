@@ -15,7 +15,7 @@ import tomli_w
 
 from fedrl.config import Config, parse, tables_of
 from fedrl.config.build import build
-from fedrl.config.coerce import fit
+from fedrl.config.coerce import coerce
 from fedrl.config.coordination import measure_names
 from fedrl.config.overrides import assign, override
 from fedrl.core.errors import ConfigError, UnsoundError, nearest
@@ -28,7 +28,7 @@ KEYS = ("grid", "target", "quantity")
 LONGEST_NAME = 60
 
 
-class Setting(NamedTuple):
+class StudySetting(NamedTuple):
     """One combination of the grid's values.
 
     Attributes:
@@ -45,7 +45,7 @@ class Setting(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """A study before it runs.
 
     Attributes:
@@ -66,18 +66,18 @@ class Plan:
         return str(self.base["name"])
 
     @property
-    def settings(self) -> list[Setting]:
+    def settings(self) -> list[StudySetting]:
         """Every combination, the last key changing fastest."""
         names = short_names(list(self.grid))
         found = product(self.grid)
         labels = [label(values, names) for values in found]
         width = len(str(len(found)))
         return [
-            Setting(i, values, words, f"{i:0{width}d}-{_file_name(words)}")
-            for i, (values, words) in enumerate(zip(found, labels, strict=True), 1)
+            StudySetting(i, values, readable, f"{i:0{width}d}-{_file_name(readable)}")
+            for i, (values, readable) in enumerate(zip(found, labels, strict=True), 1)
         ]
 
-    def config(self, setting: Setting) -> Config:
+    def config(self, setting: StudySetting) -> Config:
         """The configuration of a setting.
 
         Raises:
@@ -102,7 +102,7 @@ def plan_of(
     overrides: Sequence[str] = (),
     target: float | None = None,
     quantity: str | None = None,
-) -> Plan:
+) -> StudyPlan:
     """Read a configuration, and what it says of a study in its section [study]; the arguments go before that.
 
     Raises:
@@ -117,24 +117,24 @@ def plan_of(
             raise ConfigError(f"{SECTION}.{key} is not a key of a study. {nearest(key, KEYS)}")
     for text in overrides:
         override(base, text)
-    given = fit(section.get("grid", {}), dict, f"{SECTION}.grid")
+    given = coerce(section.get("grid", {}), dict, f"{SECTION}.grid")
     whole = checked({**given, **(grid or {})})
     if not whole:
         raise ConfigError(f"There is no grid, so there is nothing to compare. Add, for example, {GRID} {EXAMPLE}.")
     goal = section.get("target") if target is None else target
     compared = section.get("quantity", RETURN) if quantity is None else quantity
-    chosen_target = None if goal is None else fit(goal, float, f"{SECTION}.target")
-    return Plan(base, whole, chosen_target, fit(compared, str, f"{SECTION}.quantity"))
+    chosen_target = None if goal is None else coerce(goal, float, f"{SECTION}.target")
+    return StudyPlan(base, whole, chosen_target, coerce(compared, str, f"{SECTION}.quantity"))
 
 
-def running_order(plan: Plan) -> list[Setting]:
+def running_order(plan: StudyPlan) -> list[StudySetting]:
     """Build every setting before any runs, and put those side by side that share their compiled programs.
 
     Raises:
         ConfigError: A setting is wrong, or does not measure what the study compares; it is named.
         UnsoundError: The parts of a setting do not go together.
     """
-    groups: dict[Any, list[Setting]] = {}
+    groups: dict[Any, list[StudySetting]] = {}
     for setting in plan.settings:
         try:
             experiment = build(plan.config(setting))
@@ -146,11 +146,11 @@ def running_order(plan: Plan) -> list[Setting]:
     return [setting for group in groups.values() for setting in group]
 
 
-def _file_name(words: str) -> str:
+def _file_name(readable: str) -> str:
     """Words as part of a file name.
 
     >>> _file_name("agents 10, stages quantize(bits=4)")
     'agents-10-stages-quantize-bits-4'
     """
-    plain = "".join(c if c.isalnum() or c in "-_.+" else "-" for c in words)
+    plain = "".join(c if c.isalnum() or c in "-_.+" else "-" for c in readable)
     return "-".join(filter(None, plain.split("-")))[:LONGEST_NAME].strip("-.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrl.records import MeasureResult, Seeded
 from fedrl.records.formatting import NOTHING, number, short, with_unit
-from fedrl.records.measured import RETURN, unsummarised, value_in, words
+from fedrl.records.measured import RETURN, readable, unsummarised, value_in
 from fedrl.studies.records import Quantity, Reached, Result, Study
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def title_of(quantity: Quantity) -> str:
     >>> title_of(quantity_named("return", ())), title_of(quantity_named("success", ()))
     ('final return', 'final success')
     """
-    return f"final {words(quantity['name'])}"
+    return f"final {readable(quantity['name'])}"
 
 
 def shown(quantity: Quantity, value: float | None) -> str:

@@ -66,7 +66,7 @@ class Result(TypedDict):
         compile_s: Time spent compiling.
         wall_s: Time it took.
         programs: How often each program was compiled for it, one for each device.
-        refused: Updates of the federated method that were refused, over all seeds.
+        rejected: Updates of the federated method that were refused, over all seeds.
         notices: What the run had to say beside its numbers, a sentence each; left out if it had nothing.
         unmerged: Seeds in which nothing was ever merged; left out if there are none.
     """
@@ -92,7 +92,7 @@ class Result(TypedDict):
     compile_s: NotRequired[float | None]
     wall_s: NotRequired[float | None]
     programs: NotRequired[dict[str, int]]
-    refused: NotRequired[int]
+    rejected: NotRequired[int]
     notices: NotRequired[list[str]]
     unmerged: NotRequired[list[int]]
 

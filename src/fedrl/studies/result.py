@@ -21,7 +21,7 @@ from fedrl.records.measured import RETURN
 from fedrl.records.notices import notices_of
 from fedrl.records.statistics import seed_means, shared_by_all
 from fedrl.studies.folder import StudyFolder
-from fedrl.studies.plan import Setting
+from fedrl.studies.plan import StudySetting
 from fedrl.studies.quantity import quantity_named, value_on_the_way
 from fedrl.studies.records import Median, Quantity, Reached, Result, Study
 
@@ -29,7 +29,7 @@ COSTS = ("rounds", "environment_steps", "bytes_up", "seconds", "time_s")
 
 
 def result_of(
-    setting: Setting,
+    setting: StudySetting,
     config: Config,
     place: RunFolder,
     target: float | None,
@@ -83,8 +83,8 @@ def result_of(
     ends = {name: each["methods"]["federated"] for name, each in measures.items() if "federated" in each["methods"]}
     if ends:
         result["measures"] = ends
-    ours = (summary.get("refusals") or {}).get("federated") or {}
-    result["refused"] = ours.get("updates", 0)
+    ours = (summary.get("rejections") or {}).get("federated") or {}
+    result["rejected"] = ours.get("updates", 0)
     notices = notices_of(summary)
     if notices:
         result["notices"] = notices

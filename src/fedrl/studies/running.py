@@ -16,15 +16,15 @@ from typing import Any
 
 from fedrl.config import Config
 from fedrl.core.errors import FedrlError, RunError
-from fedrl.launch import prepare
+from fedrl.launch import configure_jax
 from fedrl.records import SettingStart, Sink, StudyEnd
 from fedrl.records.folder import CONFIG
-from fedrl.runs.interruption import heeding
+from fedrl.runs.interruption import interruptible
 from fedrl.runs.run import resume, run
 from fedrl.runs.session import reason_of
 from fedrl.studies import folder
 from fedrl.studies.folder import StudyFolder
-from fedrl.studies.plan import Setting, plan_of, running_order
+from fedrl.studies.plan import StudySetting, plan_of, running_order
 from fedrl.studies.programs import counted
 from fedrl.studies.quantity import quantity_named
 from fedrl.studies.records import Study
@@ -64,7 +64,7 @@ def sweep(
         UnsoundError: The parts of a setting do not go together; none has run.
         RunError: The folder holds a study already, another process writes to it, or it can't be written to.
     """
-    prepare()
+    configure_jax()
     plan = plan_of(source, grid, overrides, target, quantity)
     order = running_order(plan)
     with folder.create(None if out is None else Path(out), plan) as place:
@@ -79,18 +79,18 @@ def resume_sweep(path: Path | str, *, sinks: Sequence[Sink] = ()) -> Study:
     Raises:
         RunError: The folder holds no study or one that is complete, is damaged, or another process writes to it.
     """
-    prepare()
-    with folder.reopened(Path(path)) as place:
+    configure_jax()
+    with folder.reopen_folder(Path(path)) as place:
         if study_in(place)["complete"]:
             raise RunError(f"The study in {path} is complete. There is nothing to resume.")
         return _conduct(place, running_order(place.plan), sinks)
 
 
-def _conduct(place: StudyFolder, order: Sequence[Setting], sinks: Sequence[Sink]) -> Study:
+def _conduct(place: StudyFolder, order: Sequence[StudySetting], sinks: Sequence[Sink]) -> Study:
     stop = threading.Event()
     study = study_in(place)
     place.write(study)
-    with heeding(stop) as heard:
+    with interruptible(stop) as heard:
         for setting in order:
             result = study["settings"][setting.number - 1]
             if result["state"] == "finished":
@@ -119,7 +119,7 @@ def _conduct(place: StudyFolder, order: Sequence[Setting], sinks: Sequence[Sink]
     return study
 
 
-def _run(place: StudyFolder, setting: Setting, sinks: Sequence[Sink], stop: threading.Event) -> str | None:
+def _run(place: StudyFolder, setting: StudySetting, sinks: Sequence[Sink], stop: threading.Event) -> str | None:
     """Run a setting, or go on with it; why that failed, if it did."""
     path = place.path / setting.folder
     try:

@@ -11,10 +11,10 @@ from scipy.sparse import csr_array
 from fedrl.core.types import Params, PyTree
 from fedrl.topologies.gossip import Rule
 from fedrl.topologies.graph import Graph, check_graph
-from fedrl.topologies.mixing import Mixing, check_sums
+from fedrl.topologies.mixing import MixingMatrix, check_sums
 
 
-def weighing(graph: Graph, mixing: Mixing, rule: Rule, agents: int) -> Callable[[int, np.ndarray], csr_array]:
+def step_weights(graph: Graph, mixing: MixingMatrix, rule: Rule, agents: int) -> Callable[[int, np.ndarray], csr_array]:
     """Check that graph, weights and rule go together, and return `(step, present) -> [agents, agents]` weights.
 
     `present` says of each agent whether it takes part; edges to those who do not are absent. The weights of a whole
@@ -28,8 +28,8 @@ def weighing(graph: Graph, mixing: Mixing, rule: Rule, agents: int) -> Callable[
     known: dict[int, csr_array] = {}
 
     def made(step: int, present: np.ndarray) -> csr_array:
-        heard = graph.adjacency(agents, step) & present[:, None] & present[None, :]
-        matrix = mixing.weights(heard)
+        peer_step = graph.adjacency(agents, step) & present[:, None] & present[None, :]
+        matrix = mixing.weights(peer_step)
         check_sums(matrix, rule.sums, mixing, rule)
         return csr_array(matrix)  # whose columns are in order: what is heard is added up by ascending sender
 
@@ -46,20 +46,20 @@ def weighing(graph: Graph, mixing: Mixing, rule: Rule, agents: int) -> Callable[
     return weights
 
 
-def met(
+def consensus_step(
     rule: Rule, matrices: Sequence[csr_array], steps: np.ndarray, start: Params, memory: PyTree, trained: Params
 ) -> tuple[Params, PyTree]:
     """What every agent goes on with after all have heard their neighbours, once for each matrix of weights.
 
-    To the last bit it is what each computes by itself with `heard`: a product of dense matrices would add up in an
+    To the last bit it is what each computes by itself with `peer_step`: a product of dense matrices would add up in an
     order that no peer knows.
     """
     message = rule.send(steps, start, memory, trained)
     return rule.receive(message, memory, jax.tree.map(lambda x: _mixed(matrices, x), message))
 
 
-def heard(
-    rule: Rule, message: PyTree, memory: PyTree, letters: Sequence[tuple[float, PyTree]]
+def peer_step(
+    rule: Rule, message: PyTree, memory: PyTree, messages: Sequence[tuple[float, PyTree]]
 ) -> tuple[Params, PyTree]:
     """An agent's own part: what it goes on with after so many messages, its own among them, by ascending sender.
 
@@ -67,16 +67,16 @@ def heard(
         rule: By which they meet.
         message: What the agent sent itself, a stack of one, as all that follow.
         memory: Of the rule.
-        letters: Each message with its weight.
+        messages: Each message with its weight.
     """
 
     def total(*leaves: np.ndarray) -> np.ndarray:
         found = np.zeros(leaves[0].shape)
-        for (weight, _), leaf in zip(letters, leaves, strict=True):
+        for (weight, _), leaf in zip(messages, leaves, strict=True):
             found += weight * np.asarray(leaf, np.float64)
         return found
 
-    return rule.receive(message, memory, jax.tree.map(total, *(letter for _, letter in letters)))
+    return rule.receive(message, memory, jax.tree.map(total, *(message for _, message in messages)))
 
 
 def _mixed(matrices: Sequence[csr_array], x: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ class Rule:
         receive: `(message, memory, total) -> (params, memory)`, of an agent's own message and the weighted sum of all
             that it heard, its own among them, float64.
         init: `params -> memory`.
-        correction: `memory -> correction` of the next local gradients, `Hint.correction`. Optional.
+        correction: `memory -> correction` of the next local gradients, `LocalContext.correction`. Optional.
         sums: What of the weights has to sum to one: "rows", "columns" or "both".
     """
 
@@ -116,12 +116,12 @@ def gradient_tracking(learning_rate: float, gradient_steps: int = 1) -> Rule:
     before). All agents converge to the optimum of the mean objective, with a constant step. The corrections add up to
     zero.
 
-    The agents' optimiser is `chain(corrected(), sgd(eta))`. The formula takes plain gradient descent for granted.
+    The agents' optimiser is `chain(add_correction(), sgd(eta))`. The formula takes plain gradient descent for granted.
     A message has the direction besides, in float64: it is three times as large.
 
     Args:
         learning_rate: eta, the step size of the agents' SGD.
-        gradient_steps: Optimiser steps in one local iteration: 1, or `epochs * minibatch_count` for PPO.
+        gradient_steps: Optimiser steps in one local iteration: 1, or `epochs * num_minibatches` for PPO.
 
     Raises:
         ConfigError: An argument is not above zero.

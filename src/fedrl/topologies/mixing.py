@@ -23,7 +23,7 @@ Weights = Float[np.ndarray, "agents agents"]
 
 
 @record
-class Mixing:
+class MixingMatrix:
     """A rule that gives a graph its weights.
 
     Attributes:
@@ -36,7 +36,7 @@ class Mixing:
 
 
 @component("mixing", reference="Xiao & Boyd (2004), https://doi.org/10.1016/j.sysconle.2004.02.022")
-def metropolis() -> Mixing:
+def metropolis() -> MixingMatrix:
     """Metropolis-Hastings weights: W_ij = 1 / (1 + max(d_i, d_j)) for neighbours, and the rest on the diagonal.
 
     Rows and columns sum to one for every undirected graph, and an agent need only know its neighbours' degrees d.
@@ -49,16 +49,16 @@ def metropolis() -> Mixing:
     [[0.5, 0.5], [0.5, 0.5]]
     """
 
-    def weights(heard: Adjacency) -> Weights:
-        check_both_ways(heard, "metropolis()")
-        degree = heard.sum(1)
-        return completed(heard / (1.0 + np.maximum(degree[:, None], degree[None, :])))
+    def weights(adjacency: Adjacency) -> Weights:
+        check_both_ways(adjacency, "metropolis()")
+        degree = adjacency.sum(1)
+        return completed(adjacency / (1.0 + np.maximum(degree[:, None], degree[None, :])))
 
-    return Mixing(weights)
+    return MixingMatrix(weights)
 
 
 @component("mixing", reference="Olfati-Saber & Murray (2004), https://doi.org/10.1109/TAC.2004.834113")
-def laplacian(step_size: float | None = None) -> Mixing:
+def laplacian(step_size: float | None = None) -> MixingMatrix:
     """Consensus with a constant step: theta_i <- theta_i + alpha sum_j (theta_j - theta_i), so W = I - alpha L.
 
     L is the graph's Laplacian. It converges for 0 < alpha < 2 / lambda_max(L), and only then.
@@ -73,47 +73,47 @@ def laplacian(step_size: float | None = None) -> Mixing:
     if step_size is not None:
         check_above_zero(step_size=step_size)
 
-    def weights(heard: Adjacency) -> Weights:
-        check_both_ways(heard, "laplacian()")
-        degree = heard.sum(1)
+    def weights(adjacency: Adjacency) -> Weights:
+        check_both_ways(adjacency, "laplacian()")
+        degree = adjacency.sum(1)
         alpha = 1.0 / (1.0 + degree.max()) if step_size is None else step_size
         # An edge's ends have at least lambda_max edges between them (Anderson & Morley): often enough to know.
-        if alpha * (heard * (degree[:, None] + degree[None, :])).max(initial=0.0) >= 2.0:
-            bound = largest_step(heard)
+        if alpha * (adjacency * (degree[:, None] + degree[None, :])).max(initial=0.0) >= 2.0:
+            bound = largest_step(adjacency)
             if alpha >= bound * (1.0 - 1e-9):  # eigenvalues are rounded
                 raise ConfigError(
                     f"step_size is {alpha}, and this graph's Laplacian allows less than 2 / lambda_max = {bound:.6g}. "
                     "With a larger step, agents overshoot each other and part. Choose a smaller one, or metropolis()."
                 )
-        return completed(alpha * heard)
+        return completed(alpha * adjacency)
 
-    return Mixing(weights)
+    return MixingMatrix(weights)
 
 
 @component("mixing")
-def uniform_neighbours() -> Mixing:
+def uniform_neighbours() -> MixingMatrix:
     """Every agent takes the plain mean of itself and those it hears: W_ij = 1 / (1 + d_i), d_i the number it hears.
 
     Rows sum to one. Columns do only if every agent is heard as often as it hears, as on `ring()`, `torus()` and
     `exponential()`; elsewhere agents agree on a mean in which the well-connected count more.
     """
-    return Mixing(lambda heard: completed(heard / (1.0 + heard.sum(1, keepdims=True))))
+    return MixingMatrix(lambda adjacency: completed(adjacency / (1.0 + adjacency.sum(1, keepdims=True))))
 
 
 @component("mixing", reference="Kempe, Dobra & Gehrke (2003), https://doi.org/10.1109/SFCS.2003.1238221")
-def column_stochastic() -> Mixing:
+def column_stochastic() -> MixingMatrix:
     """Every agent splits what it holds evenly among itself and those that hear it: for `push_sum()`.
 
     W_ij = 1 / (1 + o_j), o_j the number that hear j. Columns sum to one for every graph, directed ones above all,
     and an agent need only know how many it talks to.
     """
 
-    def weights(heard: Adjacency) -> Weights:
-        split = heard / (1.0 + heard.sum(0, keepdims=True))
+    def weights(adjacency: Adjacency) -> Weights:
+        split = adjacency / (1.0 + adjacency.sum(0, keepdims=True))
         np.fill_diagonal(split, 1.0 - split.sum(0))
         return split
 
-    return Mixing(weights)
+    return MixingMatrix(weights)
 
 
 def completed(shares: Weights) -> Weights:
@@ -122,13 +122,13 @@ def completed(shares: Weights) -> Weights:
     return shares
 
 
-def check_both_ways(heard: Adjacency, weights: str) -> None:
+def check_both_ways(adjacency: Adjacency, weights: str) -> None:
     """Refuse a graph in which someone is not heard by one that it hears.
 
     Raises:
         UnsoundError: It names the weights and the way out.
     """
-    if not (heard == heard.T).all():
+    if not (adjacency == adjacency.T).all():
         raise UnsoundError(
             f"{weights} got a directed graph. Its weights are equal both ways, and some edges here go one way. "
             "Use an undirected graph, or column_stochastic() with push_sum()."
@@ -155,13 +155,13 @@ def check_sums(weights: Weights, sums: str, mixing: object, rule: object) -> Non
             )
 
 
-def largest_step(heard: Adjacency) -> float:
+def largest_step(adjacency: Adjacency) -> float:
     """2 / lambda_max(L), which the step of `laplacian()` has to stay below; infinite without edges.
 
     >>> from fedrl.topologies import complete
     >>> round(largest_step(complete().adjacency(8, 0)), 6)
     0.25
     """
-    degrees = np.diag(heard.sum(1))
-    largest = float(eigvalsh(degrees - heard)[-1])
+    degrees = np.diag(adjacency.sum(1))
+    largest = float(eigvalsh(degrees - adjacency)[-1])
     return 2.0 / largest if largest > 0.0 else float("inf")

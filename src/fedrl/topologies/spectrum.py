@@ -18,7 +18,7 @@ from fedrl.core.types import Params
 from fedrl.topologies.graph import Graph
 
 if TYPE_CHECKING:
-    from fedrl.topologies.mixing import Mixing
+    from fedrl.topologies.mixing import MixingMatrix
 
 LARGEST = 2048
 """Agents up to which a spectrum takes seconds."""
@@ -40,7 +40,7 @@ def contraction(weights: Float[np.ndarray, "agents agents"]) -> float:
     return float(np.sort(sizes)[-2])
 
 
-def long_run_contraction(graph: Graph, mixing: Mixing, agents: int, gamma: float = 1.0) -> float | None:
+def long_run_contraction(graph: Graph, mixing: MixingMatrix, agents: int, gamma: float = 1.0) -> float | None:
     """The `contraction` of a step of consensus, over a whole period of a graph that changes.
 
     Of one that goes by gamma towards what is heard, I + gamma (W - I), if copies lose nothing.

@@ -61,14 +61,14 @@ class Format(NamedTuple):
         write: `(node, what) -> bytes`, of NumPy arrays. `what` names the node in messages.
         read: `(like, source, what) -> node`; `like` is a node of shapes.
         varies: Whether its size depends on the numbers in it.
-        speaks: `node -> whether it has anything to say`, of one that may have nothing to.
+        is_sent: `node -> whether it has anything to say`, of one that may have nothing to.
     """
 
     size: Callable[[Any, Any], Any]
     write: Callable[[Any, str], bytes]
     read: Callable[[Any, Source, str], Any]
     varies: bool = False
-    speaks: Callable[[Any], Any] | None = None
+    is_sent: Callable[[Any], Any] | None = None
 
 
 FORMATS: dict[type, Format] = {}
@@ -142,9 +142,9 @@ def varies(message: PyTree) -> bool:
     return any(form.varies for _, form in _formed(message))
 
 
-def speaks(message: PyTree) -> Any:
+def is_sent(message: PyTree) -> Any:
     """Whether a message has anything to say: True, or what its node says that may be silent."""
-    said = [form.speaks(node) for node, form in _formed(message) if form.speaks is not None]
+    said = [form.is_sent(node) for node, form in _formed(message) if form.is_sent is not None]
     return True if not said else functools.reduce(jnp.logical_or, said)
 
 
@@ -210,8 +210,8 @@ def travels_if(kind: Callable[[Any, Any], Any], flag: str, follows: str, may_be_
             return kind(np.bool_(True), read_tree(like.value, source, what))
         return kind(np.bool_(False), jax.tree.map(lambda of: np.zeros(of.shape, of.dtype), like.value))
 
-    speaks = (lambda node: getattr(node, flag)) if may_be_silent else None
-    FORMATS[kind] = Format(size, write, read, varies=True, speaks=speaks)  # type: ignore[index]
+    is_sent = (lambda node: getattr(node, flag)) if may_be_silent else None
+    FORMATS[kind] = Format(size, write, read, varies=True, is_sent=is_sent)  # type: ignore[index]
 
 
 def _travels(node: Any) -> bool:

@@ -22,43 +22,43 @@ from fedrl.wire import bits, codec
 from fedrl.wire.codec import Format, Source, travels_as
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["codes", "scale"], meta_fields=["bits"])
+@partial(jax.tree_util.register_dataclass, data_fields=["integers", "scale"], meta_fields=["bits"])
 @dataclass(frozen=True, eq=False)
 class Quantized:
     """An array as multiples of a part of its scale.
 
     Attributes:
-        codes: int8, from -levels to levels; without zero if there is one bit.
+        integers: int8, from -levels to levels; without zero if there is one bit.
         scale: Scalar, what the code `levels` stands for.
         bits: Of each code.
     """
 
-    codes: PyTree
+    integers: PyTree
     scale: PyTree
     bits: int
 
     def dense(self) -> jax.Array:
         """The numbers that the codes stand for."""
-        return self.codes * (self.scale / levels(self.bits))
+        return self.integers * (self.scale / levels(self.bits))
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["codes"], meta_fields=["bits"])
+@partial(jax.tree_util.register_dataclass, data_fields=["integers"], meta_fields=["bits"])
 @dataclass(frozen=True, eq=False)
 class FixedPoint:
     """An array as multiples of 2^-bits.
 
     Attributes:
-        codes: int8 or int16, from -(2^(bits - 1) - 1) to 2^(bits - 1) - 1; one less means not a number.
+        integers: int8 or int16, from -(2^(bits - 1) - 1) to 2^(bits - 1) - 1; one less means not a number.
         bits: Of each code.
     """
 
-    codes: PyTree
+    integers: PyTree
     bits: int
 
     def dense(self) -> jax.Array:
         """The numbers that the codes stand for."""
-        nothing = self.codes == -(2 ** (self.bits - 1))
-        return jnp.where(nothing, jnp.nan, self.codes * jnp.float32(2.0**-self.bits))
+        nothing = self.integers == -(2 ** (self.bits - 1))
+        return jnp.where(nothing, jnp.nan, self.integers * jnp.float32(2.0**-self.bits))
 
 
 def levels(bits: int) -> int:
@@ -70,9 +70,9 @@ def levels(bits: int) -> int:
     return max(1, 2 ** (bits - 1) - 1)
 
 
-def _check_codes(codes: np.ndarray, bits: int, lowest: int, what: str, cause: str) -> None:
+def _check_codes(integers: np.ndarray, bits: int, lowest: int, what: str, cause: str) -> None:
     highest = levels(bits)
-    wrong = codes[(codes < lowest) | (codes > highest)]
+    wrong = integers[(integers < lowest) | (integers > highest)]
     if wrong.size:
         raise WireError(f"{what}: a code is {wrong[0]}, and {bits} bits go from {lowest} to {highest}. {cause}")
 
@@ -86,39 +86,39 @@ def _size_quantized(node: Any, entries: Any) -> Any:
 
 
 def _write_quantized(node: Quantized, what: str) -> bytes:
-    highest, codes = levels(node.bits), node.codes.reshape(-1).astype(int)
-    _check_codes(codes, node.bits, -highest, what, CHANGED)
-    numbers = codes > 0 if node.bits == 1 else codes + highest
+    highest, integers = levels(node.bits), node.integers.reshape(-1).astype(int)
+    _check_codes(integers, node.bits, -highest, what, CHANGED)
+    numbers = integers > 0 if node.bits == 1 else integers + highest
     return codec.write(node.scale, node.scale, what) + bits.pack(numbers, node.bits)
 
 
 def _read_quantized(like: Any, source: Source, what: str) -> Quantized:
     scale = codec.read(like.scale, source, what)
     numbers = _read_run(like, source, what)
-    codes = 2 * numbers - 1 if like.bits == 1 else numbers - levels(like.bits)
-    _check_codes(codes, like.bits, -levels(like.bits), what, DAMAGED)
-    return Quantized(codes.astype(like.codes.dtype).reshape(like.codes.shape), scale, like.bits)
+    integers = 2 * numbers - 1 if like.bits == 1 else numbers - levels(like.bits)
+    _check_codes(integers, like.bits, -levels(like.bits), what, DAMAGED)
+    return Quantized(integers.astype(like.integers.dtype).reshape(like.integers.shape), scale, like.bits)
 
 
 def _size_fixed(node: Any, entries: Any) -> Any:
-    return bits.size_of(node.codes.size if entries is None else entries, node.bits)
+    return bits.size_of(node.integers.size if entries is None else entries, node.bits)
 
 
 def _write_fixed(node: FixedPoint, what: str) -> bytes:
-    codes = node.codes.reshape(-1).astype(int)
-    _check_codes(codes, node.bits, -levels(node.bits) - 1, what, CHANGED)
-    return bits.pack(codes % 2**node.bits, node.bits)
+    integers = node.integers.reshape(-1).astype(int)
+    _check_codes(integers, node.bits, -levels(node.bits) - 1, what, CHANGED)
+    return bits.pack(integers % 2**node.bits, node.bits)
 
 
 def _read_fixed(like: Any, source: Source, what: str) -> FixedPoint:
     numbers = _read_run(like, source, what)
-    codes = np.where(numbers > levels(like.bits), numbers - 2**like.bits, numbers)
-    return FixedPoint(codes.astype(like.codes.dtype).reshape(like.codes.shape), like.bits)
+    integers = np.where(numbers > levels(like.bits), numbers - 2**like.bits, numbers)
+    return FixedPoint(integers.astype(like.integers.dtype).reshape(like.integers.shape), like.bits)
 
 
 def _read_run(like: Any, source: Source, what: str) -> np.ndarray:
-    run = source.take(bits.size_of(like.codes.size, like.bits), what)
-    return bits.unpack(run, like.bits, like.codes.size, what).astype(int)
+    run = source.take(bits.size_of(like.integers.size, like.bits), what)
+    return bits.unpack(run, like.bits, like.integers.size, what).astype(int)
 
 
 travels_as(Quantized, Format(_size_quantized, _write_quantized, _read_quantized))

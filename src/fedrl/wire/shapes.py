@@ -14,7 +14,7 @@ from fedrl.core.types import PyTree
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
-class Shapes:
+class TreeShapes:
     """Structure without arrays, so it is known everywhere and costs no bytes."""
 
     structure: Any
@@ -35,7 +35,7 @@ class Shapes:
         return jax.tree.unflatten(self.structure, parts)
 
 
-def shapes_of(tree: PyTree) -> Shapes:
+def shapes_of(tree: PyTree) -> TreeShapes:
     """The shapes of a tree of arrays."""
     leaves, structure = jax.tree.flatten(tree)
-    return Shapes(structure, tuple((leaf.shape, leaf.dtype.name) for leaf in leaves))
+    return TreeShapes(structure, tuple((leaf.shape, leaf.dtype.name) for leaf in leaves))

@@ -12,7 +12,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.engines.executors.blocks import Blocks
 from fedrl.engines.simulate import simulate
 from fedrl.environments.adapters import gymnasium
-from fedrl.federation.federation import federate
+from fedrl.federation.federate import federate
 from fedrl.learners import ppo
 
 SEEDS = (3, 1, 4)
@@ -38,7 +38,7 @@ def test_instances_go_where_gymnasium_goes_with_the_same_seeds_and_actions():
         after = instances.step(action)
         for i, one in enumerate(plain):
             reached, reward, terminated, truncated, _ = one.step(int(action[i]))
-            np.testing.assert_array_equal(after.successor[i], reached)
+            np.testing.assert_array_equal(after.next_observation[i], reached)
             assert (after.reward[i], after.terminated[i], after.truncated[i]) == (reward, terminated, truncated)
             if terminated or truncated:
                 ended += 1
@@ -57,7 +57,7 @@ def test_the_time_limit_truncates_and_the_final_observation_survives():
         after, (reached, *_) = instances.step(np.array([action])), plain.step(action)
         assert after.truncated[0] == (step == 4)
         assert not after.terminated[0]
-        np.testing.assert_array_equal(after.successor[0], reached)
+        np.testing.assert_array_equal(after.next_observation[0], reached)
     assert not np.array_equal(after.observation[0], reached)
     assert np.abs(after.observation[0]).max() <= 0.05
 
@@ -66,7 +66,7 @@ def test_an_episode_that_ends_both_ways_has_terminated():
     instances = opened(gymnasium("tests.support.walks:Walk-v0"), 1)
     instances.reset([0])
     last = [instances.step(np.array([1])) for _ in range(4)][-1]
-    assert last.successor[0, 0] == 4.0
+    assert last.next_observation[0, 0] == 4.0
     assert last.terminated[0]
     assert not last.truncated[0]
 
@@ -84,7 +84,7 @@ def test_continuous_actions_are_clipped_entry_by_entry():
     assert environment.spaces.action == Box((2,), -4.0, 2.0)
     instances = opened(environment, 2)
     instances.reset([0, 0])
-    seen = instances.step(np.array([[-9.0, -9.0], [0.5, 9.0]])).successor
+    seen = instances.step(np.array([[-9.0, -9.0], [0.5, 9.0]])).next_observation
     np.testing.assert_array_equal(seen, [[-1.0, -4.0], [0.5, 2.0]])
 
 

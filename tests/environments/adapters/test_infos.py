@@ -27,14 +27,14 @@ MEASURES = {
 
 
 def learner(environment):
-    return a2c(environment, network=mlp(hidden=(4,)), instances=3, steps=5)
+    return a2c(environment, network=mlp(hidden=(4,)), num_envs=3, num_steps=5)
 
 
 def rounds(environment, workers):
     with simulate(federate(learner(environment), mean()), fleet(environment, 2), workers=workers) as simulation:
-        population, found = simulation.init(0), []
+        run_state, found = simulation.init(0), []
         for _ in range(4):
-            population, seen = simulation.round(population)
+            run_state, seen = simulation.round(run_state)
             found.append(seen.metrics)
     return found
 
@@ -60,7 +60,7 @@ def test_greedy_episodes_measure_infos_as_gymnasium_has_them():
     for k in range(2):  # the walk is deterministic and so is a greedy policy: all episodes are alike
         assert len(set(returns[k].tolist())) == 1
         assert sums["right"][k] in (0.0, 4.0)
-        assert sums["moved"][k] == pytest.approx(sums["steps"][k] * (1.0 if sums["right"][k] else 0.5), rel=0.6)
+        assert sums["moved"][k] == pytest.approx(sums["num_steps"][k] * (1.0 if sums["right"][k] else 0.5), rel=0.6)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -95,7 +95,7 @@ def test_from_a_file_they_reach_summary_and_records(tmp_path):
             "id": WALK,
             "measures": {"right": {"per": "episode", "better": "higher", "take": "last"}},
         },
-        "learner": {"name": "a2c", "instances": 3, "steps": 8, "network": {"name": "mlp", "hidden": [4]}},
+        "learner": {"name": "a2c", "num_envs": 3, "num_steps": 8, "network": {"name": "mlp", "hidden": [4]}},
         "federation": {"agents": 2},
         "evaluation": {"episodes": 2},
     }

@@ -15,12 +15,12 @@ from fedrl.records import AgentResult, End, MeasureResult, Range, Summary
 from fedrl.records.formatting import NOTHING, duration, ends, number, short, with_unit
 from fedrl.records.notices import notices_of
 from fedrl.records.statistics import best_of
-from fedrl.report.tables import shown, troubled, varying, words
+from fedrl.report.tables import readable, shown, troubled, varying
 
 MOST_AGENTS = 20
 
 
-def closing(event: End) -> RenderableType:
+def final_summary(event: End) -> RenderableType:
     """The table of agents, the time it took and the paths of the run folder and the report."""
     summary = event["summary"]
     parts: list[RenderableType] = [
@@ -31,9 +31,9 @@ def closing(event: End) -> RenderableType:
     hidden = len(summary["agents"]) - MOST_AGENTS
     if hidden > 0:
         parts.append(Text(f"  and {hidden:,} more agents, all of them in the report", style="dim"))
-    for alarm in summary.get("alarms", []):
-        parts.append(Text(f"  ! {alarm['message']}", style="bold red"))
-        parts += [Text(f"    {cure}", style="red") for cure in alarm["cures"]]
+    for warning in summary.get("warnings", []):
+        parts.append(Text(f"  ! {warning['message']}", style="bold red"))
+        parts += [Text(f"    {cure}", style="red") for cure in warning["remedies"]]
     for note in summary.get("notes", []):
         parts.append(_plain(f"  ! {note}"))
     notices = notices_of(summary)
@@ -64,7 +64,7 @@ def agents_table(summary: Summary) -> Table:
         columns[method] = _by_agent(summary.get("baseline_agents", {}).get(method, []))
         ranges[method] = found
     settings = {agent["id"]: agent.get("env_params", {}) for agent in agents}
-    marked = {agent["id"] for alarm in summary.get("alarms", []) for agent in alarm["agents"]} | troubled(summary)
+    marked = {agent["id"] for warning in summary.get("warnings", []) for agent in warning["agents"]} | troubled(summary)
     own, _ = varying(settings)
     table = Table(
         box=SIMPLE_HEAD, pad_edge=False, title=_plain(f"{summary['name']}: greedy returns"), title_justify="left"
@@ -74,8 +74,8 @@ def agents_table(summary: Summary) -> Table:
         width = max(len(word) for word in name.split("_"))
         table.add_column(_plain(name.replace("_", " ")), justify="right", style="dim", min_width=width)
     for method in columns:
-        width = max(len(word) for word in words(method).split())  # where it is narrow, intervals take two lines
-        table.add_column(_plain(words(method)), justify="right", min_width=width)
+        width = max(len(word) for word in readable(method).split())  # where it is narrow, intervals take two lines
+        table.add_column(_plain(readable(method)), justify="right", min_width=width)
     for agent in agents[:MOST_AGENTS]:
         values = [found.get(agent["id"], math.nan) for found in columns.values()]
         best = max((value for value in values if math.isfinite(value)), default=math.nan)
@@ -100,14 +100,14 @@ def measures_table(measures: Mapping[str, MeasureResult]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, title=Text("measures"), title_justify="left")
     table.add_column("", no_wrap=True)
     for method in methods:
-        table.add_column(_plain(words(method)), justify="right")
+        table.add_column(_plain(readable(method)), justify="right")
     for name, measure in measures.items():
         found = [measure["methods"].get(method) for method in methods]
         values = [math.nan if each is None else number(each["mean"]) for each in found]
         best = best_of(values, measure["better"])
         cells = [with_unit(value, measure["unit"]) for value in values]
         marked = [Text(f"* {cell}", style="bold green") if i == best else Text(cell) for i, cell in enumerate(cells)]
-        table.add_row(_plain(words(name)), *marked)
+        table.add_row(_plain(readable(name)), *marked)
     return table
 
 
@@ -133,7 +133,7 @@ def _costs(summary: Summary) -> str:
         seen = summary["virtual_time"]
         parts.append(f"{duration(seen['time_s'])} on the virtual clock")
         wrong = {"hung": "turns hung", "restarted": "restarts", "duplicates": "duplicates", "malformed": "unreadable"}
-        parts += [f"{short(seen[name])} {words}" for name, words in wrong.items() if name in seen]  # type: ignore[literal-required]
+        parts += [f"{short(seen[name])} {readable}" for name, readable in wrong.items() if name in seen]  # type: ignore[literal-required]
     return ", ".join(parts)
 
 

@@ -20,12 +20,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedrl.cli.terminal.final_summary import closing
-from fedrl.cli.terminal.tally import Tally, sparkline
-from fedrl.records import Compile, End, Event, Refused, RoundRecord, Sink, Start
+from fedrl.cli.terminal.final_summary import final_summary
+from fedrl.cli.terminal.run_progress import RunProgress, sparkline
+from fedrl.records import Compile, End, Event, RejectedEvent, RoundRecord, Sink, Start
 from fedrl.records.formatting import NOTHING, count, duration, short, size, with_unit
 from fedrl.records.notices import named
-from fedrl.report.tables import words
+from fedrl.report.tables import readable
 
 WIDE, BAR, SPARK = 104, 20, 24
 NARROW_BAR, NARROW_SPARK = 8, 14
@@ -65,7 +65,7 @@ def plain(
     measures: Sequence[str] = (),
 ) -> Sink:
     """A sink that writes a line when a method begins or ends and every few seconds, without control characters."""
-    state: list[Tally] = []
+    state: list[RunProgress] = []
     said = -every_s
 
     def say(text: str) -> None:
@@ -77,30 +77,30 @@ def plain(
         kind = event.get("event")
         if kind == "start":
             start = cast(Start, event)
-            state[:] = [Tally(start, clock, measures)]
+            state[:] = [RunProgress(start, clock, measures)]
             say(_headline(start))
         elif kind == "compile":
             compiling = cast(Compile, event)
-            for tally in state:
-                tally.compile(compiling)
-            say(f"{words(compiling['method'])}: compiling")
-        elif kind == "refused":
-            say(warning(cast(Refused, event)))
+            for run_progress in state:
+                run_progress.compile(compiling)
+            say(f"{readable(compiling['method'])}: compiling")
+        elif kind == "rejected":
+            say(warning(cast(RejectedEvent, event)))
         elif kind == "end":
             bare = Console(file=io.StringIO(), width=console.width, color_system=None)
             with bare.capture() as capture:
-                bare.print(closing(cast(End, event)))
+                bare.print(final_summary(cast(End, event)))
             for line in capture.get().splitlines():
                 say(line.rstrip())
         elif state:
-            (tally,) = state
+            (run_progress,) = state
             record = cast(RoundRecord, event)
-            before = tally.share(record["method"])
-            tally.add(record)
-            edge = before == 0.0 or tally.share(record["method"]) == 1.0
+            before = run_progress.share(record["method"])
+            run_progress.add(record)
+            edge = before == 0.0 or run_progress.share(record["method"]) == 1.0
             if edge or clock() - said >= every_s:
                 said = clock()
-                say(_line(tally, record))
+                say(_line(run_progress, record))
 
     return sink
 
@@ -108,7 +108,7 @@ def plain(
 @contextmanager
 def live(console: Console, clock: Callable[[], float] = time.monotonic, measures: Sequence[str] = ()) -> Iterator[Sink]:
     """A sink that redraws a small picture of the run a few times a second."""
-    state: list[Tally] = []
+    state: list[RunProgress] = []
     lock = threading.Lock()
 
     def picture() -> RenderableType:
@@ -121,14 +121,14 @@ def live(console: Console, clock: Callable[[], float] = time.monotonic, measures
         kind = event.get("event")
         if kind == "end":
             display.stop()
-            console.print(closing(cast(End, event)))
+            console.print(final_summary(cast(End, event)))
             return
-        if kind == "refused":
-            console.print(Text(warning(cast(Refused, event)), style="yellow"), soft_wrap=True)
+        if kind == "rejected":
+            console.print(Text(warning(cast(RejectedEvent, event)), style="yellow"), soft_wrap=True)
             return
         with lock:
             if kind == "start":
-                state[:] = [Tally(cast(Start, event), clock, measures)]
+                state[:] = [RunProgress(cast(Start, event), clock, measures)]
             elif state and kind == "compile":
                 state[0].compile(cast(Compile, event))
             elif state:
@@ -142,9 +142,9 @@ def live(console: Console, clock: Callable[[], float] = time.monotonic, measures
         display.stop()
 
 
-def warning(event: Refused) -> str:
+def warning(event: RejectedEvent) -> str:
     """What is said when agents were refused twice in a row."""
-    where = f"{words(event['method'])}, seed {event['seed']}, round {event['round']}"
+    where = f"{readable(event['method'])}, seed {event['seed']}, round {event['round']}"
     who = "" if event["method"] == "centralised" else f"{named(event['agents'])} "
     text = f"warning: {where}: {who}refused twice in a row: {event['reason']}"
     return "".join(c if c.isprintable() else "?" for c in text)
@@ -156,38 +156,42 @@ def warnings_only(console: Console | None = None) -> Iterator[Sink]:
     place = Console(stderr=True, highlight=False) if console is None else console
 
     def sink(event: Event) -> None:
-        if event.get("event") == "refused":
-            place.print(Text(_encodable(warning(cast(Refused, event)), place)), soft_wrap=True)
+        if event.get("event") == "rejected":
+            place.print(Text(_encodable(warning(cast(RejectedEvent, event)), place)), soft_wrap=True)
 
     yield sink
 
 
-def view(tally: Tally, width: int = WIDE) -> RenderableType:
+def view(run_progress: RunProgress, width: int = WIDE) -> RenderableType:
     """The picture: a row for each method, and a line on the pace of it all. It fits in 80 columns."""
     bar, spark = (BAR, SPARK) if width >= WIDE else (NARROW_BAR, NARROW_SPARK)
-    curves = {method: tally.curve(method) for method in tally.methods}
+    curves = {method: run_progress.curve(method) for method in run_progress.methods}
     known = [value for curve in curves.values() for value in curve]
     low, high = min(known, default=0.0), max(known, default=1.0)
     rows = Table.grid(padding=(0, 2))
     for _ in range(5):
         rows.add_column(no_wrap=True)
     for method, curve in curves.items():
-        share = tally.share(method)
-        current = method == tally.method and share < 1.0
+        share = run_progress.share(method)
+        current = method == run_progress.method and share < 1.0
         rows.add_row(
-            Text(words(method), style="bold" if current else "" if share else "dim"),
+            Text(readable(method), style="bold" if current else "" if share else "dim"),
             ProgressBar(total=1.0, completed=share, width=bar, complete_style="cyan"),
             Text(sparkline(curve, spark, low, high).ljust(spark), style="cyan"),
             Text(f"return {short(curve[-1])}" if curve else "", style="bold" if current else ""),
-            Text(_where(tally) if current else "", style="dim"),
+            Text(_where(run_progress) if current else "", style="dim"),
         )
-    return Group(Text(_headline(tally.start), style="dim"), rows, Text(_pace(tally), style="dim"))
+    return Group(Text(_headline(run_progress.start), style="dim"), rows, Text(_pace(run_progress), style="dim"))
 
 
-def _where(tally: Tally) -> str:
-    if tally.compiling:
+def _where(run_progress: RunProgress) -> str:
+    if run_progress.compiling:
         return "compiling"
-    return f"seed {tally.seed}, round {tally.round}/{tally.start['rounds']}" if tally.round else ""
+    return (
+        f"seed {run_progress.seed}, round {run_progress.round}/{run_progress.start['rounds']}"
+        if run_progress.round
+        else ""
+    )
 
 
 def _headline(start: Start) -> str:
@@ -197,19 +201,27 @@ def _headline(start: Start) -> str:
     return f"{name}: " + ", ".join(f"{many:,} {what}{'' if many == 1 else 's'}" for many, what in sizes)
 
 
-def _pace(tally: Tally) -> str:
-    speed, left = count(tally.speed), duration(tally.left_s)
+def _pace(run_progress: RunProgress) -> str:
+    speed, left = count(run_progress.speed), duration(run_progress.left_s)
     parts = [f"{speed} steps/s"] if speed != NOTHING else []
-    parts += [f"{size(tally.bytes_up)} up", f"{size(tally.bytes_down)} down", f"{duration(tally.elapsed_s)} so far"]
-    parts += [f"about {left} left"] if tally.left_s > 0 else []
-    parts += [f"{duration(tally.time_s)} on the virtual clock"] if math.isfinite(tally.time_s) else []
-    parts += [f"{words(name)} {with_unit(value, tally.units[name])}" for name, value in tally.shown.items()]
+    parts += [
+        f"{size(run_progress.bytes_up)} up",
+        f"{size(run_progress.bytes_down)} down",
+        f"{duration(run_progress.elapsed_s)} so far",
+    ]
+    parts += [f"about {left} left"] if run_progress.left_s > 0 else []
+    parts += [f"{duration(run_progress.time_s)} on the virtual clock"] if math.isfinite(run_progress.time_s) else []
+    parts += [
+        f"{readable(name)} {with_unit(value, run_progress.units[name])}" for name, value in run_progress.shown.items()
+    ]
     return ", ".join(parts)
 
 
-def _line(tally: Tally, record: RoundRecord) -> str:
-    where = f"{words(record['method'])}, seed {record['seed']}, round {record['round']}/{tally.start['rounds']}"
-    return f"{where}: return {short(record['return'])}, {_pace(tally)}"
+def _line(run_progress: RunProgress, record: RoundRecord) -> str:
+    where = (
+        f"{readable(record['method'])}, seed {record['seed']}, round {record['round']}/{run_progress.start['rounds']}"
+    )
+    return f"{where}: return {short(record['return'])}, {_pace(run_progress)}"
 
 
 def _encodable(text: str, console: Console) -> str:

@@ -95,11 +95,11 @@ def _outcome(event: End) -> str:
     summary = event["summary"]
     found = summary["final_return"]
     spread = ends(found["low"], found["high"])
-    told = f"return {short(found['mean'])}" + (f" ({spread})" if len(summary["seeds"]) > 1 else "")
-    refusals = summary.get("refusals", {})
-    refused = refusals["federated"]["updates"] if "federated" in refusals else 0
-    said = f", {refused:,} update{'' if refused == 1 else 's'} refused" if refused else ""
-    return f"{told}, {size(summary['bytes_up'])} up, {duration(summary['wall_s'])}{said}"
+    text = f"return {short(found['mean'])}" + (f" ({spread})" if len(summary["seeds"]) > 1 else "")
+    rejections = summary.get("rejections", {})
+    rejected = rejections["federated"]["updates"] if "federated" in rejections else 0
+    said = f", {rejected:,} update{'' if rejected == 1 else 's'} refused" if rejected else ""
+    return f"{text}, {size(summary['bytes_up'])} up, {duration(summary['wall_s'])}{said}"
 
 
 def _close(console: Console, event: StudyEnd) -> None:
@@ -110,8 +110,8 @@ def _close(console: Console, event: StudyEnd) -> None:
         console.print(Text(f"  and {hidden:,} more settings, all of them in the report", style="dim"))
     for i, result in enumerate(study["settings"], 1):
         if "reason" in result:
-            told = f"  ! setting {i} ({result['label']}) failed: {result['reason']}"
-            console.print(Text("".join(c if c.isprintable() else "?" for c in told), style="bold red"), soft_wrap=True)
+            text = f"  ! setting {i} ({result['label']}) failed: {result['reason']}"
+            console.print(Text("".join(c if c.isprintable() else "?" for c in text), style="bold red"), soft_wrap=True)
     for line in study_notices(study):
         console.print(Text(f"  ! {''.join(c if c.isprintable() else '?' for c in line)}", style="yellow"))
     for what, path in (("study folder", event["folder"]), ("report", event["report"])):

@@ -13,7 +13,7 @@ AHEAD = 1024
 """The most agents that may have learned ahead of time, whatever the blocks and devices: it shapes checkpoints."""
 
 
-class Ahead(NamedTuple):
+class TrainedAhead(NamedTuple):
     """Results that wait, `[places, ...]`, NumPy arrays that are brought up to date in place.
 
     Attributes:
@@ -46,8 +46,8 @@ class Ahead(NamedTuple):
             own[places] = new
 
 
-def places_for(agents: int, words: int, result: PyTree) -> Ahead:
+def places_for(agents: int, words: int, result: PyTree) -> TrainedAhead:
     """Free places; `result` has the shapes of what comes of one agent's work."""
     count = min(agents, AHEAD)
     room = jax.tree.map(lambda x: np.zeros((count, *x.shape), x.dtype), result)
-    return Ahead(np.full(count, -1, np.int32), np.zeros((count, words), np.uint32), room)
+    return TrainedAhead(np.full(count, -1, np.int32), np.zeros((count, words), np.uint32), room)

@@ -23,15 +23,15 @@ from fedrl.core.faults import FAULT
 from fedrl.core.keys import Keys
 from fedrl.core.types import Broadcast, PyTree
 from fedrl.engines.executors.ahead import places_for
-from fedrl.engines.executors.executor import Agents, Executor, Found, Learned, Plan, Team, joined
+from fedrl.engines.executors.executor import Agents, Executor, ExecutorPlan, Found, Learned, Team, joined
 from fedrl.engines.executors.programs import block_program, logging, metric_names
 from fedrl.engines.inbox import SUMS, Table
 from fedrl.engines.program_cache import shapes
-from fedrl.engines.state import seated
+from fedrl.engines.state import in_slots
 from fedrl.engines.topologies.server import Server
 from fedrl.federation.federation import Federation
 
-Seating = list[tuple[int, np.ndarray, np.ndarray]]
+SlotMap = list[tuple[int, np.ndarray, np.ndarray]]
 """Blocks that agents fill: a number, who sits there (an empty seat has the first), and which seats are taken."""
 
 
@@ -42,19 +42,19 @@ class Blocks(Executor):
         self,
         federation: Federation,
         fleet: PyTree,
-        plan: Plan,
+        plan: ExecutorPlan,
         size: int,
-        places: Sequence[jax.Device],
+        devices: Sequence[jax.Device],
         order: Any = None,
         resident: bool | None = None,
     ) -> None:
         compiled(federation.learner.environment)
-        super().__init__(federation, fleet, plan, size, places, order)
+        super().__init__(federation, fleet, plan, size, devices, order)
         self.resident = not plan.sparse if resident is None else resident
         self._run, self._logs = block_program(federation, plan.collects), logging(federation)
         self._names = metric_names(federation, shapes(fleet, skip=1))
         self.metrics = [name for name in self._names if name != FAULT]
-        self._last: tuple[np.ndarray, Seating] = (NOBODY, [])
+        self._last: tuple[np.ndarray, SlotMap] = (NOBODY, [])
         self._ready = threading.Event()
 
     def prepared(self, agents: Agents, sent: Broadcast, topology: Server) -> Agents:
@@ -63,15 +63,15 @@ class Blocks(Executor):
         if not self.plan.ahead:
             return agents
         columns = np.zeros(len(self._names), np.float32)
-        ahead = places_for(self.agents, self.layout.words, (topology.item(), topology.wire.upload, columns))
+        ahead = places_for(self.agents, self.layout.num_words, (topology.item(), topology.wire.upload, columns))
         return agents._replace(team=agents.team._replace(ahead=ahead))
 
-    def company(self, agents: Agents, ids: np.ndarray, due: int) -> np.ndarray:
+    def fillers(self, agents: Agents, ids: np.ndarray, due: int) -> np.ndarray:
         """Those of these agents who fill the devices beside so many that are due, the first ones first."""
         ahead = agents.team.ahead
         if not ahead:
             return ids[:0]
-        free = min(len(ahead.free()), -due % (self.size * len(self.places)))
+        free = min(len(ahead.free()), -due % (self.size * len(self.devices)))
         return ids[~np.isin(ids, ahead.agent)][:free]
 
     def cancel(self, agents: Agents, ids: np.ndarray) -> Agents:
@@ -81,7 +81,7 @@ class Blocks(Executor):
         return agents
 
     def train(
-        self, keys: Keys, agents: Agents, ids: np.ndarray, table: Table, company: np.ndarray = NOBODY
+        self, keys: Keys, agents: Agents, ids: np.ndarray, table: Table, fillers: np.ndarray = NOBODY
     ) -> tuple[Agents, Learned]:
         """These agents, whose updates are due, learn, if they have not; so does their company, ahead of time."""
         team, early = agents.team, None
@@ -93,10 +93,10 @@ class Blocks(Executor):
         if not len(due):
             assert early is not None
             return agents, self.learned(self._found(early[0], early[2])._replace(undo=before), ids)
-        agents, found, states, columns = self._learn(keys, agents, due, company, table)
+        agents, found, states, columns = self._learn(keys, agents, due, fillers, table)
         if early is None or not team.ahead:
             return agents, self.learned(found, ids)
-        later = np.isin(found.agent, company)
+        later = np.isin(found.agent, fillers)
         results = (found.items, found.uploads, columns)
         team.ahead.keep(found.agent[later], states[later], jax.tree.map(lambda x: x[later], results))
         now = jax.tree.map(lambda x: x[~later], results)
@@ -110,14 +110,14 @@ class Blocks(Executor):
         return Found(agent, metrics.pop(FAULT).astype(int), [], items, uploads, metrics, [])
 
     def _learn(
-        self, keys: Keys, agents: Agents, due: np.ndarray, company: np.ndarray, table: Table
+        self, keys: Keys, agents: Agents, due: np.ndarray, fillers: np.ndarray, table: Table
     ) -> tuple[Agents, Found, np.ndarray, np.ndarray]:
         """Agents learn; also returns what packed ones come to, as rows, and the columns of their metrics."""
         team, blocks = agents.team, list(agents.blocks)
-        talk, alike, seating = np.bool_(table.row is not None), self._alike(team), self._seated(due, company)
+        communicates, alike, slot_map = np.bool_(table.row is not None), self._alike(team), self._in_slots(due, fillers)
         heard_by: dict[bytes, Broadcast] = {}
 
-        def heard(who: np.ndarray) -> Broadcast:
+        def received(who: np.ndarray) -> Broadcast:
             rows = b"" if self.plan.mixed else team.row[who].tobytes()
             found = heard_by.get(rows) if rows else None
             if found is None:
@@ -125,51 +125,51 @@ class Blocks(Executor):
             return found
 
         def dispatch(i: int, who: np.ndarray, here: np.ndarray) -> tuple[Any, ...]:
-            place = self.places[i % len(self.places)]
+            place = self.devices[i % len(self.devices)]
             block = blocks[i] if self.resident else self.layout.unpack(jax.device_put(team.states[who], place))
             asked = self._asked(keys, team, who)
-            after, *rest = self._run(heard(who), asked, talk, alike, block, self._logs(block), here)
+            after, *rest = self._run(received(who), asked, communicates, alike, block, self._logs(block), here)
             if self.resident:
                 blocks[i] = after
             return (() if self.resident else self.layout.pack(after)), *rest
 
         if self._ready.is_set():
-            results = [dispatch(*each) for each in seating]
+            results = [dispatch(*each) for each in slot_map]
         else:  # each device compiles its own copy of the program: side by side, not in turn
-            with ThreadPoolExecutor(len(self.places)) as pool:
-                results = list(pool.map(lambda each: dispatch(*each), seating))
+            with ThreadPoolExecutor(len(self.devices)) as pool:
+                results = list(pool.map(lambda each: dispatch(*each), slot_map))
             self._ready.set()
-        rows, agent = [here for *_, here in seating], np.concatenate([who[here] for _, who, here in seating])
+        rows, agent = [here for *_, here in slot_map], np.concatenate([who[here] for _, who, here in slot_map])
         packed, before, handed, tables, uploads = zip(*results, strict=True)
         columns = joined([np.asarray(each).T for each in tables], rows)
         states, undo = joined(packed, rows) if not self.resident else team.states, []
         if self.resident:
-            undo = [(i, who[here], memory) for memory, (i, who, here) in zip(before, seating, strict=True)]
+            undo = [(i, who[here], memory) for memory, (i, who, here) in zip(before, slot_map, strict=True)]
         else:
             undo = [(0, agent, team.states[agent, self.layout.memory].copy())]
             mine = np.isin(agent, due)
             team.states[agent[mine]] = states[mine]
-        sums = [(each, who, here) for each, (_, who, here) in zip(handed, seating, strict=True)]
+        sums = [(each, who, here) for each, (_, who, here) in zip(handed, slot_map, strict=True)]
         if self.plan.collects != SUMS:
             handed, sums = joined(handed, rows), []
         found = self._found(agent, (handed if not sums else (), joined(uploads, rows), columns))
         return agents._replace(blocks=tuple(blocks)), found._replace(sums=sums, undo=undo), states, columns
 
-    def _seated(self, due: np.ndarray, company: np.ndarray) -> Seating:
+    def _in_slots(self, due: np.ndarray, fillers: np.ndarray) -> SlotMap:
         """Where these agents sit."""
-        ids, (last, seating) = np.concatenate([due, company]), self._last
+        ids, (last, slot_map) = np.concatenate([due, fillers]), self._last
         if np.array_equal(last, ids):  # the same agents take part in most rounds
-            return seating
+            return slot_map
         if self.resident:
-            found = [(i, np.maximum(seat, 0), (seat >= 0) & np.isin(seat, ids)) for i, seat in enumerate(self.seats)]
-            seating = [each for each in found if each[2].any()]
+            found = [(i, np.maximum(slot, 0), (slot >= 0) & np.isin(slot, ids)) for i, slot in enumerate(self.slots)]
+            slot_map = [each for each in found if each[2].any()]
         else:
             summed = self.plan.collects == SUMS
             groups = [ids[self.plan.group[ids] == g] for g in np.unique(self.plan.group[ids])] if summed else [ids]
-            rows = [seat for members in groups for seat in seated(members, self.size)]
-            seating = [(i, np.where(seat < 0, seat[0], seat), seat >= 0) for i, seat in enumerate(rows)]
-        self._last = ids, seating
-        return seating
+            rows = [slot for members in groups for slot in in_slots(members, self.size)]
+            slot_map = [(i, np.where(slot < 0, slot[0], slot), slot >= 0) for i, slot in enumerate(rows)]
+        self._last = ids, slot_map
+        return slot_map
 
     def _alike(self, team: Team) -> np.int32 | None:
         """How many local steps every agent takes; None if they differ, or if all take one, which is no loop."""

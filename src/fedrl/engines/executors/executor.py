@@ -20,11 +20,11 @@ from fedrl.core.keys import Keys, Root, Stream, agent_secret, derived, stream_ke
 from fedrl.core.learner import policy_of
 from fedrl.core.types import Broadcast, Params, PyTree
 from fedrl.engines.aggregation import Upload, failures
-from fedrl.engines.executors.ahead import Ahead
-from fedrl.engines.executors.programs import Asked, adoption, layout
-from fedrl.engines.inbox import SUMS, Outcome, Table
+from fedrl.engines.executors.ahead import TrainedAhead
+from fedrl.engines.executors.programs import JobInputs, adoption, layout
+from fedrl.engines.inbox import SUMS, PartialSums, Table
 from fedrl.engines.program_cache import shapes
-from fedrl.engines.state import Refusal, beginnings, seated, starting
+from fedrl.engines.state import Rejection, in_slots, start_programs, starting
 from fedrl.engines.topologies.server import Server
 from fedrl.federation.federation import AgentState, Federation, ServerState
 from fedrl.federation.shares import shares
@@ -37,7 +37,7 @@ class Team(NamedTuple):
 
     Attributes:
         states: Of packed agents, as rows of words, after the last of their jobs that has ended.
-        heard: The broadcast each heard last, if those who work at the same time may have heard different ones.
+        received: The broadcast each heard last, if those who work at the same time may have heard different ones.
         row: Else the row of the table that it hears.
         version: Of what each heard; -1 for nothing yet.
         again: How often each has heard that version before.
@@ -50,7 +50,7 @@ class Team(NamedTuple):
     """
 
     states: np.ndarray
-    heard: PyTree
+    received: PyTree
     row: np.ndarray
     version: np.ndarray
     again: np.ndarray
@@ -59,7 +59,7 @@ class Team(NamedTuple):
     share: np.ndarray
     trained: np.ndarray
     restarts: np.ndarray
-    ahead: Ahead | tuple[()] = ()
+    ahead: TrainedAhead | tuple[()] = ()
 
 
 class Agents(NamedTuple):
@@ -73,9 +73,9 @@ class Learned(NamedTuple):
     """What came of local work.
 
     Attributes:
-        agent: Those whose training came to something; in the order of `outcomes`, or else as they were asked.
+        agent: Those whose training came to something; in the order of `block_sums`, or else as they were asked.
         items: What was collected of each, with a leading axis; () if sums were.
-        outcomes: The sums.
+        block_sums: The sums.
         uploads: An `Upload` with a row for each.
         metrics: Of each, by name.
         failed: Those whose training came to nothing.
@@ -84,10 +84,10 @@ class Learned(NamedTuple):
 
     agent: np.ndarray
     items: PyTree
-    outcomes: list[Outcome]
+    block_sums: list[PartialSums]
     uploads: Upload
     metrics: dict[str, np.ndarray]
-    failed: tuple[Refusal, ...]
+    failed: tuple[Rejection, ...]
     undo: Any
 
 
@@ -113,7 +113,7 @@ class Found(NamedTuple):
     undo: list[tuple[int, np.ndarray, Any]]
 
 
-class Plan(NamedTuple):
+class ExecutorPlan(NamedTuple):
     """What the rest of a simulation needs of its executor.
 
     Attributes:
@@ -137,15 +137,21 @@ class Executor:
     """What all executors share: what agents were asked for, and what they hold."""
 
     def __init__(
-        self, federation: Federation, fleet: PyTree, plan: Plan, size: int, places: Sequence[jax.Device], order: Any
+        self,
+        federation: Federation,
+        fleet: PyTree,
+        plan: ExecutorPlan,
+        size: int,
+        devices: Sequence[jax.Device],
+        order: Any,
     ) -> None:
-        self.federation, self.plan, self.size, self.places = federation, plan, size, list(places)
+        self.federation, self.plan, self.size, self.devices = federation, plan, size, list(devices)
         self.agents = len(plan.group)
         self.numbers = np.arange(self.agents)  # by which agents are known to others
-        seating = np.arange(self.agents) if order is None else np.asarray(order)
+        slot_map = np.arange(self.agents) if order is None else np.asarray(order)
         groups = np.unique(plan.group) if plan.collects == SUMS else [None]
-        members = [seating if g is None else seating[plan.group[seating] == g] for g in groups]
-        self.seats = [seat for ids in members for seat in seated(ids, size)]
+        members = [slot_map if g is None else slot_map[plan.group[slot_map] == g] for g in groups]
+        self.slots = [slot for ids in members for slot in in_slots(ids, size)]
         self.layout = layout(federation, shapes(fleet, skip=1))
         self._failures = failures(federation, shapes(fleet, skip=1))
         self._adopt = adoption(federation)
@@ -159,15 +165,15 @@ class Executor:
 
     def start(self, keys: Keys, steps: np.ndarray) -> tuple[ServerState, Agents]:
         """Begin a run; also returns what a server begins with."""
-        places = self.places if self.resident else self.places[:1]
-        first = starting(self.federation, self._fleet, self.seats, steps, places, self.numbers)(keys)
+        devices = self.devices if self.resident else self.devices[:1]
+        first = starting(self.federation, self._fleet, self.slots, steps, devices, self.numbers)(keys)
         blocks, states = first.blocks, np.zeros((0, 0), np.uint32)
         if not self.resident:
             states, blocks = self._packed(blocks), ()
         count = self.agents
         team = Team(
             states=states,
-            heard=(),
+            received=(),
             row=np.zeros(count, np.int32),
             version=np.full(count, -1, np.int32),
             again=np.zeros(count, np.int32),
@@ -187,7 +193,7 @@ class Executor:
         team.version[ids], team.cohort[ids], team.row[ids] = version, jobs.cohort, jobs.row
         team.steps[ids], team.share[ids] = jobs.steps, jobs.share
         if self.plan.mixed:
-            for own, rows in zip(jax.tree.leaves(team.heard), jax.tree.leaves(table.sent), strict=True):
+            for own, rows in zip(jax.tree.leaves(team.received), jax.tree.leaves(table.sent), strict=True):
                 own[ids] = rows[jobs.row]
         return agents
 
@@ -196,7 +202,7 @@ class Executor:
         del ids
         return agents
 
-    def company(self, agents: Agents, ids: np.ndarray, due: int) -> np.ndarray:
+    def fillers(self, agents: Agents, ids: np.ndarray, due: int) -> np.ndarray:
         """Those of these agents who may learn beside so many that are due."""
         del agents, due
         return ids[:0]
@@ -207,10 +213,10 @@ class Executor:
         if not self.plan.mixed:
             return agents
         room = jax.tree.map(lambda x: np.zeros((self.agents, *np.shape(x)[1:]), np.asarray(x).dtype), sent)
-        return agents._replace(team=agents.team._replace(heard=room))
+        return agents._replace(team=agents.team._replace(received=room))
 
     def train(
-        self, keys: Keys, agents: Agents, ids: np.ndarray, table: Table, company: np.ndarray = NOBODY
+        self, keys: Keys, agents: Agents, ids: np.ndarray, table: Table, fillers: np.ndarray = NOBODY
     ) -> tuple[Agents, Learned]:
         """These agents, whose updates are due, learn, if they have not; so may others, ahead of time."""
         raise NotImplementedError
@@ -218,29 +224,29 @@ class Executor:
     def _heard(self, team: Team, table: Table, who: np.ndarray) -> Broadcast:
         """What each seat of a block has heard."""
         if self.plan.mixed:
-            return jax.tree.map(lambda own: own[who], team.heard)
+            return jax.tree.map(lambda own: own[who], team.received)
         rows = team.row[who]
         return jax.tree.map(lambda x: x[rows], table.sent)
 
-    def _asked(self, keys: Keys, team: Team, who: np.ndarray) -> Asked:
-        heard = (team.version[who].tolist(), team.again[who].tolist())
-        own = turns(keys, self.numbers[who].tolist(), *heard, self.secret_of)
-        return Asked(own, team.cohort[who], team.steps[who], team.share[who])
+    def _asked(self, keys: Keys, team: Team, who: np.ndarray) -> JobInputs:
+        received = (team.version[who].tolist(), team.again[who].tolist())
+        own = turns(keys, self.numbers[who].tolist(), *received, self.secret_of)
+        return JobInputs(own, team.cohort[who], team.steps[who], team.share[who])
 
-    def give_back(self, agents: Agents, undo: Sequence[Any], lost: np.ndarray) -> Agents:
+    def give_back(self, agents: Agents, undo: Sequence[Any], dropped: np.ndarray) -> Agents:
         """Stages of these agents remember what they did before they learned: their updates came to nothing."""
         blocks = list(agents.blocks)
-        for i, ids, memory in undo if len(lost) else ():
-            mine = np.isin(ids, lost)
+        for i, ids, memory in undo if len(dropped) else ():
+            mine = np.isin(ids, dropped)
             if not self.resident:
                 agents.team.states[ids[mine], self.layout.memory] = memory[mine]
             elif mine.any():
-                here = np.isin(self.seats[i], ids[mine])
+                here = np.isin(self.slots[i], ids[mine])
 
                 def chosen(old: jax.Array, new: jax.Array, here: np.ndarray = here) -> jax.Array:
                     return jnp.where(here.reshape(-1, *[1] * (new.ndim - 1)), old, new)
 
-                blocks[i] = blocks[i]._replace(local=jax.tree.map(chosen, memory, blocks[i].local))
+                blocks[i] = blocks[i]._replace(stage_states=jax.tree.map(chosen, memory, blocks[i].stage_states))
         return agents._replace(blocks=tuple(blocks))
 
     def restarted(self, keys: Keys, agents: Agents, ids: np.ndarray) -> Agents:
@@ -253,7 +259,7 @@ class Executor:
             agents: The agents' half of the run.
             ids: Who begins anew, each once.
         """
-        team, begin, blocks = agents.team, beginnings(self.federation), list(agents.blocks)
+        team, begin, blocks = agents.team, start_programs(self.federation), list(agents.blocks)
         first = begin.server(stream_key(keys, Stream.SERVER)).params
         team.restarts[ids] += 1
         for k in ids.tolist():
@@ -264,20 +270,20 @@ class Executor:
             if not self.resident:
                 team.states[k] = np.asarray(self.layout.pack(jax.tree.map(lambda x: x[None], state)))[0]
                 continue
-            i = next(i for i, seat in enumerate(self.seats) if k in seat)
-            seat, place = int(np.argmax(self.seats[i] == k)), self.places[i % len(self.places)]
+            i = next(i for i, slot in enumerate(self.slots) if k in slot)
+            slot, place = int(np.argmax(self.slots[i] == k)), self.devices[i % len(self.devices)]
             block, state = jax.device_put((blocks[i], state), place)
-            blocks[i] = jax.tree.map(lambda own, new, seat=seat: own.at[seat].set(new), block, state)
+            blocks[i] = jax.tree.map(lambda own, new, slot=slot: own.at[slot].set(new), block, state)
         return agents._replace(blocks=tuple(blocks))
 
     def blocks(self, agents: Agents) -> list[AgentState]:
-        """All agents, by `seats`."""
+        """All agents, by `slots`."""
         if self.resident:
             return list(agents.blocks)
-        return [self.layout.unpack(agents.team.states[np.maximum(seat, 0)]) for seat in self.seats]
+        return [self.layout.unpack(agents.team.states[np.maximum(slot, 0)]) for slot in self.slots]
 
     def with_blocks(self, agents: Agents, blocks: Sequence[AgentState]) -> Agents:
-        """The same with other states of all agents, by `seats`."""
+        """The same with other states of all agents, by `slots`."""
         if self.resident:
             return agents._replace(blocks=tuple(blocks))
         return agents._replace(team=agents.team._replace(states=self._packed(blocks)))
@@ -287,7 +293,7 @@ class Executor:
         row = table.row
         if row is None:
             return agents
-        params = [jax.tree.map(lambda x, s=seat: x[row[np.maximum(s, 0)]], table.sent.params) for seat in self.seats]
+        params = [jax.tree.map(lambda x, s=slot: x[row[np.maximum(s, 0)]], table.sent.params) for slot in self.slots]
         return self.with_blocks(agents, [self._adopt(*each) for each in zip(self.blocks(agents), params, strict=True)])
 
     def params_of(self, agents: Agents) -> Params:
@@ -309,40 +315,40 @@ class Executor:
     def going_on(self, agents: Agents, states: PyTree) -> Agents:
         """Agents that go on from what the learners of others remember."""
 
-        def remembering(block: AgentState, seat: np.ndarray) -> AgentState:
-            rows = np.maximum(seat, 0)
+        def remembering(block: AgentState, slot: np.ndarray) -> AgentState:
+            rows = np.maximum(slot, 0)
             taken = jax.tree.map(lambda new, old: jax.device_put(new[rows], old.sharding), states, block.learner)
             return block._replace(learner=taken)
 
-        return self.with_blocks(agents, [remembering(*at) for at in zip(self.blocks(agents), self.seats, strict=True)])
+        return self.with_blocks(agents, [remembering(*at) for at in zip(self.blocks(agents), self.slots, strict=True)])
 
     def _packed(self, blocks: Sequence[AgentState]) -> np.ndarray:
         rows = np.concatenate([np.asarray(self.layout.pack(block)) for block in blocks])
-        ids = np.concatenate(self.seats)
+        ids = np.concatenate(self.slots)
         back = np.flatnonzero(ids >= 0)[np.argsort(ids[ids >= 0])]
         return np.asarray(rows[back])
 
     def _in_order(self, held: Sequence[PyTree]) -> PyTree:
-        ids = np.concatenate(self.seats)
+        ids = np.concatenate(self.slots)
         back = np.flatnonzero(ids >= 0)[np.argsort(ids[ids >= 0])]
         return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(x) for x in leaves])[back], *held)
 
     def learned(self, found: Found, ids: np.ndarray) -> Learned:
         """Without those whose training came to nothing: in the order of sums, or as agents were asked for."""
-        sound, outcomes, items, end = found.fault == 0, [], (), 0
+        sound, block_sums, items, end = found.fault == 0, [], (), 0
         keep = np.flatnonzero(sound)
         for result, who, here in found.sums:
             fine = here.copy()
             fine[here] = sound[end : end + int(here.sum())]
             end += int(here.sum())
-            outcomes.append(Outcome(result, fine, who[fine]))
+            block_sums.append(PartialSums(result, fine, who[fine]))
         if self.plan.collects != SUMS:
             back = np.argsort(found.agent)[np.argsort(np.argsort(ids))]
             keep = back[sound[back]]
             items = jax.tree.map(lambda x: x[keep], found.items)
         uploads, metrics = jax.tree.map(lambda x: x[keep], (found.uploads, found.metrics))
         failed = self._failures(found.agent, found.fault)
-        return Learned(found.agent[keep], items, outcomes, uploads, metrics, failed, found.undo)
+        return Learned(found.agent[keep], items, block_sums, uploads, metrics, failed, found.undo)
 
     def close(self) -> None:
         """Let go of what is held outside this process."""

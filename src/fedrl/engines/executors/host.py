@@ -27,7 +27,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.keys import Keys, Stream, derived
 from fedrl.core.learner import Trajectory, check_gathers
 from fedrl.core.types import PyTree
-from fedrl.engines.executors.executor import Agents, Executor, Found, Learned, Plan, joined
+from fedrl.engines.executors.executor import Agents, Executor, ExecutorPlan, Found, Learned, joined
 from fedrl.engines.executors.host_programs import host_programs
 from fedrl.engines.executors.host_rollout import HostRollout, instance_seeds, instance_settings, seed_of
 from fedrl.engines.inbox import SUMS, Table
@@ -44,7 +44,7 @@ class Host(Executor):
         fleet: Parameters of each agent's environment.
         plan: What the rest of the simulation needs.
         size: Agents per compiled block.
-        places: Where to learn.
+        devices: Where to learn.
         order: The order in which agents are seated in blocks.
         workers: Processes that step the environments, 1 for this one; by default one per core where that pays.
 
@@ -57,18 +57,18 @@ class Host(Executor):
         self,
         federation: Federation,
         fleet: PyTree,
-        plan: Plan,
+        plan: ExecutorPlan,
         size: int,
-        places: Sequence[jax.Device],
+        devices: Sequence[jax.Device],
         order: Any = None,
         workers: int | None = None,
     ) -> None:
-        super().__init__(federation, fleet, plan, size, places, order)
+        super().__init__(federation, fleet, plan, size, devices, order)
         learner = federation.learner
         self.rollout = _opened(federation, fleet, self.agents, workers)
         self.run = host_programs(federation, plan.collects)
         self._standing: Any = None
-        self._instances = learner.instances
+        self._instances = learner.num_envs
         self.metrics = []  # known once somebody has learned
 
     def start(self, keys: Keys, steps: np.ndarray) -> tuple[ServerState, Agents]:
@@ -81,24 +81,24 @@ class Host(Executor):
         self.rollout.close()
 
     def train(
-        self, keys: Keys, agents: Agents, ids: np.ndarray, table: Table, company: np.ndarray = NOBODY
+        self, keys: Keys, agents: Agents, ids: np.ndarray, table: Table, fillers: np.ndarray = NOBODY
     ) -> tuple[Agents, Learned]:
         """These agents, whose updates are due, learn; nobody does ahead of time."""
-        del company
+        del fillers
         team, run = agents.team, self.run
         at, count = keys.run.tobytes(), int(team.trained[0])
         if self._standing != (at, count):
-            self.rollout.restart(instance_seeds(at, Stream.BEGINNING, self.numbers.tolist(), self._instances, count))
+            self.rollout.reset(instance_seeds(at, Stream.BEGINNING, self.numbers.tolist(), self._instances, count))
         self._standing = None  # until the work is done
-        present = [(i, np.isin(seat, ids)) for i, seat in enumerate(self.seats)]
+        present = [(i, np.isin(slot, ids)) for i, slot in enumerate(self.slots)]
         present = [(i, here) for i, here in present if here.any()]
-        talk, blocks = np.bool_(table.row is not None), list(agents.blocks)
+        communicates, blocks = np.bool_(table.row is not None), list(agents.blocks)
         given, olds, starts, totals = {}, {}, {}, {}
         for i, here in present:
-            who, place = self._who(i), self.places[i % len(self.places)]
+            who, place = self._who(i), self.devices[i % len(self.devices)]
             given[i] = jax.device_put((self._heard(team, table, who), self._asked(keys, team, who)), place)
             olds[i] = run.remember(blocks[i])
-            blocks[i], starts[i], totals[i] = run.begin(*given[i], blocks[i], here, talk)
+            blocks[i], starts[i], totals[i] = run.begin(*given[i], blocks[i], here, communicates)
         columns: dict[int, Any] = {}
         counts: dict[str, np.ndarray] = {}
         for step in range(int(team.steps[ids].max())):
@@ -118,16 +118,18 @@ class Host(Executor):
                 **columns[i],
                 **{name: x[self._who(i)].astype(np.float32) for name, x in counts.items()},
             }
-            blocks[i], *made = run.report(*given[i], starts[i], olds[i], blocks[i], totals[i], here, talk, known)
+            blocks[i], *made = run.report(
+                *given[i], starts[i], olds[i], blocks[i], totals[i], here, communicates, known
+            )
             reported.append(made)
         taken = [here for _, here in present]
-        agent = np.concatenate([self.seats[i][here] for i, here in present])
+        agent = np.concatenate([self.slots[i][here] for i, here in present])
         results, uploads, faults, before = zip(*reported, strict=True)
         fault = joined(faults, taken)
         if fault.any():  # what their environments have come to is not known
             broken = np.isin(np.arange(self.agents), agent[fault > 0])
             seeds = instance_seeds(at, Stream.BROKEN, self.numbers.tolist(), self._instances, count)
-            self.rollout.restart(seeds, np.repeat(broken, self._instances))
+            self.rollout.reset(seeds, np.repeat(broken, self._instances))
         team.trained[0] = count + 1
         self._standing = (at, count + 1)
         metrics = joined([columns[i] for i, _ in present], taken)
@@ -141,7 +143,7 @@ class Host(Executor):
             items=() if summed else joined(results, taken),
             uploads=joined(uploads, taken),
             metrics=metrics,
-            undo=[(i, self.seats[i][here], memory) for memory, (i, here) in zip(before, present, strict=True)],
+            undo=[(i, self.slots[i][here], memory) for memory, (i, here) in zip(before, present, strict=True)],
         )
         return agents._replace(blocks=tuple(blocks)), self.learned(found, ids)
 
@@ -153,22 +155,24 @@ class Host(Executor):
         for k in ids.tolist():
             times = int(agents.team.restarts[k])
             seeds = instance_seeds(at, Stream.ANEW, self.numbers.tolist(), self._instances, times)
-            self.rollout.restart(seeds, np.repeat(np.arange(self.agents) == k, self._instances))
+            self.rollout.reset(seeds, np.repeat(np.arange(self.agents) == k, self._instances))
         return agents
 
     def _who(self, i: int) -> np.ndarray:
         """Who sits in a block; an empty seat has the first agent."""
-        return np.maximum(self.seats[i], 0)
+        return np.maximum(self.slots[i], 0)
 
     def _gather(
         self, keys: Keys, agents: Agents, ids: np.ndarray, blocks: list[tuple[int, Any]], step: int
     ) -> tuple[Trajectory, dict[str, np.ndarray]]:
         """One local step's experience of these agents: of each seat of these blocks, in their order."""
         team, count = agents.team, self._instances
-        seated = np.concatenate([self._who(i) for i, _ in blocks])
+        in_slots = np.concatenate([self._who(i) for i, _ in blocks])
         active = np.zeros(self.agents + 1, bool)
         active[ids] = step < team.steps[ids]
-        params = self.run.stack(jax.device_put([self.run.params(block.learner) for _, block in blocks], self.places[0]))
+        params = self.run.stack(
+            jax.device_put([self.run.params(block.learner) for _, block in blocks], self.devices[0])
+        )
         own = np.concatenate(
             [
                 derived(
@@ -179,7 +183,7 @@ class Host(Executor):
                     int(team.again[k]),
                     step,
                 )
-                for k in seated.tolist()
+                for k in in_slots.tolist()
             ]
         )
         trajectory, counts = self.rollout.collect(
@@ -194,15 +198,15 @@ class Host(Executor):
 
     def _rows(self, i: int) -> np.ndarray:
         """The instances of the seats of a block; those of an empty seat are beyond all agents'."""
-        who = np.where(self.seats[i] < 0, self.agents, self.seats[i])
+        who = np.where(self.slots[i] < 0, self.agents, self.slots[i])
         return (who[:, None] * self._instances + np.arange(self._instances)).reshape(-1)
 
     def _episodes(self, keys: Keys, team: Any, ids: np.ndarray, step: int) -> list[int]:
         """Seeds of the episodes of a local step: they follow from what each agent has heard, and how often."""
         root, seeds = keys.run.tobytes(), np.zeros((self.agents, self._instances), int)
         for k in ids.tolist():
-            heard = (int(team.version[k]), int(self.numbers[k]), int(team.again[k]), step)
-            seeds[k] = [seed_of(root, Stream.EPISODES, *heard, instance) for instance in range(self._instances)]
+            received = (int(team.version[k]), int(self.numbers[k]), int(team.again[k]), step)
+            seeds[k] = [seed_of(root, Stream.EPISODES, *received, instance) for instance in range(self._instances)]
         return seeds.reshape(-1).tolist()
 
 
@@ -214,5 +218,5 @@ def _opened(federation: Federation, fleet: PyTree, agents: int, workers: int | N
             "is far faster."
         )
     check_gathers(learner)
-    instances = environment.open(instance_settings(environment, fleet, learner.instances), workers)
-    return HostRollout(instances, environment, agents * learner.instances, (agents + 1) * learner.instances)
+    instances = environment.open(instance_settings(environment, fleet, learner.num_envs), workers)
+    return HostRollout(instances, environment, agents * learner.num_envs, (agents + 1) * learner.num_envs)

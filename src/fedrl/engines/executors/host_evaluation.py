@@ -64,7 +64,7 @@ def played_host(
         raise ConfigError(f"{environment!r} is no host environment. Evaluate it inside compiled programs.")
     check_positive(episodes=episodes)
     agents = jax.tree.leaves(fleet)[0].shape[0]
-    width = min(episodes, max(learner.instances, 1))
+    width = min(episodes, max(learner.num_envs, 1))
     act = _greedy(learner, agents, stacked)
     run, each = keys_of(seed).run.tobytes(), -(-episodes // width) * width
     seeds = np.reshape(instance_seeds(run, Stream.EVALUATION, range(agents), each), (agents, each))

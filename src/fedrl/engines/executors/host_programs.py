@@ -18,8 +18,8 @@ from fedrl.core.learner import Trajectory, behaviours_of, explore
 from fedrl.core.types import Broadcast, Key, Metrics, Params, PyTree
 from fedrl.engines.aggregation import Upload, uploaded
 from fedrl.engines.executors.host_rollout import by_agent, by_row
-from fedrl.engines.executors.programs import Asked, hand_over
-from fedrl.engines.program_cache import shared
+from fedrl.engines.executors.programs import JobInputs, hand_over
+from fedrl.engines.program_cache import cached_program
 from fedrl.federation.federation import AgentState, Federation
 
 
@@ -29,7 +29,7 @@ class Programs(NamedTuple):
     Attributes:
         params: What the agents of a block gather experience with, see `fedrl.core.learner.behaviours_of`.
         stack: The parameters of several blocks as one.
-        act: `(key data by which agents act in a local step, time, params, observation) -> action`, row by row.
+        act: `(key data by which agents act in a stage_states step, time, params, observation) -> action`, row by row.
         remember: Snapshots of the agents of a block.
         begin: Agents of a block adopt the broadcast; also returns the parameters they start from, and the sum of
             gradients that they will send, if they do. A block with rings of experience is consumed.
@@ -47,7 +47,7 @@ class Programs(NamedTuple):
     report: Callable[..., tuple[AgentState, Any, Upload, jax.Array, PyTree]]
 
 
-@shared
+@cached_program
 def host_programs(federation: Federation, collects: str) -> Programs:
     """Compile a federation for blocks of agents whose experience comes from outside, when first used."""
     learner, handed = federation.learner, hand_over(federation, collects)
@@ -65,22 +65,22 @@ def host_programs(federation: Federation, collects: str) -> Programs:
         return by_row(jax.vmap(one)(own, params, by_agent(observation, len(keys))))
 
     def begin(
-        heard: Broadcast, asked: Asked, agents: AgentState, here: jax.Array, talk: jax.Array
+        received: Broadcast, asked: JobInputs, agents: AgentState, here: jax.Array, communicates: jax.Array
     ) -> tuple[AgentState, Params, PyTree]:
         def one(
-            heard: Broadcast, asked: Asked, agent: AgentState, here: jax.Array
+            received: Broadcast, asked: JobInputs, agent: AgentState, here: jax.Array
         ) -> tuple[AgentState, Params, PyTree]:
             own = learner.params(agent.learner)
-            start = jax.tree.map(lambda new, old: jnp.where(talk, new, old), heard.params, own)
+            start = jax.tree.map(lambda new, old: jnp.where(communicates, new, old), received.params, own)
             working = agent._replace(steps=asked.steps, share=asked.share)
-            _, after = federation.begin(turn_keys(asked.keys), heard._replace(params=start), working, asked.cohort)
+            _, after = federation.begin(turn_keys(asked.keys), received._replace(params=start), working, asked.cohort)
             return kept(here, after, agent), start, federation.descent(start)
 
-        return jax.vmap(one)(heard, asked, agents, here)
+        return jax.vmap(one)(received, asked, agents, here)
 
     def work(
-        heard: Broadcast,
-        asked: Asked,
+        received: Broadcast,
+        asked: JobInputs,
         starts: Params,
         agents: AgentState,
         totals: PyTree,
@@ -89,37 +89,37 @@ def host_programs(federation: Federation, collects: str) -> Programs:
         seen: Trajectory,
     ) -> tuple[AgentState, PyTree, Metrics]:
         def one(
-            heard: Broadcast,
-            asked: Asked,
+            received: Broadcast,
+            asked: JobInputs,
             start: Params,
             agent: AgentState,
             total: PyTree,
             going: jax.Array,
             seen: Trajectory,
         ) -> tuple[AgentState, PyTree, Metrics]:
-            task, _ = federation.begin(turn_keys(asked.keys), heard._replace(params=start), agent, asked.cohort)
+            task, _ = federation.begin(turn_keys(asked.keys), received._replace(params=start), agent, asked.cohort)
             *after, metrics = federation.work(task, agent, total, step, seen)
             agent, total = kept(going, tuple(after), (agent, total))
             return agent, total, _where(going, metrics, jax.tree.map(jnp.zeros_like, metrics))
 
         size = going.shape[0]
         own = jax.tree.map(lambda x: jax.vmap(by_agent, (0, None), 1)(x, size), seen)
-        return jax.vmap(one)(heard, asked, starts, agents, totals, going, own)
+        return jax.vmap(one)(received, asked, starts, agents, totals, going, own)
 
     def report(
-        heard: Broadcast,
-        asked: Asked,
+        received: Broadcast,
+        asked: JobInputs,
         starts: Params,
         before: AgentState,
         agents: AgentState,
         totals: PyTree,
         here: jax.Array,
-        talk: jax.Array,
+        communicates: jax.Array,
         known: Metrics,
     ) -> tuple[AgentState, Any, Upload, jax.Array, PyTree]:
         def one(
-            heard: Broadcast,
-            asked: Asked,
+            received: Broadcast,
+            asked: JobInputs,
             start: Params,
             old: AgentState,
             agent: AgentState,
@@ -127,20 +127,22 @@ def host_programs(federation: Federation, collects: str) -> Programs:
             here: jax.Array,
             known: Metrics,
         ) -> tuple[AgentState, Any, Upload, jax.Array]:
-            own = heard._replace(params=start)
+            own = received._replace(params=start)
             task, _ = federation.begin(turn_keys(asked.keys), own, agent, asked.cohort)
             update, after, fault = federation.report(task, old, agent, total, known)
-            after = after._replace(local=_where(talk, after.local, old.local))  # what was not sent is not remembered
+            after = after._replace(
+                stage_states=_where(communicates, after.stage_states, old.stage_states)
+            )  # what was not sent is not remembered
             after = settled(kept(here, after, old), old)
             return after, update, uploaded(update), fault
 
-        agents, updates, uploads, faults = jax.vmap(one)(heard, asked, starts, before, agents, totals, here, known)
-        return agents, handed(agents, heard, updates, here), uploads, faults, before.local
+        agents, updates, uploads, faults = jax.vmap(one)(received, asked, starts, before, agents, totals, here, known)
+        return agents, handed(agents, received, updates, here), uploads, faults, before.stage_states
 
     plain, in_place = jax.jit(begin), jax.jit(begin, donate_argnums=2)
 
-    def begin_any(heard: Broadcast, asked: Asked, agents: AgentState, here: Any, talk: Any) -> Any:
-        return (in_place if rings_in(agents) else plain)(heard, asked, agents, here, talk)
+    def begin_any(received: Broadcast, asked: JobInputs, agents: AgentState, here: Any, communicates: Any) -> Any:
+        return (in_place if rings_in(agents) else plain)(received, asked, agents, here, communicates)
 
     return Programs(
         jax.jit(jax.vmap(lambda state: behaviours_of(learner, state))),

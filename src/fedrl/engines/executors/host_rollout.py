@@ -35,8 +35,8 @@ class HostRollout:
         self._environment, self._how = environment, counting(environment.measures)
         self._running = {name: np.zeros(count) for name in self._how.summed}
 
-    def restart(self, seeds: Sequence[int], where: np.ndarray | None = None) -> None:
-        """Begin an episode in every instance, or in some, `[instances]` bool."""
+    def reset(self, seeds: Sequence[int], where: np.ndarray | None = None) -> None:
+        """Begin an episode in every instance, or in some, `[num_envs]` bool."""
         here = np.ones(self._count, bool) if where is None else where
         self._observation[: self._count] = self._instances.reset(seeds, here)
         for running in (self._returned, *self._running.values()):
@@ -67,7 +67,7 @@ class HostRollout:
         """
         time, here = (steps, len(active)), active[: self._count].copy()
         if seeds is not None:
-            self.restart(seeds, here)
+            self.reset(seeds, here)
         # fresh arrays each time: a compiled program may still read the last ones
         seen: dict[str, np.ndarray] = {
             "observation": _zeros(time, self._spaces.observation),
@@ -75,7 +75,7 @@ class HostRollout:
             "reward": np.zeros(time, np.float32),
             "terminated": np.zeros(time, bool),
             "truncated": np.zeros(time, bool),
-            "successor": _zeros(time, self._spaces.observation),
+            "next_observation": _zeros(time, self._spaces.observation),
         }
         sums = {name: np.zeros(self._count) for name in ("episodes", "episode_return", *self._how.parts)}
         sums |= {"steps": np.zeros(self._count)} if self._how.steps else {}
@@ -84,7 +84,7 @@ class HostRollout:
             shown[:] = self._observation
             chosen[rows] = choose(step, shown[rows])
             after = self._instances.step(chosen[: self._count], here)
-            for name in ("reward", "terminated", "truncated", "successor"):
+            for name in ("reward", "terminated", "truncated", "next_observation"):
                 seen[name][step, : self._count] = getattr(after, name)
             self._observation[: self._count] = after.observation
             self._returned += np.where(here, after.reward, 0.0)
@@ -116,22 +116,22 @@ class HostRollout:
             running[where] = 0.0
 
 
-def instance_settings(environment: AnyEnvironment, fleet: PyTree, instances: int) -> PyTree:
+def instance_settings(environment: AnyEnvironment, fleet: PyTree, num_envs: int) -> PyTree:
     """The parameters of each row: an agent's one setting for all its instances, or its stack dealt out in turn."""
 
     def rows(leaf: jax.Array, like: jax.Array) -> np.ndarray:
         settings = np.asarray(leaf)
         if settings.ndim == jnp.ndim(like) + 1:
             settings = settings[:, None]
-        dealt = settings[:, np.arange(instances) % settings.shape[1]]
+        dealt = settings[:, np.arange(num_envs) % settings.shape[1]]
         return dealt.reshape(-1, *dealt.shape[2:])
 
     return jax.tree.map(rows, fleet, environment.params)
 
 
-def instance_seeds(run: Root, stream: Stream, agents: Iterable[int], instances: int, *numbers: int) -> list[int]:
+def instance_seeds(run: Root, stream: Stream, agents: Iterable[int], num_envs: int, *numbers: int) -> list[int]:
     """A seed for each row, by the numbers of the agents."""
-    return [seed_of(run, stream, *numbers, int(agent), i) for agent in agents for i in range(instances)]
+    return [seed_of(run, stream, *numbers, int(agent), i) for agent in agents for i in range(num_envs)]
 
 
 def seed_of(run: Root, stream: Stream, *numbers: int) -> int:
@@ -140,12 +140,12 @@ def seed_of(run: Root, stream: Stream, *numbers: int) -> int:
 
 
 def by_agent(rows: jax.Array, agents: int) -> jax.Array:
-    """`[agents * instances, *features]` as `[agents, *features, instances]`."""
+    """`[agents * num_envs, *features]` as `[agents, *features, num_envs]`."""
     return jnp.moveaxis(rows.reshape(agents, -1, *rows.shape[1:]), 1, -1)
 
 
 def by_row(values: jax.Array) -> jax.Array:
-    """`[agents, *features, instances]` as `[agents * instances, *features]`."""
+    """`[agents, *features, num_envs]` as `[agents * num_envs, *features]`."""
     moved = jnp.moveaxis(values, -1, 1)
     return moved.reshape(-1, *moved.shape[2:])
 

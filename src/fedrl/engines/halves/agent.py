@@ -23,7 +23,7 @@ from fedrl.core.keys import Keys, Root
 from fedrl.core.summation import check_open
 from fedrl.core.types import PyTree
 from fedrl.engines.aggregation import messages
-from fedrl.engines.executors.executor import Agents, Plan
+from fedrl.engines.executors.executor import Agents, ExecutorPlan
 from fedrl.engines.halves.orders import Order, Verdict
 from fedrl.engines.inbox import ENCODED, Table
 from fedrl.engines.simulate import executor_of
@@ -53,7 +53,7 @@ class AgentRun(NamedTuple):
     pending: Pending | tuple[()] = ()
 
 
-class Turn(NamedTuple):
+class TrainedUpdate(NamedTuple):
     """What came of a turn.
 
     Attributes:
@@ -86,7 +86,7 @@ class AgentHalf:
 
     >>> import numpy as np
     >>> from fedrl.aggregators import mean
-    >>> from fedrl.federation.federation import federate
+    >>> from fedrl.federation.federate import federate
     >>> from fedrl.core.keys import agent_secret, keys_of
     >>> from fedrl.environments import gridworld
     >>> from fedrl.learners import q_table
@@ -109,7 +109,7 @@ class AgentHalf:
         check_open(federation.summation)
         self.federation = federation
         fleet = jax.tree.map(lambda x: jnp.asarray(x)[None], setting)
-        plan = Plan(collects=ENCODED, group=ALONE, sparse=False, mixed=False, ahead=False, varied=True)
+        plan = ExecutorPlan(collects=ENCODED, group=ALONE, sparse=False, mixed=False, ahead=False, varied=True)
         self.executor = executor_of(None, federation)(
             federation, fleet, plan, 1, jax.local_devices()[:1], None, **options
         )
@@ -117,7 +117,7 @@ class AgentHalf:
         self.executor.secret_of = lambda keys, agent: secret
         self.keys = Keys(np.frombuffer(run, np.uint32), np.zeros(8, np.uint32))
         wire = messages(federation, fleet)
-        self._heard, self._sent = codec(wire.sent), codec(wire.update)
+        self._broadcasts, self._sent = codec(wire.sent), codec(wire.update)
         self.steps = federation.local_steps if steps is None else steps
 
     def start(self) -> AgentRun:
@@ -125,7 +125,7 @@ class AgentHalf:
         _, agents = self.executor.start(self.keys, np.array([self.steps]))
         return AgentRun(agents)
 
-    def turn(self, run: AgentRun, broadcast: bytes, order: Order) -> Turn:
+    def train(self, run: AgentRun, broadcast: bytes, order: Order) -> TrainedUpdate:
         """Learn from a broadcast, as it was ordered.
 
         Args:
@@ -142,13 +142,13 @@ class AgentHalf:
                 f"{order.steps} local steps are ordered, and this federation takes from 1 to "
                 f"{self.federation.local_steps}. Compare what both ends run."
             )
-        heard = self._heard.decode(broadcast)
-        if int(heard.version) != order.version:
+        received = self._broadcasts.decode(broadcast)
+        if int(received.version) != order.version:
             raise WireError(
-                f"The broadcast has version {int(heard.version)}, and version {order.version} was ordered. One of them "
-                "is late. Ask for both again."
+                f"The broadcast has version {int(received.version)}, and version {order.version} was ordered. One of "
+                "them is late. Ask for both again."
             )
-        table = Table(jax.tree.map(lambda x: np.asarray(x)[None], heard), np.zeros(1, np.int32))
+        table = Table(jax.tree.map(lambda x: np.asarray(x)[None], received), np.zeros(1, np.int32))
         agents = _copied(run.agents)
         steps, cohort = (np.array([n], np.int32) for n in (order.steps, order.cohort))
         jobs = Jobs(ALONE, np.zeros(1, np.int32), steps, cohort, np.array([order.share], np.float32))
@@ -156,17 +156,17 @@ class AgentHalf:
         run = run._replace(agents=_sent_for(run.agents, agents))
         agents, found = self.executor.train(self.keys, agents, ALONE, table)
         if found.failed:
-            return Turn(b"", AgentRun(agents), {}, found.failed[0].reason)
+            return TrainedUpdate(b"", AgentRun(agents), {}, found.failed[0].reason)
         update = jax.tree.map(lambda x: np.asarray(x)[0], found.items)
         metrics = {name: float(x[0]) for name, x in found.metrics.items()}
-        return Turn(self._sent.encode(update), run._replace(pending=Pending(agents, found.undo)), metrics)
+        return TrainedUpdate(self._sent.encode(update), run._replace(pending=Pending(agents, found.undo)), metrics)
 
     def settle(self, run: AgentRun, verdict: Verdict) -> AgentRun:
         """The agent after it has heard what became of its update."""
-        if not isinstance(run.pending, Pending) or verdict is Verdict.LOST:
+        if not isinstance(run.pending, Pending) or verdict is Verdict.DROPPED:
             return AgentRun(run.agents)
         agents, undo = run.pending
-        return AgentRun(self.executor.give_back(agents, undo, ALONE) if verdict is Verdict.REFUSED else agents)
+        return AgentRun(self.executor.give_back(agents, undo, ALONE) if verdict is Verdict.REJECTED else agents)
 
     def close(self) -> None:
         """Let go of what is held outside this process."""

@@ -26,5 +26,5 @@ class Verdict(Enum):
     """What became of an update."""
 
     MERGED = "merged"
-    REFUSED = "refused"
-    LOST = "lost"
+    REJECTED = "rejected"
+    DROPPED = "dropped"

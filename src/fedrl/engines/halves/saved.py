@@ -38,8 +38,8 @@ def save(path: Path, kind: str, federation: str, run: PyTree) -> None:
         run: An `AgentRun` or a `ServerRun`.
     """
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in _named(run)}
-    told = {"format": FORMAT, "kind": kind, "federation": federation, "digest": _digest(arrays)}
-    content = safetensors.numpy.save(arrays, told)
+    header = {"format": FORMAT, "kind": kind, "federation": federation, "digest": _digest(arrays)}
+    content = safetensors.numpy.save(arrays, header)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
     with draft.open("xb") as file:
         file.write(content)
@@ -54,14 +54,14 @@ def load(path: Path, kind: str, federation: str, like: PyTree) -> PyTree:
     Raises:
         RunError: The file is damaged, of the other half, of another federation, or holds something else.
     """
-    told, arrays = _read(path)
+    header, arrays = _read(path)
     for name, mine in (("format", FORMAT), ("kind", kind), ("federation", federation)):
-        if told.get(name) != mine:
+        if header.get(name) != mine:
             raise RunError(
-                f"{path} has the {name} {told.get(name)!r}, and {mine!r} is needed. It belongs to something else. Name "
-                "the file of this half, or begin anew without it."
+                f"{path} has the {name} {header.get(name)!r}, and {mine!r} is needed. It belongs to something else. "
+                "Name the file of this half, or begin anew without it."
             )
-    if told.get("digest") != _digest(arrays):
+    if header.get("digest") != _digest(arrays):
         raise RunError(f"{path} is damaged: its digest is not that of its content. Restore it, or begin anew.")
     names = [name for name, _ in _named(like)]
     wrong = sorted(set(names) ^ set(arrays)) or [

@@ -24,10 +24,10 @@ from fedrl.core.errors import ConfigError, WireError
 from fedrl.core.keys import Root, Stream, derived
 from fedrl.core.summation import check_open
 from fedrl.core.types import Broadcast, PyTree, Update
-from fedrl.engines.aggregation import Merged, Sums, merging, messages, outcome
+from fedrl.engines.aggregation import BlockSums, Merged, merge_blocks, messages, partial_sums
 from fedrl.engines.halves.orders import Order, Verdict
-from fedrl.engines.program_cache import shared
-from fedrl.engines.state import beginnings
+from fedrl.engines.program_cache import cached_program
+from fedrl.engines.state import start_programs
 from fedrl.federation.federation import Federation, ServerState
 from fedrl.federation.shares import shares
 from fedrl.federation.trust import lie, weight_of
@@ -51,14 +51,14 @@ class Closed(NamedTuple):
     Attributes:
         run: What the server remembers now.
         verdicts: What became of the turn of each agent that was asked.
-        refused: Whose updates were refused, and why, in the order of agents.
+        rejected: Whose updates were refused, and why, in the order of agents.
         weight: Of all that was merged.
         skipped: Why the server stands where it stood, if what it made was not finite.
     """
 
     run: ServerRun
     verdicts: dict[int, Verdict]
-    refused: list[tuple[int, str]]
+    rejected: list[tuple[int, str]]
     weight: float
     skipped: str = ""
 
@@ -69,14 +69,14 @@ class Version:
     Attributes:
         broadcast: What all agents of it are sent, bytes.
         orders: What each of them is asked for, by number.
-        refused: Whose updates were refused so far, and why.
+        rejected: Whose updates were refused so far, and why.
     """
 
     def __init__(self, half: ServerHalf, run: ServerRun, orders: Mapping[int, Order]) -> None:
         self._half, self.run, self.orders = half, run, dict(orders)
         self.sent: Broadcast = half.federation.broadcast(run.server)
-        self.broadcast = half.heard.encode(jax.tree.map(np.asarray, self.sent))
-        self.refused: list[tuple[int, str]] = []
+        self.broadcast = half.broadcasts.encode(jax.tree.map(np.asarray, self.sent))
+        self.rejected: list[tuple[int, str]] = []
         self._taken: list[int] = []  # in the order in which they were added
         self._waiting: list[Update] = []
         self._sums: Any = None
@@ -99,7 +99,7 @@ class Version:
         """
         why = self._why_not(agent, update)
         if why:
-            self.refused.append((agent, why))
+            self.rejected.append((agent, why))
         return why
 
     def _why_not(self, agent: int, data: bytes) -> str:
@@ -117,7 +117,7 @@ class Version:
         why = lie(half.federation, update, order.version, order.steps)
         if not why:
             self._taken.append(agent)
-            if not any(stage.weighs for stage in half.federation.stages):
+            if not any(stage.reweights for stage in half.federation.stages):
                 update = update._replace(weight=np.float32(weight_of(half.federation, order.steps)))
             self._waiting.append(update)
             if len(self._waiting) == exact.LANES:
@@ -132,7 +132,7 @@ class Version:
             some, self._waiting = self._waiting[:few], self._waiting[few:]
             stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *some)
             found = self._half.read(self.sent, stacked)
-            if not isinstance(found, Sums):
+            if not isinstance(found, BlockSums):
                 self._updates.append((jax.tree.map(np.asarray, found), np.ones(few, bool)))
                 continue
             wide = jax.tree.map(np.asarray, found)
@@ -152,17 +152,19 @@ class Version:
         """Merge what was taken, and be the server of the next version."""
         self.add_up()
         half, run = self._half, self.run
-        outcomes: list[Any] = self._updates
+        block_sums: list[Any] = self._updates
         if self._sums is not None:
-            outcomes = [(self._sums, np.ones(len(self._taken), bool))]
+            block_sums = [(self._sums, np.ones(len(self._taken), bool))]
         whose = np.array(self._taken, np.int32)
-        merged: Merged = half.merge(half.secret, run.server, outcomes, Arrivals(whose, np.zeros(len(whose), np.int32)))
-        lost = set(merged.lost(whose).tolist())
-        verdicts = dict.fromkeys(self.orders, Verdict.LOST)
-        verdicts |= {agent: Verdict.REFUSED if agent in lost else Verdict.MERGED for agent in self._taken}
-        verdicts |= {agent: Verdict.REFUSED for agent, _ in self.refused if verdicts.get(agent) is Verdict.LOST}
-        refused = sorted([*self.refused, *((agent, reason) for agent, reason in merged.refused)])
-        return Closed(ServerRun(merged.server), verdicts, refused, merged.weight, merged.skipped)
+        merged: Merged = half.merge(
+            half.secret, run.server, block_sums, Arrivals(whose, np.zeros(len(whose), np.int32))
+        )
+        dropped = set(merged.dropped(whose).tolist())
+        verdicts = dict.fromkeys(self.orders, Verdict.DROPPED)
+        verdicts |= {agent: Verdict.REJECTED if agent in dropped else Verdict.MERGED for agent in self._taken}
+        verdicts |= {agent: Verdict.REJECTED for agent, _ in self.rejected if verdicts.get(agent) is Verdict.DROPPED}
+        rejected = sorted([*self.rejected, *((agent, reason) for agent, reason in merged.rejected)])
+        return Closed(ServerRun(merged.server), verdicts, rejected, merged.weight, merged.skipped)
 
 
 class ServerHalf:
@@ -187,17 +189,17 @@ class ServerHalf:
         self.federation, self.secret, self._run = federation, secret, run
         self.steps, self.shares = list(steps), shares(federation, np.array(steps))
         self.wire = messages(federation, jax.tree.map(lambda x: jnp.asarray(x)[None], setting))
-        self.heard, self.sent = codec(self.wire.sent), codec(self.wire.update)
+        self.broadcasts, self.sent = codec(self.wire.sent), codec(self.wire.update)
         known = self.wire.up_bytes
         dense = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.wire.update))
         self.largest = (dense if known is None else known) + LARGEST
         self.together = exact.LANES if dense < CACHED else 4
-        self.merge, self.read = merging(federation, self.wire.decoded, len(steps)), _reading(federation)
+        self.merge, self.read = merge_blocks(federation, self.wire.decoded, len(steps)), _reading(federation)
 
     def start(self) -> ServerRun:
         """The server before the first version."""
         key = jax.random.wrap_key_data(derived(self._run, Stream.SERVER)[0])
-        return ServerRun(beginnings(self.federation).server(key))
+        return ServerRun(start_programs(self.federation).server(key))
 
     def open(self, run: ServerRun, ordered: Mapping[int, int] | None = None) -> Version:
         """Open the next version.
@@ -221,12 +223,12 @@ class ServerHalf:
         return Version(self, run, orders)
 
 
-@shared
-def _reading(federation: Federation) -> Callable[[Broadcast, Update], Sums | Update]:
+@cached_program
+def _reading(federation: Federation) -> Callable[[Broadcast, Update], BlockSums | Update]:
     """Decodes updates as they travelled, and adds them up if the rule sees a sum."""
 
-    def read(sent: Broadcast, updates: Update) -> Sums | Update:
+    def read(sent: Broadcast, updates: Update) -> BlockSums | Update:
         decoded = jax.vmap(federation.decode, (None, 0))(sent, updates)
-        return outcome(federation, decoded, jnp.ones(updates.weight.shape, bool))
+        return partial_sums(federation, decoded, jnp.ones(updates.weight.shape, bool))
 
     return jax.jit(read)

@@ -21,17 +21,18 @@ from scipy.sparse import csr_array, eye_array
 
 from fedrl.core.keys import Keys, Root, Stream, agent_secret, derived
 from fedrl.core.stage import pipeline
-from fedrl.core.types import Context, Params, PyTree, Update
+from fedrl.core.types import Params, PyTree, Update, UpdateContext
 from fedrl.engines.down_messages import NOTHING
-from fedrl.engines.program_cache import Shapes, shared
+from fedrl.engines.program_cache import Shapes, cached_program
 from fedrl.engines.topologies.gossip import Exchanged, Gossip, renewed
-from fedrl.engines.topologies.server import Setting
+from fedrl.engines.topologies.server import TopologySpec
 from fedrl.engines.topologies.step_size import as_sent, message_shapes, step_size
-from fedrl.federation.federation import Federation, ServerState, federate
+from fedrl.federation.federate import federate
+from fedrl.federation.federation import Federation, ServerState
 from fedrl.topologies.consensus import messages_sent
 from fedrl.topologies.gossip import Rule
 from fedrl.topologies.graph import Graph
-from fedrl.topologies.mixing import Mixing
+from fedrl.topologies.mixing import MixingMatrix
 from fedrl.wire.codec import size_bytes
 
 NUMBER_BYTES = 4
@@ -48,37 +49,37 @@ class Copies(NamedTuple):
         held: Of each agent's message, a leading agent axis on every leaf.
         number: By how many differences each was made, int32 `[agents]`.
         known: Of each edge, the number of the copy that the receiver holds of the sender, int32 `[edges]`.
-        local: The memory of each agent's stages.
+        stage_states: The memory of each agent's stages.
     """
 
     held: PyTree
     number: np.ndarray
     known: np.ndarray
-    local: PyTree
+    stage_states: PyTree
 
 
 class Compressor(NamedTuple):
     """The programs of one agent, so that a peer by itself computes the same bits.
 
     Attributes:
-        encode: `(key data, agent, version, steps, local, difference) -> (encoded, local, its bytes)`, with the
-            `message_key` of this agent, version and step of consensus, by which nothing else draws.
+        encode: `(key data, agent, version, steps, stage_states, difference) -> (encoded, stage_states, its bytes)`,
+            with the `message_key` of this agent, version and step of consensus, by which nothing else draws.
         decode: `encoded -> q`.
-        local: The memory of an agent's stages at the beginning.
+        stage_states: The memory of an agent's stages at the beginning.
         encoded: The shapes of an encoded difference.
     """
 
     encode: Callable[..., tuple[PyTree, PyTree, jax.Array]]
     decode: Callable[[PyTree], PyTree]
-    local: PyTree
+    stage_states: PyTree
     encoded: PyTree
 
 
-@shared
+@cached_program
 def compressor(federation: Federation, like: Shapes) -> Compressor:
     """Of the stages of a federation, for messages of these shapes."""
     pipe, nothing = pipeline(federation.stages), jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like.tree)
-    at_server, local = pipe.init(nothing)
+    at_server, stage_states = pipe.init(nothing)
     undo = pipe.decode
     assert undo is not None
 
@@ -87,20 +88,22 @@ def compressor(federation: Federation, like: Shapes) -> Compressor:
         agent: jax.Array,
         version: jax.Array,
         steps: jax.Array,
-        local: PyTree,
+        stage_states: PyTree,
         difference: PyTree,
     ) -> tuple[PyTree, PyTree, jax.Array]:
         own = jax.random.wrap_key_data(key)
         update = Update(difference, jnp.float32(1.0), version)
-        update, local = pipe.encode(own, Context(agent, version, jnp.int32(1), steps), at_server, local, update)
-        return update.value, local, jnp.asarray(size_bytes(update.value), jnp.int32)
+        update, stage_states = pipe.encode(
+            own, UpdateContext(agent, version, jnp.int32(1), steps), at_server, stage_states, update
+        )
+        return update.value, stage_states, jnp.asarray(size_bytes(update.value), jnp.int32)
 
     def decode(encoded: PyTree) -> PyTree:
         return undo(at_server, Update(encoded, jnp.float32(1.0), jnp.int32(0))).value
 
     number = jnp.int32(0)
-    sent = jax.eval_shape(encode, jnp.zeros(2, jnp.uint32), number, number, number, local, nothing)[0]
-    return Compressor(jax.jit(encode), jax.jit(decode), jax.tree.map(np.asarray, local), sent)
+    sent = jax.eval_shape(encode, jnp.zeros(2, jnp.uint32), number, number, number, stage_states, nothing)[0]
+    return Compressor(jax.jit(encode), jax.jit(decode), jax.tree.map(np.asarray, stage_states), sent)
 
 
 def message_key(secret: Root, version: int, step: int) -> np.ndarray:
@@ -119,7 +122,13 @@ class Choco(Gossip):
     """
 
     def __init__(
-        self, setting: Setting, graph: Graph, mixing: Mixing, rule: Rule, consensus_steps: int, gamma: float | None
+        self,
+        setting: TopologySpec,
+        graph: Graph,
+        mixing: MixingMatrix,
+        rule: Rule,
+        consensus_steps: int,
+        gamma: float | None,
     ) -> None:
         whole = setting.federation
         super().__init__(setting._replace(federation=without_stages(whole)), graph, mixing, rule, consensus_steps)
@@ -135,14 +144,14 @@ class Choco(Gossip):
         """What servers begin with: the root, and what else the topology keeps. All know where all begin."""
         server, _ = super().start(keys, first)
         number, known = np.zeros(self.agents, np.int32), np.zeros(len(self.edges[0]), np.int32)
-        held, local = self._first(server)
-        return server, Copies(held, number, known, local)
+        held, stage_states = self._first(server)
+        return server, Copies(held, number, known, stage_states)
 
     def _first(self, server: ServerState) -> tuple[PyTree, PyTree]:
         """The copies of agents that hold the first parameters, and what their stages remember."""
         alike = self.rule.send(np.ones(self.agents, int), server.params, server.aggregator, server.params)
-        local = jax.tree.map(lambda x: np.repeat(x[None], self.agents, axis=0), self.compressor.local)
-        return as_sent(alike), local
+        stage_states = jax.tree.map(lambda x: np.repeat(x[None], self.agents, axis=0), self.compressor.stage_states)
+        return as_sent(alike), stage_states
 
     def restarted(self, keys: Keys, server: ServerState, memory: PyTree, ids: np.ndarray) -> tuple[ServerState, PyTree]:
         """These agents hold no copy any more, neither of others nor of themselves: both are sent whole.
@@ -150,10 +159,10 @@ class Choco(Gossip):
         Its own copy begins anew as well, with a number of its own, by which its neighbours know that theirs is old.
         """
         server, _ = super().restarted(keys, server, memory, ids)
-        held, local = renewed((memory.held, memory.local), self._first(server), ids)
+        held, stage_states = renewed((memory.held, memory.stage_states), self._first(server), ids)
         number, mine = memory.number.copy(), np.isin(self.edges[0], ids)
         number[ids] += 1
-        return server, Copies(held, number, np.where(mine, NOTHING, memory.known).astype(np.int32), local)
+        return server, Copies(held, number, np.where(mine, NOTHING, memory.known).astype(np.int32), stage_states)
 
     def exchanged(
         self,
@@ -185,23 +194,23 @@ class Choco(Gossip):
         weight = matrix[hearing, heard] if len(heard) else np.zeros(0)  # of no entries, SciPy makes a matrix
         meeting = np.asarray(weight).reshape(-1) != 0.0
         speaking = np.unique(heard[meeting])
-        held, local = jax.tree.map(np.array, (copies.held, copies.local))
+        held, stage_states = jax.tree.map(np.array, (copies.held, copies.stage_states))
         size = np.zeros(self.agents, int)
         for k in speaking.tolist():
-            mine = jax.tree.map(lambda x, k=k: x[k], copies.local)
+            mine = jax.tree.map(lambda x, k=k: x[k], copies.stage_states)
             apart = jax.tree.map(lambda x, copy, k=k: difference(x[k], copy[k]), total, copies.held)
             numbers = (np.int32(n) for n in (k, version, steps[k]))
             data = message_key(agent_secret(keys, k), version, step)
             encoded, after, size[k] = self.compressor.encode(data, *numbers, mine, apart)
             q = self.compressor.decode(encoded)
             after = (jax.tree.map(lambda copy, q, k=k: added(copy[k], q), copies.held, q), after)
-            jax.tree.map(lambda rows, row, k=k: _set(rows, k, row), (held, local), after)
+            jax.tree.map(lambda rows, row, k=k: _set(rows, k, row), (held, stage_states), after)
         behind = meeting & (copies.known != copies.number[heard])
         number = copies.number.copy()
         number[speaking] += 1
         cost, whole = np.zeros(self.agents, int), np.bincount(heard[behind], minlength=self.agents)
         np.add.at(cost, heard[meeting], np.where(behind, self.whole_bytes, size[heard])[meeting] + NUMBER_BYTES)
-        return Copies(held, number, np.where(meeting, number[heard], copies.known), local), cost, whole
+        return Copies(held, number, np.where(meeting, number[heard], copies.known), stage_states), cost, whole
 
 
 def without_stages(federation: Federation) -> Federation:

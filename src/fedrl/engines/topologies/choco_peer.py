@@ -21,18 +21,18 @@ from fedrl.engines.topologies.choco import Compressor, added, difference, messag
 from fedrl.wire.codec import codec
 
 
-class Copy(NamedTuple):
+class PeerCopy(NamedTuple):
     """What a peer holds of an agent, by how many differences it was made, and of a neighbour up to which it heard.
 
     Attributes:
         held: Float32 arrays, as of a message of one agent.
         number: By how many differences it was made.
-        told: The number of the peer's own copy that the agent was last sent.
+        number_received: The number of the peer's own copy that the agent was last sent.
     """
 
     held: PyTree
     number: int = 0
-    told: int = 0
+    number_received: int = 0
 
 
 class Peer(NamedTuple):
@@ -42,16 +42,16 @@ class Peer(NamedTuple):
         agent: Its number.
         own: The copy that its neighbours hold of it.
         others: Its copies of its neighbours.
-        local: The memory of its stages.
+        stage_states: The memory of its stages.
     """
 
     agent: int
-    own: Copy
-    others: dict[int, Copy]
-    local: PyTree
+    own: PeerCopy
+    others: dict[int, PeerCopy]
+    stage_states: PyTree
 
 
-def speak(
+def send(
     compressor: Compressor,
     secret: Root,
     version: int,
@@ -78,34 +78,34 @@ def speak(
     apart = jax.tree.map(difference, message, peer.own.held)
     numbers = (np.int32(n) for n in (peer.agent, version, steps))
     data = message_key(secret, version, step)
-    encoded, local, _ = compressor.encode(data, *numbers, peer.local, apart)
-    own = Copy(jax.tree.map(added, peer.own.held, compressor.decode(encoded)), peer.own.number + 1)
-    letters, others = {}, dict(peer.others)
+    encoded, stage_states, _ = compressor.encode(data, *numbers, peer.stage_states, apart)
+    own = PeerCopy(jax.tree.map(added, peer.own.held, compressor.decode(encoded)), peer.own.number + 1)
+    messages, others = {}, dict(peer.others)
     for k in present:
-        late = others[k].told != peer.own.number
+        late = others[k].number_received != peer.own.number
         body = codec(own.held).encode(own.held) if late else codec(compressor.encoded).encode(encoded)
-        letters[k] = np.int32(-own.number if late else own.number).astype("<i4").tobytes() + body
-        others[k] = others[k]._replace(told=own.number)
-    return letters, Peer(peer.agent, own, others, local)
+        messages[k] = np.int32(-own.number if late else own.number).astype("<i4").tobytes() + body
+        others[k] = others[k]._replace(number_received=own.number)
+    return messages, Peer(peer.agent, own, others, stage_states)
 
 
-def hear(compressor: Compressor, peer: Peer, sender: int, letter: bytes) -> Peer:
+def receive(compressor: Compressor, peer: Peer, sender: int, message: bytes) -> Peer:
     """The peer after a message of a neighbour.
 
     Raises:
         WireError: The difference belongs to another copy than the peer holds: a message between was lost. Or the bytes
             are no message of this federation.
     """
-    number, before = int(np.frombuffer(letter[:4], "<i4")[0]), peer.others[sender]
+    number, before = int(np.frombuffer(message[:4], "<i4")[0]), peer.others[sender]
     if number < 0:
-        held = codec(before.held).decode(letter[4:])
+        held = codec(before.held).decode(message[4:])
     elif number != before.number + 1:
         raise WireError(
             f"The difference makes copy {number} of agent {sender}, and copy {before.number} is held. A message was "
             "lost, and copies that differ once would differ ever after. Have it sent whole."
         )
     else:
-        q = compressor.decode(codec(compressor.encoded).decode(letter[4:]))
+        q = compressor.decode(codec(compressor.encoded).decode(message[4:]))
         held = jax.tree.map(added, before.held, q)
     return peer._replace(others=peer.others | {sender: before._replace(held=held, number=abs(number))})
 

@@ -17,12 +17,12 @@ from fedrl.core.checks import check_positive
 from fedrl.engines.topologies.choco import Choco
 from fedrl.engines.topologies.gossip import Gossip
 from fedrl.engines.topologies.isolated import Isolated
-from fedrl.engines.topologies.server import Server, Setting
+from fedrl.engines.topologies.server import Server, TopologySpec
 from fedrl.engines.topologies.tree import InTree, holding
 from fedrl.topologies import average
 from fedrl.topologies.gossip import Rule
 from fedrl.topologies.graph import Graph
-from fedrl.topologies.mixing import Mixing
+from fedrl.topologies.mixing import MixingMatrix
 from fedrl.topologies.trees import Tree
 
 Opened = Literal["the sum", "sums of subsets", "each", "nothing"]
@@ -38,18 +38,18 @@ class Topology(Protocol):
         """What is read of hidden updates: their sum, sums of some of them, or each."""
         ...
 
-    def bind(self, setting: Setting) -> Server:
+    def bind(self, setting: TopologySpec) -> Server:
         """What the simulation asks."""
         ...
 
 
 @dataclass(frozen=True)
-class OneServer:
+class SingleServer:
     """All updates meet at one server."""
 
     opens: ClassVar[Opened] = "the sum"
 
-    def bind(self, setting: Setting) -> Server:
+    def bind(self, setting: TopologySpec) -> Server:
         """What the simulation asks."""
         return Server(setting)
 
@@ -60,25 +60,25 @@ class Hierarchy:
 
     Attributes:
         tree: Who reports to whom, and how often.
-        upper_optimizer: What servers above others do with the merged change of those below; they adopt all of it by
+        global_optimizer: What servers above others do with the merged change of those below; they adopt all of it by
             default.
     """
 
     tree: Tree
-    upper_optimizer: optax.GradientTransformation | None = None
+    global_optimizer: optax.GradientTransformation | None = None
 
     @property
     def opens(self) -> Opened:
         """Servers with parameters of their own open the sum of their agents; relays open nothing."""
         return "the sum" if len(holding(self.tree)) == 1 else "sums of subsets"
 
-    def bind(self, setting: Setting) -> Server:
+    def bind(self, setting: TopologySpec) -> Server:
         """What the simulation asks."""
-        return InTree(setting, self.tree, self.upper_optimizer)
+        return InTree(setting, self.tree, self.global_optimizer)
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class GossipTopology:
     """Agents that meet without a server.
 
     Attributes:
@@ -91,13 +91,13 @@ class Neighbours:
     """
 
     graph: Graph
-    mixing: Mixing
+    mixing: MixingMatrix
     rule: Rule
     consensus_steps: int = 1
     gamma: float | None = None
     opens: ClassVar[Opened] = "each"
 
-    def bind(self, setting: Setting) -> Server:
+    def bind(self, setting: TopologySpec) -> Server:
         """What the simulation asks."""
         if setting.federation.stages:
             return Choco(setting, self.graph, self.mixing, self.rule, self.consensus_steps, self.gamma)
@@ -105,30 +105,35 @@ class Neighbours:
 
 
 @dataclass(frozen=True)
-class Alone:
+class IsolatedTopology:
     """Agents that hear nobody."""
 
     opens: ClassVar[Opened] = "nothing"
 
-    def bind(self, setting: Setting) -> Server:
+    def bind(self, setting: TopologySpec) -> Server:
         """What the simulation asks."""
         return Isolated(setting)
 
 
-def server() -> OneServer:
+def server() -> SingleServer:
     """All updates meet at one server."""
-    return OneServer()
+    return SingleServer()
 
 
-def hierarchy(tree: Tree, upper_optimizer: optax.GradientTransformation | None = None) -> Hierarchy:
+def hierarchy(tree: Tree, global_optimizer: optax.GradientTransformation | None = None) -> Hierarchy:
     """A tree of servers; see `Hierarchy`."""
-    return Hierarchy(tree, upper_optimizer)
+    return Hierarchy(tree, global_optimizer)
 
 
 def gossip(
-    graph: Graph, mixing: Mixing, rule: Rule | None = None, *, consensus_steps: int = 1, gamma: float | None = None
-) -> Neighbours:
-    """Agents that meet their neighbours; see `Neighbours`. They average by default.
+    graph: Graph,
+    mixing: MixingMatrix,
+    rule: Rule | None = None,
+    *,
+    consensus_steps: int = 1,
+    gamma: float | None = None,
+) -> GossipTopology:
+    """Agents that meet their neighbours; see `GossipTopology`. They average by default.
 
         x_i <- sum_j W_ij x_j
 
@@ -153,9 +158,9 @@ def gossip(
     0.3
     """
     check_positive(consensus_steps=consensus_steps)
-    return Neighbours(graph, mixing, average() if rule is None else rule, consensus_steps, gamma)
+    return GossipTopology(graph, mixing, average() if rule is None else rule, consensus_steps, gamma)
 
 
-def isolated() -> Alone:
+def isolated() -> IsolatedTopology:
     """Agents that hear nobody: what each learns by itself."""
-    return Alone()
+    return IsolatedTopology()

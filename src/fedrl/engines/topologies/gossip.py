@@ -20,13 +20,14 @@ from fedrl.core.stage import Stage, zeros_like
 from fedrl.core.types import Broadcast, Params, PyTree, Update
 from fedrl.engines.aggregation import Messages, messages
 from fedrl.engines.inbox import PARAMS, Inbox, Table
-from fedrl.engines.state import beginnings
-from fedrl.engines.topologies.server import Met, Sent, Server, Setting, Traffic
-from fedrl.federation.federation import Federation, ServerState, federate
-from fedrl.topologies.consensus import message_bytes, messages_sent, met, weighing
+from fedrl.engines.state import start_programs
+from fedrl.engines.topologies.server import MergeResult, SentMessages, Server, TopologySpec, Traffic
+from fedrl.federation.federate import federate
+from fedrl.federation.federation import Federation, ServerState
+from fedrl.topologies.consensus import consensus_step, message_bytes, messages_sent, step_weights
 from fedrl.topologies.gossip import Rule
 from fedrl.topologies.graph import Graph
-from fedrl.topologies.mixing import Mixing
+from fedrl.topologies.mixing import MixingMatrix
 from fedrl.topologies.spectrum import distances
 
 
@@ -58,14 +59,16 @@ class Gossip(Server):
     after it has met its neighbours, and `messages`, how many it sent.
     """
 
-    def __init__(self, setting: Setting, graph: Graph, mixing: Mixing, rule: Rule, consensus_steps: int) -> None:
+    def __init__(
+        self, setting: TopologySpec, graph: Graph, mixing: MixingMatrix, rule: Rule, consensus_steps: int
+    ) -> None:
         federation, agents = setting.federation, setting.agents
         self.federation = steered(federation) if rule.correction is not None else federation
-        self.agents, self.rule, self.often, self.hears = agents, rule, consensus_steps, False
+        self.agents, self.rule, self.often, self.needs_broadcasts = agents, rule, consensus_steps, False
         self.collects, self.group = PARAMS, np.zeros(agents, int)
         self.wire: Messages = messages(self.federation, setting.fleet)
-        self.init_server = beginnings(self.federation).server
-        self.weights = weighing(graph, mixing, rule, agents)
+        self.init_server = start_programs(self.federation).server
+        self.weights = step_weights(graph, mixing, rule, agents)
         self.sizes = message_bytes(rule, self.wire.sent.params, consensus_steps)
 
     def item(self) -> PyTree:
@@ -83,12 +86,14 @@ class Gossip(Server):
         del memory
         hints = () if self.rule.correction is None else (self.rule.correction(server.aggregator),)
         version: Any = np.full(self.agents, int(server.version), np.int32)
-        params, shared = jax.tree.map(np.asarray, (server.params, hints))
-        return Table(Broadcast(params, shared, version), np.arange(self.agents, dtype=np.int32))
+        params, server_state = jax.tree.map(np.asarray, (server.params, hints))
+        return Table(Broadcast(params, server_state, version), np.arange(self.agents, dtype=np.int32))
 
     holds = table
 
-    def merge(self, keys: Keys, server: ServerState, memory: PyTree, inbox: Inbox) -> tuple[ServerState, PyTree, Met]:
+    def merge(
+        self, keys: Keys, server: ServerState, memory: PyTree, inbox: Inbox
+    ) -> tuple[ServerState, PyTree, MergeResult]:
         """One version further."""
         version, steps = int(server.version), inbox.steps
         trained = _placed(server.params, inbox.items, inbox.agent)
@@ -103,7 +108,7 @@ class Gossip(Server):
         apart = {"drift": distances(trained), "consensus_distance": distances(kept[0]), "messages": found.messages}
         weight = 0.0 if skipped else float(steps[inbox.agent].sum() * self.federation.learner.samples)
         sent = {"messages": found.messages, "size_bytes": found.size_bytes}
-        return after, kept[2], Met(weight, (), inbox.agent[:0], skipped, apart | found.metrics, **sent)
+        return after, kept[2], MergeResult(weight, (), inbox.agent[:0], skipped, apart | found.metrics, **sent)
 
     def exchanged(
         self,
@@ -116,7 +121,7 @@ class Gossip(Server):
     ) -> Exchanged:
         """What all agents come to, once for each matrix of weights."""
         del keys
-        params, kept = met(self.rule, matrices, steps, server.params, server.aggregator, trained)
+        params, kept = consensus_step(self.rule, matrices, steps, server.params, server.aggregator, trained)
         said = [messages_sent([matrix]) for matrix in matrices]
         costs = [count * size for count, size in zip(said, self.sizes, strict=True)]
         return Exchanged(params, kept, memory, np.sum(said, axis=0), np.sum(costs, axis=0))
@@ -132,7 +137,7 @@ class Gossip(Server):
         kept = renewed(server.aggregator, self.rule.init(params), ids)
         return server._replace(params=renewed(server.params, params, ids), aggregator=kept), memory
 
-    def traffic(self, sent: Sent, number: int, merged: bool) -> Traffic:
+    def traffic(self, sent: SentMessages, number: int, merged: bool) -> Traffic:
         """All that agents send to each other; nothing comes down."""
         del number, merged
         return Traffic(int(sent.size_bytes.sum()), 0, int(sent.messages.sum()), 0)
@@ -153,10 +158,10 @@ def steered(federation: Federation) -> Federation:
     """The same federation, whose agents take a correction that comes with what they are sent."""
 
     def encode(*given: PyTree) -> tuple[Update, PyTree]:
-        *_, local, update = given
-        return update, local
+        *_, agent_state, update = given
+        return update, agent_state
 
-    pilot = Stage(encode, lambda params: (zeros_like(params), ()), lambda shared, local: shared)
+    pilot = Stage(encode, lambda params: (zeros_like(params), ()), lambda server_state, agent_state: server_state)
     return federate(federation.learner, federation.aggregator, pilot, local_steps=federation.local_steps)
 
 

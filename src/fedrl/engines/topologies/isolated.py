@@ -7,9 +7,9 @@ import numpy as np
 
 from fedrl.core.keys import Keys
 from fedrl.core.types import PyTree
-from fedrl.engines.aggregation import passed_over
+from fedrl.engines.aggregation import skip_round
 from fedrl.engines.inbox import Inbox, Table
-from fedrl.engines.topologies.server import Met, Sent, Server, Traffic
+from fedrl.engines.topologies.server import MergeResult, SentMessages, Server, Traffic
 from fedrl.federation.federation import ServerState
 
 
@@ -24,12 +24,14 @@ class Isolated(Server):
 
     holds = table
 
-    def merge(self, keys: Keys, server: ServerState, memory: PyTree, inbox: Inbox) -> tuple[ServerState, PyTree, Met]:
+    def merge(
+        self, keys: Keys, server: ServerState, memory: PyTree, inbox: Inbox
+    ) -> tuple[ServerState, PyTree, MergeResult]:
         """Nothing is merged."""
         del keys, inbox
-        return passed_over(server), memory, Met(0.0, (), np.zeros(0, int))
+        return skip_round(server), memory, MergeResult(0.0, (), np.zeros(0, int))
 
-    def traffic(self, sent: Sent, number: int, merged: bool) -> Traffic:
+    def traffic(self, sent: SentMessages, number: int, merged: bool) -> Traffic:
         """Nothing is sent."""
         del sent, number, merged
         return Traffic()

@@ -10,16 +10,16 @@ import numpy as np
 
 from fedrl.core.keys import Keys, server_secret
 from fedrl.core.types import Broadcast, Params, PyTree
-from fedrl.engines.aggregation import Messages, meeting, passed_over, releases
-from fedrl.engines.down_messages import Heard
+from fedrl.engines.aggregation import Messages, merge_program, releases, skip_round
+from fedrl.engines.down_messages import DownTraffic
 from fedrl.engines.inbox import SUMS, UPDATES, Copied, Inbox, Table
-from fedrl.engines.program_cache import shared
-from fedrl.engines.state import Refusal
+from fedrl.engines.program_cache import cached_program
+from fedrl.engines.state import Rejection
 from fedrl.federation.federation import Federation, ServerState
 from fedrl.server.schedules import Schedule
 
 
-class Setting(NamedTuple):
+class TopologySpec(NamedTuple):
     """What a topology is made for.
 
     Attributes:
@@ -57,29 +57,29 @@ class Traffic(NamedTuple):
     latency_s: float = 0.0
 
 
-class Sent(NamedTuple):
+class SentMessages(NamedTuple):
     """What agents have sent and heard since the last merge, `[agents]` each, and whether anything was merged.
 
     Attributes:
-        heard: How often each was sent for, and what it was sent.
+        down_traffic: How often each was sent for, and what it was sent.
         arrived: Whose updates are merged.
         size_bytes: Of the updates that were sent.
         messages: How many those are; what a stage holds back is none.
     """
 
-    heard: Heard
+    down_traffic: DownTraffic
     arrived: np.ndarray
     size_bytes: np.ndarray
     messages: np.ndarray
 
 
-class Met(NamedTuple):
+class MergeResult(NamedTuple):
     """What came of a merge.
 
     Attributes:
         weight: Of all that was merged.
-        refused: What was left out.
-        lost: Agents whose updates nothing was made of.
+        rejected: What was left out.
+        dropped: Agents whose updates nothing was made of.
         skipped: Why a server stands where it stood, if what it made was not finite.
         metrics: What is known of each agent after the merge, `[agents]` each.
         messages, size_bytes: How many messages each agent sent to others and their bytes, `[agents]`; None if it sent
@@ -87,8 +87,8 @@ class Met(NamedTuple):
     """
 
     weight: float
-    refused: tuple[Refusal, ...]
-    lost: np.ndarray
+    rejected: tuple[Rejection, ...]
+    dropped: np.ndarray
     skipped: str = ""
     metrics: dict[str, np.ndarray] = {}
     messages: np.ndarray | None = None
@@ -108,17 +108,17 @@ class Server:
 
     releases = False
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: TopologySpec) -> None:
         federation, schedule, agents = setting.federation, setting.schedule, setting.agents
         self.federation, self.wire, self.agents = federation, setting.wire, agents
-        summed = federation.aggregator.sees == "sum" and not setting.scaled
+        summed = federation.aggregator.needs == "sum" and not setting.scaled
         self.collects = SUMS if summed else UPDATES
         self.group = np.zeros(agents, int)
         self.relays: list[np.ndarray] = []
-        self.hears = schedule.toward_model
+        self.needs_broadcasts = schedule.mix_models
         """Whether a merge needs what agents had heard."""
         self.releases = releases(federation)
-        self._meet = meeting(federation, setting.wire.decoded, schedule.toward_model, agents)
+        self._merge_updates = merge_program(federation, setting.wire.decoded, schedule.mix_models, agents)
         self._ahead = (1.0 - schedule.momentum) / schedule.momentum
         self.looks_ahead = self._ahead > 0.0
 
@@ -136,28 +136,32 @@ class Server:
         del memory
         return Table(self._heard([server]), np.zeros(self.agents, np.int32))
 
-    def merge(self, keys: Keys, server: ServerState, memory: PyTree, inbox: Inbox) -> tuple[ServerState, PyTree, Met]:
+    def merge(
+        self, keys: Keys, server: ServerState, memory: PyTree, inbox: Inbox
+    ) -> tuple[ServerState, PyTree, MergeResult]:
         """One version further."""
-        found = self._meet(server_secret(keys), server, inbox)
+        found = self._merge_updates(server_secret(keys), server, inbox)
         before = self._before(server) if found.weight > 0.0 and not found.skipped else memory
-        met = Met(found.weight, found.refused, found.lost(inbox.agent), found.skipped)
-        return found.server, before, met
+        result = MergeResult(found.weight, found.rejected, found.dropped(inbox.agent), found.skipped)
+        return found.server, before, result
 
     def skip(self, server: ServerState, memory: PyTree) -> tuple[ServerState, PyTree]:
         """One version further, although nothing was merged."""
-        return passed_over(server), memory
+        return skip_round(server), memory
 
     def restarted(self, keys: Keys, server: ServerState, memory: PyTree, ids: np.ndarray) -> tuple[ServerState, PyTree]:
         """These agents have begun anew. What servers hold stays."""
         del keys, ids
         return server, memory
 
-    def traffic(self, sent: Sent, number: int, merged: bool) -> Traffic:
+    def traffic(self, sent: SentMessages, number: int, merged: bool) -> Traffic:
         """What a version cost, by its number; `merged` says whether servers made anything of it."""
         del number, merged
-        asked = int(sent.heard.times.sum())
+        asked = int(sent.down_traffic.dispatches.sum())
         up, said = int(sent.size_bytes.sum()), int(sent.messages.sum())
-        down = int(sent.heard.size_bytes[0].sum()) if self.federation.down_stages else asked * self.wire.down_bytes
+        down = (
+            int(sent.down_traffic.size_bytes[0].sum()) if self.federation.down_stages else asked * self.wire.down_bytes
+        )
         return Traffic(up, down, said, asked)
 
     def item(self) -> PyTree:
@@ -188,7 +192,7 @@ class Server:
         return stacked
 
 
-@shared
+@cached_program
 def _looking_ahead(federation: Federation, ahead: float) -> Callable[[Params, Params], Params]:
     """Where momentum will have carried the parameters."""
     del federation

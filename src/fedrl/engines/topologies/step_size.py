@@ -15,19 +15,19 @@ import numpy as np
 from fedrl.core.component import written
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.stage import Stage, keep_update, pipeline, promising_nothing
-from fedrl.core.types import Context, PyTree, Update
-from fedrl.engines.program_cache import Shapes, shapes, shared
+from fedrl.core.types import PyTree, Update, UpdateContext
+from fedrl.engines.program_cache import Shapes, cached_program, shapes
 from fedrl.federation.federation import Federation
 from fedrl.topologies.gossip import Rule
 from fedrl.topologies.graph import Graph
-from fedrl.topologies.mixing import Mixing
+from fedrl.topologies.mixing import MixingMatrix
 from fedrl.topologies.spectrum import slowest_and_fastest
 
 DRAWS = 32
 
 
 def step_size(
-    federation: Federation, graph: Graph, mixing: Mixing, rule: Rule, gamma: float | None, agents: int
+    federation: Federation, graph: Graph, mixing: MixingMatrix, rule: Rule, gamma: float | None, agents: int
 ) -> float:
     """Check that neighbours may send differences, and how far they go towards copies: `gamma` if given.
 
@@ -89,7 +89,7 @@ def step_size(
 
 def is_busy(stage: Stage) -> bool:
     """Whether a stage does what only a server, or a sum over all agents, completes."""
-    doing = stage.weighs is not None or stage.withholds or stage.guide is not None
+    doing = stage.reweights is not None or stage.skips_uploads or stage.correction is not None
     return doing or stage.noise is not None or stage.sums is not None or stage.finish is not keep_update
 
 
@@ -99,7 +99,7 @@ def message_shapes(federation: Federation, rule: Rule) -> Shapes:
     return _message_shapes(federation, rule, setting)
 
 
-@shared
+@cached_program
 def _message_shapes(federation: Federation, rule: Rule, setting: Shapes) -> Shapes:
     learner = federation.learner
     params = jax.eval_shape(
@@ -114,7 +114,7 @@ def as_sent(message: PyTree) -> PyTree:
     return jax.tree.map(lambda x: np.asarray(x, np.float32) if x.dtype == np.float64 else np.asarray(x), message)
 
 
-@shared
+@cached_program
 def handed_over(federation: Federation, like: Shapes) -> float:
     """Delta, measured: the share of the squares of a difference that the stages do not lose.
 
@@ -126,15 +126,17 @@ def handed_over(federation: Federation, like: Shapes) -> float:
     decode = pipe.decode
     assert decode is not None
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like.tree)
-    shared_state, local = pipe.init(nothing)
+    server_state, stage_states = pipe.init(nothing)
     number = jnp.int32(0)
 
     def losses(draw: Callable[..., jax.Array], key: jax.Array) -> tuple[PyTree, PyTree]:
         keys = jax.random.split(key, len(like.leaves) + 1)
         leaves = [draw(k, x.shape, x.dtype) for k, x in zip(keys[1:], like.leaves, strict=True)]
         update = Update(jax.tree.unflatten(like.structure, leaves), jnp.float32(1.0), number)
-        sent, _ = pipe.encode(keys[0], Context(number, number, number, number), shared_state, local, update)
-        read = jax.tree.leaves(decode(shared_state, sent).value)
+        sent, _ = pipe.encode(
+            keys[0], UpdateContext(number, number, number, number), server_state, stage_states, update
+        )
+        read = jax.tree.leaves(decode(server_state, sent).value)
         return [jnp.square(x - y).sum() for x, y in zip(leaves, read, strict=True)], [
             jnp.square(x).sum() for x in leaves
         ]
@@ -156,7 +158,9 @@ def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: np.dtype) -> jax.Arr
     return jax.random.uniform(key, shape, dtype, -1.0)
 
 
-def _lasting_and_mutual(federation: Federation, graph: Graph, mixing: Mixing, rule: Rule, agents: int) -> np.ndarray:
+def _lasting_and_mutual(
+    federation: Federation, graph: Graph, mixing: MixingMatrix, rule: Rule, agents: int
+) -> np.ndarray:
     """The weights of a graph that stays as it is, and in which who hears is heard, equally."""
     part = ", ".join(map(written, federation.stages))
     heard = graph.adjacency(agents, 0)

@@ -25,15 +25,16 @@ import optax
 
 from fedrl.core.keys import Keys, Stream, server_data, server_keys, server_secret, stream_key
 from fedrl.core.types import Params, PyTree
-from fedrl.engines.aggregation import Merged, passed_over
+from fedrl.engines.aggregation import Merged, skip_round
 from fedrl.engines.inbox import Inbox, Table
-from fedrl.engines.levels import Holder, climbing, sums_of
-from fedrl.engines.program_cache import shared
+from fedrl.engines.levels import StatefulServer, propagating, sums_of
+from fedrl.engines.program_cache import cached_program
 from fedrl.engines.state import QUICK
-from fedrl.engines.topologies.server import Met, Sent, Server, Setting, Traffic
+from fedrl.engines.topologies.server import MergeResult, SentMessages, Server, TopologySpec, Traffic
 from fedrl.engines.traffic import traffic
-from fedrl.federation.downlink import Copy
-from fedrl.federation.federation import Federation, ServerState, federate
+from fedrl.federation.downlink import ServerCopy
+from fedrl.federation.federate import federate
+from fedrl.federation.federation import Federation, ServerState
 from fedrl.topologies.trees import Parents, Tree
 
 EDGES = 1
@@ -47,7 +48,9 @@ class InTree(Server):
     below by the federation's aggregator, weighted by what is behind them.
     """
 
-    def __init__(self, setting: Setting, tree: Tree, upper_opt: optax.GradientTransformation | None = None) -> None:
+    def __init__(
+        self, setting: TopologySpec, tree: Tree, global_optimizer: optax.GradientTransformation | None = None
+    ) -> None:
         super().__init__(setting)
         federation, wire, agents = setting.federation, setting.wire, setting.agents
         self.tree, parents, self.holding = tree, tree.parents(agents), holding(tree)
@@ -56,11 +59,11 @@ class InTree(Server):
         self.group = self.row.astype(int)
         self.relays = [ancestors(parents[:level]).astype(int) for level in range(1, self.holding[0])]
         self.above = [ancestors(parents[low:high]) for low, high in pairwise(self.holding)]
-        self.upper = federate(federation.learner, federation.aggregator, server_opt=upper_opt)
+        self.upper = federate(federation.learner, federation.aggregator, server_optimizer=global_optimizer)
         self.sums = [i for i, stage in enumerate(federation.stages) if stage.sums is not None]
-        self.climb = climbing(self.upper, wire.sent.params, self.above, self.sums)
-        added_up = tuple(wire.sent.shared[i] for i in self.sums)
-        summed, copied = federation.aggregator.sees == "sum", bool(federation.down_stages)
+        self.propagate = propagating(self.upper, wire.sent.params, self.above, self.sums)
+        added_up = tuple(wire.sent.stage_states[i] for i in self.sums)
+        summed, copied = federation.aggregator.needs == "sum", bool(federation.down_stages)
         self.costs = traffic(tree, parents, self.holding, wire, added_up, summed, copied)
         self._renewed = _renewing(federation) if copied else None
 
@@ -70,9 +73,11 @@ class InTree(Server):
             return first, ((), [self._before(first)])
         start = jax.jit(self.upper.init_server, compiler_options=QUICK)(stream_key(keys, Stream.SERVER))
         nought = sums_of(first, self.sums)
-        start = start._replace(params=first.params, shared=nought)
+        start = start._replace(params=first.params, stage_states=nought)
         kinds, nothing = [first] + [start] * (len(self.above) - 1), np.zeros((), np.float32)
-        levels = tuple((Holder(k, nothing, nought),) * len(over) for k, over in zip(kinds, self.above, strict=True))
+        levels = tuple(
+            (StatefulServer(k, nothing, nought),) * len(over) for k, over in zip(kinds, self.above, strict=True)
+        )
         return start, (levels, [self._before(first)] * len(levels[0]))
 
     def table(self, server: ServerState, memory: PyTree) -> Table:
@@ -88,17 +93,19 @@ class InTree(Server):
         """The servers that agents hear."""
         return [holder.server for holder in memory[0][0]] if memory[0] else [server]
 
-    def merge(self, keys: Keys, server: ServerState, memory: PyTree, inbox: Inbox) -> tuple[ServerState, PyTree, Met]:
+    def merge(
+        self, keys: Keys, server: ServerState, memory: PyTree, inbox: Inbox
+    ) -> tuple[ServerState, PyTree, MergeResult]:
         """One version further."""
         levels, before = memory
         if not levels:
-            after, kept, met = super().merge(keys, server, before[0], inbox)
-            return after, ((), [kept]), met
+            after, kept, result = super().merge(keys, server, before[0], inbox)
+            return after, ((), [kept]), result
         number = int(server.version) + 1
         found, earlier = [], []
         for i, holder in enumerate(levels[0]):
             mine = inbox.of(self.group[inbox.agent] == i)
-            merged: Merged = self._meet(server_secret(keys, EDGES, i), holder.server, mine)
+            merged: Merged = self._merge_updates(server_secret(keys, EDGES, i), holder.server, mine)
             found.append((merged, mine.agent))
             earlier.append(self._before(holder.server) if merged.weight > 0.0 and not merged.skipped else before[i])
         edges = [
@@ -106,19 +113,21 @@ class InTree(Server):
             for holder, (each, _) in zip(levels[0], found, strict=True)
         ]
         held = [holder.server.down for holder in levels[0]]
-        root, levels, faults = self._climb(keys, server, (edges, *levels[1:]), number)
+        root, levels, faults = self._propagate(keys, server, (edges, *levels[1:]), number)
         if self._renewed is not None and number % self.tree.periods[self.holding[1] - 1] == 0:
             levels = (tuple(self._adopted(keys, number - 1, levels[0], held)), *levels[1:])
         skipped = [f"edge {i}: {each.skipped}" for i, (each, _) in enumerate(found) if each.skipped] + faults
-        met = Met(
+        result = MergeResult(
             sum(each.weight for each, _ in found),
-            tuple(refusal for each, _ in found for refusal in each.refused),
-            np.concatenate([each.lost(ids) for each, ids in found]),
+            tuple(rejection for each, _ in found for rejection in each.rejected),
+            np.concatenate([each.dropped(ids) for each, ids in found]),
             "; ".join(skipped),
         )
-        return root, (levels, earlier), met
+        return root, (levels, earlier), result
 
-    def _adopted(self, keys: Keys, version: int, edges: Sequence[Holder], held: Sequence[PyTree]) -> Iterator[Holder]:
+    def _adopted(
+        self, keys: Keys, version: int, edges: Sequence[StatefulServer], held: Sequence[PyTree]
+    ) -> Iterator[StatefulServer]:
         """Edges that have adopted parameters from above: the next difference is to these.
 
         It takes the place of the one to what the edge came to by itself, which nobody has heard.
@@ -134,23 +143,23 @@ class InTree(Server):
         levels, before = memory
         if not levels:
             return super().skip(server, memory)
-        edges = [holder._replace(server=passed_over(holder.server)) for holder in levels[0]]
-        root, levels, _ = self._climb(None, server, (edges, *levels[1:]), 0)
+        edges = [holder._replace(server=skip_round(holder.server)) for holder in levels[0]]
+        root, levels, _ = self._propagate(None, server, (edges, *levels[1:]), 0)
         return root, (levels, before)
 
-    def _climb(
+    def _propagate(
         self, keys: Keys | None, server: ServerState, levels: tuple[PyTree, ...], number: int
     ) -> tuple[ServerState, PyTree, list[str]]:
         """Changes rise as far as servers merge in this round; none does in round 0."""
         due = sum(number % self.tree.periods[level - 1] == 0 for level in self.holding) if number else 0
-        rungs = [*map(list, levels), [Holder(server, np.zeros((), np.float32))]]
-        ladder, faults = self.climb(rungs, due, keys)
-        return ladder[-1][0].server, tuple(map(tuple, ladder[:-1])), faults
+        servers = [*map(list, levels), [StatefulServer(server, np.zeros((), np.float32))]]
+        servers, faults = self.propagate(servers, due, keys)
+        return servers[-1][0].server, tuple(map(tuple, servers[:-1])), faults
 
-    def traffic(self, sent: Sent, number: int, merged: bool) -> Traffic:
+    def traffic(self, sent: SentMessages, number: int, merged: bool) -> Traffic:
         """What a version cost: as many levels merged as are due in this round."""
         due = sum(number % self.tree.periods[level - 1] == 0 for level in self.holding) if merged else 1
-        cost = self.costs(sent.heard, sent.arrived, sent.size_bytes, sent.messages, self.holding[due - 1])
+        cost = self.costs(sent.down_traffic, sent.arrived, sent.size_bytes, sent.messages, self.holding[due - 1])
         unread, (edge_up, edge_down), *above = (
             ~sent.arrived,
             *cost.levels,
@@ -161,13 +170,13 @@ class InTree(Server):
         return Traffic(up, down, said, cost.messages_down, levels, cost.latency_s)
 
 
-@shared
-def _renewing(federation: Federation) -> Callable[..., Copy]:
+@cached_program
+def _renewing(federation: Federation) -> Callable[..., ServerCopy]:
     """The program that makes the next copy; it is the one before if a number would not be finite."""
     renew = federation.renew
     assert renew is not None
 
-    def renewed(keys: jax.Array, version: jax.Array, copy: Copy, params: Params) -> Copy:
+    def renewed(keys: jax.Array, version: jax.Array, copy: ServerCopy, params: Params) -> ServerCopy:
         after = renew(server_keys(keys).down, version, copy, params)
         finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(after)]).all()
         return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, copy)

@@ -3,4 +3,7 @@
 from fedrl.environments.adapters.gymnasium import gymnasium
 from fedrl.environments.adapters.gymnax import gymnax
 
-__all__ = ["gymnasium", "gymnax"]
+__all__ = [
+    "gymnasium",
+    "gymnax",
+]

@@ -20,9 +20,9 @@ from fedrl.core.errors import ConfigError, nearest
 from fedrl.core.host import Instances
 from fedrl.core.measures import Measure, counting
 from fedrl.core.types import PyTree
-from fedrl.environments.adapters.instances import open_instances
 from fedrl.environments.adapters.settings import check_names, settings_record
 from fedrl.environments.adapters.shard import constructor_of, open_environment
+from fedrl.environments.adapters.vector import open_instances
 
 
 @component("environment", reference="Towers et al. (2024), https://arxiv.org/abs/2407.17032")

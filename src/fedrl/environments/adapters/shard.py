@@ -64,7 +64,7 @@ def fields(
     flag = ((count,), "?")
     return {
         "observation": batch(observation),
-        "successor": batch(observation),
+        "next_observation": batch(observation),
         "action": batch(action),
         "reward": ((count,), "f4"),
         "seed": ((count,), "i8"),
@@ -127,7 +127,7 @@ class Shard:
             if not active[row]:
                 continue
             reached, reward, terminated, truncated, info = environment.step(actions[row])
-            seen = arrays["successor"][row] = self._seen(reached)
+            seen = arrays["next_observation"][row] = self._seen(reached)
             rewards[row], terminations[row], truncations[row] = reward, terminated, truncated and not terminated
             for key, at_end in self._infos.items():
                 if terminated or truncated or not at_end:

@@ -80,7 +80,7 @@ def lqr(max_steps: int = 200) -> Environment:
     Args:
         max_steps: Steps of an episode.
 
-    >>> policy = lqr_optimum(lqr().params, discount=0.95)
+    >>> policy = lqr_optimum(lqr().params, gamma=0.95)
     >>> policy.gain.shape
     (1, 2)
     """
@@ -131,30 +131,30 @@ def lqr_matrices(params: LQRParams) -> Matrices:
     )
 
 
-def lqr_optimum(params: LQRParams, discount: float) -> LinearPolicy:
+def lqr_optimum(params: LQRParams, gamma: float) -> LinearPolicy:
     """The best policy, by the discounted Riccati equation.
 
     P = Q + gamma A^T P A - gamma^2 A^T P B (R + gamma B^T P B)^-1 B^T P A,   K = gamma (R + gamma B^T P B)^-1 B^T P A
 
     Args:
         params: One setting, or a fleet with any leading axes, which the result gets too.
-        discount: gamma in [0, 1).
+        gamma: gamma in [0, 1).
     """
     a, b, q, r, noise = lqr_matrices(params)
 
     def gain_of(p: jax.Array) -> jax.Array:
-        pressed = discount * b.mT @ p
+        pressed = gamma * b.mT @ p
         return pressed @ a / (r + pressed @ b)
 
     def improve(_: jax.Array, p: jax.Array) -> jax.Array:
-        better = q + discount * a.mT @ p @ (a - b @ gain_of(p))
+        better = q + gamma * a.mT @ p @ (a - b @ gain_of(p))
         return (better + better.mT) / 2
 
     cost = jax.lax.fori_loop(0, SWEEPS, improve, q)
-    return LinearPolicy(gain_of(cost), cost, _noise_cost(cost, noise, discount))
+    return LinearPolicy(gain_of(cost), cost, _noise_cost(cost, noise, gamma))
 
 
-def lqr_policy(params: LQRParams, gain: jax.Array, discount: float) -> LinearPolicy:
+def lqr_policy(params: LQRParams, gain: jax.Array, gamma: float) -> LinearPolicy:
     """The value of any linear policy u = -gain x, by the discounted Lyapunov equation.
 
     P = Q + K^T R K + gamma (A - B K)^T P (A - B K)
@@ -162,13 +162,13 @@ def lqr_policy(params: LQRParams, gain: jax.Array, discount: float) -> LinearPol
     Args:
         params: One setting.
         gain: K, `[1, 2]`.
-        discount: gamma in [0, 1), small enough for the costs to add up.
+        gamma: gamma in [0, 1), small enough for the costs to add up.
     """
     a, b, q, r, noise = lqr_matrices(params)
     closed = a - b @ gain
-    equation = jnp.eye(4) - discount * jnp.kron(closed.T, closed.T)
+    equation = jnp.eye(4) - gamma * jnp.kron(closed.T, closed.T)
     cost = jnp.linalg.solve(equation, (q + gain.T @ r @ gain).ravel()).reshape(2, 2)
-    return LinearPolicy(gain, cost, _noise_cost(cost, noise, discount))
+    return LinearPolicy(gain, cost, _noise_cost(cost, noise, gamma))
 
 
 def lqr_return(policy: LinearPolicy) -> jax.Array:
@@ -176,5 +176,5 @@ def lqr_return(policy: LinearPolicy) -> jax.Array:
     return -(jnp.trace(policy.cost, axis1=-2, axis2=-1) / 3 + policy.constant)
 
 
-def _noise_cost(cost: jax.Array, noise: jax.Array, discount: float) -> jax.Array:
-    return discount / (1 - discount) * jnp.trace(cost @ noise, axis1=-2, axis2=-1)
+def _noise_cost(cost: jax.Array, noise: jax.Array, gamma: float) -> jax.Array:
+    return gamma / (1 - gamma) * jnp.trace(cost @ noise, axis1=-2, axis2=-1)

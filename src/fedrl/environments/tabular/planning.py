@@ -42,18 +42,18 @@ def model_of(environment: AnyEnvironment, params: PyTree = None) -> TabularParam
 
 
 def bellman(
-    model: TabularParams, q: Float[Array, "*agents states actions"], discount: float
+    model: TabularParams, q: Float[Array, "*agents states actions"], gamma: float
 ) -> Float[Array, "*agents states actions"]:
     """One step of value iteration, (T Q)(s, a) = r(s, a) + gamma sum_s' P(s' | s, a) max_a' Q(s', a')."""
-    return model.reward + discount * jnp.einsum("...sat,...t->...sa", model.transition, q.max(-1))
+    return model.reward + gamma * jnp.einsum("...sat,...t->...sa", model.transition, q.max(-1))
 
 
-def optimal_q(model: TabularParams, discount: float) -> Float[Array, "*agents states actions"]:
+def optimal_q(model: TabularParams, gamma: float) -> Float[Array, "*agents states actions"]:
     """The best values Q* by value iteration, to the precision of float32.
 
     Args:
         model: Of the process.
-        discount: gamma in [0, 1), a Python number: it sets the number of iterations.
+        gamma: gamma in [0, 1), a Python number: it sets the number of iterations.
 
     Raises:
         ConfigError: The discount is out of range.
@@ -62,9 +62,9 @@ def optimal_q(model: TabularParams, discount: float) -> Float[Array, "*agents st
     >>> round(float(optimal_q(windy_cliffs(0.5), 0.95)[0].max()), 1)
     134.0
     """
-    _check_discount(discount)
-    sweeps = math.ceil(math.log(1e-9) / math.log(discount)) if discount > 0 else 1
-    return jax.lax.fori_loop(0, sweeps, lambda _, q: bellman(model, q, discount), jnp.zeros_like(model.reward))
+    _check_discount(gamma)
+    sweeps = math.ceil(math.log(1e-9) / math.log(gamma)) if gamma > 0 else 1
+    return jax.lax.fori_loop(0, sweeps, lambda _, q: bellman(model, q, gamma), jnp.zeros_like(model.reward))
 
 
 def greedy(q: Float[Array, "*agents states actions"]) -> Float[Array, "*agents states actions"]:
@@ -73,31 +73,31 @@ def greedy(q: Float[Array, "*agents states actions"]) -> Float[Array, "*agents s
 
 
 def policy_value(
-    model: TabularParams, policy: Float[Array, "*agents states actions"], discount: float
+    model: TabularParams, policy: Float[Array, "*agents states actions"], gamma: float
 ) -> Float[Array, "*agents states"]:
     """The value of each state under a policy, the solution of V = r_pi + gamma P_pi V.
 
     Args:
         model: Of the process.
         policy: Probabilities of the actions in each state.
-        discount: gamma in [0, 1).
+        gamma: gamma in [0, 1).
 
     Raises:
         ConfigError: The discount is out of range.
     """
-    _check_discount(discount)
+    _check_discount(gamma)
     moves = jnp.einsum("...sat,...sa->...st", model.transition, policy)
     paid = (model.reward * policy).sum(-1)
-    return jnp.linalg.solve(jnp.eye(paid.shape[-1]) - discount * moves, paid[..., None])[..., 0]
+    return jnp.linalg.solve(jnp.eye(paid.shape[-1]) - gamma * moves, paid[..., None])[..., 0]
 
 
 def policy_return(
-    model: TabularParams, policy: Float[Array, "*agents states actions"], discount: float
+    model: TabularParams, policy: Float[Array, "*agents states actions"], gamma: float
 ) -> Float[Array, "*agents"]:
     """What a policy earns from the start of an episode on, discounted: sum_s initial(s) V(s)."""
-    return (model.initial * policy_value(model, policy, discount)).sum(-1)
+    return (model.initial * policy_value(model, policy, gamma)).sum(-1)
 
 
-def _check_discount(discount: float) -> None:
-    if not 0.0 <= discount < 1.0:
-        raise ConfigError(f"discount is {discount}. Without end, rewards add up only if it is in [0, 1). Lower it.")
+def _check_discount(gamma: float) -> None:
+    if not 0.0 <= gamma < 1.0:
+        raise ConfigError(f"discount is {gamma}. Without end, rewards add up only if it is in [0, 1). Lower it.")

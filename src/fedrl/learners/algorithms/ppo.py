@@ -11,7 +11,7 @@ from fedrl.core.component import component
 from fedrl.core.environment import AnyEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner
-from fedrl.core.types import Hint, Key, Metrics, Params
+from fedrl.core.types import Key, LocalContext, Metrics, Params
 from fedrl.learners.parts.actor_critic import Experience, actor_critic
 from fedrl.learners.parts.losses import clipped_surrogate
 from fedrl.learners.parts.minibatches import minibatches, pack
@@ -27,42 +27,42 @@ def ppo(
     *,
     network: Network = mlp(),
     optimizer: optax.GradientTransformation = adam(0.0025, max_norm=0.5),
-    instances: int = 8,
-    steps: int = 128,
-    epochs: int = 4,
-    minibatch_count: int = 4,
-    discount: float = 0.99,
-    trace: float = 0.95,
+    num_envs: int = 8,
+    num_steps: int = 128,
+    num_epochs: int = 4,
+    num_minibatches: int = 4,
+    gamma: float = 0.99,
+    gae_lambda: float = 0.95,
     clip: float = 0.2,
-    value_weight: float = 0.5,
-    entropy_weight: float = 0.0,
+    value_coef: float = 0.5,
+    entropy_coef: float = 0.0,
 ) -> Learner:
     """PPO with a clipped surrogate, for discrete and continuous actions; separate actor and critic networks.
 
-    One iteration gathers `instances * steps` samples and takes `epochs * minibatch_count` gradient steps. Advantages
-    are normalised within each minibatch, as in common implementations; the paper does not say.
+    One iteration gathers `num_envs * num_steps` samples and takes `num_epochs * num_minibatches` gradient steps.
+    Advantages are normalised within each minibatch, as in common implementations; the paper does not say.
 
     Args:
         environment: Where to learn.
         network: Shape of actor and critic.
         optimizer: What descends the gradient.
-        instances: Copies of the environment stepped side by side.
-        steps: Steps of each copy in an iteration.
-        epochs: Passes over the samples.
-        minibatch_count: Minibatches in a pass; it divides `instances * steps`.
-        discount: gamma.
-        trace: lambda of the generalised advantage estimates.
+        num_envs: Copies of the environment stepped side by side.
+        num_steps: Steps of each copy in an iteration.
+        num_epochs: Passes over the samples.
+        num_minibatches: Minibatches in a pass; it divides `num_envs * num_steps`.
+        gamma: gamma.
+        gae_lambda: lambda of the generalised advantage estimates.
         clip: Largest change of the probability ratio that still pays.
-        value_weight: Weight of the critic's squared error.
-        entropy_weight: Weight of the entropy bonus.
+        value_coef: Weight of the critic's squared error.
+        entropy_coef: Weight of the entropy bonus.
 
     Raises:
         ConfigError: A count is below one or the minibatches do not divide the samples.
     """
-    check_positive(instances=instances, steps=steps, epochs=epochs, minibatch_count=minibatch_count)
-    if instances * steps % minibatch_count:
+    check_positive(num_envs=num_envs, num_steps=num_steps, num_epochs=num_epochs, num_minibatches=num_minibatches)
+    if num_envs * num_steps % num_minibatches:
         raise ConfigError(
-            f"minibatch_count is {minibatch_count}, which does not divide the {instances * steps} samples of an "
+            f"num_minibatches is {num_minibatches}, which does not divide the {num_envs * num_steps} samples of an "
             "iteration (instances * steps). Choose a divisor."
         )
 
@@ -72,8 +72,8 @@ def ppo(
         ratio = jnp.exp(policy.log_prob(outputs, batch.action) - batch.log_prob)
         surrogate = clipped_surrogate(ratio, normalised(batch.advantage), clip)
         error = jnp.square(value - batch.target).mean()
-        bonus = entropy_weight * policy.entropy(outputs).mean() if entropy_weight else 0.0
-        return value_weight * error - surrogate - bonus
+        bonus = entropy_coef * policy.entropy(outputs).mean() if entropy_coef else 0.0
+        return value_coef * error - surrogate - bonus
 
     def improve(
         policy: Policy,
@@ -82,7 +82,7 @@ def ppo(
         params: Params,
         memory: optax.OptState,
         experience: Experience,
-        hint: Hint,
+        context: LocalContext,
     ) -> tuple[Params, optax.OptState, Metrics]:
         rows, unpack = pack(experience)
 
@@ -91,14 +91,21 @@ def ppo(
         ) -> tuple[tuple[Params, optax.OptState], jax.Array]:
             params, memory = carry
             cost, slope = jax.value_and_grad(lambda p: loss(policy, critic, p, unpack(block)))(params)
-            return descend(optimizer, slope, memory, params, hint), cost
+            return descend(optimizer, slope, memory, params, context), cost
 
         def epoch(carry: tuple[Params, optax.OptState], k: Key) -> tuple[tuple[Params, optax.OptState], jax.Array]:
-            return jax.lax.scan(step, carry, minibatches(k, rows, minibatch_count))
+            return jax.lax.scan(step, carry, minibatches(k, rows, num_minibatches))
 
-        (params, memory), costs = jax.lax.scan(epoch, (params, memory), jax.random.split(key, epochs))
+        (params, memory), costs = jax.lax.scan(epoch, (params, memory), jax.random.split(key, num_epochs))
         return params, memory, {"loss": costs.mean()}
 
     return actor_critic(
-        environment, network, optimizer, improve, instances=instances, steps=steps, discount=discount, trace=trace
+        environment,
+        network,
+        optimizer,
+        improve,
+        num_envs=num_envs,
+        num_steps=num_steps,
+        gamma=gamma,
+        gae_lambda=gae_lambda,
     )

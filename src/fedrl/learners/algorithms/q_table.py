@@ -20,7 +20,7 @@ from fedrl.core.environment import AnyEnvironment, Discrete
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Experience, Learner, Trajectory, nothing_gathered, same_stream
 from fedrl.core.measures import LOSS
-from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
+from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.rollout import Position, Sampler, nothing_counted, start
 from fedrl.learners.parts.rollout import collect as roll_out
 
@@ -42,11 +42,11 @@ def q_table(
     *,
     sampling: str = "sampled",
     learning_rate: float = 0.1,
-    discount: float = 0.99,
-    exploration: float = 0.1,
+    gamma: float = 0.99,
+    epsilon: float = 0.1,
     initial: float = 0.0,
-    instances: int = 1,
-    steps: int = 1,
+    num_envs: int = 1,
+    num_steps: int = 1,
     count_visits: bool = False,
 ) -> Learner:
     """Tabular Q-learning: Q(s,a) <- Q(s,a) + eta (r + gamma max_a' Q(s',a') - Q(s,a)).
@@ -65,11 +65,11 @@ def q_table(
             "expected" takes the expectation over successors. The last two read `transition [states, actions, states]`
             and `reward [states, actions]` from the environment's parameters.
         learning_rate: eta, in (0, 1]; 1 with "expected" is value iteration.
-        discount: gamma.
-        exploration: Probability of a random action.
+        gamma: gamma.
+        epsilon: Probability of a random action.
         initial: Value of every pair at the start.
-        instances: Copies of the environment stepped side by side ("sampled" only).
-        steps: Updates in an iteration, each of one time step or of the whole table.
+        num_envs: Copies of the environment stepped side by side ("sampled" only).
+        num_steps: Updates in an iteration, each of one time step or of the whole table.
         count_visits: Count the updates of each pair since the parameters were adopted.
 
     Raises:
@@ -79,7 +79,7 @@ def q_table(
         https://arxiv.org/abs/2204.02634.
     """
     check_one_of(sampling, ("sampled", "synchronous", "expected"), "sampling")
-    check_positive(instances=instances, steps=steps)
+    check_positive(num_envs=num_envs, num_steps=num_steps)
     if not 0.0 < learning_rate <= 1.0:
         raise ConfigError(f"learning_rate is {learning_rate}. A step beyond the target diverges. Choose one in (0, 1].")
     states, actions = _sizes(environment)
@@ -94,36 +94,38 @@ def q_table(
         params = {"q": jnp.full((states, actions), initial, jnp.float32)}
         if count_visits:
             params["visits"] = jnp.zeros((states, actions))
-        return QTableState(params, start(key, environment, env_params, instances) if follows else (), env_params)
+        return QTableState(params, start(key, environment, env_params, num_envs) if follows else (), env_params)
 
     def collect(key: Key, state: QTableState) -> tuple[Trajectory, QTableState, Metrics]:
         assert isinstance(state.position, Position)
-        sampler = _sampler(behaviour(state.params["q"], exploration))
-        seen, position, counts = roll_out(key, environment, state.env_params, sampler, steps, state.position)
+        sampler = _sampler(behaviour(state.params["q"], epsilon))
+        seen, position, counts = roll_out(key, environment, state.env_params, sampler, num_steps, state.position)
         return seen, state._replace(position=position), counts
 
-    def learn(key: Key, state: QTableState, seen: Trajectory, hint: Hint) -> tuple[QTableState, Metrics]:
-        del key, hint
-        q, visits, loss = asynchronous(state.params["q"], seen, learning_rate, discount)
+    def learn(key: Key, state: QTableState, seen: Trajectory, context: LocalContext) -> tuple[QTableState, Metrics]:
+        del key, context
+        q, visits, loss = asynchronous(state.params["q"], seen, learning_rate, gamma)
         return _advanced(state, q, visits), {"loss": loss}
 
-    def sweep(key: Key, state: QTableState, experience: Experience, hint: Hint) -> tuple[QTableState, Metrics]:
-        del experience, hint
+    def sweep(
+        key: Key, state: QTableState, experience: Experience, context: LocalContext
+    ) -> tuple[QTableState, Metrics]:
+        del experience, context
         # Averaged over a stack of settings (pooled data): its axes come first.
         transition, reward = (getattr(state.env_params, name) for name in MODEL)
         transition, reward = transition.reshape(-1, states, actions, states), reward.reshape(-1, states, actions)
-        backup = successors(key, transition, steps) if sampling == "synchronous" else _expectation(transition)
+        backup = successors(key, transition, num_steps) if sampling == "synchronous" else _expectation(transition)
 
         def step(q: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
-            error = (reward + discount * backup(q.max(-1), i)).mean(0) - q
+            error = (reward + gamma * backup(q.max(-1), i)).mean(0) - q
             return q + learning_rate * error, jnp.square(error).mean()
 
-        q, losses = jax.lax.scan(step, state.params["q"], jnp.arange(steps))
+        q, losses = jax.lax.scan(step, state.params["q"], jnp.arange(num_steps))
         metrics = {"loss": losses.mean()} | nothing_counted(environment)
-        return _advanced(state, q, jnp.full_like(q, steps)), metrics
+        return _advanced(state, q, jnp.full_like(q, num_steps)), metrics
 
     def act(key: Key, params: Params, observation: jax.Array, greedy: bool = False) -> jax.Array:
-        sampler = _sampler(behaviour(params["q"], 0.0 if greedy else exploration))
+        sampler = _sampler(behaviour(params["q"], 0.0 if greedy else epsilon))
         return sampler.choose(sampler.draw(key, observation.shape), observation)
 
     return Learner(
@@ -134,49 +136,49 @@ def q_table(
         params=lambda state: state.params,
         adopt=lambda state, params: state._replace(params=params),
         environment=environment,
-        samples=steps * (instances if follows else states * actions),
-        horizon=steps if follows else 0,
-        instances=instances if follows else 0,
+        samples=num_steps * (num_envs if follows else states * actions),
+        horizon=num_steps if follows else 0,
+        num_envs=num_envs if follows else 0,
         split_key=same_stream,  # one half draws
-        probabilities=lambda params, observation: behaviour(params["q"], exploration)[observation].T,
+        probabilities=lambda params, observation: behaviour(params["q"], epsilon)[observation].T,
         measures={"loss": LOSS},
-        discount=discount,
+        gamma=gamma,
     )
 
 
-def behaviour(q: Float[Array, "states actions"], exploration: float) -> Float[Array, "states actions"]:
+def behaviour(q: Float[Array, "states actions"], epsilon: float) -> Float[Array, "states actions"]:
     """Epsilon-greedy probabilities; the best actions share theirs equally."""
     best = q == q.max(-1, keepdims=True)
-    return exploration / q.shape[-1] + (1.0 - exploration) * best / best.sum(-1, keepdims=True)
+    return epsilon / q.shape[-1] + (1.0 - epsilon) * best / best.sum(-1, keepdims=True)
 
 
 def asynchronous(
-    q: Float[Array, "states actions"], seen: Trajectory, learning_rate: float, discount: float
+    q: Float[Array, "states actions"], seen: Trajectory, learning_rate: float, gamma: float
 ) -> tuple[Float[Array, "states actions"], Float[Array, "states actions"], jax.Array]:
     """Update the pairs of a trajectory in the order of time. Returns the table, visits and the mean squared error."""
     actions = q.shape[-1]
     pair = seen.observation * actions + seen.action
-    going = discount * (1.0 - seen.terminated)
+    going = gamma * (1.0 - seen.terminated)
 
     def step(carry: Pair, at: tuple[jax.Array, ...]) -> tuple[Pair, jax.Array]:
         table, visits = carry
-        pair, reward, going, successor = at
-        error = reward + going * table.reshape(-1, actions)[successor].max(-1) - table[pair]
+        pair, reward, going, next_observation = at
+        error = reward + going * table.reshape(-1, actions)[next_observation].max(-1) - table[pair]
         met = jnp.zeros_like(table).at[pair].add(1.0)
         table = table.at[pair].add(learning_rate * error / met[pair])
         return (table, visits + (met > 0)), jnp.square(error).mean()
 
     carry = (q.reshape(-1), jnp.zeros(q.size))
-    (table, visits), losses = jax.lax.scan(step, carry, (pair, seen.reward, going, seen.successor))
+    (table, visits), losses = jax.lax.scan(step, carry, (pair, seen.reward, going, seen.next_observation))
     return table.reshape(q.shape), visits.reshape(q.shape), losses.mean()
 
 
 def successors(
-    key: Key, transition: Float[Array, "models states actions states"], steps: int
+    key: Key, transition: Float[Array, "models states actions states"], num_steps: int
 ) -> Callable[[Float[Array, " states"], jax.Array], jax.Array]:
-    """Draw a successor of every pair for each of `steps` sweeps. Returns `(value, sweep) -> its value`."""
+    """Draw a successor of every pair for each of `num_steps` sweeps. Returns `(value, sweep) -> its value`."""
     limits = _thresholds(transition)
-    uniform = jax.random.uniform(key, (steps, *transition.shape[:-1], 1))
+    uniform = jax.random.uniform(key, (num_steps, *transition.shape[:-1], 1))
     return lambda value, i: value[(uniform[i] >= limits).sum(-1)]
 
 

@@ -13,7 +13,7 @@ from fedrl.core.component import component
 from fedrl.core.environment import AnyEnvironment
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.measures import LOSS
-from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
+from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.actor_critic import flat
 from fedrl.learners.parts.losses import policy_gradient, squared_error
 from fedrl.learners.parts.networks import Network, mlp
@@ -42,8 +42,8 @@ def reinforce(
     baseline: str = "mean",
     episodes_per_step: int = 16,
     horizon: int | None = None,
-    discount: float = 0.99,
-    value_weight: float = 0.5,
+    gamma: float = 0.99,
+    value_coef: float = 0.5,
 ) -> Learner:
     r"""REINFORCE with rewards to go (GPOMDP) and a baseline, for discrete and continuous actions.
 
@@ -68,8 +68,8 @@ def reinforce(
             one); or "value", a learned critic V(s_t), which also stands for what lies beyond a cut.
         episodes_per_step: n, episodes played side by side.
         horizon: Steps after which an episode is cut off; the environment's `max_steps` by default.
-        discount: gamma.
-        value_weight: Weight of the critic's squared error.
+        gamma: gamma.
+        value_coef: Weight of the critic's squared error.
 
     Raises:
         ConfigError: A count is below one or the baseline is not known.
@@ -95,16 +95,16 @@ def reinforce(
         observation = flat(seen.observation)
         log_prob = policy.log_prob(policy.outputs(params["actor"], observation), flat(seen.action))
         if not learns_value:
-            going = discounted(seen.reward, jnp.zeros_like(playing), discount)
+            going = discounted(seen.reward, jnp.zeros_like(playing), gamma)
             advantage = going - others(going, playing) if baseline == "mean" else going
             return -length * policy_gradient(log_prob, (advantage * playing).reshape(-1))
         value = network.apply(params["critic"], observation)[0].reshape(playing.shape)
         beyond = network.apply(params["critic"], played.final)[0]
-        target = jax.lax.stop_gradient(discounted(bootstrapped(played, beyond, discount), ~playing, discount))
+        target = jax.lax.stop_gradient(discounted(bootstrapped(played, beyond, gamma), ~playing, gamma))
         advantage = (target - value) * playing
         share = playing.size / playing.sum()
         error = squared_error(value * playing, target * playing) * share
-        return value_weight * error - length * policy_gradient(log_prob, advantage.reshape(-1))
+        return value_coef * error - length * policy_gradient(log_prob, advantage.reshape(-1))
 
     def collect(key: Key, state: ReinforceState) -> tuple[Trajectory, ReinforceState, Metrics]:
         actor = jax.lax.optimization_barrier(state.params["actor"])
@@ -112,14 +112,16 @@ def reinforce(
         played, counts = episodes(key, environment, state.env_params, sampler, episodes_per_step, length)
         return played.trajectory, state, counts
 
-    def gradient(key: Key, state: ReinforceState, seen: Trajectory, hint: Hint) -> tuple[Params, Metrics]:
-        del key, hint
+    def gradient(key: Key, state: ReinforceState, seen: Trajectory, context: LocalContext) -> tuple[Params, Metrics]:
+        del key, context
         cost, slope = jax.value_and_grad(loss)(state.params, first_episodes(seen))
         return slope, {"loss": cost}
 
-    def learn(key: Key, state: ReinforceState, seen: Trajectory, hint: Hint) -> tuple[ReinforceState, Metrics]:
-        slope, metrics = gradient(key, state, seen, hint)
-        params, memory = descend(optimizer, slope, state.optimizer, state.params, hint)
+    def learn(
+        key: Key, state: ReinforceState, seen: Trajectory, context: LocalContext
+    ) -> tuple[ReinforceState, Metrics]:
+        slope, metrics = gradient(key, state, seen, context)
+        params, memory = descend(optimizer, slope, state.optimizer, state.params, context)
         return state._replace(params=params, optimizer=memory), metrics
 
     act = act_with(policy)
@@ -134,11 +136,11 @@ def reinforce(
         samples=episodes_per_step * length,
         gradient=gradient,
         horizon=length,
-        instances=episodes_per_step,
+        num_envs=episodes_per_step,
         episodic=True,
         probabilities=probabilities_with(policy, environment.spaces),
         measures={"loss": LOSS},
-        discount=discount,
+        gamma=gamma,
     )
 
 
@@ -146,8 +148,8 @@ def first_episodes(seen: Trajectory) -> Episodes:
     """The first episode of each instance in a trajectory: what comes after its end earns nothing and does not count."""
     done = seen.terminated | seen.truncated
     playing = jnp.cumsum(done, axis=0) - done == 0
-    last = (playing.sum(0) - 1).reshape(1, *[1] * (seen.successor.ndim - 2), -1)
-    final = jnp.take_along_axis(seen.successor, last, axis=0)[0]
+    last = (playing.sum(0) - 1).reshape(1, *[1] * (seen.next_observation.ndim - 2), -1)
+    final = jnp.take_along_axis(seen.next_observation, last, axis=0)[0]
     trajectory = seen._replace(
         reward=jnp.where(playing, seen.reward, 0.0),
         terminated=seen.terminated & playing,
@@ -157,7 +159,7 @@ def first_episodes(seen: Trajectory) -> Episodes:
 
 
 def others(going: jax.Array, playing: jax.Array) -> jax.Array:
-    """The mean reward to go of the other episodes still under way, `[time, instances]`; 0 where there is none.
+    """The mean reward to go of the other episodes still under way, `[time, num_envs]`; 0 where there is none.
 
     It does not depend on the episode's own actions from there on, so it leaves the gradient unbiased.
     """
@@ -166,8 +168,8 @@ def others(going: jax.Array, playing: jax.Array) -> jax.Array:
     return jnp.where(count > 1, (total - going) / jnp.maximum(count - 1, 1), 0.0)
 
 
-def bootstrapped(played: Episodes, beyond: jax.Array, discount: float) -> jax.Array:
-    """Rewards with the discounted value `beyond` `[instances]` added to the last one of an episode that was cut off."""
+def bootstrapped(played: Episodes, beyond: jax.Array, gamma: float) -> jax.Array:
+    """Rewards with the discounted value `beyond` `[num_envs]` added to the last one of an episode that was cut off."""
     seen, playing = played.trajectory, played.playing
     last = playing & ~jnp.concatenate([playing[1:], jnp.zeros_like(playing[:1])])
-    return seen.reward + discount * beyond * (last & ~seen.terminated)
+    return seen.reward + gamma * beyond * (last & ~seen.terminated)

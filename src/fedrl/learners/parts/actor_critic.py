@@ -17,7 +17,7 @@ import optax
 from fedrl.core.environment import AnyEnvironment
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.measures import LOSS, Measure
-from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
+from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.networks import Network
 from fedrl.learners.parts.policies import Policy, act_with, policy_for, probabilities_with
 from fedrl.learners.parts.returns import advantages
@@ -53,7 +53,7 @@ class Experience(NamedTuple):
 
 
 Improve = Callable[
-    [Policy, Network, Key, Params, optax.OptState, Experience, Hint], tuple[Params, optax.OptState, Metrics]
+    [Policy, Network, Key, Params, optax.OptState, Experience, LocalContext], tuple[Params, optax.OptState, Metrics]
 ]
 
 Slope = Callable[[Policy, Network, Params, Experience], tuple[Params, Metrics]]
@@ -66,10 +66,10 @@ def actor_critic(
     improve: Improve,
     slope: Slope | None = None,
     *,
-    instances: int,
-    steps: int,
-    discount: float,
-    trace: float,
+    num_envs: int,
+    num_steps: int,
+    gamma: float,
+    gae_lambda: float,
 ) -> Learner:
     """Build a learner from the one function in which actor-critics differ, and the gradient of those that have one."""
     policy = policy_for(environment.spaces, network)
@@ -78,29 +78,33 @@ def actor_critic(
         for_actor, for_critic, for_position = jax.random.split(key, 3)
         critic = network.init(for_critic, environment.spaces.observation, 1, 1.0)
         params = {"actor": policy.init(for_actor), "critic": critic}
-        position = start(for_position, environment, env_params, instances)
+        position = start(for_position, environment, env_params, num_envs)
         return ActorCriticState(params, optimizer.init(params), position, env_params)
 
     def value(params: Params, observation: jax.Array) -> jax.Array:
         return network.apply(params["critic"], observation)[0]
 
     def evaluate(params: Params, seen: Trajectory) -> Experience:
-        observation, action, successor = (flat(x) for x in (seen.observation, seen.action, seen.successor))
+        observation, action, next_observation = (
+            flat(x) for x in (seen.observation, seen.action, seen.next_observation)
+        )
         outputs = policy.outputs(params["actor"], observation)
-        here, there = value(params, observation), value(params, successor)
+        here, there = value(params, observation), value(params, next_observation)
         shape = seen.reward.shape
         advantage = advantages(
-            seen.reward, here.reshape(shape), there.reshape(shape), seen.terminated, seen.truncated, discount, trace
+            seen.reward, here.reshape(shape), there.reshape(shape), seen.terminated, seen.truncated, gamma, gae_lambda
         ).reshape(-1)
         return Experience(observation, action, policy.log_prob(outputs, action), advantage, advantage + here)
 
-    def learn(key: Key, state: ActorCriticState, seen: Trajectory, hint: Hint) -> tuple[ActorCriticState, Metrics]:
+    def learn(
+        key: Key, state: ActorCriticState, seen: Trajectory, context: LocalContext
+    ) -> tuple[ActorCriticState, Metrics]:
         experience = evaluate(state.params, seen)
-        params, memory, metrics = improve(policy, network, key, state.params, state.optimizer, experience, hint)
+        params, memory, metrics = improve(policy, network, key, state.params, state.optimizer, experience, context)
         return state._replace(params=params, optimizer=memory), metrics | explained_variance(experience)
 
-    def gradient(key: Key, state: ActorCriticState, seen: Trajectory, hint: Hint) -> tuple[Params, Metrics]:
-        del key, hint
+    def gradient(key: Key, state: ActorCriticState, seen: Trajectory, context: LocalContext) -> tuple[Params, Metrics]:
+        del key, context
         assert slope is not None
         experience = evaluate(state.params, seen)
         direction, metrics = slope(policy, network, state.params, experience)
@@ -109,7 +113,7 @@ def actor_critic(
     def collect(key: Key, state: ActorCriticState) -> tuple[Trajectory, ActorCriticState, Metrics]:
         actor = jax.lax.optimization_barrier(state.params["actor"])
         sampler = Sampler(policy.draw, lambda noise, seen: policy.sample(noise, policy.outputs(actor, seen)))
-        seen, position, counts = roll_out(key, environment, state.env_params, sampler, steps, state.position)
+        seen, position, counts = roll_out(key, environment, state.env_params, sampler, num_steps, state.position)
         return seen, state._replace(position=position), counts
 
     act = act_with(policy)
@@ -121,13 +125,13 @@ def actor_critic(
         params=lambda state: state.params,
         adopt=lambda state, params: state._replace(params=params),
         environment=environment,
-        samples=instances * steps,
+        samples=num_envs * num_steps,
         gradient=None if slope is None else gradient,
-        horizon=steps,
-        instances=instances,
+        horizon=num_steps,
+        num_envs=num_envs,
         probabilities=probabilities_with(policy, environment.spaces),
         measures={"loss": LOSS, "explained_variance": EXPLAINED},
-        discount=discount,
+        gamma=gamma,
     )
 
 
@@ -145,5 +149,5 @@ def explained_variance(experience: Experience) -> Metrics:
 
 
 def flat(x: jax.Array) -> jax.Array:
-    """`[time, *features, instances]` as `[*features, time * instances]`."""
+    """`[time, *features, num_envs]` as `[*features, time * num_envs]`."""
     return jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)

@@ -31,7 +31,7 @@ class Moments(NamedTuple):
     variance: jax.Array
 
 
-class Sums(NamedTuple):
+class MomentSums(NamedTuple):
     """Of new samples: their number, their mean less the old mean, and the sum of squares about their mean."""
 
     samples: jax.Array
@@ -56,19 +56,19 @@ def unseen(shape: tuple[int, ...]) -> Moments:
     return Moments(jnp.float32(0.0), jnp.zeros(shape), jnp.ones(shape))
 
 
-def nothing(shape: tuple[int, ...]) -> Sums:
+def nothing(shape: tuple[int, ...]) -> MomentSums:
     """The sums over no samples."""
-    return Sums(jnp.float32(0.0), jnp.zeros(shape), jnp.zeros(shape))
+    return MomentSums(jnp.float32(0.0), jnp.zeros(shape), jnp.zeros(shape))
 
 
-def count(moments: Moments, samples: Float[Array, "*features samples"]) -> Sums:
+def count(moments: Moments, samples: Float[Array, "*features samples"]) -> MomentSums:
     """Sum up samples about the mean of `moments`."""
     shifted = samples - moments.mean[..., None]
     mean = shifted.sum(-1) / max(samples.shape[-1], 1)
-    return Sums(jnp.float32(samples.shape[-1]), mean, jnp.square(shifted - mean[..., None]).sum(-1))
+    return MomentSums(jnp.float32(samples.shape[-1]), mean, jnp.square(shifted - mean[..., None]).sum(-1))
 
 
-def both(a: Sums, b: Sums) -> Sums:
+def both(a: MomentSums, b: MomentSums) -> MomentSums:
     """The sums over the samples of both.
 
     Reference: Chan, Golub & LeVeque (1983), https://doi.org/10.1080/00031305.1983.10483115
@@ -76,10 +76,10 @@ def both(a: Sums, b: Sums) -> Sums:
     samples = a.samples + b.samples
     share = b.samples / jnp.maximum(samples, EPSILON)
     apart = b.shift - a.shift
-    return Sums(samples, a.shift + share * apart, a.squares + b.squares + share * a.samples * apart**2)
+    return MomentSums(samples, a.shift + share * apart, a.squares + b.squares + share * a.samples * apart**2)
 
 
-def merged(moments: Moments, sums: Sums) -> Moments:
+def merged(moments: Moments, sums: MomentSums) -> Moments:
     """The moments of all samples, given the sums over the new ones about the old moments.
 
     With the share f = n / (N + n) and the shift d of the mean: mean + f d, and (1-f) v + f v_new + f (1-f) d^2.
@@ -98,7 +98,7 @@ def merged(moments: Moments, sums: Sums) -> Moments:
     return Moments(moments.samples + sums.samples, moments.mean + share * sums.shift, variance)
 
 
-def parted(sums: Sums) -> Parts:
+def parted(sums: MomentSums) -> Parts:
     """What adds up over agents: with s = n d, the sum of squares is that about the mean and s^2 / n."""
     first = sums.samples * sums.shift
     about_zero = quotient(two_product(first, first), jnp.maximum(sums.samples, 1.0))
@@ -106,7 +106,7 @@ def parted(sums: Sums) -> Parts:
     return Parts(sums.samples, first, *second)
 
 
-def joined(parts: Parts) -> Sums:
+def joined(parts: Parts) -> MomentSums:
     """The sums over all agents, from the sums of their parts, each a `Double`."""
     samples, first = parts.samples, parts.first
     second = added(parts.second, parts.second_rest)
@@ -118,7 +118,7 @@ def joined(parts: Parts) -> Sums:
     second = Double(second.value / unit / unit, second.rest / unit / unit)
     left = added(product(second, samples), negative(product(first, first)))  # n times the sum of squares about the mean
     squares = jnp.maximum(left.value / number, 0.0) * unit * unit
-    return Sums(samples.value, first.value / number * unit, squares)
+    return MomentSums(samples.value, first.value / number * unit, squares)
 
 
 def scaled(moments: Moments, samples: jax.Array, limit: float) -> jax.Array:

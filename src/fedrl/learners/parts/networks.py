@@ -1,6 +1,6 @@
 """Networks as two pure functions over plain pytrees, features first and instances last.
 
-With `[features, instances]`, the products of both passes are of the form XLA's CPU backend runs fast (measured: up to
+With `[features, num_envs]`, the products of both passes are of the form XLA's CPU backend runs fast (measured: up to
 a quarter of the whole training time). `network` fits any function of a single observation to this shape.
 """
 
@@ -35,7 +35,7 @@ class Network:
     Attributes:
         init: `(key, space, outputs, gain) -> params`: for observations of this space and so many outputs; `gain` scales
             the last layer.
-        apply: `(params, observation) -> outputs`: `[*features, instances] -> [outputs, instances]`.
+        apply: `(params, observation) -> outputs`: `[*features, num_envs] -> [outputs, num_envs]`.
     """
 
     init: Callable[[Key, Space, int, float], Params]

@@ -1,7 +1,7 @@
 """Optimisers are optax's; two transformations here read what the server sent along.
 
-chain(proximal(0.1), adam(3e-4))     FedProx
-chain(corrected(), sgd(0.1))         SCAFFOLD, together with `fedrl.stages.scaffold`
+chain(fedprox(0.1), adam(3e-4))     FedProx
+chain(add_correction(), sgd(0.1))         SCAFFOLD, together with `fedrl.stages.scaffold`
 
 The constructors remember their arguments, for configuration files. Any optax transformation works in their place.
 """
@@ -16,15 +16,15 @@ import optax
 
 from fedrl.core.checks import check_positive
 from fedrl.core.component import component
-from fedrl.core.types import Hint, Params, PyTree
+from fedrl.core.types import LocalContext, Params, PyTree
 
 
 def descend(
-    optimizer: optax.GradientTransformation, gradient: Params, state: PyTree, params: Params, hint: Hint
+    optimizer: optax.GradientTransformation, gradient: Params, state: PyTree, params: Params, context: LocalContext
 ) -> tuple[Params, PyTree]:
     """One step of an optimiser that may read the hint. Returns the new parameters and optimiser state."""
     extended = optax.with_extra_args_support(optimizer)
-    step, state = extended.update(gradient, state, params, hint=hint)
+    step, state = extended.update(gradient, state, params, context=context)
     return optax.apply_updates(params, step), state
 
 
@@ -93,7 +93,7 @@ def rmsprop(
 
 @component("optimizer")
 def chain(*optimizers: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Pass the gradient through several transformations, in order, such as `proximal(0.1)` and `adam(3e-4)`."""
+    """Pass the gradient through several transformations, in order, such as `fedprox(0.1)` and `adam(3e-4)`."""
     return optax.with_extra_args_support(optax.chain(*optimizers))
 
 
@@ -110,26 +110,26 @@ def _rate(learning_rate: float, decay_steps: int | None) -> float | optax.Schedu
 
 
 @component("optimizer", reference="Li et al. (2020), https://arxiv.org/abs/1812.06127")
-def proximal(strength: float) -> optax.GradientTransformationExtraArgs:
+def fedprox(strength: float) -> optax.GradientTransformationExtraArgs:
     """FedProx: pull local parameters towards the global ones, gradient of (strength / 2) ||theta - theta_global||^2."""
 
     def update(
-        gradient: Params, state: optax.OptState, params: Params | None = None, *, hint: Hint, **_: Any
+        gradient: Params, state: optax.OptState, params: Params | None = None, *, context: LocalContext, **_: Any
     ) -> tuple[Params, optax.OptState]:
-        pulled = jax.tree.map(lambda g, p, anchor: g + strength * (p - anchor), gradient, params, hint.params)
+        pulled = jax.tree.map(lambda g, p, anchor: g + strength * (p - anchor), gradient, params, context.params)
         return pulled, state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
 @component("optimizer", reference="Karimireddy et al. (2020), https://arxiv.org/abs/1910.06378")
-def corrected() -> optax.GradientTransformationExtraArgs:
+def add_correction() -> optax.GradientTransformationExtraArgs:
     """SCAFFOLD: add the correction c - c_k to every local gradient."""
 
     def update(
-        gradient: Params, state: optax.OptState, params: Params | None = None, *, hint: Hint, **_: Any
+        gradient: Params, state: optax.OptState, params: Params | None = None, *, context: LocalContext, **_: Any
     ) -> tuple[Params, optax.OptState]:
         del params
-        return jax.tree.map(jnp.add, gradient, hint.correction), state
+        return jax.tree.map(jnp.add, gradient, context.correction), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)

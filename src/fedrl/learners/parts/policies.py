@@ -31,8 +31,8 @@ class Policy:
         draw: `(key, batch) -> noise` for `sample`, the batch axes last.
         sample: `(noise, outputs) -> action`.
         mode: `outputs -> action`, the greedy one.
-        log_prob: `(outputs, action) -> [instances]`.
-        entropy: `outputs -> [instances]`.
+        log_prob: `(outputs, action) -> [num_envs]`.
+        entropy: `outputs -> [num_envs]`.
     """
 
     init: Callable[[Key], Params]
@@ -71,7 +71,7 @@ def probabilities_with(policy: Policy, spaces: Spaces) -> Callable[[Params, jax.
 
 
 def categorical(spaces: Spaces, network: Network, actions: int) -> Policy:
-    """Softmax over the network's outputs; the outputs of the policy are log-probabilities `[actions, instances]`."""
+    """Softmax over the network's outputs; the outputs of the policy are log-probabilities `[actions, num_envs]`."""
 
     def outputs(params: Params, observation: jax.Array) -> jax.Array:
         return jax.nn.log_softmax(network.apply(params, observation), axis=0)

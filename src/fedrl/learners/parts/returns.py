@@ -1,4 +1,4 @@
-"""What the rewards of a trajectory add up to. All arrays are `[time, instances]`."""
+"""What the rewards of a trajectory add up to. All arrays are `[time, num_envs]`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def advantages(
     successor_value: Float[Array, "time instances"],
     terminated: Bool[Array, "time instances"],
     truncated: Bool[Array, "time instances"],
-    discount: float,
-    trace: float,
+    gamma: float,
+    gae_lambda: float,
 ) -> Float[Array, "time instances"]:
     r"""Generalised advantage estimates.
 
@@ -25,23 +25,23 @@ def advantages(
 
     Reference: Schulman et al. (2016), https://arxiv.org/abs/1506.02438
     """
-    delta = reward + discount * successor_value * (1.0 - terminated) - value
+    delta = reward + gamma * successor_value * (1.0 - terminated) - value
     going = 1.0 - (terminated | truncated)
 
     def back(after: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        here = at[0] + discount * trace * at[1] * after
+        here = at[0] + gamma * gae_lambda * at[1] * after
         return here, here
 
     return jax.lax.scan(back, jnp.zeros_like(value[0]), (delta, going), reverse=True, unroll=16)[1]
 
 
 def discounted(
-    reward: Float[Array, "time instances"], done: Bool[Array, "time instances"], discount: float
+    reward: Float[Array, "time instances"], done: Bool[Array, "time instances"], gamma: float
 ) -> Float[Array, "time instances"]:
     """Rewards to go, G_t = r_t + gamma (1 - done_t) G_{t+1}, with nothing beyond the last step."""
 
     def back(after: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        here = at[0] + discount * (1.0 - at[1]) * after
+        here = at[0] + gamma * (1.0 - at[1]) * after
         return here, here
 
     return jax.lax.scan(back, jnp.zeros_like(reward[0]), (reward, done), reverse=True, unroll=16)[1]

@@ -1,6 +1,6 @@
 """Stepping many instances of an environment with one policy, and starting the next episode when one ends.
 
-Position --collect--> Trajectory `[time, *features, instances]`, Position, Metrics     goes on where it stood
+Position --collect--> Trajectory `[time, *features, num_envs]`, Position, Metrics     goes on where it stood
           episodes --> Episodes, Metrics                                               one whole episode each
 """
 
@@ -28,8 +28,8 @@ class Episodes(NamedTuple):
 
     Attributes:
         trajectory: Zero reward and no end once an episode is over.
-        playing: `[time, instances]`, whether the step belongs to the episode.
-        final: `[*features, instances]`, the last observation of each.
+        playing: `[time, num_envs]`, whether the step belongs to the episode.
+        final: `[*features, num_envs]`, the last observation of each.
     """
 
     trajectory: Trajectory
@@ -55,9 +55,9 @@ def collect(
     The metrics are "episodes", "episode_return" and what the environment measures, added up: of episodes that ended.
     """
     environment = compiled(environment)
-    instances = position.returned.shape[-1]
-    params, axis = deal(environment, env_params, instances)
-    reset = jax.vmap(environment.reset, (-1, axis), -1, axis_size=instances)  # there may be no noise
+    num_envs = position.returned.shape[-1]
+    params, axis = deal(environment, env_params, num_envs)
+    reset = jax.vmap(environment.reset, (-1, axis), -1, axis_size=num_envs)  # there may be no noise
     move = jax.vmap(environment.step, (-1, axis, -1, -1), -1)
     how = counting(environment.measures)
     Seen = tuple[Trajectory, jax.Array, dict[str, jax.Array]]
@@ -87,13 +87,13 @@ def collect(
         )
         return after, (seen, jnp.where(done, returned, 0.0), counted)
 
-    draw = _drawing(key, steps, instances)
+    draw = _drawing(key, steps, num_envs)
     noise = (draw(ACT, sampler.draw), draw(STEP, environment.draw_step), draw(RESET, environment.draw_reset))
     position, (trajectory, returns, counted) = jax.lax.scan(step, position, noise, length=steps)
     done = trajectory.terminated | trajectory.truncated
     counts = {"episodes": done.sum().astype(jnp.float32), "episode_return": returns.sum()}
     counts |= {name: x.sum() for name, x in counted.items()}
-    return trajectory, position, counts | ({"steps": jnp.float32(steps * instances)} if how.steps else {})
+    return trajectory, position, counts | ({"steps": jnp.float32(steps * num_envs)} if how.steps else {})
 
 
 def nothing_counted(environment: AnyEnvironment) -> Metrics:
@@ -104,11 +104,11 @@ def nothing_counted(environment: AnyEnvironment) -> Metrics:
 
 
 def episodes(
-    key: Key, environment: AnyEnvironment, env_params: PyTree, sampler: Sampler, instances: int, steps: int
+    key: Key, environment: AnyEnvironment, env_params: PyTree, sampler: Sampler, num_envs: int, steps: int
 ) -> tuple[Episodes, Metrics]:
     """Play one episode in every instance, cut off after `steps` steps. Where one is over, the instance stands still."""
     environment = compiled(environment)
-    params, axis = deal(environment, env_params, instances)
+    params, axis = deal(environment, env_params, num_envs)
     move = jax.vmap(environment.step, (-1, axis, -1, -1), -1)
     how = counting(environment.measures)
     Carry = tuple[State, jax.Array, jax.Array]
@@ -133,12 +133,12 @@ def episodes(
         going = playing & ~(timestep.terminated | timestep.truncated)
         return (state, observation, going), (seen, playing, values)
 
-    position = start(jax.random.fold_in(key, RESET), environment, env_params, instances)
-    draw = _drawing(key, steps, instances)
-    opening = (position.state, position.observation, jnp.ones(instances, bool))
+    position = start(jax.random.fold_in(key, RESET), environment, env_params, num_envs)
+    draw = _drawing(key, steps, num_envs)
+    opening = (position.state, position.observation, jnp.ones(num_envs, bool))
     noise = (draw(ACT, sampler.draw), draw(STEP, environment.draw_step))
     (_, final, _), (trajectory, playing, values) = jax.lax.scan(step, opening, noise)
-    counts = {"episodes": jnp.float32(instances), "episode_return": trajectory.reward.sum()}
+    counts = {"episodes": jnp.float32(num_envs), "episode_return": trajectory.reward.sum()}
     ends = playing & ~jnp.concatenate([playing[1:], jnp.zeros_like(playing[:1])])
     counts |= {name: jnp.where(ends if name in how.last else playing, x, 0.0).sum() for name, x in values.items()}
     counts |= {"steps": playing.sum().astype(jnp.float32)} if how.steps else {}
@@ -146,7 +146,7 @@ def episodes(
 
 
 def _values(how: Counting, environment: Environment, timestep: Timestep) -> dict[str, jax.Array]:
-    """What is counted of a step, `[instances]` each."""
+    """What is counted of a step, `[num_envs]` each."""
     return {name: x.astype(jnp.float32) for name, x in step_values(how.parts, timestep.measures, environment).items()}
 
 
@@ -161,11 +161,11 @@ def _counted(
     return running, counted | {name: values[name] for name in how.stepped}
 
 
-def _drawing(key: Key, steps: int, instances: int) -> Callable[[int, Callable[[Key, tuple[int, ...]], Noise]], Noise]:
+def _drawing(key: Key, steps: int, num_envs: int) -> Callable[[int, Callable[[Key, tuple[int, ...]], Noise]], Noise]:
     """Noise of every step of a rollout, drawn ahead, a stream for each purpose."""
 
     def draw(purpose: int, source: Callable[[Key, tuple[int, ...]], Noise]) -> Noise:
         keys = jax.random.split(jax.random.fold_in(key, purpose), steps)
-        return jax.vmap(lambda k: source(k, (instances,)))(keys)
+        return jax.vmap(lambda k: source(k, (num_envs,)))(keys)
 
     return draw

@@ -17,7 +17,7 @@ from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Experience, Learner, policy_of
 from fedrl.core.measures import Measure
-from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
+from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.rollout import Sampler, episodes
 from fedrl.learners.wrappers.inner_state import within
 
@@ -25,7 +25,7 @@ from fedrl.learners.wrappers.inner_state import within
 class GatedState(NamedTuple):
     """The learner's state and its environment, and what the gate remembers.
 
-    `noise` is the data of the key from which trials are drawn, `trials` their number; `refused` is 1 from a refusal
+    `noise` is the data of the key from which trials are drawn, `trials` their number; `rejected` is 1 from a refusal
     until it is reported.
     """
 
@@ -33,13 +33,13 @@ class GatedState(NamedTuple):
     env_params: PyTree
     noise: jax.Array
     trials: jax.Array
-    refused: jax.Array
+    rejected: jax.Array
 
 
 @component(
     "learner", reference="trying what was sent before using it: Zhang et al. (2021), https://arxiv.org/abs/2012.08565"
 )
-def gated(learner: Learner, trials: int = 4, horizon: int | None = None, margin: float = 0.0) -> Learner:
+def accept_if_better(learner: Learner, trials: int = 4, horizon: int | None = None, margin: float = 0.0) -> Learner:
     """Let an agent keep its old policy if the merged one earns less in a small evaluation of its own.
 
     Both policies play the same `trials` greedy episodes (same noise) in the agent's environment; the merged one is
@@ -85,16 +85,16 @@ def gated(learner: Learner, trials: int = 4, horizon: int | None = None, margin:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.noise), state.trials)
         merged = learner.adopt(state.learner, params)
         ours, theirs = (earned(key, state, policy_of(learner, s)) for s in (state.learner, merged))
-        refused = (state.trials > 0) & ~(theirs >= ours - margin)
-        kept = jax.tree.map(lambda own, new: jnp.where(refused, own, new), state.learner, merged)
-        return GatedState(kept, state.env_params, state.noise, state.trials + 1, refused.astype(jnp.float32))
+        rejected = (state.trials > 0) & ~(theirs >= ours - margin)
+        kept = jax.tree.map(lambda own, new: jnp.where(rejected, own, new), state.learner, merged)
+        return GatedState(kept, state.env_params, state.noise, state.trials + 1, rejected.astype(jnp.float32))
 
     inner = within(learner)
 
-    def learn(key: Key, state: GatedState, experience: Experience, hint: Hint) -> tuple[GatedState, Metrics]:
-        after, metrics = inner.learn(key, state, experience, hint)
-        return after._replace(refused=jnp.float32(0.0)), metrics | {"adoptions_refused": state.refused}
+    def learn(key: Key, state: GatedState, experience: Experience, context: LocalContext) -> tuple[GatedState, Metrics]:
+        after, metrics = inner.learn(key, state, experience, context)
+        return after._replace(rejected=jnp.float32(0.0)), metrics | {"adoptions_refused": state.rejected}
 
-    own = (*learner.personalised, "gated")
+    own = (*learner.personalised, "accept_if_better")
     measures = {**learner.measures, "adoptions_refused": Measure("round")}
     return replace(inner, init=init, learn=learn, adopt=adopt, gradient=None, personalised=own, measures=measures)

@@ -2,8 +2,8 @@
 
 observation, embedding of the agent --> network --> outputs
 
-personal(ppo(environment, network=embedded()), keep=["embedding"])     learned together, each agent its own
-adapting(..., ["embedding"])                                           in a new environment: only the embedding
+personal(ppo(environment, network=with_embedding()), local=["embedding"])     learned together, each agent its own
+freeze_except(..., ["embedding"])                                           in a new environment: only the embedding
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from fedrl.core.environment import Box, Space
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Experience, Learner, parameters_of
 from fedrl.core.subtrees import belonging, check_parts
-from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
+from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.networks import Network, mlp
 
 JIN = "Jin et al. (2022), https://arxiv.org/abs/2204.02634"
 
 
 @component("network", reference=JIN)
-def embedded(network: Network = mlp(), size: int = 4) -> Network:
+def with_embedding(network: Network = mlp(), size: int = 4) -> Network:
     """Append a learned vector to every observation, which can tell one agent's environment from another's.
 
     The parameters are `{"embedding", "network"}`. The embedding starts at zero and is trained like any other weight;
-    to give each agent its own, wrap the learner in `personal(learner, keep=["embedding"])`.
+    to give each agent its own, wrap the learner in `personal(learner, local=["embedding"])`.
 
     Args:
         network: What sees observation and embedding together.
@@ -61,22 +61,22 @@ def embedded(network: Network = mlp(), size: int = 4) -> Network:
 
 
 @component("learner", reference=JIN)
-def adapting(learner: Learner, only: Sequence[str] = ("embedding",)) -> Learner:
+def freeze_except(learner: Learner, trainable: Sequence[str] = ("embedding",)) -> Learner:
     """Train some parts of the parameters and hold the others still, as when a trained policy meets a new environment.
 
     Args:
         learner: What to wrap.
-        only: The parts that learn, such as "embedding" or "actor/-1".
+        trainable: The parts that learn, such as "embedding" or "actor/-1".
 
     Raises:
         ConfigError: There is no such part.
     """
     whole = parameters_of(learner)
-    check_parts(whole, only, "only")
-    paths = belonging(whole, only)
+    check_parts(whole, trainable, "trainable")
+    paths = belonging(whole, trainable)
 
-    def learn(key: Key, state: PyTree, experience: Experience, hint: Hint) -> tuple[PyTree, Metrics]:
-        after, metrics = learner.learn(key, state, experience, hint)
+    def learn(key: Key, state: PyTree, experience: Experience, context: LocalContext) -> tuple[PyTree, Metrics]:
+        after, metrics = learner.learn(key, state, experience, context)
         leaves, structure = jax.tree.flatten(learner.params(after))
         old = jax.tree.leaves(learner.params(state))
         mixed = [new if free else still for new, still, free in zip(leaves, old, paths, strict=True)]

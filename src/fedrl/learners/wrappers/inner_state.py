@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fedrl.core.learner import Experience, Learner, behaviours_of, policy_of
-from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
+from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 
 
 def within(learner: Learner) -> Learner:
@@ -21,13 +21,13 @@ def within(learner: Learner) -> Learner:
         experience, inner, metrics = learner.collect(key, state.learner)
         return experience, state._replace(learner=inner), metrics
 
-    def learn(key: Key, state: PyTree, experience: Experience, hint: Hint) -> tuple[PyTree, Metrics]:
-        inner, metrics = learner.learn(key, state.learner, experience, hint)
+    def learn(key: Key, state: PyTree, experience: Experience, context: LocalContext) -> tuple[PyTree, Metrics]:
+        inner, metrics = learner.learn(key, state.learner, experience, context)
         return state._replace(learner=inner), metrics
 
-    def gradient(key: Key, state: PyTree, experience: Experience, hint: Hint) -> tuple[Params, Metrics]:
+    def gradient(key: Key, state: PyTree, experience: Experience, context: LocalContext) -> tuple[Params, Metrics]:
         assert slope is not None
-        return slope(key, state.learner, experience, hint)
+        return slope(key, state.learner, experience, context)
 
     return replace(
         learner,

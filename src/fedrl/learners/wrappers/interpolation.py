@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Experience, Learner, same_stream
-from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
+from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.wrappers.inner_state import within
 
 
@@ -29,7 +29,7 @@ class InterpolatedState(NamedTuple):
 class ApflState(NamedTuple):
     """The learner that is averaged, the one that acts, its private parameters and their share in the mixture."""
 
-    shared: PyTree
+    global_state: PyTree
     acting: PyTree
     private: Params
     share: jax.Array
@@ -37,7 +37,7 @@ class ApflState(NamedTuple):
 
 
 @component("learner", reference="Hanzely & Richtárik (2020), https://arxiv.org/abs/2002.05516")
-def interpolated(learner: Learner, share: float = 0.5) -> Learner:
+def interpolate(learner: Learner, share: float = 0.5) -> Learner:
     """Go only part of the way to the global parameters: theta_k <- a theta_global + (1 - a) theta_k.
 
     The aggregation step of "loopless local gradient descent". Agents send where they are, so the global parameters
@@ -50,7 +50,7 @@ def interpolated(learner: Learner, share: float = 0.5) -> Learner:
     Raises:
         ConfigError: The share is out of range, or the learner counts statistics, which have no value in between.
     """
-    _check(learner, share, "interpolated")
+    _check(learner, share, "interpolate")
 
     def adopt(state: InterpolatedState, params: Params) -> InterpolatedState:
         def between(own: jax.Array, given: jax.Array) -> jax.Array:
@@ -64,7 +64,7 @@ def interpolated(learner: Learner, share: float = 0.5) -> Learner:
         init=lambda key, env_params: InterpolatedState(learner.init(key, env_params), jnp.bool_(False)),
         adopt=adopt,
         gradient=None,
-        personalised=("interpolated",),
+        personalised=("interpolate",),
     )
 
 
@@ -92,52 +92,54 @@ def apfl(learner: Learner, share: float = 0.5, rate: float = 0.0) -> Learner:
         raise ConfigError(f"rate is {rate}. It is a step size, so it is not negative. Set it to 0 or more.")
 
     def init(key: Key, env_params: PyTree) -> ApflState:
-        for_shared, for_acting = jax.random.split(key)
-        shared = learner.init(for_shared, env_params)
+        for_global, for_acting = jax.random.split(key)
+        global_state = learner.init(for_global, env_params)
         acting = learner.init(for_acting, env_params)
-        return ApflState(shared, acting, learner.params(shared), jnp.float32(share), jnp.bool_(False))
+        return ApflState(global_state, acting, learner.params(global_state), jnp.float32(share), jnp.bool_(False))
 
     def mixture(state: ApflState) -> Params:
-        shared = learner.params(state.shared)
-        return jax.tree.map(lambda w, v: w + state.share * (v - w), shared, state.private)
+        global_state = learner.params(state.global_state)
+        return jax.tree.map(lambda w, v: w + state.share * (v - w), global_state, state.private)
 
     def collect(key: Key, state: ApflState) -> tuple[Experience, ApflState, Metrics]:
-        for_shared, for_acting = (learner.split_key(each)[0] for each in jax.random.split(key))
-        by_shared, shared, _ = learner.collect(for_shared, state.shared)
+        for_global, for_acting = (learner.split_key(each)[0] for each in jax.random.split(key))
+        by_global, global_state, _ = learner.collect(for_global, state.global_state)
         by_mixture, acting, counts = learner.collect(for_acting, learner.adopt(state.acting, mixture(state)))
-        after = state._replace(shared=shared, acting=acting)
+        after = state._replace(global_state=global_state, acting=acting)
         if not learner.horizon:
-            return (by_mixture, by_shared), after, counts
-        return jax.tree.map(lambda m, w: jnp.concatenate([m, w], -1), by_mixture, by_shared), after, counts
+            return (by_mixture, by_global), after, counts
+        return jax.tree.map(lambda m, w: jnp.concatenate([m, w], -1), by_mixture, by_global), after, counts
 
-    def learn(key: Key, state: ApflState, experience: Experience, hint: Hint) -> tuple[ApflState, Metrics]:
-        for_shared, for_acting = (learner.split_key(each)[1] for each in jax.random.split(key))
-        by_mixture, by_shared = halves(experience) if learner.horizon else experience
-        shared, _ = learner.learn(for_shared, state.shared, by_shared, hint)
+    def learn(key: Key, state: ApflState, experience: Experience, context: LocalContext) -> tuple[ApflState, Metrics]:
+        for_global, for_acting = (learner.split_key(each)[1] for each in jax.random.split(key))
+        by_mixture, by_global = halves(experience) if learner.horizon else experience
+        global_state, _ = learner.learn(for_global, state.global_state, by_global, context)
         before = mixture(state)
-        alone = Hint(before, jax.tree.map(jnp.zeros_like, before))
+        alone = LocalContext(before, jax.tree.map(jnp.zeros_like, before))
         acting, metrics = learner.learn(for_acting, learner.adopt(state.acting, before), by_mixture, alone)
         step = jax.tree.map(jnp.subtract, learner.params(acting), before)
         private = jax.tree.map(lambda v, d: v + state.share * d, state.private, step)
-        apart = jax.tree.map(jnp.subtract, state.private, learner.params(state.shared))
+        apart = jax.tree.map(jnp.subtract, state.private, learner.params(state.global_state))
         gain = sum(jax.tree.leaves(jax.tree.map(lambda x, y: (x * y).sum(), apart, step)), jnp.float32(0.0))
         after = jnp.clip(state.share + rate * gain, 0.0, 1.0)
-        return ApflState(shared, acting, private, after, state.met), metrics
+        return ApflState(global_state, acting, private, after, state.met), metrics
 
     def adopt(state: ApflState, params: Params) -> ApflState:
         private = jax.tree.map(lambda own, given: jnp.where(state.met, own, given), state.private, params)
-        return state._replace(shared=learner.adopt(state.shared, params), private=private, met=jnp.bool_(True))
+        return state._replace(
+            global_state=learner.adopt(state.global_state, params), private=private, met=jnp.bool_(True)
+        )
 
     return replace(
         learner,
         init=init,
         collect=collect,
         learn=learn,
-        params=lambda state: learner.params(state.shared),
+        params=lambda state: learner.params(state.global_state),
         adopt=adopt,
         samples=2 * learner.samples,
-        instances=2 * learner.instances,
-        behaviours=lambda state: (mixture(state), learner.params(state.shared)),
+        num_envs=2 * learner.num_envs,
+        behaviours=lambda state: (mixture(state), learner.params(state.global_state)),
         split_key=same_stream,  # each half splits it for the two models
         gradient=None,
         policy=mixture,
@@ -157,10 +159,10 @@ def _check(learner: Learner, share: float, name: str) -> None:
     if learner.statistics is not None:
         raise ConfigError(
             f"{learner!r} counts statistics, and {name} would take them for parameters and mix them. "
-            "Use the learner without them, or wrap it all, as in normalize(interpolated(ppo(...)))."
+            "Use the learner without them, or wrap it all, as in normalize(interpolate(ppo(...)))."
         )
     if learner.personalised:
         raise ConfigError(
             f"{learner!r} is personalised already, so {name} can't tell what it acts with from what it shares. "
-            f"Put them the other way round, as in personal({name}(...), keep=[...])."
+            f"Put them the other way round, as in personal({name}(...), local=[...])."
         )

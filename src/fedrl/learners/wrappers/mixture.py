@@ -28,7 +28,7 @@ def mixture(learner: Learner) -> Learner:
     >>> import jax.numpy as jnp
     >>> from fedrl.environments import gridworld
     >>> from fedrl.learners import q_table
-    >>> both = mixture(q_table(gridworld("S.G"), exploration=0.0))
+    >>> both = mixture(q_table(gridworld("S.G"), epsilon=0.0))
     >>> tables = {"q": jnp.array([[[0.0, 0, 1, 0]] * 3, [[0.0, 1, 0, 0]] * 3])}
     >>> both.probabilities(tables, jnp.array([0])).T.tolist()
     [[0.0, 0.5, 0.5, 0.0]]
@@ -42,13 +42,13 @@ def mixture(learner: Learner) -> Learner:
     def act(key: Key, params: Params, observation: jax.Array, greedy: bool = False) -> jax.Array:
         if greedy and each is not None:
             return jnp.argmax(probabilities(params, observation), axis=0).astype(jnp.int32)
-        policies, instances = jax.tree.leaves(params)[0].shape[0], observation.shape[-1]
+        policies, num_envs = jax.tree.leaves(params)[0].shape[0], observation.shape[-1]
         for_choice, for_actions = jax.random.split(key)
         keys = jax.random.split(for_actions, policies)
         actions = jax.vmap(lambda k, p: learner.act(k, p, observation, greedy))(keys, params)
         if greedy:
             return actions.mean(0)
-        chosen = jax.random.randint(for_choice, (instances,), 0, policies)
-        return jnp.moveaxis(actions, -1, 0)[jnp.arange(instances), chosen].T.reshape(actions.shape[1:])
+        chosen = jax.random.randint(for_choice, (num_envs,), 0, policies)
+        return jnp.moveaxis(actions, -1, 0)[jnp.arange(num_envs), chosen].T.reshape(actions.shape[1:])
 
     return replace(learner, act=act, probabilities=None if each is None else probabilities)

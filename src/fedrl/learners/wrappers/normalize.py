@@ -17,11 +17,11 @@ from fedrl.core.component import component
 from fedrl.core.environment import Box
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner, Statistics, Trajectory, policy_of
-from fedrl.core.types import Hint, Key, Metrics, Params, PyTree
+from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.moments import (
     Moments,
+    MomentSums,
     Parts,
-    Sums,
     both,
     count,
     joined,
@@ -46,7 +46,7 @@ class NormalizeState(NamedTuple):
 
     learner: PyTree
     moments: Book
-    sums: dict[str, Sums]
+    sums: dict[str, MomentSums]
     returned: jax.Array
     position: Position
     env_params: PyTree
@@ -54,7 +54,7 @@ class NormalizeState(NamedTuple):
 
 @component("learner", reference="Chan, Golub & LeVeque (1983), https://doi.org/10.1080/00031305.1983.10483115")
 def normalize(
-    learner: Learner, observations: bool = True, rewards: bool = True, discount: float = 0.99, limit: float = 10.0
+    learner: Learner, observations: bool = True, rewards: bool = True, gamma: float = 0.99, limit: float = 10.0
 ) -> Learner:
     """Let a learner see observations of mean 0 and variance 1, and rewards scaled by the spread of their return.
 
@@ -68,7 +68,7 @@ def normalize(
         learner: What to wrap; it learns from trajectories (`ppo`, `a2c`).
         observations: Shift and scale observations.
         rewards: Divide rewards by the standard deviation of the running discounted return.
-        discount: gamma of that return.
+        gamma: gamma of that return.
         limit: Bound of what the learner sees, in standard deviations.
 
     Raises:
@@ -86,15 +86,17 @@ def normalize(
             learner.init(for_learner, env_params),
             {name: unseen(shape) for name, shape in shapes.items()},
             {name: nothing(shape) for name, shape in shapes.items()},
-            jnp.zeros(learner.instances),
-            start(for_start, environment, env_params, learner.instances),
+            jnp.zeros(learner.num_envs),
+            start(for_start, environment, env_params, learner.num_envs),
             env_params,
         )
 
     def seen(moments: Book, observation: jax.Array) -> jax.Array:
         return standardised(moments["observation"], observation, limit) if observations else observation
 
-    def learn(key: Key, state: NormalizeState, raw: Trajectory, hint: Hint) -> tuple[NormalizeState, Metrics]:
+    def learn(
+        key: Key, state: NormalizeState, raw: Trajectory, context: LocalContext
+    ) -> tuple[NormalizeState, Metrics]:
         moments, sums, returned, reward = state.moments, dict(state.sums), state.returned, raw.reward
         if observations:
             fresh = count(
@@ -102,13 +104,15 @@ def normalize(
             )
             sums["observation"] = both(sums["observation"], fresh)
         if rewards:
-            returned, path = running_return(returned, raw, discount)
+            returned, path = running_return(returned, raw, gamma)
             sums["return"] = both(sums["return"], count(moments["return"], path.reshape(-1)))
             reward = scaled(moments["return"], reward, limit)
         normal = raw._replace(
-            observation=seen(moments, raw.observation), successor=seen(moments, raw.successor), reward=reward
+            observation=seen(moments, raw.observation),
+            next_observation=seen(moments, raw.next_observation),
+            reward=reward,
         )
-        own = Hint(hint.params["learner"], hint.correction["learner"])
+        own = LocalContext(context.params["learner"], context.correction["learner"])
         after, metrics = learner.learn(key, state.learner, normal, own)
         return state._replace(learner=after, sums=sums, returned=returned), metrics
 
@@ -154,7 +158,7 @@ def normalize(
         environment=environment,
         samples=learner.samples,
         horizon=learner.horizon,
-        instances=learner.instances,
+        num_envs=learner.num_envs,
         statistics=Statistics(
             gathered=lambda state: {name: parted(sums) for name, sums in state.sums.items()}, absorb=absorb
         ),
@@ -163,20 +167,20 @@ def normalize(
         else lambda state: {"learner": policy_of(learner, state.learner), "moments": state.moments},
         probabilities=None if learner.probabilities is None else probabilities,
         measures=learner.measures,
-        discount=learner.discount,
+        gamma=learner.gamma,
         personalised=learner.personalised,
     )
 
 
-def running_return(returned: jax.Array, seen: Trajectory, discount: float) -> tuple[jax.Array, jax.Array]:
-    """Carry on R_t = r_t + gamma R_{t-1} from `returned` `[instances]`; an episode's end sets it back to 0.
+def running_return(returned: jax.Array, seen: Trajectory, gamma: float) -> tuple[jax.Array, jax.Array]:
+    """Carry on R_t = r_t + gamma R_{t-1} from `returned` `[num_envs]`; an episode's end sets it back to 0.
 
-    Returns the last of it and all of it, `[time, instances]`.
+    Returns the last of it and all of it, `[time, num_envs]`.
     """
 
     def step(carry: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         reward, done = at
-        here = reward + discount * carry
+        here = reward + gamma * carry
         return jnp.where(done, 0.0, here), here
 
     return jax.lax.scan(step, returned, (seen.reward, seen.terminated | seen.truncated))

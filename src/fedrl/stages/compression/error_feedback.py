@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.stage import Stage, keep_update, pipeline, promising_nothing, zeros_like
-from fedrl.core.types import Context, Key, PyTree, Update
+from fedrl.core.types import Key, PyTree, Update, UpdateContext
 from fedrl.stages.leaves import check_not_encoded
 
 CURE = (
@@ -36,9 +36,9 @@ def error_feedback(*stages: Stage) -> Stage:
 
     The residual stays bounded if each stage is a contraction for the arrays it is given,
     E ||x - D(C(x))||^2 <= (1 - delta) ||x||^2 with delta > 0 (`top_k`, `sign`, `random_k(unbiased=False)`, `quantize`
-    with enough bits), or never off by more than a bound (`threshold`, `uniform_quantize`). One that chooses entries and
-    one that codes them make a contraction by the product of their deltas. Around any other stage, such as an unbiased
-    one whose error may exceed its input, the residual would grow; those are refused.
+    with enough bits), or never off by more than a bound (`hard_threshold`, `uniform_quantize`). One that chooses
+    entries and one that codes them make a contraction by the product of their deltas. Around any other stage, such as
+    an unbiased one whose error may exceed its input, the residual would grow; those are refused.
 
     Args:
         *stages: What to work around, in order: `error_feedback(top_k(0.01), quantize(8))`.
@@ -58,12 +58,12 @@ def error_feedback(*stages: Stage) -> Stage:
                 f"error_feedback() works around {stage!r}, and the residual would send later what that stage hides "
                 f"now. Put {stage!r} after error_feedback(...), not inside."
             )
-        if stage.withholds:
+        if stage.skips_uploads:
             raise UnsoundError(
                 f"error_feedback() works around {stage!r}, which remembers itself what it holds back. Put "
-                "error_feedback(...) inside: lazy(error_feedback(sign()))."
+                "error_feedback(...) inside: lag(error_feedback(sign()))."
             )
-        if stage.guide is not None:
+        if stage.correction is not None:
             raise UnsoundError(
                 f"error_feedback() works around {stage!r}, which steers training and loses nothing. "
                 f"Put {stage!r} before error_feedback(...)."
@@ -83,7 +83,7 @@ def error_feedback(*stages: Stage) -> Stage:
     read = inner.decode
 
     def init(value: PyTree) -> tuple[PyTree, PyTree]:
-        shared, local = inner.init(value)
+        server_state, agent_state = inner.init(value)
         weak = promising_nothing(stages, value)
         if weak is not None:
             stage, size = weak
@@ -91,14 +91,16 @@ def error_feedback(*stages: Stage) -> Stage:
                 f"error_feedback() works around {stage!r}, and with {size} entries in an array its error may "
                 f"exceed all it is given, so the residual would grow without end. Give it more bits. Or: {CURE}"
             )
-        return shared, (local, zeros_like(value))
+        return server_state, (agent_state, zeros_like(value))
 
-    def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
+    def encode(
+        key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
+    ) -> tuple[Update, PyTree]:
         check_not_encoded(update.value, "error_feedback()")
-        memory, residual = local
+        memory, residual = agent_state
         meant = update._replace(value=jax.tree.map(jnp.add, update.value, residual))
-        sent, memory = inner.encode(key, context, shared, memory, meant)
-        left = jax.tree.map(jnp.subtract, meant.value, read(shared, sent).value)
+        sent, memory = inner.encode(key, context, server_state, memory, meant)
+        left = jax.tree.map(jnp.subtract, meant.value, read(server_state, sent).value)
         return sent, (memory, jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), x, 0.0), left))
 
     return Stage(
@@ -106,7 +108,7 @@ def error_feedback(*stages: Stage) -> Stage:
         init,
         decode=read if any(stage.decode is not None for stage in stages) else None,
         finish=keep_update if all(stage.finish is keep_update for stage in stages) else inner.finish,
-        expands=True,
-        weighs=inner.weighs,
+        may_increase_norm=True,
+        reweights=inner.reweights,
         feeds_back=stages,
     )

@@ -11,8 +11,8 @@ import numpy as np
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.stage import Stage
-from fedrl.core.types import Context, Key, PyTree, Update
-from fedrl.stages.leaves import PLACES, check_not_encoded, is_real, opened
+from fedrl.core.types import Key, PyTree, Update, UpdateContext
+from fedrl.stages.leaves import PLACES, check_not_encoded, decompressed, is_real
 from fedrl.wire.quantized import Quantized, levels
 
 TINY = float(np.finfo(np.float32).tiny)
@@ -59,21 +59,23 @@ def quantize(bits: int = 8, unbiased: bool = True) -> Stage:
         unit = x / jnp.where(scale > TINY, scale, 1.0)
         unit = jnp.where(jnp.isfinite(unit), unit, 0.0)  # what is not finite has no code
         if bits == 1:
-            codes = 2.0 * round_at_random(key, (unit + 1.0) / 2.0) - 1.0
+            integers = 2.0 * round_at_random(key, (unit + 1.0) / 2.0) - 1.0
         else:
-            codes = round_at_random(key, unit * highest) if unbiased else jnp.round(unit * highest)
-        return Quantized(codes.astype(jnp.int8), scale, bits)
+            integers = round_at_random(key, unit * highest) if unbiased else jnp.round(unit * highest)
+        return Quantized(integers.astype(jnp.int8), scale, bits)
 
-    def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
-        del context, shared
+    def encode(
+        key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
+    ) -> tuple[Update, PyTree]:
+        del context, server_state
         check_not_encoded(update.value, "quantize()", allowed=PLACES)
         leaves, structure = jax.tree.flatten(update.value)
         coded = [squeeze(jax.random.fold_in(key, i), x) if is_real(x) else x for i, x in enumerate(leaves)]
-        return update._replace(value=jax.tree.unflatten(structure, coded)), local
+        return update._replace(value=jax.tree.unflatten(structure, coded)), agent_state
 
-    def decode(shared: PyTree, update: Update) -> Update:
-        del shared
-        return update._replace(value=opened(Quantized, update.value))
+    def decode(server_state: PyTree, update: Update) -> Update:
+        del server_state
+        return update._replace(value=decompressed(Quantized, update.value))
 
     def contraction(entries: int) -> float:
         others = max(entries, 1) - 1
@@ -81,7 +83,7 @@ def quantize(bits: int = 8, unbiased: bool = True) -> Stage:
             return 4.0 * highest**2 / (4.0 * highest**2 + others)
         return 1.0 - (others if bits == 1 else (math.sqrt(1.0 + others / highest**2) - 1.0) / 2.0)
 
-    return Stage(encode, decode=decode, expands=True, unbiased=unbiased, contraction=contraction)
+    return Stage(encode, decode=decode, may_increase_norm=True, unbiased=unbiased, contraction=contraction)
 
 
 def round_at_random(key: Key, x: jax.Array) -> jax.Array:

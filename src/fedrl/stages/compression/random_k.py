@@ -11,9 +11,9 @@ import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.stage import Stage
-from fedrl.core.types import Context, Key, PyTree, Update
-from fedrl.stages.leaves import check_not_encoded, check_share, opened
-from fedrl.wire.shapes import Shapes, shapes_of
+from fedrl.core.types import Key, PyTree, Update, UpdateContext
+from fedrl.stages.leaves import check_not_encoded, check_share, decompressed
+from fedrl.wire.shapes import TreeShapes, shapes_of
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["seed", "value"], meta_fields=["shapes"])
@@ -29,7 +29,7 @@ class Drawn:
 
     seed: PyTree
     value: PyTree
-    shapes: Shapes
+    shapes: TreeShapes
 
     def dense(self) -> PyTree:
         """The whole tree, zero elsewhere."""
@@ -59,8 +59,10 @@ def random_k(fraction: float, unbiased: bool = True) -> Stage:
     """
     check_share(fraction)
 
-    def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
-        del context, shared
+    def encode(
+        key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
+    ) -> tuple[Update, PyTree]:
+        del context, server_state
         check_not_encoded(update.value, "random_k()")
         seed, shapes = jax.random.bits(key, (), jnp.uint32), shapes_of(update.value)
         counts = [math.ceil(fraction * size) for size in shapes.sizes]
@@ -71,18 +73,18 @@ def random_k(fraction: float, unbiased: bool = True) -> Stage:
             factor * (leaf.size / max(index.size, 1) if unbiased else 1.0) * leaf[index]
             for leaf, index in zip(leaves, lots(seed, shapes, counts), strict=True)
         ]
-        return update._replace(value=Drawn(seed, kept, shapes)), local
+        return update._replace(value=Drawn(seed, kept, shapes)), agent_state
 
-    def decode(shared: PyTree, update: Update) -> Update:
-        del shared
-        return update._replace(value=opened(Drawn, update.value))
+    def decode(server_state: PyTree, update: Update) -> Update:
+        del server_state
+        return update._replace(value=decompressed(Drawn, update.value))
 
     if unbiased:
-        return Stage(encode, decode=decode, expands=True, unbiased=True)
+        return Stage(encode, decode=decode, may_increase_norm=True, unbiased=True)
     return Stage(encode, decode=decode, contraction=lambda entries: math.ceil(fraction * entries) / max(entries, 1))
 
 
-def lots(seed: jax.Array, shapes: Shapes, counts: list[int]) -> list[jax.Array]:
+def lots(seed: jax.Array, shapes: TreeShapes, counts: list[int]) -> list[jax.Array]:
     """Which entries of each array are drawn: int32 `[count]`, every subset with the same probability."""
     key = jax.random.key(seed, impl="threefry2x32")
     ranks = [jax.random.bits(jax.random.fold_in(key, i), (size,)) for i, size in enumerate(shapes.sizes)]

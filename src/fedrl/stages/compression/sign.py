@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.stage import Stage
-from fedrl.core.types import Context, Key, PyTree, Update
-from fedrl.stages.leaves import PLACES, check_not_encoded, is_real, opened
+from fedrl.core.types import Key, PyTree, Update, UpdateContext
+from fedrl.stages.leaves import PLACES, check_not_encoded, decompressed, is_real
 from fedrl.wire.quantized import Quantized
 from fedrl.wire.sparse import Masked
 
@@ -32,8 +32,10 @@ def sign() -> Stage:
         scale = jnp.abs(x).sum() / jnp.maximum(count, 1)  # NaN and infinity live on in the scale
         return Quantized(jnp.where(x >= 0.0, 1, -1).astype(jnp.int8), scale, bits=1)
 
-    def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
-        del key, context, shared
+    def encode(
+        key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
+    ) -> tuple[Update, PyTree]:
+        del key, context, server_state
         check_not_encoded(update.value, "sign()", allowed=PLACES)
 
         def squeeze(node: PyTree) -> PyTree:
@@ -42,10 +44,10 @@ def sign() -> Stage:
             return signs(node, node.size) if is_real(node) else node
 
         value = jax.tree.map(squeeze, update.value, is_leaf=lambda node: isinstance(node, Masked))
-        return update._replace(value=value), local
+        return update._replace(value=value), agent_state
 
-    def decode(shared: PyTree, update: Update) -> Update:
-        del shared
-        return update._replace(value=opened(Quantized, update.value))
+    def decode(server_state: PyTree, update: Update) -> Update:
+        del server_state
+        return update._replace(value=decompressed(Quantized, update.value))
 
     return Stage(encode, decode=decode, contraction=lambda entries: 1.0 / max(entries, 1))

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.stage import Stage
-from fedrl.core.types import Context, Key, PyTree, Update
-from fedrl.stages.leaves import check_not_encoded, check_share, opened
+from fedrl.core.types import Key, PyTree, Update, UpdateContext
+from fedrl.stages.leaves import check_not_encoded, check_share, decompressed
 from fedrl.wire.sparse import Sparse
 
 
@@ -29,8 +29,10 @@ def top_k(fraction: float) -> Stage:
     """
     check_share(fraction)
 
-    def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
-        del key, context, shared
+    def encode(
+        key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
+    ) -> tuple[Update, PyTree]:
+        del key, context, server_state
         check_not_encoded(update.value, "top_k()")
 
         def largest(x: jax.Array) -> Sparse:
@@ -39,10 +41,10 @@ def top_k(fraction: float) -> Stage:
             index = jnp.sort(index.astype(jnp.int32))
             return Sparse(index, flat[index], x.shape)
 
-        return update._replace(value=jax.tree.map(largest, update.value)), local
+        return update._replace(value=jax.tree.map(largest, update.value)), agent_state
 
-    def decode(shared: PyTree, update: Update) -> Update:
-        del shared
-        return update._replace(value=opened(Sparse, update.value))
+    def decode(server_state: PyTree, update: Update) -> Update:
+        del server_state
+        return update._replace(value=decompressed(Sparse, update.value))
 
     return Stage(encode, decode=decode, contraction=lambda entries: math.ceil(fraction * entries) / max(entries, 1))

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.stage import Stage
-from fedrl.core.types import Context, Key, PyTree, Update
-from fedrl.stages.leaves import PLACES, check_not_encoded, map_real, opened
+from fedrl.core.types import Key, PyTree, Update, UpdateContext
+from fedrl.stages.leaves import PLACES, check_not_encoded, decompressed, map_real
 from fedrl.wire.quantized import FixedPoint
 
 
@@ -37,17 +37,19 @@ def uniform_quantize(bits: int = 8) -> Stage:
     highest = 2 ** (bits - 1) - 1
 
     def squeeze(x: jax.Array) -> FixedPoint:
-        codes = jnp.clip(jnp.round(x * 2.0**bits), -highest, highest)
-        codes = jnp.where(jnp.isfinite(x), codes, -highest - 1)
-        return FixedPoint(codes.astype(jnp.int8 if bits <= 8 else jnp.int16), bits)
+        integers = jnp.clip(jnp.round(x * 2.0**bits), -highest, highest)
+        integers = jnp.where(jnp.isfinite(x), integers, -highest - 1)
+        return FixedPoint(integers.astype(jnp.int8 if bits <= 8 else jnp.int16), bits)
 
-    def encode(key: Key, context: Context, shared: PyTree, local: PyTree, update: Update) -> tuple[Update, PyTree]:
-        del key, context, shared
+    def encode(
+        key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
+    ) -> tuple[Update, PyTree]:
+        del key, context, server_state
         check_not_encoded(update.value, "uniform_quantize()", allowed=PLACES)
-        return update._replace(value=map_real(squeeze, update.value)), local
+        return update._replace(value=map_real(squeeze, update.value)), agent_state
 
-    def decode(shared: PyTree, update: Update) -> Update:
-        del shared
-        return update._replace(value=opened(FixedPoint, update.value))
+    def decode(server_state: PyTree, update: Update) -> Update:
+        del server_state
+        return update._replace(value=decompressed(FixedPoint, update.value))
 
-    return Stage(encode, decode=decode, expands=True, error_bound=2.0 ** -(bits + 1))
+    return Stage(encode, decode=decode, may_increase_norm=True, error_bound=2.0 ** -(bits + 1))

@@ -19,7 +19,7 @@ class Omission(NamedTuple):
     reason: str
 
 
-class Outcome(NamedTuple):
+class SeedResult(NamedTuple):
     """Where one seed of one method got to.
 
     Attributes:

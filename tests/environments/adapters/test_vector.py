@@ -13,8 +13,8 @@ import pytest
 
 from fedrl.core.errors import FedrlError
 from fedrl.core.host import HostStep
-from fedrl.environments.adapters import instances as module
-from fedrl.environments.adapters.instances import open_instances
+from fedrl.environments.adapters import vector as module
+from fedrl.environments.adapters.vector import open_instances
 from tests.support import walks  # noqa: F401  (registers the environments)
 
 COUNT = 5
@@ -107,7 +107,7 @@ def test_a_killed_worker_is_an_error_and_no_hang(children):
 def test_workers_end_with_a_parent_that_was_killed():
     script = """
         import os, walks, gymnasium as gym
-        from fedrl.environments.adapters import instances as module
+        from fedrl.environments.adapters import vector as module
         started, start = [], module._start
         module._start = lambda: started.append(start()) or started[-1]
         kept = module.open_instances(gym.spec("Walk-v0"), [({}, {})] * 2, 2)

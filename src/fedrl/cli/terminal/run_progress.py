@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from fedrl.core.measures import chosen
-from fedrl.records import AFTERWARDS, Compile, RoundRecord, Start
+from fedrl.records import WITHOUT_ROUNDS, Compile, RoundRecord, Start
 from fedrl.records.formatting import number
 from fedrl.records.measured import value_in
 
@@ -17,7 +17,7 @@ BARS = "▁▂▃▄▅▆▇█"
 WINDOW_S = 5.0
 
 
-class Tally:
+class RunProgress:
     """The state behind a progress display, brought up to date by one event at a time.
 
     Attributes:
@@ -55,7 +55,7 @@ class Tally:
     @property
     def methods(self) -> list[str]:
         """Those that take rounds; the others only evaluate, or go on for a little."""
-        return [method for method in self.start["methods"] if method not in AFTERWARDS]
+        return [method for method in self.start["methods"] if method not in WITHOUT_ROUNDS]
 
     def compile(self, event: Compile) -> None:
         """A program is being compiled from now until the next round ends."""

@@ -1,0 +1,118 @@
+"""Put a federation together: check that its parts go together, and bind them to the two halves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import optax
+
+from fedrl.core.aggregator import Aggregator
+from fedrl.core.checks import check_one_of, check_positive
+from fedrl.core.component import component
+from fedrl.core.learner import Learner
+from fedrl.core.reports import check_requested, requested_settings
+from fedrl.core.stage import Stage, pipeline
+from fedrl.core.summation import Summation, exact_sum
+from fedrl.federation import agent_half, server_half
+from fedrl.federation.composition import check_composition
+from fedrl.federation.downlink import downlink
+from fedrl.federation.federation import Federation
+from fedrl.federation.parts import Part, divided_optimizer, divided_rule, grouped, periodic
+from fedrl.federation.private import check_private
+from fedrl.federation.spec import Spec
+
+
+@component("federation")
+def federate(
+    learner: Learner,
+    aggregator: Aggregator,
+    *stages: Stage,
+    server_optimizer: optax.GradientTransformation | None = None,
+    local_steps: int = 1,
+    payload: str = "delta",
+    reports: Sequence[str] = (),
+    parts: Sequence[Part] = (),
+    down_stages: Sequence[Stage] = (),
+    summation: Summation | None = None,
+) -> Federation:
+    """Put a learner, an aggregator and the stages of the pipeline together.
+
+    With `payload="delta"`, agents train and send how their parameters changed; the server's optimiser takes the
+    negative mean change for a gradient, so `optax.sgd(1.0)` is FedAvg and `optax.adam(0.01)` is FedAdam.
+    With `payload="gradient"`, agents send the mean gradient of `local_steps` batches at the global parameters and
+    take no step; the server's optimiser does: FedSGD, federated policy gradient.
+
+    With `down_stages`, agents hold a copy c of the parameters x, c <- c + D(C(x - c)) after each commit, and train from
+    c; the server applies their change to x. What C lost is part of the next difference: `fedrl.federation.downlink`.
+
+    Args:
+        learner: What every agent runs.
+        aggregator: How updates are merged.
+        *stages: What an update passes on its way, in order.
+        server_optimizer: An optax transformation of the merged update; `optax.sgd(1.0)` by default.
+        local_steps: Local iterations of an agent in a round; an agent may do fewer.
+        payload: "delta" or "gradient".
+        reports: What each agent says about itself in its update, beside what the aggregator asks
+            (`fedrl.core.reports`).
+        parts: Parts of the parameters that are merged by a rule, with a server optimiser or in a period of their own:
+            `parts=[part("critic", median()), part("actor", every=5)]`. What is in none of them is merged as said above.
+        down_stages: What the difference to the copy that agents hold passes on its way down, in order: contractions
+            such as `sign()`, `top_k(0.1)` or `quantize(8)`, without error feedback.
+        summation: How updates are added up for a rule of the sum; exactly, in the open, by default.
+
+    Returns:
+        The federation, to be run by an engine.
+
+    Raises:
+        UnsoundError: The parts do not go together.
+        ConfigError: An argument is out of range.
+
+    Reference: McMahan et al. (2017), https://arxiv.org/abs/1602.05629; server optimisers by Reddi et al. (2021),
+        https://arxiv.org/abs/2003.00295; down stages by Tang et al. (2019), https://arxiv.org/abs/1905.05957, and
+        Gruntkowska et al. (2022), https://arxiv.org/abs/2209.15218.
+    """
+    check_positive(local_steps=local_steps)
+    check_one_of(payload, ("delta", "gradient"), "payload")
+    optimizer = optax.sgd(1.0) if server_optimizer is None else server_optimizer
+    groups = tuple(grouped(learner, parts, aggregator, optimizer, payload))
+    rules = [group.rule for group in groups] or [aggregator]
+    for rule in rules:
+        check_composition(learner, rule, stages, payload, summation)
+    if groups:
+        aggregator, optimizer = divided_rule(groups), divided_optimizer(groups)
+    asked = tuple(dict.fromkeys((*aggregator.requested, *reports)))
+    check_requested(asked)
+    for rule in rules:
+        check_private(learner, rule, stages, payload, asked, summation)
+    requested_settings(asked, learner.environment.params)
+    in_periods = any(group.every > 1 for group in groups)
+    pipe = periodic(groups, stages, summation) if in_periods else pipeline(stages)
+    down = downlink(learner, down_stages) if down_stages else None
+    spec = Spec(learner, aggregator, optimizer, stages, pipe, groups, in_periods, payload, local_steps, asked, down)
+    return Federation(
+        init_server=partial(server_half.init_server, spec),
+        init_agent=partial(agent_half.init_agent, spec),
+        broadcast=server_half.broadcast,
+        agent=partial(agent_half.train, spec),
+        server=partial(server_half.serve, spec),
+        begin=partial(agent_half.begin, spec),
+        remember=partial(agent_half.remember, spec),
+        work=partial(agent_half.work, spec),
+        report=partial(agent_half.report, spec),
+        descent=partial(agent_half.descent, spec),
+        decode=partial(server_half.decode, spec),
+        aggregate=partial(server_half.aggregate, spec),
+        commit=partial(server_half.commit, spec),
+        learner=learner,
+        aggregator=aggregator,
+        local_steps=local_steps,
+        stages=stages,
+        parts=tuple(parts),
+        payload=payload,
+        server_optimizer=server_optimizer,
+        reports=asked,
+        down_stages=tuple(down_stages),
+        renew=None if down is None else down.send,
+        summation=exact_sum() if summation is None else summation,
+    )

@@ -1,0 +1,72 @@
+"""The server's half of a federation: what runs where updates meet.
+
+    server = decode (per update) -> aggregate -> commit
+
+Every function takes the `Spec` of the federation first; `federate` binds it.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedrl.core.aggregator import Arrivals, View
+from fedrl.core.double import sum_of
+from fedrl.core.keys import ServerKeys
+from fedrl.core.types import Broadcast, Key, PyTree, Update
+from fedrl.federation.agent_half import LEARNER
+from fedrl.federation.downlink import sent_params
+from fedrl.federation.federation import ServerState
+from fedrl.federation.spec import Spec
+
+
+def init_server(spec: Spec, key: Key) -> ServerState:
+    """A server before its first round."""
+    params = spec.learner.params(spec.learner.init(key, spec.learner.environment.params))
+    server_state, _ = spec.pipe.init(params)
+    copy = () if spec.down is None else spec.down.init(params)
+    memory, state = spec.aggregator.init(params), spec.optimizer.init(params)
+    return ServerState(params, server_state, memory, state, jnp.int32(0), copy)
+
+
+def broadcast(server: ServerState) -> Broadcast:
+    """What the server sends: its parameters, or the copy of them that agents hold."""
+    return Broadcast(sent_params(server.down, server.params), server.stage_states, server.version)
+
+
+def decode(spec: Spec, sent: Broadcast, update: Update) -> Update:
+    """Read one update; from here on its weight is the aggregator's."""
+    assert spec.pipe.decode is not None
+    update = spec.pipe.decode(sent.stage_states, update)
+    report = update.report if spec.aggregator.requested else {}
+    return update._replace(weight=spec.aggregator.weigh(update), report=report)
+
+
+def aggregate(spec: Spec, key: Key, arrivals: Arrivals, server: ServerState, updates: Update) -> tuple[Update, PyTree]:
+    """Make one update of many; without statistics."""
+    view = View(server.params, server.version)
+    return spec.aggregator.update(key, view, arrivals, server.aggregator, updates._replace(statistics={}))
+
+
+def commit(spec: Spec, keys: ServerKeys, server: ServerState, merged: Update, memory: PyTree) -> ServerState:
+    """Take a step along the merged update, and send the difference to the copy of the agents, if they hold one."""
+    if spec.learner.statistics is not None:
+        counted = spec.learner.statistics.absorb(server.params, merged.statistics[LEARNER])
+        server = server._replace(params=counted)
+    merged, server_state = spec.pipe.finish(keys.finish, server.stage_states, merged)
+    gradient = jax.tree.map(jnp.negative, merged.value)
+    known = {"version": server.version} if spec.groups else {}
+    step, state = spec.optimizer.update(gradient, server.optimizer, server.params, **known)
+    params = optax.apply_updates(server.params, step)
+    copy = () if spec.down is None else spec.down.send(keys.down, server.version, server.down, params)
+    return ServerState(params, server_state, memory, state, server.version + 1, copy)
+
+
+def serve(spec: Spec, keys: ServerKeys, arrivals: Arrivals, state: ServerState, updates: Update) -> ServerState:
+    """One round of a server: `decode` each update, `aggregate`, `commit`."""
+    sent = broadcast(state)
+    decoded = jax.vmap(lambda update: decode(spec, sent, update))(updates)
+    merged, memory = aggregate(spec, keys.rule, arrivals, state, decoded)
+    counted = jax.tree.map(sum_of, decoded.statistics)
+    return commit(spec, keys, state, merged._replace(statistics=counted), memory)
