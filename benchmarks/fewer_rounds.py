@@ -46,8 +46,9 @@ def runner(method: str, learning_rate: float) -> Callable[[int], Reached]:
     from fedrl.environments import cartpole
     from fedrl.federation.federate import federate
     from fedrl.learners import adam, ppo
+    from fedrl.server.decisions import requested_reports
     from fedrl.server.local_steps import adacomm, constant, linear
-    from fedrl.server.scheduler import Scheduler, requested_reports
+    from fedrl.server.scheduler import Scheduler
     from fedrl.stages import lag
 
     fixed = {"every iteration": 1, "fixed 2": 2, "fixed 4": 4, "fixed 8": 8, "lag": 1}

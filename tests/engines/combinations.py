@@ -32,7 +32,8 @@ from fedrl.federation.federate import federate
 from fedrl.federation.federation import Federation
 from fedrl.learners import a2c, mlp, sgd
 from fedrl.server import greedy, linear, uniform
-from fedrl.server.scheduler import Scheduler, requested_reports
+from fedrl.server.decisions import requested_reports
+from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import bounded_staleness, fed_async, fed_buff, synchronous
 from fedrl.stages import error_feedback, top_k
 from fedrl.topologies import metropolis, ring, tree

@@ -14,7 +14,8 @@ from fedrl.engines.simulate import simulate
 from fedrl.federation.federate import federate
 from fedrl.learners import sgd
 from fedrl.server import greedy, linear, oort
-from fedrl.server.scheduler import Board, Scheduler
+from fedrl.server.board import Board
+from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import bounded_staleness, fed_async, fed_buff, synchronous
 from tests.support.quadratic import Valley, quadratic
 

@@ -31,9 +31,9 @@ from fedrl.server import (
     uniform,
     water_filling,
 )
-from fedrl.server.decisions import LastReports
+from fedrl.server.decisions import LastReports, requested_reports
 from fedrl.server.local_steps import constant
-from fedrl.server.scheduler import Scheduler, requested_reports
+from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import bounded_staleness, fed_async, fed_buff, synchronous
 from fedrl.topologies import tree
 from tests.support.quadratic import FLEET, flat, quadratic

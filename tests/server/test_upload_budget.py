@@ -17,7 +17,8 @@ from fedrl.federation.federate import federate
 from fedrl.learners import sgd
 from fedrl.records import checkpoint
 from fedrl.server import greedy, oort, round_robin, uniform
-from fedrl.server.scheduler import Scheduler, requested_reports
+from fedrl.server.decisions import requested_reports
+from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import fed_buff, synchronous
 from fedrl.server.upload_budget import Waiting
 from fedrl.stages import error_feedback, hard_threshold, top_k

@@ -46,7 +46,7 @@ ORDERS: dict[str, dict[str, str]] = {
         "correction": "memory",
     },
 }
-"""The parameters of the functions of each record. The context comes last: `learn` and `gradient` are all that take one."""
+"""The parameters of the functions of each record. `learn` and `gradient` take their context last."""
 ALSO = {"experience": {"seen", "raw"}, "params": {"value"}, "state": {"timed"}}
 """Other names under which a parameter may go."""
 

@@ -1,6 +1,16 @@
 """The devices behind agents: how fast they compute, how they are connected, when they are there.
 
 clock(step_s=stragglers(1.0, share=0.1, times=20), drop_out=0.2)
+
+An agent that drops out, hangs, or leaves before its update has arrived, is left as it was before the turn: what it
+would have learned is lost. After a restart all that it remembered is lost, too: its learner, the memory of its stages
+and its environment begin anew, as another draw of the beginning of the run, and it hears the server in its next turn.
+Among neighbours, and on its own, it goes on from the first parameters of the run, since those it had were nowhere else.
+
+Nothing is applied twice: the scheduler knows an update by its agent and turn, and ignores a copy. A message that can't
+be read is refused, and told with the agent; what the agent learned stays with it, and its stages remember what they did
+before, as after any update that came to nothing. Among neighbours its edges are absent, and it goes on from the
+parameters that it held before.
 """
 
 from __future__ import annotations
@@ -85,16 +95,8 @@ def clock(
           + local steps * step_s * exp(jitter * N(0, 1)),
 
     where an update whose size depends on what is in it takes as long as it would decoded; with down stages, bytes down
-    are those of what the agent is sent in that turn: a difference, or a copy whole. An agent that drops out,
-    hangs, or leaves before its update has arrived, is left as it was before the turn: what it would have learned is
-    lost. After a restart all that it remembered is lost, too: its learner, the memory of its stages and its
-    environment begin anew, as another draw of the beginning of the run, and it hears the server in its next turn. Among
-    neighbours, and on its own, it goes on from the first parameters of the run, since those it had were nowhere else.
-
-    Nothing is applied twice: the scheduler knows an update by its agent and turn, and ignores a copy. A message that
-    can't be read is refused, and told with the agent; what the agent learned stays with it, and its stages remember
-    what they did before, as after any update that came to nothing. Among neighbours its edges are absent, and it
-    goes on from the parameters that it held before.
+    are those of what the agent is sent in that turn: a difference, or a copy whole. What becomes of an agent that
+    drops out, hangs, restarts or leaves stands at the top of this module.
 
     Args:
         step_s: Seconds per local iteration: a number, one per agent, or a spread.
@@ -122,22 +124,8 @@ def clock(
     Raises:
         ConfigError: A number is out of range.
     """
-    check_distribution(0.0, step_s=step_s, latency_s=latency_s, joins_s=joins_s, jitter=jitter, offline_s=offline_s)
-    for name, value in {"up_bytes_per_s": up_bytes_per_s, "down_bytes_per_s": down_bytes_per_s}.items():
-        check_distribution(1e-9, **{name: value})
-    check_distribution(1e-9, online_s=online_s)
-    check_distribution(0.0, hang_s=hang_s)
-    for name, chance in {"drop_out": drop_out, "hang": hang, "restart": restart, "malformed": malformed}.items():
-        if not 0.0 <= chance < 1.0:
-            raise ConfigError(
-                f"{name} is {chance}. It is a probability, and with 1 no update would ever arrive. Set it to at least "
-                "0, below 1."
-            )
-    if not 0.0 <= duplicate <= 1.0:
-        raise ConfigError(f"duplicate is {duplicate}. It is a probability. Set it to at least 0, at most 1.")
     rows = None if availability_trace is None else tuple(tuple(row) for row in availability_trace)
-    _check_trace(rows, math.isfinite(online_s) or offline_s > 0.0)
-    return Clock(
+    devices = Clock(
         step_s=step_s,
         up_bytes_per_s=up_bytes_per_s,
         down_bytes_per_s=down_bytes_per_s,
@@ -155,6 +143,38 @@ def clock(
         availability_trace=rows,
         devices_seed=devices_seed,
     )
+    _check_numbers(devices)
+    _check_trace(rows, math.isfinite(online_s) or offline_s > 0.0)
+    return devices
+
+
+def _check_numbers(devices: Clock) -> None:
+    """Refuse sizes and probabilities that are out of range."""
+    check_distribution(
+        0.0,
+        step_s=devices.step_s,
+        latency_s=devices.latency_s,
+        joins_s=devices.joins_s,
+        jitter=devices.jitter,
+        offline_s=devices.offline_s,
+    )
+    for name, value in {"up_bytes_per_s": devices.up_bytes_per_s, "down_bytes_per_s": devices.down_bytes_per_s}.items():
+        check_distribution(1e-9, **{name: value})
+    check_distribution(1e-9, online_s=devices.online_s)
+    check_distribution(0.0, hang_s=devices.hang_s)
+    for name, chance in {
+        "drop_out": devices.drop_out,
+        "hang": devices.hang,
+        "restart": devices.restart,
+        "malformed": devices.malformed,
+    }.items():
+        if not 0.0 <= chance < 1.0:
+            raise ConfigError(
+                f"{name} is {chance}. It is a probability, and with 1 no update would ever arrive. Set it to at least "
+                "0, below 1."
+            )
+    if not 0.0 <= devices.duplicate <= 1.0:
+        raise ConfigError(f"duplicate is {devices.duplicate}. It is a probability. Set it to at least 0, at most 1.")
 
 
 def speeds_of(devices: Clock, agents: int, up_bytes: int, down_bytes: int) -> Speeds:

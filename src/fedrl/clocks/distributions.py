@@ -141,6 +141,6 @@ def check_distribution(lowest: float, **distributions: Distributed) -> None:
         given = () if isinstance(distribution, Distribution) else np.atleast_1d(np.asarray(distribution, float))
         if any(not value >= lowest for value in given):
             raise ConfigError(
-                f"{name} is {distribution}. Nothing takes less than {lowest:g}. Set it, or each entry, to {lowest:g} or "
-                "more."
+                f"{name} is {distribution}. Nothing takes less than {lowest:g}. Set it, or each entry, to {lowest:g} "
+                "or more."
             )

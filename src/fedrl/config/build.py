@@ -8,13 +8,15 @@ from __future__ import annotations
 import typing
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from fedrl.config import Config, FederationConfig, catalogue
 from fedrl.config.checking import check_experiment
-from fedrl.config.coordination import coordination_of, has_common_policy, resolved
+from fedrl.config.coordination import Coordination, coordination_of, has_common_policy, resolved
 from fedrl.config.methods import methods_of
 from fedrl.config.objects import Experiment
 from fedrl.config.parts import parts_of, tables_of
+from fedrl.core.aggregator import Aggregator
 from fedrl.core.environment import AnyEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.keys import Stream, keys_of, stream_key
@@ -23,8 +25,8 @@ from fedrl.core.reports import DURATION
 from fedrl.engines.upload_bids import check_budget
 from fedrl.environments.fleet import fleet, held_out
 from fedrl.federation.federate import federate
-from fedrl.server.decisions import LocalSteps, Selection, UploadBudget
-from fedrl.server.scheduler import requested_reports
+from fedrl.federation.federation import Federation
+from fedrl.server.decisions import LocalSteps, Selection, UploadBudget, requested_reports
 
 
 def build(config: Config) -> Experiment:
@@ -76,23 +78,7 @@ def build(config: Config) -> Experiment:
             f"evaluation.held_out is {config.evaluation.held_out}, but every agent ends with a policy of its own, and "
             "none is meant for environments in which no agent trained. Set evaluation.held_out = 0."
         )
-    filled = replace(
-        config,
-        environment=catalogue.table_of(environment),
-        learner=catalogue.table_of(learner, [environment]),
-        federation=replace(
-            resolved(chosen, coordination),
-            aggregator=catalogue.table_of(aggregator),
-            stages=tuple(catalogue.table_of(stage) for stage in stages),
-            down_stages=tuple(catalogue.table_of(stage) for stage in down_stages),
-            server_optimizer=None if server is None else catalogue.table_of(server),
-            parts=tables_of(federation.parts),
-            selection=None if selection is None else catalogue.table_of(selection),
-            upload_budget=None if upload_budget is None else catalogue.table_of(upload_budget),
-            local_steps=chosen.local_steps if steps_rule is None else catalogue.table_of(steps_rule),
-        ),
-        seeds=tuple(config.seed_list),
-    )
+    filled = _filled(config, environment, learner, aggregator, federation, coordination)
     methods = methods_of(filled, environment, learner, federation, agents, steps)
     experiment = Experiment(
         filled,
@@ -109,6 +95,41 @@ def build(config: Config) -> Experiment:
     )
     check_experiment(experiment)
     return experiment
+
+
+def _filled(
+    config: Config,
+    environment: AnyEnvironment,
+    learner: Learner,
+    aggregator: Aggregator,
+    federation: Federation,
+    coordination: Coordination,
+) -> Config:
+    """The configuration with every default: it builds the same objects again."""
+    plan = coordination.scheduler
+    section = replace(
+        resolved(config.federation, coordination),
+        aggregator=catalogue.table_of(aggregator),
+        stages=tuple(catalogue.table_of(stage) for stage in federation.stages),
+        down_stages=tuple(catalogue.table_of(stage) for stage in federation.down_stages),
+        server_optimizer=_table(federation.server_optimizer),
+        parts=tables_of(federation.parts),
+        selection=_table(plan.selection),
+        upload_budget=_table(plan.upload_budget),
+        local_steps=config.federation.local_steps if plan.local_steps is None else _table(plan.local_steps),
+    )
+    return replace(
+        config,
+        environment=catalogue.table_of(environment),
+        learner=catalogue.table_of(learner, [environment]),
+        federation=section,
+        seeds=tuple(config.seed_list),
+    )
+
+
+def _table(component: object) -> Any:
+    """The table of a component, None without one."""
+    return None if component is None else catalogue.table_of(component)
 
 
 def planning_of(chosen: FederationConfig) -> tuple[Selection | None, LocalSteps | None]:

@@ -48,7 +48,8 @@ from fedrl.engines.topologies.isolated import Isolated
 from fedrl.engines.topologies.server import MergeResult, SentMessages
 from fedrl.engines.upload_bids import without_bids
 from fedrl.federation.shares import shares
-from fedrl.server.scheduler import Board, Scheduler
+from fedrl.server.board import Board
+from fedrl.server.scheduler import Scheduler
 
 UNREADABLE = "its message could not be read"
 """Why a malformed update is refused."""

@@ -11,8 +11,8 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.types import PyTree
 from fedrl.engines.aggregation import Messages, messages
 from fedrl.federation.federation import Federation
+from fedrl.server.board import Bids
 from fedrl.server.decisions import UploadBudget
-from fedrl.server.scheduler import Bids
 from fedrl.server.upload_budget import left_for_updates
 from fedrl.wire.codec import size_bytes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import optax
@@ -90,6 +91,18 @@ def federate(
     pipe = periodic(groups, stages, summation) if in_periods else pipeline(stages)
     down = downlink(learner, down_stages) if down_stages else None
     spec = Spec(learner, aggregator, optimizer, stages, pipe, groups, in_periods, payload, local_steps, asked, down)
+    found = _bound(spec)
+    return replace(
+        found,
+        parts=tuple(parts),
+        server_optimizer=server_optimizer,
+        down_stages=tuple(down_stages),
+        summation=exact_sum() if summation is None else summation,
+    )
+
+
+def _bound(spec: Spec) -> Federation:
+    """The steps of both halves, bound to a specification."""
     return Federation(
         init_server=partial(server_half.init_server, spec),
         init_agent=partial(agent_half.init_agent, spec),
@@ -104,15 +117,13 @@ def federate(
         decode=partial(server_half.decode, spec),
         aggregate=partial(server_half.aggregate, spec),
         commit=partial(server_half.commit, spec),
-        learner=learner,
-        aggregator=aggregator,
-        local_steps=local_steps,
-        stages=stages,
-        parts=tuple(parts),
-        payload=payload,
-        server_optimizer=server_optimizer,
-        reports=asked,
-        down_stages=tuple(down_stages),
-        renew=None if down is None else down.send,
-        summation=exact_sum() if summation is None else summation,
+        learner=spec.learner,
+        aggregator=spec.aggregator,
+        local_steps=spec.local_steps,
+        stages=spec.stages,
+        parts=(),
+        payload=spec.payload,
+        server_optimizer=None,
+        reports=spec.reports,
+        renew=None if spec.down is None else spec.down.send,
     )

@@ -98,3 +98,8 @@ def updated(state: LastReports, ids: np.ndarray, value: Any) -> LastReports:
     after = state.value.copy()
     after[ids] = np.where(np.isfinite(value), value, after[ids])
     return LastReports(after)
+
+
+def requested_reports(*rules: Selection | LocalSteps | UploadBudget | None) -> tuple[str, ...]:
+    """What all of them ask of agents, each name once."""
+    return tuple(dict.fromkeys(name for rule in rules if rule is not None for name in rule.requested))

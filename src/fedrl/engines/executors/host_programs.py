@@ -7,6 +7,7 @@ is made of (key, hint, broadcast) does not change within a round. Each agent of 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -67,16 +68,8 @@ def host_programs(federation: Federation, collects: str) -> Programs:
     def begin(
         received: Broadcast, asked: JobInputs, agents: AgentState, here: jax.Array, communicates: jax.Array
     ) -> tuple[AgentState, Params, PyTree]:
-        def one(
-            received: Broadcast, asked: JobInputs, agent: AgentState, here: jax.Array
-        ) -> tuple[AgentState, Params, PyTree]:
-            own = learner.params(agent.learner)
-            start = jax.tree.map(lambda new, old: jnp.where(communicates, new, old), received.params, own)
-            working = agent._replace(steps=asked.steps, share=asked.share)
-            _, after = federation.begin(turn_keys(asked.keys), received._replace(params=start), working, asked.cohort)
-            return kept(here, after, agent), start, federation.descent(start)
-
-        return jax.vmap(one)(received, asked, agents, here)
+        one = partial(begin_one, federation)
+        return jax.vmap(one, (0, 0, 0, 0, None))(received, asked, agents, here, communicates)
 
     def work(
         received: Broadcast,
@@ -88,23 +81,10 @@ def host_programs(federation: Federation, collects: str) -> Programs:
         step: jax.Array,
         seen: Trajectory,
     ) -> tuple[AgentState, PyTree, Metrics]:
-        def one(
-            received: Broadcast,
-            asked: JobInputs,
-            start: Params,
-            agent: AgentState,
-            total: PyTree,
-            going: jax.Array,
-            seen: Trajectory,
-        ) -> tuple[AgentState, PyTree, Metrics]:
-            task, _ = federation.begin(turn_keys(asked.keys), received._replace(params=start), agent, asked.cohort)
-            *after, metrics = federation.work(task, agent, total, step, seen)
-            agent, total = kept(going, tuple(after), (agent, total))
-            return agent, total, _where(going, metrics, jax.tree.map(jnp.zeros_like, metrics))
-
         size = going.shape[0]
         own = jax.tree.map(lambda x: jax.vmap(by_agent, (0, None), 1)(x, size), seen)
-        return jax.vmap(one)(received, asked, starts, agents, totals, going, own)
+        one = jax.vmap(partial(work_one, federation), (0, 0, 0, 0, 0, 0, None, 0))
+        return one(received, asked, starts, agents, totals, going, step, own)
 
     def report(
         received: Broadcast,
@@ -117,26 +97,9 @@ def host_programs(federation: Federation, collects: str) -> Programs:
         communicates: jax.Array,
         known: Metrics,
     ) -> tuple[AgentState, Any, Upload, jax.Array, PyTree]:
-        def one(
-            received: Broadcast,
-            asked: JobInputs,
-            start: Params,
-            old: AgentState,
-            agent: AgentState,
-            total: PyTree,
-            here: jax.Array,
-            known: Metrics,
-        ) -> tuple[AgentState, Any, Upload, jax.Array]:
-            own = received._replace(params=start)
-            task, _ = federation.begin(turn_keys(asked.keys), own, agent, asked.cohort)
-            update, after, fault = federation.report(task, old, agent, total, known)
-            after = after._replace(
-                stage_states=_where(communicates, after.stage_states, old.stage_states)
-            )  # what was not sent is not remembered
-            after = settled(kept(here, after, old), old)
-            return after, update, uploaded(update), fault
-
-        agents, updates, uploads, faults = jax.vmap(one)(received, asked, starts, before, agents, totals, here, known)
+        one = jax.vmap(partial(report_one, federation), (0, 0, 0, 0, 0, 0, 0, None, 0))
+        made = one(received, asked, starts, before, agents, totals, here, communicates, known)
+        agents, updates, uploads, faults = made
         return agents, handed(agents, received, updates, here), uploads, faults, before.stage_states
 
     plain, in_place = jax.jit(begin), jax.jit(begin, donate_argnums=2)
@@ -153,6 +116,61 @@ def host_programs(federation: Federation, collects: str) -> Programs:
         jax.jit(work, donate_argnums=3),
         jax.jit(report, donate_argnums=4),
     )
+
+
+def begin_one(
+    federation: Federation,
+    received: Broadcast,
+    asked: JobInputs,
+    agent: AgentState,
+    here: jax.Array,
+    communicates: jax.Array,
+) -> tuple[AgentState, Params, PyTree]:
+    """An agent adopts what it received; without communication it goes on from what it holds."""
+    own = federation.learner.params(agent.learner)
+    start = jax.tree.map(lambda new, old: jnp.where(communicates, new, old), received.params, own)
+    working = agent._replace(steps=asked.steps, share=asked.share)
+    _, after = federation.begin(turn_keys(asked.keys), received._replace(params=start), working, asked.cohort)
+    return kept(here, after, agent), start, federation.descent(start)
+
+
+def work_one(
+    federation: Federation,
+    received: Broadcast,
+    asked: JobInputs,
+    start: Params,
+    agent: AgentState,
+    total: PyTree,
+    going: jax.Array,
+    step: jax.Array,
+    seen: Trajectory,
+) -> tuple[AgentState, PyTree, Metrics]:
+    """One local step of an agent, from experience that was gathered outside; nothing changes if it is done."""
+    task, _ = federation.begin(turn_keys(asked.keys), received._replace(params=start), agent, asked.cohort)
+    *after, metrics = federation.work(task, agent, total, step, seen)
+    agent, total = kept(going, tuple(after), (agent, total))
+    return agent, total, _where(going, metrics, jax.tree.map(jnp.zeros_like, metrics))
+
+
+def report_one(
+    federation: Federation,
+    received: Broadcast,
+    asked: JobInputs,
+    start: Params,
+    old: AgentState,
+    agent: AgentState,
+    total: PyTree,
+    here: jax.Array,
+    communicates: jax.Array,
+    known: Metrics,
+) -> tuple[AgentState, Any, Upload, jax.Array]:
+    """The update of an agent, and the agent after it."""
+    own = received._replace(params=start)
+    task, _ = federation.begin(turn_keys(asked.keys), own, agent, asked.cohort)
+    update, after, fault = federation.report(task, old, agent, total, known)
+    # Stages must not remember what was never sent: SCAFFOLD's sum at the server would lack it for ever.
+    after = after._replace(stage_states=_where(communicates, after.stage_states, old.stage_states))
+    return settled(kept(here, after, old), old), update, uploaded(update), fault
 
 
 def _where(condition: jax.Array, yes: PyTree, no: PyTree) -> PyTree:

@@ -63,17 +63,8 @@ def ppo(
     if num_envs * num_steps % num_minibatches:
         raise ConfigError(
             f"num_minibatches is {num_minibatches}, which does not divide the {num_envs * num_steps} samples of an "
-            "iteration (instances * steps). Choose a divisor."
+            "iteration (num_envs * num_steps). Choose a divisor."
         )
-
-    def loss(policy: Policy, critic: Network, params: Params, batch: Experience) -> jax.Array:
-        outputs = policy.outputs(params["actor"], batch.observation)
-        value = critic.apply(params["critic"], batch.observation)[0]
-        ratio = jnp.exp(policy.log_prob(outputs, batch.action) - batch.log_prob)
-        surrogate = clipped_surrogate(ratio, normalised(batch.advantage), clip)
-        error = jnp.square(value - batch.target).mean()
-        bonus = entropy_coef * policy.entropy(outputs).mean() if entropy_coef else 0.0
-        return value_coef * error - surrogate - bonus
 
     def improve(
         policy: Policy,
@@ -90,7 +81,9 @@ def ppo(
             carry: tuple[Params, optax.OptState], block: jax.Array
         ) -> tuple[tuple[Params, optax.OptState], jax.Array]:
             params, memory = carry
-            cost, slope = jax.value_and_grad(lambda p: loss(policy, critic, p, unpack(block)))(params)
+            cost, slope = jax.value_and_grad(
+                lambda p: loss(policy, critic, p, unpack(block), clip, value_coef, entropy_coef)
+            )(params)
             return descend(optimizer, slope, memory, params, context), cost
 
         def epoch(carry: tuple[Params, optax.OptState], k: Key) -> tuple[tuple[Params, optax.OptState], jax.Array]:
@@ -109,3 +102,22 @@ def ppo(
         gamma=gamma,
         gae_lambda=gae_lambda,
     )
+
+
+def loss(
+    policy: Policy,
+    critic: Network,
+    params: Params,
+    batch: Experience,
+    clip: float,
+    value_coef: float,
+    entropy_coef: float,
+) -> jax.Array:
+    """What PPO descends, of one minibatch: value_coef * error - clipped surrogate - entropy_coef * entropy."""
+    outputs = policy.outputs(params["actor"], batch.observation)
+    value = critic.apply(params["critic"], batch.observation)[0]
+    ratio = jnp.exp(policy.log_prob(outputs, batch.action) - batch.log_prob)
+    surrogate = clipped_surrogate(ratio, normalised(batch.advantage), clip)
+    error = jnp.square(value - batch.target).mean()
+    bonus = entropy_coef * policy.entropy(outputs).mean() if entropy_coef else 0.0
+    return value_coef * error - surrogate - bonus

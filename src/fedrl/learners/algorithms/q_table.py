@@ -111,16 +111,9 @@ def q_table(
         key: Key, state: QTableState, experience: Experience, context: LocalContext
     ) -> tuple[QTableState, Metrics]:
         del experience, context
-        # Averaged over a stack of settings (pooled data): its axes come first.
         transition, reward = (getattr(state.env_params, name) for name in MODEL)
-        transition, reward = transition.reshape(-1, states, actions, states), reward.reshape(-1, states, actions)
-        backup = successors(key, transition, num_steps) if sampling == "synchronous" else _expectation(transition)
-
-        def step(q: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
-            error = (reward + gamma * backup(q.max(-1), i)).mean(0) - q
-            return q + learning_rate * error, jnp.square(error).mean()
-
-        q, losses = jax.lax.scan(step, state.params["q"], jnp.arange(num_steps))
+        table = state.params["q"]
+        q, losses = swept(key, table, transition, reward, sampling, num_steps, learning_rate, gamma)
         metrics = {"loss": losses.mean()} | nothing_counted(environment)
         return _advanced(state, q, jnp.full_like(q, num_steps)), metrics
 
@@ -150,6 +143,29 @@ def behaviour(q: Float[Array, "states actions"], epsilon: float) -> Float[Array,
     """Epsilon-greedy probabilities; the best actions share theirs equally."""
     best = q == q.max(-1, keepdims=True)
     return epsilon / q.shape[-1] + (1.0 - epsilon) * best / best.sum(-1, keepdims=True)
+
+
+def swept(
+    key: Key,
+    q: Float[Array, "states actions"],
+    transition: Float[Array, "*models states actions states"],
+    reward: Float[Array, "*models states actions"],
+    sampling: str,
+    num_steps: int,
+    learning_rate: float,
+    gamma: float,
+) -> tuple[Float[Array, "states actions"], Float[Array, " sweeps"]]:
+    """Update every pair `num_steps` times, from sampled or from expected successors. Returns the table and losses."""
+    # Pooled data: a stack of settings, whose axes come first. Each sweep averages over them.
+    states, actions = q.shape
+    transition, reward = transition.reshape(-1, states, actions, states), reward.reshape(-1, states, actions)
+    backup = successors(key, transition, num_steps) if sampling == "synchronous" else _expectation(transition)
+
+    def step(q: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
+        error = (reward + gamma * backup(q.max(-1), i)).mean(0) - q
+        return q + learning_rate * error, jnp.square(error).mean()
+
+    return jax.lax.scan(step, q, jnp.arange(num_steps))
 
 
 def asynchronous(

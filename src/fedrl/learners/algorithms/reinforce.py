@@ -91,20 +91,14 @@ def reinforce(
         return ReinforceState(params, optimizer.init(params), env_params)
 
     def loss(params: Params, played: Episodes) -> jax.Array:
-        seen, playing = played.trajectory, played.playing
-        observation = flat(seen.observation)
-        log_prob = policy.log_prob(policy.outputs(params["actor"], observation), flat(seen.action))
+        observation = flat(played.trajectory.observation)
+        log_prob = policy.log_prob(policy.outputs(params["actor"], observation), flat(played.trajectory.action))
         if not learns_value:
-            going = discounted(seen.reward, jnp.zeros_like(playing), gamma)
-            advantage = going - others(going, playing) if baseline == "mean" else going
-            return -length * policy_gradient(log_prob, (advantage * playing).reshape(-1))
-        value = network.apply(params["critic"], observation)[0].reshape(playing.shape)
+            return -length * policy_gradient(log_prob, advantage_of(played, gamma, baseline))
+        value = network.apply(params["critic"], observation)[0].reshape(played.playing.shape)
         beyond = network.apply(params["critic"], played.final)[0]
-        target = jax.lax.stop_gradient(discounted(bootstrapped(played, beyond, gamma), ~playing, gamma))
-        advantage = (target - value) * playing
-        share = playing.size / playing.sum()
-        error = squared_error(value * playing, target * playing) * share
-        return value_coef * error - length * policy_gradient(log_prob, advantage.reshape(-1))
+        advantage, error = against_critic(played, value, beyond, gamma)
+        return value_coef * error - length * policy_gradient(log_prob, advantage)
 
     def collect(key: Key, state: ReinforceState) -> tuple[Trajectory, ReinforceState, Metrics]:
         actor = jax.lax.optimization_barrier(state.params["actor"])
@@ -142,6 +136,30 @@ def reinforce(
         measures={"loss": LOSS},
         gamma=gamma,
     )
+
+
+def advantage_of(played: Episodes, gamma: float, baseline: str) -> jax.Array:
+    """Rewards to go less the baseline, flat; 0 where an episode is over."""
+    playing = played.playing
+    going = discounted(played.trajectory.reward, jnp.zeros_like(playing), gamma)
+    advantage = going - others(going, playing) if baseline == "mean" else going
+    return (advantage * playing).reshape(-1)
+
+
+def against_critic(played: Episodes, value: jax.Array, beyond: jax.Array, gamma: float) -> tuple[jax.Array, jax.Array]:
+    """Rewards to go less the critic's value, flat, and the mean squared error of the critic.
+
+    Args:
+        played: The episodes.
+        value: Of each state, `[time, num_envs]`.
+        beyond: Of the state after the last one, `[num_envs]`.
+        gamma: Discount.
+    """
+    playing = played.playing
+    target = jax.lax.stop_gradient(discounted(bootstrapped(played, beyond, gamma), ~playing, gamma))
+    advantage = (target - value) * playing
+    share = playing.size / playing.sum()
+    return advantage.reshape(-1), squared_error(value * playing, target * playing) * share
 
 
 def first_episodes(seen: Trajectory) -> Episodes:

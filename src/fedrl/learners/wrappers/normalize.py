@@ -97,24 +97,16 @@ def normalize(
     def learn(
         key: Key, state: NormalizeState, raw: Trajectory, context: LocalContext
     ) -> tuple[NormalizeState, Metrics]:
-        moments, sums, returned, reward = state.moments, dict(state.sums), state.returned, raw.reward
-        if observations:
-            fresh = count(
-                moments["observation"], jnp.moveaxis(raw.observation, 0, -1).reshape(*shapes["observation"], -1)
-            )
-            sums["observation"] = both(sums["observation"], fresh)
-        if rewards:
-            returned, path = running_return(returned, raw, gamma)
-            sums["return"] = both(sums["return"], count(moments["return"], path.reshape(-1)))
-            reward = scaled(moments["return"], reward, limit)
+        moments = state.moments
+        after = counted(state, raw, gamma)
         normal = raw._replace(
             observation=seen(moments, raw.observation),
             next_observation=seen(moments, raw.next_observation),
-            reward=reward,
+            reward=scaled(moments["return"], raw.reward, limit) if rewards else raw.reward,
         )
         own = LocalContext(context.params["learner"], context.correction["learner"])
-        after, metrics = learner.learn(key, state.learner, normal, own)
-        return state._replace(learner=after, sums=sums, returned=returned), metrics
+        inner, metrics = learner.learn(key, state.learner, normal, own)
+        return after._replace(learner=inner), metrics
 
     def collect(key: Key, state: NormalizeState) -> tuple[Trajectory, NormalizeState, Metrics]:
         held = jax.lax.optimization_barrier(policy_of(learner, state.learner))
@@ -125,22 +117,11 @@ def normalize(
         return raw, state._replace(position=position), counts
 
     def adopt(state: NormalizeState, params: Params) -> NormalizeState:
-        given: Book = params["moments"]
-
-        def adopted(name: str) -> Moments:
-            unmerged = given[name].samples == state.moments[name].samples
-            own = merged(state.moments[name], state.sums[name])
-            return jax.tree.map(lambda mine, theirs: jnp.where(unmerged, mine, theirs), own, given[name])
-
         return state._replace(
             learner=learner.adopt(state.learner, params["learner"]),
-            moments={name: adopted(name) for name in given},
+            moments=adopted(state, params["moments"]),
             sums={name: nothing(shape) for name, shape in shapes.items()},
         )
-
-    def absorb(params: Params, gathered: dict[str, Parts]) -> Params:
-        moments = {name: merged(params["moments"][name], joined(parts)) for name, parts in gathered.items()}
-        return {**params, "moments": moments}
 
     def probabilities(params: Params, observation: jax.Array) -> jax.Array:
         assert learner.probabilities is not None
@@ -159,9 +140,7 @@ def normalize(
         samples=learner.samples,
         horizon=learner.horizon,
         num_envs=learner.num_envs,
-        statistics=Statistics(
-            gathered=lambda state: {name: parted(sums) for name, sums in state.sums.items()}, absorb=absorb
-        ),
+        statistics=STATISTICS,
         policy=None
         if learner.policy is None
         else lambda state: {"learner": policy_of(learner, state.learner), "moments": state.moments},
@@ -170,6 +149,40 @@ def normalize(
         gamma=learner.gamma,
         personalised=learner.personalised,
     )
+
+
+def counted(state: NormalizeState, raw: Trajectory, gamma: float) -> NormalizeState:
+    """Add a trajectory to what was counted since the agent adopted parameters, about the moments that it was given."""
+    moments, sums, returned = state.moments, dict(state.sums), state.returned
+    if "observation" in sums:
+        samples = jnp.moveaxis(raw.observation, 0, -1).reshape(*raw.observation.shape[1:-1], -1)
+        sums["observation"] = both(sums["observation"], count(moments["observation"], samples))
+    if "return" in sums:
+        returned, path = running_return(returned, raw, gamma)
+        sums["return"] = both(sums["return"], count(moments["return"], path.reshape(-1)))
+    return state._replace(sums=sums, returned=returned)
+
+
+def adopted(state: NormalizeState, given: Book) -> Book:
+    """The moments that came with parameters; an agent's own counts are in them, unless it got its own back."""
+
+    def one(name: str) -> Moments:
+        unmerged = given[name].samples == state.moments[name].samples
+        own = merged(state.moments[name], state.sums[name])
+        return jax.tree.map(lambda mine, theirs: jnp.where(unmerged, mine, theirs), own, given[name])
+
+    return {name: one(name) for name in given}
+
+
+def absorbed(params: Params, gathered: dict[str, Parts]) -> Params:
+    """The server's parameters with what all agents counted."""
+    moments = {name: merged(params["moments"][name], joined(parts)) for name, parts in gathered.items()}
+    return {**params, "moments": moments}
+
+
+STATISTICS = Statistics(
+    gathered=lambda state: {name: parted(sums) for name, sums in state.sums.items()}, absorb=absorbed
+)
 
 
 def running_return(returned: jax.Array, seen: Trajectory, gamma: float) -> tuple[jax.Array, jax.Array]:

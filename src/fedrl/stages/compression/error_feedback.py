@@ -53,31 +53,7 @@ def error_feedback(*stages: Stage) -> Stage:
             "error_feedback() works around nothing. It needs a lossy stage. Write error_feedback(top_k(0.01))."
         )
     for stage in stages:
-        if stage.noise is not None:
-            raise UnsoundError(
-                f"error_feedback() works around {stage!r}, and the residual would send later what that stage hides "
-                f"now. Put {stage!r} after error_feedback(...), not inside."
-            )
-        if stage.skips_uploads:
-            raise UnsoundError(
-                f"error_feedback() works around {stage!r}, which remembers itself what it holds back. Put "
-                "error_feedback(...) inside: lag(error_feedback(sign()))."
-            )
-        if stage.correction is not None:
-            raise UnsoundError(
-                f"error_feedback() works around {stage!r}, which steers training and loses nothing. "
-                f"Put {stage!r} before error_feedback(...)."
-            )
-        if stage.unbiased and stage.contraction is None:
-            raise UnsoundError(
-                f"error_feedback() works around {stage!r}, which is right on average but may err by more than all it "
-                f"is given, so the residual would grow without end. {CURE}"
-            )
-        if stage.contraction is None and stage.error_bound is None:
-            raise UnsoundError(
-                f"error_feedback() works around {stage!r}, which is no compression: there is no bound on what the "
-                f"residual would have to make up for. Put {stage!r} before error_feedback(...)."
-            )
+        _check(stage)
     inner = pipeline(stages)
     assert inner.decode is not None
     read = inner.decode
@@ -112,3 +88,32 @@ def error_feedback(*stages: Stage) -> Stage:
         reweights=inner.reweights,
         feeds_back=stages,
     )
+
+
+def _check(stage: Stage) -> None:
+    """Refuse a stage whose losses can't, or may not, be made up for."""
+    if stage.noise is not None:
+        raise UnsoundError(
+            f"error_feedback() works around {stage!r}, and the residual would send later what that stage hides "
+            f"now. Put {stage!r} after error_feedback(...), not inside."
+        )
+    if stage.skips_uploads:
+        raise UnsoundError(
+            f"error_feedback() works around {stage!r}, which remembers itself what it holds back. Put "
+            "error_feedback(...) inside: lag(error_feedback(sign()))."
+        )
+    if stage.correction is not None:
+        raise UnsoundError(
+            f"error_feedback() works around {stage!r}, which steers training and loses nothing. "
+            f"Put {stage!r} before error_feedback(...)."
+        )
+    if stage.unbiased and stage.contraction is None:
+        raise UnsoundError(
+            f"error_feedback() works around {stage!r}, which is right on average but may err by more than all it "
+            f"is given, so the residual would grow without end. {CURE}"
+        )
+    if stage.contraction is None and stage.error_bound is None:
+        raise UnsoundError(
+            f"error_feedback() works around {stage!r}, which is no compression: there is no bound on what the "
+            f"residual would have to make up for. Put {stage!r} before error_feedback(...)."
+        )
