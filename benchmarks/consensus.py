@@ -124,7 +124,7 @@ def disagreement(case: Case) -> tuple[list[float], float]:
     alone = simulate(federation, fleet, topology=isolated(), block=16, devices=places)
     simulation = simulate(federation, fleet, topology=meeting, block=16, devices=places)
     scattered, _ = alone.round(alone.init(0))
-    run_state = simulation.going_on(simulation.init(0), alone.states_of(scattered))
+    run_state = simulation.with_states(simulation.init(0), alone.states_of(scattered))
     run_state = run_state._replace(server=run_state.server._replace(params=alone.held(scattered)))
     centre = np.asarray(run_state.server.params, np.float64).mean(0)
     path = [float(np.sqrt(np.square(distances(run_state.server.params)).mean()))]

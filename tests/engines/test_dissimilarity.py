@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fedrl.aggregators import mean
-from fedrl.engines.dissimilarity import spread, update_dissimilarity
+from fedrl.engines.dissimilarity import dissimilarity, update_dissimilarity
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import gossip
 from fedrl.federation.federate import federate
@@ -30,18 +30,18 @@ def by_hand(deltas):
 def test_it_is_what_pairs_of_agents_say(deltas):
     if min(np.linalg.norm(deltas, axis=1)) < 1e-3 or np.linalg.norm(deltas.mean(0)) < 1e-3:
         return
-    np.testing.assert_allclose(spread(deltas), by_hand(deltas), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(dissimilarity(deltas), by_hand(deltas), rtol=1e-6, atol=1e-9)
 
 
 def test_agents_that_move_alike_have_none():
-    np.testing.assert_allclose(spread(np.ones((5, 3))), (0.0, 1.0), atol=1e-12)
+    np.testing.assert_allclose(dissimilarity(np.ones((5, 3))), (0.0, 1.0), atol=1e-12)
 
 
 @pytest.mark.parametrize(
     "deltas", [np.ones((1, 3)), np.zeros((3, 3)), np.array([[1.0], [-1.0]]), np.array([[np.inf], [1.0]])]
 )
 def test_without_a_common_direction_there_is_no_measure(deltas):
-    assert spread(np.array(deltas)) is None
+    assert dissimilarity(np.array(deltas)) is None
 
 
 def expected(start):

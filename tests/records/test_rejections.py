@@ -14,7 +14,7 @@ from fedrl.cli.terminal.progress import live, plain, warnings_only
 from fedrl.config import load
 from fedrl.config.build import build
 from fedrl.core.aggregator import on_time
-from fedrl.engines.dissimilarity import spread, update_dissimilarity
+from fedrl.engines.dissimilarity import dissimilarity, update_dissimilarity
 from fedrl.engines.state import Rejection, RoundResult, no_uploads
 from fedrl.records.folder import RunFolder
 from fedrl.records.notices import notices_of, unmerged_in
@@ -313,5 +313,5 @@ def test_refused_updates_are_none_of_those_whose_spread_is_measured() -> None:
         deltas = simulation.params_of(run_state)["q"].reshape(3, -1) - before
     left = update_dissimilarity(begun, simulation.held(run_state), [BROKEN])
     assert left is not None
-    assert left == pytest.approx(spread(deltas[[0, 2]]), rel=1e-5)
-    assert left != pytest.approx(spread(deltas), rel=1e-2)
+    assert left == pytest.approx(dissimilarity(deltas[[0, 2]]), rel=1e-5)
+    assert left != pytest.approx(dissimilarity(deltas), rel=1e-2)

@@ -237,10 +237,10 @@ def test_tuning_that_was_refused_is_no_tuning(session: Session, monkeypatch: pyt
     def same(run_state: Any) -> Any:
         return run_state
 
-    def going_on(run_state: Any, states: Any) -> Any:
+    def with_states(run_state: Any, states: Any) -> Any:
         return run_state
 
-    still = Simulation(same, same, same, 3, 3, adopt=same, held=same, states_of=same, going_on=going_on)
+    still = Simulation(same, same, same, 3, 3, adopt=same, held=same, states_of=same, with_states=with_states)
     monkeypatch.setattr(afterwards, "tuned", tuned)
     monkeypatch.setattr(checkpoint, "load", lambda path, like: like)
     session.folder.append({"method": "federated", "seed": 0, "round": 3, "environment_steps": 9})

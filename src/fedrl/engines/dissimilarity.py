@@ -33,11 +33,11 @@ class Dissimilarity(NamedTuple):
     cosine: float
 
 
-def spread(deltas: Float[np.ndarray, "agents params"]) -> Dissimilarity | None:
+def dissimilarity(deltas: Float[np.ndarray, "agents params"]) -> Dissimilarity | None:
     """How much the rows differ; None if there are fewer than two, or no direction that they have in common.
 
     >>> import numpy as np
-    >>> spread(np.array([[3.0, 0.0], [0.0, 3.0]]))
+    >>> dissimilarity(np.array([[3.0, 0.0], [0.0, 3.0]]))
     Spread(dispersion=1.0, cosine=0.0)
     """
     return _measured([deltas])

@@ -104,7 +104,9 @@ class Loop:
             adopt=self.adopt,
             held=lambda run_state: self.executor.held(_agents(run_state)),
             states_of=lambda run_state: self.executor.states_of(_agents(run_state)),
-            going_on=lambda run_state, states: _with(run_state, self.executor.going_on(_agents(run_state), states)),
+            with_states=lambda run_state, states: _with(
+                run_state, self.executor.with_states(_agents(run_state), states)
+            ),
             measures=COMPUTE | (TIMES if self.clock.timed else {}),
         )
 

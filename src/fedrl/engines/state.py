@@ -172,7 +172,7 @@ class Simulation:
             beginning of a round. `params_of` it are the policies of personalised agents.
         held: `run_state -> params` with a leading agent axis: what a federation sees of each agent's parameters.
         states_of: `run_state -> states` with a leading agent axis: all that each agent's learner remembers.
-        going_on: `(run_state, states) -> run_state` whose agents go on from what the learners of others remember.
+        with_states: `(run_state, states) -> run_state` whose agents go on from what the learners of others remember.
         measures: What the engine measures beside its agents, made of `RoundResult.sums`: see `fedrl.core.measures`.
     """
 
@@ -185,7 +185,7 @@ class Simulation:
     adopt: Callable[[SimulationState], SimulationState] = lambda run_state: run_state
     held: Callable[[SimulationState], Params] = field(kw_only=True)
     states_of: Callable[[SimulationState], PyTree] = field(kw_only=True)
-    going_on: Callable[[SimulationState, PyTree], SimulationState] = field(kw_only=True)
+    with_states: Callable[[SimulationState, PyTree], SimulationState] = field(kw_only=True)
     measures: Measures = field(default_factory=lambda: COMPUTE)
 
     def __enter__(self) -> Simulation:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedrl.core.errors import RunError
+from fedrl.records.earlier import with_todays_names
 
 FREE = "Free space on the disk or make the folder writable, then go on with fedrl run --resume."
 OTHER_FILE = "Free space on the disk, make the folder writable, or name another file with --out."
@@ -145,7 +146,7 @@ def read_records(path: Path) -> Records:
     torn = False
     for i, line in enumerate(lines):
         try:
-            record = json.loads(line)
+            record = with_todays_names(json.loads(line))
             which = (str(record["method"]), index(record["seed"]), index(record["round"]))
         except (ValueError, KeyError, TypeError):
             bad = bool(line.strip())
@@ -165,7 +166,7 @@ def read_json(path: Path, cure: str) -> dict[str, Any] | None:
     """
     try:
         with reading(path, cure):
-            return dict(json.loads(path.read_bytes()))
+            return dict(with_todays_names(json.loads(path.read_bytes())))
     except FileNotFoundError:
         return None
 

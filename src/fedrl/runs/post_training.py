@@ -146,7 +146,7 @@ def tuned(
         keys, work = keys_below(keys_of(seed), Stream.TUNING, i), (steps,) * config.federation.agents
         method = alone(FINE_TUNED, config, experiment.learner, experiment.federation, experiment.fleet, work)
         with simulation_of(experiment, method) as simulation:
-            run_state = simulation.going_on(simulation.init(seed)._replace(keys=keys), states)
+            run_state = simulation.with_states(simulation.init(seed)._replace(keys=keys), states)
             for _ in range(rounds):
                 run_state, seen = simulation.round(run_state)
                 if note is not None:

@@ -46,8 +46,8 @@ class TrainedAhead(NamedTuple):
             own[places] = new
 
 
-def places_for(agents: int, words: int, result: PyTree) -> TrainedAhead:
+def places_for(agents: int, num_words: int, result: PyTree) -> TrainedAhead:
     """Free places; `result` has the shapes of what comes of one agent's work."""
     count = min(agents, AHEAD)
     room = jax.tree.map(lambda x: np.zeros((count, *x.shape), x.dtype), result)
-    return TrainedAhead(np.full(count, -1, np.int32), np.zeros((count, words), np.uint32), room)
+    return TrainedAhead(np.full(count, -1, np.int32), np.zeros((count, num_words), np.uint32), room)

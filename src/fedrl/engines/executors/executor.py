@@ -312,7 +312,7 @@ class Executor:
         """What each agent's learner remembers, in the order of their numbers."""
         return self._in_order([block.learner for block in self.blocks(agents)])
 
-    def going_on(self, agents: Agents, states: PyTree) -> Agents:
+    def with_states(self, agents: Agents, states: PyTree) -> Agents:
         """Agents that go on from what the learners of others remember."""
 
         def remembering(block: AgentState, slot: np.ndarray) -> AgentState:
