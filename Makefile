@@ -5,6 +5,7 @@
 # make combinations  every combination of options, trained, and their page of the documentation
 # make check         format, lint, types, layers
 # make bench         the numbers of the documentation, measured here
+# make bench-peers   federated PPO beside stable-baselines3 and rejax, whose pins want an environment of their own
 # make docs          the documentation as a site
 
 PYTHON ?= python3
@@ -12,8 +13,10 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 GYMNAX_BIN := .venv-gymnax/bin
 GYMNAX_STAMP := .venv-gymnax/.installed
+PEERS_BIN := .venv-peers/bin
+PEERS_STAMP := .venv-peers/.installed
 
-.PHONY: demo test test-long test-gymnax combinations check bench docs clean
+.PHONY: demo test test-long test-gymnax combinations check bench bench-peers docs clean
 
 demo: $(STAMP)
 	$(BIN)/fedrl run examples/cartpole.toml
@@ -39,6 +42,9 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
+bench-peers: $(STAMP) $(PEERS_STAMP)
+	$(BIN)/python -m benchmarks peers
+
 docs: $(STAMP)
 	$(BIN)/pip install --quiet --group docs
 	$(BIN)/mkdocs build --strict
@@ -55,5 +61,11 @@ $(GYMNAX_STAMP): pyproject.toml
 	$(GYMNAX_BIN)/pip install --quiet --editable ".[gymnax]" --group test
 	touch $@
 
+$(PEERS_STAMP): pyproject.toml
+	test -x $(PEERS_BIN)/python || $(PYTHON) -m venv .venv-peers
+	$(PEERS_BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(PEERS_BIN)/pip install --quiet --editable . --group peers
+	touch $@
+
 clean:
-	rm -rf .venv .venv-gymnax site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-gymnax .venv-peers site .mypy_cache .pytest_cache .ruff_cache
