@@ -48,7 +48,7 @@ def stable_baselines3() -> Setup:
     learner: Any = peer()
 
     def mean_return() -> float:
-        return float(evaluate_policy(learner, make_vec_env("CartPole-v1"), EPISODES)[0])
+        return float(evaluate_policy(learner, make_vec_env("CartPole-v1"), EPISODES, deterministic=False)[0])
 
     return Setup(lambda: learner.learn(8 * SAMPLES), 8 * SAMPLES, mean_return, ("stable_baselines3", "torch"))
 

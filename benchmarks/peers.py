@@ -14,7 +14,7 @@ What differs: ours counts episodes and returns, tells an end at the time limit f
 starts each round from Python, which gets its metrics. rejax takes both ends for a fall, does 40 rounds in one call,
 counts nothing, clips gradients number by number instead of by their norm, and clips the critic's error.
 stable-baselines3 counts episodes and steps environments one by one in Python. Nobody evaluates while the clock runs:
-the returns printed are of each library's own evaluation, before and after the warm-up.
+the returns printed are of each library's own evaluation, before and after the warm-up, ours greedy.
 
 Turns alternate, each contestant in a process of its own, so that a drifting machine cancels from the ratios, which are
 medians over the turns. CPU seconds count all threads: on a busy machine they say more than wall time.
