@@ -28,14 +28,14 @@ class Setup(NamedTuple):
 
 
 def ours() -> Setup:
-    fedrl.launch.prepare()
+    fedrl.launch.configure_jax()
     from benchmarks.workload import alike, federation_of, standard
-    from fedrl.experiments.evaluate import greedy_returns
+    from fedrl.runs.evaluate import greedy_returns
 
     running, (federation, environment) = federation_of(AGENTS, ROUNDS), standard()
 
     def mean_return() -> float:
-        params = running.population.server.params
+        params = running.run_state.server.params
         return float(greedy_returns(federation.learner, alike(environment, 1), params, EPISODES, seed=0).mean())
 
     return Setup(running, ROUNDS * AGENTS * SAMPLES, mean_return, ("jaxlib",))
@@ -56,10 +56,9 @@ def stable_baselines3() -> Setup:
 def rejax(devices: int) -> Setup:
     """Ten agents of rejax's PPO, vmapped, spread over the devices, averaged every round, all rounds in one program.
 
-    Its gradients are clipped number by number, its critic's error is clipped, and actor and critic have an optimiser
-    each: that is how rejax is written. Optimisers keep their memory when parameters are averaged, as ours do.
+    Optimisers keep their memory when parameters are averaged, as ours do.
     """
-    fedrl.launch.prepare(devices)
+    fedrl.launch.configure_jax(devices)
     import jax
     import jax.numpy as jnp
     import numpy as np

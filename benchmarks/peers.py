@@ -8,7 +8,7 @@
 The same for all: CartPole-v1, 8 environments x 128 steps of each agent a round, actor and critic of 2 x 64 tanh, 4
 epochs of 4 minibatches of 256, Adam at 0.0025, gradients clipped at 0.5, advantages normalised by minibatch, float32,
 discount 0.99, trace 0.95, clip 0.2, no bonus for entropy. Those in JAX also share the version of JAX, the flags of XLA
-that `fedrl.prepare()` sets, ten agents and a mean every round. Compiling and the first turns don't count.
+that `fedrl.configure_jax()` sets, ten agents and a mean every round. Compiling and the first turns don't count.
 
 What differs: ours counts episodes and returns, tells an end at the time limit from a fall, adds updates up exactly, and
 starts each round from Python, which gets its metrics. rejax takes both ends for a fall, does 40 rounds in one call,
