@@ -11,6 +11,7 @@ work itself is an executor's, of one seat: what a simulation with `block=1` comp
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -18,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.codec import codec
-from fedrl.core.errors import WireError
+from fedrl.core.errors import ConfigError, WireError
 from fedrl.core.federation import Federation
-from fedrl.core.keys import Keys, Root
+from fedrl.core.keys import Keys, Root, check_roots
 from fedrl.core.summation import check_open
 from fedrl.core.types import PyTree
 from fedrl.engines.executors.executor import Agents, Plan
@@ -33,6 +34,8 @@ from fedrl.engines.simulate import executor_of
 
 ALONE = np.zeros(1, int)
 """The one seat."""
+LARGEST = 2**31 - 1
+"""The largest number of an agent, a version or a cohort: they travel as int32."""
 
 
 class Pending(NamedTuple):
@@ -83,6 +86,7 @@ class AgentHalf:
         **options: For the executor, such as `workers` of one for the host.
 
     Raises:
+        ConfigError: A number is out of range, or a root is not of 32 bytes, or both are one.
         UnsoundError: The federation hides updates in sums, which takes messages of their own.
 
     >>> import numpy as np
@@ -107,7 +111,14 @@ class AgentHalf:
         steps: int | None = None,
         **options: Any,
     ) -> None:
+        check_roots(run=run, secret=secret)
         check_open(federation.summation)
+        usual = federation.local_steps if steps is None else steps
+        if not (_whole(number, 0, LARGEST) and _whole(usual, 1, federation.local_steps)):
+            raise ConfigError(
+                f"The agent has the number {number!r} and takes {usual!r} local steps. Agents are numbered from 0 on, "
+                f"and local steps are from 1 to {federation.local_steps} here. Give whole numbers within that."
+            )
         self.federation = federation
         fleet = jax.tree.map(lambda x: jnp.asarray(x)[None], setting)
         plan = Plan(collects=ENCODED, group=ALONE, sparse=False, mixed=False, ahead=False, varied=True)
@@ -119,7 +130,7 @@ class AgentHalf:
         self.keys = Keys(np.frombuffer(run, np.uint32), np.zeros(8, np.uint32))
         wire = messages(federation, fleet)
         self._heard, self._sent = codec(wire.sent), codec(wire.update)
-        self.steps = federation.local_steps if steps is None else steps
+        self.steps = int(usual)
 
     def start(self) -> AgentRun:
         """The agent before its first turn."""
@@ -135,14 +146,10 @@ class AgentHalf:
             order: What the server asks.
 
         Raises:
-            WireError: The broadcast can't be read, or is of another version than the order; or more local steps are
-                ordered than the federation takes.
+            WireError: The broadcast can't be read, or is of another version than the order; the order is of a version
+                before the last that this agent has heard, or says what no server of this federation would.
         """
-        if not 1 <= order.steps <= self.federation.local_steps:
-            raise WireError(
-                f"{order.steps} local steps are ordered, and this federation takes from 1 to "
-                f"{self.federation.local_steps}. Compare what both ends run."
-            )
+        self._check_order(order, int(run.agents.team.version[0]))
         heard = self._heard.decode(broadcast)
         if int(heard.version) != order.version:
             raise WireError(
@@ -162,6 +169,26 @@ class AgentHalf:
         metrics = {name: float(x[0]) for name, x in found.metrics.items()}
         return Turn(self._sent.encode(update), run._replace(pending=Pending(agents, found.undo)), metrics)
 
+    def _check_order(self, order: Order, heard: int) -> None:
+        most = self.federation.local_steps
+        if not _whole(order.steps, 1, most):
+            raise WireError(
+                f"{order.steps!r} local steps are ordered, and this federation takes from 1 to {most}. Compare what "
+                "both ends run."
+            )
+        counted, share = _whole(order.version, 0, LARGEST) and _whole(order.cohort, 1, LARGEST), _number(order.share)
+        if not (counted and 0.0 <= share <= 1.0):
+            raise WireError(
+                f"{order!r} came. Versions and cohorts are whole numbers from 0 and 1 on, and a share is from 0 to 1. "
+                "Compare what both ends run."
+            )
+        if order.version < heard:
+            raise WireError(
+                f"Version {order.version} is ordered, and this agent has heard version {heard} before. It draws noise "
+                "by keys of the version, each once, so it goes back to none. Let the server go on from its last "
+                "state, or begin this agent anew, with another secret."
+            )
+
     def settle(self, run: AgentRun, verdict: Verdict) -> AgentRun:
         """The agent after it has heard what became of its update."""
         if not isinstance(run.pending, Pending) or verdict is Verdict.LOST:
@@ -172,6 +199,16 @@ class AgentHalf:
     def close(self) -> None:
         """Let go of what is held outside this process."""
         self.executor.close()
+
+
+def _whole(value: Any, least: int, most: int) -> bool:
+    """Whether a value is a whole number within bounds, and neither a bool nor a float."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and least <= int(value) <= most
+
+
+def _number(value: Any) -> float:
+    """A number as it is, and anything else as none."""
+    return value if isinstance(value, float | int) else math.nan
 
 
 def _copied(agents: Agents) -> Agents:

@@ -1,0 +1,168 @@
+"""Halves that believe nothing: whatever comes to one is refused in words, and leaves nothing behind."""
+
+import inspect
+
+import jax
+import numpy as np
+import pytest
+from test_halves import AGENTS, FLEET, VALLEY, apart, equal, federate, leaves, mean
+
+from fedrl.core.errors import ConfigError, WireError
+from fedrl.core.keys import agent_secret, keys_of
+from fedrl.engines.halves import AgentHalf, ServerHalf, Verdict
+from fedrl.engines.halves.server import NAMED, Version
+from fedrl.stages import error_feedback, quantize, top_k
+
+KEYS = keys_of(0)
+RUN, SECRET = KEYS.run.tobytes(), agent_secret(KEYS, 0)
+SETTING = jax.tree.map(lambda x: x[0], FLEET)
+
+
+def as_in_use(function, *given):
+    """Call it without the checks of types that tests put on it."""
+    return inspect.unwrap(function)(*given)
+
+
+def built(kind, *given):
+    half = object.__new__(kind)
+    as_in_use(kind.__init__, half, *given)
+    return half
+
+
+def opened(*stages):
+    halves = apart(*stages)
+    version = halves.server.open(halves.server_run)
+    return halves, version, [half.turn(halves.runs[k], version.broadcast, version.orders[k]).update
+                             for k, half in enumerate(halves.agents)]  # fmt: skip
+
+
+# --- what comes to a server ------------------------------------------------------------------------------------------
+
+NOBODIES = [True, 1.0, 0.5, float("nan"), "0", b"0", None, [0], {}, (0,), 2**70, 10**5000, np.array(3)]
+
+
+def test_nothing_that_comes_with_a_message_stops_the_server():
+    halves, version, updates = opened()
+    for nobody in NOBODIES:
+        assert as_in_use(Version.take, version, nobody, updates[0]) == "no number of an agent came with it"
+    for data in (None, "", 0, [1, 2], "x" * 5, np.zeros(3, np.uint8)):
+        assert "came, and a message is bytes" in as_in_use(Version.take, version, 0, data)
+    assert as_in_use(Version.take, version, np.int64(1), bytearray(updates[1])) == ""
+    assert version.take(-1, updates[0]) == "agent -1 was not asked for version 0"
+    closed = version.close()
+    assert closed.verdicts[0] is Verdict.REFUSED
+    assert closed.verdicts[1] is Verdict.MERGED
+    assert len(closed.refused) == len(NOBODIES) + 6 + 1
+    alone = halves.server.open(halves.server_run)
+    alone.take(1, updates[1])
+    equal(closed.run, alone.close().run)
+
+
+def test_an_update_of_random_bytes_is_read_or_refused_in_words():
+    draws = np.random.default_rng(0)
+    for stages in ((), (quantize(1),), (quantize(3),), (top_k(0.3), quantize(8))):
+        halves, version, updates = opened(*stages)
+        for _ in range(100):
+            data = bytearray(updates[0])
+            data[draws.integers(len(data))] = draws.integers(256)
+            version = halves.server.open(halves.server_run)
+            version.take(0, bytes(data))
+            version.take(1, draws.bytes(len(data)))
+            version.close()
+
+
+def test_messages_that_are_refused_take_no_memory_however_many_there_are():
+    _, version, updates = opened()
+    for k in range(NAMED + 500):
+        assert version.take(k + AGENTS, b"")
+    assert version.take(0, b"")
+    assert version.take(1, updates[1]) == ""
+    closed = version.close()
+    assert (len(closed.refused), closed.unnamed) == (NAMED, 501)
+    assert closed.verdicts[0] is Verdict.REFUSED  # though it is not named
+
+
+def test_a_version_that_is_closed_takes_nothing_and_stays_as_it_was_closed():
+    _, version, updates = opened()
+    assert version.take(0, updates[0]) == ""
+    closed = version.close()
+    assert version.take(1, updates[1]) == "version 0 is closed"
+    assert version.close() is closed
+    assert version.taken == [0]
+
+
+@pytest.mark.parametrize("asked", [{True: 1}, {"a": 1}, {0.5: 1}, {0: True}, {0: 1.0}, {5: 1}, {-1: 1}, {0: 2}])
+def test_a_server_orders_whole_numbers_of_agents_it_has(asked):
+    halves = apart()
+    with pytest.raises(ConfigError, match=r"is asked for .* local steps. Agents are whole numbers from 0 to 4"):
+        as_in_use(ServerHalf.open, halves.server, halves.server_run, asked)
+
+
+# --- what comes to an agent ------------------------------------------------------------------------------------------
+
+ORDERS = [
+    *({"cohort": value} for value in (0, -1, 2**40, 1.5, True)),
+    *({"share": value} for value in (float("nan"), 1e30, -1.0, "1")),
+    *({"steps": value} for value in (1.0, float("nan"), "1", True)),
+    *({"version": value} for value in (-1, 0.0, False, 2**40)),
+]
+
+
+@pytest.mark.parametrize("said", ORDERS, ids=str)
+def test_an_agent_takes_no_order_that_no_server_of_its_federation_gives(said):
+    halves = apart()
+    version = halves.server.open(halves.server_run)
+    with pytest.raises(WireError, match="Compare what both ends run"):
+        halves.agents[0].turn(halves.runs[0], version.broadcast, version.orders[0]._replace(**said))
+
+
+def test_an_agent_goes_back_to_no_version_lest_it_draws_by_one_key_twice():
+    halves = apart(quantize(4))
+    old = halves.server.open(halves.server_run)
+    halves.round(np.random.default_rng(0))
+    new, agent = halves.server.open(halves.server_run), halves.agents[0]
+    run = agent.turn(halves.runs[0], new.broadcast, new.orders[0]).run
+    with pytest.raises(WireError, match="Version 0 is ordered, and this agent has heard version 1 before"):
+        agent.turn(run, old.broadcast, old.orders[0])
+    assert agent.turn(run, new.broadcast, new.orders[0]).update  # the same once more, by other keys
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_parameters_that_break_the_training_leave_an_agent_what_it_was(value):
+    halves = apart(error_feedback(top_k(0.3)))
+    version, agent, run = halves.server.open(halves.server_run), halves.agents[0], halves.runs[0]
+    heard = agent._heard.decode(version.broadcast)
+    bad = agent._heard.encode(heard._replace(params=jax.tree.map(lambda x: np.full_like(x, value), heard.params)))
+    turn = agent.turn(run, bad, version.orders[0])
+    assert (turn.update, turn.run.pending) == (b"", ())
+    for before, after in zip(run.agents.blocks, turn.run.agents.blocks, strict=True):
+        equal(leaves((before.learner, before.local)), leaves((after.learner, after.local)))
+
+
+# --- what a half is built of -----------------------------------------------------------------------------------------
+
+ROOTS = [
+    (b"", SECRET, "run is 0 bytes"),
+    (RUN, b"", "secret is 0 bytes"),
+    (RUN, SECRET[:31], "secret is 31 bytes"),
+    (RUN, SECRET.hex(), "secret is of type str"),
+    (RUN, RUN, "run and secret are the same bytes"),
+]
+
+
+@pytest.mark.parametrize(("run", "secret", "words"), ROOTS, ids=[words for *_, words in ROOTS])
+def test_a_half_takes_no_root_that_others_could_guess(run, secret, words):
+    federation = federate(VALLEY, mean())
+    for half, given in ((AgentHalf, (0, SETTING)), (ServerHalf, (SETTING, [1]))):
+        with pytest.raises(ConfigError, match=words):
+            built(half, federation, *given, run, secret)
+
+
+@pytest.mark.parametrize(("number", "steps"), [(-1, 1), (True, 1), (0.0, 1), ("0", 1), (0, 0), (0, 2), (0, 1.0)])
+def test_the_numbers_of_a_half_are_checked_before_anything_is_compiled(number, steps):
+    federation = federate(VALLEY, mean())
+    with pytest.raises(ConfigError, match="Give whole numbers within that"):
+        built(AgentHalf, federation, number, SETTING, RUN, SECRET, steps)
+    if type(number) is int and number == 0:
+        with pytest.raises(ConfigError, match="Ask within that"):
+            built(ServerHalf, federation, SETTING, [1, steps], RUN, SECRET)
