@@ -1,15 +1,17 @@
 """Halves that believe nothing: whatever comes to one is refused in words, and leaves nothing behind."""
 
 import inspect
+import os
 
 import jax
 import numpy as np
 import pytest
 from test_halves import AGENTS, FLEET, VALLEY, apart, equal, federate, leaves, mean
 
-from fedrl.core.errors import ConfigError, WireError
+from fedrl.core.errors import ConfigError, RunError, WireError
 from fedrl.core.keys import agent_secret, keys_of
 from fedrl.engines.halves import AgentHalf, ServerHalf, Verdict
+from fedrl.engines.halves.saved import load, save
 from fedrl.engines.halves.server import NAMED, Version
 from fedrl.stages import error_feedback, quantize, top_k
 
@@ -166,3 +168,41 @@ def test_the_numbers_of_a_half_are_checked_before_anything_is_compiled(number, s
     if type(number) is int and number == 0:
         with pytest.raises(ConfigError, match="Ask within that"):
             built(ServerHalf, federation, SETTING, [1, steps], RUN, SECRET)
+
+
+# --- what an agent goes on from --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_an_agent_that_stops_before_it_hears_of_its_update_goes_on_as_if_it_had_not(tmp_path, verdict):
+    halves = apart(error_feedback(top_k(0.3)))
+    version, agent, path = halves.server.open(halves.server_run), halves.agents[0], tmp_path / "agent"
+    run = agent.turn(halves.runs[0], version.broadcast, version.orders[0]).run
+    save(path, "agent", "f" * 64, run)
+    found = load(path, "agent", "f" * 64, agent.start())
+    equal(found, run)
+    equal(agent.settle(found, verdict), agent.settle(run, verdict))
+    save(path, "agent", "f" * 64, agent.settle(found, verdict))
+    settled = load(path, "agent", "f" * 64, found)  # whichever it is to be like
+    assert settled.pending == ()
+
+
+def no_room(file):
+    raise OSError("no room")
+
+
+def test_a_file_is_for_its_owner_and_one_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    halves, path = apart(), tmp_path / "agent"
+    save(path, "agent", "f" * 64, halves.runs[0])
+    assert path.stat().st_mode & 0o777 == 0o600
+    before = path.read_bytes()
+    monkeypatch.setattr("os.fsync", no_room)
+    with pytest.raises(RunError, match="can't be written: no room"):
+        save(path, "agent", "f" * 64, halves.runs[1])
+    assert [each.name for each in tmp_path.iterdir()] == ["agent"]
+    assert path.read_bytes() == before
+    with pytest.raises(RunError, match="can't be written"):
+        save(tmp_path / "nowhere" / "agent", "agent", "f" * 64, halves.runs[0])
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RunError, match="is no file"):
+        load(tmp_path / "pipe", "agent", "f" * 64, halves.runs[0])

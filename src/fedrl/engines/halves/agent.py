@@ -38,23 +38,16 @@ LARGEST = 2**31 - 1
 """The largest number of an agent, a version or a cohort: they travel as int32."""
 
 
-class Pending(NamedTuple):
-    """A turn whose verdict is not known: what the agent then is, and what its stages remembered before."""
-
-    agents: Agents
-    undo: Any
-
-
 class AgentRun(NamedTuple):
     """What an agent remembers of a run.
 
     Attributes:
         agents: What it is, by the verdicts that it knows.
-        pending: A turn without a verdict; () if there is none.
+        pending: What it is if the update of a turn without a verdict is merged; () if there is no such turn.
     """
 
     agents: Agents
-    pending: Pending | tuple[()] = ()
+    pending: Agents | tuple[()] = ()
 
 
 class Turn(NamedTuple):
@@ -140,6 +133,9 @@ class AgentHalf:
     def turn(self, run: AgentRun, broadcast: bytes, order: Order) -> Turn:
         """Learn from a broadcast, as it was ordered.
 
+        Save `Turn.run` before the update is sent. An agent that goes on from what it was before would draw noise by
+        the keys of this turn again; one that has lost its file begins anew with another secret.
+
         Args:
             run: What the agent is. A turn that is still pending is taken for lost.
             broadcast: As the server sent it.
@@ -167,7 +163,7 @@ class AgentHalf:
             return Turn(b"", AgentRun(agents), {}, found.failed[0].reason)
         update = jax.tree.map(lambda x: np.asarray(x)[0], found.items)
         metrics = {name: float(x[0]) for name, x in found.metrics.items()}
-        return Turn(self._sent.encode(update), run._replace(pending=Pending(agents, found.undo)), metrics)
+        return Turn(self._sent.encode(update), run._replace(pending=agents), metrics)
 
     def _check_order(self, order: Order, heard: int) -> None:
         most = self.federation.local_steps
@@ -191,10 +187,11 @@ class AgentHalf:
 
     def settle(self, run: AgentRun, verdict: Verdict) -> AgentRun:
         """The agent after it has heard what became of its update."""
-        if not isinstance(run.pending, Pending) or verdict is Verdict.LOST:
+        if not isinstance(run.pending, Agents) or verdict is Verdict.LOST:
             return AgentRun(run.agents)
-        agents, undo = run.pending
-        return AgentRun(self.executor.give_back(agents, undo, ALONE) if verdict is Verdict.REFUSED else agents)
+        before = [(0, ALONE, block.local) for block in run.agents.blocks]
+        refused = verdict is Verdict.REFUSED
+        return AgentRun(self.executor.give_back(run.pending, before, ALONE) if refused else run.pending)
 
     def close(self) -> None:
         """Let go of what is held outside this process."""

@@ -236,6 +236,9 @@ class ServerHalf:
     def open(self, run: ServerRun, ordered: Mapping[int, int] | None = None) -> Version:
         """Open the next version.
 
+        Save `run` before the broadcast is sent. A server that goes on from an older state would give the same number to
+        another version, and draw noise by the same keys; agents that have heard the later one refuse it.
+
         Args:
             run: What the server remembers.
             ordered: Local steps, by the number of each agent that is asked; by default all, with their usual ones.
