@@ -6,14 +6,29 @@ import os
 import jax
 import numpy as np
 import pytest
-from test_halves import AGENTS, FLEET, VALLEY, apart, equal, federate, leaves, mean
+from test_halves import (
+    AGENTS,
+    FLEET,
+    POLE,
+    STEERED,
+    VALLEY,
+    Apart,
+    apart,
+    equal,
+    federate,
+    fleet_of,
+    leaves,
+    mean,
+    median,
+)
 
 from fedrl.core.errors import ConfigError, RunError, WireError
 from fedrl.core.keys import agent_secret, keys_of
 from fedrl.engines.halves import AgentHalf, ServerHalf, Verdict
 from fedrl.engines.halves.saved import load, save
 from fedrl.engines.halves.server import NAMED, Version
-from fedrl.stages import error_feedback, quantize, top_k
+from fedrl.learners import normalize
+from fedrl.stages import control_variates, error_feedback, quantize, top_k
 
 KEYS = keys_of(0)
 RUN, SECRET = KEYS.run.tobytes(), agent_secret(KEYS, 0)
@@ -206,3 +221,45 @@ def test_a_file_is_for_its_owner_and_one_that_cannot_be_written_leaves_the_old_o
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(RunError, match="is no file"):
         load(tmp_path / "pipe", "agent", "f" * 64, halves.runs[0])
+
+
+# --- what agents count -----------------------------------------------------------------------------------------------
+
+NORMAL = normalize(POLE)
+COUNTED = {
+    "fewer samples": ("samples", lambda x: x - 1, "counts 15 samples, and 16 follow"),
+    "less than none": ("samples", lambda x: -1e6 * np.ones_like(x), "counts -1e+06 samples, and 16 follow"),
+    "a far sum": ("first", lambda x: np.full_like(x, 1e17), "has samples beyond 1e+15"),
+    "far squares": ("second", lambda x: np.full_like(x, 1e32), "1e+32, and 1e+30 is the most"),
+    "negative squares": ("second", lambda x: -x, "a sum of squares below"),
+    "hidden negative squares": ("second_rest", lambda x: x - 1e6, "a sum of squares below"),
+    "a sum that its squares do not hold": ("first", lambda x: x + 1e3, "a sum of squares below"),
+}
+
+
+@pytest.mark.parametrize("lie", COUNTED)
+@pytest.mark.parametrize("rule", [mean(), median()], ids=repr)
+def test_what_an_agent_counts_is_of_the_samples_that_it_was_asked_for(rule, lie):
+    halves = Apart(federate(NORMAL, rule), fleet_of(NORMAL, None))
+    halves.round(np.random.default_rng(0))
+    asked, honest = (halves.server.open(halves.server_run) for _ in range(2))
+    turns = [half.turn(halves.runs[k], asked.broadcast, asked.orders[k]).update for k, half in enumerate(halves.agents)]
+    part, change, words = COUNTED[lie]
+    said = halves.server.sent.decode(turns[0])
+    for name, parts in said.statistics["learner"].items():
+        told = {"learner": {**said.statistics["learner"], name: parts._replace(**{part: change(getattr(parts, part))})}}
+        why = asked.take(0, halves.server.sent.encode(said._replace(statistics=told)))
+        assert words in why
+    for k in range(1, AGENTS):
+        assert (asked.take(k, turns[k]), honest.take(k, turns[k])) == ("", "")
+    equal(asked.close().run, honest.close().run)
+
+
+def test_what_a_stage_sums_up_is_no_larger_than_an_update():
+    halves = Apart(federate(STEERED, mean(), control_variates(0.1)), FLEET)
+    version = halves.server.open(halves.server_run)
+    update = halves.server.sent.decode(
+        halves.agents[0].turn(halves.runs[0], version.broadcast, version.orders[0]).update
+    )
+    far = update._replace(statistics=jax.tree.map(lambda x: np.full_like(x, 1e16), update.statistics))
+    assert "statistics['control_variates']['head'] reaches 1e+16" in version.take(0, halves.server.sent.encode(far))

@@ -24,6 +24,7 @@ from fedrl.learners.moments import (
     Sums,
     both,
     count,
+    doubt,
     joined,
     merged,
     nothing,
@@ -156,7 +157,9 @@ def normalize(
         horizon=learner.horizon,
         instances=learner.instances,
         statistics=Statistics(
-            gathered=lambda state: {name: parted(sums) for name, sums in state.sums.items()}, absorb=absorb
+            gathered=lambda state: {name: parted(sums) for name, sums in state.sums.items()},
+            absorb=absorb,
+            doubt=doubted,
         ),
         policy=None
         if learner.policy is None
@@ -166,6 +169,12 @@ def normalize(
         discount=learner.discount,
         personalised=learner.personalised,
     )
+
+
+def doubted(gathered: dict[str, Parts], samples: int) -> str:
+    """Why no agent can have counted this over so many samples, or ""."""
+    doubts = ((name, doubt(gathered[name], samples)) for name in sorted(gathered))
+    return next((f"what it counted of each {name} {found}" for name, found in doubts if found), "")
 
 
 def running_return(returned: jax.Array, seen: Trajectory, discount: float) -> tuple[jax.Array, jax.Array]:
