@@ -25,9 +25,13 @@ def untouched(key, context, shared, local, update):
     return update, local
 
 
+def finished(key, shared, update):
+    return update, shared
+
+
 @component("test double")
 def noise() -> Stage:
-    return Stage(untouched, noise=Noise("a DpEvent", 1.0, "server"))
+    return Stage(untouched, finish=finished, noise=Noise("a DpEvent", 1.0, "server"))
 
 
 @component("test double")

@@ -55,6 +55,10 @@ def untouched(key, context, shared, local, update):
     return update, local
 
 
+def drawn(key, context, shared, local, update):
+    return update._replace(value=jax.tree.map(lambda x: x + jax.random.normal(key, x.shape), update.value)), local
+
+
 def finished(key, shared, update):
     return update, shared
 
@@ -66,17 +70,18 @@ def central() -> Stage:
 
 @component("test double")
 def local() -> Stage:
-    return Stage(untouched, noise=Noise(EVENT, 1.0, "agent"))
+    return Stage(drawn, noise=Noise(EVENT, 1.0, "agent"))
 
 
 @component("test double")
 def by_trajectory(at: str) -> Stage:
-    return Stage(untouched, finish=finished, noise=Noise(EVENT, 1.0, at, "trajectory", "replace-one"))
+    encode = drawn if at == "agent" else untouched
+    return Stage(encode, finish=finished, noise=Noise(EVENT, 1.0, at, "trajectory", "replace-one"))
 
 
 @component("test double")
 def adaptive() -> Stage:
-    return Stage(untouched, finish=finished, clips=1.0, noise=Noise(EVENT, 1.0, "server"))
+    return Stage(clip(1.0).encode, finish=finished, clips=1.0, noise=Noise(EVENT, 1.0, "server"))
 
 
 @component("test double")
@@ -342,7 +347,7 @@ def test_what_is_covered_is_built(case: str) -> None:
 
 
 def test_without_noise_or_a_hidden_sum_nothing_of_it_is_asked() -> None:
-    assert federate(LEARNER, mean(), quantize(8), threshold(0.1), tells=["norm"]).reports == ("norm",)
+    assert federate(LEARNER, mean(), threshold(0.1), quantize(8), tells=["norm"]).reports == ("norm",)
 
 
 # --- what leaves -----------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ import optax
 
 from fedrl.core.aggregator import Aggregator, Arrivals, View
 from fedrl.core.checks import check_one_of, check_positive
+from fedrl.core.claims import check_claims, check_words
 from fedrl.core.component import Call, component, record
 from fedrl.core.composition import check_composition
 from fedrl.core.divided import Part, adopting, begun_from, divided_optimizer, divided_rule, grouped, periodic
@@ -212,9 +213,11 @@ def federate(
     in_periods = any(group.every > 1 for group in groups)
     questions = tuple(dict.fromkeys((*aggregator.asks, *tells)))
     check_told(questions)
+    check_words(stages, summation)
     for rule in rules:
         check_private(learner, rule, stages, payload, questions, summation)
     settings_told(questions, learner.environment.params)
+    check_claims(learner, rules, stages, summation)
     pipe = periodic(groups, stages, summation) if in_periods else pipeline(stages)
     guide = _no_guide if pipe.guide is None else pipe.guide
     assert pipe.decode is not None
