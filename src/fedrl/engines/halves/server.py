@@ -166,7 +166,7 @@ class Version:
             many = len(self._sums.reach) + few > exact.LANES  # so many fit the integers of a program
             kind = np.int64 if many else np.int32
             updates, statistics = (
-                np.add(own, new, dtype=kind)
+                _added(own, new, kind)
                 for own, new in ((self._sums.updates, wide.updates), (self._sums.statistics, wide.statistics))
             )
             reach: Any = np.concatenate([self._sums.reach, wide.reach])
@@ -261,6 +261,12 @@ class ServerHalf:
                 f"Agent {agent!r} is asked for {steps!r} local steps. Agents are whole numbers from 0 to "
                 f"{len(self.steps) - 1}, and local steps from 1 to {most}. Ask within that."
             )
+
+
+def _added(own: np.ndarray, new: np.ndarray, kind: Any) -> np.ndarray:
+    """The sum in integers of a kind, in the place of the first if that is of the kind and may be written."""
+    place = own if own.flags.writeable and own.dtype == kind else None
+    return np.add(own, new, out=place, dtype=kind)
 
 
 def _number(value: Any) -> int | None:
