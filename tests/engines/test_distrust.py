@@ -196,6 +196,8 @@ def test_an_agent_that_stops_before_it_hears_of_its_update_goes_on_as_if_it_had_
     save(path, "agent", "f" * 64, run)
     found = load(path, "agent", "f" * 64, agent.start())
     equal(found, run)
+    for own, other in zip(jax.tree.leaves(found), jax.tree.leaves(run), strict=True):
+        assert getattr(own, "committed", None) == getattr(other, "committed", None)  # no program compiles again
     equal(agent.settle(found, verdict), agent.settle(run, verdict))
     save(path, "agent", "f" * 64, agent.settle(found, verdict))
     settled = load(path, "agent", "f" * 64, found)  # whichever it is to be like

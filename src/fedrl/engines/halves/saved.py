@@ -92,7 +92,9 @@ def load(path: Path, kind: str, federation: str, like: PyTree) -> PyTree:
         )
 
     def placed(name: str, leaf: Any) -> Any:
-        return arrays[name] if isinstance(leaf, np.ndarray) else jax.numpy.asarray(arrays[name])
+        if isinstance(leaf, np.ndarray):
+            return arrays[name]
+        return jax.device_put(arrays[name], leaf.sharding if leaf.committed else None)  # else programs compile again
 
     return jax.tree.unflatten(jax.tree.structure(like), [placed(*each) for each in _named(like)])
 
