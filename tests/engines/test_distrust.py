@@ -88,6 +88,19 @@ def test_an_update_of_random_bytes_is_read_or_refused_in_words():
             version.close()
 
 
+def test_a_weight_within_rounding_is_the_servers_own_and_numbers_far_below_zero_are_refused():
+    halves, version, updates = opened()
+    said = [halves.server.sent.decode(update) for update in updates]
+    near = said[0]._replace(weight=np.float32(said[0].weight * (1.0 + 5e-6)))
+    far = said[1]._replace(value=jax.tree.map(lambda x: np.full_like(x, -1e16), said[1].value))
+    assert near.weight != said[0].weight
+    assert version.take(0, halves.server.sent.encode(near)) == ""
+    assert "reaches 1e+16, and 1e+15 is the most" in version.take(1, halves.server.sent.encode(far))
+    honest = halves.server.open(halves.server_run)
+    assert (honest.take(0, updates[0]), version.take(2, updates[2]), honest.take(2, updates[2])) == ("", "", "")
+    equal(version.close().run, honest.close().run)
+
+
 def test_messages_that_are_refused_take_no_memory_however_many_there_are():
     _, version, updates = opened()
     for k in range(NAMED + 500):
@@ -142,6 +155,13 @@ def test_an_agent_goes_back_to_no_version_lest_it_draws_by_one_key_twice():
     with pytest.raises(WireError, match="Version 0 is ordered, and this agent has heard version 1 before"):
         agent.turn(run, old.broadcast, old.orders[0])
     assert agent.turn(run, new.broadcast, new.orders[0]).update  # the same once more, by other keys
+
+
+def test_an_agent_takes_no_broadcast_for_another_version_than_it_was_ordered():
+    halves = apart()
+    version = halves.server.open(halves.server_run)
+    with pytest.raises(WireError, match="The broadcast has version 0, and version 1 was ordered"):
+        halves.agents[0].turn(halves.runs[0], version.broadcast, version.orders[0]._replace(version=1))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
