@@ -326,8 +326,18 @@ def test_a_topology_of_ones_own_says_what_it_opens() -> None:
             raise NotImplementedError
 
     placed(MECHANISMS["hidden sum"], Own("the sum"))
+    placed(MECHANISMS["central"], Own("the sum"))
+    with pytest.raises(UnsoundError, match=r"central\(\) adds noise at the server, .*Own\(opens='each'\) opens each"):
+        placed(MECHANISMS["central"], Own("each"))
     with pytest.raises(UnsoundError, match=r"veil\(\) hides updates.*Own\(opens='each'\) opens each") as refused:
         placed(MECHANISMS["hidden sum"], Own("each"))
+    assert refused.value.reason == "hidden"
+
+
+def test_a_sum_of_one_agent_hides_nothing() -> None:
+    federation = federate(LEARNER, mean("uniform"), summation=veil())
+    with pytest.raises(UnsoundError, match="there is one agent, whose update is the sum") as refused:
+        check(federation, 1, None, Scheduler(synchronous()), None)
     assert refused.value.reason == "hidden"
 
 
