@@ -1,5 +1,6 @@
 """What a stage, a rule or a sum says of itself is so, as far as numbers show, or it is refused."""
 
+import inspect
 from dataclasses import replace
 
 import jax
@@ -115,6 +116,29 @@ def test_what_is_as_it_says_stands(at):
     federate(LEARNER, UNIFORM, flatten(), clip(2.0), clip(1.0), noisy(at))
     if at == "agent":
         federate(LEARNER, UNIFORM, clip(1.0), noisy(at), scaling(3.0, expands=True), top_k(0.5), quantize(8))
+
+
+KINDS = {
+    "learner has mean()": lambda: as_given(mean(), mean()),
+    "aggregator has mean, of type function": lambda: as_given(LEARNER, mean),
+    "stages has .* of type list": lambda: as_given(LEARNER, mean(), [clip(1.0)]),
+    "stages has clip, of type function": lambda: as_given(LEARNER, mean(), clip),
+    "summation has 'exact', of type str": lambda: as_given(LEARNER, mean(), summation="exact"),
+    "local_steps is 1.5": lambda: as_given(LEARNER, mean(), local_steps=1.5),
+    "local_steps is True": lambda: as_given(LEARNER, mean(), local_steps=True),
+    "local_steps is '2'": lambda: as_given(LEARNER, mean(), local_steps="2"),
+}
+
+
+def as_given(*parts, **given):
+    """Without the checks of types that tests put on it."""
+    return inspect.unwrap(federate)(*parts, **given)
+
+
+@pytest.mark.parametrize("words", KINDS)
+def test_what_is_no_part_of_a_federation_is_refused_by_name(words):
+    with pytest.raises(ConfigError, match=words):
+        KINDS[words]()
 
 
 WORDS = {

@@ -195,6 +195,14 @@ def test_a_half_takes_no_root_that_others_could_guess(run, secret, words):
             built(half, federation, *given, run, secret)
 
 
+@pytest.mark.parametrize("setting", [FLEET, None, {"length": 0.5}, "a pole"], ids=["a fleet", "none", "other", "text"])
+def test_a_half_has_the_setting_of_one_environment(setting):
+    federation = federate(VALLEY, mean())
+    for half, given in ((AgentHalf, (0, setting)), (ServerHalf, (setting, [1]))):
+        with pytest.raises(ConfigError, match=r"setting has .*, and .* takes .*Give environment.params"):
+            built(half, federation, *given, RUN, SECRET)
+
+
 @pytest.mark.parametrize(("number", "steps"), [(-1, 1), (True, 1), (0.0, 1), ("0", 1), (0, 0), (0, 2), (0, 1.0)])
 def test_the_numbers_of_a_half_are_checked_before_anything_is_compiled(number, steps):
     federation = federate(VALLEY, mean())

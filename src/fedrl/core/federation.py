@@ -25,7 +25,7 @@ from fedrl.core.aggregator import Aggregator, Arrivals, View
 from fedrl.core.checks import check_one_of, check_positive
 from fedrl.core.claims import check_claims, check_words
 from fedrl.core.component import Call, component, record
-from fedrl.core.composition import check_composition
+from fedrl.core.composition import check_composition, check_kinds
 from fedrl.core.divided import Part, adopting, begun_from, divided_optimizer, divided_rule, grouped, periodic
 from fedrl.core.double import sum_of
 from fedrl.core.downlink import Copy, downlink, heard
@@ -201,6 +201,7 @@ def federate(
         https://arxiv.org/abs/2003.00295; down stages by Tang et al. (2019), https://arxiv.org/abs/1905.05957, and
         Gruntkowska et al. (2022), https://arxiv.org/abs/2209.15218.
     """
+    check_kinds(learner, aggregator, (*stages, *down_stages), summation, local_steps)
     check_positive(local_steps=local_steps)
     check_one_of(payload, ("delta", "gradient"), "payload")
     optimizer = optax.sgd(1.0) if server_opt is None else server_opt

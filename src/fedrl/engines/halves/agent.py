@@ -26,7 +26,7 @@ from fedrl.core.summation import check_open
 from fedrl.core.types import PyTree
 from fedrl.engines.executors.executor import Agents, Plan
 from fedrl.engines.executors.programs import ENCODED
-from fedrl.engines.halves.orders import Order, Verdict
+from fedrl.engines.halves.orders import Order, Verdict, check_setting
 from fedrl.engines.inbox import Table
 from fedrl.engines.merging import messages
 from fedrl.engines.records import Jobs
@@ -79,7 +79,8 @@ class AgentHalf:
         **options: For the executor, such as `workers` of one for the host.
 
     Raises:
-        ConfigError: A number is out of range, or a root is not of 32 bytes, or both are one.
+        ConfigError: A number is out of range, a root is not of 32 bytes or both are one, or the setting is not one of
+            this environment.
         UnsoundError: The federation hides updates in sums, which takes messages of their own.
 
     >>> import numpy as np
@@ -106,6 +107,7 @@ class AgentHalf:
     ) -> None:
         check_roots(run=run, secret=secret)
         check_open(federation.summation)
+        check_setting(federation, setting)
         usual = federation.local_steps if steps is None else steps
         if not (_whole(number, 0, LARGEST) and _whole(usual, 1, federation.local_steps)):
             raise ConfigError(

@@ -28,7 +28,7 @@ from fedrl.core.shares import shares
 from fedrl.core.summation import check_open
 from fedrl.core.trust import lie, weight_of
 from fedrl.core.types import Broadcast, PyTree, Update
-from fedrl.engines.halves.orders import Order, Verdict
+from fedrl.engines.halves.orders import Order, Verdict, check_setting
 from fedrl.engines.merging import Merged, Sums, merging, messages, outcome
 from fedrl.engines.sharing import shared
 from fedrl.engines.simulation import beginnings
@@ -215,6 +215,7 @@ class ServerHalf:
             raise ConfigError("steps is empty. A server needs at least one agent. Give the local steps of each.")
         check_roots(run=run, secret=secret)
         check_open(federation.summation)
+        check_setting(federation, setting)
         self.federation, self.secret, self._run = federation, secret, run
         self.steps = list(steps)
         for agent, count in enumerate(self.steps):
