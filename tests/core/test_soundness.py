@@ -334,6 +334,12 @@ def test_a_topology_of_ones_own_says_what_it_opens() -> None:
     assert refused.value.reason == "hidden"
 
 
+def test_a_size_that_varies_is_not_covered_by_noise_of_the_same_stage() -> None:
+    both = replace(threshold(0.1), noise=Noise(EVENT, 1.0, "agent"))
+    with pytest.raises(UnsoundError, match="How large a message of"):
+        federate(LEARNER, mean("uniform"), clip(1.0), both)
+
+
 def test_a_sum_of_one_agent_hides_nothing() -> None:
     federation = federate(LEARNER, mean("uniform"), summation=veil())
     with pytest.raises(UnsoundError, match="there is one agent, whose update is the sum") as refused:
