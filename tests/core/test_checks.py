@@ -25,9 +25,13 @@ def untouched(key, context, server_state, agent_state, update):
     return update, agent_state
 
 
+def finished(key, shared, update):
+    return update, shared
+
+
 @component("test double")
 def noise() -> Stage:
-    return Stage(untouched, noise=Noise("a DpEvent", 1.0, "server"))
+    return Stage(untouched, finish=finished, noise=Noise("a DpEvent", 1.0, "server"))
 
 
 @component("test double")

@@ -8,7 +8,7 @@ import math
 import operator
 import sys
 import textwrap
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -122,6 +122,32 @@ def outer(a, b, y=0):
     return y
 
 
+def with_scale(scale):
+    def scaled_by_itself(x):
+        return scaled_by_itself.scale * x
+
+    scaled_by_itself.scale = scale
+    return scaled_by_itself
+
+
+@dataclass
+class Made:
+    factor: InitVar[float]
+
+    def __post_init__(self, factor):
+        self.made = factor
+
+
+class Remembering(Point):
+    """A record with a place for more."""
+
+
+def remembering(more):
+    point = Remembering(1.0)
+    point.more = more
+    return point
+
+
 DIFFERENT = {
     "numbers": [1, 2, 1.0, True, None, 1 + 0j, -0.0, 0.0, 0, math.inf, 2**70, 1.0 + 1e-15],
     "text": ["a", b"a", "", "ab", ("a", "b"), ("ab",), "1", 1],
@@ -160,6 +186,9 @@ DIFFERENT = {
         *(at_rate(0.02), optax.sgd(0.01, momentum=0.9, nesterov=True), optax.adam(optax.linear_schedule(0.1, 0.0, 9))),
         *(optax.adam(optax.linear_schedule(0.1, 0.0, 8)), optax.inject_hyperparams(optax.adam)(learning_rate=0.1)),
     ],
+    "hung on a function": [with_scale(x) for x in (1.0, 2.0, "1.0")],
+    "made of no field": [Made(1.0), Made(2.0), remembering(1), remembering(2)],
+    "masks": [np.ma.array([1.0, 2.0], mask=mask) for mask in ([0, 0], [0, 1], [1, 0])],
     "altered records": [replace(mean(), needs="each"), replace(mean("uniform"), needs="each")],
 }
 
@@ -195,6 +224,7 @@ SAME = {
     "a variable without a value": two(unset),
     "the name of a function": (double, twice),
     "written twice": (lambda x: 2 * x, lambda x: 2 * x),
+    "what is hung on a function": two(lambda: with_scale(1.0)),
     "not a number": (float("nan"), -float("nan")),
 }
 

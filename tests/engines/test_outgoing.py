@@ -141,6 +141,8 @@ def test_who_decides_who_takes_part_is_said() -> None:
     assert "oort(2)" in notes[0]
     assert "oort" not in notes[1]
     assert "arrival" in [each.name for each in listed(federation, devices=clock())]
+    among = listed(federate(LEARNER, mean()), gossip(ring(), metropolis()), devices=clock())
+    assert ("arrival", "neighbours") in [(each.name, each.to) for each in among]
     assert "arrival" not in [each.name for each in listed(federation)]
 
 

@@ -56,6 +56,10 @@ def untouched(key, context, shared, local, update):
     return update, local
 
 
+def drawn(key, context, shared, local, update):
+    return update._replace(value=jax.tree.map(lambda x: x + jax.random.normal(key, x.shape), update.value)), local
+
+
 def finished(key, shared, update):
     return update, shared
 
@@ -67,17 +71,18 @@ def central() -> Stage:
 
 @component("test double")
 def local() -> Stage:
-    return Stage(untouched, noise=Noise(EVENT, 1.0, "agent"))
+    return Stage(drawn, noise=Noise(EVENT, 1.0, "agent"))
 
 
 @component("test double")
 def by_trajectory(at: str) -> Stage:
-    return Stage(untouched, finish=finished, noise=Noise(EVENT, 1.0, at, "trajectory", "replace-one"))
+    encode = drawn if at == "agent" else untouched
+    return Stage(encode, finish=finished, noise=Noise(EVENT, 1.0, at, "trajectory", "replace-one"))
 
 
 @component("test double")
 def adaptive() -> Stage:
-    return Stage(untouched, finish=finished, clips=1.0, noise=Noise(EVENT, 1.0, "server"))
+    return Stage(clip(1.0).encode, finish=finished, clips=1.0, noise=Noise(EVENT, 1.0, "server"))
 
 
 @component("test double")
@@ -322,9 +327,25 @@ def test_a_topology_of_ones_own_says_what_it_opens() -> None:
             raise NotImplementedError
 
     placed(MECHANISMS["hidden sum"], Own("the sum"))
+    placed(MECHANISMS["central"], Own("the sum"))
+    with pytest.raises(UnsoundError, match=r"central\(\) adds noise at the server, .*Own\(opens='each'\) opens each"):
+        placed(MECHANISMS["central"], Own("each"))
     with pytest.raises(UnsoundError, match=r"veil\(\) hides updates.*Own\(opens='each'\) opens each") as rejected:
         placed(MECHANISMS["hidden sum"], Own("each"))
     assert rejected.value.reason == "hidden"
+
+
+def test_a_size_that_varies_is_not_covered_by_noise_of_the_same_stage() -> None:
+    both = replace(threshold(0.1), noise=Noise(EVENT, 1.0, "agent"))
+    with pytest.raises(UnsoundError, match="How large a message of"):
+        federate(LEARNER, mean("uniform"), clip(1.0), both)
+
+
+def test_a_sum_of_one_agent_hides_nothing() -> None:
+    federation = federate(LEARNER, mean("uniform"), summation=veil())
+    with pytest.raises(UnsoundError, match="there is one agent, whose update is the sum") as refused:
+        check(federation, 1, None, Scheduler(synchronous()), None)
+    assert refused.value.reason == "hidden"
 
 
 SOUND = {
@@ -343,7 +364,7 @@ def test_what_is_covered_is_built(case: str) -> None:
 
 
 def test_without_noise_or_a_hidden_sum_nothing_of_it_is_asked() -> None:
-    assert federate(LEARNER, mean(), quantize(8), hard_threshold(0.1), reports=["norm"]).reports == ("norm",)
+    assert federate(LEARNER, mean(), hard_threshold(0.1), quantize(8), reports=["norm"]).reports == ("norm",)
 
 
 # --- what leaves -----------------------------------------------------------------------------------------------------

@@ -271,6 +271,12 @@ CHANGES: dict[str, tuple[Callable[[], WireDigest], Callable[[], WireDigest], set
         {"local steps"},
         "The local steps are 1 here and 2 there",
     ),
+    "samples": (
+        lambda: end(learner=quadratic(sgd(0.1), samples=8)),
+        lambda: end(learner=quadratic(sgd(0.1), samples=9)),
+        {"local steps"},
+        "The local steps are 8 samples in each here and 9 samples in each there",
+    ),
     "reports": (
         lambda: end(reports=["norm"]),
         lambda: end(reports=["loss"]),

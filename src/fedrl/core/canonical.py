@@ -202,10 +202,11 @@ def _called(value: Any) -> Made | None:
 
 
 def _object(value: Any) -> Made | None:
-    """What remembers nothing beside the fields of a dataclass, or the attributes of a user's own class."""
+    """What remembers nothing beside the fields of a dataclass, and the attributes of a user's own class."""
     kind: Any = type(value)
     if is_dataclass(kind):
-        return "record", (kind, {x.name: getattr(value, x.name) for x in fields(kind)})
+        more = {} if in_library(kind.__module__) else getattr(value, "__dict__", {})  # `__post_init__` may add some
+        return "record", (kind, more | {x.name: getattr(value, x.name) for x in fields(kind)})
     foreign = [base for base in kind.__mro__ if base is not object and in_library(base.__module__)]
     if any(base.__module__ not in ("abc", "typing") for base in foreign):
         return None

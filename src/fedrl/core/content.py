@@ -6,7 +6,7 @@ Numbers, arrays and records count by what is in them. A function counts by what 
 
     its instructions    with their constants; not its name, docstring, file, line or the names of its variables
     its parameters      their names, kinds and defaults
-    what it captures    the values of its closure, and what a method is bound to
+    what it captures    the values of its closure, its attributes, and what a method is bound to
     what it refers to   globals, by the same rules, and attributes of modules, to any depth
                         (not names with two underscores at both ends, such as `__file__`)
 
@@ -154,7 +154,8 @@ class _Walk:
     def contained(self, value: Any, what: str) -> bytes | None:
         kind: Any = type(value)
         if hasattr(kind, "_fields") and isinstance(value, tuple):
-            return _hash("record", self.of(kind, what), *self.each(value, what))
+            more = getattr(value, "__dict__", {})  # of a subclass that remembers more than its fields
+            return _hash("record", self.of(kind, what), *self.each(value, what), *self.table(more, what))
         if kind in (tuple, list):
             return _hash("row", *self.each(value, what))
         if kind in TABLES:
@@ -174,7 +175,9 @@ class _Walk:
         if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             return _hash("key", str(jax.random.key_impl(value)), self.of(jax.random.key_data(value), what))
         weak, array = getattr(value, "weak_type", False), np.asarray(value)
-        described = ("array", kind_of_number(array.dtype), str(array.shape), str(weak))
+        described: tuple[str, ...] = ("array", kind_of_number(array.dtype), str(array.shape), str(weak))
+        if isinstance(value, np.ma.MaskedArray):
+            described = (*described, self.array(np.ma.getmaskarray(value), what).hex())
         if array.dtype.hasobject:
             return _hash(*described, *self.each(array.ravel().tolist(), what))
         return _hash(*described, array.astype(array.dtype.newbyteorder("<")).tobytes())
@@ -204,6 +207,7 @@ class _Walk:
             *(piece for variable in sorted(captured) for piece in (variable, captured[variable])),
             self.of(function.__defaults__, f"A default of {called}()"),
             self.of(function.__kwdefaults__, f"A default of {called}()"),
+            self.of(_attributes(function), f"An attribute of {called}()"),
         )
 
     def code(self, code: types.CodeType, scope: dict[str, Any] | None, called: str) -> bytes:
@@ -270,6 +274,13 @@ def _hash(kind: str, *pieces: bytes | str) -> bytes:
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.digest()
+
+
+def _attributes(function: types.FunctionType) -> dict[str, Any]:
+    """What a user has hung on a function, which it may read; not what `functools.wraps` and checks of types do."""
+    if made_by_library(function):
+        return {}
+    return {name: value for name, value in vars(function).items() if not is_special(name)}
 
 
 def _plain(value: Any) -> bytes | str:

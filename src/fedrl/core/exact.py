@@ -24,6 +24,8 @@ BITS = 27
 LANES = 16
 MANTISSA = 24
 """Bits of a float32: what is that much larger than a unit has none as low as it."""
+CACHED = 1 << 14
+"""How many numbers are put together from their digits at a time: so few stay in a processor's cache."""
 
 
 class Digits(NamedTuple):
@@ -104,10 +106,19 @@ def total(partials: Sequence[Any], digits: Digits = UPDATES) -> np.ndarray:
         for partial in partials[1:]:
             sums += np.asarray(partial)
     whole = np.zeros(sums.shape[1])
-    for row, unit in zip(sums[::-1], digits.units[::-1], strict=True):
-        if row.any():  # most numbers reach over two digits
-            whole += row * unit
+    for at in range(0, whole.size, CACHED):
+        _add_digits(sums[:, at : at + CACHED], digits, whole[at : at + CACHED])
     return whole
+
+
+def _add_digits(sums: np.ndarray, digits: Digits, whole: np.ndarray) -> None:
+    """Add digits to numbers that are zero, the highest first."""
+    rows = [(row, unit) for row, unit in zip(sums[::-1], digits.units[::-1], strict=True) if row.any()]
+    for i, (row, unit) in enumerate(rows):  # most numbers reach over two digits
+        if i:
+            whole += row * unit
+        else:
+            np.multiply(row, unit, out=whole)
 
 
 def mean_of(totals: np.ndarray) -> tuple[np.ndarray, float]:
@@ -116,8 +127,10 @@ def mean_of(totals: np.ndarray) -> tuple[np.ndarray, float]:
     With no weight at all the mean is zero.
     """
     weight = float(totals[-1])
-    mean = totals[:-1] / weight if weight > 0.0 else np.zeros(totals.size - 1)
-    return mean.astype(np.float32), weight
+    mean = np.zeros(totals.size - 1, np.float32)
+    if weight > 0.0:
+        np.divide(totals[:-1], weight, out=mean, casting="same_kind")  # in float64, then rounded
+    return mean, weight
 
 
 def nearest_power_of_two(size: float) -> float:

@@ -24,6 +24,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt32
 
+from fedrl.core.errors import ConfigError
 from fedrl.core.types import Key
 
 ROOT_BYTES, KEY_BYTES = 32, 8
@@ -99,6 +100,26 @@ class ServerKeys(NamedTuple):
     rule: Key
     finish: Key
     down: Key
+
+
+def check_roots(**roots: object) -> None:
+    """Refuse what is no root, and a secret that is the root of the run, which the other parties know.
+
+    Raises:
+        ConfigError: It names the argument.
+    """
+    for name, root in roots.items():
+        if not isinstance(root, bytes) or len(root) != ROOT_BYTES:
+            found = f"{len(root)} bytes" if isinstance(root, bytes) else f"of type {type(root).__name__}"
+            raise ConfigError(
+                f"{name} is {found}. Keys are derived from a root of {ROOT_BYTES} bytes. Draw it with "
+                f"os.urandom({ROOT_BYTES}), or derive it from a seed: fedrl.core.keys."
+            )
+    if len(set(roots.values())) < len(roots):
+        raise ConfigError(
+            f"{' and '.join(roots)} are the same bytes. All parties know the root of the run, so they could derive "
+            f"the keys of this one's noise. Draw the secret with os.urandom({ROOT_BYTES})."
+        )
 
 
 def keys_of(seed: int) -> Keys:

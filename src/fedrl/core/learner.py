@@ -56,10 +56,13 @@ class Statistics(NamedTuple):
         gathered: `state -> sums`, counted since the state last adopted parameters; sums of agents add up.
         absorb: `(params, sums) -> params`, with what all agents counted merged in; each sum is a
             `fedrl.core.double.Double`.
+        doubt: `(sums, samples) -> why no agent can have counted these over so many samples`, or "", of NumPy arrays,
+            for a server that believes no agent. None: any sums may be, within the range of all statistics.
     """
 
     gathered: Callable[[PyTree], PyTree]
     absorb: Callable[[Params, PyTree], Params]
+    doubt: Callable[[PyTree, int], str] | None = None
 
 
 def two_streams(key: Key) -> tuple[Key, Key]:

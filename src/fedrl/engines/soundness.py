@@ -55,14 +55,16 @@ def outgoing(
         if p is not None and p.requested
     ]
     note = f"by what agents tell: {deciding[0]!r}" if deciding else "by the server"
+    arrival = Outgoing("arrival", "agent", SERVER, 0, note="when its update comes, as its work took")
     if isinstance(topology, GossipTopology):
-        return [*_among_neighbours(federation, topology), Outgoing("participation", "agent", "neighbours", 0)]
+        found = [*_among_neighbours(federation, topology), Outgoing("participation", "agent", "neighbours", 0)]
+        return found if clock is None else [*found, arrival._replace(to="neighbours", note="when its message comes")]
     found = leaving_with(federation, wire.update)
     if scheduler.upload_budget is not None:
         found = _with_bids(federation, wire, scheduler, found)
     found.append(Outgoing("participation", "agent", SERVER, 0, note=f"decided {note}"))
     if clock is not None:
-        found.append(Outgoing("arrival", "agent", SERVER, 0, note="when its update comes, as its work took"))
+        found.append(arrival)
     if isinstance(topology, Hierarchy):
         lowest_name = _named(topology.tree, 1)
         found = [each._replace(to=lowest_name) for each in found]
@@ -189,13 +191,18 @@ def _check_noise_in_place(stage: Stage, noise: Noise, summed: bool, topology: To
             f"the federation with a server, or leave {stage!r} out.",
             reason="no server",
         )
-    if not isinstance(topology, Hierarchy) or topology.opens == "the sum":
+    if topology is None or isinstance(topology, IsolatedTopology) or _opens(topology) == "the sum":
         return
     if noise.at == "server":
+        found = (
+            f"{topology.tree!r} has several with parameters of their own"
+            if isinstance(topology, Hierarchy)
+            else f"{topology!r} opens {_opens(topology)}"
+        )
         raise UnsoundError(
-            f"{stage!r} adds noise at the server, and {topology.tree!r} has several with parameters of their own, each "
-            "of which would need a stream of noise of its own. Those are not there yet. Let every level merge in every "
-            "round (no periods), or use noise that agents add.",
+            f"{stage!r} adds noise at the server, to the sum of all, and {found}, each of which would need a stream of "
+            "noise of its own. Those are not there yet. Let every level merge in every round (no periods), or use "
+            "noise that agents add.",
             reason="hidden",
         )
 
@@ -213,17 +220,28 @@ def _check_hidden(stage: Summation, agents: int, topology: Topology | None, sche
             f"federation with a server, or leave {stage!r} out.",
             reason="no server",
         )
-    if topology is None or isinstance(topology, IsolatedTopology):
+    if isinstance(topology, IsolatedTopology):
         return
-    if topology.opens != "the sum":
+    if agents == 1:
+        raise UnsoundError(
+            f"{stage!r} hides updates in the sum of all, and there is one agent, whose update is the sum. Let two or "
+            f"more agents take part, or leave {stage!r} out.",
+            reason="hidden",
+        )
+    if topology is not None and _opens(topology) != "the sum":
         opened = (
-            _opened(topology, agents) if isinstance(topology, Hierarchy) else f"{topology!r} opens {topology.opens}."
+            _opened(topology, agents) if isinstance(topology, Hierarchy) else f"{topology!r} opens {_opens(topology)}."
         )
         raise UnsoundError(
             f"{stage!r} hides updates in the sum of all, and {opened} A least number of agents for "
             "each such server is not there yet. Let every level merge in every round (no periods).",
             reason="hidden",
         )
+
+
+def _opens(topology: Topology) -> str:
+    """What a topology opens: each update, if it does not say."""
+    return str(getattr(topology, "opens", "each"))
 
 
 def _opened(topology: Hierarchy, agents: int) -> str:

@@ -7,11 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from fedrl.core.aggregator import Aggregator, by_samples
-from fedrl.core.errors import UnsoundError
+from fedrl.core.component import written
+from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.learner import Learner, follows_corrections
 from fedrl.core.stage import Stage
 from fedrl.core.summation import Summation, hidden
+
+
+def check_kinds(
+    learner: object, aggregator: object, stages: Sequence[object], summation: object, local_steps: object
+) -> None:
+    """Refuse arguments of `federate` that are something else than they should be.
+
+    Raises:
+        ConfigError: It names the argument, what it is and what it should be.
+    """
+    given = [("learner", learner, Learner, "ppo(environment)"), ("aggregator", aggregator, Aggregator, "mean()")]
+    given += [("stages", stage, Stage, "clip(1.0), one after the other and not in a list") for stage in stages]
+    given += [("summation", summation, Summation, "exact_sum()")] if summation is not None else []
+    for name, value, kind, such in given:
+        if not isinstance(value, kind):
+            raise ConfigError(
+                f"{name} has {written(value)}, of type {type(value).__name__}. What goes there is of type "
+                f"{kind.__name__}. Give one that a constructor has made, such as {such}."
+            )
+    if not isinstance(local_steps, int | np.integer) or isinstance(local_steps, bool):
+        raise ConfigError(f"local_steps is {local_steps!r}. It counts something. Give a whole number of 1 or more.")
 
 
 def check_composition(

@@ -16,7 +16,8 @@ from fedrl.core.reports import check_requested, requested_settings
 from fedrl.core.stage import Stage, pipeline
 from fedrl.core.summation import Summation, exact_sum
 from fedrl.federation import agent_half, server_half
-from fedrl.federation.composition import check_composition
+from fedrl.federation.claims import check_claims, check_words
+from fedrl.federation.composition import check_composition, check_kinds
 from fedrl.federation.downlink import downlink
 from fedrl.federation.federation import Federation
 from fedrl.federation.parts import Part, divided_optimizer, divided_rule, grouped, periodic
@@ -73,6 +74,7 @@ def federate(
         https://arxiv.org/abs/2003.00295; down stages by Tang et al. (2019), https://arxiv.org/abs/1905.05957, and
         Gruntkowska et al. (2022), https://arxiv.org/abs/2209.15218.
     """
+    check_kinds(learner, aggregator, (*stages, *down_stages), summation, local_steps)
     check_positive(local_steps=local_steps)
     check_one_of(payload, ("delta", "gradient"), "payload")
     optimizer = optax.sgd(1.0) if server_optimizer is None else server_optimizer
@@ -84,9 +86,11 @@ def federate(
         aggregator, optimizer = divided_rule(groups), divided_optimizer(groups)
     asked = tuple(dict.fromkeys((*aggregator.requested, *reports)))
     check_requested(asked)
+    check_words(stages, summation)
     for rule in rules:
         check_private(learner, rule, stages, payload, asked, summation)
     requested_settings(asked, learner.environment.params)
+    check_claims(learner, rules, stages, summation)
     in_periods = any(group.every > 1 for group in groups)
     pipe = periodic(groups, stages, summation) if in_periods else pipeline(stages)
     down = downlink(learner, down_stages) if down_stages else None

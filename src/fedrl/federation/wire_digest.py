@@ -10,16 +10,17 @@ bytes without noticing. A digest has a part for everything on which a message, o
     rule, server optimizer     what the server makes of updates
     summation                  how they are added up
     parts                      of the parameters, with their rules, server optimisers and periods
-    payload, local steps       what agents send, after how many steps at most
+    payload, local steps       what agents send, after how many steps at most, and of how many samples each is: a server
+                               that believes no weight knows it by those
     reports                    what they are asked to say about themselves, in any order
     broadcast, update          names, types and shapes of the arrays that cross
     codec                      how they become bytes
     random numbers             from which both ends draw alike, as `random_k` has to
 
 What sites may choose for themselves is not in it: the environment, the learner and its optimiser, apart from the shapes
-that follow. Components count by the call that built them, and a user's own also by the code of their constructor;
-functions count by what they do (`fedrl.core.content`). Versions of libraries stand beside the digest: ends whose
-versions differ may well speak the same wire.
+and the number of samples that follow. Components count by the call that built them, and a user's own also by the code
+of their constructor; functions count by what they do (`fedrl.core.content`). Versions of libraries stand beside the
+digest: ends whose versions differ may well speak the same wire.
 """
 
 from __future__ import annotations
@@ -136,6 +137,7 @@ def wire_digest(federation: Federation, setting: PyTree) -> WireDigest:
     """
     met = jax.eval_shape(lambda key, setting: crossing(federation, key, setting), jax.random.key(0), setting)
     call = call_of(federation)  # with parts, the federation's rule is one made of all of theirs
+    samples = int(federation.learner.samples)
     rule = federation.aggregator if call is None else call.arguments["aggregator"]
     parts = {
         "stages": _components(federation.stages, "A stage"),
@@ -145,7 +147,10 @@ def wire_digest(federation: Federation, setting: PyTree) -> WireDigest:
         "server optimizer": _components([federation.server_optimizer], "The server optimiser"),
         "summation": _components([federation.summation], "The summation"),
         "payload": _components([federation.payload], "The payload"),
-        "local steps": _components([federation.local_steps], "The number of local steps"),
+        "local steps": (
+            *_components([federation.local_steps], "The number of local steps"),
+            _entry(f"{samples} samples in each", samples, "The number of samples"),
+        ),
         "reports": _components(sorted(federation.reports), "A report"),
         "broadcast": _arrays(met.sent, "The broadcast"),
         "update": _arrays(met.update, "The update"),

@@ -41,7 +41,7 @@ def pack(numbers: np.ndarray, width: int) -> bytes:
     return np.packbits(bits.astype(np.uint8).reshape(-1), bitorder="little").tobytes()
 
 
-def unpack(run: bytes, width: int, count: int, what: str) -> np.ndarray:
+def unpack(run: bytes | memoryview, width: int, count: int, what: str) -> np.ndarray:
     """The numbers of a run, uint32 `[count]`.
 
     Raises:

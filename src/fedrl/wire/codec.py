@@ -34,9 +34,9 @@ class Source:
     """Bytes that are read from the beginning to the end."""
 
     def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
+        self.data, self.at = memoryview(data), 0
 
-    def take(self, count: int, what: str) -> bytes:
+    def take(self, count: int, what: str) -> memoryview:
         """The next `count` bytes.
 
         Raises:
@@ -239,7 +239,8 @@ def _write_array(array: np.ndarray, what: str) -> bytes:
 
 def _read_array(like: Any, source: Source, what: str) -> np.ndarray:
     data = source.take(like.size * like.dtype.itemsize, what)
-    return np.frombuffer(data, _little_endian(like.dtype)).astype(like.dtype).reshape(like.shape)
+    found = np.frombuffer(data, _little_endian(like.dtype)).astype(like.dtype, copy=False).reshape(like.shape)
+    return found if found.flags.aligned else found.copy()  # a view of the message, where that is as fast to read
 
 
 def _little_endian(kind: Any) -> np.dtype:

@@ -11,6 +11,7 @@ work itself is an executor's, of one seat: what a simulation with `block=1` comp
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -18,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.clocks.events import Jobs
-from fedrl.core.errors import WireError
-from fedrl.core.keys import Keys, Root
+from fedrl.core.errors import ConfigError, WireError
+from fedrl.core.keys import Keys, Root, check_roots
 from fedrl.core.summation import check_open
 from fedrl.core.types import PyTree
 from fedrl.engines.aggregation import messages
 from fedrl.engines.executors.executor import Agents, ExecutorPlan
-from fedrl.engines.halves.orders import Order, Verdict
+from fedrl.engines.halves.orders import Order, Verdict, check_setting
 from fedrl.engines.inbox import ENCODED, Table
 from fedrl.engines.simulate import executor_of
 from fedrl.federation.federation import Federation
@@ -32,13 +33,8 @@ from fedrl.wire.codec import codec
 
 ALONE = np.zeros(1, int)
 """The one seat."""
-
-
-class Pending(NamedTuple):
-    """A turn whose verdict is not known: what the agent then is, and what its stages remembered before."""
-
-    agents: Agents
-    undo: Any
+LARGEST = 2**31 - 1
+"""The largest number of an agent, a version or a cohort: they travel as int32."""
 
 
 class AgentRun(NamedTuple):
@@ -46,11 +42,11 @@ class AgentRun(NamedTuple):
 
     Attributes:
         agents: What it is, by the verdicts that it knows.
-        pending: A turn without a verdict; () if there is none.
+        pending: What it is if the update of a turn without a verdict is merged; () if there is no such turn.
     """
 
     agents: Agents
-    pending: Pending | tuple[()] = ()
+    pending: Agents | tuple[()] = ()
 
 
 class TrainedUpdate(NamedTuple):
@@ -82,6 +78,8 @@ class AgentHalf:
         **options: For the executor, such as `workers` of one for the host.
 
     Raises:
+        ConfigError: A number is out of range, a root is not of 32 bytes or both are one, or the setting is not one of
+            this environment.
         UnsoundError: The federation hides updates in sums, which takes messages of their own.
 
     >>> import numpy as np
@@ -106,7 +104,15 @@ class AgentHalf:
         steps: int | None = None,
         **options: Any,
     ) -> None:
+        check_roots(run=run, secret=secret)
         check_open(federation.summation)
+        check_setting(federation, setting)
+        usual = federation.local_steps if steps is None else steps
+        if not (_whole(number, 0, LARGEST) and _whole(usual, 1, federation.local_steps)):
+            raise ConfigError(
+                f"The agent has the number {number!r} and takes {usual!r} local steps. Agents are numbered from 0 on, "
+                f"and local steps are from 1 to {federation.local_steps} here. Give whole numbers within that."
+            )
         self.federation = federation
         fleet = jax.tree.map(lambda x: jnp.asarray(x)[None], setting)
         plan = ExecutorPlan(collects=ENCODED, group=ALONE, sparse=False, mixed=False, ahead=False, varied=True)
@@ -118,7 +124,7 @@ class AgentHalf:
         self.keys = Keys(np.frombuffer(run, np.uint32), np.zeros(8, np.uint32))
         wire = messages(federation, fleet)
         self._broadcasts, self._sent = codec(wire.sent), codec(wire.update)
-        self.steps = federation.local_steps if steps is None else steps
+        self.steps = int(usual)
 
     def start(self) -> AgentRun:
         """The agent before its first turn."""
@@ -128,20 +134,19 @@ class AgentHalf:
     def train(self, run: AgentRun, broadcast: bytes, order: Order) -> TrainedUpdate:
         """Learn from a broadcast, as it was ordered.
 
+        Save `Turn.run` before the update is sent. An agent that goes on from what it was before would draw noise by
+        the keys of this turn again; one that has lost its file begins anew with another secret.
+
         Args:
             run: What the agent is. A turn that is still pending is taken for lost.
             broadcast: As the server sent it.
             order: What the server asks.
 
         Raises:
-            WireError: The broadcast can't be read, or is of another version than the order; or more local steps are
-                ordered than the federation takes.
+            WireError: The broadcast can't be read, or is of another version than the order; the order is of a version
+                before the last that this agent has heard, or says what no server of this federation would.
         """
-        if not 1 <= order.steps <= self.federation.local_steps:
-            raise WireError(
-                f"{order.steps} local steps are ordered, and this federation takes from 1 to "
-                f"{self.federation.local_steps}. Compare what both ends run."
-            )
+        self._check_order(order, int(run.agents.team.version[0]))
         received = self._broadcasts.decode(broadcast)
         if int(received.version) != order.version:
             raise WireError(
@@ -159,18 +164,49 @@ class AgentHalf:
             return TrainedUpdate(b"", AgentRun(agents), {}, found.failed[0].reason)
         update = jax.tree.map(lambda x: np.asarray(x)[0], found.items)
         metrics = {name: float(x[0]) for name, x in found.metrics.items()}
-        return TrainedUpdate(self._sent.encode(update), run._replace(pending=Pending(agents, found.undo)), metrics)
+        return TrainedUpdate(self._sent.encode(update), run._replace(pending=agents), metrics)
+
+    def _check_order(self, order: Order, heard: int) -> None:
+        most = self.federation.local_steps
+        if not _whole(order.steps, 1, most):
+            raise WireError(
+                f"{order.steps!r} local steps are ordered, and this federation takes from 1 to {most}. Compare what "
+                "both ends run."
+            )
+        counted, share = _whole(order.version, 0, LARGEST) and _whole(order.cohort, 1, LARGEST), _number(order.share)
+        if not (counted and 0.0 <= share <= 1.0):
+            raise WireError(
+                f"{order!r} came. Versions and cohorts are whole numbers from 0 and 1 on, and a share is from 0 to 1. "
+                "Compare what both ends run."
+            )
+        if order.version < heard:
+            raise WireError(
+                f"Version {order.version} is ordered, and this agent has heard version {heard} before. It draws noise "
+                "by keys of the version, each once, so it goes back to none. Let the server go on from its last "
+                "state, or begin this agent anew, with another secret."
+            )
 
     def settle(self, run: AgentRun, verdict: Verdict) -> AgentRun:
         """The agent after it has heard what became of its update."""
-        if not isinstance(run.pending, Pending) or verdict is Verdict.DROPPED:
+        if not isinstance(run.pending, Agents) or verdict is Verdict.DROPPED:
             return AgentRun(run.agents)
-        agents, undo = run.pending
-        return AgentRun(self.executor.give_back(agents, undo, ALONE) if verdict is Verdict.REJECTED else agents)
+        before = [(0, ALONE, block.stage_states) for block in run.agents.blocks]
+        rejected = verdict is Verdict.REJECTED
+        return AgentRun(self.executor.give_back(run.pending, before, ALONE) if rejected else run.pending)
 
     def close(self) -> None:
         """Let go of what is held outside this process."""
         self.executor.close()
+
+
+def _whole(value: Any, least: int, most: int) -> bool:
+    """Whether a value is a whole number within bounds, and neither a bool nor a float."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and least <= int(value) <= most
+
+
+def _number(value: Any) -> float:
+    """A number as it is, and anything else as none."""
+    return value if isinstance(value, float | int) else math.nan
 
 
 def _copied(agents: Agents) -> Agents:

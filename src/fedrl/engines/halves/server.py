@@ -21,11 +21,11 @@ import numpy as np
 from fedrl.core import exact
 from fedrl.core.aggregator import Arrivals
 from fedrl.core.errors import ConfigError, WireError
-from fedrl.core.keys import Root, Stream, derived
+from fedrl.core.keys import Root, Stream, check_roots, derived
 from fedrl.core.summation import check_open
 from fedrl.core.types import Broadcast, PyTree, Update
 from fedrl.engines.aggregation import BlockSums, Merged, merge_blocks, messages, partial_sums
-from fedrl.engines.halves.orders import Order, Verdict
+from fedrl.engines.halves.orders import Order, Verdict, check_setting
 from fedrl.engines.program_cache import cached_program
 from fedrl.engines.state import start_programs
 from fedrl.federation.federation import Federation, ServerState
@@ -37,6 +37,10 @@ CACHED = 1 << 20
 """Bytes of an update up to which 16 are added up in one loop; of larger ones, a loop over more than 4 is slower."""
 LARGEST = 64
 """How many bytes longer than the largest sound update a message may be before nobody reads it."""
+NAMED = 1000
+"""How many refused messages a version names. Further ones are counted, so that they take no memory."""
+NOBODY = -1
+"""Whose a message is that came without the number of an agent."""
 
 
 class ServerRun(NamedTuple):
@@ -51,9 +55,10 @@ class Closed(NamedTuple):
     Attributes:
         run: What the server remembers now.
         verdicts: What became of the turn of each agent that was asked.
-        rejected: Whose updates were refused, and why, in the order of agents.
+        rejected: Whose updates were refused, and why, in the order of agents; -1 for those of nobody.
         weight: Of all that was merged.
         skipped: Why the server stands where it stood, if what it made was not finite.
+        unnamed: How many messages more were refused than are listed.
     """
 
     run: ServerRun
@@ -61,6 +66,7 @@ class Closed(NamedTuple):
     rejected: list[tuple[int, str]]
     weight: float
     skipped: str = ""
+    unnamed: int = 0
 
 
 class Version:
@@ -69,7 +75,8 @@ class Version:
     Attributes:
         broadcast: What all agents of it are sent, bytes.
         orders: What each of them is asked for, by number.
-        rejected: Whose updates were refused so far, and why.
+        rejected: Whose updates were refused so far, and why; the first 1,000.
+        unnamed: How many more were refused.
     """
 
     def __init__(self, half: ServerHalf, run: ServerRun, orders: Mapping[int, Order]) -> None:
@@ -77,7 +84,10 @@ class Version:
         self.sent: Broadcast = half.federation.broadcast(run.server)
         self.broadcast = half.broadcasts.encode(jax.tree.map(np.asarray, self.sent))
         self.rejected: list[tuple[int, str]] = []
-        self._taken: list[int] = []  # in the order in which they were added
+        self.unnamed = 0
+        self._closed: Closed | None = None
+        self._mistaken: set[int] = set()  # who was asked, and has sent something that was refused
+        self._taken: dict[int, None] = {}  # in the order in which they were added
         self._waiting: list[Update] = []
         self._sums: Any = None
         self._updates: list[tuple[Update, np.ndarray]] = []
@@ -95,28 +105,42 @@ class Version:
             update: Bytes.
 
         Returns:
-            Why it is refused; empty if it is taken. A refused one changes nothing.
+            Why it is refused; empty if it is taken. A refused one changes nothing, and nothing is raised.
         """
-        why = self._why_not(agent, update)
-        if why:
-            self.rejected.append((agent, why))
+        number = _number(agent)
+        who = NOBODY if number is None else number
+        why = "no number of an agent came with it" if number is None else self._why_not(number, update)
+        if why and len(self.rejected) < NAMED:
+            self.rejected.append((who, why))
+        elif why:
+            self.unnamed += 1
+        if why and who in self.orders:
+            self._mistaken.add(who)
         return why
 
-    def _why_not(self, agent: int, data: bytes) -> str:
+    def _why_not(self, agent: int, data: object) -> str:
         order, half = self.orders.get(agent), self._half
+        if self._closed is not None:
+            return f"version {int(self.run.server.version)} is closed"
         if order is None:
-            return f"agent {agent} was not asked for version {int(self.sent.version)}"
+            return f"agent {agent} was not asked for version {int(self.run.server.version)}"
         if agent in self._taken:
             return f"agent {agent} has sent its update before"
+        if not isinstance(data, bytes | bytearray):
+            return f"a {type(data).__name__} came, and a message is bytes"
         if len(data) > half.largest:
             return f"the message has {len(data)} bytes, and no update has more than {half.largest}"
+        return self._take(agent, order, bytes(data))
+
+    def _take(self, agent: int, order: Order, data: bytes) -> str:
+        half = self._half
         try:
             update = half.sent.decode(data)
         except WireError as fault:
             return f"it can't be read: {fault}"
         why = lie(half.federation, update, order.version, order.steps)
         if not why:
-            self._taken.append(agent)
+            self._taken[agent] = None
             if not any(stage.reweights for stage in half.federation.stages):
                 update = update._replace(weight=np.float32(weight_of(half.federation, order.steps)))
             self._waiting.append(update)
@@ -142,29 +166,34 @@ class Version:
             many = len(self._sums.reach) + few > exact.LANES  # so many fit the integers of a program
             kind = np.int64 if many else np.int32
             updates, statistics = (
-                np.add(own, new, dtype=kind)
+                _added(own, new, kind)
                 for own, new in ((self._sums.updates, wide.updates), (self._sums.statistics, wide.statistics))
             )
             reach: Any = np.concatenate([self._sums.reach, wide.reach])
             self._sums = wide._replace(updates=updates, statistics=statistics, reach=reach)
 
     def close(self) -> Closed:
-        """Merge what was taken, and be the server of the next version."""
+        """Merge what was taken, and be the server of the next version. Once closed, it stays as it was closed."""
+        if self._closed is None:
+            self._closed = self._merged()
+        return self._closed
+
+    def _merged(self) -> Closed:
         self.add_up()
         half, run = self._half, self.run
         block_sums: list[Any] = self._updates
         if self._sums is not None:
             block_sums = [(self._sums, np.ones(len(self._taken), bool))]
-        whose = np.array(self._taken, np.int32)
+        whose = np.array(list(self._taken), np.int32)
         merged: Merged = half.merge(
             half.secret, run.server, block_sums, Arrivals(whose, np.zeros(len(whose), np.int32))
         )
         dropped = set(merged.dropped(whose).tolist())
         verdicts = dict.fromkeys(self.orders, Verdict.DROPPED)
         verdicts |= {agent: Verdict.REJECTED if agent in dropped else Verdict.MERGED for agent in self._taken}
-        verdicts |= {agent: Verdict.REJECTED for agent, _ in self.rejected if verdicts.get(agent) is Verdict.DROPPED}
+        verdicts |= {agent: Verdict.REJECTED for agent in self._mistaken if verdicts[agent] is Verdict.DROPPED}
         rejected = sorted([*self.rejected, *((agent, reason) for agent, reason in merged.rejected)])
-        return Closed(ServerRun(merged.server), verdicts, rejected, merged.weight, merged.skipped)
+        return Closed(ServerRun(merged.server), verdicts, rejected, merged.weight, merged.skipped, self.unnamed)
 
 
 class ServerHalf:
@@ -178,16 +207,22 @@ class ServerHalf:
         secret: Its own secret, 32 bytes.
 
     Raises:
-        ConfigError: There is no agent.
+        ConfigError: There is no agent, or one can't take so many local steps; a root is not of 32 bytes, or both are
+            the same.
         UnsoundError: The federation hides updates in sums, which takes messages of their own.
     """
 
     def __init__(self, federation: Federation, setting: PyTree, steps: list[int], run: Root, secret: Root) -> None:
         if not steps:
             raise ConfigError("steps is empty. A server needs at least one agent. Give the local steps of each.")
+        check_roots(run=run, secret=secret)
         check_open(federation.summation)
+        check_setting(federation, setting)
         self.federation, self.secret, self._run = federation, secret, run
-        self.steps, self.shares = list(steps), shares(federation, np.array(steps))
+        self.steps = list(steps)
+        for agent, count in enumerate(self.steps):
+            self._check(agent, count)
+        self.shares = shares(federation, np.array(self.steps))
         self.wire = messages(federation, jax.tree.map(lambda x: jnp.asarray(x)[None], setting))
         self.broadcasts, self.sent = codec(self.wire.sent), codec(self.wire.update)
         known = self.wire.up_bytes
@@ -204,6 +239,9 @@ class ServerHalf:
     def open(self, run: ServerRun, ordered: Mapping[int, int] | None = None) -> Version:
         """Open the next version.
 
+        Save `run` before the broadcast is sent. A server that goes on from an older state would give the same number to
+        another version, and draw noise by the same keys; agents that have heard the later one refuse it.
+
         Args:
             run: What the server remembers.
             ordered: Local steps, by the number of each agent that is asked; by default all, with their usual ones.
@@ -213,14 +251,31 @@ class ServerHalf:
         """
         asked = dict(enumerate(self.steps)) if ordered is None else dict(ordered)
         for agent, steps in asked.items():
-            if not (0 <= agent < len(self.steps) and 1 <= steps <= self.federation.local_steps):
-                raise ConfigError(
-                    f"Agent {agent} is asked for {steps} local steps. Agents are from 0 to {len(self.steps) - 1}, and "
-                    f"local steps from 1 to {self.federation.local_steps}. Ask within that."
-                )
+            self._check(agent, steps)
+        asked = {int(agent): int(steps) for agent, steps in asked.items()}
         version, cohort = int(run.server.version), len(asked)
         orders = {k: Order(version, cohort, steps, float(self.shares[k])) for k, steps in asked.items()}
         return Version(self, run, orders)
+
+    def _check(self, agent: object, steps: object) -> None:
+        known, most = _number(agent), self.federation.local_steps
+        if known is None or not 0 <= known < len(self.steps) or not 1 <= (_number(steps) or 0) <= most:
+            raise ConfigError(
+                f"Agent {agent!r} is asked for {steps!r} local steps. Agents are whole numbers from 0 to "
+                f"{len(self.steps) - 1}, and local steps from 1 to {most}. Ask within that."
+            )
+
+
+def _added(own: np.ndarray, new: np.ndarray, kind: Any) -> np.ndarray:
+    """The sum in integers of a kind, in the place of the first if that is of the kind and may be written."""
+    place = own if own.flags.writeable and own.dtype == kind else None
+    return np.add(own, new, out=place, dtype=kind)
+
+
+def _number(value: Any) -> int | None:
+    """A whole number of 64 bits, or None if it is something else, such as a bool or a text."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return int(value) if whole and -(2**63) <= int(value) < 2**63 else None
 
 
 @cached_program

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from fedrl.core.double import Double, added, negative, product, quotient, two_product
@@ -21,6 +22,10 @@ CONSTANT = 2e-7
 """A spread below this share of the mean is rounding of float32."""
 LEAST = 1e-15
 """The least spread that samples are divided by."""
+FARTHEST = 1e15
+"""The farthest that a server takes samples to be from their mean."""
+ROUNDING, UNDERFLOW = 1e-3, 1e-30
+"""How far sums of squares may be off, relatively and at all: they are computed in float32."""
 
 
 class Moments(NamedTuple):
@@ -119,6 +124,22 @@ def joined(parts: Parts) -> MomentSums:
     left = added(product(second, samples), negative(product(first, first)))  # n times the sum of squares about the mean
     squares = jnp.maximum(left.value / number, 0.0) * unit * unit
     return MomentSums(samples.value, first.value / number * unit, squares)
+
+
+def doubt(parts: Parts, samples: int) -> str:
+    """Why no agent can have counted these parts over so many samples, or "".
+
+    n^2 times a variance, n sum x^2 - (sum x)^2, is never negative.
+    """
+    if float(parts.samples) != samples:
+        return f"counts {float(parts.samples):g} samples, and {samples} follow from the local steps that were ordered"
+    first = np.abs(np.asarray(parts.first, np.float64))
+    second = np.asarray(parts.second, np.float64) + np.asarray(parts.second_rest, np.float64)
+    if (first > samples * FARTHEST).any() or (second > samples * FARTHEST**2).any():
+        return f"has samples beyond {FARTHEST:g}, whose squares float32 does not add up"
+    if (samples * second < np.square(first) * (1.0 - ROUNDING) - UNDERFLOW).any():
+        return "has a sum of squares below what its sum makes it at least"
+    return ""
 
 
 def scaled(moments: Moments, samples: jax.Array, limit: float) -> jax.Array:

@@ -24,6 +24,7 @@ from fedrl.learners.parts.moments import (
     Parts,
     both,
     count,
+    doubt,
     joined,
     merged,
     nothing,
@@ -163,6 +164,12 @@ def counted(state: NormalizeState, raw: Trajectory, gamma: float) -> NormalizeSt
     return state._replace(sums=sums, returned=returned)
 
 
+def doubted(gathered: dict[str, Parts], samples: int) -> str:
+    """Why no agent can have counted this over so many samples, or ""."""
+    doubts = ((name, doubt(gathered[name], samples)) for name in sorted(gathered))
+    return next((f"what it counted of each {name} {found}" for name, found in doubts if found), "")
+
+
 def adopted(state: NormalizeState, given: Book) -> Book:
     """The moments that came with parameters; an agent's own counts are in them, unless it got its own back."""
 
@@ -181,7 +188,9 @@ def absorbed(params: Params, gathered: dict[str, Parts]) -> Params:
 
 
 STATISTICS = Statistics(
-    gathered=lambda state: {name: parted(sums) for name, sums in state.sums.items()}, absorb=absorbed
+    gathered=lambda state: {name: parted(sums) for name, sums in state.sums.items()},
+    absorb=absorbed,
+    doubt=doubted,
 )
 
 

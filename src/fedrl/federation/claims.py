@@ -1,0 +1,209 @@
+"""What stages, rules and sums say of themselves, as far as that can be seen: refused if it is not so.
+
+    always              nothing leaves beside the value of an update that its stage does not declare
+    beside noise, or    a stage clips to what it says, enlarges nothing if it says so, and adds noise where it says so;
+    inside hidden sums  a rule is the mean that it says it is
+
+The first is read off a trace, which costs no computation; the second is tried with numbers. A claim that holds for
+those may still be false: who writes a mechanism proves it elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.core.aggregator import Aggregator, View, on_time
+from fedrl.core.checks import check_above_zero, check_one_of
+from fedrl.core.errors import UnsoundError
+from fedrl.core.learner import Learner, parameters_of
+from fedrl.core.reports import nothing_measured
+from fedrl.core.stage import Noise, Stage, keep_update, pipeline
+from fedrl.core.summation import Summation
+from fedrl.core.types import Key, Params, PyTree, Update, UpdateContext
+from fedrl.federation.private import private_parts
+from fedrl.wire.codec import is_sent
+
+ROUNDING = 1e-4
+"""How far norms and means may be off relatively."""
+FAR = 1e3
+"""How many times larger than its bound an update is with which a clip is tried."""
+TRIED = 3
+"""Of how many updates a mean is tried."""
+
+
+def check_words(stages: Sequence[Stage], summation: Summation | None) -> None:
+    """Refuse words and sizes of noise, clips and sums that mean nothing.
+
+    Raises:
+        ConfigError: It names the field.
+    """
+    for stage in stages:
+        if stage.noise is not None:
+            check_one_of(stage.noise.at, ("agent", "server"), "noise.at")
+            check_one_of(stage.noise.unit, ("agent", "trajectory"), "noise.unit")
+            check_one_of(stage.noise.relation, ("add-remove", "replace-one"), "noise.relation")
+            check_above_zero(**{"noise.clip": stage.noise.clip})
+        if stage.clips is not None:
+            check_above_zero(clips=stage.clips)
+    if summation is not None:
+        check_one_of(summation.opens, ("each", "sum"), "opens")
+
+
+def check_claims(
+    learner: Learner, rules: Sequence[Aggregator], stages: Sequence[Stage], summation: Summation | None
+) -> None:
+    """Refuse a federation whose stages or rules are not what they say, as `check_declared` and `check_bounds` do."""
+    if stages:
+        check_declared(stages, parameters_of(learner))
+    for rule in rules if private_parts(stages, summation) else ():
+        check_bounds(stages, rule, parameters_of(learner))
+
+
+def check_declared(stages: Sequence[Stage], like: Params) -> None:
+    """Refuse a stage that sends something beside the value of an update, and does not declare it.
+
+    Args:
+        stages: What an update passes, in order.
+        like: The parameters, as shapes.
+
+    Raises:
+        UnsoundError: It names the stage, what it changes and the field to declare it by.
+    """
+    value = like
+    for stage in stages:
+        value, changed = _traced(stage, value)
+        if changed:
+            raise UnsoundError(
+                f"{stage!r} changes {changed[0]} of an update, and does not declare that. What leaves an agent is "
+                f"checked by what stages declare. {changed[1]}"
+            )
+
+
+def _traced(stage: Stage, like: PyTree) -> tuple[PyTree, tuple[str, str] | None]:
+    """What a stage makes of values like this one, as shapes; what else it changes undeclared, and what to do."""
+    found: list[tuple[str, str]] = []
+
+    def encode(key: Key, value: PyTree, weight: jax.Array, version: jax.Array) -> PyTree:
+        made, _ = stage.encode(key, _context(), *stage.init(value), Update(value, weight, version))
+        if made.version is not version and _moves(stage, like):
+            found.append(("the version", "Leave it as it is."))
+        if made.weight is not weight and not stage.reweights and _moves(stage, like):
+            found.append(("the weight", "Set `reweights` to the least and the largest factor."))
+        if is_sent(made.value) is not True and is_sent(value) is True and not stage.skips_uploads:
+            found.append(("whether a message is sent", "Set `skips_uploads`."))
+        if made.report:
+            found.append((f"the report {sorted(made.report)}", "Ask for it by name: federate(..., reports=[...])."))
+        if set(made.statistics) - {stage.sums}:
+            found.append((f"the statistics {sorted(made.statistics)}", "Set `sums` to their name."))
+        return made.value
+
+    scalar = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
+    made = jax.eval_shape(encode, jax.random.key(0), like, *scalar)
+    return made, found[0] if found else None
+
+
+def _moves(stage: Stage, like: PyTree) -> bool:
+    """Whether numbers show that weight or version change: a compiled `encode` hands both over as something new."""
+    with jax.ensure_compile_time_eval():
+        value, weight, version = _drawn(like), jnp.float32(3.0), jnp.int32(5)
+        made, _ = stage.encode(jax.random.key(0), _context(), *stage.init(value), Update(value, weight, version))
+        return float(made.weight) != 3.0 or int(made.version) != 5
+
+
+def _context() -> UpdateContext:
+    one = jnp.int32(1)
+    return UpdateContext(one, one, one, one, nothing_measured())
+
+
+def _drawn(like: PyTree) -> PyTree:
+    """Normal draws in place of all real numbers."""
+    draws = np.random.default_rng(0)
+
+    def draw(x: Any) -> jax.Array:
+        real = jnp.issubdtype(x.dtype, jnp.floating)
+        return jnp.asarray(draws.normal(size=x.shape) if real else np.zeros(x.shape), x.dtype)
+
+    return jax.tree.map(draw, like)
+
+
+def check_bounds(stages: Sequence[Stage], rule: Aggregator, like: Params) -> None:
+    """Refuse stages and a rule which numbers show not to do what they claim; beside noise or a hidden sum alone.
+
+    Args:
+        stages: What an update passes, in order.
+        rule: The rule that merges.
+        like: The parameters, as shapes.
+
+    Raises:
+        UnsoundError: It names the claim and what came of it.
+    """
+    drawn = _drawn(like)
+    largest = max([1.0, *(stage.clips for stage in stages if stage.clips is not None)])
+    value = jax.tree.map(lambda x: x * (FAR * largest / _norm(drawn)), drawn)
+    for i, stage in enumerate(stages):
+        noise = stage.noise
+        if noise is not None:
+            _check_adds(stages[: i + 1], noise, value)
+        if noise is not None and noise.at == "agent":
+            break  # what comes after goes by draws
+        before, after = (_norm(_through(stages[:count], value, 0)) for count in (i, i + 1))
+        if stage.clips is not None and not after <= stage.clips * (1.0 + ROUNDING):
+            raise UnsoundError(
+                f"{stage!r} declares that it scales updates down to an L2 norm of {stage.clips:g}, and one of "
+                f"{before:.3g} comes out with {after:.3g}. Noise would not cover that. Correct `clips`, or the stage."
+            )
+        if not stage.may_increase_norm and not after <= before * (1.0 + ROUNDING):
+            raise UnsoundError(
+                f"{stage!r} declares that it enlarges no update, and one with the L2 norm {before:.3g} comes out with "
+                f"{after:.3g}. Noise would not cover that. Set `may_increase_norm`, and put it before the clip."
+            )
+    if rule.divides_by == "count":
+        _check_mean(rule, drawn)
+
+
+def _check_adds(stages: Sequence[Stage], noise: Noise, value: PyTree) -> None:
+    stage = stages[-1]
+    one, other = (_through(stages, value, seed) for seed in (0, 1))
+    silent = noise.at == "agent" and _norm(jax.tree.map(jnp.subtract, one, other)) == 0.0
+    if silent or (noise.at == "server" and stage.finish is keep_update):
+        where = "`encode`" if noise.at == "agent" else "`finish`"
+        raise UnsoundError(
+            f"{stage!r} declares noise that the {noise.at} adds, and its {where} adds none. Add it there, from the "
+            "key, or leave `noise` out."
+        )
+
+
+def _check_mean(rule: Aggregator, drawn: PyTree) -> None:
+    """Whether a rule that says so is the mean of updates, each counted once."""
+    stacked = jax.tree.map(lambda x: jnp.stack([x * (i + 1.0) for i in range(TRIED)]), drawn)
+    updates = Update(stacked, jnp.arange(1.0, 1.0 + TRIED), jnp.zeros(TRIED, jnp.int32))
+    weights = jax.vmap(rule.weigh)(updates)
+    arrivals = on_time(jnp.arange(TRIED))
+    view, state = View(drawn, jnp.int32(0)), rule.init(drawn)
+    merged, _ = rule.update(jax.random.key(0), view, arrivals, state, updates._replace(weight=weights))
+    off = jax.tree.map(lambda x, of: x - of.mean(0), merged.value, stacked)
+    if not bool((weights == 1.0).all()) or not _norm(off) <= ROUNDING * _norm(drawn):
+        raise UnsoundError(
+            f"{rule!r} declares that it divides by the number of updates, and is not their mean, each counted once. "
+            "Noise for one of so many would not cover it. Correct `divides_by`, or the rule."
+        )
+
+
+def _through(stages: Sequence[Stage], value: PyTree, seed: int) -> PyTree:
+    """What the server reads of a value that passes stages."""
+    pipe = pipeline(stages)
+    assert pipe.decode is not None
+    server_state, agent_state = pipe.init(value)
+    update = Update(value, jnp.float32(1.0), jnp.int32(0))
+    return pipe.decode(
+        server_state, pipe.encode(jax.random.key(seed), _context(), server_state, agent_state, update)[0]
+    ).value
+
+
+def _norm(tree: PyTree) -> float:
+    return float(np.sqrt(sum(float(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(tree))))
