@@ -21,6 +21,7 @@ from fedrl.core.stage import Noise, Stage
 from fedrl.core.summation import Summation
 from fedrl.engines.aggregation import messages
 from fedrl.engines.combinations import check
+from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import gossip, hierarchy
 from fedrl.federation.federate import federate
 from fedrl.federation.federation import Federation
@@ -44,7 +45,7 @@ from fedrl.stages import (
 from fedrl.topologies import metropolis, ring, tree
 from fedrl.wire.codec import varies
 from tests.support.hidden import veil
-from tests.support.quadratic import quadratic
+from tests.support.quadratic import FLEET, quadratic
 
 AGENTS, EVENT = 4, "a DpEvent"
 LEARNER = quadratic(chain(add_correction(), sgd(0.1)))
@@ -336,7 +337,7 @@ def test_a_topology_of_ones_own_says_what_it_opens() -> None:
 
 
 def test_a_size_that_varies_is_not_covered_by_noise_of_the_same_stage() -> None:
-    both = replace(threshold(0.1), noise=Noise(EVENT, 1.0, "agent"))
+    both = replace(hard_threshold(0.1), noise=Noise(EVENT, 1.0, "agent"))
     with pytest.raises(UnsoundError, match="How large a message of"):
         federate(LEARNER, mean("uniform"), clip(1.0), both)
 
@@ -346,6 +347,18 @@ def test_a_sum_of_one_agent_hides_nothing() -> None:
     with pytest.raises(UnsoundError, match="there is one agent, whose update is the sum") as refused:
         check(federation, 1, None, Scheduler(synchronous()), None)
     assert refused.value.reason == "hidden"
+    check(federation, AGENTS, None, Scheduler(selection=uniform(2)), None)
+    with pytest.raises(UnsoundError, match=r"veil\(\) .* uniform\(1\) selects one agent, whose update is the sum"):
+        check(federation, AGENTS, None, Scheduler(selection=uniform(1)), None)
+
+
+def test_a_cohort_of_one_agent_is_refused_where_a_sum_hides() -> None:
+    federation = federate(quadratic(sgd(0.1)), mean("uniform"), summation=veil())
+    simulation = simulate(federation, FLEET, devices=jax.devices()[:1])
+    run_state = simulation.init(0)
+    with pytest.raises(UnsoundError, match=r"cohort is \[2\], one agent, and veil\(\) hides updates"):
+        simulation.round(run_state, [2])
+    assert simulation.round(run_state, [1, 2])[1].uploads.messages.tolist() == [0, 1, 1, 0]
 
 
 SOUND = {

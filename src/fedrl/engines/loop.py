@@ -31,7 +31,7 @@ from fedrl.clocks.events import (
     Jobs,
 )
 from fedrl.core.aggregator import Arrivals
-from fedrl.core.errors import ConfigError
+from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.keys import Keys, Stream, derived, keys_of
 from fedrl.core.reports import DURATION
 from fedrl.core.types import PyTree
@@ -134,7 +134,7 @@ class Loop:
             ConfigError: There are not so many.
         """
         began, log = time.perf_counter(), RoundLog(self.agents, self.executor.metrics, self.down_messages.compressed)
-        allowed = np.full(1, -1) if cohort is None else _cohort(cohort, self.agents)
+        allowed = np.full(1, -1) if cohort is None else self._cohort(cohort)
         for _ in range(self.merges):
             run_state = self.merge(run_state, allowed, log)
         engine_state: EngineState = run_state.engine_state
@@ -167,6 +167,24 @@ class Loop:
             turns=log.arrived if self.clock.timed else None,
         )
         return run_state, seen
+
+    def _cohort(self, cohort: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The ids of a cohort that a caller names."""
+        agents, ids = self.agents, np.unique(np.asarray(cohort, int))
+        if not len(ids):
+            return np.full(1, agents)  # an id that no agent has: an empty array would mean that the selection decides
+        if ids[0] < 0 or ids[-1] >= agents:
+            raise ConfigError(
+                f"cohort is {ids.tolist()}. It names some of the {agents} agents, by numbers from 0 to {agents - 1}. "
+                "Name those, or none of them."
+            )
+        summation = self.executor.federation.summation
+        if len(ids) == 1 and summation.opens == "sum" and self.served:
+            raise UnsoundError(
+                f"cohort is {ids.tolist()}, one agent, and {summation!r} hides updates in the sum of the cohort, which "
+                "would be that agent's update. Name two agents or more, or none of them."
+            )
+        return ids
 
     def merge(self, run_state: SimulationState, cohort: np.ndarray, log: RoundLog) -> SimulationState:
         """Let things happen until the next merge, and merge."""
@@ -365,18 +383,6 @@ class Loop:
         """Every agent adopts what it would hear now."""
         table = self.topology.holds(run_state.server, run_state.engine_state.topology)
         return _with(run_state, self.executor.adopt(_agents(run_state), table))
-
-
-def _cohort(cohort: Sequence[int] | np.ndarray, agents: int) -> np.ndarray:
-    ids = np.unique(np.asarray(cohort, int))
-    if not len(ids):
-        return np.full(1, agents)  # nobody's number
-    if ids[0] < 0 or ids[-1] >= agents:
-        raise ConfigError(
-            f"cohort is {ids.tolist()}. It says which of {agents} agents may be sent for, from 0 to {agents - 1}. Name "
-            "those of them, or nobody."
-        )
-    return ids
 
 
 def _with_failures(events: Events, failed: np.ndarray) -> Events:

@@ -143,7 +143,7 @@ def check_private(federation: Federation, agents: int, topology: Topology | None
             _check_noise_in_place(stage, stage.noise, summed, topology)
     if hiding is not None:
         _check_answers(hiding, scheduler)
-        _check_hidden(hiding, agents, topology, scheduler.schedule)
+        _check_hidden(hiding, agents, topology, scheduler)
 
 
 def _check_answers(stage: Stage | Summation, scheduler: Scheduler) -> None:
@@ -207,7 +207,8 @@ def _check_noise_in_place(stage: Stage, noise: Noise, summed: bool, topology: To
         )
 
 
-def _check_hidden(stage: Summation, agents: int, topology: Topology | None, schedule: Schedule) -> None:
+def _check_hidden(stage: Summation, agents: int, topology: Topology | None, scheduler: Scheduler) -> None:
+    schedule = scheduler.schedule
     if schedule.stragglers == "keep" and not schedule.redispatch:
         raise UnsoundError(
             f"{stage!r} hides updates in the sum of those who began together, and {schedule!r} merges late ones with "
@@ -226,6 +227,12 @@ def _check_hidden(stage: Summation, agents: int, topology: Topology | None, sche
         raise UnsoundError(
             f"{stage!r} hides updates in the sum of all, and there is one agent, whose update is the sum. Let two or "
             f"more agents take part, or leave {stage!r} out.",
+            reason="hidden",
+        )
+    if scheduler.selection is not None and len(scheduler.first_cohort(agents)) == 1:
+        raise UnsoundError(
+            f"{stage!r} hides updates in the sum of the cohort, and {scheduler.selection!r} selects one agent, whose "
+            f"update is the sum. Select two or more, or leave {stage!r} out.",
             reason="hidden",
         )
     if topology is not None and _opens(topology) != "the sum":
