@@ -52,7 +52,7 @@ def runner(method: str, learning_rate: float) -> Callable[[int], Reached]:
     from fedrl.stages import lag
 
     fixed = {"every iteration": 1, "fixed 2": 2, "fixed 4": 4, "fixed 8": 8, "lag": 1}
-    steps_rule = {"linear": linear(8, 1, 20), "from the loss": adacomm(8, best=500.0)}.get(method)
+    steps_rule = {"linear": linear(8, 1, 20), "from the loss": adacomm(8, reference_return=500.0)}.get(method)
     steps_rule = constant(fixed[method]) if steps_rule is None else steps_rule
     optimizer = adam(learning_rate, max_norm=0.5, decay_steps=BUDGET * EPOCHS * MINIBATCHES)
     learner = ppo(cartpole(), optimizer=optimizer, num_steps=32, num_epochs=EPOCHS, num_minibatches=MINIBATCHES)

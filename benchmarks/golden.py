@@ -5,6 +5,10 @@
     python -m benchmarks.golden OLD            the commit OLD against the working tree
     python -m benchmarks.golden OLD NEW        one commit against another
     python -m benchmarks.golden OLD --only q_table gossip
+    python -m benchmarks.golden OLD --own      each commit plays the cases of its own benchmarks/golden.py
+
+`--own` is for a commit that renames keys of configurations, so that cases can't be read by both sides. The names of the
+cases have to agree; that they say the same is for a reader to check (`git diff OLD NEW -- benchmarks/golden.py`).
 
 Bits are promised for one machine, one jaxlib and one code only, so no hash is stored: both sides are computed here, one
 after the other, by the cases of this file. Compiled programs are kept where `fedrl run` keeps them, so that the next
@@ -112,13 +116,13 @@ federation.server_optimizer = {{ name = "fedavgm", momentum = 0.5 }}
     # critics that stay at home, a rule that looks at losses
     "personal": f"""
 {CARTPOLE}
-learner = {{ name = "personal", keep = ["critic"], learner = {{ {PPO}, network = {SMALL} }} }}
+learner = {{ name = "personal", local = ["critic"], learner = {{ {PPO}, network = {SMALL} }} }}
 federation.agents = 4
 federation.aggregator = {{ name = "q_ffl", q = 1.0, lipschitz = 0.1, reference_return = 40.0 }}
 federation.stages = [{{ name = "uniform_quantize", bits = 8 }}]
 """,
     # one update at a time, mixed into the server's parameters
-    "accept_if_better": f"""
+    "gated": f"""
 {CARTPOLE}
 learner = {{ name = "accept_if_better", trials = 2, horizon = 20, learner = {{ {A2C}, network = {SMALL} }} }}
 federation.agents = 4
@@ -134,7 +138,7 @@ federation.selection = {{ name = "round_robin", cohort = 3 }}
 federation.aggregator = {{ name = "afl", agents = 4, step = 0.1, reference_return = 40.0 }}
 """,
     # a rule that looks at directions, a part that flows one way
-    "interpolate": f"""
+    "interpolated": f"""
 {CARTPOLE}
 learner = {{ name = "interpolate", share = 0.5, learner = {{ {REINFORCE}, network = {SMALL} }} }}
 federation.agents = 4
@@ -143,12 +147,12 @@ federation.stages = [{{ name = "download_only", parts = ["actor/0"] }}]
 federation.server_optimizer = "fedadam"
 """,
     # embeddings of each agent's own, absences, few at work at a time
-    "with_embedding": f"""
+    "embedded": f"""
 {CARTPOLE}
 learner.name = "personal"
-learner.keep = ["embedding"]
+learner.local = ["embedding"]
 learner.learner.name = "freeze_except"
-learner.learner.only = ["actor"]
+learner.learner.trainable = ["actor"]
 learner.learner.learner = {{ {A2C}, network = {{ name = "with_embedding", size = 2, network = {SMALL} }} }}
 federation.agents = 6
 federation.stages = ["weight_by_improvement"]
@@ -309,8 +313,8 @@ def checked_out(commit: str | None, root: Path) -> Iterator[Path]:
             subprocess.run(["git", "-C", root, "worktree", "remove", "--force", place], check=True)
 
 
-def endings(tree: Path, names: Sequence[str]) -> dict[str, Ending | str]:
-    """What cases come to with the code in a folder, in a process of its own."""
+def endings(tree: Path, names: Sequence[str], own: bool = False) -> dict[str, Ending | str]:
+    """The results of cases with the code in a folder, in a process of its own; `own` cases are those of that code."""
     from fedrl.launch import cache_folder  # here alone: the other process looks at another commit
 
     with tempfile.TemporaryDirectory(prefix="fedrl-golden-") as folder:
@@ -321,7 +325,8 @@ def endings(tree: Path, names: Sequence[str]) -> dict[str, Ending | str]:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
-        command = [sys.executable, "-P", __file__, "--run", folder, str(tree / "src"), *names]
+        script = tree / "benchmarks" / "golden.py" if own else Path(__file__)
+        command = [sys.executable, "-P", str(script), "--run", folder, str(tree / "src"), *names]
         subprocess.run(command, env=os.environ | given, check=True)
         found: dict[str, Ending | str] = {}
         for name in names:
@@ -357,12 +362,13 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("old", help="the commit to compare with")
     parser.add_argument("new", nargs="?", help="the commit to look at; the working tree by default")
     parser.add_argument("--only", nargs="+", choices=CASES, metavar="NAME", help=f"of {', '.join(CASES)}")
+    parser.add_argument("--own", action="store_true", help="play the cases of each commit's own benchmarks/golden.py")
     given = parser.parse_args(arguments)
     names, sides = given.only or list(CASES), []
     for commit in (given.old, given.new):
         print(commit or "the working tree", flush=True)
         with checked_out(commit, root) as tree:
-            sides.append(endings(tree, names))
+            sides.append(endings(tree, names, given.own))
     lines, equal = compare(*sides)
     print(*lines, sep="\n")
     print(f"{len(lines)} cases: {'all equal' if equal else 'not all equal'}")

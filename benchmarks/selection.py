@@ -54,7 +54,7 @@ def simulation_of(rule: str, learner: Learner, fleet: PyTree) -> Simulation:
     selection = {
         "random": uniform(COHORT),
         "in turn": round_robin(COHORT),
-        "power of choice": power_of_choice(COHORT, 2 * COHORT, best=500.0),
+        "power of choice": power_of_choice(COHORT, 2 * COHORT, reference_return=500.0),
         "utility: norm": oort(COHORT, "norm"),
         "utility: loss": oort(COHORT, "loss"),
     }[rule]

@@ -50,8 +50,8 @@ def aggregator_of(rule: str, parameter: float) -> Aggregator:
 
     made: dict[str, Callable[[], Aggregator]] = {
         "mean": mean,
-        "q-fair": lambda: q_ffl(parameter, best=BEST),
-        "afl": lambda: afl(AGENTS, parameter, best=BEST),
+        "q-fair": lambda: q_ffl(parameter, reference_return=BEST),
+        "afl": lambda: afl(AGENTS, parameter, reference_return=BEST),
         "by diversity": lambda: weight_by_diversity(parameter),
         "by settings": lambda: weight_by_environment(list(FLEET), parameter),
     }

@@ -33,7 +33,9 @@ def test_a_swap_is_found_also_inside_a_wrapper():
 
 def test_a_missing_argument_and_a_foreign_name_are_found():
     upload_budget = greedy(100)
-    short = replace(upload_budget, observe=lambda ids, state, told: state)
+    short = replace(upload_budget, observe=lambda ids, state, reports: state)
     foreign = replace(upload_budget, observe=lambda ids, selected, state, report: state)
-    assert misplaced(short) == ["Admission.hear(ids, state, told), not (ids, admitted, state, told)"]
-    assert misplaced(foreign) == ["Admission.hear(ids, admitted, state, report), not (ids, admitted, state, told)"]
+    assert misplaced(short) == ["UploadBudget.observe(ids, state, reports), not (ids, selected, state, reports)"]
+    assert misplaced(foreign) == [
+        "UploadBudget.observe(ids, selected, state, report), not (ids, selected, state, reports)"
+    ]

@@ -106,7 +106,7 @@ def test_quiet_prints_nothing(call: Call, config: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "arguments", "words"),
     [
-        ("run", ["--set", "learner.stepz=1"], "Did you mean 'steps'?"),
+        ("run", ["--set", "learner.stepz=1"], "Did you mean 'num_steps'?"),
         ("run", ["--set", "rounds=-3"], "rounds is -3"),
         ("run", ["--set", "environment.name=gridword"], "Did you mean 'gridworld'?"),
         ("run", ["--seeds", "0"], "seeds is 0"),
@@ -116,7 +116,7 @@ def test_quiet_prints_nothing(call: Call, config: Path, tmp_path: Path) -> None:
         ("sweep", ["--grid", "rounds=1", "rounds=2"], "is there twice"),
         ("sweep", ["--grid", "rounds=1,1"], "the value 1 twice"),
         ("sweep", ["--grid", "rounds=1,0.2.3"], "is not a TOML value"),
-        ("sweep", ["--grid", "learner.stepz=1"], "Did you mean 'steps'?"),
+        ("sweep", ["--grid", "learner.stepz=1"], "Did you mean 'num_steps'?"),
         ("sweep", ["--grid", "federation.stages.0.bits=1"], "no federation.stages with an entry 0. Add the list first"),
         ("sweep", [], "There is no grid"),
         ("sweep", ["--resume", "nowhere"], "one of the two"),
@@ -233,7 +233,7 @@ def test_a_study_with_a_setting_that_failed_has_exit_code_1(call: Call, config: 
     out = tmp_path / "study"
     said = call(
         "sweep", config, "--out", out, "--set", "rounds=3", "--set", "federation.clock={name='clock'}",
-        "--grid", "federation.clock.trace=[[0,0,1.5],[1,0,1.5]],[[0,0,1e9]]",
+        "--grid", "federation.clock.availability_trace=[[0,0,1.5],[1,0,1.5]],[[0,0,1e9]]",
     )  # fmt: skip
     assert said.code == 1
     assert "setting 1 of 2 failed; the reason of setting 1: At 1.5 s on the virtual clock every agent" in said.err

@@ -124,7 +124,7 @@ def test_a_measure_that_learners_do_not_return_is_missed(config: Path) -> None:
 
 def test_what_agents_are_asked_for_and_do_not_measure_is_missed(config: Path) -> None:
     experiment = build(load(config, ["baselines={}"]))
-    for rule, measured in ((q_ffl(), True), (q_ffl(best=1.0), False)):
+    for rule, measured in ((q_ffl(), True), (q_ffl(reference_return=1.0), False)):
         method = replace(experiment.methods[0], federation=federate(quadratic(sgd(0.1)), rule))
         asking = replace(experiment, methods=(method,), fleet=FLEET)
         if measured:

@@ -253,7 +253,7 @@ def test_a_lost_message_is_noticed_by_its_number():
     second, told = send(programs, bytes(32), 1, 0, 1, told, x, {1: None})
     with pytest.raises(WireError, match=r"makes copy 2 of agent 0, and copy 0 is held.*Have it sent whole"):
         receive(programs, hearer, 0, second[1])
-    told = told._replace(others={1: told.others[1]._replace(told=0)})  # as the other has said
+    told = told._replace(others={1: told.others[1]._replace(number_received=0)})  # as the other has said
     third, told = send(programs, bytes(32), 2, 0, 1, told, x, {1: None})
     hearer = receive(programs, hearer, 0, third[1])
     assert len(third[1]) == 4 + codec(nothing).size_bytes

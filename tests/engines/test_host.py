@@ -78,7 +78,7 @@ class RunProgress(NamedTuple):
     env_params: DriftParams
 
 
-def tally(environment: Environment, instances: int = INSTANCES, steps: int = STEPS, noisy: bool = False) -> Learner:
+def tally(environment: Environment, num_envs: int = INSTANCES, steps: int = STEPS, noisy: bool = False) -> Learner:
     """A learner whose update is a simple sum over the trajectory and whose policy needs no luck unless `noisy`."""
 
     def choose(params, observation, key):
@@ -99,7 +99,7 @@ def tally(environment: Environment, instances: int = INSTANCES, steps: int = STE
 
     return Learner(
         init=lambda key, env_params: RunProgress(
-            jnp.float32([0.0, 1.0]), start(key, environment, env_params, instances), env_params
+            jnp.float32([0.0, 1.0]), start(key, environment, env_params, num_envs), env_params
         ),
         collect=gather,
         learn=learn,
@@ -107,9 +107,9 @@ def tally(environment: Environment, instances: int = INSTANCES, steps: int = STE
         params=lambda state: state.params,
         adopt=lambda state, params: state._replace(params=params),
         environment=environment,
-        samples=instances * steps,
+        samples=num_envs * steps,
         horizon=steps,
-        num_envs=instances,
+        num_envs=num_envs,
     )
 
 

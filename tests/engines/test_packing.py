@@ -21,7 +21,7 @@ TREE = {
 def test_a_tree_survives_packing_bit_for_bit():
     how = packing(TREE)
     rows = jax.jit(jax.vmap(how.pack))(jax.tree.map(lambda x: jnp.stack([x, x]), TREE))
-    assert rows.shape == (2, how.words)
+    assert rows.shape == (2, how.num_words)
     assert rows.dtype == jnp.uint32
     back = jax.jit(how.unpack)(np.asarray(rows)[1])
     assert jax.tree.structure(back) == jax.tree.structure(TREE)

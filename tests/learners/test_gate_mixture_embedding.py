@@ -213,7 +213,7 @@ def test_a_mixture_is_evaluated_like_any_policy_and_is_shared():
         (lambda: accept_if_better(by_table(), trials=0), "trials is 0"),
         (lambda: accept_if_better(by_table(), margin=-1.0), r"margin is -1\.0"),
         (lambda: with_embedding(size=0), "size is 0"),
-        (lambda: freeze_except(by_table(), only=["embedding"]), "only has 'embedding'"),
+        (lambda: freeze_except(by_table(), trainable=["embedding"]), "trainable has 'embedding'"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(build, message):

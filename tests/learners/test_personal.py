@@ -106,7 +106,7 @@ def test_kept_statistics_are_an_agents_own_and_shared_ones_are_merged():
 @pytest.mark.parametrize(
     ("keep", "message"),
     [
-        (["tial"], "keep has 'tial'.*Did you mean 'tail'"),
+        (["tial"], "local has 'tial'.*Did you mean 'tail'"),
         (["head", "tail"], "which is all there is"),
     ],
 )

@@ -28,7 +28,7 @@ UNSTEADY = [
     "federation.server_optimizer={name='normalized_momentum', alpha=0.5}",
     "federation.clock={step_s=[1, 2, 3], jitter=0.3, drop_out=0.2, online_s=9.0, offline_s=2.0}",
 ]
-TRACE = "federation.clock={gae_lambda=[[0, 0.0, 5.5], [2, 1.0, 9.0]], step_s={name='lognormal', median=2}}"
+TRACE = "federation.clock={availability_trace=[[0, 0.0, 5.5], [2, 1.0, 9.0]], step_s={name='lognormal', median=2}}"
 ALONE = "baselines={}"
 FAULTS = "hang=0.1, hang_s=2.0, restart=0.1, duplicate=0.5, malformed=0.2, latency_s=0.2"
 FAULTY = ["federation.schedule={name='fed_buff', buffer_size=2}", f"federation.clock={{step_s=[1, 2, 3], {FAULTS}}}"]

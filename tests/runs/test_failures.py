@@ -24,7 +24,7 @@ from tests.support.small import TOML, without_times
 
 ROUNDS = 6
 ALONE = "baselines={}"
-LEAVING = "federation.clock={name='clock', gae_lambda=[[0,0,3.5],[1,0,3.5],[2,0,3.5]]}"
+LEAVING = "federation.clock={name='clock', availability_trace=[[0,0,3.5],[1,0,3.5],[2,0,3.5]]}"
 
 
 @pytest.fixture(scope="module")

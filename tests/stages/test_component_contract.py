@@ -103,8 +103,8 @@ EXAMPLES = {
         weight_by_diversity(),
         weight_by_environment(["length", "gravity"]),
         q_ffl(0.0),
-        q_ffl(2.0, best=10.0),
-        afl(4, best=10.0),
+        q_ffl(2.0, reference_return=10.0),
+        afl(4, reference_return=10.0),
     ],
     "optimizer": [
         adam(0.01),
@@ -121,7 +121,7 @@ EXAMPLES = {
     "local_steps": [
         constant(2),
         linear(1, 4, 10),
-        adacomm(8, best=500.0),
+        adacomm(8, reference_return=500.0),
         proportional_to_speed((1.0, 2.0), 4),
         proportional_to_measured_speed(4),
         water_filling(4, (3, 3), (1.0, 2.0)),
@@ -139,7 +139,7 @@ EXAMPLES = {
     "clock": [
         clock(),
         clock(step_s=lognormal(2.0), jitter=0.1, drop_out=0.2, online_s=9.0, offline_s=3.0),
-        clock(step_s=[1.0, 2.0, 3.0, 4.0], trace=[[0, 0.0, 2.5], [0, 3.0, 99.0]]),
+        clock(step_s=[1.0, 2.0, 3.0, 4.0], availability_trace=[[0, 0.0, 2.5], [0, 3.0, 99.0]]),
     ],
 }
 SELF_EVIDENT = {"distribution", "clock"}  # numbers of devices and their distributions, no method of a paper
@@ -305,14 +305,14 @@ class TestAggregator:
         equal = self.updates()
         equal = equal._replace(value=jax.tree.map(lambda x: jnp.stack([x[0]] * AGENTS), equal.value))
         update, _ = self.merged(rule, equal)
-        if rule == q_ffl(2.0, best=10.0):  # damped where losses are curved: see test_server_rules.py
+        if rule == q_ffl(2.0, reference_return=10.0):  # damped where losses are curved: see test_server_rules.py
             return
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[0], rtol=1e-6), update.value, equal.value)
 
     def test_one_agent_alone_gets_its_own_way(self, rule):
         alone = self.updates(agents=1)
         update, _ = self.merged(rule, alone)
-        if rule == q_ffl(2.0, best=10.0):
+        if rule == q_ffl(2.0, reference_return=10.0):
             return
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[0], rtol=1e-6), update.value, alone.value)
 
@@ -366,19 +366,19 @@ def test_an_optimizer_goes_downhill(optimizer):
 
 
 @pytest.mark.parametrize("distribution", EXAMPLES["distribution"], ids=repr)
-class TestSpread:
-    def test_gives_every_agent_a_size_of_its_own(self, spread):
-        values = spread.values(1_000, 0, 0)
+class TestDistribution:
+    def test_gives_every_agent_a_size_of_its_own(self, distribution):
+        values = distribution.values(1_000, 0, 0)
         assert values.shape == (1_000,)
         assert values.dtype == np.float64
         assert (values > 0.0).all()
         assert np.isfinite(values).all()
         assert len(np.unique(values)) > 1
 
-    def test_is_determined_by_seed_and_purpose(self, spread):
-        same(spread.values(50, 3, 1), spread.values(50, 3, 1))
-        assert not np.array_equal(spread.values(50, 3, 1), spread.values(50, 4, 1))
-        assert not np.array_equal(spread.values(50, 3, 1), spread.values(50, 3, 2))
+    def test_is_determined_by_seed_and_purpose(self, distribution):
+        same(distribution.values(50, 3, 1), distribution.values(50, 3, 1))
+        assert not np.array_equal(distribution.values(50, 3, 1), distribution.values(50, 4, 1))
+        assert not np.array_equal(distribution.values(50, 3, 1), distribution.values(50, 3, 2))
 
 
 @pytest.mark.parametrize("schedule", EXAMPLES["schedule"], ids=repr)

@@ -16,7 +16,7 @@ STEP = 1e-5  # of the central differences: their error is of the order of its sq
 @dataclass(frozen=True)
 class Settings:
     gamma: float
-    trace: float
+    gae_lambda: float
     value_coef: float
     entropy_coef: float
     clip: float | None = None
@@ -63,7 +63,7 @@ def generalised_advantages(settings: Settings, seen: Any, here: np.ndarray, ther
             for k, t in enumerate(range(start, here.shape[0])):
                 beyond = 0.0 if seen.terminated[t, instance] else settings.gamma * there[t, instance]
                 delta = seen.reward[t, instance] + beyond - here[t, instance]
-                found[start, instance] += (settings.gamma * settings.trace) ** k * delta
+                found[start, instance] += (settings.gamma * settings.gae_lambda) ** k * delta
                 if seen.terminated[t, instance] or seen.truncated[t, instance]:
                     break
     return found

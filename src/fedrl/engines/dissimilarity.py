@@ -38,7 +38,7 @@ def dissimilarity(deltas: Float[np.ndarray, "agents params"]) -> Dissimilarity |
 
     >>> import numpy as np
     >>> dissimilarity(np.array([[3.0, 0.0], [0.0, 3.0]]))
-    Spread(dispersion=1.0, cosine=0.0)
+    Dissimilarity(dispersion=1.0, cosine=0.0)
     """
     return _measured([deltas])
 

@@ -60,7 +60,7 @@ def test_greedy_episodes_measure_infos_as_gymnasium_has_them():
     for k in range(2):  # the walk is deterministic and so is a greedy policy: all episodes are alike
         assert len(set(returns[k].tolist())) == 1
         assert sums["right"][k] in (0.0, 4.0)
-        assert sums["moved"][k] == pytest.approx(sums["num_steps"][k] * (1.0 if sums["right"][k] else 0.5), rel=0.6)
+        assert sums["moved"][k] == pytest.approx(sums["steps"][k] * (1.0 if sums["right"][k] else 0.5), rel=0.6)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -106,7 +106,7 @@ def test_a_killed_worker_is_an_error_and_no_hang(children):
 
 def test_workers_end_with_a_parent_that_was_killed():
     script = """
-        import os, walks, gymnasium as gym
+        import os, tests.support.walks, gymnasium as gym
         from fedrl.environments.adapters import vector as module
         started, start = [], module._start
         module._start = lambda: started.append(start()) or started[-1]
