@@ -321,7 +321,7 @@ def endings(tree: Path, names: Sequence[str], own: bool = False) -> dict[str, En
         given = {
             "PYTHONPATH": str(tree / "src"),
             "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-            "JAX_COMPILATION_CACHE_DIR": str(cache_folder()),
+            "JAX_COMPILATION_CACHE_DIR": str(cache_folder() or Path(folder) / "programs"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }

@@ -25,6 +25,9 @@ def configure_jax(devices: int | None = None) -> None:
 
     Args:
         devices: Host devices; one per core by default.
+
+    Raises:
+        ConfigError: JAX is set up in a way in which fedrl can't compute.
     """
     wanted = {DEVICES: cores() if devices is None else devices}
     if widest_vector() == 512:
@@ -40,6 +43,7 @@ def configure_jax(devices: int | None = None) -> None:
         )
     os.environ["XLA_FLAGS"] = " ".join([set_already, *missing]).strip()
     _cache_programs()
+    check_platform()
 
 
 def cores() -> int:
@@ -55,10 +59,40 @@ def widest_vector() -> int | None:
         return None
 
 
-def cache_folder() -> Path:
-    """Where compiled programs are kept between runs."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+def cache_folder() -> Path | None:
+    """Return where compiled programs are kept between runs; None for a user without a home folder."""
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a container often runs as a user that it does not list
+        # No shared folder such as /tmp takes its place: JAX executes what it finds in its cache.
+        return None
     return root / "fedrl" / "programs"
+
+
+def check_platform() -> None:
+    """Refuse settings of JAX under which fedrl can't compute.
+
+    Raises:
+        ConfigError: 64-bit numbers are enabled, or JAX_PLATFORMS names a platform that JAX can't start.
+    """
+    import jax
+
+    from fedrl.core.errors import ConfigError
+
+    if jax.config.read("jax_enable_x64"):
+        raise ConfigError(
+            "JAX_ENABLE_X64 is set, and fedrl computes in float32, for which sums, messages and checkpoints are made. "
+            "Unset JAX_ENABLE_X64, or run fedrl in a process of its own."
+        )
+    platforms = os.environ.get("JAX_PLATFORMS")
+    if platforms and not backend_runs():
+        try:
+            jax.devices()
+        except Exception as fault:  # JAX raises RuntimeError, AssertionError and others
+            raise ConfigError(
+                f"JAX_PLATFORMS is {platforms!r}, and JAX can't start it ({str(fault) or type(fault).__name__}). "
+                "Unset it, or set JAX_PLATFORMS=cpu."
+            ) from fault
 
 
 def backend_runs() -> bool:
@@ -76,6 +110,8 @@ def _cache_programs() -> None:
     config: Any = jax.config
     if config.jax_compilation_cache_dir is None:
         folder = cache_folder()
+        if folder is None:
+            return
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:

@@ -19,6 +19,8 @@ WRONG_INPUT = 2
 
 def main() -> None:
     """Run the command line; an error of fedrl's is one clear message, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a path may hold any bytes
     try:
         app(prog_name="fedrl")
     except FedrlError as error:

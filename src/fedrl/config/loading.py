@@ -48,17 +48,21 @@ def tables_of(source: Path | str | Mapping[str, Any] | Config) -> dict[str, Any]
 def read(path: Path) -> dict[str, Any]:
     """Read a TOML file; its name is the experiment's if it has none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a byte order mark
     except FileNotFoundError:
         near = nearest(path.name, (p.name for p in path.parent.glob("*.toml"))) if path.parent.is_dir() else ""
         raise ConfigError(f"{path} does not exist. {near}".rstrip()) from None
-    except (OSError, UnicodeDecodeError) as fault:
+    except UnicodeDecodeError as fault:
+        kind = "UTF-16" if fault.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "no text in UTF-8"
+        raise ConfigError(f"{path} is {kind}, and TOML is UTF-8. Save it in that encoding.") from None
+    except OSError as fault:
         raise ConfigError(f"{path} can't be read ({fault}). It needs to be a TOML file.") from None
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as fault:
         raise ConfigError(f"{path} is not valid TOML: {fault}.") from None
-    return {"name": path.stem, **data}
+    stem = path.stem.encode(errors="surrogateescape").decode(errors="replace")  # names of files may be any bytes
+    return {"name": stem, **data}
 
 
 def parse(data: Mapping[str, Any]) -> Config:

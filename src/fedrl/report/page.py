@@ -58,7 +58,7 @@ def write_report(folders: Sequence[Path], target: Path) -> Path:
     if not folders:
         raise ConfigError("folders is empty. A report is about at least one run. Name the folder of a run.")
     runs = [read_run(Path(folder)) for folder in folders]
-    write_atomically(target, _page(runs).encode(), OTHER_FILE)
+    write_atomically(target, _page(runs).encode(errors="replace"), OTHER_FILE)
     return target
 
 

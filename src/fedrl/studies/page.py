@@ -54,7 +54,7 @@ def write_study_report(path: Path, target: Path | None = None) -> Path:
     place = open_folder(path)
     page = place.report if target is None else target
     text = document(*_study(place, study_in(place), place.path.resolve() if target else None))
-    write_atomically(page, text.encode(), OTHER_FILE)
+    write_atomically(page, text.encode(errors="replace"), OTHER_FILE)
     return page
 
 
