@@ -322,7 +322,7 @@ def test_only_a_cohort_is_sent_for():
 @pytest.mark.parametrize("cohort", [[-1], [-1, 2], [AGENTS]], ids=repr)
 def test_a_cohort_is_of_agents_that_there_are(cohort):
     simulation = simulate(PLAIN, FLEET, **SMALL)
-    with pytest.raises(ConfigError, match=r"cohort is .* Name those of them, or nobody"):
+    with pytest.raises(ConfigError, match=r"cohort is .* Name those, or none of them"):
         simulation.round(simulation.init(0), cohort)
 
 

@@ -106,7 +106,7 @@ def test_an_altered_federation_does_not_share_the_program_of_the_original():
 
 def test_parts_without_a_call_are_told_apart():
     made = cached_program(lambda subject: object())
-    stages = [Stage(lambda *given: given[-1], lambda params: ((), ())) for _ in range(2)]
+    stages = [Stage(lambda *given: (given[-1], given[-2]), lambda params: ((), ())) for _ in range(2)]
     one, other = (federate(quadratic(sgd(0.1), size=2), mean(), stage) for stage in stages)
     assert made(one) is made(one)
     assert made(one) is not made(other)

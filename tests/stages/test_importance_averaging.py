@@ -81,8 +81,7 @@ def test_a_federated_round_is_the_formula_of_the_agents_tables():
 
 
 def test_parameters_without_visits_are_refused():
-    federation = federate(q_table(random_mdp()), mean("uniform"), importance_averaging(RATE))
     with pytest.raises(ConfigError, match="count_visits=True"):
-        federation.init_server(jax.random.key(0))
+        federate(q_table(random_mdp()), mean("uniform"), importance_averaging(RATE))
     with pytest.raises(ConfigError, match=r"learning_rate is 1\.0"):
         importance_averaging(1.0)
