@@ -1,4 +1,4 @@
-"""The same run as cartpole.toml, from Python."""
+"""Run the experiment of cartpole.toml from Python."""
 
 import fedrl
 from fedrl.environments import cartpole

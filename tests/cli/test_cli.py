@@ -113,7 +113,7 @@ def test_quiet_prints_nothing(call: Call, config: Path, tmp_path: Path) -> None:
         ("run", ["--resume", "nowhere"], "one of the two"),
         ("sweep", ["--grid", "rounds"], "not of the form key=value"),
         ("sweep", ["--grid", "rounds="], "has an empty value"),
-        ("sweep", ["--grid", "rounds=1", "rounds=2"], "is there twice"),
+        ("sweep", ["--grid", "rounds=1", "rounds=2"], "is given twice"),
         ("sweep", ["--grid", "rounds=1,1"], "the value 1 twice"),
         ("sweep", ["--grid", "rounds=1,0.2.3"], "is not a TOML value"),
         ("sweep", ["--grid", "learner.stepz=1"], "Did you mean 'num_steps'?"),
@@ -146,7 +146,7 @@ def test_explain_shows_what_would_leave_and_makes_nothing(
     assert rows["report/norm"] == ["agent", "server", "4", "nothing"]
     assert rows["silence"][2] == NOTHING
     assert {"weight", "version", "size", "participation"} < set(rows)
-    assert "Updates meet where all are added up." in said.out
+    assert "Updates are aggregated where those of all agents are summed." in said.out
     assert list(tmp_path.iterdir()) == []
 
 

@@ -92,7 +92,7 @@ def test_a_run_in_which_nothing_was_merged_ends_with_3_and_one_sentence(config: 
     warnings, (sentence,) = err.splitlines()[:-1], err.splitlines()[-1:]
     assert warnings
     assert all(
-        re.match(r"warning: federated, seed 0, round \d: agents? .* refused twice in a row: ", w) for w in warnings
+        re.match(r"warning: federated, seed 0, round \d: agents? .* rejected twice in a row: ", w) for w in warnings
     )
     assert sentence.startswith("Nothing was ever merged in seed 0")
 
@@ -103,7 +103,7 @@ def test_a_study_with_such_a_setting_ends_with_3_and_names_it(config: Any, tmp_p
     assert code == 3, err
     assert "Nothing was ever merged in a seed of setting 2." in err
     text = " ".join(out.split())
-    assert "6 updates refused" in text
+    assert "6 updates rejected" in text
     assert "! setting 2: Nothing was ever merged in seed 0" in text
     study = json.loads((tmp_path / "study" / "study.json").read_text())
     fine, broken = study["settings"]

@@ -250,4 +250,4 @@ def test_last_table_stays_short_for_many_agents_and_whole_without_results(folder
     assert "and 13 more agents" in text_of(final_summary(end))
     assert "95 %" not in text_of(final_summary(end)), "one seed has no interval"
     end["summary"] |= {"agents": [], "final_return": {"mean": None, "low": None, "high": None}}
-    assert "Interrupted before a seed got anywhere." in text_of(final_summary(end | {"report": None}))
+    assert "Interrupted before a seed had a result." in text_of(final_summary(end | {"report": None}))

@@ -118,7 +118,7 @@ def test_a_measure_that_learners_do_not_return_is_missed(config: Path) -> None:
     learner = replace(experiment.learner, measures={"entropy": Measure("iteration", "nat")})
     method = replace(experiment.methods[0], federation=federate(learner, mean()))
     checking.check_measures(experiment)
-    with pytest.raises(UnsoundError, match=r"declares the measure 'entropy', made of 'entropy'.*among .*'loss'"):
+    with pytest.raises(UnsoundError, match=r"declares the measure 'entropy', computed from 'entropy'.*among .*'loss'"):
         checking.check_measures(replace(experiment, methods=(method,)))
 
 

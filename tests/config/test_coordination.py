@@ -83,7 +83,9 @@ def test_a_run_without_a_server_tells_of_consensus(config: Path, tmp_path: Path)
     page = (tmp_path / "ring" / "report.html").read_text()
     assert "spectral gap" in page
     assert "in the long run by the spectrum" in page
-    row = page.split("factor of a step in this run, mean over rounds: what is new fades sooner")[1].split("</tr>")[0]
+    row = page.split("factor per step in this run, mean over rounds; new disagreement decays faster")[1].split("</tr>")[
+        0
+    ]
     assert short(found["measured_contraction"]) in row
     assert "the same, as measured" not in page  # it is the factor of all modes, not of the slowest
     assert found["measured_contraction"] < 0.9 * expected

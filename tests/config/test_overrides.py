@@ -38,7 +38,10 @@ def test_a_whole_entry_can_be_replaced_and_tables_on_the_way_are_made() -> None:
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ("federation.stages.4.bits", "federation.stages has no entry 4; it holds clip, quantize, error_feedback"),
+        (
+            "federation.stages.4.bits",
+            "federation.stages has no entry 4; its entries are clip, quantize, error_feedback",
+        ),
         ("federation.stages.quantise.bits", "Did you mean 'quantize'?"),
         ("federation.stages.quantize.bits", "Say which: federation.stages.1 or 3."),
         ("federation.stages.0.norm.x", "norm is 1.0, not a table"),

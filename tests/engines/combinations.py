@@ -316,9 +316,10 @@ def page(reasons: Counter[str], standing: int) -> str:
         "",
         "Written by `make combinations`, which builds every combination of the options below: of "
         f"{standing + reasons.total():,} combinations",
-        f"{standing:,} stand, and the others are refused when they are built. That something is not implemented is no",
-        "reason. Then it trains all that stand for two rounds, and looks for the trace of each option in what was",
-        "recorded; the tests do so for few of them, in which every triple of choices occurs.",
+        f"{standing:,} are allowed, and the others are refused when they are built, each for a mathematical reason;",
+        "none is missing because it is not implemented. The command then trains all allowed combinations for two",
+        "rounds, and checks that each option has left its trace in the records; the tests do the same for a small",
+        "subset that contains every triple of choices.",
         "",
         "| option | choices |",
         "|---|---|",
@@ -328,7 +329,7 @@ def page(reasons: Counter[str], standing: int) -> str:
         "|---|---|---|",
         *(f"| {reason} | {REASONS[reason]} | {count:,} |" for reason, count in reasons.most_common()),
         "",
-        "A combination with several reasons counts for the first that is found.",
+        "A combination with several reasons is counted under the first that is found.",
         "",
     ]
     return "\n".join(lines)

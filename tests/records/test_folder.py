@@ -173,7 +173,7 @@ def test_damaged_files_are_one_sentence_with_a_cure(tmp_path: Path, content: byt
         "checkpoint": lambda: checkpoint.round_of(tmp_path / "checkpoint"),
     }.items():
         with pytest.raises(
-            FedrlError, match=rf"{name} is damaged \(.*\), as after a full disk.*(Copy it anew|Delete it)"
+            FedrlError, match=rf"{name} is damaged \(.*\), as after a full disk.*(Copy it again|Delete it)"
         ):
             read()
 

@@ -78,7 +78,7 @@ def test_without_locks_of_the_file_system_a_file_takes_their_place(
     monkeypatch.setattr(fcntl, "flock", refuse)
     held = hold(tmp_path)
     with pytest.raises(
-        RunError, match=rf"in use by process {os.getpid()} .* If that process is gone, delete {tmp_path}"
+        RunError, match=rf"in use by process {os.getpid()} .* If that process has ended, delete {tmp_path}"
     ):
         hold(tmp_path)
     held.release()

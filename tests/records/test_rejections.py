@@ -1,4 +1,4 @@
-"""Refused updates are counted, named and told; what they leave behind counts in no mean."""
+"""Rejected updates are counted, named and told; what they leave behind counts in no mean."""
 
 import io
 import json
@@ -125,7 +125,7 @@ def test_reasons_that_differ_by_a_number_are_told_together() -> None:
     (warning,) = history.add(told(2, reasons))
     assert (warning["agents"], warning["reason"]) == ([0, 1], next(iter(reasons)))
     lines = notices_of({"rejections": rejections_of([told(1, reasons)]), "seeds": [0]})
-    assert lines[1] == f"federated: agents 0, 1 refused in 1 of 1 rounds: {next(iter(reasons))}"
+    assert lines[1] == f"federated: agents 0, 1 rejected in 1 of 1 rounds: {next(iter(reasons))}"
 
 
 def test_an_agent_has_learned_if_it_was_merged_once() -> None:
@@ -179,9 +179,9 @@ def test_the_summary_counts_updates_and_rounds_of_all_seeds() -> None:
 def test_agents_alike_share_a_sentence_and_the_many_are_counted() -> None:
     records = [told(1, {NAN: [1, 2], **{f"part {k} is not finite": [k] for k in range(3, 9)}})]
     lines = notices_of({"rejections": rejections_of(records), "seeds": [0]})
-    assert lines[0] == "8 updates refused: 8 of federated."
-    assert lines[1] == f"federated: agents 1, 2 refused in 1 of 1 rounds: {NAN}"
-    assert lines[-1].startswith("federated: 3 more agents refused")
+    assert lines[0] == "8 updates rejected: 8 of federated."
+    assert lines[1] == f"federated: agents 1, 2 rejected in 1 of 1 rounds: {NAN}"
+    assert lines[-1].startswith("federated: 3 more agents rejected")
     assert notices_of({"seeds": [0]}) == []
 
 
@@ -221,10 +221,10 @@ def test_the_terminal_tells_it_in_eighty_columns(ran: Path, events: list[Any]) -
     for event in events:
         sink(event)
     text = " ".join(out.getvalue().split())
-    assert "warning: federated, seed 0, round 2: agent 1 refused twice in a row: " in text
+    assert "warning: federated, seed 0, round 2: agent 1 rejected twice in a row: " in text
     assert text.count("warning: federated") == 1
     assert "3 of federated, 3 of independent" in text
-    assert "! federated: agent 1 refused in 3 of 3 rounds: " in text
+    assert "! federated: agent 1 rejected in 3 of 3 rounds: " in text
     table = out.getvalue()[out.getvalue().index("greedy returns") :]
     assert max(map(len, table[: table.index("run folder")].splitlines())) <= 80
     assert any(line.split()[:2] == ["!", "1"] for line in table.splitlines())
@@ -235,7 +235,7 @@ def test_a_live_display_warns_above_its_picture(events: list[Any]) -> None:
     with live(Console(file=out, force_terminal=True, width=100, _environ={"TERM": "xterm"})) as sink:
         for event in events:
             sink(event)
-    assert out.getvalue().count("agent 1 refused twice in a row") == 2
+    assert out.getvalue().count("agent 1 rejected twice in a row") == 2
 
 
 def test_where_nothing_else_is_shown_warnings_are(events: list[Any]) -> None:
@@ -250,9 +250,9 @@ def test_where_nothing_else_is_shown_warnings_are(events: list[Any]) -> None:
 
 def test_the_page_has_a_table_of_them_and_marks_the_agent(ran: Path) -> None:
     page = (ran / "report.html").read_text().split("<script")[0]
-    assert "Refused updates" in page
-    assert "federated: agent 1 refused in 3 of 3 rounds: " in page
-    assert 'scope="row">1<b title="refused or left out, see above"> !</b></th>' in page
+    assert "Rejected updates" in page
+    assert "federated: agent 1 rejected in 3 of 3 rounds: " in page
+    assert 'scope="row">1<b title="rejected or left out, see above"> !</b></th>' in page
     assert 'scope="row">0</th>' in page
 
 
@@ -262,15 +262,15 @@ def test_a_page_without_a_summary_has_them_from_the_records(ran: Path, tmp_path:
     for name in ("config.toml", "records.jsonl"):
         (copy / name).write_bytes((ran / name).read_bytes())
     assert read_run(copy).rejections == json.loads((ran / "summary.json").read_text())["rejections"]
-    assert "Refused updates" in write_report([copy], tmp_path / "page.html").read_text()
+    assert "Rejected updates" in write_report([copy], tmp_path / "page.html").read_text()
 
 
 def test_a_page_without_refusals_has_no_table_of_them(tmp_path: Path) -> None:
     from tests.support.made_runs import make_run
 
     page = write_report([make_run(tmp_path / "run")], tmp_path / "page.html").read_text().split("<script")[0]
-    assert "Refused updates" not in page
-    assert "refused or left out" not in page
+    assert "Rejected updates" not in page
+    assert "rejected or left out" not in page
 
 
 def test_a_federation_that_never_merged_has_no_result(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_a_run_on_a_virtual_clock_shows_returns_against_its_time(folder: Path, t
     assert waits_for_nobody["x"] == [0, drawn["x"][-1]]
     assert waits_for_nobody["y"] == [page.line("learning", "independent")["y"][-1]] * 2
     assert ["updates that arrived", "600"] in page.rows
-    assert ["time on the clock in the end", "2 min 06 s"] in page.rows
+    assert ["time on the clock at the end", "2 min 06 s"] in page.rows
     both = shown([timed, folder], tmp_path / "both.html")
     assert both.line("time", f"CartPole, ten poles ({timed.name})")["x"] == drawn["x"]
     assert "Some runs have no clock" in both.text
@@ -268,7 +268,7 @@ def test_a_run_cut_off_in_the_middle_of_a_line_says_so(tmp_path: Path) -> None:
     assert "1 line of records.jsonl could not be read" in page.text
     (folder / "summary.json").write_text('{"name": ')
     page = shown([folder], tmp_path / "report.html")
-    assert "This run has no summary: it was interrupted, or is still going." in page.text
+    assert "This run has no summary: it was interrupted, or is still running." in page.text
     assert "one seed, no interval" in page.text
     assert len(page.line("learning", "federated")["x"]) == 10
 

@@ -110,10 +110,10 @@ def test_what_goes_wrong_is_told_in_records_summary_report_and_terminal(config: 
     assert rejected["updates"] == sum(record.get("malformed", 0) for record in mine)
     assert {agent["reason"] for agent in rejected["agents"]} == {"its message could not be read"}
     page = (tmp_path / "faulty" / "report.html").read_text()
-    for words in ("turns that hung", "an agent restarted", "arrived once more", "messages that could not be read"):
+    for words in ("jobs that hung", "an agent restarted", "duplicate updates", "messages that could not be decoded"):
         assert words in page
     costs = final_summary._costs(summary)
-    for words in ("turns hung", "restarts", "duplicates", "unreadable"):
+    for words in ("jobs hung", "restarts", "duplicates", "unreadable"):
         assert words in costs
 
 

@@ -174,7 +174,7 @@ def test_rounds_that_two_processes_wrote_count_once_and_damage_is_told(
     assert summary["bytes_up"] == json.loads((done / "summary.json").read_text())["bytes_up"]
     assert _records(out) == _records(done)
     told.append(
-        "4 lines of records.jsonl left out: a later line tells of the same round, as when two processes wrote to one "
+        "4 lines of records.jsonl left out: a later line is about the same round, as when two processes wrote to one "
         "folder."
     )
     assert summary["notes"] == told == read_run(out).notes

@@ -179,7 +179,7 @@ def test_its_page_compares_over_the_same_agents_and_counts_them(ran: Path) -> No
     assert read.seed_returns("federated") == pytest.approx([read.summary["final_return"]["mean"]])
     page = (ran / "report.html").read_text().split("<script")[0]
     assert "2 of 3" in page
-    assert "made without agent 1" in page
+    assert "computed without agent 1" in page
     assert ">nan<" not in page
 
 
@@ -219,7 +219,7 @@ def test_a_learner_of_all_data_that_learned_nothing_has_no_result(tmp_path: Path
     assert found["baselines"]["centralised"] == NOBODY
     assert [agent["return"] for agent in found["baseline_agents"]["centralised"]] == [None] * 3
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "centralised: no result: it learned nothing, refused in every round; it pools the data of all" in page
+    assert "centralised: no result: it learned nothing, rejected in every round; it pools the data of all" in page
 
 
 def test_tuning_that_was_refused_is_no_tuning(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

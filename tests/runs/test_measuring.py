@@ -227,7 +227,7 @@ def test_a_learner_that_does_not_return_what_it_declares_is_refused() -> None:
     method = Method("federated", federate(learner, mean()), experiment.fleet, (1, 1), True)
     with simulation_of(experiment, experiment.methods[0]) as simulation:
         _, seen = simulation.round(simulation.init(0))
-    with pytest.raises(UnsoundError, match=r"declares the measure 'entropy', made of 'entropy'.*among .*'loss'"):
+    with pytest.raises(UnsoundError, match=r"declares the measure 'entropy', computed from 'entropy'.*among .*'loss'"):
         record_of(method, 0, 1, seen, 0.1)
 
 

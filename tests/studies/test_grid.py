@@ -17,7 +17,7 @@ def test_values_are_separated_by_commas_outside_of_brackets_and_quotes() -> None
         (["rounds="], "has an empty value"),
         (["rounds=1,,2"], "has an empty value"),
         (["rounds=1,2,"], "has an empty value"),
-        (["rounds=1,2", "rounds=3"], "--grid rounds is there twice"),
+        (["rounds=1,2", "rounds=3"], "--grid rounds is given twice"),
         (["rounds=1,2,1"], "the value 1 twice"),
         (["learner.clip=0.1,0.2.3"], "--grid learner.clip: '0.2.3' is not a TOML value"),
         (["learner.clip=[0.1"], "'[0.1' is not a TOML value"),

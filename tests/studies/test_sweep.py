@@ -164,8 +164,12 @@ def test_any_key_can_be_varied_also_a_parameter_of_a_stage(tmp_path: Path) -> No
     ("grid", "error", "words"),
     [
         ({"learner.clp": [1, 2]}, ConfigError, "Setting 1 (clp 1): learner.clp is 1, but q_table has no parameter"),
-        ({"federation.agents": [3, 0]}, ConfigError, "Setting 2 (agents 0): federation.agents is 0. It is at least 1"),
-        ({"federation.stages.1.bits": [3]}, ConfigError, "federation.stages has no entry 1; it holds quantize"),
+        (
+            {"federation.agents": [3, 0]},
+            ConfigError,
+            "Setting 2 (agents 0): federation.agents is 0. It has to be at least 1",
+        ),
+        ({"federation.stages.1.bits": [3]}, ConfigError, "federation.stages has no entry 1; its entries are quantize"),
         ({"rounds.x": [3]}, ConfigError, "--grid rounds.x: rounds is 3, not a table"),
         ({"federation.stages": [["quantize", "quantize", {"name": "top_k", "fraction": 2.0}]]}, ConfigError, "top_k"),
         ({}, ConfigError, "There is no grid"),

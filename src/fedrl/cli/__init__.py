@@ -1,9 +1,9 @@
-"""The command line: one file per command; each imports what it needs when it is called, so that --help is instant.
+"""The command line: one file per command; each imports its dependencies when it is called, so that --help is instant.
 
-Exit codes: 0 done; 1 a setting of a study failed, the self-test did, or the fault is fedrl's own; 2 the input is wrong:
-a configuration, an option, or a folder that is missing, damaged, in use or can't be written to; 3 a seed of the
-federation never merged anything; 130 interrupted and 143 terminated, during a run with a folder that it can go on from.
-docs/exit-codes.md has them for users.
+Exit codes: 0 completed; 1 a setting of a study or the self-test failed, or fedrl has a bug; 2 the input is wrong: a
+configuration, an option, or a folder that is missing, damaged, in use or not writable; 3 in a seed, the federation
+never merged an update; 130 interrupted and 143 terminated, during a run whose folder can be resumed. docs/exit-codes.md
+documents them for users.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WRONG_INPUT = 2
 
 
 def main() -> None:
-    """Run the command line; an error of fedrl's is one clear message, without a traceback."""
+    """Run the command line; print an error of fedrl as one message without a traceback."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a path may hold any bytes
     try:
@@ -27,6 +27,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(WRONG_INPUT if isinstance(error, ConfigError | UnsoundError | RunError) else FAILED)
     except KeyboardInterrupt:
+        # During training a run handles Ctrl-C itself and ends with `leave_interrupted`; here no folder can be resumed.
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
 

@@ -1,4 +1,7 @@
-"""What `fedrl --help` shows."""
+"""The commands and options of `fedrl`, with their help texts.
+
+Each command imports its implementation when it is called: importing JAX would make `--help` take seconds.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ app = typer.Typer(
     name="fedrl",
     help="Federated deep reinforcement learning: run experiments, compare them, look at them.",
     no_args_is_help=True,
+    # A bug shows Python's own traceback, which can be pasted into an issue.
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode="rich",
@@ -62,7 +66,7 @@ def run(
         typer.Option(
             "--show",
             metavar="MEASURE",
-            help="Tell of this measure beside the return while the run goes on; may be repeated.",
+            help="Show this measure beside the return during the run; may be repeated.",
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
@@ -70,8 +74,8 @@ def run(
 ) -> None:
     """Run an experiment: train every seed and baseline, and write a run folder.
 
-    The run folder holds config.toml (every default filled in), records.jsonl (a line per seed, method and round),
-    summary.json, params.safetensors and report.html. Ctrl-C leaves it complete; --resume goes on from there.
+    The run folder contains config.toml (with all defaults), records.jsonl (a line per seed, method and round),
+    summary.json, params.safetensors and report.html. Ctrl-C leaves a complete folder; --resume continues from it.
     """
     from fedrl.cli.run import run_command
 
@@ -84,15 +88,15 @@ def sweep(
         Path | None, typer.Argument(help="An experiment.toml, or the study.toml of an earlier study.")
     ] = None,
     more: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=V1,V2...]", help="More of the grid.", show_default=False)
+        list[str] | None, typer.Argument(metavar="[KEY=V1,V2...]", help="More keys of --grid.", show_default=False)
     ] = None,
     grid: Annotated[
         list[str] | None,
         typer.Option(
             "--grid",
             metavar="KEY=V1,V2,...",
-            help="The values to try for one key, in TOML syntax; several keys make every combination. A stage is "
-            "called by its place or its name. Example: --grid federation.agents=10,100 "
+            help="The values of one key, in TOML syntax; with several keys, every combination of their values is run. "
+            "A stage is addressed by its position or its name. Example: --grid federation.agents=10,100 "
             "--grid federation.stages.quantize.bits=1,2,4,8",
         ),
     ] = None,
@@ -103,13 +107,13 @@ def sweep(
     seeds: Annotated[int | None, typer.Option("--seeds", metavar="N", help="Run seeds 0 to N-1.")] = None,
     target: Annotated[
         float | None,
-        typer.Option(help="A return: the report shows how many rounds, bytes and seconds it takes to get there."),
+        typer.Option(help="A return: the report shows how many rounds, bytes and seconds it takes to reach it."),
     ] = None,
     quantity: Annotated[
         str | None,
         typer.Option(
             metavar="MEASURE",
-            help="Compare settings, and time them, by this measure instead of the return. Example: --quantity success",
+            help="Compare settings by this measure instead of the return. Example: --quantity success",
         ),
     ] = None,
     out: Annotated[
@@ -124,8 +128,8 @@ def sweep(
 ) -> None:
     """Run an experiment in many settings: every combination of the values in a grid.
 
-    The study folder holds study.toml (the configuration and the grid), study.json (what came of each setting),
-    report.html and a run folder for each setting. Ctrl-C leaves it complete; --resume goes on from there.
+    The study folder contains study.toml (the configuration and the grid), study.json (the result of each setting),
+    report.html and a run folder for each setting. Ctrl-C leaves a complete folder; --resume continues from it.
     """
     from fedrl.cli.sweep import sweep_command
 
@@ -138,7 +142,7 @@ def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="One run or study folder, or several runs.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="Of one run, DIR/report.html by default; else comparison.html."),
+        typer.Option("--out", metavar="FILE", help="DIR/report.html by default; comparison.html for several runs."),
     ] = None,
 ) -> None:
     """Write one self-contained HTML page about a run, a study, or several runs compared."""
@@ -150,10 +154,10 @@ def report(
 @app.command("list")
 def list_components(
     kind: Annotated[
-        str | None, typer.Argument(help="Only these: environment, learner, aggregator, stage, optimizer, ...")
+        str | None, typer.Argument(help="Only this kind: environment, learner, aggregator, stage, optimizer, ...")
     ] = None,
 ) -> None:
-    """List the components a configuration can name: what each does, its parameters, where it comes from."""
+    """List the components that a configuration can name: what each does, its parameters, and its source."""
     from fedrl.cli.list import list_command
 
     list_command(kind)
@@ -168,7 +172,7 @@ def explain(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON, and nothing else.")] = False,
 ) -> None:
-    """Show what would leave each agent in a round: to whom, how many bytes, and what protects it. Nothing is run."""
+    """Show what each agent would send in a round: to whom, how many bytes, and what protects it. Nothing is run."""
     from fedrl.cli.explain import explain_command
 
     explain_command(config, settings or [], as_json)
@@ -177,12 +181,12 @@ def explain(
 @app.command("evaluate", no_args_is_help=True)
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")],
-    episodes: Annotated[int | None, typer.Option(help="Per agent; as configured by default.")] = None,
+    episodes: Annotated[int | None, typer.Option(help="Episodes per agent; as configured by default.")] = None,
     render: Annotated[
         Path | None, typer.Option("--render", metavar="FILE.gif", help="Film one greedy episode (CartPole, gridworld).")
     ] = None,
-    agent: Annotated[int, typer.Option(help="Whose environment to film.")] = 0,
-    seed: Annotated[int | None, typer.Option(help="Which seed to film; the first by default.")] = None,
+    agent: Annotated[int, typer.Option(help="The agent in whose environment the episode is filmed.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="The seed whose policy is filmed; the first by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the returns as JSON, and nothing else.")] = False,
 ) -> None:
     """Play greedy episodes with the trained global parameters in every agent's environment."""
@@ -193,7 +197,7 @@ def evaluate(
 
 @app.command("doctor")
 def doctor() -> None:
-    """Show versions, devices, flags and extras, and train for a few seconds to see that all is well."""
+    """Show versions, devices, flags and extras, and train for a few seconds to test the installation."""
     from fedrl.cli.doctor import doctor_command
 
     doctor_command()

@@ -12,7 +12,8 @@ EXTRAS = {"gymnax": "gymnax", "box2d": "Box2D", "tensorboard": "tensorboardX", "
 
 
 def doctor_command() -> None:
-    """Print what there is, then test that training works and repeats itself."""
+    """Print versions, devices and extras, then test that training works and is reproducible."""
+    # XLA reads its flags when JAX initialises, so this comes before the first import of jax.
     from fedrl import launch
 
     launch.configure_jax()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def evaluate_command(
     path: Path, episodes: int | None, film: Path | None, agent: int, seed: int | None, as_json: bool
 ) -> None:
-    """Evaluate what the agents of each seed ended with, and film one episode if asked to."""
+    """Evaluate the final policies of each seed, print their greedy returns, and film one episode if `film` is set."""
     from fedrl.launch import configure_jax
 
     configure_jax()
@@ -49,6 +49,7 @@ def evaluate_command(
 
         setting = jax.tree.map(lambda leaf: leaf[agent], experiment.fleet)
         policy = run.params[chosen]
+        # Personalised agents and neighbours without a server end with one policy each, on a leading axis.
         policy = jax.tree.map(lambda leaf: leaf[agent], policy) if run.stacked else policy
         earned = render(experiment.learner, setting, policy, stream_key(keys_of(chosen), Stream.EVALUATION), film)
         if not as_json:
@@ -58,6 +59,7 @@ def evaluate_command(
     measures: dict[str, dict[str, list[float | None]]] = {name: {} for name in declared}
     for s, params in run.params.items():
         found = played(experiment.learner, experiment.fleet, params, count, s, run.stacked)
+        # JSON has no NaN and no infinity.
         returns[str(s)] = [float(value) if math.isfinite(value) else None for value in mean_returns(found.returns)]
         for name, values in agent_values(experiment.learner, found.sums).items():
             measures[name][str(s)] = values
@@ -71,6 +73,7 @@ def evaluate_command(
     Console().print(table)
     for name, measure in declared.items():
         Console().print(_measured(name, measure, measures[name]))
+    # A single episode with a return that is not finite leaves no mean return, so the cell is a dash: say why.
     missing = [i for i in range(agents) if any(values[i] is None for values in returns.values())]
     if missing:
         print(f"{named(missing)}: a return is not finite, so there is none.", file=sys.stderr)
@@ -86,7 +89,7 @@ def _table(title: str, seeds: Sequence[str]) -> Table:
 
 
 def _measured(name: str, measure: Measure, found: Mapping[str, Sequence[float | None]]) -> Table:
-    """What the greedy episodes of each agent measured, a column for each seed."""
+    """Return the table of one measure: a row for each agent, a column for each seed."""
     from fedrl.records.formatting import with_unit
     from fedrl.records.measured import title_of, unsummarised
 

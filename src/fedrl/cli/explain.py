@@ -9,15 +9,15 @@ from pathlib import Path
 import typer
 
 OPENED = {
-    "the sum": "Updates meet where all are added up.",
-    "sums of subsets": "Servers below the root add up the updates of their own agents, and read the sum.",
-    "each": "Agents show each other what they hold.",
-    "nothing": "Nothing leaves: the agents are isolated.",
+    "the sum": "Updates are aggregated where those of all agents are summed.",
+    "sums of subsets": "Each server below the root sums the updates of its own agents, and reads this sum.",
+    "each": "Agents send each other their parameters.",
+    "nothing": "The agents are isolated and send nothing.",
 }
 
 
 def explain_command(config: Path, settings: Sequence[str], as_json: bool) -> None:
-    """Print what leaves an agent; nothing is run."""
+    """Print what each agent would send in a round, without running anything."""
     from fedrl.launch import configure_jax
 
     configure_jax()

@@ -23,6 +23,7 @@ def list_command(kind: str | None) -> None:
                 f"[bold underline]{escape(entry.kind)}[/]" if not shown else f"\n[bold underline]{entry.kind}[/]"
             )
             shown = entry.kind
+        # Without wrapping, so that a pipe to grep finds whole lines.
         console.print(f"[bold]{escape(entry.name)}[/]  {escape(entry.summary)}", soft_wrap=True)
         parameters = ", ".join(_parameter(p) for p in entry.signature.parameters.values() if not _given(p))
         for line in filter(None, (parameters, entry.reference)):
@@ -30,7 +31,7 @@ def list_command(kind: str | None) -> None:
 
 
 def _given(parameter: inspect.Parameter) -> bool:
-    """The experiment's environment is passed on to the learner without being named."""
+    """Return whether the builder supplies the parameter: a learner gets the experiment's environment."""
     return parameter.name == "environment"
 
 
@@ -41,7 +42,7 @@ def _parameter(parameter: inspect.Parameter) -> str:
 
 
 def _value(default: Any) -> str:
-    """As TOML has it, or as the call of a component; what is not set has no value there."""
+    """Return a default as in TOML, or as the call of a component; None has no TOML form."""
     if default is None:
         return "(its own)"
     if isinstance(default, bool):

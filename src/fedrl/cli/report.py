@@ -9,7 +9,7 @@ import typer
 
 
 def report_command(folders: Sequence[Path], out: Path | None) -> None:
-    """Write the page and say where it is."""
+    """Write the report page and print its path."""
     from fedrl.records import folder
     from fedrl.report import write_report
     from fedrl.studies.folder import is_study
@@ -19,6 +19,7 @@ def report_command(folders: Sequence[Path], out: Path | None) -> None:
 
         typer.echo(write_study_report(folders[0], out))
         return
+    # Check every folder before rendering: a wrong path then fails at once.
     for path in folders:
         folder.open_folder(path)
     target = out or (folders[0] / folder.REPORT if len(folders) == 1 else Path("comparison.html"))

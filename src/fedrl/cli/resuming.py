@@ -1,4 +1,4 @@
-"""What commands have in common that can be interrupted and resumed."""
+"""Options and exit codes of the commands that can be interrupted and resumed (`run`, `sweep`)."""
 
 from __future__ import annotations
 
@@ -16,68 +16,68 @@ if TYPE_CHECKING:
     from fedrl.records import Event
 
 FAILED = 1
-"""The exit code of a command that did not get done what its input asks for."""
+"""Exit code of a command of which a part failed."""
 INTERRUPTED = 130
-"""The exit code of a command that was interrupted and left a folder from which it can go on."""
+"""Exit code of a command that was interrupted and left a folder that can be resumed."""
 TERMINATED = 143
-"""The same of one that got SIGTERM."""
+"""Exit code of such a command after SIGTERM."""
 NOTHING_MERGED = 3
-"""The exit code of a command that ran to its end, with a seed in which nothing was ever merged."""
+"""Exit code of a command that completed, with a seed in which no update was ever merged."""
 
 
 def check_resume(thing: str, config: Path | None, resume: Path | None, options: Mapping[str, object]) -> None:
-    """Refuse a command line that says both what to begin and what to go on with, or neither.
+    """Refuse a command line with both a configuration and --resume, or with neither.
 
     Args:
-        thing: What is begun: "run".
-        config: What to begin.
-        resume: What to go on with.
-        options: The options that describe what is begun, by name, in the order in which the message names them.
+        thing: "run" or "study", for messages.
+        config: Path of the configuration to run.
+        resume: Folder to resume.
+        options: Options that describe a new run, by name, in the order in which the message lists them.
 
     Raises:
-        ConfigError: It says which options have no place beside --resume.
+        ConfigError: Both are given, or neither, or --resume is combined with one of `options`.
     """
     if (config is None) == (resume is None):
         raise ConfigError("Give either the path of an experiment.toml or --resume DIR, one of the two.")
     if resume is not None and any(given is not None and given != [] for given in options.values()):
         *most, last = options
         raise ConfigError(
-            f"--resume goes on with the configuration in its {thing} folder, so {', '.join(most)} and {last} have no "
-            f"place beside it. Leave them out, or start a new {thing}."
+            f"--resume uses the configuration in its {thing} folder, so {', '.join(most)} and {last} can't be "
+            f"combined with it. Leave them out, or start a new {thing}."
         )
 
 
 def overrides(settings: Sequence[str], seeds: int | None) -> list[str]:
-    """All changes of the configuration that the options --set and --seeds ask for."""
+    """Return all changes of the configuration that the options --set and --seeds request."""
     return [*settings, *([] if seeds is None else [f"seeds={seeds}"])]
 
 
 class FolderListener:
-    """A listener that remembers the folder it was last told of: a study's comes after those of its runs.
+    """A listener that stores the last folder of the events, and the number of the signal that ended the command.
 
-    It also remembers the number of the signal that ended it early.
+    A study reports its own folder after those of its runs, so the last folder is the study's.
     """
 
     path = ""
     signal = None
 
     def __call__(self, event: Event) -> None:
-        """Hear an event."""
+        """Store the folder and the signal of an event, if it has them."""
         self.path = str(event.get("folder", self.path))
         self.signal = event.get("signal", self.signal)
 
 
 def leave_interrupted(command: str, listener: FolderListener) -> None:
-    """Say how to go on, and end with the exit code of an interruption."""
+    """Print how to resume, and end with the exit code of an interruption."""
     print(f"Interrupted. Continue with: fedrl {command} --resume {listener.path}", file=sys.stderr)
     raise typer.Exit(TERMINATED if listener.signal == signal.SIGTERM else INTERRUPTED)
 
 
 def leave_unmerged(sentence: str) -> None:
-    """Say that nothing was merged, and end with the exit code that stands for it."""
+    """Print that no update was merged, with a remedy, and end with exit code 3."""
     from fedrl.records.notices import TOO_FEW
 
-    cure = "Look at what the agents' environments return, and at learning rates."
+    cure = "Check the observations and rewards of the agents' environments, and the learning rates."
     if TOO_FEW in sentence:
         cure = "Lower the quorum in federation.schedule, raise its deadline_s, or use devices that drop out less often."
     print(f"{sentence} {cure}", file=sys.stderr)

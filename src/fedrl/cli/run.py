@@ -21,7 +21,8 @@ def run_command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Run or resume, with progress on the terminal."""
+    """Run or resume an experiment, with progress on the terminal."""
+    # Before JAX is imported, so that a wrong command line is refused at once.
     check_resume("run", config, resume, {"--set": settings, "--seeds": seeds, "--out": out})
     from fedrl.cli.terminal.progress import progress, warnings_only
     from fedrl.records.folder import RunFolder
@@ -37,6 +38,7 @@ def run_command(
             summary = experiments.run(config, out, overrides=overrides(settings, seeds), sinks=[listener, show])
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
+    # An interruption takes precedence over "never merged": the rounds to come may still merge an update.
     if not RunFolder(Path(listener.path)).complete:
         leave_interrupted("run", listener)
     for sentence in unmerged_in(summary):

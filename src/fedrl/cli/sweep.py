@@ -66,6 +66,7 @@ def sweep_command(
         typer.echo(json.dumps(study, indent=2))
     failed = [i for i, result in enumerate(study["settings"], 1) if result["state"] == "failed"]
     waiting = any(result["state"] in ("interrupted", "waiting") for result in study["settings"])
+    # A failure takes precedence over seeds that never merged, but not over an interruption.
     if failed:
         reason = study["settings"][failed[0] - 1]["reason"]
         print(
@@ -74,6 +75,7 @@ def sweep_command(
             f"Try again with: fedrl sweep --resume {listener.path}",
             file=sys.stderr,
         )
+        # With settings left to run, the study was interrupted: the code below says that it can be resumed.
         if not waiting:
             raise typer.Exit(FAILED)
     if not study["complete"]:

@@ -1,9 +1,9 @@
-"""What an experiment is, in plain values: the dataclasses mirror the sections of an `experiment.toml`.
+"""Configurations: dataclasses of plain values that mirror the sections of an `experiment.toml`.
 
-    experiment.toml --read--> dict --override (--set)--> dict --parse--> Config
+    experiment.toml --read--> dict --override (--set)--> dict --parse--> Config --build--> Experiment
 
-Components are still tables here, `{name = "ppo", clip = 0.2}`; `fedrl.config.build` makes them objects and
-fills in the defaults, which live with the constructors. In Python, a `Config` takes the objects themselves, too.
+In a `Config`, components are tables such as `{name = "ppo", clip = 0.2}`; `fedrl.config.build` turns them into objects
+and fills in the defaults of their constructors. In Python, a `Config` also takes the objects themselves.
 """
 
 from fedrl.config.experiment import BaselinesConfig, Config, EvaluationConfig

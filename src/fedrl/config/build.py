@@ -1,4 +1,4 @@
-"""From a `Config` to the objects of an experiment, and back to a `Config` with every default filled in.
+"""Build the objects of an experiment from a `Config`, and a `Config` with every default from these objects.
 
 Config --build--> Experiment(environment, learner, federation, fleet, methods) --.config--> the resolved Config
 """
@@ -30,11 +30,14 @@ from fedrl.server.decisions import LocalSteps, Selection, UploadBudget, requeste
 
 
 def build(config: Config) -> Experiment:
-    """Make the objects that a configuration describes.
+    """Build the objects that a configuration describes, and check everything that a run would refuse.
+
+    Args:
+        config: The configuration, as from `fedrl.config.load`.
 
     Raises:
         ConfigError: A component, a parameter or a value is wrong.
-        UnsoundError: The parts are right, their combination is not.
+        UnsoundError: Each part is valid, their combination is not.
     """
     chosen = config.federation
     environment = catalogue.build("environment", config.environment, "environment")
@@ -47,6 +50,7 @@ def build(config: Config) -> Experiment:
     server = None
     if chosen.server_optimizer is not None:
         server = catalogue.build("server_optimizer", chosen.server_optimizer, "federation.server_optimizer")
+    # These come before the federation: what they request of agents becomes part of each update.
     selection, steps_rule = planning_of(chosen)
     upload_budget = upload_budget_of(chosen)
     steps = _steps(chosen, steps_rule)
@@ -67,6 +71,7 @@ def build(config: Config) -> Experiment:
         unseen = None
         if config.evaluation.held_out:
             unseen = held_out(environment, config.evaluation.held_out, settings, key)
+    # The message of `fleet` names a parameter of the environment; the section says where it was set.
     except ConfigError as fault:
         raise ConfigError(f"[fleet] {fault}") from fault
     coordination = coordination_of(chosen, federation, selection, steps_rule, upload_budget)
@@ -75,9 +80,10 @@ def build(config: Config) -> Experiment:
         check_budget(federation, agents, upload_budget, bids)
     if config.evaluation.held_out and not has_common_policy(learner, coordination):
         raise ConfigError(
-            f"evaluation.held_out is {config.evaluation.held_out}, but every agent ends with a policy of its own, and "
-            "none is meant for environments in which no agent trained. Set evaluation.held_out = 0."
+            f"evaluation.held_out is {config.evaluation.held_out}, but every agent ends with its own policy, so there "
+            "is no common policy for environments in which no agent trained. Set evaluation.held_out = 0."
         )
+    # Baselines are built from the resolved configuration, because they change tables of the learner by name.
     filled = _filled(config, environment, learner, aggregator, federation, coordination)
     methods = methods_of(filled, environment, learner, federation, agents, steps)
     experiment = Experiment(
@@ -105,7 +111,7 @@ def _filled(
     federation: Federation,
     coordination: Coordination,
 ) -> Config:
-    """The configuration with every default: it builds the same objects again."""
+    """Return the configuration with every default, which builds equal objects."""
     plan = coordination.scheduler
     section = replace(
         resolved(config.federation, coordination),
@@ -128,12 +134,12 @@ def _filled(
 
 
 def _table(component: object) -> Any:
-    """The table of a component, None without one."""
+    """Return the table of a component; None for None."""
     return None if component is None else catalogue.table_of(component)
 
 
 def planning_of(chosen: FederationConfig) -> tuple[Selection | None, LocalSteps | None]:
-    """Build what the server plans: whom it asks, and for how many local steps.
+    """Build the client selection and the schedule of local steps.
 
     Raises:
         ConfigError: A component or a parameter is wrong.
@@ -143,10 +149,11 @@ def planning_of(chosen: FederationConfig) -> tuple[Selection | None, LocalSteps 
         selection = catalogue.build("selection", chosen.selection, "federation.selection")
     if isinstance(chosen.local_steps, Mapping):
         steps_rule = catalogue.build("local_steps", chosen.local_steps, "federation.local_steps")
+        # Plan the first round now: a schedule for another number of agents is refused before the run has a folder.
         steps_rule.plan(chosen.agents, 1, steps_rule.init(chosen.agents))
         if DURATION in steps_rule.requested and chosen.clock is None:
             raise ConfigError(
-                f"federation.local_steps is {steps_rule!r}, which uses the time that agents take, and a simulation "
+                f"federation.local_steps is {steps_rule!r}, which needs the duration of agents' jobs, and a simulation "
                 "without a clock has no time. Add a clock, federation.clock = {step_s = ...}, or use "
                 "proportional_to_speed."
             )
@@ -154,7 +161,7 @@ def planning_of(chosen: FederationConfig) -> tuple[Selection | None, LocalSteps 
 
 
 def upload_budget_of(chosen: FederationConfig) -> UploadBudget | None:
-    """Build what decides whose updates are sent.
+    """Build the upload budget, which selects the updates to send; None without one.
 
     Raises:
         ConfigError: A component or a parameter is wrong.
@@ -166,7 +173,7 @@ def upload_budget_of(chosen: FederationConfig) -> UploadBudget | None:
 
 
 def _steps(chosen: FederationConfig, steps_rule: LocalSteps | None) -> tuple[int, ...]:
-    """The most local steps of each agent in a round."""
+    """Return the largest number of local steps of each agent in a round."""
     if steps_rule is not None:
         return (steps_rule.most,) * chosen.agents
     given = chosen.local_steps

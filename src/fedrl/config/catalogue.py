@@ -1,10 +1,10 @@
-"""Where strings become objects, and objects become tables again.
+"""The catalogue of components: build objects from tables with a name, and tables from objects.
 
     {name = "ppo", clip = 0.1}  --build("learner", ...)-->  ppo(environment, clip=0.1)  --table_of-->  {every parameter}
 
-A table names a component and some of its parameters. Which kind of component is expected follows from the section of
-the file or from the declared type of the parameter. A string is short for a table with only a name; a list of
-optimisers is their chain.
+A table names a component and some of its parameters. The expected kind of component follows from the section of the
+file or from the declared type of the parameter. A string is short for a table with only a name; a list of optimisers is
+their chain.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ CONSTRUCTED = frozenset(KINDS.values()) | {"server_optimizer"}
 
 
 def fill() -> None:
-    """Import every room, so that each component enters the catalogue."""
+    """Import all packages with components, so that each component registers itself in the catalogue."""
     for room in ROOMS:
         package = importlib.import_module(f"fedrl.{room}")
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
@@ -75,7 +75,7 @@ def fill() -> None:
 
 
 def components(kind: str | None = None) -> list[Component]:
-    """The components of a kind, or all that a configuration file can name, sorted by kind and name.
+    """Return the components of a kind, or all that a configuration file can name, sorted by kind and name.
 
     Raises:
         ConfigError: There is no such kind.
@@ -95,13 +95,13 @@ def build(kind: str, table: Any, where: str, given: Mapping[str, Any] | None = N
     """Build the component that a table describes.
 
     Args:
-        kind: What is expected there: "learner", "aggregator", ...
+        kind: The expected kind: "learner", "aggregator", ...
         table: `{"name": ..., parameter: value, ...}`, or the name alone.
         where: The full name of the table's key, for messages.
-        given: By kind, what a constructor gets that asks for it and finds nothing in the table.
+        given: By kind, objects for required parameters that the table lacks, such as the learner's environment.
 
     Raises:
-        ConfigError: A name, a key or a value is wrong. It names the key, the value and the nearest valid name.
+        ConfigError: A name, a key or a value is wrong. The message names the key, the value and the nearest valid name.
 
     >>> build("aggregator", {"name": "mean", "weighting": "uniform"}, "aggregator")
     mean(weighting='uniform')
@@ -118,12 +118,13 @@ def build(kind: str, table: Any, where: str, given: Mapping[str, Any] | None = N
         return entry.build(*bound.args, **bound.kwargs)
     except (ConfigError, UnsoundError) as fault:
         raise type(fault)(f"[{where}] {fault}") from fault
+    # Constructors of other libraries, such as optax, raise errors of their own.
     except (TypeError, ValueError) as fault:
         raise ConfigError(f"[{where}] {entry.name} can't be built from {dict(table)!r}: {fault}.") from fault
 
 
 def _arguments(entry: Component, table: Mapping[str, Any], where: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the constructor is called with: from the table, else from what is given."""
+    """Return the arguments of the constructor: from the table, else from `given`."""
     parameters, types = entry.signature.parameters, _types(entry)
     for key in table:
         if key != "name" and key not in parameters:
@@ -140,6 +141,7 @@ def _arguments(entry: Component, table: Mapping[str, Any], where: str, given: Ma
     for name, parameter in parameters.items():
         many = parameter.kind is parameter.VAR_POSITIONAL
         if name in table:
+            # TOML has no positional arguments: `*stages` of a constructor is a list under its name.
             annotation = Sequence[types[name]] if many else types[name]  # type: ignore[valid-type]
             arguments[name] = coerce(table[name], annotation, f"{where}.{name}", special)
         elif required(parameter):
@@ -151,13 +153,13 @@ def _arguments(entry: Component, table: Mapping[str, Any], where: str, given: Ma
 
 
 def table_of(value: Any, given: Sequence[Any] = ()) -> Table:
-    """The table that describes a component, with every parameter filled in.
+    """Return the table that describes a component, with every parameter filled in.
 
-    Parameters that are None have no place in TOML and stay out, and so do components in `given`, which the builder
+    Parameters that are None are left out, since TOML has no None, and so are components in `given`, which the builder
     supplies.
 
     Raises:
-        ConfigError: A part of it was not built by a component.
+        ConfigError: The object, or a part of it, was not built by a component.
 
     >>> from fedrl.aggregators import mean
     >>> table_of(mean())
@@ -195,7 +197,7 @@ def _find(kind: str, table: Mapping[str, Any], where: str) -> Component:
 
 
 def _types(entry: Component) -> dict[str, Any]:
-    """The declared type of each parameter; Any where it can't be told."""
+    """Return the declared type of each parameter; Any where it can't be resolved."""
     try:
         hints = typing.get_type_hints(entry.build)
     except NameError:
@@ -209,12 +211,13 @@ def _kind_of(annotation: Any) -> str | None:
 
 
 def _plain(value: Any, given: Sequence[Any]) -> Any:
-    """A value as TOML has it."""
+    """Return a value as plain TOML."""
     if call_of(value) is not None:
         return table_of(value, given)
     if isinstance(value, Mapping):
         return {str(key): _plain(item, given) for key, item in value.items() if item is not None}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        # Defaults are left out: some of them, such as None, have no TOML form.
         changed = {e.name: getattr(value, e.name) for e in dataclasses.fields(value)}
         chosen = {e.name: changed[e.name] for e in dataclasses.fields(value) if changed[e.name] != e.default}
         return _plain(chosen, given)
@@ -228,5 +231,5 @@ def _plain(value: Any, given: Sequence[Any]) -> Any:
 
 
 def required(parameter: inspect.Parameter) -> bool:
-    """Whether a table has to give this parameter."""
+    """Return whether a table has to give this parameter."""
     return parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL

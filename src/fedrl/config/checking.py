@@ -1,7 +1,7 @@
-"""What a run would refuse, found before it has a folder.
+"""Checks of an experiment before it has a run folder.
 
-build --check_experiment--> methods, messages, names, extras      at most 0.1 s, which a run need not spend again
-run --check_measures--> the numbers behind what is declared       traced once, for the programs as well
+build --check_experiment--> methods, messages, names, extras      at most 0.1 s
+run --check_measures--> metrics of every declared measure         one trace, which the compiled programs use again
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 def check_experiment(experiment: Experiment) -> None:
-    """Refuse what preparing a method for simulation, or writing down what comes of it, would refuse.
+    """Refuse whatever simulating a method, or writing its results, would refuse.
 
     Raises:
         ConfigError: A value does not fit the others, or an extra is not installed.
-        UnsoundError: The parts do not go together.
+        UnsoundError: Parts can't be combined.
     """
     if experiment.config.tensorboard:
         check_installed()
@@ -39,21 +39,24 @@ def check_experiment(experiment: Experiment) -> None:
     for method in experiment.methods:
         agents = len(method.local_steps)
         iterations(method.federation, agents, method.local_steps)
-        if not method.communicates:  # the others were checked with who coordinates them
+        if not method.communicates:  # `coordination_of` has checked the others
             check(method.federation, agents, isolated(), Scheduler(), None)
     first = experiment.methods[0].federation
     if first.stages:
-        messages(first, experiment.fleet)  # which traces what they do
+        messages(first, experiment.fleet)  # traces every stage, so a stage that does not fit the parameters fails here
     asking = any(NEEDS.get(name) for name in first.reports) or any(stage.reweights for stage in first.stages)
     if asking and not isinstance(experiment.environment, HostEnvironment):
-        metric_names(first, shapes(experiment.fleet, skip=1))  # which traces what agents are asked for
+        # Traces the reports, so a requested metric that the learner does not return fails here.
+        metric_names(first, shapes(experiment.fleet, skip=1))
 
 
 def check_measures(experiment: Experiment) -> None:
-    """Refuse a measure of which an agent does not show the numbers; of a host environment, they are not known yet.
+    """Refuse a measure whose numbers agents do not return.
+
+    Host environments are not checked: their metrics are unknown before the first step.
 
     Raises:
-        UnsoundError: It names the measure, what is missing and what there is.
+        UnsoundError: It names the measure, the missing number and the existing ones.
     """
     if isinstance(experiment.environment, HostEnvironment):
         return
@@ -63,7 +66,7 @@ def check_measures(experiment: Experiment) -> None:
 
 
 def check_installed() -> None:
-    """Refuse what can't be written.
+    """Refuse TensorBoard events without the extra that writes them.
 
     Raises:
         ConfigError: The extra is not installed.

@@ -1,6 +1,6 @@
-"""Does a value of a configuration file fit the type a constructor declares? If so, here it is; if not, say why.
+"""Convert a value of a configuration file to the type that a constructor declares, or refuse it.
 
-TOML knows strings, numbers, booleans, lists and tables. The declared types are those of dataclass fields and of the
+TOML has strings, numbers, booleans, lists and tables. The declared types are those of dataclass fields and of the
 parameters of components: plain types, unions, literals, sequences, mappings and, inside those, other components.
 """
 
@@ -15,20 +15,20 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 from fedrl.core.errors import ConfigError, nearest
 
 Special = Callable[[Any, Any, str], Any]
-"""`(value, annotation, where) -> value` for a type that is not TOML's, or `NotImplemented`."""
+"""`(value, annotation, where) -> value` for a type that TOML lacks, or `NotImplemented`."""
 
 
 def coerce(value: Any, annotation: Any, where: str, special: Special | None = None) -> Any:
-    """Return the value as the declared type has it.
+    """Return a value converted to the declared type.
 
     Args:
-        value: From a configuration.
+        value: A value of a configuration.
         annotation: The declared type.
         where: The full name of the value's key, for the message.
-        special: What to do about types that are not TOML's own.
+        special: Converter of types that TOML lacks; it returns `NotImplemented` for all others.
 
     Raises:
-        ConfigError: The value does not fit. It names the key, the value and what is allowed.
+        ConfigError: The value does not fit. The message names the key, the value and what is allowed.
 
     >>> coerce(1, float, "learner.clip"), coerce([64, 64], Sequence[int], "hidden")
     (1.0, (64, 64))
@@ -53,11 +53,12 @@ def coerce(value: Any, annotation: Any, where: str, special: Special | None = No
 
 
 def _fit_scalar(value: Any, annotation: Any, where: str) -> Any:
-    truth = isinstance(value, bool)
+    truth = isinstance(value, bool)  # in Python, True is an int: `agents = true` must not mean one agent
     fits = {
         bool: truth,
         str: isinstance(value, str),
         int: isinstance(value, int) and not truth,
+        # NaN would pass every comparison with a bound, so it is refused here.
         float: isinstance(value, int | float) and not truth and not math.isnan(value),
     }
     if annotation not in fits:
@@ -76,12 +77,12 @@ def _fit_table(value: Any, annotation: Any, where: str, special: Special | None)
 
 
 def _coerce_record(value: Mapping[str, Any], kind: Any, where: str, special: Special | None) -> Any:
-    """A record of plain values, such as a `Measure`, from a table of its fields."""
+    """Return a record of plain values, such as a `Measure`, from a table of its fields."""
     types_of = {entry.name: get_type_hints(kind)[entry.name] for entry in dataclasses.fields(kind)}
     for key in value:
         if key not in types_of:
             raise ConfigError(
-                f"{where}.{key} is {value[key]!r}, but there is no {key!r} there. {nearest(key, types_of)}"
+                f"{where}.{key} is {value[key]!r}, but {where} has no key {key!r}. {nearest(key, types_of)}"
             )
     for entry in dataclasses.fields(kind):
         if entry.name not in value and entry.default is entry.default_factory is dataclasses.MISSING:
@@ -104,6 +105,7 @@ def _fit_union(value: Any, annotation: Any, where: str, special: Special | None)
             complaints.append(complaint)
     if len(options) == 1:
         raise complaints[0]
+    # If the value has the container of exactly one option, the fault lies inside it: that message says more.
     deeper = [c for c, option in zip(complaints, options, strict=True) if _same_shape(value, option)]
     if len(deeper) == 1:
         raise deeper[0]
@@ -111,7 +113,7 @@ def _fit_union(value: Any, annotation: Any, where: str, special: Special | None)
 
 
 def _same_shape(value: Any, annotation: Any) -> bool:
-    """Whether the value is at least the kind of container that is asked for, so that the fault lies inside."""
+    """Return whether the value is the declared kind of container, so that the fault lies inside."""
     container = get_origin(annotation) or annotation
     if isinstance(value, Mapping):
         return described(annotation) == "a table"
@@ -142,7 +144,7 @@ def _shown(value: Any) -> str:
 
 
 def described(annotation: Any) -> str:
-    """A type in words.
+    """Return a type in words.
 
     >>> described(int | None), described(Sequence[float])
     ('a whole number', 'a list of numbers')
@@ -166,14 +168,14 @@ def described(annotation: Any) -> str:
         dict: "a table",
         Mapping: "a table",
     }
-    return words_for.get(container, "a table")  # of a component
+    return words_for.get(container, "a table")  # any other type is that of a component
 
 
 def at_least(lowest: float, name: str, value: float) -> None:
-    """Refuse a number that is too small.
+    """Refuse a number below its lower bound.
 
     Raises:
-        ConfigError: It names the key, the value and the least one allowed.
+        ConfigError: The message names the key, the value and the bound.
     """
     if value < lowest:
-        raise ConfigError(f"{name} is {value}. It is at least {lowest}.")
+        raise ConfigError(f"{name} is {value}. It has to be at least {lowest}.")

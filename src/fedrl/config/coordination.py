@@ -1,10 +1,10 @@
-"""Who coordinates, and when: the one place where a configuration becomes the parts of a simulation.
+"""Build topology, scheduler and clock of a simulation from a configuration; no other module does.
 
-federation.hierarchy       a tree of servers            else one server
-federation.topology        neighbours, without server
-federation.schedule        who works when, and when servers merge
-federation.clock           the devices behind agents, for simulated seconds
-federation.delay_rounds    how old what agents hear is
+federation.hierarchy       a tree of servers; without it and `topology`, one server
+federation.topology        a graph of neighbours without a server
+federation.schedule        when agents are dispatched, and when servers merge
+federation.clock           the agents' devices, in simulated seconds
+federation.delay_rounds    the age of the broadcasts that agents receive, in versions
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Coordination:
-    """Who coordinates a federation, and when.
+    """Topology, scheduler and clock of a federation.
 
     Attributes:
-        topology: Where updates meet.
-        scheduler: Who works when, how much, and whose update is merged.
-        clock: The devices behind agents; None if all answer at once.
+        topology: Where updates are aggregated.
+        scheduler: Which agents work when and how much, and whose updates are merged.
+        clock: The agents' devices; None if all updates arrive at once.
     """
 
     topology: Topology
@@ -59,17 +59,17 @@ class Coordination:
 
     @property
     def neighbours(self) -> GossipTopology | None:
-        """Agents that meet without a server, if they do."""
+        """The topology without a server; None with one."""
         return self.topology if isinstance(self.topology, GossipTopology) else None
 
     @property
     def hierarchy(self) -> Hierarchy | None:
-        """The tree of servers, if there is one."""
+        """The tree of servers; None without one."""
         return self.topology if isinstance(self.topology, Hierarchy) else None
 
     @property
     def parts(self) -> list[object]:
-        """Those that have a source."""
+        """The components that may have a reference, for the bibliography of a run."""
         where = self.topology
         meeting: list[object] = [where.graph, where.mixing, where.rule] if isinstance(where, GossipTopology) else []
         if isinstance(where, Hierarchy):
@@ -84,19 +84,21 @@ def coordination_of(
     steps_rule: LocalSteps | None = None,
     upload_budget: UploadBudget | None = None,
 ) -> Coordination:
-    """Build who coordinates, and check that it suits the federation.
+    """Build topology, scheduler and clock, and check that they can be combined with the federation.
 
     Raises:
         ConfigError: A component, a parameter or the number of agents is wrong.
-        UnsoundError: The parts do not go together.
+        UnsoundError: The parts can't be combined.
     """
     topology, clock = _topology_of(chosen), None
     if chosen.clock is not None:
-        named = {"name": "clock", **chosen.clock} if isinstance(chosen.clock, Mapping) else chosen.clock  # the only one
+        # There is only one clock with devices, so a file does not have to name it.
+        named = {"name": "clock", **chosen.clock} if isinstance(chosen.clock, Mapping) else chosen.clock
         clock = typing.cast(Clock, catalogue.build("clock", named, "federation.clock"))
     schedule = synchronous()
     if chosen.schedule is not None:
         schedule = typing.cast(Schedule, catalogue.build("schedule", chosen.schedule, "federation.schedule"))
+    # A selection in a tree draws among the agents of each lowest server that has parameters of its own.
     group = lowest(topology.tree, chosen.agents) if isinstance(topology, Hierarchy) else None
     scheduler = Scheduler(schedule, selection, steps_rule, upload_budget, group=group, delay_rounds=_delays_of(chosen))
     check(federation, chosen.agents, topology, scheduler, clock)
@@ -104,6 +106,7 @@ def coordination_of(
         step_weights(topology.graph, topology.mixing, topology.rule, chosen.agents)
         if federation.stages:
             parts = (topology.graph, topology.mixing, topology.rule, topology.gamma, chosen.agents)
+            # The step is computed once and written to config.toml, so a resumed run has the same one.
             topology = replace(topology, gamma=step_size(federation, *parts))
     chosen_size(chosen.agents, chosen.block)
     return Coordination(topology, scheduler, clock)
@@ -125,15 +128,16 @@ def _topology_of(chosen: FederationConfig) -> Topology:
         upper = upper_optimizer_of(chosen)
         if upper is not None and max(tree.periods) == 1:
             raise ConfigError(
-                f"federation.global_optimizer is {chosen.global_optimizer!r}, and in {tree!r} every server but the "
-                "root passes on what it hears. Use federation.server_optimizer, which is the root's, or give the tree "
-                "periods."
+                f"federation.global_optimizer is {chosen.global_optimizer!r}, but in {tree!r} all servers merge in "
+                "every round, so only the root has parameters to optimise. Use federation.server_optimizer, which is "
+                "the root's, or give the tree periods."
             )
         return Hierarchy(tree, upper)
     if chosen.topology is None:
         return server()
     graph = catalogue.build("graph", chosen.topology, "federation.topology")
     rule = average() if chosen.gossip is None else catalogue.build("gossip", chosen.gossip, "federation.gossip")
+    # The default follows from the rule: push-sum needs columns that sum to one, averaging needs rows.
     if chosen.mixing is None:
         mixing = column_stochastic() if rule.sums == "columns" else metropolis()
     else:
@@ -142,7 +146,7 @@ def _topology_of(chosen: FederationConfig) -> Topology:
 
 
 def upper_optimizer_of(chosen: FederationConfig) -> optax.GradientTransformation | None:
-    """Build what servers above servers do with the change of those below."""
+    """Build the optimiser that servers above the edges apply to the merged change of the servers below."""
     if chosen.global_optimizer is None:
         return None
     built = catalogue.build("server_optimizer", chosen.global_optimizer, "federation.global_optimizer")
@@ -150,7 +154,7 @@ def upper_optimizer_of(chosen: FederationConfig) -> optax.GradientTransformation
 
 
 def resolved(chosen: FederationConfig, coordination: Coordination) -> FederationConfig:
-    """The section with the defaults of the coordination filled in."""
+    """Return the section with the defaults of topology, schedule and clock filled in."""
     where = coordination.topology
     if isinstance(where, Hierarchy):
         upper = where.global_optimizer
@@ -175,20 +179,20 @@ def resolved(chosen: FederationConfig, coordination: Coordination) -> Federation
 
 
 def measure_names(learner: Learner, coordination: Coordination) -> dict[str, Measure]:
-    """All that a run of an experiment measures, by name: what a user may ask for.
+    """Return all measures of a run by name, from which a user can choose.
 
     Raises:
-        UnsoundError: A name stands for two quantities.
+        UnsoundError: Two measures have the same name.
     """
     timed = coordination.clock is not None
     return declared(learner, COMPUTE | TIMES if timed else COMPUTE).all
 
 
 def all_act_alike(learner: Learner, coordination: Coordination) -> bool:
-    """Whether every agent acts with the server's parameters.
+    """Return whether every agent acts with the server's parameters.
 
-    Personalised agents do not, nor do neighbours, nor agents of a tree whose servers have parameters of their own
-    between two merges of the root.
+    Personalised agents do not, nor do agents without a server, nor agents of a tree whose servers have different
+    parameters between two merges of the root.
     """
     where = coordination.topology
     relays = isinstance(where, Hierarchy) and set(where.tree.periods) == {1}
@@ -196,14 +200,15 @@ def all_act_alike(learner: Learner, coordination: Coordination) -> bool:
 
 
 def has_common_policy(learner: Learner, coordination: Coordination) -> bool:
-    """Whether the server's parameters are a policy: one that an agent which never trained can act with."""
+    """Return whether the server's parameters are a complete policy, with which an agent that never trained can act."""
     if coordination.neighbours is not None:
         return False
+    # A personalised learner acts with more than it shares: then the server's parameters alone are no policy.
     return shapes_of(learner, acting=True) == shapes_of(learner)
 
 
 def shapes_of(learner: Learner, acting: bool = False) -> Params:
-    """The shapes of what a federation sees of a learner's parameters, or of those that it acts with."""
+    """Return the shapes of the parameters that a learner shares, or with `acting` of those with which it acts."""
 
     def made(key: Key) -> Params:
         state = learner.init(key, learner.environment.params)

@@ -1,4 +1,4 @@
-"""A whole experiment: the top of an `experiment.toml`, and what its run is compared with and measured by."""
+"""The configuration of a whole experiment: the top level of an `experiment.toml`, its baselines and its evaluation."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fedrl.core.learner import Learner
 
 @dataclass(frozen=True, kw_only=True)
 class BaselinesConfig:
-    """What the federation is compared with, at the same number of environment steps.
+    """The baselines, each with the same number of environment steps as the federation.
 
     Attributes:
-        independent: Every agent alone, nothing exchanged.
-        average_once: The parameters of the independent agents, averaged once, at the end.
-        mixture: The policies of the independent agents, all acting together at the end: pi = (1/K) sum pi_k.
-        centralised: One learner with the data of all agents.
+        independent: Every agent trains alone, without communication.
+        average_once: The parameters of the independent agents, averaged once at the end.
+        mixture: The mean policy of the independent agents at the end: pi = (1/K) sum pi_k.
+        centralised: One learner on the pooled data of all agents.
     """
 
     independent: bool = False
@@ -31,13 +31,13 @@ class BaselinesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """Greedy returns, the measure of the outcome.
+    """How greedy returns are evaluated.
 
     Attributes:
-        episodes: Per agent.
-        every: Rounds between evaluations while training; 0 for none but the one at the end.
-        held_out: How many environments no agent trained in are evaluated, drawn as the fleet is.
-        fine_tune: Local iterations that every agent goes on alone after the last round, to be evaluated once more.
+        episodes: Greedy episodes per agent.
+        every: Rounds between two evaluations during training; with 0, only the final policy is evaluated.
+        held_out: Number of further environments, drawn like the fleet, in which no agent trains.
+        fine_tune: Local iterations of every agent alone after the last round, before another evaluation; 0 for none.
     """
 
     episodes: int = 20
@@ -54,22 +54,22 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One experiment.
+    """The configuration of one experiment.
 
     Attributes:
-        name: Of the experiment.
-        environment: Where agents learn.
-        learner: What every agent runs.
-        federation: How they learn together.
+        name: Name of the experiment.
+        environment: The environment, as a table, a name or an object.
+        learner: The learning algorithm of every agent, likewise.
+        federation: Aggregation, communication and number of agents.
         fleet: How agents' environments differ: for each parameter a number, a list with one entry per agent,
             `{range = [low, high]}`, `{uniform = [low, high]}` or `{grid = [...]}`.
-        baselines: What to compare with.
-        evaluation: How to measure.
-        rounds: Of training.
-        seeds: How many, or which.
-        fleet_seed: Draws the random parameters of the fleet.
+        baselines: Methods to compare the federation with.
+        evaluation: Greedy evaluation.
+        rounds: Number of training rounds.
+        seeds: Number of seeds (0 to seeds - 1), or the seeds themselves.
+        fleet_seed: Seed of the random parameters of the fleet.
         checkpoint_s: Seconds between two checkpoints of a run; 0 writes one every round.
-        tensorboard: Whether to write TensorBoard events (needs the extra).
+        tensorboard: Whether to write TensorBoard events (needs the extra `tensorboard`).
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The section `[federation]`: how agents learn together."""
+"""The section `[federation]`: aggregation, communication and number of agents."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from fedrl.topologies.graph import Graph
 from fedrl.topologies.mixing import MixingMatrix
 from fedrl.topologies.trees import Tree
 
+# Defaults are read from the signatures of `federate` and `gossip`, so that each is written in one place.
 _FEDERATE, _GOSSIP = (
     {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
     for function in (federate, gossip)
@@ -33,37 +34,37 @@ _FEDERATE, _GOSSIP = (
 
 @dataclass(frozen=True, kw_only=True)
 class FederationConfig:
-    """How agents learn together.
+    """The configuration of a federation. Components are given as tables, names or objects.
 
     Attributes:
-        agents: How many.
+        agents: Number of agents.
         local_steps: Local iterations between two exchanges: one number for all, one per agent, or a schedule such as
             `{name = "linear", first = 8, last = 1, rounds = 50}`.
-        selection: Who is asked in a round; everybody by default.
-        upload_budget: Whose updates are sent, under a budget of bytes a round; all of them by default.
-        aggregator: The rule that merges updates.
-        stages: What an update passes on its way, in order.
-        down_stages: What the difference to the copy that agents hold passes on its way down, in order; by default they
-            are sent the parameters as they are.
-        server_optimizer: What the server does with the merged update; FedAvg by default.
-        global_optimizer: In a hierarchy with periods, what servers above servers do with the merged change of those
-            below; they adopt all of it by default.
-        parts: By name, parts of the parameters with an `aggregator`, a `server_optimizer` or a period (`every`) of
-            their own, such as `{critic = {aggregator = "median"}, actor = {every = 5}}`.
+        selection: Client selection: which agents work in a round; all of them by default.
+        upload_budget: Which updates are sent, under a budget of bytes per merge; all of them by default.
+        aggregator: The rule that aggregates updates.
+        stages: Stages of an update on its way to the server, in the order of encoding.
+        down_stages: Stages of the server's broadcasts, in order, applied to the difference to the copy that agents
+            have; by default the parameters are sent uncompressed.
+        server_optimizer: Optimiser that applies the aggregated update to the server's parameters; FedAvg by default.
+        global_optimizer: In a hierarchy with periods, optimiser of the servers above the edges for the aggregated
+            change of the servers below; by default they adopt the whole change.
+        parts: By name, parts of the parameters with their own `aggregator`, `server_optimizer` or period (`every`),
+            such as `{critic = {aggregator = "median"}, actor = {every = 5}}`.
         payload: "delta" or "gradient".
-        schedule: Who works when, and when servers merge; all together and in rounds by default.
-        clock: The devices behind agents, for simulated seconds.
-        delay_rounds: How many versions ago what an agent hears was made: one number for all, one per agent, or a spread
-            such as `{name = "between", low = 0, high = 3}`, which is rounded.
+        schedule: When agents are dispatched and servers merge; synchronous rounds by default.
+        clock: The agents' devices, in simulated seconds; without it all updates arrive at once.
+        delay_rounds: Age of the broadcast that an agent receives, in versions: one number for all, one per agent, or a
+            distribution such as `{name = "uniform_between", low = 0, high = 3}`, which is rounded.
         hierarchy: A tree of servers instead of a single one.
-        topology: Who hears whom; agents then meet their neighbours only, and there is no server.
-        mixing: How much weight an agent gives to what it hears; by default what suits the rule.
-        gossip: The rule by which neighbours meet; averaging by default.
-        consensus_steps: Messages over every edge in a round.
-        block: Agents per compiled block; by default what divides them with few empty seats. Results agree bit by bit
-            for any number of devices, and to float tolerance between sizes of blocks.
-        gamma: How far neighbours go towards copies of each other, where stages compress what they send; by default as
-            far as is safe.
+        topology: The graph of agents that exchange parameters with their neighbours, without a server.
+        mixing: Weights of the neighbours' parameters; the default follows from `gossip`.
+        gossip: The rule by which neighbours combine their parameters; averaging by default.
+        consensus_steps: Consensus steps per round, with a message over every edge each.
+        block: Agents per compiled block; by default a divisor of their number with few empty places. Results are
+            bit-identical for any number of devices, and equal within float tolerance for other block sizes.
+        gamma: Step size towards neighbours' copies, where stages compress their messages; the default follows from the
+            stages and the spectrum of the mixing matrix.
     """
 
     agents: int
@@ -105,34 +106,35 @@ class FederationConfig:
             )
 
     def _check_who_coordinates(self) -> None:
-        """Refuse keys that have no meaning beside each other: a server's without a server, neighbours' with one."""
+        """Refuse keys that exclude each other: those of a server without a server, those of neighbours with one."""
         if isinstance(self.clock, Mapping) and "schedule" in self.clock:
             raise ConfigError(
-                f"federation.clock.schedule is {self.clock['schedule']!r}. A clock says what devices are like, and not "
-                "when servers merge. Write it as federation.schedule."
+                f"federation.clock.schedule is {self.clock['schedule']!r}. A clock describes devices, not when servers "
+                "merge. Write it as federation.schedule."
             )
         if self.topology is not None and self.hierarchy is not None:
             raise ConfigError(
-                "federation.topology and federation.hierarchy are both given. Neighbours have no servers. Leave one of "
-                "them out."
+                "federation.topology and federation.hierarchy are both given. A topology is a graph without servers. "
+                "Leave one of them out."
             )
         if self.global_optimizer is not None and self.hierarchy is None:
             raise ConfigError(
-                f"federation.global_optimizer is {self.global_optimizer!r}. It is of servers above servers, and there "
-                "are none. Leave it out, use federation.server_optimizer, or give federation.hierarchy."
+                f"federation.global_optimizer is {self.global_optimizer!r}. It is for servers above other servers, and "
+                "there are none. Leave it out, use federation.server_optimizer, or give federation.hierarchy."
             )
         if self.topology is None:
             misplaced, lacking = (
                 ["mixing", "gossip", "consensus_steps", "gamma"],
-                "is about neighbours, and there are none",
+                "is for agents without a server, and there is one",
             )
-            cure = "Leave it out, or say who hears whom: federation.topology = 'ring'."
+            cure = "Leave it out, or give a graph, such as federation.topology = 'ring'."
         else:
             misplaced, lacking = (
                 ["server_optimizer", "down_stages", "parts", "payload", "selection", "upload_budget", "delay_rounds"],
                 "needs a server, and there is none",
             )
             cure = "Leave it out, or leave federation.topology out."
+        # A key that equals its default may be left from a resolved config.toml, so only changed values are refused.
         for entry in dataclasses.fields(self):
             value = getattr(self, entry.name)
             if entry.name in misplaced and value and value != entry.default:

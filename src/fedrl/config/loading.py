@@ -1,4 +1,4 @@
-"""From a file, a dictionary or a `Config` to a checked `Config`, and back to TOML."""
+"""Load a checked `Config` from a file, a dictionary or a `Config`, and write one as TOML."""
 
 from __future__ import annotations
 
@@ -21,10 +21,18 @@ from fedrl.core.errors import ConfigError, nearest
 
 
 def load(source: Path | str | Mapping[str, Any] | Config, overrides: Sequence[str] = ()) -> Config:
-    """Read a configuration from a file, a dictionary or as it is, then apply overrides such as "learner.clip=0.1".
+    """Return the checked configuration of a file, a dictionary or a `Config`, after overrides.
+
+    Args:
+        source: Path of a TOML file, a dictionary of its tables, or a `Config`.
+        overrides: Changes such as "learner.clip=0.1", applied in order.
 
     Raises:
-        ConfigError: Something is wrong; it names the key, the value and what is allowed.
+        ConfigError: A key or value is wrong; the message names the key, the value and what is allowed.
+
+    >>> tables = {"name": "x", "environment": "cartpole", "learner": "ppo", "federation": {"agents": 2}}
+    >>> load(tables, ["rounds=3"]).rounds
+    3
     """
     data = tables_of(source)
     for text in overrides:
@@ -33,10 +41,10 @@ def load(source: Path | str | Mapping[str, Any] | Config, overrides: Sequence[st
 
 
 def tables_of(source: Path | str | Mapping[str, Any] | Config) -> dict[str, Any]:
-    """A configuration before it is checked: tables and plain values of its own.
+    """Return an unchecked configuration as a new dictionary of tables and plain values.
 
     Raises:
-        ConfigError: The file does not exist, or is no TOML.
+        ConfigError: The file does not exist, or is not TOML.
     """
     if isinstance(source, Config):
         return as_dict(source)
@@ -46,7 +54,7 @@ def tables_of(source: Path | str | Mapping[str, Any] | Config) -> dict[str, Any]
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a TOML file; its name is the experiment's if it has none."""
+    """Return the tables of a TOML file; without a key `name`, the experiment is named after the file."""
     try:
         text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a byte order mark
     except FileNotFoundError:
@@ -66,7 +74,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def parse(data: Mapping[str, Any]) -> Config:
-    """Check the keys and the types of a dictionary and make a `Config` of it.
+    """Check the keys and types of a dictionary, and return it as a `Config`.
 
     Raises:
         ConfigError: A key is unknown or missing, or a value is of the wrong type or out of range.
@@ -75,12 +83,12 @@ def parse(data: Mapping[str, Any]) -> Config:
 
 
 def as_dict(config: Config) -> dict[str, Any]:
-    """The configuration as TOML has it: no None, lists for tuples."""
+    """Return the configuration as tables of TOML: without None, and with lists for tuples."""
     return typing.cast(dict[str, Any], _tables(config))
 
 
 def dump(config: Config) -> str:
-    """The configuration as the text of a TOML file."""
+    """Return the configuration as the text of a TOML file."""
     return tomli_w.dumps(as_dict(config))
 
 
@@ -96,6 +104,7 @@ def _section(kind: type, data: Any, where: str) -> Any:
             place = f"the section [{where}]" if where else "an experiment"
             shown = "" if isinstance(value, Mapping) else f" is {value!r}, but it"
             raise ConfigError(f"{full}{shown} is not a key of {place}. {known_as(key, known)}")
+        # A section is checked key by key, so that the error names the wrong key and not the whole table.
         section = dataclasses.is_dataclass(types[key])
         values[key] = _section(types[key], value, full) if section else coerce(value, types[key], full, _no_object)
     for name, entry in known.items():
@@ -106,14 +115,14 @@ def _section(kind: type, data: Any, where: str) -> Any:
 
 
 def _no_object(value: Any, annotation: Any, where: str) -> Any:
-    """Objects have become tables before they are checked, so none fits the type of a component."""
+    """Refuse a value of a component's type: `_tables` has turned all valid objects into tables before."""
     if isinstance(annotation, type) and annotation in KINDS:
         raise ConfigError(f"{where} is {value!r}. It needs to be a table.")
     return NotImplemented
 
 
 def _tables(value: Any) -> Any:
-    """Plain TOML values: components become tables, tuples lists, and None disappears."""
+    """Return plain TOML values: components become tables, tuples become lists, and None is left out."""
     if call_of(value) is not None:
         return table_of(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

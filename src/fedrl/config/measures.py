@@ -1,4 +1,4 @@
-"""What the methods of an experiment measure, and whether agents return the numbers for it."""
+"""The measures of an experiment's methods, and a check that agents return the numbers for them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 COUNTED = ("episodes", "episode_return", "iterations", "rounds")
-"""What is counted of every agent, whatever it measures."""
+"""Numbers that every agent returns, whatever its measures."""
 
 
 class Declared(NamedTuple):
-    """What a method measures.
+    """The measures of a method.
 
     Attributes:
-        agents: Made of the metrics of agents, by name.
-        engine: Made of `RoundResult.sums`.
+        agents: Measures computed from the metrics of agents, by name.
+        engine: Measures computed from `RoundResult.sums`, by name.
     """
 
     agents: Measures
@@ -30,51 +30,51 @@ class Declared(NamedTuple):
 
     @property
     def all(self) -> dict[str, Measure]:
-        """Both."""
+        """The measures of agents and engine together."""
         return {**self.agents, **self.engine}
 
 
 def declared(learner: Learner, engine: Measures) -> Declared:
-    """What is measured in a simulation of this learner.
+    """Return the measures of a simulation with this learner.
 
     Raises:
-        UnsoundError: A name stands for two quantities.
+        UnsoundError: The learner and the engine have a measure of the same name.
     """
     agents = measures_of(learner)
     both = sorted(agents.keys() & engine.keys())
     if both:
         raise UnsoundError(
             f"{learner!r} or its environment declares the measure {both[0]!r}, which the engine has, too. Tables and "
-            "curves tell measures apart by their names. Give it another."
+            "curves identify measures by their names. Give it another name."
         )
     return Declared(agents, engine)
 
 
 def check_shown(learner: Learner, metrics: Collection[str]) -> None:
-    """Refuse a measure whose parts are not among what agents return.
+    """Refuse a measure whose parts are not among the metrics that agents return.
 
     Args:
-        learner: Which declares it, or its environment.
-        metrics: The names of what its agents measure.
+        learner: The learner that declares measures, with its environment.
+        metrics: Names of the metrics that its agents return.
 
     Raises:
-        UnsoundError: It names the measure and the part.
+        UnsoundError: The message names the measure and the missing part.
     """
     for name, measure in declared(learner, {}).agents.items():
         _parts(name, measure, dict.fromkeys([*metrics, *COUNTED]), learner)
 
 
 def _parts(name: str, measure: Measure, known: Mapping[str, Any], who: object) -> list[str]:
-    """All the sums that a measure needs.
+    """Return the names of all sums that a measure needs.
 
     Raises:
-        UnsoundError: One is missing.
+        UnsoundError: One is not in `known`.
     """
     parts = list(dict.fromkeys((*parts_of(name, measure), measure.count)))
     for part in parts:
         if part not in known:
             raise UnsoundError(
-                f"{who!r} declares the measure {name!r}, made of {part!r}, and there is no such number among "
+                f"{who!r} declares the measure {name!r}, computed from {part!r}, and there is no such number among "
                 f"{sorted(n for n in known if '/' not in n)}. Return it with the metrics, or leave the measure out."
             )
     return parts

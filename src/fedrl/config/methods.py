@@ -1,4 +1,4 @@
-"""The ways to spend the environment steps of an experiment: its federation, and the baselines that train."""
+"""The training methods of an experiment: its federation, and the baselines with as many environment steps."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from fedrl.federation.federate import federate
 from fedrl.federation.federation import Federation
 
 COUNTS_OF_INSTANCES = ("num_envs", "episodes_per_step")
-"""The parameters that say how many copies of the environment a learner steps."""
+"""Parameters with the number of environment copies that a learner steps."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to spend the environment steps of an experiment.
+    """One training method of an experiment.
 
     Attributes:
         name: "federated", "independent" or "centralised".
-        federation: What to simulate.
-        fleet: For which agents; a single agent with a stack of settings if the data are pooled.
-        local_steps: Of each agent.
-        communicates: Whether anything is exchanged.
+        federation: The federation to simulate.
+        fleet: Environment parameters with a leading agent axis; for pooled data, of one agent with a stack of all.
+        local_steps: Local steps of each agent in a round.
+        communicates: Whether agents exchange updates.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Method:
 
     @property
     def steps_per_round(self) -> int:
-        """Environment steps of all agents together."""
+        """Environment steps of all agents together in a round."""
         return self.federation.learner.samples * sum(self.local_steps)
 
 
@@ -55,10 +55,10 @@ def methods_of(
     agents: PyTree,
     steps: tuple[int, ...],
 ) -> tuple[Method, ...]:
-    """The federation, then the baselines that a resolved configuration asks for.
+    """Return the federation, then the baselines that train in a resolved configuration.
 
     Raises:
-        ConfigError: A baseline can't be made of these parts.
+        ConfigError: A baseline can't be built from these parts.
     """
     methods = [Method("federated", federation, agents, steps, True)]
     if config.baselines.independent or config.baselines.average_once or config.baselines.mixture:
@@ -71,10 +71,14 @@ def methods_of(
 def alone(
     name: str, config: Config, learner: Learner, federation: Federation, agents: PyTree, steps: tuple[int, ...]
 ) -> Method:
-    """Agents that exchange nothing; in the given federation if that makes no difference: it is compiled."""
+    """Return the method of agents without communication; with the given federation if that makes no difference.
+
+    The given federation's program is compiled already.
+    """
     free = _without_pull(config.learner)
     if free != config.learner:
         learner = _built(free, learner.environment)
+    # Isolated agents never merge. A rule of sums is kept only because `plain` may then equal the federation.
     summed = federation.aggregator.needs == "sum"
     plain = federate(
         learner,
@@ -88,16 +92,18 @@ def alone(
 def _pooled(
     config: Config, environment: AnyEnvironment, learner: Learner, agents: PyTree, steps: tuple[int, ...]
 ) -> Method:
-    """One learner with as many instances as all agents together have, dealt out over their environments."""
+    """Return the centralised method: one learner with as many environment copies as all agents have together."""
     assert isinstance(config.learner, Mapping)
     table = _without_pull(_shared(config.learner, environment))
+    # A wrapper that is removed may have changed the number of samples, hence the quotient instead of `len(steps)`.
     wider = _multiplied(table, len(steps) * learner.samples // _built(table, environment).samples)
     central = None if wider is None else _built(wider, environment)
     if central is None or central.samples != learner.samples * len(steps):
         raise ConfigError(
-            f"baselines.centralised is true, but {config.learner['name']} has no number of instances to multiply, so "
-            "it can't pool the data of all agents. Set baselines.centralised = false."
+            f"baselines.centralised is true, but {config.learner['name']} has no number of environment copies to "
+            "multiply, so it can't pool the data of all agents. Set baselines.centralised = false."
         )
+    # The mean number of local steps: with unequal ones the environment steps agree only nearly.
     work = max(1, round(sum(steps) / len(steps)))
     whole = jax.tree.map(lambda leaf: leaf[None], agents)
     return Method("centralised", federate(central, mean(), local_steps=work), whole, (work,), False)
@@ -108,10 +114,10 @@ def _built(table: Any, environment: AnyEnvironment) -> Learner:
 
 
 def _without_pull(value: Any) -> Any:
-    """The learner's table with nothing that pulls it to parameters which nobody sends.
+    """Return the learner's table without a pull towards global parameters, which isolated agents never receive.
 
-    `fedprox` would hold on to where the agent stood when the round began; its strength becomes 0. `add_correction` adds
-    a correction of 0 by itself.
+    `fedprox` would pull an agent to its own parameters at the start of the round; its strength becomes 0.
+    `add_correction` already adds a correction of 0.
     """
     if isinstance(value, Mapping):
         free = {key: _without_pull(item) for key, item in value.items()}
@@ -120,7 +126,7 @@ def _without_pull(value: Any) -> Any:
 
 
 def _shared(table: Table, environment: AnyEnvironment) -> Table:
-    """The learner's table without the wrappers that set agents apart: there is one agent."""
+    """Return the learner's table without wrappers for personalisation, since the centralised method has one agent."""
     if "learner" not in table:
         return table
     inner = _shared(table["learner"], environment)
@@ -129,7 +135,7 @@ def _shared(table: Table, environment: AnyEnvironment) -> Table:
 
 
 def _multiplied(table: Table, factor: int) -> Table | None:
-    """The learner's table with its count of instances multiplied, in itself or in a learner that it wraps."""
+    """Return the learner's table with its number of environment copies multiplied, also inside wrapped learners."""
     for name in COUNTS_OF_INSTANCES:
         if name in table:
             return {**table, name: table[name] * factor}

@@ -1,4 +1,4 @@
-"""The objects of an experiment, as `build` makes them of a configuration."""
+"""The objects of an experiment, as `build` makes them from a configuration."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class Experiment:
     """The objects of an experiment.
 
     Attributes:
-        config: With every default filled in: it reproduces the run.
-        environment: Where agents learn.
-        learner: What every agent runs.
-        federation: How they learn together.
-        fleet: The parameters of each agent's environment, a leading agent axis on every leaf.
-        held_out: The same for environments that no agent trains in, or None.
+        config: The configuration with every default filled in; it reproduces the run.
+        environment: The environment.
+        learner: The learning algorithm of every agent.
+        federation: The two functions of agents and server.
+        fleet: Parameters of each agent's environment, a leading agent axis on every leaf.
+        held_out: The same for environments in which no agent trains; None without any.
         methods: The federation itself, then the baselines that train.
-        coordination: Where updates meet, and who works when.
-        selection: Whom the server asks, if not everybody.
-        local_steps: The server's schedule of local steps, if there is one.
-        upload_budget: Whose updates are sent, if there is a budget.
+        coordination: Topology, scheduler and clock.
+        selection: Client selection; None if all agents work in every round.
+        local_steps: The server's schedule of local steps; None if their numbers are fixed.
+        upload_budget: The budget that selects the updates to send; None if all are sent.
     """
 
     config: Config
@@ -46,5 +46,5 @@ class Experiment:
 
     @property
     def tuning_steps(self) -> int:
-        """Environment steps of all agents together while they fine-tune, with one seed."""
+        """Environment steps of all agents together during fine-tuning, with one seed."""
         return self.config.evaluation.fine_tune * self.learner.samples * self.config.federation.agents

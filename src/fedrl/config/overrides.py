@@ -2,8 +2,8 @@
 
     learner.clip=0.1     federation.stages.0.bits=4     federation.stages.quantize.bits=4
 
-A key is a path through tables. Where a table holds a list, an entry is called by its place, from 0, or by the name of
-the component that it describes. A value is TOML; a bare word is a string.
+A key is a path through tables. An entry of a list is addressed by its index, from 0, or by the name of its component.
+A value is TOML; a bare word is a string.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def override(data: dict[str, Any], text: str) -> None:
     """Set one value: "learner.clip=0.1".
 
     Raises:
-        ConfigError: The text is no assignment, or the key leads nowhere.
+        ConfigError: The text is no assignment, or the key is no path of the configuration.
 
     >>> data = {"federation": {"stages": ["clip", {"name": "quantize"}]}}
     >>> override(data, "federation.stages.quantize.bits=4")
@@ -33,7 +33,7 @@ def override(data: dict[str, Any], text: str) -> None:
 
 
 def assignment(text: str, said: str = SET, example: str = "learner.clip=0.1") -> tuple[str, str]:
-    """The key and the value of "key=value", both as text.
+    """Return the key and the value of "key=value", both as text.
 
     Raises:
         ConfigError: The text is of another form.
@@ -46,7 +46,7 @@ def assignment(text: str, said: str = SET, example: str = "learner.clip=0.1") ->
 
 
 def toml_value(text: str, key: str, said: str = SET) -> Any:
-    """A value in TOML syntax, or a bare word.
+    """Return the value of a text in TOML syntax, or the text itself if it is a bare word.
 
     Raises:
         ConfigError: The text is neither.
@@ -65,20 +65,21 @@ def toml_value(text: str, key: str, said: str = SET) -> Any:
 
 
 def assign(data: dict[str, Any], key: str, value: Any, said: str = SET) -> None:
-    """Set the value at a path, making the tables on the way that are not there.
+    """Set the value at a path, adding missing tables on the way.
 
     Raises:
-        ConfigError: The path leads through something that holds nothing, or to an entry that a list does not have.
+        ConfigError: The path leads through a value that is no table, or to an entry that a list does not have.
     """
     *way, last = path = key.split(".")
     place: Any = data
     for depth, name in enumerate(way):
         at = _entry(place, name, ".".join(way[:depth]), f"{said} {key}")
+        # A number below a missing key would become a table with the key "0", and its error would be a riddle.
         if isinstance(place, dict) and name not in place and path[depth + 1].isdigit():
             where = ".".join(path[: depth + 1])
             raise ConfigError(f"{said} {key}: there is no {where} with an entry {path[depth + 1]}. Add the list first.")
         inside = place.setdefault(at, {}) if isinstance(place, dict) else place[at]
-        if isinstance(inside, str):  # a component by its name alone
+        if isinstance(inside, str):  # a component given by its name alone: make it a table, so that it can have keys
             inside = place[at] = {"name": inside}
         if not isinstance(inside, dict | list):
             raise ConfigError(f"{said} {key}: {name} is {inside!r}, not a table, so it has no key inside.")
@@ -87,15 +88,15 @@ def assign(data: dict[str, Any], key: str, value: Any, said: str = SET) -> None:
 
 
 def _entry(place: dict[str, Any] | list[Any], name: str, where: str, said: str) -> Any:
-    """The index behind a name: itself in a table, a number in a list."""
+    """Return the key of an entry: the name itself in a table, an index in a list."""
     if isinstance(place, dict):
         return name
     names = [str(entry.get("name")) if isinstance(entry, dict) else str(entry) for entry in place]
     if name.isdigit():
         if int(name) < len(place):
             return int(name)
-        held = f"holds {', '.join(names)}" if names else "is empty"
-        raise ConfigError(f"{said}: {where} has no entry {name}; it {held}. Entries are counted from 0.")
+        held = f"its entries are {', '.join(names)}" if names else "it is empty"
+        raise ConfigError(f"{said}: {where} has no entry {name}; {held}. Entries are counted from 0.")
     if names.count(name) > 1:
         places = " or ".join(str(i) for i, known in enumerate(names) if known == name)
         raise ConfigError(f"{said}: {where} has {names.count(name)} entries {name!r}. Say which: {where}.{places}.")

@@ -1,4 +1,4 @@
-"""The section `[federation.parts]`: parts of the parameters that are merged in a way of their own.
+"""The section `[federation.parts]`: parts of the parameters with their own rule, server optimiser or period.
 
 [federation.parts.critic]        aggregator = "median"
 [federation.parts.actor]         every = 5
@@ -19,7 +19,7 @@ KEYS = ("aggregator", "server_optimizer", "every")
 
 
 def parts_of(tables: Mapping[str, Any]) -> tuple[Part, ...]:
-    """The parts that the section describes.
+    """Return the parts that the section describes.
 
     Raises:
         ConfigError: A key is unknown, or a value is wrong.
@@ -31,7 +31,7 @@ def parts_of(tables: Mapping[str, Any]) -> tuple[Part, ...]:
 
 
 def tables_of(parts: Sequence[Part]) -> Table:
-    """The section again, with every parameter that is not the federation's."""
+    """Return the section of parts, without the rules and optimisers that are the federation's."""
     return {each.of: _table(each) for each in parts}
 
 
@@ -43,6 +43,7 @@ def _part(name: str, table: Any) -> Part:
         if key not in KEYS:
             raise ConfigError(f"{where}.{key} is {value!r}, but it is not a key of a part. {nearest(key, KEYS)}")
     every = table.get("every", 1)
+    # `true` is an int in Python, but no period.
     if not isinstance(every, int) or isinstance(every, bool):
         raise ConfigError(f"{where}.every is {every!r}. It counts versions. Give a whole number.")
     at_least(1, f"{where}.every", every)

@@ -1,6 +1,6 @@
-"""Names that a user may bring along, from another library or an earlier version, and what they are called here.
+"""Names of other libraries and of earlier versions, with today's names, for error messages.
 
-Only messages use them: nothing accepts an old name.
+No configuration is accepted with such a name.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 
 
 def known_as(name: str, allowed: Iterable[str]) -> str:
-    """A hint that names the valid names: first what this one is called here, else the nearest one.
+    """Return a hint with today's name for a synonym, or else the nearest valid name; and all valid names.
 
     >>> known_as("n_steps", ["num_envs", "num_steps"])
     "Here it is called 'num_steps'. Allowed: num_envs, num_steps."

@@ -1,12 +1,12 @@
-"""What a run tells whoever listens: a stream of events, and what is written down of it.
+"""The events that a run emits, and the files that it writes.
 
-    Start, then for each method and seed: Compile?, RoundRecord, Refused?, RoundRecord, ...; at last: End
+    Start, then for each method and seed: Compile?, RoundRecord, RejectedEvent?, RoundRecord, ...; finally: End
 
-A study tells a `SettingStart` before each of its runs, and in the end `StudyEnd`.
+A study emits a `SettingStart` before each of its runs, and a `StudyEnd` at its end.
 
-A listener is a `Sink`, a function of one event. A `RoundRecord` has no `event` key: it is also a line of
-`records.jsonl`. A `Summary` is `summary.json`. Numbers that do not exist, such as the return of a round in which no
-episode ended, are None (null in the files).
+A `Sink` is a function of one event. A `RoundRecord` has no `event` key: it is also a line of `records.jsonl`. A
+`Summary` is `summary.json`. Missing numbers, such as the return of a round in which no episode ended, are None (null in
+the files).
 """
 
 from fedrl.records.rounds import Communication, RoundRecord, UpdateDissimilarity

@@ -1,6 +1,7 @@
-"""A pytree in a file, without its structure: whoever reads it brings a tree of the same structure.
+"""Checkpoints: the leaves of a pytree in a file; the reader supplies a tree of the same structure.
 
-leaves in order --> arrays "0000", "0001", ... + "round" --> safetensors, replaced atomically. No pickle.
+leaves in order --> arrays "0000", "0001", ... + "round" --> safetensors, replaced atomically. No pickle, which would
+execute what it reads.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ ANEW = "Delete it; this seed of the method then starts anew."
 
 def save(path: Path, tree: PyTree, round_number: int) -> None:
     """Write the leaves of a tree, random keys as their raw data."""
+    # Positions name the leaves, since paths through a state may contain anything.
     leaves = {f"{i:04d}": np.asarray(_data(leaf), order="C") for i, leaf in enumerate(jax.tree.leaves(tree))}
     write_atomically(path, safetensors.numpy.save({**leaves, ROUND: np.asarray([round_number], np.int64)}))
 
 
 def round_of(path: Path) -> int:
-    """The round a checkpoint was written after; 0 if there is none.
+    """Return the round after which a checkpoint was written; 0 if there is none.
 
     Raises:
         RunError: The file is damaged.
@@ -45,27 +47,28 @@ def load(path: Path, like: PyTree) -> PyTree:
     """Read a tree of the structure, shapes and types of `like`, each leaf onto the same device.
 
     Raises:
-        RunError: The file is damaged, or holds another tree.
+        RunError: The file is damaged, or contains another tree.
     """
     with reading(path, ANEW):
         arrays = safetensors.numpy.load(path.read_bytes())
     leaves, structure = jax.tree.flatten(like)
+    # The structure is not in the file, so number, shapes and types are what tells another experiment apart.
     if set(arrays) != {ROUND, *(f"{i:04d}" for i in range(len(leaves)))}:
         raise RunError(
-            f"{path} holds {len(arrays) - 1} arrays and the experiment needs {len(leaves)}: it is the checkpoint of "
-            "another experiment or version. Run the experiment anew."
+            f"{path} has {len(arrays) - 1} arrays and the experiment needs {len(leaves)}: it is the checkpoint of "
+            "another experiment or version. Run the experiment again."
         )
     return jax.tree.unflatten(structure, [_placed(arrays[f"{i:04d}"], leaf, path) for i, leaf in enumerate(leaves)])
 
 
 def named(params: Params, prefix: str) -> dict[str, np.ndarray]:
-    """The leaves of a tree by their paths: `{"seed0/actor/0/weight": ...}`."""
+    """Return the leaves of a tree by their paths: `{"seed0/actor/0/weight": ...}`."""
     paths = jax.tree_util.tree_flatten_with_path(params)[0]
     return {f"{prefix}/{_joined(path)}": np.asarray(leaf) for path, leaf in paths}
 
 
 def unnamed(arrays: dict[str, np.ndarray], prefix: str, like: PyTree) -> Params:
-    """The tree whose leaves `named` wrote, of the structure of `like`.
+    """Return the tree of leaves that `named` made, with the structure of `like`.
 
     Raises:
         RunError: A leaf is missing or of another shape.
@@ -75,7 +78,10 @@ def unnamed(arrays: dict[str, np.ndarray], prefix: str, like: PyTree) -> Params:
     for path, leaf in paths:
         name = f"{prefix}/{_joined(path)}"
         if name not in arrays or arrays[name].shape != leaf.shape:
-            raise RunError(f"There is no array {name!r} of shape {leaf.shape} in this run. It is of another version.")
+            raise RunError(
+                f"The run has no array {name!r} of shape {leaf.shape}. It was written by another version. "
+                "Run the experiment again."
+            )
         leaves.append(arrays[name])
     return jax.tree.unflatten(structure, leaves)
 
@@ -96,9 +102,10 @@ def _placed(array: np.ndarray, leaf: Any, path: Path) -> Any:
     raw = _data(leaf)
     if array.shape != raw.shape or array.dtype != raw.dtype:
         raise RunError(
-            f"{path} holds an array {array.dtype}{list(array.shape)} where the experiment has "
-            f"{raw.dtype}{list(raw.shape)}: it is of another experiment or version. Run the experiment anew."
+            f"{path} has an array {array.dtype}{list(array.shape)} where the experiment has "
+            f"{raw.dtype}{list(raw.shape)}: it is of another experiment or version. Run the experiment again."
         )
+    # Some state lives on the host as NumPy (scheduler, clock): putting it on a device would change its type.
     if not isinstance(leaf, jax.Array):
         return array
     if _is_key(leaf):

@@ -1,4 +1,4 @@
-"""Files that an earlier version wrote: their keys have other names today, and nothing else differs."""
+"""Files of earlier versions: their keys are renamed to today's names; nothing else differs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ NAMES = {
     "cures": "remedies",
 }
 MEASURED = ("measures", "greedy_measures", "sums", "values", "grid", "env_params")
-"""Tables whose keys a user has chosen."""
+"""Tables with keys that a user chose, which may be called like an old key."""
 
 
 def with_todays_names(value: Any) -> Any:
-    """The same, with the keys of today.
+    """Return the value with today's keys.
 
     >>> with_todays_names({"round": 3, "refused": 1, "measures": {"lost": 2.0}})
     {'round': 3, 'rejected': 1, 'measures': {'lost': 2.0}}
     """
     if isinstance(value, dict):
+        # Keys below `MEASURED` were chosen by users: a measure of theirs may be called "lost".
         return {
             NAMES.get(key, key): item if key in MEASURED else with_todays_names(item) for key, item in value.items()
         }

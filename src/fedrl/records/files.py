@@ -1,4 +1,4 @@
-"""How files are written so that a crash at any moment leaves something readable, and what is said if they can't be.
+"""Writing of files such that a crash at any moment leaves them readable, and errors if they can't be written or read.
 
 content --> .NAME.draft, flushed to the disk --> NAME         the old content or the new, never a part of either
 record  --> one more line at the end                          removed again if the disk took only a part of it
@@ -19,31 +19,34 @@ from typing import Any, NamedTuple
 from fedrl.core.errors import RunError
 from fedrl.records.earlier import with_todays_names
 
-FREE = "Free space on the disk or make the folder writable, then go on with fedrl run --resume."
+FREE = "Free space on the disk or make the folder writable, then continue with fedrl run --resume."
 OTHER_FILE = "Free space on the disk, make the folder writable, or name another file with --out."
 
 
 def write_atomically(path: Path, content: bytes, cure: str = FREE) -> None:
-    """Replace a file as a whole: whoever reads it, even after a crash, finds the old content or the new.
+    """Replace the content of a file atomically: a reader, even after a crash, finds the old content or the new.
 
-    What is no file, such as /dev/stdout, is written to as it is.
+    A path that is no regular file, such as /dev/stdout, is written to directly.
 
     Raises:
-        RunError: It can't be written; the old content is still there.
+        RunError: The file can't be written; the old content is kept.
     """
     with writing(path, cure):
         if path.exists() and not path.is_file():
             path.write_bytes(content)
             return
-        path = path.resolve()  # a link stays a link
+        path = path.resolve()  # replacing a symbolic link would detach it from its target
         path.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder: a rename is atomic only within a file system.
         draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
         try:
             with draft.open("xb") as file:
                 file.write(content)
+                # Without fsync, a power failure may leave the new name with an empty file.
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(path)
+        # Also on Ctrl-C: a draft left behind would stay until the folder is reopened.
         except BaseException:
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
@@ -51,16 +54,16 @@ def write_atomically(path: Path, content: bytes, cure: str = FREE) -> None:
 
 
 def append(path: Path, line: str) -> None:
-    """Add a line to a file and hand it to the operating system, as a whole or not at all.
+    """Append a line to a file and pass it to the operating system, as a whole or not at all.
 
     Raises:
-        RunError: It can't be written.
+        RunError: The line can't be written.
     """
     with writing(path), path.open("ab", buffering=0) as lines:
         whole, added = f"{line}\n".encode(), 0
         before = lines.seek(0, os.SEEK_END)
         try:
-            while added < len(whole):  # a full disk may take a part and only then complain
+            while added < len(whole):  # a full disk may write a part and raise only at the next write
                 added += lines.write(whole[added:])
         except OSError:
             with contextlib.suppress(OSError):
@@ -77,7 +80,7 @@ def tidy(folder: Path) -> None:
 
 @contextmanager
 def writing(path: Path, cure: str = FREE) -> Iterator[None]:
-    """Inside the `with`, what the operating system refuses becomes one sentence."""
+    """Turn an OSError inside the `with` into a RunError of one sentence."""
     try:
         yield
     except OSError as fault:
@@ -85,13 +88,13 @@ def writing(path: Path, cure: str = FREE) -> Iterator[None]:
 
 
 def unwritable(path: Path, fault: OSError, cure: str = FREE) -> RunError:
-    """What is said when the operating system refuses to write."""
+    """Return the error for a path to which the operating system can't write."""
     return RunError(f"{path} can't be written to ({_reason(fault)}). {cure}")
 
 
 @contextmanager
 def reading(path: Path, cure: str) -> Iterator[None]:
-    """Inside the `with`, what can't be read becomes one sentence; a file that is not there stays FileNotFoundError."""
+    """Turn errors of reading inside the `with` into a RunError; a missing file stays FileNotFoundError."""
     try:
         yield
     except FileNotFoundError:
@@ -103,13 +106,13 @@ def reading(path: Path, cure: str) -> Iterator[None]:
 
 
 class Records(NamedTuple):
-    """What a file of records holds.
+    """The content of a file of records.
 
     Attributes:
-        records: Each round of each seed of each method once, as it was written last.
-        doubled: How many more lines tell of a round that a later line tells of again.
-        unreadable: How many lines are no records, a torn last one left out.
-        torn: Whether the last line was cut short: by a crash, after which its round is run again.
+        records: The last record of each round of each seed of each method.
+        doubled: Number of lines about a round of which a later line has the record, too.
+        unreadable: Number of lines that are no records, without a torn last line.
+        torn: Whether the last line was cut off by a crash; its round is run again on resuming.
     """
 
     records: list[dict[str, Any]]
@@ -118,29 +121,30 @@ class Records(NamedTuple):
     torn: bool = False
 
     def notes(self, torn: bool = False) -> list[str]:
-        """What is wrong with the file, a sentence each; a torn last line counts only if asked for."""
+        """Return a sentence for each defect of the file; a torn last line counts only if `torn`."""
         notes, unreadable = [], self.unreadable + (torn and self.torn)
         if unreadable:
             notes.append(f"{_lines(unreadable)} of records.jsonl could not be read; left out.")
         if self.doubled:
             notes.append(
-                f"{_lines(self.doubled)} of records.jsonl left out: a later line tells of the same round, as when two "
+                f"{_lines(self.doubled)} of records.jsonl left out: a later line is about the same round, as when two "
                 "processes wrote to one folder."
             )
         return notes
 
 
 def read_records(path: Path) -> Records:
-    """Read a file of records, whatever state it is in; none if there is no file.
+    """Read a file of records, skipping damaged lines; no records if there is no file.
 
     Raises:
-        RunError: The operating system refuses.
+        RunError: The operating system can't read the file.
     """
     try:
-        with reading(path, "Copy it anew."):
+        with reading(path, "Copy it again."):
             lines = path.read_bytes().decode(errors="replace").split("\n")
     except FileNotFoundError:
         return Records([])
+    # Bad bytes were replaced above, so that damage costs only its own line.
     found: dict[tuple[str, int, int], dict[str, Any]] = {}
     doubled = unreadable = 0
     torn = False
@@ -149,11 +153,12 @@ def read_records(path: Path) -> Records:
             record = with_todays_names(json.loads(line))
             which = (str(record["method"]), index(record["seed"]), index(record["round"]))
         except (ValueError, KeyError, TypeError):
+            # A crash can only cut the last line; any other bad line is damage, and worth a note.
             bad = bool(line.strip())
             torn = bad and i == len(lines) - 1
             unreadable += bad and not torn
             continue
-        doubled += found.pop(which, None) is not None  # the last one also takes the last place
+        doubled += found.pop(which, None) is not None  # so that the last record also takes the last place
         found[which] = record
     return Records(list(found.values()), doubled, unreadable, torn)
 

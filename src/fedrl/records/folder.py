@@ -1,15 +1,15 @@
-"""A run folder: the files of one run, each written so that a crash at any moment leaves something readable.
+"""A run folder: the files of one run, each written so that a crash at any moment leaves it readable.
 
-config.toml          everything that was chosen, defaults included: it reproduces the run
-records.jsonl        a line per seed, method and round, flushed as it comes
-summary.json         the outcome
-params.safetensors   the parameters that agents act with in every seed: global ones, or each agent's own
-report.html          the same for people
-checkpoints/         where each seed of each method stands; gone when the run is complete
-.lock                who writes here; gone when nobody does
+config.toml          the configuration with all defaults: it reproduces the run
+records.jsonl        a line per seed, method and round, passed to the operating system at once
+summary.json         the results
+params.safetensors   the parameters with which agents act in every seed: global ones, or each agent's own
+report.html          the report page
+checkpoints/         the last state of each seed of each method; removed when the run is complete
+.lock                the process that writes to the folder; removed when it ends
 
-A folder that is written to is used in a `with`: its lock is given back at the end, and a new run that failed before
-its first round leaves nothing that would be in the way of the next try.
+A folder is written to inside a `with`: its lock is released at the end, and a new run that failed before its first
+round removes its files, so that the same path can be used again.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ MOST_TRIES = 1000
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder, and the lock that keeps the lines of its records apart.
+    """A run folder, and a lock so that threads do not mix the lines of its records.
 
     Attributes:
-        path: Where it is.
-        claim: What this process may do with it; None to read only.
+        path: Path of the folder.
+        claim: The right of this process to write to it; None for reading only.
     """
 
     path: Path
@@ -75,12 +75,13 @@ class RunFolder:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.claim is None:
             return
+        # Only a new run that failed is removed; a resumed one keeps the rounds that it had.
         if kind is not None and self.claim.fresh:
             self._discard()
         self.claim.release(failed=kind is not None)
 
     def _discard(self) -> None:
-        """Remove what `create` has made, unless a round is through."""
+        """Remove the files that `create` has made, unless a round was recorded."""
         with contextlib.suppress(OSError):
             if _filled(self.path / RECORDS):
                 return
@@ -89,24 +90,24 @@ class RunFolder:
             (self.path / CHECKPOINTS).rmdir()
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add a line to the records and hand it to the operating system."""
+        """Append a record as a line and pass it to the operating system."""
         line = json.dumps(record, allow_nan=False)
         with self._lock:
             append(self.path / RECORDS, line)
 
     def read(self) -> Records:
-        """All records, and what is wrong with the file of them."""
+        """Return all records, with the defects of their file."""
         return read_records(self.path / RECORDS)
 
     def records(self) -> list[dict[str, Any]]:
-        """All records, each round once; a last line that was torn by a crash is left out."""
+        """Return all records, each round once, without a last line that a crash has torn."""
         return self.read().records
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> Records:
-        """Leave only some of the records, each round once.
+        """Keep only the records for which `wanted` is true, each round once.
 
         Returns:
-            What was there before.
+            The records before.
         """
         found = self.read()
         kept = "".join(json.dumps(record) + "\n" for record in found.records if wanted(record))
@@ -115,7 +116,8 @@ class RunFolder:
         return found
 
     def sync(self) -> None:
-        """Make sure that the records so far survive a loss of power."""
+        """Flush the records so far to the disk, so that they survive a power failure."""
+        # A checkpoint must never be newer than the records on the disk, so this comes before each one.
         with self._lock, writing(self.path / RECORDS), (self.path / RECORDS).open("rb") as lines:
             os.fsync(lines.fileno())
 
@@ -124,12 +126,12 @@ class RunFolder:
         write_atomically(self.path / SUMMARY, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
 
     def summary(self) -> dict[str, Any]:
-        """Read `summary.json`; empty if the run did not get there.
+        """Read `summary.json`; empty if the run has not written it yet.
 
         Raises:
-            RunError: It is damaged.
+            RunError: The file is damaged.
         """
-        cure = f"Copy it anew, or delete it and make the run again with fedrl run --resume {self.path}."
+        cure = f"Copy it again, or delete it and run it again with fedrl run --resume {self.path}."
         return read_json(self.path / SUMMARY, cure) or {}
 
     def write_params(self, params: Mapping[str, np.ndarray]) -> None:
@@ -143,22 +145,23 @@ class RunFolder:
         Raises:
             RunError: There are none yet, or the file is damaged.
         """
-        cure = f"Copy it anew, or make the run again: fedrl run {self.path / CONFIG}."
+        cure = f"Copy it again, or repeat the run with fedrl run {self.path / CONFIG}."
         try:
             with reading(self.path / PARAMS, cure):
                 return dict(safetensors.numpy.load((self.path / PARAMS).read_bytes()))
         except FileNotFoundError:
             raise RunError(
-                f"{self.path} holds no {PARAMS}: the run has not got there. Continue it with fedrl run --resume."
+                f"{self.path} has no {PARAMS}: the run has not ended. Continue it with fedrl run --resume."
             ) from None
 
     def checkpoint(self, method: str, seed: int) -> Path:
-        """Where the checkpoint of a seed of a method is, or would be."""
+        """Return the path of the checkpoint of a seed of a method, whether or not it exists."""
         return self.path / CHECKPOINTS / f"{method}-{seed}.safetensors"
 
     @property
     def complete(self) -> bool:
-        """Whether the run got to its end."""
+        """Whether the run reached its last round."""
+        # Both are needed: an interrupted run has a summary, too, and a new one has an empty folder of checkpoints.
         return (self.path / SUMMARY).exists() and not (self.path / CHECKPOINTS).exists()
 
     def forget_checkpoints(self) -> None:
@@ -167,13 +170,13 @@ class RunFolder:
 
 
 class Claim(NamedTuple):
-    """A folder that this process alone may write to.
+    """A folder to which only this process may write.
 
     Attributes:
-        path: Which.
+        path: Path of the folder.
         held: Its lock.
         made: Whether this process made the folder.
-        fresh: Whether what stands in it was begun by this process.
+        fresh: Whether this process started the run in it, rather than resuming it.
     """
 
     path: Path
@@ -182,7 +185,7 @@ class Claim(NamedTuple):
     fresh: bool = True
 
     def release(self, failed: bool) -> None:
-        """Give the lock back; after a failure, also remove the folder if it is new and empty."""
+        """Release the lock; after a failure, also remove the folder if it is new and empty."""
         self.held.release()
         if failed and self.made:
             with contextlib.suppress(OSError):
@@ -193,17 +196,20 @@ def create(path: Path | None, name: str, config: str) -> RunFolder:
     """Make the folder of a new run, for use in a `with`; by default `runs/<name>-<time>`.
 
     Raises:
-        RunError: The folder holds a run already, another process writes to it, or it can't be made.
+        RunError: The folder already contains a run, another process writes to it, or it can't be made.
     """
     claim = claimed(path, name, CONFIG, "run")
     try:
         with writing(claim.path, ELSEWHERE):
             if _filled(claim.path / RECORDS):
-                raise RunError(f"{claim.path} holds {RECORDS} of a run whose {CONFIG} is gone. {ELSEWHERE}")
+                raise RunError(f"{claim.path} has {RECORDS} of a run whose {CONFIG} is gone. {ELSEWHERE}")
             with contextlib.suppress(OSError):
-                (claim.path / CHECKPOINTS).rmdir()  # empty: of a process killed in these lines; else it is refused
+                (
+                    claim.path / CHECKPOINTS
+                ).rmdir()  # if empty, left by a process killed in these lines; else mkdir fails
             (claim.path / CHECKPOINTS).mkdir()
             (claim.path / RECORDS).touch()
+            # The configuration comes last: a folder with one is a run that can be resumed.
             write_atomically(claim.path / CONFIG, config.encode(), ELSEWHERE)
     except BaseException as fault:
         RunFolder(claim.path, claim).__exit__(type(fault))
@@ -212,26 +218,25 @@ def create(path: Path | None, name: str, config: str) -> RunFolder:
 
 
 def claimed(path: Path | None, name: str, plan: str, thing: str) -> Claim:
-    """A folder that nobody else has or gets: a new one, or one that is there and holds nothing of the kind.
-
-    Making a folder is a single step of the operating system, in which only one process succeeds.
+    """Make or take a folder for this process alone: a new one, or an existing one without a run or study.
 
     Args:
-        path: Where; `runs/<name>-<time>` by default.
-        name: Of the experiment.
-        plan: The file that such a folder holds.
+        path: Path of the folder; `runs/<name>-<time>` by default.
+        name: Name of the experiment.
+        plan: Name of the file that identifies such a folder.
         thing: "run" or "study", for the message.
 
     Raises:
-        RunError: The folder holds such a thing already, another process writes to it, or it can't be made.
+        RunError: The folder already contains a run or study, another process writes to it, or it can't be made.
     """
     tries = _default_paths(name) if path is None else itertools.repeat(path)
     for tried, place in enumerate(tries):
         made = False
         try:
+            # Making a folder is one step of the operating system, in which only one of several processes succeeds.
             made = _made(place)
             if path is None and not made:
-                continue  # somebody else's, perhaps of this very moment
+                continue  # another process has just taken this name
             held = hold(place, thing)
         except RunError:
             if made:
@@ -239,8 +244,9 @@ def claimed(path: Path | None, name: str, plan: str, thing: str) -> Claim:
                     place.rmdir()
             raise
         except OSError as fault:
+            # Bounded, since a parent folder that vanishes again and again would never let this end.
             if isinstance(fault, FileNotFoundError) and tried < MOST_TRIES:
-                continue  # somebody else's that failed and was removed again
+                continue  # another process made the folder, failed, and removed it before we could lock it
             raise unwritable(place, fault, ELSEWHERE) from None
         if not (place / plan).exists():
             return Claim(place, held, made)
@@ -269,7 +275,7 @@ def _made(place: Path) -> bool:
 
 
 def _default_paths(name: str) -> Iterator[Path]:
-    """Where what has this name goes if nobody says where: `runs/<name>-<time>`, with a number if that is taken."""
+    """Yield the default paths of an experiment: `runs/<name>-<time>`, then the same with a number."""
     stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
     stem = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     for i in itertools.count(1):
@@ -277,10 +283,10 @@ def _default_paths(name: str) -> Iterator[Path]:
 
 
 def open_folder(path: Path) -> RunFolder:
-    """The folder of an earlier run, to read.
+    """Open the folder of an earlier run for reading.
 
     Raises:
-        RunError: It holds none.
+        RunError: It is not a run folder.
     """
     if not (path / CONFIG).is_file():
         raise RunError(f"{path} is not a run folder: it has no {CONFIG}. Give the folder that fedrl run printed.")
@@ -288,10 +294,10 @@ def open_folder(path: Path) -> RunFolder:
 
 
 def reopen_folder(path: Path) -> RunFolder:
-    """The folder of an earlier run, to go on writing in it; for use in a `with`.
+    """Open the folder of an earlier run for writing, in a `with`.
 
     Raises:
-        RunError: It holds none, another process writes to it, or it can't be written to.
+        RunError: It is not a run folder, another process writes to it, or it is not writable.
     """
     open_folder(path)
     held = hold(path)

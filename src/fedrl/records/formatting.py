@@ -1,4 +1,4 @@
-"""Numbers as people read them: short, with a unit, and a dash where there is none."""
+"""Numbers for people: rounded, with a unit, and a dash where a number is missing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ NOTHING = "\N{EN DASH}"
 
 
 def number(value: Any) -> float:
-    """The value as a float; NaN if it is none.
+    """Return the value as a float; NaN if it is no number.
 
     >>> number(None), number("4"), number(True)
     (nan, nan, 1.0)
@@ -18,7 +18,7 @@ def number(value: Any) -> float:
 
 
 def short(value: Any, digits: int = 4) -> str:
-    """A number with so many significant digits, thousands apart.
+    """Return a number with `digits` significant digits and thousands separators.
 
     >>> short(487.123), short(0.51234567), short(1234567), short(-3.0)
     ('487.1', '0.5123', '1,234,567', '-3')
@@ -33,7 +33,7 @@ def short(value: Any, digits: int = 4) -> str:
 
 
 def count(value: Any) -> str:
-    """How many, in thousands, millions or billions.
+    """Return a count in thousands, millions or billions.
 
     >>> count(950), count(303_200), count(5_120_000)
     ('950', '303 k', '5.12 M')
@@ -42,7 +42,7 @@ def count(value: Any) -> str:
 
 
 def size(value: Any) -> str:
-    """Bytes.
+    """Return a number of bytes with a decimal prefix.
 
     >>> size(900), size(36_900_000)
     ('900 B', '36.9 MB')
@@ -51,7 +51,7 @@ def size(value: Any) -> str:
 
 
 def duration(value: Any) -> str:
-    """Seconds.
+    """Return seconds as milliseconds, seconds, minutes or hours.
 
     >>> duration(0.01234), duration(4.21), duration(75.2), duration(7321)
     ('12 ms', '4.2 s', '1 min 15 s', '2 h 02 min')
@@ -59,6 +59,7 @@ def duration(value: Any) -> str:
     x = number(value)
     if not math.isfinite(x):
         return NOTHING
+    # The thresholds are where the rounded text would read "1000 ms" or "60.0 s".
     if x < 0.9995:
         return f"{1000 * x:.0f} ms"
     if x < 59.95:
@@ -70,7 +71,7 @@ def duration(value: Any) -> str:
 
 
 def with_unit(value: Any, unit: str) -> str:
-    """A measured number with its unit; seconds and bytes in the scale that suits them.
+    """Return a number with its unit; seconds and bytes with a suitable prefix.
 
     >>> with_unit(0.75, ""), with_unit(12.0, "m/s"), with_unit(0.00042, "s"), with_unit(36_900_000, "B")
     ('0.75', '12 m/s', '0.42 ms', '36.9 MB')
@@ -84,7 +85,7 @@ def with_unit(value: Any, unit: str) -> str:
 
 
 def ends(low: Any, high: Any, unit: str = "") -> str:
-    """The ends of an interval.
+    """Return the ends of an interval in words.
 
     >>> ends(480.26, 500), ends(0.002, 0.25, "s")
     ('480.3 to 500', '2 ms to 250 ms')
@@ -97,6 +98,7 @@ def _scaled(x: float, step: int, units: tuple[str, ...]) -> str:
     if not math.isfinite(x):
         return NOTHING
     power = 0
+    # 0.9995: a number that three digits would round up to 1000 takes the next prefix.
     while abs(x) >= 0.9995 * step and power < len(units) - 1:
         x, power = x / step, power + 1
     return f"{short(x, 3) if power else short(x)}{units[power]}"

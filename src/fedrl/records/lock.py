@@ -1,12 +1,12 @@
-"""One process per folder: whoever writes to a run or study folder holds its lock, and the next one is told who does.
+"""One writing process per run or study folder: it has the folder's lock, and the error of any other names it.
 
-The lock is the operating system's (flock; on Windows msvcrt), so it ends with its process, however that ends: after
-a kill or a reboot nothing is left that blocks. The file `.lock` says for people who holds it, and is gone when nobody
-does. Readers need no lock, since files are replaced as a whole.
+The lock is the operating system's (flock; on Windows msvcrt), so it ends with its process, also after a kill or a
+reboot. The file `.lock` names the process for people, and is removed when the lock is released. Readers need no lock,
+since files are replaced atomically.
 
-On NFS the lock reaches other machines (NFS 4, or 3 with its lock service). Mounted with `nolock` or `local_lock`, and
-on Lustre with `localflock`, it is known to one machine only. A file system that has no locks at all gets a file that
-must not exist yet instead; after a kill that one has to be deleted by hand, and the message says so.
+On NFS the lock is valid for all machines (NFS 4, or 3 with its lock service). Mounted with `nolock` or `local_lock`,
+and on Lustre with `localflock`, it is valid on one machine only. On a file system without locks, a file that must not
+exist yet takes the lock's place; after a kill this file has to be deleted by hand, and the message says so.
 """
 
 from __future__ import annotations
@@ -28,19 +28,23 @@ from fedrl.records.files import unwritable
 
 LOCK = ".lock"
 SUBSTITUTE = ".lock.held"
+# POSIX allows EWOULDBLOCK, EAGAIN or EACCES for a lock that another process has; Windows raises EACCES or EDEADLK.
 TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 @dataclass(frozen=True)
 class Held:
-    """The lock of a folder, held until it is released or this process ends."""
+    """The lock of a folder, valid until it is released or this process ends."""
 
     path: Path
     descriptor: int
 
     def release(self) -> None:
-        """Give it back; the file goes first, so that nobody is left holding a lock that has no file."""
+        """Release the lock.
+
+        The file is removed first: otherwise another process could lock it just before, and keep a lock without a file.
+        """
         windows = sys.platform == "win32"  # an open file can't be deleted there
         with contextlib.suppress(OSError):
             if not windows:
@@ -55,14 +59,15 @@ def hold(folder: Path, thing: str = "run") -> Held:
     """Take the lock of a folder.
 
     Args:
-        folder: Which; it exists.
-        thing: What is in it, for the message.
+        folder: An existing folder.
+        thing: "run" or "study", for the message.
 
     Raises:
-        RunError: Another process holds it, or the folder can't be written to.
-        FileNotFoundError: The folder is gone.
+        RunError: Another process has the lock, or the folder is not writable.
+        FileNotFoundError: The folder was removed.
     """
     path = folder / LOCK
+    # Opening and locking are two steps, between which the owner may delete the file: hence the loop.
     while True:
         with _refusals(folder):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -70,7 +75,7 @@ def hold(folder: Path, thing: str = "run") -> Held:
             with _refusals(folder):
                 if not _locked(descriptor):
                     raise RunError(_in_use(folder, thing, path))
-                if _is(path, descriptor):  # else deleted by the one before, after we had opened it
+                if _is(path, descriptor):  # else its owner deleted it after we had opened it: try again
                     return _signed(path, descriptor)
             os.close(descriptor)
         except BaseException as fault:
@@ -81,16 +86,16 @@ def hold(folder: Path, thing: str = "run") -> Held:
 
 
 class _NoLocksError(Exception):
-    """The file system knows no locks."""
+    """The file system has no locks."""
 
 
 def _locked(descriptor: int) -> bool:
-    """Lock an open file, unless somebody else has."""
+    """Lock an open file; return False if another process has locked it."""
     try:
         if sys.platform == "win32":
             import msvcrt
 
-            os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # far from what is read: a locked byte can't be
+            os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # far beyond the text: a locked byte can't be read by others
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
             import fcntl
@@ -113,7 +118,7 @@ def _is(path: Path, descriptor: int) -> bool:
 
 
 def _without_locks(folder: Path, thing: str) -> Held:
-    """The lock as a file that must not exist yet."""
+    """Take the lock as a file that must not exist yet."""
     path = folder / SUBSTITUTE
     with contextlib.suppress(OSError):
         (folder / LOCK).unlink()
@@ -122,13 +127,13 @@ def _without_locks(folder: Path, thing: str) -> Held:
             return _signed(path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
         except FileExistsError:
             raise RunError(
-                f"{_in_use(folder, thing, path)} If that process is gone, delete {path}: this file system has no locks "
-                "that end with their process."
+                f"{_in_use(folder, thing, path)} If that process has ended, delete {path}: this file system has no "
+                "locks that end with their process."
             ) from None
 
 
 def _signed(path: Path, descriptor: int) -> Held:
-    """Say who holds the lock."""
+    """Write the owner of the lock into its file, and return the lock."""
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
     held = Held(path, descriptor)
     try:
@@ -143,7 +148,7 @@ def _signed(path: Path, descriptor: int) -> Held:
 
 def _in_use(folder: Path, thing: str, path: Path) -> str:
     who = "another process"
-    for _ in range(20):  # it may have taken the lock this very moment, and not yet said who it is
+    for _ in range(20):  # the owner may have taken the lock just now, and not yet written its name
         try:
             owner: Any = json.loads(path.read_bytes())
             who = f"process {owner['pid']} on {owner['host']} since {owner['since']}"
@@ -151,14 +156,14 @@ def _in_use(folder: Path, thing: str, path: Path) -> str:
         except (OSError, ValueError, KeyError, TypeError):
             time.sleep(0.01)
     return (
-        f"{folder} is in use by {who}, and two processes would mix up the files of one {thing}. Wait until that one "
-        "has ended, or choose another folder."
+        f"{folder} is in use by {who}. Two processes would overwrite each other's files of one {thing}. Wait until "
+        "that process has ended, or choose another folder."
     )
 
 
 @contextlib.contextmanager
 def _refusals(folder: Path) -> Iterator[None]:
-    """Inside the `with`, what the operating system refuses becomes a sentence; that the folder is gone does not."""
+    """Turn an OSError inside the `with` into a RunError; a missing folder stays FileNotFoundError."""
     try:
         yield
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""How what was measured is read from files and shown: it is told by name, whatever it is."""
+"""How measures are read from files and shown, each by its name and declaration."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ OWN_KEYS = (RETURN, "loss")
 
 
 def value_in(record: Mapping[str, Any], name: str) -> float | None:
-    """What a measure came to in the round of a record; None where there is nothing."""
+    """Return the value of a measure in the round of a record; None if it has none."""
+    # Return and loss had keys of their own before measures were declared, and keep them.
     return record.get(name) if name in OWN_KEYS else (record.get("measures") or {}).get(name)
 
 
 def unsummarised() -> MeasureResult:
-    """What is known of a measure without a summary: nothing but its name."""
+    """Return the declaration of a measure of an unfinished run, of which only the name is known."""
     return {"per": "", "unit": "", "better": None, "source": "training", "methods": {}}
 
 
 def title_of(name: str, measure: MeasureResult) -> str:
-    """A measure in words, with its unit.
+    """Return a measure in words, with its unit.
 
     >>> title_of("agents_compute", {**unsummarised(), "unit": "s", "per": "round"})
     'agents compute, s per round'
@@ -33,10 +34,10 @@ def title_of(name: str, measure: MeasureResult) -> str:
 
 
 def readable(name: str) -> str:
-    """A name in a sentence."""
+    """Return a name as words of a sentence."""
     return name.replace("_", " ")
 
 
 def direction_of(measure: MeasureResult) -> str:
-    """Which way is better, in words; empty if neither is."""
+    """Return the better direction in words; empty if there is none."""
     return "" if measure["better"] is None else f"{measure['better']} is better"

@@ -1,4 +1,4 @@
-"""What a summary has to say beside its numbers, in sentences: who was refused, what was left out, what never merged."""
+"""Sentences about a summary: rejected updates, agents that are left out, seeds that never merged an update."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fedrl.records.rejections import NOTHING_MERGED, kind_of
 
 NAMED = 8
 MOST_LINES = 4
-"""Of refused agents, for each method; the report's table has all of them."""
+"""Lines about rejected agents, for each method; the report's table has all of them."""
 
 
 def notices_of(summary: Mapping[str, Any]) -> list[str]:
-    """The sentences, none if nothing was refused or left out.
+    """Return the sentences about a summary; none if no update was rejected and no agent left out.
 
     Args:
-        summary: As in `summary.json`; that of an older run has none of this.
+        summary: As in `summary.json`; summaries of older runs lack the keys and have no sentences.
     """
     rejections = summary.get("rejections") or {}
     return [*unmerged_in(summary), *_total(rejections), *_refused(rejections), *_left_out(summary)]
@@ -28,7 +28,7 @@ TOO_FEW = "in no round did as many updates arrive as the quorum of its schedule"
 
 
 def unmerged_in(summary: Mapping[str, Any]) -> list[str]:
-    """A sentence if there are seeds in which the federation never merged anything."""
+    """Return a sentence if there are seeds in which the federation never merged an update."""
     found = (summary.get("rejections") or {}).get("federated") or {}
     seeds = found.get("unmerged") or []
     if not seeds:
@@ -40,7 +40,7 @@ def unmerged_in(summary: Mapping[str, Any]) -> list[str]:
 
 
 def named(numbers: Sequence[int], what: str = "agent") -> str:
-    """Some agents, or whatever is numbered, in words.
+    """Return the numbers of agents, or of other things, in words; at most eight of them.
 
     >>> named([3]), named([1, 2], "seed"), named(range(11))
     ('agent 3', 'seeds 1, 2', 'agents 0, 1, 2, 3, 4, 5, 6, 7 and 3 more')
@@ -60,38 +60,39 @@ def _total(rejections: Mapping[str, Any]) -> list[str]:
         return []
     each = ", ".join(f"{many:,} of {_words(method)}" for method, many in counts.items())
     whole = sum(counts.values())
-    return [f"{whole:,} update{'' if whole == 1 else 's'} refused: {each}."]
+    return [f"{whole:,} update{'' if whole == 1 else 's'} rejected: {each}."]
 
 
 def _refused(rejections: Mapping[str, Any]) -> list[str]:
-    """Whose and why, agents alike in one line; and what the server passed over."""
+    """Return lines with agents and reasons, equal agents in one line; and the rounds that the server skipped."""
     lines = []
     for method, found in rejections.items():
         alike: dict[tuple[int, int, str], list[int]] = {}
         reasons = {agent["id"]: agent["reason"] for agent in found["agents"]}
         for agent in found["agents"]:
+            # Agents with equal counts and reasons of one kind share a line, else 1,000 agents would take 1,000 lines.
             alike.setdefault((agent["rounds"], agent["updates"], kind_of(agent["reason"])), []).append(agent["id"])
         ordered = sorted(alike.items(), key=lambda item: -item[0][0])
         for (rounds, updates, _), ids in ordered[:MOST_LINES]:
             who = "" if method == "centralised" else f"{named(ids)} "
             often = f"in {rounds:,} of {found['rounds']:,} rounds" + (f", {updates:,} times" * (updates != rounds))
             often = ("once" if updates == 1 else f"{updates:,} times") if method in WITHOUT_ROUNDS else often
-            lines.append(f"{_words(method)}: {who}refused {often}: {reasons[ids[0]]}")
+            lines.append(f"{_words(method)}: {who}rejected {often}: {reasons[ids[0]]}")
         hidden = sum(len(ids) for _, ids in ordered[MOST_LINES:])
         if hidden:
-            lines.append(f"{_words(method)}: {hidden:,} more agents refused; summary.json and the report name them")
+            lines.append(f"{_words(method)}: {hidden:,} more agents rejected; summary.json and the report list them")
         if found["skipped"]:
             often = f"{found['skipped']:,} of {found['rounds']:,} rounds"
-            lines.append(f"{_words(method)}: the server passed over {often}: {found['skipped_because']}")
+            lines.append(f"{_words(method)}: the server skipped {often}: {found['skipped_because']}")
     return lines
 
 
 def _left_out(summary: Mapping[str, Any]) -> list[str]:
-    """What methods go without; those that go without the same in one line, each followed by a fair comparison."""
+    """Return lines on the agents that methods leave out, equal omissions together, then comparisons of the rest."""
     alike: dict[tuple[Any, ...], list[str]] = {}
     for method, omitted in (summary.get("left_out") or {}).items():
         for item in omitted:
-            if item["reason"] == NOTHING_MERGED:  # the first sentence says so
+            if item["reason"] == NOTHING_MERGED:  # `unmerged_in` has said so
                 continue
             key = (item["what"], tuple(item["agents"]), tuple(item["seeds"]), item["reason"], method == "held_out")
             alike.setdefault(key, []).append(method)
@@ -101,7 +102,7 @@ def _left_out(summary: Mapping[str, Any]) -> list[str]:
         where = "" if len(seeds) == len(summary.get("seeds") or ()) else f" in {named(seeds, 'seed')}"
         text = {
             "return": f"no return of {named(agents, thing)}",
-            "policy": f"made without {named(agents, thing)}",
+            "policy": f"computed without {named(agents, thing)}",
             "everything": "no result",
         }[what]
         pooled = _pooled(summary) if "centralised" in methods and what == "everything" else ""
@@ -109,13 +110,13 @@ def _left_out(summary: Mapping[str, Any]) -> list[str]:
     for method, both in (summary.get("compared") or {}).items():
         ours, theirs = short(both["federated"]["mean"]), short(both["baseline"]["mean"])
         of = "agent" if both["agents"] == 1 else "agents"
-        where = f"over the {both['agents']:,} {of} of which both have a return"
+        where = f"over the {both['agents']:,} {of} for which both have a return"
         lines.append(f"{where}, federated returns {ours} and {_words(method)} {theirs}")
     return lines
 
 
 def _pooled(summary: Mapping[str, Any]) -> str:
-    """Which agents' data may have spoilt those of all: those that the federation always refused."""
+    """Return which agents' data may have made the pooled learner fail: those that the federation always rejected."""
     found = (summary.get("rejections") or {}).get("federated") or {}
     always = [agent["id"] for agent in found.get("agents") or [] if agent["rounds"] == found["rounds"]]
-    return f"; it pools the data of all, those of {named(always)} too" if always else ""
+    return f"; it pools the data of all agents, including {named(always)}" if always else ""

@@ -1,7 +1,7 @@
-"""Whose updates were refused, how often and why: of a round, of a seed while it runs, and of a whole run.
+"""Rejected updates, with their agents and reasons: in a round, in a seed while it runs, and in a whole run.
 
-Round --refusals_in--> record --History.add--> who has never learned, whom to warn of
-                       records --refusals_of--> summary.json
+RoundResult --rejections_in--> record --History.add--> agents without a merged update, warnings
+                               records --rejections_of--> summary.json
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from fedrl.engines.state import RoundResult
 from fedrl.records import RejectedAgent, RejectedEvent, RejectedUpdates
 
 WARNED_OF = 2
-"""Refusals in a row after which a warning is due: the first may have been a fault that has passed."""
+"""Rejections in a row after which a warning is due: the first one may be a passing fault."""
 MOST_WARNINGS = 5
-"""Of one seed of one method; all that follow are in the summary."""
+"""Warnings of one seed of one method; further ones are only in the summary."""
 NOTHING_MERGED = "nothing was ever merged"
-UNLEARNED = "it learned nothing, refused in every round"
+UNLEARNED = "it learned nothing, rejected in every round"
 
 
 def rejections_in(seen: RoundResult) -> dict[str, list[int]]:
-    """The refused agents of a round by the reason, in the order in which they were refused.
+    """Return the rejected agents of a round by reason, in the order of their rejection.
 
-    On a virtual clock an agent is in it once for each of its refused updates.
+    On a virtual clock an agent is listed once for each of its rejected updates.
     """
     found: dict[str, list[int]] = {}
     for rejection in seen.rejected:
@@ -37,7 +37,7 @@ def rejections_in(seen: RoundResult) -> dict[str, list[int]]:
 
 
 def kind_of(reason: str) -> str:
-    """A reason without how far it goes, which differs from agent to agent: reasons of a kind are told together.
+    """Return a reason without the number that differs between agents, so that similar reasons can be grouped.
 
     >>> kind_of("update['q'] reaches 3e+38, and sums are exact below 2e+19")
     "update['q'] reaches, and sums are exact below 2e+19"
@@ -47,14 +47,14 @@ def kind_of(reason: str) -> str:
 
 @dataclass
 class History:
-    """The refusals of one seed of one method, round by round.
+    """The rejections of one seed of one method, round by round.
 
     Attributes:
-        method: Which.
-        seed: Of the run.
-        communicates: Whether anything is merged at all.
-        rounds: How many have gone by.
-        merged: Those in which anything was merged.
+        method: Name of the method.
+        seed: Seed of the run.
+        communicates: Whether the method merges updates at all.
+        rounds: Number of rounds so far.
+        merged: Number of rounds in which an update was merged.
     """
 
     method: str
@@ -70,9 +70,10 @@ class History:
 
     @classmethod
     def of(cls, method: str, seed: int, communicates: bool, records: Iterable[Mapping[str, Any]]) -> History:
-        """That of the rounds before a resumption; nobody is warned of them again.
+        """Return the history of the rounds before a run was resumed; their warnings are not repeated.
 
-        Records do not say who sat a round out: whoever was not refused in it begins a new row.
+        Records do not list the agents that were not selected, so every agent without a rejection counts from zero
+        again.
         """
         history = cls(method, seed, communicates)
         for record in records:
@@ -81,25 +82,28 @@ class History:
         return history
 
     def add(self, record: Mapping[str, Any], steps: np.ndarray | None = None) -> list[RejectedEvent]:
-        """A round has ended.
+        """Add a round that has ended.
 
         Args:
-            record: Of the round.
-            steps: Local steps of every agent in it, 0 for who sat it out; None if all took part.
+            record: Record of the round.
+            steps: Local steps of every agent, `[agents]`, 0 if it was not selected; None if all took part.
 
         Returns:
-            What to warn of, the agents of one reason together.
+            The warnings that are due, one for all agents with the same reason.
         """
         self.rounds += 1
         self.merged += record.get("merged", True)
         rejected = record.get("rejections") or {}
         counts = Counter(agent for agents in rejected.values() for agent in agents)
+        # Only an agent that worked without a rejection breaks its row: one that was not selected proved nothing.
         for agent in [a for a in self._in_a_row if a not in counts and (steps is None or steps[a] > 0)]:
             del self._in_a_row[agent]
         self._refused.update(counts.keys())
         self._in_a_row.update(counts)
         self._reasons |= {agent: reason for reason, agents in rejected.items() for agent in agents}
+        # One warning per agent and seed: an agent that stays broken would fill the terminal.
         due = {a for a in counts if self._in_a_row[a] >= WARNED_OF} - self._warned
+        # Reasons differ in a number from agent to agent; agents with one kind of reason share a warning.
         self._warned |= due
         warnings: list[RejectedEvent] = []
         together: dict[str, list[int]] = {}
@@ -121,18 +125,18 @@ class History:
 
     @property
     def unlearned(self) -> dict[int, str]:
-        """The agents that were refused in every round so far: they hold what they were born with."""
+        """Agents that were rejected in every round so far, with the reason: they still have their first parameters."""
         never = [agent for agent, rounds in sorted(self._refused.items()) if rounds == self.rounds]
         return dict.fromkeys(never, UNLEARNED)
 
     @property
     def failed(self) -> str:
-        """Why there is nothing that all agents could act with; empty if there is."""
+        """Why the method has no policy for all agents; empty if it has."""
         return NOTHING_MERGED if self.communicates and self.rounds and not self.merged else ""
 
 
 def rejections_of(records: Sequence[Mapping[str, Any]]) -> dict[str, RejectedUpdates]:
-    """Of each method in which an update was refused, a round passed over, or a seed merged nothing."""
+    """Return, by method, rejected updates, skipped rounds and seeds without a merge; methods without any are absent."""
     found: dict[str, RejectedUpdates] = {}
     for method in dict.fromkeys(str(record["method"]) for record in records):
         of_it = [record for record in records if record["method"] == method]

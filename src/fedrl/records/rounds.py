@@ -1,33 +1,34 @@
-"""What is told of a round: the lines of `records.jsonl`."""
+"""The record of a round: a line of `records.jsonl`."""
 
 from __future__ import annotations
 
 from typing import NotRequired, TypedDict
 
-Returned = TypedDict("Returned", {"return": float | None})  # a keyword, hence not a class
+Returned = TypedDict("Returned", {"return": float | None})  # `return` is a keyword, so a class can't declare it
 
 
 class Communication(TypedDict, total=False):
-    """How agents met in a round: without a server, with a tree of them, on a budget, or on a virtual clock.
+    """Communication of a round: without a server, with a tree of servers, on a budget, or on a virtual clock.
 
     Attributes:
-        messages: How many agents sent to their neighbours.
-        drift: Root mean square distance of the agents from their mean before they met.
-        consensus_distance: The same after they met.
-        whole_copies: With down stages, or with stages and without a server, messages to agents that had missed some, of
-            the whole copy.
-        levels: Of a tree, `[bytes up, bytes down]` over the links of each level, from the agents on.
-        latency_s: Of a tree, how long the messages of the round take.
+        messages: Without a server, number of messages that agents sent to their neighbours.
+        drift: Without a server, root mean square distance of the agents from their mean before averaging.
+        consensus_distance: The same after averaging.
+        whole_copies: With down stages, or with stages and without a server, number of messages with the whole copy, to
+            agents that had missed differences.
+        levels: In a tree, `[bytes up, bytes down]` over the links of each level, from the agents to the root.
+        latency_s: In a tree, seconds that the messages of the round take.
         selected: On a budget of bytes, the agents whose updates were sent.
         time_s: Seconds on the virtual clock since the run began.
-        arrived: On a clock, updates that arrived in the round.
-        dropped: On a clock, turns that came to nothing: their agents dropped out, left, restarted, or hung.
-        cancelled: On a clock, agents that were called back because the server had merged without them.
-        staleness: On a clock, or with delays, versions that the merged updates were behind, on average.
-        hung: On a clock, turns that hang, counted as they begin; left out, as the next three, if there are none.
-        restarted: On a clock, turns in which an agent's process restarted; they are among the lost.
-        duplicates: On a clock, updates that arrived once more, and were ignored.
-        malformed: On a clock, messages that could not be read; they are among the refused.
+        arrived: On a clock, number of updates that arrived in the round.
+        dropped: On a clock, number of jobs without an update: their agents dropped out, left, restarted, or hung.
+        cancelled: On a clock, number of jobs that the server cancelled because it merged without them.
+        staleness: On a clock, or with delays, mean staleness of the merged updates, in versions.
+        hung: On a clock, number of jobs that hang, counted at their start; absent, as the next three, if there are
+            none.
+        restarted: On a clock, number of jobs in which the agent restarted; they are among the dropped ones.
+        duplicates: On a clock, number of duplicate updates, which were ignored.
+        malformed: On a clock, number of messages that could not be decoded; they are among the rejected ones.
     """
 
     messages: int
@@ -49,7 +50,7 @@ class Communication(TypedDict, total=False):
 
 
 class UpdateDissimilarity(TypedDict):
-    """How much the updates of a round differ from agent to agent, see `fedrl.engines.dissimilarity`."""
+    """Dissimilarity of the agents' updates in a round, see `fedrl.engines.dissimilarity`."""
 
     dispersion: float
     cosine: float
@@ -59,31 +60,31 @@ class RoundRecord(Returned, Communication):
     """One round of one method with one seed.
 
     Attributes:
-        seed: Of the run.
+        seed: Seed of the run.
         method: One of `METHODS`.
-        round: From 1.
-        environment_steps: Of all agents together, since this seed of this method began.
+        round: Number of the round, from 1.
+        environment_steps: Environment steps of all agents together, since this seed of this method began.
         return: Mean training return of the episodes that ended in this round, over all agents.
         agents: The same for each agent.
-        episodes: How many ended.
-        loss: Mean over agents and local steps; agents whose updates were refused are left out.
-        bytes_up: Sent by all agents in this round.
-        bytes_down: Sent to all agents in this round.
-        messages_up: In how many messages; what a stage holds back is none.
-        messages_down: In how many messages.
-        rejected: Updates that were left out of a merge; of agents that merge nothing, training that was undone.
-        rejections: Whose they were by the reason, an agent once for each; left out if there were none.
-        merged: False where nothing was merged; left out otherwise, and where nothing is exchanged.
-        skipped: Why the server did not commit what it had made of the round; left out if it did.
+        episodes: Number of episodes that ended.
+        loss: Mean over agents and local steps, without agents whose updates were rejected.
+        bytes_up: Bytes that all agents sent in this round.
+        bytes_down: Bytes that all agents were sent in this round.
+        messages_up: Number of uploads; an update that a stage withholds is not counted.
+        messages_down: Number of messages to agents.
+        rejected: Number of updates left out of a merge; for isolated agents, of rounds that were undone.
+        rejections: Their agents by reason, one entry per update; absent if there are none.
+        merged: False if no update was merged; absent otherwise, and where agents do not communicate.
+        skipped: Why the server did not commit the result of the round; absent if it did.
         seconds: Wall time of the round.
         greedy: Return of the greedy policy, for each agent in its own environment; in rounds that evaluate. None for
-            who has learned nothing yet, and where a return is not finite.
-        greedy_measures: What the environment measures, over the greedy episodes of all agents that have a return.
-        heterogeneity: How much updates differ; in some rounds of the federated method.
-        measures: What is measured besides return and loss, by name, over all agents; None where it is no number.
-        sums: What return, loss and measures are made of, by name: add them up over rounds before dividing. Left out by
-            methods that take no rounds. Where agents take unequally many local steps, the loss over these sums weighs
-            every local step alike, `loss` every agent.
+            an agent that has learned nothing yet, and where a return is not finite.
+        greedy_measures: Measures of the environment over the greedy episodes of all agents that have a return.
+        heterogeneity: Dissimilarity of the updates; in some rounds of the federated method.
+        measures: Measures besides return and loss, by name, over all agents; None where undefined.
+        sums: Sums from which return, loss and measures are computed, by name: add them over rounds before dividing.
+            Absent for methods without rounds. Where agents take unequally many local steps, the loss over these sums
+            weights every local step alike, `loss` every agent.
     """
 
     seed: int

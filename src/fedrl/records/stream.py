@@ -1,4 +1,4 @@
-"""The events themselves, in the order in which they are told."""
+"""The events of runs and studies, in the order in which they are emitted."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from fedrl.records.rounds import RoundRecord
 from fedrl.records.summary import Summary
 
 METHODS: Final = ("federated", "independent", "centralised", "average_once", "fine_tuned", "mixture")
-"""The methods of a run: the federation itself, then what it is compared with."""
+"""The methods of a run: the federation itself, then its baselines."""
 
 WITHOUT_ROUNDS: Final = ("average_once", "fine_tuned", "mixture")
-"""Those that take no rounds: they go on from what another one ended with."""
+"""Methods without rounds of their own: they start from the final state of another method."""
 
 
 class Start(TypedDict):
     """A run begins.
 
     Attributes:
-        name: Of the experiment.
-        rounds: In each seed of each method.
+        name: Name of the experiment.
+        rounds: Number of rounds in each seed of each method.
         seeds: The seeds themselves.
         methods: In the order in which they run, each one of `METHODS`.
-        agents: How many.
-        environment_steps_per_round: Of all agents together.
-        measures: What is measured in every round, by name, with its unit.
+        agents: Number of agents.
+        environment_steps_per_round: Environment steps of all agents together.
+        measures: Units of the measures of every round, by name.
     """
 
     event: Literal["start"]
@@ -46,14 +46,14 @@ class Compile(TypedDict):
 
 
 class RejectedEvent(TypedDict):
-    """Agents were refused twice in a row, told once of an agent in a seed of a method.
+    """Agents were rejected twice in a row; emitted once for an agent in a seed of a method.
 
     Attributes:
         method: One of `METHODS`.
-        seed: Of the run.
-        round: The last one.
-        agents: Which.
-        reason: Of their last refusal.
+        seed: Seed of the run.
+        round: Number of the last round.
+        agents: The rejected agents.
+        reason: Reason of their last rejection.
     """
 
     event: Literal["rejected"]
@@ -65,7 +65,7 @@ class RejectedEvent(TypedDict):
 
 
 class End(TypedDict):
-    """A run is over, whether or not it got to its last round.
+    """A run has ended, whether or not it reached its last round.
 
     Attributes:
         summary: As in `summary.json`.
@@ -82,12 +82,12 @@ class End(TypedDict):
 
 
 class SettingStart(TypedDict):
-    """A study begins or goes on with a setting; the events of its run follow.
+    """A study starts or resumes a setting; the events of its run follow.
 
     Attributes:
-        number: From 1.
-        of: How many there are.
-        label: What is particular about it.
+        number: Number of the setting, from 1.
+        of: Number of settings.
+        label: Its values in the grid, in words.
     """
 
     event: Literal["setting"]
@@ -97,7 +97,7 @@ class SettingStart(TypedDict):
 
 
 class StudyEnd(TypedDict):
-    """A study is over, whether or not it got to its last setting.
+    """A study has ended, whether or not it reached its last setting.
 
     Attributes:
         study: As in `study.json`.

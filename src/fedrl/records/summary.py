@@ -1,4 +1,4 @@
-"""What is told of a run when it is over: `summary.json` and its parts."""
+"""The results of a run: `summary.json` and its parts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class AgentResult(Returned):
     """The final greedy return of one agent in its own environment, over seeds.
 
     Attributes:
-        id: Of the agent, from 0.
-        return: Over seeds.
-        env_params: What is particular about its environment, by name. Left out for baselines.
+        id: Number of the agent, from 0.
+        return: Interquartile mean over seeds.
+        env_params: Parameters of its environment, by name. Absent for baselines.
     """
 
     id: int
@@ -29,17 +29,17 @@ class AgentResult(Returned):
 
 
 class Consensus(TypedDict):
-    """How well agents without a server agreed.
+    """Consensus of agents without a server.
 
     Attributes:
-        spectral_gap: Of the weights; None for a graph that never repeats or is very large.
-        contraction: The factor by which a step of consensus shrinks disagreement in the long run, by the spectrum: 1
-            less the gap, or with stages that of a step by gamma, if copies lost nothing.
-        measured_contraction: The factor a step was measured to have, the geometric mean over rounds. With symmetric
-            weights it is at most `contraction`: what training adds anew lies in all modes, and most fade sooner than
-            the slowest one.
-        messages: All that agents sent to each other in one seed.
-        distance: Root mean square distance of the agents from their mean in the end.
+        spectral_gap: Spectral gap of the mixing matrix; None for a graph that never repeats or is very large.
+        contraction: The factor by which a consensus step shrinks disagreement in the long run, from the spectrum: 1
+            minus the gap, or with stages that of a step of size gamma with exact copies.
+        measured_contraction: The measured factor of a step, the geometric mean over rounds. With symmetric weights it
+            is at most `contraction`: training adds disagreement in all modes, and most modes decay faster than the
+            slowest one.
+        messages: Number of messages between agents in one seed.
+        distance: Root mean square distance of the agents from their mean at the end.
     """
 
     spectral_gap: float | None
@@ -53,10 +53,10 @@ class Level(TypedDict):
     """The links between a level of a tree and the one above, over all rounds of one seed.
 
     Attributes:
-        nodes: How many send up.
-        period: Rounds between two merges of those above.
-        bytes_up: Sent up.
-        bytes_down: Sent down.
+        nodes: Number of nodes that send to the level above.
+        period: Rounds between two merges of the level above.
+        bytes_up: Bytes sent to the level above.
+        bytes_down: Bytes sent from the level above.
     """
 
     nodes: int
@@ -66,12 +66,12 @@ class Level(TypedDict):
 
 
 class HierarchyCost(TypedDict):
-    """What a tree of servers cost.
+    """Communication cost of a tree of servers.
 
     Attributes:
-        levels: From the agents on.
-        latency_s: How long the messages of a round take, mean over rounds.
-        longest_latency_s: The same of the longest round.
+        levels: The levels, from the agents to the root.
+        latency_s: Seconds that the messages of a round take, mean over rounds.
+        longest_latency_s: The same for the longest round.
     """
 
     levels: list[Level]
@@ -80,18 +80,18 @@ class HierarchyCost(TypedDict):
 
 
 class VirtualTime(TypedDict):
-    """What the virtual clock showed, of one seed, mean over seeds.
+    """Totals of the virtual clock in one seed, mean over seeds.
 
     Attributes:
-        time_s: Seconds from the beginning to the end of training.
-        arrived: Updates that arrived.
-        dropped: Turns that came to nothing.
-        cancelled: Agents that were called back.
-        staleness: Versions that updates were behind, on average; None if none arrived.
-        hung: Turns that hung; left out, as the next three, if there were none.
-        restarted: Turns in which an agent's process restarted; they are among the lost.
-        duplicates: Updates that arrived once more, and were ignored.
-        malformed: Messages that could not be read; they are among the refused.
+        time_s: Simulated seconds of training.
+        arrived: Number of updates that arrived.
+        dropped: Number of jobs whose update never arrived.
+        cancelled: Number of jobs that the server cancelled.
+        staleness: Mean staleness of updates in versions; None if none arrived.
+        hung: Number of jobs that hung; absent, as the next three, if there were none.
+        restarted: Number of jobs in which the agent restarted; they are among the dropped ones.
+        duplicates: Number of duplicate updates, which were ignored.
+        malformed: Number of messages that could not be decoded; they are among the rejected ones.
     """
 
     time_s: float
@@ -106,12 +106,13 @@ class VirtualTime(TypedDict):
 
 
 class Heterogeneity(TypedDict):
-    """How different agents are.
+    """Heterogeneity of the agents.
 
     Attributes:
-        dispersion: Of updates, mean ||delta_k - delta||^2 / ||delta||^2; the median over measured rounds and seeds.
-        cosine: Between two agents' updates, the mean over pairs, rounds and seeds.
-        transition: Of finite environments, the mean total variation from the mean environment.
+        dispersion: Dispersion of updates, mean ||delta_k - delta||^2 / ||delta||^2; the median over measured rounds and
+            seeds.
+        cosine: Cosine between two agents' updates, the mean over pairs, rounds and seeds.
+        transition: For finite environments, the mean total variation distance from the mean environment.
         reward: The mean distance of their rewards from the mean.
         value: The mean over agents of the largest |Q* - Q* of the mean environment|.
     """
@@ -124,7 +125,7 @@ class Heterogeneity(TypedDict):
 
 
 class NegativeTransfer(TypedDict):
-    """An agent that does better alone: its mean returns, and by how much it does so at least."""
+    """An agent that does better alone: its mean returns, and the lower end of the interval of their difference."""
 
     id: int
     federated: float
@@ -133,14 +134,14 @@ class NegativeTransfer(TypedDict):
 
 
 class RunWarning(TypedDict):
-    """Something about the outcome that needs attention, see `fedrl.runs.warnings`.
+    """A warning about the results, see `fedrl.runs.warnings`.
 
     Attributes:
         kind: "federation_hurts".
-        agents: Which.
-        everybody: Whether it holds for the mean of all agents.
-        message: A sentence.
-        remedies: What may help.
+        agents: The affected agents.
+        everybody: Whether it also applies to the mean of all agents.
+        message: The warning in a sentence.
+        remedies: Possible remedies, a sentence each.
     """
 
     kind: str
@@ -151,13 +152,13 @@ class RunWarning(TypedDict):
 
 
 class RejectedAgent(TypedDict):
-    """An agent whose updates were refused by one method, over all seeds.
+    """An agent whose updates were rejected in one method, over all seeds.
 
     Attributes:
-        id: Of the agent; 0 is the only learner of the centralised method.
-        updates: How many of its updates.
-        rounds: In how many rounds.
-        reason: Of the last refusal.
+        id: Number of the agent; 0 is the only learner of the centralised method.
+        updates: Number of its rejected updates.
+        rounds: Number of rounds in which they were rejected.
+        reason: Reason of the last rejection.
     """
 
     id: int
@@ -167,15 +168,15 @@ class RejectedAgent(TypedDict):
 
 
 class RejectedUpdates(TypedDict):
-    """What one method refused, over all seeds.
+    """Rejected updates of one method, over all seeds.
 
     Attributes:
-        updates: How many, of all agents.
-        rounds: How many rounds there were.
-        agents: Whose they were.
-        skipped: Rounds in which the server did not commit what it had made of the updates.
-        skipped_because: Why, the last time.
-        unmerged: Seeds in which nothing was ever merged.
+        updates: Number of rejected updates of all agents.
+        rounds: Number of rounds.
+        agents: The agents with rejected updates.
+        skipped: Number of rounds in which the server did not commit its result.
+        skipped_because: Reason of the last one.
+        unmerged: Seeds in which no update was ever merged.
     """
 
     updates: int
@@ -187,14 +188,14 @@ class RejectedUpdates(TypedDict):
 
 
 class LeftOut(TypedDict):
-    """What a method goes without, in some seeds.
+    """Agents that a method leaves out in some seeds.
 
     Attributes:
-        what: "return": it has none of these agents. "policy": it was made without theirs. "everything": it has no
-            result.
-        agents: Which; none if it is everything. Of held-out environments, their numbers.
-        seeds: In which.
-        reason: Why.
+        what: "return": these agents have no return. "policy": the method was computed without their policies.
+            "everything": it has no result.
+        agents: The agents; none if the method has no result. For held-out environments, their numbers.
+        seeds: The seeds.
+        reason: The reason.
     """
 
     what: Literal["return", "policy", "everything"]
@@ -204,12 +205,12 @@ class LeftOut(TypedDict):
 
 
 class Compared(TypedDict):
-    """A baseline beside the federation over the agents of which both have a return.
+    """A baseline beside the federation, over the agents for which both have a return.
 
     Attributes:
-        agents: How many those are.
-        federated: The final return of the federation over them.
-        baseline: That of the baseline.
+        agents: Number of these agents.
+        federated: Final return of the federation over them.
+        baseline: Final return of the baseline over them.
     """
 
     agents: int
@@ -218,21 +219,21 @@ class Compared(TypedDict):
 
 
 class Seeded(Range):
-    """An estimate, its interval, and the value of each seed that it is made of."""
+    """An estimate, its interval, and the value of each seed."""
 
     seeds: list[float | None]
 
 
 class MeasureResult(TypedDict):
-    """What a declared measure came to, see `fedrl.core.measures`.
+    """The result of a declared measure, see `fedrl.core.measures`.
 
     Attributes:
         per: "step", "iteration", "episode" or "round".
-        unit: Empty for a pure number.
+        unit: Unit; empty for a pure number.
         better: "lower" or "higher"; None if neither is.
-        source: "greedy" if it is that of the last evaluation, "training" if it is that of the last tenth of the rounds.
-        methods: Of each method, over the agents of which it has a return.
-        agents: Of each method, each agent's over all seeds; of greedy episodes.
+        source: "greedy" for the last evaluation, "training" for the last tenth of the rounds.
+        methods: Value of each method, over the agents for which it has a return.
+        agents: For greedy episodes, by method, the value of each agent over all seeds.
     """
 
     per: str
@@ -244,42 +245,42 @@ class MeasureResult(TypedDict):
 
 
 class Summary(TypedDict):
-    """The outcome of a run, as far as it got.
+    """The results of a run, up to the last round that it reached.
 
     Attributes:
-        name: Of the experiment.
+        name: Name of the experiment.
         final_return: Greedy return of the federated agents: mean over agents, interval over seeds. Seeds without any
             return are left out, and so are agents that lack one in any other seed.
-        agents: Of the federated method, one per agent, in the order of their ids.
+        agents: Results of the federated agents, in the order of their ids.
         baselines: The same as `final_return` for each baseline that ran.
         baseline_agents: The same as `agents` for each baseline that ran.
-        held_out: As `final_return`, in environments that no agent trained in.
+        held_out: As `final_return`, in environments in which no agent trained.
         rounds: Rounds planned in each seed of each method; a run with fewer records was interrupted.
         seeds: The seeds themselves.
-        environment_steps: Of all agents, seeds and methods together.
+        environment_steps: Environment steps of all agents, seeds and methods together.
         steps_per_second: `environment_steps` over the time of the rounds, without compilation.
-        compile_s: Time spent compiling.
-        wall_s: Time from start to end.
-        bytes_up: Of the federated method, over all rounds of one seed.
-        bytes_down: Of the federated method, over all rounds of one seed.
-        messages_up: In how many messages.
-        messages_down: In how many messages.
-        model_bytes: Of the parameters that a round exchanges, uncompressed.
+        compile_s: Seconds spent compiling.
+        wall_s: Seconds from start to end.
+        bytes_up: Bytes sent by the federated agents, over all rounds of one seed.
+        bytes_down: Bytes sent to the federated agents, over all rounds of one seed.
+        messages_up: Number of messages for `bytes_up`.
+        messages_down: Number of messages for `bytes_down`.
+        model_bytes: Bytes of the exchanged parameters, uncompressed.
         epsilon: Privacy loss of the run, None without privacy.
-        versions: Of Python and of the packages that compute, by name.
-        revision: Of the source code.
+        versions: Versions of Python and of the packages that compute, by name.
+        revision: Revision of the source code.
         citations: A line for the source of every component used.
-        consensus: How well agents agreed, if there was no server.
-        hierarchy: What each level cost, if there was a tree of servers.
-        virtual_time: What the clock showed, if there was one.
-        heterogeneity: How different the agents are.
-        measures: What was measured besides the return, by name.
-        warnings: What needs attention; left out if there were no independent agents to compare with.
-        rejections: Of each method, whose updates were refused; a method in which none were is left out.
-        left_out: Of each method, and of "held_out", which agents have no part in it; left out where all have.
-        compared: Of each baseline that has a return of other agents than the federation, both over the same agents.
-        notes: What is wrong with the records these numbers come from, a sentence each; left out if nothing is.
-        failure: The error that ended the run before its last round; left out if none did.
+        consensus: Consensus of the agents, if there was no server.
+        hierarchy: Cost of each level, if there was a tree of servers.
+        virtual_time: Totals of the virtual clock, if there was one.
+        heterogeneity: Heterogeneity of the agents.
+        measures: Results of the measures besides the return, by name.
+        warnings: Warnings about the results; absent without the baseline of independent agents.
+        rejections: Rejected updates of each method; absent for a method without any.
+        left_out: For each method, and for "held_out", the agents that are left out; absent if there are none.
+        compared: For each baseline with returns of other agents than the federation, both over the same agents.
+        notes: Defects of the records from which the numbers were computed, a sentence each; absent if there are none.
+        failure: The error that ended the run before its last round; absent if there was none.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The parts of the page about how different agents are and how they met: on a clock, without a server, in a tree."""
+"""Tables of the page about heterogeneity and communication: on a virtual clock, without a server, in a tree."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedrl.report.tables import table
 
 
 def messages_note(run: Run) -> str:
-    """How many messages it took, as a sentence; nothing for a run that did not count them."""
+    """Return the number of messages as a sentence; empty for a run that did not count them."""
     up, down = (count(run.costs.get(name)) for name in ("messages_up", "messages_down"))
     if up == NOTHING:
         return ""
@@ -19,51 +19,51 @@ def messages_note(run: Run) -> str:
 
 
 def consensus_table(run: Run) -> Markup | None:
-    """How well neighbours agree: what the spectrum predicts, and what was measured; None with a server.
+    """Return the table of consensus, predicted by the spectrum and measured; None with a server.
 
-    These are two quantities. The spectrum's factor is that of the slowest mode, which is what is left in the long run.
-    What training adds in a round lies in all modes, so a step shrinks it by more on average.
+    The two factors differ. The spectrum's is that of the slowest mode, which remains in the long run. Training adds
+    disagreement in all modes, so a step shrinks it by more on average.
     """
     found = run.summary.get("consensus")
     if not found:
         return None
     lines = [
         ("spectral gap of the weights", short(found.get("spectral_gap"))),
-        ("factor of disagreement in a step, in the long run by the spectrum", short(found.get("contraction"))),
+        ("factor of disagreement per step, in the long run, from the spectrum", short(found.get("contraction"))),
         (
-            "factor of a step in this run, mean over rounds: what is new fades sooner",
+            "factor per step in this run, mean over rounds; new disagreement decays faster",
             short(found.get("measured_contraction")),
         ),
-        ("distance of the agents from their mean in the end", short(found.get("distance"))),
+        ("distance of the agents from their mean at the end", short(found.get("distance"))),
         ("messages between agents, one seed", count(found.get("messages"))),
     ]
     return _listed(lines)
 
 
 def virtual_time_table(run: Run) -> Markup | None:
-    """What the virtual clock showed; None without one."""
+    """Return the table of the virtual clock's totals; None without a clock."""
     found = run.summary.get("virtual_time")
     if not found:
         return None
     faults = {
-        "hung": "turns that hung",
-        "restarted": "turns in which an agent restarted, and forgot all",
-        "duplicates": "updates that arrived once more, and were ignored",
-        "malformed": "messages that could not be read, and were refused",
+        "hung": "jobs that hung",
+        "restarted": "jobs in which an agent restarted and lost its state",
+        "duplicates": "duplicate updates, which were ignored",
+        "malformed": "messages that could not be decoded, and were rejected",
     }
     lines = [
-        ("time on the clock in the end", duration(found.get("time_s"))),
+        ("time on the clock at the end", duration(found.get("time_s"))),
         ("updates that arrived", count(found.get("arrived"))),
-        ("turns that came to nothing", count(found.get("dropped"))),
-        ("agents called back, because the server had merged without them", count(found.get("cancelled"))),
+        ("dropped jobs", count(found.get("dropped"))),
+        ("jobs cancelled because the server had merged without them", count(found.get("cancelled"))),
         *((readable, count(found[name])) for name, readable in faults.items() if found.get(name)),
-        ("versions that updates were behind, on average", short(found.get("staleness"))),
+        ("mean staleness of updates, in versions", short(found.get("staleness"))),
     ]
     return _listed(lines)
 
 
 def heterogeneity_table(run: Run) -> Markup | None:
-    """How different agents are; None if nothing was measured."""
+    """Return the table of heterogeneity; None if it was not measured."""
     found = run.summary.get("heterogeneity") or {}
     names = {
         "cosine": "cosine between the updates of two agents, mean",
@@ -73,12 +73,13 @@ def heterogeneity_table(run: Run) -> Markup | None:
         "value": "best values: largest distance, mean over agents",
     }
     lines = [(name, short(found.get(key))) for key, name in names.items()]
+    # Only finite environments have distances, and only runs with several agents have cosines.
     lines = [line for line in lines if line[1] != NOTHING]
     return _listed(lines) if lines else None
 
 
 def hierarchy_table(run: Run) -> Markup | None:
-    """What each level of the tree sent, and how long a round took; None without a tree."""
+    """Return the table of bytes per level of the tree, and the latency of a round; None without a tree."""
     found = run.summary.get("hierarchy")
     if not found:
         return None
@@ -100,7 +101,7 @@ def hierarchy_table(run: Run) -> Markup | None:
 
 
 def _listed(lines: Sequence[tuple[str, str]]) -> Markup:
-    """A table of names and numbers."""
+    """Return a table of names and numbers."""
     rows = [
         element("tr", element("th", name, scope="row"), element("td", value, class_="number")) for name, value in lines
     ]
@@ -108,7 +109,7 @@ def _listed(lines: Sequence[tuple[str, str]]) -> Markup:
 
 
 def _level(i: int, levels: int) -> str:
-    """What a level is called by who sends to whom."""
+    """Return the name of a level: its senders and its receivers."""
     sender = "agents" if i == 0 else f"servers {i}"
     return f"{sender} to {'the root' if i == levels - 1 else f'servers {i + 1}'}"
 

@@ -1,4 +1,4 @@
-"""From the records of a method to its curves: return, or whatever was measured, against steps, bytes and time."""
+"""Curves of a method from its records: return, or another measure, against steps, bytes and time."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ LONGEST = 1_000
 
 
 class Curve(NamedTuple):
-    """How one method of one run went, over seeds.
+    """The curve of one method of one run, over seeds.
 
     Attributes:
-        method: Which.
-        seeds: How many seeds have at least one round.
-        rounds: `[points]`.
-        steps: `[points]`, environment steps of all agents together.
-        sent: `[points]`, bytes up and down since the start, of one seed.
-        time_s: `[points]`, seconds on the virtual clock since the start; NaN without one.
+        method: Name of the method.
+        seeds: Number of seeds with at least one round.
+        rounds: Numbers of the rounds, `[points]`.
+        steps: Environment steps of all agents together, `[points]`.
+        sent: Bytes up and down since the start, of one seed, `[points]`.
+        time_s: Seconds on the virtual clock since the start, `[points]`; NaN without a clock.
         returns: Mean training return of the agents, or another measure: an interval over seeds at each point.
-        agents: `[agents, points]`, the training return of each agent, mean over seeds.
+        agents: Training return of each agent, mean over seeds, `[agents, points]`.
     """
 
     method: str
@@ -39,19 +39,19 @@ class Curve(NamedTuple):
 
 
 def curve(run: Run, method: str, measure: str = RETURN, longest: int = LONGEST) -> Curve:
-    """Line up the rounds of all seeds. Of very long runs every n-th round is kept, and the last.
+    """Align the rounds of all seeds and return their curve. Very long runs keep every n-th round, and the last.
 
     Args:
-        run: Which.
-        method: Of the run.
-        measure: What is read from the records.
-        longest: Points at most.
+        run: The run.
+        method: Name of the method.
+        measure: Name of the measure, by default the return.
+        longest: Largest number of points.
     """
     records = run.of(method)
     seeds = {seed: i for i, seed in enumerate(dict.fromkeys(record["seed"] for record in records))}
     every = sorted({int(record["round"]) for record in records})
     stride = -(-len(every) // longest)
-    kept = every[::-1][::stride][::-1]
+    kept = every[::-1][::stride][::-1]  # counted from the end, so that the last round is always among them
     columns = {number: i for i, number in enumerate(kept)}
     shape = (len(seeds), len(kept))
     steps, sent, time_s, returns = (np.full(shape, np.nan) for _ in range(4))
@@ -59,6 +59,7 @@ def curve(run: Run, method: str, measure: str = RETURN, longest: int = LONGEST) 
     total = np.zeros(len(seeds))
     for record in records:  # in order of rounds within a seed
         row = seeds[record["seed"]]
+        # Bytes are cumulative, so rounds without a point of their own count, too.
         total[row] += _sent(record)
         column = columns.get(int(record["round"]))
         if column is not None:
@@ -75,6 +76,7 @@ def curve(run: Run, method: str, measure: str = RETURN, longest: int = LONGEST) 
         steps=_mean(steps),
         sent=_mean(sent),
         time_s=_mean(time_s),
+        # Fewer resamples than for final returns, since a curve has up to a thousand intervals.
         returns=interval(returns, resamples=2_000),
         agents=_mean(agents).T,
     )
@@ -86,7 +88,7 @@ def _sent(record: dict[str, Any]) -> float:
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """Over seeds, those that got there."""
+    """Return the mean over the seeds that have a value."""
     known = np.isfinite(values)
     there = known.sum(0)
     return np.where(there > 0, np.where(known, values, 0.0).sum(0) / np.maximum(there, 1), np.nan)

@@ -1,7 +1,7 @@
-"""The charts as plotly.js reads them: plain data, no drawing.
+"""The charts as plain data for plotly.js.
 
-Colours are words: "theme:series-0" is the first colour of the series in whichever theme the reader's system is in, and
-"theme:series-0@0.2" the same, a fifth opaque. `page.js` looks them up. Hue and dash both tell lines apart.
+Colours are names: "theme:series-0" is the first colour of the series in the theme of the reader's system (light or
+dark), "theme:series-0@0.2" the same with an opacity of 0.2. `page.js` looks them up. Lines differ in colour and dash.
 """
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ RETURN = "mean training return per episode"
 
 
 def learning_figure(curves: Sequence[Curve], labels: Sequence[str], *, agents: bool) -> Figure:
-    """Training return against environment steps, with intervals over seeds; with the spread of the first's agents."""
+    """Return the chart of training return against environment steps, with intervals over seeds.
+
+    Args:
+        curves: The curves to draw.
+        labels: A name for each curve.
+        agents: Whether to draw the agents of the first curve, and to style lines by method.
+    """
     traces: list[Trace] = _spread(curves[0]) if agents and curves and has_returns(curves[0]) else []
     for place, (curve, label) in enumerate(zip(curves, labels, strict=True)):
         if not has_returns(curve):
@@ -39,7 +45,7 @@ def learning_figure(curves: Sequence[Curve], labels: Sequence[str], *, agents: b
 
 
 def measure_figure(curves: Sequence[Curve], labels: Sequence[str], title: str, *, methods: bool) -> Figure:
-    """A measure against environment steps, with intervals over seeds, a line for each method or run that has it."""
+    """Return the chart of a measure against environment steps: a line, with an interval, for each curve that has it."""
     traces: list[Trace] = []
     for place, (curve, label) in enumerate(zip(curves, labels, strict=True)):
         if has_returns(curve):
@@ -51,7 +57,7 @@ def measure_figure(curves: Sequence[Curve], labels: Sequence[str], title: str, *
 
 
 def traffic_figure(curves: Sequence[Curve], labels: Sequence[str], *, methods: bool) -> Figure:
-    """Training return against bytes sent both ways; a method that sends nothing is a level line at its last return."""
+    """Return the chart of training return against bytes; a method that sends nothing is a level line."""
     figure = _against([curve.sent for curve in curves], curves, labels, methods)
     figure["layout"] = layout_of("bytes up and down, all agents, one seed", RETURN)
     figure["layout"]["xaxis"] |= {"ticksuffix": "B", "rangemode": "tozero"}
@@ -59,7 +65,7 @@ def traffic_figure(curves: Sequence[Curve], labels: Sequence[str], *, methods: b
 
 
 def time_figure(curves: Sequence[Curve], labels: Sequence[str], *, methods: bool) -> Figure:
-    """Training return against time on the virtual clock; a method without one is a level line at its last return."""
+    """Return the chart of training return against virtual time; a method without a clock is a level line."""
     figure = _against([curve.time_s for curve in curves], curves, labels, methods, bands=True)
     figure["layout"] = layout_of("seconds on the virtual clock", RETURN)
     figure["layout"]["xaxis"] |= {"ticksuffix": "s", "rangemode": "tozero"}
@@ -69,7 +75,7 @@ def time_figure(curves: Sequence[Curve], labels: Sequence[str], *, methods: bool
 def _against(
     places: Sequence[np.ndarray], curves: Sequence[Curve], labels: Sequence[str], methods: bool, bands: bool = False
 ) -> Figure:
-    """Training return against what was spent on it, with level lines for methods that spend nothing of it."""
+    """Return the chart of training return against a cost, with level lines for methods without that cost."""
     traces: list[Trace] = []
     furthest = max((float(np.nanmax(x, initial=0.0)) for x in places), default=0.0)
     for i, (x, curve, label) in enumerate(zip(places, curves, labels, strict=True)):
@@ -85,30 +91,32 @@ def _against(
 
 
 def has_time(curve: Curve) -> bool:
-    """Whether there was a virtual clock."""
+    """Return whether the method had a virtual clock."""
     return bool(np.isfinite(curve.time_s).any())
 
 
 def consensus_figure(run: Run) -> Figure:
-    """How far agents are from their mean before and after they meet, in each round, mean over seeds."""
+    """Return the chart of the agents' distance from their mean, before and after averaging, mean over seeds."""
     rounds: dict[int, list[tuple[float, float]]] = {}
     for record in run.of("federated"):
         pair = (number(record.get("drift")), number(record.get("consensus_distance")))
         rounds.setdefault(int(record["round"]), []).append(pair)
     means = np.array([np.mean(rounds[i], axis=0) for i in sorted(rounds)]).reshape(-1, 2)
-    traces = [_trace(sorted(rounds), means[:, i], i, name) for i, name in enumerate(("before", "after they met"))]
+    traces = [
+        _trace(sorted(rounds), means[:, i], i, name) for i, name in enumerate(("before averaging", "after averaging"))
+    ]
     layout = layout_of("rounds", "distance from the mean of all agents")
     layout["yaxis"] |= {"rangemode": "tozero"}
     return {"data": traces, "layout": layout}
 
 
 def has_returns(curve: Curve) -> bool:
-    """Whether there is a line to draw; averaging once trains nothing, so it has none."""
+    """Return whether there is a line to draw; methods without rounds have none."""
     return bool(np.isfinite(curve.returns.mean).any())
 
 
 def style(method: str) -> int:
-    """A method has the same colour and dash on every page."""
+    """Return the colour and dash of a method, which are the same on every page."""
     return METHODS.index(method) if method in METHODS else len(METHODS)
 
 
@@ -117,6 +125,7 @@ def _trace(x: Any, y: Any, look: int, label: str, **more: Any) -> Trace:
     line = {"color": f"theme:series-{look % COLOURS}", "width": 2.25, "dash": DASHES[look % len(DASHES)]}
     return {
         "type": "scatter",
+        # A line of one point would be invisible.
         "mode": "lines" if len(x) > 1 else "markers",
         "name": html.escape(label),
         "legendgroup": f"{look}",
@@ -136,7 +145,7 @@ def _line(curve: Curve, x: np.ndarray, look: int, label: str) -> Trace:
 
 
 def _band(curve: Curve, x: np.ndarray, look: int, label: str) -> list[Trace]:
-    """The interval: an invisible upper edge, and a lower edge filled up to it."""
+    """Return the interval as an invisible upper edge and a lower edge, with the area between them filled."""
     if curve.seeds < 2:
         return []
     _, low, high = curve.returns
@@ -162,10 +171,11 @@ def _filled(x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, group
 
 
 def _spread(curve: Curve) -> list[Trace]:
-    """Every agent of a method, or the band that holds four fifths of them."""
+    """Return a line for every agent of a method, or with many agents a band with 80 % of them."""
     colour = f"theme:series-{style(curve.method) % COLOURS}"
     shown = np.isfinite(curve.agents).any(0)
     if len(curve.agents) <= MOST_LINES:
+        # One entry of the legend for all agents: a click on it hides them together.
         traces = [_agent(curve, i, colour) for i in range(len(curve.agents))]
         for trace in traces[:1]:
             trace["showlegend"] = True
@@ -193,7 +203,7 @@ def _agent(curve: Curve, agent: int, colour: str) -> Trace:
 
 
 def layout_of(x: str, y: str) -> dict[str, Any]:
-    """The look of every chart, with the titles of its axes."""
+    """Return the layout that all charts share, with the titles of the axes."""
     axis = {
         "gridcolor": "theme:grid",
         "linecolor": "theme:grid",

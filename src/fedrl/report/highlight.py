@@ -1,4 +1,4 @@
-"""TOML with its keys, strings and numbers told apart."""
+"""Syntax highlighting of TOML."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 
 from fedrl.report.markup import Markup, element, joined
 
+# The order matters: comments and strings come first, so that numbers and brackets inside them are left alone.
 TOKEN = re.compile(
     r"""(?P<comment>\#[^\n]*)
     |(?P<text>\"{3}.*?\"{3}|'{3}.*?'{3}|"(?:\\.|[^"\\\n])*"|'[^'\n]*')
@@ -17,7 +18,7 @@ TOKEN = re.compile(
 
 
 def highlighted(text: str) -> Markup:
-    """The text with a span around each token, in the class that names its kind.
+    """Return the text with a span around each token, whose class is the kind of token.
 
     >>> highlighted("clip = 0.2")
     '<span class="name">clip</span> = <span class="value">0.2</span>'

@@ -1,4 +1,4 @@
-"""HTML from Python: whatever is not markup already is escaped, so nothing can be forgotten."""
+"""HTML from Python: all text that is not `Markup` is escaped, so no call can forget it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ LINK = re.compile(r"https?://[^\s<>\"')\]]+[^\s<>\"')\].,;]")
 
 
 class Markup(str):
-    """Text that is HTML."""
+    """Text that is HTML already."""
 
     __slots__ = ()
 
 
 def element(name: str, /, *children: object, **attributes: object) -> Markup:
-    """An element; children that are None are left out, lists are spliced in, `class_` is the attribute class.
+    """Return an element; children that are None are left out, lists are flattened, `class_` is the attribute class.
 
     >>> element("p", "2 < 3", element("b", "!"), class_="fact")
     '<p class="fact">2 &lt; 3<b>!</b></p>'
@@ -32,7 +32,7 @@ def element(name: str, /, *children: object, **attributes: object) -> Markup:
 
 
 def joined(children: object) -> Markup:
-    """Children one after the other, escaped where need be."""
+    """Return the children one after the other, escaped unless they are `Markup`."""
     if children is None:
         return Markup()
     if isinstance(children, Markup):
@@ -43,7 +43,7 @@ def joined(children: object) -> Markup:
 
 
 def linked(text: str) -> Markup:
-    """Text with its web addresses as links.
+    """Return a text with its web addresses as links.
 
     >>> linked("A & B (2020), https://doi.org/10/x.")
     'A &amp; B (2020), <a href="https://doi.org/10/x" rel="noopener noreferrer">https://doi.org/10/x</a>.'
@@ -58,8 +58,9 @@ def linked(text: str) -> Markup:
 
 
 def script_data(value: Any, name: str) -> Markup:
-    """Data for a script of the page; NaN becomes null, and no text in it can end the element."""
+    """Return data for a script of the page; NaN becomes null, and no text in it can end the element."""
     text = json.dumps(_finite(value), separators=(",", ":"), allow_nan=False)
+    # A text such as "</script>" in the data would end the element, so these become JSON escapes.
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return Markup(f'<script type="application/json" id="{html.escape(name)}">{text}</script>')

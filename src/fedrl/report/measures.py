@@ -1,4 +1,4 @@
-"""The part of a page about what was measured besides the return: a chart and a table row for each measure."""
+"""The card of a page about measures besides the return: a chart and a table row for each."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ LONGEST = 200
 
 
 def measures_card(run: Run, charts: dict[str, Figure]) -> Markup | None:
-    """What was measured in a run, by each method; None if nothing was."""
+    """Return the card of a run's measures, by method; None without measures."""
     drawn = _charts([run] * len(run.methods), run.methods, list(map(readable, run.methods)), charts, methods=True)
     summarised = {name: measure for name, measure in run.measures.items() if measure["methods"]}
     body = [drawn, _by_method(summarised) if summarised else None]
     about = (
-        "Charts show training, round by round. The table has what greedy episodes came to in the end or, where it says "
-        "training, the last tenth of the rounds, with a 95 % interval over seeds. Sums of all agents are added up "
-        "before a number is made of them."
+        "Charts show training, round by round. The table has the values of the last greedy episodes or, where it says "
+        "training, of the last tenth of the rounds, with a 95 % interval over seeds. Values are computed from sums "
+        "over all agents."
     )
     return card("Measures", [part for part in body if part is not None], about) if drawn is not None else None
 
 
 def measures_of_runs(runs: Sequence[Run], labels: Sequence[str], charts: dict[str, Figure]) -> Markup | None:
-    """What was measured in several runs by the first method of each, side by side; None if nothing was."""
+    """Return the card that compares the measures of runs, by the first method of each; None without measures."""
     begun = [(run, label) for run, label in zip(runs, labels, strict=True) if run.methods]
     methods = [run.methods[0] for run, _ in begun]
     drawn = _charts([run for run, _ in begun], methods, [label for _, label in begun], charts, methods=False)
@@ -48,7 +48,7 @@ def measures_of_runs(runs: Sequence[Run], labels: Sequence[str], charts: dict[st
 def _charts(
     runs: Sequence[Run], methods_of: Sequence[str], labels: Sequence[str], charts: dict[str, Figure], *, methods: bool
 ) -> Markup | None:
-    """A small chart for each measure that any of them tells round by round."""
+    """Return a small chart for each measure that any of the runs has in its records."""
     measures = _of_all(runs)
     places = []
     for number_of, (name, measure) in enumerate(measures.items()):
@@ -61,17 +61,18 @@ def _charts(
 
 
 def _of_all(runs: Sequence[Run]) -> dict[str, MeasureResult]:
-    """The measures of all runs, each as a run with a summary has it if there is one."""
+    """Return the measures of all runs, preferably as declared in a run with a summary."""
     found: dict[str, MeasureResult] = {}
     for run in runs:
         for name, measure in run.measures.items():
+            # A run without a summary knows only the names of its measures; prefer the declaration of another run.
             if name not in found or not found[name]["per"]:
                 found[name] = measure
     return found
 
 
 def _by_method(measures: dict[str, MeasureResult]) -> Markup:
-    """A row for each measure and method."""
+    """Return a table with a row for each measure and method."""
     rivals = any(len(measure["methods"]) > 1 for measure in measures.values())
     names = ["measure", "method", "value", "95 % interval", "of"]
     names += ["federated is better with probability"] if rivals else []
@@ -97,7 +98,7 @@ def _by_method(measures: dict[str, MeasureResult]) -> Markup:
 
 
 def _by_run(runs: Sequence[Run], labels: Sequence[str]) -> Markup | None:
-    """A row for each run, a column for each measure that its federation summarised; None if none did."""
+    """Return a table with a row for each run and a column for each summarised measure; None without any."""
     measures = {name: measure for name, measure in _of_all(runs).items() if measure["methods"]}
     if not measures:
         return None
@@ -122,13 +123,13 @@ def _of_federation(run: Run, name: str) -> Seeded | None:
 
 
 def _spread(found: Seeded, unit: str) -> str:
-    """The ends of the interval; with one seed there is none."""
+    """Return the ends of the interval; a dash with one seed."""
     several = sum(value is not None for value in found["seeds"]) > 1
     return ends(found["low"], found["high"], unit) if several else NOTHING
 
 
 def _chance(measure: MeasureResult, method: str) -> str:
-    """How likely the federation does better than a baseline, by the direction of the measure."""
+    """Return the probability that the federation does better than a baseline, in the direction of the measure."""
     better, methods = measure["better"], measure["methods"]
     if better is None or method == "federated" or "federated" not in methods:
         return NOTHING

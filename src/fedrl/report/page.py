@@ -1,4 +1,4 @@
-"""Put the page together: header, headline numbers, charts, tables, configuration, sources."""
+"""Assemble the page: header, headline numbers, charts, tables, configuration, references."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ from fedrl.report.tables import (
 
 
 def write_report(folders: Sequence[Path], target: Path) -> Path:
-    """Write one self-contained HTML page about a run, or about several compared.
+    """Write one self-contained HTML page about a run, or a comparison of several.
 
     Args:
-        folders: Of the runs; complete or not, with or without baselines.
-        target: The page to write, about 5 MB.
+        folders: Run folders, complete or not, with or without baselines.
+        target: Path of the page, of about 5 MB.
 
     Returns:
         `target`.
 
     Raises:
-        ConfigError: No folder is given, or one holds no records.
+        ConfigError: No folder is given, or one has no records.
         RunError: The page can't be written.
     """
     if not folders:
@@ -67,7 +67,7 @@ def _page(runs: Sequence[Run]) -> str:
 
 
 def _one(run: Run) -> tuple[str, list[object], dict[str, Figure]]:
-    """The page of a single run."""
+    """Return title, sections and charts of the page of a single run."""
     curves = [curve(run, method) for method in run.methods]
     names = [readable(method) for method in run.methods]
     about = f"{_plural(run.agents, 'agent')} · {_plural(len(run.seeds), 'seed')} · {_rounds(curves)}"
@@ -82,7 +82,7 @@ def _one(run: Run) -> tuple[str, list[object], dict[str, Figure]]:
         class_="switch",
     )
     centralised = (
-        " A centralised learner would have to move the experience itself, which is not counted here."
+        " A centralised learner would have to send the experience itself, which is not counted here."
         if "centralised" in run.methods
         else ""
     )
@@ -121,33 +121,33 @@ def _timed(
     *,
     methods: bool,
 ) -> list[Markup]:
-    """Returns against virtual time, where there was any."""
+    """Return the card of returns against virtual time; none if no run had a clock."""
     if not any(map(has_time, curves)):
         return []
     charts["time"] = time_figure(curves, names, methods=methods)
     drawn = chart("time", "Training return against time on the virtual clock")
-    waiting = "Agents of a baseline wait for nobody" if methods else "Some runs have no clock"
+    waiting = "Baselines have no clock" if methods else "Some runs have no clock"
     level = "" if all(map(has_time, curves)) else f" {waiting}: a level line at the last return."
     about = f"Time is simulated; at each round it is the mean over seeds.{level}"
     return [card("Virtual time", [drawn, *([] if seen is None else [seen])], about)]
 
 
 def _heterogeneity(run: Run) -> Markup | None:
-    """How different the agents are."""
+    """Return the card of heterogeneity; None if it was not measured."""
     known = heterogeneity_table(run)
-    about = "Of updates, over the rounds in which they were compared; of finite environments, from the mean of all."
+    about = "Updates: over the rounds in which they were compared. Finite environments: distance from their mean."
     return None if known is None else card("Heterogeneity", known, about)
 
 
 def _exchange(run: Run, charts: dict[str, Figure]) -> list[Markup]:
-    """How agents met where there is no server, or a tree of them."""
+    """Return the cards of consensus without a server and of a tree of servers, if there are any."""
     cards = []
     agreement, levels = consensus_table(run), hierarchy_table(run)
     if agreement is not None:
         charts["consensus"] = consensus_figure(run)
         drawn = chart("consensus", "Distance of the agents from their mean against rounds")
         cards.append(
-            card("Without a server", [drawn, agreement], "Agents train apart and agree with their neighbours.")
+            card("Without a server", [drawn, agreement], "Agents average with their neighbours after local training.")
         )
     if levels is not None:
         cards.append(card("Tree of servers", levels, "Over the links of each level, all rounds of one seed."))
@@ -155,8 +155,9 @@ def _exchange(run: Run, charts: dict[str, Figure]) -> list[Markup]:
 
 
 def _several(runs: Sequence[Run]) -> tuple[str, list[object], dict[str, Figure]]:
-    """The page that compares runs, a line for each."""
+    """Return title, sections and charts of the page that compares runs, with a line for each."""
     labels = _labels(runs)
+    # The first method is the federation: comparisons are between federations, not their baselines.
     shown = [(run, label) for run, label in zip(runs, labels, strict=True) if run.methods]
     curves = [curve(run, run.methods[0]) for run, _ in shown]
     names = [label for _, label in shown]
@@ -182,7 +183,7 @@ def _several(runs: Sequence[Run]) -> tuple[str, list[object], dict[str, Figure]]
 
 
 def _notes(runs: Sequence[Run]) -> list[Markup]:
-    """What is missing or wrong, said before any number."""
+    """Return the defects of runs, which stand before all numbers."""
     several = len(runs) > 1
     return [
         element("p", f"{run.name}: {note}" if several else note, class_="warning", role="status")
@@ -192,7 +193,7 @@ def _notes(runs: Sequence[Run]) -> list[Markup]:
 
 
 def _warnings(run: Run) -> list[Markup]:
-    """What needs attention, and what may help."""
+    """Return the warnings of a run, with their remedies."""
     return [
         element(
             "div",
@@ -206,7 +207,7 @@ def _warnings(run: Run) -> list[Markup]:
 
 
 def _notices(run: Run) -> Markup | None:
-    """Who was refused and what was left out."""
+    """Return the box about rejected updates and agents that are left out; None without any."""
     found = run.notices
     if not found:
         return None
@@ -214,17 +215,17 @@ def _notices(run: Run) -> Markup | None:
 
 
 def _refused(run: Run) -> Markup | None:
-    """Every agent that was refused, by each method."""
+    """Return the card of rejected updates by method and agent; None without any."""
     found = rejections_table(run)
     about = (
-        "Updates that were left out of a merge, over all seeds. What an agent had trained in such a round was undone. "
-        "Methods that merge nothing undo training that is not finite, too."
+        "Updates that were left out of a merge, over all seeds. The agent's training of that round was undone. "
+        "Methods without a server also undo training that is not finite."
     )
-    return None if found is None else card("Refused updates", found, about)
+    return None if found is None else card("Rejected updates", found, about)
 
 
 def _tiles(run: Run) -> Markup:
-    """The headline numbers."""
+    """Return the headline numbers; those that the run lacks are left out."""
     summary, spread = run.costs, run.spread("federated")
     held_out = summary.get("held_out") or {}
     seeds = "one seed, no interval" if spread == NOTHING else f"95 % interval {spread}"
@@ -271,12 +272,12 @@ def _configuration(runs: Sequence[Run], labels: Sequence[str]) -> list[Markup]:
 def _citations(runs: Sequence[Run]) -> Markup:
     lines = dict.fromkeys(str(line) for run in runs for line in run.summary.get("citations") or ())
     if not lines:
-        return element("p", "No component of this page names one.", class_="note")
+        return element("p", "No component of this page cites a source.", class_="note")
     return element("ol", [element("li", linked(line)) for line in lines], class_="sources")
 
 
 def _origin(runs: Sequence[Run], labels: Sequence[str]) -> Markup:
-    """Revision, versions and folder of each run, a column each."""
+    """Return the table of revision, versions and folder of each run, a column each."""
     names = dict.fromkeys(name for run in runs for name in run.summary.get("versions") or {})
     lines: list[tuple[str, list[object]]] = [
         ("revision", [run.summary.get("revision") for run in runs]),
@@ -292,8 +293,9 @@ def _origin(runs: Sequence[Run], labels: Sequence[str]) -> Markup:
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
-    """A name for each run, with its folder or its place where names repeat."""
+    """Return a distinct name for each run, with its folder or its number where names repeat."""
     names = [run.name for run in runs]
+    # Runs of one experiment have one name; without distinct labels their lines could not be told apart.
     text = [n if names.count(n) == 1 else f"{n} ({run.folder.name})" for n, run in zip(names, runs, strict=True)]
     return [t if text.count(t) == 1 else f"{t} #{i + 1}" for i, t in enumerate(text)]
 

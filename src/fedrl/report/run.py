@@ -1,4 +1,4 @@
-"""Read a run folder, whatever state it is in."""
+"""Read a run folder, also of an interrupted or damaged run."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from fedrl.records.statistics import Interval, interval, seed_means, shared_by_a
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds.
+    """The content of a run folder.
 
     Attributes:
-        folder: Where it is.
+        folder: Path of the folder.
         config: The text of its configuration.
-        settings: The same, parsed; empty if it can't be.
-        records: Of each round; where a round was run twice, as after a resumption, the later record.
-        summary: Empty if the run did not get there.
-        notes: What is missing or wrong, a sentence each.
+        settings: The same, parsed; empty if it is not valid TOML.
+        records: The record of each round; of a round that was run twice, as after resuming, the later one.
+        summary: The summary; empty if the run has not written it.
+        notes: Missing or damaged content, a sentence each.
     """
 
     folder: Path
@@ -42,32 +42,33 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of the experiment, else of its folder."""
+        """Name of the experiment, or else of the folder."""
         return str(self.summary.get("name") or self.settings.get("name") or self.folder.name)
 
     @property
     def methods(self) -> list[str]:
-        """Those that left a record, the federated first."""
+        """Methods with a record, the federated one first."""
         seen = dict.fromkeys(str(record.get("method")) for record in self.records)
         return [m for m in METHODS if m in seen] + [m for m in seen if m not in METHODS]
 
     @property
     def seeds(self) -> list[int]:
-        """Those that left a record."""
+        """Seeds with a record."""
         return sorted({int(record["seed"]) for record in self.records})
 
     @property
     def agents(self) -> int:
-        """How many."""
+        """Number of agents."""
+        # From the longest list, as the records of the centralised method have one agent.
         lengths = [len(record[key]) for record in self.records for key in ("agents", "greedy") if record.get(key)]
         return max([len(self.summary.get("agents") or ()), *lengths])
 
     def of(self, method: str) -> list[dict[str, Any]]:
-        """The records of one method."""
+        """Return the records of one method."""
         return [record for record in self.records if record.get("method") == method]
 
     def final_returns(self, method: str) -> np.ndarray:
-        """Greedy returns `[seeds, agents]`, as last evaluated; NaN where there is none."""
+        """Return the last greedy returns, `[seeds, agents]`; NaN where there is none."""
         last = {
             record["seed"]: [number(value) for value in record["greedy"]]
             for record in self.of(method)
@@ -79,12 +80,12 @@ class Run:
         return table
 
     def seed_returns(self, method: str) -> np.ndarray:
-        """Final greedy returns, the mean over the agents of each seed; see `seed_means` for who is left out."""
+        """Return the final greedy return of each seed, the mean over its agents; see `seed_means`."""
         means = seed_means(self.final_returns(method))
         return means[np.isfinite(means)]
 
     def compared_returns(self, method: str) -> tuple[np.ndarray, np.ndarray]:
-        """The same of the federation and of a baseline, both over the agents of which both have a return."""
+        """Return the final returns of federation and baseline, over the agents for which both have a return."""
         tables = [self.final_returns(name) for name in ("federated", method)]
         both = np.all([shared_by_all(table)[1] for table in tables], axis=0)
         ours, theirs = (seed_means(table[:, both]) for table in tables)
@@ -92,16 +93,16 @@ class Run:
 
     @property
     def rejections(self) -> dict[str, RejectedUpdates]:
-        """Whose updates each method refused: from the records, so that an interrupted run has them, too."""
+        """Rejected updates of each method, from the records, so that an interrupted run has them, too."""
         return rejections_of(self.records)
 
     @property
     def notices(self) -> list[str]:
-        """What is to be said beside the numbers, a sentence each."""
+        """Sentences about rejected updates and agents that are left out."""
         return notices_of({"seeds": self.seeds, **self.summary, "rejections": self.rejections})
 
     def agent_returns(self, method: str) -> dict[int, float]:
-        """Final greedy return of each agent, as summarised, else the mean over seeds."""
+        """Return the final greedy return of each agent, from the summary, or else the mean over seeds."""
         if method == "federated":
             listed = self.summary.get("agents")
         else:
@@ -115,31 +116,32 @@ class Run:
 
     @property
     def measures(self) -> dict[str, MeasureResult]:
-        """What was measured, as summarised; of a run without a summary, the names of what its records tell."""
+        """Measures from the summary; for a run without one, the names of those in its records."""
         summarised = self.summary.get("measures") or {}
         text = dict.fromkeys(name for r in self.records for name in (*(r.get("measures") or {}), *OWN_KEYS))
         known = [name for name in text if any(value_in(r, name) is not None for r in self.records) and name != RETURN]
         return {name: summarised.get(name) or unsummarised() for name in dict.fromkeys((*summarised, *known))}
 
     def spread(self, method: str) -> str:
-        """The ends of the interval of the final return, in words; with one seed there is none."""
+        """Return the ends of the interval of the final return in words; a dash with one seed."""
         seeds = len(self.seed_returns(method)) or len(self.seeds)
         found = self.final_range(method)
         return ends(found["low"], found["high"]) if seeds > 1 else NOTHING
 
     @property
     def costs(self) -> dict[str, Any]:
-        """What the summary says of time, steps and bytes; without one, what the records add up to."""
+        """Time, steps and bytes from the summary; without one, from sums over the records."""
         last = {(r["method"], r["seed"]): number(r.get("environment_steps")) for r in self.records}
         last = {key: steps for key, steps in last.items() if key[0] not in WITHOUT_ROUNDS}
         seeds = max(len({r["seed"] for r in self.of("federated")}), 1)
         sent = ("bytes_up", "bytes_down", "messages_up", "messages_down")
+        # Bytes of records are those of a round, while steps are cumulative.
         added = {name: sum(number(r.get(name)) for r in self.of("federated")) / seeds for name in sent}
         added["environment_steps"] = sum(last.values())
         return added | {name: value for name, value in self.summary.items() if value is not None}
 
     def final_range(self, method: str) -> Range:
-        """Final greedy return with its interval, as summarised, else worked out from the records."""
+        """Return the final greedy return with its interval, from the summary, or else computed from the records."""
         summary = self.summary
         found = summary.get("final_return") if method == "federated" else (summary.get("baselines") or {}).get(method)
         if found:
@@ -149,15 +151,16 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run folder; an interrupted run's is as good as any.
+    """Return the content of a run folder, also of an interrupted run.
 
     Raises:
-        ConfigError: The folder holds no records.
+        ConfigError: The folder has no records.
     """
     path = folder / "records.jsonl"
     if not path.is_file():
-        raise ConfigError(f"{folder} holds no records.jsonl. A run writes it round by round. Name the folder of a run.")
+        raise ConfigError(f"{folder} has no records.jsonl, so it is no run folder. Give the folder of a run.")
     found = read_records(path)
+    # Seeds run in parallel, so their lines are interleaved in the file.
     records = sorted(found.records, key=lambda r: (str(r["method"]), int(r["seed"]), int(r["round"])))
     config, settings = _config(folder / "config.toml")
     summary = _summary(folder / "summary.json")
@@ -165,9 +168,9 @@ def read_run(folder: Path) -> Run:
     notes = [*found.notes(torn=True), *(summary or {}).get("notes", ())]
     run.notes.extend(dict.fromkeys(notes))
     if config and not settings:
-        run.notes.append("config.toml is damaged; what it says of the run is left out.")
+        run.notes.append("config.toml is damaged; the configuration is left out.")
     if summary is None:
-        run.notes.append("summary.json is damaged; what is shown comes from the records.")
+        run.notes.append("summary.json is damaged; all numbers are computed from the records.")
     if run.summary.get("failure"):
         run.notes.append(f"This run was ended by an error: {run.summary['failure']}")
     run.notes.extend(_interruptions(run))
@@ -185,7 +188,7 @@ def _config(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _summary(path: Path) -> dict[str, Any] | None:
-    """Empty if there is none, None if it is damaged."""
+    """Return the summary; empty if there is none, None if it is damaged."""
     try:
         return read_json(path, "") or {}
     except RunError:
@@ -193,10 +196,10 @@ def _summary(path: Path) -> dict[str, Any] | None:
 
 
 def _interruptions(run: Run) -> list[str]:
-    """Where the run stopped short, by its summary and its records."""
+    """Return sentences on where the run was interrupted, from its summary and its records."""
     if not run.records:
         return ["This run was interrupted before its first round ended."]
-    notes = [] if run.summary else ["This run has no summary: it was interrupted, or is still going."]
+    notes = [] if run.summary else ["This run has no summary: it was interrupted, or is still running."]
     planned, seeds = run.summary.get("rounds"), run.summary.get("seeds") or []
     if not isinstance(planned, int) or not isinstance(seeds, list):
         return notes
@@ -209,6 +212,7 @@ def _interruptions(run: Run) -> list[str]:
             parts = [f"{where} of {planned}" if where else "", f"before seed {never} began" if never else ""]
             notes.append(f"This run was interrupted: {method} stopped {' and '.join(filter(None, parts))}.")
     wanted = run.settings.get("baselines")
+    # A baseline that never started has no record: only the configuration shows that it was planned.
     never_ran = [m for m in METHODS if isinstance(wanted, dict) and wanted.get(m) is True and m not in run.methods]
     if never_ran:
         notes.append(f"This run was interrupted before {', '.join(never_ran)} began.".replace("_", " "))

@@ -1,4 +1,4 @@
-"""What all pages have in common: one file that fetches nothing, a header, cards, charts."""
+"""Parts of all pages: one file that fetches nothing, with a header, cards and charts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from importlib.resources import files
 from fedrl.report.figures import Figure
 from fedrl.report.markup import Markup, element, script_data
 
+# Scripts and styles are inlined; everything else is forbidden, so the page can't send a run's data anywhere.
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
 def document(title: str, sections: list[object], charts: Mapping[str, Figure]) -> str:
-    """A whole page, with the data of its charts and what draws them."""
+    """Return a whole page, with the data of its charts and the scripts that draw them."""
     from plotly.offline import get_plotlyjs
 
     head = element(
@@ -31,18 +32,18 @@ def document(title: str, sections: list[object], charts: Mapping[str, Figure]) -
 
 
 def header(kind: str, title: str, about: str) -> Markup:
-    """What the page is about."""
+    """Return the header of a page."""
     return element("header", element("p", kind, class_="kind"), element("h1", title), element("p", about))
 
 
 def card(title: str, body: object, about: str = "", aside: Markup | None = None) -> Markup:
-    """A part of the page with a title and a word on what it shows."""
+    """Return a section of the page with a title and a note on its content."""
     head = element("div", element("h2", title), aside, class_="head")
     return element("section", head, element("p", about, class_="note") if about else None, body, class_="card")
 
 
 def chart(name: str, about: str) -> Markup:
-    """The place of a chart."""
+    """Return the element into which `page.js` draws a chart."""
     fallback = element("noscript", "The charts need JavaScript; the numbers are in the tables.")
     return element("div", fallback, id=name, class_="chart", role="img", aria_label=about)
 

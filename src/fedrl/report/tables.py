@@ -17,12 +17,12 @@ CLOSE = 1e-9
 
 
 def readable(method: str) -> str:
-    """The name of a method in a sentence."""
+    """Return the name of a method as words of a sentence."""
     return method.replace("_", " ")
 
 
 def agents_table(run: Run) -> Markup:
-    """Each agent: what is particular about its environment, and its greedy return by each method, the best marked."""
+    """Return the table of agents: their environments, and their greedy returns by each method, the best marked."""
     settings = {int(agent["id"]): agent.get("env_params") or {} for agent in run.summary.get("agents") or ()}
     own, shared = varying(settings)
     marked = troubled({**run.summary, "rejections": run.rejections})
@@ -38,7 +38,7 @@ def agents_table(run: Run) -> Markup:
     for agent in ids:
         values = {method: found.get(agent, math.nan) for method, found in columns.items()}
         best = max((value for value in values.values() if math.isfinite(value)), default=math.nan)
-        mark = element("b", " !", title="refused or left out, see above") if agent in marked else None
+        mark = element("b", " !", title="rejected or left out, see above") if agent in marked else None
         cells = [element("th", agent, mark, scope="row")]
         cells += [element("td", shown(settings.get(agent, {}).get(name)), class_="number") for name in own]
         cells += [_return(value, best, len(columns)) for value in values.values()]
@@ -50,7 +50,7 @@ def agents_table(run: Run) -> Markup:
 
 
 def _measured_by_agent(run: Run) -> dict[str, dict[int, str]]:
-    """What greedy episodes of each federated agent measured, besides the return."""
+    """Return the measures of each federated agent's greedy episodes, besides the return."""
     agents = {name: measure.get("agents", {}).get("federated") for name, measure in run.measures.items()}
     return {
         name: {k: with_unit(value, run.measures[name]["unit"]) for k, value in enumerate(values)}
@@ -60,9 +60,10 @@ def _measured_by_agent(run: Run) -> dict[str, dict[int, str]]:
 
 
 def methods_table(run: Run) -> Markup:
-    """Each method: its final return, the gap of its agents, and how likely the federation beats it."""
+    """Return the table of methods: final return, worst agent, and the probability that the federation does better."""
     names = ["method", "final greedy return", "95 % interval", "worst agent"]
     counts = {m: sum(map(math.isfinite, run.agent_returns(m).values())) for m in run.methods}
+    # The column is shown only if some method lacks agents, when means are over different agents.
     counted = set(counts.values()) != {run.agents}
     names += ["agents"] if counted else []
     if len(run.methods) > 1:
@@ -83,7 +84,7 @@ def methods_table(run: Run) -> Markup:
 
 
 def rejections_table(run: Run) -> Markup | None:
-    """Whose updates were refused by which method, how often and why; None if none were."""
+    """Return the table of rejected updates, by method and agent, with reasons; None without any."""
     names = ["method", "agent", "updates", "rounds", "last reason"]
     head = [element("th", name, scope="col", class_="number" if 0 < i < 4 else None) for i, name in enumerate(names)]
     rows = []
@@ -98,7 +99,7 @@ def rejections_table(run: Run) -> Markup | None:
 
 
 def troubled(summary: Mapping[str, Any]) -> set[int]:
-    """The agents of which updates were refused or returns are missing."""
+    """Return the agents with rejected updates or missing returns."""
     rejected = {
         agent["id"]
         for method, found in (summary.get("rejections") or {}).items()
@@ -110,12 +111,12 @@ def troubled(summary: Mapping[str, Any]) -> set[int]:
 
 
 def outcomes_table(runs: Sequence[Run], labels: Sequence[str]) -> Markup:
-    """Each run: how its agents do in the end, and its best baseline."""
+    """Return the table of runs: final return of the agents, and the best baseline."""
     return _by_run(runs, labels, [_outcome(run) for run in runs])
 
 
 def costs_table(runs: Sequence[Run], labels: Sequence[str]) -> Markup:
-    """Each run: what it took."""
+    """Return the table of runs with their costs."""
     return _by_run(runs, labels, [_cost(run) for run in runs])
 
 
@@ -150,7 +151,7 @@ def _cost(run: Run) -> dict[str, str]:
 
 
 def _by_run(runs: Sequence[Run], labels: Sequence[str], cells: Sequence[dict[str, str]]) -> Markup:
-    """A row for each run; a column that no run fills is left out."""
+    """Return a table with a row for each run, without columns that are empty for all of them."""
     names = [name for name in cells[0] if any(row[name] != NOTHING for row in cells)]
     head = [element("th", "run", scope="col")]
     head += [element("th", name, scope="col", class_="number") for name in names]
@@ -166,9 +167,10 @@ def _by_run(runs: Sequence[Run], labels: Sequence[str], cells: Sequence[dict[str
 
 
 def differences_table(runs: Sequence[Run], labels: Sequence[str]) -> Markup | None:
-    """The settings other than the name in which the runs differ; None if there are none."""
+    """Return the table of settings in which the runs differ, other than the name; None if there are none."""
     flat = [_flat(run.settings) for run in runs]
     names = dict.fromkeys(name for settings in flat for name in settings if name != "name")
+    # By their texts, since lists and tables of a configuration can't be members of a set.
     differing = [name for name in names if len({repr(settings.get(name)) for settings in flat}) > 1]
     if not differing:
         return None
@@ -185,23 +187,23 @@ def differences_table(runs: Sequence[Run], labels: Sequence[str]) -> Markup | No
 
 
 def table(head: list[Markup], rows: list[Markup]) -> Markup:
-    """A table that scrolls by itself where it does not fit."""
+    """Return a table that scrolls horizontally where it does not fit."""
     body = element("table", element("thead", element("tr", head)), element("tbody", rows))
     return element("div", body, class_="scroll", tabindex=0)
 
 
 def key(look: int) -> Markup:
-    """The dot in the colour of a line."""
+    """Return a dot in the colour of a line."""
     return element("i", class_=f"key key-{look % COLOURS}")
 
 
 def keyed(method: str) -> Markup:
-    """The name of a method after the dot of its line."""
+    """Return the name of a method after a dot in the colour of its line."""
     return element("span", key(style(method)), readable(method), class_="keyed")
 
 
 def shown(value: Any) -> str:
-    """A setting as people read it."""
+    """Return a setting as text for people."""
     if value is None:
         return NOTHING
     if isinstance(value, bool):
@@ -214,13 +216,14 @@ def shown(value: Any) -> str:
 
 
 def _return(value: float, best: float, rivals: int) -> Markup:
+    # Equal returns are all marked, up to rounding: means over seeds are rounded differently in summary and records.
     wins = rivals > 1 and math.isfinite(value) and value >= best - CLOSE * abs(best)
     text: object = [element("b", short(value)), element("span", " (best)", class_="unseen")] if wins else short(value)
     return element("td", text, class_="number best" if wins else "number")
 
 
 def varying(settings: Mapping[int, Mapping[str, Any]]) -> tuple[list[str], dict[str, Any]]:
-    """The parameters in which agents differ, and those they share."""
+    """Return the parameters in which agents differ, and the values of those that they share."""
     names = list(dict.fromkeys(name for values in settings.values() for name in values))
     own = [n for n in names if len({repr(values.get(n)) for values in settings.values()}) > 1]
     first: Mapping[str, Any] = next(iter(settings.values()), {})
@@ -228,7 +231,7 @@ def varying(settings: Mapping[int, Mapping[str, Any]]) -> tuple[list[str], dict[
 
 
 def _flat(settings: dict[str, Any], within: str = "") -> dict[str, Any]:
-    """Nested tables as dotted names."""
+    """Return nested tables as one table with dotted names."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""How agents met: what a round's record and the summary say of it with a clock, a tree of servers, or no server."""
+"""Communication in records and summary: with a clock, with a tree of servers, or without a server."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ FAULTS: tuple[Literal["hung", "restarted", "duplicates", "malformed"], ...] = (
     "duplicates",
     "malformed",
 )
-"""What a clock may count besides, and records tell where there is any."""
+"""Faults that a clock counts; a record contains only those that occurred."""
 
 
 def communicated(seen: RoundResult) -> Communication:
-    """What the record of a round holds besides; nothing with a single server that has no clock."""
+    """Return the entries of a round's record about communication; none for a single server without a clock."""
     found: Communication = {}
     if "consensus_distance" in seen.metrics:
         found["messages"] = int(seen.metrics["messages"].sum())
@@ -52,7 +52,7 @@ def communicated(seen: RoundResult) -> Communication:
 
 
 def consensus_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> Consensus | None:
-    """How well neighbours agree, from the records of the federated method; None with a server."""
+    """Return how well agents without a server agree, from the records of the federated method; None with a server."""
     where = experiment.coordination.neighbours
     if where is None or not records:
         return None
@@ -61,6 +61,7 @@ def consensus_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -
         long_run_contraction(where.graph, where.mixing, experiment.config.federation.agents, step)
         for step in (1.0, gamma)
     )
+    # Factors multiply over rounds, so their mean is geometric; a round has several consensus steps, hence the root.
     ratios = [r["consensus_distance"] / r["drift"] for r in records if r["drift"] and r["consensus_distance"]]
     measured = float(np.exp(np.log(ratios).mean() / where.consensus_steps)) if ratios else None
     last = max(record["round"] for record in records)
@@ -75,13 +76,14 @@ def consensus_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -
 
 
 def timing_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> VirtualTime | None:
-    """What the virtual clock showed, from the records of the federated method; None without one."""
+    """Return the totals of the virtual clock, from the records of the federated method; None without a clock."""
     if experiment.coordination.clock is None or not records:
         return None
     last = {record["seed"]: record["time_s"] for record in records}
     arrived, dropped, cancelled = (
         int(sum(record[name] for record in records)) for name in ("arrived", "dropped", "cancelled")
     )
+    # A record has the mean staleness of its arrivals: weight it by their number.
     stale = sum(record["staleness"] * record["arrived"] for record in records)
     told: VirtualTime = {
         "time_s": float(np.mean(list(last.values()))),
@@ -97,11 +99,12 @@ def timing_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> V
 
 
 def hierarchy_of(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> HierarchyCost | None:
-    """What each level of a tree of servers sent and how long a round took; None without a tree."""
+    """Return the bytes of each level of a tree of servers and the latency of a round; None without a tree."""
     where = experiment.coordination.hierarchy
     if where is None or not records:
         return None
     tree = where.tree
+    # All seeds have the same tree and periods, so the traffic of one is enough.
     one_seed = [record for record in records if record["seed"] == records[0]["seed"]]
     traffic = np.sum([record["levels"] for record in one_seed], axis=0)
     latencies = [record["latency_s"] for record in one_seed]

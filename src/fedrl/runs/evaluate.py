@@ -1,9 +1,9 @@
-"""Greedy returns: what a policy is worth without exploration.
+"""Greedy evaluation: returns and measures of a policy without exploration.
 
-fleet --blocks of so many agents, the last one filled up--> one compiled program, on all devices --> returns
+fleet --blocks of ten agents, the last one padded--> one compiled program, on all devices --> returns
 
 The program is the same for any number of agents, so training and held-out fleets and the settings of a study share it.
-A block stops when the last of its own episodes is over.
+A block stops when the last of its own episodes has ended.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from fedrl.core.types import Key, Params, PyTree
 from fedrl.engines.program_cache import cached_program
 
 BLOCK = 10
-"""Agents in a block: few enough to stay in the cache and to stop early, enough to be worth a dispatch."""
+"""Agents per block: few enough for the cache and for stopping early, enough to outweigh the cost of a dispatch."""
 
 
 class Played(NamedTuple):
-    """What came of greedy episodes.
+    """Results of greedy episodes.
 
     Attributes:
         returns: The undiscounted return of each episode, `[agents, episodes]`.
-        sums: What the environment measures, added up over the episodes of each agent, by the names of its parts, with
+        sums: Measures of the environment, summed over the episodes of each agent, by the names of their parts, with
             "episodes" and "steps": float64 `[agents]`.
     """
 
@@ -43,14 +43,14 @@ class Played(NamedTuple):
 
 
 def evaluated(learner: Learner) -> dict[str, Measure]:
-    """The measures of a learner's environment that greedy episodes have: those per step or per episode."""
+    """Return the measures of a learner's environment that greedy episodes have: those per step or per episode."""
     return {name: m for name, m in learner.environment.measures.items() if m.per in ("step", "episode")}
 
 
 def greedy_returns(
     learner: Learner, fleet: PyTree, params: Params, episodes: int, seed: int, stacked: bool = False
 ) -> Float[np.ndarray, "agents episodes"]:
-    """The undiscounted return of each greedy episode in a compiled environment; arguments as of `greedy_episodes`."""
+    """Return the undiscounted return of each greedy episode; for compiled environments, like `greedy_episodes`."""
     return greedy_episodes(learner, fleet, params, episodes, seed, stacked).returns
 
 
@@ -60,20 +60,22 @@ def greedy_episodes(
     """Play whole episodes with the greedy policy in the environment of every agent.
 
     Args:
-        learner: Whose `act` to follow.
+        learner: The learner whose `act` chooses actions.
         fleet: Parameters of the environments, a leading agent axis on every leaf.
-        params: Of one policy for all agents, or of one per agent if `stacked`.
-        episodes: Per agent.
-        seed: The first states depend on it and on the agent's id alone, so policies meet the same ones.
+        params: Parameters of one policy for all agents, or of one per agent if `stacked`.
+        episodes: Episodes per agent.
+        seed: Seed of the episodes. First states depend only on it and on the agent's number, so all policies are
+            evaluated from the same ones.
         stacked: Whether every leaf of `params` has a leading agent axis.
     """
     check_positive(episodes=episodes)
     play, key = _program(learner, episodes, stacked), stream_key(keys_of(seed), Stream.EVALUATION)
     fleet, params = jax.tree.map(np.asarray, (fleet, params))
     agents, devices = jax.tree.leaves(fleet)[0].shape[0], jax.local_devices()
+    # Blocks go to the devices in turn; dispatch is asynchronous, so all devices work before the first is read.
     blocks = []
     for i in range(-(-agents // BLOCK)):
-        ids = np.minimum(np.arange(i * BLOCK, (i + 1) * BLOCK), agents - 1)  # the last agent fills the block up
+        ids = np.minimum(np.arange(i * BLOCK, (i + 1) * BLOCK), agents - 1)  # pad with the last agent
         settings, acting = jax.tree.map(itemgetter(ids), (fleet, params if stacked else None))
         with jax.default_device(devices[i % len(devices)]):
             blocks.append(play(key, ids, settings, acting if stacked else params))
@@ -83,7 +85,7 @@ def greedy_episodes(
 
 
 def played(learner: Learner, fleet: PyTree, params: Params, episodes: int, seed: int, stacked: bool = False) -> Played:
-    """`greedy_episodes`, wherever the environment lives: compiled along, or stepped on the host."""
+    """Play greedy episodes as `greedy_episodes` does, in a compiled or a host environment."""
     if not isinstance(learner.environment, HostEnvironment):
         return greedy_episodes(learner, fleet, params, episodes, seed, stacked)
     from fedrl.engines.executors.host_evaluation import played_host
@@ -94,12 +96,12 @@ def played(learner: Learner, fleet: PyTree, params: Params, episodes: int, seed:
 def returns_of(
     learner: Learner, fleet: PyTree, params: Params, episodes: int, seed: int, stacked: bool = False
 ) -> Float[np.ndarray, "agents episodes"]:
-    """The undiscounted return of each greedy episode, wherever the environment lives."""
+    """Return the undiscounted return of each greedy episode, in a compiled or a host environment."""
     return played(learner, fleet, params, episodes, seed, stacked).returns
 
 
 class Game(NamedTuple):
-    """Where all episodes stand; each of `over` and `returned` is `[agents, episodes]`, each of `sums` `[agents]`."""
+    """State of all episodes of a block; `over` and `returned` are `[agents, episodes]`, each of `sums` `[agents]`."""
 
     time: jax.Array
     over: jax.Array
@@ -114,7 +116,7 @@ RESET, STEP, ACT = 0, 1, 2
 
 @cached_program
 def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, np.ndarray, PyTree, Params], Played]:
-    """The program for a block of agents with this learner, compiled at its first call on a device."""
+    """Return the program for a block of agents with this learner, compiled at its first call on a device."""
     environment = compiled(learner.environment)
     how = counting(environment.measures)
     reset = jax.vmap(environment.reset, (-1, None), -1, axis_size=episodes)
@@ -128,6 +130,7 @@ def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, n
         key: Key, env_params: PyTree, params: Params, time: jax.Array, state: PyTree, observation: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array, PyTree, dict[str, jax.Array]]:
         noise = environment.draw_step(jax.random.fold_in(jax.random.fold_in(key, STEP), time), (episodes,))
+        # A greedy policy may still be random (a Q-table draws among equal values), so acting has keys of its own.
         choice = jax.random.fold_in(jax.random.fold_in(key, ACT), time)
         timestep, state = move(noise, env_params, state, learner.act(choice, params, observation, True))
         values = step_values(how.parts, timestep.measures, environment)
@@ -145,6 +148,7 @@ def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, n
         def body(game: Game) -> Game:
             given = (keys, fleet, params, game.time, game.state, game.observation)
             observation, reward, done, state, values = advance(*given)
+            # Episodes that have ended are stepped along with the others, but no longer counted.
             returned = game.returned + jnp.where(game.over, 0.0, reward)
             playing, ends = ~game.over, ~game.over & (done | (game.time + 1 >= environment.max_steps))
             counted = {name: jnp.where(ends if name in how.last else playing, x, 0.0) for name, x in values.items()}

@@ -1,4 +1,4 @@
-"""What leaves the agents of an experiment, to whom, and what protects it: of a configuration, before anything runs."""
+"""What the agents of a configuration would send, to whom, and what protects it, without running anything."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from fedrl.federation.soundness import Outgoing
 
 
 def leaving(experiment: Experiment) -> list[Outgoing]:
-    """What leaves each agent in a round, and each server below another one; nothing if nobody communicates."""
+    """Return what each agent, and each server below another one, sends in a round; empty for isolated agents."""
     where = experiment.coordination
     return outgoing(experiment.federation, experiment.fleet, where.topology, where.scheduler, where.clock)
 
 
 def explained(experiment: Experiment) -> dict[str, Any]:
-    """The same as `fedrl explain --json` prints it; `size_bytes` is None where it varies."""
+    """Return the output of `fedrl explain --json`; `size_bytes` is None where it varies."""
     return {
         "name": experiment.config.name,
         "agents": experiment.config.federation.agents,

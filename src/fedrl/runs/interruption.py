@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as requests: what goes on is brought to an orderly end, wherever it was when they came."""
+"""Ctrl-C and SIGTERM as requests to stop: a run completes its round and writes its folder before it ends."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from types import FrameType
 
 @dataclass
 class Signalled:
-    """The number of the last signal that was heard, None before there is one."""
+    """The number of the last signal that was received; None before the first."""
 
     signal: int | None = None
 
 
 @contextmanager
 def interruptible(stop: threading.Event) -> Iterator[Signalled]:
-    """Inside the `with`, the first Ctrl-C or SIGTERM sets `stop`; a second one does what it always does.
+    """Inside the `with`, let the first Ctrl-C or SIGTERM set `stop`; a second one has its usual effect.
 
-    Outside the main thread no signal arrives, and nothing changes.
+    Outside the main thread Python delivers no signals, so nothing is changed.
     """
     heard = Signalled()
     if threading.current_thread() is not threading.main_thread():
@@ -34,6 +34,7 @@ def interruptible(stop: threading.Event) -> Iterator[Signalled]:
 
     def first(number: int, frame: FrameType | None) -> None:
         del frame
+        # Restoring the old handler lets the user end a round that hangs.
         heard.signal = number
         stop.set()
         signal.signal(number, before[signal.Signals(number)])

@@ -1,9 +1,9 @@
-"""From what components declare to numbers: of a round, of greedy episodes, and of a whole run.
+"""Compute declared measures of a round, of greedy episodes, and of a whole run.
 
-    Round --sums_in--> sums in its record --value_of--> its measures                                  curves, progress
+    RoundResult --sums_in--> sums in its record --value_of--> its measures                            curves, progress
                        sums of the last rounds, or of greedy episodes --summary_of--> summary.json    tables, studies
 
-The files hold sums beside values, so that whoever reads them can add up what belongs together before a number is made.
+Files contain sums beside values: a measure over several rounds is computed from added sums, not from averaged values.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
     from fedrl.runs.seed_result import SeedResult
 
 LAST = 0.1
-"""The share of a seed's rounds, the last ones, over which a summary adds up what is measured in training."""
+"""Fraction of a seed's rounds, the last ones, over which a summary adds the sums of training."""
 
 Sums = dict[str, dict[str, float]]
 
 
 def sums_in(measures: Declared, learner: Learner, seen: RoundResult, steps: np.ndarray) -> Sums:
-    """The sums behind each measure in a round, over its agents.
+    """Return the sums of each measure in a round, over its agents.
 
-    An agent with a number that is not finite is left out of that measure, and one whose update was refused of all that
-    are per local iteration or per round.
+    An agent with a number that is not finite is left out of that measure, and an agent whose update was rejected is
+    left out of all measures per local iteration or per round.
 
     Args:
-        measures: What is declared.
-        learner: Whose metrics they are, for messages.
+        measures: The declared measures.
+        learner: The learner that declares them, for messages.
         seen: The round; its metrics have an entry for every agent.
-        steps: Local steps of every agent.
+        steps: Local steps of every agent, `[agents]`.
     """
     trained = np.array(steps, float)
     trained[[rejection.agent for rejection in seen.rejected]] = 0.0
@@ -53,6 +53,7 @@ def sums_in(measures: Declared, learner: Learner, seen: RoundResult, steps: np.n
     found: Sums = {}
     for name, measure in measures.agents.items():
         parts = _parts(name, measure, columns, learner)
+        # A measure that counts for itself (episodes, steps of the environment) is valid even if the update is rejected.
         own = measure.count in seen.metrics
         table = np.stack([np.asarray(columns[part], np.float64) for part in parts])
         here = np.isfinite(table).all(0) & (table[parts.index(measure.count)] > 0) & (own | (trained > 0))
@@ -63,17 +64,17 @@ def sums_in(measures: Declared, learner: Learner, seen: RoundResult, steps: np.n
 
 
 def values_in(measures: Mapping[str, Measure], sums: Sums) -> dict[str, float | None]:
-    """What each measure comes to; None where it is not a finite number."""
+    """Return the value of each measure; None where it is not finite."""
     return {name: known(value_of(name, measures[name], found)) for name, found in sums.items()}
 
 
 def greedy_values(learner: Learner, sums: Mapping[str, np.ndarray], agents: np.ndarray) -> dict[str, float | None]:
-    """What the measures of an environment come to over the greedy episodes of some agents.
+    """Return the values of an environment's measures over the greedy episodes of some agents.
 
     Args:
-        learner: Whose environment it is.
+        learner: The learner with the environment.
         sums: As in `Played`.
-        agents: Which, `[agents]` bool.
+        agents: Mask of the agents, `[agents]` bool.
     """
     return {
         name: known(value_of(name, measure, {part: x[agents].sum() for part, x in sums.items()}))
@@ -83,7 +84,7 @@ def greedy_values(learner: Learner, sums: Mapping[str, np.ndarray], agents: np.n
 
 
 def agent_values(learner: Learner, sums: Mapping[str, np.ndarray]) -> dict[str, list[float | None]]:
-    """The same of each agent by itself."""
+    """Return the values of an environment's measures for each agent separately."""
     agents = len(next(iter(sums.values()), ()))
     each = [greedy_values(learner, sums, np.arange(agents) == k) for k in range(agents)]
     return {name: [values[name] for values in each] for name in evaluated(learner) if each}
@@ -95,16 +96,16 @@ def summary_of(
     records: Sequence[Mapping[str, Any]],
     seed_results: Mapping[str, Sequence[SeedResult]],
 ) -> dict[str, MeasureResult]:
-    """What each measure came to in the end, by each method, with an interval over seeds.
+    """Return the final value of each measure, by method, with an interval over seeds.
 
-    What greedy episodes have is that of the last evaluation. All else, except the return, is that of training: the sums
-    of the last tenth of each seed's rounds.
+    Measures of greedy episodes are those of the last evaluation. All others, except the return, are computed from the
+    sums of the last tenth of each seed's rounds.
 
     Args:
-        learner: Of the experiment.
-        measures: Of each method that trained.
-        records: Of all rounds.
-        seed_results: Where each seed of each method ended.
+        learner: Learner of the experiment.
+        measures: Declared measures of each method that trained.
+        records: Records of all rounds.
+        seed_results: Final results of each seed of each method.
     """
     found: dict[str, MeasureResult] = {}
     for name, measure in evaluated(learner).items():
@@ -120,6 +121,7 @@ def summary_of(
         rows = [record for record in records if record["method"] == method and "sums" in record]
         last = [_last([r["sums"] for r in rows if r["seed"] == each.seed]) for each in seed_results.get(method, ())]
         for name, measure in here.all.items():
+            # A measure of greedy episodes has its value already, and the return is `final_return`.
             if name == RETURN or name in evaluated(learner):
                 continue
             sums = [added([each[name] for each in kept if name in each]) for kept in last]
@@ -130,7 +132,7 @@ def summary_of(
 
 
 def known(value: float | np.floating) -> float | None:
-    """A number for a file; one that is not finite is none."""
+    """Return a number for a file; None if it is not finite."""
     return float(value) if math.isfinite(value) else None
 
 
@@ -139,7 +141,7 @@ def _described(measure: Measure, source: Any) -> MeasureResult:
 
 
 def _greedy(name: str, measure: Measure, ended: Sequence[SeedResult]) -> tuple[list[float | None], list[float | None]]:
-    """The value of each seed over the agents that no seed leaves out, and of each of those over the seeds."""
+    """Return the value of each seed over the agents that no seed leaves out, and that of each agent over the seeds."""
     seeds, agents = shared_by_all([seed_result.greedy for seed_result in ended])
     each = [seed_result.sums if there else None for seed_result, there in zip(ended, seeds, strict=True)]
 

@@ -1,10 +1,10 @@
-"""Methods that take no rounds of their own: they go on from what another one ended with, and are evaluated once.
+"""Methods without rounds of their own: they start from the final state of another method, and are evaluated once.
 
 independent --mean of the parameters------> average_once
 independent --mean of the policies--------> mixture
 federated ----local iterations, alone-----> fine_tuned
 
-An agent that learned nothing by itself, or holds what is not finite, has no part in a mean or a mixture.
+Agents that learned nothing, or whose parameters are not finite, are left out of means and mixtures.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ AVERAGE_ONCE, FINE_TUNED, MIXTURE = "average_once", "fine_tuned", "mixture"
 
 
 def averaged(session: Session, independent: Sequence[SeedResult]) -> list[SeedResult]:
-    """The parameter mean of independent agents that have learned, evaluated in the environment of each."""
+    """Evaluate the mean parameters of the independent agents that have learned, in the environment of each agent."""
 
     def mean(learned: Params) -> Policies:
+        # In float64: sums of float32 over many agents would lose digits.
         params = jax.tree.map(lambda leaf: leaf.mean(0, dtype=np.float64).astype(leaf.dtype), learned)
         return Policies(params, False, params)
 
@@ -42,9 +43,9 @@ def averaged(session: Session, independent: Sequence[SeedResult]) -> list[SeedRe
 
 
 def mixed(session: Session, independent: Sequence[SeedResult]) -> list[SeedResult]:
-    """The policies of independent agents that have learned acting together in the environment of each.
+    """Evaluate the mixture of the policies of the independent agents that have learned, in each agent's environment.
 
-    No parameters are averaged. Every agent sends its policy and gets those of all.
+    No parameters are averaged. Every agent sends its policy once and receives those of all agents.
     """
     together = mixture(session.experiment.learner)
     agents = session.experiment.config.federation.agents
@@ -62,9 +63,9 @@ def _put_together(
     made_of: Callable[[Params], Policies],
     copies: int,
 ) -> list[SeedResult]:
-    """Evaluate what is made of the policies that independent agents ended with, those left out that never learned.
+    """Evaluate `made_of` the final policies of the independent agents, without those that never learned.
 
-    All of them travel up once, and so many times down.
+    Each policy is sent up once; the policies of all are sent down `copies` times.
     """
     method = next(m for m in session.experiment.methods if m.name == "independent")
     ended = []
@@ -85,7 +86,7 @@ def _put_together(
 
 
 class Communicated(NamedTuple):
-    """What a method sends that takes no rounds."""
+    """Bytes and messages of a method without rounds."""
 
     bytes_up: int = 0
     bytes_down: int = 0
@@ -94,18 +95,19 @@ class Communicated(NamedTuple):
 
 
 def fine_tuned(session: Session, simulation: Simulation, federated: Sequence[SeedResult]) -> list[SeedResult]:
-    """Every agent of the federation after so many more local iterations of its own.
+    """Fine-tune every agent of the federation alone, and evaluate it.
 
     Args:
-        session: Whose experiment says how many.
-        simulation: Of the federation.
-        federated: Where its seeds ended; their checkpoints have the agents.
+        session: The run; `evaluation.fine_tune` of its configuration is the number of local iterations.
+        simulation: Simulation of the federation.
+        federated: Final results of its seeds; the states of agents are read from their checkpoints.
     """
     spent = {r["seed"]: r["environment_steps"] for r in session.folder.records() if r["method"] == "federated"}
     ended = []
     for before in federated:
         run_state = simulation.init(before.seed)
         run_state = checkpoint.load(session.folder.checkpoint("federated", before.seed), run_state)
+        # Every agent starts from the last broadcast, like an agent that receives the final model.
         states = simulation.states_of(simulation.adopt(run_state))
         history = History(FINE_TUNED, before.seed, communicates=False)
         rejections: dict[str, list[int]] = {}
@@ -127,21 +129,22 @@ def fine_tuned(session: Session, simulation: Simulation, federated: Sequence[See
 def tuned(
     experiment: Experiment, states: PyTree, seed: int, note: Callable[[RoundResult], None] | None = None
 ) -> Params:
-    """What each agent acts with after `evaluation.fine_tune` local iterations, from what its learner remembers.
+    """Return the parameters with which each agent acts after `evaluation.fine_tune` local iterations alone.
 
-    Nothing is exchanged and nothing steers the agents any more: they learn as independent agents do. Optimisers go on
-    from where they are.
+    Agents learn as independent agents do, without communication and without corrections such as FedProx. Optimisers
+    keep their state.
 
     Args:
-        experiment: Which says how many iterations.
-        states: Of the agents' learners, a leading agent axis on every leaf.
-        seed: Of the run.
-        note: Told of each round.
+        experiment: The experiment with the number of iterations.
+        states: States of the agents' learners, a leading agent axis on every leaf.
+        seed: Seed of the run.
+        note: Function that is called with each round.
 
     Reference: Yu et al. (2020), https://arxiv.org/abs/2002.04758
     """
     config, most = experiment.config, experiment.federation.local_steps
     whole, rest = divmod(config.evaluation.fine_tune, most)
+    # A round of the federation has at most `most` local steps, so the rest needs a round of its own.
     for i, (steps, rounds) in enumerate([(most, whole)] * (whole > 0) + [(rest, 1)] * (rest > 0)):
         keys, work = keys_below(keys_of(seed), Stream.TUNING, i), (steps,) * config.federation.agents
         method = alone(FINE_TUNED, config, experiment.learner, experiment.federation, experiment.fleet, work)
@@ -163,7 +166,7 @@ def _tell(
     sent: Communicated = Communicated(),
     rejections: Mapping[str, list[int]] | None = None,
 ) -> None:
-    """The one record of a method that takes no rounds."""
+    """Emit the only record of a method without rounds."""
     record: RoundRecord = {
         "seed": ended.seed,
         "method": method,
@@ -176,7 +179,7 @@ def _tell(
         "bytes_up": sent.bytes_up,
         "bytes_down": sent.bytes_down,
         "messages_up": sent.messages_up,
-        "messages_down": sent.messages_down,  # each with the parameters of all
+        "messages_down": sent.messages_down,  # each with the parameters of all agents
         "rejected": sum(map(len, rejections.values())) if rejections else 0,
         "seconds": 0.0,
         "greedy": ended.greedy,

@@ -1,4 +1,4 @@
-"""A trained run, read back from its folder."""
+"""Read a trained run from its folder."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fedrl.records import checkpoint, folder
 
 @dataclass(frozen=True)
 class Trained:
-    """The experiment of a run folder and the parameters that its agents ended with.
+    """The experiment of a run folder and the final parameters of its agents.
 
     Attributes:
-        experiment: Rebuilt from `config.toml`.
-        params: By seed: of one policy for all agents, or of one per agent.
+        experiment: The experiment, built from `config.toml`.
+        params: By seed, parameters of one policy for all agents, or of one per agent.
         stacked: Whether every leaf has a leading agent axis.
     """
 
@@ -32,10 +32,10 @@ class Trained:
 
 
 def trained(path: Path) -> Trained:
-    """Read a run folder.
+    """Return the experiment and the parameters of a run folder.
 
     Raises:
-        RunError: There is no run, it has no parameters, or they do not fit the experiment.
+        RunError: It is no run folder, it has no parameters, or they do not fit the experiment.
     """
     place = folder.open_folder(path)
     experiment = build(load(place.path / folder.CONFIG))
@@ -45,7 +45,8 @@ def trained(path: Path) -> Trained:
     if stacked:
         agents = experiment.config.federation.agents
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((agents, *leaf.shape), leaf.dtype), like)
+    # An interrupted run has the parameters of some seeds only.
     seeds = [s for s in experiment.config.seed_list if any(name.startswith(f"seed{s}/") for name in arrays)]
     if not seeds:
-        raise RunError(f"{path} holds no parameters: no seed got through a round. Continue it with fedrl run --resume.")
+        raise RunError(f"{path} has no parameters: no seed completed a round. Continue it with fedrl run --resume.")
     return Trained(experiment, {seed: checkpoint.unnamed(arrays, f"seed{seed}", like) for seed in seeds}, stacked)

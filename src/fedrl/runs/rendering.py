@@ -1,4 +1,4 @@
-"""Films of a policy: one greedy episode, frame by frame, as the environment draws itself (extra `render`)."""
+"""Animated GIF of a policy: one greedy episode, drawn by the environment's `picture` (extra `render`)."""
 
 from __future__ import annotations
 
@@ -16,26 +16,34 @@ from fedrl.records.files import write_atomically
 
 
 def render(learner: Learner, env_params: PyTree, params: Params, key: Key, target: Path) -> float:
-    """Film one greedy episode as an animated GIF and return what it earned.
+    """Write one greedy episode as an animated GIF and return its undiscounted return.
+
+    Args:
+        learner: The learner whose `act` chooses actions.
+        env_params: Parameters of one environment.
+        params: Parameters of the policy.
+        key: Random key of the episode.
+        target: File to write.
 
     Raises:
-        ConfigError: There is no picture of this environment, or Pillow is missing.
+        ConfigError: The environment has no picture, or Pillow is missing.
         RunError: The file can't be written.
     """
     picture = _picture(learner.environment)
     states, returned = episode(learner, env_params, params, key)
-    stride = max(1, len(states) // 250)
+    stride = max(1, len(states) // 250)  # long episodes skip frames, so that the file stays small
     frames = [picture.frame(state, env_params) for state in states[::stride]]
     film = io.BytesIO()
     frames[0].save(
         film, format="GIF", save_all=True, append_images=frames[1:], duration=picture.pause_ms * stride, loop=0
     )
+    # Rendered in memory first, so that an error leaves no broken file.
     write_atomically(target, film.getvalue(), "Name another file.")
     return returned
 
 
 def episode(learner: Learner, env_params: PyTree, params: Params, key: Key) -> tuple[list[Any], float]:
-    """The states of one greedy episode, on the host, and its return."""
+    """Return the states of one greedy episode, on the host, and its return."""
     environment = compiled(learner.environment)
     step = jax.jit(
         lambda k, policy, state, seen: environment.step(
@@ -58,10 +66,10 @@ def episode(learner: Learner, env_params: PyTree, params: Params, key: Key) -> t
 
 
 def _picture(environment: AnyEnvironment) -> Picture:
-    """How the environment is drawn."""
+    """Return the environment's picture, or refuse an environment without one."""
     if isinstance(environment, HostEnvironment) or environment.picture is None:
         raise ConfigError(
-            f"There is no picture of {environment!r}. An environment says itself how it is drawn "
-            "(Environment.picture); cartpole() and gridworld() do."
+            f"There is no picture of {environment!r}. An environment has to declare how it is drawn, in "
+            "Environment.picture. Film cartpole() or gridworld(), or give the environment a picture."
         )
     return environment.picture

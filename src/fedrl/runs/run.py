@@ -1,12 +1,12 @@
-"""Run an experiment: every seed of every method, with records, checkpoints and a summary on the way.
+"""Run an experiment: every seed of every method, with records, checkpoints and a summary.
 
 Experiment --> for each method: [seed 0 | worker 0] [seed 1 | worker 1] ... --> RoundRecord --> records.jsonl, sinks
                                       |                                     --> checkpoint
                                       +--> final params --> greedy returns --> summary.json, params.safetensors, report
 
-Seeds of one method share one compiled program; the first seed compiles it while the others wait. Nothing a seed
-computes depends on the others, on the number of workers or on when checkpoints are written, so a resumed run is
-bit-identical to an uninterrupted one, unless its environment is stepped on the host.
+Seeds of one method share one compiled program; the first seed compiles it while the others wait. The results of a seed
+do not depend on other seeds, on the number of workers or on the times of checkpoints, so a resumed run is bit-identical
+to an uninterrupted one, unless its environment is stepped on the host.
 """
 
 from __future__ import annotations
@@ -49,25 +49,24 @@ def run(
 ) -> Summary:
     """Run an experiment and write its run folder.
 
-    Ctrl-C and SIGTERM end it early with a complete folder; `resume` goes on from there.
+    Ctrl-C and SIGTERM end it early with a complete folder, which `resume` continues. An error after the first round is
+    raised after the summary, the parameters and the report of the rounds before it are written; an earlier error leaves
+    no folder.
 
     Args:
-        source: A configuration, a dictionary of the same shape, or the path of an `experiment.toml`.
+        source: A configuration, a dictionary of its tables, or the path of an `experiment.toml`.
         out: The run folder to make; `runs/<name>-<time>` by default.
-        overrides: Such as "learner.clip=0.1".
-        sinks: Functions that are told each event of the run.
-        stop: Set it to end the run early, as Ctrl-C does.
+        overrides: Changes of the configuration, such as "learner.clip=0.1".
+        sinks: Functions that are called with each event of the run.
+        stop: An event that ends the run early when it is set, as Ctrl-C does.
 
     Returns:
-        What `summary.json` holds.
+        The content of `summary.json`.
 
     Raises:
         ConfigError: The configuration is wrong.
-        UnsoundError: The parts do not go together.
-        RunError: The folder holds a run already, another process writes to it, or it can't be written to.
-
-    An error after the first round is raised when the summary, the parameters and the report of the rounds before it
-    are written; one before that leaves no folder.
+        UnsoundError: Its parts can't be combined.
+        RunError: The folder already contains a run, another process writes to it, or it is not writable.
     """
     configure_jax()
     started = time.perf_counter()
@@ -79,14 +78,21 @@ def run(
 
 
 def resume(path: Path | str, *, sinks: Sequence[Sink] = (), stop: threading.Event | None = None) -> Summary:
-    """Continue the run in a folder from its last checkpoints, bit for bit as if it had never stopped.
+    """Continue the run in a folder from its last checkpoints, bit-identical to an uninterrupted run.
 
-    What an environment outside of compiled programs remembers can't be saved: there the run goes on from the same
-    round with the same parameters and new episodes, so it is another run than the uninterrupted one, though always
-    the same.
+    The state of an environment outside compiled programs can't be saved: such a run continues from the same round with
+    the same parameters and new episodes, so it differs from the uninterrupted run, but is reproducible.
+
+    Args:
+        path: The run folder.
+        sinks: Functions that are called with each event of the run.
+        stop: An event that ends the run early when it is set, as Ctrl-C does.
+
+    Returns:
+        The content of `summary.json`.
 
     Raises:
-        RunError: The folder holds no run or that of another version, is damaged, or another process writes to it.
+        RunError: The folder contains no run or one of another version, is damaged, or another process writes to it.
     """
     configure_jax()
     started = time.perf_counter()
@@ -99,6 +105,7 @@ def resume(path: Path | str, *, sinks: Sequence[Sink] = (), stop: threading.Even
             for method in experiment.methods
             for seed in experiment.config.seed_list
         }
+        # Records after a seed's last checkpoint are dropped: their rounds are run again, to the same bits.
         found = place.keep(lambda record: record["round"] <= rounds.get((record["method"], record["seed"]), 0))
         return _conduct(experiment, place, sinks, started, stop, found.notes())
 
@@ -111,7 +118,7 @@ def _conduct(
     stop: threading.Event | None,
     notes: Sequence[str] = (),
 ) -> Summary:
-    """Run all methods, then write down what came of it; on a signal or a failure, as far as they got."""
+    """Run all methods, then write the results; after a signal or a failure, those of the completed rounds."""
     listeners = [*sinks, *_tensorboard(experiment.config, place)]
     session = Session(experiment, place, listeners, Timing(started), stop or threading.Event(), notes)
     with interruptible(session.stop) as heard:
@@ -120,13 +127,13 @@ def _conduct(
             return _finish(session, seed_results, heard)
         kept = False
         if place.records():
-            with contextlib.suppress(Exception):  # what has stopped the run may also stop this, as a full disk does
+            with contextlib.suppress(Exception):  # the cause of the failure, such as a full disk, may affect this, too
                 kept = bool(_finish(session, seed_results, heard))
         raise _told(session.failure, place, kept)
 
 
 def _told(failure: Exception, place: RunFolder, kept: bool) -> Exception:
-    """The error that ended a run, and where that which was done before is."""
+    """Return the error that ended a run, with the folder of the rounds before it."""
     if not kept:
         return failure
     where = f"The rounds before that are kept, with their summary, parameters and report, in {place.path}."
@@ -139,7 +146,7 @@ def _told(failure: Exception, place: RunFolder, kept: bool) -> Exception:
 
 
 def _methods(session: Session) -> dict[str, list[SeedResult]]:
-    """Run one method after the other."""
+    """Run one method after the other, and those that start from its final state."""
     experiment, config = session.experiment, session.experiment.config
     session.tell(
         Start(
@@ -160,9 +167,11 @@ def _methods(session: Session) -> dict[str, list[SeedResult]]:
     programs: list[tuple[Method, list[Program]]] = []
     try:
         for method in experiment.methods:
+            # Independent agents may run in the federation's simulation, or at least reuse its compiled program.
             shared = [ready for known, ready in programs if in_one_simulation(known, method)]
             ready = shared[0] if shared else [Program(each) for each in simulations(experiment, method)]
             if any(in_one_program(experiment, known, method) for known, _ in programs):
+                # The federation has compiled this program already, so no seed has to wait for it.
                 for program in ready:
                     program.compiled.set()
             programs.append((method, ready))
@@ -178,6 +187,7 @@ def _methods(session: Session) -> dict[str, list[SeedResult]]:
     except Exception as fault:
         session.fail(fault)
     finally:
+        # Host environments have worker processes, which have to end also after an error.
         for _, open_folder in programs:
             for program in open_folder:
                 program.simulation.close()
@@ -203,6 +213,7 @@ def _finish(session: Session, seed_results: dict[str, list[SeedResult]], heard: 
         from fedrl.report import write_report
 
         report = str(write_report([place.path], place.path / folder.REPORT))
+    # Last of all: a folder with a summary and without checkpoints counts as complete.
     if not session.stopping:
         place.forget_checkpoints()
     end = End(event="end", summary=summary, folder=str(place.path), report=report)

@@ -1,4 +1,4 @@
-"""Where one seed of one method ended."""
+"""The final result of one seed of one method."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedrl.core.types import Params
 
 
 class Omission(NamedTuple):
-    """What a seed of a method goes without; the fields are those of `LeftOut`."""
+    """Agents that a seed of a method leaves out; the fields are those of `LeftOut`."""
 
     what: Literal["return", "policy", "everything"]
     agents: tuple[int, ...]
@@ -20,19 +20,19 @@ class Omission(NamedTuple):
 
 
 class SeedResult(NamedTuple):
-    """Where one seed of one method got to.
+    """The final result of one seed of one method.
 
     Attributes:
-        seed: Of the run.
-        round: The last one.
-        params: Of one policy for all agents, or of one per agent (`stacked`).
+        seed: Seed of the run.
+        round: Number of its last round.
+        params: Parameters of one policy for all agents, or of one per agent (`stacked`).
         stacked: Whether every leaf has a leading agent axis.
-        greedy: Mean greedy return of each agent in its own environment.
-        held_out: The same in each environment that no agent trained in.
-        unlearned: Agents whose parameters are none to go on from, and why.
-        left_out: Why a greedy return is None, and whose policies are not among these.
-        held_out_left_out: The same of `held_out`.
-        sums: What the environment measures, over the greedy episodes of each agent, as in `Played`; empty if nobody has
+        greedy: Mean greedy return of each agent in its own environment; None if it has none.
+        held_out: The same in each environment in which no agent trained.
+        unlearned: Agents whose parameters are not the result of learning, with the reason.
+        left_out: Agents without a greedy return, or without a part in the policy, with the reason.
+        held_out_left_out: The same for `held_out`.
+        sums: Measures of the environment over the greedy episodes of each agent, as in `Played`; empty if no agent has
             a policy.
     """
 

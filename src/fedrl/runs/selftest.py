@@ -1,4 +1,4 @@
-"""A few seconds of training that tell whether fedrl works on this machine."""
+"""The self-test of `fedrl doctor`: a few seconds of training with a known result."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ AGENTS, ROUNDS, BEST = 3, 12, 0.96
 
 
 def self_test() -> list[str]:
-    """What is wrong, a sentence each; nothing if all is well.
+    """Return a sentence for each fault; an empty list if the test passed.
 
-    Three agents learn together to walk down a corridor. The result must be finite, right, and the same for another
-    order of agents on other devices.
+    Three agents learn to walk along a corridor. The result has to be finite, optimal, and bit-identical for another
+    order of agents on another device.
     """
     environment = gridworld("S...G")
     learner = q_table(environment, learning_rate=0.5, epsilon=0.5, num_envs=4, num_steps=16)
@@ -39,15 +39,16 @@ def self_test() -> list[str]:
             run_state, _ = simulation.round(run_state)
         return jax.tree.map(np.asarray, run_state.server.params)
 
+    # The reverse order on the last device: exact sums make both irrelevant, unless the compiler breaks them.
     params, again = train(range(AGENTS), devices[:1]), train(range(AGENTS)[::-1], devices[-1:])
     faults = []
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
-        faults.append("Trained parameters are not finite. The compiler or the processor miscalculates.")
+        faults.append("Trained parameters are not finite. The compiler or the processor gives wrong results.")
     if _digest(params) != _digest(again):
         faults.append("Training in another order of agents gave other parameters. Results will not be reproducible.")
     earned = float(greedy_returns(learner, agents, params, 8, 0).mean())
     if not abs(earned - BEST) < 1e-3:
-        faults.append(f"The agents earned {earned:g} where {BEST} is to be had. They do not learn.")
+        faults.append(f"The agents' return is {earned:g}, and the optimum is {BEST}. They do not learn.")
     return faults
 
 

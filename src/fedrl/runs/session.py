@@ -1,4 +1,4 @@
-"""What the seeds of a run share while it goes on, and what becomes of each."""
+"""State that the seeds of a run share, the evaluation of each, and the record of a round."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ NO_RETURN = "its environment gave a return that is not finite"
 
 
 class Policies(NamedTuple):
-    """What is evaluated.
+    """The policies to evaluate.
 
     Attributes:
-        acting: What agents act with: parameters of one policy for all of them, or of one per agent (`stacked`).
+        acting: Parameters with which agents act: of one policy for all of them, or of one per agent (`stacked`).
         stacked: Whether every leaf has a leading agent axis.
-        common: The policy of an agent that never trained, if there is one: what the server holds.
-        actor: Whose `act` takes these parameters; by default the experiment's learner.
-        unlearned: Agents that have learned nothing, and why: theirs is no policy of this method.
-        without: Agents whose policies went into none of this, and why.
-        failed: Why nobody has a policy; empty if somebody has.
+        common: Parameters of the server's policy, for agents that never trained; None if there is none.
+        actor: The learner whose `act` takes these parameters; by default the experiment's.
+        unlearned: Agents that have learned nothing, with the reason: they have no policy of this method.
+        without: Agents that have no part in these policies, with the reason.
+        failed: Why there is no policy at all; empty if there is one.
     """
 
     acting: Params
@@ -59,17 +59,19 @@ class Policies(NamedTuple):
 
 @dataclass
 class Session:
-    """What the seeds of a run share while it goes on.
+    """State that the seeds of a run share. Seeds run in threads, so events and evaluations are behind locks.
 
     Attributes:
-        experiment: What is run.
-        folder: Where it is written down.
-        sinks: Who is told.
-        timing: Where the time went.
-        stop: Set by whoever wants the run to end early.
-        notes: What is wrong with the folder that is gone on with, a sentence each.
-        failure: The first error of a seed; the others stop after their round, and what was done is kept.
-        measures: What each method measures that has begun to train.
+        experiment: The experiment.
+        folder: The run folder.
+        sinks: Functions that are called with each event.
+        timing: Time spent compiling and training.
+        stop: An event that ends the run after the current rounds.
+        notes: Defects of a resumed folder, a sentence each.
+        failure: The first error of a seed; the others then stop after their round, and their results are kept.
+        measures: Declared measures of each method that has started to train.
+        talking: Lock of events and records.
+        evaluating: Lock of evaluations, which already use all devices.
     """
 
     experiment: Experiment
@@ -85,17 +87,18 @@ class Session:
 
     @property
     def stopping(self) -> bool:
-        """Whether seeds end after the round they are in."""
+        """Whether seeds end after their current round."""
         return self.stop.is_set() or self.failure is not None
 
     def fail(self, fault: Exception) -> None:
-        """Remember the first error, which ends the run."""
+        """Store the first error, which ends the run."""
         with self.talking:
             self.failure = fault if self.failure is None else self.failure
 
     def tell(self, event: Event) -> None:
-        """Hand an event to every sink; a round is written down first."""
+        """Pass an event to every sink, after writing it if it is a record of a round."""
         with self.talking:
+            # The record is on file before a sink shows it, so a sink that fails loses nothing.
             if "event" not in event:
                 self.folder.append(event)
             for sink in self.sinks:
@@ -103,12 +106,12 @@ class Session:
 
 
 def reason_of(fault: Exception) -> str:
-    """An error in a sentence; one that fedrl did not raise on purpose, with its kind."""
+    """Return an error as a sentence; with its type, if it is not one of fedrl's own."""
     return str(fault) if isinstance(fault, FedrlError) else f"{type(fault).__name__}: {fault}"
 
 
 def seed_result(session: Session, seed: int, number: int, policies: Policies) -> SeedResult:
-    """Evaluate where a seed got to."""
+    """Evaluate the final policies of a seed."""
     unseen = session.experiment.held_out
     policies = sound(policies)
     own, sums = evaluation(session, seed, policies)
@@ -116,6 +119,7 @@ def seed_result(session: Session, seed: int, number: int, policies: Policies) ->
     held_out: list[float | None] = []
     unseen_left_out: tuple[Omission, ...] = ()
     if unseen is not None and policies.common is not None:
+        # Held-out environments have no agent, so reasons about single agents do not apply to them.
         common = policies._replace(acting=policies.common, stacked=False, unlearned={}, without={})
         held_out = greedy(session, seed, common, unseen)
         unseen_left_out = _omissions(common, held_out)
@@ -124,9 +128,9 @@ def seed_result(session: Session, seed: int, number: int, policies: Policies) ->
 
 
 def sound(policies: Policies) -> Policies:
-    """The same policies, those that are not finite named as such; nobody acts with one of them.
+    """Return the policies, with those that are not finite marked as unlearned.
 
-    Where each agent has its own, zeros take the place of what is not finite, so that all can still be played at once.
+    If each agent has its own policy, zeros replace those that are not finite, so that all can be played in one program.
     """
     if policies.failed:
         return policies
@@ -143,9 +147,9 @@ def sound(policies: Policies) -> Policies:
 
 
 def greedy(session: Session, seed: int, policies: Policies, fleet: Any = None) -> list[float | None]:
-    """Mean greedy return in each environment of a fleet, by default the agents' own.
+    """Return the mean greedy return in each environment of a fleet, by default the agents' own.
 
-    None where there is no policy to act with, and where a return is not finite.
+    It is None where there is no policy, and where the return of an episode is not finite.
     """
     return evaluation(session, seed, policies, fleet)[0]
 
@@ -153,7 +157,7 @@ def greedy(session: Session, seed: int, policies: Policies, fleet: Any = None) -
 def evaluation(
     session: Session, seed: int, policies: Policies, fleet: Any = None
 ) -> tuple[list[float | None], dict[str, np.ndarray]]:
-    """The same, and the sums of what the environment measures, as in `Played`; none if nobody has a policy."""
+    """Return greedy returns as `greedy` does, and the sums of measures as in `Played`; empty without a policy."""
     experiment = session.experiment
     episodes = experiment.config.evaluation.episodes
     where = experiment.fleet if fleet is None else fleet
@@ -161,6 +165,7 @@ def evaluation(
     policies = sound(policies)
     if policies.failed:
         return [None] * jax.tree.leaves(where)[0].shape[0], {}
+    # One at a time: an evaluation already uses all devices.
     with session.evaluating:
         found: Played = played(actor, where, policies.acting, episodes, seed, policies.stacked)
     means = enumerate(mean_returns(found.returns))
@@ -168,13 +173,13 @@ def evaluation(
 
 
 def mean_returns(returns: np.ndarray) -> np.ndarray:
-    """The mean over the episodes of each agent, in float64; not finite where one of them is not."""
-    with np.errstate(invalid="ignore"):  # infinities of both signs
+    """Return the mean over the episodes of each agent, in float64; not finite where one of them is not."""
+    with np.errstate(invalid="ignore"):  # infinities of both signs have no sum
         return returns.mean(axis=1, dtype=np.float64)
 
 
 def _omissions(policies: Policies, returns: Sequence[float | None]) -> tuple[Omission, ...]:
-    """Who has no return, or no part in the policy, by the reason."""
+    """Return the agents without a return, or without a part in the policy, by reason."""
     if policies.failed:
         return (Omission("everything", (), policies.failed),)
     missing = {k: policies.unlearned.get(k, NO_RETURN) for k, value in enumerate(returns) if value is None}
@@ -190,9 +195,9 @@ def _omissions(policies: Policies, returns: Sequence[float | None]) -> tuple[Omi
 def record_of(
     method: Method, seed: int, number: int, seen: RoundResult, seconds: float, measures: Declared | None = None
 ) -> RoundRecord:
-    """What is written down of one round.
+    """Return the record of one round.
 
-    Means over agents leave out who was refused in it: what those measured is zero, and stands for nothing.
+    Means over agents leave out rejected agents: the engine sets their metrics to zero.
     """
     learner = method.federation.learner
     measures = declared(learner, {}) if measures is None else measures
@@ -231,7 +236,7 @@ def record_of(
 
 
 def _loss(seen: RoundResult, steps: np.ndarray) -> float | None:
-    """The mean over the agents that trained and were not refused."""
+    """Return the mean loss over the agents that trained and were not rejected."""
     loss = seen.metrics.get("loss")
     if loss is None:
         return None
@@ -242,14 +247,14 @@ def _loss(seen: RoundResult, steps: np.ndarray) -> float | None:
 
 
 def steps_of(method: Method, seen: RoundResult) -> int:
-    """Environment steps of all agents in a round."""
+    """Return the environment steps of all agents in a round."""
     if seen.steps is None:
         return method.steps_per_round
     return method.federation.learner.samples * int(seen.steps.sum())
 
 
 def steps_until(method: Method, number: int, seen: RoundResult) -> int:
-    """Environment steps of all agents since this seed of the method began."""
+    """Return the environment steps of all agents since this seed of the method began."""
     if seen.iterations is None:
         return number * method.steps_per_round
     return method.federation.learner.samples * seen.iterations
@@ -257,7 +262,7 @@ def steps_until(method: Method, number: int, seen: RoundResult) -> int:
 
 @dataclass
 class Timing:
-    """Where the time of a run went."""
+    """Time that a run has spent compiling and training, in seconds."""
 
     started: float
     compile_s: float = 0.0
@@ -266,6 +271,6 @@ class Timing:
     _lock: AbstractContextManager[Any] = field(default_factory=threading.Lock, repr=False)
 
     def add_steps(self, steps: int) -> None:
-        """Count the environment steps of a round that compiled nothing."""
+        """Count the environment steps of a round without a compilation."""
         with self._lock:
             self.steps += steps

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def simulation_of(experiment: Experiment, method: Method, devices: Sequence[jax.Device] | None = None) -> Simulation:
-    """Prepare a method for simulation, on all devices by default; baselines exchange nothing, and have no time."""
+    """Return the simulation of a method, on all devices by default; baselines are isolated agents without a clock."""
     where, federated = experiment.coordination, method.name == "federated"
     block = experiment.config.federation.block
     return simulate(
@@ -33,12 +33,12 @@ def simulation_of(experiment: Experiment, method: Method, devices: Sequence[jax.
 
 
 def in_one_simulation(one: Method, other: Method) -> bool:
-    """Whether two methods run in the same simulation."""
+    """Return whether two methods run in the same simulation."""
     return one.federation is other.federation and one.communicates == other.communicates
 
 
 def in_one_program(experiment: Experiment, one: Method, other: Method) -> bool:
-    """Whether two methods run the same compiled program: agents of one server, or of none, that are added up."""
+    """Return whether two methods run the same compiled program: one that returns sums of updates."""
     where = experiment.coordination
     summed = where.neighbours is None and not where.scheduler.mixed and where.scheduler.upload_budget is None
     return one.federation is other.federation and summed and where.scheduler.schedule.mixing == 1.0

@@ -1,4 +1,4 @@
-"""The outcome of a run in one record: `summary.json`."""
+"""Compute the summary of a run: `summary.json`."""
 
 from __future__ import annotations
 
@@ -38,12 +38,21 @@ def summarise(
     timing: Timing,
     measures: Mapping[str, Declared],
 ) -> Summary:
-    """Put the outcome of all seeds and methods together."""
+    """Return the summary of all seeds and methods.
+
+    Args:
+        experiment: The experiment.
+        records: Records of all rounds.
+        seed_results: Final results of each seed, by method.
+        timing: Time spent compiling and training.
+        measures: Declared measures, by method.
+    """
     federated = seed_results.get("federated", [])
     settings = _settings(experiment)
     baselines = [name for name in seed_results if name != "federated" and seed_results[name]]
     ours = [record for record in records if record["method"] == "federated"]
     sent = [record for record in ours if record["seed"] == experiment.config.seed_list[0]]
+    # Environment steps of records are cumulative, so the last record of a seed has its total.
     last: dict[tuple[str, int], int] = {}
     for record in records:
         if record["method"] not in WITHOUT_ROUNDS:
@@ -100,7 +109,7 @@ def summarise(
 
 
 def _finite(value: Any) -> Any:
-    """The same, with None for numbers that are not finite: a file of JSON has no word for them."""
+    """Return the value with None for numbers that are not finite, which JSON lacks."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -114,16 +123,16 @@ def _model_bytes(experiment: Experiment) -> int:
 
 
 def _parts(experiment: Experiment) -> list[Any]:
-    """What was used and has a source."""
+    """Return the components that may have a reference."""
     where = experiment.coordination
     return [experiment.federation, experiment.selection, experiment.local_steps, *where.parts]
 
 
 def over_seeds(returns: Sequence[Sequence[float | None]]) -> Range:
-    """Mean over agents of each seed, then the interquartile mean over seeds with its interval.
+    """Return the interquartile mean over seeds, with its interval, of the mean over agents of each seed.
 
-    A seed without any return is left out, and so is an agent that lacks one in any other seed, from all of them. All
-    numbers are None where nothing remains.
+    A seed without any return is left out, and so is, in all seeds, an agent that lacks one in any other seed. All
+    numbers are None if none remain.
     """
     if not returns:
         return {"mean": None, "low": None, "high": None}
@@ -131,7 +140,7 @@ def over_seeds(returns: Sequence[Sequence[float | None]]) -> Range:
 
 
 def revision() -> str | None:
-    """The commit of the source code fedrl runs from, with "+" if files were changed; None outside a repository."""
+    """Return the commit of fedrl's source code, with "+" if files were changed; None outside a repository."""
     here = Path(__file__).resolve().parent
     try:
         head = subprocess.run(
@@ -150,7 +159,7 @@ def revision() -> str | None:
 
 
 def _agents(seed_results: Sequence[SeedResult]) -> list[AgentResult]:
-    """The mean over seeds of each agent's greedy return."""
+    """Return the mean over seeds of each agent's greedy return."""
     if not seed_results:
         return []
     table = np.asarray([seed_result.greedy for seed_result in seed_results], float)
@@ -160,7 +169,7 @@ def _agents(seed_results: Sequence[SeedResult]) -> list[AgentResult]:
 
 
 def _left_out(seed_results: Mapping[str, Sequence[SeedResult]]) -> dict[str, list[LeftOut]]:
-    """What each method goes without, seeds that go without the same together."""
+    """Return the agents that each method leaves out, with equal omissions of several seeds in one entry."""
     found: dict[str, list[LeftOut]] = {}
     parts = [
         (name, seed_result.seed, seed_result.left_out) for name, ended in seed_results.items() for seed_result in ended
@@ -181,7 +190,7 @@ def _left_out(seed_results: Mapping[str, Sequence[SeedResult]]) -> dict[str, lis
 
 
 def _compared(seed_results: Mapping[str, Sequence[SeedResult]]) -> dict[str, Compared]:
-    """Each baseline that is about other agents than the federation, beside it over the agents of both."""
+    """Return each baseline with returns of other agents than the federation, and both over their common agents."""
     tables = {name: np.asarray([o.greedy for o in ended], float) for name, ended in seed_results.items() if ended}
     found: dict[str, Compared] = {}
     ours = tables.pop("federated", np.empty((0, 0)))
@@ -194,12 +203,14 @@ def _compared(seed_results: Mapping[str, Sequence[SeedResult]]) -> dict[str, Com
 
 
 def _settings(experiment: Experiment) -> list[dict[str, Any]]:
-    """What is particular about each agent's environment: the values of what the fleet sets."""
+    """Return the parameters of each agent's environment that the fleet sets."""
     agents = experiment.config.federation.agents
     columns: dict[str, list[Any]] = {}
     for name, setting in experiment.config.fleet.items():
         if hasattr(experiment.fleet, name):
             columns[name] = np.asarray(getattr(experiment.fleet, name)).tolist()
-        elif not isinstance(setting, Mapping):  # an argument of the constructor, gone into the tables
+        elif not isinstance(
+            setting, Mapping
+        ):  # a number from which the environment computes its tables, so no leaf has its name
             columns[name] = list(setting) if isinstance(setting, list | tuple) else [setting] * agents
     return [{name: column[i] for name, column in columns.items()} for i in range(agents)]

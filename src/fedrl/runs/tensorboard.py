@@ -10,7 +10,7 @@ from fedrl.records.measured import OWN_KEYS, value_in
 
 
 def tensorboard(folder: Path) -> Sink:
-    """A sink that writes all measures of every seed and method, against environment steps.
+    """Return a sink that writes all measures of every seed and method, against environment steps.
 
     Raises:
         ConfigError: The extra is not installed.
@@ -27,6 +27,7 @@ def tensorboard(folder: Path) -> Sink:
         if "event" in event:
             return
         name = f"{event['method']}/seed{event['seed']}"
+        # A folder per method and seed: TensorBoard then shows them as separate curves.
         if name not in writers:
             writers[name] = SummaryWriter(str(folder / name))
         steps = event["environment_steps"]

@@ -1,9 +1,9 @@
-"""Train every seed of a method: several side by side, one compiled program, checkpoints on the way.
+"""Train every seed of a method: several in parallel, with one compiled program and checkpoints.
 
-[seed 0 | worker 0] [seed 1 | worker 1] ... --round by round--> records, checkpoint, Outcome
+[seed 0 | worker 0] [seed 1 | worker 1] ... --round by round--> records, checkpoint, SeedResult
 
-The first seed of a program compiles it while the others wait. A seed that is asked to stop does so after its round.
-One whose next round fails ends where it was before, and the others stop, too.
+The first seed of a program compiles it while the others wait. On a request to stop, a seed ends after its round. If a
+round fails, the seed ends with its state before that round, and the others stop after theirs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from fedrl.runs.simulations import simulation_of
 
 @dataclass
 class Program:
-    """A method's simulation on certain devices, whether its program is compiled yet, and how long that took."""
+    """A method's simulation on certain devices, whether its program is compiled, and the seconds that this took."""
 
     simulation: Simulation
     compile_s: float = 0.0
@@ -44,23 +44,25 @@ class Program:
 
 
 def simulations(experiment: Experiment, method: Method) -> list[Simulation]:
-    """One simulation on all devices; for a single block of agents, which uses only one of them, one per device."""
+    """Return one simulation on all devices, or one per device if all agents are in one block, which uses one device."""
     devices = jax.local_devices()
     whole = simulation_of(experiment, method)
     seeds = len(experiment.config.seed_list)
     on_host = isinstance(experiment.environment, HostEnvironment)
+    # A single block can't be divided among devices; separate simulations let seeds run in parallel instead.
     if on_host or whole.agents > whole.block or seeds == 1 or len(devices) == 1:
         return [whole]
     return [simulation_of(experiment, method, [device]) for device in devices[:seeds]]
 
 
 def all_seeds(session: Session, method: Method, programs: Sequence[Program]) -> list[SeedResult]:
-    """Run every seed of a method, as many at a time as there are devices."""
+    """Train every seed of a method, as many at a time as there are devices, and return their results."""
     session.measures[method.name] = declared(method.federation.learner, programs[0].simulation.measures)
     fresh = [program for program in programs if not program.compiled.is_set()]
     if fresh:
         session.tell(Compile(event="compile", method=method.name))
     seeds = session.experiment.config.seed_list
+    # Host environments have worker processes on all cores, so their seeds run one after the other.
     workers = 1 if isinstance(session.experiment.environment, HostEnvironment) else len(jax.local_devices())
     started = time.perf_counter()
     with ThreadPoolExecutor(max_workers=workers) as pool:
@@ -75,7 +77,7 @@ def all_seeds(session: Session, method: Method, programs: Sequence[Program]) -> 
 
 
 def _guarded(session: Session, method: Method, program: Program, seed: int, first: bool) -> SeedResult | None:
-    """One seed; if it fails, the others stop, too."""
+    """Train one seed; if it fails, let the others stop, too."""
     try:
         if not first:
             program.compiled.wait()
@@ -87,6 +89,7 @@ def _guarded(session: Session, method: Method, program: Program, seed: int, firs
         session.stop.set()
         raise
     finally:
+        # Also after an error: other seeds would wait for this one's compilation for ever.
         program.compiled.set()
 
 
@@ -99,10 +102,12 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Seed
     run_state = simulation.init(seed)
     if done:
         run_state = checkpoint.load(path, run_state)
+    # Rejections of earlier rounds are read from the records, as warnings need rejections in a row.
     history = History.of(method.name, seed, method.communicates, session.folder.records() if done else ())
     saved = time.perf_counter()
     for number in range(done + 1, config.rounds + 1):
         measuring = method.communicates and hears_all(session.experiment) and is_measured(number, config.rounds)
+        # Copied before the round, since a compiled round reuses the memory of its state.
         start = begun(simulation, run_state) if measuring else None
         started = time.perf_counter()
         try:
@@ -134,8 +139,10 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Seed
         for warning in warnings:
             session.tell(warning)
         done = number
+        # Read once: it may be set between the two uses, and then the checkpoint would be missing.
         stopping = session.stopping
         if last or stopping or time.perf_counter() - saved >= config.checkpoint_s:
+            # Records first: a checkpoint must not be ahead of the records that survive a power failure.
             session.folder.sync()
             checkpoint.save(path, run_state, number)
             saved = time.perf_counter()
@@ -151,13 +158,13 @@ def _with_return(greedy: Sequence[float | None]) -> np.ndarray:
 def _recovered(
     session: Session, method: Method, simulation: Simulation, seed: int, done: int, run_state: SimulationState
 ) -> SimulationState:
-    """Where a seed stood after its last whole round.
+    """Return the state of a seed after its last complete round, and save it.
 
-    A round that fails may have changed what it began with, so the rounds since the last checkpoint are run again; on
-    the host, where they would not be the same ones, what is left is taken if it is whole.
+    A failed round may have overwritten the state before it, so the rounds since the last checkpoint are run again. With
+    host environments these would be other rounds; there the state itself is used, if none of its arrays is deleted.
     """
     if not done:
-        raise RunError("No round is through.")  # never told: the error of the round came first
+        raise RunError("No round is complete.")  # never shown: the error of the round came first
     path = session.folder.checkpoint(method.name, seed)
     if not isinstance(session.experiment.environment, HostEnvironment):
         run_state, at = simulation.init(seed), checkpoint.round_of(path)
@@ -174,13 +181,15 @@ def _recovered(
 def _policies(
     experiment: Experiment, method: Method, simulation: Simulation, run_state: SimulationState, history: History
 ) -> Policies:
-    """What the agents of a method act with: everyone what it has made of the last exchange, if there was one."""
+    """Return the policies with which the agents of a method act, after the last broadcast if there was one."""
     learner, where = experiment.learner, experiment.coordination
     if method.name == "centralised":
+        # The centralised method has one agent, whose policy is played in the environments of all.
         alone = jax.tree.map(lambda leaf: leaf[0], simulation.params_of(run_state))
         return Policies(alone, False, alone, failed=history.unlearned.get(0, ""))
     if not method.communicates:
         return Policies(simulation.params_of(run_state), True, None, unlearned=history.unlearned)
+    # With down stages agents have a copy of the server's parameters, and the copy is what they act with.
     server, common = run_state.server, None
     if has_common_policy(learner, where):
         common = jax.tree.map(np.asarray, sent_params(server.down, server.params))

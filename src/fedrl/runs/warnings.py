@@ -1,10 +1,10 @@
-"""The alarm that federation hurts: some agent does better alone, and not by chance.
+"""The warning that federation hurts: some agent does better alone, beyond chance.
 
-For each agent, and for the mean of all, the difference of its greedy returns alone and federated is paired by seed. The
-alarm goes off where the lower end of its one-sided interval is above zero. Agents that either side left out are not
-compared: see `shared_by_all`. The level is shared out among all these
-tests (Bonferroni), so that a run in which federation hurts nobody raises an alarm in at most 5 % of cases, as far as
-differences are normal. With fewer than three seeds there is no telling.
+For each agent, and for the mean of all, the difference of its greedy returns alone and federated is paired by seed. A
+warning is due where the lower end of its one-sided interval is above zero. Agents that either method leaves out are not
+compared: see `shared_by_all`. The level is divided among all these tests (Bonferroni), so that a run in which
+    federation hurts no agent has a warning in at most 5 % of cases, if differences are normal. With fewer than three
+    seeds there is no warning.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from fedrl.records.statistics import lower_end, shared_by_all
 LEVEL = 0.95
 FEWEST_SEEDS = 3
 REMEDIES = {
-    "personal": "personal(learner, local=[...]) leaves a head or a critic with each agent",
-    "interpolate": "interpolate(learner) takes over only a share of the global parameters",
-    "accept_if_better": "accept_if_better(learner) lets an agent refuse what earns less at home",
-    "fine_tuned": "evaluation.fine_tune = N lets every agent go on alone for N iterations afterwards",
+    "personal": "personal(learner, local=[...]) keeps a head or a critic at each agent",
+    "interpolate": "interpolate(learner) mixes the global parameters with the agent's own",
+    "accept_if_better": "accept_if_better(learner) adopts global parameters only if they do as well as the agent's own",
+    "fine_tuned": "evaluation.fine_tune = N trains every agent alone for N iterations after the federation",
 }
 NAMED = 8
 
@@ -35,22 +35,24 @@ def warnings_of(
     alone: Sequence[Sequence[float | None]],
     fine_tuned: bool = False,
 ) -> list[RunWarning]:
-    """The alarms of a run.
+    """Return the warnings of a run, with remedies that it does not use yet.
 
     Args:
-        learner: What agents ran: a cure that is taken already is not advised.
-        federated: `[seeds, agents]` greedy returns, None for who was left out.
-        alone: The same of independent agents, of the same seeds.
+        learner: The learner of the agents.
+        federated: Greedy returns, `[seeds, agents]`; None for an agent that was left out.
+        alone: The same for independent agents, with the same seeds.
         fine_tuned: Whether the run fine-tunes.
     """
     if min(len(federated), len(alone)) < FEWEST_SEEDS or len(federated) != len(alone):
         return []
     ours, theirs = np.asarray(federated, float), np.asarray(alone, float)
+    # A difference is missing if either return is, so this keeps the agents that both methods have in all seeds.
     in_both, agents = shared_by_all(theirs - ours)
     ours, theirs = ours[np.ix_(in_both, agents)], theirs[np.ix_(in_both, agents)]
     differences, seeds = theirs - ours, len(ours)
     if seeds < FEWEST_SEEDS or not agents.any():
         return []
+    # One test for each agent and one for their mean.
     level = 1.0 - (1.0 - LEVEL) / (agents.sum() + 1)
     negative_transfer: list[NegativeTransfer] = [
         {"id": int(k), "federated": ours[:, i].mean(), "independent": theirs[:, i].mean(), "at_least": low}

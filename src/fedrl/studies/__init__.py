@@ -1,4 +1,4 @@
-"""Studies: one experiment in many settings, side by side.
+"""Studies: one experiment in every combination of some values, and their comparison.
 
 base configuration + grid --product--> settings --run, one after the other--> a run folder each --> study.json, report
 """

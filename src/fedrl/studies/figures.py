@@ -1,4 +1,4 @@
-"""The charts of a study, as plotly.js reads them: what is traded for what, and how it grows with the agents."""
+"""The charts of a study as plain data for plotly.js: the Pareto front, costs to a target, speed, the cost model."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ AGENTS = "federation.agents"
 WIDE = 20.0
 MOST_LABELS = 40
 Point: TypeAlias = tuple[Result, float, float, float]
-"""A setting with a value and the ends of its interval."""
+"""A setting, its value, and the lower and upper end of the interval."""
 
 
 def varied(study: Study) -> list[str]:
-    """The keys with more than one value."""
+    """Return the keys with more than one value."""
     return [key for key, values in study["grid"].items() if len(values) > 1]
 
 
 def across(study: Study) -> str:
-    """The key that goes along the horizontal axis: the number of agents, else the first that is varied."""
+    """Return the key of the horizontal axis: the number of agents, or else the first key with several values."""
     keys = varied(study) or list(study["grid"])
     return AGENTS if AGENTS in keys else keys[0]
 
 
 def front(study: Study) -> list[Result]:
-    """The settings that no other beats: whatever does better sends more. In the order of bytes.
+    """Return the Pareto front: the settings for which every better one sends more bytes, in the order of bytes.
 
-    None where neither way is better.
+    It is empty if the compared measure has no better direction.
     """
     best, kept = -math.inf, []
     results = known_in(study) if compared(study)["better"] is not None else []
+    # In the order of bytes, a setting is on the front if it beats all that send fewer.
     for result in sorted(results, key=lambda r: (r["bytes_up"], -gain_of(study, r))):
         if gain_of(study, result) > best:
             best = gain_of(study, result)
@@ -47,12 +48,12 @@ def front(study: Study) -> list[Result]:
 
 
 def known_in(study: Study) -> list[Result]:
-    """The settings of which the outcome is known."""
+    """Return the settings with a finite result."""
     return [result for result in study["settings"] if math.isfinite(value_of(study, result))]
 
 
 def pareto_figure(study: Study) -> Figure:
-    """What is compared against bytes up, with intervals over seeds, and the front of those that nothing beats."""
+    """Return the chart of the compared measure against bytes up, with intervals over seeds and the Pareto front."""
     known, best = known_in(study), front(study)
     traces: list[Trace] = []
     for place, (name, group) in enumerate(_groups(study, known, _others(study)).items()):
@@ -74,11 +75,12 @@ def pareto_figure(study: Study) -> Figure:
 
 
 def target_figure(study: Study, cost: str, title: str, unit: str = "") -> Figure:
-    """What it took to reach the target along the axis; what was spent in vain where it was not reached."""
+    """Return the chart of a cost to the target along the axis; crosses show the cost of settings that missed it."""
     timed = [r for r in study["settings"] if cost in r.get("target", {})]
 
     def spread(result: Result) -> Point:
         found: Median = result["target"][cost]  # type: ignore[literal-required]
+        # None stands for seeds that never reached the target, which cost infinitely much.
         middle, low, high = (math.inf if x is None else x for x in (found["median"], found["low"], found["high"]))
         return result, middle, low, high if math.isfinite(high) else middle
 
@@ -102,7 +104,7 @@ def target_figure(study: Study, cost: str, title: str, unit: str = "") -> Figure
 
 
 def speed_figure(study: Study) -> Figure:
-    """Environment steps per second along the axis."""
+    """Return the chart of environment steps per second along the axis."""
 
     def speed(result: Result) -> Point:
         value = number(result.get("steps_per_second"))
@@ -113,7 +115,7 @@ def speed_figure(study: Study) -> Figure:
 
 
 def cost_figure(study: Study) -> Figure:
-    """Bytes up as measured against the cost model's, and the line on which they are equal."""
+    """Return the chart of measured bytes up against those of the cost model, with the line of equality."""
     known = [r for r in study["settings"] if r.get("cost_bytes") and r.get("bytes_up")]
     traces: list[Trace] = []
     for place, (name, group) in enumerate(_groups(study, known, _others(study)).items()):
@@ -134,12 +136,13 @@ def cost_figure(study: Study) -> Figure:
 
 
 def heat_figure(study: Study) -> Figure | None:
-    """What is compared by the values of two keys; None unless exactly two are varied."""
+    """Return the heat map of the compared measure by the values of two keys; None unless exactly two are varied."""
     keys = varied(study)
     if len(keys) != 2:
         return None
     down, along = keys
     names = short_names(list(study["grid"]))
+    # Values may be lists or tables, which can't be keys, so their texts are.
     cells = {(repr(r["values"][down]), repr(r["values"][along])): r for r in study["settings"]}
     rows = [[cells[repr(y), repr(x)] for x in study["grid"][along]] for y in study["grid"][down]]
     z = [[value_of(study, r) for r in row] for row in rows]
@@ -165,7 +168,7 @@ def heat_figure(study: Study) -> Figure | None:
 
 
 def _lines(study: Study, results: Sequence[Result], value: Callable[[Result], Point]) -> list[Trace]:
-    """A line for each combination of the other keys."""
+    """Return a line for each combination of the other keys."""
     traces = []
     for place, (name, group) in enumerate(_groups(study, results, _others(study)).items()):
         points = [value(r) for r in group]
@@ -189,12 +192,13 @@ def _figure(study: Study, traces: list[Trace], title: str, unit: str, values: Se
 
 
 def _others(study: Study) -> list[str]:
-    """The varied keys that have a line each, as they do not go along the horizontal axis."""
+    """Return the varied keys that are not on the horizontal axis; each combination of their values has a line."""
     return [key for key in varied(study) if key != across(study)]
 
 
 def _labelled(study: Study, group: Sequence[Result]) -> Trace:
-    """Marks without lines, each with its value along the axis of the other charts; bare where there are too many."""
+    """Return marks without lines, each labelled with its value on the other charts' axis unless there are too many."""
+    # Labels of many settings would cover each other.
     if len(study["settings"]) > MOST_LABELS:
         return {"mode": "markers"}
     readable = [html.escape(in_words(result["values"][across(study)])) for result in group]
@@ -209,7 +213,7 @@ def _labelled(study: Study, group: Sequence[Result]) -> Trace:
 
 
 def _groups(study: Study, results: Sequence[Result], keys: Sequence[str]) -> Mapping[str, list[Result]]:
-    """Settings by their values of some keys, in words."""
+    """Return the settings by their values of some keys, in words."""
     names = short_names(list(study["grid"]))
     found: dict[str, list[Result]] = {}
     for result in results:
@@ -245,7 +249,7 @@ def _whiskers(points: Sequence[Point]) -> dict[str, Any]:
 
 
 def described(study: Study) -> str:
-    """The title of the axis of what is compared."""
+    """Return the title of the axis of the compared measure."""
     what = compared(study)
     if what["name"] == RETURN:
         return "final greedy return per episode"
@@ -271,13 +275,13 @@ def _cell(study: Study, result: Result) -> str:
 
 
 def _along(study: Study, result: Result) -> Any:
-    """Where a setting is on the horizontal axis: at its number, or at its name."""
+    """Return the position of a setting on the horizontal axis: a number, or a category."""
     value = result["values"][across(study)]
     return value if isinstance(value, int | float) and not isinstance(value, bool) else html.escape(in_words(value))
 
 
 def _scale(values: Sequence[float]) -> dict[str, Any]:
-    """A logarithmic axis for values far apart."""
+    """Return a logarithmic axis if the values are far apart, else an empty one."""
     known = [value for value in values if math.isfinite(value)]
     wide = bool(known) and min(known) > 0 and max(known) / min(known) >= WIDE
     return {"type": "log", "dtick": 1 if max(known) / min(known) >= 100 else "D2"} if wide else {}

@@ -1,10 +1,10 @@
-"""A study folder: readable at any moment, and enough to go on from.
+"""A study folder: readable at any time, and sufficient to resume the study.
 
 study.toml     the configuration and the grid; `fedrl sweep study.toml` runs the study again
-study.json     what has come of each setting so far
-report.html    the same for people
+study.json     the results of each setting so far
+report.html    the report page
 1-agents-10/   the run folder of each setting, as `fedrl run` makes it
-.lock          who runs the study; gone when nobody does
+.lock          the process that runs the study; removed when it ends
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ PLAN, STUDY = "study.toml", "study.json"
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """A folder and the plan in it; one that is written to is used in a `with`, which gives its lock back.
+    """A study folder and its plan; for writing it is used in a `with`, which releases its lock.
 
     Attributes:
-        path: Where it is.
-        plan: The study.
-        claim: What this process may do with it; None to read only.
+        path: Path of the folder.
+        plan: The plan of the study.
+        claim: The right of this process to write to it; None for reading only.
     """
 
     path: Path
@@ -45,13 +45,14 @@ class StudyFolder:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.claim is None:
             return
+        # A study that failed before its first `study.json` leaves no plan, so that the path can be used again.
         if kind is not None and self.claim.fresh and not (self.path / STUDY).exists():
             with contextlib.suppress(OSError):
                 (self.path / PLAN).unlink(missing_ok=True)
         self.claim.release(failed=kind is not None)
 
     def run_folder(self, setting: StudySetting) -> RunFolder:
-        """Of a setting, whether or not it is there."""
+        """Return the run folder of a setting, whether or not it exists."""
         return RunFolder(self.path / setting.folder)
 
     def write(self, study: Study) -> None:
@@ -62,14 +63,14 @@ class StudyFolder:
         """Read `study.json`; None before it was first written.
 
         Raises:
-            RunError: It is damaged.
+            RunError: The file is damaged.
         """
-        found = read_json(self.path / STUDY, "Delete it: it is written anew from the run folders in the study's.")
+        found = read_json(self.path / STUDY, "Delete it: it is written again from the run folders inside the study's.")
         return typing.cast(Study | None, found)
 
     @property
     def report(self) -> Path:
-        """Where the page about the study is."""
+        """Path of the report page."""
         return self.path / REPORT
 
 
@@ -77,7 +78,7 @@ def create(path: Path | None, plan: StudyPlan) -> StudyFolder:
     """Make the folder of a new study, for use in a `with`; by default `runs/<name>-study-<time>`.
 
     Raises:
-        RunError: The folder holds a study already, another process writes to it, or it can't be made.
+        RunError: The folder already contains a study, another process writes to it, or it can't be made.
     """
     claim = claimed(path, f"{plan.name}-study", PLAN, "study")
     place = StudyFolder(claim.path, plan, claim)
@@ -90,15 +91,15 @@ def create(path: Path | None, plan: StudyPlan) -> StudyFolder:
 
 
 def is_study(path: Path) -> bool:
-    """Whether a folder holds a study."""
+    """Return whether a folder contains a study."""
     return (path / PLAN).is_file()
 
 
 def open_folder(path: Path) -> StudyFolder:
-    """The folder of an earlier study, to read.
+    """Open the folder of an earlier study for reading.
 
     Raises:
-        RunError: It holds none.
+        RunError: It is not a study folder.
         ConfigError: Its plan is damaged.
     """
     if not is_study(path):
@@ -107,10 +108,10 @@ def open_folder(path: Path) -> StudyFolder:
 
 
 def reopen_folder(path: Path) -> StudyFolder:
-    """The folder of an earlier study, to go on writing in it; for use in a `with`.
+    """Open the folder of an earlier study for writing, in a `with`.
 
     Raises:
-        RunError: It holds none, another process writes to it, or it can't be written to.
+        RunError: It is not a study folder, another process writes to it, or it is not writable.
         ConfigError: Its plan is damaged.
     """
     plan = open_folder(path).plan

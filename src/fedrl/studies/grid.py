@@ -1,4 +1,4 @@
-"""The settings of a study: every combination of the values that a grid gives to some keys of a configuration.
+"""The grid of a study: values of some keys of a configuration, of which every combination is a setting.
 
 federation.agents=10,100  learner.clip=0.1,0.2   -->   10 0.1,  10 0.2,  100 0.1,  100 0.2
 """
@@ -13,19 +13,19 @@ from fedrl.config.overrides import assignment, toml_value
 from fedrl.core.errors import ConfigError
 
 Grid: TypeAlias = dict[str, list[Any]]
-"""The values of each key, as TOML has them."""
+"""The values of each key, as plain TOML."""
 
 GRID = "--grid"
 EXAMPLE = "federation.agents=10,100"
 
 
 def grid_of(texts: Sequence[str]) -> Grid:
-    """Read assignments such as "federation.agents=10,100".
+    """Return the grid of assignments such as "federation.agents=10,100".
 
-    Values are TOML and bare words, with commas between them; a value may be a list or a table itself.
+    Values are TOML or bare words, separated by commas; a value may itself be a list or a table.
 
     Raises:
-        ConfigError: An assignment can't be read, or a key is there twice.
+        ConfigError: An assignment is malformed, or a key occurs twice.
 
     >>> grid_of(["federation.agents=10,100", "federation.aggregator=mean,median"])
     {'federation.agents': [10, 100], 'federation.aggregator': ['mean', 'median']}
@@ -34,7 +34,7 @@ def grid_of(texts: Sequence[str]) -> Grid:
     for text in texts:
         key, values = assignment(text, GRID, EXAMPLE)
         if key in grid:
-            raise ConfigError(f"{GRID} {key} is there twice. Give all its values at once: {GRID} {key}=A,B,C.")
+            raise ConfigError(f"{GRID} {key} is given twice. Give all its values at once: {GRID} {key}=A,B,C.")
         parts = _separated(values)
         if not all(parts):
             raise ConfigError(f"{GRID} {text!r} has an empty value. Write, for example, {GRID} {EXAMPLE}.")
@@ -43,7 +43,7 @@ def grid_of(texts: Sequence[str]) -> Grid:
 
 
 def checked(grid: Mapping[str, Any]) -> Grid:
-    """The grid, if every key has values and none twice.
+    """Return the grid, if every key has values and none of them twice.
 
     Raises:
         ConfigError: A key has no list of values, or a value occurs twice.
@@ -58,7 +58,7 @@ def checked(grid: Mapping[str, Any]) -> Grid:
 
 
 def product(grid: Grid) -> list[dict[str, Any]]:
-    """Every combination, the last key changing fastest.
+    """Return every combination of values; the last key changes fastest.
 
     >>> product({"a": [1, 2], "b": ["x", "y"]})[:3]
     [{'a': 1, 'b': 'x'}, {'a': 1, 'b': 'y'}, {'a': 2, 'b': 'x'}]
@@ -67,7 +67,7 @@ def product(grid: Grid) -> list[dict[str, Any]]:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The shortest end of each key that tells it from the others and is not a mere number.
+    """Return the shortest end of each key that is unique and does not start with a number.
 
     >>> short_names(["federation.agents", "federation.stages.0.bits", "learner.optimizer.0"])
     {'federation.agents': 'agents', 'federation.stages.0.bits': 'bits', 'learner.optimizer.0': 'optimizer.0'}
@@ -78,13 +78,15 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
         ends = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
         others = [f".{other}" for other in keys if other != key]
         names[key] = next(
-            (e for e in ends if not e[0].isdigit() and not any(other.endswith(f".{e}") for other in others)), key
+            # An index alone, such as "0", says nothing, so the name before it is kept.
+            (e for e in ends if not e[0].isdigit() and not any(other.endswith(f".{e}") for other in others)),
+            key,
         )
     return names
 
 
 def in_words(value: Any) -> str:
-    """A value of a grid as people say it.
+    """Return a value of a grid in words.
 
     >>> in_words(0.1), in_words([{"name": "quantize", "bits": 4}]), in_words([])
     ('0.1', 'quantize(bits=4)', 'none')
@@ -100,7 +102,7 @@ def in_words(value: Any) -> str:
 
 
 def label(values: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """A setting in words.
+    """Return a setting in words.
 
     >>> label({"federation.agents": 10, "learner.clip": 0.1}, {"federation.agents": "agents", "learner.clip": "clip"})
     'agents 10, clip 0.1'
@@ -109,7 +111,8 @@ def label(values: Mapping[str, Any], names: Mapping[str, str]) -> str:
 
 
 def _separated(text: str) -> list[str]:
-    """Split at the commas that are outside of brackets and quotes."""
+    """Split a text at the commas outside brackets and quotes."""
+    # Values may be lists, tables or strings with commas of their own, so a plain split would tear them apart.
     parts, depth, quote = [""], 0, ""
     for sign in text:
         if quote:

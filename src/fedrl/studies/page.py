@@ -1,4 +1,4 @@
-"""The page about a study: return against bytes, the way to the target, the cost model beside the measurement."""
+"""The page about a study: return against bytes, costs to the target, and the cost model beside measured bytes."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from fedrl.studies.records import Median, Result, Study
 from fedrl.studies.result import study_in, study_notices
 
 MODEL = (
-    "C = K S is what a round costs if each of K agents sends a model of S bytes, uncompressed; T rounds cost T K S. "
-    "Measured bytes are all that the agents sent in one seed, the mean over seeds: more where a message carries more "
-    "than the model, less where it is compressed, or not all agents send in each round."
+    "A round costs C = K S bytes if each of K agents sends a model of S bytes, uncompressed; T rounds cost T K S. "
+    "Measured bytes are all bytes that the agents sent in one seed, the mean over seeds: more where messages contain "
+    "more than the model, fewer where they are compressed, or where not all agents send in each round."
 )
 TRAINING_BLOCK = "block"
 
@@ -43,13 +43,13 @@ def write_study_report(path: Path, target: Path | None = None) -> Path:
 
     Args:
         path: The study folder, complete or not.
-        target: The page to write; `report.html` in the folder by default, from where it links to the runs' own.
+        target: Path of the page; by default `report.html` in the folder, with relative links to the reports of runs.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
-        RunError: The folder holds no study, something in it is damaged, or the page can't be written.
+        RunError: The folder contains no study, a file in it is damaged, or the page can't be written.
     """
     place = open_folder(path)
     page = place.report if target is None else target
@@ -75,12 +75,12 @@ def _study(place: StudyFolder, study: Study, base: Path | None) -> tuple[str, li
         body = chart("heat", f"{what} by the values of both keys")
         sections.append(card("Both keys together", body, f"{_described(study)}, with its 95 % interval below."))
     sections += [
-        card("Settings", _settings_table(study, base), "Each number leads to the report of its run."),
+        card("Settings", _settings_table(study, base), "Each number links to the report of its run."),
         card("Cost model", [chart("cost", "Measured bytes against the cost model"), _cost_table(begun)], MODEL),
         card(
             "Speed",
             chart("speed", "Environment steps per second"),
-            f"Environment steps of all agents per second of training, compilation left out. {_compiled(study)}",
+            f"Environment steps of all agents per second of training, without compilation. {_compiled(study)}",
         ),
         card("Plan", _plan(place)),
         card("Sources", _sources(place)),
@@ -92,7 +92,7 @@ def _card_pareto(study: Study) -> Markup:
     along = short_names(list(study["grid"]))[across(study)].replace("_", " ")
     about = (
         f"{_described(study)}, the interquartile mean over seeds with its 95 % bootstrap interval, against the bytes "
-        f"that all agents sent. {_ringed(study)}Beside each mark stands its value of: {along}."
+        f"that all agents sent. {_ringed(study)}Each mark is labelled with its value of: {along}."
     )
     what = compared(study)
     place = chart("pareto", f"{title_of(what).capitalize()} against bytes up")
@@ -100,23 +100,23 @@ def _card_pareto(study: Study) -> Markup:
 
 
 def _described(study: Study) -> str:
-    """What is compared, as the beginning of a sentence."""
+    """Return the compared measure as the beginning of a sentence."""
     what = compared(study)
     if what["name"] == RETURN:
         return "Final greedy return"
-    when = "of greedy episodes in the end" if what["source"] == "greedy" else "of the last tenth of training"
+    when = "of the last greedy episodes" if what["source"] == "greedy" else "of the last tenth of training"
     return f"{readable(what['name']).capitalize()} {when}"
 
 
 def _ringed(study: Study) -> str:
     what = compared(study)
     if what["name"] == RETURN:
-        return "Nothing returns more than a ringed setting for as few bytes. "
-    return f"Nothing is {what['better']} than a ringed setting for as few bytes. " if what["better"] else ""
+        return "No setting has a higher return than a ringed one for as few bytes. "
+    return f"No setting is {what['better']} than a ringed one for as few bytes. " if what["better"] else ""
 
 
 def _way_to_target(study: Study, charts: dict[str, Figure]) -> list[Markup]:
-    """Rounds, bytes and seconds until the target, and seconds on the virtual clock where there is one."""
+    """Return the card of rounds, bytes and seconds to the target, and virtual seconds if there is a clock."""
     if study["target"] is None:
         return []
     measures = {r["target"]["measure"] for r in study["settings"] if "target" in r}
@@ -130,31 +130,31 @@ def _way_to_target(study: Study, charts: dict[str, Figure]) -> list[Markup]:
     trio = [chart(name, f"{what} to the target") for name, what in _TO_TARGET.items() if name in charts]
     about = (
         f"Until the {' or '.join(sorted(measures)) or 'greedy'} {_timed(study)}: the median over seeds and their "
-        "range. A cross is a setting in which most seeds did not get there, at all that it spent. Seconds are rounds "
+        "range. A cross is a setting in which most seeds missed the target, at its whole cost. Seconds are rounds "
         "times the median time of a round."
     )
-    return [card(f"The way to {short(study['target'])}", element("div", trio, class_="trio"), about)]
+    return [card(f"Costs to reach {short(study['target'])}", element("div", trio, class_="trio"), about)]
 
 
 _TO_TARGET = {"to-rounds": "Rounds", "to-bytes": "Bytes", "to-seconds": "Seconds", "to-time": "Virtual time"}
 
 
 def _timed(study: Study) -> str:
-    """What is timed, and when that ends."""
+    """Return the timed measure and the condition of the target, in words."""
     what, most = compared(study), "most" if compared(study)["better"] == "lower" else "least"
     over = "the mean over agents" if what["name"] == RETURN else "over all agents"
     return f"{readable(what['name'])}, {over}, is first at {most} {shown(what, study['target'])}"
 
 
 def has_virtual_time(study: Study) -> bool:
-    """Whether a setting was timed on a virtual clock."""
+    """Return whether a setting was timed on a virtual clock."""
     return any("time_s" in r["target"] for r in study["settings"] if "target" in r)
 
 
 def _notes(study: Study) -> list[Markup]:
     left = [r for r in study["settings"] if r["state"] != "finished"]
     states = ", ".join(f"{sum(r['state'] == s for r in left)} {s}" for s in ("interrupted", "waiting", "failed"))
-    note = f"This study was interrupted, has failed, or is still going: of {len(study['settings'])} settings, {states}."
+    note = f"This study was interrupted, failed, or is still running: of {len(study['settings'])} settings, {states}."
     why = [f"Setting {i} failed: {r['reason']}" for i, r in enumerate(study["settings"], 1) if "reason" in r]
     said = [element("li", line) for line in study_notices(study)]
     return [
@@ -164,7 +164,7 @@ def _notes(study: Study) -> list[Markup]:
 
 
 def _settings_table(study: Study, base: Path | None) -> Markup:
-    """Every setting with its outcome; those on the Pareto front are marked, no setting is left out."""
+    """Return the table of all settings with their results; those on the Pareto front are marked."""
     names = short_names(list(study["grid"]))
     best = {r["folder"] for r in front(study)}
     columns = [title_of(compared(study)), "95 % interval", "seeds", "bytes up", "bytes down", "wall time"]
@@ -177,6 +177,7 @@ def _settings_table(study: Study, base: Path | None) -> Markup:
     rows = []
     for i, result in enumerate(study["settings"], 1):
         cells = [element("td", in_words(value), class_="number") for value in result["values"].values()]
+        # Without a target or a clock there are fewer columns, and the cells for them are cut off.
         told = [*_outcome(study, result), *_reached(result)][: len(columns)]
         marked = "number best" if result["folder"] in best else "number"
         cells += [element("td", cell, class_=marked if j == 0 else "number") for j, cell in enumerate(told)]
@@ -190,6 +191,7 @@ def _settings_table(study: Study, base: Path | None) -> Markup:
 def _link(result: Result, i: int, base: Path | None) -> object:
     if result["state"] == "waiting" or (result["state"] == "failed" and "final_return" not in result):
         return i
+    # Relative links keep working if the study folder is moved; a page elsewhere needs absolute ones.
     folder = quote(result["folder"]) if base is None else (base / result["folder"]).as_uri()
     return element("a", i, href=f"{folder}/{REPORT}", title=result["label"])
 
@@ -223,7 +225,7 @@ def _middle(found: Median, readable: object) -> str:
 
 
 def _cost_table(results: list[Result]) -> Markup:
-    """The cost model beside the measurement."""
+    """Return the table of the cost model beside measured bytes."""
     columns = ["K, agents", "S, model", "C = K S", "T, rounds", "T K S", "measured up", "measured / T K S", "down"]
     head = [element("th", "setting", scope="col")]
     head += [element("th", name, scope="col", class_="number") for name in columns]
@@ -247,10 +249,11 @@ def _cost_table(results: list[Result]) -> Markup:
 
 
 def _compiled(study: Study) -> str:
-    """How many programs all settings took."""
+    """Return how many programs were compiled for all settings, as a sentence."""
     counts = [r["programs"] for r in study["settings"] if "programs" in r]
     if not counts:
         return ""
+    # Only training programs: evaluation and initialisation would hide how many settings shared one.
     blocks = sum(programs.get(TRAINING_BLOCK, 0) for programs in counts)
     seconds = sum(number(r.get("compile_s")) for r in study["settings"] if math.isfinite(number(r.get("compile_s"))))
     if not blocks:

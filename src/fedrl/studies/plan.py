@@ -1,6 +1,6 @@
-"""What a study is before it runs: a configuration, a grid, and what counts as success.
+"""The plan of a study: a configuration, a grid, and the measure and target by which settings are compared.
 
-study.toml = an experiment.toml + [study] --read--> Plan --> settings, a configuration and a run folder each
+study.toml = an experiment.toml + [study] --read--> StudyPlan --> settings, a configuration and a run folder each
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class StudySetting(NamedTuple):
     """One combination of the grid's values.
 
     Attributes:
-        number: From 1, in the order of the product.
-        values: Of each key of the grid.
-        label: The same in words.
-        folder: The name of its run folder inside the study's.
+        number: Number of the setting, from 1, in the order of the product.
+        values: Value of each key of the grid.
+        label: The values in words.
+        folder: Name of its run folder inside the study's.
     """
 
     number: int
@@ -46,12 +46,12 @@ class StudySetting(NamedTuple):
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """A study before it runs.
+    """The plan of a study.
 
     Attributes:
-        base: The configuration that all settings share, not yet checked.
-        grid: The values of each key that is varied.
-        target: The return at which a setting is timed, or what `quantity` has to come to; None for nothing.
+        base: The unchecked configuration that all settings share.
+        grid: The values of each varied key.
+        target: The value of `quantity` at which a setting is timed; None for no timing.
         quantity: The measure by which settings are compared; the return by default.
     """
 
@@ -62,35 +62,37 @@ class StudyPlan:
 
     @property
     def name(self) -> str:
-        """Of the experiment."""
+        """Name of the experiment."""
         return str(self.base["name"])
 
     @property
     def settings(self) -> list[StudySetting]:
-        """Every combination, the last key changing fastest."""
+        """Every combination of values; the last key changes fastest."""
         names = short_names(list(self.grid))
         found = product(self.grid)
         labels = [label(values, names) for values in found]
         width = len(str(len(found)))
         return [
+            # The number keeps folders distinct, since labels are shortened, and sorts them in this order.
             StudySetting(i, values, readable, f"{i:0{width}d}-{_file_name(readable)}")
             for i, (values, readable) in enumerate(zip(found, labels, strict=True), 1)
         ]
 
     def config(self, setting: StudySetting) -> Config:
-        """The configuration of a setting.
+        """Return the configuration of a setting.
 
         Raises:
-            ConfigError: A key or a value of it is wrong.
+            ConfigError: A key or a value of the setting is wrong.
         """
         data = copy.deepcopy(self.base)
         data["name"] = f"{self.name}, {setting.label}"
         for key, value in setting.values.items():
+            # `assign` changes tables in place, and settings must not share them.
             assign(data, key, copy.deepcopy(value), GRID)
         return parse(data)
 
     def dump(self) -> str:
-        """The text of a study.toml from which the same study can be run again."""
+        """Return the text of a study.toml, from which the same study can be run again."""
         section: dict[str, Any] = {} if self.target is None else {"target": self.target}
         section |= ({} if self.quantity == RETURN else {"quantity": self.quantity}) | {"grid": self.grid}
         return tomli_w.dumps({**self.base, SECTION: section})
@@ -103,18 +105,20 @@ def plan_of(
     target: float | None = None,
     quantity: str | None = None,
 ) -> StudyPlan:
-    """Read a configuration, and what it says of a study in its section [study]; the arguments go before that.
+    """Return the plan of a configuration with a section `[study]`; arguments take precedence over the section.
 
     Raises:
         ConfigError: The file or the section is wrong, or there is no grid.
     """
     base = tables_of(source)
+    # The section is not part of a run's configuration, where it would be refused as an unknown key.
     section = base.pop(SECTION, {})
     if not isinstance(section, Mapping):
         raise ConfigError(f"{SECTION} is {section!r}. It needs to be a table with a grid.")
     for key in section:
         if key not in KEYS:
             raise ConfigError(f"{SECTION}.{key} is not a key of a study. {nearest(key, KEYS)}")
+    # Before the grid is applied: a value of the grid takes precedence over an override of the same key.
     for text in overrides:
         override(base, text)
     given = coerce(section.get("grid", {}), dict, f"{SECTION}.grid")
@@ -128,11 +132,11 @@ def plan_of(
 
 
 def running_order(plan: StudyPlan) -> list[StudySetting]:
-    """Build every setting before any runs, and put those side by side that share their compiled programs.
+    """Build every setting before any of them runs, and return them ordered by the compiled programs they share.
 
     Raises:
-        ConfigError: A setting is wrong, or does not measure what the study compares; it is named.
-        UnsoundError: The parts of a setting do not go together.
+        ConfigError: A setting is wrong, or lacks the measure that the study compares; the message names the setting.
+        UnsoundError: The parts of a setting can't be combined.
     """
     groups: dict[Any, list[StudySetting]] = {}
     for setting in plan.settings:
@@ -142,12 +146,13 @@ def running_order(plan: StudyPlan) -> list[StudySetting]:
             chosen(plan.quantity, measure_names(experiment.learner, experiment.coordination), f"{SECTION}.quantity")
         except (ConfigError, UnsoundError) as fault:
             raise type(fault)(f"Setting {setting.number} ({setting.label}): {fault}") from fault
+        # Equal federations have equal hashes, so settings with the same compiled program run one after the other.
         groups.setdefault(federation, []).append(setting)
     return [setting for group in groups.values() for setting in group]
 
 
 def _file_name(readable: str) -> str:
-    """Words as part of a file name.
+    """Return words as a part of a file name.
 
     >>> _file_name("agents 10, stages quantize(bits=4)")
     'agents-10-stages-quantize-bits-4'

@@ -1,4 +1,4 @@
-"""How many programs were compiled, by name: what a study saves can be counted."""
+"""Counts of compiled programs by name, which show how many programs the settings of a study share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 @contextmanager
 def counted() -> Iterator[Counter[str]]:
-    """Count what this process compiles inside the `with`; a program read from the cache on disk counts, too.
+    """Count the programs that this process compiles inside the `with`, or reads from the cache on disk.
 
     >>> with counted() as programs:
     ...     _ = jax.jit(lambda x: x + 1).lower(1.0).compile()
@@ -24,6 +24,7 @@ def counted() -> Iterator[Counter[str]]:
 
     def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
         del duration_secs
+        # The listener also receives events about tracing and lowering.
         if event == COMPILED:
             programs[str(kwargs.get("fun_name", "")).removeprefix("jit(").removesuffix(")")] += 1
 

@@ -1,4 +1,4 @@
-"""The measure by which a study compares its settings: the return, or any other that all of them have."""
+"""The measure by which a study compares its settings: the return, or any other that all settings have."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ if TYPE_CHECKING:
 
 
 def quantity_named(name: str, measures: Iterable[Mapping[str, MeasureResult]]) -> Quantity:
-    """What is known of a measure.
+    """Return unit, direction and source of a measure.
 
     Args:
-        name: Of the measure.
-        measures: What the summaries of settings say of theirs; none of them may have begun yet.
+        name: Name of the measure.
+        measures: Measures in the summaries of settings; empty if none of them has run yet.
     """
     if name == RETURN:
         return {"name": RETURN, "unit": "", "better": "higher", "source": "greedy"}
+    # A study that has just begun has no summary, and then only the name is known.
     found = next((each[name] for each in measures if name in each), unsummarised())
     return {"name": name, "unit": found["unit"], "better": found["better"], "source": found["source"]}
 
 
 def compared(study: Study) -> Quantity:
-    """What a study compares; the return where it does not say."""
+    """Return the measure that a study compares; by default the return."""
     return study.get("quantity") or quantity_named(RETURN, ())
 
 
 def outcome_of(study: Study, result: Result) -> Seeded | None:
-    """What came of a setting; None if that is not known."""
+    """Return the result of a setting in the compared measure; None if it has none."""
     name = compared(study)["name"]
     if name != RETURN:
         return result.get("measures", {}).get(name)
@@ -44,18 +45,18 @@ def outcome_of(study: Study, result: Result) -> Seeded | None:
 
 
 def value_of(study: Study, result: Result) -> float:
-    """The same as one number; NaN if it is not known."""
+    """Return the result of a setting as one number; NaN if it has none."""
     found = outcome_of(study, result)
     return math.nan if found is None else number(found["mean"])
 
 
 def gain_of(study: Study, result: Result) -> float:
-    """The same, negative where less is better: the larger, the better."""
+    """Return the result of a setting with a sign such that larger is better."""
     return -value_of(study, result) if compared(study)["better"] == "lower" else value_of(study, result)
 
 
 def title_of(quantity: Quantity) -> str:
-    """What it is called in a table.
+    """Return the title of a measure in tables.
 
     >>> title_of(quantity_named("return", ())), title_of(quantity_named("success", ()))
     ('final return', 'final success')
@@ -64,12 +65,12 @@ def title_of(quantity: Quantity) -> str:
 
 
 def shown(quantity: Quantity, value: float | None) -> str:
-    """A value of it as people read it."""
+    """Return a value of a measure with its unit."""
     return with_unit(value, quantity["unit"])
 
 
 def value_on_the_way(quantity: Quantity, record: Mapping[str, Any], greedy: bool) -> float:
-    """What it came to in a round, over all agents: of greedy episodes, or of training; NaN if it was not measured."""
+    """Return the value in a round, over all agents, of greedy episodes or of training; NaN if it was not measured."""
     found = (
         (record.get("greedy_measures") or {}).get(quantity["name"]) if greedy else value_in(record, quantity["name"])
     )
@@ -77,7 +78,7 @@ def value_on_the_way(quantity: Quantity, record: Mapping[str, Any], greedy: bool
 
 
 def rounds_to(target: Reached | None) -> str:
-    """How many rounds it took, the median over seeds, and how many seeds got there if not all did."""
+    """Return the rounds to the target in words: the median over seeds, and how many reached it if not all did."""
     if target is None or not target["seeds"]:
         return NOTHING
     if target["reached"] == 0:

@@ -1,4 +1,4 @@
-"""What `study.json` holds."""
+"""The records in `study.json`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fedrl.records import Range, Seeded
 
 
 class Median(TypedDict):
-    """Over seeds: the median, the smallest and the largest; None is never."""
+    """Median, smallest and largest value over seeds; None stands for never."""
 
     median: float | None
     low: float | None
@@ -16,19 +16,19 @@ class Median(TypedDict):
 
 
 class Reached(TypedDict):
-    """What it took to reach the target: the first round in which the return, the mean over agents, is at least as high.
+    """Costs to reach the target: until the first round in which the mean return over agents is at least as high.
 
-    By another measure, it is the first round in which that is as good.
+    For another measure, until the first round in which it is at least as good.
 
     Attributes:
-        measure: "greedy" if the run evaluates it along the way, else "training": what it is while learning.
-        seeds: How many seeds there are.
-        reached: How many got there.
-        rounds: How many.
-        environment_steps: Of all agents.
-        bytes_up: Of all agents.
-        seconds: The rounds times the median time of a round; compilation and evaluation are left out.
-        time_s: Seconds on the virtual clock; left out without one.
+        measure: "greedy" if the run evaluates the measure during training, else "training".
+        seeds: Number of seeds.
+        reached: Number of seeds that reached the target.
+        rounds: Number of rounds.
+        environment_steps: Environment steps of all agents.
+        bytes_up: Bytes sent by all agents.
+        seconds: Rounds times the median time of a round; without compilation and evaluation.
+        time_s: Seconds on the virtual clock; absent without one.
     """
 
     measure: Literal["greedy", "training"]
@@ -42,33 +42,33 @@ class Reached(TypedDict):
 
 
 class Result(TypedDict):
-    """A setting and what came of it; of one that never got through a round there is only its state, and the reason.
+    """A setting and its results; a setting that never completed a round has only its state and the reason.
 
     Attributes:
-        values: Of each key of the grid.
-        label: The same in words.
-        folder: The run folder, inside the study's.
-        state: Whether it has run.
-        reason: Of a setting that failed: the error.
-        agents: K.
-        rounds: Of the seed that got furthest.
+        values: Value of each key of the grid.
+        label: The values in words.
+        folder: Name of the run folder inside the study's.
+        state: "waiting", "interrupted", "failed" or "finished".
+        reason: The error of a setting that failed.
+        agents: Number of agents, K.
+        rounds: Number of rounds, T, of the seed with the most.
         seed_returns: Final greedy return of each seed, the mean over agents.
-        final_return: The interquartile mean of those with its interval.
-        measures: What else the federation measured, as in `summary.json`.
-        bytes_up: Sent by all agents, the mean over seeds.
-        bytes_down: Sent to all agents, the mean over seeds.
-        model_bytes: S, the size of the parameters that a round exchanges, uncompressed.
+        final_return: The interquartile mean over seeds with its interval.
+        measures: Other measures of the federation, as in `summary.json`.
+        bytes_up: Bytes sent by all agents, the mean over seeds.
+        bytes_down: Bytes sent to all agents, the mean over seeds.
+        model_bytes: Bytes S of the exchanged parameters, uncompressed.
         cost_bytes: T K S.
-        target: What it took to get to the study's target.
-        steps_per_second: Of the environment, all agents.
-        spent_s: The rounds of a seed times the median time of a round.
+        target: Costs to reach the study's target.
+        steps_per_second: Environment steps of all agents per second.
+        spent_s: Rounds of a seed times the median time of a round.
         virtual_s: Seconds on the virtual clock, if there is one, the mean over seeds.
-        compile_s: Time spent compiling.
-        wall_s: Time it took.
-        programs: How often each program was compiled for it, one for each device.
-        rejected: Updates of the federated method that were refused, over all seeds.
-        notices: What the run had to say beside its numbers, a sentence each; left out if it had nothing.
-        unmerged: Seeds in which nothing was ever merged; left out if there are none.
+        compile_s: Seconds spent compiling.
+        wall_s: Seconds from start to end.
+        programs: How often each program was compiled for it, once for each device.
+        rejected: Number of rejected updates of the federated method, over all seeds.
+        notices: Sentences about the run's summary; absent if there are none.
+        unmerged: Seeds in which no update was ever merged; absent if there are none.
     """
 
     values: dict[str, Any]
@@ -98,13 +98,13 @@ class Result(TypedDict):
 
 
 class Study(TypedDict):
-    """What `study.json` holds.
+    """The content of `study.json`.
 
     Attributes:
-        name: Of the experiment.
-        grid: The values of each key that is varied.
-        quantity: By which settings are compared; left out by earlier versions, which compared returns.
-        target: What it has to come to for a setting to be timed, or None.
+        name: Name of the experiment.
+        grid: The values of each varied key.
+        quantity: The measure by which settings are compared; absent in earlier versions, which compared returns.
+        target: The value of the measure at which settings are timed, or None.
         complete: Whether every setting has run.
         settings: In the order of the product.
     """
@@ -118,11 +118,11 @@ class Study(TypedDict):
 
 
 class Quantity(TypedDict):
-    """What is compared.
+    """The measure by which settings are compared.
 
     Attributes:
-        name: Of the measure.
-        unit: Empty for a pure number.
+        name: Name of the measure.
+        unit: Unit; empty for a pure number.
         better: "lower" or "higher"; None if neither is.
         source: "greedy" or "training", as in `MeasureResult`.
     """

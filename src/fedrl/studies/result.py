@@ -1,9 +1,9 @@
-"""What came of a setting, in numbers that can be compared: read from its run folder and nothing else.
+"""Compute the results of a setting from its run folder alone.
 
 records.jsonl, summary.json, config.toml --result_of--> Result --> study.json
 
-The cost model is C = K S: in a round, each of K agents sends a model of S bytes, uncompressed. Over T rounds that is
-T K S bytes up. What was measured stands beside it.
+The cost model is C = K S: in a round, each of K agents sends a model of S bytes, uncompressed. T rounds cost T K S
+bytes up. Results contain measured bytes beside it.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ def result_of(
     reason: str | None = None,
     quantity: str = RETURN,
 ) -> Result:
-    """Read what came of a setting.
+    """Return the results of a setting.
 
     Args:
-        setting: Which.
+        setting: The setting.
         config: Its configuration.
-        place: Its run folder, whatever state that is in.
-        target: The return at which it is timed.
+        place: Its run folder, which may be incomplete or missing.
+        target: The value of `quantity` at which it is timed; None for no timing.
         programs: How often each program was compiled for it.
-        reason: Why it failed when it was last run, if it did.
+        reason: The error of its last run, if it failed.
         quantity: The measure that is timed.
     """
     summary = place.summary()
@@ -94,6 +94,7 @@ def result_of(
         result["virtual_s"] = summary["virtual_time"]["time_s"]
     if target is not None:
         what = quantity_named(quantity, [measures])
+        # Without evaluations during training, only the training returns show when the target was reached.
         greedy_on_the_way = config.evaluation.every > 0 and what["source"] == "greedy"
         result["target"] = reached_by(seeds, target, greedy=greedy_on_the_way, quantity=what)
     if programs is not None:
@@ -104,15 +105,15 @@ def result_of(
 def reached_by(
     seeds: Sequence[Sequence[Mapping[str, Any]]], target: float, *, greedy: bool, quantity: Quantity | None = None
 ) -> Reached:
-    """When each seed first returned as much as the target, or got to it by another measure.
+    """Return the costs until each seed first reached the target.
 
-    Greedy returns are means over the agents that are left out in no seed in the end: see `shared_by_all`.
+    Greedy returns are means over the agents that no seed leaves out at its end: see `shared_by_all`.
 
     Args:
         seeds: The records of each seed, in the order of rounds.
-        target: The return to reach.
-        greedy: Whether to look at greedy episodes rather than at those of training.
-        quantity: What is timed; the return by default.
+        target: The value to reach.
+        greedy: Whether to use greedy episodes instead of training episodes.
+        quantity: The measure that is timed; the return by default.
     """
     what = quantity_named(RETURN, ()) if quantity is None else quantity
     last = _last_greedy(seeds)
@@ -134,7 +135,7 @@ def reached_by(
 
 
 def _last_greedy(seeds: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[float]]:
-    """The last greedy returns of each seed that has any."""
+    """Return the last greedy returns of each seed that has any."""
     found = [[r["greedy"] for r in rows if r.get("greedy")] for rows in seeds]
     return [[number(value) for value in each[-1]] for each in found if each]
 
@@ -161,14 +162,15 @@ def _round_s(rows: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _mean(record: Mapping[str, Any], agents: np.ndarray) -> float:
-    """The greedy return of a round, the mean over these agents; NaN if it was not measured, or not for all of them."""
+    """Return the greedy return of a round, the mean over these agents; NaN if one of them has none."""
     if not record.get("greedy") or not agents.any():
         return math.nan
     return float(np.mean([number(record["greedy"][k]) for k in np.flatnonzero(agents)]))
 
 
 def _median(values: Sequence[float]) -> Median:
-    """An infinite value is a seed that never got there, and counts as one; of two in the middle the larger is taken."""
+    """Return the median of costs, with infinity for seeds that missed the target; of two in the middle, the larger."""
+    # Without interpolation: between a number and infinity it would give NaN.
     spread = np.quantile(values, (0.5, 0.0, 1.0), method="higher") if values else (math.inf,) * 3
     median, low, high = (float(x) if math.isfinite(x) else None for x in spread)
     return {"median": median, "low": low, "high": high}
@@ -179,9 +181,9 @@ def _per_seed(seeds: Sequence[Sequence[Mapping[str, Any]]], key: str) -> float:
 
 
 def study_in(place: StudyFolder) -> Study:
-    """What has come of a study so far: read from its run folders.
+    """Return the results of a study so far, from its run folders.
 
-    `study.json` tells what was compiled for each, and why one failed.
+    Compilations and errors are read from `study.json`, since run folders do not contain them.
     """
     plan, before = place.plan, place.read()
     told = {r["folder"]: r for r in before["settings"]} if before else {}
@@ -198,7 +200,7 @@ def study_in(place: StudyFolder) -> Study:
 
 
 def _summarised(place: StudyFolder) -> Iterator[Mapping[str, Any]]:
-    """What the summaries of settings say of what was measured."""
+    """Yield the measures in the summaries of settings."""
     for setting in place.plan.settings:
         yield place.run_folder(setting).summary().get("measures") or {}
 
@@ -207,8 +209,8 @@ MOST_NOTICES = 8
 
 
 def study_notices(study: Study) -> list[str]:
-    """What settings have to say beside their numbers, the first sentence of each."""
+    """Return the first notice of each setting that has any."""
     found = [(i, result["notices"]) for i, result in enumerate(study["settings"], 1) if result.get("notices")]
     lines = [f"setting {i}: {said[0]}" for i, said in found[:MOST_NOTICES]]
     more = len(found) - MOST_NOTICES
-    return [*lines, *([f"and {more:,} more settings with refusals, see study.json"] if more > 0 else [])]
+    return [*lines, *([f"and {more:,} more settings with notices, see study.json"] if more > 0 else [])]

@@ -1,9 +1,9 @@
-"""Run a study: one setting after the other, each a complete run, with the study readable after each of them.
+"""Run a study: one setting after the other, each a complete run, with `study.json` written after each of them.
 
-Equal federations share their compiled programs (`fedrl.engines.program_cache`), so settings that differ in the number
-of agents, the fleet, rounds or seeds compile nothing anew; settings that do are run side by side. A setting is the run
-that `fedrl run` would make of its configuration, bit for bit. One that fails is noted with its reason, and the others
-run; resuming the study tries it again.
+Equal federations share their compiled programs (`fedrl.engines.program_cache`), so settings that differ only in the
+number of agents, the fleet, rounds or seeds compile nothing, and such settings run one after the other. A setting is
+bit-identical to `fedrl run` of its configuration. A setting that fails is recorded with its reason, and the others run;
+resuming the study runs it again.
 """
 
 from __future__ import annotations
@@ -43,26 +43,25 @@ def sweep(
 ) -> Study:
     """Run an experiment in every combination of the grid's values, and write a study folder.
 
-    Ctrl-C and SIGTERM end it early with a folder that can be read; `resume_sweep` goes on from there.
+    Ctrl-C and SIGTERM end it early with a readable folder, which `resume_sweep` continues.
 
     Args:
-        source: A configuration, a dictionary of the same shape, or the path of an `experiment.toml`. A section
-            `[study]` in it may hold `grid`, `target` and `quantity`.
-        grid: The values of each key that is varied: `{"federation.agents": [10, 100]}`.
+        source: A configuration, a dictionary of its tables, or the path of an `experiment.toml`. Its section `[study]`
+            may contain `grid`, `target` and `quantity`.
+        grid: The values of each varied key: `{"federation.agents": [10, 100]}`.
         out: The study folder to make; `runs/<name>-study-<time>` by default.
         overrides: Changes for all settings, such as "rounds=20".
-        target: The return at which settings are timed, or what `quantity` has to come to.
+        target: The value of `quantity` at which settings are timed.
         quantity: The measure by which settings are compared, such as "success"; the return by default.
-        sinks: Functions that are told each event of each run.
+        sinks: Functions that are called with each event of each run.
 
     Returns:
-        What `study.json` holds. A setting that failed while it ran has the state "failed" and the reason; the others
-        have run all the same.
+        The content of `study.json`. A setting that failed has the state "failed" and a reason; the others have run.
 
     Raises:
         ConfigError: A setting is wrong; none has run.
-        UnsoundError: The parts of a setting do not go together; none has run.
-        RunError: The folder holds a study already, another process writes to it, or it can't be written to.
+        UnsoundError: The parts of a setting can't be combined; none has run.
+        RunError: The folder already contains a study, another process writes to it, or it is not writable.
     """
     configure_jax()
     plan = plan_of(source, grid, overrides, target, quantity)
@@ -72,15 +71,23 @@ def sweep(
 
 
 def resume_sweep(path: Path | str, *, sinks: Sequence[Sink] = ()) -> Study:
-    """Continue the study in a folder: what has run stays, what was interrupted goes on bit for bit.
+    """Continue the study in a folder: finished settings are kept, interrupted ones are resumed bit-identically.
 
-    A setting that has failed is tried again.
+    A setting that failed is run again.
+
+    Args:
+        path: The study folder.
+        sinks: Functions that are called with each event of each run.
+
+    Returns:
+        The content of `study.json`.
 
     Raises:
-        RunError: The folder holds no study or one that is complete, is damaged, or another process writes to it.
+        RunError: The folder contains no study or a complete one, is damaged, or another process writes to it.
     """
     configure_jax()
     with folder.reopen_folder(Path(path)) as place:
+        # From the run folders, not from `study.json`, which a crash may have left behind them.
         if study_in(place)["complete"]:
             raise RunError(f"The study in {path} is complete. There is nothing to resume.")
         return _conduct(place, running_order(place.plan), sinks)
@@ -99,7 +106,7 @@ def _conduct(place: StudyFolder, order: Sequence[StudySetting], sinks: Sequence[
                 sink(SettingStart(event="setting", number=setting.number, of=len(order), label=setting.label))
             with counted() as programs:
                 reason = _run(place, setting, sinks, stop)
-            programs.update(result.get("programs", {}))  # before it was interrupted
+            programs.update(result.get("programs", {}))  # plus those compiled before an interruption
             plan, place_of_run = place.plan, place.run_folder(setting)
             given = (setting, plan.config(setting), place_of_run, plan.target, programs, reason, plan.quantity)
             study["settings"][setting.number - 1] = result_of(*given)
@@ -120,14 +127,15 @@ def _conduct(place: StudyFolder, order: Sequence[StudySetting], sinks: Sequence[
 
 
 def _run(place: StudyFolder, setting: StudySetting, sinks: Sequence[Sink], stop: threading.Event) -> str | None:
-    """Run a setting, or go on with it; why that failed, if it did."""
+    """Run or resume a setting; return the reason if it failed."""
     path = place.path / setting.folder
     try:
         if (path / CONFIG).exists():
             resume(path, sinks=sinks, stop=stop)
         else:
             run(place.plan.config(setting), path, sinks=sinks, stop=stop)
-    except Exception as fault:  # the other settings may still be well
+    except Exception as fault:  # one setting must not end the study
+        # The reason is one sentence; for a bug of fedrl, its report needs the traceback, too.
         if not isinstance(fault, FedrlError):
             traceback.print_exception(fault)
         return reason_of(fault)

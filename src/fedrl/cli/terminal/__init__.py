@@ -1,1 +1,1 @@
-"""What the commands print: progress while a run goes on, and its summary at the end."""
+"""Terminal output of the commands: progress during a run, and its summary at the end."""

@@ -1,4 +1,4 @@
-"""The last words of a run on a terminal: each agent's return by each method, and where everything is."""
+"""Final summary of a run on a terminal: the return of each agent by each method, warnings, costs and paths."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ MOST_AGENTS = 20
 
 
 def final_summary(event: End) -> RenderableType:
-    """The table of agents, the time it took and the paths of the run folder and the report."""
+    """Return the tables of agents and measures, warnings, the run's cost, and the paths of run folder and report."""
     summary = event["summary"]
     parts: list[RenderableType] = [
-        agents_table(summary) if summary["agents"] else Text("  Interrupted before a seed got anywhere.")
+        agents_table(summary) if summary["agents"] else Text("  Interrupted before a seed had a result.")
     ]
     if summary.get("measures"):
         parts.append(measures_table(summary["measures"]))
@@ -52,10 +52,10 @@ def final_summary(event: End) -> RenderableType:
 
 
 def agents_table(summary: Summary) -> Table:
-    """A row for each agent with its greedy returns, the best in bold and starred; a last one for all of them.
+    """Return the table of greedy returns: a row for each agent, a column for each method, and a last row for all.
 
-    An exclamation mark stands before agents that are hurt, refused or left out. Where methods are about different
-    agents, a row says how many each has.
+    The best return of a row is bold and starred. An exclamation mark precedes agents that federation hurts, whose
+    updates were rejected, or that are left out. Where methods have different agents, a row shows their numbers.
     """
     agents = summary["agents"]
     columns: dict[str, Mapping[int, float]] = {"federated": _by_agent(agents)}
@@ -77,6 +77,7 @@ def agents_table(summary: Summary) -> Table:
         width = max(len(word) for word in readable(method).split())  # where it is narrow, intervals take two lines
         table.add_column(_plain(readable(method)), justify="right", min_width=width)
     for agent in agents[:MOST_AGENTS]:
+        # An agent that a method leaves out has no return there, and can't be the best.
         values = [found.get(agent["id"], math.nan) for found in columns.values()]
         best = max((value for value in values if math.isfinite(value)), default=math.nan)
         cells = [_return(value, len(values) > 1 and value == best) for value in values]
@@ -85,6 +86,7 @@ def agents_table(summary: Summary) -> Table:
     table.add_section()
     blanks = [""] * len(own)
     table.add_row("all", *blanks, *(Text(short(found["mean"]), style="bold") for found in ranges.values()))
+    # Means over different agents must not be compared unnoticed.
     counts = [sum(map(math.isfinite, found.values())) for found in columns.values()]
     if set(counts) != {len(agents)}:
         table.add_row("of", *blanks, *(f"{many:,}" for many in counts), style="dim")
@@ -95,7 +97,7 @@ def agents_table(summary: Summary) -> Table:
 
 
 def measures_table(measures: Mapping[str, MeasureResult]) -> Table:
-    """A row for each measure, a column for each method; the best in bold and starred where one way is better."""
+    """Return the table of measures: a row each, a column for each method; the best is bold and starred, if defined."""
     methods = list(dict.fromkeys(method for measure in measures.values() for method in measure["methods"]))
     table = Table(box=SIMPLE_HEAD, pad_edge=False, title=Text("measures"), title_justify="left")
     table.add_column("", no_wrap=True)
@@ -116,7 +118,7 @@ def _by_agent(agents: list[AgentResult]) -> dict[int, float]:
 
 
 def _setting(value: Any) -> str:
-    """Three digits, so that the table fits a terminal of 80 columns; the report has all of them."""
+    """Return an environment parameter with three digits, so that the table fits 80 columns; the report has all."""
     return short(value, 3) if isinstance(value, float) else shown(value)
 
 
@@ -132,7 +134,7 @@ def _costs(summary: Summary) -> str:
     if "virtual_time" in summary:
         seen = summary["virtual_time"]
         parts.append(f"{duration(seen['time_s'])} on the virtual clock")
-        wrong = {"hung": "turns hung", "restarted": "restarts", "duplicates": "duplicates", "malformed": "unreadable"}
+        wrong = {"hung": "jobs hung", "restarted": "restarts", "duplicates": "duplicates", "malformed": "unreadable"}
         parts += [f"{short(seen[name])} {readable}" for name, readable in wrong.items() if name in seen]  # type: ignore[literal-required]
     return ", ".join(parts)
 
@@ -142,5 +144,5 @@ def _path(what: str, path: str) -> Text:
 
 
 def _plain(text: str) -> Text:
-    """Text from a configuration: no markup, no control characters."""
+    """Return text from a configuration without markup and control characters."""
     return Text("".join(c if c.isprintable() else "?" for c in text))

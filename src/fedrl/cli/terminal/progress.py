@@ -1,4 +1,4 @@
-"""Show a run while it goes on: live on a terminal, a line now and then elsewhere, or not at all.
+"""Progress of a run: a live display on a terminal, a line every few seconds elsewhere, or nothing.
 
 with progress() as sink:
     run(config, sinks=[sink])
@@ -34,14 +34,14 @@ EVERY_S = 5.0
 
 @contextmanager
 def progress(*, quiet: bool = False, console: Console | None = None, measures: Sequence[str] = ()) -> Iterator[Sink]:
-    """A sink for the run inside the `with`; the terminal is left in order however the run ends.
+    """Yield a sink for the run inside the `with`; the terminal is restored however the run ends.
 
-    A run that does not measure what is asked for is refused before it trains, with the names that there are.
+    A run without one of `measures` is refused before it trains; the error lists the measures that it has.
 
     Args:
         quiet: Show nothing.
-        console: Where to; standard output by default.
-        measures: What is told beside the return, by name.
+        console: Console to write to; standard output by default.
+        measures: Names of measures to show beside the return.
     """
     place = Console(highlight=False) if console is None else console
     if quiet:
@@ -64,11 +64,21 @@ def plain(
     clock: Callable[[], float] = time.monotonic,
     measures: Sequence[str] = (),
 ) -> Sink:
-    """A sink that writes a line when a method begins or ends and every few seconds, without control characters."""
+    """Return a sink that writes a line at the start and end of a method and every few seconds.
+
+    Lines contain no control characters, so they can be written to a log file.
+
+    Args:
+        console: Console to write to.
+        every_s: Seconds between two lines of a method, at least.
+        clock: Seconds of a monotonic clock.
+        measures: Names of measures to show beside the return.
+    """
     state: list[RunProgress] = []
     said = -every_s
 
     def say(text: str) -> None:
+        # Names come from a configuration file, and control characters in them could rewrite the terminal.
         clean = "".join(c if c.isprintable() else "?" for c in text)
         console.print(Text(_encodable(clean, console)), soft_wrap=True, no_wrap=True)
 
@@ -87,6 +97,7 @@ def plain(
         elif kind == "rejected":
             say(warning(cast(RejectedEvent, event)))
         elif kind == "end":
+            # The summary has colours and boxes: render it without colours, then clean and encode each line.
             bare = Console(file=io.StringIO(), width=console.width, color_system=None)
             with bare.capture() as capture:
                 bare.print(final_summary(cast(End, event)))
@@ -98,6 +109,7 @@ def plain(
             before = run_progress.share(record["method"])
             run_progress.add(record)
             edge = before == 0.0 or run_progress.share(record["method"]) == 1.0
+            # The first and the last round of a method are always shown.
             if edge or clock() - said >= every_s:
                 said = clock()
                 say(_line(run_progress, record))
@@ -107,14 +119,16 @@ def plain(
 
 @contextmanager
 def live(console: Console, clock: Callable[[], float] = time.monotonic, measures: Sequence[str] = ()) -> Iterator[Sink]:
-    """A sink that redraws a small picture of the run a few times a second."""
+    """Yield a sink that redraws the state of the run a few times a second."""
     state: list[RunProgress] = []
+    # Rich renders in a thread of its own, so a redraw must not see a half-updated state.
     lock = threading.Lock()
 
     def picture() -> RenderableType:
         with lock:
             return view(state[0], console.width) if state else Text("")
 
+    # Transient: the final summary takes the place of the live display.
     display = Live(console=console, get_renderable=picture, refresh_per_second=6, transient=True)
 
     def sink(event: Event) -> None:
@@ -143,16 +157,16 @@ def live(console: Console, clock: Callable[[], float] = time.monotonic, measures
 
 
 def warning(event: RejectedEvent) -> str:
-    """What is said when agents were refused twice in a row."""
+    """Return the warning about agents whose updates were rejected twice in a row."""
     where = f"{readable(event['method'])}, seed {event['seed']}, round {event['round']}"
     who = "" if event["method"] == "centralised" else f"{named(event['agents'])} "
-    text = f"warning: {where}: {who}refused twice in a row: {event['reason']}"
+    text = f"warning: {where}: {who}rejected twice in a row: {event['reason']}"
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 @contextmanager
 def warnings_only(console: Console | None = None) -> Iterator[Sink]:
-    """A sink that writes nothing but warnings; by default to standard error."""
+    """Yield a sink that writes only warnings, by default to standard error."""
     place = Console(stderr=True, highlight=False) if console is None else console
 
     def sink(event: Event) -> None:
@@ -163,9 +177,10 @@ def warnings_only(console: Console | None = None) -> Iterator[Sink]:
 
 
 def view(run_progress: RunProgress, width: int = WIDE) -> RenderableType:
-    """The picture: a row for each method, and a line on the pace of it all. It fits in 80 columns."""
+    """Return the live display: a row for each method, and a line with speed and costs. It fits in 80 columns."""
     bar, spark = (BAR, SPARK) if width >= WIDE else (NARROW_BAR, NARROW_SPARK)
     curves = {method: run_progress.curve(method) for method in run_progress.methods}
+    # All methods share one scale, so that their sparklines can be compared.
     known = [value for curve in curves.values() for value in curve]
     low, high = min(known, default=0.0), max(known, default=1.0)
     rows = Table.grid(padding=(0, 2))
@@ -225,4 +240,5 @@ def _line(run_progress: RunProgress, record: RoundRecord) -> str:
 
 
 def _encodable(text: str, console: Console) -> str:
+    # A character that the console lacks must not end the run with an error.
     return text.encode(console.encoding, "replace").decode(console.encoding)

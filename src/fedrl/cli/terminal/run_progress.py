@@ -1,4 +1,4 @@
-"""What is known of a run while it goes on. Seeds may run side by side, so their rounds come interleaved."""
+"""State of a progress display. Seeds may run side by side, so the events of their rounds are interleaved."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ WINDOW_S = 5.0
 
 
 class RunProgress:
-    """The state behind a progress display, brought up to date by one event at a time.
+    """The state of a progress display, updated by one event at a time.
 
     Attributes:
         start: The plan of the run.
-        method: The one that runs now.
-        seed: Of the last round.
-        round: The last one.
-        compiling: Whether the next round has to wait for a compilation.
-        bytes_up: Sent by the agents so far, over all seeds.
-        bytes_down: Sent to the agents so far, over all seeds.
-        time_s: On the virtual clock after the last round; NaN without one.
-        shown: What the measures that are asked for came to in the last round.
-        units: Of all measures.
+        method: Name of the method that runs now.
+        seed: Seed of the last round.
+        round: Number of the last round.
+        compiling: Whether the next round waits for a compilation.
+        bytes_up: Bytes that agents have sent so far, over all seeds.
+        bytes_down: Bytes that agents have been sent so far, over all seeds.
+        time_s: Seconds on the virtual clock after the last round; NaN without one.
+        shown: Values of the chosen measures in the last round, by name.
+        units: Units of all measures, by name.
 
     Raises:
-        ConfigError: A measure that is asked for is none of the run.
+        ConfigError: The run has no measure of a name in `measures`.
     """
 
     def __init__(self, start: Start, clock: Callable[[], float] = time.monotonic, measures: Sequence[str] = ()) -> None:
@@ -54,21 +54,22 @@ class RunProgress:
 
     @property
     def methods(self) -> list[str]:
-        """Those that take rounds; the others only evaluate, or go on for a little."""
+        """Names of the methods that train in rounds; the others only evaluate or fine-tune."""
         return [method for method in self.start["methods"] if method not in WITHOUT_ROUNDS]
 
     def compile(self, event: Compile) -> None:
-        """A program is being compiled from now until the next round ends."""
+        """Note that a program is being compiled from now until the next round ends."""
         self.method = event["method"]
         self.compiling = True
         self._since = self._clock()
 
     def add(self, record: RoundRecord) -> None:
-        """A round ended."""
+        """Update the state with the record of a finished round."""
         method = record["method"]
         if method not in self._rounds:
             return
         now = self._clock()
+        # A round with a compilation says nothing about the pace of the rounds to come.
         if self.compiling:
             self._idle += now - self._since
             self.compiling = False
@@ -85,24 +86,28 @@ class RunProgress:
         if math.isfinite(returned):
             self._returns[method].setdefault(self.round, []).append(returned)
         self._recent.append((now, self.start["environment_steps_per_round"]))
+        # A short window, so that the speed shows a machine that has become slower.
         while now - self._recent[0][0] > WINDOW_S:
             self._recent.popleft()
 
     def share(self, method: str) -> float:
-        """How much of a method is done, from 0 to 1. Earlier methods are, whether or not their rounds were seen."""
+        """Return how much of a method is done, from 0 to 1.
+
+        Methods before the current one count as done: a resumed run emits no events of their earlier rounds.
+        """
         if method in self.methods and self.methods.index(method) < self._place:
             return 1.0
         planned = self.start["rounds"] * len(self.start["seeds"])
         return sum(self._rounds.get(method, {}).values()) / planned if planned else 0.0
 
     def curve(self, method: str) -> list[float]:
-        """Training returns in the order of rounds, the mean over the seeds that got there."""
+        """Return training returns in the order of rounds, each the mean over the seeds that have reached the round."""
         found = self._returns.get(method, {})
         return [sum(found[i]) / len(found[i]) for i in sorted(found)]
 
     @property
     def speed(self) -> float:
-        """Environment steps per second over the last seconds; NaN before two rounds are through."""
+        """Environment steps per second over the last five seconds; NaN before two rounds are complete."""
         if len(self._recent) < 2:
             return math.nan
         took = self._recent[-1][0] - self._recent[0][0]
@@ -110,14 +115,15 @@ class RunProgress:
 
     @property
     def elapsed_s(self) -> float:
-        """Since the run began."""
+        """Seconds since the run began."""
         return self._clock() - self._began
 
     @property
     def left_s(self) -> float:
-        """Time the remaining rounds will take at the pace so far, compilations left out; NaN before there is one."""
+        """Seconds for the remaining rounds at the pace so far, without compilations; NaN before the first round."""
         if not self._seen:
             return math.nan
+        # A compilation in progress has taken time, too, and says nothing about the pace.
         waiting = self._clock() - self._since if self.compiling else 0.0
         pace = max(self.elapsed_s - self._idle - waiting, 0.0) / self._seen
         planned = self.start["rounds"] * len(self.start["seeds"])
@@ -129,7 +135,7 @@ class RunProgress:
 
 
 def sparkline(values: Sequence[float], width: int, low: float, high: float) -> str:
-    """A curve in a line of text: one bar for each value, or for the mean of neighbours where there are too many.
+    """Return a curve as a line of text: one bar per value, or per mean of adjacent values if there are many.
 
     >>> sparkline([0, 1, 2, 3], 8, 0, 3), sparkline([0, 0, 3, 3], 2, 0, 3)
     ('▁▃▆█', '▁█')

@@ -1,4 +1,4 @@
-"""Show a study while it goes on: which setting of how many, its run as `fedrl run` shows it, and its outcome."""
+"""Progress of a study: the number of the current setting, its run as `fedrl run` shows it, and its result."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ MOST_SETTINGS = 40
 
 @contextmanager
 def study_progress(*, quiet: bool = False, console: Console | None = None) -> Iterator[Sink]:
-    """A sink for the study inside the `with`; the terminal is left in order however the study ends.
+    """Yield a sink for the study inside the `with`; the terminal is restored however the study ends.
 
     Args:
         quiet: Show nothing.
-        console: Where to; standard output by default.
+        console: Console to write to; standard output by default.
     """
     if quiet:
         yield silent
@@ -39,6 +39,7 @@ def study_progress(*, quiet: bool = False, console: Console | None = None) -> It
     def say(text: str, style: str = "") -> None:
         place.print(Text("".join(c if c.isprintable() else "?" for c in text), style=style), soft_wrap=True)
 
+    # The display of a setting's run opens and closes inside that of the study, also if an error ends the setting.
     with ExitStack() as shown:
 
         def sink(event: Event) -> None:
@@ -49,6 +50,7 @@ def study_progress(*, quiet: bool = False, console: Console | None = None) -> It
                 say(f"setting {setting['number']} of {setting['of']}: {setting['label']}", "bold")
                 run = shown.enter_context(progress(console=place))
             elif kind == "end":
+                # The display of the run has to end before anything else is printed.
                 shown.close()
                 say(f"  {_outcome(cast(End, event))}")
             elif kind == "study":
@@ -60,7 +62,7 @@ def study_progress(*, quiet: bool = False, console: Console | None = None) -> It
 
 
 def study_table(study: Study) -> Table:
-    """A row for each setting: what is particular about it, and what came of it."""
+    """Return the table of settings: a row each, with its values in the grid and its result."""
     names = short_names(list(study["grid"]))
     timed = study["target"] is not None
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
@@ -98,7 +100,7 @@ def _outcome(event: End) -> str:
     text = f"return {short(found['mean'])}" + (f" ({spread})" if len(summary["seeds"]) > 1 else "")
     rejections = summary.get("rejections", {})
     rejected = rejections["federated"]["updates"] if "federated" in rejections else 0
-    said = f", {rejected:,} update{'' if rejected == 1 else 's'} refused" if rejected else ""
+    said = f", {rejected:,} update{'' if rejected == 1 else 's'} rejected" if rejected else ""
     return f"{text}, {size(summary['bytes_up'])} up, {duration(summary['wall_s'])}{said}"
 
 
