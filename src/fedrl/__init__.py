@@ -1,11 +1,11 @@
 """Federated deep reinforcement learning.
 
-fedrl.run("experiment.toml")         a whole experiment, from configuration to run folder
-fedrl.sweep("experiment.toml", grid) the same in many settings, from grid to study folder
-fedrl.federate(learner, aggregator)  a federation of your own, to be run by `fedrl.simulate`
+    fedrl.run("experiment.toml")          run a whole experiment, from configuration to run folder
+    fedrl.sweep("experiment.toml", grid)  run it in many settings, from grid to study folder
+    fedrl.federate(learner, aggregator)   build a federation, to be run by `fedrl.simulate`
 
-Nothing heavy is imported until it is used. Call `fedrl.configure_jax()` before the first array: it gives JAX every
-core.
+Submodules are imported on first use. Call `fedrl.configure_jax()` before the first array is created: it lets JAX use
+all cores.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ __all__ = [
 ]
 
 
+# Importing JAX is slow, so it is imported only when a name is used that needs it.
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'fedrl' has no attribute {name!r}")

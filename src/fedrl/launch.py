@@ -1,11 +1,11 @@
-"""What must be set before JAX's backend starts, because afterwards nobody listens.
+"""Configure JAX before its backend starts, after which settings have no effect.
 
-* one host device per core, so that blocks of agents run side by side (measured: +42 to +90 % on two cores)
-* the widest vectors the processor has: +6 to +16 % where AVX-512 works on 512 bits at a time, nothing on a Zen 4, which
-  takes them in halves; sums are grouped differently, so the last bits depend on the width
+* one host device per core, so that blocks of agents run in parallel (measured: +42 to +90 % speed on two cores)
+* the widest vectors of the processor: +6 to +16 % where AVX-512 works on 512 bits at a time, nothing on a Zen 4, which
+  works on halves; sums are grouped differently, so the last bits of results depend on the width
 * a persistent cache of compiled programs, so that a second start compiles nothing
 
-A flag or folder that is already set stays as it is. Importing this module imports neither JAX nor the rest of fedrl.
+A flag or folder that is already set is not changed. Importing this module imports neither JAX nor the rest of fedrl.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ VECTORS = "--xla_cpu_prefer_vector_width"
 
 
 def configure_jax(devices: int | None = None) -> None:
-    """Set JAX up for this machine. Call it first: once an array exists, it is too late, and a warning says so.
+    """Configure JAX for the processor of this machine. Call it before the first array is created.
+
+    A `RuntimeWarning` is issued if JAX's backend already runs.
 
     Args:
-        devices: Host devices; one per core by default.
+        devices: The number of host devices; one per core by default.
 
     Raises:
         ConfigError: JAX is set up in a way in which fedrl can't compute.
@@ -47,12 +49,12 @@ def configure_jax(devices: int | None = None) -> None:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def widest_vector() -> int | None:
-    """512 on a processor with AVX-512, else None: the compiler's choice is right."""
+    """Return 512 on a processor with AVX-512; else None, to leave the choice to the compiler."""
     try:
         return 512 if "avx512f" in Path("/proc/cpuinfo").read_text() else None
     except OSError:
@@ -96,10 +98,10 @@ def check_platform() -> None:
 
 
 def backend_runs() -> bool:
-    """Whether JAX's backend has started in this process."""
+    """Return whether JAX's backend has started in this process."""
     if "jax" not in sys.modules:
         return False
-    from jax._src import xla_bridge  # JAX has no public question for it
+    from jax._src import xla_bridge  # JAX has no public function for it
 
     return bool(xla_bridge.backends_are_initialized())
 
@@ -117,5 +119,6 @@ def _cache_programs() -> None:
         except OSError:
             return  # a read-only home: compile anew each time
         config.update("jax_compilation_cache_dir", str(folder))
+    # By default JAX caches only programs that take long to compile; a run has many short ones.
     config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     config.update("jax_persistent_cache_min_entry_size_bytes", -1)

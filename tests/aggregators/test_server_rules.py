@@ -279,9 +279,9 @@ class TestSettings:
 
     def test_what_an_environment_has_not_is_named(self):
         learner = q_table(gridworld("S.G"))
-        with pytest.raises(ConfigError, match=r"asked for 'setting/slop'.*Did you mean 'slip'"):
+        with pytest.raises(ConfigError, match=r"report 'setting/slop' is requested.*Did you mean 'slip'"):
             federate(learner, weight_by_environment(["slop"]))
-        with pytest.raises(UnsoundError, match=r"asked for 'setting/reward', which has shape"):
+        with pytest.raises(UnsoundError, match=r"report 'setting/reward' is requested, and the parameter has shape"):
             federate(q_table(random_mdp()), weight_by_environment(["reward"]))
         with pytest.raises(ConfigError, match=r"names is \['slip', 'slip'\]"):
             weight_by_environment(["slip", "slip"])
@@ -307,7 +307,7 @@ class TestWhatIsTold:
         np.testing.assert_allclose(seen.uploads.report["norm"], np.linalg.norm(slope, axis=1), rtol=1e-5)
 
     def test_what_a_learner_does_not_measure_is_named(self):
-        with pytest.raises(UnsoundError, match=r"asked for 'return' and its learner measures \['loss'\]"):
+        with pytest.raises(UnsoundError, match=r"report 'return' is requested, and the learner measures \['loss'\]"):
             simulate(federate(quadratic(sgd(0.1)), q_ffl(reference_return=1.0)), FLEET, devices=jax.devices()[:1])
         with pytest.raises(ConfigError, match=r"reports is 'returns'.*Did you mean 'return'"):
             federate(quadratic(sgd(0.1)), mean(), reports=["returns"])

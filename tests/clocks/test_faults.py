@@ -116,7 +116,7 @@ def test_so_is_one_that_waits_for_all_who_are_asked(schedule, where):
     plan = Scheduler(schedule, selection=uniform(3))
     if isinstance(where, SingleServer):
         plan = replace(plan, selection=uniform(6))
-    with pytest.raises(ConfigError, match="waits for all 6 agents that are asked, so the first one that hangs"):
+    with pytest.raises(ConfigError, match="waits for all 6 agents that are selected, so the first one that hangs"):
         simulate(PLAIN, FLEET, topology=where, scheduler=plan, clock=clock(hang=0.1))
     simulate(PLAIN, FLEET, topology=where, scheduler=plan, clock=clock(hang=0.1, hang_s=2.0))
 
@@ -144,8 +144,8 @@ def test_a_run_in_which_all_have_hung_says_so(schedule):
             hung, rounds = hung + seen.clock_stats.hung, rounds + 1
         except ConfigError as fault:
             said = str(fault)
-    who = "every agent hangs" if schedule.concurrency is None else "3 agents hang and nobody else is at work"
-    assert f"{who}, and no hang is ever noticed (hang_s = inf). Nothing will ever happen." in said
+    who = "every agent hangs" if schedule.concurrency is None else "3 agents hang and no other one is at work"
+    assert f"{who}, and no hang is ever noticed (hang_s = inf). No update will ever arrive." in said
     assert rounds > 0
     assert hung <= (schedule.concurrency or AGENTS)
 

@@ -422,7 +422,7 @@ def test_refuses_what_would_not_do_what_it_promises(federation, schedule, words)
         (lambda: clock(drop_out=1.0), "drop_out is 1.0"),
         (lambda: clock(step_s=[1.0, -1.0]), "step_s is"),
         (lambda: clock(up_bytes_per_s=0.0), "up_bytes_per_s is 0.0"),
-        (lambda: clock(availability_trace=[[0, 2.0, 1.0]]), "trace has the row"),
+        (lambda: clock(availability_trace=[[0, 2.0, 1.0]]), "availability_trace has the row"),
         (lambda: clock(availability_trace=[[0, 1.0, 2.0]], online_s=3.0), "Leave one of them out"),
         (lambda: synchronous(2, quorum=3), "quorum is 3"),
         (lambda: synchronous(stragglers="never"), "stragglers is 'never'"),

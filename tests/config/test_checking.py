@@ -71,7 +71,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     ),
     "experience that only the host can gather": (
         [*GYM, f"learner={{name='accept_if_better', learner={A2C}}}"],
-        "lives outside compiled programs|gathers its own experience",
+        "lives outside compiled programs|collects its own experience",
     ),
 }
 
@@ -108,7 +108,7 @@ def declaring(measure: str = "bumps") -> Environment:
 
 
 def test_a_measure_that_steps_do_not_show_is_missed_before_there_is_a_folder(config: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnsoundError, match=r"declares a measure made of 'bumps', and its steps show \['success'\]"):
+    with pytest.raises(UnsoundError, match=r"declares a measure of 'bumps', and its steps return \['success'\]"):
         run(config, tmp_path / "run", overrides=["environment={name='declaring'}"])
     assert not (tmp_path / "run").exists()
 
@@ -130,7 +130,7 @@ def test_what_agents_are_asked_for_and_do_not_measure_is_missed(config: Path) ->
         if measured:
             checking.check_experiment(asking)
             continue
-        with pytest.raises(UnsoundError, match="asked for 'return' and its learner measures"):
+        with pytest.raises(UnsoundError, match="report 'return' is requested, and the learner measures"):
             checking.check_experiment(asking)
 
 

@@ -93,7 +93,7 @@ def test_what_is_resolved_builds_the_same_plan(small):
 def test_agents_tell_a_setting_that_a_file_asks_for(small):
     told = build(load(small, ["federation.aggregator={name='weight_by_environment', names=['slip']}"]))
     assert told.federation.aggregator.requested == ("setting/slip",)
-    with pytest.raises(ConfigError, match=r"asked for 'setting/slope'.*Did you mean 'slip'"):
+    with pytest.raises(ConfigError, match=r"report 'setting/slope' is requested.*Did you mean 'slip'"):
         build(load(small, ["federation.aggregator={name='weight_by_environment', names=['slope']}"]))
 
 
@@ -115,7 +115,7 @@ def test_a_budget_below_the_bids_and_one_update_is_refused_before_there_is_a_run
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("federation.selection={name='uniform', cohort=4}", r"cohort is 4 and a server asks among 3 agents"),
+        ("federation.selection={name='uniform', cohort=4}", r"cohort is 4 and a server selects from 3 agents"),
         ("federation.selection={name='unifrom', cohort=2}", r"federation.selection.name.*Did you mean 'uniform'"),
         ("federation.local_steps={name='linear', first=0, last=1, rounds=3}", r"first is 0"),
         ("federation.local_steps={name='proportional_to_speed', speeds=[1.0], most=2}", r"speeds has 1 entries"),

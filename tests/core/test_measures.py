@@ -68,7 +68,7 @@ def test_a_measure_that_makes_no_sense_is_refused(readable, told):
 
 
 def test_a_value_is_counted_in_one_way():
-    with pytest.raises(UnsoundError, match="counted in one way"):
+    with pytest.raises(UnsoundError, match="in different ways"):
         counting({"a": Measure("episode", parts=("x",)), "b": Measure("step", parts=("x",))})
 
 
@@ -78,7 +78,7 @@ def test_an_unknown_name_is_refused_with_those_there_are():
 
 
 def test_a_step_without_a_declared_value_is_refused_with_those_it_has():
-    with pytest.raises(UnsoundError, match=r"made of 'speed', and its steps show \['success'\]"):
+    with pytest.raises(UnsoundError, match=r"measure of 'speed', and its steps return \['success'\]"):
         step_values(["speed"], {"success": 1.0}, gridworld())
 
 

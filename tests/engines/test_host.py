@@ -309,7 +309,7 @@ def test_what_can_not_be_stepped_on_the_host_is_refused():
         simulate(federate(pure, mean()), jax.tree.map(lambda leaf: leaf[None], pure.environment.params), executor=Host)
     environment = drift()
     by_itself = replace(tally(environment), horizon=0)
-    with pytest.raises(UnsoundError, match="gathers its own experience"):
+    with pytest.raises(UnsoundError, match="collects its own experience"):
         simulate(federate(by_itself, mean()), gains(environment))
 
 

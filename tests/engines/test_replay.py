@@ -77,7 +77,7 @@ class TestRing:
         assert log(empty(jnp.zeros(()), 6), 100).rows.shape == (6,)
 
     def test_more_rows_than_a_ring_holds_are_refused(self):
-        with pytest.raises(ConfigError, match="4 rows are written at once to a ring of 3"):
+        with pytest.raises(ConfigError, match="4 rows are written at once to a replay buffer of 3"):
             append(empty(jnp.zeros(()), 3), jnp.zeros(4))
 
     def test_rings_are_found_by_their_type(self):

@@ -234,16 +234,16 @@ def through(**marks) -> Stage:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: federated(median()), r"scaffold\(0.1\) keeps a sum.*median\(\) has none.*Use mean\(\)"),
+        (lambda: federated(median()), r"scaffold\(0.1\) keeps a sum.*median\(\) is not a mean.*Use mean\(\)"),
         (
             lambda: federated(mean(), weight_by_capacity([1.0] * 4)),
-            r"weight_by_capacity.*changes weights.*shares have to",
+            r"weight_by_capacity.*changes weights.*shares must be fixed",
         ),
         (
             lambda: federated(mean("uniform"), through(noise=NOISE)),
-            r"keep single updates from the server",
+            r"hides single updates from the server",
         ),
-        (lambda: federated(mean(), lag()), r"lag\(\) saves messages, and scaffold\(0.1\) sends one in every"),
+        (lambda: federated(mean(), lag()), r"lag\(\) withholds messages, and scaffold\(0.1\) needs one in every"),
         (lambda: federated(mean(), scaffold(0.2)), r"both send statistics named 'scaffold'"),
         (lambda: as_learner(federated(mean()), 2), r"scaffold\(0.1\) keeps a sum over all.*topology of servers"),
     ],

@@ -457,15 +457,18 @@ def untouched(key, context, shared, local, update):
 
 
 REFUSED = {
-    "error feedback": (error_feedback(top_k(0.1)), r"top_k\(0\.1\) loses.*second time.*down_stages=\(top_k\(0\.1\),\)"),
+    "error feedback": (
+        error_feedback(top_k(0.1)),
+        r"top_k\(0\.1\) removes.*second time.*down_stages=\(top_k\(0\.1\),\)",
+    ),
     "noise": (Stage(untouched, noise=Noise("a DpEvent", 1.0, "agent"), contraction=lambda n: 0.5), "adds noise"),
     "weighing": (weight_by_signal(), "changes the weight"),
-    "withholding": (lag(), "holds updates back"),
-    "guiding": (scaffold(0.1), "steers local training"),
+    "withholding": (lag(), "withholds updates"),
+    "guiding": (scaffold(0.1), "corrects local training"),
     "a sum over agents": (Stage(untouched, sums="c"), "keeps a sum"),
     "work on the merged update": (
         Stage(untouched, finish=lambda key, shared, update: (update, shared), contraction=lambda n: 0.5),
-        "nothing is merged on the way down",
+        "a broadcast is not merged",
     ),
     "no compressor": (clip(1.0), r"no contraction.*top_k"),
     "no contraction": (random_k(0.1), "no contraction"),

@@ -295,7 +295,7 @@ def test_ppo_averages_its_critic_in_every_round_and_its_actor_in_every_second():
         (
             lambda: federate(quadratic(sgd(RATE)), mean(), lag(sign()), parts=[part("head", median())]),
             UnsoundError,
-            "looks at each update",
+            "reads each update",
         ),
     ],
 )

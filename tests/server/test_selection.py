@@ -323,7 +323,7 @@ class TestScheduled:
 
     def test_a_quorum_above_the_cohort_is_refused(self):
         plan = Scheduler(synchronous(quorum=3), selection=uniform(2))
-        with pytest.raises(ConfigError, match=r"no fewer than 3 updates, and uniform\(2\) asks 2 agents"):
+        with pytest.raises(ConfigError, match=r"no fewer than 3 updates, and uniform\(2\) selects 2 agents"):
             simulate(federate(quadratic(sgd(0.1)), mean()), FLEET, scheduler=plan)
 
     @pytest.mark.parametrize("bound", [0, 2])
@@ -343,7 +343,7 @@ class TestScheduled:
         assert turns.min() > 5
 
     def test_more_than_a_server_has_are_refused_when_it_is_built(self):
-        with pytest.raises(ConfigError, match="cohort is 3 and a server asks among 2 agents"):
+        with pytest.raises(ConfigError, match="cohort is 3 and a server selects from 2 agents"):
             simulate(
                 federate(quadratic(sgd(0.1)), mean()),
                 FLEET,

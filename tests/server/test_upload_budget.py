@@ -214,7 +214,7 @@ class TestRounds:
 def test_a_buffer_that_those_who_wait_for_an_answer_can_not_fill_is_refused(buffer, selection, count):
     plan = Scheduler(fed_buff(buffer), selection, upload_budget=greedy(1000))
     federation = federate(quadratic(sgd(0.1)), mean(), reports=["norm"])
-    with pytest.raises(ConfigError, match=rf"waits for {buffer} updates, and {count} agents are asked"):
+    with pytest.raises(ConfigError, match=rf"waits for {buffer} updates, and {count} agents are selected"):
         simulate(federation, FLEET, scheduler=plan, clock=clock())
     simulate(federation, FLEET, scheduler=replace(plan, schedule=fed_buff(count)), clock=clock())
 

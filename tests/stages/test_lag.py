@@ -139,7 +139,7 @@ def test_a_flag_that_is_neither_is_refused():
     wire = codec(update)
     sent = bytearray(wire.encode(update))
     sent[0] = 2
-    with pytest.raises(WireError, match="2 tells whether an update follows, which is 0 or 1"):
+    with pytest.raises(WireError, match="whether an update follows is 2, and must be 0 or 1"):
         wire.decode(bytes(sent))
 
 
@@ -159,16 +159,20 @@ NOISY = Stage(untouched, noise=Noise("a DpEvent", 1.0, "agent"))
         (lambda: lag(lag()), UnsoundError, "is lazy itself"),
         (lambda: lag(NOISY), UnsoundError, "adds noise"),
         (lambda: error_feedback(lag()), UnsoundError, r"lag\(error_feedback\(sign\(\)\)\)"),
-        (lambda: federate(quadratic(sgd(0.1)), median(), lag()), UnsoundError, r"median\(\) looks at each.*mean\(\)"),
+        (
+            lambda: federate(quadratic(sgd(0.1)), median(), lag()),
+            UnsoundError,
+            r"median\(\) reads each update.*mean\(\)",
+        ),
         (
             lambda: federate(quadratic(sgd(0.1)), mean("uniform"), lag(), NOISY),
             UnsoundError,
-            "sends an update or none as the data have it",
+            "sends an update or none depending on the data",
         ),
         (
             lambda: federate(quadratic(sgd(0.1)), mean("uniform"), lag(), summation=veil()),
             UnsoundError,
-            r"lag\(.*stands inside veil\(\)",
+            r"lag\(.*is decoded update by update, and veil\(\)",
         ),
     ],
 )

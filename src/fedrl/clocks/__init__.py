@@ -1,4 +1,4 @@
-"""When events happen: at once, or as devices, links and absences have it."""
+"""Decide when events happen: at once, or after the times that devices, links and absences take."""
 
 from fedrl.clocks.devices import Clock, clock
 from fedrl.clocks.distributions import Distribution, lognormal, stragglers, uniform_between

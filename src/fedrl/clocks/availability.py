@@ -1,9 +1,9 @@
-"""When agents are there: they join, leave and return.
+"""Simulate when agents are online: they join, leave and return.
 
-    away | there | away | there ...     phase 0, 1, 2, 3, ...; an agent is there in odd phases
-         join    leave  return
+    offline | online | offline | online ...     phases 0, 1, 2, 3, ...; an agent is online in odd phases
+            join     leave     return
 
-Where a phase ends is drawn for (agent, phase), or read from a trace: nobody has to keep a list of what is to come.
+The end of a phase is drawn by (agent, phase), or read from a trace, so no future event has to be stored.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from fedrl.core.errors import ConfigError
 
 
 class OnlinePeriod(NamedTuple):
-    """In which phase agents are, and when it ends."""
+    """The current phase of each agent, and the second at which it ends."""
 
     phase: Int32[np.ndarray, " agents"]
     until_s: Float64[np.ndarray, " agents"]
 
     @property
     def there(self) -> np.ndarray:
-        """Who is there."""
+        """Return which agents are online, bool `[agents]`."""
         return self.phase % 2 == 1
 
 
 class Availability(NamedTuple):
-    """When agents are there.
+    """The online periods of agents.
 
     Attributes:
-        start: Everybody's first phase.
-        at: `(agents, their stays, seconds [agents], seed) -> stays` at a time that is not before theirs.
+        start: The first phase of all agents.
+        at: `(agents, online periods, seconds [agents], seed) -> online periods` at these later seconds.
     """
 
     start: OnlinePeriod
@@ -45,10 +45,10 @@ class Availability(NamedTuple):
 
 
 def availability(devices: Clock, agents: int) -> Availability:
-    """When the agents of a clock are there.
+    """Return the online periods of the agents of a clock.
 
     Raises:
-        ConfigError: A row of the trace is of no agent, or overlaps another.
+        ConfigError: A row of the trace has an unknown agent, or overlaps another row.
     """
     if devices.availability_trace is not None:
         edges = _edges(devices.availability_trace, agents)
@@ -57,13 +57,14 @@ def availability(devices: Clock, agents: int) -> Availability:
         first = draw(devices.joins_s, agents, devices.devices_seed, Purpose.JOIN, "joins_s")
 
     def end_of(ids: np.ndarray, online: OnlinePeriod, seed: int) -> np.ndarray:
-        """When the phase that has just begun ends."""
+        """Return when the phase that has just begun ends."""
         if devices.availability_trace is not None:
             return np.asarray(edges[ids, np.minimum(online.phase, edges.shape[1] - 1)])
         mean = np.where(online.there, devices.online_s, devices.offline_s)
         return np.asarray(online.until_s + mean * exponential(seed, Purpose.STAY, ids, online.phase))
 
     def at(ids: np.ndarray, online: OnlinePeriod, seconds: np.ndarray, seed: int) -> OnlinePeriod:
+        # Several phases may end before the given second; each is drawn by its own number, so skipping changes nothing.
         phase, until_s = online.phase.copy(), online.until_s.copy()
         while (over := np.flatnonzero(until_s <= seconds)).size:
             phase[over] += 1
@@ -74,17 +75,21 @@ def availability(devices: Clock, agents: int) -> Availability:
 
 
 def _edges(rows: tuple[tuple[float, ...], ...], agents: int) -> np.ndarray:
-    """Of each agent, when it comes and goes in turn; at last infinity."""
+    """Return for each agent the seconds at which it comes and goes in turn, `[agents, edges]`, padded by infinity."""
     stays: list[list[float]] = [[] for _ in range(agents)]
     for agent, begin, end in sorted(rows):
         if not 0 <= agent < agents:
-            raise ConfigError(f"trace has a row of agent {int(agent)}. There are {agents} agents, from 0. Correct it.")
+            raise ConfigError(
+                f"availability_trace has a row of agent {int(agent)}. There are {agents} agents, from 0. Correct it."
+            )
         mine = stays[int(agent)]
         if mine and mine[-1] >= begin:
             raise ConfigError(
-                f"trace has agent {int(agent)} come at {begin:g} s, before it left at {mine[-1]:g} s. Join the rows."
+                f"availability_trace has agent {int(agent)} come at {begin:g} s, before it left at {mine[-1]:g} s. "
+                "Two periods overlap. Join the rows."
             )
         mine += [begin, end]
+    # A last column of infinity: after its last row an agent stays offline for good.
     width = max(len(mine) for mine in stays) + 1
     edges = np.full((agents, width + 1), np.inf)
     for agent, mine in enumerate(stays):

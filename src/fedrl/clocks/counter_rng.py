@@ -1,9 +1,10 @@
-"""Chance that belongs to an agent and a count, not to the order of events: a hash in place of a generator.
+"""Draw random numbers by a hash of an agent and a counter instead of a sequential generator.
 
     (seed, purpose, agent, count) --splitmix64--> a number in (0, 1)
 
-However many agents ask, in whatever order, each gets the number that is its own; a whole array is one call. The mixing
-function is that of splitmix64: Steele, Lea & Flood (2014), https://doi.org/10.1145/2660193.2660195
+The number of an agent depends neither on the number of agents nor on the order of draws, and a whole array is drawn in
+one call. The mixing function is that of splitmix64: Steele, Lea & Flood (2014),
+https://doi.org/10.1145/2660193.2660195
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ FIRST, SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 class Purpose(IntEnum):
-    """What a number is drawn for; each purpose has its own stream."""
+    """The purpose of a draw; each purpose has its own stream."""
 
     STEP = 0
     UP = 1
@@ -41,28 +42,31 @@ class Purpose(IntEnum):
 def uniform(
     seed: int, purpose: int, agents: np.ndarray, counts: np.ndarray | int = 0
 ) -> Float64[np.ndarray, " agents"]:
-    """One number in (0, 1) for each agent and its count.
+    """Return one number in (0, 1) for each agent and its count, float64 `[agents]`.
 
     >>> of_two, of_three = (uniform(0, Purpose.TURN, np.arange(agents)) for agents in (2, 3))
     >>> (of_two == of_three[:2]).all()
     np.True_
     """
     mixed = np.full(np.shape(agents), np.uint64(seed))
-    with np.errstate(over="ignore"):  # modulo 2^64, as meant
+    # Overflow is meant: splitmix64 computes modulo 2^64.
+    with np.errstate(over="ignore"):
         for part in (purpose, agents, counts):
+            # One is added to each part, as `_mix(0)` is 0 and zeros would leave a seed of 0 unmixed.
             mixed = _mix(mixed + GOLDEN * (np.asarray(part).astype(np.uint64) + np.uint64(1)))
+    # The upper 52 bits plus a half: neither 0 nor 1, so that logarithms of the number are finite.
     return ((mixed >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
 def exponential(
     seed: int, purpose: int, agents: np.ndarray, counts: np.ndarray | int = 0
 ) -> Float64[np.ndarray, " agents"]:
-    """Exponentially distributed numbers with mean one."""
+    """Return exponentially distributed numbers with mean one, `[agents]`."""
     return -np.log(uniform(seed, purpose, agents, counts))
 
 
 def normal(seed: int, purpose: int, agents: np.ndarray, counts: np.ndarray | int = 0) -> Float64[np.ndarray, " agents"]:
-    """Standard normal numbers (Box & Muller); they also use up the purpose's successor."""
+    """Return standard normal numbers (Box & Muller), `[agents]`; they use the streams `purpose` and `purpose + 1`."""
     radius = np.sqrt(-2.0 * np.log(uniform(seed, purpose, agents, counts)))
     return radius * np.cos(2.0 * np.pi * uniform(seed, purpose + 1, agents, counts))
 

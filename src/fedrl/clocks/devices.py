@@ -1,16 +1,19 @@
-"""The devices behind agents: how fast they compute, how they are connected, when they are there.
+"""Describe the devices of agents: their speeds, links, absences and faults.
 
-clock(step_s=stragglers(1.0, share=0.1, times=20), drop_out=0.2)
+    clock(step_s=stragglers(1.0, fraction=0.1, slowdown=20), drop_out=0.2)
 
-An agent that drops out, hangs, or leaves before its update has arrived, is left as it was before the turn: what it
-would have learned is lost. After a restart all that it remembered is lost, too: its learner, the memory of its stages
-and its environment begin anew, as another draw of the beginning of the run, and it hears the server in its next turn.
-Among neighbours, and on its own, it goes on from the first parameters of the run, since those it had were nowhere else.
+An agent that drops out, hangs, or leaves before its update has arrived returns to its state before the job, and what it
+learned in the job is discarded. A restart also discards its earlier memory: its learner, stages and environment are
+initialised again, by another draw than at the start of the run, and it receives the server's parameters with its next
+job. Without a server it continues from the run's first parameters, since its own were stored nowhere else.
 
-Nothing is applied twice: the scheduler knows an update by its agent and turn, and ignores a copy. A message that can't
-be read is refused, and told with the agent; what the agent learned stays with it, and its stages remember what they did
-before, as after any update that came to nothing. Among neighbours its edges are absent, and it goes on from the
-parameters that it held before.
+Each update is applied once: the scheduler knows it by its agent and job, and ignores a duplicate. An unreadable message
+is rejected and recorded with its agent. The agent keeps what it learned, and its stages return to their previous state,
+as after any rejected update. In a gossip topology, the edges of that agent are absent in this round, and it continues
+from its previous parameters.
+
+A message takes the time of its bytes. An update whose size depends on its content counts with its decoded size. With
+down stages, bytes down are those of the job's own message: a difference, or the whole copy.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from fedrl.core.errors import ConfigError
 
 @record
 class Clock:
-    """What takes how long. The attributes are the arguments of `clock`."""
+    """The times and fault probabilities of all devices. The attributes are the arguments of `clock`."""
 
     step_s: Distributed
     up_bytes_per_s: Distributed
@@ -51,14 +54,14 @@ class Clock:
 
 
 class Speeds(NamedTuple):
-    """What an agent's turn takes, `[agents]` each.
+    """The times of an agent's job in seconds, `[agents]` each.
 
     Attributes:
-        messages_s: Seconds for the broadcast to come and the update to go; without the bytes of a broadcast whose size
-            differs from turn to turn.
-        step_s: Seconds for a local step.
-        latency_s: Seconds that any message takes.
-        byte_down_s: Seconds for a byte of such a broadcast.
+        messages_s: The time of the broadcast and of the update; without the bytes of a broadcast whose size differs
+            from job to job.
+        step_s: The time of a local step.
+        latency_s: The latency of any message.
+        byte_down_s: The time per byte of a broadcast whose size differs.
     """
 
     messages_s: np.ndarray
@@ -87,42 +90,42 @@ def clock(
     availability_trace: Sequence[Sequence[float]] | None = None,
     devices_seed: int = 0,
 ) -> Clock:
-    """A virtual clock: it turns speeds, links and absences into times at which updates arrive.
+    """A virtual clock: compute when updates arrive from speeds, links, absences and faults.
 
-    A turn of an agent takes
+    A job of an agent takes
 
         2 latency + bytes down / down_bytes_per_s + bytes up / up_bytes_per_s
-          + local steps * step_s * exp(jitter * N(0, 1)),
+          + local steps * step_s * exp(jitter * N(0, 1))
 
-    where an update whose size depends on what is in it takes as long as it would decoded; with down stages, bytes down
-    are those of what the agent is sent in that turn: a difference, or a copy whole. What becomes of an agent that
-    drops out, hangs, restarts or leaves stands at the top of this module.
+    seconds. The module docstring describes the bytes of messages, and what happens to an agent after a fault.
 
     Args:
-        step_s: Seconds per local iteration: a number, one per agent, or a spread.
-        up_bytes_per_s: What an agent sends per second, likewise.
-        down_bytes_per_s: What it receives per second, likewise.
-        latency_s: Seconds a message takes besides, likewise.
-        jitter: Standard deviation of the logarithm of the computing time, from turn to turn.
-        drop_out: Probability that a turn comes to nothing. It is noticed when the update would have been due.
-        hang: Probability that a turn hangs: no update arrives, and nobody is told. Under a schedule that waits for
-            every agent it needs `hang_s`; others go on without whoever hangs.
-        hang_s: Mean seconds from when the update of a hung turn would have been due until the hang is noticed, which
-            ends the turn; exponentially distributed, infinity for never. A server that merges without its agent calls
-            it back all the same, where it does so with those who are late.
-        restart: Probability that the agent's process restarts in a turn. It is noticed when the update would have been
-            due.
-        duplicate: Probability that an update arrives twice, the second time up to two latencies later.
-        malformed: Probability that an update arrives in bytes that nobody can read.
-        joins_s: When an agent is there for the first time, likewise a number, one per agent, or a spread.
-        online_s: Mean time an agent stays, exponentially distributed.
-        offline_s: Mean time until it returns, exponentially distributed.
-        availability_trace: When agents are there, instead: rows of `[agent, from_s, until_s]`. Agents without a row
-            always are.
-        devices_seed: Draws the spreads. What happens from turn to turn depends on the seed of the run.
+        step_s: The seconds per local iteration: one number, one per agent, or a distribution.
+        up_bytes_per_s: The upload bandwidth, likewise.
+        down_bytes_per_s: The download bandwidth, likewise.
+        latency_s: The latency of a message, likewise.
+        jitter: The standard deviation of the logarithm of the computing time over jobs.
+        drop_out: The probability that a job ends without an update, noticed when the update would have been due.
+        hang: The probability that a job hangs, so no update and no notice arrives. A schedule that waits for every
+            agent needs `hang_s`; others continue without the agent.
+        hang_s: The mean seconds from when the update of a hanging job would have been due until the hang is noticed and
+            ends the job; exponentially distributed, infinity for never. A schedule that cancels stragglers also cancels
+            hanging jobs.
+        restart: The probability that the agent's process restarts in a job, noticed as a drop-out is.
+        duplicate: The probability that an update arrives twice, the second time up to two latencies later.
+        malformed: The probability that the bytes of an update are unreadable.
+        joins_s: The second at which an agent is first online: one number, one per agent, or a distribution.
+        online_s: The mean time that an agent stays online, exponentially distributed.
+        offline_s: The mean time that it stays offline, exponentially distributed.
+        availability_trace: Recorded online periods instead: rows of `[agent, from_s, until_s]`. Agents without a row
+            are always online.
+        devices_seed: The seed of the distributions. What differs from job to job depends on the seed of the run.
 
     Raises:
         ConfigError: A number is out of range.
+
+    >>> clock(step_s=[1.0, 4.0], drop_out=0.1)
+    clock(step_s=[1.0, 4.0], drop_out=0.1)
     """
     rows = None if availability_trace is None else tuple(tuple(row) for row in availability_trace)
     devices = Clock(
@@ -143,6 +146,7 @@ def clock(
         availability_trace=rows,
         devices_seed=devices_seed,
     )
+    # Checked at construction, where the user still sees the call that has the wrong number.
     _check_numbers(devices)
     _check_trace(rows, math.isfinite(online_s) or offline_s > 0.0)
     return devices
@@ -178,8 +182,9 @@ def _check_numbers(devices: Clock) -> None:
 
 
 def speeds_of(devices: Clock, agents: int, up_bytes: int, down_bytes: int) -> Speeds:
-    """What a turn takes on each device, with messages of such sizes; 0 for a broadcast whose size differs."""
+    """Return the times of a job on each device for messages of these sizes; 0 for a broadcast whose size differs."""
 
+    # Each quantity has its own stream, so a distribution of latencies does not change the drawn speeds.
     def each(distribution: Distributed, purpose: Purpose, name: str) -> np.ndarray:
         return draw(distribution, agents, devices.devices_seed, purpose, name)
 
@@ -196,11 +201,12 @@ def _check_trace(rows: tuple[tuple[float, ...], ...] | None, rates: bool) -> Non
         return
     if rates:
         raise ConfigError(
-            "trace is given, and so is online_s or offline_s. Both say when agents are there. Leave one of them out."
+            "availability_trace is given, and so is online_s or offline_s. Both set when agents are online. Leave one "
+            "of them out."
         )
     for row in rows:
         if len(row) != 3 or row[0] != int(row[0]) or not 0.0 <= row[1] < row[2]:
             raise ConfigError(
-                f"trace has the row {list(row)}. A row is [agent, from_s, until_s]: a whole number, then a time that "
-                "begins before it ends. Correct it."
+                f"availability_trace has the row {list(row)}. A row is [agent, from_s, until_s]: a whole number, then "
+                "a period that begins before it ends. Correct it."
             )

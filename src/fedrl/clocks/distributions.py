@@ -1,7 +1,7 @@
-"""How a quantity differs between devices: a second per step here, twenty there.
+"""Define distributions of a quantity over devices, such as seconds per step.
 
-A spread draws one number per agent. A number stands for itself and a list for one number per agent, so that
-`step_s=1.0`, `step_s=[1, 1, 4]` and `step_s=stragglers(...)` all say how fast devices are.
+A distribution draws one number per agent. `step_s=1.0` is the same number for all, `step_s=[1, 1, 4]` has one per
+agent, and `step_s=stragglers(...)` draws them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from fedrl.core.errors import ConfigError
 
 @record
 class Distribution:
-    """How a quantity differs between devices.
+    """The distribution of a quantity over devices.
 
     Attributes:
-        values: `(agents, seed, purpose) -> [agents]`, each agent's own number.
+        values: `(agents, seed, purpose) -> [agents]`: draw the number of each agent.
+        call: The constructor call that made the distribution.
     """
 
     values: Callable[[int, int, int], Float64[np.ndarray, " agents"]]
@@ -30,15 +31,22 @@ class Distribution:
 
 
 Distributed = float | Sequence[float] | Distribution
-"""One number for all devices, one for each, or how they are drawn."""
+"""One number for all devices, one for each, or a distribution."""
 
 
 @component("distribution")
 def uniform_between(low: float, high: float) -> Distribution:
-    """Anything from low to high, all equally likely.
+    """Draw uniformly from [low, high].
+
+    Args:
+        low: The lower end, at least 0.
+        high: The upper end.
 
     Raises:
         ConfigError: The range is empty or begins below zero.
+
+    >>> uniform_between(1.0, 1.0).values(2, 0, 0).tolist()
+    [1.0, 1.0]
     """
     if not 0.0 <= low <= high:
         raise ConfigError(f"low is {low} and high is {high}. The range is empty or not of sizes. Let 0 <= low <= high.")
@@ -47,20 +55,24 @@ def uniform_between(low: float, high: float) -> Distribution:
 
 @component("distribution")
 def lognormal(median: float, sigma: float = 0.5) -> Distribution:
-    """Around a median, a few much larger: median * exp(sigma * N(0, 1)).
+    """Draw from a log-normal distribution: median * exp(sigma * N(0, 1)).
 
     Args:
-        median: Half the devices are above.
-        sigma: Standard deviation of the logarithm; 0.5 makes one device in six 1.65 times the median or more.
+        median: The median over devices.
+        sigma: The standard deviation of the logarithm; with 0.5, one device in six has 1.65 times the median or more.
 
     Raises:
         ConfigError: A number is out of range.
+
+    >>> lognormal(2.0, sigma=0.0).values(2, 0, 0).tolist()
+    [2.0, 2.0]
     """
     check_above_zero(median=median)
     if sigma < 0.0:
         raise ConfigError(f"sigma is {sigma}. It is a standard deviation. Set it to 0 or more.")
 
     def values(agents: int, seed: int, purpose: int) -> np.ndarray:
+        # A normal number takes two consecutive streams; beyond 100 these overlap with no `Purpose` of another draw.
         return np.asarray(median * np.exp(sigma * normal(seed, 100 + 2 * purpose, np.arange(agents))))
 
     return Distribution(values)
@@ -68,12 +80,12 @@ def lognormal(median: float, sigma: float = 0.5) -> Distribution:
 
 @component("distribution")
 def stragglers(typical: float, fraction: float = 0.1, slowdown: float = 20.0) -> Distribution:
-    """The same for all, but for a fraction of stragglers, for whom it is so many times as much.
+    """Give a drawn fraction of agents, the stragglers, `slowdown` times the typical number.
 
     Args:
-        typical: What it is for the others.
-        fraction: Of the agents, rounded to whole ones; which ones is drawn.
-        slowdown: 20 for seconds per step: twenty times slower. Below 1 for bandwidths.
+        typical: The number of all other agents.
+        fraction: The fraction of stragglers, rounded to a whole number of agents.
+        slowdown: The factor of stragglers: above 1 for seconds per step, below 1 for bandwidths.
 
     Raises:
         ConfigError: A number is out of range.
@@ -86,6 +98,7 @@ def stragglers(typical: float, fraction: float = 0.1, slowdown: float = 20.0) ->
         raise ConfigError(f"fraction is {fraction}. It is a part of all agents. Set it between 0 and 1.")
 
     def values(agents: int, seed: int, purpose: int) -> np.ndarray:
+        # The smallest of uniform draws are a random subset of an exact size; a coin per agent would vary in size.
         slow = np.argsort(uniform(seed, purpose, np.arange(agents)))[: round(fraction * agents)]
         found = np.full(agents, float(typical))
         found[slow] *= slowdown
@@ -95,10 +108,17 @@ def stragglers(typical: float, fraction: float = 0.1, slowdown: float = 20.0) ->
 
 
 def draw(distribution: Distributed, agents: int, seed: int, purpose: int, name: str) -> Float64[np.ndarray, " agents"]:
-    """Each agent's number.
+    """Return the number of each agent, `[agents]`.
+
+    Args:
+        distribution: One number, one per agent, or a distribution.
+        agents: The number of agents.
+        seed: The seed of the draws.
+        purpose: The stream of the draws, a `fedrl.clocks.counter_rng.Purpose`.
+        name: The name of the quantity, for the error message.
 
     Raises:
-        ConfigError: A list has another number of entries than there are agents.
+        ConfigError: A list has not one entry per agent.
     """
     if isinstance(distribution, Distribution):
         return distribution.values(agents, seed, purpose)
@@ -107,40 +127,42 @@ def draw(distribution: Distributed, agents: int, seed: int, purpose: int, name: 
     if len(distribution) != agents:
         raise ConfigError(
             f"{name} has {len(distribution)} entries and there are {agents} agents. Give one number for each, one for "
-            "all, or a spread such as lognormal(...)."
+            "all, or a distribution such as lognormal(...)."
         )
     return np.asarray(distribution, np.float64)
 
 
 def delays_of(delay_rounds: Distributed, agents: int) -> Int32[np.ndarray, " agents"]:
-    """Each agent's delay in versions; what a spread draws is rounded, and is the same in every run.
+    """Return the delay of each agent in versions, int32 `[agents]`; draws are rounded, and the same in every run.
 
     Raises:
-        ConfigError: A delay is below 0 or no whole number, or there is not one for each agent.
+        ConfigError: A delay is below 0 or not a whole number, or there is not one for each agent.
 
     >>> delays_of([0, 2], 2).tolist()
     [0, 2]
     """
     check_distribution(0.0, delay_rounds=delay_rounds)
     found = draw(delay_rounds, agents, 0, Purpose.DELAY, "delay_rounds")
+    # Draws are rounded, but a number that a user wrote must be a whole one.
     whole = np.rint(found)
     if not np.isfinite(found).all() or (not isinstance(delay_rounds, Distribution) and (whole != found).any()):
         raise ConfigError(
-            f"delay_rounds is {delay_rounds}. It counts versions of what a server sends. Give whole numbers."
+            f"delay_rounds is {delay_rounds}. It counts versions of the server's parameters. Give whole numbers."
         )
     return whole.astype(np.int32)
 
 
 def check_distribution(lowest: float, **distributions: Distributed) -> None:
-    """Refuse numbers that are too small.
+    """Refuse numbers below the lowest allowed one.
 
     Raises:
-        ConfigError: It names the argument and the value.
+        ConfigError: A number is too small; the message has the argument's name and value.
     """
     for name, distribution in distributions.items():
         given = () if isinstance(distribution, Distribution) else np.atleast_1d(np.asarray(distribution, float))
+        # `not >=` refuses NaN as well.
         if any(not value >= lowest for value in given):
             raise ConfigError(
-                f"{name} is {distribution}. Nothing takes less than {lowest:g}. Set it, or each entry, to {lowest:g} "
-                "or more."
+                f"{name} is {distribution}. The lowest allowed value is {lowest:g}. Set it, or each entry, to "
+                f"{lowest:g} or more."
             )

@@ -1,4 +1,4 @@
-"""What the parts of a simulation tell each other: jobs, events and actions, in arrays of NumPy.
+"""Define the messages between scheduler, clock, executor and topology: jobs, events and actions, as NumPy arrays.
 
 events -> scheduler.step -> actions -> clock.dispatch, executor.assign
 ^                            +----> topology.merge -> next version
@@ -13,25 +13,34 @@ from typing import NamedTuple
 import numpy as np
 
 OPENED, ARRIVED, DROPPED, FAILED, AWAY, BACK, TIMER, HUNG, RESTARTED, MALFORMED = range(10)
-"""Kinds of events. OPENED: a version may be worked on. ARRIVED, LOST, FAILED, HUNG, RESTARTED and MALFORMED end a job:
-with an update, without one, with numbers that are not finite, without one after a hang, without one from an agent that
-begins anew, with one that can't be read. AWAY: an agent that was sent for was not there; BACK: it is again. TIMER: a
-time that the scheduler waited for has come."""
+"""The kinds of events.
+
+    OPENED      a version may be trained from
+    ARRIVED     a job ended with an update
+    DROPPED     a job ended without an update
+    FAILED      a job ended with numbers that are not finite
+    HUNG        a job that hung was noticed and ended
+    RESTARTED   a job ended with a restart of the agent's process
+    MALFORMED   a job ended with an unreadable message
+    AWAY        a dispatched agent is offline
+    BACK        an agent is online again
+    TIMER       the time until which the scheduler waited has come
+"""
 WITHOUT_UPDATE = (DROPPED, HUNG, RESTARTED)
-"""What ends a job of which nothing arrives."""
+"""The kinds of events that end a job without any message."""
 
 NOBODY = np.zeros(0, int)
 
 
 class Jobs(NamedTuple):
-    """Agents that are sent for, `[n]` each.
+    """The jobs of dispatched agents, `[n]` each.
 
     Attributes:
-        agent: Their numbers.
-        row: The row of the topology's table that each hears.
-        steps: Local steps that each is asked for.
-        cohort: How many hear the same with it.
-        share: Its weight among all agents, as they are asked now.
+        agent: The numbers of the agents.
+        row: The row of the topology's table of parameters that each receives.
+        steps: The local steps of each job.
+        cohort: The number of agents that receive the same parameters at the same time.
+        share: The agent's weight divided by the weights of all agents, for the current local steps.
     """
 
     agent: np.ndarray
@@ -42,11 +51,15 @@ class Jobs(NamedTuple):
 
 
 class Events(NamedTuple):
-    """What happened, in the order of time: kinds, agents (-1 for none) and seconds, `[n]` each.
+    """Events in the order of time, `[n]` each.
 
-    `report` is what the agents of arrived updates say in them, by name, `[n]`; NaN for the others. `size_bytes` of an
-    update that arrived, `[n]`. `dispatch` is which of its agent's turns ends, from 1 on, `[n]`; if it is empty, nothing
-    arrives twice.
+    Attributes:
+        kind: The kind of each event.
+        agent: The number of the agent; -1 for none.
+        time_s: The second of the event.
+        report: The reports of arrived updates, keyed by name; NaN for other events.
+        size_bytes: The sizes of arrived updates in bytes.
+        dispatch: The number of the agent's job that ends, counted from 1; empty if no update can arrive twice.
     """
 
     kind: np.ndarray
@@ -57,23 +70,23 @@ class Events(NamedTuple):
     dispatch: np.ndarray = NOBODY
 
     def of(self, which: np.ndarray) -> Events:
-        """Some of the events, by a mask."""
+        """Return the events selected by a mask, bool `[n]`."""
         sizes, turn = (x[which] if len(x) else x for x in (self.size_bytes, self.dispatch))
         report = {name: column[which] for name, column in self.report.items()}
         return Events(self.kind[which], self.agent[which], self.time_s[which], report, sizes, turn)
 
 
 class Actions(NamedTuple):
-    """What a scheduler wants done.
+    """The decisions of a scheduler.
 
     Attributes:
-        dispatch: Agents that are sent for.
+        dispatch: The agents to dispatch.
         since_s: The second at which each begins.
-        cancel: Agents at work that are called back, as if they had not been sent for.
-        merge: If not None, what each update that arrived since the last merge is scaled by, in the order of arrival,
-            before a version is made of them; 0 rejects one. Empty if nothing is merged.
-        wants: How many arrivals are of use at most until the next merge is due.
-        wake_s: Until when to wait for them.
+        cancel: The agents whose running jobs are cancelled, as if they had not been dispatched.
+        merge: None if no merge is due; else the factor of each update that has arrived since the last merge, in order
+            of arrival. 0 rejects an update. Empty if the version ends without a merge.
+        wants: The number of arrivals after which the next merge is due.
+        wake_s: The second until which to wait for them.
     """
 
     dispatch: np.ndarray = NOBODY

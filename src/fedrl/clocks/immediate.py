@@ -1,4 +1,4 @@
-"""Without time: whoever is sent for answers at once, in the order of the agents' numbers."""
+"""Simulate without time: every dispatched agent's update arrives at once, in the order of the agents' numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedrl.clocks.events import ARRIVED, NOBODY, Events
 
 
 class NextArrivals(NamedTuple):
-    """Agents that were sent for."""
+    """The dispatched agents whose updates have not been returned yet, `[n]`."""
 
     agent: np.ndarray
 
@@ -21,44 +21,44 @@ class Immediate:
     timed = False
 
     def start(self, seed: int) -> NextArrivals:
-        """Nobody was sent for."""
+        """Return the state without any dispatched agent."""
         del seed
         return NextArrivals(NOBODY)
 
     def now_s(self, state: NextArrivals) -> float:
-        """It is always now."""
+        """Return 0: no time passes."""
         del state
         return 0.0
 
     def dispatch(
         self, state: NextArrivals, ids: np.ndarray, since_s: np.ndarray, steps: np.ndarray, down_bytes: np.ndarray
     ) -> tuple[NextArrivals, np.ndarray]:
-        """All are there."""
+        """Dispatch the agents; all of them are online."""
         del since_s, steps, down_bytes
         return NextArrivals(np.union1d(state.agent, ids)), np.ones(len(ids), bool)
 
     def peek(
         self, state: NextArrivals, until_s: float, wants: int, again: np.ndarray | None, one: bool
     ) -> tuple[NextArrivals, Events]:
-        """Everybody arrives."""
+        """Return the arrival of the first `wants` dispatched agents."""
         del until_s, again, one
         ids = state.agent[:wants]
         return NextArrivals(state.agent[wants:]), Events(np.full(len(ids), ARRIVED), ids, np.zeros(len(ids)))
 
     def cancel(self, state: NextArrivals, ids: np.ndarray) -> NextArrivals:
-        """They do not arrive."""
+        """Cancel the jobs of these agents."""
         return NextArrivals(np.setdiff1d(state.agent, ids))
 
     def hanging(self, state: NextArrivals, ids: np.ndarray) -> int:
-        """Nobody does."""
+        """Return 0: no job hangs."""
         del state, ids
         return 0
 
     def soon(self, state: NextArrivals) -> np.ndarray:
-        """Who will arrive, the first ones first."""
+        """Return the agents whose updates will arrive, in their order."""
         return state.agent
 
     def costs(self, state: NextArrivals, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Seconds of work and of messages behind updates that arrived: none is known."""
+        """Return the seconds of computing (unknown, NaN) and of communication (0) of arrived updates."""
         del state
         return np.full(len(ids), np.nan), np.zeros(len(ids))

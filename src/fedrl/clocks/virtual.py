@@ -1,8 +1,8 @@
-"""Simulated seconds: what takes how long follows from (seed, agent, turn), so no event has to be drawn before its time.
+"""Simulate time: durations follow from (seed, agent, job), so no event has to be drawn before its time.
 
-One event lies ahead of every agent: its update arrives or is lost, or it comes back. All of them are one array of
-times, and the next ones are dealt with many at once: up to the first that one of them might cause. A second array has
-the updates that arrive once more.
+Each agent has one next event: its update arrives or is dropped, or it comes online again. The times of these events are
+one array, and the next ones are handled many at once, up to the first event that one of them might cause. A second
+array has the times of duplicate updates.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from fedrl.core.errors import ConfigError
 
 
 class ClockState(NamedTuple):
-    """The state of the clock: NumPy arrays, `[agents]` each, that are brought up to date in place.
+    """The state of the clock: NumPy arrays, `[agents]` each, that are updated in place.
 
     Attributes:
-        now_s: Seconds since the beginning, `[1]`.
-        seed: Of the run, `[1]`.
-        due_s: When the next event of each agent is; infinity if only a dispatch can bring one.
-        kind: What it is: BACK ends an absence, all else a turn.
-        copy_s: When an update arrives once more; infinity if none will.
-        copy_turn: Of which turn it is.
-        turns: How often each was sent for and was there.
-        work_s: Seconds that they take.
-        down_s: Seconds that what each was sent last took, if its size differs from turn to turn; else 0.
-        phase, until_s: As in `fedrl.clocks.availability.OnlinePeriod`.
+        now_s: The seconds since the start of the run, `[1]`.
+        seed: The seed of the run, `[1]`.
+        due_s: The second of each agent's next event; infinity if only a dispatch can cause one.
+        kind: The kind of that event: BACK ends an absence, all others end a job.
+        copy_s: The second at which a duplicate update arrives; infinity if none will.
+        copy_turn: The number of the job that the duplicate belongs to.
+        turns: The number of jobs that each agent has begun.
+        work_s: The seconds of computing of the current job.
+        down_s: The seconds of the last message to each agent, if its size differs from job to job; else 0.
+        phase: As in `fedrl.clocks.availability.OnlinePeriod`.
+        until_s: As in `fedrl.clocks.availability.OnlinePeriod`.
     """
 
     now_s: np.ndarray
@@ -50,7 +51,7 @@ class ClockState(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What lies ahead of agents that are sent for: an update, its loss, or an absence if they are away."""
+    """The next event of dispatched agents, `[n]`: the end of a job, or of an absence if they are offline."""
 
     due_s: np.ndarray
     kind: np.ndarray
@@ -68,7 +69,7 @@ class Virtual:
         self.availability = availability(devices, agents)
 
     def start(self, seed: int) -> ClockState:
-        """Begin a run."""
+        """Return the state at the start of a run."""
         count = self.agents
         return ClockState(
             now_s=np.zeros(1),
@@ -85,15 +86,20 @@ class Virtual:
         )
 
     def now_s(self, state: ClockState) -> float:
-        """Seconds since the beginning."""
+        """Return the seconds since the start of the run."""
         return float(state.now_s[0])
 
     def dispatch(
         self, state: ClockState, ids: np.ndarray, since_s: np.ndarray, steps: np.ndarray, down_bytes: np.ndarray
     ) -> tuple[ClockState, np.ndarray]:
-        """They begin, each at its own second; returns who was there to begin.
+        """Begin jobs, and return the state and which agents are online, bool `[n]`.
 
-        `down_bytes` are those of what each is sent, `[n]`, where they differ; empty where they do not.
+        Args:
+            state: The state of the clock.
+            ids: The agents, `[n]`.
+            since_s: The second at which each begins, `[n]`.
+            steps: The local steps of each, `[n]`.
+            down_bytes: The size of the message to each, `[n]`, where sizes differ; else empty.
         """
         down_s = down_bytes * self.speeds.byte_down_s[ids] if len(down_bytes) else np.zeros(len(ids))
         found = self._job(state, ids, since_s, steps, down_s)
@@ -107,17 +113,18 @@ class Virtual:
     def peek(
         self, state: ClockState, until_s: float, wants: int, again: np.ndarray | None, one: bool
     ) -> tuple[ClockState, Events]:
-        """The next events, at most so many arrivals; a `TIMER` if there are none until then. Time goes on to the last.
+        """Advance time, and return the next events; a `TIMER` if none happens until `until_s`.
 
         Args:
-            state: Of the clock.
-            until_s: How long to wait.
-            wants: How many arrivals.
-            again: `[agents]`, the local steps for which an event may send its agent off again; None if none does.
-            one: One event only.
+            state: The state of the clock.
+            until_s: The second until which to wait.
+            wants: The largest number of arrivals to return.
+            again: The local steps of each agent, `[agents]`, if an agent may begin its next job after its event; else
+                None.
+            one: Whether to return a single event.
 
         Raises:
-            ConfigError: Nothing will ever happen.
+            ConfigError: No event will ever happen.
         """
         both_s = np.concatenate([state.due_s, state.copy_s]) if self.devices.duplicate else state.due_s
         at = _next(both_s, 1 if one else wants, until_s)
@@ -130,7 +137,8 @@ class Virtual:
         ids, own, when_s = at % self.agents, at < self.agents, both_s[at]
         copy_s = self._copies(state, ids, own, when_s)
         if again is not None:
-            none_s = np.zeros(len(ids))  # what will be sent is not known yet; it takes no less
+            # The size of the next message is not known yet, so the earliest possible next event is used: zero bytes.
+            none_s = np.zeros(len(ids))
             caused_s = np.where(own, self._job(state, ids, when_s, again[ids], none_s).due_s, np.inf)
             most = _undisturbed(when_s, np.minimum(caused_s, copy_s))
         else:
@@ -139,6 +147,7 @@ class Virtual:
         turn = np.where(own, state.turns[ids], state.copy_turn[ids])
         events = Events(np.where(own, state.kind[ids], ARRIVED).astype(int), ids, when_s, dispatch=turn)
         state.now_s[0], mine = when_s[-1], ids[own]
+        # An agent has one event at a time: its slot is cleared here, and the next dispatch sets it.
         state.copy_s[ids[~own]] = np.inf
         state.copy_turn[mine] = np.where(np.isfinite(copy_s[own]), turn[own], state.copy_turn[mine])
         state.copy_s[mine] = np.minimum(state.copy_s[mine], copy_s[own])
@@ -146,21 +155,21 @@ class Virtual:
         return state, events
 
     def cancel(self, state: ClockState, ids: np.ndarray) -> ClockState:
-        """They do not arrive."""
+        """Cancel the running jobs of these agents."""
         state.due_s[ids], state.kind[ids] = np.inf, DROPPED
         return state
 
     def hanging(self, state: ClockState, ids: np.ndarray) -> int:
-        """How many of these agents, who are at work, hang."""
+        """Return the number of these working agents whose jobs hang."""
         return int((state.kind[ids] == HUNG).sum())
 
     def soon(self, state: ClockState) -> np.ndarray:
-        """Who will arrive, the first ones first."""
+        """Return the agents whose updates will arrive, in order of time."""
         ids = np.flatnonzero((state.kind == ARRIVED) & np.isfinite(state.due_s))
         return ids[np.argsort(state.due_s[ids], kind="stable")]
 
     def costs(self, state: ClockState, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Seconds of work and of messages behind updates that arrived."""
+        """Return the seconds of computing and of communication of arrived updates, `[n]` each."""
         return state.work_s[ids].copy(), self.speeds.messages_s[ids] + state.down_s[ids]
 
     def _job(
@@ -172,12 +181,14 @@ class Virtual:
         work_s = steps * self.speeds.step_s[ids] * pace
         end_s = since_s + (self.speeds.messages_s[ids] + down_s) + work_s
         due_s, kind = ending(devices, seed, ids, turns, end_s)
+        # An agent that is offline has one event, its return; one that goes offline ends its job then, without an
+        # update.
         kind = np.where(online.there, leaving(end_s, due_s, kind, online.until_s), BACK)
         due_s = np.where(online.there, np.minimum(due_s, online.until_s), online.until_s)
         return Job(due_s, kind.astype(np.int8), online, work_s)
 
     def _copies(self, state: ClockState, ids: np.ndarray, own: np.ndarray, when_s: np.ndarray) -> np.ndarray:
-        """When the updates that arrive now do so once more."""
+        """Return when duplicates of the updates that arrive now will arrive; infinity for none."""
         if not self.devices.duplicate:
             return np.full(len(ids), np.inf)
         turns, seed = state.turns[ids] - 1, int(state.seed[0])
@@ -186,28 +197,29 @@ class Virtual:
 
 
 def _forsaken(state: ClockState) -> str:
-    """Why nothing will ever happen."""
+    """Return the error message for a run in which no event will ever happen."""
     hang, begun = int((state.kind == HUNG).sum()), f"At {state.now_s[0]:g} s on the virtual clock"
     away = (state.kind == BACK) & ~np.isfinite(state.due_s)
     if not hang and not away.all():
         return (
-            f"{begun} nobody is at work, and nobody who may be sent for is there or ever returns. There is nothing to "
-            "wait for. Let agents return (offline_s, trace), or ask others."
+            f"{begun} no agent is at work, and no selected agent is online or will return. No update will ever arrive. "
+            "Let agents return (offline_s, availability_trace), or select others."
         )
     if not hang:
         return (
-            f"{begun} every agent has left for good. There is nobody to wait for. Let agents return (offline_s, "
-            "trace), or plan fewer rounds."
+            f"{begun} every agent has left for good. No update will ever arrive. Let agents return (offline_s, "
+            "availability_trace), or plan fewer rounds."
         )
-    others = "every agent hangs" if hang == len(state.kind) else f"{hang} agents hang and nobody else is at work"
+    others = "every agent hangs" if hang == len(state.kind) else f"{hang} agents hang and no other one is at work"
     return (
-        f"{begun} {others}, and no hang is ever noticed (hang_s = inf). Nothing will ever happen. Say after how many "
-        "seconds a hang is noticed, let the server call back who is late at a deadline, or plan fewer rounds."
+        f"{begun} {others}, and no hang is ever noticed (hang_s = inf). No update will ever arrive. Set the seconds "
+        "after which a hang is noticed, let the server cancel stragglers at a deadline, or plan fewer rounds."
     )
 
 
 def _next(due_s: np.ndarray, count: int, until_s: float) -> np.ndarray:
-    """At least so many agents whose events come next, in the order of time and, at the same time, of their numbers."""
+    """Return at least `count` agents whose events come next, in order of time; at equal times, of their numbers."""
+    # A partition finds the time of the `count`-th event in O(agents); only the events before it are sorted.
     last = min(until_s, np.partition(due_s, count - 1)[count - 1] if count < len(due_s) else math.inf)
     ids = np.flatnonzero((due_s <= last) & np.isfinite(due_s))
     ids = ids[np.argsort(due_s[ids], kind="stable")]
@@ -215,13 +227,13 @@ def _next(due_s: np.ndarray, count: int, until_s: float) -> np.ndarray:
 
 
 def _through(arrives: np.ndarray, most: int) -> int:
-    """How many events it takes until so many updates have arrived."""
+    """Return the number of events until `most` updates have arrived."""
     arrived = np.cumsum(arrives)
     return int(np.searchsorted(arrived, most)) + 1 if arrived[-1] >= most else len(arrives)
 
 
 def _within_round(state: ClockState, ids: np.ndarray, own: np.ndarray) -> int:
-    """How many events it takes until nobody is at work any more, or the first comes back if nobody is."""
+    """Return the number of events until no agent is at work; if none is, 1: until the first agent returns."""
     busy = np.isfinite(state.due_s) & (state.kind != BACK)
     last = np.flatnonzero(busy[ids] & own)
     if busy.any():
@@ -230,6 +242,6 @@ def _within_round(state: ClockState, ids: np.ndarray, own: np.ndarray) -> int:
 
 
 def _undisturbed(when_s: np.ndarray, caused_s: np.ndarray) -> int:
-    """How many events come before any that one of them causes; at least one."""
+    """Return the number of events before the first that one of them causes; at least 1."""
     sooner = when_s[1:] < np.minimum.accumulate(caused_s)[:-1]
     return 1 + (len(sooner) if sooner.all() else int(np.argmin(sooner)))

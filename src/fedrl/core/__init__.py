@@ -1,1 +1,1 @@
-"""The records everything else is made of: what crosses the wire, and what composes."""
+"""Define the records that all other modules use: messages, and the components of a federation."""

@@ -1,9 +1,11 @@
-"""What an aggregator is: a rule that makes one update of many.
+"""Define an aggregator: a rule that merges the updates of many agents into one.
 
-A rule that sees only the sum lets engines add updates up as they come, in any grouping and any order:
-for such a rule, `update` of partial means weighted by their partial weights equals `update` of the whole.
-A rule that sees each update gets them all, stacked. It may ask the agents for a few numbers about themselves.
-Who sent what and how stale it is, no agent says: the engine states it, as `Arrivals`.
+    updates [n, ...], arrivals [n] --update--> merged update
+
+An aggregator with `needs="sum"` depends only on the weighted sum of updates: applied to partial means with their
+partial weights, it gives the same result as applied to all updates. So an engine may add updates as they arrive, in any
+grouping and any order. An aggregator with `needs="each"` receives all updates, stacked, and may request scalars from
+the agents. The engine, not the agents, states who sent an update and how stale it is (`Arrivals`).
 """
 
 from __future__ import annotations
@@ -17,15 +19,15 @@ from fedrl.core.component import Call, record
 from fedrl.core.types import Key, Params, PyTree, Update
 
 NOBODY = -1
-"""The sender of a row that is the mean of several updates."""
+"""The sender that stands for a mean of several updates."""
 
 
 class View(NamedTuple):
-    """What a rule may look at of the server.
+    """The part of the server's state that an aggregator may read.
 
     Attributes:
-        params: The parameters that the merged update will change.
-        version: Scalar int32; how many times the server has committed.
+        params: The global parameters, which the merged update will change.
+        version: Scalar int32; the number of times that the server has committed.
     """
 
     params: Params
@@ -33,11 +35,11 @@ class View(NamedTuple):
 
 
 class Arrivals(NamedTuple):
-    """Whose updates are merged, as the engine knows it: nothing of it depends on what an agent says.
+    """The senders of the merged updates and their staleness, as the engine knows them, not as agents claim them.
 
     Attributes:
-        sender: Int32 `[n]`, the number of the agent that sent each; `NOBODY` for a mean of several.
-        staleness: Int32 `[n]`, how many versions ago the agent was sent what it started from.
+        sender: Int32 `[n]`, the number of the agent that sent each update; `NOBODY` for a mean of several updates.
+        staleness: Int32 `[n]`, the number of versions between the parameters that the agent trained from and now.
     """
 
     sender: Any
@@ -45,7 +47,10 @@ class Arrivals(NamedTuple):
 
 
 def on_time(agents: Any) -> Arrivals:
-    """Arrivals of these agents, all of whom heard what the server holds now.
+    """Return the arrivals of agents that all trained from the current version.
+
+    Args:
+        agents: Int32 `[n]`, the numbers of the agents.
 
     >>> import numpy as np
     >>> on_time(np.array([2, 5], np.int32)).staleness.tolist()
@@ -55,27 +60,30 @@ def on_time(agents: Any) -> Arrivals:
 
 
 def by_samples(update: Update) -> jax.Array:
-    """Weigh an update by the weight it came with: the number of samples behind it, unless a stage changed that."""
+    """Return the weight that an update arrived with: its number of samples, unless a stage changed it."""
     return update.weight
 
 
 @record
 class Aggregator:
-    """A rule that makes one update of many.
+    """A rule that merges updates into one.
 
     Attributes:
         update: `(key, view, arrivals, state, updates) -> (update, state)`; every leaf of `updates` and of `arrivals`
             has a leading axis of updates. The leaves are NumPy arrays on the host, where reductions over agents are
-            fastest, and JAX arrays inside a compiled program. A rule of the sum gets one row, the mean of all.
+            fastest, and JAX arrays inside a compiled program. A rule with `needs="sum"` receives one row: the weighted
+            mean of all updates.
         init: `params -> state`.
         weigh: `update -> weight` of one agent's update, before any summing.
-        needs: "sum" if the rule is a function of the weighted sum, "each" if it needs every update by itself.
-        requested: What each agent is to tell about itself, see `fedrl.core.reports`. A rule that asks sees each update,
-            and finds what they told in `updates.report`.
-        weight_scale: `samples of a usual update -> a usual weight`, for exact sums, and for an agent's share among all.
-        divides_by: What its result is a mean by: sum_k w_k x_k over the "count" of updates if each has the weight 1, or
-            over the sum of the "weights". None: it is no mean, or none whose divisor is known.
-        agents: Of a rule that keeps a number for each agent, how many agents it has room for. None: any number.
+        needs: "sum" if the rule depends only on the weighted sum, "each" if it needs every update separately.
+        requested: The names of the scalars that each agent must report: see `fedrl.core.reports`. They arrive in
+            `updates.report`, so such a rule has `needs="each"`.
+        weight_scale: `samples -> weight` that the rule gives to an update of so many samples. It scales exact sums and
+            gives each agent's share p_k.
+        divides_by: The divisor of a rule that is a mean, sum_k w_k x_k / divisor: the "count" of updates, where each
+            weight is 1, or the sum of the "weights". None: the rule is no mean, or its divisor is unknown.
+        agents: The number of agents for which a rule with one number per agent has room. None: any number.
+        call: The constructor call that made the aggregator.
     """
 
     update: Callable[[Key, View, Arrivals, PyTree, Update], tuple[Update, PyTree]]

@@ -1,8 +1,8 @@
-"""What values, classes and functions are made of, one level deep, for `fedrl.core.content`.
+"""Decompose values, classes and functions into their parts, one level deep, for `fedrl.core.content`.
 
     made_of(partial(f, 2))  ->  ("partial", (partial, f, (2,), {}))
 
-What a library has under a name of its own is made of that name.
+An object that a library exports under a name is represented by that name.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ LIBRARIES = sys.stdlib_module_names | {
     *("fedrl", "jax", "jaxlib", "jaxtyping", "ml_dtypes", "numpy", "optax", "scipy", "beartype", "chex", "distrax"),
     *("einops", "equinox", "flax", "gymnasium", "gymnax", "haiku", "networkx", "pandas", "rlax", "torch", "tqdm"),
 }
-"""Packages whose functions and classes count by name. All others are the user's own, wherever they lie, and
-should not be called like one of these."""
+"""Packages whose functions and classes count by name. All other packages count as the user's own, so a user's package
+must not have one of these names."""
 UNTOLD = frozenset(
     {
         *("__module__", "__dict__", "__weakref__", "__doc__", "__annotations__", "__qualname__", "__orig_bases__"),
@@ -39,12 +39,12 @@ UNTOLD = frozenset(
         *("_fields", "_field_defaults", "__slots__"),
     }
 )
-"""What a class carries and does not act by, or what is told of it otherwise."""
+"""Attributes of a class that do not affect its behaviour, or that are described in another way."""
 WRITERS = {"collections", "dataclasses", "reprlib"}
-"""Modules whose functions are methods of records, which follow from the fields."""
+"""Modules that generate methods of records, which follow from the fields."""
 
 Made = tuple[str, tuple[Any, ...]]
-"""A kind of value, and what such a value is made of."""
+"""The kind of a value, and its parts."""
 
 FORMS: tuple[tuple[Any, str, Callable[[Any], tuple[Any, ...]]], ...] = (
     (types.MethodType, "method", lambda x: (x.__func__, x.__self__)),
@@ -74,13 +74,13 @@ FORMS: tuple[tuple[Any, str, Callable[[Any], tuple[Any, ...]]], ...] = (
         lambda x: tuple((each.name, each.kind, each.default) for each in x.parameters.values()),
     ),
 )
-"""Kinds of values, and what each is made of."""
+"""Types, the kind of their values, and a function that returns the parts of a value."""
 
 
 def made_of(value: Any) -> Made | None:
-    """What a value is made of; None if that can't be read.
+    """Return the kind and the parts of a value; None if they cannot be read.
 
-    Containers, arrays and functions of Python are not for here.
+    Containers, arrays and Python functions are handled in `fedrl.core.content`.
 
     >>> made_of(slice(1, 5))
     ('slice', (1, 5, None))
@@ -103,7 +103,7 @@ def made_of(value: Any) -> Made | None:
 
 
 def name_in_library(value: Any) -> str | None:
-    """The name under which a library has this very object, or None."""
+    """Return the name under which a library exports this very object, or None."""
     if isinstance(value, np.ufunc):
         word = str(value.__name__)
         return f"numpy.{word}" if getattr(np, word, None) is value else None
@@ -113,6 +113,7 @@ def name_in_library(value: Any) -> str | None:
     name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
     if not (isinstance(module, str) and isinstance(name, str) and in_library(module)):
         return None
+    # An object may claim a library's name and be another one, so the name is looked up and compared by identity.
     found: Any = sys.modules.get(module)
     for part in str(name).split("."):
         found = getattr(found, part, None)
@@ -120,19 +121,19 @@ def name_in_library(value: Any) -> str | None:
 
 
 def made_by_library(function: object) -> bool:
-    """Whether the code of a function is that of a library, whatever name it goes by."""
+    """Return whether the code of a function belongs to a library, whatever its name."""
     if isinstance(function, types.FunctionType):
         return in_library(unchecked(function).__globals__.get("__name__"))
     return in_library(getattr(function, "__module__", None))
 
 
 def in_library(module: object) -> bool:
-    """Whether a module of this name is a library's."""
+    """Return whether a module of this name belongs to a library."""
     return isinstance(module, str) and module.partition(".")[0] in LIBRARIES
 
 
 def unchecked(function: Any) -> Any:
-    """The function behind the checks of types that tests put on it."""
+    """Return the function without the type-checking wrappers that tests add to it."""
     while isinstance(function, types.FunctionType) and hasattr(function, "__wrapped__"):
         module = str(function.__globals__.get("__name__"))
         if module.partition(".")[0] != "jaxtyping" and not function.__code__.co_filename.startswith("<@beartype"):
@@ -142,17 +143,17 @@ def unchecked(function: Any) -> Any:
 
 
 def is_special(name: str) -> bool:
-    """Whether a name is one of Python's own, such as `__file__`."""
+    """Return whether a name is a special name of Python, such as `__file__`."""
     return name.startswith("__") and name.endswith("__")
 
 
 def kind_of_number(dtype: np.dtype) -> str:
-    """How a type of numbers is written on any machine."""
+    """Return the name of a dtype, the same on machines of either byte order."""
     return dtype.name if dtype.fields is None else str(dtype.newbyteorder("<").descr)
 
 
 def _class(kind: type) -> Made:
-    """A class: by its name in a library, else by its name, its bases, its fields and its methods."""
+    """Return the parts of a class: its name in a library; else its name, bases, fields and methods."""
     if in_library(kind.__module__) and "<locals>" not in kind.__qualname__:
         return "library", (f"{kind.__module__}.{kind.__qualname__}",)
     entries: dict[str, Any] = dict(vars(kind))
@@ -176,7 +177,7 @@ def _class(kind: type) -> Made:
 
 
 def _is_written(kind: type, entry: Any) -> bool:
-    """Whether an entry of a class was written by `dataclass` or `NamedTuple`."""
+    """Return whether an entry of a class was generated by `dataclass` or `NamedTuple`."""
     if not (is_dataclass(kind) or hasattr(kind, "_fields")):
         return False
     function = getattr(entry, "__func__", entry)
@@ -188,7 +189,7 @@ def _is_written(kind: type, entry: Any) -> bool:
 
 
 def _called(value: Any) -> Made | None:
-    """What is called and is no function of Python: found in a library, or made by one around something else."""
+    """Return the parts of a callable that is no Python function: exported by a library, or a library's wrapper."""
     name = name_in_library(value)
     if name is not None:
         return "library", (name,)
@@ -202,12 +203,14 @@ def _called(value: Any) -> Made | None:
 
 
 def _object(value: Any) -> Made | None:
-    """What remembers nothing beside the fields of a dataclass, and the attributes of a user's own class."""
+    """Return the parts of an object of a dataclass or of a user's own class: its fields or attributes."""
     kind: Any = type(value)
     if is_dataclass(kind):
-        more = {} if in_library(kind.__module__) else getattr(value, "__dict__", {})  # `__post_init__` may add some
+        # `__post_init__` of a user's dataclass may add attributes that are no fields.
+        more = {} if in_library(kind.__module__) else getattr(value, "__dict__", {})
         return "record", (kind, more | {x.name: getattr(value, x.name) for x in fields(kind)})
     foreign = [base for base in kind.__mro__ if base is not object and in_library(base.__module__)]
+    # An object that inherits from a library's class may have state that no attribute shows, such as an open file.
     if any(base.__module__ not in ("abc", "typing") for base in foreign):
         return None
     slots = {name: getattr(value, name) for name in _slots(kind) if hasattr(value, name)}

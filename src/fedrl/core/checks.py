@@ -1,4 +1,4 @@
-"""Arguments that are refused wherever they are given: counts, sizes, words."""
+"""Check arguments that any constructor may have: counts, sizes and words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def check_positive(**values: int) -> None:
     """Refuse a count below one.
 
     Raises:
-        ConfigError: It names the argument and the value.
+        ConfigError: A value is below one; the message has the argument's name and value.
     """
     for name, value in values.items():
         if value < 1:
@@ -23,7 +23,7 @@ def check_above_zero(**values: float) -> None:
     """Refuse a size that is not above zero, or not finite.
 
     Raises:
-        ConfigError: It names the argument and the value.
+        ConfigError: A value is out of range; the message has the argument's name and value.
     """
     for name, value in values.items():
         if not 0.0 < value < math.inf:
@@ -34,7 +34,7 @@ def check_one_of(value: str, allowed: Sequence[str], name: str) -> None:
     """Refuse a word that is not among the allowed ones.
 
     Raises:
-        ConfigError: It names the argument, the word and the nearest allowed one.
+        ConfigError: The word is unknown; the message has the argument's name and the nearest allowed word.
     """
     if value not in allowed:
         raise ConfigError(f"{name} is {value!r}, which is not known. {nearest(str(value), allowed)}")

@@ -1,6 +1,6 @@
-"""A component remembers the call that made it.
+"""Define components: constructors whose results store the call that made them.
 
-From that one fact come its repr, its equality, its digest, its table in a configuration file and its citation:
+The stored call determines a component's repr, equality, digest, configuration table and citation:
 
     @component("aggregator", reference="McMahan et al. (2017), https://arxiv.org/abs/1602.05629")
     def mean(weighting="samples"): ...
@@ -33,10 +33,10 @@ class Component:
     """A constructor in the catalogue.
 
     Attributes:
-        kind: The concept it builds: "environment", "learner", "stage", ...
+        kind: The kind of object that it builds: "environment", "learner", "stage", ...
         name: Its name in configuration files, the name of the function.
         build: The constructor.
-        reference: Authors, year and link of the source, or "" for folklore.
+        reference: Authors, year and link of the source; "" if there is none.
     """
 
     kind: str
@@ -46,18 +46,18 @@ class Component:
 
     @property
     def summary(self) -> str:
-        """The first sentence of the constructor's docstring."""
+        """Return the first line of the constructor's docstring."""
         return (inspect.getdoc(self.build) or "").partition("\n")[0]
 
     @property
     def signature(self) -> inspect.Signature:
-        """The constructor's parameters and their defaults."""
+        """Return the constructor's parameters and their defaults."""
         return inspect.signature(self.build)
 
 
 @dataclass(frozen=True)
 class Call:
-    """A recorded constructor call, every parameter bound."""
+    """A recorded constructor call with all parameters bound, defaults included."""
 
     component: Component
     arguments: dict[str, Any]
@@ -82,9 +82,9 @@ class Call:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the name and every argument, defaults included.
+        """Return the SHA-256 over the name and every argument, defaults included.
 
-        A function among them counts by what it does (`fedrl.core.content`), or by its name where that can't be read.
+        A function argument counts by its content (`fedrl.core.content`), or by its name if that cannot be read.
         """
         text = ", ".join(f"{name}={_canonical(value)}" for name, value in self.arguments.items())
         return hashlib.sha256(f"{self.component.kind}:{self.component.name}({text})".encode()).hexdigest()
@@ -94,7 +94,12 @@ CATALOGUE: dict[tuple[str, str], Component] = {}
 
 
 def component(kind: str, *, reference: str = "") -> Callable[[Callable[Parameters, T]], Callable[Parameters, T]]:
-    """Enter a constructor in the catalogue, and make what it builds remember the call."""
+    """Register a constructor in the catalogue, and store the call in what it builds.
+
+    Args:
+        kind: The kind of object, a table of configuration files.
+        reference: Authors, year and link of the source.
+    """
 
     def register(build: Callable[Parameters, T]) -> Callable[Parameters, T]:
         signature = inspect.signature(build)
@@ -113,7 +118,9 @@ def component(kind: str, *, reference: str = "") -> Callable[[Callable[Parameter
 
 
 def call_of(value: object) -> Call | None:
-    """The call that built `value`, or None if no component did, or if `value` was altered since."""
+    """Return the call that built `value`; None if no component did, or if `value` was changed since."""
+    # An optax transformation is a tuple of functions without room for a call, so its `init` carries it. The stored
+    # `update` tells whether someone has replaced that function since.
     call = getattr(value, "call", None)
     if call is None and isinstance(value, optax.GradientTransformation):
         call, built = getattr(value.init, "call", None), getattr(value.init, "update", None)
@@ -122,7 +129,7 @@ def call_of(value: object) -> Call | None:
 
 
 def calls_in(value: object) -> Iterator[Call]:
-    """The calls that built `value` and everything given to its constructor, outermost first."""
+    """Yield the calls that built `value` and all its constructor's arguments, outermost first."""
     call = call_of(value)
     if call is not None:
         yield call
@@ -134,7 +141,7 @@ def calls_in(value: object) -> Iterator[Call]:
 
 
 def cite(value: object) -> list[str]:
-    """The sources of every component in `value`, each once, in the order of use.
+    """Return the references of all components in `value`, each once, in the order of use.
 
     >>> from fedrl.aggregators import mean
     >>> cite(mean())
@@ -145,10 +152,10 @@ def cite(value: object) -> list[str]:
 
 @dataclass_transform(frozen_default=True, eq_default=False)
 def record(cls: type[T]) -> type[T]:
-    """A frozen dataclass of functions that prints and compares as the call that built it.
+    """Make a class a frozen dataclass of functions that prints and compares as the call that built it.
 
-    The class declares a field `call: Call | None = None`. Only `component` fills it: no constructor takes it, so what
-    `dataclasses.replace` alters has none, and is equal to nothing but itself.
+    The class declares a field `call: Call | None = None`. Only `component` sets it: no constructor takes it, so the
+    result of `dataclasses.replace` has none, and is equal only to itself.
     """
 
     def show(self: Any) -> str:
@@ -171,10 +178,12 @@ def record(cls: type[T]) -> type[T]:
 
 def _remember(built: T, call: Call) -> T:
     if is_dataclass(built) and any(entry.name == "call" for entry in fields(built)):
-        remembering = copy.copy(built)  # what another constructor built keeps the call of that one
+        # A copy, as `built` may be another constructor's result, which has to keep its own call.
+        remembering = copy.copy(built)
         object.__setattr__(remembering, "call", call)
         return remembering
-    if isinstance(built, optax.GradientTransformation):  # its init carries the call, and what it was built with
+    # A tuple of functions has no room for a call, so `init` carries it, with the `update` that it was built with.
+    if isinstance(built, optax.GradientTransformation):
         init = functools.partial(built.init)
         vars(init).update(call=call, update=built.update)
         return cast(T, built._replace(init=init))
@@ -184,7 +193,7 @@ def _remember(built: T, call: Call) -> T:
 
 
 def written(value: object) -> str:
-    """How a value is written where it is named: the call that built it, or its repr.
+    """Return the text of a value for messages: the call that built it, or its repr.
 
     >>> from fedrl.learners import sgd
     >>> written(sgd(0.1))
@@ -211,7 +220,7 @@ def _canonical(value: object) -> str:
 
 
 def _does(function: object) -> str:
-    """What a function does, or its name where that can't be read."""
+    """Return the content digest of a function, or its name if the content cannot be read."""
     try:
         return content(function, stand_in=_as_called)
     except ConfigError:
@@ -219,7 +228,8 @@ def _does(function: object) -> str:
 
 
 def _as_called(value: object) -> object:
-    """What a component counts by that a function captures. No digest: the component may hold that function."""
+    """Return by what a component counts that a function captures."""
+    # Not by its digest: the component may contain this very function, and the digests would not end.
     call = call_of(value)
     return None if call is None else (call.component.kind, call.component.name, call.arguments)
 

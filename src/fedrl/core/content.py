@@ -1,23 +1,23 @@
-"""What a value or a function is, as a digest that two processes can compare.
+"""Compute a digest of the content of a value or a function, which two processes can compare.
 
     content(lambda x: 2 * x) == content(lambda x: 2 * x)      != content(lambda x: 3 * x)
 
-Numbers, arrays and records count by what is in them. A function counts by what it does:
+Numbers, arrays and records are digested by their content. A function is digested by its behaviour:
 
     its instructions    with their constants; not its name, docstring, file, line or the names of its variables
     its parameters      their names, kinds and defaults
-    what it captures    the values of its closure, its attributes, and what a method is bound to
+    what it captures    the values of its closure, its attributes, and the object that a method is bound to
     what it refers to   globals, by the same rules, and attributes of modules, to any depth
                         (not names with two underscores at both ends, such as `__file__`)
 
-Here it ends: what is found under its own name in a library of `LIBRARIES` counts by that name, whatever the version. A
-function that a library made (an optimiser's `update`, `jax.vmap(f)`) is found under no name: it counts by its name, its
-instructions and what it captures, and what it refers to counts by name. So do modules that a function imports when it
-runs. Instructions are those of one version of Python, and functions agree between processes of one version.
+An object that a library of `LIBRARIES` exports under a name counts by that name, whatever the version. A function that
+a library created (an optimiser's `update`, `jax.vmap(f)`) has no such name: it counts by its name, its instructions and
+what it captures, and what it refers to counts by name. So do modules that a function imports when it runs. Instructions
+depend on the version of Python, so digests of functions agree only between processes of the same version.
 
-Nothing of it depends on addresses, hash seeds, folders or the order of a dictionary. Lists and tuples count alike, as
-TOML has only lists. A value that refers to itself ends where it does so. A value whose content can't be read (an open
-file, a generator of random numbers, a logger) is refused.
+Digests do not depend on addresses, hash seeds, folders or the order of a dictionary. Lists and tuples are equal, as
+TOML has only lists. A value may refer to itself. A value whose content cannot be read (an open file, a random number
+generator, a logger) is refused.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from fedrl.core.canonical import (
 from fedrl.core.errors import ConfigError
 
 SILENT = {"CACHE", "EXTENDED_ARG", "NOP", "RESUME"}
-"""Instructions that do nothing."""
+"""Instructions without an effect."""
 READS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 ATTRIBUTES = {"LOAD_ATTR", "LOAD_METHOD"}
 FLAGS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
@@ -61,25 +61,25 @@ StandIn = Callable[[object], object]
 
 
 def itself(value: object) -> object:
-    """No value counts by anything else than its content."""
+    """Return None: no value is represented by another one."""
     del value
     return None
 
 
 def content(value: object, what: str = "the value", stand_in: StandIn = itself) -> str:
-    """The SHA-256 of what a value is and does, the same in every process.
+    """Return the SHA-256 of the content of a value, the same in every process.
 
     Args:
-        value: Numbers, text, arrays, tuples, dictionaries, records, classes, functions, and what is made of them.
-        what: What it is called in messages.
-        stand_in: `value -> what it counts by, or None`, for values that are known by something else than their content,
-            such as the constructor call that built them.
+        value: Numbers, text, arrays, tuples, dictionaries, records, classes, functions, and combinations of these.
+        what: The name of the value in error messages.
+        stand_in: `value -> representative or None`, for values that are represented by something else than their
+            content, such as the constructor call that built them.
 
     Returns:
         64 hexadecimal digits.
 
     Raises:
-        ConfigError: The value holds something whose content can't be read. It names that.
+        ConfigError: The value contains an object whose content cannot be read; the message names it.
 
     >>> def scaled(factor):
     ...     return lambda x: factor * x
@@ -92,10 +92,10 @@ def content(value: object, what: str = "the value", stand_in: StandIn = itself) 
 
 
 class _Walk:
-    """A walk through everything a value is made of.
+    """A traversal of everything that a value contains.
 
-    Functions and classes that are found as globals may refer to each other in circles. Each gets a number when it is
-    met for the first time, and is gone through when the value itself is done.
+    Functions and classes that are referred to as globals may refer to each other in cycles. Each gets a number at its
+    first occurrence, and is traversed after the value itself.
     """
 
     def __init__(self, stand_in: StandIn) -> None:
@@ -107,14 +107,15 @@ class _Walk:
         self.waiting: list[tuple[object, str]] = []
 
     def whole(self, value: object, what: str) -> bytes:
-        """The digest of a value with all that is reached from it by name."""
+        """Return the digest of a value, including everything that it refers to by name."""
         pieces = [self.of(value, what)]
-        for each, name in self.waiting:  # grows on the way
+        # The list grows during the loop.
+        for each, name in self.waiting:
             pieces.append(self.of(each, name))
         return _hash("whole", *pieces)
 
     def of(self, value: object, what: str) -> bytes:
-        """The digest of one value; where it holds itself, how many values up it is."""
+        """Return the digest of one value; a reference to an enclosing value counts as the number of levels between."""
         if type(value) in PLAIN:
             return _hash(type(value).__name__, _plain(value))
         here = id(value)
@@ -128,14 +129,16 @@ class _Walk:
         known_by = self.stand_in(value)
         found = self.composed(value, what) if known_by is None else _hash("stands for", self.of(known_by, what))
         del self.under_way[here]
-        if self.reached >= depth:  # it refers to nothing above itself, so it is the same wherever it is met
+        # Only a value that refers to nothing above itself has the same digest everywhere, and may be stored. The value
+        # is stored with it, so that its id is not reused.
+        if self.reached >= depth:
             self.known[here] = (found, value)
             self.reached = sys.maxsize
         self.reached = min(self.reached, outer)
         return found
 
     def composed(self, value: Any, what: str) -> bytes:
-        """By what kind of value it is."""
+        """Return the digest of a value by its kind."""
         found = self.contained(value, what)
         if found is not None:
             return found
@@ -154,13 +157,15 @@ class _Walk:
     def contained(self, value: Any, what: str) -> bytes | None:
         kind: Any = type(value)
         if hasattr(kind, "_fields") and isinstance(value, tuple):
-            more = getattr(value, "__dict__", {})  # of a subclass that remembers more than its fields
+            # A subclass of a NamedTuple may have attributes beside its fields.
+            more = getattr(value, "__dict__", {})
             return _hash("record", self.of(kind, what), *self.each(value, what), *self.table(more, what))
         if kind in (tuple, list):
             return _hash("row", *self.each(value, what))
         if kind in TABLES:
             return _hash("table", *self.table(value, what), self.of(getattr(value, "default_factory", None), what))
-        if kind in (set, frozenset):  # each by itself: numbers of globals would follow the order of the set
+        # Each item in a separate walk, as the numbers of globals would depend on the set's order.
+        if kind in (set, frozenset):
             return _hash("set", *sorted(self.alone(item, what) for item in value))
         return None
 
@@ -191,7 +196,8 @@ class _Walk:
         called = function.__qualname__
         captured = {}
         for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            if is_special(variable):  # `__class__`: where the method is
+            # `__class__`, which a method captures to call `super()`, would lead back to the class itself.
+            if is_special(variable):
                 continue
             try:
                 value = cell.cell_contents
@@ -211,7 +217,9 @@ class _Walk:
         )
 
     def code(self, code: types.CodeType, scope: dict[str, Any] | None, called: str) -> bytes:
-        """Instructions, each with what it is about; `scope` are the globals that count by their content."""
+        """Return the digest of instructions with their operands; `scope` has the globals that count by content."""
+        # Jump targets count as the index among the instructions kept: offsets differ with caches and extended
+        # arguments.
         kept: list[dis.Instruction] = []
         places: dict[int, int] = {}
         for step in dis.get_instructions(code):
@@ -248,7 +256,7 @@ class _Walk:
         return str(step.arg).encode()
 
     def named(self, chain: list[str], scope: dict[str, Any], called: str) -> bytes:
-        """What a name and the attributes behind it stand for, as far as these lead through the user's own modules."""
+        """Return the digest of a name and its attributes, followed through the user's own modules."""
         nothing = object()
         value = scope.get(chain[0], getattr(builtins, chain[0], nothing))
         read = 1
@@ -267,7 +275,7 @@ class _Walk:
 
 
 def _hash(kind: str, *pieces: bytes | str) -> bytes:
-    """A SHA-256 of a kind and its pieces, each with its length, so that no two lists of pieces are alike."""
+    """Return the SHA-256 of a kind and its pieces, each with its length, so that no two lists give the same bytes."""
     digest = hashlib.sha256()
     for piece in (kind, *pieces):
         data = piece.encode("utf-8", "surrogatepass") if isinstance(piece, str) else piece
@@ -277,7 +285,7 @@ def _hash(kind: str, *pieces: bytes | str) -> bytes:
 
 
 def _attributes(function: types.FunctionType) -> dict[str, Any]:
-    """What a user has hung on a function, which it may read; not what `functools.wraps` and checks of types do."""
+    """Return the attributes that a user has set on a function, without those of `functools.wraps` and type checks."""
     if made_by_library(function):
         return {}
     return {name: value for name, value in vars(function).items() if not is_special(name)}
@@ -285,6 +293,7 @@ def _attributes(function: types.FunctionType) -> dict[str, Any]:
 
 def _plain(value: Any) -> bytes | str:
     if isinstance(value, float):
+        # All NaN count alike; their payloads may differ between machines.
         return "nan" if value != value else struct.pack("<d", value)  # noqa: PLR0124
     if isinstance(value, complex):
         return _hash("complex", _plain(value.real), _plain(value.imag))
@@ -296,7 +305,7 @@ def _plain(value: Any) -> bytes | str:
 def _unreadable(value: object, what: str) -> ConfigError:
     kind = type(value)
     return ConfigError(
-        f"{what} holds a {kind.__module__}.{kind.__qualname__}, and what that is can't be told to another process. "
-        "Digests are made of numbers, text, arrays, records and functions. Capture those instead, or build it by a "
-        "constructor under @component."
+        f"{what} holds a {kind.__module__}.{kind.__qualname__}, whose content can't be told to another process. "
+        "Digests are computed of numbers, text, arrays, records and functions. Capture those instead, or build it by "
+        "a constructor under @component."
     )

@@ -1,14 +1,14 @@
-"""What an environment is: four pure functions, and facts about it.
-
-Randomness is drawn ahead: `draw_step(key, (time, num_envs))` once per rollout costs a fraction of a key
-split per step. An environment that wants keys draws keys (`draw_keys`).
+"""Define an environment: four pure functions and facts about them.
 
     draw_reset, draw_step --> noise --> reset, step --> Timestep, State
 
-An environment never resets itself. Whoever steps it (`fedrl.learners.parts.rollout`) starts the next episode,
-so the last observation of an episode is never lost, and termination and truncation stay apart.
+All noise of a rollout is drawn before it: one call of `draw_step(key, (time, num_envs))` costs a fraction of splitting
+a key in each step. An environment that needs keys draws keys (`draw_keys`).
 
-What can't be part of a compiled program, such as Gymnasium's environments, is a `HostEnvironment`.
+An environment never resets itself. The rollout (`fedrl.learners.parts.rollout`) starts the next episode, so the last
+observation of an episode is kept, and termination and truncation remain distinct.
+
+An environment that cannot be part of a compiled program, such as one of Gymnasium, is a `HostEnvironment`.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ State: TypeAlias = PyTree
 
 
 class Timestep(NamedTuple):
-    """What one step shows, for one instance of the environment.
+    """The outcome of one step or reset of one environment copy.
 
     Attributes:
-        observation: The state reached, seen before any reset.
-        reward: Scalar float32, of the transition just made (0 at a reset).
-        terminated: Scalar bool; the episode ended in the environment: its value beyond is zero.
-        truncated: Scalar bool; the episode was cut off: bootstrap from `observation`.
-        measures: What `Environment.measures` are made of, by name, each a scalar of the transition just made.
+        observation: The observation of the state reached, before any reset.
+        reward: Scalar float32; the reward of the transition (0 at a reset).
+        terminated: Scalar bool; whether the episode ended in a terminal state, whose value is zero.
+        truncated: Scalar bool; whether the episode was cut off, so that a learner bootstraps from `observation`.
+        measures: The quantities from which `Environment.measures` are computed, keyed by name, each a scalar of the
+            transition.
     """
 
     observation: jax.Array
@@ -51,13 +52,17 @@ class Timestep(NamedTuple):
 
 @dataclass(frozen=True)
 class Discrete:
-    """The integers 0 ... n - 1."""
+    """The space of the integers 0 ... n - 1.
+
+    >>> Discrete(4).shape
+    ()
+    """
 
     n: int
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one element: a scalar."""
+        """Return the shape of one element, a scalar."""
         return ()
 
     dtype = jnp.int32
@@ -65,7 +70,11 @@ class Discrete:
 
 @dataclass(frozen=True)
 class Box:
-    """Arrays of float32 of a fixed shape; `low` and `high` bound every entry."""
+    """The space of float32 arrays of a fixed shape; `low` and `high` bound every entry.
+
+    >>> Box((2,), low=0.0).shape
+    (2,)
+    """
 
     shape: tuple[int, ...]
     low: float = -math.inf
@@ -85,11 +94,11 @@ class Spaces(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """How a state is drawn.
+    """The renderer of an environment.
 
     Attributes:
-        frame: `(state, env_params) -> image` of Pillow, on the host.
-        pause_ms: Milliseconds between two frames.
+        frame: `(state, env_params) -> image`, a Pillow image, computed on the host.
+        pause_ms: The time between two frames, in milliseconds.
     """
 
     frame: Callable[[State, PyTree], Any]
@@ -97,11 +106,11 @@ class Picture(NamedTuple):
 
 
 class Variants(NamedTuple):
-    """Numbers from which all parameters of an environment are computed, so that a fleet may vary them instead.
+    """The numbers from which all parameters of an environment are computed, so that a fleet may vary them instead.
 
     Attributes:
         tables: `(**numbers) -> params`.
-        numbers: Their names, and what they are in `Environment.params`.
+        numbers: The value of each number in `Environment.params`, keyed by name.
     """
 
     tables: Callable[..., PyTree]
@@ -110,23 +119,24 @@ class Variants(NamedTuple):
 
 @record
 class Environment:
-    """A Markov decision process, one instance at a time; `jax.vmap` makes many.
+    """A Markov decision process, written for a single environment copy; `jax.vmap` makes many.
 
     Attributes:
-        params: The parameters of the dynamics at their defaults, a NamedTuple of arrays. Heterogeneous agents
-            differ in nothing else: a fleet is this record with a leading agent axis on every leaf.
-        spaces: Observation and action spaces, the same for every setting of `params`.
-        draw_reset: `(key, batch) -> noise`, with the batch axes last on every leaf (keys: the only axes).
-        draw_step: As `draw_reset`, for `step`.
+        params: The default parameters of the dynamics, a NamedTuple of arrays. The environments of heterogeneous
+            agents differ in nothing else: a fleet is this record with a leading agent axis on every leaf.
+        spaces: The observation and action spaces, the same for every setting of `params`.
+        draw_reset: `(key, batch) -> noise` for `reset`, with the batch axes last on every leaf; an array of keys has no
+            other axes.
+        draw_step: `(key, batch) -> noise` for `step`, likewise.
         reset: `(noise, params) -> (timestep, state)`.
         step: `(noise, params, state, action) -> (timestep, state)`.
-        max_steps: No episode is longer.
+        max_steps: The largest number of steps of an episode.
         model: `params -> (transition, reward, initial)`, the exact tables of a finite process
             (`fedrl.environments.TabularParams`), for parameters with any leading axes. None if no model is known.
-        variants: The numbers that its constructor computes `params` from, if a fleet may vary those.
-        picture: How a state is drawn, if that is known.
-        measures: What is measured besides the return, by name: see `fedrl.core.measures`.
-        call: The constructor call that made it.
+        variants: The numbers from which its constructor computes `params`, if a fleet may vary those.
+        picture: The renderer, if there is one.
+        measures: The measures besides the return, keyed by name: see `fedrl.core.measures`.
+        call: The constructor call that made the environment.
     """
 
     params: PyTree
@@ -145,17 +155,17 @@ class Environment:
 
 @record
 class HostEnvironment:
-    """An environment whose instances live outside compiled programs; `fedrl.engines.executors.host` steps them.
+    """An environment that `fedrl.engines.executors.host` steps on the host, outside compiled programs.
 
     Attributes:
-        params: The parameters of an instance at their defaults, a NamedTuple of arrays; a fleet is this record with a
+        params: The default parameters of one environment copy, a NamedTuple of arrays; a fleet is this record with a
             leading agent axis on every leaf.
-        spaces: Observation and action spaces, the same for every setting of `params`.
-        max_steps: No episode is longer.
-        open: `(params, workers) -> Instances`: opens one instance for each entry of the leading axis of `params`, in so
-            many processes (None: as many as pay).
-        measures: What is measured besides the return, by name: see `fedrl.core.measures`.
-        call: The constructor call that made it.
+        spaces: The observation and action spaces, the same for every setting of `params`.
+        max_steps: The largest number of steps of an episode.
+        open: `(params, workers) -> Instances`: open one environment copy for each entry of the leading axis of
+            `params`, in so many processes (None: a number chosen for speed).
+        measures: The measures besides the return, keyed by name: see `fedrl.core.measures`.
+        call: The constructor call that made the environment.
     """
 
     params: PyTree
@@ -167,39 +177,39 @@ class HostEnvironment:
 
 
 AnyEnvironment: TypeAlias = Environment | HostEnvironment
-"""What a learner may learn in."""
+"""Any environment that a learner may be bound to."""
 
 
 def compiled(environment: AnyEnvironment) -> Environment:
-    """The environment, which is to become part of a compiled program.
+    """Return the environment if it can be part of a compiled program.
 
     Raises:
-        ConfigError: It is stepped on the host.
+        ConfigError: The environment is stepped on the host.
     """
     if isinstance(environment, HostEnvironment):
         raise ConfigError(
-            f"{environment!r} was about to become part of a compiled program. It is stepped on the host. "
+            f"{environment!r} cannot be part of a compiled program, because it is stepped on the host. "
             "Run it with the executor fedrl.engines.executors.host.Host, the default for it."
         )
     return environment
 
 
 def draw_nothing(key: Key, batch: tuple[int, ...]) -> Noise:
-    """Noise for a deterministic function: none."""
+    """Return the noise of a deterministic function: none."""
     del key, batch
     return ()
 
 
 def draw_keys(key: Key, batch: tuple[int, ...]) -> Noise:
-    """Noise for a function that splits keys itself: one key per instance."""
+    """Return the noise of a function that draws by a key of its own: one key per environment copy."""
     return jax.random.split(key, batch)
 
 
 def draw_uniform(count: int) -> Callable[[Key, tuple[int, ...]], Noise]:
-    """Noise of `count` numbers uniform on [0, 1), shaped `[count, *batch]`."""
+    """Return a `draw_step` of `count` numbers, uniform on [0, 1), of shape `[count, *batch]`."""
     return lambda key, batch: jax.random.uniform(key, (count, *batch))
 
 
 def first(observation: jax.Array) -> Timestep:
-    """The timestep that opens an episode."""
+    """Return the timestep that begins an episode: reward 0, neither terminated nor truncated."""
     return Timestep(observation, jnp.float32(0.0), jnp.bool_(False), jnp.bool_(False))

@@ -4,9 +4,9 @@
     ├── ConfigError        a configuration file, a flag or an argument is wrong       (exit code 2)
     ├── UnsoundError       the parts are right, their combination is not; raised when a federation is built
     ├── RunError           a run folder is missing, incomplete or of another experiment
-    └── WireError          bytes that arrived are not a message of this federation
+    └── WireError          received bytes are not a message of this federation
 
-Each message is one sentence of fact with the name and the value, one of cause, one of cure.
+Each message has a sentence of fact with the name and the value, one of cause, and one of remedy.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class ConfigError(FedrlError, ValueError):
 
 
 class UnsoundError(FedrlError, ValueError):
-    """The combination of parts would not do what it promises.
+    """Valid parts are combined in a way that would not do what they promise; raised when a federation is built.
 
     Attributes:
-        reason: One of `REASONS`, where two parts of a simulation exclude each other; else "".
+        reason: A key of `REASONS` where two parts of a simulation exclude each other; else "".
     """
 
     def __init__(self, message: str, reason: str = "") -> None:
@@ -36,22 +36,21 @@ class UnsoundError(FedrlError, ValueError):
 
 
 REASONS = {
-    "no server": "There is nobody to hold what only a server holds, or to decide what only a server decides.",
-    "only sums": "A rule needs each update, or what each agent says, where only sums arrive.",
-    "gradients": "A payload of gradients, with a learner without one or with several steps, or where parameters mix.",
-    "hidden": "Noise, or masks that cancel in a sum of all, where time decides who is merged with whom.",
-    "moments": "Statistics about moments that change between two merges of all agents.",
-    "graph": "Differences to copies that neighbours keep, where neighbours change or do not hear each other, or where "
-    "copies do not come closer with every difference.",
-    "private": "Parts that stay with an agent, and a rule or a merge that needs them.",
-    "isolated": "Agents that hear nobody, and something that communicates.",
-    "in the clear": "Something that depends on private data leaves beside what noise or a hidden sum covers.",
-    "unbounded": "Noise, and nothing that bounds what one agent or one trajectory adds to the result, or what it is "
-    "divided by.",
-    "momentum": "Agents that look ahead along a momentum which the server does not have.",
-    "no time": "Without a clock all answer at once, and the agents with the lowest numbers would fill every merge.",
+    "no server": "A part needs a server that stores state or makes decisions, and the topology has none.",
+    "only sums": "A rule needs each update or each agent's report, and only sums arrive.",
+    "gradients": "The payload is gradients, and the learner has none or takes several steps, or parameters are mixed.",
+    "hidden": "Noise or cancelling masks need a fixed set of agents in each sum, and timing decides which are merged.",
+    "moments": "Statistics are counted about moments that change between two merges of all agents.",
+    "graph": "Neighbours store copies that are updated by differences, and neighbours change, do not receive each "
+    "other's messages, or the copies do not converge.",
+    "private": "Some parts stay with their agent, and a rule or a merge needs them.",
+    "isolated": "The agents are isolated, and a part communicates.",
+    "in the clear": "A message that depends on private data is sent outside what noise or a hidden sum protects.",
+    "unbounded": "Noise is added, and nothing bounds the contribution of one agent or one trajectory, or the divisor.",
+    "momentum": "Agents extrapolate along a momentum that the server does not have.",
+    "no time": "Without a clock all updates arrive at once, and the lowest-numbered agents would fill every merge.",
 }
-"""Why two parts of a simulation exclude each other: all of them are mathematical."""
+"""Why two parts of a simulation exclude each other, keyed by `UnsoundError.reason`; all reasons are mathematical."""
 
 
 class RunError(FedrlError, RuntimeError):
@@ -59,11 +58,15 @@ class RunError(FedrlError, RuntimeError):
 
 
 class WireError(FedrlError, ValueError):
-    """Bytes that arrived are not a message of this federation."""
+    """Received bytes are not a message of this federation."""
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """A hint that names the valid names, the nearest one first: "Did you mean 'ppo'? Allowed: a2c, ppo." """
+    """Return a hint with the most similar valid name and all valid names.
+
+    >>> nearest("poo", ["ppo", "a2c"])
+    "Did you mean 'ppo'? Allowed: a2c, ppo."
+    """
     names = sorted(allowed)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     guess = f"Did you mean {close[0]!r}? " if close else ""

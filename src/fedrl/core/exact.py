@@ -1,13 +1,13 @@
-"""Sums whose result does not depend on the order or the grouping of their terms.
+"""Add numbers exactly, so that the sum does not depend on the order or the grouping of its terms.
 
-Floating-point addition is not associative, so a sum over agents would depend on how the engine splits them.
-Each term is therefore cut into digits of `BITS` bits, from the highest down, and integers add up exactly:
+Floating-point addition is not associative, so a sum over agents would depend on how the engine groups them.
+Each term is therefore split into digits of `BITS` bits, from the highest down, and integers add up exactly:
 
     x  =  d_n u_n + ... + d_1 u_1 + d_0 u_0,      u_i = 2^(lowest + BITS i),   |d_i| <= 2^(BITS - 1)
 
-A float32 has 24 bits, so it is cut without loss, unless it has bits below the lowest unit. `LANES` digits fit an int32;
-the host goes on in int64. There are as many digits as the numbers need: for changes of parameters and weights from far
-below 1e-12 to far above 1e12, for statistics as many as float32 has.
+A float32 has 24 bits, so it is split without loss, unless it has bits below the lowest unit. The sum of `LANES` digits
+fits an int32; the host continues in int64. The number of digits covers changes of parameters and weights from far below
+1e-12 to far above 1e12, and for statistics the whole range of float32.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from jaxtyping import Array, Bool, Float, Int32
 BITS = 27
 LANES = 16
 MANTISSA = 24
-"""Bits of a float32: what is that much larger than a unit has none as low as it."""
+"""The bits of a float32: a number larger than a unit by this many bits has no bit as low as that unit."""
 CACHED = 1 << 14
-"""How many numbers are put together from their digits at a time: so few stay in a processor's cache."""
+"""How many numbers are computed from their digits at a time, so that they fit a processor's cache."""
 
 
 class Digits(NamedTuple):
-    """How numbers are cut.
+    """The digits into which numbers are split.
 
     Attributes:
         lowest: The exponent of the lowest unit; bits below it are rounded away.
-        number: How many digits there are.
+        number: The number of digits.
     """
 
     lowest: int
@@ -41,35 +41,35 @@ class Digits(NamedTuple):
 
     @property
     def units(self) -> list[float]:
-        """u_0, u_1, ..., powers of two."""
+        """Return u_0, u_1, ..., powers of two."""
         return [2.0 ** (self.lowest + BITS * i) for i in range(self.number)]
 
     @property
     def fine(self) -> float:
-        """The lowest unit: a term errs by at most half of it."""
+        """Return the lowest unit; the error of a term is at most half of it."""
         return self.units[0]
 
     @property
     def limit(self) -> float:
-        """Terms are smaller than this."""
+        """Return the bound below which all terms must be."""
         return self.units[-1] * 2.0 ** (BITS - 1)
 
 
 UPDATES = Digits(-97, 6)
-"""For weighted changes of parameters, and for weights: from 6e-30 to 1.8e19."""
+"""The digits of weighted changes of parameters, and of weights: from 6e-30 to 1.8e19."""
 STATISTICS = Digits(-115, 9)
-"""For what agents count: from 2e-35 to 1.7e38, the largest power of two of float32."""
+"""The digits of statistics: from 2e-35 to 1.7e38, the largest power of two of float32."""
 
 
 def partial_sum(
     terms: Float[Array, "agents size"], accepted: Bool[Array, " agents"], digits: Digits = UPDATES
 ) -> Int32[Array, "digits size"]:
-    """Add up rows exactly, inside a compiled program.
+    """Add rows exactly, inside a compiled program.
 
     Args:
         terms: One row per agent, at most `LANES` rows.
-        accepted: Which rows count; every entry of those is smaller than `digits.limit`.
-        digits: How terms are cut.
+        accepted: Which rows count; every entry of these must be smaller than `digits.limit`.
+        digits: The digits into which terms are split.
 
     Returns:
         The sum of each digit, from the lowest.
@@ -82,9 +82,10 @@ def partial_sum(
     if terms.shape[0] > LANES:
         raise ValueError(f"{terms.shape[0]} rows do not fit an exact int32 sum. Add up at most {LANES} at a time.")
     units = np.array(digits.units)[:, None]
-    each = (1.0 / units).astype(np.float32)  # powers of two: nothing is rounded but to the digit
+    # Powers of two: these factors round nothing, only `jnp.round` does.
+    each = (1.0 / units).astype(np.float32)
     above = np.append(each[1:], np.zeros((1, 1), np.float32), axis=0)
-    # what is larger has no bits this low, and would overflow
+    # A term larger than `reach` has no bits as low as this digit, and its quotient would overflow an int32.
     reach = np.minimum(units * 2.0 ** (BITS + MANTISSA), np.finfo(np.float32).max).astype(np.float32)
     sums = jnp.zeros((digits.number, terms.shape[1]), jnp.int32)
     for term, counts in zip(terms, accepted, strict=True):
@@ -94,12 +95,13 @@ def partial_sum(
 
 
 def largest(tree: Any) -> Float[Array, " leaves"]:
-    """The largest absolute entry of each leaf; NaN where there is one. Of an empty leaf it is 0."""
+    """Return the largest absolute entry of each leaf; NaN if an entry is NaN, 0 for an empty leaf."""
     return jnp.stack([jnp.abs(leaf).max(initial=0.0) for leaf in jax.tree.leaves(tree)])
 
 
 def total(partials: Sequence[Any], digits: Digits = UPDATES) -> np.ndarray:
-    """Add partial sums up, on the host: float64 `[size]`, the same bits for every order and grouping."""
+    """Add partial sums on the host, float64 `[size]`, with the same bits for every order and grouping."""
+    # int32 holds the sum of `LANES` rows only, so several partial sums are added in int64.
     sums = np.asarray(partials[0])
     if len(partials) > 1:
         sums = sums.astype(np.int64)
@@ -113,8 +115,10 @@ def total(partials: Sequence[Any], digits: Digits = UPDATES) -> np.ndarray:
 
 def _add_digits(sums: np.ndarray, digits: Digits, whole: np.ndarray) -> None:
     """Add digits to numbers that are zero, the highest first."""
+    # Always from the highest digit down: these float64 additions may round, so their order must be fixed.
     rows = [(row, unit) for row, unit in zip(sums[::-1], digits.units[::-1], strict=True) if row.any()]
-    for i, (row, unit) in enumerate(rows):  # most numbers reach over two digits
+    # Most numbers have two nonzero digits, so the first one is written instead of being added to zeros.
+    for i, (row, unit) in enumerate(rows):
         if i:
             whole += row * unit
         else:
@@ -122,23 +126,24 @@ def _add_digits(sums: np.ndarray, digits: Digits, whole: np.ndarray) -> None:
 
 
 def mean_of(totals: np.ndarray) -> tuple[np.ndarray, float]:
-    """Of totals whose last entry is that of the weights: the weighted mean, float32, and the sum of the weights.
+    """Return the weighted mean, float32, and the sum of weights, from totals whose last entry is the sum of weights.
 
-    With no weight at all the mean is zero.
+    The mean is zero if the sum of weights is.
     """
     weight = float(totals[-1])
     mean = np.zeros(totals.size - 1, np.float32)
     if weight > 0.0:
-        np.divide(totals[:-1], weight, out=mean, casting="same_kind")  # in float64, then rounded
+        # Divided in float64 and rounded once, into float32.
+        np.divide(totals[:-1], weight, out=mean, casting="same_kind")
     return mean, weight
 
 
 def nearest_power_of_two(size: float) -> float:
-    """A scale that divides weights without rounding them."""
+    """Return the nearest power of two, a scale that divides weights without rounding."""
     return 2.0 ** int(np.round(np.log2(max(size, 1.0))))
 
 
 def flatten(tree: Any) -> Float[Array, " size"]:
-    """All leaves of a tree of float32 in one vector; of a tree without leaves, none."""
+    """Return all leaves of a tree of float32 as one vector, empty for a tree without leaves."""
     leaves = jax.tree.leaves(tree)
     return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves]) if leaves else jnp.zeros(0)

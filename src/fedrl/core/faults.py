@@ -1,12 +1,13 @@
-"""What happens to an agent whose training ends in a number that is not finite: it loses the round, not the run.
+"""Undo the round of an agent whose training produces a number that is not finite; the run continues without it.
 
-    snapshot --begin, work, report--> after, update      all finite: go on from `after`
-       |                                                 else: go on from the snapshot, send nothing, say where it was
-       +--- environments stay where they are; an instance that is not finite begins a new episode
+    snapshot --begin, work, report--> after, update      all finite: continue from `after`
+       |                                                 else: continue from the snapshot, send nothing, report where
+       +--- environments keep their states; an environment copy with numbers that are not finite begins a new episode
 
-A snapshot is a copy, but of a ring of experience (`fedrl.core.replay`) it has the rows alone that a round overwrites.
+A snapshot is a copy of the state; of a replay buffer (`fedrl.core.replay`) only the rows that the round overwrites.
 
-What was finite before and is not any more is a fault. What never was, such as an infinite bound in a state, is none.
+A number that was finite before the round and no longer is, is a fault. One that never was, such as an infinite bound in
+a state, is none.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from fedrl.core.replay import Replay, RingRows, log, settle
 from fedrl.core.types import Key, PyTree, Update
 
 FAULT = "fault"
-"""The metric that tells whose training came to nothing: 0, or one more than the place of a leaf in `watched`."""
+"""The metric of a fault: 0 for none, else 1 plus the index of the first bad leaf in `watched`."""
 
 
 def watched(learner: PyTree, update: PyTree) -> list[tuple[str, Any]]:
-    """The leaves that have to stay finite, and what they are called.
+    """Return the names and leaves that must stay finite.
 
     Args:
-        learner: The state of a learner; its positions in environments and its rings of experience are not looked at.
-        update: What it made of it, from `to_send`.
+        learner: The state of a learner; its positions in environments and its replay buffers are not checked.
+        update: What it sends, from `to_send`.
     """
     places = jax.tree_util.tree_leaves_with_path(learner, is_leaf=_apart)
     own = [("state" + jax.tree_util.keystr(path), leaf) for path, leaf in places if not _apart(leaf)]
@@ -40,19 +41,20 @@ def watched(learner: PyTree, update: PyTree) -> list[tuple[str, Any]]:
 
 
 def to_send(change: PyTree, update: Update) -> PyTree:
-    """All that has to be finite of what an agent sends: its change before any stage, and its update without report."""
+    """Return what must be finite in an agent's message: its change before any stage, and its update without report."""
     return {"change": change, "value": update.value, "weight": update.weight, "statistics": update.statistics}
 
 
 def fault_of(before: PyTree, after: PyTree, update: PyTree) -> jax.Array:
-    """Which leaf is no longer finite, as `FAULT` has it: a scalar int32.
+    """Return the first leaf that is no longer finite, a scalar int32 as in `FAULT`.
 
     Args:
         before: A snapshot of the learner's state before the round.
-        after: And after it.
-        update: From `to_send`.
+        after: The learner's state after the round.
+        update: What it sends, from `to_send`.
     """
     leaves = watched(after, update)
+    # One flag per leaf, cheap enough for every round.
     suspect = jnp.stack([~jnp.isfinite(leaf).all() for _, leaf in leaves])
 
     def which(none: jax.Array) -> jax.Array:
@@ -61,25 +63,25 @@ def fault_of(before: PyTree, after: PyTree, update: PyTree) -> jax.Array:
         found = jnp.stack([leaf.any() for leaf in lost])
         return jnp.where(found.any(), jnp.argmax(found).astype(jnp.int32) + 1, none)
 
-    return only_if(suspect.any(), which, jnp.int32(0))  # what was before is read only if something looks wrong
+    # The state from before is read only if something is not finite now: reading it in every round would take time.
+    return only_if(suspect.any(), which, jnp.int32(0))
 
 
 def undone(
     key: Key, environment: AnyEnvironment, env_params: PyTree, fault: jax.Array, before: PyTree, after: PyTree
 ) -> PyTree:
-    """What an agent remembers to go on from: `after`, or what it was `before` if there is a fault.
-
-    Nothing of it is touched if there is none: a select of all of it in every round would take time, and a compiler that
-    fuses it with the training may round that by the seat of an agent in its block.
+    """Return the state from which an agent continues: `after`, or the one `before` if there is a fault.
 
     Args:
-        key: For the new episodes of broken instances.
-        environment: Where the agent learns.
-        env_params: Its parameters there.
+        key: The key of new episodes in environment copies with numbers that are not finite.
+        environment: The environment of the agent.
+        env_params: Its parameters.
         fault: From `fault_of`.
-        before: A snapshot of what the agent remembered before the round.
-        after: And after it.
+        before: A snapshot of the state before the round.
+        after: The state after the round.
     """
+    # `only_if` in place of a select: a select of the whole state in every round would take time, and a compiler that
+    # fuses it with the training may round differently for different places of an agent in its block.
 
     def put_back(now: PyTree) -> PyTree:
         def chosen(old: PyTree, new: PyTree) -> PyTree:
@@ -93,12 +95,12 @@ def undone(
 
 
 def without_rows(state: PyTree) -> PyTree:
-    """The state with the counter of a ring in its place: what can be put back without its rows."""
+    """Return the state with each replay buffer replaced by its counter, which is enough to undo writes."""
     return jax.tree.map(lambda x: x.written if isinstance(x, Replay) else x, state, is_leaf=_apart)
 
 
 def with_rings(bare: PyTree, rings: PyTree) -> PyTree:
-    """The opposite of `without_rows`, with the rows of another state."""
+    """Invert `without_rows`, with the rows of another state."""
 
     def whole(like: PyTree, mine: PyTree) -> PyTree:
         return like._replace(written=mine) if isinstance(like, Replay) else mine
@@ -107,32 +109,31 @@ def with_rings(bare: PyTree, rings: PyTree) -> PyTree:
 
 
 def only_if(flag: jax.Array, change: Callable[[PyTree], PyTree], value: PyTree) -> PyTree:
-    """`change(value)` where the flag is set. Under `vmap` nothing is computed unless it is set for somebody.
-
-    A `cond` would become a select, which computes both sides for everybody.
-    """
+    """Return `change(value)` where the flag is set, else `value`."""
+    # A loop of zero or one iterations: under `vmap` a `cond` becomes a select that computes both sides for all agents,
+    # while this loop computes nothing unless the flag is set for some agent.
     done = jax.lax.while_loop(lambda at: at[0], lambda at: (jnp.zeros_like(flag), change(at[1])), (flag, value))
     return done[1]
 
 
 def snapshot(state: PyTree, rows: int) -> PyTree:
-    """What is to be kept of a state for putting it back: all of it, of rings of experience a log of so many rows."""
+    """Return a snapshot of a state: a copy, but of replay buffers only the next `rows` rows to be overwritten."""
     return jax.tree.map(lambda x: log(x, rows) if isinstance(x, Replay) else x, state, is_leaf=_apart)
 
 
 def rings_in(state: PyTree) -> list[Replay | RingRows]:
-    """The rings of experience in a state, or their logs in a snapshot, in order."""
+    """Return the replay buffers of a state, or their copied rows in a snapshot, in order."""
     return [x for x in jax.tree.leaves(state, is_leaf=_apart) if isinstance(x, Replay | RingRows)]
 
 
 def with_logs(state: PyTree, logs: Sequence[RingRows]) -> PyTree:
-    """A snapshot, of logs that were taken before, in the order of `rings_in`."""
+    """Return a snapshot with rows of replay buffers that were copied before, in the order of `rings_in`."""
     rest = iter(logs)
     return jax.tree.map(lambda x: next(rest) if isinstance(x, Replay) else x, state, is_leaf=_apart)
 
 
 def kept(flag: jax.Array, after: PyTree, before: PyTree) -> PyTree:
-    """`after` where the flag is set, else what was `before`, a snapshot or a state; of rings the counter alone."""
+    """Return `after` where the flag is set, else `before`; of replay buffers only the counter is set back."""
 
     def chosen(old: PyTree, new: PyTree) -> PyTree:
         if isinstance(new, Replay):
@@ -143,7 +144,7 @@ def kept(flag: jax.Array, after: PyTree, before: PyTree) -> PyTree:
 
 
 def settled(after: PyTree, before: PyTree) -> PyTree:
-    """What an agent has at the end of a round, its rings tidied up by a snapshot of before."""
+    """Return the state at the end of a round, with undone writes to replay buffers restored from a snapshot."""
 
     def tidied(old: PyTree, new: PyTree) -> PyTree:
         return settle(new, old) if isinstance(new, Replay) else new

@@ -1,8 +1,8 @@
-"""Instances that live outside compiled programs: what `HostEnvironment.open` opens, and what steps them sees.
+"""Define environment copies outside compiled programs, as `HostEnvironment.open` returns them.
 
     reset(seeds, active) --> observation          step(action, active) --> HostStep
 
-Arrays are NumPy's and have the instances first. They are the instances' own: valid until the next call.
+Arrays are NumPy arrays with the environment copies on the first axis. They are reused: valid until the next call.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 
 
 class HostStep(NamedTuple):
-    """What one step of all instances shows. Where an episode ended, the next one has begun.
+    """The outcome of one step of all environment copies. Where an episode ended, the next one has begun.
 
     Attributes:
-        observation: What each instance shows now: `[num_envs, *features]`.
-        reward: `[num_envs]` float32, of the transition just made.
-        terminated: `[num_envs]` bool; the episode ended in the environment.
-        truncated: `[num_envs]` bool; it was cut off. An episode that ends both ways has terminated.
-        next_observation: The observation the transition reached, seen before any reset.
-        measures: What `Environment.measures` are made of, by name, each `[num_envs]` float32; what is counted at the
-            end of an episode means nothing elsewhere.
+        observation: The current observations, `[num_envs, *features]`, after any reset.
+        reward: `[num_envs]` float32, the rewards of the transitions.
+        terminated: `[num_envs]` bool, whether the episode ended in a terminal state.
+        truncated: `[num_envs]` bool, whether the episode was cut off. False where it also terminated.
+        next_observation: The observations that the transitions reached, before any reset.
+        measures: The quantities from which `Environment.measures` are computed, keyed by name, each `[num_envs]`
+            float32. Those counted at the end of an episode are undefined in other steps.
     """
 
     observation: np.ndarray
@@ -36,19 +36,19 @@ class HostStep(NamedTuple):
 
 @runtime_checkable
 class Instances(Protocol):
-    """Open instances of an environment."""
+    """The open copies of a host environment."""
 
     def reset(self, seeds: Sequence[int], active: np.ndarray | None = None) -> np.ndarray:
-        """Begin an episode in the active instances, all by default, each with its own seed; later ones go on from it.
+        """Begin an episode in the active environment copies, all by default, and return all current observations.
 
-        Returns what every instance shows now; the others go on from where they are.
+        Each copy gets its own seed, which also determines its later episodes; inactive copies are unchanged.
         """
         ...
 
     def step(self, action: np.ndarray, active: np.ndarray | None = None) -> HostStep:
-        """Step the active instances, all by default. The rows of the others mean nothing, but their observation."""
+        """Step the active environment copies, all by default; in rows of others only the observation is defined."""
         ...
 
     def close(self) -> None:
-        """Let go of everything held. Closing twice is fine."""
+        """Release all resources. Closing twice is allowed."""
         ...

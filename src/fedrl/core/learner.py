@@ -1,10 +1,10 @@
-"""What a learner is: local training as pure functions of a key, a state and a hint.
+"""Define a learner: local training as pure functions of a key, a state and a local context.
 
     state --collect--> experience --learn----> state        one local iteration: `iterate`
-                           +--------gradient-> gradient     the slope of its loss, no step taken: `differentiate`
+                           +--------gradient-> gradient     of the loss, without a step: `differentiate`
 
-A learner knows nothing of federation. `params` and `adopt` are the only doors through which
-a federation reaches into its state, so a learner that narrows them keeps the rest to itself.
+A learner does not depend on the federation around it. A federation accesses its state only by `params` and `adopt`, so
+whatever these two leave out of the parameters stays on the agent.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from fedrl.core.measures import RETURN, Measure, Measures
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 
 Experience = PyTree
-"""What a learner gathered to learn from: a `Trajectory`, or whatever its own `collect` makes."""
+"""The data of one local iteration: a `Trajectory`, or whatever the learner's own `collect` returns."""
 
 
 class Trajectory(NamedTuple):
-    """What a batch of instances went through; every leaf is `[time, *features, num_envs]`.
+    """The transitions of a batch of environment copies; every leaf has shape `[time, *features, num_envs]`.
 
     Attributes:
-        observation: What the policy saw.
-        action: What it did.
-        reward: What it got.
-        terminated: Whether the episode ended there.
-        truncated: Whether the episode was cut off there.
-        next_observation: The observation reached, seen before any reset.
+        observation: The observations that the policy acted on.
+        action: The actions taken.
+        reward: The rewards received.
+        terminated: Bool; whether the transition ended the episode.
+        truncated: Bool; whether the transition was the last one before the episode was cut off.
+        next_observation: The observations reached, before any reset.
     """
 
     observation: jax.Array
@@ -48,16 +48,17 @@ class Trajectory(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """What agents count rather than learn: it is added up exactly and bypasses the pipeline and the optimisers.
+    """Sums that agents count rather than learn, added exactly and without passing the pipeline or the optimisers.
 
-    A learner that has some keeps the merged result in its parameters, where local training leaves it alone.
+    A learner with statistics stores the merged result in its parameters, and its local training must not change it.
 
     Attributes:
-        gathered: `state -> sums`, counted since the state last adopted parameters; sums of agents add up.
-        absorb: `(params, sums) -> params`, with what all agents counted merged in; each sum is a
+        gathered: `state -> sums` counted since the state last adopted parameters; the server adds them over agents.
+        absorb: `(params, sums) -> params`, with the sums over all agents merged in; each sum is a
             `fedrl.core.double.Double`.
-        doubt: `(sums, samples) -> why no agent can have counted these over so many samples`, or "", of NumPy arrays,
-            for a server that believes no agent. None: any sums may be, within the range of all statistics.
+        doubt: `(sums, samples) -> reason` why no agent can have counted these sums over so many samples, or "" if one
+            can; the sums are NumPy arrays. A server that does not trust agents calls it. None: any sums within the
+            range of all statistics are accepted.
     """
 
     gathered: Callable[[PyTree], PyTree]
@@ -66,12 +67,12 @@ class Statistics(NamedTuple):
 
 
 def two_streams(key: Key) -> tuple[Key, Key]:
-    """A key for gathering experience and one for learning from it."""
+    """Return two independent keys: one to collect experience with, one to learn with."""
     return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
 
 
 def same_stream(key: Key) -> tuple[Key, Key]:
-    """The key itself for both: for learners of which one half draws nothing, or that split it by themselves."""
+    """Return the same key twice, for a learner that uses it in one half only, or splits it by itself."""
     return key, key
 
 
@@ -81,41 +82,41 @@ class Learner:
 
     Attributes:
         init: `(key, env_params) -> state`. `env_params` is one setting of the environment's parameters, or a stack
-            of settings with a leading axis, dealt out to the instances in turn (pooled data).
-        collect: `(key, state) -> (experience, state, metrics)`: gathers experience in the compiled environment, and
-            counts the episodes that ended (`episodes`, `episode_return`). Whoever steps an environment elsewhere
-            (host environments) hands its own experience to `learn` instead. `nothing_gathered` for a learner that
-            needs none.
+            of settings with a leading axis, assigned to the environment copies in turn (pooled data).
+        collect: `(key, state) -> (experience, state, metrics)`: collect experience in the compiled environment, and
+            count the episodes that ended (`episodes`, `episode_return`). The host executor passes its own experience
+            to `learn` instead. A learner that needs no experience uses `nothing_gathered`.
         learn: `(key, state, experience, context) -> (state, metrics)`.
-        act: `(key, params, observation, greedy) -> action`, for a batch with the instances on the last axis.
-        params: `state -> params`, what a federation may see.
-        adopt: `(state, params) -> state`, the state after the parameters were replaced.
-        environment: Where it learns.
-        samples: Environment steps of one local iteration, the weight of its update.
+        act: `(key, params, observation, greedy) -> action`, for a batch with the environment copies on the last axis.
+        params: `state -> params`, the parameters that the federation may access.
+        adopt: `(state, params) -> state`, with the parameters replaced.
+        environment: The environment in which it learns.
+        samples: The environment steps of one local iteration; the weight of an update is this times local steps.
         gradient: `(key, state, experience, context) -> (gradient, metrics)` of the loss at the current parameters,
-            which stay as they are, like everything else. None if an iteration takes several steps or has no gradient.
-        horizon: Steps of each instance in the `Trajectory` that `learn` and `gradient` take. Such a learner learns from
-            experience gathered elsewhere as well; one whose horizon is 0 only from its own.
-        num_envs: How many instances of the environment such a trajectory has.
-        episodic: Whether each instance begins a new episode with the trajectory, and stands still once it is over: what
-            the trajectory has beyond means nothing. Otherwise it goes on where it stood, from episode to episode.
-        behaviours: `state -> (params, ...)`, the parameters with which experience is gathered if there are several:
-            each acts in an equal share of the instances, in this order, the first being what the agent acts with. None
-            if it gathers with what it acts with.
+            which it leaves unchanged. None if an iteration takes several steps or has no gradient.
+        horizon: The time steps of the `Trajectory` that `learn` and `gradient` take, from wherever it was collected.
+            0 for a learner that can learn only from its own `collect`.
+        num_envs: The number of environment copies in such a trajectory.
+        episodic: Whether each environment copy begins a new episode with the trajectory and stops after it; transitions
+            after the end are to be ignored. Otherwise each copy continues from its last state, across episodes.
+        behaviours: `state -> (params, ...)`, the behaviour policies if experience is collected with several: each acts
+            in an equal share of the environment copies, in this order, and the first one is the agent's own policy.
+            None if the agent's own policy collects all experience.
         split_key: `key -> (for collect, for learn or gradient)`, of the key of an iteration.
-        statistics: What the agents count rather than learn, such as the moments of observations. Optional.
-        policy: `state -> params` that `act` takes, for a learner of which a federation sees less. None if they are
-            what it sees.
-        probabilities: `(params, observation) -> [actions, num_envs]`, how likely `act` takes each action when it
-            does not act greedily. None if actions are not discrete.
-        measures: How the entries of its metrics are to be read, by name: see `fedrl.core.measures`. Those of its
-            environment are the environment's.
-        gamma: gamma of what it maximises. None if it has none.
-        personalised: By what an agent acts with something of its own, which the federation does not see: the names
-            of the wrappers, such as ("personal",). Empty if all agents act with what the server has.
-        clips_trajectories: The L2 norm to which it scales down what each episode adds to its `gradient`, a mean over
-            episodes, if that is larger; no episode changes what another one adds, as a baseline of all would. None: it
-            bounds nothing.
+        statistics: Sums that agents count rather than learn, such as moments of observations. Optional.
+        policy: `state -> params` that `act` takes, for a learner whose federation accesses only a part of them. None
+            if `params` returns all of them.
+        probabilities: `(params, observation) -> [actions, num_envs]`, the probability with which `act` takes each
+            action when it does not act greedily. None if actions are not discrete.
+        measures: How to read the entries of its metrics, keyed by name: see `fedrl.core.measures`. The measures of the
+            environment are not repeated here.
+        gamma: The discount factor of the return that it maximises. None if it has none.
+        personalised: The names of the wrappers, such as ("personal",), that make agents act with parameters which the
+            federation cannot access. Empty if all agents act with the server's parameters.
+        clips_trajectories: The L2 norm to which it scales down each episode's contribution to its `gradient`, a mean
+            over episodes. Contributions must be independent, so no baseline may be shared by episodes. None: it bounds
+            nothing.
+        call: The constructor call that made the learner.
     """
 
     init: Callable[[Key, PyTree], PyTree]
@@ -145,17 +146,17 @@ class Learner:
 def iterate(
     learner: Learner, key: Key, state: PyTree, context: LocalContext, experience: Experience | None = None
 ) -> tuple[PyTree, Metrics]:
-    """One local iteration: gather experience, learn from it.
+    """Run one local iteration: collect experience and learn from it.
 
     Args:
-        learner: Who learns.
-        key: Of the iteration.
-        state: The learner's.
-        context: What the server sent along.
-        experience: What was gathered elsewhere, if it was; the key is then for learning alone.
+        learner: The learner.
+        key: The key of the iteration.
+        state: The learner's state.
+        context: The server's contribution to local training.
+        experience: Experience collected elsewhere; the key is then used for learning only.
 
     Returns:
-        The state after it, and the metrics of both halves.
+        The next state, and the metrics of `collect` and `learn`.
     """
     key, state, experience, counts = _gathered(learner, key, state, experience)
     state, metrics = learner.learn(key, state, experience, context)
@@ -165,10 +166,10 @@ def iterate(
 def differentiate(
     learner: Learner, key: Key, state: PyTree, context: LocalContext, experience: Experience | None = None
 ) -> tuple[Params, PyTree, Metrics]:
-    """The gradient of a local iteration in place of its step; the arguments are those of `iterate`.
+    """Compute the gradient of a local iteration without taking its step; the arguments are those of `iterate`.
 
     Returns:
-        The gradient at the current parameters, the state with the environment where it stands now, and the metrics.
+        The gradient at the current parameters, the state after collecting, and the metrics.
     """
     assert learner.gradient is not None
     key, state, experience, counts = _gathered(learner, key, state, experience)
@@ -179,7 +180,7 @@ def differentiate(
 def _gathered(
     learner: Learner, key: Key, state: PyTree, experience: Experience | None
 ) -> tuple[Key, PyTree, Experience, Metrics]:
-    """The key to learn with, the state, what there is to learn from, and what was counted."""
+    """Return the key to learn with, the state, the experience, and the metrics of collecting it."""
     if experience is not None:
         return key, state, experience, {}
     for_collect, for_learn = learner.split_key(key)
@@ -188,36 +189,37 @@ def _gathered(
 
 
 def check_gathers(learner: Learner) -> None:
-    """Refuse a learner that gathers its own experience, where only the host can step its environment.
+    """Refuse a learner that collects its own experience in an environment that only the host can step.
 
     Raises:
-        UnsoundError: It names both.
+        UnsoundError: The learner has no `horizon` and its environment is a `HostEnvironment`.
     """
     if isinstance(learner.environment, HostEnvironment) and learner.horizon < 1:
         raise UnsoundError(
-            f"{learner!r} gathers its own experience, and {learner.environment!r} can only be stepped on the host. "
+            f"{learner!r} collects its own experience, and {learner.environment!r} can only be stepped on the host. "
             "Use a learner that learns from trajectories, such as ppo(...)."
         )
 
 
 def nothing_gathered(key: Key, state: PyTree) -> tuple[Experience, PyTree, Metrics]:
-    """The `collect` of a learner that learns from no experience, or whose `learn` gathers it inside."""
+    """Return no experience, as the `collect` of a learner that needs none or collects it inside `learn`."""
     del key
     return (), state, {}
 
 
 def policy_of(learner: Learner, state: PyTree) -> Params:
-    """The parameters with which an agent acts: all of them, also those it keeps to itself."""
+    """Return all parameters with which an agent acts, including those that the federation cannot access."""
     return learner.params(state) if learner.policy is None else learner.policy(state)
 
 
 def behaviours_of(learner: Learner, state: PyTree) -> tuple[Params, ...]:
-    """The parameters with which an agent gathers experience: what it acts with comes first."""
+    """Return the parameters with which an agent collects experience, those of its own policy first."""
     return (policy_of(learner, state),) if learner.behaviours is None else learner.behaviours(state)
 
 
 def explore(learner: Learner, key: Key, behaviours: tuple[Params, ...], observation: jax.Array) -> jax.Array:
-    """The actions of all instances while experience is gathered, each behaviour's in its share of them."""
+    """Sample the actions of all environment copies, each behaviour policy acting in its equal share of them."""
+    # A single behaviour draws by the key itself, so the actions are those of a learner without `behaviours`.
     if len(behaviours) == 1:
         return learner.act(key, behaviours[0], observation, False)
     keys, shown = jax.random.split(key, len(behaviours)), jnp.split(observation, len(behaviours), axis=-1)
@@ -226,11 +228,9 @@ def explore(learner: Learner, key: Key, behaviours: tuple[Params, ...], observat
 
 
 def follows_corrections(learner: Learner) -> bool:
-    """Whether what is learned depends on the correction in the hint: whether its optimiser reads it.
-
-    It is read off the program that `learn` is, since an optimiser of optax's shows nothing of what it reads. A
-    correction that no operation takes can't do anything.
-    """
+    """Return whether `learn` uses the correction of its context: whether its optimiser reads corrections."""
+    # An optax transformation does not declare what it reads, so we look at the traced program of `learn`: a correction
+    # that no operation takes as input cannot change what is learned.
 
     def begun(key: Key) -> tuple[PyTree, Params, Experience]:
         state = learner.init(key, learner.environment.params)
@@ -244,13 +244,14 @@ def follows_corrections(learner: Learner) -> bool:
         return learner.learn(key, state, experience, LocalContext(params, correction))[0]
 
     traced = jax.make_jaxpr(learned)(params, key, state, params, experience).jaxpr
+    # The correction is the first argument, so its leaves are the first inputs of the program.
     corrections = {id(x) for x in traced.invars[: len(jax.tree.leaves(params))]}
     taken = {id(x) for equation in traced.eqns for x in equation.invars} | {id(x) for x in traced.outvars}
     return bool(corrections & taken)
 
 
 def _blank(learner: Learner) -> Trajectory:
-    """A trajectory of zeros, as the learner takes it."""
+    """Return a trajectory of zeros with the shapes that the learner takes."""
     time, num_envs, (seen, done) = learner.horizon, learner.num_envs, learner.environment.spaces
 
     def zeros(space: Space) -> jax.Array:
@@ -261,13 +262,13 @@ def _blank(learner: Learner) -> Trajectory:
 
 
 def parameters_of(learner: Learner) -> Params:
-    """The parameters of a learner, as shapes."""
+    """Return the shapes and dtypes of a learner's parameters; nothing is computed."""
     made = jax.eval_shape(lambda key: learner.params(learner.init(key, learner.environment.params)), jax.random.key(0))
     return made
 
 
 def merged_into(learner: Learner, whole: Params) -> list[bool]:
-    """Of each parameter, whether `absorb` changes it: all others come out as they went in."""
+    """Return for each parameter array whether `absorb` may change it."""
     counts = learner.statistics
     assert counts is not None
     sums = jax.eval_shape(
@@ -276,15 +277,16 @@ def merged_into(learner: Learner, whole: Params) -> list[bool]:
         ),
         jax.random.key(0),
     )
+    # An array that `absorb` passes through is the same variable at both ends of the traced program.
     traced = jax.make_jaxpr(counts.absorb)(whole, sums).jaxpr
     return [out is not into for out, into in zip(traced.outvars, traced.invars, strict=False)]
 
 
 def measures_of(learner: Learner) -> dict[str, Measure]:
-    """All that is measured while a learner trains: the return, what its environment declares, what it declares.
+    """Return all measures of training, keyed by name: the return, the environment's and the learner's.
 
     Raises:
-        UnsoundError: A name stands for two quantities.
+        UnsoundError: Two measures have the same name.
     """
     found = {"return": RETURN}
     for who, declared in ((learner.environment, learner.environment.measures), (learner, learner.measures)):

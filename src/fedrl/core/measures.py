@@ -1,9 +1,9 @@
-"""What is measured, and how it adds up: declared by who measures it, read by everything that shows it.
+"""Define a measure: a quantity that a component declares, and how it is computed from sums.
 
     Timestep.measures, a learner's metrics, an engine's sums --added up--> sums --value_of--> a number
 
-Sums are added over steps, instances, agents and rounds, and a number is made of them once, at the end. So it does not
-depend on how they were grouped: a mean of means would.
+Sums are added over steps, environment copies, agents and rounds, and the value is computed from them once, at the end.
+So it does not depend on how they were grouped, as a mean of means would.
 """
 
 from __future__ import annotations
@@ -22,32 +22,30 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 COUNTS: dict[str, str] = {"step": "steps", "iteration": "iterations", "episode": "episodes", "round": "rounds"}
-"""The sum by which a measure is divided that is per this."""
+"""The name of the count by which a measure is divided, keyed by its `per`."""
 BETTER, TAKES = ("lower", "higher"), ("sum", "last")
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A quantity that a component measures: a mean, or what `finish` makes of sums.
+    """A quantity that a component measures: a mean, or a function `finish` of sums.
 
-    Without `finish`, its value is the sum over everything divided by the number of steps, iterations, episodes or
-    rounds behind it.
+    Without `finish`, its value is its sum divided by the number of steps, iterations, episodes or rounds.
 
     Attributes:
-        per: "step" of the environment, local "iteration" of a learner, "episode" or "round". Values of an environment
-            that are per episode are counted when their episode ends, like returns. An agent counts a round each
-            time it takes part in one.
+        per: "step" of the environment, local "iteration" of a learner, "episode" or "round". Like a return, a value per
+            episode is counted when its episode ends. An agent counts the rounds in which it takes part.
         unit: Such as "s" or "B"; empty for a pure number.
-        better: "lower" or "higher"; None if neither is.
-        parts: The names of the sums it is made of: entries of `Timestep.measures`, of a learner's metrics, of
-            `RoundResult.sums`, or of an `info` of Gymnasium. By default the one that has its own name.
-        finish: `{part: sum, ..., count: number} -> value`, for what is no mean: ratios, deviations, explained variance.
-            `count` is "steps", "iterations", "episodes" or "rounds", as `per` says.
-        take: Of an environment's value per episode: the "sum" over the steps of the episode, or that of its "last"
-            step, for flags and running totals such as `is_success`.
+        better: "lower" or "higher"; None if neither is better.
+        parts: The names of the sums from which it is computed: entries of `Timestep.measures`, of a learner's metrics,
+            of `RoundResult.sums`, or of Gymnasium's `info`. By default the sum of its own name.
+        finish: `{part: sum, ..., count: number} -> value`, for a quantity that is no mean, such as a ratio, a deviation
+            or explained variance. `count` is "steps", "iterations", "episodes" or "rounds", according to `per`.
+        take: For a value per episode of an environment: the "sum" over the steps of the episode, or the value of its
+            "last" step, for flags and running totals such as `is_success`.
 
     Raises:
-        ConfigError: A word is not known, or several parts have no `finish`.
+        ConfigError: `per`, `better` or `take` is not one of these words, or several parts have no `finish`.
 
     >>> success = Measure("episode", better="higher")
     >>> value_of("success", success, {"success": 3.0, "episodes": 4.0})
@@ -72,8 +70,8 @@ class Measure:
         object.__setattr__(self, "parts", tuple(self.parts))
         if len(self.parts) > 1 and self.finish is None:
             raise ConfigError(
-                f"A measure has the parts {list(self.parts)} and no finish. A mean is made of one sum. "
-                "Say what is made of them, finish = lambda sums: ..., or name one."
+                f"A measure has the parts {list(self.parts)} and no finish. A mean is computed from one sum. "
+                "Set finish = lambda sums: ... to compute the value, or name a single part."
             )
         if self.take == "last" and self.per != "episode":
             raise ConfigError(
@@ -82,20 +80,21 @@ class Measure:
 
     @property
     def count(self) -> str:
-        """The name of the sum that counts what it is per."""
+        """Return the name of the count by which the sum is divided."""
         return COUNTS[self.per]
 
 
 Measures: TypeAlias = Mapping[str, Measure]
 
 RETURN = Measure("episode", better="higher", parts=("episode_return",))
-"""Of every environment: the undiscounted return."""
+"""The undiscounted return, a measure of every environment."""
 LOSS = Measure("iteration")
-"""Of learners: neither way is better, for who stays where little is to be learned has the smallest loss."""
+"""The loss of a learner; neither direction is better, as an agent that stays where little is to be learned has a small
+loss."""
 
 
 def parts_of(name: str, measure: Measure) -> tuple[str, ...]:
-    """The names of the sums that a measure of this name is made of.
+    """Return the names of the sums from which a measure of this name is computed.
 
     >>> parts_of("success", Measure("episode")), parts_of("return", RETURN)
     (('success',), ('episode_return',))
@@ -104,16 +103,17 @@ def parts_of(name: str, measure: Measure) -> tuple[str, ...]:
 
 
 def value_of(name: str, measure: Measure, sums: Mapping[str, Any]) -> float:
-    """What a measure comes to.
+    """Compute the value of a measure from sums.
 
     Args:
-        name: Of the measure.
+        name: The name of the measure.
         measure: The measure.
-        sums: Its parts and its count, each a number; more of them do no harm.
+        sums: Its parts and its count, each a number; further entries are ignored.
 
     Returns:
-        The value; NaN where there is nothing to divide by.
+        The value; NaN where the count is zero.
     """
+    # NumPy's float64 divides by zero to NaN or infinity, where Python's float would raise.
     given = {part: np.float64(sums[part]) for part in (*parts_of(name, measure), measure.count)}
     with np.errstate(divide="ignore", invalid="ignore"):
         if measure.finish is not None:
@@ -122,7 +122,7 @@ def value_of(name: str, measure: Measure, sums: Mapping[str, Any]) -> float:
 
 
 def added(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Sums of several groups as those of one; empty for no group.
+    """Add the sums of several groups, name by name; return an empty dict for no group.
 
     >>> added([{"success": 1.0, "episodes": 2.0}, {"success": 3.0, "episodes": 4.0}])
     {'success': 4.0, 'episodes': 6.0}
@@ -131,15 +131,15 @@ def added(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def chosen(name: str, measures: Mapping[str, Value], where: str) -> Value:
-    """The measure that somebody asks for by name.
+    """Return the measure of the given name.
 
     Args:
-        name: Asked for.
-        measures: Those that there are.
-        where: What asks, for the message, such as "study.quantity".
+        name: The requested name.
+        measures: All measures, keyed by name.
+        where: The setting that requests it, for the error message, such as "study.quantity".
 
     Raises:
-        ConfigError: There is none of this name; it says which there are.
+        ConfigError: No measure has this name; the message lists those that exist.
     """
     if name not in measures:
         raise ConfigError(f"{where} is {name!r}, which is not measured here. {nearest(name, measures)}")
@@ -147,13 +147,13 @@ def chosen(name: str, measures: Mapping[str, Value], where: str) -> Value:
 
 
 class Counting(NamedTuple):
-    """How the values of an environment's steps become sums.
+    """How the values of an environment's steps are added up.
 
     Attributes:
-        summed: Parts that are added up over an episode and counted when it ends.
-        last: Parts of which the value at the end of an episode counts.
-        stepped: Parts that are counted step by step.
-        steps: Whether steps are counted, too.
+        summed: The names of parts that are added over an episode and counted when it ends.
+        last: The names of parts whose value at the end of an episode is counted.
+        stepped: The names of parts that are counted in every step.
+        steps: Whether the number of steps is counted, too.
     """
 
     summed: tuple[str, ...]
@@ -163,15 +163,15 @@ class Counting(NamedTuple):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The values that a step has to show."""
+        """Return the names that `Timestep.measures` must contain."""
         return self.summed + self.last + self.stepped
 
 
 def counting(measures: Measures) -> Counting:
-    """How the measures of an environment are counted.
+    """Return how the parts of an environment's measures are counted.
 
     Raises:
-        UnsoundError: A part is to be counted in two ways.
+        UnsoundError: Two measures would count the same part in different ways.
 
     >>> counting({"success": Measure("episode"), "speed": Measure("step", "m/s")})
     Counting(summed=('success',), last=(), stepped=('speed',), steps=True)
@@ -181,11 +181,13 @@ def counting(measures: Measures) -> Counting:
         way = ("last" if measure.take == "last" else "summed") if measure.per == "episode" else "stepped"
         for part in parts_of(name, measure):
             if part in COUNTS.values() or part == "episode_return":
-                continue  # counted anyway
+                # These are counted for every environment.
+                continue
             if ways.setdefault(part, way) != way:
                 raise UnsoundError(
-                    f"Two measures of an environment count {part!r}, one as it ends an episode and one otherwise. "
-                    "A value is counted in one way. Show it under two names."
+                    f"Two measures of an environment count {part!r} in different ways. "
+                    "A part is counted per step, summed per episode, or taken from the last step. "
+                    "Put the value into Timestep.measures under two names."
                 )
     kinds = {kind: tuple(part for part, way in ways.items() if way == kind) for kind in ("summed", "last", "stepped")}
     requested = {part for name, measure in measures.items() for part in (*parts_of(name, measure), measure.count)}
@@ -193,15 +195,20 @@ def counting(measures: Measures) -> Counting:
 
 
 def step_values(names: Sequence[str], values: Mapping[str, Value], who: object) -> dict[str, Value]:
-    """The values of a step that are counted, of those that it shows.
+    """Return the values of a step that are counted, keyed by name.
+
+    Args:
+        names: The names to count.
+        values: `Timestep.measures` of the step.
+        who: The environment, for the error message.
 
     Raises:
-        UnsoundError: One is missing; it says which there are.
+        UnsoundError: A name is missing from the step's values.
     """
     for name in names:
         if name not in values:
             raise UnsoundError(
-                f"{who!r} declares a measure made of {name!r}, and its steps show {sorted(values) or 'nothing'}. "
-                f"Put it into Timestep.measures, or leave the measure out."
+                f"{who!r} declares a measure of {name!r}, and its steps return {sorted(values) or 'none'}. "
+                f"Put {name!r} into Timestep.measures, or leave the measure out."
             )
     return {name: values[name] for name in names}

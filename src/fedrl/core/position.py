@@ -1,7 +1,7 @@
-"""Where the instances of an environment stand between two rollouts, and how one that is broken begins anew.
+"""Store the states of environment copies between two rollouts, and restart those with numbers that are not finite.
 
-A learner keeps a `Position` in its state. Whoever undoes a round knows it by its type: time does not go back in an
-environment, so a position is never undone.
+A learner stores a `Position` in its state. `fedrl.core.faults` recognises it by its type: when a round is undone, the
+environments keep their states, since time does not go back in them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,14 @@ from fedrl.core.types import Key, PyTree
 
 
 class Position(NamedTuple):
-    """Where each instance stands: its state, what it sees, and its running episode return and length.
+    """The state of each environment copy between two rollouts; every leaf has the environment copies on the last axis.
 
-    `measured` are the running sums of what its environment measures per episode, by name.
+    Attributes:
+        state: The states.
+        observation: The current observations.
+        returned: Float32 `[num_envs]`; the returns of the running episodes so far.
+        length: Int32 `[num_envs]`; the lengths of the running episodes in steps.
+        measured: The running sums of measures per episode, keyed by name.
     """
 
     state: State
@@ -31,7 +36,7 @@ class Position(NamedTuple):
 
 
 def deal(environment: AnyEnvironment, env_params: PyTree, num_envs: int) -> tuple[PyTree, int | None]:
-    """The parameters of each instance and their vmap axis: one setting for all, or a stack dealt out in turn."""
+    """Return the parameters of the environment copies and their vmap axis: one setting, or a stack assigned in turn."""
     like = jax.tree.leaves(environment.params)
     given = jax.tree.leaves(env_params)
     if all(jnp.ndim(g) == jnp.ndim(d) for g, d in zip(given, like, strict=True)):
@@ -40,10 +45,11 @@ def deal(environment: AnyEnvironment, env_params: PyTree, num_envs: int) -> tupl
 
 
 def start(key: Key, environment: AnyEnvironment, env_params: PyTree, num_envs: int) -> Position:
-    """Open an episode in every instance. Those of a host environment stand elsewhere: their position is empty."""
+    """Begin an episode in every environment copy. The position of a host environment is empty: the host stores it."""
     if isinstance(environment, HostEnvironment):
         return Position((), jnp.zeros(0), jnp.zeros(num_envs), jnp.zeros(num_envs, jnp.int32))
     params, axis = deal(environment, env_params, num_envs)
+    # Environment copies are on the last axis everywhere, so they are mapped over axis -1.
     noise = environment.draw_reset(key, (num_envs,))
     timestep, state = jax.vmap(environment.reset, (-1, axis), -1, axis_size=num_envs)(noise, params)
     measured = {name: jnp.zeros(num_envs) for name in counting(environment.measures).summed}
@@ -51,14 +57,15 @@ def start(key: Key, environment: AnyEnvironment, env_params: PyTree, num_envs: i
 
 
 def mended(key: Key, environment: AnyEnvironment, env_params: PyTree, position: Position) -> Position:
-    """The position, with a new episode in every instance of which a number is not finite.
+    """Return the position with a new episode in every environment copy that has a number that is not finite.
 
-    Host environments stand elsewhere, and whoever steps them begins their episodes.
+    The position of a host environment is unchanged: the host executor restarts its episodes.
     """
     if isinstance(environment, HostEnvironment):
         return position
     num_envs = position.returned.shape[-1]
     sound = jnp.ones(num_envs, bool)
+    # A copy is restarted as a whole, running return and length included: what came before was not finite.
     for leaf in jax.tree.leaves(position):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
             sound &= jnp.isfinite(leaf).reshape(-1, num_envs).all(0)

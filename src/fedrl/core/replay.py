@@ -1,11 +1,10 @@
-"""A memory of what an agent went through: a ring of rows, of which the newest overwrite the oldest.
+"""Store experience in a replay buffer: a ring of rows, in which new rows overwrite the oldest.
 
-A ring may be the largest part of a learner's state by far, and a round changes a few rows of it. So whoever may have to
-put an agent back to where it stood (`fedrl.core.faults`) knows a ring by its type: it keeps no copy but a `RingRows` of
-the rows that the round can overwrite, undoes what was written by setting the counter back, and tidies up once, at the
-end.
+A replay buffer may be by far the largest part of a learner's state, and a round changes few of its rows. So
+`fedrl.core.faults`, which may have to undo a round, recognises it by its type: it copies only the rows that the round
+can overwrite (`RingRows`), undoes writes by setting the counter back, and restores these rows once, at the end.
 
-    Replay --log--> Log          Replay --append, ..., append, set back--> Replay --settle(Log)--> as if never written
+    Replay --log--> RingRows     Replay --append, ..., append, set back--> Replay --settle(RingRows)--> as before
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from fedrl.core.types import Key, PyTree
 
 
 class Replay(NamedTuple):
-    """A ring of rows.
+    """A replay buffer.
 
     Attributes:
         rows: A tree of arrays `[capacity, ...]`.
-        written: Scalar int32; how many rows were ever written, the next one goes to that place modulo the capacity.
+        written: Scalar int32; the number of rows written so far. The next row is written at `written % capacity`.
     """
 
     rows: PyTree
@@ -32,11 +31,11 @@ class Replay(NamedTuple):
 
 
 class RingRows(NamedTuple):
-    """The rows of a ring that come to be overwritten next, and where they begin.
+    """A copy of the rows of a replay buffer that will be overwritten next.
 
     Attributes:
         rows: A tree of arrays `[count, ...]`.
-        written: As of the ring.
+        written: The counter of the buffer at the time of the copy.
     """
 
     rows: PyTree
@@ -44,27 +43,27 @@ class RingRows(NamedTuple):
 
 
 def empty(row: PyTree, capacity: int) -> Replay:
-    """A ring without rows.
+    """Return an empty replay buffer.
 
     Args:
-        row: A row, or the shapes of one.
-        capacity: How many rows it holds.
+        row: A row, or its shapes and dtypes.
+        capacity: The largest number of rows.
     """
     return Replay(jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), row), jnp.int32(0))
 
 
 def capacity_of(replay: Replay) -> int:
-    """How many rows it holds."""
+    """Return the largest number of rows of a buffer."""
     return int(jax.tree.leaves(replay.rows)[0].shape[0])
 
 
 def append(replay: Replay, rows: PyTree) -> Replay:
-    """The ring with further rows `[count, ...]`, at most as many as it holds.
+    """Return the buffer with further rows `[count, ...]`, at most its capacity.
 
-    A learner writes at most `Learner.samples` rows in a local iteration: engines keep a log of so many.
+    A learner may write at most `Learner.samples` rows in a local iteration: engines copy so many for undoing a round.
 
     Raises:
-        ConfigError: There are more rows than the ring holds.
+        ConfigError: There are more rows than the capacity.
 
     >>> ring = append(empty(jnp.zeros(()), 3), jnp.arange(1.0, 3.0))
     >>> append(ring, jnp.arange(3.0, 5.0)).rows.tolist()
@@ -73,30 +72,31 @@ def append(replay: Replay, rows: PyTree) -> Replay:
     count = jax.tree.leaves(rows)[0].shape[0]
     if count > capacity_of(replay):
         raise ConfigError(
-            f"{count} rows are written at once to a ring of {capacity_of(replay)}. They would overwrite each other. "
-            "Give the ring a larger capacity."
+            f"{count} rows are written at once to a replay buffer of {capacity_of(replay)}. They would overwrite each "
+            "other. Give the buffer a larger capacity."
         )
     places = _places(replay, count)
     return Replay(_put(replay.rows, places, rows), replay.written + count)
 
 
 def sample(key: Key, replay: Replay, count: int) -> PyTree:
-    """So many rows drawn uniformly with replacement, of those written: `[count, ...]`."""
+    """Draw `count` of the written rows uniformly with replacement, `[count, ...]`."""
+    # At least 1: a buffer without rows then yields its zeros, as `randint` needs a range that is not empty.
     known = jnp.minimum(replay.written, capacity_of(replay))
     return _at(replay.rows, jax.random.randint(key, (count,), 0, jnp.maximum(known, 1)))
 
 
 def log(replay: Replay, count: int) -> RingRows:
-    """What the next `count` rows will overwrite."""
+    """Return a copy of the rows that the next `count` rows will overwrite."""
     return RingRows(_at(replay.rows, _places(replay, min(count, capacity_of(replay)))), replay.written)
 
 
 def settle(replay: Replay, before: RingRows) -> Replay:
-    """The ring with the rows of before wherever nothing counts as written since.
+    """Restore the rows that were overwritten beyond the buffer's counter.
 
     Args:
-        replay: The ring at the end of a round, its counter set back to where the rows that count end.
-        before: Its log of before the round, of at least as many rows as were written.
+        replay: The buffer at the end of a round, its counter set back if the round was undone.
+        before: The copy from before the round, of at least as many rows as were written.
 
     >>> ring = append(empty(jnp.zeros(()), 3), jnp.arange(1.0, 4.0))
     >>> later = append(ring, jnp.array([8.0, 9.0]))
@@ -122,5 +122,6 @@ def _at(rows: PyTree, places: jax.Array) -> Any:
     return jax.tree.map(lambda x: x[places], rows)
 
 
+# Both promises hold: the entries of `_places` are distinct and within the capacity.
 def _put(rows: PyTree, places: jax.Array, new: PyTree) -> Any:
     return jax.tree.map(lambda x, y: x.at[places].set(y, unique_indices=True, mode="promise_in_bounds"), rows, new)

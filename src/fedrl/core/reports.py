@@ -1,17 +1,19 @@
-"""What agents say about themselves, beside what they learned: single numbers, a declared part of the `Update`.
+"""Define the scalars that agents report beside their update, a declared part of the `Update`.
 
-    federate(..., reports=["return"])       Update.report = {"return": R_k}, four bytes each, in the open
+    federate(..., reports=["return"])       Update.report = {"return": R_k}, four bytes each, unprotected
 
-Nothing is told unless somebody asks by name: an aggregator (`requested`), or whoever selects agents
-(`federate(reports=...)`). What is told passes beside the pipeline: stages don't clip it, add noise to it or mask it.
+An agent reports a scalar only if it is requested by name: by an aggregator (`requested`), or for a selection, local
+steps or an upload budget (`federate(reports=...)`). Reports bypass the pipeline: no stage clips them or adds noise to
+them.
 
-    "norm"      the L2 norm of its update, before any stage
-    "return"    the mean return of the episodes that ended in the round; NaN if none did
-    "loss"      the mean loss over its local steps
-    "duration_s"        how long its local steps took, in seconds
+    "norm"              the L2 norm of its update, before any stage
+    "return"            the mean return of the episodes that ended in the round; NaN if none did
+    "loss"              the mean loss over its local steps
+    "duration_s"        the time that its local steps took, in seconds
     "setting/length"    a parameter of its environment, by name
 
-A program does not know how long it takes. Who runs the agent fills that in (`fedrl.engines.simulate`); else it is NaN.
+A compiled program cannot measure its own duration. The engine fills it in (`fedrl.engines.simulate`); before, it is
+NaN.
 """
 
 from __future__ import annotations
@@ -29,14 +31,14 @@ DURATION = "duration_s"
 REPORTABLE = ("norm", "return", "loss", DURATION)
 NEEDS = {"norm": (), DURATION: (), "return": ("episodes", "episode_return"), "loss": ("loss",)}
 SETTING = "setting/"
-"""What the name of a parameter of an agent's environment follows, where it is asked for."""
+"""The prefix of a requested parameter of the agent's environment."""
 
 
 def check_requested(names: Sequence[str]) -> None:
-    """Refuse to ask for what agents can't tell.
+    """Refuse a requested report that no agent can compute.
 
     Raises:
-        ConfigError: It names the word and the nearest one that is known.
+        ConfigError: A name is unknown; the message has the nearest known one.
     """
     for name in names:
         if not name.startswith(SETTING):
@@ -44,15 +46,15 @@ def check_requested(names: Sequence[str]) -> None:
 
 
 def requested_settings(names: Sequence[str], env_params: PyTree) -> dict[str, jax.Array]:
-    """What an agent would tell of its environment: float32 scalars, by the names it is asked for. The rest stays.
+    """Return the requested parameters of an agent's environment: float32 scalars, keyed by their requested names.
 
     Args:
-        names: What it was asked, of any kind.
-        env_params: The parameters of its environment.
+        names: The names of all requested reports, of any kind.
+        env_params: The parameters of the environment.
 
     Raises:
         ConfigError: The environment has no such parameter.
-        UnsoundError: It has, but it is not a single number.
+        UnsoundError: The parameter is not a single number.
     """
     asked = [name.removeprefix(SETTING) for name in names if name.startswith(SETTING)]
     if not asked:
@@ -61,47 +63,47 @@ def requested_settings(names: Sequence[str], env_params: PyTree) -> dict[str, ja
     for name in asked:
         if name not in known:
             raise ConfigError(
-                f"Agents are asked for {SETTING + name!r}, and their environments have no parameter {name!r}. "
+                f"The report {SETTING + name!r} is requested, and the environment has no parameter {name!r}. "
                 f"{nearest(name, known)}"
             )
         if jnp.shape(known[name]):
             raise UnsoundError(
-                f"Agents are asked for {SETTING + name!r}, which has shape {jnp.shape(known[name])}. What is told is a "
-                "single number. Ask for another parameter."
+                f"The report {SETTING + name!r} is requested, and the parameter has shape {jnp.shape(known[name])}. "
+                "A report is a single number. Request another parameter."
             )
     return {SETTING + name: jnp.float32(known[name]) for name in asked}
 
 
 def statement(names: Sequence[str], context: UpdateContext, value: PyTree) -> dict[str, jax.Array]:
-    """What an agent tells, each a scalar.
+    """Compute the report of an agent, one scalar per name.
 
     Args:
-        names: What it was asked.
-        context: Who it is, and what it measured.
-        value: Its update before any stage.
+        names: The names of the requested reports.
+        context: The facts about the agent and its round, with its metrics and settings.
+        value: The value of its update before any stage.
 
     Raises:
-        UnsoundError: The learner does not measure it.
+        UnsoundError: The learner does not measure what a report needs.
     """
     report: dict[str, jax.Array] = {}
     for name in names:
         for needed in NEEDS.get(name, ()):
             if needed not in context.metrics:
                 raise UnsoundError(
-                    f"An agent is asked for {name!r} and its learner measures {sorted(context.metrics)}, without "
-                    f"{needed!r}. Use a learner that measures it, or leave out what asks for it."
+                    f"The report {name!r} is requested, and the learner measures {sorted(context.metrics)} without "
+                    f"{needed!r}. Use a learner that measures it, or leave out what requests the report."
                 )
         report[name] = _answer(name, context, value)
     return report
 
 
 def mean_return(context: UpdateContext) -> jax.Array:
-    """The mean return of the episodes that ended in the round; NaN if none did."""
+    """Return the mean return of the episodes that ended in the round; NaN if none did."""
     return statement(["return"], context, ())["return"]
 
 
 def nothing_measured() -> Metrics:
-    """Zeros for all that can be told: the shape of what is measured."""
+    """Return zeros for all metrics that a report needs, for tracing shapes."""
     return {needed: jnp.float32(0.0) for names in NEEDS.values() for needed in names}
 
 
@@ -110,9 +112,11 @@ def _answer(name: str, context: UpdateContext, value: PyTree) -> jax.Array:
     if name.startswith(SETTING):
         return context.settings[name]
     if name == DURATION:
+        # The engine measures the time outside the program, and fills it in.
         return jnp.float32(jnp.nan)
     if name == "norm":
         return jnp.sqrt(sum((jnp.square(leaf).sum() for leaf in jax.tree.leaves(value)), jnp.float32(0.0)))
     if name == "loss":
         return jnp.float32(measured["loss"] / jnp.maximum(context.steps, 1))
-    return jnp.float32(measured["episode_return"] / measured["episodes"])  # of no episode: 0 / 0, which is NaN
+    # Without an episode this is 0 / 0 = NaN on purpose: a return of zero would be a lie about the policy.
+    return jnp.float32(measured["episode_return"] / measured["episodes"])

@@ -1,9 +1,9 @@
-"""What a stage is: one step of the pipeline an update passes on its way out of an agent, and back.
+"""Define a stage: one step of the pipeline that transforms an update between an agent and the server.
 
-    agent:   guide -> local training -> encode_1 -> encode_2 -> ... -> wire
+    agent:   correction -> local training -> encode_1 -> encode_2 -> ... -> encode_n -> wire
     server:  wire -> decode_n -> ... -> decode_1 -> aggregate -> finish_n -> ... -> finish_1 -> step
 
-The stages nest like the skins of an onion: what went on last comes off first.
+The server undoes the stages in reverse order, so that each `decode` reads what its own `encode` wrote.
 """
 
 from __future__ import annotations
@@ -20,28 +20,29 @@ from fedrl.core.types import Key, Params, PyTree, Update, UpdateContext
 
 
 def no_state(params: Params) -> tuple[PyTree, PyTree]:
-    """Shared and local state of a stage that needs none."""
+    """Return the empty server state and agent state of a stage without memory."""
     del params
     return (), ()
 
 
 def keep_update(key: Key, server_state: PyTree, update: Update) -> tuple[Update, PyTree]:
-    """A `finish` that leaves the aggregate as it is."""
+    """Return the aggregate unchanged, as the `finish` of a stage that does nothing there."""
     del key
     return update, server_state
 
 
 class Noise(NamedTuple):
-    """Calibrated noise that a stage adds in every round, and what it is calibrated for.
+    """The calibrated noise that a stage adds in every round, with the privacy unit that it protects.
 
     Attributes:
-        event: The `dp_accounting.DpEvent` of one round, for an accountant.
-        clip: The L2 norm of what it hides: of an agent's update, or of what one trajectory adds to it. A stage in front
-            keeps to it, or the stage itself, see `Stage.clips`. Of a norm that the server adapts, the first one.
-        at: Who adds it: each "agent", as a last step of `encode`, or the "server" once a round, in `finish`, to the
-            sum of all updates over a known number.
-        unit: Whose part in the result it hides: all that an "agent" sends, or what one "trajectory" adds.
-        relation: What neighbouring data are: one more or less ("add-remove"), or one in the place of another
+        event: The `dp_accounting.DpEvent` of one round, for a privacy accountant.
+        clip: The L2 sensitivity: the largest norm of an agent's update, or of one trajectory's contribution to it. The
+            stage itself or a stage before it must enforce this bound: see `Stage.clips`. For a clipping norm that the
+            server adapts, its initial value.
+        at: Where the noise is added: by each "agent", as the last step of `encode`, or by the "server" once per round,
+            in `finish`, to the sum of all updates divided by a known number.
+        unit: The privacy unit: the whole update of an "agent", or the contribution of one "trajectory".
+        relation: The neighbouring relation: one unit is added or removed ("add-remove"), or replaced by another one
             ("replace-one").
     """
 
@@ -58,27 +59,29 @@ class Stage:
 
     Attributes:
         encode: `(key, context, server_state, agent_state, update) -> (update, agent_state)`, on the agent, in order.
-        init: `value -> (server_state, agent_state)`, for values like this one: the parameters, or what earlier stages
-            make of them. Shared state is the server's and is broadcast; local state never moves.
+        init: `value -> (server_state, agent_state)`, where `value` has the shapes that reach the stage: those of the
+            parameters, or of the output of the previous stage. The server broadcasts the server state; the agent state
+            never leaves its agent.
         correction: `(server_state, agent_state) -> correction` added to local gradients. Optional.
         decode: `(server_state, update) -> update`, on the server, per update, in reverse order. Optional.
-        finish: `(key, server_state, update) -> (update, server_state)`, on the server, once, on the aggregate, in
-            reverse order.
-        reweights: By what factors the stage may change the weight of an update, the least and the largest. A server
-            that believes no agent holds it to them. None: it leaves the weight as it is.
-        skips_uploads: The stage may hold an update back: the server reads zeros, with the weight kept, until it is
-            sent.
-        may_increase_norm: The stage may enlarge an update's norm.
-        unbiased: What the server reads is right on average, over the key: E D(C(x)) = x.
+        finish: `(key, server_state, update) -> (update, server_state)`, on the server, once per round, on the
+            aggregate, in reverse order.
+        reweights: The smallest and the largest factor by which the stage may change the weight of an update. A server
+            that does not trust agents rejects weights outside this range. None: the stage leaves the weight unchanged.
+        skips_uploads: Whether the stage may withhold an update. The server then reads an update of zeros with the
+            same weight.
+        may_increase_norm: Whether the stage may increase the norm of an update.
+        unbiased: Whether the decoded value is unbiased over the key: E D(C(x)) = x, with C = encode and D = decode.
         contraction: `entries -> delta` such that E ||x - D(C(x))||^2 <= (1 - delta) ||x||^2 for every array of so many
-            entries; a delta of zero or less promises nothing. None: the stage is no compression, or none with a bound.
-        error_bound: No entry of D(C(x)) is off by more than this, in units of the parameters.
-        clips: The L2 norm over all arrays to which it scales a larger update down, before any noise of its own. None:
-            it bounds nothing.
-        noise: The calibrated noise that it adds, if any.
-        sums: Its shared state is a sum over all agents, of whatever they have sent so far as statistics of this name.
-            It travels beside later stages, and servers of a tree add it up. None: it sends no statistics.
-        feeds_back: The stages whose losses it remembers and sends later; empty if it remembers none.
+            entries; a delta of zero or less bounds nothing. None: no such bound is known.
+        error_bound: The largest absolute error of an entry of D(C(x)), in units of the parameters. None: unknown.
+        clips: The L2 norm over all arrays to which the stage scales down a larger update, before it adds noise. None:
+            it bounds no norm.
+        noise: The calibrated noise that the stage adds, if any.
+        sums: The name of the statistics whose running sum over all agents and rounds is the server state. They bypass
+            later stages, and the servers of a tree add them unweighted. None: the stage sends no statistics.
+        feeds_back: The stages whose compression error this stage stores and sends later; empty if it stores none.
+        call: The constructor call that made the stage.
     """
 
     encode: Callable[[Key, UpdateContext, PyTree, PyTree, Update], tuple[Update, PyTree]]
@@ -100,10 +103,11 @@ class Stage:
 
 
 def pipeline(stages: Sequence[Stage]) -> Stage:
-    """Many stages as one; its states are tuples of theirs, in order."""
+    """Return one stage that applies all the given ones; its states are tuples of their states, in order."""
 
     def init(params: Params) -> tuple[PyTree, PyTree]:
         pairs: list[tuple[PyTree, PyTree]] = []
+        # A stage's memory has the shape of its input, and a stage before it may have changed that (`flatten`).
         value = params
         for i, stage in enumerate(stages):
             value = encoded(stages[i - 1], *pairs[-1], value) if pairs else params
@@ -119,6 +123,7 @@ def pipeline(stages: Sequence[Stage]) -> Stage:
     def encode(
         key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
     ) -> tuple[Update, PyTree]:
+        # The key of a stage depends on its position alone, so a stage appended later changes no earlier one's noise.
         after = []
         for i, stage in enumerate(stages):
             update, state = stage.encode(jax.random.fold_in(key, i), context, server_state[i], agent_state[i], update)
@@ -144,7 +149,7 @@ def pipeline(stages: Sequence[Stage]) -> Stage:
 
 
 def encoded(stage: Stage, server_state: PyTree, agent_state: PyTree, value: PyTree) -> PyTree:
-    """What a stage makes of values like this one: a tree of zeros."""
+    """Return zeros with the shapes and dtypes that a stage produces from a value; nothing is computed."""
     number = jnp.int32(0)
 
     def encode(key: Key) -> PyTree:
@@ -157,11 +162,12 @@ def encoded(stage: Stage, server_state: PyTree, agent_state: PyTree, value: PyTr
 
 
 def promising_nothing(stages: Sequence[Stage], value: PyTree) -> tuple[Stage, int] | None:
-    """The first stage that is no contraction for an array that reaches it from values like this one, and its size."""
+    """Return the first stage whose contraction bounds nothing for an array that reaches it, with the array's size."""
     pairs: list[tuple[PyTree, PyTree]] = []
     for i, stage in enumerate(stages):
         value = encoded(stages[i - 1], *pairs[-1], value) if pairs else value
         for size in [leaf.size for leaf in jax.tree.leaves(value) if jnp.issubdtype(leaf.dtype, jnp.floating)]:
+            # The bound of a compressor depends on the size of an array: `quantize(1)` contracts only small ones.
             if stage.contraction is not None and stage.contraction(size) <= 0.0:
                 return stage, size
         pairs.append(stage.init(value))
@@ -169,5 +175,5 @@ def promising_nothing(stages: Sequence[Stage], value: PyTree) -> tuple[Stage, in
 
 
 def zeros_like(params: Params) -> PyTree:
-    """A correction of nothing."""
+    """Return a correction of zeros."""
     return jax.tree.map(jnp.zeros_like, params)

@@ -1,9 +1,9 @@
-"""Parts of a tree of parameters, named as one would write them down.
+"""Select parts of a tree of parameters by paths.
 
-    {"actor": (layer, layer), "critic": ...}      "critic", "actor/1", "actor/-1", "bias": all of these are parts
+    {"actor": (layer, layer), "critic": ...}      parts are "critic", "actor/1", "actor/-1", "bias"
 
-A part is a run of names that occurs in a leaf's path; a negative number counts layers from the end. A tree without
-some parts has None in their places, which JAX takes for nothing: it has fewer leaves and costs fewer bytes.
+A part consists of all leaves whose path contains its names one after the other; a negative number counts layers from
+the end. A tree without some parts has None in their place, which JAX treats as no leaf, so it takes no bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DEEPEST_SHOWN = 2
 
 
 def without(tree: PyTree, parts: Sequence[str]) -> PyTree:
-    """The tree with None in the places of these parts.
+    """Return the tree with None in place of these parts.
 
     >>> without({"actor": (1.0, 2.0), "critic": 3.0}, ["actor/-1", "critic"])
     {'actor': (1.0, None), 'critic': None}
@@ -31,7 +31,7 @@ def without(tree: PyTree, parts: Sequence[str]) -> PyTree:
 
 
 def joined(tree: PyTree, rest: PyTree) -> PyTree:
-    """The tree with every None filled from `rest`, which is whole.
+    """Return the tree with every None replaced from `rest`, which is complete.
 
     >>> joined({"actor": None, "critic": 3.0}, {"actor": 1.0, "critic": 2.0})
     {'actor': 1.0, 'critic': 3.0}
@@ -40,7 +40,7 @@ def joined(tree: PyTree, rest: PyTree) -> PyTree:
 
 
 def belonging(tree: PyTree, parts: Sequence[str]) -> list[bool]:
-    """Of each leaf, whether it belongs to one of these parts."""
+    """Return for each leaf whether it belongs to one of these parts."""
     runs = [tuple(part.split("/")) for part in parts]
     return [any(_inside(run, path) for run in runs) for path in _paths(tree)]
 
@@ -49,7 +49,7 @@ def check_parts(tree: PyTree, parts: Sequence[str], where: str) -> None:
     """Refuse a part that the tree does not have.
 
     Raises:
-        ConfigError: It names the argument, the part and the nearest one that exists.
+        ConfigError: A part does not exist; the message has the argument, the part and the nearest existing one.
     """
     for part in parts:
         if not any(belonging(tree, [part])):
@@ -62,13 +62,14 @@ def check_parts(tree: PyTree, parts: Sequence[str], where: str) -> None:
 
 
 def _inside(run: tuple[str, ...], path: list[tuple[str, str]]) -> bool:
-    """Whether the names of `run` occur in the path, one after the other."""
+    """Return whether the names of `run` occur in the path, one after the other."""
     starts = range(len(path) - len(run) + 1)
     return any(all(name in path[at + i] for i, name in enumerate(run)) for at in starts)
 
 
 def _paths(tree: PyTree) -> list[list[tuple[str, str]]]:
-    """Of each leaf, its path: both names of each step, those of a position counted from either end."""
+    """Return the path of each leaf, with both names of each step: a position counted from the front and the end."""
+    # The length of each sequence is not part of a path, so it is found first, as the largest position in it plus one.
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
     lengths: dict[Any, int] = {}
     for path in paths:

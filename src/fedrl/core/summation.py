@@ -1,10 +1,10 @@
-"""How a sum is taken is a value: what agents make of their terms, how those are added up, and what that opens.
+"""Define a summation: how weighted updates are encoded as integers, added, and decoded.
 
-    agents:   (value_k w_k, w_k) --quantize--> integers          the weight is applied there
+    agents:   (value_k w_k, w_k) --quantize--> integers          agents apply their own weights
     anywhere: integers + integers                                 in any order and grouping
     server:   integers --total--> float64 --> mean, weight
 
-A sum that hides its terms takes the place of `exact_sum()`: its integers are those of a ring, and masks cancel in it.
+A secure sum can replace `exact_sum()`: its integers are elements of a ring, in which masks cancel.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from fedrl.core.errors import UnsoundError
 
 @record
 class Summation:
-    """How weighted updates, and their weights, are added up for a rule that sees their sum.
+    """How weighted updates and their weights are added for a rule with `needs="sum"`.
 
     Attributes:
-        quantize: `(terms [rows, size], accepted [rows]) -> integers [digits, size]`, the sum of the rows that are
-            accepted, in a compiled program where the agents are; at most `fedrl.core.exact.LANES` rows.
-        total: `[integers] -> float64 [size]`, on the host: the same whatever the order and the grouping.
-        limit: Terms are smaller than this.
-        opens: What whoever adds up can read: "each" term, or "sum" alone.
+        quantize: `(terms [rows, size], accepted [rows]) -> integers [digits, size]`, the sum of the accepted rows, in
+            the compiled program of the agents; at most `fedrl.core.exact.LANES` rows.
+        total: `[integers] -> float64 [size]`, on the host, independent of order and grouping.
+        limit: The bound below which all terms must be.
+        opens: What the server can read: "each" term, or the "sum" alone.
+        call: The constructor call that made the summation.
     """
 
     quantize: Callable[[jax.Array, jax.Array], jax.Array]
@@ -40,27 +41,27 @@ class Summation:
 
 
 def hidden(summation: Summation | None) -> Summation | None:
-    """The summation, if it opens the sum of updates alone; None if whoever adds up reads each of them."""
+    """Return the summation if the server can read the sum alone; None if it can read each update."""
     return summation if summation is not None and summation.opens == "sum" else None
 
 
 def check_open(summation: Summation) -> None:
-    """Refuse to send updates one by one where their sum alone is to be opened.
+    """Refuse a summation that hides its terms where updates are sent one by one.
 
     Raises:
-        UnsoundError: The summation hides its terms.
+        UnsoundError: The summation opens the sum alone.
     """
     if hidden(summation) is not None:
         raise UnsoundError(
-            f"{summation!r} opens the sum of updates alone, and here each is sent by itself, in the clear: messages by "
-            "which parties hide them are not there yet. Use exact_sum(), or simulate the federation.",
+            f"{summation!r} opens the sum of updates alone, and here each update is sent unprotected: messages that "
+            "hide updates are not there yet. Use exact_sum(), or simulate the federation.",
             reason="hidden",
         )
 
 
 @component("summation")
 def exact_sum() -> Summation:
-    """Add up without rounding, in integers of as many digits as the numbers need (`fedrl.core.exact`), in the open.
+    """Add without rounding, in integers of several digits (`fedrl.core.exact`); the server can read each term.
 
     >>> import jax.numpy as jnp
     >>> plain = exact_sum()

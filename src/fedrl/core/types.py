@@ -1,4 +1,4 @@
-"""The records that cross the boundary between an agent and the server, and nothing else.
+"""Define the records that cross the boundary between an agent and the server.
 
     server --- Broadcast ---> agent --- Update ---> server
 
@@ -18,16 +18,17 @@ Metrics: TypeAlias = dict[str, jax.Array]
 
 
 class Update(NamedTuple):
-    """All that ever leaves an agent.
+    """The only message that an agent sends.
 
     Attributes:
-        value: What the agent learned, as the last stage of the pipeline encoded it.
-            Before encoding: the change of its parameters (or its negative gradient).
-        weight: Scalar; the number of samples behind the value.
-        version: Scalar int32; the version of the parameters the agent started from.
-        statistics: What the agent counted, by who reads it, such as moments of observations: it is added up exactly
-            beside the pipeline, whatever the weight. After the sum over agents, each leaf is a `Double`.
-        report: What the agent says about itself, by name, each a scalar, see `fedrl.core.reports`.
+        value: PyTree of arrays: the change of the agent's parameters (`payload="delta"`) or its negative gradient
+            (`payload="gradient"`), as the last stage of the pipeline encoded it.
+        weight: Scalar float32; the number of environment steps that produced the value, unless a stage changed it.
+        version: Scalar int32; the version of the parameters that the agent started from.
+        statistics: Sums that the agent counted, such as moments of observations, keyed by their consumer (the learner
+            or a stage). The server adds them exactly and unweighted, and no stage of the pipeline changes them. After
+            the sum over agents, each leaf is a `Double`.
+        report: Scalars that the agent reports beside its update, keyed by name: see `fedrl.core.reports`.
     """
 
     value: PyTree
@@ -38,12 +39,12 @@ class Update(NamedTuple):
 
 
 class Broadcast(NamedTuple):
-    """All that ever reaches an agent.
+    """The only message that an agent receives.
 
     Attributes:
         params: The global parameters.
-        stage_states: The shared half of each stage's state, in pipeline order.
-        version: Scalar int32; how many times the server has committed.
+        stage_states: The server state of each stage, in pipeline order.
+        version: Scalar int32; the number of times that the server has committed.
     """
 
     params: Params
@@ -52,18 +53,18 @@ class Broadcast(NamedTuple):
 
 
 class UpdateContext(NamedTuple):
-    """Who encodes, and for whom.
+    """The facts about an agent and its round that `Stage.encode` may use.
 
     Attributes:
-        agent: Scalar int32; the identity of the agent.
-        version: Scalar int32; the version of the broadcast it answers.
-        cohort: Scalar int32; how many agents were asked.
-        steps: Scalar int32; the local steps behind the update.
-        metrics: What the agent measured in the round, each a scalar summed over local steps. It stays on the agent
-            unless a stage or a declared question (`fedrl.core.reports`) makes some of it part of the update.
-        settings: Parameters of its environment that it was asked for by name, each a scalar.
-        share: Scalar; p_k, its weight among those of all agents as the aggregator states it: `fedrl.federation.shares`.
-            An agent by itself is all there is.
+        agent: Scalar int32; the number of the agent.
+        version: Scalar int32; the version of the broadcast that the agent trained from.
+        cohort: Scalar int32; the number of agents selected in the round.
+        steps: Scalar int32; the number of local steps that produced the update.
+        metrics: Scalars that the agent measured in the round, each summed over local steps. They stay on the agent
+            unless a stage or a requested report (`fedrl.core.reports`) puts some of them into the update.
+        settings: The requested parameters of the agent's environment, keyed by name, each a scalar.
+        share: Scalar; p_k, the agent's weight divided by the weights of all agents: `fedrl.federation.shares`. It is 1
+            for an agent without a federation around it.
     """
 
     agent: jax.Array
@@ -76,11 +77,12 @@ class UpdateContext(NamedTuple):
 
 
 class LocalContext(NamedTuple):
-    """What local training may lean on.
+    """The server's contribution to local training.
 
     Attributes:
-        params: The global parameters, FedProx's anchor.
-        correction: Added to each local gradient by `fedrl.learners.add_correction`, SCAFFOLD's c - c_k.
+        params: The global parameters, the anchor of FedProx.
+        correction: What `fedrl.learners.add_correction` adds to each local gradient, SCAFFOLD's c - c_k; it has the
+            shapes of the parameters.
     """
 
     params: Params

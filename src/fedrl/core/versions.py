@@ -1,4 +1,4 @@
-"""The versions of Python, of fedrl and of other packages, as they are installed."""
+"""Look up the installed versions of Python, of fedrl and of other packages."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import platform
 from collections.abc import Iterable
 
 __version__ = "0.1.0"
-"""Of this source tree, which may run without being installed."""
+"""The version of this source tree, which may run without being installed."""
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """The version of Python and of each package; "not installed" if it is not."""
+    """Return the versions of Python and of each package, "not installed" where there is none."""
     found = {"python": platform.python_version()}
     for package in packages:
         try:

@@ -1,1 +1,1 @@
-"""A federation: the agent's half, the server's half, what combines in them, and what leaves an agent."""
+"""Build federations: the agent's half, the server's half, the checks of their parts, and what leaves an agent."""

@@ -1,4 +1,4 @@
-"""The agent's half of a federation: what runs where the environment is.
+"""Implement the agent's half of a federation, which runs where the environment is.
 
     agent = begin -> work x local_steps -> report
 
@@ -28,21 +28,22 @@ from fedrl.federation.spec import Spec
 Carry = TypeVar("Carry")
 
 LEARNER = "learner"
-"""The statistics of an update that its learner counted."""
+"""The key under which an update has the statistics of its learner."""
 
 
 def init_agent(spec: Spec, key: Key, agent: jax.Array, env_params: PyTree, steps: jax.Array) -> AgentState:
-    """An agent before its first round."""
+    """Return the state of an agent before its first round."""
     state = spec.learner.init(key, env_params)
     _, agent_state = spec.pipe.init(spec.learner.params(state))
     return AgentState(state, agent_state, agent, steps, env_params, jnp.float32(1.0))
 
 
 def begin(spec: Spec, keys: TurnKeys, sent: Broadcast, agent: AgentState, cohort: jax.Array) -> tuple[Task, AgentState]:
-    """Adopt the parameters of the broadcast."""
+    """Adopt the parameters of the broadcast, and fix what local training may read of the server."""
     steering, agent_state, params = spec.pipe.correction, agent.stage_states, sent.params
     correction = None if steering is None else steering(sent.stage_states, agent_state)
     context = LocalContext(params, _whole(correction, params, spec.stages))
+    # A part that was not merged since the agent last adopted it is left alone: the agent would lose its own work on it.
     if spec.in_periods:
         own = spec.learner.params(agent.learner)
         params, agent_state = adopting(spec.groups, agent_state, sent.version, params, own)
@@ -51,19 +52,19 @@ def begin(spec: Spec, keys: TurnKeys, sent: Broadcast, agent: AgentState, cohort
 
 
 def remember(spec: Spec, agent: AgentState) -> AgentState:
-    """A snapshot of an agent before a round."""
+    """Return a snapshot of an agent before a round, by which the round can be undone."""
     return snapshot(agent, spec.local_steps * spec.learner.samples)
 
 
 def descent(spec: Spec, params: PyTree) -> PyTree:
-    """The sum of negative gradients before the first step; nothing where agents take steps of their own."""
+    """Return zeros to which `work` adds negative gradients; () for payload "delta"."""
     return zeros_like(params) if spec.payload == "gradient" else ()
 
 
 def work(
     spec: Spec, task: Task, agent: AgentState, total: PyTree, step: jax.Array, experience: Experience | None = None
 ) -> tuple[AgentState, PyTree, Metrics]:
-    """One local step."""
+    """Run one local step: an iteration of the learner, or the gradient of one."""
     key = jax.random.fold_in(task.keys.training, step)
     if spec.payload == "gradient":
         slope, state, metrics = differentiate(spec.learner, key, agent.learner, task.context, experience)
@@ -75,7 +76,7 @@ def work(
 def report(
     spec: Spec, task: Task, before: AgentState, agent: AgentState, total: PyTree, metrics: Metrics
 ) -> tuple[Update, AgentState, jax.Array]:
-    """Encode what the agent learned; an agent whose training is at fault is put back and sends a weight of NaN."""
+    """Encode the update of an agent; undo the round of an agent whose training is at fault."""
     if spec.payload == "gradient":
         value = jax.tree.map(lambda s: s / jnp.maximum(agent.steps, 1), total)
     else:
@@ -83,6 +84,8 @@ def report(
         if spec.in_periods:
             start = begun_from(spec.groups, agent.stage_states, start)
         value = jax.tree.map(jnp.subtract, spec.learner.params(agent.learner), start)
+    # The fault is judged after encoding, as a stage may make a number that is not finite of finite ones. A weight of
+    # NaN marks the update for every server; the memory of the stages goes back as well, since nothing of it was sent.
     update, after = encode(spec, task, agent, value, metrics)
     fault = fault_of(before.learner, after.learner, to_send(value, update))
     own, new = (before.learner, before.stage_states), (after.learner, after.stage_states)
@@ -92,12 +95,13 @@ def report(
 
 
 def encode(spec: Spec, task: Task, agent: AgentState, value: PyTree, metrics: Metrics) -> tuple[Update, AgentState]:
-    """Send a value through the pipeline, with the statistics and the reports of the agent."""
+    """Encode a value by the pipeline, and add the agent's statistics and reports."""
     sent, settings = task.broadcast, requested_settings(spec.reports, agent.env_params)
     context = UpdateContext(agent.agent, sent.version, task.cohort, agent.steps, metrics, settings, agent.share)
     weight = (agent.steps * spec.learner.samples).astype(jnp.float32)
     update = Update(value, weight, sent.version)
     update, memory = spec.pipe.encode(task.keys.encode, context, sent.stage_states, agent.stage_states, update)
+    # Statistics and reports are added after the pipeline: no stage may clip, compress or add noise to them.
     if spec.learner.statistics is not None:
         gathered = spec.learner.statistics.gathered(agent.learner)
         update = update._replace(statistics={**update.statistics, LEARNER: gathered})
@@ -115,7 +119,7 @@ def train(
     here: jax.Array | bool = True,
     before: AgentState | None = None,
 ) -> tuple[Update, AgentState, Metrics]:
-    """One round of an agent: `begin`, all local steps, `report`."""
+    """Run one round of an agent: `begin`, all local steps, `report`."""
     before = remember(spec, agent) if before is None else before
     task, agent = begin(spec, keys, sent, agent, cohort)
     total = descent(spec, sent.params)
@@ -124,6 +128,7 @@ def train(
         agent, total, metrics = work(spec, task, *carry, i)
         return (agent, total), metrics
 
+    # One step needs no loop: only its metrics get the leading axis that a loop would give them.
     if spec.local_steps == 1 and spec.payload == "delta":
         agent, total, measured = work(spec, task, agent, total, jnp.int32(0))
         metrics = jax.tree.map(lambda x: x[None], measured)
@@ -136,10 +141,10 @@ def train(
 
 
 def _whole(correction: PyTree, params: PyTree, stages: Sequence[Stage]) -> PyTree:
-    """The correction of every parameter: zero where a stage steers none, or not those that are not sent.
+    """Return the correction of every parameter, zero where no stage corrects it or it is not sent.
 
     Raises:
-        UnsoundError: A stage made something else than parameters before another one steers by what it sees of them.
+        UnsoundError: A stage changed the structure or shapes of the parameters before one with a correction.
     """
     nothing = zeros_like(params)
     if correction is None:
@@ -152,14 +157,14 @@ def _whole(correction: PyTree, params: PyTree, stages: Sequence[Stage]) -> PyTre
     if not fits:
         guiding = next(stage for stage in stages if stage.correction is not None)
         raise UnsoundError(
-            f"{guiding!r} steers the training of parameters, and a stage before it made something else of them: "
+            f"{guiding!r} corrects the training of parameters, and a stage before it changed their structure: "
             f"{jax.tree.structure(correction)}. Put {guiding!r} first, or after stages that only leave parts out."
         )
     return whole
 
 
 def _with_fault(fault: jax.Array, metrics: Metrics) -> Metrics:
-    """The metrics with the fault; those of a round that came to nothing are zero."""
+    """Return the metrics with the fault added; all others are set to zero if there is one."""
     sound = jax.tree.map(lambda x: jnp.where(fault > 0, jnp.zeros_like(x), x), metrics)
     return sound | {FAULT: fault[None]}
 
@@ -167,12 +172,10 @@ def _with_fault(fault: jax.Array, metrics: Metrics) -> Metrics:
 def _repeated(
     step: Callable[[jax.Array, Carry], tuple[Carry, Metrics]], steps: jax.Array, most: int, carry: Carry
 ) -> tuple[Carry, Metrics]:
-    """So many local steps in a row; each metric has a leading axis of `most`, zero from the last step on.
-
-    Over a block of agents the loop ends with whoever has most to do, and the others stand still from their own last
-    step on. So one program serves rounds of any length, and a short one is short. If `steps` is one number for all of
-    the block (no batched axis under `vmap`), nobody stands still, and nothing is selected.
-    """
+    """Run `steps` local steps; each metric has a leading axis of length `most`, zero after the last step."""
+    # A `while_loop` rather than a `scan`: one program then serves any number of steps. Under `vmap` it runs until the
+    # agent with the most steps is done, and `vmap` selects the old state for the others. If `steps` is the same number
+    # for the whole block (not batched), `vmap` adds no selection.
     measured = jax.eval_shape(step, jnp.int32(0), carry)[1]
     nothing = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), measured)
 

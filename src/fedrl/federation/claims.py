@@ -1,11 +1,11 @@
-"""What stages, rules and sums say of themselves, as far as that can be seen: refused if it is not so.
+"""Check that stages and rules do what they declare, and refuse those that do not.
 
-    always              nothing leaves beside the value of an update that its stage does not declare
-    beside noise, or    a stage clips to what it says, enlarges nothing if it says so, and adds noise where it says so;
-    inside hidden sums  a rule is the mean that it says it is
+    always              a stage changes only the value of an update, and the other fields that it declares
+    with noise or a     a stage clips to its declared norm, does not enlarge updates unless declared, and adds noise
+    hidden sum          where it declares to; a rule is the mean that it declares to be
 
-The first is read off a trace, which costs no computation; the second is tried with numbers. A claim that holds for
-those may still be false: who writes a mechanism proves it elsewhere.
+The first check traces a stage, which costs no computation; the second runs it on numbers. A declaration that holds for
+these numbers may still be false: the author of a mechanism must prove it elsewhere.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from fedrl.federation.private import private_parts
 from fedrl.wire.codec import is_sent
 
 ROUNDING = 1e-4
-"""How far norms and means may be off relatively."""
+"""The relative tolerance of norms and means."""
 FAR = 1e3
-"""How many times larger than its bound an update is with which a clip is tried."""
+"""The norm of the update with which a clip is tried, in units of the largest declared bound."""
 TRIED = 3
-"""Of how many updates a mean is tried."""
+"""The number of updates with which a mean is tried."""
 
 
 def check_words(stages: Sequence[Stage], summation: Summation | None) -> None:
-    """Refuse words and sizes of noise, clips and sums that mean nothing.
+    """Refuse unknown words and sizes out of range in the declarations of noise, clips and sums.
 
     Raises:
-        ConfigError: It names the field.
+        ConfigError: A field is not one of the allowed words, or a norm is not above zero; the message has its name.
     """
     for stage in stages:
         if stage.noise is not None:
@@ -57,7 +57,7 @@ def check_words(stages: Sequence[Stage], summation: Summation | None) -> None:
 def check_claims(
     learner: Learner, rules: Sequence[Aggregator], stages: Sequence[Stage], summation: Summation | None
 ) -> None:
-    """Refuse a federation whose stages or rules are not what they say, as `check_declared` and `check_bounds` do."""
+    """Refuse a federation whose stages or rules do not do what they declare (`check_declared`, `check_bounds`)."""
     if stages:
         check_declared(stages, parameters_of(learner))
     for rule in rules if private_parts(stages, summation) else ():
@@ -65,27 +65,29 @@ def check_claims(
 
 
 def check_declared(stages: Sequence[Stage], like: Params) -> None:
-    """Refuse a stage that sends something beside the value of an update, and does not declare it.
+    """Refuse a stage that changes another field than the value of an update without declaring it.
 
     Args:
-        stages: What an update passes, in order.
-        like: The parameters, as shapes.
+        stages: The stages that an update passes, in order.
+        like: The shapes of the parameters.
 
     Raises:
-        UnsoundError: It names the stage, what it changes and the field to declare it by.
+        UnsoundError: A stage changes an undeclared field; the message names both and the attribute to set.
     """
     value = like
     for stage in stages:
         value, changed = _traced(stage, value)
         if changed:
             raise UnsoundError(
-                f"{stage!r} changes {changed[0]} of an update, and does not declare that. What leaves an agent is "
-                f"checked by what stages declare. {changed[1]}"
+                f"{stage!r} changes {changed[0]} of an update and does not declare that. The checks of what leaves an "
+                f"agent rely on what stages declare. {changed[1]}"
             )
 
 
 def _traced(stage: Stage, like: PyTree) -> tuple[PyTree, tuple[str, str] | None]:
-    """What a stage makes of values like this one, as shapes; what else it changes undeclared, and what to do."""
+    """Return the shapes of a stage's output, and the first undeclared change of another field with its remedy."""
+    # While a stage is traced, a field that it does not touch comes out as the very object that went in, so identity
+    # (`is`) tells most stages apart without a computation; `_moves` decides about the rest.
     found: list[tuple[str, str]] = []
 
     def encode(key: Key, value: PyTree, weight: jax.Array, version: jax.Array) -> PyTree:
@@ -97,7 +99,7 @@ def _traced(stage: Stage, like: PyTree) -> tuple[PyTree, tuple[str, str] | None]
         if is_sent(made.value) is not True and is_sent(value) is True and not stage.skips_uploads:
             found.append(("whether a message is sent", "Set `skips_uploads`."))
         if made.report:
-            found.append((f"the report {sorted(made.report)}", "Ask for it by name: federate(..., reports=[...])."))
+            found.append((f"the report {sorted(made.report)}", "Request it by name: federate(..., reports=[...])."))
         if set(made.statistics) - {stage.sums}:
             found.append((f"the statistics {sorted(made.statistics)}", "Set `sums` to their name."))
         return made.value
@@ -108,7 +110,7 @@ def _traced(stage: Stage, like: PyTree) -> tuple[PyTree, tuple[str, str] | None]
 
 
 def _moves(stage: Stage, like: PyTree) -> bool:
-    """Whether numbers show that weight or version change: a compiled `encode` hands both over as something new."""
+    """Return whether `encode` changes a concrete weight or version; under `jit`, identity says nothing."""
     with jax.ensure_compile_time_eval():
         value, weight, version = _drawn(like), jnp.float32(3.0), jnp.int32(5)
         made, _ = stage.encode(jax.random.key(0), _context(), *stage.init(value), Update(value, weight, version))
@@ -121,7 +123,7 @@ def _context() -> UpdateContext:
 
 
 def _drawn(like: PyTree) -> PyTree:
-    """Normal draws in place of all real numbers."""
+    """Return arrays of these shapes, with normal draws for floating dtypes and zeros for others."""
     draws = np.random.default_rng(0)
 
     def draw(x: Any) -> jax.Array:
@@ -132,17 +134,18 @@ def _drawn(like: PyTree) -> PyTree:
 
 
 def check_bounds(stages: Sequence[Stage], rule: Aggregator, like: Params) -> None:
-    """Refuse stages and a rule which numbers show not to do what they claim; beside noise or a hidden sum alone.
+    """Refuse stages and a rule that do not do what they declare for a drawn update; used with noise or hidden sums.
 
     Args:
-        stages: What an update passes, in order.
-        rule: The rule that merges.
-        like: The parameters, as shapes.
+        stages: The stages that an update passes, in order.
+        rule: The rule that merges updates.
+        like: The shapes of the parameters.
 
     Raises:
-        UnsoundError: It names the claim and what came of it.
+        UnsoundError: A declaration is false; the message has the declared and the measured number.
     """
     drawn = _drawn(like)
+    # The update is far above every clip, so that each must act.
     largest = max([1.0, *(stage.clips for stage in stages if stage.clips is not None)])
     value = jax.tree.map(lambda x: x * (FAR * largest / _norm(drawn)), drawn)
     for i, stage in enumerate(stages):
@@ -150,16 +153,17 @@ def check_bounds(stages: Sequence[Stage], rule: Aggregator, like: Params) -> Non
         if noise is not None:
             _check_adds(stages[: i + 1], noise, value)
         if noise is not None and noise.at == "agent":
-            break  # what comes after goes by draws
+            # The norms after it depend on the draws of the noise.
+            break
         before, after = (_norm(_through(stages[:count], value, 0)) for count in (i, i + 1))
         if stage.clips is not None and not after <= stage.clips * (1.0 + ROUNDING):
             raise UnsoundError(
-                f"{stage!r} declares that it scales updates down to an L2 norm of {stage.clips:g}, and one of "
-                f"{before:.3g} comes out with {after:.3g}. Noise would not cover that. Correct `clips`, or the stage."
+                f"{stage!r} declares that it scales updates down to an L2 norm of {stage.clips:g}, and scales one of "
+                f"{before:.3g} to {after:.3g}. Noise would not cover that. Correct `clips`, or the stage."
             )
         if not stage.may_increase_norm and not after <= before * (1.0 + ROUNDING):
             raise UnsoundError(
-                f"{stage!r} declares that it enlarges no update, and one with the L2 norm {before:.3g} comes out with "
+                f"{stage!r} declares that it enlarges no update, and changes an L2 norm of {before:.3g} to "
                 f"{after:.3g}. Noise would not cover that. Set `may_increase_norm`, and put it before the clip."
             )
     if rule.divides_by == "count":
@@ -168,6 +172,7 @@ def check_bounds(stages: Sequence[Stage], rule: Aggregator, like: Params) -> Non
 
 def _check_adds(stages: Sequence[Stage], noise: Noise, value: PyTree) -> None:
     stage = stages[-1]
+    # Two keys must give two results. Of the server's noise, only the presence of a `finish` is checked.
     one, other = (_through(stages, value, seed) for seed in (0, 1))
     silent = noise.at == "agent" and _norm(jax.tree.map(jnp.subtract, one, other)) == 0.0
     if silent or (noise.at == "server" and stage.finish is keep_update):
@@ -179,7 +184,8 @@ def _check_adds(stages: Sequence[Stage], noise: Noise, value: PyTree) -> None:
 
 
 def _check_mean(rule: Aggregator, drawn: PyTree) -> None:
-    """Whether a rule that says so is the mean of updates, each counted once."""
+    """Refuse a rule that declares `divides_by="count"` and is not the mean of updates with equal weights."""
+    # Updates of unequal norms and weights: a median, a weighted mean or a multiple of the mean would differ.
     stacked = jax.tree.map(lambda x: jnp.stack([x * (i + 1.0) for i in range(TRIED)]), drawn)
     updates = Update(stacked, jnp.arange(1.0, 1.0 + TRIED), jnp.zeros(TRIED, jnp.int32))
     weights = jax.vmap(rule.weigh)(updates)
@@ -189,13 +195,13 @@ def _check_mean(rule: Aggregator, drawn: PyTree) -> None:
     off = jax.tree.map(lambda x, of: x - of.mean(0), merged.value, stacked)
     if not bool((weights == 1.0).all()) or not _norm(off) <= ROUNDING * _norm(drawn):
         raise UnsoundError(
-            f"{rule!r} declares that it divides by the number of updates, and is not their mean, each counted once. "
-            "Noise for one of so many would not cover it. Correct `divides_by`, or the rule."
+            f"{rule!r} declares that it divides by the number of updates, and is not their unweighted mean. "
+            "Noise calibrated for that mean would not cover it. Correct `divides_by`, or the rule."
         )
 
 
 def _through(stages: Sequence[Stage], value: PyTree, seed: int) -> PyTree:
-    """What the server reads of a value that passes stages."""
+    """Return the value that the server decodes after a value has passed the stages."""
     pipe = pipeline(stages)
     assert pipe.decode is not None
     server_state, agent_state = pipe.init(value)

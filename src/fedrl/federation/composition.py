@@ -1,6 +1,6 @@
-"""What is refused when a federation is built, because it would not do what it promises.
+"""Refuse combinations of parts that would not do what they promise, when a federation is built.
 
-What may not stand beside noise or a hidden sum is in `fedrl.federation.private`.
+Combinations with noise or a hidden sum are checked in `fedrl.federation.private`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from fedrl.core.summation import Summation, hidden
 def check_kinds(
     learner: object, aggregator: object, stages: Sequence[object], summation: object, local_steps: object
 ) -> None:
-    """Refuse arguments of `federate` that are something else than they should be.
+    """Refuse arguments of `federate` that have the wrong type.
 
     Raises:
-        ConfigError: It names the argument, what it is and what it should be.
+        ConfigError: An argument has the wrong type; the message has its name, its type and the expected type.
     """
     given = [("learner", learner, Learner, "ppo(environment)"), ("aggregator", aggregator, Aggregator, "mean()")]
     given += [("stages", stage, Stage, "clip(1.0), one after the other and not in a list") for stage in stages]
@@ -31,9 +31,10 @@ def check_kinds(
     for name, value, kind, such in given:
         if not isinstance(value, kind):
             raise ConfigError(
-                f"{name} has {written(value)}, of type {type(value).__name__}. What goes there is of type "
-                f"{kind.__name__}. Give one that a constructor has made, such as {such}."
+                f"{name} has {written(value)}, of type {type(value).__name__}. The expected type is {kind.__name__}. "
+                f"Pass a value that a constructor returns, such as {such}."
             )
+    # bool is a subclass of int, and `local_steps=True` is a mistake.
     if not isinstance(local_steps, int | np.integer) or isinstance(local_steps, bool):
         raise ConfigError(f"local_steps is {local_steps!r}. It counts something. Give a whole number of 1 or more.")
 
@@ -41,18 +42,18 @@ def check_kinds(
 def check_composition(
     learner: Learner, aggregator: Aggregator, stages: Sequence[Stage], payload: str, summation: Summation | None = None
 ) -> None:
-    """Refuse a combination of sound parts that is unsound as a whole.
+    """Refuse a combination of valid parts that is invalid as a whole.
 
     Raises:
-        UnsoundError: It names both parts and the way out.
+        UnsoundError: Two parts exclude each other; the message names both and a remedy.
     """
     hiding = hidden(summation)
     if hiding is not None:
         for inner in stages:
             if inner.decode is not None:
                 raise UnsoundError(
-                    f"{inner!r} stands inside {hiding!r}. It is undone update by update, and the other makes single "
-                    f"updates unreadable. Leave {inner!r} out, or replace it by a stage that commutes with sums."
+                    f"{inner!r} is decoded update by update, and {hiding!r} makes single updates unreadable. "
+                    f"Leave {inner!r} out, or replace it by a stage that commutes with sums."
                 )
         if aggregator.needs == "each":
             raise UnsoundError(
@@ -63,14 +64,14 @@ def check_composition(
     weighing = [stage for stage in stages if stage.reweights]
     if weighing and aggregator.weigh is not by_samples:
         raise UnsoundError(
-            f"{weighing[0]!r} changes the weights of updates and {aggregator!r} has weights of its own, so nothing "
-            f"would come of it. Use mean(), or leave {weighing[0]!r} out."
+            f"{weighing[0]!r} changes the weights of updates and {aggregator!r} replaces them by its own, so the stage "
+            f"would have no effect. Use mean(), or leave {weighing[0]!r} out."
         )
     _check_sums(aggregator, stages, hiding)
     holding = next((stage for stage in stages if stage.skips_uploads), None)
     if holding is not None and aggregator.needs == "each":
         raise UnsoundError(
-            f"{aggregator!r} looks at each update, and would take what {holding!r} holds back for updates of zero. "
+            f"{aggregator!r} reads each update, and would take updates that {holding!r} withholds for updates of zero. "
             "Use a rule of the sum such as mean().",
             reason="only sums",
         )
@@ -83,7 +84,7 @@ def check_composition(
     guiding = [stage for stage in stages if stage.correction is not None]
     if payload == "gradient" and guiding:
         raise UnsoundError(
-            f"{guiding[0]!r} steers local steps and payload='gradient' takes none. Use payload='delta', or leave "
+            f"{guiding[0]!r} corrects local steps and payload='gradient' takes none. Use payload='delta', or leave "
             f"{guiding[0]!r} out: a mean of gradients at the same parameters does not drift.",
             reason="gradients",
         )
@@ -95,38 +96,39 @@ def check_composition(
 
 
 def _check_sums(aggregator: Aggregator, stages: Sequence[Stage], hiding: Summation | None) -> None:
-    """A sum over all agents needs the share of each of them, and every agent's message in the clear."""
+    """Refuse a stage with a sum over all agents beside parts that hide messages or change the agents' shares."""
+    # SCAFFOLD's c = sum p_k c_k is right only if each p_k is known and every agent's change of c_k arrives unchanged.
     summing = [stage for stage in stages if stage.sums is not None]
     if not summing:
         return
     one, rest = summing[0], [stage for stage in stages if stage is not summing[0]]
     if aggregator.needs == "each":
         raise UnsoundError(
-            f"{one!r} keeps a sum over all agents by the weights of a mean, and {aggregator!r} has none: whatever it "
-            "makes of the updates, agents would be steered to where that mean wants them. Use mean() or "
-            f"mean('uniform'), or leave {one!r} out.",
+            f"{one!r} keeps a sum over all agents by the weights of a mean, and {aggregator!r} is not a mean: it would "
+            "merge updates differently from how agents are corrected. Use mean() or mean('uniform'), or leave "
+            f"{one!r} out.",
             reason="only sums",
         )
     for private in (*(stage for stage in rest if stage.noise is not None), *([hiding] if hiding else [])):
         raise UnsoundError(
-            f"{private!r} is to keep single updates from the server, and {one!r} sends what it sums up in the clear, "
-            "beside all other stages. Sums of stages under noise, or inside a hidden sum, are not there yet. Leave one "
-            "of them out.",
+            f"{private!r} hides single updates from the server, and {one!r} sends its statistics unprotected, beside "
+            "all other stages. Statistics of stages under noise or inside a hidden sum are not supported yet. Leave "
+            "one of them out.",
             reason="in the clear",
         )
     for stage in rest:
         if stage.sums == one.sums:
             raise UnsoundError(
-                f"{one!r} and {stage!r} both send statistics named {one.sums!r}, and one would take the other's for "
-                "its own. Leave one of them out."
+                f"{one!r} and {stage!r} both send statistics named {one.sums!r}, so each would also read the other's. "
+                "Leave one of them out."
             )
         if stage.reweights:
             raise UnsoundError(
-                f"{stage!r} changes weights from round to round, and {one!r} keeps a sum over all agents, also those "
-                f"who are not asked, so their shares have to be known. Leave one of them out."
+                f"{stage!r} changes weights from round to round, and {one!r} keeps a sum over all agents, including "
+                f"those not selected, so their shares must be fixed. Leave one of them out."
             )
         if stage.skips_uploads:
             raise UnsoundError(
-                f"{stage!r} saves messages, and {one!r} sends one in every round: what it sums up is right only with "
-                "what every agent has to add. Leave one of them out."
+                f"{stage!r} withholds messages, and {one!r} needs one in every round: its sum is right only if the "
+                "statistics of every agent arrive. Leave one of them out."
             )

@@ -1,10 +1,10 @@
-"""The way down, compressed: a server sends how its parameters differ from the copy that agents hold.
+"""Compress the broadcast: the server sends the difference between its parameters and the copy that agents store.
 
-    commit --> x --x - c--> down stages --> wire --decode--> q        c <- c + q, at the server and wherever it is heard
-                                                                      agents train from c; their change goes into x
+    commit --> x --x - c--> down stages --> wire --decode--> q        c <- c + q, at the server and at every receiver
+                                                                      agents train from c; their change is added to x
 
-Both ends add the same numbers, so one copy at the server stands for all that are up to date. A copy has a number, by
-how many differences it was made; `fedrl.engines.down_messages` says from it what an agent is sent.
+Both ends add the same numbers, so one copy at the server represents those of all agents that are up to date. A copy is
+numbered by the differences added so far; `fedrl.engines.down_messages` decides from the number what an agent is sent.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ CURE = "Use a contraction such as sign(), top_k(0.1), random_k(0.1, unbiased=Fal
 
 
 class ServerCopy(NamedTuple):
-    """What agents hold of the server's parameters, as the server knows it.
+    """The copy of the server's parameters that agents store, as the server knows it.
 
     Attributes:
-        held: c, which agents hear.
-        stage_states: The memory of the server's stages.
-        number: Scalar int32, by how many differences the copy was made.
-        size_bytes: Scalar uint32, of the last of them as it travels, with what is sent as it is.
+        held: c, the parameters that agents train from.
+        stage_states: The states of the down stages.
+        number: Scalar int32; the number of differences added so far.
+        size_bytes: Scalar uint32; the size of the last message in bytes, including parameters sent uncompressed.
     """
 
     held: Params
@@ -42,12 +42,12 @@ class ServerCopy(NamedTuple):
 
 
 class Downlink(NamedTuple):
-    """A server's half of the way down.
+    """The server's side of the compressed broadcast.
 
     Attributes:
-        init: `params -> ServerCopy`, which agents have not been sent yet.
-        send: `(key, version, ServerCopy, params) -> ServerCopy`, one difference further, with the key of the run and
-            the version that the parameters followed. Nothing else draws by the key of this version.
+        init: `params -> ServerCopy`, before anything was sent.
+        send: `(key, version, ServerCopy, params) -> ServerCopy` after one more difference. The key is used for nothing
+            else; `version` is the one that the parameters replace.
     """
 
     init: Callable[[Params], ServerCopy]
@@ -55,22 +55,22 @@ class Downlink(NamedTuple):
 
 
 def downlink(learner: Learner, stages: Sequence[Stage]) -> Downlink:
-    """The way down through these stages, for the parameters that a federation sees of a learner.
+    """Build the compressed broadcast of a learner's parameters by these stages.
 
         q = D(C(x - c)),    c <- c + q
 
-    What a difference lost is part of the next one, x - c: that is error feedback at the server. If the stages are a
-    contraction by delta and x stands still, E ||x - c||^2 shrinks by 1 - delta with every difference.
+    What compression removed from a difference is part of the next one, x - c: this is error feedback at the server. If
+    the stages are a contraction by delta and x is constant, E ||x - c||^2 shrinks by 1 - delta with every difference.
 
-    What learners count (`Statistics`, such as moments of observations) is merged exactly, and what agents count next is
-    about what they were sent. So these parameters are sent as they are beside the others, and so are whole numbers.
+    Parameters that a learner counts (`Statistics`, such as moments of observations) are sent uncompressed beside the
+    others, as agents count their next statistics relative to exactly these. So are integers.
 
     Args:
-        learner: Whose parameters are sent.
-        stages: What a difference passes, in order.
+        learner: The learner whose parameters are sent.
+        stages: The stages that a difference passes, in order.
 
     Raises:
-        UnsoundError: A stage does more than to compress, makes up for losses itself, or promises nothing for arrays of
+        UnsoundError: A stage does more than compress, has error feedback itself, or is no contraction for arrays of
             these sizes.
 
     Reference: DoubleSqueeze, Tang et al. (2019), https://arxiv.org/abs/1905.05957; EF21-P, Gruntkowska et al. (2022),
@@ -95,8 +95,8 @@ def downlink(learner: Learner, stages: Sequence[Stage]) -> Downlink:
     if weak is not None:
         stage, size = weak
         raise UnsoundError(
-            f"{stage!r} is a down stage, and with {size} entries in an array its error may exceed all it is given, so "
-            f"what agents hold would not come closer to what the server holds. Give it more bits. Or: {CURE}"
+            f"{stage!r} is a down stage, and with {size} entries in an array its error may exceed its input, so "
+            f"the copy of the agents would not converge to the server's parameters. Give it more bits. Or: {CURE}"
         )
     pipe = pipeline(stages)
     undo = pipe.decode
@@ -107,13 +107,15 @@ def downlink(learner: Learner, stages: Sequence[Stage]) -> Downlink:
 
     def send(key: Key, version: jax.Array, copy: ServerCopy, params: Params) -> ServerCopy:
         server_state, number = pipe.init(nothing())[0], jnp.int32(0)
+        # The barriers keep XLA from fusing the difference with the commit before it, and the sum with the decoding: the
+        # copy of an agent, which decodes and adds in another program, would differ in the last bits.
         params = jax.lax.optimization_barrier(params)
         apart = Update(
             jax.tree.map(jnp.subtract, those(params, False), those(copy.held, False)), jnp.float32(1), version
         )
         context = UpdateContext(number, version, jnp.int32(1), number)
         sent, stage_states = pipe.encode(key, context, server_state, copy.stage_states, apart)
-        q = jax.lax.optimization_barrier(undo(server_state, sent).value)  # agents add it by itself, too
+        q = jax.lax.optimization_barrier(undo(server_state, sent).value)
         held = joined(jax.tree.map(jnp.add, those(copy.held, False), q), params)
         size = jnp.asarray(size_bytes((sent.value, those(params, True))), jnp.uint32)
         return ServerCopy(held, stage_states, copy.number + 1, size)
@@ -122,12 +124,12 @@ def downlink(learner: Learner, stages: Sequence[Stage]) -> Downlink:
 
 
 def sent_params(copy: PyTree, params: Params) -> Params:
-    """The parameters that agents hear of a server: the copy, or its own if it has none."""
+    """Return the parameters that a server sends: the copy, or its own without down stages."""
     return copy.held if isinstance(copy, ServerCopy) else params
 
 
 def adopted(copy: PyTree, params: Params) -> PyTree:
-    """The copy of a server that took over parameters which its agents are given, too; () if it has none."""
+    """Return the copy after server and agents were given the same parameters; () without down stages."""
     return copy._replace(held=params) if isinstance(copy, ServerCopy) else copy
 
 
@@ -136,20 +138,20 @@ def _is_real(x: jax.ShapeDtypeStruct) -> bool:
 
 
 def _check_stage(stage: Stage) -> None:
-    """Refuse what is more, or less, than a compressor."""
+    """Refuse a down stage that is not a compressor with a contraction bound."""
     if stage.feeds_back:
         inner = ", ".join(map(repr, stage.feeds_back))
         raise UnsoundError(
-            f"{stage!r} is a down stage. What {inner} loses is part of the next difference to the copy that agents "
-            f"hold, and error feedback would send it a second time. Write down_stages=({inner},)."
+            f"{stage!r} is a down stage. What {inner} removes is part of the next difference to the copy of the "
+            f"agents, and error feedback would send it a second time. Write down_stages=({inner},)."
         )
     for does, what in (
-        (stage.noise is not None, "adds noise, which the next difference would take back"),
-        (stage.reweights, "changes the weight of an update, and what a server sends has none"),
-        (stage.skips_uploads, "holds updates back, and agents wait for what a server sends"),
-        (stage.correction is not None, "steers local training, and a server trains nothing"),
-        (stage.sums is not None, "keeps a sum over all agents, and a server is one"),
-        (stage.finish is not keep_update, "works on what was merged, and nothing is merged on the way down"),
+        (stage.noise is not None, "adds noise, which the next difference would remove"),
+        (stage.reweights, "changes the weight of an update, and a broadcast has none"),
+        (stage.skips_uploads, "withholds updates, and agents wait for the broadcast"),
+        (stage.correction is not None, "corrects local training, and a server does not train"),
+        (stage.sums is not None, "keeps a sum over all agents, and the sender is a single server"),
+        (stage.finish is not keep_update, "changes the merged update, and a broadcast is not merged"),
     ):
         if does:
             raise UnsoundError(
@@ -157,6 +159,6 @@ def _check_stage(stage: Stage) -> None:
             )
     if stage.contraction is None:
         raise UnsoundError(
-            f"{stage!r} is a down stage and no contraction: there is no promise that what agents hold comes closer to "
-            f"what the server holds with every difference. {CURE}"
+            f"{stage!r} is a down stage and no contraction: nothing guarantees that the copy of the agents converges "
+            f"to the server's parameters. {CURE}"
         )

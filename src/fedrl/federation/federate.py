@@ -1,4 +1,10 @@
-"""Put a federation together: check that its parts go together, and bind them to the two halves."""
+"""Build a federation: check that its parts are compatible, and bind them to the two halves.
+
+    arguments --checks--> Spec --bound to agent_half and server_half--> Federation
+
+The checks are in `composition` (parts that exclude each other), `private` (noise and hidden sums) and `claims` (whether
+stages and rules do what they declare).
+"""
 
 from __future__ import annotations
 
@@ -38,46 +44,48 @@ def federate(
     down_stages: Sequence[Stage] = (),
     summation: Summation | None = None,
 ) -> Federation:
-    """Put a learner, an aggregator and the stages of the pipeline together.
+    """Build a federation from a learner, an aggregator and the stages of the update pipeline.
 
-    With `payload="delta"`, agents train and send how their parameters changed; the server's optimiser takes the
-    negative mean change for a gradient, so `optax.sgd(1.0)` is FedAvg and `optax.adam(0.01)` is FedAdam.
-    With `payload="gradient"`, agents send the mean gradient of `local_steps` batches at the global parameters and
-    take no step; the server's optimiser does: FedSGD, federated policy gradient.
+    With `payload="delta"`, agents train and send the change of their parameters; the server's optimiser takes the
+    negative mean change as a gradient, so `optax.sgd(1.0)` is FedAvg and `optax.adam(0.01)` is FedAdam.
+    With `payload="gradient"`, agents send the mean gradient of `local_steps` batches at the global parameters, and only
+    the server's optimiser takes a step: FedSGD, federated policy gradient.
 
-    With `down_stages`, agents hold a copy c of the parameters x, c <- c + D(C(x - c)) after each commit, and train from
-    c; the server applies their change to x. What C lost is part of the next difference: `fedrl.federation.downlink`.
+    With `down_stages`, agents train from a copy c of the server's parameters x, c <- c + D(C(x - c)) after each commit,
+    and the server applies their change to x. What C lost is part of the next difference: `fedrl.federation.downlink`.
 
     Args:
-        learner: What every agent runs.
-        aggregator: How updates are merged.
-        *stages: What an update passes on its way, in order.
+        learner: The learning algorithm of every agent.
+        aggregator: The rule that merges updates.
+        *stages: The stages that an update passes, in order.
         server_optimizer: An optax transformation of the merged update; `optax.sgd(1.0)` by default.
-        local_steps: Local iterations of an agent in a round; an agent may do fewer.
+        local_steps: The largest number of local iterations of an agent in a round.
         payload: "delta" or "gradient".
-        reports: What each agent says about itself in its update, beside what the aggregator asks
-            (`fedrl.core.reports`).
-        parts: Parts of the parameters that are merged by a rule, with a server optimiser or in a period of their own:
-            `parts=[part("critic", median()), part("actor", every=5)]`. What is in none of them is merged as said above.
-        down_stages: What the difference to the copy that agents hold passes on its way down, in order: contractions
-            such as `sign()`, `top_k(0.1)` or `quantize(8)`, without error feedback.
-        summation: How updates are added up for a rule of the sum; exactly, in the open, by default.
+        reports: The names of scalars that each agent reports beside its update (`fedrl.core.reports`), in addition to
+            those that the aggregator requests.
+        parts: Parts of the parameters with their own rule, server optimiser or period:
+            `parts=[part("critic", median()), part("actor", every=5)]`. All other parameters are merged as above.
+        down_stages: The stages that compress the difference between x and c, in order: contractions such as `sign()`,
+            `top_k(0.1)` or `quantize(8)`, without error feedback.
+        summation: How updates are added for a rule with `needs="sum"`; `exact_sum()` by default.
 
     Returns:
-        The federation, to be run by an engine.
+        The federation, to be run by an engine (`fedrl.simulate`).
 
     Raises:
-        UnsoundError: The parts do not go together.
+        UnsoundError: The parts are not compatible.
         ConfigError: An argument is out of range.
 
     Reference: McMahan et al. (2017), https://arxiv.org/abs/1602.05629; server optimisers by Reddi et al. (2021),
         https://arxiv.org/abs/2003.00295; down stages by Tang et al. (2019), https://arxiv.org/abs/1905.05957, and
         Gruntkowska et al. (2022), https://arxiv.org/abs/2209.15218.
     """
+    # The cheap checks come first, as their messages are the clearest; `check_claims` traces and runs the stages.
     check_kinds(learner, aggregator, (*stages, *down_stages), summation, local_steps)
     check_positive(local_steps=local_steps)
     check_one_of(payload, ("delta", "gradient"), "payload")
     optimizer = optax.sgd(1.0) if server_optimizer is None else server_optimizer
+    # Each part's rule is checked by itself, as the rule that joins them all has no call for a message to name.
     groups = tuple(grouped(learner, parts, aggregator, optimizer, payload))
     rules = [group.rule for group in groups] or [aggregator]
     for rule in rules:
@@ -106,7 +114,7 @@ def federate(
 
 
 def _bound(spec: Spec) -> Federation:
-    """The steps of both halves, bound to a specification."""
+    """Return the federation of a specification, without the arguments that it does not need to compute."""
     return Federation(
         init_server=partial(server_half.init_server, spec),
         init_agent=partial(agent_half.init_agent, spec),

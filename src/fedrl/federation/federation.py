@@ -1,14 +1,14 @@
-"""A federation: two pure functions cut exactly at the wire.
+"""Define a federation: two pure functions, one for the agent and one for the server.
 
-    agent (keys, Broadcast, AgentState)    -> (Update, AgentState, Metrics)     runs where the environment is
-    server(keys, Arrivals[n], ServerState, Updates[n]) -> ServerState           runs where updates meet
+    agent (keys, Broadcast, AgentState, cohort) -> (Update, AgentState, Metrics)    runs where the environment is
+    server(keys, Arrivals[n], ServerState, Updates[n]) -> ServerState               runs where updates are aggregated
 
-Each half is three steps in a row. Engines that interleave something between them call the steps:
+Each half has three steps. An engine that has to do something between them calls the steps instead:
 
     agent  = begin -> work x local_steps -> report
     server = decode (per update) -> aggregate -> commit
 
-With down stages, a commit ends with the copy of the parameters that agents hold: `fedrl.federation.downlink`.
+With down stages, a commit ends by updating the copy of the parameters that agents store: `fedrl.federation.downlink`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,16 @@ from fedrl.federation.parts import Part
 
 
 class ServerState(NamedTuple):
-    """What the server remembers between rounds. `down` is the copy that agents hold, () without down stages."""
+    """The state of the server between rounds.
+
+    Attributes:
+        params: The global parameters.
+        stage_states: The server state of each stage, in order.
+        aggregator: The state of the aggregator.
+        optimizer: The state of the server's optimiser.
+        version: Scalar int32; the number of commits.
+        down: The `ServerCopy` of what agents store, with down stages; else ().
+    """
 
     params: PyTree
     stage_states: PyTree
@@ -43,10 +52,15 @@ class ServerState(NamedTuple):
 
 
 class AgentState(NamedTuple):
-    """What an agent remembers between rounds. It never leaves the agent.
+    """The state of an agent between rounds, which never leaves the agent.
 
-    `steps` is the agent's own number of local steps, at most the federation's; `env_params` are the parameters of its
-    environment; `share` is its weight among those of all agents, see `fedrl.federation.shares`.
+    Attributes:
+        learner: The state of the learner.
+        stage_states: The agent state of each stage, in order.
+        agent: Scalar int32; the number of the agent.
+        steps: Scalar int32; its number of local steps in a round, at most the federation's.
+        env_params: The parameters of its environment.
+        share: Scalar; its weight divided by the weights of all agents: `fedrl.federation.shares`.
     """
 
     learner: PyTree
@@ -58,7 +72,7 @@ class AgentState(NamedTuple):
 
 
 class Task(NamedTuple):
-    """One round of one agent, under way."""
+    """The round of one agent between `begin` and `report`: its keys, its broadcast, and what training may read."""
 
     keys: TurnKeys
     broadcast: Broadcast
@@ -68,47 +82,48 @@ class Task(NamedTuple):
 
 @record
 class Federation:
-    """The two halves of a federated learning system, and the steps they are made of.
+    """The two halves of a federated learning system, and the steps of each half.
 
     Attributes:
         init_server: `key -> ServerState`.
-        init_agent: `(key, agent, env_params, steps) -> AgentState`, of an agent by itself, with a key of its own: its
-            share is 1, until an engine says otherwise.
+        init_agent: `(key, agent, env_params, steps) -> AgentState`, of a single agent with its own key; its share is 1
+            until an engine sets it.
         broadcast: `ServerState -> Broadcast`.
         agent: `(keys, Broadcast, AgentState, cohort, here=True, before=None) -> (Update, AgentState, Metrics)`, with
-            `fedrl.core.keys.TurnKeys`, by which nothing else draws. An agent that is not here is in the end what it
-            was. `before` is a snapshot of it, if one was taken: an engine that takes it in a program of its own saves a
-            copy of large rings. Each metric has a leading axis of local steps. The metrics stay on the agent: a return
-            curve is private data. One of them is `fedrl.core.faults.FAULT`;
-            where it is not 0 the others are.
-        server: `(keys, Arrivals[n], ServerState, Updates[n]) -> ServerState`, with `fedrl.core.keys.ServerKeys` of this
-            version.
-        begin: `(keys, Broadcast, AgentState, cohort) -> (Task, AgentState)`.
+            `fedrl.core.keys.TurnKeys` that nothing else uses. With `here` False, the agent returns to its previous
+            state. `before` is a snapshot of the agent, if one was taken: an engine that takes it in a separate program
+            saves a copy of large replay buffers. Each metric has a leading axis of local steps. Metrics stay on the
+            agent, since a return curve is private data. One of them is `fedrl.core.faults.FAULT`; where it is not 0,
+            all others are 0.
+        server: `(keys, Arrivals[n], ServerState, Updates[n]) -> ServerState`, with the `fedrl.core.keys.ServerKeys` of
+            this version.
+        begin: `(keys, Broadcast, AgentState, cohort) -> (Task, AgentState)`: adopt the broadcast.
         remember: `AgentState -> before`, a snapshot (`fedrl.core.faults`) of an agent before a round.
         work: `(Task, AgentState, total, step, experience | None) -> (AgentState, total, Metrics)`, one local step.
-            Without experience, the learner gathers its own. With gradients as payload, the learner takes no step, and
-            the sum `total` of the negative gradients grows instead.
-        report: `(Task, before, after, total, metrics) -> (Update, AgentState, fault)`, of a snapshot of the agent
-            before `begin` and of the agent after its local steps, the metrics summed over them. An agent whose training
-            is at fault (`fedrl.core.faults`) is what it was before, and the weight of its update is NaN. Its rings of
-            experience are still to be `settled`.
-        descent: `params -> total` before the first step: zeros, or nothing where agents take steps of their own.
-        decode: `(Broadcast, Update) -> Update`, for one update; from here on its weight is the aggregator's.
+            Without experience, the learner collects its own. With payload "gradient", the learner takes no step and
+            the negative gradient is added to `total`.
+        report: `(Task, before, after, total, metrics) -> (Update, AgentState, fault)`, from a snapshot of the agent
+            before `begin` and the agent after its local steps, with the metrics summed over them. If training is at
+            fault (`fedrl.core.faults`), the agent returns to its previous state and the weight of its update is NaN.
+            The caller must then apply `settled` to its replay buffers.
+        descent: `params -> total` before the first step: zeros for payload "gradient", else ().
+        decode: `(Broadcast, Update) -> Update`, for one update, whose weight becomes the one of `Aggregator.weigh`.
         aggregate: `(key, Arrivals[n], ServerState, Updates[n]) -> (Update, aggregator state)`, of decoded updates;
             without statistics.
-        commit: `(keys, ServerState, Update, aggregator state) -> ServerState`, with `ServerKeys`. The update has the
-            sums of statistics.
+        commit: `(keys, ServerState, Update, aggregator state) -> ServerState`, with `ServerKeys`, of a merged update
+            that contains the sums of statistics.
         learner: The learner of every agent.
-        aggregator: The rule that merges.
-        local_steps: Local iterations in a round, at most.
-        stages: What an update passes on its way, in order.
-        parts: Parts of the parameters with a rule, a server optimiser or a period of their own.
-        payload: "delta" or "gradient", what agents send.
-        server_optimizer: What turns the merged update into a step of the server; None if it adds it up as it is.
-        reports: What each agent says about itself in its update, whoever asked for it.
-        down_stages: What the difference to the copy that agents hold passes on its way down.
+        aggregator: The rule that merges updates.
+        local_steps: The largest number of local iterations in a round.
+        stages: The stages that an update passes, in order.
+        parts: Parts of the parameters with their own rule, server optimiser or period.
+        payload: "delta" or "gradient".
+        server_optimizer: The optax transformation of the merged update; None if the server adds the update unchanged.
+        reports: The names of all scalars that each agent reports, whatever requested them.
+        down_stages: The stages that compress what the server sends.
         renew: `(key, version, ServerCopy, params) -> ServerCopy`, the last step of a commit if there are down stages.
-        summation: How updates are added up for a rule of the sum.
+        summation: How updates are added for a rule with `needs="sum"`.
+        call: The constructor call that made the federation.
     """
 
     init_server: Callable[[Key], ServerState]

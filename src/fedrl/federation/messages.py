@@ -1,4 +1,4 @@
-"""What crosses the wire in a first round: what both ends have to agree on before it."""
+"""Trace the messages of a first round, on whose shapes both ends have to agree."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from fedrl.federation.federation import AgentState, Federation
 
 
 class Crossing(NamedTuple):
-    """A first round of one agent that takes no step.
+    """The messages of a first round of one agent that takes no local step.
 
     Attributes:
-        sent: What the server broadcasts.
-        update: What the agent sends.
-        after: What the agent then is.
+        sent: The broadcast of the server.
+        update: The update of the agent.
+        after: The state of the agent after the round.
     """
 
     sent: Broadcast
@@ -27,12 +27,12 @@ class Crossing(NamedTuple):
 
 
 def crossing(federation: Federation, key: Key, env_params: PyTree) -> Crossing:
-    """Play a first round without local steps, to be traced for its shapes.
+    """Run a first round without local steps, to be traced for its shapes.
 
     Args:
-        federation: Whose messages.
-        key: Of the run.
-        env_params: The parameters of one environment.
+        federation: The federation.
+        key: The key of the run.
+        env_params: The environment parameters of one agent.
 
     >>> import jax
     >>> from fedrl.aggregators import mean

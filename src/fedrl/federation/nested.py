@@ -1,9 +1,9 @@
-"""A federation is a learner, so federations nest: this is what a hierarchy means.
+"""Nest federations: a federation is a learner of an outer federation, which defines what a hierarchy computes.
 
     federate(as_learner(federate(ppo(...), mean()), agents=8), mean(), local_steps=4)
 
-Eight agents under each edge server, which merge in every round; the edges under a root, which merges every fourth.
-`fedrl.engines.topologies.tree` gives the same, faster and for any tree.
+Each edge server merges its eight agents in every round; the root merges the edge servers in every fourth round.
+`fedrl.engines.topologies.tree` computes the same, faster and for any tree.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from fedrl.federation.private import private_parts
 
 
 class Rings(NamedTuple):
-    """Rings of experience of several agents: no `Replay` to the outer federation, which knows those of one agent."""
+    """The replay buffers of several agents, under another type than `Replay`, which stands for a single agent's."""
 
     rows: PyTree
     written: jax.Array
 
 
 class NestedState(NamedTuple):
-    """The server of the inner federation, and its agents with a leading axis, their rings of experience as `Rings`."""
+    """The state of the inner server, and of its agents with a leading axis and their replay buffers as `Rings`."""
 
     server: ServerState
     agents: AgentState
@@ -43,17 +43,17 @@ class NestedState(NamedTuple):
 
 @component("nested federation")
 def as_learner(federation: Federation, agents: int) -> Learner:
-    """Take a whole federation for one learner: its local iteration is a round, its parameters are the server's.
+    """Return a federation as a learner, whose local iteration is a round and whose parameters are the server's.
 
-    Its environment's parameters are those of a stack of agents (a leading axis on every leaf), or one setting for all.
+    Its `init` takes the environment parameters of all agents (a leading axis on every leaf), or one setting for all.
 
     Args:
         federation: The inner federation.
-        agents: How many it has.
+        agents: The number of its agents.
 
     Raises:
-        UnsoundError: Its agents count statistics, which would be averaged by the outer one; a stage keeps a sum over
-            all agents, of which there are more than those of one server; or one adds noise or hides updates.
+        UnsoundError: The agents count statistics, which the outer federation would average; or a stage keeps a sum over
+            all agents, adds noise or hides updates, which the outer federation would not know.
     """
     check_positive(agents=agents)
     learner = federation.learner
@@ -65,16 +65,16 @@ def as_learner(federation: Federation, agents: int) -> Learner:
         )
     for part in private_parts(federation.stages, federation.summation):
         raise UnsoundError(
-            f"{part!r} protects the agents of the inner federation from its server, and the outer one, which sees a "
-            "learner, would neither know of it nor count what it costs. Use a topology of servers (tree), with "
+            f"{part!r} protects the agents of the inner federation from its server, and the outer federation would "
+            "neither know of it nor account for its privacy cost. Use a topology of servers (tree), with "
             f"{part!r} in the one federation.",
             reason="hidden",
         )
     for stage in federation.stages:
         if stage.sums is not None:
             raise UnsoundError(
-                f"{stage!r} keeps a sum over all agents, and a federation that is a learner knows its own alone: each "
-                "would be steered to the optimum of one server. Use a topology of servers (tree), whose servers add up."
+                f"{stage!r} keeps a sum over all agents, and a nested federation knows only its own: agents would be "
+                "corrected towards the optimum of one server. Use a topology of servers (tree), whose servers add up."
             )
 
     def init(key: Key, env_params: PyTree) -> NestedState:
@@ -90,19 +90,22 @@ def as_learner(federation: Federation, agents: int) -> Learner:
     def learn(
         key: Key, state: NestedState, experience: Experience, context: LocalContext
     ) -> tuple[NestedState, Metrics]:
-        del experience, context  # the agents gather their own, and hear their own server only
+        # The agents collect their own experience, and receive only their own server's broadcast.
+        del experience, context
         sent = federation.broadcast(state.server)
         for_server, for_agents = jax.random.split(key)
         turns = jax.vmap(turn_below)(jax.random.split(for_agents, agents))
         round_of = jax.vmap(federation.agent, (0, None, 0, None))
         updates, each, metrics = round_of(turns, sent, _renamed(state.agents, Rings, Replay), jnp.int32(agents))
-        del metrics[FAULT]  # an update at fault has a weight of NaN, which makes it a fault of this learner
+        # An update at fault has a weight of NaN, which reaches the inner parameters: a fault of this learner in turn.
+        del metrics[FAULT]
         server = federation.server(server_below(for_server), on_time(jnp.arange(agents)), state.server, updates)
         counts = {"iterations": state.agents.steps.sum().astype(jnp.float32), "rounds": jnp.float32(agents)}
         return NestedState(server, _renamed(each, Replay, Rings)), counts | jax.tree.map(jnp.sum, metrics)
 
     def adopt(state: NestedState, params: Params) -> NestedState:
-        down = adopted(state.server.down, params)  # agents start from it, too, as without down stages
+        # Agents train from the same parameters as the server, as they would without down stages.
+        down = adopted(state.server.down, params)
         return state._replace(server=state.server._replace(params=params, down=down))
 
     return Learner(
@@ -122,5 +125,5 @@ def as_learner(federation: Federation, agents: int) -> Learner:
 
 
 def _renamed(tree: PyTree, old: type, new: type) -> PyTree:
-    """The tree with nodes of one record type as nodes of another of the same fields."""
+    """Return the tree with nodes of one record type replaced by another type with the same fields."""
     return jax.tree.map(lambda x: new(*x) if isinstance(x, old) else x, tree, is_leaf=lambda x: isinstance(x, old))  # type: ignore[misc]

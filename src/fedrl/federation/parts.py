@@ -1,15 +1,16 @@
-"""Parts of the parameters with a rule, a server optimiser and a period of their own.
+"""Merge parts of the parameters with their own rule, server optimiser and period.
 
     value --split--> actor  --pipeline, rule, optimiser every 5th version--+
                      critic --pipeline, rule, optimiser every version------+--> joined
                      rest   --those of the federation----------------------+
 
-A part is due in every version whose number, counted from 1, its period divides. In between an agent keeps what it has
-made of it and sends nothing of it, and the server leaves it, its rule and its optimiser as they are. An agent adopts a
-part from the first broadcast it hears after the part was due, and sends how it has changed since: what is broadcast of
-a part in between may change, as down stages send later what they lost.
+A part is due in every version whose number, counted from 1, is divisible by its period. In between, an agent trains the
+part locally and sends nothing of it, and the server changes neither the part nor the state of its rule and optimiser.
+An agent adopts a part from the first broadcast that it receives after the part was due, and later sends the change
+since then. It stores what it adopted, as the broadcast of a part may change in between: down stages send later what
+compression removed.
 
-A part is a tree with None in the places of all others, so that what is said of single arrays still holds in it.
+A part is a tree with None in place of all other parameters, so that stages still see its arrays one by one.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from fedrl.wire.codec import travels_if
 
 @record
 class Part:
-    """A part of the parameters. The attributes are the arguments of `part`."""
+    """A part of the parameters with its own rule, optimiser or period. The attributes are the arguments of `part`."""
 
     of: str
     aggregator: Aggregator | None
@@ -54,14 +55,14 @@ def part(
     server_optimizer: optax.GradientTransformation | None = None,
     every: int = 1,
 ) -> Part:
-    """A part of the parameters that meets by a rule, with a server optimiser and in a period of its own.
+    """Merge a part of the parameters by its own rule, with its own server optimiser, in its own period.
 
     Args:
-        of: Which, as a path such as "actor", "critic" or "actor/-1"; see `fedrl.core.subtrees`.
-        aggregator: The rule that merges it; the federation's by default.
-        server_optimizer: What the server does with the merged change; as the federation's by default, with a memory of
-            its own.
-        every: Merge it in each version whose number, counted from 1, this divides.
+        of: The path of the part, such as "actor", "critic" or "actor/-1": see `fedrl.core.subtrees`.
+        aggregator: The rule that merges the part; the federation's by default.
+        server_optimizer: The optax transformation of its merged change; the federation's by default, with its own
+            state.
+        every: The period: the part is merged in each version whose number, counted from 1, is divisible by it.
 
     Raises:
         ConfigError: The period is below one.
@@ -75,7 +76,14 @@ def part(
 
 
 class Group(NamedTuple):
-    """Leaves that go together: which ones, their rule, their optimiser and their period."""
+    """The parameters that are merged together, with their rule, optimiser and period.
+
+    Attributes:
+        inside: For each leaf of the parameters, whether it belongs to the group.
+        rule: The rule that merges the group.
+        optimizer: The server's optimiser of the group.
+        every: The period in versions.
+    """
 
     inside: tuple[bool, ...]
     rule: Aggregator
@@ -83,12 +91,12 @@ class Group(NamedTuple):
     every: int
 
     def of(self, tree: PyTree) -> PyTree:
-        """The tree with None for all leaves of other groups."""
+        """Return the tree with None for all leaves of other groups."""
         leaves, structure = jax.tree.flatten(tree)
         return jax.tree.unflatten(structure, [x if own else None for x, own in zip(leaves, self.inside, strict=True)])
 
     def due(self, version: Any) -> Any:
-        """Whether the part is merged when a server makes the next version of this one."""
+        """Return whether the group is merged in the commit that follows this version."""
         return (version + 1) % self.every == 0
 
 
@@ -99,18 +107,18 @@ def grouped(
     optimizer: optax.GradientTransformation,
     payload: str,
 ) -> list[Group]:
-    """The parts of the learner's parameters, and the rest if anything is left; no groups if there are no parts.
+    """Return the groups of the learner's parameters: one per part, and one for all others; empty without parts.
 
     Raises:
-        UnsoundError: A part has a period, and agents take no steps of their own in between.
-        ConfigError: There is no such part, or two of them have parameters in common.
+        UnsoundError: A part has a period above 1, and agents take no local steps in between.
+        ConfigError: A part does not exist, or two parts have parameters in common.
     """
     if not parts:
         return []
     lasting = [each for each in parts if each.every > 1]
     if lasting and payload == "gradient":
         raise UnsoundError(
-            f"{lasting[0]!r} has a period in which agents go on by themselves, and with payload='gradient' they take "
+            f"{lasting[0]!r} has a period in which agents train by themselves, and with payload='gradient' they take "
             "no steps. Use payload='delta', or let the part have the period 1.",
             reason="gradients",
         )
@@ -136,19 +144,19 @@ def grouped(
 
 
 def _check_counted(params: Params, parts: Sequence[Part]) -> None:
-    """Refuse a period for what agents count: the server merges it in every version."""
+    """Refuse a period above 1 for moments that agents count, as the server merges statistics in every version."""
     counted = belonging(params, ["moments"])
     for each in parts:
         if any(own and both for own, both in zip(belonging(params, [each.of]), counted, strict=True)):
             raise UnsoundError(
-                f"{each!r} holds moments that agents count, and the server merges those in every version, whatever the "
-                "period. Give a period to the parts of 'learner' only.",
+                f"{each!r} contains moments that agents count, and the server merges those in every version, whatever "
+                "the period. Give a period to the parts of 'learner' only.",
                 reason="moments",
             )
 
 
 def joined(groups: Sequence[PyTree]) -> PyTree:
-    """The tree of which these are the groups.
+    """Return the whole tree from its groups.
 
     >>> joined([{"actor": 1.0, "critic": None}, {"actor": None, "critic": 2.0}])
     {'actor': 1.0, 'critic': 2.0}
@@ -158,10 +166,8 @@ def joined(groups: Sequence[PyTree]) -> PyTree:
 
 
 def divided_rule(groups: Sequence[Group]) -> Aggregator:
-    """A rule that merges each group by the rule of its own.
-
-    It is one of the sum if all of them are and weigh updates alike: then one sum serves all.
-    """
+    """Return an aggregator that merges each group by its own rule."""
+    # It needs only the sum if all rules do and weigh updates alike, for then one weighted sum serves all of them.
     rules = [group.rule for group in groups]
     alike = all(rule.weigh is rules[0].weigh for rule in rules)
     summed = alike and all(rule.needs == "sum" for rule in rules)
@@ -174,6 +180,7 @@ def divided_rule(groups: Sequence[Group]) -> Aggregator:
                 own = own._replace(weight=jax.vmap(group.rule.weigh)(own))
             seen = view._replace(params=group.of(view.params))
             merged, memory = group.rule.update(jax.random.fold_in(key, i), seen, arrivals, state[i], own)
+            # A rule that is not due keeps its state as well, or a period would count as so many rounds for it.
             due = group.due(view.version)
             values.append(_if_due(group, due, merged.value, jax.tree.map(_nothing, merged.value)))
             after.append(_if_due(group, due, memory, state[i]))
@@ -192,7 +199,7 @@ def divided_rule(groups: Sequence[Group]) -> Aggregator:
 
 
 def divided_optimizer(groups: Sequence[Group]) -> optax.GradientTransformationExtraArgs:
-    """An optimiser that takes the step of each group with that of its own; it is told the `version` of the server."""
+    """Return an optimiser that steps each group with its own; its `update` takes the server's `version` as well."""
 
     def init(params: Params) -> PyTree:
         return tuple(group.optimizer.init(group.of(params)) for group in groups)
@@ -214,11 +221,11 @@ def divided_optimizer(groups: Sequence[Group]) -> optax.GradientTransformationEx
 @partial(jax.tree_util.register_dataclass, data_fields=["due", "value"], meta_fields=[])
 @dataclass(frozen=True, eq=False)
 class Due:
-    """A part that travels only if it is due.
+    """The value of a part that is sent only if it is due.
 
     Attributes:
-        due: bool, whether it travels.
-        value: Arrays, or what stages made of them; of no consequence unless it is due.
+        due: Scalar bool; whether it is sent.
+        value: The encoded arrays of the part; ignored unless it is due.
     """
 
     due: PyTree
@@ -226,13 +233,13 @@ class Due:
 
 
 def periodic(groups: Sequence[Group], stages: Sequence[Stage], summation: Summation | None = None) -> Stage:
-    """The pipeline of a federation in which some groups are not due in every version: each passes it by itself.
+    """Return the pipeline of a federation with periods, through which each group passes separately.
 
-    What an agent remembers is, beside what its stages remember of each group, the version it heard last, and what it
-    adopted of each group with a period.
+    The agent state has three entries: the states of the stages for each group, the version that the agent received
+    last, and what it adopted of each group with a period above 1.
 
     Raises:
-        UnsoundError: A stage, or a sum that hides its terms, counts on every parameter of every round.
+        UnsoundError: A stage, or a sum that hides its terms, needs every parameter in every round.
     """
     hiding = hidden(summation)
     if hiding is not None:
@@ -245,7 +252,7 @@ def periodic(groups: Sequence[Group], stages: Sequence[Stage], summation: Summat
         busy = stage.correction is not None or stage.sums is not None or stage.reweights
         if busy or stage.noise is not None:
             raise UnsoundError(
-                f"{stage!r} steers, weighs or adds noise to what agents send in every round, and a part with a "
+                f"{stage!r} corrects, weighs or adds noise to what agents send in every round, and a part with a "
                 f"period above 1 is not sent in every round. Leave {stage!r} out, or let every part have the period 1.",
                 reason="private",
             )
@@ -301,10 +308,13 @@ def periodic(groups: Sequence[Group], stages: Sequence[Stage], summation: Summat
 def adopting(
     groups: Sequence[Group], agent_state: PyTree, version: Any, sent: Params, own: Params
 ) -> tuple[Params, PyTree]:
-    """What an agent goes on from: of each group what it is sent, if that was merged since it heard a version last.
+    """Return the parameters that an agent trains from, and its new stage states.
 
-    Also returns what it remembers then.
+    A group is taken from the broadcast if it was merged since the agent last received a version; else the agent
+    continues from its own.
     """
+    # `last // every` counts the merges of a group up to a version, so unequal counts mean that one lies in between,
+    # also for an agent that missed many versions. `last` is -1 before the first one.
     (memory, last, before), found, adopted = agent_state, [], []
     for group, old in zip(groups, before, strict=True):
         fresh = (last < 0) | (last // group.every != version // group.every)
@@ -314,14 +324,14 @@ def adopting(
 
 
 def begun_from(groups: Sequence[Group], agent_state: PyTree, sent: Params) -> Params:
-    """What the change of each group is counted from: what its agent adopted last."""
+    """Return the parameters from which the change of each group is computed: those that the agent adopted last."""
     return joined(
         [group.of(sent) if group.every == 1 else old for group, old in zip(groups, agent_state[2], strict=True)]
     )
 
 
 def _if_due(group: Group, due: Any, new: PyTree, old: PyTree) -> PyTree:
-    """The one or the other; decided at once where it is known, inside no compiled program."""
+    """Return `new` if the group is due, else `old`; outside compiled programs without computing both."""
     if group.every == 1:
         return new
     if not isinstance(due, jax.core.Tracer):

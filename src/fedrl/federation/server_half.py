@@ -1,4 +1,4 @@
-"""The server's half of a federation: what runs where updates meet.
+"""Implement the server's half of a federation, which runs where updates are aggregated.
 
     server = decode (per update) -> aggregate -> commit
 
@@ -22,7 +22,7 @@ from fedrl.federation.spec import Spec
 
 
 def init_server(spec: Spec, key: Key) -> ServerState:
-    """A server before its first round."""
+    """Return the state of a server before its first round."""
     params = spec.learner.params(spec.learner.init(key, spec.learner.environment.params))
     server_state, _ = spec.pipe.init(params)
     copy = () if spec.down is None else spec.down.init(params)
@@ -31,30 +31,33 @@ def init_server(spec: Spec, key: Key) -> ServerState:
 
 
 def broadcast(server: ServerState) -> Broadcast:
-    """What the server sends: its parameters, or the copy of them that agents hold."""
+    """Return the broadcast of the server's parameters, or of the copy of them that agents store."""
     return Broadcast(sent_params(server.down, server.params), server.stage_states, server.version)
 
 
 def decode(spec: Spec, sent: Broadcast, update: Update) -> Update:
-    """Read one update; from here on its weight is the aggregator's."""
+    """Decode one update, and replace its weight by the aggregator's."""
     assert spec.pipe.decode is not None
     update = spec.pipe.decode(sent.stage_states, update)
+    # Reports that only a selection or local steps requested are not for the aggregator.
     report = update.report if spec.aggregator.requested else {}
     return update._replace(weight=spec.aggregator.weigh(update), report=report)
 
 
 def aggregate(spec: Spec, key: Key, arrivals: Arrivals, server: ServerState, updates: Update) -> tuple[Update, PyTree]:
-    """Make one update of many; without statistics."""
+    """Merge decoded updates into one, without their statistics, which are added exactly elsewhere."""
     view = View(server.params, server.version)
     return spec.aggregator.update(key, view, arrivals, server.aggregator, updates._replace(statistics={}))
 
 
 def commit(spec: Spec, keys: ServerKeys, server: ServerState, merged: Update, memory: PyTree) -> ServerState:
-    """Take a step along the merged update, and send the difference to the copy of the agents, if they hold one."""
+    """Apply the merged update to the server's parameters, and with down stages update the copy that agents store."""
+    # Statistics are absorbed first and outside the optimiser: it would treat counts as gradients.
     if spec.learner.statistics is not None:
         counted = spec.learner.statistics.absorb(server.params, merged.statistics[LEARNER])
         server = server._replace(params=counted)
     merged, server_state = spec.pipe.finish(keys.finish, server.stage_states, merged)
+    # optax descends along a gradient, and an update is a direction of ascent, so its sign is flipped.
     gradient = jax.tree.map(jnp.negative, merged.value)
     known = {"version": server.version} if spec.groups else {}
     step, state = spec.optimizer.update(gradient, server.optimizer, server.params, **known)
@@ -64,7 +67,7 @@ def commit(spec: Spec, keys: ServerKeys, server: ServerState, merged: Update, me
 
 
 def serve(spec: Spec, keys: ServerKeys, arrivals: Arrivals, state: ServerState, updates: Update) -> ServerState:
-    """One round of a server: `decode` each update, `aggregate`, `commit`."""
+    """Run one round of a server: `decode` each update, `aggregate`, `commit`."""
     sent = broadcast(state)
     decoded = jax.vmap(lambda update: decode(spec, sent, update))(updates)
     merged, memory = aggregate(spec, keys.rule, arrivals, state, decoded)

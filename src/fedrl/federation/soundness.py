@@ -1,9 +1,9 @@
-"""What leaves an agent, how many bytes it takes, and what protects it.
+"""List what leaves an agent, with its size in bytes and its protection.
 
     outgoing(federation) -> [value, statistics/..., report/..., weight, version, size, silence]
 
-Where updates meet and who decides adds to it: `fedrl.engines.soundness`. What may not leave beside noise or a hidden
-sum is refused when a federation is built, by `fedrl.federation.private`.
+`fedrl.engines.soundness` adds what the topology and the scheduler of a simulation reveal. `fedrl.federation.private`
+refuses what may not be sent beside noise or a hidden sum.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ SERVER = "server"
 
 
 class Outgoing(NamedTuple):
-    """Something that leaves an agent, or a server below another one, in a round.
+    """One piece of information that leaves an agent, or a lower server of a tree, in a round.
 
     Attributes:
-        name: What: "value", "report/loss", "participation".
-        sender: Who sends it: "agent", or a level of servers.
-        to: Who gets it: "server", a level of servers, "neighbours".
-        size_bytes: Of one message; None if it depends on what is in it. What follows without being sent takes none.
-        protection: What protects it: noise, a hidden sum, both or "nothing".
-        note: What it depends on, or why it leaves.
+        name: Such as "value", "report/loss" or "participation".
+        sender: "agent", or a level of servers.
+        to: The receiver: "server", a level of servers, or "neighbours".
+        size_bytes: The size of one message in bytes; None if it depends on the content. 0 for information that a
+            receiver infers, such as whether a message was sent.
+        protection: Its protection: noise, a hidden sum, both or "nothing".
+        note: What it depends on, or why it is sent.
     """
 
     name: str
@@ -48,20 +49,20 @@ class Outgoing(NamedTuple):
 
 
 def protection(stages: Sequence[Stage], summation: Summation | None = None) -> str:
-    """What protects the value of an update that passes these stages, and is then added up."""
+    """Return the protection of an update's value that passes the stages and is added by the summation."""
     found = [NOISE[stage.noise.at] for stage in stages if stage.noise is not None]
     found += [HIDDEN] if hidden(summation) is not None else []
     return " and ".join(dict.fromkeys(found)) or NOTHING
 
 
 def outgoing(federation: Federation, update: Update | None = None) -> list[Outgoing]:
-    """What leaves an agent with its update.
+    """List what leaves an agent with its update.
 
-    The bytes of the value, statistics, reports, weight and version add up to those of the update.
+    The sizes of the value, statistics, reports, weight and version add up to the size of the update.
 
     Args:
-        federation: Whose agents.
-        update: The shapes of an encoded update, if they are known.
+        federation: The federation of the agent.
+        update: The shapes of an encoded update; traced from the federation by default.
 
     >>> from fedrl.aggregators import mean
     >>> from fedrl.federation.federate import federate
@@ -73,7 +74,8 @@ def outgoing(federation: Federation, update: Update | None = None) -> list[Outgo
     [('value', 68, 'nothing'), ('weight', 4, 'nothing'), ('version', 4, 'nothing')]
     """
     if update is None:
-        from fedrl.federation.messages import crossing  # of federations, which are checked by what is said here
+        # At the top this would be a circular import.
+        from fedrl.federation.messages import crossing
 
         settings = federation.learner.environment.params
         update = jax.eval_shape(lambda key, of: crossing(federation, key, of).update, jax.random.key(0), settings)
@@ -94,6 +96,8 @@ def outgoing(federation: Federation, update: Update | None = None) -> list[Outgo
     note = f"set by {weighing[0]!r}" if weighing else "the samples of its local steps"
     found += [leaving("weight", update.weight, note=note), leaving("version", update.version)]
     if changing:
+        # A size that depends on the content, and a message that is not sent, reveal data without any bytes of their
+        # own.
         found.append(Outgoing("size", "agent", SERVER, 0, note="how large the update is depends on what is in it"))
     if withholding:
         found.append(Outgoing("silence", "agent", SERVER, 0, note=f"whether {withholding[0]!r} holds the update back"))

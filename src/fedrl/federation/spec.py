@@ -1,4 +1,4 @@
-"""What both halves of a federation are made of, after every check."""
+"""Define the parts of a federation as both halves use them, after every check."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from fedrl.federation.parts import Group
 
 
 class Spec(NamedTuple):
-    """What both halves of a federation are made of.
+    """The parts of a federation, as both halves use them.
 
     Attributes:
-        learner: What every agent runs.
-        aggregator: The rule that merges; of a federation with parts, the rules of all parts as one.
+        learner: The learning algorithm of every agent.
+        aggregator: The rule that merges updates; with parts, one rule that applies the rules of all parts.
         optimizer: The server's optimiser, likewise.
         stages: The stages of the pipeline, in order.
-        pipe: The same as one stage.
-        groups: Parts of the parameters that are merged in a way of their own; empty if there are none.
-        in_periods: Whether some part is merged less often than in every version.
+        pipe: All stages as one stage.
+        groups: The parts of the parameters with their own rule, optimiser or period; empty if there are none.
+        in_periods: Whether some part is not merged in every version.
         payload: "delta" or "gradient".
-        local_steps: Local iterations of an agent in a round, at most.
+        local_steps: The largest number of local iterations of an agent in a round.
         reports: The names of the scalars that each agent reports.
-        down: The compression of what the server sends, if there is any.
+        down: The compression of the broadcast, if there is any.
     """
 
     learner: Learner

@@ -1,10 +1,10 @@
-"""What a server believes of an agent: nothing that it can know itself, and the rest within bounds.
+"""Decide whether a server accepts an update from an agent that it does not trust.
 
-    the server knows      number, version, weight = steps that it ordered * samples of one    never the agent's word
-    an agent may say      a factor of its weight, what it reports of itself, what it counted  within declared bounds
-    sums are exact for    finite numbers of some size                                         else left out, and told
+    known to the server   agent, version, weight = requested steps * samples of one step    must match exactly
+    stated by the agent   the factor of its weight, its report, its statistics              must be within bounds
+    range of exact sums   finite numbers up to a limit                                      else the update is rejected
 
-Bytes have been read by then (`fedrl.wire.codec`): shapes, codes and indices are those that were agreed on.
+The bytes have been decoded before (`fedrl.wire.codec`), so shapes, codes and indices are valid.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from fedrl.federation.agent_half import LEARNER
 from fedrl.federation.federation import Federation
 
 RANGES = {"norm": (0.0, 1e15), "loss": (-1e15, 1e15), "return": (-1e15, 1e15), DURATION: (0.0, 1e9)}
-"""What agents may report of themselves, by name. Any parameter of an environment is a finite float32."""
+"""The allowed range of each report, keyed by name. A parameter of an environment may be any finite float32."""
 UNKNOWN = ("return", DURATION)
-"""What may be NaN: no episode has ended, or nobody has measured the time."""
+"""The reports that may be NaN: no episode has ended, or the time was not measured."""
 LARGEST = {"update": 1e15, "statistics": 1e15, LEARNER: 1e30}
-"""The largest numbers that are taken of an update, what stages sum up, and what learners count, which may be squares.
+"""The largest absolute entry of an update, of a stage's statistics, and of a learner's statistics (maybe squares).
 
-Squares of an update of 10^8 such numbers still add up to a float32.
+The sum of squares of 10^8 such entries of an update is still a finite float32.
 """
 ROUNDING = 1e-5
-"""How far a weight may be off relatively: it is computed in float32."""
+"""The relative tolerance of a weight, which agents compute in float32."""
 
 
 def lie(federation: Federation, update: Update, version: int, steps: int) -> str:
-    """Why an update is not believed; empty if nothing speaks against it.
+    """Return the reason why an update is rejected, or "" if it is accepted.
 
     Args:
-        federation: Which declares what may be said.
-        update: As it was read, NumPy arrays; encoded or decoded.
-        version: That the agent was sent.
-        steps: Local steps that were ordered of it.
+        federation: The federation, whose stages and learner declare the allowed ranges.
+        update: The update as NumPy arrays, encoded or decoded.
+        version: The version that the agent was sent.
+        steps: The local steps that were requested of the agent.
     """
     if int(update.version) != version:
         return f"the update is of version {int(update.version)}, and {version} was sent"
@@ -52,11 +52,12 @@ def lie(federation: Federation, update: Update, version: int, steps: int) -> str
 
 
 def weight_of(federation: Federation, steps: int) -> float:
-    """What an update weighs: the samples behind it, by what was ordered."""
+    """Return the weight of an update: the number of samples that the requested steps produce."""
     return float(np.float32(steps * federation.learner.samples))
 
 
 def _weight(federation: Federation, said: float, steps: int) -> str:
+    # From the steps that the server requested, never from the update: else an agent could claim more influence.
     expected, low, high = weight_of(federation, steps), 1.0, 1.0
     for stage in federation.stages:
         if stage.reweights is not None:
@@ -89,7 +90,8 @@ def _beyond(what: str, tree: PyTree, limit: float) -> str:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not np.issubdtype(leaf.dtype, np.floating) or not leaf.size:
             continue
-        low, high = float(leaf.min()), float(leaf.max())  # one pass each, and no copy
+        # Minimum and maximum need one pass each and no copy of a large update; both are NaN if an entry is.
+        low, high = float(leaf.min()), float(leaf.max())
         if not (np.isfinite(low) and np.isfinite(high)):
             return f"{what}{jax.tree_util.keystr(path)} is not finite"
         if max(-low, high) > limit:
@@ -98,7 +100,7 @@ def _beyond(what: str, tree: PyTree, limit: float) -> str:
 
 
 def _counted(federation: Federation, update: Update, steps: int) -> str:
-    """Whether an agent can have counted what it says it has: of the samples of its steps, no less and no more."""
+    """Return why the learner's statistics cannot have been counted over the samples of the requested steps, or ""."""
     counts = federation.learner.statistics
     if counts is None or counts.doubt is None:
         return ""

@@ -1,26 +1,26 @@
-"""Whether two processes speak the same wire: what each says of its federation before the first round.
+"""Compare the federations of two processes before the first round, by digests.
 
     coordinator   wire_digest(federation, setting) --as_json--> wire --from_json--+
     site          wire_digest(federation, setting) -----------------------------> differences -> sentences
 
-Messages have no names and no types (`fedrl.wire.codec`), so two ends whose federations differ may read each other's
-bytes without noticing. A digest has a part for everything on which a message, or what becomes of it, depends:
+Messages contain no names and no types (`fedrl.wire.codec`), so two ends with different federations could misread each
+other's bytes without noticing. A digest has a part for everything on which a message or its meaning depends:
 
-    stages, down stages        what an update passes on its way up, a difference on its way down; in order
-    rule, server optimizer     what the server makes of updates
-    summation                  how they are added up
-    parts                      of the parameters, with their rules, server optimisers and periods
-    payload, local steps       what agents send, after how many steps at most, and of how many samples each is: a server
-                               that believes no weight knows it by those
-    reports                    what they are asked to say about themselves, in any order
-    broadcast, update          names, types and shapes of the arrays that cross
-    codec                      how they become bytes
-    random numbers             from which both ends draw alike, as `random_k` has to
+    stages, down stages        the stages of updates and of broadcasts, in order
+    rule, server optimizer     how the server merges and applies updates
+    summation                  how updates are added
+    parts                      parts of the parameters, with their rules, server optimisers and periods
+    payload, local steps       what agents send, the largest number of local steps, and the samples of a local step,
+                               from which a server computes weights that it does not trust agents with
+    reports                    the names of requested reports, in any order
+    broadcast, update          names, types and shapes of the arrays that are sent
+    codec                      how they are encoded as bytes
+    random numbers             the generator, by which both ends must draw alike, for example in `random_k`
 
-What sites may choose for themselves is not in it: the environment, the learner and its optimiser, apart from the shapes
-and the number of samples that follow. Components count by the call that built them, and a user's own also by the code
-of their constructor; functions count by what they do (`fedrl.core.content`). Versions of libraries stand beside the
-digest: ends whose versions differ may well speak the same wire.
+Each site chooses the environment, the learner and its optimiser, so these are not part of the digest, apart from the
+shapes and the number of samples that follow from them. Components count by the call that built them, and components of
+a user also by the code of their constructor; functions count by what they do (`fedrl.core.content`). Versions of
+libraries are sent beside the digest, since ends with different versions may still be compatible.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from fedrl.federation.messages import crossing
 from fedrl.wire import codec
 
 FORMAT = 1
-"""Of digests. Raise it when two versions of fedrl would not make the same of equal federations."""
+"""The format of digests. Raise it when a new version of fedrl computes other digests of the same federations."""
 PARTS = (
     *("stages", "down stages", "rule", "parts", "server optimizer", "summation", "payload", "local steps", "reports"),
     *("broadcast", "update", "codec", "random numbers"),
@@ -53,20 +53,20 @@ PARTS = (
 PACKAGES = ("fedrl", "jax", "jaxlib", "numpy", "optax")
 VERSIONS = (*PACKAGES, "python")
 LONGEST = 300
-"""Characters in which an entry is written. It is digested whole."""
+"""The largest length of an entry's text; its digest covers the whole text."""
 MOST = 10_000
-"""Entries of a part."""
+"""The largest number of entries of a part."""
 SHOWN = 3
 DIGEST = re.compile("[0-9a-f]{64}")
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 class Entry(NamedTuple):
-    """One thing in a part, such as one stage.
+    """One entry of a part, such as one stage.
 
     Attributes:
-        text: How it is written, for messages.
-        digest: SHA-256 of what it is, 64 hexadecimal digits.
+        text: Its text for messages.
+        digest: The SHA-256 of its content, 64 hexadecimal digits.
     """
 
     text: str
@@ -75,11 +75,11 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class WireDigest:
-    """What one end says of its federation. Two ends speak the same wire if their `digest` is the same.
+    """The description of a federation that one end sends. Two ends are compatible if their `digest` is equal.
 
     Attributes:
-        parts: The entries of each of `PARTS`, by name.
-        versions: The version of each of `VERSIONS`, by name. They are told, and not digested.
+        parts: The entries of each of `PARTS`, keyed by name.
+        versions: The version of each of `VERSIONS`, keyed by name; not part of the digest.
     """
 
     parts: Mapping[str, tuple[Entry, ...]]
@@ -87,21 +87,21 @@ class WireDigest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all parts, 64 hexadecimal digits."""
+        """Return the SHA-256 over all parts, 64 hexadecimal digits."""
         return _sha256([f"format {FORMAT}", *(f"{name}:{self.digest_of(name)}" for name in PARTS)])
 
     def digest_of(self, part: str) -> str:
-        """SHA-256 over the entries of one part, in order."""
+        """Return the SHA-256 over the entries of one part, in order."""
         return _sha256([entry.digest for entry in self.parts[part]])
 
 
 class Difference(NamedTuple):
-    """What two ends do not have in common.
+    """A difference between two ends.
 
     Attributes:
         part: One of `PARTS` or of `VERSIONS`.
-        sentence: What it is here and there, and whether that is decisive.
-        decisive: Whether the two ends can't understand each other.
+        sentence: The values here and there, and whether the difference is decisive.
+        decisive: Whether the difference makes the two ends incompatible.
     """
 
     part: str
@@ -110,16 +110,16 @@ class Difference(NamedTuple):
 
 
 def wire_digest(federation: Federation, setting: PyTree) -> WireDigest:
-    """What this process says of its federation to the other end of the wire.
+    """Compute the digest of this process's federation.
 
     Args:
-        federation: What it runs.
-        setting: The parameters of one environment, arrays or `jax.ShapeDtypeStruct`; only their shapes count. For a
-            fleet, those of one agent, without the leading axis.
+        federation: The federation.
+        setting: The environment parameters of one agent, arrays or `jax.ShapeDtypeStruct`; only their shapes count.
+            Those of a fleet lose their leading axis.
 
     Raises:
-        ConfigError: Something in the federation has no content that another process could compare, such as a stage that
-            captures an open file. It names that.
+        ConfigError: The federation contains an object whose content cannot be compared by another process, such as an
+            open file that a stage captures; the message names it.
 
     >>> from fedrl.aggregators import mean
     >>> from fedrl.federation.federate import federate
@@ -136,7 +136,8 @@ def wire_digest(federation: Federation, setting: PyTree) -> WireDigest:
     update True False
     """
     met = jax.eval_shape(lambda key, setting: crossing(federation, key, setting), jax.random.key(0), setting)
-    call = call_of(federation)  # with parts, the federation's rule is one made of all of theirs
+    # With parts, `federation.aggregator` joins all rules and has no constructor call; the argument of `federate` has.
+    call = call_of(federation)
     samples = int(federation.learner.samples)
     rule = federation.aggregator if call is None else call.arguments["aggregator"]
     parts = {
@@ -161,7 +162,7 @@ def wire_digest(federation: Federation, setting: PyTree) -> WireDigest:
 
 
 def differences(mine: WireDigest, theirs: WireDigest) -> list[Difference]:
-    """What two ends do not have in common: parts first, which are decisive, then versions, which are not.
+    """Return the differences of two ends: parts first, which are decisive, then versions, which are not.
 
     >>> alike = {part: () for part in PARTS}
     >>> one = WireDigest(alike | {"payload": (Entry("'delta'", "0" * 64),)}, dict.fromkeys(VERSIONS, "1.0"))
@@ -185,16 +186,16 @@ def differences(mine: WireDigest, theirs: WireDigest) -> list[Difference]:
 
 
 def as_json(digest: WireDigest) -> dict[str, Any]:
-    """A digest as lists, dictionaries, text and whole numbers, for `json.dumps`."""
+    """Return a digest as lists, dictionaries, text and integers, for `json.dumps`."""
     parts = {name: [list(entry) for entry in digest.parts[name]] for name in PARTS}
     return {"format": FORMAT, "parts": parts, "versions": dict(digest.versions)}
 
 
 def from_json(data: object) -> WireDigest:
-    """The digest that the other end sent, of what `json.loads` made of it. Nothing in it is executed.
+    """Read the digest of the other end from the result of `json.loads`; nothing in it is executed.
 
     Raises:
-        WireError: It is no such thing: an entry is missing, of another type, too long, too many or not to be printed.
+        WireError: An entry is missing, of another type, too long or not printable, or there are too many.
 
     >>> from_json({"format": 1})
     Traceback (most recent call last):
@@ -216,14 +217,14 @@ def _components(values: Sequence[object], what: str) -> tuple[Entry, ...]:
 
 
 def _arrays(message: PyTree, what: str) -> tuple[Entry, ...]:
-    """The arrays of a message, and how they hang together."""
+    """Return the entries of a message's arrays, and of its tree structure."""
     found, structure = jax.tree.flatten_with_path(message)
     texts = [f"{jax.tree_util.keystr(path)} {x.dtype.name}{tuple(x.shape)}" for path, x in found]
     return (*(_entry(text, text, what) for text in texts), _entry(str(structure), structure, what))
 
 
 def _formats(messages: PyTree) -> tuple[Entry, ...]:
-    """The version of the codec, and how the nodes of these messages travel that are not arrays."""
+    """Return the entries of the codec's format, and of the formats of nodes that are not arrays."""
     kinds = sorted(set(_formed(messages)), key=lambda kind: (kind.__qualname__, kind.__module__))
     return (
         _entry(f"format {codec.FORMAT}", codec.FORMAT, "The format of the codec"),
@@ -232,7 +233,7 @@ def _formats(messages: PyTree) -> tuple[Entry, ...]:
 
 
 def _formed(tree: PyTree) -> list[type]:
-    """The types of the nodes with a format of their own, also of those inside others."""
+    """Return the types of all nodes with their own format, including nodes inside other nodes."""
     found = []
     for node in jax.tree.leaves(tree, is_leaf=lambda x: x is not tree and type(x) in codec.FORMATS):
         if type(node) in codec.FORMATS:
@@ -251,12 +252,13 @@ def _entry(text: str, value: object, what: str) -> Entry:
 
 
 def _as_built(value: object) -> object:
-    """What a component counts by: its constructor and every argument."""
+    """Return by what a component is digested: its constructor and every argument."""
     call = call_of(value)
     if call is None:
         return None
     build: Any = call.component.build
-    while made_by_library(build) and hasattr(build, "__wrapped__"):  # `component` itself, and checks of types
+    # Unwrap what `component` itself and type checks have put around the user's constructor.
+    while made_by_library(build) and hasattr(build, "__wrapped__"):
         build = build.__wrapped__
     return call.component.kind, call.component.name, None if made_by_library(build) else build, call.arguments
 
@@ -269,19 +271,20 @@ def _shown(value: object) -> str:
 
 
 def _fitted(text: str) -> str:
-    """Text on one line that can be printed, without addresses and not too long."""
+    """Return printable text on one line, without memory addresses and at most `LONGEST` characters long."""
+    # Addresses differ between processes, and the text is shown in terminals of the other end.
     line = " ".join(ADDRESS.sub("", text).split())
     line = "".join(x if x.isprintable() else "?" for x in line)
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
 
 
 def _sha256(pieces: Sequence[str]) -> str:
-    """Of pieces of which none has a line break."""
+    """Return the SHA-256 of pieces without line breaks."""
     return hashlib.sha256("\n".join(pieces).encode()).hexdigest()
 
 
 def _sentence(part: str, mine: WireDigest, theirs: WireDigest) -> str:
-    """How a part differs: the entries between those that both begin with and those that both end with."""
+    """Return a sentence about how a part differs, without the entries at both ends of the list that are equal."""
     here, there = mine.parts[part], theirs.parts[part]
     begin = _alike(here, there)
     here, there = here[begin:], there[begin:]
@@ -297,7 +300,7 @@ def _sentence(part: str, mine: WireDigest, theirs: WireDigest) -> str:
 
 
 def _alike(here: Sequence[Entry], there: Sequence[Entry]) -> int:
-    """How many entries both begin with."""
+    """Return the length of the common beginning."""
     pairs = enumerate(zip(here, there, strict=False))
     return next((i for i, (a, b) in pairs if a.digest != b.digest), min(len(here), len(there)))
 
@@ -314,6 +317,7 @@ def _minor(digest: WireDigest) -> str:
 
 
 def _table(data: object, names: Sequence[str], what: str) -> dict[str, object]:
+    # The data come from another party: exact types, as a subclass could override what is read below.
     if type(data) is not dict:
         raise _refusal(what, data, "a table")
     if set(data) != set(names):

@@ -1,4 +1,4 @@
-"""What a server decides: whom it asks, how much each works, when it merges, and what it does with the merged update."""
+"""Make the server's decisions: selection, local steps, upload budget, schedule, and the optimiser of merged updates."""
 
 from fedrl.server.allocation import allocate
 from fedrl.server.local_steps import (

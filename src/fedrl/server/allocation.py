@@ -1,10 +1,10 @@
-"""How to deal out a resource that is worth less the more one has of it.
+"""Allocate a resource with diminishing utility among agents.
 
-max sum_k U_k(R_k)   so that   sum_k R_k <= total,  0 <= R_k <= cap_k
+    max sum_k U_k(R_k)   subject to   sum_k R_k <= total,  0 <= R_k <= cap_k
 
-At the optimum every agent that has neither nothing nor all it can take has the same marginal utility, the price nu. So
-each R_k is what it would buy at that price, and the price is found by bisection: water-filling. Of whole units, each
-goes where it adds the most, one after the other.
+At the optimum every agent strictly between 0 and its cap has the same marginal utility, the price nu. So each R_k is a
+function of the price, and the price is found by bisection (water-filling). Whole units are allocated greedily, each to
+the agent with the largest gain.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def allocate(
     weights: Sequence[float] | np.ndarray,
     utility: str = "log",
 ) -> np.ndarray:
-    """The best way to deal out `total`: float64 `[agents]`.
+    """Return the optimal allocation of `total`, float64 `[agents]`.
 
     Args:
-        total: How much there is.
-        caps: The most that each agent can take, `[agents]`, above zero.
-        weights: a_k, how much it is worth to each, above zero.
-        utility: U_k(R) = a_k log(1 + R), a_k sqrt(R), or a_k R for "linear", where the dearest come first.
+        total: The amount to allocate.
+        caps: The largest amount of each agent, `[agents]`, above zero.
+        weights: a_k, the weight of each agent's utility, `[agents]`, above zero.
+        utility: U_k(R) = a_k log(1 + R), a_k sqrt(R), or a_k R for "linear", which fills the largest weights first.
 
     Raises:
         ConfigError: An argument is out of range.
@@ -54,6 +54,7 @@ def allocate(
         wanted = worth / price - 1.0 if utility == "log" else (worth / (2.0 * price)) ** 2
         return np.clip(wanted, 0.0, most)
 
+    # Bisect the logarithm of the price: prices span many orders of magnitude. `high` never buys more than the total.
     low, high = 1e-12 * worth.min(), 1.0
     while bought(low).sum() < total:
         low /= 2.0
@@ -71,15 +72,15 @@ def allocate_whole(
     weights: Sequence[float] | np.ndarray,
     utility: str = "log",
 ) -> np.ndarray:
-    """The best way to deal out `total` whole units, at least one to each: int `[agents]`.
+    """Return the optimal allocation of `total` whole units, at least one to each agent, int `[agents]`.
 
-    The next unit goes where it adds the most. As a unit adds the less the more one has, no other way to deal out has a
-    higher sum of utilities.
+    Each unit goes to the agent with the largest gain. This is optimal, as the gain of an agent decreases with each unit
+    it has (Fox, 1966).
 
     Args:
-        total: How many there are, one for each agent or more.
-        caps: The most that each agent can take, `[agents]`, at least 1.
-        weights: a_k, how much it is worth to each, above zero.
+        total: The number of units, at least one per agent.
+        caps: The largest number of units of each agent, `[agents]`, at least 1.
+        weights: a_k, the weight of each agent's utility, `[agents]`, above zero.
         utility: As for `allocate`.
 
     Raises:
@@ -93,10 +94,11 @@ def allocate_whole(
     most, worth = _checked(total, caps, weights, utility)
     if total < len(most) or most.min() < 1.0:
         raise ConfigError(
-            f"total is {total} and caps is {list(caps)}. Everybody takes one step at least. Set it higher."
+            f"total is {total} and caps is {list(caps)}. Every agent takes at least one step. Set it higher."
         )
 
     def gain(k: int, held: int) -> float:
+        # The differences log(2 + h) - log(1 + h) and sqrt(h + 1) - sqrt(h), written without cancellation.
         more = {"log": math.log1p(1.0 / (1 + held)), "sqrt": 1.0 / (math.sqrt(held + 1) + math.sqrt(held))}
         return float(worth[k]) * more.get(utility, 1.0)
 
@@ -118,7 +120,7 @@ def allocate_whole(
 def _checked(
     total: float, caps: Sequence[float] | np.ndarray, weights: Sequence[float] | np.ndarray, utility: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Caps and weights as float64 arrays, once everything is in range."""
+    """Return caps and weights as float64 arrays, after checking their ranges."""
     check_one_of(utility, UTILITIES, "utility")
     check_above_zero(total=total)
     most, worth = np.asarray(caps, float), np.asarray(weights, float)

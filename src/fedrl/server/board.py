@@ -1,4 +1,4 @@
-"""What a scheduler remembers: a board of arrays, one entry per agent or one for all."""
+"""Define the state of a scheduler: a board of arrays with one entry per agent, or one for all."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fedrl.server.decisions import Reports
 
 
 class Bids(NamedTuple):
-    """What bids for a budget of bytes cost.
+    """The sizes of bids for an upload budget, in bytes.
 
     Attributes:
-        names: What of the reports is bid, and not sent again with an update.
-        bid_bytes: Size of a bid.
-        repeated_bytes: What an update saves by not repeating it.
-        least_bytes: Size of the smallest update after a bid.
-        answer_bytes: Size of the answer to a bid.
+        names: The reports that are sent as bids, and not again with an update.
+        bid_bytes: The size of a bid.
+        repeated_bytes: The bytes that an update saves by not repeating the bid.
+        least_bytes: The size of the smallest update after a bid.
+        answer_bytes: The size of the answer to a bid.
     """
 
     names: tuple[str, ...]
@@ -29,30 +29,32 @@ class Bids(NamedTuple):
 
 
 class Board(NamedTuple):
-    """All that a scheduler remembers, as arrays: `[agents]` or `[1]` unless said otherwise.
+    """The state of a scheduler as arrays: `[agents]` or `[1]` unless said otherwise.
 
     Attributes:
         status: IDLE, BUSY, ABSENT or WAITING.
-        turns: How often each was sent for, and was there.
-        done: Turns each has ended; one that was away is not behind the others.
-        ended: The last of its turns that each has ended: what arrives of one up to that has been counted.
-        started_from: The version that each works on.
-        delay: How many versions ago what an agent is sent was made.
-        allowed: Who may be sent for.
-        steps: Local steps that each is asked for.
-        steps_begun: Local steps of the turn that each began last.
-        failing: Whose training came to nothing, since an update last arrived.
-        version: Of what may be worked on.
-        deadline_s: When the server stops waiting.
-        begun: Whether anybody has begun since the version was opened.
-        arrived: Agents whose updates arrived since then, in their order, `[n]`.
-        age: How many versions ago what each started from was opened, int32 `[n]`.
-        taken: Local steps behind their updates, `[n]`.
-        unread: How many messages of each could not be read since then.
-        reports: What they reported, by name, `[n]` each.
-        sizes: Bytes of their updates, `[n]`.
-        selection, workload, admission: What these remember.
-        key: Numbers from which the generators of rounds are made, and the seed of the run at last.
+        turns: The number of jobs that each agent has begun.
+        done: The number of jobs that each agent has ended; for an agent that returns, raised to that of the slowest.
+        ended: The number of the last job that each agent has ended: a later arrival of that job is a duplicate.
+        started_from: The version that each agent trains from.
+        delay: The number of versions by which the parameters sent to each agent are delayed.
+        allowed: Whether each agent may be dispatched.
+        steps: The planned local steps of each agent.
+        steps_begun: The local steps of each agent's latest job.
+        failing: Whether each agent's training has failed since an update last arrived.
+        version: The current version.
+        deadline_s: The time at which the server stops waiting.
+        begun: Whether a job has begun since the version was opened.
+        arrived: The agents whose updates have arrived since then, in order of arrival, `[n]`.
+        age: The staleness of these updates in versions, int32 `[n]`.
+        taken: The local steps of these updates, `[n]`.
+        unread: The number of unreadable messages of each agent since then.
+        reports: The reports with these updates, keyed by name, `[n]` each.
+        sizes: The sizes of these updates in bytes, `[n]`.
+        selection: The state of the selection.
+        local_steps: The state of the local-steps rule.
+        upload_budget: The state of the upload budget.
+        key: The numbers from which the generators of rounds are seeded; the last one is the seed of the run.
     """
 
     status: np.ndarray

@@ -1,7 +1,7 @@
-"""What selection, workloads and admission are: a server's decisions, on the host, from what agents told it.
+"""Define a server's decisions: selection, local steps and upload budget, made on the host from agents' reports.
 
-plan, choose --> a round of those chosen --told--> hear --> the next round's plan
-                 they train, bid --> admit --> the updates of those admitted
+plan, choose --> the selected agents train --updates and reports--> observe --> the next round's plan
+                                         --bids--> select --> the updates that are sent
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from fedrl.core.types import PyTree
 
 Reports: TypeAlias = Mapping[str, np.ndarray]
 STEPS = "steps"
-"""By this name a workload hears how many local steps are behind an update."""
+"""The name under which `LocalSteps.observe` receives the number of local steps of each update."""
 
 
 @record
 class Selection:
-    """Who is asked in a round.
+    """A rule that selects the cohort of a round.
 
     Attributes:
-        choose: `(rng, ids, number, state) -> chosen`, whom of these agents a server asks in a round, by its number,
-            from 1. They are all agents, or in a tree those of one server. The generator is derived from the run's key,
-            the round and the server, so nothing depends on when a run was interrupted.
+        choose: `(rng, ids, number, state) -> chosen`: select from the agents `ids` for round `number`, counted from 1.
+            `ids` are all agents, or in a tree those of one server. The generator is derived from the run's key, the
+            round and the server, so an interrupted run continues with the same cohorts.
         init: `agents -> state`, NumPy arrays of a fixed shape.
-        observe: `(arrivals, state, reports) -> state`: whose updates arrived in the round and how stale they were, as
-            the engine knows, and what those agents said about themselves, each `[arrivals]`.
-        requested: What they are to tell, see `fedrl.core.reports`.
+        observe: `(arrivals, state, reports) -> state`: the senders and staleness of the updates of the round, as the
+            engine knows them, and the reports of these agents, each `[arrivals]`.
+        requested: The names of the reports that it needs: see `fedrl.core.reports`.
+        call: The constructor call that made the rule.
     """
 
     choose: Callable[[np.random.Generator, np.ndarray, int, PyTree], np.ndarray]
@@ -43,14 +44,16 @@ class Selection:
 
 @record
 class LocalSteps:
-    """How many local steps each agent takes in a round.
+    """A rule that plans the number of local steps of each agent in a round.
 
     Attributes:
         plan: `(agents, number, state) -> steps`, int `[agents]`, each from 1 to `most`.
-        most: The most that any agent is ever asked for: what programs are compiled for.
-        init, asks: As those of a `Selection`.
-        observe: Likewise; `reports` also has `STEPS`, how many local steps each took, as the engine knows: where agents
-            begin at different times, those that were planned last are not those.
+        most: The largest number that it ever plans, for which programs are compiled.
+        init: As of a `Selection`.
+        observe: As of a `Selection`; `reports` also has `STEPS`, the local steps of each update as the engine knows
+            them. Where agents begin at different times, they differ from those planned last.
+        requested: As of a `Selection`.
+        call: The constructor call that made the rule.
     """
 
     plan: Callable[[int, int, PyTree], np.ndarray]
@@ -63,15 +66,17 @@ class LocalSteps:
 
 @record
 class UploadBudget:
-    """Whose updates are sent, of those who have trained and told what theirs is worth.
+    """A rule that selects which updates are sent, from the bids of agents that have trained.
 
     Attributes:
-        select: `(rng, ids, left, state, reports, sizes) -> selected`, bool `[cohort]`, of updates of so many bytes
-            each, so that those admitted take at most `left` bytes together. The generator is that of a `Selection`.
-        budget_bytes: What a merge may take up, bids and updates of all agents together.
-        requested: What agents tell in their bids, see `fedrl.core.reports`.
+        select: `(rng, ids, left, state, reports, sizes) -> selected`, bool `[cohort]`: select updates of `sizes` bytes
+            each, so that the selected ones take at most `left` bytes together. The generator is derived as for a
+            `Selection`.
+        budget_bytes: The bytes that bids and updates of all agents together may take until a merge.
+        requested: The names of the reports that agents send as bids: see `fedrl.core.reports`.
         init: `agents -> state`, NumPy arrays of a fixed shape.
-        observe: `(ids, selected, state, reports) -> state`, once a round.
+        observe: `(ids, selected, state, reports) -> state`, once per round.
+        call: The constructor call that made the rule.
     """
 
     select: Callable[[np.random.Generator, np.ndarray, int, PyTree, Reports, np.ndarray], np.ndarray]
@@ -83,23 +88,23 @@ class UploadBudget:
 
 
 class LastReports(NamedTuple):
-    """The last number each agent told, float32 `[agents]`; NaN for one that never did."""
+    """The last reported scalar of each agent, float32 `[agents]`; NaN before there is one."""
 
     value: np.ndarray
 
 
 def no_reports(agents: int) -> LastReports:
-    """Before anybody said anything."""
+    """Return the state before any agent has reported."""
     return LastReports(np.full(agents, np.nan, np.float32))
 
 
 def updated(state: LastReports, ids: np.ndarray, value: Any) -> LastReports:
-    """What was known, with what was told now; a number that is not finite is no news."""
+    """Return the state with the new reports of the agents `ids`; a report that is not finite changes nothing."""
     after = state.value.copy()
     after[ids] = np.where(np.isfinite(value), value, after[ids])
     return LastReports(after)
 
 
 def requested_reports(*rules: Selection | LocalSteps | UploadBudget | None) -> tuple[str, ...]:
-    """What all of them ask of agents, each name once."""
+    """Return the names of all requested reports, each once."""
     return tuple(dict.fromkeys(name for rule in rules if rule is not None for name in rule.requested))

@@ -1,4 +1,4 @@
-"""How much each agent works between two exchanges: schedules of tau, the number of local steps."""
+"""Plan the local steps: tau, the number of learner iterations of each agent between two communications."""
 
 from __future__ import annotations
 
@@ -22,29 +22,37 @@ ADACOMM = "Wang & Joshi (2018), https://arxiv.org/abs/1810.08313"
 
 @component("local_steps", reference="McMahan et al. (2017), https://arxiv.org/abs/1602.05629")
 def constant(steps: int) -> LocalSteps:
-    """The same number of local steps in every round, for every agent: tau_t = steps."""
+    """Plan the same number of local steps in every round, for every agent: tau_t = steps.
+
+    >>> constant(4).plan(2, 1, ()).tolist()
+    [4, 4]
+    """
     check_positive(steps=steps)
     return LocalSteps(lambda agents, number, state: np.full(agents, steps), steps)
 
 
 @component("local_steps", reference=ADACOMM)
 def linear(first: int, last: int, rounds: int) -> LocalSteps:
-    """Grow or shrink the number of local steps evenly: from `first` in round 1 to `last` in round `rounds` and after.
+    """Change the number of local steps linearly from `first` in round 1 to `last` in round `rounds` and after.
 
-    Shrinking communicates rarely while any progress is good, and often when agents' drift is what is left of the error.
+    Decreasing it communicates rarely at first, and often at the end, where client drift dominates the error.
 
     Args:
         first: tau in the first round.
-        last: tau in the end.
-        rounds: How many rounds that takes.
+        last: tau in round `rounds` and after.
+        rounds: The number of rounds of the change.
 
     Raises:
         ConfigError: An argument is below one.
+
+    >>> [int(linear(8, 2, 4).plan(1, t, ())[0]) for t in (1, 2, 3, 4, 5)]
+    [8, 6, 4, 2, 2]
     """
     check_positive(first=first, last=last, rounds=rounds)
 
     def plan(agents: int, number: int, state: PyTree) -> np.ndarray:
         del state
+        # With one round there is no way to go, and no division by zero: every round has `first` steps.
         way = min(number - 1, rounds - 1) / max(rounds - 1, 1)
         return np.full(agents, round(first + way * (last - first)))
 
@@ -52,7 +60,7 @@ def linear(first: int, last: int, rounds: int) -> LocalSteps:
 
 
 class Progress(NamedTuple):
-    """The mean loss of the first round and of the last one, float32; NaN before it is known."""
+    """The mean loss of the first round and of the latest one, scalar float32; NaN before it is known."""
 
     first: np.ndarray
     last: np.ndarray
@@ -60,14 +68,15 @@ class Progress(NamedTuple):
 
 @component("local_steps", reference=ADACOMM)
 def adacomm(first: int, reference_return: float | None = None) -> LocalSteps:
-    """AdaComm: fewer local steps as the loss falls, tau_t = ceil(sqrt(F_t / F_1) tau_1), from 1 to tau_1.
+    """AdaComm: reduce local steps as the loss falls, tau_t = ceil(sqrt(F_t / F_1) tau_1), between 1 and tau_1.
 
-    What leaves an agent beside its update is its loss, four bytes in the open: "loss", or "return" if
-    `reference_return` is given.
+    Each agent reports its loss beside its update, four bytes, unprotected: "loss", or "return" if `reference_return` is
+    given.
 
     Args:
-        first: tau_1, the local steps of the first round, and the most there are.
-        reference_return: The best mean return there is. With it, F = best - return: name it in reinforcement learning.
+        first: tau_1, the local steps of the first round and the largest number.
+        reference_return: The best possible mean return. With it, F = reference_return - return, the usual choice in
+            reinforcement learning, where a falling loss does not mean a better policy.
 
     Raises:
         ConfigError: `first` is below one.
@@ -78,12 +87,14 @@ def adacomm(first: int, reference_return: float | None = None) -> LocalSteps:
     def plan(agents: int, number: int, state: Progress) -> np.ndarray:
         del number
         ratio = float(state.last / state.first) if state.first > 0.0 else 1.0
+        # The small constant keeps the rounding error of a float32 quotient from adding a step.
         steps = math.ceil(math.sqrt(max(ratio, 0.0)) * first - 1e-6) if math.isfinite(ratio) else first
         return np.full(agents, min(max(steps, 1), first))
 
     def observe(arrivals: Arrivals, state: Progress, reports: Reports) -> Progress:
         del arrivals
         loss = reports["loss"] if reference_return is None else reference_return - reports["return"]
+        # A return is NaN for an agent without a finished episode; a round of such agents changes nothing.
         known = loss[np.isfinite(loss)]
         if not known.size:
             return state
@@ -96,14 +107,17 @@ def adacomm(first: int, reference_return: float | None = None) -> LocalSteps:
 
 @component("local_steps", reference="unequal local work: Li et al. (2020), https://arxiv.org/abs/1812.06127")
 def proportional_to_speed(speeds: Sequence[float], most: int) -> LocalSteps:
-    """Let a round end for all at about the same time: steps in proportion to speed, the fastest agent takes `most`.
+    """Plan steps in proportion to speed, so that all agents end a round at about the same time.
 
     Args:
-        speeds: Local steps per second of each agent, or in any one unit, as measured.
-        most: Local steps of the fastest.
+        speeds: The measured speed of each agent, `[agents]`: local steps per second, or any common unit.
+        most: The local steps of the fastest agent.
 
     Raises:
-        ConfigError: A speed is not above zero, or there are not so many agents as speeds.
+        ConfigError: A speed is not above zero, or there is not one for each agent.
+
+    >>> proportional_to_speed([4.0, 1.0], most=8).plan(2, 1, ()).tolist()
+    [8, 2]
     """
     steps = proportional_steps(speeds, most)
 
@@ -115,34 +129,34 @@ def proportional_to_speed(speeds: Sequence[float], most: int) -> LocalSteps:
 
 
 class Pace(NamedTuple):
-    """Seconds that a local step of each agent takes, float32 `[agents]`; NaN before it is known."""
+    """The seconds per local step of each agent, float32 `[agents]`; NaN before it is known."""
 
     step_s: np.ndarray
 
 
 @component("local_steps", reference="unequal local work: Li et al. (2020), https://arxiv.org/abs/1812.06127")
 def proportional_to_measured_speed(most: int, first: int = 1, memory: float = 0.5) -> LocalSteps:
-    """Let a round end for all at about the same time, by how long their last rounds took.
+    """Plan steps in proportion to measured speed, so that all agents end a round at about the same time.
 
         s_k <- memory s_k + (1 - memory) duration_k / tau_k,      tau_k = round(most min_j s_j / s_k), at least 1
 
-    The fastest agent takes `most` local steps. One of whom nothing is known takes `first`; when it is heard of, its
-    first duration counts in full. When devices slow down or recover, rounds end together again after a few of them.
+    The fastest agent takes `most` local steps. An agent without a measurement takes `first`, and its first duration
+    counts in full. When devices slow down or recover, rounds end together again after a few rounds.
 
-    What leaves an agent beside its update is how long its local steps took, "duration_s", four bytes in the open.
-    There are durations on a virtual clock, and where agents run by themselves; a program that simulates them has none.
+    Each agent reports the time that its local steps took, "duration_s", beside its update: four bytes, unprotected.
+    Durations exist on a virtual clock and where agents run on their own, but not in a simulation without a clock.
 
     Args:
-        most: Local steps of the fastest.
-        first: Local steps of an agent that has not told how long it takes, at most `most`.
-        memory: What an estimate keeps from round to round, in [0, 1).
+        most: The local steps of the fastest agent.
+        first: The local steps of an agent without a measurement, at most `most`.
+        memory: The share that an estimate keeps from round to round, in [0, 1).
 
     Raises:
         ConfigError: An argument is out of range.
     """
     check_positive(most=most, first=first)
     if first > most:
-        raise ConfigError(f"first is {first} and most is {most}. Nobody takes more than the most. Set first lower.")
+        raise ConfigError(f"first is {first} and most is {most}. No agent may take more than most. Set first lower.")
     if not 0.0 <= memory < 1.0:
         raise ConfigError(f"memory is {memory}. It is the share of the past in an estimate. Set it between 0 and 1.")
 
@@ -155,6 +169,7 @@ def proportional_to_measured_speed(most: int, first: int = 1, memory: float = 0.
         return np.where(known, np.clip(np.rint(ideal), 1, most), first).astype(int)
 
     def observe(arrivals: Arrivals, state: Pace, reports: Reports) -> Pace:
+        # Divided by the steps of the arrived update, not the planned ones: under asynchronous schedules they differ.
         ids = arrivals.sender
         now = reports[DURATION] / reports[STEPS]
         before = state.step_s[ids]
@@ -167,7 +182,7 @@ def proportional_to_measured_speed(most: int, first: int = 1, memory: float = 0.
 
 
 def proportional_steps(speeds: Sequence[float] | np.ndarray, most: int) -> np.ndarray:
-    """Steps in proportion to speed, rounded, at least one: `[agents]`.
+    """Return steps in proportion to speed, rounded to at least one, int `[agents]`.
 
     >>> proportional_steps([4.0, 2.0, 1.0, 0.1], most=8).tolist()
     [8, 4, 2, 1]
@@ -181,18 +196,21 @@ def proportional_steps(speeds: Sequence[float] | np.ndarray, most: int) -> np.nd
 
 @component("local_steps", reference="whole steps by their use: Fox (1966), https://doi.org/10.1287/mnsc.13.3.210")
 def water_filling(total: int, caps: Sequence[int], weights: Sequence[float], utility: str = "log") -> LocalSteps:
-    """Deal out a number of local steps by their use: max sum_k U_k(tau_k), sum_k tau_k <= total, 1 <= tau_k <= cap_k.
+    """Distribute local steps by utility: max sum_k U_k(tau_k) with sum_k tau_k <= total and 1 <= tau_k <= cap_k.
 
-    The best there is in whole steps, see `allocate_whole`.
+    The result is optimal among whole numbers of steps: see `allocate_whole`.
 
     Args:
-        total: Local steps of all agents together in a round.
-        caps: What each agent can do at most.
-        weights: How much a step of each agent is worth.
+        total: The local steps of all agents together in a round.
+        caps: The largest number of steps of each agent, `[agents]`.
+        weights: a_k, the weight of each agent's utility, `[agents]`.
         utility: "log", "sqrt" or "linear".
 
     Raises:
-        ConfigError: There are not as many caps as weights, or too few steps for one each.
+        ConfigError: There are not as many caps as weights, or fewer steps than agents.
+
+    >>> water_filling(5, [3, 3, 1], [1.61, 6.23, 0.32]).plan(3, 1, ()).tolist()
+    [1, 3, 1]
     """
     steps = allocate_whole(total, caps, weights, utility)
 

@@ -1,7 +1,8 @@
-"""What the server does with the merged update: it takes the negative mean change for a gradient and descends.
+"""Define server optimisers, which take the negative merged update as a gradient and descend.
 
-All are optax transformations for `federate(..., server_optimizer=...)`; any other will do. The names and defaults are
-those of the papers. `tau` is the adaptivity: how small a typical change may be before it is magnified.
+All are optax transformations for `federate(..., server_optimizer=...)`; any other one may be used, too. Names and
+defaults are those of the papers. `tau` is the degree of adaptivity of Reddi et al.: it bounds how much a small change
+is magnified.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from fedrl.core.types import Params
 
 REDDI = "Reddi et al. (2021), https://arxiv.org/abs/2003.00295"
 LEAST_TAU = 1e-30
-"""Well within float32: with less, the denominator of a parameter that never changes could be zero."""
+"""The least tau: with less, the denominator of a parameter that never changes could be zero in float32."""
 
 
 class Adaptive(NamedTuple):
-    """m and v of an adaptive server, each shaped as the parameters."""
+    """The state of an adaptive server optimiser: m and v, each with the shapes of the parameters."""
 
     mean: Params
     square: Params
@@ -32,10 +33,10 @@ class Adaptive(NamedTuple):
 
 @component("server_optimizer", reference="McMahan et al. (2017), https://arxiv.org/abs/1602.05629")
 def fedavg(learning_rate: float = 1.0) -> optax.GradientTransformation:
-    """FedAvg: move by the mean change, theta <- theta + learning_rate delta.
+    """FedAvg: add the mean change, theta <- theta + learning_rate delta.
 
     Args:
-        learning_rate: Above zero; below 1 it goes part of the way.
+        learning_rate: Above zero; 1 is plain FedAvg.
 
     Raises:
         ConfigError: The learning rate is not finite and above zero.
@@ -46,11 +47,11 @@ def fedavg(learning_rate: float = 1.0) -> optax.GradientTransformation:
 
 @component("server_optimizer", reference="Hsu et al. (2019), https://arxiv.org/abs/1909.06335")
 def fedavgm(learning_rate: float = 1.0, momentum: float = 0.9) -> optax.GradientTransformation:
-    """FedAvgM: a heavy ball, v <- momentum v + delta, theta <- theta + learning_rate v.
+    """FedAvgM: heavy-ball momentum, v <- momentum v + delta, theta <- theta + learning_rate v.
 
     Args:
         learning_rate: Above zero.
-        momentum: What v keeps from round to round, in [0, 1).
+        momentum: The share of v that is kept from round to round, in [0, 1).
 
     Raises:
         ConfigError: An argument is out of range.
@@ -64,16 +65,16 @@ def fedavgm(learning_rate: float = 1.0, momentum: float = 0.9) -> optax.Gradient
 def normalized_momentum(
     learning_rate: float = 0.1, alpha: float = 0.5, decay_steps: int | None = None
 ) -> optax.GradientTransformation:
-    r"""Steps of a known length: d <- (1 - alpha) d + alpha delta, theta <- theta + learning_rate d / ||d||.
+    r"""Normalised momentum: d <- (1 - alpha) d + alpha delta, theta <- theta + learning_rate d / ||d||.
 
-    With the look-ahead of `fedrl.server.schedules.afedpg(alpha)` it is the server of AFedPG, and of NIGT before it.
-    Where d is zero there is no step.
+    With the look-ahead of `fedrl.server.schedules.afedpg(alpha)` it is the server of AFedPG, as in NIGT. Where d is
+    zero, no step is taken.
 
     Args:
-        learning_rate: Length of a step, over all parameters, at the start.
-        alpha: Weight of the newest change in the mean.
-        decay_steps: Let the length fall linearly to zero over so many merges, if given: steps that never get
-            shorter never settle.
+        learning_rate: The L2 norm of a step over all parameters, at the start.
+        alpha: The weight of the newest change in the moving mean.
+        decay_steps: The number of merges over which the norm of a step falls linearly to zero. Constant by default,
+            and then the iterates do not converge.
 
     Raises:
         ConfigError: A number is out of range.
@@ -84,6 +85,7 @@ def normalized_momentum(
     if decay_steps is not None:
         check_positive(decay_steps=decay_steps)
     rate = learning_rate if decay_steps is None else optax.linear_schedule(learning_rate, 0.0, decay_steps)
+    # Without debiasing, as in the paper; it would only scale d, whose norm is divided out.
     mean = optax.ema(1.0 - alpha, debias=False)
     return optax.chain(mean, _of_length_one(), optax.scale_by_learning_rate(rate))
 
@@ -96,14 +98,14 @@ def fedadam(
 
         m <- b1 m + (1 - b1) delta,      v <- b2 v + (1 - b2) delta^2,      at first m = 0 and v = tau^2
 
-    This is Algorithm 2 of the paper: unlike Adam, it does not divide m and v by 1 - b^t. While t is below some
-    1 / (1 - b2) rounds, v is smaller than in Adam and a step longer: under a constant change 2.1 times as long in
-    round 10 and 1.26 times in round 100. Use `optax.adam` as `server_optimizer` for Adam itself.
+    This is Algorithm 2 of the paper: unlike Adam, it does not divide m and v by 1 - b^t (bias correction). In the first
+    1 / (1 - b2) rounds or so, v is smaller than in Adam and steps are longer: for a constant change 2.1 times as long
+    in round 10 and 1.26 times in round 100. Use `optax.adam` as `server_optimizer` for Adam itself.
 
     Args:
         learning_rate: Above zero.
-        b1: What m keeps from round to round, in [0, 1).
-        b2: What v keeps from round to round, in [0, 1).
+        b1: The share of m that is kept from round to round, in [0, 1).
+        b2: The share of v that is kept from round to round, in [0, 1).
         tau: In units of the parameters, at least 1e-30.
 
     Raises:
@@ -116,7 +118,7 @@ def fedadam(
 def fedyogi(
     learning_rate: float = 0.01, b1: float = 0.9, b2: float = 0.99, tau: float = 1e-3
 ) -> optax.GradientTransformation:
-    """FedYogi: as FedAdam, but v moves by a share of delta^2, however far it has to go.
+    """FedYogi: FedAdam with an additive change of v, whose size does not depend on v.
 
         m <- b1 m + (1 - b1) delta,      v <- v - (1 - b2) delta^2 sign(v - delta^2),      at first m = 0 and v = tau^2
         theta <- theta + learning_rate m / (sqrt(v) + tau)
@@ -125,8 +127,8 @@ def fedyogi(
 
     Args:
         learning_rate: Above zero.
-        b1: What m keeps from round to round, in [0, 1).
-        b2: 1 less the share by which v moves, in [0, 1).
+        b1: The share of m that is kept from round to round, in [0, 1).
+        b2: 1 - b2 is the factor of delta^2 by which v changes; in [0, 1).
         tau: In units of the parameters, at least 1e-30.
 
     Raises:
@@ -154,15 +156,16 @@ def fedadagrad(learning_rate: float = 0.01, tau: float = 1e-3) -> optax.Gradient
 def _adaptive(
     learning_rate: float, b1: float, b2: float, tau: float, grow: Callable[[jax.Array, jax.Array], jax.Array]
 ) -> optax.GradientTransformation:
-    """Algorithm 2 of Reddi et al., which differs between its variants in how v grows: `(v, delta^2) -> v`."""
+    """Return Algorithm 2 of Reddi et al., whose variants differ in the update of v: `grow(v, delta^2) -> v`."""
     check_above_zero(learning_rate=learning_rate, tau=tau)
     _check_share(b1=b1, b2=b2)
     if tau < LEAST_TAU:
         raise ConfigError(
-            f"tau is {tau}. It keeps a denominator from being zero, and so little is lost in float32. Set it to "
+            f"tau is {tau}. It keeps a denominator above zero, and so small a number is lost in float32. Set it to "
             f"{LEAST_TAU} or more."
         )
 
+    # v starts at tau^2, the smallest initial value that Algorithm 2 of the paper allows.
     def init(params: Params) -> Adaptive:
         return Adaptive(jax.tree.map(jnp.zeros_like, params), jax.tree.map(lambda x: jnp.full_like(x, tau**2), params))
 
@@ -177,12 +180,13 @@ def _adaptive(
 
 
 def _of_length_one() -> optax.GradientTransformation:
-    """Make it x / ||x|| over all parameters, scaled by the largest entry first: then no square over- or underflows."""
+    """Return the transformation x -> x / ||x|| over all parameters; zero stays zero."""
 
     def update(
         updates: Params, state: optax.EmptyState, params: Params | None = None
     ) -> tuple[Params, optax.EmptyState]:
         del params
+        # Divided by the largest entry first, no square over- or underflows in float32.
         largest = jnp.stack([jnp.abs(x).max(initial=0.0) for x in jax.tree.leaves(updates)]).max()
         scaled = jax.tree.map(lambda x: x / jnp.where(largest > 0.0, largest, 1.0), updates)
         norm = jnp.sqrt(sum((x * x).sum() for x in jax.tree.leaves(scaled)))
@@ -194,4 +198,4 @@ def _of_length_one() -> optax.GradientTransformation:
 def _check_share(**values: float) -> None:
     for name, value in values.items():
         if not 0.0 <= value < 1.0:
-            raise ConfigError(f"{name} is {value}. It is what a moving mean keeps. Set it to 0 or more, below 1.")
+            raise ConfigError(f"{name} is {value}. It is the share that a mean keeps. Set it to 0 or more, below 1.")

@@ -1,15 +1,15 @@
-"""Who works when, how much, and whose update is merged with which scale: a state machine without IO, in NumPy.
+"""Schedule jobs and merges: a state machine in NumPy, without IO.
 
     init -> board        step(board, events) -> (board, actions)
 
-A schedule says when a version is complete (`fedrl.server.schedules`), a selection whom to send for, a workload how
-many local steps to ask for, an admission whose updates fit under a budget of bytes (`fedrl.server`). No parameters,
-no clock, no sockets, no JAX: the same events give the same actions, so a log of them can be replayed.
+The schedule decides when to merge, the selection which agents to dispatch, the local-steps rule how many steps each
+takes, and the upload budget which updates are sent. There are no parameters, clock, sockets or JAX: the same events
+give the same actions, so a log of events can be replayed.
 
-    idle --dispatch--> busy --arrived, lost, failed, ...--> idle        a turn
-    idle --dispatch, not there--> away --back--> idle
+    idle --dispatch--> busy --arrived, dropped, failed, ...--> idle        a job
+    idle --dispatch, offline--> absent --back--> idle
 
-A turn ends once: an update that arrives again, known by its agent and turn, is ignored.
+A job ends once: an update that arrives again is known by its agent and job number, and ignored.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from fedrl.server.upload_budget import left_for_updates
 
 WAIT_FOR_ALL = synchronous()
 IDLE, BUSY, ABSENT, WAITING = 0, 1, 2, 3
-"""WAITING: its update has arrived, and what becomes of it is to be known before the agent begins again."""
+"""The status of an agent. WAITING: its update has arrived, and the agent begins no job before the next merge."""
 UPLOAD_BUDGET, SELECTION = 1, 2
-"""Set the generators of a round apart: of admission, and of selection by each server of a tree."""
+"""Numbers in the seeds of a round's generators: of the upload budget, and of the selection of each server of a tree."""
 
 
 @dataclass(frozen=True)
 class Scheduler:
-    """A schedule, and the rules composed into it.
+    """A schedule with its selection, local steps and upload budget.
 
     Attributes:
-        schedule: When a version is complete.
-        selection: Who may be sent for; everybody by default.
-        local_steps: How many local steps each takes; always the same number by default.
-        upload_budget: Whose updates are merged, under a budget of bytes; all by default.
-        bids: What bids cost, if there is a budget.
-        group: `[agents]`, whose updates share a budget, and among whom a selection chooses; all of them by default.
-        delay_rounds: How many versions ago what an agent is sent was made: a whole number, one per agent, or a spread,
-            which is rounded. An agent hears the first version until there are as many.
+        schedule: When the server merges.
+        selection: Which agents are selected in a round; all by default.
+        local_steps: The local steps of each agent; the federation's by default.
+        upload_budget: Which updates are sent under a budget of bytes; all by default.
+        bids: The sizes of bids, if there is a budget.
+        group: Int `[agents]`, the server of each agent in a tree, for selections and budgets per server; one by default.
+        delay_rounds: The number of versions by which the parameters sent to agents are delayed: one number, one per
+            agent, or a distribution, whose draws are rounded. Earlier versions than the first count as the first.
     """
 
     schedule: Schedule = WAIT_FOR_ALL
@@ -61,31 +61,31 @@ class Scheduler:
 
     @property
     def redispatch(self) -> bool:
-        """Whether an agent that is done begins again before the next merge."""
+        """Return whether an agent that is done begins its next job before the next merge."""
         return self.schedule.redispatch
 
     @property
     def mixed(self) -> bool:
-        """Whether agents that work at the same time may have heard different versions."""
+        """Return whether agents that work at the same time may train from different versions."""
         return self.schedule.redispatch or self.schedule.stragglers == "keep" or self.delayed
 
     @property
     def delayed(self) -> bool:
-        """Whether agents may be sent what is not the newest."""
+        """Return whether agents may receive an older version than the newest."""
         return self.delay_rounds != 0
 
     @property
     def waits(self) -> bool:
-        """Whether an agent begins nothing before it is known what became of its update."""
+        """Return whether an agent waits for the merge, or for the answer to its bid, before its next job."""
         return not self.schedule.redispatch or self.upload_budget is not None
 
     @property
     def one_at_a_time(self) -> bool:
-        """Whether one event at a time has to be dealt with, since who goes on depends on the others."""
+        """Return whether events must be handled one by one, since which agent continues depends on the others."""
         return self.redispatch and (self.schedule.concurrency is not None or self.schedule.bound is not None)
 
     def init(self, steps: np.ndarray, key: Sequence[int]) -> Board:
-        """Before the first event."""
+        """Return the board before the first event, for the `steps` of each agent and the seed `key` of generators."""
         agents = len(steps)
         rules = [
             () if rule is None else rule.init(agents) for rule in (self.selection, self.local_steps, self.upload_budget)
@@ -117,7 +117,8 @@ class Scheduler:
         )
 
     def step(self, board: Board, events: Events) -> tuple[Board, Actions]:
-        """Take in what happened, and say what is to be done."""
+        """Handle events, and return the next board with the actions to take."""
+        # The arrays below are changed in place, so they are copied: the caller's board must stay what it was.
         changing = ("status", "turns", "done", "ended", "started_from", "steps_begun", "unread", "failing", "begun")
         board = board._replace(**{name: getattr(board, name).copy() for name in changing})
         now = float(events.time_s[-1]) if len(events.time_s) else 0.0
@@ -126,15 +127,13 @@ class Scheduler:
         return self._happened(board, events, now)
 
     def fresh(self, board: Board, events: Events) -> np.ndarray:
-        """Which events are news: all but those of turns that have ended before."""
+        """Return which events are new: all except those of jobs that have ended before."""
         if not len(events.dispatch):
             return np.ones(len(events.kind), bool)
         return np.asarray((events.kind == BACK) | (events.dispatch > board.ended[events.agent]))
 
-    # --- a version is opened -----------------------------------------------------------------------------------------
-
     def _opened(self, board: Board, events: Events, now: float) -> tuple[Board, Actions]:
-        """`events.agent` are those who may be sent for, whatever the selection says; -1 leaves it to that."""
+        """Open a version; `events.agent` are the cohort, in place of the selection's, or -1 for the selection's."""
         agents, number, before = len(board.status), int(board.version[0]) + 1, board.allowed
         if events.agent[0] >= 0:
             board = board._replace(allowed=np.isin(np.arange(agents), events.agent))
@@ -146,6 +145,7 @@ class Scheduler:
         if self.local_steps is not None:
             planned = _within(self.local_steps.plan(agents, number, board.local_steps), self.local_steps)
             board = board._replace(steps=planned.astype(np.int32))
+        # Called for its error: a budget that cannot take a single update fails here, not after the agents have trained.
         if self.upload_budget is not None and not self.redispatch:
             self._left(self._most(agents, np.flatnonzero(board.allowed)))
         board.failing[:] = False
@@ -155,10 +155,11 @@ class Scheduler:
         return self._go_on(board, self._free(board), now)
 
     def chosen(self, board: Board, number: int) -> np.ndarray:
-        """Whom the selection asks in a round; in trees each server by itself, among its agents."""
+        """Return the agents that the selection selects in a round; in a tree each server selects among its agents."""
         assert self.selection is not None
         found, groups = [], self._groups(len(board.status))
         for g in np.unique(groups):
+            # A single server has no number in its seed, so it selects the same cohorts as without a tree.
             mine = [] if (groups == groups[0]).all() else [SELECTION, g]
             rng = np.random.default_rng([*board.key[:-1].tolist(), number, *mine])
             chosen = self.selection.choose(rng, np.flatnonzero(groups == g), number, board.selection)
@@ -166,33 +167,30 @@ class Scheduler:
         return np.concatenate(found)
 
     def most_bids(self, agents: int) -> int:
-        """The most agents that one server asks in the first round and hears before it merges.
-
-        Raises:
-            ConfigError: The selection does not suit so many, or servers would wait for more than may come.
-        """
+        """Return the largest number of bids at one server before its first merge; refuse a plan that never merges."""
         ids = self.first_cohort(agents)
         if self.selection is not None and not self.redispatch and self.schedule.quorum > max(len(ids), 1):
             raise ConfigError(
-                f"{self.schedule!r} merges no fewer than {self.schedule.quorum} updates, and {self.selection!r} asks "
-                f"{len(ids)} agents in a round: nothing would ever be merged. Lower the quorum, or ask more agents."
+                f"{self.schedule!r} merges no fewer than {self.schedule.quorum} updates, and {self.selection!r} "
+                f"selects {len(ids)} agents: nothing would ever be merged. Lower the quorum, or select more agents."
             )
         if self.upload_budget is not None and self.redispatch and self._need(agents) > len(ids):
             raise ConfigError(
-                f"{self.schedule!r} waits for {self._need(agents)} updates, and {len(ids)} agents are asked, each of "
-                f"which waits for the answer to its bid ({self.upload_budget!r}): there would never be as many. Wait "
-                "for fewer, or ask more agents."
+                f"{self.schedule!r} waits for {self._need(agents)} updates, and {len(ids)} agents are selected, each "
+                f"of which waits for the answer to its bid ({self.upload_budget!r}): so many would never arrive. Wait "
+                "for fewer, or select more agents."
             )
         return self._most(agents, ids)
 
     def first_cohort(self, agents: int) -> np.ndarray:
-        """Whom servers ask in the first round."""
+        """Return the agents that are selected in the first round."""
         if self.selection is None:
             return np.arange(agents)
         return self.chosen(self.init(np.ones(agents, int), (0, 0, 0)), 1)
 
     def _most(self, agents: int, ids: np.ndarray) -> int:
-        """The most agents that one server hears before it merges: of these, or of all if those who are late go on."""
+        """Return the largest number of updates that one server receives before it merges, if `ids` are selected."""
+        # With stragglers "keep", updates of agents that are not in the cohort arrive as well.
         group = self._groups(agents)
         heard = group if self.schedule.stragglers == "keep" else group[ids]
         return min(int(np.bincount(heard).max(initial=0)), self._need(agents))
@@ -200,12 +198,11 @@ class Scheduler:
     def _groups(self, agents: int) -> np.ndarray:
         return np.zeros(agents, int) if self.group is None else self.group
 
-    # --- something happened ------------------------------------------------------------------------------------------
-
     def _happened(self, board: Board, events: Events, now: float) -> tuple[Board, Actions]:
         kind, ids = events.kind, events.agent
         if kind[0] == AWAY:
             board.status[ids] = ABSENT
+            # The dispatch counted a job that never began.
             board.turns[ids] -= 1
             board.begun[:] = (board.status == BUSY).any()
             return self._go_on(board, self._free(board) if self.one_at_a_time or not self.redispatch else NOBODY, now)
@@ -228,7 +225,7 @@ class Scheduler:
         return self._go_on(board, again, now, since_s)
 
     def _ended(self, board: Board, events: Events) -> Board:
-        """Turns end, and absences."""
+        """Record the end of jobs and of absences, with the updates that arrived."""
         kind, ids = events.kind, events.agent
         came, back = ids[kind == ARRIVED], ids[kind == BACK]
         board.status[ids] = np.where((kind == ARRIVED) & self.waits, WAITING, IDLE)
@@ -257,17 +254,18 @@ class Scheduler:
         )
 
     def _catch_up(self, board: Board, who: np.ndarray, others: np.ndarray) -> None:
-        """Who returns, or is asked again, is not waited for: it goes on where the slowest of the others is."""
+        """Raise the job counts of returning agents to that of the slowest other agent."""
+        # Else the others would wait under `bounded_staleness` until a returned agent has made up for its absence.
         others = board.done[others & self._counts(board)]
         if len(others):
             board.done[who] = np.maximum(board.done[who], others.min())
 
     def _counts(self, board: Board) -> np.ndarray:
-        """Who may be waited for: who is there, and may be sent for or is at work."""
+        """Return the agents that others may wait for: present, and either selected or at work."""
         return (board.status != ABSENT) & (board.allowed | (board.status == BUSY))
 
     def _completes(self, board: Board, kind: np.ndarray) -> np.ndarray:
-        """Which update makes a merge due: its agent is sent what the merge makes of it."""
+        """Return which event completes a merge: its agent begins again only after it, from the merged parameters."""
         last = np.zeros(len(kind), bool)
         if len(board.arrived) >= self._need(len(board.status)) and kind[-1] == ARRIVED:
             last[-1] = True
@@ -280,13 +278,12 @@ class Scheduler:
         if self._over(board) or (board.begun[0] and not self.redispatch and not (board.status == BUSY).any()):
             return True
         present = board.allowed & (board.status != ABSENT)
-        return bool(board.failing.any()) and not (present & ~board.failing).any()  # whoever is there fails
+        # If the training of every agent present fails, no update will ever arrive: merge nothing rather than wait.
+        return bool(board.failing.any()) and not (present & ~board.failing).any()
 
     def _over(self, board: Board) -> bool:
-        """Whether nobody is at work and nobody may be sent for: a cohort of nobody."""
+        """Return whether no agent is selected and none is at work: an empty cohort."""
         return not board.allowed.any() and not (board.status == BUSY).any()
-
-    # --- a merge is due ----------------------------------------------------------------------------------------------
 
     def _merge(self, board: Board, again: np.ndarray, since_s: np.ndarray) -> tuple[Board, Actions]:
         stragglers = np.flatnonzero(board.status == BUSY) if self.schedule.stragglers == "cancel" else NOBODY
@@ -307,7 +304,7 @@ class Scheduler:
         return done, Actions(again, since_s, stragglers, scale)
 
     def _selected(self, board: Board) -> tuple[np.ndarray, Board]:
-        """Whose updates fit under the budget; in trees, under that of each edge. Of others, what was bid is known."""
+        """Return which updates the budget accepts, per server in a tree, and the board after the decision."""
         assert self.upload_budget is not None
         assert self.bids is not None
         numbers = [*board.key[:-1].tolist(), int(board.version[0]) + 1, UPLOAD_BUDGET]
@@ -316,6 +313,7 @@ class Scheduler:
         everybody = self._groups(len(board.status))
         group = everybody[board.arrived]
         for g in np.unique(group):
+            # In the order of agents, not of arrival: ties and draws then do not depend on timing.
             mine = np.flatnonzero(group == g)
             mine = mine[np.argsort(board.arrived[mine], kind="stable")]
             ids, reports = board.arrived[mine], {name: x[mine] for name, x in board.reports.items()}
@@ -323,6 +321,7 @@ class Scheduler:
             left = self._left(len(mine), int(board.unread[everybody == g].sum()))
             taken[mine] = self.upload_budget.select(rng, ids, left, memory, reports, each)
             memory = self.upload_budget.observe(ids, taken[mine], memory, reports)
+        # A rejected update is never sent, and the reports in it neither; only its bid is known.
         known = {
             name: x if name in self.bids.names else np.where(taken, x, np.nan) for name, x in board.reports.items()
         }
@@ -335,9 +334,10 @@ class Scheduler:
         return max(left - unread * self.bids.bid_bytes, 0)
 
     def _observe(self, board: Board) -> Board:
-        """What agents told in their updates reaches those who decide about the next version."""
+        """Pass the reports of the merged updates to the selection and the local-steps rule."""
         if not len(board.arrived):
             return board
+        # In the order of agents: the float sums of a rule must not depend on the order of arrival.
         order = np.argsort(board.arrived, kind="stable")
         arrivals = Arrivals(board.arrived[order].astype(np.int32), board.age[order].astype(np.int32))
         reports = {name: x[order] for name, x in board.reports.items()}
@@ -348,20 +348,19 @@ class Scheduler:
             board = board._replace(local_steps=self.local_steps.observe(arrivals, board.local_steps, known))
         return board
 
-    # --- who begins --------------------------------------------------------------------------------------------------
-
     def _go_on(self, board: Board, ids: np.ndarray, now: float, since_s: np.ndarray = NOBODY) -> tuple[Board, Actions]:
-        """Send for these agents, and wait for what happens next."""
+        """Dispatch these agents, and state what to wait for next."""
         board = self._dispatched(board, ids)
         board.begun[:] |= (board.status == BUSY).any()
         since = since_s if len(since_s) == len(ids) else np.full(len(ids), now)
         overdue = now >= board.deadline_s[0]
+        # After the deadline a quorum is enough for a merge; before it, the whole buffer.
         wants = (self.schedule.quorum if overdue else self._need(len(board.status))) - len(board.arrived)
         wake_s = np.inf if overdue else float(board.deadline_s[0])
         return board, Actions(ids, since, wants=max(wants, 1), wake_s=wake_s)
 
     def _dispatched(self, board: Board, ids: np.ndarray) -> Board:
-        """They begin a turn, with what was made before their delays, or in the beginning."""
+        """Record that agents begin a job, from a version that is older by their delay, but not before the first."""
         board.status[ids] = BUSY
         board.started_from[ids] = np.maximum(board.version[0] - board.delay[ids], 0)
         board.steps_begun[ids] = board.steps[ids]
@@ -372,29 +371,30 @@ class Scheduler:
         return agents if self.schedule.buffer_size is None else self.schedule.buffer_size
 
     def _free(self, board: Board) -> np.ndarray:
-        """Who may begin: all that are idle, or those with the fewest turns; nobody who is far ahead."""
+        """Return the agents that may begin a job: all idle ones, or under `concurrency` those with the fewest jobs."""
         idle = np.flatnonzero((board.status == IDLE) & board.allowed & self._near(board))
         places = len(board.status) if self.schedule.concurrency is None else self.schedule.concurrency
         free = max(places - int((board.status == BUSY).sum()), 0)
         if len(idle) <= free:
             return idle
         turns = board.turns[idle]
-        place = turns + uniform(int(board.key[-1]), Purpose.TURN, idle, turns)  # drawn among equals
+        # A number in (0, 1) is added, which orders agents with equally many jobs at random and no others.
+        place = turns + uniform(int(board.key[-1]), Purpose.TURN, idle, turns)
         return np.sort(idle[np.argsort(place)[:free]])
 
     def _near(self, board: Board) -> np.ndarray:
-        """Who may go on: nobody who is more than `bound` turns ahead of the slowest that is there."""
+        """Return which agents are at most `bound` jobs ahead of the slowest agent present."""
         bound = self.schedule.bound
         if bound is None:
             return np.ones(len(board.done), bool)
         present = board.done[self._counts(board)]
+        # With no agent present, the largest int32 less `bound` lets all through; the difference can't overflow.
         return board.done - present.min(initial=np.iinfo(np.int32).max - bound) <= bound
 
 
 def _within(steps: np.ndarray, local_steps: LocalSteps) -> np.ndarray:
     if steps.min() < 1 or steps.max() > local_steps.most:
         raise ConfigError(
-            f"{local_steps!r} plans {steps.tolist()} local steps. Each is from 1 to {local_steps.most}, what programs "
-            "were compiled for. Raise the most it says."
+            f"{local_steps!r} plans {steps.tolist()} local steps. Programs take 1 to {local_steps.most}. Raise `most`."
         )
     return steps

@@ -1,13 +1,13 @@
-"""When the server merges, and when agents hear of it.
+"""Define schedules: when the server merges updates, and when agents receive the result.
 
-    synchronous        all, or the first n, or who is there by the deadline; then everybody begins anew
-    bounded_staleness  one at a time, but nobody runs more than so many iterations ahead of the slowest
-    fed_async          one at a time
-    fed_buff           so many at a time, whoever they are
-    afedpg             one at a time, and agents train where momentum will have carried the parameters
+    synchronous        merges all updates, the first n, or those that arrive by a deadline; then all agents begin anew
+    bounded_staleness  merges one update at a time; no agent gets more than so many iterations ahead of the slowest
+    fed_async          merges one update at a time
+    fed_buff           merges whenever so many updates have arrived
+    afedpg             merges one update at a time; agents train at parameters extrapolated along the momentum
 
-A schedule decides about time alone. What is merged, and how, stays with the federation: its stages, aggregator and
-server optimiser.
+A schedule decides only about time. The federation decides how updates are merged: its stages, aggregator and server
+optimiser.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from fedrl.server.staleness import Staleness, ignore_staleness, polynomial
 
 @record
 class Schedule:
-    """When the server merges, and when agents hear of it.
+    """The rule for when the server merges updates, and when agents receive the result.
 
     Attributes:
-        buffer_size: Updates that make a merge; None for all of those who are at work.
-        redispatch: Whether an agent that is done is sent what the server holds at once, or at the next merge.
-        staleness: What a stale update is scaled by.
-        mixing: What every update is scaled by, besides; None for one over the number of agents.
-        mix_models: Whether an update says where to go (to the agent's parameters), or how far (its change).
-        deadline_s: Seconds after which the server merges what it has, if that is a quorum.
-        quorum: Updates without which a merge is abandoned, or a deadline is ignored.
-        stragglers: What becomes of agents still at work when the server merges: "cancel" calls them back, "keep" lets
-            them go on.
-        concurrency: Agents at work at a time; None for all.
-        bound: Iterations that an agent may be ahead of the slowest; None for any number.
-        momentum: alpha of the look-ahead; 1 for none.
+        buffer_size: The number of updates in a merge; None for the updates of all selected agents.
+        redispatch: Whether an agent that is done receives the current parameters at once (True) or at the next merge.
+        staleness: The factor of a stale update.
+        mixing: A further factor of every update; None for one over the number of agents.
+        mix_models: Whether an update moves the server towards the agent's parameters (True) or by the agent's change.
+        deadline_s: The seconds after which the server merges the updates it has, if they are a quorum.
+        quorum: The least number of updates in a merge; with fewer, a deadline passes without one.
+        stragglers: What happens to jobs still running when the server merges: "cancel" or "keep".
+        concurrency: The largest number of agents that work at a time; None for all.
+        bound: The largest number of iterations that an agent may be ahead of the slowest; None for any number.
+        momentum: alpha of the look-ahead of `afedpg`; 1 for none.
+        call: The constructor call that made the schedule.
     """
 
     buffer_size: int | None
@@ -56,7 +56,8 @@ class Schedule:
     call: Call | None = None
 
     def scale(self, staleness: np.ndarray, agents: int) -> np.ndarray:
-        """What updates are scaled by that are so many versions old, float32."""
+        """Return the factor of each update, float32, from its staleness in versions."""
+        # float32 throughout, as the factor multiplies weights that agents compute in float32.
         mixing = 1.0 / agents if self.mixing is None else self.mixing
         return np.asarray(np.float32(mixing) * np.asarray(self.staleness.weight(staleness), np.float32), np.float32)
 
@@ -70,30 +71,34 @@ def synchronous(
     stragglers: str = "cancel",
     staleness: Staleness = ignore_staleness(),
 ) -> Schedule:
-    """Rounds: all begin together, and the server waits for all of them, the first few, or until a deadline.
+    """Merge in rounds: all agents begin together, and the server waits for all, for the first few, or until a deadline.
 
-    A drop-out is noticed when its update would have been due. If the deadline passes without a quorum, the server goes
-    on waiting for one; if too few are left to make one, the round is abandoned and nothing is merged.
+    A drop-out is noticed when its update would have been due. If the deadline passes without a quorum, the server
+    continues to wait for one; if too few agents are left for a quorum, the round ends without a merge.
 
     Args:
-        buffer_size: Updates to wait for ("elastic" synchronisation); by default those of all agents that were asked.
-        deadline_s: Seconds from the beginning of a round to its end at the latest.
-        quorum: The least number of updates to merge.
-        stragglers: "cancel" calls back those still at work at the end of a round, as if they had never begun; "keep"
-            lets them go on, and merges their updates in the round in which they come.
-        staleness: What late updates are scaled by.
+        buffer_size: The number of updates to wait for ("elastic" synchronisation); all selected agents by default.
+        deadline_s: The longest duration of a round in seconds.
+        quorum: The least number of updates in a merge.
+        stragglers: "cancel" ends jobs that are still running at the end of a round, as if they had never begun; "keep"
+            lets them run, and merges their updates in the round in which they arrive.
+        staleness: The factor of late updates.
 
     Raises:
-        ConfigError: A number is out of range, or `stragglers` is not known.
+        ConfigError: A number is out of range, or `stragglers` is unknown.
+
+    >>> synchronous(5, deadline_s=60.0)
+    synchronous(buffer_size=5, deadline_s=60.0)
     """
     check_positive(quorum=quorum, **({} if buffer_size is None else {"buffer_size": buffer_size}))
     check_one_of(stragglers, ("cancel", "keep"), "stragglers")
+    # `not >` in place of `<=`, so that NaN is refused as well.
     if not deadline_s > 0.0:
-        raise ConfigError(f"deadline_s is {deadline_s}. Nobody could meet it. Set it above 0, or leave it out.")
+        raise ConfigError(f"deadline_s is {deadline_s}. No agent could meet it. Set it above 0, or leave it out.")
     if buffer_size is not None and quorum > buffer_size:
         raise ConfigError(
-            f"quorum is {quorum} and wait_for is {buffer_size}. The server would merge before there is a quorum. "
-            "Let the quorum be at most wait_for."
+            f"quorum is {quorum} and buffer_size is {buffer_size}. The server would merge before there is a quorum. "
+            "Set the quorum to at most buffer_size."
         )
     return Schedule(buffer_size, False, staleness, deadline_s=deadline_s, quorum=quorum, stragglers=stragglers)
 
@@ -102,18 +107,23 @@ def synchronous(
 def fed_async(
     mixing: float = 0.6, *, staleness: Staleness = polynomial(0.5), concurrency: int | None = None
 ) -> Schedule:
-    """FedAsync: theta <- (1 - a) theta + a theta_k with a = mixing * s(tau), as each agent comes.
+    """FedAsync: theta <- (1 - a) theta + a theta_k with a = mixing * s(tau), for each update as it arrives.
 
-    theta_k are the agent's parameters after training from a version that may be tau behind; the agent goes on from the
-    new theta at once. The paper also anchors local training: `chain(fedprox(rho), ...)` as the learner's optimiser.
+    theta_k are the agent's parameters after training from a version that is tau merges old; the agent then continues
+    from the new theta at once. The paper also anchors local training: `chain(fedprox(rho), ...)` as the learner's
+    optimiser.
 
     Args:
-        mixing: How far the server goes to a fresh agent's parameters.
+        mixing: The weight of a fresh agent's parameters, in (0, 1].
         staleness: s(tau).
-        concurrency: Agents at work at a time; all by default. The next one is among those who had the fewest turns.
+        concurrency: The largest number of agents that work at a time; all by default. The next one is drawn from those
+            with the fewest jobs.
 
     Raises:
         ConfigError: A number is out of range.
+
+    >>> fed_async(0.5).scale(np.array([0, 3]), agents=10).tolist()
+    [0.5, 0.25]
     """
     if not 0.0 < mixing <= 1.0:
         raise ConfigError(
@@ -129,15 +139,19 @@ def fed_buff(
 ) -> Schedule:
     """FedBuff: theta <- theta + mean of s(tau_k) Delta_k, as soon as a buffer of updates is full.
 
-    An agent that is done goes on at once from what the server holds, or makes room for another.
+    An agent that is done continues at once from the server's current parameters, or another agent takes its place.
 
     Args:
-        buffer_size: Updates that make a merge.
+        buffer_size: The number of updates in a merge.
         staleness: s(tau).
-        concurrency: Agents at work at a time; all by default. The next one is among those who had the fewest turns.
+        concurrency: The largest number of agents that work at a time; all by default. The next one is drawn from those
+            with the fewest jobs.
 
     Raises:
         ConfigError: A number is out of range.
+
+    >>> fed_buff(5, concurrency=20)
+    fed_buff(buffer_size=5, concurrency=20)
     """
     check_positive(buffer_size=buffer_size)
     _check_concurrency(concurrency)
@@ -146,22 +160,25 @@ def fed_buff(
 
 @component("schedule", reference="Ho et al. (2013), https://papers.nips.cc/paper/4894")
 def bounded_staleness(bound: int = 3, *, mixing: float | None = None) -> Schedule:
-    """Stale synchronous parallel: every update is added as it comes, and nobody runs far ahead.
+    """Stale synchronous parallel (SSP): add every update as it arrives, and let no agent get far ahead.
 
-    An agent that has done c iterations waits until the slowest one present has done at least c - bound. With bound 0
-    agents go in step.
+    An agent that has done c iterations waits until the slowest agent present has done at least c - bound. With bound 0
+    all agents are in step.
 
     Args:
-        bound: Iterations between the fastest and the slowest.
-        mixing: What an update is scaled by; one over the number of agents by default, so that an iteration of all
-            agents moves the parameters like a round of FedAvg.
+        bound: The largest number of iterations between the fastest and the slowest agent.
+        mixing: The factor of an update; one over the number of agents by default, so that one iteration of all agents
+            changes the parameters like a round of FedAvg.
 
     Raises:
         ConfigError: A number is out of range.
+
+    >>> bounded_staleness(2).scale(np.array([0, 1]), agents=4).tolist()
+    [0.25, 0.25]
     """
     if bound < 0:
         raise ConfigError(
-            f"bound is {bound}. Nobody can be ahead of the slowest by less than nothing. Set it to 0 or more."
+            f"bound is {bound}. It counts iterations that an agent may be ahead of the slowest. Set it to 0 or more."
         )
     if mixing is not None:
         check_above_zero(mixing=mixing)
@@ -172,24 +189,28 @@ def bounded_staleness(bound: int = 3, *, mixing: float | None = None) -> Schedul
 def afedpg(
     alpha: float = 0.5, *, staleness: Staleness = ignore_staleness(), concurrency: int | None = None
 ) -> Schedule:
-    r"""AFedPG: agents gather experience where the momentum will have carried the parameters, and come one at a time.
+    r"""AFedPG: agents train at a look-ahead point along the server's momentum, and each update is merged as it arrives.
 
-    Sent out is the look-ahead point
+    Agents receive the look-ahead point
 
         theta~ = theta + ((1 - alpha) / alpha) (theta - theta_previous),
 
-    and the server takes steps of a given length along the momentum d <- (1 - alpha) d + alpha g of what comes back. So
-    give it the same alpha, `server_optimizer=normalized_momentum(rate, alpha)`; the paper's agents send policy
-    gradients, `payload="gradient"`, and changes of parameters will do, too. The analysis lets alpha fall over time;
-    here it is constant. The idea is that of NIGT (Cutkosky & Mehta, 2020), with agents that come when they come.
+    and the server takes steps of a given length along the momentum d <- (1 - alpha) d + alpha g of the updates g. So
+    the server needs the same alpha: `server_optimizer=normalized_momentum(rate, alpha)`. The paper's agents send policy
+    gradients, `payload="gradient"`; changes of parameters are possible, too. The analysis decreases alpha over time;
+    here it is constant. The method is NIGT (Cutkosky & Mehta, 2020) with asynchronous agents.
 
     Args:
-        alpha: Weight of the newest update in the momentum; 1 looks nowhere.
-        staleness: What a stale update is scaled by besides; the paper scales nothing.
-        concurrency: Agents at work at a time; all by default. The next one is among those who had the fewest turns.
+        alpha: The weight of the newest update in the momentum; 1 for no look-ahead.
+        staleness: A further factor of stale updates; the paper uses none.
+        concurrency: The largest number of agents that work at a time; all by default. The next one is drawn from those
+            with the fewest jobs.
 
     Raises:
         ConfigError: A number is out of range.
+
+    >>> afedpg(0.2).momentum
+    0.2
     """
     if not 0.0 < alpha <= 1.0:
         raise ConfigError(f"alpha is {alpha}. It is the weight of the newest update. Set it above 0, to at most 1.")
@@ -203,15 +224,22 @@ def _check_concurrency(concurrency: int | None) -> None:
 
 
 def check_hangs(devices: Clock, schedule: Schedule, asked: int) -> None:
-    """Refuse hangs that nobody ever notices where one of so many agents that are asked stops the run.
+    """Refuse hangs that are never noticed where the first one would stop the run.
+
+    Args:
+        devices: The clock, with the probability of a hang.
+        schedule: The schedule.
+        asked: The number of agents selected in a round.
 
     Raises:
-        ConfigError: The schedule waits for every agent, however long it takes.
+        ConfigError: The schedule waits for every agent without a limit.
     """
     if not devices.hang or math.isfinite(devices.hang_s):
         return
+    # A run stops if the schedule needs the update of every agent; it survives a hang if others can fill its place.
     if schedule.bound is not None:
-        waits = True  # for the slowest
+        # The bound makes all agents wait for the slowest.
+        waits = True
     elif schedule.redispatch:
         waits = False
     elif math.isfinite(schedule.deadline_s):
@@ -221,7 +249,7 @@ def check_hangs(devices: Clock, schedule: Schedule, asked: int) -> None:
     if waits:
         raise ConfigError(
             f"hang is {devices.hang:g} and hang_s is inf, and {schedule!r} waits for all {asked} agents that are "
-            "asked, so the first one that hangs would stop the run for ever. Say after how many seconds a hang is "
+            "selected, so the first one that hangs would stop the run for ever. Set the seconds after which a hang is "
             "noticed (hang_s), give the schedule a deadline (deadline_s) with a quorum below that number, or let it "
             "wait for fewer."
         )

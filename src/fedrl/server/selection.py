@@ -1,4 +1,4 @@
-"""Who is asked: rules that choose the cohort of a round among the agents of a server."""
+"""Select the cohort of a round among the agents of a server."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ from fedrl.server.decisions import LastReports, Reports, Selection, no_reports, 
 
 @component("selection", reference="McMahan et al. (2017), https://arxiv.org/abs/1602.05629")
 def uniform(cohort: int) -> Selection:
-    """Ask so many agents at random, every cohort equally likely.
+    """Select agents at random, every cohort of this size with the same probability.
 
     Args:
-        cohort: How many agents take part in a round.
+        cohort: The number of agents in a round.
 
     Raises:
-        ConfigError: There are not so many.
+        ConfigError: The cohort is below one or larger than the number of agents.
+
+    >>> ids = np.arange(10)
+    >>> len(uniform(3).choose(np.random.default_rng(0), ids, 1, ()))
+    3
     """
     check_positive(cohort=cohort)
 
@@ -36,13 +40,16 @@ def uniform(cohort: int) -> Selection:
 
 @component("selection", reference="McMahan et al. (2017), https://arxiv.org/abs/1602.05629")
 def round_robin(cohort: int) -> Selection:
-    """Ask one group after the other: within K / cohort rounds everybody has been asked once.
+    """Select one group of agents after the other, so that K / cohort rounds select each of K agents once.
 
     Args:
-        cohort: How many agents take part in a round.
+        cohort: The number of agents in a round.
 
     Raises:
-        ConfigError: There are not so many.
+        ConfigError: The cohort is below one or larger than the number of agents.
+
+    >>> [round_robin(2).choose(np.random.default_rng(0), np.arange(3), t, ()).tolist() for t in (1, 2, 3)]
+    [[0, 1], [2, 0], [1, 2]]
     """
     check_positive(cohort=cohort)
 
@@ -55,31 +62,35 @@ def round_robin(cohort: int) -> Selection:
 
 @component("selection", reference="Lai et al. (2021), https://arxiv.org/abs/2010.06081")
 def oort(cohort: int, utility: str = "norm", epsilon: float = 0.1) -> Selection:
-    """Ask the agents whose last contribution was the most useful, and a few others at random.
+    """Select the agents with the highest reported utility, and a random share of others.
 
-    As in Oort, a share of the cohort explores and the rest are those of the highest utility. Unlike in Oort, utility is
-    what the agents tell: the norm of their last update, or their loss; the speed of an agent is left out. Agents never
-    heard of come first.
+    As in Oort, a share of the cohort explores and the rest have the highest utility. Unlike in Oort, the utility is a
+    reported scalar, the norm of the last update or the loss, and the speed of an agent does not count. Agents that have
+    not reported yet come first.
 
-    What leaves an agent beside its update is that number, four bytes in the open.
+    Each agent reports this scalar beside its update: four bytes, unprotected.
 
     Args:
-        cohort: How many agents take part in a round.
+        cohort: The number of agents in a round.
         utility: "norm" or "loss".
-        epsilon: The share of the cohort that is drawn from all the others, in [0, 1], on average over rounds: where
-            it is not a whole number of agents, a lot rounds it up or down. 0.1 of 5 is one agent in half of the rounds.
+        epsilon: The share of the cohort drawn from all other agents, in [0, 1], on average over rounds: a fractional
+            number of agents is rounded up or down at random. 0.1 of 5 is one agent in half of the rounds.
 
     Raises:
-        ConfigError: An argument is out of range, or there are not so many agents.
+        ConfigError: An argument is out of range, or the cohort is larger than the number of agents.
+
+    >>> oort(5, epsilon=0.2).requested
+    ('norm',)
     """
     check_positive(cohort=cohort)
     check_one_of(utility, ("norm", "loss"), "utility")
     if not 0.0 <= epsilon <= 1.0:
-        raise ConfigError(f"exploration is {epsilon}. It is a share of the cohort. Set it between 0 and 1.")
+        raise ConfigError(f"epsilon is {epsilon}. It is a share of the cohort. Set it between 0 and 1.")
 
     def choose(rng: np.random.Generator, ids: np.ndarray, number: int, state: LastReports) -> np.ndarray:
         del number
         ranked = ids[_highest_first(rng, state.value[ids])]
+        # floor(x + u) with u uniform on [0, 1) is x on average, so small cohorts explore as often as `epsilon` says.
         exploited = max(_at_most(cohort, ids) - math.floor(epsilon * cohort + rng.random()), 0)
         others = rng.permutation(ranked[exploited:])
         return np.concatenate([ranked[:exploited], others[: cohort - exploited]])
@@ -92,22 +103,25 @@ def oort(cohort: int, utility: str = "norm", epsilon: float = 0.1) -> Selection:
 
 @component("selection", reference="Cho, Wang & Joshi (2020), https://arxiv.org/abs/2010.01243")
 def power_of_choice(cohort: int, candidates: int, reference_return: float | None = None) -> Selection:
-    """Draw some candidates, and ask those of them whose loss is the highest.
+    """Draw candidates at random, and select those with the highest loss.
 
-    The variant of the paper that goes by the last loss each agent told, so that candidates need not be asked for it:
-    an agent never heard of has the highest. More candidates lean harder to agents that fare badly; as many candidates
-    as the cohort is random selection.
+    This is the paper's variant with the last loss that each agent reported, so candidates send nothing to be compared;
+    agents that have not reported yet come first. More candidates prefer agents with a high loss more strongly; as many
+    candidates as the cohort is uniform selection.
 
-    What leaves an agent beside its update is its loss, four bytes in the open: "loss", or "return" if
-    `reference_return` is given.
+    Each agent reports its loss beside its update, four bytes, unprotected: "loss", or "return" if `reference_return` is
+    given.
 
     Args:
-        cohort: How many agents take part in a round, m in the paper.
-        candidates: How many are drawn at random, d in the paper, at least the cohort.
-        reference_return: The best mean return there is. With it, the loss of an agent is best - return.
+        cohort: The number of agents in a round, m in the paper.
+        candidates: The number of agents drawn at random, d in the paper, at least the cohort.
+        reference_return: The best possible mean return. With it, the loss of an agent is reference_return - return.
 
     Raises:
-        ConfigError: There are fewer candidates than are asked, or fewer agents than candidates.
+        ConfigError: There are fewer candidates than the cohort, or fewer agents than candidates.
+
+    >>> power_of_choice(2, 4, reference_return=500.0).requested
+    ('return',)
     """
     check_positive(cohort=cohort)
     if candidates < cohort:
@@ -135,16 +149,16 @@ def power_of_choice(cohort: int, candidates: int, reference_return: float | None
     "selection", reference="resource-aware selection: Nishio & Yonetani (2019), https://arxiv.org/abs/1804.08333"
 )
 def by_capacity(cohort: int, capacity: Sequence[float]) -> Selection:
-    """Draw agents in proportion to their capacity, one after the other, nobody twice.
+    """Draw agents with probabilities in proportion to their capacity, without replacement.
 
-    Agents that can do more are asked more often; none is left out for good, as a hard limit would.
+    Agents with more capacity are selected more often, and no agent is excluded, unlike with a hard limit.
 
     Args:
-        cohort: How many agents take part in a round.
-        capacity: Of each agent, in any one unit: steps per second, bytes per second.
+        cohort: The number of agents in a round.
+        capacity: The capacity of each agent, `[agents]`, in any common unit such as steps or bytes per second.
 
     Raises:
-        ConfigError: A capacity is not above zero, or there are not so many agents as capacities.
+        ConfigError: A capacity is not above zero, or there is not one for each agent.
     """
     check_positive(cohort=cohort)
     for one in capacity:
@@ -166,11 +180,11 @@ def by_capacity(cohort: int, capacity: Sequence[float]) -> Selection:
 def _at_most(count: int, ids: np.ndarray, name: str = "cohort") -> int:
     if count > len(ids):
         raise ConfigError(
-            f"{name} is {count} and a server asks among {len(ids)} agents. Nobody is asked twice. Set it lower."
+            f"{name} is {count} and a server selects from {len(ids)} agents. No agent is selected twice. Set it lower."
         )
     return count
 
 
 def _highest_first(rng: np.random.Generator, value: np.ndarray) -> np.ndarray:
-    """Places by value, the unknown first, ties at random."""
+    """Return the order of descending values, the unknown (NaN) first, ties in random order."""
     return np.lexsort((rng.random(len(value)), -np.where(np.isnan(value), np.inf, value)))

@@ -1,8 +1,8 @@
-"""Staleness: how much an update still counts that started from parameters the server has since left behind.
+"""Define staleness weights: the factor of an update that was computed from an older version of the parameters.
 
-tau = the server's version now - the version the update started from      s(tau) multiplies the update's weight
+    tau = the server's version now - the version the agent trained from      s(tau) multiplies the update's weight
 
-A fresh update (tau = 0) always counts in full, so a synchronous round is the same under every rule.
+A fresh update (tau = 0) always has the factor 1, so a synchronous round is the same under every rule.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ XIE = "Xie, Koyejo & Gupta (2019), https://arxiv.org/abs/1903.03934"
 
 @record
 class Staleness:
-    """How an update's weight falls with its age.
+    """The factor of an update as a function of its staleness.
 
     Attributes:
-        weight: `tau -> s(tau)`, both of any shape; tau counts server versions, s lies in (0, 1] and s(0) = 1.
+        weight: `tau -> s(tau)`, both of any shape; tau is in versions of the server, s is in (0, 1], and s(0) = 1.
+        call: The constructor call that made the rule.
     """
 
     weight: Callable[[Int[np.ndarray, "*agents"]], Float32[np.ndarray, "*agents"]]
@@ -34,7 +35,7 @@ class Staleness:
 
 @component("staleness", reference=XIE)
 def ignore_staleness() -> Staleness:
-    """Every update counts in full, however old: s(tau) = 1.
+    """Weigh all updates equally, whatever their staleness: s(tau) = 1.
 
     >>> import numpy as np
     >>> ignore_staleness().weight(np.array([0, 7])).tolist()
@@ -45,10 +46,10 @@ def ignore_staleness() -> Staleness:
 
 @component("staleness", reference=XIE)
 def polynomial(exponent: float = 0.5) -> Staleness:
-    """The weight falls like a power of the age: s(tau) = (tau + 1)^(-a).
+    """Decrease the weight as a power of the staleness: s(tau) = (tau + 1)^(-a).
 
     Args:
-        exponent: a, above zero; the paper tries 0.5.
+        exponent: a, above zero; 0.5 in the paper's experiments.
 
     Raises:
         ConfigError: The exponent is not above zero.
@@ -58,16 +59,17 @@ def polynomial(exponent: float = 0.5) -> Staleness:
     [1.0, 0.5]
     """
     check_above_zero(exponent=exponent)
+    # Computed in float64 and rounded to float32 once.
     return Staleness(lambda tau: _rounded((_age(tau) + 1.0) ** -exponent))
 
 
 @component("staleness", reference=XIE)
 def hinge(slope: float = 10.0, patience: float = 4.0) -> Staleness:
-    """Full weight up to an age, then a hyperbola: s(tau) = 1 if tau <= b, else 1 / (a (tau - b) + 1).
+    """Keep the weight up to a staleness b, then decrease it: s(tau) = 1 if tau <= b, else 1 / (a (tau - b) + 1).
 
     Args:
-        slope: a, above zero: how fast the weight falls once it does.
-        patience: b, in server versions: the age up to which an update counts in full.
+        slope: a, above zero: the speed of the decrease beyond b.
+        patience: b, in versions of the server: the largest staleness with weight 1.
 
     Raises:
         ConfigError: The slope is not above zero, or the patience is below zero.
@@ -78,12 +80,12 @@ def hinge(slope: float = 10.0, patience: float = 4.0) -> Staleness:
     """
     check_above_zero(slope=slope)
     if not 0.0 <= patience < math.inf:
-        raise ConfigError(f"patience is {patience}. It is an age in server versions. Set it to 0 or more.")
+        raise ConfigError(f"patience is {patience}. It is a staleness in server versions. Set it to 0 or more.")
     return Staleness(lambda tau: _rounded(1.0 / (slope * np.maximum(_age(tau) - patience, 0.0) + 1.0)))
 
 
 def _age(tau: np.ndarray) -> np.ndarray | np.float64:
-    """As a real number; an update from the future, which no engine makes, is as good as new."""
+    """Return the staleness as float64; a negative one, which no engine produces, counts as 0."""
     return np.maximum(np.asarray(tau, np.float64), 0.0)
 
 

@@ -1,6 +1,6 @@
-"""Whose updates are sent, if not all of them fit: the most useful first, under a budget of bytes.
+"""Select which updates are sent under a budget of bytes.
 
-all train --> bid: what is yours worth? --> the best that fit --> only they send their updates
+all selected agents train --> each sends a bid --> the server selects the best that fit --> only these are sent
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ ASKED = {"norm": "norm", "loss": "loss", "improvement": "return"}
 
 
 class Waiting(NamedTuple):
-    """What the server remembers of each agent, `[agents]`.
+    """The server's memory of each agent, `[agents]`.
 
     Attributes:
-        value: The last return it told; NaN for one that never did.
-        rejected: How often in a row its update was not admitted.
+        value: The last reported return; NaN before there is one.
+        rejected: The number of rejections in a row.
     """
 
     value: np.ndarray
@@ -31,31 +31,34 @@ class Waiting(NamedTuple):
 
 @component("upload_budget", reference="greedy knapsack: Dantzig (1957), https://doi.org/10.1287/opre.5.2.266")
 def greedy(budget_bytes: int, usefulness: str = "norm", patience: int | None = None) -> UploadBudget:
-    """Merge the most useful updates first, until a budget of bytes is used up.
+    """Send the updates with the highest usefulness per byte first, until a budget of bytes is used up.
 
-    Everybody who was asked trains and bids: it tells what its update is worth. The server admits updates in the order
-    of their worth per byte, passing over those that do not fit any more, and only those admitted are sent. With updates
-    of one size these are the most useful; of unlike sizes, it is the greedy rule for the knapsack.
+    Every selected agent trains and sends a bid: the usefulness of its update. The server selects updates in the order
+    of usefulness per byte, skips those that no longer fit, and only the selected ones are sent. For updates of equal
+    size these are the most useful ones; for unequal sizes, this is the greedy rule for the knapsack problem.
 
         norm           ||Delta_k||, before any stage
-        loss           the mean loss of its local steps
-        improvement    R_k(t) - R_k(t'), t' the last round it knew a return; who is new comes first
+        loss           the mean loss of the agent's local steps
+        improvement    R_k(t) - R_k(t'), t' the last round with a known return; agents without one come first
 
-    An agent that was turned away goes on as if it had not been asked: its stages remember what they did before, its
-    optimiser and whatever it keeps to itself what it has learned. The update is not kept for later. It was made where
-    the others have moved on from, and would be merged with more weight than it had.
+    A rejected agent continues as if it had not been selected: its stages return to their previous state, while its
+    optimiser and its personal parameters keep what they learned. The update is discarded, as it would be stale by the
+    next round and be merged with too much weight.
 
-    What leaves an agent beside its update is its bid, four bytes in the open, and four more where the size of an update
-    depends on what is in it. An answer takes one byte. All of it is counted, and the budget holds for bids and updates.
+    Each agent sends its bid, four bytes, unprotected, and four more where the size of an update depends on its content.
+    The answer takes one byte. The budget covers bids and updates.
 
     Args:
-        budget_bytes: What all agents together may send until the next merge; under `fed_buff` and its like a round of
-            the records has several.
+        budget_bytes: The bytes that all agents together may send until the next merge. With asynchronous schedules such
+            as `fed_buff`, a recorded round has several merges.
         usefulness: "norm", "loss" or "improvement".
-        patience: After being turned away so often in a row, an agent comes before all others; never by default.
+        patience: The number of rejections in a row after which an agent comes before all others; never by default.
 
     Raises:
-        ConfigError: An argument is out of range; when used, the bids and the smallest update are beyond the budget.
+        ConfigError: An argument is out of range; when used, the bids and the smallest update exceed the budget.
+
+    >>> greedy(10_000, "improvement").requested
+    ('return',)
     """
     check_positive(budget_bytes=budget_bytes, **({} if patience is None else {"patience": patience}))
     check_one_of(usefulness, tuple(ASKED), "usefulness")
@@ -70,9 +73,12 @@ def greedy(budget_bytes: int, usefulness: str = "norm", patience: int | None = N
         bid = reports[asked].astype(np.float64)
         before = state.value[ids] if usefulness == "improvement" else np.zeros(len(ids))
         worth = np.where(np.isnan(before), np.inf, bid - before)
-        worth[~np.isfinite(bid)] = -np.inf  # who can't tell, or whose update the server would refuse, comes last
+        # Last come agents without a usable bid, and those whose update the server would reject anyway.
+        worth[~np.isfinite(bid)] = -np.inf
+        # Of negative worths, the larger update has the worse density, so they are multiplied by their size.
         density = np.where(worth > 0.0, worth / sizes, worth * sizes)
         overdue = np.zeros(len(ids), bool) if patience is None else state.rejected[ids] >= patience
+        # `lexsort` sorts by its last key first: overdue agents, then density, then a random number for ties.
         order = np.lexsort((rng.random(len(ids)), -density, ~overdue))
         selected = np.zeros(len(ids), bool)
         for k in order:
@@ -91,16 +97,22 @@ def greedy(budget_bytes: int, usefulness: str = "norm", patience: int | None = N
 
 
 def left_for_updates(upload_budget: UploadBudget, bids: int, bid_bytes: int, smallest: int) -> int:
-    """What of the budget is left for updates when so many have bid.
+    """Return the bytes of the budget that are left for updates after so many bids.
+
+    Args:
+        upload_budget: The rule with the budget.
+        bids: The number of bids.
+        bid_bytes: The size of a bid.
+        smallest: The size of the smallest update.
 
     Raises:
-        ConfigError: Not even the smallest update would fit; it says how much would be needed.
+        ConfigError: Not even the smallest update would fit; the message has the necessary budget.
     """
     left = upload_budget.budget_bytes - bids * bid_bytes
     if left < smallest:
         raise ConfigError(
             f"budget_bytes is {upload_budget.budget_bytes}. Bids of {bid_bytes} bytes from {bids} agents and one "
             f"update of {smallest} bytes take {bids * bid_bytes + smallest}, so nothing would ever be sent. Set it to "
-            "that or more, ask fewer agents, or make updates smaller with a stage."
+            "that or more, select fewer agents, or make updates smaller with a stage."
         )
     return left

@@ -1,1 +1,1 @@
-"""Messages as bytes: the codec, and formats for what a stage sends in place of arrays."""
+"""Encode messages as bytes: the codec, and formats for the nodes that a stage sends instead of arrays."""

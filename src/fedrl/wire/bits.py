@@ -1,7 +1,7 @@
-"""Whole numbers of a few bits each, packed without gaps.
+"""Pack integers of a few bits each without gaps.
 
 Number i occupies bits i * width to (i + 1) * width - 1 of the run, least significant bit first; bit j of the run is bit
-j % 8 of byte j // 8. The last byte is filled up with zeros, so a run of n numbers takes ceil(n * width / 8) bytes.
+j % 8 of byte j // 8. The last byte is padded with zeros, so a run of n numbers takes ceil(n * width / 8) bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fedrl.core.errors import WireError
 
 
 def size_of(count: Any, width: int) -> Any:
-    """Bytes of a run of `count` numbers of `width` bits; `count` may be traced.
+    """Return the bytes of a run of `count` numbers of `width` bits; `count` may be traced.
 
     >>> size_of(count=9, width=3)
     4
@@ -23,7 +23,7 @@ def size_of(count: Any, width: int) -> Any:
 
 
 def width_of(highest: int) -> int:
-    """Bits of a number from 0 to `highest`: none if there is only one.
+    """Return the bits of a number from 0 to `highest`; 0 if there is only one such number.
 
     >>> [width_of(n) for n in (0, 1, 4, 255)]
     [0, 1, 3, 8]
@@ -32,7 +32,7 @@ def width_of(highest: int) -> int:
 
 
 def pack(numbers: np.ndarray, width: int) -> bytes:
-    """The run of these numbers, each from 0 to 2^width - 1.
+    """Pack numbers from 0 to 2^width - 1 into a run of bytes.
 
     >>> pack(np.array([1, 2, 3]), width=4).hex()
     '2103'
@@ -42,15 +42,16 @@ def pack(numbers: np.ndarray, width: int) -> bytes:
 
 
 def unpack(run: bytes | memoryview, width: int, count: int, what: str) -> np.ndarray:
-    """The numbers of a run, uint32 `[count]`.
+    """Unpack the numbers of a run, uint32 `[count]`.
 
     Raises:
-        WireError: The bits that fill up the last byte are not zero; `what` says of what they are.
+        WireError: The padding of the last byte is not zero; `what` names the numbers in the message.
 
     >>> unpack(bytes.fromhex("2103"), width=4, count=3, what="three numbers").tolist()
     [1, 2, 3]
     """
     bits = np.unpackbits(np.frombuffer(run, np.uint8), bitorder="little")
+    # Nonzero padding is rejected, so that a run of numbers has a single encoding.
     if bits[count * width :].any():
         raise WireError(
             f"{what}: the bits behind the last number are not zero. The bytes were damaged, or written for another "

@@ -1,16 +1,16 @@
-"""Messages as bytes: what travels, exactly as large as it is counted.
+"""Encode messages as bytes, of exactly the size that simulations count.
 
     update --encode--> bytes --decode--> update          the same, bit for bit
 
-Both ends know the shapes of a message, because they run the same federation: only numbers travel. A message is the
-nodes of its tree in the order of `jax.tree.leaves`, one after the other, each beginning at a byte.
+Both ends know the shapes of a message, because they run the same federation, so only numbers are sent. A message is the
+nodes of its tree in the order of `jax.tree.leaves`, one after the other, each beginning at a whole byte.
 
     node            bytes
-    array           its numbers row by row, little-endian, as wide as their type
-    another node    as its `Format` says: `fedrl.wire.quantized`, `fedrl.wire.sparse`
+    array           its numbers row by row, little-endian, in their dtype's width
+    another node    according to its `Format`: `fedrl.wire.quantized`, `fedrl.wire.sparse`
 
-Nothing in a message is executed, and bytes that no agent could have sent are refused. Numbers that are not finite are
-numbers here: the server leaves such an update out when it sums up.
+Nothing in a message is executed, and bytes that no agent could have sent are rejected. Numbers that are not finite are
+decoded like others: the server rejects such an update later.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from fedrl.core.errors import WireError
 from fedrl.core.types import PyTree
 
 FORMAT = 1
-"""Of all bytes that fedrl writes. Raise it when a message of equal shapes would become other bytes."""
+"""The version of the encoding. Raise it when messages of the same shapes are encoded differently."""
 
 
 class Source:
-    """Bytes that are read from the beginning to the end."""
+    """A reader of bytes from beginning to end."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.at = memoryview(data), 0
 
     def take(self, count: int, what: str) -> memoryview:
-        """The next `count` bytes.
+        """Return the next `count` bytes.
 
         Raises:
-            WireError: There are not so many left.
+            WireError: Fewer bytes are left.
         """
+        # Checked before an array is made of them, so a message can't announce more memory than it has bytes.
         left = len(self.data) - self.at
         if count > left:
             raise WireError(
@@ -53,15 +54,15 @@ class Source:
 
 
 class Format(NamedTuple):
-    """How one type of node travels.
+    """The encoding of one type of node.
 
     Attributes:
-        size: `(node, entries) -> bytes`, if so many entries travel, by default all. Of shapes, arrays or traced arrays;
-            a number if it depends on the shapes alone.
-        write: `(node, what) -> bytes`, of NumPy arrays. `what` names the node in messages.
+        size: `(node, entries) -> bytes` if so many entries are sent, by default all. The node has shapes, arrays or
+            traced arrays; the result is a number if it depends only on shapes.
+        write: `(node, what) -> bytes`, of NumPy arrays. `what` names the node in error messages.
         read: `(like, source, what) -> node`; `like` is a node of shapes.
         varies: Whether its size depends on the numbers in it.
-        is_sent: `node -> whether it has anything to say`, of one that may have nothing to.
+        is_sent: `node -> bool`: whether a message with this node is sent, for nodes that may withhold it. Optional.
     """
 
     size: Callable[[Any, Any], Any]
@@ -75,17 +76,17 @@ FORMATS: dict[type, Format] = {}
 
 
 def travels_as(kind: type, form: Format) -> None:
-    """Register how nodes of a type travel. Nodes of any other type are the arrays they are made of."""
+    """Register the encoding of a type of node. Nodes of other types are encoded as the arrays that they contain."""
     FORMATS[kind] = form
 
 
 class Codec(NamedTuple):
-    """A message's way into bytes and back.
+    """The encoding and decoding of messages of one structure.
 
     Attributes:
         encode: `message -> bytes`.
         decode: `bytes -> message`, of NumPy arrays.
-        size_bytes: Of every message, or None if that depends on the numbers in it.
+        size_bytes: The size of every message in bytes; None if it depends on the numbers in it.
     """
 
     encode: Callable[[PyTree], bytes]
@@ -94,14 +95,14 @@ class Codec(NamedTuple):
 
 
 def codec(like: PyTree) -> Codec:
-    """The codec of messages that have the structure, shapes and types of `like`.
+    """Return the codec of messages with the structure, shapes and dtypes of `like`.
 
     Args:
-        like: A message, or one of `jax.ShapeDtypeStruct`.
+        like: A message of arrays or of `jax.ShapeDtypeStruct`.
 
     Raises:
-        WireError: By `encode`, of a message with other shapes or types; by `decode`, of bytes that are no such message:
-            too short, too long, with a code or an index out of range. It names the node.
+        WireError: `encode` raises it for other shapes or dtypes; `decode` for bytes that are too short, too long, or
+            have a code or an index out of range. The message names the node.
 
     >>> import numpy as np
     >>> wire = codec({"w": np.zeros(3, np.float32), "n": np.int32(0)})
@@ -133,40 +134,40 @@ def codec(like: PyTree) -> Codec:
 
 
 def size_bytes(message: PyTree) -> Any:
-    """Bytes of a message: a number, or a traced one if it `varies` and the message is traced."""
+    """Return the size of a message in bytes: a number, or a traced array if the size `varies` in a traced message."""
     return sum(size(node) for node in jax.tree.leaves(message, is_leaf=_travels))
 
 
 def varies(message: PyTree) -> bool:
-    """Whether the size of messages of these shapes depends on the numbers in them."""
+    """Return whether the size of messages of these shapes depends on the numbers in them."""
     return any(form.varies for _, form in _formed(message))
 
 
 def is_sent(message: PyTree) -> Any:
-    """Whether a message has anything to say: True, or what its node says that may be silent."""
+    """Return whether a message is sent: True, or a flag if a node of it may be withheld."""
     said = [form.is_sent(node) for node, form in _formed(message) if form.is_sent is not None]
     return True if not said else functools.reduce(jnp.logical_or, said)
 
 
 def write_tree(message: PyTree, like: PyTree, what: str = "") -> bytes:
-    """The bytes of a message that has the structure of `like`; `what` names it in messages."""
+    """Return the bytes of a message with the structure of `like`; `what` names it in error messages."""
     found = jax.tree.leaves(message, is_leaf=_travels)
     return b"".join(write(node, of, name) for node, (name, of) in zip(found, _named(like, what), strict=True))
 
 
 def read_tree(like: PyTree, source: Source, what: str = "") -> PyTree:
-    """The next message, which has the structure, shapes and types of `like`."""
+    """Read the next message, with the structure, shapes and dtypes of `like`."""
     found = [read(of, source, name) for name, of in _named(like, what)]
     return jax.tree.unflatten(jax.tree.structure(like, is_leaf=_travels), found)
 
 
 def size(node: Any, entries: Any = None) -> Any:
-    """Bytes of a node, or of so many of its entries."""
+    """Return the size of a node in bytes, or of so many of its entries."""
     return _form(node).size(node, entries)
 
 
 def write(node: Any, like: Any, what: str) -> bytes:
-    """The bytes of a node that has the shapes and types of `like`."""
+    """Return the bytes of a node with the shapes and dtypes of `like`."""
     node = jax.tree.map(np.asarray, node)
     for leaf, of in zip(jax.tree.leaves(node), jax.tree.leaves(like), strict=True):
         if (leaf.shape, leaf.dtype) != (of.shape, of.dtype):
@@ -178,20 +179,21 @@ def write(node: Any, like: Any, what: str) -> bytes:
 
 
 def read(like: Any, source: Source, what: str) -> Any:
-    """The next node, which has the shapes and types of `like`."""
+    """Read the next node, with the shapes and dtypes of `like`."""
     return _form(like).read(like, source, what)
 
 
 def travels_if(kind: Callable[[Any, Any], Any], flag: str, follows: str, may_be_silent: bool = False) -> None:
-    """Register nodes `kind(flag, value)` of which the value travels only if the flag is set: a byte, then the value.
+    """Register nodes `kind(flag, value)` whose value is sent only if the flag is set: a byte, then the value.
 
     Args:
-        kind: The type, which also builds a node of a flag and a value.
-        flag: The name of its flag; its value is called `value`.
-        follows: What follows the byte, for messages.
-        may_be_silent: Whether a message without the value has nothing to say.
+        kind: The type of node, called with a flag and a value.
+        flag: The name of the flag's attribute; the value's is `value`.
+        follows: The name of the value, for error messages.
+        may_be_silent: Whether a message without the value counts as not sent.
     """
 
+    # The flag costs a byte even where the value is withheld, so that the receiver knows what to read.
     def size(node: Any, entries: Any) -> Any:
         del entries
         return 1 + jnp.where(getattr(node, flag), size_bytes(node.value), 0)
@@ -203,8 +205,8 @@ def travels_if(kind: Callable[[Any, Any], Any], flag: str, follows: str, may_be_
         said = source.take(1, what)[0]
         if said > 1:
             raise WireError(
-                f"{what}: {said} tells whether {follows} follows, which is 0 or 1. The bytes were damaged, or written "
-                "for another federation. Compare what both ends run."
+                f"{what}: the flag whether {follows} follows is {said}, and must be 0 or 1. The bytes were damaged, or "
+                "written for another federation. Compare what both ends run."
             )
         if said:
             return kind(np.bool_(True), read_tree(like.value, source, what))
@@ -219,7 +221,7 @@ def _travels(node: Any) -> bool:
 
 
 def _named(like: PyTree, what: str) -> list[tuple[str, Any]]:
-    """The nodes of a message and what they are called."""
+    """Return the nodes of a message with their names for error messages."""
     nodes = jax.tree.leaves_with_path(like, is_leaf=_travels)
     return [(what + jax.tree_util.keystr(path) or "the message", node) for path, node in nodes]
 
@@ -240,7 +242,8 @@ def _write_array(array: np.ndarray, what: str) -> bytes:
 def _read_array(like: Any, source: Source, what: str) -> np.ndarray:
     data = source.take(like.size * like.dtype.itemsize, what)
     found = np.frombuffer(data, _little_endian(like.dtype)).astype(like.dtype, copy=False).reshape(like.shape)
-    return found if found.flags.aligned else found.copy()  # a view of the message, where that is as fast to read
+    # A view of the message saves a copy; an unaligned one is copied, as it would be slow to compute with.
+    return found if found.flags.aligned else found.copy()
 
 
 def _little_endian(kind: Any) -> np.dtype:

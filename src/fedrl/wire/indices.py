@@ -1,10 +1,10 @@
-"""Which k of d entries are meant, in as few bytes as indices or a bitmap take.
+"""Encode which k of d entries are sent, as indices or as a bitmap.
 
     indices    ceil(log2 d) bits each, ascending
     bitmap     d bits
     nothing    if k = d
 
-The smallest is taken, a bitmap only if it is smaller than the indices. Both ends know k and d, so they know which.
+The smaller encoding is used, the indices if both are equal. Both ends know k and d, so they know which one it is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fedrl.wire.codec import Source
 
 
 def place_bytes(count: Any, size: int) -> Any:
-    """Bytes that tell which `count` of `size` entries are meant; `count` may be traced.
+    """Return the bytes that encode which `count` of `size` entries are sent; `count` may be traced.
 
     >>> place_bytes(41, 4096), place_bytes(400, 4096), place_bytes(4096, 4096)
     (62, 512, 0)
@@ -33,7 +33,7 @@ def place_bytes(count: Any, size: int) -> Any:
 
 
 def write_places(index: np.ndarray, size: int) -> bytes:
-    """Ascending indices into `size` entries, in `place_bytes` bytes."""
+    """Encode ascending indices into `size` entries, in `place_bytes` bytes."""
     width, space = bits.width_of(size - 1), place_bytes(index.size, size)
     if index.size == size:
         return b""
@@ -43,11 +43,12 @@ def write_places(index: np.ndarray, size: int) -> bytes:
 
 
 def read_places(count: int, size: int, source: Source, what: str) -> np.ndarray:
-    """What `write_places` wrote, int32 `[count]`.
+    """Decode the indices of `write_places`, int32 `[count]`.
 
     Raises:
         WireError: An index is out of range or out of order, or a bitmap has another number of bits set.
     """
+    # Each content has one encoding only, so whatever decodes encodes to the very same bytes.
     width, space = bits.width_of(size - 1), place_bytes(count, size)
     if count == size:
         return np.arange(size, dtype=np.int32)

@@ -1,9 +1,9 @@
-"""Arrays of small whole numbers, and how they travel.
+"""Encode arrays of small integers.
 
-    Quantized     scale as float32, then codes + levels at exactly `bits` each, or (code + 1) / 2 with one bit
-    FixedPoint    the codes at exactly `bits` each, in two's complement
+    Quantized     the scale as float32, then code + levels in exactly `bits` bits each, or (code + 1) / 2 with one bit
+    FixedPoint    the codes in exactly `bits` bits each, in two's complement
 
-A run of codes is packed as `fedrl.wire.bits` says.
+Codes are packed by `fedrl.wire.bits`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from fedrl.wire.codec import Format, Source, travels_as
 @partial(jax.tree_util.register_dataclass, data_fields=["integers", "scale"], meta_fields=["bits"])
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """An array as multiples of a part of its scale.
+    """An array of integer codes that are multiples of scale / levels.
 
     Attributes:
-        integers: int8, from -levels to levels; without zero if there is one bit.
-        scale: Scalar, what the code `levels` stands for.
-        bits: Of each code.
+        integers: int8 codes from -levels to levels; without zero if there is one bit.
+        scale: Scalar; the number that the code `levels` represents.
+        bits: The bits of each code.
     """
 
     integers: PyTree
@@ -38,31 +38,32 @@ class Quantized:
     bits: int
 
     def dense(self) -> jax.Array:
-        """The numbers that the codes stand for."""
+        """Return the numbers that the codes represent."""
         return self.integers * (self.scale / levels(self.bits))
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["integers"], meta_fields=["bits"])
 @dataclass(frozen=True, eq=False)
 class FixedPoint:
-    """An array as multiples of 2^-bits.
+    """An array of integer codes that are multiples of 2^-bits.
 
     Attributes:
-        integers: int8 or int16, from -(2^(bits - 1) - 1) to 2^(bits - 1) - 1; one less means not a number.
-        bits: Of each code.
+        integers: int8 or int16 codes from -(2^(bits - 1) - 1) to 2^(bits - 1) - 1; -2^(bits - 1) represents NaN.
+        bits: The bits of each code.
     """
 
     integers: PyTree
     bits: int
 
     def dense(self) -> jax.Array:
-        """The numbers that the codes stand for."""
+        """Return the numbers that the codes represent."""
+        # A code for NaN: a fault must reach the server as one, not as a saturated number.
         nothing = self.integers == -(2 ** (self.bits - 1))
         return jnp.where(nothing, jnp.nan, self.integers * jnp.float32(2.0**-self.bits))
 
 
 def levels(bits: int) -> int:
-    """How many codes there are on either side of zero.
+    """Return the number of codes on either side of zero.
 
     >>> [levels(bits) for bits in (1, 2, 4, 8)]
     [1, 1, 7, 127]
@@ -77,7 +78,7 @@ def _check_codes(integers: np.ndarray, bits: int, lowest: int, what: str, cause:
         raise WireError(f"{what}: a code is {wrong[0]}, and {bits} bits go from {lowest} to {highest}. {cause}")
 
 
-CHANGED = "Something has changed the codes since they were made. Let nothing come between."
+CHANGED = "A later stage has changed the codes. Leave it out, or put it before the quantisation."
 DAMAGED = "The bytes were damaged, or written for another federation. Compare what both ends run."
 
 
@@ -88,6 +89,7 @@ def _size_quantized(node: Any, entries: Any) -> Any:
 def _write_quantized(node: Quantized, what: str) -> bytes:
     highest, integers = levels(node.bits), node.integers.reshape(-1).astype(int)
     _check_codes(integers, node.bits, -highest, what, CHANGED)
+    # One bit has no code for zero: it sends the sign alone.
     numbers = integers > 0 if node.bits == 1 else integers + highest
     return codec.write(node.scale, node.scale, what) + bits.pack(numbers, node.bits)
 
@@ -95,6 +97,7 @@ def _write_quantized(node: Quantized, what: str) -> bytes:
 def _read_quantized(like: Any, source: Source, what: str) -> Quantized:
     scale = codec.read(like.scale, source, what)
     numbers = _read_run(like, source, what)
+    # Not every bit pattern is a code, so codes are checked again: bytes come from a party that is not trusted.
     integers = 2 * numbers - 1 if like.bits == 1 else numbers - levels(like.bits)
     _check_codes(integers, like.bits, -levels(like.bits), what, DAMAGED)
     return Quantized(integers.astype(like.integers.dtype).reshape(like.integers.shape), scale, like.bits)

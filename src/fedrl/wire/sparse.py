@@ -1,9 +1,10 @@
-"""Arrays of which only some entries travel, and how they do.
+"""Encode arrays of which only some entries are sent.
 
-    Sparse    which ones, as `fedrl.wire.indices` says, then their values: an array or another node
-    Masked    how many travel, as a number of ceil(log2(d + 1)) bits; then the same
+    Sparse    the places of the entries (`fedrl.wire.indices`), then their values: an array or another node
+    Masked    the number of entries in ceil(log2(d + 1)) bits, then the same
 
-Of a sparse array both ends know how many entries it has. Of a masked one that depends on the data, and so do its bytes.
+Both ends know the number of entries of a sparse array. That of a masked array depends on the data, and so does its
+size in bytes.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from fedrl.wire.indices import place_bytes, read_places, write_places
 @partial(jax.tree_util.register_dataclass, data_fields=["index", "value"], meta_fields=["shape"])
 @dataclass(frozen=True, eq=False)
 class Sparse:
-    """An array that is zero but for some entries; the shape is static, so it opens without a template.
+    """An array that is zero except for a fixed number of entries.
 
     Attributes:
-        index: int32 `[entries]`, into the array laid out flat, ascending.
-        value: `[entries]`, an array or what a later stage made of it.
-        shape: Of the whole array.
+        index: int32 `[entries]`, ascending indices into the flattened array.
+        value: `[entries]`, an array or its encoding by a later stage.
+        shape: The shape of the whole array, static, so that no template is needed to decode it.
     """
 
     index: PyTree
@@ -40,7 +41,7 @@ class Sparse:
     shape: tuple[int, ...]
 
     def dense(self) -> jax.Array:
-        """The whole array."""
+        """Return the whole array."""
         flat = jnp.zeros(math.prod(self.shape), self.value.dtype)
         return flat.at[self.index].set(self.value).reshape(self.shape)
 
@@ -48,12 +49,13 @@ class Sparse:
 @partial(jax.tree_util.register_dataclass, data_fields=["mask", "value"], meta_fields=["shape"])
 @dataclass(frozen=True, eq=False)
 class Masked:
-    """An array that is zero but for some entries, whose number depends on the data; inside programs it has all of them.
+    """An array that is zero except for entries whose number depends on the data.
 
     Attributes:
-        mask: bool `[size]`, which entries of the array laid out flat travel.
-        value: `[size]`, an array or what a later stage made of it; what it says of the others is of no consequence.
-        shape: Of the whole array.
+        mask: bool `[size]`, which entries of the flattened array are sent.
+        value: `[size]`, all entries (compiled programs need a fixed shape) or their encoding by a later stage; those
+            outside the mask are ignored.
+        shape: The shape of the whole array.
     """
 
     mask: PyTree
@@ -61,12 +63,13 @@ class Masked:
     shape: tuple[int, ...]
 
     def dense(self) -> jax.Array:
-        """The whole array."""
+        """Return the whole array."""
         return jnp.where(self.mask, self.value, 0.0).reshape(self.shape)
 
 
 def _size_sparse(node: Any, entries: Any) -> Any:
-    del entries  # of a sparse array all travel
+    # A sparse array always sends all its entries.
+    del entries
     return place_bytes(node.index.size, math.prod(node.shape)) + codec.size(node.value)
 
 
@@ -95,6 +98,7 @@ def _write_masked(node: Masked, what: str) -> bytes:
 def _read_masked(like: Any, source: Source, what: str) -> Masked:
     size, width = like.mask.size, bits.width_of(like.mask.size)
     count = int(bits.unpack(source.take(bits.size_of(1, width), what), width, 1, what)[0])
+    # Checked before reading the places: an untrusted count would size arrays and reads.
     if count > size:
         raise WireError(
             f"{what}: {count} of {size} entries are announced. The bytes were damaged, or written for another "
