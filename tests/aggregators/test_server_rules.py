@@ -131,7 +131,7 @@ class TestAgnostic:
         np.testing.assert_allclose(update.value, X[:2].mean(0), rtol=1e-6)
 
     def test_more_agents_than_it_knows_are_refused(self):
-        with pytest.raises(ConfigError, match=r"agents is 2 and agent 2 takes part"):
+        with pytest.raises(ConfigError, match=r"agents is 2, and agent 2 takes part"):
             merged(afl(2), updates(loss=[1, 1, 1]), afl(2).init(None))
 
     @given(arrays(np.float32, st.integers(1, 9), elements=st.floats(-8, 8, width=32)))

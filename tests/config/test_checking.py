@@ -30,7 +30,7 @@ A2C = "{name='a2c', num_envs=2, num_steps=4, network={name='mlp', hidden=[4]}}"
 REFUSED: dict[str, tuple[list[str], str]] = {
     "fewer agents than there are": (
         ["federation.aggregator={name='afl', agents=2}"],
-        r"afl\(2\) keeps a number for each of 2 agents and there are 3",
+        r"afl\(2\) stores a number for each of 2 agents, and there are 3",
     ),
     "visits that nobody counts": (
         ["federation.stages=[{name='importance_averaging', learning_rate=0.5}]", "federation.aggregator.name='mean'"],
@@ -46,7 +46,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     ),
     "codes of which error feedback makes no end": (
         ["federation.stages=[{name='error_feedback', stages=[{name='quantize', bits=1}]}]"],
-        "with 16 entries in an array its error may",
+        "whose error may exceed its input for an array of 16 entries",
     ),
     "a rule that asks in a tree with periods": (
         [
@@ -54,7 +54,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
             "federation.hierarchy={name='tree', branching=[2], periods=[1, 2]}",
             "federation.aggregator={name='q_ffl', reference_return=1.0}",
         ],
-        r"q_ffl\(reference_return=1.0\) asks agents for \['return'\], and here servers merge below servers",
+        r"needs \['return'\] from agents, and in this tree it would merge updates of servers",
     ),
     "a look-ahead without a momentum": (
         [*PLAIN, CLOCK, "federation.schedule={name='afedpg', alpha=0.5}"],
@@ -67,11 +67,11 @@ REFUSED: dict[str, tuple[list[str], str]] = {
             "federation.schedule={name='afedpg', alpha=0.5}",
             "federation.server_optimizer={name='normalized_momentum', alpha=0.3}",
         ],
-        r"alpha = 0.5 will have carried .* has normalized_momentum\(alpha=0.3\)",
+        r"momentum with alpha = 0.5, and .* has normalized_momentum\(alpha=0.3\)",
     ),
     "experience that only the host can gather": (
         [*GYM, f"learner={{name='accept_if_better', learner={A2C}}}"],
-        "lives outside compiled programs|collects its own experience",
+        "is stepped on the host, and accept_if_better|collects its own experience",
     ),
 }
 

@@ -227,7 +227,7 @@ WRONG = [
     ("federation.global_optimizer=fedavgm", ["federation.global_optimizer is 'fedavgm'", "federation.hierarchy"]),
     (
         "federation={agents=3, topology='ring', stages=[{name='error_feedback', stages=['sign']}]}",
-        ["error_feedback(sign())", "no contraction", "both at once diverge"],
+        ["error_feedback(sign())", "no contraction", "would add it twice, which diverges"],
     ),
     ("federation={agents=3, topology='ring', stages=['sign'], gamma=1.5}", ["gamma is 1.5", "the bound is"]),
     ("federation={agents=3, topology='ring', gamma=0.5}", ["gamma is 0.5", "Leave it out, or compress"]),

@@ -124,7 +124,7 @@ def test_a_version_that_is_closed_takes_nothing_and_stays_as_it_was_closed():
 @pytest.mark.parametrize("asked", [{True: 1}, {"a": 1}, {0.5: 1}, {0: True}, {0: 1.0}, {5: 1}, {-1: 1}, {0: 2}])
 def test_a_server_orders_whole_numbers_of_agents_it_has(asked):
     halves = apart()
-    with pytest.raises(ConfigError, match=r"is asked for .* local steps. Agents are whole numbers from 0 to 4"):
+    with pytest.raises(ConfigError, match=r"is ordered .* local steps. Agents are integers from 0 to 4"):
         as_in_use(ServerHalf.open, halves.server, halves.server_run, asked)
 
 
@@ -142,7 +142,7 @@ ORDERS = [
 def test_an_agent_takes_no_order_that_no_server_of_its_federation_gives(said):
     halves = apart()
     version = halves.server.open(halves.server_run)
-    with pytest.raises(WireError, match="Compare what both ends run"):
+    with pytest.raises(WireError, match="Compare the configurations of server and agent"):
         halves.agents[0].train(halves.runs[0], version.broadcast, version.orders[0]._replace(**said))
 
 
@@ -152,7 +152,7 @@ def test_an_agent_goes_back_to_no_version_lest_it_draws_by_one_key_twice():
     halves.round(np.random.default_rng(0))
     new, agent = halves.server.open(halves.server_run), halves.agents[0]
     run = agent.train(halves.runs[0], new.broadcast, new.orders[0]).run
-    with pytest.raises(WireError, match="Version 0 is ordered, and this agent has heard version 1 before"):
+    with pytest.raises(WireError, match="The order has version 0, and this agent has received version 1 before"):
         agent.train(run, old.broadcast, old.orders[0])
     assert agent.train(run, new.broadcast, new.orders[0]).update  # the same once more, by other keys
 
@@ -160,7 +160,7 @@ def test_an_agent_goes_back_to_no_version_lest_it_draws_by_one_key_twice():
 def test_an_agent_takes_no_broadcast_for_another_version_than_it_was_ordered():
     halves = apart()
     version = halves.server.open(halves.server_run)
-    with pytest.raises(WireError, match="The broadcast has version 0, and version 1 was ordered"):
+    with pytest.raises(WireError, match="The broadcast has version 0, and the order version 1"):
         halves.agents[0].train(halves.runs[0], version.broadcast, version.orders[0]._replace(version=1))
 
 
@@ -209,7 +209,7 @@ def test_the_numbers_of_a_half_are_checked_before_anything_is_compiled(number, s
     with pytest.raises(ConfigError, match="Give whole numbers within that"):
         built(AgentHalf, federation, number, SETTING, RUN, SECRET, steps)
     if type(number) is int and number == 0:
-        with pytest.raises(ConfigError, match="Ask within that"):
+        with pytest.raises(ConfigError, match="Give numbers in these ranges"):
             built(ServerHalf, federation, SETTING, [1, steps], RUN, SECRET)
 
 

@@ -365,9 +365,13 @@ def test_neighbours_on_a_ring_learn_cartpole_together():
     [
         (federate(quadratic(sgd(0.1)), mean(), clip(1.0)), average(), r"clip\(1.0\).*run the federation with a server"),
         (federate(quadratic(sgd(0.1)), mean(), server_optimizer=fedadam()), average(), r"fedadam\(\).*with a server"),
-        (federate(quadratic(sgd(0.1)), median()), average(), r"median\(\) works on updates where they meet"),
+        (federate(quadratic(sgd(0.1)), median()), average(), r"median\(\) works on updates that a server aggregates"),
         (federate(quadratic(sgd(0.1)), mean(), payload="gradient"), average(), "payload is 'gradient'.*'delta'"),
-        (federate(normalize(tiny_ppo()), mean()), average(), "counts about moments.*without a server they share none"),
+        (
+            federate(normalize(tiny_ppo()), mean()),
+            average(),
+            "are relative to moments.*without a server they share none",
+        ),
         (PLAIN, gradient_tracking(0.1), r"does not read corrections.*chain\(add_correction\(\), sgd"),
     ],
 )

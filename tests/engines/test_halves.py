@@ -350,7 +350,7 @@ def test_a_file_of_another_half_federation_or_content_is_refused_and_holds_no_se
     path.write_bytes(content[:100])
     with pytest.raises(RunError, match="can't be read"):
         load(path, "agent", "f" * 64, halves.runs[0])
-    with pytest.raises(RunError, match="is not there"):
+    with pytest.raises(RunError, match="does not exist"):
         load(tmp_path / "nothing", "agent", "f" * 64, halves.runs[0])
 
 
@@ -366,5 +366,5 @@ def test_neither_half_sends_or_takes_one_by_one_what_a_sum_is_to_hide():
 def test_an_agent_takes_no_order_beyond_what_its_federation_does(steps):
     halves = apart()
     version = halves.server.open(halves.server_run)
-    with pytest.raises(WireError, match=f"{steps} local steps are ordered, and this federation takes from 1 to 1"):
+    with pytest.raises(WireError, match=f"The order has {steps} local steps, and this federation takes from 1 to 1"):
         halves.agents[0].train(halves.runs[0], version.broadcast, version.orders[0]._replace(steps=steps))

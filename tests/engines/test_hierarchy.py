@@ -290,7 +290,7 @@ def test_what_a_round_reports_is_the_latency_of_its_messages():
         (lambda: tree([2], periods=[2, 4]), "Begin with 1"),
         (lambda: tree([2], latency_s=[1.0, 2.0, 3.0]), "one for each level"),
         (lambda: tree([2], bytes_per_s=[0.0]), "speeds above 0"),
-        (lambda: given_tree([[0, 2, 2]]), "every number from 0 on must occur"),
+        (lambda: given_tree([[0, 2, 2]]), "such that every number from 0 on occurs"),
         (lambda: given_tree([[0, 0, 1]]).parents(4), "for each of the 4 nodes"),
     ],
 )

@@ -87,7 +87,7 @@ class TestFleet:
             ({"lenght": 0.5}, ["'lenght' is no parameter of cartpole()", "Did you mean 'length'?"]),
             ({"length": {"rnage": [0, 1]}}, ["rnage", "Did you mean 'range'?"]),
             ({"length": {}}, ["length is {}", "Allowed: grid"]),
-            ({"length": {"range": [0, 1], "grid": [1]}}, ["holds one word"]),
+            ({"length": {"range": [0, 1], "grid": [1]}}, ["has one key"]),
             ({"length": [0.5, 0.6]}, ["(2,)", "With 4 agents it needs (4,)"]),
             ({"length": {"range": [1, 0]}}, ["[lowest, highest]"]),
             ({"length": {"range": [1, 2, 3]}}, ["[lowest, highest]"]),
@@ -109,7 +109,7 @@ class TestFleet:
             assert word in str(rejected.value)
 
     def test_fractions_of_whole_parameters_are_refused(self):
-        with pytest.raises(ConfigError, match="whole number"):
+        with pytest.raises(ConfigError, match="is an integer"):
             fleet(mixed(), 2, {"count": [1, 1.5]})
 
     def test_one_number_for_a_table_is_refused(self):

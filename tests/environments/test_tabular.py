@@ -226,7 +226,7 @@ class TestPlanning:
         np.testing.assert_allclose(policy_value(model, greedy(best), 0.9), best.max(-1), rtol=1e-4)
 
     def test_a_discount_without_limit_is_refused(self):
-        with pytest.raises(ConfigError, match=r"discount is 1\.0"):
+        with pytest.raises(ConfigError, match=r"gamma is 1\.0"):
             optimal_q(windy_cliffs(0.5), 1.0)
 
     def test_an_environment_without_a_model_says_so(self):

@@ -54,7 +54,7 @@ REFUSED = {
     "a stage without a server": (
         lambda: federate(LEARNER, mean(), clip(1.0)),
         without_server,
-        "no contraction, and without a server",
+        "no contraction. Without a server",
     ),
     "a server optimiser without a server": (
         lambda: federate(LEARNER, mean(), server_optimizer=optax.adam(0.1)),
@@ -75,9 +75,9 @@ REFUSED = {
     "withheld updates to mix with parameters": (
         lambda: federate(LEARNER, mean(), lag()),
         on_a_clock(fed_async()),
-        "holds back",
+        "an update withheld by",
     ),
-    "bids that nobody makes": (lambda: federate(LEARNER, mean()), under_a_budget, "does not tell it"),
+    "bids that nobody makes": (lambda: federate(LEARNER, mean()), under_a_budget, "does not report it"),
     "compiled environments on the host": (lambda: federate(LEARNER, mean()), on_the_host, "no host environment"),
 }
 

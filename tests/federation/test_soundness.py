@@ -316,7 +316,7 @@ def test_noise_is_refused_where_time_decides_who_is_merged(mechanism: str, sched
 )
 def test_who_decides_by_answers_is_refused_beside_noise(deciding) -> None:
     (part,) = deciding.values()
-    with pytest.raises(UnsoundError, match=re.escape(f"{part!r} decides by what agents tell")) as rejected:
+    with pytest.raises(UnsoundError, match=re.escape(f"{part!r} decides by what agents report")) as rejected:
         placed(MECHANISMS["central"], **deciding)
     assert rejected.value.reason == "in the clear"
 

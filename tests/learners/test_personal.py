@@ -107,7 +107,7 @@ def test_kept_statistics_are_an_agents_own_and_shared_ones_are_merged():
     ("keep", "message"),
     [
         (["tial"], "local has 'tial'.*Did you mean 'tail'"),
-        (["head", "tail"], "which is all there is"),
+        (["head", "tail"], "which is every parameter"),
     ],
 )
 def test_parts_that_make_no_sense_are_refused(keep, message):
@@ -116,7 +116,7 @@ def test_parts_that_make_no_sense_are_refused(keep, message):
 
 
 def test_statistics_are_kept_wholly_or_not_at_all():
-    with pytest.raises(ConfigError, match="Keep all of it"):
+    with pytest.raises(ConfigError, match="Name all of them"):
         personal(counting(), local=["return"])
 
 
@@ -202,7 +202,7 @@ def test_apfl_takes_two_iterations_of_experience_for_one():
 def test_interpolation_refuses_what_has_no_value_in_between(wrap):
     with pytest.raises(ConfigError, match=r"share is 1\.5"):
         wrap(quadratic(sgd(RATE)), 1.5)
-    with pytest.raises(ConfigError, match="counts statistics"):
+    with pytest.raises(ConfigError, match="has statistics, and"):
         wrap(counting())
     with pytest.raises(ConfigError, match="personalised already"):
         wrap(personal(quadratic(sgd(RATE)), local=["tail"]))

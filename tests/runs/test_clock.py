@@ -184,9 +184,9 @@ def test_personalised_agents_on_a_clock_are_evaluated_with_what_each_acts_with(c
 
 NETWORK = "{name='a2c', num_envs=2, num_steps=8, network={name='mlp', hidden=[4]}}"
 WRONG = [
-    ([*BUFFERED, "evaluation.held_out=0", "federation.topology=ring"], ["fed_buff", "what a server decides"]),
+    ([*BUFFERED, "evaluation.held_out=0", "federation.topology=ring"], ["fed_buff", "needs a server's decision"]),
     (["federation.clock={schedule='fed_buff'}"], ["federation.clock.schedule is 'fed_buff'", "federation.schedule"]),
-    (["federation.schedule=fed_buff"], ["fed_buff()", "without a clock all answer at once"]),
+    (["federation.schedule=fed_buff"], ["fed_buff()", "without a clock all arrive at once"]),
     (["federation.schedule={name='synchronous', deadline_s=2.0}"], ["deadline of 2 s", "no time passes"]),
     (["federation.clock={step_s=[1, 2]}"], ["step_s has 2 entries", "3 agents"]),
     (["federation.clock={availability_trace=[[3, 0, 1]]}"], ["agent 3", "3 agents"]),
@@ -203,7 +203,7 @@ WRONG = [
     ),
     (
         [*BUFFERED, f"learner={{name='normalize', observations=false, learner={NETWORK}}}"],
-        ["counts about moments", "synchronous()"],
+        ["are relative to the moments its agents received", "synchronous()"],
     ),
 ]
 

@@ -193,7 +193,7 @@ class TestRounds:
         assert first.bytes_up == 2 * BID + DENSE
 
     def test_agents_that_send_nothing_have_no_budget(self):
-        with pytest.raises(UnsoundError, match="isolated agents send nothing"):
+        with pytest.raises(UnsoundError, match="isolated agents send none"):
             made(4 * BID + DENSE, topology=isolated())
 
     def test_a_resumed_run_is_bit_identical(self, tmp_path):
@@ -268,7 +268,7 @@ def test_a_budget_is_that_of_each_server_from_the_first_round_on():
             lambda: simulate(
                 federate(quadratic(sgd(0.1)), mean()), FLEET, scheduler=Scheduler(upload_budget=greedy(100))
             ),
-            r"does not tell it. Write federate\(..., reports=\['norm'\]\)",
+            r"does not report it. Write federate\(..., reports=\['norm'\]\)",
         ),
     ],
 )

@@ -259,10 +259,10 @@ def test_what_is_not_finite_stays_so(stage, poison):
         (lambda: random_k(0.0), "fraction is 0.0"),
         (lambda: quantize(1, unbiased=False), r"bits is 1.*Use sign\(\)"),
         (lambda: partition_by_size(0, sign(), sign()), "limit is 0"),
-        (lambda: partition_by_size(9, clip(1.0), scaffold(0.1)), "scaffold.*more than to encode arrays"),
+        (lambda: partition_by_size(9, clip(1.0), scaffold(0.1)), "scaffold.*more than encode single arrays"),
         (
             lambda: partition_by_size(9, weight_by_signal(), sign()),
-            r"weight_by_signal\(\).*around or beside partition_by_size",
+            r"weight_by_signal\(\).*before, after or around partition_by_size",
         ),
         (lambda: hard_threshold(0.0), "epsilon is 0.0"),
         (lambda: hard_threshold(float("inf")), "epsilon is inf"),

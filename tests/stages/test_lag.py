@@ -155,8 +155,8 @@ NOISY = Stage(untouched, noise=Noise("a DpEvent", 1.0, "agent"))
     [
         (lambda: lag(factor=0.0), ConfigError, "factor is 0.0"),
         (lambda: lag(memory=0), ConfigError, "memory is 0"),
-        (lambda: lag(scaffold(0.1)), UnsoundError, r"needs every round\. Put scaffold"),
-        (lambda: lag(lag()), UnsoundError, "is lazy itself"),
+        (lambda: lag(scaffold(0.1)), UnsoundError, r"work in every round\. Put scaffold"),
+        (lambda: lag(lag()), UnsoundError, "skips uploads itself"),
         (lambda: lag(NOISY), UnsoundError, "adds noise"),
         (lambda: error_feedback(lag()), UnsoundError, r"lag\(error_feedback\(sign\(\)\)\)"),
         (

@@ -162,10 +162,10 @@ def test_a_file_is_read_as_it_is_written(path_of_three):
         (lambda: watts_strogatz(4, 1.5), 20, "rewiring = 1.5"),
         (lambda: watts_strogatz(4), 4, "at least 5 agents"),
         (time_varying, 4, "no graphs"),
-        (lambda: time_varying(ring(), random_matching()), 4, r"random_matching\(\), which changes by itself"),
+        (lambda: time_varying(ring(), random_matching()), 4, r"random_matching\(\), which changes over time"),
         (lambda: from_file("nowhere.edges"), 4, "nowhere.edges.*can't be read"),
         (lambda: Graph(lambda agents, step: np.zeros((3, 3), bool)), 4, r"bool \(3, 3\)"),
-        (lambda: Graph(lambda agents, step: np.ones((4, 4), bool)), 4, "nobody hears itself"),
+        (lambda: Graph(lambda agents, step: np.ones((4, 4), bool)), 4, "no agent receives from itself"),
     ],
 )
 def test_what_is_no_graph_is_refused_with_a_way_out(make, agents, message):

@@ -1,4 +1,4 @@
-"""Rules that make one update of many."""
+"""Aggregation rules: each combines the updates of a round into one."""
 
 from fedrl.aggregators.afl import afl
 from fedrl.aggregators.mean import mean

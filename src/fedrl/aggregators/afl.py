@@ -1,6 +1,6 @@
-"""Agnostic federated learning: weights that look for the mixture of agents for which the parameters are worst.
+"""Agnostic federated learning: mixture weights of agents that ascend the loss, while the parameters descend it.
 
-lambda_k --weighs--> Delta_k         F_k, told by agents --> lambda <- projection onto the simplex of (lambda + gamma F)
+lambda_k --weighs--> Delta_k     F_k, reported by agents --> lambda <- projection onto the simplex of (lambda + gamma F)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fedrl.core.types import Key, Params, PyTree, Update
 
 
 class Mixture(NamedTuple):
-    """lambda, the weight of each agent `[agents]`; not below zero, of sum one."""
+    """lambda, the weight of each agent `[agents]`; non-negative, with sum 1."""
 
     weights: jax.Array
 
@@ -32,23 +32,24 @@ def afl(agents: int, step: float = 0.01, reference_return: float | None = None) 
 
         theta <- theta + sum_k lambda_k Delta_k,      lambda <- projection onto the simplex of (lambda + gamma F)
 
-    Both use the lambda of before. If only some agents take part, their weights are scaled to a sum of one, and the
-    others' loss counts as zero; should none of them have any weight, they count alike.
+    Both updates use the previous lambda. With a cohort of some agents, their weights are scaled to sum 1 and the losses
+    of the others count as zero; if all weights of a cohort are zero, its agents are weighed equally.
 
-    What leaves an agent beside its update is its loss, four bytes in the open: "loss", or "return" if
-    `reference_return` is given.
+    Each agent reports its loss beside its update, four bytes in the clear: "loss", or "return" if `reference_return`
+    is given.
 
     Args:
-        agents: K, how many agents there are in all.
-        step: gamma, in units of 1 / loss: with losses of some hundreds, choose a hundredth of a hundredth.
-        reference_return: The best mean return there is. With it, F_k = max(best - return_k, 0), in units of the return.
+        agents: K, the number of all agents.
+        step: gamma, in units of 1 / loss: with losses of some hundreds, choose about 1e-4.
+        reference_return: The best possible mean return. With it, F_k = max(reference_return - return_k, 0).
 
     Raises:
-        ConfigError: An argument is not above zero; when used, there are more agents than that.
+        ConfigError: An argument is not above zero; when used, an agent's number is `agents` or more.
     """
     check_positive(agents=agents)
     check_above_zero(step=step)
-    gamma = min(step, 1e30)  # within float32; already so, any difference is enough for all weight to go to the worst
+    # Within float32. At 1e30 any difference in loss already moves all weight to the worst agent.
+    gamma = min(step, 1e30)
 
     def init(params: Params) -> Mixture:
         del params
@@ -59,7 +60,10 @@ def afl(agents: int, step: float = 0.01, reference_return: float | None = None) 
         xp = namespace(updates)
         here = arrivals.sender
         if xp is np and here.max() >= agents:
-            raise ConfigError(f"agents is {agents} and agent {here.max()} takes part. Set it to how many there are.")
+            raise ConfigError(
+                f"agents is {agents}, and agent {here.max()} takes part. Agents count from 0, and each needs a weight. "
+                "Set agents to the number of all agents."
+            )
         weights = xp.asarray(state.weights)
         own = weights[here]
         share = xp.where(own.sum() > 0.0, own / xp.where(own.sum() > 0.0, own.sum(), 1.0), 1.0 / len(here)).astype(
@@ -67,7 +71,8 @@ def afl(agents: int, step: float = 0.01, reference_return: float | None = None) 
         )
         value = jax.tree.map(lambda x: xp.tensordot(share, x, 1), updates.value)
         ascent = (here == xp.arange(agents)[:, None]) @ losses(updates.report, reference_return, xp)
-        # The projection of x + constant is that of x: so large losses cost no digits, and none overflows.
+        # The projection of x + constant is that of x, so subtracting the maximum is free. It keeps float32's digits
+        # for the differences between large losses, and nothing overflows.
         behind = xp.maximum(ascent - ascent.max(), max(-2.0 / gamma, -3e38))
         after = on_simplex(weights + np.float32(gamma) * behind)
         return Update(value, updates.weight.sum(), updates.version.max()), Mixture(after)
@@ -76,9 +81,9 @@ def afl(agents: int, step: float = 0.01, reference_return: float | None = None) 
 
 
 def on_simplex(point: Any) -> Any:
-    """The nearest point whose entries are not below zero and add up to one: max(x - nu, 0) for the right nu.
+    """Project a point onto the probability simplex: max(x - nu, 0), with nu such that the entries sum to 1.
 
-    In NumPy or JAX, as the point is.
+    Computed in NumPy or JAX, depending on the type of the point.
 
     >>> on_simplex(np.array([0.5, 1.5, -1.0], np.float32)).tolist()
     [0.0, 1.0, 0.0]
@@ -86,7 +91,8 @@ def on_simplex(point: Any) -> Any:
     Reference: Duchi et al. (2008), https://doi.org/10.1145/1390156.1390191
     """
     xp = namespace(point)
-    point = xp.maximum(point - point.max(), -1.0)  # only differences matter, and who is behind by 1 gets nothing
+    # Only differences matter, and an entry 1 or more below the largest is projected to 0: so small numbers suffice.
+    point = xp.maximum(point - point.max(), -1.0)
     ranked = xp.sort(point)[::-1]
     excess = (xp.cumsum(ranked) - 1.0) / xp.arange(1, len(point) + 1)
     kept = (ranked > excess).sum()

@@ -14,13 +14,16 @@ from fedrl.core.types import Key, PyTree, Update
 
 @component("aggregator", reference="McMahan et al. (2017), https://arxiv.org/abs/1602.05629")
 def mean(weighting: str = "samples") -> Aggregator:
-    """FedAvg: sum_k w_k value_k / sum_k w_k.
+    """FedAvg: the weighted mean sum_k w_k value_k / sum_k w_k of the updates.
 
     Args:
-        weighting: "samples" weighs an update by the samples behind it, "uniform" counts every agent once.
+        weighting: "samples" sets w_k to the number of samples agent k trained on, "uniform" sets w_k = 1.
 
     Raises:
-        ConfigError: `weighting` is not known.
+        ConfigError: `weighting` is unknown.
+
+    >>> mean("uniform").needs
+    'sum'
     """
     check_one_of(weighting, ("samples", "uniform"), "weighting")
 
@@ -39,6 +42,6 @@ def mean(weighting: str = "samples") -> Aggregator:
 
 
 def _equally(update: Update) -> jax.Array:
-    """Every agent counts once."""
+    """Return the weight 1."""
     del update
     return jnp.float32(1.0)

@@ -1,4 +1,4 @@
-"""The coordinate-wise median: half the agents may lie."""
+"""The coordinate-wise median, robust against fewer than half of the agents."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fedrl.core.types import Key, PyTree, Update
 
 @component("aggregator", reference="Yin et al. (2018), https://arxiv.org/abs/1803.01498")
 def median() -> Aggregator:
-    """The median of every coordinate by itself, each agent counted once; the mean of the middle two if even.
+    """Take the median of every coordinate over the agents; the mean of the middle two if their number is even.
 
-    It lies between honest values as long as fewer than half of the agents are dishonest. Weights are not used: an
-    agent states its own. A NaN counts as infinite; engines leave such an update out beforehand.
+    The median lies between honest values as long as fewer than half of the agents are dishonest. Weights are ignored,
+    because agents state their own. A NaN sorts as infinite; engines reject such an update beforehand.
     """
 
     def update(key: Key, view: View, arrivals: Arrivals, state: PyTree, updates: Update) -> tuple[Update, PyTree]:
@@ -25,6 +25,7 @@ def median() -> Aggregator:
         xp = namespace(updates)
 
         def middle(x: Any) -> Any:
+            # Halved before they are added: the sum of two large float32 numbers may overflow.
             ranked, agents = xp.sort(x, axis=0), x.shape[0]
             return 0.5 * ranked[(agents - 1) // 2] + 0.5 * ranked[agents // 2]
 

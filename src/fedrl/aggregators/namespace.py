@@ -1,4 +1,4 @@
-"""One rule for both worlds: NumPy where the arrays are NumPy's, JAX where they are traced. And the mean, in both.
+"""Choice between NumPy and JAX for an aggregation rule, by the type of its arrays; and the weighted mean in both.
 
 On a CPU, NumPy's reductions and sorts over agents are up to forty times as fast as XLA's.
 """
@@ -15,7 +15,7 @@ from fedrl.core.types import PyTree
 
 
 def namespace(updates: PyTree) -> Any:
-    """The module whose functions suit every array in `updates`: `numpy` if all are NumPy's, else `jax.numpy`.
+    """Return the module for the arrays in `updates`: `numpy` if all are NumPy's, else `jax.numpy`.
 
     >>> import numpy as np
     >>> namespace({"weight": np.ones(3)}).__name__
@@ -25,8 +25,9 @@ def namespace(updates: PyTree) -> Any:
 
 
 def weighted_mean(weight: Any, stacked: PyTree) -> PyTree:
-    """sum_k w_k x_k / sum_k w_k over the leading axis of every array, whatever unit weights have; zero if all are."""
+    """Return sum_k w_k x_k / sum_k w_k over the leading axis of every array; zero if all weights are zero."""
     xp = namespace((weight, stacked))
-    share = weight / xp.where(weight.max() > 0.0, weight.max(), 1.0)  # sums of weights of any size are finite
+    # Divided by the largest first, so that the sum of weights in any unit is finite.
+    share = weight / xp.where(weight.max() > 0.0, weight.max(), 1.0)
     share = share / xp.maximum(share.sum(), 1e-30)
     return jax.tree.map(lambda x: xp.tensordot(share, x, 1).astype(x.dtype), stacked)

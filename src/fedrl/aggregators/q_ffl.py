@@ -1,4 +1,4 @@
-"""q-FFL: the higher an agent's loss, the more its update counts."""
+"""q-FFL: updates of agents with a higher loss get a larger weight."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.types import Key, PyTree, Update
 
 LEAST_RATIO = 1e-10
-"""Of a loss to the largest. For q < 1, that of an agent without a loss would be infinite to the power of q - 1."""
+"""Least ratio of a loss to the largest one: for q < 1, a loss of zero to the power of q - 1 would be infinite."""
 
 
 @component("aggregator", reference="Li, Sanjabi, Beirami & Smith (2020), https://arxiv.org/abs/1905.10497")
 def q_ffl(q: float = 1.0, lipschitz: float = 1.0, reference_return: float | None = None) -> Aggregator:
-    """q-FedAvg: descend on sum_k F_k^(q+1) / (q+1), so that agents with a high loss pull harder.
+    """q-FedAvg: descend sum_k F_k^(q+1) / (q+1), so that agents with a higher loss have more influence.
 
         theta <- theta + sum_k F_k^q Delta_k / sum_k (q F_k^(q-1) L ||Delta_k||^2 + F_k^q)
 
-    The denominator bounds the curvature of F^(q+1), so the step needs no tuning for each q. q = 0 counts every agent
-    once; a growing q leads towards the worst agent alone. F_k counts as 1e-10 of the largest loss at least, which
-    matters for q < 1 alone. Where nobody has a loss, all F_k = 0, the objective is at its least and there is no step
-    (for q = 0, where losses do not count, the plain mean).
+    The denominator bounds the curvature of F^(q+1), so the step size needs no tuning for each q. q = 0 is the uniform
+    mean; as q grows, the worst agent dominates. F_k is at least 1e-10 of the largest loss, which matters for q < 1
+    only. If all F_k = 0, the objective is at its minimum and there is no step (for q = 0, which ignores losses, it is
+    the uniform mean).
 
-    What leaves an agent beside its update is its loss, four bytes in the open: "loss", or "return" if
-    `reference_return` is given.
+    Each agent reports its loss beside its update, four bytes in the clear: "loss", or "return" if `reference_return`
+    is given.
 
     Args:
-        q: How much fairness counts, at least 0.
+        q: Fairness exponent, at least 0.
         lipschitz: L, the curvature of the agents' losses; the paper takes 1 / (local step size).
-        reference_return: The best mean return there is. With it, F_k = max(best - return_k, 0), in units of the return.
+        reference_return: The best possible mean return. With it, F_k = max(reference_return - return_k, 0).
 
     Raises:
-        ConfigError: q is below zero or L is not above.
+        ConfigError: `q` is below zero, or `lipschitz` is not above zero.
     """
     if not 0.0 <= q < math.inf:
-        raise ConfigError(f"q is {q}. It is a power of losses. Set it to 0 (a plain mean) or more.")
+        raise ConfigError(f"q is {q}. The exponent of a loss is not negative. Set it to 0 (a uniform mean) or more.")
     check_above_zero(lipschitz=lipschitz)
 
     def update(key: Key, view: View, arrivals: Arrivals, state: PyTree, updates: Update) -> tuple[Update, PyTree]:
@@ -56,7 +56,9 @@ def q_ffl(q: float = 1.0, lipschitz: float = 1.0, reference_return: float | None
 
 
 def _step(loss: Any, stacked: PyTree, q: float, lipschitz: float, xp: Any) -> PyTree:
-    """The rule as a ratio of what float32 holds: with r = F / max F and d = Delta / s, s the largest entry of all,
+    """Compute the step in a scaled form that does not overflow float32.
+
+    With r = F / max F, and d = Delta / s for s the largest magnitude among all entries, the step is
 
     sum_k r_k^q d_k / (sum_k r_k^q / s + L s / max F sum_k q r_k^(q-1) ||d_k||^2)
     """
@@ -67,7 +69,8 @@ def _step(loss: Any, stacked: PyTree, q: float, lipschitz: float, xp: Any) -> Py
     scaled = jax.tree.map(lambda x: x / xp.where(size > 0.0, size, 1.0), stacked)
     square = sum(xp.vecdot(x.reshape(len(x), -1), x.reshape(len(x), -1)) for x in jax.tree.leaves(scaled))
     power = ratio**q
-    with np.errstate(over="ignore", under="ignore"):  # a denominator beyond float32 makes a step below it: zero
+    # A denominator beyond float32 belongs to a step below float32, so zero is its right value.
+    with np.errstate(over="ignore", under="ignore"):
         curvature = xp.minimum(lipschitz * (size / weight_scale), 3e38) * (q * ratio ** (q - 1.0) * square).sum()
         whole = power.sum() / xp.where(size > 0.0, size, 1.0) + curvature
     share = xp.where(worst > 0.0, power / whole, 0.0).astype(np.float32)

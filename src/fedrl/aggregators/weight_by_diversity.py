@@ -1,4 +1,4 @@
-"""Diversity: agents whose environment teaches something else than the others' count more."""
+"""Weights by diversity: agents whose updates point in other directions than those of the others weigh more."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from fedrl.core.types import Key, PyTree, Update
     "aggregator", reference="after the gradient diversity of Yin et al. (2018), https://arxiv.org/abs/1706.05699"
 )
 def weight_by_diversity(floor: float = 0.1) -> Aggregator:
-    """Weigh agents by how far the directions of their updates are from those of the others.
+    """Weigh agents by the mean cosine distance of their update from the updates of the others.
 
         d_k = mean over j != k of (1 - cos(Delta_j, Delta_k)),      w_k = n_k max(d_k, floor)
 
-    Ten agents in copies of one environment then don't outvote a single one elsewhere. It needs nothing but the
-    updates. Where they are mostly noise, all directions differ alike, and this is the mean weighted by samples.
+    So ten agents with the same environment do not outvote a single agent with another one. The rule uses only the
+    updates. Where they are mostly noise, all directions differ equally and w_k is proportional to n_k.
 
     Args:
-        floor: What an agent counts at least, in units of the diversity, which lies between 0 and 2.
+        floor: Lower bound of d_k, which lies between 0 and 2.
 
     Raises:
         ConfigError: The floor is not above zero.
@@ -34,7 +34,8 @@ def weight_by_diversity(floor: float = 0.1) -> Aggregator:
         del key, view, arrivals
         xp = namespace(updates)
         flat = xp.concatenate([x.reshape(x.shape[0], -1) for x in jax.tree.leaves(updates.value)], axis=1)
-        flat = flat / xp.maximum(xp.abs(flat).max(1, keepdims=True), 1e-30)  # so that no square overflows
+        # Scaled by the largest entry before squaring, so that no square overflows float32.
+        flat = flat / xp.maximum(xp.abs(flat).max(1, keepdims=True), 1e-30)
         weight_scale = flat / xp.maximum(xp.sqrt((flat * flat).sum(1, keepdims=True)), 1e-30)
         agents = len(weight_scale)
         alike = weight_scale @ weight_scale.T * (1.0 - xp.eye(agents, dtype=weight_scale.dtype))

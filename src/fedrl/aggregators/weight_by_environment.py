@@ -1,4 +1,4 @@
-"""Diversity by declaration: agents whose environment is set up unlike the others' count more."""
+"""Weights by environment settings: agents whose environment parameters differ from the others' weigh more."""
 
 from __future__ import annotations
 
@@ -20,30 +20,31 @@ from fedrl.core.types import Key, PyTree, Update
     "https://doi.org/10.1016/0040-5809(82)90004-1; of the form by Gower (1971), https://doi.org/10.2307/2528823",
 )
 def weight_by_environment(names: Sequence[str], floor: float = 0.1) -> Aggregator:
-    """Weigh agents by how much the settings of their environments differ from those of the others.
+    """Weigh agents by the mean distance of their environment's parameters from those of the others.
 
         d_jk = mean over p of |x_jp - x_kp| / range_p,    d_k = mean over j != k of d_jk,    w_k = n_k max(d_k, floor)
 
-    x_kp is parameter p of agent k's environment, range_p how far it extends over the agents of the round. So d_k is
-    between 0 and 1 in any units, and the mean of all d_k is how diverse the agents are. Ten copies of one environment
-    then don't outvote a single one elsewhere, from the first round on and however noisy updates are. Agents all alike
-    count by their samples, and an agent whose x_kp is not finite as if it had the mean of the others.
+    x_kp is parameter p of agent k's environment and range_p its largest difference between agents of the round. So d_k
+    lies in [0, 1] in any units, and the mean of all d_k measures the diversity of the agents. Ten agents with the same
+    environment do not outvote a single agent with another one, from the first round on and however noisy the updates
+    are. If all agents are equal, w_k is proportional to n_k. An x_kp that is not finite is replaced by the mean of the
+    others.
 
-    What leaves an agent beside its update is what is named here, four bytes each in the open; nothing else of its
-    environment does.
+    Each agent reports the named parameters beside its update, four bytes each in the clear, and nothing else about its
+    environment.
 
     Args:
-        names: The parameters of the environment to be told, such as `["length", "gravity"]`; single numbers.
-        floor: What an agent counts at least, in units of d_k.
+        names: Parameters of the environment that are reported, such as `["length", "gravity"]`; each a scalar.
+        floor: Lower bound of d_k.
 
     Raises:
-        ConfigError: There are no names, one is there twice, or the floor is not above zero; when a federation is built,
+        ConfigError: `names` is empty or has duplicates, or the floor is not above zero; when a federation is built,
             the environment has no such parameter.
     """
     asked = list(names)
     if not asked or len(set(asked)) < len(asked):
         raise ConfigError(
-            f"names is {asked}. Agents are compared by the parameters it lists, each once. Name at least one, such as "
+            f"names is {asked}. Agents are compared by at least one parameter, each listed once. Write, for example, "
             "names = ['length']."
         )
     check_above_zero(floor=floor)
@@ -59,13 +60,14 @@ def weight_by_environment(names: Sequence[str], floor: float = 0.1) -> Aggregato
 
 
 def _mean_distance(values: Any, xp: Any) -> Any:
-    """Mean over the others of |x_j - x_k| / range, `[agents]`: sums up to each place in order, so not of all pairs.
+    """Return the mean over the others of |x_j - x_k| / range, `[agents]`.
 
-    A number that is not finite counts as the mean of those that are.
+    A number that is not finite is replaced by the mean of those that are.
     """
+    # Sorted, the sum of distances follows from cumulative sums: O(K log K) instead of all K^2 pairs.
     agents, known = len(values), xp.isfinite(values)
     size = xp.where(known, xp.abs(values), 0.0).max()
-    values = values / xp.where(size > 0.0, size, 1.0)  # differences of large numbers might not be finite
+    values = values / xp.where(size > 0.0, size, 1.0)  # differences of large numbers may overflow float32
     mean = xp.where(known, values, 0.0).sum() / xp.maximum(known.sum(), 1)
     values = xp.where(known, values, mean).astype(values.dtype)
     extent = values.max() - values.min()

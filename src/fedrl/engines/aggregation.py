@@ -1,8 +1,8 @@
-"""How updates of many agents meet, whatever stepped the agents.
+"""Aggregation of the updates of many agents, for every executor.
 
-compiled, per block: updates --outcome--> exact partial sums, or the updates themselves
-                     updates --uploaded--> their sizes, where these depend on what is in them, and what agents tell
-on the host:         outcomes --merge--> commit --> next server state, unless a number in it is not finite
+compiled, per block: updates --partial_sums--> exact partial sums, or the updates themselves
+                     updates --uploaded--> their sizes, if these depend on the content, and the agents' reports
+on the host:         block sums --merge--> commit --> next server state, unless a number in it is not finite
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from fedrl.wire.codec import codec, is_sent, size_bytes, varies
 
 
 class Upload(NamedTuple):
-    """What the update of one agent takes on its way, and what the agent says in it, as compiled programs tell.
+    """Size and reports of one agent's update, computed inside the compiled program.
 
     Attributes:
-        size_bytes: uint32, of the encoded update; () if all updates have the same size.
-        messages: int32, 1 if it was sent and 0 if a stage held it back; () if none ever is.
-        report: By name what the agent reports, float32; NaN if its training came to nothing.
+        size_bytes: uint32, bytes of the encoded update; () if all updates have the same size.
+        messages: int32, 1 if the update was sent and 0 if a stage withheld it; () if no stage withholds any.
+        report: float32 by name, the scalars that the agent reports; NaN if its training failed.
     """
 
     size_bytes: Any = ()
@@ -44,7 +44,7 @@ class Upload(NamedTuple):
 
 
 class Messages(NamedTuple):
-    """Shapes of what crosses the wire, and of what the server makes of it."""
+    """Shapes of the messages on the wire: broadcast, encoded update, decoded update, and its size and reports."""
 
     sent: Broadcast
     update: Update
@@ -53,17 +53,17 @@ class Messages(NamedTuple):
 
     @property
     def up_bytes(self) -> int | None:
-        """Size of any encoded update, or None if it depends on the update."""
+        """Bytes of any encoded update, or None if they depend on the update."""
         return codec(self.update).size_bytes
 
     @property
     def down_bytes(self) -> int:
-        """Size of one broadcast."""
+        """Bytes of one broadcast."""
         return int(size_bytes(self.sent))
 
 
 def messages(federation: Federation, fleet: PyTree) -> Messages:
-    """The messages of the first agent, as shapes."""
+    """Return the shapes of an agent's messages."""
     return _exchanged(federation, shapes(fleet, skip=1))
 
 
@@ -77,7 +77,7 @@ def _exchanged(federation: Federation, setting: Shapes) -> Messages:
 
 
 def accounting(wire: Messages, agents: int) -> Callable[[np.ndarray, Upload], Uploads]:
-    """What agents sent: `(their numbers, an Upload with a row for each) -> Uploads` of so many agents."""
+    """Return `(senders, Upload with a row for each) -> Uploads` of all `agents` agents."""
     known = wire.up_bytes
 
     def account(senders: np.ndarray, rows: Upload) -> Uploads:
@@ -93,7 +93,7 @@ def accounting(wire: Messages, agents: int) -> Callable[[np.ndarray, Upload], Up
 
 
 def failures(federation: Federation, setting: Shapes) -> Callable[[np.ndarray, np.ndarray], tuple[Rejection, ...]]:
-    """Whose training came to nothing: `(agents, faults) -> rejections` in the order of agents."""
+    """Return `(agents, faults) -> rejections` of the agents whose training failed, in the order of agents."""
     names = _watched_names(federation, setting)
 
     def found(agents: np.ndarray, faults: np.ndarray) -> tuple[Rejection, ...]:
@@ -105,7 +105,7 @@ def failures(federation: Federation, setting: Shapes) -> Callable[[np.ndarray, n
 
 @cached_program
 def _watched_names(federation: Federation, setting: Shapes) -> list[str]:
-    """What `FAULT` counts."""
+    """Return the names of the arrays to which a `FAULT` number refers."""
 
     def names(key: Key, setting: PyTree) -> PyTree:
         _, update, after = crossing(federation, key, setting)
@@ -115,8 +115,8 @@ def _watched_names(federation: Federation, setting: Shapes) -> list[str]:
 
 
 def uploaded(update: Update) -> Upload:
-    """Of an encoded update, inside a compiled program: what depends on what is in it."""
-    void, said = jnp.isnan(update.weight), is_sent(update)  # who sends nothing tells nothing
+    """Return size and reports of an encoded update, inside a compiled program."""
+    void, said = jnp.isnan(update.weight), is_sent(update)  # an agent without an update reports nothing either
     return Upload(
         jnp.asarray(size_bytes(update), jnp.uint32) if varies(update) else (),
         () if said is True else jnp.asarray(said, jnp.int32),
@@ -125,13 +125,13 @@ def uploaded(update: Update) -> Upload:
 
 
 class BlockSums(NamedTuple):
-    """What a block of agents adds up for a rule of the sum.
+    """Partial sums over a block of agents, for a rule that needs only the sum.
 
     Attributes:
         updates: Exact sums of weighted values, and of the weights.
-        statistics: Exact sums of what agents counted.
-        reach: `[agents, parts]`, the largest entry of each part of a weighted update, of its weight and of what was
-            counted. Rows beyond the range are not in the sums.
+        statistics: Exact sums of the statistics.
+        reach: `[agents, parts]`, the largest magnitude in each part of a weighted update, in its weight and in its
+            statistics. Rows beyond the range are not in the sums.
     """
 
     updates: jax.Array
@@ -140,15 +140,17 @@ class BlockSums(NamedTuple):
 
 
 def partial_sums(federation: Federation, updates: Update, here: jax.Array) -> BlockSums | Update:
-    """What a block hands to `merge_blocks`: inside a compiled program, from its decoded updates and who is present."""
+    """Return a block's input of `merge_blocks`, from its decoded updates and the mask `here` of agents present."""
     if federation.aggregator.needs != "sum":
         return updates
+    # An empty seat has weight 0 and is not accepted below, so whatever its row contains does not reach the sums.
     weights = jnp.where(here, updates.weight, 0.0) / weight_scale(federation)
     values = jax.lax.optimization_barrier(updates.value)
     weighted = jax.tree.map(lambda x: x * weights.reshape(-1, *[1] * (x.ndim - 1)), values)
     parts = (weighted, weights[:, None], updates.statistics)
     reach = jax.vmap(exact.largest)(parts)
-    accepted = (reach < _limits(federation, updates)).all(axis=1) & here  # false for NaN, too
+    # An update beyond the range is left out whole: one of its parts alone would be a wrong update. NaN compares false.
+    accepted = (reach < _limits(federation, updates)).all(axis=1) & here
     terms = jax.vmap(exact.flatten)(parts[:2])
     counted = jax.vmap(exact.flatten, axis_size=len(here))(updates.statistics)
     return BlockSums(
@@ -159,13 +161,13 @@ def partial_sums(federation: Federation, updates: Update, here: jax.Array) -> Bl
 
 
 def _limits(federation: Federation, updates: Update) -> np.ndarray:
-    """Of each part in `BlockSums.reach`."""
+    """Return the limit of each part in `BlockSums.reach`."""
     weighted, counted = len(jax.tree.leaves(updates.value)) + 1, len(jax.tree.leaves(updates.statistics))
     return np.repeat(np.array([federation.summation.limit, exact.STATISTICS.limit], np.float32), [weighted, counted])
 
 
 def _beyond(like: Update, reach: np.ndarray, limits: np.ndarray) -> list[str]:
-    """Of each row of `BlockSums.reach`, what is not below its limit; nothing of one that is."""
+    """Return for each row of `BlockSums.reach` the first part that is not below its limit, as a phrase, or ""."""
     parts = [(f"update{name}", ", times its weight,") for name in _names(like.value)]
     parts += [("the weight of the update", ""), *((f"statistics{name}", "") for name in _names(like.statistics))]
     return [
@@ -186,24 +188,25 @@ def _names(tree: PyTree) -> list[str]:
 
 
 def weight_scale(federation: Federation) -> float:
-    """Weights are summed in units of about one agent's usual weight, a power of two so that nothing is rounded."""
+    """Return the unit in which weights are summed: about one agent's usual weight."""
+    # A power of two, so that the division rounds nothing.
     return exact.nearest_power_of_two(
         federation.aggregator.weight_scale(federation.learner.samples * federation.local_steps)
     )
 
 
 Judged = tuple[ServerState, jax.Array]
-"""The next state, and which of its leaves is no longer finite: one more than its place, or 0."""
+"""The next state, and the first of its leaves that is no longer finite, counted from 1; 0 if there is none."""
 
 
 class Merged(NamedTuple):
-    """What came of a merge.
+    """Result of a merge.
 
     Attributes:
-        server: The next state of the server.
-        weight: Of all that was merged.
-        rejected: What was left out.
-        skipped: Why the server stands where it stood, if what it made was not finite.
+        server: Next state of the server.
+        weight: Total weight of the merged updates.
+        rejected: Updates that were rejected.
+        skipped: Reason why the server kept its state, if the merge was not finite; else "".
     """
 
     server: ServerState
@@ -212,26 +215,27 @@ class Merged(NamedTuple):
     skipped: str = ""
 
     def dropped(self, agents: np.ndarray) -> np.ndarray:
-        """Of these agents, those whose updates the server has made nothing of."""
+        """Return those of these agents whose updates had no effect on the server."""
         everybody = bool(self.skipped) or not self.weight > 0.0
         return agents if everybody else agents[np.isin(agents, [agent for agent, _ in self.rejected])]
 
 
 def releases(federation: Federation) -> bool:
-    """Whether the server adds noise in every round, also in one of nobody: else its absence would say so."""
+    """Return whether the server adds noise in every round."""
+    # Also in a round without updates: a missing release of noise would reveal that no agent took part.
     return any(stage.noise is not None and stage.noise.at == "server" for stage in federation.stages)
 
 
 def merge_program(
     federation: Federation, like: Update, mix_models: bool = False, agents: int = 0
 ) -> Callable[..., Merged]:
-    """The server's half, from what arrived: `(secret, server, inbox) -> Merged`; `like` as of `merge_blocks`.
+    """Return the server's half, `(secret, server, inbox) -> Merged`.
 
     Args:
-        federation: Whose server.
-        like: The shape of a decoded update.
-        mix_models: Whether an update says where to go (to the agent's parameters), or how far (its change).
-        agents: As of `merge_blocks`.
+        federation: Federation of the server.
+        like: Shapes of a decoded update.
+        mix_models: Whether to mix in the agents' parameters (FedAsync) instead of adding their changes.
+        agents: As for `merge_blocks`.
     """
     merge, scaled = merge_blocks(federation, like, agents), _receiving(federation, mix_models)
 
@@ -251,19 +255,20 @@ def merge_program(
 
 
 def arrivals_of(server: ServerState, inbox: Inbox) -> Arrivals:
-    """Whose updates arrived, and how many versions ago each agent heard what it started from."""
+    """Return the senders of the updates, and the staleness of each in versions."""
     stale = np.asarray(server.version) - inbox.version
     return Arrivals(inbox.agent.astype(np.int32), stale.astype(np.int32))
 
 
 @cached_program
 def _receiving(federation: Federation, mix_models: bool) -> Callable[..., BlockSums | Update]:
-    """Takes in updates, `exact.LANES` at a time."""
+    """Return the program that scales and sums updates, `exact.LANES` at a time."""
 
     def received(
         params: PyTree, updates: Update, base: PyTree, scale: jax.Array, here: jax.Array
     ) -> BlockSums | Update:
         value = updates.value
+        # start + delta is where the agent ended: towards it from the current parameters is delta + (start - now).
         if mix_models:
             value = jax.tree.map(lambda v, old, now: v + (old - now), value, base, params)
         value = jax.tree.map(lambda v: v * scale.reshape(-1, *[1] * (v.ndim - 1)), value)
@@ -273,12 +278,12 @@ def _receiving(federation: Federation, mix_models: bool) -> Callable[..., BlockS
 
 
 def merge_blocks(federation: Federation, like: Update, agents: int = 0) -> Callable[..., Merged]:
-    """The server's half: `(secret, server, block_sums, arrivals) -> Merged`, with the secret of that server.
+    """Return the server's half, `(secret, server, block_sums, arrivals) -> Merged`, with the secret of that server.
 
-    `block_sums` are pairs of a block's outcome and who was present; `arrivals` say whose those are, in the order of the
-    outcomes. `like` has the shape of a decoded update. Without outcomes, or if all are left out, the server stands
-    still; one that adds noise in every round commits a change of zero, with the weight of all its `agents`, counted
-    once each.
+    `block_sums` are pairs of a block's sums (or updates) and the mask of agents present; `arrivals` are their senders
+    and staleness, in the same order. `like` has the shapes of a decoded update. Without updates, or if all are
+    rejected, the server keeps its state; one that adds noise in every round commits a change of zero plus noise, as if
+    each of its `agents` had sent zero with weight 1.
     """
     summed = federation.aggregator.needs == "sum"
     commit, commit_mean = _commits(federation, shapes(like))
@@ -327,11 +332,12 @@ def merge_blocks(federation: Federation, like: Update, agents: int = 0) -> Calla
 
 @cached_program
 def _commits(federation: Federation, like: Shapes) -> tuple[Callable[..., Judged], Callable[..., Judged]]:
-    """The programs that make the next server state: of what an aggregator returned, or of an exact mean."""
+    """Return the programs of the next server state: from an aggregator's result, or from an exact mean."""
     value, statistics = shapes(like.tree.value), shapes(like.tree.statistics)
 
     def commit(keys: jax.Array, server: ServerState, merged: Update, memory: PyTree) -> Judged:
         after = federation.commit(server_keys(keys), server, merged, memory)
+        # Only numbers that were finite before: a state may contain infinities on purpose.
         pairs = zip(jax.tree.leaves(server), jax.tree.leaves(after), strict=True)
         dropped = jnp.stack([(jnp.isfinite(old) & ~jnp.isfinite(new)).any() for old, new in pairs])
         return after, jnp.where(dropped.any(), jnp.argmax(dropped) + 1, 0)
@@ -350,14 +356,14 @@ def _commits(federation: Federation, like: Shapes) -> tuple[Callable[..., Judged
 
 
 def skip_round(server: ServerState) -> ServerState:
-    """A round went by that changes nothing but the version, on which the keys of the next one depend."""
+    """Return the server after a round without a merge: only the version, and with it the next keys, changes."""
     return server._replace(version=jax.device_put(np.int32(int(server.version) + 1), server.version.sharding))
 
 
 def _refused_rows(
     federation: Federation, like: Update, block_sums: Sequence[Any], agents: np.ndarray
 ) -> tuple[Rejection, ...]:
-    """Whose rows are beyond the range of exact sums, in the order of agents."""
+    """Return the rejections of rows beyond the range of exact sums, in the order of agents."""
     reach = np.concatenate([np.asarray(sums.reach)[here] for sums, here in block_sums])
     limits = _limits(federation, like)
     inside = (reach < limits).all(axis=1)
@@ -370,11 +376,11 @@ def _refused_rows(
 def _stacked(
     like: Update, block_sums: Sequence[Any], arrivals: Arrivals
 ) -> tuple[Update, Arrivals, tuple[Rejection, ...]]:
-    """Every update of the round as NumPy arrays with a leading axis, whose they are, and what was left out.
+    """Return the updates of a round as NumPy arrays with a leading agent axis, their senders, and the rejected ones.
 
-    They are in the order of agents, wherever those were seated: what a rule adds up depends on the order. What an agent
-    can't tell is NaN, which is no fault.
+    A report may be NaN, if the agent has no such number; that is no reason for a rejection.
     """
+    # In the order of agents and not of seats: floating-point sums of a rule depend on the order.
     columns = [jax.tree.map(lambda x, here=here: np.asarray(x)[here], updates) for updates, here in block_sums]
     updates = jax.tree.map(lambda *leaves: np.concatenate(leaves), *columns)
     order = np.argsort(arrivals.sender, kind="stable")
@@ -390,7 +396,7 @@ def _stacked(
 
 
 def _unflatten(flat: jax.Array, like: Shapes) -> PyTree:
-    """The tree that `exact.flatten` laid out, with the leading axes of `flat` on every leaf."""
+    """Return the tree that `exact.flatten` laid out, with the leading axes of `flat` on every leaf."""
     leaves, structure = like
     ends = np.cumsum([leaf.size for leaf in leaves])
     parts = [

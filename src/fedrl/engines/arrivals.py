@@ -1,4 +1,4 @@
-"""The updates that arrive between two merges, and what else has to be known of them when they are merged."""
+"""The updates that arrive between two merges, with the information that the merge needs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fedrl.engines.state import Uploads, no_uploads
 
 
 class PendingUpdates:
-    """What arrived since the last merge.
+    """Updates that arrived since the last merge.
 
     Attributes:
-        log: Of the round.
-        undo: For `give_back`.
-        uploads: What was sent, what could not be read included.
-        restarted: Agents that have begun anew.
-        unread: Under a budget, bids that could not be read.
+        log: Log of the round.
+        undo: Earlier stage memories, for `Executor.give_back`.
+        uploads: All uploads, including those that could not be read.
+        restarted: Agents that have restarted.
+        unread: Number of bids that could not be read, under an upload budget.
     """
 
     def __init__(self, log: RoundLog, agents: int) -> None:
@@ -36,13 +36,13 @@ class PendingUpdates:
 
     @property
     def agent(self) -> np.ndarray:
-        """Whose."""
+        """Senders of the updates, in the order of arrival."""
         return np.concatenate([NOBODY, *(part[0] for part in self._parts)])
 
     def add(
         self, found: Learned, uploads: Uploads, team: Team, table: Table, needs_broadcasts: bool, waits: bool
     ) -> None:
-        """Updates of agents, each at most once."""
+        """Add updates of agents, each at most once."""
         self.weigh(uploads)
         ids = found.agent
         received: PyTree = ()
@@ -50,18 +50,19 @@ class PendingUpdates:
             told = (
                 team.received.params if team.received != () else jax.tree.map(lambda x: x[team.row], table.sent.params)
             )
+            # Copied now: the arrays are updated in place when the agent gets its next job, maybe before the merge.
             received = jax.tree.map(lambda x: x[ids].copy(), told)
         self._parts.append((ids, team.version[ids].copy(), found.items, received))
         self._outcomes += found.block_sums
         self.undo += found.undo if waits else []
 
     def weigh(self, uploads: Uploads) -> None:
-        """So much was sent."""
+        """Add the sizes and numbers of uploads."""
         self.uploads.size_bytes[:] += uploads.size_bytes
         self.uploads.messages[:] += uploads.messages
 
     def inbox(self, scale: np.ndarray, steps: np.ndarray) -> Inbox:
-        """All of them, with what each is scaled by."""
+        """Return all updates as an inbox, with the scale of each."""
         if not self._parts:
             return Inbox(NOBODY, NOBODY, (), [], (), scale, steps)
         ids, versions, items, received = zip(*self._parts, strict=True)

@@ -1,6 +1,6 @@
-"""What is refused when the parts of a simulation are put together, because it would not do what it promises.
+"""Checks that the parts of a simulation fit together, when the simulation is built.
 
-Each refusal has one of the reasons in `fedrl.core.errors.REASONS`. That something is not implemented is none.
+Each refusal has one of the reasons in `fedrl.core.errors.REASONS`. "Not implemented" is not one of them.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def check(
     scheduler: Scheduler,
     clock: Clock | None,
 ) -> None:
-    """Refuse parts that do not go together.
+    """Refuse parts that do not fit together.
 
     Raises:
-        ConfigError: The schedule waits for more agents than there are, or for time without a clock, or something is
-            given for another number of agents.
-        UnsoundError: It names both parts and the way out.
+        ConfigError: The schedule waits for more agents than there are, or a part is set up for another number of
+            agents.
+        UnsoundError: Two parts contradict each other, or the schedule needs a clock and there is none.
     """
     if clock is None:
         _check_timeless(scheduler.schedule)
@@ -75,50 +75,53 @@ def check(
 def _check_timeless(schedule: Schedule) -> None:
     if schedule.redispatch or schedule.buffer_size is not None:
         raise UnsoundError(
-            f"{schedule!r} goes by who answers first, and without a clock all answer at once: the agents with the "
-            "lowest numbers would fill every merge. Say how fast agents are, clock(step_s=...), or use synchronous().",
+            f"{schedule!r} merges the first updates that arrive, and without a clock all arrive at once: the agents "
+            "with the lowest numbers would fill every merge. Set the speed of agents, clock(step_s=...), or use "
+            "synchronous().",
             reason="no time",
         )
     if schedule.deadline_s != float("inf"):
         raise UnsoundError(
-            f"{schedule!r} has a deadline of {schedule.deadline_s:g} s, and without a clock no time passes. Say how "
-            "fast agents are, clock(step_s=...), or leave deadline_s out.",
+            f"{schedule!r} has a deadline of {schedule.deadline_s:g} s, and without a clock no time passes. Set the "
+            "speed of agents, clock(step_s=...), or leave deadline_s out.",
             reason="no time",
         )
 
 
 def _check_room(federation: Federation, agents: int, scheduler: Scheduler) -> None:
-    """Agents fit those who remember something of each, and tell what they are asked for."""
+    """Refuse a rule that stores numbers for fewer agents, and parts that need reports the federation does not have."""
     room = federation.aggregator.agents
     if room is not None and room < agents:
         raise ConfigError(
-            f"{federation.aggregator!r} keeps a number for each of {room} agents and there are {agents}. "
+            f"{federation.aggregator!r} stores a number for each of {room} agents, and there are {agents}. "
             f"Set its agents to {agents}."
         )
     for part in (scheduler.selection, scheduler.local_steps):
         missing = [] if part is None else [name for name in part.requested if name not in federation.reports]
         if missing:
             raise ConfigError(
-                f"{part!r} asks agents for {missing[0]!r}, and this federation does not tell it. "
+                f"{part!r} needs {missing[0]!r} from agents, and this federation does not report it. "
                 f"Write federate(..., reports={missing})."
             )
 
 
 def _check_faults(federation: Federation, topology: Topology | None, clock: Clock) -> None:
+    # SCAFFOLD's c and the corrections of gradient tracking are sums over all agents' memories. A restarted agent loses
+    # its memory, and the sum would keep the old value for good.
     keeping: list[object] = [stage for stage in federation.stages if stage.sums is not None]
     if isinstance(topology, GossipTopology) and topology.rule.correction is not None:
         keeping += [topology.rule]
     if clock.restart and keeping:
         raise UnsoundError(
-            f"restart is {clock.restart:g}, and {keeping[0]!r} keeps on each agent a part of what has to add up over "
-            "all of them: after a restart it never would again. Leave restart out, or leave that out.",
+            f"restart is {clock.restart:g}, and {keeping[0]!r} stores on each agent one term of a sum over all agents. "
+            "A restarted agent loses its term, and the sum is wrong from then on. Leave out one of the two.",
             reason="private",
         )
     arriving = [(name, getattr(clock, name)) for name in ("duplicate", "malformed") if getattr(clock, name)]
     if isinstance(topology, IsolatedTopology) and arriving:
         name, chance = arriving[0]
         raise UnsoundError(
-            f"{name} is {chance:g}. It is about messages, and isolated agents send none. Leave it out, or use another "
+            f"{name} is {chance:g}. It concerns messages, and isolated agents send none. Leave it out, or use another "
             "topology.",
             reason="isolated",
         )
@@ -131,27 +134,27 @@ def _check_delays(federation: Federation, agents: int, topology: Topology | None
     told = f"delay_rounds is {written(scheduler.delay_rounds)}"
     if isinstance(topology, IsolatedTopology):
         raise UnsoundError(
-            f"{told}. It is about what agents hear, and isolated agents hear nothing. Leave it out, or use another "
-            "topology.",
+            f"{told}. It concerns broadcasts, and isolated agents receive none. Leave it out, or use another topology.",
             reason="isolated",
         )
     if isinstance(topology, GossipTopology):
         raise UnsoundError(
-            f"{told}. It counts versions of what a server holds for all, and neighbours have none: what an agent "
-            "trains from is its own, and at hand. Leave it out, or run the federation with a server.",
+            f"{told}. It counts versions of a server's parameters, and neighbours have no server: each agent trains "
+            "from its own parameters, without delay. Leave it out, or run the federation with a server.",
             reason="no server",
         )
     if learner.statistics is not None:
         raise UnsoundError(
-            f"{told}, and {learner!r} counts about moments that its agents were sent: others have been merged since. "
-            "Let every agent keep its own, personal(learner, local=['moments']), or leave delay_rounds out.",
+            f"{told}, and the statistics of {learner!r} are relative to the moments its agents received, which the "
+            "server has changed since. Let every agent keep its own, personal(learner, local=['moments']), or leave "
+            "delay_rounds out.",
             reason="moments",
         )
     hiding = hidden(federation.summation)
     if hiding and len(np.unique(delays)) > 1:
         raise UnsoundError(
-            f"{told}, and {hiding!r} hides updates in the sum of those who heard the same version. Give all agents "
-            "one delay, or leave it out.",
+            f"{told}, and {hiding!r} hides updates in the sum of the agents that received the same version. Give all "
+            "agents one delay, or leave it out.",
             reason="hidden",
         )
 
@@ -167,28 +170,29 @@ def _check_schedule(federation: Federation, schedule: Schedule, agents: int) -> 
     hiding = hidden(federation.summation)
     if hiding and schedule.redispatch:
         raise UnsoundError(
-            f"{hiding!r} hides updates in the sum of those who began together, and under {schedule!r} nobody does. "
-            "Use synchronous().",
+            f"{hiding!r} hides updates in the sum of the agents that started together, and under {schedule!r} no two "
+            "agents do. Use synchronous().",
             reason="hidden",
         )
     if schedule.mix_models and federation.payload == "gradient":
         raise UnsoundError(
-            f"{schedule!r} mixes the parameters that agents end up with, and with payload='gradient' they end up where "
-            "they began. Use payload='delta', or a schedule that adds changes such as fed_buff().",
+            f"{schedule!r} mixes the parameters after local training, and with payload='gradient' agents don't change "
+            "theirs. Use payload='delta', or a schedule that adds changes such as fed_buff().",
             reason="gradients",
         )
     withholding = [stage for stage in stages if stage.skips_uploads]
     if withholding and schedule.mix_models:
         raise UnsoundError(
-            f"{schedule!r} mixes the parameters that agents end up with, and would take what {withholding[0]!r} holds "
-            "back for a return to where they began. Use a schedule that adds changes such as fed_buff().",
+            f"{schedule!r} mixes the parameters after local training, and would treat an update withheld by "
+            f"{withholding[0]!r} as a return to the old parameters. Use a schedule that adds changes such as "
+            "fed_buff().",
             reason="gradients",
         )
     if learner.statistics is not None and (schedule.redispatch or schedule.stragglers == "keep"):
         raise UnsoundError(
-            f"{learner!r} counts about moments that its agents were sent, and under {schedule!r} others may have been "
-            "merged before an update arrives. Let every agent keep its own, personal(learner, local=['moments']), or "
-            "use synchronous().",
+            f"The statistics of {learner!r} are relative to the moments its agents received, and under {schedule!r} "
+            "the server may change those before an update arrives. Let every agent keep its own, "
+            "personal(learner, local=['moments']), or use synchronous().",
             reason="moments",
         )
     if schedule.momentum < 1.0:
@@ -199,7 +203,7 @@ def _check_schedule(federation: Federation, schedule: Schedule, agents: int) -> 
 
 
 def _check_look_ahead(federation: Federation, schedule: Schedule) -> None:
-    """Refuse agents that look ahead along another momentum than the server's."""
+    """Refuse a look-ahead along another momentum than the server's."""
     alpha = schedule.momentum
     given = [
         federation.server_optimizer,
@@ -210,19 +214,19 @@ def _check_look_ahead(federation: Federation, schedule: Schedule) -> None:
         if found is None or abs(found - alpha) > 1e-3:
             has = "has no optimiser of its own" if optimizer is None else f"has {written(optimizer)}"
             raise UnsoundError(
-                f"{schedule!r} sends agents where a momentum with alpha = {alpha:g} will have carried the parameters, "
-                f"and the server {has}, which does not carry them there. Use the server optimiser "
+                f"{schedule!r} sends agents the parameters extrapolated by a momentum with alpha = {alpha:g}, and the "
+                f"server {has}, which does not step along that momentum. Use the server optimiser "
                 f"normalized_momentum(learning_rate, alpha={alpha:g}).",
                 reason="momentum",
             )
 
 
 def _check_mixable(schedule: Schedule, wire: Messages) -> None:
-    """Refuse to mix parameters with what is none: decoded updates of another structure."""
+    """Refuse to mix parameters with decoded updates of another structure."""
     there = jax.tree.map(lambda leaf: leaf.shape, wire.sent.params)
     if jax.tree.map(lambda leaf: leaf.shape, wire.decoded.value) != there:
         raise UnsoundError(
-            f"{schedule!r} mixes parameters, and a stage of this federation sends something else with them. "
+            f"{schedule!r} mixes parameters, and a stage of this federation sends updates of another structure. "
             "Use a schedule that adds changes such as fed_buff().",
             reason="gradients",
         )
@@ -231,16 +235,16 @@ def _check_mixable(schedule: Schedule, wire: Messages) -> None:
 def _check_parts(parts: Sequence[Part], topology: Topology | None, scheduler: Scheduler) -> None:
     if isinstance(topology, GossipTopology | IsolatedTopology):
         raise UnsoundError(
-            f"{parts[0]!r} is merged by a server, with a rule or in a period that the server keeps, and here there is "
-            "none. Leave it out, or run the federation with a server.",
+            f"{parts[0]!r} is merged by a server, which applies its rule and its period, and this topology has no "
+            "server. Leave it out, or run the federation with a server.",
             reason="no server" if isinstance(topology, GossipTopology) else "isolated",
         )
     lasting = [part for part in parts if part.every > 1]
     if lasting and scheduler.mixed:
         raise UnsoundError(
-            f"{lasting[0]!r} stays with its agent in all versions but those in which it is due, and here updates from "
-            f"unlike versions meet ({scheduler.schedule!r}): some with that part, some without. Let it have the period "
-            "1, or use synchronous() without delays.",
+            f"{lasting[0]!r} stays with its agent in all versions but those in which it is due, and "
+            f"{scheduler.schedule!r} merges updates of different versions: some with that part, some without. Give it "
+            "the period 1, or use synchronous() without delays.",
             reason="private",
         )
     if isinstance(topology, Hierarchy):
@@ -248,14 +252,14 @@ def _check_parts(parts: Sequence[Part], topology: Topology | None, scheduler: Sc
 
 
 def _check_periods(parts: Sequence[Part], tree: Tree) -> None:
-    """Refuse a part of which servers would hand down what their agents do not adopt."""
+    """Refuse a period for which a lower server would merge a part that its agents do not adopt."""
     for part in parts:
         apart = [often for often in tree.periods if often % part.every and part.every % often]
         if apart:
             raise UnsoundError(
-                f"{part!r} is due in every {part.every} versions, and servers of {tree!r} merge in every {apart[0]}: "
-                "now and then they would merge what agents have changed of that part while agents keep their own. Let "
-                "one of the two periods be a multiple of the other.",
+                f"{part!r} is due every {part.every} versions, and servers of {tree!r} merge every {apart[0]}: in some "
+                "versions they would merge changes of that part while agents keep their own values. Make one of the "
+                "two periods a multiple of the other.",
                 reason="private",
             )
 
@@ -264,15 +268,15 @@ def _check_tree(federation: Federation, tree: Tree) -> None:
     learner, aggregator, levels = federation.learner, federation.aggregator, len(holding(tree))
     if aggregator.requested and levels > 1:
         raise UnsoundError(
-            f"{aggregator!r} asks agents for {list(aggregator.requested)}, and here servers merge below servers, which "
-            "have nothing to tell. Let every level merge in every round (no periods), or use mean().",
+            f"{aggregator!r} needs {list(aggregator.requested)} from agents, and in this tree it would merge updates "
+            "of servers, which report nothing. Let every level merge in every round (no periods), or use mean().",
             reason="only sums",
         )
     if learner.statistics is not None and levels > 1:
         raise UnsoundError(
-            f"{learner!r} counts statistics about moments that stand still between two merges of all agents, and here "
-            "servers below the root merge more often. Let every level merge in every round (no periods), or let every "
-            "agent keep its own: personal(learner, local=['moments']).",
+            f"The statistics of {learner!r} are relative to moments that are constant between two merges of all "
+            "agents, and in this tree lower servers merge more often. Let every level merge in every round (no "
+            "periods), or let every agent keep its own: personal(learner, local=['moments']).",
             reason="moments",
         )
 
@@ -281,9 +285,9 @@ def _check_serverless(federation: Federation, rule: Rule, scheduler: Scheduler) 
     learner, optimizer, schedule = federation.learner, federation.server_optimizer, scheduler.schedule
     if federation.down_stages:
         raise UnsoundError(
-            f"{federation.down_stages[0]!r} is a down stage, of what a server sends, and without a server nothing is "
-            "sent down. Neighbours compress what they send each other by stages. Leave down_stages out, or run the "
-            "federation with a server.",
+            f"{federation.down_stages[0]!r} is a down stage, which compresses a server's broadcasts, and there is no "
+            "server. Neighbours compress their messages by stages. Leave down_stages out, or run the federation with a "
+            "server.",
             reason="no server",
         )
     needing: list[object] = [stage for stage in federation.stages if is_busy(stage)]
@@ -292,16 +296,18 @@ def _check_serverless(federation: Federation, rule: Rule, scheduler: Scheduler) 
     if needing:
         part = written(needing[0])
         raise UnsoundError(
-            f"{part} works on updates where they meet, and without a server they do not. Neighbours exchange "
-            f"parameters and average them. Leave {part} out, or run the federation with a server.",
+            f"{part} works on updates that a server aggregates, and there is no server. Neighbours exchange and "
+            f"average parameters. Leave {part} out, or run the federation with a server.",
             reason="no server",
         )
+    # CHOCO: the copies converge to the parameters only if compression of each difference is a contraction, and the
+    # difference to a copy already contains everything that was lost before (Koloskova et al., 2019).
     growing = [stage for stage in federation.stages if stage.contraction is None]
     if growing:
         raise UnsoundError(
-            f"{growing[0]!r} is no contraction, and without a server agents send how they differ from copies that "
-            "others hold of them, which meet only if each difference shrinks. What is lost comes with the next one: "
-            "error feedback besides would add it twice, and both at once diverge. Use what is inside of it alone, such "
+            f"{growing[0]!r} is no contraction. Without a server, agents send compressed differences to copies that "
+            "neighbours have of them, and these converge only if each difference shrinks. The next difference has the "
+            "error of the last in it, so error feedback would add it twice, which diverges. Use a contraction alone, "
             f"as top_k(0.1), sign() or quantize(8), leave {growing[0]!r} out, or run the federation with a server.",
             reason="graph",
         )
@@ -311,21 +317,21 @@ def _check_serverless(federation: Federation, rule: Rule, scheduler: Scheduler) 
     deciding += [] if schedule.staleness == ignore_staleness() else [schedule.staleness]
     if deciding:
         raise UnsoundError(
-            f"{deciding[0]!r} is what a server decides, and without one there is nobody to decide it: neighbours wait "
-            "for each other. Going by time they would be AD-PSGD, in which pairs average and no version is merged. "
-            "Leave it out, or run the federation with a server.",
+            f"{deciding[0]!r} needs a server's decision, and there is no server: neighbours wait for each other. "
+            "Without waiting this would be AD-PSGD, in which pairs average and no version is merged. Leave it out, or "
+            "run the federation with a server.",
             reason="no server",
         )
     if federation.payload != "delta":
         raise UnsoundError(
-            f"payload is {federation.payload!r}, and without a server nobody descends it. Agents take their own steps. "
-            "Use payload='delta'; with plain SGD and one local step, it is the same.",
+            f"payload is {federation.payload!r}, and there is no server to take the gradient step. Agents take their "
+            "own steps. Use payload='delta'; with plain SGD and one local step, it is the same.",
             reason="no server",
         )
     if learner.statistics is not None:
         raise UnsoundError(
-            f"{learner!r} counts about moments that all agents share, and without a server they share none. "
-            "Leave normalize(...) out, or run the federation with a server.",
+            f"The statistics of {learner!r} are relative to moments that all agents share, and without a server they "
+            "share none. Leave normalize(...) out, or run the federation with a server.",
             reason="no server",
         )
     if rule.correction is not None and not follows_corrections(learner):
@@ -341,8 +347,8 @@ def _check_compression(federation: Federation, where: GossipTopology, agents: in
         step_size(federation, where.graph, where.mixing, where.rule, where.gamma, agents)
     elif where.gamma is not None:
         raise ConfigError(
-            f"gamma is {where.gamma}, the step towards copies of neighbours, and without stages agents send what they "
-            "hold. Leave it out, or compress what they send, for example by top_k(0.1)."
+            f"gamma is {where.gamma}, the step size towards copies of neighbours, and without stages agents send their "
+            "parameters, not copies. Leave it out, or compress the messages, for example by top_k(0.1)."
         )
 
 
@@ -356,19 +362,18 @@ def _check_isolated(federation: Federation, scheduler: Scheduler) -> None:
     for part in talking:
         if part is not None:
             raise UnsoundError(
-                f"{part!r} is about what agents send, and isolated agents send nothing. Leave it out, or use another "
-                "topology.",
+                f"{part!r} concerns updates that agents send, and isolated agents send none. Leave it out, or use "
+                "another topology.",
                 reason="isolated",
             )
     if federation.payload != "delta":
         raise UnsoundError(
-            "payload is 'gradient', and isolated agents have nobody to descend what they would send. Use "
-            "payload='delta'.",
+            "payload is 'gradient', and isolated agents have no server to take the gradient step. Use payload='delta'.",
             reason="isolated",
         )
     if federation.down_stages:
         raise UnsoundError(
-            f"{federation.down_stages[0]!r} is a down stage, of what agents hear, and isolated agents hear nothing. "
-            "Leave down_stages out, or use another topology.",
+            f"{federation.down_stages[0]!r} is a down stage, which compresses broadcasts, and isolated agents receive "
+            "none. Leave down_stages out, or use another topology.",
             reason="isolated",
         )

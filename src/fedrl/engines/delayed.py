@@ -1,9 +1,9 @@
-"""Broadcasts of versions ago, for agents that hear the server late: theta of d_k versions ago.
+"""Delayed broadcasts: agent k receives the parameters of d_k versions ago.
 
-    rows of now | rows of a version ago | ... | rows of D versions ago        D = the longest delay
+    current rows | rows of a version ago | ... | rows of D versions ago        D = the longest delay
 
-What an agent hears is a row of a table, so a delay is another row of a longer table. Its version is that of its row,
-so keys, staleness and what an update is a change to follow from it.
+An agent's broadcast is a row of a table, so a delay is a row further down in a longer table. Each row has its version,
+from which keys, staleness and the reference point of an update follow.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from fedrl.engines.inbox import Table
 
 
 def at_first(table: Table, longest: int) -> PyTree:
-    """What there was before the first version: the same; () if nobody hears anything late."""
+    """Return the past rows at the first version, copies of the current ones; () without delays."""
     if not longest:
         return ()
     return jax.tree.map(lambda x: np.concatenate([x] * longest), (table.sent, table.copies))
 
 
 def delayed(table: Table, past: PyTree, delay: np.ndarray) -> Table:
-    """A table in which each agent has the row of so many versions ago."""
+    """Return the table in which each agent has the row of `delay` versions ago."""
     if past == () or table.row is None:
         return table
     rows = len(table.sent.version)
@@ -32,5 +32,5 @@ def delayed(table: Table, past: PyTree, delay: np.ndarray) -> Table:
 
 
 def shifted(table: Table, past: PyTree) -> PyTree:
-    """What is past in the next version, of a delayed table."""
+    """Return the past rows for the next version, given a delayed table."""
     return jax.tree.map(lambda rows, old: rows[: len(old)], (table.sent, table.copies), past) if past != () else ()

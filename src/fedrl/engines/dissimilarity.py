@@ -1,6 +1,6 @@
-"""How much the updates of a round differ from agent to agent: heterogeneity as the server would meet it.
+"""Dissimilarity of the agents' updates in a round: heterogeneity as it affects the aggregate.
 
-start --local training--> end      delta_k = end_k - start_k, whatever an engine makes of the deltas after
+start --local training--> end      delta_k = end_k - start_k, before any stage
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from fedrl.core.types import Params
 
 
 class Dissimilarity(NamedTuple):
-    """How much updates delta_k differ, with their mean delta.
+    """Dissimilarity of updates delta_k with the mean delta.
 
     Attributes:
-        dispersion: mean ||delta_k - delta||^2 / ||delta||^2: 0 where all agents move alike. One more than it is
-            B(w)^2, the local dissimilarity of FedProx, with updates for gradients.
-        cosine: The mean cosine of the angle between two agents' updates: 1 where they agree, 0 where they have nothing
-            in common, below 0 where they undo each other.
+        dispersion: mean ||delta_k - delta||^2 / ||delta||^2: 0 if all updates are equal. 1 + dispersion is B(w)^2, the
+            local dissimilarity of FedProx, with updates in place of gradients.
+        cosine: Mean cosine between the updates of two agents: 1 if they are parallel, 0 if orthogonal, below 0 if
+            opposed.
 
-    Noise counts: agents alike in everything but their luck have a dispersion above 0, too.
+    Sampling noise contributes: equal agents with different random numbers also have a dispersion above 0.
 
     Reference: Li et al. (2020), https://arxiv.org/abs/1812.06127
     """
@@ -34,22 +34,23 @@ class Dissimilarity(NamedTuple):
 
 
 def dissimilarity(deltas: Float[np.ndarray, "agents params"]) -> Dissimilarity | None:
-    """How much the rows differ; None if there are fewer than two, or no direction that they have in common.
+    """Compute the dissimilarity of the rows; None for fewer than two, for a mean of zero, or a row of zeros.
 
     >>> import numpy as np
-    >>> dissimilarity(np.array([[3.0, 0.0], [0.0, 3.0]]))
-    Dissimilarity(dispersion=1.0, cosine=0.0)
+    >>> found = dissimilarity(np.array([[3.0, 0.0], [0.0, 3.0]]))
+    >>> round(found.dispersion, 6), round(found.cosine, 6)
+    (1.0, 0.0)
     """
     return _measured([deltas])
 
 
 def update_dissimilarity(begun: Params, ended: Params, without: Sequence[int] = ()) -> Dissimilarity | None:
-    """The spread of the updates of a round that everybody took part in.
+    """Compute the dissimilarity of the updates in a round in which all agents took part.
 
     Args:
-        begun: What each agent held when it began, a leading agent axis on every leaf: `Simulation.held`.
-        ended: What it held after it has trained.
-        without: Agents that have no update, because theirs was refused.
+        begun: Parameters of each agent before training, with a leading agent axis on every leaf: `Simulation.held`.
+        ended: Parameters of each agent after training, likewise.
+        without: Agents without an update, because theirs was rejected.
     """
     pairs = zip(jax.tree.leaves(begun), jax.tree.leaves(ended), strict=True)
     rows = [(np.asarray(new, np.float64) - np.asarray(old, np.float64)).reshape(len(new), -1) for old, new in pairs]
@@ -64,6 +65,7 @@ def _measured(parts: Sequence[np.ndarray]) -> Dissimilarity | None:
     common = float(np.square(mean).sum())
     if agents < 2 or not np.isfinite(common) or common == 0.0 or min(x.min() for x in lengths if len(x)) == 0.0:
         return None
+    # |sum of K unit vectors|^2 is K plus twice the sum of all pairwise cosines: linear in the agents, not quadratic.
     directions = sum((rows / length[:, None]).sum(0) for rows, length in zip(parts, lengths, strict=True))
     total = sum(np.square(length).sum() for length in lengths)
     cosine = (float(np.square(directions).sum()) - agents) / (agents * (agents - 1))

@@ -1,4 +1,4 @@
-"""What agents may hear, and the updates of theirs that arrived: between an executor and a topology."""
+"""Records between executor and topology: the broadcasts that agents receive, and the updates that arrived."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ import numpy as np
 from fedrl.core.types import Broadcast, PyTree
 
 SUMS, UPDATES, PARAMS, ENCODED = "sums", "updates", "params", "encoded"
-"""What is collected of a block: exact sums of all its updates, each decoded update, what each agent holds, or each
-update as it travels."""
+"""What a block returns: exact sums of all its updates, each decoded update, each agent's parameters, or each encoded
+update."""
 
 
 class Copied(NamedTuple):
-    """Of each row of a table, by how many differences its parameters were made, and the bytes of the last of them."""
+    """For each row of a table: the number of its copy (differences so far), and the bytes of the last difference."""
 
     number: np.ndarray
     size_bytes: np.ndarray
 
 
 class Table(NamedTuple):
-    """What agents may hear now: broadcasts with a leading axis of rows, as NumPy arrays, and the row of each agent.
+    """Broadcasts that agents may receive now.
 
-    `row` is None where agents hear nobody: each goes on from what it holds. `copies` says how the parameters of the
-    rows were `Copied`; () if they are sent as they are.
+    Attributes:
+        sent: Broadcasts with a leading axis of rows, NumPy arrays.
+        row: `[agents]`, the row that each agent receives; None for isolated agents, which keep their own parameters.
+        copies: `Copied` for each row; () if parameters are sent uncompressed.
     """
 
     sent: Broadcast
@@ -34,12 +36,12 @@ class Table(NamedTuple):
 
 
 class PartialSums(NamedTuple):
-    """What a block of agents of one group hands over: exact sums, whose they are, in their order, and who of it is in.
+    """Exact sums over a block of agents of one group.
 
     Attributes:
         result: `fedrl.engines.aggregation.BlockSums`.
-        here: `[block]` bool.
-        agent: Their numbers, as many as are here.
+        here: `[block]` bool, the seats whose agents are in the sums.
+        agent: Numbers of these agents, in the order of seats.
     """
 
     result: Any
@@ -51,12 +53,12 @@ class Inbox(NamedTuple):
     """The updates that arrived since the last merge, in the order of arrival.
 
     Attributes:
-        agent: Who sent each, `[n]`.
-        version: The version that it started from, `[n]`.
-        items: What the executor was asked to collect of each, NumPy arrays with a leading axis; () if sums.
-        block_sums: The sums, if it was asked for those.
-        received: What each had heard, NumPy arrays with a leading axis; () if it does not matter.
-        scale: What each is scaled by, float32 `[n]`.
+        agent: Sender of each update, `[n]`.
+        version: Version that each update started from, `[n]`.
+        items: The collected updates or parameters, NumPy arrays with a leading axis; () if sums are collected.
+        block_sums: The sums, if sums are collected.
+        received: Parameters that each sender had received, NumPy arrays with a leading axis; () if not needed.
+        scale: Factor of each update, float32 `[n]`.
         steps: Local steps of every agent, `[agents]`.
     """
 
@@ -69,12 +71,12 @@ class Inbox(NamedTuple):
     steps: np.ndarray
 
     def nobody(self) -> Inbox:
-        """The same without any update."""
+        """Return the same inbox without any update."""
         none = np.zeros(len(self.agent), bool)
         return self._replace(block_sums=[], scale=none.astype(np.float32)).of(none)
 
     def of(self, which: np.ndarray) -> Inbox:
-        """Some of the updates, by a mask; sums are those of the blocks whose agents are all among them."""
+        """Return a part of the inbox by a mask over updates, with the sums of blocks that lie entirely within it."""
 
         def some(x: np.ndarray) -> np.ndarray:
             return x[which]

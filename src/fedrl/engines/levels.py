@@ -1,10 +1,10 @@
-"""Servers above servers: how the changes of those below rise, and what is decided above comes down.
+"""Merges between the servers of a tree: changes go up level by level, and merged parameters come down.
 
-holders of a level --(change since they last adopted, weight)--> the one above: merge, commit --params--> all below
+servers of a level --(change since they last adopted, weight)--> server above: merge, commit --params--> all below
 
-Sums over all agents, which stages keep in their shared state (`Stage.sums`), are no part of what is merged: the changes
-of those below are added up, unweighted, and the sum comes down with the parameters. So each holder knows the sum that
-the one above had, and what agents below it have added since.
+Sums over all agents, which stages keep in their shared state (`Stage.sums`), are not averaged: the changes of the
+servers below are added, unweighted, and the sum comes down with the parameters. So each server has the sum of the
+server above at the last adoption, plus what agents below it have added since.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class StatefulServer(NamedTuple):
     """A server with parameters of its own.
 
     Attributes:
-        server: Its state. Above the lowest level, its shared state is the sums over agents alone.
-        weight: Behind the change of its parameters since it last adopted any.
-        adopted: The sums over agents that it adopted with them.
+        server: State of the server. Above the lowest level, its stage states are only the sums over agents.
+        weight: Total weight behind the change of its parameters since it last adopted any.
+        adopted: Sums over agents that it adopted with those parameters.
     """
 
     server: ServerState
@@ -39,21 +39,21 @@ class StatefulServer(NamedTuple):
 
 
 Levels = list[list[StatefulServer]]
-"""The holders of each level, the root alone on the last one."""
+"""The servers of each level, the root alone on the last one."""
 
 
 def propagating(
     upper: Federation, like: PyTree, above: Sequence[np.ndarray], sums: Sequence[int] = ()
 ) -> Callable[..., tuple[Levels, list[str]]]:
-    """The way up and down: `(ladder, due, keys) -> (ladder, faults)`, the lowest level having merged already.
+    """Return `(ladder, due, keys) -> (ladder, faults)`: merges up and adoptions down, after the lowest level's merge.
 
-    A fault says what a server left out, or why it stands where it stood, because a number was not finite.
+    A fault is a phrase: a server rejected a child's change, or kept its state, because a number was not finite.
 
     Args:
-        upper: How a server merges those below.
-        like: The shapes of the parameters.
-        above: Of each holder on each level, the number of the one above.
-        sums: Which stages' shared states are sums over agents, in those of the lowest level.
+        upper: Federation by which a server merges the servers below.
+        like: Shapes of the parameters.
+        above: For each server on each level, the number of the server above.
+        sums: Positions of the lowest level's stage states that are sums over agents.
     """
     rise = _rising(upper, like)
 
@@ -65,6 +65,7 @@ def propagating(
         server = server._replace(params=over.params, stage_states=stage_states)
         return StatefulServer(server, np.zeros((), np.float32), tuple(over.stage_states))
 
+    # All merges go up before anything is adopted: a server that adopted first would have no change left to send.
     def propagate(ladder: Levels, due: int, keys: Keys | None) -> tuple[Levels, list[str]]:
         levels, faults = [list(level) for level in ladder], []
         for i in range(1, len(levels)):
@@ -78,7 +79,7 @@ def propagating(
                 server = merged.server._replace(stage_states=_added(tuple(holder.server.stage_states), changes))
                 levels[i][n] = holder._replace(server=server, weight=np.asarray(holder.weight + weight, np.float32))
                 here = f"server {n} of level {i + 1}"
-                faults += [f"{here} left out its child {child}: {reason}" for child, reason in merged.rejected]
+                faults += [f"{here} rejected its child {child}: {reason}" for child, reason in merged.rejected]
                 faults += [f"{here}: {merged.skipped}"] if merged.skipped else []
         for i in range(min(due, len(levels)) - 1, 0, -1):
             for n, over in enumerate(above[i - 1]):
@@ -89,12 +90,12 @@ def propagating(
 
 
 def sums_of(server: ServerState, sums: Sequence[int]) -> tuple[PyTree, ...]:
-    """The shared states of these stages."""
+    """Return the states of these stages at the server."""
     return tuple(server.stage_states[i] for i in sums)
 
 
 def with_sums(server: ServerState, sums: Sequence[int], values: Sequence[PyTree]) -> ServerState:
-    """The server with other shared states of these stages."""
+    """Return the server with other states of these stages."""
     stage_states = list(server.stage_states)
     for i, value in zip(sums, values, strict=True):
         stage_states[i] = value
@@ -102,8 +103,9 @@ def with_sums(server: ServerState, sums: Sequence[int], values: Sequence[PyTree]
 
 
 def _added(before: tuple[PyTree, ...], changes: Sequence[tuple[PyTree, PyTree]]) -> tuple[PyTree, ...]:
-    """The sums with what each pair, of a holder's sums and those it had adopted, has to add."""
+    """Return the sums plus the change of each pair of a server's current and adopted sums."""
 
+    # In float64, rounded once, so that small changes of many servers are not lost one by one.
     def added(total: Any, *pairs: Any) -> np.ndarray:
         wide = np.asarray(total, np.float64)
         for now, then in zip(pairs[::2], pairs[1::2], strict=True):
@@ -116,7 +118,7 @@ def _added(before: tuple[PyTree, ...], changes: Sequence[tuple[PyTree, PyTree]])
 def _rising(
     upper: Federation, like: PyTree
 ) -> Callable[[ServerState, list[StatefulServer], Root], tuple[Merged, float]]:
-    """How one server merges those below: `(server, holders below, secret) -> (Merged, weight behind it)`."""
+    """Return one server's merge, `(server, servers below, secret) -> (Merged, total weight)`."""
     merge = merge_blocks(upper, Update(like, *(jax.eval_shape(lambda: (jnp.float32(0), jnp.int32(0))))))
 
     @jax.jit
@@ -125,6 +127,7 @@ def _rising(
         return partial_sums(upper, Update(change, weight, jnp.zeros(weight.shape, jnp.int32)), here)
 
     def rise(server: ServerState, below: list[StatefulServer], secret: Root) -> tuple[Merged, float]:
+        # Weights of servers are sums over many agents: in these units they are in the range of exact sums.
         unit = exact.nearest_power_of_two(max(float(holder.weight) for holder in below)) / weight_scale(upper)
         block_sums = []
         for i in range(0, len(below), exact.LANES):

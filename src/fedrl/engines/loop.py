@@ -1,12 +1,12 @@
-"""One loop for every executor, topology, scheduler and clock.
+"""The event loop of a simulation, for every executor, topology, scheduler and clock.
 
     events -> scheduler.step -> actions -> clock.dispatch, executor.assign
        ^                            +----> topology.merge -> next version
        +---- clock.peek -> executor.train
 
-Time is simulated, learning is not. Who is sent for learns when its update is due, in whatever company fills the
-devices; what it learns follows from (seed, agent, version), and what happens when from (seed, agent, turn). So nothing
-depends on devices, blocks, or the order in which the computer gets to things.
+Time is simulated, training is computed. A selected agent is trained when its update is due, in a block with others
+whose updates are due. The result of training depends on (seed, agent, version), and the time of events on (seed, agent,
+job). So neither depends on devices, blocks, or the order of computation.
 """
 
 from __future__ import annotations
@@ -52,20 +52,21 @@ from fedrl.server.board import Board
 from fedrl.server.scheduler import Scheduler
 
 UNREADABLE = "its message could not be read"
-"""Why a malformed update is refused."""
+"""Reason of the rejection of a malformed update."""
 
 
 class EngineState(NamedTuple):
-    """What a run keeps beside the server and resident blocks.
+    """State of the engine, beside the server and the resident blocks.
 
     Attributes:
-        topology: What the topology keeps, such as servers between agents and the root.
-        team: What the executor keeps of agents.
-        board: Of the scheduler.
-        clock: Of the clock.
+        topology: State of the topology, such as servers between agents and the root.
+        team: State of the executor about agents.
+        board: State of the scheduler.
+        clock: State of the clock.
         iterations: Local steps of all agents since the run began, `[1]`.
-        past: Broadcasts of versions ago, if agents hear them late; else ().
-        copies: The number of the copy that each agent holds of what its server sends; empty without down stages.
+        past: Broadcasts of earlier versions, if agents receive them late; else ().
+        copies: `[agents]`, number of the copy that each agent has of its server's parameters; empty without down
+            stages.
     """
 
     topology: PyTree
@@ -78,7 +79,7 @@ class EngineState(NamedTuple):
 
 
 class Loop:
-    """The loop, and the parts that it drives."""
+    """The loop and the parts that it drives."""
 
     def __init__(
         self, topology: Any, executor: Executor, scheduler: Scheduler, clock: Any, steps: np.ndarray, merges: int
@@ -93,7 +94,7 @@ class Loop:
         self.down_messages = DownMessages(topology.wire.sent, self.agents, relays, ahead, down)
 
     def simulation(self) -> Simulation:
-        """The functions that callers use."""
+        """Return the simulation, a record of the loop's functions."""
         return Simulation(
             init=self.init,
             round=self.round,
@@ -111,7 +112,7 @@ class Loop:
         )
 
     def init(self, seed: int) -> SimulationState:
-        """A run at its beginning."""
+        """Return the initial state of a run."""
         keys = keys_of(seed)
         first, agents = self.executor.start(keys, self.steps)
         server, memory = self.topology.start(keys, first)
@@ -128,10 +129,10 @@ class Loop:
     def round(
         self, run_state: SimulationState, cohort: Sequence[int] | np.ndarray | None = None
     ) -> tuple[SimulationState, RoundResult]:
-        """So many merges. `cohort` are the agents that may be sent for, whatever the selection says.
+        """Run one round of `merges` merges; `cohort` are the agents that may be selected.
 
         Raises:
-            ConfigError: There are not so many.
+            ConfigError: The cohort names an agent that does not exist.
         """
         began, log = time.perf_counter(), RoundLog(self.agents, self.executor.metrics, self.down_messages.compressed)
         allowed = np.full(1, -1) if cohort is None else self._cohort(cohort)
@@ -187,7 +188,7 @@ class Loop:
         return ids
 
     def merge(self, run_state: SimulationState, cohort: np.ndarray, log: RoundLog) -> SimulationState:
-        """Let things happen until the next merge, and merge."""
+        """Process events until the next merge, and merge."""
         engine_state: EngineState = run_state.engine_state
         board, clock_state, agents = engine_state.board, engine_state.clock, _agents(run_state)
         table = delayed(self.topology.table(run_state.server, engine_state.topology), engine_state.past, board.delay)
@@ -207,6 +208,7 @@ class Loop:
                 self.down_messages.send(down_traffic, engine_state.copies, ids, table)
                 log.hung += self.clock.hanging(clock_state, ids)
             if len(away):
+                # Absent agents are reported to the scheduler at once, so that it can select others at the same time.
                 gone = Events(np.full(len(away), AWAY), away, np.full(len(away), self.clock.now_s(clock_state)))
                 if actions.merge is None:
                     events = gone
@@ -251,17 +253,19 @@ class Loop:
         board: Board,
         pending: PendingUpdates,
     ) -> tuple[Agents, Events]:
-        """Whose update arrives has learned by now; a turn whose training failed brings none."""
+        """Train the agents whose updates arrive, and mark jobs whose training failed as failed."""
         log, new = pending.log, self.scheduler.fresh(board, events)
         if self.down_messages.compressed:
             run_state.engine_state.copies[events.agent[events.kind == RESTARTED]] = NOTHING
         agents, failed = self._gone_wrong(run_state.keys, agents, events, table, board, pending)
         log.duplicates += int((~new).sum())
+        # Trained only now that the update arrives: a job that was dropped or cancelled is never computed.
         ids = events.agent[new & (events.kind == ARRIVED)]
         if not len(ids):
             return agents, _with_failures(events, failed)
         began, fillers = time.perf_counter(), NOBODY
         if self.executor.plan.ahead:
+            # Empty seats of a block train agents whose updates are due next; their results are kept apart until then.
             soon = self.clock.soon(clock_state)
             fillers = self.executor.fillers(agents, soon[~np.isin(soon, ids)], len(ids))
         agents, found = self.executor.train(run_state.keys, agents, ids, table, fillers)
@@ -285,7 +289,7 @@ class Loop:
     def _gone_wrong(
         self, keys: Keys, agents: Agents, events: Events, table: Table, board: Board, pending: PendingUpdates
     ) -> tuple[Agents, np.ndarray]:
-        """Turns of which no update comes; also returns whose training failed among those whose messages are unread."""
+        """Process jobs without an update; also return the agents with unreadable messages whose training failed."""
         log = pending.log
         log.dropped += int(np.isin(events.kind, WITHOUT_UPDATE).sum())
         anew, unread = events.agent[events.kind == RESTARTED], events.agent[events.kind == MALFORMED]
@@ -296,6 +300,8 @@ class Loop:
         if not len(unread):
             return agents, NOBODY
         began = time.perf_counter()
+        # The agent of an unreadable message has trained all the same: its learner has, its stages get their memory
+        # back as after any rejected update.
         agents, found = self.executor.train(keys, agents, unread, table)
         agents = self.executor.give_back(agents, found.undo, found.agent)
         log.agents_s += time.perf_counter() - began
@@ -310,7 +316,7 @@ class Loop:
         return agents, self._failed(found, board, log)
 
     def _failed(self, found: Learned, board: Board, log: RoundLog) -> np.ndarray:
-        """Whose training came to nothing."""
+        """Log and return the agents whose training ended in a number that is not finite."""
         failed = np.array([agent for agent, _ in found.failed], int)
         log.rejected += found.failed
         log.steps[failed] += board.steps[failed]
@@ -331,6 +337,7 @@ class Loop:
             log.staleness.append((number - 1 - inbox.version)[scale > 0.0])
             dropped = np.union1d(result.dropped, inbox.agent[scale == 0.0])
         elif self.topology.releases:
+            # A server that adds noise also does so without updates: a round without noise would reveal that.
             server, memory, result = self.topology.merge(run_state.keys, server, memory, inbox.nobody())
             dropped = np.arange(self.agents)
         else:
@@ -356,7 +363,7 @@ class Loop:
         result: MergeResult,
         scale: np.ndarray,
     ) -> Any:
-        """What was sent since the last merge; under a budget, bids and answers, too."""
+        """Return the traffic since the last merge; under an upload budget, with bids and answers."""
         sizes, said = pending.uploads.size_bytes, pending.uploads.messages
         if result.messages is not None and result.size_bytes is not None:
             sizes, said = result.size_bytes.astype(np.int64), result.messages.astype(np.int64)
@@ -380,13 +387,13 @@ class Loop:
         )
 
     def adopt(self, run_state: SimulationState) -> SimulationState:
-        """Every agent adopts what it would hear now."""
+        """Return the state in which every agent has adopted the broadcast it would receive now."""
         table = self.topology.holds(run_state.server, run_state.engine_state.topology)
         return _with(run_state, self.executor.adopt(_agents(run_state), table))
 
 
 def _with_failures(events: Events, failed: np.ndarray) -> Events:
-    """Turns that would have brought an update, and whose training came to nothing."""
+    """Mark the events of agents whose training failed: their jobs bring no update."""
     ended = np.isin(events.agent, failed) & np.isin(events.kind, (ARRIVED, MALFORMED))
     return events._replace(kind=np.where(ended, FAILED, events.kind))
 

@@ -1,11 +1,11 @@
-"""Whether a server steps along the momentum for which agents look ahead.
+"""Detection of the momentum of a server optimiser, to check that it is the one of the agents' look-ahead.
 
-An optimiser of optax shows nothing of what it is, so it is read off two of its steps. From d = 0, the changes e1 and e2
-one after the other make of d <- (1 - alpha) d + alpha delta
+An optax optimiser does not expose its parameters, so two of its steps are inspected. From d = 0, the changes e1 and
+then e2 give, by d <- (1 - alpha) d + alpha delta,
 
-    d1 = alpha e1,    d2 = alpha ((1 - alpha) e1 + e2)
+    d1 = alpha e1,    d2 = alpha ((1 - alpha) e1 + e2),
 
-so the second step leans towards e1 by 1 - alpha; and steps of a given length are as long for larger changes.
+so the ratio of the components of d2 is 1 - alpha. A normalised step has the same length for larger changes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LARGER = 64.0
 
 
 def normalized_alpha(optimizer: optax.GradientTransformation) -> float | None:
-    """Alpha of an optimiser whose steps have a given length along a moving mean of changes; None of any other.
+    """Return alpha of an optimiser with normalised steps along a moving mean of changes; None for any other.
 
     >>> from fedrl.server import fedadam, fedavgm, normalized_momentum
     >>> [normalized_alpha(each) for each in (normalized_momentum(0.1, 0.25), fedavgm(), fedadam())]

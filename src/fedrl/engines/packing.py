@@ -1,9 +1,9 @@
-"""A tree of arrays as a row of 32-bit words, inside compiled programs.
+"""Packing of a tree of arrays into a row of 32-bit words, inside compiled programs.
 
     tree --pack--> uint32[words] --unpack--> the same tree, bit for bit
 
-The states of thousands of agents are then one array: what a block of agents needs is one gather, what comes back one
-scatter, however many leaves there are.
+The states of thousands of agents are then one array: loading a block of agents is one gather, storing it one scatter,
+for any number of leaves.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
 class Packing(NamedTuple):
-    """How trees of one shape become rows.
+    """Functions that pack trees of one structure into rows.
 
     Attributes:
-        num_words: Length of a row.
+        num_words: Words of a row.
         pack: `tree -> [num_words]`.
         unpack: `[num_words] -> tree`.
     """
@@ -36,7 +36,7 @@ class Packing(NamedTuple):
 
 
 def packing(like: PyTree) -> Packing:
-    """How trees with the structure, shapes and types of `like` become rows.
+    """Return the packing of trees with the structure, shapes and dtypes of `like`.
 
     >>> import jax.numpy as jnp
     >>> tree = {"a": jnp.array([1.5, -0.0]), "b": jnp.array(True)}
@@ -63,7 +63,7 @@ def packing(like: PyTree) -> Packing:
 
 
 def numbers(like: PyTree, rows: np.ndarray) -> PyTree:
-    """Rows of packed scalars of 32 bits as a tree like this one with NumPy columns, on the host.
+    """Return rows of packed 32-bit scalars as a tree with the structure of `like` and NumPy columns, on the host.
 
     >>> numbers({"a": jnp.float32(0), "b": jnp.uint32(0)}, np.array([[1069547520, 7]], np.uint32))
     {'a': array([1.5], dtype=float32), 'b': array([7], dtype=uint32)}

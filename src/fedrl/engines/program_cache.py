@@ -1,8 +1,8 @@
-"""Equal federations share their compiled programs, however often they are prepared for simulation.
+"""Cache of compiled programs, shared by all simulations of equal federations.
 
-JAX finds a compiled program again by the function that was traced, and every preparation would make new functions. So
-they are made once for all federations that are equal: a study of many settings, or a run with its baselines, compiles
-each program once, whatever the number of agents, their environments' parameters, rounds or seeds.
+JAX looks up a compiled program by the identity of the traced function, and every simulation would create new functions.
+So the functions are created once for all equal federations: a study of many settings, or a run with its baselines,
+compiles each program once, for any number of agents, environment parameters, rounds or seeds.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ PLAIN = (str, int, float, bool, type(None), np.ndarray, np.generic, jax.Array, M
 
 
 class Shapes(NamedTuple):
-    """Shapes and types of a tree's leaves, and its structure: a tree without its numbers, which can be looked up."""
+    """Shapes and dtypes of a tree's leaves, and its structure: a hashable description of a tree of arrays."""
 
     leaves: tuple[jax.ShapeDtypeStruct, ...]
     structure: Any
 
     @property
     def tree(self) -> PyTree:
-        """The tree of shapes."""
+        """The tree with `jax.ShapeDtypeStruct` leaves."""
         return jax.tree.unflatten(self.structure, self.leaves)
 
 
 def shapes(tree: PyTree, skip: int = 0) -> Shapes:
-    """The shapes of a tree of arrays, or of shapes, without the first `skip` axes.
+    """Return the shapes of a tree of arrays, or of shapes, without the first `skip` axes.
 
     >>> shapes((np.zeros((2, 3), np.float32), np.zeros(2, np.int32)), skip=1).leaves[0].shape
     (3,)
@@ -47,13 +47,14 @@ def shapes(tree: PyTree, skip: int = 0) -> Shapes:
 
 
 def cached_program(make: Maker) -> Maker:
-    """Keep what `make` makes, and give it to whoever asks for an equal federation (or learner) with equal arguments.
+    """Cache the results of `make` by federation (or learner) and arguments, for the `KEPT` most recent of them.
 
-    Equality goes by constructor calls, so the constructors themselves, and functions among their arguments, have to be
-    the same objects, too: a component that was redefined under its old name is another one, and what a function does
-    may change with what it refers to.
+    Federations are equal if they were built by the same constructor calls. The constructors, and functions among their
+    arguments, also have to be the same objects: a component that was redefined under its old name is another one, and
+    the behaviour of a function may change with the variables it refers to.
     """
 
+    # `made_of` is part of the cache key only: two equal calls may refer to different constructors of the same name.
     @functools.lru_cache(maxsize=KEPT)
     def kept(made_of: tuple[object, ...], subject: Any, /, *rest: Any) -> Any:
         del made_of
@@ -69,13 +70,14 @@ def cached_program(make: Maker) -> Maker:
 
 
 def forget() -> None:
-    """Let go of all that was kept."""
+    """Empty all caches."""
     for clear in FORGETTING:
         clear()
 
 
 def _identities(value: object) -> Iterator[object]:
-    """The objects behind a value that its digest may not tell apart; the value keeps them alive, so ids do."""
+    """Yield the objects behind a value that equality of calls does not distinguish."""
+    # Ids suffice: the cached value keeps its objects alive, so that no id is used again.
     call = call_of(value)
     if call is not None:
         yield call.component

@@ -1,4 +1,4 @@
-"""What is seen of a round while it goes on."""
+"""Log of a round, which accumulates its events over all merges."""
 
 from __future__ import annotations
 
@@ -18,33 +18,34 @@ TIMES = {
         "round", "s", "lower", ("messages_s", "arrived"), lambda sums: sums["messages_s"] / sums["arrived"]
     ),
 }
-"""What the clock measures: how long the local steps behind an update took, and its messages, the mean over arrivals."""
+"""Measures of the clock: seconds of the local steps behind an update, and of its messages, as means over arrivals."""
 
 
 @dataclass
 class RoundLog:
-    """What is added up over the merges of a round.
+    """Sums over the merges of a round.
 
     Attributes:
-        agents: How many there are.
-        names: Of the metrics.
-        copied: Whether agents hold copies of what they are sent.
-        dropped: Turns that came to nothing.
-        cancelled: Agents that were called back.
-        hung: Turns that hang, counted as they begin.
-        restarted: Turns that were lost to a restart.
-        duplicates: Updates that arrived once more.
-        malformed: Messages that could not be read.
-        weight: Of the merged updates.
-        rejected: Turns whose training failed, and updates that the server left out.
-        skipped: Why the server committed nothing, each time.
-        traffic: Of each merge.
-        known: What is known of each agent after the last merge, `[agents]` each.
-        staleness: Of the updates of each merge.
-        came: Whose updates arrived, batch by batch.
-        messages_s: What the messages of the updates that arrived took, together.
-        worked_s: And the local steps behind them.
-        agents_s, merging_s: Wall time that agents took to learn, and servers to merge.
+        agents: Number of agents.
+        names: Names of the metrics.
+        copied: Whether agents have copies of compressed broadcasts.
+        dropped: Number of jobs without an update.
+        cancelled: Number of cancelled jobs.
+        hung: Number of jobs that hang, counted when they begin.
+        restarted: Number of jobs dropped by a restart.
+        duplicates: Number of updates that arrived a second time.
+        malformed: Number of messages that could not be read.
+        weight: Total weight of the merged updates.
+        rejected: Jobs whose training failed, and updates that the server rejected.
+        skipped: Reasons of merges that committed nothing.
+        traffic: Traffic of each merge.
+        known: Metrics of each agent from the last merge, `[agents]` each.
+        staleness: Staleness of the updates of each merge.
+        came: Arrivals, batch by batch.
+        selected: Agents whose updates were sent under an upload budget, for each merge.
+        messages_s: Simulated seconds of the messages of all updates that arrived.
+        worked_s: Simulated seconds of the local steps behind them.
+        agents_s, merging_s: Wall time of the agents' training, and of the servers' merges.
     """
 
     agents: int
@@ -76,14 +77,14 @@ class RoundLog:
         self._sums = {name: np.zeros(self.agents) for name in self.names}
 
     def learned(self, ids: np.ndarray, metrics: Mapping[str, np.ndarray], steps: np.ndarray) -> None:
-        """Agents, each at most once, have learned in so many local steps."""
+        """Log the training of agents, each at most once, with its metrics and local steps."""
         self.arrived[ids] += 1
         self.steps[ids] += steps
         for name, column in metrics.items():
             self._sums.setdefault(name, np.zeros(self.agents))[ids] += column
 
     def receive(self, arrivals: Arrivals, uploads: Uploads, work_s: np.ndarray) -> None:
-        """Updates of agents arrived, each at most once, after work that took so long."""
+        """Log the arrival of agents' updates, each at most once, and the simulated seconds of their work."""
         ids = arrivals.sender
         self.came.append(arrivals)
         self.work_s[ids] = work_s
@@ -93,14 +94,14 @@ class RoundLog:
             self.sent_up.report[name] = np.where(np.isin(np.arange(self.agents), ids), said, before)
 
     def weigh(self, uploads: Uploads) -> None:
-        """So much was sent."""
+        """Add the sizes and numbers of uploads."""
         self.sent_up.size_bytes[:] += uploads.size_bytes
         self.sent_up.messages[:] += uploads.messages
 
     def correct(
         self, uploads: Uploads, sizes: np.ndarray, messages: np.ndarray, rejected: np.ndarray, bid: Sequence[str]
     ) -> None:
-        """Of these uploads, so much was sent under a budget; of who was rejected, the server knows what was bid."""
+        """Correct uploads for an upload budget: of rejected agents, the server only has the reports in their bids."""
         self.sent_up.size_bytes[:] += sizes - uploads.size_bytes
         self.sent_up.messages[:] += messages - uploads.messages
         for name, said in self.sent_up.report.items():
@@ -109,18 +110,18 @@ class RoundLog:
 
     @property
     def metrics(self) -> dict[str, np.ndarray]:
-        """Each `[agents]`, added up over turns and local steps."""
+        """Metrics, `[agents]` each, summed over jobs and local steps."""
         copies = {"whole_copies": self.whole_copies} if self.copied else {}
         return {name: x.astype(np.float32) for name, x in self._sums.items()} | self.known | copies
 
     @property
     def uploads(self) -> Uploads:
-        """What agents sent; of several turns, the report of the last."""
+        """Uploads of the round; of several jobs of an agent, the report of the last."""
         return self.sent_up
 
     @property
     def whole(self) -> Traffic:
-        """What was sent, over all merges."""
+        """Traffic, summed over all merges."""
         parts = self.traffic or [Traffic()]
         levels = [each.levels for each in parts if each.levels]
         return Traffic(
@@ -134,7 +135,7 @@ class RoundLog:
 
     @property
     def arrivals(self) -> Arrivals:
-        """Whose updates arrived, in the order of time."""
+        """Arrivals of the round, in the order of time."""
         whole = [Arrivals(np.zeros(0, np.int32), np.zeros(0, np.int32)), *self.came]
         return Arrivals(*(np.concatenate(rows) for rows in zip(*whole, strict=True)))
 
@@ -145,7 +146,7 @@ class RoundLog:
 
     @property
     def counts(self) -> tuple[int, int, int, float, int, int, int, int, int]:
-        """As the last fields of a `ClockStats`."""
+        """The last fields of a `ClockStats`."""
         stale = np.concatenate([np.zeros(0, int), *self.staleness])
         mean, most = (float(stale.mean()), int(stale.max())) if len(stale) else (0.0, 0)
         faults = self.hung, self.restarted, self.duplicates, self.malformed

@@ -1,4 +1,4 @@
-"""The one door to every simulation: a federation, a fleet, and where, when and how they meet."""
+"""Entry point of every simulation: a federation, a fleet, and an executor, topology, scheduler and clock."""
 
 from __future__ import annotations
 
@@ -45,28 +45,35 @@ def simulate(
     order: Sequence[int] | np.ndarray | None = None,
     **options: Any,
 ) -> Simulation:
-    """Prepare a federation for simulation.
+    """Build the simulation of a federation.
 
     Args:
-        federation: What to run.
-        fleet: Parameters of each agent's environment, a leading agent axis on every leaf.
-        executor: How local work is run: `fedrl.engines.executors.blocks.Blocks` in compiled blocks, or
-            `fedrl.engines.executors.host.Host` for environments on the host; by default what suits the environment.
-        topology: Where updates meet: `server()` by default, a tree of servers, `gossip(...)` or `isolated()`.
-        scheduler: Who works when, and when servers merge: `synchronous()` by default.
-        clock: The devices behind agents, for simulated seconds; without any, who is sent for answers at once.
-        local_steps: Local iterations of each agent, at most `federation.local_steps`, which is the default.
-        merges: In a round; by default as many as it takes to merge one update per agent, and one where servers wait
-            for all of them.
-        block: Agents per compiled block. Results agree to float tolerance between block sizes and bit for bit within
-            one. `block=1` is the reference: what a single agent runs on its own.
-        devices: Where to run; all local devices by default.
-        order: The order in which agents are seated in blocks; of no consequence for the result.
-        **options: For the executor, such as `workers` of one for the host.
+        federation: Federation to simulate.
+        fleet: Parameters of each agent's environment, with a leading agent axis on every leaf.
+        executor: Executor of local work: `fedrl.engines.executors.blocks.Blocks` for compiled blocks, or
+            `fedrl.engines.executors.host.Host` for environments on the host; by default the one for the environment.
+        topology: Topology of the aggregation: `server()` by default, a tree of servers, `gossip(...)` or `isolated()`.
+        scheduler: Selection of agents and times of merges: `synchronous()` by default.
+        clock: Devices of the agents, for simulated seconds; without a clock, every selected agent answers at once.
+        local_steps: `[agents]`, local iterations, at most `federation.local_steps`, which is the default.
+        merges: Merges per round; by default as many as it takes to merge one update per agent, and one where servers
+            wait for all agents.
+        block: Agents per compiled block. Results are bit-identical for one block size and agree within float tolerance
+            between block sizes. `block=1` is the reference: the program of a single agent.
+        devices: Devices to run on; all local devices by default.
+        order: Order in which agents are placed in blocks; it does not change the result.
+        **options: Options of the executor, such as `workers` for the host.
 
     Raises:
         ConfigError: An argument does not fit the fleet.
-        UnsoundError: The parts are right, their combination is not.
+        UnsoundError: Each part is valid, but their combination is not sound.
+
+    >>> from fedrl.aggregators import mean
+    >>> from fedrl.environments import cartpole, fleet
+    >>> from fedrl.federation import federate
+    >>> from fedrl.learners import a2c
+    >>> simulate(federate(a2c(cartpole()), mean()), fleet(cartpole(), 3)).agents
+    3
     """
     agents = jax.tree.leaves(fleet)[0].shape[0]
     plan = scheduler if isinstance(scheduler, Scheduler) else Scheduler(scheduler or synchronous())
@@ -79,7 +86,8 @@ def simulate(
         plan = replace(plan, group=meeting.group)
     bids = plan.most_bids(agents)
     if plan.upload_budget is not None:
-        check_budget(federation, fleet, plan.upload_budget, bids if plan.redispatch else 1)  # or what a cohort takes
+        # Without redispatch a round may be of a single agent, so only a budget too small for one bid is refused here.
+        check_budget(federation, fleet, plan.upload_budget, bids if plan.redispatch else 1)
         plan = replace(plan, bids=bids_of(federation, plan.upload_budget, wire))
     team = executor_of(executor, meeting.federation)(
         meeting.federation,
@@ -101,7 +109,8 @@ def simulate(
     clock_state: Any = Immediate()
     if clock is not None:
         up_bytes = meeting.wire.up_bytes or int(size_bytes(meeting.wire.decoded))
-        down_bytes = 0 if federation.down_stages else meeting.wire.down_bytes  # it differs from turn to turn
+        # With down stages the size of a broadcast differs between jobs: the loop passes it to `dispatch` instead.
+        down_bytes = 0 if federation.down_stages else meeting.wire.down_bytes
         clock_state = Virtual(clock, speeds_of(clock, agents, up_bytes, down_bytes), agents)
     waits_for = plan.schedule.buffer_size
     each = 1 if waits_for is None or not plan.redispatch else max(1, agents // waits_for)
@@ -110,7 +119,7 @@ def simulate(
 
 
 def fitting(group: np.ndarray) -> int | None:
-    """The block size with the fewest seats over several groups; a block is worth two seats by itself."""
+    """Return the block size with the least cost over several groups: seats, and two seats more for each block."""
     counts = np.unique(group, return_counts=True)[1]
     if len(counts) == 1:
         return None
@@ -118,7 +127,7 @@ def fitting(group: np.ndarray) -> int | None:
 
 
 def executor_of(chosen: Callable[..., Executor] | None, federation: Federation) -> Callable[..., Executor]:
-    """The executor that was chosen, or what suits the environment."""
+    """Return the chosen executor, or the one that fits the environment."""
     if chosen is not None:
         return chosen
     if isinstance(federation.learner.environment, HostEnvironment):

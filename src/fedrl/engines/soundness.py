@@ -1,9 +1,9 @@
-"""What leaves agents in a simulation, to whom, and what of that noise and hidden sums do not stand.
+"""List of everything that leaves an agent in a simulation, and refusal of whatever noise and hidden sums don't cover.
 
-    core's outgoing --topology: to whom, what servers pass on--> + scheduler: bids, participation, arrival
+    federation's outgoing --topology: receivers, messages between servers--> + scheduler: bids, participation, arrival
 
-What a topology opens decides what a hidden sum hides: of one server and its relays "the sum"; of servers with
-parameters of their own "sums of subsets"; among neighbours "each".
+A hidden sum hides as much as the topology leaves closed: with one server and its relays only "the sum" is opened, with
+servers that have parameters of their own "sums of subsets", and among neighbours "each" message.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from fedrl.wire.codec import codec, size_bytes
 def outgoing(
     federation: Federation, fleet: PyTree, topology: Topology, scheduler: Scheduler, clock: Clock | None = None
 ) -> list[Outgoing]:
-    """What leaves each agent in a round, and each server below another one; nothing if nobody communicates.
+    """Return everything that leaves an agent in a round, and a server below another one; empty for isolated agents.
 
     Args:
-        federation: Whose agents.
-        fleet: Parameters of each agent's environment, a leading agent axis on every leaf.
-        topology: Where updates meet.
-        scheduler: Who takes part, and who decides that.
-        clock: The devices behind agents, if they take time.
+        federation: Federation of the agents.
+        fleet: Parameters of each agent's environment, with a leading agent axis on every leaf.
+        topology: Topology of the aggregation.
+        scheduler: Scheduler, which selects the agents.
+        clock: Clock, if the work of agents takes time.
     """
     if isinstance(topology, IsolatedTopology):
         return []
@@ -73,7 +73,7 @@ def outgoing(
 
 
 def _with_bids(federation: Federation, wire: Messages, scheduler: Scheduler, found: list[Outgoing]) -> list[Outgoing]:
-    """Under a budget, what is bid is told once, and not again with the update."""
+    """Return the list under an upload budget: what a bid reports is not reported again with the update."""
     assert scheduler.upload_budget is not None
     cost = bids_of(federation, scheduler.upload_budget, wire)
     told = {f"report/{name}" for name in scheduler.upload_budget.requested}
@@ -85,7 +85,7 @@ def _with_bids(federation: Federation, wire: Messages, scheduler: Scheduler, fou
 
 
 def _among_neighbours(federation: Federation, where: GossipTopology) -> list[Outgoing]:
-    """Messages over an edge, with the number of the round or of a copy."""
+    """Return the messages over an edge of the graph; each includes the number of the round or of a copy."""
     if federation.stages:
         like = message_shapes(federation, where.rule)
         encoded, protected = compressor(federation, like).encoded, protection(federation.stages)
@@ -103,7 +103,7 @@ def _among_neighbours(federation: Federation, where: GossipTopology) -> list[Out
 
 
 def _between_servers(federation: Federation, wire: Messages, tree: Tree) -> list[Outgoing]:
-    """What each level of servers sends to the one above."""
+    """Return the messages of each level of servers to the level above."""
     found, own, protected = [], holding(tree), protection(federation.stages, federation.summation)
     added_up = tuple(wire.sent.stage_states[i] for i, stage in enumerate(federation.stages) if stage.sums is not None)
     change = moved(wire, added_up)
@@ -125,20 +125,21 @@ def _named(tree: Tree, level: int) -> str:
     return "root" if level == len(tree.periods) else f"servers of level {level}"
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- checks ----------------------------------------------------------------------------------------------------------
 
 
 def check_private(federation: Federation, agents: int, topology: Topology | None, scheduler: Scheduler) -> None:
-    """Refuse what opens, or decides about, updates that noise or a hidden sum covers.
+    """Refuse parts that open, or decide by the content of, updates which noise or a hidden sum covers.
 
     Raises:
-        UnsoundError: It names both parts and the way out.
+        UnsoundError: A part undoes the protection that another part promises.
     """
     hiding = hidden(federation.summation)
     for stage in federation.stages:
         if stage.noise is not None:
             _check_answers(stage, scheduler)
-            summed = stage.noise.at == "server" or hiding is not None  # noise that covers the sum alone
+            # Such noise is calibrated for the sum of a known cohort; local noise without a hidden sum is not.
+            summed = stage.noise.at == "server" or hiding is not None
             _check_noise_in_time(stage, stage.noise, summed, scheduler.schedule)
             _check_noise_in_place(stage, stage.noise, summed, topology)
     if hiding is not None:
@@ -150,15 +151,16 @@ def _check_answers(stage: Stage | Summation, scheduler: Scheduler) -> None:
     for part in (scheduler.selection, scheduler.local_steps, scheduler.upload_budget):
         if part is not None and part.requested:
             raise UnsoundError(
-                f"{part!r} decides by what agents tell, {list(part.requested)}, who takes part or how much, and "
-                f"{stage!r} covers the value of an update alone. Use one that asks for nothing, such as uniform(...), "
-                f"or leave {stage!r} out.",
+                f"{part!r} decides by what agents report, {list(part.requested)}, and {stage!r} covers the value of an "
+                "update only, so that these reports and the decision reveal data. Use one that needs no reports, such "
+                f"as uniform(...), or leave {stage!r} out.",
                 reason="in the clear",
             )
 
 
 def _check_noise_in_time(stage: Stage, noise: Noise, summed: bool, schedule: Schedule) -> None:
-    """Who is merged may not depend on speed, which depends on data, unless each trajectory counts by itself."""
+    """Refuse noise where the merged agents depend on speed, unless the unit of privacy is a trajectory."""
+    # How fast an agent is depends on its data (episode lengths), so the cohort of such a merge would reveal data.
     if noise.unit == "trajectory":
         return
     led = schedule.redispatch or schedule.buffer_size is not None or schedule.deadline_s != float("inf")
@@ -166,14 +168,14 @@ def _check_noise_in_time(stage: Stage, noise: Noise, summed: bool, schedule: Sch
         return
     if schedule.redispatch and not summed:
         raise UnsoundError(
-            f"{stage!r} adds noise that is priced for a round, and under {schedule!r} an agent may send several "
-            "updates between two merges. A price for each turn of an agent is not there yet. Use synchronous().",
+            f"{stage!r} adds noise whose privacy loss is accounted per round, and under {schedule!r} an agent may send "
+            "several updates between two merges. Accounting per job of an agent is not available. Use synchronous().",
             reason="hidden",
         )
     raise UnsoundError(
-        f"{stage!r} adds noise for sums of a known number of agents, each once, and under {schedule!r} who is in a "
-        "sum, and how often, depends on how fast agents are, hence on their data. Use synchronous(), which waits for "
-        "all who were asked.",
+        f"{stage!r} adds noise for sums of a known number of agents, each once, and under {schedule!r} the agents in a "
+        "sum, and how often each is, depend on their speed and hence on their data. Use synchronous(), which waits for "
+        "the whole cohort.",
         reason="hidden",
     )
 
@@ -182,13 +184,13 @@ def _check_noise_in_place(stage: Stage, noise: Noise, summed: bool, topology: To
     if isinstance(topology, GossipTopology):
         alone = noise.at == "agent" and noise.unit == "agent" and not summed
         missing = (
-            "Noise for whole parameters, which neighbours send each other, is not there yet."
+            "Noise for whole parameters, which neighbours send each other, is not available."
             if alone
-            else "Neighbours send each other whole parameters, each to several, and nobody adds them up alone."
+            else "Neighbours send each other whole parameters, each to several, and no server sees only their sum."
         )
         raise UnsoundError(
-            f"{stage!r} adds noise to updates on their way to a server, and without one there is none. {missing} Run "
-            f"the federation with a server, or leave {stage!r} out.",
+            f"{stage!r} adds noise to updates for a server, and there is no server. {missing} Run the federation with "
+            f"a server, or leave {stage!r} out.",
             reason="no server",
         )
     if topology is None or isinstance(topology, IsolatedTopology) or _opens(topology) == "the sum":
@@ -200,9 +202,9 @@ def _check_noise_in_place(stage: Stage, noise: Noise, summed: bool, topology: To
             else f"{topology!r} opens {_opens(topology)}"
         )
         raise UnsoundError(
-            f"{stage!r} adds noise at the server, to the sum of all, and {found}, each of which would need a stream of "
-            "noise of its own. Those are not there yet. Let every level merge in every round (no periods), or use "
-            "noise that agents add.",
+            f"{stage!r} adds noise at the server, to the sum of all, and {found}, each of which would need noise of "
+            "its own. This is not available. Let every level merge in every round (no periods), or use noise that "
+            "agents add.",
             reason="hidden",
         )
 
@@ -211,13 +213,13 @@ def _check_hidden(stage: Summation, agents: int, topology: Topology | None, sche
     schedule = scheduler.schedule
     if schedule.stragglers == "keep" and not schedule.redispatch:
         raise UnsoundError(
-            f"{stage!r} hides updates in the sum of those who began together, and {schedule!r} merges late ones with "
-            "those of another round. Use stragglers='cancel'.",
+            f"{stage!r} hides updates in the sum of the agents that started together, and {schedule!r} merges late "
+            "updates with those of another round. Use stragglers='cancel'.",
             reason="hidden",
         )
     if isinstance(topology, GossipTopology):
         raise UnsoundError(
-            f"{stage!r} hides updates in a sum, and without a server agents show each other what they hold. Run the "
+            f"{stage!r} hides updates in a sum, and without a server agents send each other their parameters. Run the "
             f"federation with a server, or leave {stage!r} out.",
             reason="no server",
         )
@@ -240,19 +242,19 @@ def _check_hidden(stage: Summation, agents: int, topology: Topology | None, sche
             _opened(topology, agents) if isinstance(topology, Hierarchy) else f"{topology!r} opens {_opens(topology)}."
         )
         raise UnsoundError(
-            f"{stage!r} hides updates in the sum of all, and {opened} A least number of agents for "
-            "each such server is not there yet. Let every level merge in every round (no periods).",
+            f"{stage!r} hides updates in the sum of all, and {opened} A minimum number of agents for each such server "
+            "is not available. Let every level merge in every round (no periods).",
             reason="hidden",
         )
 
 
 def _opens(topology: Topology) -> str:
-    """What a topology opens: each update, if it does not say."""
+    """Return what a topology opens: each update, if it does not declare it."""
     return str(getattr(topology, "opens", "each"))
 
 
 def _opened(topology: Hierarchy, agents: int) -> str:
-    """What servers of a tree that have parameters of their own open."""
+    """Return, as a phrase, what the lower servers of a tree open if they have parameters of their own."""
     fewest = min(Counter(lowest(topology.tree, agents).tolist()).values())
     whose = "one agent alone" if fewest == 1 else f"as few as {fewest} agents"
     return f"in {written(topology.tree)} servers below the root open sums of {whose}."

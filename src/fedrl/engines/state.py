@@ -1,4 +1,4 @@
-"""What simulators share: their records, and how agents are seated in blocks."""
+"""Records of a simulation, its initial state, and the assignment of agents to blocks."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class SimulationState(NamedTuple):
     """The state of a simulated run.
 
     Attributes:
-        server: The server's state.
-        blocks: Every agent's, in blocks of equal size.
-        keys: The roots of all keys of the run.
-        engine_state: What else the engine keeps, such as the servers between the agents and the root.
+        server: State of the server.
+        blocks: States of all agents, in blocks of equal size.
+        keys: Roots of all keys of the run.
+        engine_state: Further state of the engine, such as the servers between the agents and the root.
     """
 
     server: ServerState
@@ -44,11 +44,11 @@ class SimulationState(NamedTuple):
 
 
 class Rejection(NamedTuple):
-    """An update that was left out of a merge.
+    """An update that was rejected by a merge.
 
     Attributes:
-        agent: Whose it was.
-        reason: What was wrong with it, in a phrase that names the part: "state.params['actor'] is not finite".
+        agent: Number of the agent that sent it.
+        reason: Reason, a phrase that names the part: "state.params['actor'] is not finite".
     """
 
     agent: int
@@ -56,20 +56,20 @@ class Rejection(NamedTuple):
 
 
 class ClockStats(NamedTuple):
-    """What a virtual clock showed at the end of a round, and what happened in the round.
+    """Time of a virtual clock at the end of a round, and the events of the round.
 
     Attributes:
         time_s: Simulated seconds since the beginning of the run.
-        environment_steps: Behind all updates that arrived since then.
-        arrived: Updates that arrived in the round.
-        dropped: Turns of agents that came to nothing: they dropped out, left, restarted, or hung and were noticed.
-        cancelled: Agents that were called back because the server had merged without them.
-        staleness_mean: Versions that the merged updates were behind, on average.
-        staleness_max: And at most.
-        hung: Turns that hang, counted as they begin: each ends as lost or called back, or never.
-        restarted: Of the turns that came to nothing, those in which an agent's process restarted.
-        duplicates: Updates that arrived once more, and were ignored.
-        malformed: Messages that arrived and could not be read; they are among the refused.
+        environment_steps: Environment steps behind all updates that arrived since the beginning of the run.
+        arrived: Number of updates that arrived in the round.
+        dropped: Number of jobs without an update: the agent dropped out, left, restarted, or hung until a timeout.
+        cancelled: Number of jobs that were cancelled because the server had merged without them.
+        staleness_mean: Mean staleness of the merged updates, in versions.
+        staleness_max: Largest staleness of the merged updates, in versions.
+        hung: Number of jobs that hang, counted when they begin: each ends as dropped or cancelled, or never.
+        restarted: Number of those dropped jobs in which the agent's process restarted.
+        duplicates: Number of updates that arrived a second time and were ignored.
+        malformed: Number of messages that could not be read; they are among the rejected.
     """
 
     time_s: float
@@ -86,13 +86,13 @@ class ClockStats(NamedTuple):
 
 
 class Uploads(NamedTuple):
-    """What agents sent in a round, `[agents]` each.
+    """Uploads of all agents in a round, `[agents]` each.
 
     Attributes:
-        size_bytes: int64, of their encoded updates, as `fedrl.wire.codec` would send them; 0 for who sent none.
-        messages: int64, how many updates each sent; what a stage holds back is none.
-        report: What they say about themselves in their updates, by name (`fedrl.core.reports`), float32; NaN for those
-            of whom nothing arrived.
+        size_bytes: int64, bytes of the encoded updates, as `fedrl.wire.codec` would send them; 0 if none was sent.
+        messages: int64, number of uploads; an update that a stage withholds is not counted.
+        report: float32 by name, the scalars that agents report beside their update (`fedrl.core.reports`); NaN for
+            agents whose update did not arrive.
     """
 
     size_bytes: np.ndarray
@@ -101,39 +101,37 @@ class Uploads(NamedTuple):
 
 
 def no_uploads(agents: int) -> Uploads:
-    """Of a round in which nobody sent anything."""
+    """Return the uploads of a round without any."""
     return Uploads(np.zeros(agents, np.int64), np.zeros(agents, np.int64), {})
 
 
 class RoundResult(NamedTuple):
-    """What the simulator saw of one round. Arrays have an entry for every agent, in every engine.
+    """Observations of the simulator in one round. Arrays have an entry for every agent, in every engine.
 
     Attributes:
-        metrics: Each `[agents]`, added up over local steps; zero for who did not take part. In a real federation they
-            stay on the agents. With down stages or among neighbours who compress what they send, one is
-            `whole_copies`, how many copies were sent whole to each agent, or by it.
+        metrics: `[agents]` each, summed over local steps; zero for agents that did not take part. In a real federation
+            they stay on the agents. With down stages, or among neighbours that compress their messages, it includes
+            `whole_copies`, the number of uncompressed copies sent to each agent, or by it.
         weight: Total weight of the accepted updates.
-        rejected: Updates that were left out, in the order of agents. An agent whose training ends in a number that is
-            not finite is as it was before the round, has sent nothing, and its metrics are zero; the server leaves out
-            updates beyond the range of exact sums.
-        bytes_up: Size of all messages to a server or to neighbours: encoded updates, as `fedrl.wire.codec` would send
-            them, bids, and what servers of a tree pass on.
-        bytes_down: Size of all messages from servers.
-        messages_up: Messages to a server or to neighbours; what a stage holds back is none.
-        messages_down: Messages from servers.
-        uploads: What each agent sent.
-        arrivals: Whose updates arrived at a server, or bids for sending one, and how stale they were, as the engine
-            knows.
-        levels: Of a hierarchy, the bytes up and down between each level and the one above, from the agents on.
-        latency_s: How long the messages of the round take, if the links are known.
-        steps: Local steps of every agent in the round, 0 for who was not asked or did not arrive; None if all did as
-            they always do.
-        iterations: Local steps of all agents together since the run began, if not all do as they always do.
-        clock_stats: Of the virtual clock, if there is one.
-        selected: Ids of those whose updates were sent, if a budget does not let all of them.
-        skipped: Why the server stands where it stood although updates arrived: what it made of them was not finite.
-        sums: What the engine itself measured, by the names of the parts of `Simulation.measures`.
-        turns: Of every agent, how many updates of the round are behind its metrics; None if each has one.
+        rejected: Rejected updates, in the order of agents. An agent whose training ends in a number that is not finite
+            is restored to its state before the round, sends nothing, and has zero metrics; the server rejects updates
+            beyond the range of exact sums.
+        bytes_up: Bytes of all messages to a server or to neighbours: encoded updates, as `fedrl.wire.codec` would send
+            them, bids, and messages between servers of a tree.
+        bytes_down: Bytes of all messages from servers.
+        messages_up: Number of messages to a server or to neighbours; a withheld update is not counted.
+        messages_down: Number of messages from servers.
+        uploads: Uploads of each agent.
+        arrivals: Agents whose updates, or bids for sending one, arrived at a server, and their staleness.
+        levels: In a hierarchy, bytes up and down between each level and the one above, from the agents up.
+        latency_s: Seconds that the messages of the round take, if the links are known.
+        steps: `[agents]`, local steps in the round; 0 for agents that were not selected or whose update did not arrive.
+        iterations: Local steps of all agents together since the run began.
+        clock_stats: Statistics of the virtual clock, if there is one.
+        selected: Numbers of the agents whose updates were sent, if there is an upload budget.
+        skipped: Reason why the server kept its state although updates arrived: the merge was not finite. Else "".
+        sums: Measurements of the engine itself, by the names of the parts of `Simulation.measures`.
+        turns: `[agents]`, number of updates of the round behind the metrics of each agent; None if each has one.
     """
 
     metrics: dict[str, np.ndarray]
@@ -158,22 +156,22 @@ class RoundResult(NamedTuple):
 
 @dataclass(frozen=True)
 class Simulation:
-    """A federation in one process, every agent simulated. Used in a `with` statement it closes itself.
+    """A simulated federation in one process. Used in a `with` statement it closes itself.
 
     Attributes:
         init: `seed -> SimulationState`.
-        round: `(run_state, cohort=None) -> (run_state, RoundResult)`. `cohort` holds the ids that may be sent for,
-            whatever the selection says. The population passed in is consumed.
-        params_of: `run_state -> params` with a leading agent axis: what each agent holds and acts with.
+        round: `(run_state, cohort=None) -> (run_state, RoundResult)`. `cohort` are the agents that may be selected,
+            whatever the selection says. The simulation state passed in is consumed (its buffers are donated).
+        params_of: `run_state -> params` with a leading agent axis: the parameters each agent acts with.
         agents: Number of agents.
-        block: Agents in a block.
-        close: Let go of what is held outside this process, if anything. Closing twice is fine.
-        adopt: `run_state -> run_state` in which every agent has adopted what the server holds now, as at the
-            beginning of a round. `params_of` it are the policies of personalised agents.
-        held: `run_state -> params` with a leading agent axis: what a federation sees of each agent's parameters.
-        states_of: `run_state -> states` with a leading agent axis: all that each agent's learner remembers.
-        with_states: `(run_state, states) -> run_state` whose agents go on from what the learners of others remember.
-        measures: What the engine measures beside its agents, made of `RoundResult.sums`: see `fedrl.core.measures`.
+        block: Number of agents in a block.
+        close: Release resources outside this process, such as workers. Closing twice is fine.
+        adopt: `run_state -> run_state` in which every agent has adopted the server's current parameters, as at the
+            beginning of a round. Its `params_of` are the policies of personalised agents.
+        held: `run_state -> params` with a leading agent axis: the shared part of each agent's parameters.
+        states_of: `run_state -> states` with a leading agent axis: the whole state of each agent's learner.
+        with_states: `(run_state, states) -> run_state` whose agents continue from these learner states.
+        measures: Measures of the engine itself, computed from `RoundResult.sums`: see `fedrl.core.measures`.
     """
 
     init: Callable[[int], SimulationState]
@@ -198,15 +196,17 @@ class Simulation:
 
 
 def block_size(agents: int) -> int:
-    """Agents per block: few enough for the cache, and never a function of the devices."""
+    """Return the default number of agents per block."""
+    # Few enough for the weights of a block to stay in the cache, and never a function of the devices: results are
+    # bit-identical for one block size only.
     return max(1, min(LARGEST_BLOCK, -(-agents // 2)))
 
 
 def chosen_size(agents: int, block: int | None) -> int:
-    """The block size asked for, or the usual one.
+    """Return the requested block size, or the default.
 
     Raises:
-        ConfigError: It is no count, or too large for exact sums.
+        ConfigError: It is below one, or too large for exact sums.
     """
     size = block_size(agents) if block is None else block
     check_positive(agents=agents, block=size)
@@ -216,16 +216,16 @@ def chosen_size(agents: int, block: int | None) -> int:
 
 
 def in_slots(order: np.ndarray, size: int) -> list[np.ndarray]:
-    """Agent ids of each block; the last one is padded with -1, an empty seat."""
+    """Return the agent numbers of each block; the last block is padded with -1, an empty seat."""
     padded = np.concatenate([order, np.full(-len(order) % size, -1)])
     return list(padded.reshape(-1, size))
 
 
 def iterations(federation: Federation, agents: int, local_steps: Sequence[int] | np.ndarray | None) -> np.ndarray:
-    """Local iterations of each agent.
+    """Return the local iterations of each agent, `[agents]`.
 
     Raises:
-        ConfigError: They are too few or too many.
+        ConfigError: There are too few or too many.
     """
     steps = np.full(agents, federation.local_steps) if local_steps is None else np.asarray(local_steps)
     if steps.shape != (agents,) or steps.min() < 1 or steps.max() > federation.local_steps:
@@ -244,7 +244,7 @@ def starting(
     devices: Sequence[jax.Device],
     numbers: np.ndarray,
 ) -> Callable[[Keys], SimulationState]:
-    """How a run begins: `keys -> SimulationState`, its blocks dealt out to the devices; agents have these numbers."""
+    """Return `keys -> SimulationState`, the initial state; blocks are dealt out to the devices, agents numbered so."""
     begin = start_programs(federation)
     counts = shares(federation, steps)
 
@@ -264,7 +264,7 @@ def starting(
 
 
 class Beginnings(NamedTuple):
-    """The programs that make a server, a block of agents, and an agent by itself."""
+    """Programs that initialise a server, a block of agents, and a single agent."""
 
     server: Callable[[Key], ServerState]
     block: Callable[..., AgentState]
@@ -273,17 +273,18 @@ class Beginnings(NamedTuple):
 
 @cached_program
 def start_programs(federation: Federation) -> Beginnings:
-    """The programs by which a run, or an agent, begins.
-
-    What runs once is compiled for one device and hardly optimised: that takes a tenth of the time.
-    """
+    """Return the programs that initialise a run, or an agent."""
+    # They run once, so they are compiled for one device and hardly optimised, in a tenth of the time.
     one = _init_agent(federation)
     each = jax.vmap(one, (0, None, 0, 0, 0, 0))
     return Beginnings(*(jax.jit(begin, compiler_options=QUICK) for begin in (federation.init_server, each, one)))
 
 
 def _init_agent(federation: Federation) -> Callable[..., AgentState]:
-    """An agent that has adopted the first global parameters: all start alike, also those who never talk."""
+    """Return the initialiser of an agent that has adopted the first global parameters.
+
+    So all agents start equal, also isolated ones: an average over them at the end is then one of related parameters.
+    """
 
     def init(
         key: jax.Array, params: Params, agent: jax.Array, env_params: PyTree, steps: jax.Array, share: jax.Array

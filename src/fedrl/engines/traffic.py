@@ -1,4 +1,4 @@
-"""What a tree of servers sends in a round, and how long that takes."""
+"""Bytes, messages and latency of a round in a tree of servers."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from fedrl.topologies.trees import Parents, Tree, round_latency
 WORD_BYTES = 4
 MOST_TERMS_BITS = 12
 EXACT_BYTES = -(-(exact.BITS * exact.UPDATES.number + MOST_TERMS_BITS) // 8)
-"""An exact sum is an integer of 22 bytes, in steps of `exact.UPDATES.fine`: enough for 4,096 terms at their limit."""
+"""Bytes of one entry of an exact sum, an integer in units of `exact.UPDATES.fine`: enough for 4,096 largest terms."""
 
 
 class Costs(NamedTuple):
-    """What a round costs.
+    """Communication costs of a round.
 
     Attributes:
-        levels: Bytes up and down over each level's links, from the agents on.
-        messages_up: Over all levels.
-        messages_down: Over all levels.
-        latency_s: How long the messages take.
+        levels: Bytes up and down over the links of each level, from the agents up.
+        messages_up: Number of messages up, over all levels.
+        messages_down: Number of messages down, over all levels.
+        latency_s: Seconds that the messages take.
     """
 
     levels: tuple[tuple[int, int], ...]
@@ -39,21 +39,20 @@ class Costs(NamedTuple):
 def traffic(
     tree: Tree, parents: Parents, holding: Sequence[int], wire: Messages, sums: PyTree, summed: bool, copied: bool
 ) -> Callable[[DownTraffic, np.ndarray, np.ndarray, np.ndarray, int], Costs]:
-    """What a round costs: `(down_traffic, arrived, sizes, messages, due) -> Costs`.
+    """Return `(down_traffic, arrived, sizes, messages, due) -> Costs`.
 
-    How often each agent was sent for and what it was sent, whose updates arrived, and how many levels merge.
-
-    The sizes are those of the agents' updates in bytes, the messages how many each sends: one, or none.
+    The arguments are the traffic down to agents, the mask of agents whose updates arrived, the bytes of each agent's
+    update, the number of its messages (one or none), and the number of levels that merge.
 
     Args:
-        tree: The links.
-        parents: Of the nodes of each level.
+        tree: Tree with the links.
+        parents: Parents of the nodes of each level.
         holding: Levels whose servers have parameters of their own, the root's last.
-        wire: What an agent and its server send each other.
-        sums: What servers with parameters of their own add up over all agents, beside these.
-        summed: Whether a relay sends the sum of what it received, or passes all of it on.
-        copied: Whether agents hold copies of what they are sent: then links between them and the lowest servers with
-            parameters of their own carry what was `down_traffic`.
+        wire: Messages of an agent and its server.
+        sums: Sums over all agents that servers with parameters of their own send beside these.
+        summed: Whether a relay sends the sum of the updates it received, or all of them.
+        copied: Whether broadcasts are compressed: then the links between agents and the lowest servers with parameters
+            of their own carry `down_traffic`.
     """
     update, change = terms(wire), moved(wire, sums)
 
@@ -63,7 +62,9 @@ def traffic(
         here, up, down, told = [], [], [], []
         for level in range(due):
             nodes = len(parents[level])
-            if level == 0 or level in holding:  # where messages begin: an agent, or a server that sends its change
+            # Messages originate at agents and at servers with parameters of their own, which send a change of constant
+            # size. All other servers are relays, whose messages depend on what comes from below.
+            if level == 0 or level in holding:
                 there = present if level == 0 else np.ones(nodes, bool)
                 sent = np.where(there, sizes if level == 0 else change_bytes(change), 0)
                 back = wire.down_bytes if level == 0 else WORD_BYTES * (change + 1)
@@ -88,22 +89,22 @@ def traffic(
 
 
 def terms(wire: Messages) -> int:
-    """Numbers in what a relay adds up of agents."""
+    """Return the entries in a relay's sum over agents."""
     return _entries((wire.decoded.value, wire.decoded.statistics))
 
 
 def moved(wire: Messages, sums: PyTree) -> int:
-    """Numbers in the change of a server with parameters of its own."""
+    """Return the entries in the change of a server with parameters of its own."""
     return _entries((wire.sent.params, sums))
 
 
 def sum_bytes(entries: int) -> int:
-    """Bytes of an exact sum of so many numbers, with that of the weights, and a version."""
+    """Return the bytes of an exact sum of so many entries, with the sum of weights, and a version."""
     return EXACT_BYTES * (entries + 1) + WORD_BYTES
 
 
 def change_bytes(entries: int) -> int:
-    """Bytes of a change of so many numbers, with a weight and a version."""
+    """Return the bytes of a change of so many entries, with a weight and a version."""
     return WORD_BYTES * (entries + 2)
 
 

@@ -1,4 +1,4 @@
-"""What bids under a budget of bytes cost, and what updates save by not repeating them."""
+"""Bytes of bids under an upload budget, and of updates that do not repeat what their bid reported."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from fedrl.wire.codec import size_bytes
 
 
 def bids_of(federation: Federation, upload_budget: UploadBudget, wire: Messages) -> Bids:
-    """A bid tells what was asked, and the size of the update if that varies.
+    """Return the costs of bids; a bid consists of the requested reports, and of the update's size if that varies.
 
     Raises:
-        ConfigError: The federation does not tell what is asked.
+        ConfigError: The federation does not report what the budget needs.
     """
     missing = [name for name in upload_budget.requested if name not in federation.reports]
     if missing:
         raise ConfigError(
-            f"{upload_budget!r} asks agents for {missing[0]!r}, and this federation does not tell it. "
+            f"{upload_budget!r} needs {missing[0]!r} from agents, and this federation does not report it. "
             f"Write federate(..., reports={list(upload_budget.requested)})."
         )
     told = {name: jnp.float32(0.0) for name in upload_budget.requested}
@@ -39,10 +39,10 @@ def bids_of(federation: Federation, upload_budget: UploadBudget, wire: Messages)
 
 
 def check_budget(federation: Federation, fleet: PyTree, upload_budget: UploadBudget, bids: int = 1) -> None:
-    """Refuse a budget under which nothing would ever be sent if so many agents bid.
+    """Refuse a budget under which no update could be sent if `bids` agents bid.
 
     Raises:
-        ConfigError: It says how much would be needed.
+        ConfigError: The budget is too small for the bids and one update.
     """
     cost = bids_of(federation, upload_budget, messages(federation, fleet))
     left_for_updates(upload_budget, bids, cost.bid_bytes, cost.least_bytes)
@@ -51,7 +51,7 @@ def check_budget(federation: Federation, fleet: PyTree, upload_budget: UploadBud
 def without_bids(
     sizes: np.ndarray, said: np.ndarray, rejected: np.ndarray, bids: Bids
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bytes and numbers of updates that were sent after bids: none of who was rejected, and no bid again."""
+    """Return bytes and numbers of the uploads after bids: none of rejected agents, and without the bid's reports."""
     sizes = np.where(sizes > 0, sizes - bids.repeated_bytes, 0)
     sizes[rejected], said = 0, said.copy()
     said[rejected] = 0

@@ -1,4 +1,4 @@
-"""Environments, one file each, and what wraps them."""
+"""Environments, one per file, fleets of them, and exact solutions of the finite ones."""
 
 from fedrl.environments.classic.acrobot import acrobot
 from fedrl.environments.classic.cartpole import cartpole

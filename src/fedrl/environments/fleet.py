@@ -1,4 +1,4 @@
-"""Fleets: what makes the agents' environments differ.
+"""Fleets: the parameters of every agent's environment, from settings of what differs between agents.
 
     {"length": {"range": [0.3, 0.7]}, "gravity": 9.8}   --fleet-->   the parameters, a leading agent axis on every leaf
 
@@ -28,15 +28,15 @@ HELD_OUT = zlib.crc32(b"held out")
 def fleet(
     environment: AnyEnvironment, agents: int, settings: Mapping[str, Setting] | None = None, key: Key | None = None
 ) -> PyTree:
-    """The parameters of every agent's environment.
+    """Return the parameters of every agent's environment.
 
-    A draw depends on the key, the name and the agent alone: neither further settings nor further agents change it.
+    A draw depends on the key, the name and the agent only: neither further settings nor further agents change it.
 
     Args:
-        environment: Its `params` are what is not set.
-        agents: How many; the leading axis of every leaf of the result.
-        settings: What differs: per name a number, a list, or a table with `range`, `uniform`, `normal` or `grid`.
-        key: For random draws; not needed without.
+        environment: Environment whose `params` are the defaults.
+        agents: Number of agents, the leading axis of every leaf of the result.
+        settings: Settings by name: a number, a list, or a table with `range`, `uniform`, `normal` or `grid`.
+        key: Key of random draws; not needed if there are none.
 
     Returns:
         A tree like `environment.params`, of the same dtypes, with a leading agent axis on every leaf.
@@ -66,19 +66,19 @@ def fleet(
 
 
 def held_out(environment: AnyEnvironment, count: int, settings: Mapping[str, Setting] | None, key: Key) -> PyTree:
-    """Environments that no agent has trained on, of the kind that the agents have.
+    """Return the parameters of held-out environments, from the distribution of the fleet's settings.
 
-    Drawn settings are drawn anew; for a range, a list or a grid, values are drawn uniformly between its ends. So the
-    settings of a fleet may be passed on as they are. To test elsewhere, give other settings to `fleet`.
+    Random settings are drawn anew; for a range, a list or a grid, values are drawn uniformly between its ends. So pass
+    the settings of the fleet unchanged. To test outside that distribution, give other settings to `fleet`.
 
     Args:
         environment: As for `fleet`.
-        count: How many.
-        settings: Those of the fleet.
-        key: For the draws. It may be the fleet's: the draws are others all the same.
+        count: Number of held-out environments.
+        settings: Settings of the fleet.
+        key: Key of the draws. It may be the fleet's, because it is folded with a constant first.
 
     Raises:
-        ConfigError: As for `fleet`; or a list has no ends, because it is one of arrays.
+        ConfigError: As for `fleet`; or a setting is a list of arrays, which has no ends.
 
     >>> from fedrl.environments import cartpole
     >>> lengths = held_out(cartpole(), 20, {"length": [0.4, 0.5, 0.8]}, jax.random.key(0)).length
@@ -94,7 +94,7 @@ def _variants(environment: AnyEnvironment) -> Variants | None:
 
 
 def _rebuilt(environment: AnyEnvironment, agents: int, arguments: Mapping[str, np.ndarray]) -> PyTree:
-    """The parameters of every agent, before those that are set directly."""
+    """Return the parameters of every agent, computed from `arguments`; parameters that are set directly come later."""
     if not arguments:
         return jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf)[None], agents, axis=0), environment.params)
     variants = _variants(environment)
@@ -105,6 +105,6 @@ def _rebuilt(environment: AnyEnvironment, agents: int, arguments: Mapping[str, n
     if any(jax.tree.map(jnp.shape, params) != like for params in each):
         raise ConfigError(
             f"{', '.join(arguments)} would change the number of states or actions of {environment!r}. The agents "
-            "learn one model, so their spaces are the same. Set it where the environment is made."
+            "train one model, so their spaces have to be the same. Set it in the environment's constructor."
         )
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)

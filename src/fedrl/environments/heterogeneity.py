@@ -1,7 +1,7 @@
-"""How different the finite environments of a fleet are: in where actions lead, what they pay, and what is best.
+"""Heterogeneity of the finite environments of a fleet: distances of transitions, rewards and optimal values.
 
 Each agent is compared with the mean environment, whose transitions and rewards are the means over agents. Averaging of
-Q-tables converges to what is best there, so the distance of the values is what averaging costs.
+Q-tables converges to the optimal values of the mean environment, so the distance of values is the cost of averaging.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fedrl.environments.tabular.planning import optimal_q
 
 
 class Distances(NamedTuple):
-    """Of each agent's environment from the mean of all, each `[agents]`.
+    """Distances of each agent's environment from the mean environment, each `[agents]`.
 
     Attributes:
         transition: Total variation of P(. | s, a) from the mean, mean over states and actions, from 0 to 1.
@@ -31,14 +31,14 @@ class Distances(NamedTuple):
 
 
 def distances_from_mean(model: TabularParams, gamma: float) -> Distances:
-    """Measure how far every agent's environment is from the mean of all.
+    """Compute the distance of every agent's environment from the mean environment.
 
     Args:
-        model: Of the fleet, a leading agent axis on every leaf, as from `fedrl.environments.model_of`.
-        gamma: gamma in [0, 1), for the values.
+        model: Model of the fleet, with a leading agent axis on every leaf, as from `fedrl.environments.model_of`.
+        gamma: Discount factor in [0, 1), for the values.
 
     Raises:
-        ConfigError: There is no agent axis, or the discount is out of range.
+        ConfigError: There is no agent axis, or `gamma` is out of range.
 
     >>> import jax
     >>> from fedrl.environments import random_mdps
@@ -50,8 +50,8 @@ def distances_from_mean(model: TabularParams, gamma: float) -> Distances:
     """
     if jnp.ndim(model.transition) != 4:
         raise ConfigError(
-            f"model.transition has shape {jnp.shape(model.transition)}. Agents are compared, so there is a leading "
-            "agent axis: [agents, states, actions, states]. Give the model of a fleet."
+            f"model.transition has shape {jnp.shape(model.transition)}. To compare agents, it needs a leading agent "
+            "axis: [agents, states, actions, states]. Give the model of a fleet."
         )
     mean = jax.tree.map(lambda leaf: jnp.asarray(leaf).mean(0), model)
     return Distances(

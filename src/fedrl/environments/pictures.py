@@ -1,4 +1,4 @@
-"""What pictures of environments have in common: colours, and a canvas of Pillow (extra `render`)."""
+"""Colours and a Pillow canvas for the pictures of environments (extra `render`)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from fedrl.core.errors import ConfigError
 
 PAPER, INK, ACCENT, SOFT = (255, 255, 255), (40, 44, 52), (214, 90, 49), (205, 210, 216)
 SCALE = 2
-"""A picture is drawn so many times as large and scaled down at the end, for smooth edges."""
+"""Factor by which a picture is drawn larger and scaled down at the end, for smooth edges."""
 
 
 def canvas(width: int, height: int) -> tuple[Any, Any]:
-    """An empty picture of so many pixels, `SCALE` times as large, and a pen for it.
+    """Return an empty image, `SCALE` times as large as `width` x `height` pixels, and a drawing context for it.
 
     Raises:
         ConfigError: Pillow is missing.
@@ -26,5 +26,5 @@ def canvas(width: int, height: int) -> tuple[Any, Any]:
 
 
 def finished(image: Any) -> Any:
-    """The picture in its own size."""
+    """Return the image scaled down to its final size."""
     return image.resize((image.width // SCALE, image.height // SCALE))

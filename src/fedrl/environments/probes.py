@@ -1,16 +1,16 @@
-"""Probe environments: each is solved at once by a right learner, and each fails one broken part of a wrong one.
+"""Probe environments: each is trivial for a correct learner and tests one part of it.
 
-The best values, with reward scale 1 and discount gamma:
+Optimal values, with reward scale 1 and discount gamma:
 
-| probe                | what it takes                                       | V*                                |
+| probe                | what is tested                                      | V*                                |
 |----------------------|-----------------------------------------------------|-----------------------------------|
 | `probe_constant`     | the critic learns a constant                        | V(0) = 1                          |
-| `probe_observation`  | the critic reads the observation                    | V(-1) = -1, V(1) = 1              |
-| `probe_discount`     | rewards are carried back, discounted                | V(0) = gamma, V(1) = 1            |
-| `probe_action`       | the actor prefers the action that pays              | V(0) = 1, by action 1             |
-| `probe_match`        | the actor reads the observation                     | V(-1) = V(1) = 1, by the match    |
+| `probe_observation`  | the critic uses the observation                     | V(-1) = -1, V(1) = 1              |
+| `probe_discount`     | values are bootstrapped and discounted              | V(0) = gamma, V(1) = 1            |
+| `probe_action`       | the actor learns the better action                  | V(0) = 1, by action 1             |
+| `probe_match`        | the actor uses the observation                      | V(-1) = V(1) = 1, by the match    |
 | `probe_target`       | the same with a continuous action                   | V(-1) = V(1) = 0, by action = obs |
-| `probe_truncation`   | a cut episode bootstraps, it does not count as over | V(0) = 1 / (1 - gamma)            |
+| `probe_truncation`   | truncation bootstraps, unlike termination           | V(0) = 1 / (1 - gamma)            |
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ProbeParams(NamedTuple):
 
 
 class ProbeState(NamedTuple):
-    """The number the agent sees."""
+    """The number that is the observation."""
 
     shown: jax.Array
 
@@ -60,13 +60,13 @@ def probe_constant() -> Environment:
 
 @component("environment", reference=JONES)
 def probe_observation() -> Environment:
-    """One action, one step, reward equal to the observation, -1 or 1: tests that the critic reads it. V(o) = o."""
+    """One action, one step, reward equal to the observation, -1 or 1: tests that the critic uses it. V(o) = o."""
     return _probe(Discrete(1), lambda shown, action: shown, signs=True)
 
 
 @component("environment", reference=JONES)
 def probe_discount() -> Environment:
-    """One action, two steps seen as 0 and 1, reward 1 at the end: tests discounting. V(0) = gamma, V(1) = 1."""
+    """One action, two steps with observations 0 and 1, reward 1 at the end: tests discounting. V(0) = gamma."""
     return _probe(Discrete(1), lambda shown, action: shown, steps=2)
 
 
@@ -92,7 +92,7 @@ def probe_target() -> Environment:
 def probe_truncation(max_steps: int = 1) -> Environment:
     """Reward 1 forever, but every episode is cut off: tests bootstrapping at truncation.
 
-    V(0) = 1 / (1 - gamma); a learner that takes the cut for the end finds 1 (with one step).
+    V(0) = 1 / (1 - gamma); a learner that treats truncation as termination finds 1 (with one step per episode).
 
     Args:
         max_steps: Steps of an episode.
@@ -103,9 +103,9 @@ def probe_truncation(max_steps: int = 1) -> Environment:
 def _probe(
     action: Space, reward: Reward, *, signs: bool = False, steps: int | None = 1, max_steps: int = 10
 ) -> Environment:
-    """A probe whose reward depends on what is shown and done.
+    """Build a probe whose reward depends on observation and action.
 
-    Shown is a random sign, or how many steps went by; the episode ends after `steps` steps, or never.
+    The observation is a random sign, or the number of steps so far; the episode ends after `steps` steps, or never.
     """
 
     def reset(noise: jax.Array, params: ProbeParams) -> tuple[Timestep, ProbeState]:

@@ -1,6 +1,6 @@
-"""What a setting of a fleet says: which agent gets which value of one parameter.
+"""Settings of a fleet: the value of one environment parameter for every agent.
 
-| setting                   | the agents get                                                              |
+| setting                   | values of the agents                                                        |
 |---------------------------|-----------------------------------------------------------------------------|
 | `9.8`                     | all the same                                                                |
 | `[0.4, 0.5, 0.6]`         | one each                                                                    |
@@ -9,7 +9,7 @@
 | `{"normal": [mean, std]}` | a random draw each                                                          |
 | `{"grid": [0.4, 0.6]}`    | every combination with the other grids; the last name varies fastest        |
 
-A whole parameter (a count, the number of an agent) gets whole values; a drawn one may be either end.
+An integer parameter (a count, the number of an agent) gets integers; uniform draws include both ends.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ TABLES = ("range", "uniform", "normal", "grid")
 
 
 def kind_of(name: str, setting: Setting) -> str:
-    """What kind of setting it is: "number", "list" or one of TABLES.
+    """Return the kind of a setting: "number", "list" or one of TABLES.
 
     Raises:
-        ConfigError: It is a table without exactly one word that is known.
+        ConfigError: The setting is a table without exactly one known key.
     """
     if not isinstance(setting, Mapping):
         return "list" if isinstance(setting, list | tuple) or np.ndim(setting) else "number"
     word = next((word for word in setting if word not in TABLES), next(iter(setting), ""))
     if len(setting) != 1 or word not in TABLES:
         raise ConfigError(
-            f"{name} is {dict(setting)!r}. A table holds one word that says how agents differ, and its numbers. "
+            f"{name} is {dict(setting)!r}. A table has one key that names a distribution, and its numbers. "
             f"{nearest(str(word), TABLES)}"
         )
     return word
 
 
 def values_of(name: str, setting: Any, agents: int, default: np.ndarray, key: Key | None) -> np.ndarray:
-    """The value of each agent, `[agents, *shape of the default]`, of its dtype. Grids are for `grid_of`.
+    """Return the value of each agent, `[agents, *shape of the default]`, in its dtype; grids need `grid_of`.
 
     Raises:
         ConfigError: The setting does not fit the agents or the parameter, or a draw lacks its key.
@@ -74,6 +74,7 @@ def values_of(name: str, setting: Any, agents: int, default: np.ndarray, key: Ke
             values = np.linspace(a, b, agents) if agents > 1 else np.array([(a + b) / 2])
         elif kind == "uniform":
             drawn = _drawn(name, setting, agents, key, jax.random.uniform)
+            # For integers, floor over an interval longer by one makes both ends as likely as the others.
             values = np.floor(a + (b - a + 1) * drawn) if whole else a + (b - a) * drawn
         else:
             values = a + b * _drawn(name, setting, agents, key, jax.random.normal)
@@ -82,7 +83,7 @@ def values_of(name: str, setting: Any, agents: int, default: np.ndarray, key: Ke
 
 
 def grid_of(grids: Mapping[str, Any], agents: int, defaults: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The values of all gridded names, one combination per agent.
+    """Return the values of all grid settings, one combination per agent.
 
     Raises:
         ConfigError: There are more or fewer combinations than agents.
@@ -102,10 +103,10 @@ def grid_of(grids: Mapping[str, Any], agents: int, defaults: Mapping[str, np.nda
 
 
 def between_ends(name: str, setting: Any) -> Setting:
-    """The setting that draws new values of the same kind, for held-out environments.
+    """Return the setting that draws held-out values of the same kind.
 
     Raises:
-        ConfigError: It is a list of arrays, which has no ends.
+        ConfigError: The setting is a list of arrays, which has no ends.
     """
     kind = kind_of(name, setting)
     if kind not in ("list", "range", "grid"):
@@ -113,21 +114,21 @@ def between_ends(name: str, setting: Any) -> Setting:
     listed = _array(name, setting[kind] if isinstance(setting, Mapping) else setting)
     if listed.ndim != 1 or not len(listed):
         raise ConfigError(
-            f"{name} is a list of shape {listed.shape}. There is nothing between its ends to draw held-out settings "
-            "from. Give held-out settings of your own to fleet()."
+            f"{name} is a list of shape {listed.shape}. Only a list of numbers has ends between which held-out values "
+            "can be drawn. Give held-out settings of your own to fleet()."
         )
     return {"uniform": [listed.min().item(), listed.max().item()]}
 
 
 def cast(name: str, values: np.ndarray, default: np.ndarray) -> np.ndarray:
-    """The values in the dtype of the default.
+    """Return the values in the dtype of the default.
 
     Raises:
-        ConfigError: A whole parameter is set to a fraction.
+        ConfigError: An integer parameter is set to a fraction.
     """
     if default.dtype.kind in "iu" and (values != np.round(values)).any():
         raise ConfigError(
-            f"{name} would be {values.tolist()}. It is a whole number. Give whole numbers, or a range whose steps are."
+            f"{name} would be {values.tolist()}. The parameter is an integer. Give integers, or a range of integers."
         )
     return values.astype(default.dtype)
 
@@ -138,7 +139,7 @@ def _array(name: str, numbers: Any) -> np.ndarray:
     except ValueError:  # lists of unequal length
         values = np.asarray(None)
     if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
-        raise ConfigError(f"{name} is {numbers!r}. A setting is made of finite numbers. Give numbers.")
+        raise ConfigError(f"{name} is {numbers!r}. A setting consists of finite numbers. Give finite numbers.")
     return values
 
 
@@ -146,17 +147,18 @@ def _pair(name: str, kind: str, numbers: Any) -> tuple[float, float]:
     values = _array(name, numbers)
     if values.shape != (2,) or (values[1] < 0 if kind == "normal" else values[0] > values[1]):
         form = "[mean, standard deviation >= 0]" if kind == "normal" else "[lowest, highest]"
-        raise ConfigError(f"{name} is {{{kind!r}: {numbers!r}}}. It is not of the form {form}. Give two numbers so.")
+        raise ConfigError(f"{name} is {{{kind!r}: {numbers!r}}}. It needs the form {form}. Give two such numbers.")
     return float(values[0]), float(values[1])
 
 
 def _drawn(name: str, setting: Any, agents: int, key: Key | None, source: Any) -> np.ndarray:
     if key is None:
-        raise ConfigError(f"{name} is {setting!r}, a random draw. It needs a key, and there is none. Give key.")
+        raise ConfigError(f"{name} is {setting!r}, a random draw. A draw needs a key, and key is None. Give a key.")
+    # By the name, so that the draws of one parameter don't depend on which others are set.
     named = jax.random.fold_in(key, zlib.crc32(name.encode()))
     return np.asarray(_draw(named, jnp.arange(agents), source), np.float64)
 
 
 def _draw(key: Key, agents: jax.Array, source: Any) -> jax.Array:
-    """One draw per agent, each from a key of its own, so that a further agent changes none."""
+    """Draw once per agent, each with a key of its own, so that a further agent changes no draw."""
     return jax.vmap(lambda agent: source(jax.random.fold_in(key, agent)))(agents)

@@ -1,4 +1,4 @@
-"""Cut episodes off after a number of steps."""
+"""Truncation of episodes after a number of steps."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Timed(NamedTuple):
 
 
 def time_limit(environment: Environment) -> Environment:
-    """Truncate every episode at `environment.max_steps`. A termination at that very step stays a termination.
+    """Truncate every episode at `environment.max_steps`; a termination in that very step stays a termination.
 
     Args:
-        environment: Where episodes may go on for longer.
+        environment: Environment without a time limit.
 
     Raises:
-        ConfigError: The limit is below one step.
+        ConfigError: `max_steps` is below one.
 
     >>> from fedrl.environments import cartpole
     >>> env = cartpole(max_steps=1)

@@ -1,4 +1,4 @@
-"""Learning algorithms, each useful alone, and the parts they are made of."""
+"""Learning algorithms of single agents, wrappers around them, and the networks and optimisers they take."""
 
 from fedrl.learners.algorithms.a2c import a2c
 from fedrl.learners.algorithms.ppo import ppo

@@ -1,4 +1,4 @@
-"""Steps of the pipeline an update passes on its way out of an agent."""
+"""Stages of the update pipeline: clipping, compression, reweighting, control variates."""
 
 from fedrl.stages.clip import clip
 from fedrl.stages.compression.error_feedback import error_feedback

@@ -1,4 +1,4 @@
-"""Clip: bound how far one agent can move the rest."""
+"""Norm clipping of updates, which bounds the influence of one agent on the aggregate."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from fedrl.stages.leaves import PLACES, check_not_encoded, is_real, map_real
 def clip(norm: float) -> Stage:
     """Scale an update down to an L2 norm of at most `norm`, over all its arrays together.
 
-    value * min(1, C / ||value||_2). An update with an entry that is not finite stays so, for the server to refuse:
-    it is neither shrunk to nothing nor let through as if it were small.
+        value <- value * min(1, C / ||value||_2)
+
+    An update with an entry that is not finite becomes NaN, so that the server rejects it.
 
     Args:
         norm: C, in units of the parameters.
@@ -33,14 +34,16 @@ def clip(norm: float) -> Stage:
         del key, context, server_state
         check_not_encoded(update.value, "clip()", allowed=PLACES)
         length = norm_of(update.value)
-        factor = jnp.where(length <= norm, 1.0, norm / length)  # NaN fails the comparison and stays NaN
+        # `where`, not `minimum(1, norm / length)`: a NaN fails the comparison and stays NaN, for the server to reject.
+        factor = jnp.where(length <= norm, 1.0, norm / length)
         return update._replace(value=map_real(lambda leaf: leaf * factor, update.value)), agent_state
 
     return Stage(encode, clips=norm)
 
 
 def norm_of(value: PyTree) -> jax.Array:
-    """The L2 norm over all arrays of real numbers, without overflow; NaN if an entry is NaN or infinite."""
+    """Return the L2 norm over all arrays of real numbers; NaN if an entry is NaN or infinite."""
+    # In units of the largest entry, because squares of large float32 numbers overflow.
     leaves = [leaf for leaf in jax.tree.leaves(value) if is_real(leaf) and leaf.size]
     largest = jnp.stack([jnp.float32(0.0), *(jnp.abs(leaf).max() for leaf in leaves)]).max()
     unit = jnp.where(largest == 0.0, 1.0, largest)

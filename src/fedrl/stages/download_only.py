@@ -1,4 +1,4 @@
-"""One way: parts of the parameters that agents receive and never send."""
+"""Parts of the parameters that agents receive and never send."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from fedrl.wire.shapes import TreeShapes, shapes_of
 
 @component("stage", reference="partial sharing: Pillutla et al. (2022), https://arxiv.org/abs/2204.03809")
 def download_only(parts: Sequence[str]) -> Stage:
-    """Send nothing of some parts: they flow from the server to the agents only.
+    """Leave some parts out of every update: the server sends them to agents, but agents don't send them back.
 
-    Agents start each round from the server's value and may move away from it while they train; the server's own stays
-    as it is. What is not sent costs no bytes. It comes first in the pipeline, so that nothing is spent on what stays.
+    Agents start each round from the server's value of these parts and train them locally; the server's value never
+    changes. Parts that are not sent cost no bytes. Put this stage first in the pipeline, so that later stages spend
+    neither bits nor norm on them.
 
     Args:
-        parts: Runs of names in the paths of parameters, such as "actor/0", as for `fedrl.learners.wrappers.personal`.
+        parts: Consecutive names in the paths of parameters, such as "actor/0", as for `fedrl.learners.personal`.
 
     Raises:
-        ConfigError: There is no such part.
+        ConfigError: The parameters have no such part.
     """
 
     def init(params: Params) -> tuple[PyTree, PyTree]:

@@ -1,4 +1,4 @@
-"""Flatten: all arrays of an update as one, so that later stages choose and scale among all its entries."""
+"""All arrays of an update as one vector, so that later stages select and scale over all its entries."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from fedrl.wire.shapes import TreeShapes, shapes_of
 @partial(jax.tree_util.register_dataclass, data_fields=["vector"], meta_fields=["shapes"])
 @dataclass(frozen=True, eq=False)
 class Flat:
-    """A tree of arrays laid out as one vector, or what a later stage made of it."""
+    """A tree of arrays laid out as one vector, or a later stage's encoding of that vector."""
 
     vector: PyTree
     shapes: TreeShapes
 
     def dense(self) -> PyTree:
-        """The tree again."""
+        """Return the tree of arrays."""
         ends = np.cumsum(self.shapes.sizes)
         starts = ends - self.shapes.sizes
         return self.shapes.filled([self.vector[start:end] for start, end in zip(starts, ends, strict=True)])
@@ -33,10 +33,10 @@ class Flat:
 
 @component("stage", reference="global top-k: Aji & Heafield (2017), https://arxiv.org/abs/1704.05021")
 def flatten() -> Stage:
-    """Lay all arrays of an update out as one vector, for later stages.
+    """Lay all arrays of an update out as one vector, for later stages; lossless.
 
-    After it `top_k(0.01)` keeps the largest hundredth of all entries, wherever they are, instead of a hundredth of each
-    array and at least one; a quantiser has one scale for all. Nothing is lost.
+    After it, `top_k(0.01)` keeps the largest 1 % of all entries instead of 1 % of each array (and at least one of
+    each), and a quantiser has one scale for all arrays.
     """
 
     def encode(

@@ -16,26 +16,25 @@ from fedrl.core.stage import Stage
 from fedrl.core.types import Key, Params, PyTree, Update, UpdateContext
 
 LEAST, MOST = -13.0, 8.0
-"""Bits of a weight's range: beyond, exact sums (`fedrl.core.exact`) would lose the small or refuse the large."""
+"""Range of log2 of a weight. Beyond it, exact sums (`fedrl.core.exact`) would lose small terms or reject large ones."""
 
 
 @component("stage", reference="Woo, Joshi & Chi (2023), https://arxiv.org/abs/2305.10697")
 def importance_averaging(learning_rate: float) -> Stage:
-    """FedAsynQ-ImAvg: entry (s, a) of agent k counts alpha_k(s,a) proportional to (1 - eta)^(-N_k(s,a)).
+    """FedAsynQ-ImAvg: average entry (s, a) with weights alpha_k(s,a) proportional to (1 - eta)^(-N_k(s,a)).
 
-    N_k is how often agent k updated the entry in this round, as told by the parameter "visits" of
-    `q_table(count_visits=True)`. An agent that never did has nothing to say about it. Use it with `mean("uniform")`;
-    with other weights they multiply.
+    N_k(s,a) is how often agent k updated the entry in this round, from the parameter "visits" of
+    `q_table(count_visits=True)`. Use it with `mean("uniform")`; the weights of another rule multiply with these.
 
-    Weights are relative to those of the round before, which keeps powers of large counts in range: an agent's weight
-    is cut where it is 2^8 times above or 2^13 times below that round's mean. In the first rounds, until the server has
-    caught up with the counts, entries visited often count alike.
+    Weights are relative to the mean weight of the round before, which keeps powers of large counts in range: a weight
+    more than 2^8 times above or 2^13 times below that mean is clipped. In the first rounds, until that mean has caught
+    up with the counts, the weights of frequently visited entries are clipped to the same value.
 
     Args:
-        learning_rate: eta, the learner's, in (0, 1).
+        learning_rate: eta, the same as the learner's, in (0, 1).
 
     Raises:
-        ConfigError: The learning rate is out of range; when initialised, the parameters have no visits.
+        ConfigError: The learning rate is out of range; when initialised, the parameters have no "visits".
     """
     if not 0.0 < learning_rate < 1.0:
         raise ConfigError(
@@ -47,7 +46,7 @@ def importance_averaging(learning_rate: float) -> Stage:
     def init(params: Params) -> tuple[PyTree, PyTree]:
         if not isinstance(params, dict) or set(params) != {"q", "visits"}:
             raise ConfigError(
-                f"importance_averaging({learning_rate}) weighs by visits, and the learner's parameters don't have any. "
+                f"importance_averaging({learning_rate}) weighs by visits, and the learner's parameters have no visits. "
                 "Use q_table(count_visits=True)."
             )
         return jnp.zeros_like(params["visits"]), ()
@@ -56,6 +55,7 @@ def importance_averaging(learning_rate: float) -> Stage:
         key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
     ) -> tuple[Update, PyTree]:
         del key, context
+        # In bits and relative to the last round: (1 - eta)^-N itself overflows float32 after some hundred visits.
         weight = jnp.exp2(jnp.clip(bits * update.value["visits"] - server_state, LEAST, MOST))
         return update._replace(value={"q": weight * update.value["q"], "visits": weight}), agent_state
 

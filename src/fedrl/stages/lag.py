@@ -1,8 +1,8 @@
-"""Lazy: say something only when there is enough to say.
+"""Lazy uploads: an agent sends its update only when its norm is large, and accumulates it until then.
 
-value + what was held back --worth it?--yes--> stages --> wire
-                               |
-                               no: one bit; all of it is held back until it is worth a message
+update + accumulated updates --large enough?--yes--> stages --> wire
+                                    |
+                                    no: one bit is sent, and the sum is kept for the next round
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from fedrl.wire.codec import travels_if
 @partial(jax.tree_util.register_dataclass, data_fields=["messages_sent", "value"], meta_fields=[])
 @dataclass(frozen=True, eq=False)
 class SkippableValue:
-    """A value that travels only if it is spoken.
+    """A value that is sent or skipped.
 
     Attributes:
-        messages_sent: bool, whether it travels.
-        value: Arrays, or what a later stage made of them; of no consequence unless spoken.
+        messages_sent: bool, whether the value is sent.
+        value: Arrays, or a later stage's encoding of them; ignored if it is not sent.
     """
 
     messages_sent: PyTree
@@ -42,39 +42,38 @@ class SkippableValue:
     "of policy gradients: Chen et al. (2018), https://arxiv.org/abs/1812.03239",
 )
 def lag(*stages: Stage, factor: float = 4.0, memory: int = 10) -> Stage:
-    """Hold an update back until it is large beside what the federation as a whole has moved lately.
+    """Skip an upload until the accumulated update is large compared with recent steps of the global parameters.
 
-    With p_k what agent k has to say, its update and all that it held back since it last spoke, it speaks if
+    With p_k the sum of agent k's updates since its last upload, agent k uploads p_k if
 
-        ||p_k||^2 > factor * m,      m <- m + (||mean update||^2 - m) / memory in every round,
+        ||p_k||^2 > factor * m,      m <- m + (||mean update||^2 - m) / memory in every round.
 
-    which is the trigger of lazily aggregated gradients (LAG) with geometric weights of earlier steps, m beginning at 0:
-    in the first rounds everybody speaks. A held-back update is all zeros to the server, which keeps its weight, and no
-    message is counted; on the wire it is one byte beside its weight and version. At any time what the server has read
-    and what agents hold back add up to all that they meant to send.
+    This is the trigger of lazily aggregated gradients (LAG), with geometric weights of earlier steps. m starts at 0, so
+    all agents upload in the first rounds. To the server a skipped update is all zeros with its weight kept; it is not
+    counted as a message, and on the wire it takes one byte beside weight and version. At any time, the updates that
+    the server decoded and those that agents accumulate add up to all updates.
 
-    LAG's server goes on with the gradient that an agent sent last. Here it does not: an update of reinforcement
-    learning is mostly noise, and noise that is used twice does not average out. The price: where agents are unlike,
-    their updates do not vanish at the common optimum, so they go on speaking now and then, when LAG's would have fallen
-    silent.
+    LAG's server reuses the last gradient of an agent that skips; this one does not, because an update in reinforcement
+    learning is mostly noise, and noise that is used twice does not average out. The price: updates of heterogeneous
+    agents do not vanish at the common optimum, so these agents upload now and then, where LAG's would have stopped.
 
     Args:
-        *stages: What a spoken update passes on its way, in order: `lag(error_feedback(sign()))`. Their state stands
-            still while the agent is silent.
-        factor: How much it takes to speak.
-        memory: Over how many rounds steps are averaged.
+        *stages: Stages that an uploaded update passes, in order: `lag(error_feedback(sign()))`. Their state does not
+            change while the agent skips.
+        factor: Threshold, relative to the mean squared norm of recent steps.
+        memory: Number of rounds over which steps are averaged.
 
     Raises:
         ConfigError: `factor` or `memory` is not above zero.
-        UnsoundError: A stage inside adds noise, steers training, or is lazy itself.
+        UnsoundError: A stage inside adds noise, corrects local training, or skips uploads itself.
     """
     check_above_zero(factor=factor)
     check_positive(memory=memory)
     for stage in stages:
         if stage.noise is not None or stage.correction is not None or stage.skips_uploads:
             raise UnsoundError(
-                f"lag() holds back what {stage!r} makes of an update, and that stage adds noise, steers "
-                f"training or is lazy itself: it needs every round. Put {stage!r} before lag(...), or leave one out."
+                f"lag() skips uploads of {stage!r}, which adds noise, corrects local training or skips uploads itself. "
+                f"Such a stage has to work in every round. Put {stage!r} before lag(...), or leave one out."
             )
     inner = pipeline(stages)
     assert inner.decode is not None
@@ -91,7 +90,8 @@ def lag(*stages: Stage, factor: float = 4.0, memory: int = 10) -> Stage:
         (inside, moved), (before, held) = server_state, agent_state
         meant = update._replace(value=jax.tree.map(jnp.add, update.value, held))
         sent, after = inner.encode(key, context, inside, before, meant)
-        silent = _square(meant.value) <= factor * moved  # not so for NaN: it is sent, for the server to refuse
+        # `<=`, so that a NaN is not silent: it is sent, and the server rejects it.
+        silent = _square(meant.value) <= factor * moved
 
         def chosen(if_silent: PyTree, if_spoken: PyTree) -> PyTree:
             return jax.tree.map(lambda quiet, loud: jnp.where(silent, quiet, loud), if_silent, if_spoken)
@@ -123,7 +123,7 @@ def lag(*stages: Stage, factor: float = 4.0, memory: int = 10) -> Stage:
 
 
 def _square(value: PyTree) -> jax.Array:
-    """The squared norm of all arrays together."""
+    """Return the squared norm over all arrays."""
     return sum((jnp.square(leaf).sum() for leaf in jax.tree.leaves(value)), jnp.float32(0.0))
 
 

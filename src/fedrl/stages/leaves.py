@@ -1,4 +1,4 @@
-"""Which arrays of an update a stage works on: those of real numbers. Integers are another stage's codes or indices."""
+"""Selection of the arrays that a stage works on: real numbers. Integers are another stage's codes or indices."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.types import PyTree
 
 PLACES = (jnp.int32, jnp.uint32, jnp.bool_)
-"""Types by which earlier stages tell which entries are meant: indices, seeds, masks. Values beside them are numbers."""
+"""Types of the indices, seeds and masks by which sparsifying stages name entries; the values beside them are real."""
 
 
 def is_real(leaf: jax.Array) -> bool:
-    """Whether an array holds real numbers."""
+    """Return whether an array contains real numbers."""
     return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
@@ -26,7 +26,7 @@ def map_real(function: Callable[[jax.Array], Any], value: PyTree) -> PyTree:
 
 
 def decompressed(kind: type, value: PyTree) -> PyTree:
-    """The tree with every node of a type replaced by the array it stands for, its `dense()`."""
+    """Return the tree with every node of type `kind` replaced by its `dense()` array."""
 
     def found(node: Any) -> bool:
         return isinstance(node, kind)
@@ -38,21 +38,21 @@ def check_share(fraction: float) -> None:
     """Refuse a share of the entries that is not in (0, 1].
 
     Raises:
-        ConfigError: It names the value.
+        ConfigError: `fraction` is out of range.
     """
     if not 0.0 < fraction <= 1.0:
-        raise ConfigError(f"fraction is {fraction}. It is the share of entries that is sent. Choose it in (0, 1].")
+        raise ConfigError(f"fraction is {fraction}. The share of entries that are sent lies in (0, 1]. Choose one.")
 
 
 def check_not_encoded(value: PyTree, stage: str, allowed: Sequence[Any] = ()) -> None:
-    """Refuse an update that holds integers other than the allowed types; seen when a pipeline is traced.
+    """Refuse an update that contains integers of other than the allowed types; checked when a pipeline is traced.
 
     Raises:
-        UnsoundError: It names the stage and the way out.
+        UnsoundError: An earlier stage has encoded the update.
     """
     for leaf in jax.tree.leaves(value):
         if not is_real(leaf) and leaf.dtype not in [jnp.dtype(kind) for kind in allowed]:
             raise UnsoundError(
                 f"{stage} finds {leaf.dtype.name} of shape {leaf.shape} in the update. An earlier stage has already "
-                f"encoded it, and numbers cannot be told from codes any more. Put {stage} before that stage."
+                f"encoded it, and codes can't be processed like real numbers. Put {stage} before that stage."
             )

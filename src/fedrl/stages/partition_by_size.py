@@ -1,4 +1,4 @@
-"""By size: small arrays through one stage, large ones through another.
+"""One stage for the small arrays of an update, another one for the large arrays.
 
 update --+-- arrays of at most so many entries --> small --+--> wire
          +-- the others --------------------------> large --+
@@ -21,7 +21,7 @@ from fedrl.stages.leaves import check_not_encoded
 
 
 class BySize(NamedTuple):
-    """What both stages made of their arrays, the others None; or the states of both."""
+    """The encoded arrays of both stages, each with None in place of the other's arrays; or the states of both."""
 
     small: PyTree
     large: PyTree
@@ -29,24 +29,24 @@ class BySize(NamedTuple):
 
 @component("stage", reference="compression layer by layer: Dutta et al. (2020), https://arxiv.org/abs/1911.08250")
 def partition_by_size(limit: int, small: Stage, large: Stage) -> Stage:
-    """Send arrays of up to `limit` numbers through one stage, and larger ones through another.
+    """Send arrays of up to `limit` entries through one stage, and larger ones through another.
 
-    Most numbers of a network are in few large layers; biases and output layers are few and matter as much. So a bit
-    a number for the large ones and some more for the small ones costs little more than a bit for all:
+    Most entries of a network are in few large layers, while biases and output layers are small and matter as much. So
+    one bit per entry for the large layers and a few for the small ones costs little more than one bit for all:
 
         error_feedback(partition_by_size(300, quantize(3, unbiased=False), sign()))
 
-    It promises what both stages promise: it is unbiased if both are, a contraction by the delta of whichever takes an
-    array, never off by more than the larger bound.
+    The stage is unbiased if both stages are, a contraction by the delta of the stage that takes the array, and has the
+    larger of the two error bounds.
 
     Args:
-        limit: The most entries of a small array.
-        small: For arrays of up to `limit` entries.
-        large: For the others.
+        limit: Largest number of entries of a small array.
+        small: Stage for arrays of up to `limit` entries.
+        large: Stage for all others.
 
     Raises:
         ConfigError: `limit` is below one.
-        UnsoundError: A stage does more than to encode arrays: it steers training, changes weights, adds noise,
+        UnsoundError: A stage does more than encode arrays: it corrects local training, changes weights, adds noise,
             or works on the aggregate.
     """
     check_positive(limit=limit)
@@ -54,8 +54,8 @@ def partition_by_size(limit: int, small: Stage, large: Stage) -> Stage:
         busy = stage.correction is not None or stage.reweights is not None or stage.noise is not None
         if busy or stage.finish is not keep_update:
             raise UnsoundError(
-                f"partition_by_size() sends some arrays through {stage!r}, which does more than to encode arrays one "
-                f"by one. Put {stage!r} around or beside partition_by_size(...), for the whole update."
+                f"partition_by_size() sends some arrays through {stage!r}, which does more than encode single arrays. "
+                f"Put {stage!r} before, after or around partition_by_size(...), for the whole update."
             )
 
     def parted(value: PyTree) -> BySize:
@@ -75,6 +75,7 @@ def partition_by_size(limit: int, small: Stage, large: Stage) -> Stage:
     ) -> tuple[Update, PyTree]:
         check_not_encoded(update.value, "partition_by_size()")
         values, states = [], []
+        # Each stage gets a key of its own: with one key, both would draw the same random numbers.
         for i, (stage, value) in enumerate(zip((small, large), parted(update.value), strict=True)):
             sent, state = stage.encode(
                 jax.random.fold_in(key, i), context, server_state[i], agent_state[i], update._replace(value=value)
@@ -106,7 +107,7 @@ def partition_by_size(limit: int, small: Stage, large: Stage) -> Stage:
 def _by_size(
     limit: int, small: Callable[[int], float] | None, large: Callable[[int], float] | None
 ) -> Callable[[int], float] | None:
-    """The contraction of whichever stage takes an array of so many entries, if both have one."""
+    """Return the contraction of the stage that takes an array of so many entries, if both are contractions."""
     if small is None or large is None:
         return None
     return lambda entries: small(entries) if entries <= limit else large(entries)

@@ -1,9 +1,9 @@
-"""What an agent may say its update is worth: the weight it leaves with is the only trace, so nothing is added to it.
+"""Stages by which an agent scales the weight of its own update; nothing else about the agent is reported.
 
-update.weight = n_k --> n_k * what the agent knows about itself --> a mean by weights
+update.weight = n_k --> n_k * factor that the agent computes --> weighted mean at the server
 
-Each works with any aggregator that goes by weights, also under sums that hide each update. An agent states its own
-weight: where agents may lie, use a rule that does not believe them.
+They work with any aggregator that uses weights, also under sums that hide single updates. The agent states its own
+weight: where agents may be dishonest, use an aggregator that ignores weights.
 """
 
 from __future__ import annotations
@@ -25,21 +25,19 @@ from fedrl.stages.leaves import check_not_encoded
 
 WEIGHTED = "averaging by weights: McMahan et al. (2017), https://arxiv.org/abs/1602.05629"
 WIDEST = 1e12
-"""How many times the resources of another an agent may take: float32 has seven digits, so far less counts already."""
+"""Largest ratio of two agents' resources. In float32, with seven digits, a far smaller weight is already negligible."""
 
 
 @component("stage", reference=WEIGHTED)
 def weight_by_improvement(floor: float = 1.0, most: float = 1000.0) -> Stage:
-    """Agents whose return rises count more: w_k = n_k min(max((R_k(t) - R_k(t')) / floor, 1), most).
+    """Give agents whose return rises a larger weight: w_k = n_k min(max((R_k(t) - R_k(t')) / floor, 1), most).
 
-    t' is the last round in which the agent knew a return. Mean returns stay with the agent; the weight that leaves
-    tells their difference.
-    An agent counts by its samples in its first round and where no episode ended.
+    t' is the last round in which an episode of the agent ended. Mean returns stay with the agent, but the weight it
+    sends reveals their difference. In an agent's first round, and where no episode ended, w_k = n_k.
 
     Args:
-        floor: The rise up to which agents count alike, in units of the return: scale it with them. A large one makes
-            all count alike.
-        most: The largest factor, at least 1. A server believes no agent that claims a larger one.
+        floor: Rise of the return up to which the factor is 1, in units of the return. A large one makes all factors 1.
+        most: Largest factor, at least 1. The server rejects an update whose weight implies a larger one.
 
     Raises:
         ConfigError: The floor is not above zero, or the largest factor is below 1.
@@ -58,14 +56,15 @@ def weight_by_improvement(floor: float = 1.0, most: float = 1000.0) -> Stage:
         del key, server_state
         now = mean_return(context)
         rise = (now - agent_state) / floor
-        worth = jnp.minimum(jnp.where(rise > 1.0, rise, 1.0), most)  # false for NaN
+        # The comparison is false for NaN, the rise of a first round or of one without a finished episode.
+        worth = jnp.minimum(jnp.where(rise > 1.0, rise, 1.0), most)
         return update._replace(weight=update.weight * worth), jnp.where(jnp.isfinite(now), now, agent_state)
 
     return Stage(encode, init, reweights=(1.0, most))
 
 
 class SignalMoments(NamedTuple):
-    """Moving sums over an agent's own updates: of each entry, of the squared norm, and how many there were."""
+    """Moving averages over an agent's own updates, from 0: of each entry, of the squared norm; the number of rounds."""
 
     mean: Params
     square: jax.Array
@@ -74,29 +73,29 @@ class SignalMoments(NamedTuple):
 
 @component("stage", reference="McCandlish et al. (2018), https://arxiv.org/abs/1812.06162")
 def weight_by_signal(decay: float = 0.9, least: float = 0.01, most: float = 100.0) -> Stage:
-    """Agents whose updates agree with one another over time count more: w_k = n_k SNR_k.
+    """Give agents whose updates are consistent over rounds a larger weight: w_k = n_k SNR_k.
 
-    SNR_k = ||E Delta_k||^2 / E ||Delta_k - E Delta_k||^2, the inverse of a gradient noise scale, from moving
-    means m of Delta_k and v of ||Delta_k||^2 over the rounds. With s the sum of the squared weights in those means,
+    SNR_k = ||E Delta_k||^2 / E ||Delta_k - E Delta_k||^2 is the inverse of a gradient noise scale, estimated from
+    moving means m of Delta_k and v of ||Delta_k||^2 over the rounds. With s the sum of the squared weights in a mean,
 
-        noise = (v - ||m||^2) / (1 - s),      signal = ||m||^2 - s noise,      SNR = signal / noise
+        noise = (v - ||m||^2) / (1 - s),      signal = ||m||^2 - s noise,      SNR = signal / noise;
 
-    are unbiased for a Delta_k that does not drift. The updates stay with the agent; the weight tells the ratio. In its
-    first round, when there is none, it counts by its samples.
+    noise and signal are unbiased for a Delta_k that does not drift. Earlier updates stay with the agent, but its weight
+    reveals the ratio. In an agent's first round, w_k = n_k.
 
     Args:
-        decay: What a moving mean keeps from round to round, in (0, 1).
-        least: The smallest ratio that counts, above zero.
-        most: The largest.
+        decay: Factor by which a moving mean decays per round, in (0, 1).
+        least: Lower bound of the ratio, above zero.
+        most: Upper bound of the ratio.
 
     Raises:
         ConfigError: An argument is out of range.
     """
     if not 0.0 < decay < 1.0:
-        raise ConfigError(f"decay is {decay}. A moving mean keeps a share of the past. Set it between 0 and 1.")
+        raise ConfigError(f"decay is {decay}. A moving mean decays by a factor in (0, 1). Set it between 0 and 1.")
     check_above_zero(least=least, most=most)
     if least > most:
-        raise ConfigError(f"least is {least} and most is {most}. A range goes upwards. Set least below most.")
+        raise ConfigError(f"least is {least} and most is {most}. No ratio lies between them. Set least below most.")
 
     def init(params: Params) -> tuple[PyTree, SignalMoments]:
         return (), SignalMoments(zeros_like(params), jnp.float32(0.0), jnp.float32(0.0))
@@ -111,11 +110,13 @@ def weight_by_signal(decay: float = 0.9, least: float = 0.01, most: float = 100.
             decay * agent_state.square + (1.0 - decay) * _squared(update.value),
             agent_state.rounds + 1.0,
         )
-        sound = jnp.isfinite(after.square)  # an update that the server refuses is forgotten
+        # An update that is not finite is rejected by the server; kept in a moving mean, it would stay for ever.
+        sound = jnp.isfinite(after.square)
         kept = jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, agent_state)
         return update._replace(weight=update.weight * _ratio(after)), kept
 
     def _ratio(moments: SignalMoments) -> jax.Array:
+        # The means start from 0: 1 - fresh corrects that bias, as in Adam.
         fresh = decay**moments.rounds
         v, m = moments.square / (1.0 - fresh), _squared(moments.mean) / (1.0 - fresh) ** 2
         s = (1.0 - decay) * (1.0 + fresh) / ((1.0 + decay) * (1.0 - fresh))
@@ -130,24 +131,23 @@ def weight_by_signal(decay: float = 0.9, least: float = 0.01, most: float = 100.
 
 @component("stage", reference=WEIGHTED)
 def weight_by_capacity(resources: Sequence[float]) -> Stage:
-    """Agents that take fewer resources count more: w_k = n_k min_j R_j / R_k, in proportion to 1 / R_k for equal work.
+    """Give agents that use fewer resources a larger weight: w_k = n_k min_j R_j / R_k.
 
     Args:
-        resources: R_k of each agent, in any one unit: seconds per round, joules, bytes per second taken.
+        resources: R_k of each agent, all in the same unit: seconds per round, joules, bytes per second.
 
     Raises:
-        ConfigError: There are none, one is not above zero, or one is more than 1e12 times another; when used, there
-            are more agents than that.
+        ConfigError: `resources` is empty, one is not above zero, or one is more than 1e12 times another.
     """
     if not len(resources):
-        raise ConfigError("resources is empty. There is one number per agent. Write resources = [1.0, 2.0, ...].")
+        raise ConfigError("resources is empty. Each agent needs a number. Write resources = [1.0, 2.0, ...].")
     for one in resources:
         check_above_zero(resources=one)
     taken = np.asarray(resources, np.float64)
     if taken.max() / taken.min() > WIDEST:
         raise ConfigError(
-            f"resources go from {taken.min():g} to {taken.max():g}. An agent that takes over {WIDEST:g} times as much "
-            "as another would count for nothing. Give all in one unit, or leave that agent out."
+            f"resources range from {taken.min():g} to {taken.max():g}. An agent that uses more than {WIDEST:g} times "
+            "as much as another would have a weight of zero. Give all in the same unit, or leave that agent out."
         )
     share = (taken.min() / taken).astype(np.float32)
 
@@ -155,7 +155,8 @@ def weight_by_capacity(resources: Sequence[float]) -> Stage:
         key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
     ) -> tuple[Update, PyTree]:
         del key, server_state
-        worth = jnp.asarray(share).at[context.agent].get(mode="fill", fill_value=jnp.nan)  # refused, and counted
+        # An agent beyond the list gets NaN, which the server rejects and counts: JAX would clamp the index instead.
+        worth = jnp.asarray(share).at[context.agent].get(mode="fill", fill_value=jnp.nan)
         return update._replace(weight=update.weight * worth), agent_state
 
     return Stage(encode, reweights=(min(resources) / max(resources), 1.0))

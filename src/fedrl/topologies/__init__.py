@@ -1,4 +1,4 @@
-"""Who hears whom, with what weight, and what they make of it: graphs without a server, and trees of servers."""
+"""Communication topologies: graphs, mixing weights and gossip rules without a server, and trees of servers."""
 
 from fedrl.topologies.given_graphs import from_file, time_varying
 from fedrl.topologies.gossip import average, gradient_tracking, push_sum

@@ -1,4 +1,4 @@
-"""Consensus itself: the weights of each step among those present, and their product with what agents hold."""
+"""Consensus steps: the mixing weights among the agents present, and their product with the agents' messages."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fedrl.topologies.mixing import MixingMatrix, check_sums
 
 
 def step_weights(graph: Graph, mixing: MixingMatrix, rule: Rule, agents: int) -> Callable[[int, np.ndarray], csr_array]:
-    """Check that graph, weights and rule go together, and return `(step, present) -> [agents, agents]` weights.
+    """Check that graph, weights and rule fit together, and return `(step, present) -> [agents, agents]` weights.
 
-    `present` says of each agent whether it takes part; edges to those who do not are absent. The weights of a whole
-    graph are made once in its period.
+    `present` `[agents]` says which agents take part; edges to all others are absent. With all agents present, the
+    weights of each step in the graph's period are computed once.
 
     Raises:
-        ConfigError: The graph does not connect so many agents, or a step of consensus is too long for it.
-        UnsoundError: The weights do not suit the graph or the rule.
+        ConfigError: The graph does not connect so many agents, or the step size of consensus is too large for it.
+        UnsoundError: The weights do not fit the graph or the rule.
     """
     check_graph(graph, agents)
     known: dict[int, csr_array] = {}
@@ -31,7 +31,9 @@ def step_weights(graph: Graph, mixing: MixingMatrix, rule: Rule, agents: int) ->
         peer_step = graph.adjacency(agents, step) & present[:, None] & present[None, :]
         matrix = mixing.weights(peer_step)
         check_sums(matrix, rule.sums, mixing, rule)
-        return csr_array(matrix)  # whose columns are in order: what is heard is added up by ascending sender
+        # Columns of a CSR matrix made from a dense one are in order, so messages are summed by ascending sender:
+        # `peer_step` does the same, which makes both agree to the last bit.
+        return csr_array(matrix)
 
     def weights(step: int, present: np.ndarray) -> csr_array:
         if graph.period is None or not present.all():
@@ -49,10 +51,10 @@ def step_weights(graph: Graph, mixing: MixingMatrix, rule: Rule, agents: int) ->
 def consensus_step(
     rule: Rule, matrices: Sequence[csr_array], steps: np.ndarray, start: Params, memory: PyTree, trained: Params
 ) -> tuple[Params, PyTree]:
-    """What every agent goes on with after all have heard their neighbours, once for each matrix of weights.
+    """Return the parameters and memory of all agents after consensus, one step for each matrix of weights.
 
-    To the last bit it is what each computes by itself with `peer_step`: a product of dense matrices would add up in an
-    order that no peer knows.
+    The result is bit-identical to what each agent computes by itself with `peer_step`. A product of dense matrices
+    would not be: its order of summation is unknown to a single agent.
     """
     message = rule.send(steps, start, memory, trained)
     return rule.receive(message, memory, jax.tree.map(lambda x: _mixed(matrices, x), message))
@@ -61,16 +63,17 @@ def consensus_step(
 def peer_step(
     rule: Rule, message: PyTree, memory: PyTree, messages: Sequence[tuple[float, PyTree]]
 ) -> tuple[Params, PyTree]:
-    """An agent's own part: what it goes on with after so many messages, its own among them, by ascending sender.
+    """Return the parameters and memory of one agent after a consensus step.
 
     Args:
-        rule: By which they meet.
-        message: What the agent sent itself, a stack of one, as all that follow.
-        memory: Of the rule.
-        messages: Each message with its weight.
+        rule: Gossip rule.
+        message: The agent's own message, with a leading axis of one, as in all other arguments.
+        memory: The rule's memory of this agent.
+        messages: Weight and message of every sender, the agent itself among them, by ascending sender.
     """
 
     def total(*leaves: np.ndarray) -> np.ndarray:
+        # In float64 and in this order, as in `_mixed`.
         found = np.zeros(leaves[0].shape)
         for (weight, _), leaf in zip(messages, leaves, strict=True):
             found += weight * np.asarray(leaf, np.float64)
@@ -87,14 +90,14 @@ def _mixed(matrices: Sequence[csr_array], x: np.ndarray) -> np.ndarray:
 
 
 def message_bytes(rule: Rule, params: Params, steps: int) -> list[int]:
-    """Bytes of a message in each of so many steps of consensus, with the number of the round, 4 bytes.
+    """Return the bytes of a message in each consensus step of a round, including 4 bytes for the round's number.
 
-    The first is what the rule sends; those that follow are sums of it, float64.
+    The first message is what the rule sends; later ones are weighted sums of messages, in float64.
 
     Args:
-        rule: By which neighbours meet.
-        params: Of one agent, arrays or shapes.
-        steps: Of consensus, in a round.
+        rule: Gossip rule.
+        params: Parameters of one agent, arrays or shapes.
+        steps: Consensus steps per round.
     """
     start = jax.tree.map(lambda x: np.zeros((1, *x.shape), x.dtype), params)
     arrays = [np.asarray(x) for x in jax.tree.leaves(rule.send(np.ones(1, int), start, rule.init(start), start))]
@@ -103,5 +106,5 @@ def message_bytes(rule: Rule, params: Params, steps: int) -> list[int]:
 
 
 def messages_sent(matrices: Sequence[csr_array]) -> np.ndarray:
-    """How many messages each agent sends in these steps, `[agents]`: one over every edge that leads away from it."""
+    """Return the number of messages each agent sends in these steps, `[agents]`: one per outgoing edge."""
     return np.sum([(matrix != 0).sum(0) - (matrix.diagonal() != 0) for matrix in matrices], axis=0)

@@ -1,4 +1,4 @@
-"""Graphs that are made elsewhere: read from a file, or others taken in turn."""
+"""Graphs read from a file, and cycles of several graphs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from fedrl.topologies.random_graphs import matrix_of
 
 @component("graph")
 def from_file(path: str, directed: bool = False) -> Graph:
-    """Read an edge list: a line for each edge, two agents' numbers from 0 on; `#` begins a comment.
+    """Read a graph from an edge list: one edge per line, two agents' numbers from 0 on; `#` begins a comment.
 
     Args:
-        path: Of the file.
-        directed: A line `u v` means that v hears u, and not the other way round.
+        path: Path of the file.
+        directed: A line `u v` means that v receives messages from u, and not the other way round.
 
     Raises:
-        ConfigError: The file can't be read, or its numbers are not those of agents. Whether they fit the number of
-            agents is seen when an engine gives it.
+        ConfigError: The file can't be read, or its numbers are not those of agents. Numbers above the number of agents
+            are found when a simulation is built.
     """
     try:
         graph = nx.read_edgelist(
@@ -34,8 +34,8 @@ def from_file(path: str, directed: bool = False) -> Graph:
         ) from None
     if nx.number_of_selfloops(graph) or min(graph.nodes, default=0) < 0:
         raise ConfigError(
-            f"{path} joins an agent to itself or numbers one below 0. Agents are numbered from 0 on and keep what "
-            "they have without an edge. Remove those lines."
+            f"{path} joins an agent to itself or has a number below 0. Agents are numbered from 0 on, and keep their "
+            "own parameters without an edge. Remove those lines."
         )
 
     def build(agents: int) -> Adjacency:
@@ -51,19 +51,20 @@ def from_file(path: str, directed: bool = False) -> Graph:
 
 @component("graph")
 def time_varying(*graphs: Graph) -> Graph:
-    """Several graphs in turn, one for each step of consensus; together they connect all agents.
+    """Cycle through several graphs, one per consensus step; together they have to connect all agents.
 
     Args:
-        *graphs: In order, each of which stays as it is: `time_varying(ring(), star())`.
+        *graphs: Constant graphs, in order: `time_varying(ring(), star())`.
 
     Raises:
-        ConfigError: There is none, or one changes by itself.
+        ConfigError: There are no graphs, or one of them changes over time.
     """
     if not graphs:
-        raise ConfigError("time_varying() has no graphs. It takes them in turn. Write time_varying(ring(), star()).")
+        raise ConfigError("time_varying() has no graphs. It cycles through them. Write time_varying(ring(), star()).")
     for graph in graphs:
         if graph.period != 1:
             raise ConfigError(
-                f"time_varying(...) got {graph!r}, which changes by itself: its turn would be ambiguous. Use it alone."
+                f"time_varying(...) got {graph!r}, which changes over time. Its step within the cycle would be "
+                "ambiguous. Use it alone."
             )
     return Graph(lambda agents, step: graphs[step % len(graphs)].adjacency(agents, 0), period=len(graphs))

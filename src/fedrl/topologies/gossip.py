@@ -1,11 +1,11 @@
-"""Rules by which neighbours meet, and what they have to be told besides their parameters.
+"""Gossip rules: what neighbours send each other, and how an agent combines it.
 
-    start --local training--> trained --send--> message --W x--> total --receive--> what an agent goes on with
+    start --local training--> trained --send--> message --W x--> total --receive--> parameters of the next round
 
     total_i = sum_j W_ij message_j, in float64, in the order of senders: `fedrl.topologies.consensus`
 
-All arrays have a leading agent axis and are NumPy's; an agent by itself is a stack of one. The total is all that it
-hears of others.
+All arrays are NumPy's and have a leading agent axis, of length one for an agent by itself. The total is all that an
+agent learns about the others.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from fedrl.core.types import Params, PyTree
 
 @record
 class Rule:
-    """How neighbours meet.
+    """A gossip rule: the messages of agents and how they are combined.
 
     Attributes:
-        send: `(steps, start, memory, trained) -> message`, a tree; `steps` holds the local iterations of each agent.
-        receive: `(message, memory, total) -> (params, memory)`, of an agent's own message and the weighted sum of all
-            that it heard, its own among them, float64.
+        send: `(steps, start, memory, trained) -> message`, a tree; `steps` `[agents]` are the local iterations.
+        receive: `(message, memory, total) -> (params, memory)`, from an agent's own message and the weighted sum of all
+            messages it received, its own included, in float64.
         init: `params -> memory`.
         correction: `memory -> correction` of the next local gradients, `LocalContext.correction`. Optional.
-        sums: What of the weights has to sum to one: "rows", "columns" or "both".
+        sums: Which sums of the weights have to be one: "rows", "columns" or "both".
     """
 
     send: Callable[[np.ndarray, Params, PyTree, Params], PyTree]
@@ -48,10 +48,10 @@ class Rule:
     "Lian et al. (2017), https://arxiv.org/abs/1705.09056",
 )
 def average() -> Rule:
-    """Train, then average with the neighbours: theta_i <- sum_j W_ij theta_j.
+    """Average the trained parameters with the neighbours': theta_i <- sum_j W_ij theta_j (decentralised SGD).
 
-    With heterogeneous agents and a constant step, agents settle near the optimum of the mean objective, not at it, and
-    not all at the same point: each is pulled towards its own. `gradient_tracking` removes that bias.
+    With heterogeneous agents and a constant step size, agents converge near the optimum of the mean objective, not to
+    it, and to different points: each is biased towards its own optimum. `gradient_tracking` removes that bias.
     """
 
     def send(steps: np.ndarray, start: Params, memory: PyTree, trained: Params) -> PyTree:
@@ -72,19 +72,20 @@ def average() -> Rule:
     "Assran et al. (2019), https://arxiv.org/abs/1811.10792",
 )
 def push_sum() -> Rule:
-    """Averaging over directed graphs: what an agent holds is split among those that hear it, and so is a weight.
+    """Push-sum: averaging over directed graphs, where an agent splits its values x and a weight w among its receivers.
 
-    With delta_i the change that training made, and the columns of W summing to one:
+    With delta_i the change by local training, and the columns of W summing to one:
 
         x_i <- sum_j W_ij (x_j + delta_j),      w_i <- sum_j W_ij w_j,      theta_i = x_i / w_i
 
-    The sums of x and w are kept, so every theta_i tends to the mean, whatever the weights of the rows sum to. Both are
-    sent in float64.
+    The sums of x and of w over the agents are preserved, so every theta_i tends to the mean, whatever the rows of W sum
+    to. Both are sent in float64.
     """
 
     def send(steps: np.ndarray, start: Params, memory: PyTree, trained: Params) -> PyTree:
         del steps
 
+        # x = w theta, so x + delta = now + (w - 1) before: x need not be stored beside the parameters.
         def weighted(before: np.ndarray, now: np.ndarray) -> np.ndarray:
             held = memory.reshape(-1, *(1,) * (now.ndim - 1))
             return np.asarray(now + (held - 1.0) * before)
@@ -106,22 +107,22 @@ def push_sum() -> Rule:
     "local steps: Liu et al. (2024), https://arxiv.org/abs/2301.01313",
 )
 def gradient_tracking(learning_rate: float, gradient_steps: int = 1) -> Rule:
-    """Every agent tracks how its gradient differs from the mean of all, and local training undoes it.
+    """Gradient tracking: correct every agent's local gradients by their tracked difference from the mean gradient.
 
-    With z_i = -delta_i / (H_i eta) the mean direction of an agent's H_i gradient steps, each g_i + c_i:
+    With z_i = -delta_i / (H_i eta) the mean direction of an agent's H_i gradient steps, each of which is g_i + c_i:
 
         c_i <- c_i - z_i + sum_j W_ij z_j,      theta_i <- sum_j W_ij theta_j
 
-    For one step in a round, z_i is the tracker y_i of the papers, y_i <- sum_j W_ij y_j + g_i - g_i' (the gradient
-    before). All agents converge to the optimum of the mean objective, with a constant step. The corrections add up to
-    zero.
+    For one step per round, z_i is the tracker y_i of the papers, y_i <- sum_j W_ij y_j + g_i - g_i', with g_i' the
+    previous gradient. All agents converge to the optimum of the mean objective, with a constant step size. The
+    corrections sum to zero over the agents.
 
-    The agents' optimiser is `chain(add_correction(), sgd(eta))`. The formula takes plain gradient descent for granted.
-    A message has the direction besides, in float64: it is three times as large.
+    The agents' optimiser is `chain(add_correction(), sgd(eta))`; the formula assumes plain gradient descent. A message
+    also contains the direction z_i, in float64, so it is three times as large as one of `average()`.
 
     Args:
         learning_rate: eta, the step size of the agents' SGD.
-        gradient_steps: Optimiser steps in one local iteration: 1, or `epochs * num_minibatches` for PPO.
+        gradient_steps: Optimiser steps in one local iteration: 1, or `num_epochs * num_minibatches` for PPO.
 
     Raises:
         ConfigError: An argument is not above zero.

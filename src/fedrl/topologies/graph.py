@@ -1,4 +1,4 @@
-"""What a graph is: for a number of agents and a step of consensus, who hears whom."""
+"""The record of a communication graph: which agents receive whose messages, in each consensus step."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Adjacency = Bool[np.ndarray, "agents agents"]
 
 @record
 class Graph:
-    """Who hears whom.
+    """A communication graph, for any number of agents.
 
     Attributes:
-        adjacency: `(agents, step) -> [agents, agents]` of bool; entry [i, j] says whether agent i hears agent j in
-            that step of consensus. Nobody hears itself.
-        period: After how many steps it repeats: 1 for a graph that stays as it is, None for one that never does.
+        adjacency: `(agents, step) -> [agents, agents]` of bool; entry [i, j] says whether agent i receives the message
+            of agent j in that consensus step. The diagonal is false.
+        period: Number of steps after which the graph repeats: 1 for a constant graph, None for one that never repeats.
     """
 
     adjacency: Callable[[int, int], np.ndarray]
@@ -31,27 +31,29 @@ class Graph:
 
 
 def static(build: Callable[[int], Adjacency]) -> Graph:
-    """A graph that stays as it is; `build` makes it for a number of agents."""
+    """Return a constant graph; `build` returns its adjacency for a number of agents."""
     return Graph(lambda agents, step: build(agents))
 
 
 def check_graph(graph: Graph, agents: int) -> None:
-    """Refuse a graph that is none, or through which some agent never hears from another.
+    """Refuse a graph whose adjacency is malformed, or which does not connect all agents.
 
-    A graph that repeats has to connect all agents within a period; of one that does not, only the first step is seen.
+    A graph that repeats has to connect all agents within one period. Of one that never repeats, only the form of the
+    first step is checked.
 
     Raises:
-        ConfigError: It names the graph and the way out.
+        ConfigError: The graph is malformed or not connected.
     """
     check_positive(agents=agents)
+    # Connected over a period, not in every step: a one-peer graph is not connected in any single step.
     union = np.zeros((agents, agents), bool)
     for step in range(graph.period or 1):
         heard = graph.adjacency(agents, step)
         if heard.shape != union.shape or heard.dtype != bool or heard.diagonal().any():
             raise ConfigError(
                 f"{graph!r} has an adjacency of {heard.dtype} {heard.shape} in step {step} for {agents} agents. "
-                "It says for each pair whether the first hears the second, and nobody hears itself. Make it bool, "
-                f"[{agents}, {agents}], false on the diagonal."
+                "Entry [i, j] has to say whether agent i receives from agent j, and no agent receives from itself. "
+                f"Make it bool, [{agents}, {agents}], false on the diagonal."
             )
         union |= heard
     if graph.period is None:
@@ -59,6 +61,7 @@ def check_graph(graph: Graph, agents: int) -> None:
     parts, _ = connected_components(union, directed=True, connection="strong")
     if parts > 1:
         raise ConfigError(
-            f"{graph!r} falls into {parts} parts with {agents} agents. What an agent learns would never reach all "
-            "others. Add edges, take another seed, or use a graph that connects any number of agents, such as ring()."
+            f"{graph!r} has {parts} unconnected parts with {agents} agents. The parameters of an agent would never "
+            "reach all others. Add edges, take another seed, or use a graph that connects any number of agents, such "
+            "as ring()."
         )

@@ -1,6 +1,7 @@
-"""Graphs that a rule describes. In all but the directed ones, whoever hears is heard.
+"""Standard graphs: rings, grids, stars and the like. All are undirected, unless they say otherwise.
 
-A one-way edge saves its way back, and needs weights that suit it: `column_stochastic()` with `push_sum()`.
+A directed edge saves one message per step, and needs `column_stochastic()` weights with `push_sum()`, except where
+every agent has as many senders as receivers.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from fedrl.topologies.graph import Adjacency, Graph, static
 
 @component("graph")
 def ring(directed: bool = False) -> Graph:
-    """A circle: agent i hears i - 1 and i + 1.
+    """Build a ring: agent i receives from i - 1 and i + 1.
 
     Args:
-        directed: Hear only i - 1.
+        directed: Receive from i - 1 only.
 
     >>> ring().adjacency(4, 0).astype(int).tolist()
     [[0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0]]
@@ -29,13 +30,13 @@ def ring(directed: bool = False) -> Graph:
 
 @component("graph")
 def torus(rows: int | None = None) -> Graph:
-    """A grid whose borders meet: every agent hears the four around it.
+    """Build a torus: a grid without borders, where every agent receives from the four around it.
 
     Args:
-        rows: Of the grid, a divisor of the number of agents; by default as close to a square as possible.
+        rows: Rows of the grid, a divisor of the number of agents; by default as close to a square as possible.
 
     Raises:
-        ConfigError: When an engine gives it a number of agents that makes no grid.
+        ConfigError: When a simulation is built: its number of agents makes no grid.
     """
 
     def build(agents: int) -> Adjacency:
@@ -57,7 +58,7 @@ def torus(rows: int | None = None) -> Graph:
 
 @component("graph")
 def star() -> Graph:
-    """Agent 0 hears all others and they hear only it: a server that learns along."""
+    """Build a star: agent 0 receives from all others, and they from agent 0 only."""
 
     def build(agents: int) -> Adjacency:
         heard = np.zeros((agents, agents), bool)
@@ -69,22 +70,22 @@ def star() -> Graph:
 
 @component("graph")
 def complete() -> Graph:
-    """Everybody hears everybody: with `metropolis()` weights, federated averaging every step."""
+    """Build a complete graph: with `metropolis()` weights, every step is uniform averaging over all agents."""
     return static(lambda agents: ~np.eye(agents, dtype=bool))
 
 
 @component("graph")
 def hypercube() -> Graph:
-    """Agents hear those whose number differs in one bit: log2(agents) neighbours, log2(agents) steps across.
+    """Build a hypercube: agents whose numbers differ in one bit are neighbours; degree and diameter are log2(agents).
 
     Raises:
-        ConfigError: When an engine gives it a number of agents that is no power of two.
+        ConfigError: When a simulation is built: its number of agents is no power of two.
     """
 
     def build(agents: int) -> Adjacency:
         if agents & (agents - 1):
             raise ConfigError(
-                f"hypercube() got {agents} agents, which is no power of two, so some corners would be empty. "
+                f"hypercube() got {agents} agents. This is no power of two, so some corners would be empty. "
                 f"Use {2 ** (agents.bit_length() - 1)} or {2 ** agents.bit_length()} agents, or exponential()."
             )
         ids = np.arange(agents)
@@ -100,13 +101,13 @@ def hypercube() -> Graph:
     "Ying et al. (2021), https://arxiv.org/abs/2110.13363",
 )
 def exponential(one_peer: bool = False) -> Graph:
-    """Agents hear those 1, 2, 4, ... places before them: directed, of any size, and quickly mixed.
+    """Build a directed exponential graph: agent i receives from i - 1, i - 2, i - 4, ...; it mixes fast.
 
-    Every agent hears and is heard equally often, so even `uniform_neighbours()` keeps the mean.
+    Every agent has as many senders as receivers, so even `uniform_neighbours()` preserves the mean.
 
     Args:
-        one_peer: Hear one of them at a time, in turn. With a power of two of agents and `uniform_neighbours()`,
-            log2(agents) steps reach the exact mean.
+        one_peer: Receive from one of them per step, in a cycle. If the number of agents is a power of two,
+            log2(agents) steps with `uniform_neighbours()` reach the exact mean.
     """
 
     def hops(agents: int) -> list[int]:
@@ -120,7 +121,7 @@ def exponential(one_peer: bool = False) -> Graph:
 
 
 def _circulant(agents: int, offsets: list[int]) -> Adjacency:
-    """Agent i hears i + offset, around the circle."""
+    """Return the adjacency in which agent i receives from i + offset, modulo the number of agents."""
     ids = np.arange(agents)
     heard = np.zeros((agents, agents), bool)
     for offset in offsets:

@@ -1,9 +1,9 @@
-"""Mixing weights: how much of what it hears an agent makes its own.
+"""Mixing weights: the matrix W by which agents average with their neighbours.
 
-    x <- W x        row i: what agent i takes from each        column j: where what agent j holds goes
+    x <- W x        row i: the weights that agent i gives to senders     column j: the weights that agent j is given
 
-Rows that sum to one keep agreement: equal agents stay equal. Columns that sum to one keep the mean. An edge that is
-absent in a step, because an end of it is, has no weight; what it would have carried stays with the agent itself.
+Rows that sum to one preserve agreement: equal agents stay equal. Columns that sum to one preserve the mean. An edge to
+an absent agent has weight zero; the diagonal takes its weight instead.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Weights = Float[np.ndarray, "agents agents"]
 
 @record
 class MixingMatrix:
-    """A rule that gives a graph its weights.
+    """A rule that assigns weights to the edges of a graph.
 
     Attributes:
-        weights: `adjacency -> [agents, agents]` float64; entry [i, j] is agent i's weight of agent j, and not zero on
-            the diagonal only where [i, j] of the adjacency is true.
+        weights: `adjacency -> [agents, agents]` float64; entry [i, j] is agent i's weight for the message of agent j.
+            Off the diagonal, it is non-zero only where the adjacency is true.
     """
 
     weights: Callable[[np.ndarray], np.ndarray]
@@ -39,10 +39,10 @@ class MixingMatrix:
 def metropolis() -> MixingMatrix:
     """Metropolis-Hastings weights: W_ij = 1 / (1 + max(d_i, d_j)) for neighbours, and the rest on the diagonal.
 
-    Rows and columns sum to one for every undirected graph, and an agent need only know its neighbours' degrees d.
+    Rows and columns sum to one for every undirected graph, and an agent only needs to know its neighbours' degrees d.
 
     Raises:
-        UnsoundError: When an engine gives it a directed graph.
+        UnsoundError: When a simulation is built: its graph is directed.
 
     >>> import numpy as np
     >>> metropolis().weights(np.array([[False, True], [True, False]])).tolist()
@@ -59,16 +59,16 @@ def metropolis() -> MixingMatrix:
 
 @component("mixing", reference="Olfati-Saber & Murray (2004), https://doi.org/10.1109/TAC.2004.834113")
 def laplacian(step_size: float | None = None) -> MixingMatrix:
-    """Consensus with a constant step: theta_i <- theta_i + alpha sum_j (theta_j - theta_i), so W = I - alpha L.
+    """Laplacian weights with a constant step: theta_i <- theta_i + alpha sum_j (theta_j - theta_i), W = I - alpha L.
 
-    L is the graph's Laplacian. It converges for 0 < alpha < 2 / lambda_max(L), and only then.
+    L is the graph's Laplacian. Consensus converges if and only if 0 < alpha < 2 / lambda_max(L).
 
     Args:
-        step_size: alpha; by default 1 / (1 + the largest degree), which is safe for every graph.
+        step_size: alpha; by default 1 / (1 + the largest degree), which converges on every graph.
 
     Raises:
-        ConfigError: `step_size` is not above zero, or, when an engine gives it a graph, not below the bound.
-        UnsoundError: When an engine gives it a directed graph.
+        ConfigError: `step_size` is not above zero or, when a simulation is built, not below the bound of its graph.
+        UnsoundError: When a simulation is built: its graph is directed.
     """
     if step_size is not None:
         check_above_zero(step_size=step_size)
@@ -77,13 +77,14 @@ def laplacian(step_size: float | None = None) -> MixingMatrix:
         check_both_ways(adjacency, "laplacian()")
         degree = adjacency.sum(1)
         alpha = 1.0 / (1.0 + degree.max()) if step_size is None else step_size
-        # An edge's ends have at least lambda_max edges between them (Anderson & Morley): often enough to know.
+        # lambda_max is at most the largest sum of degrees over an edge (Anderson & Morley): below that bound, no
+        # spectrum has to be computed.
         if alpha * (adjacency * (degree[:, None] + degree[None, :])).max(initial=0.0) >= 2.0:
             bound = largest_step(adjacency)
-            if alpha >= bound * (1.0 - 1e-9):  # eigenvalues are rounded
+            if alpha >= bound * (1.0 - 1e-9):  # computed eigenvalues are rounded
                 raise ConfigError(
                     f"step_size is {alpha}, and this graph's Laplacian allows less than 2 / lambda_max = {bound:.6g}. "
-                    "With a larger step, agents overshoot each other and part. Choose a smaller one, or metropolis()."
+                    "With a larger step, consensus diverges. Choose a smaller one, or metropolis()."
                 )
         return completed(alpha * adjacency)
 
@@ -92,20 +93,20 @@ def laplacian(step_size: float | None = None) -> MixingMatrix:
 
 @component("mixing")
 def uniform_neighbours() -> MixingMatrix:
-    """Every agent takes the plain mean of itself and those it hears: W_ij = 1 / (1 + d_i), d_i the number it hears.
+    """Uniform weights: W_ij = 1 / (1 + d_i), the mean over agent i and its d_i senders.
 
-    Rows sum to one. Columns do only if every agent is heard as often as it hears, as on `ring()`, `torus()` and
-    `exponential()`; elsewhere agents agree on a mean in which the well-connected count more.
+    Rows sum to one. Columns do only if every agent has as many receivers as senders, as on `ring()`, `torus()` and
+    `exponential()`; elsewhere agents agree on a mean in which well-connected agents weigh more.
     """
     return MixingMatrix(lambda adjacency: completed(adjacency / (1.0 + adjacency.sum(1, keepdims=True))))
 
 
 @component("mixing", reference="Kempe, Dobra & Gehrke (2003), https://doi.org/10.1109/SFCS.2003.1238221")
 def column_stochastic() -> MixingMatrix:
-    """Every agent splits what it holds evenly among itself and those that hear it: for `push_sum()`.
+    """Column-stochastic weights, for `push_sum()`: W_ij = 1 / (1 + o_j), with o_j the number of receivers of agent j.
 
-    W_ij = 1 / (1 + o_j), o_j the number that hear j. Columns sum to one for every graph, directed ones above all,
-    and an agent need only know how many it talks to.
+    Every agent splits its values equally among itself and its receivers. Columns sum to one for every graph, also a
+    directed one, and an agent only needs to know the number of its receivers.
     """
 
     def weights(adjacency: Adjacency) -> Weights:
@@ -117,20 +118,20 @@ def column_stochastic() -> MixingMatrix:
 
 
 def completed(shares: Weights) -> Weights:
-    """What others' shares leave of one, on the diagonal of each row."""
+    """Set the diagonal such that each row sums to one."""
     np.fill_diagonal(shares, 1.0 - shares.sum(1))
     return shares
 
 
 def check_both_ways(adjacency: Adjacency, weights: str) -> None:
-    """Refuse a graph in which someone is not heard by one that it hears.
+    """Refuse a directed graph.
 
     Raises:
-        UnsoundError: It names the weights and the way out.
+        UnsoundError: An edge has no counterpart in the other direction.
     """
     if not (adjacency == adjacency.T).all():
         raise UnsoundError(
-            f"{weights} got a directed graph. Its weights are equal both ways, and some edges here go one way. "
+            f"{weights} got a directed graph. Its weights are symmetric, and some edges of this graph go one way. "
             "Use an undirected graph, or column_stochastic() with push_sum()."
         )
 
@@ -139,13 +140,13 @@ def check_sums(weights: Weights, sums: str, mixing: object, rule: object) -> Non
     """Refuse weights whose rows or columns do not sum to one where a rule relies on it.
 
     Args:
-        weights: Of one step.
+        weights: Weights of one step, `[agents, agents]`.
         sums: "rows", "columns" or "both".
-        mixing: What made the weights, for the message.
-        rule: What relies on them, for the message.
+        mixing: The rule of the weights, for the message.
+        rule: The gossip rule, for the message.
 
     Raises:
-        UnsoundError: It names both and the way out.
+        UnsoundError: Such a sum is not one.
     """
     for axis, name, kept in ((1, "rows", "agreement"), (0, "columns", "the mean")):
         if sums in (name, "both") and not np.allclose(weights.sum(axis), 1.0, rtol=0.0, atol=1e-9):
@@ -156,7 +157,7 @@ def check_sums(weights: Weights, sums: str, mixing: object, rule: object) -> Non
 
 
 def largest_step(adjacency: Adjacency) -> float:
-    """2 / lambda_max(L), which the step of `laplacian()` has to stay below; infinite without edges.
+    """Return 2 / lambda_max(L), the upper bound of the step size of `laplacian()`; infinite without edges.
 
     >>> from fedrl.topologies import complete
     >>> round(largest_step(complete().adjacency(8, 0)), 6)

@@ -1,4 +1,4 @@
-"""Graphs that chance draws: the same for the same seed, wherever they are drawn."""
+"""Random graphs, reproducible from a seed."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from fedrl.topologies.graph import Adjacency, Graph, static
 
 @component("graph", reference="Erdos & Renyi (1959); Gilbert (1959), https://doi.org/10.1214/aoms/1177706098")
 def erdos_renyi(probability: float, seed: int = 0, directed: bool = False) -> Graph:
-    """Each pair of agents is joined with the same probability, independently.
+    """Build an Erdos-Renyi graph: every pair of agents is joined independently with the same probability.
 
-    It is likely to be connected if the probability is well above log(agents) / agents; one that is not is refused.
+    It is likely to be connected if the probability is well above log(agents) / agents; an unconnected graph is refused.
 
     Args:
-        probability: Of an edge, in (0, 1].
-        seed: Of the draw.
-        directed: Draw for both directions of a pair separately.
+        probability: Probability of an edge, in (0, 1].
+        seed: Seed of the draw.
+        directed: Draw both directions of a pair separately.
 
     Raises:
         ConfigError: `probability` is out of range.
     """
     if not 0.0 < probability <= 1.0:
-        raise ConfigError(f"probability is {probability}. It is that of an edge. Choose it in (0, 1].")
+        raise ConfigError(f"probability is {probability}. The probability of an edge lies in (0, 1]. Choose one there.")
 
     def build(agents: int) -> Adjacency:
         return matrix_of(nx.fast_gnp_random_graph(agents, probability, seed, directed), agents)
@@ -36,21 +36,21 @@ def erdos_renyi(probability: float, seed: int = 0, directed: bool = False) -> Gr
 
 @component("graph", reference="Watts & Strogatz (1998), https://doi.org/10.1038/30918")
 def watts_strogatz(neighbours: int = 4, rewiring: float = 0.1, seed: int = 0) -> Graph:
-    """A small world: a ring of agents joined to their nearest, some edges of which lead far away instead.
+    """Build a small-world graph: a ring lattice in which some edges are rewired to random agents.
 
     Args:
-        neighbours: To how many nearest agents each one is joined at first; even.
-        rewiring: Probability that an edge's end is moved anywhere, in [0, 1].
-        seed: Of the draw; the first of up to 100 draws that is connected is taken.
+        neighbours: Nearest agents to which each agent of the lattice is joined; even.
+        rewiring: Probability that an edge is rewired, in [0, 1].
+        seed: Seed of the draw; the first connected one of up to 100 draws is taken.
 
     Raises:
-        ConfigError: An argument is out of range, or, when an engine gives it a number of agents, there are too few.
+        ConfigError: An argument is out of range; when a simulation is built: it has too few agents.
     """
     check_positive(neighbours=neighbours)
     if neighbours % 2 or not 0.0 <= rewiring <= 1.0:
         raise ConfigError(
-            f"watts_strogatz got neighbours = {neighbours} and rewiring = {rewiring}. Neighbours lie on both sides in "
-            "equal number, and rewiring is a probability. Choose an even number, and a probability in [0, 1]."
+            f"watts_strogatz got neighbours = {neighbours} and rewiring = {rewiring}. An agent has equally many "
+            "neighbours on both sides, and rewiring is a probability. Choose an even number, and one in [0, 1]."
         )
 
     def build(agents: int) -> Adjacency:
@@ -64,7 +64,7 @@ def watts_strogatz(neighbours: int = 4, rewiring: float = 0.1, seed: int = 0) ->
         except nx.NetworkXError:
             raise ConfigError(
                 f"watts_strogatz(neighbours={neighbours}, rewiring={rewiring}, seed={seed}) drew no connected graph of "
-                f"{agents} agents in 100 trials. Too many of too few edges were moved. Use more neighbours."
+                f"{agents} agents in 100 trials. Too many of too few edges were rewired. Use more neighbours."
             ) from None
 
     return static(build)
@@ -72,16 +72,17 @@ def watts_strogatz(neighbours: int = 4, rewiring: float = 0.1, seed: int = 0) ->
 
 @component("graph", reference="Boyd et al. (2006), https://doi.org/10.1109/TIT.2006.874516")
 def random_matching(seed: int = 0) -> Graph:
-    """In every step, agents meet in random pairs; with an odd number, one is left out.
+    """Build a graph of random pairs, drawn anew in every step; with an odd number of agents, one has no partner.
 
-    One message each, and the squared distance to the mean about halves every step in expectation, however many agents
-    there are.
+    Each agent sends one message per step, and the squared distance to the mean about halves per step in expectation,
+    for any number of agents.
 
     Args:
-        seed: Of the draws; each step has its own.
+        seed: Seed of the draws.
     """
 
     def adjacency(agents: int, step: int) -> Adjacency:
+        # Seeded by the step, so that a resumed run draws the same pairs without a generator to save.
         order = np.random.default_rng((seed, step)).permutation(agents)
         pairs = order[: agents // 2 * 2].reshape(-1, 2)
         heard = np.zeros((agents, agents), bool)
@@ -92,7 +93,7 @@ def random_matching(seed: int = 0) -> Graph:
 
 
 def matrix_of(graph: nx.Graph, agents: int) -> Adjacency:
-    """Who hears whom; an edge u -> v of a directed graph means that v hears u."""
+    """Return the adjacency of a graph; an edge u -> v of a directed graph means that v receives from u."""
     heard = np.zeros((agents, agents), bool)
     edges = np.array(graph.edges, dtype=int).reshape(-1, 2)
     heard[edges[:, 1], edges[:, 0]] = True

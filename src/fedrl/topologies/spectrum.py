@@ -1,4 +1,4 @@
-"""How fast agents agree: what the spectrum of the weights predicts, and what was measured.
+"""Speed of consensus: predicted from the spectrum of the mixing weights, and measured.
 
 distance_k ~ contraction^k      contraction = the second largest |eigenvalue| of W = 1 - spectral gap
 """
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from fedrl.topologies.mixing import MixingMatrix
 
 LARGEST = 2048
-"""Agents up to which a spectrum takes seconds."""
+"""Largest number of agents whose spectrum is computed, which takes seconds."""
 
 
 def contraction(weights: Float[np.ndarray, "agents agents"]) -> float:
-    """The factor by which disagreement shrinks in a step, in the long run: the second largest |eigenvalue|.
+    """Return the asymptotic factor by which disagreement shrinks per step: the second largest |eigenvalue|.
 
     With symmetric weights it also bounds every single step.
 
@@ -41,11 +41,11 @@ def contraction(weights: Float[np.ndarray, "agents agents"]) -> float:
 
 
 def long_run_contraction(graph: Graph, mixing: MixingMatrix, agents: int, gamma: float = 1.0) -> float | None:
-    """The `contraction` of a step of consensus, over a whole period of a graph that changes.
+    """Return the mean `contraction` of a consensus step, over a whole period of the graph.
 
-    Of one that goes by gamma towards what is heard, I + gamma (W - I), if copies lose nothing.
+    With gamma below 1, the step is I + gamma (W - I), as in CHOCO with lossless compression.
 
-    None for a graph that never repeats, and for more agents than a spectrum is quickly found of.
+    None for a graph that never repeats, and for more than `LARGEST` agents.
 
     >>> from fedrl.topologies import metropolis, ring, time_varying
     >>> round(long_run_contraction(ring(), metropolis(), 4), 6)
@@ -61,15 +61,15 @@ def long_run_contraction(graph: Graph, mixing: MixingMatrix, agents: int, gamma:
 
 
 def spectral_gap(weights: Float[np.ndarray, "agents agents"]) -> float:
-    """1 - contraction: agents agree after some 1 / gap steps."""
+    """Return 1 - contraction: agents agree after about 1 / gap steps."""
     return 1.0 - contraction(weights)
 
 
 def slowest_and_fastest(weights: Float[np.ndarray, "agents agents"]) -> tuple[float, float]:
-    """The least and the largest eigenvalue of I - W, besides the zero of agreement, of symmetric weights.
+    """Return the least and the largest eigenvalue of I - W, besides the zero of agreement, for symmetric weights.
 
-    They are the shares by which a step shrinks the modes of disagreement. Of more agents than a spectrum is quickly
-    found of, zero and a bound from above.
+    They are the shares by which a step shrinks the modes of disagreement. For more than `LARGEST` agents: zero and an
+    upper bound.
 
     >>> import numpy as np
     >>> [round(x, 6) for x in slowest_and_fastest(np.full((3, 3), 1 / 3))]
@@ -82,7 +82,7 @@ def slowest_and_fastest(weights: Float[np.ndarray, "agents agents"]) -> tuple[fl
 
 
 def distances(params: Params) -> Float[np.ndarray, " agents"]:
-    """How far each agent's parameters are from the mean of all, ||theta_i - mean||; every leaf has agents first."""
+    """Return each agent's distance from the mean parameters, ||theta_i - mean||; every leaf has agents first."""
     squares = []
     for leaf in jax.tree.leaves(params):
         rows = np.asarray(leaf, np.float64).reshape(len(leaf), -1)
@@ -91,13 +91,13 @@ def distances(params: Params) -> Float[np.ndarray, " agents"]:
 
 
 def measured_contraction(disagreement: Sequence[float]) -> float:
-    """The mean factor a step over the second half of a series, where the slowest mode is all that is left.
+    """Return the mean contraction per step over the second half of a series, where the slowest mode dominates.
 
     Args:
-        disagreement: Of one step after another, such as the root mean square of `distances`.
+        disagreement: Disagreement of successive steps, such as the root mean square of `distances`.
 
     Raises:
-        ConfigError: There are fewer than three steps, or nothing to measure at the middle.
+        ConfigError: There are fewer than three steps, or the disagreement in the middle is zero.
 
     >>> measured_contraction([8.0, 4.0, 2.0, 1.0, 0.5])
     0.5

@@ -1,9 +1,9 @@
-"""Trees: agents, the servers near them, the servers above those, and one root.
+"""Trees of servers: agents, edge servers, further levels of servers, and one root.
 
     agents --link 0--> edges --link 1--> regions --link 2--> root      parents of each level, in the order of its nodes
 
-A level merges every so many rounds. Every link has a latency and a bandwidth, from which the time of a round follows:
-with branching b and depth log_b K it grows as O(log K), where a single server's grows as O(K).
+Each level merges every `period` rounds. Every link has a latency and a bandwidth, from which the time of a round
+follows: with branching b and depth log_b K it grows as O(log K), where that of a single server grows as O(K).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Parents = list[Int[np.ndarray, " _"]]
 
 @record
 class Tree:
-    """Who reports to whom, how often, and over which links.
+    """A tree of servers, with the merge periods and the links of its levels.
 
     Attributes:
-        parents: `agents -> parents`: of each agent the number of its edge server, of each edge that of the server
-            above it, and so on; of the last level, all zeros: the root.
-        periods: Of each level above the agents, the rounds between two of its merges.
-        latency_s: Of a message over each level's links, from the agents on.
-        bytes_per_s: What a node's link to its children carries, all of them together; of each level, from the edges on.
+        parents: `agents -> parents`: for each agent the number of its edge server, for each edge server that of the
+            server above it, and so on; for the last level all zeros, the root.
+        periods: Rounds between two merges, for each level above the agents.
+        latency_s: Latency of a message, for the links of each level, from the agents' links up.
+        bytes_per_s: Bandwidth that a node's children share, for each level from the edge servers up.
     """
 
     parents: Callable[[int], Parents]
@@ -48,19 +48,18 @@ def tree(
     latency_s: Sequence[float] = (0.0,),
     bytes_per_s: Sequence[float] = (math.inf,),
 ) -> Tree:
-    """Put so many agents under one edge server, so many of those under the next, and what is left under the root.
+    """Build a tree with a fixed number of children per server on each level; the root takes all remaining nodes.
 
     Args:
-        branching: Children of a node on each level, from the edges on, without the root, whose children are all that
-            are left: `[8, 16]` makes edges of 8 agents, regions of 16 edges, and a root. The last node of a level may
-            have fewer.
-        periods: Rounds between two merges of each level, the root's included; each a multiple of the one before, the
-            first one 1. By default all merge in every round, which gives what a single server would, bit for bit.
-        latency_s: Seconds a message takes over the links of each level, one for all or one per level.
-        bytes_per_s: What a node's link to its children carries, one for all levels or one per level.
+        branching: Children per server on each level, from the edge servers up, without the root: `[8, 16]` makes edge
+            servers of 8 agents, regions of 16 edge servers, and a root. The last server of a level may have fewer.
+        periods: Rounds between two merges of each level, the root included; the first is 1, and each is a multiple of
+            the one before. By default all levels merge in every round, which is bit-identical to a single server.
+        latency_s: Latency of the links of each level in seconds, one for all or one per level.
+        bytes_per_s: Bandwidth that the children of a server share, one for all levels or one per level.
 
     Raises:
-        ConfigError: A number is out of range, or there are too few or too many.
+        ConfigError: A number is out of range, or a list has the wrong length.
 
     >>> [parents.tolist() for parents in tree([2, 2]).parents(5)]
     [[0, 0, 1, 1, 2], [0, 0, 1], [0, 0]]
@@ -84,16 +83,17 @@ def given_tree(
     latency_s: Sequence[float] = (0.0,),
     bytes_per_s: Sequence[float] = (math.inf,),
 ) -> Tree:
-    """A tree of any shape: for each agent the number of its edge server, for each edge that of the one above, ...
+    """Build a tree of any shape from the parents of its nodes.
 
     Args:
-        parents: A list per level, without the last: all nodes of the last level report to the root.
+        parents: For each agent the number of its edge server, for each edge server that of the server above it, and so
+            on. The last level is left out: its parents are all the root.
         periods: As for `tree`.
         latency_s: As for `tree`.
         bytes_per_s: As for `tree`.
 
     Raises:
-        ConfigError: A node has no child, or the lists do not fit each other or the agents.
+        ConfigError: A server has no child, or the lists do not fit each other or the number of agents.
 
     >>> [found.tolist() for found in given_tree([[0, 0, 0, 1]]).parents(4)]
     [[0, 0, 0, 1], [0, 0]]
@@ -105,8 +105,8 @@ def given_tree(
         for i, level in enumerate(levels):
             if len(level) != nodes or not np.array_equal(np.unique(level), np.arange(level.max(initial=-1) + 1)):
                 raise ConfigError(
-                    f"parents[{i}] is {level.tolist()}. It needs a number for each of the {nodes} nodes below, and "
-                    "every number from 0 on must occur: a server without children has nothing to merge."
+                    f"parents[{i}] is {level.tolist()}. A server without children has nothing to merge. Give a number "
+                    f"for each of the {nodes} nodes below, such that every number from 0 on occurs."
                 )
             found.append(level)
             nodes = int(level.max()) + 1
@@ -124,7 +124,7 @@ def round_latency(
     size_bytes: list[Float[np.ndarray, " _"]],
     links: Tree,
 ) -> float:
-    """Seconds from the moment the highest level that merges begins to send until it has heard from all its children.
+    """Return the seconds from the broadcast of the highest merging level until it has received from all its children.
 
     A node's messages to and from its children share its link, and it waits for the slowest child:
 
@@ -133,11 +133,11 @@ def round_latency(
     In a full tree of depth L and branching b this is L (2 latency + b bytes / bandwidth), and L = log_b K.
 
     Args:
-        parents: Of the nodes of each level.
-        due: How many levels above the agents merge.
-        present: Which children of each level take part.
-        size_bytes: What each child receives and sends.
-        links: The latencies and bandwidths.
+        parents: Parents of the nodes of each level.
+        due: Number of levels above the agents that merge.
+        present: Whether each child takes part, for each level.
+        size_bytes: Bytes that each child receives and sends, for each level.
+        links: Tree with the latencies and bandwidths.
     """
     ready = np.zeros(len(parents[0]))
     for level in range(due):
@@ -145,6 +145,7 @@ def round_latency(
         nodes = int(over.max()) + 1
         carried = np.bincount(over[here], size_bytes[level][here], nodes)
         slowest = np.zeros(nodes)
+        # `maximum.at`, as `slowest[over] = ...` would use only one child of each node.
         np.maximum.at(slowest, over[here], ready[here])
         busy = np.bincount(over[here], minlength=nodes) > 0
         ready = np.where(busy, slowest + 2 * links.latency_s[level] + carried / links.bytes_per_s[level], 0.0)
@@ -161,13 +162,13 @@ def _checked(
     often = (1,) * levels if periods is None else tuple(periods)
     if len(often) != levels:
         raise ConfigError(
-            f"periods is {list(often)}. There are {levels} levels above the agents. Give a number for each."
+            f"periods is {list(often)}. There are {levels} levels above the agents. Give one number per level."
         )
     for i, (below, period) in enumerate(zip((1, *often), often, strict=False)):
         if period < 1 or period % below or (i == 0 and period != 1):
             raise ConfigError(
-                f"periods is {list(often)}. The first level merges every round, and every other one after some merges "
-                "of the level below. Begin with 1 and make each number a multiple of the one before."
+                f"periods is {list(often)}. The first level merges in every round, and every other level after a whole "
+                "number of merges of the level below. Begin with 1 and make each number a multiple of the one before."
             )
     latencies, speeds = (tuple(x) * (levels if len(x) == 1 else 1) for x in (latency_s, bytes_per_s))
     if len(latencies) != levels or len(speeds) != levels:

@@ -68,7 +68,7 @@ def test_greedy_episodes_measure_infos_as_gymnasium_has_them():
     ("measures", "told"),
     [
         ({"success": Measure("episode")}, r"info has no 'success'.*its keys are \['moved', 'name'\]"),
-        ({"name": Measure("step")}, r"info\['name'\] is 'walk', and what is measured is one number"),
+        ({"name": Measure("step")}, r"info\['name'\] is 'walk', and a measure needs one number"),
     ],
 )
 def test_a_key_that_is_missing_or_no_number_ends_the_run_with_one_clear_error(workers, measures, told):

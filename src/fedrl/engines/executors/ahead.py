@@ -1,4 +1,4 @@
-"""What agents come to who learn before it is due, to fill a block: kept apart until their updates arrive."""
+"""Results of agents that trained ahead of time, to fill a block; kept apart until their updates are due."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from fedrl.core.types import PyTree
 
 AHEAD = 1024
-"""The most agents that may have learned ahead of time, whatever the blocks and devices: it shapes checkpoints."""
+"""Largest number of agents with results ahead of time; independent of devices, because it shapes checkpoints."""
 
 
 class TrainedAhead(NamedTuple):
-    """Results that wait, `[places, ...]`, NumPy arrays that are brought up to date in place.
+    """Results that wait, `[places, ...]`, NumPy arrays that are updated in place.
 
     Attributes:
-        agent: Whose; -1 for a free place.
-        states: What each comes to, as rows of words.
-        results: What comes of its work besides.
+        agent: Number of the agent; -1 for a free place.
+        states: State of the agent after training, as a row of words.
+        results: Its update, upload sizes and metrics.
     """
 
     agent: np.ndarray
@@ -27,11 +27,11 @@ class TrainedAhead(NamedTuple):
     results: PyTree
 
     def free(self) -> np.ndarray:
-        """Places that are nobody's."""
+        """Return the free places."""
         return np.flatnonzero(self.agent < 0)
 
     def take(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, PyTree]:
-        """Those of these agents who have learned, their states and results; their places are free again."""
+        """Return those of these agents that have results, with states and results, and free their places."""
         places = np.flatnonzero(np.isin(self.agent, ids))
         found = jax.tree.map(lambda x: x[places].copy(), (self.agent, self.states, self.results))
         self.agent[places] = -1
@@ -39,7 +39,7 @@ class TrainedAhead(NamedTuple):
         return agents, states, results
 
     def keep(self, ids: np.ndarray, states: np.ndarray, results: PyTree) -> None:
-        """What these agents have come to."""
+        """Store the states and results of these agents."""
         places = self.free()[: len(ids)]
         self.agent[places], self.states[places] = ids, states
         for own, new in zip(jax.tree.leaves(self.results), jax.tree.leaves(results), strict=True):
@@ -47,7 +47,7 @@ class TrainedAhead(NamedTuple):
 
 
 def places_for(agents: int, num_words: int, result: PyTree) -> TrainedAhead:
-    """Free places; `result` has the shapes of what comes of one agent's work."""
+    """Return free places for results; `result` has the shapes of one agent's result."""
     count = min(agents, AHEAD)
     room = jax.tree.map(lambda x: np.zeros((count, *x.shape), x.dtype), result)
     return TrainedAhead(np.full(count, -1, np.int32), np.zeros((count, num_words), np.uint32), room)

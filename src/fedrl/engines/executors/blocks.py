@@ -1,10 +1,10 @@
-"""Compiled environments: agents learn side by side in blocks, and blocks on all devices.
+"""Executor for compiled environments: agents train side by side in blocks, and blocks run on all devices.
 
     resident    every agent has a seat in a block that stays on its device
-    packed      agents are rows of words; those who are due are gathered into full blocks, and scattered back
+    packed      agents are rows of words; agents that are due are gathered into full blocks, and scattered back
 
-Both run the same compiled program, to the same bits. Seats are faster where all agents take part, and a ring of
-experience is not moved; rows are faster where few do, since no seat is empty but in the last block.
+Both run the same compiled program, with bit-identical results. Resident blocks are faster if all agents take part, and
+move no replay ring; packed rows are faster if few do, because only the last block has empty seats.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from fedrl.engines.topologies.server import Server
 from fedrl.federation.federation import Federation
 
 SlotMap = list[tuple[int, np.ndarray, np.ndarray]]
-"""Blocks that agents fill: a number, who sits there (an empty seat has the first), and which seats are taken."""
+"""Blocks: a number, the agent of each seat (any agent in an empty seat), and the mask of seats in use."""
 
 
 class Blocks(Executor):
-    """Agents in compiled blocks; resident ones unless few of them are due at a time."""
+    """Executor with agents in compiled blocks; packed if few of them are due at a time, else resident."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Blocks(Executor):
         self._ready = threading.Event()
 
     def prepared(self, agents: Agents, sent: Broadcast, topology: Server) -> Agents:
-        """With places for agents who learn ahead of time."""
+        """Allocate places for agents that train ahead of time."""
         agents = super().prepared(agents, sent, topology)
         if not self.plan.ahead:
             return agents
@@ -67,7 +67,7 @@ class Blocks(Executor):
         return agents._replace(team=agents.team._replace(ahead=ahead))
 
     def fillers(self, agents: Agents, ids: np.ndarray, due: int) -> np.ndarray:
-        """Those of these agents who fill the devices beside so many that are due, the first ones first."""
+        """Return the first of these agents that fill the empty seats on all devices beside `due` agents."""
         ahead = agents.team.ahead
         if not ahead:
             return ids[:0]
@@ -75,7 +75,7 @@ class Blocks(Executor):
         return ids[~np.isin(ids, ahead.agent)][:free]
 
     def cancel(self, agents: Agents, ids: np.ndarray) -> Agents:
-        """As if they had not been sent for; who has learned ahead of time has not."""
+        """Cancel the jobs of these agents, and discard results that they computed ahead of time."""
         if agents.team.ahead:
             agents.team.ahead.take(ids)
         return agents
@@ -83,7 +83,7 @@ class Blocks(Executor):
     def train(
         self, keys: Keys, agents: Agents, ids: np.ndarray, table: Table, fillers: np.ndarray = NOBODY
     ) -> tuple[Agents, Learned]:
-        """These agents, whose updates are due, learn, if they have not; so does their company, ahead of time."""
+        """Train these agents, whose updates are due, unless they have trained ahead; `fillers` train ahead."""
         team, early = agents.team, None
         due, before = ids, []
         if team.ahead:
@@ -112,7 +112,7 @@ class Blocks(Executor):
     def _learn(
         self, keys: Keys, agents: Agents, due: np.ndarray, fillers: np.ndarray, table: Table
     ) -> tuple[Agents, Found, np.ndarray, np.ndarray]:
-        """Agents learn; also returns what packed ones come to, as rows, and the columns of their metrics."""
+        """Train agents; also return the states of packed agents as rows, and the columns of the metrics."""
         team, blocks = agents.team, list(agents.blocks)
         communicates, alike, slot_map = np.bool_(table.row is not None), self._alike(team), self._in_slots(due, fillers)
         heard_by: dict[bytes, Broadcast] = {}
@@ -135,7 +135,8 @@ class Blocks(Executor):
 
         if self._ready.is_set():
             results = [dispatch(*each) for each in slot_map]
-        else:  # each device compiles its own copy of the program: side by side, not in turn
+        else:
+            # Each device compiles its own copy of the program at its first call; threads compile them side by side.
             with ThreadPoolExecutor(len(self.devices)) as pool:
                 results = list(pool.map(lambda each: dispatch(*each), slot_map))
             self._ready.set()
@@ -147,6 +148,7 @@ class Blocks(Executor):
             undo = [(i, who[here], memory) for memory, (i, who, here) in zip(before, slot_map, strict=True)]
         else:
             undo = [(0, agent, team.states[agent, self.layout.memory].copy())]
+            # Fillers keep their old state: until their update is due, nothing of a job may show.
             mine = np.isin(agent, due)
             team.states[agent[mine]] = states[mine]
         sums = [(each, who, here) for each, (_, who, here) in zip(handed, slot_map, strict=True)]
@@ -156,9 +158,9 @@ class Blocks(Executor):
         return agents._replace(blocks=tuple(blocks)), found._replace(sums=sums, undo=undo), states, columns
 
     def _in_slots(self, due: np.ndarray, fillers: np.ndarray) -> SlotMap:
-        """Where these agents sit."""
+        """Return the blocks that these agents fill."""
         ids, (last, slot_map) = np.concatenate([due, fillers]), self._last
-        if np.array_equal(last, ids):  # the same agents take part in most rounds
+        if np.array_equal(last, ids):  # cached, because in most runs the same agents take part in every round
             return slot_map
         if self.resident:
             found = [(i, np.maximum(slot, 0), (slot >= 0) & np.isin(slot, ids)) for i, slot in enumerate(self.slots)]
@@ -172,7 +174,7 @@ class Blocks(Executor):
         return slot_map
 
     def _alike(self, team: Team) -> np.int32 | None:
-        """How many local steps every agent takes; None if they differ, or if all take one, which is no loop."""
+        """Return the local steps of every agent if all are equal; None if they differ, or if all take one step."""
         if self.federation.local_steps == 1 or (self.plan.mixed and self.plan.varied):
             return None
         return np.int32(team.steps[0]) if (team.steps == team.steps[0]).all() else None

@@ -1,9 +1,9 @@
-"""What all executors share: what agents were asked for, what they hold, and what comes of their work.
+"""The executor interface and the state that all executors share: jobs of agents, their states, results of training.
 
-assign(jobs, table)      agents are sent for; nothing is computed yet
-train(ids) -> Learned    those whose updates are due learn
-give_back(undo, lost)    stages of agents whose updates came to nothing remember what they did before
-restarted(ids)           agents that have lost all they remembered begin anew
+assign(jobs, table)         record the jobs of selected agents; nothing is computed yet
+train(ids) -> Learned       train the agents whose updates are due
+give_back(undo, dropped)    restore the stage memory of agents whose updates were not merged
+restarted(ids)              initialise agents again that have lost their state
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from fedrl.federation.shares import shares
 
 
 class Team(NamedTuple):
-    """What the executor keeps of agents beside resident blocks.
+    """The executor's state about agents, beside resident blocks.
 
-    NumPy arrays, `[agents, ...]`, that are brought up to date in place.
+    NumPy arrays, `[agents, ...]`, that are updated in place.
 
     Attributes:
-        states: Of packed agents, as rows of words, after the last of their jobs that has ended.
-        received: The broadcast each heard last, if those who work at the same time may have heard different ones.
-        row: Else the row of the table that it hears.
-        version: Of what each heard; -1 for nothing yet.
-        again: How often each has heard that version before.
-        cohort: How many heard the same with it.
-        steps: Local steps it was asked for.
-        share: Its weight among all agents, as they were asked when it was.
-        trained: How often anybody has learned, `[1]`.
-        restarts: How often each has begun anew.
-        ahead: Of packed agents who learned before it was due; () if none ever does.
+        states: States of packed agents as rows of words, after their last finished job.
+        received: Last broadcast that each agent received, if agents may train from different versions at a time.
+        row: Otherwise the row of the table that each agent receives.
+        version: Version of that broadcast; -1 before the first.
+        again: Number of earlier jobs of each agent with the same version.
+        cohort: Number of agents that received the same broadcast.
+        steps: Local steps of the current job.
+        share: Share of each agent among all agents, at the time of its job.
+        trained: Number of calls of `train`, `[1]`.
+        restarts: Number of restarts of each agent.
+        ahead: Results of packed agents that trained before they were due; () if none ever does.
     """
 
     states: np.ndarray
@@ -63,23 +63,23 @@ class Team(NamedTuple):
 
 
 class Agents(NamedTuple):
-    """The agents' half of a run."""
+    """The agents' half of the simulation state: resident blocks, and the state of the executor."""
 
     blocks: tuple[AgentState, ...]
     team: Team
 
 
 class Learned(NamedTuple):
-    """What came of local work.
+    """Result of training.
 
     Attributes:
-        agent: Those whose training came to something; in the order of `block_sums`, or else as they were asked.
-        items: What was collected of each, with a leading axis; () if sums were.
-        block_sums: The sums.
-        uploads: An `Upload` with a row for each.
-        metrics: Of each, by name.
-        failed: Those whose training came to nothing.
-        undo: For `give_back`.
+        agent: Agents whose training succeeded; in the order of `block_sums`, or else in the order they were requested.
+        items: The collected updates or parameters of each, with a leading axis; () if sums are collected.
+        block_sums: The sums, if sums are collected.
+        uploads: An `Upload` with a row for each agent.
+        metrics: Metrics of each agent, by name.
+        failed: Agents whose training failed.
+        undo: Earlier stage memories, for `give_back`.
     """
 
     agent: np.ndarray
@@ -92,16 +92,17 @@ class Learned(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What agents made of their work, as an executor finds it, in the order of blocks.
+    """Raw result of training, in the order of blocks.
 
     Attributes:
-        agent: All that worked.
-        fault: Whose training came to nothing: `fedrl.core.faults.FAULT`.
-        sums: Of each block its exact sums, who sits where, and who is here; empty if sums are not collected.
-        items: What was collected of each agent instead; () if sums were.
-        uploads: An `Upload` with a row for each.
-        metrics: Of each, by name.
-        undo: For `give_back`: a block, its agents, and what their stages remembered before.
+        agent: All agents that trained.
+        fault: Fault number of each agent, 0 if its training succeeded: `fedrl.core.faults.FAULT`.
+        sums: For each block its exact sums, the agents of its seats, and the mask of seats in use; empty if sums are
+            not collected.
+        items: The collected updates or parameters of each agent; () if sums are collected.
+        uploads: An `Upload` with a row for each agent.
+        metrics: Metrics of each agent, by name.
+        undo: For `give_back`: a block's number, its agents, and their stage memory before training.
     """
 
     agent: np.ndarray
@@ -114,15 +115,15 @@ class Found(NamedTuple):
 
 
 class ExecutorPlan(NamedTuple):
-    """What the rest of a simulation needs of its executor.
+    """Requirements of the other parts of a simulation on its executor.
 
     Attributes:
-        collects: "sums", "updates" or "params".
-        group: `[agents]`, whose updates may be added up together.
+        collects: What a block returns: "sums", "updates", "params" or "encoded".
+        group: `[agents]`, group of each agent; only updates of one group may be summed.
         sparse: Whether few agents may be due at a time.
-        mixed: Whether those who work at the same time may have heard different versions.
-        ahead: Whether agents may learn before it is due.
-        varied: Whether agents may be asked for unlike numbers of local steps.
+        mixed: Whether agents that train at the same time may have received different versions.
+        ahead: Whether agents may train before they are due.
+        varied: Whether agents may have different numbers of local steps.
     """
 
     collects: str
@@ -134,7 +135,7 @@ class ExecutorPlan(NamedTuple):
 
 
 class Executor:
-    """What all executors share: what agents were asked for, and what they hold."""
+    """Base of all executors: the jobs and the states of agents."""
 
     def __init__(
         self,
@@ -147,7 +148,7 @@ class Executor:
     ) -> None:
         self.federation, self.plan, self.size, self.devices = federation, plan, size, list(devices)
         self.agents = len(plan.group)
-        self.numbers = np.arange(self.agents)  # by which agents are known to others
+        self.numbers = np.arange(self.agents)  # global numbers: in a process of its own, an agent sits in seat 0
         slot_map = np.arange(self.agents) if order is None else np.asarray(order)
         groups = np.unique(plan.group) if plan.collects == SUMS else [None]
         members = [slot_map if g is None else slot_map[plan.group[slot_map] == g] for g in groups]
@@ -159,12 +160,12 @@ class Executor:
 
     resident = True
     secret_of: Callable[[Keys, int], Root] = staticmethod(agent_secret)
-    """The secret of the agent with a number."""
+    """`(keys, number) -> secret` of an agent."""
     metrics: list[str]
-    """What agents measure."""
+    """Names of the agents' metrics."""
 
     def start(self, keys: Keys, steps: np.ndarray) -> tuple[ServerState, Agents]:
-        """Begin a run; also returns what a server begins with."""
+        """Return the initial state of a server, and of all agents."""
         devices = self.devices if self.resident else self.devices[:1]
         first = starting(self.federation, self._fleet, self.slots, steps, devices, self.numbers)(keys)
         blocks, states = first.blocks, np.zeros((0, 0), np.uint32)
@@ -186,7 +187,7 @@ class Executor:
         return first.server, Agents(tuple(blocks), team)
 
     def assign(self, agents: Agents, jobs: Jobs, table: Table) -> Agents:
-        """These agents are sent for, each with a row of the table."""
+        """Record the jobs of agents, each with a row of the table."""
         team, ids = agents.team, jobs.agent
         version = np.asarray(table.sent.version)[jobs.row]
         team.again[ids] = np.where(team.version[ids] == version, team.again[ids] + 1, 0)
@@ -198,17 +199,17 @@ class Executor:
         return agents
 
     def cancel(self, agents: Agents, ids: np.ndarray) -> Agents:
-        """As if they had not been sent for; nobody has learned yet who can be called back."""
+        """Cancel the jobs of these agents; nothing to undo, since an agent trains only when its update is due."""
         del ids
         return agents
 
     def fillers(self, agents: Agents, ids: np.ndarray, due: int) -> np.ndarray:
-        """Those of these agents who may learn beside so many that are due."""
+        """Return those of these agents that may train ahead of time, beside `due` agents that are due."""
         del agents, due
         return ids[:0]
 
     def prepared(self, agents: Agents, sent: Broadcast, topology: Server) -> Agents:
-        """With room for what each agent hears, if that differs; `sent` has the shape of a table of broadcasts."""
+        """Allocate a broadcast per agent, if agents may receive different versions; `sent` has a table's shapes."""
         del topology
         if not self.plan.mixed:
             return agents
@@ -218,11 +219,11 @@ class Executor:
     def train(
         self, keys: Keys, agents: Agents, ids: np.ndarray, table: Table, fillers: np.ndarray = NOBODY
     ) -> tuple[Agents, Learned]:
-        """These agents, whose updates are due, learn, if they have not; so may others, ahead of time."""
+        """Train these agents, whose updates are due, unless they have trained ahead; `fillers` may train ahead."""
         raise NotImplementedError
 
     def _heard(self, team: Team, table: Table, who: np.ndarray) -> Broadcast:
-        """What each seat of a block has heard."""
+        """Return the broadcast that each seat of a block has received."""
         if self.plan.mixed:
             return jax.tree.map(lambda own: own[who], team.received)
         rows = team.row[who]
@@ -234,7 +235,11 @@ class Executor:
         return JobInputs(own, team.cohort[who], team.steps[who], team.share[who])
 
     def give_back(self, agents: Agents, undo: Sequence[Any], dropped: np.ndarray) -> Agents:
-        """Stages of these agents remember what they did before they learned: their updates came to nothing."""
+        """Restore the stage memory of `dropped` agents: their updates were not merged.
+
+        Only the memory of stages: the learner keeps what it has learned. A stage that remembered an update which was
+        never merged, as SCAFFOLD's c_k, would be inconsistent with the server.
+        """
         blocks = list(agents.blocks)
         for i, ids, memory in undo if len(dropped) else ():
             mine = np.isin(ids, dropped)
@@ -250,14 +255,15 @@ class Executor:
         return agents._replace(blocks=tuple(blocks))
 
     def restarted(self, keys: Keys, agents: Agents, ids: np.ndarray) -> Agents:
-        """These agents have lost all that they remembered: each begins anew, as another draw of the run's beginning.
+        """Initialise these agents again, after a restart in which they lost their state.
 
-        Its key has how often it has begun anew in it. Each is made by itself, so neither blocks nor devices matter.
+        The key includes the number of restarts. Each agent is initialised by itself, so the result depends neither on
+        blocks nor on devices.
 
         Args:
-            keys: Of the run.
-            agents: The agents' half of the run.
-            ids: Who begins anew, each once.
+            keys: Keys of the run.
+            agents: The agents' half of the simulation state.
+            ids: Agents that restart, each once.
         """
         team, begin, blocks = agents.team, start_programs(self.federation), list(agents.blocks)
         first = begin.server(stream_key(keys, Stream.SERVER)).params
@@ -277,19 +283,19 @@ class Executor:
         return agents._replace(blocks=tuple(blocks))
 
     def blocks(self, agents: Agents) -> list[AgentState]:
-        """All agents, by `slots`."""
+        """Return the states of all agents, in the blocks of `slots`."""
         if self.resident:
             return list(agents.blocks)
         return [self.layout.unpack(agents.team.states[np.maximum(slot, 0)]) for slot in self.slots]
 
     def with_blocks(self, agents: Agents, blocks: Sequence[AgentState]) -> Agents:
-        """The same with other states of all agents, by `slots`."""
+        """Return the agents with other states, given in the blocks of `slots`."""
         if self.resident:
             return agents._replace(blocks=tuple(blocks))
         return agents._replace(team=agents.team._replace(states=self._packed(blocks)))
 
     def adopt(self, agents: Agents, table: Table) -> Agents:
-        """Every agent has adopted what it would hear now."""
+        """Return the agents after each has adopted the broadcast it would receive now."""
         row = table.row
         if row is None:
             return agents
@@ -297,23 +303,23 @@ class Executor:
         return self.with_blocks(agents, [self._adopt(*each) for each in zip(self.blocks(agents), params, strict=True)])
 
     def params_of(self, agents: Agents) -> Params:
-        """What each agent acts with, in the order of their numbers."""
+        """Return the parameters each agent acts with, in the order of agents."""
         learner = self.federation.learner
         held = [jax.vmap(lambda state: policy_of(learner, state))(block.learner) for block in self.blocks(agents)]
         return self._in_order(held)
 
     def held(self, agents: Agents) -> Params:
-        """What a federation sees of each agent's parameters, in the order of their numbers."""
+        """Return the shared part of each agent's parameters, in the order of agents."""
         return self._in_order(
             [jax.vmap(self.federation.learner.params)(block.learner) for block in self.blocks(agents)]
         )
 
     def states_of(self, agents: Agents) -> PyTree:
-        """What each agent's learner remembers, in the order of their numbers."""
+        """Return the state of each agent's learner, in the order of agents."""
         return self._in_order([block.learner for block in self.blocks(agents)])
 
     def with_states(self, agents: Agents, states: PyTree) -> Agents:
-        """Agents that go on from what the learners of others remember."""
+        """Return the agents with these learner states."""
 
         def remembering(block: AgentState, slot: np.ndarray) -> AgentState:
             rows = np.maximum(slot, 0)
@@ -334,7 +340,7 @@ class Executor:
         return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(x) for x in leaves])[back], *held)
 
     def learned(self, found: Found, ids: np.ndarray) -> Learned:
-        """Without those whose training came to nothing: in the order of sums, or as agents were asked for."""
+        """Return the result without agents whose training failed, in the order of sums, or else that of `ids`."""
         sound, block_sums, items, end = found.fault == 0, [], (), 0
         keep = np.flatnonzero(sound)
         for result, who, here in found.sums:
@@ -343,6 +349,7 @@ class Executor:
             end += int(here.sum())
             block_sums.append(PartialSums(result, fine, who[fine]))
         if self.plan.collects != SUMS:
+            # From the order of blocks to that of `ids`: the inverse of one sort after the other.
             back = np.argsort(found.agent)[np.argsort(np.argsort(ids))]
             keep = back[sound[back]]
             items = jax.tree.map(lambda x: x[keep], found.items)
@@ -351,10 +358,10 @@ class Executor:
         return Learned(found.agent[keep], items, block_sums, uploads, metrics, failed, found.undo)
 
     def close(self) -> None:
-        """Let go of what is held outside this process."""
+        """Release resources outside this process."""
 
 
 def joined(parts: Sequence[PyTree], here: Sequence[np.ndarray]) -> PyTree:
-    """What blocks hand over, one after the other, without those who are not here."""
+    """Concatenate the results of blocks as NumPy arrays, without seats that are not in use."""
     rows = [jax.tree.map(lambda x, h=h: np.asarray(x)[h], part) for part, h in zip(parts, here, strict=True)]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *rows)

@@ -1,15 +1,15 @@
-"""Environments that live outside compiled programs, Gymnasium's for example.
+"""Executor for environments that are stepped on the host, for example Gymnasium's.
 
-    begin [blocks] --> ( gather: one policy call and one step of all instances at a time
+    begin [blocks] --> ( gather: one policy call and one step of all environment copies at a time
                          work [blocks] ) x local_steps --> report [blocks]
 
-The instances of all agents are stepped together, in one worker process per core where that pays; their number does not
-touch the result. An agent whose training fails begins new episodes, since a number that is not finite may come from its
-environments.
+The environment copies of all agents are stepped together, in one worker process per core where that is faster; the
+number of workers does not change the result. An agent whose training fails begins new episodes, because the number that
+is not finite may come from its environments.
 
-What an environment remembers can't be saved. A run from elsewhere (a resumed one, another seed in between) goes on with
-fresh episodes: the parameters are where they were, the next trajectories are others. Those of a learner that begins its
-episodes anew in every iteration are the same.
+The state of such an environment can't be saved. A resumed run, or one that was interrupted by a run with another seed,
+continues with new episodes: the parameters are the same, but the next trajectories differ. For a learner that begins
+its episodes in every iteration (REINFORCE), they are the same.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from fedrl.federation.federation import Federation, ServerState
 
 
 class Host(Executor):
-    """Agents whose environments are stepped on the host.
+    """Executor of agents whose environments are stepped on the host.
 
-    One run at a time: to take up another is to begin its episodes anew.
+    It runs one run at a time: continuing another run begins new episodes.
 
     Args:
-        federation: What agents run.
-        fleet: Parameters of each agent's environment.
-        plan: What the rest of the simulation needs.
+        federation: Federation of the agents.
+        fleet: Parameters of each agent's environment, with a leading agent axis on every leaf.
+        plan: Requirements of the simulation.
         size: Agents per compiled block.
-        devices: Where to learn.
-        order: The order in which agents are seated in blocks.
-        workers: Processes that step the environments, 1 for this one; by default one per core where that pays.
+        devices: Devices for training.
+        order: Order in which agents are placed in blocks.
+        workers: Processes that step the environments, 1 for this process; by default one per core where that is faster.
 
     Raises:
         ConfigError: The environment is not a host environment.
-        UnsoundError: The learner can't learn from experience gathered for it.
+        UnsoundError: The learner can't train on experience that was collected outside of it.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class Host(Executor):
         self.run = host_programs(federation, plan.collects)
         self._standing: Any = None
         self._instances = learner.num_envs
-        self.metrics = []  # known once somebody has learned
+        self.metrics = []  # known after the first training
 
     def start(self, keys: Keys, steps: np.ndarray) -> tuple[ServerState, Agents]:
-        """Begin a run; also returns what a server begins with."""
+        """Return the initial state of a server, and of all agents."""
         self._standing = None
         return super().start(keys, steps)
 
@@ -83,13 +83,15 @@ class Host(Executor):
     def train(
         self, keys: Keys, agents: Agents, ids: np.ndarray, table: Table, fillers: np.ndarray = NOBODY
     ) -> tuple[Agents, Learned]:
-        """These agents, whose updates are due, learn; nobody does ahead of time."""
+        """Train these agents, whose updates are due; none trains ahead of time."""
         del fillers
         team, run = agents.team, self.run
         at, count = keys.run.tobytes(), int(team.trained[0])
+        # The episodes in progress belong to the state after the last call. For any other state, an older or a resumed
+        # one, they are begun anew, from seeds that follow from that state.
         if self._standing != (at, count):
             self.rollout.reset(instance_seeds(at, Stream.BEGINNING, self.numbers.tolist(), self._instances, count))
-        self._standing = None  # until the work is done
+        self._standing = None  # an interrupted round leaves episodes that belong to no state
         present = [(i, np.isin(slot, ids)) for i, slot in enumerate(self.slots)]
         present = [(i, here) for i, here in present if here.any()]
         communicates, blocks = np.bool_(table.row is not None), list(agents.blocks)
@@ -126,7 +128,7 @@ class Host(Executor):
         agent = np.concatenate([self.slots[i][here] for i, here in present])
         results, uploads, faults, before = zip(*reported, strict=True)
         fault = joined(faults, taken)
-        if fault.any():  # what their environments have come to is not known
+        if fault.any():  # the fault may be in the environment's state, which can't be inspected
             broken = np.isin(np.arange(self.agents), agent[fault > 0])
             seeds = instance_seeds(at, Stream.BROKEN, self.numbers.tolist(), self._instances, count)
             self.rollout.reset(seeds, np.repeat(broken, self._instances))
@@ -148,9 +150,9 @@ class Host(Executor):
         return agents._replace(blocks=tuple(blocks)), self.learned(found, ids)
 
     def restarted(self, keys: Keys, agents: Agents, ids: np.ndarray) -> Agents:
-        """These agents have lost all that they remembered, and so have their environments."""
+        """Initialise these agents and their environments again, after a restart."""
         agents, at = super().restarted(keys, agents, ids), keys.run.tobytes()
-        if self._standing != (at, int(agents.team.trained[0])):  # whoever trains next begins new episodes anyway
+        if self._standing != (at, int(agents.team.trained[0])):  # the next training begins new episodes anyway
             return agents
         for k in ids.tolist():
             times = int(agents.team.restarts[k])
@@ -159,13 +161,13 @@ class Host(Executor):
         return agents
 
     def _who(self, i: int) -> np.ndarray:
-        """Who sits in a block; an empty seat has the first agent."""
+        """Return the agent of each seat of a block; an empty seat has agent 0."""
         return np.maximum(self.slots[i], 0)
 
     def _gather(
         self, keys: Keys, agents: Agents, ids: np.ndarray, blocks: list[tuple[int, Any]], step: int
     ) -> tuple[Trajectory, dict[str, np.ndarray]]:
-        """One local step's experience of these agents: of each seat of these blocks, in their order."""
+        """Collect the experience of one local step for each seat of these blocks, in their order."""
         team, count = agents.team, self._instances
         in_slots = np.concatenate([self._who(i) for i, _ in blocks])
         active = np.zeros(self.agents + 1, bool)
@@ -197,12 +199,12 @@ class Host(Executor):
         return trajectory, {name: x[:, 0].sum(1) for name, x in rows_of.items()}  # of what agents act with
 
     def _rows(self, i: int) -> np.ndarray:
-        """The instances of the seats of a block; those of an empty seat are beyond all agents'."""
+        """Return the rows of the environment copies of a block's seats; an empty seat has rows beyond all agents'."""
         who = np.where(self.slots[i] < 0, self.agents, self.slots[i])
         return (who[:, None] * self._instances + np.arange(self._instances)).reshape(-1)
 
     def _episodes(self, keys: Keys, team: Any, ids: np.ndarray, step: int) -> list[int]:
-        """Seeds of the episodes of a local step: they follow from what each agent has heard, and how often."""
+        """Return the seeds of a local step's episodes, derived from each agent's version and its count of that."""
         root, seeds = keys.run.tobytes(), np.zeros((self.agents, self._instances), int)
         for k in ids.tolist():
             received = (int(team.version[k]), int(self.numbers[k]), int(team.again[k]), step)

@@ -1,4 +1,4 @@
-"""Greedy evaluation in environments that live outside compiled programs."""
+"""Greedy evaluation in environments that are stepped on the host."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def greedy_returns_host(
     stacked: bool = False,
     workers: int | None = None,
 ) -> np.ndarray:
-    """Undiscounted return of each greedy episode, float64 `[agents, episodes]`; arguments as of `played_host`."""
+    """Return the undiscounted return of each greedy episode, float64 `[agents, episodes]`; see `played_host`."""
     return played_host(learner, fleet, params, episodes, seed, stacked=stacked, workers=workers)[0]
 
 
@@ -47,17 +47,17 @@ def played_host(
     Every episode has a seed of its own, so a return does not depend on which others are measured.
 
     Args:
-        learner: Whose `act` to follow.
-        fleet: Parameters of each environment, a leading agent axis on every leaf.
+        learner: Learner whose `act` is used.
+        fleet: Parameters of each environment, with a leading agent axis on every leaf.
         params: Parameters to evaluate; with `stacked`, each agent's own along a leading axis.
-        episodes: Per agent.
-        seed: Of the episodes' first states.
-        stacked: Whether `params` has the agent axis.
+        episodes: Number of episodes per agent.
+        seed: Seed of the episodes.
+        stacked: Whether `params` has an agent axis.
         workers: As in `fedrl.engines.executors.host.Host`.
 
     Returns:
-        The undiscounted returns, float64 `[agents, episodes]`, and what the environment measures, added up: by the
-        names of `fedrl.core.measures.Counting.parts`, float64 `[agents]`, with "episodes" and "steps".
+        The undiscounted returns, float64 `[agents, episodes]`, and the sums of the environment's measures, float64
+        `[agents]` by the names of `fedrl.core.measures.Counting.parts`, with "episodes" and "steps".
     """
     environment = learner.environment
     if not isinstance(environment, HostEnvironment):
@@ -79,6 +79,7 @@ def played_host(
         for first in range(0, episodes, width):
             observation = instances.reset(seeds[:, first : first + width].reshape(-1).tolist()).copy()
             going, returned = np.ones(agents * width, bool), np.zeros(agents * width)
+            # The last batch may be wider than the episodes that are left.
             going.reshape(agents, width)[:, episodes - first :] = False
             while going.any():
                 after = instances.step(np.asarray(act(params, observation)), going)
@@ -97,8 +98,8 @@ def played_host(
 
 @functools.lru_cache(maxsize=32)
 def _greedy(learner: Learner, agents: int, stacked: bool) -> Callable[[Params, np.ndarray], jax.Array]:
-    """The greedy policy for the rows of all agents, compiled once."""
-    key = jax.random.key(0)  # a greedy policy leaves it alone
+    """Return the greedy policy for the rows of all agents, compiled once."""
+    key = jax.random.key(0)  # `act` takes a key, but a greedy policy does not use it
 
     @jax.jit
     def act(params: Params, observation: jax.Array) -> jax.Array:

@@ -1,7 +1,8 @@
-"""The compiled parts of local work whose environments are stepped on the host.
+"""The compiled parts of local work, for environments that are stepped on the host.
 
-The steps of `Federation.agent` are programs of their own here, and each derives the agent's task anew: what a task
-is made of (key, hint, broadcast) does not change within a round. Each agent of a block hears a broadcast of its own.
+The steps of `Federation.agent` (begin, work, report) are separate programs here, and each derives the agent's task
+again from its inputs (key, context, broadcast), which do not change within a round. Each agent of a block has its own
+broadcast.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ class Programs(NamedTuple):
     """The compiled parts of a round.
 
     Attributes:
-        params: What the agents of a block gather experience with, see `fedrl.core.learner.behaviours_of`.
-        stack: The parameters of several blocks as one.
-        act: `(key data by which agents act in a stage_states step, time, params, observation) -> action`, row by row.
+        params: Parameters with which the agents of a block collect experience: `fedrl.core.learner.behaviours_of`.
+        stack: Concatenates the parameters of several blocks.
+        act: `(key data of the local step's actions, time, params, observation) -> action`, row by row.
         remember: Snapshots of the agents of a block.
-        begin: Agents of a block adopt the broadcast; also returns the parameters they start from, and the sum of
-            gradients that they will send, if they do. A block with rings of experience is consumed.
-        work: One local step on what was gathered.
-        report: What the agents made of it, given what they were before `begin`; also returns what is `uploaded`, whose
-            training is at fault, and what their stages remembered.
+        begin: Agents of a block adopt the broadcast; also returns the parameters they start from, and the initial sum
+            of gradients, for a gradient payload. A block with replay rings is donated.
+        work: One local step on collected experience.
+        report: Updates of the agents, given the snapshots from before `begin`; also returns their `Upload`, the fault
+            numbers, and the stage memory from before.
     """
 
     params: Callable[[PyTree], tuple[Params, ...]]
@@ -50,7 +51,7 @@ class Programs(NamedTuple):
 
 @cached_program
 def host_programs(federation: Federation, collects: str) -> Programs:
-    """Compile a federation for blocks of agents whose experience comes from outside, when first used."""
+    """Return the programs of a federation for blocks of agents with host environments; compiled at first use."""
     learner, handed = federation.learner, hand_over(federation, collects)
 
     @jax.jit
@@ -102,6 +103,7 @@ def host_programs(federation: Federation, collects: str) -> Programs:
         agents, updates, uploads, faults = made
         return agents, handed(agents, received, updates, here), uploads, faults, before.stage_states
 
+    # Only blocks with replay rings are donated: a ring is too large to copy in every round.
     plain, in_place = jax.jit(begin), jax.jit(begin, donate_argnums=2)
 
     def begin_any(received: Broadcast, asked: JobInputs, agents: AgentState, here: Any, communicates: Any) -> Any:
@@ -126,7 +128,7 @@ def begin_one(
     here: jax.Array,
     communicates: jax.Array,
 ) -> tuple[AgentState, Params, PyTree]:
-    """An agent adopts what it received; without communication it goes on from what it holds."""
+    """Let an agent adopt the broadcast; without communication it starts from its own parameters."""
     own = federation.learner.params(agent.learner)
     start = jax.tree.map(lambda new, old: jnp.where(communicates, new, old), received.params, own)
     working = agent._replace(steps=asked.steps, share=asked.share)
@@ -145,7 +147,7 @@ def work_one(
     step: jax.Array,
     seen: Trajectory,
 ) -> tuple[AgentState, PyTree, Metrics]:
-    """One local step of an agent, from experience that was gathered outside; nothing changes if it is done."""
+    """Take one local step of an agent on collected experience; nothing changes after its last step."""
     task, _ = federation.begin(turn_keys(asked.keys), received._replace(params=start), agent, asked.cohort)
     *after, metrics = federation.work(task, agent, total, step, seen)
     agent, total = kept(going, tuple(after), (agent, total))
@@ -164,11 +166,11 @@ def report_one(
     communicates: jax.Array,
     known: Metrics,
 ) -> tuple[AgentState, Any, Upload, jax.Array]:
-    """The update of an agent, and the agent after it."""
+    """Return the agent after its work, its update, the upload's size and reports, and the fault number."""
     own = received._replace(params=start)
     task, _ = federation.begin(turn_keys(asked.keys), own, agent, asked.cohort)
     update, after, fault = federation.report(task, old, agent, total, known)
-    # Stages must not remember what was never sent: SCAFFOLD's sum at the server would lack it for ever.
+    # Stages must not remember an update that was never sent: SCAFFOLD's sum at the server would lack it for ever.
     after = after._replace(stage_states=_where(communicates, after.stage_states, old.stage_states))
     return settled(kept(here, after, old), old), update, uploaded(update), fault
 

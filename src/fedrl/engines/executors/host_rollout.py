@@ -1,9 +1,9 @@
-"""Stepping all instances of all agents on the host, with one call of the policy per step.
+"""Rollouts of all environment copies of all agents on the host, with one policy call per step.
 
     observation --choose(step, observation)--> action --instances.step--> HostStep --> Trajectory
 
-The arrays are `[time, rows, *features]`. Rows are agents times instances, in this order; rows beyond the instances
-belong to empty seats, where nothing happens.
+The arrays are `[time, rows, *features]`. Rows are agents times copies, in this order; further rows belong to empty
+seats and are never stepped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fedrl.core.types import PyTree
 
 
 class HostRollout:
-    """Open instances, what they show, and the return of their episodes so far."""
+    """Open environment copies, their current observations, and the running returns of their episodes."""
 
     def __init__(self, instances: Instances, environment: AnyEnvironment, count: int, rows: int) -> None:
         self.close = instances.close
@@ -36,7 +36,7 @@ class HostRollout:
         self._running = {name: np.zeros(count) for name in self._how.summed}
 
     def reset(self, seeds: Sequence[int], where: np.ndarray | None = None) -> None:
-        """Begin an episode in every instance, or in some, `[num_envs]` bool."""
+        """Begin an episode in every environment copy, or in those of the mask `where`, with these seeds."""
         here = np.ones(self._count, bool) if where is None else where
         self._observation[: self._count] = self._instances.reset(seeds, here)
         for running in (self._returned, *self._running.values()):
@@ -50,25 +50,25 @@ class HostRollout:
         steps: int,
         seeds: Sequence[int] | None = None,
     ) -> tuple[Trajectory, dict[str, np.ndarray]]:
-        """Take `steps` steps in the active instances, or one episode of so many steps at most.
+        """Take `steps` steps in the active copies, or play one episode of at most so many steps in each.
 
         Args:
-            choose: `(step, observation) -> action`, for the rows asked for.
-            active: `[rows]` bool; the others stand still.
-            rows: Rows the policy is asked about, among them every active one.
-            steps: How many.
-            seeds: Of one episode in each active instance, which stands still once it is over. Without any, instances
-                go on where they stand, from episode to episode.
+            choose: `(step, observation) -> action`, for the given rows.
+            active: `[rows]` bool; other copies are not stepped.
+            rows: Rows passed to the policy, including all active ones.
+            steps: Number of steps.
+            seeds: Seeds of one new episode in each active copy, which is not stepped after its end. Without seeds,
+                copies continue their current episodes, and begin the next one at an end.
 
         Returns:
-            The trajectory `[steps, rows, *features]`, and the sums that `fedrl.learners.parts.rollout.collect` has for
-            metrics, of each instance, in float64: "episodes", "episode_return" and what the environment measures.
-            An episode that was cut off, where there is one for each, has ended.
+            The trajectory `[steps, rows, *features]`, and the sums that `fedrl.learners.parts.rollout.collect` has as
+            metrics, for each copy in float64: "episodes", "episode_return" and the environment's measures. With seeds,
+            an episode that was cut off counts as ended.
         """
         time, here = (steps, len(active)), active[: self._count].copy()
         if seeds is not None:
             self.reset(seeds, here)
-        # fresh arrays each time: a compiled program may still read the last ones
+        # New arrays in every call: JAX dispatches asynchronously, so a compiled program may still read the last ones.
         seen: dict[str, np.ndarray] = {
             "observation": _zeros(time, self._spaces.observation),
             "action": _zeros(time, self._spaces.action),
@@ -107,7 +107,7 @@ class HostRollout:
         return Trajectory(**cast(Any, seen)), sums
 
     def _end(self, sums: dict[str, np.ndarray], values: Mapping[str, np.ndarray], where: np.ndarray) -> None:
-        """Count the episodes that end here, and what is measured of them."""
+        """Add the episodes that end in the copies of `where`, and their measures, to the sums."""
         sums["episodes"] += where
         for name in self._how.last:
             sums[name] += np.where(where, values[name], 0.0)
@@ -117,7 +117,7 @@ class HostRollout:
 
 
 def instance_settings(environment: AnyEnvironment, fleet: PyTree, num_envs: int) -> PyTree:
-    """The parameters of each row: an agent's one setting for all its instances, or its stack dealt out in turn."""
+    """Return the parameters of each row; an agent with a stack of parameters deals them out to its copies in turn."""
 
     def rows(leaf: jax.Array, like: jax.Array) -> np.ndarray:
         settings = np.asarray(leaf)
@@ -130,12 +130,12 @@ def instance_settings(environment: AnyEnvironment, fleet: PyTree, num_envs: int)
 
 
 def instance_seeds(run: Root, stream: Stream, agents: Iterable[int], num_envs: int, *numbers: int) -> list[int]:
-    """A seed for each row, by the numbers of the agents."""
+    """Return a seed for each row, derived from the numbers of the agents."""
     return [seed_of(run, stream, *numbers, int(agent), i) for agent in agents for i in range(num_envs)]
 
 
 def seed_of(run: Root, stream: Stream, *numbers: int) -> int:
-    """The seed of one episode, from 0 to 2^31 - 1."""
+    """Return the seed of one episode, from 0 to 2^31 - 1."""
     return int(derived(run, stream, *numbers)[0, 0] >> 1)
 
 

@@ -1,10 +1,10 @@
-"""The agents' half of a federation for a block of agents, compiled once, whatever the topology, schedule and clock.
+"""The compiled program of a block of agents, the same for every topology, schedule and clock.
 
-    heard[c], agents[c] --begin, work x local_steps, report--> agents[c], exact sums or what is collected of each
+    received[c], agents[c] --begin, work x local_steps, report--> agents[c], exact sums, or an item of each agent
 
-Each agent of a block hears a broadcast of its own. So one program serves a single server, trees, neighbours, agents
-that hear nobody, and a clock on which agents heard different versions; it depends on the size of the block alone: not
-on the number of agents, blocks, devices or absent agents.
+Each agent of a block has its own broadcast. So one program serves a single server, trees, neighbours, isolated agents,
+and clocks on which agents received different versions. It depends on the block size only: not on the number of agents,
+blocks, devices or absent agents.
 """
 
 from __future__ import annotations
@@ -28,9 +28,13 @@ from fedrl.federation.federation import AgentState, Federation
 
 
 class JobInputs(NamedTuple):
-    """What a seat of a block is asked for, `[c]` each.
+    """Inputs of each seat's job, `[c]` each.
 
-    Key data of its turn, how many hear the same, its local steps, its weight among all agents.
+    Attributes:
+        keys: Key data of the job.
+        cohort: Number of agents that received the same broadcast.
+        steps: Local steps.
+        share: Share of the agent among all agents.
     """
 
     keys: Any
@@ -40,16 +44,15 @@ class JobInputs(NamedTuple):
 
 
 def hand_over(federation: Federation, collects: str) -> Callable[[AgentState, Broadcast, Update, jax.Array], PyTree]:
-    """What a block hands over, from its agents, what they heard, their updates as they travel and who is here.
-
-    Between agents that encode and a server that decodes the program is cut: they may be two processes.
-    """
+    """Return `(agents, received, encoded updates, here) -> result of the block`, as `collects` says."""
 
     def handed(agents: AgentState, received: Broadcast, updates: Update, here: jax.Array) -> PyTree:
         if collects == PARAMS:
             return jax.vmap(federation.learner.params)(agents.learner)
         if collects == ENCODED:
             return updates
+        # The barrier cuts the program between encoding and decoding, because in real use these are two processes:
+        # fused, they might round differently, and a simulation would not give the bits of the halves.
         decoded = jax.vmap(federation.decode)(received, jax.lax.optimization_barrier(updates))
         return partial_sums(federation, decoded, here) if collects == SUMS else decoded
 
@@ -58,14 +61,14 @@ def hand_over(federation: Federation, collects: str) -> Callable[[AgentState, Br
 
 @cached_program
 def block_program(federation: Federation, collects: str) -> Callable[..., Any]:
-    """The program of a block, compiled when it is first called. The block is consumed.
+    """Return the program of a block, compiled at its first call; it donates the block.
 
-        (heard, asked, talk, alike, agents, logs, here)
-            -> (agents, memory before, handed over, metrics, uploads)
+        (received, asked, communicates, alike, agents, logs, here)
+            -> (agents, stage memory before, result of the block, metrics, uploads)
 
-    `alike` is the one number of local steps that all agents take, or None if they differ, or if all take one: then
-    there is no loop. Without `communicates` every agent goes on from what it holds, and its stages remember what they
-    did.
+    `alike` is the number of local steps if all agents take equally many, or None if the numbers differ, or if all take
+    one step, which needs no loop. Without `communicates` every agent trains from its own parameters, and its stages
+    keep their memory.
     """
     learner, handed = federation.learner, hand_over(federation, collects)
 
@@ -82,13 +85,15 @@ def block_program(federation: Federation, collects: str) -> Callable[..., Any]:
         before, own = with_logs(agent, logs), learner.params(agent.learner)
         agent = agent if alike is None else agent._replace(steps=alike)
         received = jax.lax.optimization_barrier(received)
-        # A select would be fused with the training, and then the first slot of a block rounds otherwise than the rest.
+        # A `select` would be fused with the training, and then the first seat of a block would round differently from
+        # the others: agents would not be bit-identical in all seats.
         received = received._replace(params=jax.lax.cond(communicates, lambda: received.params, lambda: own))
         update, after, metrics = federation.agent(turn_keys(asked.keys), received, agent, asked.cohort, here, before)
         messages_sent = jax.tree.map(
             lambda new, old: jnp.where(communicates, new, old), after.stage_states, agent.stage_states
         )
-        after = after._replace(stage_states=messages_sent)  # an agent that sent nothing must not believe it did
+        # Stages must not remember an update that was never sent.
+        after = after._replace(stage_states=messages_sent)
         return after, update, jax.tree.map(lambda x: x.sum(0), metrics), uploaded(update)
 
     def block(
@@ -110,17 +115,15 @@ def block_program(federation: Federation, collects: str) -> Callable[..., Any]:
 
 @cached_program
 def logging(federation: Federation) -> Callable[[AgentState], list[RingRows]]:
-    """What a round may overwrite of the rings in a block, in a program of its own.
-
-    In the program that overwrites them, a compiler would rather copy a whole ring than read a few rows of it first.
-    """
+    """Return the program that reads the rows which a round may overwrite in the replay rings of a block."""
+    # A program of its own: within the program that overwrites a ring, XLA's CPU compiler copies the whole ring first.
     logs = jax.jit(jax.vmap(lambda agent: rings_in(federation.remember(agent))))
     return lambda block: logs(block) if rings_in(block) else []
 
 
 @cached_program
 def metric_names(federation: Federation, setting: Shapes) -> list[str]:
-    """The names of the columns that a block's program returns."""
+    """Return the names of the metric columns that a block's program returns."""
 
     def trained(key: Key, setting: PyTree) -> dict[str, jax.Array]:
         sent = federation.broadcast(federation.init_server(key))
@@ -131,7 +134,7 @@ def metric_names(federation: Federation, setting: Shapes) -> list[str]:
 
 
 class StateLayout(NamedTuple):
-    """How the states of agents become rows of words and back, a block at a time; which words are stages' memory."""
+    """Packing of agents' states into rows of words, a block at a time; `memory` are the words of stage memory."""
 
     num_words: int
     pack: Callable[[AgentState], jax.Array]
@@ -141,7 +144,7 @@ class StateLayout(NamedTuple):
 
 @cached_program
 def layout(federation: Federation, setting: Shapes) -> StateLayout:
-    """Of the agents of a federation."""
+    """Return the layout of the agents' states of a federation."""
     like: Any = jax.eval_shape(federation.init_agent, jax.random.key(0), jnp.int32(0), setting.tree, jnp.int32(1))
     state, first = packing(like), packing(like.learner).num_words
     memory = slice(first, first + packing(like.stage_states).num_words)
@@ -150,7 +153,7 @@ def layout(federation: Federation, setting: Shapes) -> StateLayout:
 
 @cached_program
 def adoption(federation: Federation) -> Callable[[AgentState, PyTree], AgentState]:
-    """The agents of a block adopt parameters, each its own, in a compiled program."""
+    """Return the program in which the agents of a block adopt parameters, each its own."""
 
     def adopt(block: AgentState, params: PyTree) -> AgentState:
         return block._replace(learner=jax.vmap(federation.learner.adopt)(block.learner, params))
@@ -159,5 +162,5 @@ def adoption(federation: Federation) -> Callable[[AgentState, PyTree], AgentStat
 
 
 def setting_of(fleet: PyTree) -> Shapes:
-    """The shapes of the parameters of one environment of a fleet."""
+    """Return the shapes of the parameters of one environment of a fleet."""
     return shapes(fleet, skip=1)

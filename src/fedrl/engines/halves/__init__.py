@@ -1,4 +1,4 @@
-"""The two halves of a federation, each by itself: what a process of its own runs. Bytes cross between them."""
+"""The two halves of a federation, agent and server, each for a process of its own; they exchange bytes."""
 
 from fedrl.engines.halves.agent import AgentHalf, AgentRun, TrainedUpdate
 from fedrl.engines.halves.orders import Order, Verdict

@@ -1,12 +1,12 @@
-"""An agent's half by itself: broadcast and order in, update out, as bytes.
+"""The agent's half of a federation: it takes a broadcast and an order, and returns an update, as bytes.
 
-    turn(run, broadcast, order) -> Turn(update, run)        run.pending: what the agent is if its update is merged
-    settle(run, verdict)        -> run                      MERGED   it goes on from its work
-                                                            REFUSED  it has learned, and its stages remember no update
-                                                            LOST     it is what it was before
+    train(run, broadcast, order) -> TrainedUpdate(update, run)    run.pending: the agent's state if its update is merged
+    settle(run, verdict)         -> run                           MERGED    the pending state
+                                                                  REJECTED  the pending state, with old stage memory
+                                                                  DROPPED   the state before the job
 
-It knows its number, its environment, the root of the run and its own secret; nothing of the server but its bytes. The
-work itself is an executor's, of one seat: what a simulation with `block=1` computes, to the same bits.
+The agent knows its number, its environment, the root of the run's keys and its own secret; about the server it knows
+only the bytes it receives. Local work runs in an executor with one seat, bit-identical to a simulation with `block=1`.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from fedrl.federation.federation import Federation
 from fedrl.wire.codec import codec
 
 ALONE = np.zeros(1, int)
-"""The one seat."""
+"""The number of the only seat."""
 LARGEST = 2**31 - 1
-"""The largest number of an agent, a version or a cohort: they travel as int32."""
+"""The largest number of an agent, a version or a cohort: they are sent as int32."""
 
 
 class AgentRun(NamedTuple):
-    """What an agent remembers of a run.
+    """State of an agent in a run.
 
     Attributes:
-        agents: What it is, by the verdicts that it knows.
-        pending: What it is if the update of a turn without a verdict is merged; () if there is no such turn.
+        agents: The agent after its last verdict.
+        pending: The agent if the update of its current job is merged; () if no job is pending.
     """
 
     agents: Agents
@@ -50,13 +50,13 @@ class AgentRun(NamedTuple):
 
 
 class TrainedUpdate(NamedTuple):
-    """What came of a turn.
+    """Result of a job.
 
     Attributes:
-        update: Bytes; empty if the training came to nothing.
-        run: With the turn pending.
-        metrics: What the agent measured, by name. It stays here.
-        failed: Why the training came to nothing, if it did.
+        update: Encoded update; empty if the training failed.
+        run: State of the agent, with the job pending.
+        metrics: Metrics of the training, by name. They stay with the agent.
+        failed: Reason why the training failed, or "".
     """
 
     update: bytes
@@ -69,18 +69,18 @@ class AgentHalf:
     """One agent of a federation, in a process of its own.
 
     Args:
-        federation: What it runs.
-        number: Its number, from 0 on.
-        setting: The parameters of its environment.
-        run: The root of the run's keys, 32 bytes, which all parties have.
-        secret: Its own secret, 32 bytes: by `os.urandom`, or `fedrl.core.keys.agent_secret` in a run to be replayed.
-        steps: Local steps that it is usually asked for.
-        **options: For the executor, such as `workers` of one for the host.
+        federation: Federation that the agent takes part in.
+        number: Number of the agent, from 0 on.
+        setting: Parameters of its environment.
+        run: Root of the run's keys, 32 bytes, which all parties have.
+        secret: Secret of the agent, 32 bytes: by `os.urandom`, or `fedrl.core.keys.agent_secret` to replay a run.
+        steps: Usual number of local steps.
+        **options: Options of the executor, such as `workers` for the host.
 
     Raises:
-        ConfigError: A number is out of range, a root is not of 32 bytes or both are one, or the setting is not one of
-            this environment.
-        UnsoundError: The federation hides updates in sums, which takes messages of their own.
+        ConfigError: A number is out of range, a root does not have 32 bytes, both roots are the same, or `setting` is
+            not the parameters of this environment.
+        UnsoundError: The federation hides updates in sums, which needs a protocol with other messages.
 
     >>> import numpy as np
     >>> from fedrl.aggregators import mean
@@ -127,33 +127,35 @@ class AgentHalf:
         self.steps = int(usual)
 
     def start(self) -> AgentRun:
-        """The agent before its first turn."""
+        """Return the agent before its first job."""
         _, agents = self.executor.start(self.keys, np.array([self.steps]))
         return AgentRun(agents)
 
     def train(self, run: AgentRun, broadcast: bytes, order: Order) -> TrainedUpdate:
-        """Learn from a broadcast, as it was ordered.
+        """Train from a broadcast, as the order says.
 
-        Save `Turn.run` before the update is sent. An agent that goes on from what it was before would draw noise by
-        the keys of this turn again; one that has lost its file begins anew with another secret.
+        Save `TrainedUpdate.run` before you send the update. An agent that continues from its state before the job would
+        draw noise with the same keys again; an agent that has lost its file has to start with another secret.
 
         Args:
-            run: What the agent is. A turn that is still pending is taken for lost.
-            broadcast: As the server sent it.
-            order: What the server asks.
+            run: State of the agent. A job that is still pending counts as dropped.
+            broadcast: Bytes of the server's broadcast.
+            order: Order of the server.
 
         Raises:
-            WireError: The broadcast can't be read, or is of another version than the order; the order is of a version
-                before the last that this agent has heard, or says what no server of this federation would.
+            WireError: The broadcast can't be read, or has another version than the order; the order's version is
+                older than the last one this agent received, or its values are out of range.
         """
         self._check_order(order, int(run.agents.team.version[0]))
         received = self._broadcasts.decode(broadcast)
         if int(received.version) != order.version:
             raise WireError(
-                f"The broadcast has version {int(received.version)}, and version {order.version} was ordered. One of "
-                "them is late. Ask for both again."
+                f"The broadcast has version {int(received.version)}, and the order version {order.version}. One of "
+                "them is late. Request both again."
             )
         table = Table(jax.tree.map(lambda x: np.asarray(x)[None], received), np.zeros(1, np.int32))
+        # Copied, because training donates the blocks and updates the team in place, and the state before the job is
+        # needed if its update is dropped.
         agents = _copied(run.agents)
         steps, cohort = (np.array([n], np.int32) for n in (order.steps, order.cohort))
         jobs = Jobs(ALONE, np.zeros(1, np.int32), steps, cohort, np.array([order.share], np.float32))
@@ -170,24 +172,24 @@ class AgentHalf:
         most = self.federation.local_steps
         if not _whole(order.steps, 1, most):
             raise WireError(
-                f"{order.steps!r} local steps are ordered, and this federation takes from 1 to {most}. Compare what "
-                "both ends run."
+                f"The order has {order.steps!r} local steps, and this federation takes from 1 to {most}. Compare the "
+                "configurations of server and agent."
             )
         counted, share = _whole(order.version, 0, LARGEST) and _whole(order.cohort, 1, LARGEST), _number(order.share)
         if not (counted and 0.0 <= share <= 1.0):
             raise WireError(
-                f"{order!r} came. Versions and cohorts are whole numbers from 0 and 1 on, and a share is from 0 to 1. "
-                "Compare what both ends run."
+                f"The order is {order!r}. A version is an integer from 0 on, a cohort one from 1 on, and a share is in "
+                "[0, 1]. Compare the configurations of server and agent."
             )
         if order.version < heard:
             raise WireError(
-                f"Version {order.version} is ordered, and this agent has heard version {heard} before. It draws noise "
-                "by keys of the version, each once, so it goes back to none. Let the server go on from its last "
-                "state, or begin this agent anew, with another secret."
+                f"The order has version {order.version}, and this agent has received version {heard} before. It draws "
+                "noise with keys of the version and uses none twice, so it accepts no older version. Continue the "
+                "server from its last state, or start this agent again with another secret."
             )
 
     def settle(self, run: AgentRun, verdict: Verdict) -> AgentRun:
-        """The agent after it has heard what became of its update."""
+        """Return the agent after the verdict on its update."""
         if not isinstance(run.pending, Agents) or verdict is Verdict.DROPPED:
             return AgentRun(run.agents)
         before = [(0, ALONE, block.stage_states) for block in run.agents.blocks]
@@ -195,27 +197,28 @@ class AgentHalf:
         return AgentRun(self.executor.give_back(run.pending, before, ALONE) if rejected else run.pending)
 
     def close(self) -> None:
-        """Let go of what is held outside this process."""
+        """Release resources outside this process, such as workers."""
         self.executor.close()
 
 
 def _whole(value: Any, least: int, most: int) -> bool:
-    """Whether a value is a whole number within bounds, and neither a bool nor a float."""
+    """Return whether a value is an integer within bounds, and neither a bool nor a float."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and least <= int(value) <= most
 
 
 def _number(value: Any) -> float:
-    """A number as it is, and anything else as none."""
+    """Return a number unchanged, and NaN for anything else."""
     return value if isinstance(value, float | int) else math.nan
 
 
 def _copied(agents: Agents) -> Agents:
-    """Another copy of all that a turn changes in place or consumes."""
+    """Copy everything that a job changes in place or consumes."""
     blocks = jax.tree.map(jnp.array, agents.blocks)
     return Agents(blocks, jax.tree.map(np.array, agents.team))
 
 
 def _sent_for(before: Agents, after: Agents) -> Agents:
-    """What the agent was, and that it has been sent for: it never draws by one key twice."""
+    """Return the agent before its job, but with the job's version and count."""
+    # Even if this job is dropped, the next one of the same version then has other keys: no key is used twice.
     kept = {name: getattr(after.team, name).copy() for name in ("version", "again", "cohort", "steps", "row", "share")}
     return before._replace(team=before.team._replace(**kept))

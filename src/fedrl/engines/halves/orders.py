@@ -1,4 +1,4 @@
-"""What a server asks of an agent beside its broadcast, and what it then says of the update."""
+"""Orders that a server sends with its broadcast, and verdicts on the updates it receives."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fedrl.federation.federation import Federation
 
 
 class Order(NamedTuple):
-    """What an agent is asked for.
+    """Order of a server to one agent.
 
     Attributes:
-        version: Of the broadcast that goes with it.
-        cohort: How many agents are asked.
-        steps: Local steps.
-        share: p_k, the weight of the agent among all: `fedrl.federation.shares`.
+        version: Version of the broadcast that comes with it.
+        cohort: Number of agents in the cohort.
+        steps: Local steps to take.
+        share: p_k, the share of the agent among all agents: `fedrl.federation.shares`.
     """
 
     version: int
@@ -30,7 +30,7 @@ class Order(NamedTuple):
 
 
 class Verdict(Enum):
-    """What became of an update."""
+    """Fate of an update: merged, rejected by the server, or dropped (it never arrived)."""
 
     MERGED = "merged"
     REJECTED = "rejected"
@@ -38,17 +38,18 @@ class Verdict(Enum):
 
 
 def check_setting(federation: Federation, setting: PyTree) -> None:
-    """Refuse what is not the parameters of one environment of a federation.
+    """Refuse environment parameters of another structure or shape than the federation's environment has.
 
     Raises:
-        ConfigError: It says what was given, and what is needed.
+        ConfigError: The shapes differ.
     """
     needed = federation.learner.environment.params
     found, wanted = (_shapes(tree) for tree in (setting, needed))
     if found != wanted:
         raise ConfigError(
-            f"setting has {found}, and {federation.learner.environment!r} takes {wanted}. A half has the parameters of "
-            "one environment, not those of a fleet or of another kind. Give environment.params, altered as you like."
+            f"setting has {found}, and {federation.learner.environment!r} takes {wanted}. A half needs the parameters "
+            "of one environment, not of a fleet or of another environment. Give environment.params, with other values "
+            "if you like."
         )
 
 

@@ -1,10 +1,10 @@
-"""What a half remembers, in a file of its own kind: named arrays, a digest, and no secret.
+"""Files with the state of a half: named arrays and a digest, without secrets.
 
     save(path, "agent", federation, run) --> safetensors, replaced as a whole --> load(path, "agent", federation, like)
 
-A file says of what kind it is and what federation it belongs to, so neither half takes the other's for its own. Nothing
-in a file is executed. Keys are derived from roots that are not in it: the root of the run and a party's secret are
-files of their own.
+The header names the kind of half and the federation, so that a half can't load the file of another one. Nothing in a
+file is executed. Keys are derived from roots that are not in it: the root of the run and a party's secret are files of
+their own.
 """
 
 from __future__ import annotations
@@ -30,22 +30,23 @@ KINDS = ("agent", "server")
 
 
 def save(path: Path, kind: str, federation: str, run: PyTree) -> None:
-    """Write what a half remembers; whoever reads the file, even after a crash, finds the old content or the new.
+    """Save the state of a half; even after a crash the file has either the old content or the new.
 
-    The owner of the file alone may read it: what an agent remembers is made of its data.
+    Only the owner may read the file, because the state of an agent contains its data.
 
     Args:
-        path: Where to.
+        path: Path of the file.
         kind: "agent" or "server".
-        federation: `fedrl.federation.wire_digest.WireDigest.digest` of what it runs.
+        federation: `fedrl.federation.wire_digest.WireDigest.digest` of its federation.
         run: An `AgentRun` or a `ServerRun`.
 
     Raises:
-        RunError: The file can't be written. What was there stays.
+        RunError: The file can't be written. The old file stays.
     """
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in _named(run)}
     header = {"format": FORMAT, "kind": kind, "federation": federation, "digest": _digest(arrays)}
     content = safetensors.numpy.save(arrays, header)
+    # A draft beside the file, synced and then renamed: a rename within a folder is atomic.
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -55,30 +56,30 @@ def save(path: Path, kind: str, federation: str, run: PyTree) -> None:
         draft.replace(path)
     except OSError as fault:
         draft.unlink(missing_ok=True)
-        raise RunError(f"{path} can't be written: {fault}. Name a place that is there and has room.") from fault
+        raise RunError(f"{path} can't be written: {fault}. Name an existing folder with free space.") from fault
 
 
 def load(path: Path, kind: str, federation: str, like: PyTree) -> PyTree:
-    """Read what a half remembered, in the shapes and types of `like`: an agent with its turn, if one is pending.
+    """Load the state of a half, in the shapes and dtypes of `like`; an agent with its pending job, if there is one.
 
     Args:
-        path: Where from.
+        path: Path of the file.
         kind: "agent" or "server".
-        federation: As it was saved with.
-        like: What `start()` of this half gives.
+        federation: Digest that it was saved with.
+        like: State returned by `start()` of this half.
 
     Raises:
-        RunError: The file is damaged, of the other half, of another federation, or holds something else.
+        RunError: The file is damaged, belongs to the other half or to another federation, or has other arrays.
     """
     header, arrays = _read(path)
     for name, mine in (("format", FORMAT), ("kind", kind), ("federation", federation)):
         if header.get(name) != mine:
             raise RunError(
-                f"{path} has the {name} {header.get(name)!r}, and {mine!r} is needed. It belongs to something else. "
-                "Name the file of this half, or begin anew without it."
+                f"{path} has the {name} {header.get(name)!r}, and {mine!r} is needed. It belongs to another half or "
+                "federation. Name the file of this half, or start again without it."
             )
     if header.get("digest") != _digest(arrays):
-        raise RunError(f"{path} is damaged: its digest is not that of its content. Restore it, or begin anew.")
+        raise RunError(f"{path} is damaged: its digest does not match its content. Restore it, or start again.")
     if isinstance(like, AgentRun):
         like = like._replace(pending=like.agents if any(name.startswith("pending/") for name in arrays) else ())
     names = [name for name, _ in _named(like)]
@@ -87,14 +88,15 @@ def load(path: Path, kind: str, federation: str, like: PyTree) -> PyTree:
     ]
     if wrong:
         raise RunError(
-            f"{path} and this {kind} differ in {wrong[0]!r}, and in {len(wrong) - 1} arrays more. It was written by "
-            "another version. Begin anew without it."
+            f"{path} and this {kind} differ in {wrong[0]!r}, and in {len(wrong) - 1} more arrays. It was written by "
+            "another version. Start again without it."
         )
 
     def placed(name: str, leaf: Any) -> Any:
         if isinstance(leaf, np.ndarray):
             return arrays[name]
-        return jax.device_put(arrays[name], leaf.sharding if leaf.committed else None)  # else programs compile again
+        # Placed as `like` is: an array with another sharding would make every program compile again.
+        return jax.device_put(arrays[name], leaf.sharding if leaf.committed else None)
 
     return jax.tree.unflatten(jax.tree.structure(like), [placed(*each) for each in _named(like)])
 
@@ -114,10 +116,10 @@ def _digest(arrays: dict[str, np.ndarray]) -> str:
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    if not path.is_file():  # a pipe would never end
-        raise RunError(f"{path} is not there, or is no file. Name the file of this half, or begin anew without it.")
+    if not path.is_file():  # reading a pipe would never end
+        raise RunError(f"{path} does not exist, or is no file. Name the file of this half, or start again without it.")
     try:
         with safetensors.safe_open(path, "numpy") as file:
             return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as fault:
-        raise RunError(f"{path} can't be read: {fault}. Restore it, or begin anew without it.") from fault
+        raise RunError(f"{path} can't be read: {fault}. Restore it, or start again without it.") from fault

@@ -1,12 +1,12 @@
-"""A server's half by itself: it opens a version, takes one update at a time, and closes the version.
+"""The server's half of a federation: it opens a version, takes one update at a time, and closes the version.
 
-    open(run, ordered) -> Version          its broadcast as bytes, and an order for each agent
-    version.take(agent, update) -> why     empty, or why it is refused: as it comes, in any order
-    close(version) -> Closed               the next state, and what became of each update
+    open(run, ordered) -> Version             its broadcast as bytes, and an order for each agent
+    version.take(agent, update) -> reason     "" if accepted, or the reason of the rejection; in any order
+    version.close() -> Closed                 the next state, and a verdict on each update
 
-It knows who is who, what it ordered, and bytes; it believes no number that it can know itself
-(`fedrl.federation.trust`). Where the rule sees a sum, updates are added up as they come, exactly: what is kept is as
-large as the model, whatever the number of agents, and neither the order nor the company of updates matters.
+The server knows the senders, its orders, and bytes; it computes every number that it can know itself instead of
+trusting the update (`fedrl.federation.trust`). For a rule that needs only the sum, updates are summed exactly as they
+arrive: memory is that of the model for any number of agents, and the result does not depend on the order of arrival.
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ from fedrl.federation.trust import lie, weight_of
 from fedrl.wire.codec import codec
 
 CACHED = 1 << 20
-"""Bytes of an update up to which 16 are added up in one loop; of larger ones, a loop over more than 4 is slower."""
+"""Bytes of an update up to which 16 are summed in one program; for larger updates more than 4 at once are slower."""
 LARGEST = 64
-"""How many bytes longer than the largest sound update a message may be before nobody reads it."""
+"""Bytes by which a message may exceed the largest valid update before it is rejected unread."""
 NAMED = 1000
-"""How many refused messages a version names. Further ones are counted, so that they take no memory."""
+"""Number of rejected messages that a version lists. Further ones are only counted, so that they take no memory."""
 NOBODY = -1
-"""Whose a message is that came without the number of an agent."""
+"""Sender of a message that came without the number of an agent."""
 
 
 class ServerRun(NamedTuple):
-    """What a server remembers between versions: its state."""
+    """State of a server between versions."""
 
     server: ServerState
 
 
 class Closed(NamedTuple):
-    """What came of a version.
+    """Result of a version.
 
     Attributes:
-        run: What the server remembers now.
-        verdicts: What became of the turn of each agent that was asked.
-        rejected: Whose updates were refused, and why, in the order of agents; -1 for those of nobody.
-        weight: Of all that was merged.
-        skipped: Why the server stands where it stood, if what it made was not finite.
-        unnamed: How many messages more were refused than are listed.
+        run: Next state of the server.
+        verdicts: Verdict on the job of each selected agent, by number.
+        rejected: Senders of rejected messages and the reasons, in the order of agents; -1 for an unknown sender.
+        weight: Total weight of the merged updates.
+        skipped: Reason why the server kept its state, if the merge was not finite; else "".
+        unnamed: Number of rejected messages beyond those listed.
     """
 
     run: ServerRun
@@ -70,13 +70,13 @@ class Closed(NamedTuple):
 
 
 class Version:
-    """A version that is open.
+    """An open version, which takes updates.
 
     Attributes:
-        broadcast: What all agents of it are sent, bytes.
-        orders: What each of them is asked for, by number.
-        rejected: Whose updates were refused so far, and why; the first 1,000.
-        unnamed: How many more were refused.
+        broadcast: Bytes of the broadcast to all selected agents.
+        orders: Order for each of them, by number.
+        rejected: Senders of rejected messages so far and the reasons; the first 1,000.
+        unnamed: Number of further rejected messages.
     """
 
     def __init__(self, half: ServerHalf, run: ServerRun, orders: Mapping[int, Order]) -> None:
@@ -86,26 +86,27 @@ class Version:
         self.rejected: list[tuple[int, str]] = []
         self.unnamed = 0
         self._closed: Closed | None = None
-        self._mistaken: set[int] = set()  # who was asked, and has sent something that was refused
-        self._taken: dict[int, None] = {}  # in the order in which they were added
+        self._mistaken: set[int] = set()  # selected agents with a rejected message: their verdict is not "dropped"
+        self._taken: dict[int, None] = {}  # in the order in which the updates were added
         self._waiting: list[Update] = []
         self._sums: Any = None
         self._updates: list[tuple[Update, np.ndarray]] = []
 
     @property
     def taken(self) -> list[int]:
-        """Whose updates have been taken."""
+        """Senders of the accepted updates, in the order of arrival."""
         return list(self._taken)
 
     def take(self, agent: int, update: bytes) -> str:
-        """Take the update of an agent, as it came.
+        """Take the update of an agent.
 
         Args:
-            agent: Who sent it, as whoever carried it knows; the update does not say.
-            update: Bytes.
+            agent: Number of the sender, as authenticated by the transport; the update does not contain it.
+            update: Bytes of the encoded update.
 
         Returns:
-            Why it is refused; empty if it is taken. A refused one changes nothing, and nothing is raised.
+            The reason of the rejection; "" if the update is accepted. A rejected update changes nothing, and no
+            exception is raised.
         """
         number = _number(agent)
         who = NOBODY if number is None else number
@@ -149,9 +150,10 @@ class Version:
         return why
 
     def add_up(self) -> None:
-        """Add up what has been taken since the last time."""
+        """Sum the updates that were accepted since the last call."""
         while self._waiting:
-            few = 1 << (len(self._waiting).bit_length() - 1)  # programs for 1, 2, 4, 8 and 16 updates, and no more
+            # Powers of two, so that only programs for 1, 2, 4, 8 and 16 updates are compiled.
+            few = 1 << (len(self._waiting).bit_length() - 1)
             few = min(few, self._half.together)
             some, self._waiting = self._waiting[:few], self._waiting[few:]
             stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *some)
@@ -163,7 +165,8 @@ class Version:
             if self._sums is None:
                 self._sums = wide
                 continue
-            many = len(self._sums.reach) + few > exact.LANES  # so many fit the integers of a program
+            # The digits of an exact sum are int32, which hold LANES terms; beyond, int64.
+            many = len(self._sums.reach) + few > exact.LANES
             kind = np.int64 if many else np.int32
             updates, statistics = (
                 _added(own, new, kind)
@@ -173,7 +176,7 @@ class Version:
             self._sums = wide._replace(updates=updates, statistics=statistics, reach=reach)
 
     def close(self) -> Closed:
-        """Merge what was taken, and be the server of the next version. Once closed, it stays as it was closed."""
+        """Merge the accepted updates and return the next state; a second call returns the same result."""
         if self._closed is None:
             self._closed = self._merged()
         return self._closed
@@ -200,21 +203,21 @@ class ServerHalf:
     """The server of a federation, in a process of its own.
 
     Args:
-        federation: What it runs.
-        setting: The parameters of one environment; only their shapes matter.
-        steps: Local steps that each agent is usually asked for, one number an agent.
-        run: The root of the run's keys, 32 bytes, which all parties have.
-        secret: Its own secret, 32 bytes.
+        federation: Federation of the server.
+        setting: Parameters of one environment; only their shapes matter.
+        steps: Usual number of local steps, one number per agent.
+        run: Root of the run's keys, 32 bytes, which all parties have.
+        secret: Secret of the server, 32 bytes.
 
     Raises:
-        ConfigError: There is no agent, or one can't take so many local steps; a root is not of 32 bytes, or both are
-            the same.
-        UnsoundError: The federation hides updates in sums, which takes messages of their own.
+        ConfigError: There is no agent, a number of local steps is out of range, a root does not have 32 bytes, or both
+            roots are the same.
+        UnsoundError: The federation hides updates in sums, which needs a protocol with other messages.
     """
 
     def __init__(self, federation: Federation, setting: PyTree, steps: list[int], run: Root, secret: Root) -> None:
         if not steps:
-            raise ConfigError("steps is empty. A server needs at least one agent. Give the local steps of each.")
+            raise ConfigError("steps is empty. A server needs at least one agent. Give the local steps of each agent.")
         check_roots(run=run, secret=secret)
         check_open(federation.summation)
         check_setting(federation, setting)
@@ -232,22 +235,22 @@ class ServerHalf:
         self.merge, self.read = merge_blocks(federation, self.wire.decoded, len(steps)), _reading(federation)
 
     def start(self) -> ServerRun:
-        """The server before the first version."""
+        """Return the server before the first version."""
         key = jax.random.wrap_key_data(derived(self._run, Stream.SERVER)[0])
         return ServerRun(start_programs(self.federation).server(key))
 
     def open(self, run: ServerRun, ordered: Mapping[int, int] | None = None) -> Version:
         """Open the next version.
 
-        Save `run` before the broadcast is sent. A server that goes on from an older state would give the same number to
-        another version, and draw noise by the same keys; agents that have heard the later one refuse it.
+        Save `run` before you send the broadcast. A server that continues from an older state would give the same number
+        to another version and draw noise with the same keys; agents that have received the later one refuse it.
 
         Args:
-            run: What the server remembers.
-            ordered: Local steps, by the number of each agent that is asked; by default all, with their usual ones.
+            run: State of the server.
+            ordered: Local steps of each selected agent, by number; by default all agents, with their usual steps.
 
         Raises:
-            ConfigError: There is no such agent, or it can't take so many steps.
+            ConfigError: There is no such agent, or the number of steps is out of range.
         """
         asked = dict(enumerate(self.steps)) if ordered is None else dict(ordered)
         for agent, steps in asked.items():
@@ -261,26 +264,26 @@ class ServerHalf:
         known, most = _number(agent), self.federation.local_steps
         if known is None or not 0 <= known < len(self.steps) or not 1 <= (_number(steps) or 0) <= most:
             raise ConfigError(
-                f"Agent {agent!r} is asked for {steps!r} local steps. Agents are whole numbers from 0 to "
-                f"{len(self.steps) - 1}, and local steps from 1 to {most}. Ask within that."
+                f"Agent {agent!r} is ordered {steps!r} local steps. Agents are integers from 0 to "
+                f"{len(self.steps) - 1}, and local steps from 1 to {most}. Give numbers in these ranges."
             )
 
 
 def _added(own: np.ndarray, new: np.ndarray, kind: Any) -> np.ndarray:
-    """The sum in integers of a kind, in the place of the first if that is of the kind and may be written."""
+    """Return the sum in integers of type `kind`, computed in the memory of the first if possible."""
     place = own if own.flags.writeable and own.dtype == kind else None
     return np.add(own, new, out=place, dtype=kind)
 
 
 def _number(value: Any) -> int | None:
-    """A whole number of 64 bits, or None if it is something else, such as a bool or a text."""
+    """Return a value as a 64-bit integer, or None if it is something else, such as a bool or a string."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     return int(value) if whole and -(2**63) <= int(value) < 2**63 else None
 
 
 @cached_program
 def _reading(federation: Federation) -> Callable[[Broadcast, Update], BlockSums | Update]:
-    """Decodes updates as they travelled, and adds them up if the rule sees a sum."""
+    """Return the program that decodes updates, and sums them if the rule needs only the sum."""
 
     def read(sent: Broadcast, updates: Update) -> BlockSums | Update:
         decoded = jax.vmap(federation.decode, (None, 0))(sent, updates)

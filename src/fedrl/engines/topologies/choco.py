@@ -1,12 +1,12 @@
-"""Compression without a server, CHOCO: neighbours send how they differ from the copies that others hold of them.
+"""CHOCO, compressed gossip: agents send compressed differences to the copies that their neighbours have of them.
 
-    held --training--> message x --x - copy--> stages --> wire --decode--> q       at the sender and at all who hear it
+    params --training--> message x --x - copy--> stages --> wire --decode--> q       at the sender and at all receivers
 
     copy <- copy + q        x_i <- x_i + gamma sum_j W_ij (copy_j - copy_i), float64, in the order of senders
 
-What a stage loses is part of the next difference, so nothing else has to make up for it. Copies are float32, and
-sender and receivers add the same numbers to them: copies that differ once would differ ever after. So a copy has a
-number, by how many differences it was made. Who was away lacks some and knows by the number; it is sent the copy whole.
+The next difference contains the compression error, so no error feedback is needed. Copies are float32, and sender and
+receivers add the same numbers to them: copies that differ once would stay different. So a copy has a number, the count
+of its differences. An agent that was absent has an old number, and is sent the whole copy.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from fedrl.topologies.mixing import MixingMatrix
 from fedrl.wire.codec import size_bytes
 
 NUMBER_BYTES = 4
-"""Of the number that a copy is made by."""
+"""Bytes of a copy's number in a message."""
 
 
 class Copies(NamedTuple):
-    """What neighbours hold of each other.
+    """The copies that neighbours have of each other.
 
-    One copy of each agent is all there is to keep: who is up to date holds the same bits, and who is not is sent the
-    copy whole before it makes any use of it.
+    One copy per agent suffices: neighbours that are up to date have the same bits, and others are sent the whole copy
+    before they use it.
 
     Attributes:
-        held: Of each agent's message, a leading agent axis on every leaf.
-        number: By how many differences each was made, int32 `[agents]`.
-        known: Of each edge, the number of the copy that the receiver holds of the sender, int32 `[edges]`.
-        stage_states: The memory of each agent's stages.
+        held: Copy of each agent's message, with a leading agent axis on every leaf.
+        number: Number of differences in each copy, int32 `[agents]`.
+        known: Number of the copy that the receiver of each edge has of the sender, int32 `[edges]`.
+        stage_states: Memory of each agent's stages.
     """
 
     held: PyTree
@@ -59,14 +59,14 @@ class Copies(NamedTuple):
 
 
 class Compressor(NamedTuple):
-    """The programs of one agent, so that a peer by itself computes the same bits.
+    """Programs of one agent, the same in the simulation and in a peer by itself, for the same bits.
 
     Attributes:
-        encode: `(key data, agent, version, steps, stage_states, difference) -> (encoded, stage_states, its bytes)`,
-            with the `message_key` of this agent, version and step of consensus, by which nothing else draws.
+        encode: `(key data, agent, version, steps, stage_states, difference) -> (encoded, stage_states, bytes)`, with
+            the `message_key` of this agent, version and consensus step, which is used for nothing else.
         decode: `encoded -> q`.
-        stage_states: The memory of an agent's stages at the beginning.
-        encoded: The shapes of an encoded difference.
+        stage_states: Initial memory of an agent's stages.
+        encoded: Shapes of an encoded difference.
     """
 
     encode: Callable[..., tuple[PyTree, PyTree, jax.Array]]
@@ -77,7 +77,7 @@ class Compressor(NamedTuple):
 
 @cached_program
 def compressor(federation: Federation, like: Shapes) -> Compressor:
-    """Of the stages of a federation, for messages of these shapes."""
+    """Return the compressor made of a federation's stages, for messages of these shapes."""
     pipe, nothing = pipeline(federation.stages), jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like.tree)
     at_server, stage_states = pipe.init(nothing)
     undo = pipe.decode
@@ -107,14 +107,14 @@ def compressor(federation: Federation, like: Shapes) -> Compressor:
 
 
 def message_key(secret: Root, version: int, step: int) -> np.ndarray:
-    """The key data by which an agent encodes what it sends in one step of consensus."""
+    """Return the key data with which an agent encodes its message in one consensus step."""
     return derived(secret, Stream.ENCODE, version, 0, step)[0]
 
 
 class Choco(Gossip):
-    """Neighbours who exchange compressed differences in every round.
+    """Neighbours that exchange compressed differences in every round.
 
-    The metrics of a round have `whole_copies`, how many copies each agent sent whole, besides those of `Gossip`.
+    The metrics of a round are those of `Gossip`, and `whole_copies`, the number of whole copies each agent sent.
 
     Reference: Koloskova, Stich & Jaggi (2019), https://arxiv.org/abs/1902.00340, algorithm 2; local steps and networks:
         Koloskova et al. (2020), https://arxiv.org/abs/1907.09356; with gradient tracking: Liao et al. (2022),
@@ -141,22 +141,23 @@ class Choco(Gossip):
         self.wire = self.wire._replace(update=Update(self.compressor.encoded, alone, jnp.int32(0)))
 
     def start(self, keys: Keys, first: ServerState) -> tuple[ServerState, PyTree]:
-        """What servers begin with: the root, and what else the topology keeps. All know where all begin."""
+        """Return the initial parameters of all agents, and the copies, which are the first parameters of the run."""
         server, _ = super().start(keys, first)
         number, known = np.zeros(self.agents, np.int32), np.zeros(len(self.edges[0]), np.int32)
         held, stage_states = self._first(server)
         return server, Copies(held, number, known, stage_states)
 
     def _first(self, server: ServerState) -> tuple[PyTree, PyTree]:
-        """The copies of agents that hold the first parameters, and what their stages remember."""
+        """Return the copies of agents with the first parameters, and the initial memory of their stages."""
         alike = self.rule.send(np.ones(self.agents, int), server.params, server.aggregator, server.params)
         stage_states = jax.tree.map(lambda x: np.repeat(x[None], self.agents, axis=0), self.compressor.stage_states)
         return as_sent(alike), stage_states
 
     def restarted(self, keys: Keys, server: ServerState, memory: PyTree, ids: np.ndarray) -> tuple[ServerState, PyTree]:
-        """These agents hold no copy any more, neither of others nor of themselves: both are sent whole.
+        """Reset these agents, which have lost all copies: those of others are sent to them whole.
 
-        Its own copy begins anew as well, with a number of its own, by which its neighbours know that theirs is old.
+        The copy of a restarted agent also starts again, with a new number, from which its neighbours see that theirs is
+        old.
         """
         server, _ = super().restarted(keys, server, memory, ids)
         held, stage_states = renewed((memory.held, memory.stage_states), self._first(server), ids)
@@ -173,7 +174,7 @@ class Choco(Gossip):
         trained: Params,
         matrices: Sequence[csr_array],
     ) -> Exchanged:
-        """What all agents come to, once for each matrix of weights."""
+        """Return the result of the consensus steps of all agents, one for each matrix of weights."""
         message = as_sent(self.rule.send(steps, server.params, server.aggregator, trained))
         total = jax.tree.map(lambda x: np.asarray(x, np.float64), message)
         sizes, resent = np.zeros(self.agents, int), np.zeros(self.agents, int)
@@ -189,7 +190,7 @@ class Choco(Gossip):
     def _spoken(
         self, keys: Keys, version: int, step: int, steps: np.ndarray, total: PyTree, copies: Copies, matrix: csr_array
     ) -> tuple[Copies, np.ndarray, np.ndarray]:
-        """Each agent that anybody hears sends a difference; the bytes of each, and to how many it sent its copy."""
+        """Let every agent with receivers send a difference; also return its bytes and number of whole copies."""
         hearing, heard = self.edges
         weight = matrix[hearing, heard] if len(heard) else np.zeros(0)  # of no entries, SciPy makes a matrix
         meeting = np.asarray(weight).reshape(-1) != 0.0
@@ -214,17 +215,18 @@ class Choco(Gossip):
 
 
 def without_stages(federation: Federation) -> Federation:
-    """What the agents run: the stages are of the topology, which has what others hold."""
+    """Return the federation that the agents run; the stages belong to the topology, which has the copies."""
     return federate(federation.learner, federation.aggregator, local_steps=federation.local_steps)
 
 
 def difference(message: np.ndarray, copy: np.ndarray) -> np.ndarray:
-    """What is left to send of an array."""
+    """Return the difference of a message's array to its copy."""
     return (message - copy).astype(copy.dtype)
 
 
 def added(copy: np.ndarray, q: Any) -> np.ndarray:
-    """The copy after a difference, by NumPy: a compiler would be free to round the sum with what it is made of."""
+    """Return the copy after a difference."""
+    # By NumPy: a compiler may fuse the sum with the decoding and round differently, and copies would differ.
     return copy + np.asarray(q)
 
 

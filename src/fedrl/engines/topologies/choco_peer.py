@@ -1,9 +1,9 @@
-"""An agent's own part of CHOCO: it writes messages, reads those of its neighbours, and goes towards their copies.
+"""A single agent's part of CHOCO: it sends messages, receives those of its neighbours, and steps towards their copies.
 
-    message --speak--> bytes for each neighbour      bytes --hear--> copy of the sender      copies --mix--> total
+    message --send--> bytes for each neighbour      bytes --receive--> copy of the sender      copies --mix--> total
 
-What N peers come to by bytes alone is what `Choco` computes for all of them, to the last bit. A message is the number
-of the copy, 4 bytes, and the difference that takes the copy there; under the negative of the number, the copy whole.
+N peers that exchange these bytes compute the same bits as `Choco`, which simulates all of them. A message is the number
+of the copy, 4 bytes, and the difference to the copy before; a negative number marks a whole copy.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from fedrl.wire.codec import codec
 
 
 class PeerCopy(NamedTuple):
-    """What a peer holds of an agent, by how many differences it was made, and of a neighbour up to which it heard.
+    """A peer's copy of an agent's message.
 
     Attributes:
-        held: Float32 arrays, as of a message of one agent.
-        number: By how many differences it was made.
-        number_received: The number of the peer's own copy that the agent was last sent.
+        held: The copy, float32 arrays in the shapes of a message.
+        number: Number of differences it was made of.
+        number_received: For a neighbour, the number of the peer's own copy that this neighbour was last sent.
     """
 
     held: PyTree
@@ -39,10 +39,10 @@ class Peer(NamedTuple):
     """An agent by itself.
 
     Attributes:
-        agent: Its number.
-        own: The copy that its neighbours hold of it.
-        others: Its copies of its neighbours.
-        stage_states: The memory of its stages.
+        agent: Number of the agent.
+        own: The copy that its neighbours have of it.
+        others: Its copies of its neighbours, by number.
+        stage_states: Memory of its stages.
     """
 
     agent: int
@@ -61,17 +61,17 @@ def send(
     message: PyTree,
     present: Mapping[int, object],
 ) -> tuple[dict[int, bytes], Peer]:
-    """What the neighbours who are there are sent; nothing, if none is.
+    """Return the bytes for each present neighbour, and the peer after sending; nothing if no neighbour is present.
 
     Args:
-        compressor: Of the federation.
-        secret: Of the agent.
-        version: Of the round.
-        step: Of consensus, in the round.
+        compressor: Compressor of the federation.
+        secret: Secret of the agent.
+        version: Number of the round.
+        step: Number of the consensus step within the round.
         steps: Local steps of the agent in the round.
-        peer: Who speaks.
-        message: What it holds, in float64 between steps of consensus.
-        present: Its neighbours who are there.
+        peer: Sender.
+        message: Its message, in float64 between consensus steps.
+        present: Its present neighbours.
     """
     if not present:
         return {}, peer
@@ -82,6 +82,7 @@ def send(
     own = PeerCopy(jax.tree.map(added, peer.own.held, compressor.decode(encoded)), peer.own.number + 1)
     messages, others = {}, dict(peer.others)
     for k in present:
+        # A neighbour that missed a message can't apply this difference: it gets the whole copy.
         late = others[k].number_received != peer.own.number
         body = codec(own.held).encode(own.held) if late else codec(compressor.encoded).encode(encoded)
         messages[k] = np.int32(-own.number if late else own.number).astype("<i4").tobytes() + body
@@ -90,19 +91,19 @@ def send(
 
 
 def receive(compressor: Compressor, peer: Peer, sender: int, message: bytes) -> Peer:
-    """The peer after a message of a neighbour.
+    """Return the peer after it received a message of a neighbour.
 
     Raises:
-        WireError: The difference belongs to another copy than the peer holds: a message between was lost. Or the bytes
-            are no message of this federation.
+        WireError: The difference belongs to another copy than the peer has, because a message in between was lost; or
+            the bytes are no message of this federation.
     """
     number, before = int(np.frombuffer(message[:4], "<i4")[0]), peer.others[sender]
     if number < 0:
         held = codec(before.held).decode(message[4:])
     elif number != before.number + 1:
         raise WireError(
-            f"The difference makes copy {number} of agent {sender}, and copy {before.number} is held. A message was "
-            "lost, and copies that differ once would differ ever after. Have it sent whole."
+            f"The difference makes copy {number} of agent {sender}, and this peer has copy {before.number}. A message "
+            "was lost, and copies that differ once stay different. Request the whole copy."
         )
     else:
         q = compressor.decode(codec(compressor.encoded).decode(message[4:]))
@@ -111,13 +112,13 @@ def receive(compressor: Compressor, peer: Peer, sender: int, message: bytes) -> 
 
 
 def mix(peer: Peer, message: PyTree, weights: Mapping[int, float], gamma: float) -> PyTree:
-    """What the peer holds after it went towards its neighbours, float64.
+    """Return the peer's message after the step towards its neighbours' copies, in float64.
 
     Args:
-        peer: Who heard all who are there.
-        message: What it held before.
-        weights: W_ij of each agent j that it heard, and of itself.
-        gamma: The step.
+        peer: Peer that has received the messages of all present neighbours.
+        message: Its message before the step.
+        weights: W_ij for each agent j that it received from, and for itself.
+        gamma: Step size.
     """
 
     def whole(x: np.ndarray, *copies: np.ndarray) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""The topologies that a caller chooses from.
+"""The topologies that users choose from.
 
-server()                            all updates meet at one server
-tree([8, 16], ...)                  agents meet at edges, edges further up (`fedrl.topologies`)
-gossip(ring(), metropolis())        agents meet their neighbours, without a server
-isolated()                          nobody meets anybody
+server()                            one server aggregates all updates
+tree([8, 16], ...)                  edge servers aggregate updates of agents, servers above those of edge servers
+gossip(ring(), metropolis())        neighbours average their parameters, without a server
+isolated()                          no communication
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from fedrl.topologies.mixing import MixingMatrix
 from fedrl.topologies.trees import Tree
 
 Opened = Literal["the sum", "sums of subsets", "each", "nothing"]
-"""What those who receive updates can read of them, where single ones are hidden."""
+"""What the receivers of updates can read, if single updates are hidden in sums."""
 
 
 @runtime_checkable
 class Topology(Protocol):
-    """Where updates meet: whatever can be bound to a federation, its messages and a number of agents."""
+    """A topology that can be bound to a federation, its messages and a number of agents."""
 
     @property
     def opens(self) -> Opened:
-        """What is read of hidden updates: their sum, sums of some of them, or each."""
+        """What the receivers can read of hidden updates: their sum, sums of some of them, or each."""
         ...
 
     def bind(self, setting: TopologySpec) -> Server:
-        """What the simulation asks."""
+        """Return the topology's part of the simulation."""
         ...
 
 
 @dataclass(frozen=True)
 class SingleServer:
-    """All updates meet at one server."""
+    """One server that aggregates all updates."""
 
     opens: ClassVar[Opened] = "the sum"
 
     def bind(self, setting: TopologySpec) -> Server:
-        """What the simulation asks."""
+        """Return the topology's part of the simulation."""
         return Server(setting)
 
 
@@ -59,9 +59,9 @@ class Hierarchy:
     """A tree of servers.
 
     Attributes:
-        tree: Who reports to whom, and how often.
-        global_optimizer: What servers above others do with the merged change of those below; they adopt all of it by
-            default.
+        tree: Parents and merge periods.
+        global_optimizer: Optimiser that upper servers apply to the merged change of the servers below; by default they
+            add the whole change.
     """
 
     tree: Tree
@@ -73,21 +73,21 @@ class Hierarchy:
         return "the sum" if len(holding(self.tree)) == 1 else "sums of subsets"
 
     def bind(self, setting: TopologySpec) -> Server:
-        """What the simulation asks."""
+        """Return the topology's part of the simulation."""
         return InTree(setting, self.tree, self.global_optimizer)
 
 
 @dataclass(frozen=True)
 class GossipTopology:
-    """Agents that meet without a server.
+    """Neighbours in a graph that average without a server.
 
     Attributes:
-        graph: Who hears whom.
-        mixing: With what weight.
-        rule: What they make of it.
-        consensus_steps: Messages over every edge in a round; of a graph that changes, each takes the next step.
-        gamma: How far agents go towards copies of each other, of a federation with stages; by default as far as
-            `fedrl.engines.topologies.step_size` says.
+        graph: Which agents receive whose messages.
+        mixing: Rule of the mixing weights.
+        rule: Gossip rule: messages and how they are combined.
+        consensus_steps: Messages over every edge per round; a graph that changes advances with each.
+        gamma: Step size towards the copies of neighbours, for a federation with stages; by default that of
+            `fedrl.engines.topologies.step_size`.
     """
 
     graph: Graph
@@ -98,7 +98,7 @@ class GossipTopology:
     opens: ClassVar[Opened] = "each"
 
     def bind(self, setting: TopologySpec) -> Server:
-        """What the simulation asks."""
+        """Return the topology's part of the simulation."""
         if setting.federation.stages:
             return Choco(setting, self.graph, self.mixing, self.rule, self.consensus_steps, self.gamma)
         return Gossip(setting, self.graph, self.mixing, self.rule, self.consensus_steps)
@@ -106,22 +106,31 @@ class GossipTopology:
 
 @dataclass(frozen=True)
 class IsolatedTopology:
-    """Agents that hear nobody."""
+    """Isolated agents, without communication."""
 
     opens: ClassVar[Opened] = "nothing"
 
     def bind(self, setting: TopologySpec) -> Server:
-        """What the simulation asks."""
+        """Return the topology's part of the simulation."""
         return Isolated(setting)
 
 
 def server() -> SingleServer:
-    """All updates meet at one server."""
+    """Build the topology with one server that aggregates all updates.
+
+    >>> server().opens
+    'the sum'
+    """
     return SingleServer()
 
 
 def hierarchy(tree: Tree, global_optimizer: optax.GradientTransformation | None = None) -> Hierarchy:
-    """A tree of servers; see `Hierarchy`."""
+    """Build the topology of a tree of servers; for the arguments see `Hierarchy`.
+
+    >>> from fedrl.topologies import tree
+    >>> hierarchy(tree([8], periods=[1, 5])).opens
+    'sums of subsets'
+    """
     return Hierarchy(tree, global_optimizer)
 
 
@@ -133,23 +142,23 @@ def gossip(
     consensus_steps: int = 1,
     gamma: float | None = None,
 ) -> GossipTopology:
-    """Agents that meet their neighbours; see `GossipTopology`. They average by default.
+    """Build the topology in which neighbours average without a server; for the arguments see `GossipTopology`.
 
-        x_i <- sum_j W_ij x_j
+        x_i <- sum_j W_ij x_j        by the default rule, `average()`
 
-    The stages of a federation compress what they send (CHOCO-SGD): each sends the difference to the copy that its
-    neighbours hold of it, and with q_i what they read of it,
+    With stages in the federation, messages are compressed (CHOCO-SGD): each agent sends the compressed difference to
+    the copy that its neighbours have of it. With q_i the decoded difference,
 
         copy_i <- copy_i + q_i,     x_i <- x_i + gamma sum_j W_ij (copy_j - copy_i)
 
-    What a stage loses comes with the next difference, which takes the place of error feedback. The graph stays as it
-    is and goes both ways. What gamma is and may be is said in `fedrl.engines.topologies.step_size`.
+    The next difference includes the compression error, which makes error feedback unnecessary. The graph has to be
+    constant and undirected. For gamma and its bound see `fedrl.engines.topologies.step_size`.
 
     Raises:
-        ConfigError: `consensus_steps` is no count. When it is simulated: `gamma` is not above zero, or nothing is
-            compressed.
-        UnsoundError: When it is simulated: the graph, the weights or the rule do not suit the stages, a stage is no
-            contraction, or `gamma` is above the bound.
+        ConfigError: `consensus_steps` is below one. When a simulation is built: `gamma` is not above zero, or the
+            federation has no stages.
+        UnsoundError: When a simulation is built: the graph, the weights or the rule do not fit the stages, a stage is
+            no contraction, or `gamma` is above the bound.
 
     Reference: Koloskova, Stich & Jaggi (2019), https://arxiv.org/abs/1902.00340.
 
@@ -162,5 +171,9 @@ def gossip(
 
 
 def isolated() -> IsolatedTopology:
-    """Agents that hear nobody: what each learns by itself."""
+    """Build the topology without communication: each agent trains by itself.
+
+    >>> isolated().opens
+    'nothing'
+    """
     return IsolatedTopology()

@@ -1,8 +1,8 @@
-"""Agents meet their neighbours, without a server: each trains from what it holds, and merges what its neighbours send.
+"""Gossip without a server: each agent trains from its own parameters and combines them with its neighbours' messages.
 
-    held --local training--> trained --W x, ...--> held        on the host, in float64, in the order of senders
+    params --local training--> trained --W x, ...--> params        on the host, in float64, in the order of senders
 
-What stands for the server are the nodes: parameters, and the memory of the rule, with a leading agent axis.
+The server state contains the parameters of all agents, and the memory of the rule, with a leading agent axis.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from fedrl.topologies.spectrum import distances
 
 
 class Exchanged(NamedTuple):
-    """What agents come to by their messages.
+    """Result of the exchange of messages.
 
     Attributes:
-        params: What each goes on with.
-        rule: The memory of the rule.
-        memory: What the topology keeps.
-        messages, size_bytes: How many each agent sent, and their bytes, `[agents]`.
-        metrics: What is known of each besides, `[agents]`.
+        params: New parameters of each agent.
+        rule: Memory of the rule.
+        memory: State of the topology.
+        messages, size_bytes: Number and bytes of the messages each agent sent, `[agents]`.
+        metrics: Further metrics of each agent, `[agents]`.
     """
 
     params: Params
@@ -51,12 +51,12 @@ class Exchanged(NamedTuple):
 
 
 class Gossip(Server):
-    """Neighbours who exchange parameters in every round.
+    """Neighbours that exchange parameters in every round.
 
-    Who is not there keeps what it holds, and its edges are absent.
+    An absent agent keeps its parameters, and its edges are absent.
 
-    The metrics of a round have `drift` and `consensus_distance`, how far an agent is from the mean of all before and
-    after it has met its neighbours, and `messages`, how many it sent.
+    The metrics of a round include `drift` and `consensus_distance`, the distance of an agent from the mean of all
+    before and after the exchange, and `messages`, the number it sent.
     """
 
     def __init__(
@@ -72,17 +72,17 @@ class Gossip(Server):
         self.sizes = message_bytes(rule, self.wire.sent.params, consensus_steps)
 
     def item(self) -> PyTree:
-        """The shapes of what is collected of one agent."""
+        """Return the shapes of the item collected of one agent."""
         return self.wire.sent.params
 
     def start(self, keys: Keys, first: ServerState) -> tuple[ServerState, PyTree]:
-        """What servers begin with: the root, and what else the topology keeps."""
+        """Return the initial state of the agents' parameters, and of the topology."""
         del keys
         params = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], self.agents, axis=0), first.params)
         return ServerState(params, (), self.rule.init(params), (), jnp.int32(0)), ()
 
     def table(self, server: ServerState, memory: PyTree) -> Table:
-        """What agents may hear now."""
+        """Return the broadcasts of this version: each agent's own parameters, and its correction."""
         del memory
         hints = () if self.rule.correction is None else (self.rule.correction(server.aggregator),)
         version: Any = np.full(self.agents, int(server.version), np.int32)
@@ -94,12 +94,12 @@ class Gossip(Server):
     def merge(
         self, keys: Keys, server: ServerState, memory: PyTree, inbox: Inbox
     ) -> tuple[ServerState, PyTree, MergeResult]:
-        """One version further."""
+        """Exchange messages and advance the version."""
         version, steps = int(server.version), inbox.steps
         trained = _placed(server.params, inbox.items, inbox.agent)
         present = np.isin(np.arange(self.agents), inbox.agent)
         matrices = [self.weights(version * self.often + i, present) for i in range(self.often)]
-        with np.errstate(over="ignore", invalid="ignore"):  # looked at below
+        with np.errstate(over="ignore", invalid="ignore"):  # `fault` below checks for numbers that are not finite
             found = self.exchanged(keys, server, memory, steps, trained, matrices)
             params = jax.tree.map(lambda x, like: x.astype(like.dtype), found.params, trained)
         skipped = fault(params, (found.rule, found.memory))
@@ -119,7 +119,7 @@ class Gossip(Server):
         trained: Params,
         matrices: Sequence[csr_array],
     ) -> Exchanged:
-        """What all agents come to, once for each matrix of weights."""
+        """Return the result of the consensus steps of all agents, one for each matrix of weights."""
         del keys
         params, kept = consensus_step(self.rule, matrices, steps, server.params, server.aggregator, trained)
         said = [messages_sent([matrix]) for matrix in matrices]
@@ -127,24 +127,24 @@ class Gossip(Server):
         return Exchanged(params, kept, memory, np.sum(said, axis=0), np.sum(costs, axis=0))
 
     def skip(self, server: ServerState, memory: PyTree) -> tuple[ServerState, PyTree]:
-        """One version further, although nothing was merged."""
+        """Advance the version without an exchange."""
         return server._replace(version=jnp.int32(int(server.version) + 1)), memory
 
     def restarted(self, keys: Keys, server: ServerState, memory: PyTree, ids: np.ndarray) -> tuple[ServerState, PyTree]:
-        """These nodes begin anew, with the first parameters of the run: nobody else had theirs."""
+        """Set these agents back to the first parameters of the run, since no one else has a copy of theirs."""
         first = self.init_server(stream_key(keys, Stream.SERVER)).params
         params = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], self.agents, axis=0), first)
         kept = renewed(server.aggregator, self.rule.init(params), ids)
         return server._replace(params=renewed(server.params, params, ids), aggregator=kept), memory
 
     def traffic(self, sent: SentMessages, number: int, merged: bool) -> Traffic:
-        """All that agents send to each other; nothing comes down."""
+        """Return the traffic between neighbours; there is none downwards."""
         del number, merged
         return Traffic(int(sent.size_bytes.sum()), 0, int(sent.messages.sum()), 0)
 
 
 def renewed(now: PyTree, new: PyTree, ids: np.ndarray) -> PyTree:
-    """Rows of agents, those of some in place of what they were."""
+    """Return the rows of `now`, with those of `ids` replaced by the rows of `new`."""
 
     def anew(now: np.ndarray, new: np.ndarray) -> np.ndarray:
         after = np.array(now)
@@ -155,7 +155,7 @@ def renewed(now: PyTree, new: PyTree, ids: np.ndarray) -> PyTree:
 
 
 def steered(federation: Federation) -> Federation:
-    """The same federation, whose agents take a correction that comes with what they are sent."""
+    """Return the federation with a stage that passes the correction in the broadcast on to local training."""
 
     def encode(*given: PyTree) -> tuple[Update, PyTree]:
         *_, agent_state, update = given
@@ -166,7 +166,7 @@ def steered(federation: Federation) -> Federation:
 
 
 def fault(params: Params, memory: PyTree) -> str:
-    """What of neighbours' parameters and their rule's memory is not finite after they have met; empty if all is."""
+    """Return, as a phrase, what is not finite after the exchange, parameters or the rule's memory; "" if all is."""
     for name, tree in (("parameters", params), ("the memory of the rule", memory)):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             if not np.isfinite(leaf).all():
@@ -175,7 +175,7 @@ def fault(params: Params, memory: PyTree) -> str:
 
 
 def _placed(held: Params, items: Params, ids: np.ndarray) -> Params:
-    """What every agent holds after training; those who have not trained, what they held before."""
+    """Return the parameters of every agent after training; agents that did not train keep theirs."""
 
     def placed(before: np.ndarray, now: np.ndarray) -> np.ndarray:
         after = np.array(before)

@@ -1,4 +1,4 @@
-"""Agents who never hear of each other: each goes on from what it holds."""
+"""Isolated agents: each trains from its own parameters, without communication."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fedrl.federation.federation import ServerState
 
 
 class Isolated(Server):
-    """No server: what stands for one counts rounds alone. Agents run the same program as those of a server."""
+    """A topology without communication; its server state only counts rounds. Agents run the usual program."""
 
     def table(self, server: ServerState, memory: PyTree) -> Table:
-        """Nothing is heard."""
+        """Return a table in which no agent receives a row."""
         del memory
         sent = jax.tree.map(lambda x: np.asarray(x)[None], self.federation.broadcast(server))
         return Table(sent, None)
@@ -27,11 +27,11 @@ class Isolated(Server):
     def merge(
         self, keys: Keys, server: ServerState, memory: PyTree, inbox: Inbox
     ) -> tuple[ServerState, PyTree, MergeResult]:
-        """Nothing is merged."""
+        """Advance the version, without a merge."""
         del keys, inbox
         return skip_round(server), memory, MergeResult(0.0, (), np.zeros(0, int))
 
     def traffic(self, sent: SentMessages, number: int, merged: bool) -> Traffic:
-        """Nothing is sent."""
+        """Return traffic of zero."""
         del sent, number, merged
         return Traffic()

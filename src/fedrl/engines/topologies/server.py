@@ -1,4 +1,4 @@
-"""All updates meet at one server."""
+"""The topology with one server, and the interface that all topologies share."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from fedrl.server.schedules import Schedule
 
 
 class TopologySpec(NamedTuple):
-    """What a topology is made for.
+    """Inputs from which a topology is built.
 
     Attributes:
-        federation: What agents run.
+        federation: Federation to simulate.
         fleet: Parameters of each agent's environment.
-        wire: The messages of the federation.
-        agents: How many there are.
-        schedule: When servers merge.
+        wire: Shapes of the federation's messages.
+        agents: Number of agents.
+        schedule: Schedule of the merges.
         scaled: Whether updates may be scaled before they are merged.
     """
 
@@ -40,13 +40,13 @@ class TopologySpec(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """What was sent between agents and servers, or among neighbours, since the last merge.
+    """Traffic between agents and servers, or among neighbours, since the last merge.
 
     Attributes:
-        bytes_up, bytes_down: Of all messages.
-        messages_up, messages_down: How many.
-        levels: Of a tree, the bytes up and down between each level and the one above, from the agents on.
-        latency_s: How long the messages take, if the links are known.
+        bytes_up, bytes_down: Bytes of all messages.
+        messages_up, messages_down: Number of messages.
+        levels: In a tree, bytes up and down between each level and the one above, from the agents up.
+        latency_s: Seconds that the messages take, if the links are known.
     """
 
     bytes_up: int = 0
@@ -58,13 +58,13 @@ class Traffic(NamedTuple):
 
 
 class SentMessages(NamedTuple):
-    """What agents have sent and heard since the last merge, `[agents]` each, and whether anything was merged.
+    """Messages of agents since the last merge, `[agents]` each.
 
     Attributes:
-        down_traffic: How often each was sent for, and what it was sent.
-        arrived: Whose updates are merged.
-        size_bytes: Of the updates that were sent.
-        messages: How many those are; what a stage holds back is none.
+        down_traffic: Jobs of each agent, and the messages it was sent.
+        arrived: Mask of agents whose updates arrived.
+        size_bytes: Bytes of the updates that were sent.
+        messages: Number of these uploads; an update that a stage withholds is not counted.
     """
 
     down_traffic: DownTraffic
@@ -74,16 +74,16 @@ class SentMessages(NamedTuple):
 
 
 class MergeResult(NamedTuple):
-    """What came of a merge.
+    """Result of a merge.
 
     Attributes:
-        weight: Of all that was merged.
-        rejected: What was left out.
-        dropped: Agents whose updates nothing was made of.
-        skipped: Why a server stands where it stood, if what it made was not finite.
-        metrics: What is known of each agent after the merge, `[agents]` each.
-        messages, size_bytes: How many messages each agent sent to others and their bytes, `[agents]`; None if it sent
-            its update alone.
+        weight: Total weight of the merged updates.
+        rejected: Updates that were rejected.
+        dropped: Agents whose updates had no effect.
+        skipped: Reason why a server kept its state, if the merge was not finite; else "".
+        metrics: Metrics of each agent from the merge, `[agents]` each.
+        messages, size_bytes: Number and bytes of the messages that each agent sent to neighbours, `[agents]`; None if
+            it only sent its update.
     """
 
     weight: float
@@ -96,14 +96,14 @@ class MergeResult(NamedTuple):
 
 
 class Server:
-    """One server.
+    """The topology with one server.
 
     Attributes:
-        federation: What agents run.
-        collects: What the executor is asked to collect of them.
-        group: `[agents]`, whose updates may be added up together.
-        relays: Of each level of servers that pass on what agents hear, the one above each agent, `[agents]`.
-        releases: Whether a round of nobody is merged like any other, since the server adds noise in each.
+        federation: Federation that the agents run.
+        collects: What the executor collects of a block: sums, updates or parameters.
+        group: `[agents]`, group of each agent; only updates of one group may be summed.
+        relays: For each level of relays, the relay above each agent, `[agents]`.
+        releases: Whether a round without updates is merged like any other, because the server adds noise in each.
     """
 
     releases = False
@@ -116,46 +116,46 @@ class Server:
         self.group = np.zeros(agents, int)
         self.relays: list[np.ndarray] = []
         self.needs_broadcasts = schedule.mix_models
-        """Whether a merge needs what agents had heard."""
+        """Whether a merge needs the parameters that agents had received."""
         self.releases = releases(federation)
         self._merge_updates = merge_program(federation, setting.wire.decoded, schedule.mix_models, agents)
         self._ahead = (1.0 - schedule.momentum) / schedule.momentum
         self.looks_ahead = self._ahead > 0.0
 
     def start(self, keys: Keys, first: ServerState) -> tuple[ServerState, PyTree]:
-        """What servers begin with: the root, and what else the topology keeps."""
+        """Return the initial state of the root server, and of the topology."""
         del keys
         return first, self._before(first)
 
     def table(self, server: ServerState, memory: PyTree) -> Table:
-        """What agents may hear now."""
+        """Return the broadcasts of this version, and the row that each agent receives."""
         return Table(self._heard([server], [memory]), np.zeros(self.agents, np.int32), self._copied([server]))
 
     def holds(self, server: ServerState, memory: PyTree) -> Table:
-        """The same without looking ahead."""
+        """Return the same without look-ahead: the server's own parameters."""
         del memory
         return Table(self._heard([server]), np.zeros(self.agents, np.int32))
 
     def merge(
         self, keys: Keys, server: ServerState, memory: PyTree, inbox: Inbox
     ) -> tuple[ServerState, PyTree, MergeResult]:
-        """One version further."""
+        """Merge the updates of an inbox and advance the version."""
         found = self._merge_updates(server_secret(keys), server, inbox)
         before = self._before(server) if found.weight > 0.0 and not found.skipped else memory
         result = MergeResult(found.weight, found.rejected, found.dropped(inbox.agent), found.skipped)
         return found.server, before, result
 
     def skip(self, server: ServerState, memory: PyTree) -> tuple[ServerState, PyTree]:
-        """One version further, although nothing was merged."""
+        """Advance the version without a merge."""
         return skip_round(server), memory
 
     def restarted(self, keys: Keys, server: ServerState, memory: PyTree, ids: np.ndarray) -> tuple[ServerState, PyTree]:
-        """These agents have begun anew. What servers hold stays."""
+        """Take note that agents have restarted; the state of servers does not change."""
         del keys, ids
         return server, memory
 
     def traffic(self, sent: SentMessages, number: int, merged: bool) -> Traffic:
-        """What a version cost, by its number; `merged` says whether servers made anything of it."""
+        """Return the traffic of version `number`; `merged` says whether there was a merge."""
         del number, merged
         asked = int(sent.down_traffic.dispatches.sum())
         up, said = int(sent.size_bytes.sum()), int(sent.messages.sum())
@@ -165,22 +165,22 @@ class Server:
         return Traffic(up, down, said, asked)
 
     def item(self) -> PyTree:
-        """The shapes of what is collected of one agent."""
+        """Return the shapes of the item collected of one agent."""
         return self.wire.decoded
 
     def _before(self, server: ServerState) -> Params:
-        """What is kept of a server for a look-ahead from its next state."""
+        """Return the parameters from which the next version looks ahead; () without look-ahead."""
         return jax.tree.map(np.asarray, self.federation.broadcast(server).params) if self._ahead > 0.0 else ()
 
     def _copied(self, servers: list[ServerState]) -> PyTree:
-        """Of servers whose agents hold copies, by how many differences these were made, and the size of the last."""
+        """Return the numbers of the servers' copies and the bytes of the last differences; () without down stages."""
         if not self.federation.down_stages:
             return ()
         numbers, sizes = zip(*((server.down.number, server.down.size_bytes) for server in servers), strict=True)
         return Copied(*(np.stack([np.asarray(x) for x in column]) for column in (numbers, sizes)))
 
     def _heard(self, servers: list[ServerState], before: list[PyTree] | None = None) -> Broadcast:
-        """Broadcasts of servers, stacked; from the states before, looking ahead."""
+        """Return the stacked broadcasts of servers, with look-ahead from the parameters `before` if given."""
         sent = []
         for i, server in enumerate(servers):
             message = self.federation.broadcast(server)
@@ -194,6 +194,6 @@ class Server:
 
 @cached_program
 def _looking_ahead(federation: Federation, ahead: float) -> Callable[[Params, Params], Params]:
-    """Where momentum will have carried the parameters."""
+    """Return the program that extrapolates the parameters along the last step, as momentum would."""
     del federation
     return jax.jit(lambda params, before: jax.tree.map(lambda x, old: x + ahead * (x - old), params, before))

@@ -1,4 +1,4 @@
-"""How far neighbours may go towards copies of each other: gamma, from the stages and the spectrum of the weights.
+"""CHOCO's step size gamma towards the copies of neighbours, from the stages and the spectrum of the weights.
 
 stages, arrays --handed_over--> delta --+
 W --slowest_and_fastest--> lambda ------+--> gamma, or the bound above which it is refused
@@ -29,21 +29,21 @@ DRAWS = 32
 def step_size(
     federation: Federation, graph: Graph, mixing: MixingMatrix, rule: Rule, gamma: float | None, agents: int
 ) -> float:
-    """Check that neighbours may send differences, and how far they go towards copies: `gamma` if given.
+    """Return the step size towards the copies of neighbours, and check that the parts allow compressed differences.
 
-    With delta the share of a difference that the stages hand over (`handed_over`), and lambda_2 and lambda_N the least
+    With delta the share of a difference that the stages preserve (`handed_over`), and lambda_2 and lambda_N the least
     and the largest eigenvalue of I - W besides the zero of agreement,
 
         gamma = delta / ((2 - delta) lambda_N), at most 1        by default
         gamma <= 2 delta / (lambda_2 + lambda_N), at most 1      or it is refused
 
-    Without loss, delta = 1, the bound is the constant step that agrees fastest (Xiao & Boyd, 2004).
+    Without loss, delta = 1, the bound is the constant step of fastest agreement (Xiao & Boyd, 2004).
 
-    Proven is less. With s = sqrt(1 - delta) and any contraction, copies and agents meet if
-    gamma < lambda_2 (1 - s) / (s lambda_N (lambda_2 + lambda_N)) and gamma lambda_N <= 1; Theorem 2 of the paper has a
-    step that is smaller yet. Both formulas above are fitted to measurements of consensus: 16 agents, arrays of 100 and
-    1,000 normal numbers (of `top_k(0.05)` 100), 600 steps; `benchmarks/choco_steps.py`. The largest step with which
-    they agreed, over the bound, and over the default, the lesser of both sizes:
+    What is proven is more restrictive. With s = sqrt(1 - delta) and any contraction, copies and agents converge if
+    gamma < lambda_2 (1 - s) / (s lambda_N (lambda_2 + lambda_N)) and gamma lambda_N <= 1; Theorem 2 of the paper has
+    an even smaller step. Both formulas above are fitted to measurements of consensus: 16 agents, arrays of 100 and
+    1,000 normal numbers (100 for `top_k(0.05)`), 600 steps; `benchmarks/choco_steps.py`. The table has the largest
+    step with which the agents agreed, relative to the bound and to the default, the lesser over both sizes:
 
                         ring          torus         complete      star
         top_k(0.05)     1.1    4.0    1.0    2.9    0.8    1.5    0.5    1.7
@@ -51,12 +51,12 @@ def step_size(
         random_k(0.1)   0.9    3.4    1.2    3.5    1.0    2.0    1.0    3.5
         sign()          0.8    2.1    1.0    2.3    1.0    1.4    1.6    3.3
 
-    So the default agrees everywhere, and between default and bound it depends on the graph.
+    So agents agree with the default everywhere; between default and bound it depends on the graph.
 
     Raises:
         ConfigError: `gamma` is not above zero.
-        UnsoundError: The graph changes or is directed, the stages promise nothing for arrays of these sizes, or `gamma`
-            is above the bound.
+        UnsoundError: The graph changes or is directed, the stages are no contraction for arrays of these sizes, or
+            `gamma` is above the bound.
     """
     first = _lasting_and_mutual(federation, graph, mixing, rule, agents)
     like = message_shapes(federation, rule)
@@ -64,9 +64,9 @@ def step_size(
     if weak is not None:
         stage, size = weak
         raise UnsoundError(
-            f"{stage!r} may lose all of a difference or more where an array has {size} entries, so neighbours could "
-            "not go towards each other's copies at any step. Give it more bits, or use a contraction such as "
-            "top_k(0.1), sign(), or quantize(unbiased=False).",
+            f"{stage!r} may lose all of a difference or more for an array of {size} entries. Then no step size towards "
+            "the copies of neighbours converges. Give it more bits, or use a contraction such as top_k(0.1), sign(), "
+            "or quantize(unbiased=False).",
             reason="graph",
         )
     if agents == 1:
@@ -76,25 +76,25 @@ def step_size(
     if gamma is None:
         return min(most, delta / ((2.0 - delta) * fastest))
     if not gamma > 0.0:
-        raise ConfigError(f"gamma is {gamma}. It is a step towards the neighbours. Set it above 0, or leave it out.")
-    if gamma > most * (1.0 + 1e-9):  # eigenvalues are rounded
+        raise ConfigError(f"gamma is {gamma}. A step size is positive. Set it above 0, or leave it out.")
+    if gamma > most * (1.0 + 1e-9):  # computed eigenvalues are rounded
         raise UnsoundError(
-            f"gamma is {gamma}, and the bound is {most:.3g} where {', '.join(map(written, federation.stages))} hands "
-            f"over {delta:.3g} of a difference and {graph!r} has {agents} agents. Above it, agents overshoot copies "
-            "that lag behind, and part. Choose a smaller one, or leave it out.",
+            f"gamma is {gamma}, and the bound is {most:.3g} where {', '.join(map(written, federation.stages))} "
+            f"preserves {delta:.3g} of a difference and {graph!r} has {agents} agents. Above the bound, agents "
+            "overshoot copies that lag behind, and diverge. Choose a smaller one, or leave it out.",
             reason="graph",
         )
     return gamma
 
 
 def is_busy(stage: Stage) -> bool:
-    """Whether a stage does what only a server, or a sum over all agents, completes."""
+    """Return whether a stage needs a server, or a sum over all agents."""
     doing = stage.reweights is not None or stage.skips_uploads or stage.correction is not None
     return doing or stage.noise is not None or stage.sums is not None or stage.finish is not keep_update
 
 
 def message_shapes(federation: Federation, rule: Rule) -> Shapes:
-    """What an agent sends its neighbours in full, in the types of the parameters: float32."""
+    """Return the shapes of an agent's uncompressed message, in the dtypes of the parameters: float32."""
     setting = shapes(federation.learner.environment.params)
     return _message_shapes(federation, rule, setting)
 
@@ -110,17 +110,17 @@ def _message_shapes(federation: Federation, rule: Rule, setting: Shapes) -> Shap
 
 
 def as_sent(message: PyTree) -> PyTree:
-    """A message with its float64 numbers as float32, in which copies are kept."""
+    """Return a message with float64 numbers cast to float32, the dtype of copies."""
     return jax.tree.map(lambda x: np.asarray(x, np.float32) if x.dtype == np.float64 else np.asarray(x), message)
 
 
 @cached_program
 def handed_over(federation: Federation, like: Shapes) -> float:
-    """Delta, measured: the share of the squares of a difference that the stages do not lose.
+    """Measure delta: the share of the squared norm of a difference that the stages preserve.
 
-    Of normal and of uniform numbers, which are hard for quantisers and for sparsifiers, the lesser, in the array that
-    loses most; to three digits. What a stage promises for every difference is far less where single entries stand out:
-    1 / d for `sign()`, whose signs hand over 2 / pi of normal numbers.
+    It is the lesser for normal and for uniform numbers, which are hard for quantisers and for sparsifiers, in the array
+    that loses most; to three digits. The guarantee of a stage, for every difference, is far smaller because single
+    entries may dominate: 1 / d for `sign()`, which preserves 2 / pi of normal numbers.
     """
     pipe = pipeline(federation.stages)
     decode = pipe.decode
@@ -161,21 +161,21 @@ def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: np.dtype) -> jax.Arr
 def _lasting_and_mutual(
     federation: Federation, graph: Graph, mixing: MixingMatrix, rule: Rule, agents: int
 ) -> np.ndarray:
-    """The weights of a graph that stays as it is, and in which who hears is heard, equally."""
+    """Return the weights of the graph; refuse one that changes or is directed, and weights that are not symmetric."""
     part = ", ".join(map(written, federation.stages))
     heard = graph.adjacency(agents, 0)
     if graph.period != 1 or not (heard == heard.T).all():
         raise UnsoundError(
-            f"{part} would be CHOCO on directed or changing graphs, and {graph!r} is one: neighbours send differences "
-            "to copies that both ends of an edge keep, and go towards each other by the same. Use a graph that stays "
-            f"as it is and goes both ways, such as ring() or torus(), or leave {part} out.",
+            f"{part} would need CHOCO on a directed or changing graph, {graph!r}. In CHOCO both ends of an edge store "
+            "copies of each other and step towards each other equally. Use a constant, undirected graph, such as "
+            f"ring() or torus(), or leave {part} out.",
             reason="graph",
         )
     weights = mixing.weights(heard)
     if rule.sums == "columns" or not np.allclose(weights, weights.T, rtol=0.0, atol=1e-12):
         raise UnsoundError(
-            f"{part} would be CHOCO with weights that differ between the ends of an edge, by {mixing!r} and {rule!r}, "
-            "and the mean of all would not be kept. Use metropolis() with average() or gradient_tracking(...), or "
+            f"{part} would need CHOCO with the weights of {mixing!r} and {rule!r}, which are not symmetric. The mean "
+            "over all agents would not be preserved. Use metropolis() with average() or gradient_tracking(...), or "
             f"leave {part} out.",
             reason="graph",
         )

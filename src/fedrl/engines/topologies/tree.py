@@ -1,16 +1,15 @@
-"""A tree of servers: agents meet at an edge, edges further up, all of them at the root.
+"""The topology with a tree of servers: edge servers, servers above them, and a root.
 
     agents --exact sums--> relay --exact sums--> server, which commits        every round
-                                                   +--its change--> server above, or root, every so many rounds
+                                                   +--its change--> server above, or root, every `period` rounds
 
-A server that merges as often as the one above it is a relay: it adds up what its children send and passes it on.
-Sums of integers do not depend on their grouping, so a tree of relays gives what a single server gives, bit for bit.
-To a rule that sees each update, a relay passes all of them on. A server that merges more often than the one above has
-parameters of its own, which agents below it hear, and sends up how far they have moved since it last adopted those
-from above.
+A server that merges as often as the one above it is a relay: it sums the updates of its children and sends the sum up.
+Sums of integers do not depend on their grouping, so a tree of relays is bit-identical to a single server. If the rule
+needs each update, a relay forwards all of them. A server that merges more often than the one above has parameters of
+its own, which the agents below it receive, and sends up their change since it last adopted parameters from above.
 
-With down stages each of the lowest servers with parameters of its own keeps the copy that its agents hold of them;
-relays pass its messages on and keep none. Servers above send parameters as they are.
+With down stages, each of the lowest servers with parameters of its own stores the copy that its agents have of them;
+relays forward its messages and store no copy. Servers above send uncompressed parameters.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ from fedrl.federation.federation import Federation, ServerState
 from fedrl.topologies.trees import Parents, Tree
 
 EDGES = 1
-"""The level of the lowest servers of a tree with parameters of their own; one server alone has level 0."""
+"""Level, in keys, of the lowest servers of a tree with parameters of their own; a single server has level 0."""
 
 
 class InTree(Server):
-    """Servers above servers.
+    """The topology with a tree of servers.
 
-    Each lowest one with parameters of its own runs the federation as it is; those above merge the changes of those
-    below by the federation's aggregator, weighted by what is behind them.
+    Each of the lowest servers with parameters of its own runs the whole federation; servers above merge the changes of
+    the servers below by the federation's aggregator, with the total weights behind these changes.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class InTree(Server):
         self._renewed = _renewing(federation) if copied else None
 
     def start(self, keys: Keys, first: ServerState) -> tuple[ServerState, PyTree]:
-        """What servers begin with: the root, and what else the topology keeps."""
+        """Return the initial state of the root server, and of the topology."""
         if not self.above:
             return first, ((), [self._before(first)])
         start = jax.jit(self.upper.init_server, compiler_options=QUICK)(stream_key(keys, Stream.SERVER))
@@ -81,22 +80,22 @@ class InTree(Server):
         return start, (levels, [self._before(first)] * len(levels[0]))
 
     def table(self, server: ServerState, memory: PyTree) -> Table:
-        """What agents may hear now."""
+        """Return the broadcasts of the lowest servers with parameters, and the row that each agent receives."""
         servers = self._lowest(server, memory)
         return Table(self._heard(servers, list(memory[1])), self.row, self._copied(servers))
 
     def holds(self, server: ServerState, memory: PyTree) -> Table:
-        """The same without looking ahead."""
+        """Return the same without look-ahead: the servers' own parameters."""
         return Table(self._heard(self._lowest(server, memory)), self.row)
 
     def _lowest(self, server: ServerState, memory: PyTree) -> list[ServerState]:
-        """The servers that agents hear."""
+        """Return the servers from which agents receive broadcasts."""
         return [holder.server for holder in memory[0][0]] if memory[0] else [server]
 
     def merge(
         self, keys: Keys, server: ServerState, memory: PyTree, inbox: Inbox
     ) -> tuple[ServerState, PyTree, MergeResult]:
-        """One version further."""
+        """Merge the updates at every server that is due, and advance the version."""
         levels, before = memory
         if not levels:
             after, kept, result = super().merge(keys, server, before[0], inbox)
@@ -128,9 +127,10 @@ class InTree(Server):
     def _adopted(
         self, keys: Keys, version: int, edges: Sequence[StatefulServer], held: Sequence[PyTree]
     ) -> Iterator[StatefulServer]:
-        """Edges that have adopted parameters from above: the next difference is to these.
+        """Yield the edge servers with a new copy, after they have adopted parameters from above.
 
-        It takes the place of the one to what the edge came to by itself, which nobody has heard.
+        Its difference leads to the adopted parameters, and replaces the one to the edge's own merge, which no agent
+        has received.
         """
         assert self._renewed is not None
         for i, (edge, copy) in enumerate(zip(edges, held, strict=True)):
@@ -139,7 +139,7 @@ class InTree(Server):
             yield edge._replace(server=edge.server._replace(down=down))
 
     def skip(self, server: ServerState, memory: PyTree) -> tuple[ServerState, PyTree]:
-        """One version further, although nothing was merged."""
+        """Advance the version of every server without a merge."""
         levels, before = memory
         if not levels:
             return super().skip(server, memory)
@@ -150,14 +150,14 @@ class InTree(Server):
     def _propagate(
         self, keys: Keys | None, server: ServerState, levels: tuple[PyTree, ...], number: int
     ) -> tuple[ServerState, PyTree, list[str]]:
-        """Changes rise as far as servers merge in this round; none does in round 0."""
+        """Merge changes upwards, on all levels that are due in round `number`; none is due in round 0."""
         due = sum(number % self.tree.periods[level - 1] == 0 for level in self.holding) if number else 0
         servers = [*map(list, levels), [StatefulServer(server, np.zeros((), np.float32))]]
         servers, faults = self.propagate(servers, due, keys)
         return servers[-1][0].server, tuple(map(tuple, servers[:-1])), faults
 
     def traffic(self, sent: SentMessages, number: int, merged: bool) -> Traffic:
-        """What a version cost: as many levels merged as are due in this round."""
+        """Return the traffic of version `number`, in which all due levels merge if there is a merge."""
         due = sum(number % self.tree.periods[level - 1] == 0 for level in self.holding) if merged else 1
         cost = self.costs(sent.down_traffic, sent.arrived, sent.size_bytes, sent.messages, self.holding[due - 1])
         unread, (edge_up, edge_down), *above = (
@@ -172,7 +172,7 @@ class InTree(Server):
 
 @cached_program
 def _renewing(federation: Federation) -> Callable[..., ServerCopy]:
-    """The program that makes the next copy; it is the one before if a number would not be finite."""
+    """Return the program of the next copy; it returns the previous copy if a number would not be finite."""
     renew = federation.renew
     assert renew is not None
 
@@ -185,18 +185,18 @@ def _renewing(federation: Federation) -> Callable[..., ServerCopy]:
 
 
 def holding(tree: Tree) -> list[int]:
-    """The levels whose servers have parameters of their own: the root, and any that merges more often than the next."""
+    """Return the levels with parameters of their own: the root, and any that merges more often than the next one."""
     often = tree.periods
     return [level for level in range(1, len(often)) if often[level] > often[level - 1]] + [len(often)]
 
 
 def lowest(tree: Tree, agents: int) -> np.ndarray:
-    """Of each agent the lowest server with parameters of its own, `[agents]`."""
+    """Return for each agent the lowest server above it with parameters of its own, `[agents]`."""
     return ancestors(tree.parents(agents)[: holding(tree)[0]])
 
 
 def ancestors(parents: Parents) -> np.ndarray:
-    """The number of each node's ancestor, so many levels up."""
+    """Return the number of each node's ancestor, `len(parents)` levels up."""
     found = parents[0]
     for over in parents[1:]:
         found = over[found]

@@ -1,4 +1,4 @@
-"""Environments of other libraries, in our terms."""
+"""Adapters for environments of other libraries."""
 
 from fedrl.environments.adapters.gymnasium import gymnasium
 from fedrl.environments.adapters.gymnax import gymnax

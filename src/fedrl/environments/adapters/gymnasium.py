@@ -1,4 +1,4 @@
-"""Any environment of Gymnasium, stepped on the host by `fedrl.engines.executors.host`; compiled programs can't."""
+"""Adapter for environments of Gymnasium, which are stepped on the host by `fedrl.engines.executors.host`."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ def gymnasium(
     options: Mapping[str, Any] | None = None,
     measures: Mapping[str, Measure] | None = None,
 ) -> HostEnvironment:
-    """A registered environment of Gymnasium, by its id ("module:Id-v0" imports the module first).
+    """Build a registered environment of Gymnasium from its id ("module:Id-v0" imports the module first).
 
-    Observations: Box, as float32 of the same shape; Discrete, counted from 0; anything else Gymnasium can flatten, as
-    one vector. Actions: Discrete, or Box; continuous actions are clipped to the Box, not rescaled.
-    An episode that ends both ways at once has terminated. A number in `settings` may differ between agents.
+    Observations: Box, as float32 of the same shape; Discrete, counted from 0; any other space that Gymnasium can
+    flatten, as one vector. Actions: Discrete, or Box; continuous actions are clipped to the Box, not rescaled. A step
+    that both terminates and truncates counts as a termination. A number in `settings` may differ between agents.
 
     Args:
-        id: Such as "LunarLander-v3".
-        max_steps: The time limit; the registered one by default.
+        id: Id of the environment, such as "LunarLander-v3".
+        max_steps: Time limit; the registered one by default.
         settings: Names and defaults of the environment's parameters. A name is a keyword argument of the environment's
-            constructor or, failing that, an attribute of the environment, set once it is made. What the constructor
-            derives from an attribute keeps its old value: who varies `length` in CartPole varies `polemass_length`,
-            the product of it with `masspole`, too.
+            constructor or, failing that, an attribute, set after construction. Quantities that the constructor derives
+            from an attribute keep their old value: if you vary `length` in CartPole, also vary `polemass_length`, its
+            product with `masspole`.
         options: More keyword arguments of the constructor, the same for every agent.
-        measures: What is measured besides the return. A measure reads the number in `info` under its own name or, if
-            it has parts, under theirs. A value per episode is added up over its steps; one with `take = "last"` is
-            that of the last step alone, as for `is_success`, and no other step needs to have it. A key that is missing
-            ends the run with an error that names those there are.
+        measures: Measures besides the return. A measure reads the number in `info` under its own name or, if it has
+            parts, under theirs. A value per episode is summed over its steps; one with `take = "last"` is that of the
+            last step only, as for `is_success`, and only that step needs the key. A missing key ends the run with an
+            error that lists the existing keys.
 
     Raises:
-        ConfigError: There is no such environment or parameter, or a space is none of the above.
+        ConfigError: There is no such environment or parameter, or a space is not supported.
 
     >>> env = gymnasium("CartPole-v1", settings={"gravity": 9.8})
     >>> env.spaces.action, env.max_steps, float(env.params.gravity).__round__(1)
@@ -68,7 +68,7 @@ def gymnasium(
         fixed["max_episode_steps"] = max_steps
     limit = spec.max_episode_steps if max_steps is None else max_steps
     if limit is None:
-        raise ConfigError(f"{id} has no time limit of its own. Episodes have to end. Set max_steps.")
+        raise ConfigError(f"{id} has no registered time limit. Episodes have to end. Set max_steps.")
     check_names(defaults)
     arguments = _arguments(id, spec) & set(defaults)
     example = _opened(id, spec, fixed | {name: defaults[name] for name in arguments})
@@ -115,13 +115,13 @@ def _opened(id: str, spec: Any, arguments: Mapping[str, Any]) -> gym.Env:
         return open_environment(spec, arguments, {})
     except TypeError as error:
         raise ConfigError(
-            f"{id} refuses its options {dict(arguments)}: {error}. Its constructor takes other arguments. "
-            f"Give those: {', '.join(sorted(_arguments(id, spec))) or 'none'}."
+            f"{id} refuses its options {dict(arguments)}: {error}. Its constructor has other arguments. "
+            f"Use these: {', '.join(sorted(_arguments(id, spec))) or 'none'}."
         ) from error
 
 
 def _arguments(id: str, spec: Any) -> set[str]:
-    """Keyword arguments of the environment's constructor."""
+    """Return the names of the keyword arguments of the environment's constructor."""
     try:
         creator = constructor_of(spec)
     except (ImportError, gym.error.DependencyNotInstalled) as error:
@@ -141,13 +141,14 @@ def _check_settings(
         if name not in allowed:
             raise ConfigError(f"{id} has no numeric parameter {name!r}. {nearest(name, allowed)}")
         if name in fixed:
-            raise ConfigError(f"{name!r} is both a setting and an option of {id}. It can't be. Leave one out.")
+            raise ConfigError(f"{name!r} is both a setting and an option of {id}. It can only be one. Leave one out.")
         if not isinstance(value, Real):
-            raise ConfigError(f"{name} is {value!r}. A setting of {id} is a number. Put it among the options.")
+            raise ConfigError(f"{name} is {value!r}. A setting of {id} is a number. Put it into the options.")
 
 
 def _like(default: Any, value: float) -> Any:
-    """A number of the default's type; the default itself where float32 can't tell the two apart."""
+    """Return a number of the default's type; the default itself if both are the same in float32."""
+    # Fleets are float32: without this, a default such as 9.8 would reach the environment as 9.800000190734863.
     if np.float32(default) == np.float32(value):
         return default
     return type(default)(round(value)) if isinstance(default, int) else value
@@ -160,8 +161,8 @@ def _spaces(id: str, environment: gym.Env) -> Spaces:
     ):
         return Spaces(_space(observation), _space(action))
     raise ConfigError(
-        f"{id} has observations in {observation} and actions in {action}. Observations of a fixed size and actions in "
-        "a Discrete or Box space can be used. Register a wrapped version of it."
+        f"{id} has observations in {observation} and actions in {action}. Only observations of a fixed size and "
+        "actions in a Discrete or Box space are supported. Register a wrapped version of it."
     )
 
 

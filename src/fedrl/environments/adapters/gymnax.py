@@ -1,4 +1,4 @@
-"""Environments of gymnax, pure and compiled like our own. Needs the extra `gymnax`."""
+"""Adapter for environments of gymnax, which run inside compiled programs. Needs the extra `gymnax`."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ LIMIT = "max_steps_in_episode"
 
 @component("environment", reference="Lange (2022), https://github.com/RobertTLange/gymnax")
 def gymnax(id: str, max_steps: int | None = None, options: Mapping[str, Any] | None = None) -> Environment:
-    """An environment of gymnax, by its id; every number among its parameters may differ between agents.
+    """Build an environment of gymnax from its id; every number among its parameters may differ between agents.
 
-    Continuous actions are clipped to the action space. An episode that ends both ways at once has terminated.
+    Continuous actions are clipped to the action space. A step that both terminates and truncates is a termination.
 
     Args:
-        id: Such as "CartPole-v1" or "Breakout-MinAtar".
-        max_steps: The time limit, the same for every agent; gymnax's by default.
+        id: Id of the environment, such as "CartPole-v1" or "Breakout-MinAtar".
+        max_steps: Time limit, the same for every agent; gymnax's by default.
         options: Keyword arguments of the environment's constructor.
 
     Raises:
@@ -64,7 +64,8 @@ def gymnax(id: str, max_steps: int | None = None, options: Mapping[str, Any] | N
         return first(seen(observation)), state
 
     def step(key: Key, params: PyTree, state: State, action: jax.Array) -> tuple[Timestep, State]:
-        # not `inner.step`, which begins the next episode by itself
+        # Not `inner.step`, which resets at the end of an episode: the observation before the reset would be lost, and
+        # rollouts reset themselves.
         if isinstance(spaces.action, Box):
             action = jnp.clip(action, spaces.action.low, spaces.action.high)
         setting = full(params)
@@ -99,4 +100,4 @@ def _space(id: str, space: Any) -> Space:
         return Discrete(int(space.n))
     if kind == "Box":
         return Box(tuple(space.shape), float(np.min(space.low)), float(np.max(space.high)))
-    raise ConfigError(f"{id} has a {kind} space. Discrete and Box spaces can be used. Choose another environment.")
+    raise ConfigError(f"{id} has a {kind} space. Only Discrete and Box are supported. Choose another environment.")

@@ -1,4 +1,4 @@
-"""What may differ between agents in an environment of another library: named numbers, as a NamedTuple."""
+"""Parameters of an environment of another library that may differ between agents: named numbers in a NamedTuple."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ NOTHING = {"unused": 0.0}
 
 @functools.cache
 def _record(names: tuple[str, ...]) -> Any:
-    """One class per set of names, so that equal settings are equal pytrees."""
+    """Return the class of these names; one class per tuple of names, so that equal settings are equal pytrees."""
     return namedtuple("Settings", names)
 
 
 def settings_record(defaults: Mapping[str, Any]) -> Any:
-    """Parameters of an environment from their names and defaults.
+    """Return the parameters of an environment from their names and defaults.
 
-    With nothing to vary there is one leaf all the same: the leading axis of a fleet says how many agents there are.
+    Without names there is still one leaf, because a fleet's number of agents is the leading axis of its leaves.
 
     >>> settings_record({"gravity": -10.0})
     Settings(gravity=Array(-10., dtype=float32))
@@ -34,16 +34,16 @@ def settings_record(defaults: Mapping[str, Any]) -> Any:
 
 
 def strong(leaf: Any) -> jax.Array:
-    """A number as an array whose type is fixed; a weak one would make a loop over steps compile twice."""
+    """Return a number as an array with a strong type; a weak one would make a loop over steps compile twice."""
     array = jnp.asarray(leaf)
     return jax.lax.convert_element_type(array, array.dtype)
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Refuse names that no record can have.
+    """Refuse names that can't be fields of a NamedTuple.
 
     Raises:
-        ConfigError: It names the name.
+        ConfigError: A name is no public identifier.
     """
     for name in names:
         if not name.isidentifier() or name.startswith("_"):

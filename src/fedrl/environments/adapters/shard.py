@@ -1,9 +1,10 @@
-"""A share of the instances, stepped one after another, in this process or in one of its own.
+"""A shard of the environment copies, stepped one after another, in this process or in a worker process.
 
     arrays: seed, action, active --> [ reset | step ] --> observation, reward, terminated, truncated, successor, infos
 
-Whoever holds the arrays and a shard steps its instances; where the arrays lie in shared memory, nothing else moves.
-This file imports nothing of fedrl: run by itself it is a worker process, without JAX and up in a quarter of a second.
+A worker shares these arrays with the parent process in a memory-mapped file, so that only commands and answers of one
+byte are sent. This file imports nothing of fedrl: run as a script it is a worker process, which starts in a quarter
+of a second because it does not load JAX.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ def open_environment(spec: Any, arguments: Mapping[str, Any], attributes: Mappin
 def fields(
     count: int, observation: gym.Space, action: gym.Space, infos: Mapping[str, bool] = {}
 ) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and type of each array that the instances of an environment with these spaces share.
+    """Return shape and dtype of each shared array, for `count` copies of an environment with these spaces.
 
-    `infos` are the keys of `info` that are measured, and of each whether only the last step of an episode counts.
+    `infos` are the measured keys of `info`; the value is whether only the last step of an episode counts.
     """
 
     def batch(space: gym.Space) -> tuple[tuple[int, ...], str]:
@@ -75,12 +76,12 @@ def fields(
 
 
 def size_bytes(layout: Mapping[str, tuple[tuple[int, ...], str]]) -> int:
-    """Memory that `lay_out` needs."""
+    """Return the bytes of memory that `lay_out` needs."""
     return sum(_room(*field) for field in layout.values())
 
 
 def lay_out(buffer: Any, layout: Mapping[str, tuple[tuple[int, ...], str]]) -> dict[str, np.ndarray]:
-    """The arrays, one after another in a buffer."""
+    """Return the arrays as views of a buffer, one after another."""
     arrays, offset = {}, 0
     for name, (shape, dtype) in layout.items():
         arrays[name] = np.ndarray(shape, dtype, buffer, offset)
@@ -93,7 +94,7 @@ def _room(shape: tuple[int, ...], dtype: str) -> int:
 
 
 class Shard:
-    """Open instances and their rows of the arrays."""
+    """Open environment copies and their rows of the shared arrays."""
 
     def __init__(
         self, environments: Sequence[gym.Env], arrays: Mapping[str, np.ndarray], infos: Mapping[str, bool] = {}
@@ -108,18 +109,18 @@ class Shard:
         self._action_dtype = done.dtype
 
     def run(self, command: bytes) -> None:
-        """Carry out one command on every instance."""
+        """Carry out one command on every environment copy."""
         self.reset() if command == RESET else self.step()
 
     def reset(self) -> None:
-        """Begin an episode in every active instance, seeded."""
+        """Begin an episode in every active environment copy, with its seed."""
         for row in np.flatnonzero(self.arrays["active"]):
             environment = self.environments[row]
             opening, _ = environment.reset(seed=int(self.arrays["seed"][row]))
             self.arrays["observation"][row] = self._seen(opening)
 
     def step(self) -> None:
-        """Step every active instance, and begin the next episode where one ended."""
+        """Step every active environment copy, and begin the next episode where one ended."""
         arrays = self.arrays
         actions, active = self._actions(), arrays["active"].tolist()
         rewards, terminations, truncations = arrays["reward"], arrays["terminated"], arrays["truncated"]
@@ -133,11 +134,12 @@ class Shard:
                 if terminated or truncated or not at_end:
                     arrays[INFO + key][row] = _number(info, key)
             if terminated or truncated:
+                # Unseeded: Gymnasium goes on with the generator that the first reset seeded.
                 seen = self._seen(environment.reset()[0])
             arrays["observation"][row] = seen
 
     def close(self) -> None:
-        """Close every instance."""
+        """Close every environment copy."""
         for environment in self.environments:
             environment.close()
         self.environments = []
@@ -153,31 +155,33 @@ class Shard:
 
 
 def _number(info: Mapping[str, Any], key: str) -> float:
-    """A number of `info`.
+    """Return a number of `info`.
 
     Raises:
-        InfoError: It is missing, or is none; the message says what there is.
+        InfoError: The key is missing, or its value is no number.
     """
     if key not in info:
         raise InfoError(
             f"info has no {key!r}, which is measured: its keys are {sorted(map(str, info)) or 'none'}. Measure one of "
-            "those (parts = [...]), or write take = 'last' for a key that only the last step of an episode has."
+            "these (parts = [...]), or write take = 'last' for a key that only the last step of an episode has."
         )
     try:
         return float(info[key])
     except (TypeError, ValueError):
         raise InfoError(
-            f"info[{key!r}] is {info[key]!r}, and what is measured is one number. Measure another key, or wrap the "
-            "environment so that it says a number."
+            f"info[{key!r}] is {info[key]!r}, and a measure needs one number. Measure another key, or wrap the "
+            "environment so that it gives a number."
         ) from None
 
 
 def work() -> None:
-    """Serve as a worker process until the parent closes our standard input, or dies."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # they are for the parent, which then closes our input
+    """Run as a worker process until the parent closes this process's standard input, or dies."""
+    # Ctrl-C reaches the whole process group: the parent handles it and then closes our input.
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    # Answers go to a copy of stdout, and stdout to stderr, so that prints of an environment don't mix with answers.
     commands, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what environments print must not get between the answers
+    os.dup2(2, 1)
     try:
         sys.path[:] = pickle.load(commands)
         spec, settings, layout, path, rows, infos = pickle.load(commands)

@@ -1,12 +1,12 @@
-"""Instances of a Gymnasium environment, opened here or in one worker process per core.
+"""Copies of a Gymnasium environment, opened in this process or in one worker process per core.
 
-    we --- command byte ---> worker 0: rows 0 ... n/2        arrays in a memory-mapped file that all share
-       --- command byte ---> worker 1: rows n/2 ... n
-       <--- answer byte ----
+    parent --- command byte ---> worker 0: rows 0 ... n/2        arrays in a memory-mapped file that all share
+           --- command byte ---> worker 1: rows n/2 ... n
+           <--- answer byte ----
 
-Every instance has its own seed and its own row, so the number of workers is of no consequence for what they do.
-Workers are fresh interpreters (a fork after XLA's threads have started can deadlock) and end when their input does:
-when the instances are closed or forgotten, and also when the parent is killed.
+Every copy has its own seed and its own row, so the results do not depend on the number of workers. Workers are fresh
+interpreters, because a fork after XLA's threads have started can deadlock. They end when their input is closed: when
+the copies are closed or garbage-collected, and also when the parent is killed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Setting = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 
 class OpenInstances:
-    """Instances that share arrays with whatever carries out their commands."""
+    """Environment copies that share arrays with the shard or the workers that step them."""
 
     def __init__(self, arrays: dict[str, np.ndarray], run: Callable[[bytes], None], close: Callable[[], None]) -> None:
         self._arrays, self._run = arrays, run
@@ -49,14 +49,14 @@ class OpenInstances:
         self._close = weakref.finalize(self, close)
 
     def reset(self, seeds: Sequence[int], active: np.ndarray | None = None) -> np.ndarray:
-        """Begin an episode in the active instances, all by default, with seeds; later ones go on from them."""
+        """Begin an episode in the active copies (by default all) with these seeds; later episodes follow from them."""
         self._arrays["seed"][:] = seeds
         self._arrays["active"][:] = True if active is None else active
         self._run(shard.RESET)
         return self._arrays["observation"]
 
     def step(self, action: np.ndarray, active: np.ndarray | None = None) -> HostStep:
-        """Step the active instances, all by default. The rows of the others mean nothing, but their observation."""
+        """Step the active copies (by default all). In the rows of the others, only the observation is meaningful."""
         self._arrays["action"][:] = action
         self._arrays["active"][:] = True if active is None else active
         self._run(shard.STEP)
@@ -71,17 +71,17 @@ class OpenInstances:
 def open_instances(
     spec: Any, settings: Sequence[Setting], workers: int | None, infos: Mapping[str, bool] = {}
 ) -> OpenInstances:
-    """Open an instance for each setting (arguments and attributes), in so many processes.
+    """Open an environment copy for each setting, in one or more processes.
 
     Args:
         spec: Gymnasium's specification of the environment.
-        settings: Keyword arguments and attributes of each instance.
-        workers: Worker processes; 1 steps the instances in this process. By default one per core if a step of all
-            instances takes long enough to pay for the messages, else 1.
-        infos: The keys of `info` that are measured, and of each whether only the last step of an episode has it.
+        settings: Keyword arguments and attributes of each copy.
+        workers: Number of worker processes; 1 steps the copies in this process. By default one per core if a step of
+            all copies takes longer than the messages to the workers, else 1.
+        infos: Measured keys of `info`; the value is whether only the last step of an episode has it.
 
     Raises:
-        FedrlError: A worker could not open its instances.
+        FedrlError: A worker could not open its copies.
     """
     probe = shard.open_environment(spec, *settings[0])
     layout = shard.fields(len(settings), probe.observation_space, probe.action_space, infos)
@@ -102,12 +102,12 @@ def open_instances(
 
 
 def cores() -> int:
-    """Cores this process may use."""
+    """Return the number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _workers_that_pay(probe: gym.Env, count: int) -> int:
-    """One per core if stepping all instances here would take longer than a few messages."""
+    """Return one worker per core if stepping all copies in this process takes longer than a few messages, else 1."""
     if cores() == 1:
         return 1
     probe.reset(seed=0)
@@ -122,7 +122,7 @@ def _workers_that_pay(probe: gym.Env, count: int) -> int:
 
 
 def _portable(spec: Any, settings: Sequence[Setting]) -> bool:
-    """Whether another process can open the environment: a class defined in a script exists in the script alone."""
+    """Return whether another process can open the environment: a class of a script can't be imported elsewhere."""
     try:
         return b"__main__" not in pickle.dumps((spec, settings))
     except (pickle.PicklingError, AttributeError, TypeError):
@@ -155,7 +155,8 @@ def _in_workers(
                 _send(child, command, spec)
             for child in children:
                 _await(child, spec)
-        except BaseException:  # with an answer outstanding (Ctrl-C), no later command would make sense
+        except BaseException:
+            # After Ctrl-C an answer may be outstanding, and the next command would read it as its own.
             close()
             raise
 
@@ -174,7 +175,7 @@ def _in_workers(
 
 def _start() -> subprocess.Popen[bytes]:
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    # -P: our own folder stays off the path, where `import gymnasium` would find our adapter
+    # -P keeps this folder off the path: `import gymnasium` would find the adapter in this folder.
     command = [sys.executable, "-P", shard.__file__]
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=one_thread | dict(os.environ), bufsize=0
@@ -188,7 +189,7 @@ def _send(child: subprocess.Popen[bytes], message: bytes, spec: Any) -> None:
         while rest:
             rest = rest[child.stdin.write(rest) :]
     except BrokenPipeError:
-        _await(child, spec)  # it may have said why it is gone
+        _await(child, spec)  # a worker that failed has sent its reason before it ended
 
 
 def _await(child: subprocess.Popen[bytes], spec: Any) -> None:

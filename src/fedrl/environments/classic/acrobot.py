@@ -17,7 +17,7 @@ SPEED_2 = 9 * math.pi
 
 
 class AcrobotParams(NamedTuple):
-    """Physics in SI units; `center_i` is how far down a link its mass sits, `goal` the height the tip must pass."""
+    """Physics in SI units; `center_i` is where a link's centre of mass lies, `goal` the height the tip must pass."""
 
     gravity: jax.Array | float = 9.8
     mass_1: jax.Array | float = 1.0
@@ -117,7 +117,7 @@ def _slope(state: AcrobotState, torque: jax.Array, params: AcrobotParams) -> Acr
 
 
 def _runge_kutta(state: AcrobotState, torque: jax.Array, params: AcrobotParams) -> AcrobotState:
-    """The state after one step of length tau."""
+    """Return the state after one step of length tau."""
 
     def after(slope: AcrobotState, time: jax.Array | float) -> AcrobotState:
         return AcrobotState(*(x + time * dx for x, dx in zip(state, slope, strict=True)))
@@ -131,5 +131,5 @@ def _runge_kutta(state: AcrobotState, torque: jax.Array, params: AcrobotParams) 
 
 
 def _wrapped(angle: jax.Array) -> jax.Array:
-    """The angle in [-pi, pi)."""
+    """Return the angle in [-pi, pi)."""
     return angle - 2 * math.pi * jnp.floor((angle + math.pi) / (2 * math.pi))

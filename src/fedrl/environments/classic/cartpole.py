@@ -26,7 +26,7 @@ from fedrl.environments.time_limit import time_limit
 TRACK = 2.4
 TILT = 12 * 2 * math.pi / 360
 WIDTH, HEIGHT = 480, 240
-"""Of a picture, in pixels."""
+"""Size of a picture, in pixels."""
 
 
 class CartPoleParams(NamedTuple):
@@ -54,6 +54,9 @@ def cartpole(max_steps: int = 500) -> Environment:
     """CartPole-v1 of Gymnasium: reward 1 per step until the pole tilts past 12 degrees or the cart leaves the track.
 
     Observation `[x, x_dot, theta, theta_dot]`; action 0 pushes left, 1 right. Explicit Euler, as Gymnasium's default.
+
+    Args:
+        max_steps: Time limit of an episode.
 
     >>> import jax
     >>> env = cartpole()

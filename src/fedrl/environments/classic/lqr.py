@@ -1,4 +1,4 @@
-"""LQR: a cart on a rail, linear dynamics and quadratic cost, so that the best policy is known exactly.
+"""LQR: a cart on a rail with linear dynamics and quadratic cost, whose optimal policy is known exactly.
 
 x' = A x + B u + w,    reward -(x^T Q x + R u^2),    x = [position, velocity],    w on the velocity alone
 """
@@ -19,7 +19,7 @@ SWEEPS = 2000
 
 
 class LQRParams(NamedTuple):
-    """Physics in SI units, costs per step; `noise` is the standard deviation of what a step adds to the velocity."""
+    """Physics in SI units, costs per step; `noise` is the standard deviation of the velocity noise per step."""
 
     mass: jax.Array | float = 1.0
     friction: jax.Array | float = 0.1
@@ -39,7 +39,7 @@ class LQRState(NamedTuple):
 
 
 class Matrices(NamedTuple):
-    """The process as matrices, with the leading axes of the parameters.
+    """The matrices of the process, with the leading axes of the parameters.
 
     Attributes:
         dynamics: A, `[2, 2]`.
@@ -62,7 +62,7 @@ class LinearPolicy(NamedTuple):
     Attributes:
         gain: K, `[1, 2]`.
         cost: P, `[2, 2]`.
-        constant: What the noise costs from now on, a scalar.
+        constant: Discounted cost of all future noise, a scalar.
     """
 
     gain: jax.Array
@@ -72,10 +72,10 @@ class LinearPolicy(NamedTuple):
 
 @component("environment", reference="Kalman (1960), Bol. Soc. Mat. Mexicana 5:102-119")
 def lqr(max_steps: int = 200) -> Environment:
-    """Hold a noisy cart at the origin at the least quadratic cost. `lqr_optimum` knows how; only the limit ends it.
+    """Keep a noisy cart at the origin at the least quadratic cost; episodes never terminate. See `lqr_optimum`.
 
-    Observation `[position, velocity]`, both uniform on [-1, 1] at first; action `[force]`, unbounded. The reward is
-    that of the state one acts in.
+    Observation `[position, velocity]`, both initially uniform on [-1, 1]; action `[force]`, unbounded. The reward is
+    that of the state before the step.
 
     Args:
         max_steps: Steps of an episode.
@@ -113,7 +113,7 @@ def lqr(max_steps: int = 200) -> Environment:
 
 
 def lqr_matrices(params: LQRParams) -> Matrices:
-    """The matrices of a setting, or of a fleet with any leading axes."""
+    """Return the matrices of one environment, or of a fleet with any leading axes."""
     mass, friction, stiffness, tau, position, velocity, action, deviation = (
         jnp.asarray(leaf, jnp.float32) for leaf in params
     )
@@ -132,13 +132,13 @@ def lqr_matrices(params: LQRParams) -> Matrices:
 
 
 def lqr_optimum(params: LQRParams, gamma: float) -> LinearPolicy:
-    """The best policy, by the discounted Riccati equation.
+    """Compute the optimal policy by the discounted Riccati equation.
 
     P = Q + gamma A^T P A - gamma^2 A^T P B (R + gamma B^T P B)^-1 B^T P A,   K = gamma (R + gamma B^T P B)^-1 B^T P A
 
     Args:
-        params: One setting, or a fleet with any leading axes, which the result gets too.
-        gamma: gamma in [0, 1).
+        params: Parameters of one environment, or of a fleet with any leading axes, which the result has too.
+        gamma: Discount factor in [0, 1).
     """
     a, b, q, r, noise = lqr_matrices(params)
 
@@ -147,6 +147,7 @@ def lqr_optimum(params: LQRParams, gamma: float) -> LinearPolicy:
         return pressed @ a / (r + pressed @ b)
 
     def improve(_: jax.Array, p: jax.Array) -> jax.Array:
+        # Made symmetric in every sweep, since rounding leaves an antisymmetric part.
         better = q + gamma * a.mT @ p @ (a - b @ gain_of(p))
         return (better + better.mT) / 2
 
@@ -155,14 +156,14 @@ def lqr_optimum(params: LQRParams, gamma: float) -> LinearPolicy:
 
 
 def lqr_policy(params: LQRParams, gain: jax.Array, gamma: float) -> LinearPolicy:
-    """The value of any linear policy u = -gain x, by the discounted Lyapunov equation.
+    """Compute the value of any linear policy u = -gain x, by the discounted Lyapunov equation.
 
     P = Q + K^T R K + gamma (A - B K)^T P (A - B K)
 
     Args:
-        params: One setting.
+        params: Parameters of one environment.
         gain: K, `[1, 2]`.
-        gamma: gamma in [0, 1), small enough for the costs to add up.
+        gamma: Discount factor in [0, 1), small enough for the sum of costs to converge.
     """
     a, b, q, r, noise = lqr_matrices(params)
     closed = a - b @ gain
@@ -172,7 +173,7 @@ def lqr_policy(params: LQRParams, gain: jax.Array, gamma: float) -> LinearPolicy
 
 
 def lqr_return(policy: LinearPolicy) -> jax.Array:
-    """What a policy earns from the start of an episode on, discounted and in expectation: E x x^T is I / 3 there."""
+    """Compute the expected discounted return of a policy; E x x^T is I / 3 for the initial state."""
     return -(jnp.trace(policy.cost, axis1=-2, axis2=-1) / 3 + policy.constant)
 
 

@@ -1,4 +1,4 @@
-"""MountainCar: a car too weak for the hill rocks back and forth until it gets over; two kinds of pedal."""
+"""MountainCar: a car too weak for the hill has to gain momentum; with discrete and with continuous actions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPEED = 0.07
 
 
 class MountainCarParams(NamedTuple):
-    """Physics per step: `force` of the pedal, `gravity`'s pull; the goal counts from `goal_velocity` on."""
+    """Physics per step: `force` of the motor, `gravity`; the goal has to be reached with at least `goal_velocity`."""
 
     force: jax.Array | float = 0.001
     gravity: jax.Array | float = 0.0025
@@ -60,7 +60,7 @@ def mountain_car(max_steps: int = 200) -> Environment:
 def mountain_car_continuous(max_steps: int = 999) -> Environment:
     """MountainCarContinuous-v0 of Gymnasium: 100 for reaching the goal, less 0.1 times the squared action each step.
 
-    Observation `[position, velocity]`; action `[push]`, cut to [-1, 1] by the engine but paid for in full.
+    Observation `[position, velocity]`; action `[push]`, clipped to [-1, 1] in the dynamics but not in the reward.
 
     Args:
         max_steps: Steps of an episode at most.
@@ -89,7 +89,7 @@ def _reset(noise: jax.Array, params: MountainCarParams) -> tuple[Timestep, Mount
 
 
 def _drive(state: MountainCarState, push: jax.Array, params: MountainCarParams) -> tuple[MountainCarState, jax.Array]:
-    """One step on the track, and whether it ends at the goal."""
+    """Return the state after one step, and whether the car is at the goal."""
     velocity = jnp.clip(state.velocity + push - params.gravity * jnp.cos(3 * state.position), -SPEED, SPEED)
     position = jnp.clip(state.position + velocity, LEFT_WALL, RIGHT_WALL)
     velocity = jnp.where(position <= LEFT_WALL, jnp.maximum(velocity, 0.0), velocity)  # the left wall is inelastic

@@ -1,4 +1,4 @@
-"""Pendulum: swing a rod up and hold it there with a motor too weak to lift it."""
+"""Pendulum: swing a rod up and balance it, with a motor too weak to lift it directly."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class PendulumState(NamedTuple):
 
 @component("environment", reference="Åström & Furuta (2000), https://doi.org/10.1016/S0005-1098(99)00140-5")
 def pendulum(max_steps: int = 200) -> Environment:
-    """Pendulum-v1 of Gymnasium: reward -(theta^2 + 0.1 theta_dot^2 + 0.001 torque^2); only the time limit ends it.
+    """Pendulum-v1 of Gymnasium: reward -(theta^2 + 0.1 theta_dot^2 + 0.001 torque^2); episodes never terminate.
 
-    Observation `[cos theta, sin theta, theta_dot]`; action `[torque]`, cut to [-2, 2]. The reward is that of the state
-    one acts in.
+    Observation `[cos theta, sin theta, theta_dot]`; action `[torque]`, clipped to [-2, 2]. The reward is that of the
+    state before the step.
 
     Args:
         max_steps: Steps of an episode.

@@ -1,1 +1,1 @@
-"""Environments with finitely many states: their transition tables, and dynamic programming on them."""
+"""Finite Markov decision processes: environments from transition tables, and dynamic programming on them."""

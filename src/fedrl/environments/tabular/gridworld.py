@@ -69,7 +69,7 @@ LAYOUTS = {
 
 
 class GridworldParams(NamedTuple):
-    """Dynamics and pay. With probability `slip` a step goes to the left or to the right of where it was meant to."""
+    """Dynamics and rewards. With probability `slip` a move is turned 90 degrees to the left or to the right."""
 
     slip: jax.Array | float = 0.1
     step_cost: jax.Array | float = 0.01
@@ -84,9 +84,9 @@ class GridworldState(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """A map, read: cells that are not walls, numbered in reading order."""
+    """A parsed map: cells that are not walls, numbered in reading order."""
 
-    reached: np.ndarray  # [cells, moves], where a move leads; in goals and pits, nowhere else
+    reached: np.ndarray  # [cells, moves], the next cell; goals and pits lead to themselves
     starts: np.ndarray
     goal: np.ndarray  # [cells], bool
     pit: np.ndarray
@@ -94,21 +94,21 @@ class Layout(NamedTuple):
 
 @component("environment", reference="Sutton & Barto (2018), http://incompleteideas.net/book/the-book-2nd.html")
 def gridworld(layout: str = "4x4", max_steps: int = 100) -> Environment:
-    """Walk to a goal past pits; the floor may be slippery. The agent sees the number of its cell.
+    """Build a gridworld with goals, pits and a slippery floor. The observation is the number of the cell.
 
-    Actions 0 left, 1 down, 2 right, 3 up; a step into a wall or off the map stays. Entering a goal or a pit pays and
-    ends the episode; every step costs `step_cost`. The maps "4x4" and "8x8" are Gymnasium's FrozenLake, whose dynamics
-    are `slip = 2/3`.
+    Actions: 0 left, 1 down, 2 right, 3 up; a step into a wall or off the map does not move. Entering a goal or a pit
+    gives its reward and ends the episode; every step costs `step_cost`. The maps "4x4" and "8x8" are those of
+    Gymnasium's FrozenLake, whose dynamics are `slip = 2/3`.
 
-    It measures `success`, the share of episodes that end in a goal.
+    The measure `success` is the share of episodes that end in a goal.
 
     Args:
         layout: "4x4", "8x8", "maze", "rooms", or a map of equally long lines of `S` start, `.` floor, `#` wall,
             `G` goal and `O` pit. An episode starts at a random `S`, or on random floor if there is none.
-        max_steps: Steps of an episode at most.
+        max_steps: Time limit of an episode.
 
     Raises:
-        ConfigError: The layout is no map.
+        ConfigError: `layout` is neither a map nor the name of one.
 
     >>> gridworld("S.#\\n..G").spaces
     Spaces(observation=Discrete(n=5), action=Discrete(n=4))
@@ -126,6 +126,7 @@ def gridworld(layout: str = "4x4", max_steps: int = 100) -> Environment:
     def step(
         noise: jax.Array, params: GridworldParams, state: GridworldState, action: jax.Array
     ) -> tuple[Timestep, GridworldState]:
+        # One uniform number decides both whether and to which side the move slips, so a step needs one draw only.
         turn = jnp.where(noise[0] < params.slip, jnp.where(noise[0] < params.slip / 2, 3, 1), 0)
         cell = reached[state.cell * len(MOVES) + (action + turn) % len(MOVES)]
         won, lost = goal[cell], pit[cell]
@@ -152,11 +153,11 @@ def gridworld(layout: str = "4x4", max_steps: int = 100) -> Environment:
 
 
 def gridworld_model(layout: str, params: GridworldParams) -> TabularParams:
-    """The exact tables of a gridworld, rewards in expectation; goals and pits lead to themselves and pay nothing.
+    """Return the exact tables of a gridworld; goals and pits lead to themselves with reward 0.
 
     Args:
-        layout: As `gridworld` takes it.
-        params: One setting, or a fleet with any leading axes, which the result gets too.
+        layout: As for `gridworld`.
+        params: Parameters of one environment, or of a fleet with any leading axes, which the result has too.
     """
     read = read_layout(layout)
     moved = jnp.asarray(np.eye(len(read.reached), dtype=np.float32)[read.reached])
@@ -172,12 +173,12 @@ def gridworld_model(layout: str, params: GridworldParams) -> TabularParams:
 
 
 def lines_of(layout: str) -> list[str]:
-    """The lines of a map, or of the map of that name."""
+    """Return the lines of a map, given as text or by name."""
     return [line.strip() for line in LAYOUTS.get(layout, layout).strip().splitlines()]
 
 
 def drawing(lines: list[str]) -> Callable[[GridworldState, PyTree], Any]:
-    """How a state on this map is drawn."""
+    """Return the function that draws a state on this map."""
     cells = [(y, x) for y, row in enumerate(lines) for x, tile in enumerate(row) if tile != WALL]
     colours = {WALL: pictures.INK, GOAL: (120, 170, 110), PIT: (70, 110, 160)}
 
@@ -197,10 +198,10 @@ def drawing(lines: list[str]) -> Callable[[GridworldState, PyTree], Any]:
 
 
 def read_layout(layout: str) -> Layout:
-    """Read a map or the name of one.
+    """Parse a map, given as text or by name.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: The text is no map, or the map has no start or no goal.
     """
     lines = lines_of(layout)
     grid = np.array([list(line.ljust(max(map(len, lines)))) for line in lines] or [[" "]])

@@ -1,7 +1,7 @@
 """Finite Markov decision processes, given by their tables.
 
-An environment of this kind is its parameters: whatever a fleet varies ends up in `TabularParams`, and planning
-(`fedrl.environments.tabular.planning`) and sampling read the same three arrays.
+Such an environment is fully described by its parameters: everything that a fleet varies becomes part of
+`TabularParams`, and planning (`fedrl.environments.tabular.planning`) and sampling use the same three arrays.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from fedrl.environments.time_limit import time_limit
 
 
 class TabularParams(NamedTuple):
-    """A finite process; any number of leading axes (agents, seeds) on every leaf.
+    """Tables of a finite process; every leaf may have leading axes (agents, seeds).
 
     Attributes:
         transition: `[states, actions, states]`, P(s' | s, a).
-        reward: `[states, actions]`, paid for acting in the state; it does not depend on where that leads.
+        reward: `[states, actions]`, r(s, a), independent of the next state.
         initial: `[states]`, the distribution of the first state.
     """
 
@@ -46,12 +46,12 @@ def tabular(
     initial: Sequence[float] | np.ndarray | jax.Array | None = None,
     max_steps: int = 100,
 ) -> Environment:
-    """A finite process from its tables; the agent sees the number of the state, and only the time limit ends it.
+    """Build a finite process from its tables. The observation is the number of the state; episodes never terminate.
 
     Args:
-        transition: `[states, actions, states]`; rows add up to 1.
-        reward: `[states, actions]`.
-        initial: `[states]`, adds up to 1; uniform by default.
+        transition: `[states, actions, states]`, P(s' | s, a); rows sum to 1.
+        reward: `[states, actions]`, r(s, a).
+        initial: `[states]`, distribution of the first state; uniform by default.
         max_steps: Steps of an episode.
 
     Raises:
@@ -68,12 +68,12 @@ def tabular(
 
 
 def process(params: TabularParams, max_steps: int, variants: Variants | None = None) -> Environment:
-    """The environment with these tables at its defaults.
+    """Return the environment whose default parameters are these tables.
 
     Args:
         params: The tables.
         max_steps: Steps of an episode.
-        variants: The numbers they were computed from, if a fleet may vary those.
+        variants: Numbers from which the tables were computed, if a fleet may vary those.
     """
     states, actions, _ = params.transition.shape
     count = Discrete(states)
@@ -85,7 +85,8 @@ def process(params: TabularParams, max_steps: int, variants: Variants | None = N
     def step(
         noise: jax.Array, params: TabularParams, state: TabularState, action: jax.Array
     ) -> tuple[Timestep, TabularState]:
-        # Cumulated before the row is looked up: it depends on no state, so XLA moves it out of a rollout's loop.
+        # Cumulated before the row is selected: this does not depend on the state, so XLA moves it out of the rollout's
+        # loop.
         row = _thresholds(params.transition)[state.position, action]
         reached = _pick(noise[0], row)
         reward = params.reward[state.position, action]
@@ -102,24 +103,23 @@ def check_fraction(**values: float) -> None:
     """Refuse a share outside [0, 1].
 
     Raises:
-        ConfigError: It names the argument and the value.
+        ConfigError: A value is out of range.
     """
     for name, value in values.items():
         if not 0.0 <= value <= 1.0:
-            raise ConfigError(f"{name} is {value}. It is a share, so it lies between 0 and 1. Choose one that does.")
+            raise ConfigError(f"{name} is {value}. A share lies in [0, 1]. Choose one there.")
 
 
 def _thresholds(probabilities: jax.Array) -> jax.Array:
-    """Cumulated probabilities, 1 up to rounding (2^-24) from the last possible outcome on.
-
-    Uniform numbers are at most 1 - 2^-23, so an impossible outcome is never picked.
-    """
+    """Return the cumulated probabilities."""
+    # After the division they are 1 up to rounding (2^-24) from the last possible outcome on. Uniform numbers are at
+    # most 1 - 2^-23, so an impossible outcome is never picked.
     total = jnp.cumsum(probabilities, axis=-1)
     return total / total[..., -1:]
 
 
 def _pick(uniform: jax.Array, thresholds: jax.Array) -> jax.Array:
-    """The outcome whose interval of the cumulated probabilities holds `uniform`."""
+    """Return the outcome whose interval of the cumulated probabilities contains `uniform`."""
     return (uniform >= thresholds[:-1]).sum(dtype=jnp.int32)
 
 

@@ -1,6 +1,6 @@
-"""Exact answers for finite processes: what learners are measured against.
+"""Exact solutions of finite processes, as references for learners.
 
-Every function takes any number of leading axes (agents, seeds) on all its arrays, and runs under `jit` and `vmap`.
+Every array may have leading axes (agents, seeds), and every function runs under `jit` and `vmap`.
 
     model, discount --> optimal_q --> greedy --> policy --> policy_value, policy_return
 """
@@ -20,14 +20,14 @@ from fedrl.environments.tabular.model import TabularParams
 
 
 def model_of(environment: AnyEnvironment, params: PyTree = None) -> TabularParams:
-    """The exact model of a finite environment, for one setting of its parameters or a fleet of them.
+    """Return the exact model of a finite environment, or of a fleet of them.
 
     Args:
         environment: A tabular environment or a gridworld.
         params: Its parameters, with any leading axes; the defaults if None.
 
     Raises:
-        ConfigError: No exact model of the environment is known.
+        ConfigError: The environment has no exact model.
 
     >>> from fedrl.environments import gridworld
     >>> model_of(gridworld("4x4")).transition.shape
@@ -44,46 +44,47 @@ def model_of(environment: AnyEnvironment, params: PyTree = None) -> TabularParam
 def bellman(
     model: TabularParams, q: Float[Array, "*agents states actions"], gamma: float
 ) -> Float[Array, "*agents states actions"]:
-    """One step of value iteration, (T Q)(s, a) = r(s, a) + gamma sum_s' P(s' | s, a) max_a' Q(s', a')."""
+    """Take one step of value iteration, (T Q)(s, a) = r(s, a) + gamma sum_s' P(s' | s, a) max_a' Q(s', a')."""
     return model.reward + gamma * jnp.einsum("...sat,...t->...sa", model.transition, q.max(-1))
 
 
 def optimal_q(model: TabularParams, gamma: float) -> Float[Array, "*agents states actions"]:
-    """The best values Q* by value iteration, to the precision of float32.
+    """Compute the optimal values Q* by value iteration, to the precision of float32.
 
     Args:
-        model: Of the process.
-        gamma: gamma in [0, 1), a Python number: it sets the number of iterations.
+        model: Model of the process.
+        gamma: Discount factor in [0, 1), a Python number, because it sets the number of iterations.
 
     Raises:
-        ConfigError: The discount is out of range.
+        ConfigError: `gamma` is out of range.
 
     >>> from fedrl.environments import windy_cliffs
     >>> round(float(optimal_q(windy_cliffs(0.5), 0.95)[0].max()), 1)
     134.0
     """
     _check_discount(gamma)
+    # A sweep contracts the error by gamma, so after these it is 1e-9 of the first one: below float32's precision.
     sweeps = math.ceil(math.log(1e-9) / math.log(gamma)) if gamma > 0 else 1
     return jax.lax.fori_loop(0, sweeps, lambda _, q: bellman(model, q, gamma), jnp.zeros_like(model.reward))
 
 
 def greedy(q: Float[Array, "*agents states actions"]) -> Float[Array, "*agents states actions"]:
-    """The policy that takes the best action, the first of equals; probabilities."""
+    """Return the greedy policy as probabilities; the first of tied actions."""
     return jax.nn.one_hot(q.argmax(-1), q.shape[-1])
 
 
 def policy_value(
     model: TabularParams, policy: Float[Array, "*agents states actions"], gamma: float
 ) -> Float[Array, "*agents states"]:
-    """The value of each state under a policy, the solution of V = r_pi + gamma P_pi V.
+    """Compute the value of each state under a policy, the solution of V = r_pi + gamma P_pi V.
 
     Args:
-        model: Of the process.
+        model: Model of the process.
         policy: Probabilities of the actions in each state.
-        gamma: gamma in [0, 1).
+        gamma: Discount factor in [0, 1).
 
     Raises:
-        ConfigError: The discount is out of range.
+        ConfigError: `gamma` is out of range.
     """
     _check_discount(gamma)
     moves = jnp.einsum("...sat,...sa->...st", model.transition, policy)
@@ -94,10 +95,10 @@ def policy_value(
 def policy_return(
     model: TabularParams, policy: Float[Array, "*agents states actions"], gamma: float
 ) -> Float[Array, "*agents"]:
-    """What a policy earns from the start of an episode on, discounted: sum_s initial(s) V(s)."""
+    """Compute the expected discounted return of a policy: sum_s initial(s) V(s)."""
     return (model.initial * policy_value(model, policy, gamma)).sum(-1)
 
 
 def _check_discount(gamma: float) -> None:
     if not 0.0 <= gamma < 1.0:
-        raise ConfigError(f"discount is {gamma}. Without end, rewards add up only if it is in [0, 1). Lower it.")
+        raise ConfigError(f"gamma is {gamma}. An infinite sum of rewards converges only for gamma in [0, 1). Lower it.")

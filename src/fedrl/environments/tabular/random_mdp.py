@@ -1,7 +1,7 @@
-"""Random finite processes whose difference from agent to agent is one number.
+"""Random finite processes whose heterogeneity between agents is one number, kappa.
 
-Agent 0 lives in a random P_0. Agent k > 0 lives in kappa P'_k + (1 - kappa) P_0, where P'_k goes only where P_0
-never does. So kappa is the distance between agents: the total variation of each row from P_0's is exactly kappa.
+Agent 0 has a random transition table P_0. Agent k > 0 has kappa P'_k + (1 - kappa) P_0, where P'_k leads only to states
+that P_0 never reaches. So the total variation distance of each row from that of P_0 is exactly kappa.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from fedrl.environments.tabular.model import TabularParams, check_fraction, proc
 def random_mdp(
     states: int = 5, actions: int = 5, kappa: float = 0.0, agent: int = 0, seed: int = 0, max_steps: int = 100
 ) -> Environment:
-    """RandomMDPs: one agent's process of a random family, with rewards U[0, 1] and a uniform start.
+    """RandomMDPs: one agent's process of a random family, with rewards from U[0, 1] and a uniform initial state.
 
-    The family is fixed by `seed`; `random_mdps` builds all of it at once. Fleets vary `kappa` and `agent`.
+    The family is determined by `seed`; `random_mdps` builds all its processes at once. Fleets vary `kappa` and `agent`.
 
     Args:
         states: Number of states, at least 2.
         actions: Number of actions.
-        kappa: Heterogeneity, from 0 (everybody as agent 0) to 1 (nothing in common with agent 0).
-        agent: Which member of the family; 0 is the centre and does not depend on `kappa`.
-        seed: Of the family.
+        kappa: Heterogeneity, from 0 (all agents equal agent 0) to 1 (no transition in common with agent 0).
+        agent: Number of the member of the family; 0 is the centre and does not depend on `kappa`.
+        seed: Seed of the family.
         max_steps: Steps of an episode.
 
     Raises:
@@ -52,14 +52,14 @@ def _tables(states: int, actions: int, kappa: float, agent: int, seed: int) -> T
 def random_mdps(
     key: Key, agents: int, kappa: float | jax.Array = 0.0, states: int = 5, actions: int = 5
 ) -> TabularParams:
-    """A family of random processes; it can be traced and vmapped over `key` and `kappa`.
+    """Return a family of random processes; it can be traced and vmapped over `key` and `kappa`.
 
-    The first n agents are the same whatever the number of agents.
+    The first n agents do not depend on the number of agents.
 
     Args:
-        key: Of the family.
-        agents: How many; the leading axis of the result.
-        kappa: Heterogeneity, from 0 to 1; one for all or one each.
+        key: Key of the family.
+        agents: Number of agents, the leading axis of the result.
+        kappa: Heterogeneity, from 0 to 1; one for all agents or one each.
         states: Number of states, at least 2.
         actions: Number of actions.
 
@@ -77,10 +77,11 @@ def random_mdps(
 @partial(jax.jit, static_argnums=(3, 4))
 def _member(key: Key, agent: jax.Array | int, kappa: jax.Array | float, states: int, actions: int) -> TabularParams:
     if states < 2:
-        raise ConfigError(f"states is {states}. The agents differ in where they cannot go. Use at least 2.")
+        raise ConfigError(f"states is {states}. Agents differ in the states they never reach. Use at least 2 states.")
     shape = (states, actions, states)
     tables = jax.random.uniform(jax.random.fold_in(key, 0), (3, *shape))  # few draws: each is slow to compile
     support, repair, mass = tables[0] < 0.5, tables[1, ..., :1], 1.0 - tables[2]
+    # A row that is empty or full gets one entry flipped, since both P_0 and P'_k need a state to go to.
     size = support.sum(-1, keepdims=True)
     chosen = jnp.arange(states) == jnp.floor(repair * states)
     support = jnp.where(chosen & ((size == 0) | (size == states)), size == 0, support)

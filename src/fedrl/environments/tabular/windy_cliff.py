@@ -1,7 +1,7 @@
 """A grid with a cliff along its lower edge and a wind that blows towards it.
 
 12 13 14 15        start 0, goal 3, cliff 1 and 2; from the cliff and from the goal every action leads to the
- 8  9 10 11        start. Rewards are paid for the state one acts in: -100 on the cliff, +100 at the goal,
+ 8  9 10 11        start. The reward depends on the state before the step: -100 on the cliff, +100 at the goal,
  4  5  6  7        -1 elsewhere. Any action but down is replaced by down with probability theta / 3.
  S  x  x  G
 """
@@ -24,9 +24,9 @@ UP, DOWN, LEFT, RIGHT = range(4)
 
 @component("environment", reference="Jin et al. (2022), https://arxiv.org/abs/2204.02634")
 def windy_cliff(theta: float = 0.5, width: int = 4, height: int = 4, max_steps: int = 100) -> Environment:
-    """WindyCliffs: walk past a cliff in the wind, again and again. Actions 0 up, 1 down, 2 left, 3 right.
+    """WindyCliffs: walk past a cliff in the wind, without end. Actions: 0 up, 1 down, 2 left, 3 right.
 
-    At discount 0.95 the best value of the start is 133.965 for theta = 0.5.
+    At gamma = 0.95 and theta = 0.5, the optimal value of the start is 133.965.
 
     Args:
         theta: Strength of the wind, from 0 to 1. Fleets vary it.
@@ -47,7 +47,7 @@ def _tables(theta: float, width: int, height: int) -> TabularParams:
 
 
 def windy_cliffs(thetas: float | jax.Array, width: int = 4, height: int = 4) -> TabularParams:
-    """The processes of winds of these strengths; the shape of `thetas` becomes the leading axes of the result.
+    """Return the processes for these wind strengths; the shape of `thetas` becomes the leading axes of the result.
 
     The paper's mixture at heterogeneity kappa, (1 - kappa) P(0.5) + kappa P(theta), is P(0.5 + kappa (theta - 0.5)).
 
@@ -55,7 +55,7 @@ def windy_cliffs(thetas: float | jax.Array, width: int = 4, height: int = 4) -> 
     (5, 16, 4, 16)
     """
     if width < 2 or height < 2:
-        raise ConfigError(f"The grid is {width} x {height}. The way past the cliff needs at least 2 x 2.")
+        raise ConfigError(f"The grid is {width} x {height}. A path past the cliff needs 2 x 2. Make it at least 2 x 2.")
     states, goal = width * height, width - 1
     row, column = np.divmod(np.arange(states), width)
     reached = np.stack(

@@ -1,1 +1,1 @@
-"""Learning algorithms, one file each."""
+"""Learning algorithms, one per file."""

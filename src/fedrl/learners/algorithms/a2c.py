@@ -30,31 +30,34 @@ def a2c(
     value_coef: float = 0.5,
     entropy_coef: float = 0.0,
 ) -> Learner:
-    """A2C, the synchronous form of A3C, with generalised advantages; separate actor and critic networks.
+    """Build an A2C learner: the synchronous form of A3C, with generalised advantages and separate actor and critic.
 
-    One iteration gathers `num_envs * num_steps` samples and descends
-    mean(-log pi(a|s) A) + value_coef mean((V(s) - A - V_old(s))^2) - entropy_coef mean(H) once. Its gradient may
-    travel instead of the step: `federate(..., payload="gradient")` is the federated actor-critic gradient.
+    One iteration collects `num_envs * num_steps` samples and takes one gradient step on
 
-    One iteration is one step of the optimiser, so the batch sets how many steps a budget of samples pays for, and the
-    critic needs thousands: with Adam, a parameter moves by about the learning rate a step, and the values of CartPole
-    grow from 0 to 1 / (1 - gamma) = 100. With a critic that lags behind, nearly all advantages have the same sign, and
-    the actor follows noise. Whoever raises `num_envs` or `num_steps` should have the budget for it, or scale the
-    rewards (`normalize`).
+        mean(-log pi(a|s) A) + value_coef mean((V(s) - A - V_old(s))^2) - entropy_coef mean(H).
+
+    Agents can send this gradient instead of the change of their parameters: `federate(..., payload="gradient")` is
+    the federated actor-critic gradient.
+
+    Every iteration is a single optimiser step, so a larger batch means fewer steps for the same number of samples, and
+    the critic needs thousands of steps: Adam moves a parameter by about the learning rate per step, while the values
+    of CartPole grow from 0 to 1 / (1 - gamma) = 100. While the critic lags behind, nearly all advantages have the same
+    sign and the actor follows noise. When you raise `num_envs` or `num_steps`, raise the number of samples too, or
+    scale the rewards (`normalize`).
 
     Args:
-        environment: Where to learn.
-        network: Shape of actor and critic.
-        optimizer: What descends the gradient.
-        num_envs: Copies of the environment stepped side by side.
-        num_steps: Steps of each copy in an iteration.
-        gamma: gamma.
+        environment: Environment to learn in.
+        network: Architecture of the actor and of the critic.
+        optimizer: Local optimiser.
+        num_envs: Environment copies that are stepped side by side.
+        num_steps: Steps of each copy per iteration.
+        gamma: Discount factor.
         gae_lambda: lambda of the generalised advantage estimates.
         value_coef: Weight of the critic's squared error.
         entropy_coef: Weight of the entropy bonus.
 
     Raises:
-        ConfigError: A count is below one.
+        ConfigError: `num_envs` or `num_steps` is below one.
     """
     check_positive(num_envs=num_envs, num_steps=num_steps)
 
@@ -62,6 +65,7 @@ def a2c(
         outputs = policy.outputs(params["actor"], batch.observation)
         score = policy_gradient(policy.log_prob(outputs, batch.action), batch.advantage)
         error = squared_error(critic.apply(params["critic"], batch.observation)[0], batch.target)
+        # Python, not JAX: without a bonus the compiled program computes no entropy.
         bonus = entropy_coef * policy.entropy(outputs).mean() if entropy_coef else 0.0
         return value_coef * error - score - bonus
 

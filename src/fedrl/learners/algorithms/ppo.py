@@ -1,4 +1,4 @@
-"""Proximal policy optimisation: several epochs over fresh experience, kept honest by a clipped ratio."""
+"""Proximal policy optimisation: several epochs over fresh experience, with a clipped probability ratio."""
 
 from __future__ import annotations
 
@@ -37,27 +37,30 @@ def ppo(
     value_coef: float = 0.5,
     entropy_coef: float = 0.0,
 ) -> Learner:
-    """PPO with a clipped surrogate, for discrete and continuous actions; separate actor and critic networks.
+    """Build a PPO learner with the clipped surrogate, for discrete and continuous actions; separate actor and critic.
 
-    One iteration gathers `num_envs * num_steps` samples and takes `num_epochs * num_minibatches` gradient steps.
-    Advantages are normalised within each minibatch, as in common implementations; the paper does not say.
+    One iteration collects `num_envs * num_steps` samples and takes `num_epochs * num_minibatches` gradient steps on
+
+        value_coef mean((V(s) - target)^2) - mean(min(rho A, clip(rho, 1 - eps, 1 + eps) A)) - entropy_coef mean(H).
+
+    Advantages are normalised within each minibatch, as in common implementations; the paper does not specify it.
 
     Args:
-        environment: Where to learn.
-        network: Shape of actor and critic.
-        optimizer: What descends the gradient.
-        num_envs: Copies of the environment stepped side by side.
-        num_steps: Steps of each copy in an iteration.
-        num_epochs: Passes over the samples.
-        num_minibatches: Minibatches in a pass; it divides `num_envs * num_steps`.
-        gamma: gamma.
+        environment: Environment to learn in.
+        network: Architecture of the actor and of the critic.
+        optimizer: Local optimiser.
+        num_envs: Environment copies that are stepped side by side.
+        num_steps: Steps of each copy per iteration.
+        num_epochs: Passes over the samples per iteration.
+        num_minibatches: Minibatches per pass; a divisor of `num_envs * num_steps`.
+        gamma: Discount factor.
         gae_lambda: lambda of the generalised advantage estimates.
-        clip: Largest change of the probability ratio that still pays.
+        clip: eps, the change of the probability ratio rho beyond which the objective no longer improves.
         value_coef: Weight of the critic's squared error.
         entropy_coef: Weight of the entropy bonus.
 
     Raises:
-        ConfigError: A count is below one or the minibatches do not divide the samples.
+        ConfigError: A count is below one, or `num_minibatches` does not divide the number of samples.
     """
     check_positive(num_envs=num_envs, num_steps=num_steps, num_epochs=num_epochs, num_minibatches=num_minibatches)
     if num_envs * num_steps % num_minibatches:
@@ -75,6 +78,7 @@ def ppo(
         experience: Experience,
         context: LocalContext,
     ) -> tuple[Params, optax.OptState, Metrics]:
+        # Packed once per iteration, so that each epoch's shuffle is one gather and not one per array.
         rows, unpack = pack(experience)
 
         def step(
@@ -113,7 +117,7 @@ def loss(
     value_coef: float,
     entropy_coef: float,
 ) -> jax.Array:
-    """What PPO descends, of one minibatch: value_coef * error - clipped surrogate - entropy_coef * entropy."""
+    """Return the loss of one minibatch: value_coef * error - clipped surrogate - entropy_coef * entropy."""
     outputs = policy.outputs(params["actor"], batch.observation)
     value = critic.apply(params["critic"], batch.observation)[0]
     ratio = jnp.exp(policy.log_prob(outputs, batch.action) - batch.log_prob)

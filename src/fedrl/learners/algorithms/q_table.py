@@ -1,8 +1,15 @@
-"""Q-learning on a table, by three ways of looking at the environment.
+"""Tabular Q-learning from trajectories, from a generative model, or from the exact model.
 
 sampled       collect an epsilon-greedy trajectory --> update the pairs it visits, in the order of time
 synchronous   one sampled successor for every pair --> update all of them (a generative model)
 expected      the model itself                     --> a Bellman backup of all of them
+
+The parameters are `{"q": [states, actions]}`. Equal averaging (FedSynQ, FedAsynQ-EqAvg, QAvg) is `mean("uniform")`.
+With `count_visits` they also contain `{"visits": [states, actions]}`, for `fedrl.stages.importance_averaging`.
+
+Ties between actions are broken at random, because in a table of zeros a fixed tie-break would never leave the first
+action; `initial` may also make the table optimistic. The behaviour policy is fixed within an iteration. When several
+environment copies visit the same pair in the same step, the pair is updated once, with the mean of their errors.
 """
 
 from __future__ import annotations
@@ -29,7 +36,7 @@ MODEL = ("transition", "reward")
 
 
 class QTableState(NamedTuple):
-    """The table, where the instances stand, and in which environment."""
+    """The table, the current episodes of the environment copies, and the parameters of the agent's environment."""
 
     params: Params
     position: Position | tuple[()]
@@ -49,46 +56,31 @@ def q_table(
     num_steps: int = 1,
     count_visits: bool = False,
 ) -> Learner:
-    """Tabular Q-learning: Q(s,a) <- Q(s,a) + eta (r + gamma max_a' Q(s',a') - Q(s,a)).
-
-    The parameters are `{"q": [states, actions]}`. Equal averaging (FedSynQ, FedAsynQ-EqAvg, QAvg) is
-    `mean("uniform")`; with `count_visits` they also hold `{"visits": [states, actions]}`, which
-    `fedrl.stages.importance_averaging` weighs by.
-
-    Actions tie at random and the table may start optimistic: a table of zeros whose first maximum always wins never
-    leaves the first action. The behaviour is fixed within an iteration. Pairs that several instances visit in the
-    same step take the mean of their errors, which counts as one visit.
+    """Build a tabular Q-learner: Q(s,a) <- Q(s,a) + eta (r + gamma max_a' Q(s',a') - Q(s,a)).
 
     Args:
-        environment: Where to learn; observations and actions are discrete.
+        environment: Environment to learn in; observations and actions are discrete.
         sampling: "sampled" follows epsilon-greedy trajectories; "synchronous" draws a successor for every pair and
             "expected" takes the expectation over successors. The last two read `transition [states, actions, states]`
             and `reward [states, actions]` from the environment's parameters.
         learning_rate: eta, in (0, 1]; 1 with "expected" is value iteration.
-        gamma: gamma.
+        gamma: Discount factor.
         epsilon: Probability of a random action.
-        initial: Value of every pair at the start.
-        num_envs: Copies of the environment stepped side by side ("sampled" only).
-        num_steps: Updates in an iteration, each of one time step or of the whole table.
-        count_visits: Count the updates of each pair since the parameters were adopted.
+        initial: Initial value of every pair.
+        num_envs: Environment copies that are stepped side by side ("sampled" only).
+        num_steps: Updates per iteration, each of one time step or of the whole table.
+        count_visits: Count the updates of each pair since the agent adopted its parameters.
 
     Raises:
-        ConfigError: A space is not discrete, a number is out of range, or there is no model to read.
+        ConfigError: A space is not discrete, a number is out of range, or the environment has no model to read.
 
     Reference: federated, Woo et al. (2023), https://arxiv.org/abs/2305.10697, and Jin et al. (2022),
         https://arxiv.org/abs/2204.02634.
     """
-    check_one_of(sampling, ("sampled", "synchronous", "expected"), "sampling")
     check_positive(num_envs=num_envs, num_steps=num_steps)
-    if not 0.0 < learning_rate <= 1.0:
-        raise ConfigError(f"learning_rate is {learning_rate}. A step beyond the target diverges. Choose one in (0, 1].")
+    _check(environment, sampling, learning_rate)
     states, actions = _sizes(environment)
     follows = sampling == "sampled"
-    if not follows and not all(hasattr(environment.params, name) for name in MODEL):
-        raise ConfigError(
-            f"sampling is {sampling!r}, which reads 'transition' and 'reward' from the environment's parameters, and "
-            f"those of {environment!r} have none. Use a tabular environment or sampling='sampled'."
-        )
 
     def init(key: Key, env_params: PyTree) -> QTableState:
         params = {"q": jnp.full((states, actions), initial, jnp.float32)}
@@ -132,7 +124,7 @@ def q_table(
         samples=num_steps * (num_envs if follows else states * actions),
         horizon=num_steps if follows else 0,
         num_envs=num_envs if follows else 0,
-        split_key=same_stream,  # one half draws
+        split_key=same_stream,  # either `collect` or `learn` draws, never both, so one stream serves both
         probabilities=lambda params, observation: behaviour(params["q"], epsilon)[observation].T,
         measures={"loss": LOSS},
         gamma=gamma,
@@ -140,7 +132,7 @@ def q_table(
 
 
 def behaviour(q: Float[Array, "states actions"], epsilon: float) -> Float[Array, "states actions"]:
-    """Epsilon-greedy probabilities; the best actions share theirs equally."""
+    """Return the epsilon-greedy action probabilities; tied best actions share theirs equally."""
     best = q == q.max(-1, keepdims=True)
     return epsilon / q.shape[-1] + (1.0 - epsilon) * best / best.sum(-1, keepdims=True)
 
@@ -155,8 +147,8 @@ def swept(
     learning_rate: float,
     gamma: float,
 ) -> tuple[Float[Array, "states actions"], Float[Array, " sweeps"]]:
-    """Update every pair `num_steps` times, from sampled or from expected successors. Returns the table and losses."""
-    # Pooled data: a stack of settings, whose axes come first. Each sweep averages over them.
+    """Update every pair `num_steps` times, from sampled or from expected successors; return the table and losses."""
+    # With pooled data the model is a stack of environments, whose axes come first: each sweep averages over them.
     states, actions = q.shape
     transition, reward = transition.reshape(-1, states, actions, states), reward.reshape(-1, states, actions)
     backup = successors(key, transition, num_steps) if sampling == "synchronous" else _expectation(transition)
@@ -171,7 +163,8 @@ def swept(
 def asynchronous(
     q: Float[Array, "states actions"], seen: Trajectory, learning_rate: float, gamma: float
 ) -> tuple[Float[Array, "states actions"], Float[Array, "states actions"], jax.Array]:
-    """Update the pairs of a trajectory in the order of time. Returns the table, visits and the mean squared error."""
+    """Update the pairs of a trajectory in the order of time; return the table, visits and the mean squared error."""
+    # The table is flat and a pair is one index into it: one gather and one scatter per step.
     actions = q.shape[-1]
     pair = seen.observation * actions + seen.action
     going = gamma * (1.0 - seen.terminated)
@@ -192,7 +185,7 @@ def asynchronous(
 def successors(
     key: Key, transition: Float[Array, "models states actions states"], num_steps: int
 ) -> Callable[[Float[Array, " states"], jax.Array], jax.Array]:
-    """Draw a successor of every pair for each of `num_steps` sweeps. Returns `(value, sweep) -> its value`."""
+    """Draw a successor of every pair for each of `num_steps` sweeps; return `(value, sweep) -> its value`."""
     limits = _thresholds(transition)
     uniform = jax.random.uniform(key, (num_steps, *transition.shape[:-1], 1))
     return lambda value, i: value[(uniform[i] >= limits).sum(-1)]
@@ -208,7 +201,9 @@ def _sampler(probabilities: Float[Array, "states actions"]) -> Sampler:
 
 
 def _thresholds(probabilities: jax.Array) -> jax.Array:
-    """Cumulated probabilities without the last; exactly 1 beyond the last possible outcome, so none is picked there."""
+    """Return the cumulated probabilities without the last one."""
+    # Divided by the last, so they are exactly 1 beyond the last possible outcome: rounding of the sum in float32 would
+    # otherwise leave a gap in which an outcome of probability zero is drawn.
     total = jnp.cumsum(probabilities, axis=-1)
     return (total / total[..., -1:])[..., :-1]
 
@@ -218,6 +213,17 @@ def _advanced(state: QTableState, q: jax.Array, visits: jax.Array) -> QTableStat
     if "visits" in state.params:
         params["visits"] = state.params["visits"] + visits
     return state._replace(params=params)
+
+
+def _check(environment: AnyEnvironment, sampling: str, learning_rate: float) -> None:
+    check_one_of(sampling, ("sampled", "synchronous", "expected"), "sampling")
+    if not 0.0 < learning_rate <= 1.0:
+        raise ConfigError(f"learning_rate is {learning_rate}. A step beyond the target diverges. Choose one in (0, 1].")
+    if sampling != "sampled" and not all(hasattr(environment.params, name) for name in MODEL):
+        raise ConfigError(
+            f"sampling is {sampling!r}, which reads 'transition' and 'reward' from the environment's parameters, and "
+            f"those of {environment!r} have none. Use a tabular environment or sampling='sampled'."
+        )
 
 
 def _sizes(environment: AnyEnvironment) -> tuple[int, int]:

@@ -1,4 +1,14 @@
-"""REINFORCE: climb the gradient of the return, estimated from whole episodes."""
+"""REINFORCE: ascend the gradient of the return, estimated from whole episodes.
+
+Every iteration begins a new episode in each environment copy, also in an environment that is stepped on the host, and a
+copy idles once its episode is over. So every episode counts once, whatever its length: averaging over the episodes that
+happen to end within a fixed number of steps would count short episodes more often than long ones.
+
+An episode that is cut off at the horizon counts up to there, and its rewards to go end there: the objective is the
+return of the first `horizon` steps. With `baseline="value"`, the critic estimates the remaining return.
+
+The factor gamma^t of the discounted objective is left out, as in common practice.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +36,7 @@ BASELINES = ("none", "mean", "value")
 
 
 class ReinforceState(NamedTuple):
-    """Parameters `{"actor"}`, and `"critic"` for a learned baseline; the optimiser's state; in which environment."""
+    """Parameters `{"actor"}` (and `"critic"` for a learned baseline), optimiser state, environment parameters."""
 
     params: Params
     optimizer: optax.OptState
@@ -45,34 +55,27 @@ def reinforce(
     gamma: float = 0.99,
     value_coef: float = 0.5,
 ) -> Learner:
-    r"""REINFORCE with rewards to go (GPOMDP) and a baseline, for discrete and continuous actions.
+    r"""Build a REINFORCE learner with rewards to go (GPOMDP) and a baseline, for discrete and continuous actions.
 
-    One iteration plays `episodes_per_step` episodes from their reset on and takes one step along
+    One iteration plays `episodes_per_step` whole episodes and takes one step along
 
         g = (1/n) sum_i sum_t grad log pi(a_t|s_t) (G_t - b_t),   G_t = r_t + gamma G_{t+1}.
 
-    The factor gamma^t of the discounted objective is left out, as in common practice. The gradient may travel instead
-    of the step: `federate(..., payload="gradient")` is the federated policy gradient.
-
-    Every iteration begins a new episode in each instance, also in an environment that is stepped on the host, and the
-    instance stands still once it is over. So each counts once, however long it is: the mean over what happens to end
-    within a stretch of time would count short episodes more often than long ones. An episode that is cut off at the
-    horizon counts up to there and its rewards to go end there: what is climbed is the return of the first `horizon`
-    steps. With `baseline="value"`, the critic stands for the rest.
+    Agents can send g itself: `federate(..., payload="gradient")` is the federated policy gradient.
 
     Args:
-        environment: Where to learn.
-        network: Shape of actor and critic.
-        optimizer: What descends the gradient.
-        baseline: "none"; "mean", the mean G_t of the other episodes still under way at t (unbiased, and 0 for the last
-            one); or "value", a learned critic V(s_t), which also stands for what lies beyond a cut.
+        environment: Environment to learn in.
+        network: Architecture of the actor and of the critic.
+        optimizer: Local optimiser.
+        baseline: "none"; "mean", the mean G_t of the other episodes that are still running at t (unbiased; 0 if there
+            is none); or "value", a learned critic V(s_t), which also estimates the return beyond a cut-off.
         episodes_per_step: n, episodes played side by side.
         horizon: Steps after which an episode is cut off; the environment's `max_steps` by default.
-        gamma: gamma.
+        gamma: Discount factor.
         value_coef: Weight of the critic's squared error.
 
     Raises:
-        ConfigError: A count is below one or the baseline is not known.
+        ConfigError: A count is below one or the baseline is unknown.
 
     Reference: rewards to go, Baxter & Bartlett (2001), https://doi.org/10.1613/jair.806; federated, Fan et al. (2021),
         https://arxiv.org/abs/2110.14074.
@@ -94,6 +97,7 @@ def reinforce(
         observation = flat(played.trajectory.observation)
         log_prob = policy.log_prob(policy.outputs(params["actor"], observation), flat(played.trajectory.action))
         if not learns_value:
+            # The score is a mean over length * n slots, idle ones included; times length, it is the mean per episode.
             return -length * policy_gradient(log_prob, advantage_of(played, gamma, baseline))
         value = network.apply(params["critic"], observation)[0].reshape(played.playing.shape)
         beyond = network.apply(params["critic"], played.final)[0]
@@ -139,7 +143,7 @@ def reinforce(
 
 
 def advantage_of(played: Episodes, gamma: float, baseline: str) -> jax.Array:
-    """Rewards to go less the baseline, flat; 0 where an episode is over."""
+    """Return the rewards to go less the baseline, `[time * num_envs]`; 0 where an episode is over."""
     playing = played.playing
     going = discounted(played.trajectory.reward, jnp.zeros_like(playing), gamma)
     advantage = going - others(going, playing) if baseline == "mean" else going
@@ -147,13 +151,13 @@ def advantage_of(played: Episodes, gamma: float, baseline: str) -> jax.Array:
 
 
 def against_critic(played: Episodes, value: jax.Array, beyond: jax.Array, gamma: float) -> tuple[jax.Array, jax.Array]:
-    """Rewards to go less the critic's value, flat, and the mean squared error of the critic.
+    """Return the rewards to go less the critic's value, `[time * num_envs]`, and the critic's mean squared error.
 
     Args:
         played: The episodes.
-        value: Of each state, `[time, num_envs]`.
-        beyond: Of the state after the last one, `[num_envs]`.
-        gamma: Discount.
+        value: The critic's value of each state, `[time, num_envs]`.
+        beyond: The critic's value of the state after the last one, `[num_envs]`.
+        gamma: Discount factor.
     """
     playing = played.playing
     target = jax.lax.stop_gradient(discounted(bootstrapped(played, beyond, gamma), ~playing, gamma))
@@ -163,8 +167,9 @@ def against_critic(played: Episodes, value: jax.Array, beyond: jax.Array, gamma:
 
 
 def first_episodes(seen: Trajectory) -> Episodes:
-    """The first episode of each instance in a trajectory: what comes after its end earns nothing and does not count."""
+    """Return the first episode of each environment copy in a trajectory, with the steps after its end masked out."""
     done = seen.terminated | seen.truncated
+    # The step that ends the episode still belongs to it: count the ends before a step, not up to it.
     playing = jnp.cumsum(done, axis=0) - done == 0
     last = (playing.sum(0) - 1).reshape(1, *[1] * (seen.next_observation.ndim - 2), -1)
     final = jnp.take_along_axis(seen.next_observation, last, axis=0)[0]
@@ -177,9 +182,9 @@ def first_episodes(seen: Trajectory) -> Episodes:
 
 
 def others(going: jax.Array, playing: jax.Array) -> jax.Array:
-    """The mean reward to go of the other episodes still under way, `[time, num_envs]`; 0 where there is none.
+    """Return the mean reward to go of the other episodes still running, `[time, num_envs]`; 0 where there is none.
 
-    It does not depend on the episode's own actions from there on, so it leaves the gradient unbiased.
+    This baseline does not depend on the episode's own later actions, so it leaves the gradient unbiased.
     """
     count = playing.sum(1, keepdims=True)
     total = (going * playing).sum(1, keepdims=True)
@@ -187,7 +192,7 @@ def others(going: jax.Array, playing: jax.Array) -> jax.Array:
 
 
 def bootstrapped(played: Episodes, beyond: jax.Array, gamma: float) -> jax.Array:
-    """Rewards with the discounted value `beyond` `[num_envs]` added to the last one of an episode that was cut off."""
+    """Return the rewards, with gamma * `beyond` `[num_envs]` added to the last one of an episode that was cut off."""
     seen, playing = played.trajectory, played.playing
     last = playing & ~jnp.concatenate([playing[1:], jnp.zeros_like(playing[:1])])
     return seen.reward + gamma * beyond * (last & ~seen.terminated)

@@ -1,1 +1,1 @@
-"""What learning algorithms are made of: networks, policies, rollouts, returns, losses, optimisers."""
+"""Building blocks of learning algorithms: networks, policies, rollouts, returns, losses, optimisers."""

@@ -1,8 +1,8 @@
-"""What advantage actor-critics share: two networks, one optimiser, and fresh experience in every iteration.
+"""The common part of advantage actor-critics: two networks, one optimiser, and fresh experience in every iteration.
 
 collect --> Trajectory --> evaluate --> Experience --+--> improve (the algorithm) --> parameters
                                                      +--> slope (if it has one)   --> gradient
-                                                     +--> how much of the returns' variance the critic explains
+                                                     +--> explained variance of the returns
 """
 
 from __future__ import annotations
@@ -30,11 +30,18 @@ EXPLAINED = Measure(
     parts=("unexplained", "spread"),
     finish=lambda sums: 1.0 - sums["unexplained"] / sums["spread"],
 )
-"""What `explained_variance` is made of its sums; not a number where all returns are equal."""
+"""The measure `explained_variance`, computed from its sums; NaN if all returns are equal."""
 
 
 class ActorCriticState(NamedTuple):
-    """Parameters `{"actor", "critic"}`, the optimiser's state, where the instances stand, and in which environment."""
+    """State of an actor-critic.
+
+    Attributes:
+        params: Parameters `{"actor", "critic"}`.
+        optimizer: State of the optimiser.
+        position: Current episodes of the environment copies.
+        env_params: Parameters of the agent's environment.
+    """
 
     params: Params
     optimizer: optax.OptState
@@ -43,7 +50,7 @@ class ActorCriticState(NamedTuple):
 
 
 class Experience(NamedTuple):
-    """A trajectory laid out flat, every leaf `[*features, samples]`, with what the critic makes of it."""
+    """A flat trajectory, every leaf `[*features, samples]`, with advantages and the critic's targets."""
 
     observation: jax.Array
     action: jax.Array
@@ -71,7 +78,19 @@ def actor_critic(
     gamma: float,
     gae_lambda: float,
 ) -> Learner:
-    """Build a learner from the one function in which actor-critics differ, and the gradient of those that have one."""
+    """Build an actor-critic learner.
+
+    Args:
+        environment: Environment to learn in.
+        network: Architecture of the actor and of the critic.
+        optimizer: Local optimiser.
+        improve: The algorithm: parameters and optimiser state after training on one batch of experience.
+        slope: Gradient on one batch of experience, if the algorithm has a single one.
+        num_envs: Environment copies that are stepped side by side.
+        num_steps: Steps of each copy per iteration.
+        gamma: Discount factor.
+        gae_lambda: lambda of the generalised advantage estimates.
+    """
     policy = policy_for(environment.spaces, network)
 
     def init(key: Key, env_params: PyTree) -> ActorCriticState:
@@ -136,18 +155,19 @@ def actor_critic(
 
 
 def explained_variance(experience: Experience) -> Metrics:
-    r"""The sums behind how much of the variance of returns a critic explains, before it learns from them.
+    r"""Return the sums of the explained variance: the share of the returns' variance that a critic predicts.
 
     1 - sum_b n_b Var_b(G - V) / sum_b n_b Var_b(G),   G_t = A_t + V(s_t), over the batches b of local iterations
 
-    1 is a perfect critic, 0 one that knows the mean of its batch, and a negative one is worse than that. Each batch is
-    compared with its own mean: what sets the returns of two agents apart is not for a critic to explain, and no square
-    of a mean far from zero is subtracted in float32.
+    It is computed before the critic is trained on the batch: 1 for a perfect critic, 0 for one that predicts the mean
+    of the batch, negative for a worse one.
     """
+    # About the mean of each batch: differences between agents are not for a critic to explain, and pooled moments would
+    # need E[x^2] - E[x]^2, which cancels in float32 for returns far from zero.
     spread = jnp.square(experience.target - experience.target.mean()).sum()
     return {"unexplained": jnp.square(experience.advantage - experience.advantage.mean()).sum(), "spread": spread}
 
 
 def flat(x: jax.Array) -> jax.Array:
-    """`[time, *features, num_envs]` as `[*features, time * num_envs]`."""
+    """Reshape `[time, *features, num_envs]` to `[*features, time * num_envs]`."""
     return jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)

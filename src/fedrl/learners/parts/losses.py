@@ -1,4 +1,4 @@
-"""Objectives of policies and critics, over one batch of samples."""
+"""Objectives of actors and critics over one batch of samples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 
 def clipped_surrogate(ratio: Float[Array, " samples"], advantage: Float[Array, " samples"], clip: float) -> jax.Array:
-    """PPO's objective, to be maximised: the mean of min(rho A, clip(rho, 1 - eps, 1 + eps) A).
+    """Return PPO's objective, to be maximised: the mean of min(rho A, clip(rho, 1 - eps, 1 + eps) A).
 
     Reference: Schulman et al. (2017), https://arxiv.org/abs/1707.06347
     """
@@ -16,7 +16,7 @@ def clipped_surrogate(ratio: Float[Array, " samples"], advantage: Float[Array, "
 
 
 def policy_gradient(log_prob: Float[Array, " samples"], advantage: Float[Array, " samples"]) -> jax.Array:
-    """The score function's objective, to be maximised: the mean of log pi(a|s) A, A a constant.
+    """Return the objective of the score function, to be maximised: the mean of log pi(a|s) A, with A constant.
 
     Reference: Williams (1992), https://doi.org/10.1007/BF00992696
     """
@@ -24,5 +24,5 @@ def policy_gradient(log_prob: Float[Array, " samples"], advantage: Float[Array, 
 
 
 def squared_error(value: Float[Array, "*samples"], target: Float[Array, "*samples"]) -> jax.Array:
-    """The critic's objective, to be minimised: the mean of (V(s) - target)^2, the target a constant."""
+    """Return the critic's loss, to be minimised: the mean of (V(s) - target)^2, with the target constant."""
     return jnp.square(value - jax.lax.stop_gradient(target)).mean()

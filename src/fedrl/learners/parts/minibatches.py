@@ -1,4 +1,4 @@
-"""Shuffled minibatches of a batch whose samples are on the last axis."""
+"""Shuffling of a batch, whose samples are on the last axis, into minibatches."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ Batch = TypeVar("Batch")
 
 
 def shuffled(key: Key, size: int) -> jax.Array:
-    """A random order of `0 ... size - 1`.
+    """Return a random permutation of `0 ... size - 1`.
 
-    For a power of two it is a pseudo-random bijection (three rounds of an odd multiple and an xor-shift), vector
-    arithmetic only; else a sort by random keys, which costs a quarter of the training time of a small network.
+    For a power of two it is a pseudo-random bijection (three rounds of an odd multiple and an xor-shift), for other
+    sizes a sort by random keys.
     """
+    # The sort costs a quarter of the training time of a small network; the bijection is vector arithmetic only.
     if size & (size - 1):
         return jax.random.permutation(key, size)
     mask = jnp.uint32(size - 1)
@@ -40,10 +41,11 @@ def minibatches(key: Key, rows: jax.Array, count: int) -> jax.Array:
 
 
 def pack(batch: Batch) -> tuple[jax.Array, Callable[[jax.Array], Batch]]:
-    """Put every array of a batch side by side in rows `[samples, columns]`, so that a shuffle is one gather.
+    """Concatenate the arrays of a batch into rows `[samples, columns]`, so that a shuffle is one gather.
 
-    Integers up to 2^24 survive as float32. Returns the rows and the function that takes `[columns, n]` apart again.
+    Returns the rows, and the function that splits `[columns, n]` into arrays again.
     """
+    # Integers become float32, which is exact up to 2^24.
     leaves, structure = jax.tree.flatten(batch)
     samples = leaves[0].shape[-1]
     columns = [leaf.reshape(-1, samples).astype(jnp.float32) for leaf in leaves]

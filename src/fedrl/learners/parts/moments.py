@@ -1,9 +1,9 @@
-"""Mean and variance that agents count apart and the server merges exactly.
+"""Mean and variance over all agents, from sums that agents compute separately and the server merges exactly.
 
-    samples --count, both--> Sums --parted--> parts that add up --joined--> Sums --merged--> Moments
+    samples --count, both--> MomentSums --parted--> Parts, which add up --joined--> MomentSums --merged--> Moments
 
-An agent counts about its own mean, so nothing cancels. Over agents, the sum of squares is that about each mean and that
-of the means, which cancel for data far from zero: they travel in twice float32's precision.
+An agent sums squares about its own mean, so nothing cancels. Over agents, the sum of squares is computed from those
+about zero, which cancel for data far from zero: they are sent in twice the precision of float32.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from fedrl.core.double import Double, added, negative, product, quotient, two_pr
 
 EPSILON = 1e-8
 CONSTANT = 2e-7
-"""A spread below this share of the mean is rounding of float32."""
+"""A standard deviation below this share of the mean is rounding of float32."""
 LEAST = 1e-15
-"""The least spread that samples are divided by."""
+"""Least standard deviation that samples are divided by."""
 FARTHEST = 1e15
-"""The farthest that a server takes samples to be from their mean."""
+"""Largest distance of samples from their mean that a server accepts."""
 ROUNDING, UNDERFLOW = 1e-3, 1e-30
-"""How far sums of squares may be off, relatively and at all: they are computed in float32."""
+"""Relative and absolute tolerance for sums of squares, which are computed in float32."""
 
 
 class Moments(NamedTuple):
-    """How many samples were seen, their mean and variance; 0 and 1 before there were any."""
+    """Number of samples so far, and their mean and variance; before the first sample, mean 0 and variance 1."""
 
     samples: jax.Array
     mean: jax.Array
@@ -37,7 +37,7 @@ class Moments(NamedTuple):
 
 
 class MomentSums(NamedTuple):
-    """Of new samples: their number, their mean less the old mean, and the sum of squares about their mean."""
+    """Sums over new samples: their number, their mean minus the old mean, and the sum of squares about their mean."""
 
     samples: jax.Array
     shift: jax.Array
@@ -45,9 +45,10 @@ class MomentSums(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What adds up over agents: number, sum and sum of squares of samples less the old mean, the last in two.
+    """Quantities that add up over agents: number, sum and sum of squares of (sample - old mean).
 
-    Arrays of one agent, a `Double` each of all of them.
+    The sum of squares is two float32 arrays, `second` and `second_rest`. Each field is an array for one agent, and a
+    `Double` for the sum over agents.
     """
 
     samples: Any
@@ -57,24 +58,25 @@ class Parts(NamedTuple):
 
 
 def unseen(shape: tuple[int, ...]) -> Moments:
-    """The moments of no samples."""
+    """Return the moments before the first sample."""
     return Moments(jnp.float32(0.0), jnp.zeros(shape), jnp.ones(shape))
 
 
 def nothing(shape: tuple[int, ...]) -> MomentSums:
-    """The sums over no samples."""
+    """Return the sums over no samples."""
     return MomentSums(jnp.float32(0.0), jnp.zeros(shape), jnp.zeros(shape))
 
 
 def count(moments: Moments, samples: Float[Array, "*features samples"]) -> MomentSums:
-    """Sum up samples about the mean of `moments`."""
+    """Return the sums over samples, relative to the mean of `moments`."""
+    # In two passes, about the samples' own mean: E[x^2] - E[x]^2 would cancel in float32.
     shifted = samples - moments.mean[..., None]
     mean = shifted.sum(-1) / max(samples.shape[-1], 1)
     return MomentSums(jnp.float32(samples.shape[-1]), mean, jnp.square(shifted - mean[..., None]).sum(-1))
 
 
 def both(a: MomentSums, b: MomentSums) -> MomentSums:
-    """The sums over the samples of both.
+    """Return the sums over the samples of both.
 
     Reference: Chan, Golub & LeVeque (1983), https://doi.org/10.1080/00031305.1983.10483115
     """
@@ -85,7 +87,7 @@ def both(a: MomentSums, b: MomentSums) -> MomentSums:
 
 
 def merged(moments: Moments, sums: MomentSums) -> Moments:
-    """The moments of all samples, given the sums over the new ones about the old moments.
+    """Return the moments of all samples, given the sums over the new ones relative to the old moments.
 
     With the share f = n / (N + n) and the shift d of the mean: mean + f d, and (1-f) v + f v_new + f (1-f) d^2.
 
@@ -104,7 +106,8 @@ def merged(moments: Moments, sums: MomentSums) -> Moments:
 
 
 def parted(sums: MomentSums) -> Parts:
-    """What adds up over agents: with s = n d, the sum of squares is that about the mean and s^2 / n."""
+    """Return quantities that add up over agents; with the sum s = n d, the sum of squares gains s^2 / n."""
+    # In double float32, since the server subtracts terms of the size of s^2 / n again.
     first = sums.samples * sums.shift
     about_zero = quotient(two_product(first, first), jnp.maximum(sums.samples, 1.0))
     second = added(Double(sums.squares, jnp.zeros_like(first)), about_zero)
@@ -112,12 +115,12 @@ def parted(sums: MomentSums) -> Parts:
 
 
 def joined(parts: Parts) -> MomentSums:
-    """The sums over all agents, from the sums of their parts, each a `Double`."""
+    """Return the sums over all agents, from the totals of their parts, each a `Double`."""
     samples, first = parts.samples, parts.first
     second = added(parts.second, parts.second_rest)
     number = jnp.maximum(samples.value, 1.0)
     size = jnp.maximum(jnp.abs(first.value) / number, jnp.sqrt(jnp.abs(second.value) / number))
-    # in units of a power of two, so that squares of large numbers stay in float32's range
+    # In units of a power of two, which rounds nothing, so that squares of large numbers stay in float32's range.
     unit = jnp.ldexp(jnp.float32(1.0), jnp.where(size > 0.0, jnp.floor(jnp.log2(size)), 0.0).astype(jnp.int32))
     first = Double(first.value / unit, first.rest / unit)
     second = Double(second.value / unit / unit, second.rest / unit / unit)
@@ -127,10 +130,8 @@ def joined(parts: Parts) -> MomentSums:
 
 
 def doubt(parts: Parts, samples: int) -> str:
-    """Why no agent can have counted these parts over so many samples, or "".
-
-    n^2 times a variance, n sum x^2 - (sum x)^2, is never negative.
-    """
+    """Return the reason why these parts can't be sums over so many samples, or ""."""
+    # n^2 times a variance, n sum x^2 - (sum x)^2, is never negative: sums that violate this have no samples.
     if float(parts.samples) != samples:
         return f"counts {float(parts.samples):g} samples, and {samples} follow from the local steps that were ordered"
     first = np.abs(np.asarray(parts.first, np.float64))
@@ -143,11 +144,12 @@ def doubt(parts: Parts, samples: int) -> str:
 
 
 def scaled(moments: Moments, samples: jax.Array, limit: float) -> jax.Array:
-    """`[*features, samples]` divided by their spread, within +- `limit`."""
+    """Divide samples `[*features, samples]` by the standard deviation, and clip to +- `limit`."""
+    # A constant feature has a variance of rounding errors only, by which it must not be divided.
     least = jnp.maximum(CONSTANT * jnp.abs(moments.mean), LEAST)
     return jnp.clip(samples / jnp.maximum(jnp.sqrt(moments.variance), least)[..., None], -limit, limit)
 
 
 def standardised(moments: Moments, samples: jax.Array, limit: float) -> jax.Array:
-    """`[*features, samples]` shifted to mean 0 and scaled to variance 1, within +- `limit`."""
+    """Shift samples `[*features, samples]` to mean 0, scale them to variance 1, and clip to +- `limit`."""
     return scaled(moments, samples - moments.mean[..., None], limit)

@@ -1,7 +1,7 @@
-"""Networks as two pure functions over plain pytrees, features first and instances last.
+"""Networks as two pure functions over plain pytrees, with features on the first axis and copies on the last.
 
-With `[features, num_envs]`, the products of both passes are of the form XLA's CPU backend runs fast (measured: up to
-a quarter of the whole training time). `network` fits any function of a single observation to this shape.
+With `[features, num_envs]`, the matrix products of both passes have the form that XLA's CPU backend runs fast
+(measured: up to a quarter of the whole training time). `network` adapts any function of a single observation to this layout.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Network:
     """A function approximator.
 
     Attributes:
-        init: `(key, space, outputs, gain) -> params`: for observations of this space and so many outputs; `gain` scales
-            the last layer.
-        apply: `(params, observation) -> outputs`: `[*features, num_envs] -> [outputs, num_envs]`.
+        init: `(key, space, outputs, gain) -> params`, for observations of this space and this number of outputs;
+            `gain` scales the last layer.
+        apply: `(params, observation) -> outputs`, from `[*features, num_envs]` to `[outputs, num_envs]`.
     """
 
     init: Callable[[Key, Space, int, float], Params]
@@ -44,7 +44,7 @@ class Network:
 
 
 def network(init: Callable[[Key, Space, int, float], Params], apply: Callable[[Params, Any], jax.Array]) -> Network:
-    """Plug in any network whose `apply(params, observation) -> [outputs]` takes a single observation.
+    """Build a network from an `apply(params, observation) -> [outputs]` that takes a single observation.
 
     >>> import jax.numpy as jnp
     >>> linear = network(lambda key, space, outputs, gain: jnp.zeros((outputs, *space.shape)), lambda w, x: w @ x)
@@ -54,7 +54,7 @@ def network(init: Callable[[Key, Space, int, float], Params], apply: Callable[[P
 
 @component("network", reference="Saxe et al. (2014), https://arxiv.org/abs/1312.6120")
 def mlp(hidden: Sequence[int] = (64, 64), activation: str = "tanh") -> Network:
-    """Fully connected layers; discrete observations enter one-hot.
+    """Build a network of fully connected layers with orthogonal initialisation; discrete observations are one-hot.
 
     Args:
         hidden: Width of each hidden layer.
@@ -87,17 +87,16 @@ def _layer(key: Key, inputs: int, outputs: int, gain: float) -> dict[str, jax.Ar
 
 
 def orthogonal(key: Key, rows: int, columns: int) -> Float[Array, "rows columns"]:
-    """A uniformly random matrix whose rows are orthonormal, or whose columns are if there are fewer.
-
-    Gram-Schmidt, each vector twice, on Gaussian ones. A QR decomposition would do the same, but XLA's on a CPU hands
-    its batch to the thread pool it runs in and waits there: initialise two blocks of agents at once on two cores, and
-    both wait for ever. It also takes seconds to compile.
+    """Return a uniformly random matrix with orthonormal rows, or orthonormal columns if there are fewer of these.
 
     >>> import jax, jax.numpy as jnp
     >>> weight = orthogonal(jax.random.key(0), 3, 8)
     >>> bool(jnp.allclose(weight @ weight.T, jnp.eye(3), atol=1e-6))
     True
     """
+    # Gram-Schmidt on Gaussian vectors, and not a QR decomposition: XLA's QR on a CPU hands its batch to the thread pool
+    # it runs in and waits there, so that two blocks initialised at once on two cores deadlock. It also takes seconds to
+    # compile. Each vector is orthogonalised twice, because once is not accurate enough in float32.
     few, many = sorted((rows, columns))
 
     def settle(i: jax.Array, vectors: jax.Array) -> jax.Array:
@@ -116,7 +115,7 @@ def orthogonal(key: Key, rows: int, columns: int) -> Float[Array, "rows columns"
 def affine(
     weight: Float[Array, "outputs inputs"], bias: Float[Array, " outputs"], x: Float[Array, "inputs instances"]
 ) -> Float[Array, "outputs instances"]:
-    """`weight @ x + bias`, with a backward pass in the form XLA's CPU backend runs fast."""
+    """Return `weight @ x + bias`, with a backward pass in the form that XLA's CPU backend runs fast."""
     return weight @ x + bias[:, None]
 
 
@@ -126,10 +125,13 @@ def _affine_forward(weight: jax.Array, bias: jax.Array, x: jax.Array) -> tuple[j
 
 def _affine_backward(saved: tuple[jax.Array, jax.Array], slope: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     weight, x = saved
-    transposed = jax.lax.optimization_barrier(weight.T)  # else XLA folds the transpose into the slow kind of product
+    # Without the barrier, XLA folds the transpose into the product, which is then of the slow kind.
+    transposed = jax.lax.optimization_barrier(weight.T)
     by_weight = jax.lax.dot_general(slope, x, (((1,), (1,)), ((), ())))
-    ones = slope[:1] * 0.0 + 1.0  # each agent's own: in one product for all, the last rows are summed in another order
-    by_bias = jax.lax.dot_general(slope, ones, (((1,), (1,)), ((), ())))  # a sum, as a product: it is faster
+    # The gradient of the bias is a sum, written as a product because that is faster. The ones depend on the agent: one
+    # product for all agents of a block would sum the last rows in another order, so that seats would differ in bits.
+    ones = slope[:1] * 0.0 + 1.0
+    by_bias = jax.lax.dot_general(slope, ones, (((1,), (1,)), ((), ())))
     return by_weight, by_bias[:, 0], transposed @ slope
 
 

@@ -1,9 +1,9 @@
-"""Optimisers are optax's; two transformations here read what the server sent along.
+"""Local optimisers of optax, and two gradient transformations that use the server's parameters or corrections.
 
-chain(fedprox(0.1), adam(3e-4))     FedProx
-chain(add_correction(), sgd(0.1))         SCAFFOLD, together with `fedrl.stages.scaffold`
+chain(fedprox(0.1), adam(3e-4))       FedProx
+chain(add_correction(), sgd(0.1))     SCAFFOLD, together with `fedrl.stages.scaffold`
 
-The constructors remember their arguments, for configuration files. Any optax transformation works in their place.
+The constructors store their arguments, for configuration files. Any optax transformation works in their place.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fedrl.core.types import LocalContext, Params, PyTree
 def descend(
     optimizer: optax.GradientTransformation, gradient: Params, state: PyTree, params: Params, context: LocalContext
 ) -> tuple[Params, PyTree]:
-    """One step of an optimiser that may read the hint. Returns the new parameters and optimiser state."""
+    """Take one step of an optimiser, which may read `context`; return the new parameters and optimiser state."""
     extended = optax.with_extra_args_support(optimizer)
     step, state = extended.update(gradient, state, params, context=context)
     return optax.apply_updates(params, step), state
@@ -37,15 +37,15 @@ def adam(
     max_norm: float | None = None,
     decay_steps: int | None = None,
 ) -> optax.GradientTransformation:
-    """Adam, each step divided by the root of the gradient's running mean square.
+    """Build Adam: the running mean of the gradient, divided by the root of its running mean square.
 
     Args:
-        learning_rate: Step size at the start.
+        learning_rate: Initial step size.
         b1: Decay of the running mean of the gradient.
         b2: Decay of the running mean of its square.
         eps: Added to the root; 1e-5 as in common implementations of PPO, where the paper has 1e-8.
-        max_norm: Clip the gradient's global norm to this first, if given.
-        decay_steps: Let the step size fall linearly to zero over so many optimiser steps, if given.
+        max_norm: Bound to which the global norm of the gradient is clipped first, if given.
+        decay_steps: Optimiser steps over which the step size decays linearly to zero, if given.
     """
     return _clipped(optax.adam(_rate(learning_rate, decay_steps), b1, b2, eps), max_norm)
 
@@ -57,13 +57,13 @@ def sgd(
     max_norm: float | None = None,
     decay_steps: int | None = None,
 ) -> optax.GradientTransformation:
-    """Stochastic gradient descent.
+    """Build stochastic gradient descent.
 
     Args:
-        learning_rate: Step size at the start.
-        momentum: Decay of the heavy ball, if given.
-        max_norm: Clip the gradient's global norm to this first, if given.
-        decay_steps: Let the step size fall linearly to zero over so many optimiser steps, if given.
+        learning_rate: Initial step size.
+        momentum: Decay of heavy-ball momentum, if given.
+        max_norm: Bound to which the global norm of the gradient is clipped first, if given.
+        decay_steps: Optimiser steps over which the step size decays linearly to zero, if given.
     """
     return _clipped(optax.sgd(_rate(learning_rate, decay_steps), momentum), max_norm)
 
@@ -79,26 +79,27 @@ def rmsprop(
     max_norm: float | None = None,
     decay_steps: int | None = None,
 ) -> optax.GradientTransformation:
-    """RMSProp, each gradient divided by the root of its running mean square; the optimiser of the A2C paper.
+    """Build RMSProp: the gradient divided by the root of its running mean square; the optimiser of the A2C paper.
 
     Args:
-        learning_rate: Step size at the start.
+        learning_rate: Initial step size.
         smoothing: Decay of the running mean of the squared gradient.
         eps: Added under the root.
-        max_norm: Clip the gradient's global norm to this first, if given.
-        decay_steps: Let the step size fall linearly to zero over so many optimiser steps, if given.
+        max_norm: Bound to which the global norm of the gradient is clipped first, if given.
+        decay_steps: Optimiser steps over which the step size decays linearly to zero, if given.
     """
     return _clipped(optax.rmsprop(_rate(learning_rate, decay_steps), smoothing, eps), max_norm)
 
 
 @component("optimizer")
 def chain(*optimizers: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Pass the gradient through several transformations, in order, such as `fedprox(0.1)` and `adam(3e-4)`."""
+    """Chain several gradient transformations, in order, such as `fedprox(0.1)` and `adam(3e-4)`."""
     return optax.with_extra_args_support(optax.chain(*optimizers))
 
 
 def _clipped(optimizer: optax.GradientTransformation, max_norm: float | None) -> optax.GradientTransformation:
-    """An optimiser of all parameters as one vector: a dozen small arrays cost more to walk than to compute with."""
+    """Return the optimiser with norm clipping in front, if given."""
+    # Of all parameters as one vector: for a dozen small arrays, the overhead per array exceeds the arithmetic.
     return optax.flatten(optimizer if max_norm is None else optax.chain(optax.clip_by_global_norm(max_norm), optimizer))
 
 
@@ -111,7 +112,11 @@ def _rate(learning_rate: float, decay_steps: int | None) -> float | optax.Schedu
 
 @component("optimizer", reference="Li et al. (2020), https://arxiv.org/abs/1812.06127")
 def fedprox(strength: float) -> optax.GradientTransformationExtraArgs:
-    """FedProx: pull local parameters towards the global ones, gradient of (strength / 2) ||theta - theta_global||^2."""
+    """FedProx: add the gradient of (strength / 2) ||theta - theta_global||^2 to every local gradient.
+
+    Args:
+        strength: mu of the paper.
+    """
 
     def update(
         gradient: Params, state: optax.OptState, params: Params | None = None, *, context: LocalContext, **_: Any
@@ -124,7 +129,7 @@ def fedprox(strength: float) -> optax.GradientTransformationExtraArgs:
 
 @component("optimizer", reference="Karimireddy et al. (2020), https://arxiv.org/abs/1910.06378")
 def add_correction() -> optax.GradientTransformationExtraArgs:
-    """SCAFFOLD: add the correction c - c_k to every local gradient."""
+    """Add the correction of SCAFFOLD (c - c_k) or of gradient tracking to every local gradient."""
 
     def update(
         gradient: Params, state: optax.OptState, params: Params | None = None, *, context: LocalContext, **_: Any

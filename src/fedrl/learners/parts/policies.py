@@ -1,8 +1,8 @@
-"""Stochastic policies: a network and the distribution its outputs parametrise.
+"""Stochastic policies: a network, and the distribution that its outputs parametrise.
 
     params, observation --> outputs --> sample, mode, log_prob, entropy
 
-Every function takes a batch with the instances on the last axis.
+Every function takes a batch with the environment copies on the last axis.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Policy:
 
     Attributes:
         init: `key -> params`.
-        outputs: `(params, observation) -> outputs`, what the distribution is made of.
-        draw: `(key, batch) -> noise` for `sample`, the batch axes last.
+        outputs: `(params, observation) -> outputs`, the parameters of the distribution.
+        draw: `(key, batch) -> noise` for `sample`, with the batch axes last.
         sample: `(noise, outputs) -> action`.
-        mode: `outputs -> action`, the greedy one.
+        mode: `outputs -> action`, the greedy action.
         log_prob: `(outputs, action) -> [num_envs]`.
         entropy: `outputs -> [num_envs]`.
     """
@@ -45,14 +45,14 @@ class Policy:
 
 
 def policy_for(spaces: Spaces, network: Network) -> Policy:
-    """The usual policy for a space of actions: categorical if discrete, Gaussian if continuous."""
+    """Return the policy for a space of actions: categorical if discrete, Gaussian if continuous."""
     if isinstance(spaces.action, Discrete):
         return categorical(spaces, network, spaces.action.n)
     return gaussian(spaces, network, spaces.action)
 
 
 def act_with(policy: Policy) -> Callable[[Key, Params, jax.Array, bool], jax.Array]:
-    """A learner's `act` from its policy."""
+    """Return a learner's `act`, given its policy."""
 
     def act(key: Key, params: Params, observation: jax.Array, greedy: bool = False) -> jax.Array:
         outputs = policy.outputs(params, observation)
@@ -64,19 +64,20 @@ def act_with(policy: Policy) -> Callable[[Key, Params, jax.Array, bool], jax.Arr
 
 
 def probabilities_with(policy: Policy, spaces: Spaces) -> Callable[[Params, jax.Array], jax.Array] | None:
-    """A learner's `probabilities` from its policy, if actions are discrete."""
+    """Return a learner's `probabilities`, given its policy; None if actions are continuous."""
     if not isinstance(spaces.action, Discrete):
         return None
     return lambda params, observation: jnp.exp(policy.outputs(params["actor"], observation))
 
 
 def categorical(spaces: Spaces, network: Network, actions: int) -> Policy:
-    """Softmax over the network's outputs; the outputs of the policy are log-probabilities `[actions, num_envs]`."""
+    """Return a softmax policy; its outputs are log-probabilities `[actions, num_envs]`."""
 
     def outputs(params: Params, observation: jax.Array) -> jax.Array:
         return jax.nn.log_softmax(network.apply(params, observation), axis=0)
 
     def sample(noise: jax.Array, outputs: jax.Array) -> jax.Array:
+        # Inverse transform sampling: one uniform number per action, drawn ahead of the rollout for all its steps.
         thresholds = jnp.cumsum(jnp.exp(outputs[:-1]), axis=0)
         return (noise >= thresholds).sum(axis=0, dtype=jnp.int32)
 
@@ -96,7 +97,7 @@ def categorical(spaces: Spaces, network: Network, actions: int) -> Policy:
 
 
 def gaussian(spaces: Spaces, network: Network, space: Box, log_std: float = 0.0) -> Policy:
-    """A normal distribution per action, its spread a parameter of its own; outputs are (mean, log_std)."""
+    """Return a Gaussian policy with a state-independent standard deviation; its outputs are (mean, log_std)."""
     size = math.prod(space.shape)
 
     def init(key: Key) -> Params:

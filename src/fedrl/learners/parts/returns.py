@@ -1,4 +1,4 @@
-"""What the rewards of a trajectory add up to. All arrays are `[time, num_envs]`."""
+"""Returns and advantages of a trajectory. All arrays are `[time, num_envs]`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def advantages(
     gamma: float,
     gae_lambda: float,
 ) -> Float[Array, "time instances"]:
-    r"""Generalised advantage estimates.
+    r"""Compute generalised advantage estimates.
 
     delta_t = r_t + gamma V(s'_t) (1 - terminated_t) - V(s_t),   A_t = delta_t + gamma lambda (1 - done_t) A_{t+1}
 
-    `successor_value` is the value of the observation reached, before any reset: a truncated step bootstraps from it,
-    a terminated one does not.
+    `successor_value` is the value of the next observation, before any reset: a truncated step bootstraps from it, a
+    terminated one does not.
 
     Reference: Schulman et al. (2016), https://arxiv.org/abs/1506.02438
     """
@@ -38,7 +38,7 @@ def advantages(
 def discounted(
     reward: Float[Array, "time instances"], done: Bool[Array, "time instances"], gamma: float
 ) -> Float[Array, "time instances"]:
-    """Rewards to go, G_t = r_t + gamma (1 - done_t) G_{t+1}, with nothing beyond the last step."""
+    """Compute rewards to go, G_t = r_t + gamma (1 - done_t) G_{t+1}, with 0 beyond the last step."""
 
     def back(after: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         here = at[0] + gamma * (1.0 - at[1]) * after
@@ -48,5 +48,5 @@ def discounted(
 
 
 def normalised(advantage: jax.Array) -> jax.Array:
-    """Shift and scale to mean 0 and standard deviation 1 over the agent's own batch."""
+    """Shift and scale advantages to mean 0 and standard deviation 1 over the agent's own batch."""
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8)

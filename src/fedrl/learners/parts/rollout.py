@@ -1,7 +1,7 @@
-"""Stepping many instances of an environment with one policy, and starting the next episode when one ends.
+"""Rollouts of many copies of an environment with one policy.
 
-Position --collect--> Trajectory `[time, *features, num_envs]`, Position, Metrics     goes on where it stood
-          episodes --> Episodes, Metrics                                               one whole episode each
+Position --collect--> Trajectory `[time, *features, num_envs]`, Position, Metrics     continues the current episodes
+          episodes --> Episodes, Metrics                                               one whole episode per copy
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ RESET, STEP, ACT = 0, 1, 2
 
 
 class Episodes(NamedTuple):
-    """One episode per instance, side by side from their first steps on.
+    """One episode per environment copy.
 
     Attributes:
-        trajectory: Zero reward and no end once an episode is over.
+        trajectory: Trajectory; after the end of an episode, rewards are zero and both end flags false.
         playing: `[time, num_envs]`, whether the step belongs to the episode.
-        final: `[*features, num_envs]`, the last observation of each.
+        final: `[*features, num_envs]`, last observation of each episode.
     """
 
     trajectory: Trajectory
@@ -38,7 +38,7 @@ class Episodes(NamedTuple):
 
 
 class Sampler(NamedTuple):
-    """How actions are chosen: noise drawn ahead with `draw(key, batch)`, then `choose(noise, observation)`."""
+    """A policy for rollouts: `draw(key, batch)` draws noise ahead, `choose(noise, observation)` returns actions."""
 
     draw: Callable[[Key, tuple[int, ...]], Noise]
     choose: Callable[[Noise, jax.Array], jax.Array]
@@ -47,12 +47,12 @@ class Sampler(NamedTuple):
 def collect(
     key: Key, environment: AnyEnvironment, env_params: PyTree, sampler: Sampler, steps: int, position: Position
 ) -> tuple[Trajectory, Position, Metrics]:
-    """Take `steps` steps in every instance.
+    """Take `steps` steps in every environment copy.
 
-    The trajectory holds observations before and after each step, so the last one of an episode is there for
-    bootstrapping although the instance has moved on to its next episode.
+    The trajectory contains the observations before and after each step, so that the last observation of an episode is
+    available for bootstrapping although the copy has already begun its next episode.
 
-    The metrics are "episodes", "episode_return" and what the environment measures, added up: of episodes that ended.
+    The metrics are sums over the episodes that ended: "episodes", "episode_return" and the environment's measures.
     """
     environment = compiled(environment)
     num_envs = position.returned.shape[-1]
@@ -66,6 +66,8 @@ def collect(
         for_action, for_step, for_reset = noise
         action = sampler.choose(for_action, position.observation)
         timestep, state = move(for_step, params, position.state, action)
+        # Every copy is reset in every step, and used where an episode ends: under `vmap`, a `cond` would compute both
+        # branches anyway.
         opening, fresh = reset(for_reset, params)
         done = timestep.terminated | timestep.truncated
         returned = position.returned + timestep.reward
@@ -97,7 +99,7 @@ def collect(
 
 
 def nothing_counted(environment: AnyEnvironment) -> Metrics:
-    """The metrics of `collect` for a learner that steps no environment: zeros."""
+    """Return the metrics of `collect` for a learner that steps no environment: zeros."""
     how = counting(environment.measures)
     names = ("episodes", "episode_return", *how.parts, *(("steps",) if how.steps else ()))
     return {name: jnp.zeros(()) for name in names}
@@ -106,7 +108,7 @@ def nothing_counted(environment: AnyEnvironment) -> Metrics:
 def episodes(
     key: Key, environment: AnyEnvironment, env_params: PyTree, sampler: Sampler, num_envs: int, steps: int
 ) -> tuple[Episodes, Metrics]:
-    """Play one episode in every instance, cut off after `steps` steps. Where one is over, the instance stands still."""
+    """Play one episode in every environment copy, cut off after `steps` steps; a copy idles after its episode."""
     environment = compiled(environment)
     params, axis = deal(environment, env_params, num_envs)
     move = jax.vmap(environment.step, (-1, axis, -1, -1), -1)
@@ -146,14 +148,14 @@ def episodes(
 
 
 def _values(how: Counting, environment: Environment, timestep: Timestep) -> dict[str, jax.Array]:
-    """What is counted of a step, `[num_envs]` each."""
+    """Return the measures of a step, `[num_envs]` each."""
     return {name: x.astype(jnp.float32) for name, x in step_values(how.parts, timestep.measures, environment).items()}
 
 
 def _counted(
     how: Counting, environment: Environment, timestep: Timestep, before: Mapping[str, jax.Array], done: jax.Array
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """The running sums of episodes after a step, and what is counted in it: what is per episode only as one ends."""
+    """Return the running sums of episodes after a step, and its counts; counts per episode are zero before its end."""
     values = _values(how, environment, timestep)
     running = {name: before[name] + values[name] for name in how.summed}
     ended = running | {name: values[name] for name in how.last}
@@ -162,7 +164,8 @@ def _counted(
 
 
 def _drawing(key: Key, steps: int, num_envs: int) -> Callable[[int, Callable[[Key, tuple[int, ...]], Noise]], Noise]:
-    """Noise of every step of a rollout, drawn ahead, a stream for each purpose."""
+    """Return the function that draws the noise of all steps of a rollout, with a stream of keys for each purpose."""
+    # In one call per kind of noise: splitting a key in every step costs more than the physics of CartPole.
 
     def draw(purpose: int, source: Callable[[Key, tuple[int, ...]], Noise]) -> Noise:
         keys = jax.random.split(jax.random.fold_in(key, purpose), steps)

@@ -1,1 +1,1 @@
-"""Learners made of another learner: normalised, personalised, mixed."""
+"""Functions that take a learner and return one that is normalised, personalised or otherwise extended."""

@@ -1,6 +1,6 @@
-"""The adoption gate: an agent takes over the merged policy only if it does no worse at home.
+"""Acceptance test: an agent adopts the merged policy only if it does no worse in the agent's own environment.
 
-merged, own --play the same episodes--> returns --> adopt the merged one, or go on with the own
+merged, own --play the same episodes--> mean returns --> adopt the merged policy, or keep the own one
 """
 
 from __future__ import annotations
@@ -23,10 +23,14 @@ from fedrl.learners.wrappers.inner_state import within
 
 
 class GatedState(NamedTuple):
-    """The learner's state and its environment, and what the gate remembers.
+    """State of a learner with an acceptance test.
 
-    `noise` is the data of the key from which trials are drawn, `trials` their number; `rejected` is 1 from a refusal
-    until it is reported.
+    Attributes:
+        learner: State of the wrapped learner.
+        env_params: Parameters of the agent's environment.
+        noise: Data of the key from which the trials are drawn.
+        trials: Number of adoptions tried so far.
+        rejected: 1 from a rejected adoption until the next metrics report it, else 0.
     """
 
     learner: PyTree
@@ -40,25 +44,26 @@ class GatedState(NamedTuple):
     "learner", reference="trying what was sent before using it: Zhang et al. (2021), https://arxiv.org/abs/2012.08565"
 )
 def accept_if_better(learner: Learner, trials: int = 4, horizon: int | None = None, margin: float = 0.0) -> Learner:
-    """Let an agent keep its old policy if the merged one earns less in a small evaluation of its own.
+    """Let an agent keep its own policy if the merged one has a lower return in the agent's environment.
 
-    Both policies play the same `trials` greedy episodes (same noise) in the agent's environment; the merged one is
-    refused if its mean return is below the old one's by more than `margin`. An agent that refuses goes on from its own
-    parameters and tells the server where they are, like any other. The first parameters are adopted untried.
+    Both policies play the same `trials` greedy episodes (with the same noise) in the agent's environment; the merged
+    policy is rejected if its mean return is below that of the own policy by more than `margin`. The agent then
+    continues from its own parameters and sends its updates like any other agent. The first parameters are adopted
+    without a test.
 
-    It measures `adoptions_refused`, the share of rounds in which an agent kept its own policy.
+    The measure `adoptions_refused` is the share of rounds in which an agent kept its own policy.
 
-    The price: `2 * trials * horizon` environment steps per agent and round, beyond those counted as samples. They run
-    in the compiled program.
+    Cost: `2 * trials * horizon` environment steps per agent and round, inside the compiled program, which are not
+    counted as samples.
 
     Args:
-        learner: What to wrap; its environment is a pure one.
-        trials: Episodes of each policy.
+        learner: Learner to wrap; its environment has to be written in JAX.
+        trials: Episodes played with each policy.
         horizon: Steps after which a trial is cut off; the environment's `max_steps` by default.
-        margin: How much worse the merged policy may be, in units of return; above 0 it forgives bad luck.
+        margin: How much lower the return of the merged policy may be; above 0 it allows for the noise of few trials.
 
     Raises:
-        ConfigError: A count is below one, the margin is negative, or the environment lives outside compiled programs.
+        ConfigError: A count is below one, the margin is negative, or the environment is stepped on the host.
     """
     environment = learner.environment
     length = environment.max_steps if horizon is None else min(horizon, environment.max_steps)
@@ -67,8 +72,8 @@ def accept_if_better(learner: Learner, trials: int = 4, horizon: int | None = No
         raise ConfigError(f"margin is {margin}. An equal policy would be refused. Set it to 0 or more.")
     if isinstance(environment, HostEnvironment):
         raise ConfigError(
-            f"{environment!r} lives outside compiled programs, and the gate plays its trials inside. Drop gated, or "
-            "use an environment written in JAX."
+            f"{environment!r} is stepped on the host, and accept_if_better plays its trials inside the compiled "
+            "program. Drop accept_if_better, or use an environment written in JAX."
         )
 
     def init(key: Key, env_params: PyTree) -> GatedState:
@@ -85,6 +90,7 @@ def accept_if_better(learner: Learner, trials: int = 4, horizon: int | None = No
         key = jax.random.fold_in(jax.random.wrap_key_data(state.noise), state.trials)
         merged = learner.adopt(state.learner, params)
         ours, theirs = (earned(key, state, policy_of(learner, s)) for s in (state.learner, merged))
+        # Not `theirs < ours - margin`: a merged policy whose return is not a number has to be rejected too.
         rejected = (state.trials > 0) & ~(theirs >= ours - margin)
         kept = jax.tree.map(lambda own, new: jnp.where(rejected, own, new), state.learner, merged)
         return GatedState(kept, state.env_params, state.noise, state.trials + 1, rejected.astype(jnp.float32))

@@ -1,9 +1,9 @@
-"""Environment embeddings: a few numbers per agent that tell a shared network which environment it is in.
+"""Environment embeddings: a learned vector per agent that tells a shared network which environment it is in.
 
 observation, embedding of the agent --> network --> outputs
 
-personal(ppo(environment, network=with_embedding()), local=["embedding"])     learned together, each agent its own
-freeze_except(..., ["embedding"])                                           in a new environment: only the embedding
+personal(ppo(environment, network=with_embedding()), local=["embedding"])   train one network, an embedding per agent
+freeze_except(..., ["embedding"])                                           new environment: train the embedding only
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ JIN = "Jin et al. (2022), https://arxiv.org/abs/2204.02634"
 
 @component("network", reference=JIN)
 def with_embedding(network: Network = mlp(), size: int = 4) -> Network:
-    """Append a learned vector to every observation, which can tell one agent's environment from another's.
+    """Build a network that appends a learned vector to every observation, to tell agents' environments apart.
 
     The parameters are `{"embedding", "network"}`. The embedding starts at zero and is trained like any other weight;
     to give each agent its own, wrap the learner in `personal(learner, local=["embedding"])`.
 
     Args:
-        network: What sees observation and embedding together.
-        size: Of the embedding.
+        network: Network that receives the observation and the embedding as one vector.
+        size: Entries of the embedding.
 
     Raises:
-        ConfigError: The size is below one, or the observations are discrete: nothing can be appended to a number.
+        ConfigError: The size is below one, or the observations are discrete, so that nothing can be appended to them.
     """
     check_positive(size=size)
 
@@ -62,20 +62,22 @@ def with_embedding(network: Network = mlp(), size: int = 4) -> Network:
 
 @component("learner", reference=JIN)
 def freeze_except(learner: Learner, trainable: Sequence[str] = ("embedding",)) -> Learner:
-    """Train some parts of the parameters and hold the others still, as when a trained policy meets a new environment.
+    """Train some parts of the parameters and freeze the others, as for a trained policy in a new environment.
 
     Args:
-        learner: What to wrap.
-        trainable: The parts that learn, such as "embedding" or "actor/-1".
+        learner: Learner to wrap.
+        trainable: Parts that are trained, such as "embedding" or "actor/-1".
 
     Raises:
-        ConfigError: There is no such part.
+        ConfigError: The parameters have no such part.
     """
     whole = parameters_of(learner)
     check_parts(whole, trainable, "trainable")
     paths = belonging(whole, trainable)
 
     def learn(key: Key, state: PyTree, experience: Experience, context: LocalContext) -> tuple[PyTree, Metrics]:
+        # Frozen leaves are put back after the step: an optimiser moves parameters even where the gradient is zero
+        # (momentum, decay, FedProx), so masking the gradient would not freeze them.
         after, metrics = learner.learn(key, state, experience, context)
         leaves, structure = jax.tree.flatten(learner.params(after))
         old = jax.tree.leaves(learner.params(state))

@@ -1,8 +1,9 @@
-"""Wrappers that remember something beside the learner they wrap: its functions, reaching through the wider state.
+"""Wrappers whose state contains the wrapped learner's state in a field `learner`, beside fields of their own.
 
-    wider state --.learner--> state --> the learner --> state --.learner--> wider state
+    wrapper's state --.learner--> state --> the learner --> state --.learner--> wrapper's state
 
-A wrapper takes this learner and replaces what it is about: `replace(within(learner), init=..., adopt=...)`.
+A wrapper starts from `within(learner)` and replaces the functions that it changes:
+`replace(within(learner), init=..., adopt=...)`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 
 
 def within(learner: Learner) -> Learner:
-    """The learner, its state held in the field `learner` of a NamedTuple; its `init` is the wrapper's to replace."""
+    """Return the learner with functions that find its state in the field `learner` of a NamedTuple.
+
+    `init` is still that of the learner: the wrapper has to replace it.
+    """
     counts, slope = learner.statistics, learner.gradient
 
     def collect(key: Key, state: PyTree) -> tuple[Experience, PyTree, Metrics]:

@@ -1,7 +1,7 @@
-"""Between the global model and one's own: agents that take over only a share of what the server sends.
+"""Personalisation by interpolating between the global model and an agent's own.
 
-interpolated   one model:  adopt takes theta <- theta + a (global - theta)
-apfl           two models: the shared one is averaged as ever, the private one learns as part of a mixture
+interpolate   one model:  adopting sets theta <- theta + a (global - theta)
+apfl          two models: the shared one is averaged as in FedAvg, the private one is trained as part of a mixture
 """
 
 from __future__ import annotations
@@ -20,14 +20,22 @@ from fedrl.learners.wrappers.inner_state import within
 
 
 class InterpolatedState(NamedTuple):
-    """The learner's state, and whether it has adopted anything yet: the first parameters are adopted whole."""
+    """State of the learner, and `met`: whether it has adopted parameters before (the first are adopted whole)."""
 
     learner: PyTree
     met: jax.Array
 
 
 class ApflState(NamedTuple):
-    """The learner that is averaged, the one that acts, its private parameters and their share in the mixture."""
+    """State of an APFL agent.
+
+    Attributes:
+        global_state: State of the learner of the shared parameters w, which are averaged.
+        acting: State of the learner of the mixture, which acts.
+        private: Private parameters v.
+        share: a, the share of v in the mixture.
+        met: Whether the agent has adopted parameters before.
+    """
 
     global_state: PyTree
     acting: PyTree
@@ -38,17 +46,17 @@ class ApflState(NamedTuple):
 
 @component("learner", reference="Hanzely & Richtárik (2020), https://arxiv.org/abs/2002.05516")
 def interpolate(learner: Learner, share: float = 0.5) -> Learner:
-    """Go only part of the way to the global parameters: theta_k <- a theta_global + (1 - a) theta_k.
+    """Move only part of the way to the global parameters on adoption: theta_k <- a theta_global + (1 - a) theta_k.
 
-    The aggregation step of "loopless local gradient descent". Agents send where they are, so the global parameters
-    are the mean of all agents. The first parameters are adopted whole, so that all start alike.
+    This is the aggregation step of "loopless local gradient descent". Agents send their whole own parameters, so the
+    global ones are the mean over all agents. The first parameters are adopted whole, so that all agents start equal.
 
     Args:
-        learner: What to wrap.
-        share: a, from 0 (agents stay alone) to 1 (FedAvg).
+        learner: Learner to wrap.
+        share: a, from 0 (no adoption: independent agents) to 1 (FedAvg).
 
     Raises:
-        ConfigError: The share is out of range, or the learner counts statistics, which have no value in between.
+        ConfigError: The share is outside [0, 1], or the learner has statistics, which can't be interpolated.
     """
     _check(learner, share, "interpolate")
 
@@ -72,24 +80,24 @@ def interpolate(learner: Learner, share: float = 0.5) -> Learner:
 def apfl(learner: Learner, share: float = 0.5, rate: float = 0.0) -> Learner:
     """APFL: act with a mixture of a private and the shared model, a v + (1 - a) w, and train both.
 
-    Each iteration trains w where w stands, as federated averaging does, and v by a step from the mixture:
-    v <- v + a (mixture after - mixture before), which with SGD is the gradient step of the paper. In reinforcement
-    learning each of the two needs experience of its own policy, so an iteration takes two of the learner's: where the
-    learner learns from trajectories, one with twice the instances, of which the first half acts with the mixture and
-    the second half with w.
+    Each iteration trains the shared model w as federated averaging does, and the private model v by the learner's step
+    from the mixture: v <- v + a (mixture after - mixture before), which with SGD is the gradient step of the paper.
+    In reinforcement learning w and the mixture each need experience of their own policy, so an iteration takes twice
+    the samples of the wrapped learner. A learner from trajectories gets twice the environment copies: the first half
+    acts with the mixture, the second half with w.
 
     Args:
-        learner: What to wrap.
-        share: a, the private model's share at the start, from 0 to 1.
-        rate: Speed at which an agent adapts its share, a <- a + rate <v - w, mixture after - mixture before>, within
-            0 and 1. The paper's step size over the learner's own. 0 leaves it as it is.
+        learner: Learner to wrap.
+        share: a, the initial share of the private model, from 0 to 1.
+        rate: Step size of the share, a <- a + rate <v - w, mixture after - mixture before>, clipped to [0, 1]. It is
+            the paper's step size divided by the learner's learning rate. 0 keeps the share fixed.
 
     Raises:
-        ConfigError: A number is out of range, or the learner counts statistics.
+        ConfigError: A number is out of range, or the learner has statistics.
     """
     _check(learner, share, "apfl")
     if rate < 0.0:
-        raise ConfigError(f"rate is {rate}. It is a step size, so it is not negative. Set it to 0 or more.")
+        raise ConfigError(f"rate is {rate}. A step size is not negative. Set it to 0 or more.")
 
     def init(key: Key, env_params: PyTree) -> ApflState:
         for_global, for_acting = jax.random.split(key)
@@ -115,6 +123,8 @@ def apfl(learner: Learner, share: float = 0.5, rate: float = 0.0) -> Learner:
         by_mixture, by_global = halves(experience) if learner.horizon else experience
         global_state, _ = learner.learn(for_global, state.global_state, by_global, context)
         before = mixture(state)
+        # The mixture is trained without the server's correction, and FedProx would anchor it at its own start: the
+        # global parameters and SCAFFOLD's c - c_k concern w only.
         alone = LocalContext(before, jax.tree.map(jnp.zeros_like, before))
         acting, metrics = learner.learn(for_acting, learner.adopt(state.acting, before), by_mixture, alone)
         step = jax.tree.map(jnp.subtract, learner.params(acting), before)
@@ -148,21 +158,21 @@ def apfl(learner: Learner, share: float = 0.5, rate: float = 0.0) -> Learner:
 
 
 def halves(experience: Experience) -> tuple[Experience, Experience]:
-    """The experience of the first half of the instances and that of the second."""
+    """Split experience into that of the first and of the second half of the environment copies (the last axis)."""
     first = jax.tree.map(lambda x: x[..., : x.shape[-1] // 2], experience)
     return first, jax.tree.map(lambda x: x[..., x.shape[-1] // 2 :], experience)
 
 
 def _check(learner: Learner, share: float, name: str) -> None:
     if not 0.0 <= share <= 1.0:
-        raise ConfigError(f"share is {share}. It is a share, so it lies in [0, 1]. Choose one between.")
+        raise ConfigError(f"share is {share}. A share of a mixture lies in [0, 1]. Choose one within.")
     if learner.statistics is not None:
         raise ConfigError(
-            f"{learner!r} counts statistics, and {name} would take them for parameters and mix them. "
-            "Use the learner without them, or wrap it all, as in normalize(interpolate(ppo(...)))."
+            f"{learner!r} has statistics, and {name} would interpolate them as if they were parameters. "
+            f"Use the learner without them, or put {name} inside, as in normalize({name}(ppo(...)))."
         )
     if learner.personalised:
         raise ConfigError(
-            f"{learner!r} is personalised already, so {name} can't tell what it acts with from what it shares. "
-            f"Put them the other way round, as in personal({name}(...), local=[...])."
+            f"{learner!r} is personalised already, so {name} can't tell the parameters it acts with from those it "
+            f"shares. Swap the wrappers, as in personal({name}(...), local=[...])."
         )

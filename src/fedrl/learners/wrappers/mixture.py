@@ -1,4 +1,4 @@
-"""The mixture policy: all agents' policies together, as one that acts."""
+"""The mixture policy: one policy that acts with the policies of all agents."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from fedrl.core.types import Key, Params
 
 @component("ensemble", reference="Wiering & van Hasselt (2008), https://doi.org/10.1109/TSMCB.2008.920231")
 def mixture(learner: Learner) -> Learner:
-    """Act with the mean of many policies, pi(a|s) = (1/K) sum_k pi_k(a|s).
+    """Build a learner that acts with the mean of K policies, pi(a|s) = (1/K) sum_k pi_k(a|s), and does not learn.
 
-    Its parameters are a stack of the learner's, a leading agent axis on every leaf, such as `Simulation.params_of`
-    returns; it acts and does not learn. Acting costs as much as K policies.
+    Its parameters are those of the learner with a leading agent axis on every leaf, as `Simulation.params_of` returns
+    them. One action costs as much as one action of each of the K policies.
 
-    An action is drawn by drawing one of the policies. The greedy action is the most probable one of the mixture; for
-    continuous actions, the mean of the policies' greedy actions.
+    An action is sampled by drawing one policy uniformly and then its action. The greedy action is the most probable
+    one of the mixture or, for continuous actions, the mean of the policies' greedy actions.
 
     Args:
-        learner: Whose policies to mix.
+        learner: Learner whose policies are mixed.
 
     >>> import jax.numpy as jnp
     >>> from fedrl.environments import gridworld

@@ -3,7 +3,13 @@
     collect --> Trajectory --+--> normalised by the moments of all agents --> the learner
                              +--> Sums --> server: merged exactly --> Moments --> every agent
 
-The environment stays as it is. The moments travel in the parameters, so a policy is complete without its history.
+The environment is unchanged. The moments are part of the parameters, `{"learner": ..., "moments": ...}`, so that
+saved parameters are a complete policy.
+
+Mean and variance are those of everything that all agents have observed. Agents sum up since they last adopted
+parameters, and the server merges the sums exactly, whatever the weights and the stages do to the update (they are
+`Statistics`). Between two merges the moments are constant, so that agents average policies of the same inputs. An agent
+that adopts its own parameters, as without communication, merges its own sums.
 """
 
 from __future__ import annotations
@@ -40,9 +46,15 @@ Book = dict[str, Moments]
 
 
 class NormalizeState(NamedTuple):
-    """The learner's state, the moments it was given, what was counted since, and where the instances stand.
+    """State of a learner with normalisation.
 
-    `returned` is the discounted return of each instance so far, whose spread scales the rewards.
+    Attributes:
+        learner: State of the wrapped learner.
+        moments: Moments that came with the adopted parameters, by name.
+        sums: Sums over the samples since then, by name.
+        returned: `[num_envs]`, running discounted return of each environment copy; its spread scales the rewards.
+        position: Current episodes of the environment copies.
+        env_params: Parameters of the agent's environment.
     """
 
     learner: PyTree
@@ -57,23 +69,17 @@ class NormalizeState(NamedTuple):
 def normalize(
     learner: Learner, observations: bool = True, rewards: bool = True, gamma: float = 0.99, limit: float = 10.0
 ) -> Learner:
-    """Let a learner see observations of mean 0 and variance 1, and rewards scaled by the spread of their return.
-
-    Mean and variance are those of everything that all agents have seen: the parameters are
-    `{"learner": ..., "moments": ...}`, agents count since they last adopted parameters, and the server merges the
-    counts exactly, whatever the weights and the pipeline (they are `Statistics`). Between two merges the moments stand
-    still, so that agents average policies of the same inputs. An agent that gets its own parameters back, as without
-    communication, merges its own counts.
+    """Normalise observations to mean 0 and variance 1, and rewards by the standard deviation of their return.
 
     Args:
-        learner: What to wrap; it learns from trajectories (`ppo`, `a2c`).
+        learner: Learner to wrap; it learns from trajectories (`ppo`, `a2c`).
         observations: Shift and scale observations.
         rewards: Divide rewards by the standard deviation of the running discounted return.
-        gamma: gamma of that return.
-        limit: Bound of what the learner sees, in standard deviations.
+        gamma: Discount factor of that return.
+        limit: Bound of normalised observations and rewards, in standard deviations.
 
     Raises:
-        ConfigError: The learner gathers experience in a way of its own, or there is nothing to normalise.
+        ConfigError: The learner collects experience in a way of its own, or there is nothing to normalise.
     """
     environment = learner.environment
     _check(learner, observations, rewards)
@@ -98,6 +104,8 @@ def normalize(
     def learn(
         key: Key, state: NormalizeState, raw: Trajectory, context: LocalContext
     ) -> tuple[NormalizeState, Metrics]:
+        # Normalised by the moments that the policy acted with, not by those that include this trajectory: the stored
+        # log-probabilities were computed from these inputs.
         moments = state.moments
         after = counted(state, raw, gamma)
         normal = raw._replace(
@@ -153,7 +161,7 @@ def normalize(
 
 
 def counted(state: NormalizeState, raw: Trajectory, gamma: float) -> NormalizeState:
-    """Add a trajectory to what was counted since the agent adopted parameters, about the moments that it was given."""
+    """Add a trajectory to the sums since the agent adopted parameters, about the mean it adopted."""
     moments, sums, returned = state.moments, dict(state.sums), state.returned
     if "observation" in sums:
         samples = jnp.moveaxis(raw.observation, 0, -1).reshape(*raw.observation.shape[1:-1], -1)
@@ -165,15 +173,19 @@ def counted(state: NormalizeState, raw: Trajectory, gamma: float) -> NormalizeSt
 
 
 def doubted(gathered: dict[str, Parts], samples: int) -> str:
-    """Why no agent can have counted this over so many samples, or ""."""
+    """Return why these sums can't be over so many samples, or ""."""
     doubts = ((name, doubt(gathered[name], samples)) for name in sorted(gathered))
     return next((f"what it counted of each {name} {found}" for name, found in doubts if found), "")
 
 
 def adopted(state: NormalizeState, given: Book) -> Book:
-    """The moments that came with parameters; an agent's own counts are in them, unless it got its own back."""
+    """Return the moments after adopting parameters whose moments are `given`.
+
+    The server has merged the agent's own sums into `given`, unless the agent adopts its own parameters.
+    """
 
     def one(name: str) -> Moments:
+        # An equal number of samples means that nothing was merged in between, so these are the agent's own moments.
         unmerged = given[name].samples == state.moments[name].samples
         own = merged(state.moments[name], state.sums[name])
         return jax.tree.map(lambda mine, theirs: jnp.where(unmerged, mine, theirs), own, given[name])
@@ -182,7 +194,7 @@ def adopted(state: NormalizeState, given: Book) -> Book:
 
 
 def absorbed(params: Params, gathered: dict[str, Parts]) -> Params:
-    """The server's parameters with what all agents counted."""
+    """Merge the sums of all agents into the moments of the server's parameters."""
     moments = {name: merged(params["moments"][name], joined(parts)) for name, parts in gathered.items()}
     return {**params, "moments": moments}
 
@@ -195,9 +207,9 @@ STATISTICS = Statistics(
 
 
 def running_return(returned: jax.Array, seen: Trajectory, gamma: float) -> tuple[jax.Array, jax.Array]:
-    """Carry on R_t = r_t + gamma R_{t-1} from `returned` `[num_envs]`; an episode's end sets it back to 0.
+    """Continue R_t = r_t + gamma R_{t-1} from `returned` `[num_envs]`; the end of an episode resets it to 0.
 
-    Returns the last of it and all of it, `[time, num_envs]`.
+    Returns the last value `[num_envs]` and all values `[time, num_envs]`.
     """
 
     def step(carry: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -212,16 +224,16 @@ def _check(learner: Learner, observations: bool, rewards: bool) -> None:
     own_way = learner.horizon < 1 or learner.episodic or learner.behaviours is not None
     if own_way or learner.statistics is not None:
         raise ConfigError(
-            f"{learner!r} can't be normalised. Its experience has to pass through the wrapper's hands first, once. "
-            "Wrap a learner that learns from trajectories, such as ppo or a2c."
+            f"{learner!r} can't be normalised. The wrapper has to collect the trajectories itself, which this learner "
+            "does in a way of its own. Wrap a learner that learns from trajectories, such as ppo or a2c."
         )
     if not observations and not rewards:
         raise ConfigError(
-            "observations and rewards are both false. Nothing is left to normalise. Set one, or drop normalize."
+            "observations and rewards are both false. Nothing is left to normalise. Set one to true, or drop normalize."
         )
     space = learner.environment.spaces.observation
     if observations and not isinstance(space, Box):
         raise ConfigError(
-            f"observations is true, but those of {learner.environment!r} are {space}. Numbers of states have no mean. "
-            "Set observations = false."
+            f"observations is true, but the observations of {learner.environment!r} are {space}. Indices of states "
+            "have no meaningful mean. Set observations = false."
         )

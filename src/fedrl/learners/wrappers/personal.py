@@ -1,9 +1,9 @@
-"""Personal parts: what an agent keeps to itself, and what it shares.
+"""Personal layers: parts of the parameters that stay local, while the others are averaged.
 
-    all parameters --params--> without the kept parts --> federation --> joined with the agent's own --adopt--> learner
+    all parameters --params--> without the local parts --> federation --> joined with the agent's own --adopt--> learner
 
-Sharing the critic only is `personal(learner, local=["actor"])`; a personal head is `local=["actor/-1"]`; statistics of
-its own for every agent are `personal(normalize(learner), local=["moments"])`.
+Sharing the critic only is `personal(learner, local=["actor"])`; a personal head is `local=["actor/-1"]`; normalisation
+statistics per agent are `personal(normalize(learner), local=["moments"])`.
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 
 @component("learner", reference="Arivazhagan et al. (2019), https://arxiv.org/abs/1912.00818")
 def personal(learner: Learner, local: Sequence[str]) -> Learner:
-    """Let every agent keep some parts of the parameters to itself; only the others are averaged.
+    """Keep some parts of the parameters local to every agent; only the others are averaged.
 
-    Kept parts start anew in every agent, never leave it and are in no message: they cost no bytes. A part is a run of
-    names in the path of a parameter, such as "critic", "actor/-1" (its last layer) or "bias".
+    Local parts are initialised by each agent, never leave it and are in no message, so they cost no bytes. A part is
+    named by consecutive names in the path of a parameter, such as "critic", "actor/-1" (its last layer) or "bias".
 
-    FedProx has no global parameters to pull kept parts to: for them its anchor is where the iteration began. An agent
-    that sends gradients takes no step, so its kept parts would never learn: there is no gradient to send.
+    There are no global parameters to which FedProx could pull local parts: their anchor is their value at the start of
+    the iteration. The learner has no gradient payload, because an agent that sends gradients takes no local step, so
+    its local parts would never be trained.
 
     Args:
-        learner: What to wrap.
-        local: The parts that stay.
+        learner: Learner to wrap.
+        local: Parts that stay with the agent.
 
     Raises:
-        ConfigError: There is no such part, nothing is left to share, or statistics are kept only in part.
+        ConfigError: There is no such part, nothing is left to share, or statistics are local only in part.
     """
     whole = parameters_of(learner)
     check_parts(whole, local, "local")
     if all(belonging(whole, local)):
         raise ConfigError(
-            f"keep is {list(local)}, which is all there is. Agents that share nothing need no federation. "
-            "Keep less, or run the baseline 'independent'."
+            f"local is {list(local)}, which is every parameter. Agents that share nothing need no federation. "
+            "Name fewer parts, or run the baseline 'independent'."
         )
 
     def extended(state: PyTree, context: LocalContext) -> LocalContext:
@@ -66,7 +67,7 @@ def personal(learner: Learner, local: Sequence[str]) -> Learner:
 
 
 def _shared(learner: Learner, whole: Params, local: Sequence[str]) -> Statistics | None:
-    """The statistics of a learner, or None if every parameter they are merged into is kept."""
+    """Return the statistics of a learner, or None if every parameter they are merged into is local."""
     counts = learner.statistics
     if counts is None:
         return None
@@ -75,7 +76,7 @@ def _shared(learner: Learner, whole: Params, local: Sequence[str]) -> Statistics
     ]
     if any(kept) and not all(kept):
         raise ConfigError(
-            f"keep is {list(local)}, which keeps some of what is counted and shares the rest. Agents count it together "
-            "or not at all. Keep all of it, such as 'moments', or nothing."
+            f"local is {list(local)}, which keeps some of the learner's statistics and shares the rest. The server "
+            "merges all of them or none. Name all of them, such as 'moments', or none."
         )
     return None if any(kept) else counts

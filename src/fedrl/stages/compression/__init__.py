@@ -1,1 +1,1 @@
-"""Stages that make an update smaller."""
+"""Stages that compress an update: quantisation, sparsification, error feedback."""

@@ -1,8 +1,8 @@
-"""Error feedback: what a lossy stage leaves out this time is sent next time.
+"""Error feedback: the compression error of one update is added to the next one.
 
 value + residual --> stages --> wire
                        |
-         residual = (value + residual) - what the server will read
+         residual = (value + residual) - what the server decodes
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fedrl.stages.leaves import check_not_encoded
 
 CURE = (
     "Use a contraction such as sign(), top_k(0.01) or random_k(0.01, unbiased=False), or leave error_feedback out: "
-    "what is unbiased does without."
+    "an unbiased stage needs none."
 )
 
 
@@ -28,30 +28,28 @@ CURE = (
     "Karimireddy et al. (2019), https://arxiv.org/abs/1901.09847",
 )
 def error_feedback(*stages: Stage) -> Stage:
-    """Remember what lossy stages lose, and add it to the next update.
+    """Add the compression error of lossy stages to the next update: e <- e + value - D(C(e + value)).
 
-    e <- e + value - D(C(e + value)), with C the stages and D their decoding. At any time what the server has read and
-    what the agent still holds add up to all that the agent meant to send. An agent that sits a round out keeps its
-    residual. A residual that is not finite is forgotten, together with the update that the server refuses.
+    C are the stages, D their decoding, and the agent sends C(e + value). At any time, the decoded updates and the
+    residual e add up to the sum of all updates. An agent that is not in the cohort keeps its residual. Entries of a
+    residual that are not finite are set to zero; the server rejects the update they came from.
 
     The residual stays bounded if each stage is a contraction for the arrays it is given,
     E ||x - D(C(x))||^2 <= (1 - delta) ||x||^2 with delta > 0 (`top_k`, `sign`, `random_k(unbiased=False)`, `quantize`
-    with enough bits), or never off by more than a bound (`hard_threshold`, `uniform_quantize`). One that chooses
-    entries and one that codes them make a contraction by the product of their deltas. Around any other stage, such as
-    an unbiased one whose error may exceed its input, the residual would grow; those are refused.
+    with enough bits), or has a bounded error per entry (`hard_threshold`, `uniform_quantize`). A stage that selects
+    entries followed by one that quantises them is a contraction by the product of their deltas. With any other stage,
+    such as an unbiased one whose error may exceed its input, the residual would grow; those are refused.
 
     Args:
-        *stages: What to work around, in order: `error_feedback(top_k(0.01), quantize(8))`.
+        *stages: Lossy stages, in order: `error_feedback(top_k(0.01), quantize(8))`.
 
     Raises:
-        ConfigError: There is nothing to work around.
-        UnsoundError: A stage adds noise, which a residual would undo; steers training; or has an error that no
-            bound is known for. When initialised: a stage is no contraction for an array as large as it is given.
+        ConfigError: There are no stages.
+        UnsoundError: A stage adds noise, which the residual would undo, corrects local training, or has an error
+            without a known bound. When initialised: a stage is no contraction for an array as large as it is given.
     """
     if not stages:
-        raise ConfigError(
-            "error_feedback() works around nothing. It needs a lossy stage. Write error_feedback(top_k(0.01))."
-        )
+        raise ConfigError("error_feedback() has no stages. It needs a lossy one. Write error_feedback(top_k(0.01)).")
     for stage in stages:
         _check(stage)
     inner = pipeline(stages)
@@ -64,8 +62,8 @@ def error_feedback(*stages: Stage) -> Stage:
         if weak is not None:
             stage, size = weak
             raise UnsoundError(
-                f"error_feedback() works around {stage!r}, and with {size} entries in an array its error may "
-                f"exceed all it is given, so the residual would grow without end. Give it more bits. Or: {CURE}"
+                f"error_feedback() contains {stage!r}, whose error may exceed its input for an array of {size} "
+                f"entries. The residual would grow without bound. Give it more bits. Or: {CURE}"
             )
         return server_state, (agent_state, zeros_like(value))
 
@@ -76,6 +74,7 @@ def error_feedback(*stages: Stage) -> Stage:
         memory, residual = agent_state
         meant = update._replace(value=jax.tree.map(jnp.add, update.value, residual))
         sent, memory = inner.encode(key, context, server_state, memory, meant)
+        # The residual is measured by the server's own decoder, so that it also contains rounding in the decoding.
         left = jax.tree.map(jnp.subtract, meant.value, read(server_state, sent).value)
         return sent, (memory, jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), x, 0.0), left))
 
@@ -91,29 +90,29 @@ def error_feedback(*stages: Stage) -> Stage:
 
 
 def _check(stage: Stage) -> None:
-    """Refuse a stage whose losses can't, or may not, be made up for."""
+    """Refuse a stage whose error can't, or must not, be compensated."""
     if stage.noise is not None:
         raise UnsoundError(
-            f"error_feedback() works around {stage!r}, and the residual would send later what that stage hides "
-            f"now. Put {stage!r} after error_feedback(...), not inside."
+            f"error_feedback() contains {stage!r}, which adds noise. The residual would subtract that noise again in "
+            f"the next update. Put {stage!r} after error_feedback(...), not inside."
         )
     if stage.skips_uploads:
         raise UnsoundError(
-            f"error_feedback() works around {stage!r}, which remembers itself what it holds back. Put "
-            "error_feedback(...) inside: lag(error_feedback(sign()))."
+            f"error_feedback() contains {stage!r}, which accumulates skipped updates itself. They would be counted "
+            "twice. Put error_feedback(...) inside: lag(error_feedback(sign()))."
         )
     if stage.correction is not None:
         raise UnsoundError(
-            f"error_feedback() works around {stage!r}, which steers training and loses nothing. "
-            f"Put {stage!r} before error_feedback(...)."
+            f"error_feedback() contains {stage!r}, which corrects local training and compresses nothing. "
+            f"There is no error to feed back. Put {stage!r} before error_feedback(...)."
         )
     if stage.unbiased and stage.contraction is None:
         raise UnsoundError(
-            f"error_feedback() works around {stage!r}, which is right on average but may err by more than all it "
-            f"is given, so the residual would grow without end. {CURE}"
+            f"error_feedback() contains {stage!r}, which is unbiased, but whose error may exceed its input. The "
+            f"residual would grow without bound. {CURE}"
         )
     if stage.contraction is None and stage.error_bound is None:
         raise UnsoundError(
-            f"error_feedback() works around {stage!r}, which is no compression: there is no bound on what the "
-            f"residual would have to make up for. Put {stage!r} before error_feedback(...)."
+            f"error_feedback() contains {stage!r}, which is no compression. There is no bound on the residual. "
+            f"Put {stage!r} before error_feedback(...)."
         )

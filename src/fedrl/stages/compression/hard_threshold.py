@@ -1,4 +1,4 @@
-"""Hard threshold: send only what is large enough to matter."""
+"""Hard threshold: send only the entries above a fixed magnitude."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from fedrl.wire.sparse import Masked
 def hard_threshold(epsilon: float) -> Stage:
     """Keep the entries whose magnitude is above epsilon, and drop the rest.
 
-    Nothing is sent of an array that hardly changed, and all of one that changed much: bytes follow the data. No entry
-    is off by more than epsilon, so that the residual of `error_feedback` never exceeds epsilon in any entry; alone,
-    what is dropped is lost.
+    An array that hardly changed sends nothing and one that changed much sends all its entries, so the bytes of an
+    update depend on the data. No entry has an error above epsilon, so neither has the residual of `error_feedback`;
+    without error feedback, dropped entries are lost.
 
     Args:
-        epsilon: In units of the parameters.
+        epsilon: Threshold, in units of the parameters.
 
     Raises:
         ConfigError: `epsilon` is not above zero.
@@ -37,7 +37,7 @@ def hard_threshold(epsilon: float) -> Stage:
 
         def large(x: jax.Array) -> Masked:
             flat = x.reshape(-1)
-            mask = ~(jnp.abs(flat) <= epsilon)  # NaN fails the comparison and is sent
+            mask = ~(jnp.abs(flat) <= epsilon)  # not `>`: a NaN has to be sent, so that the server rejects it
             return Masked(mask, jnp.where(mask, flat, 0.0), x.shape)
 
         return update._replace(value=jax.tree.map(large, update.value)), agent_state

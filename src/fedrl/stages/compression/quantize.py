@@ -1,4 +1,4 @@
-"""Quantisation: a byte or less per number, right on average or to the nearest."""
+"""Quantisation to at most one byte per number, by unbiased random rounding or to the nearest level."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ TINY = float(np.finfo(np.float32).tiny)
 
 @component("stage", reference="Alistarh et al. (2017), https://arxiv.org/abs/1610.02132")
 def quantize(bits: int = 8, unbiased: bool = True) -> Stage:
-    """Round every number to one of at most 2^bits levels, at random such that the expectation is the number itself.
+    """Round every number to one of at most 2^bits levels, at random so that the expectation is the number itself.
 
     With s = 2^(bits - 1) - 1 levels on either side of zero and m the largest magnitude in the array:
 
         code = floor(s x / m + u),   u uniform on [0, 1),      x ~ m code / s
 
-    One bit has no room for zero: the code is +1 with probability (1 + x / m) / 2, else -1. The scale is the maximum
-    rather than the paper's L2 norm, as in the paper's own experiments: less variance at the same size. The values of a
-    sparse update can be quantised, too.
+    With one bit there is no level at zero: the code is +1 with probability (1 + x / m) / 2, else -1. The scale is the
+    maximum rather than the paper's L2 norm, as in the paper's own experiments: less variance at the same size. The
+    values of a sparse update can be quantised, too.
 
-    Its error is E ||x - C(x)||^2 <= (sqrt(1 + (d - 1) / s^2) - 1) / 2 ||x||^2 for an array of d numbers, and up to
+    The error is E ||x - C(x)||^2 <= (sqrt(1 + (d - 1) / s^2) - 1) / 2 ||x||^2 for an array of d numbers, and up to
     (d - 1) ||x||^2 with one bit. So it is a contraction, fit for `error_feedback`, as long as d - 1 < 8 s^2: up to 392
     numbers with 4 bits, and 129,032 with 8.
 
-    With `unbiased=False` it rounds to the nearest level, u = 1/2. That is no longer right on average, but errs by no
-    more than half a level and never by more than the number itself: a contraction for arrays of any size,
-    ||x - C(x)||^2 <= (1 - 4 s^2 / (4 s^2 + d - 1)) ||x||^2, with as few as 2 bits. Inside `error_feedback` take this.
+    With `unbiased=False` it rounds to the nearest level, u = 1/2. This is biased, but the error is at most half a level
+    and at most the number itself: a contraction for arrays of any size,
+    ||x - C(x)||^2 <= (1 - 4 s^2 / (4 s^2 + d - 1)) ||x||^2, with as few as 2 bits. Use this inside `error_feedback`.
 
     Args:
-        bits: 1 to 8 per number; a code is held in an int8.
-        unbiased: Round at random, and be right on average.
+        bits: 1 to 8 per number; a code is stored in an int8.
+        unbiased: Round at random, without bias, instead of to the nearest level.
 
     Raises:
         ConfigError: `bits` is out of range.
     """
     if bits not in range(1, 9):
-        raise ConfigError(f"bits is {bits}. A code is held in one byte. Choose 1 to 8.")
+        raise ConfigError(f"bits is {bits}. A code is stored in one byte. Choose 1 to 8.")
     if bits == 1 and not unbiased:
         raise ConfigError(
-            "bits is 1, and the nearest of plus and minus the largest number is far from most. Use sign(), whose "
-            "magnitude is the mean, or 2 bits."
+            "bits is 1 and unbiased is false. Most numbers are far from both levels, plus and minus the largest "
+            "magnitude. Use sign(), whose magnitude is the mean, or 2 bits."
         )
     highest = levels(bits)
 
     def squeeze(key: Key, x: jax.Array) -> Quantized:
-        scale = jnp.abs(x).max(initial=0.0)  # NaN and infinity live on in the scale, for the server to refuse
+        scale = jnp.abs(x).max(initial=0.0)  # a NaN or infinity stays in the scale, so that the server rejects it
         unit = x / jnp.where(scale > TINY, scale, 1.0)
-        unit = jnp.where(jnp.isfinite(unit), unit, 0.0)  # what is not finite has no code
+        unit = jnp.where(jnp.isfinite(unit), unit, 0.0)  # a NaN has no integer code
         if bits == 1:
             integers = 2.0 * round_at_random(key, (unit + 1.0) / 2.0) - 1.0
         else:
@@ -87,6 +87,7 @@ def quantize(bits: int = 8, unbiased: bool = True) -> Stage:
 
 
 def round_at_random(key: Key, x: jax.Array) -> jax.Array:
-    """Round up with the probability of the fraction, else down. Whole numbers stay: no draw can overshoot them."""
+    """Round up with the probability of the fractional part, else down; integers stay as they are."""
+    # Compared with the fraction, not floor(x + u): in float32, x + u can round up past an integer x.
     low = jnp.floor(x)
     return low + (jax.random.uniform(key, x.shape, x.dtype) < x - low)

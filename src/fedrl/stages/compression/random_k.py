@@ -1,4 +1,4 @@
-"""Random sparsification: some entries, drawn by lot. Both ends draw the same, so only values travel."""
+"""Random sparsification: agent and server draw the same entries from a seed, so only values and the seed are sent."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Drawn:
     """Some entries of every array of a tree.
 
     Attributes:
-        seed: Scalar uint32, from which both ends know which ones.
-        value: The entries of each array, a list of `[entries]` or what a later stage made of them.
-        shapes: Of the whole tree.
+        seed: Scalar uint32, from which both ends draw the same indices.
+        value: The entries of each array, a list of `[entries]`, or a later stage's encoding of them.
+        shapes: Shapes of the whole tree.
     """
 
     seed: PyTree
@@ -32,7 +32,7 @@ class Drawn:
     shapes: TreeShapes
 
     def dense(self) -> PyTree:
-        """The whole tree, zero elsewhere."""
+        """Return the whole tree, zero where nothing was drawn."""
         places = lots(self.seed, self.shapes, [part.size for part in self.value])
         parts = zip(self.value, places, self.shapes.sizes, strict=True)
         return self.shapes.filled([jnp.zeros(size, x.dtype).at[index].set(x) for x, index, size in parts])
@@ -40,10 +40,10 @@ class Drawn:
 
 @component("stage", reference="Stich et al. (2018), https://arxiv.org/abs/1809.07599")
 def random_k(fraction: float, unbiased: bool = True) -> Stage:
-    """Keep some entries of every array, drawn anew each time, and drop the rest.
+    """Keep some entries of every array, drawn at random for each update, and drop the rest.
 
-    Of the d entries of an array k = ceil(fraction * d) are kept, each with the same probability. Which ones follows
-    from a seed of four bytes that travels along. In two forms:
+    Of the d entries of an array, k = ceil(fraction * d) are kept, each with the same probability. The indices follow
+    from a seed of four bytes that is part of the update. There are two forms:
 
         unbiased        C(x)_i = d / k x_i if kept       E C(x) = x,  E ||x - C(x)||^2 = (d / k - 1) ||x||^2
         a contraction   C(x)_i = x_i if kept             E ||x - C(x)||^2 = (1 - k / d) ||x||^2
@@ -68,7 +68,8 @@ def random_k(fraction: float, unbiased: bool = True) -> Stage:
         counts = [math.ceil(fraction * size) for size in shapes.sizes]
         leaves = [leaf.reshape(-1) for leaf in jax.tree.leaves(update.value)]
         finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
-        factor = jnp.where(finite, 1.0, jnp.nan)  # what is not finite must not slip through among the dropped
+        # An entry that is not finite may be among the dropped ones; all kept ones become NaN, so the server rejects it.
+        factor = jnp.where(finite, 1.0, jnp.nan)
         kept = [
             factor * (leaf.size / max(index.size, 1) if unbiased else 1.0) * leaf[index]
             for leaf, index in zip(leaves, lots(seed, shapes, counts), strict=True)
@@ -85,7 +86,8 @@ def random_k(fraction: float, unbiased: bool = True) -> Stage:
 
 
 def lots(seed: jax.Array, shapes: TreeShapes, counts: list[int]) -> list[jax.Array]:
-    """Which entries of each array are drawn: int32 `[count]`, every subset with the same probability."""
+    """Draw the indices of the kept entries of each array, int32 `[count]`, every subset with the same probability."""
+    # The generator is named, since both ends have to draw the same whatever their default generator is.
     key = jax.random.key(seed, impl="threefry2x32")
     ranks = [jax.random.bits(jax.random.fold_in(key, i), (size,)) for i, size in enumerate(shapes.sizes)]
     return [jnp.argsort(rank)[:count].astype(jnp.int32) for rank, count in zip(ranks, counts, strict=True)]

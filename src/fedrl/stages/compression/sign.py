@@ -1,4 +1,4 @@
-"""Signs: one bit per number, and one magnitude for all."""
+"""Sign compression: one bit per number, and one magnitude per array."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def sign() -> Stage:
     """
 
     def signs(x: jax.Array, count: jax.Array | int) -> Quantized:
-        scale = jnp.abs(x).sum() / jnp.maximum(count, 1)  # NaN and infinity live on in the scale
+        scale = jnp.abs(x).sum() / jnp.maximum(count, 1)  # a NaN or infinity stays in the scale, for the server
         return Quantized(jnp.where(x >= 0.0, 1, -1).astype(jnp.int8), scale, bits=1)
 
     def encode(
@@ -39,6 +39,7 @@ def sign() -> Stage:
         check_not_encoded(update.value, "sign()", allowed=PLACES)
 
         def squeeze(node: PyTree) -> PyTree:
+            # The mean is over the entries that are sent: the zeros elsewhere would make the magnitude too small.
             if isinstance(node, Masked):
                 return Masked(node.mask, signs(node.value, node.mask.sum()), node.shape)
             return signs(node, node.size) if is_real(node) else node

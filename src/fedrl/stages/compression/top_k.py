@@ -18,8 +18,8 @@ from fedrl.wire.sparse import Sparse
 def top_k(fraction: float) -> Stage:
     """Keep the largest entries of every array, by magnitude, and drop the rest.
 
-    The k = ceil(fraction * d) of d entries kept in each array make it a contraction,
-    ||x - C(x)||^2 <= (1 - k / d) ||x||^2, which is what `error_feedback` needs. Alone, what is dropped is lost.
+    Each array of d entries keeps k = ceil(fraction * d). This is a contraction, ||x - C(x)||^2 <= (1 - k / d) ||x||^2,
+    as `error_feedback` needs it; without error feedback, dropped entries are lost.
 
     Args:
         fraction: Share of the entries that is kept, above 0 and at most 1; never less than one entry.

@@ -1,4 +1,4 @@
-"""Uniform quantisation: the nearest point of a grid that never changes."""
+"""Uniform quantisation: rounding to the nearest point of a fixed grid."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fedrl.wire.quantized import FixedPoint
 
 @component("stage", reference="fixed point, rounded to nearest: Gupta et al. (2015), https://arxiv.org/abs/1502.02551")
 def uniform_quantize(bits: int = 8) -> Stage:
-    """Round every number to the nearest multiple of 2^-bits, up to one half: beyond, it saturates.
+    """Round every number to the nearest multiple of 2^-bits, and saturate beyond about one half.
 
         C(x) = clip(round(2^b x), -s, s) / 2^b,     s = 2^(b - 1) - 1,      so |C(x)| <= 1/2 - 2^-b
 
-    Nothing but codes travels, b bits each: 2^b - 1 points from -(1/2 - 2^-b) to 1/2 - 2^-b, and one code that says that
-    the number was not finite. A number beyond the grid becomes the last point on its side. No number is off by more
-    than half a step, 2^-(b + 1), unless it lies beyond; what is smaller than that becomes zero, again and again, so use
-    it inside `error_feedback`. There, what lies beyond is sent later, as long as it isn't so all the time.
+    Only codes of b bits are sent: 2^b - 1 grid points from -(1/2 - 2^-b) to 1/2 - 2^-b, and one code for a number that
+    was not finite. A number beyond the grid becomes the last point on its side; any other has an error of at most half
+    a step, 2^-(b + 1). Smaller numbers become zero in every round, so use this stage inside `error_feedback`, which
+    also sends the excess beyond the grid in later rounds, unless every round exceeds it.
 
     Args:
         bits: b, 2 to 16 per number.
@@ -32,7 +32,7 @@ def uniform_quantize(bits: int = 8) -> Stage:
     """
     if bits not in range(2, 17):
         raise ConfigError(
-            f"bits is {bits}. One bit has no room for three points, and a code is held in two bytes. Choose 2 to 16."
+            f"bits is {bits}. The grid needs three points, and a code is stored in two bytes. Choose 2 to 16."
         )
     highest = 2 ** (bits - 1) - 1
 
