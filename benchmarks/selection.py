@@ -39,7 +39,7 @@ RULES = ("random", "in turn", "power of choice", "utility: norm", "utility: loss
 
 def simulation_of(rule: str, learner: Learner, fleet: PyTree) -> Simulation:
     from fedrl.aggregators import mean
-    from fedrl.engines.aggregation import messages
+    from fedrl.engines.messages import messages
     from fedrl.engines.simulate import simulate
     from fedrl.federation.federate import federate
     from fedrl.server import greedy, oort, power_of_choice, round_robin, uniform

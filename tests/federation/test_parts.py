@@ -13,7 +13,7 @@ from fedrl.clocks import clock
 from fedrl.config.build import build
 from fedrl.config.loading import dump, load
 from fedrl.core.errors import ConfigError, UnsoundError, WireError
-from fedrl.engines.aggregation import messages
+from fedrl.engines.messages import messages
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import gossip, hierarchy, isolated
 from fedrl.environments import cartpole

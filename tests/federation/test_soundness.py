@@ -19,8 +19,8 @@ from fedrl.core.learner import Statistics
 from fedrl.core.replay import empty
 from fedrl.core.stage import Noise, Stage
 from fedrl.core.summation import Summation
-from fedrl.engines.aggregation import messages
 from fedrl.engines.combinations import check
+from fedrl.engines.messages import messages
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import gossip, hierarchy
 from fedrl.federation.federate import federate

@@ -10,7 +10,7 @@ from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.learner import iterate, policy_of
 from fedrl.core.subtrees import belonging, joined, without
 from fedrl.core.types import LocalContext
-from fedrl.engines.aggregation import messages
+from fedrl.engines.messages import messages
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import isolated, server
 from fedrl.environments import cartpole, probe_match

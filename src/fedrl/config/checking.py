@@ -14,9 +14,9 @@ from fedrl.config.measures import check_shown
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.reports import NEEDS
-from fedrl.engines.aggregation import messages
 from fedrl.engines.combinations import check
 from fedrl.engines.executors.programs import metric_names
+from fedrl.engines.messages import messages
 from fedrl.engines.program_cache import shapes
 from fedrl.engines.state import iterations
 from fedrl.engines.topologies.choices import isolated

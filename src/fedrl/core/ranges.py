@@ -21,7 +21,7 @@ from fedrl.core.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Range:
+class Bounds:
     """The numbers from `low` to `high`.
 
     Attributes:
@@ -56,24 +56,24 @@ class Range:
         return f"{kind} {first} {'and below' if self.below else 'to'} {high}"
 
 
-Count: TypeAlias = Annotated[int, Range(1, whole=True)]
-Whole: TypeAlias = Annotated[int, Range(0, whole=True)]
-Finite: TypeAlias = Annotated[float, Range(above=True, below=True)]
-Positive: TypeAlias = Annotated[float, Range(0, above=True, below=True)]
-NonNegative: TypeAlias = Annotated[float, Range(0, below=True)]
-Fraction: TypeAlias = Annotated[float, Range(0, 1)]
+Count: TypeAlias = Annotated[int, Bounds(1, whole=True)]
+Whole: TypeAlias = Annotated[int, Bounds(0, whole=True)]
+Finite: TypeAlias = Annotated[float, Bounds(above=True, below=True)]
+Positive: TypeAlias = Annotated[float, Bounds(0, above=True, below=True)]
+NonNegative: TypeAlias = Annotated[float, Bounds(0, below=True)]
+Fraction: TypeAlias = Annotated[float, Bounds(0, 1)]
 """From 0 to 1, both included."""
-FractionAboveZero: TypeAlias = Annotated[float, Range(0, 1, above=True)]
-FractionBelowOne: TypeAlias = Annotated[float, Range(0, 1, below=True)]
-FractionBetween: TypeAlias = Annotated[float, Range(0, 1, above=True, below=True)]
-Duration: TypeAlias = Annotated[float, Range(0)]
+FractionAboveZero: TypeAlias = Annotated[float, Bounds(0, 1, above=True)]
+FractionBelowOne: TypeAlias = Annotated[float, Bounds(0, 1, below=True)]
+FractionBetween: TypeAlias = Annotated[float, Bounds(0, 1, above=True, below=True)]
+Duration: TypeAlias = Annotated[float, Bounds(0)]
 """Seconds; infinity is never."""
-PositiveDuration: TypeAlias = Annotated[float, Range(0, above=True)]
-Rate: TypeAlias = Annotated[float, Range(0, above=True)]
+PositiveDuration: TypeAlias = Annotated[float, Bounds(0, above=True)]
+Rate: TypeAlias = Annotated[float, Bounds(0, above=True)]
 """Bytes per second; infinity takes no time."""
 
 
-def ranges_of(build: Callable[..., Any]) -> dict[str, Range]:
+def ranges_of(build: Callable[..., Any]) -> dict[str, Bounds]:
     """Return the declared range of each parameter that has one; of the entries, if it is a sequence."""
     try:
         hints = typing.get_type_hints(build, include_extras=True)
@@ -83,7 +83,7 @@ def ranges_of(build: Callable[..., Any]) -> dict[str, Range]:
     return {name: each for name, each in found.items() if each is not None}
 
 
-def check_ranges(ranges: Mapping[str, Range], arguments: Mapping[str, Any]) -> None:
+def check_ranges(ranges: Mapping[str, Bounds], arguments: Mapping[str, Any]) -> None:
     """Refuse a number outside the range of its parameter, and what is no number at all.
 
     Raises:
@@ -98,7 +98,7 @@ def check_ranges(ranges: Mapping[str, Range], arguments: Mapping[str, Any]) -> N
             _check(name, entry, value if several else None, allowed)
 
 
-def _check(name: str, value: Any, within: Any, allowed: Range) -> None:
+def _check(name: str, value: Any, within: Any, allowed: Bounds) -> None:
     where = name if within is None else f"an entry of {name}"
     if isinstance(value, str):
         raise ConfigError(f"{where} is {value!r}, a string. It needs to be {allowed}. Write it without quotes.")
@@ -118,9 +118,9 @@ def _flat(value: Any) -> list[Any]:
     return [value]
 
 
-def _range_in(hint: Any) -> Range | None:
+def _range_in(hint: Any) -> Bounds | None:
     """The range in a type, however deep: `Count | None`, `Sequence[Positive]`."""
     for extra in getattr(hint, "__metadata__", ()):
-        if isinstance(extra, Range):
+        if isinstance(extra, Bounds):
             return extra
     return next((found for inner in typing.get_args(hint) if (found := _range_in(inner)) is not None), None)

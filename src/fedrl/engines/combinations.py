@@ -19,7 +19,7 @@ from fedrl.core.component import written
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.learner import check_gathers, follows_corrections
 from fedrl.core.summation import hidden
-from fedrl.engines.aggregation import Messages, messages
+from fedrl.engines.messages import Messages, messages
 from fedrl.engines.momentum import normalized_alpha
 from fedrl.engines.soundness import check_private
 from fedrl.engines.topologies.choices import GossipTopology, Hierarchy, IsolatedTopology, Topology

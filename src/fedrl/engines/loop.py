@@ -31,17 +31,16 @@ from fedrl.clocks.events import (
     Jobs,
 )
 from fedrl.core.aggregator import Arrivals
-from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.keys import Keys, Stream, derived, keys_of
 from fedrl.core.reports import DURATION
 from fedrl.core.types import PyTree
-from fedrl.engines.aggregation import accounting
 from fedrl.engines.arrivals import PendingUpdates
 from fedrl.engines.compute import COMPUTE
 from fedrl.engines.delayed import at_first, delayed, shifted
 from fedrl.engines.down_messages import NOTHING, DownMessages, DownTraffic
 from fedrl.engines.executors.executor import Agents, Executor, Learned, Team
 from fedrl.engines.inbox import PARAMS, Table
+from fedrl.engines.messages import accounting
 from fedrl.engines.round_log import TIMES, RoundLog
 from fedrl.engines.state import ClockStats, Rejection, RoundResult, Simulation, SimulationState, no_uploads
 from fedrl.engines.topologies.isolated import Isolated
@@ -135,7 +134,11 @@ class Loop:
             ConfigError: The cohort names an agent that does not exist.
         """
         began, log = time.perf_counter(), RoundLog(self.agents, self.executor.metrics, self.down_messages.compressed)
-        allowed = np.full(1, -1) if cohort is None else self._cohort(cohort)
+        allowed = (
+            np.full(1, -1)
+            if cohort is None
+            else cohort_ids(cohort, self.agents, self.executor.federation.summation if self.served else None)
+        )
         for _ in range(self.merges):
             run_state = self.merge(run_state, allowed, log)
         engine_state: EngineState = run_state.engine_state
@@ -168,24 +171,6 @@ class Loop:
             turns=log.arrived if self.clock.timed else None,
         )
         return run_state, seen
-
-    def _cohort(self, cohort: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The ids of a cohort that a caller names."""
-        agents, ids = self.agents, np.unique(np.asarray(cohort, int))
-        if not len(ids):
-            return np.full(1, agents)  # an id that no agent has: an empty array would mean that the selection decides
-        if ids[0] < 0 or ids[-1] >= agents:
-            raise ConfigError(
-                f"cohort is {ids.tolist()}. It names some of the {agents} agents, by numbers from 0 to {agents - 1}. "
-                "Name those, or none of them."
-            )
-        summation = self.executor.federation.summation
-        if len(ids) == 1 and summation.opens == "sum" and self.served:
-            raise UnsoundError(
-                f"cohort is {ids.tolist()}, one agent, and {summation!r} hides updates in the sum of the cohort, which "
-                "would be that agent's update. Name two agents or more, or none of them."
-            )
-        return ids
 
     def merge(self, run_state: SimulationState, cohort: np.ndarray, log: RoundLog) -> SimulationState:
         """Process events until the next merge, and merge."""

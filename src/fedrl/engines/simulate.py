@@ -14,11 +14,11 @@ from fedrl.clocks.devices import Clock, speeds_of
 from fedrl.core.checks import check_positive
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.types import PyTree
-from fedrl.engines.aggregation import messages
 from fedrl.engines.combinations import check
 from fedrl.engines.executors.blocks import Blocks
 from fedrl.engines.executors.executor import Executor, ExecutorPlan
 from fedrl.engines.loop import Loop
+from fedrl.engines.messages import messages
 from fedrl.engines.state import LARGEST_BLOCK, Simulation, chosen_size, iterations
 from fedrl.engines.topologies.choices import Hierarchy, SingleServer, Topology
 from fedrl.engines.topologies.server import TopologySpec

@@ -17,7 +17,7 @@ from fedrl.core.learner import parameters_of
 from fedrl.core.stage import Noise, Stage
 from fedrl.core.summation import Summation, hidden
 from fedrl.core.types import PyTree
-from fedrl.engines.aggregation import Messages, messages
+from fedrl.engines.messages import Messages, messages
 from fedrl.engines.topologies.choco import NUMBER_BYTES, compressor
 from fedrl.engines.topologies.choices import GossipTopology, Hierarchy, IsolatedTopology, Topology
 from fedrl.engines.topologies.step_size import message_shapes
@@ -258,3 +258,31 @@ def _opened(topology: Hierarchy, agents: int) -> str:
     fewest = min(Counter(lowest(topology.tree, agents).tolist()).values())
     whose = "one agent alone" if fewest == 1 else f"as few as {fewest} agents"
     return f"in {written(topology.tree)} servers below the root open sums of {whose}."
+
+
+def cohort_ids(cohort: Sequence[int] | np.ndarray, agents: int, summation: Summation | None) -> np.ndarray:
+    """Return the agents of a cohort that a caller names, each once.
+
+    Args:
+        cohort: Numbers of agents.
+        agents: How many there are.
+        summation: How updates are added up where they meet; None if they don't.
+
+    Raises:
+        ConfigError: It names an agent that does not exist.
+        UnsoundError: It is one agent, and a sum is to hide its update.
+    """
+    ids = np.unique(np.asarray(cohort, int))
+    if not len(ids):
+        return np.full(1, agents)  # no agent's number: an empty array would leave the choice to the selection
+    if ids[0] < 0 or ids[-1] >= agents:
+        raise ConfigError(
+            f"cohort is {ids.tolist()}. It names some of the {agents} agents, by numbers from 0 to {agents - 1}. "
+            "Name those, or none of them."
+        )
+    if len(ids) == 1 and summation is not None and summation.opens == "sum":
+        raise UnsoundError(
+            f"cohort is {ids.tolist()}, one agent, and {summation!r} hides updates in the sum of the cohort, which "
+            "would be that agent's update. Name two agents or more, or none of them."
+        )
+    return ids

@@ -10,8 +10,8 @@ import numpy as np
 
 from fedrl.core import exact
 from fedrl.core.types import PyTree
-from fedrl.engines.aggregation import Messages
 from fedrl.engines.down_messages import DownTraffic
+from fedrl.engines.messages import Messages
 from fedrl.topologies.trees import Parents, Tree, round_latency
 
 WORD_BYTES = 4

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedrl.core.errors import ConfigError
 from fedrl.core.types import PyTree
-from fedrl.engines.aggregation import Messages, messages
+from fedrl.engines.messages import Messages, messages
 from fedrl.federation.federation import Federation
 from fedrl.server.board import Bids
 from fedrl.server.decisions import UploadBudget

@@ -19,10 +19,10 @@ from fedrl.clocks.events import NOBODY, Jobs
 from fedrl.core.keys import Keys, Root, Stream, agent_secret, derived, stream_key, turns
 from fedrl.core.learner import policy_of
 from fedrl.core.types import Broadcast, Params, PyTree
-from fedrl.engines.aggregation import Upload, failures
 from fedrl.engines.executors.ahead import TrainedAhead
 from fedrl.engines.executors.programs import JobInputs, adoption, layout
 from fedrl.engines.inbox import SUMS, PartialSums, Table
+from fedrl.engines.messages import Upload, failures
 from fedrl.engines.program_cache import shapes
 from fedrl.engines.state import Rejection, in_slots, start_programs, starting
 from fedrl.engines.topologies.server import Server

@@ -18,9 +18,9 @@ from fedrl.core.faults import kept, rings_in, settled
 from fedrl.core.keys import turn_keys
 from fedrl.core.learner import Trajectory, behaviours_of, explore
 from fedrl.core.types import Broadcast, Key, Metrics, Params, PyTree
-from fedrl.engines.aggregation import Upload, uploaded
 from fedrl.engines.executors.host_rollout import by_agent, by_row
 from fedrl.engines.executors.programs import JobInputs, hand_over
+from fedrl.engines.messages import Upload, uploaded
 from fedrl.engines.program_cache import cached_program
 from fedrl.federation.federation import AgentState, Federation
 

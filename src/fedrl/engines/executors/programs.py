@@ -19,8 +19,9 @@ from fedrl.core.faults import rings_in, with_logs
 from fedrl.core.keys import turn_below, turn_keys
 from fedrl.core.replay import RingRows
 from fedrl.core.types import Broadcast, Key, PyTree, Update
-from fedrl.engines.aggregation import Upload, partial_sums, uploaded
+from fedrl.engines.aggregation import partial_sums
 from fedrl.engines.inbox import ENCODED, PARAMS, SUMS
+from fedrl.engines.messages import Upload, uploaded
 from fedrl.engines.packing import packing
 from fedrl.engines.program_cache import Shapes, cached_program, shapes
 from fedrl.engines.state import QUICK

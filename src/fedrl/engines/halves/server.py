@@ -24,8 +24,9 @@ from fedrl.core.errors import ConfigError, WireError
 from fedrl.core.keys import Root, Stream, check_roots, derived
 from fedrl.core.summation import check_open
 from fedrl.core.types import Broadcast, PyTree, Update
-from fedrl.engines.aggregation import BlockSums, Merged, merge_blocks, messages, partial_sums
+from fedrl.engines.aggregation import BlockSums, Merged, merge_blocks, partial_sums
 from fedrl.engines.halves.orders import Order, Verdict, check_setting
+from fedrl.engines.messages import messages
 from fedrl.engines.program_cache import cached_program
 from fedrl.engines.state import start_programs
 from fedrl.federation.federation import Federation, ServerState

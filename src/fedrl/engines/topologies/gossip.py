@@ -18,8 +18,8 @@ from scipy.sparse import csr_array
 from fedrl.core.keys import Keys, Stream, stream_key
 from fedrl.core.stage import Stage, zeros_like
 from fedrl.core.types import Broadcast, Params, PyTree, Update
-from fedrl.engines.aggregation import Messages, messages
 from fedrl.engines.inbox import PARAMS, Inbox, Table
+from fedrl.engines.messages import Messages, messages
 from fedrl.engines.state import start_programs
 from fedrl.engines.topologies.server import MergeResult, SentMessages, Server, TopologySpec, Traffic
 from fedrl.federation.federate import federate

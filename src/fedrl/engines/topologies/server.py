@@ -10,9 +10,10 @@ import numpy as np
 
 from fedrl.core.keys import Keys, server_secret
 from fedrl.core.types import Broadcast, Params, PyTree
-from fedrl.engines.aggregation import Messages, merge_program, releases, skip_round
+from fedrl.engines.aggregation import merge_program, releases, skip_round
 from fedrl.engines.down_messages import DownTraffic
 from fedrl.engines.inbox import SUMS, UPDATES, Copied, Inbox, Table
+from fedrl.engines.messages import Messages
 from fedrl.engines.program_cache import cached_program
 from fedrl.engines.state import Rejection
 from fedrl.federation.federation import Federation, ServerState
