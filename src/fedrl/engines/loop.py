@@ -42,6 +42,7 @@ from fedrl.engines.executors.executor import Agents, Executor, Learned, Team
 from fedrl.engines.inbox import PARAMS, Table
 from fedrl.engines.messages import accounting
 from fedrl.engines.round_log import TIMES, RoundLog
+from fedrl.engines.soundness import cohort_ids
 from fedrl.engines.state import ClockStats, Rejection, RoundResult, Simulation, SimulationState, no_uploads
 from fedrl.engines.topologies.isolated import Isolated
 from fedrl.engines.topologies.server import MergeResult, SentMessages
@@ -134,11 +135,8 @@ class Loop:
             ConfigError: The cohort names an agent that does not exist.
         """
         began, log = time.perf_counter(), RoundLog(self.agents, self.executor.metrics, self.down_messages.compressed)
-        allowed = (
-            np.full(1, -1)
-            if cohort is None
-            else cohort_ids(cohort, self.agents, self.executor.federation.summation if self.served else None)
-        )
+        summation = self.executor.federation.summation if self.served else None
+        allowed = np.full(1, -1) if cohort is None else cohort_ids(cohort, self.agents, summation)
         for _ in range(self.merges):
             run_state = self.merge(run_state, allowed, log)
         engine_state: EngineState = run_state.engine_state

@@ -9,10 +9,13 @@ servers that have parameters of their own "sums of subsets", and among neighbour
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
 
 from fedrl.clocks.devices import Clock
 from fedrl.core.component import written
-from fedrl.core.errors import UnsoundError
+from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.learner import parameters_of
 from fedrl.core.stage import Noise, Stage
 from fedrl.core.summation import Summation, hidden
