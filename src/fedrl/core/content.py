@@ -305,7 +305,7 @@ def _plain(value: Any) -> bytes | str:
 def _unreadable(value: object, what: str) -> ConfigError:
     kind = type(value)
     return ConfigError(
-        f"{what} holds a {kind.__module__}.{kind.__qualname__}, whose content can't be told to another process. "
+        f"{what} holds a {kind.__module__}.{kind.__qualname__}, whose content can't be compared by another process. "
         "Digests are computed of numbers, text, arrays, records and functions. Capture those instead, or build it by "
         "a constructor under @component."
     )

@@ -46,7 +46,7 @@ class Scheduler:
         local_steps: The local steps of each agent; the federation's by default.
         upload_budget: Which updates are sent under a budget of bytes; all by default.
         bids: The sizes of bids, if there is a budget.
-        group: Int `[agents]`, the server of each agent in a tree, for selections and budgets; one by default.
+        group: Int `[agents]`, the server of each agent in a tree, for selections and budgets per server; else None.
         delay_rounds: The number of versions by which the parameters sent to agents are delayed: one number, one per
             agent, or a distribution, whose draws are rounded. Earlier versions than the first count as the first.
     """

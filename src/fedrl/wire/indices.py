@@ -27,6 +27,7 @@ def place_bytes(count: Any, size: int) -> Any:
     (62, 512, 0)
     """
     by_index, by_bitmap = bits.size_of(count, bits.width_of(size - 1)), bits.size_of(size, 1)
+    # A traced count allows no `if`, so both sizes are computed and selected from.
     if isinstance(count, jax.Array):
         return jnp.where(count == size, 0, jnp.minimum(by_index, by_bitmap))
     return 0 if count == size else min(by_index, by_bitmap)
