@@ -142,12 +142,14 @@ def merge_program(
     merge, scaled = merge_blocks(federation, like, agents), _receiving(federation, mix_models)
 
     def merge_updates(secret: Root, server: ServerState, inbox: Inbox) -> Merged:
+        # Block sums exist only where no update is scaled; otherwise updates of scale 0 are left out here.
         inbox = inbox if inbox.block_sums else inbox.of(inbox.scale > 0.0)
         arrivals = arrivals_of(server, inbox)
         if inbox.block_sums:
             return merge(secret, server, [(each.result, each.here) for each in inbox.block_sums], arrivals)
         block_sums, count = [], len(inbox.agent)
         for i in range(0, count, exact.LANES):
+            # Padded with copies of the last update, which `here` masks: one program for any number of updates.
             lanes, here = np.minimum(np.arange(i, i + exact.LANES), count - 1), np.arange(i, i + exact.LANES) < count
             updates, base = jax.tree.map(lambda x, lanes=lanes: x[lanes], (inbox.items, inbox.received))
             block_sums.append((scaled(server.params, updates, base, inbox.scale[lanes], here), here))
@@ -247,6 +249,7 @@ def _commits(federation: Federation, like: Shapes) -> tuple[Callable[..., Judged
     def commit_mean(
         keys: jax.Array, server: ServerState, flat: jax.Array, weight: jax.Array, counted: Double
     ) -> Judged:
+        # A rule of the sum gets the exact mean as if it were a single update, of no particular sender.
         whole = Update(_unflatten(flat[None], value), weight[None], server.version[None])
         alone = Arrivals(jnp.full(1, NOBODY), jnp.zeros(1, jnp.int32))
         merged, memory = federation.aggregate(server_keys(keys).rule, alone, server, whole)

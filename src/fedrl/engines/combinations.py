@@ -210,6 +210,7 @@ def _check_look_ahead(federation: Federation, schedule: Schedule) -> None:
         *(p.server_optimizer for p in federation.parts if p.server_optimizer is not None),
     ]
     for optimizer in given:
+        # Alpha is measured from float32 steps, so it is compared with a tolerance.
         found = None if optimizer is None else normalized_alpha(optimizer)
         if found is None or abs(found - alpha) > 1e-3:
             has = "has no optimiser of its own" if optimizer is None else f"has {written(optimizer)}"

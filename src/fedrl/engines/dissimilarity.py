@@ -63,6 +63,7 @@ def _measured(parts: Sequence[np.ndarray]) -> Dissimilarity | None:
     agents = sum(map(len, parts))
     mean = sum(rows.sum(0) for rows in parts) / max(agents, 1)
     common = float(np.square(mean).sum())
+    # Both measures divide by the norm of the mean, or by that of each update.
     if agents < 2 or not np.isfinite(common) or common == 0.0 or min(x.min() for x in lengths if len(x)) == 0.0:
         return None
     # |sum of K unit vectors|^2 is K plus twice the sum of all pairwise cosines: linear in the agents, not quadratic.

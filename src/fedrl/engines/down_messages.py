@@ -75,6 +75,7 @@ class DownMessages:
             return
         kind, size = self._messages(known, ids, table)
         row = _rows(table)[ids]
+        # After `_messages`, which compares with the old numbers.
         known[ids] = table.copies.number[row]
         down_traffic.whole[ids] += kind == WHOLE
         down_traffic.size_bytes[0][ids] += size

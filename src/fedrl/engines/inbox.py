@@ -82,6 +82,7 @@ class Inbox(NamedTuple):
             return x[which]
 
         ids = self.agent[which]
+        # A sum can't be split, so a block is in if all its agents are.
         block_sums = [each for each in self.block_sums if np.isin(each.agent, ids).all()]
         items, received = jax.tree.map(some, (self.items, self.received))
         return Inbox(ids, self.version[which], items, block_sums, received, self.scale[which], self.steps)

@@ -70,6 +70,7 @@ def propagating(
         levels, faults = [list(level) for level in ladder], []
         for i in range(1, len(levels)):
             for n, holder in enumerate(levels[i]):
+                # Servers that are not due advance their version as well, because keys are derived from it.
                 if i >= due or keys is None:
                     levels[i][n] = holder._replace(server=skip_round(holder.server))
                     continue

@@ -118,6 +118,7 @@ class Loop:
         server, memory = self.topology.start(keys, first)
         table = self.topology.table(server, memory)
         agents = self.executor.prepared(agents, table.sent, self.topology)
+        # From a stream of its own, so that selections depend on nothing that agents draw.
         raw = derived(keys.run.tobytes(), Stream.SELECTION)[0].tolist()
         board = self.scheduler.init(self.steps, [*raw, seed])
         past, copies = at_first(table, int(board.delay.max())), self.down_messages.start()
@@ -174,6 +175,7 @@ class Loop:
         """Process events until the next merge, and merge."""
         engine_state: EngineState = run_state.engine_state
         board, clock_state, agents = engine_state.board, engine_state.clock, _agents(run_state)
+        # Made once: all jobs of a version receive the same broadcasts, whenever they are dispatched.
         table = delayed(self.topology.table(run_state.server, engine_state.topology), engine_state.past, board.delay)
         pending, down_traffic = PendingUpdates(log, self.agents), self.down_messages.new_traffic()
         opened, share = np.full(len(cohort), OPENED), self.share
@@ -217,6 +219,8 @@ class Loop:
         )
 
     def _jobs(self, ids: np.ndarray, board: Board, table: Table, share: np.ndarray) -> Jobs:
+        # The cohort size in an agent's job: under a fixed buffer that size; else, where agents start together, the
+        # number with the same broadcast; under redispatch without a buffer, all agents.
         row = np.zeros(len(ids), np.int32) if table.row is None else table.row[ids]
         waits_for = self.scheduler.schedule.buffer_size
         if waits_for is None:
@@ -318,6 +322,7 @@ class Loop:
         if len(scale) and (scale > 0.0).any():
             server, memory, result = self.topology.merge(run_state.keys, server, memory, inbox)
             log.staleness.append((number - 1 - inbox.version)[scale > 0.0])
+            # An update with scale 0 arrived and was not merged: the stages of its agent get their memory back, too.
             dropped = np.union1d(result.dropped, inbox.agent[scale == 0.0])
         elif self.topology.releases:
             # A server that adds noise also does so without updates: a round without noise would reveal that.
@@ -348,6 +353,7 @@ class Loop:
     ) -> Any:
         """Return the traffic since the last merge; under an upload budget, with bids and answers."""
         sizes, said = pending.uploads.size_bytes, pending.uploads.messages
+        # Messages between neighbours are known only after their exchange, so they are logged here and not on arrival.
         if result.messages is not None and result.size_bytes is not None:
             sizes, said = result.size_bytes.astype(np.int64), result.messages.astype(np.int64)
             log.sent_up.size_bytes[:] += sizes

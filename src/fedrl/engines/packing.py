@@ -80,6 +80,7 @@ def _is_key(leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
 def _bits(leaf: jax.Array) -> jax.Array:
     if _is_key(leaf):
         return jax.random.key_data(leaf)
+    # A bool is cast to a byte first, because XLA has no bitcast of bools.
     leaf = leaf.astype(jnp.uint8) if leaf.dtype == jnp.bool_ else leaf
     return jax.lax.bitcast_convert_type(leaf, UNSIGNED[leaf.dtype.itemsize]).astype(jnp.uint32)
 

@@ -80,6 +80,7 @@ class RoundLog:
         """Log the training of agents, each at most once, with its metrics and local steps."""
         self.arrived[ids] += 1
         self.steps[ids] += steps
+        # setdefault, because the host executor knows the names of its metrics only after the first training.
         for name, column in metrics.items():
             self._sums.setdefault(name, np.zeros(self.agents))[ids] += column
 
@@ -105,6 +106,7 @@ class RoundLog:
         self.sent_up.size_bytes[:] += sizes - uploads.size_bytes
         self.sent_up.messages[:] += messages - uploads.messages
         for name, said in self.sent_up.report.items():
+            # A rejected agent sent only its bid: its other reports never arrived.
             if name not in bid:
                 said[rejected] = np.nan
 

@@ -67,19 +67,13 @@ def simulate(
     Raises:
         ConfigError: An argument does not fit the fleet.
         UnsoundError: Each part is valid, but their combination is not sound.
-
-    >>> from fedrl.aggregators import mean
-    >>> from fedrl.environments import cartpole, fleet
-    >>> from fedrl.federation import federate
-    >>> from fedrl.learners import a2c
-    >>> simulate(federate(a2c(cartpole()), mean()), fleet(cartpole(), 3)).agents
-    3
     """
     agents = jax.tree.leaves(fleet)[0].shape[0]
     plan = scheduler if isinstance(scheduler, Scheduler) else Scheduler(scheduler or synchronous())
     where = Hierarchy(topology) if isinstance(topology, Tree) else topology or SingleServer()
     check(federation, agents, where, plan, clock)
     wire = messages(federation, fleet)
+    # The scale of an update is known at its merge only, so scaled updates are not summed inside a block's program.
     scaled = plan.mixed or plan.upload_budget is not None or plan.schedule.mixing != 1.0
     meeting = where.bind(TopologySpec(federation, fleet, wire, agents, plan.schedule, scaled))
     if len(np.unique(meeting.group)) > 1:
@@ -113,6 +107,7 @@ def simulate(
         down_bytes = 0 if federation.down_stages else meeting.wire.down_bytes
         clock_state = Virtual(clock, speeds_of(clock, agents, up_bytes, down_bytes), agents)
     waits_for = plan.schedule.buffer_size
+    # About one update per agent is merged in a round under every schedule, which makes their rounds comparable.
     each = 1 if waits_for is None or not plan.redispatch else max(1, agents // waits_for)
     check_positive(merges=each if merges is None else merges)
     return Loop(meeting, team, plan, clock_state, steps, each if merges is None else merges).simulation()

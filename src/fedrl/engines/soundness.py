@@ -57,11 +57,14 @@ def outgoing(
         for p in (scheduler.selection, scheduler.local_steps, scheduler.upload_budget)
         if p is not None and p.requested
     ]
-    note = f"by what agents tell: {deciding[0]!r}" if deciding else "by the server"
-    arrival = Outgoing("arrival", "agent", SERVER, 0, note="when its update comes, as its work took")
+    note = f"by reports of agents: {deciding[0]!r}" if deciding else "by the server"
+    # The time of arrival is listed because it reveals how long the work took, which depends on data.
+    arrival = Outgoing("arrival", "agent", SERVER, 0, note="the time its update arrives, which depends on its work")
     if isinstance(topology, GossipTopology):
         found = [*_among_neighbours(federation, topology), Outgoing("participation", "agent", "neighbours", 0)]
-        return found if clock is None else [*found, arrival._replace(to="neighbours", note="when its message comes")]
+        return (
+            found if clock is None else [*found, arrival._replace(to="neighbours", note="the time its message arrives")]
+        )
     found = leaving_with(federation, wire.update)
     if scheduler.upload_budget is not None:
         found = _with_bids(federation, wire, scheduler, found)
@@ -80,7 +83,7 @@ def _with_bids(federation: Federation, wire: Messages, scheduler: Scheduler, fou
     assert scheduler.upload_budget is not None
     cost = bids_of(federation, scheduler.upload_budget, wire)
     told = {f"report/{name}" for name in scheduler.upload_budget.requested}
-    note = f"of everybody asked, for {scheduler.upload_budget!r}: {', '.join(scheduler.upload_budget.requested)}"
+    note = f"of the whole cohort, for {scheduler.upload_budget!r}: {', '.join(scheduler.upload_budget.requested)}"
     return [
         *(each for each in found if each.name not in told),
         Outgoing("bid", "agent", SERVER, cost.bid_bytes, note=note),
@@ -95,13 +98,15 @@ def _among_neighbours(federation: Federation, where: GossipTopology) -> list[Out
         size, whole = codec(encoded).size_bytes, int(size_bytes(like.tree)) + NUMBER_BYTES
         difference = Outgoing(
             "difference", "agent", "neighbours", None if size is None else size + NUMBER_BYTES, protected,
-            "to the copy that they hold of it",
+            "to the copy that they have of it",
         )  # fmt: skip
         return [difference, Outgoing("parameters", "agent", "neighbours", whole, NOTHING, "to those whose copy is old")]
     first, *rest = message_bytes(where.rule, parameters_of(federation.learner), where.consensus_steps)
-    found = [Outgoing("parameters", "agent", "neighbours", first, NOTHING, "whole, with what the rule adds")]
+    found = [Outgoing("parameters", "agent", "neighbours", first, NOTHING, "whole, with the additions of the rule")]
     if rest:
-        found.append(Outgoing("sums", "agent", "neighbours", rest[0], NOTHING, "of what it heard, in later steps"))
+        found.append(
+            Outgoing("sums", "agent", "neighbours", rest[0], NOTHING, "of messages it received, in later steps")
+        )
     return found
 
 
@@ -116,9 +121,9 @@ def _between_servers(federation: Federation, wire: Messages, tree: Tree) -> list
         if level in own:
             each = ("change", change_bytes(change), "of its parameters, since it last adopted any")
         elif federation.aggregator.needs == "sum":
-            each = ("sum", sum_bytes(change if level > own[0] else terms(wire)), "exact, of what came from below")
+            each = ("sum", sum_bytes(change if level > own[0] else terms(wire)), "exact, of the updates from below")
         else:
-            each = ("updates", None, "all that came from below")
+            each = ("updates", None, "all updates from below")
         name, size, note = each
         found.append(Outgoing(name, sender, to, size, protected, note))
     return found
@@ -172,7 +177,7 @@ def _check_noise_in_time(stage: Stage, noise: Noise, summed: bool, schedule: Sch
     if schedule.redispatch and not summed:
         raise UnsoundError(
             f"{stage!r} adds noise whose privacy loss is accounted per round, and under {schedule!r} an agent may send "
-            "several updates between two merges. Accounting per job of an agent is not available. Use synchronous().",
+            "several updates between two merges. Accounting per job of an agent is not there yet. Use synchronous().",
             reason="hidden",
         )
     raise UnsoundError(
@@ -187,7 +192,7 @@ def _check_noise_in_place(stage: Stage, noise: Noise, summed: bool, topology: To
     if isinstance(topology, GossipTopology):
         alone = noise.at == "agent" and noise.unit == "agent" and not summed
         missing = (
-            "Noise for whole parameters, which neighbours send each other, is not available."
+            "Noise for whole parameters, which neighbours send each other, is not there yet."
             if alone
             else "Neighbours send each other whole parameters, each to several, and no server sees only their sum."
         )
@@ -206,7 +211,7 @@ def _check_noise_in_place(stage: Stage, noise: Noise, summed: bool, topology: To
         )
         raise UnsoundError(
             f"{stage!r} adds noise at the server, to the sum of all, and {found}, each of which would need noise of "
-            "its own. This is not available. Let every level merge in every round (no periods), or use noise that "
+            "its own. This is not there yet. Let every level merge in every round (no periods), or use noise that "
             "agents add.",
             reason="hidden",
         )
@@ -246,7 +251,7 @@ def _check_hidden(stage: Summation, agents: int, topology: Topology | None, sche
         )
         raise UnsoundError(
             f"{stage!r} hides updates in the sum of all, and {opened} A minimum number of agents for each such server "
-            "is not available. Let every level merge in every round (no periods).",
+            "is not there yet. Let every level merge in every round (no periods).",
             reason="hidden",
         )
 

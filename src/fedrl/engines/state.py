@@ -252,6 +252,7 @@ def starting(
         server = jax.device_put(begin.server(stream_key(keys, Stream.SERVER)), devices[0])
         blocks, root = [], keys.run.tobytes()
         for i, ids in enumerate(slots):
+            # An empty seat gets the environment of agent 0 and never takes part, so that all blocks have one shape.
             settings = jax.tree.map(lambda leaf, ids=ids: jnp.asarray(leaf)[np.maximum(ids, 0)], fleet)
             known = np.where(ids < 0, -1, numbers[ids])
             work = (jnp.asarray(known, jnp.int32), settings, jnp.asarray(steps[ids], jnp.int32), counts[ids])

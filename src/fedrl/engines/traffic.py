@@ -81,6 +81,7 @@ def traffic(
             told.append(down_traffic.messages[level].sum() if passed_on else times.sum())
         carried = [(a + b).astype(float) for a, b in zip(up, down, strict=True)]
         levels = tuple((int(a.sum()), int(b.sum())) for a, b in zip(up, down, strict=True))
+        # Levels that are not due send nothing.
         silent = ((0, 0),) * (len(parents) - due)
         said = int(sum(there.sum() for there in here[1:])) + int(messages_sent[present].sum())
         return Costs((*levels, *silent), said, int(sum(told)), round_latency(parents, due, here, carried, tree))

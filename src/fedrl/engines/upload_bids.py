@@ -52,6 +52,7 @@ def without_bids(
     sizes: np.ndarray, said: np.ndarray, rejected: np.ndarray, bids: Bids
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return bytes and numbers of the uploads after bids: none of rejected agents, and without the bid's reports."""
+    # An update does not repeat the scalars that its bid has reported.
     sizes = np.where(sizes > 0, sizes - bids.repeated_bytes, 0)
     sizes[rejected], said = 0, said.copy()
     said[rejected] = 0

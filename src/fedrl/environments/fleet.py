@@ -22,6 +22,7 @@ from fedrl.core.errors import ConfigError, nearest
 from fedrl.core.types import Key, PyTree
 from fedrl.environments.settings import Setting, between_ends, grid_of, kind_of, values_of
 
+# Folded into the key of held-out draws, so that they differ from the fleet's even with its key.
 HELD_OUT = zlib.crc32(b"held out")
 
 
@@ -56,11 +57,13 @@ def fleet(
     for name in chosen:
         if name not in defaults:
             raise ConfigError(f"{name!r} is no parameter of {environment!r}. {nearest(name, defaults)}")
+    # Grids are resolved together, since an agent gets one combination of all of them.
     gridded = {name: setting for name, setting in chosen.items() if kind_of(name, setting) == "grid"}
     values = grid_of(gridded, agents, defaults)
     for name, setting in chosen.items():
         if name not in gridded:
             values[name] = values_of(name, setting, agents, defaults[name], key)
+    # Computed parameters first: a parameter that is set directly overrides them.
     params = _rebuilt(environment, agents, {name: values[name] for name in values if name not in leaves})
     return params._replace(**{name: jnp.asarray(values[name]) for name in values if name in leaves})
 

@@ -53,8 +53,10 @@ def distances_from_mean(model: TabularParams, gamma: float) -> Distances:
             f"model.transition has shape {jnp.shape(model.transition)}. To compare agents, it needs a leading agent "
             "axis: [agents, states, actions, states]. Give the model of a fleet."
         )
+    # The mean over agents of tables is again a process, the one that averaging of Q-tables solves.
     mean = jax.tree.map(lambda leaf: jnp.asarray(leaf).mean(0), model)
     return Distances(
+        # Half the L1 distance is the total variation.
         transition=0.5 * jnp.abs(model.transition - mean.transition).sum(-1).mean((-2, -1)),
         reward=jnp.abs(model.reward - mean.reward).mean((-2, -1)),
         value=jnp.abs(optimal_q(model, gamma) - optimal_q(mean, gamma)).max((-2, -1)),

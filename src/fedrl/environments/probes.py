@@ -119,6 +119,7 @@ def _probe(
         del noise
         paid = params.scale * reward(state.shown, action)
         shown = state.shown if signs or steps is None else state.shown + 1.0
+        # A probe with signs ends after its only step.
         over = jnp.bool_(False) if steps is None else jnp.bool_(True) if signs else shown >= steps
         return Timestep(shown[None], paid, over, jnp.bool_(False)), ProbeState(shown)
 

@@ -40,6 +40,7 @@ def kind_of(name: str, setting: Setting) -> str:
     """
     if not isinstance(setting, Mapping):
         return "list" if isinstance(setting, list | tuple) or np.ndim(setting) else "number"
+    # An unknown key comes first, so that the message is about the misspelt one.
     word = next((word for word in setting if word not in TABLES), next(iter(setting), ""))
     if len(setting) != 1 or word not in TABLES:
         raise ConfigError(
@@ -71,6 +72,7 @@ def values_of(name: str, setting: Any, agents: int, default: np.ndarray, key: Ke
     else:
         a, b = _pair(name, kind, setting[kind])
         if kind == "range":
+            # linspace of one value would be the lower end; a single agent gets the middle.
             values = np.linspace(a, b, agents) if agents > 1 else np.array([(a + b) / 2])
         elif kind == "uniform":
             drawn = _drawn(name, setting, agents, key, jax.random.uniform)

@@ -44,6 +44,7 @@ def time_limit(environment: Environment) -> Environment:
     def step(noise: Noise, params: PyTree, timed: Timed, action: jax.Array) -> tuple[Timestep, Timed]:
         timestep, state = environment.step(noise, params, timed.state, action)
         steps = timed.steps + 1
+        # Not truncated if terminated: learners bootstrap from a truncated step, and a terminal state has value 0.
         over = (steps >= environment.max_steps) & ~timestep.terminated
         return timestep._replace(truncated=timestep.truncated | over), Timed(state, steps)
 

@@ -38,6 +38,7 @@ def download_only(parts: Sequence[str]) -> Stage:
 
     def finish(key: Key, server_state: TreeShapes, update: Update) -> tuple[Update, PyTree]:
         del key
+        # Zeros for the missing parts: the server's optimiser sees a change of the whole tree.
         return update._replace(value=joined(update.value, server_state.zeros())), server_state
 
     return Stage(encode, init, finish=finish)

@@ -62,6 +62,7 @@ def importance_averaging(learning_rate: float) -> Stage:
     def finish(key: Key, server_state: PyTree, update: Update) -> tuple[Update, PyTree]:
         del key
         weight = update.value["visits"]
+        # The state is in bits: the mean weight is relative to that of the last round, so its logarithm adds up.
         value = {"q": update.value["q"] / weight, "visits": jnp.zeros_like(weight)}
         return update._replace(value=value), server_state + jnp.log2(weight)
 

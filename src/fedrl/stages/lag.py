@@ -96,6 +96,7 @@ def lag(*stages: Stage, factor: float = 4.0, memory: int = 10) -> Stage:
         def chosen(if_silent: PyTree, if_spoken: PyTree) -> PyTree:
             return jax.tree.map(lambda quiet, loud: jnp.where(silent, quiet, loud), if_silent, if_spoken)
 
+        # If the upload is skipped, the sum is kept, and the inner stages keep their memory: nothing has passed them.
         kept = chosen(meant.value, zeros_like(meant.value))
         return sent._replace(value=SkippableValue(~silent, sent.value)), (chosen(before, after), kept)
 

@@ -149,6 +149,7 @@ def weight_by_capacity(resources: Sequence[float]) -> Stage:
             f"resources range from {taken.min():g} to {taken.max():g}. An agent that uses more than {WIDEST:g} times "
             "as much as another would have a weight of zero. Give all in the same unit, or leave that agent out."
         )
+    # Relative to the smallest, so that factors are at most 1 in any unit of the resources.
     share = (taken.min() / taken).astype(np.float32)
 
     def encode(

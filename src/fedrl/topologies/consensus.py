@@ -36,6 +36,7 @@ def step_weights(graph: Graph, mixing: MixingMatrix, rule: Rule, agents: int) ->
         return csr_array(matrix)
 
     def weights(step: int, present: np.ndarray) -> csr_array:
+        # Only weights of the whole graph are cached: subsets of present agents are too many.
         if graph.period is None or not present.all():
             return made(step, present)
         turn = step % graph.period
@@ -43,6 +44,7 @@ def step_weights(graph: Graph, mixing: MixingMatrix, rule: Rule, agents: int) ->
             known[turn] = made(turn, present)
         return known[turn]
 
+    # All steps of a period are checked before the run, not when it first reaches them.
     for step in range(graph.period or 1):
         weights(step, np.ones(agents, bool))
     return weights

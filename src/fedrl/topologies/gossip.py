@@ -140,6 +140,7 @@ def gradient_tracking(learning_rate: float, gradient_steps: int = 1) -> Rule:
 
     def receive(message: PyTree, memory: PyTree, total: PyTree) -> tuple[Params, PyTree]:
         own, (heard, params) = message[0], total
+        # Rounded to float32 once, after the sum in float64.
         tracked = jax.tree.map(lambda c, z, mixed: (c - z + mixed).astype(np.float32), memory, own, heard)
         return params, tracked
 

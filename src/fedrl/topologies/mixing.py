@@ -111,6 +111,7 @@ def column_stochastic() -> MixingMatrix:
 
     def weights(adjacency: Adjacency) -> Weights:
         split = adjacency / (1.0 + adjacency.sum(0, keepdims=True))
+        # The rest of each column, so that columns sum to one although the shares are rounded.
         np.fill_diagonal(split, 1.0 - split.sum(0))
         return split
 

@@ -96,5 +96,6 @@ def matrix_of(graph: nx.Graph, agents: int) -> Adjacency:
     """Return the adjacency of a graph; an edge u -> v of a directed graph means that v receives from u."""
     heard = np.zeros((agents, agents), bool)
     edges = np.array(graph.edges, dtype=int).reshape(-1, 2)
+    # Rows are receivers, columns are senders.
     heard[edges[:, 1], edges[:, 0]] = True
     return heard if graph.is_directed() else heard | heard.T

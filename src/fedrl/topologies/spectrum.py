@@ -57,6 +57,7 @@ def long_run_contraction(graph: Graph, mixing: MixingMatrix, agents: int, gamma:
     for step in range(graph.period):
         weights = mixing.weights(graph.adjacency(agents, step))
         product = (gamma * weights + (1.0 - gamma) * np.eye(agents)) @ product
+    # The geometric mean per step, since a single step of a changing graph may not contract at all.
     return contraction(product) ** (1.0 / graph.period)
 
 

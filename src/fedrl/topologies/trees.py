@@ -112,6 +112,7 @@ def given_tree(
             nodes = int(level.max()) + 1
         return [*found, np.zeros(nodes, int)]
 
+    # Checked at once, for the number of agents that the first list implies.
     if levels:
         fitting(len(levels[0]))
     return _checked(fitting, len(levels) + 1, periods, latency_s, bytes_per_s)
@@ -139,6 +140,7 @@ def round_latency(
         size_bytes: Bytes that each child receives and sends, for each level.
         links: Tree with the latencies and bandwidths.
     """
+    # Level by level upwards: a server is ready when its slowest child is.
     ready = np.zeros(len(parents[0]))
     for level in range(due):
         here, over = present[level], parents[level]
@@ -164,6 +166,7 @@ def _checked(
         raise ConfigError(
             f"periods is {list(often)}. There are {levels} levels above the agents. Give one number per level."
         )
+    # Each period against the one below; the first against 1.
     for i, (below, period) in enumerate(zip((1, *often), often, strict=False)):
         if period < 1 or period % below or (i == 0 and period != 1):
             raise ConfigError(

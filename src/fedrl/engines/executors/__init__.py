@@ -1,1 +1,1 @@
-"""How local work is run: who is sent for is noted by `assign`, and learns in `train`, when its update is due."""
+"""Executors of local work: `assign` records the jobs of selected agents, `train` computes them when they are due."""

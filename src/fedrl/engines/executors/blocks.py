@@ -71,6 +71,7 @@ class Blocks(Executor):
         ahead = agents.team.ahead
         if not ahead:
             return ids[:0]
+        # As many as there are empty seats once all devices have full blocks.
         free = min(len(ahead.free()), -due % (self.size * len(self.devices)))
         return ids[~np.isin(ids, ahead.agent)][:free]
 
@@ -89,6 +90,7 @@ class Blocks(Executor):
         if team.ahead:
             early = team.ahead.take(ids)
             before = [(0, early[0], team.states[early[0], self.layout.memory])]
+            # Trained ahead and due now: the state that was kept apart becomes the agent's.
             due, team.states[early[0]] = ids[~np.isin(ids, early[0])], early[1]
         if not len(due):
             assert early is not None
@@ -118,6 +120,7 @@ class Blocks(Executor):
         heard_by: dict[bytes, Broadcast] = {}
 
         def received(who: np.ndarray) -> Broadcast:
+            # Blocks whose agents receive the same rows share one array.
             rows = b"" if self.plan.mixed else team.row[who].tobytes()
             found = heard_by.get(rows) if rows else None
             if found is None:
@@ -169,6 +172,7 @@ class Blocks(Executor):
             summed = self.plan.collects == SUMS
             groups = [ids[self.plan.group[ids] == g] for g in np.unique(self.plan.group[ids])] if summed else [ids]
             rows = [slot for members in groups for slot in in_slots(members, self.size)]
+            # An empty seat repeats the first agent of its block, and its result is left out.
             slot_map = [(i, np.where(slot < 0, slot[0], slot), slot >= 0) for i, slot in enumerate(rows)]
         self._last = ids, slot_map
         return slot_map

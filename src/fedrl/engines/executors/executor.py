@@ -150,6 +150,7 @@ class Executor:
         self.agents = len(plan.group)
         self.numbers = np.arange(self.agents)  # global numbers: in a process of its own, an agent sits in seat 0
         slot_map = np.arange(self.agents) if order is None else np.asarray(order)
+        # A block that returns a sum has agents of one group only, because it is summed inside the program.
         groups = np.unique(plan.group) if plan.collects == SUMS else [None]
         members = [slot_map if g is None else slot_map[plan.group[slot_map] == g] for g in groups]
         self.slots = [slot for ids in members for slot in in_slots(ids, size)]
@@ -190,6 +191,7 @@ class Executor:
         """Record the jobs of agents, each with a row of the table."""
         team, ids = agents.team, jobs.agent
         version = np.asarray(table.sent.version)[jobs.row]
+        # Counted, so that a second job of the same version has other keys.
         team.again[ids] = np.where(team.version[ids] == version, team.again[ids] + 1, 0)
         team.version[ids], team.cohort[ids], team.row[ids] = version, jobs.cohort, jobs.row
         team.steps[ids], team.share[ids] = jobs.steps, jobs.share

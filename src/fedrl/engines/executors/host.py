@@ -109,6 +109,7 @@ class Host(Executor):
             for i, here in present:
                 rows = self._rows(i)
                 own = jax.tree.map(lambda x, rows=rows: x[:, rows], trajectory)
+                # Agents with fewer local steps idle until the one with most is done.
                 going = here & (step < team.steps[self._who(i)])
                 blocks[i], totals[i], learned = run.work(
                     *given[i], starts[i], blocks[i], totals[i], going, np.int32(step), own
@@ -152,7 +153,8 @@ class Host(Executor):
     def restarted(self, keys: Keys, agents: Agents, ids: np.ndarray) -> Agents:
         """Initialise these agents and their environments again, after a restart."""
         agents, at = super().restarted(keys, agents, ids), keys.run.tobytes()
-        if self._standing != (at, int(agents.team.trained[0])):  # the next training begins new episodes anyway
+        # If the episodes belong to another state, the next training begins new ones anyway.
+        if self._standing != (at, int(agents.team.trained[0])):
             return agents
         for k in ids.tolist():
             times = int(agents.team.restarts[k])

@@ -121,6 +121,7 @@ class AgentHalf:
         )
         self.executor.numbers = np.array([number])
         self.executor.secret_of = lambda keys, agent: secret
+        # The second root, of all secrets, is not known here; `secret_of` above takes its place.
         self.keys = Keys(np.frombuffer(run, np.uint32), np.zeros(8, np.uint32))
         wire = messages(federation, fleet)
         self._broadcasts, self._sent = codec(wire.sent), codec(wire.update)
@@ -146,6 +147,7 @@ class AgentHalf:
             WireError: The broadcast can't be read, or has another version than the order; the order's version is
                 older than the last one this agent received, or its values are out of range.
         """
+        # Before anything is decoded or drawn: a wrong order must not use up a key.
         self._check_order(order, int(run.agents.team.version[0]))
         received = self._broadcasts.decode(broadcast)
         if int(received.version) != order.version:

@@ -81,6 +81,7 @@ def load(path: Path, kind: str, federation: str, like: PyTree) -> PyTree:
     if header.get("digest") != _digest(arrays):
         raise RunError(f"{path} is damaged: its digest does not match its content. Restore it, or start again.")
     if isinstance(like, AgentRun):
+        # Saved between sending and verdict, an agent has its pending state in the file as well.
         like = like._replace(pending=like.agents if any(name.startswith("pending/") for name in arrays) else ())
     names = [name for name, _ in _named(like)]
     wrong = sorted(set(names) ^ set(arrays)) or [

@@ -143,6 +143,7 @@ class Version:
         why = lie(half.federation, update, order.version, order.steps)
         if not why:
             self._taken[agent] = None
+            # The weight follows from the ordered steps; the agent's own counts only where a stage may change it.
             if not any(stage.reweights for stage in half.federation.stages):
                 update = update._replace(weight=np.float32(weight_of(half.federation, order.steps)))
             self._waiting.append(update)
@@ -195,6 +196,7 @@ class Version:
         dropped = set(merged.dropped(whose).tolist())
         verdicts = dict.fromkeys(self.orders, Verdict.DROPPED)
         verdicts |= {agent: Verdict.REJECTED if agent in dropped else Verdict.MERGED for agent in self._taken}
+        # An agent whose message was rejected has trained: it keeps that, so its job was not dropped.
         verdicts |= {agent: Verdict.REJECTED for agent in self._mistaken if verdicts[agent] is Verdict.DROPPED}
         rejected = sorted([*self.rejected, *((agent, reason) for agent, reason in merged.rejected)])
         return Closed(ServerRun(merged.server), verdicts, rejected, merged.weight, merged.skipped, self.unnamed)

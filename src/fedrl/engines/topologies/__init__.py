@@ -1,1 +1,1 @@
-"""Where updates meet: a table of what agents hear, and what becomes of the updates that arrived."""
+"""Topologies of a simulation: the broadcasts that agents receive, and the merge of the updates that arrived."""

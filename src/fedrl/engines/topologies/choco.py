@@ -181,6 +181,7 @@ class Choco(Gossip):
         version, copies = int(server.version), memory
         for step, matrix in enumerate(matrices):
             copies, cost, whole = self._spoken(keys, version, step, steps, total, copies, matrix)
+            # Indices in order, so that copies are summed by ascending sender, as `choco_peer.mix` does.
             toward = (matrix - eye_array(self.agents, format="csr")).sorted_indices()
             total = jax.tree.map(lambda x, copy, by=toward: x + self.gamma * _times(by, copy), total, copies.held)
             sizes, resent = sizes + cost, resent + whole
@@ -197,6 +198,7 @@ class Choco(Gossip):
         speaking = np.unique(heard[meeting])
         held, stage_states = jax.tree.map(np.array, (copies.held, copies.stage_states))
         size = np.zeros(self.agents, int)
+        # Agent by agent, with the programs that a peer runs by itself: a batched program could round differently.
         for k in speaking.tolist():
             mine = jax.tree.map(lambda x, k=k: x[k], copies.stage_states)
             apart = jax.tree.map(lambda x, copy, k=k: difference(x[k], copy[k]), total, copies.held)

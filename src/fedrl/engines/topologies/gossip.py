@@ -62,6 +62,7 @@ class Gossip(Server):
     def __init__(
         self, setting: TopologySpec, graph: Graph, mixing: MixingMatrix, rule: Rule, consensus_steps: int
     ) -> None:
+        # Not `Server.__init__`: neighbours need no program of a server's merge.
         federation, agents = setting.federation, setting.agents
         self.federation = steered(federation) if rule.correction is not None else federation
         self.agents, self.rule, self.often, self.needs_broadcasts = agents, rule, consensus_steps, False
@@ -103,6 +104,7 @@ class Gossip(Server):
             found = self.exchanged(keys, server, memory, steps, trained, matrices)
             params = jax.tree.map(lambda x, like: x.astype(like.dtype), found.params, trained)
         skipped = fault(params, (found.rule, found.memory))
+        # If the exchange is not finite, agents keep their own trained parameters.
         kept = (trained, server.aggregator, memory) if skipped else (params, found.rule, found.memory)
         after = server._replace(params=kept[0], aggregator=kept[1], version=jnp.int32(version + 1))
         apart = {"drift": distances(trained), "consensus_distance": distances(kept[0]), "messages": found.messages}

@@ -142,6 +142,7 @@ class Server:
     ) -> tuple[ServerState, PyTree, MergeResult]:
         """Merge the updates of an inbox and advance the version."""
         found = self._merge_updates(server_secret(keys), server, inbox)
+        # Look-ahead extrapolates the last step that was taken, so a skipped merge keeps the earlier parameters.
         before = self._before(server) if found.weight > 0.0 and not found.skipped else memory
         result = MergeResult(found.weight, found.rejected, found.dropped(inbox.agent), found.skipped)
         return found.server, before, result
@@ -160,6 +161,7 @@ class Server:
         del number, merged
         asked = int(sent.down_traffic.dispatches.sum())
         up, said = int(sent.size_bytes.sum()), int(sent.messages.sum())
+        # Under down stages the size of a broadcast differs between agents, and was counted as each was sent.
         down = (
             int(sent.down_traffic.size_bytes[0].sum()) if self.federation.down_stages else asked * self.wire.down_bytes
         )

@@ -69,6 +69,7 @@ def step_size(
             "or quantize(unbiased=False).",
             reason="graph",
         )
+    # A single agent has no neighbours, hence no spectrum.
     if agents == 1:
         return 1.0 if gamma is None else gamma
     delta, (slowest, fastest) = handed_over(federation, like), slowest_and_fastest(first)
@@ -150,6 +151,7 @@ def handed_over(federation: Federation, like: Shapes) -> float:
             shares += [1.0 - a.sum() / jnp.maximum(b.sum(), 1e-30) for a, b in zip(lost, whole, strict=True) if b.size]
         return jnp.stack(shares).min()
 
+    # At least 1e-6, so that the step size stays above zero.
     least = float(measured(jax.random.split(jax.random.key(0), DRAWS)))
     return min(1.0, float(f"{max(least, 1e-6):.3g}"))
 

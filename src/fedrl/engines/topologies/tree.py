@@ -111,6 +111,7 @@ class InTree(Server):
             holder._replace(server=each.server, weight=np.asarray(np.float32(holder.weight + each.weight)))
             for holder, (each, _) in zip(levels[0], found, strict=True)
         ]
+        # The copies that agents have; the merge above has made newer ones that they have not received.
         held = [holder.server.down for holder in levels[0]]
         root, levels, faults = self._propagate(keys, server, (edges, *levels[1:]), number)
         if self._renewed is not None and number % self.tree.periods[self.holding[1] - 1] == 0:

@@ -71,6 +71,7 @@ def gymnasium(
         raise ConfigError(f"{id} has no registered time limit. Episodes have to end. Set max_steps.")
     check_names(defaults)
     arguments = _arguments(id, spec) & set(defaults)
+    # Opened once at construction, for its spaces and so that wrong arguments fail early.
     example = _opened(id, spec, fixed | {name: defaults[name] for name in arguments})
     spaces = _spaces(id, example)
     _check_settings(id, spec, example, defaults, fixed)

@@ -103,6 +103,7 @@ class Shard:
         self.arrays = arrays
         self._infos = dict(infos)
         seen, done = self.environments[0].observation_space, self.environments[0].action_space
+        # Discrete spaces of Gymnasium may start at another number than 0.
         self._first_seen = int(seen.start) if isinstance(seen, gym.spaces.Discrete) else 0
         self._first_done = int(done.start) if isinstance(done, gym.spaces.Discrete) else None
         self._bounds = (done.low, done.high) if isinstance(done, gym.spaces.Box) else None

@@ -32,6 +32,7 @@ from fedrl.core.errors import ConfigError, FedrlError
 from fedrl.core.host import HostStep
 from fedrl.environments.adapters import shard
 
+# Seconds that a step of all copies has to take before workers are faster than this process.
 PAYS_S = 5e-4
 PROBE_STEPS, PROBE_S = 20, 0.2
 
@@ -46,6 +47,7 @@ class OpenInstances:
         self._infos = {
             name.removeprefix(shard.INFO): array for name, array in arrays.items() if name.startswith(shard.INFO)
         }
+        # A finaliser also ends the workers when this object is garbage-collected without `close`.
         self._close = weakref.finalize(self, close)
 
     def reset(self, seeds: Sequence[int], active: np.ndarray | None = None) -> np.ndarray:
@@ -136,6 +138,7 @@ def _in_workers(
     count: int,
     infos: Mapping[str, bool],
 ) -> OpenInstances:
+    # Shared memory where there is some: a file on a disk would be written back to it.
     place = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.NamedTemporaryFile(prefix="fedrl-", dir=place, delete=False) as file:
         file.truncate(shard.size_bytes(layout))
@@ -174,6 +177,7 @@ def _in_workers(
 
 
 def _start() -> subprocess.Popen[bytes]:
+    # There is a worker per core already, so numerical libraries get one thread each.
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     # -P keeps this folder off the path: `import gymnasium` would find the adapter in this folder.
     command = [sys.executable, "-P", shard.__file__]

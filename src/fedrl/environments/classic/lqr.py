@@ -167,6 +167,7 @@ def lqr_policy(params: LQRParams, gain: jax.Array, gamma: float) -> LinearPolicy
     """
     a, b, q, r, noise = lqr_matrices(params)
     closed = a - b @ gain
+    # The Lyapunov equation is linear in P: vec(A^T P A) = (A^T kron A^T) vec(P).
     equation = jnp.eye(4) - gamma * jnp.kron(closed.T, closed.T)
     cost = jnp.linalg.solve(equation, (q + gain.T @ r @ gain).ravel()).reshape(2, 2)
     return LinearPolicy(gain, cost, _noise_cost(cost, noise, gamma))

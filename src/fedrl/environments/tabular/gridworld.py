@@ -168,6 +168,7 @@ def gridworld_model(layout: str, params: GridworldParams) -> TabularParams:
     entered = goal_reward[..., None] * read.goal + pit_reward[..., None] * read.pit
     paid = jnp.einsum("...sat,...t->...sa", transition, entered) - cost[..., None, None]
     initial = np.bincount(read.starts, minlength=len(read.reached)).astype(np.float32) / len(read.starts)
+    # An episode ends in goals and pits, so nothing is earned there.
     over = (read.goal | read.pit)[:, None]
     return TabularParams(transition, jnp.where(over, 0.0, paid), jnp.broadcast_to(initial, (*slip.shape, len(initial))))
 
@@ -204,6 +205,7 @@ def read_layout(layout: str) -> Layout:
         ConfigError: The text is no map, or the map has no start or no goal.
     """
     lines = lines_of(layout)
+    # Padded by spaces, which are refused below: lines of different length are no map.
     grid = np.array([list(line.ljust(max(map(len, lines)))) for line in lines] or [[" "]])
     if strange := sorted(set(grid.ravel()) - {START, FLOOR, WALL, GOAL, PIT}):
         raise ConfigError(

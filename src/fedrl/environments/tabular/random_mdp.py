@@ -86,6 +86,7 @@ def _member(key: Key, agent: jax.Array | int, kappa: jax.Array | float, states: 
     chosen = jnp.arange(states) == jnp.floor(repair * states)
     support = jnp.where(chosen & ((size == 0) | (size == states)), size == 0, support)
     own_mass = 1.0 - jax.random.uniform(jax.random.fold_in(key, agent + 1), shape)  # in (0, 1]: no empty row
+    # The supports are disjoint, so the total variation of a row is exactly kappa.
     centre, other = _rows(jnp.where(support, mass, 0.0)), _rows(jnp.where(support, 0.0, own_mass))
     mix = jnp.where(agent == 0, 0.0, kappa)
     return TabularParams(

@@ -67,6 +67,7 @@ def windy_cliffs(thetas: float | jax.Array, width: int = 4, height: int = 4) -> 
         ],
         axis=1,
     )
+    # From the cliff and from the goal, every action leads to the start.
     reached[1:width] = 0
     meant = jnp.asarray(np.eye(states, dtype=np.float32)[reached])
     blown = jnp.broadcast_to(meant[:, DOWN : DOWN + 1], meant.shape)

@@ -1,4 +1,9 @@
-"""Proximal policy optimisation: several epochs over fresh experience, with a clipped probability ratio."""
+"""Proximal policy optimisation: several epochs over fresh experience, with a clipped probability ratio rho.
+
+    loss = value_coef mean((V(s) - target)^2) - mean(min(rho A, clip(rho, 1 - eps, 1 + eps) A)) - entropy_coef mean(H)
+
+Advantages are normalised within each minibatch, as in common implementations; the paper does not specify it.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +44,7 @@ def ppo(
 ) -> Learner:
     """Build a PPO learner with the clipped surrogate, for discrete and continuous actions; separate actor and critic.
 
-    One iteration collects `num_envs * num_steps` samples and takes `num_epochs * num_minibatches` gradient steps on
-
-        value_coef mean((V(s) - target)^2) - mean(min(rho A, clip(rho, 1 - eps, 1 + eps) A)) - entropy_coef mean(H).
-
-    Advantages are normalised within each minibatch, as in common implementations; the paper does not specify it.
+    One iteration collects `num_envs * num_steps` samples and takes `num_epochs * num_minibatches` gradient steps.
 
     Args:
         environment: Environment to learn in.

@@ -10,6 +10,9 @@ With `count_visits` they also contain `{"visits": [states, actions]}`, for `fedr
 Ties between actions are broken at random, because in a table of zeros a fixed tie-break would never leave the first
 action; `initial` may also make the table optimistic. The behaviour policy is fixed within an iteration. When several
 environment copies visit the same pair in the same step, the pair is updated once, with the mean of their errors.
+
+Federated Q-learning: Woo et al. (2023), https://arxiv.org/abs/2305.10697, and Jin et al. (2022),
+https://arxiv.org/abs/2204.02634.
 """
 
 from __future__ import annotations
@@ -60,9 +63,8 @@ def q_table(
 
     Args:
         environment: Environment to learn in; observations and actions are discrete.
-        sampling: "sampled" follows epsilon-greedy trajectories; "synchronous" draws a successor for every pair and
-            "expected" takes the expectation over successors. The last two read `transition [states, actions, states]`
-            and `reward [states, actions]` from the environment's parameters.
+        sampling: "sampled", "synchronous" or "expected", see above. The last two read `transition [states, actions,
+            states]` and `reward [states, actions]` from the environment's parameters.
         learning_rate: eta, in (0, 1]; 1 with "expected" is value iteration.
         gamma: Discount factor.
         epsilon: Probability of a random action.
@@ -73,12 +75,8 @@ def q_table(
 
     Raises:
         ConfigError: A space is not discrete, a number is out of range, or the environment has no model to read.
-
-    Reference: federated, Woo et al. (2023), https://arxiv.org/abs/2305.10697, and Jin et al. (2022),
-        https://arxiv.org/abs/2204.02634.
     """
-    check_positive(num_envs=num_envs, num_steps=num_steps)
-    _check(environment, sampling, learning_rate)
+    _check(environment, sampling, learning_rate, num_envs, num_steps)
     states, actions = _sizes(environment)
     follows = sampling == "sampled"
 
@@ -173,6 +171,7 @@ def asynchronous(
         table, visits = carry
         pair, reward, going, next_observation = at
         error = reward + going * table.reshape(-1, actions)[next_observation].max(-1) - table[pair]
+        # Divided by the number of copies at a pair, so that it takes the mean of their errors and not the sum.
         met = jnp.zeros_like(table).at[pair].add(1.0)
         table = table.at[pair].add(learning_rate * error / met[pair])
         return (table, visits + (met > 0)), jnp.square(error).mean()
@@ -215,8 +214,9 @@ def _advanced(state: QTableState, q: jax.Array, visits: jax.Array) -> QTableStat
     return state._replace(params=params)
 
 
-def _check(environment: AnyEnvironment, sampling: str, learning_rate: float) -> None:
+def _check(environment: AnyEnvironment, sampling: str, learning_rate: float, num_envs: int, num_steps: int) -> None:
     check_one_of(sampling, ("sampled", "synchronous", "expected"), "sampling")
+    check_positive(num_envs=num_envs, num_steps=num_steps)
     if not 0.0 < learning_rate <= 1.0:
         raise ConfigError(f"learning_rate is {learning_rate}. A step beyond the target diverges. Choose one in (0, 1].")
     if sampling != "sampled" and not all(hasattr(environment.params, name) for name in MODEL):

@@ -1,5 +1,10 @@
 """REINFORCE: ascend the gradient of the return, estimated from whole episodes.
 
+    g = (1/n) sum_i sum_t grad log pi(a_t|s_t) (G_t - b_t),   G_t = r_t + gamma G_{t+1}
+
+One iteration plays n whole episodes and takes one step along g, with rewards to go G_t (GPOMDP) and a baseline b_t.
+Agents can send g itself: `federate(..., payload="gradient")` is the federated policy gradient.
+
 Every iteration begins a new episode in each environment copy, also in an environment that is stepped on the host, and a
 copy idles once its episode is over. So every episode counts once, whatever its length: averaging over the episodes that
 happen to end within a fixed number of steps would count short episodes more often than long ones.
@@ -8,6 +13,9 @@ An episode that is cut off at the horizon counts up to there, and its rewards to
 return of the first `horizon` steps. With `baseline="value"`, the critic estimates the remaining return.
 
 The factor gamma^t of the discounted objective is left out, as in common practice.
+
+Rewards to go: Baxter & Bartlett (2001), https://doi.org/10.1613/jair.806. Federated: Fan et al. (2021),
+https://arxiv.org/abs/2110.14074.
 """
 
 from __future__ import annotations
@@ -55,34 +63,19 @@ def reinforce(
     gamma: float = 0.99,
     value_coef: float = 0.5,
 ) -> Learner:
-    r"""Build a REINFORCE learner with rewards to go (GPOMDP) and a baseline, for discrete and continuous actions.
-
-    One iteration plays `episodes_per_step` whole episodes and takes one step along
-
-        g = (1/n) sum_i sum_t grad log pi(a_t|s_t) (G_t - b_t),   G_t = r_t + gamma G_{t+1}.
-
-    Agents can send g itself: `federate(..., payload="gradient")` is the federated policy gradient.
+    """Build a REINFORCE learner with rewards to go and a baseline, for discrete and continuous actions.
 
     Args:
         environment: Environment to learn in.
         network: Architecture of the actor and of the critic.
         optimizer: Local optimiser.
-        baseline: "none"; "mean", the mean G_t of the other episodes that are still running at t (unbiased; 0 if there
-            is none); or "value", a learned critic V(s_t), which also estimates the return beyond a cut-off.
+        baseline: "none"; "mean", the mean G_t of the other episodes still running at t; or "value", a learned critic.
         episodes_per_step: n, episodes played side by side.
         horizon: Steps after which an episode is cut off; the environment's `max_steps` by default.
         gamma: Discount factor.
         value_coef: Weight of the critic's squared error.
-
-    Raises:
-        ConfigError: A count is below one or the baseline is unknown.
-
-    Reference: rewards to go, Baxter & Bartlett (2001), https://doi.org/10.1613/jair.806; federated, Fan et al. (2021),
-        https://arxiv.org/abs/2110.14074.
     """
-    length = environment.max_steps if horizon is None else min(horizon, environment.max_steps)
-    check_positive(episodes_per_step=episodes_per_step, horizon=length)
-    check_one_of(baseline, BASELINES, "baseline")
+    length = _checked_length(environment, baseline, episodes_per_step, horizon)
     policy = policy_for(environment.spaces, network)
     learns_value = baseline == "value"
 
@@ -97,7 +90,6 @@ def reinforce(
         observation = flat(played.trajectory.observation)
         log_prob = policy.log_prob(policy.outputs(params["actor"], observation), flat(played.trajectory.action))
         if not learns_value:
-            # The score is a mean over length * n slots, idle ones included; times length, it is the mean per episode.
             return -length * policy_gradient(log_prob, advantage_of(played, gamma, baseline))
         value = network.apply(params["critic"], observation)[0].reshape(played.playing.shape)
         beyond = network.apply(params["critic"], played.final)[0]
@@ -142,8 +134,16 @@ def reinforce(
     )
 
 
+def _checked_length(environment: AnyEnvironment, baseline: str, episodes_per_step: int, horizon: int | None) -> int:
+    length = environment.max_steps if horizon is None else min(horizon, environment.max_steps)
+    check_positive(episodes_per_step=episodes_per_step, horizon=length)
+    check_one_of(baseline, BASELINES, "baseline")
+    return length
+
+
 def advantage_of(played: Episodes, gamma: float, baseline: str) -> jax.Array:
     """Return the rewards to go less the baseline, `[time * num_envs]`; 0 where an episode is over."""
+    # Zero for idle steps: the score is then a mean over length * n slots, and times length it is the mean per episode.
     playing = played.playing
     going = discounted(played.trajectory.reward, jnp.zeros_like(playing), gamma)
     advantage = going - others(going, playing) if baseline == "mean" else going
@@ -184,7 +184,7 @@ def first_episodes(seen: Trajectory) -> Episodes:
 def others(going: jax.Array, playing: jax.Array) -> jax.Array:
     """Return the mean reward to go of the other episodes still running, `[time, num_envs]`; 0 where there is none.
 
-    This baseline does not depend on the episode's own later actions, so it leaves the gradient unbiased.
+    This "mean" baseline does not depend on the episode's own later actions, so it leaves the gradient unbiased.
     """
     count = playing.sum(1, keepdims=True)
     total = (going * playing).sum(1, keepdims=True)

@@ -78,18 +78,9 @@ def actor_critic(
     gamma: float,
     gae_lambda: float,
 ) -> Learner:
-    """Build an actor-critic learner.
+    """Build an actor-critic from its algorithm: `improve` trains on one batch of experience.
 
-    Args:
-        environment: Environment to learn in.
-        network: Architecture of the actor and of the critic.
-        optimizer: Local optimiser.
-        improve: The algorithm: parameters and optimiser state after training on one batch of experience.
-        slope: Gradient on one batch of experience, if the algorithm has a single one.
-        num_envs: Environment copies that are stepped side by side.
-        num_steps: Steps of each copy per iteration.
-        gamma: Discount factor.
-        gae_lambda: lambda of the generalised advantage estimates.
+    `slope` is the gradient on one batch, for algorithms that have a single one; the rest is as for `a2c`.
     """
     policy = policy_for(environment.spaces, network)
 

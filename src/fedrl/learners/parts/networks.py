@@ -1,8 +1,7 @@
 """Networks as two pure functions over plain pytrees, with features on the first axis and copies on the last.
 
 With `[features, num_envs]`, the matrix products of both passes have the form that XLA's CPU backend runs fast
-(measured: up to a quarter of the whole training time). `network` adapts any function of a single observation to this
-layout.
+(measured: up to a quarter of the whole training time). `network` adapts any function of a single observation.
 """
 
 from __future__ import annotations

@@ -141,6 +141,7 @@ def episodes(
     noise = (draw(ACT, sampler.draw), draw(STEP, environment.draw_step))
     (_, final, _), (trajectory, playing, values) = jax.lax.scan(step, opening, noise)
     counts = {"episodes": jnp.float32(num_envs), "episode_return": trajectory.reward.sum()}
+    # The last step that was played, whether its episode terminated, was truncated, or was cut off here.
     ends = playing & ~jnp.concatenate([playing[1:], jnp.zeros_like(playing[:1])])
     counts |= {name: jnp.where(ends if name in how.last else playing, x, 0.0).sum() for name, x in values.items()}
     counts |= {"steps": playing.sum().astype(jnp.float32)} if how.steps else {}

@@ -89,6 +89,7 @@ def accept_if_better(learner: Learner, trials: int = 4, horizon: int | None = No
     def adopt(state: GatedState, params: Params) -> GatedState:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.noise), state.trials)
         merged = learner.adopt(state.learner, params)
+        # With one key: the same episodes for both policies, so that luck does not decide.
         ours, theirs = (earned(key, state, policy_of(learner, s)) for s in (state.learner, merged))
         # Not `theirs < ours - margin`: a merged policy whose return is not a number has to be rejected too.
         rejected = (state.trials > 0) & ~(theirs >= ours - margin)

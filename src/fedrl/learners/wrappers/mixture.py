@@ -48,6 +48,7 @@ def mixture(learner: Learner) -> Learner:
         actions = jax.vmap(lambda k, p: learner.act(k, p, observation, greedy))(keys, params)
         if greedy:
             return actions.mean(0)
+        # A policy is drawn for each environment copy and step: that is a draw from the mean of the policies.
         chosen = jax.random.randint(for_choice, (num_envs,), 0, policies)
         return jnp.moveaxis(actions, -1, 0)[jnp.arange(num_envs), chosen].T.reshape(actions.shape[1:])
 

@@ -10,6 +10,13 @@ Mean and variance are those of everything that all agents have observed. Agents 
 parameters, and the server merges the sums exactly, whatever the weights and the stages do to the update (they are
 `Statistics`). Between two merges the moments are constant, so that agents average policies of the same inputs. An agent
 that adopts its own parameters, as without communication, merges its own sums.
+
+Args of `normalize`:
+    learner: Learner to wrap; it learns from trajectories (`ppo`, `a2c`).
+    observations: Shift and scale observations.
+    rewards: Divide rewards by the standard deviation of the running discounted return.
+    gamma: Discount factor of that return.
+    limit: Bound of normalised observations and rewards, in standard deviations.
 """
 
 from __future__ import annotations
@@ -71,21 +78,11 @@ def normalize(
 ) -> Learner:
     """Normalise observations to mean 0 and variance 1, and rewards by the standard deviation of their return.
 
-    Args:
-        learner: Learner to wrap; it learns from trajectories (`ppo`, `a2c`).
-        observations: Shift and scale observations.
-        rewards: Divide rewards by the standard deviation of the running discounted return.
-        gamma: Discount factor of that return.
-        limit: Bound of normalised observations and rewards, in standard deviations.
-
-    Raises:
-        ConfigError: The learner collects experience in a way of its own, or there is nothing to normalise.
+    `learner` learns from trajectories; rewards are divided by the spread of their running return with discount `gamma`,
+    and both stay within `limit` standard deviations. Raises ConfigError if there is nothing to normalise.
     """
     environment = learner.environment
-    _check(learner, observations, rewards)
-    shapes = ({"observation": environment.spaces.observation.shape} if observations else {}) | (
-        {"return": ()} if rewards else {}
-    )
+    shapes = _checked_shapes(learner, observations, rewards)
 
     def init(key: Key, env_params: PyTree) -> NormalizeState:
         for_learner, for_start = jax.random.split(key)
@@ -104,8 +101,6 @@ def normalize(
     def learn(
         key: Key, state: NormalizeState, raw: Trajectory, context: LocalContext
     ) -> tuple[NormalizeState, Metrics]:
-        # Normalised by the moments that the policy acted with, not by those that include this trajectory: the stored
-        # log-probabilities were computed from these inputs.
         moments = state.moments
         after = counted(state, raw, gamma)
         normal = raw._replace(
@@ -162,6 +157,7 @@ def normalize(
 
 def counted(state: NormalizeState, raw: Trajectory, gamma: float) -> NormalizeState:
     """Add a trajectory to the sums since the agent adopted parameters, about the mean it adopted."""
+    # The moments themselves don't change here: policies of one round have to be policies of the same inputs.
     moments, sums, returned = state.moments, dict(state.sums), state.returned
     if "observation" in sums:
         samples = jnp.moveaxis(raw.observation, 0, -1).reshape(*raw.observation.shape[1:-1], -1)
@@ -220,7 +216,7 @@ def running_return(returned: jax.Array, seen: Trajectory, gamma: float) -> tuple
     return jax.lax.scan(step, returned, (seen.reward, seen.terminated | seen.truncated))
 
 
-def _check(learner: Learner, observations: bool, rewards: bool) -> None:
+def _checked_shapes(learner: Learner, observations: bool, rewards: bool) -> dict[str, tuple[int, ...]]:
     own_way = learner.horizon < 1 or learner.episodic or learner.behaviours is not None
     if own_way or learner.statistics is not None:
         raise ConfigError(
@@ -237,3 +233,4 @@ def _check(learner: Learner, observations: bool, rewards: bool) -> None:
             f"observations is true, but the observations of {learner.environment!r} are {space}. Indices of states "
             "have no meaningful mean. Set observations = false."
         )
+    return ({"observation": space.shape} if observations else {}) | ({"return": ()} if rewards else {})

@@ -48,6 +48,7 @@ def personal(learner: Learner, local: Sequence[str]) -> Learner:
         )
 
     def extended(state: PyTree, context: LocalContext) -> LocalContext:
+        # Local parts are their own anchor for FedProx, and get no correction.
         own = learner.params(state)
         return LocalContext(joined(context.params, own), joined(context.correction, jax.tree.map(jnp.zeros_like, own)))
 
@@ -71,6 +72,7 @@ def _shared(learner: Learner, whole: Params, local: Sequence[str]) -> Statistics
     counts = learner.statistics
     if counts is None:
         return None
+    # Which parameters the statistics are merged into: the server merges all of them or none.
     kept = [
         inside for inside, merged in zip(belonging(whole, local), merged_into(learner, whole), strict=True) if merged
     ]

@@ -38,6 +38,7 @@ def uniform_quantize(bits: int = 8) -> Stage:
 
     def squeeze(x: jax.Array) -> FixedPoint:
         integers = jnp.clip(jnp.round(x * 2.0**bits), -highest, highest)
+        # The code -s - 1 is not on the grid, so it can stand for a number that is not finite.
         integers = jnp.where(jnp.isfinite(x), integers, -highest - 1)
         return FixedPoint(integers.astype(jnp.int8 if bits <= 8 else jnp.int16), bits)
 
