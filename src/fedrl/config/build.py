@@ -151,6 +151,7 @@ def planning_of(chosen: FederationConfig) -> tuple[Selection | None, LocalSteps 
         steps_rule = catalogue.build("local_steps", chosen.local_steps, "federation.local_steps")
         # Plan the first round now: a schedule for another number of agents is refused before the run has a folder.
         steps_rule.plan(chosen.agents, 1, steps_rule.init(chosen.agents))
+        # Durations are reported by the clock; without one the schedule would have no numbers to plan by.
         if DURATION in steps_rule.requested and chosen.clock is None:
             raise ConfigError(
                 f"federation.local_steps is {steps_rule!r}, which needs the duration of agents' jobs, and a simulation "

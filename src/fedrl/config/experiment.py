@@ -91,6 +91,7 @@ class Config:
         at_least(0, "checkpoint_s", self.checkpoint_s)
         if isinstance(self.seeds, int):
             at_least(1, "seeds", self.seeds)
+        # Results are stored by seed, so a repeated one would overwrite its twin.
         elif not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"seeds is {list(self.seeds)}. It needs at least one seed, none negative, none twice.")
 

@@ -107,6 +107,7 @@ class FederationConfig:
 
     def _check_who_coordinates(self) -> None:
         """Refuse keys that exclude each other: those of a server without a server, those of neighbours with one."""
+        # Earlier versions had the schedule inside the clock.
         if isinstance(self.clock, Mapping) and "schedule" in self.clock:
             raise ConfigError(
                 f"federation.clock.schedule is {self.clock['schedule']!r}. A clock describes devices, not when servers "

@@ -58,6 +58,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a byte order mark
     except FileNotFoundError:
+        # A mistyped file name is the usual cause, so the error names the nearest file of the folder.
         near = nearest(path.name, (p.name for p in path.parent.glob("*.toml"))) if path.parent.is_dir() else ""
         raise ConfigError(f"{path} does not exist. {near}".rstrip()) from None
     except UnicodeDecodeError as fault:

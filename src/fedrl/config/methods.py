@@ -75,6 +75,7 @@ def alone(
 
     The given federation's program is compiled already.
     """
+    # Without `fedprox` nothing changes, and the compiled program of the federation may serve.
     free = _without_pull(config.learner)
     if free != config.learner:
         learner = _built(free, learner.environment)

@@ -62,6 +62,7 @@ def _exchanged(federation: Federation, setting: Shapes) -> Messages:
         sent, update, _ = crossing(federation, key, setting)
         return Messages(sent, update, federation.decode(sent, update), uploaded(update))
 
+    # Traced for its shapes only: nothing is compiled or computed.
     return jax.eval_shape(exchange, jax.random.key(0), setting.tree)
 
 

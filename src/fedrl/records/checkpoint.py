@@ -52,7 +52,7 @@ def load(path: Path, like: PyTree) -> PyTree:
     with reading(path, ANEW):
         arrays = safetensors.numpy.load(path.read_bytes())
     leaves, structure = jax.tree.flatten(like)
-    # The structure is not in the file, so number, shapes and types are what tells another experiment apart.
+    # The structure is not in the file, so only their number, shapes and types show that it is of another experiment.
     if set(arrays) != {ROUND, *(f"{i:04d}" for i in range(len(leaves)))}:
         raise RunError(
             f"{path} has {len(arrays) - 1} arrays and the experiment needs {len(leaves)}: it is the checkpoint of "

@@ -84,6 +84,7 @@ def writing(path: Path, cure: str = FREE) -> Iterator[None]:
     try:
         yield
     except OSError as fault:
+        # The system's own words are kept: "No space left on device" says more than any paraphrase.
         raise unwritable(path, fault, cure) from fault
 
 

@@ -83,6 +83,7 @@ def shared_by_all(table: Any) -> tuple[np.ndarray, np.ndarray]:
     >>> seeds.tolist(), agents.tolist()
     ([True, True, False], [True, False, True])
     """
+    # None becomes NaN here, as files have null for what is missing.
     known = np.isfinite(np.asarray(table, float))
     seeds = known.any(1)
     return seeds, known[seeds].all(0) & seeds.any()
@@ -201,6 +202,7 @@ def probability_of_improvement(
     x, y = x[np.isfinite(x)], y[np.isfinite(y)]
     if min(x.size, y.size) == 0:
         return Interval(math.nan, math.nan, math.nan)
+    # A tie counts one half, so that the probabilities of both methods add up to one.
     wins = (x[:, None] > y) + 0.5 * (x[:, None] == y)
     mean = float(wins.mean())
     if min(x.size, y.size) < 3:

@@ -77,6 +77,7 @@ def _against(
 ) -> Figure:
     """Return the chart of training return against a cost, with level lines for methods without that cost."""
     traces: list[Trace] = []
+    # A level line has to span the axis, whose length the other methods determine.
     furthest = max((float(np.nanmax(x, initial=0.0)) for x in places), default=0.0)
     for i, (x, curve, label) in enumerate(zip(places, curves, labels, strict=True)):
         if not has_returns(curve):
@@ -139,6 +140,7 @@ def _trace(x: Any, y: Any, look: int, label: str, **more: Any) -> Trace:
 
 def _line(curve: Curve, x: np.ndarray, look: int, label: str) -> Trace:
     known = np.isfinite(curve.returns.mean) & np.isfinite(x)
+    # Shown on hovering, since the axis has no rounds.
     about = np.stack([curve.rounds, curve.returns.low, curve.returns.high], axis=1)[known].tolist()
     text = "%{y:.4~g}  [%{customdata[1]:.4~g}, %{customdata[2]:.4~g}]  round %{customdata[0]}"
     return _trace(x[known], curve.returns.mean[known], look, label, customdata=about, hovertemplate=text)
@@ -180,6 +182,7 @@ def _spread(curve: Curve) -> list[Trace]:
         for trace in traces[:1]:
             trace["showlegend"] = True
         return traces
+    # Hundreds of lines would hide each other and make the page slow.
     low, high = np.nanquantile(curve.agents[:, shown], (0.1, 0.9), axis=0)
     traces = _filled(curve.steps[shown], low, high, f"{colour}@0.12", AGENTS, "agents, 10 to 90 %")
     traces[1]["showlegend"] = True

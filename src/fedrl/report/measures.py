@@ -83,6 +83,7 @@ def _by_method(measures: dict[str, MeasureResult]) -> Markup:
     for name, measure in measures.items():
         methods, unit = measure["methods"], measure["unit"]
         best = best_of([number(found["mean"]) for found in methods.values()], measure["better"])
+        # One cell for all methods of a measure, which screen readers announce with each row.
         title = element("th", title_of(name, measure), _direction(measure), scope="rowgroup", rowspan=len(methods))
         for place, (method, found) in enumerate(methods.items()):
             marked = "number best" if place == best else "number"

@@ -240,6 +240,7 @@ def _tiles(run: Run) -> Markup:
         ("wall time", duration(summary.get("wall_s")), "" if compiled == NOTHING else f"compilation {compiled}"),
         ("privacy loss ε", short(summary.get("epsilon")), ""),
     ]
+    # An unfinished run lacks some numbers, and a run without privacy has no epsilon.
     shown = [tile for tile in tiles if not tile[1].startswith(NOTHING)]
     terms = [
         element("div", element("dt", name), element("dd", value, class_="value"), element("dd", about))
@@ -249,6 +250,7 @@ def _tiles(run: Run) -> Markup:
 
 
 def _caption(curves: Sequence[Curve]) -> str:
+    # What the band shows depends on the number of seeds, so the caption says which it is.
     seeds = {c.seeds for c in curves if c.seeds}
     if not seeds:
         return "No round has ended yet."

@@ -87,6 +87,7 @@ class Run:
     def compared_returns(self, method: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the final returns of federation and baseline, over the agents for which both have a return."""
         tables = [self.final_returns(name) for name in ("federated", method)]
+        # Otherwise the methods would be compared over different agents.
         both = np.all([shared_by_all(table)[1] for table in tables], axis=0)
         ours, theirs = (seed_means(table[:, both]) for table in tables)
         return ours[np.isfinite(ours)], theirs[np.isfinite(theirs)]
@@ -167,6 +168,7 @@ def read_run(folder: Path) -> Run:
     run = Run(folder, config, settings, records, summary or {}, [])
     notes = [*found.notes(torn=True), *(summary or {}).get("notes", ())]
     run.notes.extend(dict.fromkeys(notes))
+    # The text is shown anyway: a person may still read what a parser can't.
     if config and not settings:
         run.notes.append("config.toml is damaged; the configuration is left out.")
     if summary is None:

@@ -73,7 +73,9 @@ def methods_table(run: Run) -> Markup:
     for method in run.methods:
         found = run.final_range(method)
         each = [value for value in run.agent_returns(method).values() if math.isfinite(value)]
+        # Over the common agents, while the returns beside it are over each method's own.
         chance = probability_of_improvement(*run.compared_returns(method))
+        # A method is not compared with itself.
         known = method != "federated" and math.isfinite(chance.mean)
         better = f"{chance.mean:.2f} ({chance.low:.2f} to {chance.high:.2f})" if known else NOTHING
         of = [f"{counts[method]:,} of {run.agents:,}"] if counted else []

@@ -85,6 +85,7 @@ def target_figure(study: Study, cost: str, title: str, unit: str = "") -> Figure
         return result, middle, low, high if math.isfinite(high) else middle
 
     traces = _lines(study, [r for r in timed if math.isfinite(spread(r)[1])], spread)
+    # Where the target was missed, the whole cost of the setting is shown.
     spent = {"seconds": "spent_s", "time_s": "virtual_s"}.get(cost, cost)
     vain = [r for r in timed if not math.isfinite(spread(r)[1])]
     if vain:
@@ -181,6 +182,7 @@ def _figure(study: Study, traces: list[Trace], title: str, unit: str, values: Se
     layout = layout_of(short_names(list(study["grid"]))[key].replace("_", " "), title)
     layout["hovermode"] = "closest"
     places = study["grid"][key]
+    # Numbers are placed by value, everything else by the order of the grid.
     if all(isinstance(x, int | float) and not isinstance(x, bool) for x in places):
         layout["xaxis"] |= _scale([float(x) for x in places])
         if len(places) <= 8:

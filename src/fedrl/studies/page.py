@@ -141,6 +141,7 @@ _TO_TARGET = {"to-rounds": "Rounds", "to-bytes": "Bytes", "to-seconds": "Seconds
 
 def _timed(study: Study) -> str:
     """Return the timed measure and the condition of the target, in words."""
+    # A target of a measure of which less is better is an upper bound.
     what, most = compared(study), "most" if compared(study)["better"] == "lower" else "least"
     over = "the mean over agents" if what["name"] == RETURN else "over all agents"
     return f"{readable(what['name'])}, {over}, is first at {most} {shown(what, study['target'])}"
@@ -255,6 +256,7 @@ def _compiled(study: Study) -> str:
         return ""
     # Only training programs: evaluation and initialisation would hide how many settings shared one.
     blocks = sum(programs.get(TRAINING_BLOCK, 0) for programs in counts)
+    # Unfinished settings have no time of compilation.
     seconds = sum(number(r.get("compile_s")) for r in study["settings"] if math.isfinite(number(r.get("compile_s"))))
     if not blocks:
         return ""

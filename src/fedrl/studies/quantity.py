@@ -37,6 +37,7 @@ def compared(study: Study) -> Quantity:
 def outcome_of(study: Study, result: Result) -> Seeded | None:
     """Return the result of a setting in the compared measure; None if it has none."""
     name = compared(study)["name"]
+    # The return has keys of its own in a result, as in records.
     if name != RETURN:
         return result.get("measures", {}).get(name)
     if "final_return" not in result:

@@ -64,6 +64,7 @@ def result_of(
     rounds = max((rows[-1]["round"] for rows in seeds), default=0)
     model = summary.get("model_bytes")
     last = _last_greedy(seeds)
+    # From the records, since the summary has only the mean over seeds.
     greedy = seed_means(last) if last else np.empty(0)
     result |= {
         "agents": config.federation.agents,
@@ -136,6 +137,7 @@ def reached_by(
 
 def _last_greedy(seeds: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[float]]:
     """Return the last greedy returns of each seed that has any."""
+    # Only rounds with an evaluation have greedy returns.
     found = [[r["greedy"] for r in rows if r.get("greedy")] for rows in seeds]
     return [[number(value) for value in each[-1]] for each in found if each]
 
