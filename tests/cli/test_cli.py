@@ -195,7 +195,7 @@ def test_a_folder_of_another_kind_has_exit_code_2(call: Call, tmp_path: Path, ar
     [
         ("params.safetensors", b"x" * 50, "params.safetensors is damaged"),
         ("config.toml", b"name = ", "config.toml is not valid TOML"),
-        ("config.toml", b"\xff\xfe", "config.toml can't be read"),
+        ("config.toml", b"\xff\xfe", "config.toml is UTF-16"),
     ],
 )
 def test_a_damaged_folder_is_one_sentence_with_exit_code_2(

@@ -126,7 +126,7 @@ class FederationConfig:
         if self.topology is None:
             misplaced, lacking = (
                 ["mixing", "gossip", "consensus_steps", "gamma"],
-                "is for agents without a server, and there is one",
+                "is for neighbours without a server, and there is a server",
             )
             cure = "Leave it out, or give a graph, such as federation.topology = 'ring'."
         else:
