@@ -345,7 +345,7 @@ def main(out: Path | None) -> None:
     """Build everything; train all that stands and write the page, or a covering array and print what was found."""
     import fedrl
 
-    fedrl.prepare()
+    fedrl.configure_jax()
     found = [(chosen, rejection(chosen)) for chosen in ordered(every())]
     standing = [chosen for chosen, reason in found if not reason]
     reasons = Counter(reason for _, reason in found if reason)

@@ -230,6 +230,7 @@ def test_the_terminal_tells_it_in_eighty_columns(ran: Path, events: list[Any]) -
     assert any(line.split()[:2] == ["!", "1"] for line in table.splitlines())
 
 
+@pytest.mark.usefixtures("ran")
 def test_a_live_display_warns_above_its_picture(events: list[Any]) -> None:
     out = io.StringIO()
     with live(Console(file=out, force_terminal=True, width=100, _environ={"TERM": "xterm"})) as sink:
@@ -238,6 +239,7 @@ def test_a_live_display_warns_above_its_picture(events: list[Any]) -> None:
     assert out.getvalue().count("agent 1 rejected twice in a row") == 2
 
 
+@pytest.mark.usefixtures("ran")
 def test_where_nothing_else_is_shown_warnings_are(events: list[Any]) -> None:
     out = io.StringIO()
     with warnings_only(Console(file=out, width=80)) as sink:
