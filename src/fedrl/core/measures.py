@@ -10,14 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from fedrl.core.errors import ConfigError, UnsoundError, nearest
-
-if TYPE_CHECKING:
-    pass
 
 Value = TypeVar("Value")
 

@@ -223,13 +223,13 @@ def _check_concurrency(concurrency: int | None) -> None:
         check_positive(concurrency=concurrency)
 
 
-def check_hangs(devices: Clock, schedule: Schedule, asked: int) -> None:
+def check_hangs(devices: Clock, schedule: Schedule, selected: int) -> None:
     """Refuse hangs that are never noticed where the first one would stop the run.
 
     Args:
         devices: The clock, with the probability of a hang.
         schedule: The schedule.
-        asked: The number of agents selected in a round.
+        selected: The number of agents selected in a round.
 
     Raises:
         ConfigError: The schedule waits for every agent without a limit.
@@ -243,12 +243,12 @@ def check_hangs(devices: Clock, schedule: Schedule, asked: int) -> None:
     elif schedule.redispatch:
         waits = False
     elif math.isfinite(schedule.deadline_s):
-        waits = schedule.quorum >= asked
+        waits = schedule.quorum >= selected
     else:
-        waits = schedule.buffer_size is None or schedule.buffer_size >= asked
+        waits = schedule.buffer_size is None or schedule.buffer_size >= selected
     if waits:
         raise ConfigError(
-            f"hang is {devices.hang:g} and hang_s is inf, and {schedule!r} waits for all {asked} agents that are "
+            f"hang is {devices.hang:g} and hang_s is inf, and {schedule!r} waits for all {selected} agents that are "
             "selected, so the first one that hangs would stop the run for ever. Set the seconds after which a hang is "
             "noticed (hang_s), give the schedule a deadline (deadline_s) with a quorum below that number, or let it "
             "wait for fewer."

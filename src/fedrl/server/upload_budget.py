@@ -14,7 +14,7 @@ from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.server.decisions import Reports, UploadBudget
 
-ASKED = {"norm": "norm", "loss": "loss", "improvement": "return"}
+REPORTED = {"norm": "norm", "loss": "loss", "improvement": "return"}
 
 
 class Waiting(NamedTuple):
@@ -61,8 +61,8 @@ def greedy(budget_bytes: int, usefulness: str = "norm", patience: int | None = N
     ('return',)
     """
     check_positive(budget_bytes=budget_bytes, **({} if patience is None else {"patience": patience}))
-    check_one_of(usefulness, tuple(ASKED), "usefulness")
-    asked = ASKED[usefulness]
+    check_one_of(usefulness, tuple(REPORTED), "usefulness")
+    reported = REPORTED[usefulness]
 
     def init(agents: int) -> Waiting:
         return Waiting(np.full(agents, np.nan, np.float32), np.zeros(agents, np.int32))
@@ -70,7 +70,7 @@ def greedy(budget_bytes: int, usefulness: str = "norm", patience: int | None = N
     def select(
         rng: np.random.Generator, ids: np.ndarray, left: int, state: Waiting, reports: Reports, sizes: np.ndarray
     ) -> np.ndarray:
-        bid = reports[asked].astype(np.float64)
+        bid = reports[reported].astype(np.float64)
         before = state.value[ids] if usefulness == "improvement" else np.zeros(len(ids))
         worth = np.where(np.isnan(before), np.inf, bid - before)
         # Last come agents without a usable bid, and those whose update the server would reject anyway.
@@ -90,10 +90,10 @@ def greedy(budget_bytes: int, usefulness: str = "norm", patience: int | None = N
         value, rejected = state.value.copy(), state.rejected.copy()
         rejected[ids] = np.where(selected, 0, rejected[ids] + 1)
         if usefulness == "improvement":
-            value[ids] = np.where(np.isfinite(reports[asked]), reports[asked], value[ids])
+            value[ids] = np.where(np.isfinite(reports[reported]), reports[reported], value[ids])
         return Waiting(value, rejected)
 
-    return UploadBudget(select, budget_bytes, (asked,), init, observe)
+    return UploadBudget(select, budget_bytes, (reported,), init, observe)
 
 
 def left_for_updates(upload_budget: UploadBudget, bids: int, bid_bytes: int, smallest: int) -> int:
