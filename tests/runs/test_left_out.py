@@ -191,7 +191,7 @@ def test_a_method_about_fewer_agents_is_compared_over_those(summary: Any) -> Non
     out = io.StringIO()
     Console(file=out, width=80).print(final_summary({"event": "end", "summary": whole, "folder": "x", "report": None}))
     text = " ".join(out.getvalue().split())
-    assert "over the 2 agents of which both have a return, federated returns 2 and independent 0.5" in text
+    assert "over the 2 agents for which both have a return, federated returns 2 and independent 0.5" in text
     lines = [line.split() for line in out.getvalue().splitlines()]
     (counts,) = (line[1:] for line in lines if line[:1] == ["of"])
     assert counts[:2] == ["3", "2"] or "2" in counts
