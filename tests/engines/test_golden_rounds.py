@@ -125,7 +125,7 @@ def test_scaffold_steers_what_is_sent_and_nothing_else():
 def test_scaffold_of_what_are_no_parameters_any_more_is_refused():
     learner = quadratic(chain(add_correction(), sgd(RATE)))
     federation = federate(learner, mean("uniform"), flatten(), scaffold(RATE))
-    with pytest.raises(UnsoundError, match=r"scaffold\(0.1\) steers.*Put scaffold\(0.1\) first"):
+    with pytest.raises(UnsoundError, match=r"scaffold\(0.1\) corrects.*Put scaffold\(0.1\) first"):
         simulate(federation, FLEET, devices=DEVICE)
 
 
