@@ -297,8 +297,8 @@ def _check_serverless(federation: Federation, rule: Rule, scheduler: Scheduler) 
     if needing:
         part = written(needing[0])
         raise UnsoundError(
-            f"{part} works on updates that a server aggregates, and there is no server. Neighbours exchange and "
-            f"average parameters. Leave {part} out, or run the federation with a server.",
+            f"{part} works on updates that a server aggregates, and without a server there are none. Neighbours "
+            f"exchange and average parameters. Leave {part} out, or run the federation with a server.",
             reason="no server",
         )
     # CHOCO: the copies converge to the parameters only if compression of each difference is a contraction, and the
