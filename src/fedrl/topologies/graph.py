@@ -61,7 +61,7 @@ def check_graph(graph: Graph, agents: int) -> None:
     parts, _ = connected_components(union, directed=True, connection="strong")
     if parts > 1:
         raise ConfigError(
-            f"{graph!r} has {parts} unconnected parts with {agents} agents. The parameters of an agent would never "
-            "reach all others. Add edges, take another seed, or use a graph that connects any number of agents, such "
-            "as ring()."
+            f"{graph!r} has {parts} parts with {agents} agents, and no path between these parts. An agent's parameters "
+            "would never reach all others. Add edges, take another seed, or use a graph that connects any number of "
+            "agents, such as ring()."
         )
