@@ -158,7 +158,7 @@ def test_a_message_in_which_a_part_is_not_due_travels():
         back = way.decode(data)
         assert bool(back.value[0].due) == due
         assert np.asarray(back.value[0].value["head"]).tolist() == [float(due)]
-    with pytest.raises(WireError, match="7 tells whether a part follows"):
+    with pytest.raises(WireError, match="whether a part follows is 7"):
         way.decode(b"\x07" + data[1:])
 
 
