@@ -145,7 +145,7 @@ def test_two_environments_with_the_same_settings_have_equal_pytrees():
         ({"id": "CartPole-v1", "settings": {"_x": 1.0}}, "can't be a setting"),
         ({"id": "CartPole-v1", "settings": {"kinematics_integrator": 1.0}}, "no numeric parameter"),
         ({"id": "CartPole-v1", "max_steps": 0}, "max_steps is 0"),
-        ({"id": "Pendulum-v1", "options": {"gravity": 1.0}}, "Give those: g."),
+        ({"id": "Pendulum-v1", "options": {"gravity": 1.0}}, "Use these: g."),
         ({"id": "Pendulum-v1", "options": {"g": 1.0}, "settings": {"g": 1.0}}, "both a setting and an option"),
         ({"id": "tests.support.walks:Endless-v0"}, "Set max_steps"),
         ({"id": "tests.support.walks:Pairs-v0"}, "MultiDiscrete"),
