@@ -346,7 +346,7 @@ def test_a_topology_of_ones_own_says_what_it_opens() -> None:
 
 def test_a_size_that_varies_is_not_covered_by_noise_of_the_same_stage() -> None:
     both = replace(hard_threshold(0.1), noise=Noise(EVENT, 1.0, "agent"))
-    with pytest.raises(UnsoundError, match="The size of a message of .* depends on its content"):
+    with pytest.raises(UnsoundError, match=r"The size of a message of .* depends on its content"):
         federate(LEARNER, mean("uniform"), clip(1.0), both)
 
 
