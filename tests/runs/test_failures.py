@@ -198,7 +198,7 @@ def test_a_setting_that_fails_does_not_keep_the_others_from_running(config: Path
         page = (out / "report.html").read_text()
         assert "Setting 1 failed: At 1.5 s on the virtual clock every agent has left for good." in page
     held = hold(out, "study")
-    with pytest.raises(RunError, match=r"is in use by process .* the files of one study"):
+    with pytest.raises(RunError, match=r"is in use by process .* that write one study"):
         resume_sweep(out)
     held.release()
 

@@ -56,8 +56,7 @@ def simulate(
         scheduler: Selection of agents and times of merges: `synchronous()` by default.
         clock: Devices of the agents, for simulated seconds; without a clock, every selected agent answers at once.
         local_steps: `[agents]`, local iterations, at most `federation.local_steps`, which is the default.
-        merges: Merges per round; by default as many as it takes to merge one update per agent, and one where servers
-            wait for all agents.
+        merges: Merges per round; by default enough to merge one update per agent, and one where servers wait for all.
         block: Agents per compiled block. Results are bit-identical for one block size and agree within float tolerance
             between block sizes. `block=1` is the reference: the program of a single agent.
         devices: Devices to run on; all local devices by default.

@@ -156,8 +156,8 @@ def _in_use(folder: Path, thing: str, path: Path) -> str:
         except (OSError, ValueError, KeyError, TypeError):
             time.sleep(0.01)
     return (
-        f"{folder} is in use by {who}. Two processes would overwrite each other's files of one {thing}. Wait until "
-        "that process has ended, or choose another folder."
+        f"{folder} is in use by {who}. Two processes that write one {thing} would overwrite each other's files. Wait "
+        "until that process has ended, or choose another folder."
     )
 
 
