@@ -17,6 +17,7 @@ from fedrl.core.aggregator import Aggregator, Arrivals, View
 from fedrl.core.checks import check_above_zero, check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import Count, Finite, Positive
 from fedrl.core.types import Key, Params, PyTree, Update
 
 
@@ -27,7 +28,7 @@ class Mixture(NamedTuple):
 
 
 @component("aggregator", reference="Mohri, Sivek & Suresh (2019), https://arxiv.org/abs/1902.00146")
-def afl(agents: int, step: float = 0.01, reference_return: float | None = None) -> Aggregator:
+def afl(agents: Count, step: Positive = 0.01, reference_return: Finite | None = None) -> Aggregator:
     """AFL: train for the worst mixture of agents, min over theta of max over lambda of sum_k lambda_k F_k(theta).
 
         theta <- theta + sum_k lambda_k Delta_k,      lambda <- projection onto the simplex of (lambda + gamma F)

@@ -14,6 +14,7 @@ from fedrl.core.aggregator import Aggregator, Arrivals, View
 from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import Finite, NonNegative, Positive
 from fedrl.core.types import Key, PyTree, Update
 
 LEAST_RATIO = 1e-10
@@ -21,7 +22,7 @@ LEAST_RATIO = 1e-10
 
 
 @component("aggregator", reference="Li, Sanjabi, Beirami & Smith (2020), https://arxiv.org/abs/1905.10497")
-def q_ffl(q: float = 1.0, lipschitz: float = 1.0, reference_return: float | None = None) -> Aggregator:
+def q_ffl(q: NonNegative = 1.0, lipschitz: Positive = 1.0, reference_return: Finite | None = None) -> Aggregator:
     """q-FedAvg: descend sum_k F_k^(q+1) / (q+1), so that agents with a higher loss have more influence.
 
         theta <- theta + sum_k F_k^q Delta_k / sum_k (q F_k^(q-1) L ||Delta_k||^2 + F_k^q)

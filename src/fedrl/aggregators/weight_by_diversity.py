@@ -8,13 +8,14 @@ from fedrl.aggregators.namespace import namespace, weighted_mean
 from fedrl.core.aggregator import Aggregator, Arrivals, View
 from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
+from fedrl.core.ranges import FractionAboveZero
 from fedrl.core.types import Key, PyTree, Update
 
 
 @component(
     "aggregator", reference="after the gradient diversity of Yin et al. (2018), https://arxiv.org/abs/1706.05699"
 )
-def weight_by_diversity(floor: float = 0.1) -> Aggregator:
+def weight_by_diversity(floor: FractionAboveZero = 0.1) -> Aggregator:
     """Weigh agents by the mean cosine distance of their update from the updates of the others.
 
         d_k = mean over j != k of (1 - cos(Delta_j, Delta_k)),      w_k = n_k max(d_k, floor)

@@ -10,6 +10,7 @@ from fedrl.core.aggregator import Aggregator, Arrivals, View
 from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import FractionAboveZero
 from fedrl.core.reports import SETTING
 from fedrl.core.types import Key, PyTree, Update
 
@@ -19,7 +20,7 @@ from fedrl.core.types import Key, PyTree, Update
     reference="mean dissimilarities, as in the quadratic entropy of Rao (1982), "
     "https://doi.org/10.1016/0040-5809(82)90004-1; of the form by Gower (1971), https://doi.org/10.2307/2528823",
 )
-def weight_by_environment(names: Sequence[str], floor: float = 0.1) -> Aggregator:
+def weight_by_environment(names: Sequence[str], floor: FractionAboveZero = 0.1) -> Aggregator:
     """Weigh agents by the mean distance of their environment's parameters from those of the others.
 
         d_jk = mean over p of |x_jp - x_kp| / range_p,    d_k = mean over j != k of d_jk,    w_k = n_k max(d_k, floor)

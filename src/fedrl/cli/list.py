@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from fedrl.core.component import written
+from fedrl.core.component import Component, written
 
 
-def list_command(kind: str | None) -> None:
-    """Print every component of a kind: name, what it does, parameters, reference."""
+def list_command(asked: str | None) -> None:
+    """Print every component of a kind, or one component with a line for each parameter."""
     from fedrl.config.catalogue import components
 
     console = Console(highlight=False)
+    named = [entry for entry in components() if entry.name == asked]
+    if named:
+        for entry in named:
+            _print_one(console, entry)
+        return
+    _print_all(console, components(asked))
+
+
+def _print_one(console: Console, entry: Component) -> None:
+    """Print a component: its kind, what it does, and the default and the range of each parameter."""
+    console.print(f"[bold]{escape(entry.name)}[/]  {escape(entry.kind)}: {escape(entry.summary)}", soft_wrap=True)
+    rows = [(_parameter(p), str(entry.ranges.get(p.name, ""))) for p in entry.signature.parameters.values()]
+    width = max((len(text) for text, _ in rows), default=0)
+    for text, allowed in rows:
+        console.print(f"    {escape(text):<{width}}  [dim]{escape(allowed)}[/]".rstrip(), soft_wrap=True)
+    if entry.reference:
+        console.print(f"    [dim]{escape(entry.reference)}[/]", soft_wrap=True)
+
+
+def _print_all(console: Console, entries: Sequence[Component]) -> None:
+    """Print components by kind: name, what each does, parameters, reference."""
     shown = ""
-    for entry in components(kind):
+    for entry in entries:
         if entry.kind != shown:
             console.print(
                 f"[bold underline]{escape(entry.kind)}[/]" if not shown else f"\n[bold underline]{entry.kind}[/]"

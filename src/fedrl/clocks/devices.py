@@ -25,9 +25,10 @@ from typing import NamedTuple
 import numpy as np
 
 from fedrl.clocks.counter_rng import Purpose
-from fedrl.clocks.distributions import Distributed, check_distribution, draw
+from fedrl.clocks.distributions import Distributed, DistributedRate, check_distribution, draw
 from fedrl.core.component import Call, component, record
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import Duration, Fraction, FractionBelowOne, NonNegative, PositiveDuration, Whole
 
 
 @record
@@ -35,8 +36,8 @@ class Clock:
     """The times and fault probabilities of all devices. The attributes are the arguments of `clock`."""
 
     step_s: Distributed
-    up_bytes_per_s: Distributed
-    down_bytes_per_s: Distributed
+    up_bytes_per_s: DistributedRate
+    down_bytes_per_s: DistributedRate
     latency_s: Distributed
     jitter: float
     drop_out: float
@@ -74,21 +75,21 @@ class Speeds(NamedTuple):
 def clock(
     *,
     step_s: Distributed = 1.0,
-    up_bytes_per_s: Distributed = math.inf,
-    down_bytes_per_s: Distributed = math.inf,
+    up_bytes_per_s: DistributedRate = math.inf,
+    down_bytes_per_s: DistributedRate = math.inf,
     latency_s: Distributed = 0.0,
-    jitter: float = 0.0,
-    drop_out: float = 0.0,
-    hang: float = 0.0,
-    hang_s: float = math.inf,
-    restart: float = 0.0,
-    duplicate: float = 0.0,
-    malformed: float = 0.0,
+    jitter: NonNegative = 0.0,
+    drop_out: FractionBelowOne = 0.0,
+    hang: FractionBelowOne = 0.0,
+    hang_s: Duration = math.inf,
+    restart: FractionBelowOne = 0.0,
+    duplicate: Fraction = 0.0,
+    malformed: FractionBelowOne = 0.0,
     joins_s: Distributed = 0.0,
-    online_s: float = math.inf,
-    offline_s: float = 0.0,
-    availability_trace: Sequence[Sequence[float]] | None = None,
-    devices_seed: int = 0,
+    online_s: PositiveDuration = math.inf,
+    offline_s: Duration = 0.0,
+    availability_trace: Sequence[Sequence[Duration]] | None = None,
+    devices_seed: Whole = 0,
 ) -> Clock:
     """A virtual clock: compute when updates arrive from speeds, links, absences and faults.
 

@@ -7,6 +7,7 @@ agent, and `step_s=stragglers(...)` draws them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float64, Int32
@@ -15,6 +16,7 @@ from fedrl.clocks.counter_rng import Purpose, normal, uniform
 from fedrl.core.checks import check_above_zero
 from fedrl.core.component import Call, component, record
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import Fraction, NonNegative, Positive, Rate
 
 
 @record
@@ -30,12 +32,14 @@ class Distribution:
     call: Call | None = None
 
 
-Distributed = float | Sequence[float] | Distribution
+Distributed: TypeAlias = NonNegative | Sequence[NonNegative] | Distribution
 """One number for all devices, one for each, or a distribution."""
+DistributedRate: TypeAlias = Rate | Sequence[Rate] | Distribution
+"""The same of bytes per second."""
 
 
 @component("distribution")
-def uniform_between(low: float, high: float) -> Distribution:
+def uniform_between(low: NonNegative, high: NonNegative) -> Distribution:
     """Draw uniformly from [low, high].
 
     Args:
@@ -54,7 +58,7 @@ def uniform_between(low: float, high: float) -> Distribution:
 
 
 @component("distribution")
-def lognormal(median: float, sigma: float = 0.5) -> Distribution:
+def lognormal(median: Positive, sigma: NonNegative = 0.5) -> Distribution:
     """Draw from a log-normal distribution: median * exp(sigma * N(0, 1)).
 
     Args:
@@ -79,7 +83,7 @@ def lognormal(median: float, sigma: float = 0.5) -> Distribution:
 
 
 @component("distribution")
-def stragglers(typical: float, fraction: float = 0.1, slowdown: float = 20.0) -> Distribution:
+def stragglers(typical: Positive, fraction: Fraction = 0.1, slowdown: Positive = 20.0) -> Distribution:
     """Give a drawn fraction of agents, the stragglers, `slowdown` times the typical number.
 
     Args:

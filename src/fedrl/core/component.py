@@ -23,6 +23,7 @@ import optax
 
 from fedrl.core.content import content
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import Bounds, check_ranges, ranges_of
 
 Parameters = ParamSpec("Parameters")
 T = TypeVar("T")
@@ -48,6 +49,11 @@ class Component:
     def summary(self) -> str:
         """Return the first line of the constructor's docstring."""
         return (inspect.getdoc(self.build) or "").partition("\n")[0]
+
+    @functools.cached_property
+    def ranges(self) -> dict[str, Bounds]:
+        """The range of each parameter that is a number, or numbers."""
+        return ranges_of(inspect.unwrap(self.build))
 
     @property
     def signature(self) -> inspect.Signature:
@@ -108,7 +114,17 @@ def component(kind: str, *, reference: str = "") -> Callable[[Callable[Parameter
         def construct(*args: Parameters.args, **kwargs: Parameters.kwargs) -> T:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            return _remember(build(*args, **kwargs), Call(entry, dict(bound.arguments)))
+            try:
+                built = build(*args, **kwargs)
+            except ConfigError:
+                raise
+            except (TypeError, ValueError, ArithmeticError):
+                # A value that is no number, or far out of its range, may end a constructor in any way.
+                check_ranges(entry.ranges, bound.arguments)
+                raise
+            # After the constructor, which can say more about a value than its range does.
+            check_ranges(entry.ranges, bound.arguments)
+            return _remember(built, Call(entry, dict(bound.arguments)))
 
         entry = Component(kind, build.__name__, construct, reference)
         CATALOGUE[kind, build.__name__] = entry

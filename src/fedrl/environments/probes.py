@@ -33,6 +33,7 @@ from fedrl.core.environment import (
     draw_uniform,
     first,
 )
+from fedrl.core.ranges import Count
 from fedrl.environments.time_limit import time_limit
 
 JONES = "Jones (2021), https://andyljones.com/posts/rl-debugging.html"
@@ -89,7 +90,7 @@ def probe_target() -> Environment:
 
 
 @component("environment", reference="Pardo et al. (2018), https://arxiv.org/abs/1712.00378")
-def probe_truncation(max_steps: int = 1) -> Environment:
+def probe_truncation(max_steps: Count = 1) -> Environment:
     """Reward 1 forever, but every episode is cut off: tests bootstrapping at truncation.
 
     V(0) = 1 / (1 - gamma); a learner that treats truncation as termination finds 1 (with one step per episode).

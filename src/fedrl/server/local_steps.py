@@ -12,6 +12,7 @@ from fedrl.core.aggregator import Arrivals
 from fedrl.core.checks import check_above_zero, check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import Count, Finite, FractionBelowOne, Positive
 from fedrl.core.reports import DURATION
 from fedrl.core.types import PyTree
 from fedrl.server.allocation import allocate_whole
@@ -21,7 +22,7 @@ ADACOMM = "Wang & Joshi (2018), https://arxiv.org/abs/1810.08313"
 
 
 @component("local_steps", reference="McMahan et al. (2017), https://arxiv.org/abs/1602.05629")
-def constant(steps: int) -> LocalSteps:
+def constant(steps: Count) -> LocalSteps:
     """Plan the same number of local steps in every round, for every agent: tau_t = steps.
 
     >>> constant(4).plan(2, 1, ()).tolist()
@@ -32,7 +33,7 @@ def constant(steps: int) -> LocalSteps:
 
 
 @component("local_steps", reference=ADACOMM)
-def linear(first: int, last: int, rounds: int) -> LocalSteps:
+def linear(first: Count, last: Count, rounds: Count) -> LocalSteps:
     """Change the number of local steps linearly from `first` in round 1 to `last` in round `rounds` and after.
 
     Decreasing it communicates rarely at first, and often at the end, where client drift dominates the error.
@@ -67,7 +68,7 @@ class Progress(NamedTuple):
 
 
 @component("local_steps", reference=ADACOMM)
-def adacomm(first: int, reference_return: float | None = None) -> LocalSteps:
+def adacomm(first: Count, reference_return: Finite | None = None) -> LocalSteps:
     """AdaComm: reduce local steps as the loss falls, tau_t = ceil(sqrt(F_t / F_1) tau_1), between 1 and tau_1.
 
     Each agent reports its loss beside its update, four bytes, unprotected: "loss", or "return" if `reference_return` is
@@ -106,7 +107,7 @@ def adacomm(first: int, reference_return: float | None = None) -> LocalSteps:
 
 
 @component("local_steps", reference="unequal local work: Li et al. (2020), https://arxiv.org/abs/1812.06127")
-def proportional_to_speed(speeds: Sequence[float], most: int) -> LocalSteps:
+def proportional_to_speed(speeds: Sequence[Positive], most: Count) -> LocalSteps:
     """Plan steps in proportion to speed, so that all agents end a round at about the same time.
 
     Args:
@@ -135,7 +136,7 @@ class Pace(NamedTuple):
 
 
 @component("local_steps", reference="unequal local work: Li et al. (2020), https://arxiv.org/abs/1812.06127")
-def proportional_to_measured_speed(most: int, first: int = 1, memory: float = 0.5) -> LocalSteps:
+def proportional_to_measured_speed(most: Count, first: Count = 1, memory: FractionBelowOne = 0.5) -> LocalSteps:
     """Plan steps in proportion to measured speed, so that all agents end a round at about the same time.
 
         s_k <- memory s_k + (1 - memory) duration_k / tau_k,      tau_k = round(most min_j s_j / s_k), at least 1
@@ -195,7 +196,7 @@ def proportional_steps(speeds: Sequence[float] | np.ndarray, most: int) -> np.nd
 
 
 @component("local_steps", reference="whole steps by their use: Fox (1966), https://doi.org/10.1287/mnsc.13.3.210")
-def water_filling(total: int, caps: Sequence[int], weights: Sequence[float], utility: str = "log") -> LocalSteps:
+def water_filling(total: Count, caps: Sequence[Count], weights: Sequence[Positive], utility: str = "log") -> LocalSteps:
     """Distribute local steps by utility: max sum_k U_k(tau_k) with sum_k tau_k <= total and 1 <= tau_k <= cap_k.
 
     The result is optimal among whole numbers of steps: see `allocate_whole`.

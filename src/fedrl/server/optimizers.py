@@ -17,6 +17,7 @@ import optax
 from fedrl.core.checks import check_above_zero, check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import Count, FractionAboveZero, FractionBelowOne, Positive
 from fedrl.core.types import Params
 
 REDDI = "Reddi et al. (2021), https://arxiv.org/abs/2003.00295"
@@ -32,7 +33,7 @@ class Adaptive(NamedTuple):
 
 
 @component("server_optimizer", reference="McMahan et al. (2017), https://arxiv.org/abs/1602.05629")
-def fedavg(learning_rate: float = 1.0) -> optax.GradientTransformation:
+def fedavg(learning_rate: Positive = 1.0) -> optax.GradientTransformation:
     """FedAvg: add the mean change, theta <- theta + learning_rate delta.
 
     Args:
@@ -46,7 +47,7 @@ def fedavg(learning_rate: float = 1.0) -> optax.GradientTransformation:
 
 
 @component("server_optimizer", reference="Hsu et al. (2019), https://arxiv.org/abs/1909.06335")
-def fedavgm(learning_rate: float = 1.0, momentum: float = 0.9) -> optax.GradientTransformation:
+def fedavgm(learning_rate: Positive = 1.0, momentum: FractionBelowOne = 0.9) -> optax.GradientTransformation:
     """FedAvgM: heavy-ball momentum, v <- momentum v + delta, theta <- theta + learning_rate v.
 
     Args:
@@ -63,7 +64,7 @@ def fedavgm(learning_rate: float = 1.0, momentum: float = 0.9) -> optax.Gradient
 
 @component("server_optimizer", reference="Cutkosky & Mehta (2020), https://arxiv.org/abs/2002.03305")
 def normalized_momentum(
-    learning_rate: float = 0.1, alpha: float = 0.5, decay_steps: int | None = None
+    learning_rate: Positive = 0.1, alpha: FractionAboveZero = 0.5, decay_steps: Count | None = None
 ) -> optax.GradientTransformation:
     r"""Normalised momentum: d <- (1 - alpha) d + alpha delta, theta <- theta + learning_rate d / ||d||.
 
@@ -92,7 +93,7 @@ def normalized_momentum(
 
 @component("server_optimizer", reference=REDDI)
 def fedadam(
-    learning_rate: float = 0.01, b1: float = 0.9, b2: float = 0.99, tau: float = 1e-3
+    learning_rate: Positive = 0.01, b1: FractionBelowOne = 0.9, b2: FractionBelowOne = 0.99, tau: Positive = 1e-3
 ) -> optax.GradientTransformation:
     """FedAdam: theta <- theta + learning_rate m / (sqrt(v) + tau), with moving means m of delta and v of its square.
 
@@ -116,7 +117,7 @@ def fedadam(
 
 @component("server_optimizer", reference=REDDI)
 def fedyogi(
-    learning_rate: float = 0.01, b1: float = 0.9, b2: float = 0.99, tau: float = 1e-3
+    learning_rate: Positive = 0.01, b1: FractionBelowOne = 0.9, b2: FractionBelowOne = 0.99, tau: Positive = 1e-3
 ) -> optax.GradientTransformation:
     """FedYogi: FedAdam with an additive change of v, whose size does not depend on v.
 
@@ -138,7 +139,7 @@ def fedyogi(
 
 
 @component("server_optimizer", reference=REDDI)
-def fedadagrad(learning_rate: float = 0.01, tau: float = 1e-3) -> optax.GradientTransformation:
+def fedadagrad(learning_rate: Positive = 0.01, tau: Positive = 1e-3) -> optax.GradientTransformation:
     """FedAdagrad: theta <- theta + learning_rate delta / (sqrt(v) + tau), with v the sum of tau^2 and all delta^2.
 
     This is Algorithm 2 of the paper with b1 = 0, as in its experiments.

@@ -20,6 +20,7 @@ from fedrl.clocks.devices import Clock
 from fedrl.core.checks import check_above_zero, check_one_of, check_positive
 from fedrl.core.component import Call, component, record
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import Count, FractionAboveZero, Positive, PositiveDuration, Whole
 from fedrl.server.staleness import Staleness, ignore_staleness, polynomial
 
 
@@ -64,10 +65,10 @@ class Schedule:
 
 @component("schedule", reference="Bonawitz et al. (2019), https://arxiv.org/abs/1902.01046")
 def synchronous(
-    buffer_size: int | None = None,
+    buffer_size: Count | None = None,
     *,
-    deadline_s: float = math.inf,
-    quorum: int = 1,
+    deadline_s: PositiveDuration = math.inf,
+    quorum: Count = 1,
     stragglers: str = "cancel",
     staleness: Staleness = ignore_staleness(),
 ) -> Schedule:
@@ -105,7 +106,7 @@ def synchronous(
 
 @component("schedule", reference="Xie et al. (2019), https://arxiv.org/abs/1903.03934")
 def fed_async(
-    mixing: float = 0.6, *, staleness: Staleness = polynomial(0.5), concurrency: int | None = None
+    mixing: FractionAboveZero = 0.6, *, staleness: Staleness = polynomial(0.5), concurrency: Count | None = None
 ) -> Schedule:
     """FedAsync: theta <- (1 - a) theta + a theta_k with a = mixing * s(tau), for each update as it arrives.
 
@@ -135,7 +136,7 @@ def fed_async(
 
 @component("schedule", reference="Nguyen et al. (2022), https://arxiv.org/abs/2106.06639")
 def fed_buff(
-    buffer_size: int = 10, *, staleness: Staleness = polynomial(0.5), concurrency: int | None = None
+    buffer_size: Count = 10, *, staleness: Staleness = polynomial(0.5), concurrency: Count | None = None
 ) -> Schedule:
     """FedBuff: theta <- theta + mean of s(tau_k) Delta_k, as soon as a buffer of updates is full.
 
@@ -159,7 +160,7 @@ def fed_buff(
 
 
 @component("schedule", reference="Ho et al. (2013), https://papers.nips.cc/paper/4894")
-def bounded_staleness(bound: int = 3, *, mixing: float | None = None) -> Schedule:
+def bounded_staleness(bound: Whole = 3, *, mixing: Positive | None = None) -> Schedule:
     """Stale synchronous parallel (SSP): add every update as it arrives, and let no agent get far ahead.
 
     An agent that has done c iterations waits until the slowest agent present has done at least c - bound. With bound 0
@@ -187,7 +188,7 @@ def bounded_staleness(bound: int = 3, *, mixing: float | None = None) -> Schedul
 
 @component("schedule", reference="Lan et al. (2024), https://arxiv.org/abs/2404.08003")
 def afedpg(
-    alpha: float = 0.5, *, staleness: Staleness = ignore_staleness(), concurrency: int | None = None
+    alpha: FractionAboveZero = 0.5, *, staleness: Staleness = ignore_staleness(), concurrency: Count | None = None
 ) -> Schedule:
     r"""AFedPG: agents train at a look-ahead point along the server's momentum, and each update is merged as it arrives.
 

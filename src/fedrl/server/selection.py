@@ -11,12 +11,13 @@ from fedrl.core.aggregator import Arrivals
 from fedrl.core.checks import check_above_zero, check_one_of, check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import Count, Finite, Fraction, Positive
 from fedrl.core.types import PyTree
 from fedrl.server.decisions import LastReports, Reports, Selection, no_reports, updated
 
 
 @component("selection", reference="McMahan et al. (2017), https://arxiv.org/abs/1602.05629")
-def uniform(cohort: int) -> Selection:
+def uniform(cohort: Count) -> Selection:
     """Select agents at random, every cohort of this size with the same probability.
 
     Args:
@@ -39,7 +40,7 @@ def uniform(cohort: int) -> Selection:
 
 
 @component("selection", reference="McMahan et al. (2017), https://arxiv.org/abs/1602.05629")
-def round_robin(cohort: int) -> Selection:
+def round_robin(cohort: Count) -> Selection:
     """Select one group of agents after the other, so that K / cohort rounds select each of K agents once.
 
     Args:
@@ -61,7 +62,7 @@ def round_robin(cohort: int) -> Selection:
 
 
 @component("selection", reference="Lai et al. (2021), https://arxiv.org/abs/2010.06081")
-def oort(cohort: int, utility: str = "norm", epsilon: float = 0.1) -> Selection:
+def oort(cohort: Count, utility: str = "norm", epsilon: Fraction = 0.1) -> Selection:
     """Select the agents with the highest reported utility, and a random share of others.
 
     As in Oort, a share of the cohort explores and the rest have the highest utility. Unlike in Oort, the utility is a
@@ -102,7 +103,7 @@ def oort(cohort: int, utility: str = "norm", epsilon: float = 0.1) -> Selection:
 
 
 @component("selection", reference="Cho, Wang & Joshi (2020), https://arxiv.org/abs/2010.01243")
-def power_of_choice(cohort: int, candidates: int, reference_return: float | None = None) -> Selection:
+def power_of_choice(cohort: Count, candidates: Count, reference_return: Finite | None = None) -> Selection:
     """Draw candidates at random, and select those with the highest loss.
 
     This is the paper's variant with the last loss that each agent reported, so candidates send nothing to be compared;
@@ -148,7 +149,7 @@ def power_of_choice(cohort: int, candidates: int, reference_return: float | None
 @component(
     "selection", reference="resource-aware selection: Nishio & Yonetani (2019), https://arxiv.org/abs/1804.08333"
 )
-def by_capacity(cohort: int, capacity: Sequence[float]) -> Selection:
+def by_capacity(cohort: Count, capacity: Sequence[Positive]) -> Selection:
     """Draw agents with probabilities in proportion to their capacity, without replacement.
 
     Agents with more capacity are selected more often, and no agent is excluded, unlike with a hard limit.

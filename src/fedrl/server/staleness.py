@@ -16,6 +16,7 @@ from jaxtyping import Float32, Int
 from fedrl.core.checks import check_above_zero
 from fedrl.core.component import Call, component, record
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import NonNegative, Positive
 
 XIE = "Xie, Koyejo & Gupta (2019), https://arxiv.org/abs/1903.03934"
 
@@ -45,7 +46,7 @@ def ignore_staleness() -> Staleness:
 
 
 @component("staleness", reference=XIE)
-def polynomial(exponent: float = 0.5) -> Staleness:
+def polynomial(exponent: NonNegative = 0.5) -> Staleness:
     """Decrease the weight as a power of the staleness: s(tau) = (tau + 1)^(-a).
 
     Args:
@@ -64,7 +65,7 @@ def polynomial(exponent: float = 0.5) -> Staleness:
 
 
 @component("staleness", reference=XIE)
-def hinge(slope: float = 10.0, patience: float = 4.0) -> Staleness:
+def hinge(slope: Positive = 10.0, patience: NonNegative = 4.0) -> Staleness:
     """Keep the weight up to a staleness b, then decrease it: s(tau) = 1 if tau <= b, else 1 / (a (tau - b) + 1).
 
     Args:

@@ -12,6 +12,7 @@ import numpy as np
 from fedrl.core.checks import check_one_of, check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import Count
 from fedrl.server.decisions import Reports, UploadBudget
 
 REPORTED = {"norm": "norm", "loss": "loss", "improvement": "return"}
@@ -30,7 +31,7 @@ class Waiting(NamedTuple):
 
 
 @component("upload_budget", reference="greedy knapsack: Dantzig (1957), https://doi.org/10.1287/opre.5.2.266")
-def greedy(budget_bytes: int, usefulness: str = "norm", patience: int | None = None) -> UploadBudget:
+def greedy(budget_bytes: Count, usefulness: str = "norm", patience: Count | None = None) -> UploadBudget:
     """Send the updates with the highest usefulness per byte first, until a budget of bytes is used up.
 
     Every selected agent trains and sends a bid: the usefulness of its update. The server selects updates in the order

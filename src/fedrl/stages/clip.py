@@ -7,13 +7,14 @@ import jax.numpy as jnp
 
 from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
+from fedrl.core.ranges import Positive
 from fedrl.core.stage import Stage
 from fedrl.core.types import Key, PyTree, Update, UpdateContext
 from fedrl.stages.leaves import PLACES, check_not_encoded, is_real, map_real
 
 
 @component("stage", reference="McMahan et al. (2018), https://arxiv.org/abs/1710.06963")
-def clip(norm: float) -> Stage:
+def clip(norm: Positive) -> Stage:
     """Scale an update down to an L2 norm of at most `norm`, over all its arrays together.
 
         value <- value * min(1, C / ||value||_2)

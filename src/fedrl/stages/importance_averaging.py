@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import FractionAboveZero
 from fedrl.core.stage import Stage
 from fedrl.core.types import Key, Params, PyTree, Update, UpdateContext
 
@@ -20,7 +21,7 @@ LEAST, MOST = -13.0, 8.0
 
 
 @component("stage", reference="Woo, Joshi & Chi (2023), https://arxiv.org/abs/2305.10697")
-def importance_averaging(learning_rate: float) -> Stage:
+def importance_averaging(learning_rate: FractionAboveZero) -> Stage:
     """FedAsynQ-ImAvg: average entry (s, a) with weights alpha_k(s,a) proportional to (1 - eta)^(-N_k(s,a)).
 
     N_k(s,a) is how often agent k updated the entry in this round, from the parameter "visits" of

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from fedrl.core.checks import check_above_zero, check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import UnsoundError
+from fedrl.core.ranges import Count, Positive
 from fedrl.core.stage import Stage, pipeline, zeros_like
 from fedrl.core.types import Key, PyTree, Update, UpdateContext
 from fedrl.stages.leaves import check_not_encoded
@@ -41,7 +42,7 @@ class SkippableValue:
     reference="LAG: Chen et al. (2018), https://arxiv.org/abs/1805.09965; "
     "of policy gradients: Chen et al. (2018), https://arxiv.org/abs/1812.03239",
 )
-def lag(*stages: Stage, factor: float = 4.0, memory: int = 10) -> Stage:
+def lag(*stages: Stage, factor: Positive = 4.0, memory: Count = 10) -> Stage:
     """Skip an upload until the accumulated update is large compared with recent steps of the global parameters.
 
     With p_k the sum of agent k's updates since its last upload, agent k uploads p_k if

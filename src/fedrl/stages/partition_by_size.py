@@ -14,6 +14,7 @@ import jax
 from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import UnsoundError
+from fedrl.core.ranges import Count
 from fedrl.core.stage import Stage, keep_update
 from fedrl.core.subtrees import joined
 from fedrl.core.types import Key, PyTree, Update, UpdateContext
@@ -28,7 +29,7 @@ class BySize(NamedTuple):
 
 
 @component("stage", reference="compression layer by layer: Dutta et al. (2020), https://arxiv.org/abs/1911.08250")
-def partition_by_size(limit: int, small: Stage, large: Stage) -> Stage:
+def partition_by_size(limit: Count, small: Stage, large: Stage) -> Stage:
     """Send arrays of up to `limit` entries through one stage, and larger ones through another.
 
     Most entries of a network are in few large layers, while biases and output layers are small and matter as much. So

@@ -18,6 +18,7 @@ import numpy as np
 from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import FractionAboveZero, FractionBelowOne, Positive
 from fedrl.core.reports import mean_return
 from fedrl.core.stage import Stage, zeros_like
 from fedrl.core.types import Key, Params, PyTree, Update, UpdateContext
@@ -29,7 +30,7 @@ WIDEST = 1e12
 
 
 @component("stage", reference=WEIGHTED)
-def weight_by_improvement(floor: float = 1.0, most: float = 1000.0) -> Stage:
+def weight_by_improvement(floor: Positive = 1.0, most: Positive = 1000.0) -> Stage:
     """Give agents whose return rises a larger weight: w_k = n_k min(max((R_k(t) - R_k(t')) / floor, 1), most).
 
     t' is the last round in which an episode of the agent ended. Mean returns stay with the agent, but the weight it
@@ -72,7 +73,7 @@ class SignalMoments(NamedTuple):
 
 
 @component("stage", reference="McCandlish et al. (2018), https://arxiv.org/abs/1812.06162")
-def weight_by_signal(decay: float = 0.9, least: float = 0.01, most: float = 100.0) -> Stage:
+def weight_by_signal(decay: FractionBelowOne = 0.9, least: FractionAboveZero = 0.01, most: Positive = 100.0) -> Stage:
     """Give agents whose updates are consistent over rounds a larger weight: w_k = n_k SNR_k.
 
     SNR_k = ||E Delta_k||^2 / E ||Delta_k - E Delta_k||^2 is the inverse of a gradient noise scale, estimated from
@@ -130,7 +131,7 @@ def weight_by_signal(decay: float = 0.9, least: float = 0.01, most: float = 100.
 
 
 @component("stage", reference=WEIGHTED)
-def weight_by_capacity(resources: Sequence[float]) -> Stage:
+def weight_by_capacity(resources: Sequence[Positive]) -> Stage:
     """Give agents that use fewer resources a larger weight: w_k = n_k min_j R_j / R_k.
 
     Args:

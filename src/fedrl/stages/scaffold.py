@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from fedrl.core.checks import check_above_zero, check_positive
 from fedrl.core.component import component
+from fedrl.core.ranges import Count, Positive
 from fedrl.core.stage import Stage, zeros_like
 from fedrl.core.types import Key, Params, PyTree, Update, UpdateContext
 from fedrl.stages.leaves import check_not_encoded
@@ -30,7 +31,7 @@ class ControlVariate(NamedTuple):
 
 
 @component("stage", reference="Karimireddy et al. (2020), https://arxiv.org/abs/1910.06378")
-def scaffold(learning_rate: float, gradient_steps: int = 1) -> Stage:
+def scaffold(learning_rate: Positive, gradient_steps: Count = 1) -> Stage:
     """SCAFFOLD, option II: correct every local gradient by its estimated difference from the mean gradient.
 
     With delta_k the change of parameters after H_k local gradient steps of size eta, S the cohort of a round, and p_k

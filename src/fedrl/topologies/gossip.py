@@ -18,6 +18,7 @@ import numpy as np
 
 from fedrl.core.checks import check_above_zero, check_positive
 from fedrl.core.component import Call, component, record
+from fedrl.core.ranges import Count, Positive
 from fedrl.core.types import Params, PyTree
 
 
@@ -106,7 +107,7 @@ def push_sum() -> Rule:
     "Nedic, Olshevsky & Shi (2017), https://arxiv.org/abs/1607.03218; "
     "local steps: Liu et al. (2024), https://arxiv.org/abs/2301.01313",
 )
-def gradient_tracking(learning_rate: float, gradient_steps: int = 1) -> Rule:
+def gradient_tracking(learning_rate: Positive, gradient_steps: Count = 1) -> Rule:
     """Gradient tracking: correct every agent's local gradients by their tracked difference from the mean gradient.
 
     With z_i = -delta_i / (H_i eta) the mean direction of an agent's H_i gradient steps, each of which is g_i + c_i:

@@ -12,6 +12,7 @@ import numpy as np
 
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import Count
 from fedrl.topologies.graph import Adjacency, Graph, static
 
 
@@ -29,7 +30,7 @@ def ring(directed: bool = False) -> Graph:
 
 
 @component("graph")
-def torus(rows: int | None = None) -> Graph:
+def torus(rows: Count | None = None) -> Graph:
     """Build a torus: a grid without borders, where every agent receives from the four around it.
 
     Args:

@@ -17,6 +17,7 @@ from scipy.linalg import eigvalsh
 from fedrl.core.checks import check_above_zero
 from fedrl.core.component import Call, component, record
 from fedrl.core.errors import ConfigError, UnsoundError
+from fedrl.core.ranges import Positive
 from fedrl.topologies.graph import Adjacency
 
 Weights = Float[np.ndarray, "agents agents"]
@@ -58,7 +59,7 @@ def metropolis() -> MixingMatrix:
 
 
 @component("mixing", reference="Olfati-Saber & Murray (2004), https://doi.org/10.1109/TAC.2004.834113")
-def laplacian(step_size: float | None = None) -> MixingMatrix:
+def laplacian(step_size: Positive | None = None) -> MixingMatrix:
     """Laplacian weights with a constant step: theta_i <- theta_i + alpha sum_j (theta_j - theta_i), W = I - alpha L.
 
     L is the graph's Laplacian. Consensus converges if and only if 0 < alpha < 2 / lambda_max(L).

@@ -8,11 +8,12 @@ import numpy as np
 from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import Count, Fraction, Whole
 from fedrl.topologies.graph import Adjacency, Graph, static
 
 
 @component("graph", reference="Erdos & Renyi (1959); Gilbert (1959), https://doi.org/10.1214/aoms/1177706098")
-def erdos_renyi(probability: float, seed: int = 0, directed: bool = False) -> Graph:
+def erdos_renyi(probability: Fraction, seed: Whole = 0, directed: bool = False) -> Graph:
     """Build an Erdos-Renyi graph: every pair of agents is joined independently with the same probability.
 
     It is likely to be connected if the probability is well above log(agents) / agents; an unconnected graph is refused.
@@ -35,7 +36,7 @@ def erdos_renyi(probability: float, seed: int = 0, directed: bool = False) -> Gr
 
 
 @component("graph", reference="Watts & Strogatz (1998), https://doi.org/10.1038/30918")
-def watts_strogatz(neighbours: int = 4, rewiring: float = 0.1, seed: int = 0) -> Graph:
+def watts_strogatz(neighbours: Count = 4, rewiring: Fraction = 0.1, seed: Whole = 0) -> Graph:
     """Build a small-world graph: a ring lattice in which some edges are rewired to random agents.
 
     Args:
@@ -71,7 +72,7 @@ def watts_strogatz(neighbours: int = 4, rewiring: float = 0.1, seed: int = 0) ->
 
 
 @component("graph", reference="Boyd et al. (2006), https://doi.org/10.1109/TIT.2006.874516")
-def random_matching(seed: int = 0) -> Graph:
+def random_matching(seed: Whole = 0) -> Graph:
     """Build a graph of random pairs, drawn anew in every step; with an odd number of agents, one has no partner.
 
     Each agent sends one message per step, and the squared distance to the mean about halves per step in expectation,

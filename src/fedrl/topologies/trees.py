@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from fedrl.core.checks import check_positive
 from fedrl.core.component import Call, component, record
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import Count, Duration, Rate, Whole
 
 LIU = "Liu et al. (2020), https://arxiv.org/abs/1905.06641"
 Parents = list[Int[np.ndarray, " _"]]
@@ -43,10 +44,10 @@ class Tree:
 
 @component("hierarchy", reference=LIU)
 def tree(
-    branching: Sequence[int],
-    periods: Sequence[int] | None = None,
-    latency_s: Sequence[float] = (0.0,),
-    bytes_per_s: Sequence[float] = (math.inf,),
+    branching: Sequence[Count],
+    periods: Sequence[Count] | None = None,
+    latency_s: Sequence[Duration] = (0.0,),
+    bytes_per_s: Sequence[Rate] = (math.inf,),
 ) -> Tree:
     """Build a tree with a fixed number of children per server on each level; the root takes all remaining nodes.
 
@@ -78,10 +79,10 @@ def tree(
 
 @component("hierarchy", reference=LIU)
 def given_tree(
-    parents: Sequence[Sequence[int]],
-    periods: Sequence[int] | None = None,
-    latency_s: Sequence[float] = (0.0,),
-    bytes_per_s: Sequence[float] = (math.inf,),
+    parents: Sequence[Sequence[Whole]],
+    periods: Sequence[Count] | None = None,
+    latency_s: Sequence[Duration] = (0.0,),
+    bytes_per_s: Sequence[Rate] = (math.inf,),
 ) -> Tree:
     """Build a tree of any shape from the parents of its nodes.
 

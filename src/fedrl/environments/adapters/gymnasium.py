@@ -19,6 +19,7 @@ from fedrl.core.environment import Box, Discrete, HostEnvironment, Space, Spaces
 from fedrl.core.errors import ConfigError, nearest
 from fedrl.core.host import Instances
 from fedrl.core.measures import Measure, counting
+from fedrl.core.ranges import Count, Finite
 from fedrl.core.types import PyTree
 from fedrl.environments.adapters.settings import check_names, settings_record
 from fedrl.environments.adapters.shard import constructor_of, open_environment
@@ -28,8 +29,8 @@ from fedrl.environments.adapters.vector import open_instances
 @component("environment", reference="Towers et al. (2024), https://arxiv.org/abs/2407.17032")
 def gymnasium(
     id: str,
-    max_steps: int | None = None,
-    settings: Mapping[str, float] | None = None,
+    max_steps: Count | None = None,
+    settings: Mapping[str, Finite] | None = None,
     options: Mapping[str, Any] | None = None,
     measures: Mapping[str, Measure] | None = None,
 ) -> HostEnvironment:

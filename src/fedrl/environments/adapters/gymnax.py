@@ -15,6 +15,7 @@ from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Discrete, Environment, Space, Spaces, State, Timestep, draw_keys, first
 from fedrl.core.errors import ConfigError, nearest
+from fedrl.core.ranges import Count
 from fedrl.core.types import Key, PyTree
 from fedrl.environments.adapters.settings import settings_record, strong
 
@@ -22,7 +23,7 @@ LIMIT = "max_steps_in_episode"
 
 
 @component("environment", reference="Lange (2022), https://github.com/RobertTLange/gymnax")
-def gymnax(id: str, max_steps: int | None = None, options: Mapping[str, Any] | None = None) -> Environment:
+def gymnax(id: str, max_steps: Count | None = None, options: Mapping[str, Any] | None = None) -> Environment:
     """Build an environment of gymnax from its id; every number among its parameters may differ between agents.
 
     Continuous actions are clipped to the action space. A step that both terminates and truncates is a termination.

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_nothing, draw_uniform, first
+from fedrl.core.ranges import Count
 from fedrl.environments.time_limit import time_limit
 
 SPEED_1 = 4 * math.pi
@@ -45,7 +46,7 @@ class AcrobotState(NamedTuple):
 @component(
     "environment", reference="Sutton (1996), https://papers.nips.cc/paper/1995/hash/8f1d43620bc6bb580df6e80b0dc05c48"
 )
-def acrobot(max_steps: int = 500) -> Environment:
+def acrobot(max_steps: Count = 500) -> Environment:
     """Acrobot-v1 of Gymnasium: reward -1 per step until the tip passes the goal's height.
 
     Observation `[cos theta_1, sin theta_1, cos theta_2, sin theta_2, speed_1, speed_2]`; action 0, 1, 2 turns the joint

@@ -20,6 +20,7 @@ from fedrl.core.environment import (
     draw_uniform,
     first,
 )
+from fedrl.core.ranges import Count
 from fedrl.environments import pictures
 from fedrl.environments.time_limit import time_limit
 
@@ -50,7 +51,7 @@ class CartPoleState(NamedTuple):
 
 
 @component("environment", reference="Barto, Sutton & Anderson (1983), https://doi.org/10.1109/TSMC.1983.6313077")
-def cartpole(max_steps: int = 500) -> Environment:
+def cartpole(max_steps: Count = 500) -> Environment:
     """CartPole-v1 of Gymnasium: reward 1 per step until the pole tilts past 12 degrees or the cart leaves the track.
 
     Observation `[x, x_dot, theta, theta_dot]`; action 0 pushes left, 1 right. Explicit Euler, as Gymnasium's default.

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Environment, Spaces, Timestep, draw_uniform, first
+from fedrl.core.ranges import Count
 from fedrl.core.types import Key
 from fedrl.environments.time_limit import time_limit
 
@@ -71,7 +72,7 @@ class LinearPolicy(NamedTuple):
 
 
 @component("environment", reference="Kalman (1960), Bol. Soc. Mat. Mexicana 5:102-119")
-def lqr(max_steps: int = 200) -> Environment:
+def lqr(max_steps: Count = 200) -> Environment:
     """Keep a noisy cart at the origin at the least quadratic cost; episodes never terminate. See `lqr_optimum`.
 
     Observation `[position, velocity]`, both initially uniform on [-1, 1]; action `[force]`, unbounded. The reward is

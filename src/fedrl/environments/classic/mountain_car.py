@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_nothing, draw_uniform, first
+from fedrl.core.ranges import Count
 from fedrl.environments.time_limit import time_limit
 
 LEFT_WALL, RIGHT_WALL = -1.2, 0.6
@@ -32,7 +33,7 @@ class MountainCarState(NamedTuple):
 
 
 @component("environment", reference="Moore (1990), https://www.cl.cam.ac.uk/techreports/UCAM-CL-TR-209.pdf")
-def mountain_car(max_steps: int = 200) -> Environment:
+def mountain_car(max_steps: Count = 200) -> Environment:
     """MountainCar-v0 of Gymnasium: reward -1 per step until the car is at the goal.
 
     Observation `[position, velocity]`; action 0 pushes left, 1 not at all, 2 right.
@@ -57,7 +58,7 @@ def mountain_car(max_steps: int = 200) -> Environment:
 
 
 @component("environment", reference="Moore (1990), https://www.cl.cam.ac.uk/techreports/UCAM-CL-TR-209.pdf")
-def mountain_car_continuous(max_steps: int = 999) -> Environment:
+def mountain_car_continuous(max_steps: Count = 999) -> Environment:
     """MountainCarContinuous-v0 of Gymnasium: 100 for reaching the goal, less 0.1 times the squared action each step.
 
     Observation `[position, velocity]`; action `[push]`, clipped to [-1, 1] in the dynamics but not in the reward.

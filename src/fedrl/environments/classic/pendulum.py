@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Environment, Spaces, Timestep, draw_nothing, draw_uniform, first
+from fedrl.core.ranges import Count
 from fedrl.environments.time_limit import time_limit
 
 SPEED = 8.0
@@ -33,7 +34,7 @@ class PendulumState(NamedTuple):
 
 
 @component("environment", reference="Åström & Furuta (2000), https://doi.org/10.1016/S0005-1098(99)00140-5")
-def pendulum(max_steps: int = 200) -> Environment:
+def pendulum(max_steps: Count = 200) -> Environment:
     """Pendulum-v1 of Gymnasium: reward -(theta^2 + 0.1 theta_dot^2 + 0.001 torque^2); episodes never terminate.
 
     Observation `[cos theta, sin theta, theta_dot]`; action `[torque]`, clipped to [-2, 2]. The reward is that of the

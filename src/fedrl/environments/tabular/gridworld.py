@@ -21,6 +21,7 @@ from fedrl.core.environment import (
 )
 from fedrl.core.errors import ConfigError, nearest
 from fedrl.core.measures import Measure
+from fedrl.core.ranges import Count
 from fedrl.core.types import PyTree
 from fedrl.environments import pictures
 from fedrl.environments.tabular.model import TabularParams
@@ -93,7 +94,7 @@ class Layout(NamedTuple):
 
 
 @component("environment", reference="Sutton & Barto (2018), http://incompleteideas.net/book/the-book-2nd.html")
-def gridworld(layout: str = "4x4", max_steps: int = 100) -> Environment:
+def gridworld(layout: str = "4x4", max_steps: Count = 100) -> Environment:
     """Build a gridworld with goals, pits and a slippery floor. The observation is the number of the cell.
 
     Actions: 0 left, 1 down, 2 right, 3 up; a step into a wall or off the map does not move. Entering a goal or a pit

@@ -16,6 +16,7 @@ import numpy as np
 from fedrl.core.component import component
 from fedrl.core.environment import Discrete, Environment, Spaces, Timestep, Variants, draw_uniform, first
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import Count, Fraction
 from fedrl.environments.time_limit import time_limit
 
 
@@ -43,8 +44,8 @@ class TabularState(NamedTuple):
 def tabular(
     transition: Sequence[Any] | np.ndarray | jax.Array,
     reward: Sequence[Any] | np.ndarray | jax.Array,
-    initial: Sequence[float] | np.ndarray | jax.Array | None = None,
-    max_steps: int = 100,
+    initial: Sequence[Fraction] | np.ndarray | jax.Array | None = None,
+    max_steps: Count = 100,
 ) -> Environment:
     """Build a finite process from its tables. The observation is the number of the state; episodes never terminate.
 

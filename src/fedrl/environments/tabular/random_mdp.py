@@ -16,13 +16,19 @@ from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import Environment, Variants
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import Count, Fraction, Whole
 from fedrl.core.types import Key
 from fedrl.environments.tabular.model import TabularParams, check_fraction, process
 
 
 @component("environment", reference="Jin et al. (2022), https://arxiv.org/abs/2204.02634")
 def random_mdp(
-    states: int = 5, actions: int = 5, kappa: float = 0.0, agent: int = 0, seed: int = 0, max_steps: int = 100
+    states: Count = 5,
+    actions: Count = 5,
+    kappa: Fraction = 0.0,
+    agent: Whole = 0,
+    seed: Whole = 0,
+    max_steps: Count = 100,
 ) -> Environment:
     """RandomMDPs: one agent's process of a random family, with rewards from U[0, 1] and a uniform initial state.
 

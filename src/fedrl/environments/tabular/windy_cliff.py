@@ -17,13 +17,14 @@ import numpy as np
 from fedrl.core.component import component
 from fedrl.core.environment import Environment, Variants
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import Count, Fraction
 from fedrl.environments.tabular.model import TabularParams, check_fraction, process
 
 UP, DOWN, LEFT, RIGHT = range(4)
 
 
 @component("environment", reference="Jin et al. (2022), https://arxiv.org/abs/2204.02634")
-def windy_cliff(theta: float = 0.5, width: int = 4, height: int = 4, max_steps: int = 100) -> Environment:
+def windy_cliff(theta: Fraction = 0.5, width: Count = 4, height: Count = 4, max_steps: Count = 100) -> Environment:
     """WindyCliffs: walk past a cliff in the wind, without end. Actions: 0 up, 1 down, 2 left, 3 right.
 
     At gamma = 0.95 and theta = 0.5, the optimal value of the start is 133.965.

@@ -9,6 +9,7 @@ from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import AnyEnvironment
 from fedrl.core.learner import Learner
+from fedrl.core.ranges import Count, Fraction, NonNegative
 from fedrl.core.types import Key, LocalContext, Metrics, Params
 from fedrl.learners.parts.actor_critic import Experience, actor_critic
 from fedrl.learners.parts.losses import policy_gradient, squared_error
@@ -23,12 +24,12 @@ def a2c(
     *,
     network: Network = mlp(),
     optimizer: optax.GradientTransformation = adam(7e-4, max_norm=0.5),
-    num_envs: int = 8,
-    num_steps: int = 5,
-    gamma: float = 0.99,
-    gae_lambda: float = 0.95,
-    value_coef: float = 0.5,
-    entropy_coef: float = 0.0,
+    num_envs: Count = 8,
+    num_steps: Count = 5,
+    gamma: Fraction = 0.99,
+    gae_lambda: Fraction = 0.95,
+    value_coef: NonNegative = 0.5,
+    entropy_coef: NonNegative = 0.0,
 ) -> Learner:
     """Build an A2C learner: the synchronous form of A3C, with generalised advantages and separate actor and critic.
 

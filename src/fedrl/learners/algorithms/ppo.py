@@ -16,6 +16,7 @@ from fedrl.core.component import component
 from fedrl.core.environment import AnyEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner
+from fedrl.core.ranges import Count, Fraction, NonNegative, Positive
 from fedrl.core.types import Key, LocalContext, Metrics, Params
 from fedrl.learners.parts.actor_critic import Experience, actor_critic
 from fedrl.learners.parts.losses import clipped_surrogate
@@ -32,15 +33,15 @@ def ppo(
     *,
     network: Network = mlp(),
     optimizer: optax.GradientTransformation = adam(0.0025, max_norm=0.5),
-    num_envs: int = 8,
-    num_steps: int = 128,
-    num_epochs: int = 4,
-    num_minibatches: int = 4,
-    gamma: float = 0.99,
-    gae_lambda: float = 0.95,
-    clip: float = 0.2,
-    value_coef: float = 0.5,
-    entropy_coef: float = 0.0,
+    num_envs: Count = 8,
+    num_steps: Count = 128,
+    num_epochs: Count = 4,
+    num_minibatches: Count = 4,
+    gamma: Fraction = 0.99,
+    gae_lambda: Fraction = 0.95,
+    clip: Positive = 0.2,
+    value_coef: NonNegative = 0.5,
+    entropy_coef: NonNegative = 0.0,
 ) -> Learner:
     """Build a PPO learner with the clipped surrogate, for discrete and continuous actions; separate actor and critic.
 

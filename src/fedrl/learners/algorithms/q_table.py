@@ -30,6 +30,7 @@ from fedrl.core.environment import AnyEnvironment, Discrete
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Experience, Learner, Trajectory, nothing_gathered, same_stream
 from fedrl.core.measures import LOSS
+from fedrl.core.ranges import Count, Finite, Fraction, FractionAboveZero
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.rollout import Position, Sampler, nothing_counted, start
 from fedrl.learners.parts.rollout import collect as roll_out
@@ -51,12 +52,12 @@ def q_table(
     environment: AnyEnvironment,
     *,
     sampling: str = "sampled",
-    learning_rate: float = 0.1,
-    gamma: float = 0.99,
-    epsilon: float = 0.1,
-    initial: float = 0.0,
-    num_envs: int = 1,
-    num_steps: int = 1,
+    learning_rate: FractionAboveZero = 0.1,
+    gamma: Fraction = 0.99,
+    epsilon: Fraction = 0.1,
+    initial: Finite = 0.0,
+    num_envs: Count = 1,
+    num_steps: Count = 1,
     count_visits: bool = False,
 ) -> Learner:
     """Build a tabular Q-learner: Q(s,a) <- Q(s,a) + eta (r + gamma max_a' Q(s',a') - Q(s,a)).

@@ -31,6 +31,7 @@ from fedrl.core.component import component
 from fedrl.core.environment import AnyEnvironment
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.measures import LOSS
+from fedrl.core.ranges import Count, Fraction, NonNegative
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.actor_critic import flat
 from fedrl.learners.parts.losses import policy_gradient, squared_error
@@ -58,10 +59,10 @@ def reinforce(
     network: Network = mlp(),
     optimizer: optax.GradientTransformation = adam(0.005),
     baseline: str = "mean",
-    episodes_per_step: int = 16,
-    horizon: int | None = None,
-    gamma: float = 0.99,
-    value_coef: float = 0.5,
+    episodes_per_step: Count = 16,
+    horizon: Count | None = None,
+    gamma: Fraction = 0.99,
+    value_coef: NonNegative = 0.5,
 ) -> Learner:
     """Build a REINFORCE learner with rewards to go and a baseline, for discrete and continuous actions.
 

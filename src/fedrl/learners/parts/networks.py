@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from fedrl.core.checks import check_one_of
 from fedrl.core.component import Call, component, record
 from fedrl.core.environment import Discrete, Space
+from fedrl.core.ranges import Count
 from fedrl.core.types import Key, Params
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -53,7 +54,7 @@ def network(init: Callable[[Key, Space, int, float], Params], apply: Callable[[P
 
 
 @component("network", reference="Saxe et al. (2014), https://arxiv.org/abs/1312.6120")
-def mlp(hidden: Sequence[int] = (64, 64), activation: str = "tanh") -> Network:
+def mlp(hidden: Sequence[Count] = (64, 64), activation: str = "tanh") -> Network:
     """Build a network of fully connected layers with orthogonal initialisation; discrete observations are one-hot.
 
     Args:

@@ -16,6 +16,7 @@ import optax
 
 from fedrl.core.checks import check_positive
 from fedrl.core.component import component
+from fedrl.core.ranges import Count, FractionBelowOne, NonNegative, Positive
 from fedrl.core.types import LocalContext, Params, PyTree
 
 
@@ -30,12 +31,12 @@ def descend(
 
 @component("optimizer", reference="Kingma & Ba (2015), https://arxiv.org/abs/1412.6980")
 def adam(
-    learning_rate: float,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-5,
-    max_norm: float | None = None,
-    decay_steps: int | None = None,
+    learning_rate: Positive,
+    b1: FractionBelowOne = 0.9,
+    b2: FractionBelowOne = 0.999,
+    eps: Positive = 1e-5,
+    max_norm: Positive | None = None,
+    decay_steps: Count | None = None,
 ) -> optax.GradientTransformation:
     """Build Adam: the running mean of the gradient, divided by the root of its running mean square.
 
@@ -52,10 +53,10 @@ def adam(
 
 @component("optimizer", reference="Robbins & Monro (1951), https://doi.org/10.1214/aoms/1177729586")
 def sgd(
-    learning_rate: float,
-    momentum: float | None = None,
-    max_norm: float | None = None,
-    decay_steps: int | None = None,
+    learning_rate: Positive,
+    momentum: FractionBelowOne | None = None,
+    max_norm: Positive | None = None,
+    decay_steps: Count | None = None,
 ) -> optax.GradientTransformation:
     """Build stochastic gradient descent.
 
@@ -73,11 +74,11 @@ def sgd(
     reference="Tieleman & Hinton (2012), https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf",
 )
 def rmsprop(
-    learning_rate: float,
-    smoothing: float = 0.99,
-    eps: float = 1e-5,
-    max_norm: float | None = None,
-    decay_steps: int | None = None,
+    learning_rate: Positive,
+    smoothing: FractionBelowOne = 0.99,
+    eps: Positive = 1e-5,
+    max_norm: Positive | None = None,
+    decay_steps: Count | None = None,
 ) -> optax.GradientTransformation:
     """Build RMSProp: the gradient divided by the root of its running mean square; the optimiser of the A2C paper.
 
@@ -111,7 +112,7 @@ def _rate(learning_rate: float, decay_steps: int | None) -> float | optax.Schedu
 
 
 @component("optimizer", reference="Li et al. (2020), https://arxiv.org/abs/1812.06127")
-def fedprox(strength: float) -> optax.GradientTransformationExtraArgs:
+def fedprox(strength: NonNegative) -> optax.GradientTransformationExtraArgs:
     """FedProx: add the gradient of (strength / 2) ||theta - theta_global||^2 to every local gradient.
 
     Args:

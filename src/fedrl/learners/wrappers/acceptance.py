@@ -17,6 +17,7 @@ from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Experience, Learner, policy_of
 from fedrl.core.measures import Measure
+from fedrl.core.ranges import Count, Finite
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.rollout import Sampler, episodes
 from fedrl.learners.wrappers.inner_state import within
@@ -43,7 +44,9 @@ class GatedState(NamedTuple):
 @component(
     "learner", reference="trying what was sent before using it: Zhang et al. (2021), https://arxiv.org/abs/2012.08565"
 )
-def accept_if_better(learner: Learner, trials: int = 4, horizon: int | None = None, margin: float = 0.0) -> Learner:
+def accept_if_better(
+    learner: Learner, trials: Count = 4, horizon: Count | None = None, margin: Finite = 0.0
+) -> Learner:
     """Let an agent keep its own policy if the merged one has a lower return in the agent's environment.
 
     Both policies play the same `trials` greedy episodes (with the same noise) in the agent's environment; the merged

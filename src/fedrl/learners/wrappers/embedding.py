@@ -20,6 +20,7 @@ from fedrl.core.component import component
 from fedrl.core.environment import Box, Space
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Experience, Learner, parameters_of
+from fedrl.core.ranges import Count
 from fedrl.core.subtrees import belonging, check_parts
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.networks import Network, mlp
@@ -28,7 +29,7 @@ JIN = "Jin et al. (2022), https://arxiv.org/abs/2204.02634"
 
 
 @component("network", reference=JIN)
-def with_embedding(network: Network = mlp(), size: int = 4) -> Network:
+def with_embedding(network: Network = mlp(), size: Count = 4) -> Network:
     """Build a network that appends a learned vector to every observation, to tell agents' environments apart.
 
     The parameters are `{"embedding", "network"}`. The embedding starts at zero and is trained like any other weight;

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Experience, Learner, same_stream
+from fedrl.core.ranges import Fraction, NonNegative
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.wrappers.inner_state import within
 
@@ -45,7 +46,7 @@ class ApflState(NamedTuple):
 
 
 @component("learner", reference="Hanzely & Richtárik (2020), https://arxiv.org/abs/2002.05516")
-def interpolate(learner: Learner, share: float = 0.5) -> Learner:
+def interpolate(learner: Learner, share: Fraction = 0.5) -> Learner:
     """Move only part of the way to the global parameters on adoption: theta_k <- a theta_global + (1 - a) theta_k.
 
     This is the aggregation step of "loopless local gradient descent". Agents send their whole own parameters, so the
@@ -77,7 +78,7 @@ def interpolate(learner: Learner, share: float = 0.5) -> Learner:
 
 
 @component("learner", reference="Deng et al. (2020), https://arxiv.org/abs/2003.13461")
-def apfl(learner: Learner, share: float = 0.5, rate: float = 0.0) -> Learner:
+def apfl(learner: Learner, share: Fraction = 0.5, rate: NonNegative = 0.0) -> Learner:
     """APFL: act with a mixture of a private and the shared model, a v + (1 - a) w, and train both.
 
     Each iteration trains the shared model w as federated averaging does, and the private model v by the learner's step

@@ -30,6 +30,7 @@ from fedrl.core.component import component
 from fedrl.core.environment import Box
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner, Statistics, Trajectory, policy_of
+from fedrl.core.ranges import Fraction, Positive
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.moments import (
     Moments,
@@ -74,7 +75,7 @@ class NormalizeState(NamedTuple):
 
 @component("learner", reference="Chan, Golub & LeVeque (1983), https://doi.org/10.1080/00031305.1983.10483115")
 def normalize(
-    learner: Learner, observations: bool = True, rewards: bool = True, gamma: float = 0.99, limit: float = 10.0
+    learner: Learner, observations: bool = True, rewards: bool = True, gamma: Fraction = 0.99, limit: Positive = 10.0
 ) -> Learner:
     """Normalise observations to mean 0 and variance 1, and rewards by the standard deviation of their return.
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
+from fedrl.core.ranges import Positive
 from fedrl.core.stage import Stage
 from fedrl.core.types import Key, PyTree, Update, UpdateContext
 from fedrl.stages.leaves import check_not_encoded, decompressed
@@ -14,7 +15,7 @@ from fedrl.wire.sparse import Masked
 
 
 @component("stage", reference="Sahu et al. (2021), https://arxiv.org/abs/2108.00951")
-def hard_threshold(epsilon: float) -> Stage:
+def hard_threshold(epsilon: Positive) -> Stage:
     """Keep the entries whose magnitude is above epsilon, and drop the rest.
 
     An array that hardly changed sends nothing and one that changed much sends all its entries, so the bytes of an

@@ -10,6 +10,7 @@ import numpy as np
 
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import Count
 from fedrl.core.stage import Stage
 from fedrl.core.types import Key, PyTree, Update, UpdateContext
 from fedrl.stages.leaves import PLACES, check_not_encoded, decompressed, is_real
@@ -19,7 +20,7 @@ TINY = float(np.finfo(np.float32).tiny)
 
 
 @component("stage", reference="Alistarh et al. (2017), https://arxiv.org/abs/1610.02132")
-def quantize(bits: int = 8, unbiased: bool = True) -> Stage:
+def quantize(bits: Count = 8, unbiased: bool = True) -> Stage:
     """Round every number to one of at most 2^bits levels, at random so that the expectation is the number itself.
 
     With s = 2^(bits - 1) - 1 levels on either side of zero and m the largest magnitude in the array:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fedrl.core.component import component
+from fedrl.core.ranges import FractionAboveZero
 from fedrl.core.stage import Stage
 from fedrl.core.types import Key, PyTree, Update, UpdateContext
 from fedrl.stages.leaves import check_not_encoded, check_share, decompressed
@@ -39,7 +40,7 @@ class Drawn:
 
 
 @component("stage", reference="Stich et al. (2018), https://arxiv.org/abs/1809.07599")
-def random_k(fraction: float, unbiased: bool = True) -> Stage:
+def random_k(fraction: FractionAboveZero, unbiased: bool = True) -> Stage:
     """Keep some entries of every array, drawn at random for each update, and drop the rest.
 
     Of the d entries of an array, k = ceil(fraction * d) are kept, each with the same probability. The indices follow

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fedrl.core.component import component
+from fedrl.core.ranges import FractionAboveZero
 from fedrl.core.stage import Stage
 from fedrl.core.types import Key, PyTree, Update, UpdateContext
 from fedrl.stages.leaves import check_not_encoded, check_share, decompressed
@@ -15,7 +16,7 @@ from fedrl.wire.sparse import Sparse
 
 
 @component("stage", reference="Aji & Heafield (2017), https://arxiv.org/abs/1704.05021")
-def top_k(fraction: float) -> Stage:
+def top_k(fraction: FractionAboveZero) -> Stage:
     """Keep the largest entries of every array, by magnitude, and drop the rest.
 
     Each array of d entries keeps k = ceil(fraction * d). This is a contraction, ||x - C(x)||^2 <= (1 - k / d) ||x||^2,

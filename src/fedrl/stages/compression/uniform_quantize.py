@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import Count
 from fedrl.core.stage import Stage
 from fedrl.core.types import Key, PyTree, Update, UpdateContext
 from fedrl.stages.leaves import PLACES, check_not_encoded, decompressed, map_real
@@ -14,7 +15,7 @@ from fedrl.wire.quantized import FixedPoint
 
 
 @component("stage", reference="fixed point, rounded to nearest: Gupta et al. (2015), https://arxiv.org/abs/1502.02551")
-def uniform_quantize(bits: int = 8) -> Stage:
+def uniform_quantize(bits: Count = 8) -> Stage:
     """Round every number to the nearest multiple of 2^-bits, and saturate beyond about one half.
 
         C(x) = clip(round(2^b x), -s, s) / 2^b,     s = 2^(b - 1) - 1,      so |C(x)| <= 1/2 - 2^-b
