@@ -216,9 +216,9 @@ WRONG = [
     ("federation.topology=rung", ["federation.topology.name is 'rung'", "Did you mean 'ring'?"]),
     ("federation.mixing=metropolis", ["federation.mixing is 'metropolis'", "neighbours", "federation.topology"]),
     ("federation.consensus_steps=3", ["federation.consensus_steps is 3", "neighbours"]),
-    ("federation.block=0", ["federation.block is 0", "at least 1"]),
+    ("federation.block=0", ["federation.block is 0", "1 or more"]),
     ("federation.block=100000", ["block is 100000", "exact"]),
-    ("federation.consensus_steps=0", ["federation.consensus_steps is 0", "at least 1"]),
+    ("federation.consensus_steps=0", ["federation.consensus_steps is 0", "1 or more"]),
     ("federation={agents=3, topology='ring', server_optimizer='fedavgm'}", ["server_optimizer", "needs a server"]),
     (
         f"federation={{agents=3, {EDGES.partition('.')[2]}, global_optimizer='fedavgm'}}",

@@ -167,7 +167,7 @@ def test_any_key_can_be_varied_also_a_parameter_of_a_stage(tmp_path: Path) -> No
         (
             {"federation.agents": [3, 0]},
             ConfigError,
-            "Setting 2 (agents 0): federation.agents is 0. It has to be at least 1",
+            "Setting 2 (agents 0): federation.agents is 0. It needs to be a whole number, 1 or more",
         ),
         ({"federation.stages.1.bits": [3]}, ConfigError, "federation.stages has no entry 1; its entries are quantize"),
         ({"rounds.x": [3]}, ConfigError, "--grid rounds.x: rounds is 3, not a table"),

@@ -169,13 +169,3 @@ def described(annotation: Any) -> str:
         Mapping: "a table",
     }
     return words_for.get(container, "a table")  # any other type is that of a component
-
-
-def at_least(lowest: float, name: str, value: float) -> None:
-    """Refuse a number below its lower bound.
-
-    Raises:
-        ConfigError: The message names the key, the value and the bound.
-    """
-    if value < lowest:
-        raise ConfigError(f"{name} is {value}. It has to be at least {lowest}.")

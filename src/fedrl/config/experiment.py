@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fedrl.config.catalogue import Table
-from fedrl.config.coerce import at_least
 from fedrl.config.federation import FederationConfig
 from fedrl.core.environment import Environment
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner
+from fedrl.core.ranges import COUNT, WHOLE, Count, NonNegative, Whole, check_ranges, ranges_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +41,13 @@ class EvaluationConfig:
         fine_tune: Local iterations of every agent alone after the last round, before another evaluation; 0 for none.
     """
 
-    episodes: int = 20
-    every: int = 0
-    held_out: int = 0
-    fine_tune: int = 0
+    episodes: Count = 20
+    every: Whole = 0
+    held_out: Whole = 0
+    fine_tune: Whole = 0
 
     def __post_init__(self) -> None:
-        at_least(1, "evaluation.episodes", self.episodes)
-        at_least(0, "evaluation.every", self.every)
-        at_least(0, "evaluation.held_out", self.held_out)
-        at_least(0, "evaluation.fine_tune", self.fine_tune)
+        check_ranges(ranges_of(EvaluationConfig), vars(self), "evaluation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,23 +77,20 @@ class Config:
     fleet: Table = field(default_factory=dict)
     baselines: BaselinesConfig = BaselinesConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    rounds: int = 100
+    rounds: Count = 100
     seeds: int | tuple[int, ...] = 5
-    fleet_seed: int = 0
-    checkpoint_s: float = 10.0
+    fleet_seed: Whole = 0
+    checkpoint_s: NonNegative = 10.0
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        at_least(1, "rounds", self.rounds)
-        at_least(0, "fleet_seed", self.fleet_seed)
-        at_least(0, "checkpoint_s", self.checkpoint_s)
-        if isinstance(self.seeds, int):
-            at_least(1, "seeds", self.seeds)
+        listed = list(self.seeds) if isinstance(self.seeds, Sequence) and not isinstance(self.seeds, str) else None
+        check_ranges(ranges_of(Config) | {"seeds": COUNT if listed is None else WHOLE}, vars(self))
         # Results are stored by seed, so a repeated one would overwrite its twin.
-        elif not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"seeds is {list(self.seeds)}. It needs at least one seed, none negative, none twice.")
+        if listed is not None and (not listed or len(set(listed)) < len(listed)):
+            raise ConfigError(f"seeds is {listed}. It needs at least one seed, none twice.")
 
     @property
     def seed_list(self) -> list[int]:
         """The seeds themselves."""
-        return list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
+        return list(self.seeds) if isinstance(self.seeds, Sequence) else list(range(self.seeds))

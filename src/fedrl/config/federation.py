@@ -12,9 +12,9 @@ import optax
 from fedrl.clocks.devices import Clock
 from fedrl.clocks.distributions import Distribution
 from fedrl.config.catalogue import Table
-from fedrl.config.coerce import at_least
 from fedrl.core.aggregator import Aggregator
 from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import COUNT, Count, check_ranges, ranges_of
 from fedrl.core.stage import Stage
 from fedrl.engines.topologies.choices import gossip
 from fedrl.federation.federate import federate
@@ -67,7 +67,7 @@ class FederationConfig:
             stages and the spectrum of the mixing matrix.
     """
 
-    agents: int
+    agents: Count
     local_steps: int | tuple[int, ...] | Table | LocalSteps = _FEDERATE["local_steps"]
     selection: Table | str | Selection | None = None
     upload_budget: Table | str | UploadBudget | None = None
@@ -85,24 +85,16 @@ class FederationConfig:
     topology: Table | str | Graph | None = None
     mixing: Table | str | MixingMatrix | None = None
     gossip: Table | str | Rule | None = None
-    consensus_steps: int = _GOSSIP["consensus_steps"]
+    consensus_steps: Count = _GOSSIP["consensus_steps"]
     gamma: float | None = _GOSSIP["gamma"]
-    block: int | None = None
+    block: Count | None = None
 
     def __post_init__(self) -> None:
-        at_least(1, "federation.agents", self.agents)
-        at_least(1, "federation.consensus_steps", self.consensus_steps)
-        if self.block is not None:
-            at_least(1, "federation.block", self.block)
+        check_ranges(ranges_of(FederationConfig) | {"local_steps": COUNT}, vars(self), "federation")
         self._check_who_coordinates()
-        if isinstance(self.local_steps, int):
-            at_least(1, "federation.local_steps", self.local_steps)
-        elif isinstance(self.local_steps, tuple | list) and (
-            len(self.local_steps) != self.agents or min(self.local_steps) < 1
-        ):
+        if isinstance(self.local_steps, tuple | list) and len(self.local_steps) != self.agents:
             raise ConfigError(
-                f"federation.local_steps is {list(self.local_steps)}. It needs one number per agent "
-                f"({self.agents}), each at least 1."
+                f"federation.local_steps is {list(self.local_steps)}. It needs one number per agent ({self.agents})."
             )
 
     def _check_who_coordinates(self) -> None:

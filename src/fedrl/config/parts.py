@@ -11,8 +11,8 @@ from typing import Any
 
 from fedrl.config import catalogue
 from fedrl.config.catalogue import Table
-from fedrl.config.coerce import at_least
 from fedrl.core.errors import ConfigError, nearest
+from fedrl.core.ranges import COUNT, check_ranges
 from fedrl.federation.parts import Part, part
 
 KEYS = ("aggregator", "server_optimizer", "every")
@@ -43,10 +43,7 @@ def _part(name: str, table: Any) -> Part:
         if key not in KEYS:
             raise ConfigError(f"{where}.{key} is {value!r}, but it is not a key of a part. {nearest(key, KEYS)}")
     every = table.get("every", 1)
-    # `true` is an int in Python, but no period.
-    if not isinstance(every, int) or isinstance(every, bool):
-        raise ConfigError(f"{where}.every is {every!r}. It counts versions. Give a whole number.")
-    at_least(1, f"{where}.every", every)
+    check_ranges({"every": COUNT}, {"every": every}, where)
     rule, optimizer = table.get("aggregator"), table.get("server_optimizer")
     return part(
         name,

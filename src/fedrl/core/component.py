@@ -23,6 +23,7 @@ import optax
 
 from fedrl.core.content import content
 from fedrl.core.errors import ConfigError
+from fedrl.core.kinds import check_types
 from fedrl.core.ranges import Bounds, check_ranges, ranges_of
 
 Parameters = ParamSpec("Parameters")
@@ -114,6 +115,7 @@ def component(kind: str, *, reference: str = "") -> Callable[[Callable[Parameter
         def construct(*args: Parameters.args, **kwargs: Parameters.kwargs) -> T:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
+            check_types(build, bound.arguments)
             try:
                 built = build(*args, **kwargs)
             except ConfigError:
@@ -131,6 +133,20 @@ def component(kind: str, *, reference: str = "") -> Callable[[Callable[Parameter
         return construct
 
     return register
+
+
+def checked(function: Callable[Parameters, T]) -> Callable[Parameters, T]:
+    """Check types and ranges of the arguments of a function, as `component` does for constructors."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> T:
+        bound = signature.bind(*args, **kwargs)
+        check_types(function, bound.arguments)
+        check_ranges(ranges_of(function), bound.arguments)
+        return function(*args, **kwargs)
+
+    return call
 
 
 def call_of(value: object) -> Call | None:

@@ -25,6 +25,7 @@ from fedrl.core.component import Call, record
 from fedrl.core.errors import ConfigError
 from fedrl.core.host import Instances
 from fedrl.core.measures import Measures
+from fedrl.core.ranges import Bounds
 from fedrl.core.types import Key, PyTree
 
 Noise: TypeAlias = PyTree
@@ -136,6 +137,7 @@ class Environment:
         variants: The numbers from which its constructor computes `params`, if a fleet may vary those.
         picture: The renderer, if there is one.
         measures: The measures besides the return, keyed by name: see `fedrl.core.measures`.
+        bounds: The range of each parameter that a fleet may set; none for one that may be any finite number.
         call: The constructor call that made the environment.
     """
 
@@ -150,6 +152,7 @@ class Environment:
     variants: Variants | None = None
     picture: Picture | None = None
     measures: Measures = field(default_factory=dict)
+    bounds: Mapping[str, Bounds] = field(default_factory=dict)
     call: Call | None = None
 
 
@@ -165,6 +168,7 @@ class HostEnvironment:
         open: `(params, workers) -> Instances`: open one environment copy for each entry of the leading axis of
             `params`, in so many processes (None: a number chosen for speed).
         measures: The measures besides the return, keyed by name: see `fedrl.core.measures`.
+        bounds: The range of each parameter that a fleet may set; none for one that may be any finite number.
         call: The constructor call that made the environment.
     """
 
@@ -173,6 +177,7 @@ class HostEnvironment:
     max_steps: int
     open: Callable[[PyTree, int | None], Instances]
     measures: Measures = field(default_factory=dict)
+    bounds: Mapping[str, Bounds] = field(default_factory=dict)
     call: Call | None = None
 
 

@@ -56,12 +56,16 @@ class Bounds:
         return f"{kind} {first} {'and below' if self.below else 'to'} {high}"
 
 
-Count: TypeAlias = Annotated[int, Bounds(1, whole=True)]
-Whole: TypeAlias = Annotated[int, Bounds(0, whole=True)]
+ABOVE_ZERO, ZERO_OR_MORE = Bounds(0, above=True, below=True), Bounds(0, below=True)
+UP_TO_ONE = Bounds(0, 1)
+COUNT, WHOLE = Bounds(1, whole=True), Bounds(0, whole=True)
+
+Count: TypeAlias = Annotated[int, COUNT]
+Whole: TypeAlias = Annotated[int, WHOLE]
 Finite: TypeAlias = Annotated[float, Bounds(above=True, below=True)]
-Positive: TypeAlias = Annotated[float, Bounds(0, above=True, below=True)]
-NonNegative: TypeAlias = Annotated[float, Bounds(0, below=True)]
-Fraction: TypeAlias = Annotated[float, Bounds(0, 1)]
+Positive: TypeAlias = Annotated[float, ABOVE_ZERO]
+NonNegative: TypeAlias = Annotated[float, ZERO_OR_MORE]
+Fraction: TypeAlias = Annotated[float, UP_TO_ONE]
 """From 0 to 1, both included."""
 FractionAboveZero: TypeAlias = Annotated[float, Bounds(0, 1, above=True)]
 FractionBelowOne: TypeAlias = Annotated[float, Bounds(0, 1, below=True)]
@@ -83,8 +87,13 @@ def ranges_of(build: Callable[..., Any]) -> dict[str, Bounds]:
     return {name: each for name, each in found.items() if each is not None}
 
 
-def check_ranges(ranges: Mapping[str, Bounds], arguments: Mapping[str, Any]) -> None:
+def check_ranges(ranges: Mapping[str, Bounds], arguments: Mapping[str, Any], where: str = "") -> None:
     """Refuse a number outside the range of its parameter, and what is no number at all.
+
+    Args:
+        ranges: The range of each parameter that has one.
+        arguments: The values, keyed by parameter.
+        where: The table of a configuration to which the parameters belong, for the message.
 
     Raises:
         ConfigError: It names the parameter, the value and the range.
@@ -93,9 +102,11 @@ def check_ranges(ranges: Mapping[str, Bounds], arguments: Mapping[str, Any]) -> 
         value = arguments.get(name)
         if value is None or isinstance(value, dict):
             continue
+        if isinstance(value, np.ndarray) and value.ndim == 0:
+            value = value.item()
         several = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
         for entry in _flat(value) if several else [value]:
-            _check(name, entry, value if several else None, allowed)
+            _check(f"{where}.{name}" if where else name, entry, value if several else None, allowed)
 
 
 def _check(name: str, value: Any, within: Any, allowed: Bounds) -> None:

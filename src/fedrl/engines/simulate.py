@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,9 @@ import numpy as np
 from fedrl.clocks import Immediate, Virtual
 from fedrl.clocks.devices import Clock, speeds_of
 from fedrl.core.checks import check_positive
+from fedrl.core.component import checked
 from fedrl.core.environment import HostEnvironment
+from fedrl.core.errors import ConfigError
 from fedrl.core.types import PyTree
 from fedrl.engines.combinations import check
 from fedrl.engines.executors.blocks import Blocks
@@ -30,6 +33,7 @@ from fedrl.topologies.trees import Tree
 from fedrl.wire.codec import size_bytes
 
 
+@checked
 def simulate(
     federation: Federation,
     fleet: PyTree,
@@ -67,7 +71,7 @@ def simulate(
         ConfigError: An argument does not fit the fleet.
         UnsoundError: Each part is valid, but their combination is not sound.
     """
-    agents = jax.tree.leaves(fleet)[0].shape[0]
+    agents = _agents_of(fleet)
     plan = scheduler if isinstance(scheduler, Scheduler) else Scheduler(scheduler or synchronous())
     where = Hierarchy(topology) if isinstance(topology, Tree) else topology or SingleServer()
     check(federation, agents, where, plan, clock)
@@ -129,3 +133,18 @@ def executor_of(chosen: Callable[..., Executor] | None, federation: Federation) 
 
         return Host
     return Blocks
+
+
+def _agents_of(fleet: PyTree) -> int:
+    """Return the number of agents of a fleet.
+
+    Raises:
+        ConfigError: It is no fleet; the message has its value and a call that returns one.
+    """
+    counts = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(fleet)}
+    if len(counts) != 1 or counts == {()}:
+        raise ConfigError(
+            f"fleet is {textwrap.shorten(repr(fleet), 80)}. It needs to be the parameters of the agents' environments, "
+            "with an agent axis on every leaf. Pass what fedrl.fleet(environment, agents) returns."
+        )
+    return int(counts.pop()[0])

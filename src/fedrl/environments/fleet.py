@@ -17,8 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.checks import check_positive
+from fedrl.core.component import checked
 from fedrl.core.environment import AnyEnvironment, Environment, Variants
 from fedrl.core.errors import ConfigError, nearest
+from fedrl.core.ranges import Count, check_ranges
 from fedrl.core.types import Key, PyTree
 from fedrl.environments.settings import Setting, between_ends, grid_of, kind_of, values_of
 
@@ -26,8 +28,9 @@ from fedrl.environments.settings import Setting, between_ends, grid_of, kind_of,
 HELD_OUT = zlib.crc32(b"held out")
 
 
+@checked
 def fleet(
-    environment: AnyEnvironment, agents: int, settings: Mapping[str, Setting] | None = None, key: Key | None = None
+    environment: AnyEnvironment, agents: Count, settings: Mapping[str, Setting] | None = None, key: Key | None = None
 ) -> PyTree:
     """Return the parameters of every agent's environment.
 
@@ -63,6 +66,9 @@ def fleet(
     for name, setting in chosen.items():
         if name not in gridded:
             values[name] = values_of(name, setting, agents, defaults[name], key)
+    for name, column in values.items():
+        if name in environment.bounds:
+            check_ranges({name: environment.bounds[name]}, {name: column})
     # Computed parameters first: a parameter that is set directly overrides them.
     params = _rebuilt(environment, agents, {name: values[name] for name in values if name not in leaves})
     return params._replace(**{name: jnp.asarray(values[name]) for name in values if name in leaves})

@@ -132,7 +132,14 @@ def cast(name: str, values: np.ndarray, default: np.ndarray) -> np.ndarray:
         raise ConfigError(
             f"{name} would be {values.tolist()}. The parameter is an integer. Give integers, or a range of integers."
         )
-    return values.astype(default.dtype)
+    with np.errstate(over="ignore"):
+        found = values.astype(default.dtype)
+    if default.dtype.kind == "f" and not np.isfinite(found).all():
+        raise ConfigError(
+            f"{name} would be {values.tolist()}. The parameter is a {default.dtype}, which has no such number. Give "
+            "finite numbers below 3.4e38."
+        )
+    return found
 
 
 def _array(name: str, numbers: Any) -> np.ndarray:

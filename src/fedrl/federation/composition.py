@@ -7,36 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from fedrl.core.aggregator import Aggregator, by_samples
-from fedrl.core.component import written
-from fedrl.core.errors import ConfigError, UnsoundError
+from fedrl.core.errors import UnsoundError
 from fedrl.core.learner import Learner, follows_corrections
 from fedrl.core.stage import Stage
 from fedrl.core.summation import Summation, hidden
-
-
-def check_kinds(
-    learner: object, aggregator: object, stages: Sequence[object], summation: object, local_steps: object
-) -> None:
-    """Refuse arguments of `federate` that have the wrong type.
-
-    Raises:
-        ConfigError: An argument has the wrong type; the message has its name, its type and the expected type.
-    """
-    given = [("learner", learner, Learner, "ppo(environment)"), ("aggregator", aggregator, Aggregator, "mean()")]
-    given += [("stages", stage, Stage, "clip(1.0), one after the other and not in a list") for stage in stages]
-    given += [("summation", summation, Summation, "exact_sum()")] if summation is not None else []
-    for name, value, kind, such in given:
-        if not isinstance(value, kind):
-            raise ConfigError(
-                f"{name} has {written(value)}, of type {type(value).__name__}. The expected type is {kind.__name__}. "
-                f"Pass a value that a constructor returns, such as {such}."
-            )
-    # bool is a subclass of int, and `local_steps=True` is a mistake.
-    if not isinstance(local_steps, int | np.integer) or isinstance(local_steps, bool):
-        raise ConfigError(f"local_steps is {local_steps!r}. It counts something. Give a whole number of 1 or more.")
 
 
 def check_composition(

@@ -15,15 +15,16 @@ from functools import partial
 import optax
 
 from fedrl.core.aggregator import Aggregator
-from fedrl.core.checks import check_one_of, check_positive
+from fedrl.core.checks import check_one_of
 from fedrl.core.component import component
 from fedrl.core.learner import Learner
+from fedrl.core.ranges import Count
 from fedrl.core.reports import check_requested, requested_settings
 from fedrl.core.stage import Stage, pipeline
 from fedrl.core.summation import Summation, exact_sum
 from fedrl.federation import agent_half, server_half
 from fedrl.federation.claims import check_claims, check_words
-from fedrl.federation.composition import check_composition, check_kinds
+from fedrl.federation.composition import check_composition
 from fedrl.federation.downlink import downlink
 from fedrl.federation.federation import Federation
 from fedrl.federation.parts import Part, divided_optimizer, divided_rule, grouped, periodic
@@ -37,7 +38,7 @@ def federate(
     aggregator: Aggregator,
     *stages: Stage,
     server_optimizer: optax.GradientTransformation | None = None,
-    local_steps: int = 1,
+    local_steps: Count = 1,
     payload: str = "delta",
     reports: Sequence[str] = (),
     parts: Sequence[Part] = (),
@@ -81,8 +82,6 @@ def federate(
         Gruntkowska et al. (2022), https://arxiv.org/abs/2209.15218.
     """
     # The cheap checks come first, as their messages are the clearest; `check_claims` traces and runs the stages.
-    check_kinds(learner, aggregator, (*stages, *down_stages), summation, local_steps)
-    check_positive(local_steps=local_steps)
     check_one_of(payload, ("delta", "gradient"), "payload")
     optimizer = optax.sgd(1.0) if server_optimizer is None else server_optimizer
     # Each part's rule is checked by itself, as the rule that joins them all has no call for a message to name.

@@ -26,10 +26,10 @@ import numpy as np
 import optax
 
 from fedrl.core.aggregator import Aggregator, Arrivals, View, by_samples
-from fedrl.core.checks import check_positive
 from fedrl.core.component import Call, component, record
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.learner import Learner
+from fedrl.core.ranges import Count
 from fedrl.core.stage import Stage, pipeline
 from fedrl.core.subtrees import belonging, check_parts
 from fedrl.core.summation import Summation, hidden
@@ -53,7 +53,7 @@ def part(
     of: str,
     aggregator: Aggregator | None = None,
     server_optimizer: optax.GradientTransformation | None = None,
-    every: int = 1,
+    every: Count = 1,
 ) -> Part:
     """Merge a part of the parameters by its own rule, with its own server optimiser, in its own period.
 
@@ -71,7 +71,6 @@ def part(
     >>> part("critic", median()), part("actor", every=5)
     (part('critic', aggregator=median()), part('actor', every=5))
     """
-    check_positive(every=every)
     return Part(of, aggregator, server_optimizer, every)
 
 

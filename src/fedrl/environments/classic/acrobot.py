@@ -10,11 +10,16 @@ import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_nothing, draw_uniform, first
-from fedrl.core.ranges import Count
+from fedrl.core.ranges import ABOVE_ZERO, Count
 from fedrl.environments.time_limit import time_limit
 
 SPEED_1 = 4 * math.pi
 SPEED_2 = 9 * math.pi
+
+
+SIZES = ("gravity", "mass_1", "mass_2", "length_1", "length_2", "center_1", "center_2", "inertia_1", "inertia_2", "tau")
+BOUNDS = dict.fromkeys(SIZES, ABOVE_ZERO)
+"""The range of each parameter that has one."""
 
 
 class AcrobotParams(NamedTuple):
@@ -95,7 +100,9 @@ def acrobot(max_steps: Count = 500) -> Environment:
 
     defaults = AcrobotParams(*(jnp.float32(value) for value in AcrobotParams()))
     spaces = Spaces(Box((6,), -SPEED_2, SPEED_2), Discrete(3))
-    return time_limit(Environment(defaults, spaces, draw_uniform(4), draw_nothing, reset, step, max_steps))
+    return time_limit(
+        Environment(defaults, spaces, draw_uniform(4), draw_nothing, reset, step, max_steps, bounds=BOUNDS)
+    )
 
 
 def _slope(state: AcrobotState, torque: jax.Array, params: AcrobotParams) -> AcrobotState:

@@ -20,7 +20,7 @@ from fedrl.core.environment import (
     draw_uniform,
     first,
 )
-from fedrl.core.ranges import Count
+from fedrl.core.ranges import ABOVE_ZERO, Count
 from fedrl.environments import pictures
 from fedrl.environments.time_limit import time_limit
 
@@ -28,6 +28,10 @@ TRACK = 2.4
 TILT = 12 * 2 * math.pi / 360
 WIDTH, HEIGHT = 480, 240
 """Size of a picture, in pixels."""
+
+
+BOUNDS = dict.fromkeys(("cart_mass", "pole_mass", "length", "tau"), ABOVE_ZERO)
+"""The range of each parameter that has one."""
 
 
 class CartPoleParams(NamedTuple):
@@ -100,7 +104,9 @@ def cartpole(max_steps: Count = 500) -> Environment:
     spaces = Spaces(Box((4,)), Discrete(2))
     picture = Picture(_drawn, pause_ms=20)
     return time_limit(
-        Environment(defaults, spaces, draw_uniform(4), draw_nothing, reset, step, max_steps, picture=picture)
+        Environment(
+            defaults, spaces, draw_uniform(4), draw_nothing, reset, step, max_steps, picture=picture, bounds=BOUNDS
+        )
     )
 
 

@@ -12,11 +12,17 @@ import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Environment, Spaces, Timestep, draw_uniform, first
-from fedrl.core.ranges import Count
+from fedrl.core.ranges import ABOVE_ZERO, ZERO_OR_MORE, Count
 from fedrl.core.types import Key
 from fedrl.environments.time_limit import time_limit
 
 SWEEPS = 2000
+
+
+BOUNDS = dict.fromkeys(("mass", "tau", "action_cost"), ABOVE_ZERO) | dict.fromkeys(
+    ("friction", "stiffness", "position_cost", "velocity_cost", "noise"), ZERO_OR_MORE
+)
+"""The range of each parameter that has one."""
 
 
 class LQRParams(NamedTuple):
@@ -110,7 +116,7 @@ def lqr(max_steps: Count = 200) -> Environment:
 
     defaults = LQRParams(*(jnp.float32(value) for value in LQRParams()))
     spaces = Spaces(Box((2,)), Box((1,)))
-    return time_limit(Environment(defaults, spaces, draw_uniform(2), draw_step, reset, step, max_steps))
+    return time_limit(Environment(defaults, spaces, draw_uniform(2), draw_step, reset, step, max_steps, bounds=BOUNDS))
 
 
 def lqr_matrices(params: LQRParams) -> Matrices:

@@ -9,11 +9,15 @@ import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_nothing, draw_uniform, first
-from fedrl.core.ranges import Count
+from fedrl.core.ranges import ZERO_OR_MORE, Count
 from fedrl.environments.time_limit import time_limit
 
 LEFT_WALL, RIGHT_WALL = -1.2, 0.6
 SPEED = 0.07
+
+
+BOUNDS = {"gravity": ZERO_OR_MORE}
+"""The range of each parameter that has one."""
 
 
 class MountainCarParams(NamedTuple):
@@ -54,7 +58,9 @@ def mountain_car(max_steps: Count = 200) -> Environment:
 
     defaults = MountainCarParams(*(jnp.float32(value) for value in MountainCarParams()))
     spaces = Spaces(Box((2,), LEFT_WALL, RIGHT_WALL), Discrete(3))
-    return time_limit(Environment(defaults, spaces, draw_uniform(1), draw_nothing, _reset, step, max_steps))
+    return time_limit(
+        Environment(defaults, spaces, draw_uniform(1), draw_nothing, _reset, step, max_steps, bounds=BOUNDS)
+    )
 
 
 @component("environment", reference="Moore (1990), https://www.cl.cam.ac.uk/techreports/UCAM-CL-TR-209.pdf")
@@ -80,7 +86,9 @@ def mountain_car_continuous(max_steps: Count = 999) -> Environment:
 
     defaults = MountainCarParams(*(jnp.float32(value) for value in MountainCarParams(force=0.0015, goal_position=0.45)))
     spaces = Spaces(Box((2,), LEFT_WALL, RIGHT_WALL), Box((1,), -1.0, 1.0))
-    return time_limit(Environment(defaults, spaces, draw_uniform(1), draw_nothing, _reset, step, max_steps))
+    return time_limit(
+        Environment(defaults, spaces, draw_uniform(1), draw_nothing, _reset, step, max_steps, bounds=BOUNDS)
+    )
 
 
 def _reset(noise: jax.Array, params: MountainCarParams) -> tuple[Timestep, MountainCarState]:

@@ -10,11 +10,15 @@ import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Environment, Spaces, Timestep, draw_nothing, draw_uniform, first
-from fedrl.core.ranges import Count
+from fedrl.core.ranges import ABOVE_ZERO, Count
 from fedrl.environments.time_limit import time_limit
 
 SPEED = 8.0
 TORQUE = 2.0
+
+
+BOUNDS = dict.fromkeys(("mass", "length", "tau"), ABOVE_ZERO)
+"""The range of each parameter that has one."""
 
 
 class PendulumParams(NamedTuple):
@@ -71,4 +75,6 @@ def pendulum(max_steps: Count = 200) -> Environment:
 
     defaults = PendulumParams(*(jnp.float32(value) for value in PendulumParams()))
     spaces = Spaces(Box((3,), -SPEED, SPEED), Box((1,), -TORQUE, TORQUE))
-    return time_limit(Environment(defaults, spaces, draw_uniform(2), draw_nothing, reset, step, max_steps))
+    return time_limit(
+        Environment(defaults, spaces, draw_uniform(2), draw_nothing, reset, step, max_steps, bounds=BOUNDS)
+    )

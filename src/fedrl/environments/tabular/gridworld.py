@@ -21,7 +21,7 @@ from fedrl.core.environment import (
 )
 from fedrl.core.errors import ConfigError, nearest
 from fedrl.core.measures import Measure
-from fedrl.core.ranges import Count
+from fedrl.core.ranges import UP_TO_ONE, Count
 from fedrl.core.types import PyTree
 from fedrl.environments import pictures
 from fedrl.environments.tabular.model import TabularParams
@@ -149,6 +149,7 @@ def gridworld(layout: str = "4x4", max_steps: Count = 100) -> Environment:
             model=lambda params: gridworld_model(layout, params),
             picture=Picture(drawing(lines_of(layout)), pause_ms=300),
             measures={"success": Measure("episode", better="higher")},
+            bounds={"slip": UP_TO_ONE},
         )
     )
 
