@@ -2,6 +2,7 @@
 # make test          the tests that take up to three seconds each, in ten minutes
 # make test-long     the others, in half an hour; each is told as it ends
 # make test-gymnax   those of gymnax, in an environment of their own, as it wants an older Gymnasium
+# make test-torch    those of PyTorch, which is large, in another one
 # make combinations  every combination of options, trained, and their page of the documentation
 # make check         format, lint, types, layers
 # make bench         the numbers of the documentation, measured here
@@ -13,10 +14,12 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 GYMNAX_BIN := .venv-gymnax/bin
 GYMNAX_STAMP := .venv-gymnax/.installed
+TORCH_BIN := .venv-torch/bin
+TORCH_STAMP := .venv-torch/.installed
 PEERS_BIN := .venv-peers/bin
 PEERS_STAMP := .venv-peers/.installed
 
-.PHONY: demo test test-long test-gymnax combinations check bench bench-peers docs clean
+.PHONY: demo test test-long test-gymnax test-torch combinations check bench bench-peers docs clean
 
 demo: $(STAMP)
 	$(BIN)/fedrl run examples/cartpole.toml
@@ -29,6 +32,9 @@ test-long: $(STAMP)
 
 test-gymnax: $(GYMNAX_STAMP)
 	$(GYMNAX_BIN)/pytest -n 0 tests/with_gymnax
+
+test-torch: $(TORCH_STAMP)
+	$(TORCH_BIN)/pytest -n 0 tests/with_torch
 
 combinations: $(STAMP)
 	$(BIN)/python -m tests.engines.combinations docs/combinations.md
@@ -61,6 +67,12 @@ $(GYMNAX_STAMP): pyproject.toml
 	$(GYMNAX_BIN)/pip install --quiet --editable ".[gymnax]" --group test
 	touch $@
 
+$(TORCH_STAMP): pyproject.toml
+	test -x $(TORCH_BIN)/python || $(PYTHON) -m venv .venv-torch
+	$(TORCH_BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(TORCH_BIN)/pip install --quiet --editable ".[torch]" --group test
+	touch $@
+
 $(PEERS_STAMP): pyproject.toml
 	test -x $(PEERS_BIN)/python || $(PYTHON) -m venv .venv-peers
 	$(PEERS_BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
@@ -68,4 +80,4 @@ $(PEERS_STAMP): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf .venv .venv-gymnax .venv-peers site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-gymnax .venv-torch .venv-peers site .mypy_cache .pytest_cache .ruff_cache

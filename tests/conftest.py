@@ -13,7 +13,8 @@ CACHE = tempfile.TemporaryDirectory(prefix="fedrl-tests-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts with & ignore it
 
-collect_ignore = ["support", "with_gymnax"]  # gymnax has an environment of its own: make test-gymnax
+# gymnax and PyTorch have environments of their own: make test-gymnax, make test-torch
+collect_ignore = ["support", "with_gymnax", "with_torch"]
 
 from hypothesis import HealthCheck, settings  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402

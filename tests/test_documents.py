@@ -16,6 +16,7 @@ from fedrl.core.component import CATALOGUE
 from fedrl.environments import cartpole
 from fedrl.learners import ppo
 from fedrl.stages import clip, uniform_quantize
+from tests.support.made_policies import made_policy
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,12 +40,17 @@ def own_catalogue():
 
 
 BLOCKS, FRAGMENTS = shown("python"), shown("toml")
+SHOWN_RUNS = {"cartpole": "softmax", "pendulum": "normalised", "personal": "personal"}
+"""Run folders that shown code loads, and what is made for each."""
 
 
 @pytest.mark.parametrize("code", BLOCKS)
 @pytest.mark.filterwarnings("ignore:JAX's backend already runs:RuntimeWarning")
 def test_shown_code_runs(code, capsys, monkeypatch, tmp_path, own_catalogue):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name in set(re.findall(r'load\("runs/(\w+)"', code)):
+        made_policy(tmp_path / "runs" / name, SHOWN_RUNS[name])
     names = {"federate": fedrl.federate, "mean": mean, "clip": clip, "ppo": ppo, "cartpole": cartpole}
     exec(code.replace("range(60)", "range(1)"), names)
     if "print(" in code:

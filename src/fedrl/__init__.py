@@ -2,6 +2,7 @@
 
     fedrl.run("experiment.toml")          run a whole experiment, from configuration to run folder
     fedrl.sweep("experiment.toml", grid)  run it in many settings, from grid to study folder
+    fedrl.load("runs/...")                the trained policy of a run, ready to act
     fedrl.federate(learner, aggregator)   build a federation, to be run by `fedrl.simulate`
 
 Submodules are imported on first use. Call `fedrl.configure_jax()` before the first array is created: it lets JAX use
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from fedrl.federation.parts import part
     from fedrl.launch import configure_jax
     from fedrl.runs.evaluate import greedy_returns
+    from fedrl.runs.policy import load
     from fedrl.runs.run import resume, run
     from fedrl.studies import resume_sweep, sweep
 
@@ -45,6 +47,7 @@ _HOMES = {
     "federate": "federation.federate",
     "fleet": "environments.fleet",
     "greedy_returns": "runs.evaluate",
+    "load": "runs.policy",
     "part": "federation.parts",
     "configure_jax": "launch",
     "resume": "runs.run",
@@ -71,6 +74,7 @@ __all__ = [
     "federate",
     "fleet",
     "greedy_returns",
+    "load",
     "part",
     "resume",
     "resume_sweep",

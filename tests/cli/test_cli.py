@@ -47,7 +47,7 @@ class Said(NamedTuple):
 
 Call = Callable[..., Said]
 
-COMMANDS = ("run", "sweep", "report", "list", "explain", "evaluate", "doctor")
+COMMANDS = ("run", "sweep", "report", "list", "explain", "evaluate", "export", "doctor")
 
 
 @pytest.fixture

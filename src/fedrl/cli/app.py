@@ -195,6 +195,31 @@ def evaluate(
     evaluate_command(folder, episodes, render, agent, seed, as_json)
 
 
+@app.command("export", no_args_is_help=True)
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, or its params.safetensors.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="numpy|torch|onnx",
+            help="numpy: one Python file that needs NumPy alone. torch: an exported program of PyTorch. onnx: a model.",
+        ),
+    ],
+    seed: Annotated[int | None, typer.Option(help="Of the run; the first by default.")] = None,
+    agent: Annotated[
+        int | None, typer.Option(help="Whose policy, where agents have their own; the server's by default.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="DIR/policy.py, .pt2 or .onnx by default.")
+    ] = None,
+) -> None:
+    """Write the policy of a run to a file that needs no fedrl, checked against the policy on 1,000 observations."""
+    from fedrl.cli.export import export_command
+
+    export_command(folder, to, seed, agent, out)
+
+
 @app.command("doctor")
 def doctor() -> None:
     """Show versions, devices, flags and extras, and train for a few seconds to test the installation."""

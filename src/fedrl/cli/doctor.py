@@ -8,7 +8,14 @@ import time
 
 import typer
 
-EXTRAS = {"gymnax": "gymnax", "box2d": "Box2D", "tensorboard": "tensorboardX", "render": "PIL"}
+EXTRAS = {
+    "gymnax": "gymnax",
+    "box2d": "Box2D",
+    "tensorboard": "tensorboardX",
+    "render": "PIL",
+    "onnx": "onnx",
+    "torch": "torch",
+}
 
 
 def doctor_command() -> None:

@@ -169,6 +169,8 @@ class HostEnvironment:
             `params`, in so many processes (None: a number chosen for speed).
         measures: The measures besides the return, keyed by name: see `fedrl.core.measures`.
         bounds: The range of each parameter that a fleet may set; none for one that may be any finite number.
+        gymnasium_spaces: Its observation and action spaces as Gymnasium has them, with the bounds of each entry and the
+            data type; None for an environment that is not of Gymnasium.
         call: The constructor call that made the environment.
     """
 
@@ -178,6 +180,7 @@ class HostEnvironment:
     open: Callable[[PyTree, int | None], Instances]
     measures: Measures = field(default_factory=dict)
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
+    gymnasium_spaces: tuple[Any, Any] | None = None
     call: Call | None = None
 
 

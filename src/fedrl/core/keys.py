@@ -33,10 +33,10 @@ class Stream(IntEnum):
     """The purposes of keys, with the numbers that distinguish keys of the same purpose.
 
     Of a run: SERVER (), AGENTS (agent, number of restarts), TRAINING (version, agent, how often it has received that
-    version before), ACTING (version, agent, again, local step), EPISODES (version, agent, again, local step,
-    environment copy), BEGINNING (rounds trained, agent, environment copy), BROKEN (the same), ANEW (number of restarts,
-    agent, environment copy), SELECTION (), EVALUATION () and (agent, episode), FLEET (), TUNING (number), SECRET (kind
-    of party, level, number).
+    version before), ACTING (version, agent, again, local step) and () for a trained policy, EPISODES (version, agent,
+    again, local step, environment copy), BEGINNING (rounds trained, agent, environment copy), BROKEN (the same), ANEW
+    (number of restarts, agent, environment copy), SELECTION (), EVALUATION () and (agent, episode), FLEET (), TUNING
+    (number), SECRET (kind of party, level, number).
 
     Of a secret: ENCODE (version, again, consensus step), RULE (version), FINISH (version), DOWN (version, again).
     """

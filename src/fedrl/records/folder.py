@@ -3,7 +3,8 @@
 config.toml          the configuration with all defaults: it reproduces the run
 records.jsonl        a line per seed, method and round, passed to the operating system at once
 summary.json         the results
-params.safetensors   the parameters with which agents act in every seed: global ones, or each agent's own
+params.safetensors   the parameters with which agents act in every seed: global ones, or each agent's own and
+                     those of the server, if they are a policy too; its metadata describe them
 report.html          the report page
 checkpoints/         the last state of each seed of each method; removed when the run is complete
 .lock                the process that writes to the folder; removed when it ends
@@ -134,10 +135,10 @@ class RunFolder:
         cure = f"Copy it again, or delete it and run it again with fedrl run --resume {self.path}."
         return read_json(self.path / SUMMARY, cure) or {}
 
-    def write_params(self, params: Mapping[str, np.ndarray]) -> None:
-        """Write `params.safetensors`."""
+    def write_params(self, params: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+        """Write `params.safetensors`, and in it what they are."""
         ordered = {name: np.asarray(params[name], order="C") for name in sorted(params)}
-        write_atomically(self.path / PARAMS, safetensors.numpy.save(ordered))
+        write_atomically(self.path / PARAMS, safetensors.numpy.save(ordered, dict(metadata or {}) or None))
 
     def params(self) -> dict[str, np.ndarray]:
         """Read `params.safetensors`.

@@ -36,10 +36,12 @@ class Played(NamedTuple):
         returns: The undiscounted return of each episode, `[agents, episodes]`.
         sums: Measures of the environment, summed over the episodes of each agent, by the names of their parts, with
             "episodes" and "steps": float64 `[agents]`.
+        lengths: The steps of each episode, `[agents, episodes]`.
     """
 
     returns: Any
     sums: dict[str, Any]
+    lengths: Any = None
 
 
 def evaluated(learner: Learner) -> dict[str, Measure]:
@@ -81,7 +83,7 @@ def greedy_episodes(
             blocks.append(play(key, ids, settings, acting if stacked else params))
     found = jax.tree.map(lambda *parts: np.concatenate([np.asarray(x) for x in parts])[:agents], *blocks)
     sums = {name: column.astype(np.float64) for name, column in found.sums.items()}
-    return Played(found.returns, sums | {"episodes": np.full(agents, float(episodes))})
+    return Played(found.returns, sums | {"episodes": np.full(agents, float(episodes))}, found.lengths)
 
 
 def played(learner: Learner, fleet: PyTree, params: Params, episodes: int, seed: int, stacked: bool = False) -> Played:
@@ -101,7 +103,10 @@ def returns_of(
 
 
 class Game(NamedTuple):
-    """State of all episodes of a block; `over` and `returned` are `[agents, episodes]`, each of `sums` `[agents]`."""
+    """State of all episodes of a block.
+
+    `over`, `returned` and `lengths` are `[agents, episodes]`, each of `sums` is `[agents]`.
+    """
 
     time: jax.Array
     over: jax.Array
@@ -109,6 +114,7 @@ class Game(NamedTuple):
     state: PyTree
     observation: jax.Array
     sums: dict[str, jax.Array]
+    lengths: jax.Array
 
 
 RESET, STEP, ACT = 0, 1, 2
@@ -154,11 +160,13 @@ def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, n
             counted = {name: jnp.where(ends if name in how.last else playing, x, 0.0) for name, x in values.items()}
             counted |= {"steps": playing} if how.steps else {}
             sums = {name: game.sums[name] + x.sum(-1, dtype=jnp.float32) for name, x in counted.items()}
-            return Game(game.time + 1, game.over | done, returned, state, observation, sums)
+            lengths = game.lengths + playing
+            return Game(game.time + 1, game.over | done, returned, state, observation, sums, lengths)
 
         none, names = jnp.zeros((*ids.shape, episodes)), (*how.parts, *(("steps",) if how.steps else ()))
-        start = Game(jnp.int32(0), none > 0.0, none, state, observation, dict.fromkeys(names, none[:, 0]))
+        sums, lengths = dict.fromkeys(names, none[:, 0]), jnp.zeros(none.shape, jnp.int32)
+        start = Game(jnp.int32(0), none > 0.0, none, state, observation, sums, lengths)
         end = jax.lax.while_loop(going, body, start)
-        return Played(end.returned, end.sums)
+        return Played(end.returned, end.sums, end.lengths)
 
     return play

@@ -31,6 +31,7 @@ from fedrl.launch import configure_jax
 from fedrl.records import End, Sink, Start, Summary, checkpoint, folder
 from fedrl.records.folder import RunFolder
 from fedrl.runs.interruption import Signalled, interruptible
+from fedrl.runs.policy_file import COMMON, facts_of, metadata_of
 from fedrl.runs.post_training import AVERAGE_ONCE, FINE_TUNED, MIXTURE, averaged, fine_tuned, mixed
 from fedrl.runs.seed_result import SeedResult
 from fedrl.runs.session import Session, Timing, reason_of
@@ -206,7 +207,9 @@ def _finish(session: Session, seed_results: dict[str, list[SeedResult]], heard: 
     params: dict[str, np.ndarray] = {}
     for seed_result in seed_results.get("federated", []):
         params |= checkpoint.named(seed_result.params, f"seed{seed_result.seed}")
-    place.write_params(params)
+        if seed_result.common is not None:
+            params |= checkpoint.named(seed_result.common, f"{COMMON}seed{seed_result.seed}")
+    place.write_params(params, metadata_of(facts_of(session.experiment)))
     place.write_summary(summary)
     report = None
     if found.records:

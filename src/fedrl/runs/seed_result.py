@@ -34,6 +34,7 @@ class SeedResult(NamedTuple):
         held_out_left_out: The same for `held_out`.
         sums: Measures of the environment over the greedy episodes of each agent, as in `Played`; empty if no agent has
             a policy.
+        common: The policy of the server, where agents have parameters of their own beside it.
     """
 
     seed: int
@@ -46,3 +47,4 @@ class SeedResult(NamedTuple):
     left_out: tuple[Omission, ...] = ()
     held_out_left_out: tuple[Omission, ...] = ()
     sums: Mapping[str, np.ndarray] = MappingProxyType({})
+    common: Params | None = None

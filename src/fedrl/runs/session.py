@@ -124,7 +124,8 @@ def seed_result(session: Session, seed: int, number: int, policies: Policies) ->
         held_out = greedy(session, seed, common, unseen)
         unseen_left_out = _omissions(common, held_out)
     acting, stacked, unlearned = policies.acting, policies.stacked, policies.unlearned
-    return SeedResult(seed, number, acting, stacked, own, held_out, unlearned, left_out, unseen_left_out, sums)
+    beside = policies.common if stacked else None
+    return SeedResult(seed, number, acting, stacked, own, held_out, unlearned, left_out, unseen_left_out, sums, beside)
 
 
 def sound(policies: Policies) -> Policies:

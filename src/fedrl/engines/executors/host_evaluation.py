@@ -41,7 +41,7 @@ def played_host(
     *,
     stacked: bool = False,
     workers: int | None = None,
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
     """Play `episodes` greedy episodes in each agent's environment.
 
     Every episode has a seed of its own, so a return does not depend on which others are measured.
@@ -57,7 +57,8 @@ def played_host(
 
     Returns:
         The undiscounted returns, float64 `[agents, episodes]`, and the sums of the environment's measures, float64
-        `[agents]` by the names of `fedrl.core.measures.Counting.parts`, with "episodes" and "steps".
+        `[agents]` by the names of `fedrl.core.measures.Counting.parts`, with "episodes" and "steps", and the
+        lengths of the episodes, int64 `[agents, episodes]`.
     """
     environment = learner.environment
     if not isinstance(environment, HostEnvironment):
@@ -69,7 +70,7 @@ def played_host(
     run, each = keys_of(seed).run.tobytes(), -(-episodes // width) * width
     seeds = np.reshape(instance_seeds(run, Stream.EVALUATION, range(agents), each), (agents, each))
     instances = environment.open(instance_settings(environment, fleet, width), workers)
-    returns, how = np.zeros(seeds.shape), counting(environment.measures)
+    returns, lengths, how = np.zeros(seeds.shape), np.zeros(seeds.shape, np.int64), counting(environment.measures)
     sums = {name: np.zeros(agents) for name in (*how.parts, "steps")}
 
     def add(name: str, values: np.ndarray, where: np.ndarray) -> None:
@@ -84,6 +85,7 @@ def played_host(
             while going.any():
                 after = instances.step(np.asarray(act(params, observation)), going)
                 returned += np.where(going, after.reward, 0.0)
+                lengths[:, first : first + width] += going.reshape(agents, width)
                 done = after.terminated | after.truncated
                 for name, values in step_values(how.parts, after.measures, environment).items():
                     add(name, values, going & done if name in how.last else going)
@@ -93,7 +95,8 @@ def played_host(
             returns[:, first : first + width] = returned.reshape(agents, width)
     finally:
         instances.close()
-    return returns[:, :episodes], sums | {"episodes": np.full(agents, float(episodes))}
+    sums["episodes"] = np.full(agents, float(episodes))
+    return returns[:, :episodes], sums, lengths[:, :episodes]
 
 
 @functools.lru_cache(maxsize=32)

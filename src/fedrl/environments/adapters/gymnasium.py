@@ -94,7 +94,8 @@ def gymnasium(
         return open_instances(spec, given, workers, infos)
 
     params = settings_record({name: np.float32(value) for name, value in defaults.items()})
-    return HostEnvironment(params, spaces, int(limit), open, measured)
+    exact = (example.observation_space, example.action_space)
+    return HostEnvironment(params, spaces, int(limit), open, measured, gymnasium_spaces=exact)
 
 
 def _registered(id: str) -> Any:

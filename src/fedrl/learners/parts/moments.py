@@ -145,9 +145,14 @@ def doubt(parts: Parts, samples: int) -> str:
 
 def scaled(moments: Moments, samples: jax.Array, limit: float) -> jax.Array:
     """Divide samples `[*features, samples]` by the standard deviation, and clip to +- `limit`."""
+    return jnp.clip(samples / divisor(moments)[..., None], -limit, limit)
+
+
+def divisor(moments: Moments) -> jax.Array:
+    """Return the divisor of samples: their standard deviation, with a lower bound above rounding errors."""
     # A constant feature has a variance of rounding errors only, by which it must not be divided.
     least = jnp.maximum(CONSTANT * jnp.abs(moments.mean), LEAST)
-    return jnp.clip(samples / jnp.maximum(jnp.sqrt(moments.variance), least)[..., None], -limit, limit)
+    return jnp.maximum(jnp.sqrt(moments.variance), least)
 
 
 def standardised(moments: Moments, samples: jax.Array, limit: float) -> jax.Array:

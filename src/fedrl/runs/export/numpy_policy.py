@@ -1,0 +1,125 @@
+"""A trained policy in one file that needs Python and NumPy alone, written by fedrl.
+
+    from policy import predict
+
+    action = predict(observation)        one observation, or a batch with one axis more in front
+    action = predict(observation, deterministic=False, seed=0)
+
+FACTS says what it observes and does, and which run it is of.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+FACTS: dict[str, Any] = {}
+ARRAYS: dict[str, Any] = {}
+
+
+def predict(observation: Any, deterministic: bool = True, seed: int | None = None) -> Any:
+    """The action for one observation, or the actions for a batch.
+
+    Args:
+        observation: Numbers of the shape of one observation, or a batch with one axis more in front.
+        deterministic: The best action; otherwise one is sampled.
+        seed: Of the sampled actions. None: another one at each call.
+    """
+    batch, single = _batch(observation)
+    found = _scores(batch)
+    if "discrete" in FACTS["action"]:
+        shares = None if deterministic else _probabilities(found)
+        actions = found.argmax(-1) if shares is None else _drawn(shares, np.random.default_rng(seed))
+        actions = actions + FACTS["action"]["start"]
+        return int(actions[0]) if single else actions
+    if not deterministic:
+        noise = np.random.default_rng(seed).standard_normal(found.shape)
+        found = found + np.exp(_WEIGHTS["log_std"]) * noise
+    space = FACTS["action"]
+    low, high = (np.asarray(space[name], np.float64) for name in ("low", "high"))
+    actions = np.clip(found.reshape(-1, *space["box"]), low, high).astype(space["dtype"])
+    return actions[0] if single else actions
+
+
+def scores(observation: Any) -> np.ndarray:
+    """What the action follows from, `[batch, actions]`: the values, the probabilities or the means of actions."""
+    return _scores(_batch(observation)[0])
+
+
+def _batch(observation: Any) -> tuple[np.ndarray, bool]:
+    """The observations, `[batch, features]`, and whether it was one."""
+    seen, space = np.asarray(observation), FACTS["observation"]
+    shape = tuple(space.get("box", ()))
+    if seen.shape not in (shape, seen.shape[:1] + shape):
+        raise ValueError(
+            f"The observation has the shape {seen.shape}; one has {shape}, a batch one axis more in front."
+        )
+    single = seen.shape == shape
+    if "discrete" not in space:
+        return seen.reshape(1 if single else len(seen), math.prod(shape)).astype(np.float32), single
+    numbers = np.atleast_1d(seen) - space["start"]
+    if not ((numbers >= 0) & (numbers < space["discrete"])).all():
+        raise ValueError(
+            f"The observation is {seen}; observations are {space['discrete']} numbers from {space['start']}."
+        )
+    return numbers, single
+
+
+def _scores(x: np.ndarray) -> np.ndarray:
+    if FACTS["head"] == "table":
+        return _WEIGHTS["q"][x]
+    if FACTS["limit"] is not None:
+        x = np.clip((x - _WEIGHTS["mean"]) / _WEIGHTS["scale"], -FACTS["limit"], FACTS["limit"])
+    if "embedding" in _WEIGHTS:
+        x = np.concatenate([x, np.broadcast_to(_WEIGHTS["embedding"], (len(x), _WEIGHTS["embedding"].size))], -1)
+    for i in range(FACTS["layers"]):
+        weight, bias = _WEIGHTS[f"weight{i}"], _WEIGHTS[f"bias{i}"]
+        # a number that is observed picks a column: the product with a vector of zeros and a one
+        x = (weight[:, x].T if x.ndim == 1 else x @ weight.T) + bias
+        if i + 1 < FACTS["layers"]:
+            x = _bent(x)
+    if FACTS["head"] == "gaussian":
+        return x
+    powers = np.exp(x - x.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def _bent(x: np.ndarray) -> np.ndarray:
+    kind = FACTS["activation"]
+    if kind == "tanh":
+        return np.tanh(x)
+    if kind == "relu":
+        return np.maximum(x, 0.0)
+    if kind == "elu":
+        return np.where(x > 0.0, x, np.expm1(np.minimum(x, 0.0)))
+    if kind == "silu":
+        return x * 0.5 * (1.0 + np.tanh(0.5 * x))
+    assert kind == "gelu", kind
+    return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+def _probabilities(scores: np.ndarray) -> np.ndarray:
+    """How likely each action is, `[batch, actions]`."""
+    if FACTS["head"] == "softmax":
+        return scores
+    best = scores == scores.max(-1, keepdims=True)
+    return FACTS["epsilon"] / scores.shape[-1] + (1.0 - FACTS["epsilon"]) * best / best.sum(-1, keepdims=True)
+
+
+def _drawn(shares: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    limits = np.cumsum(shares, -1)
+    return (random.random((len(shares), 1)) * limits[:, -1:] >= limits[:, :-1]).sum(-1)
+
+
+def _read(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays, whose bytes stand in the file as text."""
+    bytes_of = {name: base64.b64decode("".join(text)) for name, (_, text) in arrays.items()}
+    # float64: products round less, and a device without a fast float32 loses nothing
+    return {name: np.frombuffer(bytes_of[name], "<f4").reshape(arrays[name][0]).astype(float) for name in arrays}
+
+
+_WEIGHTS = _read(ARRAYS)

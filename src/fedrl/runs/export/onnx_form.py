@@ -1,0 +1,201 @@
+"""A policy as an ONNX model (extra `onnx`): one node per step, built with `onnx.helper`.
+
+observation [batch, *features] float32, or [batch] int64 --> action, and
+    probabilities [batch, actions]                            of softmax policies
+    values [batch, actions]                                   of a table
+    mean [batch, *features], standard_deviation [*features]   of Gaussian policies
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from fedrl.core.errors import ConfigError
+from fedrl.runs.export.checking import ExportedOutputs, batch_of
+from fedrl.runs.export.plain import PlainPolicy
+from fedrl.runs.spaces import start_of
+
+OPSET, IR_VERSION = 17, 8
+"""Of 2022, so that runtimes of small devices know it."""
+SCORES = {"softmax": "probabilities", "table": "values", "gaussian": "mean"}
+
+
+class OnnxNodes:
+    """Nodes and constants, in order."""
+
+    def __init__(self, helper: Any) -> None:
+        self.helper = helper
+        self.nodes: list[Any] = []
+        self.constants: dict[str, np.ndarray] = {}
+
+    def add(self, kind: str, *inputs: str | np.ndarray, name: str = "", **attributes: Any) -> str:
+        """Add a node, its constants by the way, and return the name of its output."""
+        output = name or f"{kind.lower()}_{len(self.nodes)}"
+        names = [self.constant(f"{output}_{i}", x) if isinstance(x, np.ndarray) else x for i, x in enumerate(inputs)]
+        self.nodes.append(self.helper.make_node(kind, names, [output], **attributes))
+        return output
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        """Add a constant and return its name."""
+        self.constants[name] = np.ascontiguousarray(value)
+        return name
+
+
+def written_onnx(policy: PlainPolicy, who: Mapping[str, Any]) -> bytes:
+    """The content of the model's file.
+
+    Raises:
+        ConfigError: ONNX is not installed.
+    """
+    onnx = imported()
+    graph = OnnxNodes(onnx.helper)
+    scores = _scores(graph, policy)
+    outputs = [_action(graph, policy, scores, onnx), scores]
+    if policy.head == "gaussian":
+        deviation = np.exp(policy.arrays["log_std"]).reshape(policy.spaces.action.shape or ())
+        outputs.append(graph.add("Identity", deviation, name="standard_deviation"))
+    types = onnx.TensorProto
+    discrete = isinstance(policy.spaces.observation, gym.spaces.Discrete)
+    features = list(policy.spaces.observation.shape or ())
+    known = {
+        "observation": (types.INT64 if discrete else types.FLOAT, ["batch", *features]),
+        "action": (_action_type(policy, onnx), None),
+    }
+
+    def info(name: str) -> Any:
+        kind, shape = known.get(name, (types.FLOAT, None))
+        return onnx.helper.make_tensor_value_info(name, kind, shape or _shape(policy, name))
+
+    body = onnx.helper.make_graph(
+        graph.nodes,
+        "policy",
+        [info("observation")],
+        [info(name) for name in outputs],
+        [onnx.numpy_helper.from_array(array, name) for name, array in graph.constants.items()],
+    )
+    model = onnx.helper.make_model(
+        body, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="fedrl"
+    )
+    onnx.helper.set_model_props(model, {name: str(value) for name, value in who.items()})
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def opened_onnx(content: bytes, policy: PlainPolicy) -> Callable[[np.ndarray], ExportedOutputs]:
+    """What the model does, by ONNX's own reference."""
+    from onnx.reference import ReferenceEvaluator
+
+    session = ReferenceEvaluator(imported().load_from_string(content))
+
+    def found(seen: np.ndarray) -> ExportedOutputs:
+        actions, scores, *_ = session.run(None, {"observation": batch_of(policy.spaces.observation, seen)})
+        return ExportedOutputs(np.asarray(actions), np.asarray(scores))
+
+    return found
+
+
+def imported() -> Any:
+    """The package.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        import onnx
+        import onnx.checker
+        import onnx.helper
+        import onnx.numpy_helper
+    except ImportError:
+        raise ConfigError(
+            "to is 'onnx', and the package onnx is not installed. Install it: pip install 'fedrl[onnx]'."
+        ) from None
+    return onnx
+
+
+def _scores(graph: OnnxNodes, policy: PlainPolicy) -> str:
+    arrays, last = policy.arrays, SCORES[policy.head]
+    x = "observation"
+    discrete = isinstance(policy.spaces.observation, gym.spaces.Discrete)
+    if discrete:
+        x = graph.add("Sub", x, np.asarray(start_of(policy.spaces.observation), np.int64))
+    if policy.head == "table":
+        return graph.add("Gather", arrays["q"], x, name=last, axis=0)
+    if not discrete:
+        x = graph.add("Flatten", x, axis=1)
+    if policy.limit is not None:
+        x = graph.add("Div", graph.add("Sub", x, arrays["mean"]), arrays["scale"])
+        limit = np.float32(policy.limit)
+        x = graph.add("Clip", x, np.asarray(-limit), np.asarray(limit))
+    if "embedding" in arrays:
+        x = _with_embedding(graph, x, arrays["embedding"])
+    for i in range(policy.layers):
+        weight, bias = (
+            graph.constant(f"weight{i}", arrays[f"weight{i}"]),
+            graph.constant(f"bias{i}", arrays[f"bias{i}"]),
+        )
+        if discrete and i == 0:  # a number that is observed picks a column
+            columns = graph.add("Gather", graph.add("Transpose", weight, perm=[1, 0]), x, axis=0)
+            x = graph.add("Add", columns, bias)
+        else:
+            x = graph.add("Gemm", x, weight, bias, transB=1)
+        if i + 1 < policy.layers:
+            x = _bent(graph, policy.activation, x)
+    if policy.head == "softmax":
+        return graph.add("Softmax", x, name=last, axis=-1)
+    return graph.add("Reshape", x, _sizes(policy.spaces.action.shape or ()), name=last, allowzero=0)
+
+
+def _sizes(features: Sequence[int]) -> np.ndarray:
+    """The shape of a batch of such arrays; 0 leaves the first axis as it is."""
+    return np.asarray([0, *features] if features else [-1], np.int64)
+
+
+def _with_embedding(graph: OnnxNodes, x: str, embedding: np.ndarray) -> str:
+    batch = graph.add("Slice", graph.add("Shape", x), np.asarray([0]), np.asarray([1]))
+    target = graph.add("Concat", batch, np.asarray([embedding.size], np.int64), axis=0)
+    return graph.add("Concat", x, graph.add("Expand", embedding, target), axis=1)
+
+
+def _bent(graph: OnnxNodes, kind: str, x: str) -> str:
+    one = {"tanh": "Tanh", "relu": "Relu", "elu": "Elu"}
+    if kind in one:
+        return graph.add(one[kind], x)
+    if kind == "silu":
+        return graph.add("Mul", x, graph.add("Sigmoid", x))
+    assert kind == "gelu", kind
+    cube = graph.add("Mul", graph.add("Mul", x, x), x)
+    inner = graph.add("Add", x, graph.add("Mul", cube, np.asarray(0.044715, np.float32)))
+    bend = graph.add("Tanh", graph.add("Mul", inner, np.asarray(math.sqrt(2.0 / math.pi), np.float32)))
+    half = graph.add("Mul", x, np.asarray(0.5, np.float32))
+    return graph.add("Mul", half, graph.add("Add", bend, np.asarray(1.0, np.float32)))
+
+
+def _action(graph: OnnxNodes, policy: PlainPolicy, scores: str, onnx: Any) -> str:
+    space = policy.spaces.action
+    if isinstance(space, gym.spaces.Discrete):
+        best = graph.add("ArgMax", scores, axis=-1, keepdims=0)
+        return graph.add("Add", best, np.asarray(int(space.start), np.int64), name="action")
+    low, high = (np.asarray(bound, np.float32) for bound in (space.low, space.high))
+    inside = graph.add("Min", graph.add("Max", scores, low), high)
+    return graph.add("Cast", inside, name="action", to=_action_type(policy, onnx))
+
+
+def _action_type(policy: PlainPolicy, onnx: Any) -> int:
+    space = policy.spaces.action
+    dtype = np.dtype(np.int64 if isinstance(space, gym.spaces.Discrete) else space.dtype)
+    return int(onnx.helper.np_dtype_to_tensor_dtype(dtype))
+
+
+def _shape(policy: PlainPolicy, output: str) -> list[Any]:
+    features = list(policy.spaces.action.shape or ())
+    if output == "standard_deviation":
+        return features
+    if output in ("probabilities", "values"):
+        assert isinstance(policy.spaces.action, gym.spaces.Discrete)
+        return ["batch", int(policy.spaces.action.n)]
+    return ["batch", *features]

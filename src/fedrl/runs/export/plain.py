@@ -1,0 +1,113 @@
+"""What a policy computes, as a list of steps with plain arrays: what every form of export is written from.
+
+    observation --normalise--> --append the embedding--> layer, activation, ..., layer --head--> action, scores
+
+    head      scores                          greedy action
+    table     the values q[observation]       the first of the largest
+    softmax   the probabilities of actions    the most probable
+    gaussian  the means                       the means, clipped to the bounds of the actions
+
+The steps follow from the table of the learner, with the names that its constructors have in configuration files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import gymnasium as gym
+import jax
+import numpy as np
+
+from fedrl.core.errors import ConfigError
+from fedrl.core.types import Params
+from fedrl.learners.parts.moments import Moments, divisor
+from fedrl.runs.spaces import GymSpaces
+
+Head: TypeAlias = Literal["table", "softmax", "gaussian"]
+
+ACTING_AS_WITHIN = ("personal", "interpolate", "apfl", "accept_if_better", "freeze_except")
+"""Wrappers that change how is learned, and act as the learner within does, with its parameters."""
+WITH_ACTOR = ("ppo", "a2c", "reinforce")
+
+
+class PlainPolicy(NamedTuple):
+    """What a policy computes.
+
+    Attributes:
+        spaces: Of observations and actions.
+        head: What its last step is.
+        arrays: float32: "q" of a table; else "weight0" `[outputs, inputs]`, "bias0", ..., and if there are such
+            steps "mean" and "scale" of the observations, flat, an "embedding", and "log_std" of a Gaussian.
+        layers: How many.
+        activation: Between two layers.
+        limit: Of normalised observations; None if they are not.
+        epsilon: Of a table: the probability of a random action when actions are sampled.
+    """
+
+    spaces: GymSpaces
+    head: Head
+    arrays: dict[str, np.ndarray]
+    layers: int = 0
+    activation: str = ""
+    limit: float | None = None
+    epsilon: float = 0.0
+
+
+def plain_policy(learner: Mapping[str, Any], params: Params, spaces: GymSpaces) -> PlainPolicy:
+    """Write down what a learner's greedy policy computes.
+
+    Args:
+        learner: Its table, every parameter filled in.
+        params: What it acts with.
+        spaces: Of observations and actions.
+
+    Raises:
+        ConfigError: The learner or its network is none of fedrl's.
+    """
+    name = learner["name"]
+    if name in ACTING_AS_WITHIN:
+        return plain_policy(learner["learner"], params, spaces)
+    if name == "normalize":
+        within = plain_policy(learner["learner"], params["learner"], spaces)
+        if not learner["observations"]:
+            return within
+        moments = Moments(*params["moments"]["observation"])
+        arrays = {"mean": _flat(moments.mean), "scale": _flat(divisor(moments))}
+        return within._replace(arrays=arrays | within.arrays, limit=float(learner["limit"]))
+    if name == "q_table":
+        return PlainPolicy(spaces, "table", {"q": _float32(params["q"])}, epsilon=float(learner["epsilon"]))
+    if name not in WITH_ACTOR:
+        raise ConfigError(
+            f"The learner is {name!r}, which is your own, and fedrl can only write down what its own learners compute. "
+            "Act with policy.predict."
+        )
+    if isinstance(spaces.action, gym.spaces.Discrete):
+        return _network(learner["network"], params["actor"], PlainPolicy(spaces, "softmax", {}))
+    log_std = {"log_std": _float32(params["actor"]["log_std"])}
+    return _network(learner["network"], params["actor"]["network"], PlainPolicy(spaces, "gaussian", log_std))
+
+
+def _network(table: Mapping[str, Any], params: Params, policy: PlainPolicy) -> PlainPolicy:
+    """The policy with the layers of its network."""
+    name = table["name"]
+    if name == "with_embedding":
+        inner = _network(table["network"], params["network"], policy)
+        return inner._replace(arrays=inner.arrays | {"embedding": _float32(params["embedding"])})
+    if name != "mlp":
+        raise ConfigError(
+            f"The network is {name!r}, which is your own, and a network of your own can't be exported to ONNX, PyTorch "
+            "or NumPy yet: fedrl writes down its own, mlp and with_embedding. Act with policy.predict."
+        )
+    arrays = dict(policy.arrays)
+    for i, layer in enumerate(params):
+        arrays |= {f"weight{i}": _float32(layer["weight"]), f"bias{i}": _float32(layer["bias"])}
+    return policy._replace(arrays=arrays, layers=len(params), activation=table["activation"])
+
+
+def _float32(array: jax.Array | np.ndarray) -> np.ndarray:
+    return np.asarray(array, np.float32)
+
+
+def _flat(array: jax.Array | np.ndarray) -> np.ndarray:
+    return _float32(array).reshape(-1)

@@ -1,0 +1,121 @@
+"""A policy as an exported program of PyTorch (extra `torch`): it runs without fedrl, and can be trained further.
+
+    torch.export.load("policy.pt2").module()(observation) --> action, scores
+
+The scores are the probabilities of actions, the values of a table, or the means. Weights are parameters of the program
+under the names of `PlainPolicy.arrays`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from fedrl.core.errors import ConfigError
+from fedrl.runs.export.checking import ExportedOutputs, batch_of
+from fedrl.runs.export.plain import PlainPolicy
+from fedrl.runs.spaces import start_of
+
+
+def written_torch(policy: PlainPolicy, who: Mapping[str, Any]) -> bytes:
+    """The content of the file; `who` is in it as "fedrl.json".
+
+    Raises:
+        ConfigError: PyTorch is not installed.
+    """
+    torch = imported()
+    space = policy.spaces.observation
+    example = torch.from_numpy(batch_of(space, np.full((2, *(space.shape or ())), start_of(space))))
+    shapes = {"observation": {0: torch.export.Dim("batch", min=1)}}
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch about its own insides
+        program = torch.export.export(_module(torch, policy).eval(), (example,), dynamic_shapes=shapes)
+        torch.export.save(program, file, extra_files={"fedrl.json": json.dumps(dict(who))})
+    return file.getvalue()
+
+
+def opened_torch(content: bytes, policy: PlainPolicy) -> Callable[[np.ndarray], ExportedOutputs]:
+    """What the program does."""
+    torch = imported()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = torch.export.load(io.BytesIO(content)).module()
+
+    def found(seen: np.ndarray) -> ExportedOutputs:
+        with torch.no_grad():
+            actions, scores = module(torch.from_numpy(batch_of(policy.spaces.observation, seen)))
+        return ExportedOutputs(actions.numpy(), scores.numpy())
+
+    return found
+
+
+def imported() -> Any:
+    """The package.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        import torch
+        import torch.export
+    except ImportError:
+        raise ConfigError(
+            "to is 'torch', and PyTorch is not installed. Install it: pip install 'fedrl[torch]'."
+        ) from None
+    return torch
+
+
+def _module(torch: Any, policy: PlainPolicy) -> Any:
+    """The steps as a module; its class is made here, since PyTorch is imported only when it is asked for."""
+
+    class Acting(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name, array in policy.arrays.items():
+                value = torch.from_numpy(np.array(array))
+                if name in ("mean", "scale"):
+                    self.register_buffer(name, value)
+                else:
+                    self.register_parameter(name, torch.nn.Parameter(value))
+
+        def forward(self, observation: Any) -> tuple[Any, Any]:
+            scores = self.scores(observation)
+            space = policy.spaces.action
+            if isinstance(space, gym.spaces.Discrete):
+                return scores.argmax(-1) + int(space.start), scores
+            low, high = (torch.from_numpy(np.array(bound, np.float32)) for bound in (space.low, space.high))
+            kind = getattr(torch, np.dtype(space.dtype).name)
+            return torch.minimum(torch.maximum(scores, low), high).to(kind), scores
+
+        def scores(self, observation: Any) -> Any:
+            discrete = isinstance(policy.spaces.observation, gym.spaces.Discrete)
+            x = observation - start_of(policy.spaces.observation) if discrete else observation.flatten(1)
+            if policy.head == "table":
+                return self.q[x]
+            if policy.limit is not None:
+                x = ((x - self.mean) / self.scale).clamp(-policy.limit, policy.limit)
+            if "embedding" in policy.arrays:
+                x = torch.cat([x, self.embedding.expand(x.shape[0], -1)], 1)
+            for i in range(policy.layers):
+                weight, bias = getattr(self, f"weight{i}"), getattr(self, f"bias{i}")
+                x = weight.T[x] + bias if discrete and i == 0 else torch.nn.functional.linear(x, weight, bias)
+                x = _bent(torch, policy.activation, x) if i + 1 < policy.layers else x
+            if policy.head == "softmax":
+                return x.softmax(-1)
+            return x.reshape(-1, *(policy.spaces.action.shape or ()))
+
+    return Acting()
+
+
+def _bent(torch: Any, kind: str, x: Any) -> Any:
+    if kind == "gelu":
+        return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
+    return torch.tanh(x) if kind == "tanh" else getattr(torch.nn.functional, kind)(x)

@@ -1,0 +1,307 @@
+"""A trained policy, to act with: loaded from a run folder or its params.safetensors.
+
+    run folder --load--> TrainedPolicy --predict--> actions
+                                       --evaluate-> returns and lengths
+                                       --export---> a file for NumPy, PyTorch or ONNX
+
+Nothing that a folder names is imported or run: its learner is built from the catalogue, and its environment is not
+opened before `evaluate` asks for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fedrl.config import load as load_config
+from fedrl.config.build import build
+from fedrl.config.coordination import shapes_of
+from fedrl.config.loading import read
+from fedrl.config.objects import Experiment
+from fedrl.core.checks import check_positive
+from fedrl.core.errors import ConfigError, FedrlError, RunError
+from fedrl.core.keys import Stream, keys_of, stream_key
+from fedrl.core.learner import Learner
+from fedrl.core.types import Key, Params
+from fedrl.records import checkpoint, folder
+from fedrl.runs.export import Exported, Reference, export_policy
+from fedrl.runs.policy_evaluation import PolicyEvaluation, of_run, outside
+from fedrl.runs.policy_file import COMMON, PolicyFacts, PolicyFile, digest_of, facts_of, learner_of
+from fedrl.runs.spaces import GymSpace, GymSpaces, actions_of, batched
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedPolicy:
+    """What one seed of a run ended with, ready to act.
+
+    Attributes:
+        observation_space: What it observes, a space of Gymnasium's.
+        action_space: What it does, a space of Gymnasium's.
+        seed: Of the run.
+        agent: Whose policy it is, or in whose environment it is evaluated; None: that of all of them.
+        facts: What the file says of it: its learner, the number of agents, the version of fedrl.
+        learner: Whose `act` it follows.
+        params: What it acts with.
+        folder: Of the run, if that is known.
+    """
+
+    observation_space: GymSpace
+    action_space: GymSpace
+    seed: int
+    agent: int | None
+    facts: PolicyFacts = field(repr=False)
+    learner: Learner = field(repr=False)
+    params: Params = field(repr=False)
+    folder: Path | None = field(repr=False, default=None)
+
+    def predict(self, observation: Any, deterministic: bool = True, seed: int | None = None) -> Any:
+        """The action for one observation, or the actions for a batch of them, as Gymnasium has them.
+
+        Discrete actions are whole numbers, an int for one observation; continuous ones are clipped to their bounds.
+        What is returned depends on nothing but the arguments, unless an action is sampled without a seed.
+
+        Args:
+            observation: One of `observation_space`, or a batch with one axis more in front.
+            deterministic: The action the policy holds best; otherwise one is sampled.
+            seed: Of the sampled actions. None: another one at each call.
+
+        Raises:
+            ConfigError: The observation is not of the space of observations.
+        """
+        batch, single = batched(self.observation_space, observation)
+        chosen = self._chosen(batch, deterministic, seed)
+        return actions_of(self.action_space, chosen, single)
+
+    def evaluate(self, environment: Any = None, episodes: int = 100, seed: int = 0) -> PolicyEvaluation:
+        """Play whole episodes with the greedy policy.
+
+        Args:
+            environment: One of Gymnasium's, its id, or one of fedrl's. By default that of the run: of the agent that
+                was asked for, else of all agents in turn, episode i in that of agent i modulo their number.
+            episodes: How many.
+            seed: Of the first states, and of what else is random in the environment.
+
+        Raises:
+            ConfigError: The environment does not fit the policy.
+            RunError: There is no run folder to take the environment from.
+        """
+        check_positive(episodes=episodes)
+        if environment is None:
+            return of_run(self._experiment(), self.params, self.agent, episodes, seed)
+        return outside(environment, self.learner, self.params, self.predict, self._spaces, episodes, seed)
+
+    def export(self, path: Path | str, to: str | None = None) -> Exported:
+        """Write the policy to a file that needs no fedrl, and check it against `predict` on 1,000 observations.
+
+        Args:
+            path: Where; a file that is there is replaced.
+            to: "numpy": one Python file that needs NumPy alone (.py). "torch": an exported program of PyTorch (.pt2).
+                "onnx": an ONNX model (.onnx). By default what the ending of the name says.
+
+        Returns:
+            How far the file's outputs are from those of fedrl.
+
+        Raises:
+            ConfigError: The form is not known, a package is missing, or the network is one of your own, which can't be
+                exported yet.
+            RunError: The file can't be written, or does not do what the policy does.
+        """
+        who = {"seed": self.seed, "agent": self.agent, "fedrl": self.facts.version}
+        reference = Reference(self._spaces, self._outputs, lambda seen: np.asarray(self.predict(seen)))
+        return export_policy(self.facts.learner, self.params, reference, who, Path(path), to)
+
+    @property
+    def _spaces(self) -> GymSpaces:
+        return GymSpaces(self.observation_space, self.action_space)
+
+    def _chosen(self, batch: np.ndarray, deterministic: bool, seed: int | None) -> np.ndarray:
+        """What the learner does, `[batch, *features]`, before it is clipped."""
+        if deterministic:
+            return _columns(_greedy(self.learner), _first_key(), self.params, batch)
+        key = stream_key(keys_of(secrets.randbits(64) if seed is None else seed), Stream.ACTING)
+        return _columns(_sampling(self.learner), key, self.params, batch)
+
+    def _outputs(self, batch: np.ndarray) -> np.ndarray:
+        """What an export is compared by: the probabilities of discrete actions, or the continuous ones unclipped."""
+        if self.learner.probabilities is None:
+            return self._chosen(batch, True, None)
+        return _columns(_probabilities(self.learner), _first_key(), self.params, batch)
+
+    def _experiment(self) -> Experiment:
+        """The experiment of the run folder, if it is still the one that these parameters are of."""
+        if self.folder is None:
+            raise RunError(
+                "The environment of the run is not known: the policy was loaded from a file without its run folder. "
+                "Give an environment, or load the run folder."
+            )
+        path = self.folder / folder.CONFIG
+        if not _is_of(path, self.facts):
+            raise RunError(
+                f"{path} is not the configuration that these parameters are of: it was changed, or can't be read. "
+                "Restore it, or give an environment."
+            )
+        return build(load_config(path))
+
+
+def load(path: Path | str, *, seed: int | None = None, agent: int | None = None) -> TrainedPolicy:
+    """Load the policy that a run ended with.
+
+    Args:
+        path: The run folder, or its params.safetensors, which may lie anywhere.
+        seed: Of the run; the first one that got through a round by default.
+        agent: Whose policy, where agents have policies of their own. By default the server's, if it has one.
+
+    Raises:
+        ConfigError: There is no such seed or agent, or each agent has a policy of its own and none is chosen.
+        RunError: There is no run or file, it is damaged, or it does not say what it is.
+    """
+    path = Path(path)
+    place = folder.open_folder(path).path if path.is_dir() else None
+    file = _opened(path if place is None else path / folder.PARAMS)
+    told, found, home = file.facts(), place or file.path.parent, place
+    config = found / folder.CONFIG
+    if place is None and config.is_file():
+        home = found if told is None or _is_of(config, told) else None
+    facts, learner = _built(file, told, home)
+    chosen = _seed(file, seed)
+    prefix, row = _whose(file, facts, chosen, agent)
+    params = checkpoint.unnamed(file.arrays(f"{prefix}/", row), prefix, shapes_of(learner, acting=True))
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+        raise RunError(
+            f"The parameters of seed {chosen} in {file.path} are not finite, so nothing can act with them. Choose "
+            "another seed, or make the run again."
+        )
+    return TrainedPolicy(*facts.spaces, chosen, agent, facts, learner, jax.device_put(params, _cpu()), home)
+
+
+def _opened(path: Path) -> PolicyFile:
+    try:
+        return PolicyFile(path)
+    except FileNotFoundError:
+        raise RunError(
+            f"{path} does not exist. Give the folder that fedrl run printed, or the {folder.PARAMS} in it; a run that "
+            "was interrupted has one when it is resumed: fedrl run --resume."
+        ) from None
+
+
+def _built(file: PolicyFile, told: PolicyFacts | None, home: Path | None) -> tuple[PolicyFacts, Learner]:
+    """What is known of the file, and its learner: from what the file says, else from the configuration beside it."""
+    if told is None and home is None:
+        raise RunError(
+            f"{file.path} does not say what its parameters are: it was written by an earlier version. Load its run "
+            f"folder, which has the {folder.CONFIG}."
+        )
+    if told is not None:
+        try:
+            return told, learner_of(told)
+        except FedrlError as fault:
+            unknown = type(fault)(
+                f"{file.path}: {fault} A component of your own is known once the module that defines it is imported, "
+                "and nothing that a file names is imported."
+            )
+            if home is None:
+                raise unknown from None
+        except Exception as fault:  # a learner of one's own that needs more of its environment than the spaces
+            if home is None:
+                raise RunError(
+                    f"{file.path}: its learner needs its environment ({fault}). Load the run folder instead."
+                ) from fault
+    assert home is not None
+    experiment = build(load_config(home / folder.CONFIG))
+    return told or facts_of(experiment), experiment.learner
+
+
+def _is_of(config: Path, facts: PolicyFacts) -> bool:
+    """Whether a config.toml is the configuration that parameters are of."""
+    try:
+        return digest_of(read(config)) == facts.config_sha256
+    except ConfigError:
+        return False
+
+
+def _seed(file: PolicyFile, seed: int | None) -> int:
+    if not file.seeds:
+        raise RunError(
+            f"{file.path} holds no parameters: no seed got through a round. Continue it with fedrl run --resume."
+        )
+    if seed is not None and seed not in file.seeds:
+        raise ConfigError(
+            f"seed is {seed}, and {file.path} holds seeds {', '.join(map(str, file.seeds))}. Choose one of them."
+        )
+    return file.seeds[0] if seed is None else seed
+
+
+def _whose(file: PolicyFile, facts: PolicyFacts, seed: int, agent: int | None) -> tuple[str, int | None]:
+    """Under which names the parameters stand, and in which row."""
+    agents = f"agents 0 to {facts.agents - 1}"
+    if agent is not None and not 0 <= agent < facts.agents:
+        raise ConfigError(f"agent is {agent}, and the run has {agents}. Choose one of them.")
+    if not facts.stacked:
+        return f"seed{seed}", None
+    if agent is not None:
+        return f"seed{seed}", agent
+    if file.has_common(seed):
+        return f"{COMMON}seed{seed}", None
+    raise ConfigError(
+        f"agent is not given, and {agents} of {file.path} have a policy each, with none for all of them. Choose one "
+        "with agent."
+    )
+
+
+def _columns(
+    program: Callable[[Key, Params, np.ndarray], jax.Array], key: Key, params: Params, batch: np.ndarray
+) -> np.ndarray:
+    """Run a program whose instances are on the last axis, for a batch on the first.
+
+    The batch is filled up to a power of two, so that batches of all sizes share a few compiled programs.
+    """
+    size = max(len(batch), 1)
+    filled = np.zeros((1 << (size - 1).bit_length(), *batch.shape[1:]), batch.dtype)
+    filled[: len(batch)] = batch
+    with jax.default_device(_cpu()):
+        found = np.asarray(program(key, params, np.moveaxis(filled, 0, -1)))
+    return np.moveaxis(found, -1, 0)[: len(batch)]
+
+
+@functools.cache
+def _cpu() -> jax.Device | None:
+    """Where a policy acts: one observation is too little for an accelerator, whose products may round coarsely."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # there is none
+        return None
+
+
+@functools.cache
+def _first_key() -> Key:
+    return jax.random.key(0)
+
+
+@functools.lru_cache(maxsize=32)
+def _greedy(learner: Learner) -> Callable[[Key, Params, np.ndarray], jax.Array]:
+    """The greedy action of each instance; all have the same key, so equal ones do the same where actions tie."""
+
+    @jax.jit
+    def act(key: Key, params: Params, observation: jax.Array) -> jax.Array:
+        return jax.vmap(lambda seen: learner.act(key, params, seen[..., None], True)[..., 0], -1, -1)(observation)
+
+    return act
+
+
+@functools.lru_cache(maxsize=32)
+def _sampling(learner: Learner) -> Callable[[Key, Params, np.ndarray], jax.Array]:
+    return jax.jit(lambda key, params, observation: learner.act(key, params, observation, False))
+
+
+@functools.lru_cache(maxsize=32)
+def _probabilities(learner: Learner) -> Callable[[Key, Params, np.ndarray], jax.Array]:
+    assert learner.probabilities is not None
+    find = learner.probabilities
+    return jax.jit(lambda key, params, observation: find(params, observation))

@@ -1,0 +1,104 @@
+"""Greedy episodes of one policy: in the environments of its run, or in another one.
+
+the run's, fedrl's, an id of Gymnasium's --> played, side by side --+
+an environment of Gymnasium's that is open --> one by one ----------+--> returns and lengths
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
+
+import gymnasium as gym
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.config.objects import Experiment
+from fedrl.core.environment import Environment, HostEnvironment
+from fedrl.core.errors import ConfigError
+from fedrl.core.learner import Learner
+from fedrl.core.types import Params
+from fedrl.environments.adapters import gymnasium
+from fedrl.runs.evaluate import Played, played
+from fedrl.runs.spaces import GymSpaces, check_alike, gymnasium_spaces
+
+
+class PolicyEvaluation(NamedTuple):
+    """What came of greedy episodes.
+
+    Attributes:
+        returns: The undiscounted return of each episode, float64 `[episodes]`.
+        lengths: Its steps, int64 `[episodes]`.
+    """
+
+    returns: np.ndarray
+    lengths: np.ndarray
+
+
+def of_run(experiment: Experiment, params: Params, agent: int | None, episodes: int, seed: int) -> PolicyEvaluation:
+    """Episodes in the environment of one agent of a run, or in those of all of them in turn."""
+    agents = experiment.config.federation.agents
+    chosen = np.arange(min(agents, episodes)) if agent is None else np.array([agent])
+    each = -(-episodes // len(chosen))
+    fleet = jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], experiment.fleet)
+    return _in_turn(played(experiment.learner, fleet, params, each, seed), episodes)
+
+
+def outside(
+    environment: Any,
+    learner: Learner,
+    params: Params,
+    predict: Callable[[Any], Any],
+    spaces: GymSpaces,
+    episodes: int,
+    seed: int,
+) -> PolicyEvaluation:
+    """Episodes in an environment that is given.
+
+    Raises:
+        ConfigError: It is none, or does not fit the policy.
+    """
+    if isinstance(environment, gym.Env):
+        return _one_by_one(environment, predict, spaces, episodes, seed)
+    if isinstance(environment, str):
+        environment = gymnasium(environment)
+    if not isinstance(environment, Environment | HostEnvironment):
+        raise ConfigError(
+            f"environment is {environment!r}, which is no environment. Give one of Gymnasium's, its id, or one of "
+            "fedrl's, such as fedrl.environments.cartpole()."
+        )
+    check_alike(spaces, gymnasium_spaces(environment), repr(environment))
+    alone = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], environment.params)
+    there = replace(learner, environment=environment)
+    return _in_turn(played(there, alone, params, episodes, seed), episodes)
+
+
+def _in_turn(found: Played, episodes: int) -> PolicyEvaluation:
+    """Episode i of each agent comes before episode i + 1 of any."""
+    returns, lengths = (np.asarray(table).T.reshape(-1)[:episodes] for table in (found.returns, found.lengths))
+    return PolicyEvaluation(returns.astype(np.float64), lengths.astype(np.int64))
+
+
+def _one_by_one(
+    environment: gym.Env, predict: Callable[[Any], Any], spaces: GymSpaces, episodes: int, seed: int
+) -> PolicyEvaluation:
+    """The environment is left open, and is not reset at the end."""
+    if not isinstance(environment.observation_space, gym.spaces.Discrete | gym.spaces.Box):
+        environment = gym.wrappers.FlattenObservation(environment)
+    seen, space = cast(GymSpaces, (environment.observation_space, environment.action_space))
+    check_alike(spaces, GymSpaces(seen, space), str(environment))
+    returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
+    for i in range(episodes):
+        observation, _ = environment.reset(seed=seed if i == 0 else None)
+        over = False
+        while not over:
+            action = predict(observation)
+            if isinstance(space, gym.spaces.Box):
+                action = np.clip(action, space.low, space.high).astype(space.dtype)
+            observation, reward, terminated, truncated, _ = environment.step(action)
+            over = bool(terminated or truncated)
+            returns[i] += float(reward)
+            lengths[i] += 1
+    return PolicyEvaluation(returns, lengths)

@@ -1,0 +1,177 @@
+"""What params.safetensors says of itself, so that a policy can be loaded from the file alone.
+
+    metadata {"fedrl": JSON of the fields below}    arrays seed0/..., and common/seed0/... beside agents of their own
+
+One entry holds everything: safetensors keeps no order of several, and equal runs write equal bytes. Files of earlier
+versions have none; they are read with the configuration of their run folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+
+from fedrl.config import catalogue
+from fedrl.config.coordination import all_act_alike
+from fedrl.config.loading import as_dict
+from fedrl.config.objects import Experiment
+from fedrl.core.environment import Environment, draw_nothing, first
+from fedrl.core.errors import RunError
+from fedrl.core.learner import Learner
+from fedrl.core.types import PyTree
+from fedrl.core.versions import __version__
+from fedrl.records.files import reading
+from fedrl.runs.spaces import GymSpaces, gymnasium_spaces, learned_spaces, space_of, space_table
+
+KEY, FORMAT, COMMON = "fedrl", 1, "common/"
+APART = ("name", "seeds", "checkpoint_s", "tensorboard", "baselines", "evaluation")
+"""Keys of a configuration on which the parameters of a seed do not depend."""
+
+
+class PolicyFacts(NamedTuple):
+    """What a file of parameters says of itself.
+
+    Attributes:
+        spaces: Of observations and actions, as Gymnasium has them.
+        learner: The table of the learner, every parameter filled in.
+        agents: How many took part.
+        stacked: Whether each agent has parameters of its own.
+        max_steps: No episode of its environment was longer.
+        version: Of the fedrl that wrote it.
+        config_sha256: The digest of the configuration of its run: of all that training depends on.
+    """
+
+    spaces: GymSpaces
+    learner: Mapping[str, Any]
+    agents: int
+    stacked: bool
+    max_steps: int
+    version: str = __version__
+    config_sha256: str = ""
+
+
+def facts_of(experiment: Experiment) -> PolicyFacts:
+    """What there is to say of the parameters of an experiment."""
+    table = experiment.config.learner
+    assert isinstance(table, Mapping)
+    return PolicyFacts(
+        gymnasium_spaces(experiment.environment),
+        table,
+        experiment.config.federation.agents,
+        not all_act_alike(experiment.learner, experiment.coordination),
+        experiment.environment.max_steps,
+        __version__,
+        digest_of(as_dict(experiment.config)),
+    )
+
+
+def digest_of(config: Mapping[str, Any]) -> str:
+    """The SHA-256, in hexadecimal, of what training depends on in a configuration as TOML has it.
+
+    Equal runs write equal files, whatever they are called and however often they are saved or evaluated.
+    """
+    trained = {name: value for name, value in config.items() if name not in APART}
+    return hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()
+
+
+def metadata_of(facts: PolicyFacts) -> dict[str, str]:
+    """The same as the metadata of a safetensors file."""
+    observation, action = map(space_table, facts.spaces)
+    rest = {name: value for name, value in facts._asdict().items() if name != "spaces"}
+    text = {"format": FORMAT, "observation": observation, "action": action, **rest}
+    return {KEY: json.dumps(text, sort_keys=True)}
+
+
+class PolicyFile:
+    """A file of parameters, from which only what is asked for is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._reading(), safetensors.safe_open(path, "numpy") as file:
+            self.names: Sequence[str] = sorted(file.keys())
+            self.metadata: Mapping[str, str] = file.metadata() or {}
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of which it holds parameters."""
+        found = (re.match(r"seed(\d+)/", name) for name in self.names)
+        return sorted({int(match[1]) for match in found if match})
+
+    def has_common(self, seed: int) -> bool:
+        """Whether it holds the policy of the server beside those of the agents."""
+        return any(name.startswith(f"{COMMON}seed{seed}/") for name in self.names)
+
+    def arrays(self, prefix: str, agent: int | None = None) -> dict[str, np.ndarray]:
+        """The arrays whose names begin so; of one agent alone, if there is a leading agent axis.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        with self._reading(), safetensors.safe_open(self.path, "numpy") as file:
+            chosen = [name for name in self.names if name.startswith(prefix)]
+            if agent is None:
+                return {name: file.get_tensor(name) for name in chosen}
+            return {name: file.get_slice(name)[agent : agent + 1][0] for name in chosen}
+
+    def facts(self) -> PolicyFacts | None:
+        """What the file says of itself; None if it is of an earlier version and says nothing.
+
+        Raises:
+            RunError: What it says can't be read, or is of a later version.
+        """
+        if KEY not in self.metadata:
+            return None
+        with self._reading():
+            told = json.loads(self.metadata[KEY])
+            form = told["format"]
+        if form != FORMAT:
+            raise RunError(
+                f"{self.path} is of format {form}, and this fedrl reads format {FORMAT}: it was written by fedrl "
+                f"{told.get('version')}. Install that version."
+            )
+        with self._reading():
+            spaces = GymSpaces(space_of(told["observation"]), space_of(told["action"]))
+            return PolicyFacts(spaces, *(told[name] for name in PolicyFacts._fields[1:]))
+
+    def _reading(self) -> Any:
+        return reading(self.path, "Copy it anew, or make the run again.")
+
+
+class _Unknown(NamedTuple):
+    """Parameters of an environment that is not there, for learners that look whether it has tables."""
+
+    transition: Any = np.zeros(1, np.float32)
+    reward: Any = np.zeros(1, np.float32)
+
+
+def learner_of(facts: PolicyFacts) -> Learner:
+    """Build the learner that acts, in an environment that has the spaces and nothing else: none is opened.
+
+    Raises:
+        ConfigError: Its table names something unknown.
+    """
+    spaces = learned_spaces(facts.spaces)
+
+    def reset(noise: PyTree, params: PyTree) -> tuple[Any, PyTree]:
+        del noise, params
+        return first(jnp.zeros(spaces.observation.shape, spaces.observation.dtype)), ()
+
+    def step(noise: PyTree, params: PyTree, state: PyTree, action: Any) -> tuple[Any, PyTree]:
+        raise RunError(
+            "This policy was loaded without the environment of its run, which can't be stepped. Load the run folder, "
+            "or give an environment."
+        )
+
+    environment = Environment(_Unknown(), spaces, draw_nothing, draw_nothing, reset, step, facts.max_steps)
+    built = catalogue.build("learner", facts.learner, "learner", {"environment": environment})
+    assert isinstance(built, Learner)
+    return replace(built)  # without its call, by which learners in environments of other spaces would be equal
