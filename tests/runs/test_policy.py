@@ -284,7 +284,7 @@ def test_a_file_of_an_earlier_version_needs_its_run_folder(made, tmp_path):
     for path in (folder, folder / PARAMS):
         np.testing.assert_array_equal(fedrl.load(path).predict(seen), expected)
     alone = shutil.copy(folder / PARAMS, tmp_path / PARAMS)
-    with pytest.raises(RunError, match=r"does not say what its parameters are.*Load its run folder"):
+    with pytest.raises(RunError, match=r"has no description of its parameters.*Load its run folder"):
         fedrl.load(alone)
 
 
@@ -299,7 +299,7 @@ def test_a_configuration_that_was_changed_since_does_not_stand_for_the_run(made,
     assert fedrl.load(folder / PARAMS).folder is None
     policy = fedrl.load(folder)
     assert policy.predict(np.zeros(4)) in (0, 1)
-    with pytest.raises(RunError, match=r"config.toml is not the configuration that these parameters are of"):
+    with pytest.raises(RunError, match=r"config.toml is not the configuration of these parameters"):
         policy.evaluate()
 
 

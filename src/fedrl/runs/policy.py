@@ -1,11 +1,11 @@
-"""A trained policy, to act with: loaded from a run folder or its params.safetensors.
+"""A trained policy, loaded from a run folder or its params.safetensors.
 
     run folder --load--> TrainedPolicy --predict--> actions
                                        --evaluate-> returns and lengths
                                        --export---> a file for NumPy, PyTorch or ONNX
 
-Nothing that a folder names is imported or run: its learner is built from the catalogue, and its environment is not
-opened before `evaluate` asks for it.
+The learner is built from the catalogue, and the environment is opened only by `evaluate`, so loading a policy imports
+and executes nothing that its metadata name.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from fedrl.runs.spaces import GymSpace, GymSpaces, actions_of, batched
 
 @dataclass(frozen=True, eq=False)
 class TrainedPolicy:
-    """What one seed of a run ended with, ready to act.
+    """The policy of one seed of a run, after its last round.
 
     Attributes:
-        observation_space: What it observes, a space of Gymnasium's.
-        action_space: What it does, a space of Gymnasium's.
-        seed: Of the run.
-        agent: Whose policy it is, or in whose environment it is evaluated; None: that of all of them.
-        facts: What the file says of it: its learner, the number of agents, the version of fedrl.
-        learner: Whose `act` it follows.
-        params: What it acts with.
-        folder: Of the run, if that is known.
+        observation_space: The Gymnasium space of observations.
+        action_space: The Gymnasium space of actions.
+        seed: The seed of the run.
+        agent: The agent that has this policy, or in whose environment it is evaluated; None for all agents.
+        facts: The metadata of the file: its learner, the number of agents, the version of fedrl.
+        learner: The learner whose `act` chooses actions.
+        params: The acting parameters.
+        folder: The run folder, if it is known.
     """
 
     observation_space: GymSpace
@@ -62,35 +62,36 @@ class TrainedPolicy:
     folder: Path | None = field(repr=False, default=None)
 
     def predict(self, observation: Any, deterministic: bool = True, seed: int | None = None) -> Any:
-        """The action for one observation, or the actions for a batch of them, as Gymnasium has them.
+        """Return the action for one observation, or the actions for a batch, in the form of Gymnasium.
 
         Discrete actions are whole numbers, an int for one observation; continuous ones are clipped to their bounds.
-        What is returned depends on nothing but the arguments, unless an action is sampled without a seed.
+        The result is a function of the arguments, unless an action is sampled without a seed.
 
         Args:
-            observation: One of `observation_space`, or a batch with one axis more in front.
-            deterministic: The action the policy holds best; otherwise one is sampled.
-            seed: Of the sampled actions. None: another one at each call.
+            observation: An element of `observation_space`, or a batch with a leading batch axis.
+            deterministic: Whether to return the greedy action; otherwise the action is sampled.
+            seed: The seed of sampled actions; None for a new seed at each call.
 
         Raises:
-            ConfigError: The observation is not of the space of observations.
+            ConfigError: The observation is not in the observation space.
         """
         batch, single = batched(self.observation_space, observation)
         chosen = self._chosen(batch, deterministic, seed)
         return actions_of(self.action_space, chosen, single)
 
     def evaluate(self, environment: Any = None, episodes: int = 100, seed: int = 0) -> PolicyEvaluation:
-        """Play whole episodes with the greedy policy.
+        """Play complete episodes with the greedy policy.
 
         Args:
-            environment: One of Gymnasium's, its id, or one of fedrl's. By default that of the run: of the agent that
-                was asked for, else of all agents in turn, episode i in that of agent i modulo their number.
-            episodes: How many.
-            seed: Of the first states, and of what else is random in the environment.
+            environment: A Gymnasium environment, its id, or a fedrl environment. By default the environments of the
+                run: of the agent that was given to `load`, else of all agents in turn, episode i with agent i modulo
+                their number.
+            episodes: The number of episodes.
+            seed: The seed of first states and of all other random numbers of the environment.
 
         Raises:
-            ConfigError: The environment does not fit the policy.
-            RunError: There is no run folder to take the environment from.
+            ConfigError: The spaces of the environment do not fit the policy.
+            RunError: No environment is given, and the run folder is not known.
         """
         check_positive(episodes=episodes)
         if environment is None:
@@ -98,20 +99,20 @@ class TrainedPolicy:
         return outside(environment, self.learner, self.params, self.predict, self._spaces, episodes, seed)
 
     def export(self, path: Path | str, to: str | None = None) -> Exported:
-        """Write the policy to a file that needs no fedrl, and check it against `predict` on 1,000 observations.
+        """Write the policy to a file that runs without fedrl, and compare it with `predict` on 1,000 observations.
 
         Args:
-            path: Where; a file that is there is replaced.
+            path: The path of the file; an existing file is replaced.
             to: "numpy": one Python file that needs NumPy alone (.py). "torch": an exported program of PyTorch (.pt2).
-                "onnx": an ONNX model (.onnx). By default what the ending of the name says.
+                "onnx": an ONNX model (.onnx). By default, the suffix of the path decides.
 
         Returns:
-            How far the file's outputs are from those of fedrl.
+            The path, and the largest difference of the file's outputs from those of fedrl.
 
         Raises:
-            ConfigError: The form is not known, a package is missing, or the network is one of your own, which can't be
-                exported yet.
-            RunError: The file can't be written, or does not do what the policy does.
+            ConfigError: The form is unknown, a package is missing, or the network is user-defined, which is not
+                supported yet.
+            RunError: The file can't be written, or its outputs differ from those of the policy.
         """
         who = {"seed": self.seed, "agent": self.agent, "fedrl": self.facts.version}
         reference = Reference(self._spaces, self._outputs, lambda seen: np.asarray(self.predict(seen)))
@@ -122,20 +123,20 @@ class TrainedPolicy:
         return GymSpaces(self.observation_space, self.action_space)
 
     def _chosen(self, batch: np.ndarray, deterministic: bool, seed: int | None) -> np.ndarray:
-        """What the learner does, `[batch, *features]`, before it is clipped."""
+        """Return the learner's actions before they are clipped, `[batch, *features]`."""
         if deterministic:
             return _columns(_greedy(self.learner), _first_key(), self.params, batch)
         key = stream_key(keys_of(secrets.randbits(64) if seed is None else seed), Stream.ACTING)
         return _columns(_sampling(self.learner), key, self.params, batch)
 
     def _outputs(self, batch: np.ndarray) -> np.ndarray:
-        """What an export is compared by: the probabilities of discrete actions, or the continuous ones unclipped."""
+        """Return the outputs by which exports are compared: probabilities of discrete actions, or unclipped actions."""
         if self.learner.probabilities is None:
             return self._chosen(batch, True, None)
         return _columns(_probabilities(self.learner), _first_key(), self.params, batch)
 
     def _experiment(self) -> Experiment:
-        """The experiment of the run folder, if it is still the one that these parameters are of."""
+        """Return the experiment of the run folder, if its configuration is that of these parameters."""
         if self.folder is None:
             raise RunError(
                 "The environment of the run is not known: the policy was loaded from a file without its run folder. "
@@ -144,23 +145,23 @@ class TrainedPolicy:
         path = self.folder / folder.CONFIG
         if not _is_of(path, self.facts):
             raise RunError(
-                f"{path} is not the configuration that these parameters are of: it was changed, or can't be read. "
+                f"{path} is not the configuration of these parameters: it was changed, or can't be read. "
                 "Restore it, or give an environment."
             )
         return build(load_config(path))
 
 
 def load(path: Path | str, *, seed: int | None = None, agent: int | None = None) -> TrainedPolicy:
-    """Load the policy that a run ended with.
+    """Load the policy of a run after its last round.
 
     Args:
-        path: The run folder, or its params.safetensors, which may lie anywhere.
-        seed: Of the run; the first one that got through a round by default.
-        agent: Whose policy, where agents have policies of their own. By default the server's, if it has one.
+        path: The run folder, or its params.safetensors, which may be copied to another folder.
+        seed: The seed of the run; by default the first one with a completed round.
+        agent: The agent, if each has its own policy; by default the server's policy, if there is one.
 
     Raises:
-        ConfigError: There is no such seed or agent, or each agent has a policy of its own and none is chosen.
-        RunError: There is no run or file, it is damaged, or it does not say what it is.
+        ConfigError: The seed or agent does not exist, or each agent has its own policy and none is chosen.
+        RunError: The run or file does not exist, is damaged, or has no metadata and no configuration.
     """
     path = Path(path)
     place = folder.open_folder(path).path if path.is_dir() else None
@@ -192,10 +193,10 @@ def _opened(path: Path) -> PolicyFile:
 
 
 def _built(file: PolicyFile, told: PolicyFacts | None, home: Path | None) -> tuple[PolicyFacts, Learner]:
-    """What is known of the file, and its learner: from what the file says, else from the configuration beside it."""
+    """Return metadata and learner: from the file, else from the configuration beside it."""
     if told is None and home is None:
         raise RunError(
-            f"{file.path} does not say what its parameters are: it was written by an earlier version. Load its run "
+            f"{file.path} has no description of its parameters: it was written by an earlier version. Load its run "
             f"folder, which has the {folder.CONFIG}."
         )
     if told is not None:
@@ -219,7 +220,7 @@ def _built(file: PolicyFile, told: PolicyFacts | None, home: Path | None) -> tup
 
 
 def _is_of(config: Path, facts: PolicyFacts) -> bool:
-    """Whether a config.toml is the configuration that parameters are of."""
+    """Return whether a config.toml is the configuration of these parameters."""
     try:
         return digest_of(read(config)) == facts.config_sha256
     except ConfigError:
@@ -239,7 +240,7 @@ def _seed(file: PolicyFile, seed: int | None) -> int:
 
 
 def _whose(file: PolicyFile, facts: PolicyFacts, seed: int, agent: int | None) -> tuple[str, int | None]:
-    """Under which names the parameters stand, and in which row."""
+    """Return the prefix of the names of the parameters, and the row of the agent."""
     agents = f"agents 0 to {facts.agents - 1}"
     if agent is not None and not 0 <= agent < facts.agents:
         raise ConfigError(f"agent is {agent}, and the run has {agents}. Choose one of them.")
@@ -272,7 +273,7 @@ def _columns(
 
 @functools.cache
 def _cpu() -> jax.Device | None:
-    """Where a policy acts: one observation is too little for an accelerator, whose products may round coarsely."""
+    """Return the CPU: one observation is too little work for an accelerator, whose products may round coarsely."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # there is none
@@ -286,7 +287,7 @@ def _first_key() -> Key:
 
 @functools.lru_cache(maxsize=32)
 def _greedy(learner: Learner) -> Callable[[Key, Params, np.ndarray], jax.Array]:
-    """The greedy action of each instance; all have the same key, so equal ones do the same where actions tie."""
+    """Return the greedy program; all observations share one key, so equal ones get equal actions where values tie."""
 
     @jax.jit
     def act(key: Key, params: Params, observation: jax.Array) -> jax.Array:

@@ -1,9 +1,9 @@
-"""What params.safetensors says of itself, so that a policy can be loaded from the file alone.
+"""The metadata of params.safetensors, with which a policy can be loaded from the file alone.
 
     metadata {"fedrl": JSON of the fields below}    arrays seed0/..., and common/seed0/... beside agents of their own
 
-One entry holds everything: safetensors keeps no order of several, and equal runs write equal bytes. Files of earlier
-versions have none; they are read with the configuration of their run folder.
+All metadata are one entry, because safetensors does not keep the order of several entries, and equal runs write equal
+bytes. Files of earlier versions have no metadata; they are read with the configuration of their run folder.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ APART = ("name", "seeds", "checkpoint_s", "tensorboard", "baselines", "evaluatio
 
 
 class PolicyFacts(NamedTuple):
-    """What a file of parameters says of itself.
+    """The metadata of a file of parameters.
 
     Attributes:
-        spaces: Of observations and actions, as Gymnasium has them.
-        learner: The table of the learner, every parameter filled in.
-        agents: How many took part.
-        stacked: Whether each agent has parameters of its own.
-        max_steps: No episode of its environment was longer.
-        version: Of the fedrl that wrote it.
-        config_sha256: The digest of the configuration of its run: of all that training depends on.
+        spaces: The Gymnasium spaces of observations and actions.
+        learner: The table of the learner, with all parameters.
+        agents: The number of agents.
+        stacked: Whether each agent has its own parameters.
+        max_steps: The largest number of steps of an episode.
+        version: The version of fedrl that wrote the file.
+        config_sha256: The digest of the part of the configuration on which training depends.
     """
 
     spaces: GymSpaces
@@ -60,7 +60,7 @@ class PolicyFacts(NamedTuple):
 
 
 def facts_of(experiment: Experiment) -> PolicyFacts:
-    """What there is to say of the parameters of an experiment."""
+    """Return the metadata of the parameters of an experiment."""
     table = experiment.config.learner
     assert isinstance(table, Mapping)
     return PolicyFacts(
@@ -75,16 +75,16 @@ def facts_of(experiment: Experiment) -> PolicyFacts:
 
 
 def digest_of(config: Mapping[str, Any]) -> str:
-    """The SHA-256, in hexadecimal, of what training depends on in a configuration as TOML has it.
+    """Return the SHA-256, in hexadecimal, of the part of a configuration on which training depends.
 
-    Equal runs write equal files, whatever they are called and however often they are saved or evaluated.
+    Equal runs write equal files, with any name and any frequency of checkpoints and evaluations.
     """
     trained = {name: value for name, value in config.items() if name not in APART}
     return hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()
 
 
 def metadata_of(facts: PolicyFacts) -> dict[str, str]:
-    """The same as the metadata of a safetensors file."""
+    """Return the facts as metadata of a safetensors file."""
     observation, action = map(space_table, facts.spaces)
     rest = {name: value for name, value in facts._asdict().items() if name != "spaces"}
     text = {"format": FORMAT, "observation": observation, "action": action, **rest}
@@ -92,7 +92,7 @@ def metadata_of(facts: PolicyFacts) -> dict[str, str]:
 
 
 class PolicyFile:
-    """A file of parameters, from which only what is asked for is read."""
+    """A file of parameters, from which single arrays are read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -102,16 +102,16 @@ class PolicyFile:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds of which it holds parameters."""
+        """The seeds whose parameters it contains."""
         found = (re.match(r"seed(\d+)/", name) for name in self.names)
         return sorted({int(match[1]) for match in found if match})
 
     def has_common(self, seed: int) -> bool:
-        """Whether it holds the policy of the server beside those of the agents."""
+        """Return whether it contains the policy of the server beside those of the agents."""
         return any(name.startswith(f"{COMMON}seed{seed}/") for name in self.names)
 
     def arrays(self, prefix: str, agent: int | None = None) -> dict[str, np.ndarray]:
-        """The arrays whose names begin so; of one agent alone, if there is a leading agent axis.
+        """Return the arrays whose names begin with a prefix; the row of one agent, if they have an agent axis.
 
         Raises:
             RunError: The file is damaged.
@@ -123,10 +123,10 @@ class PolicyFile:
             return {name: file.get_slice(name)[agent : agent + 1][0] for name in chosen}
 
     def facts(self) -> PolicyFacts | None:
-        """What the file says of itself; None if it is of an earlier version and says nothing.
+        """Return the metadata; None for a file of an earlier version, which has none.
 
         Raises:
-            RunError: What it says can't be read, or is of a later version.
+            RunError: The metadata can't be read, or have the format of a later version.
         """
         if KEY not in self.metadata:
             return None
@@ -147,17 +147,17 @@ class PolicyFile:
 
 
 class _Unknown(NamedTuple):
-    """Parameters of an environment that is not there, for learners that look whether it has tables."""
+    """Parameters of an environment that is not opened, for learners that check whether it has tables."""
 
     transition: Any = np.zeros(1, np.float32)
     reward: Any = np.zeros(1, np.float32)
 
 
 def learner_of(facts: PolicyFacts) -> Learner:
-    """Build the learner that acts, in an environment that has the spaces and nothing else: none is opened.
+    """Build the acting learner in an environment that has only spaces; none is opened.
 
     Raises:
-        ConfigError: Its table names something unknown.
+        ConfigError: Its table has an unknown name or key.
     """
     spaces = learned_spaces(facts.spaces)
 

@@ -1,4 +1,4 @@
-"""The forms of export, and the one way through them: write, check, and only then put the file where it belongs."""
+"""The forms of export: the bytes are written, compared with the policy, and only then become a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedrl.runs.export.plain import PlainPolicy, plain_policy
 from fedrl.runs.export.torch_form import opened_torch, written_torch
 
 ENDINGS = {"numpy": ".py", "torch": ".pt2", "onnx": ".onnx"}
-"""The forms, and how the names of their files end."""
+"""The suffix of the files of each form."""
 
 Write = Callable[[PlainPolicy, Mapping[str, Any]], bytes]
 Open = Callable[[bytes, PlainPolicy], Callable[[np.ndarray], ExportedOutputs]]
@@ -39,22 +39,22 @@ def export_policy(
     path: Path,
     to: str | None = None,
 ) -> Exported:
-    """Write a policy to a file that needs no fedrl.
+    """Write a policy to a file that runs without fedrl.
 
     Args:
-        learner: Its table, every parameter filled in.
-        params: What it acts with.
-        reference: The policy, to compare with.
-        who: What the file says of itself: the seed, the agent, the version of fedrl.
-        path: Where.
-        to: The form; by default that of the ending of the path.
+        learner: The table of the learner, with all parameters.
+        params: The acting parameters.
+        reference: The policy to compare the file with.
+        who: The metadata of the file: the seed, the agent, the version of fedrl.
+        path: The path of the file.
+        to: The form; by default, the suffix of the path decides.
 
     Returns:
-        The file, and how far its outputs are from those of the policy.
+        The path, and the largest difference of outputs from those of the policy.
 
     Raises:
-        ConfigError: The form is not known, a package is missing, or the network is one of the user's own.
-        RunError: The file can't be written, or does not do what the policy does.
+        ConfigError: The form is unknown, a package is missing, or the network is user-defined.
+        RunError: The file can't be written, or its outputs differ from those of the policy.
     """
     form = form_of(path, to)
     write, open_again = FORMS[form]
@@ -66,10 +66,10 @@ def export_policy(
 
 
 def form_of(path: Path, to: str | None = None) -> str:
-    """The form that was asked for, or that of the ending of a name.
+    """Return the given form, or that of the suffix of a path.
 
     Raises:
-        ConfigError: It is none.
+        ConfigError: The form or the suffix is unknown.
     """
     if to is not None:
         check_one_of(to, tuple(ENDINGS), "to")
