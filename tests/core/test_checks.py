@@ -131,7 +131,10 @@ def test_whether_an_optimiser_reads_corrections_is_read_off_what_it_does(optimiz
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: federate(LEARNER, mean(), local_steps=0), "local_steps is 0. It needs to be a whole number, 1 or more"),
+        (
+            lambda: federate(LEARNER, mean(), local_steps=0),
+            "local_steps is 0. It needs to be a whole number, 1 or more",
+        ),
         (lambda: federate(LEARNER, mean(), payload="deltas"), "payload is 'deltas'.*Did you mean 'delta'"),
         (lambda: check_positive(agents=3, block=-1), "block is -1"),
         (lambda: check_above_zero(norm=float("inf")), "norm is inf"),

@@ -179,8 +179,8 @@ def test_a_file_that_does_something_else_is_not_written(policies, tmp_path, monk
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        ({"name": "ppo", "network": {"name": "mine"}}, "a network of your own can't be exported to ONNX.* yet"),
-        ({"name": "mine"}, "The learner is 'mine', which is your own"),
+        ({"name": "ppo", "network": {"name": "mine"}}, "user-defined, and export to ONNX.* is not supported yet"),
+        ({"name": "mine"}, "The learner is 'mine', which is user-defined"),
     ],
 )
 def test_a_network_or_a_learner_of_ones_own_is_refused(policies, tmp_path, table, told):
@@ -198,7 +198,9 @@ def test_what_can_not_be_written_or_is_no_form_is_refused(policies, tmp_path):
     policy, _, _ = policies("softmax")
     with pytest.raises(ConfigError, match=r"to is 'tflite'.*Allowed: numpy, onnx, torch"):
         policy.export(tmp_path / "policy.tflite", to="tflite")
-    with pytest.raises(ConfigError, match=r"ends with '.tflite', which is no form of export.*\.onnx, \.pt2, \.py"):
+    with pytest.raises(
+        ConfigError, match=r"ends with '.tflite', which is not the suffix of a form.*\.onnx, \.pt2, \.py"
+    ):
         policy.export(tmp_path / "policy.tflite")
     with pytest.raises(RunError, match="can't be written to"):
         policy.export("/dev/null/policy.py")

@@ -387,7 +387,7 @@ def test_lengths_are_those_of_the_episodes(made):
     [
         (pendulum(), r"has observations in Box.*\(3,\), float32\)"),
         ("MountainCar-v0", "has observations in Box"),
-        (gym.spaces.Discrete(2), "which is no environment"),
+        (gym.spaces.Discrete(2), "which is not an environment"),
         ("CartPole-v99", "is no registered environment"),
     ],
 )

@@ -8,7 +8,7 @@ import typer
 
 
 def export_command(path: Path, to: str, seed: int | None, agent: int | None, out: Path | None) -> None:
-    """Write the policy of a run to a file, and say how far it is from the policy."""
+    """Write the policy of a run to a file, and print the difference from the policy."""
     from fedrl.core.checks import check_one_of
     from fedrl.runs.export import ENDINGS
     from fedrl.runs.policy import load

@@ -26,11 +26,11 @@ from fedrl.runs.spaces import GymSpaces, check_alike, gymnasium_spaces
 
 
 class PolicyEvaluation(NamedTuple):
-    """What came of greedy episodes.
+    """Returns and lengths of greedy episodes.
 
     Attributes:
         returns: The undiscounted return of each episode, float64 `[episodes]`.
-        lengths: Its steps, int64 `[episodes]`.
+        lengths: The number of steps of each episode, int64 `[episodes]`.
     """
 
     returns: np.ndarray
@@ -38,7 +38,7 @@ class PolicyEvaluation(NamedTuple):
 
 
 def of_run(experiment: Experiment, params: Params, agent: int | None, episodes: int, seed: int) -> PolicyEvaluation:
-    """Episodes in the environment of one agent of a run, or in those of all of them in turn."""
+    """Play episodes in the environment of one agent of a run, or in those of all agents in turn."""
     agents = experiment.config.federation.agents
     chosen = np.arange(min(agents, episodes)) if agent is None else np.array([agent])
     each = -(-episodes // len(chosen))
@@ -55,7 +55,7 @@ def outside(
     episodes: int,
     seed: int,
 ) -> PolicyEvaluation:
-    """Episodes in an environment that is given.
+    """Play episodes in a given environment.
 
     Raises:
         ConfigError: It is none, or does not fit the policy.
@@ -66,8 +66,8 @@ def outside(
         environment = gymnasium(environment)
     if not isinstance(environment, Environment | HostEnvironment):
         raise ConfigError(
-            f"environment is {environment!r}, which is no environment. Give one of Gymnasium's, its id, or one of "
-            "fedrl's, such as fedrl.environments.cartpole()."
+            f"environment is {environment!r}, which is not an environment. Give a Gymnasium environment, its id, or "
+            "an environment of fedrl, such as fedrl.environments.cartpole()."
         )
     check_alike(spaces, gymnasium_spaces(environment), repr(environment))
     alone = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], environment.params)
@@ -76,7 +76,7 @@ def outside(
 
 
 def _in_turn(found: Played, episodes: int) -> PolicyEvaluation:
-    """Episode i of each agent comes before episode i + 1 of any."""
+    """Return the episodes in order: episode i of each agent before episode i + 1 of any agent."""
     returns, lengths = (np.asarray(table).T.reshape(-1)[:episodes] for table in (found.returns, found.lengths))
     return PolicyEvaluation(returns.astype(np.float64), lengths.astype(np.int64))
 
@@ -84,7 +84,7 @@ def _in_turn(found: Played, episodes: int) -> PolicyEvaluation:
 def _one_by_one(
     environment: gym.Env, predict: Callable[[Any], Any], spaces: GymSpaces, episodes: int, seed: int
 ) -> PolicyEvaluation:
-    """The environment is left open, and is not reset at the end."""
+    """Play episodes in an open Gymnasium environment, which stays open and is not reset at the end."""
     if not isinstance(environment.observation_space, gym.spaces.Discrete | gym.spaces.Box):
         environment = gym.wrappers.FlattenObservation(environment)
     seen, space = cast(GymSpaces, (environment.observation_space, environment.action_space))

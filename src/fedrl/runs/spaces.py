@@ -1,4 +1,4 @@
-"""The spaces of a policy as Gymnasium has them: what comes in, what goes out, and how they stand in a file.
+"""The Gymnasium spaces of a policy: conversion of observations and actions, and their form in a file.
 
 observation --batched--> int32 or float32 [batch, *features] --> the learner --> actions_of --> NumPy, or an int
 """
@@ -16,18 +16,18 @@ from fedrl.core.environment import AnyEnvironment, Box, Discrete, HostEnvironmen
 from fedrl.core.errors import ConfigError
 
 GymSpace: TypeAlias = gym.spaces.Discrete | gym.spaces.Box
-"""The spaces that a policy can have."""
+"""The kinds of spaces that a policy can have."""
 
 
 class GymSpaces(NamedTuple):
-    """The spaces of observations and actions as Gymnasium has them."""
+    """The Gymnasium spaces of observations and actions."""
 
     observation: GymSpace
     action: GymSpace
 
 
 def gymnasium_spaces(environment: AnyEnvironment) -> GymSpaces:
-    """The spaces of an environment; those of one of Gymnasium's are its own, to the bound of each entry.
+    """Return the Gymnasium spaces of an environment; a Gymnasium environment's own, with the bounds of each entry.
 
     >>> from fedrl.environments import pendulum
     >>> gymnasium_spaces(pendulum()).action
@@ -39,12 +39,12 @@ def gymnasium_spaces(environment: AnyEnvironment) -> GymSpaces:
 
 
 def learned_spaces(spaces: GymSpaces) -> Spaces:
-    """The spaces as a learner has them: numbers from 0 on, and one bound for all entries."""
+    """Return the spaces in the form of a learner: numbers from 0 on, and one bound for all entries."""
     return Spaces(*(_learned(space) for space in spaces))
 
 
 def space_table(space: GymSpace) -> dict[str, Any]:
-    """A space as a table for a file; equal bounds of all entries are one number.
+    """Return a space as a table for a file; equal bounds of all entries are one number.
 
     >>> space_table(gym.spaces.Discrete(3, start=1))
     {'discrete': 3, 'start': 1}
@@ -56,7 +56,7 @@ def space_table(space: GymSpace) -> dict[str, Any]:
 
 
 def space_of(table: Mapping[str, Any]) -> GymSpace:
-    """The space that `space_table` wrote down."""
+    """Return the space of a table that `space_table` returned."""
     if "discrete" in table:
         return gym.spaces.Discrete(int(table["discrete"]), start=int(table["start"]))
     shape, dtype = tuple(table["box"]), np.dtype(table["dtype"])
@@ -65,7 +65,7 @@ def space_of(table: Mapping[str, Any]) -> GymSpace:
 
 
 def batched(space: GymSpace, observation: Any) -> tuple[np.ndarray, bool]:
-    """One observation or a batch as the learner takes it, `[batch, *features]`, and whether it was one.
+    """Return observations in the form of the learner, `[batch, *features]`, and whether a single one was given.
 
     Raises:
         ConfigError: It is not of the space: its shape, its type or a number is another.
@@ -104,7 +104,7 @@ def batched(space: GymSpace, observation: Any) -> tuple[np.ndarray, bool]:
 
 
 def actions_of(space: GymSpace, actions: np.ndarray, single: bool) -> Any:
-    """What a learner chose, `[batch, *features]`, as the space has it; continuous actions are clipped to the bounds."""
+    """Return a learner's actions, `[batch, *features]`, as elements of the space, clipped to its bounds."""
     if isinstance(space, gym.spaces.Discrete):
         numbers = actions.astype(np.int64) + int(space.start)
         return int(numbers[0]) if single else numbers
@@ -113,12 +113,12 @@ def actions_of(space: GymSpace, actions: np.ndarray, single: bool) -> Any:
 
 
 def start_of(space: GymSpace) -> int:
-    """The first of a space's numbers; 0 if it has none."""
+    """Return the first number of a discrete space; 0 for other spaces."""
     return int(space.start) if isinstance(space, gym.spaces.Discrete) else 0
 
 
 def check_alike(ours: GymSpaces, theirs: GymSpaces, name: str) -> None:
-    """Refuse an environment that shows or takes something else than a policy.
+    """Refuse an environment whose spaces differ from those of a policy.
 
     Raises:
         ConfigError: It names both spaces.
@@ -150,7 +150,7 @@ def _learned(space: GymSpace) -> Space:
 
 
 def _bound(values: np.ndarray) -> Any:
-    """The number that all entries are, or all of them; JSON has no infinity, so that is a string."""
+    """Return one number if all entries are equal, else all; infinity is a string, because JSON has none."""
     plain = values.astype(np.float64)
     if not plain.size:
         return 0.0

@@ -1,4 +1,4 @@
-"""Whether an exported policy does what the policy does, before its file is there.
+"""The comparison of an exported policy with the policy, before its file is written.
 
 1,000 observations --> policy.predict --> actions, outputs --+
                    --> the file's bytes --> actions, scores --+--> the largest difference, or a refusal
@@ -20,20 +20,20 @@ from fedrl.runs.spaces import GymSpace, GymSpaces, batched
 
 OBSERVATIONS, TOLERANCE, LEAST = 1000, 1e-6, 1e-30
 USUAL = 256
-"""The tolerance is that of layers with so many inputs; in wider ones, sums of float32 round by more."""
+"""The largest number of inputs of a layer for the plain tolerance; sums of float32 over more inputs round by more."""
 WIDE = 1e4
-"""Bounds beyond this are none that observations reach: they are drawn from a normal distribution instead."""
+"""Observations do not reach bounds beyond this, so they are drawn from a normal distribution instead."""
 UNLIKELY = 1e-30
-"""Probabilities are compared by their logarithms, which is where a network rounds; below this they are alike."""
+"""Probabilities are compared by their logarithms, where a network rounds; those below this count as equal."""
 
 
 class Reference(NamedTuple):
-    """The policy, to compare with.
+    """The policy with which a file is compared.
 
     Attributes:
-        spaces: Of observations and actions.
-        outputs: Of a batch as the learner takes it: probabilities of discrete actions, or continuous ones unclipped.
-        predict: The greedy actions for a batch as Gymnasium has it.
+        spaces: The Gymnasium spaces of observations and actions.
+        outputs: For a batch in the form of the learner: probabilities of discrete actions, or unclipped actions.
+        predict: The greedy actions for a batch in the form of Gymnasium.
     """
 
     spaces: GymSpaces
@@ -42,18 +42,18 @@ class Reference(NamedTuple):
 
 
 class ExportedOutputs(NamedTuple):
-    """What an exported policy says of a batch: the actions, and the scores that they follow from."""
+    """The outputs of an exported policy for a batch: the actions, and the scores from which they follow."""
 
     actions: np.ndarray
     scores: np.ndarray
 
 
 class Exported(NamedTuple):
-    """A file that was written.
+    """An exported file.
 
     Attributes:
-        path: Where it is.
-        observations: On how many it was compared with the policy.
+        path: The path of the file.
+        observations: The number of observations in the comparison with the policy.
         difference: The largest difference of an output, as a share of the largest output: of the logarithms of
             probabilities, or of continuous actions before they are clipped.
     """
@@ -66,7 +66,7 @@ class Exported(NamedTuple):
 def compared(
     policy: PlainPolicy, reference: Reference, found: Callable[[np.ndarray], ExportedOutputs], form: str
 ) -> float:
-    """The largest difference of an output, as a share of the largest output.
+    """Return the largest difference of an output, as a share of the largest output.
 
     Outputs are the logarithms of probabilities, or continuous actions before they are clipped. Greedy actions have to
     be equal wherever the two best are further apart than the tolerance.
@@ -99,7 +99,7 @@ def compared(
 
 
 def tolerance_of(policy: PlainPolicy) -> float:
-    """How far outputs may be from those of the policy, as a share of the largest: what float32 rounds.
+    """Return the largest allowed difference, as a share of the largest output: the rounding of float32.
 
     The rounding of a sum grows with the square root of the number of its terms.
     """
@@ -108,7 +108,7 @@ def tolerance_of(policy: PlainPolicy) -> float:
 
 
 def observations_for(policy: PlainPolicy) -> np.ndarray:
-    """So many observations as Gymnasium has them, drawn where the policy has seen some."""
+    """Draw observations in the form of Gymnasium, around those on which the policy was trained."""
     space, random = policy.spaces.observation, np.random.default_rng(0)
     if isinstance(space, gym.spaces.Discrete):
         return np.arange(OBSERVATIONS) % int(space.n) + int(space.start)
@@ -123,12 +123,12 @@ def observations_for(policy: PlainPolicy) -> np.ndarray:
 
 
 def batch_of(space: GymSpace, seen: np.ndarray) -> np.ndarray:
-    """Observations as an exported model takes them: int64, or float32."""
+    """Return observations in the form of an exported model: int64, or float32."""
     return seen.astype(np.int64 if isinstance(space, gym.spaces.Discrete) else np.float32)
 
 
 def _outputs(policy: PlainPolicy, scores: np.ndarray) -> np.ndarray:
-    """Scores as `Reference.outputs` has them: of a table, the probabilities of its actions."""
+    """Return scores in the form of `Reference.outputs`: for a table, the probabilities of its actions."""
     if policy.head != "table":
         return scores
     best = scores == scores.max(-1, keepdims=True)

@@ -77,6 +77,6 @@ def form_of(path: Path, to: str | None = None) -> str:
     forms = {ending: form for form, ending in ENDINGS.items()}
     if path.suffix not in forms:
         raise ConfigError(
-            f"{path} ends with {path.suffix!r}, which is no form of export. {nearest(path.suffix, forms)}"
+            f"{path} ends with {path.suffix!r}, which is not the suffix of a form. {nearest(path.suffix, forms)}"
         )
     return forms[path.suffix]

@@ -21,7 +21,7 @@ WIDTH = 108
 
 
 def written_numpy(policy: PlainPolicy, who: Mapping[str, Any]) -> bytes:
-    """The content of the file."""
+    """Return the content of the file."""
     facts = {
         **who,
         "observation": space_table(policy.spaces.observation),
@@ -39,7 +39,7 @@ def written_numpy(policy: PlainPolicy, who: Mapping[str, Any]) -> bytes:
 
 
 def opened_numpy(content: bytes) -> Callable[[np.ndarray], ExportedOutputs]:
-    """What the file does, as whoever imports it sees it."""
+    """Return the function of the file, as an importing program sees it."""
     names: dict[str, Any] = {"__name__": "policy"}
     exec(compile(content, "policy.py", "exec"), names)
     return lambda seen: ExportedOutputs(np.asarray(names["predict"](seen)), np.asarray(names["scores"](seen)))

@@ -22,7 +22,7 @@ ARRAYS: dict[str, Any] = {}
 
 
 def predict(observation: Any, deterministic: bool = True, seed: int | None = None) -> Any:
-    """The action for one observation, or the actions for a batch.
+    """Return the action for one observation, or the actions for a batch.
 
     Args:
         observation: Numbers of the shape of one observation, or a batch with one axis more in front.
@@ -46,12 +46,12 @@ def predict(observation: Any, deterministic: bool = True, seed: int | None = Non
 
 
 def scores(observation: Any) -> np.ndarray:
-    """What the action follows from, `[batch, actions]`: the values, the probabilities or the means of actions."""
+    """Return the scores of actions, `[batch, actions]`: values, probabilities or means."""
     return _scores(_batch(observation)[0])
 
 
 def _batch(observation: Any) -> tuple[np.ndarray, bool]:
-    """The observations, `[batch, features]`, and whether it was one."""
+    """Return the observations, `[batch, features]`, and whether a single one was given."""
     seen, space = np.asarray(observation), FACTS["observation"]
     shape = tuple(space.get("box", ()))
     if seen.shape not in (shape, seen.shape[:1] + shape):
@@ -103,7 +103,7 @@ def _bent(x: np.ndarray) -> np.ndarray:
 
 
 def _probabilities(scores: np.ndarray) -> np.ndarray:
-    """How likely each action is, `[batch, actions]`."""
+    """Return the probability of each action, `[batch, actions]`."""
     if FACTS["head"] == "softmax":
         return scores
     best = scores == scores.max(-1, keepdims=True)
@@ -116,7 +116,7 @@ def _drawn(shares: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def _read(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays, whose bytes stand in the file as text."""
+    """Return the arrays, whose bytes are text in this file."""
     bytes_of = {name: base64.b64decode("".join(text)) for name, (_, text) in arrays.items()}
     # float64: products round less, and a device without a fast float32 loses nothing
     return {name: np.frombuffer(bytes_of[name], "<f4").reshape(arrays[name][0]).astype(float) for name in arrays}

@@ -21,7 +21,7 @@ from fedrl.runs.export.plain import PlainPolicy
 from fedrl.runs.spaces import start_of
 
 OPSET, IR_VERSION = 17, 8
-"""Of 2022, so that runtimes of small devices know it."""
+"""The opset of 2022, which runtimes of small devices support."""
 SCORES = {"softmax": "probabilities", "table": "values", "gaussian": "mean"}
 
 
@@ -34,7 +34,7 @@ class OnnxNodes:
         self.constants: dict[str, np.ndarray] = {}
 
     def add(self, kind: str, *inputs: str | np.ndarray, name: str = "", **attributes: Any) -> str:
-        """Add a node, its constants by the way, and return the name of its output."""
+        """Add a node and its constants, and return the name of its output."""
         output = name or f"{kind.lower()}_{len(self.nodes)}"
         names = [self.constant(f"{output}_{i}", x) if isinstance(x, np.ndarray) else x for i, x in enumerate(inputs)]
         self.nodes.append(self.helper.make_node(kind, names, [output], **attributes))
@@ -47,7 +47,7 @@ class OnnxNodes:
 
 
 def written_onnx(policy: PlainPolicy, who: Mapping[str, Any]) -> bytes:
-    """The content of the model's file.
+    """Return the content of the model's file.
 
     Raises:
         ConfigError: ONNX is not installed.
@@ -87,7 +87,7 @@ def written_onnx(policy: PlainPolicy, who: Mapping[str, Any]) -> bytes:
 
 
 def opened_onnx(content: bytes, policy: PlainPolicy) -> Callable[[np.ndarray], ExportedOutputs]:
-    """What the model does, by ONNX's own reference."""
+    """Return the function of the model, by the reference implementation of ONNX."""
     from onnx.reference import ReferenceEvaluator
 
     session = ReferenceEvaluator(imported().load_from_string(content))
@@ -100,7 +100,7 @@ def opened_onnx(content: bytes, policy: PlainPolicy) -> Callable[[np.ndarray], E
 
 
 def imported() -> Any:
-    """The package.
+    """Import the package.
 
     Raises:
         ConfigError: It is not installed.
@@ -151,7 +151,7 @@ def _scores(graph: OnnxNodes, policy: PlainPolicy) -> str:
 
 
 def _sizes(features: Sequence[int]) -> np.ndarray:
-    """The shape of a batch of such arrays; 0 leaves the first axis as it is."""
+    """Return the shape of a batch of such arrays; 0 keeps the first axis."""
     return np.asarray([0, *features] if features else [-1], np.int64)
 
 

@@ -1,4 +1,4 @@
-"""What a policy computes, as a list of steps with plain arrays: what every form of export is written from.
+"""The steps of a policy on plain arrays: the source of every form of export.
 
     observation --normalise--> --append the embedding--> layer, activation, ..., layer --head--> action, scores
 
@@ -27,22 +27,22 @@ from fedrl.runs.spaces import GymSpaces
 Head: TypeAlias = Literal["table", "softmax", "gaussian"]
 
 ACTING_AS_WITHIN = ("personal", "interpolate", "apfl", "accept_if_better", "freeze_except")
-"""Wrappers that change how is learned, and act as the learner within does, with its parameters."""
+"""Wrappers that change only learning: they act as the inner learner does, with its parameters."""
 WITH_ACTOR = ("ppo", "a2c", "reinforce")
 
 
 class PlainPolicy(NamedTuple):
-    """What a policy computes.
+    """The steps of a policy.
 
     Attributes:
-        spaces: Of observations and actions.
-        head: What its last step is.
+        spaces: The Gymnasium spaces of observations and actions.
+        head: The last step.
         arrays: float32: "q" of a table; else "weight0" `[outputs, inputs]`, "bias0", ..., and if there are such
             steps "mean" and "scale" of the observations, flat, an "embedding", and "log_std" of a Gaussian.
-        layers: How many.
-        activation: Between two layers.
-        limit: Of normalised observations; None if they are not.
-        epsilon: Of a table: the probability of a random action when actions are sampled.
+        layers: The number of layers.
+        activation: The activation between two layers.
+        limit: The limit of normalised observations; None without normalisation.
+        epsilon: For a table, the probability of a random action when actions are sampled.
     """
 
     spaces: GymSpaces
@@ -55,12 +55,12 @@ class PlainPolicy(NamedTuple):
 
 
 def plain_policy(learner: Mapping[str, Any], params: Params, spaces: GymSpaces) -> PlainPolicy:
-    """Write down what a learner's greedy policy computes.
+    """Return the steps of a learner's greedy policy.
 
     Args:
-        learner: Its table, every parameter filled in.
-        params: What it acts with.
-        spaces: Of observations and actions.
+        learner: The table of the learner, with all parameters.
+        params: The acting parameters.
+        spaces: The Gymnasium spaces of observations and actions.
 
     Raises:
         ConfigError: The learner or its network is none of fedrl's.
@@ -79,7 +79,7 @@ def plain_policy(learner: Mapping[str, Any], params: Params, spaces: GymSpaces) 
         return PlainPolicy(spaces, "table", {"q": _float32(params["q"])}, epsilon=float(learner["epsilon"]))
     if name not in WITH_ACTOR:
         raise ConfigError(
-            f"The learner is {name!r}, which is your own, and fedrl can only write down what its own learners compute. "
+            f"The learner is {name!r}, which is user-defined, and fedrl exports only its own learners. "
             "Act with policy.predict."
         )
     if isinstance(spaces.action, gym.spaces.Discrete):
@@ -89,15 +89,15 @@ def plain_policy(learner: Mapping[str, Any], params: Params, spaces: GymSpaces) 
 
 
 def _network(table: Mapping[str, Any], params: Params, policy: PlainPolicy) -> PlainPolicy:
-    """The policy with the layers of its network."""
+    """Return the policy with the layers of its network."""
     name = table["name"]
     if name == "with_embedding":
         inner = _network(table["network"], params["network"], policy)
         return inner._replace(arrays=inner.arrays | {"embedding": _float32(params["embedding"])})
     if name != "mlp":
         raise ConfigError(
-            f"The network is {name!r}, which is your own, and a network of your own can't be exported to ONNX, PyTorch "
-            "or NumPy yet: fedrl writes down its own, mlp and with_embedding. Act with policy.predict."
+            f"The network is {name!r}, which is user-defined, and export to ONNX, PyTorch or NumPy is not supported "
+            "yet for networks other than mlp and with_embedding. Act with policy.predict."
         )
     arrays = dict(policy.arrays)
     for i, layer in enumerate(params):

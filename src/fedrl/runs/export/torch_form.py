@@ -25,7 +25,7 @@ from fedrl.runs.spaces import start_of
 
 
 def written_torch(policy: PlainPolicy, who: Mapping[str, Any]) -> bytes:
-    """The content of the file; `who` is in it as "fedrl.json".
+    """Return the content of the file, with `who` as "fedrl.json".
 
     Raises:
         ConfigError: PyTorch is not installed.
@@ -43,7 +43,7 @@ def written_torch(policy: PlainPolicy, who: Mapping[str, Any]) -> bytes:
 
 
 def opened_torch(content: bytes, policy: PlainPolicy) -> Callable[[np.ndarray], ExportedOutputs]:
-    """What the program does."""
+    """Return the function of the program."""
     torch = imported()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -58,7 +58,7 @@ def opened_torch(content: bytes, policy: PlainPolicy) -> Callable[[np.ndarray], 
 
 
 def imported() -> Any:
-    """The package.
+    """Import the package.
 
     Raises:
         ConfigError: It is not installed.
