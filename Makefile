@@ -1,5 +1,5 @@
 # make demo          ten agents learn CartPole together, in a minute
-# make test          the tests that take up to three seconds each, in ten minutes
+# make test          the tests that take up to three seconds each, in 12 minutes on two cores
 # make test-long     the others, in half an hour; each is told as it ends
 # make test-gymnax   those of gymnax, in an environment of their own, as it wants an older Gymnasium
 # make test-torch    those of PyTorch, which is large, in another one
