@@ -14,7 +14,6 @@ import numpy as np
 from fedrl.aggregators.losses import losses, question
 from fedrl.aggregators.namespace import namespace
 from fedrl.core.aggregator import Aggregator, Arrivals, View
-from fedrl.core.checks import check_above_zero, check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count, Finite, Positive
@@ -47,8 +46,6 @@ def afl(agents: Count, step: Positive = 0.01, reference_return: Finite | None = 
     Raises:
         ConfigError: An argument is not above zero; when used, an agent's number is `agents` or more.
     """
-    check_positive(agents=agents)
-    check_above_zero(step=step)
     # Within float32. At 1e30 any difference in loss already moves all weight to the worst agent.
     gamma = min(step, 1e30)
 

@@ -11,7 +11,6 @@ import numpy as np
 from fedrl.aggregators.losses import losses, question
 from fedrl.aggregators.namespace import namespace
 from fedrl.core.aggregator import Aggregator, Arrivals, View
-from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Finite, NonNegative, Positive
@@ -45,7 +44,6 @@ def q_ffl(q: NonNegative = 1.0, lipschitz: Positive = 1.0, reference_return: Fin
     """
     if not 0.0 <= q < math.inf:
         raise ConfigError(f"q is {q}. The exponent of a loss is not negative. Set it to 0 (a uniform mean) or more.")
-    check_above_zero(lipschitz=lipschitz)
 
     def update(key: Key, view: View, arrivals: Arrivals, state: PyTree, updates: Update) -> tuple[Update, PyTree]:
         del key, view, arrivals

@@ -6,7 +6,6 @@ import jax
 
 from fedrl.aggregators.namespace import namespace, weighted_mean
 from fedrl.core.aggregator import Aggregator, Arrivals, View
-from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
 from fedrl.core.ranges import FractionAboveZero
 from fedrl.core.types import Key, PyTree, Update
@@ -29,7 +28,6 @@ def weight_by_diversity(floor: FractionAboveZero = 0.1) -> Aggregator:
     Raises:
         ConfigError: The floor is not above zero.
     """
-    check_above_zero(floor=floor)
 
     def update(key: Key, view: View, arrivals: Arrivals, state: PyTree, updates: Update) -> tuple[Update, PyTree]:
         del key, view, arrivals

@@ -7,7 +7,6 @@ from typing import Any
 
 from fedrl.aggregators.namespace import namespace, weighted_mean
 from fedrl.core.aggregator import Aggregator, Arrivals, View
-from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import FractionAboveZero
@@ -48,7 +47,6 @@ def weight_by_environment(names: Sequence[str], floor: FractionAboveZero = 0.1) 
             f"names is {asked}. Agents are compared by at least one parameter, each listed once. Write, for example, "
             "names = ['length']."
         )
-    check_above_zero(floor=floor)
 
     def update(key: Key, view: View, arrivals: Arrivals, state: PyTree, updates: Update) -> tuple[Update, PyTree]:
         del key, view, arrivals

@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Float64, Int32
 
 from fedrl.clocks.counter_rng import Purpose, normal, uniform
-from fedrl.core.checks import check_above_zero
 from fedrl.core.component import Call, component, record
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Fraction, NonNegative, Positive, Rate
@@ -71,7 +70,6 @@ def lognormal(median: Positive, sigma: NonNegative = 0.5) -> Distribution:
     >>> lognormal(2.0, sigma=0.0).values(2, 0, 0).tolist()
     [2.0, 2.0]
     """
-    check_above_zero(median=median)
     if sigma < 0.0:
         raise ConfigError(f"sigma is {sigma}. It is a standard deviation. Set it to 0 or more.")
 
@@ -97,7 +95,6 @@ def stragglers(typical: Positive, fraction: Fraction = 0.1, slowdown: Positive =
     >>> float(stragglers(1.0, fraction=0.25, slowdown=4.0).values(8, 0, 0).sum())
     14.0
     """
-    check_above_zero(typical=typical, slowdown=slowdown)
     if not 0.0 <= fraction <= 1.0:
         raise ConfigError(f"fraction is {fraction}. It is a part of all agents. Set it between 0 and 1.")
 

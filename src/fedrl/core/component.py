@@ -116,17 +116,8 @@ def component(kind: str, *, reference: str = "") -> Callable[[Callable[Parameter
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             check_types(build, bound.arguments)
-            try:
-                built = build(*args, **kwargs)
-            except ConfigError:
-                raise
-            except (TypeError, ValueError, ArithmeticError):
-                # A value that is no number, or far out of its range, may end a constructor in any way.
-                check_ranges(entry.ranges, bound.arguments)
-                raise
-            # After the constructor, which can say more about a value than its range does.
             check_ranges(entry.ranges, bound.arguments)
-            return _remember(built, Call(entry, dict(bound.arguments)))
+            return _remember(build(*args, **kwargs), Call(entry, dict(bound.arguments)))
 
         entry = Component(kind, build.__name__, construct, reference)
         CATALOGUE[kind, build.__name__] = entry

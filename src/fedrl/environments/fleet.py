@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrl.core.checks import check_positive
 from fedrl.core.component import checked
 from fedrl.core.environment import AnyEnvironment, Environment, Variants
 from fedrl.core.errors import ConfigError, nearest
@@ -52,7 +51,6 @@ def fleet(
     >>> fleet(cartpole(), 3, {"length": {"range": [0.25, 0.75]}, "gravity": 10.0}).length.tolist()
     [0.25, 0.5, 0.75]
     """
-    check_positive(agents=agents)
     chosen = dict(settings or {})
     leaves, variants = environment.params._asdict(), _variants(environment)
     numbers = {} if variants is None else variants.numbers

@@ -28,7 +28,6 @@ def constant(steps: Count) -> LocalSteps:
     >>> constant(4).plan(2, 1, ()).tolist()
     [4, 4]
     """
-    check_positive(steps=steps)
     return LocalSteps(lambda agents, number, state: np.full(agents, steps), steps)
 
 
@@ -49,7 +48,6 @@ def linear(first: Count, last: Count, rounds: Count) -> LocalSteps:
     >>> [int(linear(8, 2, 4).plan(1, t, ())[0]) for t in (1, 2, 3, 4, 5)]
     [8, 6, 4, 2, 2]
     """
-    check_positive(first=first, last=last, rounds=rounds)
 
     def plan(agents: int, number: int, state: PyTree) -> np.ndarray:
         del state
@@ -82,7 +80,6 @@ def adacomm(first: Count, reference_return: Finite | None = None) -> LocalSteps:
     Raises:
         ConfigError: `first` is below one.
     """
-    check_positive(first=first)
     unknown = np.asarray(np.nan, np.float32)
 
     def plan(agents: int, number: int, state: Progress) -> np.ndarray:
@@ -155,7 +152,6 @@ def proportional_to_measured_speed(most: Count, first: Count = 1, memory: Fracti
     Raises:
         ConfigError: An argument is out of range.
     """
-    check_positive(most=most, first=first)
     if first > most:
         raise ConfigError(f"first is {first} and most is {most}. No agent may take more than most. Set first lower.")
     if not 0.0 <= memory < 1.0:

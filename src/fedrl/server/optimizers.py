@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedrl.core.checks import check_above_zero, check_positive
+from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count, FractionAboveZero, FractionBelowOne, Positive
@@ -42,7 +42,6 @@ def fedavg(learning_rate: Positive = 1.0) -> optax.GradientTransformation:
     Raises:
         ConfigError: The learning rate is not finite and above zero.
     """
-    check_above_zero(learning_rate=learning_rate)
     return optax.sgd(learning_rate)
 
 
@@ -57,7 +56,6 @@ def fedavgm(learning_rate: Positive = 1.0, momentum: FractionBelowOne = 0.9) -> 
     Raises:
         ConfigError: An argument is out of range.
     """
-    check_above_zero(learning_rate=learning_rate)
     _check_share(momentum=momentum)
     return optax.sgd(learning_rate, momentum)
 
@@ -80,11 +78,6 @@ def normalized_momentum(
     Raises:
         ConfigError: A number is out of range.
     """
-    check_above_zero(learning_rate=learning_rate, alpha=alpha)
-    if alpha > 1.0:
-        raise ConfigError(f"alpha is {alpha}. It is the weight of the newest change in a mean. Set it to at most 1.")
-    if decay_steps is not None:
-        check_positive(decay_steps=decay_steps)
     rate = learning_rate if decay_steps is None else optax.linear_schedule(learning_rate, 0.0, decay_steps)
     # Without debiasing, as in the paper; it would only scale d, whose norm is divided out.
     mean = optax.ema(1.0 - alpha, debias=False)

@@ -17,7 +17,7 @@ import math
 import numpy as np
 
 from fedrl.clocks.devices import Clock
-from fedrl.core.checks import check_above_zero, check_one_of, check_positive
+from fedrl.core.checks import check_one_of
 from fedrl.core.component import Call, component, record
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count, FractionAboveZero, Positive, PositiveDuration, Whole
@@ -91,11 +91,7 @@ def synchronous(
     >>> synchronous(5, deadline_s=60.0)
     synchronous(buffer_size=5, deadline_s=60.0)
     """
-    check_positive(quorum=quorum, **({} if buffer_size is None else {"buffer_size": buffer_size}))
     check_one_of(stragglers, ("cancel", "keep"), "stragglers")
-    # `not >` in place of `<=`, so that NaN is refused as well.
-    if not deadline_s > 0.0:
-        raise ConfigError(f"deadline_s is {deadline_s}. No agent could meet it. Set it above 0, or leave it out.")
     if buffer_size is not None and quorum > buffer_size:
         raise ConfigError(
             f"quorum is {quorum} and buffer_size is {buffer_size}. The server would merge before there is a quorum. "
@@ -126,11 +122,6 @@ def fed_async(
     >>> fed_async(0.5).scale(np.array([0, 3]), agents=10).tolist()
     [0.5, 0.25]
     """
-    if not 0.0 < mixing <= 1.0:
-        raise ConfigError(
-            f"mixing is {mixing}. It is the share of the agent's parameters. Set it above 0, to at most 1."
-        )
-    _check_concurrency(concurrency)
     return Schedule(1, True, staleness, mixing=mixing, mix_models=True, concurrency=concurrency)
 
 
@@ -154,8 +145,6 @@ def fed_buff(
     >>> fed_buff(5, concurrency=20)
     fed_buff(buffer_size=5, concurrency=20)
     """
-    check_positive(buffer_size=buffer_size)
-    _check_concurrency(concurrency)
     return Schedule(buffer_size, True, staleness, concurrency=concurrency)
 
 
@@ -177,12 +166,6 @@ def bounded_staleness(bound: Whole = 3, *, mixing: Positive | None = None) -> Sc
     >>> bounded_staleness(2).scale(np.array([0, 1]), agents=4).tolist()
     [0.25, 0.25]
     """
-    if bound < 0:
-        raise ConfigError(
-            f"bound is {bound}. It counts iterations that an agent may be ahead of the slowest. Set it to 0 or more."
-        )
-    if mixing is not None:
-        check_above_zero(mixing=mixing)
     return Schedule(1, True, mixing=mixing, bound=bound)
 
 
@@ -213,15 +196,7 @@ def afedpg(
     >>> afedpg(0.2).momentum
     0.2
     """
-    if not 0.0 < alpha <= 1.0:
-        raise ConfigError(f"alpha is {alpha}. It is the weight of the newest update. Set it above 0, to at most 1.")
-    _check_concurrency(concurrency)
     return Schedule(1, True, staleness, concurrency=concurrency, momentum=alpha)
-
-
-def _check_concurrency(concurrency: int | None) -> None:
-    if concurrency is not None:
-        check_positive(concurrency=concurrency)
 
 
 def check_hangs(devices: Clock, schedule: Schedule, selected: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedrl.core.aggregator import Arrivals
-from fedrl.core.checks import check_above_zero, check_one_of, check_positive
+from fedrl.core.checks import check_one_of
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count, Finite, Fraction, Positive
@@ -30,7 +30,6 @@ def uniform(cohort: Count) -> Selection:
     >>> len(uniform(3).choose(np.random.default_rng(0), ids, 1, ()))
     3
     """
-    check_positive(cohort=cohort)
 
     def choose(rng: np.random.Generator, ids: np.ndarray, number: int, state: PyTree) -> np.ndarray:
         del number, state
@@ -52,7 +51,6 @@ def round_robin(cohort: Count) -> Selection:
     >>> [round_robin(2).choose(np.random.default_rng(0), np.arange(3), t, ()).tolist() for t in (1, 2, 3)]
     [[0, 1], [2, 0], [1, 2]]
     """
-    check_positive(cohort=cohort)
 
     def choose(rng: np.random.Generator, ids: np.ndarray, number: int, state: PyTree) -> np.ndarray:
         del rng, state
@@ -83,7 +81,6 @@ def oort(cohort: Count, utility: str = "norm", epsilon: Fraction = 0.1) -> Selec
     >>> oort(5, epsilon=0.2).requested
     ('norm',)
     """
-    check_positive(cohort=cohort)
     check_one_of(utility, ("norm", "loss"), "utility")
     if not 0.0 <= epsilon <= 1.0:
         raise ConfigError(f"epsilon is {epsilon}. It is a share of the cohort. Set it between 0 and 1.")
@@ -124,7 +121,6 @@ def power_of_choice(cohort: Count, candidates: Count, reference_return: Finite |
     >>> power_of_choice(2, 4, reference_return=500.0).requested
     ('return',)
     """
-    check_positive(cohort=cohort)
     if candidates < cohort:
         raise ConfigError(
             f"candidates is {candidates} and cohort is {cohort}. The cohort is chosen from the candidates. Set "
@@ -161,9 +157,6 @@ def by_capacity(cohort: Count, capacity: Sequence[Positive]) -> Selection:
     Raises:
         ConfigError: A capacity is not above zero, or there is not one for each agent.
     """
-    check_positive(cohort=cohort)
-    for one in capacity:
-        check_above_zero(capacity=one)
     weight = np.asarray(capacity, float)
 
     def init(agents: int) -> PyTree:

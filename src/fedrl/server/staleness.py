@@ -13,7 +13,6 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float32, Int
 
-from fedrl.core.checks import check_above_zero
 from fedrl.core.component import Call, component, record
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import NonNegative, Positive
@@ -46,7 +45,7 @@ def ignore_staleness() -> Staleness:
 
 
 @component("staleness", reference=XIE)
-def polynomial(exponent: NonNegative = 0.5) -> Staleness:
+def polynomial(exponent: Positive = 0.5) -> Staleness:
     """Decrease the weight as a power of the staleness: s(tau) = (tau + 1)^(-a).
 
     Args:
@@ -59,7 +58,6 @@ def polynomial(exponent: NonNegative = 0.5) -> Staleness:
     >>> polynomial(0.5).weight(np.array([0, 3])).tolist()
     [1.0, 0.5]
     """
-    check_above_zero(exponent=exponent)
     # Computed in float64 and rounded to float32 once.
     return Staleness(lambda tau: _rounded((_age(tau) + 1.0) ** -exponent))
 
@@ -79,7 +77,6 @@ def hinge(slope: Positive = 10.0, patience: NonNegative = 4.0) -> Staleness:
     >>> hinge(slope=2.0, patience=3.0).weight(np.array([0, 3, 5])).tolist()
     [1.0, 1.0, 0.20000000298023224]
     """
-    check_above_zero(slope=slope)
     if not 0.0 <= patience < math.inf:
         raise ConfigError(f"patience is {patience}. It is a staleness in server versions. Set it to 0 or more.")
     return Staleness(lambda tau: _rounded(1.0 / (slope * np.maximum(_age(tau) - patience, 0.0) + 1.0)))

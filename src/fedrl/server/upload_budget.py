@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedrl.core.checks import check_one_of, check_positive
+from fedrl.core.checks import check_one_of
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count
@@ -61,7 +61,6 @@ def greedy(budget_bytes: Count, usefulness: str = "norm", patience: Count | None
     >>> greedy(10_000, "improvement").requested
     ('return',)
     """
-    check_positive(budget_bytes=budget_bytes, **({} if patience is None else {"patience": patience}))
     check_one_of(usefulness, tuple(REPORTED), "usefulness")
     reported = REPORTED[usefulness]
 

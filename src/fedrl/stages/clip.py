@@ -5,7 +5,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
 from fedrl.core.ranges import Positive
 from fedrl.core.stage import Stage
@@ -27,7 +26,6 @@ def clip(norm: Positive) -> Stage:
     Raises:
         ConfigError: `norm` is not above zero.
     """
-    check_above_zero(norm=norm)
 
     def encode(
         key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update

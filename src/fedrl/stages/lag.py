@@ -13,7 +13,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from fedrl.core.checks import check_above_zero, check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import UnsoundError
 from fedrl.core.ranges import Count, Positive
@@ -68,8 +67,6 @@ def lag(*stages: Stage, factor: Positive = 4.0, memory: Count = 10) -> Stage:
         ConfigError: `factor` or `memory` is not above zero.
         UnsoundError: A stage inside adds noise, corrects local training, or skips uploads itself.
     """
-    check_above_zero(factor=factor)
-    check_positive(memory=memory)
     for stage in stages:
         if stage.noise is not None or stage.correction is not None or stage.skips_uploads:
             raise UnsoundError(

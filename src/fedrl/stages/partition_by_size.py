@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import jax
 
-from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import UnsoundError
 from fedrl.core.ranges import Count
@@ -50,7 +49,6 @@ def partition_by_size(limit: Count, small: Stage, large: Stage) -> Stage:
         UnsoundError: A stage does more than encode arrays: it corrects local training, changes weights, adds noise,
             or works on the aggregate.
     """
-    check_positive(limit=limit)
     for stage in (small, large):
         busy = stage.correction is not None or stage.reweights is not None or stage.noise is not None
         if busy or stage.finish is not keep_update:

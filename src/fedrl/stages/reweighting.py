@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import FractionAboveZero, FractionBelowOne, Positive
@@ -43,7 +42,6 @@ def weight_by_improvement(floor: Positive = 1.0, most: Positive = 1000.0) -> Sta
     Raises:
         ConfigError: The floor is not above zero, or the largest factor is below 1.
     """
-    check_above_zero(floor=floor)
     if not 1.0 <= most < np.inf:
         raise ConfigError(f"most is {most}. The smallest factor is 1. Set it to a finite number of 1 or more.")
 
@@ -94,7 +92,6 @@ def weight_by_signal(decay: FractionBelowOne = 0.9, least: FractionAboveZero = 0
     """
     if not 0.0 < decay < 1.0:
         raise ConfigError(f"decay is {decay}. A moving mean decays by a factor in (0, 1). Set it between 0 and 1.")
-    check_above_zero(least=least, most=most)
     if least > most:
         raise ConfigError(f"least is {least} and most is {most}. No ratio lies between them. Set least below most.")
 
@@ -142,8 +139,6 @@ def weight_by_capacity(resources: Sequence[Positive]) -> Stage:
     """
     if not len(resources):
         raise ConfigError("resources is empty. Each agent needs a number. Write resources = [1.0, 2.0, ...].")
-    for one in resources:
-        check_above_zero(resources=one)
     taken = np.asarray(resources, np.float64)
     if taken.max() / taken.min() > WIDEST:
         raise ConfigError(

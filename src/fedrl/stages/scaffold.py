@@ -12,7 +12,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedrl.core.checks import check_above_zero, check_positive
 from fedrl.core.component import component
 from fedrl.core.ranges import Count, Positive
 from fedrl.core.stage import Stage, zeros_like
@@ -63,8 +62,6 @@ def scaffold(learning_rate: Positive, gradient_steps: Count = 1) -> Stage:
     Raises:
         ConfigError: An argument is not above zero.
     """
-    check_above_zero(learning_rate=learning_rate)
-    check_positive(gradient_steps=gradient_steps)
 
     def init(params: Params) -> tuple[PyTree, ControlVariate]:
         return zeros_like(params), ControlVariate(zeros_like(params), jnp.float32(0.0))

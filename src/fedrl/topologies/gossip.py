@@ -16,7 +16,6 @@ from typing import Literal
 import jax
 import numpy as np
 
-from fedrl.core.checks import check_above_zero, check_positive
 from fedrl.core.component import Call, component, record
 from fedrl.core.ranges import Count, Positive
 from fedrl.core.types import Params, PyTree
@@ -128,8 +127,6 @@ def gradient_tracking(learning_rate: Positive, gradient_steps: Count = 1) -> Rul
     Raises:
         ConfigError: An argument is not above zero.
     """
-    check_above_zero(learning_rate=learning_rate)
-    check_positive(gradient_steps=gradient_steps)
 
     def send(steps: np.ndarray, start: Params, memory: PyTree, trained: Params) -> PyTree:
         del memory

@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Float
 from scipy.linalg import eigvalsh
 
-from fedrl.core.checks import check_above_zero
 from fedrl.core.component import Call, component, record
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.ranges import Positive
@@ -71,8 +70,6 @@ def laplacian(step_size: Positive | None = None) -> MixingMatrix:
         ConfigError: `step_size` is not above zero or, when a simulation is built, not below the bound of its graph.
         UnsoundError: When a simulation is built: its graph is directed.
     """
-    if step_size is not None:
-        check_above_zero(step_size=step_size)
 
     def weights(adjacency: Adjacency) -> Weights:
         check_both_ways(adjacency, "laplacian()")

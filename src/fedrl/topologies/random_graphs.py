@@ -5,7 +5,6 @@ from __future__ import annotations
 import networkx as nx
 import numpy as np
 
-from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count, Fraction, Whole
@@ -47,7 +46,6 @@ def watts_strogatz(neighbours: Count = 4, rewiring: Fraction = 0.1, seed: Whole 
     Raises:
         ConfigError: An argument is out of range; when a simulation is built: it has too few agents.
     """
-    check_positive(neighbours=neighbours)
     if neighbours % 2 or not 0.0 <= rewiring <= 1.0:
         raise ConfigError(
             f"watts_strogatz got neighbours = {neighbours} and rewiring = {rewiring}. An agent has equally many "

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from fedrl.core.checks import check_positive
 from fedrl.core.component import Call, component, record
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count, Duration, Rate, Whole
@@ -65,7 +64,6 @@ def tree(
     >>> [parents.tolist() for parents in tree([2, 2]).parents(5)]
     [[0, 0, 1, 1, 2], [0, 0, 1], [0, 0]]
     """
-    check_positive(**{f"branching[{i}]": count for i, count in enumerate(branching)})
 
     def parents(agents: int) -> Parents:
         found, nodes = [], agents

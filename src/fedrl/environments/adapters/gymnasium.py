@@ -13,7 +13,6 @@ import gymnasium as gym
 import jax
 import numpy as np
 
-from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Discrete, HostEnvironment, Space, Spaces
 from fedrl.core.errors import ConfigError, nearest
@@ -65,7 +64,6 @@ def gymnasium(
     infos = {key: key in how.last for key in how.parts}
     spec = _registered(id)
     if max_steps is not None:
-        check_positive(max_steps=max_steps)
         fixed["max_episode_steps"] = max_steps
     limit = spec.max_episode_steps if max_steps is None else max_steps
     if limit is None:

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Discrete, Environment, Space, Spaces, State, Timestep, draw_keys, first
 from fedrl.core.errors import ConfigError, nearest
@@ -41,7 +40,6 @@ def gymnax(id: str, max_steps: Count | None = None, options: Mapping[str, Any] |
         raise ConfigError(f"{id!r} is no environment of gymnax. {nearest(id, library.registered_envs)}")
     inner, defaults = library.make(id, **(options or {}))
     if max_steps is not None:
-        check_positive(max_steps=max_steps)
         defaults = defaults.replace(**{LIMIT: max_steps})
     spaces = Spaces(
         _space(id, inner.observation_space(defaults)),

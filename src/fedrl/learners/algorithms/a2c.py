@@ -5,7 +5,6 @@ from __future__ import annotations
 import jax
 import optax
 
-from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import AnyEnvironment
 from fedrl.core.learner import Learner
@@ -60,7 +59,6 @@ def a2c(
     Raises:
         ConfigError: `num_envs` or `num_steps` is below one.
     """
-    check_positive(num_envs=num_envs, num_steps=num_steps)
 
     def loss(policy: Policy, critic: Network, params: Params, batch: Experience) -> jax.Array:
         outputs = policy.outputs(params["actor"], batch.observation)

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import AnyEnvironment
 from fedrl.core.errors import ConfigError
@@ -64,7 +63,6 @@ def ppo(
     Raises:
         ConfigError: A count is below one, or `num_minibatches` does not divide the number of samples.
     """
-    check_positive(num_envs=num_envs, num_steps=num_steps, num_epochs=num_epochs, num_minibatches=num_minibatches)
     if num_envs * num_steps % num_minibatches:
         raise ConfigError(
             f"num_minibatches is {num_minibatches}, which does not divide the {num_envs * num_steps} samples of an "

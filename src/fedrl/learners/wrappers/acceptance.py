@@ -11,13 +11,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Experience, Learner, policy_of
 from fedrl.core.measures import Measure
-from fedrl.core.ranges import Count, Finite
+from fedrl.core.ranges import Count, NonNegative
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.rollout import Sampler, episodes
 from fedrl.learners.wrappers.inner_state import within
@@ -45,7 +44,7 @@ class GatedState(NamedTuple):
     "learner", reference="trying what was sent before using it: Zhang et al. (2021), https://arxiv.org/abs/2012.08565"
 )
 def accept_if_better(
-    learner: Learner, trials: Count = 4, horizon: Count | None = None, margin: Finite = 0.0
+    learner: Learner, trials: Count = 4, horizon: Count | None = None, margin: NonNegative = 0.0
 ) -> Learner:
     """Let an agent keep its own policy if the merged one has a lower return in the agent's environment.
 
@@ -70,9 +69,6 @@ def accept_if_better(
     """
     environment = learner.environment
     length = environment.max_steps if horizon is None else min(horizon, environment.max_steps)
-    check_positive(trials=trials, horizon=length)
-    if margin < 0.0:
-        raise ConfigError(f"margin is {margin}. An equal policy would be refused. Set it to 0 or more.")
     if isinstance(environment, HostEnvironment):
         raise ConfigError(
             f"{environment!r} is stepped on the host, and accept_if_better plays its trials inside the compiled "

@@ -15,7 +15,6 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from fedrl.core.checks import check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Space
 from fedrl.core.errors import ConfigError
@@ -42,7 +41,6 @@ def with_embedding(network: Network = mlp(), size: Count = 4) -> Network:
     Raises:
         ConfigError: The size is below one, or the observations are discrete, so that nothing can be appended to them.
     """
-    check_positive(size=size)
 
     def init(key: Key, space: Space, outputs: int, gain: float) -> Params:
         if not isinstance(space, Box):

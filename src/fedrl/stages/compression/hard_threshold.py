@@ -5,7 +5,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
 from fedrl.core.ranges import Positive
 from fedrl.core.stage import Stage
@@ -28,7 +27,6 @@ def hard_threshold(epsilon: Positive) -> Stage:
     Raises:
         ConfigError: `epsilon` is not above zero.
     """
-    check_above_zero(epsilon=epsilon)
 
     def encode(
         key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
