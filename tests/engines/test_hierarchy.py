@@ -284,12 +284,12 @@ def test_what_a_round_reports_is_the_latency_of_its_messages():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: tree([0]), r"branching\[0\] is 0"),
+        (lambda: tree([0]), "an entry of branching is 0"),
         (lambda: tree([2], periods=[1]), "There are 2 levels"),
         (lambda: tree([2, 2], periods=[1, 4, 6]), "multiple of the one before"),
         (lambda: tree([2], periods=[2, 4]), "Begin with 1"),
         (lambda: tree([2], latency_s=[1.0, 2.0, 3.0]), "one for each level"),
-        (lambda: tree([2], bytes_per_s=[0.0]), "speeds above 0"),
+        (lambda: tree([2], bytes_per_s=[0.0]), "an entry of bytes_per_s is 0.0. It needs to be a number above 0"),
         (lambda: given_tree([[0, 2, 2]]), "such that every number from 0 on occurs"),
         (lambda: given_tree([[0, 0, 1]]).parents(4), "for each of the 4 nodes"),
     ],

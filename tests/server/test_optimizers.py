@@ -82,7 +82,7 @@ def test_normalized_steps_have_their_length_for_changes_of_any_size(size):
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        (lambda: fedadam(tau=0.0), r"tau is 0\.0.*Set it above 0"),
+        (lambda: fedadam(tau=0.0), r"tau is 0\.0.*a number above 0"),
         (lambda: fedyogi(tau=0.0), r"tau is 0\.0"),
         (lambda: fedadagrad(tau=0.0), r"tau is 0\.0"),
         (lambda: fedadam(tau=1e-50), r"tau is 1e-50\..*1e-30 or more"),

@@ -45,5 +45,5 @@ def test_one_age_and_many_are_the_same(rule):
 
 @pytest.mark.parametrize("wrong", [lambda: polynomial(0.0), lambda: hinge(slope=-1.0), lambda: hinge(patience=-1.0)])
 def test_what_makes_no_weight_is_refused(wrong):
-    with pytest.raises(ConfigError, match=r"Set it"):
+    with pytest.raises(ConfigError, match=r"It needs to be"):
         wrong()

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedrl.core.checks import check_above_zero
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count, FractionAboveZero, FractionBelowOne, Positive
@@ -56,7 +55,6 @@ def fedavgm(learning_rate: Positive = 1.0, momentum: FractionBelowOne = 0.9) -> 
     Raises:
         ConfigError: An argument is out of range.
     """
-    _check_share(momentum=momentum)
     return optax.sgd(learning_rate, momentum)
 
 
@@ -151,8 +149,6 @@ def _adaptive(
     learning_rate: float, b1: float, b2: float, tau: float, grow: Callable[[jax.Array, jax.Array], jax.Array]
 ) -> optax.GradientTransformation:
     """Return Algorithm 2 of Reddi et al., whose variants differ in the update of v: `grow(v, delta^2) -> v`."""
-    check_above_zero(learning_rate=learning_rate, tau=tau)
-    _check_share(b1=b1, b2=b2)
     if tau < LEAST_TAU:
         raise ConfigError(
             f"tau is {tau}. It keeps a denominator above zero, and so small a number is lost in float32. Set it to "
@@ -187,9 +183,3 @@ def _of_length_one() -> optax.GradientTransformation:
         return jax.tree.map(lambda x: x / jnp.where(largest > 0.0, norm, 1.0), scaled), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
-
-
-def _check_share(**values: float) -> None:
-    for name, value in values.items():
-        if not 0.0 <= value < 1.0:
-            raise ConfigError(f"{name} is {value}. It is the share that a mean keeps. Set it to 0 or more, below 1.")

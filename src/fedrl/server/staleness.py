@@ -7,14 +7,12 @@ A fresh update (tau = 0) always has the factor 1, so a synchronous round is the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float32, Int
 
 from fedrl.core.component import Call, component, record
-from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import NonNegative, Positive
 
 XIE = "Xie, Koyejo & Gupta (2019), https://arxiv.org/abs/1903.03934"
@@ -77,8 +75,6 @@ def hinge(slope: Positive = 10.0, patience: NonNegative = 4.0) -> Staleness:
     >>> hinge(slope=2.0, patience=3.0).weight(np.array([0, 3, 5])).tolist()
     [1.0, 1.0, 0.20000000298023224]
     """
-    if not 0.0 <= patience < math.inf:
-        raise ConfigError(f"patience is {patience}. It is a staleness in server versions. Set it to 0 or more.")
     return Staleness(lambda tau: _rounded(1.0 / (slope * np.maximum(_age(tau) - patience, 0.0) + 1.0)))
 
 

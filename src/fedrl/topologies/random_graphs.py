@@ -46,10 +46,9 @@ def watts_strogatz(neighbours: Count = 4, rewiring: Fraction = 0.1, seed: Whole 
     Raises:
         ConfigError: An argument is out of range; when a simulation is built: it has too few agents.
     """
-    if neighbours % 2 or not 0.0 <= rewiring <= 1.0:
+    if neighbours % 2:
         raise ConfigError(
-            f"watts_strogatz got neighbours = {neighbours} and rewiring = {rewiring}. An agent has equally many "
-            "neighbours on both sides, and rewiring is a probability. Choose an even number, and one in [0, 1]."
+            f"neighbours is {neighbours}. An agent has equally many neighbours on both sides. Choose an even number."
         )
 
     def build(agents: int) -> Adjacency:
