@@ -226,13 +226,13 @@ def test_a_restart_on_the_host_begins_new_episodes():
     carts = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (4, *jnp.shape(leaf))), walk.params)
     with simulate(federation, carts, clock=clock(restart=0.4), merges=1, workers=1) as simulation:
         executor = simulation.round.__self__.executor
-        seeds, restart = [], executor.rollout.restart
+        seeds, reset = [], executor.rollout.reset
 
         def noted(given, where=None):
             seeds.append((list(given), None if where is None else np.flatnonzero(where).tolist()))
-            restart(given, where)
+            reset(given, where)
 
-        executor.rollout.restart = noted
+        executor.rollout.reset = noted
         run_state, seen = ran(simulation, 6)
         begun = [(given[at[0]], at[0]) for given, at in seeds if at is not None]
         assert 4 < len(begun) <= total(seen, "restarted")  # before anybody has learned, all begin anyway

@@ -466,7 +466,7 @@ def test_who_learned_ahead_of_time_and_is_turned_away_remembers_what_it_did_befo
     ends, early, fillers, keep = [], [], Blocks.fillers, TrainedAhead.keep
     monkeypatch.setattr(TrainedAhead, "keep", lambda self, ids, *rest: (early.extend(ids), keep(self, ids, *rest)))
     for chosen in (fillers, lambda self, agents, ids, due: ids[:0]):
-        monkeypatch.setattr(Blocks, "company", chosen)
+        monkeypatch.setattr(Blocks, "fillers", chosen)
         simulation = simulate(federation, FLEET, scheduler=plan, clock=devices, merges=1, **SMALL)
         run_state, rejected = simulation.init(SEED), 0
         for _ in range(25):

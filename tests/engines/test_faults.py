@@ -11,6 +11,7 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from fedrl.aggregators import afl, mean, median, q_ffl, weight_by_diversity
@@ -361,7 +362,7 @@ def test_a_refusal_names_the_part():
 
 
 def test_what_the_server_makes_of_good_updates_is_not_committed_unless_it_is_finite():
-    simulation = blocks(federate(BASIC, mean(), server_optimizer=adam(np.inf)))
+    simulation = blocks(federate(BASIC, mean(), server_optimizer=optax.adam(np.inf)))
     run_state = simulation.init(0)
     first_params = jax.tree.map(np.array, run_state.server.params)
     for number in range(1, 3):

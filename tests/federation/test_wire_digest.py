@@ -506,7 +506,7 @@ from fedrl.core.component import component
 from fedrl.core.stage import Stage
 from fedrl.environments import cartpole
 from fedrl.learners import adam, ppo
-from fedrl.stages import error_feedback, lazy, sign
+from fedrl.stages import error_feedback, lag, sign
 
 NAMES = frozenset({{"one", "two", "three", "four", "five"}})
 TABLE = {{"a": np.arange(3.0), "b": {{"x", "y", "z"}}}}

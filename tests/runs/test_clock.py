@@ -176,7 +176,7 @@ def test_personalised_agents_on_a_clock_are_evaluated_with_what_each_acts_with(c
     learner = "{name='interpolate', share=0.3, learner={name='q_table', num_envs=2, num_steps=8}}"
     changes = [*BUFFERED, ALONE, f"learner={learner}", "evaluation.held_out=0", "seeds=1", "rounds=3"]
     summary = run(config, tmp_path / "run", overrides=changes)
-    held = params(tmp_path / "run")
+    held = {name: value for name, value in params(tmp_path / "run").items() if not name.startswith("common/")}
     assert all(value.shape[0] == 3 for value in held.values())
     assert not all(np.array_equal(value[0], value[1]) for value in held.values())
     assert len(summary["agents"]) == 3
@@ -196,7 +196,7 @@ WRONG = [
     (["federation.clock={restart=1}"], ["[federation.clock] restart is 1.0"]),
     (["federation.delay_rounds=[1, 2]"], ["delay_rounds has 2 entries", "3 agents"]),
     (["federation.delay_rounds=1", "federation.topology=ring"], ["federation.delay_rounds is 1", "needs a server"]),
-    (["federation.clock={drop_out=1}"], ["[federation.clock] drop_out is 1.0", "no update would ever arrive"]),
+    (["federation.clock={drop_out=1}"], ["[federation.clock] drop_out is 1.0", "below 1"]),
     (
         [SLOW, "federation.schedule=fed_async", "federation.payload=gradient", f"learner={NETWORK}"],
         ["fed_async()", "gradient"],
