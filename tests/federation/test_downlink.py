@@ -162,7 +162,7 @@ def test_what_a_difference_lost_comes_with_the_next_one(stage, payload, monkeypa
     x, c = found(1)
     np.testing.assert_allclose(x, OPTIMUM, atol=1e-3)
     np.testing.assert_allclose(c, OPTIMUM, atol=1e-3)
-    monkeypatch.setattr(fedrl.federation.federation, "downlink", forgetful)
+    monkeypatch.setattr("fedrl.federation.federate.downlink", forgetful)
     assert np.abs(found(2)[0] - OPTIMUM).max() > 0.05
 
 
