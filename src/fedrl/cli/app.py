@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+TRUST = "Import the components of your own that the folder names. Someone else's folder may name any code."
+
 app = typer.Typer(
     name="fedrl",
     help="Federated deep reinforcement learning: run experiments, compare them, look at them.",
@@ -61,6 +63,7 @@ def run(
         Path | None,
         typer.Option("--resume", metavar="DIR", help="Continue an interrupted run bit for bit, instead of CONFIG."),
     ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help=TRUST)] = False,
     show: Annotated[
         list[str] | None,
         typer.Option(
@@ -79,7 +82,7 @@ def run(
     """
     from fedrl.cli.run import run_command
 
-    run_command(config, settings or [], seeds, out, resume, show or [], quiet, as_json)
+    run_command(config, settings or [], seeds, out, resume, trust, show or [], quiet, as_json)
 
 
 @app.command("sweep", no_args_is_help=True)
@@ -123,6 +126,7 @@ def sweep(
         Path | None,
         typer.Option("--resume", metavar="DIR", help="Continue an interrupted study bit for bit, instead of CONFIG."),
     ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help=TRUST)] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print study.json to stdout, and nothing else.")] = False,
 ) -> None:
@@ -134,7 +138,7 @@ def sweep(
     from fedrl.cli.sweep import sweep_command
 
     changes = ([*(grid or []), *(more or [])], settings or [], seeds)
-    sweep_command(config, *changes, target, quantity, out, resume, quiet, as_json)
+    sweep_command(config, *changes, target, quantity, out, resume, trust, quiet, as_json)
 
 
 @app.command("report", no_args_is_help=True)
@@ -187,12 +191,13 @@ def evaluate(
     ] = None,
     agent: Annotated[int, typer.Option(help="The agent in whose environment the episode is filmed.")] = 0,
     seed: Annotated[int | None, typer.Option(help="The seed whose policy is filmed; the first by default.")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help=TRUST)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the returns as JSON, and nothing else.")] = False,
 ) -> None:
     """Play greedy episodes with the trained global parameters in every agent's environment."""
     from fedrl.cli.evaluate import evaluate_command
 
-    evaluate_command(folder, episodes, render, agent, seed, as_json)
+    evaluate_command(folder, episodes, render, agent, seed, trust, as_json)
 
 
 @app.command("export", no_args_is_help=True)
@@ -213,11 +218,12 @@ def export(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="DIR/policy.py, .pt2 or .onnx by default.")
     ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help=TRUST)] = False,
 ) -> None:
     """Write the policy of a run to a file that needs no fedrl, checked against the policy on 1,000 observations."""
     from fedrl.cli.export import export_command
 
-    export_command(folder, to, seed, agent, out)
+    export_command(folder, to, seed, agent, out, trust)
 
 
 @app.command("doctor")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def evaluate_command(
-    path: Path, episodes: int | None, film: Path | None, agent: int, seed: int | None, as_json: bool
+    path: Path, episodes: int | None, film: Path | None, agent: int, seed: int | None, trust: bool, as_json: bool
 ) -> None:
     """Evaluate the final policies of each seed, print their greedy returns, and film one episode if `film` is set."""
     from fedrl.launch import configure_jax
@@ -35,7 +35,7 @@ def evaluate_command(
     from fedrl.runs.reading import trained
     from fedrl.runs.session import mean_returns
 
-    run = trained(path)
+    run = trained(path, trust)
     experiment = run.experiment
     agents = experiment.config.federation.agents
     count = experiment.config.evaluation.episodes if episodes is None else episodes

@@ -17,6 +17,7 @@ def run_command(
     seeds: int | None,
     out: Path | None,
     resume: Path | None,
+    trust: bool,
     measures: Sequence[str],
     quiet: bool,
     as_json: bool,
@@ -32,7 +33,7 @@ def run_command(
     listener = FolderListener()
     with warnings_only() if as_json and not quiet else progress(quiet=quiet, measures=measures) as show:
         if resume is not None:
-            summary = experiments.resume(resume, sinks=[listener, show])
+            summary = experiments.resume(resume, trust=trust, sinks=[listener, show])
         else:
             assert config is not None
             summary = experiments.run(config, out, overrides=overrides(settings, seeds), sinks=[listener, show])

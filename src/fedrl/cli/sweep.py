@@ -28,6 +28,7 @@ def sweep_command(
     quantity: str | None,
     out: Path | None,
     resume: Path | None,
+    trust: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -50,7 +51,7 @@ def sweep_command(
     listener = FolderListener()
     with warnings_only() if as_json and not quiet else study_progress(quiet=quiet) as show:
         if resume is not None:
-            study = resume_sweep(resume, sinks=[listener, show])
+            study = resume_sweep(resume, trust=trust, sinks=[listener, show])
         else:
             assert config is not None
             study = sweep(

@@ -13,8 +13,10 @@ from typing import Any
 from fedrl.config import Config, FederationConfig, catalogue
 from fedrl.config.checking import check_experiment
 from fedrl.config.coordination import Coordination, coordination_of, has_common_policy, resolved
+from fedrl.config.fleet_tables import fleet_settings
 from fedrl.config.methods import methods_of
 from fedrl.config.objects import Experiment
+from fedrl.config.own_environments import expanded
 from fedrl.config.parts import parts_of, tables_of
 from fedrl.core.aggregator import Aggregator
 from fedrl.core.environment import AnyEnvironment
@@ -39,8 +41,9 @@ def build(config: Config) -> Experiment:
         ConfigError: A component, a parameter or a value is wrong.
         UnsoundError: Each part is valid, their combination is not.
     """
-    chosen = config.federation
-    environment = catalogue.build("environment", config.environment, "environment")
+    chosen, settings = config.federation, fleet_settings(config.fleet)
+    config = replace(config, fleet=settings)
+    environment = catalogue.build("environment", expanded(config.environment, settings), "environment")
     learner = _learner(config, environment)
     aggregator = catalogue.build("aggregator", chosen.aggregator, "federation.aggregator")
     stages, down_stages = (
@@ -65,7 +68,7 @@ def build(config: Config) -> Experiment:
         parts=parts_of(chosen.parts),
         down_stages=tuple(down_stages),
     )
-    settings, key = config.fleet, stream_key(keys_of(config.fleet_seed), Stream.FLEET)
+    key = stream_key(keys_of(config.fleet_seed), Stream.FLEET)
     try:
         agents = fleet(environment, chosen.agents, settings, key)
         unseen = None

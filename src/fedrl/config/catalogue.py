@@ -4,7 +4,7 @@
 
 A table names a component and some of its parameters. The expected kind of component follows from the section of the
 file or from the declared type of the parameter. A string is short for a table with only a name; a list of optimisers is
-their chain.
+their chain. A name "module:function" is a component of one's own (`fedrl.config.references`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import inspect
 import pkgutil
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,11 +24,13 @@ import optax
 from fedrl.clocks.devices import Clock
 from fedrl.clocks.distributions import Distribution
 from fedrl.config.coerce import coerce
+from fedrl.config.references import given_object, plugins, referred
 from fedrl.config.synonyms import known_as
 from fedrl.core.aggregator import Aggregator
 from fedrl.core.component import CATALOGUE, Component, call_of
 from fedrl.core.environment import Environment, HostEnvironment
 from fedrl.core.errors import ConfigError, UnsoundError, nearest
+from fedrl.core.imports import is_reference, reference_to
 from fedrl.core.learner import Learner
 from fedrl.core.stage import Stage
 from fedrl.learners.parts.networks import Network
@@ -64,6 +67,10 @@ KINDS: dict[type, str] = {
     optax.GradientTransformationExtraArgs: "optimizer",
 }
 CONSTRUCTED = frozenset(KINDS.values()) | {"server_optimizer"}
+BARE = ("network", "optimizer")
+"""Kinds whose objects have a place in a configuration without a constructor call, such as those of optax."""
+TYPES = {kind: tuple(t for t, known in KINDS.items() if known == kind) for kind in KINDS.values()}
+TYPES["server_optimizer"] = TYPES["optimizer"]
 
 
 def fill() -> None:
@@ -84,11 +91,13 @@ def components(kind: str | None = None) -> list[Component]:
     True
     """
     fill()
+    plugins()
     kinds = {entry.kind for entry in CATALOGUE.values()} & CONSTRUCTED
     if kind is not None and kind not in kinds:
         raise ConfigError(f"{kind!r} is not a kind of component. {nearest(kind, kinds)}")
     wanted = kinds if kind is None else {kind}
-    return sorted((c for c in CATALOGUE.values() if c.kind in wanted), key=lambda c: (c.kind, c.name))
+    listed = (c for c in CATALOGUE.values() if c.kind in wanted and not is_reference(c.name))
+    return sorted(listed, key=lambda c: (c.kind, c.name))
 
 
 def build(kind: str, table: Any, where: str, given: Mapping[str, Any] | None = None) -> Any:
@@ -126,8 +135,10 @@ def build(kind: str, table: Any, where: str, given: Mapping[str, Any] | None = N
 def _arguments(entry: Component, table: Mapping[str, Any], where: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of the constructor: from the table, else from `given`."""
     parameters, types = entry.signature.parameters, _types(entry)
-    for key in table:
-        if key != "name" and key not in parameters:
+    rest = next((name for name, parameter in parameters.items() if parameter.kind is parameter.VAR_KEYWORD), None)
+    further = {key: value for key, value in table.items() if key != "name" and key not in parameters}
+    for key in further:
+        if rest is None:
             raise ConfigError(
                 f"{where}.{key} is {table[key]!r}, but {entry.name} has no parameter {key!r}. "
                 f"{known_as(key, parameters.keys() - given.keys())}"
@@ -140,13 +151,15 @@ def _arguments(entry: Component, table: Mapping[str, Any], where: str, given: Ma
     arguments: dict[str, Any] = {}
     for name, parameter in parameters.items():
         many = parameter.kind is parameter.VAR_POSITIONAL
-        if name in table:
+        if name == rest:
+            arguments[name] = further
+        elif name in table:
             # TOML has no positional arguments: `*stages` of a constructor is a list under its name.
             annotation = Sequence[types[name]] if many else types[name]  # type: ignore[valid-type]
             arguments[name] = coerce(table[name], annotation, f"{where}.{name}", special)
         elif required(parameter):
-            kind = _kind_of(types[name])
-            if kind is None or kind not in given:
+            kind = _kind_of(types[name]) or name  # a function of one's own may have no types
+            if kind not in given:
                 raise ConfigError(f"{where} lacks {name!r}, which {entry.name} needs. Add {where}.{name}.")
             arguments[name] = given[kind]
     return arguments
@@ -167,15 +180,19 @@ def table_of(value: Any, given: Sequence[Any] = ()) -> Table:
     """
     call = call_of(value)
     if call is None:
-        raise ConfigError(
-            f"{value!r} was not built by a component, so it can't be written to a configuration file. "
-            "Decorate its constructor with @fedrl.component."
-        )
+        kind = _kind_of(type(value))
+        if kind not in BARE:
+            raise ConfigError(
+                f"{value!r} was not built by a component, so it can't be written to a configuration file. "
+                "Decorate its constructor with @fedrl.component."
+            )
+        return {"name": given_object(kind, value).name}
     table: Table = {"name": call.component.name}
     for name, argument in call.arguments.items():
         if argument is None or (call_of(argument) is not None and argument in given):
             continue
-        table[name] = _plain(argument, given)
+        further = call.component.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+        table |= _plain(argument, given) if further else {name: _plain(argument, given)}
     return table
 
 
@@ -187,12 +204,18 @@ def _component(kind: str, value: Any, where: str, given: Mapping[str, Any]) -> A
 
 def _find(kind: str, table: Mapping[str, Any], where: str) -> Component:
     fill()
-    names = {name for known, name in CATALOGUE if known == kind}
     name = table.get("name")
+    failed = {} if (kind, name) in CATALOGUE or is_reference(name) else plugins()
+    names = {name for known, name in CATALOGUE if known == kind and not is_reference(name)}
     if name is None:
         raise ConfigError(f"{where} has no name. Add {where}.name. {nearest('', names)}")
-    if name not in names:
-        raise ConfigError(f"{where}.name is {name!r}, which is no known {kind}. {known_as(str(name), names)}")
+    if name not in names and is_reference(name):
+        return referred(kind, str(name), f"{where}.name", TYPES[kind])
+    if name not in names and (kind, name) not in CATALOGUE:
+        raise ConfigError(
+            f"{where}.name is {name!r}, which is no known {kind}. {known_as(str(name), names)}"
+            + "".join(f" {said}" for said in failed.values())
+        )
     return CATALOGUE[kind, name]
 
 
@@ -200,7 +223,7 @@ def _types(entry: Component) -> dict[str, Any]:
     """Return the declared type of each parameter; Any where it can't be resolved."""
     try:
         hints = typing.get_type_hints(entry.build)
-    except NameError:
+    except (NameError, TypeError, AttributeError):  # of a function of one's own, or of another library
         hints = {}
     return {name: hints.get(name, Any) for name in entry.signature.parameters}
 
@@ -212,7 +235,7 @@ def _kind_of(annotation: Any) -> str | None:
 
 def _plain(value: Any, given: Sequence[Any]) -> Any:
     """Return a value as plain TOML."""
-    if call_of(value) is not None:
+    if call_of(value) is not None or _kind_of(type(value)) in BARE:
         return table_of(value, given)
     if isinstance(value, Mapping):
         return {str(key): _plain(item, given) for key, item in value.items() if item is not None}
@@ -221,12 +244,13 @@ def _plain(value: Any, given: Sequence[Any]) -> Any:
         changed = {e.name: getattr(value, e.name) for e in dataclasses.fields(value)}
         chosen = {e.name: changed[e.name] for e in dataclasses.fields(value) if changed[e.name] != e.default}
         return _plain(chosen, given)
-    if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__array__"):
-        return np.asarray(value).tolist()
     if isinstance(value, tuple | list):
         return [_plain(item, given) for item in value]
-    if isinstance(value, bool | int | float | str):
-        return value
+    array = isinstance(value, np.ndarray | np.generic) or hasattr(value, "__array__")
+    if array or isinstance(value, bool | int | float | str):
+        return np.asarray(value).tolist() if array else value
+    if callable(value) or isinstance(value, Path):
+        return str(value) if isinstance(value, Path) else reference_to(value)
     raise ConfigError(f"{value!r} has no place in a configuration file. Give a name, a number or a component.")
 
 

@@ -60,13 +60,15 @@ class Config:
         learner: The learning algorithm of every agent, likewise.
         federation: Aggregation, communication and number of agents.
         fleet: How agents' environments differ: for each parameter a number, a list with one entry per agent,
-            `{range = [low, high]}`, `{uniform = [low, high]}` or `{grid = [...]}`.
+            `{range = [low, high]}`, `{uniform = [low, high]}` or `{grid = [...]}`. Or a list with a table for each
+            agent, or a CSV or TOML file: `fedrl.config.fleet_tables`.
         baselines: Methods to compare the federation with.
         evaluation: Greedy evaluation.
         rounds: Number of training rounds.
         seeds: Number of seeds (0 to seeds - 1), or the seeds themselves.
         fleet_seed: Seed of the random parameters of the fleet.
         checkpoint_s: Seconds between two checkpoints of a run; 0 writes one every round.
+        imports: Modules to import first, whose components a configuration can then name.
         tensorboard: Whether to write TensorBoard events (needs the extra `tensorboard`).
     """
 
@@ -74,13 +76,14 @@ class Config:
     environment: Table | str | Environment
     learner: Table | str | Learner
     federation: FederationConfig
-    fleet: Table = field(default_factory=dict)
+    fleet: Table | list[Table] | str = field(default_factory=dict)
     baselines: BaselinesConfig = BaselinesConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     rounds: Count = 100
     seeds: int | tuple[int, ...] = 5
     fleet_seed: Whole = 0
     checkpoint_s: NonNegative = 10.0
+    imports: tuple[str, ...] = ()
     tensorboard: bool = False
 
     def __post_init__(self) -> None:

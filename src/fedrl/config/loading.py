@@ -11,13 +11,17 @@ from typing import Any
 
 import tomli_w
 
-from fedrl.config.catalogue import KINDS, table_of
+from fedrl.config.catalogue import BARE, KINDS, TYPES, table_of
 from fedrl.config.coerce import coerce
 from fedrl.config.experiment import Config
+from fedrl.config.fleet_tables import agents_in, fleet_settings
 from fedrl.config.overrides import override
 from fedrl.config.synonyms import known_as
 from fedrl.core.component import call_of
 from fedrl.core.errors import ConfigError, nearest
+from fedrl.core.imports import imported, reference_to, search_beside
+
+BARE_TYPES = tuple(kind for name in BARE for kind in TYPES[name])
 
 
 def load(source: Path | str | Mapping[str, Any] | Config, overrides: Sequence[str] = ()) -> Config:
@@ -35,9 +39,22 @@ def load(source: Path | str | Mapping[str, Any] | Config, overrides: Sequence[st
     3
     """
     data = tables_of(source)
+    import_parts(data)
     for text in overrides:
         override(data, text)
+    import_parts(data)
     return parse(data)
+
+
+def import_parts(data: Mapping[str, Any]) -> None:
+    """Import the modules that a configuration lists under `imports`, whose components then have names.
+
+    Raises:
+        ConfigError: One does not exist, it fails, or a run folder names it that is not trusted.
+    """
+    listed = data.get("imports", ())
+    for module in listed if isinstance(listed, list | tuple) else ():  # `parse` refuses other types
+        imported(str(module), "imports")
 
 
 def tables_of(source: Path | str | Mapping[str, Any] | Config) -> dict[str, Any]:
@@ -71,15 +88,25 @@ def read(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as fault:
         raise ConfigError(f"{path} is not valid TOML: {fault}.") from None
     stem = path.stem.encode(errors="surrogateescape").decode(errors="replace")  # names of files may be any bytes
+    search_beside(path.parent)
+    if isinstance(fleet := data.get("fleet"), str) and (path.parent / fleet).exists():
+        data["fleet"] = str(path.parent / fleet)
     return {"name": stem, **data}
 
 
 def parse(data: Mapping[str, Any]) -> Config:
     """Check the keys and types of a dictionary, and return it as a `Config`.
 
+    Without `federation.agents`, there are as many agents as the fleet has values.
+
     Raises:
         ConfigError: A key is unknown or missing, or a value is of the wrong type or out of range.
     """
+    settings = fleet_settings(data.get("fleet", {}))
+    data = {**data, "fleet": settings}
+    federation, agents = data.get("federation"), agents_in(settings)
+    if isinstance(federation, Mapping) and "agents" not in federation and agents is not None:
+        data["federation"] = {**federation, "agents": agents}
     return typing.cast(Config, _section(Config, data, ""))
 
 
@@ -124,7 +151,7 @@ def _no_object(value: Any, annotation: Any, where: str) -> Any:
 
 def _tables(value: Any) -> Any:
     """Return plain TOML values: components become tables, tuples become lists, and None is left out."""
-    if call_of(value) is not None:
+    if call_of(value) is not None or isinstance(value, BARE_TYPES):
         return table_of(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _tables({entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)})
@@ -132,4 +159,6 @@ def _tables(value: Any) -> Any:
         return {str(key): _tables(item) for key, item in value.items() if item is not None}
     if isinstance(value, tuple | list):
         return [_tables(item) for item in value]
-    return value
+    if callable(value) and not isinstance(value, tuple(KINDS)):
+        return reference_to(value)
+    return str(value) if isinstance(value, Path) else value

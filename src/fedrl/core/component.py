@@ -126,6 +126,30 @@ def component(kind: str, *, reference: str = "") -> Callable[[Callable[Parameter
     return register
 
 
+def adopted(kind: str, name: str, build: Callable[..., Any], like: Callable[..., Any]) -> Component:
+    """Register a function that is not decorated as the constructor of a component.
+
+    Args:
+        kind: The kind of object that it builds.
+        name: The name in configuration files, such as "mypkg.parts:mine".
+        build: The function.
+        like: The function or class whose parameters and types it has.
+    """
+    declares = like.__init__ if inspect.isclass(like) else like
+
+    def construct(*args: Any, **kwargs: Any) -> Any:
+        bound = entry.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        check_ranges(entry.ranges, bound.arguments)
+        return _remember(build(*args, **kwargs), Call(entry, dict(bound.arguments)))
+
+    functools.update_wrapper(construct, declares)
+    construct.__signature__ = inspect.signature(like)  # type: ignore[attr-defined]  # of a class without `self`
+    construct.__name__ = name.rpartition(":")[2].partition("#")[0].replace(".", "_")
+    entry = CATALOGUE[kind, name] = Component(kind, name, construct, "")
+    return entry
+
+
 def checked(function: Callable[Parameters, T]) -> Callable[Parameters, T]:
     """Check types and ranges of the arguments of a function, as `component` does for constructors."""
     signature = inspect.signature(function)

@@ -171,6 +171,7 @@ class HostEnvironment:
         bounds: The range of each parameter that a fleet may set; none for one that may be any finite number.
         gymnasium_spaces: Its observation and action spaces as Gymnasium has them, with the bounds of each entry and the
             data type; None for an environment that is not of Gymnasium.
+        choices: The parameters that are numbers of values which are none, such as strings: a fleet lists the values.
         call: The constructor call that made the environment.
     """
 
@@ -181,6 +182,7 @@ class HostEnvironment:
     measures: Measures = field(default_factory=dict)
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
     gymnasium_spaces: tuple[Any, Any] | None = None
+    choices: tuple[str, ...] = ()
     call: Call | None = None
 
 

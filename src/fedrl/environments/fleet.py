@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.component import checked
-from fedrl.core.environment import AnyEnvironment, Environment, Variants
+from fedrl.core.environment import AnyEnvironment, Environment, HostEnvironment, Variants
 from fedrl.core.errors import ConfigError, nearest
 from fedrl.core.ranges import Count, check_ranges
 from fedrl.core.types import Key, PyTree
+from fedrl.environments.choices import numbers_of
 from fedrl.environments.settings import Setting, between_ends, grid_of, kind_of, values_of
 
 # Folded into the key of held-out draws, so that they differ from the fleet's even with its key.
@@ -38,7 +39,8 @@ def fleet(
     Args:
         environment: Environment whose `params` are the defaults.
         agents: Number of agents, the leading axis of every leaf of the result.
-        settings: Settings by name: a number, a list, or a table with `range`, `uniform`, `normal` or `grid`.
+        settings: Settings by name: a number, a list, or a table with `range`, `uniform`, `normal` or `grid`; for a
+            parameter of a Gymnasium environment that is no number, one value or a list.
         key: Key of random draws; not needed if there are none.
 
     Returns:
@@ -58,9 +60,11 @@ def fleet(
     for name in chosen:
         if name not in defaults:
             raise ConfigError(f"{name!r} is no parameter of {environment!r}. {nearest(name, defaults)}")
+    choices = environment.choices if isinstance(environment, HostEnvironment) else ()
+    values = {name: numbers_of(name, chosen.pop(name), agents) for name in choices if name in chosen}
     # Grids are resolved together, since an agent gets one combination of all of them.
     gridded = {name: setting for name, setting in chosen.items() if kind_of(name, setting) == "grid"}
-    values = grid_of(gridded, agents, defaults)
+    values |= grid_of(gridded, agents, defaults)
     for name, setting in chosen.items():
         if name not in gridded:
             values[name] = values_of(name, setting, agents, defaults[name], key)
@@ -92,6 +96,12 @@ def held_out(environment: AnyEnvironment, count: int, settings: Mapping[str, Set
     >>> bool((lengths > 0.4).all() and (lengths < 0.8).all())
     True
     """
+    choices = environment.choices if isinstance(environment, HostEnvironment) else ()
+    for name in set(choices) & set(settings or {}):
+        raise ConfigError(
+            f"{name} is {(settings or {})[name]!r}. Held-out environments are drawn between the ends of a setting, and "
+            "values that are no numbers have none. Set evaluation.held_out = 0, or give other settings to fleet()."
+        )
     wider = {name: between_ends(name, setting) for name, setting in (settings or {}).items()}
     return fleet(environment, count, wider, jax.random.fold_in(key, HELD_OUT))
 

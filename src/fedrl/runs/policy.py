@@ -20,13 +20,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedrl.config import load as load_config
-from fedrl.config.build import build
 from fedrl.config.coordination import shapes_of
 from fedrl.config.loading import read
 from fedrl.config.objects import Experiment
 from fedrl.core.checks import check_positive
 from fedrl.core.errors import ConfigError, FedrlError, RunError
+from fedrl.core.imports import imported, importing
 from fedrl.core.keys import Stream, keys_of, stream_key
 from fedrl.core.learner import Learner
 from fedrl.core.types import Key, Params
@@ -34,6 +33,7 @@ from fedrl.records import checkpoint, folder
 from fedrl.runs.export import Exported, Reference, export_policy
 from fedrl.runs.policy_evaluation import PolicyEvaluation, of_run, outside
 from fedrl.runs.policy_file import COMMON, PolicyFacts, PolicyFile, digest_of, facts_of, learner_of
+from fedrl.runs.reading import experiment_of
 from fedrl.runs.spaces import GymSpace, GymSpaces, actions_of, batched
 
 
@@ -50,6 +50,7 @@ class TrainedPolicy:
         learner: The learner whose `act` chooses actions.
         params: The acting parameters.
         folder: The run folder, if it is known.
+        trust: Whether the environment of the run may be one that its configuration names, outside fedrl.
     """
 
     observation_space: GymSpace
@@ -60,6 +61,7 @@ class TrainedPolicy:
     learner: Learner = field(repr=False)
     params: Params = field(repr=False)
     folder: Path | None = field(repr=False, default=None)
+    trust: bool = field(repr=False, default=False)
 
     def predict(self, observation: Any, deterministic: bool = True, seed: int | None = None) -> Any:
         """Return the action for one observation, or the actions for a batch, in the form of Gymnasium.
@@ -148,16 +150,20 @@ class TrainedPolicy:
                 f"{path} is not the configuration of these parameters: it was changed, or can't be read. "
                 "Restore it, or give an environment."
             )
-        return build(load_config(path))
+        return experiment_of(path, self.trust)
 
 
-def load(path: Path | str, *, seed: int | None = None, agent: int | None = None) -> TrainedPolicy:
+def load(path: Path | str, *, seed: int | None = None, agent: int | None = None, trust: bool = False) -> TrainedPolicy:
     """Load the policy of a run after its last round.
+
+    Without `trust`, nothing that the file or its folder names is imported or called, so someone else's folder runs no
+    code. Components that this process has imported, or that are plugins of installed packages, are known all the same.
 
     Args:
         path: The run folder, or its params.safetensors, which may be copied to another folder.
         seed: The seed of the run; by default the first one with a completed round.
         agent: The agent, if each has its own policy; by default the server's policy, if there is one.
+        trust: Whether to import the components of one's own that the file names, and those of its folder.
 
     Raises:
         ConfigError: The seed or agent does not exist, or each agent has its own policy and none is chosen.
@@ -170,7 +176,8 @@ def load(path: Path | str, *, seed: int | None = None, agent: int | None = None)
     config = found / folder.CONFIG
     if place is None and config.is_file():
         home = found if told is None or _is_of(config, told) else None
-    facts, learner = _built(file, told, home)
+    with importing(trust):
+        facts, learner = _built(file, told, home, trust)
     chosen = _seed(file, seed)
     prefix, row = _whose(file, facts, chosen, agent)
     params = checkpoint.unnamed(file.arrays(f"{prefix}/", row), prefix, shapes_of(learner, acting=True))
@@ -179,7 +186,7 @@ def load(path: Path | str, *, seed: int | None = None, agent: int | None = None)
             f"The parameters of seed {chosen} in {file.path} are not finite, so nothing can act with them. Choose "
             "another seed, or make the run again."
         )
-    return TrainedPolicy(*facts.spaces, chosen, agent, facts, learner, jax.device_put(params, _cpu()), home)
+    return TrainedPolicy(*facts.spaces, chosen, agent, facts, learner, jax.device_put(params, _cpu()), home, trust)
 
 
 def _opened(path: Path) -> PolicyFile:
@@ -192,7 +199,7 @@ def _opened(path: Path) -> PolicyFile:
         ) from None
 
 
-def _built(file: PolicyFile, told: PolicyFacts | None, home: Path | None) -> tuple[PolicyFacts, Learner]:
+def _built(file: PolicyFile, told: PolicyFacts | None, home: Path | None, trust: bool) -> tuple[PolicyFacts, Learner]:
     """Return metadata and learner: from the file, else from the configuration beside it."""
     if told is None and home is None:
         raise RunError(
@@ -201,12 +208,15 @@ def _built(file: PolicyFile, told: PolicyFacts | None, home: Path | None) -> tup
         )
     if told is not None:
         try:
+            for module in told.imports if trust else ():
+                imported(module, "imports")
             return told, learner_of(told)
         except FedrlError as fault:
-            unknown = type(fault)(
-                f"{file.path}: {fault} A component of your own is known once the module that defines it is imported, "
-                "and nothing that a file names is imported."
+            cure = (
+                " A component of your own is known once the module that defines it is imported. Import it first, or "
+                "add trust=True (--trust) if you trust the file: nothing that a file names is imported without."
             )
+            unknown = type(fault)(f"{file.path}: {fault}{'' if trust or '--trust' in str(fault) else cure}")
             if home is None:
                 raise unknown from None
         except Exception as fault:  # a learner of one's own that needs more of its environment than the spaces
@@ -215,7 +225,7 @@ def _built(file: PolicyFile, told: PolicyFacts | None, home: Path | None) -> tup
                     f"{file.path}: its learner needs its environment ({fault}). Load the run folder instead."
                 ) from fault
     assert home is not None
-    experiment = build(load_config(home / folder.CONFIG))
+    experiment = experiment_of(home / folder.CONFIG, trust)
     return told or facts_of(experiment), experiment.learner
 
 

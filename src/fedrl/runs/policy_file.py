@@ -24,6 +24,7 @@ from fedrl.config import catalogue
 from fedrl.config.coordination import all_act_alike
 from fedrl.config.loading import as_dict
 from fedrl.config.objects import Experiment
+from fedrl.core.component import CATALOGUE
 from fedrl.core.environment import Environment, draw_nothing, first
 from fedrl.core.errors import RunError
 from fedrl.core.learner import Learner
@@ -48,6 +49,7 @@ class PolicyFacts(NamedTuple):
         max_steps: The largest number of steps of an episode.
         version: The version of fedrl that wrote the file.
         config_sha256: The digest of the part of the configuration on which training depends.
+        imports: Modules that define components of the learner.
     """
 
     spaces: GymSpaces
@@ -57,6 +59,7 @@ class PolicyFacts(NamedTuple):
     max_steps: int
     version: str = __version__
     config_sha256: str = ""
+    imports: Sequence[str] = ()
 
 
 def facts_of(experiment: Experiment) -> PolicyFacts:
@@ -71,6 +74,7 @@ def facts_of(experiment: Experiment) -> PolicyFacts:
         experiment.environment.max_steps,
         __version__,
         digest_of(as_dict(experiment.config)),
+        list(experiment.config.imports),
     )
 
 
@@ -140,7 +144,8 @@ class PolicyFile:
             )
         with self._reading():
             spaces = GymSpaces(space_of(told["observation"]), space_of(told["action"]))
-            return PolicyFacts(spaces, *(told[name] for name in PolicyFacts._fields[1:]))
+            rest = {"imports": [], **told}
+            return PolicyFacts(spaces, *(rest[name] for name in PolicyFacts._fields[1:]))
 
     def _reading(self) -> Any:
         return reading(self.path, "Copy it anew, or make the run again.")
@@ -155,6 +160,8 @@ class _Unknown(NamedTuple):
 
 def learner_of(facts: PolicyFacts) -> Learner:
     """Build the acting learner in an environment that has only spaces; none is opened.
+
+    An optimiser of one's own is not needed to act, so an unknown one is left out.
 
     Raises:
         ConfigError: Its table has an unknown name or key.
@@ -172,6 +179,25 @@ def learner_of(facts: PolicyFacts) -> Learner:
         )
 
     environment = Environment(_Unknown(), spaces, draw_nothing, draw_nothing, reset, step, facts.max_steps)
-    built = catalogue.build("learner", facts.learner, "learner", {"environment": environment})
+    catalogue.fill()
+    table = _without_unknown_optimizers(facts.learner)
+    built = catalogue.build("learner", table, "learner", {"environment": environment})
     assert isinstance(built, Learner)
     return replace(built)  # without its call, by which learners in environments of other spaces would be equal
+
+
+def _without_unknown_optimizers(table: Any) -> Any:
+    if isinstance(table, list):
+        return [_without_unknown_optimizers(entry) for entry in table]
+    if not isinstance(table, Mapping):
+        return table
+    kept = {key: value for key, value in table.items() if key != "optimizer" or _is_known_optimizer(value)}
+    return {key: _without_unknown_optimizers(value) for key, value in kept.items()}
+
+
+def _is_known_optimizer(table: Any) -> bool:
+    if isinstance(table, list):
+        return all(map(_is_known_optimizer, table))
+    if not isinstance(table, Mapping):
+        return ("optimizer", table) in CATALOGUE
+    return ("optimizer", table.get("name")) in CATALOGUE and _is_known_optimizer(table.get("optimizers", []))

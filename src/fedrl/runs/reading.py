@@ -12,8 +12,19 @@ from fedrl.config.build import build
 from fedrl.config.coordination import all_act_alike, shapes_of
 from fedrl.config.objects import Experiment
 from fedrl.core.errors import RunError
+from fedrl.core.imports import importing
 from fedrl.core.types import Params
 from fedrl.records import checkpoint, folder
+
+
+def experiment_of(config: Path, trust: bool = False) -> Experiment:
+    """Build the experiment of the configuration in a run folder; without trust, nothing that it names is imported.
+
+    Raises:
+        ConfigError: The configuration is wrong, or names code outside fedrl and is not trusted.
+    """
+    with importing(trust):
+        return build(load(config))
 
 
 @dataclass(frozen=True)
@@ -31,14 +42,19 @@ class Trained:
     stacked: bool = False
 
 
-def trained(path: Path) -> Trained:
+def trained(path: Path, trust: bool = False) -> Trained:
     """Return the experiment and the parameters of a run folder.
+
+    Args:
+        path: The run folder.
+        trust: Whether to import what its configuration names.
 
     Raises:
         RunError: It is no run folder, it has no parameters, or they do not fit the experiment.
+        ConfigError: Its configuration names code outside fedrl, and it is not trusted.
     """
     place = folder.open_folder(path)
-    experiment = build(load(place.path / folder.CONFIG))
+    experiment = experiment_of(place.path / folder.CONFIG, trust)
     arrays = place.params()
     stacked = not all_act_alike(experiment.learner, experiment.coordination)
     like = shapes_of(experiment.learner, acting=True)

@@ -33,6 +33,7 @@ from fedrl.records.folder import RunFolder
 from fedrl.runs.interruption import Signalled, interruptible
 from fedrl.runs.policy_file import COMMON, facts_of, metadata_of
 from fedrl.runs.post_training import AVERAGE_ONCE, FINE_TUNED, MIXTURE, averaged, fine_tuned, mixed
+from fedrl.runs.reading import experiment_of
 from fedrl.runs.seed_result import SeedResult
 from fedrl.runs.session import Session, Timing, reason_of
 from fedrl.runs.simulations import in_one_program, in_one_simulation
@@ -78,7 +79,9 @@ def run(
         return _conduct(experiment, place, sinks, started, stop)
 
 
-def resume(path: Path | str, *, sinks: Sequence[Sink] = (), stop: threading.Event | None = None) -> Summary:
+def resume(
+    path: Path | str, *, sinks: Sequence[Sink] = (), stop: threading.Event | None = None, trust: bool = False
+) -> Summary:
     """Continue the run in a folder from its last checkpoints, bit-identical to an uninterrupted run.
 
     The state of an environment outside compiled programs can't be saved: such a run continues from the same round with
@@ -88,17 +91,19 @@ def resume(path: Path | str, *, sinks: Sequence[Sink] = (), stop: threading.Even
         path: The run folder.
         sinks: Functions that are called with each event of the run.
         stop: An event that ends the run early when it is set, as Ctrl-C does.
+        trust: Whether to import components of one's own that the folder names; someone else's folder may name any.
 
     Returns:
         The content of `summary.json`.
 
     Raises:
+        ConfigError: The configuration names code outside fedrl, and the folder is not trusted.
         RunError: The folder contains no run or one of another version, is damaged, or another process writes to it.
     """
     configure_jax()
     started = time.perf_counter()
     with folder.reopen_folder(Path(path)) as place:
-        experiment = build(load(place.path / folder.CONFIG))
+        experiment = experiment_of(place.path / folder.CONFIG, trust)
         if place.complete:
             raise RunError(f"The run in {path} is complete. There is nothing to resume.")
         rounds = {

@@ -207,7 +207,9 @@ def _settings(experiment: Experiment) -> list[dict[str, Any]]:
     agents = experiment.config.federation.agents
     columns: dict[str, list[Any]] = {}
     for name, setting in experiment.config.fleet.items():
-        if hasattr(experiment.fleet, name):
+        if name in getattr(experiment.environment, "choices", ()):
+            columns[name] = list(setting) if isinstance(setting, list | tuple) else [setting] * agents
+        elif hasattr(experiment.fleet, name):
             columns[name] = np.asarray(getattr(experiment.fleet, name)).tolist()
         elif not isinstance(
             setting, Mapping

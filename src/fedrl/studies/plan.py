@@ -17,6 +17,7 @@ from fedrl.config import Config, parse, tables_of
 from fedrl.config.build import build
 from fedrl.config.coerce import coerce
 from fedrl.config.coordination import measure_names
+from fedrl.config.loading import import_parts
 from fedrl.config.overrides import assign, override
 from fedrl.core.errors import ConfigError, UnsoundError, nearest
 from fedrl.core.measures import chosen
@@ -138,6 +139,7 @@ def running_order(plan: StudyPlan) -> list[StudySetting]:
         ConfigError: A setting is wrong, or lacks the measure that the study compares; the message names the setting.
         UnsoundError: The parts of a setting can't be combined.
     """
+    import_parts(plan.base)
     groups: dict[Any, list[StudySetting]] = {}
     for setting in plan.settings:
         try:

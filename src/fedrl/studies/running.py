@@ -16,6 +16,7 @@ from typing import Any
 
 from fedrl.config import Config
 from fedrl.core.errors import FedrlError, RunError
+from fedrl.core.imports import allowed, importing
 from fedrl.launch import configure_jax
 from fedrl.records import SettingStart, Sink, StudyEnd
 from fedrl.records.folder import CONFIG
@@ -70,7 +71,7 @@ def sweep(
         return _conduct(place, order, sinks)
 
 
-def resume_sweep(path: Path | str, *, sinks: Sequence[Sink] = ()) -> Study:
+def resume_sweep(path: Path | str, *, sinks: Sequence[Sink] = (), trust: bool = False) -> Study:
     """Continue the study in a folder: finished settings are kept, interrupted ones are resumed bit-identically.
 
     A setting that failed is run again.
@@ -78,15 +79,17 @@ def resume_sweep(path: Path | str, *, sinks: Sequence[Sink] = ()) -> Study:
     Args:
         path: The study folder.
         sinks: Functions that are called with each event of each run.
+        trust: Whether to import components of one's own that the folder names; someone else's folder may name any.
 
     Returns:
         The content of `study.json`.
 
     Raises:
+        ConfigError: The folder names code outside fedrl, and it is not trusted.
         RunError: The folder contains no study or a complete one, is damaged, or another process writes to it.
     """
     configure_jax()
-    with folder.reopen_folder(Path(path)) as place:
+    with importing(trust), folder.reopen_folder(Path(path)) as place:
         # From the run folders, not from `study.json`, which a crash may have left behind them.
         if study_in(place)["complete"]:
             raise RunError(f"The study in {path} is complete. There is nothing to resume.")
@@ -131,7 +134,7 @@ def _run(place: StudyFolder, setting: StudySetting, sinks: Sequence[Sink], stop:
     path = place.path / setting.folder
     try:
         if (path / CONFIG).exists():
-            resume(path, sinks=sinks, stop=stop)
+            resume(path, sinks=sinks, stop=stop, trust=allowed())
         else:
             run(place.plan.config(setting), path, sinks=sinks, stop=stop)
     except Exception as fault:  # one setting must not end the study

@@ -3,49 +3,53 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
 import gymnasium as gym
 import jax
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 from fedrl.core.component import component
 from fedrl.core.environment import Box, Discrete, HostEnvironment, Space, Spaces
-from fedrl.core.errors import ConfigError, nearest
+from fedrl.core.errors import ConfigError, FedrlError, nearest
 from fedrl.core.host import Instances
+from fedrl.core.imports import imported, is_reference, named, own_traceback, reference_to
 from fedrl.core.measures import Measure, counting
-from fedrl.core.ranges import Count, Finite
+from fedrl.core.ranges import Count
 from fedrl.core.types import PyTree
 from fedrl.environments.adapters.settings import check_names, settings_record
 from fedrl.environments.adapters.shard import constructor_of, open_environment
 from fedrl.environments.adapters.vector import open_instances
+from fedrl.environments.choices import is_choice, numbered, valued
 
 
 @component("environment", reference="Towers et al. (2024), https://arxiv.org/abs/2407.17032")
 def gymnasium(
-    id: str,
+    id: str | Callable[..., Any],
     max_steps: Count | None = None,
-    settings: Mapping[str, Finite] | None = None,
+    settings: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     measures: Mapping[str, Measure] | None = None,
 ) -> HostEnvironment:
-    """Build a registered environment of Gymnasium from its id ("module:Id-v0" imports the module first).
+    """Build an environment of Gymnasium: a registered one, or a class or function of your own that returns one.
 
     Observations: Box, as float32 of the same shape; Discrete, counted from 0; any other space that Gymnasium can
     flatten, as one vector. Actions: Discrete, or Box; continuous actions are clipped to the Box, not rescaled. A step
-    that both terminates and truncates counts as a termination. A number in `settings` may differ between agents.
+    that both terminates and truncates counts as a termination. What is in `settings` may differ between agents.
 
     Args:
-        id: Id of the environment, such as "LunarLander-v3".
-        max_steps: Time limit; the registered one by default.
+        id: Id of the environment, such as "LunarLander-v3"; "module:Id-v0" imports the module that registers it. Or a
+            class or function that returns an environment, or its reference "module:name".
+        max_steps: Time limit; the registered one by default, or that of the environment's own `TimeLimit`.
         settings: Names and defaults of the environment's parameters. A name is a keyword argument of the environment's
-            constructor or, failing that, an attribute, set after construction. Quantities that the constructor derives
-            from an attribute keep their old value: if you vary `length` in CartPole, also vary `polemass_length`, its
-            product with `masspole`.
+            constructor, with a number, a string, a boolean, a list or a table, or an attribute with a number, set after
+            construction. Quantities that the constructor derives from an attribute keep their old value: if you vary
+            `length` in CartPole, also vary `polemass_length`, its product with `masspole`. Numbers are float32, and
+            int32 if the default is an integer.
         options: More keyword arguments of the constructor, the same for every agent.
         measures: Measures besides the return. A measure reads the number in `info` under its own name or, if it has
             parts, under theirs. A value per episode is summed over its steps; one with `take = "last"` is that of the
@@ -53,7 +57,8 @@ def gymnasium(
             error that lists the existing keys.
 
     Raises:
-        ConfigError: There is no such environment or parameter, or a space is not supported.
+        ConfigError: There is no such environment or parameter, its module or its constructor fails, or a space is not
+            supported.
 
     >>> env = gymnasium("CartPole-v1", settings={"gravity": 9.8})
     >>> env.spaces.action, env.max_steps, float(env.params.gravity).__round__(1)
@@ -62,24 +67,29 @@ def gymnasium(
     defaults, fixed, measured = dict(settings or {}), dict(options or {}), dict(measures or {})
     how = counting(measured)
     infos = {key: key in how.last for key in how.parts}
-    spec = _registered(id)
+    spec = specification(id)
+    id = spec.id
     if max_steps is not None:
         fixed["max_episode_steps"] = max_steps
-    limit = spec.max_episode_steps if max_steps is None else max_steps
-    if limit is None:
-        raise ConfigError(f"{id} has no registered time limit. Episodes have to end. Set max_steps.")
     check_names(defaults)
-    arguments = _arguments(id, spec) & set(defaults)
+    arguments = _arguments(id, spec) & set(defaults) if not _takes_any(spec) else set(defaults)
     # Opened once at construction, for its spaces and so that wrong arguments fail early.
     example = _opened(id, spec, fixed | {name: defaults[name] for name in arguments})
+    limit = (spec.max_episode_steps or _own_limit(example)) if max_steps is None else max_steps
+    if limit is None:
+        raise ConfigError(f"{id} has no time limit. Episodes have to end. Set max_steps.")
     spaces = _spaces(id, example)
     _check_settings(id, spec, example, defaults, fixed)
     example.close()
+    choices = tuple(name for name, value in defaults.items() if is_choice(value))
 
     def open(params: PyTree, workers: int | None = None) -> Instances:
         columns = {name: np.asarray(column).tolist() for name, column in params._asdict().items() if name in defaults}
         rows = [
-            {name: _like(defaults[name], column[i]) for name, column in columns.items()}
+            {
+                name: valued(column[i]) if name in choices else _like(defaults[name], column[i])
+                for name, column in columns.items()
+            }
             for i in range(len(jax.tree.leaves(params)[0]))
         ]
         given = [
@@ -91,24 +101,60 @@ def gymnasium(
         ]
         return open_instances(spec, given, workers, infos)
 
-    params = settings_record({name: np.float32(value) for name, value in defaults.items()})
+    params = settings_record({name: _leaf(name, value) for name, value in defaults.items()})
     exact = (example.observation_space, example.action_space)
-    return HostEnvironment(params, spaces, int(limit), open, measured, gymnasium_spaces=exact)
+    return HostEnvironment(params, spaces, int(limit), open, measured, gymnasium_spaces=exact, choices=choices)
 
 
-def _registered(id: str) -> Any:
+def specification(id: str | Callable[..., Any]) -> Any:
+    """Return Gymnasium's specification of a registered environment, or of a class or function of one's own.
+
+    Raises:
+        ConfigError: There is no such environment, or its module fails.
+    """
+    if not isinstance(id, str):
+        reference = reference_to(id)
+        return EnvSpec(reference, id if "#" in reference else reference)
     module, _, name = id.rpartition(":")
+    here = "#" in name  # an object of this process, which no module has
     try:
-        if module:
-            importlib.import_module(module)
+        if module and not here:
+            imported(module, "id")
         return gym.spec(name)
-    except (gym.error.Error, ModuleNotFoundError) as error:
+    except gym.error.Error as error:
+        if is_reference(id) and (here or name.partition(".")[0].isidentifier()):
+            # Gymnasium finds an object by the name of its module, for which it knows no dots.
+            build = named(id, "id")
+            return EnvSpec(id, build if here or "." in name else id)
         close = difflib.get_close_matches(id, gym.registry, n=1, cutoff=0.3)
         guess = f"Did you mean {close[0]!r}? " if close else ""
         raise ConfigError(
             f"{id!r} is no registered environment of Gymnasium ({error}). {guess}"
-            "gymnasium.pprint_registry() lists them all; 'module:Id-v0' imports a module that registers more."
+            "gymnasium.pprint_registry() lists them all; 'module:Id-v0' imports a module that registers more, and "
+            "'module:name' is a class or function that returns an environment."
         ) from None
+
+
+def _own_limit(environment: gym.Env) -> int | None:
+    """Return the time limit that an environment has from a wrapper of its own."""
+    while isinstance(environment, gym.Wrapper):
+        if isinstance(environment, gym.wrappers.TimeLimit):
+            return int(environment._max_episode_steps)
+        environment = environment.env
+    return None
+
+
+def _leaf(name: str, value: Any) -> Any:
+    """Return the number of a setting in a fleet."""
+    if is_choice(value):
+        return np.int32(numbered(name, value))
+    if not np.isfinite(value):
+        raise ConfigError(f"settings.{name} is {value}. It needs to be a finite number. Choose one in this range.")
+    if not isinstance(value, int):
+        return np.float32(value)
+    if abs(value) >= 2**31:
+        raise ConfigError(f"settings.{name} is {value}, beyond 32 bits. Give it as a string.")
+    return np.int32(value)
 
 
 def _opened(id: str, spec: Any, arguments: Mapping[str, Any]) -> gym.Env:
@@ -119,6 +165,10 @@ def _opened(id: str, spec: Any, arguments: Mapping[str, Any]) -> gym.Env:
             f"{id} refuses its options {dict(arguments)}: {error}. Its constructor has other arguments. "
             f"Use these: {', '.join(sorted(_arguments(id, spec))) or 'none'}."
         ) from error
+    except (FedrlError, gym.error.Error):
+        raise
+    except Exception as error:
+        raise ConfigError(f"{id} can't be opened with {dict(arguments)}.\n{own_traceback(error)}") from error
 
 
 def _arguments(id: str, spec: Any) -> set[str]:
@@ -133,26 +183,35 @@ def _arguments(id: str, spec: Any) -> set[str]:
     return set(inspect.signature(creator).parameters) - {"self", "args", "kwargs", "render_mode"}
 
 
+def _takes_any(spec: Any) -> bool:
+    """Return whether a constructor of one's own has a parameter **kwargs."""
+    if not is_reference(spec.id):  # those of Gymnasium pass it on to others
+        return False
+    parameters = inspect.signature(constructor_of(spec)).parameters.values()
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+
 def _check_settings(
     id: str, spec: Any, example: gym.Env, defaults: Mapping[str, Any], fixed: Mapping[str, Any]
 ) -> None:
     own = {name: value for name, value in vars(example.unwrapped).items() if isinstance(value, Real)}
-    allowed = {name for name in own if not name.startswith("_")} | _arguments(id, spec)
+    arguments = _arguments(id, spec)
+    allowed = {name for name in own if not name.startswith("_")} | arguments
     for name, value in defaults.items():
-        if name not in allowed:
-            raise ConfigError(f"{id} has no numeric parameter {name!r}. {nearest(name, allowed)}")
         if name in fixed:
             raise ConfigError(f"{name!r} is both a setting and an option of {id}. It can only be one. Leave one out.")
-        if not isinstance(value, Real):
-            raise ConfigError(f"{name} is {value!r}. A setting of {id} is a number. Put it into the options.")
+        if name not in allowed:
+            raise ConfigError(
+                f"{id} has no parameter {name!r}, and no attribute with a number. {nearest(name, allowed)}"
+            )
+        if is_choice(value) and name not in arguments:
+            raise ConfigError(f"{name} is {value!r}. It is an attribute of {id}, which can be set to a number only.")
 
 
 def _like(default: Any, value: float) -> Any:
-    """Return a number of the default's type; the default itself if both are the same in float32."""
+    """Return the default if the value is the same in float32."""
     # Fleets are float32: without this, a default such as 9.8 would reach the environment as 9.800000190734863.
-    if np.float32(default) == np.float32(value):
-        return default
-    return type(default)(round(value)) if isinstance(default, int) else value
+    return default if np.float32(default) == np.float32(value) else value
 
 
 def _spaces(id: str, environment: gym.Env) -> Spaces:
