@@ -226,6 +226,22 @@ def export(
     export_command(folder, to, seed, agent, out, trust)
 
 
+@app.command("check-env", no_args_is_help=True)
+def check_env(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="module:name of a class or function, or an id of Gymnasium.")
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An argument of it, or max_steps; may be repeated."),
+    ] = None,
+) -> None:
+    """Check that an environment of Gymnasium keeps its contract: spaces, values, seeds, ends, copies, speed."""
+    from fedrl.cli.check_env import check_env_command
+
+    check_env_command(name, settings or [])
+
+
 @app.command("doctor")
 def doctor() -> None:
     """Show versions, devices, flags and extras, and train for a few seconds to test the installation."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
@@ -113,8 +114,7 @@ def specification(id: str | Callable[..., Any]) -> Any:
         ConfigError: There is no such environment, or its module fails.
     """
     if not isinstance(id, str):
-        reference = reference_to(id)
-        return EnvSpec(reference, id if "#" in reference else reference)
+        id = reference_to(id)
     module, _, name = id.rpartition(":")
     here = "#" in name  # an object of this process, which no module has
     try:
@@ -125,7 +125,7 @@ def specification(id: str | Callable[..., Any]) -> Any:
         if is_reference(id) and (here or name.partition(".")[0].isidentifier()):
             # Gymnasium finds an object by the name of its module, for which it knows no dots.
             build = named(id, "id")
-            return EnvSpec(id, build if here or "." in name else id)
+            return EnvSpec(re.sub(r"[^\w:.-]", "-", id), build if here or "." in name else id)
         close = difflib.get_close_matches(id, gym.registry, n=1, cutoff=0.3)
         guess = f"Did you mean {close[0]!r}? " if close else ""
         raise ConfigError(
