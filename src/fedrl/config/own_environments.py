@@ -22,6 +22,7 @@ from fedrl.core.environment import Environment, HostEnvironment
 from fedrl.core.errors import ConfigError, FedrlError, nearest
 from fedrl.core.imports import is_reference, named, own_traceback
 from fedrl.environments.choices import is_choice
+from fedrl.environments.settings import kind_of
 
 WHERE = "environment"
 GIVEN = ("id", "settings", "options")
@@ -92,9 +93,8 @@ def _default(name: str, setting: Any, own: Mapping[str, Any], parameters: Mappin
         values.insert(0, own[name])
     elif isinstance(setting, Mapping):
         declared = parameters[name].default if name in parameters else inspect.Parameter.empty
-        word = next(iter(setting), "")
-        # Without a known word, `fleet` says what is wrong with the table.
-        values = [TABLES[word](setting[word]) if word in TABLES else 0.0]
+        word = kind_of(f"fleet.{name}", setting)
+        values = [TABLES[word](setting[word])]
         if declared is not inspect.Parameter.empty and not is_choice(declared):
             values.insert(0, declared)
     if not values:
