@@ -20,7 +20,7 @@ from fedrl.config import Config, FederationConfig, dump, load
 from fedrl.config.build import build
 from fedrl.config.loading import as_dict, parse
 from fedrl.core.component import call_of
-from fedrl.core.errors import ConfigError
+from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.imports import importing, named, reference_to
 from fedrl.environments import cartpole
 from fedrl.learners import a2c
@@ -261,6 +261,16 @@ def test_held_out_environments_of_texts_are_refused(own: str) -> None:
     environment = {"name": f"mysite{own}:Building", "max_steps": 5, "capacity": 1.0}
     with pytest.raises(ConfigError, match="values that are no numbers have none"):
         build(load(tables(environment=environment, fleet={"data": ["a.csv", "b.csv"]}, evaluation={"held_out": 2})))
+
+
+def test_texts_are_not_reported_as_numbers(own: str) -> None:
+    environment = {"name": f"mysite{own}:Building", "max_steps": 5, "capacity": 1.0}
+    rule = {"name": "weight_by_environment", "names": ["data"]}
+    given = tables(
+        environment=environment, fleet={"data": ["a.csv", "b.csv"]}, federation={"agents": 2, "aggregator": rule}
+    )
+    with pytest.raises(UnsoundError, match="values of the parameter are no numbers"):
+        build(load(given))
 
 
 def _tables_of(text: str) -> dict[str, Any]:

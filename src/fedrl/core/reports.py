@@ -45,12 +45,15 @@ def check_requested(names: Sequence[str]) -> None:
             check_one_of(name, REPORTABLE, "reports")
 
 
-def requested_settings(names: Sequence[str], env_params: PyTree) -> dict[str, jax.Array]:
+def requested_settings(
+    names: Sequence[str], env_params: PyTree, choices: Sequence[str] = ()
+) -> dict[str, jax.Array]:
     """Return the requested parameters of an agent's environment: float32 scalars, keyed by their requested names.
 
     Args:
         names: The names of all requested reports, of any kind.
         env_params: The parameters of the environment.
+        choices: Those of its parameters whose values are no numbers.
 
     Raises:
         ConfigError: The environment has no such parameter.
@@ -65,6 +68,11 @@ def requested_settings(names: Sequence[str], env_params: PyTree) -> dict[str, ja
             raise ConfigError(
                 f"The report {SETTING + name!r} is requested, and the environment has no parameter {name!r}. "
                 f"{nearest(name, known)}"
+            )
+        if name in choices:
+            raise UnsoundError(
+                f"The report {SETTING + name!r} is requested, and the values of the parameter are no numbers. A report "
+                "is a single number. Request another parameter."
             )
         if jnp.shape(known[name]):
             raise UnsoundError(

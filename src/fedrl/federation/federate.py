@@ -96,7 +96,7 @@ def federate(
     check_words(stages, summation)
     for rule in rules:
         check_private(learner, rule, stages, payload, asked, summation)
-    requested_settings(asked, learner.environment.params)
+    requested_settings(asked, learner.environment.params, getattr(learner.environment, "choices", ()))
     check_claims(learner, rules, stages, summation)
     in_periods = any(group.every > 1 for group in groups)
     pipe = periodic(groups, stages, summation) if in_periods else pipeline(stages)
