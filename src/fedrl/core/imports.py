@@ -155,11 +155,16 @@ def remembered(value: object, name: str) -> str:
 
 
 def is_reference(name: object) -> bool:
-    """Return whether a text has the form "module:name"."""
+    """Return whether a text has the form "module:name".
+
+    >>> is_reference("mysite:make_env"), is_reference("mysite:Walk-v0"), is_reference("ppo")
+    (True, False, False)
+    """
     if not isinstance(name, str):
         return False
-    module, colon, rest = name.partition(":")
-    return bool(colon and rest) and all(part.isidentifier() for part in module.split("."))
+    module, _, rest = name.partition(":")
+    parts = [*module.split("."), *([] if "#" in rest else rest.split("."))]
+    return all(part.isidentifier() for part in parts)
 
 
 def own_traceback(fault: BaseException) -> str:

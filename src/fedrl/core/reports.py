@@ -45,9 +45,7 @@ def check_requested(names: Sequence[str]) -> None:
             check_one_of(name, REPORTABLE, "reports")
 
 
-def requested_settings(
-    names: Sequence[str], env_params: PyTree, choices: Sequence[str] = ()
-) -> dict[str, jax.Array]:
+def requested_settings(names: Sequence[str], env_params: PyTree, choices: Sequence[str] = ()) -> dict[str, jax.Array]:
     """Return the requested parameters of an agent's environment: float32 scalars, keyed by their requested names.
 
     Args:

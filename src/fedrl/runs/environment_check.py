@@ -19,7 +19,7 @@ from fedrl.config import catalogue
 from fedrl.config.own_environments import expanded
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError, FedrlError
-from fedrl.core.imports import own_traceback
+from fedrl.core.imports import is_reference, own_traceback
 from fedrl.environments.adapters.gymnasium import specification
 from fedrl.environments.adapters.shard import open_environment
 
@@ -59,10 +59,10 @@ def check_environment(name: str, settings: Mapping[str, Any] | None = None) -> I
     Raises:
         ConfigError: The environment can't be opened, or is none of Gymnasium.
     """
-    arguments, opened = _opened(name, dict(settings or {}))
+    id, arguments, opened = _opened(name, dict(settings or {}))
 
     def make() -> gym.Env:
-        return open_environment(specification(opened.call.arguments["id"]), arguments, {})
+        return open_environment(specification(id), arguments, {})
 
     limit, spaces = opened.max_steps, opened.gymnasium_spaces
     assert spaces is not None
@@ -95,21 +95,19 @@ class _FailedError(Exception):
     """A check failed; the message is the sentence for the user."""
 
 
-def _opened(name: str, settings: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """Return the arguments of the constructor, and the environment as fedrl has it."""
-    table = {"name": name, **settings} if ":" in name else {"name": "gymnasium", "id": name}
-    if ":" not in name:
+def _opened(name: str, settings: dict[str, Any]) -> tuple[str, dict[str, Any], HostEnvironment]:
+    """Return the id, the arguments of the constructor, and the environment as fedrl has it."""
+    own = is_reference(name)
+    table = {"name": name, **settings} if own else {"name": "gymnasium", "id": name}
+    if not own:
         limit = settings.pop("max_steps", None)
         table |= {"options": settings} | ({} if limit is None else {"max_steps": limit})
-    opened = catalogue.build("environment", expanded(table, {}), "environment")
+    table = expanded(table, {})
+    opened = catalogue.build("environment", table, "environment")
     if not isinstance(opened, HostEnvironment) or opened.gymnasium_spaces is None:
         raise ConfigError(f"{name} is no environment of Gymnasium, and fedrl check-env checks those only.")
-    call = opened.call
-    assert call is not None
-    given = {**(call.arguments["settings"] or {}), **(call.arguments["options"] or {})}
-    if call.arguments["max_steps"] is not None:
-        given["max_episode_steps"] = call.arguments["max_steps"]
-    return given, opened
+    limit = {"max_episode_steps": table["max_steps"]} if "max_steps" in table else {}
+    return str(table["id"]), {**table.get("settings", {}), **table.get("options", {}), **limit}, opened
 
 
 def _steps(make: Callable[[], gym.Env], limit: int) -> str:

@@ -122,7 +122,7 @@ def specification(id: str | Callable[..., Any]) -> Any:
             imported(module, "id")
         return gym.spec(name)
     except gym.error.Error as error:
-        if is_reference(id) and (here or name.partition(".")[0].isidentifier()):
+        if is_reference(id):
             # Gymnasium finds an object by the name of its module, for which it knows no dots.
             build = named(id, "id")
             return EnvSpec(re.sub(r"[^\w:.-]", "-", id), build if here or "." in name else id)
@@ -185,7 +185,7 @@ def _arguments(id: str, spec: Any) -> set[str]:
 
 def _takes_any(spec: Any) -> bool:
     """Return whether a constructor of one's own has a parameter **kwargs."""
-    if not is_reference(spec.id):  # those of Gymnasium pass it on to others
+    if ":" not in spec.id:  # those of Gymnasium pass it on to others
         return False
     parameters = inspect.signature(constructor_of(spec)).parameters.values()
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
