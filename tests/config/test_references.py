@@ -247,7 +247,7 @@ capacity = [3, 4.5, 2, 8, 5.5]
             {"data": "a.csv", "capacity": [1, 2, 3]},
             "shape",
         ),
-        ({"name": "mysite{}:Building", "max_steps": 5, "capacity": 1.0}, {"data": {"x": 1}}, "names a distribution"),
+        ({"name": "mysite{}:Building", "max_steps": 5, "capacity": 1.0}, {"data": {"x": [1, 2]}}, "names a distribution"),
         ({"name": "myparts{}:text", "environment": 1}, {}, "returned an object of the type str"),
     ],
 )

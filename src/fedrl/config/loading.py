@@ -11,7 +11,7 @@ from typing import Any
 
 import tomli_w
 
-from fedrl.config.catalogue import BARE, KINDS, TYPES, table_of
+from fedrl.config.catalogue import KINDS, table_of
 from fedrl.config.coerce import coerce
 from fedrl.config.experiment import Config
 from fedrl.config.fleet_tables import agents_in, fleet_settings
@@ -20,8 +20,6 @@ from fedrl.config.synonyms import known_as
 from fedrl.core.component import call_of
 from fedrl.core.errors import ConfigError, nearest
 from fedrl.core.imports import imported, reference_to, search_beside
-
-BARE_TYPES = tuple(kind for name in BARE for kind in TYPES[name])
 
 
 def load(source: Path | str | Mapping[str, Any] | Config, overrides: Sequence[str] = ()) -> Config:
@@ -151,7 +149,7 @@ def _no_object(value: Any, annotation: Any, where: str) -> Any:
 
 def _tables(value: Any) -> Any:
     """Return plain TOML values: components become tables, tuples become lists, and None is left out."""
-    if call_of(value) is not None or isinstance(value, BARE_TYPES):
+    if call_of(value) is not None or isinstance(value, tuple(KINDS)):
         return table_of(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _tables({entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)})
@@ -159,6 +157,6 @@ def _tables(value: Any) -> Any:
         return {str(key): _tables(item) for key, item in value.items() if item is not None}
     if isinstance(value, tuple | list):
         return [_tables(item) for item in value]
-    if callable(value) and not isinstance(value, tuple(KINDS)):
+    if callable(value):
         return reference_to(value)
     return str(value) if isinstance(value, Path) else value
