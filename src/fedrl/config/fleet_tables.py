@@ -81,7 +81,7 @@ def _typed(cells: list[str]) -> list[Any]:
     """Return a column as whole numbers, numbers, booleans or, if not all cells are of one of these kinds, as text."""
     for convert in (int, float, {"true": True, "false": False}.__getitem__):
         try:
-            return [convert(cell) for cell in cells]  # type: ignore[operator]
+            return [convert(cell) for cell in cells]
         except (ValueError, KeyError):
             continue
     return list(cells)

@@ -26,7 +26,12 @@ from fedrl.environments.settings import kind_of
 
 WHERE = "environment"
 GIVEN = ("id", "settings", "options")
-TABLES = {"range": min, "uniform": min, "normal": lambda pair: pair[0], "grid": lambda values: values[0]}
+TABLES: dict[str, Callable[[Any], Any]] = {
+    "range": min,
+    "uniform": min,
+    "normal": lambda pair: pair[0],
+    "grid": lambda values: values[0],
+}
 """Which number of a table of the fleet serves as a default."""
 
 

@@ -150,7 +150,7 @@ def _values(make: Callable[[], gym.Env], limit: int) -> str:
                 f"Observation {i} is {_short(seen)}, which is not in {space}. Widen the space, or clip it."
             )
     for i, reward in enumerate(played.rewards):
-        if isinstance(reward, bool) or not np.isscalar(reward) or not np.isfinite(float(reward)):
+        if isinstance(reward, bool) or not np.isscalar(reward) or not np.isfinite(np.asarray(reward, np.float64)):
             raise _FailedError(f"The reward of step {i + 1} is {_short(reward)}. It needs to be one finite number.")
     for i, pair in enumerate(played.ends):
         for word, value in zip(("terminated", "truncated"), pair, strict=True):
@@ -205,7 +205,7 @@ def _workers(opened: HostEnvironment) -> str:
         seen += [np.array(instances.step(each).observation) for each in actions]
         instances.close()
         found.append(np.stack(seen))
-    if not np.array_equal(*found, equal_nan=True):
+    if not np.array_equal(found[0], found[1], equal_nan=True):
         raise _FailedError(
             "Two copies behave differently in worker processes. Derive all random numbers from the seed."
         )
@@ -233,12 +233,12 @@ def _stepping(environment: gym.Env, seed: int, steps: int) -> Iterator[tuple[Any
     """Play one episode of random actions, a step at a time; first yield what `reset` returned."""
     actions = copy.deepcopy(environment.action_space)  # copies of an environment may share one space
     actions.seed(seed)
-    opening = environment.reset(seed=seed)
+    opening: Any = environment.reset(seed=seed)
     if not isinstance(opening, tuple) or len(opening) != 2:
         raise _FailedError(f"reset returned {_short(opening)}. It needs to return two values: observation, info.")
     yield opening[0], None, False, False
     for i in range(steps):
-        result = environment.step(actions.sample())
+        result: Any = environment.step(actions.sample())
         if not isinstance(result, tuple) or len(result) != 5:
             count = len(result) if isinstance(result, tuple) else 1
             raise _FailedError(

@@ -206,7 +206,9 @@ def _settings(experiment: Experiment) -> list[dict[str, Any]]:
     """Return the parameters of each agent's environment that the fleet sets."""
     agents = experiment.config.federation.agents
     columns: dict[str, list[Any]] = {}
-    for name, setting in experiment.config.fleet.items():
+    given = experiment.config.fleet
+    assert isinstance(given, Mapping)  # `build` has turned the other forms into this one
+    for name, setting in given.items():
         if name in getattr(experiment.environment, "choices", ()):
             columns[name] = list(setting) if isinstance(setting, list | tuple) else [setting] * agents
         elif hasattr(experiment.fleet, name):

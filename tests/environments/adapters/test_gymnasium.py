@@ -140,10 +140,10 @@ def test_two_environments_with_the_same_settings_have_equal_pytrees():
     ("arguments", "words"),
     [
         ({"id": "CartPol-v1"}, "Did you mean 'CartPole-v1'?"),
-        ({"id": "no_such_module:X-v0"}, "no registered environment"),
+        ({"id": "no_such_module:X-v0"}, "there is no module 'no_such_module'"),
         ({"id": "CartPole-v1", "settings": {"lenght": 1.0}}, "Did you mean 'length'?"),
         ({"id": "CartPole-v1", "settings": {"_x": 1.0}}, "can't be a setting"),
-        ({"id": "CartPole-v1", "settings": {"kinematics_integrator": 1.0}}, "no numeric parameter"),
+        ({"id": "CartPole-v1", "settings": {"kinematics_integrator": 1.0}}, "and no attribute with a number"),
         ({"id": "CartPole-v1", "max_steps": 0}, "max_steps is 0"),
         ({"id": "Pendulum-v1", "options": {"gravity": 1.0}}, "Use these: g."),
         ({"id": "Pendulum-v1", "options": {"g": 1.0}, "settings": {"g": 1.0}}, "both a setting and an option"),

@@ -69,18 +69,18 @@ def gymnasium(
     how = counting(measured)
     infos = {key: key in how.last for key in how.parts}
     spec = specification(id)
-    id = spec.id
+    title: str = spec.id
     if max_steps is not None:
         fixed["max_episode_steps"] = max_steps
     check_names(defaults)
-    arguments = _arguments(id, spec) & set(defaults) if not _takes_any(spec) else set(defaults)
+    arguments = _arguments(title, spec) & set(defaults) if not _takes_any(spec) else set(defaults)
     # Opened once at construction, for its spaces and so that wrong arguments fail early.
-    example = _opened(id, spec, fixed | {name: defaults[name] for name in arguments})
+    example = _opened(title, spec, fixed | {name: defaults[name] for name in arguments})
     limit = (spec.max_episode_steps or _own_limit(example)) if max_steps is None else max_steps
     if limit is None:
-        raise ConfigError(f"{id} has no time limit. Episodes have to end. Set max_steps.")
-    spaces = _spaces(id, example)
-    _check_settings(id, spec, example, defaults, fixed)
+        raise ConfigError(f"{title} has no time limit. Episodes have to end. Set max_steps.")
+    spaces = _spaces(title, example)
+    _check_settings(title, spec, example, defaults, fixed)
     example.close()
     choices = tuple(name for name, value in defaults.items() if is_choice(value))
 
