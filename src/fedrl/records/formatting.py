@@ -6,6 +6,8 @@ import math
 from typing import Any
 
 NOTHING = "\N{EN DASH}"
+LONGEST_S = 3_600_000
+"""Durations from here on, 1,000 hours, are shown without minutes."""
 
 
 def number(value: Any) -> float:
@@ -53,12 +55,14 @@ def size(value: Any) -> str:
 def duration(value: Any) -> str:
     """Return seconds as milliseconds, seconds, minutes or hours.
 
-    >>> duration(0.01234), duration(4.21), duration(75.2), duration(7321)
-    ('12 ms', '4.2 s', '1 min 15 s', '2 h 02 min')
+    >>> duration(0.01234), duration(-4.21), duration(75.2), duration(7321), duration(3.6e21)
+    ('12 ms', '-4.2 s', '1 min 15 s', '2 h 02 min', '1e+18 h')
     """
     x = number(value)
     if not math.isfinite(x):
         return NOTHING
+    if x < 0:
+        return f"-{duration(-x)}"
     # The thresholds are where the rounded text would read "1000 ms" or "60.0 s".
     if x < 0.9995:
         return f"{1000 * x:.0f} ms"
@@ -67,7 +71,8 @@ def duration(value: Any) -> str:
     seconds = round(x)
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    # A year in hours and minutes would be read digit by digit, and a measure may have any number of seconds.
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min" if seconds < LONGEST_S else f"{short(x / 3600)} h"
 
 
 def with_unit(value: Any, unit: str) -> str:
