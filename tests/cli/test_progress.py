@@ -154,7 +154,7 @@ def test_picture_shows_every_method_where_it_stands(folder: Path) -> None:
     assert f"return {tally.curve('federated')[-1]:.4g}" in lines[1]
     assert lines[2].split()[0] == "independent"
     assert "3.69 MB up, 3.69 MB down" in lines[3]
-    narrow = text_of(view(tally, 80), 80)
+    narrow = text_of(view(tally), 80)
     assert "…" not in narrow
     assert "seed 1, round 5/20" in narrow
 

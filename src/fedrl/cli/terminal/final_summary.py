@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fedrl.cli.terminal.fitting import (
+    Column,
+    ColumnTable,
+    FirstFitting,
+    fewer_columns,
+    in_parts,
+    path_line,
+    printable,
+    swapped,
+)
 from fedrl.records import AgentResult, End, MeasureResult, Range, Summary
 from fedrl.records.formatting import NOTHING, duration, ends, number, short, with_unit
 from fedrl.records.notices import notices_of
@@ -23,8 +33,9 @@ MOST_AGENTS = 20
 def final_summary(event: End) -> RenderableType:
     """Return the tables of agents and measures, warnings, the run's cost, and the paths of run folder and report."""
     summary = event["summary"]
+    where = "report.html" if event["report"] else "summary.json"
     parts: list[RenderableType] = [
-        agents_table(summary) if summary["agents"] else Text("  Interrupted before a seed had a result.")
+        agents_table(summary, where) if summary["agents"] else Text("  Interrupted before a seed had a result.")
     ]
     if summary.get("measures"):
         parts.append(measures_table(summary["measures"]))
@@ -35,82 +46,118 @@ def final_summary(event: End) -> RenderableType:
         parts.append(Text(f"  ! {warning['message']}", style="bold red"))
         parts += [Text(f"    {cure}", style="red") for cure in warning["remedies"]]
     for note in summary.get("notes", []):
-        parts.append(_plain(f"  ! {note}"))
+        parts.append(printable(f"  ! {note}"))
     notices = notices_of(summary)
     if notices:
         lines = Table.grid(padding=(0, 1))
         lines.add_column(no_wrap=True)
         lines.add_column()
         for notice in notices:
-            lines.add_row(Text("  !", style="bold yellow"), _plain(notice))
+            lines.add_row(Text("  !", style="bold yellow"), printable(notice))
         parts += [lines, Text()]
     parts.append(Text(f"  {_costs(summary)}", style="dim"))
-    parts.append(_path("run folder", event["folder"]))
+    parts.append(path_line("run folder", event["folder"]))
     if event["report"]:
-        parts.append(_path("report", event["report"]))
+        parts.append(path_line("report", event["report"]))
     return Group(*parts)
 
 
-def agents_table(summary: Summary) -> Table:
+def agents_table(summary: Summary, where: str) -> RenderableType:
     """Return the table of greedy returns: a row for each agent, a column for each method, and a last row for all.
 
     The best return of a row is bold and starred. An exclamation mark precedes agents that federation hurts, whose
     updates were rejected, or that are left out. Where methods have different agents, a row shows their numbers.
+
+    Args:
+        summary: The results of at least one agent.
+        where: The file that has the columns for which there is no room.
     """
-    agents = summary["agents"]
-    columns: dict[str, Mapping[int, float]] = {"federated": _by_agent(agents)}
+    agents = summary["agents"][:MOST_AGENTS]
+    returns: dict[str, Mapping[int, float]] = {"federated": _by_agent(summary["agents"])}
     ranges: dict[str, Range] = {"federated": summary["final_return"]}
     for method, found in summary["baselines"].items():
-        columns[method] = _by_agent(summary.get("baseline_agents", {}).get(method, []))
+        returns[method] = _by_agent(summary.get("baseline_agents", {}).get(method, []))
         ranges[method] = found
-    settings = {agent["id"]: agent.get("env_params", {}) for agent in agents}
+    ids = [agent["id"] for agent in agents]
     marked = {agent["id"] for warning in summary.get("warnings", []) for agent in warning["agents"]} | troubled(summary)
-    own, _ = varying(settings)
-    table = Table(
-        box=SIMPLE_HEAD, pad_edge=False, title=_plain(f"{summary['name']}: greedy returns"), title_justify="left"
-    )
-    table.add_column("agent", justify="right", no_wrap=True)
-    for name in own:
-        width = max(len(word) for word in name.split("_"))
-        table.add_column(_plain(name.replace("_", " ")), justify="right", style="dim", min_width=width)
-    for method in columns:
-        width = max(len(word) for word in readable(method).split())  # where it is narrow, intervals take two lines
-        table.add_column(_plain(readable(method)), justify="right", min_width=width)
-    for agent in agents[:MOST_AGENTS]:
+    best = {
+        k: max((x[k] for x in returns.values() if math.isfinite(x.get(k, math.nan))), default=math.nan) for k in ids
+    }
+    cells = {
         # An agent that a method leaves out has no return there, and can't be the best.
-        values = [found.get(agent["id"], math.nan) for found in columns.values()]
-        best = max((value for value in values if math.isfinite(value)), default=math.nan)
-        cells = [_return(value, len(values) > 1 and value == best) for value in values]
-        name = f"! {agent['id']}" if agent["id"] in marked else str(agent["id"])
-        table.add_row(name, *(_plain(_setting(settings[agent["id"]].get(name))) for name in own), *cells)
-    table.add_section()
-    blanks = [""] * len(own)
-    table.add_row("all", *blanks, *(Text(short(found["mean"]), style="bold") for found in ranges.values()))
+        method: [_cell(short(found.get(k)), len(returns) > 1 and found.get(k, math.nan) == best[k]) for k in ids]
+        for method, found in returns.items()
+    }
+    last = {"all": [Text(short(found["mean"]), style="bold") for found in ranges.values()]}
     # Means over different agents must not be compared unnoticed.
-    counts = [sum(map(math.isfinite, found.values())) for found in columns.values()]
-    if set(counts) != {len(agents)}:
-        table.add_row("of", *blanks, *(f"{many:,}" for many in counts), style="dim")
-    if len(summary["seeds"]) > 1:
-        spread = [ends(found["low"], found["high"]) for found in ranges.values()]
-        table.add_row("95 %", *blanks, *spread, style="dim")
-    return table
+    counts = [sum(map(math.isfinite, found.values())) for found in returns.values()]
+    if set(counts) != {len(summary["agents"])}:
+        last["of"] = [Text(f"{many:,}", style="dim") for many in counts]
+    names = [f"! {k}" if k in marked else str(k) for k in ids]
+    settings = _settings({agent["id"]: agent.get("env_params", {}) for agent in summary["agents"]}, ids)
+
+    def columns(between: str) -> list[Column]:
+        """The columns, with these characters between the ends of intervals."""
+        rows = last
+        if len(summary["seeds"]) > 1:
+            spread = [ends(found["low"], found["high"]).replace(" to ", between) for found in ranges.values()]
+            rows = last | {"95 %": [Text(each, style="dim") for each in spread]}
+        below = [Text()] * len(rows)
+        return [
+            Column("agent", [Text(name) for name in (*names, *rows)]),
+            *(replace(setting, cells=[*setting.cells, *below]) for setting in settings),
+            *(
+                Column(readable(method), [*cells[method], *(row[i] for row in rows.values())])
+                for i, method in enumerate(returns)
+            ),
+        ]
+
+    wide, narrow, section = columns(" to "), columns(" to\n"), len(ids)
+    forms = [
+        ColumnTable(wide, section),
+        *fewer_columns(narrow, section, where),
+        swapped(wide),
+        *in_parts(narrow, section, where),
+    ]
+    starred = any(cell.plain.startswith("*") for column in cells.values() for cell in column)
+    return _under(f"{summary['name']}: greedy returns", forms, "* the best of the methods for this agent" * starred)
 
 
-def measures_table(measures: Mapping[str, MeasureResult]) -> Table:
+def measures_table(measures: Mapping[str, MeasureResult]) -> RenderableType:
     """Return the table of measures: a row each, a column for each method; the best is bold and starred, if defined."""
     methods = list(dict.fromkeys(method for measure in measures.values() for method in measure["methods"]))
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=Text("measures"), title_justify="left")
-    table.add_column("", no_wrap=True)
-    for method in methods:
-        table.add_column(_plain(readable(method)), justify="right")
-    for name, measure in measures.items():
+    rows, starred = [], False
+    for measure in measures.values():
         found = [measure["methods"].get(method) for method in methods]
         values = [math.nan if each is None else number(each["mean"]) for each in found]
         best = best_of(values, measure["better"])
-        cells = [with_unit(value, measure["unit"]) for value in values]
-        marked = [Text(f"* {cell}", style="bold green") if i == best else Text(cell) for i, cell in enumerate(cells)]
-        table.add_row(_plain(readable(name)), *marked)
-    return table
+        starred = starred or best is not None
+        rows.append([_cell(with_unit(value, measure["unit"]), i == best) for i, value in enumerate(values)])
+    columns = [
+        Column("", [printable(readable(name)) for name in measures], wraps=True, justify="left"),
+        *(Column(readable(method), [row[i] for row in rows]) for i, method in enumerate(methods)),
+    ]
+    forms = [ColumnTable(columns), swapped(columns), *in_parts(columns, None, "")]
+    return _under("measures", forms, "* the best of the methods in this measure" * starred)
+
+
+def _under(title: str, forms: Sequence[RenderableType], note: str) -> RenderableType:
+    """Return a table under its title, and a line about its asterisks, if it has any."""
+    lines = [Text(note, style="dim")] if note else []
+    return Group(printable(title, "italic"), FirstFitting(forms), *lines, Text())
+
+
+def _cell(text: str, best: bool) -> Text:
+    return Text(f"* {text}", style="bold green") if best else Text(text)
+
+
+def _settings(settings: Mapping[int, Mapping[str, Any]], ids: Sequence[int]) -> list[Column]:
+    """Return the columns of the environment parameters in which agents differ."""
+    own, _ = varying(settings)
+    return [
+        Column(readable(name), [printable(_setting(settings[k].get(name))) for k in ids], True, True, style="dim")
+        for name in own
+    ]
 
 
 def _by_agent(agents: list[AgentResult]) -> dict[int, float]:
@@ -122,10 +169,6 @@ def _setting(value: Any) -> str:
     return short(value, 3) if isinstance(value, float) else shown(value)
 
 
-def _return(value: float, best: bool) -> Text:
-    return Text(f"* {short(value)}", style="bold green") if best else Text(short(value))
-
-
 def _costs(summary: Summary) -> str:
     compiled = duration(summary["compile_s"])
     parts = [f"{short(summary['environment_steps'])} environment steps in {duration(summary['wall_s'])}"]
@@ -135,14 +178,5 @@ def _costs(summary: Summary) -> str:
         seen = summary["virtual_time"]
         parts.append(f"{duration(seen['time_s'])} on the virtual clock")
         wrong = {"hung": "jobs hung", "restarted": "restarts", "duplicates": "duplicates", "malformed": "unreadable"}
-        parts += [f"{short(seen[name])} {readable}" for name, readable in wrong.items() if name in seen]  # type: ignore[literal-required]
+        parts += [f"{short(seen[name])} {what}" for name, what in wrong.items() if name in seen]  # type: ignore[literal-required]
     return ", ".join(parts)
-
-
-def _path(what: str, path: str) -> Text:
-    return Text.assemble((f"  {what:<12}", "dim"), _plain(path), no_wrap=True, overflow="ignore")
-
-
-def _plain(text: str) -> Text:
-    """Return text from a configuration without markup and control characters."""
-    return Text("".join(c if c.isprintable() else "?" for c in text))

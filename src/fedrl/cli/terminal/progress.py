@@ -10,25 +10,23 @@ import io
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from fedrl.cli.terminal.final_summary import final_summary
+from fedrl.cli.terminal.fitting import Column, ColumnTable, FirstFitting, name_values, printable, write
 from fedrl.cli.terminal.run_progress import RunProgress, sparkline
 from fedrl.records import Compile, End, Event, RejectedEvent, RoundRecord, Sink, Start
 from fedrl.records.formatting import NOTHING, count, duration, short, size, with_unit
 from fedrl.records.notices import named
 from fedrl.report.tables import readable
 
-WIDE, BAR, SPARK = 104, 20, 24
-NARROW_BAR, NARROW_SPARK = 8, 14
 EVERY_S = 5.0
 
 
@@ -79,8 +77,7 @@ def plain(
 
     def say(text: str) -> None:
         # Names come from a configuration file, and control characters in them could rewrite the terminal.
-        clean = "".join(c if c.isprintable() else "?" for c in text)
-        console.print(Text(_encodable(clean, console)), soft_wrap=True, no_wrap=True)
+        console.print(Text(_encodable(printable(text).plain, console)), soft_wrap=True, no_wrap=True)
 
     def sink(event: Event) -> None:
         nonlocal said
@@ -100,7 +97,7 @@ def plain(
             # The summary has colours and boxes: render it without colours, then clean and encode each line.
             bare = Console(file=io.StringIO(), width=console.width, color_system=None)
             with bare.capture() as capture:
-                bare.print(final_summary(cast(End, event)))
+                bare.print(final_summary(cast(End, event)), crop=False)
             for line in capture.get().splitlines():
                 say(line.rstrip())
         elif state:
@@ -126,7 +123,7 @@ def live(console: Console, clock: Callable[[], float] = time.monotonic, measures
 
     def picture() -> RenderableType:
         with lock:
-            return view(state[0], console.width) if state else Text("")
+            return view(state[0]) if state else Text("")
 
     # Transient: the final summary takes the place of the live display.
     display = Live(console=console, get_renderable=picture, refresh_per_second=6, transient=True)
@@ -135,10 +132,11 @@ def live(console: Console, clock: Callable[[], float] = time.monotonic, measures
         kind = event.get("event")
         if kind == "end":
             display.stop()
-            console.print(final_summary(cast(End, event)))
+            # Uncropped: a path that is longer than the terminal is wide is wrapped by the terminal.
+            console.print(final_summary(cast(End, event)), crop=False)
             return
         if kind == "rejected":
-            console.print(Text(warning(cast(RejectedEvent, event)), style="yellow"), soft_wrap=True)
+            write(console, Text(warning(cast(RejectedEvent, event)), style="yellow"))
             return
         with lock:
             if kind == "start":
@@ -160,8 +158,7 @@ def warning(event: RejectedEvent) -> str:
     """Return the warning about agents whose updates were rejected twice in a row."""
     where = f"{readable(event['method'])}, seed {event['seed']}, round {event['round']}"
     who = "" if event["method"] == "centralised" else f"{named(event['agents'])} "
-    text = f"warning: {where}: {who}rejected twice in a row: {event['reason']}"
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return printable(f"warning: {where}: {who}rejected twice in a row: {event['reason']}").plain
 
 
 @contextmanager
@@ -176,27 +173,49 @@ def warnings_only(console: Console | None = None) -> Iterator[Sink]:
     yield sink
 
 
-def view(run_progress: RunProgress, width: int = WIDE) -> RenderableType:
-    """Return the live display: a row for each method, and a line with speed and costs. It fits in 80 columns."""
-    bar, spark = (BAR, SPARK) if width >= WIDE else (NARROW_BAR, NARROW_SPARK)
+def view(run_progress: RunProgress) -> RenderableType:
+    """Return the live display: a row for each method, and a line with speed and costs.
+
+    Where it is narrow, sparklines are left out, the round of the current method moves to the last line, and in the end
+    bars are left out and returns stand below long names.
+    """
     curves = {method: run_progress.curve(method) for method in run_progress.methods}
+    wide = [_view(run_progress, curves, bar, spark) for bar, spark in ((20, 24), (8, 14), (8, 0))]
+    return FirstFitting([*wide, *(_view(run_progress, curves, bar, 0, placed=False) for bar in (8, 0))])
+
+
+def _view(
+    run_progress: RunProgress, curves: Mapping[str, Sequence[float]], bar: int, spark: int, placed: bool = True
+) -> RenderableType:
+    """Return one form of the live display.
+
+    Args:
+        run_progress: The state of the run.
+        curves: The training returns of each method.
+        bar: Width of the bars; 0 for a list of names and returns.
+        spark: Width of the sparklines; 0 for none.
+        placed: Whether the round stands beside its method instead of on the last line.
+    """
     # All methods share one scale, so that their sparklines can be compared.
-    known = [value for curve in curves.values() for value in curve]
+    known = [value for curve in curves.values() for value in curve] if spark else []
     low, high = min(known, default=0.0), max(known, default=1.0)
-    rows = Table.grid(padding=(0, 2))
-    for _ in range(5):
-        rows.add_column(no_wrap=True)
+    names, bars, sparks, returns, places = [], [], [], [], []
+    where = ""
     for method, curve in curves.items():
         share = run_progress.share(method)
         current = method == run_progress.method and share < 1.0
-        rows.add_row(
-            Text(readable(method), style="bold" if current else "" if share else "dim"),
-            ProgressBar(total=1.0, completed=share, width=bar, complete_style="cyan"),
-            Text(sparkline(curve, spark, low, high).ljust(spark), style="cyan"),
-            Text(f"return {short(curve[-1])}" if curve else "", style="bold" if current else ""),
-            Text(_where(run_progress) if current else "", style="dim"),
-        )
-    return Group(Text(_headline(run_progress.start), style="dim"), rows, Text(_pace(run_progress), style="dim"))
+        where = _where(run_progress) if current else where
+        names.append(Text(readable(method), style="bold" if current else "" if share else "dim"))
+        bars.append(ProgressBar(total=1.0, completed=share, width=bar, complete_style="cyan"))
+        sparks.append(Text(sparkline(curve, spark, low, high).ljust(spark) if spark else "", style="cyan"))
+        returns.append(Text(f"return {short(curve[-1])}" if curve else "", style="bold" if current else ""))
+        places.append(Text(_where(run_progress) if current else "", style="dim"))
+    rows: RenderableType = name_values([(name.plain, value) for name, value in zip(names, returns, strict=True)])
+    if bar:
+        shown: list[Sequence[RenderableType]] = [names, bars, *[sparks] * (spark > 0), returns, *[places] * placed]
+        rows = ColumnTable([Column("", cells, justify="left") for cells in shown], titled=False)
+    last = _pace(run_progress) if placed or not where else f"{where}, {_pace(run_progress)}"
+    return Group(Text(_headline(run_progress.start), style="dim"), rows, Text(last, style="dim"))
 
 
 def _where(run_progress: RunProgress) -> str:
@@ -212,7 +231,7 @@ def _where(run_progress: RunProgress) -> str:
 def _headline(start: Start) -> str:
     seeds = len(start["seeds"])
     sizes = ((start["agents"], "agent"), (seeds, "seed"), (start["rounds"], "round"))
-    name = "".join(c if c.isprintable() else "?" for c in start["name"])
+    name = printable(start["name"]).plain
     return f"{name}: " + ", ".join(f"{many:,} {what}{'' if many == 1 else 's'}" for many, what in sizes)
 
 

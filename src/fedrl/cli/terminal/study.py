@@ -6,11 +6,19 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import cast
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from fedrl.cli.terminal.fitting import (
+    Column,
+    FirstFitting,
+    fewer_columns,
+    in_blocks,
+    path_line,
+    printable,
+    swapped,
+    write,
+)
 from fedrl.cli.terminal.progress import progress, silent
 from fedrl.records import End, Event, SettingStart, Sink, StudyEnd
 from fedrl.records.formatting import NOTHING, duration, ends, short, size, with_unit
@@ -37,7 +45,7 @@ def study_progress(*, quiet: bool = False, console: Console | None = None) -> It
     run: Sink = silent
 
     def say(text: str, style: str = "") -> None:
-        place.print(Text("".join(c if c.isprintable() else "?" for c in text), style=style), soft_wrap=True)
+        write(place, printable(text, style))
 
     # The display of a setting's run opens and closes inside that of the study, also if an error ends the setting.
     with ExitStack() as shown:
@@ -61,27 +69,29 @@ def study_progress(*, quiet: bool = False, console: Console | None = None) -> It
         yield sink
 
 
-def study_table(study: Study) -> Table:
-    """Return the table of settings: a row each, with its values in the grid and its result."""
-    names = short_names(list(study["grid"]))
-    timed = study["target"] is not None
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", justify="right")
-    for name in names.values():
-        table.add_column(Text(name.replace("_", " ")), justify="right", overflow="fold")
-    for name in (title_of(compared(study)), "95 %", "bytes up", "wall time"):
-        table.add_column(name, justify="right", no_wrap=True)
-    if timed:
-        table.add_column(f"rounds to {short(study['target'])}", justify="right")
-    for i, result in enumerate(study["settings"][:MOST_SETTINGS], 1):
-        cells = [
-            f"! {i}" if result.get("notices") else str(i),
-            *(in_words(value) for value in result["values"].values()),
-            *_cells(study, result),
-        ]
-        cells += [rounds_to(result.get("target"))] if timed else []
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
+def study_table(study: Study, where: str = "study.json") -> RenderableType:
+    """Return the table of settings: a row each, with its values in the grid and its result.
+
+    Args:
+        study: The study.
+        where: The file that has the columns for which there is no room.
+    """
+    results = study["settings"][:MOST_SETTINGS]
+    marks = ["! " if result.get("notices") else "" for result in results]
+    values = [[in_words(value) for value in result["values"].values()] for result in results]
+    found = [_cells(study, result) for result in results]
+    outcomes = (title_of(compared(study)), "95 %", "bytes up", "wall time")
+    columns = [Column("", [Text(f"{mark}{i}") for i, mark in enumerate(marks, 1)])]
+    for i, name in enumerate(short_names(list(study["grid"])).values()):
+        columns.append(Column(name.replace("_", " "), [printable(each[i]) for each in values], wraps=True))
+    for i, name in enumerate(outcomes):
+        columns.append(Column(name, [printable(each[i]) for each in found], optional=i > 1))
+    if study["target"] is not None:
+        times = [Text(rounds_to(result.get("target"))) for result in results]
+        columns.append(Column(f"rounds to {short(study['target'])}", times, wraps=True))
+    headings = [Text(f"{mark}setting {i}", style="bold") for i, mark in enumerate(marks, 1)]
+    forms = [*fewer_columns(columns, None, where), swapped(columns), in_blocks(headings, columns[1:])]
+    return Group(FirstFitting(forms), Text())
 
 
 def _cells(study: Study, result: Result) -> list[str]:
@@ -106,18 +116,15 @@ def _outcome(event: End) -> str:
 
 def _close(console: Console, event: StudyEnd) -> None:
     study = cast(Study, event["study"])
-    console.print(study_table(study))
+    console.print(study_table(study, "report.html" if event["report"] else "study.json"))
     hidden = len(study["settings"]) - MOST_SETTINGS
     if hidden > 0:
         console.print(Text(f"  and {hidden:,} more settings, all of them in the report", style="dim"))
     for i, result in enumerate(study["settings"], 1):
         if "reason" in result:
-            text = f"  ! setting {i} ({result['label']}) failed: {result['reason']}"
-            console.print(Text("".join(c if c.isprintable() else "?" for c in text), style="bold red"), soft_wrap=True)
+            write(console, printable(f"  ! setting {i} ({result['label']}) failed: {result['reason']}", "bold red"))
     for line in study_notices(study):
-        console.print(Text(f"  ! {''.join(c if c.isprintable() else '?' for c in line)}", style="yellow"))
+        write(console, printable(f"  ! {line}", "yellow"))
     for what, path in (("study folder", event["folder"]), ("report", event["report"])):
         if path:
-            console.print(
-                Text.assemble((f"  {what:<14}", "dim"), path, no_wrap=True, overflow="ignore"), soft_wrap=True
-            )
+            console.print(path_line(what, path), crop=False)
