@@ -1,4 +1,5 @@
 import json
+import re
 import resource
 import shutil
 import signal
@@ -141,17 +142,13 @@ def test_explain_shows_what_would_leave_and_makes_nothing(
     stages = "federation.stages=[{name='lag', stages=[{name='hard_threshold', epsilon=0.1}]}]"
     said = call("explain", config, "--set", stages, "--set", "federation.selection={name='oort', cohort=1}")
     assert said.code == 0, said.err
-    rows = {line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:6]] for line in _rows(said.out)}
+    rows = {cells[0]: cells[1:5] for cells in (re.split(r"\s{2,}", line) for line in said.out.splitlines())}
     assert rows["value"] == ["agent", "server", "varies", "nothing"]
     assert rows["report/norm"] == ["agent", "server", "4", "nothing"]
     assert rows["silence"][2] == NOTHING
     assert {"weight", "version", "size", "participation"} < set(rows)
     assert "Updates are aggregated where those of all agents are summed." in said.out
     assert list(tmp_path.iterdir()) == []
-
-
-def _rows(table: str) -> list[str]:
-    return [line for line in table.splitlines() if line.startswith("│") and line.split("│")[1].strip()]
 
 
 def test_explain_as_json_is_what_the_table_shows(call: Call, config: Path, tmp_path: Path, monkeypatch) -> None:

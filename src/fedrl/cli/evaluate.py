@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
     from fedrl.core.measures import Measure
 
@@ -67,40 +67,40 @@ def evaluate_command(
         text = {"episodes": count, "seeds": returns} | ({"measures": measures} if measures else {})
         typer.echo(json.dumps(text))
         return
-    table = _table(f"Greedy return, {count} episodes each", list(returns))
-    for i in range(agents):
-        table.add_row(str(i), *(_shown(values[i]) for values in returns.values()))
-    Console().print(table)
+    console = Console(highlight=False)
+    console.print(seeds_table(f"Greedy return, {count} episodes each", returns))
     for name, measure in declared.items():
-        Console().print(_measured(name, measure, measures[name]))
+        console.print(_measured(name, measure, measures[name]))
     # A single episode with a return that is not finite leaves no mean return, so the cell is a dash: say why.
     missing = [i for i in range(agents) if any(values[i] is None for values in returns.values())]
     if missing:
         print(f"{named(missing)}: a return is not finite, so there is none.", file=sys.stderr)
 
 
-def _table(title: str, seeds: Sequence[str]) -> Table:
-    from rich.table import Table
+def seeds_table(title: str, found: Mapping[str, Sequence[float | None]], unit: str = "") -> RenderableType:
+    """Return a table with a row for each agent and a column for each seed.
 
-    table = Table("agent", *(f"seed {s}" for s in seeds), title=title)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    return table
+    Args:
+        title: Its title.
+        found: The value of each agent, by seed.
+        unit: Unit of the values.
+    """
+    from rich.console import Group
+    from rich.text import Text
 
-
-def _measured(name: str, measure: Measure, found: Mapping[str, Sequence[float | None]]) -> Table:
-    """Return the table of one measure: a row for each agent, a column for each seed."""
+    from fedrl.cli.terminal.fitting import Column, ColumnTable, FirstFitting, in_parts, printable, swapped
     from fedrl.records.formatting import with_unit
+
+    agents = max(map(len, found.values()), default=0)
+    columns = [Column("agent", [Text(str(i)) for i in range(agents)])]
+    columns += [Column(f"seed {s}", [Text(with_unit(x, unit)) for x in values]) for s, values in found.items()]
+    forms = [ColumnTable(columns), swapped(columns), *in_parts(columns, None, "")]
+    return Group(printable(title, "italic"), FirstFitting(forms), Text())
+
+
+def _measured(name: str, measure: Measure, found: Mapping[str, Sequence[float | None]]) -> RenderableType:
+    """Return the table of one measure: a row for each agent, a column for each seed."""
     from fedrl.records.measured import title_of, unsummarised
 
     title = title_of(name, {**unsummarised(), "per": measure.per, "unit": measure.unit})
-    table = _table(title[:1].upper() + title[1:], list(found))
-    for i, row in enumerate(zip(*found.values(), strict=True)):
-        table.add_row(str(i), *(with_unit(value, measure.unit) for value in row))
-    return table
-
-
-def _shown(value: float | None) -> str:
-    from fedrl.records.formatting import NOTHING
-
-    return NOTHING if value is None else f"{value:.1f}"
+    return seeds_table(title[:1].upper() + title[1:], found, measure.unit)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 OPENED = {
     "the sum": "Updates are aggregated where those of all agents are summed.",
@@ -22,24 +26,44 @@ def explain_command(config: Path, settings: Sequence[str], as_json: bool) -> Non
 
     configure_jax()
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
     from fedrl.config import load
     from fedrl.config.build import build
-    from fedrl.records.formatting import NOTHING
     from fedrl.runs.explain import explained
 
     found = explained(build(load(config, settings)))
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    table = Table("what", "from", "to", "bytes", "protected by", "", title=f"What leaves in a round: {found['name']}")
-    table.columns[3].justify = "right"
-    for each in found["outgoing"]:
-        size = "varies" if each["size_bytes"] is None else f"{each['size_bytes']:,}"
-        size = NOTHING if each["size_bytes"] == 0 else size
-        what, sender, to, protection, note = (escape(each[n]) for n in ("name", "sender", "to", "protection", "note"))
-        table.add_row(what, sender, to, size, protection, note)
-    Console().print(table)
+    Console(highlight=False).print(leaving_table(found))
     typer.echo(OPENED[found["opens"]])
+
+
+def leaving_table(found: Mapping[str, Any]) -> RenderableType:
+    """Return the table of what leaves an agent in a round.
+
+    Args:
+        found: As `fedrl.runs.explain.explained` returns it.
+    """
+    from rich.console import Group
+    from rich.text import Text
+
+    from fedrl.cli.terminal.fitting import Column, ColumnTable, FirstFitting, in_blocks, printable
+    from fedrl.records.formatting import NOTHING
+
+    sizes = [each["size_bytes"] for each in found["outgoing"]]
+    sizes = ["varies" if size is None else f"{size:,}" if size else NOTHING for size in sizes]
+    names = [printable(each["name"], "bold") for each in found["outgoing"]]
+
+    def column(title: str, key: str, wraps: bool = False) -> Column:
+        return Column(title, [printable(each[key]) for each in found["outgoing"]], wraps, justify="left")
+
+    columns = [
+        column("from", "sender"),
+        column("to", "to"),
+        Column("bytes", [Text(size) for size in sizes]),
+        column("protected by", "protection", wraps=True),
+        column("note", "note", wraps=True),
+    ]
+    forms = [ColumnTable([Column("what", names, justify="left"), *columns]), in_blocks(names, columns)]
+    return Group(printable(f"What leaves in a round: {found['name']}", "italic"), FirstFitting(forms), Text())
