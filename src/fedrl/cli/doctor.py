@@ -5,9 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
+from collections.abc import Mapping
 
 import typer
+from rich.console import Console
 
+from fedrl.cli.terminal.fitting import name_values, printable, write
+
+WIDTH = 17
+"""Width of the longest name, `extra tensorboard`."""
 EXTRAS = {
     "gymnax": "gymnax",
     "box2d": "Box2D",
@@ -30,16 +36,17 @@ def doctor_command() -> None:
     from fedrl.runs.selftest import self_test
     from fedrl.runs.summary import PACKAGES, revision
 
-    for package, version in versions(PACKAGES).items():
-        _line(package, version)
-    _line("revision", revision() or "not a repository")
-    _line("cores", launch.cores())
-    _line("devices", ", ".join(str(device) for device in jax.local_devices()))
-    _line("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
-    _line("program cache", jax.config.values.get("jax_compilation_cache_dir"))
+    facts: dict[str, object] = {**versions(PACKAGES)}
+    facts["revision"] = revision() or "not a repository"
+    facts["cores"] = launch.cores()
+    facts["devices"] = ", ".join(str(device) for device in jax.local_devices())
+    facts["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "")
+    facts["program cache"] = jax.config.values.get("jax_compilation_cache_dir")
     for extra, module in EXTRAS.items():
         found = importlib.util.find_spec(module) is not None
-        _line(f"extra {extra}", "installed" if found else f"not installed: pip install 'fedrl[{extra}]'")
+        facts[f"extra {extra}"] = "installed" if found else f"not installed: pip install 'fedrl[{extra}]'"
+    console = Console(highlight=False)
+    write_facts(console, facts)
     started = time.perf_counter()
     faults = self_test()
     took = time.perf_counter() - started
@@ -47,8 +54,10 @@ def doctor_command() -> None:
         typer.echo(f"FAILED  {fault}")
     if faults:
         raise typer.Exit(1)
-    _line("self-test", f"passed in {took:.1f} s")
+    write_facts(console, {"self-test": f"passed in {took:.1f} s"})
 
 
-def _line(name: str, value: object) -> None:
-    typer.echo(f"{name:<18}{value}")
+def write_facts(console: Console, facts: Mapping[str, object]) -> None:
+    """Write names with their values, a line each where it is wide enough."""
+    pairs = [(name, printable(str(value))) for name, value in facts.items()]
+    write(console, name_values(pairs, WIDTH))

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
+from fedrl.cli.terminal.fitting import Hanging, name_values, write
 from fedrl.core.component import Component, written
+
+INDENT = Text("    ")
 
 
 def list_command(asked: str | None) -> None:
@@ -27,13 +30,12 @@ def list_command(asked: str | None) -> None:
 
 def _print_one(console: Console, entry: Component) -> None:
     """Print a component: its kind, what it does, and the default and the range of each parameter."""
-    console.print(f"[bold]{escape(entry.name)}[/]  {escape(entry.kind)}: {escape(entry.summary)}", soft_wrap=True)
+    write(console, Text.assemble((entry.name, "bold"), f"  {entry.kind}: {entry.summary}"))
     rows = [(_parameter(p), str(entry.ranges.get(p.name, ""))) for p in entry.signature.parameters.values()]
-    width = max((len(text) for text, _ in rows), default=0)
-    for text, allowed in rows:
-        console.print(f"    {escape(text):<{width}}  [dim]{escape(allowed)}[/]".rstrip(), soft_wrap=True)
+    if rows:
+        write(console, name_values([(text, Text(allowed, "dim")) for text, allowed in rows], indent=4))
     if entry.reference:
-        console.print(f"    [dim]{escape(entry.reference)}[/]", soft_wrap=True)
+        write(console, Hanging(INDENT, Text(entry.reference, "dim")))
 
 
 def _print_all(console: Console, entries: Sequence[Component]) -> None:
@@ -41,15 +43,14 @@ def _print_all(console: Console, entries: Sequence[Component]) -> None:
     shown = ""
     for entry in entries:
         if entry.kind != shown:
-            console.print(
-                f"[bold underline]{escape(entry.kind)}[/]" if not shown else f"\n[bold underline]{entry.kind}[/]"
-            )
+            if shown:
+                console.print()
+            write(console, Text(entry.kind, "bold underline"))
             shown = entry.kind
-        # Without wrapping, so that a pipe to grep finds whole lines.
-        console.print(f"[bold]{escape(entry.name)}[/]  {escape(entry.summary)}", soft_wrap=True)
+        write(console, Text.assemble((entry.name, "bold"), f"  {entry.summary}"))
         parameters = ", ".join(_parameter(p) for p in entry.signature.parameters.values() if not _given(p))
         for line in filter(None, (parameters, entry.reference)):
-            console.print(f"    [dim]{escape(line)}[/]", soft_wrap=True)
+            write(console, Hanging(INDENT, Text(line, "dim")))
 
 
 def _given(parameter: inspect.Parameter) -> bool:
