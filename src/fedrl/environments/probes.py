@@ -16,7 +16,7 @@ Optimal values, with reward scale 1 and discount gamma:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from fedrl.core.environment import (
     Box,
     Discrete,
     Environment,
+    Picture,
     Space,
     Spaces,
     Timestep,
@@ -34,9 +35,13 @@ from fedrl.core.environment import (
     first,
 )
 from fedrl.core.ranges import Count
+from fedrl.environments import pictures
 from fedrl.environments.time_limit import time_limit
 
 JONES = "Jones (2021), https://andyljones.com/posts/rl-debugging.html"
+
+WIDTH, HEIGHT = 320, 80
+"""Size of a picture, in pixels."""
 
 Reward = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -125,6 +130,19 @@ def _probe(
         return Timestep(shown[None], paid, over, jnp.bool_(False)), ProbeState(shown)
 
     params = ProbeParams(jnp.float32(1.0))
+    spaces, picture = Spaces(Box((1,)), action), Picture(_drawn, pause_ms=500)
     return time_limit(
-        Environment(params, Spaces(Box((1,)), action), draw_uniform(1), draw_nothing, reset, step, max_steps)
+        Environment(params, spaces, draw_uniform(1), draw_nothing, reset, step, max_steps, picture=picture)
     )
+
+
+def _drawn(state: ProbeState, env_params: ProbeParams) -> Any:
+    """Draw the observation as a point on a line of numbers."""
+    del env_params
+    picture = pictures.plane(WIDTH, HEIGHT, WIDTH / 5, (WIDTH / 2, HEIGHT / 2))
+    picture.line([(-2.3, 0.0), (2.3, 0.0)], pictures.SOFT, 2)
+    for mark in range(-2, 3):
+        picture.line([(mark, -0.1), (mark, 0.1)], pictures.SOFT, 2)
+        picture.text((mark, -0.35), str(mark), pictures.INK)
+    picture.disc((min(max(float(state.shown), -2.4), 2.4), 0.0), 0.13, pictures.ACCENT)
+    return picture.finished()

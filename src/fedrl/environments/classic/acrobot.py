@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fedrl.core.component import component
-from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_nothing, draw_uniform, first
+from fedrl.core.environment import (
+    Box,
+    Discrete,
+    Environment,
+    Picture,
+    Spaces,
+    Timestep,
+    draw_nothing,
+    draw_uniform,
+    first,
+)
 from fedrl.core.ranges import ABOVE_ZERO, Count
+from fedrl.environments import pictures
 from fedrl.environments.time_limit import time_limit
 
 SPEED_1 = 4 * math.pi
 SPEED_2 = 9 * math.pi
+SIZE = 260
+"""Width and height of a picture, in pixels."""
 
 
 SIZES = ("gravity", "mass_1", "mass_2", "length_1", "length_2", "center_1", "center_2", "inertia_1", "inertia_2", "tau")
@@ -100,8 +113,11 @@ def acrobot(max_steps: Count = 500) -> Environment:
 
     defaults = AcrobotParams(*(jnp.float32(value) for value in AcrobotParams()))
     spaces = Spaces(Box((6,), -SPEED_2, SPEED_2), Discrete(3))
+    picture = Picture(_drawn, pause_ms=60)
     return time_limit(
-        Environment(defaults, spaces, draw_uniform(4), draw_nothing, reset, step, max_steps, bounds=BOUNDS)
+        Environment(
+            defaults, spaces, draw_uniform(4), draw_nothing, reset, step, max_steps, picture=picture, bounds=BOUNDS
+        )
     )
 
 
@@ -141,3 +157,19 @@ def _runge_kutta(state: AcrobotState, torque: jax.Array, params: AcrobotParams) 
 def _wrapped(angle: jax.Array) -> jax.Array:
     """Return the angle in [-pi, pi)."""
     return angle - 2 * math.pi * jnp.floor((angle + math.pi) / (2 * math.pi))
+
+
+def _drawn(state: AcrobotState, env_params: AcrobotParams) -> Any:
+    upper, lower, goal = (float(x) for x in (env_params.length_1, env_params.length_2, env_params.goal))
+    reach = max(upper + lower, abs(goal))
+    picture = pictures.plane(SIZE, SIZE, 0.44 * SIZE / reach, (SIZE / 2, SIZE / 2))
+    picture.line([(-2 * reach, goal), (2 * reach, goal)], pictures.GREEN, 2)
+    angle = float(state.theta_1)
+    joint = (upper * math.sin(angle), -upper * math.cos(angle))
+    angle += float(state.theta_2)
+    tip = (joint[0] + lower * math.sin(angle), joint[1] - lower * math.cos(angle))
+    picture.line([(0.0, 0.0), joint], pictures.INK, 9)
+    picture.line([joint, tip], pictures.ACCENT, 9)
+    for point in ((0.0, 0.0), joint):
+        picture.disc(point, 0.035 * reach, pictures.SOFT)
+    return picture.finished()

@@ -111,17 +111,14 @@ def cartpole(max_steps: Count = 500) -> Environment:
 
 
 def _drawn(state: CartPoleState, env_params: CartPoleParams) -> Any:
-    image, pen = pictures.canvas(WIDTH, HEIGHT)
-    metre, floor = image.width / (2.4 * TRACK), int(0.82 * image.height)
-    x, top = image.width / 2 + float(state.x) * metre, floor - 0.16 * metre
+    unit = WIDTH / (2.4 * TRACK)
+    picture = pictures.plane(WIDTH, HEIGHT, unit, (WIDTH / 2, 0.82 * HEIGHT))
     for edge in (-TRACK, TRACK):
-        at = image.width / 2 + edge * metre
-        pen.line(
-            [(at, floor - 8 * pictures.SCALE), (at, floor + 8 * pictures.SCALE)], pictures.SOFT, 2 * pictures.SCALE
-        )
-    pen.line([(0, floor), (image.width, floor)], fill=pictures.SOFT, width=pictures.SCALE)
-    pen.rectangle([x - 0.25 * metre, top, x + 0.25 * metre, floor], fill=pictures.INK)
-    length = 2.0 * float(env_params.length) * metre
-    tip = (x + length * math.sin(float(state.theta)), top - length * math.cos(float(state.theta)))
-    pen.line([(x, top), tip], fill=pictures.ACCENT, width=int(0.08 * metre))
-    return pictures.finished(image)
+        picture.line([(edge, -8 / unit), (edge, 8 / unit)], pictures.SOFT, 2)
+    picture.line([(-1.2 * TRACK, 0.0), (1.2 * TRACK, 0.0)], pictures.SOFT)
+    x, top = float(state.x), 0.16
+    picture.box((x - 0.25, 0.0), (x + 0.25, top), pictures.INK)
+    length = 2.0 * float(env_params.length)
+    tip = (x + length * math.sin(float(state.theta)), top + length * math.cos(float(state.theta)))
+    picture.line([(x, top), tip], pictures.ACCENT, 0.08 * unit)
+    return picture.finished()

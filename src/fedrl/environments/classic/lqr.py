@@ -5,18 +5,21 @@ x' = A x + B u + w,    reward -(x^T Q x + R u^2),    x = [position, velocity],  
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fedrl.core.component import component
-from fedrl.core.environment import Box, Environment, Spaces, Timestep, draw_uniform, first
+from fedrl.core.environment import Box, Environment, Picture, Spaces, Timestep, draw_uniform, first
 from fedrl.core.ranges import ABOVE_ZERO, ZERO_OR_MORE, Count
 from fedrl.core.types import Key
+from fedrl.environments import pictures
 from fedrl.environments.time_limit import time_limit
 
 SWEEPS = 2000
+WIDTH, HEIGHT, SHOWN = 420, 140, 2.0
+"""Size of a picture in pixels, and the position at its edges."""
 
 
 BOUNDS = dict.fromkeys(("mass", "tau", "action_cost"), ABOVE_ZERO) | dict.fromkeys(
@@ -116,7 +119,12 @@ def lqr(max_steps: Count = 200) -> Environment:
 
     defaults = LQRParams(*(jnp.float32(value) for value in LQRParams()))
     spaces = Spaces(Box((2,)), Box((1,)))
-    return time_limit(Environment(defaults, spaces, draw_uniform(2), draw_step, reset, step, max_steps, bounds=BOUNDS))
+    picture = Picture(_drawn, pause_ms=50)
+    return time_limit(
+        Environment(
+            defaults, spaces, draw_uniform(2), draw_step, reset, step, max_steps, picture=picture, bounds=BOUNDS
+        )
+    )
 
 
 def lqr_matrices(params: LQRParams) -> Matrices:
@@ -187,3 +195,27 @@ def lqr_return(policy: LinearPolicy) -> jax.Array:
 
 def _noise_cost(cost: jax.Array, noise: jax.Array, gamma: float) -> jax.Array:
     return gamma / (1 - gamma) * jnp.trace(cost @ noise, axis1=-2, axis2=-1)
+
+
+def _drawn(state: LQRState, env_params: LQRParams) -> Any:
+    """Draw the cart on its rail, its velocity as an arrow.
+
+    A cart outside the picture is drawn at its edge, with its position.
+    """
+    del env_params
+    unit = WIDTH / (2 * SHOWN + 0.6)
+    picture = pictures.plane(WIDTH, HEIGHT, unit, (WIDTH / 2, 0.68 * HEIGHT))
+    picture.line([(-SHOWN - 1, 0.0), (SHOWN + 1, 0.0)], pictures.SOFT, 2)
+    for mark in (-2, -1, 1, 2):
+        picture.line([(mark, -0.08), (mark, 0.0)], pictures.SOFT, 2)
+        picture.text((mark, -0.2), str(mark), pictures.INK)
+    picture.line([(0.0, -0.1), (0.0, 0.85)], pictures.GREEN, 2)
+    picture.text((0.0, -0.2), "0", pictures.GREEN)
+    x, velocity = (min(max(float(value), -SHOWN), SHOWN) for value in state)
+    picture.box((x - 0.2, 0.1), (x + 0.2, 0.34), pictures.INK)
+    for wheel in (-0.11, 0.11):
+        picture.disc((x + wheel, 0.07), 0.07, pictures.INK)
+    if x != float(state.position):
+        picture.text((x, 0.85), f"{float(state.position):.3g}", pictures.ACCENT)
+    picture.arrow((x, 0.5), (x + velocity, 0.5), pictures.ACCENT, 3)
+    return picture.finished()

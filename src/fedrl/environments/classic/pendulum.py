@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fedrl.core.component import component
-from fedrl.core.environment import Box, Environment, Spaces, Timestep, draw_nothing, draw_uniform, first
+from fedrl.core.environment import Box, Environment, Picture, Spaces, Timestep, draw_nothing, draw_uniform, first
 from fedrl.core.ranges import ABOVE_ZERO, Count
+from fedrl.environments import pictures
 from fedrl.environments.time_limit import time_limit
 
 SPEED = 8.0
 TORQUE = 2.0
+SIZE = 240
+"""Width and height of a picture, in pixels."""
 
 
 BOUNDS = dict.fromkeys(("mass", "length", "tau"), ABOVE_ZERO)
@@ -75,6 +78,21 @@ def pendulum(max_steps: Count = 200) -> Environment:
 
     defaults = PendulumParams(*(jnp.float32(value) for value in PendulumParams()))
     spaces = Spaces(Box((3,), -SPEED, SPEED), Box((1,), -TORQUE, TORQUE))
+    picture = Picture(_drawn, pause_ms=50)
     return time_limit(
-        Environment(defaults, spaces, draw_uniform(2), draw_nothing, reset, step, max_steps, bounds=BOUNDS)
+        Environment(
+            defaults, spaces, draw_uniform(2), draw_nothing, reset, step, max_steps, picture=picture, bounds=BOUNDS
+        )
     )
+
+
+def _drawn(state: PendulumState, env_params: PendulumParams) -> Any:
+    # A longer rod is drawn as long as the default one, on a smaller scale; a shorter one is shorter.
+    length, angle = float(env_params.length), float(state.theta)
+    reach = max(length, 1.0)
+    picture = pictures.plane(SIZE, SIZE, 0.42 * SIZE / reach, (SIZE / 2, SIZE / 2))
+    picture.line([(0.0, 0.0), (0.0, 1.06 * reach)], pictures.SOFT)
+    # As in Gymnasium, a positive angle is one to the left.
+    picture.line([(0.0, 0.0), (-length * math.sin(angle), length * math.cos(angle))], pictures.ACCENT, 14)
+    picture.disc((0.0, 0.0), 0.04 * reach, pictures.INK)
+    return picture.finished()

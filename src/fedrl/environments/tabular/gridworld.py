@@ -28,8 +28,6 @@ from fedrl.environments.tabular.model import TabularParams
 from fedrl.environments.time_limit import time_limit
 
 START, FLOOR, WALL, GOAL, PIT = "S.#GO"
-TILE = 40
-"""Pixels of a cell in a picture."""
 MOVES = ((0, -1), (1, 0), (0, 1), (-1, 0))  # left, down, right, up: neighbours in the list are perpendicular
 
 LAYOUTS = {
@@ -182,22 +180,11 @@ def lines_of(layout: str) -> list[str]:
 
 def drawing(lines: list[str]) -> Callable[[GridworldState, PyTree], Any]:
     """Return the function that draws a state on this map."""
+    colours = {WALL: pictures.INK, GOAL: pictures.GREEN, PIT: pictures.BLUE}
+    rows = [[colours.get(tile, pictures.PAPER) for tile in row] for row in lines]
     cells = [(y, x) for y, row in enumerate(lines) for x, tile in enumerate(row) if tile != WALL]
-    colours = {WALL: pictures.INK, GOAL: (120, 170, 110), PIT: (70, 110, 160)}
-
-    def draw(state: GridworldState, env_params: PyTree) -> Any:
-        del env_params
-        image, pen = pictures.canvas(TILE * len(lines[0]), TILE * len(lines))
-        size = TILE * pictures.SCALE
-        for y, row in enumerate(lines):
-            for x, tile in enumerate(row):
-                box = [x * size, y * size, (x + 1) * size, (y + 1) * size]
-                pen.rectangle(box, fill=colours.get(tile, pictures.PAPER), outline=pictures.SOFT)
-        y, x = cells[int(state.cell)]
-        pen.ellipse([(x + 0.2) * size, (y + 0.2) * size, (x + 0.8) * size, (y + 0.8) * size], fill=pictures.ACCENT)
-        return pictures.finished(image)
-
-    return draw
+    draw = pictures.grid_drawing(rows, cells)
+    return lambda state, env_params: draw(int(state.cell))
 
 
 def read_layout(layout: str) -> Layout:

@@ -6,6 +6,7 @@ Such an environment is fully described by its parameters: everything that a flee
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,10 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.component import component
-from fedrl.core.environment import Discrete, Environment, Spaces, Timestep, Variants, draw_uniform, first
+from fedrl.core.environment import Discrete, Environment, Picture, Spaces, Timestep, Variants, draw_uniform, first
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count, Fraction
+from fedrl.environments import pictures
 from fedrl.environments.time_limit import time_limit
+
+SIZE = 260
+"""Width and height of a picture, in pixels."""
 
 
 class TabularParams(NamedTuple):
@@ -68,13 +73,16 @@ def tabular(
     return process(TabularParams(*(jnp.asarray(table, jnp.float32) for table in (tables, reward, start))), max_steps)
 
 
-def process(params: TabularParams, max_steps: int, variants: Variants | None = None) -> Environment:
+def process(
+    params: TabularParams, max_steps: int, variants: Variants | None = None, picture: Picture | None = None
+) -> Environment:
     """Return the environment whose default parameters are these tables.
 
     Args:
         params: The tables.
         max_steps: Steps of an episode.
         variants: Numbers from which the tables were computed, if a fleet may vary those.
+        picture: The renderer; by default, the states are drawn on a circle.
     """
     states, actions, _ = params.transition.shape
     count = Discrete(states)
@@ -96,8 +104,40 @@ def process(params: TabularParams, max_steps: int, variants: Variants | None = N
     draw = draw_uniform(1)
     spaces = Spaces(count, Discrete(actions))
     return time_limit(
-        Environment(params, spaces, draw, draw, reset, step, max_steps, model=lambda tables: tables, variants=variants)
+        Environment(
+            params,
+            spaces,
+            draw,
+            draw,
+            reset,
+            step,
+            max_steps,
+            model=lambda tables: tables,
+            variants=variants,
+            picture=picture or Picture(_drawn, pause_ms=300),
+        )
     )
+
+
+def _drawn(state: TabularState, env_params: TabularParams) -> Any:
+    """Draw the states on a circle: greener where an action earns more, with lines to where actions may lead."""
+    transition, reward = np.asarray(env_params.transition), np.asarray(env_params.reward).max(-1)
+    states, here = len(reward), int(state.position)
+    picture = pictures.plane(SIZE, SIZE, 0.42 * SIZE, (SIZE / 2, SIZE / 2))
+    angles = [2 * math.pi * i / states for i in range(states)]
+    places = [(math.sin(angle), math.cos(angle)) for angle in angles]  # clockwise, state 0 at the top
+    for i, chance in enumerate(transition[here].max(0).tolist()):
+        if chance > 0.0 and i != here:
+            picture.line([places[here], places[i]], pictures.blend(pictures.SOFT, pictures.INK, chance), 4 * chance)
+    low, high = float(reward.min()), float(reward.max())
+    radius = min(0.14, 2.2 / states)
+    for i, place in enumerate(places):
+        worth = (float(reward[i]) - low) / (high - low) if high > low else 0.0
+        colour = pictures.ACCENT if i == here else pictures.blend(pictures.PAPER, pictures.GREEN, worth)
+        picture.disc(place, radius, colour, pictures.INK)
+        if radius > 0.07:
+            picture.text(place, str(i), pictures.PAPER if i == here else pictures.INK)
+    return picture.finished()
 
 
 def check_fraction(**values: float) -> None:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,10 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.component import component
-from fedrl.core.environment import Environment, Variants
+from fedrl.core.environment import Environment, Picture, Variants
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count, Fraction
-from fedrl.environments.tabular.model import TabularParams, check_fraction, process
+from fedrl.core.types import PyTree
+from fedrl.environments import pictures
+from fedrl.environments.tabular.model import TabularParams, TabularState, check_fraction, process
 
 UP, DOWN, LEFT, RIGHT = range(4)
 
@@ -39,12 +42,22 @@ def windy_cliff(theta: Fraction = 0.5, width: Count = 4, height: Count = 4, max_
         ConfigError: An argument is out of range.
     """
     numbers: dict[str, Any] = {"theta": theta, "width": width, "height": height}
-    return process(_tables(**numbers), max_steps, Variants(_tables, numbers))
+    tables = _tables(**numbers)
+    return process(tables, max_steps, Variants(_tables, numbers), Picture(_drawing(width, height), pause_ms=300))
 
 
 def _tables(theta: float, width: int, height: int) -> TabularParams:
     check_fraction(theta=theta)
     return windy_cliffs(theta, width, height)
+
+
+def _drawing(width: int, height: int) -> Callable[[TabularState, PyTree], Any]:
+    """Return the function that draws a state; state 0 is the lower left corner."""
+    bottom = [pictures.PAPER, *[pictures.BLUE] * (width - 2), pictures.GREEN]
+    rows = [*[[pictures.PAPER] * width for _ in range(height - 1)], bottom]
+    cells = [(height - 1 - state // width, state % width) for state in range(width * height)]
+    draw = pictures.grid_drawing(rows, cells, ["S"])
+    return lambda state, env_params: draw(int(state.position))
 
 
 def windy_cliffs(thetas: float | jax.Array, width: int = 4, height: int = 4) -> TabularParams:
