@@ -20,7 +20,6 @@ from fedrl.environments import cartpole, fleet, gridworld, model_of, windy_cliff
 from fedrl.environments.adapters.gymnasium import gymnasium
 from fedrl.federation.federate import federate
 from fedrl.learners import a2c, mlp, sgd
-from fedrl.runs.rendering import render
 from fedrl.server import greedy
 from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import fed_async, fed_buff, synchronous
@@ -146,9 +145,3 @@ def test_an_environment_is_compiled_or_on_the_host():
     assert isinstance(cartpole(), Environment)
     assert isinstance(CART, HostEnvironment)
     assert not hasattr(CART, "step")
-
-
-def test_no_film_of_what_has_no_picture(tmp_path):
-    learner = dataclasses.replace(LEARNER)
-    with pytest.raises(ConfigError, match="no picture"):
-        render(learner, learner.environment.params, {}, jax.random.key(0), tmp_path / "film.gif")

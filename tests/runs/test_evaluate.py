@@ -4,13 +4,10 @@ import numpy as np
 import pytest
 
 from fedrl.core.learner import Learner
-from fedrl.environments import cartpole, gridworld
-from fedrl.environments.classic.cartpole import CartPoleState
+from fedrl.environments import gridworld
 from fedrl.environments.fleet import fleet
-from fedrl.environments.time_limit import Timed
 from fedrl.learners import q_table
 from fedrl.runs.evaluate import BLOCK, greedy_returns
-from fedrl.runs.rendering import episode
 from fedrl.studies.programs import counted
 
 GRID = gridworld("S..G", max_steps=10)
@@ -73,25 +70,3 @@ def test_agents_of_every_block_play_with_their_own_parameters_in_their_own_envir
     prizes = fleet(GRID, agents, {"slip": 0.0, "goal_reward": np.arange(1.0, agents + 1).tolist()})
     returns = greedy_returns(learner, prizes, each, 2, 0, stacked=True)
     np.testing.assert_allclose(returns[:, 0], np.where(wins, np.arange(agents) + 0.97, -0.1), rtol=1e-5)
-
-
-def test_a_film_shows_every_state_of_one_episode(learner: Learner) -> None:
-    setting = jax.tree.map(lambda leaf: leaf[0], fleet(GRID, 1, {"slip": 0.0}))
-    states, returned = episode(learner, setting, table(RIGHT), jax.random.key(0))
-    assert [int(state.state.cell) for state in states] == [0, 1, 2, 3]
-    assert returned == pytest.approx(0.97)
-
-
-def test_a_cartpole_is_drawn_where_its_state_says() -> None:
-    from fedrl.environments.pictures import ACCENT
-
-    def pole(theta: float) -> np.ndarray:
-        state = CartPoleState(*(jnp.float32(x) for x in (0.0, 0.0, theta, 0.0)))
-        picture = cartpole().picture
-        assert picture is not None
-        image = np.asarray(picture.frame(Timed(state, jnp.int32(0)), cartpole().params))
-        return np.argwhere((image == ACCENT).all(-1)).mean(0)
-
-    upright, right = pole(0.0), pole(0.2)
-    assert upright[1] == pytest.approx(240, abs=2)  # the middle of the picture
-    assert right[1] > upright[1] + 4

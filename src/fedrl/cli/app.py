@@ -187,7 +187,8 @@ def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")],
     episodes: Annotated[int | None, typer.Option(help="Episodes per agent; as configured by default.")] = None,
     render: Annotated[
-        Path | None, typer.Option("--render", metavar="FILE.gif", help="Film one greedy episode (CartPole, gridworld).")
+        Path | None,
+        typer.Option("--render", metavar="FILE.gif|FILE.mp4", help="Film one greedy episode, as GIF or MP4."),
     ] = None,
     agent: Annotated[int, typer.Option(help="The agent in whose environment the episode is filmed.")] = 0,
     seed: Annotated[int | None, typer.Option(help="The seed whose policy is filmed; the first by default.")] = None,

@@ -19,6 +19,7 @@ EXTRAS = {
     "box2d": "Box2D",
     "tensorboard": "tensorboardX",
     "render": "PIL",
+    "mp4": "imageio_ffmpeg",
     "onnx": "onnx",
     "torch": "torch",
 }

@@ -24,11 +24,9 @@ def evaluate_command(
     from fedrl.launch import configure_jax
 
     configure_jax()
-    import jax
     from rich.console import Console
 
     from fedrl.core.errors import ConfigError, nearest
-    from fedrl.core.keys import Stream, keys_of, stream_key
     from fedrl.records.notices import named
     from fedrl.runs.evaluate import evaluated, played
     from fedrl.runs.measuring import agent_values
@@ -45,15 +43,13 @@ def evaluate_command(
     if chosen not in run.params:
         raise ConfigError(f"--seed is {chosen}. {nearest(str(chosen), map(str, run.params))}")
     if film is not None:
+        from fedrl.runs.policy import policy_of, setting_of
         from fedrl.runs.rendering import render
 
-        setting = jax.tree.map(lambda leaf: leaf[agent], experiment.fleet)
-        policy = run.params[chosen]
-        # Personalised agents and neighbours without a server end with one policy each, on a leading axis.
-        policy = jax.tree.map(lambda leaf: leaf[agent], policy) if run.stacked else policy
-        earned = render(experiment.learner, setting, policy, stream_key(keys_of(chosen), Stream.EVALUATION), film)
+        policy = policy_of(experiment, run.params[chosen], chosen, agent)
+        made = render(policy.actor, experiment.environment, setting_of(experiment, agent), chosen, film)
         if not as_json:
-            typer.echo(f"{film}: agent {agent}, seed {chosen}, return {earned:g}")
+            typer.echo(f"{film}: agent {agent}, seed {chosen}, return {made.returned:g} in {made.steps} steps")
     returns: dict[str, list[float | None]] = {}
     declared = evaluated(experiment.learner)
     measures: dict[str, dict[str, list[float | None]]] = {name: {} for name in declared}

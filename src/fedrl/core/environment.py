@@ -172,6 +172,8 @@ class HostEnvironment:
         gymnasium_spaces: Its observation and action spaces as Gymnasium has them, with the bounds of each entry and the
             data type; None for an environment that is not of Gymnasium.
         choices: The parameters that are numbers of values which are none, such as strings: a fleet lists the values.
+        open_rendered: `params -> ` one open Gymnasium environment that draws itself (render_mode "rgb_array"), for the
+            parameters of one agent; None for an environment that can't be drawn.
         call: The constructor call that made the environment.
     """
 
@@ -183,6 +185,7 @@ class HostEnvironment:
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
     gymnasium_spaces: tuple[Any, Any] | None = None
     choices: tuple[str, ...] = ()
+    open_rendered: Callable[[PyTree], Any] | None = None
     call: Call | None = None
 
 

@@ -120,11 +120,25 @@ class Game(NamedTuple):
 RESET, STEP, ACT = 0, 1, 2
 
 
-@cached_program
-def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, np.ndarray, PyTree, Params], Played]:
-    """Return the program for a block of agents with this learner, compiled at its first call on a device."""
+class Turns(NamedTuple):
+    """The parts of greedy episodes that are played side by side.
+
+    Attributes:
+        begin: `(key, env_params) -> observation, state`.
+        step: `(key, env_params, params, time, state, observation) -> observation, reward, done, state, measures`.
+    """
+
+    begin: Callable[[Key, PyTree], tuple[jax.Array, PyTree]]
+    step: Callable[
+        [Key, PyTree, Params, jax.Array, PyTree, jax.Array],
+        tuple[jax.Array, jax.Array, jax.Array, PyTree, dict[str, jax.Array]],
+    ]
+
+
+def turns(learner: Learner, episodes: int) -> Turns:
+    """Return how a number of episodes begin and go on; every array has them on the last axis."""
     environment = compiled(learner.environment)
-    how = counting(environment.measures)
+    parts = counting(environment.measures).parts
     reset = jax.vmap(environment.reset, (-1, None), -1, axis_size=episodes)
     move = jax.vmap(environment.step, (-1, None, -1, -1), -1)
 
@@ -139,8 +153,18 @@ def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, n
         # A greedy policy may still be random (a Q-table draws among equal values), so acting has keys of its own.
         choice = jax.random.fold_in(jax.random.fold_in(key, ACT), time)
         timestep, state = move(noise, env_params, state, learner.act(choice, params, observation, True))
-        values = step_values(how.parts, timestep.measures, environment)
+        values = step_values(parts, timestep.measures, environment)
         return timestep.observation, timestep.reward, timestep.terminated | timestep.truncated, state, values
+
+    return Turns(begin, step)
+
+
+@cached_program
+def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, np.ndarray, PyTree, Params], Played]:
+    """Return the program for a block of agents with this learner, compiled at its first call on a device."""
+    environment = compiled(learner.environment)
+    how = counting(environment.measures)
+    begin, step = turns(learner, episodes)
 
     @jax.jit
     def play(key: Key, ids: jax.Array, fleet: PyTree, params: Params) -> Played:

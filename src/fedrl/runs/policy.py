@@ -2,6 +2,7 @@
 
     run folder --load--> TrainedPolicy --predict--> actions
                                        --evaluate-> returns and lengths
+                                       --render---> a film
                                        --export---> a file for NumPy, PyTorch or ONNX
 
 The learner is built from the catalogue, and the environment is opened only by `evaluate`, so loading a policy imports
@@ -10,13 +11,12 @@ and executes nothing that its metadata name.
 
 from __future__ import annotations
 
-import functools
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import jax
 import numpy as np
 
@@ -28,13 +28,16 @@ from fedrl.core.errors import ConfigError, FedrlError, RunError
 from fedrl.core.imports import imported, importing
 from fedrl.core.keys import Stream, keys_of, stream_key
 from fedrl.core.learner import Learner
-from fedrl.core.types import Key, Params
+from fedrl.core.types import Params, PyTree
 from fedrl.records import checkpoint, folder
+from fedrl.runs.acting import columns, cpu, first_key, greedy, probabilities, sampling
 from fedrl.runs.export import Exported, Reference, export_policy
-from fedrl.runs.policy_evaluation import PolicyEvaluation, of_run, outside
+from fedrl.runs.film import Film
+from fedrl.runs.policy_evaluation import PolicyEvaluation, given_environment, of_run, outside
 from fedrl.runs.policy_file import COMMON, PolicyFacts, PolicyFile, digest_of, facts_of, learner_of
 from fedrl.runs.reading import experiment_of
-from fedrl.runs.spaces import GymSpace, GymSpaces, actions_of, batched
+from fedrl.runs.rendering import Actor, render
+from fedrl.runs.spaces import GymSpace, GymSpaces, actions_of, batched, check_alike, gymnasium_spaces
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +101,41 @@ class TrainedPolicy:
         check_positive(episodes=episodes)
         if environment is None:
             return of_run(self._experiment(), self.params, self.agent, episodes, seed)
-        return outside(environment, self.learner, self.params, self.predict, self._spaces, episodes, seed)
+        return outside(
+            given_environment(environment), self.learner, self.params, self.predict, self._spaces, episodes, seed
+        )
+
+    def render(self, path: Path | str, environment: Any = None, seed: int = 0) -> Film:
+        """Film one greedy episode: the first one of `evaluate` with the same seed and environment.
+
+        Args:
+            path: The path of the film, which ends with .gif (extra `render`) or .mp4 (extra `mp4`).
+            environment: A Gymnasium environment with render_mode "rgb_array", its id, or a fedrl environment. By
+                default the environment of the agent that was given to `load`, else of agent 0.
+            seed: The seed of the first state and of all other random numbers of the environment.
+
+        Returns:
+            The path, the return and the number of steps.
+
+        Raises:
+            ConfigError: The environment does not fit the policy or can't be drawn, or a package is missing.
+            RunError: No environment is given and the run folder is not known, or the film can't be written.
+        """
+        if environment is None:
+            experiment = self._experiment()
+            setting = setting_of(experiment, self.agent or 0)
+            return render(self.actor, experiment.environment, setting, seed, Path(path))
+        environment = given_environment(environment)
+        setting = None
+        if not isinstance(environment, gym.Env):
+            check_alike(self._spaces, gymnasium_spaces(environment), repr(environment))
+            setting = environment.params
+        return render(self.actor, environment, setting, seed, Path(path))
+
+    @property
+    def actor(self) -> Actor:
+        """The policy as what acts in a film."""
+        return Actor(self.learner, self.params, self.predict, self._spaces)
 
     def export(self, path: Path | str, to: str | None = None) -> Exported:
         """Write the policy to a file that runs without fedrl, and compare it with `predict` on 1,000 observations.
@@ -127,15 +164,15 @@ class TrainedPolicy:
     def _chosen(self, batch: np.ndarray, deterministic: bool, seed: int | None) -> np.ndarray:
         """Return the learner's actions before they are clipped, `[batch, *features]`."""
         if deterministic:
-            return _columns(_greedy(self.learner), _first_key(), self.params, batch)
+            return columns(greedy(self.learner), first_key(), self.params, batch)
         key = stream_key(keys_of(secrets.randbits(64) if seed is None else seed), Stream.ACTING)
-        return _columns(_sampling(self.learner), key, self.params, batch)
+        return columns(sampling(self.learner), key, self.params, batch)
 
     def _outputs(self, batch: np.ndarray) -> np.ndarray:
         """Return the outputs by which exports are compared: probabilities of discrete actions, or unclipped actions."""
         if self.learner.probabilities is None:
             return self._chosen(batch, True, None)
-        return _columns(_probabilities(self.learner), _first_key(), self.params, batch)
+        return columns(probabilities(self.learner), first_key(), self.params, batch)
 
     def _experiment(self) -> Experiment:
         """Return the experiment of the run folder, if its configuration is that of these parameters."""
@@ -151,6 +188,25 @@ class TrainedPolicy:
                 "Restore it, or give an environment."
             )
         return experiment_of(path, self.trust)
+
+
+def policy_of(experiment: Experiment, params: Params, seed: int, agent: int) -> TrainedPolicy:
+    """Return the policy of an agent of an experiment that is already built.
+
+    Args:
+        experiment: The experiment.
+        params: The acting parameters, with a leading agent axis on every leaf where agents have their own.
+        seed: The seed of the run.
+        agent: The agent.
+    """
+    facts = facts_of(experiment)
+    own = jax.tree.map(lambda leaf: leaf[agent], params) if facts.stacked else params
+    return TrainedPolicy(*facts.spaces, seed, agent, facts, experiment.learner, jax.device_put(own, cpu()))
+
+
+def setting_of(experiment: Experiment, agent: int) -> PyTree:
+    """Return the parameters of the environment of one agent."""
+    return jax.tree.map(lambda leaf: leaf[agent], experiment.fleet)
 
 
 def load(path: Path | str, *, seed: int | None = None, agent: int | None = None, trust: bool = False) -> TrainedPolicy:
@@ -186,7 +242,7 @@ def load(path: Path | str, *, seed: int | None = None, agent: int | None = None,
             f"The parameters of seed {chosen} in {file.path} are not finite, so nothing can act with them. Choose "
             "another seed, or make the run again."
         )
-    return TrainedPolicy(*facts.spaces, chosen, agent, facts, learner, jax.device_put(params, _cpu()), home, trust)
+    return TrainedPolicy(*facts.spaces, chosen, agent, facts, learner, jax.device_put(params, cpu()), home, trust)
 
 
 def _opened(path: Path) -> PolicyFile:
@@ -264,55 +320,3 @@ def _whose(file: PolicyFile, facts: PolicyFacts, seed: int, agent: int | None) -
         f"agent is not given, and {agents} of {file.path} have a policy each, with none for all of them. Choose one "
         "with agent."
     )
-
-
-def _columns(
-    program: Callable[[Key, Params, np.ndarray], jax.Array], key: Key, params: Params, batch: np.ndarray
-) -> np.ndarray:
-    """Run a program whose instances are on the last axis, for a batch on the first.
-
-    The batch is filled up to a power of two, so that batches of all sizes share a few compiled programs.
-    """
-    size = max(len(batch), 1)
-    filled = np.zeros((1 << (size - 1).bit_length(), *batch.shape[1:]), batch.dtype)
-    filled[: len(batch)] = batch
-    with jax.default_device(_cpu()):
-        found = np.asarray(program(key, params, np.moveaxis(filled, 0, -1)))
-    return np.moveaxis(found, -1, 0)[: len(batch)]
-
-
-@functools.cache
-def _cpu() -> jax.Device | None:
-    """Return the CPU: one observation is too little work for an accelerator, whose products may round coarsely."""
-    try:
-        return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # there is none
-        return None
-
-
-@functools.cache
-def _first_key() -> Key:
-    return jax.random.key(0)
-
-
-@functools.lru_cache(maxsize=32)
-def _greedy(learner: Learner) -> Callable[[Key, Params, np.ndarray], jax.Array]:
-    """Return the greedy program; all observations share one key, so equal ones get equal actions where values tie."""
-
-    @jax.jit
-    def act(key: Key, params: Params, observation: jax.Array) -> jax.Array:
-        return jax.vmap(lambda seen: learner.act(key, params, seen[..., None], True)[..., 0], -1, -1)(observation)
-
-    return act
-
-
-@functools.lru_cache(maxsize=32)
-def _sampling(learner: Learner) -> Callable[[Key, Params, np.ndarray], jax.Array]:
-    return jax.jit(lambda key, params, observation: learner.act(key, params, observation, False))
-
-
-@functools.lru_cache(maxsize=32)
-def _probabilities(learner: Learner) -> Callable[[Key, Params, np.ndarray], jax.Array]:
-    assert learner.probabilities is not None
-    find = learner.probabilities
-    return jax.jit(lambda key, params, observation: find(params, observation))

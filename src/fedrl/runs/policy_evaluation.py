@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.config.objects import Experiment
-from fedrl.core.environment import Environment, HostEnvironment
+from fedrl.core.environment import AnyEnvironment, Environment, HostEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner
 from fedrl.core.types import Params
@@ -46,8 +46,24 @@ def of_run(experiment: Experiment, params: Params, agent: int | None, episodes: 
     return _in_turn(played(experiment.learner, fleet, params, each, seed), episodes)
 
 
+def given_environment(environment: Any) -> AnyEnvironment | gym.Env:
+    """Return an environment that is given as an object or as an id of Gymnasium.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if isinstance(environment, str):
+        return gymnasium(environment)
+    if not isinstance(environment, Environment | HostEnvironment | gym.Env):
+        raise ConfigError(
+            f"environment is {environment!r}, which is not an environment. Give a Gymnasium environment, its id, or "
+            "an environment of fedrl, such as fedrl.environments.cartpole()."
+        )
+    return environment
+
+
 def outside(
-    environment: Any,
+    environment: AnyEnvironment | gym.Env,
     learner: Learner,
     params: Params,
     predict: Callable[[Any], Any],
@@ -58,17 +74,10 @@ def outside(
     """Play episodes in a given environment.
 
     Raises:
-        ConfigError: It is none, or does not fit the policy.
+        ConfigError: It does not fit the policy.
     """
     if isinstance(environment, gym.Env):
         return _one_by_one(environment, predict, spaces, episodes, seed)
-    if isinstance(environment, str):
-        environment = gymnasium(environment)
-    if not isinstance(environment, Environment | HostEnvironment):
-        raise ConfigError(
-            f"environment is {environment!r}, which is not an environment. Give a Gymnasium environment, its id, or "
-            "an environment of fedrl, such as fedrl.environments.cartpole()."
-        )
     check_alike(spaces, gymnasium_spaces(environment), repr(environment))
     alone = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], environment.params)
     there = replace(learner, environment=environment)

@@ -27,6 +27,9 @@ from fedrl.environments.adapters.shard import constructor_of, open_environment
 from fedrl.environments.adapters.vector import open_instances
 from fedrl.environments.choices import is_choice, numbered, valued
 
+RENDER_MODE = "rgb_array"
+"""The render mode of films: each picture is an array."""
+
 
 @component("environment", reference="Towers et al. (2024), https://arxiv.org/abs/2407.17032")
 def gymnasium(
@@ -84,7 +87,8 @@ def gymnasium(
     example.close()
     choices = tuple(name for name, value in defaults.items() if is_choice(value))
 
-    def open(params: PyTree, workers: int | None = None) -> Instances:
+    def given(params: PyTree) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Return the keyword arguments and the attributes of each environment copy."""
         columns = {name: np.asarray(column).tolist() for name, column in params._asdict().items() if name in defaults}
         rows = [
             {
@@ -93,18 +97,48 @@ def gymnasium(
             }
             for i in range(len(jax.tree.leaves(params)[0]))
         ]
-        given = [
+        return [
             (
                 fixed | {name: value for name, value in row.items() if name in arguments},
                 {name: value for name, value in row.items() if name not in arguments},
             )
             for row in rows
         ]
-        return open_instances(spec, given, workers, infos)
+
+    def open(params: PyTree, workers: int | None = None) -> Instances:
+        return open_instances(spec, given(params), workers, infos)
+
+    def open_rendered(params: PyTree) -> gym.Env:
+        ((options_of_one, attributes),) = given(jax.tree.map(lambda leaf: np.asarray(leaf)[None], params))
+        check_render_mode(title, getattr(constructor_of(spec), "metadata", {}))
+        return open_environment(spec, options_of_one | {"render_mode": RENDER_MODE}, attributes)
 
     params = settings_record({name: _leaf(name, value) for name, value in defaults.items()})
     exact = (example.observation_space, example.action_space)
-    return HostEnvironment(params, spaces, int(limit), open, measured, gymnasium_spaces=exact, choices=choices)
+    return HostEnvironment(
+        params,
+        spaces,
+        int(limit),
+        open,
+        measured,
+        gymnasium_spaces=exact,
+        choices=choices,
+        open_rendered=open_rendered,
+    )
+
+
+def check_render_mode(name: str, metadata: Mapping[str, Any]) -> None:
+    """Refuse an environment that says that it can't draw itself as arrays.
+
+    Raises:
+        ConfigError: Its metadata list other render modes.
+    """
+    modes = metadata.get("render_modes")
+    if modes is not None and RENDER_MODE not in modes:
+        raise ConfigError(
+            f"{name} can't be filmed: its render modes are {list(modes)}, and a film needs {RENDER_MODE!r}. Add it to "
+            "the environment, as render_mode and in metadata['render_modes']."
+        )
 
 
 def specification(id: str | Callable[..., Any]) -> Any:
