@@ -3,6 +3,7 @@
 # make test-long     the others, in half an hour; each is told as it ends
 # make test-gymnax   those of gymnax, in an environment of their own, as it wants an older Gymnasium
 # make test-torch    those of PyTorch, which is large, in another one
+# make test-jax2onnx those of user-defined networks in ONNX, as jax2onnx is large as well
 # make combinations  every combination of options, trained, and their page of the documentation
 # make check         format, lint, types, layers
 # make bench         the numbers of the documentation, measured here
@@ -16,10 +17,12 @@ GYMNAX_BIN := .venv-gymnax/bin
 GYMNAX_STAMP := .venv-gymnax/.installed
 TORCH_BIN := .venv-torch/bin
 TORCH_STAMP := .venv-torch/.installed
+JAX2ONNX_BIN := .venv-jax2onnx/bin
+JAX2ONNX_STAMP := .venv-jax2onnx/.installed
 PEERS_BIN := .venv-peers/bin
 PEERS_STAMP := .venv-peers/.installed
 
-.PHONY: demo test test-long test-gymnax test-torch combinations check bench bench-peers docs clean
+.PHONY: demo test test-long test-gymnax test-torch test-jax2onnx combinations check bench bench-peers docs clean
 
 demo: $(STAMP)
 	$(BIN)/fedrl run examples/cartpole.toml
@@ -35,6 +38,9 @@ test-gymnax: $(GYMNAX_STAMP)
 
 test-torch: $(TORCH_STAMP)
 	$(TORCH_BIN)/pytest -n 0 tests/with_torch
+
+test-jax2onnx: $(JAX2ONNX_STAMP)
+	$(JAX2ONNX_BIN)/pytest -n 0 tests/with_jax2onnx
 
 combinations: $(STAMP)
 	$(BIN)/python -m tests.engines.combinations docs/combinations.md
@@ -73,6 +79,12 @@ $(TORCH_STAMP): pyproject.toml
 	$(TORCH_BIN)/pip install --quiet --editable ".[torch]" --group test
 	touch $@
 
+$(JAX2ONNX_STAMP): pyproject.toml
+	test -x $(JAX2ONNX_BIN)/python || $(PYTHON) -m venv .venv-jax2onnx
+	$(JAX2ONNX_BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(JAX2ONNX_BIN)/pip install --quiet --editable ".[jax2onnx]" --group test
+	touch $@
+
 $(PEERS_STAMP): pyproject.toml
 	test -x $(PEERS_BIN)/python || $(PYTHON) -m venv .venv-peers
 	$(PEERS_BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
@@ -80,4 +92,4 @@ $(PEERS_STAMP): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf .venv .venv-gymnax .venv-torch .venv-peers site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-gymnax .venv-torch .venv-jax2onnx .venv-peers site .mypy_cache .pytest_cache .ruff_cache

@@ -13,8 +13,8 @@ CACHE = tempfile.TemporaryDirectory(prefix="fedrl-tests-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts with & ignore it
 
-# gymnax and PyTorch have environments of their own: make test-gymnax, make test-torch
-collect_ignore = ["support", "with_gymnax", "with_torch"]
+# gymnax, PyTorch and jax2onnx have environments of their own: make test-gymnax, make test-torch, make test-jax2onnx
+collect_ignore = ["support", "with_gymnax", "with_torch", "with_jax2onnx"]
 
 from hypothesis import HealthCheck, settings  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402

@@ -179,19 +179,28 @@ def test_a_file_that_does_something_else_is_not_written(policies, tmp_path, monk
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        ({"name": "ppo", "network": {"name": "mine"}}, "user-defined, and export to ONNX.* is not supported yet"),
-        ({"name": "mine"}, "The learner is 'mine', which is user-defined"),
+        ({"name": "ppo", "network": {"name": "mine"}}, "The network is 'mine'. It is user-defined"),
+        ({"name": "ppo", "network": "mypkg:net"}, "The network is 'mypkg:net'. It is user-defined"),
+        ({"name": "mine"}, "The learner is 'mine'. It is user-defined"),
     ],
 )
-def test_a_network_or_a_learner_of_ones_own_is_refused(policies, tmp_path, table, told):
+def test_a_network_or_a_learner_of_ones_own_is_for_onnx_alone_and_needs_an_extra(
+    policies, tmp_path, monkeypatch, table, told
+):
     policy, _, _ = policies("softmax")
-    for form in ENDINGS:
-        with pytest.raises(ConfigError, match=told):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    for form, why in {
+        "numpy": "needs them one by one. Export it to 'onnx'",
+        "torch": "needs them one by one. Export it to 'onnx'",
+        "onnx": r"needs jax2onnx, which is not installed. Install it: pip install 'fedrl\[jax2onnx\]'",
+    }.items():
+        with pytest.raises(ConfigError, match=f"{told}.*{why}"):
             forms.export_policy(table, policy.params, reference_of(policy), {}, tmp_path / "policy", form)
+    assert list(tmp_path.iterdir()) == []
 
 
 def reference_of(policy: Any) -> Any:
-    return forms.Reference(policy._spaces, policy._outputs, policy.predict)
+    return forms.Reference(policy._spaces, policy._outputs, policy.predict, policy._traced)
 
 
 def test_what_can_not_be_written_or_is_no_form_is_refused(policies, tmp_path):

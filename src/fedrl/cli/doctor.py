@@ -22,6 +22,7 @@ EXTRAS = {
     "mp4": "imageio_ffmpeg",
     "onnx": "onnx",
     "torch": "torch",
+    "jax2onnx": "jax2onnx",
 }
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import gymnasium as gym
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fedrl.config.coordination import shapes_of
@@ -149,12 +150,12 @@ class TrainedPolicy:
             The path, and the largest difference of the file's outputs from those of fedrl.
 
         Raises:
-            ConfigError: The form is unknown, a package is missing, or the network is user-defined, which is not
-                supported yet.
+            ConfigError: The form is unknown, a package is missing, or the network is user-defined and can't be
+                converted: to ONNX alone (extra `jax2onnx`), and with operations that ONNX has.
             RunError: The file can't be written, or its outputs differ from those of the policy.
         """
         who = {"seed": self.seed, "agent": self.agent, "fedrl": self.facts.version}
-        reference = Reference(self._spaces, self._outputs, lambda seen: np.asarray(self.predict(seen)))
+        reference = Reference(self._spaces, self._outputs, lambda seen: np.asarray(self.predict(seen)), self._traced)
         return export_policy(self.facts.learner, self.params, reference, who, Path(path), to)
 
     @property
@@ -173,6 +174,14 @@ class TrainedPolicy:
         if self.learner.probabilities is None:
             return self._chosen(batch, True, None)
         return columns(probabilities(self.learner), first_key(), self.params, batch)
+
+    def _traced(self, batch: jax.Array) -> jax.Array:
+        """Return the same outputs, of a float32 batch, as JAX traces them."""
+        discrete = isinstance(self.observation_space, gym.spaces.Discrete)
+        seen = jnp.moveaxis(batch.astype(jnp.int32) if discrete else batch, 0, -1)
+        find = self.learner.probabilities
+        found = self.learner.act(first_key(), self.params, seen, True) if find is None else find(self.params, seen)
+        return jnp.moveaxis(found, -1, 0)
 
     def _experiment(self) -> Experiment:
         """Return the experiment of the run folder, if its configuration is that of these parameters."""

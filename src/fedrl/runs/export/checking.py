@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import gymnasium as gym
+import jax
 import numpy as np
 
 from fedrl.core.errors import RunError
@@ -34,11 +35,13 @@ class Reference(NamedTuple):
         spaces: The Gymnasium spaces of observations and actions.
         outputs: For a batch in the form of the learner: probabilities of discrete actions, or unclipped actions.
         predict: The greedy actions for a batch in the form of Gymnasium.
+        traced: `outputs` as a function that JAX can trace, of a float32 batch `[batch, *features]`.
     """
 
     spaces: GymSpaces
     outputs: Callable[[np.ndarray], np.ndarray]
     predict: Callable[[np.ndarray], np.ndarray]
+    traced: Callable[[jax.Array], jax.Array]
 
 
 class ExportedOutputs(NamedTuple):
@@ -103,7 +106,7 @@ def tolerance_of(policy: PlainPolicy) -> float:
 
     The rounding of a sum grows with the square root of the number of its terms.
     """
-    widest = max((policy.arrays[f"weight{i}"].shape[1] for i in range(policy.layers)), default=0)
+    widest = max((policy.arrays[f"weight{i}"].shape[1] for i in range(policy.layers)), default=policy.widest)
     return TOLERANCE * max(1.0, math.sqrt(widest / USUAL))
 
 

@@ -13,6 +13,7 @@ from fedrl.core.errors import ConfigError, nearest
 from fedrl.core.types import Params
 from fedrl.records.files import write_atomically
 from fedrl.runs.export.checking import OBSERVATIONS, Exported, ExportedOutputs, Reference, compared
+from fedrl.runs.export.jax2onnx_form import written_traced
 from fedrl.runs.export.numpy_form import opened_numpy, written_numpy
 from fedrl.runs.export.onnx_form import opened_onnx, written_onnx
 from fedrl.runs.export.plain import PlainPolicy, plain_policy
@@ -53,13 +54,18 @@ def export_policy(
         The path, and the largest difference of outputs from those of the policy.
 
     Raises:
-        ConfigError: The form is unknown, a package is missing, or the network is user-defined.
+        ConfigError: The form is unknown, a package is missing, or the network is user-defined and can't be converted.
         RunError: The file can't be written, or its outputs differ from those of the policy.
     """
     form = form_of(path, to)
     write, open_again = FORMS[form]
     policy = plain_policy(learner, params, reference.spaces)
-    content = write(policy, who)
+    if policy.own and form != "onnx":
+        raise ConfigError(
+            f"{policy.own} It is user-defined, so its steps are known only as a function, and {form!r} needs them one "
+            "by one. Export it to 'onnx', or act with policy.predict."
+        )
+    content = written_traced(policy, who, reference.traced) if policy.own else write(policy, who)
     difference = compared(policy, reference, open_again(content, policy), form)
     write_atomically(path, content, "Name another file.")
     return Exported(path, OBSERVATIONS, difference)

@@ -54,9 +54,18 @@ def written_onnx(policy: PlainPolicy, who: Mapping[str, Any]) -> bytes:
     """
     onnx = imported()
     graph = OnnxNodes(onnx.helper)
-    scores = _scores(graph, policy)
+    return model_of(graph, policy, _scores(graph, policy), who)
+
+
+def model_of(graph: OnnxNodes, policy: PlainPolicy, scores: str, who: Mapping[str, Any]) -> bytes:
+    """Return the content of a model's file whose graph has the scores, by name, and not yet the action.
+
+    Raises:
+        ConfigError: ONNX is not installed.
+    """
+    onnx = imported()
     outputs = [_action(graph, policy, scores, onnx), scores]
-    if policy.head == "gaussian":
+    if "log_std" in policy.arrays:
         deviation = np.exp(policy.arrays["log_std"]).reshape(policy.spaces.action.shape or ())
         outputs.append(graph.add("Identity", deviation, name="standard_deviation"))
     types = onnx.TensorProto
@@ -108,6 +117,7 @@ def imported() -> Any:
     try:
         import onnx
         import onnx.checker
+        import onnx.compose
         import onnx.helper
         import onnx.numpy_helper
     except ImportError:

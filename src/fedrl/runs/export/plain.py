@@ -7,11 +7,13 @@
     softmax   the probabilities of actions    the most probable
     gaussian  the means                       the means, clipped to the bounds of the actions
 
-The steps follow from the table of the learner, with the names that its constructors have in configuration files.
+The steps follow from the table of the learner, with the names that its constructors have in configuration files. Those
+of a user-defined network or learner are unknown; it is traced instead (`jax2onnx_form`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -19,7 +21,6 @@ import gymnasium as gym
 import jax
 import numpy as np
 
-from fedrl.core.errors import ConfigError
 from fedrl.core.types import Params
 from fedrl.learners.parts.moments import Moments, divisor
 from fedrl.runs.spaces import GymSpaces
@@ -43,6 +44,8 @@ class PlainPolicy(NamedTuple):
         activation: The activation between two layers.
         limit: The limit of normalised observations; None without normalisation.
         epsilon: For a table, the probability of a random action when actions are sampled.
+        own: For a policy with a user-defined network or learner, a sentence that names it; such a policy has no layers.
+        widest: For such a policy, the largest number of inputs that a layer may have.
     """
 
     spaces: GymSpaces
@@ -52,6 +55,8 @@ class PlainPolicy(NamedTuple):
     activation: str = ""
     limit: float | None = None
     epsilon: float = 0.0
+    own: str = ""
+    widest: int = 0
 
 
 def plain_policy(learner: Mapping[str, Any], params: Params, spaces: GymSpaces) -> PlainPolicy:
@@ -61,9 +66,6 @@ def plain_policy(learner: Mapping[str, Any], params: Params, spaces: GymSpaces) 
         learner: The table of the learner, with all parameters.
         params: The acting parameters.
         spaces: The Gymnasium spaces of observations and actions.
-
-    Raises:
-        ConfigError: The learner or its network is none of fedrl's.
     """
     name = learner["name"]
     if name in ACTING_AS_WITHIN:
@@ -77,32 +79,33 @@ def plain_policy(learner: Mapping[str, Any], params: Params, spaces: GymSpaces) 
         return within._replace(arrays=arrays | within.arrays, limit=float(learner["limit"]))
     if name == "q_table":
         return PlainPolicy(spaces, "table", {"q": _float32(params["q"])}, epsilon=float(learner["epsilon"]))
+    policy = PlainPolicy(spaces, "softmax" if isinstance(spaces.action, gym.spaces.Discrete) else "gaussian", {})
     if name not in WITH_ACTOR:
-        raise ConfigError(
-            f"The learner is {name!r}, which is user-defined, and fedrl exports only its own learners. "
-            "Act with policy.predict."
-        )
-    if isinstance(spaces.action, gym.spaces.Discrete):
-        return _network(learner["network"], params["actor"], PlainPolicy(spaces, "softmax", {}))
-    log_std = {"log_std": _float32(params["actor"]["log_std"])}
-    return _network(learner["network"], params["actor"]["network"], PlainPolicy(spaces, "gaussian", log_std))
+        return policy._replace(own=f"The learner is {name!r}.", widest=_widest(params))
+    actor = params["actor"]
+    if policy.head == "gaussian":
+        policy, actor = policy._replace(arrays={"log_std": _float32(actor["log_std"])}), actor["network"]
+    return _network(learner["network"], actor, policy)
 
 
-def _network(table: Mapping[str, Any], params: Params, policy: PlainPolicy) -> PlainPolicy:
+def _network(table: Any, params: Params, policy: PlainPolicy) -> PlainPolicy:
     """Return the policy with the layers of its network."""
-    name = table["name"]
+    name = table["name"] if isinstance(table, Mapping) and "name" in table else table
     if name == "with_embedding":
         inner = _network(table["network"], params["network"], policy)
         return inner._replace(arrays=inner.arrays | {"embedding": _float32(params["embedding"])})
     if name != "mlp":
-        raise ConfigError(
-            f"The network is {name!r}, which is user-defined, and export to ONNX, PyTorch or NumPy is not supported "
-            "yet for networks other than mlp and with_embedding. Act with policy.predict."
-        )
+        return policy._replace(own=f"The network is {name!r}.", widest=_widest(params))
     arrays = dict(policy.arrays)
     for i, layer in enumerate(params):
         arrays |= {f"weight{i}": _float32(layer["weight"]), f"bias{i}": _float32(layer["bias"])}
     return policy._replace(arrays=arrays, layers=len(params), activation=table["activation"])
+
+
+def _widest(params: Params) -> int:
+    """Return the largest number of inputs that a layer with these weights may have, whatever the order of its axes."""
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(params)]
+    return max((math.prod(shape) // max(min(shape), 1) for shape in shapes if len(shape) > 1), default=0)
 
 
 def _float32(array: jax.Array | np.ndarray) -> np.ndarray:
