@@ -39,12 +39,15 @@ class EvaluationConfig:
         every: Rounds between two evaluations during training; with 0, only the final policy is evaluated.
         held_out: Number of further environments, drawn like the fleet, in which no agent trains.
         fine_tune: Local iterations of every agent alone after the last round, before another evaluation; 0 for none.
+        film: Whether to film one greedy episode for the report, where the environment can be drawn (needs the extra
+            `render`). The runs of a study have no films.
     """
 
     episodes: Count = 20
     every: Whole = 0
     held_out: Whole = 0
     fine_tune: Whole = 0
+    film: bool = True
 
     def __post_init__(self) -> None:
         check_ranges(ranges_of(EvaluationConfig), vars(self), "evaluation")

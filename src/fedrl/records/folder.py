@@ -5,6 +5,7 @@ records.jsonl        a line per seed, method and round, passed to the operating 
 summary.json         the results
 params.safetensors   the parameters with which agents act in every seed: global ones, or each agent's own and
                      those of the server, if they are a policy too; its metadata describe them
+film.gif             one greedy episode of the policy, if it can be drawn; the report shows it
 report.html          the report page
 checkpoints/         the last state of each seed of each method; removed when the run is complete
 .lock                the process that writes to the folder; removed when it ends
@@ -45,14 +46,17 @@ from fedrl.records.files import (
 )
 from fedrl.records.lock import Held, hold
 
-CONFIG, RECORDS, SUMMARY, PARAMS, REPORT, CHECKPOINTS = (
+CONFIG, RECORDS, SUMMARY, PARAMS, FILM, REPORT, CHECKPOINTS = (
     "config.toml",
     "records.jsonl",
     "summary.json",
     "params.safetensors",
+    "film.gif",
     "report.html",
     "checkpoints",
 )
+FILM_BYTES = 300_000
+"""The largest size of the film of a run, which is part of its report."""
 ELSEWHERE = "Choose another folder with --out."
 MOST_TRIES = 1000
 
@@ -154,6 +158,15 @@ class RunFolder:
             raise RunError(
                 f"{self.path} has no {PARAMS}: the run has not ended. Continue it with fedrl run --resume."
             ) from None
+
+    def write_film(self, content: bytes) -> None:
+        """Write `film.gif`."""
+        write_atomically(self.path / FILM, content)
+
+    def forget_film(self) -> None:
+        """Remove the film of an earlier part of the run."""
+        with contextlib.suppress(OSError):
+            (self.path / FILM).unlink(missing_ok=True)
 
     def checkpoint(self, method: str, seed: int) -> Path:
         """Return the path of the checkpoint of a seed of a method, whether or not it exists."""

@@ -244,6 +244,14 @@ class MeasureResult(TypedDict):
     agents: NotRequired[dict[str, list[float | None]]]
 
 
+FilmResult = TypedDict(  # `return` is a keyword, so a class can't declare it
+    "FilmResult", {"seed": int, "agent": int, "return": float | None, "steps": int, "skipped": str}, total=False
+)
+"""The film of a run: the seed whose policy is filmed, the agent in whose environment it is (and whose policy, where
+agents have their own), the return of the episode (None if it is not finite) and the number of its steps. Or only
+`skipped`: why there is no film."""
+
+
 class Summary(TypedDict):
     """The results of a run, up to the last round that it reached.
 
@@ -281,6 +289,7 @@ class Summary(TypedDict):
         compared: For each baseline with returns of other agents than the federation, both over the same agents.
         notes: Defects of the records from which the numbers were computed, a sentence each; absent if there are none.
         failure: The error that ended the run before its last round; absent if there was none.
+        film: The film of the run; absent if none was wanted, or before the last round.
     """
 
     name: str
@@ -315,3 +324,4 @@ class Summary(TypedDict):
     compared: NotRequired[dict[str, Compared]]
     notes: NotRequired[list[str]]
     failure: NotRequired[str]
+    film: NotRequired[FilmResult]

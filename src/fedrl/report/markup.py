@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any
 
-EMPTY = frozenset({"meta", "input", "br"})
+EMPTY = frozenset({"meta", "input", "br", "img"})
 LINK = re.compile(r"https?://[^\s<>\"')\]]+[^\s<>\"')\].,;]")
 
 

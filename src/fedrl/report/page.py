@@ -24,6 +24,7 @@ from fedrl.report.figures import (
     time_figure,
     traffic_figure,
 )
+from fedrl.report.film import film_card
 from fedrl.report.highlight import highlighted
 from fedrl.report.markup import Markup, element, linked
 from fedrl.report.measures import measures_card, measures_of_runs
@@ -97,6 +98,7 @@ def _one(run: Run) -> tuple[str, list[object], dict[str, Figure]]:
         card("Final returns", methods_table(run), "Of the greedy policy, each agent in its own environment."),
         measures_card(run, charts),
         card("Agents", agents_table(run), f"Final greedy return of each agent{best}."),
+        film_card(run),
         _refused(run),
         *_timed(curves, names, charts, virtual_time_table(run), methods=True),
         card(

@@ -2,7 +2,8 @@
 
 Experiment --> for each method: [seed 0 | worker 0] [seed 1 | worker 1] ... --> RoundRecord --> records.jsonl, sinks
                                       |                                     --> checkpoint
-                                      +--> final params --> greedy returns --> summary.json, params.safetensors, report
+                                      +--> final params --> greedy returns --> summary.json, params.safetensors, film,
+                                                                               report
 
 Seeds of one method share one compiled program; the first seed compiles it while the others wait. The results of a seed
 do not depend on other seeds, on the number of workers or on the times of checkpoints, so a resumed run is bit-identical
@@ -34,6 +35,7 @@ from fedrl.runs.interruption import Signalled, interruptible
 from fedrl.runs.policy_file import COMMON, facts_of, metadata_of
 from fedrl.runs.post_training import AVERAGE_ONCE, FINE_TUNED, MIXTURE, averaged, fine_tuned, mixed
 from fedrl.runs.reading import experiment_of
+from fedrl.runs.run_film import film_of_run
 from fedrl.runs.seed_result import SeedResult
 from fedrl.runs.session import Session, Timing, reason_of
 from fedrl.runs.simulations import in_one_program, in_one_simulation
@@ -216,6 +218,11 @@ def _finish(session: Session, seed_results: dict[str, list[SeedResult]], heard: 
             params |= checkpoint.named(seed_result.common, f"{COMMON}seed{seed_result.seed}")
     place.write_params(params, metadata_of(facts_of(session.experiment)))
     place.write_summary(summary)
+    if session.failure is None and not session.stopping:
+        film = film_of_run(session.experiment, seed_results.get("federated", []), place, session.stop)
+        if film is not None:
+            summary["film"] = film
+            place.write_summary(summary)
     report = None
     if found.records:
         from fedrl.report import write_report

@@ -80,7 +80,7 @@ class StudyPlan:
         ]
 
     def config(self, setting: StudySetting) -> Config:
-        """Return the configuration of a setting.
+        """Return the configuration of a setting, without a film.
 
         Raises:
             ConfigError: A key or a value of the setting is wrong.
@@ -90,6 +90,8 @@ class StudyPlan:
         for key, value in setting.values.items():
             # `assign` changes tables in place, and settings must not share them.
             assign(data, key, copy.deepcopy(value), GRID)
+        if isinstance(data.setdefault("evaluation", {}), dict):
+            data["evaluation"]["film"] = False  # one film of each setting would take longer than it tells
         return parse(data)
 
     def dump(self) -> str:
