@@ -119,7 +119,7 @@ def hangs(*_: Any) -> Any:
 )
 def test_a_film_that_can_not_be_drawn_leaves_a_complete_run_and_a_sentence(tmp_path, monkeypatch, frame, told):
     with_environment(monkeypatch, picture=frame and Picture(frame, 20))
-    monkeypatch.setattr(run_film, "LONGEST_S", 0.5 if frame is hangs else 20.0)
+    monkeypatch.setattr(run_film, "LONGEST_S", 0.5 if frame is hangs else 60.0)
     fedrl.run(CONFIG, tmp_path / "run")
     film = summary_of(tmp_path / "run")["film"]
     assert film.keys() == {"skipped"}

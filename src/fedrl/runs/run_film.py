@@ -22,7 +22,7 @@ from fedrl.runs.seed_result import SeedResult
 
 AGENT, FRAMES, WIDTH = 0, 150, 480
 """The agent that is filmed, the largest number of pictures, and their largest width in pixels."""
-LONGEST_S, LOOK_S = 20.0, 0.1
+LONGEST_S, LOOK_S = 60.0, 0.1
 """The seconds after which a film is given up, and the seconds between two looks at it."""
 
 
