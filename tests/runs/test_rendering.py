@@ -236,6 +236,28 @@ def test_an_environment_of_gymnasium_that_does_not_draw_as_arrays_is_refused_bef
         acting.render(tmp_path / "film.gif", dataclasses.replace(undrawn, open_rendered=None))
 
 
+def test_an_environment_of_gymnasium_is_filmed_with_the_settings_of_its_agent():
+    made = gymnasium("CartPole-v1", settings={"gravity": 9.8, "masscart": 1.0})
+    opened = made.open_rendered(made.params._replace(gravity=jnp.float32(3.0)))
+    assert (opened.unwrapped.gravity, opened.unwrapped.masscart) == (3.0, 1.0)
+    assert opened.render_mode == "rgb_array"
+    opened.close()
+
+
+def test_without_pygame_one_sentence_says_what_to_install(balancer, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    with pytest.raises(ConfigError, match=r"can't be drawn: pygame is not installed.*pip install 'fedrl\[render\]'"):
+        balancer.render(tmp_path / "film.gif", "CartPole-v1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_environment_that_fails_in_a_step_is_named_with_the_step(walker, tmp_path):
+    broken = Sketch(GRAY)
+    broken.step = lambda action: 1 / 0  # type: ignore[method-assign]
+    with pytest.raises(RunError, match=r"Sketch.* failed in step 1 of the film: ZeroDivisionError"):
+        walker.render(tmp_path / "film.gif", broken)
+
+
 def test_a_state_that_is_not_finite_is_not_drawn(balancer, tmp_path):
     wild = dataclasses.replace(cartpole(), params=cartpole().params._replace(gravity=jnp.float32("nan")))
     with pytest.raises(RunError, match="after step 1 is not finite"):

@@ -98,7 +98,7 @@ class Picture(NamedTuple):
     """The renderer of an environment.
 
     Attributes:
-        frame: `(state, env_params) -> image`, a Pillow image, computed on the host.
+        frame: `(state, env_params) -> image`, a Pillow image or uint8 `[height, width, 3]`, computed on the host.
         pause_ms: The time between two frames, in milliseconds.
     """
 

@@ -243,16 +243,34 @@ def _steps(actor: Actor, environment: gym.Env, name: str, seed: int) -> Iterator
     def draw() -> np.ndarray:
         return _array(environment, name)
 
-    observation, _ = environment.reset(seed=seed)
+    with _blaming(name, "its reset"):
+        observation, _ = environment.reset(seed=seed)
     yield Shot(draw, 0.0, False)
-    over = False
+    over, step = False, 0
     while not over:
         action = actor.predict(observation)
         if isinstance(space, gym.spaces.Box):
             action = np.clip(action, space.low, space.high).astype(space.dtype)
-        observation, reward, terminated, truncated, _ = environment.step(action)
-        over = bool(terminated or truncated)
-        yield Shot(draw, float(reward), over)
+        step += 1
+        with _blaming(name, f"step {step}"):
+            observation, reward, terminated, truncated, _ = environment.step(action)
+            over, reward = bool(terminated or truncated), float(reward)
+        yield Shot(draw, reward, over)
+
+
+@contextmanager
+def _blaming(name: str, what: str) -> Iterator[None]:
+    """Name the environment in errors of it.
+
+    Raises:
+        RunError: The environment failed.
+    """
+    try:
+        yield
+    except Exception as fault:
+        raise RunError(
+            f"{name} failed in {what} of the film: {type(fault).__name__}: {fault}. Correct the environment."
+        ) from fault
 
 
 def _array(environment: gym.Env, name: str) -> np.ndarray:
