@@ -259,8 +259,8 @@ def test_what_is_resumed_is_resumed_as_it_is(
 @pytest.mark.parametrize(
     ("command", "options", "shown"),
     [
-        ("run", [], "fedrl.cli.terminal.progress.silent"),
-        ("sweep", ["--grid", "rounds=6,7"], "fedrl.cli.terminal.study.silent"),
+        ("run", [], "fedrl.sinks.display.silent"),
+        ("sweep", ["--grid", "rounds=6,7"], "fedrl.studies.progress.silent"),
     ],
 )
 def test_an_interruption_has_exit_code_130_and_says_how_to_go_on(

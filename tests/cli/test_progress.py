@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fedrl.cli.terminal.final_summary import MOST_AGENTS, final_summary
-from fedrl.cli.terminal.progress import live, plain, progress, view
-from fedrl.cli.terminal.run_progress import RunProgress, sparkline
+from fedrl.sinks.display import live, plain, progress, view
+from fedrl.sinks.final_summary import MOST_AGENTS, final_summary
+from fedrl.sinks.run_progress import RunProgress, sparkline
 from tests.support.made_runs import make_run
 
 METHODS = ("federated", "independent")

@@ -16,14 +16,14 @@ from fedrl.cli.doctor import write_facts
 from fedrl.cli.evaluate import seeds_table
 from fedrl.cli.explain import leaving_table
 from fedrl.cli.list import _print_all, _print_one
-from fedrl.cli.terminal.final_summary import final_summary
-from fedrl.cli.terminal.fitting import Column, ColumnTable, FirstFitting, fewer_columns, in_parts
-from fedrl.cli.terminal.progress import progress, view
-from fedrl.cli.terminal.run_progress import RunProgress
-from fedrl.cli.terminal.study import study_progress, study_table
 from fedrl.config.catalogue import components
 from fedrl.records import METHODS
 from fedrl.records.formatting import NOTHING, short, with_unit
+from fedrl.sinks.display import progress, view
+from fedrl.sinks.final_summary import final_summary
+from fedrl.sinks.fitting import Column, ColumnTable, FirstFitting, fewer_columns, in_parts
+from fedrl.sinks.run_progress import RunProgress
+from fedrl.studies.progress import study_progress, study_table
 
 WIDTHS = range(40, 201)
 LONG = ("federated_with_personal_heads", "clustered_then_fine_tuned")

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fedrl.cli.terminal.final_summary import final_summary
-from fedrl.cli.terminal.progress import live, plain, warnings_only
 from fedrl.config import load
 from fedrl.config.build import build
 from fedrl.core.aggregator import on_time
@@ -24,6 +22,8 @@ from fedrl.report.run import read_run
 from fedrl.runs.run import resume, run
 from fedrl.runs.session import record_of
 from fedrl.runs.simulations import simulation_of
+from fedrl.sinks.display import live, plain, warnings_only
+from fedrl.sinks.final_summary import final_summary
 from tests.support.broken import BROKEN, broken, hopeless
 from tests.support.small import without_times
 

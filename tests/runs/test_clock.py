@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from fedrl.cli.terminal import final_summary
 from fedrl.config import dump, load
 from fedrl.config.build import build
 from fedrl.core.component import cite
 from fedrl.core.errors import FedrlError
 from fedrl.runs.run import resume, run
 from fedrl.runs.simulations import simulation_of
+from fedrl.sinks import final_summary
 from tests.support.small import TOML, without_times
 
 ROUNDS, SAMPLES = 6, 16  # of one agent in one local step

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fedrl.cli.terminal.final_summary import final_summary
 from fedrl.config import load
 from fedrl.config.build import build
 from fedrl.environments import gridworld
@@ -27,6 +26,7 @@ from fedrl.runs.seed_result import SeedResult
 from fedrl.runs.session import NO_RETURN, NOT_FINITE, Policies, Session, Timing, greedy, seed_result, sound
 from fedrl.runs.summary import over_seeds
 from fedrl.runs.warnings import warnings_of
+from fedrl.sinks.final_summary import final_summary
 from tests.support.broken import BROKEN, broken
 
 NAN = math.nan

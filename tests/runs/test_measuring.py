@@ -16,8 +16,6 @@ import pytest
 from rich.console import Console
 
 from fedrl import component, run, sweep
-from fedrl.cli.terminal.final_summary import final_summary
-from fedrl.cli.terminal.progress import plain
 from fedrl.config import load
 from fedrl.config.build import build
 from fedrl.config.coordination import measure_names
@@ -29,6 +27,8 @@ from fedrl.records import Event
 from fedrl.records.folder import RunFolder
 from fedrl.report import write_report
 from fedrl.runs.simulations import simulation_of
+from fedrl.sinks.display import plain
+from fedrl.sinks.final_summary import final_summary
 from fedrl.studies.plan import plan_of, running_order
 
 

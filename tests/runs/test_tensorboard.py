@@ -8,7 +8,7 @@ import pytest
 
 from fedrl import ConfigError, run
 from fedrl.records.folder import RunFolder
-from fedrl.runs.tensorboard import tensorboard
+from fedrl.sinks.tensorboard import tensorboard
 
 CORRIDOR: dict[str, Any] = {
     "name": "corridor",

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fedrl.cli.terminal.final_summary import final_summary
 from fedrl.core.learner import Learner
 from fedrl.environments import gridworld
 from fedrl.learners import accept_if_better, q_table
 from fedrl.records.statistics import lower_end
 from fedrl.report import write_report
 from fedrl.runs.warnings import LEVEL, warnings_of
+from fedrl.sinks.final_summary import final_summary
 from tests.support.made_runs import make_run
 
 SEEDS, AGENTS = 5, 6

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import typer
 from rich.console import Console
 
-from fedrl.cli.terminal.fitting import name_values, printable, write
+from fedrl.sinks.fitting import name_values, printable, write
 
 WIDTH = 17
 """Width of the longest name, `extra tensorboard`."""

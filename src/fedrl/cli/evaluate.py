@@ -84,8 +84,8 @@ def seeds_table(title: str, found: Mapping[str, Sequence[float | None]], unit: s
     from rich.console import Group
     from rich.text import Text
 
-    from fedrl.cli.terminal.fitting import Column, ColumnTable, FirstFitting, in_parts, printable, swapped
     from fedrl.records.formatting import with_unit
+    from fedrl.sinks.fitting import Column, ColumnTable, FirstFitting, in_parts, printable, swapped
 
     agents = max(map(len, found.values()), default=0)
     columns = [Column("agent", [Text(str(i)) for i in range(agents)])]

@@ -48,8 +48,8 @@ def leaving_table(found: Mapping[str, Any]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from fedrl.cli.terminal.fitting import Column, ColumnTable, FirstFitting, in_blocks, printable
     from fedrl.records.formatting import NOTHING
+    from fedrl.sinks.fitting import Column, ColumnTable, FirstFitting, in_blocks, printable
 
     sizes = [each["size_bytes"] for each in found["outgoing"]]
     sizes = ["varies" if size is None else f"{size:,}" if size else NOTHING for size in sizes]

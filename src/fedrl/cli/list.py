@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from fedrl.cli.terminal.fitting import Hanging, name_values, write
 from fedrl.core.component import Component, written
+from fedrl.sinks.fitting import Hanging, name_values, write
 
 INDENT = Text("    ")
 

@@ -25,10 +25,10 @@ def run_command(
     """Run or resume an experiment, with progress on the terminal."""
     # Before JAX is imported, so that a wrong command line is refused at once.
     check_resume("run", config, resume, {"--set": settings, "--seeds": seeds, "--out": out})
-    from fedrl.cli.terminal.progress import progress, warnings_only
     from fedrl.records.folder import RunFolder
     from fedrl.records.notices import unmerged_in
     from fedrl.runs import run as experiments
+    from fedrl.sinks.display import progress, warnings_only
 
     listener = FolderListener()
     with warnings_only() if as_json and not quiet else progress(quiet=quiet, measures=measures) as show:

@@ -42,11 +42,11 @@ def sweep_command(
         "--out": out,
     }
     check_resume("study", config, resume, options)
-    from fedrl.cli.terminal.progress import warnings_only
-    from fedrl.cli.terminal.study import study_progress
     from fedrl.records.notices import named
+    from fedrl.sinks.display import warnings_only
     from fedrl.studies import resume_sweep, sweep
     from fedrl.studies.grid import grid_of
+    from fedrl.studies.progress import study_progress
 
     listener = FolderListener()
     with warnings_only() if as_json and not quiet else study_progress(quiet=quiet) as show:

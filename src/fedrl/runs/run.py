@@ -241,6 +241,6 @@ def _finish(session: Session, seed_results: dict[str, list[SeedResult]], heard: 
 def _tensorboard(config: Config, place: RunFolder) -> list[Sink]:
     if not config.tensorboard:
         return []
-    from fedrl.runs.tensorboard import tensorboard
+    from fedrl.sinks.tensorboard import tensorboard
 
     return [tensorboard(place.path / "tensorboard")]

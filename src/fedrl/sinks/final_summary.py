@@ -11,7 +11,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fedrl.cli.terminal.fitting import (
+from fedrl.records import AgentResult, End, MeasureResult, Range, Summary
+from fedrl.records.formatting import NOTHING, duration, ends, number, short, with_unit
+from fedrl.records.notices import notices_of
+from fedrl.records.statistics import best_of
+from fedrl.report.tables import readable, shown, troubled, varying
+from fedrl.sinks.fitting import (
     Column,
     ColumnTable,
     FirstFitting,
@@ -21,11 +26,6 @@ from fedrl.cli.terminal.fitting import (
     printable,
     swapped,
 )
-from fedrl.records import AgentResult, End, MeasureResult, Range, Summary
-from fedrl.records.formatting import NOTHING, duration, ends, number, short, with_unit
-from fedrl.records.notices import notices_of
-from fedrl.records.statistics import best_of
-from fedrl.report.tables import readable, shown, troubled, varying
 
 MOST_AGENTS = 20
 

@@ -9,7 +9,10 @@ from typing import cast
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from fedrl.cli.terminal.fitting import (
+from fedrl.records import End, Event, SettingStart, Sink, StudyEnd
+from fedrl.records.formatting import NOTHING, duration, ends, short, size, with_unit
+from fedrl.sinks.display import progress, silent
+from fedrl.sinks.fitting import (
     Column,
     FirstFitting,
     fewer_columns,
@@ -19,9 +22,6 @@ from fedrl.cli.terminal.fitting import (
     swapped,
     write,
 )
-from fedrl.cli.terminal.progress import progress, silent
-from fedrl.records import End, Event, SettingStart, Sink, StudyEnd
-from fedrl.records.formatting import NOTHING, duration, ends, short, size, with_unit
 from fedrl.studies.grid import in_words, short_names
 from fedrl.studies.quantity import compared, outcome_of, rounds_to, title_of
 from fedrl.studies.records import Result, Study

@@ -19,13 +19,13 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from fedrl.cli.terminal.final_summary import final_summary
-from fedrl.cli.terminal.fitting import Column, ColumnTable, FirstFitting, name_values, printable, write
-from fedrl.cli.terminal.run_progress import RunProgress, sparkline
 from fedrl.records import Compile, End, Event, RejectedEvent, RoundRecord, Sink, Start
 from fedrl.records.formatting import NOTHING, count, duration, short, size, with_unit
 from fedrl.records.notices import named
 from fedrl.report.tables import readable
+from fedrl.sinks.final_summary import final_summary
+from fedrl.sinks.fitting import Column, ColumnTable, FirstFitting, name_values, printable, write
+from fedrl.sinks.run_progress import RunProgress, sparkline
 
 EVERY_S = 5.0
 

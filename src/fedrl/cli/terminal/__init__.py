@@ -1,1 +1,0 @@
-"""Terminal output of the commands: progress during a run, and its summary at the end."""
