@@ -18,6 +18,21 @@ def value_in(record: Mapping[str, Any], name: str) -> float | None:
     return record.get(name) if name in OWN_KEYS else (record.get("measures") or {}).get(name)
 
 
+def values_of(record: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return all measures of a round by name, those of its greedy episodes with "greedy_" in front; None if unknown.
+
+    >>> values_of({"return": 3.0, "loss": None, "greedy": [4.0, None, 6.0], "greedy_measures": {"success": 1.0}})
+    {'return': 3.0, 'loss': None, 'greedy': 5.0, 'greedy_success': 1.0}
+    """
+    known = [value for value in record.get("greedy") or () if value is not None]
+    return {
+        **{name: value_in(record, name) for name in OWN_KEYS},
+        "greedy": sum(known) / len(known) if known else None,
+        **(record.get("measures") or {}),
+        **{f"greedy_{name}": value for name, value in (record.get("greedy_measures") or {}).items()},
+    }
+
+
 def unsummarised() -> MeasureResult:
     """Return the declaration of a measure of an unfinished run, of which only the name is known."""
     return {"per": "", "unit": "", "better": None, "source": "training", "methods": {}}
