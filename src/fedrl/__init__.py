@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from fedrl.launch import configure_jax
     from fedrl.runs.evaluate import greedy_returns
     from fedrl.runs.policy import load
+    from fedrl.runs.result import RunResult
     from fedrl.runs.run import resume, run
-    from fedrl.studies import resume_sweep, sweep
+    from fedrl.studies import StudyResult, resume_sweep, sweep
 
 
 _HOMES = {
@@ -41,6 +42,8 @@ _HOMES = {
     "FedrlError": "core.errors",
     "Measure": "core.measures",
     "RunError": "core.errors",
+    "RunResult": "runs.result",
+    "StudyResult": "studies",
     "UnsoundError": "core.errors",
     "cite": "core.component",
     "component": "core.component",
@@ -66,6 +69,8 @@ __all__ = [
     "FedrlError",
     "Measure",
     "RunError",
+    "RunResult",
+    "StudyResult",
     "UnsoundError",
     "__version__",
     "cite",

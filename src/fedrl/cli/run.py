@@ -33,14 +33,16 @@ def run_command(
     listener = FolderListener()
     with warnings_only() if as_json and not quiet else progress(quiet=quiet, measures=measures) as show:
         if resume is not None:
-            summary = experiments.resume(resume, trust=trust, sinks=[listener, show])
+            result = experiments.resume(resume, trust=trust, sinks=[listener, show], verbose=0)
         else:
             assert config is not None
-            summary = experiments.run(config, out, overrides=overrides(settings, seeds), sinks=[listener, show])
+            result = experiments.run(
+                config, out, overrides=overrides(settings, seeds), sinks=[listener, show], verbose=0
+            )
     if as_json:
-        typer.echo(json.dumps(summary, indent=2))
+        typer.echo(json.dumps(result.summary, indent=2))
     # An interruption takes precedence over "never merged": the rounds to come may still merge an update.
-    if not RunFolder(Path(listener.path)).complete:
+    if not RunFolder(result.folder).complete:
         leave_interrupted("run", listener)
-    for sentence in unmerged_in(summary):
+    for sentence in unmerged_in(result):
         leave_unmerged(sentence)

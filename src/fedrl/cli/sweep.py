@@ -51,7 +51,7 @@ def sweep_command(
     listener = FolderListener()
     with warnings_only() if as_json and not quiet else study_progress(quiet=quiet) as show:
         if resume is not None:
-            study = resume_sweep(resume, trust=trust, sinks=[listener, show])
+            study = resume_sweep(resume, trust=trust, sinks=[listener, show], verbose=0)
         else:
             assert config is not None
             study = sweep(
@@ -62,9 +62,10 @@ def sweep_command(
                 target=target,
                 quantity=quantity,
                 sinks=[listener, show],
+                verbose=0,
             )
     if as_json:
-        typer.echo(json.dumps(study, indent=2))
+        typer.echo(json.dumps(study.study, indent=2))
     failed = [i for i, result in enumerate(study["settings"], 1) if result["state"] == "failed"]
     waiting = any(result["state"] in ("interrupted", "waiting") for result in study["settings"])
     # A failure takes precedence over seeds that never merged, but not over an interruption.

@@ -66,13 +66,13 @@ def with_columns(rows: Sequence[dict[str, Any]], first: Sequence[str] = FIRST) -
 
 
 def line_of(values: Iterable[Any]) -> str:
-    """Return values as a line of CSV, without the line break; None is empty.
+    """Return values as a line of CSV, without the line break; None and NaN are empty.
 
     >>> line_of(["federated", 0, None, 0.1, "a, b"])
     'federated,0,,0.1,"a, b"'
     """
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(values)
+    csv.writer(line, lineterminator="").writerow("" if value != value else value for value in values)  # noqa: PLR0124  (NaN is unlike itself)
     return line.getvalue()
 
 

@@ -35,12 +35,15 @@ from fedrl.runs.interruption import Signalled, interruptible
 from fedrl.runs.policy_file import COMMON, facts_of, metadata_of
 from fedrl.runs.post_training import AVERAGE_ONCE, FINE_TUNED, MIXTURE, averaged, fine_tuned, mixed
 from fedrl.runs.reading import experiment_of
+from fedrl.runs.result import RunResult
 from fedrl.runs.run_film import film_of_run
 from fedrl.runs.seed_result import SeedResult
 from fedrl.runs.session import Session, Timing, reason_of
 from fedrl.runs.simulations import in_one_program, in_one_simulation
 from fedrl.runs.summary import summarise
 from fedrl.runs.training import Program, all_seeds, simulations
+from fedrl.sinks import tensorboard
+from fedrl.sinks.verbosity import displaying, run_display
 
 
 def run(
@@ -50,7 +53,8 @@ def run(
     overrides: Sequence[str] = (),
     sinks: Sequence[Sink] = (),
     stop: threading.Event | None = None,
-) -> Summary:
+    verbose: int = 1,
+) -> RunResult:
     """Run an experiment and write its run folder.
 
     Ctrl-C and SIGTERM end it early with a complete folder, which `resume` continues. An error after the first round is
@@ -61,11 +65,13 @@ def run(
         source: A configuration, a dictionary of its tables, or the path of an `experiment.toml`.
         out: The run folder to make; `runs/<name>-<time>` by default.
         overrides: Changes of the configuration, such as "learner.clip=0.1".
-        sinks: Functions that are called with each event of the run.
-        stop: An event that ends the run early when it is set, as Ctrl-C does.
+        sinks: Functions that are called with each event of the run; `fedrl.sinks` has some.
+        stop: An event that ends the run early when it is set, as Ctrl-C does; a sink may set it.
+        verbose: 1 to show progress, as `fedrl run` does on a terminal or in a log, or in an output of a notebook; 0 to
+            show nothing.
 
     Returns:
-        The content of `summary.json`.
+        The content of `summary.json` as a mapping, with the folder, the curves and the policy.
 
     Raises:
         ConfigError: The configuration is wrong.
@@ -77,13 +83,21 @@ def run(
     experiment = build(load(source, overrides))
     check_measures(experiment)
     out = None if out is None else Path(out)
-    with folder.create(out, experiment.config.name, dump(experiment.config)) as place:
-        return _conduct(experiment, place, sinks, started, stop)
+    with (
+        displaying(verbose, run_display) as shown,
+        folder.create(out, experiment.config.name, dump(experiment.config)) as place,
+    ):
+        return _conduct(experiment, place, [*sinks, *shown], started, stop)
 
 
 def resume(
-    path: Path | str, *, sinks: Sequence[Sink] = (), stop: threading.Event | None = None, trust: bool = False
-) -> Summary:
+    path: Path | str,
+    *,
+    sinks: Sequence[Sink] = (),
+    stop: threading.Event | None = None,
+    verbose: int = 1,
+    trust: bool = False,
+) -> RunResult:
     """Continue the run in a folder from its last checkpoints, bit-identical to an uninterrupted run.
 
     The state of an environment outside compiled programs can't be saved: such a run continues from the same round with
@@ -91,12 +105,14 @@ def resume(
 
     Args:
         path: The run folder.
-        sinks: Functions that are called with each event of the run.
-        stop: An event that ends the run early when it is set, as Ctrl-C does.
+        sinks: Functions that are called with each event of the run; `fedrl.sinks` has some.
+        stop: An event that ends the run early when it is set, as Ctrl-C does; a sink may set it.
+        verbose: 1 to show progress, as `fedrl run` does on a terminal or in a log, or in an output of a notebook; 0 to
+            show nothing.
         trust: Whether to import components of one's own that the folder names; someone else's folder may name any.
 
     Returns:
-        The content of `summary.json`.
+        The content of `summary.json` as a mapping, with the folder, the curves and the policy.
 
     Raises:
         ConfigError: The configuration names code outside fedrl, and the folder is not trusted.
@@ -104,7 +120,7 @@ def resume(
     """
     configure_jax()
     started = time.perf_counter()
-    with folder.reopen_folder(Path(path)) as place:
+    with displaying(verbose, run_display) as shown, folder.reopen_folder(Path(path)) as place:
         experiment = experiment_of(place.path / folder.CONFIG, trust)
         if place.complete:
             raise RunError(f"The run in {path} is complete. There is nothing to resume.")
@@ -115,7 +131,7 @@ def resume(
         }
         # Records after a seed's last checkpoint are dropped: their rounds are run again, to the same bits.
         found = place.keep(lambda record: record["round"] <= rounds.get((record["method"], record["seed"]), 0))
-        return _conduct(experiment, place, sinks, started, stop, found.notes())
+        return _conduct(experiment, place, [*sinks, *shown], started, stop, found.notes())
 
 
 def _conduct(
@@ -125,14 +141,14 @@ def _conduct(
     started: float,
     stop: threading.Event | None,
     notes: Sequence[str] = (),
-) -> Summary:
+) -> RunResult:
     """Run all methods, then write the results; after a signal or a failure, those of the completed rounds."""
     listeners = [*sinks, *_tensorboard(experiment.config, place)]
     session = Session(experiment, place, listeners, Timing(started), stop or threading.Event(), notes)
     with interruptible(session.stop) as heard:
         seed_results = _methods(session)
         if session.failure is None:
-            return _finish(session, seed_results, heard)
+            return RunResult(place.path, _finish(session, seed_results, heard))
         kept = False
         if place.records():
             with contextlib.suppress(Exception):  # the cause of the failure, such as a full disk, may affect this, too
@@ -241,6 +257,4 @@ def _finish(session: Session, seed_results: dict[str, list[SeedResult]], heard: 
 def _tensorboard(config: Config, place: RunFolder) -> list[Sink]:
     if not config.tensorboard:
         return []
-    from fedrl.sinks.tensorboard import tensorboard
-
     return [tensorboard(place.path / "tensorboard")]

@@ -1,4 +1,4 @@
-"""Progress of a run: a live display on a terminal, a line every few seconds elsewhere, or nothing.
+"""Progress of a run: a live display on a terminal or in a notebook, a line every few seconds elsewhere, or nothing.
 
 with progress() as sink:
     run(config, sinks=[sink])
@@ -21,13 +21,15 @@ from rich.text import Text
 
 from fedrl.records import Compile, End, Event, RejectedEvent, RoundRecord, Sink, Start
 from fedrl.records.formatting import NOTHING, count, duration, short, size, with_unit
-from fedrl.records.notices import named
+from fedrl.records.notices import named, notices_of
 from fedrl.report.tables import readable
 from fedrl.sinks.final_summary import final_summary
 from fedrl.sinks.fitting import Column, ColumnTable, FirstFitting, name_values, printable, write
+from fedrl.sinks.notebook import html_of, updating
 from fedrl.sinks.run_progress import RunProgress, sparkline
 
 EVERY_S = 5.0
+REDRAWN_S = 0.25
 
 
 @contextmanager
@@ -44,6 +46,9 @@ def progress(*, quiet: bool = False, console: Console | None = None, measures: S
     place = Console(highlight=False) if console is None else console
     if quiet:
         yield silent
+    elif place.is_jupyter:
+        with notebook(measures=measures) as sink:
+            yield sink
     elif place.is_terminal and not place.is_dumb_terminal and not place.options.ascii_only:
         with live(place, measures=measures) as sink:
             yield sink
@@ -152,6 +157,54 @@ def live(console: Console, clock: Callable[[], float] = time.monotonic, measures
         yield sink
     finally:
         display.stop()
+
+
+@contextmanager
+def notebook(clock: Callable[[], float] = time.monotonic, measures: Sequence[str] = ()) -> Iterator[Sink]:
+    """Yield a sink that redraws the state of the run a few times a second in an output of a notebook.
+
+    The last state stays, with the sentences about the results; without an end of the run nothing stays.
+    """
+    state: list[RunProgress] = []
+    said: list[RenderableType] = []
+    show: list[Callable[[str], None]] = []
+    drawn, ended = -math.inf, False
+
+    def sink(event: Event) -> None:
+        nonlocal drawn, ended
+        kind = event.get("event")
+        if kind == "start":
+            state[:] = [RunProgress(cast(Start, event), clock, measures)]
+            show[:] = show or [updating()]
+        elif kind == "rejected":
+            said.append(Text(warning(cast(RejectedEvent, event)), style="yellow"))
+        elif kind == "end":
+            ended = True
+            said.extend(_sentences(cast(End, event)))
+        elif state and kind == "compile":
+            state[0].compile(cast(Compile, event))
+        elif state:
+            state[0].add(cast(RoundRecord, event))
+        # Browsers are slower than terminals, and rounds may take a few milliseconds.
+        if show and (kind is not None or clock() - drawn >= REDRAWN_S):
+            drawn = clock()
+            show[0](html_of(view(state[0]), *said))
+
+    try:
+        yield sink
+    finally:
+        if show and not ended:
+            show[0]("")
+
+
+def _sentences(event: End) -> list[RenderableType]:
+    """Return the sentences about the results of a run: warnings, notes and notices."""
+    summary = event["summary"]
+    found = [
+        (f"{item['message']} {' '.join(item['remedies'])}".strip(), "bold red") for item in summary.get("warnings", [])
+    ]
+    found += [(text, "yellow") for text in (*summary.get("notes", []), *notices_of(summary))]
+    return [Text(f"! {''.join(c if c.isprintable() else '?' for c in text)}", style=style) for text, style in found]
 
 
 def warning(event: RejectedEvent) -> str:

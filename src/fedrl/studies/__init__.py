@@ -4,8 +4,10 @@ base configuration + grid --product--> settings --run, one after the other--> a 
 """
 
 from fedrl.studies.running import resume_sweep, sweep
+from fedrl.studies.study_result import StudyResult
 
 __all__ = [
+    "StudyResult",
     "resume_sweep",
     "sweep",
 ]

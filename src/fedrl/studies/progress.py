@@ -22,6 +22,7 @@ from fedrl.sinks.fitting import (
     swapped,
     write,
 )
+from fedrl.sinks.notebook import recorded, recording
 from fedrl.studies.grid import in_words, short_names
 from fedrl.studies.quantity import compared, outcome_of, rounds_to, title_of
 from fedrl.studies.records import Result, Study
@@ -67,6 +68,13 @@ def study_progress(*, quiet: bool = False, console: Console | None = None) -> It
                 run(event)
 
         yield sink
+
+
+def study_html(event: StudyEnd) -> str:
+    """Return what is shown at the end of a study, as HTML."""
+    console = recording()
+    _close(console, event)
+    return recorded(console)
 
 
 def study_table(study: Study, where: str = "study.json") -> RenderableType:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from fedrl.records.folder import CONFIG
 from fedrl.runs.interruption import interruptible
 from fedrl.runs.run import resume, run
 from fedrl.runs.session import reason_of
+from fedrl.sinks.verbosity import displaying
 from fedrl.studies import folder
 from fedrl.studies.folder import StudyFolder
 from fedrl.studies.plan import StudySetting, plan_of, running_order
 from fedrl.studies.programs import counted
 from fedrl.studies.quantity import quantity_named
-from fedrl.studies.records import Study
 from fedrl.studies.result import _summarised, result_of, study_in
+from fedrl.studies.study_result import StudyResult
 
 
 def sweep(
@@ -41,7 +43,9 @@ def sweep(
     target: float | None = None,
     quantity: str | None = None,
     sinks: Sequence[Sink] = (),
-) -> Study:
+    stop: threading.Event | None = None,
+    verbose: int = 1,
+) -> StudyResult:
     """Run an experiment in every combination of the grid's values, and write a study folder.
 
     Ctrl-C and SIGTERM end it early with a readable folder, which `resume_sweep` continues.
@@ -54,10 +58,14 @@ def sweep(
         overrides: Changes for all settings, such as "rounds=20".
         target: The value of `quantity` at which settings are timed.
         quantity: The measure by which settings are compared, such as "success"; the return by default.
-        sinks: Functions that are called with each event of each run.
+        sinks: Functions that are called with each event of each run; `fedrl.sinks` has some.
+        stop: An event that ends the study early when it is set, as Ctrl-C does; a sink may set it.
+        verbose: 1 to show progress, as `fedrl sweep` does on a terminal or in a log, or in outputs of a notebook; 0 to
+            show nothing.
 
     Returns:
-        The content of `study.json`. A setting that failed has the state "failed" and a reason; the others have run.
+        The content of `study.json` as a mapping, with the folder, the curves and the runs. A setting that failed has
+        the state "failed" and a reason; the others have run.
 
     Raises:
         ConfigError: A setting is wrong; none has run.
@@ -67,11 +75,21 @@ def sweep(
     configure_jax()
     plan = plan_of(source, grid, overrides, target, quantity)
     order = running_order(plan)
-    with folder.create(None if out is None else Path(out), plan) as place:
-        return _conduct(place, order, sinks)
+    with (
+        displaying(verbose, _display) as shown,
+        folder.create(None if out is None else Path(out), plan) as place,
+    ):
+        return _conduct(place, order, [*sinks, *shown], stop)
 
 
-def resume_sweep(path: Path | str, *, sinks: Sequence[Sink] = (), trust: bool = False) -> Study:
+def resume_sweep(
+    path: Path | str,
+    *,
+    sinks: Sequence[Sink] = (),
+    stop: threading.Event | None = None,
+    verbose: int = 1,
+    trust: bool = False,
+) -> StudyResult:
     """Continue the study in a folder: finished settings are kept, interrupted ones are resumed bit-identically.
 
     A setting that failed is run again.
@@ -79,25 +97,35 @@ def resume_sweep(path: Path | str, *, sinks: Sequence[Sink] = (), trust: bool = 
     Args:
         path: The study folder.
         sinks: Functions that are called with each event of each run.
+        stop: An event that ends the study early when it is set, as Ctrl-C does.
+        verbose: 1 to show progress, 0 to show nothing.
         trust: Whether to import components of one's own that the folder names; someone else's folder may name any.
 
     Returns:
-        The content of `study.json`.
+        The result, as of `sweep`.
 
     Raises:
         ConfigError: The folder names code outside fedrl, and it is not trusted.
         RunError: The folder contains no study or a complete one, is damaged, or another process writes to it.
     """
     configure_jax()
-    with importing(trust), folder.reopen_folder(Path(path)) as place:
+    with displaying(verbose, _display) as shown, importing(trust), folder.reopen_folder(Path(path)) as place:
         # From the run folders, not from `study.json`, which a crash may have left behind them.
         if study_in(place)["complete"]:
             raise RunError(f"The study in {path} is complete. There is nothing to resume.")
-        return _conduct(place, running_order(place.plan), sinks)
+        return _conduct(place, running_order(place.plan), [*sinks, *shown], stop)
 
 
-def _conduct(place: StudyFolder, order: Sequence[StudySetting], sinks: Sequence[Sink]) -> Study:
-    stop = threading.Event()
+def _display() -> AbstractContextManager[Sink]:
+    from fedrl.studies.progress import study_progress
+
+    return study_progress()
+
+
+def _conduct(
+    place: StudyFolder, order: Sequence[StudySetting], sinks: Sequence[Sink], stop: threading.Event | None
+) -> StudyResult:
+    stop = stop or threading.Event()
     study = study_in(place)
     place.write(study)
     with interruptible(stop) as heard:
@@ -126,7 +154,7 @@ def _conduct(place: StudyFolder, order: Sequence[StudySetting], sinks: Sequence[
         end["signal"] = heard.signal
     for sink in sinks:
         sink(end)
-    return study
+    return StudyResult(place.path, study)
 
 
 def _run(place: StudyFolder, setting: StudySetting, sinks: Sequence[Sink], stop: threading.Event) -> str | None:
@@ -134,9 +162,9 @@ def _run(place: StudyFolder, setting: StudySetting, sinks: Sequence[Sink], stop:
     path = place.path / setting.folder
     try:
         if (path / CONFIG).exists():
-            resume(path, sinks=sinks, stop=stop, trust=allowed())
+            resume(path, sinks=sinks, stop=stop, verbose=0, trust=allowed())
         else:
-            run(place.plan.config(setting), path, sinks=sinks, stop=stop)
+            run(place.plan.config(setting), path, sinks=sinks, stop=stop, verbose=0)
     except Exception as fault:  # one setting must not end the study
         # The reason is one sentence; for a bug of fedrl, its report needs the traceback, too.
         if not isinstance(fault, FedrlError):
