@@ -203,28 +203,40 @@ def evaluate(
 
 @app.command("export", no_args_is_help=True)
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, or its params.safetensors.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A run folder, or its params.safetensors; with --csv also a study.")
+    ],
     to: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--to",
             metavar="numpy|torch|onnx",
             help="numpy: one Python file that needs NumPy alone. torch: an exported program of PyTorch. onnx: a model.",
         ),
-    ],
+    ] = None,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="In place of the policy, write the rounds as a table: a row each.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Of the run; the first by default.")] = None,
     agent: Annotated[
         int | None, typer.Option(help="Whose policy, where agents have their own; the server's by default.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="DIR/policy.py, .pt2 or .onnx by default.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="DIR/policy.py, .pt2 or .onnx, or DIR/curves.csv by default."),
     ] = None,
     trust: Annotated[bool, typer.Option("--trust", help=TRUST)] = False,
 ) -> None:
-    """Write the policy of a run to a file that needs no fedrl, checked against the policy on 1,000 observations."""
-    from fedrl.cli.export import export_command
+    """Write the policy of a run to a file that needs no fedrl, or the rounds of a run or study as CSV.
 
-    export_command(folder, to, seed, agent, out, trust)
+    A policy is checked against that of the run on 1,000 observations before it is written.
+    """
+    from fedrl.cli.export import export_command, export_curves_command
+
+    if as_csv:
+        export_curves_command(folder, {"--to": to, "--seed": seed, "--agent": agent}, out, trust)
+    else:
+        export_command(folder, to, seed, agent, out, trust)
 
 
 @app.command("check-env", no_args_is_help=True)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedrl.core.errors import ConfigError
+from fedrl.records.files import Records
 from fedrl.records.measured import RETURN, values_of
 from fedrl.records.stream import METHODS
 
@@ -29,10 +31,12 @@ class Table(NamedTuple):
     Attributes:
         columns: The names of the columns, in order.
         rows: A value for some of the columns in each row; a missing value and None mean that nothing was measured.
+        notes: Defects of the records from which it was made, a sentence each.
     """
 
     columns: list[str]
     rows: list[dict[str, Any]]
+    notes: Sequence[str] = ()
 
 
 def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,11 +57,13 @@ def _taken(name: str) -> bool:
     return name != RETURN and name in (*FIRST, "bytes_up", "bytes_down", "time_s")
 
 
-def table_of(records: Iterable[Mapping[str, Any]]) -> Table:
-    """Return the table of records, in the order of methods, seeds and rounds."""
+def table_of(found: Records) -> Table:
+    """Return the table of the records of a run, in the order of methods, seeds and rounds."""
     place = {method: i for i, method in enumerate(METHODS)}
-    ordered = sorted(records, key=lambda r: (place.get(r["method"], len(place)), r["method"], r["seed"], r["round"]))
-    return with_columns([row_of(record) for record in ordered])
+    ordered = sorted(
+        found.records, key=lambda r: (place.get(r["method"], len(place)), r["method"], r["seed"], r["round"])
+    )
+    return with_columns([row_of(record) for record in ordered])._replace(notes=found.notes(torn=True))
 
 
 def with_columns(rows: Sequence[dict[str, Any]], first: Sequence[str] = FIRST) -> Table:
@@ -99,6 +105,8 @@ def frame_of(table: Table, names: Sequence[str] = NAMES) -> pd.DataFrame:
             "curves() returns a data frame of pandas, and pandas is not installed. Run pip install 'fedrl[pandas]', or "
             "write the same table with fedrl export DIR --csv."
         ) from None
+    for note in table.notes:
+        warnings.warn(note, RuntimeWarning, stacklevel=3)
     counts = {name for name in COUNTS if all(row.get(name) is not None for row in table.rows)}
     kinds = {name: "int64" if name in counts else "float64" for name in table.columns if name not in names}
     return pd.DataFrame(table.rows, columns=table.columns).astype(kinds)

@@ -73,7 +73,7 @@ class RunResult(Mapping[str, Any]):
         Raises:
             ConfigError: pandas is not installed.
         """
-        return frame_of(table_of(open_folder(self.folder).records()))
+        return frame_of(table_of(open_folder(self.folder).read()))
 
     def plot(self, measure: str = RETURN) -> go.Figure:
         """Return a chart of training as a figure of plotly: a line for each method, with an interval over seeds.

@@ -133,11 +133,13 @@ def study_table(path: Path) -> Table:
     """
     place = open_folder(path)
     rows: list[dict[str, Any]] = []
+    notes: list[str] = []
     for setting in place.plan.settings:
         values = {key: _value(value) for key, value in setting.values.items()}
-        known = {SETTING: setting.number, **values}
-        rows += [{**known, **row} for row in table_of(place.run_folder(setting).records()).rows]
-    return with_columns(rows, (SETTING, *place.plan.grid, *FIRST))
+        found = table_of(place.run_folder(setting).read())
+        rows += [{SETTING: setting.number, **values, **row} for row in found.rows]
+        notes += [f"{setting.folder}: {note}" for note in found.notes]
+    return with_columns(rows, (SETTING, *place.plan.grid, *FIRST))._replace(notes=notes)
 
 
 def _value(value: Any) -> Any:
