@@ -87,7 +87,7 @@ def returns(fleet: str, method: str, setting: Mapping[str, float], seeds: list[i
     """Final greedy returns `[seeds, agents]`."""
     told = {"independent": "independent", "fine-tuned": "fine_tuned"}.get(method, "federated")
     with tempfile.TemporaryDirectory() as folder:
-        fedrl.run(experiment(fleet, method, setting, seeds), Path(folder) / "run")
+        fedrl.run(experiment(fleet, method, setting, seeds), Path(folder) / "run", verbose=0)
         records = RunFolder(Path(folder) / "run").records()
     last = {r["seed"]: r["greedy"] for r in records if r["method"] == told and r.get("greedy")}
     return np.array([last[seed] for seed in seeds], float)

@@ -6,7 +6,7 @@ from fedrl.learners import adam, ppo
 
 fedrl.configure_jax()
 env = cartpole()
-summary = fedrl.run(
+result = fedrl.run(
     fedrl.Config(
         name="cartpole",
         rounds=45,
@@ -18,4 +18,4 @@ summary = fedrl.run(
         baselines=fedrl.BaselinesConfig(independent=True, average_once=True, centralised=True),
     )
 )
-print(summary["final_return"])
+print(result["final_return"])

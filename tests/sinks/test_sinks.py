@@ -166,3 +166,17 @@ def test_in_a_pipe_a_run_writes_a_line_a_round_at_most(tmp_path: Path) -> None:
     assert len(lines) == len(set(lines))
     assert "\x1b" not in done.stdout
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["rounds"] == CORRIDOR["rounds"]
+
+
+def test_a_run_goes_on_when_nobody_reads_its_output(tmp_path: Path) -> None:
+    program = f"import fedrl; fedrl.run({CORRIDOR | {'rounds': 3}!r}, {str(tmp_path / 'run')!r})"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith(b"corridor: ")
+        process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait() == 0, said
+    assert said == b""
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert not (tmp_path / "run" / "checkpoints").exists()

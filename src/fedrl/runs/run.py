@@ -87,7 +87,7 @@ def run(
         displaying(verbose, run_display) as shown,
         folder.create(out, experiment.config.name, dump(experiment.config)) as place,
     ):
-        return _conduct(experiment, place, [*sinks, *shown], started, stop)
+        return RunResult(place.path, _conduct(experiment, place, [*sinks, *shown], started, stop))
 
 
 def resume(
@@ -131,7 +131,8 @@ def resume(
         }
         # Records after a seed's last checkpoint are dropped: their rounds are run again, to the same bits.
         found = place.keep(lambda record: record["round"] <= rounds.get((record["method"], record["seed"]), 0))
-        return _conduct(experiment, place, [*sinks, *shown], started, stop, found.notes())
+        summary = _conduct(experiment, place, [*sinks, *shown], started, stop, found.notes())
+        return RunResult(place.path, summary)
 
 
 def _conduct(
@@ -141,14 +142,14 @@ def _conduct(
     started: float,
     stop: threading.Event | None,
     notes: Sequence[str] = (),
-) -> RunResult:
+) -> Summary:
     """Run all methods, then write the results; after a signal or a failure, those of the completed rounds."""
     listeners = [*sinks, *_tensorboard(experiment.config, place)]
     session = Session(experiment, place, listeners, Timing(started), stop or threading.Event(), notes)
     with interruptible(session.stop) as heard:
         seed_results = _methods(session)
         if session.failure is None:
-            return RunResult(place.path, _finish(session, seed_results, heard))
+            return _finish(session, seed_results, heard)
         kept = False
         if place.records():
             with contextlib.suppress(Exception):  # the cause of the failure, such as a full disk, may affect this, too

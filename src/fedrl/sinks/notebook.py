@@ -5,7 +5,6 @@ rich renderable --html_of--> HTML --updating--> one output of the cell, replaced
 
 from __future__ import annotations
 
-import contextvars
 import io
 from collections.abc import Callable
 
@@ -39,6 +38,4 @@ def updating() -> Callable[[str], None]:
     from IPython.display import HTML, display
 
     output = display(HTML(""), display_id=True)
-    # Rounds end in threads; in the context of this one, what they show belongs to the cell that started the run.
-    context = contextvars.copy_context()
-    return lambda html: context.run(output.update, HTML(html))
+    return lambda html: output.update(HTML(html))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from fedrl.core.errors import ConfigError
-from fedrl.records import Sink
+from fedrl.records import Event, Sink
 
 
 @contextmanager
@@ -26,7 +26,23 @@ def displaying(verbose: int, display: Callable[[], AbstractContextManager[Sink]]
         yield []
         return
     with display() as sink:
-        yield [sink]
+        yield [_while_read(sink)]
+
+
+def _while_read(sink: Sink) -> Sink:
+    """Return a sink that ends when nobody reads the output any more, as after `| head`; the run goes on."""
+    read = True
+
+    def show(event: Event) -> None:
+        nonlocal read
+        if not read:
+            return
+        try:
+            sink(event)
+        except (BrokenPipeError, SystemExit):  # rich raises the latter in place of the former
+            read = False
+
+    return show
 
 
 def run_display() -> AbstractContextManager[Sink]:
