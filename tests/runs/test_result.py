@@ -88,6 +88,16 @@ def test_the_chart_has_a_line_for_each_method_through_the_means_of_its_seeds(res
         result.plot("succes")
 
 
+def test_a_run_without_a_round_has_nothing_to_draw_and_no_rows(result: RunResult, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    (tmp_path / "records.jsonl").touch()
+    empty = RunResult(tmp_path, result.summary)
+    with pytest.raises(ConfigError, match="nothing to draw: no round has a value of 'return'"):
+        empty.plot()
+    assert empty.curves().empty
+    assert list(empty.curves().columns[:3]) == ["method", "seed", "round"]
+
+
 def test_the_policy_is_that_of_the_folder(tmp_path: Path, result: RunResult) -> None:
     folder = made_policy(tmp_path / "poles", "softmax")
     policy = RunResult(folder, result.summary).policy(seed=1)

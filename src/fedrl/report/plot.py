@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from fedrl.core.errors import ConfigError
 from fedrl.core.measures import chosen
 from fedrl.records.measured import RETURN, title_of, unsummarised
 from fedrl.report.curves import curve
@@ -24,22 +25,26 @@ def plot_of(lines: Sequence[tuple[Run, str, str]], measure: str = RETURN, *, met
     """Return the chart of a measure during training against environment steps, with intervals over seeds.
 
     Args:
-        lines: The run, the method and the name of each line; at least one.
+        lines: The run, the method and the name of each line.
         measure: Name of the measure, by default the return.
         methods: Whether the lines are methods of one run; its single agents are then drawn, too.
 
     Raises:
-        ConfigError: No run has a measure of this name.
+        ConfigError: No run has a measure of this name, or no round a value of it.
     """
     found = {RETURN: unsummarised()} | {
         name: declared for run, _, _ in lines for name, declared in run.measures.items()
     }
+    declared = chosen(measure, found, "measure")
     names = [name for _, _, name in lines]
     curves = [curve(run, method, measure) for run, method, _ in lines]
     if measure == RETURN:
-        return as_plotly(learning_figure(curves, names, agents=methods))
-    title = title_of(measure, chosen(measure, found, "measure"))
-    return as_plotly(measure_figure(curves, names, title, methods=methods))
+        figure = learning_figure(curves, names, agents=methods)
+    else:
+        figure = measure_figure(curves, names, title_of(measure, declared), methods=methods)
+    if not figure["data"]:
+        raise ConfigError(f"There is nothing to draw: no round has a value of {measure!r}. Train for more rounds.")
+    return as_plotly(figure)
 
 
 def as_plotly(figure: Figure) -> go.Figure:

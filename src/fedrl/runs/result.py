@@ -82,7 +82,7 @@ class RunResult(Mapping[str, Any]):
             measure: Name of the measure, by default the return.
 
         Raises:
-            ConfigError: The run has no measure of this name, or no round.
+            ConfigError: The run has no measure of this name, or no round has a value of it.
         """
         from fedrl.report.plot import plot_of
         from fedrl.report.run import read_run

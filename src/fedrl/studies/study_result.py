@@ -97,7 +97,7 @@ class StudyResult(Mapping[str, Any]):
             measure: Name of the measure, by default the return.
 
         Raises:
-            ConfigError: The settings have no measure of this name, or no round.
+            ConfigError: The settings have no measure of this name, or no round has a value of it.
         """
         from fedrl.report.plot import plot_of
         from fedrl.report.run import read_run
