@@ -1,6 +1,6 @@
 """The rounds of a run as a table: a row for each round of each seed of each method, a column for each number.
 
-records.jsonl --table_of--> Table --text_of--> CSV
+records.jsonl --table_of--> RoundTable --text_of--> CSV
                                   --frame_of-> a data frame of pandas
 """
 
@@ -25,7 +25,7 @@ FIRST = ("method", "seed", "round", "environment_steps", "seconds", RETURN)
 """The first columns of every table; the other measures follow, then bytes and the virtual clock."""
 
 
-class Table(NamedTuple):
+class RoundTable(NamedTuple):
     """A table of rounds.
 
     Attributes:
@@ -57,7 +57,7 @@ def _taken(name: str) -> bool:
     return name != RETURN and name in (*FIRST, "bytes_up", "bytes_down", "time_s")
 
 
-def table_of(found: Records) -> Table:
+def table_of(found: Records) -> RoundTable:
     """Return the table of the records of a run, in the order of methods, seeds and rounds."""
     place = {method: i for i, method in enumerate(METHODS)}
     ordered = sorted(
@@ -66,9 +66,9 @@ def table_of(found: Records) -> Table:
     return with_columns([row_of(record) for record in ordered])._replace(notes=found.notes(torn=True))
 
 
-def with_columns(rows: Sequence[dict[str, Any]], first: Sequence[str] = FIRST) -> Table:
+def with_columns(rows: Sequence[dict[str, Any]], first: Sequence[str] = FIRST) -> RoundTable:
     """Return a table of rows, with every column that a row has."""
-    return Table(list(dict.fromkeys((*first, *(name for row in rows for name in row)))), list(rows))
+    return RoundTable(list(dict.fromkeys((*first, *(name for row in rows for name in row)))), list(rows))
 
 
 def line_of(values: Iterable[Any]) -> str:
@@ -82,13 +82,13 @@ def line_of(values: Iterable[Any]) -> str:
     return line.getvalue()
 
 
-def text_of(table: Table) -> str:
+def text_of(table: RoundTable) -> str:
     """Return a table as CSV with a line of names; numbers have all their digits."""
     lines = [line_of(table.columns), *(line_of(row.get(name) for name in table.columns) for row in table.rows)]
     return "\n".join(lines) + "\n"
 
 
-def frame_of(table: Table, names: Sequence[str] = NAMES) -> pd.DataFrame:
+def frame_of(table: RoundTable, names: Sequence[str] = NAMES) -> pd.DataFrame:
     """Return a table as a data frame: counts are integers, measures are floats, NaN where nothing was measured.
 
     Args:

@@ -11,7 +11,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.records import StudyEnd
 from fedrl.records.folder import REPORT, RunFolder
 from fedrl.records.measured import RETURN
-from fedrl.records.table import FIRST, NAMES, Table, frame_of, table_of, with_columns
+from fedrl.records.table import FIRST, NAMES, RoundTable, frame_of, table_of, with_columns
 from fedrl.runs.result import RunResult
 from fedrl.studies.folder import open_folder
 from fedrl.studies.grid import in_words
@@ -125,7 +125,7 @@ class StudyResult(Mapping[str, Any]):
         return study_html(end)
 
 
-def study_table(path: Path) -> Table:
+def study_table(path: Path) -> RoundTable:
     """Return the table of all rounds of a study, the settings one after the other.
 
     Raises:
