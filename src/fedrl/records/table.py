@@ -1,7 +1,7 @@
 """The rounds of a run as a table: a row for each round of each seed of each method, a column for each number.
 
 records.jsonl --table_of--> RoundTable --text_of--> CSV
-                                  --frame_of-> a data frame of pandas
+                                       --frame_of-> a data frame of pandas
 """
 
 from __future__ import annotations
