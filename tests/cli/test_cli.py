@@ -37,6 +37,9 @@ epsilon = 0.5
 
 [federation]
 agents = 2
+
+[evaluation]
+film = false
 """
 
 

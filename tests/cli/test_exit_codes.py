@@ -36,6 +36,7 @@ learning_rate = 0.5
 agents = 2
 
 [evaluation]
+film = false
 episodes = 2
 """
 FINE, TOO_MUCH = 0.01, 3e38

@@ -23,7 +23,7 @@ POLES: dict[str, Any] = {
         "network": {"name": "mlp", "hidden": [4]},
     },
     "federation": {"agents": 2},
-    "evaluation": {"episodes": 1},
+    "evaluation": {"episodes": 1, "film": False},
 }
 
 

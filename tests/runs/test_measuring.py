@@ -54,7 +54,7 @@ BUMPY: dict[str, Any] = {
     "learner": {"name": "q_table", "num_envs": 2, "num_steps": 16, "learning_rate": 0.5, "epsilon": 0.3},
     "federation": {"agents": 2},
     "baselines": {"independent": True, "average_once": True},
-    "evaluation": {"episodes": 4, "every": 2},
+    "evaluation": {"episodes": 4, "every": 2, "film": False},
 }
 STUDY = {"federation.local_steps": [1, 2]}
 

@@ -50,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "learner": {"name": "q_table", "num_steps": 16, "epsilon": 0.5},
             },
             "federation": {"agents": 2},
-            "evaluation": {"episodes": 1},
+            "evaluation": {"episodes": 1, "film": False},
         },
         out,
     )

@@ -18,7 +18,7 @@ CORRIDOR: dict[str, Any] = {
     "environment": {"name": "gridworld", "layout": "S.G", "max_steps": 10},
     "learner": {"name": "q_table", "num_envs": 2, "num_steps": 8},
     "federation": {"agents": 2},
-    "evaluation": {"episodes": 2, "every": 2},
+    "evaluation": {"episodes": 2, "every": 2, "film": False},
 }
 
 

@@ -31,7 +31,7 @@ CORRIDOR: dict[str, Any] = {
     "environment": {"name": "gridworld", "layout": "S..G", "max_steps": 20},
     "learner": {"name": "q_table", "num_envs": 2, "num_steps": 8},
     "federation": {"agents": 2},
-    "evaluation": {"episodes": 2, "every": 3},
+    "evaluation": {"episodes": 2, "every": 3, "film": False},
 }
 
 

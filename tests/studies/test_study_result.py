@@ -95,7 +95,7 @@ def test_a_sweep_shows_its_settings_and_a_sink_may_stop_it(tmp_path: Path, capsy
         "environment": {"name": "gridworld", "layout": "S.G", "max_steps": 10},
         "learner": {"name": "q_table", "num_envs": 2, "num_steps": 8},
         "federation": {"agents": 2},
-        "evaluation": {"episodes": 2},
+        "evaluation": {"episodes": 2, "film": False},
     }
     stop = threading.Event()
 

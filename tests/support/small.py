@@ -34,6 +34,7 @@ average_once = true
 centralised = true
 
 [evaluation]
+film = false
 episodes = 4
 every = 3
 held_out = 2

@@ -97,7 +97,7 @@ def test_from_a_file_they_reach_summary_and_records(tmp_path):
         },
         "learner": {"name": "a2c", "num_envs": 3, "num_steps": 8, "network": {"name": "mlp", "hidden": [4]}},
         "federation": {"agents": 2},
-        "evaluation": {"episodes": 2},
+        "evaluation": {"episodes": 2, "film": False},
     }
     summary = run(config, tmp_path / "run")
     assert summary["measures"]["right"]["source"] == "greedy"
