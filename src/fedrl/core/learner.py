@@ -106,6 +106,8 @@ class Learner:
         statistics: Sums that agents count rather than learn, such as moments of observations. Optional.
         policy: `state -> params` that `act` takes, for a learner whose federation accesses only a part of them. None
             if `params` returns all of them.
+        restore: `(state, params) -> state` whose `policy` is `params`, the parameters of a trained policy. None if
+            `adopt` replaces all of them.
         probabilities: `(params, observation) -> [actions, num_envs]`, the probability with which `act` takes each
             action when it does not act greedily. None if actions are not discrete.
         measures: How to read the entries of its metrics, keyed by name: see `fedrl.core.measures`. The measures of the
@@ -135,6 +137,7 @@ class Learner:
     split_key: Callable[[Key], tuple[Key, Key]] = two_streams
     statistics: Statistics | None = None
     policy: Callable[[PyTree], Params] | None = None
+    restore: Callable[[PyTree, Params], PyTree] | None = None
     probabilities: Callable[[Params, jax.Array], jax.Array] | None = None
     measures: Measures = field(default_factory=dict)
     gamma: float | None = None
@@ -212,6 +215,11 @@ def policy_of(learner: Learner, state: PyTree) -> Params:
     return learner.params(state) if learner.policy is None else learner.policy(state)
 
 
+def restored(learner: Learner, state: PyTree, params: Params) -> PyTree:
+    """Return the state whose acting parameters, as `policy_of` returns them, are replaced."""
+    return learner.adopt(state, params) if learner.restore is None else learner.restore(state, params)
+
+
 def behaviours_of(learner: Learner, state: PyTree) -> tuple[Params, ...]:
     """Return the parameters with which an agent collects experience, those of its own policy first."""
     return (policy_of(learner, state),) if learner.behaviours is None else learner.behaviours(state)
@@ -265,6 +273,23 @@ def parameters_of(learner: Learner) -> Params:
     """Return the shapes and dtypes of a learner's parameters; nothing is computed."""
     made = jax.eval_shape(lambda key: learner.params(learner.init(key, learner.environment.params)), jax.random.key(0))
     return made
+
+
+def policy_shapes(learner: Learner) -> Params:
+    """Return the shapes and dtypes of the parameters with which an agent acts; nothing is computed."""
+    made = jax.eval_shape(
+        lambda key: policy_of(learner, learner.init(key, learner.environment.params)), jax.random.key(0)
+    )
+    return made
+
+
+def environment_in(learner: Learner) -> list[bool]:
+    """Return for each array of a learner's state whether it is a parameter of the environment."""
+    given = learner.environment.params
+    # An array that `init` passes through is the same variable at both ends of the traced program.
+    traced = jax.make_jaxpr(learner.init)(jax.random.key(0), given).jaxpr
+    passed = {id(x) for x in traced.invars[1:]}
+    return [id(out) in passed for out in traced.outvars]
 
 
 def merged_into(learner: Learner, whole: Params) -> list[bool]:

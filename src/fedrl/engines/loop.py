@@ -31,11 +31,12 @@ from fedrl.clocks.events import (
     Jobs,
 )
 from fedrl.core.aggregator import Arrivals
-from fedrl.core.keys import Keys, Stream, derived, keys_of
+from fedrl.core.keys import Stream, derived, keys_of
 from fedrl.core.reports import DURATION
-from fedrl.core.types import PyTree
+from fedrl.core.types import Params, PyTree
 from fedrl.engines.arrivals import PendingUpdates
 from fedrl.engines.compute import COMPUTE
+from fedrl.engines.continuing import begun
 from fedrl.engines.delayed import at_first, delayed, shifted
 from fedrl.engines.down_messages import NOTHING, DownMessages, DownTraffic
 from fedrl.engines.executors.executor import Agents, Executor, Learned, Team
@@ -111,11 +112,10 @@ class Loop:
             measures=COMPUTE | (TIMES if self.clock.timed else {}),
         )
 
-    def init(self, seed: int) -> SimulationState:
-        """Return the initial state of a run."""
+    def init(self, seed: int, params: Params | None = None, earlier: SimulationState | None = None) -> SimulationState:
+        """Return the initial state of a run, from a trained policy or an earlier run if given; errors as of `begun`."""
         keys = keys_of(seed)
-        first, agents = self.executor.start(keys, self.steps)
-        server, memory = self.topology.start(keys, first)
+        server, memory, agents, policy = begun(self.executor, self.topology, keys, self.steps, params, earlier)
         table = self.topology.table(server, memory)
         agents = self.executor.prepared(agents, table.sent, self.topology)
         # From a stream of its own, so that selections depend on nothing that agents draw.
@@ -125,7 +125,7 @@ class Loop:
         engine_state = EngineState(
             memory, agents.team, board, self.clock.start(seed), np.zeros(1, np.int64), past, copies
         )
-        return SimulationState(server, agents.blocks, keys, engine_state)
+        return SimulationState(server, agents.blocks, keys, engine_state, policy)
 
     def round(
         self, run_state: SimulationState, cohort: Sequence[int] | np.ndarray | None = None
@@ -244,7 +244,7 @@ class Loop:
         log, new = pending.log, self.scheduler.fresh(board, events)
         if self.down_messages.compressed:
             run_state.engine_state.copies[events.agent[events.kind == RESTARTED]] = NOTHING
-        agents, failed = self._gone_wrong(run_state.keys, agents, events, table, board, pending)
+        agents, failed = self._gone_wrong(run_state, agents, events, table, board, pending)
         log.duplicates += int((~new).sum())
         # Trained only now that the update arrives: a job that was dropped or cancelled is never computed.
         ids = events.agent[new & (events.kind == ARRIVED)]
@@ -274,7 +274,7 @@ class Loop:
         return agents, _with_failures(events, failed)
 
     def _gone_wrong(
-        self, keys: Keys, agents: Agents, events: Events, table: Table, board: Board, pending: PendingUpdates
+        self, run: SimulationState, agents: Agents, events: Events, table: Table, board: Board, pending: PendingUpdates
     ) -> tuple[Agents, np.ndarray]:
         """Process jobs without an update; also return the agents with unreadable messages whose training failed."""
         log = pending.log
@@ -283,13 +283,13 @@ class Loop:
         if len(anew):
             log.restarted += len(anew)
             pending.restarted = np.union1d(pending.restarted, anew)
-            agents = self.executor.restarted(keys, agents, anew)
+            agents = self.executor.restarted(run.keys, agents, anew, run.policy)
         if not len(unread):
             return agents, NOBODY
         began = time.perf_counter()
         # The agent of an unreadable message has trained all the same: its learner has, its stages get their memory
         # back as after any rejected update.
-        agents, found = self.executor.train(keys, agents, unread, table)
+        agents, found = self.executor.train(run.keys, agents, unread, table)
         agents = self.executor.give_back(agents, found.undo, found.agent)
         log.agents_s += time.perf_counter() - began
         log.malformed += len(found.agent)
@@ -317,7 +317,8 @@ class Loop:
         assert scale is not None
         inbox = pending.inbox(scale, agents.team.steps if len(scale) else engine_state.board.steps)
         if len(pending.restarted):
-            server, memory = self.topology.restarted(run_state.keys, server, memory, pending.restarted)
+            anew = (pending.restarted, run_state.policy)
+            server, memory = self.topology.restarted(run_state.keys, server, memory, *anew)
         number = int(server.version) + 1
         if len(scale) and (scale > 0.0).any():
             server, memory, result = self.topology.merge(run_state.keys, server, memory, inbox)
@@ -340,7 +341,7 @@ class Loop:
             log.whole_copies += down_traffic.whole
         log.traffic.append(self._traffic(log, pending, down_traffic, number, result, scale))
         engine_state = engine_state._replace(topology=memory, team=agents.team)
-        return SimulationState(server, agents.blocks, run_state.keys, engine_state)
+        return run_state._replace(server=server, blocks=agents.blocks, engine_state=engine_state)
 
     def _traffic(
         self,

@@ -16,8 +16,9 @@ from fedrl.core.aggregator import Arrivals
 from fedrl.core.checks import check_positive
 from fedrl.core.errors import ConfigError
 from fedrl.core.keys import Keys, Stream, derived, stream_key
+from fedrl.core.learner import restored
 from fedrl.core.measures import Measures
-from fedrl.core.types import Key, Params, PyTree
+from fedrl.core.types import Params, PyTree
 from fedrl.engines.compute import COMPUTE
 from fedrl.engines.program_cache import cached_program
 from fedrl.federation.federation import AgentState, Federation, ServerState
@@ -35,12 +36,14 @@ class SimulationState(NamedTuple):
         blocks: States of all agents, in blocks of equal size.
         keys: Roots of all keys of the run.
         engine_state: Further state of the engine, such as the servers between the agents and the root.
+        policy: Parameters of the trained policy from which the run started, for agents that restart; None without one.
     """
 
     server: ServerState
     blocks: tuple[AgentState, ...]
     keys: Keys
     engine_state: PyTree = ()
+    policy: Params | None = None
 
 
 class Rejection(NamedTuple):
@@ -159,7 +162,10 @@ class Simulation:
     """A simulated federation in one process. Used in a `with` statement it closes itself.
 
     Attributes:
-        init: `seed -> SimulationState`.
+        init: `(seed, params=None, earlier=None) -> SimulationState`. `params` are the acting parameters of a trained
+            policy, such as `fedrl.load(...).params`, from which servers and all agents start. `earlier` is a state of a
+            simulation of the same parts, agents and blocks, such as one with another fleet or other numbers: its
+            learning is continued, see `fedrl.engines.continuing`.
         round: `(run_state, cohort=None) -> (run_state, RoundResult)`. `cohort` are the agents that may be selected,
             whatever the selection says. The simulation state passed in is consumed (its buffers are donated).
         params_of: `run_state -> params` with a leading agent axis: the parameters each agent acts with.
@@ -174,7 +180,7 @@ class Simulation:
         measures: Measures of the engine itself, computed from `RoundResult.sums`: see `fedrl.core.measures`.
     """
 
-    init: Callable[[int], SimulationState]
+    init: Callable[..., SimulationState]
     round: Callable[..., tuple[SimulationState, RoundResult]]
     params_of: Callable[[SimulationState], Params]
     agents: int
@@ -243,13 +249,16 @@ def starting(
     steps: np.ndarray,
     devices: Sequence[jax.Device],
     numbers: np.ndarray,
-) -> Callable[[Keys], SimulationState]:
-    """Return `keys -> SimulationState`, the initial state; blocks are dealt out to the devices, agents numbered so."""
+) -> Callable[[Keys, Params | None], SimulationState]:
+    """Return `(keys, policy) -> SimulationState`, the initial state; blocks are dealt out to the devices.
+
+    With a trained policy, all agents start from its parameters instead of random ones.
+    """
     begin = start_programs(federation)
     counts = shares(federation, steps)
 
-    def init(keys: Keys) -> SimulationState:
-        server = jax.device_put(begin.server(stream_key(keys, Stream.SERVER)), devices[0])
+    def init(keys: Keys, policy: Params | None) -> SimulationState:
+        server = jax.device_put(begin.server(stream_key(keys, Stream.SERVER), policy), devices[0])
         blocks, root = [], keys.run.tobytes()
         for i, ids in enumerate(slots):
             # An empty seat gets the environment of agent 0 and never takes part, so that all blocks have one shape.
@@ -257,9 +266,9 @@ def starting(
             known = np.where(ids < 0, -1, numbers[ids])
             work = (jnp.asarray(known, jnp.int32), settings, jnp.asarray(steps[ids], jnp.int32), counts[ids])
             own = np.concatenate([derived(root, Stream.AGENTS, max(k, 0), 0) for k in known.tolist()])
-            block = begin.block(*jax.device_put((own, server.params, *work), devices[0]))
+            block = begin.block(*jax.device_put((own, server.params, *work, policy), devices[0]))
             blocks.append(jax.device_put(block, devices[i % len(devices)]))
-        return SimulationState(server, tuple(blocks), keys)
+        return SimulationState(server, tuple(blocks), keys, policy=policy)
 
     return init
 
@@ -267,7 +276,7 @@ def starting(
 class Beginnings(NamedTuple):
     """Programs that initialise a server, a block of agents, and a single agent."""
 
-    server: Callable[[Key], ServerState]
+    server: Callable[..., ServerState]
     block: Callable[..., AgentState]
     agent: Callable[..., AgentState]
 
@@ -277,20 +286,27 @@ def start_programs(federation: Federation) -> Beginnings:
     """Return the programs that initialise a run, or an agent."""
     # They run once, so they are compiled for one device and hardly optimised, in a tenth of the time.
     one = _init_agent(federation)
-    each = jax.vmap(one, (0, None, 0, 0, 0, 0))
+    each = jax.vmap(one, (0, None, 0, 0, 0, 0, None))
     return Beginnings(*(jax.jit(begin, compiler_options=QUICK) for begin in (federation.init_server, each, one)))
 
 
 def _init_agent(federation: Federation) -> Callable[..., AgentState]:
-    """Return the initialiser of an agent that has adopted the first global parameters.
+    """Return the initialiser of an agent that has adopted the first global parameters, after those of a trained policy.
 
     So all agents start equal, also isolated ones: an average over them at the end is then one of related parameters.
     """
 
     def init(
-        key: jax.Array, params: Params, agent: jax.Array, env_params: PyTree, steps: jax.Array, share: jax.Array
+        key: jax.Array,
+        params: Params,
+        agent: jax.Array,
+        env_params: PyTree,
+        steps: jax.Array,
+        share: jax.Array,
+        policy: Params | None,
     ) -> AgentState:
         state = federation.init_agent(jax.random.wrap_key_data(key), agent, env_params, steps)
-        return state._replace(learner=federation.learner.adopt(state.learner, params), share=share)
+        own = state.learner if policy is None else restored(federation.learner, state.learner, policy)
+        return state._replace(learner=federation.learner.adopt(own, params), share=share)
 
     return init

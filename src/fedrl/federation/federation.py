@@ -85,7 +85,7 @@ class Federation:
     """The two halves of a federated learning system, and the steps of each half.
 
     Attributes:
-        init_server: `key -> ServerState`.
+        init_server: `(key, policy=None) -> ServerState`, with the parameters of a trained policy if one is given.
         init_agent: `(key, agent, env_params, steps) -> AgentState`, of a single agent with its own key; its share is 1
             until an engine sets it.
         broadcast: `ServerState -> Broadcast`.
@@ -126,7 +126,7 @@ class Federation:
         call: The constructor call that made the federation.
     """
 
-    init_server: Callable[[Key], ServerState]
+    init_server: Callable[..., ServerState]
     init_agent: Callable[[Key, jax.Array, PyTree, jax.Array], AgentState]
     broadcast: Callable[[ServerState], Broadcast]
     agent: Callable[..., tuple[Update, AgentState, Metrics]]

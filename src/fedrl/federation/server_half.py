@@ -14,16 +14,18 @@ import optax
 from fedrl.core.aggregator import Arrivals, View
 from fedrl.core.double import sum_of
 from fedrl.core.keys import ServerKeys
-from fedrl.core.types import Broadcast, Key, PyTree, Update
+from fedrl.core.learner import restored
+from fedrl.core.types import Broadcast, Key, Params, PyTree, Update
 from fedrl.federation.agent_half import LEARNER
 from fedrl.federation.downlink import sent_params
 from fedrl.federation.federation import ServerState
 from fedrl.federation.spec import Spec
 
 
-def init_server(spec: Spec, key: Key) -> ServerState:
-    """Return the state of a server before its first round."""
-    params = spec.learner.params(spec.learner.init(key, spec.learner.environment.params))
+def init_server(spec: Spec, key: Key, policy: Params | None = None) -> ServerState:
+    """Return the state of a server before its first round, with the parameters of a trained policy if one is given."""
+    state = spec.learner.init(key, spec.learner.environment.params)
+    params = spec.learner.params(state if policy is None else restored(spec.learner, state, policy))
     server_state, _ = spec.pipe.init(params)
     copy = () if spec.down is None else spec.down.init(params)
     memory, state = spec.aggregator.init(params), spec.optimizer.init(params)

@@ -165,10 +165,10 @@ class Executor:
     metrics: list[str]
     """Names of the agents' metrics."""
 
-    def start(self, keys: Keys, steps: np.ndarray) -> tuple[ServerState, Agents]:
-        """Return the initial state of a server, and of all agents."""
+    def start(self, keys: Keys, steps: np.ndarray, policy: Params | None = None) -> tuple[ServerState, Agents]:
+        """Return the initial state of a server, and of all agents, from the parameters of a trained policy if given."""
         devices = self.devices if self.resident else self.devices[:1]
-        first = starting(self.federation, self._fleet, self.slots, steps, devices, self.numbers)(keys)
+        first = starting(self.federation, self._fleet, self.slots, steps, devices, self.numbers)(keys, policy)
         blocks, states = first.blocks, np.zeros((0, 0), np.uint32)
         if not self.resident:
             states, blocks = self._packed(blocks), ()
@@ -256,7 +256,7 @@ class Executor:
                 blocks[i] = blocks[i]._replace(stage_states=jax.tree.map(chosen, memory, blocks[i].stage_states))
         return agents._replace(blocks=tuple(blocks))
 
-    def restarted(self, keys: Keys, agents: Agents, ids: np.ndarray) -> Agents:
+    def restarted(self, keys: Keys, agents: Agents, ids: np.ndarray, policy: Params | None = None) -> Agents:
         """Initialise these agents again, after a restart in which they lost their state.
 
         The key includes the number of restarts. Each agent is initialised by itself, so the result depends neither on
@@ -266,15 +266,16 @@ class Executor:
             keys: Keys of the run.
             agents: The agents' half of the simulation state.
             ids: Agents that restart, each once.
+            policy: Parameters of the trained policy from which the run started, if there was one.
         """
         team, begin, blocks = agents.team, start_programs(self.federation), list(agents.blocks)
-        first = begin.server(stream_key(keys, Stream.SERVER)).params
+        first = begin.server(stream_key(keys, Stream.SERVER), policy).params
         team.restarts[ids] += 1
         for k in ids.tolist():
             number = int(self.numbers[k])
             key = derived(keys.run.tobytes(), Stream.AGENTS, number, int(team.restarts[k]))[0]
             settings = jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf)[k], self._fleet)
-            state = begin.agent(key, first, np.int32(number), settings, team.steps[k], team.share[k])
+            state = begin.agent(key, first, np.int32(number), settings, team.steps[k], team.share[k], policy)
             if not self.resident:
                 team.states[k] = np.asarray(self.layout.pack(jax.tree.map(lambda x: x[None], state)))[0]
                 continue

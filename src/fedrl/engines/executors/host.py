@@ -26,7 +26,7 @@ from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.keys import Keys, Stream, derived
 from fedrl.core.learner import Trajectory, check_gathers
-from fedrl.core.types import PyTree
+from fedrl.core.types import Params, PyTree
 from fedrl.engines.executors.executor import Agents, Executor, ExecutorPlan, Found, Learned, joined
 from fedrl.engines.executors.host_programs import host_programs
 from fedrl.engines.executors.host_rollout import HostRollout, instance_seeds, instance_settings, seed_of
@@ -71,10 +71,10 @@ class Host(Executor):
         self._instances = learner.num_envs
         self.metrics = []  # known after the first training
 
-    def start(self, keys: Keys, steps: np.ndarray) -> tuple[ServerState, Agents]:
-        """Return the initial state of a server, and of all agents."""
+    def start(self, keys: Keys, steps: np.ndarray, policy: Params | None = None) -> tuple[ServerState, Agents]:
+        """Return the initial state of a server, and of all agents, from the parameters of a trained policy if given."""
         self._standing = None
-        return super().start(keys, steps)
+        return super().start(keys, steps, policy)
 
     def close(self) -> None:
         """Close the environments."""
@@ -150,9 +150,9 @@ class Host(Executor):
         )
         return agents._replace(blocks=tuple(blocks)), self.learned(found, ids)
 
-    def restarted(self, keys: Keys, agents: Agents, ids: np.ndarray) -> Agents:
+    def restarted(self, keys: Keys, agents: Agents, ids: np.ndarray, policy: Params | None = None) -> Agents:
         """Initialise these agents and their environments again, after a restart."""
-        agents, at = super().restarted(keys, agents, ids), keys.run.tobytes()
+        agents, at = super().restarted(keys, agents, ids, policy), keys.run.tobytes()
         # If the episodes belong to another state, the next training begins new ones anyway.
         if self._standing != (at, int(agents.team.trained[0])):
             return agents

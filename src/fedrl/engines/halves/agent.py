@@ -22,7 +22,7 @@ from fedrl.clocks.events import Jobs
 from fedrl.core.errors import ConfigError, WireError
 from fedrl.core.keys import Keys, Root, check_roots
 from fedrl.core.summation import check_open
-from fedrl.core.types import PyTree
+from fedrl.core.types import Params, PyTree
 from fedrl.engines.executors.executor import Agents, ExecutorPlan
 from fedrl.engines.halves.orders import Order, Verdict, check_setting
 from fedrl.engines.inbox import ENCODED, Table
@@ -127,9 +127,9 @@ class AgentHalf:
         self._broadcasts, self._sent = codec(wire.sent), codec(wire.update)
         self.steps = int(usual)
 
-    def start(self) -> AgentRun:
-        """Return the agent before its first job."""
-        _, agents = self.executor.start(self.keys, np.array([self.steps]))
+    def start(self, params: Params | None = None) -> AgentRun:
+        """Return the agent before its first job; `params` are those of a trained policy to start from."""
+        _, agents = self.executor.start(self.keys, np.array([self.steps]), params)
         return AgentRun(agents)
 
     def train(self, run: AgentRun, broadcast: bytes, order: Order) -> TrainedUpdate:

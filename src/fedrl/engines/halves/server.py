@@ -23,7 +23,7 @@ from fedrl.core.aggregator import Arrivals
 from fedrl.core.errors import ConfigError, WireError
 from fedrl.core.keys import Root, Stream, check_roots, derived
 from fedrl.core.summation import check_open
-from fedrl.core.types import Broadcast, PyTree, Update
+from fedrl.core.types import Broadcast, Params, PyTree, Update
 from fedrl.engines.aggregation import BlockSums, Merged, merge_blocks, partial_sums
 from fedrl.engines.halves.orders import Order, Verdict, check_setting
 from fedrl.engines.messages import messages
@@ -237,10 +237,10 @@ class ServerHalf:
         self.together = exact.LANES if dense < CACHED else 4
         self.merge, self.read = merge_blocks(federation, self.wire.decoded, len(steps)), _reading(federation)
 
-    def start(self) -> ServerRun:
-        """Return the server before the first version."""
+    def start(self, params: Params | None = None) -> ServerRun:
+        """Return the server before the first version; `params` are those of a trained policy to start from."""
         key = jax.random.wrap_key_data(derived(self._run, Stream.SERVER)[0])
-        return ServerRun(start_programs(self.federation).server(key))
+        return ServerRun(start_programs(self.federation).server(key, params))
 
     def open(self, run: ServerRun, ordered: Mapping[int, int] | None = None) -> Version:
         """Open the next version.

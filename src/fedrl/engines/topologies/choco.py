@@ -153,13 +153,15 @@ class Choco(Gossip):
         stage_states = jax.tree.map(lambda x: np.repeat(x[None], self.agents, axis=0), self.compressor.stage_states)
         return as_sent(alike), stage_states
 
-    def restarted(self, keys: Keys, server: ServerState, memory: PyTree, ids: np.ndarray) -> tuple[ServerState, PyTree]:
+    def restarted(
+        self, keys: Keys, server: ServerState, memory: PyTree, ids: np.ndarray, policy: Params | None = None
+    ) -> tuple[ServerState, PyTree]:
         """Reset these agents, which have lost all copies: those of others are sent to them whole.
 
         The copy of a restarted agent also starts again, with a new number, from which its neighbours see that theirs is
         old.
         """
-        server, _ = super().restarted(keys, server, memory, ids)
+        server, _ = super().restarted(keys, server, memory, ids, policy)
         held, stage_states = renewed((memory.held, memory.stage_states), self._first(server), ids)
         number, mine = memory.number.copy(), np.isin(self.edges[0], ids)
         number[ids] += 1

@@ -132,9 +132,11 @@ class Gossip(Server):
         """Advance the version without an exchange."""
         return server._replace(version=jnp.int32(int(server.version) + 1)), memory
 
-    def restarted(self, keys: Keys, server: ServerState, memory: PyTree, ids: np.ndarray) -> tuple[ServerState, PyTree]:
+    def restarted(
+        self, keys: Keys, server: ServerState, memory: PyTree, ids: np.ndarray, policy: Params | None = None
+    ) -> tuple[ServerState, PyTree]:
         """Set these agents back to the first parameters of the run, since no one else has a copy of theirs."""
-        first = self.init_server(stream_key(keys, Stream.SERVER)).params
+        first = self.init_server(stream_key(keys, Stream.SERVER), policy).params
         params = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], self.agents, axis=0), first)
         kept = renewed(server.aggregator, self.rule.init(params), ids)
         return server._replace(params=renewed(server.params, params, ids), aggregator=kept), memory

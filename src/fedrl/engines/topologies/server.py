@@ -104,10 +104,12 @@ class Server:
         collects: What the executor collects of a block: sums, updates or parameters.
         group: `[agents]`, group of each agent; only updates of one group may be summed.
         relays: For each level of relays, the relay above each agent, `[agents]`.
+        periods: In a tree, the rounds between two merges on each level.
         releases: Whether a round without updates is merged like any other, because the server adds noise in each.
     """
 
     releases = False
+    periods: tuple[int, ...] = ()
 
     def __init__(self, setting: TopologySpec) -> None:
         federation, schedule, agents = setting.federation, setting.schedule, setting.agents
@@ -151,9 +153,11 @@ class Server:
         """Advance the version without a merge."""
         return skip_round(server), memory
 
-    def restarted(self, keys: Keys, server: ServerState, memory: PyTree, ids: np.ndarray) -> tuple[ServerState, PyTree]:
+    def restarted(
+        self, keys: Keys, server: ServerState, memory: PyTree, ids: np.ndarray, policy: Params | None = None
+    ) -> tuple[ServerState, PyTree]:
         """Take note that agents have restarted; the state of servers does not change."""
-        del keys, ids
+        del keys, ids, policy
         return server, memory
 
     def traffic(self, sent: SentMessages, number: int, merged: bool) -> Traffic:

@@ -53,6 +53,7 @@ class InTree(Server):
         super().__init__(setting)
         federation, wire, agents = setting.federation, setting.wire, setting.agents
         self.tree, parents, self.holding = tree, tree.parents(agents), holding(tree)
+        self.periods = tuple(tree.periods)
         self.edge = parents[0]
         self.row = lowest(tree, agents).astype(np.int32)
         self.group = self.row.astype(int)

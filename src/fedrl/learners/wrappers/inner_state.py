@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fedrl.core.learner import Experience, Learner, behaviours_of, policy_of
+from fedrl.core.learner import Experience, Learner, behaviours_of, policy_of, restored
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 
 
@@ -42,5 +42,6 @@ def within(learner: Learner) -> Learner:
         adopt=lambda state, params: state._replace(learner=learner.adopt(state.learner, params)),
         statistics=None if counts is None else counts._replace(gathered=lambda state: counts.gathered(state.learner)),
         policy=lambda state: policy_of(learner, state.learner),
+        restore=lambda state, params: state._replace(learner=restored(learner, state.learner, params)),
         behaviours=None if learner.behaviours is None else lambda state: behaviours_of(learner, state.learner),
     )

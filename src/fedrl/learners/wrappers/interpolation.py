@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
-from fedrl.core.learner import Experience, Learner, same_stream
+from fedrl.core.learner import Experience, Learner, restored, same_stream
 from fedrl.core.ranges import Fraction, NonNegative
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.wrappers.inner_state import within
@@ -141,6 +141,11 @@ def apfl(learner: Learner, share: Fraction = 0.5, rate: NonNegative = 0.0) -> Le
             global_state=learner.adopt(state.global_state, params), private=private, met=jnp.bool_(True)
         )
 
+    def restore(state: ApflState, params: Params) -> ApflState:
+        # Both models are the trained policy, and so is every mixture of them.
+        global_state = restored(learner, state.global_state, params)
+        return state._replace(global_state=global_state, private=learner.params(global_state))
+
     return replace(
         learner,
         init=init,
@@ -154,6 +159,7 @@ def apfl(learner: Learner, share: Fraction = 0.5, rate: NonNegative = 0.0) -> Le
         split_key=same_stream,  # each half splits it for the two models
         gradient=None,
         policy=mixture,
+        restore=restore,
         personalised=("apfl",),
     )
 

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from fedrl.core.component import component
 from fedrl.core.environment import Box
 from fedrl.core.errors import ConfigError
-from fedrl.core.learner import Learner, Statistics, Trajectory, policy_of
+from fedrl.core.learner import Learner, Statistics, Trajectory, policy_of, restored
 from fedrl.core.ranges import Fraction, Positive
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.moments import (
@@ -128,6 +128,10 @@ def normalize(
             sums={name: nothing(shape) for name, shape in shapes.items()},
         )
 
+    def restore(state: NormalizeState, params: Params) -> NormalizeState:
+        inner = restored(learner, state.learner, params["learner"])
+        return state._replace(learner=inner, moments=dict(params["moments"]))
+
     def probabilities(params: Params, observation: jax.Array) -> jax.Array:
         assert learner.probabilities is not None
         return learner.probabilities(params["learner"], seen(params["moments"], observation))
@@ -149,6 +153,7 @@ def normalize(
         policy=None
         if learner.policy is None
         else lambda state: {"learner": policy_of(learner, state.learner), "moments": state.moments},
+        restore=restore,
         probabilities=None if learner.probabilities is None else probabilities,
         measures=learner.measures,
         gamma=learner.gamma,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
-from fedrl.core.learner import Experience, Learner, Statistics, merged_into, parameters_of, policy_of
+from fedrl.core.learner import Experience, Learner, Statistics, merged_into, parameters_of, policy_of, restored
 from fedrl.core.subtrees import belonging, check_parts, joined, without
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 
@@ -63,6 +63,7 @@ def personal(learner: Learner, local: Sequence[str]) -> Learner:
         gradient=None,
         statistics=_shared(learner, whole, local),
         policy=lambda state: policy_of(learner, state),
+        restore=lambda state, params: restored(learner, state, params),
         personalised=(*learner.personalised, "personal"),
     )
 
