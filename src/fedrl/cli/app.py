@@ -56,12 +56,20 @@ def run(
         ),
     ] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", metavar="N", help="Run seeds 0 to N-1.")] = None,
+    rounds: Annotated[
+        str | None,
+        typer.Option("--rounds", metavar="N|+N", help="Rounds in all; with --resume also further rounds, such as +50."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="The run folder; runs/NAME-TIME by default.")
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", metavar="DIR", help="Continue an interrupted run bit for bit, instead of CONFIG."),
+        typer.Option(
+            "--resume",
+            metavar="DIR",
+            help="Continue an interrupted run bit for bit, instead of CONFIG; with --rounds also a complete one.",
+        ),
     ] = None,
     trust: Annotated[bool, typer.Option("--trust", help=TRUST)] = False,
     show: Annotated[
@@ -82,7 +90,7 @@ def run(
     """
     from fedrl.cli.run import run_command
 
-    run_command(config, settings or [], seeds, out, resume, trust, show or [], quiet, as_json)
+    run_command(config, settings or [], seeds, rounds, out, resume, trust, show or [], quiet, as_json)
 
 
 @app.command("sweep", no_args_is_help=True)

@@ -47,9 +47,19 @@ def check_resume(thing: str, config: Path | None, resume: Path | None, options: 
         )
 
 
-def overrides(settings: Sequence[str], seeds: int | None) -> list[str]:
-    """Return all changes of the configuration that the options --set and --seeds request."""
-    return [*settings, *([] if seeds is None else [f"seeds={seeds}"])]
+def overrides(settings: Sequence[str], seeds: int | None, rounds: str | None = None) -> list[str]:
+    """Return all changes of the configuration that the options --set, --seeds and --rounds request.
+
+    Raises:
+        ConfigError: --rounds has a plus sign, and there are no rounds yet to which it could add.
+    """
+    if rounds is not None and not rounds.isdecimal():
+        raise ConfigError(
+            f"--rounds is {rounds!r}. A new run has a whole number of rounds, such as --rounds 500. Further rounds, "
+            "such as --rounds +50, are those of an earlier run: --resume DIR --rounds +50."
+        )
+    given = {"seeds": seeds, "rounds": rounds}
+    return [*settings, *(f"{name}={value}" for name, value in given.items() if value is not None)]
 
 
 class FolderListener:

@@ -15,6 +15,7 @@ def run_command(
     config: Path | None,
     settings: Sequence[str],
     seeds: int | None,
+    rounds: str | None,
     out: Path | None,
     resume: Path | None,
     trust: bool,
@@ -33,12 +34,11 @@ def run_command(
     listener = FolderListener()
     with warnings_only() if as_json and not quiet else progress(quiet=quiet, measures=measures) as show:
         if resume is not None:
-            result = experiments.resume(resume, trust=trust, sinks=[listener, show], verbose=0)
+            result = experiments.resume(resume, rounds=rounds, trust=trust, sinks=[listener, show], verbose=0)
         else:
             assert config is not None
-            result = experiments.run(
-                config, out, overrides=overrides(settings, seeds), sinks=[listener, show], verbose=0
-            )
+            changes = overrides(settings, seeds, rounds)
+            result = experiments.run(config, out, overrides=changes, sinks=[listener, show], verbose=0)
     if as_json:
         typer.echo(json.dumps(result.summary, indent=2))
     # An interruption takes precedence over "never merged": the rounds to come may still merge an update.

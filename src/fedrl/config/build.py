@@ -133,6 +133,7 @@ def _filled(
         learner=catalogue.table_of(learner, [environment]),
         federation=section,
         seeds=tuple(config.seed_list),
+        keep_checkpoints=True if config.keep_checkpoints is None else config.keep_checkpoints,
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 from fedrl.config.catalogue import Table
 from fedrl.config.federation import FederationConfig
@@ -54,6 +56,35 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """What a run starts from instead of random parameters: an earlier run.
+
+    Attributes:
+        run: Its run folder, or a `params.safetensors` of one.
+        seed: The seed of the earlier run from which all seeds start; by default each starts from the seed of its
+            number, or from the first one if there is none.
+        agent: The agent of the earlier run whose parameters all agents start from; by default those of the server.
+        state: "parameters", or "all": also the memory of optimisers, stages and rules, and every agent's learner.
+        sha256: SHA-256 of each file that was read, by its name in the run folder. It is written by the run; files of
+            other content are refused.
+    """
+
+    run: str
+    seed: Whole | None = None
+    agent: Whole | None = None
+    state: Literal["parameters", "all"] = "parameters"
+    sha256: Table = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_ranges(ranges_of(InitConfig), vars(self), "init")
+        if self.state == "all" and self.agent is not None:
+            raise ConfigError(
+                f"init.agent is {self.agent}, and with init.state = 'all' every agent continues from its own state. "
+                "Leave init.agent out, or use init.state = 'parameters'."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """The configuration of one experiment.
 
@@ -67,10 +98,14 @@ class Config:
             agent, or a CSV or TOML file: `fedrl.config.fleet_tables`.
         baselines: Methods to compare the federation with.
         evaluation: Greedy evaluation.
+        init: An earlier run from which this one starts: a run folder, a file of parameters, or a table such as
+            `{run = "runs/x", seed = 0, agent = 2}`.
         rounds: Number of training rounds.
         seeds: Number of seeds (0 to seeds - 1), or the seeds themselves.
         fleet_seed: Seed of the random parameters of the fleet.
         checkpoint_s: Seconds between two checkpoints of a run; 0 writes one every round.
+        keep_checkpoints: Whether a complete run keeps its last checkpoints, with which it can be continued for more
+            rounds; by default it does, except in a study.
         imports: Modules to import first, whose components a configuration can then name.
         tensorboard: Whether to write TensorBoard events (needs the extra `tensorboard`).
     """
@@ -82,15 +117,24 @@ class Config:
     fleet: Table | list[Table] | str = field(default_factory=dict)
     baselines: BaselinesConfig = BaselinesConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    init: str | InitConfig | None = None
     rounds: Count = 100
     seeds: int | tuple[int, ...] = 5
     fleet_seed: Whole = 0
     checkpoint_s: NonNegative = 10.0
+    keep_checkpoints: bool | None = None
     imports: tuple[str, ...] = ()
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
         listed = list(self.seeds) if isinstance(self.seeds, Sequence) and not isinstance(self.seeds, str) else None
+        if isinstance(self.init, str | Path):
+            object.__setattr__(self, "init", InitConfig(run=str(self.init)))
+        if not isinstance(self.init, InitConfig | Mapping | None):
+            raise ConfigError(
+                f"init is {self.init!r}. It needs to be the path of a run folder, or a table such as "
+                "{run = 'runs/x', seed = 0}."
+            )
         check_ranges(ranges_of(Config) | {"seeds": COUNT if listed is None else WHOLE}, vars(self))
         # Results are stored by seed, so a repeated one would overwrite its twin.
         if listed is not None and (not listed or len(set(listed)) < len(listed)):

@@ -6,6 +6,7 @@ execute what it reads.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fedrl.core.types import Params, PyTree
 from fedrl.records.files import reading, write_atomically
 
 ROUND = "round"
+AGAIN = "Run the experiment again."
 ANEW = "Delete it; this seed of the method then starts anew."
 
 
@@ -49,16 +51,36 @@ def load(path: Path, like: PyTree) -> PyTree:
     Raises:
         RunError: The file is damaged, or contains another tree.
     """
+    return placed(arrays_of(path), like, path)
+
+
+def arrays_of(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of a checkpoint.
+
+    Raises:
+        RunError: The file is damaged.
+    """
     with reading(path, ANEW):
-        arrays = safetensors.numpy.load(path.read_bytes())
-    leaves, structure = jax.tree.flatten(like)
+        return dict(safetensors.numpy.load(path.read_bytes()))
+
+
+def placed(arrays: Mapping[str, np.ndarray], like: PyTree, path: Path, cure: str = AGAIN) -> PyTree:
+    """Return the tree of a checkpoint's arrays, each leaf on the device of its leaf in `like`.
+
+    Raises:
+        RunError: They are those of another tree; the message ends with `cure`.
+    """
+    paths, structure = jax.tree_util.tree_flatten_with_path(like)
+    leaves = [leaf for _, leaf in paths]
     # The structure is not in the file, so only their number, shapes and types show that it is of another experiment.
     if set(arrays) != {ROUND, *(f"{i:04d}" for i in range(len(leaves)))}:
         raise RunError(
             f"{path} has {len(arrays) - 1} arrays and the experiment needs {len(leaves)}: it is the checkpoint of "
-            "another experiment or version. Run the experiment again."
+            f"another experiment or version. {cure}"
         )
-    return jax.tree.unflatten(structure, [_placed(arrays[f"{i:04d}"], leaf, path) for i, leaf in enumerate(leaves)])
+    names = [_joined(where) for where, _ in paths]
+    read = [_placed(arrays[f"{i:04d}"], leaf, path, names[i], cure) for i, leaf in enumerate(leaves)]
+    return jax.tree.unflatten(structure, read)
 
 
 def named(params: Params, prefix: str) -> dict[str, np.ndarray]:
@@ -98,12 +120,12 @@ def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _placed(array: np.ndarray, leaf: Any, path: Path) -> Any:
+def _placed(array: np.ndarray, leaf: Any, path: Path, name: str, cure: str) -> Any:
     raw = _data(leaf)
     if array.shape != raw.shape or array.dtype != raw.dtype:
         raise RunError(
-            f"{path} has an array {array.dtype}{list(array.shape)} where the experiment has "
-            f"{raw.dtype}{list(raw.shape)}: it is of another experiment or version. Run the experiment again."
+            f"{path} has the array {name} as {array.dtype}{list(array.shape)}, and the experiment as "
+            f"{raw.dtype}{list(raw.shape)}: it is of another experiment or version. {cure}"
         )
     # Some state lives on the host as NumPy (scheduler, clock): putting it on a device would change its type.
     if not isinstance(leaf, jax.Array):

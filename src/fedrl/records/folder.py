@@ -7,7 +7,8 @@ params.safetensors   the parameters with which agents act in every seed: global 
                      those of the server, if they are a policy too; its metadata describe them
 film.gif             one greedy episode of the policy, if it can be drawn; the report shows it
 report.html          the report page
-checkpoints/         the last state of each seed of each method; removed when the run is complete
+checkpoints/         the last state of each seed of each method, and what a run started from, if from an earlier run
+final/               the same of a complete run, with which it is continued for more rounds
 .lock                the process that writes to the folder; removed when it ends
 
 A folder is written to inside a `with`: its lock is released at the end, and a new run that failed before its first
@@ -46,7 +47,7 @@ from fedrl.records.files import (
 )
 from fedrl.records.lock import Held, hold
 
-CONFIG, RECORDS, SUMMARY, PARAMS, FILM, REPORT, CHECKPOINTS = (
+CONFIG, RECORDS, SUMMARY, PARAMS, FILM, REPORT, CHECKPOINTS, FINAL = (
     "config.toml",
     "records.jsonl",
     "summary.json",
@@ -54,7 +55,9 @@ CONFIG, RECORDS, SUMMARY, PARAMS, FILM, REPORT, CHECKPOINTS = (
     "film.gif",
     "report.html",
     "checkpoints",
+    "final",
 )
+START = "start-{seed}.safetensors"
 FILM_BYTES = 300_000
 """The largest size of the film of a run, which is part of its report."""
 ELSEWHERE = "Choose another folder with --out."
@@ -92,6 +95,8 @@ class RunFolder:
                 return
             (self.path / CONFIG).unlink(missing_ok=True)
             (self.path / RECORDS).unlink(missing_ok=True)
+            for start in (self.path / CHECKPOINTS).glob(START.format(seed="*")):
+                start.unlink()
             (self.path / CHECKPOINTS).rmdir()
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -108,17 +113,21 @@ class RunFolder:
         """Return all records, each round once, without a last line that a crash has torn."""
         return self.read().records
 
-    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> Records:
-        """Keep only the records for which `wanted` is true, each round once.
+    def revise(self, revised: Callable[[dict[str, Any]], dict[str, Any] | None]) -> Records:
+        """Replace each record by its revision, each round once; those of None are dropped.
 
         Returns:
             The records before.
         """
         found = self.read()
-        kept = "".join(json.dumps(record) + "\n" for record in found.records if wanted(record))
+        kept = [after for after in map(revised, found.records) if after is not None]
         with self._lock:
-            write_atomically(self.path / RECORDS, kept.encode())
+            write_atomically(self.path / RECORDS, "".join(json.dumps(record) + "\n" for record in kept).encode())
         return found
+
+    def write_config(self, config: str) -> None:
+        """Write `config.toml`."""
+        write_atomically(self.path / CONFIG, config.encode())
 
     def sync(self) -> None:
         """Flush the records so far to the disk, so that they survive a power failure."""
@@ -172,15 +181,39 @@ class RunFolder:
         """Return the path of the checkpoint of a seed of a method, whether or not it exists."""
         return self.path / CHECKPOINTS / f"{method}-{seed}.safetensors"
 
+    def start(self, seed: int) -> Path:
+        """Return the path of the file from which a seed starts, if the run starts from an earlier one."""
+        return self.path / CHECKPOINTS / START.format(seed=seed)
+
     @property
     def complete(self) -> bool:
         """Whether the run reached its last round."""
         # Both are needed: an interrupted run has a summary, too, and a new one has an empty folder of checkpoints.
         return (self.path / SUMMARY).exists() and not (self.path / CHECKPOINTS).exists()
 
-    def forget_checkpoints(self) -> None:
-        """Remove the checkpoints of a run that is complete."""
-        shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+    def close_checkpoints(self, keep: bool) -> None:
+        """Move the checkpoints of a run that is complete to `final/`, or remove them."""
+        with writing(self.path):
+            shutil.rmtree(self.path / FINAL, ignore_errors=True)
+            if keep:
+                (self.path / CHECKPOINTS).rename(self.path / FINAL)
+            else:
+                shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+
+    def reopen_checkpoints(self) -> None:
+        """Make a complete run an interrupted one, which has done all its rounds.
+
+        Raises:
+            RunError: It has no checkpoints.
+        """
+        if not (self.path / FINAL).is_dir():
+            raise RunError(
+                f"{self.path} is complete and has no {FINAL}/, the states after its last round: it ran with "
+                "keep_checkpoints = false, in a study, or with an earlier version. Start a new run from its "
+                f'parameters, with init = "{self.path}".'
+            )
+        with writing(self.path):
+            (self.path / FINAL).rename(self.path / CHECKPOINTS)
 
 
 class Claim(NamedTuple):
@@ -315,6 +348,6 @@ def reopen_folder(path: Path) -> RunFolder:
     """
     open_folder(path)
     held = hold(path)
-    for place in (path, path / CHECKPOINTS):
+    for place in (path, path / CHECKPOINTS, path / FINAL):
         tidy(place)
     return RunFolder(path, Claim(path, held, made=False, fresh=False))

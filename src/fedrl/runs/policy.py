@@ -35,7 +35,7 @@ from fedrl.runs.acting import columns, cpu, first_key, greedy, probabilities, sa
 from fedrl.runs.export import Exported, Reference, export_policy
 from fedrl.runs.film import Film
 from fedrl.runs.policy_evaluation import PolicyEvaluation, given_environment, of_run, outside
-from fedrl.runs.policy_file import COMMON, PolicyFacts, PolicyFile, digest_of, facts_of, learner_of
+from fedrl.runs.policy_file import PolicyFacts, PolicyFile, digest_of, facts_of, learner_of, opened, seed_in, whose
 from fedrl.runs.reading import experiment_of
 from fedrl.runs.rendering import Actor, render
 from fedrl.runs.spaces import GymSpace, GymSpaces, actions_of, batched, check_alike, gymnasium_spaces
@@ -236,15 +236,15 @@ def load(path: Path | str, *, seed: int | None = None, agent: int | None = None,
     """
     path = Path(path)
     place = folder.open_folder(path).path if path.is_dir() else None
-    file = _opened(path if place is None else path / folder.PARAMS)
+    file = opened(path if place is None else path / folder.PARAMS)
     told, found, home = file.facts(), place or file.path.parent, place
     config = found / folder.CONFIG
     if place is None and config.is_file():
         home = found if told is None or _is_of(config, told) else None
     with importing(trust):
         facts, learner = _built(file, told, home, trust)
-    chosen = _seed(file, seed)
-    prefix, row = _whose(file, facts, chosen, agent)
+    chosen = seed_in(file, seed)
+    prefix, row = whose(file, facts, chosen, agent)
     params = checkpoint.unnamed(file.arrays(f"{prefix}/", row), prefix, shapes_of(learner, acting=True))
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
         raise RunError(
@@ -252,16 +252,6 @@ def load(path: Path | str, *, seed: int | None = None, agent: int | None = None,
             "another seed, or make the run again."
         )
     return TrainedPolicy(*facts.spaces, chosen, agent, facts, learner, jax.device_put(params, cpu()), home, trust)
-
-
-def _opened(path: Path) -> PolicyFile:
-    try:
-        return PolicyFile(path)
-    except FileNotFoundError:
-        raise RunError(
-            f"{path} does not exist. Give the folder that fedrl run printed, or the {folder.PARAMS} in it; a run that "
-            "was interrupted has one when it is resumed: fedrl run --resume."
-        ) from None
 
 
 def _built(file: PolicyFile, told: PolicyFacts | None, home: Path | None, trust: bool) -> tuple[PolicyFacts, Learner]:
@@ -300,32 +290,3 @@ def _is_of(config: Path, facts: PolicyFacts) -> bool:
         return digest_of(read(config)) == facts.config_sha256
     except ConfigError:
         return False
-
-
-def _seed(file: PolicyFile, seed: int | None) -> int:
-    if not file.seeds:
-        raise RunError(
-            f"{file.path} holds no parameters: no seed got through a round. Continue it with fedrl run --resume."
-        )
-    if seed is not None and seed not in file.seeds:
-        raise ConfigError(
-            f"seed is {seed}, and {file.path} holds seeds {', '.join(map(str, file.seeds))}. Choose one of them."
-        )
-    return file.seeds[0] if seed is None else seed
-
-
-def _whose(file: PolicyFile, facts: PolicyFacts, seed: int, agent: int | None) -> tuple[str, int | None]:
-    """Return the prefix of the names of the parameters, and the row of the agent."""
-    agents = f"agents 0 to {facts.agents - 1}"
-    if agent is not None and not 0 <= agent < facts.agents:
-        raise ConfigError(f"agent is {agent}, and the run has {agents}. Choose one of them.")
-    if not facts.stacked:
-        return f"seed{seed}", None
-    if agent is not None:
-        return f"seed{seed}", agent
-    if file.has_common(seed):
-        return f"{COMMON}seed{seed}", None
-    raise ConfigError(
-        f"agent is not given, and {agents} of {file.path} have a policy each, with none for all of them. Choose one "
-        "with agent."
-    )

@@ -26,15 +26,16 @@ from fedrl.config.loading import as_dict
 from fedrl.config.objects import Experiment
 from fedrl.core.component import CATALOGUE
 from fedrl.core.environment import Environment, draw_nothing, first
-from fedrl.core.errors import RunError
+from fedrl.core.errors import ConfigError, RunError
 from fedrl.core.learner import Learner
 from fedrl.core.types import PyTree
 from fedrl.core.versions import __version__
+from fedrl.records import folder
 from fedrl.records.files import reading
 from fedrl.runs.spaces import GymSpaces, gymnasium_spaces, learned_spaces, space_of, space_table
 
 KEY, FORMAT, COMMON = "fedrl", 1, "common/"
-APART = ("name", "seeds", "checkpoint_s", "tensorboard", "baselines", "evaluation")
+APART = ("name", "seeds", "checkpoint_s", "keep_checkpoints", "tensorboard", "baselines", "evaluation")
 """Keys of a configuration on which the parameters of a seed do not depend."""
 
 
@@ -149,6 +150,60 @@ class PolicyFile:
 
     def _reading(self) -> Any:
         return reading(self.path, "Copy it anew, or make the run again.")
+
+
+def opened(path: Path) -> PolicyFile:
+    """Open a file of parameters.
+
+    Raises:
+        RunError: It does not exist, or is damaged.
+    """
+    try:
+        return PolicyFile(path)
+    except FileNotFoundError:
+        raise RunError(
+            f"{path} does not exist. Give the folder that fedrl run printed, or the {folder.PARAMS} in it; a run that "
+            "was interrupted has one when it is resumed: fedrl run --resume."
+        ) from None
+
+
+def seed_in(file: PolicyFile, seed: int | None) -> int:
+    """Return the seed, or the first one of the file.
+
+    Raises:
+        ConfigError: The file has no such seed.
+        RunError: It has none at all.
+    """
+    if not file.seeds:
+        raise RunError(
+            f"{file.path} holds no parameters: no seed got through a round. Continue it with fedrl run --resume."
+        )
+    if seed is not None and seed not in file.seeds:
+        raise ConfigError(
+            f"seed is {seed}, and {file.path} holds seeds {', '.join(map(str, file.seeds))}. Choose one of them."
+        )
+    return file.seeds[0] if seed is None else seed
+
+
+def whose(file: PolicyFile, facts: PolicyFacts, seed: int, agent: int | None) -> tuple[str, int | None]:
+    """Return the prefix of the names of the parameters, and the row of the agent.
+
+    Raises:
+        ConfigError: There is no such agent, or each has its own policy and none is chosen.
+    """
+    agents = f"agents 0 to {facts.agents - 1}"
+    if agent is not None and not 0 <= agent < facts.agents:
+        raise ConfigError(f"agent is {agent}, and the run has {agents}. Choose one of them.")
+    if not facts.stacked:
+        return f"seed{seed}", None
+    if agent is not None:
+        return f"seed{seed}", agent
+    if file.has_common(seed):
+        return f"{COMMON}seed{seed}", None
+    raise ConfigError(
+        f"agent is not given, and {agents} of {file.path} have a policy each, with none for all of them. Choose one "
+        "with agent."
+    )
 
 
 class _Unknown(NamedTuple):

@@ -105,7 +105,7 @@ def fine_tuned(session: Session, simulation: Simulation, federated: Sequence[See
     spent = {r["seed"]: r["environment_steps"] for r in session.folder.records() if r["method"] == "federated"}
     ended = []
     for before in federated:
-        run_state = simulation.init(before.seed)
+        run_state = session.first_state(session.experiment.methods[0], simulation, before.seed)
         run_state = checkpoint.load(session.folder.checkpoint("federated", before.seed), run_state)
         # Every agent starts from the last broadcast, like an agent that receives the final model.
         states = simulation.states_of(simulation.adopt(run_state))

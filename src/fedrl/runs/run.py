@@ -21,16 +21,18 @@ from typing import Any
 
 import numpy as np
 
-from fedrl.config import Config, dump, load
+from fedrl.config import Config, dump, load, tables_of
 from fedrl.config.build import build
 from fedrl.config.checking import check_measures
 from fedrl.config.coordination import measure_names
 from fedrl.config.methods import Method
 from fedrl.config.objects import Experiment
 from fedrl.core.errors import FedrlError, RunError
+from fedrl.core.imports import importing
 from fedrl.launch import configure_jax
 from fedrl.records import End, Sink, Start, Summary, checkpoint, folder
 from fedrl.records.folder import RunFolder
+from fedrl.runs.extending import extended, revision
 from fedrl.runs.interruption import Signalled, interruptible
 from fedrl.runs.policy_file import COMMON, facts_of, metadata_of
 from fedrl.runs.post_training import AVERAGE_ONCE, FINE_TUNED, MIXTURE, averaged, fine_tuned, mixed
@@ -40,6 +42,7 @@ from fedrl.runs.run_film import film_of_run
 from fedrl.runs.seed_result import SeedResult
 from fedrl.runs.session import Session, Timing, reason_of
 from fedrl.runs.simulations import in_one_program, in_one_simulation
+from fedrl.runs.starting import origins, read_start
 from fedrl.runs.summary import summarise
 from fedrl.runs.training import Program, all_seeds, simulations
 from fedrl.sinks import tensorboard
@@ -51,6 +54,7 @@ def run(
     out: Path | str | None = None,
     *,
     overrides: Sequence[str] = (),
+    init: Path | str | Mapping[str, Any] | None = None,
     sinks: Sequence[Sink] = (),
     stop: threading.Event | None = None,
     verbose: int = 1,
@@ -65,6 +69,8 @@ def run(
         source: A configuration, a dictionary of its tables, or the path of an `experiment.toml`.
         out: The run folder to make; `runs/<name>-<time>` by default.
         overrides: Changes of the configuration, such as "learner.clip=0.1".
+        init: The earlier run from which this one starts, instead of the one in the configuration: a run folder, a file
+            of parameters, or a table such as `{"run": "runs/x", "seed": 0, "agent": 2}`.
         sinks: Functions that are called with each event of the run; `fedrl.sinks` has some.
         stop: An event that ends the run early when it is set, as Ctrl-C does; a sink may set it.
         verbose: 1 to show progress, as `fedrl run` does on a terminal or in a log, or in an output of a notebook; 0 to
@@ -80,19 +86,26 @@ def run(
     """
     configure_jax()
     started = time.perf_counter()
-    experiment = build(load(source, overrides))
+    tables = tables_of(source)
+    if init is not None:
+        tables["init"] = dict(init) if isinstance(init, Mapping) else str(init)
+    experiment, start = read_start(build(load(tables, overrides)))
     check_measures(experiment)
     out = None if out is None else Path(out)
     with (
         displaying(verbose, run_display) as shown,
         folder.create(out, experiment.config.name, dump(experiment.config)) as place,
     ):
-        return RunResult(place.path, _conduct(experiment, place, [*sinks, *shown], started, stop))
+        if start is not None:
+            start.write(place)
+        notes = origins(place, experiment)
+        return RunResult(place.path, _conduct(experiment, place, [*sinks, *shown], started, stop, notes))
 
 
 def resume(
     path: Path | str,
     *,
+    rounds: int | str | None = None,
     sinks: Sequence[Sink] = (),
     stop: threading.Event | None = None,
     verbose: int = 1,
@@ -100,11 +113,16 @@ def resume(
 ) -> RunResult:
     """Continue the run in a folder from its last checkpoints, bit-identical to an uninterrupted run.
 
+    With `rounds` it goes on for more rounds than it was started with, also if it is complete, to the same bits as a run
+    with so many rounds from the start. Baselines without rounds are evaluated again.
+
     The state of an environment outside compiled programs can't be saved: such a run continues from the same round with
     the same parameters and new episodes, so it differs from the uninterrupted run, but is reproducible.
 
     Args:
         path: The run folder.
+        rounds: The number of rounds in all, such as 500, or of further ones, such as "+50"; by default those of its
+            configuration.
         sinks: Functions that are called with each event of the run; `fedrl.sinks` has some.
         stop: An event that ends the run early when it is set, as Ctrl-C does; a sink may set it.
         verbose: 1 to show progress, as `fedrl run` does on a terminal or in a log, or in an output of a notebook; 0 to
@@ -115,24 +133,27 @@ def resume(
         The content of `summary.json` as a mapping, with the folder, the curves and the policy.
 
     Raises:
-        ConfigError: The configuration names code outside fedrl, and the folder is not trusted.
-        RunError: The folder contains no run or one of another version, is damaged, or another process writes to it.
+        ConfigError: The configuration names code outside fedrl, and the folder is not trusted; or `rounds` is no
+            number, or fewer than the run has done.
+        RunError: The folder contains no run or one of another version, is damaged, or another process writes to it; or
+            it is complete, and `rounds` is not given or it has no checkpoints.
     """
     configure_jax()
     started = time.perf_counter()
     with displaying(verbose, run_display) as shown, folder.reopen_folder(Path(path)) as place:
         experiment = experiment_of(place.path / folder.CONFIG, trust)
+        notes: list[str] = []
+        if rounds is not None:
+            with importing(trust):
+                experiment, notes = extended(place, experiment, rounds)
         if place.complete:
-            raise RunError(f"The run in {path} is complete. There is nothing to resume.")
-        rounds = {
-            (method.name, seed): checkpoint.round_of(place.checkpoint(method.name, seed))
-            for method in experiment.methods
-            for seed in experiment.config.seed_list
-        }
-        # Records after a seed's last checkpoint are dropped: their rounds are run again, to the same bits.
-        found = place.keep(lambda record: record["round"] <= rounds.get((record["method"], record["seed"]), 0))
-        summary = _conduct(experiment, place, [*sinks, *shown], started, stop, found.notes())
-        return RunResult(place.path, summary)
+            raise RunError(
+                f"The run in {path} is complete. There is nothing to resume. Continue it for more rounds with --rounds "
+                "+50, for example."
+            )
+        found = place.revise(revision(place, experiment))
+        notes = [*origins(place, experiment), *notes, *found.notes()]
+        return RunResult(place.path, _conduct(experiment, place, [*sinks, *shown], started, stop, notes))
 
 
 def _conduct(
@@ -220,7 +241,7 @@ def _methods(session: Session) -> dict[str, list[SeedResult]]:
 
 
 def _finish(session: Session, seed_results: dict[str, list[SeedResult]], heard: Signalled) -> Summary:
-    place = session.folder
+    place, experiment = session.folder, session.experiment
     found = place.read()
     summary = summarise(session.experiment, found.records, seed_results, session.timing, session.measures)
     notes = [*session.notes, *found.notes()]
@@ -245,9 +266,9 @@ def _finish(session: Session, seed_results: dict[str, list[SeedResult]], heard: 
         from fedrl.report import write_report
 
         report = str(write_report([place.path], place.path / folder.REPORT))
-    # Last of all: a folder with a summary and without checkpoints counts as complete.
+    # Last of all: a folder with a summary and without `checkpoints/` counts as complete.
     if not session.stopping:
-        place.forget_checkpoints()
+        place.close_checkpoints(bool(experiment.config.keep_checkpoints))
     end = End(event="end", summary=summary, folder=str(place.path), report=report)
     if heard.signal is not None:
         end["signal"] = heard.signal

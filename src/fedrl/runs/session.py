@@ -18,7 +18,7 @@ from fedrl.config.objects import Experiment
 from fedrl.core.errors import FedrlError
 from fedrl.core.learner import Learner
 from fedrl.core.types import Params
-from fedrl.engines.state import RoundResult
+from fedrl.engines.state import RoundResult, Simulation, SimulationState
 from fedrl.records import Event, RoundRecord, Sink
 from fedrl.records.folder import RunFolder
 from fedrl.records.measured import OWN_KEYS
@@ -27,6 +27,7 @@ from fedrl.runs.communication import communicated
 from fedrl.runs.evaluate import Played, played
 from fedrl.runs.measuring import known, sums_in, values_in
 from fedrl.runs.seed_result import Omission, SeedResult
+from fedrl.runs.starting import first_state
 
 if TYPE_CHECKING:
     from fedrl.runs.seed_result import SeedResult
@@ -84,6 +85,10 @@ class Session:
     measures: dict[str, Declared] = field(default_factory=dict)
     talking: AbstractContextManager[Any] = field(default_factory=threading.Lock)
     evaluating: AbstractContextManager[Any] = field(default_factory=threading.Lock)
+
+    def first_state(self, method: Method, simulation: Simulation, seed: int) -> SimulationState:
+        """Return the state in which a seed of a method begins."""
+        return first_state(self.folder, self.experiment, method, simulation, seed)
 
     @property
     def stopping(self) -> bool:

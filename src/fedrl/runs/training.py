@@ -99,7 +99,7 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Seed
     path = session.folder.checkpoint(method.name, seed)
     began = time.perf_counter()
     done = checkpoint.round_of(path)
-    run_state = simulation.init(seed)
+    run_state = session.first_state(method, simulation, seed)
     if done:
         run_state = checkpoint.load(path, run_state)
     # Rejections of earlier rounds are read from the records, as warnings need rejections in a row.
@@ -167,7 +167,7 @@ def _recovered(
         raise RunError("No round is complete.")  # never shown: the error of the round came first
     path = session.folder.checkpoint(method.name, seed)
     if not isinstance(session.experiment.environment, HostEnvironment):
-        run_state, at = simulation.init(seed), checkpoint.round_of(path)
+        run_state, at = session.first_state(method, simulation, seed), checkpoint.round_of(path)
         run_state = checkpoint.load(path, run_state) if at else run_state
         for _ in range(at, done):
             run_state, _ = simulation.round(run_state)

@@ -22,6 +22,7 @@ from fedrl.config.overrides import assign, override
 from fedrl.core.errors import ConfigError, UnsoundError, nearest
 from fedrl.core.measures import chosen
 from fedrl.records.measured import RETURN
+from fedrl.runs.starting import read_start
 from fedrl.studies.grid import EXAMPLE, GRID, Grid, checked, label, product, short_names
 
 SECTION = "study"
@@ -92,6 +93,8 @@ class StudyPlan:
             assign(data, key, copy.deepcopy(value), GRID)
         if isinstance(data.setdefault("evaluation", {}), dict):
             data["evaluation"]["film"] = False  # one film of each setting would take longer than it tells
+        # A study may have hundreds of settings, and few of them are ever continued.
+        data.setdefault("keep_checkpoints", False)
         return parse(data)
 
     def dump(self) -> str:
@@ -145,7 +148,7 @@ def running_order(plan: StudyPlan) -> list[StudySetting]:
     groups: dict[Any, list[StudySetting]] = {}
     for setting in plan.settings:
         try:
-            experiment = build(plan.config(setting))
+            experiment, _ = read_start(build(plan.config(setting)))
             federation = experiment.federation
             chosen(plan.quantity, measure_names(experiment.learner, experiment.coordination), f"{SECTION}.quantity")
         except (ConfigError, UnsoundError) as fault:

@@ -1,0 +1,103 @@
+"""Continue a run for more rounds than it was started with.
+
+    complete run --extended--> config.toml with more rounds, its last states as checkpoints --resume--> more records
+
+The records of the earlier rounds become those of a run with so many rounds from the start: what only a last round has
+is dropped. The order of the steps lets a crash between any two of them leave a folder that can be resumed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from fedrl.config import dump
+from fedrl.config.build import build
+from fedrl.config.objects import Experiment
+from fedrl.core.errors import ConfigError
+from fedrl.records import WITHOUT_ROUNDS, checkpoint
+from fedrl.records.folder import RunFolder
+from fedrl.runs.heterogeneity import is_measured
+
+EVALUATED = ("greedy", "greedy_measures")
+
+
+def total_rounds(rounds: int | str, before: int) -> int:
+    """Return the number of rounds that was asked for: in all, or with a plus sign beside those before.
+
+    Raises:
+        ConfigError: It is no number, or below one.
+
+    >>> total_rounds("+50", 100), total_rounds("500", 100), total_rounds(500, 100)
+    (150, 500, 500)
+    """
+    text = str(rounds).strip()
+    if isinstance(rounds, bool) or not re.fullmatch(r"\+?[0-9]+", text) or int(text) < 1:
+        raise ConfigError(
+            f"rounds is {rounds!r}. It needs to be a whole number of rounds in all, such as 500, or of further ones, "
+            "such as +50."
+        )
+    return before + int(text) if text.startswith("+") else int(text)
+
+
+def extended(place: RunFolder, experiment: Experiment, rounds: int | str) -> tuple[Experiment, list[str]]:
+    """Write another number of rounds into a run folder, and make a complete run one that can be resumed.
+
+    Returns:
+        The experiment with that number, and sentences about it.
+
+    Raises:
+        ConfigError: `rounds` is no number, or fewer than the run has done.
+        RunError: The run is complete and has no checkpoints.
+    """
+    config = experiment.config
+    total = total_rounds(rounds, config.rounds)
+    done = max((int(record["round"]) for record in place.records()), default=0)
+    if total < done or (place.complete and total == done):
+        raise ConfigError(
+            f"rounds is {total}, and the run in {place.path} has done {done}. It can only be continued for more, such "
+            "as --rounds +50."
+        )
+    longer = build(replace(config, rounds=total))
+    if place.complete:
+        place.reopen_checkpoints()
+    place.write_config(dump(longer.config))
+    return longer, list(_ended(experiment, total))
+
+
+def revision(place: RunFolder, experiment: Experiment) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
+    """Return the function that revises the records of a run before it is continued; None drops a record.
+
+    Records after a seed's last checkpoint are dropped: their rounds are run again, to the same bits.
+    """
+    config = experiment.config
+    saved = {
+        (method.name, seed): checkpoint.round_of(place.checkpoint(method.name, seed))
+        for method in experiment.methods
+        for seed in config.seed_list
+    }
+
+    def revised(record: dict[str, Any]) -> dict[str, Any] | None:
+        number = record["round"]
+        if record["method"] in WITHOUT_ROUNDS or number > saved.get((record["method"], record["seed"]), 0):
+            return None
+        gone = set() if is_measured(number, config.rounds) else {"heterogeneity"}
+        if number != config.rounds and not (config.evaluation.every and number % config.evaluation.every == 0):
+            gone.update(EVALUATED)
+        return {name: value for name, value in record.items() if name not in gone}
+
+    return revised
+
+
+def _ended(experiment: Experiment, total: int) -> list[str]:
+    """Return a sentence if local steps follow a schedule that ends before the last round."""
+    plan = experiment.config.federation.local_steps
+    last = plan.get("rounds") if isinstance(plan, Mapping) else None
+    if not isinstance(last, int) or last >= total:
+        return []
+    return [
+        f"federation.local_steps is {experiment.local_steps!r}, which ends after round {last}: later rounds, up to "
+        f"{total}, have its last number of steps."
+    ]
