@@ -25,7 +25,7 @@ QUICK = {  # one device and next to no optimisation: there is much to compile an
     "XLA_FLAGS": "--xla_force_host_platform_device_count=1 --xla_cpu_prefer_vector_width=256",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
 }
-COMPLETE = {"config.toml", "records.jsonl", "summary.json", "params.safetensors", "film.gif", "report.html"}
+COMPLETE = {"config.toml", "records.jsonl", "summary.json", "params.safetensors", "film.gif", "report.html", "final"}
 
 
 def numbers(value: Any) -> Iterator[float]:

@@ -52,7 +52,7 @@ def records(done: Path) -> list[dict[str, Any]]:
 
 def test_the_folder_is_complete(done: Path) -> None:
     names = {path.name for path in done.iterdir()}
-    assert names == {"config.toml", "records.jsonl", "summary.json", "params.safetensors", "report.html"}
+    assert names == {"config.toml", "records.jsonl", "summary.json", "params.safetensors", "report.html", "final"}
 
 
 def test_there_is_a_record_of_every_round_of_every_seed_and_method(records: list[dict[str, Any]]) -> None:

@@ -44,8 +44,11 @@ def coerce(value: Any, annotation: Any, where: str, special: Special | None = No
         return _fit_list(value, annotation, where, special)
     if container in (dict, Mapping):
         return _fit_table(value, annotation, where, special)
-    if dataclasses.is_dataclass(container) and isinstance(value, Mapping):
-        return _coerce_record(value, container, where, special)
+    if isinstance(container, type) and dataclasses.is_dataclass(container):
+        if isinstance(value, Mapping):
+            return _coerce_record(value, container, where, special)
+        if not isinstance(value, container):
+            _refuse(value, annotation, where)
     if container is Literal and value not in get_args(annotation):
         hint = nearest(str(value), [str(word) for word in get_args(annotation)])
         raise ConfigError(f"{where} is {value!r}, which is not known. {hint}")

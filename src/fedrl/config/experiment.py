@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -130,11 +130,6 @@ class Config:
         listed = list(self.seeds) if isinstance(self.seeds, Sequence) and not isinstance(self.seeds, str) else None
         if isinstance(self.init, str | Path):
             object.__setattr__(self, "init", InitConfig(run=str(self.init)))
-        if not isinstance(self.init, InitConfig | Mapping | None):
-            raise ConfigError(
-                f"init is {self.init!r}. It needs to be the path of a run folder, or a table such as "
-                "{run = 'runs/x', seed = 0}."
-            )
         check_ranges(ranges_of(Config) | {"seeds": COUNT if listed is None else WHOLE}, vars(self))
         # Results are stored by seed, so a repeated one would overwrite its twin.
         if listed is not None and (not listed or len(set(listed)) < len(listed)):

@@ -9,11 +9,11 @@ is dropped. The order of the steps lets a crash between any two of them leave a 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fedrl.config import dump
+from fedrl.config import as_dict, dump
 from fedrl.config.build import build
 from fedrl.config.objects import Experiment
 from fedrl.core.errors import ConfigError
@@ -22,6 +22,11 @@ from fedrl.records.folder import RunFolder
 from fedrl.runs.heterogeneity import is_measured
 
 EVALUATED = ("greedy", "greedy_measures")
+LENGTHS = {
+    "decay_steps": "after {} steps the step size is 0",
+    "rounds": "after round {} local steps stay as they are",
+}
+"""Parameters that are the length of a schedule, and what follows after it."""
 
 
 def total_rounds(rounds: int | str, before: int) -> int:
@@ -64,7 +69,7 @@ def extended(place: RunFolder, experiment: Experiment, rounds: int | str) -> tup
     if place.complete:
         place.reopen_checkpoints()
     place.write_config(dump(longer.config))
-    return longer, list(_ended(experiment, total))
+    return longer, list(_schedules(as_dict(longer.config)))
 
 
 def revision(place: RunFolder, experiment: Experiment) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
@@ -91,13 +96,14 @@ def revision(place: RunFolder, experiment: Experiment) -> Callable[[dict[str, An
     return revised
 
 
-def _ended(experiment: Experiment, total: int) -> list[str]:
-    """Return a sentence if local steps follow a schedule that ends before the last round."""
-    plan = experiment.config.federation.local_steps
-    last = plan.get("rounds") if isinstance(plan, Mapping) else None
-    if not isinstance(last, int) or last >= total:
-        return []
-    return [
-        f"federation.local_steps is {experiment.local_steps!r}, which ends after round {last}: later rounds, up to "
-        f"{total}, have its last number of steps."
-    ]
+def _schedules(table: Any, where: str = "") -> Iterator[str]:
+    """Yield a sentence for each schedule with a length of its own, which further rounds do not stretch."""
+    for key, value in table.items() if isinstance(table, Mapping) else enumerate(table):
+        path = f"{where}[{key}]" if isinstance(key, int) else f"{where}.{key}" if where else str(key)
+        if isinstance(value, Mapping | list):
+            yield from _schedules(value, path)
+        elif where and key in LENGTHS and value:
+            yield (
+                f"{path} is {value}, and further rounds do not stretch it: {LENGTHS[key].format(value)}, as in a run "
+                "with as many rounds and this setting from the start."
+            )

@@ -35,7 +35,7 @@ from fedrl.runs.acting import columns, cpu, first_key, greedy, probabilities, sa
 from fedrl.runs.export import Exported, Reference, export_policy
 from fedrl.runs.film import Film
 from fedrl.runs.policy_evaluation import PolicyEvaluation, given_environment, of_run, outside
-from fedrl.runs.policy_file import PolicyFacts, PolicyFile, digest_of, facts_of, learner_of, opened, seed_in, whose
+from fedrl.runs.policy_file import PolicyFacts, PolicyFile, digest_of, facts_of, learner_of, open_policy, seed_in, whose
 from fedrl.runs.reading import experiment_of
 from fedrl.runs.rendering import Actor, render
 from fedrl.runs.spaces import GymSpace, GymSpaces, actions_of, batched, check_alike, gymnasium_spaces
@@ -236,7 +236,7 @@ def load(path: Path | str, *, seed: int | None = None, agent: int | None = None,
     """
     path = Path(path)
     place = folder.open_folder(path).path if path.is_dir() else None
-    file = opened(path if place is None else path / folder.PARAMS)
+    file = open_policy(path if place is None else path / folder.PARAMS)
     told, found, home = file.facts(), place or file.path.parent, place
     config = found / folder.CONFIG
     if place is None and config.is_file():

@@ -152,7 +152,7 @@ class PolicyFile:
         return reading(self.path, "Copy it anew, or make the run again.")
 
 
-def opened(path: Path) -> PolicyFile:
+def open_policy(path: Path) -> PolicyFile:
     """Open a file of parameters.
 
     Raises:

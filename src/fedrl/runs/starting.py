@@ -1,6 +1,7 @@
 """Start a run from an earlier one: `init` of a configuration.
 
-    earlier run --read_start--> Start --write--> checkpoints/start-<seed>.safetensors --first_state--> SimulationState
+    earlier run --read_start--> StartingPoint --write--> checkpoints/start-<seed>.safetensors
+                                                                 +--first_state--> SimulationState of a method
 
 What a seed starts from is copied into the run folder before the first round, so a resumed run does not read the earlier
 one again. Only safetensors and TOML are read, and nothing in them is executed.
@@ -34,13 +35,13 @@ from fedrl.engines.state import Simulation, SimulationState
 from fedrl.records import checkpoint, folder
 from fedrl.records.files import reading, write_atomically
 from fedrl.records.folder import RunFolder
-from fedrl.runs.policy_file import PolicyFile, opened, seed_in, whose
+from fedrl.runs.policy_file import PolicyFile, open_policy, seed_in, whose
 from fedrl.runs.simulations import simulation_of
 
 POLICY, STATE, ORIGIN, METHOD = "policy/", "state/", "seed", "federated"
 
 
-class Start(NamedTuple):
+class StartingPoint(NamedTuple):
     """What the seeds of a run start from.
 
     Attributes:
@@ -58,7 +59,7 @@ class Start(NamedTuple):
             write_atomically(place.start(seed), safetensors.numpy.save(content), folder.ELSEWHERE)
 
 
-def read_start(experiment: Experiment) -> tuple[Experiment, Start | None]:
+def read_start(experiment: Experiment) -> tuple[Experiment, StartingPoint | None]:
     """Read what a run starts from, and check that all of its methods can start from it.
 
     Returns:
@@ -74,7 +75,7 @@ def read_start(experiment: Experiment) -> tuple[Experiment, Start | None]:
         return experiment, None
     home = Path(init.run).expanduser()
     try:
-        file = opened(home / folder.PARAMS if home.is_dir() else home)
+        file = open_policy(home / folder.PARAMS if home.is_dir() else home)
     except RunError as fault:
         raise RunError(f"init.run: {fault}") from fault
     digests = {folder.PARAMS: _digest(file.path)}
@@ -92,7 +93,7 @@ def read_start(experiment: Experiment) -> tuple[Experiment, Start | None]:
             arrays[earlier] |= {STATE + name: x for name, x in checkpoint.arrays_of(path).items()}
     _check_digests(init, home, digests)
     experiment = replace(experiment, config=replace(experiment.config, init=replace(init, sha256=digests)))
-    start = Start(chosen, arrays)
+    start = StartingPoint(chosen, arrays)
     if init.state == "all":
         _check_whole(experiment, home, start)
     return experiment, start
@@ -238,7 +239,7 @@ def _check_digests(init: InitConfig, home: Path, digests: Mapping[str, str]) -> 
             )
 
 
-def _check_whole(experiment: Experiment, home: Path, start: Start) -> None:
+def _check_whole(experiment: Experiment, home: Path, start: StartingPoint) -> None:
     """Refuse a whole state of other parts; what remains is tried with each seed before the run has a folder."""
     earlier, mine = read(home / folder.CONFIG), as_dict(experiment.config)
     before, now = (config["federation"]["agents"] for config in (earlier, mine))
