@@ -242,7 +242,9 @@ def test_nothing_that_the_earlier_run_names_is_executed(
     arrays = safetensors.numpy.load_file(copied / "params.safetensors")
     safetensors.numpy.save_file(arrays, copied / "params.safetensors", {"fedrl": json.dumps(told)})
     config = (copied / "config.toml").read_text()
-    (copied / "config.toml").write_text('imports = ["trap"]\n' + config.replace('"gridworld"', '"trap:make"'))
+    assert "imports = []" in config
+    changed = config.replace("imports = []", 'imports = ["trap"]').replace('"gridworld"', '"trap:make"')
+    (copied / "config.toml").write_text(changed)
     for state in ("parameters", "all"):
         run({**TABLES, "rounds": 1, "baselines": {}}, tmp_path / state, init={"run": str(copied), "state": state})
     assert not (tmp_path / "sprung").exists()
