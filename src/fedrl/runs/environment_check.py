@@ -41,7 +41,7 @@ class Finding(NamedTuple):
     text: str
 
 
-class Episode(NamedTuple):
+class Recording(NamedTuple):
     """What an environment did in one episode of random actions."""
 
     observations: list[Any]
@@ -250,17 +250,17 @@ def _stepping(environment: gym.Env, seed: int, steps: int) -> Iterator[tuple[Any
             return
 
 
-def _played(environment: gym.Env, seed: int, steps: int) -> Episode:
+def _played(environment: gym.Env, seed: int, steps: int) -> Recording:
     return _episode(_stepping(environment, seed, steps))
 
 
-def _episode(steps: Iterable[tuple[Any, Any, Any, Any]]) -> Episode:
+def _episode(steps: Iterable[tuple[Any, Any, Any, Any]]) -> Recording:
     # Copied at once: an environment may return the same array again.
     rows = [(np.array(row[0]) if isinstance(row[0], np.ndarray) else row[0], *row[1:]) for row in steps]
-    return Episode([row[0] for row in rows], [row[1] for row in rows[1:]], [(row[2], row[3]) for row in rows[1:]])
+    return Recording([row[0] for row in rows], [row[1] for row in rows[1:]], [(row[2], row[3]) for row in rows[1:]])
 
 
-def _compare(one: Episode, other: Episode, fact: str) -> None:
+def _compare(one: Recording, other: Recording, fact: str) -> None:
     step = _first_difference(one, other)
     if step is not None:
         raise _FailedError(
@@ -269,7 +269,7 @@ def _compare(one: Episode, other: Episode, fact: str) -> None:
         )
 
 
-def _first_difference(one: Episode, other: Episode) -> int | None:
+def _first_difference(one: Recording, other: Recording) -> int | None:
     """Return the first step at which two episodes differ; 0 is the reset; None if they are alike."""
     for i, (a, b) in enumerate(zip(one.observations, other.observations, strict=False)):
         if not np.array_equal(np.asarray(a), np.asarray(b)):
