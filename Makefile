@@ -25,7 +25,7 @@ PEERS_STAMP := .venv-peers/.installed
 .PHONY: demo test test-long test-gymnax test-torch test-jax2onnx combinations check bench bench-peers docs clean
 
 demo: $(STAMP)
-	$(BIN)/fedrl run examples/cartpole.toml
+	$(BIN)/fedrl run cartpole
 
 test: $(STAMP)
 	$(BIN)/pytest -n 2 -m "not long"

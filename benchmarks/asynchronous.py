@@ -10,7 +10,7 @@ which is a round of the synchronous methods and 29 merges of the asynchronous on
 Adam, gradients clipped to norm 0.5. The methods:
 
     FedAvg              waits for all and merges their mean; the local learning rate is tuned and falls to zero
-                        over the 60 rounds of the budget, as in `examples/cartpole.toml`
+                        over the 60 rounds of the budget, as in the example `cartpole`
     FedPG               waits for all; the server takes steps of normalised momentum, alpha = 0.5
     AFedPG              the same server, which waits for nobody and sends out the look-ahead
     without look-ahead  the same, but for the look-ahead

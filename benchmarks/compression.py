@@ -1,6 +1,6 @@
 """Ten heterogeneous poles learn together over a narrow wire: bytes up and rounds until all of them balance.
 
-Protocol, fixed before measuring. The fleet and the learner are those of `examples/cartpole.toml`, whose learning rate
+Protocol, fixed before measuring. The fleet and the learner are those of the example `cartpole`, whose learning rate
 falls to zero over 60 rounds; that is the budget. After every round the server's policy is played greedily, 20 episodes
 in the environment of each agent. A run has reached 475 in the first of three rounds in a row in which the mean return
 of all agents is at least 475: a single lucky policy does not count. A run that does not get there is a miss, and counts

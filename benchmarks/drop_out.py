@@ -1,7 +1,7 @@
 """Ten heterogeneous poles while 0, 30, 60 or 90 % of the agents drop out of each round: rounds until all balance.
 
 Protocol, fixed before measuring. The poles, and when they balance, are those of `benchmarks.poles`; PPO with Adam at a
-constant rate of 0.004 and gradients clipped to norm 0.5, as in `examples/cartpole.toml` but for its decay, which would
+constant rate of 0.004 and gradients clipped to norm 0.5, as in the example `cartpole` but for its decay, which would
 end sooner for agents that lose less. Rounds are synchronous: an agent that drops out leaves its learning behind with
 the round, a round in which nobody is left merges nothing, and all of them count. Nothing is tuned; the budget is 300
 rounds. Seeds 0 to 9.

@@ -1,6 +1,6 @@
 """Ten heterogeneous poles talk less often: messages, bytes and iterations until all of them balance.
 
-Protocol, fixed before measuring. The fleet is that of `examples/cartpole.toml`. An iteration of PPO is a small one, 8
+Protocol, fixed before measuring. The fleet is that of the example `cartpole`. An iteration of PPO is a small one, 8
 instances for 32 steps, 2 epochs of 4 minibatches, so that there is something to choose; the learning rate falls to zero
 over 400 iterations, which is the budget. An agent takes tau iterations between two exchanges:
 

@@ -1,4 +1,4 @@
-"""The heterogeneous poles of `examples/cartpole.toml`, and when a run in them has reached 475.
+"""The heterogeneous poles of the example `cartpole`, and when a run in them has reached 475.
 
 After every round the server's policy is played greedily, 20 episodes in the environment of each agent. A run has
 reached 475 in the first of three policies in a row with which the mean return of all agents is at least 475: a single

@@ -1,6 +1,6 @@
 """What more agents, larger models and slower devices cost: rounds, bytes, time and memory, beside C = K S.
 
-Protocol, fixed before measuring. Fleet and learner are those of `examples/cartpole.toml`, whose learning rate falls to
+Protocol, fixed before measuring. Fleet and learner are those of the example `cartpole`, whose learning rate falls to
 zero over 60 rounds; that is the budget. After every round the server's policy is played greedily, 5 episodes in the
 environment of each agent. A run has reached 475 in the first of three rounds in a row in which the mean return of all
 agents is at least 475; one that does not get there is a miss, and counts as infinitely many rounds. Seeds 30 to 32,

@@ -1,6 +1,6 @@
 """Three of ten heterogeneous poles a round: how many rounds until all of them balance, by who is asked.
 
-Protocol, fixed before measuring. The fleet and the learner are those of `examples/cartpole.toml`; the learning rate
+Protocol, fixed before measuring. The fleet and the learner are those of the example `cartpole`; the learning rate
 falls to zero over 90 rounds, which is the budget. After every round the server's policy is played greedily, 20 episodes
 in the environment of each agent, asked or not. A run has reached 475 in the first of three rounds in a row in which the
 mean return of all agents is at least 475; a run that does not get there is a miss, and counts as infinitely many.

@@ -2,7 +2,7 @@
 
 Protocol, fixed before measuring. Eight agents have the usual pole; two have one of 6 metres (length 3) and a third of
 the force. A policy good for all of them exists, but plain averaging tends to leave the two behind. The learner is that
-of `examples/cartpole.toml`; the learning rate falls to zero over 60 rounds, which is the budget. Then the server's
+of the example `cartpole`; the learning rate falls to zero over 60 rounds, which is the budget. Then the server's
 policy is played greedily, 20 episodes in the environment of each agent. The outcome of a run is the return of its worst
 agent; the mean over agents stands beside it.
 

@@ -51,7 +51,7 @@ class Said(NamedTuple):
 
 Call = Callable[..., Said]
 
-COMMANDS = ("run", "sweep", "report", "list", "explain", "evaluate", "export", "doctor")
+COMMANDS = ("run", "sweep", "report", "list", "examples", "init", "schema", "explain", "evaluate", "export", "doctor")
 
 
 @pytest.fixture

@@ -17,10 +17,11 @@ import fedrl
 from fedrl.config import Config, load
 from fedrl.config.build import build
 from fedrl.records.folder import open_folder
+from fedrl.shipped import examples
 from tests.support import short_examples
-from tests.support.short_examples import EXAMPLES, ROUNDS
+from tests.support.short_examples import ROUNDS
 
-FILES = sorted(EXAMPLES.glob("*.toml"))
+FILES = [path for path in examples().values() if path.suffix == ".toml"]
 QUICK = {  # one device and next to no optimisation: there is much to compile and little to compute
     "XLA_FLAGS": "--xla_force_host_platform_device_count=1 --xla_cpu_prefer_vector_width=256",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
@@ -57,7 +58,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.iterdir()))
+@pytest.mark.parametrize("name", sorted(path.name for path in examples().values()))
 def test_an_example_runs(name: str, runs: Path) -> None:
     """Nothing is missing, nothing is infinite, nobody was refused, and agents talked."""
     folder = runs / name.replace(".", "-")
@@ -91,7 +92,7 @@ def test_an_example_resolves_to_itself(path: Path) -> None:
 @pytest.mark.parametrize("words", commands())
 def test_a_command_in_a_comment_builds(words: list[str]) -> None:
     changes = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
-    assert build(load(EXAMPLES.parent / words[0], changes)).methods[0].communicates
+    assert build(load(words[0], changes)).methods[0].communicates
 
 
 def test_there_are_commands_in_every_example() -> None:
@@ -104,7 +105,7 @@ def test_scaffold_is_a_change_of_two_lines() -> None:
         "learner.optimizer=['add_correction', {name='sgd', learning_rate=0.05}]",
         "federation.stages=[{name='scaffold', learning_rate=0.05, gradient_steps=16}]",
     ]
-    federation = build(load(EXAMPLES / "heterogeneous.toml", changes)).federation
+    federation = build(load("heterogeneous", changes)).federation
     assert "scaffold" in repr(federation)
 
 
@@ -116,5 +117,5 @@ def test_the_example_in_python_is_the_one_in_toml(monkeypatch: pytest.MonkeyPatc
         return {"final_return": None}
 
     monkeypatch.setattr(fedrl, "run", run)
-    runpy.run_path(str(EXAMPLES / "cartpole.py"))
-    assert build(load(seen[0])).config == build(load(EXAMPLES / "cartpole.toml")).config
+    runpy.run_path(str(examples()["cartpole.py"]))
+    assert build(load(seen[0])).config == build(load("cartpole")).config

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import fedrl
+from fedrl.shipped import examples
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 ROUNDS = 4  # the least in which the root of hierarchy.toml merges
 SHORT = [f"rounds={ROUNDS}", "seeds=1", "evaluation.episodes=2", "evaluation.every=0"]
 run = fedrl.run
@@ -23,7 +23,7 @@ def shortened(out: Path) -> Callable[[Any], Any]:
 
 
 def main(folder: Path) -> None:
-    for path in sorted(EXAMPLES.iterdir()):
+    for path in examples().values():
         name = path.name.replace(".", "-")
         fedrl.run = shortened(folder / name)
         try:

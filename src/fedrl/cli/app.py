@@ -10,7 +10,10 @@ from typing import Annotated
 
 import typer
 
+from fedrl.cli.completion import components, examples, experiments
+
 TRUST = "Import the components of your own that the folder names. Someone else's folder may name any code."
+CONFIG = "An experiment.toml, or the name of a shipped example: fedrl examples."
 
 app = typer.Typer(
     name="fedrl",
@@ -18,7 +21,6 @@ app = typer.Typer(
     no_args_is_help=True,
     # A bug shows Python's own traceback, which can be pasted into an issue.
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -45,7 +47,7 @@ def top(
 
 @app.command("run", no_args_is_help=True)
 def run(
-    config: Annotated[Path | None, typer.Argument(help="An experiment.toml; examples/ has some.")] = None,
+    config: Annotated[Path | None, typer.Argument(help=CONFIG, autocompletion=experiments)] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -96,7 +98,8 @@ def run(
 @app.command("sweep", no_args_is_help=True)
 def sweep(
     config: Annotated[
-        Path | None, typer.Argument(help="An experiment.toml, or the study.toml of an earlier study.")
+        Path | None,
+        typer.Argument(help=f"{CONFIG} Or the study.toml of an earlier study.", autocompletion=experiments),
     ] = None,
     more: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=V1,V2...]", help="More keys of --grid.", show_default=False)
@@ -166,18 +169,68 @@ def report(
 @app.command("list")
 def list_components(
     kind: Annotated[
-        str | None, typer.Argument(help="Only this kind: environment, learner, aggregator, stage, optimizer, ...")
+        str | None,
+        typer.Argument(
+            metavar="[KIND|NAME]",
+            help="Only this kind: environment, learner, aggregator, stage, optimizer, ... Or one component: ppo, ...",
+            autocompletion=components,
+        ),
     ] = None,
 ) -> None:
-    """List the components that a configuration can name: what each does, its parameters, and its source."""
+    """List the components that a configuration can name: what each does, its parameters with ranges, and its source.
+
+    Of one component, a line for each parameter: its type, default and range, and what it is.
+    """
     from fedrl.cli.list import list_command
 
     list_command(kind)
 
 
+@app.command("examples")
+def list_examples(
+    name: Annotated[
+        str | None, typer.Argument(help="Print this example instead of the list.", autocompletion=examples)
+    ] = None,
+    copy: Annotated[
+        Path | None, typer.Option("--copy", metavar="DIR", help="Copy the example to this folder instead.")
+    ] = None,
+) -> None:
+    """List the examples that come with fedrl, print one, or copy one to change it.
+
+    fedrl run NAME runs one. fedrl examples NAME --copy . writes its file to the working directory.
+    """
+    from fedrl.cli.examples import examples_command
+
+    examples_command(name, copy)
+
+
+@app.command("init")
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where; the working directory by default.")] = Path(),
+    python: Annotated[
+        bool, typer.Option("--python", help="Write experiment.py, the same experiment in Python, instead.")
+    ] = False,
+) -> None:
+    """Write a commented experiment.toml that runs as it is and shows what can be changed."""
+    from fedrl.cli.examples import init_command
+
+    init_command(folder, python)
+
+
+@app.command("schema")
+def schema() -> None:
+    """Print a JSON Schema of experiment.toml, with which editors complete and check it.
+
+    fedrl schema > fedrl.schema.json, and "#:schema fedrl.schema.json" as the first line of the experiment.
+    """
+    from fedrl.cli.schema import schema_command
+
+    schema_command()
+
+
 @app.command("explain", no_args_is_help=True)
 def explain(
-    config: Annotated[Path, typer.Argument(help="An experiment.toml; examples/ has some.")],
+    config: Annotated[Path, typer.Argument(help=CONFIG, autocompletion=experiments)],
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the configuration; may be repeated."),

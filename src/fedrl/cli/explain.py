@@ -22,8 +22,10 @@ OPENED = {
 
 def explain_command(config: Path, settings: Sequence[str], as_json: bool) -> None:
     """Print what each agent would send in a round, without running anything."""
+    from fedrl.cli.examples import say_which
     from fedrl.launch import configure_jax
 
+    say_which(config)
     configure_jax()
     from rich.console import Console
 

@@ -2,44 +2,65 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
-from fedrl.core.component import Component, written
-from fedrl.sinks.fitting import Hanging, name_values, write
+from fedrl.sinks.fitting import Hanging, write
+
+if TYPE_CHECKING:
+    from fedrl.config.parameters import Described
+    from fedrl.core.component import Component
 
 INDENT = Text("    ")
 
 
 def list_command(asked: str | None) -> None:
-    """Print every component of a kind, or one component with a line for each parameter."""
+    """Print every component of a kind, or one component with all that is known of each parameter.
+
+    Raises:
+        ConfigError: There is no such kind, and no such component.
+    """
     from fedrl.config.catalogue import components
+    from fedrl.core.errors import ConfigError, nearest
 
     console = Console(highlight=False)
-    named = [entry for entry in components() if entry.name == asked]
+    entries = components()
+    named = [entry for entry in entries if entry.name == asked]
     if named:
         for entry in named:
             _print_one(console, entry)
         return
+    kinds, names = {entry.kind for entry in entries}, {entry.name for entry in entries}
+    if asked is not None and asked not in kinds:
+        close = nearest(asked, kinds | names).partition("Allowed")[0]
+        raise ConfigError(
+            f"{asked!r} is neither a kind of component nor a component. {close}Kinds: {', '.join(sorted(kinds))}. "
+            "`fedrl list` shows the names."
+        )
     _print_all(console, components(asked))
 
 
 def _print_one(console: Console, entry: Component) -> None:
-    """Print a component: its kind, what it does, and the default and the range of each parameter."""
+    """Print a component: its kind, what it does, and each parameter's type, default, range and description."""
+    from fedrl.config.parameters import parameters_of
+
     write(console, Text.assemble((entry.name, "bold"), f"  {entry.kind}: {entry.summary}"))
-    rows = [(_parameter(p), str(entry.ranges.get(p.name, ""))) for p in entry.signature.parameters.values()]
-    if rows:
-        write(console, name_values([(text, Text(allowed, "dim")) for text, allowed in rows], indent=4))
+    for each in parameters_of(entry):
+        needed = "; needed" if each.default is None else ""
+        write(console, Hanging(INDENT, Text.assemble(_parameter(each), (f"  {each.type}{needed}", "dim"))))
+        if each.text:
+            write(console, Hanging(Text("        "), Text(each.text, "dim")))
     if entry.reference:
         write(console, Hanging(INDENT, Text(entry.reference, "dim")))
 
 
 def _print_all(console: Console, entries: Sequence[Component]) -> None:
-    """Print components by kind: name, what each does, parameters, reference."""
+    """Print components by kind: name, what each does, parameters with the ranges of numbers, reference."""
+    from fedrl.config.parameters import parameters_of
+
     shown = ""
     for entry in entries:
         if entry.kind != shown:
@@ -48,28 +69,14 @@ def _print_all(console: Console, entries: Sequence[Component]) -> None:
             write(console, Text(entry.kind, "bold underline"))
             shown = entry.kind
         write(console, Text.assemble((entry.name, "bold"), f"  {entry.summary}"))
-        parameters = ", ".join(_parameter(p) for p in entry.signature.parameters.values() if not _given(p))
+        parameters = "; ".join(_with_range(each) for each in parameters_of(entry))
         for line in filter(None, (parameters, entry.reference)):
             write(console, Hanging(INDENT, Text(line, "dim")))
 
 
-def _given(parameter: inspect.Parameter) -> bool:
-    """Return whether the builder supplies the parameter: a learner gets the experiment's environment."""
-    return parameter.name == "environment"
+def _parameter(parameter: Described) -> str:
+    return parameter.name if parameter.default is None else f"{parameter.name} = {parameter.default}"
 
 
-def _parameter(parameter: inspect.Parameter) -> str:
-    if parameter.kind is parameter.VAR_POSITIONAL:
-        return f"{parameter.name} = [...]"
-    return parameter.name if parameter.default is parameter.empty else f"{parameter.name} = {_value(parameter.default)}"
-
-
-def _value(default: Any) -> str:
-    """Return a default as in TOML, or as the call of a component; None has no TOML form."""
-    if default is None:
-        return "(its own)"
-    if isinstance(default, bool):
-        return str(default).lower()
-    if isinstance(default, str):
-        return f'"{default}"'
-    return str(list(default)) if type(default) is tuple else written(default)
+def _with_range(parameter: Described) -> str:
+    return _parameter(parameter) + ("" if parameter.bounds is None else f" ({parameter.bounds})")

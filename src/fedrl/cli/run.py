@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from fedrl.cli.examples import say_which
 from fedrl.cli.resuming import FolderListener, check_resume, leave_interrupted, leave_unmerged, overrides
 
 
@@ -26,6 +27,8 @@ def run_command(
     """Run or resume an experiment, with progress on the terminal."""
     # Before JAX is imported, so that a wrong command line is refused at once.
     check_resume("run", config, resume, {"--set": settings, "--seeds": seeds, "--out": out})
+    if config is not None:
+        say_which(config, quiet=quiet)
     from fedrl.records.folder import RunFolder
     from fedrl.records.notices import unmerged_in
     from fedrl.runs import run as experiments

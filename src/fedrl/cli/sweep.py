@@ -9,6 +9,7 @@ from pathlib import Path
 
 import typer
 
+from fedrl.cli.examples import say_which
 from fedrl.cli.resuming import (
     FAILED,
     FolderListener,
@@ -42,6 +43,8 @@ def sweep_command(
         "--out": out,
     }
     check_resume("study", config, resume, options)
+    if config is not None:
+        say_which(config, quiet=quiet)
     from fedrl.records.notices import named
     from fedrl.sinks.display import warnings_only
     from fedrl.studies import resume_sweep, sweep

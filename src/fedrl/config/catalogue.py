@@ -134,7 +134,7 @@ def build(kind: str, table: Any, where: str, given: Mapping[str, Any] | None = N
 
 def _arguments(entry: Component, table: Mapping[str, Any], where: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of the constructor: from the table, else from `given`."""
-    parameters, types = entry.signature.parameters, _types(entry)
+    parameters, types = entry.signature.parameters, types_of(entry)
     rest = next((name for name, parameter in parameters.items() if parameter.kind is parameter.VAR_KEYWORD), None)
     further = {key: value for key, value in table.items() if key != "name" and key not in parameters}
     for key in further:
@@ -145,7 +145,7 @@ def _arguments(entry: Component, table: Mapping[str, Any], where: str, given: Ma
             )
 
     def special(value: Any, annotation: Any, place: str) -> Any:
-        asked = _kind_of(annotation) if isinstance(annotation, type) else None
+        asked = kind_of(annotation) if isinstance(annotation, type) else None
         return NotImplemented if asked is None else _component(asked, value, place, given)
 
     arguments: dict[str, Any] = {}
@@ -158,7 +158,7 @@ def _arguments(entry: Component, table: Mapping[str, Any], where: str, given: Ma
             annotation = Sequence[types[name]] if many else types[name]  # type: ignore[valid-type]
             arguments[name] = coerce(table[name], annotation, f"{where}.{name}", special)
         elif required(parameter):
-            kind = _kind_of(types[name]) or name  # a function of one's own may have no types
+            kind = kind_of(types[name]) or name  # a function of one's own may have no types
             if kind not in given:
                 raise ConfigError(f"{where} lacks {name!r}, which {entry.name} needs. Add {where}.{name}.")
             arguments[name] = given[kind]
@@ -180,7 +180,7 @@ def table_of(value: Any, given: Sequence[Any] = ()) -> Table:
     """
     call = call_of(value)
     if call is None:
-        kind = _kind_of(type(value))
+        kind = kind_of(type(value))
         if kind not in BARE:
             raise ConfigError(
                 f"{value!r} was not built by a component, so it can't be written to a configuration file. "
@@ -219,7 +219,7 @@ def _find(kind: str, table: Mapping[str, Any], where: str) -> Component:
     return CATALOGUE[kind, name]
 
 
-def _types(entry: Component) -> dict[str, Any]:
+def types_of(entry: Component) -> dict[str, Any]:
     """Return the declared type of each parameter; Any where it can't be resolved."""
     try:
         hints = typing.get_type_hints(entry.build)
@@ -228,14 +228,15 @@ def _types(entry: Component) -> dict[str, Any]:
     return {name: hints.get(name, Any) for name in entry.signature.parameters}
 
 
-def _kind_of(annotation: Any) -> str | None:
+def kind_of(annotation: Any) -> str | None:
+    """Return the kind of component that a declared type asks for; None for plain values."""
     options = typing.get_args(annotation) or (annotation,)
     return next((KINDS[option] for option in options if isinstance(option, type) and option in KINDS), None)
 
 
 def _plain(value: Any, given: Sequence[Any]) -> Any:
     """Return a value as plain TOML."""
-    if call_of(value) is not None or _kind_of(type(value)) in BARE:
+    if call_of(value) is not None or kind_of(type(value)) in BARE:
         return table_of(value, given)
     if isinstance(value, Mapping):
         return {str(key): _plain(item, given) for key, item in value.items() if item is not None}

@@ -119,7 +119,7 @@ class Config:
     evaluation: EvaluationConfig = EvaluationConfig()
     init: str | InitConfig | None = None
     rounds: Count = 100
-    seeds: int | tuple[int, ...] = 5
+    seeds: Count | tuple[Whole, ...] = 5
     fleet_seed: Whole = 0
     checkpoint_s: NonNegative = 10.0
     keep_checkpoints: bool | None = None

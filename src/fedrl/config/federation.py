@@ -14,7 +14,7 @@ from fedrl.clocks.distributions import Distribution
 from fedrl.config.catalogue import Table
 from fedrl.core.aggregator import Aggregator
 from fedrl.core.errors import ConfigError
-from fedrl.core.ranges import COUNT, Count, check_ranges, ranges_of
+from fedrl.core.ranges import Count, check_ranges, ranges_of
 from fedrl.core.stage import Stage
 from fedrl.engines.topologies.choices import gossip
 from fedrl.federation.federate import federate
@@ -68,7 +68,7 @@ class FederationConfig:
     """
 
     agents: Count
-    local_steps: int | tuple[int, ...] | Table | LocalSteps = _FEDERATE["local_steps"]
+    local_steps: Count | tuple[Count, ...] | Table | LocalSteps = _FEDERATE["local_steps"]
     selection: Table | str | Selection | None = None
     upload_budget: Table | str | UploadBudget | None = None
     aggregator: Table | str | Aggregator = "mean"
@@ -90,7 +90,7 @@ class FederationConfig:
     block: Count | None = None
 
     def __post_init__(self) -> None:
-        check_ranges(ranges_of(FederationConfig) | {"local_steps": COUNT}, vars(self), "federation")
+        check_ranges(ranges_of(FederationConfig), vars(self), "federation")
         self._check_who_coordinates()
         if isinstance(self.local_steps, tuple | list) and len(self.local_steps) != self.agents:
             raise ConfigError(

@@ -20,6 +20,7 @@ from fedrl.config.synonyms import known_as
 from fedrl.core.component import call_of
 from fedrl.core.errors import ConfigError, nearest
 from fedrl.core.imports import imported, reference_to, search_beside
+from fedrl.shipped import examples, taken
 
 
 def load(source: Path | str | Mapping[str, Any] | Config, overrides: Sequence[str] = ()) -> Config:
@@ -69,13 +70,18 @@ def tables_of(source: Path | str | Mapping[str, Any] | Config) -> dict[str, Any]
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the tables of a TOML file; without a key `name`, the experiment is named after the file."""
+    """Return the tables of a TOML file; without a key `name`, the experiment is named after the file.
+
+    A name of a shipped example, such as "cartpole", stands for that example if there is no file of this name.
+    """
+    path = taken(path)
     try:
         text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a byte order mark
     except FileNotFoundError:
         # A mistyped file name is the usual cause, so the error names the nearest file of the folder.
-        near = nearest(path.name, (p.name for p in path.parent.glob("*.toml"))) if path.parent.is_dir() else ""
-        raise ConfigError(f"{path} does not exist. {near}".rstrip()) from None
+        files = {p.name for p in path.parent.glob("*.toml")} if path.parent.is_dir() else set()
+        shipped = {name for name, each in examples().items() if each.suffix == ".toml"}
+        raise ConfigError(f"{path} does not exist. {nearest(path.name, files | shipped)}") from None
     except UnicodeDecodeError as fault:
         kind = "UTF-16" if fault.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "no text in UTF-8"
         raise ConfigError(f"{path} is {kind}, and TOML is UTF-8. Save it in that encoding.") from None

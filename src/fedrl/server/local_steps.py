@@ -25,6 +25,9 @@ ADACOMM = "Wang & Joshi (2018), https://arxiv.org/abs/1810.08313"
 def constant(steps: Count) -> LocalSteps:
     """Plan the same number of local steps in every round, for every agent: tau_t = steps.
 
+    Args:
+        steps: Local steps of each agent.
+
     >>> constant(4).plan(2, 1, ()).tolist()
     [4, 4]
     """

@@ -94,7 +94,11 @@ def rmsprop(
 
 @component("optimizer")
 def chain(*optimizers: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Chain several gradient transformations, in order, such as `fedprox(0.1)` and `adam(3e-4)`."""
+    """Chain several gradient transformations, in order, such as `fedprox(0.1)` and `adam(3e-4)`.
+
+    Args:
+        *optimizers: The transformations; in a configuration, a list of optimizers is their chain.
+    """
     return optax.with_extra_args_support(optax.chain(*optimizers))
 
 

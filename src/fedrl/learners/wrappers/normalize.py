@@ -79,8 +79,15 @@ def normalize(
 ) -> Learner:
     """Normalise observations to mean 0 and variance 1, and rewards by the standard deviation of their return.
 
-    `learner` learns from trajectories; rewards are divided by the spread of their running return with discount `gamma`,
-    and both stay within `limit` standard deviations. Raises ConfigError if there is nothing to normalise.
+    Args:
+        learner: Learner that learns from trajectories.
+        observations: Whether observations are normalised.
+        rewards: Whether rewards are divided by the standard deviation of their running return.
+        gamma: Discount factor of that running return.
+        limit: Largest size of what is normalised, in standard deviations; beyond it, it is clipped.
+
+    Raises:
+        ConfigError: There is nothing to normalise.
     """
     environment = learner.environment
     shapes = _checked_shapes(learner, observations, rewards)
