@@ -8,7 +8,10 @@
 # make check         format, lint, types, layers
 # make bench         the numbers of the documentation, measured here
 # make bench-peers   federated PPO beside stable-baselines3 and rejax, whose pins want an environment of their own
-# make docs          the documentation as a site
+# make docs          the documentation as a site, in an environment of its own
+# make test-docs     that no name and no link is missing in the site
+# make test-wheel    that the wheel works in an empty environment outside of the repository
+# make test-quickstart   that the README and the quickstart do what they say, block by block, from a fresh clone
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -19,10 +22,13 @@ TORCH_BIN := .venv-torch/bin
 TORCH_STAMP := .venv-torch/.installed
 JAX2ONNX_BIN := .venv-jax2onnx/bin
 JAX2ONNX_STAMP := .venv-jax2onnx/.installed
+DOCS_BIN := .venv-docs/bin
+DOCS_STAMP := .venv-docs/.installed
 PEERS_BIN := .venv-peers/bin
 PEERS_STAMP := .venv-peers/.installed
 
-.PHONY: demo test test-long test-gymnax test-torch test-jax2onnx combinations check bench bench-peers docs clean
+.PHONY: demo test test-long test-gymnax test-torch test-jax2onnx test-docs test-wheel test-quickstart
+.PHONY: combinations check bench bench-peers docs clean
 
 demo: $(STAMP)
 	$(BIN)/fedrl run cartpole
@@ -57,9 +63,17 @@ bench: $(STAMP)
 bench-peers: $(STAMP) $(PEERS_STAMP)
 	$(BIN)/python -m benchmarks peers
 
-docs: $(STAMP)
-	$(BIN)/pip install --quiet --group docs
-	$(BIN)/mkdocs build --strict
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(DOCS_BIN)/mkdocs build --strict
+
+test-docs: docs $(STAMP)
+	$(BIN)/pytest -n 0 tests/with_site
+
+test-wheel: $(STAMP)
+	$(BIN)/pytest -n 0 tests/installed/test_wheel.py
+
+test-quickstart: $(STAMP)
+	$(BIN)/pytest -n 0 tests/installed/test_quickstart.py
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -85,6 +99,12 @@ $(JAX2ONNX_STAMP): pyproject.toml
 	$(JAX2ONNX_BIN)/pip install --quiet --editable ".[jax2onnx]" --group test
 	touch $@
 
+$(DOCS_STAMP): pyproject.toml
+	test -x $(DOCS_BIN)/python || $(PYTHON) -m venv .venv-docs
+	$(DOCS_BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(DOCS_BIN)/pip install --quiet --group docs
+	touch $@
+
 $(PEERS_STAMP): pyproject.toml
 	test -x $(PEERS_BIN)/python || $(PYTHON) -m venv .venv-peers
 	$(PEERS_BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
@@ -92,4 +112,4 @@ $(PEERS_STAMP): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf .venv .venv-gymnax .venv-torch .venv-jax2onnx .venv-peers site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-gymnax .venv-torch .venv-jax2onnx .venv-docs .venv-peers site .mypy_cache .pytest_cache .ruff_cache
