@@ -73,7 +73,7 @@ test-wheel: $(STAMP)
 	$(BIN)/pytest -n 0 tests/installed/test_wheel.py
 
 test-quickstart: $(STAMP)
-	$(BIN)/pytest -n 0 tests/installed/test_quickstart.py
+	$(BIN)/pytest -n 0 -s tests/installed/test_quickstart.py
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -9,7 +9,7 @@ from typing import Literal
 
 from fedrl.config.catalogue import Table
 from fedrl.config.federation import FederationConfig
-from fedrl.core.environment import Environment
+from fedrl.core.environment import AnyEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner
 from fedrl.core.ranges import COUNT, WHOLE, Count, NonNegative, Whole, check_ranges, ranges_of
@@ -111,7 +111,7 @@ class Config:
     """
 
     name: str
-    environment: Table | str | Environment
+    environment: Table | str | AnyEnvironment
     learner: Table | str | Learner
     federation: FederationConfig
     fleet: Table | list[Table] | str = field(default_factory=dict)
