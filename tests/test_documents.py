@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,23 @@ def own_catalogue():
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working directory, from which Python imports."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:  # modules that a document shows
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
-def make_runs(folder: Path, block: Block) -> None:
-    """Make the run folders that a block reads."""
+def prepare(folder: Path, block: Block) -> None:
+    """Save the files that the document shows, and make the run folders that a block reads."""
+    for other in BLOCKS:
+        if other.title and other.document == block.document:
+            (folder / other.title).write_text(other.code)
     for name in set(re.findall(r"runs/(\w+)", block.code)) & set(MADE):
         made_policy(folder / "runs" / name, MADE[name])
 
@@ -78,7 +88,7 @@ def make_runs(folder: Path, block: Block) -> None:
 @pytest.mark.parametrize("block", of("python"))
 @pytest.mark.filterwarnings("ignore:JAX's backend already runs:RuntimeWarning")
 def test_shown_python_runs(block, capsys, folder, own_catalogue):
-    make_runs(folder, block)
+    prepare(folder, block)
     names = {"federate": fedrl.federate, "mean": mean, "clip": clip, "ppo": ppo, "cartpole": cartpole}
     exec(block.code.replace("range(60)", "range(1)"), names)
     if "simulation.round(" in block.code and "print(" in block.code:
@@ -86,8 +96,9 @@ def test_shown_python_runs(block, capsys, folder, own_catalogue):
 
 
 @pytest.mark.parametrize("block", of("toml"))
-def test_shown_settings_build(block):
+def test_shown_settings_build(block, folder, own_catalogue):
     """A fragment is meant for the first example: the sections it has go over those that are there."""
+    prepare(folder, block)
     shown = tomllib.loads(block.code)
     data = {} if block.title else tomllib.loads(examples()["cartpole"].read_text())
     for section, keys in shown.items():
@@ -97,7 +108,7 @@ def test_shown_settings_build(block):
 
 @pytest.mark.parametrize("block", [b for b in of("bash") if not b.id.startswith(INSTALLED)])
 def test_shown_commands_run(block, folder):
-    make_runs(folder, block)
+    prepare(folder, block)
     program = folder / "bin" / "fedrl"
     program.parent.mkdir()
     program.write_text(COMMAND)

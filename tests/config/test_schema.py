@@ -82,6 +82,11 @@ def test_what_is_wrong_is_refused_by_the_schema_and_by_fedrl(line, said, validat
         build(load({"name": "x"} | data))
 
 
+@pytest.mark.parametrize("stage", ["mypkg.parts:halve", {"name": "mypkg.parts:halve", "factor": 0.25}])
+def test_a_component_of_ones_own_is_not_refused(stage, validator):
+    validator.validate(tomllib.loads(SOUND) | {"federation": {"agents": 2, "stages": [stage]}})
+
+
 def test_every_component_and_every_parameter_is_in_the_schema():
     definitions = schema()["definitions"]
     for entry in components():

@@ -32,6 +32,11 @@ class Block(NamedTuple):
     title: str = ""
     reason: str = ""
 
+    @property
+    def document(self) -> str:
+        """The path of its document."""
+        return self.name.rpartition("-")[0]
+
 
 def blocks_of(path: Path) -> list[Block]:
     """The code blocks of a document."""

@@ -62,8 +62,8 @@ def parameters_of(entry: Component) -> list[Described]:
 
 
 def is_given(parameter: inspect.Parameter) -> bool:
-    """Return whether the builder supplies the parameter: a learner gets the experiment's environment."""
-    return parameter.name == "environment"
+    """Return whether no table has the name: a learner gets the experiment's environment, `**rest` has other names."""
+    return parameter.name == "environment" or parameter.kind is parameter.VAR_KEYWORD
 
 
 def in_words(annotation: Any, bounds: Bounds | None) -> str:

@@ -3,8 +3,9 @@
     Config, FederationConfig, ...  --fields, types, ranges, docstrings-->  sections
     the catalogue                  --parameters of constructors-------->  a definition per component
 
-It is made from what checks a configuration itself, so nothing is listed twice. It accepts whatever `build` accepts, but
-for components of your own; what depends on several values at once, such as divisors, only `build` refuses.
+It is made from what checks a configuration, so nothing is listed twice. It accepts whatever `build` accepts. What
+depends on several values at once, such as divisors, and the parameters of a component that is named by a reference
+"module:function", only `build` checks.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SETTINGS: dict[str, Schema] = {
 }
 SETTING: Schema = {
     "anyOf": [
-        {"type": ["number", "array"]},
+        {"type": ["number", "string", "boolean", "array"]},
         {
             "type": "object",
             "properties": SETTINGS,
@@ -46,6 +47,17 @@ SETTING: Schema = {
     ]
 }
 """The value of a parameter of the environments for all agents, a list with one per agent, or a distribution."""
+FLEET: Schema = {
+    "anyOf": [
+        {"type": "object", "additionalProperties": SETTING},
+        {"type": "array", "items": {"type": "object"}},
+        {"type": "string"},
+    ]
+}
+"""Settings by name, a table for each agent, or a file."""
+REFERENCE: Schema = {"type": "string", "pattern": r"^[\w.]+:[\w.]+$"}
+REFERRED: Schema = {"type": "object", "properties": {"name": REFERENCE}, "required": ["name"]}
+"""A component of one's own, "module:function", alone and as a table."""
 PLAIN: dict[Any, Schema] = {
     bool: {"type": "boolean"},
     int: {"type": "integer"},
@@ -84,7 +96,7 @@ def _kind(kind: str, entries: Sequence[Component]) -> Schema:
     """What stands for a component of a kind: a name alone, where no parameter is needed, or a table with a name."""
     alone = [entry.name for entry in entries if not _needed(entry)]
     options: list[Schema] = [{"type": "string", "enum": alone}] if alone else []
-    options += [_reference(f"{kind}.{entry.name}") for entry in entries]
+    options += [*(_reference(f"{kind}.{entry.name}") for entry in entries), REFERENCE, REFERRED]
     if kind == "optimizer":  # a list is a chain
         options.append({"type": "array", "items": _reference(kind)})
     return {"anyOf": options}
@@ -106,7 +118,7 @@ def _component(entry: Component) -> Schema:
         "description": " ".join(filter(None, [entry.summary, entry.reference])),
         "properties": properties,
         "required": [*([] if entry.kind in NAMELESS else ["name"]), *_needed(entry)],
-        "additionalProperties": False,
+        "additionalProperties": any(p.kind is p.VAR_KEYWORD for p in entry.signature.parameters.values()),
     }
 
 
@@ -190,7 +202,7 @@ def _hints(declared: Callable[..., Any]) -> dict[str, Any]:
 
 
 PLACES: dict[tuple[str, str], Schema] = {
-    ("Config", "fleet"): {"type": "object", "additionalProperties": SETTING},
+    ("Config", "fleet"): FLEET,
     ("FederationConfig", "server_optimizer"): _reference("server_optimizer"),
     ("FederationConfig", "global_optimizer"): _reference("server_optimizer"),
     ("FederationConfig", "parts"): {
