@@ -32,7 +32,7 @@ from tests.support.blocks import ROOT, Block, blocks, blocks_in
 from tests.support.made_policies import made_policy
 
 BLOCKS = blocks()
-NOT_RUN = 6
+NOT_RUN = 8
 """How many blocks say why they can't run."""
 INSTALLED = ("README.md", "docs/quickstart.md")
 """Documents whose commands `make test-quickstart` runs, in order."""
@@ -167,7 +167,7 @@ def test_blocks_are_found_with_their_title_and_reason():
 
 def commands_in(text: str) -> list[tuple[str, list[str]]]:
     """The commands of fedrl that a text shows in a line of their own, with their long options."""
-    found = re.findall(r"^fedrl ([a-z]+) ?(.*)$", re.sub(r"\\\n", " ", text), re.MULTILINE)
+    found = re.findall(r"^fedrl ([a-z-]+) ?(.*)$", re.sub(r"\\\n", " ", text), re.MULTILINE)
     return [(command, re.findall(r"--[a-z-]+", rest.partition("#")[0])) for command, rest in found]
 
 
