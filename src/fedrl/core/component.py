@@ -24,7 +24,7 @@ import optax
 from fedrl.core.content import content
 from fedrl.core.errors import ConfigError
 from fedrl.core.kinds import check_types
-from fedrl.core.ranges import Bounds, check_ranges, ranges_of
+from fedrl.core.ranges import Bounds, check_ranges, ranges_of, traced_in
 
 Parameters = ParamSpec("Parameters")
 T = TypeVar("T")
@@ -55,6 +55,11 @@ class Component:
     def ranges(self) -> dict[str, Bounds]:
         """The range of each parameter that is a number, or numbers."""
         return ranges_of(inspect.unwrap(self.build))
+
+    @functools.cached_property
+    def traced(self) -> frozenset[str]:
+        """The parameters whose numbers may be inputs of a compiled program: `fedrl.core.hyperparameters`."""
+        return traced_in(inspect.unwrap(self.build))
 
     @property
     def signature(self) -> inspect.Signature:
@@ -117,7 +122,7 @@ def component(kind: str, *, reference: str = "") -> Callable[[Callable[Parameter
             bound.apply_defaults()
             check_types(build, bound.arguments)
             check_ranges(entry.ranges, bound.arguments)
-            return _remember(build(*args, **kwargs), Call(entry, dict(bound.arguments)))
+            return remember_call(build(*args, **kwargs), Call(entry, dict(bound.arguments)))
 
         entry = Component(kind, build.__name__, construct, reference)
         CATALOGUE[kind, build.__name__] = entry
@@ -223,7 +228,8 @@ def record(cls: type[T]) -> type[T]:
     return dataclass(frozen=True, eq=False, repr=False)(cls)
 
 
-def _remember(built: T, call: Call) -> T:
+def remember_call(built: T, call: Call) -> T:
+    """Return what a constructor built with its call stored in it."""
     if is_dataclass(built) and any(entry.name == "call" for entry in fields(built)):
         # A copy, as `built` may be another constructor's result, which has to keep its own call.
         remembering = copy.copy(built)
@@ -253,7 +259,7 @@ def written(value: object) -> str:
 
 
 def _canonical(value: object) -> str:
-    call = call_of(value)
+    call = value if isinstance(value, Call) else call_of(value)
     if call is not None:
         return call.digest
     if isinstance(value, tuple) and hasattr(value, "_fields"):

@@ -20,6 +20,7 @@ from fedrl.core.component import Call, record
 from fedrl.core.double import Double
 from fedrl.core.environment import AnyEnvironment, HostEnvironment, Space
 from fedrl.core.errors import UnsoundError
+from fedrl.core.hyperparameters import Number
 from fedrl.core.measures import RETURN, Measure, Measures
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 
@@ -140,7 +141,7 @@ class Learner:
     restore: Callable[[PyTree, Params], PyTree] | None = None
     probabilities: Callable[[Params, jax.Array], jax.Array] | None = None
     measures: Measures = field(default_factory=dict)
-    gamma: float | None = None
+    gamma: Number | None = None
     personalised: tuple[str, ...] = ()
     clips_trajectories: float | None = None
     call: Call | None = None

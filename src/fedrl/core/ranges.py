@@ -4,6 +4,8 @@
         --component--> every call is checked: one sentence with the parameter, the value, the cause and the remedy
 
 To a type checker a range is `int` or `float`. NumPy's numbers are numbers, too.
+
+`Traced[Fraction]` is a fraction that may also be an input of a compiled program: `fedrl.core.hyperparameters`.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import numbers
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -77,14 +79,27 @@ Rate: TypeAlias = Annotated[float, Bounds(0, above=True)]
 """Bytes per second; infinity takes no time."""
 
 
+T = TypeVar("T")
+
+
+class Tracing:
+    """The mark of a parameter whose numbers may be tracers: `fedrl.core.hyperparameters`."""
+
+
+TRACED = Tracing()
+Traced = Annotated[T, TRACED]
+"""A number that may be a tracer, or a component whose own numbers may be."""
+
+
 def ranges_of(build: Callable[..., Any]) -> dict[str, Bounds]:
     """Return the declared range of each parameter that has one; of the entries, if it is a sequence."""
-    try:
-        hints = typing.get_type_hints(build, include_extras=True)
-    except NameError:
-        return {}
-    found = {name: _range_in(hint) for name, hint in hints.items() if name != "return"}
+    found = {name: _marked(hint, Bounds) for name, hint in _hints(build).items()}
     return {name: each for name, each in found.items() if each is not None}
+
+
+def traced_in(build: Callable[..., Any]) -> frozenset[str]:
+    """Return the parameters that are declared as `Traced`."""
+    return frozenset(name for name, hint in _hints(build).items() if _marked(hint, Tracing) is not None)
 
 
 def check_ranges(ranges: Mapping[str, Bounds], arguments: Mapping[str, Any], where: str = "") -> None:
@@ -129,9 +144,17 @@ def _flat(value: Any) -> list[Any]:
     return [value]
 
 
-def _range_in(hint: Any) -> Bounds | None:
-    """The range in a type, however deep: `Count | None`, `Sequence[Positive]`."""
+def _hints(build: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        hints = typing.get_type_hints(build, include_extras=True)
+    except NameError:
+        return {}
+    return {name: hint for name, hint in hints.items() if name != "return"}
+
+
+def _marked(hint: Any, kind: type[T]) -> T | None:
+    """The mark of a kind in a type, however deep: `Count | None`, `Sequence[Positive]`."""
     for extra in getattr(hint, "__metadata__", ()):
-        if isinstance(extra, Bounds):
+        if isinstance(extra, kind):
             return extra
-    return next((found for inner in typing.get_args(hint) if (found := _range_in(inner)) is not None), None)
+    return next((found for inner in typing.get_args(hint) if (found := _marked(inner, kind)) is not None), None)

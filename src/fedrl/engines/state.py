@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType, TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +19,9 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.keys import Keys, Stream, derived, stream_key
 from fedrl.core.learner import restored
 from fedrl.core.measures import Measures
-from fedrl.core.types import Params, PyTree
+from fedrl.core.types import Key, Params, PyTree
 from fedrl.engines.compute import COMPUTE
-from fedrl.engines.program_cache import cached_program
+from fedrl.engines.program_cache import Template, numbered_programs
 from fedrl.federation.federation import AgentState, Federation, ServerState
 from fedrl.federation.shares import shares
 
@@ -281,32 +282,34 @@ class Beginnings(NamedTuple):
     agent: Callable[..., AgentState]
 
 
-@cached_program
-def start_programs(federation: Federation) -> Beginnings:
+@numbered_programs
+def start_programs(template: Template[Federation]) -> Beginnings:
     """Return the programs that initialise a run, or an agent."""
+
+    def init_server(federation: Federation, key: Key) -> ServerState:
+        return federation.init_server(key)
+
+    def init(federation: Federation, *rows: Any) -> AgentState:
+        return jax.vmap(partial(_init_agent, federation), (0, None, 0, 0, 0, 0, None))(*rows)
+
     # They run once, so they are compiled for one device and hardly optimised, in a tenth of the time.
-    one = _init_agent(federation)
-    each = jax.vmap(one, (0, None, 0, 0, 0, 0, None))
-    return Beginnings(*(jax.jit(begin, compiler_options=QUICK) for begin in (federation.init_server, each, one)))
+    return Beginnings(*(template.jit(begin, compiler_options=QUICK) for begin in (init_server, init, _init_agent)))
 
 
-def _init_agent(federation: Federation) -> Callable[..., AgentState]:
-    """Return the initialiser of an agent that has adopted the first global parameters, after those of a trained policy.
+def _init_agent(
+    federation: Federation,
+    key: jax.Array,
+    params: Params,
+    agent: jax.Array,
+    env_params: PyTree,
+    steps: jax.Array,
+    share: jax.Array,
+    policy: Params | None,
+) -> AgentState:
+    """Return the initial state of an agent that has adopted the first global parameters, after those of a policy.
 
     So all agents start equal, also isolated ones: an average over them at the end is then one of related parameters.
     """
-
-    def init(
-        key: jax.Array,
-        params: Params,
-        agent: jax.Array,
-        env_params: PyTree,
-        steps: jax.Array,
-        share: jax.Array,
-        policy: Params | None,
-    ) -> AgentState:
-        state = federation.init_agent(jax.random.wrap_key_data(key), agent, env_params, steps)
-        own = state.learner if policy is None else restored(federation.learner, state.learner, policy)
-        return state._replace(learner=federation.learner.adopt(own, params), share=share)
-
-    return init
+    state = federation.init_agent(jax.random.wrap_key_data(key), agent, env_params, steps)
+    own = state.learner if policy is None else restored(federation.learner, state.learner, policy)
+    return state._replace(learner=federation.learner.adopt(own, params), share=share)

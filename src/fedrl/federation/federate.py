@@ -9,8 +9,8 @@ stages and rules do what they declare).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import optax
 
@@ -18,7 +18,7 @@ from fedrl.core.aggregator import Aggregator
 from fedrl.core.checks import check_one_of
 from fedrl.core.component import component
 from fedrl.core.learner import Learner
-from fedrl.core.ranges import Count
+from fedrl.core.ranges import Count, Traced
 from fedrl.core.reports import check_requested, requested_settings
 from fedrl.core.stage import Stage, pipeline
 from fedrl.core.summation import Summation, exact_sum
@@ -34,7 +34,7 @@ from fedrl.federation.spec import Spec
 
 @component("federation")
 def federate(
-    learner: Learner,
+    learner: Traced[Learner],
     aggregator: Aggregator,
     *stages: Stage,
     server_optimizer: optax.GradientTransformation | None = None,
@@ -102,9 +102,8 @@ def federate(
     pipe = periodic(groups, stages, summation) if in_periods else pipeline(stages)
     down = downlink(learner, down_stages) if down_stages else None
     spec = Spec(learner, aggregator, optimizer, stages, pipe, groups, in_periods, payload, local_steps, asked, down)
-    found = _bound(spec)
-    return replace(
-        found,
+    return _bound(
+        spec,
         parts=tuple(parts),
         server_optimizer=server_optimizer,
         down_stages=tuple(down_stages),
@@ -112,8 +111,8 @@ def federate(
     )
 
 
-def _bound(spec: Spec) -> Federation:
-    """Return the federation of a specification, without the arguments that it does not need to compute."""
+def _bound(spec: Spec, **facts: Any) -> Federation:
+    """Return the federation of a specification, with the arguments that it does not need to compute."""
     return Federation(
         init_server=partial(server_half.init_server, spec),
         init_agent=partial(agent_half.init_agent, spec),
@@ -132,9 +131,9 @@ def _bound(spec: Spec) -> Federation:
         aggregator=spec.aggregator,
         local_steps=spec.local_steps,
         stages=spec.stages,
-        parts=(),
         payload=spec.payload,
-        server_optimizer=None,
         reports=spec.reports,
         renew=None if spec.down is None else spec.down.send,
+        with_learner=lambda own: _bound(spec._replace(learner=own), **facts),
+        **facts,
     )

@@ -123,6 +123,7 @@ class Federation:
         down_stages: The stages that compress what the server sends.
         renew: `(key, version, ServerCopy, params) -> ServerCopy`, the last step of a commit if there are down stages.
         summation: How updates are added for a rule with `needs="sum"`.
+        with_learner: `Learner -> Federation`, the same with a learner that differs in numbers only; nothing is checked.
         call: The constructor call that made the federation.
     """
 
@@ -150,4 +151,5 @@ class Federation:
     down_stages: tuple[Stage, ...] = ()
     renew: Callable[[Key, jax.Array, ServerCopy, PyTree], ServerCopy] | None = None
     summation: Summation = field(default_factory=exact_sum)
+    with_learner: Callable[[Learner], Federation] = field(kw_only=True)
     call: Call | None = None

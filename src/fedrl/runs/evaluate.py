@@ -23,7 +23,7 @@ from fedrl.core.keys import Stream, keys_of, stream_key
 from fedrl.core.learner import Learner
 from fedrl.core.measures import Measure, counting, step_values
 from fedrl.core.types import Key, Params, PyTree
-from fedrl.engines.program_cache import cached_program
+from fedrl.engines.program_cache import Template, numbered_programs
 
 BLOCK = 10
 """Agents per block: few enough for the cache and for stopping early, enough to outweigh the cost of a dispatch."""
@@ -159,15 +159,16 @@ def turns(learner: Learner, episodes: int) -> Turns:
     return Turns(begin, step)
 
 
-@cached_program
-def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, np.ndarray, PyTree, Params], Played]:
+@numbered_programs
+def _program(
+    template: Template[Learner], episodes: int, stacked: bool
+) -> Callable[[Key, np.ndarray, PyTree, Params], Played]:
     """Return the program for a block of agents with this learner, compiled at its first call on a device."""
-    environment = compiled(learner.environment)
+    environment = compiled(template.like.environment)
     how = counting(environment.measures)
-    begin, step = turns(learner, episodes)
 
-    @jax.jit
-    def play(key: Key, ids: jax.Array, fleet: PyTree, params: Params) -> Played:
+    def play(learner: Learner, key: Key, ids: jax.Array, fleet: PyTree, params: Params) -> Played:
+        begin, step = turns(learner, episodes)
         keys = jax.vmap(lambda agent: jax.random.fold_in(key, agent))(ids)
         advance = jax.vmap(step, (0, 0, 0 if stacked else None, None, 0, 0))
         observation, state = jax.vmap(begin)(keys, fleet)
@@ -193,4 +194,4 @@ def _program(learner: Learner, episodes: int, stacked: bool) -> Callable[[Key, n
         end = jax.lax.while_loop(going, body, start)
         return Played(end.returned, end.sums, end.lengths)
 
-    return play
+    return template.jit(play)

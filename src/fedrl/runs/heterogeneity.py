@@ -52,7 +52,7 @@ def heterogeneity_of(experiment: Experiment, records: Sequence[Mapping[str, Any]
     }
     model, gamma = _model(experiment), experiment.learner.gamma
     if model is not None and gamma is not None and gamma < 1.0:  # optimal values exist only for gamma < 1
-        transition, reward, value = (float(each.mean()) for each in distances_from_mean(model, gamma))
+        transition, reward, value = (float(each.mean()) for each in distances_from_mean(model, float(gamma)))
         found["transition"], found["reward"], found["value"] = transition, reward, value
     return found
 

@@ -27,7 +27,7 @@ from fedrl.core.keys import Stream, keys_of, stream_key
 from fedrl.core.learner import Learner
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.executors.host_rollout import instance_seeds
-from fedrl.engines.program_cache import cached_program
+from fedrl.engines.program_cache import Template, numbered_programs
 from fedrl.environments.adapters.gymnasium import RENDER_MODE, check_render_mode
 from fedrl.environments.pictures import pillow
 from fedrl.records.files import write_atomically
@@ -183,23 +183,39 @@ def _states(actor: Actor, environment: Environment, picture: Picture, env_params
                     return
 
 
-@cached_program
-def _programs(learner: Learner) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return the programs of the first state, and of the next `CHUNK` states, of one episode."""
-    begin, step = turns(learner, 1)
+class Programs(NamedTuple):
+    """The programs of the first state, and of the next `CHUNK` states, of one episode."""
 
-    @jax.jit
+    begin: Callable[..., Any]
+    walk: Callable[..., Any]
+
+
+@numbered_programs
+def _programs(template: Template[Learner]) -> Programs:
+    """Return the programs of one episode, compiled at their first calls."""
+
+    def begin(learner: Learner, key: Any, env_params: PyTree) -> tuple[jax.Array, PyTree]:
+        return turns(learner, 1).begin(key, env_params)
+
     def walk(
-        key: Any, env_params: PyTree, params: Params, time: jax.Array, state: PyTree, observation: jax.Array
+        learner: Learner,
+        key: Any,
+        env_params: PyTree,
+        params: Params,
+        time: jax.Array,
+        state: PyTree,
+        observation: jax.Array,
     ) -> tuple[PyTree, jax.Array, tuple[PyTree, jax.Array, jax.Array]]:
         def one(carry: tuple[jax.Array, PyTree], now: jax.Array) -> tuple[tuple[jax.Array, PyTree], Any]:
-            observation, reward, done, state, _ = step(key, env_params, params, now, carry[1], carry[0])
+            observation, reward, done, state, _ = turns(learner, 1).step(
+                key, env_params, params, now, carry[1], carry[0]
+            )
             return (observation, state), (state, reward, done)
 
         (observation, state), seen = jax.lax.scan(one, (observation, state), time + jnp.arange(CHUNK))
         return state, observation, seen
 
-    return jax.jit(begin), walk
+    return Programs(template.jit(begin), template.jit(walk))
 
 
 def _first_copy(states: PyTree, *step: int) -> PyTree:

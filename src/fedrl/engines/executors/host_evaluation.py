@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -16,6 +15,7 @@ from fedrl.core.learner import Learner
 from fedrl.core.measures import counting, step_values
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.executors.host_rollout import by_agent, by_row, instance_seeds, instance_settings
+from fedrl.engines.program_cache import Template, numbered_programs
 
 
 def greedy_returns_host(
@@ -99,16 +99,15 @@ def played_host(
     return returns[:, :episodes], sums, lengths[:, :episodes]
 
 
-@functools.lru_cache(maxsize=32)
-def _greedy(learner: Learner, agents: int, stacked: bool) -> Callable[[Params, np.ndarray], jax.Array]:
+@numbered_programs
+def _greedy(template: Template[Learner], agents: int, stacked: bool) -> Callable[[Params, np.ndarray], jax.Array]:
     """Return the greedy policy for the rows of all agents, compiled once."""
     key = jax.random.key(0)  # `act` takes a key, but a greedy policy does not use it
 
-    @jax.jit
-    def act(params: Params, observation: jax.Array) -> jax.Array:
+    def act(learner: Learner, params: Params, observation: jax.Array) -> jax.Array:
         def one(own: Params, seen: jax.Array) -> jax.Array:
             return learner.act(key, own, seen, True)
 
         return by_row(jax.vmap(one, (0 if stacked else None, 0))(params, by_agent(observation, agents)))
 
-    return act
+    return template.jit(act)

@@ -21,7 +21,7 @@ from fedrl.core.types import Broadcast, Key, Metrics, Params, PyTree
 from fedrl.engines.executors.host_rollout import by_agent, by_row
 from fedrl.engines.executors.programs import JobInputs, hand_over
 from fedrl.engines.messages import Upload, uploaded
-from fedrl.engines.program_cache import cached_program
+from fedrl.engines.program_cache import Template, numbered_programs
 from fedrl.federation.federation import AgentState, Federation
 
 
@@ -49,30 +49,42 @@ class Programs(NamedTuple):
     report: Callable[..., tuple[AgentState, Any, Upload, jax.Array, PyTree]]
 
 
-@cached_program
-def host_programs(federation: Federation, collects: str) -> Programs:
+@numbered_programs
+def host_programs(template: Template[Federation], collects: str) -> Programs:
     """Return the programs of a federation for blocks of agents with host environments; compiled at first use."""
-    learner, handed = federation.learner, hand_over(federation, collects)
 
-    @jax.jit
-    def stack(blocks: list[tuple[Params, ...]]) -> tuple[Params, ...]:
+    def acting(federation: Federation, state: PyTree) -> tuple[Params, ...]:
+        return jax.vmap(partial(behaviours_of, federation.learner))(state)
+
+    def stack(federation: Federation, blocks: list[tuple[Params, ...]]) -> tuple[Params, ...]:
+        del federation
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *blocks)
 
-    @jax.jit
-    def act(keys: jax.Array, time: jax.Array, params: tuple[Params, ...], observation: jax.Array) -> jax.Array:
+    def act(
+        federation: Federation, keys: jax.Array, time: jax.Array, params: tuple[Params, ...], observation: jax.Array
+    ) -> jax.Array:
         def one(key: Key, params: tuple[Params, ...], observation: jax.Array) -> jax.Array:
-            return explore(learner, jax.random.fold_in(key, time), params, observation)
+            return explore(federation.learner, jax.random.fold_in(key, time), params, observation)
 
         own = jax.random.wrap_key_data(keys)
         return by_row(jax.vmap(one)(own, params, by_agent(observation, len(keys))))
 
+    def remember(federation: Federation, agents: AgentState) -> AgentState:
+        return jax.vmap(federation.remember)(agents)
+
     def begin(
-        received: Broadcast, asked: JobInputs, agents: AgentState, here: jax.Array, communicates: jax.Array
+        federation: Federation,
+        received: Broadcast,
+        asked: JobInputs,
+        agents: AgentState,
+        here: jax.Array,
+        communicates: jax.Array,
     ) -> tuple[AgentState, Params, PyTree]:
         one = partial(begin_one, federation)
         return jax.vmap(one, (0, 0, 0, 0, None))(received, asked, agents, here, communicates)
 
     def work(
+        federation: Federation,
         received: Broadcast,
         asked: JobInputs,
         starts: Params,
@@ -88,6 +100,7 @@ def host_programs(federation: Federation, collects: str) -> Programs:
         return one(received, asked, starts, agents, totals, going, step, own)
 
     def report(
+        federation: Federation,
         received: Broadcast,
         asked: JobInputs,
         starts: Params,
@@ -101,22 +114,25 @@ def host_programs(federation: Federation, collects: str) -> Programs:
         one = jax.vmap(partial(report_one, federation), (0, 0, 0, 0, 0, 0, 0, None, 0))
         made = one(received, asked, starts, before, agents, totals, here, communicates, known)
         agents, updates, uploads, faults = made
-        return agents, handed(agents, received, updates, here), uploads, faults, before.stage_states
+        handed = hand_over(federation, collects)(agents, received, updates, here)
+        return agents, handed, uploads, faults, before.stage_states
 
     # Only blocks with replay rings are donated: a ring is too large to copy in every round.
-    plain, in_place = jax.jit(begin), jax.jit(begin, donate_argnums=2)
+    plain, in_place = template.jit(begin), template.jit(begin, donate=2)
 
-    def begin_any(received: Broadcast, asked: JobInputs, agents: AgentState, here: Any, communicates: Any) -> Any:
-        return (in_place if rings_in(agents) else plain)(received, asked, agents, here, communicates)
+    def begin_any(
+        numbers: Any, received: Broadcast, asked: JobInputs, agents: AgentState, here: Any, communicates: Any
+    ) -> Any:
+        return (in_place if rings_in(agents) else plain)(numbers, received, asked, agents, here, communicates)
 
     return Programs(
-        jax.jit(jax.vmap(lambda state: behaviours_of(learner, state))),
-        stack,
-        act,
-        jax.jit(jax.vmap(federation.remember)),
+        template.jit(acting),
+        template.jit(stack),
+        template.jit(act),
+        template.jit(remember),
         begin_any,
-        jax.jit(work, donate_argnums=3),
-        jax.jit(report, donate_argnums=4),
+        template.jit(work, donate=3),
+        template.jit(report, donate=4),
     )
 
 

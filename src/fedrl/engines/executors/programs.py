@@ -10,6 +10,7 @@ blocks, devices or absent agents.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +24,7 @@ from fedrl.engines.aggregation import partial_sums
 from fedrl.engines.inbox import ENCODED, PARAMS, SUMS
 from fedrl.engines.messages import Upload, uploaded
 from fedrl.engines.packing import packing
-from fedrl.engines.program_cache import Shapes, cached_program, shapes
+from fedrl.engines.program_cache import Shapes, Template, cached_program, numbered_programs, shapes
 from fedrl.engines.state import QUICK
 from fedrl.federation.federation import AgentState, Federation
 
@@ -60,8 +61,8 @@ def hand_over(federation: Federation, collects: str) -> Callable[[AgentState, Br
     return handed
 
 
-@cached_program
-def block_program(federation: Federation, collects: str) -> Callable[..., Any]:
+@numbered_programs
+def block_program(template: Template[Federation], collects: str) -> Callable[..., Any]:
     """Return the program of a block, compiled at its first call; it donates the block.
 
         (received, asked, communicates, alike, agents, logs, here)
@@ -71,9 +72,9 @@ def block_program(federation: Federation, collects: str) -> Callable[..., Any]:
     one step, which needs no loop. Without `communicates` every agent trains from its own parameters, and its stages
     keep their memory.
     """
-    learner, handed = federation.learner, hand_over(federation, collects)
 
     def one(
+        federation: Federation,
         received: Broadcast,
         asked: JobInputs,
         communicates: jax.Array,
@@ -83,7 +84,7 @@ def block_program(federation: Federation, collects: str) -> Callable[..., Any]:
         here: jax.Array,
     ) -> tuple[AgentState, Update, dict[str, jax.Array], Upload]:
         agent = agent._replace(steps=asked.steps, share=asked.share)
-        before, own = with_logs(agent, logs), learner.params(agent.learner)
+        before, own = with_logs(agent, logs), federation.learner.params(agent.learner)
         agent = agent if alike is None else agent._replace(steps=alike)
         received = jax.lax.optimization_barrier(received)
         # A `select` would be fused with the training, and then the first seat of a block would round differently from
@@ -98,6 +99,7 @@ def block_program(federation: Federation, collects: str) -> Callable[..., Any]:
         return after, update, jax.tree.map(lambda x: x.sum(0), metrics), uploaded(update)
 
     def block(
+        federation: Federation,
         received: Broadcast,
         asked: JobInputs,
         communicates: jax.Array,
@@ -106,12 +108,13 @@ def block_program(federation: Federation, collects: str) -> Callable[..., Any]:
         logs: list[RingRows],
         here: jax.Array,
     ) -> tuple[AgentState, PyTree, PyTree, jax.Array, Upload]:
-        each, before = jax.vmap(one, (0, 0, None, None, 0, 0, 0)), agents.stage_states
+        each, before = jax.vmap(partial(one, federation), (0, 0, None, None, 0, 0, 0)), agents.stage_states
         agents, updates, metrics, uploads = each(received, asked, communicates, alike, agents, logs, here)
         columns = jnp.stack([metrics[name] for name in sorted(metrics)])
-        return agents, before, handed(agents, received, updates, here), columns, uploads
+        handed = hand_over(federation, collects)(agents, received, updates, here)
+        return agents, before, handed, columns, uploads
 
-    return jax.jit(block, donate_argnums=4)
+    return template.jit(block, donate=4)
 
 
 @cached_program
@@ -152,14 +155,14 @@ def layout(federation: Federation, setting: Shapes) -> StateLayout:
     return StateLayout(state.num_words, jax.jit(jax.vmap(state.pack)), jax.jit(jax.vmap(state.unpack)), memory)
 
 
-@cached_program
-def adoption(federation: Federation) -> Callable[[AgentState, PyTree], AgentState]:
+@numbered_programs
+def adoption(template: Template[Federation]) -> Callable[[AgentState, PyTree], AgentState]:
     """Return the program in which the agents of a block adopt parameters, each its own."""
 
-    def adopt(block: AgentState, params: PyTree) -> AgentState:
+    def adopt(federation: Federation, block: AgentState, params: PyTree) -> AgentState:
         return block._replace(learner=jax.vmap(federation.learner.adopt)(block.learner, params))
 
-    return jax.jit(adopt, compiler_options=QUICK)
+    return template.jit(adopt, compiler_options=QUICK)
 
 
 def setting_of(fleet: PyTree) -> Shapes:

@@ -7,8 +7,9 @@ import optax
 
 from fedrl.core.component import component
 from fedrl.core.environment import AnyEnvironment
+from fedrl.core.hyperparameters import is_zero
 from fedrl.core.learner import Learner
-from fedrl.core.ranges import Count, Fraction, NonNegative
+from fedrl.core.ranges import Count, Fraction, NonNegative, Traced
 from fedrl.core.types import Key, LocalContext, Metrics, Params
 from fedrl.learners.parts.actor_critic import Experience, actor_critic
 from fedrl.learners.parts.losses import policy_gradient, squared_error
@@ -22,13 +23,13 @@ def a2c(
     environment: AnyEnvironment,
     *,
     network: Network = mlp(),
-    optimizer: optax.GradientTransformation = adam(7e-4, max_norm=0.5),
+    optimizer: Traced[optax.GradientTransformation] = adam(7e-4, max_norm=0.5),
     num_envs: Count = 8,
     num_steps: Count = 5,
-    gamma: Fraction = 0.99,
-    gae_lambda: Fraction = 0.95,
-    value_coef: NonNegative = 0.5,
-    entropy_coef: NonNegative = 0.0,
+    gamma: Traced[Fraction] = 0.99,
+    gae_lambda: Traced[Fraction] = 0.95,
+    value_coef: Traced[NonNegative] = 0.5,
+    entropy_coef: Traced[NonNegative] = 0.0,
 ) -> Learner:
     """Build an A2C learner: the synchronous form of A3C, with generalised advantages and separate actor and critic.
 
@@ -65,7 +66,7 @@ def a2c(
         score = policy_gradient(policy.log_prob(outputs, batch.action), batch.advantage)
         error = squared_error(critic.apply(params["critic"], batch.observation)[0], batch.target)
         # Python, not JAX: without a bonus the compiled program computes no entropy.
-        bonus = entropy_coef * policy.entropy(outputs).mean() if entropy_coef else 0.0
+        bonus = 0.0 if is_zero(entropy_coef) else entropy_coef * policy.entropy(outputs).mean()
         return value_coef * error - score - bonus
 
     def slope(policy: Policy, critic: Network, params: Params, experience: Experience) -> tuple[Params, Metrics]:

@@ -14,8 +14,9 @@ import optax
 from fedrl.core.component import component
 from fedrl.core.environment import AnyEnvironment
 from fedrl.core.errors import ConfigError
+from fedrl.core.hyperparameters import Number, is_zero
 from fedrl.core.learner import Learner
-from fedrl.core.ranges import Count, Fraction, NonNegative, Positive
+from fedrl.core.ranges import Count, Fraction, NonNegative, Positive, Traced
 from fedrl.core.types import Key, LocalContext, Metrics, Params
 from fedrl.learners.parts.actor_critic import Experience, actor_critic
 from fedrl.learners.parts.losses import clipped_surrogate
@@ -31,16 +32,16 @@ def ppo(
     environment: AnyEnvironment,
     *,
     network: Network = mlp(),
-    optimizer: optax.GradientTransformation = adam(0.0025, max_norm=0.5),
+    optimizer: Traced[optax.GradientTransformation] = adam(0.0025, max_norm=0.5),
     num_envs: Count = 8,
     num_steps: Count = 128,
     num_epochs: Count = 4,
     num_minibatches: Count = 4,
-    gamma: Fraction = 0.99,
-    gae_lambda: Fraction = 0.95,
-    clip: Positive = 0.2,
-    value_coef: NonNegative = 0.5,
-    entropy_coef: NonNegative = 0.0,
+    gamma: Traced[Fraction] = 0.99,
+    gae_lambda: Traced[Fraction] = 0.95,
+    clip: Traced[Positive] = 0.2,
+    value_coef: Traced[NonNegative] = 0.5,
+    entropy_coef: Traced[NonNegative] = 0.0,
 ) -> Learner:
     """Build a PPO learner with the clipped surrogate, for discrete and continuous actions; separate actor and critic.
 
@@ -113,9 +114,9 @@ def loss(
     critic: Network,
     params: Params,
     batch: Experience,
-    clip: float,
-    value_coef: float,
-    entropy_coef: float,
+    clip: Number,
+    value_coef: Number,
+    entropy_coef: Number,
 ) -> jax.Array:
     """Return the loss of one minibatch: value_coef * error - clipped surrogate - entropy_coef * entropy."""
     outputs = policy.outputs(params["actor"], batch.observation)
@@ -123,5 +124,5 @@ def loss(
     ratio = jnp.exp(policy.log_prob(outputs, batch.action) - batch.log_prob)
     surrogate = clipped_surrogate(ratio, normalised(batch.advantage), clip)
     error = jnp.square(value - batch.target).mean()
-    bonus = entropy_coef * policy.entropy(outputs).mean() if entropy_coef else 0.0
+    bonus = 0.0 if is_zero(entropy_coef) else entropy_coef * policy.entropy(outputs).mean()
     return value_coef * error - surrogate - bonus

@@ -28,9 +28,10 @@ from fedrl.core.checks import check_one_of, check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import AnyEnvironment, Discrete
 from fedrl.core.errors import ConfigError
+from fedrl.core.hyperparameters import Number
 from fedrl.core.learner import Experience, Learner, Trajectory, nothing_gathered, same_stream
 from fedrl.core.measures import LOSS
-from fedrl.core.ranges import Count, Finite, Fraction, FractionAboveZero
+from fedrl.core.ranges import Count, Finite, Fraction, FractionAboveZero, Traced
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.rollout import Position, Sampler, nothing_counted, start
 from fedrl.learners.parts.rollout import collect as roll_out
@@ -52,10 +53,10 @@ def q_table(
     environment: AnyEnvironment,
     *,
     sampling: str = "sampled",
-    learning_rate: FractionAboveZero = 0.1,
-    gamma: Fraction = 0.99,
-    epsilon: Fraction = 0.1,
-    initial: Finite = 0.0,
+    learning_rate: Traced[FractionAboveZero] = 0.1,
+    gamma: Traced[Fraction] = 0.99,
+    epsilon: Traced[Fraction] = 0.1,
+    initial: Traced[Finite] = 0.0,
     num_envs: Count = 1,
     num_steps: Count = 1,
     count_visits: bool = False,
@@ -77,7 +78,7 @@ def q_table(
     Raises:
         ConfigError: A space is not discrete, a number is out of range, or the environment has no model to read.
     """
-    _check(environment, sampling, learning_rate, num_envs, num_steps)
+    _check(environment, sampling, num_envs, num_steps)
     states, actions = _sizes(environment)
     follows = sampling == "sampled"
 
@@ -130,7 +131,7 @@ def q_table(
     )
 
 
-def behaviour(q: Float[Array, "states actions"], epsilon: float) -> Float[Array, "states actions"]:
+def behaviour(q: Float[Array, "states actions"], epsilon: Number) -> Float[Array, "states actions"]:
     """Return the epsilon-greedy action probabilities; tied best actions share theirs equally."""
     best = q == q.max(-1, keepdims=True)
     return epsilon / q.shape[-1] + (1.0 - epsilon) * best / best.sum(-1, keepdims=True)
@@ -143,8 +144,8 @@ def swept(
     reward: Float[Array, "*models states actions"],
     sampling: str,
     num_steps: int,
-    learning_rate: float,
-    gamma: float,
+    learning_rate: Number,
+    gamma: Number,
 ) -> tuple[Float[Array, "states actions"], Float[Array, " sweeps"]]:
     """Update every pair `num_steps` times, from sampled or from expected successors; return the table and losses."""
     # With pooled data the model is a stack of environments, whose axes come first: each sweep averages over them.
@@ -160,7 +161,7 @@ def swept(
 
 
 def asynchronous(
-    q: Float[Array, "states actions"], seen: Trajectory, learning_rate: float, gamma: float
+    q: Float[Array, "states actions"], seen: Trajectory, learning_rate: Number, gamma: Number
 ) -> tuple[Float[Array, "states actions"], Float[Array, "states actions"], jax.Array]:
     """Update the pairs of a trajectory in the order of time; return the table, visits and the mean squared error."""
     # The table is flat and a pair is one index into it: one gather and one scatter per step.
@@ -215,11 +216,9 @@ def _advanced(state: QTableState, q: jax.Array, visits: jax.Array) -> QTableStat
     return state._replace(params=params)
 
 
-def _check(environment: AnyEnvironment, sampling: str, learning_rate: float, num_envs: int, num_steps: int) -> None:
+def _check(environment: AnyEnvironment, sampling: str, num_envs: int, num_steps: int) -> None:
     check_one_of(sampling, ("sampled", "synchronous", "expected"), "sampling")
     check_positive(num_envs=num_envs, num_steps=num_steps)
-    if not 0.0 < learning_rate <= 1.0:
-        raise ConfigError(f"learning_rate is {learning_rate}. A step beyond the target diverges. Choose one in (0, 1].")
     if sampling != "sampled" and not all(hasattr(environment.params, name) for name in MODEL):
         raise ConfigError(
             f"sampling is {sampling!r}, which reads 'transition' and 'reward' from the environment's parameters, and "

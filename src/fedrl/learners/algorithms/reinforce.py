@@ -29,9 +29,10 @@ import optax
 from fedrl.core.checks import check_one_of, check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import AnyEnvironment
+from fedrl.core.hyperparameters import Number
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.measures import LOSS
-from fedrl.core.ranges import Count, Fraction, NonNegative
+from fedrl.core.ranges import Count, Fraction, NonNegative, Traced
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.actor_critic import flat
 from fedrl.learners.parts.losses import policy_gradient, squared_error
@@ -57,12 +58,12 @@ def reinforce(
     environment: AnyEnvironment,
     *,
     network: Network = mlp(),
-    optimizer: optax.GradientTransformation = adam(0.005),
+    optimizer: Traced[optax.GradientTransformation] = adam(0.005),
     baseline: str = "mean",
     episodes_per_step: Count = 16,
     horizon: Count | None = None,
-    gamma: Fraction = 0.99,
-    value_coef: NonNegative = 0.5,
+    gamma: Traced[Fraction] = 0.99,
+    value_coef: Traced[NonNegative] = 0.5,
 ) -> Learner:
     """Build a REINFORCE learner with rewards to go and a baseline, for discrete and continuous actions.
 
@@ -142,7 +143,7 @@ def _checked_length(environment: AnyEnvironment, baseline: str, episodes_per_ste
     return length
 
 
-def advantage_of(played: Episodes, gamma: float, baseline: str) -> jax.Array:
+def advantage_of(played: Episodes, gamma: Number, baseline: str) -> jax.Array:
     """Return the rewards to go less the baseline, `[time * num_envs]`; 0 where an episode is over."""
     # Zero for idle steps: the score is then a mean over length * n slots, and times length it is the mean per episode.
     playing = played.playing
@@ -151,7 +152,7 @@ def advantage_of(played: Episodes, gamma: float, baseline: str) -> jax.Array:
     return (advantage * playing).reshape(-1)
 
 
-def against_critic(played: Episodes, value: jax.Array, beyond: jax.Array, gamma: float) -> tuple[jax.Array, jax.Array]:
+def against_critic(played: Episodes, value: jax.Array, beyond: jax.Array, gamma: Number) -> tuple[jax.Array, jax.Array]:
     """Return the rewards to go less the critic's value, `[time * num_envs]`, and the critic's mean squared error.
 
     Args:
@@ -192,7 +193,7 @@ def others(going: jax.Array, playing: jax.Array) -> jax.Array:
     return jnp.where(count > 1, (total - going) / jnp.maximum(count - 1, 1), 0.0)
 
 
-def bootstrapped(played: Episodes, beyond: jax.Array, gamma: float) -> jax.Array:
+def bootstrapped(played: Episodes, beyond: jax.Array, gamma: Number) -> jax.Array:
     """Return the rewards, with gamma * `beyond` `[num_envs]` added to the last one of an episode that was cut off."""
     seen, playing = played.trajectory, played.playing
     last = playing & ~jnp.concatenate([playing[1:], jnp.zeros_like(playing[:1])])

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from fedrl.core.environment import AnyEnvironment
+from fedrl.core.hyperparameters import Number
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.measures import LOSS, Measure
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
@@ -75,8 +76,8 @@ def actor_critic(
     *,
     num_envs: int,
     num_steps: int,
-    gamma: float,
-    gae_lambda: float,
+    gamma: Number,
+    gae_lambda: Number,
 ) -> Learner:
     """Build an actor-critic from its algorithm: `improve` trains on one batch of experience.
 

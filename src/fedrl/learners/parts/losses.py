@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fedrl.core.hyperparameters import Number
 
-def clipped_surrogate(ratio: Float[Array, " samples"], advantage: Float[Array, " samples"], clip: float) -> jax.Array:
+
+def clipped_surrogate(ratio: Float[Array, " samples"], advantage: Float[Array, " samples"], clip: Number) -> jax.Array:
     """Return PPO's objective, to be maximised: the mean of min(rho A, clip(rho, 1 - eps, 1 + eps) A).
 
     Reference: Schulman et al. (2017), https://arxiv.org/abs/1707.06347

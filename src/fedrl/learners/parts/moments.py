@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fedrl.core.double import Double, added, negative, product, quotient, two_product
+from fedrl.core.hyperparameters import Number
 
 EPSILON = 1e-8
 CONSTANT = 2e-7
@@ -143,7 +144,7 @@ def doubt(parts: Parts, samples: int) -> str:
     return ""
 
 
-def scaled(moments: Moments, samples: jax.Array, limit: float) -> jax.Array:
+def scaled(moments: Moments, samples: jax.Array, limit: Number) -> jax.Array:
     """Divide samples `[*features, samples]` by the standard deviation, and clip to +- `limit`."""
     return jnp.clip(samples / divisor(moments)[..., None], -limit, limit)
 
@@ -155,6 +156,6 @@ def divisor(moments: Moments) -> jax.Array:
     return jnp.maximum(jnp.sqrt(moments.variance), least)
 
 
-def standardised(moments: Moments, samples: jax.Array, limit: float) -> jax.Array:
+def standardised(moments: Moments, samples: jax.Array, limit: Number) -> jax.Array:
     """Shift samples `[*features, samples]` to mean 0, scale them to variance 1, and clip to +- `limit`."""
     return scaled(moments, samples - moments.mean[..., None], limit)

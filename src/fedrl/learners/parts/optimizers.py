@@ -16,7 +16,8 @@ import optax
 
 from fedrl.core.checks import check_positive
 from fedrl.core.component import component
-from fedrl.core.ranges import Count, FractionBelowOne, NonNegative, Positive
+from fedrl.core.hyperparameters import Number
+from fedrl.core.ranges import Count, FractionBelowOne, NonNegative, Positive, Traced
 from fedrl.core.types import LocalContext, Params, PyTree
 
 
@@ -31,11 +32,11 @@ def descend(
 
 @component("optimizer", reference="Kingma & Ba (2015), https://arxiv.org/abs/1412.6980")
 def adam(
-    learning_rate: Positive,
+    learning_rate: Traced[Positive],
     b1: FractionBelowOne = 0.9,
     b2: FractionBelowOne = 0.999,
-    eps: Positive = 1e-5,
-    max_norm: Positive | None = None,
+    eps: Traced[Positive] = 1e-5,
+    max_norm: Traced[Positive] | None = None,
     decay_steps: Count | None = None,
 ) -> optax.GradientTransformation:
     """Build Adam: the running mean of the gradient, divided by the root of its running mean square.
@@ -53,9 +54,9 @@ def adam(
 
 @component("optimizer", reference="Robbins & Monro (1951), https://doi.org/10.1214/aoms/1177729586")
 def sgd(
-    learning_rate: Positive,
-    momentum: FractionBelowOne | None = None,
-    max_norm: Positive | None = None,
+    learning_rate: Traced[Positive],
+    momentum: Traced[FractionBelowOne] | None = None,
+    max_norm: Traced[Positive] | None = None,
     decay_steps: Count | None = None,
 ) -> optax.GradientTransformation:
     """Build stochastic gradient descent.
@@ -74,10 +75,10 @@ def sgd(
     reference="Tieleman & Hinton (2012), https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf",
 )
 def rmsprop(
-    learning_rate: Positive,
+    learning_rate: Traced[Positive],
     smoothing: FractionBelowOne = 0.99,
-    eps: Positive = 1e-5,
-    max_norm: Positive | None = None,
+    eps: Traced[Positive] = 1e-5,
+    max_norm: Traced[Positive] | None = None,
     decay_steps: Count | None = None,
 ) -> optax.GradientTransformation:
     """Build RMSProp: the gradient divided by the root of its running mean square; the optimiser of the A2C paper.
@@ -93,7 +94,7 @@ def rmsprop(
 
 
 @component("optimizer")
-def chain(*optimizers: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+def chain(*optimizers: Traced[optax.GradientTransformation]) -> optax.GradientTransformationExtraArgs:
     """Chain several gradient transformations, in order, such as `fedprox(0.1)` and `adam(3e-4)`.
 
     Args:
@@ -102,13 +103,13 @@ def chain(*optimizers: optax.GradientTransformation) -> optax.GradientTransforma
     return optax.with_extra_args_support(optax.chain(*optimizers))
 
 
-def _clipped(optimizer: optax.GradientTransformation, max_norm: float | None) -> optax.GradientTransformation:
+def _clipped(optimizer: optax.GradientTransformation, max_norm: Number | None) -> optax.GradientTransformation:
     """Return the optimiser with norm clipping in front, if given."""
     # Of all parameters as one vector: for a dozen small arrays, the overhead per array exceeds the arithmetic.
     return optax.flatten(optimizer if max_norm is None else optax.chain(optax.clip_by_global_norm(max_norm), optimizer))
 
 
-def _rate(learning_rate: float, decay_steps: int | None) -> float | optax.Schedule:
+def _rate(learning_rate: Number, decay_steps: int | None) -> Number | optax.Schedule:
     if decay_steps is None:
         return learning_rate
     check_positive(decay_steps=decay_steps)
@@ -116,7 +117,7 @@ def _rate(learning_rate: float, decay_steps: int | None) -> float | optax.Schedu
 
 
 @component("optimizer", reference="Li et al. (2020), https://arxiv.org/abs/1812.06127")
-def fedprox(strength: NonNegative) -> optax.GradientTransformationExtraArgs:
+def fedprox(strength: Traced[NonNegative]) -> optax.GradientTransformationExtraArgs:
     """FedProx: add the gradient of (strength / 2) ||theta - theta_global||^2 to every local gradient.
 
     Args:

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from fedrl.core.hyperparameters import Number
+
 
 def advantages(
     reward: Float[Array, "time instances"],
@@ -13,8 +15,8 @@ def advantages(
     successor_value: Float[Array, "time instances"],
     terminated: Bool[Array, "time instances"],
     truncated: Bool[Array, "time instances"],
-    gamma: float,
-    gae_lambda: float,
+    gamma: Number,
+    gae_lambda: Number,
 ) -> Float[Array, "time instances"]:
     r"""Compute generalised advantage estimates.
 
@@ -36,7 +38,7 @@ def advantages(
 
 
 def discounted(
-    reward: Float[Array, "time instances"], done: Bool[Array, "time instances"], gamma: float
+    reward: Float[Array, "time instances"], done: Bool[Array, "time instances"], gamma: Number
 ) -> Float[Array, "time instances"]:
     """Compute rewards to go, G_t = r_t + gamma (1 - done_t) G_{t+1}, with 0 beyond the last step."""
 

@@ -16,7 +16,7 @@ from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Experience, Learner, policy_of
 from fedrl.core.measures import Measure
-from fedrl.core.ranges import Count, NonNegative
+from fedrl.core.ranges import Count, NonNegative, Traced
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.rollout import Sampler, episodes
 from fedrl.learners.wrappers.inner_state import within
@@ -44,7 +44,7 @@ class GatedState(NamedTuple):
     "learner", reference="trying what was sent before using it: Zhang et al. (2021), https://arxiv.org/abs/2012.08565"
 )
 def accept_if_better(
-    learner: Learner, trials: Count = 4, horizon: Count | None = None, margin: NonNegative = 0.0
+    learner: Traced[Learner], trials: Count = 4, horizon: Count | None = None, margin: Traced[NonNegative] = 0.0
 ) -> Learner:
     """Let an agent keep its own policy if the merged one has a lower return in the agent's environment.
 

@@ -19,7 +19,7 @@ from fedrl.core.component import component
 from fedrl.core.environment import Box, Space
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Experience, Learner, parameters_of
-from fedrl.core.ranges import Count
+from fedrl.core.ranges import Count, Traced
 from fedrl.core.subtrees import belonging, check_parts
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.networks import Network, mlp
@@ -60,7 +60,7 @@ def with_embedding(network: Network = mlp(), size: Count = 4) -> Network:
 
 
 @component("learner", reference=JIN)
-def freeze_except(learner: Learner, trainable: Sequence[str] = ("embedding",)) -> Learner:
+def freeze_except(learner: Traced[Learner], trainable: Sequence[str] = ("embedding",)) -> Learner:
     """Train some parts of the parameters and freeze the others, as for a trained policy in a new environment.
 
     Args:

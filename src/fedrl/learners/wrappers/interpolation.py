@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Experience, Learner, restored, same_stream
-from fedrl.core.ranges import Fraction, NonNegative
+from fedrl.core.ranges import Fraction, NonNegative, Traced
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.wrappers.inner_state import within
 
@@ -46,7 +46,7 @@ class ApflState(NamedTuple):
 
 
 @component("learner", reference="Hanzely & Richtárik (2020), https://arxiv.org/abs/2002.05516")
-def interpolate(learner: Learner, share: Fraction = 0.5) -> Learner:
+def interpolate(learner: Traced[Learner], share: Traced[Fraction] = 0.5) -> Learner:
     """Move only part of the way to the global parameters on adoption: theta_k <- a theta_global + (1 - a) theta_k.
 
     This is the aggregation step of "loopless local gradient descent". Agents send their whole own parameters, so the
@@ -59,7 +59,7 @@ def interpolate(learner: Learner, share: Fraction = 0.5) -> Learner:
     Raises:
         ConfigError: The share is outside [0, 1], or the learner has statistics, which can't be interpolated.
     """
-    _check(learner, share, "interpolate")
+    _check(learner, "interpolate")
 
     def adopt(state: InterpolatedState, params: Params) -> InterpolatedState:
         def between(own: jax.Array, given: jax.Array) -> jax.Array:
@@ -78,7 +78,7 @@ def interpolate(learner: Learner, share: Fraction = 0.5) -> Learner:
 
 
 @component("learner", reference="Deng et al. (2020), https://arxiv.org/abs/2003.13461")
-def apfl(learner: Learner, share: Fraction = 0.5, rate: NonNegative = 0.0) -> Learner:
+def apfl(learner: Traced[Learner], share: Traced[Fraction] = 0.5, rate: Traced[NonNegative] = 0.0) -> Learner:
     """APFL: act with a mixture of a private and the shared model, a v + (1 - a) w, and train both.
 
     Each iteration trains the shared model w as federated averaging does, and the private model v by the learner's step
@@ -96,9 +96,7 @@ def apfl(learner: Learner, share: Fraction = 0.5, rate: NonNegative = 0.0) -> Le
     Raises:
         ConfigError: A number is out of range, or the learner has statistics.
     """
-    _check(learner, share, "apfl")
-    if rate < 0.0:
-        raise ConfigError(f"rate is {rate}. A step size is not negative. Set it to 0 or more.")
+    _check(learner, "apfl")
 
     def init(key: Key, env_params: PyTree) -> ApflState:
         for_global, for_acting = jax.random.split(key)
@@ -170,9 +168,7 @@ def halves(experience: Experience) -> tuple[Experience, Experience]:
     return first, jax.tree.map(lambda x: x[..., x.shape[-1] // 2 :], experience)
 
 
-def _check(learner: Learner, share: float, name: str) -> None:
-    if not 0.0 <= share <= 1.0:
-        raise ConfigError(f"share is {share}. A share of a mixture lies in [0, 1]. Choose one within.")
+def _check(learner: Learner, name: str) -> None:
     if learner.statistics is not None:
         raise ConfigError(
             f"{learner!r} has statistics, and {name} would interpolate them as if they were parameters. "

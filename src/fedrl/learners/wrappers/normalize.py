@@ -29,8 +29,9 @@ import jax.numpy as jnp
 from fedrl.core.component import component
 from fedrl.core.environment import Box
 from fedrl.core.errors import ConfigError
+from fedrl.core.hyperparameters import Number
 from fedrl.core.learner import Learner, Statistics, Trajectory, policy_of, restored
-from fedrl.core.ranges import Fraction, Positive
+from fedrl.core.ranges import Fraction, Positive, Traced
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.moments import (
     Moments,
@@ -75,7 +76,11 @@ class NormalizeState(NamedTuple):
 
 @component("learner", reference="Chan, Golub & LeVeque (1983), https://doi.org/10.1080/00031305.1983.10483115")
 def normalize(
-    learner: Learner, observations: bool = True, rewards: bool = True, gamma: Fraction = 0.99, limit: Positive = 10.0
+    learner: Traced[Learner],
+    observations: bool = True,
+    rewards: bool = True,
+    gamma: Traced[Fraction] = 0.99,
+    limit: Traced[Positive] = 10.0,
 ) -> Learner:
     """Normalise observations to mean 0 and variance 1, and rewards by the standard deviation of their return.
 
@@ -168,7 +173,7 @@ def normalize(
     )
 
 
-def counted(state: NormalizeState, raw: Trajectory, gamma: float) -> NormalizeState:
+def counted(state: NormalizeState, raw: Trajectory, gamma: Number) -> NormalizeState:
     """Add a trajectory to the sums since the agent adopted parameters, about the mean it adopted."""
     # The moments themselves don't change here: policies of one round have to be policies of the same inputs.
     moments, sums, returned = state.moments, dict(state.sums), state.returned
@@ -215,7 +220,7 @@ STATISTICS = Statistics(
 )
 
 
-def running_return(returned: jax.Array, seen: Trajectory, gamma: float) -> tuple[jax.Array, jax.Array]:
+def running_return(returned: jax.Array, seen: Trajectory, gamma: Number) -> tuple[jax.Array, jax.Array]:
     """Continue R_t = r_t + gamma R_{t-1} from `returned` `[num_envs]`; the end of an episode resets it to 0.
 
     Returns the last value `[num_envs]` and all values `[time, num_envs]`.

@@ -17,12 +17,13 @@ import jax.numpy as jnp
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Experience, Learner, Statistics, merged_into, parameters_of, policy_of, restored
+from fedrl.core.ranges import Traced
 from fedrl.core.subtrees import belonging, check_parts, joined, without
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 
 
 @component("learner", reference="Arivazhagan et al. (2019), https://arxiv.org/abs/1912.00818")
-def personal(learner: Learner, local: Sequence[str]) -> Learner:
+def personal(learner: Traced[Learner], local: Sequence[str]) -> Learner:
     """Keep some parts of the parameters local to every agent; only the others are averaged.
 
     Local parts are initialised by each agent, never leave it and are in no message, so they cost no bytes. A part is
