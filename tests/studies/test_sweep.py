@@ -25,7 +25,7 @@ CORRIDOR: dict[str, Any] = {
     "federation": {"agents": 3, "stages": [{"name": "quantize", "bits": 8}]},
     "evaluation": {"episodes": 4, "every": 1},
 }
-GRID = {"federation.agents": [9, 12], "learner.learning_rate": [0.5, 0.25]}
+GRID = {"federation.agents": [9, 12], "learner.num_steps": [8, 4]}
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +43,20 @@ def study(done: Path) -> dict[str, Any]:
 
 def test_every_setting_is_a_complete_run_in_the_order_of_the_product(done: Path, study: dict[str, Any]) -> None:
     assert study["complete"]
-    assert [tuple(s["values"].values()) for s in study["settings"]] == [(9, 0.5), (9, 0.25), (12, 0.5), (12, 0.25)]
+    assert [tuple(s["values"].values()) for s in study["settings"]] == [(9, 8), (9, 4), (12, 8), (12, 4)]
     for setting in study["settings"]:
         names = {path.name for path in (done / setting["folder"]).iterdir()}
         assert names == {"config.toml", "records.jsonl", "summary.json", "params.safetensors", "report.html"}
         config = tomllib.loads((done / setting["folder"] / "config.toml").read_text())
         assert config["federation"]["agents"] == setting["values"]["federation.agents"] == setting["agents"]
-        assert config["learner"]["learning_rate"] == setting["values"]["learner.learning_rate"]
+        assert config["learner"]["num_steps"] == setting["values"]["learner.num_steps"]
         assert config["name"] == f"corridor, {setting['label']}"
 
 
 def test_a_setting_is_the_run_of_its_configuration_bit_for_bit(
     done: Path, study: dict[str, Any], tmp_path: Path
 ) -> None:
-    run(CORRIDOR, tmp_path / "alone", overrides=["federation.agents=12", "learner.learning_rate=0.25"])
+    run(CORRIDOR, tmp_path / "alone", overrides=["federation.agents=12", "learner.num_steps=4"])
     within = done / study["settings"][3]["folder"]
     name = "params.safetensors"
     assert (tmp_path / "alone" / name).read_bytes() == (within / name).read_bytes()
@@ -74,10 +74,10 @@ def test_the_study_says_what_its_runs_say(done: Path, study: dict[str, Any]) -> 
 
 
 def test_each_distinct_program_is_compiled_once(tmp_path: Path) -> None:
-    grid = {"federation.agents": [9, 12, 23], "learner.learning_rate": [0.4, 0.3], "fleet_seed": [0, 1]}
-    found = sweep({**CORRIDOR, "learner": {**CORRIDOR["learner"], "epsilon": 0.31}}, grid, tmp_path / "study")
+    grid = {"federation.agents": [9, 12, 23], "learner.num_steps": [5, 6], "fleet_seed": [0, 1]}
+    found = sweep(CORRIDOR, grid, tmp_path / "study")
     for name in ("init", "init_server", "commit_mean"):
-        assert sum(setting["programs"].get(name, 0) for setting in found["settings"]) == 2  # one for each rate
+        assert sum(setting["programs"].get(name, 0) for setting in found["settings"]) == 2  # one for each table
     devices = 2
     for name in ("block", "play"):  # of training, of evaluation
         assert sum(setting["programs"].get(name, 0) for setting in found["settings"]) == 2 * devices
@@ -85,9 +85,20 @@ def test_each_distinct_program_is_compiled_once(tmp_path: Path) -> None:
     assert sum(bool(count) for count in blocks.values()) == 2
 
 
+def test_settings_that_differ_in_numbers_of_the_learner_compile_as_many_programs_as_one(tmp_path: Path) -> None:
+    learner = CORRIDOR["learner"] | {"num_steps": 7}  # a program that no other test has compiled
+    rates = {"learner.learning_rate": [0.1 * i for i in range(1, 9)]}
+    found = sweep(CORRIDOR | {"seeds": 1, "learner": learner}, rates, tmp_path / "study")
+    first, *others = (setting["programs"] for setting in found["settings"])
+    assert first["block"] > 0
+    assert first["play"] > 0
+    assert not any(others)
+    assert len({tuple(setting["seed_returns"]) for setting in found["settings"]}) > 1
+
+
 def test_settings_that_share_programs_run_side_by_side() -> None:
     order = running_order(plan_of(CORRIDOR, GRID))
-    assert [setting.values["learner.learning_rate"] for setting in order] == [0.5, 0.5, 0.25, 0.25]
+    assert [setting.values["learner.num_steps"] for setting in order] == [8, 8, 4, 4]
 
 
 @pytest.mark.parametrize("moment", ["setting", "round", "end"])
@@ -126,7 +137,7 @@ def test_what_was_compiled_before_an_interruption_still_counts_after_it(tmp_path
         if event.get("round") == 2:
             signal.raise_signal(signal.SIGINT)
 
-    fresh = {**CORRIDOR, "seeds": 1, "learner": {**CORRIDOR["learner"], "epsilon": 0.32}}
+    fresh = {**CORRIDOR, "seeds": 1, "learner": {**CORRIDOR["learner"], "num_steps": 9}}
     before = sweep(fresh, {"federation.agents": [9]}, tmp_path / "study", sinks=[interrupt])
     compiled = before["settings"][0]["programs"]["block"]
     after = resume_sweep(tmp_path / "study")

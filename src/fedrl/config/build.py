@@ -11,8 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from fedrl.config import Config, FederationConfig, catalogue
+from fedrl.config.catalogue import UnknownNameError
 from fedrl.config.checking import check_experiment
 from fedrl.config.coordination import Coordination, coordination_of, has_common_policy, resolved
+from fedrl.config.elsewhere import said_elsewhere
 from fedrl.config.fleet_tables import fleet_settings
 from fedrl.config.methods import methods_of
 from fedrl.config.objects import Experiment
@@ -41,6 +43,13 @@ def build(config: Config) -> Experiment:
         ConfigError: A component, a parameter or a value is wrong.
         UnsoundError: Each part is valid, their combination is not.
     """
+    try:
+        return _built(config)
+    except UnknownNameError as fault:
+        raise ConfigError(said_elsewhere(fault)) from fault
+
+
+def _built(config: Config) -> Experiment:
     chosen, settings = config.federation, fleet_settings(config.fleet)
     config = replace(config, fleet=settings)
     environment = catalogue.build("environment", expanded(config.environment, settings), "environment")

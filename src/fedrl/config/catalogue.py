@@ -4,7 +4,8 @@
 
 A table names a component and some of its parameters. The expected kind of component follows from the section of the
 file or from the declared type of the parameter. A string is short for a table with only a name; a list of optimisers is
-their chain. A name "module:function" is a component of one's own (`fedrl.config.references`).
+their chain. A table without a name alters the default of its parameter: `optimizer = {learning_rate = 0.01}`. A name
+"module:function" is a component of one's own (`fedrl.config.references`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from fedrl.clocks.devices import Clock
 from fedrl.clocks.distributions import Distribution
 from fedrl.config.coerce import coerce
 from fedrl.config.references import given_object, plugins, referred
-from fedrl.config.synonyms import known_as
+from fedrl.config.synonyms import SYNONYMS, known_as
 from fedrl.core.aggregator import Aggregator
 from fedrl.core.component import CATALOGUE, Component, call_of
 from fedrl.core.environment import Environment, HostEnvironment
@@ -73,6 +74,19 @@ TYPES = {kind: tuple(t for t, known in KINDS.items() if known == kind) for kind 
 TYPES["server_optimizer"] = TYPES["optimizer"]
 
 
+class UnknownNameError(ConfigError):
+    """A table has a key or the name of a component that does not exist there.
+
+    Attributes:
+        unknown: The key or the name.
+        hint: A sentence with the names that are allowed.
+    """
+
+    def __init__(self, message: str, unknown: str = "", hint: str = "") -> None:
+        super().__init__(f"{message} {hint}".rstrip())
+        self.message, self.unknown, self.hint = message, unknown, hint
+
+
 def fill() -> None:
     """Import all packages with components, so that each component registers itself in the catalogue."""
     for room in ROOMS:
@@ -100,7 +114,7 @@ def components(kind: str | None = None) -> list[Component]:
     return sorted(listed, key=lambda c: (c.kind, c.name))
 
 
-def build(kind: str, table: Any, where: str, given: Mapping[str, Any] | None = None) -> Any:
+def build(kind: str, table: Any, where: str, given: Mapping[str, Any] | None = None, base: Any = None) -> Any:
     """Build the component that a table describes.
 
     Args:
@@ -108,20 +122,25 @@ def build(kind: str, table: Any, where: str, given: Mapping[str, Any] | None = N
         table: `{"name": ..., parameter: value, ...}`, or the name alone.
         where: The full name of the table's key, for messages.
         given: By kind, objects for required parameters that the table lacks, such as the learner's environment.
+        base: The component that a table without a name alters.
 
     Raises:
         ConfigError: A name, a key or a value is wrong. The message names the key, the value and the nearest valid name.
 
     >>> build("aggregator", {"name": "mean", "weighting": "uniform"}, "aggregator")
     mean(weighting='uniform')
+    >>> from fedrl.learners import adam
+    >>> build("optimizer", {"b1": 0.8}, "learner.optimizer", base=adam(0.01, eps=1e-8))
+    adam(0.01, b1=0.8, eps=1e-08)
     """
     context = {} if given is None else given
     if isinstance(table, str):
         table = {"name": table}
     if not isinstance(table, Mapping):
         raise ConfigError(f"{where} is {table!r}. It needs to be a table with the name of a component ({kind}).")
-    entry = _find(kind, table, where)
-    arguments = _arguments(entry, table, where, context)
+    altered = None if "name" in table else call_of(base)
+    entry = _find(kind, table, where) if altered is None else altered.component
+    arguments = _arguments(entry, table, where, context, {} if altered is None else altered.arguments)
     bound = inspect.BoundArguments(entry.signature, arguments)
     try:
         return entry.build(*bound.args, **bound.kwargs)
@@ -132,17 +151,22 @@ def build(kind: str, table: Any, where: str, given: Mapping[str, Any] | None = N
         raise ConfigError(f"[{where}] {entry.name} can't be built from {dict(table)!r}: {fault}.") from fault
 
 
-def _arguments(entry: Component, table: Mapping[str, Any], where: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of the constructor: from the table, else from `given`."""
+def _arguments(
+    entry: Component, table: Mapping[str, Any], where: str, given: Mapping[str, Any], base: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments of the constructor: from the table, else from `base`, else from `given`."""
     parameters, types = entry.signature.parameters, types_of(entry)
     rest = next((name for name, parameter in parameters.items() if parameter.kind is parameter.VAR_KEYWORD), None)
     further = {key: value for key, value in table.items() if key != "name" and key not in parameters}
     for key in further:
         if rest is None:
-            raise ConfigError(
-                f"{where}.{key} is {table[key]!r}, but {entry.name} has no parameter {key!r}. "
-                f"{known_as(key, parameters.keys() - given.keys())}"
-            )
+            said = f"{where}.{key} is {table[key]!r}, but {entry.name} has no parameter {key!r}."
+            found = within(entry, table, key, where, base)
+            if found is not None:
+                raise ConfigError(f"{said} {found}")
+            others = [c.name for c in components(entry.kind) if key in c.signature.parameters]
+            such = f"It is a parameter of {' and '.join(others)}. " if others else ""
+            raise UnknownNameError(said, key, such + known_as(key, parameters.keys() - given.keys()))
 
     def special(value: Any, annotation: Any, place: str) -> Any:
         asked = kind_of(annotation) if isinstance(annotation, type) else None
@@ -151,18 +175,53 @@ def _arguments(entry: Component, table: Mapping[str, Any], where: str, given: Ma
     arguments: dict[str, Any] = {}
     for name, parameter in parameters.items():
         many = parameter.kind is parameter.VAR_POSITIONAL
+        default = call_of(base.get(name, parameter.default))
         if name == rest:
-            arguments[name] = further
+            arguments[name] = {**base.get(name, {}), **further}
+        elif name in table and isinstance(table[name], Mapping) and default is not None:
+            kind = kind_of(types[name]) or default.component.kind
+            altered = base.get(name, parameter.default)
+            arguments[name] = build(kind, table[name], f"{where}.{name}", given, altered)
         elif name in table:
             # TOML has no positional arguments: `*stages` of a constructor is a list under its name.
             annotation = Sequence[types[name]] if many else types[name]  # type: ignore[valid-type]
             arguments[name] = coerce(table[name], annotation, f"{where}.{name}", special)
+        elif name in base:
+            arguments[name] = base[name]
         elif required(parameter):
             kind = kind_of(types[name]) or name  # a function of one's own may have no types
             if kind not in given:
                 raise ConfigError(f"{where} lacks {name!r}, which {entry.name} needs. Add {where}.{name}.")
             arguments[name] = given[kind]
     return arguments
+
+
+def within(entry: Component, table: Mapping[str, Any], key: str, where: str, base: Mapping[str, Any]) -> str | None:
+    """Return a sentence that says which component inside of another one has a parameter, or None if none has.
+
+    The components that the table and its defaults use come first, then all that could be in their place.
+    """
+    fill()
+    others: list[str] = []
+    for name, annotation in types_of(entry).items():
+        kind, place = kind_of(annotation), f"{where}.{name}"
+        if kind is None:
+            continue
+        inner, default = table.get(name), call_of(base.get(name, entry.signature.parameters[name].default))
+        own = inner if isinstance(inner, Mapping) else {} if inner is None else {"name": inner}
+        chosen = own.get("name", None if default is None else default.component.name)
+        used = CATALOGUE.get((kind, chosen)) if isinstance(chosen, str) else None
+        if used is not None:
+            known = next((each for each in (key, *SYNONYMS.get(key, ())) if each in used.signature.parameters), None)
+            if known is not None:
+                return f"{used.name} has it, the value of {place}. Set {place}.{known}."
+            deeper = within(used, own, key, place, {} if default is None else default.arguments)
+            if deeper is not None:
+                return deeper
+        others += [
+            f"{c.name}, a possible value of {place}, has it." for c in components(kind) if key in c.signature.parameters
+        ]
+    return others[0] if others else None
 
 
 def table_of(value: Any, given: Sequence[Any] = ()) -> Table:
@@ -212,10 +271,9 @@ def _find(kind: str, table: Mapping[str, Any], where: str) -> Component:
     if name not in names and is_reference(name):
         return referred(kind, str(name), f"{where}.name", TYPES[kind])
     if name not in names and (kind, name) not in CATALOGUE:
-        raise ConfigError(
-            f"{where}.name is {name!r}, which is no known {kind}. {known_as(str(name), names)}"
-            + "".join(f" {said}" for said in failed.values())
-        )
+        said = f"{where}.name is {name!r}, which is no known {kind}."
+        hint = " ".join([known_as(str(name), names), *failed.values()])
+        raise UnknownNameError(said, str(name), hint)
     return CATALOGUE[kind, name]
 
 

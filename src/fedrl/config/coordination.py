@@ -97,7 +97,9 @@ def coordination_of(
         clock = typing.cast(Clock, catalogue.build("clock", named, "federation.clock"))
     schedule = synchronous()
     if chosen.schedule is not None:
-        schedule = typing.cast(Schedule, catalogue.build("schedule", chosen.schedule, "federation.schedule"))
+        schedule = typing.cast(
+            Schedule, catalogue.build("schedule", chosen.schedule, "federation.schedule", base=schedule)
+        )
     # A selection in a tree draws among the agents of each lowest server that has parameters of its own.
     group = lowest(topology.tree, chosen.agents) if isinstance(topology, Hierarchy) else None
     scheduler = Scheduler(schedule, selection, steps_rule, upload_budget, group=group, delay_rounds=_delays_of(chosen))
@@ -136,12 +138,13 @@ def _topology_of(chosen: FederationConfig) -> Topology:
     if chosen.topology is None:
         return server()
     graph = catalogue.build("graph", chosen.topology, "federation.topology")
-    rule = average() if chosen.gossip is None else catalogue.build("gossip", chosen.gossip, "federation.gossip")
+    rule = average()
+    if chosen.gossip is not None:
+        rule = catalogue.build("gossip", chosen.gossip, "federation.gossip", base=rule)
     # The default follows from the rule: push-sum needs columns that sum to one, averaging needs rows.
-    if chosen.mixing is None:
-        mixing = column_stochastic() if rule.sums == "columns" else metropolis()
-    else:
-        mixing = catalogue.build("mixing", chosen.mixing, "federation.mixing")
+    mixing = column_stochastic() if rule.sums == "columns" else metropolis()
+    if chosen.mixing is not None:
+        mixing = catalogue.build("mixing", chosen.mixing, "federation.mixing", base=mixing)
     return GossipTopology(graph, mixing, rule, chosen.consensus_steps, chosen.gamma)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import tomli_w
 
-from fedrl.config.catalogue import KINDS, table_of
+from fedrl.config.catalogue import KINDS, kind_of, table_of
 from fedrl.config.coerce import coerce
+from fedrl.config.elsewhere import unknown_key
 from fedrl.config.experiment import Config
 from fedrl.config.fleet_tables import agents_in, fleet_settings
 from fedrl.config.overrides import override
@@ -111,7 +112,7 @@ def parse(data: Mapping[str, Any]) -> Config:
     federation, agents = data.get("federation"), agents_in(settings)
     if isinstance(federation, Mapping) and "agents" not in federation and agents is not None:
         data["federation"] = {**federation, "agents": agents}
-    return typing.cast(Config, _section(Config, data, ""))
+    return typing.cast(Config, _section(Config, data, "", data))
 
 
 def as_dict(config: Config) -> dict[str, Any]:
@@ -124,7 +125,7 @@ def dump(config: Config) -> str:
     return tomli_w.dumps(as_dict(config))
 
 
-def _section(kind: type, data: Any, where: str) -> Any:
+def _section(kind: type, data: Any, where: str, whole: Mapping[str, Any]) -> Any:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where} is {data!r}. It needs to be a table.")
     known = {entry.name: entry for entry in dataclasses.fields(kind)}
@@ -135,10 +136,18 @@ def _section(kind: type, data: Any, where: str) -> Any:
         if key not in known:
             place = f"the section [{where}]" if where else "an experiment"
             shown = "" if isinstance(value, Mapping) else f" is {value!r}, but it"
-            raise ConfigError(f"{full}{shown} is not a key of {place}. {known_as(key, known)}")
+            found = unknown_key(key, value, where, whole) or known_as(key, known)
+            raise ConfigError(f"{full}{shown} is not a key of {place}. {found}")
         # A section is checked key by key, so that the error names the wrong key and not the whole table.
         section = dataclasses.is_dataclass(types[key])
-        values[key] = _section(types[key], value, full) if section else coerce(value, types[key], full, _no_object)
+        default = known[key].default
+        # A table without a name alters the component that is the default, as inside of components.
+        alters = isinstance(value, Mapping) and isinstance(default, str) and kind_of(types[key]) is not None
+        given = {"name": default, **value} if alters else value
+        if section:
+            values[key] = _section(types[key], given, full, whole)
+        else:
+            values[key] = coerce(given, types[key], full, _no_object)
     for name, entry in known.items():
         if name not in values and entry.default is entry.default_factory is dataclasses.MISSING:
             full = f"{where}.{name}" if where else name

@@ -20,6 +20,7 @@ from fedrl.config.coordination import measure_names
 from fedrl.config.loading import import_parts
 from fedrl.config.overrides import assign, override
 from fedrl.core.errors import ConfigError, UnsoundError, nearest
+from fedrl.core.hyperparameters import pattern_of
 from fedrl.core.measures import chosen
 from fedrl.records.measured import RETURN
 from fedrl.runs.starting import read_start
@@ -153,8 +154,8 @@ def running_order(plan: StudyPlan) -> list[StudySetting]:
             chosen(plan.quantity, measure_names(experiment.learner, experiment.coordination), f"{SECTION}.quantity")
         except (ConfigError, UnsoundError) as fault:
             raise type(fault)(f"Setting {setting.number} ({setting.label}): {fault}") from fault
-        # Equal federations have equal hashes, so settings with the same compiled program run one after the other.
-        groups.setdefault(federation, []).append(setting)
+        # Equal patterns have equal hashes, so settings with the same compiled program run one after the other.
+        groups.setdefault(pattern_of(federation), []).append(setting)
     return [setting for group in groups.values() for setting in group]
 
 
