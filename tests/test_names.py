@@ -8,6 +8,7 @@ import fedrl
 ROOT = Path(fedrl.__file__).parent
 NAMING = {
     "core/component.py",  # repr, equality, digest, citation
+    "core/hyperparameters.py",  # which numbers are inputs of programs, and the constructors that take them
     "federation/wire_digest.py",  # which federations speak the same wire
     "engines/program_cache.py",  # which compiled programs are equal
     "config/catalogue.py",  # tables of configuration files

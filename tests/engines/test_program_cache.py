@@ -4,12 +4,16 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from fedrl.aggregators import mean
 from fedrl.core.component import component
+from fedrl.core.hyperparameters import numbers_of
+from fedrl.core.learner import Learner
+from fedrl.core.ranges import Traced
 from fedrl.core.stage import Stage
-from fedrl.engines.program_cache import cached_program
+from fedrl.engines.program_cache import cached_program, forget
 from fedrl.engines.simulate import simulate
 from fedrl.federation.federate import federate
 from fedrl.federation.federation import Federation
@@ -62,7 +66,7 @@ def test_other_numbers_of_agents_and_seeds_compile_nothing_but_equal_federations
     np.testing.assert_array_equal(rounds(federation(), 10), first)
 
 
-def test_another_hyperparameter_or_block_size_is_another_program(compiled):
+def test_another_number_of_an_own_learner_or_another_block_size_is_another_program(compiled):
     slow = rounds(federation(0.05), 10)
     assert compiled.count("jit(block)") == 1
     fast = rounds(federation(0.06), 10)
@@ -70,6 +74,31 @@ def test_another_hyperparameter_or_block_size_is_another_program(compiled):
     assert not np.array_equal(slow, fast)
     rounds(federation(0.06), 4)
     assert compiled.count("jit(block)") == 3
+
+
+@component("test double")
+def falling(optimizer: Traced[optax.GradientTransformation]) -> Learner:
+    """The quadratic, which the numbers of the optimiser may enter as inputs."""
+    return quadratic(optimizer, size=2)
+
+
+def test_numbers_that_are_inputs_compile_nothing_and_each_setting_has_the_bits_that_it_has_alone(compiled):
+    slow, fast, still = (federate(falling(sgd(0.03, momentum=m)), mean()) for m in (0.5, 0.25, 0.0))
+    first = rounds(slow, 10)
+    assert compiled.count("jit(block)") == 1
+    compiled.clear()
+    shared = rounds(fast, 10)
+    assert not compiled
+    assert not np.array_equal(first, shared)
+    rounds(still, 10)  # 0 is not an input
+    assert compiled.count("jit(block)") == 1
+    forget()
+    np.testing.assert_array_equal(rounds(fast, 10), shared)
+
+
+def test_a_number_of_the_template_is_not_a_number():
+    seen = cached_program(lambda federation: federation)(federate(falling(sgd(0.03)), mean()))
+    assert np.isnan(numbers_of(seen)).tolist() == np.isnan(numbers_of(seen.learner)).tolist() == [True]
 
 
 def redefined(factor: float):

@@ -176,7 +176,8 @@ def test_what_an_engine_compiles_copies_no_ring():
         logging(federation)(block),
         np.ones(3, bool),
     )
-    text = block_program(federation, SUMS).lower(*arguments).compile().as_text()
+    program = block_program(federation, SUMS)
+    text = program.func.lower(*program.args, *arguments).compile().as_text()
     large = [line for line in text.splitlines() if f"{capacity}" in line]
     assert any("scatter" in line for line in large)
     assert not [line for line in large if " copy(" in line or " select(" in line]
