@@ -1,4 +1,4 @@
-"""Settings that differ in numbers of the learner share their programs, and none of them gets a number of another one."""
+"""Settings that differ in numbers of the learner share programs, and none of them gets a number of another one."""
 
 import tomllib
 
@@ -9,7 +9,7 @@ import pytest
 from benchmarks.golden import CASES
 from fedrl.config import load
 from fedrl.config.build import build
-from fedrl.config.catalogue import components, table_of
+from fedrl.config.catalogue import table_of
 from fedrl.config.objects import Experiment
 from fedrl.core.hyperparameters import numbers_of, with_numbers
 from fedrl.engines.program_cache import forget

@@ -53,21 +53,9 @@ class Programs(NamedTuple):
 def host_programs(template: Template[Federation], collects: str) -> Programs:
     """Return the programs of a federation for blocks of agents with host environments; compiled at first use."""
 
-    def acting(federation: Federation, state: PyTree) -> tuple[Params, ...]:
-        return jax.vmap(partial(behaviours_of, federation.learner))(state)
-
     def stack(federation: Federation, blocks: list[tuple[Params, ...]]) -> tuple[Params, ...]:
         del federation
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *blocks)
-
-    def act(
-        federation: Federation, keys: jax.Array, time: jax.Array, params: tuple[Params, ...], observation: jax.Array
-    ) -> jax.Array:
-        def one(key: Key, params: tuple[Params, ...], observation: jax.Array) -> jax.Array:
-            return explore(federation.learner, jax.random.fold_in(key, time), params, observation)
-
-        own = jax.random.wrap_key_data(keys)
-        return by_row(jax.vmap(one)(own, params, by_agent(observation, len(keys))))
 
     def remember(federation: Federation, agents: AgentState) -> AgentState:
         return jax.vmap(federation.remember)(agents)
@@ -134,6 +122,23 @@ def host_programs(template: Template[Federation], collects: str) -> Programs:
         template.jit(work, donate=3),
         template.jit(report, donate=4),
     )
+
+
+def acting(federation: Federation, state: PyTree) -> tuple[Params, ...]:
+    """Return the parameters with which the agents of a block collect experience."""
+    return jax.vmap(partial(behaviours_of, federation.learner))(state)
+
+
+def act(
+    federation: Federation, keys: jax.Array, time: jax.Array, params: tuple[Params, ...], observation: jax.Array
+) -> jax.Array:
+    """Return the actions of all environment copies, row by row."""
+
+    def one(key: Key, params: tuple[Params, ...], observation: jax.Array) -> jax.Array:
+        return explore(federation.learner, jax.random.fold_in(key, time), params, observation)
+
+    own = jax.random.wrap_key_data(keys)
+    return by_row(jax.vmap(one)(own, params, by_agent(observation, len(keys))))
 
 
 def begin_one(
