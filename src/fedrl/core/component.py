@@ -39,12 +39,14 @@ class Component:
         name: Its name in configuration files, the name of the function.
         build: The constructor.
         reference: Authors, year and link of the source; "" if there is none.
+        function: The decorated function, without its checks; None if the constructor was not decorated.
     """
 
     kind: str
     name: str
     build: Callable[..., Any]
     reference: str
+    function: Callable[..., Any] | None = None
 
     @property
     def summary(self) -> str:
@@ -59,7 +61,7 @@ class Component:
     @functools.cached_property
     def traced(self) -> frozenset[str]:
         """The parameters whose numbers may be inputs of a compiled program: `fedrl.core.hyperparameters`."""
-        return traced_in(inspect.unwrap(self.build))
+        return frozenset() if self.function is None else traced_in(self.function)
 
     @property
     def signature(self) -> inspect.Signature:
@@ -124,7 +126,7 @@ def component(kind: str, *, reference: str = "") -> Callable[[Callable[Parameter
             check_ranges(entry.ranges, bound.arguments)
             return remember_call(build(*args, **kwargs), Call(entry, dict(bound.arguments)))
 
-        entry = Component(kind, build.__name__, construct, reference)
+        entry = Component(kind, build.__name__, construct, reference, inspect.unwrap(build))
         CATALOGUE[kind, build.__name__] = entry
         return construct
 
@@ -146,7 +148,7 @@ def adopted(kind: str, name: str, build: Callable[..., Any], like: Callable[...,
         bound = entry.signature.bind(*args, **kwargs)
         bound.apply_defaults()
         check_ranges(entry.ranges, bound.arguments)
-        return _remember(build(*args, **kwargs), Call(entry, dict(bound.arguments)))
+        return remember_call(build(*args, **kwargs), Call(entry, dict(bound.arguments)))
 
     functools.update_wrapper(construct, declares)
     construct.__signature__ = inspect.signature(like)  # type: ignore[attr-defined]  # of a class without `self`

@@ -89,8 +89,10 @@ def _built(value: Any, left: Iterator[Number], known: bool) -> Any:
     takes = call.component.traced
     arguments = {name: _built(x, left, known) if name in takes else x for name, x in call.arguments.items()}
     bound = inspect.BoundArguments(call.component.signature, arguments)
-    # The function itself, without the checks of types and ranges, which take no tracers.
-    made = inspect.unwrap(call.component.build)(*bound.args, **bound.kwargs)
+    # Without the checks of types and ranges, which take no tracers.
+    function = call.component.function
+    assert function is not None
+    made = function(*bound.args, **bound.kwargs)
     return remember_call(made, replace(call, arguments=arguments) if known else call)
 
 
