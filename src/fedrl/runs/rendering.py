@@ -183,7 +183,7 @@ def _states(actor: Actor, environment: Environment, picture: Picture, env_params
                     return
 
 
-class Programs(NamedTuple):
+class EpisodePrograms(NamedTuple):
     """The programs of the first state, and of the next `CHUNK` states, of one episode."""
 
     begin: Callable[..., Any]
@@ -191,7 +191,7 @@ class Programs(NamedTuple):
 
 
 @numbered_programs
-def _programs(template: Template[Learner]) -> Programs:
+def _programs(template: Template[Learner]) -> EpisodePrograms:
     """Return the programs of one episode, compiled at their first calls."""
 
     def begin(learner: Learner, key: Any, env_params: PyTree) -> tuple[jax.Array, PyTree]:
@@ -215,7 +215,7 @@ def _programs(template: Template[Learner]) -> Programs:
         (observation, state), seen = jax.lax.scan(one, (observation, state), time + jnp.arange(CHUNK))
         return state, observation, seen
 
-    return Programs(template.jit(begin), template.jit(walk))
+    return EpisodePrograms(template.jit(begin), template.jit(walk))
 
 
 def _first_copy(states: PyTree, *step: int) -> PyTree:
