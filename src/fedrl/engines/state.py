@@ -286,8 +286,8 @@ class Beginnings(NamedTuple):
 def start_programs(template: Template[Federation]) -> Beginnings:
     """Return the programs that initialise a run, or an agent."""
 
-    def init_server(federation: Federation, key: Key) -> ServerState:
-        return federation.init_server(key)
+    def init_server(federation: Federation, key: Key, policy: Params | None = None) -> ServerState:
+        return federation.init_server(key, policy)
 
     def init(federation: Federation, *rows: Any) -> AgentState:
         return jax.vmap(partial(_init_agent, federation), (0, None, 0, 0, 0, 0, None))(*rows)

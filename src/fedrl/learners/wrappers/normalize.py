@@ -97,17 +97,6 @@ def normalize(
     environment = learner.environment
     shapes = _checked_shapes(learner, observations, rewards)
 
-    def init(key: Key, env_params: PyTree) -> NormalizeState:
-        for_learner, for_start = jax.random.split(key)
-        return NormalizeState(
-            learner.init(for_learner, env_params),
-            {name: unseen(shape) for name, shape in shapes.items()},
-            {name: nothing(shape) for name, shape in shapes.items()},
-            jnp.zeros(learner.num_envs),
-            start(for_start, environment, env_params, learner.num_envs),
-            env_params,
-        )
-
     def seen(moments: Book, observation: jax.Array) -> jax.Array:
         return standardised(moments["observation"], observation, limit) if observations else observation
 
@@ -149,7 +138,7 @@ def normalize(
         return learner.probabilities(params["learner"], seen(params["moments"], observation))
 
     return Learner(
-        init=init,
+        init=lambda key, env_params: begun(learner, shapes, key, env_params),
         collect=collect,
         learn=learn,
         act=lambda key, params, observation, greedy: learner.act(
@@ -170,6 +159,19 @@ def normalize(
         measures=learner.measures,
         gamma=learner.gamma,
         personalised=learner.personalised,
+    )
+
+
+def begun(learner: Learner, shapes: dict[str, tuple[int, ...]], key: Key, env_params: PyTree) -> NormalizeState:
+    """Return the state before anything was observed; `shapes` are those of a sample of each of the moments."""
+    for_learner, for_start = jax.random.split(key)
+    return NormalizeState(
+        learner.init(for_learner, env_params),
+        {name: unseen(shape) for name, shape in shapes.items()},
+        {name: nothing(shape) for name, shape in shapes.items()},
+        jnp.zeros(learner.num_envs),
+        start(for_start, learner.environment, env_params, learner.num_envs),
+        env_params,
     )
 
 
