@@ -146,7 +146,8 @@ def _of(hint: Any) -> Schema:
     if bounds is not None:
         return _number(bounds)
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    kind = kind_of(hint) if isinstance(hint, type) else None
+    plain = getattr(hint, "__origin__", hint) if hasattr(hint, "__metadata__") else hint  # of `Traced[Learner]`
+    kind = kind_of(plain) if isinstance(plain, type) else None
     found: Schema = PLAIN.get(hint, {})
     if origin in (Union, types.UnionType):
         found = _union(inner)
