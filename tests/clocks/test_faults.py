@@ -224,7 +224,7 @@ def test_a_restart_on_the_host_begins_new_episodes():
     walk = gymnasium("CartPole-v1", max_steps=30)
     federation = federate(a2c(walk, num_envs=1, num_steps=4, network=mlp([4])), mean())
     carts = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (4, *jnp.shape(leaf))), walk.params)
-    with simulate(federation, carts, clock=clock(restart=0.4), merges=1, workers=1) as simulation:
+    with simulate(federation, carts, clock=clock(restart=0.4), merges=1, workers=0) as simulation:
         executor = simulation.round.__self__.executor
         seeds, reset = [], executor.rollout.reset
 

@@ -174,7 +174,7 @@ FEDERATIONS = {
     ),
     "Gymnasium": lambda: (
         federate(a2c(gymnasium("CartPole-v1", max_steps=5), **SMALL), mean(), *CODES, local_steps=2),
-        {"workers": 1},
+        {"workers": 0},
     ),
 }
 

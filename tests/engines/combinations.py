@@ -134,7 +134,7 @@ def made(chosen: Combination) -> Simulation:
         steps,
         requested_reports(parts["upload_budget"]),
     )
-    options = {"workers": 1} if chosen["environment"] == "gymnasium" else {}
+    options = {"workers": 0} if chosen["environment"] == "gymnasium" else {}
     return simulate(
         federation,
         learner_and_fleet(chosen["environment"])[1],

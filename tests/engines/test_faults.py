@@ -286,7 +286,7 @@ def test_who_fails_tells_nothing(on_host):
         environment = adapted("FaultyWalk-v0", settings={"pays": 1.0}, options={"observed": False})
         fleet = environment.params._replace(pays=jnp.asarray(FLEET.pays))
         learner = a2c(environment, network=SMALL, **SIZES)
-        simulation = simulate(federate(learner, mean(), reports=["loss", "norm"]), fleet, devices=ONE, workers=1)
+        simulation = simulate(federate(learner, mean(), reports=["loss", "norm"]), fleet, devices=ONE, workers=0)
     else:
         simulation = blocks(federate(BASIC, mean(), reports=["loss", "norm"]))
     with simulation:
@@ -330,7 +330,7 @@ def test_gymnasium_environments_begin_anew_after_a_fault(wrapped, observed, step
         wrapped(a2c(environment, network=SMALL, **SIZES)), mean(), error_feedback(top_k(0.3)), local_steps=steps
     )
     fleet = environment.params._replace(pays=jnp.asarray(FLEET.pays))
-    with simulate(federation, fleet, devices=ONE, workers=1) as simulation:
+    with simulate(federation, fleet, devices=ONE, workers=0) as simulation:
         found = played(simulation, np.nan)
         check(found, played(simulation, without=True))
         assert found[ROUND][1].weight == found[0][1].weight
@@ -348,7 +348,7 @@ def test_so_they_do_whatever_is_composed(case):
     environment = adapted("FaultyWalk-v0", settings={"pays": 1.0}, options={"observed": False})
     fleet = environment.params._replace(pays=jnp.asarray(FLEET.pays))
     federation = federate(a2c(environment, network=SMALL, **SIZES), mean())
-    with simulate(federation, fleet, **COMPOSED[case], devices=ONE, workers=1) as simulation:
+    with simulate(federation, fleet, **COMPOSED[case], devices=ONE, workers=0) as simulation:
         found = played(simulation, np.nan)
         check(found, played(simulation, without=True), per_agent=case == "no server")
         assert found[ROUND][1].weight == found[0][1].weight

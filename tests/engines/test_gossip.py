@@ -396,7 +396,7 @@ def test_neighbours_on_the_complete_graph_average_what_they_learn_on_the_host():
     fleet = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), learner.environment.params)
     ended = []
     for topology in (None, gossip(complete(), metropolis())):
-        options = {"local_steps": [1, 2, 2], "devices": DEVICES[:1], "workers": 1}
+        options = {"local_steps": [1, 2, 2], "devices": DEVICES[:1], "workers": 0}
         with simulate(federation, fleet, topology=topology, **options) as simulation:
             run_state, first = simulation.round(simulation.init(0))
             run_state, seen = simulation.round(run_state, cohort=[0, 2])

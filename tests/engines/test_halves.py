@@ -121,8 +121,8 @@ def test_the_halves_in_gymnasium_are_the_simulation_to_the_last_bit():
     learner = a2c(gymnasium("CartPole-v1", max_steps=12), network=mlp([4]), num_envs=2, num_steps=6)
     federation = federate(learner, mean(), error_feedback(top_k(0.5)), local_steps=2)
     fleet, rng = fleet_of(learner, None), np.random.default_rng(0)
-    apart = Apart(federation, fleet, workers=1)
-    with simulate(federation, fleet, block=1, devices=jax.devices()[:1], workers=1) as simulation:
+    apart = Apart(federation, fleet, workers=0)
+    with simulate(federation, fleet, block=1, devices=jax.devices()[:1], workers=0) as simulation:
         run_state = simulation.init(SEED)
         for _ in range(4):
             run_state, _ = simulation.round(run_state)

@@ -163,7 +163,7 @@ def test_rounds_mean_the_same_as_in_blocks(aggregator, topology):
     work = [2, 1, 2, 2, 1]
     pure, host = (federate(tally(environment), aggregator, local_steps=2) for environment in (pure_drift(), drift()))
     expected = run(simulate(pure, gains(pure.learner.environment), topology=topology, local_steps=work))
-    given = {"topology": topology, "local_steps": work, "workers": 1}
+    given = {"topology": topology, "local_steps": work, "workers": 0}
     with simulate(host, gains(host.learner.environment), **given) as simulation:
         ours = run(simulation)
     check_alike(ours, expected)
@@ -204,7 +204,7 @@ def test_whatever_is_composed_means_the_same_as_in_blocks(case):
         return simulation.params_of(run_state), np.asarray(run_state.server.params), seen
 
     expected = rounds(simulate(pure, gains(pure.learner.environment), **COMPOSED[case]))
-    with simulate(host, gains(host.learner.environment), workers=1, **COMPOSED[case]) as simulation:
+    with simulate(host, gains(host.learner.environment), workers=0, **COMPOSED[case]) as simulation:
         ours = rounds(simulation)
     check_alike(ours, expected)
     assert sum(round.metrics["episodes"].sum() for round in ours[2]) > 20
@@ -216,7 +216,7 @@ def cartpoles():
     environment = gymnasium("CartPole-v1", settings={"gravity": 9.8})
     federation = federate(tally(environment, num_envs=3, noisy=True), mean())
     fleet = environment.params._replace(gravity=jnp.float32([5.0, 9.8, 20.0]))
-    with simulate(federation, fleet, workers=1) as one, simulate(federation, fleet, workers=2) as two:
+    with simulate(federation, fleet, workers=0) as one, simulate(federation, fleet, workers=2) as two:
         yield one, two
 
 
@@ -267,7 +267,7 @@ def test_every_agent_acts_with_noise_of_its_own_in_every_round_step_and_instance
 
     learner = replace(tally(drift(), steps=steps), learn=learn, act=act)
     fleet = jax.tree.map(lambda x: x[:agents], gains(learner.environment))
-    with simulate(federate(learner, mean(), local_steps=1), fleet, workers=1) as simulation:
+    with simulate(federate(learner, mean(), local_steps=1), fleet, workers=0) as simulation:
         run_state, rows = simulation.init(0), []
         for _ in range(rounds):
             run_state, seen = simulation.round(run_state)
@@ -284,7 +284,7 @@ def test_pooled_settings_are_dealt_out_to_the_instances():
     returns = []
     for fleet, instances in ((pooled, 2), (separate, 1)):
         federation = federate(tally(environment, num_envs=instances), mean())
-        with simulate(federation, fleet, workers=1) as simulation:
+        with simulate(federation, fleet, workers=0) as simulation:
             returns.append(simulation.round(simulation.init(0))[1].metrics["episode_return"].sum())
     assert returns[0] == returns[1] != 0.0
 
@@ -293,7 +293,7 @@ def test_ppo_learns_cartpole_through_gymnasium():
     environment = gymnasium("CartPole-v1")
     learner = ppo(environment, network=mlp((32,)), optimizer=adam(0.01), num_steps=64, num_epochs=6, num_minibatches=4)
     fleet = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (2, *leaf.shape)), environment.params)
-    with simulate(federate(learner, mean()), fleet, workers=1, block=2) as simulation:
+    with simulate(federate(learner, mean()), fleet, workers=0, block=2) as simulation:
         run_state = simulation.init(0)
         lengths = []
         for _ in range(14):
@@ -365,7 +365,7 @@ def test_learners_make_the_same_of_experience_wherever_it_is_gathered(case):
     for topology in [None] if payload == "gradient" else [None, isolated()]:
         given = {"topology": topology, "local_steps": work}
         expected = run(simulate(pure, gains(pure.learner.environment), **given), params=True)
-        with simulate(host, gains(host.learner.environment), **given, workers=1) as simulation:
+        with simulate(host, gains(host.learner.environment), **given, workers=0) as simulation:
             ours = run(simulation, params=True)
         jax.tree.map(
             lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6), ours[:2], expected[:2]
@@ -385,7 +385,7 @@ def in_gymnasium():
     learner = reinforce(environment, network=mlp((16,)), episodes_per_step=4, horizon=200)
     federation = federate(learner, mean(), payload="gradient", server_optimizer=optax.adam(0.03))
     fleet = environment.params._replace(gravity=jnp.float32([9.0, 9.8, 10.0]))
-    with simulate(federation, fleet, workers=1) as one, simulate(federation, fleet, workers=2) as two:
+    with simulate(federation, fleet, workers=0) as one, simulate(federation, fleet, workers=2) as two:
         yield one, two
 
 

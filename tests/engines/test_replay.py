@@ -136,7 +136,7 @@ def test_the_same_with_environments_on_the_host():
     environment = gymnasium("CartPole-v1", settings={"length": 0.5})
     settings = fleet(environment, 3, {"length": [0.4, 0.5, 0.6]})
     federation = federate(small(environment), mean(), local_steps=2)
-    with simulate(federation, settings, local_steps=[1, 2, 2], block=2, devices=DEVICE, workers=1) as simulation:
+    with simulate(federation, settings, local_steps=[1, 2, 2], block=2, devices=DEVICE, workers=0) as simulation:
         run_state, _ = simulation.round(simulation.init(0))
         before = rings(run_state)
         assert [ring[-1] for ring in before] == [ROWS, 2 * ROWS, 2 * ROWS]

@@ -249,7 +249,7 @@ def test_on_the_host_the_same_is_sent():
     learner = a2c(walk, num_envs=1, num_steps=4, network=mlp([2]))
     fleet = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (AGENTS, *jnp.shape(leaf))), walk.params)
     federation = federate(learner, mean(), down_stages=(sign(),))
-    with simulate(federation, fleet, scheduler=Scheduler(selection=uniform(2)), workers=1, **ONE_DEVICE) as simulation:
+    with simulate(federation, fleet, scheduler=Scheduler(selection=uniform(2)), workers=0, **ONE_DEVICE) as simulation:
         run_state, holds = simulation.init(0), {}
         leaves = jax.tree.leaves(run_state.server.params)
         whole, coded = sum(4 * x.size for x in leaves), sum(-(-x.size // 8) + 4 for x in leaves)

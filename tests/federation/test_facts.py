@@ -100,12 +100,12 @@ def test_host_environments_run_without_a_server_and_on_a_clock(altered):
     learner = a2c(CART, network=mlp(hidden=(4,)), num_envs=2, num_steps=3)
     federation = federate(dataclasses.replace(learner) if altered else learner, mean())
     agents = fleet(CART, 3)
-    with simulate(federation, agents, topology=gossip(complete(), metropolis()), workers=1) as simulation:
+    with simulate(federation, agents, topology=gossip(complete(), metropolis()), workers=0) as simulation:
         run_state, _ = simulation.round(simulation.init(0))
         for leaf in jax.tree.leaves(simulation.params_of(simulation.adopt(run_state))):
             np.testing.assert_allclose(leaf, np.broadcast_to(leaf[:1], leaf.shape), rtol=1e-5, atol=1e-6)
     devices = clock(step_s=[1.0, 2.0, 3.0])
-    with simulate(federation, agents, scheduler=synchronous(), clock=devices, workers=1) as simulation:
+    with simulate(federation, agents, scheduler=synchronous(), clock=devices, workers=0) as simulation:
         times = [seen.clock_stats.time_s for seen in rounds(simulation, 2)]
     assert times == [3.0, 6.0]
 

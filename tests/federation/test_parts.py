@@ -341,7 +341,7 @@ def test_environments_on_the_host_have_parts_too():
     fleet = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (3, *jnp.shape(leaf))), walk.params)
     learner = a2c(walk, num_envs=1, num_steps=4, network=mlp([2]))
     federation = federate(learner, mean(), parts=[part("actor", median(), every=2)])
-    with simulate(federation, fleet, workers=1) as simulation:
+    with simulate(federation, fleet, workers=0) as simulation:
         run_state = simulation.init(0)
         before, sizes = run_state.server.params, []
         for due in (False, True, False):

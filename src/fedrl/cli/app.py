@@ -84,6 +84,14 @@ def run(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json to stdout, and nothing else.")] = False,
+    on_environment_error: Annotated[
+        str | None,
+        typer.Option(
+            metavar="leave-out|restart|stop",
+            help="If an environment of Gymnasium fails: leave its agent out of the round, repeat the agent's round, or "
+            "end the run. leave-out by default.",
+        ),
+    ] = None,
 ) -> None:
     """Run an experiment: train every seed and baseline, and write a run folder.
 
@@ -92,7 +100,9 @@ def run(
     """
     from fedrl.cli.run import run_command
 
-    run_command(config, settings or [], seeds, rounds, out, resume, trust, show or [], quiet, as_json)
+    run_command(
+        config, settings or [], seeds, rounds, out, resume, trust, show or [], quiet, as_json, on_environment_error
+    )
 
 
 @app.command("sweep", no_args_is_help=True)
@@ -140,6 +150,14 @@ def sweep(
     trust: Annotated[bool, typer.Option("--trust", help=TRUST)] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print study.json to stdout, and nothing else.")] = False,
+    on_environment_error: Annotated[
+        str | None,
+        typer.Option(
+            metavar="leave-out|restart|stop",
+            help="If an environment of Gymnasium fails: leave its agent out of the round, repeat the agent's round, or "
+            "end the run. leave-out by default.",
+        ),
+    ] = None,
 ) -> None:
     """Run an experiment in many settings: every combination of the values in a grid.
 
@@ -149,7 +167,7 @@ def sweep(
     from fedrl.cli.sweep import sweep_command
 
     changes = ([*(grid or []), *(more or [])], settings or [], seeds)
-    sweep_command(config, *changes, target, quantity, out, resume, trust, quiet, as_json)
+    sweep_command(config, *changes, target, quantity, out, resume, trust, quiet, as_json, on_environment_error)
 
 
 @app.command("report", no_args_is_help=True)

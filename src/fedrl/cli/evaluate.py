@@ -26,6 +26,7 @@ def evaluate_command(
     configure_jax()
     from rich.console import Console
 
+    from fedrl.cli.only_json import only_json
     from fedrl.core.errors import ConfigError, nearest
     from fedrl.records.notices import named
     from fedrl.runs.evaluate import evaluated, played
@@ -33,7 +34,8 @@ def evaluate_command(
     from fedrl.runs.reading import trained
     from fedrl.runs.session import mean_returns
 
-    run = trained(path, trust)
+    with only_json(as_json):
+        run = trained(path, trust)
     experiment = run.experiment
     agents = experiment.config.federation.agents
     count = experiment.config.evaluation.episodes if episodes is None else episodes
@@ -53,12 +55,20 @@ def evaluate_command(
     returns: dict[str, list[float | None]] = {}
     declared = evaluated(experiment.learner)
     measures: dict[str, dict[str, list[float | None]]] = {name: {} for name in declared}
+    left_out: dict[int, str] = {}
     for s, params in run.params.items():
-        found = played(experiment.learner, experiment.fleet, params, count, s, run.stacked)
+        with only_json(as_json):
+            found = played(
+                experiment.learner, experiment.fleet, params, count, s, run.stacked, experiment.config.restarts
+            )
+        left_out |= {
+            each.agent: f"{each.reason}\n{each.traceback}".rstrip() for each in found.failures if not each.repeated
+        }
         # JSON has no NaN and no infinity.
         returns[str(s)] = [float(value) if math.isfinite(value) else None for value in mean_returns(found.returns)]
         for name, values in agent_values(experiment.learner, found.sums).items():
             measures[name][str(s)] = values
+    sys.stderr.writelines(f"warning: agent {k} left out: {why}\n" for k, why in left_out.items())
     if as_json:
         text = {"episodes": count, "seeds": returns} | ({"measures": measures} if measures else {})
         typer.echo(json.dumps(text))

@@ -29,11 +29,13 @@ def explain_command(config: Path, settings: Sequence[str], as_json: bool) -> Non
     configure_jax()
     from rich.console import Console
 
+    from fedrl.cli.only_json import only_json
     from fedrl.config import load
     from fedrl.config.build import build
     from fedrl.runs.explain import explained
 
-    found = explained(build(load(config, settings)))
+    with only_json(as_json):
+        found = explained(build(load(config, settings)))
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -47,8 +48,10 @@ def check_resume(thing: str, config: Path | None, resume: Path | None, options: 
         )
 
 
-def overrides(settings: Sequence[str], seeds: int | None, rounds: str | None = None) -> list[str]:
-    """Return all changes of the configuration that the options --set, --seeds and --rounds request.
+def overrides(
+    settings: Sequence[str], seeds: int | None, rounds: str | None = None, on_environment_error: str | None = None
+) -> list[str]:
+    """Return all changes of the configuration that the options request.
 
     Raises:
         ConfigError: --rounds has a plus sign, and there are no rounds yet to which it could add.
@@ -58,7 +61,8 @@ def overrides(settings: Sequence[str], seeds: int | None, rounds: str | None = N
             f"--rounds is {rounds!r}. A new run has a whole number of rounds, such as --rounds 500. Further rounds, "
             "such as --rounds +50, are those of an earlier run: --resume DIR --rounds +50."
         )
-    given = {"seeds": seeds, "rounds": rounds}
+    failing = None if on_environment_error is None else json.dumps(on_environment_error)
+    given = {"seeds": seeds, "rounds": rounds, "on_environment_error": failing}
     return [*settings, *(f"{name}={value}" for name, value in given.items() if value is not None)]
 
 

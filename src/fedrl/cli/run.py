@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 
 from fedrl.cli.examples import say_which
+from fedrl.cli.only_json import only_json
 from fedrl.cli.resuming import FolderListener, check_resume, leave_interrupted, leave_unmerged, overrides
 
 
@@ -23,10 +24,12 @@ def run_command(
     measures: Sequence[str],
     quiet: bool,
     as_json: bool,
+    on_environment_error: str | None = None,
 ) -> None:
     """Run or resume an experiment, with progress on the terminal."""
+    options = {"--set": settings, "--seeds": seeds, "--out": out, "--on-environment-error": on_environment_error}
     # Before JAX is imported, so that a wrong command line is refused at once.
-    check_resume("run", config, resume, {"--set": settings, "--seeds": seeds, "--out": out})
+    check_resume("run", config, resume, options)
     if config is not None:
         say_which(config, quiet=quiet)
     from fedrl.records.folder import RunFolder
@@ -35,12 +38,15 @@ def run_command(
     from fedrl.sinks.display import progress, warnings_only
 
     listener = FolderListener()
-    with warnings_only() if as_json and not quiet else progress(quiet=quiet, measures=measures) as show:
+    with (
+        only_json(as_json),
+        warnings_only() if as_json and not quiet else progress(quiet=quiet, measures=measures) as show,
+    ):
         if resume is not None:
             result = experiments.resume(resume, rounds=rounds, trust=trust, sinks=[listener, show], verbose=0)
         else:
             assert config is not None
-            changes = overrides(settings, seeds, rounds)
+            changes = overrides(settings, seeds, rounds, on_environment_error)
             result = experiments.run(config, out, overrides=changes, sinks=[listener, show], verbose=0)
     if as_json:
         typer.echo(json.dumps(result.summary, indent=2))

@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 
 from fedrl.cli.examples import say_which
+from fedrl.cli.only_json import only_json
 from fedrl.cli.resuming import (
     FAILED,
     FolderListener,
@@ -32,6 +33,7 @@ def sweep_command(
     trust: bool,
     quiet: bool,
     as_json: bool,
+    on_environment_error: str | None = None,
 ) -> None:
     """Run or resume a study, with progress on the terminal."""
     options = {
@@ -41,6 +43,7 @@ def sweep_command(
         "--target": target,
         "--quantity": quantity,
         "--out": out,
+        "--on-environment-error": on_environment_error,
     }
     check_resume("study", config, resume, options)
     if config is not None:
@@ -52,7 +55,7 @@ def sweep_command(
     from fedrl.studies.progress import study_progress
 
     listener = FolderListener()
-    with warnings_only() if as_json and not quiet else study_progress(quiet=quiet) as show:
+    with only_json(as_json), warnings_only() if as_json and not quiet else study_progress(quiet=quiet) as show:
         if resume is not None:
             study = resume_sweep(resume, trust=trust, sinks=[listener, show], verbose=0)
         else:
@@ -61,7 +64,7 @@ def sweep_command(
                 config,
                 grid_of(grid),
                 out,
-                overrides=overrides(settings, seeds),
+                overrides=overrides(settings, seeds, on_environment_error=on_environment_error),
                 target=target,
                 quantity=quantity,
                 sinks=[listener, show],

@@ -35,6 +35,12 @@ def check_experiment(experiment: Experiment) -> None:
     """
     if experiment.config.tensorboard:
         check_installed()
+    chosen, environment = experiment.config.on_environment_error, experiment.environment
+    if chosen != "leave-out" and not isinstance(environment, HostEnvironment):
+        raise ConfigError(
+            f"on_environment_error is {chosen!r}, and {environment!r} runs inside compiled programs, where no "
+            "environment can raise or hang. Leave it out; it is for environments of Gymnasium."
+        )
     measure_names(experiment.learner, experiment.coordination)
     for method in experiment.methods:
         agents = len(method.local_steps)

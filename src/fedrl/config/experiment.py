@@ -14,6 +14,9 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner
 from fedrl.core.ranges import COUNT, WHOLE, Count, NonNegative, Whole, check_ranges, ranges_of
 
+RESTARTS = 3
+"""How often the round of an agent is repeated with `on_environment_error = "restart"`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BaselinesConfig:
@@ -107,6 +110,11 @@ class Config:
         keep_checkpoints: Whether a complete run keeps its last checkpoints, with which it can be continued for more
             rounds; by default it does, except in a study.
         imports: Modules to import first, whose components a configuration can then name.
+        on_environment_error: What a run does if an environment of Gymnasium fails: it raises, hangs, ends its process,
+            or returns what it may not. "leave-out": its agent loses the round, as if it had not been selected, and its
+            environments are opened anew for the next one. "restart": they are opened anew and the agent's round is
+            repeated, at most three times. "stop": the run ends after the round, with a complete folder and the error. A
+            run in which the environments of all agents fail in two rounds in a row ends in any case.
         tensorboard: Whether to write TensorBoard events (needs the extra `tensorboard`).
     """
 
@@ -124,6 +132,7 @@ class Config:
     checkpoint_s: NonNegative = 10.0
     keep_checkpoints: bool | None = None
     imports: tuple[str, ...] = ()
+    on_environment_error: Literal["leave-out", "restart", "stop"] = "leave-out"
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
@@ -134,6 +143,11 @@ class Config:
         # Results are stored by seed, so a repeated one would overwrite its twin.
         if listed is not None and (not listed or len(set(listed)) < len(listed)):
             raise ConfigError(f"seeds is {listed}. It needs at least one seed, none twice.")
+
+    @property
+    def restarts(self) -> int:
+        """How often a round or an episode is repeated after a failure of its environment."""
+        return RESTARTS if self.on_environment_error == "restart" else 0
 
     @property
     def seed_list(self) -> list[int]:

@@ -4,6 +4,7 @@
     ├── ConfigError        a configuration file, a flag or an argument is wrong       (exit code 2)
     ├── UnsoundError       the parts are right, their combination is not; raised when a federation is built
     ├── RunError           a run folder is missing, incomplete or of another experiment
+    ├── FailedEnvironmentError    an environment raised, hung, ended its process, or returned what it may not
     └── WireError          received bytes are not a message of this federation
 
 Each message has a sentence of fact with the name and the value, one of cause, and one of remedy.
@@ -55,6 +56,10 @@ REASONS = {
 
 class RunError(FedrlError, RuntimeError):
     """A run folder is missing, incomplete or of another experiment."""
+
+
+class FailedEnvironmentError(FedrlError, RuntimeError):
+    """An environment outside compiled programs raised, hung, ended its process, or returned what it may not."""
 
 
 class WireError(FedrlError, ValueError):

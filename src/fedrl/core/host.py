@@ -1,8 +1,11 @@
 """Define environment copies outside compiled programs, as `HostEnvironment.open` returns them.
 
-    reset(seeds, active) --> observation          step(action, active) --> HostStep
+    reset(seeds, active) --> observation          step(action, active) --> HostStep          failed: of the last call
 
 Arrays are NumPy arrays with the environment copies on the first axis. They are reused: valid until the next call.
+
+A copy that raises, hangs, ends its process or returns nonsense is in `failed`, and the others continue. Its rows are
+undefined until its next reset, which opens it anew.
 """
 
 from __future__ import annotations
@@ -11,6 +14,22 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+
+
+class Failure(NamedTuple):
+    """Why an environment copy failed.
+
+    Attributes:
+        environment: Name of the environment, such as its id.
+        doing: "step", "reset" or "opening".
+        said: What went wrong, as the end of a sentence: "raised ValueError: no route (site.py, line 7)".
+        traceback: The traceback in the user's own code; empty if there is none.
+    """
+
+    environment: str
+    doing: str
+    said: str
+    traceback: str = ""
 
 
 class HostStep(NamedTuple):
@@ -36,7 +55,15 @@ class HostStep(NamedTuple):
 
 @runtime_checkable
 class Instances(Protocol):
-    """The open copies of a host environment."""
+    """The open copies of a host environment.
+
+    Attributes:
+        name: Name of the environment, such as its id.
+        failed: The copies that failed in the last call, by their row.
+    """
+
+    name: str
+    failed: Mapping[int, Failure]
 
     def reset(self, seeds: Sequence[int], active: np.ndarray | None = None) -> np.ndarray:
         """Begin an episode in the active environment copies, all by default, and return all current observations.

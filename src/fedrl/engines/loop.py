@@ -168,6 +168,7 @@ class Loop:
             skipped="; ".join(dict.fromkeys(log.skipped)),
             sums={name: round(x, 6) for name, x in spent.items()} | (log.sums if self.clock.timed else {}),
             turns=log.arrived if self.clock.timed else None,
+            failures=tuple(log.failures),
         )
         return run_state, seen
 
@@ -306,6 +307,7 @@ class Loop:
         """Log and return the agents whose training ended in a number that is not finite."""
         failed = np.array([agent for agent, _ in found.failed], int)
         log.rejected += found.failed
+        log.failures += found.failures
         log.steps[failed] += board.steps[failed]
         return failed
 

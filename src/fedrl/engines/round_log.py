@@ -9,6 +9,7 @@ import numpy as np
 
 from fedrl.core.aggregator import Arrivals
 from fedrl.core.measures import Measure
+from fedrl.engines.environment_failures import EnvironmentFailure
 from fedrl.engines.state import Rejection, Uploads, no_uploads
 from fedrl.engines.topologies.server import Traffic
 
@@ -37,6 +38,7 @@ class RoundLog:
         malformed: Number of messages that could not be read.
         weight: Total weight of the merged updates.
         rejected: Jobs whose training failed, and updates that the server rejected.
+        failures: Failures of environments outside compiled programs.
         skipped: Reasons of merges that committed nothing.
         traffic: Traffic of each merge.
         known: Metrics of each agent from the last merge, `[agents]` each.
@@ -59,6 +61,7 @@ class RoundLog:
     malformed: int = 0
     weight: float = 0.0
     rejected: list[Rejection] = field(default_factory=list)
+    failures: list[EnvironmentFailure] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     traffic: list[Traffic] = field(default_factory=list)
     known: dict[str, np.ndarray] = field(default_factory=dict)

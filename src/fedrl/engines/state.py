@@ -21,6 +21,7 @@ from fedrl.core.learner import restored
 from fedrl.core.measures import Measures
 from fedrl.core.types import Key, Params, PyTree
 from fedrl.engines.compute import COMPUTE
+from fedrl.engines.environment_failures import EnvironmentFailure
 from fedrl.engines.program_cache import Template, numbered_programs
 from fedrl.federation.federation import AgentState, Federation, ServerState
 from fedrl.federation.shares import shares
@@ -136,6 +137,8 @@ class RoundResult(NamedTuple):
         skipped: Reason why the server kept its state although updates arrived: the merge was not finite. Else "".
         sums: Measurements of the engine itself, by the names of the parts of `Simulation.measures`.
         turns: `[agents]`, number of updates of the round behind the metrics of each agent; None if each has one.
+        failures: Failures of environments outside compiled programs. Agents that were left out for one are in
+            `rejected`, too.
     """
 
     metrics: dict[str, np.ndarray]
@@ -156,6 +159,7 @@ class RoundResult(NamedTuple):
     skipped: str = ""
     sums: Mapping[str, float] = MappingProxyType({})
     turns: np.ndarray | None = None
+    failures: tuple[EnvironmentFailure, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ A `Sink` is a function of one event. A `RoundRecord` has no `event` key: it is a
 the files).
 """
 
-from fedrl.records.rounds import Communication, RoundRecord, UpdateDissimilarity
+from fedrl.records.rounds import Communication, EnvironmentFailureRecord, RoundRecord, UpdateDissimilarity
 from fedrl.records.stream import (
     METHODS,
     WITHOUT_ROUNDS,
@@ -51,6 +51,7 @@ __all__ = [
     "Compile",
     "Consensus",
     "End",
+    "EnvironmentFailureRecord",
     "Event",
     "FilmResult",
     "Heterogeneity",

@@ -81,6 +81,12 @@ def _refused(rejections: Mapping[str, Any]) -> list[str]:
         hidden = sum(len(ids) for _, ids in ordered[MOST_LINES:])
         if hidden:
             lines.append(f"{_words(method)}: {hidden:,} more agents rejected; summary.json and the report list them")
+        if found.get("repeated"):
+            often = "once" if found["repeated"] == 1 else f"{found['repeated']:,} times"
+            lines.append(
+                f"{_words(method)}: the round of an agent was repeated {often} after its environment failed, last of "
+                f"{found['repeated_because']}"
+            )
         if found["skipped"]:
             often = f"{found['skipped']:,} of {found['rounds']:,} rounds"
             lines.append(f"{_words(method)}: the server skipped {often}: {found['skipped_because']}")

@@ -42,7 +42,7 @@ def kind_of(reason: str) -> str:
     >>> kind_of("update['q'] reaches 3e+38, and sums are exact below 2e+19")
     "update['q'] reaches, and sums are exact below 2e+19"
     """
-    return re.sub(r"reaches [-+.\w]+", "reaches", reason)
+    return re.sub(r"(reaches|(?:step|copy)(?= \d)) [-+.\w]+", r"\1", reason)
 
 
 @dataclass
@@ -141,7 +141,11 @@ def rejections_of(records: Sequence[Mapping[str, Any]]) -> dict[str, RejectedUpd
     for method in dict.fromkeys(str(record["method"]) for record in records):
         of_it = [record for record in records if record["method"] == method]
         text = _refused_of(of_it)
-        if text["updates"] or text["skipped"] or text["unmerged"]:
+        repeated = [each for r in of_it for each in r.get("environment_failures") or () if each["repeated"]]
+        if repeated:
+            text["repeated"] = len(repeated)
+            text["repeated_because"] = f"agent {repeated[-1]['agent']}, {repeated[-1]['reason']}"
+        if text["updates"] or text["skipped"] or text["unmerged"] or repeated:
             found[method] = text
     return found
 

@@ -56,6 +56,28 @@ class UpdateDissimilarity(TypedDict):
     cosine: float
 
 
+class EnvironmentFailureRecord(TypedDict):
+    """A failure of an agent's environment, outside compiled programs.
+
+    Attributes:
+        agent: Number of the agent.
+        copy: Number of the environment copy among those of the agent.
+        environment: Id of the environment.
+        step: Number of the step in its episode.
+        reason: What went wrong, and where.
+        traceback: The traceback in the user's own code; empty if there is none.
+        repeated: Whether the round of the agent was repeated afterwards; else the agent was left out.
+    """
+
+    agent: int
+    copy: int
+    environment: str
+    step: int
+    reason: str
+    traceback: str
+    repeated: bool
+
+
 class RoundRecord(Returned, Communication):
     """One round of one method with one seed.
 
@@ -74,6 +96,7 @@ class RoundRecord(Returned, Communication):
         messages_down: Number of messages to agents.
         rejected: Number of updates left out of a merge; for isolated agents, of rounds that were undone.
         rejections: Their agents by reason, one entry per update; absent if there are none.
+        environment_failures: Failures of environments outside compiled programs; absent if there are none.
         merged: False if no update was merged; absent otherwise, and where agents do not communicate.
         skipped: Why the server did not commit the result of the round; absent if it did.
         seconds: Wall time of the round.
@@ -100,6 +123,7 @@ class RoundRecord(Returned, Communication):
     messages_down: int
     rejected: int
     rejections: NotRequired[dict[str, list[int]]]
+    environment_failures: NotRequired[list[EnvironmentFailureRecord]]
     merged: NotRequired[bool]
     skipped: NotRequired[str]
     seconds: float

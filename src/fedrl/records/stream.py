@@ -46,7 +46,7 @@ class Compile(TypedDict):
 
 
 class RejectedEvent(TypedDict):
-    """Agents were rejected twice in a row; emitted once for an agent in a seed of a method.
+    """Agents were rejected twice in a row, or an environment failed; emitted once for an agent in a seed of a method.
 
     Attributes:
         method: One of `METHODS`.
@@ -54,6 +54,8 @@ class RejectedEvent(TypedDict):
         round: Number of the last round.
         agents: The rejected agents.
         reason: Reason of their last rejection.
+        handled: What was done after a failure of an environment; absent otherwise.
+        traceback: The traceback of such a failure in the user's own code.
     """
 
     event: Literal["rejected"]
@@ -62,6 +64,8 @@ class RejectedEvent(TypedDict):
     round: int
     agents: list[int]
     reason: str
+    handled: NotRequired[str]
+    traceback: NotRequired[str]
 
 
 class End(TypedDict):

@@ -177,6 +177,8 @@ class RejectedUpdates(TypedDict):
         skipped: Number of rounds in which the server did not commit its result.
         skipped_because: Reason of the last one.
         unmerged: Seeds in which no update was ever merged.
+        repeated: How often the round of an agent was repeated after its environment failed; absent if never.
+        repeated_because: The agent and the reason of the last time.
     """
 
     updates: int
@@ -185,6 +187,8 @@ class RejectedUpdates(TypedDict):
     skipped: int
     skipped_because: str | None
     unmerged: list[int]
+    repeated: NotRequired[int]
+    repeated_because: NotRequired[str]
 
 
 class LeftOut(TypedDict):

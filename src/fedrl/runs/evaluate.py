@@ -23,6 +23,7 @@ from fedrl.core.keys import Stream, keys_of, stream_key
 from fedrl.core.learner import Learner
 from fedrl.core.measures import Measure, counting, step_values
 from fedrl.core.types import Key, Params, PyTree
+from fedrl.engines.environment_failures import EnvironmentFailure
 from fedrl.engines.program_cache import Template, numbered_programs
 
 BLOCK = 10
@@ -37,11 +38,14 @@ class Played(NamedTuple):
         sums: Measures of the environment, summed over the episodes of each agent, by the names of their parts, with
             "episodes" and "steps": float64 `[agents]`.
         lengths: The steps of each episode, `[agents, episodes]`.
+        failures: Failures of environments outside compiled programs. An episode that was not repeated has the return
+            NaN.
     """
 
     returns: Any
     sums: dict[str, Any]
     lengths: Any = None
+    failures: tuple[EnvironmentFailure, ...] = ()
 
 
 def evaluated(learner: Learner) -> dict[str, Measure]:
@@ -86,13 +90,24 @@ def greedy_episodes(
     return Played(found.returns, sums | {"episodes": np.full(agents, float(episodes))}, found.lengths)
 
 
-def played(learner: Learner, fleet: PyTree, params: Params, episodes: int, seed: int, stacked: bool = False) -> Played:
-    """Play greedy episodes as `greedy_episodes` does, in a compiled or a host environment."""
+def played(
+    learner: Learner,
+    fleet: PyTree,
+    params: Params,
+    episodes: int,
+    seed: int,
+    stacked: bool = False,
+    restarts: int = 0,
+) -> Played:
+    """Play greedy episodes as `greedy_episodes` does, in a compiled or a host environment.
+
+    On the host, an episode whose environment fails is repeated up to `restarts` times.
+    """
     if not isinstance(learner.environment, HostEnvironment):
         return greedy_episodes(learner, fleet, params, episodes, seed, stacked)
     from fedrl.engines.executors.host_evaluation import played_host
 
-    return Played(*played_host(learner, fleet, params, episodes, seed, stacked=stacked))
+    return Played(*played_host(learner, fleet, params, episodes, seed, stacked=stacked, restarts=restarts))
 
 
 def returns_of(

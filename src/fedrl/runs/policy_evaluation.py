@@ -21,6 +21,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner
 from fedrl.core.types import Params
 from fedrl.environments.adapters import gymnasium
+from fedrl.runs.environment_failures import fault_of
 from fedrl.runs.evaluate import Played, played
 from fedrl.runs.spaces import GymSpaces, check_alike, gymnasium_spaces
 
@@ -85,7 +86,13 @@ def outside(
 
 
 def _in_turn(found: Played, episodes: int) -> PolicyEvaluation:
-    """Return the episodes in order: episode i of each agent before episode i + 1 of any agent."""
+    """Return the episodes in order: episode i of each agent before episode i + 1 of any agent.
+
+    Raises:
+        FailedEnvironmentError: An environment failed.
+    """
+    if found.failures:
+        raise fault_of(found.failures[0])
     returns, lengths = (np.asarray(table).T.reshape(-1)[:episodes] for table in (found.returns, found.lengths))
     return PolicyEvaluation(returns.astype(np.float64), lengths.astype(np.int64))
 

@@ -23,6 +23,7 @@ from fedrl.engines.state import RoundResult, Simulation
 from fedrl.learners import mixture
 from fedrl.records import RoundRecord, checkpoint
 from fedrl.records.rejections import History, rejections_in
+from fedrl.runs.environment_failures import FailureHistory
 from fedrl.runs.measuring import greedy_values
 from fedrl.runs.seed_result import SeedResult
 from fedrl.runs.session import Policies, Session, seed_result
@@ -110,10 +111,17 @@ def fine_tuned(session: Session, simulation: Simulation, federated: Sequence[See
         # Every agent starts from the last broadcast, like an agent that receives the final model.
         states = simulation.states_of(simulation.adopt(run_state))
         history = History(FINE_TUNED, before.seed, communicates=False)
+        failures = session.failures(FINE_TUNED, before.seed)
         rejections: dict[str, list[int]] = {}
 
-        def note(seen: RoundResult, history: History = history, rejections: dict[str, list[int]] = rejections) -> None:
+        def note(
+            seen: RoundResult,
+            history: History = history,
+            rejections: dict[str, list[int]] = rejections,
+            failures: FailureHistory = failures,
+        ) -> None:
             history.add({"round": history.rounds + 1, "rejections": rejections_in(seen)})
+            failures.add(history.rounds, seen)
             for reason, agents in rejections_in(seen).items():
                 rejections.setdefault(reason, []).extend(agents)
 

@@ -24,6 +24,7 @@ from fedrl.records.folder import RunFolder
 from fedrl.records.measured import OWN_KEYS
 from fedrl.records.rejections import rejections_in
 from fedrl.runs.communication import communicated
+from fedrl.runs.environment_failures import FailureHistory, fault_of, records_of
 from fedrl.runs.evaluate import Played, played
 from fedrl.runs.measuring import known, sums_in, values_in
 from fedrl.runs.seed_result import Omission, SeedResult
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 NOT_FINITE = "its parameters are not finite"
 NO_RETURN = "its environment gave a return that is not finite"
+NO_EVALUATION = "its environment failed in the evaluation"
+EVALUATION = "evaluation"
 
 
 class Policies(NamedTuple):
@@ -100,6 +103,11 @@ class Session:
         with self.talking:
             self.failure = fault if self.failure is None else self.failure
 
+    def failures(self, method: str, seed: int) -> FailureHistory:
+        """Return an empty history of the failures of environments."""
+        stops = self.experiment.config.on_environment_error == "stop"
+        return FailureHistory(method, seed, stops, self.tell, self.fail)
+
     def tell(self, event: Event) -> None:
         """Pass an event to every sink, after writing it if it is a record of a round."""
         with self.talking:
@@ -119,15 +127,15 @@ def seed_result(session: Session, seed: int, number: int, policies: Policies) ->
     """Evaluate the final policies of a seed."""
     unseen = session.experiment.held_out
     policies = sound(policies)
-    own, sums = evaluation(session, seed, policies)
-    left_out = _omissions(policies, own)
+    own, sums, failed = evaluated(session, seed, policies, number)
+    left_out = _omissions(policies, own, failed)
     held_out: list[float | None] = []
     unseen_left_out: tuple[Omission, ...] = ()
     if unseen is not None and policies.common is not None:
         # Held-out environments have no agent, so reasons about single agents do not apply to them.
         common = policies._replace(acting=policies.common, stacked=False, unlearned={}, without={})
-        held_out = greedy(session, seed, common, unseen)
-        unseen_left_out = _omissions(common, held_out)
+        held_out, _, failed = evaluated(session, seed, common, number, unseen)
+        unseen_left_out = _omissions(common, held_out, failed)
     acting, stacked, unlearned = policies.acting, policies.stacked, policies.unlearned
     beside = policies.common if stacked else None
     return SeedResult(seed, number, acting, stacked, own, held_out, unlearned, left_out, unseen_left_out, sums, beside)
@@ -164,18 +172,35 @@ def evaluation(
     session: Session, seed: int, policies: Policies, fleet: Any = None
 ) -> tuple[list[float | None], dict[str, np.ndarray]]:
     """Return greedy returns as `greedy` does, and the sums of measures as in `Played`; empty without a policy."""
+    return evaluated(session, seed, policies, 0, fleet)[:2]
+
+
+def evaluated(
+    session: Session, seed: int, policies: Policies, number: int, fleet: Any = None
+) -> tuple[list[float | None], dict[str, np.ndarray], dict[int, str]]:
+    """Return the same, and the reasons of agents whose environments failed; tell of those after round `number`."""
     experiment = session.experiment
     episodes = experiment.config.evaluation.episodes
     where = experiment.fleet if fleet is None else fleet
     actor = experiment.learner if policies.actor is None else policies.actor
     policies = sound(policies)
     if policies.failed:
-        return [None] * jax.tree.leaves(where)[0].shape[0], {}
+        return [None] * jax.tree.leaves(where)[0].shape[0], {}, {}
     # One at a time: an evaluation already uses all devices.
     with session.evaluating:
-        found: Played = played(actor, where, policies.acting, episodes, seed, policies.stacked)
+        given = (actor, where, policies.acting, episodes, seed, policies.stacked)
+        # Only where it has a meaning, so that a function in its place need not know it.
+        found: Played = played(*given, experiment.config.restarts) if experiment.config.restarts else played(*given)
+    failed = {each.agent: each for each in reversed(found.failures) if not each.repeated}
+    session.failures(EVALUATION, seed).tell(number, found.failures, evaluating=True)
+    if failed and experiment.config.on_environment_error == "stop":
+        session.fail(fault_of(next(iter(failed.values())), f"Evaluation after round {number}: "))
     means = enumerate(mean_returns(found.returns))
-    return [None if k in policies.unlearned else known(value) for k, value in means], found.sums
+    return (
+        [None if k in policies.unlearned else known(value) for k, value in means],
+        found.sums,
+        {k: f"{NO_EVALUATION}: {each.reason}" for k, each in failed.items()},
+    )
 
 
 def mean_returns(returns: np.ndarray) -> np.ndarray:
@@ -184,11 +209,15 @@ def mean_returns(returns: np.ndarray) -> np.ndarray:
         return returns.mean(axis=1, dtype=np.float64)
 
 
-def _omissions(policies: Policies, returns: Sequence[float | None]) -> tuple[Omission, ...]:
+def _omissions(
+    policies: Policies, returns: Sequence[float | None], failed: Mapping[int, str] = MappingProxyType({})
+) -> tuple[Omission, ...]:
     """Return the agents without a return, or without a part in the policy, by reason."""
     if policies.failed:
         return (Omission("everything", (), policies.failed),)
-    missing = {k: policies.unlearned.get(k, NO_RETURN) for k, value in enumerate(returns) if value is None}
+    missing = {
+        k: policies.unlearned.get(k, failed.get(k, NO_RETURN)) for k, value in enumerate(returns) if value is None
+    }
     parts: tuple[tuple[Literal["return", "policy"], Mapping[int, str]], ...]
     parts = (("policy", policies.without), ("return", missing))
     return tuple(
@@ -234,6 +263,8 @@ def record_of(
     }
     if rejections:
         record["rejections"] = rejections
+    if seen.failures:
+        record["environment_failures"] = records_of(seen.failures)
     if method.communicates and not seen.weight > 0.0:
         record["merged"] = False
     if seen.skipped:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 
+from fedrl.core.environment import HostEnvironment
 from fedrl.engines.simulate import simulate
 from fedrl.engines.state import Simulation
 from fedrl.engines.topologies.choices import isolated
@@ -20,6 +21,8 @@ def simulation_of(experiment: Experiment, method: Method, devices: Sequence[jax.
     """Return the simulation of a method, on all devices by default; baselines are isolated agents without a clock."""
     where, federated = experiment.coordination, method.name == "federated"
     block = experiment.config.federation.block
+    on_host = isinstance(experiment.environment, HostEnvironment)
+    options: dict[str, Any] = {"restarts": experiment.config.restarts} if on_host else {}
     return simulate(
         method.federation,
         method.fleet,
@@ -29,6 +32,7 @@ def simulation_of(experiment: Experiment, method: Method, devices: Sequence[jax.
         local_steps=method.local_steps,
         block=None if block is None else min(block, len(method.local_steps)),
         devices=devices,
+        **options,
     )
 
 

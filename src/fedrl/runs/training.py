@@ -30,7 +30,7 @@ from fedrl.records.rejections import History
 from fedrl.runs.heterogeneity import begun, hears_all, is_measured, measured
 from fedrl.runs.measuring import greedy_values
 from fedrl.runs.seed_result import SeedResult
-from fedrl.runs.session import Policies, Session, evaluation, record_of, seed_result, steps_of
+from fedrl.runs.session import Policies, Session, evaluated, record_of, seed_result, steps_of
 from fedrl.runs.simulations import simulation_of
 
 
@@ -104,6 +104,7 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Seed
         run_state = checkpoint.load(path, run_state)
     # Rejections of earlier rounds are read from the records, as warnings need rejections in a row.
     history = History.of(method.name, seed, method.communicates, session.folder.records() if done else ())
+    failures = session.failures(method.name, seed)
     saved = time.perf_counter()
     for number in range(done + 1, config.rounds + 1):
         measuring = method.communicates and hears_all(session.experiment) and is_measured(number, config.rounds)
@@ -131,13 +132,14 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Seed
         last = number == config.rounds
         if last or (config.evaluation.every and number % config.evaluation.every == 0):
             policies = _policies(session.experiment, method, simulation, run_state, history)
-            record["greedy"], sums = evaluation(session, seed, policies)
+            record["greedy"], sums, _ = evaluated(session, seed, policies, number)
             measured_greedily = greedy_values(session.experiment.learner, sums, _with_return(record["greedy"]))
             if measured_greedily:
                 record["greedy_measures"] = measured_greedily
         session.tell(record)
         for warning in warnings:
             session.tell(warning)
+        failures.add(number, seen)
         done = number
         # Read once: it may be set between the two uses, and then the checkpoint would be missing.
         stopping = session.stopping

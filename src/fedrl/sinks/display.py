@@ -97,7 +97,8 @@ def plain(
                 run_progress.compile(compiling)
             say(f"{readable(compiling['method'])}: compiling")
         elif kind == "rejected":
-            say(warning(cast(RejectedEvent, event)))
+            for line in warning(cast(RejectedEvent, event)).splitlines():
+                say(line)
         elif kind == "end":
             # The summary has colours and boxes: render it without colours, then clean and encode each line.
             bare = Console(file=io.StringIO(), width=console.width, color_system=None)
@@ -208,10 +209,12 @@ def _sentences(event: End) -> list[RenderableType]:
 
 
 def warning(event: RejectedEvent) -> str:
-    """Return the warning about agents whose updates were rejected twice in a row."""
+    """Return the warning about agents whose updates were rejected twice in a row, or whose environment failed."""
     where = f"{readable(event['method'])}, seed {event['seed']}, round {event['round']}"
     who = "" if event["method"] == "centralised" else f"{named(event['agents'])} "
-    return printable(f"warning: {where}: {who}rejected twice in a row: {event['reason']}").plain
+    what = event.get("handled", "rejected twice in a row")
+    text = f"warning: {where}: {who}{what}: {event['reason']}\n{event.get('traceback', '')}".rstrip()
+    return "\n".join(printable(line).plain for line in text.splitlines())
 
 
 @contextmanager

@@ -11,11 +11,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from fedrl.core.errors import FedrlError
+from fedrl.core.errors import ConfigError
 from fedrl.core.host import HostStep
+from fedrl.environments.adapters import gymnasium, processes
 from fedrl.environments.adapters import vector as module
 from fedrl.environments.adapters.vector import open_instances
-from tests.support import walks  # noqa: F401  (registers the environments)
+from tests.support import failing, walks  # noqa: F401  (registers the environments)
 
 COUNT = 5
 
@@ -36,13 +37,13 @@ def run(instances, steps=30):
 def children(monkeypatch):
     """Processes started by the test."""
     started = []
-    start = module._start
+    start = processes.start
 
-    def noting():
-        started.append(start())
+    def noting(memory):
+        started.append(start(memory))
         return started[-1]
 
-    monkeypatch.setattr(module, "_start", noting)
+    monkeypatch.setattr(processes, "start", noting)
     return started
 
 
@@ -52,14 +53,14 @@ def shared_files():
 
 
 def test_any_number_of_workers_gives_the_same_trajectories(children):
-    expected = run(opened("Noisy-v0", 1))
+    expected = run(opened("Noisy-v0", 0))
     assert not children
-    for workers in (2, 3):
+    for workers in (1, 2, 3):
         instances = opened("Noisy-v0", workers)
         for ours, theirs in zip(run(instances), expected, strict=True):
             np.testing.assert_array_equal(ours, theirs)
         instances.close()
-    assert len(children) == 5
+    assert len(children) == 6
     terminated = np.array(expected[1 + HostStep._fields.index("terminated") :: len(HostStep._fields)])
     assert 0 < terminated.sum() < terminated.size
 
@@ -87,30 +88,136 @@ def test_forgotten_instances_end_their_workers(children):
     assert [child.poll() for child in children] == [0, 0]
 
 
-def test_an_error_in_a_worker_is_shown_and_ends_them_all(children):
-    instances = opened("Broken-v0", 2)
+SHORT = "and that of Box(-9.0, 9.0, (2,), float32) is (2,)"
+WRONG = {
+    "exception": ("step", "raised ValueError: the floor is gone (failing.py, line 61)"),
+    "nothing": (
+        "step",
+        "returned None, and a step returns five values: observation, reward, terminated, truncated, info",
+    ),
+    "shape": ("step", f"returned an observation of shape (3,), {SHORT}"),
+    "two numbers": ("step", "returned the reward array([1., 1.]), and a reward is one number"),
+    "text": ("step", "returned the reward '1', and a reward is one number"),
+    "no flag": ("step", "returned terminated = None, and terminated is True or False"),
+    "reset of an array": (
+        "reset",
+        "returned an observation alone, or more values, and a reset returns two values: observation, info",
+    ),
+}
+
+
+def failing_ones(fault, workers, at=3, timeout_s=60.0):
+    """Five copies of which the third fails."""
+    settings = [({"fault": fault, "sick": float(i == 2), "at": at}, {}) for i in range(COUNT)]
+    return open_instances(gym.spec("Failing-v0"), settings, workers, {}, timeout_s)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("fault", WRONG)
+def test_whatever_goes_wrong_is_named_in_one_sentence(fault, workers):
+    doing, said = WRONG[fault]
+    instances = failing_ones(fault, workers)
+    instances.reset(range(COUNT))
+    found = dict(instances.failed)
+    active = np.ones(COUNT, bool)
+    for _ in range(4):
+        active[list(found)] = False
+        instances.step(np.zeros(COUNT), active)
+        found |= instances.failed
+    instances.close()
+    assert list(found) == [2]
+    assert (found[2].environment, found[2].doing, found[2].said) == ("Failing-v0", doing, said)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_reward_that_is_an_array_of_one_number_is_that_number(workers):
+    instances = failing_ones("one number", workers, at=1)
+    instances.reset(range(COUNT))
+    assert instances.step(np.ones(COUNT)).reward.tolist() == [2.0] * COUNT
+    assert instances.failed == {}
+    instances.close()
+
+
+def test_a_copy_that_can_not_be_opened_is_named():
+    with pytest.raises(ConfigError, match=r"(?s)can't be opened.*in __init__.*OSError: no licence"):
+        gymnasium("Failing-v0", options={"fault": "opening"})
+
+
+def trajectories(instances, after=lambda step: None, steps=25):
+    """Rows of all copies but the third, and what failed."""
+    shown, failed, active = [instances.reset(range(COUNT))[OTHERS].copy()], {}, np.ones(COUNT, bool)
+    for step in range(steps):
+        after(step)
+        seen = instances.step(np.full(COUNT, step % 2), active)
+        failed |= instances.failed
+        active[list(failed)] = False
+        shown += [seen.observation[OTHERS].copy(), seen.reward[OTHERS].copy()]
+    return shown, failed
+
+
+OTHERS = [0, 1, 3, 4]
+
+
+@pytest.mark.parametrize("remember_s", [1e-9, 1.0])
+def test_copies_beside_one_that_ends_its_process_go_on_where_they_were(children, monkeypatch, remember_s):
+    expected, none = trajectories(failing_ones("", 0))
+    assert none == {}
+    monkeypatch.setattr(processes, "REMEMBER_S", remember_s)
+    instances = failing_ones("exit", 1, at=9)
+    shown, failed = trajectories(instances)
+    for one, other in zip(shown, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert {row: failure.said for row, failure in failed.items()} == {2: "ended its process (exit code 3)"}
+    assert len(children) == 1
+    instances.close()
+
+
+def test_a_worker_that_is_killed_between_two_steps_is_replaced_and_nothing_is_lost(children):
+    expected, _ = trajectories(failing_ones("", 0))
+    instances = failing_ones("", 1)
+
+    def kill(step):
+        if step == 11:
+            children[0].kill()
+            children[0].wait()
+
+    shown, failed = trajectories(instances, kill)
+    assert failed == {}
+    for one, other in zip(shown, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    instances.close()
+
+
+def test_copies_that_are_not_deterministic_can_not_be_restored_and_that_is_told():
+    instances = failing_ones("exit beside chance", 1, at=9)
+    _, failed = trajectories(instances)
+    assert failed[2].said == "ended its process (exit code 3)"
+    for row in OTHERS:
+        assert failed[row].said == "was lost with its worker process, which an environment copy beside it ended"
+    instances.reset(range(COUNT))
+    assert instances.failed == {}
+    assert np.isfinite(instances.step(np.zeros(COUNT)).reward).all()
+    instances.close()
+
+
+def test_what_environments_print_does_not_reach_standard_output(capfd):
+    instances = failing_ones("print", 1)
     instances.reset(range(COUNT))
     instances.step(np.zeros(COUNT))
-    with pytest.raises(FedrlError, match="the floor is gone"):
-        instances.step(np.zeros(COUNT))
-    assert all(child.poll() is not None for child in children)
-
-
-def test_a_killed_worker_is_an_error_and_no_hang(children):
-    instances = opened("Walk-v0", 2)
-    children[1].kill()
-    with pytest.raises(FedrlError, match="exit code -9"):
-        instances.reset(range(COUNT))
-    assert all(child.poll() is not None for child in children)
+    instances.close()
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "hello" in err
+    assert "from C" in err
 
 
 def test_workers_end_with_a_parent_that_was_killed():
     script = """
         import os, tests.support.walks, gymnasium as gym
-        from fedrl.environments.adapters import vector as module
-        started, start = [], module._start
-        module._start = lambda: started.append(start()) or started[-1]
-        kept = module.open_instances(gym.spec("Walk-v0"), [({}, {})] * 2, 2)
+        from fedrl.environments.adapters import processes, vector
+        started, start = [], processes.start
+        processes.start = lambda memory: started.append(start(memory)) or started[-1]
+        kept = vector.open_instances(gym.spec("Walk-v0"), [({}, {})] * 2, 2)
         print(*(child.pid for child in started), flush=True)
         os.kill(os.getpid(), 9)
     """
@@ -140,10 +247,10 @@ def test_an_environment_that_exists_in_a_script_alone_is_stepped_there(children)
     assert not children
 
 
-def test_only_slow_environments_get_workers_by_default(children, monkeypatch):
+def test_only_slow_environments_get_several_workers_by_default(children, monkeypatch):
     monkeypatch.setattr(module, "cores", lambda: 2)
     opened("Walk-v0", None).close()
-    assert not children
+    assert len(children) == 1
     monkeypatch.setattr(module, "PAYS_S", 0.0)
     opened("Walk-v0", None).close()
-    assert len(children) == 2
+    assert len(children) == 3

@@ -19,6 +19,7 @@ from fedrl.clocks.events import NOBODY, Jobs
 from fedrl.core.keys import Keys, Root, Stream, agent_secret, derived, stream_key, turns
 from fedrl.core.learner import policy_of
 from fedrl.core.types import Broadcast, Params, PyTree
+from fedrl.engines.environment_failures import EnvironmentFailure
 from fedrl.engines.executors.ahead import TrainedAhead
 from fedrl.engines.executors.programs import JobInputs, adoption, layout
 from fedrl.engines.inbox import SUMS, PartialSums, Table
@@ -80,6 +81,7 @@ class Learned(NamedTuple):
         metrics: Metrics of each agent, by name.
         failed: Agents whose training failed.
         undo: Earlier stage memories, for `give_back`.
+        failures: Failures of environments, also those after which an agent's round was repeated.
     """
 
     agent: np.ndarray
@@ -89,6 +91,11 @@ class Learned(NamedTuple):
     metrics: dict[str, np.ndarray]
     failed: tuple[Rejection, ...]
     undo: Any
+    failures: tuple[EnvironmentFailure, ...] = ()
+
+
+LOST = -1
+"""The fault number of an agent whose environment failed."""
 
 
 class Found(NamedTuple):
@@ -96,7 +103,7 @@ class Found(NamedTuple):
 
     Attributes:
         agent: All agents that trained.
-        fault: Fault number of each agent, 0 if its training succeeded: `fedrl.core.faults.FAULT`.
+        fault: Fault number of each agent, 0 if its training succeeded: `fedrl.core.faults.FAULT`, or `LOST`.
         sums: For each block its exact sums, the agents of its seats, and the mask of seats in use; empty if sums are
             not collected.
         items: The collected updates or parameters of each agent; () if sums are collected.
@@ -368,3 +375,25 @@ def joined(parts: Sequence[PyTree], here: Sequence[np.ndarray]) -> PyTree:
     """Concatenate the results of blocks as NumPy arrays, without seats that are not in use."""
     rows = [jax.tree.map(lambda x, h=h: np.asarray(x)[h], part) for part, h in zip(parts, here, strict=True)]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *rows)
+
+
+def together(parts: Sequence[Learned], ids: np.ndarray, summed: bool) -> Learned:
+    """Return the results of several calls for some of these agents each as that of one call."""
+    if len(parts) == 1:
+        return parts[0]
+    agent = np.concatenate([part.agent for part in parts])
+    # Sums are exact, so only single updates have an order: that of `ids`.
+    order = np.arange(len(agent)) if summed else np.argsort(np.argsort(ids)[np.searchsorted(np.sort(ids), agent)])
+
+    def rows(trees: Sequence[PyTree]) -> PyTree:
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *trees)
+
+    return Learned(
+        agent[order],
+        rows([part.items for part in parts]),
+        [each for part in parts for each in part.block_sums],
+        rows([part.uploads for part in parts]),
+        rows([part.metrics for part in parts]),
+        tuple(each for part in parts for each in part.failed),
+        [each for part in parts for each in part.undo],
+    )

@@ -7,6 +7,10 @@ The environment copies of all agents are stepped together, in one worker process
 number of workers does not change the result. An agent whose training fails begins new episodes, because the number that
 is not finite may come from its environments.
 
+An agent whose environment raises, hangs or ends its process is left out of the round, as if it had not been selected;
+its environments are opened anew when it is next due. With `restarts` they are opened anew at once and its round is
+repeated, from the same state and broadcast, in new episodes.
+
 The state of such an environment can't be saved. A resumed run, or one that was interrupted by a run with another seed,
 continues with new episodes: the parameters are the same, but the next trajectories differ. For a learner that begins
 its episodes in every iteration (REINFORCE), they are the same.
@@ -24,13 +28,24 @@ import numpy as np
 from fedrl.clocks.events import NOBODY
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError
-from fedrl.core.keys import Keys, Stream, derived
+from fedrl.core.keys import Keys, Root, Stream, derived
 from fedrl.core.learner import Trajectory, check_gathers
 from fedrl.core.types import Params, PyTree
-from fedrl.engines.executors.executor import Agents, Executor, ExecutorPlan, Found, Learned, joined
+from fedrl.engines.environment_failures import EnvironmentFailure
+from fedrl.engines.executors.executor import (
+    LOST,
+    Agents,
+    Executor,
+    ExecutorPlan,
+    Found,
+    Learned,
+    joined,
+    together,
+)
 from fedrl.engines.executors.host_programs import host_programs
 from fedrl.engines.executors.host_rollout import HostRollout, instance_seeds, instance_settings, seed_of
 from fedrl.engines.inbox import SUMS, Table
+from fedrl.engines.state import Rejection
 from fedrl.federation.federation import Federation, ServerState
 
 
@@ -46,7 +61,9 @@ class Host(Executor):
         size: Agents per compiled block.
         devices: Devices for training.
         order: Order in which agents are placed in blocks.
-        workers: Processes that step the environments, 1 for this process; by default one per core where that is faster.
+        workers: Processes that step the environments, 0 for this process, which then nothing protects from a step that
+            hangs or exits; by default one per core where that is faster, else one.
+        restarts: How often the round of an agent is repeated after its environment failed, before it is left out.
 
     Raises:
         ConfigError: The environment is not a host environment.
@@ -62,9 +79,13 @@ class Host(Executor):
         devices: Sequence[jax.Device],
         order: Any = None,
         workers: int | None = None,
+        restarts: int = 0,
     ) -> None:
         super().__init__(federation, fleet, plan, size, devices, order)
         learner = federation.learner
+        self._restarts = restarts
+        # Agents to begin new episodes before they next train: the stream and the numbers of their seeds.
+        self._due: dict[int, tuple[Stream, tuple[int, ...]]] = {}
         self.rollout = _opened(federation, fleet, self.agents, workers)
         self.run = host_programs(federation, plan.collects)
         self._standing: Any = None
@@ -85,13 +106,44 @@ class Host(Executor):
     ) -> tuple[Agents, Learned]:
         """Train these agents, whose updates are due; none trains ahead of time."""
         del fillers
-        team, run = agents.team, self.run
-        at, count = keys.run.tobytes(), int(team.trained[0])
+        at, count = keys.run.tobytes(), int(agents.team.trained[0])
         # The episodes in progress belong to the state after the last call. For any other state, an older or a resumed
         # one, they are begun anew, from seeds that follow from that state.
         if self._standing != (at, count):
-            self.rollout.reset(instance_seeds(at, Stream.BEGINNING, self.numbers.tolist(), self._instances, count))
+            self._due = dict.fromkeys(range(self.agents), (Stream.BEGINNING, (count,)))
         self._standing = None  # an interrupted round leaves episodes that belong to no state
+        self.rollout.failures = {}
+        parts: list[Learned] = []
+        failures: list[EnvironmentFailure] = []
+        waiting = ids
+        for attempt in range(self._restarts + 1):
+            self._begin(at, waiting)
+            agents, learned = self._trained(keys, agents, waiting, table)
+            failed, self.rollout.failures = self.rollout.failures, {}
+            parts.append(learned)
+            failures += [failed[k]._replace(repeated=attempt < self._restarts) for k in sorted(failed)]
+            waiting = np.array(sorted(failed), int)
+            if not len(waiting):
+                break
+            numbers = (count, attempt) if attempt else (count,)
+            self._due |= dict.fromkeys(waiting.tolist(), (Stream.BROKEN, numbers))
+        agents.team.trained[0] = count + 1
+        self._standing = (at, count + 1)
+        learned = together(parts, ids, self.plan.collects == SUMS)
+        rejected = tuple(Rejection(each.agent, each.reason) for each in failures if not each.repeated)
+        return agents, learned._replace(failed=learned.failed + rejected, failures=tuple(failures))
+
+    def _begin(self, at: Root, ids: np.ndarray) -> None:
+        """Begin the new episodes of these agents that are due."""
+        due = {k: self._due.pop(k) for k in ids.tolist() if k in self._due}
+        for stream, numbers in dict.fromkeys(due.values()):
+            here = np.array([due.get(k) == (stream, numbers) for k in range(self.agents)])
+            seeds = instance_seeds(at, stream, self.numbers.tolist(), self._instances, *numbers)
+            self.rollout.reset(seeds, np.repeat(here, self._instances))
+
+    def _trained(self, keys: Keys, agents: Agents, ids: np.ndarray, table: Table) -> tuple[Agents, Learned]:
+        """Train these agents once; those in `rollout.failures` afterwards are as they were, and not in the result."""
+        team, run = agents.team, self.run
         present = [(i, np.isin(slot, ids)) for i, slot in enumerate(self.slots)]
         present = [(i, here) for i, here in present if here.any()]
         communicates, blocks = np.bool_(table.row is not None), list(agents.blocks)
@@ -105,12 +157,13 @@ class Host(Executor):
         counts: dict[str, np.ndarray] = {}
         for step in range(int(team.steps[ids].max())):
             trajectory, counted = self._gather(keys, agents, ids, [(i, blocks[i]) for i, _ in present], step)
+            lost = np.isin(np.arange(self.agents), list(self.rollout.failures))
             counts = {name: counts.get(name, 0.0) + x for name, x in counted.items()}
             for i, here in present:
                 rows = self._rows(i)
                 own = jax.tree.map(lambda x, rows=rows: x[:, rows], trajectory)
                 # Agents with fewer local steps idle until the one with most is done.
-                going = here & (step < team.steps[self._who(i)])
+                going = here & (step < team.steps[self._who(i)]) & ~lost[self._who(i)]
                 blocks[i], totals[i], learned = run.work(
                     *given[i], starts[i], blocks[i], totals[i], going, np.int32(step), own
                 )
@@ -121,20 +174,20 @@ class Host(Executor):
                 **columns[i],
                 **{name: x[self._who(i)].astype(np.float32) for name, x in counts.items()},
             }
+            # An agent whose environment failed returns to its state before the round, as one that was not selected.
+            kept = here & ~lost[self._who(i)]
             blocks[i], *made = run.report(
-                *given[i], starts[i], olds[i], blocks[i], totals[i], here, communicates, known
+                *given[i], starts[i], olds[i], blocks[i], totals[i], kept, communicates, known
             )
             reported.append(made)
         taken = [here for _, here in present]
         agent = np.concatenate([self.slots[i][here] for i, here in present])
         results, uploads, faults, before = zip(*reported, strict=True)
         fault = joined(faults, taken)
-        if fault.any():  # the fault may be in the environment's state, which can't be inspected
-            broken = np.isin(np.arange(self.agents), agent[fault > 0])
-            seeds = instance_seeds(at, Stream.BROKEN, self.numbers.tolist(), self._instances, count)
-            self.rollout.reset(seeds, np.repeat(broken, self._instances))
-        team.trained[0] = count + 1
-        self._standing = (at, count + 1)
+        # The fault may be in the environment's state, which can't be inspected.
+        broken = dict.fromkeys(agent[(fault > 0) & ~lost[agent]].tolist(), (Stream.BROKEN, (int(team.trained[0]),)))
+        self._due |= broken
+        fault = np.where(lost[agent], LOST, fault)
         metrics = joined([columns[i] for i, _ in present], taken)
         metrics |= {name: x[agent].astype(np.float32) for name, x in counts.items()}
         self.metrics = sorted(metrics)
@@ -154,12 +207,8 @@ class Host(Executor):
         """Initialise these agents and their environments again, after a restart."""
         agents, at = super().restarted(keys, agents, ids, policy), keys.run.tobytes()
         # If the episodes belong to another state, the next training begins new ones anyway.
-        if self._standing != (at, int(agents.team.trained[0])):
-            return agents
-        for k in ids.tolist():
-            times = int(agents.team.restarts[k])
-            seeds = instance_seeds(at, Stream.ANEW, self.numbers.tolist(), self._instances, times)
-            self.rollout.reset(seeds, np.repeat(np.arange(self.agents) == k, self._instances))
+        if self._standing == (at, int(agents.team.trained[0])):
+            self._due |= {k: (Stream.ANEW, (int(agents.team.restarts[k]),)) for k in ids.tolist()}
         return agents
 
     def _who(self, i: int) -> np.ndarray:
@@ -223,4 +272,5 @@ def _opened(federation: Federation, fleet: PyTree, agents: int, workers: int | N
         )
     check_gathers(learner)
     instances = environment.open(instance_settings(environment, fleet, learner.num_envs), workers)
-    return HostRollout(instances, environment, agents * learner.num_envs, (agents + 1) * learner.num_envs)
+    count = agents * learner.num_envs
+    return HostRollout(instances, environment, count, count + learner.num_envs, learner.num_envs)

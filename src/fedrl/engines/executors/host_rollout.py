@@ -16,19 +16,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.environment import AnyEnvironment, Space
-from fedrl.core.host import Instances
+from fedrl.core.host import Failure, Instances
 from fedrl.core.keys import Root, Stream, derived
 from fedrl.core.learner import Trajectory
 from fedrl.core.measures import counting, step_values
 from fedrl.core.types import PyTree
+from fedrl.engines.environment_failures import EnvironmentFailure, not_finite, unusable
 
 
 class HostRollout:
-    """Open environment copies, their current observations, and the running returns of their episodes."""
+    """Open environment copies, their current observations, and the running returns of their episodes.
 
-    def __init__(self, instances: Instances, environment: AnyEnvironment, count: int, rows: int) -> None:
+    Attributes:
+        failures: The first failure of each agent since `failures` was last emptied. An agent that has failed is not
+            stepped.
+    """
+
+    def __init__(self, instances: Instances, environment: AnyEnvironment, count: int, rows: int, num_envs: int) -> None:
         self.close = instances.close
-        self._instances, self._count = instances, count
+        self.failures: dict[int, EnvironmentFailure] = {}
+        self._instances, self._count, self._num_envs = instances, count, num_envs
+        self._steps = np.zeros(count, int)  # of the current episode of each copy
         self._spaces = environment.spaces
         self._observation = _zeros((rows,), environment.spaces.observation)
         self._returned = np.zeros(count)
@@ -39,8 +47,9 @@ class HostRollout:
         """Begin an episode in every environment copy, or in those of the mask `where`, with these seeds."""
         here = np.ones(self._count, bool) if where is None else where
         self._observation[: self._count] = self._instances.reset(seeds, here)
-        for running in (self._returned, *self._running.values()):
-            running[here] = 0.0
+        for running in (self._returned, self._steps, *self._running.values()):
+            running[here] = 0
+        self._note()
 
     def collect(
         self,
@@ -65,9 +74,11 @@ class HostRollout:
             metrics, for each copy in float64: "episodes", "episode_return" and the environment's measures. With seeds,
             an episode that was cut off counts as ended.
         """
-        time, here = (steps, len(active)), active[: self._count].copy()
+        time, here = (steps, len(active)), self._standing(active[: self._count])
         if seeds is not None:
             self.reset(seeds, here)
+            here = self._standing(here)
+        taken = self._steps.copy()
         # New arrays in every call: JAX dispatches asynchronously, so a compiled program may still read the last ones.
         seen: dict[str, np.ndarray] = {
             "observation": _zeros(time, self._spaces.observation),
@@ -79,11 +90,15 @@ class HostRollout:
         }
         sums = {name: np.zeros(self._count) for name in ("episodes", "episode_return", *self._how.parts)}
         sums |= {"steps": np.zeros(self._count)} if self._how.steps else {}
-        for step in range(steps):
+        for step in range(steps if here.any() else 0):
             shown, chosen = seen["observation"][step], seen["action"][step]
             shown[:] = self._observation
             chosen[rows] = choose(step, shown[rows])
             after = self._instances.step(chosen[: self._count], here)
+            self._steps += here
+            if self._instances.failed:
+                self._note()
+                here = self._standing(here)
             for name in ("reward", "terminated", "truncated", "next_observation"):
                 seen[name][step, : self._count] = getattr(after, name)
             self._observation[: self._count] = after.observation
@@ -98,13 +113,41 @@ class HostRollout:
             done = (after.terminated | after.truncated) & here
             if done.any():
                 self._end(sums, values, done)
+                self._steps[done] = 0
             if seeds is not None:
                 here &= ~done
-                if not here.any():
-                    break
+            if not here.any():
+                break
         if seeds is not None and here.any():
             self._end(sums, values, here)
+        self._check_numbers(seen, taken)
         return Trajectory(**cast(Any, seen)), sums
+
+    def _standing(self, rows: np.ndarray) -> np.ndarray:
+        """Return the mask of those of these rows whose agents have not failed."""
+        standing = rows.copy()
+        for agent in self.failures:
+            standing[agent * self._num_envs : (agent + 1) * self._num_envs] = False
+        return standing
+
+    def _note(self) -> None:
+        for row, failure in sorted(self._instances.failed.items()):
+            self._fail(row, failure, int(self._steps[row]))
+
+    def _fail(self, row: int, failure: Failure, step: int) -> None:
+        agent, copy = divmod(row, self._num_envs)
+        self.failures.setdefault(agent, EnvironmentFailure(agent, copy, step, *failure))
+
+    def _check_numbers(self, seen: Mapping[str, np.ndarray], taken: np.ndarray) -> None:
+        """Find the agents whose environments returned a number that training can't use."""
+        # Once for all steps: a check in each step would take longer than some environments.
+        for name, value in unusable(seen):
+            for row in dict.fromkeys(np.nonzero(value)[1].tolist()):
+                time = int(np.argmax(value[:, row]))
+                over = np.flatnonzero((seen["terminated"] | seen["truncated"])[:time, row])
+                step = time - int(over[-1]) if len(over) else int(taken[row]) + time + 1
+                wrong = seen[name][time, row]
+                self._fail(row, not_finite(self._instances.name, name, wrong), step)
 
     def _end(self, sums: dict[str, np.ndarray], values: Mapping[str, np.ndarray], where: np.ndarray) -> None:
         """Add the episodes that end in the copies of `where`, and their measures, to the sums."""

@@ -20,11 +20,11 @@ from fedrl.core.errors import ConfigError, FedrlError, nearest
 from fedrl.core.host import Instances
 from fedrl.core.imports import imported, is_reference, named, own_traceback, reference_to
 from fedrl.core.measures import Measure, counting
-from fedrl.core.ranges import Count
+from fedrl.core.ranges import Count, Positive
 from fedrl.core.types import PyTree
 from fedrl.environments.adapters.settings import check_names, settings_record
 from fedrl.environments.adapters.shard import constructor_of, open_environment
-from fedrl.environments.adapters.vector import open_instances
+from fedrl.environments.adapters.vector import TIMEOUT_S, open_instances
 from fedrl.environments.choices import is_choice, numbered, valued
 
 RENDER_MODE = "rgb_array"
@@ -38,6 +38,7 @@ def gymnasium(
     settings: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     measures: Mapping[str, Measure] | None = None,
+    timeout_s: Positive = TIMEOUT_S,
 ) -> HostEnvironment:
     """Build an environment of Gymnasium: a registered one, or a class or function of your own that returns one.
 
@@ -59,6 +60,8 @@ def gymnasium(
             parts, under theirs. A value per episode is summed over its steps; one with `take = "last"` is that of the
             last step only, as for `is_success`, and only that step needs the key. A missing key ends the run with an
             error that lists the existing keys.
+        timeout_s: Seconds after which a step or a reset of one environment copy has failed (`docs/exit-codes.md` says
+            what else is a failure). A class that exists in a script alone is stepped in this process, without limit.
 
     Raises:
         ConfigError: There is no such environment or parameter, its module or its constructor fails, or a space is not
@@ -106,7 +109,7 @@ def gymnasium(
         ]
 
     def open(params: PyTree, workers: int | None = None) -> Instances:
-        return open_instances(spec, given(params), workers, infos)
+        return open_instances(spec, given(params), workers, infos, timeout_s)
 
     def open_rendered(params: PyTree) -> gym.Env:
         ((options_of_one, attributes),) = given(jax.tree.map(lambda leaf: np.asarray(leaf)[None], params))
@@ -201,7 +204,7 @@ def _opened(id: str, spec: Any, arguments: Mapping[str, Any]) -> gym.Env:
         ) from error
     except (FedrlError, gym.error.Error):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{id} can't be opened with {dict(arguments)}.\n{own_traceback(error)}") from error
 
 
@@ -250,6 +253,12 @@ def _like(default: Any, value: float) -> Any:
 
 def _spaces(id: str, environment: gym.Env) -> Spaces:
     observation, action = environment.observation_space, environment.action_space
+    for name, space in (("observations", observation), ("actions", action)):
+        if 0 in (space.shape or ()):
+            raise ConfigError(
+                f"{id} has {name} in {space}, which has no entries. There is nothing to learn from or to decide. Give "
+                "the space a shape with at least one entry."
+            )
     if isinstance(action, gym.spaces.Discrete | gym.spaces.Box) and isinstance(
         observation, gym.spaces.Discrete | gym.spaces.Box
     ):

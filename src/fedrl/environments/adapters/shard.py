@@ -1,35 +1,55 @@
 """A shard of the environment copies, stepped one after another, in this process or in a worker process.
 
-    arrays: seed, action, active --> [ reset | step ] --> observation, reward, terminated, truncated, successor, infos
+    arrays: seed, action, active, anew --> [ reset | step ] --> observation, reward, terminated, truncated, infos
+                                                            --> failed: the copies that raised, or returned nonsense
 
-A worker shares these arrays with the parent process in a memory-mapped file, so that only commands and answers of one
-byte are sent. This file imports nothing of fedrl: run as a script it is a worker process, which starts in a quarter
-of a second because it does not load JAX.
+This file imports nothing of fedrl: a worker process loads it by its path, in a quarter of a second, because it does not
+load JAX.
 """
 
 from __future__ import annotations
 
-import mmap
-import os
-import pickle
-import signal
-import sys
+import contextlib
+import linecache
+import re
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-RESET, STEP, DONE, FAILED, REFUSED = b"r", b"s", b".", b"!", b"?"
+RESET, STEP = b"r", b"s"
 ALIGNMENT = 64
 INFO = "info/"
 """What the names of arrays begin with that hold numbers of `info`."""
+NOBODY = -1
+"""The row in progress between two commands."""
+FRAMES, WIDTH = 6, 200
+"""Most frames of a traceback that are shown, and most characters of an exception's message."""
+NUMBERS = frozenset({float, int, bool, np.float64, np.float32, np.int64, np.int32, np.bool_})
+FLAGS = frozenset({bool, np.bool_})
+WHOLE = frozenset({int, np.int64, np.int32})
+TUPLES = {
+    "step": "five values: observation, reward, terminated, truncated, info",
+    "reset": "two values: observation, info",
+}
+# Frames between the user's code and fedrl's: they tell a user nothing.
+_GYMNASIUM = Path(gym.__file__).parent
+BETWEEN = tuple(map(str, (_GYMNASIUM / "wrappers", _GYMNASIUM / "core.py", _GYMNASIUM / "envs" / "registration.py")))
+
+FailedRow = tuple[str, str, str]
+"""What a copy was doing ("step", "reset" or "opening"), what went wrong, and the traceback in the user's own code."""
 
 
 class InfoError(Exception):
     """An environment's `info` lacks a number that is measured."""
+
+
+class ReturnedError(Exception):
+    """An environment returned something that its interface does not allow."""
 
 
 def constructor_of(spec: Any) -> Any:
@@ -72,6 +92,8 @@ def fields(
         "terminated": flag,
         "truncated": flag,
         "active": flag,
+        "anew": flag,
+        "at": ((count,), "i4"),
     } | {INFO + key: ((count,), "f4") for key in infos}
 
 
@@ -94,59 +116,129 @@ def _room(shape: tuple[int, ...], dtype: str) -> int:
 
 
 class Shard:
-    """Open environment copies and their rows of the shared arrays."""
+    """Environment copies and their rows of the shared arrays.
+
+    Attributes:
+        failed: The copies that failed in the last command. A failed copy is opened anew by its next reset with `anew`.
+    """
 
     def __init__(
-        self, environments: Sequence[gym.Env], arrays: Mapping[str, np.ndarray], infos: Mapping[str, bool] = {}
+        self,
+        spec: Any,
+        settings: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
+        arrays: Mapping[str, np.ndarray],
+        infos: Mapping[str, bool] = {},
     ) -> None:
-        self.environments = list(environments)
-        self.arrays = arrays
-        self._infos = dict(infos)
-        seen, done = self.environments[0].observation_space, self.environments[0].action_space
+        self.arrays, self.failed = arrays, dict[int, FailedRow]()
+        self._spec, self._settings, self._infos = spec, settings, dict(infos)
+        self.environments: list[gym.Env | None] = [None] * len(settings)
+        # Views of memory: an entry is written in a third of the time that an array takes.
+        self._at: Any = memoryview(arrays["at"])  # type: ignore[arg-type]
+        self._rewards: Any = memoryview(arrays["reward"])  # type: ignore[arg-type]
+        self._ends: Any = tuple(memoryview(arrays[name]) for name in ("terminated", "truncated"))  # type: ignore[arg-type]
+        self._first_done: int | None = 0
+        self._bounds: tuple[np.ndarray, np.ndarray] | None = None
+        self._at[0] = NOBODY
+
+    def open(self, now: bool = True) -> None:
+        """Open every environment copy, or only import what makes them: resets open them then, in less time."""
+        if not now:
+            with contextlib.suppress(Exception):  # told by the reset
+                constructor_of(self._spec)
+            return
+        self._each(range(len(self.environments)), "opening", self._opened)
+
+    def run(self, command: bytes) -> dict[int, FailedRow]:
+        """Carry out one command on every active environment copy, and return those that failed."""
+        self.failed = {}
+        self.reset() if command == RESET else self.step()
+        return self.failed
+
+    def reset(self) -> None:
+        """Begin an episode in every active environment copy, with its seed; open it first where `anew` is set."""
+        anew, seeds = self.arrays["anew"].tolist(), self.arrays["seed"].tolist()
+        active = np.flatnonzero(self.arrays["active"]).tolist()
+        self._each([row for row in active if anew[row] or self.environments[row] is None], "opening", self._opened)
+
+        def begin(row: int) -> None:
+            environment = self.environments[row]
+            assert environment is not None
+            opening, _ = environment.reset(seed=seeds[row])
+            self.arrays["observation"][row] = self._seen(opening)
+
+        self._each([row for row in active if row not in self.failed], "reset", begin)
+
+    def step(self) -> None:
+        """Step every active environment copy, and begin the next episode where one ended."""
+        arrays, at, rewards, (terminations, truncations) = self.arrays, self._at, self._rewards, self._ends
+        actions, active = self._actions(), arrays["active"].tolist()
+        reached_by, shown = arrays["next_observation"], arrays["observation"]
+        for row, environment in enumerate(self.environments):
+            if not active[row]:
+                continue
+            at[0], doing = row, "step"
+            try:
+                assert environment is not None
+                reached, reward, terminated, truncated, info = environment.step(actions[row])
+                seen = self._seen(reached)
+                reached_by[row] = seen
+                rewards[row] = reward if reward.__class__ in NUMBERS else _number(reward)
+                if terminated.__class__ not in FLAGS or truncated.__class__ not in FLAGS:
+                    terminated, truncated = _flag("terminated", terminated), _flag("truncated", truncated)
+                over = bool(terminated or truncated)
+                terminations[row], truncations[row] = bool(terminated), over and not terminated
+                for key, at_end in self._infos.items():
+                    if over or not at_end:
+                        arrays[INFO + key][row] = _measured(info, key)
+                if over:
+                    doing = "reset"
+                    # Unseeded: Gymnasium goes on with the generator that the first reset seeded.
+                    opening, _ = environment.reset()
+                    seen = self._seen(opening)
+                shown[row] = seen
+            except InfoError:
+                raise
+            except (Exception, SystemExit) as error:
+                self.failed[row] = (doing, *described(error, doing))
+        at[0] = NOBODY
+
+    def close(self) -> None:
+        """Close every environment copy."""
+        for row in range(len(self.environments)):
+            self._close(row)
+
+    def _each(self, rows: Any, doing: str, act: Any) -> None:
+        for row in rows:
+            self._at[0] = row
+            try:
+                act(row)
+            except (Exception, SystemExit) as error:
+                self.failed[row] = (doing, *described(error, doing))
+        self._at[0] = NOBODY
+
+    def _opened(self, row: int) -> None:
+        self._close(row)
+        environment = open_environment(self._spec, *self._settings[row])
+        self.environments[row] = environment
+        seen, done = environment.observation_space, environment.action_space
+        for name, space in (("observation", seen), ("action", done)):
+            if (space.shape or ()) != self.arrays[name].shape[1:]:
+                raise ReturnedError(
+                    f"has {name}s in {space}, and the first copy has the shape {self.arrays[name].shape[1:]}"
+                )
         # Discrete spaces of Gymnasium may start at another number than 0.
-        self._first_seen = int(seen.start) if isinstance(seen, gym.spaces.Discrete) else 0
+        self._seen = _numbered(seen) if isinstance(seen, gym.spaces.Discrete) else _shaped(seen)
         self._first_done = int(done.start) if isinstance(done, gym.spaces.Discrete) else None
         self._bounds = (done.low, done.high) if isinstance(done, gym.spaces.Box) else None
         self._action_dtype = done.dtype
 
-    def run(self, command: bytes) -> None:
-        """Carry out one command on every environment copy."""
-        self.reset() if command == RESET else self.step()
-
-    def reset(self) -> None:
-        """Begin an episode in every active environment copy, with its seed."""
-        for row in np.flatnonzero(self.arrays["active"]):
-            environment = self.environments[row]
-            opening, _ = environment.reset(seed=int(self.arrays["seed"][row]))
-            self.arrays["observation"][row] = self._seen(opening)
-
-    def step(self) -> None:
-        """Step every active environment copy, and begin the next episode where one ended."""
-        arrays = self.arrays
-        actions, active = self._actions(), arrays["active"].tolist()
-        rewards, terminations, truncations = arrays["reward"], arrays["terminated"], arrays["truncated"]
-        for row, environment in enumerate(self.environments):
-            if not active[row]:
-                continue
-            reached, reward, terminated, truncated, info = environment.step(actions[row])
-            seen = arrays["next_observation"][row] = self._seen(reached)
-            rewards[row], terminations[row], truncations[row] = reward, terminated, truncated and not terminated
-            for key, at_end in self._infos.items():
-                if terminated or truncated or not at_end:
-                    arrays[INFO + key][row] = _number(info, key)
-            if terminated or truncated:
-                # Unseeded: Gymnasium goes on with the generator that the first reset seeded.
-                seen = self._seen(environment.reset()[0])
-            arrays["observation"][row] = seen
-
-    def close(self) -> None:
-        """Close every environment copy."""
-        for environment in self.environments:
-            environment.close()
-        self.environments = []
-
-    def _seen(self, observation: Any) -> Any:
-        return observation - self._first_seen if self._first_seen else observation
+    def _close(self, row: int) -> None:
+        environment, self.environments[row] = self.environments[row], None
+        if environment is not None:
+            try:
+                environment.close()
+            except Exception:  # a simulator that has crashed may not be able to close, and its process ends anyway
+                traceback.print_exc()
 
     def _actions(self) -> Any:
         if self._first_done is not None:
@@ -155,12 +247,64 @@ class Shard:
         return np.clip(self.arrays["action"], *self._bounds).astype(self._action_dtype)
 
 
-def _number(info: Mapping[str, Any], key: str) -> float:
+def _shaped(space: gym.Space) -> Any:
+    """Return a check that an observation is an array of the space's shape."""
+    shape = space.shape
+
+    def seen(observation: Any) -> Any:
+        if getattr(observation, "shape", None) == shape and observation.dtype.kind != "O":
+            return observation
+        try:
+            array = np.asarray(observation, np.float32)  # a list of numbers is as good
+        except (TypeError, ValueError):
+            raise ReturnedError(f"returned the observation {_short(observation)}, and {space} has numbers") from None
+        if array.shape != shape:
+            raise ReturnedError(f"returned an observation of shape {array.shape}, and that of {space} is {shape}")
+        return array
+
+    return seen
+
+
+def _numbered(space: gym.spaces.Discrete) -> Any:
+    """Return a function that counts an observation from 0, and checks that it is one of the space."""
+    start, count = int(space.start), int(space.n)
+
+    def seen(observation: Any) -> int:
+        # An array of one number would be accepted by NumPy, and so it is here.
+        value = observation
+        if observation.__class__ not in WHOLE:
+            array = np.asarray(observation)
+            value = array.item() if array.size == 1 and array.dtype.kind in "iu" else None
+        if value is None or not 0 <= value - start < count:
+            raise ReturnedError(f"returned the observation {_short(observation)}, which is not in {space}")
+        return int(value) - start
+
+    return seen
+
+
+def _number(reward: Any) -> float:
+    """Return a reward as a number. An array of one number is one: simulators that compute with arrays return it."""
+    array = np.asarray(reward)
+    if array.size != 1 or array.dtype.kind not in "biuf":
+        raise ReturnedError(f"returned the reward {_short(reward)}, and a reward is one number")
+    return float(array.item())
+
+
+def _flag(name: str, value: Any) -> bool:
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "biuf":
+        raise ReturnedError(f"returned {name} = {_short(value)}, and {name} is True or False")
+    return bool(array.item())
+
+
+def _measured(info: Mapping[str, Any], key: str) -> float:
     """Return a number of `info`.
 
     Raises:
         InfoError: The key is missing, or its value is no number.
     """
+    if not isinstance(info, Mapping):
+        raise ReturnedError(f"returned the info {_short(info)}, and info is a dictionary")
     if key not in info:
         raise InfoError(
             f"info has no {key!r}, which is measured: its keys are {sorted(map(str, info)) or 'none'}. Measure one of "
@@ -175,35 +319,38 @@ def _number(info: Mapping[str, Any], key: str) -> float:
         ) from None
 
 
-def work() -> None:
-    """Run as a worker process until the parent closes this process's standard input, or dies."""
-    # Ctrl-C reaches the whole process group: the parent handles it and then closes our input.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    # Answers go to a copy of stdout, and stdout to stderr, so that prints of an environment don't mix with answers.
-    commands, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)
-    try:
-        sys.path[:] = pickle.load(commands)
-        spec, settings, layout, path, rows, infos = pickle.load(commands)
-        with open(path, "r+b") as file:
-            memory = mmap.mmap(file.fileno(), 0)
-        arrays = {name: array[slice(*rows)] for name, array in lay_out(memory, layout).items()}
-        shard = Shard([open_environment(spec, *setting) for setting in settings], arrays, infos)
-        answers.write(DONE)
-        while command := commands.read(1):
-            shard.run(command)
-            answers.write(DONE)
-        shard.close()
-    except BrokenPipeError:
-        pass  # the parent is gone
-    except InfoError as error:
-        answers.write(REFUSED + str(error).encode())
-        sys.exit(1)
-    except Exception:
-        answers.write(FAILED + traceback.format_exc().encode())
-        sys.exit(1)
+def described(error: BaseException, doing: str) -> tuple[str, str]:
+    """Return what went wrong in an environment, as the end of a sentence, and the traceback in the user's own code."""
+    if isinstance(error, ReturnedError):
+        return str(error), ""
+    # What comes before the last frame of this file called it; what comes after is the environment's.
+    frames = list(traceback.extract_tb(error.__traceback__))
+    own = [i for i, frame in enumerate(frames) if frame.filename == __file__]
+    frames = [
+        each for each in frames[max(own, default=-1) + 1 :] if not each.filename.startswith((*BETWEEN, "<frozen"))
+    ]
+    message = str(error)
+    if not frames and doing in TUPLES:
+        got = re.search(r"(not enough|too many) values to unpack|cannot unpack non-iterable (\w+)", message)
+        if got:
+            number = re.search(r"got (\d+)", message)
+            more = "more values" if doing == "step" else "an observation alone, or more values"
+            wrong = {"NoneType": "None", None: more}.get(got[2], f"one {got[2]}")
+            wrong = f"{number[1]} values" if number else wrong
+            return f"returned {wrong}, and a {doing} returns {TUPLES[doing]}", ""
+    if isinstance(error, SystemExit):
+        said = f"called sys.exit({'' if error.code is None else error.code!r})"
+    else:
+        said = f"raised {type(error).__name__}" + (f": {_short(message, str)}" if message else "")
+    if not frames:
+        return said, ""
+    where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+    shown = frames[-FRAMES:]
+    linecache.checkcache()
+    lines = [*traceback.format_list(shown), *traceback.format_exception_only(error)]
+    return f"{said} ({where})", "".join(lines).rstrip()
 
 
-if __name__ == "__main__":
-    work()
+def _short(value: Any, write: Any = repr) -> str:
+    text = " ".join(str(write(value)).split())
+    return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."

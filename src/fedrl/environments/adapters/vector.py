@@ -1,4 +1,4 @@
-"""Copies of a Gymnasium environment, opened in this process or in one worker process per core.
+"""Copies of a Gymnasium environment, opened in worker processes or in this process.
 
     parent --- command byte ---> worker 0: rows 0 ... n/2        arrays in a memory-mapped file that all share
            --- command byte ---> worker 1: rows n/2 ... n
@@ -6,44 +6,49 @@
 
 Every copy has its own seed and its own row, so the results do not depend on the number of workers. Workers are fresh
 interpreters, because a fork after XLA's threads have started can deadlock. They end when their input is closed: when
-the copies are closed or garbage-collected, and also when the parent is killed.
+the copies are closed or garbage-collected, and also when the parent is killed. A copy in a worker can neither end this
+process nor make it wait for ever; one in this process can.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import mmap
 import os
 import pickle
-import subprocess
-import sys
 import tempfile
-import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
-from fedrl.core.errors import ConfigError, FedrlError
-from fedrl.core.host import HostStep
+from fedrl.core.errors import ConfigError
+from fedrl.core.host import Failure, HostStep
 from fedrl.environments.adapters import shard
+from fedrl.environments.adapters.processes import LostError, RefusedError, Worker
 
-# Seconds that a step of all copies has to take before workers are faster than this process.
+# Seconds that a step of all copies has to take before several workers are faster than one.
 PAYS_S = 5e-4
-PROBE_STEPS, PROBE_S = 20, 0.2
+TIMEOUT_S = 60.0
 
 Setting = tuple[Mapping[str, Any], Mapping[str, Any]]
+Run = Callable[[bytes], Mapping[int, shard.FailedRow]]
 
 
 class OpenInstances:
-    """Environment copies that share arrays with the shard or the workers that step them."""
+    """Environment copies that share arrays with the shard or the workers that step them.
 
-    def __init__(self, arrays: dict[str, np.ndarray], run: Callable[[bytes], None], close: Callable[[], None]) -> None:
-        self._arrays, self._run = arrays, run
+    Attributes:
+        name: Id of the environment.
+        failed: The copies that failed in the last call, by their row. The next reset of such a copy opens it anew.
+    """
+
+    def __init__(self, name: str, arrays: dict[str, np.ndarray], run: Run, close: Callable[[], None]) -> None:
+        self.failed: Mapping[int, Failure] = {}
+        self.name, self._arrays, self._run = name, arrays, run
+        self._broken = np.zeros(len(arrays["active"]), bool)
         self._infos = {
             name.removeprefix(shard.INFO): array for name, array in arrays.items() if name.startswith(shard.INFO)
         }
@@ -54,14 +59,16 @@ class OpenInstances:
         """Begin an episode in the active copies (by default all) with these seeds; later episodes follow from them."""
         self._arrays["seed"][:] = seeds
         self._arrays["active"][:] = True if active is None else active
-        self._run(shard.RESET)
+        self._arrays["anew"][:] = self._broken
+        self._broken &= ~self._arrays["active"]
+        self._note(self._run(shard.RESET))
         return self._arrays["observation"]
 
     def step(self, action: np.ndarray, active: np.ndarray | None = None) -> HostStep:
         """Step the active copies (by default all). In the rows of the others, only the observation is meaningful."""
         self._arrays["action"][:] = action
         self._arrays["active"][:] = True if active is None else active
-        self._run(shard.STEP)
+        self._note(self._run(shard.STEP))
         shown = {name: self._arrays[name] for name in HostStep._fields if name != "measures"}
         return HostStep(**shown, measures=self._infos)
 
@@ -69,58 +76,54 @@ class OpenInstances:
         """Close the environments and end the workers. Closing twice is fine."""
         self._close()
 
+    def _note(self, failed: Mapping[int, shard.FailedRow]) -> None:
+        self.failed = {row: Failure(self.name, *failure) for row, failure in failed.items()}
+        self._broken[list(failed)] = True
+
 
 def open_instances(
-    spec: Any, settings: Sequence[Setting], workers: int | None, infos: Mapping[str, bool] = {}
+    spec: Any,
+    settings: Sequence[Setting],
+    workers: int | None,
+    infos: Mapping[str, bool] = {},
+    timeout_s: float = TIMEOUT_S,
 ) -> OpenInstances:
     """Open an environment copy for each setting, in one or more processes.
 
     Args:
         spec: Gymnasium's specification of the environment.
         settings: Keyword arguments and attributes of each copy.
-        workers: Number of worker processes; 1 steps the copies in this process. By default one per core if a step of
-            all copies takes longer than the messages to the workers, else 1.
+        workers: Number of worker processes; 0 steps the copies in this process. By default one per core if a step of
+            all copies takes longer than the messages to the workers, else 1. A class that exists in a script alone
+            can't be imported in another process, so its copies are always stepped in this one.
         infos: Measured keys of `info`; the value is whether only the last step of an episode has it.
+        timeout_s: Seconds after which a step or a reset of one copy has failed, in a worker process.
 
     Raises:
-        FedrlError: A worker could not open its copies.
+        ConfigError: A copy can't be opened; the message has the traceback in the user's code.
     """
     probe = shard.open_environment(spec, *settings[0])
     layout = shard.fields(len(settings), probe.observation_space, probe.action_space, infos)
-    count = min(len(settings), _workers_that_pay(probe, len(settings)) if workers is None else workers)
     probe.close()
-    if count > 1 and _portable(spec, settings):
-        return _in_workers(spec, settings, layout, count, infos)
+    if workers != 0 and _portable(spec, settings):
+        return _in_workers(spec, settings, layout, workers, infos, timeout_s)
     arrays = shard.lay_out(bytearray(shard.size_bytes(layout)), layout)
-    local = shard.Shard([shard.open_environment(spec, *setting) for setting in settings], arrays, infos)
+    local = shard.Shard(spec, settings, arrays, infos)
+    local.open()
+    _check_opened(spec.id, local.failed)
 
-    def run(command: bytes) -> None:
+    def run(command: bytes) -> Mapping[int, shard.FailedRow]:
         try:
-            local.run(command)
+            return local.run(command)
         except shard.InfoError as error:
-            raise ConfigError(_refusal(spec, str(error))) from None
+            raise ConfigError(f"{spec.id}: {error}") from None
 
-    return OpenInstances(arrays, run, local.close)
+    return OpenInstances(spec.id, arrays, run, local.close)
 
 
 def cores() -> int:
     """Return the number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _workers_that_pay(probe: gym.Env, count: int) -> int:
-    """Return one worker per core if stepping all copies in this process takes longer than a few messages, else 1."""
-    if cores() == 1:
-        return 1
-    probe.reset(seed=0)
-    probe.action_space.seed(0)
-    begun, steps = time.perf_counter(), 0
-    while steps < PROBE_STEPS and time.perf_counter() - begun < PROBE_S:
-        *_, terminated, truncated, _ = probe.step(probe.action_space.sample())
-        if terminated or truncated:
-            probe.reset()
-        steps += 1
-    return cores() if count * (time.perf_counter() - begun) / steps > PAYS_S else 1
 
 
 def _portable(spec: Any, settings: Sequence[Setting]) -> bool:
@@ -131,99 +134,79 @@ def _portable(spec: Any, settings: Sequence[Setting]) -> bool:
         return False
 
 
+def _check_opened(name: str, failed: Mapping[int, shard.FailedRow]) -> None:
+    for row, (_, said, trace) in failed.items():
+        raise ConfigError(f"Copy {row} of {name} can't be opened: it {said}." + (f"\n{trace}" if trace else ""))
+
+
 def _in_workers(
     spec: Any,
     settings: Sequence[Setting],
     layout: dict[str, tuple[tuple[int, ...], str]],
-    count: int,
+    workers: int | None,
     infos: Mapping[str, bool],
+    timeout_s: float,
 ) -> OpenInstances:
     # Shared memory where there is some: a file on a disk would be written back to it.
     place = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with tempfile.NamedTemporaryFile(prefix="fedrl-", dir=place, delete=False) as file:
-        file.truncate(shard.size_bytes(layout))
-        memory = mmap.mmap(file.fileno(), 0)
-    edges = np.linspace(0, len(settings), count + 1).astype(int).tolist()
-    children: list[subprocess.Popen[bytes]] = []
+    # It has no name from the beginning, so nothing is left of it however this process ends.
+    file = tempfile.TemporaryFile(prefix="fedrl-", dir=place)  # noqa: SIM115  (open as long as the copies are)
+    file.truncate(shard.size_bytes(layout))
+    memory = mmap.mmap(file.fileno(), 0)
+    children: list[Worker] = []
 
     def close() -> None:
         for child in children:
-            _end(child)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(file.name)
+            child.close()
+        children.clear()
+        file.close()
 
-    def run(command: bytes) -> None:
+    edges: list[int] = []
+
+    def run(command: bytes) -> Mapping[int, shard.FailedRow]:
+        failed: dict[int, shard.FailedRow] = {}
         try:
             for child in children:
-                _send(child, command, spec)
-            for child in children:
-                _await(child, spec)
+                child.begin(command)
+            for child, first in zip(children, edges, strict=False):
+                failed |= {first + row: failure for row, failure in child.finish().items()}
+        except RefusedError as error:
+            close()
+            raise ConfigError(f"{spec.id}: {error}") from None
         except BaseException:
             # After Ctrl-C an answer may be outstanding, and the next command would read it as its own.
             close()
             raise
+        return failed
 
-    opened = OpenInstances(shard.lay_out(memory, layout), run, close)
-    for rows in itertools.pairwise(edges):
-        children.append(_start())
-        _send(children[-1], pickle.dumps(sys.path), spec)
-        given = (spec, list(settings[slice(*rows)]), layout, file.name, rows, dict(infos))
-        _send(children[-1], pickle.dumps(given), spec)
-    for child in children:
-        _await(child, spec)
-    with contextlib.suppress(PermissionError):  # where a mapped file has to stay, `close` removes it
-        os.unlink(file.name)
+    arrays = shard.lay_out(memory, layout)
+    opened = OpenInstances(spec.id, arrays, run, close)
+    try:
+        edges += _started(children, file.fileno(), spec, settings, workers, timeout_s)
+        each = list(itertools.pairwise(edges))
+        for child, rows in zip(children, each, strict=True):
+            child.open(spec, list(settings[slice(*rows)]), layout, rows, dict(infos))
+        for child, (first, end) in zip(children, each, strict=True):
+            found = child.wait_until_open({name: array[first:end] for name, array in arrays.items()})
+            _check_opened(spec.id, {first + row: failure for row, failure in found.items()})
+    except LostError as lost:
+        close()
+        raise ConfigError(f"A worker process for {spec.id} {lost.said} when it started.") from None
+    except BaseException:
+        close()
+        raise
     return opened
 
 
-def _start() -> subprocess.Popen[bytes]:
-    # There is a worker per core already, so numerical libraries get one thread each.
-    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    # -P keeps this folder off the path: `import gymnasium` would find the adapter in this folder.
-    command = [sys.executable, "-P", shard.__file__]
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=one_thread | dict(os.environ), bufsize=0
-    )
-
-
-def _send(child: subprocess.Popen[bytes], message: bytes, spec: Any) -> None:
-    assert child.stdin is not None
-    rest = memoryview(message)
-    try:
-        while rest:
-            rest = rest[child.stdin.write(rest) :]
-    except BrokenPipeError:
-        _await(child, spec)  # a worker that failed has sent its reason before it ended
-
-
-def _await(child: subprocess.Popen[bytes], spec: Any) -> None:
-    assert child.stdout is not None
-    answer = child.stdout.read(1)
-    if answer == shard.DONE:
-        return
-    said = child.stdout.read().decode() if answer else ""
-    if answer == shard.REFUSED:
-        child.wait()
-        raise ConfigError(_refusal(spec, said))
-    raise FedrlError(
-        f"A worker process for environments failed (exit code {child.wait()}). "
-        f"{said or 'It was killed, or ended by itself.'}\n"
-        "With workers=1 the environments run in this process, where a debugger sees them."
-    )
-
-
-def _refusal(spec: Any, said: str) -> str:
-    return f"{spec.id}: {said}"
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    assert child.stdin is not None
-    assert child.stdout is not None
-    with contextlib.suppress(BrokenPipeError):
-        child.stdin.close()
-    try:
-        child.wait(timeout=5.0)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
-    child.stdout.close()
+def _started(
+    children: list[Worker], memory: int, spec: Any, settings: Sequence[Setting], workers: int | None, timeout_s: float
+) -> list[int]:
+    """Start worker processes, and return the first row of each and the number of all rows."""
+    children.append(Worker(memory, timeout_s))
+    if workers is None:
+        # Measured in the worker: nothing that an environment does to its process reaches this one.
+        pays = cores() > 1 and len(settings) * children[0].step_s(spec, settings[0]) > PAYS_S
+        workers = cores() if pays else 1
+    count = min(len(settings), workers)
+    children += [Worker(memory, timeout_s) for _ in range(count - 1)]
+    return np.linspace(0, len(settings), count + 1).astype(int).tolist()
