@@ -55,7 +55,7 @@ def test_greedy_episodes_measure_infos_as_gymnasium_has_them():
     environment = gymnasium(WALK, measures=MEASURES)
     agent = learner(environment)
     params = agent.params(agent.init(jax.random.key(0), environment.params))
-    returns, sums, _ = played_host(agent, fleet(environment, 2), params, 4, 0, workers=0)
+    returns, sums, *_ = played_host(agent, fleet(environment, 2), params, 4, 0, workers=0)
     assert sums["episodes"].tolist() == [4.0, 4.0]
     for k in range(2):  # the walk is deterministic and so is a greedy policy: all episodes are alike
         assert len(set(returns[k].tolist())) == 1
