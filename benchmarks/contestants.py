@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import fedrl.launch
 from benchmarks.throughput import AGENTS, ROUNDS, peer
 from benchmarks.turns import Introduction, serve
+from fedrl.core.processors import cores
 
 INSTANCES, STEPS = 8, 128
 SAMPLES = INSTANCES * STEPS
@@ -117,7 +118,7 @@ def rejax_ppo() -> Any:
 
 def most_devices() -> int:
     """One per core, but no more than the agents fill evenly."""
-    return max(count for count in range(1, fedrl.launch.cores() + 1) if AGENTS % count == 0)
+    return max(count for count in range(1, cores() + 1) if AGENTS % count == 0)
 
 
 SETUPS: dict[str, Callable[[], Setup]] = {

@@ -1,11 +1,13 @@
 """Configure JAX before its backend starts, after which settings have no effect.
 
-* one host device per core, so that blocks of agents run in parallel (measured: +42 to +90 % speed on two cores)
+* one host device per core that this process may use, so that blocks of agents run in parallel (measured: +42 to +90 %
+  speed on two cores); in a container with a quota, XLA's own threads are limited likewise
 * the widest vectors of the processor: +6 to +16 % where AVX-512 works on 512 bits at a time, nothing on a Zen 4, which
   works on halves; sums are grouped differently, so the last bits of results depend on the width
 * a persistent cache of compiled programs, so that a second start compiles nothing
 
-A flag or folder that is already set is not changed. Importing this module imports neither JAX nor the rest of fedrl.
+A flag or folder that is already set is not changed, unless a number of devices is asked for. Results do not depend on
+that number. Importing this module does not import JAX.
 """
 
 from __future__ import annotations
@@ -16,8 +18,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from fedrl.core.errors import ConfigError
+from fedrl.core.processors import cores, usable
+
 DEVICES = "--xla_force_host_platform_device_count"
 VECTORS = "--xla_cpu_prefer_vector_width"
+THREADS = "PJRT_NPROC"
+MOST_PER_CORE = 4
+"""Devices per core beyond which a number of devices is refused."""
 
 
 def configure_jax(devices: int | None = None) -> None:
@@ -26,17 +34,21 @@ def configure_jax(devices: int | None = None) -> None:
     A `RuntimeWarning` is issued if JAX's backend already runs.
 
     Args:
-        devices: The number of host devices; one per core by default.
+        devices: The number of host devices; by default that in XLA_FLAGS, or one for each core of this process.
 
     Raises:
-        ConfigError: JAX is set up in a way in which fedrl can't compute.
+        ConfigError: JAX is set up in a way in which fedrl can't compute, or can't have so many devices.
     """
+    set_already = os.environ.get("XLA_FLAGS", "")
+    if devices is not None:
+        _check_devices(devices)
+        set_already = " ".join(flag for flag in set_already.split() if not flag.startswith(f"{DEVICES}="))
     wanted = {DEVICES: cores() if devices is None else devices}
     if widest_vector() == 512:
         wanted[VECTORS] = 512
-    set_already = os.environ.get("XLA_FLAGS", "")
     missing = [f"{flag}={value}" for flag, value in wanted.items() if f"{flag}=" not in set_already]
-    if missing and backend_runs():
+    runs = backend_runs()
+    if missing and runs and devices is None:
         warnings.warn(
             f"JAX's backend already runs, so {' '.join(missing)} has no effect and the run may be slower. "
             "Call fedrl.configure_jax() before the first array is made.",
@@ -44,13 +56,36 @@ def configure_jax(devices: int | None = None) -> None:
             stacklevel=2,
         )
     os.environ["XLA_FLAGS"] = " ".join([set_already, *missing]).strip()
+    limit = usable()
+    if not runs and limit.limited:
+        os.environ.setdefault(THREADS, str(limit.number))
     _cache_programs()
     check_platform()
 
 
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _check_devices(devices: int) -> None:
+    """Refuse a number of devices that can't be had.
+
+    Raises:
+        ConfigError: It is below 1, of no use, or JAX's backend already runs with another number.
+    """
+    limit = usable()
+    most = MOST_PER_CORE * limit.number
+    if not 1 <= devices <= most:
+        raise ConfigError(
+            f"The number of devices is {devices}. This process may use {limit.number} core"
+            f"{'' if limit.number == 1 else 's'} ({limit.reason}), and each device compiles every program anew. "
+            f"Choose 1 to {most}."
+        )
+    if backend_runs():
+        import jax
+
+        has = jax.local_device_count()
+        if has != devices:
+            raise ConfigError(
+                f"The number of devices is {devices}, and JAX's backend already runs with {has}. It is set when the "
+                "backend starts. Set it before the first array is made."
+            )
 
 
 def widest_vector() -> int | None:
@@ -78,8 +113,6 @@ def check_platform() -> None:
         ConfigError: 64-bit numbers are enabled, or JAX_PLATFORMS names a platform that JAX can't start.
     """
     import jax
-
-    from fedrl.core.errors import ConfigError
 
     if jax.config.read("jax_enable_x64"):
         raise ConfigError(

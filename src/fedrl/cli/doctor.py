@@ -31,17 +31,21 @@ def doctor_command() -> None:
     # XLA reads its flags when JAX initialises, so this comes before the first import of jax.
     from fedrl import launch
 
+    given = f"{launch.DEVICES}=" in os.environ.get("XLA_FLAGS", "")
     launch.configure_jax()
     import jax
 
+    from fedrl.core.processors import usable
     from fedrl.core.versions import versions
     from fedrl.runs.selftest import self_test
     from fedrl.runs.summary import PACKAGES, revision
 
+    cores, devices = usable(), jax.local_devices()
+    why = "of this machine" if jax.default_backend() != "cpu" else "set in XLA_FLAGS" if given else "one per core"
     facts: dict[str, object] = {**versions(PACKAGES)}
     facts["revision"] = revision() or "not a repository"
-    facts["cores"] = launch.cores()
-    facts["devices"] = ", ".join(str(device) for device in jax.local_devices())
+    facts["cores"] = f"{cores.number}: {cores.reason}"
+    facts["devices"] = f"{len(devices)}, {why}: {', '.join(map(str, devices))}"
     facts["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "")
     facts["program cache"] = jax.config.values.get("jax_compilation_cache_dir")
     for extra, module in EXTRAS.items():

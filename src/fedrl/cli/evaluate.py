@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from fedrl.cli.devices import use_devices
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -18,12 +20,17 @@ if TYPE_CHECKING:
 
 
 def evaluate_command(
-    path: Path, episodes: int | None, film: Path | None, agent: int, seed: int | None, trust: bool, as_json: bool
+    path: Path,
+    episodes: int | None,
+    film: Path | None,
+    agent: int,
+    seed: int | None,
+    trust: bool,
+    devices: int | None,
+    as_json: bool,
 ) -> None:
     """Evaluate the final policies of each seed, print their greedy returns, and film one episode if `film` is set."""
-    from fedrl.launch import configure_jax
-
-    configure_jax()
+    use_devices(devices)
     from rich.console import Console
 
     from fedrl.cli.only_json import only_json
