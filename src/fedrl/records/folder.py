@@ -177,6 +177,10 @@ class RunFolder:
         with contextlib.suppress(OSError):
             (self.path / FILM).unlink(missing_ok=True)
 
+    def report(self) -> str | None:
+        """Return the path of the report page; None if there is none."""
+        return str(self.path / REPORT) if (self.path / REPORT).exists() else None
+
     def checkpoint(self, method: str, seed: int) -> Path:
         """Return the path of the checkpoint of a seed of a method, whether or not it exists."""
         return self.path / CHECKPOINTS / f"{method}-{seed}.safetensors"

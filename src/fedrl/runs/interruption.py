@@ -17,12 +17,25 @@ class Signalled:
     signal: int | None = None
 
 
+@dataclass(frozen=True)
+class _Request:
+    """What a handler of signals sets."""
+
+    stop: threading.Event
+    heard: Signalled
+
+
 @contextmanager
 def interruptible(stop: threading.Event) -> Iterator[Signalled]:
     """Inside the `with`, let the first Ctrl-C or SIGTERM set `stop`; a second one has its usual effect.
 
-    Outside the main thread Python delivers no signals, so nothing is changed.
+    One inside another with the same `stop`, as that of a run in a study, changes nothing. Outside the main thread
+    Python delivers no signals, so nothing is changed either.
     """
+    outer = getattr(signal.getsignal(signal.SIGINT), "request", None)
+    if isinstance(outer, _Request) and outer.stop is stop:
+        yield outer.heard
+        return
     heard = Signalled()
     if threading.current_thread() is not threading.main_thread():
         yield heard
@@ -34,11 +47,13 @@ def interruptible(stop: threading.Event) -> Iterator[Signalled]:
 
     def first(number: int, frame: FrameType | None) -> None:
         del frame
-        # Restoring the old handler lets the user end a round that hangs.
+        # Restoring the old handlers lets the user end a round that hangs, with either signal.
         heard.signal = number
         stop.set()
-        signal.signal(number, before[signal.Signals(number)])
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
+    first.request = _Request(stop, heard)  # type: ignore[attr-defined]  # found by one inside this one
     for number in before:
         signal.signal(number, first)
     try:

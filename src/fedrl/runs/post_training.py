@@ -69,8 +69,10 @@ def _put_together(
     Each policy is sent up once; the policies of all are sent down `copies` times.
     """
     method = next(m for m in session.experiment.methods if m.name == "independent")
-    ended = []
+    ended: list[SeedResult] = []
     for before in independent:
+        if session.stopping:
+            return ended
         agents = session.experiment.config.federation.agents
         learned = np.array([k for k in range(agents) if k not in before.unlearned], int)
         params = jax.tree.map(lambda leaf, learned=learned: np.asarray(leaf)[learned], before.params)
@@ -104,7 +106,7 @@ def fine_tuned(session: Session, simulation: Simulation, federated: Sequence[See
         federated: Final results of its seeds; the states of agents are read from their checkpoints.
     """
     spent = {r["seed"]: r["environment_steps"] for r in session.folder.records() if r["method"] == "federated"}
-    ended = []
+    ended: list[SeedResult] = []
     for before in federated:
         run_state = session.first_state(session.experiment.methods[0], simulation, before.seed)
         run_state = checkpoint.load(session.folder.checkpoint("federated", before.seed), run_state)
@@ -125,18 +127,24 @@ def fine_tuned(session: Session, simulation: Simulation, federated: Sequence[See
             for reason, agents in rejections_in(seen).items():
                 rejections.setdefault(reason, []).extend(agents)
 
-        params = tuned(session.experiment, states, before.seed, note)
+        params = tuned(session.experiment, states, before.seed, note, lambda: session.stopping)
+        if params is None:
+            return ended
         policies = Policies(params, True, None, unlearned=history.unlearned)
         after = seed_result(session, before.seed, before.round, policies)
-        steps = spent[before.seed] + session.experiment.tuning_steps
+        steps = spent.get(before.seed, 0) + session.experiment.tuning_steps
         _tell(session, FINE_TUNED, after, steps, rejections=rejections)
         ended.append(after)
     return ended
 
 
 def tuned(
-    experiment: Experiment, states: PyTree, seed: int, note: Callable[[RoundResult], None] | None = None
-) -> Params:
+    experiment: Experiment,
+    states: PyTree,
+    seed: int,
+    note: Callable[[RoundResult], None] | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Params | None:
     """Return the parameters with which each agent acts after `evaluation.fine_tune` local iterations alone.
 
     Agents learn as independent agents do, without communication and without corrections such as FedProx. Optimisers
@@ -147,6 +155,7 @@ def tuned(
         states: States of the agents' learners, a leading agent axis on every leaf.
         seed: Seed of the run.
         note: Function that is called with each round.
+        stopping: Function that says before each round whether to end without a result, None.
 
     Reference: Yu et al. (2020), https://arxiv.org/abs/2002.04758
     """
@@ -159,6 +168,8 @@ def tuned(
         with simulation_of(experiment, method) as simulation:
             run_state = simulation.with_states(simulation.init(seed)._replace(keys=keys), states)
             for _ in range(rounds):
+                if stopping():
+                    return None
                 run_state, seen = simulation.round(run_state)
                 if note is not None:
                     note(seen)

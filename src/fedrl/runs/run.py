@@ -15,7 +15,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Mapping, Sequence
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from fedrl.config.build import build
 from fedrl.config.checking import check_measures
 from fedrl.config.coordination import measure_names
 from fedrl.config.methods import Method
-from fedrl.config.objects import Experiment
 from fedrl.core.errors import FedrlError, RunError
 from fedrl.core.imports import importing
 from fedrl.launch import configure_jax
@@ -91,15 +91,18 @@ def run(
         tables["init"] = dict(init) if isinstance(init, Mapping) else str(init)
     experiment, start = read_start(build(load(tables, overrides)))
     check_measures(experiment)
-    out = None if out is None else Path(out)
+    out, stop = None if out is None else Path(out), stop or threading.Event()
     with (
         displaying(verbose, run_display) as shown,
+        # Before the folder is made: from then on a signal ends the run in order.
+        interruptible(stop) as heard,
         folder.create(out, experiment.config.name, dump(experiment.config)) as place,
     ):
         if start is not None:
             start.write(place)
         notes = origins(place, experiment)
-        return RunResult(place.path, _conduct(experiment, place, [*sinks, *shown], started, stop, notes))
+        session = Session(experiment, place, [*sinks, *shown], Timing(started), stop, notes)
+        return RunResult(place.path, _conduct(session, heard))
 
 
 def resume(
@@ -139,8 +142,12 @@ def resume(
             it is complete, and `rounds` is not given or it has no checkpoints.
     """
     configure_jax()
-    started = time.perf_counter()
-    with displaying(verbose, run_display) as shown, folder.reopen_folder(Path(path)) as place:
+    started, stop = time.perf_counter(), stop or threading.Event()
+    with (
+        displaying(verbose, run_display) as shown,
+        interruptible(stop) as heard,
+        folder.reopen_folder(Path(path)) as place,
+    ):
         experiment = experiment_of(place.path / folder.CONFIG, trust)
         notes: list[str] = []
         if rounds is not None:
@@ -153,29 +160,22 @@ def resume(
             )
         found = place.revise(revision(place, experiment))
         notes = [*origins(place, experiment), *notes, *found.notes()]
-        return RunResult(place.path, _conduct(experiment, place, [*sinks, *shown], started, stop, notes))
+        session = Session(experiment, place, [*sinks, *shown], Timing(started), stop, notes)
+        return RunResult(place.path, _conduct(session, heard))
 
 
-def _conduct(
-    experiment: Experiment,
-    place: RunFolder,
-    sinks: Sequence[Sink],
-    started: float,
-    stop: threading.Event | None,
-    notes: Sequence[str] = (),
-) -> Summary:
+def _conduct(session: Session, heard: Signalled) -> Summary:
     """Run all methods, then write the results; after a signal or a failure, those of the completed rounds."""
-    listeners = [*sinks, *_tensorboard(experiment.config, place)]
-    session = Session(experiment, place, listeners, Timing(started), stop or threading.Event(), notes)
-    with interruptible(session.stop) as heard:
-        seed_results = _methods(session)
-        if session.failure is None:
-            return _finish(session, seed_results, heard)
-        kept = False
-        if place.records():
-            with contextlib.suppress(Exception):  # the cause of the failure, such as a full disk, may affect this, too
-                kept = bool(_finish(session, seed_results, heard))
-        raise _told(session.failure, place, kept)
+    place = session.folder
+    session.sinks = [*session.sinks, *_tensorboard(session.experiment.config, place)]
+    seed_results = _methods(session)
+    if session.failure is None:
+        return _finish(session, seed_results, heard)
+    kept = False
+    if place.records():
+        with contextlib.suppress(Exception):  # the cause of the failure, such as a full disk, may affect this, too
+            kept = bool(_finish(session, seed_results, heard))
+    raise _told(session.failure, place, kept)
 
 
 def _told(failure: Exception, place: RunFolder, kept: bool) -> Exception:
@@ -221,15 +221,12 @@ def _methods(session: Session) -> dict[str, list[SeedResult]]:
                 for program in ready:
                     program.compiled.set()
             programs.append((method, ready))
-            seed_results[method.name] = all_seeds(session, method, ready)
-            if session.stopping:
-                break
-            if method.name == "federated" and config.evaluation.fine_tune:
-                seed_results[FINE_TUNED] = fine_tuned(session, ready[0].simulation, seed_results["federated"])
-            if method.name == "independent" and config.baselines.average_once:
-                seed_results[AVERAGE_ONCE] = averaged(session, seed_results["independent"])
-            if method.name == "independent" and config.baselines.mixture:
-                seed_results[MIXTURE] = mixed(session, seed_results["independent"])
+            for name, step in _steps(session, method, ready, seed_results).items():
+                if session.stopping:
+                    session.whole = False
+                    return seed_results
+                seed_results[name] = step()
+                session.whole = session.whole and _reached_the_end(config, seed_results[name])
     except Exception as fault:
         session.fail(fault)
     finally:
@@ -240,8 +237,32 @@ def _methods(session: Session) -> dict[str, list[SeedResult]]:
     return seed_results
 
 
+def _steps(
+    session: Session, method: Method, ready: list[Program], seed_results: Mapping[str, list[SeedResult]]
+) -> dict[str, Callable[[], list[SeedResult]]]:
+    """Return what to do for a method, by the name of the result: its training, and what starts from its final state."""
+    config = session.experiment.config
+    steps: dict[str, Callable[[], list[SeedResult]]] = {method.name: lambda: all_seeds(session, method, ready)}
+    if method.name == "federated" and config.evaluation.fine_tune:
+        steps[FINE_TUNED] = lambda: fine_tuned(session, ready[0].simulation, seed_results["federated"])
+    if method.name == "independent" and config.baselines.average_once:
+        steps[AVERAGE_ONCE] = lambda: averaged(session, seed_results["independent"])
+    if method.name == "independent" and config.baselines.mixture:
+        steps[MIXTURE] = lambda: mixed(session, seed_results["independent"])
+    return steps
+
+
+def _reached_the_end(config: Config, ended: Sequence[SeedResult]) -> bool:
+    """Return whether every seed of a method took part to its end; after a signal some may not."""
+    return len(ended) == len(config.seed_list) and all(each.round == config.rounds or each.ended for each in ended)
+
+
 def _finish(session: Session, seed_results: dict[str, list[SeedResult]], heard: Signalled) -> Summary:
     place, experiment = session.folder, session.experiment
+    unchanged = session.stopping and not (session.whole or session.recorded or session.failure)
+    if unchanged and (earlier := place.summary()):
+        # A resumed run that was stopped before its next round: the results of the rounds before it stand.
+        return _ended(session, typing.cast(Summary, earlier), place.report(), heard)
     found = place.read()
     summary = summarise(session.experiment, found.records, seed_results, session.timing, session.measures)
     notes = [*session.notes, *found.notes()]
@@ -262,14 +283,19 @@ def _finish(session: Session, seed_results: dict[str, list[SeedResult]], heard: 
             summary["film"] = film
             place.write_summary(summary)
     report = None
-    if found.records:
+    if found.records or session.whole:
         from fedrl.report import write_report
 
         report = str(write_report([place.path], place.path / folder.REPORT))
     # Last of all: a folder with a summary and without `checkpoints/` counts as complete.
-    if not session.stopping:
+    if session.whole and session.failure is None:
         place.close_checkpoints(bool(experiment.config.keep_checkpoints))
-    end = End(event="end", summary=summary, folder=str(place.path), report=report)
+    return _ended(session, summary, report, heard)
+
+
+def _ended(session: Session, summary: Summary, report: str | None, heard: Signalled) -> Summary:
+    """Pass the last event to the sinks."""
+    end = End(event="end", summary=summary, folder=str(session.folder.path), report=report)
     if heard.signal is not None:
         end["signal"] = heard.signal
     session.tell(end)

@@ -73,6 +73,8 @@ class Session:
         stop: An event that ends the run after the current rounds.
         notes: Defects of a resumed folder, a sentence each.
         failure: The first error of a seed; the others then stop after their round, and their results are kept.
+        recorded: Whether a round has ended since this process began or resumed the run.
+        whole: Whether every seed of every method so far has reached its end.
         measures: Declared measures of each method that has started to train.
         talking: Lock of events and records.
         evaluating: Lock of evaluations, which already use all devices.
@@ -85,6 +87,8 @@ class Session:
     stop: threading.Event = field(default_factory=threading.Event)
     notes: Sequence[str] = ()
     failure: Exception | None = None
+    recorded: bool = False
+    whole: bool = True
     measures: dict[str, Declared] = field(default_factory=dict)
     talking: AbstractContextManager[Any] = field(default_factory=threading.Lock)
     evaluating: AbstractContextManager[Any] = field(default_factory=threading.Lock)
@@ -114,6 +118,7 @@ class Session:
             # The record is on file before a sink shows it, so a sink that fails loses nothing.
             if "event" not in event:
                 self.folder.append(event)
+                self.recorded = True
             for sink in self.sinks:
                 sink(event)
 

@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -292,15 +292,32 @@ def start(memory: int) -> subprocess.Popen[bytes]:
     """Start a worker process with the file of the shared arrays."""
     # There is a worker per core already, so numerical libraries get one thread each.
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return subprocess.Popen(
-        # -P keeps this folder off the path: `import gymnasium` would find the adapter in this folder.
-        [sys.executable, "-P", worker.__file__],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=one_thread | dict(os.environ),
-        bufsize=0,
-        pass_fds=(memory,),
-    )
+    with _signals_held():
+        return subprocess.Popen(
+            # -P keeps this folder off the path: `import gymnasium` would find the adapter in this folder.
+            [sys.executable, "-P", worker.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=one_thread | dict(os.environ),
+            bufsize=0,
+            pass_fds=(memory,),
+        )
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold back Ctrl-C and SIGTERM from a process that is started now, until it ignores them itself.
+
+    They reach the whole process group, or the whole container, and would end a worker that is not yet that far.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, worker.HELD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _slice_ms(limit_s: float) -> int:

@@ -26,6 +26,7 @@ import numpy as np
 
 from fedrl.core.errors import ConfigError
 from fedrl.core.host import Failure, HostStep
+from fedrl.core.processors import cores
 from fedrl.environments.adapters import shard
 from fedrl.environments.adapters.processes import LostError, RefusedError, Worker
 
@@ -119,11 +120,6 @@ def open_instances(
             raise ConfigError(f"{spec.id}: {error}") from None
 
     return OpenInstances(spec.id, arrays, run, local.close)
-
-
-def cores() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _portable(spec: Any, settings: Sequence[Setting]) -> bool:

@@ -1,4 +1,4 @@
-"""A worker process that steps a shard of environment copies. It is a script, and imports nothing of fedrl.
+"""A worker process that steps a shard of environment copies. It is a script, and imports nothing that loads JAX.
 
     stdin:  O settings | P settings | r | s | f | =    -->  stdout: .  |  ! failed copies  |  ? refusal  |  + process id
 
@@ -23,6 +23,8 @@ from typing import Any, BinaryIO
 OPEN, PROBE, REMEMBER, RESTORE = b"O", b"P", b"f", b"="
 DONE, FAILED, REFUSED, RESUMED = b".", b"!", b"?", b"+"
 PROBE_STEPS, PROBE_S = 20, 0.2
+HELD = (signal.SIGINT, signal.SIGTERM)
+"""The signals that only the parent process hears."""
 
 
 def _sibling(name: str) -> Any:
@@ -106,14 +108,19 @@ def _timed(shard: Any, spec: Any, setting: Any) -> float:
 def work() -> None:
     """Run until the parent closes this process's standard input, or dies."""
     # Ctrl-C reaches the whole process group: the parent handles it and then closes our input.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in HELD:
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # the parent starts this process with these held back
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
     # Answers go to a copy of stdout, and stdout to stderr, so that prints of an environment don't mix with answers.
     commands, answers = sys.stdin.buffer, os.dup(1)
     os.dup2(2, 1)
     guard, copies = Guard(commands, answers), None
     try:
         sys.path[:] = pickle.load(commands)
+        from fedrl.core.pipes import keep_printing  # found only on the parent's path
+
+        keep_printing()  # what an environment prints must not end it when the parent's reader has left
         shard = _sibling("shard")
         os.write(answers, DONE)
         while command := commands.read(1):
