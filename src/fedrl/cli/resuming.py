@@ -23,7 +23,7 @@ INTERRUPTED = 130
 TERMINATED = 143
 """Exit code of such a command after SIGTERM."""
 NOTHING_MERGED = 3
-"""Exit code of a command that completed, with a seed in which no update was ever merged."""
+"""Exit code of a command that completed, with a seed that never merged an update or ended before its last round."""
 
 
 def check_resume(thing: str, config: Path | None, resume: Path | None, options: Mapping[str, object]) -> None:
@@ -95,4 +95,10 @@ def leave_unmerged(sentence: str) -> None:
     if TOO_FEW in sentence:
         cure = "Lower the quorum in federation.schedule, raise its deadline_s, or use devices that drop out less often."
     print(f"{sentence} {cure}", file=sys.stderr)
+    raise typer.Exit(NOTHING_MERGED)
+
+
+def leave_early(sentence: str) -> None:
+    """Print that a seed ended before its last round, and end with exit code 3."""
+    print(sentence, file=sys.stderr)
     raise typer.Exit(NOTHING_MERGED)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import typer
 
+from fedrl.cli.devices import use_devices
 from fedrl.cli.examples import say_which
 from fedrl.cli.only_json import only_json
-from fedrl.cli.resuming import FolderListener, check_resume, leave_interrupted, leave_unmerged, overrides
+from fedrl.cli.resuming import FolderListener, check_resume, leave_early, leave_interrupted, leave_unmerged, overrides
 
 
 def run_command(
@@ -22,6 +23,7 @@ def run_command(
     resume: Path | None,
     trust: bool,
     measures: Sequence[str],
+    devices: int | None,
     quiet: bool,
     as_json: bool,
     on_environment_error: str | None = None,
@@ -32,8 +34,9 @@ def run_command(
     check_resume("run", config, resume, options)
     if config is not None:
         say_which(config, quiet=quiet)
+    use_devices(devices)
     from fedrl.records.folder import RunFolder
-    from fedrl.records.notices import unmerged_in
+    from fedrl.records.notices import ended_in, unmerged_in
     from fedrl.runs import run as experiments
     from fedrl.sinks.display import progress, warnings_only
 
@@ -53,5 +56,7 @@ def run_command(
     # An interruption takes precedence over "never merged": the rounds to come may still merge an update.
     if not RunFolder(result.folder).complete:
         leave_interrupted("run", listener)
+    for sentence in ended_in(result):
+        leave_early(sentence)
     for sentence in unmerged_in(result):
         leave_unmerged(sentence)

@@ -17,7 +17,10 @@ from jaxtyping import Float64, Int32
 from fedrl.clocks.counter_rng import Purpose, exponential
 from fedrl.clocks.devices import Clock
 from fedrl.clocks.distributions import draw
-from fedrl.core.errors import ConfigError
+from fedrl.core.errors import ConfigError, NoMoreUpdatesError
+
+MOST_PHASES = 1_000_000
+"""Phases between two events of an agent that are followed, which takes seconds of computing."""
 
 
 class OnlinePeriod(NamedTuple):
@@ -66,7 +69,15 @@ def availability(devices: Clock, agents: int) -> Availability:
     def at(ids: np.ndarray, online: OnlinePeriod, seconds: np.ndarray, seed: int) -> OnlinePeriod:
         # Several phases may end before the given second; each is drawn by its own number, so skipping changes nothing.
         phase, until_s = online.phase.copy(), online.until_s.copy()
+        most = phase + MOST_PHASES
         while (over := np.flatnonzero(until_s <= seconds)).size:
+            if (phase[over] >= most[over]).any():
+                who = int(ids[over][phase[over] >= most[over]][0])
+                raise NoMoreUpdatesError(
+                    f"At {seconds[over].max():g} s on the virtual clock, agent {who} has come and gone more than "
+                    f"{MOST_PHASES // 2:,} times since its last event. Each time is simulated, so the run would hardly "
+                    "go on. Raise online_s and offline_s, or lower the times of the slowest agents (step_s, latency_s)."
+                )
             phase[over] += 1
             until_s[over] = end_of(ids[over], OnlinePeriod(phase[over], until_s[over]), seed)
         return OnlinePeriod(phase, until_s)

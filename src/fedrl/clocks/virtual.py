@@ -17,7 +17,10 @@ from fedrl.clocks.counter_rng import Purpose, normal
 from fedrl.clocks.devices import Clock, Speeds
 from fedrl.clocks.events import ARRIVED, BACK, DROPPED, HUNG, TIMER, Events
 from fedrl.clocks.faults import copies, ending, leaving
-from fedrl.core.errors import ConfigError
+from fedrl.core.errors import NoMoreUpdatesError
+
+LONGEST_S = 1e15
+"""The last second of the clock; what would happen later never does."""
 
 
 class ClockState(NamedTuple):
@@ -124,13 +127,13 @@ class Virtual:
             one: Whether to return a single event.
 
         Raises:
-            ConfigError: No event will ever happen.
+            NoMoreUpdatesError: No event will ever happen.
         """
         both_s = np.concatenate([state.due_s, state.copy_s]) if self.devices.duplicate else state.due_s
         at = _next(both_s, 1 if one else wants, until_s)
         if not len(at):
-            if not math.isfinite(until_s):
-                raise ConfigError(_forsaken(state))
+            if until_s > LONGEST_S:
+                raise NoMoreUpdatesError(_forsaken(state))
             state.now_s[0] = until_s
             return state, Events(np.array([TIMER]), np.array([-1]), np.array([until_s]))
         at = at[: _through((at < self.agents) & (state.kind[at % self.agents] == ARRIVED), wants)]
@@ -185,6 +188,10 @@ class Virtual:
         # update.
         kind = np.where(online.there, leaving(end_s, due_s, kind, online.until_s), BACK)
         due_s = np.where(online.there, np.minimum(due_s, online.until_s), online.until_s)
+        never = due_s > LONGEST_S
+        due_s = np.where(never, np.inf, due_s)
+        # However it would have ended: an agent whose event was handled has kind DROPPED, and no time either.
+        kind = np.where(never & (kind != BACK) & (kind != HUNG), ARRIVED, kind)
         return Job(due_s, kind.astype(np.int8), online, work_s)
 
     def _copies(self, state: ClockState, ids: np.ndarray, own: np.ndarray, when_s: np.ndarray) -> np.ndarray:
@@ -198,23 +205,51 @@ class Virtual:
 
 def _forsaken(state: ClockState) -> str:
     """Return the error message for a run in which no event will ever happen."""
-    hang, begun = int((state.kind == HUNG).sum()), f"At {state.now_s[0]:g} s on the virtual clock"
-    away = (state.kind == BACK) & ~np.isfinite(state.due_s)
-    if not hang and not away.all():
-        return (
-            f"{begun} no agent is at work, and no selected agent is online or will return. No update will ever arrive. "
-            "Let agents return (offline_s, availability_trace), or select others."
-        )
-    if not hang:
-        return (
-            f"{begun} every agent has left for good. No update will ever arrive. Let agents return (offline_s, "
-            "availability_trace), or plan fewer rounds."
-        )
-    others = "every agent hangs" if hang == len(state.kind) else f"{hang} agents hang and no other one is at work"
+    never = ~np.isfinite(state.due_s)
+    away, slow = (np.flatnonzero(never & (state.kind == kind)) for kind in (BACK, ARRIVED))
+    hang, agents = np.flatnonzero(state.kind == HUNG), len(state.kind)
+    reasons, cures = [], []
+    if len(away):
+        reasons.append(f"{_who(away, agents)} left for good")
+        cures.append("let agents return (offline_s, availability_trace)")
+    if len(slow):
+        one = "each of their updates" if len(slow) > 1 else "its update"
+        reasons.append(f"{_who(slow, agents, 'is')} endlessly slow ({one} would arrive after {LONGEST_S:g} s)")
+        cures.append("lower the times of slow agents (step_s, latency_s)")
+    if len(hang):
+        others = "" if len(hang) == agents or len(away) or len(slow) else " and no other one is at work"
+        who = "every agent hangs" if len(hang) == agents else f"{len(hang)} agents hang{others}"
+        reasons.append(f"{who}, and no hang is ever noticed (hang_s = inf)")
+        cures.append("set the seconds after which a hang is noticed")
+    if len(slow) or len(hang):
+        cures.append("let the server cancel stragglers at a deadline")
+    if len(away) + len(slow) + len(hang) < agents and not len(hang):
+        reasons.append(f"no {'other ' if reasons else ''}selected agent is at work or will return")
+        cures.append("select others")
+    cure = ", ".join([*cures, "or plan fewer rounds"])
     return (
-        f"{begun} {others}, and no hang is ever noticed (hang_s = inf). No update will ever arrive. Set the seconds "
-        "after which a hang is noticed, let the server cancel stragglers at a deadline, or plan fewer rounds."
+        f"At {state.now_s[0]:g} s on the virtual clock {_joined(reasons)}. No update will ever arrive. "
+        f"{cure[0].upper()}{cure[1:]}."
     )
+
+
+def _who(ids: np.ndarray, agents: int, verb: str = "has") -> str:
+    """Return agents as the subject of a sentence, with its verb: "agents 0 and 2 have"."""
+    if len(ids) == agents:
+        return f"every agent {verb}"
+    if len(ids) == 1:
+        return f"agent {ids[0]} {verb}"
+    many = {"has": "have", "is": "are"}[verb]
+    return f"{len(ids)} agents {many}" if len(ids) > 3 else f"agents {_joined([str(k) for k in ids])} {many}"
+
+
+def _joined(words: list[str]) -> str:
+    """Return words with commas and "and".
+
+    >>> _joined(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _next(due_s: np.ndarray, count: int, until_s: float) -> np.ndarray:

@@ -2,6 +2,7 @@
 
     FedrlError
     ├── ConfigError        a configuration file, a flag or an argument is wrong       (exit code 2)
+    │   └── NoMoreUpdatesError   on a virtual clock no update will arrive any more; it ends a seed of a run, not the run
     ├── UnsoundError       the parts are right, their combination is not; raised when a federation is built
     ├── RunError           a run folder is missing, incomplete or of another experiment
     ├── FailedEnvironmentError    an environment raised, hung, ended its process, or returned what it may not
@@ -22,6 +23,10 @@ class FedrlError(Exception):
 
 class ConfigError(FedrlError, ValueError):
     """A configuration file, a flag or an argument is wrong."""
+
+
+class NoMoreUpdatesError(ConfigError):
+    """On a virtual clock, no update will arrive any more; a run keeps the rounds before and has a result."""
 
 
 class UnsoundError(FedrlError, ValueError):

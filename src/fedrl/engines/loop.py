@@ -134,6 +134,7 @@ class Loop:
 
         Raises:
             ConfigError: The cohort names an agent that does not exist.
+            NoMoreUpdatesError: On a virtual clock, no update will arrive any more.
         """
         began, log = time.perf_counter(), RoundLog(self.agents, self.executor.metrics, self.down_messages.compressed)
         summation = self.executor.federation.summation if self.served else None
@@ -179,7 +180,7 @@ class Loop:
         # Made once: all jobs of a version receive the same broadcasts, whenever they are dispatched.
         table = delayed(self.topology.table(run_state.server, engine_state.topology), engine_state.past, board.delay)
         pending, down_traffic = PendingUpdates(log, self.agents), self.down_messages.new_traffic()
-        opened, share = np.full(len(cohort), OPENED), self.share
+        opened, share, log.fruitless = np.full(len(cohort), OPENED), self.share, 0
         events = Events(opened, cohort, np.full(len(cohort), self.clock.now_s(clock_state)))
         while True:
             board, actions = self.scheduler.step(board, events)
@@ -211,6 +212,7 @@ class Loop:
                 clock_state, actions.wake_s, actions.wants, again, self.scheduler.one_at_a_time
             )
             agents, events = self._learned(run_state, agents, events, table, clock_state, board, pending)
+            log.check_progress(events, self.clock.now_s(clock_state))
         past = shifted(table, engine_state.past)
         engine_state = EngineState(
             engine_state.topology, agents.team, board, clock_state, engine_state.iterations, past, engine_state.copies

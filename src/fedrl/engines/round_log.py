@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fedrl.clocks.events import ARRIVED, Events
 from fedrl.core.aggregator import Arrivals
+from fedrl.core.errors import NoMoreUpdatesError
 from fedrl.core.measures import Measure
 from fedrl.engines.environment_failures import EnvironmentFailure
 from fedrl.engines.state import Rejection, Uploads, no_uploads
@@ -20,6 +22,9 @@ TIMES = {
     ),
 }
 """Measures of the clock: seconds of the local steps behind an update, and of its messages, as means over arrivals."""
+
+MOST_FRUITLESS, MOST_PER_AGENT = 10_000, 100
+"""The number of events in a row without an update after which a run ends, and the least of them for each agent."""
 
 
 @dataclass
@@ -36,6 +41,7 @@ class RoundLog:
         restarted: Number of jobs dropped by a restart.
         duplicates: Number of updates that arrived a second time.
         malformed: Number of messages that could not be read.
+        fruitless: Number of events since the last update, or the last merge, none of which brought an update.
         weight: Total weight of the merged updates.
         rejected: Jobs whose training failed, and updates that the server rejected.
         failures: Failures of environments outside compiled programs.
@@ -59,6 +65,7 @@ class RoundLog:
     restarted: int = 0
     duplicates: int = 0
     malformed: int = 0
+    fruitless: int = 0
     weight: float = 0.0
     rejected: list[Rejection] = field(default_factory=list)
     failures: list[EnvironmentFailure] = field(default_factory=list)
@@ -156,3 +163,21 @@ class RoundLog:
         mean, most = (float(stale.mean()), int(stale.max())) if len(stale) else (0.0, 0)
         faults = self.hung, self.restarted, self.duplicates, self.malformed
         return int(self.arrived.sum()), self.dropped, self.cancelled, mean, most, *faults
+
+    def check_progress(self, events: Events, now_s: float) -> None:
+        """Count the events in a row without an update, since the last one or the last merge.
+
+        Raises:
+            NoMoreUpdatesError: There are so many that the next update would hardly ever arrive.
+        """
+        self.fruitless = 0 if ARRIVED in events.kind else self.fruitless + int((events.agent >= 0).sum())
+        if self.fruitless <= max(MOST_FRUITLESS, MOST_PER_AGENT * self.agents):
+            return
+        ends = {"dropped": self.dropped, "restarted": self.restarted, "hung": self.hung, "unreadable": self.malformed}
+        told = ", ".join(f"{number:,} {what}" for what, number in ends.items() if number)
+        raise NoMoreUpdatesError(
+            f"At {now_s:g} s on the virtual clock {self.fruitless:,} jobs and absences in a row have ended without an "
+            f"update ({told or 'no job has begun'}), so the next one would hardly ever arrive. Let agents stay online "
+            "longer than a job takes (online_s, step_s), lower the probabilities of faults (drop_out, restart, "
+            "malformed), or set deadline_s."
+        )

@@ -21,7 +21,21 @@ def notices_of(summary: Mapping[str, Any]) -> list[str]:
         summary: As in `summary.json`; summaries of older runs lack the keys and have no sentences.
     """
     rejections = summary.get("rejections") or {}
-    return [*unmerged_in(summary), *_total(rejections), *_refused(rejections), *_left_out(summary)]
+    return [*ended_in(summary), *unmerged_in(summary), *_total(rejections), *_refused(rejections), *_left_out(summary)]
+
+
+def ended_in(summary: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each seed of the federation that ended before its last round, at most four of them."""
+    ended = summary.get("ended") or []
+    planned = summary.get("rounds")
+    lines = [
+        f"Seed {each['seed']} ended after round {each['round']:,} of {planned:,}: {each['reason']}"
+        if each["round"]
+        else f"Seed {each['seed']} ended before its first round, so it has no result: {each['reason']}"
+        for each in ended[:MOST_LINES]
+    ]
+    more = len(ended) - MOST_LINES
+    return [*lines, *([f"{more:,} more seeds ended before their last round; see summary.json."] if more > 0 else [])]
 
 
 TOO_FEW = "in no round did as many updates arrive as the quorum of its schedule"
@@ -35,8 +49,16 @@ def unmerged_in(summary: Mapping[str, Any]) -> list[str]:
         return []
     reasons = [found["skipped_because"]] if found.get("skipped_because") else []
     reasons += [agent["reason"] for agent in found.get("agents") or []]
-    last = f" ({reasons[0] if reasons else TOO_FEW})"
+    last = f" ({reasons[0] if reasons else TOO_FEW + _jobs(summary.get('virtual_time') or {})})"
     return [f"Nothing was ever merged in {named(seeds, 'seed')}, so the federation has no result there{last}."]
+
+
+def _jobs(seen: Mapping[str, Any]) -> str:
+    """Return how the jobs of a seed ended on a virtual clock that lost some, in words."""
+    if not seen.get("dropped"):
+        return ""
+    restarted = f", {short(seen['restarted'])} of them by a restart" if seen.get("restarted") else ""
+    return f": {short(seen['dropped'])} jobs of a seed ended without an update{restarted}"
 
 
 def named(numbers: Sequence[int], what: str = "agent") -> str:

@@ -208,6 +208,20 @@ class LeftOut(TypedDict):
     reason: str
 
 
+class Ended(TypedDict):
+    """A seed of the federation that ended before its last round: no update would have arrived any more.
+
+    Attributes:
+        seed: The seed.
+        round: Its last round; 0 if it had none.
+        reason: The reason.
+    """
+
+    seed: int
+    round: int
+    reason: str
+
+
 class Compared(TypedDict):
     """A baseline beside the federation, over the agents for which both have a return.
 
@@ -290,6 +304,8 @@ class Summary(TypedDict):
         warnings: Warnings about the results; absent without the baseline of independent agents.
         rejections: Rejected updates of each method; absent for a method without any.
         left_out: For each method, and for "held_out", the agents that are left out; absent if there are none.
+        ended: Seeds of the federation that ended before their last round, since on the virtual clock no update would
+            have arrived any more; absent if there are none.
         compared: For each baseline with returns of other agents than the federation, both over the same agents.
         notes: Defects of the records from which the numbers were computed, a sentence each; absent if there are none.
         failure: The error that ended the run before its last round; absent if there was none.
@@ -325,6 +341,7 @@ class Summary(TypedDict):
     warnings: NotRequired[list[RunWarning]]
     rejections: NotRequired[dict[str, RejectedUpdates]]
     left_out: NotRequired[dict[str, list[LeftOut]]]
+    ended: NotRequired[list[Ended]]
     compared: NotRequired[dict[str, Compared]]
     notes: NotRequired[list[str]]
     failure: NotRequired[str]

@@ -200,13 +200,16 @@ def _summary(path: Path) -> dict[str, Any] | None:
 def _interruptions(run: Run) -> list[str]:
     """Return sentences on where the run was interrupted, from its summary and its records."""
     if not run.records:
-        return ["This run was interrupted before its first round ended."]
+        early = not run.summary.get("ended")
+        return ["This run was interrupted before its first round ended."] if early else []
     notes = [] if run.summary else ["This run has no summary: it was interrupted, or is still running."]
     planned, seeds = run.summary.get("rounds"), run.summary.get("seeds") or []
     if not isinstance(planned, int) or not isinstance(seeds, list):
         return notes
     for method in run.methods:
         last = {record["seed"]: int(record["round"]) for record in run.of(method)}
+        if method == "federated":  # these were not interrupted, and a notice says why they ended
+            last |= {each["seed"]: planned for each in run.summary.get("ended") or ()}
         short = {seed: last.get(seed, 0) for seed in seeds if last.get(seed, 0) < planned}
         if short and method not in WITHOUT_ROUNDS:
             where = ", ".join(f"seed {seed} after round {done}" for seed, done in short.items() if done)

@@ -35,6 +35,7 @@ class SeedResult(NamedTuple):
         sums: Measures of the environment over the greedy episodes of each agent, as in `Played`; empty if no agent has
             a policy.
         common: The policy of the server, where agents have parameters of their own beside it.
+        ended: Why it has fewer rounds than planned, if no update would have arrived in the next one; else empty.
     """
 
     seed: int
@@ -48,3 +49,4 @@ class SeedResult(NamedTuple):
     held_out_left_out: tuple[Omission, ...] = ()
     sums: Mapping[str, np.ndarray] = MappingProxyType({})
     common: Params | None = None
+    ended: str = ""

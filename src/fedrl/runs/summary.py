@@ -16,7 +16,7 @@ from fedrl.config.measures import Declared
 from fedrl.config.objects import Experiment
 from fedrl.core.component import cite
 from fedrl.core.versions import versions
-from fedrl.records import WITHOUT_ROUNDS, AgentResult, Compared, LeftOut, Range, Summary
+from fedrl.records import WITHOUT_ROUNDS, AgentResult, Compared, Ended, LeftOut, Range, Summary
 from fedrl.records.rejections import rejections_of
 from fedrl.records.statistics import interval, seed_means, shared_by_all
 from fedrl.runs.communication import consensus_of, hierarchy_of, timing_of
@@ -95,6 +95,11 @@ def summarise(
         )
         summary["warnings"] = warnings_of(experiment.learner, ended, alone, "fine_tuned" in baselines)
     summary["rejections"] = rejections_of(records)
+    early: list[Ended] = [
+        {"seed": each.seed, "round": each.round, "reason": each.ended} for each in federated if each.ended
+    ]
+    if early:
+        summary["ended"] = early
     summary["left_out"] = _left_out(seed_results)
     summary["compared"] = _compared(seed_results)
     consensus, hierarchy = consensus_of(experiment, ours), hierarchy_of(experiment, ours)

@@ -22,11 +22,11 @@ from fedrl.config.measures import declared
 from fedrl.config.methods import Method
 from fedrl.config.objects import Experiment
 from fedrl.core.environment import HostEnvironment
-from fedrl.core.errors import RunError
+from fedrl.core.errors import FedrlError, NoMoreUpdatesError, RunError
 from fedrl.engines.state import Simulation, SimulationState
 from fedrl.federation.downlink import sent_params
-from fedrl.records import Compile, checkpoint
-from fedrl.records.rejections import History
+from fedrl.records import Compile, RoundRecord, checkpoint
+from fedrl.records.rejections import NOTHING_MERGED, History
 from fedrl.runs.heterogeneity import begun, hears_all, is_measured, measured
 from fedrl.runs.measuring import greedy_values
 from fedrl.runs.seed_result import SeedResult
@@ -65,11 +65,16 @@ def all_seeds(session: Session, method: Method, programs: Sequence[Program]) -> 
     # Host environments have worker processes on all cores, so their seeds run one after the other.
     workers = 1 if isinstance(session.experiment.environment, HostEnvironment) else len(jax.local_devices())
     started = time.perf_counter()
-    with ThreadPoolExecutor(max_workers=workers) as pool:
+    pool, finished = ThreadPoolExecutor(max_workers=workers), False
+    try:
         jobs: list[Future[SeedResult | None]] = []
         for i, seed in enumerate(seeds):
             jobs.append(pool.submit(_guarded, session, method, programs[i % len(programs)], seed, i < len(programs)))
         seed_results = [found for found in [job.result() for job in jobs] if found is not None]
+        finished = True
+    finally:
+        # A second signal must not wait for a round that hangs.
+        pool.shutdown(wait=finished, cancel_futures=True)
     compiling = max((program.compile_s for program in fresh), default=0.0)  # at the same time on each device
     session.timing.compile_s += compiling
     session.timing.training_s += time.perf_counter() - started - compiling
@@ -81,9 +86,19 @@ def _guarded(session: Session, method: Method, program: Program, seed: int, firs
     try:
         if not first:
             program.compiled.wait()
-        return None if session.stopping else _seed(session, method, program, seed)
+        # A seed that has a checkpoint still has its result, also where no time is left for another round.
+        begun = session.folder.checkpoint(method.name, seed).exists()
+        return None if session.stopping and not begun else _seed(session, method, program, seed)
     except Exception as fault:
         session.fail(fault)
+        return None
+    except SystemExit as end:  # signals are heard in the main thread alone: this is none
+        session.fail(
+            FedrlError(
+                f"Seed {seed} of {method.name}: something called exit({end.code!r}), as an environment may that is "
+                "stepped in this process, and the run can't go on without it. Raise an exception there instead."
+            )
+        )
         return None
     except BaseException:
         session.stop.set()
@@ -93,8 +108,8 @@ def _guarded(session: Session, method: Method, program: Program, seed: int, firs
         program.compiled.set()
 
 
-def _seed(session: Session, method: Method, program: Program, seed: int) -> SeedResult:
-    """Train one seed of one method, from its checkpoint if there is one."""
+def _seed(session: Session, method: Method, program: Program, seed: int) -> SeedResult | None:
+    """Train one seed of one method, from its checkpoint if there is one; None if it was stopped before any round."""
     config, simulation = session.experiment.config, program.simulation
     path = session.folder.checkpoint(method.name, seed)
     began = time.perf_counter()
@@ -105,8 +120,9 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Seed
     # Rejections of earlier rounds are read from the records, as warnings need rejections in a row.
     history = History.of(method.name, seed, method.communicates, session.folder.records() if done else ())
     failures = session.failures(method.name, seed)
-    saved = time.perf_counter()
-    for number in range(done + 1, config.rounds + 1):
+    saved, ended = time.perf_counter(), ""
+    # The programs above may have taken long to compile: a signal since then is heard before the first round.
+    for number in range(done + 1, done + 1 if session.stopping else config.rounds + 1):
         measuring = method.communicates and hears_all(session.experiment) and is_measured(number, config.rounds)
         # Copied before the round, since a compiled round reuses the memory of its state.
         start = begun(simulation, run_state) if measuring else None
@@ -114,8 +130,8 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Seed
         try:
             run_state, seen = simulation.round(run_state)
         except Exception as fault:
-            session.fail(fault)
-            run_state = _recovered(session, method, simulation, seed, done, run_state)
+            ended = str(fault) if isinstance(fault, NoMoreUpdatesError) else ""
+            run_state = _recovered(session, method, simulation, seed, done, run_state, fault)
             break
         seconds = time.perf_counter() - started
         if not program.compiled.is_set():
@@ -132,10 +148,7 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Seed
         last = number == config.rounds
         if last or (config.evaluation.every and number % config.evaluation.every == 0):
             policies = _policies(session.experiment, method, simulation, run_state, history)
-            record["greedy"], sums, _ = evaluated(session, seed, policies, number)
-            measured_greedily = greedy_values(session.experiment.learner, sums, _with_return(record["greedy"]))
-            if measured_greedily:
-                record["greedy_measures"] = measured_greedily
+            _add_greedy(record, session, seed, policies, number)
         session.tell(record)
         for warning in warnings:
             session.tell(warning)
@@ -150,7 +163,19 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Seed
             saved = time.perf_counter()
         if stopping:
             break
-    return seed_result(session, seed, done, _policies(session.experiment, method, simulation, run_state, history))
+    if not done and not ended:
+        return None
+    policies = _policies(session.experiment, method, simulation, run_state, history)
+    policies = policies if done else policies._replace(failed=NOTHING_MERGED)
+    return seed_result(session, seed, done, policies)._replace(ended=ended)
+
+
+def _add_greedy(record: RoundRecord, session: Session, seed: int, policies: Policies, number: int) -> None:
+    """Evaluate the policies after a round, and add the results to its record."""
+    record["greedy"], sums, _ = evaluated(session, seed, policies, number)
+    measures = greedy_values(session.experiment.learner, sums, _with_return(record["greedy"]))
+    if measures:
+        record["greedy_measures"] = measures
 
 
 def _with_return(greedy: Sequence[float | None]) -> np.ndarray:
@@ -158,17 +183,26 @@ def _with_return(greedy: Sequence[float | None]) -> np.ndarray:
 
 
 def _recovered(
-    session: Session, method: Method, simulation: Simulation, seed: int, done: int, run_state: SimulationState
+    session: Session,
+    method: Method,
+    simulation: Simulation,
+    seed: int,
+    done: int,
+    run_state: SimulationState,
+    fault: Exception,
 ) -> SimulationState:
     """Return the state of a seed after its last complete round, and save it.
 
-    A failed round may have overwritten the state before it, so the rounds since the last checkpoint are run again. With
-    host environments these would be other rounds; there the state itself is used, if none of its arrays is deleted.
+    The run fails with the error of the next round, unless this says that no update would have arrived in it. The failed
+    round may have overwritten the state before it, so the rounds since the last checkpoint are run again. With host
+    environments these would be other rounds; there the state itself is used, if none of its arrays is deleted.
     """
-    if not done:
-        raise RunError("No round is complete.")  # never shown: the error of the round came first
     path = session.folder.checkpoint(method.name, seed)
-    if not isinstance(session.experiment.environment, HostEnvironment):
+    if not isinstance(fault, NoMoreUpdatesError):
+        session.fail(fault)
+        if not done:
+            return run_state
+    if not done or not isinstance(session.experiment.environment, HostEnvironment):
         run_state, at = session.first_state(method, simulation, seed), checkpoint.round_of(path)
         run_state = checkpoint.load(path, run_state) if at else run_state
         for _ in range(at, done):

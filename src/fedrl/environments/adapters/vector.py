@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import mmap
-import os
 import pickle
 import tempfile
 import weakref
