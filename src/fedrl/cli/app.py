@@ -82,6 +82,10 @@ def run(
             help="Show this measure beside the return during the run; may be repeated.",
         ),
     ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option("--devices", metavar="N", help="Compute on N devices of the processor; one per core by default."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json to stdout, and nothing else.")] = False,
     on_environment_error: Annotated[
@@ -100,9 +104,8 @@ def run(
     """
     from fedrl.cli.run import run_command
 
-    run_command(
-        config, settings or [], seeds, rounds, out, resume, trust, show or [], quiet, as_json, on_environment_error
-    )
+    given = (config, settings or [], seeds, rounds, out, resume, trust, show or [], devices, quiet, as_json)
+    run_command(*given, on_environment_error)
 
 
 @app.command("sweep", no_args_is_help=True)
@@ -148,6 +151,13 @@ def sweep(
         typer.Option("--resume", metavar="DIR", help="Continue an interrupted study bit for bit, instead of CONFIG."),
     ] = None,
     trust: Annotated[bool, typer.Option("--trust", help=TRUST)] = False,
+    again: Annotated[
+        bool, typer.Option("--retry-failed", help="With --resume, also run the settings again that failed.")
+    ] = False,
+    devices: Annotated[
+        int | None,
+        typer.Option("--devices", metavar="N", help="Compute on N devices of the processor; one per core by default."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print study.json to stdout, and nothing else.")] = False,
     on_environment_error: Annotated[
@@ -167,7 +177,8 @@ def sweep(
     from fedrl.cli.sweep import sweep_command
 
     changes = ([*(grid or []), *(more or [])], settings or [], seeds)
-    sweep_command(config, *changes, target, quantity, out, resume, trust, quiet, as_json, on_environment_error)
+    rest = (out, resume, trust, again, devices, quiet, as_json, on_environment_error)
+    sweep_command(config, *changes, target, quantity, *rest)
 
 
 @app.command("report", no_args_is_help=True)
@@ -272,12 +283,16 @@ def evaluate(
     agent: Annotated[int, typer.Option(help="The agent in whose environment the episode is filmed.")] = 0,
     seed: Annotated[int | None, typer.Option(help="The seed whose policy is filmed; the first by default.")] = None,
     trust: Annotated[bool, typer.Option("--trust", help=TRUST)] = False,
+    devices: Annotated[
+        int | None,
+        typer.Option("--devices", metavar="N", help="Compute on N devices of the processor; one per core by default."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the returns as JSON, and nothing else.")] = False,
 ) -> None:
     """Play greedy episodes with the trained global parameters in every agent's environment."""
     from fedrl.cli.evaluate import evaluate_command
 
-    evaluate_command(folder, episodes, render, agent, seed, trust, as_json)
+    evaluate_command(folder, episodes, render, agent, seed, trust, devices, as_json)
 
 
 @app.command("export", no_args_is_help=True)

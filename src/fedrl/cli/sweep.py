@@ -9,16 +9,19 @@ from pathlib import Path
 
 import typer
 
+from fedrl.cli.devices import use_devices
 from fedrl.cli.examples import say_which
 from fedrl.cli.only_json import only_json
 from fedrl.cli.resuming import (
     FAILED,
     FolderListener,
     check_resume,
+    leave_early,
     leave_interrupted,
     leave_unmerged,
     overrides,
 )
+from fedrl.core.errors import ConfigError
 
 
 def sweep_command(
@@ -31,6 +34,8 @@ def sweep_command(
     out: Path | None,
     resume: Path | None,
     trust: bool,
+    again: bool,
+    devices: int | None,
     quiet: bool,
     as_json: bool,
     on_environment_error: str | None = None,
@@ -46,8 +51,11 @@ def sweep_command(
         "--on-environment-error": on_environment_error,
     }
     check_resume("study", config, resume, options)
+    if again and resume is None:
+        raise ConfigError("--retry-failed is about an earlier study. Add --resume DIR, or leave it out.")
     if config is not None:
         say_which(config, quiet=quiet)
+    use_devices(devices)
     from fedrl.records.notices import named
     from fedrl.sinks.display import warnings_only
     from fedrl.studies import resume_sweep, sweep
@@ -57,7 +65,7 @@ def sweep_command(
     listener = FolderListener()
     with only_json(as_json), warnings_only() if as_json and not quiet else study_progress(quiet=quiet) as show:
         if resume is not None:
-            study = resume_sweep(resume, trust=trust, sinks=[listener, show], verbose=0)
+            study = resume_sweep(resume, retry_failed=again, trust=trust, sinks=[listener, show], verbose=0)
         else:
             assert config is not None
             study = sweep(
@@ -80,7 +88,7 @@ def sweep_command(
         print(
             f"error: {named(failed, 'setting')} of {len(study['settings'])} failed; "
             f"the reason of setting {failed[0]}: {reason} "
-            f"Try again with: fedrl sweep --resume {listener.path}",
+            f"Try again with: fedrl sweep --resume {listener.path} --retry-failed",
             file=sys.stderr,
         )
         # With settings left to run, the study was interrupted: the code below says that it can be resumed.
@@ -88,6 +96,9 @@ def sweep_command(
             raise typer.Exit(FAILED)
     if not study["complete"]:
         leave_interrupted("sweep", listener)
+    early = [i for i, result in enumerate(study["settings"], 1) if result.get("ended")]
+    if early:
+        leave_early(f"A seed ended before its last round in {named(early, 'setting')}; the report says why.")
     unmerged = [i for i, result in enumerate(study["settings"], 1) if result.get("unmerged")]
     if unmerged:
         leave_unmerged(f"Nothing was ever merged in a seed of {named(unmerged, 'setting')}.")

@@ -48,7 +48,8 @@ class Result(TypedDict):
         values: Value of each key of the grid.
         label: The values in words.
         folder: Name of the run folder inside the study's.
-        state: "waiting", "interrupted", "failed" or "finished".
+        state: "waiting", "running", "interrupted", "failed" or "finished". "running" is only in the file, while the
+            setting runs, or after its process was killed.
         reason: The error of a setting that failed.
         agents: Number of agents, K.
         rounds: Number of rounds, T, of the seed with the most.
@@ -69,12 +70,13 @@ class Result(TypedDict):
         rejected: Number of rejected updates of the federated method, over all seeds.
         notices: Sentences about the run's summary; absent if there are none.
         unmerged: Seeds in which no update was ever merged; absent if there are none.
+        ended: Seeds that ended before their last round, as `Ended` of `summary.json`; absent if there are none.
     """
 
     values: dict[str, Any]
     label: str
     folder: str
-    state: Literal["waiting", "interrupted", "failed", "finished"]
+    state: Literal["waiting", "running", "interrupted", "failed", "finished"]
     reason: NotRequired[str]
     agents: NotRequired[int]
     rounds: NotRequired[int]
@@ -95,6 +97,7 @@ class Result(TypedDict):
     rejected: NotRequired[int]
     notices: NotRequired[list[str]]
     unmerged: NotRequired[list[int]]
+    ended: NotRequired[list[int]]
 
 
 class Study(TypedDict):

@@ -49,6 +49,7 @@ def result_of(
         quantity: The measure that is timed.
     """
     summary = place.summary()
+    reason = summary.get("failure") if reason is None else reason
     result = Result(values=setting.values, label=setting.label, folder=setting.folder, state="interrupted")
     if place.complete and summary:
         result["state"] = "finished"
@@ -84,6 +85,8 @@ def result_of(
     ends = {name: each["methods"]["federated"] for name, each in measures.items() if "federated" in each["methods"]}
     if ends:
         result["measures"] = ends
+    if summary.get("ended"):
+        result["ended"] = [each["seed"] for each in summary["ended"]]
     ours = (summary.get("rejections") or {}).get("federated") or {}
     result["rejected"] = ours.get("updates", 0)
     notices = notices_of(summary)

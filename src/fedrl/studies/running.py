@@ -2,15 +2,16 @@
 
 Equal federations share their compiled programs (`fedrl.engines.program_cache`), so settings that differ only in the
 number of agents, the fleet, rounds or seeds compile nothing, and such settings run one after the other. A setting is
-bit-identical to `fedrl run` of its configuration. A setting that fails is recorded with its reason, and the others run;
-resuming the study runs it again.
+bit-identical to `fedrl run` of its configuration. A setting that fails is recorded with its reason, and the others run.
+Resuming the study goes on after it, and runs it again only if told to. A setting during which the process was killed,
+as for lack of memory, is resumed after all others, so that it can't keep them from running.
 """
 
 from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from fedrl.core.imports import allowed, importing
 from fedrl.launch import configure_jax
 from fedrl.records import SettingStart, Sink, StudyEnd
 from fedrl.records.folder import CONFIG
-from fedrl.runs.interruption import interruptible
+from fedrl.records.notices import named
+from fedrl.runs.interruption import Signalled, interruptible
 from fedrl.runs.run import resume, run
 from fedrl.runs.session import reason_of
 from fedrl.sinks.verbosity import displaying
@@ -75,16 +77,19 @@ def sweep(
     configure_jax()
     plan = plan_of(source, grid, overrides, target, quantity)
     order = running_order(plan)
+    stop = stop or threading.Event()
     with (
         displaying(verbose, _display) as shown,
+        interruptible(stop) as heard,
         folder.create(None if out is None else Path(out), plan) as place,
     ):
-        return _conduct(place, order, [*sinks, *shown], stop)
+        return _conduct(place, order, [*sinks, *shown], stop, heard)
 
 
 def resume_sweep(
     path: Path | str,
     *,
+    retry_failed: bool = False,
     sinks: Sequence[Sink] = (),
     stop: threading.Event | None = None,
     verbose: int = 1,
@@ -92,10 +97,9 @@ def resume_sweep(
 ) -> StudyResult:
     """Continue the study in a folder: finished settings are kept, interrupted ones are resumed bit-identically.
 
-    A setting that failed is run again.
-
     Args:
         path: The study folder.
+        retry_failed: Whether the settings that failed are run again, from their last complete round.
         sinks: Functions that are called with each event of each run.
         stop: An event that ends the study early when it is set, as Ctrl-C does.
         verbose: 1 to show progress, 0 to show nothing.
@@ -106,14 +110,25 @@ def resume_sweep(
 
     Raises:
         ConfigError: The folder names code outside fedrl, and it is not trusted.
-        RunError: The folder contains no study or a complete one, is damaged, or another process writes to it.
+        RunError: The folder contains no study or one with nothing left to run, is damaged, or another process writes to
+            it.
     """
     configure_jax()
-    with displaying(verbose, _display) as shown, importing(trust), folder.reopen_folder(Path(path)) as place:
+    stop = stop or threading.Event()
+    with (
+        displaying(verbose, _display) as shown,
+        interruptible(stop) as heard,
+        importing(trust),
+        folder.reopen_folder(Path(path)) as place,
+    ):
+        written = place.read()
         # From the run folders, not from `study.json`, which a crash may have left behind them.
-        if study_in(place)["complete"]:
-            raise RunError(f"The study in {path} is complete. There is nothing to resume.")
-        return _conduct(place, running_order(place.plan), [*sinks, *shown], stop)
+        study = study_in(place)
+        _check_left(study, path, retry_failed)
+        killed = {r["folder"] for r in written["settings"] if r["state"] == "running"} if written else set()
+        order = sorted(running_order(place.plan), key=lambda setting: setting.folder in killed)
+        failed = [result["folder"] for result in study["settings"] if result["state"] == "failed"]
+        return _conduct(place, order, [*sinks, *shown], stop, heard, set() if retry_failed else set(failed))
 
 
 def _display() -> AbstractContextManager[Sink]:
@@ -122,30 +137,53 @@ def _display() -> AbstractContextManager[Sink]:
     return study_progress()
 
 
+def _check_left(study: Study, path: Path | str, retry_failed: bool) -> None:
+    """Refuse to resume a study of which nothing is left to run.
+
+    Raises:
+        RunError: It is complete, or all that is left has failed.
+    """
+    if study["complete"]:
+        raise RunError(f"The study in {path} is complete. There is nothing to resume.")
+    states = [result["state"] for result in study["settings"]]
+    failed = [i for i, state in enumerate(states, 1) if state == "failed"]
+    if not retry_failed and all(state in ("finished", "failed") for state in states):
+        raise RunError(
+            f"The study in {path} has nothing left to run but {named(failed, 'setting')}, which failed. Run "
+            f"{'it' if len(failed) == 1 else 'them'} again with fedrl sweep --resume {path} --retry-failed."
+        )
+
+
 def _conduct(
-    place: StudyFolder, order: Sequence[StudySetting], sinks: Sequence[Sink], stop: threading.Event | None
+    place: StudyFolder,
+    order: Sequence[StudySetting],
+    sinks: Sequence[Sink],
+    stop: threading.Event,
+    heard: Signalled,
+    skipped: Set[str] = frozenset(),
 ) -> StudyResult:
-    stop = stop or threading.Event()
+    """Run the settings in this order, without the finished ones and those whose folders are in `skipped`."""
     study = study_in(place)
     place.write(study)
-    with interruptible(stop) as heard:
-        for setting in order:
-            result = study["settings"][setting.number - 1]
-            if result["state"] == "finished":
-                continue
-            for sink in sinks:
-                sink(SettingStart(event="setting", number=setting.number, of=len(order), label=setting.label))
-            with counted() as programs:
-                reason = _run(place, setting, sinks, stop)
-            programs.update(result.get("programs", {}))  # plus those compiled before an interruption
-            plan, place_of_run = place.plan, place.run_folder(setting)
-            given = (setting, plan.config(setting), place_of_run, plan.target, programs, reason, plan.quantity)
-            study["settings"][setting.number - 1] = result_of(*given)
-            study["quantity"] = quantity_named(plan.quantity, _summarised(place))
-            study["complete"] = all(each["state"] == "finished" for each in study["settings"])
-            place.write(study)
-            if stop.is_set():
-                break
+    for setting in order:
+        result = study["settings"][setting.number - 1]
+        if result["state"] == "finished" or setting.folder in skipped:
+            continue
+        if stop.is_set():
+            break
+        for sink in sinks:
+            sink(SettingStart(event="setting", number=setting.number, of=len(order), label=setting.label))
+        result["state"] = "running"
+        place.write(study)  # found on resuming, if the process is killed from here on
+        with counted() as programs:
+            reason = _run(place, setting, sinks, stop)
+        programs.update(result.get("programs", {}))  # plus those compiled before an interruption
+        plan, place_of_run = place.plan, place.run_folder(setting)
+        given = (setting, plan.config(setting), place_of_run, plan.target, programs, reason, plan.quantity)
+        study["settings"][setting.number - 1] = result_of(*given)
+        study["quantity"] = quantity_named(plan.quantity, _summarised(place))
+        study["complete"] = all(each["state"] == "finished" for each in study["settings"])
+        place.write(study)
     from fedrl.studies.page import write_study_report
 
     report = str(write_study_report(place.path))
