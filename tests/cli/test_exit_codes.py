@@ -134,6 +134,82 @@ def test_a_signal_ends_a_run_in_order(config: Any, tmp_path: Path, command: str,
     assert list(out.rglob("checkpoints/*.safetensors"))
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_before_there_is_a_folder_leaves_nothing(config: Any, tmp_path: Path, number: int, code: int) -> None:
+    program = (
+        "import signal, fedrl.runs.run as r; from fedrl.cli import main\n"
+        f"r.build = lambda config: signal.raise_signal({int(number)})\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", program, "run", str(config()), "--out", str(tmp_path / "run")]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout, said.stderr) == (code, "", "")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_round_that_hangs_does_not_keep_a_process_after_a_second_signal(config: Any, tmp_path: Path) -> None:
+    program = (
+        "import time, fedrl.records.checkpoint as c; from fedrl.cli import main\n"
+        "def hang(path): print('hangs', flush=True); time.sleep(300)\n"
+        "c.round_of = hang\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", program, "run", str(config()), "--out", str(tmp_path / "run"), "--quiet"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "hangs\n"
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1.0)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_study_with_a_failed_setting_ends_with_1_and_goes_on_after_it(config: Any, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    program = (
+        "import fedrl.studies.running as r; from fedrl.cli import main; run = r.run\n"
+        "r.run = lambda config, *a, **k: 1 / 0 if config.rounds == 1 else run(config, *a, **k)\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", program, "sweep", str(config()), "--grid", "rounds=1,2", "--out", str(out)]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert said.returncode == 1
+    sentence = "error: setting 1 of 2 failed; the reason of setting 1: ZeroDivisionError: division by zero "
+    assert f"{sentence}Try again with: fedrl sweep --resume {out} --retry-failed\n" in said.stderr
+    assert re.search(r"^ +1 +1 +failed ", said.stdout, re.MULTILINE)
+    assert "! setting 1 (rounds 1) failed: ZeroDivisionError: division by zero" in said.stdout
+    code, _, err = called("sweep", "--resume", out)
+    assert (code, err) == (
+        2,
+        f"error: The study in {out} has nothing left to run but setting 1, which failed. Run it again with fedrl sweep "
+        f"--resume {out} --retry-failed.\n",
+    )
+    assert called("sweep", "--resume", out, "--retry-failed", "--quiet") == (0, "", "")
+    code, _, err = called("sweep", config(), "--grid", "rounds=1", "--retry-failed")
+    assert (code, err) == (
+        2,
+        "error: --retry-failed is about an earlier study. Add --resume DIR, or leave it out.\n",
+    )
+
+
+def test_a_run_whose_agents_all_leave_ends_with_3_and_says_why(config: Any, tmp_path: Path) -> None:
+    trace = "federation.clock={name='clock', availability_trace=[[0, 0, 1.5], [1, 0, 1.5]]}"
+    code, out, err = called("run", config(rounds=9), "--set", trace, "--out", tmp_path / "run")
+    assert (code, err.count("\n")) == (3, 1)
+    reason = "Seed 0 ended after round 2 of 9: At 1.5 s on the virtual clock every agent has left for good."
+    assert err.startswith(reason)
+    assert f"! {reason}" in " ".join(out.split())
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    grid = "rounds=1,9"
+    code, _, err = called("sweep", config(), "--grid", grid, "--set", trace, "--out", tmp_path / "study", "--quiet")
+    assert code == 3
+    assert err == "A seed ended before its last round in setting 2; the report says why.\n"
+
+
 def test_ctrl_c_before_a_run_begins_ends_with_130() -> None:
     program = (
         "import signal, fedrl.cli.list as l; from fedrl.cli import main\n"

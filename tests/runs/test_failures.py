@@ -1,8 +1,12 @@
 """What fails ends what it must and nothing more: rounds that are through are kept, told of, and gone on from."""
 
 import dataclasses
+import io
 import json
 import os
+import re
+import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -11,10 +15,14 @@ from typing import Any
 
 import pytest
 import safetensors.numpy
+from rich.console import Console
 
 import fedrl.runs.run as module
+from fedrl.cli.terminal.final_summary import final_summary
 from fedrl.core.errors import ConfigError, RunError
+from fedrl.engines import round_log
 from fedrl.records.lock import hold
+from fedrl.records.notices import notices_of
 from fedrl.report import write_report
 from fedrl.report.run import read_run
 from fedrl.runs.reading import trained
@@ -118,21 +126,95 @@ def test_a_failure_before_the_first_round_does_not_block_the_next_try(
     assert run(config, out, overrides=[ALONE, "seeds=1", "rounds=1"])["seeds"] == [0]
 
 
-def test_a_clock_that_runs_dry_leaves_the_rounds_before(config: Path, tmp_path: Path) -> None:
-    out = tmp_path / "dry"
-    for go in (
-        lambda: run(config, out, overrides=[ALONE, LEAVING, "seeds=1", "checkpoint_s=1000"]),
-        lambda: resume(out),
-    ):
-        with pytest.raises(
-            ConfigError, match=r"every agent has left for good\. .* The rounds before that are kept"
-        ) as told:
-            go()
-        summary = json.loads((out / "summary.json").read_text())
-        assert str(told.value).startswith(summary["failure"])
-        assert [r["round"] for r in _records(out)] == [1, 2, 3, 4]
-        assert (out / "report.html").exists()
-        assert set(trained(out).params) == {0}
+def test_a_run_whose_agents_all_leave_ends_with_all_that_was_done_and_the_reason(config: Path, tmp_path: Path) -> None:
+    out, short = tmp_path / "dry", tmp_path / "short"
+    run(config, out, overrides=[LEAVING, "checkpoint_s=1000", "evaluation.fine_tune=1"])
+    names = {"config.toml", "records.jsonl", "summary.json", "params.safetensors", "report.html"}
+    assert {path.name for path in out.iterdir()} == names
+    summary = json.loads((out / "summary.json").read_text())
+    assert [(each["seed"], each["round"]) for each in summary["ended"]] == [(0, 4), (1, 4)]
+    reason = summary["ended"][0]["reason"]
+    assert reason.startswith("At 3.5 s on the virtual clock every agent has left for good. ")
+    assert "failure" not in summary
+    assert {r["round"] for r in _records(out) if r["method"] == "federated"} == {1, 2, 3, 4}
+    assert {r["round"] for r in _records(out) if r["method"] == "independent"} == set(range(1, ROUNDS + 1))
+    assert set(summary["baselines"]) == {"independent", "average_once", "centralised", "fine_tuned"}
+    told = f"Seed 0 ended after round 4 of {ROUNDS}: {reason}"
+    read = read_run(out)
+    assert read.notices[0] == told
+    assert not any("interrupted" in note for note in read.notes)
+    assert told in (out / "report.html").read_text()
+    run(config, short, overrides=[LEAVING, ALONE, "rounds=4"])
+    assert (short / "params.safetensors").read_bytes() == (out / "params.safetensors").read_bytes()
+    with pytest.raises(RunError, match="nothing to resume"):
+        resume(out)
+
+
+NEVER = [
+    ("availability_trace=[[0,1e300,2e300],[1,1e300,2e300],[2,1e300,2e300]]", "every agent has left for good"),
+    ("step_s=[1.0,1.0,1e300]", "agent 2 is endlessly slow (its update would arrive after 1e+15 s)"),
+    ("latency_s=[1e300,0.0,1e300], duplicate=0.5", "agents 0 and 2 are endlessly slow"),
+    ("step_s=1e300, online_s=1e280, offline_s=1e280", "every agent is endlessly slow"),
+]
+
+
+@pytest.mark.parametrize(("clock", "reason"), NEVER)
+@pytest.mark.parametrize("baselines", ["baselines={}", "baselines={independent=true}"])
+def test_a_run_that_never_gets_an_update_has_a_complete_folder_and_the_reason(
+    config: Path, tmp_path: Path, clock: str, reason: str, baselines: str
+) -> None:
+    out, heard = tmp_path / "run", []
+    changes = [f"federation.clock={{name='clock', {clock}}}", baselines, "seeds=1"]
+    summary = run(config, out, overrides=changes, sinks=[heard.append])
+    names = {"config.toml", "records.jsonl", "summary.json", "params.safetensors", "report.html"}
+    assert {path.name for path in out.iterdir()} == names
+    (ended,) = summary["ended"]
+    assert (ended["seed"], ended["round"]) == (0, 0)
+    assert reason in ended["reason"]
+    assert summary["final_return"]["mean"] is None
+    (notice,) = [line for line in notices_of(summary) if reason in line]
+    assert notice.startswith("Seed 0 ended before its first round, so it has no result: ")
+    page = (out / "report.html").read_text()
+    assert notice in page
+    assert "interrupted" not in page.split("<script")[0]
+    console = Console(file=io.StringIO(), width=400)
+    console.print(final_summary(heard[-1]))
+    assert notice in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Interrupted" not in console.file.getvalue()  # type: ignore[attr-defined]
+    if baselines != "baselines={}":
+        assert summary["baselines"]["independent"]["mean"] is not None
+
+
+@pytest.mark.parametrize("clock", ["restart=0.9999999999", "drop_out=0.9999999999", "online_s=1e-3, offline_s=1e-3"])
+def test_jobs_that_end_without_an_update_on_and_on_end_a_seed(
+    config: Path, tmp_path: Path, clock: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(round_log, "MOST_FRUITLESS", 50)
+    monkeypatch.setattr(round_log, "MOST_PER_AGENT", 1)
+    changes = [f"federation.clock={{name='clock', {clock}}}", ALONE, "seeds=1"]
+    buffered = "federation.schedule={name='fed_buff', buffer_size=2}"
+    (ended,) = run(config, tmp_path / "run", overrides=[*changes, buffered])["ended"]
+    assert "jobs and absences in a row have ended without an update" in ended["reason"]
+    assert ("restarted" in ended["reason"]) == ("restart=" in clock)
+    # A schedule that merges nothing rather than wait goes through its rounds, and says how its jobs ended.
+    (notice,) = [line for line in notices_of(run(config, tmp_path / "waits", overrides=changes)) if "merged" in line]
+    assert re.search(r"quorum of its schedule: \d+ jobs of a seed ended without an update", notice)
+
+
+def test_what_calls_exit_fails_and_ends_no_study(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(simulations: Any) -> Any:
+        def exiting(*arguments: Any) -> Any:
+            sys.exit(0)
+
+        return lambda experiment, method: [
+            dataclasses.replace(s, round=exiting) if experiment.config.rounds == 1 else s
+            for s in simulations(experiment, method)
+        ]
+
+    monkeypatch.setattr(module, "simulations", leave(module.simulations))
+    study = sweep(config, {"rounds": [1, 2]}, tmp_path / "study", overrides=[ALONE, "seeds=1"])
+    assert [setting["state"] for setting in study["settings"]] == ["failed", "finished"]
+    assert study["settings"][0]["reason"].startswith("Seed 0 of federated: something called exit(0), ")
 
 
 def test_two_processes_do_not_go_on_with_one_run_and_readers_are_not_kept_out(
@@ -181,26 +263,72 @@ def test_rounds_that_two_processes_wrote_count_once_and_damage_is_told(
     assert told[1] in (out / "report.html").read_text()
 
 
-GRID = {"federation.clock.availability_trace": [[[0, 0, 1.5], [1, 0, 1.5], [2, 0, 1.5]], [[0, 0, 1e9]]]}
-STUDY = [ALONE, "seeds=1", "rounds=3", "federation.clock={name='clock'}"]
-
-
-def test_a_setting_that_fails_does_not_keep_the_others_from_running(config: Path, tmp_path: Path) -> None:
+def test_a_setting_that_fails_does_not_keep_the_others_from_running(
+    config: Path, tmp_path: Path, failing: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "study"
-    for go in (lambda: sweep(config, GRID, out, overrides=STUDY), lambda: resume_sweep(out)):
-        study = go()
-        failed, finished = study["settings"]
-        assert (failed["state"], finished["state"]) == ("failed", "finished")
-        assert "every agent has left for good" in failed["reason"]
-        assert failed["rounds"] == 2
-        assert not study["complete"]
-        assert study == json.loads((out / "study.json").read_text())
-        page = (out / "report.html").read_text()
-        assert "Setting 1 failed: At 1.5 s on the virtual clock every agent has left for good." in page
+    failing(2)
+    study = sweep(config, {"rounds": [3, 4]}, out, overrides=[ALONE, "seeds=1"])
+    monkeypatch.undo()
+    failed, finished = study["settings"]
+    assert (failed["state"], finished["state"]) == ("failed", "finished")
+    assert failed["reason"] == "MemoryError: no more memory"
+    assert failed["rounds"] == 2
+    assert not study["complete"]
+    assert study == json.loads((out / "study.json").read_text())
+    assert "Setting 1 failed: MemoryError: no more memory" in (out / "report.html").read_text()
+    with pytest.raises(
+        RunError, match=r"nothing left to run but setting 1, which failed\. Run it again with .*--retry"
+    ):
+        resume_sweep(out)
+    (out / "study.json").unlink()  # the reason is in the summary of the run, too
+    with pytest.raises(RunError, match=r"nothing left to run but setting 1, which failed"):
+        resume_sweep(out)
     held = hold(out, "study")
     with pytest.raises(RunError, match=r"is in use by process .* that write one study"):
         resume_sweep(out)
     held.release()
+    study = resume_sweep(out, retry_failed=True)
+    assert study["complete"]
+    assert "reason" not in study["settings"][0]
+
+
+def test_resuming_goes_on_after_a_failed_setting(
+    config: Path, tmp_path: Path, failing: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, stop, heard = tmp_path / "study", [], []
+
+    def interrupt(event: Any) -> None:
+        if event.get("event") == "setting" and event["number"] == 2:
+            stop.append(event)
+            signal.raise_signal(signal.SIGINT)
+
+    failing(0)
+    study = sweep(config, {"rounds": [1, 2, 3]}, out, overrides=[ALONE, "seeds=1"], sinks=[interrupt])
+    monkeypatch.undo()
+    assert [setting["state"] for setting in study["settings"]] == ["failed", "interrupted", "waiting"]
+    study = resume_sweep(out, sinks=[heard.append])
+    assert [event["number"] for event in heard if event.get("event") == "setting"] == [2, 3]
+    assert [setting["state"] for setting in study["settings"]] == ["failed", "finished", "finished"]
+    assert study["settings"][0]["reason"] == "MemoryError: no more memory"
+
+
+def test_a_setting_during_which_the_process_was_killed_comes_last(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    program = (
+        "import os, signal, sys, fedrl\n"
+        "def kill(event):\n"
+        "    if event.get('round') == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "grid = {'rounds': [2, 1, 3]}\n"
+        "fedrl.sweep(sys.argv[1], grid, sys.argv[2], overrides=['baselines={}', 'seeds=1'], sinks=[kill])"
+    )
+    subprocess.run([sys.executable, "-c", program, str(config), str(out)], check=False)
+    written = json.loads((out / "study.json").read_text())
+    assert [setting["state"] for setting in written["settings"]] == ["running", "waiting", "waiting"]
+    heard: list[Any] = []
+    study = resume_sweep(out, sinks=[heard.append])
+    assert [event["number"] for event in heard if event.get("event") == "setting"] == [2, 3, 1]
+    assert study["complete"]
 
 
 def test_a_setting_that_never_gets_through_a_round_is_tried_again(
@@ -213,6 +341,6 @@ def test_a_setting_that_never_gets_through_a_round_is_tried_again(
     assert study["settings"][0]["reason"] == "MemoryError: no more memory"
     assert not (out / study["settings"][0]["folder"]).exists()
     monkeypatch.undo()
-    study = resume_sweep(out)
+    study = resume_sweep(out, retry_failed=True)
     assert study["complete"]
     assert "reason" not in study["settings"][0]

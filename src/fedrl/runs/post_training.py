@@ -131,7 +131,7 @@ def fine_tuned(session: Session, simulation: Simulation, federated: Sequence[See
         if params is None:
             return ended
         policies = Policies(params, True, None, unlearned=history.unlearned)
-        after = seed_result(session, before.seed, before.round, policies)
+        after = seed_result(session, before.seed, before.round, policies)._replace(ended=before.ended)
         steps = spent.get(before.seed, 0) + session.experiment.tuning_steps
         _tell(session, FINE_TUNED, after, steps, rejections=rejections)
         ended.append(after)

@@ -2,8 +2,11 @@
 
 import gc
 import os
+import pickle
+import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import pytest
 
 from fedrl.core.errors import ConfigError
 from fedrl.core.host import HostStep
-from fedrl.environments.adapters import gymnasium, processes
+from fedrl.environments.adapters import gymnasium, processes, worker
 from fedrl.environments.adapters import vector as module
 from fedrl.environments.adapters.vector import open_instances
 from tests.support import failing, walks  # noqa: F401  (registers the environments)
@@ -254,3 +257,19 @@ def test_only_slow_environments_get_several_workers_by_default(children, monkeyp
     monkeypatch.setattr(module, "PAYS_S", 0.0)
     opened("Walk-v0", None).close()
     assert len(children) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_does_not_end_a_worker_that_has_just_started(number):
+    with tempfile.TemporaryFile() as file:
+        child = processes.start(file.fileno())
+        child.send_signal(number)  # before it can ignore it
+        try:
+            child.stdin.write(pickle.dumps(sys.path))
+            assert child.stdout.read(1) == worker.DONE
+        finally:
+            child.stdin.close()
+            child.wait(timeout=60)
+            child.stdout.close()
+    assert child.returncode == 0
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {signal.SIGINT, signal.SIGTERM}
