@@ -17,7 +17,7 @@ from types import FrameType
 from fedrl.cli.app import app
 from fedrl.cli.resuming import FAILED, INTERRUPTED, TERMINATED
 from fedrl.core.errors import ConfigError, FedrlError, RunError, UnsoundError
-from fedrl.core.pipes import keep_printing, lost
+from fedrl.core.pipes import keep_printing, unwritten
 
 WRONG_INPUT = 2
 
@@ -30,12 +30,12 @@ def main() -> None:
     # Outside of a run, SIGTERM unwinds the command as Ctrl-C does, so that no folder or worker process is left behind.
     signal.signal(signal.SIGTERM, _terminate)
     code = _code()
-    for name, fault in lost().items():
+    for name, fault in unwritten().items():
         print(f"error: {name} can't be written to ({fault.strerror}), so a part of it is missing.", file=sys.stderr)
         code = code or FAILED
     if code in (INTERRUPTED, TERMINATED) and _at_work():
         # After a second signal, a round that hangs would be waited for.
-        lost()
+        unwritten()
         os._exit(code)
     sys.exit(code)
 

@@ -74,8 +74,8 @@ def keep_printing() -> None:
         setattr(sys, name, text)
 
 
-def lost() -> dict[str, OSError]:
-    """Flush standard output and error, and return the errors after which a part of them was lost, by stream."""
+def unwritten() -> dict[str, OSError]:
+    """Flush standard output and error, and return the errors after which a part of them is missing, by stream."""
     found = {}
     for name in STREAMS:
         stream = getattr(sys, name)
