@@ -180,7 +180,7 @@ def test_a_study_with_a_failed_setting_ends_with_1_and_goes_on_after_it(config: 
     assert said.returncode == 1
     sentence = "error: setting 1 of 2 failed; the reason of setting 1: ZeroDivisionError: division by zero "
     assert f"{sentence}Try again with: fedrl sweep --resume {out} --retry-failed\n" in said.stderr
-    assert re.search(r"^ +1 +1 +failed ", said.stdout, re.MULTILINE)
+    assert re.search(r"^ *1 +1 +failed ", said.stdout, re.MULTILINE)
     assert "! setting 1 (rounds 1) failed: ZeroDivisionError: division by zero" in said.stdout
     code, _, err = called("sweep", "--resume", out)
     assert (code, err) == (
