@@ -2,6 +2,8 @@
 
 import json
 import signal
+import threading
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,12 @@ CORRIDOR: dict[str, Any] = {
     "evaluation": {"episodes": 4, "every": 1},
 }
 GRID = {"federation.agents": [9, 12], "learner.num_steps": [8, 4]}
+
+
+def interrupted() -> None:
+    """Ctrl-C, heard before this returns: handlers run in the main thread, and events of rounds come from others."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    time.sleep(1.0)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +118,7 @@ def test_an_interrupted_study_is_readable_and_resumes_bit_for_bit(done: Path, tm
         settings = sum(e.get("event") == "setting" for e in seen)
         if settings == 2 and (event.get("event") == moment or (moment == "round" and event.get("round") == 2)):
             seen.clear()
-            signal.raise_signal(signal.SIGINT)
+            interrupted()
 
     out = tmp_path / "stopped"
     study = sweep(CORRIDOR, GRID, out, target=0.5, sinks=[interrupt])
@@ -135,7 +143,7 @@ def test_an_interrupted_study_is_readable_and_resumes_bit_for_bit(done: Path, tm
 def test_what_was_compiled_before_an_interruption_still_counts_after_it(tmp_path: Path) -> None:
     def interrupt(event: Any) -> None:
         if event.get("round") == 2:
-            signal.raise_signal(signal.SIGINT)
+            interrupted()
 
     fresh = {**CORRIDOR, "seeds": 1, "learner": {**CORRIDOR["learner"], "num_steps": 9}}
     before = sweep(fresh, {"federation.agents": [9]}, tmp_path / "study", sinks=[interrupt])
