@@ -18,7 +18,6 @@ import safetensors.numpy
 from rich.console import Console
 
 import fedrl.runs.run as module
-from fedrl.cli.terminal.final_summary import final_summary
 from fedrl.core.errors import ConfigError, RunError
 from fedrl.engines import round_log
 from fedrl.records.lock import hold
@@ -27,6 +26,7 @@ from fedrl.report import write_report
 from fedrl.report.run import read_run
 from fedrl.runs.reading import trained
 from fedrl.runs.run import resume, run
+from fedrl.sinks.final_summary import final_summary
 from fedrl.studies import resume_sweep, sweep
 from tests.support.small import TOML, without_times
 

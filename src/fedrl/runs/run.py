@@ -278,7 +278,9 @@ def _finish(session: Session, seed_results: dict[str, list[SeedResult]], heard: 
     place.write_params(params, metadata_of(facts_of(session.experiment)))
     place.write_summary(summary)
     if session.failure is None and not session.stopping:
-        film = film_of_run(session.experiment, seed_results.get("federated", []), place, session.stop)
+        film = film_of_run(
+            session.experiment, [each for each in seed_results.get("federated", []) if each.round], place, session.stop
+        )
         if film is not None:
             summary["film"] = film
             place.write_summary(summary)

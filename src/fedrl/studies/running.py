@@ -32,6 +32,7 @@ from fedrl.studies.folder import StudyFolder
 from fedrl.studies.plan import StudySetting, plan_of, running_order
 from fedrl.studies.programs import counted
 from fedrl.studies.quantity import quantity_named
+from fedrl.studies.records import Study
 from fedrl.studies.result import _summarised, result_of, study_in
 from fedrl.studies.study_result import StudyResult
 
