@@ -128,7 +128,7 @@ def test_sigterm_ends_a_run_with_a_folder_that_goes_on_to_the_same_bits(
         assert (out / "checkpoints").exists()
         assert len(_records(out)) < len(_records(whole))
         resume(out)
-    assert {path.name for path in out.iterdir()} - {"film.gif"} == COMPLETE
+    assert {path.name for path in out.iterdir()} - {"film.gif", "final"} == COMPLETE
     assert _records(out) == _records(whole)
     assert (out / "params.safetensors").read_bytes() == (whole / "params.safetensors").read_bytes()
 
@@ -138,7 +138,7 @@ def test_a_signal_while_the_report_is_written_takes_nothing_from_a_run_that_is_t
 ) -> None:
     terminated(fedrl.report, "write_report")
     run(config, tmp_path / "run", overrides=["baselines={}"])
-    assert {path.name for path in (tmp_path / "run").iterdir()} - {"film.gif"} == COMPLETE
+    assert {path.name for path in (tmp_path / "run").iterdir()} - {"film.gif", "final"} == COMPLETE
     terminated(fedrl.studies.page, "write_study_report")
     study = sweep(config, {"rounds": [1]}, tmp_path / "study", overrides=["baselines={}"])
     assert study["complete"]
