@@ -177,8 +177,8 @@ def sweep(
     from fedrl.cli.sweep import sweep_command
 
     changes = ([*(grid or []), *(more or [])], settings or [], seeds)
-    rest = (out, resume, trust, again, devices, quiet, as_json, on_environment_error)
-    sweep_command(config, *changes, target, quantity, *rest)
+    given = (config, *changes, target, quantity, out, resume, trust, again, devices, quiet, as_json)
+    sweep_command(*given, on_environment_error)
 
 
 @app.command("report", no_args_is_help=True)
