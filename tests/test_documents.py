@@ -32,10 +32,12 @@ from tests.support.blocks import ROOT, Block, blocks, blocks_in
 from tests.support.made_policies import made_policy
 
 BLOCKS = blocks()
-NOT_RUN = 8
+NOT_RUN = 9
 """How many blocks say why they can't run."""
 INSTALLED = ("README.md", "docs/quickstart.md")
 """Documents whose commands `make test-quickstart` runs, in order."""
+STORIES = ("docs/own-environment.md", "docs/own-parts.md")
+"""Documents whose Python and commands run in order, in one folder."""
 MADE = {"cartpole": "softmax", "pole": "softmax", "pendulum": "normalised", "personal": "personal"}
 """Run folders that blocks take for granted, and what is made for each."""
 SHORT = ["--set", "rounds=1", "--set", "seeds=1", "--set", "evaluation.episodes=1", "--set", "baselines={}"]
@@ -85,7 +87,7 @@ def prepare(folder: Path, block: Block) -> None:
         made_policy(folder / "runs" / name, MADE[name])
 
 
-@pytest.mark.parametrize("block", of("python"))
+@pytest.mark.parametrize("block", [b for b in of("python") if not b.id.startswith(STORIES)])
 @pytest.mark.filterwarnings("ignore:JAX's backend already runs:RuntimeWarning")
 def test_shown_python_runs(block, capsys, folder, own_catalogue):
     prepare(folder, block)
@@ -99,18 +101,36 @@ def test_shown_python_runs(block, capsys, folder, own_catalogue):
 def test_shown_settings_build(block, folder, own_catalogue):
     """A fragment is meant for the first example: the sections it has go over those that are there."""
     prepare(folder, block)
-    shown = tomllib.loads(block.code)
-    data = {} if block.title else tomllib.loads(examples()["cartpole"].read_text())
-    for section, keys in shown.items():
-        data[section] = data[section] | keys if section == "federation" and not block.title else keys
+    data: Any = folder / block.title
+    if not block.title:
+        data = tomllib.loads(examples()["cartpole"].read_text())
+        for section, keys in tomllib.loads(block.code).items():
+            data[section] = data[section] | keys if section == "federation" else keys
     assert build(load(data)).methods[0].communicates
 
 
-@pytest.mark.parametrize("block", [b for b in of("bash") if not b.id.startswith(INSTALLED)])
+@pytest.mark.parametrize("block", [b for b in of("bash") if not b.id.startswith(INSTALLED + STORIES)])
 def test_shown_commands_run(block, folder):
     prepare(folder, block)
+    carry_out(["bash", "-euo", "pipefail", "-c", block.code], folder)
+
+
+@pytest.mark.parametrize("document", STORIES)
+def test_a_document_runs_from_its_first_block_to_its_last(document, folder):
+    told = [block for block in BLOCKS if block.document == document and not block.reason]
+    assert len(told) >= 5
+    for block in told:
+        prepare(folder, block)
+        if block.language == "python":
+            carry_out([sys.executable, "-c", block.code.replace('"rounds": 30', '"rounds": 1, "seeds": 1')], folder)
+        if block.language == "bash":
+            carry_out(["bash", "-euo", "pipefail", "-c", block.code], folder)
+
+
+def carry_out(command: list[str], folder: Path) -> None:
+    """Run a command in a folder, in which `fedrl` has few rounds."""
     program = folder / "bin" / "fedrl"
-    program.parent.mkdir()
+    program.parent.mkdir(exist_ok=True)
     program.write_text(COMMAND)
     program.chmod(0o755)
     environment = os.environ | {
@@ -118,14 +138,7 @@ def test_shown_commands_run(block, folder):
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # there is much to compile and little to compute
     }
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block.code],
-        env=environment,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
