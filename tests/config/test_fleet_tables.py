@@ -84,3 +84,14 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, name: str, text: str 
 def test_what_is_wrong_with_tables_is_said(rows: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         fleet_settings(rows)
+
+
+def test_names_of_sites_that_look_like_numbers_stay_text(tmp_path: Path) -> None:
+    path = tmp_path / "sites.csv"
+    path.write_text('a,b,c,d\n1_1,007,-1,"two\nlines"\n1_2,010,2e0,x\n')
+    assert fleet_settings(str(path)) == {
+        "a": ["1_1", "1_2"],
+        "b": ["007", "010"],
+        "c": [-1.0, 2.0],
+        "d": ["two\nlines", "x"],
+    }

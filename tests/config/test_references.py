@@ -285,3 +285,19 @@ def _python(program: str, path: Path | None = None) -> subprocess.CompletedProce
     if path is not None:
         env["PYTHONPATH"] = os.pathsep.join([str(path), *filter(None, [env.get("PYTHONPATH")])])
     return subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("environment", "fleet", "words"),
+    [
+        ({"name": ["cartpole"]}, {}, "environment.name is .*a string"),
+        ({"name": {}}, {}, "environment.name is .*a string"),
+        ({"settings": 3}, {}, "environment.settings is 3"),
+        ({"options": "x"}, {}, "environment.options is 'x'"),
+        ({}, {"size": {"range": []}}, "fleet.size"),
+        ({}, {"size": {"grid": []}}, "fleet.size"),
+    ],
+)
+def test_a_wrong_type_is_one_sentence(environment: dict[str, Any], fleet: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        build(load(tables(environment={"name": "gymnasium:Wrapper", **environment}, fleet=fleet)))

@@ -10,6 +10,7 @@ import pytest
 from fedrl.core.environment import Box, Discrete, Environment, Spaces, draw_nothing
 from fedrl.core.errors import ConfigError
 from fedrl.environments import cartpole, fleet, gridworld, held_out, random_mdp, tabular, windy_cliff, windy_cliffs
+from fedrl.environments.settings import values_of
 
 KEY = jax.random.key(4)
 
@@ -163,3 +164,8 @@ class TestHeldOut:
     def test_a_list_of_arrays_has_no_ends(self):
         with pytest.raises(ConfigError, match="Give held-out settings of your own"):
             held_out(mixed(), 2, {"table": [[1, 2], [3, 4]]}, KEY)
+
+
+def test_a_whole_number_beyond_its_type_is_refused() -> None:
+    with pytest.raises(ConfigError, match="2147483647"):
+        values_of("site", [1, 2**32 + 1], 2, np.asarray(0, np.int32), None)

@@ -16,13 +16,14 @@ import safetensors
 import safetensors.numpy
 import tomli_w
 
-from fedrl.core.errors import ConfigError, FedrlError
+from fedrl.config import load as load_config
+from fedrl.core.errors import ConfigError, FedrlError, RunError
 from fedrl.records import folder
 from fedrl.report import write_report
 from fedrl.runs.policy import load
 from fedrl.runs.reading import trained
 from fedrl.runs.run import resume
-from fedrl.studies import resume_sweep
+from fedrl.studies import StudyResult, resume_sweep
 from fedrl.studies.page import write_study_report
 from tests.support.made_policies import made_policy
 
@@ -114,6 +115,38 @@ def test_a_trusted_folder_and_an_imported_module_are_read(tmp_path: Path, monkey
     assert name in sys.modules
     assert load(path).predict([0.0, 0.0, 0.0, 0.0]) in (0, 1)  # imported with the user's consent
     assert trained(path).params
+
+
+def test_a_folder_that_was_read_lends_no_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import that the user allows later finds the user's own module, not that of someone else's folder."""
+    name = f"lent_{os.getpid()}"
+    theirs, study, mine = made_policy(tmp_path / "theirs", "softmax"), tmp_path / "study", tmp_path / "mine"
+    study.mkdir()
+    mine.mkdir()
+    tables = tomllib.loads((theirs / folder.CONFIG).read_text())
+    (study / "study.toml").write_text(tomli_w.dumps({**tables, "study": {"grid": {"rounds": [1, 2]}}}))
+    (mine / "experiment.toml").write_text(tomli_w.dumps({**tables, "imports": [name]}))
+    (mine / f"{name}.py").touch()
+    monkeypatch.chdir(mine.parent)
+    for path, readers in ((theirs, READERS.values()), (study, (resume_sweep, write_study_report, StudyResult.read))):
+        (path / f"{name}.py").write_text(CANARY)
+        for read in readers:
+            monkeypatch.setattr("fedrl.core.imports._folders", [])
+            with contextlib.suppress(FedrlError):
+                read(path)
+            monkeypatch.setattr("sys.path", [each for each in sys.path if Path(each) not in (theirs, study, mine)])
+            load_config(mine / "experiment.toml")
+            assert sys.modules.pop(name).__file__ == str(mine / f"{name}.py")
+    assert not (theirs / "sang").exists()
+
+
+def test_the_lock_follows_no_link(tmp_path: Path) -> None:
+    path, mine = made_policy(tmp_path / "run", "softmax"), tmp_path / "mine"
+    mine.write_text("mine")
+    (path / ".lock").symlink_to(mine)
+    with pytest.raises(RunError):
+        resume(path)
+    assert mine.read_text() == "mine"
 
 
 def test_a_policy_acts_without_the_optimiser_that_trained_it(tmp_path: Path) -> None:

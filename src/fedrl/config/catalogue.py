@@ -264,6 +264,8 @@ def _component(kind: str, value: Any, where: str, given: Mapping[str, Any]) -> A
 def _find(kind: str, table: Mapping[str, Any], where: str) -> Component:
     fill()
     name = table.get("name")
+    if isinstance(name, Mapping | list | tuple):
+        raise ConfigError(f"{where}.name is {name!r}. It needs to be a string, the name of a component ({kind}).")
     failed = {} if (kind, name) in CATALOGUE or is_reference(name) else plugins()
     names = {name for known, name in CATALOGUE if known == kind and not is_reference(name)}
     if name is None:

@@ -10,6 +10,8 @@ All become the first form, so a run folder has the values themselves.
 from __future__ import annotations
 
 import csv
+import io
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 from fedrl.core.errors import ConfigError, nearest
 
 WHERE = "fleet"
+NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(?i:nan|inf|infinity)")
 
 
 def fleet_settings(given: Any) -> Any:
@@ -61,7 +64,10 @@ def _columns(rows: Sequence[Any], where: str, word: str) -> dict[str, list[Any]]
 
 
 def _csv(path: Path) -> dict[str, list[Any]]:
-    lines = [line for line in csv.reader(_text(path).splitlines()) if any(cell.strip() for cell in line)]
+    try:
+        lines = [line for line in csv.reader(io.StringIO(_text(path))) if any(cell.strip() for cell in line)]
+    except csv.Error as fault:
+        raise ConfigError(f"{path} is no CSV file: {fault}.") from None
     if len(lines) < 2:
         raise ConfigError(f"{path} has {len(lines)} lines. It needs a line with names, and one for each agent.")
     names = [cell.strip() for cell in lines[0]]
@@ -79,7 +85,9 @@ def _csv(path: Path) -> dict[str, list[Any]]:
 
 def _typed(cells: list[str]) -> list[Any]:
     """Return a column as whole numbers, numbers, booleans or, if not all cells are of one of these kinds, as text."""
-    for convert in (int, float, {"true": True, "false": False}.__getitem__):
+    # Python also reads 1_2 as 12 and 007 as 7, which are names of sites rather than numbers.
+    numbers = (int, float) if all(map(NUMBER.fullmatch, cells)) else ()
+    for convert in (*numbers, {"true": True, "false": False}.__getitem__):
         try:
             return [convert(cell) for cell in cells]
         except (ValueError, KeyError):

@@ -67,6 +67,7 @@ def tables_of(source: Path | str | Mapping[str, Any] | Config) -> dict[str, Any]
         return as_dict(source)
     if isinstance(source, Mapping):
         return typing.cast(dict[str, Any], _tables(source))
+    search_beside(Path(source).parent)
     return read(Path(source))
 
 
@@ -93,7 +94,6 @@ def read(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as fault:
         raise ConfigError(f"{path} is not valid TOML: {fault}.") from None
     stem = path.stem.encode(errors="surrogateescape").decode(errors="replace")  # names of files may be any bytes
-    search_beside(path.parent)
     if isinstance(fleet := data.get("fleet"), str) and (path.parent / fleet).exists():
         data["fleet"] = str(path.parent / fleet)
     return {"name": stem, **data}

@@ -57,6 +57,9 @@ def expanded(environment: Any, fleet: Mapping[str, Any]) -> Any:
     adapter = set(inspect.signature(gymnasium).parameters) - {"id"}
     parameters = _parameters(reference, build)
     own, ours = _sorted(reference, table, parameters, adapter)
+    for key in ("settings", "options"):
+        if not isinstance(ours.get(key, {}), Mapping):
+            raise ConfigError(f"{WHERE}.{key} is {ours[key]!r}. It needs to be a table.")
     settings = {**ours.pop("settings", {}), **{name: _default(name, fleet[name], own, parameters) for name in fleet}}
     options = {**ours.pop("options", {}), **{name: value for name, value in own.items() if name not in settings}}
     if not _is_gymnasium(reference, build, {**options, **settings}):
@@ -99,7 +102,13 @@ def _default(name: str, setting: Any, own: Mapping[str, Any], parameters: Mappin
     elif isinstance(setting, Mapping):
         declared = parameters[name].default if name in parameters else inspect.Parameter.empty
         word = kind_of(f"fleet.{name}", setting)
-        values = [TABLES[word](setting[word])]
+        try:
+            numbers = list(setting[word])
+            values = [TABLES[word](numbers), *numbers]
+        except (TypeError, ValueError, IndexError):
+            raise ConfigError(
+                f"fleet.{name} is {dict(setting)!r}. It needs a list of numbers, two unless it is a grid. Give these."
+            ) from None
         if declared is not inspect.Parameter.empty and not is_choice(declared):
             values.insert(0, declared)
     if not values:

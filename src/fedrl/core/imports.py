@@ -48,8 +48,10 @@ def allowed() -> bool:
 
 
 def search_beside(folder: Path) -> None:
-    """Look for modules in this folder, too: that of a configuration file."""
-    _folders.append(str(folder.resolve()))
+    """Look for modules in this folder, too: that of a configuration file; not in that of a run that is not trusted."""
+    # Else a later import that the user allows would find a module of someone else's folder.
+    if allowed():
+        _folders.append(str(folder.resolve()))
 
 
 def imported(module: str, where: str) -> ModuleType:

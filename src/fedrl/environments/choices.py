@@ -6,6 +6,7 @@ again. Equal values have equal numbers. The numbers are no data: they are neithe
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -36,26 +37,25 @@ def numbered(name: str, value: Any) -> int:
         ConfigError: The value has no text by which it is compared.
     """
     try:
-        text = json.dumps(value, sort_keys=True, default=_text)
+        text = json.dumps(_typed(value))
     except (TypeError, ValueError):
         raise ConfigError(
             f"{name} is {value!r}, of the type {type(value).__name__}. A setting is a number, a string, a path, true "
             "or false, or a list or table of these. Give one of those."
         ) from None
-    text = f"{type(value).__name__} {text}"
     if text not in _numbers:
         _numbers[text] = len(_values)
-        _values.append(value)
+        _values.append(copy.deepcopy(value))
     return _numbers[text]
 
 
 def valued(number: int) -> Any:
-    """Return the value of a number.
+    """Return the value of a number; of a list or a table a copy, which the environment may change.
 
     >>> valued(numbered("data", "a.csv"))
     'a.csv'
     """
-    return _values[int(number)]
+    return copy.deepcopy(_values[int(number)])
 
 
 def numbers_of(name: str, setting: Any, agents: int) -> np.ndarray:
@@ -78,7 +78,16 @@ def numbers_of(name: str, setting: Any, agents: int) -> np.ndarray:
     return np.array([numbered(name, value) for value in setting], np.int32)
 
 
-def _text(value: object) -> str:
+def _typed(value: object) -> list[Any]:
+    """Return a value with the types of all that is in it, since 1, True and "1" are three values, and so are lists."""
+    if isinstance(value, Mapping):
+        return ["table", sorted([_typed(key), _typed(item)] for key, item in value.items())]
+    if isinstance(value, list | tuple):
+        return [type(value).__name__, [_typed(item) for item in value]]
     if isinstance(value, Path):
-        return str(value)
+        return ["path", str(value)]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return [type(value).__name__, value]
     raise TypeError

@@ -132,6 +132,13 @@ def cast(name: str, values: np.ndarray, default: np.ndarray) -> np.ndarray:
         raise ConfigError(
             f"{name} would be {values.tolist()}. The parameter is an integer. Give integers, or a range of integers."
         )
+    if default.dtype.kind in "iu":
+        limits = np.iinfo(default.dtype)
+        if (values < limits.min).any() or (values > limits.max).any():
+            raise ConfigError(
+                f"{name} would be {values.tolist()}. The parameter is an {default.dtype}, with numbers from "
+                f"{limits.min} to {limits.max}. Give numbers in this range."
+            )
     with np.errstate(over="ignore"):
         found = values.astype(default.dtype)
     if default.dtype.kind == "f" and not np.isfinite(found).all():

@@ -70,7 +70,8 @@ def hold(folder: Path, thing: str = "run") -> Held:
     # Opening and locking are two steps, between which the owner may delete the file: hence the loop.
     while True:
         with _refusals(folder):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            # A link in someone else's folder must not have the file truncated to which it leads.
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             with _refusals(folder):
                 if not _locked(descriptor):

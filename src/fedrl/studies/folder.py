@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedrl.core.errors import RunError
+from fedrl.core.imports import importing, search_beside
 from fedrl.records.files import read_json, tidy, write_atomically
 from fedrl.records.folder import ELSEWHERE, REPORT, Claim, RunFolder, claimed
 from fedrl.records.lock import hold
@@ -104,7 +105,8 @@ def open_folder(path: Path) -> StudyFolder:
     """
     if not is_study(path):
         raise RunError(f"{path} is not a study folder: it has no {PLAN}. Give the folder that fedrl sweep printed.")
-    return StudyFolder(path, plan_of(path / PLAN))
+    with importing(False):  # a plan is read without what it names
+        return StudyFolder(path, plan_of(path / PLAN))
 
 
 def reopen_folder(path: Path) -> StudyFolder:
@@ -115,6 +117,7 @@ def reopen_folder(path: Path) -> StudyFolder:
         ConfigError: Its plan is damaged.
     """
     plan = open_folder(path).plan
+    search_beside(path)
     claim = Claim(path, hold(path, "study"), made=False, fresh=False)
     tidy(path)
     return StudyFolder(path, plan, claim)

@@ -11,6 +11,7 @@ from fedrl.core.environment import Box, Discrete
 from fedrl.core.errors import ConfigError
 from fedrl.engines.executors.blocks import Blocks
 from fedrl.engines.simulate import simulate
+from fedrl.environments import fleet
 from fedrl.environments.adapters import gymnasium
 from fedrl.federation.federate import federate
 from fedrl.learners import ppo
@@ -163,3 +164,30 @@ def test_compiled_programs_refuse_a_host_environment():
     fleet = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], learner.environment.params)
     with pytest.raises(ConfigError, match=r"fedrl\.engines\.executors\.host\.Host"):
         simulate(federation, fleet, executor=Blocks)
+
+
+class Site(gym.Env):
+    """An environment with the arguments that it was made with."""
+
+    observation_space, action_space = gym.spaces.Box(-1.0, 1.0, (2,)), gym.spaces.Discrete(2)
+
+    def __init__(self, **given):
+        self.given = given
+        if given.get("broken"):
+            raise TypeError("a fault of its own")
+
+    def reset(self, *, seed=None, options=None):
+        return np.array([self.given["day"] - 20240100, self.given["city"] == "Oslo"], np.float32) / 10, {}
+
+
+def test_whole_numbers_reach_the_environment_exactly_and_any_keyword_as_an_argument():
+    environment = gymnasium(Site, max_steps=5, settings={"day": 20240104, "city": "Oslo"})
+    agents = fleet(environment, 3, {"day": [20240103, 20240104, 20240105], "city": ["Oslo", "Rome", "Oslo"]})
+    instances = environment.open(agents, 1)
+    assert instances.reset([0, 1, 2]).tolist() == np.float32([[0.3, 0.1], [0.4, 0], [0.5, 0.1]]).tolist()
+    instances.close()
+
+
+def test_an_error_inside_a_constructor_is_not_blamed_on_the_arguments():
+    with pytest.raises(ConfigError, match=r"can't be opened(.|\n)*a fault of its own"):
+        gymnasium(Site, max_steps=5, options={"broken": True})

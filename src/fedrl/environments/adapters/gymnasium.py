@@ -79,14 +79,14 @@ def gymnasium(
     if max_steps is not None:
         fixed["max_episode_steps"] = max_steps
     check_names(defaults)
-    arguments = _arguments(title, spec) & set(defaults) if not _takes_any(spec) else set(defaults)
+    arguments = set(defaults) if _takes_any(spec) else _arguments(title, spec) & set(defaults)
     # Opened once at construction, for its spaces and so that wrong arguments fail early.
     example = _opened(title, spec, fixed | {name: defaults[name] for name in arguments})
     limit = (spec.max_episode_steps or _own_limit(example)) if max_steps is None else max_steps
     if limit is None:
         raise ConfigError(f"{title} has no time limit. Episodes have to end. Set max_steps.")
     spaces = _spaces(title, example)
-    _check_settings(title, spec, example, defaults, fixed)
+    _check_settings(title, example, arguments | _arguments(title, spec), defaults, fixed)
     example.close()
     choices = tuple(name for name, value in defaults.items() if is_choice(value))
 
@@ -198,6 +198,9 @@ def _opened(id: str, spec: Any, arguments: Mapping[str, Any]) -> gym.Env:
     try:
         return open_environment(spec, arguments, {})
     except TypeError as error:
+        if _accepts(spec, arguments):  # an error inside the constructor, which Gymnasium raises once more
+            cause = error.__cause__ or error
+            raise ConfigError(f"{id} can't be opened with {dict(arguments)}.\n{own_traceback(cause)}") from error
         raise ConfigError(
             f"{id} refuses its options {dict(arguments)}: {error}. Its constructor has other arguments. "
             f"Use these: {', '.join(sorted(_arguments(id, spec))) or 'none'}."
@@ -206,6 +209,16 @@ def _opened(id: str, spec: Any, arguments: Mapping[str, Any]) -> gym.Env:
         raise
     except (Exception, SystemExit) as error:
         raise ConfigError(f"{id} can't be opened with {dict(arguments)}.\n{own_traceback(error)}") from error
+
+
+def _accepts(spec: Any, arguments: Mapping[str, Any]) -> bool:
+    """Return whether the environment's constructor can be called with these arguments."""
+    own = {name: value for name, value in arguments.items() if name != "max_episode_steps"}  # that of `gymnasium.make`
+    try:
+        inspect.signature(constructor_of(spec)).bind(**own)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _arguments(id: str, spec: Any) -> set[str]:
@@ -229,10 +242,9 @@ def _takes_any(spec: Any) -> bool:
 
 
 def _check_settings(
-    id: str, spec: Any, example: gym.Env, defaults: Mapping[str, Any], fixed: Mapping[str, Any]
+    id: str, example: gym.Env, arguments: set[str], defaults: Mapping[str, Any], fixed: Mapping[str, Any]
 ) -> None:
     own = {name: value for name, value in vars(example.unwrapped).items() if isinstance(value, Real)}
-    arguments = _arguments(id, spec)
     allowed = {name for name in own if not name.startswith("_")} | arguments
     for name, value in defaults.items():
         if name in fixed:
@@ -246,7 +258,9 @@ def _check_settings(
 
 
 def _like(default: Any, value: float) -> Any:
-    """Return the default if the value is the same in float32."""
+    """Return the default if the value is the same in float32; a whole number is exact."""
+    if isinstance(value, int):
+        return value
     # Fleets are float32: without this, a default such as 9.8 would reach the environment as 9.800000190734863.
     return default if np.float32(default) == np.float32(value) else value
 
