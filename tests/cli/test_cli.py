@@ -2,7 +2,6 @@ import json
 import re
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from PIL import Image
 
 from fedrl.cli import main
 from fedrl.records.formatting import NOTHING
+from tests.support.signals import send
 
 TOML = """
 name = "corridor"
@@ -229,16 +229,15 @@ def test_on_a_full_disk_a_report_is_one_sentence_and_not_a_part_of_a_page(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_study_with_a_setting_that_failed_has_exit_code_1(call: Call, config: Path, tmp_path: Path) -> None:
+def test_a_study_in_which_all_agents_of_a_setting_left_ends_with_3(call: Call, config: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
     said = call(
         "sweep", config, "--out", out, "--set", "rounds=3", "--set", "federation.clock={name='clock'}",
         "--grid", "federation.clock.availability_trace=[[0,0,1.5],[1,0,1.5]],[[0,0,1e9]]",
     )  # fmt: skip
-    assert said.code == 1
-    assert "setting 1 of 2 failed; the reason of setting 1: At 1.5 s on the virtual clock every agent" in said.err
-    assert f"Try again with: fedrl sweep --resume {out}" in said.err
-    assert "(failed)" in said.out
+    assert said.code == 3
+    assert said.err == "A seed ended before its last round in setting 1; the report says why.\n"
+    assert (out / "study.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -277,7 +276,7 @@ def test_an_interruption_has_exit_code_130_and_says_how_to_go_on(
 ) -> None:
     def interrupt(event: Any) -> None:
         if (event.get("seed"), event.get("round")) == (0, 2):  # once: seeds run side by side
-            signal.raise_signal(signal.SIGINT)
+            send()
 
     with monkeypatch.context() as patched:
         patched.setattr(shown, interrupt)

@@ -1,7 +1,6 @@
 """Runs without a server, with a tree of servers, and of agents that keep something to themselves, from TOML."""
 
 import json
-import signal
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from fedrl.runs.evaluate import returns_of
 from fedrl.runs.reading import trained
 from fedrl.runs.run import resume, run
 from fedrl.runs.simulations import simulation_of
+from tests.support.signals import send
 from tests.support.small import TOML, without_times
 
 ROUNDS = 6
@@ -142,7 +142,7 @@ def test_between_two_merges_of_the_root_agents_act_with_the_parameters_of_their_
 def test_an_interrupted_run_resumes_bit_for_bit(changes: list[str], config: Path, tmp_path: Path) -> None:
     def interrupt(event: Any) -> None:
         if [event.get(name) for name in ("method", "seed", "round")] == ["federated", 0, 2]:  # seeds run side by side
-            signal.raise_signal(signal.SIGINT)
+            send()
 
     run(config, tmp_path / "whole", overrides=changes)
     run(config, tmp_path / "stopped", overrides=changes, sinks=[interrupt])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import subprocess
@@ -18,8 +19,9 @@ import pytest
 
 from fedrl.config import Config, FederationConfig, dump, load
 from fedrl.config.build import build
+from fedrl.config.catalogue import fill
 from fedrl.config.loading import as_dict, parse
-from fedrl.core.component import call_of
+from fedrl.core.component import CATALOGUE, call_of
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.imports import importing, named, reference_to
 from fedrl.environments import cartpole
@@ -38,8 +40,12 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.chdir(tmp_path)
     for name, text in (("a.csv", "1"), ("b.csv", "22")):
         (tmp_path / name).write_text(text)
+    fill()
+    before = dict(CATALOGUE)
     with modules_in(tmp_path, ending):
         yield ending
+    CATALOGUE.clear()
+    CATALOGUE.update(before)
 
 
 def tables(**given: Any) -> dict[str, Any]:
@@ -301,3 +307,25 @@ def _python(program: str, path: Path | None = None) -> subprocess.CompletedProce
 def test_a_wrong_type_is_one_sentence(environment: dict[str, Any], fleet: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         build(load(tables(environment={"name": "gymnasium:Wrapper", **environment}, fleet=fleet)))
+
+
+def test_a_module_that_is_loaded_again_is_used_as_it_is_now(own: str, tmp_path: Path) -> None:
+    data = tables(environment=f"myparts{own}:short")
+    first = build(load(data)).environment
+    source = tmp_path / f"myparts{own}.py"
+    source.write_text(source.read_text().replace("max_steps=10", "max_steps=1100"))
+    importlib.reload(sys.modules[f"myparts{own}"])
+    again = build(load(data)).environment
+    assert (first.max_steps, again.max_steps) == (10, 1100)
+    assert first != again
+
+
+def test_an_argument_may_have_a_name_that_gymnasium_uses(own: str, tmp_path: Path) -> None:
+    (tmp_path / f"named{own}.py").write_text(
+        f"from mysite{own} import Building\n\n\nclass Room(Building):\n"
+        "    def __init__(self, id):\n        super().__init__('a.csv', float(id))\n"
+    )
+    experiment = build(load(tables(environment={"name": f"named{own}:Room", "max_steps": 5}, fleet={"id": [3, 4]})))
+    instances = experiment.environment.open(experiment.fleet, 1)  # type: ignore[union-attr]
+    assert instances.reset([0, 1])[:, 1].tolist() == [3.0, 4.0]
+    instances.close()

@@ -21,6 +21,7 @@ FRAGMENTS = [
     pytest.param(code, id=f"{path.stem}-{i}")
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     for i, code in enumerate(re.findall(r"```toml[^\n]*\n(.*?)```", path.read_text(), re.DOTALL))
+    if "imports = " not in code and "[project." not in code  # names that are imported are unknown to a schema
 ]
 WRONG = [
     ("rounds = 0", "0 is less than the minimum"),

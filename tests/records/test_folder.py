@@ -118,6 +118,19 @@ def test_on_a_full_disk_a_record_is_written_as_a_whole_or_not_at_all(tmp_path: P
     assert (tmp_path / "records.jsonl").read_text() == '{"round": 1}\n'
 
 
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("old")
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("summary.json", "records.jsonl"):
+        (run / name).symlink_to(tmp_path / "outside")
+    write_atomically(run / "summary.json", b"new")
+    assert (run / "summary.json").read_text() == "new"
+    with pytest.raises(RunError, match="is a link to"):
+        RunFolder(run).append({"round": 1})
+    assert (tmp_path / "outside").read_text() == "old"
+
+
 def test_links_stay_links_and_what_is_no_file_is_written_to_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "real").write_text("old")
     (tmp_path / "link").symlink_to("real")

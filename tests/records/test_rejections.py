@@ -25,6 +25,7 @@ from fedrl.runs.simulations import simulation_of
 from fedrl.sinks.display import live, plain, warnings_only
 from fedrl.sinks.final_summary import final_summary
 from tests.support.broken import BROKEN, broken, hopeless
+from tests.support.signals import send
 from tests.support.small import without_times
 
 NAN, FAR = "state.params['q'] is not finite", "update['q'] reaches 3e+38"
@@ -293,9 +294,7 @@ def test_a_federation_that_never_merged_has_no_result(tmp_path: Path) -> None:
 def test_a_resumed_run_says_the_same(ran: Path, tmp_path: Path) -> None:
     def interrupt(event: Any) -> None:
         if (event.get("method"), event.get("round")) == ("independent", 2):
-            import signal
-
-            signal.raise_signal(signal.SIGTERM)
+            send()
 
     run(broken(), tmp_path / "run", sinks=[interrupt])
     resume(tmp_path / "run")

@@ -19,6 +19,7 @@ from fedrl.core.errors import RunError
 from fedrl.records.folder import RunFolder
 from fedrl.runs.reading import trained
 from fedrl.runs.run import resume, run
+from tests.support.signals import send
 from tests.support.small import TOML, without_times
 
 ROUNDS = 8
@@ -173,7 +174,7 @@ def test_what_is_no_run_folder_cannot_be_resumed(tmp_path: Path) -> None:
 def test_an_interrupted_run_is_complete_and_resumes_bit_for_bit(done: Path, config: Path, tmp_path: Path) -> None:
     def interrupt(event: Any) -> None:
         if [event.get(name) for name in ("method", "seed", "round")] == ["independent", 0, 2]:  # seeds run side by side
-            signal.raise_signal(signal.SIGINT)
+            send()
 
     out = tmp_path / "stopped"
     summary = run(config, out, sinks=[interrupt])

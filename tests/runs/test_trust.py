@@ -17,6 +17,7 @@ import safetensors.numpy
 import tomli_w
 
 from fedrl.config import load as load_config
+from fedrl.core.component import CATALOGUE
 from fedrl.core.errors import ConfigError, FedrlError, RunError
 from fedrl.records import folder
 from fedrl.report import write_report
@@ -115,6 +116,7 @@ def test_a_trusted_folder_and_an_imported_module_are_read(tmp_path: Path, monkey
     assert name in sys.modules
     assert load(path).predict([0.0, 0.0, 0.0, 0.0]) in (0, 1)  # imported with the user's consent
     assert trained(path).params
+    del CATALOGUE["network", name]
 
 
 def test_a_folder_that_was_read_lends_no_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

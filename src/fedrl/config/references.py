@@ -54,9 +54,9 @@ def referred(kind: str, reference: str, where: str, types: tuple[type, ...]) -> 
     Raises:
         ConfigError: The object does not exist, can't be called, or is a component of another kind.
     """
-    if (kind, reference) in CATALOGUE:
-        return CATALOGUE[kind, reference]
-    build = named(reference, where)
+    build, known = named(reference, where), CATALOGUE.get((kind, reference))
+    if known is not None and known.source is build:
+        return known
     for entry in CATALOGUE.values():
         if entry.build is build:
             if entry.kind != kind and {entry.kind, kind} != {"optimizer", "server_optimizer"}:

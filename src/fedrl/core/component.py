@@ -40,6 +40,7 @@ class Component:
         build: The constructor.
         reference: Authors, year and link of the source; "" if there is none.
         function: The decorated function, without its checks; None if the constructor was not decorated.
+        source: What was adopted as the constructor, if it was not decorated: it may be loaded again with other content.
     """
 
     kind: str
@@ -47,6 +48,12 @@ class Component:
     build: Callable[..., Any]
     reference: str
     function: Callable[..., Any] | None = None
+    source: Any = None
+
+    @functools.cached_property
+    def content(self) -> str:
+        """The digest of the content of what was adopted; "" for a decorated constructor, which counts by its name."""
+        return "" if self.source is None else f" {_does(self.source)}"
 
     @property
     def summary(self) -> str:
@@ -101,7 +108,8 @@ class Call:
         A function argument counts by its content (`fedrl.core.content`), or by its name if that cannot be read.
         """
         text = ", ".join(f"{name}={_canonical(value)}" for name, value in self.arguments.items())
-        return hashlib.sha256(f"{self.component.kind}:{self.component.name}({text})".encode()).hexdigest()
+        which = f"{self.component.kind}:{self.component.name}{self.component.content}"
+        return hashlib.sha256(f"{which}({text})".encode()).hexdigest()
 
 
 CATALOGUE: dict[tuple[str, str], Component] = {}
@@ -153,7 +161,7 @@ def adopted(kind: str, name: str, build: Callable[..., Any], like: Callable[...,
     functools.update_wrapper(construct, declares)
     construct.__signature__ = inspect.signature(like)  # type: ignore[attr-defined]  # of a class without `self`
     construct.__name__ = name.rpartition(":")[2].partition("#")[0].replace(".", "_")
-    entry = CATALOGUE[kind, name] = Component(kind, name, construct, "")
+    entry = CATALOGUE[kind, name] = Component(kind, name, construct, "", source=like)
     return entry
 
 

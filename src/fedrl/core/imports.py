@@ -106,9 +106,10 @@ def named(reference: str, where: str) -> Any:
     >>> named("math:tau", "key") > 6.28
     True
     """
-    if reference in _known:
-        return _known[reference]
     module, _, name = reference.partition(":")
+    # A module that was loaded again has new objects, so what can be looked up is looked up.
+    if reference in _known and ("#" in name or not allowed()):
+        return _known[reference]
     if "#" in name:
         raise ConfigError(
             f"{where} is {reference!r}, which was an object of another Python process, so it can't be built here. Put "
@@ -116,7 +117,7 @@ def named(reference: str, where: str) -> Any:
         )
     # An imported module is not enough: it has functions that do harm with arguments from a file, such as os.system.
     if not allowed():
-        raise ConfigError(_untrusted(where, reference, f"pass {name} to fedrl in this process first"))
+        raise ConfigError(_untrusted(where, reference, f"pass {name} to fedrl.run in this process first"))
     found: Any = imported(module, where)
     for part in name.split("."):
         try:

@@ -26,7 +26,8 @@ OTHER_FILE = "Free space on the disk, make the folder writable, or name another 
 def write_atomically(path: Path, content: bytes, cure: str = FREE) -> None:
     """Replace the content of a file atomically: a reader, even after a crash, finds the old content or the new.
 
-    A path that is no regular file, such as /dev/stdout, is written to directly.
+    A path that is no regular file, such as /dev/stdout, is written to directly. A link that leads out of its folder is
+    replaced by the file: a run folder may be someone else's, and its links may lead anywhere.
 
     Raises:
         RunError: The file can't be written; the old content is kept.
@@ -35,7 +36,9 @@ def write_atomically(path: Path, content: bytes, cure: str = FREE) -> None:
         if path.exists() and not path.is_file():
             path.write_bytes(content)
             return
-        path = path.resolve()  # replacing a symbolic link would detach it from its target
+        target = path.resolve()
+        if target.parent == path.parent.resolve():
+            path = target  # replacing a symbolic link would detach it from its target
         path.parent.mkdir(parents=True, exist_ok=True)
         # In the same folder: a rename is atomic only within a file system.
         draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
@@ -59,6 +62,8 @@ def append(path: Path, line: str) -> None:
     Raises:
         RunError: The line can't be written.
     """
+    if path.is_symlink() and path.resolve().parent != path.parent.resolve():
+        raise RunError(f"{path} is a link to {path.resolve()}, outside its folder, and is not written to. Remove it.")
     with writing(path), path.open("ab", buffering=0) as lines:
         whole, added = f"{line}\n".encode(), 0
         before = lines.seek(0, os.SEEK_END)

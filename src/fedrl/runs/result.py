@@ -90,12 +90,13 @@ class RunResult(Mapping[str, Any]):
         run = read_run(self.folder)
         return plot_of([(run, method, method.replace("_", " ")) for method in run.methods], measure, methods=True)
 
-    def policy(self, seed: int | None = None, agent: int | None = None) -> TrainedPolicy:
+    def policy(self, seed: int | None = None, agent: int | None = None, trust: bool = False) -> TrainedPolicy:
         """Return the trained policy: `fedrl.load` of the folder.
 
         Args:
             seed: The seed of the run; the first by default.
             agent: The agent, where each has a policy of its own; the server's policy by default, if there is one.
+            trust: Whether to import components of one's own that the folder names.
 
         Raises:
             ConfigError: There is no such seed or agent.
@@ -103,7 +104,7 @@ class RunResult(Mapping[str, Any]):
         """
         from fedrl.runs.policy import load
 
-        return load(self.folder, seed=seed, agent=agent)
+        return load(self.folder, seed=seed, agent=agent, trust=trust)
 
     def _repr_html_(self) -> str:
         from fedrl.sinks.final_summary import final_summary

@@ -106,15 +106,18 @@ class StudyResult(Mapping[str, Any]):
         runs = [(read_run(path), label) for path, label in places if RunFolder(path).records()]
         return plot_of([(run, "federated", label) for run, label in runs], measure, methods=False)
 
-    def policy(self, setting: int, seed: int | None = None, agent: int | None = None) -> TrainedPolicy:
+    def policy(
+        self, setting: int, seed: int | None = None, agent: int | None = None, trust: bool = False
+    ) -> TrainedPolicy:
         """Return the trained policy of a setting: see `RunResult.policy`.
 
         Args:
             setting: Number of the setting, from 1.
             seed: The seed of its run; the first by default.
             agent: The agent, where each has a policy of its own.
+            trust: Whether to import components of one's own that the folder names.
         """
-        return self.run(setting).policy(seed, agent)
+        return self.run(setting).policy(seed, agent, trust)
 
     def _repr_html_(self) -> str:
         from fedrl.studies.progress import study_html

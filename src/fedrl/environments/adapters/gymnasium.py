@@ -114,6 +114,11 @@ def gymnasium(
     def open_rendered(params: PyTree) -> gym.Env:
         ((options_of_one, attributes),) = given(jax.tree.map(lambda leaf: np.asarray(leaf)[None], params))
         check_render_mode(title, getattr(constructor_of(spec), "metadata", {}))
+        known = inspect.signature(constructor_of(spec)).parameters
+        if ":" in title and not _takes_any(spec) and "render_mode" not in known:
+            raise ConfigError(
+                f"{title} can't be filmed: it has no argument render_mode. Add it, and pass it on to Gymnasium."
+            )
         return open_environment(spec, options_of_one | {"render_mode": RENDER_MODE}, attributes)
 
     params = settings_record({name: _leaf(name, value) for name, value in defaults.items()})

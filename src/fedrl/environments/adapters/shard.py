@@ -10,6 +10,7 @@ load JAX.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import linecache
 import re
 import traceback
@@ -27,6 +28,8 @@ INFO = "info/"
 """What the names of arrays begin with that hold numbers of `info`."""
 NOBODY = -1
 """The row in progress between two commands."""
+MADE = ("max_episode_steps", "render_mode")
+"""The arguments that `gym.make` takes."""
 FRAMES, WIDTH = 6, 200
 """Most frames of a traceback that are shown, and most characters of an exception's message."""
 NUMBERS = frozenset({float, int, bool, np.float64, np.float32, np.int64, np.int32, np.bool_})
@@ -63,7 +66,11 @@ def constructor_of(spec: Any) -> Any:
 def open_environment(spec: Any, arguments: Mapping[str, Any], attributes: Mapping[str, Any]) -> gym.Env:
     """Make one instance and set attributes of it. Composite observations come as one flat array."""
     constructor_of(spec)
-    environment = gym.make(spec, disable_env_checker=True, **arguments)
+    # Arguments of the constructor go into the specification: `gym.make` has parameters of its own, such as `id`.
+    own = {name: value for name, value in arguments.items() if name not in MADE}
+    made = {name: value for name, value in arguments.items() if name in MADE}
+    spec = dataclasses.replace(spec, kwargs={**spec.kwargs, **own})
+    environment = gym.make(spec, disable_env_checker=True, **made)
     for name, value in attributes.items():
         setattr(environment.unwrapped, name, value)
     if not isinstance(environment.observation_space, gym.spaces.Discrete | gym.spaces.Box):
