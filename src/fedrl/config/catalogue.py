@@ -130,7 +130,7 @@ def build(kind: str, table: Any, where: str, given: Mapping[str, Any] | None = N
     >>> build("aggregator", {"name": "mean", "weighting": "uniform"}, "aggregator")
     mean(weighting='uniform')
     >>> from fedrl.learners import adam
-    >>> build("optimizer", {"b1": 0.8}, "learner.optimizer", base=adam(0.01, eps=1e-8))
+    >>> call_of(build("optimizer", {"b1": 0.8}, "learner.optimizer", base=adam(0.01, eps=1e-8)))
     adam(0.01, b1=0.8, eps=1e-08)
     """
     context = {} if given is None else given

@@ -70,8 +70,9 @@ def with_numbers(value: T, given: Iterable[Number]) -> T:
         given: As many numbers as `numbers_of(value)` has, in its order. The result stores them in its call if they are
             Python numbers; else it keeps the call of `value`, because a call has to have a digest.
 
+    >>> from fedrl.core.component import written
     >>> from fedrl.learners import sgd
-    >>> with_numbers(sgd(0.1), [0.2])
+    >>> print(written(with_numbers(sgd(0.1), [0.2])))
     sgd(0.2)
     """
     numbers = list(given)
