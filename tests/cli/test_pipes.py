@@ -11,7 +11,7 @@ import pytest
 from tests.support import small
 
 TOML = small.TOML.format(rounds=4)
-FILES = {"film.gif", "final", "config.toml", "records.jsonl", "summary.json", "params.safetensors", "report.html"}
+FILES = {"final", "config.toml", "records.jsonl", "summary.json", "params.safetensors", "report.html"}
 PRINTING = """
 import gymnasium as gym, numpy as np, time
 

@@ -195,8 +195,8 @@ def test_who_restarts_forgets_all_and_begins_as_another_draw_of_the_beginning(sc
     simulation = simulate(POLES, CARTS, scheduler=schedule, merges=1, block=2, clock=clock(restart=0.4, step_s=STEP_S))
     found, restarted = [], Executor.restarted
 
-    def noted(executor, keys, agents, ids):
-        after = restarted(executor, keys, agents, ids)
+    def noted(executor, keys, agents, ids, policy=None):
+        after = restarted(executor, keys, agents, ids, policy)
         states = jax.tree.map(np.asarray, executor.states_of(after))
         local = executor._in_order([block.stage_states for block in executor.blocks(after)])
         found.extend((k, int(after.team.restarts[k]), states, local) for k in ids.tolist())
@@ -233,11 +233,13 @@ def test_a_restart_on_the_host_begins_new_episodes():
             reset(given, where)
 
         executor.rollout.reset = noted
-        run_state, seen = ran(simulation, 6)
-        begun = [(given[at[0]], at[0]) for given, at in seeds if at is not None]
-        assert 4 < len(begun) <= total(seen, "restarted")  # before anybody has learned, all begin anyway
+        run_state, seen = ran(simulation, 12)
+        begun = [(given[k], k) for given, at in seeds for k in at]
+        assert {k for _, k in begun[:4]} == set(range(4))  # before anybody has learned, all begin anyway
+        # One that restarts begins when it trains again; if it restarts once more before that, only then.
+        assert 4 < len(begun) - 4 <= total(seen, "restarted")
         assert len(set(begun)) == len(begun)
-        again, _ = ran(simulation, 6)
+        again, _ = ran(simulation, 12)
         equal(run_state.server, again.server)
 
 
