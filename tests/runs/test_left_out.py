@@ -243,6 +243,7 @@ def test_tuning_that_was_refused_is_no_tuning(session: Session, monkeypatch: pyt
     still = Simulation(same, same, same, 3, 3, adopt=same, held=same, states_of=same, with_states=with_states)
     monkeypatch.setattr(afterwards, "tuned", tuned)
     monkeypatch.setattr(checkpoint, "load", lambda path, like: like)
+    monkeypatch.setattr(Session, "first_state", lambda *given: 0)
     session.folder.append({"method": "federated", "seed": 0, "round": 3, "environment_steps": 9})
     before = SeedResult(0, 3, {}, False, [], [])
     (after,) = fine_tuned(session, still, [before])
