@@ -228,7 +228,7 @@ def test_tuning_that_was_refused_is_no_tuning(session: Session, monkeypatch: pyt
     from fedrl.records import checkpoint
     from fedrl.runs import post_training as afterwards
 
-    def tuned(experiment: Any, states: Any, seed: int, note: Any) -> Any:
+    def tuned(experiment: Any, states: Any, seed: int, note: Any, stopped: Any) -> Any:
         for rejected in ((0, BROKEN), (BROKEN,)):
             left_out = tuple(Rejection(k, "state is not finite") for k in rejected)
             note(RoundResult({}, 0.0, left_out, 0, 0, 0, 0, no_uploads(3), on_time(np.zeros(0, int))))
