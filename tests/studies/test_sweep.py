@@ -169,7 +169,7 @@ def test_the_written_plan_is_the_same_study_again(done: Path) -> None:
     assert again.grid == GRID
     assert again.target == 0.5
     fewer = plan_of(done / "study.toml", {"federation.agents": [4]}, ["rounds=2"], target=0.7)
-    assert fewer.grid == {"federation.agents": [4], "learner.learning_rate": [0.5, 0.25]}
+    assert fewer.grid == {"federation.agents": [4], "learner.num_steps": [8, 4]}
     assert (fewer.base["rounds"], fewer.target) == (2, 0.7)
 
 

@@ -7,6 +7,7 @@ Every array may have leading axes (agents, seeds), and every function runs under
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -65,6 +66,12 @@ def optimal_q(model: TabularParams, gamma: float) -> Float[Array, "*agents state
     _check_discount(gamma)
     # A sweep contracts the error by gamma, so after these it is 1e-9 of the first one: below float32's precision.
     sweeps = math.ceil(math.log(1e-9) / math.log(gamma)) if gamma > 0 else 1
+    return _swept(model, gamma, sweeps)
+
+
+@functools.partial(jax.jit, static_argnames=("gamma", "sweeps"))
+def _swept(model: TabularParams, gamma: float, sweeps: int) -> jax.Array:
+    """Take so many steps of value iteration; compiled once for all models of a shape."""
     return jax.lax.fori_loop(0, sweeps, lambda _, q: bellman(model, q, gamma), jnp.zeros_like(model.reward))
 
 
