@@ -33,6 +33,16 @@ NUMBERS = itertools.count()
 FEDERATION = {"agents": 2}
 
 
+@pytest.fixture(autouse=True)
+def catalogue() -> Iterator[None]:
+    """What a test adds to the catalogue is gone afterwards."""
+    fill()
+    before = dict(CATALOGUE)
+    yield
+    CATALOGUE.clear()
+    CATALOGUE.update(before)
+
+
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The ending of the names of modules that this test alone has."""
@@ -40,12 +50,8 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.chdir(tmp_path)
     for name, text in (("a.csv", "1"), ("b.csv", "22")):
         (tmp_path / name).write_text(text)
-    fill()
-    before = dict(CATALOGUE)
     with modules_in(tmp_path, ending):
         yield ending
-    CATALOGUE.clear()
-    CATALOGUE.update(before)
 
 
 def tables(**given: Any) -> dict[str, Any]:

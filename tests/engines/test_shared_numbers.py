@@ -18,6 +18,8 @@ from fedrl.runs.simulations import simulation_of
 from fedrl.studies.programs import counted
 
 FACTOR = 0.9
+OWN = {"tree": {"init_server", "handed"}}
+"""Programs that each setting compiles for itself: servers above servers run a federation as a learner."""
 
 
 def experiments(case: str) -> tuple[Experiment, Experiment]:
@@ -47,6 +49,6 @@ def test_a_setting_that_shares_programs_has_the_bits_that_it_has_alone(case: str
     first = played(one)
     with counted() as programs:
         shared = played(other)
-    assert not programs
+    assert set(programs) <= OWN.get(case, set())
     forget()
     assert played(other) == shared != first
