@@ -1,0 +1,162 @@
+"""Connect to Ray, which starts worker processes on this machine or on the machines of a cluster.
+
+    connect(None)            a cluster of this machine alone, for this process, on the loopback interface
+    connect("auto")          the cluster that runs on this machine (`ray start`)
+    connect("10.0.0.1:6379") the cluster with this head node
+
+Whoever may use a Ray cluster may run any code on it, so all its machines have to be trusted, and closed to others.
+Ray is an extra and is imported here alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from fedrl.core.errors import ConfigError
+from fedrl.core.processors import cores
+
+INSTALL = "pip install 'fedrl[ray]'"
+ANSWER_S = 5.0
+"""Seconds in which the head node of a cluster has to accept a connection."""
+PASSED_ON = ("JAX_", "XLA_", "FEDRL_", "XDG_CACHE_HOME", "PJRT_NPROC")
+"""Beginnings of the names of environment variables that workers get from this process."""
+HELD_BY_RAY = (signal.SIGTERM, signal.SIGINT)
+
+
+def imported_ray() -> ModuleType:
+    """Return the module `ray`.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    # Read when Ray is imported: it would report its use to its authors, and rename handlers of this process's log.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ModuleNotFoundError as fault:
+        if fault.name != "ray":
+            raise
+        raise ConfigError(f"The executor is 'ray', and Ray is not installed. Install it with: {INSTALL}") from None
+    module: ModuleType = ray
+    return module
+
+
+def connect(address: str | None = None, workers: int | None = None) -> int:
+    """Connect this process to a cluster, unless it is connected, and return the number of workers to start there.
+
+    Args:
+        address: "auto", or the host and port of the head node; by default a cluster of this machine alone is started,
+            which ends with this process.
+        workers: Number of worker processes; by default one for each core of the cluster.
+
+    Raises:
+        ConfigError: Ray is not installed, there is no such cluster, or it has too few cores.
+    """
+    ray = imported_ray()
+    if not ray.is_initialized():
+        _check_address(address)
+        _start(ray, address, workers)
+    there = int(ray.cluster_resources().get("CPU", 0))
+    wanted = there if workers is None else workers
+    if not 1 <= wanted <= there:
+        raise ConfigError(
+            f"The number of workers is {wanted}, and the Ray cluster has {there} CPU{'' if there == 1 else 's'}, one "
+            f"for each worker. Choose 1 to {there}, add machines, or end the process that has started Ray with fewer."
+        )
+    return wanted
+
+
+def _start(ray: ModuleType, address: str | None, workers: int | None) -> None:
+    """Call `ray.init`, which takes over signals of this process; they are given back."""
+    own = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in HELD_BY_RAY} if own else {}
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    try:
+        if address is None:
+            most = max(cores(), workers or 1)
+            ray.init("local", num_cpus=most, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        else:
+            ray.init(address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as fault:
+        where = "on this machine" if address in (None, "auto", "local") else f"at {address}"
+        first = (str(fault) or type(fault).__name__).strip().splitlines()[0]
+        raise ConfigError(
+            f"There is no Ray cluster {where} that this process can use ({first}). Start one with: ray start --head. "
+            "Or leave the address out, to start one of this machine alone."
+        ) from fault
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _check_address(address: str | None) -> None:
+    """Refuse an address where nothing listens; Ray itself would try for minutes.
+
+    Raises:
+        ConfigError: It is no address, or nothing listens there.
+    """
+    if address in (None, "auto", "local"):
+        return
+    host, colon, port = str(address).rpartition(":")
+    if not colon or not port.isdecimal() or not host or "/" in host:
+        raise ConfigError(
+            f"The address of the Ray cluster is {address!r}. It needs to be 'auto', or the host and port of its head "
+            "node, such as 10.0.0.1:6379."
+        )
+    try:
+        socket.create_connection((host, int(port)), ANSWER_S).close()
+    except (OSError, OverflowError) as fault:
+        raise ConfigError(
+            f"The address of the Ray cluster is {address!r}, and nothing answers there ({fault}). Start its head node "
+            "with: ray start --head, and check host, port and firewall."
+        ) from None
+
+
+def environment_of_workers(extra: Sequence[str] = (), **fixed: str) -> dict[str, str]:
+    """Return the environment variables with which workers start: settings of JAX, folders of modules, `extra`.
+
+    Args:
+        extra: Names of further variables, whose values are those of this process.
+        **fixed: Further variables with their values.
+
+    Raises:
+        ConfigError: One of `extra` is not set here.
+
+    >>> sorted(environment_of_workers(XLA_FLAGS="--xla_x=1"))[-1]
+    'XLA_FLAGS'
+    """
+    missing = [name for name in extra if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"executor.env_vars names {missing[0]!r}, and this process has no such environment variable. Set it, or "
+            "leave it out."
+        )
+    known = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON) or name in extra}
+    return known | {"PYTHONPATH": os.pathsep.join(own_folders())} | fixed
+
+
+def own_folders(path: Sequence[str] | None = None) -> list[str]:
+    """Return the folders in which this process looks for modules, but for those of Python and its installed packages.
+
+    Workers look in them, too. Without the folder of Ray itself, where it is none of Python's, no worker would start.
+    """
+    inside = (Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve())
+    found = []
+    for entry in sys.path if path is None else path:
+        folder = Path(entry or os.getcwd()).resolve()
+        if folder.is_dir() and not any(folder.is_relative_to(place) for place in inside):
+            found.append(str(folder))
+    return list(dict.fromkeys(found))
+
+
+def nodes(ray: ModuleType) -> list[Mapping[str, object]]:
+    """Return the machines of the cluster that are alive."""
+    return [node for node in ray.nodes() if node["Alive"]]

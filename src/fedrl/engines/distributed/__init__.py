@@ -1,0 +1,1 @@
+"""Agents' blocks in worker processes, on one machine or on several."""

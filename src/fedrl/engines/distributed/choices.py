@@ -1,0 +1,58 @@
+"""The executors that users choose from, beside the one in this process, which is the default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fedrl.core.component import Call, component, record
+from fedrl.core.ranges import COUNT
+from fedrl.engines.executors.executor import Executor
+
+
+@record
+class Placement:
+    """Where agents train: in worker processes of a cluster.
+
+    Attributes:
+        build: Returns the executor, from the arguments of `fedrl.engines.executors.executor.Executor` and options.
+        workers: Number of worker processes; None for one on each core of the cluster.
+        address: Address of the cluster; None for one of this machine alone.
+        env_vars: Names of further environment variables that workers get from this process.
+        call: The constructor call that made it.
+    """
+
+    build: Callable[..., Executor]
+    workers: int | None = None
+    address: str | None = None
+    env_vars: tuple[str, ...] = ()
+    call: Call | None = None
+
+
+@component("executor", reference="Moritz et al. (2018), https://arxiv.org/abs/1712.05889")
+def ray(
+    workers: Annotated[int | None, COUNT] = None, address: str | None = None, env_vars: tuple[str, ...] = ()
+) -> Placement:
+    """Let agents train in worker processes that Ray starts, on this machine or on those of a cluster.
+
+    Each worker has some of the agents' blocks and one core. Results have the same bits as in one process, for any
+    number of workers. A worker that dies is started again and continues from the last merge. Whoever may use a Ray
+    cluster may run any code on it: its machines have to be trusted and closed to others.
+
+    Args:
+        workers: Number of worker processes; by default one for each core of the cluster.
+        address: "auto", or the host and port of the head node of a running cluster; by default a cluster of this
+            machine alone is started.
+        env_vars: Names of environment variables of this process that workers get, beside those of JAX.
+
+    >>> ray(workers=2)
+    ray(workers=2)
+    """
+
+    def build(*given: Any, **options: Any) -> Executor:
+        from fedrl.engines.distributed.executor import Distributed
+        from fedrl.engines.distributed.ray_workers import ray_workers
+
+        return Distributed(*given, workers=ray_workers(address, workers, env_vars), **options)
+
+    return Placement(build, workers, address, env_vars)
