@@ -9,7 +9,7 @@ import numpy as np
 
 from fedrl.clocks.events import NOBODY
 from fedrl.core.types import PyTree
-from fedrl.engines.executors.executor import Learned, Team
+from fedrl.engines.executors.records import Learned, Team
 from fedrl.engines.inbox import Inbox, Table
 from fedrl.engines.round_log import RoundLog
 from fedrl.engines.state import Uploads, no_uploads

@@ -20,7 +20,8 @@ from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.keys import Keys
 from fedrl.core.learner import Learner, environment_in, policy_shapes
 from fedrl.core.types import Params, PyTree
-from fedrl.engines.executors.executor import Agents, Executor
+from fedrl.engines.executors.executor import Executor
+from fedrl.engines.executors.records import Agents
 from fedrl.engines.topologies.server import Server
 from fedrl.federation.federation import AgentState, Federation, ServerState
 

@@ -39,7 +39,8 @@ from fedrl.engines.compute import COMPUTE
 from fedrl.engines.continuing import begun
 from fedrl.engines.delayed import at_first, delayed, shifted
 from fedrl.engines.down_messages import NOTHING, DownMessages, DownTraffic
-from fedrl.engines.executors.executor import Agents, Executor, Learned, Team
+from fedrl.engines.executors.executor import Executor
+from fedrl.engines.executors.records import Agents, Learned, Team
 from fedrl.engines.inbox import PARAMS, Table
 from fedrl.engines.messages import accounting
 from fedrl.engines.round_log import TIMES, RoundLog
@@ -110,6 +111,8 @@ class Loop:
                 run_state, self.executor.with_states(_agents(run_state), states)
             ),
             measures=COMPUTE | (TIMES if self.clock.timed else {}),
+            whole=lambda run_state: _with(run_state, self.executor.whole(_agents(run_state))),
+            placed=lambda run_state: _with(run_state, self.executor.placed(_agents(run_state))),
         )
 
     def init(self, seed: int, params: Params | None = None, earlier: SimulationState | None = None) -> SimulationState:
@@ -117,7 +120,7 @@ class Loop:
         keys = keys_of(seed)
         server, memory, agents, policy = begun(self.executor, self.topology, keys, self.steps, params, earlier)
         table = self.topology.table(server, memory)
-        agents = self.executor.prepared(agents, table.sent, self.topology)
+        agents = self.executor.prepared(agents, table.sent, (self.topology.item(), self.topology.wire.upload))
         # From a stream of its own, so that selections depend on nothing that agents draw.
         raw = derived(keys.run.tobytes(), Stream.SELECTION)[0].tolist()
         board = self.scheduler.init(self.steps, [*raw, seed])
@@ -170,6 +173,7 @@ class Loop:
             sums={name: round(x, 6) for name, x in spent.items()} | (log.sums if self.clock.timed else {}),
             turns=log.arrived if self.clock.timed else None,
             failures=tuple(log.failures),
+            deaths=self.executor.deaths(),
         )
         return run_state, seen
 

@@ -14,12 +14,12 @@ from fedrl.clocks import Immediate, Virtual
 from fedrl.clocks.devices import Clock, speeds_of
 from fedrl.core.checks import check_positive
 from fedrl.core.component import checked
-from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.types import PyTree
 from fedrl.engines.combinations import check
-from fedrl.engines.executors.blocks import Blocks
-from fedrl.engines.executors.executor import Executor, ExecutorPlan
+from fedrl.engines.executors.executor import Executor
+from fedrl.engines.executors.placement import Placement, executor_of
+from fedrl.engines.executors.records import ExecutorPlan
 from fedrl.engines.loop import Loop
 from fedrl.engines.messages import messages
 from fedrl.engines.state import LARGEST_BLOCK, Simulation, chosen_size, iterations
@@ -38,7 +38,7 @@ def simulate(
     federation: Federation,
     fleet: PyTree,
     *,
-    executor: Callable[..., Executor] | None = None,
+    executor: Placement | Callable[..., Executor] | None = None,
     topology: Topology | Tree | None = None,
     scheduler: Scheduler | Schedule | None = None,
     clock: Clock | None = None,
@@ -55,7 +55,8 @@ def simulate(
         federation: Federation to simulate.
         fleet: Parameters of each agent's environment, with a leading agent axis on every leaf.
         executor: Executor of local work: `fedrl.engines.executors.blocks.Blocks` for compiled blocks, or
-            `fedrl.engines.executors.host.Host` for environments on the host; by default the one for the environment.
+            `fedrl.engines.executors.host.Host` for environments on the host; by default the one for the environment, in
+            this process. `fedrl.engines.distributed.choices.ray()` for either in worker processes.
         topology: Topology of the aggregation: `server()` by default, a tree of servers, `gossip(...)` or `isolated()`.
         scheduler: Selection of agents and times of merges: `synchronous()` by default.
         clock: Devices of the agents, for simulated seconds; without a clock, every selected agent answers at once.
@@ -122,17 +123,6 @@ def fitting(group: np.ndarray) -> int | None:
     if len(counts) == 1:
         return None
     return min(range(LARGEST_BLOCK, 0, -1), key=lambda size: int((size + 2) * (-(-counts // size)).sum()))
-
-
-def executor_of(chosen: Callable[..., Executor] | None, federation: Federation) -> Callable[..., Executor]:
-    """Return the chosen executor, or the one that fits the environment."""
-    if chosen is not None:
-        return chosen
-    if isinstance(federation.learner.environment, HostEnvironment):
-        from fedrl.engines.executors.host import Host
-
-        return Host
-    return Blocks
 
 
 def _agents_of(fleet: PyTree) -> int:

@@ -24,7 +24,6 @@ from fedrl.engines.compute import COMPUTE
 from fedrl.engines.environment_failures import EnvironmentFailure
 from fedrl.engines.program_cache import Template, numbered_programs
 from fedrl.federation.federation import AgentState, Federation, ServerState
-from fedrl.federation.shares import shares
 
 LARGEST_BLOCK = 5
 QUICK = {"xla_backend_optimization_level": 0}
@@ -57,6 +56,22 @@ class Rejection(NamedTuple):
     """
 
     agent: int
+    reason: str
+
+
+class WorkerDeath(NamedTuple):
+    """The end of a worker process that had agents; it was started again, and they continued from the last merge.
+
+    Attributes:
+        worker: Number of the worker.
+        host: Name of its machine.
+        agents: Number of its agents.
+        reason: What is known of its end.
+    """
+
+    worker: int
+    host: str
+    agents: int
     reason: str
 
 
@@ -139,6 +154,7 @@ class RoundResult(NamedTuple):
         turns: `[agents]`, number of updates of the round behind the metrics of each agent; None if each has one.
         failures: Failures of environments outside compiled programs. Agents that were left out for one are in
             `rejected`, too.
+        deaths: Worker processes that ended in the round and were started again.
     """
 
     metrics: dict[str, np.ndarray]
@@ -160,11 +176,12 @@ class RoundResult(NamedTuple):
     sums: Mapping[str, float] = MappingProxyType({})
     turns: np.ndarray | None = None
     failures: tuple[EnvironmentFailure, ...] = ()
+    deaths: tuple[WorkerDeath, ...] = ()
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """A simulated federation in one process. Used in a `with` statement it closes itself.
+    """A simulated federation. Used in a `with` statement it closes itself.
 
     Attributes:
         init: `(seed, params=None, earlier=None) -> SimulationState`. `params` are the acting parameters of a trained
@@ -183,6 +200,9 @@ class Simulation:
         states_of: `run_state -> states` with a leading agent axis: the whole state of each agent's learner.
         with_states: `(run_state, states) -> run_state` whose agents continue from these learner states.
         measures: Measures of the engine itself, computed from `RoundResult.sums`: see `fedrl.core.measures`.
+        whole: `run_state -> run_state` with all arrays in this process, as a checkpoint needs them. Its arrays are the
+            same whichever executor the agents have.
+        placed: The inverse of `whole`, for the arrays of a checkpoint.
     """
 
     init: Callable[..., SimulationState]
@@ -196,6 +216,8 @@ class Simulation:
     states_of: Callable[[SimulationState], PyTree] = field(kw_only=True)
     with_states: Callable[[SimulationState, PyTree], SimulationState] = field(kw_only=True)
     measures: Measures = field(default_factory=lambda: COMPUTE)
+    whole: Callable[[SimulationState], SimulationState] = lambda run_state: run_state
+    placed: Callable[[SimulationState], SimulationState] = lambda run_state: run_state
 
     def __enter__(self) -> Simulation:
         return self
@@ -254,13 +276,13 @@ def starting(
     steps: np.ndarray,
     devices: Sequence[jax.Device],
     numbers: np.ndarray,
+    share: np.ndarray,
 ) -> Callable[[Keys, Params | None], SimulationState]:
     """Return `(keys, policy) -> SimulationState`, the initial state; blocks are dealt out to the devices.
 
     With a trained policy, all agents start from its parameters instead of random ones.
     """
     begin = start_programs(federation)
-    counts = shares(federation, steps)
 
     def init(keys: Keys, policy: Params | None) -> SimulationState:
         server = jax.device_put(begin.server(stream_key(keys, Stream.SERVER), policy), devices[0])
@@ -269,7 +291,7 @@ def starting(
             # An empty seat gets the environment of agent 0 and never takes part, so that all blocks have one shape.
             settings = jax.tree.map(lambda leaf, ids=ids: jnp.asarray(leaf)[np.maximum(ids, 0)], fleet)
             known = np.where(ids < 0, -1, numbers[ids])
-            work = (jnp.asarray(known, jnp.int32), settings, jnp.asarray(steps[ids], jnp.int32), counts[ids])
+            work = (jnp.asarray(known, jnp.int32), settings, jnp.asarray(steps[ids], jnp.int32), share[ids])
             own = np.concatenate([derived(root, Stream.AGENTS, max(k, 0), 0) for k in known.tolist()])
             block = begin.block(*jax.device_put((own, server.params, *work, policy), devices[0]))
             blocks.append(jax.device_put(block, devices[i % len(devices)]))

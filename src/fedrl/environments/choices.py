@@ -58,6 +58,25 @@ def valued(number: int) -> Any:
     return copy.deepcopy(_values[int(number)])
 
 
+def installed() -> list[Any]:
+    """Return the values of this process in the order of their numbers, for `install` in another process."""
+    return copy.deepcopy(_values)
+
+
+def install(values: Sequence[Any]) -> None:
+    """Give values the numbers that they have in the process that started this one.
+
+    Raises:
+        ConfigError: Another value has such a number already, since two processes use this one.
+    """
+    for number, value in enumerate(values):
+        if numbered("fleet", value) != number:
+            raise ConfigError(
+                f"The setting {value!r} has the number {number} in one process and another one here. Start workers of "
+                "their own for each process."
+            )
+
+
 def numbers_of(name: str, setting: Any, agents: int) -> np.ndarray:
     """Return the numbers of the agents' values, int32 `[agents]`: of a list with one each, or of one value for all.
 

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
-from fedrl.core.component import Call, component, record
-from fedrl.core.ranges import COUNT
+from fedrl.core.component import component
+from fedrl.core.ranges import Count
 from fedrl.engines.executors.executor import Executor
-
-
-@record
-class Placement:
-    """Where agents train: in worker processes of a cluster.
-
-    Attributes:
-        build: Returns the executor, from the arguments of `fedrl.engines.executors.executor.Executor` and options.
-        workers: Number of worker processes; None for one on each core of the cluster.
-        address: Address of the cluster; None for one of this machine alone.
-        env_vars: Names of further environment variables that workers get from this process.
-        call: The constructor call that made it.
-    """
-
-    build: Callable[..., Executor]
-    workers: int | None = None
-    address: str | None = None
-    env_vars: tuple[str, ...] = ()
-    call: Call | None = None
+from fedrl.engines.executors.placement import Placement
 
 
 @component("executor", reference="Moritz et al. (2018), https://arxiv.org/abs/1712.05889")
-def ray(
-    workers: Annotated[int | None, COUNT] = None, address: str | None = None, env_vars: tuple[str, ...] = ()
-) -> Placement:
+def ray(workers: Count | None = None, address: str | None = None, env_vars: tuple[str, ...] = ()) -> Placement:
     """Let agents train in worker processes that Ray starts, on this machine or on those of a cluster.
 
     Each worker has some of the agents' blocks and one core. Results have the same bits as in one process, for any

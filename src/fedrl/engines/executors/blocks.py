@@ -23,12 +23,12 @@ from fedrl.core.faults import FAULT
 from fedrl.core.keys import Keys
 from fedrl.core.types import Broadcast, PyTree
 from fedrl.engines.executors.ahead import places_for
-from fedrl.engines.executors.executor import Agents, Executor, ExecutorPlan, Found, Learned, Team, joined
+from fedrl.engines.executors.executor import Executor
 from fedrl.engines.executors.programs import block_program, logging, metric_names
+from fedrl.engines.executors.records import Agents, ExecutorPlan, Found, Learned, Team, joined
 from fedrl.engines.inbox import SUMS, Table
 from fedrl.engines.program_cache import shapes
 from fedrl.engines.state import in_slots
-from fedrl.engines.topologies.server import Server
 from fedrl.federation.federation import Federation
 
 SlotMap = list[tuple[int, np.ndarray, np.ndarray]]
@@ -57,13 +57,13 @@ class Blocks(Executor):
         self._last: tuple[np.ndarray, SlotMap] = (NOBODY, [])
         self._ready = threading.Event()
 
-    def prepared(self, agents: Agents, sent: Broadcast, topology: Server) -> Agents:
+    def prepared(self, agents: Agents, sent: Broadcast, result: PyTree) -> Agents:
         """Allocate places for agents that train ahead of time."""
-        agents = super().prepared(agents, sent, topology)
+        agents = super().prepared(agents, sent, result)
         if not self.plan.ahead:
             return agents
         columns = np.zeros(len(self._names), np.float32)
-        ahead = places_for(self.agents, self.layout.num_words, (topology.item(), topology.wire.upload, columns))
+        ahead = places_for(self.agents, self.layout.num_words, (*result, columns))
         return agents._replace(team=agents.team._replace(ahead=ahead))
 
     def fillers(self, agents: Agents, ids: np.ndarray, due: int) -> np.ndarray:
@@ -105,6 +105,13 @@ class Blocks(Executor):
         whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), now, early[2])
         agent = np.concatenate([found.agent[~later], early[0]])
         return agents, self.learned(self._found(agent, whole)._replace(undo=before + found.undo), ids)
+
+    def train_ahead(self, keys: Keys, agents: Agents, fillers: np.ndarray, table: Table) -> Agents:
+        """Train these agents ahead of time, without any that are due."""
+        agents, found, states, columns = self._learn(keys, agents, NOBODY, fillers, table)
+        assert agents.team.ahead
+        agents.team.ahead.keep(found.agent, states, (found.items, found.uploads, columns))
+        return agents
 
     def _found(self, agent: np.ndarray, results: PyTree) -> Found:
         items, uploads, columns = results
@@ -181,4 +188,5 @@ class Blocks(Executor):
         """Return the local steps of every agent if all are equal; None if they differ, or if all take one step."""
         if self.federation.local_steps == 1 or (self.plan.mixed and self.plan.varied):
             return None
-        return np.int32(team.steps[0]) if (team.steps == team.steps[0]).all() else None
+        common = self.alike(team)
+        return None if common is None else np.int32(common)

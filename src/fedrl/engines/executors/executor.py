@@ -9,7 +9,7 @@ restarted(ids)              initialise agents again that have lost their state
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,126 +19,19 @@ from fedrl.clocks.events import NOBODY, Jobs
 from fedrl.core.keys import Keys, Root, Stream, agent_secret, derived, stream_key, turns
 from fedrl.core.learner import policy_of
 from fedrl.core.types import Broadcast, Params, PyTree
-from fedrl.engines.environment_failures import EnvironmentFailure
-from fedrl.engines.executors.ahead import TrainedAhead
 from fedrl.engines.executors.programs import JobInputs, adoption, layout
+from fedrl.engines.executors.records import Agents, ExecutorPlan, Found, Learned, Team
 from fedrl.engines.inbox import SUMS, PartialSums, Table
-from fedrl.engines.messages import Upload, failures
+from fedrl.engines.messages import failures
 from fedrl.engines.program_cache import shapes
-from fedrl.engines.state import Rejection, in_slots, start_programs, starting
-from fedrl.engines.topologies.server import Server
+from fedrl.engines.state import WorkerDeath, in_slots, start_programs, starting
 from fedrl.federation.federation import AgentState, Federation, ServerState
 from fedrl.federation.shares import shares
 
 
-class Team(NamedTuple):
-    """The executor's state about agents, beside resident blocks.
-
-    NumPy arrays, `[agents, ...]`, that are updated in place.
-
-    Attributes:
-        states: States of packed agents as rows of words, after their last finished job.
-        received: Last broadcast that each agent received, if agents may train from different versions at a time.
-        row: Otherwise the row of the table that each agent receives.
-        version: Version of that broadcast; -1 before the first.
-        again: Number of earlier jobs of each agent with the same version.
-        cohort: Number of agents that received the same broadcast.
-        steps: Local steps of the current job.
-        share: Share of each agent among all agents, at the time of its job.
-        trained: Number of calls of `train`, `[1]`.
-        restarts: Number of restarts of each agent.
-        ahead: Results of packed agents that trained before they were due; () if none ever does.
-    """
-
-    states: np.ndarray
-    received: PyTree
-    row: np.ndarray
-    version: np.ndarray
-    again: np.ndarray
-    cohort: np.ndarray
-    steps: np.ndarray
-    share: np.ndarray
-    trained: np.ndarray
-    restarts: np.ndarray
-    ahead: TrainedAhead | tuple[()] = ()
-
-
-class Agents(NamedTuple):
-    """The agents' half of the simulation state: resident blocks, and the state of the executor."""
-
-    blocks: tuple[AgentState, ...]
-    team: Team
-
-
-class Learned(NamedTuple):
-    """Result of training.
-
-    Attributes:
-        agent: Agents whose training succeeded; in the order of `block_sums`, or else in the order they were requested.
-        items: The collected updates or parameters of each, with a leading axis; () if sums are collected.
-        block_sums: The sums, if sums are collected.
-        uploads: An `Upload` with a row for each agent.
-        metrics: Metrics of each agent, by name.
-        failed: Agents whose training failed.
-        undo: Earlier stage memories, for `give_back`.
-        failures: Failures of environments, also those after which an agent's round was repeated.
-    """
-
-    agent: np.ndarray
-    items: PyTree
-    block_sums: list[PartialSums]
-    uploads: Upload
-    metrics: dict[str, np.ndarray]
-    failed: tuple[Rejection, ...]
-    undo: Any
-    failures: tuple[EnvironmentFailure, ...] = ()
-
-
-LOST = -1
-"""The fault number of an agent whose environment failed."""
-
-
-class Found(NamedTuple):
-    """Raw result of training, in the order of blocks.
-
-    Attributes:
-        agent: All agents that trained.
-        fault: Fault number of each agent, 0 if its training succeeded: `fedrl.core.faults.FAULT`, or `LOST`.
-        sums: For each block its exact sums, the agents of its seats, and the mask of seats in use; empty if sums are
-            not collected.
-        items: The collected updates or parameters of each agent; () if sums are collected.
-        uploads: An `Upload` with a row for each agent.
-        metrics: Metrics of each agent, by name.
-        undo: For `give_back`: a block's number, its agents, and their stage memory before training.
-    """
-
-    agent: np.ndarray
-    fault: np.ndarray
-    sums: list[tuple[Any, np.ndarray, np.ndarray]]
-    items: PyTree
-    uploads: Upload
-    metrics: dict[str, np.ndarray]
-    undo: list[tuple[int, np.ndarray, Any]]
-
-
-class ExecutorPlan(NamedTuple):
-    """Requirements of the other parts of a simulation on its executor.
-
-    Attributes:
-        collects: What a block returns: "sums", "updates", "params" or "encoded".
-        group: `[agents]`, group of each agent; only updates of one group may be summed.
-        sparse: Whether few agents may be due at a time.
-        mixed: Whether agents that train at the same time may have received different versions.
-        ahead: Whether agents may train before they are due.
-        varied: Whether agents may have different numbers of local steps.
-    """
-
-    collects: str
-    group: np.ndarray
-    sparse: bool
-    mixed: bool
-    ahead: bool
-    varied: bool
+def alike(team: Team) -> int | None:
+    """Return the local steps of every agent if all have the same number; else None."""
+    return int(team.steps[0]) if (team.steps == team.steps[0]).all() else None
 
 
 class Executor:
@@ -169,18 +62,30 @@ class Executor:
     resident = True
     secret_of: Callable[[Keys, int], Root] = staticmethod(agent_secret)
     """`(keys, number) -> secret` of an agent."""
+    alike: Callable[[Team], int | None] = staticmethod(alike)
+    """`team -> local steps` of every agent of the run, or None if they differ."""
     metrics: list[str]
     """Names of the agents' metrics."""
 
-    def start(self, keys: Keys, steps: np.ndarray, policy: Params | None = None) -> tuple[ServerState, Agents]:
-        """Return the initial state of a server, and of all agents, from the parameters of a trained policy if given."""
+    def start(
+        self, keys: Keys, steps: np.ndarray, policy: Params | None = None, share: np.ndarray | None = None
+    ) -> tuple[ServerState, Agents]:
+        """Return the initial state of a server, and of all agents, from the parameters of a trained policy if given.
+
+        `share` are the agents' shares among all agents of the run, by default among those of this executor.
+        """
+        share = shares(self.federation, steps) if share is None else share
         devices = self.devices if self.resident else self.devices[:1]
-        first = starting(self.federation, self._fleet, self.slots, steps, devices, self.numbers)(keys, policy)
+        first = starting(self.federation, self._fleet, self.slots, steps, devices, self.numbers, share)(keys, policy)
         blocks, states = first.blocks, np.zeros((0, 0), np.uint32)
         if not self.resident:
-            states, blocks = self._packed(blocks), ()
+            states, blocks = self.packed(blocks), ()
+        return first.server, Agents(tuple(blocks), self.team(steps, share, states))
+
+    def team(self, steps: np.ndarray, share: np.ndarray, states: np.ndarray) -> Team:
+        """Return the state about agents before their first job."""
         count = self.agents
-        team = Team(
+        return Team(
             states=states,
             received=(),
             row=np.zeros(count, np.int32),
@@ -188,11 +93,10 @@ class Executor:
             again=np.zeros(count, np.int32),
             cohort=np.ones(count, np.int32),
             steps=np.asarray(steps, np.int32).copy(),
-            share=shares(self.federation, steps),
+            share=np.array(share),
             trained=np.zeros(1, np.int64),
             restarts=np.zeros(count, np.int32),
         )
-        return first.server, Agents(tuple(blocks), team)
 
     def assign(self, agents: Agents, jobs: Jobs, table: Table) -> Agents:
         """Record the jobs of agents, each with a row of the table."""
@@ -217,9 +121,15 @@ class Executor:
         del agents, due
         return ids[:0]
 
-    def prepared(self, agents: Agents, sent: Broadcast, topology: Server) -> Agents:
-        """Allocate a broadcast per agent, if agents may receive different versions; `sent` has a table's shapes."""
-        del topology
+    def prepared(self, agents: Agents, sent: Broadcast, result: PyTree) -> Agents:
+        """Allocate a broadcast per agent, if agents may receive different versions.
+
+        Args:
+            agents: The agents' half of the simulation state.
+            sent: Broadcasts with the shapes of a table.
+            result: Shapes of the collected item of one agent, and of its `Upload`.
+        """
+        del result
         if not self.plan.mixed:
             return agents
         room = jax.tree.map(lambda x: np.zeros((self.agents, *np.shape(x)[1:]), np.asarray(x).dtype), sent)
@@ -296,13 +206,19 @@ class Executor:
         """Return the states of all agents, in the blocks of `slots`."""
         if self.resident:
             return list(agents.blocks)
-        return [self.layout.unpack(agents.team.states[np.maximum(slot, 0)]) for slot in self.slots]
+        return self.unpacked(agents.team.states)
+
+    def unpacked(self, rows: np.ndarray) -> list[AgentState]:
+        """Return the blocks of agents whose states are rows of words, each on its device."""
+        places = [self.devices[i % len(self.devices)] if self.resident else None for i in range(len(self.slots))]
+        words = [rows[np.maximum(slot, 0)] for slot in self.slots]
+        return [self.layout.unpack(jax.device_put(x, place)) for x, place in zip(words, places, strict=True)]
 
     def with_blocks(self, agents: Agents, blocks: Sequence[AgentState]) -> Agents:
         """Return the agents with other states, given in the blocks of `slots`."""
         if self.resident:
             return agents._replace(blocks=tuple(blocks))
-        return agents._replace(team=agents.team._replace(states=self._packed(blocks)))
+        return agents._replace(team=agents.team._replace(states=self.packed(blocks)))
 
     def adopt(self, agents: Agents, table: Table) -> Agents:
         """Return the agents after each has adopted the broadcast it would receive now."""
@@ -338,7 +254,8 @@ class Executor:
 
         return self.with_blocks(agents, [remembering(*at) for at in zip(self.blocks(agents), self.slots, strict=True)])
 
-    def _packed(self, blocks: Sequence[AgentState]) -> np.ndarray:
+    def packed(self, blocks: Sequence[AgentState]) -> np.ndarray:
+        """Return the states of all agents as rows of words, in the order of agents."""
         rows = np.concatenate([np.asarray(self.layout.pack(block)) for block in blocks])
         ids = np.concatenate(self.slots)
         back = np.flatnonzero(ids >= 0)[np.argsort(ids[ids >= 0])]
@@ -367,33 +284,17 @@ class Executor:
         failed = self._failures(found.agent, found.fault)
         return Learned(found.agent[keep], items, block_sums, uploads, metrics, failed, found.undo)
 
+    def whole(self, agents: Agents) -> Agents:
+        """Return the agents with all their arrays in this process, for a checkpoint."""
+        return agents
+
+    def placed(self, agents: Agents) -> Agents:
+        """Return agents of a checkpoint, which `whole` has returned, where they train."""
+        return agents
+
+    def deaths(self) -> tuple[WorkerDeath, ...]:
+        """Return the deaths of worker processes since the last call."""
+        return ()
+
     def close(self) -> None:
         """Release resources outside this process."""
-
-
-def joined(parts: Sequence[PyTree], here: Sequence[np.ndarray]) -> PyTree:
-    """Concatenate the results of blocks as NumPy arrays, without seats that are not in use."""
-    rows = [jax.tree.map(lambda x, h=h: np.asarray(x)[h], part) for part, h in zip(parts, here, strict=True)]
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *rows)
-
-
-def together(parts: Sequence[Learned], ids: np.ndarray, summed: bool) -> Learned:
-    """Return the results of several calls for some of these agents each as that of one call."""
-    if len(parts) == 1:
-        return parts[0]
-    agent = np.concatenate([part.agent for part in parts])
-    # Sums are exact, so only single updates have an order: that of `ids`.
-    order = np.arange(len(agent)) if summed else np.argsort(np.argsort(ids)[np.searchsorted(np.sort(ids), agent)])
-
-    def rows(trees: Sequence[PyTree]) -> PyTree:
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *trees)
-
-    return Learned(
-        agent[order],
-        rows([part.items for part in parts]),
-        [each for part in parts for each in part.block_sums],
-        rows([part.uploads for part in parts]),
-        rows([part.metrics for part in parts]),
-        tuple(each for part in parts for each in part.failed),
-        [each for part in parts for each in part.undo],
-    )

@@ -32,18 +32,10 @@ from fedrl.core.keys import Keys, Root, Stream, derived
 from fedrl.core.learner import Trajectory, check_gathers
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.environment_failures import EnvironmentFailure
-from fedrl.engines.executors.executor import (
-    LOST,
-    Agents,
-    Executor,
-    ExecutorPlan,
-    Found,
-    Learned,
-    joined,
-    together,
-)
+from fedrl.engines.executors.executor import Executor
 from fedrl.engines.executors.host_programs import host_programs
 from fedrl.engines.executors.host_rollout import HostRollout, instance_seeds, instance_settings, seed_of
+from fedrl.engines.executors.records import LOST, Agents, ExecutorPlan, Found, Learned, joined, together
 from fedrl.engines.inbox import SUMS, Table
 from fedrl.engines.state import Rejection
 from fedrl.federation.federation import Federation, ServerState
@@ -92,10 +84,19 @@ class Host(Executor):
         self._instances = learner.num_envs
         self.metrics = []  # known after the first training
 
-    def start(self, keys: Keys, steps: np.ndarray, policy: Params | None = None) -> tuple[ServerState, Agents]:
+    def start(
+        self, keys: Keys, steps: np.ndarray, policy: Params | None = None, share: np.ndarray | None = None
+    ) -> tuple[ServerState, Agents]:
         """Return the initial state of a server, and of all agents, from the parameters of a trained policy if given."""
         self._standing = None
-        return super().start(keys, steps, policy)
+        return super().start(keys, steps, policy, share)
+
+    def standing_at(self, keys: Keys, count: int, anew: bool) -> None:
+        """Say that the next call of `train` is call `count` of a run; with `anew`, all agents begin new episodes."""
+        if anew:
+            self._due = dict.fromkeys(range(self.agents), (Stream.BEGINNING, (count,)))
+        if anew or self._standing is not None:
+            self._standing = (keys.run.tobytes(), count)
 
     def close(self) -> None:
         """Close the environments."""

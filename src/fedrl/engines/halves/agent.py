@@ -23,11 +23,11 @@ from fedrl.core.errors import ConfigError, WireError
 from fedrl.core.keys import Keys, Root, check_roots
 from fedrl.core.summation import check_open
 from fedrl.core.types import Params, PyTree
-from fedrl.engines.executors.executor import Agents, ExecutorPlan
+from fedrl.engines.executors.placement import executor_of
+from fedrl.engines.executors.records import Agents, ExecutorPlan
 from fedrl.engines.halves.orders import Order, Verdict, check_setting
 from fedrl.engines.inbox import ENCODED, Table
 from fedrl.engines.messages import messages
-from fedrl.engines.simulate import executor_of
 from fedrl.federation.federation import Federation
 from fedrl.wire.codec import codec
 

@@ -1,0 +1,179 @@
+"""Worker processes that are actors of Ray, one core each."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from fedrl.core.errors import ConfigError, RunError
+from fedrl.core.ray_cluster import connect, environment_of_workers, imported_ray, own_folders
+from fedrl.engines.distributed.worker import Facts, Worker, facts
+from fedrl.engines.distributed.workers import WorkerDiedError, Workers
+from fedrl.launch import DEVICES
+
+START_S = 60.0
+"""Seconds in which workers have to start."""
+_shared: dict[tuple[Any, ...], Workers] = {}
+_sharing = threading.Lock()
+
+
+def ray_workers(address: str | None, workers: int | None, env_vars: Sequence[str] = ()) -> Workers:
+    """Return the workers of a cluster, which all simulations of this process share that are open at a time.
+
+    Args:
+        address: Address of the cluster, as of `fedrl.core.ray_cluster.connect`.
+        workers: Number of workers.
+        env_vars: Names of environment variables that workers get from this process.
+
+    Raises:
+        ConfigError: Ray is not installed, there is no such cluster, or workers differ from this process.
+        RunError: Workers do not start.
+    """
+    key = (address, workers, tuple(env_vars))
+    with _sharing:
+        if key not in _shared:
+            transport = RayTransport(connect(address, workers), env_vars)
+            _shared[key] = Workers(transport, closed=lambda: _forget(key))
+        return _shared[key]
+
+
+def _forget(key: tuple[Any, ...]) -> None:
+    with _sharing:
+        _shared.pop(key, None)
+
+
+class RayTransport:
+    """Carries commands to actors of Ray."""
+
+    def __init__(self, workers: int, env_vars: Sequence[str]) -> None:
+        self._ray = imported_ray()
+        flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(f"{DEVICES}=")]
+        self._environment = environment_of_workers(env_vars, XLA_FLAGS=" ".join([*flags, f"{DEVICES}=1"]))
+        actor: Any = self._ray.remote(Actor)
+        self._kind = actor.options(num_cpus=1, runtime_env={"env_vars": self._environment})
+        # A worker that can't start ends the others: nothing may stay behind.
+        self._actors: list[Any] = [self._kind.remote() for _ in range(workers)]
+        try:
+            found = self._started(self._actors)
+        except BaseException:
+            self.close()
+            raise
+        self.hosts = [each.host for each in found]
+
+    def submit(self, worker: int, shard: int, name: str, *arguments: Any) -> Any:
+        """Send a command."""
+        return self._actors[worker].do.remote(shard, name, *arguments)
+
+    def result(self, future: Any) -> tuple[Any, float]:
+        """Wait for a command."""
+        errors = self._ray.exceptions
+        try:
+            value, seconds = self._ray.get(future)
+        except (errors.ActorDiedError, errors.ActorUnavailableError, errors.OwnerDiedError, errors.NodeDiedError) as f:
+            raise WorkerDiedError(_cause(f)) from f
+        except errors.RayTaskError as fault:
+            cause = fault.cause
+            raise cause if isinstance(cause, Exception) else fault from None
+        return value, seconds
+
+    def share(self, value: Any) -> Any:
+        """Store a value once for all workers."""
+        return self._ray.put(value)
+
+    def restart(self, worker: int) -> None:
+        """Start a worker again."""
+        self._ray.kill(self._actors[worker])
+        self._actors[worker] = self._kind.remote()
+        self.hosts[worker] = self._started([self._actors[worker]])[0].host
+
+    def close(self) -> None:
+        """End the actors."""
+        for actor in self._actors:
+            self._ray.kill(actor)
+
+    def _started(self, actors: Sequence[Any]) -> list[Facts]:
+        """Return the facts of workers, once they have started.
+
+        Raises:
+            ConfigError: One lacks a module, or differs from this process.
+            RunError: One does not start.
+        """
+        ray = self._ray
+        try:
+            found: list[Facts] = ray.get([actor.facts.remote() for actor in actors], timeout=START_S)
+        except ray.exceptions.GetTimeoutError:
+            free = ray.available_resources().get("CPU", 0.0)
+            there = ray.cluster_resources().get("CPU", 0.0)
+            raise RunError(
+                f"{len(actors)} workers did not start within {START_S:g} s. The Ray cluster has {there:g} CPUs, "
+                f"{free:g} of them free, and a worker needs one. If there are enough, Ray itself can't be imported in "
+                "them: see the logs of the session in /tmp/ray. Use fewer workers, or end what uses the cluster."
+            ) from None
+        except ray.exceptions.ActorDiedError as fault:
+            raise _unfit(fault) from fault
+        except ray.exceptions.RuntimeEnvSetupError as fault:
+            raise RunError(f"Ray can't set up the environment of workers ({_cause(fault)}).") from fault
+        here = facts()
+        for each in found:
+            _check_same(here, each)
+        return found
+
+
+class Actor(Worker):
+    """A worker as an actor of Ray."""
+
+    def __init__(self) -> None:
+        from fedrl.launch import configure_jax
+
+        # The number of devices stands in XLA_FLAGS; this sets the cache of programs.
+        configure_jax()
+        super().__init__()
+
+    def facts(self) -> Facts:
+        """Return the facts of this process."""
+        return facts()
+
+
+def _check_same(here: Facts, there: Facts) -> None:
+    """Refuse a worker whose results would have other bits.
+
+    Raises:
+        ConfigError: A version or the processor differs.
+    """
+    for name, version in here.versions.items():
+        other = there.versions.get(name, "not installed")
+        if other != version:
+            raise ConfigError(
+                f"The worker on {there.host} has {name} {other}, and this process {version}: their results would "
+                f"differ. Install the same version of {name} on all machines of the cluster."
+            )
+    if there.processor != here.processor:
+        raise ConfigError(
+            f"The processor of {there.host} is {there.processor}, and here it is {here.processor}: results would "
+            "differ in their last bits. Use machines of one kind."
+        )
+
+
+def _unfit(fault: Exception) -> ConfigError | RunError:
+    """Return the error of a worker whose process started and could not become one."""
+    text = str(fault)
+    missing = next((line for line in text.splitlines() if "ModuleNotFoundError" in line), "")
+    if missing:
+        name = missing.rpartition("No module named")[2].strip().strip("'\"")
+        return ConfigError(
+            f"A worker can't import {name!r}. Install fedrl and the modules of your experiment on every machine of the "
+            f"cluster, or set PYTHONPATH; workers looked in {', '.join(own_folders()) or 'installed packages alone'}."
+        )
+    return RunError(f"A worker ended while it started ({_cause(fault)}).")
+
+
+def _cause(fault: Exception) -> str:
+    """Return what Ray says of the end of a process, in one line."""
+    lines = [line.strip() for line in str(fault).splitlines() if line.strip()]
+    for line in lines:
+        for known in ("exit detail:", "The actor is dead because", "Error"):
+            if known in line:
+                return line.partition("exit detail:")[2].strip() or line
+    return lines[0] if lines else type(fault).__name__

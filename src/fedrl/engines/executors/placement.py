@@ -1,0 +1,43 @@
+"""Where agents train: in this process, or in processes of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fedrl.core.component import Call, record
+from fedrl.core.environment import HostEnvironment
+from fedrl.engines.executors.blocks import Blocks
+from fedrl.engines.executors.executor import Executor
+from fedrl.federation.federation import Federation
+
+
+@record
+class Placement:
+    """Where agents train, if not in this process.
+
+    Attributes:
+        build: Returns the executor, from the arguments of `fedrl.engines.executors.executor.Executor` and options.
+        workers: Number of worker processes; None for one on each core of the cluster.
+        address: Address of the cluster; None for one of this machine alone.
+        env_vars: Names of further environment variables that workers get from this process.
+        call: The constructor call that made it.
+    """
+
+    build: Callable[..., Executor]
+    workers: int | None = None
+    address: str | None = None
+    env_vars: tuple[str, ...] = ()
+    call: Call | None = None
+
+
+def executor_of(chosen: Placement | Callable[..., Executor] | None, federation: Federation) -> Callable[..., Executor]:
+    """Return the chosen executor, or the one in this process that fits the environment."""
+    if isinstance(chosen, Placement):
+        return chosen.build
+    if chosen is not None:
+        return chosen
+    if isinstance(federation.learner.environment, HostEnvironment):
+        from fedrl.engines.executors.host import Host
+
+        return Host
+    return Blocks

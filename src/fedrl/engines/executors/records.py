@@ -1,0 +1,155 @@
+"""Records of executors: what they know of their agents, what is asked of them, and the results of training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fedrl.core.types import PyTree
+from fedrl.engines.environment_failures import EnvironmentFailure
+from fedrl.engines.executors.ahead import TrainedAhead
+from fedrl.engines.inbox import PartialSums
+from fedrl.engines.messages import Upload
+from fedrl.engines.state import Rejection
+from fedrl.federation.federation import AgentState
+
+
+class Team(NamedTuple):
+    """The executor's state about agents, beside resident blocks.
+
+    NumPy arrays, `[agents, ...]`, that are updated in place.
+
+    Attributes:
+        states: States of packed agents as rows of words, after their last finished job.
+        received: Last broadcast that each agent received, if agents may train from different versions at a time.
+        row: Otherwise the row of the table that each agent receives.
+        version: Version of that broadcast; -1 before the first.
+        again: Number of earlier jobs of each agent with the same version.
+        cohort: Number of agents that received the same broadcast.
+        steps: Local steps of the current job.
+        share: Share of each agent among all agents, at the time of its job.
+        trained: Number of calls of `train`, `[1]`.
+        restarts: Number of restarts of each agent.
+        ahead: Results of packed agents that trained before they were due; () if none ever does.
+    """
+
+    states: np.ndarray
+    received: PyTree
+    row: np.ndarray
+    version: np.ndarray
+    again: np.ndarray
+    cohort: np.ndarray
+    steps: np.ndarray
+    share: np.ndarray
+    trained: np.ndarray
+    restarts: np.ndarray
+    ahead: TrainedAhead | tuple[()] = ()
+
+
+class Agents(NamedTuple):
+    """The agents' half of the simulation state: resident blocks, and the state of the executor."""
+
+    blocks: tuple[AgentState, ...]
+    team: Team
+
+
+class Learned(NamedTuple):
+    """Result of training.
+
+    Attributes:
+        agent: Agents whose training succeeded; in the order of `block_sums`, or else in the order they were requested.
+        items: The collected updates or parameters of each, with a leading axis; () if sums are collected.
+        block_sums: The sums, if sums are collected.
+        uploads: An `Upload` with a row for each agent.
+        metrics: Metrics of each agent, by name.
+        failed: Agents whose training failed.
+        undo: Earlier stage memories, for `give_back`.
+        failures: Failures of environments, also those after which an agent's round was repeated.
+    """
+
+    agent: np.ndarray
+    items: PyTree
+    block_sums: list[PartialSums]
+    uploads: Upload
+    metrics: dict[str, np.ndarray]
+    failed: tuple[Rejection, ...]
+    undo: Any
+    failures: tuple[EnvironmentFailure, ...] = ()
+
+
+LOST = -1
+"""The fault number of an agent whose environment failed."""
+
+
+class Found(NamedTuple):
+    """Raw result of training, in the order of blocks.
+
+    Attributes:
+        agent: All agents that trained.
+        fault: Fault number of each agent, 0 if its training succeeded: `fedrl.core.faults.FAULT`, or `LOST`.
+        sums: For each block its exact sums, the agents of its seats, and the mask of seats in use; empty if sums are
+            not collected.
+        items: The collected updates or parameters of each agent; () if sums are collected.
+        uploads: An `Upload` with a row for each agent.
+        metrics: Metrics of each agent, by name.
+        undo: For `give_back`: a block's number, its agents, and their stage memory before training.
+    """
+
+    agent: np.ndarray
+    fault: np.ndarray
+    sums: list[tuple[Any, np.ndarray, np.ndarray]]
+    items: PyTree
+    uploads: Upload
+    metrics: dict[str, np.ndarray]
+    undo: list[tuple[int, np.ndarray, Any]]
+
+
+class ExecutorPlan(NamedTuple):
+    """Requirements of the other parts of a simulation on its executor.
+
+    Attributes:
+        collects: What a block returns: "sums", "updates", "params" or "encoded".
+        group: `[agents]`, group of each agent; only updates of one group may be summed.
+        sparse: Whether few agents may be due at a time.
+        mixed: Whether agents that train at the same time may have received different versions.
+        ahead: Whether agents may train before they are due.
+        varied: Whether agents may have different numbers of local steps.
+    """
+
+    collects: str
+    group: np.ndarray
+    sparse: bool
+    mixed: bool
+    ahead: bool
+    varied: bool
+
+
+def joined(parts: Sequence[PyTree], here: Sequence[np.ndarray]) -> PyTree:
+    """Concatenate the results of blocks as NumPy arrays, without seats that are not in use."""
+    rows = [jax.tree.map(lambda x, h=h: np.asarray(x)[h], part) for part, h in zip(parts, here, strict=True)]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *rows)
+
+
+def together(parts: Sequence[Learned], ids: np.ndarray, summed: bool) -> Learned:
+    """Return the results of several calls for some of these agents each as that of one call."""
+    if len(parts) == 1:
+        return parts[0]
+    agent = np.concatenate([part.agent for part in parts])
+    # Sums are exact, so only single updates have an order: that of `ids`.
+    order = np.arange(len(agent)) if summed else np.argsort(np.argsort(ids)[np.searchsorted(np.sort(ids), agent)])
+
+    def rows(trees: Sequence[PyTree]) -> PyTree:
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *trees)
+
+    return Learned(
+        agent[order],
+        rows([part.items for part in parts]),
+        [each for part in parts for each in part.block_sums],
+        rows([part.uploads for part in parts]),
+        rows([part.metrics for part in parts]),
+        tuple(each for part in parts for each in part.failed),
+        [each for part in parts for each in part.undo],
+    )
