@@ -12,6 +12,9 @@ import typer
 
 from fedrl.cli.completion import components, examples, experiments
 
+EXECUTOR = "Train in this process, or in worker processes of Ray on one or more machines; results are the same."
+WORKERS = "Number of Ray's worker processes; by default one per core of the cluster."
+ADDRESS = "The Ray cluster to use; by default one of this machine alone is started."
 TRUST = "Import the components of your own that the folder names. Someone else's folder may name any code."
 CONFIG = "An experiment.toml, or the name of a shipped example: fedrl examples."
 
@@ -86,6 +89,9 @@ def run(
         int | None,
         typer.Option("--devices", metavar="N", help="Compute on N devices of the processor; one per core by default."),
     ] = None,
+    executor: Annotated[str | None, typer.Option(metavar="process|ray", help=EXECUTOR)] = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", help=WORKERS)] = None,
+    address: Annotated[str | None, typer.Option(metavar="auto|HOST:PORT", help=ADDRESS)] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json to stdout, and nothing else.")] = False,
     on_environment_error: Annotated[
@@ -102,10 +108,11 @@ def run(
     The run folder contains config.toml (with all defaults), records.jsonl (a line per seed, method and round),
     summary.json, params.safetensors and report.html. Ctrl-C leaves a complete folder; --resume continues from it.
     """
+    from fedrl.cli.executor import executor_of
     from fedrl.cli.run import run_command
 
     given = (config, settings or [], seeds, rounds, out, resume, trust, show or [], devices, quiet, as_json)
-    run_command(*given, on_environment_error)
+    run_command(*given, on_environment_error, executor_of(executor, workers, address))
 
 
 @app.command("sweep", no_args_is_help=True)

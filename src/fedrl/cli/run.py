@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -27,6 +28,7 @@ def run_command(
     quiet: bool,
     as_json: bool,
     on_environment_error: str | None = None,
+    executor: Mapping[str, Any] | None = None,
 ) -> None:
     """Run or resume an experiment, with progress on the terminal."""
     options = {"--set": settings, "--seeds": seeds, "--out": out, "--on-environment-error": on_environment_error}
@@ -46,11 +48,15 @@ def run_command(
         warnings_only() if as_json and not quiet else progress(quiet=quiet, measures=measures) as show,
     ):
         if resume is not None:
-            result = experiments.resume(resume, rounds=rounds, trust=trust, sinks=[listener, show], verbose=0)
+            result = experiments.resume(
+                resume, rounds=rounds, trust=trust, executor=executor, sinks=[listener, show], verbose=0
+            )
         else:
             assert config is not None
             changes = overrides(settings, seeds, rounds, on_environment_error)
-            result = experiments.run(config, out, overrides=changes, sinks=[listener, show], verbose=0)
+            result = experiments.run(
+                config, out, overrides=changes, executor=executor, sinks=[listener, show], verbose=0
+            )
     if as_json:
         typer.echo(json.dumps(result.summary, indent=2))
     # An interruption takes precedence over "never merged": the rounds to come may still merge an update.

@@ -26,6 +26,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.keys import Stream, keys_of, stream_key
 from fedrl.core.learner import Learner
 from fedrl.core.reports import DURATION
+from fedrl.engines.executors.placement import Placement
 from fedrl.engines.upload_bids import check_budget
 from fedrl.environments.fleet import fleet, held_out
 from fedrl.federation.federate import federate
@@ -110,9 +111,23 @@ def _built(config: Config) -> Experiment:
         selection,
         steps_rule,
         upload_budget,
+        placement_of(config.executor),
     )
     check_experiment(experiment)
     return experiment
+
+
+def placement_of(executor: Any) -> Placement | None:
+    """Return where agents train, from a name, a table or a `Placement`; None for this process.
+
+    Raises:
+        ConfigError: There is no such executor, or an argument is wrong.
+
+    >>> placement_of("process") is None, placement_of({"name": "ray", "workers": 2})
+    (True, ray(workers=2))
+    """
+    found: Placement = catalogue.build("executor", executor, "executor")
+    return found if found.build is not None else None
 
 
 def _filled(
@@ -138,6 +153,8 @@ def _filled(
     )
     return replace(
         config,
+        # A folder may be someone else's: whatever reads it must not connect to a cluster that it names.
+        executor=Config.executor,
         environment=catalogue.table_of(environment),
         learner=catalogue.table_of(learner, [environment]),
         federation=section,

@@ -13,6 +13,7 @@ from fedrl.core.environment import AnyEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner
 from fedrl.core.ranges import COUNT, WHOLE, Count, NonNegative, Whole, check_ranges, ranges_of
+from fedrl.engines.executors.placement import Placement
 
 RESTARTS = 3
 """How often the round of an agent is repeated with `on_environment_error = "restart"`."""
@@ -116,6 +117,8 @@ class Config:
             repeated, at most three times. "stop": the run ends after the round, with a complete folder and the error. A
             run in which the environments of all agents fail in two rounds in a row ends in any case.
         tensorboard: Whether to write TensorBoard events (needs the extra `tensorboard`).
+        executor: Where agents train: "process", this one, or "ray", worker processes on one or more machines. Results
+            do not depend on it, so a run folder does not have it.
     """
 
     name: str
@@ -134,6 +137,7 @@ class Config:
     imports: tuple[str, ...] = ()
     on_environment_error: Literal["leave-out", "restart", "stop"] = "leave-out"
     tensorboard: bool = False
+    executor: Table | str | Placement = "process"
 
     def __post_init__(self) -> None:
         listed = list(self.seeds) if isinstance(self.seeds, Sequence) and not isinstance(self.seeds, str) else None

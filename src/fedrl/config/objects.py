@@ -10,6 +10,7 @@ from fedrl.config.methods import Method
 from fedrl.core.environment import AnyEnvironment
 from fedrl.core.learner import Learner
 from fedrl.core.types import PyTree
+from fedrl.engines.executors.placement import Placement
 from fedrl.federation.federation import Federation
 from fedrl.server.decisions import LocalSteps, Selection, UploadBudget
 
@@ -30,6 +31,7 @@ class Experiment:
         selection: Client selection; None if all agents work in every round.
         local_steps: The server's schedule of local steps; None if their numbers are fixed.
         upload_budget: The budget that selects the updates to send; None if all are sent.
+        executor: Where agents train; None for this process.
     """
 
     config: Config
@@ -43,6 +45,7 @@ class Experiment:
     selection: Selection | None = None
     local_steps: LocalSteps | None = None
     upload_budget: UploadBudget | None = None
+    executor: Placement | None = None
 
     @property
     def tuning_steps(self) -> int:

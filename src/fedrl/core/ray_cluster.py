@@ -10,6 +10,7 @@ Ray is an extra and is imported here alone.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import signal
@@ -23,12 +24,26 @@ from types import ModuleType
 from fedrl.core.errors import ConfigError
 from fedrl.core.processors import cores
 
-INSTALL = "pip install 'fedrl[ray]'"
+MISSING = "The executor is 'ray', and Ray is not installed. Install it with: pip install 'fedrl[ray]'"
 ANSWER_S = 5.0
 """Seconds in which the head node of a cluster has to accept a connection."""
 PASSED_ON = ("JAX_", "XLA_", "FEDRL_", "XDG_CACHE_HOME", "PJRT_NPROC")
 """Beginnings of the names of environment variables that workers get from this process."""
 HELD_BY_RAY = (signal.SIGTERM, signal.SIGINT)
+
+
+def check_installed() -> None:
+    """Refuse Ray where it is not installed, without importing it.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        found = importlib.util.find_spec("ray")
+    except ValueError:  # an entry of sys.modules without a specification
+        found = None
+    if found is None:
+        raise ConfigError(MISSING)
 
 
 def imported_ray() -> ModuleType:
@@ -44,7 +59,7 @@ def imported_ray() -> ModuleType:
     except ModuleNotFoundError as fault:
         if fault.name != "ray":
             raise
-        raise ConfigError(f"The executor is 'ray', and Ray is not installed. Install it with: {INSTALL}") from None
+        raise ConfigError(MISSING) from None
     module: ModuleType = ray
     return module
 

@@ -113,6 +113,7 @@ class Loop:
             measures=COMPUTE | (TIMES if self.clock.timed else {}),
             whole=lambda run_state: _with(run_state, self.executor.whole(_agents(run_state))),
             placed=lambda run_state: _with(run_state, self.executor.placed(_agents(run_state))),
+            elsewhere=self.executor.elsewhere,
         )
 
     def init(self, seed: int, params: Params | None = None, earlier: SimulationState | None = None) -> SimulationState:

@@ -203,6 +203,7 @@ class Simulation:
         whole: `run_state -> run_state` with all arrays in this process, as a checkpoint needs them. Its arrays are the
             same whichever executor the agents have.
         placed: The inverse of `whole`, for the arrays of a checkpoint.
+        elsewhere: Whether agents are in other processes, which do not keep the state that a failed round began with.
     """
 
     init: Callable[..., SimulationState]
@@ -218,6 +219,7 @@ class Simulation:
     measures: Measures = field(default_factory=lambda: COMPUTE)
     whole: Callable[[SimulationState], SimulationState] = lambda run_state: run_state
     placed: Callable[[SimulationState], SimulationState] = lambda run_state: run_state
+    elsewhere: bool = False
 
     def __enter__(self) -> Simulation:
         return self

@@ -2,7 +2,8 @@
 
     Start, then for each method and seed: Compile?, RoundRecord, RejectedEvent?, RoundRecord, ...; finally: End
 
-A study emits a `SettingStart` before each of its runs, and a `StudyEnd` at its end.
+A `WorkerEvent` may follow each record. A study emits a `SettingStart` before each of its runs, and a `StudyEnd` at its
+end.
 
 A `Sink` is a function of one event. A `RoundRecord` has no `event` key: it is also a line of `records.jsonl`. A
 `Summary` is `summary.json`. Missing numbers, such as the return of a round in which no episode ended, are None (null in
@@ -21,6 +22,7 @@ from fedrl.records.stream import (
     Sink,
     Start,
     StudyEnd,
+    WorkerEvent,
 )
 from fedrl.records.summary import (
     AgentResult,
@@ -76,4 +78,5 @@ __all__ = [
     "Summary",
     "UpdateDissimilarity",
     "VirtualTime",
+    "WorkerEvent",
 ]

@@ -68,6 +68,29 @@ class RejectedEvent(TypedDict):
     traceback: NotRequired[str]
 
 
+class WorkerEvent(TypedDict):
+    """A worker process ended and was started again; its agents continued from the last merge.
+
+    Attributes:
+        method: One of `METHODS`.
+        seed: Seed of the run.
+        round: Number of the round.
+        worker: Number of the worker.
+        host: Name of its machine.
+        agents: Number of its agents.
+        reason: What is known of its end.
+    """
+
+    event: Literal["worker"]
+    method: str
+    seed: int
+    round: int
+    worker: int
+    host: str
+    agents: int
+    reason: str
+
+
 class End(TypedDict):
     """A run has ended, whether or not it reached its last round.
 
@@ -117,5 +140,5 @@ class StudyEnd(TypedDict):
     signal: NotRequired[int]
 
 
-Event: TypeAlias = Start | Compile | RoundRecord | RejectedEvent | End | SettingStart | StudyEnd
+Event: TypeAlias = Start | Compile | RoundRecord | RejectedEvent | WorkerEvent | End | SettingStart | StudyEnd
 Sink: TypeAlias = Callable[[Event], None]

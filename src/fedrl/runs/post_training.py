@@ -21,13 +21,14 @@ from fedrl.core.keys import Stream, keys_below, keys_of
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.state import RoundResult, Simulation
 from fedrl.learners import mixture
-from fedrl.records import RoundRecord, checkpoint
+from fedrl.records import RoundRecord
 from fedrl.records.rejections import History, rejections_in
 from fedrl.runs.environment_failures import FailureHistory
 from fedrl.runs.measuring import greedy_values
 from fedrl.runs.seed_result import SeedResult
 from fedrl.runs.session import Policies, Session, seed_result
 from fedrl.runs.simulations import simulation_of
+from fedrl.runs.states import load_state
 
 AVERAGE_ONCE, FINE_TUNED, MIXTURE = "average_once", "fine_tuned", "mixture"
 
@@ -109,7 +110,7 @@ def fine_tuned(session: Session, simulation: Simulation, federated: Sequence[See
     ended: list[SeedResult] = []
     for before in federated:
         run_state = session.first_state(session.experiment.methods[0], simulation, before.seed)
-        run_state = checkpoint.load(session.folder.checkpoint("federated", before.seed), run_state)
+        run_state = load_state(session.folder.checkpoint("federated", before.seed), simulation, run_state)
         # Every agent starts from the last broadcast, like an agent that receives the final model.
         states = simulation.states_of(simulation.adopt(run_state))
         history = History(FINE_TUNED, before.seed, communicates=False)

@@ -17,18 +17,20 @@ import threading
 import time
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedrl.config import Config, dump, load, tables_of
-from fedrl.config.build import build
+from fedrl.config.build import build, placement_of
 from fedrl.config.checking import check_measures
 from fedrl.config.coordination import measure_names
 from fedrl.config.methods import Method
 from fedrl.core.errors import FedrlError, RunError
 from fedrl.core.imports import importing
+from fedrl.engines.executors.placement import Placement
 from fedrl.launch import configure_jax
 from fedrl.records import End, Sink, Start, Summary, checkpoint, folder
 from fedrl.records.folder import RunFolder
@@ -55,6 +57,7 @@ def run(
     *,
     overrides: Sequence[str] = (),
     init: Path | str | Mapping[str, Any] | None = None,
+    executor: Placement | Mapping[str, Any] | str | None = None,
     sinks: Sequence[Sink] = (),
     stop: threading.Event | None = None,
     verbose: int = 1,
@@ -71,6 +74,8 @@ def run(
         overrides: Changes of the configuration, such as "learner.clip=0.1".
         init: The earlier run from which this one starts, instead of the one in the configuration: a run folder, a file
             of parameters, or a table such as `{"run": "runs/x", "seed": 0, "agent": 2}`.
+        executor: Where agents train, instead of the one in the configuration: "process", this one, or "ray", worker
+            processes on one or more machines, such as `fedrl.engines.distributed.choices.ray(workers=2)`.
         sinks: Functions that are called with each event of the run; `fedrl.sinks` has some.
         stop: An event that ends the run early when it is set, as Ctrl-C does; a sink may set it.
         verbose: 1 to show progress, as `fedrl run` does on a terminal or in a log, or in an output of a notebook; 0 to
@@ -89,6 +94,8 @@ def run(
     tables = tables_of(source)
     if init is not None:
         tables["init"] = dict(init) if isinstance(init, Mapping) else str(init)
+    if executor is not None:
+        tables["executor"] = executor
     experiment, start = read_start(build(load(tables, overrides)))
     check_measures(experiment)
     out, stop = None if out is None else Path(out), stop or threading.Event()
@@ -109,6 +116,7 @@ def resume(
     path: Path | str,
     *,
     rounds: int | str | None = None,
+    executor: Placement | Mapping[str, Any] | str | None = None,
     sinks: Sequence[Sink] = (),
     stop: threading.Event | None = None,
     verbose: int = 1,
@@ -126,6 +134,7 @@ def resume(
         path: The run folder.
         rounds: The number of rounds in all, such as 500, or of further ones, such as "+50"; by default those of its
             configuration.
+        executor: Where agents train, as of `run`; by default in this process, wherever they have trained before.
         sinks: Functions that are called with each event of the run; `fedrl.sinks` has some.
         stop: An event that ends the run early when it is set, as Ctrl-C does; a sink may set it.
         verbose: 1 to show progress, as `fedrl run` does on a terminal or in a log, or in an output of a notebook; 0 to
@@ -153,6 +162,8 @@ def resume(
         if rounds is not None:
             with importing(trust):
                 experiment, notes = extended(place, experiment, rounds)
+        if executor is not None:
+            experiment = replace(experiment, executor=placement_of(executor))
         if place.complete:
             raise RunError(
                 f"The run in {path} is complete. There is nothing to resume. Continue it for more rounds with --rounds "

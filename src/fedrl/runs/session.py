@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -19,9 +19,10 @@ from fedrl.core.errors import FedrlError
 from fedrl.core.learner import Learner
 from fedrl.core.types import Params
 from fedrl.engines.state import RoundResult, Simulation, SimulationState
-from fedrl.records import Event, RoundRecord, Sink
+from fedrl.records import Event, RoundRecord, Sink, WorkerEvent
 from fedrl.records.folder import RunFolder
 from fedrl.records.measured import OWN_KEYS
+from fedrl.records.notices import restarted_worker
 from fedrl.records.rejections import rejections_in
 from fedrl.runs.communication import communicated
 from fedrl.runs.environment_failures import FailureHistory, fault_of, records_of
@@ -119,6 +120,8 @@ class Session:
             if "event" not in event:
                 self.folder.append(event)
                 self.recorded = True
+            elif event.get("event") == "worker":
+                self.notes = [*self.notes, restarted_worker(cast(WorkerEvent, event))]
             for sink in self.sinks:
                 sink(event)
 

@@ -32,6 +32,7 @@ def simulation_of(experiment: Experiment, method: Method, devices: Sequence[jax.
         local_steps=method.local_steps,
         block=None if block is None else min(block, len(method.local_steps)),
         devices=devices,
+        executor=experiment.executor,
         **options,
     )
 

@@ -152,7 +152,7 @@ def _begun(
     if method.name == "centralised" or not any(name.startswith(STATE) for name in arrays):
         return simulation.init(seed, params=policy)
     if method.communicates:
-        earlier = _earlier(arrays, simulation.init(seed), method.federation.learner, path)
+        earlier = _earlier(arrays, simulation.whole(simulation.init(seed)), method.federation.learner, path)
         return simulation.init(seed, params=policy, earlier=earlier)
     with simulation_of(experiment, experiment.methods[0]) as whole:
         states = whole.states_of(whole.adopt(_begun(experiment, experiment.methods[0], whole, seed, arrays, path)))

@@ -25,13 +25,14 @@ from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import FedrlError, NoMoreUpdatesError, RunError
 from fedrl.engines.state import Simulation, SimulationState
 from fedrl.federation.downlink import sent_params
-from fedrl.records import Compile, RoundRecord, checkpoint
+from fedrl.records import Compile, Event, RoundRecord, checkpoint
 from fedrl.records.rejections import NOTHING_MERGED, History
 from fedrl.runs.heterogeneity import begun, hears_all, is_measured, measured
 from fedrl.runs.measuring import greedy_values
 from fedrl.runs.seed_result import SeedResult
 from fedrl.runs.session import Policies, Session, evaluated, record_of, seed_result, steps_of
 from fedrl.runs.simulations import simulation_of
+from fedrl.runs.states import deaths_in, load_state, save_state
 
 
 @dataclass
@@ -50,7 +51,7 @@ def simulations(experiment: Experiment, method: Method) -> list[Simulation]:
     seeds = len(experiment.config.seed_list)
     on_host = isinstance(experiment.environment, HostEnvironment)
     # A single block can't be divided among devices; separate simulations let seeds run in parallel instead.
-    if on_host or whole.agents > whole.block or seeds == 1 or len(devices) == 1:
+    if whole.elsewhere or on_host or whole.agents > whole.block or seeds == 1 or len(devices) == 1:
         return [whole]
     return [simulation_of(experiment, method, [device]) for device in devices[:seeds]]
 
@@ -116,7 +117,7 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Seed
     done = checkpoint.round_of(path)
     run_state = session.first_state(method, simulation, seed)
     if done:
-        run_state = checkpoint.load(path, run_state)
+        run_state = load_state(path, simulation, run_state)
     # Rejections of earlier rounds are read from the records, as warnings need rejections in a row.
     history = History.of(method.name, seed, method.communicates, session.folder.records() if done else ())
     failures = session.failures(method.name, seed)
@@ -149,9 +150,9 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Seed
         if last or (config.evaluation.every and number % config.evaluation.every == 0):
             policies = _policies(session.experiment, method, simulation, run_state, history)
             _add_greedy(record, session, seed, policies, number)
-        session.tell(record)
-        for warning in warnings:
-            session.tell(warning)
+        events: list[Event] = [record, *warnings, *deaths_in(seen, method.name, seed, number)]
+        for event in events:
+            session.tell(event)
         failures.add(number, seen)
         done = number
         # Read once: it may be set between the two uses, and then the checkpoint would be missing.
@@ -159,7 +160,7 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Seed
         if last or stopping or time.perf_counter() - saved >= config.checkpoint_s:
             # Records first: a checkpoint must not be ahead of the records that survive a power failure.
             session.folder.sync()
-            checkpoint.save(path, run_state, number)
+            save_state(path, simulation, run_state, number)
             saved = time.perf_counter()
         if stopping:
             break
@@ -195,7 +196,8 @@ def _recovered(
 
     The run fails with the error of the next round, unless this says that no update would have arrived in it. The failed
     round may have overwritten the state before it, so the rounds since the last checkpoint are run again. With host
-    environments these would be other rounds; there the state itself is used, if none of its arrays is deleted.
+    environments these would be other rounds; there the state itself is used, if none of its arrays is deleted or in
+    another process.
     """
     path = session.folder.checkpoint(method.name, seed)
     if not isinstance(fault, NoMoreUpdatesError):
@@ -204,14 +206,18 @@ def _recovered(
             return run_state
     if not done or not isinstance(session.experiment.environment, HostEnvironment):
         run_state, at = session.first_state(method, simulation, seed), checkpoint.round_of(path)
-        run_state = checkpoint.load(path, run_state) if at else run_state
+        run_state = load_state(path, simulation, run_state) if at else run_state
         for _ in range(at, done):
             run_state, _ = simulation.round(run_state)
-    elif any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(run_state)):
+    elif simulation.elsewhere or any(_is_deleted(leaf) for leaf in jax.tree.leaves(run_state)):
         raise RunError("The round before is lost.")
     session.folder.sync()
-    checkpoint.save(path, run_state, done)
+    save_state(path, simulation, run_state, done)
     return run_state
+
+
+def _is_deleted(leaf: object) -> bool:
+    return isinstance(leaf, jax.Array) and leaf.is_deleted()
 
 
 def _policies(

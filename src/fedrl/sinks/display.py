@@ -19,9 +19,9 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from fedrl.records import Compile, End, Event, RejectedEvent, RoundRecord, Sink, Start
+from fedrl.records import Compile, End, Event, RejectedEvent, RoundRecord, Sink, Start, WorkerEvent
 from fedrl.records.formatting import NOTHING, count, duration, short, size, with_unit
-from fedrl.records.notices import named, notices_of
+from fedrl.records.notices import named, notices_of, restarted_worker
 from fedrl.report.tables import readable
 from fedrl.sinks.final_summary import final_summary
 from fedrl.sinks.fitting import Column, ColumnTable, FirstFitting, name_values, printable, write
@@ -96,8 +96,8 @@ def plain(
             for run_progress in state:
                 run_progress.compile(compiling)
             say(f"{readable(compiling['method'])}: compiling")
-        elif kind == "rejected":
-            for line in warning(cast(RejectedEvent, event)).splitlines():
+        elif kind in WARNINGS:
+            for line in warning(event).splitlines():
                 say(line)
         elif kind == "end":
             # The summary has colours and boxes: render it without colours, then clean and encode each line.
@@ -141,8 +141,8 @@ def live(console: Console, clock: Callable[[], float] = time.monotonic, measures
             # Uncropped: a path that is longer than the terminal is wide is wrapped by the terminal.
             console.print(final_summary(cast(End, event)), crop=False)
             return
-        if kind == "rejected":
-            write(console, Text(warning(cast(RejectedEvent, event)), style="yellow"))
+        if kind in WARNINGS:
+            write(console, Text(warning(event), style="yellow"))
             return
         with lock:
             if kind == "start":
@@ -177,8 +177,8 @@ def notebook(clock: Callable[[], float] = time.monotonic, measures: Sequence[str
         if kind == "start":
             state[:] = [RunProgress(cast(Start, event), clock, measures)]
             show[:] = show or [updating()]
-        elif kind == "rejected":
-            said.append(Text(warning(cast(RejectedEvent, event)), style="yellow"))
+        elif kind in WARNINGS:
+            said.append(Text(warning(event), style="yellow"))
         elif kind == "end":
             ended = True
             said.extend(_sentences(cast(End, event)))
@@ -208,8 +208,18 @@ def _sentences(event: End) -> list[RenderableType]:
     return [Text(f"! {''.join(c if c.isprintable() else '?' for c in text)}", style=style) for text, style in found]
 
 
-def warning(event: RejectedEvent) -> str:
-    """Return the warning about agents whose updates were rejected twice in a row, or whose environment failed."""
+WARNINGS = ("rejected", "worker")
+"""Events that are warnings."""
+
+
+def warning(event: Event) -> str:
+    """Return the warning about agents that were rejected twice in a row or whose environment failed, or a worker."""
+    if event.get("event") == "worker":
+        return printable(f"warning: {restarted_worker(cast(WorkerEvent, event))}").plain
+    return _rejected(cast(RejectedEvent, event))
+
+
+def _rejected(event: RejectedEvent) -> str:
     where = f"{readable(event['method'])}, seed {event['seed']}, round {event['round']}"
     who = "" if event["method"] == "centralised" else f"{named(event['agents'])} "
     what = event.get("handled", "rejected twice in a row")
@@ -223,8 +233,8 @@ def warnings_only(console: Console | None = None) -> Iterator[Sink]:
     place = Console(stderr=True, highlight=False) if console is None else console
 
     def sink(event: Event) -> None:
-        if event.get("event") == "rejected":
-            place.print(Text(_encodable(warning(cast(RejectedEvent, event)), place)), soft_wrap=True)
+        if event.get("event") in WARNINGS:
+            place.print(Text(_encodable(warning(event), place)), soft_wrap=True)
 
     yield sink
 

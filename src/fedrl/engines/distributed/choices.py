@@ -6,8 +6,19 @@ from typing import Any
 
 from fedrl.core.component import component
 from fedrl.core.ranges import Count
+from fedrl.core.ray_cluster import check_installed
 from fedrl.engines.executors.executor import Executor
 from fedrl.engines.executors.placement import Placement
+
+
+@component("executor")
+def process() -> Placement:
+    """Let agents train in this process, in blocks on its devices.
+
+    >>> process()
+    process()
+    """
+    return Placement(None)
 
 
 @component("executor", reference="Moritz et al. (2018), https://arxiv.org/abs/1712.05889")
@@ -24,14 +35,18 @@ def ray(workers: Count | None = None, address: str | None = None, env_vars: tupl
             machine alone is started.
         env_vars: Names of environment variables of this process that workers get, beside those of JAX.
 
+    Raises:
+        ConfigError: Ray is not installed.
+
     >>> ray(workers=2)
     ray(workers=2)
     """
+    check_installed()
 
     def build(*given: Any, **options: Any) -> Executor:
         from fedrl.engines.distributed.executor import Distributed
         from fedrl.engines.distributed.ray_workers import ray_workers
 
-        return Distributed(*given, workers=ray_workers(address, workers, env_vars), **options)
+        return Distributed(*given, cluster=ray_workers(address, workers, env_vars), **options)
 
     return Placement(build, workers, address, env_vars)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -82,9 +83,11 @@ class Distributed(Executor):
         size: Agents per compiled block.
         devices: Devices of this process.
         order: Order in which agents are placed in blocks.
-        workers: The workers. Each gets whole blocks, in turn.
+        cluster: The workers. Each gets whole blocks, in turn.
         **options: Options of the executors in the workers.
     """
+
+    elsewhere = True
 
     def __init__(
         self,
@@ -95,7 +98,7 @@ class Distributed(Executor):
         devices: Sequence[jax.Device],
         order: Any = None,
         *,
-        workers: Workers,
+        cluster: Workers,
         **options: Any,
     ) -> None:
         super().__init__(federation, fleet, plan, size, devices, order)
@@ -106,16 +109,16 @@ class Distributed(Executor):
             self.metrics = [name for name in metric_names(federation, shapes(fleet, skip=1)) if name != FAULT]
         if self._on_host:
             options = {"workers": 1} | options  # each worker process has one core
-        self._workers, self._runs = workers, itertools.count()
+        self._workers, self._runs = cluster, itertools.count()
         self._prepared: tuple[Any, Any] | None = None
-        dealt = [self.slots[i :: len(workers)] for i in range(min(len(workers), len(self.slots)))]
+        dealt = [self.slots[i :: len(cluster)] for i in range(min(len(cluster), len(self.slots)))]
         self._own = [np.concatenate(slots) for slots in dealt]
         self._own = [np.sort(ids[ids >= 0]) for ids in self._own]
         self._worker, self._place = np.zeros(self.agents, int), np.zeros(self.agents, int)
         for worker, ids in enumerate(self._own):
             self._worker[ids], self._place[ids] = worker, np.arange(len(ids))
-        self._members = workers.open([self._setup(ids, options) for ids in self._own])
-        self._released: list[int] = []
+        self._members = cluster.open([self._setup(ids, options) for ids in self._own])
+        self._released: deque[int] = deque()
         self._open = True
 
     def _setup(self, ids: np.ndarray, options: dict[str, Any]) -> Setup:
@@ -145,6 +148,8 @@ class Distributed(Executor):
     def fillers(self, agents: Agents, ids: np.ndarray, due: int) -> np.ndarray:
         """Return those of these agents that fill the last block of each worker, or one block if none is due there."""
         del due
+        if self._on_host:
+            return ids[:0]
         waiting = _held(agents).ahead
         chosen = []
         for worker, own in enumerate(self._own):
@@ -269,8 +274,11 @@ class Distributed(Executor):
 
     def _new(self) -> Held:
         """Return what stands for a new run; workers forget the run when it is gone."""
-        for number in self._released[:]:
-            self._released.remove(number)
+        while self._released:
+            try:
+                number = self._released.popleft()
+            except IndexError:  # the thread of another seed was faster
+                break
             for member in self._members:
                 self._workers.post(member, "release", number)
         held = Held(next(self._runs), self)

@@ -60,6 +60,8 @@ class Executor:
         self._fleet = fleet
 
     resident = True
+    elsewhere = False
+    """Whether agents are in other processes."""
     secret_of: Callable[[Keys, int], Root] = staticmethod(agent_secret)
     """`(keys, number) -> secret` of an agent."""
     alike: Callable[[Team], int | None] = staticmethod(alike)

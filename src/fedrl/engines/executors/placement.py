@@ -13,17 +13,18 @@ from fedrl.federation.federation import Federation
 
 @record
 class Placement:
-    """Where agents train, if not in this process.
+    """Where agents train.
 
     Attributes:
-        build: Returns the executor, from the arguments of `fedrl.engines.executors.executor.Executor` and options.
+        build: Returns the executor, from the arguments of `fedrl.engines.executors.executor.Executor` and options; None
+            for the one in this process.
         workers: Number of worker processes; None for one on each core of the cluster.
         address: Address of the cluster; None for one of this machine alone.
         env_vars: Names of further environment variables that workers get from this process.
         call: The constructor call that made it.
     """
 
-    build: Callable[..., Executor]
+    build: Callable[..., Executor] | None
     workers: int | None = None
     address: str | None = None
     env_vars: tuple[str, ...] = ()
@@ -32,8 +33,7 @@ class Placement:
 
 def executor_of(chosen: Placement | Callable[..., Executor] | None, federation: Federation) -> Callable[..., Executor]:
     """Return the chosen executor, or the one in this process that fits the environment."""
-    if isinstance(chosen, Placement):
-        return chosen.build
+    chosen = chosen.build if isinstance(chosen, Placement) else chosen
     if chosen is not None:
         return chosen
     if isinstance(federation.learner.environment, HostEnvironment):

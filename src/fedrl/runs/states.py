@@ -1,0 +1,40 @@
+"""Save and load the states of simulations whose agents may be in other processes, and tell of those that ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedrl.engines.state import RoundResult, Simulation, SimulationState
+from fedrl.records import WorkerEvent, checkpoint
+
+
+def save_state(path: Path, simulation: Simulation, run_state: SimulationState, round_number: int) -> None:
+    """Write a checkpoint."""
+    checkpoint.save(path, simulation.whole(run_state), round_number)
+
+
+def load_state(path: Path, simulation: Simulation, like: SimulationState) -> SimulationState:
+    """Read a checkpoint into the form of an initial state of the simulation.
+
+    Raises:
+        RunError: The file is damaged, or contains another state.
+    """
+    loaded: SimulationState = checkpoint.load(path, simulation.whole(like))
+    return simulation.placed(loaded)
+
+
+def deaths_in(seen: RoundResult, method: str, seed: int, number: int) -> list[WorkerEvent]:
+    """Return an event for each worker process that ended in a round."""
+    return [
+        {
+            "event": "worker",
+            "method": method,
+            "seed": seed,
+            "round": number,
+            "worker": each.worker,
+            "host": each.host,
+            "agents": each.agents,
+            "reason": each.reason,
+        }
+        for each in seen.deaths
+    ]
