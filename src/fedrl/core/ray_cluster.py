@@ -10,6 +10,7 @@ Ray is an extra and is imported here alone.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -17,7 +18,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -52,8 +54,9 @@ def imported_ray() -> ModuleType:
     Raises:
         ConfigError: It is not installed.
     """
-    # Read when Ray is imported: it would report its use to its authors, and rename handlers of this process's log.
+    # Read when Ray is imported: it would report its use to its authors, and write of dead workers to standard output.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed")
     try:
         import ray
     except ModuleNotFoundError as fault:
@@ -96,8 +99,8 @@ def _start(ray: ModuleType, address: str | None, workers: int | None) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     try:
         if address is None:
-            most = max(cores(), workers or 1)
-            ray.init("local", num_cpus=most, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+            with _on_loopback():
+                ray.init("local", num_cpus=max(cores(), workers or 1), include_dashboard=False, **quiet)
         else:
             ray.init(address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as fault:
@@ -110,6 +113,26 @@ def _start(ray: ModuleType, address: str | None, workers: int | None) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a cluster of this machine alone listen on the loopback interface.
+
+    Ray replaces 127.0.0.1 by the address of the machine, for clusters of several, but on systems that ask the user
+    about programs that listen. Its constant for that is the only way to have it here.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        with warnings.catch_warnings():
+            # It forks before it replaces the process; JAX's threads are not used in between.
+            warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
+            yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _check_address(address: str | None) -> None:

@@ -24,6 +24,7 @@ from fedrl.core.environment import HostEnvironment
 from fedrl.core.faults import FAULT
 from fedrl.core.keys import Keys
 from fedrl.core.types import Broadcast, Params, PyTree
+from fedrl.engines.distributed.modules import sources
 from fedrl.engines.distributed.portable import dumps
 from fedrl.engines.distributed.shard import Setup, Work
 from fedrl.engines.distributed.workers import Command, Member, Workers
@@ -124,7 +125,8 @@ class Distributed(Executor):
     def _setup(self, ids: np.ndarray, options: dict[str, Any]) -> Setup:
         own = jax.tree.map(lambda leaf: np.asarray(leaf)[ids], self._fleet)
         plan = self.plan._replace(group=self.plan.group[ids])
-        return Setup(dumps(self.federation), choices.installed(), own, plan, self.size, ids, options)
+        content = dumps(self.federation)
+        return Setup(content, sources(content), choices.installed(), own, plan, self.size, ids, options)
 
     def start(
         self, keys: Keys, steps: np.ndarray, policy: Params | None = None, share: np.ndarray | None = None

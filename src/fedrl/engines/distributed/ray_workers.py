@@ -175,5 +175,6 @@ def _cause(fault: Exception) -> str:
     for line in lines:
         for known in ("exit detail:", "The actor is dead because", "Error"):
             if known in line:
-                return line.partition("exit detail:")[2].strip() or line
+                detail = line.partition("exit detail:")[2].strip() or line
+                return detail.partition("Some common causes")[0].strip(" .")
     return lines[0] if lines else type(fault).__name__

@@ -19,6 +19,7 @@ import numpy as np
 from fedrl.core.keys import Keys
 from fedrl.core.types import Broadcast, Params, PyTree
 from fedrl.engines.aggregation import BlockSums
+from fedrl.engines.distributed import modules
 from fedrl.engines.distributed.portable import dumps, loads
 from fedrl.engines.executors.blocks import Blocks
 from fedrl.engines.executors.host import Host
@@ -33,6 +34,7 @@ class Setup(NamedTuple):
 
     Attributes:
         federation: Bytes of the federation, by `portable.dumps`.
+        modules: Sources of the user's own modules, by `modules.sources`.
         choices: Values of the fleet's settings that are no numbers.
         fleet: Parameters of the environments of its agents.
         plan: Requirements of the simulation, with the groups of its agents.
@@ -42,6 +44,7 @@ class Setup(NamedTuple):
     """
 
     federation: bytes
+    modules: dict[str, str]
     choices: Sequence[Any]
     fleet: PyTree
     plan: ExecutorPlan
@@ -92,6 +95,7 @@ class Shard:
     """Agents of a simulation, for any number of its runs at a time. Agents are named by their places in the shard."""
 
     def __init__(self, setup: Setup) -> None:
+        modules.installed(setup.modules)
         choices.install(setup.choices)
         federation = _federation(setup.federation)
         kind = executor_of(None, federation)
