@@ -59,8 +59,8 @@ def _modules(content: bytes) -> Iterator[str]:
     """Yield the names in pickled bytes that are modules of this process."""
     for _, argument, _ in pickletools.genops(content):
         if isinstance(argument, str):
-            # Opcodes of older protocols have "module name" in one.
-            name = argument.partition(" ")[0]
+            # Also of a reference "module:name", such as that of an environment.
+            name = argument.partition(":")[0]
             if name in sys.modules:
                 yield name
 
