@@ -30,7 +30,8 @@ def main() -> None:
     from fedrl.clocks import clock, stragglers
     from fedrl.clocks.events import Jobs
     from fedrl.core.keys import keys_of
-    from fedrl.engines.executors.blocks import Blocks, ExecutorPlan
+    from fedrl.engines.executors.blocks import Blocks
+    from fedrl.engines.executors.records import ExecutorPlan
     from fedrl.engines.inbox import SUMS, Table
     from fedrl.engines.simulate import simulate
     from fedrl.engines.state import block_size
@@ -67,7 +68,7 @@ def main() -> None:
         def work() -> None:
             nonlocal agents
             agents, trained = executor.train(keys, executor.assign(agents, jobs, table), everybody, table)
-            jax.block_until_ready((trained.outcomes, agents.blocks))
+            jax.block_until_ready((trained.block_sums, agents.blocks))
 
         return seconds(work) / AGENTS
 

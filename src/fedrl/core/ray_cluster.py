@@ -100,7 +100,10 @@ def _start(ray: ModuleType, address: str | None, workers: int | None) -> None:
     try:
         if address is None:
             with _on_loopback():
-                ray.init("local", num_cpus=max(cores(), workers or 1), include_dashboard=False, **quiet)
+                # By default workers give way to all other processes, though this one waits for them.
+                willing = {"worker_niceness": 0}
+                most = max(cores(), workers or 1)
+                ray.init("local", num_cpus=most, include_dashboard=False, _system_config=willing, **quiet)
         else:
             ray.init(address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as fault:
