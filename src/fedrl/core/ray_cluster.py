@@ -14,6 +14,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -78,6 +79,7 @@ def connect(address: str | None = None, workers: int | None = None) -> int:
     Raises:
         ConfigError: Ray is not installed, there is no such cluster, or it has too few cores.
     """
+    _choose_token(alone=address is None)
     ray = imported_ray()
     if not ray.is_initialized():
         _check_address(address)
@@ -108,14 +110,27 @@ def _start(ray: ModuleType, address: str | None, workers: int | None) -> None:
             ray.init(address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as fault:
         where = "on this machine" if address in (None, "auto", "local") else f"at {address}"
-        first = (str(fault) or type(fault).__name__).strip().splitlines()[0]
+        first = (str(fault) or type(fault).__name__).strip().splitlines()[0].rstrip(".")
         raise ConfigError(
             f"There is no Ray cluster {where} that this process can use ({first}). Start one with: ray start --head. "
-            "Or leave the address out, to start one of this machine alone."
+            "If there is one with a token, this process needs its file ~/.ray/auth_token and RAY_AUTH_MODE=token. Or "
+            "leave the address out, to start one of this machine alone."
         ) from fault
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _choose_token(alone: bool) -> None:
+    """Let only who has the token use the cluster; of one of this machine alone, nobody but this process has it."""
+    if "ray" in sys.modules:
+        return  # it reads these variables when it is imported
+    home = Path.home() / ".ray" / "auth_token"
+    if alone and not any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        # Ray itself would write one to a file that others may read.
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    if alone or home.exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 @contextlib.contextmanager

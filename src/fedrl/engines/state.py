@@ -291,7 +291,7 @@ def starting(
         blocks, root = [], keys.run.tobytes()
         for i, ids in enumerate(slots):
             # An empty seat gets the environment of agent 0 and never takes part, so that all blocks have one shape.
-            settings = jax.tree.map(lambda leaf, ids=ids: jnp.asarray(leaf)[np.maximum(ids, 0)], fleet)
+            settings = jax.tree.map(lambda leaf, ids=ids: np.asarray(leaf)[np.maximum(ids, 0)], fleet)
             known = np.where(ids < 0, -1, numbers[ids])
             work = (jnp.asarray(known, jnp.int32), settings, jnp.asarray(steps[ids], jnp.int32), share[ids])
             own = np.concatenate([derived(root, Stream.AGENTS, max(k, 0), 0) for k in known.tolist()])

@@ -57,7 +57,8 @@ class Executor:
         self.layout = layout(federation, shapes(fleet, skip=1))
         self._failures = failures(federation, shapes(fleet, skip=1))
         self._adopt = adoption(federation)
-        self._fleet = fleet
+        # As NumPy: of a JAX array, each row taken would be a program, of a NumPy array a copy of the whole.
+        self._fleet = jax.tree.map(np.asarray, fleet)
 
     resident = True
     elsewhere = False
@@ -193,7 +194,7 @@ class Executor:
         for k in ids.tolist():
             number = int(self.numbers[k])
             key = derived(keys.run.tobytes(), Stream.AGENTS, number, int(team.restarts[k]))[0]
-            settings = jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf)[k], self._fleet)
+            settings = jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k]), self._fleet)
             state = begin.agent(key, first, np.int32(number), settings, team.steps[k], team.share[k], policy)
             if not self.resident:
                 team.states[k] = np.asarray(self.layout.pack(jax.tree.map(lambda x: x[None], state)))[0]
