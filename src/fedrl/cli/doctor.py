@@ -18,6 +18,7 @@ EXTRAS = {
     "gymnax": "gymnax",
     "box2d": "Box2D",
     "tensorboard": "tensorboardX",
+    "ray": "ray",
     "render": "PIL",
     "mp4": "imageio_ffmpeg",
     "onnx": "onnx",
