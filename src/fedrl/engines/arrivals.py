@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedrl.clocks.events import NOBODY
+from fedrl.clocks.events import ARRIVED, FAILED, MALFORMED, NOBODY, Events
 from fedrl.core.types import PyTree
 from fedrl.engines.executors.records import Learned, Team
 from fedrl.engines.inbox import Inbox, Table
@@ -68,3 +68,9 @@ class PendingUpdates:
         ids, versions, items, received = zip(*self._parts, strict=True)
         joined = [jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts) for parts in (items, received)]
         return Inbox(np.concatenate(ids), np.concatenate(versions), joined[0], self._outcomes, joined[1], scale, steps)
+
+
+def with_failures(events: Events, failed: np.ndarray) -> Events:
+    """Return the events, with those marked of agents whose training failed: their jobs bring no update."""
+    ended = np.isin(events.agent, failed) & np.isin(events.kind, (ARRIVED, MALFORMED))
+    return events._replace(kind=np.where(ended, FAILED, events.kind))

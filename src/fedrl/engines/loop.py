@@ -20,7 +20,6 @@ import numpy as np
 from fedrl.clocks.events import (
     ARRIVED,
     AWAY,
-    FAILED,
     MALFORMED,
     NOBODY,
     OPENED,
@@ -34,7 +33,7 @@ from fedrl.core.aggregator import Arrivals
 from fedrl.core.keys import Stream, derived, keys_of
 from fedrl.core.reports import DURATION
 from fedrl.core.types import Params, PyTree
-from fedrl.engines.arrivals import PendingUpdates
+from fedrl.engines.arrivals import PendingUpdates, with_failures
 from fedrl.engines.compute import COMPUTE
 from fedrl.engines.continuing import begun
 from fedrl.engines.delayed import at_first, delayed, shifted
@@ -97,23 +96,22 @@ class Loop:
 
     def simulation(self) -> Simulation:
         """Return the simulation, a record of the loop's functions."""
+        executor = self.executor
         return Simulation(
             init=self.init,
             round=self.round,
-            params_of=lambda run_state: self.executor.params_of(_agents(run_state)),
+            params_of=lambda run_state: executor.params_of(_agents(run_state)),
             agents=self.agents,
-            block=self.executor.size,
-            close=self.executor.close,
+            block=executor.size,
+            close=executor.close,
             adopt=self.adopt,
-            held=lambda run_state: self.executor.held(_agents(run_state)),
-            states_of=lambda run_state: self.executor.states_of(_agents(run_state)),
-            with_states=lambda run_state, states: _with(
-                run_state, self.executor.with_states(_agents(run_state), states)
-            ),
+            held=lambda run_state: executor.held(_agents(run_state)),
+            states_of=lambda run_state: executor.states_of(_agents(run_state)),
+            with_states=lambda run_state, states: _with(run_state, executor.with_states(_agents(run_state), states)),
             measures=COMPUTE | (TIMES if self.clock.timed else {}),
-            whole=lambda run_state: _with(run_state, self.executor.whole(_agents(run_state))),
-            placed=lambda run_state: _with(run_state, self.executor.placed(_agents(run_state))),
-            elsewhere=self.executor.elsewhere,
+            whole=lambda run_state: _with(run_state, executor.whole(_agents(run_state))),
+            placed=lambda run_state: _with(run_state, executor.placed(_agents(run_state))),
+            elsewhere=executor.elsewhere,
         )
 
     def init(self, seed: int, params: Params | None = None, earlier: SimulationState | None = None) -> SimulationState:
@@ -257,7 +255,7 @@ class Loop:
         # Trained only now that the update arrives: a job that was dropped or cancelled is never computed.
         ids = events.agent[new & (events.kind == ARRIVED)]
         if not len(ids):
-            return agents, _with_failures(events, failed)
+            return agents, with_failures(events, failed)
         began, fillers = time.perf_counter(), NOBODY
         if self.executor.plan.ahead:
             # Empty seats of a block train agents whose updates are due next; their results are kept apart until then.
@@ -279,7 +277,7 @@ class Loop:
             log.receive(Arrivals(found.agent.astype(np.int32), stale.astype(np.int32)), uploads, work_s)
         report = {name: column[events.agent] for name, column in uploads.report.items()}
         events = events._replace(report=report, size_bytes=uploads.size_bytes[events.agent])
-        return agents, _with_failures(events, failed)
+        return agents, with_failures(events, failed)
 
     def _gone_wrong(
         self, run: SimulationState, agents: Agents, events: Events, table: Table, board: Board, pending: PendingUpdates
@@ -389,12 +387,6 @@ class Loop:
         """Return the state in which every agent has adopted the broadcast it would receive now."""
         table = self.topology.holds(run_state.server, run_state.engine_state.topology)
         return _with(run_state, self.executor.adopt(_agents(run_state), table))
-
-
-def _with_failures(events: Events, failed: np.ndarray) -> Events:
-    """Mark the events of agents whose training failed: their jobs bring no update."""
-    ended = np.isin(events.agent, failed) & np.isin(events.kind, (ARRIVED, MALFORMED))
-    return events._replace(kind=np.where(ended, FAILED, events.kind))
 
 
 def _agents(run_state: SimulationState) -> Agents:
