@@ -2,6 +2,7 @@
 
     fedrl.run("experiment.toml")          run a whole experiment, from configuration to run folder
     fedrl.sweep("experiment.toml", grid)  run it in many settings, from grid to study folder
+    fedrl.scale("experiment.toml", limit)  find how many agents fit on this machine
     fedrl.load("runs/...")                the trained policy of a run, ready to act
     fedrl.federate(learner, aggregator)   build a federation, to be run by `fedrl.simulate`
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from fedrl.runs.result import RunResult
     from fedrl.runs.run import resume, run
     from fedrl.studies import StudyResult, resume_sweep, sweep
+    from fedrl.studies.scaling import ScaleResult, scale
 
 
 _HOMES = {
@@ -43,6 +45,7 @@ _HOMES = {
     "Measure": "core.measures",
     "RunError": "core.errors",
     "RunResult": "runs.result",
+    "ScaleResult": "studies.scaling",
     "StudyResult": "studies",
     "UnsoundError": "core.errors",
     "cite": "core.component",
@@ -56,6 +59,7 @@ _HOMES = {
     "resume": "runs.run",
     "resume_sweep": "studies",
     "run": "runs.run",
+    "scale": "studies.scaling",
     "simulate": "engines.simulate",
     "sweep": "studies",
 }
@@ -70,6 +74,7 @@ __all__ = [
     "Measure",
     "RunError",
     "RunResult",
+    "ScaleResult",
     "StudyResult",
     "UnsoundError",
     "__version__",
@@ -84,6 +89,7 @@ __all__ = [
     "resume",
     "resume_sweep",
     "run",
+    "scale",
     "simulate",
     "sweep",
 ]

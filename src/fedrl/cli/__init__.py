@@ -2,8 +2,9 @@
 
 Exit codes: 0 completed; 1 a setting of a study or the self-test failed, or fedrl has a bug; 2 the input is wrong: a
 configuration, an option, or a folder that is missing, damaged, in use or not writable; 3 in a seed, the federation
-never merged an update or ended before its last round; 130 interrupted and 143 terminated, during a run whose folder can
-be resumed, or with nothing begun. docs/exit-codes.md documents them for users.
+never merged an update or ended before its last round, or no number of agents keeps a limit; 130 interrupted and 143
+terminated, during a run whose folder can be resumed, or with nothing begun. docs/exit-codes.md has them for
+users.
 """
 
 from __future__ import annotations

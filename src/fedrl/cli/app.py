@@ -10,13 +10,13 @@ from typing import Annotated
 
 import typer
 
-from fedrl.cli.completion import components, examples, experiments
+from fedrl.cli.completion import CONFIG, components, examples, experiments
+from fedrl.cli.scale import scale
 
 EXECUTOR = "Train in this process, or in worker processes of Ray on one or more machines; results are the same."
 WORKERS = "Number of Ray's worker processes; by default one per core of the cluster."
 ADDRESS = "The Ray cluster to use; by default one of this machine alone is started."
 TRUST = "Import the components of your own that the folder names. Someone else's folder may name any code."
-CONFIG = "An experiment.toml, or the name of a shipped example: fedrl examples."
 
 app = typer.Typer(
     name="fedrl",
@@ -186,6 +186,9 @@ def sweep(
     changes = ([*(grid or []), *(more or [])], settings or [], seeds)
     given = (config, *changes, target, quantity, out, resume, trust, again, devices, quiet, as_json)
     sweep_command(*given, on_environment_error)
+
+
+app.command("scale", no_args_is_help=True)(scale)
 
 
 @app.command("report", no_args_is_help=True)

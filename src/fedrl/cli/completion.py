@@ -9,6 +9,8 @@ from pathlib import Path
 import fedrl
 from fedrl.shipped import examples as shipped
 
+CONFIG = "An experiment.toml, or the name of a shipped example: fedrl examples."
+"""The help of arguments that `experiments` completes."""
 COMPONENT = re.compile(r'^@component\(\s*"(\w+)".*?^def (\w+)', re.MULTILINE | re.DOTALL)
 
 

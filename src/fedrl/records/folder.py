@@ -275,7 +275,7 @@ def claimed(path: Path | None, name: str, plan: str, thing: str) -> Claim:
         path: Path of the folder; `runs/<name>-<time>` by default.
         name: Name of the experiment.
         plan: Name of the file that identifies such a folder.
-        thing: "run" or "study", for the message.
+        thing: "run", "study" or "scale", for the message.
 
     Raises:
         RunError: The folder already contains a run or study, another process writes to it, or it can't be made.
@@ -302,7 +302,9 @@ def claimed(path: Path | None, name: str, plan: str, thing: str) -> Claim:
         if not (place / plan).exists():
             return Claim(place, held, made)
         held.release()
-        command = "run" if thing == "run" else "sweep"
+        command = {"run": "run", "study": "sweep"}.get(thing)
+        if command is None:
+            raise RunError(f"{place} already holds {plan} of a {thing} measurement. {ELSEWHERE}")
         raise RunError(
             f"{place} already holds a {thing}. Choose another folder, or continue that {thing} with "
             f"fedrl {command} --resume {place}."
