@@ -11,11 +11,9 @@ from typing import Annotated
 import typer
 
 from fedrl.cli.completion import CONFIG, components, examples, experiments
+from fedrl.cli.executor import ADDRESS, EXECUTOR, WORKERS, executor_of
 from fedrl.cli.scale import scale
 
-EXECUTOR = "Train in this process, or in worker processes of Ray on one or more machines; results are the same."
-WORKERS = "Number of Ray's worker processes; by default one per core of the cluster."
-ADDRESS = "The Ray cluster to use; by default one of this machine alone is started."
 TRUST = "Import the components of your own that the folder names. Someone else's folder may name any code."
 
 app = typer.Typer(
@@ -108,7 +106,6 @@ def run(
     The run folder contains config.toml (with all defaults), records.jsonl (a line per seed, method and round),
     summary.json, params.safetensors and report.html. Ctrl-C leaves a complete folder; --resume continues from it.
     """
-    from fedrl.cli.executor import executor_of
     from fedrl.cli.run import run_command
 
     given = (config, settings or [], seeds, rounds, out, resume, trust, show or [], devices, quiet, as_json)

@@ -1,4 +1,4 @@
-"""The options `--executor`, `--workers` and `--address` of the commands that train (`run`, `sweep`)."""
+"""The options `--executor`, `--workers` and `--address` of the commands that train (`run`, `sweep`, `scale`)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedrl.core.errors import ConfigError
+
+EXECUTOR = "Train in this process, or in worker processes of Ray on one or more machines; results are the same."
+WORKERS = "Number of Ray's worker processes; by default one per core of the cluster."
+ADDRESS = "The Ray cluster to use; by default one of this machine alone is started."
 
 
 def executor_of(executor: str | None, workers: int | None, address: str | None) -> Mapping[str, Any] | None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fedrl.cli.completion import CONFIG, experiments
+from fedrl.cli.executor import ADDRESS, EXECUTOR, WORKERS, executor_of
 from fedrl.core.errors import ConfigError
 
 NOTHING_KEPT = 3
@@ -42,6 +43,9 @@ def scale(
         int | None,
         typer.Option("--devices", metavar="N", help="Compute on N devices of the processor; one per core by default."),
     ] = None,
+    executor: Annotated[str | None, typer.Option(metavar="process|ray", help=EXECUTOR)] = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", help=WORKERS)] = None,
+    address: Annotated[str | None, typer.Option(metavar="auto|HOST:PORT", help=ADDRESS)] = None,
     timeout_s: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", help="End a number of agents that takes longer.")
     ] = 600.0,
@@ -62,7 +66,8 @@ def scale(
     from fedrl.cli.only_json import only_json
     from fedrl.cli.resuming import FAILED, INTERRUPTED, TERMINATED
 
-    numbers = numbers_of(agents)
+    numbers, placed = numbers_of(agents), executor_of(executor, workers, address)
+    given = "" if placed is None else ", ".join(f"{key} = {json.dumps(value)}" for key, value in placed.items())
     say_which(config, quiet=quiet or as_json)
     from fedrl.runs.interruption import interruptible
     from fedrl.studies.scaling import scale as measured
@@ -75,7 +80,7 @@ def scale(
             limit,
             out,
             agents=numbers,
-            overrides=settings or [],
+            overrides=[*(settings or []), *([f"executor={{{given}}}"] if given else [])],
             devices=devices,
             timeout_s=timeout_s,
             stop=stop,
