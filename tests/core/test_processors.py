@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from fedrl.core.errors import ConfigError
 from fedrl.core.processors import usable
 
 TWO = "32 31 0:29 {root} /sys/fs/cgroup rw,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
@@ -87,3 +88,12 @@ def test_the_affinity_of_the_process_counts_as_well(tmp_path: Path, monkeypatch:
     found = usable(system(tmp_path, *two("max")))
     assert (found.number, found.reason) == (2, "the affinity of this process, of 64 in this machine")
     assert usable(tmp_path / "no proc").number == 2
+
+
+def test_a_process_may_be_told_its_part_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDRL_CORES", "3")
+    assert (usable().number, usable().limited) == (3, True)
+    for wrong in ("0", "many", "1.5"):
+        monkeypatch.setenv("FEDRL_CORES", wrong)
+        with pytest.raises(ConfigError, match=r"^FEDRL_CORES is '.+Set one, or unset it"):
+            usable()

@@ -1,10 +1,11 @@
-"""How many cores a process may use: affinity, and the quotas of its container.
+"""How many cores a process may use: affinity, the quotas of its container, and what its user says.
 
     /proc/self/mountinfo --> where control groups are mounted --+
     /proc/self/cgroup    --> the group of this process ---------+--> cpu.max (version 2), cpu.cfs_quota_us (version 1)
 
 A container with a quota of two cores sees all cores of its machine: `os.cpu_count()` and the affinity do not tell of
-the quota. With a thread for each visible core, the kernel stops all of them for most of every period.
+the quota. With a thread for each visible core, the kernel stops all of them for most of every period. A worker process
+that shares its machine with others is told its part in FEDRL_CORES.
 """
 
 from __future__ import annotations
@@ -14,6 +15,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+from fedrl.core.errors import ConfigError
+
+VARIABLE = "FEDRL_CORES"
+"""The environment variable that limits the number of cores."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,17 @@ def usable(root: Path = Path("/")) -> Cores:
 
     Args:
         root: The root of the file system with `/proc` and `/sys`.
+
+    Raises:
+        ConfigError: FEDRL_CORES is set, and is no number of cores.
     """
+    said = os.environ.get(VARIABLE)
+    if said:
+        if not said.isdecimal() or int(said) < 1:
+            raise ConfigError(
+                f"{VARIABLE} is {said!r}. It needs to be a whole number of cores, 1 or more. Set one, or unset it."
+            )
+        return Cores(int(said), f"{VARIABLE} in the environment", True)
     there = os.cpu_count() or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
     quota, file = min(_quotas(root), default=(math.inf, ""))
