@@ -171,7 +171,7 @@ def test_a_round_that_hangs_does_not_keep_a_process_after_a_second_signal(config
 def test_a_study_with_a_failed_setting_ends_with_1_and_goes_on_after_it(config: Any, tmp_path: Path) -> None:
     out = tmp_path / "study"
     program = (
-        "import fedrl.studies.running as r; from fedrl.cli import main; run = r.run\n"
+        "import fedrl.studies.one_setting as r; from fedrl.cli import main; run = r.run\n"
         "r.run = lambda config, *a, **k: 1 / 0 if config.rounds == 1 else run(config, *a, **k)\n"
         "main()"
     )

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -23,6 +24,9 @@ from fedrl.cli.resuming import (
 )
 from fedrl.core.errors import ConfigError
 
+if TYPE_CHECKING:
+    from fedrl.studies import StudyResult
+
 
 def sweep_command(
     config: Path | None,
@@ -39,6 +43,9 @@ def sweep_command(
     quiet: bool,
     as_json: bool,
     on_environment_error: str | None = None,
+    executor: str | None = None,
+    workers: int | None = None,
+    address: str | None = None,
 ) -> None:
     """Run or resume a study, with progress on the terminal."""
     options = {
@@ -53,10 +60,10 @@ def sweep_command(
     check_resume("study", config, resume, options)
     if again and resume is None:
         raise ConfigError("--retry-failed is about an earlier study. Add --resume DIR, or leave it out.")
+    where = executor_of(executor, workers, address, devices)
     if config is not None:
         say_which(config, quiet=quiet)
     use_devices(devices)
-    from fedrl.records.notices import named
     from fedrl.sinks.display import warnings_only
     from fedrl.studies import resume_sweep, sweep
     from fedrl.studies.grid import grid_of
@@ -65,7 +72,9 @@ def sweep_command(
     listener = FolderListener()
     with only_json(as_json), warnings_only() if as_json and not quiet else study_progress(quiet=quiet) as show:
         if resume is not None:
-            study = resume_sweep(resume, retry_failed=again, trust=trust, sinks=[listener, show], verbose=0)
+            study = resume_sweep(
+                resume, retry_failed=again, executor=where, sinks=[listener, show], verbose=0, trust=trust
+            )
         else:
             assert config is not None
             study = sweep(
@@ -75,11 +84,19 @@ def sweep_command(
                 overrides=overrides(settings, seeds, on_environment_error=on_environment_error),
                 target=target,
                 quantity=quantity,
+                executor=where,
                 sinks=[listener, show],
                 verbose=0,
             )
     if as_json:
         typer.echo(json.dumps(study.study, indent=2))
+    _leave(study, listener)
+
+
+def _leave(study: StudyResult, listener: FolderListener) -> None:
+    """Print how a study ended, unless all of it is well, and end with the exit code for it."""
+    from fedrl.records.notices import named
+
     failed = [i for i, result in enumerate(study["settings"], 1) if result["state"] == "failed"]
     waiting = any(result["state"] in ("interrupted", "waiting") for result in study["settings"])
     # A failure takes precedence over seeds that never merged, but not over an interruption.
@@ -102,3 +119,27 @@ def sweep_command(
     unmerged = [i for i, result in enumerate(study["settings"], 1) if result.get("unmerged")]
     if unmerged:
         leave_unmerged(f"Nothing was ever merged in a seed of {named(unmerged, 'setting')}.")
+
+
+def executor_of(
+    executor: str | None, workers: int | None, address: str | None, devices: int | None
+) -> dict[str, object] | None:
+    """Return the table of the executor that the options describe; None for this process.
+
+    Raises:
+        ConfigError: An option has no effect without --executor, or beside it.
+    """
+    given = {"--workers": workers, "--address": address}
+    if executor is None:
+        for option, value in given.items():
+            if value is not None:
+                raise ConfigError(
+                    f"{option} is {value!r}, and there is no executor. Add --executor ray, or leave it out."
+                )
+        return None
+    if devices is not None:
+        raise ConfigError(
+            f"--devices is {devices}, and each worker of --executor {executor} has one device. Leave one of them out."
+        )
+    table = {"name": executor, "workers": workers, "address": address}
+    return {key: value for key, value in table.items() if value is not None}

@@ -54,6 +54,16 @@ def search_beside(folder: Path) -> None:
         _folders.append(str(folder.resolve()))
 
 
+def searched() -> tuple[str, ...]:
+    """Return the folders beside configurations in which modules are looked for."""
+    return tuple(dict.fromkeys(_folders))
+
+
+def known(reference: str) -> bool:
+    """Return whether this process has obtained the object of a reference."""
+    return reference in _known
+
+
 def imported(module: str, where: str) -> ModuleType:
     """Return a module that a configuration names; import it if it is not imported yet.
 

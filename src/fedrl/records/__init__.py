@@ -2,8 +2,9 @@
 
     Start, then for each method and seed: Compile?, RoundRecord, RejectedEvent?, RoundRecord, ...; finally: End
 
-A `WorkerEvent` may follow each record. A study emits a `SettingStart` before each of its runs, and a `StudyEnd` at its
-end.
+A study emits a `SettingStart` before each of its runs, a `SettingEnd` after it, and a `StudyEnd` at its end. Events of
+its runs have the number of their `setting`; a `Notice` tells of a worker
+process that was lost.
 
 A `Sink` is a function of one event. A `RoundRecord` has no `event` key: it is also a line of `records.jsonl`. A
 `Summary` is `summary.json`. Missing numbers, such as the return of a round in which no episode ended, are None (null in
@@ -17,12 +18,13 @@ from fedrl.records.stream import (
     Compile,
     End,
     Event,
+    Notice,
     RejectedEvent,
+    SettingEnd,
     SettingStart,
     Sink,
     Start,
     StudyEnd,
-    WorkerEvent,
 )
 from fedrl.records.summary import (
     AgentResult,
@@ -64,6 +66,7 @@ __all__ = [
     "Level",
     "MeasureResult",
     "NegativeTransfer",
+    "Notice",
     "Range",
     "RejectedAgent",
     "RejectedEvent",
@@ -71,6 +74,7 @@ __all__ = [
     "RoundRecord",
     "RunWarning",
     "Seeded",
+    "SettingEnd",
     "SettingStart",
     "Sink",
     "Start",
@@ -78,5 +82,4 @@ __all__ = [
     "Summary",
     "UpdateDissimilarity",
     "VirtualTime",
-    "WorkerEvent",
 ]

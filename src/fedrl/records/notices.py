@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedrl.records import WITHOUT_ROUNDS, WorkerEvent
+from fedrl.records import WITHOUT_ROUNDS
 from fedrl.records.formatting import short
-from fedrl.records.measured import readable
 from fedrl.records.rejections import NOTHING_MERGED, kind_of
 
 NAMED = 8
@@ -23,16 +22,6 @@ def notices_of(summary: Mapping[str, Any]) -> list[str]:
     """
     rejections = summary.get("rejections") or {}
     return [*ended_in(summary), *unmerged_in(summary), *_total(rejections), *_refused(rejections), *_left_out(summary)]
-
-
-def restarted_worker(event: WorkerEvent) -> str:
-    """Return the sentence about a worker process that ended and was started again."""
-    agents = f"{event['agents']:,} agent{'' if event['agents'] == 1 else 's'}"
-    return (
-        f"{readable(event['method'])}, seed {event['seed']}, round {event['round']}: worker {event['worker']} on "
-        f"{event['host']} ended ({event['reason']}). It was started again, and its {agents} continued from the last "
-        "merge."
-    )
 
 
 def ended_in(summary: Mapping[str, Any]) -> list[str]:

@@ -108,6 +108,7 @@ class RoundRecord(Returned, Communication):
         sums: Sums from which return, loss and measures are computed, by name: add them over rounds before dividing.
             Absent for methods without rounds. Where agents take unequally many local steps, the loss over these sums
             weights every local step alike, `loss` every agent.
+        setting: In an event of a study, the number of the setting; never in `records.jsonl`.
     """
 
     seed: int
@@ -132,3 +133,4 @@ class RoundRecord(Returned, Communication):
     heterogeneity: NotRequired[UpdateDissimilarity]
     measures: NotRequired[dict[str, float | None]]
     sums: NotRequired[dict[str, dict[str, float]]]
+    setting: NotRequired[int]

@@ -26,6 +26,7 @@ class Start(TypedDict):
         agents: Number of agents.
         environment_steps_per_round: Environment steps of all agents together.
         measures: Units of the measures of every round, by name.
+        setting: In a study, the number of the setting.
     """
 
     event: Literal["start"]
@@ -36,13 +37,20 @@ class Start(TypedDict):
     agents: int
     environment_steps_per_round: int
     measures: NotRequired[dict[str, str]]
+    setting: NotRequired[int]
 
 
 class Compile(TypedDict):
-    """The program of a method is about to be compiled, so its next round takes longer."""
+    """The program of a method is about to be compiled, so its next round takes longer.
+
+    Attributes:
+        method: One of `METHODS`.
+        setting: In a study, the number of the setting.
+    """
 
     event: Literal["compile"]
     method: str
+    setting: NotRequired[int]
 
 
 class RejectedEvent(TypedDict):
@@ -56,6 +64,7 @@ class RejectedEvent(TypedDict):
         reason: Reason of their last rejection.
         handled: What was done after a failure of an environment; absent otherwise.
         traceback: The traceback of such a failure in the user's own code.
+        setting: In a study, the number of the setting.
     """
 
     event: Literal["rejected"]
@@ -66,29 +75,7 @@ class RejectedEvent(TypedDict):
     reason: str
     handled: NotRequired[str]
     traceback: NotRequired[str]
-
-
-class WorkerEvent(TypedDict):
-    """A worker process ended and was started again; its agents continued from the last merge.
-
-    Attributes:
-        method: One of `METHODS`.
-        seed: Seed of the run.
-        round: Number of the round.
-        worker: Number of the worker.
-        host: Name of its machine.
-        agents: Number of its agents.
-        reason: What is known of its end.
-    """
-
-    event: Literal["worker"]
-    method: str
-    seed: int
-    round: int
-    worker: int
-    host: str
-    agents: int
-    reason: str
+    setting: NotRequired[int]
 
 
 class End(TypedDict):
@@ -99,6 +86,7 @@ class End(TypedDict):
         folder: The run folder.
         report: The page, if one was written.
         signal: The number of the signal that ended it early; left out if none did.
+        setting: In a study, the number of the setting.
     """
 
     event: Literal["end"]
@@ -106,21 +94,50 @@ class End(TypedDict):
     folder: str
     report: str | None
     signal: NotRequired[int]
+    setting: NotRequired[int]
 
 
 class SettingStart(TypedDict):
-    """A study starts or resumes a setting; the events of its run follow.
+    """A study starts or resumes a setting; the events of its run follow, each with the number of the setting.
 
     Attributes:
         number: Number of the setting, from 1.
         of: Number of settings.
         label: Its values in the grid, in words.
+        at_once: How many settings run at a time, so that events of others come in between; absent for one.
     """
 
     event: Literal["setting"]
     number: int
     of: int
     label: str
+    at_once: NotRequired[int]
+
+
+class SettingEnd(TypedDict):
+    """A setting of a study has ended, and its result is in `study.json`.
+
+    Attributes:
+        number: Number of the setting, from 1.
+        state: "finished", "interrupted" or "failed".
+        reason: The error of a setting that failed.
+    """
+
+    event: Literal["setting-end"]
+    number: int
+    state: str
+    reason: NotRequired[str]
+
+
+class Notice(TypedDict):
+    """Something went wrong in a study, which goes on: a worker process ended, or did not start.
+
+    Attributes:
+        text: What, in a sentence or two.
+    """
+
+    event: Literal["notice"]
+    text: str
 
 
 class StudyEnd(TypedDict):
@@ -140,5 +157,5 @@ class StudyEnd(TypedDict):
     signal: NotRequired[int]
 
 
-Event: TypeAlias = Start | Compile | RoundRecord | RejectedEvent | WorkerEvent | End | SettingStart | StudyEnd
+Event: TypeAlias = Start | Compile | RoundRecord | RejectedEvent | End | SettingStart | SettingEnd | Notice | StudyEnd
 Sink: TypeAlias = Callable[[Event], None]

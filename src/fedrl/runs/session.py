@@ -19,10 +19,9 @@ from fedrl.core.errors import FedrlError
 from fedrl.core.learner import Learner
 from fedrl.core.types import Params
 from fedrl.engines.state import RoundResult, Simulation, SimulationState
-from fedrl.records import Event, RoundRecord, Sink, WorkerEvent
+from fedrl.records import Event, Notice, RoundRecord, Sink
 from fedrl.records.folder import RunFolder
 from fedrl.records.measured import OWN_KEYS
-from fedrl.records.notices import restarted_worker
 from fedrl.records.rejections import rejections_in
 from fedrl.runs.communication import communicated
 from fedrl.runs.environment_failures import FailureHistory, fault_of, records_of
@@ -120,8 +119,8 @@ class Session:
             if "event" not in event:
                 self.folder.append(event)
                 self.recorded = True
-            elif event.get("event") == "worker":
-                self.notes = [*self.notes, restarted_worker(cast(WorkerEvent, event))]
+            elif event.get("event") == "notice":
+                self.notes = [*self.notes, cast(Notice, event)["text"]]
             for sink in self.sinks:
                 sink(event)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedrl.engines.state import RoundResult, Simulation, SimulationState
-from fedrl.records import WorkerEvent, checkpoint
+from fedrl.records import Notice, checkpoint
+from fedrl.records.measured import readable
 
 
 def save_state(path: Path, simulation: Simulation, run_state: SimulationState, round_number: int) -> None:
@@ -23,18 +24,14 @@ def load_state(path: Path, simulation: Simulation, like: SimulationState) -> Sim
     return simulation.placed(loaded)
 
 
-def deaths_in(seen: RoundResult, method: str, seed: int, number: int) -> list[WorkerEvent]:
+def deaths_in(seen: RoundResult, method: str, seed: int, number: int) -> list[Notice]:
     """Return an event for each worker process that ended in a round."""
     return [
-        {
-            "event": "worker",
-            "method": method,
-            "seed": seed,
-            "round": number,
-            "worker": each.worker,
-            "host": each.host,
-            "agents": each.agents,
-            "reason": each.reason,
-        }
+        Notice(
+            event="notice",
+            text=f"{readable(method)}, seed {seed}, round {number}: worker {each.worker} on {each.host} ended "
+            f"({each.reason}). It was started again, and its {each.agents:,} agent{'' if each.agents == 1 else 's'} "
+            "continued from the last merge.",
+        )
         for each in seen.deaths
     ]

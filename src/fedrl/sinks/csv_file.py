@@ -33,14 +33,12 @@ def csv_file(path: Path | str) -> Sink:
     file = Path(path)
     rows: list[dict[str, Any]] = []
     columns: list[str] = []
-    setting: dict[str, int] = {}
     write_atomically(file, b"", OTHER_FILE)  # what can't be written to is refused before anything is trained
 
     def write(event: Event) -> None:
-        if event.get("event") == "setting":
-            setting["setting"] = event["number"]  # type: ignore[typeddict-item]
         if "event" in event:
             return
+        setting = {"setting": event["setting"]} if "setting" in event else {}
         row = {**setting, **row_of(event)}
         rows.append(row)
         if set(row) <= set(columns):

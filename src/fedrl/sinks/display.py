@@ -19,9 +19,9 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from fedrl.records import Compile, End, Event, RejectedEvent, RoundRecord, Sink, Start, WorkerEvent
+from fedrl.records import Compile, End, Event, Notice, RejectedEvent, RoundRecord, Sink, Start
 from fedrl.records.formatting import NOTHING, count, duration, short, size, with_unit
-from fedrl.records.notices import named, notices_of, restarted_worker
+from fedrl.records.notices import named, notices_of
 from fedrl.report.tables import readable
 from fedrl.sinks.final_summary import final_summary
 from fedrl.sinks.fitting import Column, ColumnTable, FirstFitting, name_values, printable, write
@@ -208,14 +208,14 @@ def _sentences(event: End) -> list[RenderableType]:
     return [Text(f"! {''.join(c if c.isprintable() else '?' for c in text)}", style=style) for text, style in found]
 
 
-WARNINGS = ("rejected", "worker")
+WARNINGS = ("rejected", "notice")
 """Events that are warnings."""
 
 
 def warning(event: Event) -> str:
-    """Return the warning about agents that were rejected twice in a row or whose environment failed, or a worker."""
-    if event.get("event") == "worker":
-        return printable(f"warning: {restarted_worker(cast(WorkerEvent, event))}").plain
+    """Return the warning about agents that were rejected twice in a row or whose environment failed, or a notice."""
+    if event.get("event") == "notice":
+        return printable(f"warning: {cast(Notice, event)['text']}").plain
     return _rejected(cast(RejectedEvent, event))
 
 

@@ -22,24 +22,23 @@ def tensorboard(folder: Path | str) -> Sink:
     from tensorboardX import SummaryWriter
 
     home = Path(folder)
-    writers: dict[str, SummaryWriter] = {}
+    writers: dict[Path, SummaryWriter] = {}
 
     def write(event: Event) -> None:
-        nonlocal home
-        if event.get("event") == "setting":
-            home = Path(folder) / str(event["number"])  # type: ignore[typeddict-item]
+        # Settings of a study may run at the same time.
+        number = event.get("setting")
+        place = home if number is None else home / str(number)
         if event.get("event") == "end":
-            for writer in writers.values():
-                writer.close()
-            writers.clear()
+            for path in [path for path in writers if path.is_relative_to(place)]:
+                writers.pop(path).close()
         if "event" in event:
             return
-        name = f"{event['method']}/seed{event['seed']}"
         # A folder per method and seed: TensorBoard then shows them as separate curves.
-        if name not in writers:
-            writers[name] = SummaryWriter(str(home / name))
+        path = place / event["method"] / f"seed{event['seed']}"
+        if path not in writers:
+            writers[path] = SummaryWriter(str(path))
         for label, value in values_of(event).items():
             if value is not None:
-                writers[name].add_scalar(label, value, event["environment_steps"])
+                writers[path].add_scalar(label, value, event["environment_steps"])
 
     return write

@@ -145,6 +145,21 @@ def running_order(plan: StudyPlan) -> list[StudySetting]:
         ConfigError: A setting is wrong, or lacks the measure that the study compares; the message names the setting.
         UnsoundError: The parts of a setting can't be combined.
     """
+    return in_order(program_groups(plan))
+
+
+def in_order(groups: Sequence[Sequence[StudySetting]]) -> list[StudySetting]:
+    """Return the settings of all groups, one group after the other."""
+    return [setting for group in groups for setting in group]
+
+
+def program_groups(plan: StudyPlan) -> list[list[StudySetting]]:
+    """Build every setting, and return them in groups with equal compiled programs.
+
+    Raises:
+        ConfigError: A setting is wrong, or lacks the measure that the study compares; the message names the setting.
+        UnsoundError: The parts of a setting can't be combined.
+    """
     import_parts(plan.base)
     groups: dict[Any, list[StudySetting]] = {}
     for setting in plan.settings:
@@ -156,7 +171,7 @@ def running_order(plan: StudyPlan) -> list[StudySetting]:
             raise type(fault)(f"Setting {setting.number} ({setting.label}): {fault}") from fault
         # Equal patterns have equal hashes, so settings with the same compiled program run one after the other.
         groups.setdefault(pattern_of(federation), []).append(setting)
-    return [setting for group in groups.values() for setting in group]
+    return list(groups.values())
 
 
 def _file_name(readable: str) -> str:

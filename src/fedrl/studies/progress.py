@@ -1,4 +1,7 @@
-"""Progress of a study: the number of the current setting, its run as `fedrl run` shows it, and its result."""
+"""Progress of a study: the number of the current setting, its run as `fedrl run` shows it, and its result.
+
+Where several settings run at the same time, `fedrl.studies.several` shows a row for each.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import cast
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from fedrl.records import End, Event, SettingStart, Sink, StudyEnd
+from fedrl.records import End, Event, Notice, SettingStart, Sink, StudyEnd
 from fedrl.records.formatting import NOTHING, duration, ends, short, size, with_unit
 from fedrl.sinks.display import progress, silent
 from fedrl.sinks.fitting import (
@@ -27,6 +30,7 @@ from fedrl.studies.grid import in_words, short_names
 from fedrl.studies.quantity import compared, outcome_of, rounds_to, title_of
 from fedrl.studies.records import Result, Study
 from fedrl.studies.result import study_notices
+from fedrl.studies.several import several
 
 MOST_SETTINGS = 40
 
@@ -44,6 +48,7 @@ def study_progress(*, quiet: bool = False, console: Console | None = None) -> It
         return
     place = Console(highlight=False) if console is None else console
     run: Sink = silent
+    together = False
 
     def say(text: str, style: str = "") -> None:
         write(place, printable(text, style))
@@ -52,9 +57,18 @@ def study_progress(*, quiet: bool = False, console: Console | None = None) -> It
     with ExitStack() as shown:
 
         def sink(event: Event) -> None:
-            nonlocal run
+            nonlocal run, together
             kind = event.get("event")
-            if kind == "setting":
+            if kind == "setting" and "at_once" in event and not together:
+                together = True
+                run = shown.enter_context(several(place, _outcome))
+            if kind == "study":
+                shown.close()
+                _close(place, cast(StudyEnd, event))
+            elif together:
+                run(event)
+            elif kind == "setting":
+                shown.close()  # of a setting that ended without a result
                 setting = cast(SettingStart, event)
                 say(f"setting {setting['number']} of {setting['of']}: {setting['label']}", "bold")
                 run = shown.enter_context(progress(console=place))
@@ -62,9 +76,9 @@ def study_progress(*, quiet: bool = False, console: Console | None = None) -> It
                 # The display of the run has to end before anything else is printed.
                 shown.close()
                 say(f"  {_outcome(cast(End, event))}")
-            elif kind == "study":
-                _close(place, cast(StudyEnd, event))
-            else:
+            elif kind == "notice":
+                say(f"  ! {cast(Notice, event)['text']}", "yellow")
+            elif kind != "setting-end":
                 run(event)
 
         yield sink

@@ -5,33 +5,38 @@ number of agents, the fleet, rounds or seeds compile nothing, and such settings 
 bit-identical to `fedrl run` of its configuration. A setting that fails is recorded with its reason, and the others run.
 Resuming the study goes on after it, and runs it again only if told to. A setting during which the process was killed,
 as for lack of memory, is resumed after all others, so that it can't keep them from running.
+
+    settings --> one after the other, in this process (`run_setting`) --> outcomes --> study.json, report
+             +-> several at a time, in processes of Ray (`on_ray`)   --+
 """
 
 from __future__ import annotations
 
+import itertools
+import sys
 import threading
-import traceback
-from collections.abc import Mapping, Sequence, Set
-from contextlib import AbstractContextManager
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from fedrl.config import Config
-from fedrl.core.errors import FedrlError, RunError
+from fedrl.core.errors import RunError
 from fedrl.core.imports import allowed, importing
+from fedrl.engines.distributed.choices import Placement
 from fedrl.launch import configure_jax
-from fedrl.records import SettingStart, Sink, StudyEnd
-from fedrl.records.folder import CONFIG
+from fedrl.records import Event, SettingEnd, SettingStart, Sink, StudyEnd
 from fedrl.records.notices import named
 from fedrl.runs.interruption import Signalled, interruptible
-from fedrl.runs.run import resume, run
-from fedrl.runs.session import reason_of
 from fedrl.sinks.verbosity import displaying
 from fedrl.studies import folder
 from fedrl.studies.folder import StudyFolder
-from fedrl.studies.plan import StudySetting, plan_of, running_order
-from fedrl.studies.programs import counted
+from fedrl.studies.on_ray import connected, placement_of
+from fedrl.studies.one_setting import SettingOutcome, run_setting
+from fedrl.studies.plan import StudySetting, in_order, plan_of, program_groups
 from fedrl.studies.quantity import quantity_named
+from fedrl.studies.ray_study import Cluster
 from fedrl.studies.records import Study
 from fedrl.studies.result import _summarised, result_of, study_in
 from fedrl.studies.study_result import StudyResult
@@ -45,6 +50,7 @@ def sweep(
     overrides: Sequence[str] = (),
     target: float | None = None,
     quantity: str | None = None,
+    executor: Placement | Mapping[str, Any] | str | None = None,
     sinks: Sequence[Sink] = (),
     stop: threading.Event | None = None,
     verbose: int = 1,
@@ -61,6 +67,9 @@ def sweep(
         overrides: Changes for all settings, such as "rounds=20".
         target: The value of `quantity` at which settings are timed.
         quantity: The measure by which settings are compared, such as "success"; the return by default.
+        executor: Where settings run at the same time: "ray", a table such as `{"name": "ray", "workers": 2}`, or what
+            `fedrl.engines.distributed.choices.ray` returns; by default one after the other in this process. Results
+            have the same bits.
         sinks: Functions that are called with each event of each run; `fedrl.sinks` has some.
         stop: An event that ends the study early when it is set, as Ctrl-C does; a sink may set it.
         verbose: 1 to show progress, as `fedrl sweep` does on a terminal or in a log, or in outputs of a notebook; 0 to
@@ -73,24 +82,28 @@ def sweep(
     Raises:
         ConfigError: A setting is wrong; none has run.
         UnsoundError: The parts of a setting can't be combined; none has run.
-        RunError: The folder already contains a study, another process writes to it, or it is not writable.
+        RunError: The folder already contains a study, another process writes to it, or it is not writable; or no worker
+            can run settings, or see the folder.
     """
+    placement = placement_of(executor)
     configure_jax()
     plan = plan_of(source, grid, overrides, target, quantity)
-    order = running_order(plan)
+    groups = program_groups(plan)
     stop = stop or threading.Event()
     with (
+        connected(placement, plan, groups) as cluster,
         displaying(verbose, _display) as shown,
         interruptible(stop) as heard,
         folder.create(None if out is None else Path(out), plan) as place,
     ):
-        return _conduct(place, order, [*sinks, *shown], stop, heard)
+        return _conduct(place, in_order(groups), [*sinks, *shown], stop, heard, cluster)
 
 
 def resume_sweep(
     path: Path | str,
     *,
     retry_failed: bool = False,
+    executor: Placement | Mapping[str, Any] | str | None = None,
     sinks: Sequence[Sink] = (),
     stop: threading.Event | None = None,
     verbose: int = 1,
@@ -101,6 +114,9 @@ def resume_sweep(
     Args:
         path: The study folder.
         retry_failed: Whether the settings that failed are run again, from their last complete round.
+        executor: Where settings run at the same time: "ray", a table such as `{"name": "ray", "workers": 2}`, or what
+            `fedrl.engines.distributed.choices.ray` returns; by default one after the other in this process. It
+            need not be what the study was started with.
         sinks: Functions that are called with each event of each run.
         stop: An event that ends the study early when it is set, as Ctrl-C does.
         verbose: 1 to show progress, 0 to show nothing.
@@ -112,8 +128,9 @@ def resume_sweep(
     Raises:
         ConfigError: The folder names code outside fedrl, and it is not trusted.
         RunError: The folder contains no study or one with nothing left to run, is damaged, or another process writes to
-            it.
+            it; or no worker can run settings, or see the folder.
     """
+    placement = placement_of(executor)
     configure_jax()
     stop = stop or threading.Event()
     with (
@@ -127,9 +144,12 @@ def resume_sweep(
         study = study_in(place)
         _check_left(study, path, retry_failed)
         killed = {r["folder"] for r in written["settings"] if r["state"] == "running"} if written else set()
-        order = sorted(running_order(place.plan), key=lambda setting: setting.folder in killed)
+        groups = program_groups(place.plan)
+        order = sorted(in_order(groups), key=lambda setting: setting.folder in killed)
         failed = [result["folder"] for result in study["settings"] if result["state"] == "failed"]
-        return _conduct(place, order, [*sinks, *shown], stop, heard, set() if retry_failed else set(failed))
+        with connected(placement, place.plan, groups) as cluster:
+            given = (place, order, [*sinks, *shown], stop, heard, cluster)
+            return _conduct(*given, skipped=set() if retry_failed else set(failed))
 
 
 def _display() -> AbstractContextManager[Sink]:
@@ -161,52 +181,76 @@ def _conduct(
     sinks: Sequence[Sink],
     stop: threading.Event,
     heard: Signalled,
+    cluster: Cluster | None = None,
     skipped: Set[str] = frozenset(),
 ) -> StudyResult:
     """Run the settings in this order, without the finished ones and those whose folders are in `skipped`."""
     study = study_in(place)
-    place.write(study)
-    for setting in order:
-        result = study["settings"][setting.number - 1]
-        if result["state"] == "finished" or setting.folder in skipped:
-            continue
-        if stop.is_set():
-            break
+    over = {result["folder"] for result in study["settings"] if result["state"] == "finished"} | skipped
+    left = [setting for setting in order if setting.folder not in over]
+    at_once = 1 if cluster is None else min(cluster.workers, len(left))
+
+    def tell(event: Event) -> None:
         for sink in sinks:
-            sink(SettingStart(event="setting", number=setting.number, of=len(order), label=setting.label))
-        result["state"] = "running"
+            sink(event)
+
+    def begin(setting: StudySetting) -> None:
+        start = SettingStart(event="setting", number=setting.number, of=len(order), label=setting.label)
+        if at_once > 1:
+            start["at_once"] = at_once
+        tell(start)
+        study["settings"][setting.number - 1]["state"] = "running"
         place.write(study)  # found on resuming, if the process is killed from here on
-        with counted() as programs:
-            reason = _run(place, setting, sinks, stop)
-        programs.update(result.get("programs", {}))  # plus those compiled before an interruption
-        plan, place_of_run = place.plan, place.run_folder(setting)
-        given = (setting, plan.config(setting), place_of_run, plan.target, programs, reason, plan.quantity)
-        study["settings"][setting.number - 1] = result_of(*given)
-        study["quantity"] = quantity_named(plan.quantity, _summarised(place))
-        study["complete"] = all(each["state"] == "finished" for each in study["settings"])
+
+    running = _in_this_process if cluster is None else cluster.running
+    with running(place, left, begin, tell, stop) as outcomes:
         place.write(study)
+        for outcome in outcomes:
+            _keep(place, study, outcome)
+            result = study["settings"][outcome.number - 1]
+            ended = SettingEnd(event="setting-end", number=outcome.number, state=result["state"])
+            if "reason" in result:
+                ended["reason"] = result["reason"]
+            tell(ended)
     from fedrl.studies.page import write_study_report
 
     report = str(write_study_report(place.path))
     end = StudyEnd(event="study", study=study, folder=str(place.path), report=report)
     if heard.signal is not None:
         end["signal"] = heard.signal
-    for sink in sinks:
-        sink(end)
+    tell(end)
     return StudyResult(place.path, study)
 
 
-def _run(place: StudyFolder, setting: StudySetting, sinks: Sequence[Sink], stop: threading.Event) -> str | None:
-    """Run or resume a setting; return the reason if it failed."""
-    path = place.path / setting.folder
-    try:
-        if (path / CONFIG).exists():
-            resume(path, sinks=sinks, stop=stop, verbose=0, trust=allowed())
-        else:
-            run(place.plan.config(setting), path, sinks=sinks, stop=stop, verbose=0)
-    except Exception as fault:  # one setting must not end the study
-        # The reason is one sentence; for a bug of fedrl, its report needs the traceback, too.
-        if not isinstance(fault, FedrlError):
-            traceback.print_exception(fault)
-        return reason_of(fault)
-    return None
+def _keep(place: StudyFolder, study: Study, outcome: SettingOutcome) -> None:
+    """Write the result of a setting into `study.json`."""
+    if outcome.traceback:
+        print(outcome.traceback, end="", file=sys.stderr)
+    plan, before = place.plan, study["settings"][outcome.number - 1]
+    setting = plan.settings[outcome.number - 1]
+    programs = Counter(outcome.programs)
+    programs.update(before.get("programs", {}))  # plus those compiled before an interruption
+    given = (setting, plan.config(setting), place.run_folder(setting), plan.target)
+    study["settings"][outcome.number - 1] = result_of(*given, programs, outcome.reason, plan.quantity)
+    study["quantity"] = quantity_named(plan.quantity, _summarised(place))
+    study["complete"] = all(each["state"] == "finished" for each in study["settings"])
+    place.write(study)
+
+
+@contextmanager
+def _in_this_process(
+    place: StudyFolder,
+    settings: Sequence[StudySetting],
+    begin: Callable[[StudySetting], None],
+    tell: Sink,
+    stop: threading.Event,
+) -> Iterator[Iterator[SettingOutcome]]:
+    """Yield the outcomes of settings, each of which runs when it is asked for."""
+
+    def one(setting: StudySetting) -> SettingOutcome:
+        begin(setting)
+        given = (setting.number, lambda: place.plan.config(setting), place.path / setting.folder, [tell], stop)
+        return run_setting(*given, trust=allowed())
+
+    # Whether to stop is asked before each setting, not when the list is made.
+    yield map(one, itertools.takewhile(lambda _: not stop.is_set(), settings))
