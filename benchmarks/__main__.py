@@ -19,6 +19,7 @@ ALL = (
     "machinery",
     "events",
     "restart",
+    "study_on_ray",
     "replay",
     "demo",
     "alone",
