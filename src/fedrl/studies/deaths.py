@@ -18,7 +18,7 @@ def cause_of(fault: Exception) -> str:
     said = " ".join(str(fault).split())
     if "low on memory" in said or type(fault).__name__ == "OutOfMemoryError":
         return "Ray ended it because its machine was low on memory"
-    if "node has died" in said or "node was terminated" in said:
+    if re.search("node (has died|has crashed|was terminated)", said):
         return "its machine has left the cluster"
     if "connection error code" in said:
         return "killed, as for lack of memory or by kill -9, or crashed; Ray does not know the signal"
