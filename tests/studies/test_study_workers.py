@@ -13,12 +13,12 @@ import fedrl
 from fedrl import sweep
 from fedrl.aggregators import mean
 from fedrl.cli.sweep import executor_of
+from fedrl.config.build import placement_of
 from fedrl.core.component import CATALOGUE
 from fedrl.core.errors import ConfigError
 from fedrl.core.imports import importing
 from fedrl.studies import one_setting
 from fedrl.studies.folder import StudyFolder
-from fedrl.studies.on_ray import placement_of
 from fedrl.studies.plan import plan_of, program_groups
 from fedrl.studies.ray_study import Cluster, _RayStudy, _Worker
 from fedrl.studies.ray_worker import News, Prepared, Probe, StudyWorker
@@ -149,7 +149,7 @@ def test_consent_goes_with_the_study() -> None:
 def test_options_of_the_command_line_describe_an_executor_or_are_refused() -> None:
     assert executor_of(None, None, None, 2) is None
     assert executor_of("ray", 2, None, None) == {"name": "ray", "workers": 2}
-    with pytest.raises(ConfigError, match="--workers is 2, and there is no executor"):
+    with pytest.raises(ConfigError, match="--workers is 2, and the executor is .process., which has no workers"):
         executor_of(None, 2, None, None)
     with pytest.raises(ConfigError, match="--devices is 2, and each worker of --executor ray has one device"):
         executor_of("ray", None, None, 2)

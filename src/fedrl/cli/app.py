@@ -164,19 +164,14 @@ def sweep(
     ] = None,
     executor: Annotated[
         str | None,
-        typer.Option(metavar="ray", help="Run several settings at the same time, in worker processes of Ray."),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="With --executor: so many settings at a time; by default one for each core."),
-    ] = None,
-    address: Annotated[
-        str | None,
         typer.Option(
-            metavar="auto|HOST:PORT",
-            help="With --executor: a running Ray cluster; by default one of this machine alone is started.",
+            metavar="process|ray",
+            help="Run one setting after the other in this process, or several at the same time in worker processes of "
+            "Ray; results are the same.",
         ),
     ] = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", help=WORKERS)] = None,
+    address: Annotated[str | None, typer.Option(metavar="auto|HOST:PORT", help=ADDRESS)] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print study.json to stdout, and nothing else.")] = False,
     on_environment_error: Annotated[
@@ -197,7 +192,7 @@ def sweep(
 
     changes = ([*(grid or []), *(more or [])], settings or [], seeds)
     given = (config, *changes, target, quantity, out, resume, trust, again, devices, quiet, as_json)
-    sweep_command(*given, on_environment_error, executor, workers, address)
+    sweep_command(*given, on_environment_error, executor_of(executor, workers, address))
 
 
 app.command("scale", no_args_is_help=True)(scale)

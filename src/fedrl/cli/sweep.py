@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -43,9 +43,7 @@ def sweep_command(
     quiet: bool,
     as_json: bool,
     on_environment_error: str | None = None,
-    executor: str | None = None,
-    workers: int | None = None,
-    address: str | None = None,
+    executor: Mapping[str, Any] | None = None,
 ) -> None:
     """Run or resume a study, with progress on the terminal."""
     options = {
@@ -60,7 +58,11 @@ def sweep_command(
     check_resume("study", config, resume, options)
     if again and resume is None:
         raise ConfigError("--retry-failed is about an earlier study. Add --resume DIR, or leave it out.")
-    where = executor_of(executor, workers, address, devices)
+    if executor is not None and devices is not None:
+        raise ConfigError(
+            f"--devices is {devices}, and each worker of --executor {executor['name']} has one device. Leave one of "
+            "them out."
+        )
     if config is not None:
         say_which(config, quiet=quiet)
     use_devices(devices)
@@ -73,7 +75,7 @@ def sweep_command(
     with only_json(as_json), warnings_only() if as_json and not quiet else study_progress(quiet=quiet) as show:
         if resume is not None:
             study = resume_sweep(
-                resume, retry_failed=again, executor=where, sinks=[listener, show], verbose=0, trust=trust
+                resume, retry_failed=again, executor=executor, sinks=[listener, show], verbose=0, trust=trust
             )
         else:
             assert config is not None
@@ -84,7 +86,7 @@ def sweep_command(
                 overrides=overrides(settings, seeds, on_environment_error=on_environment_error),
                 target=target,
                 quantity=quantity,
-                executor=where,
+                executor=executor,
                 sinks=[listener, show],
                 verbose=0,
             )
@@ -119,27 +121,3 @@ def _leave(study: StudyResult, listener: FolderListener) -> None:
     unmerged = [i for i, result in enumerate(study["settings"], 1) if result.get("unmerged")]
     if unmerged:
         leave_unmerged(f"Nothing was ever merged in a seed of {named(unmerged, 'setting')}.")
-
-
-def executor_of(
-    executor: str | None, workers: int | None, address: str | None, devices: int | None
-) -> dict[str, object] | None:
-    """Return the table of the executor that the options describe; None for this process.
-
-    Raises:
-        ConfigError: An option has no effect without --executor, or beside it.
-    """
-    given = {"--workers": workers, "--address": address}
-    if executor is None:
-        for option, value in given.items():
-            if value is not None:
-                raise ConfigError(
-                    f"{option} is {value!r}, and there is no executor. Add --executor ray, or leave it out."
-                )
-        return None
-    if devices is not None:
-        raise ConfigError(
-            f"--devices is {devices}, and each worker of --executor {executor} has one device. Leave one of them out."
-        )
-    table = {"name": executor, "workers": workers, "address": address}
-    return {key: value for key, value in table.items() if value is not None}

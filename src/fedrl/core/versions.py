@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 __version__ = "0.1.0"
 """The version of this source tree, which may run without being installed."""
+COMPUTING = ("fedrl", "jax", "jaxlib", "numpy", "optax")
+"""Packages on whose versions the bits of results depend."""
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

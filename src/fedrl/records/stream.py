@@ -130,7 +130,7 @@ class SettingEnd(TypedDict):
 
 
 class Notice(TypedDict):
-    """Something went wrong in a study, which goes on: a worker process ended, or did not start.
+    """Something went wrong in a run or a study, which goes on: a worker process ended, or did not start.
 
     Attributes:
         text: What, in a sentence or two.

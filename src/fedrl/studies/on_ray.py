@@ -6,33 +6,17 @@ This process alone writes `study.json`; workers write the run folders, which all
 from __future__ import annotations
 
 import contextlib
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
 
-from fedrl.config.catalogue import build
 from fedrl.core.errors import ConfigError
 from fedrl.core.processors import VARIABLE
 from fedrl.core.ray_cluster import connect, environment_of_workers, imported_ray
-from fedrl.engines.distributed.choices import Placement
+from fedrl.engines.executors.placement import Placement
 from fedrl.studies.plan import StudyPlan, StudySetting
 from fedrl.studies.ray_study import Cluster
 from fedrl.studies.surroundings import surroundings_of
-
-
-def placement_of(executor: Placement | Mapping[str, Any] | str | None) -> Placement | None:
-    """Return where settings run; None for this process.
-
-    Raises:
-        ConfigError: There is no such executor, or it is not installed.
-    """
-    if executor is None:
-        return None
-    found = executor if isinstance(executor, Placement) else build("executor", executor, "executor")
-    imported_ray()
-    return found
 
 
 @contextmanager
@@ -52,7 +36,7 @@ def connected(
     if placement is None:
         yield None
         return
-    if "executor" in plan.base:
+    if plan.base.get("executor", "process") != "process":
         raise ConfigError(
             f"executor is {plan.base['executor']!r} in the configuration, and the settings of the study are to run on "
             "Ray, too. Each of them has one core. Leave out one of the two."
@@ -62,26 +46,15 @@ def connected(
     environment = environment_of_workers(placement.env_vars, **{VARIABLE: "1"})
     ray = imported_ray()
     ours = not ray.is_initialized()
-    with _of_this_study(ray) if ours else contextlib.nullcontext():
-        with warnings.catch_warnings():
-            # JAX warns of every fork. Ray's children execute another program at once.
-            warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
-            workers = connect(placement.address, placement.workers)
+    with _ending(ray) if ours else contextlib.nullcontext():
+        workers = connect(placement.address, placement.workers)
         yield Cluster(ray, workers, environment, given, groups, ours and placement.address in (None, "local"))
 
 
 @contextmanager
-def _of_this_study(ray: ModuleType) -> Iterator[None]:
-    """End the connection with the `with`, and with it a cluster of this machine alone.
-
-    Inside, Ray does not print a paragraph to standard output for each worker that ends; a `Notice` tells of it.
-    """
-    from ray._private import worker as driver
-
-    before = driver.print_to_stdstream
-    driver.print_to_stdstream = lambda data, **_: None
+def _ending(ray: ModuleType) -> Iterator[None]:
+    """End the connection with the `with`, and with it a cluster of this machine alone."""
     try:
         yield
     finally:
         ray.shutdown()
-        driver.print_to_stdstream = before

@@ -25,15 +25,15 @@ from typing import Any
 
 from fedrl.config.loading import as_dict
 from fedrl.core.errors import FedrlError, RunError
-from fedrl.core.versions import versions
+from fedrl.core.ray_cluster import cause_of
+from fedrl.core.versions import COMPUTING, versions
 from fedrl.records import Notice, Sink
 from fedrl.records.files import write_atomically
 from fedrl.runs.session import reason_of
-from fedrl.studies.deaths import cause_of
 from fedrl.studies.folder import StudyFolder
 from fedrl.studies.one_setting import SettingOutcome
 from fedrl.studies.plan import StudySetting
-from fedrl.studies.ray_worker import COMPARED, METHODS, Prepared, Probe, StudyWorker
+from fedrl.studies.ray_worker import METHODS, Prepared, Probe, StudyWorker
 from fedrl.studies.surroundings import Surroundings
 
 START_S = 60.0
@@ -278,7 +278,7 @@ class _RayStudy:
             worker.actor.stop.remote(False)
 
     def _started(self, worker: _Worker, said: Prepared) -> None:
-        here = versions(COMPARED)
+        here = versions(COMPUTING)
         differ = {name: version for name, version in said.versions.items() if version != here[name]}
         fault = said.fault
         if not fault and differ:

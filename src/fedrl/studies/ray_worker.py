@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from fedrl.core.errors import FedrlError
 from fedrl.core.imports import imported, importing, named, search_beside
-from fedrl.core.versions import versions
+from fedrl.core.versions import COMPUTING, versions
 from fedrl.launch import configure_jax
 from fedrl.records import Event
 from fedrl.studies.one_setting import SettingOutcome, run_setting
@@ -31,8 +31,6 @@ TOLD_S = 0.25
 """Seconds between two messages of a worker; a message for each round would slow short rounds."""
 VISIBLE_S = 3.0
 """Seconds in which a file on a shared file system has to be seen by other machines."""
-COMPARED = ("fedrl", "jax", "jaxlib", "numpy", "optax")
-"""Packages on which the bits of results depend."""
 METHODS = 4
 """How many methods may run at the same time: one waits for news while another is told to stop."""
 
@@ -90,7 +88,7 @@ class StudyWorker:
 
     def set_up(self, given: Surroundings, probe: Probe) -> Prepared:
         """Take over the surroundings, and return what this process is."""
-        here = Prepared(socket.gethostname(), os.getpid(), versions(COMPARED))
+        here = Prepared(socket.gethostname(), os.getpid(), versions(COMPUTING))
         try:
             fault = _placed(given, probe, here.host)
             if not fault:

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from fedrl.config import Config
+from fedrl.config.build import placement_of
 from fedrl.core.errors import RunError
 from fedrl.core.imports import allowed, importing
-from fedrl.engines.distributed.choices import Placement
+from fedrl.engines.executors.placement import Placement
 from fedrl.launch import configure_jax
 from fedrl.records import Event, SettingEnd, SettingStart, Sink, StudyEnd
 from fedrl.records.notices import named
@@ -32,7 +33,7 @@ from fedrl.runs.interruption import Signalled, interruptible
 from fedrl.sinks.verbosity import displaying
 from fedrl.studies import folder
 from fedrl.studies.folder import StudyFolder
-from fedrl.studies.on_ray import connected, placement_of
+from fedrl.studies.on_ray import connected
 from fedrl.studies.one_setting import SettingOutcome, run_setting
 from fedrl.studies.plan import StudySetting, in_order, plan_of, program_groups
 from fedrl.studies.quantity import quantity_named
@@ -85,7 +86,7 @@ def sweep(
         RunError: The folder already contains a study, another process writes to it, or it is not writable; or no worker
             can run settings, or see the folder.
     """
-    placement = placement_of(executor)
+    placement = None if executor is None else placement_of(executor)
     configure_jax()
     plan = plan_of(source, grid, overrides, target, quantity)
     groups = program_groups(plan)
@@ -130,7 +131,7 @@ def resume_sweep(
         RunError: The folder contains no study or one with nothing left to run, is damaged, or another process writes to
             it; or no worker can run settings, or see the folder.
     """
-    placement = placement_of(executor)
+    placement = None if executor is None else placement_of(executor)
     configure_jax()
     stop = stop or threading.Event()
     with (
