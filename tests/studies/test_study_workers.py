@@ -12,7 +12,7 @@ import pytest
 import fedrl
 from fedrl import sweep
 from fedrl.aggregators import mean
-from fedrl.cli.sweep import executor_of
+from fedrl.cli.executor import executor_of
 from fedrl.config.build import placement_of
 from fedrl.core.component import CATALOGUE
 from fedrl.core.errors import ConfigError
@@ -147,12 +147,10 @@ def test_consent_goes_with_the_study() -> None:
 
 
 def test_options_of_the_command_line_describe_an_executor_or_are_refused() -> None:
-    assert executor_of(None, None, None, 2) is None
-    assert executor_of("ray", 2, None, None) == {"name": "ray", "workers": 2}
-    with pytest.raises(ConfigError, match="--workers is 2, and the executor is .process., which has no workers"):
-        executor_of(None, 2, None, None)
-    with pytest.raises(ConfigError, match="--devices is 2, and each worker of --executor ray has one device"):
-        executor_of("ray", None, None, 2)
+    assert executor_of(None, None, None) is None
+    assert executor_of("ray", 2, None) == {"name": "ray", "workers": 2}
+    with pytest.raises(ConfigError, match=r"--workers is 2, and the executor is 'process', which has no workers"):
+        executor_of(None, 2, None)
     with pytest.raises(ConfigError, match="workers is 0"):
         placement_of({"name": "ray", "workers": 0})
     with (
