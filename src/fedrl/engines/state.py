@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType, TracebackType
@@ -16,7 +16,7 @@ from fedrl.core import exact
 from fedrl.core.aggregator import Arrivals
 from fedrl.core.checks import check_positive
 from fedrl.core.errors import ConfigError
-from fedrl.core.keys import Keys, Stream, derived, stream_key
+from fedrl.core.keys import Keys, Root, Stream, derived, stream_key
 from fedrl.core.learner import restored
 from fedrl.core.measures import Measures
 from fedrl.core.types import Key, Params, PyTree
@@ -279,16 +279,19 @@ def starting(
     devices: Sequence[jax.Device],
     numbers: np.ndarray,
     share: np.ndarray,
-) -> Callable[[Keys, Params | None], SimulationState]:
-    """Return `(keys, policy) -> SimulationState`, the initial state; blocks are dealt out to the devices.
+) -> Callable[[Keys, Params | None], tuple[ServerState, Iterator[AgentState]]]:
+    """Return `(keys, policy) -> server, blocks`, the initial states; blocks are dealt out to the devices.
 
-    With a trained policy, all agents start from its parameters instead of random ones.
+    With a trained policy, all agents start from its parameters instead of random ones. Blocks are made one by one, as
+    their reader takes them: of a hundred thousand agents, all at once would be as many arrays.
     """
     begin = start_programs(federation)
 
-    def init(keys: Keys, policy: Params | None) -> SimulationState:
+    def init(keys: Keys, policy: Params | None) -> tuple[ServerState, Iterator[AgentState]]:
         server = jax.device_put(begin.server(stream_key(keys, Stream.SERVER), policy), devices[0])
-        blocks, root = [], keys.run.tobytes()
+        return server, made(keys.run.tobytes(), server, policy)
+
+    def made(root: Root, server: ServerState, policy: Params | None) -> Iterator[AgentState]:
         for i, ids in enumerate(slots):
             # An empty seat gets the environment of agent 0 and never takes part, so that all blocks have one shape.
             settings = jax.tree.map(lambda leaf, ids=ids: np.asarray(leaf)[np.maximum(ids, 0)], fleet)
@@ -296,8 +299,7 @@ def starting(
             work = (jnp.asarray(known, jnp.int32), settings, jnp.asarray(steps[ids], jnp.int32), share[ids])
             own = np.concatenate([derived(root, Stream.AGENTS, max(k, 0), 0) for k in known.tolist()])
             block = begin.block(*jax.device_put((own, server.params, *work, policy), devices[0]))
-            blocks.append(jax.device_put(block, devices[i % len(devices)]))
-        return SimulationState(server, tuple(blocks), keys, policy=policy)
+            yield jax.device_put(block, devices[i % len(devices)])
 
     return init
 

@@ -134,10 +134,11 @@ class Distributed(Executor):
         """Return the initial state of a server, and of all agents, from the parameters of a trained policy if given."""
         share = shares(self.federation, steps) if share is None else share
         nobody: list[np.ndarray] = []
-        first = starting(self.federation, self._fleet, nobody, steps, self.devices, self.numbers, share)(keys, policy)
+        begin = starting(self.federation, self._fleet, nobody, steps, self.devices, self.numbers, share)
+        server, _ = begin(keys, policy)
         held = self._new()
         self._post(lambda ids: ("start", held.number, keys, steps[ids], share[ids], policy))
-        return first.server, _standing_for(held, self.team(steps, share, np.zeros((0, 0), np.uint32)))
+        return server, _standing_for(held, self.team(steps, share, np.zeros((0, 0), np.uint32)))
 
     def prepared(self, agents: Agents, sent: Broadcast, result: PyTree) -> Agents:
         """Allocate what agents receive and compute ahead of time, here and in the workers."""

@@ -8,7 +8,7 @@ restarted(ids)              initialise agents again that have lost their state
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -79,11 +79,11 @@ class Executor:
         """
         share = shares(self.federation, steps) if share is None else share
         devices = self.devices if self.resident else self.devices[:1]
-        first = starting(self.federation, self._fleet, self.slots, steps, devices, self.numbers, share)(keys, policy)
-        blocks, states = first.blocks, np.zeros((0, 0), np.uint32)
+        begin = starting(self.federation, self._fleet, self.slots, steps, devices, self.numbers, share)
+        server, blocks = begin(keys, policy)
         if not self.resident:
-            states, blocks = self.packed(blocks), ()
-        return first.server, Agents(tuple(blocks), self.team(steps, share, states))
+            return server, Agents((), self.team(steps, share, self.packed(blocks)))
+        return server, Agents(tuple(blocks), self.team(steps, share, np.zeros((0, 0), np.uint32)))
 
     def team(self, steps: np.ndarray, share: np.ndarray, states: np.ndarray) -> Team:
         """Return the state about agents before their first job."""
@@ -257,7 +257,7 @@ class Executor:
 
         return self.with_blocks(agents, [remembering(*at) for at in zip(self.blocks(agents), self.slots, strict=True)])
 
-    def packed(self, blocks: Sequence[AgentState]) -> np.ndarray:
+    def packed(self, blocks: Iterable[AgentState]) -> np.ndarray:
         """Return the states of all agents as rows of words, in the order of agents."""
         rows = np.concatenate([np.asarray(self.layout.pack(block)) for block in blocks])
         ids = np.concatenate(self.slots)
