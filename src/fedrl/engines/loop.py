@@ -267,8 +267,7 @@ class Loop:
         log.learned(found.agent, found.metrics, agents.team.steps[found.agent])
         uploads = self.account(found.agent, found.uploads) if self.served else no_uploads(self.agents)
         work_s, messages_s = self.clock.costs(clock_state, found.agent)
-        log.messages_s += float(messages_s.sum())
-        log.worked_s += float(work_s.sum())
+        log.spent(found.agent, work_s, messages_s)
         pending.add(found, uploads, agents.team, table, self.topology.needs_broadcasts, self.scheduler.waits)
         if self.served:
             if DURATION in uploads.report:

@@ -97,12 +97,20 @@ class RoundLog:
     def receive(self, arrivals: Arrivals, uploads: Uploads, work_s: np.ndarray) -> None:
         """Log the arrival of agents' updates, each at most once, and the simulated seconds of their work."""
         ids = arrivals.sender
-        self.came.append(arrivals)
+        # Of updates that arrived at the same time, by sender: where agents have trained is no part of a result.
+        order = np.argsort(ids)
+        self.came.append(Arrivals(ids[order], arrivals.staleness[order]))
         self.work_s[ids] = work_s
         self.weigh(uploads)
         for name, said in uploads.report.items():
             before = self.sent_up.report.get(name, np.full(self.agents, np.nan, np.float32))
             self.sent_up.report[name] = np.where(np.isin(np.arange(self.agents), ids), said, before)
+
+    def spent(self, ids: np.ndarray, work_s: np.ndarray, messages_s: np.ndarray) -> None:
+        """Log the simulated seconds of the agents' work and messages."""
+        order = np.argsort(ids)  # in floats the order changes a sum
+        self.worked_s += float(work_s[order].sum())
+        self.messages_s += float(messages_s[order].sum())
 
     def weigh(self, uploads: Uploads) -> None:
         """Add the sizes and numbers of uploads."""
