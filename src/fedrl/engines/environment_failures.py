@@ -5,7 +5,8 @@ An agent whose environment fails loses the round, as one whose training ends in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -70,3 +71,13 @@ def not_finite(environment: str, name: str, wrong: np.ndarray | np.floating) -> 
         return Failure(environment, "step", f"returned the reward {wrong:g}, which is not finite")
     entry = np.flatnonzero(np.isnan(wrong).reshape(-1))[0]
     return Failure(environment, "step", f"returned an observation of which entry {entry} is not finite")
+
+
+def in_attempts(failures: Iterable[EnvironmentFailure]) -> tuple[EnvironmentFailure, ...]:
+    """Return failures by attempt, and then by agent; those of each agent are in the order of its attempts."""
+    attempts: Counter[int] = Counter()
+    keyed = []
+    for each in failures:
+        keyed.append((attempts[each.agent], each.agent, each))
+        attempts[each.agent] += 1
+    return tuple(each for *_, each in sorted(keyed, key=lambda entry: entry[:2]))

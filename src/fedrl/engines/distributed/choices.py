@@ -47,6 +47,11 @@ def ray(workers: Count | None = None, address: str | None = None, env_vars: tupl
         from fedrl.engines.distributed.executor import Distributed
         from fedrl.engines.distributed.ray_workers import ray_workers
 
-        return Distributed(*given, cluster=ray_workers(address, workers, env_vars), **options)
+        cluster = ray_workers(address, workers, env_vars)
+        try:
+            return Distributed(*given, cluster=cluster, **options)
+        except BaseException:
+            cluster.end_unused()
+            raise
 
     return Placement(build, workers, address, env_vars)

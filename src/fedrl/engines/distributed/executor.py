@@ -28,10 +28,11 @@ from fedrl.engines.distributed.modules import sources
 from fedrl.engines.distributed.portable import dumps
 from fedrl.engines.distributed.shard import Setup, Work
 from fedrl.engines.distributed.workers import Command, Member, Workers
+from fedrl.engines.environment_failures import in_attempts
 from fedrl.engines.executors.ahead import AHEAD, places_for
 from fedrl.engines.executors.executor import Executor
 from fedrl.engines.executors.programs import metric_names
-from fedrl.engines.executors.records import Agents, ExecutorPlan, Learned, Team, together
+from fedrl.engines.executors.records import Agents, Elsewhere, ExecutorPlan, Learned, Team, together
 from fedrl.engines.inbox import SUMS, Table
 from fedrl.engines.program_cache import shapes
 from fedrl.engines.state import WorkerDeath, starting
@@ -43,7 +44,7 @@ BY_AGENT = ("row", "version", "again", "cohort", "steps", "share", "restarts")
 """The columns of `Team` with a number for each agent."""
 
 
-class Held:
+class Held(Elsewhere):
     """Stands for the agents of a run, whose states workers hold.
 
     Attributes:
@@ -61,6 +62,10 @@ class Held:
         self.forgotten: list[int] = []
         self.sent: tuple[Any, Any] = (None, None)
 
+    def rows(self, agents: Agents) -> np.ndarray:
+        """Return the states of all agents as rows of words."""
+        return self.owner.rows(agents)
+
 
 # Without leaves: functions of whole states leave it alone, and a checkpoint needs `whole`.
 jax.tree_util.register_pytree_node(Held, lambda held: ((), held), lambda held, _: held)
@@ -70,7 +75,7 @@ class Undo:
     """Stands for the stage memory of agents from before a call of `train`; workers forget it when this is gone."""
 
     def __init__(self, held: Held, call: int) -> None:
-        self.call = call
+        self.ordinal = call
         weakref.finalize(self, held.forgotten.append, call).atexit = False
 
 
@@ -118,15 +123,16 @@ class Distributed(Executor):
         self._worker, self._place = np.zeros(self.agents, int), np.zeros(self.agents, int)
         for worker, ids in enumerate(self._own):
             self._worker[ids], self._place[ids] = worker, np.arange(len(ids))
-        self._members = cluster.open([self._setup(ids, options) for ids in self._own])
+        content = dumps(federation)
+        modules = sources(content)
+        self._members = cluster.open([self._setup(content, modules, ids, options) for ids in self._own])
         self._released: deque[int] = deque()
         self._open = True
 
-    def _setup(self, ids: np.ndarray, options: dict[str, Any]) -> Setup:
+    def _setup(self, content: bytes, modules: dict[str, str], ids: np.ndarray, options: dict[str, Any]) -> Setup:
         own = jax.tree.map(lambda leaf: np.asarray(leaf)[ids], self._fleet)
         plan = self.plan._replace(group=self.plan.group[ids])
-        content = dumps(self.federation)
-        return Setup(content, sources(content), choices.installed(), own, plan, self.size, ids, options)
+        return Setup(content, modules, choices.installed(), own, plan, self.size, ids, options)
 
     def start(
         self, keys: Keys, steps: np.ndarray, policy: Params | None = None, share: np.ndarray | None = None
@@ -181,20 +187,19 @@ class Distributed(Executor):
         del held.forgotten[: len(forgotten)]
         known = self.alike(team), forgotten
         waiting: list[tuple[Member, Command]] = []
+        # The episodes of a worker that has died are lost, so what they have taught is saved with it.
+        name = "train_and_save" if self._on_host else "train"
         for member, mine in self._by_worker(np.concatenate([ids, fillers])):
             given = self._work(held, keys, team, table, mine, int(np.isin(mine, ids).sum()), *known)
-            waiting.append((member, self._workers.submit(member, "train", *given)))
+            waiting.append((member, self._workers.submit(member, name, *given)))
         for member, mine in self._by_worker(alone):
             self._workers.post(member, "train", *self._work(held, keys, team, table, mine, 0, *known))
         held.ahead[ids], held.ahead[fillers], held.ahead[alone] = False, True, True
         parts = [self._workers.result(*each) for each in waiting]
         if self._on_host:
             team.trained[0] += 1
-            # The episodes of a worker that has died are lost, so what they have taught is saved at once.
-            for member, _ in waiting:
-                self._workers.save(member, always=True)
         learned = together(parts, ids, self.plan.collects == SUMS)
-        failures = tuple(sorted(each for part in parts for each in part.failures))
+        failures = in_attempts(each for part in parts for each in part.failures)
         if self._on_host:
             self.metrics = sorted(learned.metrics)
         return agents, learned._replace(undo=[Undo(held, held.calls)], failures=failures)
@@ -204,7 +209,7 @@ class Distributed(Executor):
         held = _held(agents)
         if len(dropped) and undo:
             for member, mine in self._by_worker(dropped):
-                self._workers.post(member, "give_back", held.number, [each.call for each in undo], self._place[mine])
+                self._workers.post(member, "give_back", held.number, [each.ordinal for each in undo], self._place[mine])
         for member in self._members:
             self._workers.save(member)
         return agents
@@ -218,14 +223,6 @@ class Distributed(Executor):
             self._workers.post(member, "restarted", _held(agents).number, keys, *given)
         return agents
 
-    def blocks(self, agents: Agents) -> list[AgentState]:
-        """Return the states of all agents, in the blocks of `slots`, in this process."""
-        held = agents.blocks[0] if agents.blocks else None
-        if not isinstance(held, Held):
-            # Those of another executor, whose learning is continued.
-            return super().blocks(agents)
-        return self.unpacked(held.owner.rows(agents))
-
     def with_blocks(self, agents: Agents, blocks: Sequence[AgentState]) -> Agents:
         """Return the agents with other states, given in the blocks of `slots`."""
         return self._loaded(agents.team, self.packed(blocks))
@@ -235,6 +232,7 @@ class Distributed(Executor):
         if table.row is None:
             return agents
         new = self._new()
+        new.ahead[:] = _held(agents).ahead
         for member, ids in zip(self._members, self._own, strict=True):
             sent, rows = _used(table.sent, table.row[ids])
             self._workers.post(member, "adopt", sent, _held(agents).number, new.number, rows)
@@ -262,7 +260,10 @@ class Distributed(Executor):
 
     def placed(self, agents: Agents) -> Agents:
         """Return agents of a checkpoint, which `whole` has returned, where they train."""
-        rows = self.packed(agents.blocks) if self.resident else agents.team.states
+        rows, team = self.packed(agents.blocks) if self.resident else agents.team.states, agents.team
+        if team.ahead and self._prepared is None:  # of a simulation without an initial state, from which it is known
+            one = jax.tree.map(lambda x: np.zeros((1, *x.shape[1:]), x.dtype), team.received)
+            self._prepared = one, jax.tree.map(lambda x: np.zeros(x.shape[1:], x.dtype), team.ahead.results[:-1])
         return self._loaded(agents.team._replace(states=np.zeros((0, 0), np.uint32), ahead=()), rows)
 
     def deaths(self) -> tuple[WorkerDeath, ...]:
@@ -321,7 +322,7 @@ class Distributed(Executor):
         """Return the arguments of a worker's `train`, for its agents `ids`, of which the first `due` are due."""
         sent, rows = self._received(held, team, table, ids)
         work = Work(
-            call=held.calls,
+            ordinal=held.calls,
             trained=int(team.trained[0]),
             agent=self._place[ids],
             due=due,
@@ -362,7 +363,7 @@ class Distributed(Executor):
         for member, ids in zip(self._members, self._own, strict=True):
             columns = {name: getattr(team, name)[ids] for name in BY_AGENT}
             received = jax.tree.map(lambda x, ids=ids: x[ids], team.received)
-            own = team._replace(received=received, ahead=(), **columns)
+            own = team._replace(received=received, trained=team.trained.copy(), ahead=(), **columns)
             self._workers.post(member, "load", held.number, root, rows[ids], own, self._prepared)
         return _standing_for(held, team)
 

@@ -35,13 +35,15 @@ def ray_workers(address: str | None, workers: int | None, env_vars: Sequence[str
     with _sharing:
         if key not in _shared:
             transport = RayTransport(connect(address, workers), env_vars)
-            _shared[key] = Workers(transport, closed=lambda: _forget(key))
+            found = Workers(transport, closed=lambda: _forget(key, found))
+            _shared[key] = found
         return _shared[key]
 
 
-def _forget(key: tuple[Any, ...]) -> None:
+def _forget(key: tuple[Any, ...], ended: Workers) -> None:
     with _sharing:
-        _shared.pop(key, None)
+        if _shared.get(key) is ended:
+            del _shared[key]
 
 
 class RayTransport:
@@ -69,10 +71,12 @@ class RayTransport:
     def result(self, future: Any) -> tuple[Any, float]:
         """Wait for a command."""
         errors = self._ray.exceptions
+        # A machine that has gone takes the results with it that it has not sent yet.
+        gone = (errors.RayActorError, errors.WorkerCrashedError, errors.NodeDiedError, errors.ObjectLostError)
         try:
             value, seconds = self._ray.get(future)
-        except (errors.ActorDiedError, errors.ActorUnavailableError, errors.OwnerDiedError, errors.NodeDiedError) as f:
-            raise WorkerDiedError(_cause(f)) from f
+        except (*gone, errors.OutOfMemoryError) as fault:
+            raise WorkerDiedError(_cause(fault)) from fault
         except errors.RayTaskError as fault:
             cause = fault.cause
             raise cause if isinstance(cause, Exception) else fault from None

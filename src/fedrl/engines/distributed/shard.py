@@ -57,7 +57,7 @@ class Work(NamedTuple):
     """Jobs of agents of a shard, `[n]` each; those that are due come first.
 
     Attributes:
-        call: Number of the call, which names the stage memory from before it.
+        ordinal: Number of the call, which names the stage memory from before it.
         trained: Number of calls of the simulation before this one, for executors that count them.
         agent: Agents by their places in the shard.
         due: How many of them are due; the others train ahead of time.
@@ -68,7 +68,7 @@ class Work(NamedTuple):
         forgotten: Calls whose stage memory is not needed any more.
     """
 
-    call: int
+    ordinal: int
     trained: int
     agent: np.ndarray
     due: int
@@ -134,8 +134,13 @@ class Shard:
             held.agents = self.executor.train_ahead(keys, held.agents, fillers, table)
             return None
         held.agents, learned = self.executor.train(keys, held.agents, due, table, fillers)
-        held.undo[work.call] = learned.undo
+        held.undo[work.ordinal] = learned.undo
         return self._sent(learned)
+
+    def train_and_save(self, sent: Broadcast, run: int, keys: Keys, work: Work) -> tuple[Learned | None, bytes]:
+        """Train agents and return also what `restore` needs: another training would be in other episodes."""
+        learned = self.train(sent, run, keys, work)
+        return learned, self.saved()[1]
 
     def give_back(self, run: int, calls: Sequence[int], dropped: np.ndarray) -> None:
         """Restore the stage memory of dropped agents to that from before these calls."""
@@ -192,14 +197,13 @@ class Shard:
         """Forget a run."""
         self.runs.pop(run, None)
 
-    def saved(self) -> bytes:
+    def saved(self) -> tuple[None, bytes]:
         """Return all runs as bytes for `restore`."""
-        return dumps(
-            {
-                run: (self.rows(run), held.agents.team._replace(states=np.zeros((0, 0), np.uint32)), held.undo)
-                for run, held in self.runs.items()
-            }
-        )
+        content = {
+            run: (self.rows(run), held.agents.team._replace(states=np.zeros((0, 0), np.uint32)), held.undo)
+            for run, held in self.runs.items()
+        }
+        return None, dumps(content)
 
     def restore(self, content: bytes) -> None:
         """Continue from what `saved` has returned, in another process; host environments begin new episodes."""
@@ -226,7 +230,10 @@ class Shard:
 
     def _note(self, team: Team, sent: Broadcast, work: Work) -> None:
         ids = work.agent
-        team.version[ids], team.again[ids], team.row[ids] = work.version, work.again, work.row
+        team.version[ids], team.again[ids] = work.version, work.again
+        # Others sit in the same blocks: their rows of an earlier call may be beyond the broadcasts of this one.
+        team.row[:] = 0
+        team.row[ids] = work.row
         team.cohort[ids], team.steps[ids], team.share[ids] = work.cohort, work.steps, work.share
         if self.executor.plan.mixed:
             for own, rows in zip(jax.tree.leaves(team.received), jax.tree.leaves(sent), strict=True):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from fedrl.core.errors import RunError
 from fedrl.engines.distributed.shard import Setup
@@ -20,6 +20,8 @@ from fedrl.engines.state import WorkerDeath
 
 READS = frozenset({"rows", "params_of", "held", "saved"})
 """Commands that change nothing, and are not repeated once their result is known."""
+SAVES = frozenset({"saved", "train_and_save"})
+"""Commands whose result ends with the saved agents; those before them are not repeated any more."""
 SHARE_OF_SAVING = 20.0
 """A shard is saved again after commands that took so many times the seconds of saving it."""
 MOST_DEATHS = 3
@@ -30,6 +32,7 @@ class WorkerDiedError(Exception):
     """A worker process has ended; the message says what is known of it."""
 
 
+@runtime_checkable
 class Transport(Protocol):
     """Starts worker processes and carries commands to them."""
 
@@ -63,11 +66,13 @@ class Transport(Protocol):
 
 @dataclass(eq=False)
 class Command:
-    """A command that was submitted; `future` is None once its result is known."""
+    """A command that was submitted; `future` is None once its result or its error is known."""
 
     name: str
-    arguments: tuple[Any, ...]
+    given: tuple[Any, ...]
     future: Any
+    value: Any = None
+    error: Exception | None = None
 
 
 @dataclass(eq=False)
@@ -79,22 +84,26 @@ class Member:
         number: Number of the shard.
         setup: What it is made from.
         agents: Number of its agents.
+        opening: The command that makes it.
         log: Commands since it was saved.
         saved: What it saved last.
         seconds: Seconds of commands since then.
         saving_s: Seconds of saving.
         waiting: Commands whose result nobody has waited for.
+        closed: Whether it was closed.
     """
 
     worker: int
     number: int
     setup: Setup
     agents: int
+    opening: Command
     log: list[Command] = field(default_factory=list)
     saved: bytes | None = None
     seconds: float = 0.0
     saving_s: float = 0.05
     waiting: list[Command] = field(default_factory=list)
+    closed: bool = False
 
 
 class Workers:
@@ -112,38 +121,52 @@ class Workers:
         self._in_a_row = [0] * len(transport.hosts)
         self._deaths: list[WorkerDeath] = []
         self._users, self._numbers = 0, 0
+        self._counting = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._members)
 
     def open(self, setups: Sequence[Setup]) -> list[Member]:
         """Make a shard in each of the first workers."""
-        self._users += 1
         found = []
-        for worker, setup in enumerate(setups):
-            self._numbers += 1
-            member = Member(worker, self._numbers, setup, len(setup.numbers))
+        with self._counting:
+            self._users += 1
+            numbers = range(self._numbers, self._numbers + len(setups))
+            self._numbers += len(setups)
+        for worker, (number, setup) in enumerate(zip(numbers, setups, strict=True)):
             with self._locks[worker]:
-                self._members[worker].append(member)
-                opening = Command("open", (), self.transport.submit(worker, member.number, "open", setup))
-                member.waiting.append(opening)
-            found.append(member)
+                opening = Command("open", (), self.transport.submit(worker, number, "open", setup))
+                found.append(Member(worker, number, setup, len(setup.numbers), opening))
+                self._members[worker].append(found[-1])
         return found
 
     def close(self, members: Sequence[Member]) -> None:
         """End these shards, and all workers if there are no others."""
         for member in members:
             with self._locks[member.worker]:
+                member.closed = True
                 self._members[member.worker].remove(member)
                 self.transport.submit(member.worker, member.number, "close")
-        self._users -= 1
-        if not self._users:
-            self._closed()
-            self.transport.close()
+        with self._counting:
+            self._users -= 1
+        self.end_unused()
+
+    def end_unused(self) -> None:
+        """End all workers if no simulation has agents there."""
+        with self._counting:
+            if self._users:
+                return
+        self._closed()
+        self.transport.close()
 
     def submit(self, member: Member, name: str, *arguments: Any) -> Command:
-        """Send a command, for whose result `result` waits."""
+        """Send a command, for whose result `result` waits.
+
+        Raises:
+            RunError: The simulation is closed.
+        """
         with self._locks[member.worker]:
+            _check_open(member)
             command = Command(name, arguments, self.transport.submit(member.worker, member.number, name, *arguments))
             member.log.append(command)
         return command
@@ -158,24 +181,20 @@ class Workers:
         Raises:
             RunError: A worker has ended several times in a row.
         """
+        self._wait(member, member.opening)
         while posted := self._next(member):
             self._wait(member, posted)
         return self._wait(member, command)
 
-    def save(self, member: Member, always: bool = False) -> None:
+    def save(self, member: Member) -> None:
         """Let a shard save its agents, if enough was computed since the last time."""
-        if not always and member.seconds < SHARE_OF_SAVING * member.saving_s:
-            return
-        command = self.submit(member, "saved")
-        before = member.seconds
-        content = self.result(member, command)
-        with self._locks[member.worker]:
-            member.saving_s, member.seconds = max(member.seconds - before, 1e-3), 0.0
-            member.saved, member.log = content, member.log[member.log.index(command) + 1 :]
+        if member.seconds >= SHARE_OF_SAVING * member.saving_s:
+            self.result(member, self.submit(member, "saved"))
 
     def deaths(self) -> tuple[WorkerDeath, ...]:
         """Return the workers that have ended since the last call."""
-        found, self._deaths = tuple(self._deaths), []
+        with self._counting:
+            found, self._deaths = tuple(self._deaths), []
         return found
 
     def _next(self, member: Member) -> Command | None:
@@ -183,18 +202,48 @@ class Workers:
             return member.waiting.pop(0) if member.waiting else None
 
     def _wait(self, member: Member, command: Command) -> Any:
-        while True:
-            future = command.future
+        self._settle(member, command)
+        if command.error is not None:
+            raise command.error
+        # Its result is kept by no one else, and may be large.
+        value, command.value = command.value, None
+        return value
+
+    def _settle(self, member: Member, command: Command) -> None:
+        """Wait until the result of a command is known."""
+        if command.name in SAVES:
+            # Those of another thread, too: they can't be repeated once the log begins after this command.
+            with self._locks[member.worker]:
+                before = member.log[: member.log.index(command)] if command in member.log else []
+            for each in before:
+                self._settle(member, each)
+        while (future := command.future) is not None:
+            value: Any = None
+            seconds, error = 0.0, None
             try:
                 value, seconds = self.transport.result(future)
             except WorkerDiedError as death:
                 self._recover(member, command, future, str(death))
                 continue
-            self._in_a_row[member.worker] = 0
-            member.seconds += seconds
-            # Its result is kept by no one else, and may be large.
-            command.future = None
-            return value
+            except Exception as fault:
+                error = fault
+            with self._locks[member.worker]:
+                if command.future is not future:  # another thread has found the worker dead
+                    continue
+                self._in_a_row[member.worker] = 0
+                if command.name in SAVES and error is None:
+                    value = self._saved(member, command, value, seconds)
+                else:
+                    member.seconds += seconds
+                command.value, command.error, command.future = value, error, None
+
+    def _saved(self, member: Member, command: Command, value: tuple[Any, bytes], seconds: float) -> Any:
+        """Note what a shard has saved, and return the rest of the command's result."""
+        rest, member.saved = value
+        if command.name == "saved":
+            member.saving_s, member.seconds = max(seconds, 1e-3), 0.0
+        member.log = member.log[member.log.index(command) + 1 :]
+        return rest
 
     def _recover(self, member: Member, command: Command, future: Any, reason: str) -> None:
         """Start the worker of a command again, unless another thread has, and repeat what it had done."""
@@ -202,8 +251,11 @@ class Workers:
         with self._locks[worker]:
             if command.future is not future:
                 return
+            _check_open(member)
             here = self._members[worker]
-            self._deaths.append(WorkerDeath(worker, transport.hosts[worker], sum(m.agents for m in here), reason))
+            with self._counting:
+                agents = sum(each.agents for each in here)
+                self._deaths.append(WorkerDeath(worker, transport.hosts[worker], agents, reason))
             self._in_a_row[worker] += 1
             if self._in_a_row[worker] > MOST_DEATHS:
                 raise RunError(
@@ -213,12 +265,23 @@ class Workers:
             transport.restart(worker)
             for each in here:
                 opening = transport.submit(worker, each.number, "open", each.setup)
-                for waiting in each.waiting:
-                    if waiting.name == "open":
-                        waiting.future = opening
+                each.opening.future = None if each.opening.future is None else opening
                 if each.saved is not None:
                     transport.submit(worker, each.number, "restore", each.saved)
                 for known in each.log:
                     if known.name not in READS or known.future is not None:
-                        again = transport.submit(worker, each.number, known.name, *known.arguments)
+                        again = transport.submit(worker, each.number, known.name, *known.given)
                         known.future = None if known.future is None else again
+
+
+def _check_open(member: Member) -> None:
+    """Refuse commands for a shard that was closed.
+
+    Raises:
+        RunError: It was.
+    """
+    if member.closed:
+        raise RunError(
+            "The simulation was closed, and its workers have ended with the states of its agents. Use it inside its "
+            "`with` block, or build it again."
+        )

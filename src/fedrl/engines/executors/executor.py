@@ -20,7 +20,7 @@ from fedrl.core.keys import Keys, Root, Stream, agent_secret, derived, stream_ke
 from fedrl.core.learner import policy_of
 from fedrl.core.types import Broadcast, Params, PyTree
 from fedrl.engines.executors.programs import JobInputs, adoption, layout
-from fedrl.engines.executors.records import Agents, ExecutorPlan, Found, Learned, Team
+from fedrl.engines.executors.records import Agents, Elsewhere, ExecutorPlan, Found, Learned, Team
 from fedrl.engines.inbox import SUMS, PartialSums, Table
 from fedrl.engines.messages import failures
 from fedrl.engines.program_cache import shapes
@@ -207,6 +207,9 @@ class Executor:
 
     def blocks(self, agents: Agents) -> list[AgentState]:
         """Return the states of all agents, in the blocks of `slots`."""
+        there: Any = agents.blocks[0] if agents.blocks else None
+        if isinstance(there, Elsewhere):
+            return self.unpacked(there.rows(agents))
         if self.resident:
             return list(agents.blocks)
         return self.unpacked(agents.team.states)

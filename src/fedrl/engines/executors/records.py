@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -54,6 +55,14 @@ class Agents(NamedTuple):
 
     blocks: tuple[AgentState, ...]
     team: Team
+
+
+class Elsewhere(ABC):
+    """Stands for the blocks of agents whose states are in other processes."""
+
+    @abstractmethod
+    def rows(self, agents: Agents) -> np.ndarray:
+        """Return the states of all agents as rows of words."""
 
 
 class Learned(NamedTuple):
