@@ -67,12 +67,15 @@ def _modules(content: bytes) -> Iterator[str]:
 
 def _files(top: str) -> Iterator[tuple[Path, Path]]:
     """Yield the Python files of a package or module, with the folder in which it was found; none if it is installed."""
-    file = getattr(sys.modules.get(top), "__file__", None)
-    if file is None or top in ("fedrl", "ray", "__main__"):
+    module = sys.modules.get(top)
+    file = getattr(module, "__file__", None)
+    if top in ("fedrl", "ray", "__main__"):
         return
-    place = Path(file).resolve()
-    folder = place.parent.parent if place.name == "__init__.py" else place.parent
-    if str(folder) not in own_folders():
-        return
-    for path in sorted(place.parent.rglob("*.py")) if place.name == "__init__.py" else [place]:
-        yield path, folder
+    # A folder without `__init__.py` is a package without a file, maybe of several folders.
+    places = [Path(file)] if file else [Path(each, "__init__.py") for each in getattr(module, "__path__", ())]
+    for place in (each.resolve() for each in places):
+        package = place.name == "__init__.py"
+        folder = place.parent.parent if package else place.parent
+        if str(folder) in own_folders():
+            for path in sorted(place.parent.rglob("*.py")) if package else [place]:
+                yield path, folder

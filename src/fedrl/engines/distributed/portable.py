@@ -82,8 +82,12 @@ def _built(build: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
 
 def _key_or_array(value: jax.Array) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     if jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data, (np.asarray(jax.random.key_data(value)),)
+        return _key, (np.asarray(jax.random.key_data(value)), str(jax.random.key_impl(value)))
     return jax.numpy.asarray, (np.asarray(value),)
+
+
+def _key(data: np.ndarray, algorithm: str) -> jax.Array:
+    return jax.random.wrap_key_data(jax.numpy.asarray(data), impl=algorithm)
 
 
 def _first_line(fault: Exception) -> str:
