@@ -79,13 +79,16 @@ def connect(address: str | None = None, workers: int | None = None) -> int:
         workers: Number of worker processes; by default one for each core of the cluster.
 
     Raises:
-        ConfigError: Ray is not installed, there is no such cluster, or it has too few cores.
+        ConfigError: Ray is not installed, there is no such cluster, it has too few cores, or this process is
+            connected to another one.
     """
     _choose_token(alone=address is None)
     ray = imported_ray()
+    _check_address(address)
     if not ray.is_initialized():
-        _check_address(address)
         _start(ray, address, workers)
+    elif address not in (None, "auto", "local"):
+        _check_connected(str(address), ray.get_runtime_context().gcs_address)
     there = int(ray.cluster_resources().get("CPU", 0))
     wanted = there if workers is None else workers
     if not 1 <= wanted <= there:
@@ -176,6 +179,24 @@ def _check_address(address: str | None) -> None:
             f"The address of the Ray cluster is {address!r}, and nothing answers there ({fault}). Start its head node "
             "with: ray start --head, and check host, port and firewall."
         ) from None
+
+
+def _check_connected(address: str, known: str) -> None:
+    """Refuse another cluster than the one to which this process is connected.
+
+    Raises:
+        ConfigError: It is another one.
+    """
+    (host, _, port), (own, _, own_port) = address.rpartition(":"), known.rpartition(":")
+    hosts = {str(entry[4][0]) for entry in socket.getaddrinfo(host, int(port))}
+    # The machine itself has several addresses, of which Ray names one.
+    local = own in {str(entry[4][0]) for entry in socket.getaddrinfo(socket.gethostname(), int(port))}
+    same = own in hosts or (local and any(each.startswith("127.") or each == "::1" for each in hosts))
+    if port != own_port or not same:
+        raise ConfigError(
+            f"The address of the Ray cluster is {address!r}, and this process is connected to another one, {known}. "
+            "Call ray.shutdown() before, or use a process for each cluster."
+        )
 
 
 def environment_of_workers(extra: Sequence[str] = (), **fixed: str) -> dict[str, str]:
