@@ -11,6 +11,7 @@ NAMING = {
     "core/hyperparameters.py",  # which numbers are inputs of programs, and the constructors that take them
     "federation/wire_digest.py",  # which federations speak the same wire
     "engines/program_cache.py",  # which compiled programs are equal
+    "engines/distributed/portable.py",  # how components are sent to workers
     "config/catalogue.py",  # tables of configuration files
     "config/loading.py",
     "runs/summary.py",  # citations
