@@ -126,7 +126,8 @@ def placement_of(executor: Any) -> Placement | None:
     >>> placement_of("process") is None, placement_of({"name": "ray", "workers": 2})
     (True, ray(workers=2))
     """
-    found: Placement = catalogue.build("executor", executor, "executor")
+    built = isinstance(executor, Placement)
+    found: Placement = executor if built else catalogue.build("executor", executor, "executor")
     return found if found.build is not None else None
 
 
