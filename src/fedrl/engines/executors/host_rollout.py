@@ -162,7 +162,7 @@ class HostRollout:
 def instance_settings(environment: AnyEnvironment, fleet: PyTree, num_envs: int) -> PyTree:
     """Return the parameters of each row; an agent with a stack of parameters deals them out to its copies in turn."""
 
-    def rows(leaf: jax.Array, like: jax.Array) -> np.ndarray:
+    def rows(leaf: jax.Array | np.ndarray, like: jax.Array) -> np.ndarray:
         settings = np.asarray(leaf)
         if settings.ndim == jnp.ndim(like) + 1:
             settings = settings[:, None]
