@@ -24,6 +24,7 @@ import numpy as np
 from fedrl.aggregators import mean, median
 from fedrl.clocks import clock
 from fedrl.core.errors import REASONS, ConfigError, UnsoundError
+from fedrl.engines.executors.placement import Placement
 from fedrl.engines.simulate import simulate
 from fedrl.engines.state import RoundResult, Simulation
 from fedrl.engines.topologies.choices import gossip, hierarchy, isolated, server
@@ -114,8 +115,8 @@ def federation_of(
     return federate(learner, rules[rule], *stages, local_steps=steps, payload=payload, reports=told)
 
 
-def made(chosen: Combination) -> Simulation:
-    """The simulation of a combination, or an error with its reason."""
+def made(chosen: Combination, executor: Placement | None = None) -> Simulation:
+    """The simulation of a combination, or an error with its reason; with workers if such an executor is given."""
     asked_for = 1 if chosen["topology"] == "tree" else COHORT  # by each server
     parts = {
         "selection": uniform(asked_for) if chosen["selection"] == "uniform" else None,
@@ -142,6 +143,7 @@ def made(chosen: Combination) -> Simulation:
         scheduler=Scheduler(SCHEDULES[chosen["schedule"]], **parts),
         clock=DEVICES[chosen["clock"]],
         merges=1,
+        executor=executor,
         **options,
     )
 
@@ -161,10 +163,10 @@ def flat(params: Any, agents: bool = True) -> np.ndarray:
     return np.concatenate([x.reshape(len(x) if agents else 1, -1) for x in leaves], axis=1)
 
 
-def trained(chosen: Combination, rounds: int = 2) -> Seen:
+def trained(chosen: Combination, rounds: int = 2, executor: Placement | None = None) -> Seen:
     """Some rounds of a combination."""
     seen, held, adopted, servers = [], [], [], []
-    with made(chosen) as simulation:
+    with made(chosen, executor) as simulation:
         run_state = simulation.init(1)
         for _ in range(rounds):
             adopted.append(flat(simulation.held(simulation.adopt(run_state))))
