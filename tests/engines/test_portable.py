@@ -17,6 +17,7 @@ from fedrl.config.build import build
 from fedrl.core.errors import ConfigError
 from fedrl.engines.distributed import modules
 from fedrl.engines.distributed.portable import dumps, loads
+from fedrl.environments.adapters.settings import settings_record
 from fedrl.shipped import examples
 from tests.support.own_parts import modules_in
 
@@ -85,6 +86,26 @@ class TestObjects:
         content = pickle.dumps(len).replace(b"builtins", b"nonsense")
         with pytest.raises(ConfigError, match=r"^A worker can't import the module 'nonsense'.*Install it"):
             loads(content)
+
+
+def test_settings_of_adapted_environments_are_the_same_pytree_in_another_process(tmp_path):
+    """Of Gymnasium's the class is made at run time; a copy of it would be another pytree."""
+    (tmp_path / "sent").write_bytes(dumps(settings_record({"gain": 2.0})))
+    script = (
+        "import pathlib, sys, jax\n"
+        "from fedrl.engines.distributed.portable import loads\n"
+        "from fedrl.environments.adapters.settings import settings_record\n"
+        "sent, own = loads(pathlib.Path(sys.argv[1]).read_bytes()), settings_record({'gain': 1.0})\n"
+        "print(jax.tree.map(lambda x, y: float(x + y), sent, own))\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "sent")],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout == "Settings(gain=3.0)\n"
 
 
 class TestModules:

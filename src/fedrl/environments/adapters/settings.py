@@ -18,7 +18,18 @@ NOTHING = {"unused": 0.0}
 @functools.cache
 def _record(names: tuple[str, ...]) -> Any:
     """Return the class of these names; one class per tuple of names, so that equal settings are equal pytrees."""
-    return namedtuple("Settings", names)
+    found: Any = namedtuple("Settings", names)  # type: ignore[misc]
+
+    def reduced(settings: Any) -> tuple[Any, ...]:
+        return _settings, (names, tuple(settings))
+
+    # In another process they are of its own class of these names: a copy of this class would be another pytree.
+    found.__reduce__ = reduced  # type: ignore[method-assign, assignment]
+    return found
+
+
+def _settings(names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
+    return _record(names)(*values)
 
 
 def settings_record(defaults: Mapping[str, Any]) -> Any:
