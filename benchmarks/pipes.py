@@ -58,9 +58,9 @@ def _serve(pipe: Any) -> None:
     import fedrl.launch
 
     fedrl.launch.configure_jax()
-    from fedrl.engines.distributed.worker import Worker
+    from fedrl.engines.distributed.worker import ShardWorker
 
-    worker = Worker()
+    worker = ShardWorker()
     while (command := pipe.recv()) is not None:
         shard, name, arguments = command
         pipe.send(worker.do(shard, name, *arguments))

@@ -14,7 +14,7 @@ from fedrl.aggregators import mean
 from fedrl.clocks import clock
 from fedrl.core.errors import RunError
 from fedrl.engines.distributed import workers
-from fedrl.engines.distributed.shard import Shard
+from fedrl.engines.distributed.shard import AgentShard
 from fedrl.engines.executors.executor import Executor
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import gossip
@@ -175,12 +175,12 @@ def test_a_recovery_that_repeats_nothing_is_seen(monkeypatch):
 def test_an_older_snapshot_is_seen(monkeypatch):
     """Planted: a shard restores the first state that it has saved."""
     monkeypatch.setattr(workers, "SHARE_OF_SAVING", 0.0)
-    restore, firsts = Shard.restore, []
+    restore, firsts = AgentShard.restore, []
 
     def older(self, content):
         restore(self, firsts[0] if firsts else content)
 
-    saved = Shard.saved
+    saved = AgentShard.saved
 
     def noted(self):
         found = saved(self)
@@ -188,19 +188,19 @@ def test_an_older_snapshot_is_seen(monkeypatch):
             firsts.append(found[1])
         return found
 
-    monkeypatch.setattr(Shard, "restore", older)
-    monkeypatch.setattr(Shard, "saved", noted)
+    monkeypatch.setattr(AgentShard, "restore", older)
+    monkeypatch.setattr(AgentShard, "saved", noted)
     assert killed("scaffold", {0: 12})[0] != []
 
 
 @pytest.mark.parametrize("kind", ["scaffold", "error feedback", "selected"])
 def test_a_memory_that_is_not_given_back_is_seen(kind, monkeypatch):
     """Planted: workers forget `give_back`; the process does not."""
-    give_back = Shard.give_back
+    give_back = AgentShard.give_back
     apart = [killed(kind, {0: 6})[0]]
-    monkeypatch.setattr(Shard, "give_back", lambda self, run, calls, dropped: None)
+    monkeypatch.setattr(AgentShard, "give_back", lambda self, run, calls, dropped: None)
     apart.append(killed(kind, {0: 6})[0])
-    monkeypatch.setattr(Shard, "give_back", give_back)
+    monkeypatch.setattr(AgentShard, "give_back", give_back)
     assert apart[0] == []
     assert apart[1] != []
 
@@ -255,7 +255,7 @@ class TestDeath:
         for name in ("train", "restarted", "give_back", "start"):
             # In the shard's executor alone: that of the process has the names, too, but another class.
             with monkeypatch.context() as patched:
-                patched.setattr(Shard, name, broken)
+                patched.setattr(AgentShard, name, broken)
                 if name == "restarted":
                     continue
                 with pytest.raises(ZeroDivisionError, match="nothing to divide by"):
@@ -265,7 +265,7 @@ class TestDeath:
         def broken(self, setup):
             raise MemoryError("of a worker")
 
-        monkeypatch.setattr(Shard, "__init__", broken)
+        monkeypatch.setattr(AgentShard, "__init__", broken)
         with pytest.raises(MemoryError, match="of a worker"):
             ran("sums", here(2))
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from fedrl.engines.distributed.portable import dumps, loads
-from fedrl.engines.distributed.worker import Worker
+from fedrl.engines.distributed.worker import ShardWorker
 from fedrl.engines.distributed.workers import WorkerDiedError, Workers
 from fedrl.engines.executors.placement import Placement
 
@@ -30,7 +30,7 @@ class Here:
         self.commands: list[tuple[int, str]] = []
         self.starts = [0] * workers
         self.closed = 0
-        self.workers: list[Worker | None] = [Worker() for _ in range(workers)]
+        self.workers: list[ShardWorker | None] = [ShardWorker() for _ in range(workers)]
         self._one_at_a_time = [threading.Lock() for _ in range(workers)]
 
     def submit(self, worker: int, shard: int, name: str, *arguments: Any) -> Any:
@@ -64,7 +64,7 @@ class Here:
 
     def restart(self, worker: int) -> None:
         self.starts[worker] += 1
-        self.workers[worker] = Worker()
+        self.workers[worker] = ShardWorker()
 
     def close(self) -> None:
         self.closed += 1

@@ -33,7 +33,7 @@ from fedrl.runs.session import reason_of
 from fedrl.studies.folder import StudyFolder
 from fedrl.studies.one_setting import SettingOutcome
 from fedrl.studies.plan import StudySetting
-from fedrl.studies.ray_worker import METHODS, Prepared, Probe, StudyWorker
+from fedrl.studies.ray_worker import METHODS, Prepared, ProbeFile, StudyWorker
 from fedrl.studies.surroundings import Surroundings
 
 START_S = 60.0
@@ -85,7 +85,7 @@ class Cluster:
             RunError: No worker can run settings.
         """
         groups = {each.number: i for i, group in enumerate(self.groups) for each in group}
-        probe = Probe(str(place.path / f".{secrets.token_hex(8)}.draft"), secrets.token_hex(16))
+        probe = ProbeFile(str(place.path / f".{secrets.token_hex(8)}.draft"), secrets.token_hex(16))
         write_atomically(Path(probe.path), probe.content.encode())
         study = _RayStudy(self, place, begin, tell, stop, groups, probe, list(settings))
         try:
@@ -129,7 +129,7 @@ class _RayStudy:
     tell: Sink
     stop: threading.Event
     groups: Mapping[int, int]
-    probe: Probe
+    probe: ProbeFile
     waiting: list[StudySetting]
     workers: list[_Worker] = field(default_factory=list)
     deaths: dict[int, int] = field(default_factory=dict)

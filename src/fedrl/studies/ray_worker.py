@@ -35,7 +35,7 @@ METHODS = 4
 """How many methods may run at the same time: one waits for news while another is told to stop."""
 
 
-class Probe(NamedTuple):
+class ProbeFile(NamedTuple):
     """A file in the study folder, by which a worker knows that it sees this folder.
 
     Attributes:
@@ -86,7 +86,7 @@ class StudyWorker:
         self._stopped = False
         self._trust = False
 
-    def set_up(self, given: Surroundings, probe: Probe) -> Prepared:
+    def set_up(self, given: Surroundings, probe: ProbeFile) -> Prepared:
         """Take over the surroundings, and return what this process is."""
         here = Prepared(socket.gethostname(), os.getpid(), versions(COMPUTING))
         try:
@@ -142,7 +142,7 @@ class StudyWorker:
             self._events.append(event)
 
 
-def _placed(given: Surroundings, probe: Probe, host: str) -> str:
+def _placed(given: Surroundings, probe: ProbeFile, host: str) -> str:
     """Change to the working directory; return why the folders can't be used, if so."""
     cure = "All machines of the cluster need it under the same path. Put it on a file system that they share"
     try:

@@ -4,7 +4,7 @@
 
 This process has the jobs; workers have the states of agents, which stay there, whole blocks with each. They return
 exact sums, or an item of each agent, so the result has the same bits for any number of workers. In the state of a
-simulation, `Held` stands for the states; `whole` fetches them for a checkpoint, with the same arrays as of an executor
+simulation, `RemoteAgents` stands for the states; `whole` fetches them for a checkpoint, with the arrays of an executor
 in this process, so that either can continue what the other has begun.
 """
 
@@ -44,7 +44,7 @@ BY_AGENT = ("row", "version", "again", "cohort", "steps", "share", "restarts")
 """The columns of `Team` with a number for each agent."""
 
 
-class Held(Elsewhere):
+class RemoteAgents(Elsewhere):
     """Stands for the agents of a run, whose states workers hold.
 
     Attributes:
@@ -68,13 +68,13 @@ class Held(Elsewhere):
 
 
 # Without leaves: functions of whole states leave it alone, and a checkpoint needs `whole`.
-jax.tree_util.register_pytree_node(Held, lambda held: ((), held), lambda held, _: held)
+jax.tree_util.register_pytree_node(RemoteAgents, lambda held: ((), held), lambda held, _: held)
 
 
 class Undo:
     """Stands for the stage memory of agents from before a call of `train`; workers forget it when this is gone."""
 
-    def __init__(self, held: Held, call: int) -> None:
+    def __init__(self, held: RemoteAgents, call: int) -> None:
         self.ordinal = call
         weakref.finalize(self, held.forgotten.append, call).atexit = False
 
@@ -276,7 +276,7 @@ class Distributed(Executor):
             self._open = False
             self._workers.close(self._members)
 
-    def _new(self) -> Held:
+    def _new(self) -> RemoteAgents:
         """Return what stands for a new run; workers forget the run when it is gone."""
         while self._released:
             try:
@@ -285,7 +285,7 @@ class Distributed(Executor):
                 break
             for member in self._members:
                 self._workers.post(member, "release", number)
-        held = Held(next(self._runs), self)
+        held = RemoteAgents(next(self._runs), self)
         weakref.finalize(held, self._released.append, held.number).atexit = False
         return held
 
@@ -310,7 +310,7 @@ class Distributed(Executor):
 
     def _work(
         self,
-        held: Held,
+        held: RemoteAgents,
         keys: Keys,
         team: Team,
         table: Table,
@@ -338,7 +338,7 @@ class Distributed(Executor):
         )
         return sent, held.number, keys, work
 
-    def _received(self, held: Held, team: Team, table: Table, ids: np.ndarray) -> tuple[Any, np.ndarray]:
+    def _received(self, held: RemoteAgents, team: Team, table: Table, ids: np.ndarray) -> tuple[Any, np.ndarray]:
         """Return the broadcasts that these agents received, and the row of each."""
         if self.plan.mixed:
             return jax.tree.map(lambda own: own[ids], team.received), np.arange(len(ids))
@@ -378,14 +378,14 @@ class Distributed(Executor):
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[back], *self._asked_of_each(name, agents))
 
 
-def _standing_for(held: Held, team: Team) -> Agents:
+def _standing_for(held: RemoteAgents, team: Team) -> Agents:
     blocks: Any = (held,)
     return Agents(blocks, team)
 
 
-def _held(agents: Agents) -> Held:
+def _held(agents: Agents) -> RemoteAgents:
     held: Any = agents.blocks[0]
-    assert isinstance(held, Held)
+    assert isinstance(held, RemoteAgents)
     return held
 
 

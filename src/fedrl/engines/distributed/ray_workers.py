@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Sequence
 from typing import Any
 
 from fedrl.core.errors import ConfigError, RunError
-from fedrl.core.ray_cluster import connect, environment_of_workers, imported_ray, own_folders
-from fedrl.engines.distributed.worker import Facts, Worker, facts
+from fedrl.core.processors import VARIABLE
+from fedrl.core.ray_cluster import cause_of, connect, environment_of_workers, imported_ray, own_folders
+from fedrl.engines.distributed.worker import Facts, ShardWorker, facts
 from fedrl.engines.distributed.workers import WorkerDiedError, Workers
 from fedrl.launch import DEVICES
 
@@ -52,11 +54,13 @@ class RayTransport:
     def __init__(self, workers: int, env_vars: Sequence[str]) -> None:
         self._ray = imported_ray()
         flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(f"{DEVICES}=")]
-        self._environment = environment_of_workers(env_vars, XLA_FLAGS=" ".join([*flags, f"{DEVICES}=1"]))
-        actor: Any = self._ray.remote(Actor)
+        # One core each: also an environment of Gymnasium would otherwise be stepped in a process for each core.
+        fixed = {"XLA_FLAGS": " ".join([*flags, f"{DEVICES}=1"]), VARIABLE: "1"}
+        self._environment = environment_of_workers(env_vars, **fixed)
+        actor: Any = self._ray.remote(RayWorker)
         self._kind = actor.options(num_cpus=1, runtime_env={"env_vars": self._environment})
         # A worker that can't start ends the others: nothing may stay behind.
-        self._actors: list[Any] = [self._kind.remote() for _ in range(workers)]
+        self._actors: list[Any] = [self._kind.remote(os.getcwd()) for _ in range(workers)]
         try:
             found = self._started(self._actors)
         except BaseException:
@@ -76,7 +80,7 @@ class RayTransport:
         try:
             value, seconds = self._ray.get(future)
         except (*gone, errors.OutOfMemoryError) as fault:
-            raise WorkerDiedError(_cause(fault)) from fault
+            raise WorkerDiedError(cause_of(fault)) from fault
         except errors.RayTaskError as fault:
             cause = fault.cause
             raise cause if isinstance(cause, Exception) else fault from None
@@ -89,7 +93,7 @@ class RayTransport:
     def restart(self, worker: int) -> None:
         """Start a worker again."""
         self._ray.kill(self._actors[worker])
-        self._actors[worker] = self._kind.remote()
+        self._actors[worker] = self._kind.remote(os.getcwd())
         self.hosts[worker] = self._started([self._actors[worker]])[0].host
 
     def close(self) -> None:
@@ -118,19 +122,22 @@ class RayTransport:
         except ray.exceptions.ActorDiedError as fault:
             raise _unfit(fault) from fault
         except ray.exceptions.RuntimeEnvSetupError as fault:
-            raise RunError(f"Ray can't set up the environment of workers ({_cause(fault)}).") from fault
+            raise RunError(f"Ray can't set up the environment of workers ({cause_of(fault)}).") from fault
         here = facts()
         for each in found:
             _check_same(here, each)
         return found
 
 
-class Actor(Worker):
+class RayWorker(ShardWorker):
     """A worker as an actor of Ray."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str) -> None:
         from fedrl.launch import configure_jax
 
+        # Environments may read files by paths from the working directory, which other machines need not have.
+        with contextlib.suppress(OSError):
+            os.chdir(folder)
         # The number of devices stands in XLA_FLAGS; this sets the cache of programs.
         configure_jax()
         super().__init__()
@@ -170,15 +177,4 @@ def _unfit(fault: Exception) -> ConfigError | RunError:
             f"A worker can't import {name!r}. Install fedrl and the modules of your experiment on every machine of the "
             f"cluster, or set PYTHONPATH; workers looked in {', '.join(own_folders()) or 'installed packages alone'}."
         )
-    return RunError(f"A worker ended while it started ({_cause(fault)}).")
-
-
-def _cause(fault: Exception) -> str:
-    """Return what Ray says of the end of a process, in one line."""
-    lines = [line.strip() for line in str(fault).splitlines() if line.strip()]
-    for line in lines:
-        for known in ("exit detail:", "The actor is dead because", "Error"):
-            if known in line:
-                detail = line.partition("exit detail:")[2].strip() or line
-                return detail.partition("Some common causes")[0].strip(" .")
-    return lines[0] if lines else type(fault).__name__
+    return RunError(f"A worker ended while it started ({cause_of(fault)}).")

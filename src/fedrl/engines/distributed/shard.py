@@ -84,14 +84,14 @@ class Work(NamedTuple):
 
 
 @dataclass
-class Run:
+class ShardRun:
     """One simulated run: its agents, and their stage memory from before the calls that are not settled."""
 
     agents: Agents
     undo: dict[int, Any] = field(default_factory=dict)
 
 
-class Shard:
+class AgentShard:
     """Agents of a simulation, for any number of its runs at a time. Agents are named by their places in the shard."""
 
     def __init__(self, setup: Setup) -> None:
@@ -104,13 +104,13 @@ class Shard:
             federation, setup.fleet, setup.plan, setup.size, jax.local_devices(), None, **setup.options
         )
         self.executor.numbers = setup.numbers
-        self.runs: dict[int, Run] = {}
+        self.runs: dict[int, ShardRun] = {}
         self._standing = -1  # the run to which the current episodes of host environments belong
 
     def start(self, run: int, keys: Keys, steps: np.ndarray, share: np.ndarray, policy: Params | None) -> None:
         """Initialise the agents of a run."""
         _, agents = self.executor.start(keys, steps, policy, share)
-        self.runs[run] = Run(agents)
+        self.runs[run] = ShardRun(agents)
         self._stand(run, keys, 0)
 
     def prepared(self, run: int, sent: Broadcast, result: PyTree) -> None:
@@ -170,7 +170,7 @@ class Shard:
     def load(self, run: int, keys: Keys, rows: np.ndarray, team: Team, prepared: tuple[Any, Any] | None) -> None:
         """Begin a run with these states of the agents, and of the executor about them."""
         agents = self._placed(rows, jax.tree.map(np.array, team))
-        self.runs[run] = Run(agents)
+        self.runs[run] = ShardRun(agents)
         if prepared is not None:
             received = agents.team.received
             self.prepared(run, *prepared)
@@ -183,7 +183,7 @@ class Shard:
         """Begin a run with the agents of another after they have adopted a broadcast."""
         agents = self.runs[run].agents
         adopted = self.executor.adopt(agents, Table(sent, row))
-        self.runs[new] = Run(adopted._replace(team=jax.tree.map(np.array, adopted.team)))
+        self.runs[new] = ShardRun(adopted._replace(team=jax.tree.map(np.array, adopted.team)))
 
     def params_of(self, run: int) -> Params:
         """Return the parameters with which each agent acts."""
@@ -208,7 +208,7 @@ class Shard:
     def restore(self, content: bytes) -> None:
         """Continue from what `saved` has returned, in another process; host environments begin new episodes."""
         for run, (rows, team, undo) in loads(content).items():
-            self.runs[run] = Run(self._placed(rows, team), undo)
+            self.runs[run] = ShardRun(self._placed(rows, team), undo)
         self._standing = -1
 
     def close(self) -> None:

@@ -8,11 +8,8 @@ import socket
 import time
 from typing import Any, NamedTuple
 
-from fedrl.core.versions import versions
-from fedrl.engines.distributed.shard import Setup, Shard
-
-COMPUTING = ("fedrl", "jax", "jaxlib", "numpy", "optax")
-"""Packages on whose versions the bits of a result depend."""
+from fedrl.core.versions import COMPUTING, versions
+from fedrl.engines.distributed.shard import AgentShard, Setup
 
 
 class Facts(NamedTuple):
@@ -39,11 +36,11 @@ def facts() -> Facts:
     return Facts(socket.gethostname(), os.getpid(), versions(COMPUTING), processor)
 
 
-class Worker:
+class ShardWorker:
     """Shards of any number of simulations."""
 
     def __init__(self) -> None:
-        self._shards: dict[int, Shard] = {}
+        self._shards: dict[int, AgentShard] = {}
 
     def do(self, shard: int, name: str, *arguments: Any) -> tuple[Any, float]:
         """Carry out a command for a shard; return its result and the seconds that it took.
@@ -53,7 +50,7 @@ class Worker:
         began = time.perf_counter()
         if name == "open":
             setup: Setup = arguments[0]
-            self._shards[shard] = Shard(setup)
+            self._shards[shard] = AgentShard(setup)
             return None, time.perf_counter() - began
         if name == "close":
             gone = self._shards.pop(shard, None)

@@ -40,7 +40,7 @@ class Transport(Protocol):
     """Name of the machine of each worker."""
 
     def submit(self, worker: int, shard: int, name: str, *arguments: Any) -> Any:
-        """Send a command to `Worker.do`, after those sent before, and return its future."""
+        """Send a command to `ShardWorker.do`, after those sent before, and return its future."""
         ...
 
     def result(self, future: Any) -> tuple[Any, float]:
