@@ -21,7 +21,7 @@ from fedrl.studies import one_setting
 from fedrl.studies.folder import StudyFolder
 from fedrl.studies.plan import plan_of, program_groups
 from fedrl.studies.ray_study import Cluster, _RayStudy, _Worker
-from fedrl.studies.ray_worker import News, Prepared, Probe, StudyWorker
+from fedrl.studies.ray_worker import News, Prepared, ProbeFile, StudyWorker
 from fedrl.studies.surroundings import Surroundings, surroundings_of
 
 CORRIDOR: dict[str, Any] = {
@@ -43,7 +43,7 @@ def test_a_worker_goes_on_with_programs_that_it_has_and_takes_new_ones_before_th
     of = {each.number: i for i, group in enumerate(groups) for each in group}
     waiting = [setting for group in groups for setting in group]
     place, stop = StudyFolder(tmp_path, plan), threading.Event()
-    study = _RayStudy(cluster, place, lambda setting: None, lambda event: None, stop, of, Probe("", ""), waiting)
+    study = _RayStudy(cluster, place, lambda setting: None, lambda event: None, stop, of, ProbeFile("", ""), waiting)
     one, other = (_Worker(None, None, 0.0, Prepared("host", 1, {})) for _ in range(2))
     study.workers += [one, other]
     order = []
@@ -134,9 +134,11 @@ def test_a_worker_looks_for_the_folders_and_says_what_is_missing(
     monkeypatch.setattr("fedrl.studies.ray_worker.VISIBLE_S", 0.0)
     given = Surroundings(str(tmp_path), (), (), (), True)
     (tmp_path / "probe").write_text("content")
-    assert StudyWorker().set_up(given, Probe("probe", "other")).fault.startswith(f"The study folder {tmp_path} is not")
+    assert (
+        StudyWorker().set_up(given, ProbeFile("probe", "other")).fault.startswith(f"The study folder {tmp_path} is not")
+    )
     elsewhere = given._replace(folder=str(tmp_path / "gone"))
-    assert "The working directory" in StudyWorker().set_up(elsewhere, Probe("probe", "content")).fault
+    assert "The working directory" in StudyWorker().set_up(elsewhere, ProbeFile("probe", "content")).fault
 
 
 def test_consent_goes_with_the_study() -> None:
