@@ -187,9 +187,10 @@ class Workers:
         return self._wait(member, command)
 
     def save(self, member: Member) -> None:
-        """Let a shard save its agents, if enough was computed since the last time."""
+        """Let a shard save its agents, if enough was computed since the last time; the next `result` receives them."""
         if member.seconds >= SHARE_OF_SAVING * member.saving_s:
-            self.result(member, self.submit(member, "saved"))
+            member.seconds = 0.0
+            self.post(member, "saved")
 
     def deaths(self) -> tuple[WorkerDeath, ...]:
         """Return the workers that have ended since the last call."""
@@ -241,7 +242,7 @@ class Workers:
         """Note what a shard has saved, and return the rest of the command's result."""
         rest, member.saved = value
         if command.name == "saved":
-            member.saving_s, member.seconds = max(seconds, 1e-3), 0.0
+            member.saving_s = max(seconds, 1e-3)
         member.log = member.log[member.log.index(command) + 1 :]
         return rest
 
