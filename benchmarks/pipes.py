@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 from typing import Any
@@ -51,7 +52,8 @@ class Pipes:
 
     def close(self) -> None:
         for pipe in self._pipes:
-            pipe.send(None)
+            with contextlib.suppress(OSError):  # closed twice
+                pipe.send(None)
 
 
 def _serve(pipe: Any) -> None:
