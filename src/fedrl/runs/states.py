@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from fedrl.core.types import PyTree
 from fedrl.engines.state import RoundResult, Simulation, SimulationState
 from fedrl.records import Notice, checkpoint
 from fedrl.records.measured import readable
@@ -14,14 +16,13 @@ def save_state(path: Path, simulation: Simulation, run_state: SimulationState, r
     checkpoint.save(path, simulation.whole(run_state), round_number)
 
 
-def load_state(path: Path, simulation: Simulation, like: SimulationState) -> SimulationState:
-    """Read a checkpoint into the form of an initial state of the simulation.
+def load_state(path: Path, simulation: Simulation, like: PyTree) -> Any:
+    """Read the state of a checkpoint, in the form of an initial state of the simulation.
 
     Raises:
         RunError: The file is damaged, or contains another state.
     """
-    loaded: SimulationState = checkpoint.load(path, simulation.whole(like))
-    return simulation.placed(loaded)
+    return simulation.placed(checkpoint.load(path, simulation.whole(like)))
 
 
 def deaths_in(seen: RoundResult, method: str, seed: int, number: int) -> list[Notice]:
