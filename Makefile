@@ -1,6 +1,7 @@
 # make demo          ten agents learn CartPole together, in a minute
 # make test          the tests that take up to three seconds each, in 12 minutes on two cores
-# make test-long     the others, in half an hour; each is told as it ends
+# make test-long     the others, in an hour; each is told as it ends
+# make test-ray      those of Ray, with two workers of its own: a part of the long ones, which CI runs
 # make test-gymnax   those of gymnax, in an environment of their own, as it wants an older Gymnasium
 # make test-torch    those of PyTorch, which is large, in another one
 # make test-jax2onnx those of user-defined networks in ONNX, as jax2onnx is large as well
@@ -27,7 +28,7 @@ DOCS_STAMP := .venv-docs/.installed
 PEERS_BIN := .venv-peers/bin
 PEERS_STAMP := .venv-peers/.installed
 
-.PHONY: demo test test-long test-gymnax test-torch test-jax2onnx test-docs test-wheel test-quickstart
+.PHONY: demo test test-long test-ray test-gymnax test-torch test-jax2onnx test-docs test-wheel test-quickstart
 .PHONY: combinations check bench bench-peers docs clean
 
 demo: $(STAMP)
@@ -38,6 +39,9 @@ test: $(STAMP)
 
 test-long: $(STAMP)
 	$(BIN)/pytest -n 2 -m long -vv
+
+test-ray: $(STAMP)
+	$(BIN)/pytest -n 2 -vv tests/engines/test_ray.py tests/studies/test_on_ray.py
 
 test-gymnax: $(GYMNAX_STAMP)
 	$(GYMNAX_BIN)/pytest -n 0 tests/with_gymnax
