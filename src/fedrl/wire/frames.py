@@ -1,0 +1,172 @@
+"""Frames: the pieces in which messages travel, with everything that a receiver needs to refuse one before it trusts it.
+
+    magic, major, minor, kind, flags, header length, body length, CRC of the header | header | body
+
+The header is a MessagePack map of at most 64 kB, the body at most 512 kB of a message's content. Content that is longer
+is cut into several frames of one kind; a `Joiner` puts it together again and compares its hash. Lengths are compared
+with limits before anything is allocated, and nothing in a frame is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from fedrl.core.errors import WireError
+
+MAGIC = b"FRL1"
+MAJOR, MINOR = 1, 0
+"""The version of the protocol. Ends of another major version don't understand each other; a minor one adds fields."""
+HEAD = struct.Struct("<4sBBBBIII")
+MOST_HEADER, MOST_BODY = 64 * 1024, 512 * 1024
+LARGEST = HEAD.size + MOST_HEADER + MOST_BODY
+"""The largest number of bytes of a frame."""
+
+
+class Frame(NamedTuple):
+    """A frame that was read.
+
+    Attributes:
+        kind: Number of the kind of message.
+        minor: Minor version of the protocol that its sender speaks.
+        header: Fields of the message, by name.
+        body: Its content, or a part of it.
+    """
+
+    kind: int
+    minor: int
+    header: dict[str, Any]
+    body: memoryview
+
+
+def packed(kind: int, header: Mapping[str, Any], body: bytes | memoryview = b"") -> bytes:
+    """Return a frame as bytes.
+
+    >>> unpacked(packed(3, {"job": 7}, b"abc")).header
+    {'job': 7}
+    """
+    import msgpack
+
+    fields = msgpack.packb(dict(header))
+    if len(fields) > MOST_HEADER or len(body) > MOST_BODY:
+        raise WireError(
+            f"A frame of kind {kind} has {len(fields)} bytes of fields and {len(body)} of content. The largest are "
+            f"{MOST_HEADER} and {MOST_BODY}. Send content in parts, and shorter fields."
+        )
+    head = HEAD.pack(MAGIC, MAJOR, MINOR, kind, 0, len(fields), len(body), zlib.crc32(fields))
+    return b"".join((head, fields, body))
+
+
+def unpacked(data: bytes) -> Frame:
+    """Read a frame.
+
+    Raises:
+        WireError: The bytes are no frame of this protocol.
+    """
+    import msgpack
+
+    if len(data) < HEAD.size:
+        raise WireError(f"A frame of {len(data)} bytes came, and its head alone has {HEAD.size}. It was cut off.")
+    magic, major, minor, kind, _, fields, body, crc = HEAD.unpack_from(data)
+    if magic != MAGIC:
+        raise WireError(f"A frame begins with {magic!r}, and those of fedrl with {MAGIC!r}. The other end is no fedrl.")
+    if major != MAJOR:
+        raise WireError(
+            f"The other end speaks version {major} of the protocol, and this one version {MAJOR}. Install the same "
+            "version of fedrl at both ends."
+        )
+    if fields > MOST_HEADER or body > MOST_BODY or len(data) != HEAD.size + fields + body:
+        raise WireError(
+            f"A frame of {len(data)} bytes says that it has {fields} bytes of fields and {body} of content; at most "
+            f"{MOST_HEADER} and {MOST_BODY} are allowed. It is damaged, or the other end is no fedrl."
+        )
+    raw = data[HEAD.size : HEAD.size + fields]
+    if zlib.crc32(raw) != crc:
+        raise WireError("The checksum of a frame is wrong: its fields were damaged on the way.")
+    try:
+        header = msgpack.unpackb(raw, max_map_len=64, max_array_len=1024, strict_map_key=True)
+    except Exception as fault:
+        raise WireError(f"The fields of a frame can't be read: {type(fault).__name__} {fault}.") from fault
+    if not isinstance(header, dict) or not all(isinstance(name, str) for name in header):
+        raise WireError(f"The fields of a frame are a {type(header).__name__}, and have to be a map of names.")
+    return Frame(kind, minor, header, memoryview(data)[HEAD.size + fields :])
+
+
+PART, PARTS, SIZE, HASH = "part", "parts", "size", "hash"
+"""Fields that cut content adds to those of its message."""
+
+
+def frames(kind: int, header: Mapping[str, Any], content: bytes = b"", digest: bytes | None = None) -> Iterator[bytes]:
+    """Return the frames of a message: one, or as many as its content needs. `digest` is its `digest_of`, if known."""
+    if not content:
+        yield packed(kind, header)
+        return
+    count, view = -(-len(content) // MOST_BODY), memoryview(content)
+    known = {PARTS: count, SIZE: len(content), HASH: digest_of(content) if digest is None else digest}
+    for i in range(count):
+        yield packed(kind, {**header, PART: i, **known}, view[i * MOST_BODY : (i + 1) * MOST_BODY])
+
+
+def digest_of(content: bytes) -> bytes:
+    """Return the BLAKE2b of content, 16 bytes."""
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+class Joiner:
+    """Puts the content of one message at a time together, from frames that arrive in order.
+
+    Args:
+        largest: The largest content in bytes; a larger one is refused before memory is allocated for it.
+    """
+
+    def __init__(self, largest: int) -> None:
+        self.largest = largest
+        self._buffer: bytearray | None = None
+        self._known: tuple[int, int, int, bytes] = (0, 0, 0, b"")
+        self._next = 0
+
+    def add(self, frame: Frame) -> bytes | None:
+        """Add a frame, and return the content if it is complete, or None.
+
+        Raises:
+            WireError: The content is too large, its parts don't fit together, or its hash is wrong. What came of it is
+                discarded.
+        """
+        try:
+            return self._added(frame)
+        except WireError:
+            self._buffer = None
+            raise
+
+    def _added(self, frame: Frame) -> bytes | None:
+        if PART not in frame.header:
+            if self._buffer is not None or len(frame.body):
+                raise WireError(f"A frame of kind {frame.kind} came in the middle of the content of another message.")
+            return b""
+        part, parts, size, digest = (frame.header.get(name) for name in (PART, PARTS, SIZE, HASH))
+        numbers = all(isinstance(x, int) and not isinstance(x, bool) and x >= 0 for x in (part, parts, size))
+        if not numbers or not isinstance(digest, bytes) or not isinstance(size, int) or not isinstance(part, int):
+            raise WireError(f"A part of content says part {part!r} of {parts!r}, size {size!r}: these are no counts.")
+        if size > self.largest:
+            raise WireError(f"Content of {size:,} bytes was announced, and at most {self.largest:,} are allowed here.")
+        known = (frame.kind, int(parts or 0), size, digest)
+        if self._buffer is None:
+            if part != 0 or known[1] != -(-size // MOST_BODY) or not size:
+                raise WireError(f"Content begins with part {part} of {parts}, and {size} bytes: parts are missing.")
+            self._buffer, self._known, self._next = bytearray(size), known, 0
+        if known != self._known or part != self._next:
+            raise WireError(f"Part {part} of {parts} came, and part {self._next} of {self._known[1]} was expected.")
+        begin = part * MOST_BODY
+        if len(frame.body) != min(MOST_BODY, size - begin):
+            raise WireError(f"Part {part} of {parts} has {len(frame.body)} bytes, which is not its share of {size}.")
+        self._buffer[begin : begin + len(frame.body)] = frame.body
+        self._next += 1
+        if self._next < known[1]:
+            return None
+        content, self._buffer = bytes(self._buffer), None
+        if digest_of(content) != digest:
+            raise WireError(f"The hash of {size:,} bytes of content is wrong: they were damaged on the way.")
+        return content

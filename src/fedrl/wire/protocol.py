@@ -1,0 +1,265 @@
+"""The messages between a coordinator and its agents, and their fields.
+
+    agent                                coordinator
+    Hello     ------------------------->            who it is follows from its certificate, not from the message
+              <-------------------------  Welcome   its number, or Stop: why not, and whether to try again
+    Ready     ------------------------->            its programs are compiled: from now on it may be in a cohort
+              <-------------------------  Task      a job with the broadcast, and the verdict on the job before
+    Beat      ------------------------->            it makes progress in the job
+    Sent      ------------------------->            the update, or Failed: there is none, and why
+              <-------------------------  Taken     it arrived, was known, too late, or refused
+    Leave     ------------------------->            it goes, for now or for good
+              <-------------------------  Pause, Resume, Stop
+
+A job is identified by the agent and a number that counts its jobs, so that a message may be sent twice without harm.
+Fields have the types of the records below; unknown fields are ignored, for a later minor version to add them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeAlias, get_type_hints
+
+from fedrl.core.errors import WireError
+from fedrl.wire.frames import Frame, Joiner, frames, unpacked
+
+MOST_TEXT = 2000
+"""The largest number of characters of a text field."""
+
+
+class Hello(NamedTuple):
+    """The first message of an agent.
+
+    Attributes:
+        run: Identity of the run in which the agent has a state on disk; "" for none.
+        job: Its last job for which it has stored an update; 0 for none.
+        term: The highest term that it has heard of.
+        content: Its federation, as JSON: `fedrl.federation.wire_digest.WireDigest.as_json`.
+    """
+
+    run: str
+    job: int
+    term: int
+    content: bytes
+
+
+class Welcome(NamedTuple):
+    """The answer of a coordinator that admits an agent.
+
+    Attributes:
+        run: Identity of the run, 32 hexadecimal digits: an agent keeps its state per run.
+        name: Name of the run, for people.
+        agent: Number of the agent.
+        agents: Number of seats of the federation.
+        version: Version of the coordinator's parameters.
+        term: Term of the coordinator.
+        replayable: Whether all keys follow from the seed of the run, `fedrl.core.keys.keys_of`.
+        beat_s: Seconds between two beats in a job.
+    """
+
+    run: str
+    name: str
+    agent: int
+    agents: int
+    version: int
+    term: int
+    replayable: bool
+    beat_s: float
+
+
+class Ready(NamedTuple):
+    """An agent has compiled its programs.
+
+    Attributes:
+        steps_per_s: Local steps that it takes in a second, measured; NaN if its site withholds that.
+    """
+
+    steps_per_s: float
+
+
+class Task(NamedTuple):
+    """A job.
+
+    Attributes:
+        job: Number of the job among those of this agent, from 1 on.
+        version: Version of the broadcast.
+        cohort: Number of agents in the cohort.
+        steps: Local steps to take.
+        share: Share of the agent among all agents.
+        settled: Number of the agent's last job that has a verdict; 0 for none.
+        verdict: Verdict on that job: "merged", "rejected" or "dropped" (`fedrl.engines.halves.orders.Verdict`).
+        content: The broadcast, encoded.
+    """
+
+    job: int
+    version: int
+    cohort: int
+    steps: int
+    share: float
+    settled: int
+    verdict: str
+    content: bytes
+
+
+class Beat(NamedTuple):
+    """An agent makes progress in a job."""
+
+    job: int
+
+
+class Sent(NamedTuple):
+    """The update of a job, encoded.
+
+    Attributes:
+        job: Number of the job.
+        version: Version of the broadcast from which the agent trained.
+        content: The update.
+    """
+
+    job: int
+    version: int
+    content: bytes
+
+
+class Failed(NamedTuple):
+    """A job ended without an update.
+
+    Attributes:
+        job: Number of the job.
+        reason: Why, as far as the site lets out; "" if it keeps that to itself.
+    """
+
+    job: int
+    reason: str
+
+
+class Taken(NamedTuple):
+    """The receipt for an update.
+
+    Attributes:
+        job: Number of the job.
+        outcome: "taken", "known" (it arrived before), "late" (its job has ended) or "refused".
+        reason: Why it was refused; else "".
+    """
+
+    job: int
+    outcome: str
+    reason: str
+
+
+class Leave(NamedTuple):
+    """An agent leaves.
+
+    Attributes:
+        for_good: Whether it will never come back: it opts out.
+        reason: Why, for people; may be "".
+    """
+
+    for_good: bool
+    reason: str
+
+
+class Pause(NamedTuple):
+    """No job is given before the next `Resume`."""
+
+
+class Resume(NamedTuple):
+    """Jobs are given again."""
+
+
+class Stop(NamedTuple):
+    """The end of a session, from the coordinator.
+
+    Attributes:
+        why: The reason, one sentence for people.
+        code: For programs: "done", "stopped", "revoked", "expired", "unknown", "other_federation", "other_version",
+            "newer_session", "no_seat", "opted_out", "bad_message" or "restarting".
+        retry: Whether the agent should connect again.
+    """
+
+    why: str
+    code: str
+    retry: bool
+
+
+Message: TypeAlias = Hello | Welcome | Ready | Task | Beat | Sent | Failed | Taken | Leave | Pause | Resume | Stop
+KINDS: tuple[type[Any], ...] = (Hello, Welcome, Ready, Task, Beat, Sent, Failed, Taken, Leave, Pause, Resume, Stop)
+"""The kinds of messages. The number of a kind is its place in this list; later versions add kinds at its end."""
+NUMBERS = {kind: number for number, kind in enumerate(KINDS)}
+FIELDS = {kind: {name: hint for name, hint in get_type_hints(kind).items() if name != "content"} for kind in KINDS}
+LARGEST_INT = 2**31 - 1
+
+
+def sent(message: Message, digest: bytes | None = None) -> Iterator[bytes]:
+    """Return the frames of a message; `digest` is that of its content, if it is known already."""
+    fields = message._asdict()
+    content = fields.pop("content", b"")
+    return frames(NUMBERS[type(message)], fields, content, digest)
+
+
+class Reader:
+    """Reads the messages of one connection from its frames.
+
+    Args:
+        largest: The largest content that may arrive, in bytes.
+        kinds: The kinds of messages that may arrive here; another one is refused.
+    """
+
+    def __init__(self, largest: int, kinds: tuple[type[Any], ...] = KINDS) -> None:
+        self._joiner, self._kinds = Joiner(largest), kinds
+
+    def take(self, data: bytes) -> Message | None:
+        """Take a frame, and return the message that it completes, or None.
+
+        Raises:
+            WireError: It is no frame, or no message that may arrive here.
+        """
+        frame = unpacked(data)
+        if frame.kind >= len(KINDS) or KINDS[frame.kind] not in self._kinds:
+            name = KINDS[frame.kind].__name__ if frame.kind < len(KINDS) else f"kind {frame.kind}"
+            allowed = ", ".join(kind.__name__ for kind in self._kinds)
+            raise WireError(f"A message {name} came, and here only {allowed} may come.")
+        kind = KINDS[frame.kind]
+        fields = _fields(kind, frame)
+        holds = "content" in kind._fields
+        if not holds and len(frame.body):
+            raise WireError(f"{kind.__name__} came with {len(frame.body)} bytes of content, and it has none.")
+        content = self._joiner.add(frame)
+        if content is None:
+            return None
+        message: Message = kind(**fields, content=content) if holds else kind(**fields)
+        return message
+
+
+def _fields(kind: type[Any], frame: Frame) -> dict[str, Any]:
+    found = {}
+    for name, hint in FIELDS[kind].items():
+        if name not in frame.header:
+            raise WireError(f"{kind.__name__} came without its field {name!r}.")
+        found[name] = _checked(kind, name, hint, frame.header[name])
+    return found
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_INT
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isinf(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= MOST_TEXT and (value.isprintable() or not value)
+
+
+VALID = {int: _is_count, float: _is_number, str: _is_text, bool: lambda value: isinstance(value, bool)}
+"""For each type of a field, whether a value is allowed: counts up to 2^31 - 1, finite numbers or NaN, one line of text."""
+
+
+def _checked(kind: type[Any], name: str, hint: type, value: Any) -> Any:
+    """Return the value of a field, if it has its type and range."""
+    if not VALID[hint](value):
+        what = f"{value!s:.60}"
+        raise WireError(f"The field {name!r} of {kind.__name__} is {what!r}, which is no valid {hint.__name__}.")
+    return float(value) if hint is float else value
