@@ -253,8 +253,12 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MOST_TEXT and (value.isprintable() or not value)
 
 
-VALID = {int: _is_count, float: _is_number, str: _is_text, bool: lambda value: isinstance(value, bool)}
-"""For each type of a field, whether a value is allowed: counts up to 2^31 - 1, finite numbers or NaN, one line of text."""
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+VALID = {int: _is_count, float: _is_number, str: _is_text, bool: _is_flag}
+"""Which values a field of each type may have: counts up to 2^31 - 1, finite numbers or NaN, one line of text."""
 
 
 def _checked(kind: type[Any], name: str, hint: type, value: Any) -> Any:
