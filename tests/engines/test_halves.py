@@ -303,9 +303,9 @@ def test_a_server_forgets_no_memory_with_more_agents():
     version.orders.update(dict.fromkeys(range(100), version.orders[0]))
     for k in range(100):
         assert version.take(k, turn.update) == ""
-        assert len(version._waiting) < 16
-    assert version._sums.updates.shape == (6, SIZE + 1)
-    assert not version._updates
+        assert len(version._adding._waiting) < 16
+    assert version._adding._sums.updates.shape == (6, SIZE + 1)
+    assert not version._adding._updates
     alone = halves.server.open(halves.server_run)
     assert alone.take(0, turn.update) == ""
     equal(version.close().run, alone.close().run)  # a mean of a hundred alike

@@ -23,10 +23,13 @@ class Declared(NamedTuple):
     Attributes:
         agents: Measures computed from the metrics of agents, by name.
         engine: Measures computed from `RoundResult.sums`, by name.
+        silent: Whether agents keep their metrics to themselves, as at other sites: then only the return is left in
+            `agents`, which is unknown.
     """
 
     agents: Measures
     engine: Measures
+    silent: bool = False
 
     @property
     def all(self) -> dict[str, Measure]:
@@ -34,8 +37,8 @@ class Declared(NamedTuple):
         return {**self.agents, **self.engine}
 
 
-def declared(learner: Learner, engine: Measures) -> Declared:
-    """Return the measures of a simulation with this learner.
+def declared(learner: Learner, engine: Measures, silent: bool = False) -> Declared:
+    """Return the measures of a simulation with this learner; `silent` as in `Declared`.
 
     Raises:
         UnsoundError: The learner and the engine have a measure of the same name.
@@ -47,7 +50,7 @@ def declared(learner: Learner, engine: Measures) -> Declared:
             f"{learner!r} or its environment declares the measure {both[0]!r}, which the engine has, too. Tables and "
             "curves identify measures by their names. Give it another name."
         )
-    return Declared(agents, engine)
+    return Declared({"return": agents["return"]} if silent else agents, engine, silent)
 
 
 def check_shown(learner: Learner, metrics: Collection[str]) -> None:

@@ -3,6 +3,7 @@
     FedrlError
     ├── ConfigError        a configuration file, a flag or an argument is wrong       (exit code 2)
     │   └── NoMoreUpdatesError   on a virtual clock no update will arrive any more; it ends a seed of a run, not the run
+    ├── StoppedWaitingError    a round was given up because a coordinator was asked to stop while it waited for agents
     ├── UnsoundError       the parts are right, their combination is not; raised when a federation is built
     ├── RunError           a run folder is missing, incomplete or of another experiment
     ├── FailedEnvironmentError    an environment raised, hung, ended its process, or returned what it may not
@@ -27,6 +28,10 @@ class ConfigError(FedrlError, ValueError):
 
 class NoMoreUpdatesError(ConfigError):
     """On a virtual clock, no update will arrive any more; a run keeps the rounds before and has a result."""
+
+
+class StoppedWaitingError(FedrlError):
+    """A round was given up because the coordinator was asked to stop while it waited for agents."""
 
 
 class UnsoundError(FedrlError, ValueError):

@@ -112,6 +112,7 @@ class Loop:
             whole=lambda run_state: _with(run_state, executor.whole(_agents(run_state))),
             placed=lambda run_state: _with(run_state, executor.placed(_agents(run_state))),
             elsewhere=executor.elsewhere,
+            silent=executor.silent,
         )
 
     def init(self, seed: int, params: Params | None = None, earlier: SimulationState | None = None) -> SimulationState:

@@ -110,6 +110,9 @@ def simulate(
         # With down stages the size of a broadcast differs between jobs: the loop passes it to `dispatch` instead.
         down_bytes = 0 if federation.down_stages else meeting.wire.down_bytes
         clock_state = Virtual(clock, speeds_of(clock, agents, up_bytes, down_bytes), agents)
+    if team.clock is not None:
+        # Agents work in real time, and a coordinator stores every version before the next one.
+        clock_state, merges = team.clock, 1 if merges is None else merges
     waits_for = plan.schedule.buffer_size
     # About one update per agent is merged in a round under every schedule, which makes their rounds comparable.
     each = 1 if waits_for is None or not plan.redispatch else max(1, agents // waits_for)

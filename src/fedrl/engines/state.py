@@ -204,6 +204,7 @@ class Simulation:
             same whichever executor the agents have.
         placed: The inverse of `whole`, for the arrays of a checkpoint.
         elsewhere: Whether agents are in other processes, which do not keep the state that a failed round began with.
+        silent: Whether agents keep their metrics and states to themselves, since they are at other sites.
     """
 
     init: Callable[..., SimulationState]
@@ -220,6 +221,7 @@ class Simulation:
     whole: Callable[[SimulationState], SimulationState] = lambda run_state: run_state
     placed: Callable[[SimulationState], SimulationState] = lambda run_state: run_state
     elsewhere: bool = False
+    silent: bool = False
 
     def __enter__(self) -> Simulation:
         return self

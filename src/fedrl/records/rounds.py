@@ -88,7 +88,7 @@ class RoundRecord(Returned, Communication):
         environment_steps: Environment steps of all agents together, since this seed of this method began.
         return: Mean training return of the episodes that ended in this round, over all agents.
         agents: The same for each agent.
-        episodes: Number of episodes that ended.
+        episodes: Number of episodes that ended; absent where agents keep it to themselves.
         loss: Mean over agents and local steps, without agents whose updates were rejected.
         bytes_up: Bytes that all agents sent in this round.
         bytes_down: Bytes that all agents were sent in this round.
@@ -116,7 +116,7 @@ class RoundRecord(Returned, Communication):
     round: int
     environment_steps: int
     agents: list[float | None]
-    episodes: int
+    episodes: NotRequired[int]
     loss: float | None
     bytes_up: int
     bytes_down: int

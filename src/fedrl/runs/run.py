@@ -94,9 +94,13 @@ def run(
     tables = tables_of(source)
     if init is not None:
         tables["init"] = dict(init) if isinstance(init, Mapping) else str(init)
-    if executor is not None:
+    # One that is made for this process alone, such as that of agents at other sites, can't stand in a file.
+    alive = executor if isinstance(executor, Placement) and executor.call is None else None
+    if executor is not None and alive is None:
         tables["executor"] = executor
     experiment, start = read_start(build(load(tables, overrides)))
+    if alive is not None:
+        experiment = replace(experiment, executor=alive)
     check_measures(experiment)
     out, stop = None if out is None else Path(out), stop or threading.Event()
     with (

@@ -268,6 +268,8 @@ def record_of(
         "measures": {name: value for name, value in values.items() if name not in OWN_KEYS},
         "sums": sums,
     }
+    if measures.silent:
+        del record["episodes"]  # not zero, but unknown
     if rejections:
         record["rejections"] = rejections
     if seen.failures:

@@ -22,7 +22,7 @@ from fedrl.config.measures import declared
 from fedrl.config.methods import Method
 from fedrl.config.objects import Experiment
 from fedrl.core.environment import HostEnvironment
-from fedrl.core.errors import FedrlError, NoMoreUpdatesError, RunError
+from fedrl.core.errors import FedrlError, NoMoreUpdatesError, RunError, StoppedWaitingError
 from fedrl.engines.state import Simulation, SimulationState
 from fedrl.federation.downlink import sent_params
 from fedrl.records import Compile, Event, RoundRecord, checkpoint
@@ -58,7 +58,9 @@ def simulations(experiment: Experiment, method: Method) -> list[Simulation]:
 
 def all_seeds(session: Session, method: Method, programs: Sequence[Program]) -> list[SeedResult]:
     """Train every seed of a method, as many at a time as there are devices, and return their results."""
-    session.measures[method.name] = declared(method.federation.learner, programs[0].simulation.measures)
+    session.measures[method.name] = declared(
+        method.federation.learner, programs[0].simulation.measures, programs[0].simulation.silent
+    )
     fresh = [program for program in programs if not program.compiled.is_set()]
     if fresh:
         session.tell(Compile(event="compile", method=method.name))
@@ -200,12 +202,13 @@ def _recovered(
     another process.
     """
     path = session.folder.checkpoint(method.name, seed)
-    if not isinstance(fault, NoMoreUpdatesError):
+    at = checkpoint.round_of(path)
+    if not isinstance(fault, NoMoreUpdatesError | StoppedWaitingError):
         session.fail(fault)
         if not done:
             return run_state
-    if not done or not isinstance(session.experiment.environment, HostEnvironment):
-        run_state, at = session.first_state(method, simulation, seed), checkpoint.round_of(path)
+    if not done or at == done or not isinstance(session.experiment.environment, HostEnvironment):
+        run_state = session.first_state(method, simulation, seed)
         run_state = load_state(path, simulation, run_state) if at else run_state
         for _ in range(at, done):
             run_state, _ = simulation.round(run_state)

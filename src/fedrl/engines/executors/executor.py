@@ -63,6 +63,10 @@ class Executor:
     resident = True
     elsewhere = False
     """Whether agents are in other processes."""
+    silent = False
+    """Whether agents keep their metrics and states to themselves."""
+    clock: Any = None
+    """The clock, where agents work in real time; None if it is simulated."""
     secret_of: Callable[[Keys, int], Root] = staticmethod(agent_secret)
     """`(keys, number) -> secret` of an agent."""
     alike: Callable[[Team], int | None] = staticmethod(alike)

@@ -11,31 +11,28 @@ arrive: memory is that of the model for any number of agents, and the result doe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrl.core import exact
 from fedrl.core.aggregator import Arrivals
 from fedrl.core.errors import ConfigError, WireError
 from fedrl.core.keys import Root, Stream, check_roots, derived
 from fedrl.core.summation import check_open
-from fedrl.core.types import Broadcast, Params, PyTree, Update
-from fedrl.engines.aggregation import BlockSums, Merged, merge_blocks, partial_sums
+from fedrl.core.types import Broadcast, Params, PyTree
+from fedrl.engines.aggregation import Merged, merge_blocks
+from fedrl.engines.halves.adding import Adding, lanes, reading
 from fedrl.engines.halves.orders import Order, Verdict, check_setting
 from fedrl.engines.messages import messages
-from fedrl.engines.program_cache import cached_program
 from fedrl.engines.state import start_programs
 from fedrl.federation.federation import Federation, ServerState
 from fedrl.federation.shares import shares
 from fedrl.federation.trust import lie, weight_of
 from fedrl.wire.codec import codec
 
-CACHED = 1 << 20
-"""Bytes of an update up to which 16 are summed in one program; for larger updates more than 4 at once are slower."""
 LARGEST = 64
 """Bytes by which a message may exceed the largest valid update before it is rejected unread."""
 NAMED = 1000
@@ -89,9 +86,7 @@ class Version:
         self._closed: Closed | None = None
         self._mistaken: set[int] = set()  # selected agents with a rejected message: their verdict is not "dropped"
         self._taken: dict[int, None] = {}  # in the order in which the updates were added
-        self._waiting: list[Update] = []
-        self._sums: Any = None
-        self._updates: list[tuple[Update, np.ndarray]] = []
+        self._adding = Adding(half.read, self.sent, half.together)
 
     @property
     def taken(self) -> list[int]:
@@ -146,36 +141,12 @@ class Version:
             # The weight follows from the ordered steps; the agent's own counts only where a stage may change it.
             if not any(stage.reweights for stage in half.federation.stages):
                 update = update._replace(weight=np.float32(weight_of(half.federation, order.steps)))
-            self._waiting.append(update)
-            if len(self._waiting) == exact.LANES:
-                self.add_up()
+            self._adding.add(update)
         return why
 
     def add_up(self) -> None:
         """Sum the updates that were accepted since the last call."""
-        while self._waiting:
-            # Powers of two, so that only programs for 1, 2, 4, 8 and 16 updates are compiled.
-            few = 1 << (len(self._waiting).bit_length() - 1)
-            few = min(few, self._half.together)
-            some, self._waiting = self._waiting[:few], self._waiting[few:]
-            stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *some)
-            found = self._half.read(self.sent, stacked)
-            if not isinstance(found, BlockSums):
-                self._updates.append((jax.tree.map(np.asarray, found), np.ones(few, bool)))
-                continue
-            wide = jax.tree.map(np.asarray, found)
-            if self._sums is None:
-                self._sums = wide
-                continue
-            # The digits of an exact sum are int32, which hold LANES terms; beyond, int64.
-            many = len(self._sums.reach) + few > exact.LANES
-            kind = np.int64 if many else np.int32
-            updates, statistics = (
-                _added(own, new, kind)
-                for own, new in ((self._sums.updates, wide.updates), (self._sums.statistics, wide.statistics))
-            )
-            reach: Any = np.concatenate([self._sums.reach, wide.reach])
-            self._sums = wide._replace(updates=updates, statistics=statistics, reach=reach)
+        self._adding.add_up()
 
     def close(self) -> Closed:
         """Merge the accepted updates and return the next state; a second call returns the same result."""
@@ -184,11 +155,7 @@ class Version:
         return self._closed
 
     def _merged(self) -> Closed:
-        self.add_up()
-        half, run = self._half, self.run
-        block_sums: list[Any] = self._updates
-        if self._sums is not None:
-            block_sums = [(self._sums, np.ones(len(self._taken), bool))]
+        half, run, block_sums = self._half, self.run, self._adding.results()
         whose = np.array(list(self._taken), np.int32)
         merged: Merged = half.merge(
             half.secret, run.server, block_sums, Arrivals(whose, np.zeros(len(whose), np.int32))
@@ -234,8 +201,8 @@ class ServerHalf:
         known = self.wire.up_bytes
         dense = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.wire.update))
         self.largest = (dense if known is None else known) + LARGEST
-        self.together = exact.LANES if dense < CACHED else 4
-        self.merge, self.read = merge_blocks(federation, self.wire.decoded, len(steps)), _reading(federation)
+        self.together = lanes(self.wire.update)
+        self.merge, self.read = merge_blocks(federation, self.wire.decoded, len(steps)), reading(federation)
 
     def start(self, params: Params | None = None) -> ServerRun:
         """Return the server before the first version; `params` are those of a trained policy to start from."""
@@ -272,24 +239,7 @@ class ServerHalf:
             )
 
 
-def _added(own: np.ndarray, new: np.ndarray, kind: Any) -> np.ndarray:
-    """Return the sum in integers of type `kind`, computed in the memory of the first if possible."""
-    place = own if own.flags.writeable and own.dtype == kind else None
-    return np.add(own, new, out=place, dtype=kind)
-
-
 def _number(value: Any) -> int | None:
     """Return a value as a 64-bit integer, or None if it is something else, such as a bool or a string."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     return int(value) if whole and -(2**63) <= int(value) < 2**63 else None
-
-
-@cached_program
-def _reading(federation: Federation) -> Callable[[Broadcast, Update], BlockSums | Update]:
-    """Return the program that decodes updates, and sums them if the rule needs only the sum."""
-
-    def read(sent: Broadcast, updates: Update) -> BlockSums | Update:
-        decoded = jax.vmap(federation.decode, (None, 0))(sent, updates)
-        return partial_sums(federation, decoded, jnp.ones(updates.weight.shape, bool))
-
-    return jax.jit(read)

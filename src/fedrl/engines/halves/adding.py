@@ -1,0 +1,104 @@
+"""Read updates as they arrive, and sum them exactly if the rule needs only the sum.
+
+    add(update) ... --16 at a time--> decode --> exact sums, or the decoded updates --> results()
+
+Sums are integers, so the result depends neither on the order of arrival nor on how many are added at a time. Memory is
+that of one sum and fewer than 16 waiting updates, for any number of agents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.core import exact
+from fedrl.core.types import Broadcast, PyTree, Update
+from fedrl.engines.aggregation import BlockSums, partial_sums
+from fedrl.engines.program_cache import cached_program
+from fedrl.federation.federation import Federation
+
+CACHED = 1 << 20
+"""Bytes of an update up to which 16 are summed in one program; for larger updates more than 4 at once are slower."""
+
+
+class Adding:
+    """The updates of agents that have received the same broadcast.
+
+    Args:
+        read: The program of `reading`.
+        sent: The broadcast.
+        together: Number of updates that are read at a time, as of `lanes`.
+    """
+
+    def __init__(self, read: Callable[[Broadcast, Update], BlockSums | Update], sent: Broadcast, together: int) -> None:
+        self._read, self._sent, self._together = read, sent, together
+        self._waiting: list[Update] = []
+        self._sums: Any = None
+        self._updates: list[tuple[Update, np.ndarray]] = []
+
+    def add(self, update: Update) -> None:
+        """Add an encoded update, as NumPy arrays."""
+        self._waiting.append(update)
+        if len(self._waiting) == exact.LANES:
+            self.add_up()
+
+    def add_up(self) -> None:
+        """Read the updates that wait."""
+        while self._waiting:
+            # Powers of two, so that only programs for 1, 2, 4, 8 and 16 updates are compiled.
+            few = min(1 << (len(self._waiting).bit_length() - 1), self._together)
+            some, self._waiting = self._waiting[:few], self._waiting[few:]
+            stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *some)
+            found = self._read(self._sent, stacked)
+            if isinstance(found, BlockSums):
+                self._summed(jax.tree.map(np.asarray, found), few)
+            else:
+                self._updates.append((jax.tree.map(np.asarray, found), np.ones(few, bool)))
+
+    def _summed(self, found: Any, few: int) -> None:
+        if self._sums is None:
+            self._sums = found
+            return
+        # The digits of an exact sum are int32, which hold LANES terms; beyond, int64.
+        many = len(self._sums.reach) + few > exact.LANES
+        kind = np.int64 if many else np.int32
+        updates, statistics = (
+            _added(own, new, kind)
+            for own, new in ((self._sums.updates, found.updates), (self._sums.statistics, found.statistics))
+        )
+        reach: Any = np.concatenate([self._sums.reach, found.reach])
+        self._sums = found._replace(updates=updates, statistics=statistics, reach=reach)
+
+    def results(self) -> list[tuple[Any, np.ndarray]]:
+        """Return sums or decoded updates, as `merge_blocks` takes them, in order of arrival."""
+        self.add_up()
+        if self._sums is None:
+            return list(self._updates)
+        return [(self._sums, np.ones(len(self._sums.reach), bool))]
+
+
+def lanes(update: PyTree) -> int:
+    """Return how many updates of these shapes are best read at a time."""
+    dense = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(update))
+    return exact.LANES if dense < CACHED else 4
+
+
+@cached_program
+def reading(federation: Federation, summed: bool = True) -> Callable[[Broadcast, Update], BlockSums | Update]:
+    """Return the program that decodes updates; `summed` allows it to sum them, if the rule needs only the sum."""
+
+    def read(sent: Broadcast, updates: Update) -> BlockSums | Update:
+        decoded = jax.vmap(federation.decode, (None, 0))(sent, updates)
+        return partial_sums(federation, decoded, jnp.ones(updates.weight.shape, bool)) if summed else decoded
+
+    return jax.jit(read)
+
+
+def _added(own: np.ndarray, new: np.ndarray, kind: Any) -> np.ndarray:
+    """Return the sum in integers of type `kind`, computed in the memory of the first if possible."""
+    place = own if own.flags.writeable and own.dtype == kind else None
+    return np.add(own, new, out=place, dtype=kind)

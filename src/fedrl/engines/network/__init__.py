@@ -1,0 +1,1 @@
+"""Agents at other sites: the clock and the executor of a simulation, with real time and real agents in their place."""

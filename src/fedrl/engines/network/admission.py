@@ -1,0 +1,82 @@
+"""Who takes part: seats by name, and federations that speak the same wire."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TypeAlias
+
+from fedrl.core.errors import WireError
+from fedrl.core.types import PyTree
+from fedrl.engines.network.exchange import Exchange
+from fedrl.engines.network.sessions import Admission
+from fedrl.federation.federation import Federation
+from fedrl.federation.wire_digest import differences, from_json, wire_digest
+from fedrl.wire.protocol import Hello, Stop, Welcome
+
+SeatOf: TypeAlias = Callable[[str], int | str]
+"""`name -> number` of its seat, or the reason why it has none, one sentence."""
+Admitting: TypeAlias = Callable[[Federation, PyTree, int], Admission]
+"""`(federation, setting, agents) -> Admission`, which the executor calls when it knows the federation."""
+
+
+class Door:
+    """Admits agents that have a seat and speak the wire of this federation.
+
+    Attributes:
+        version: Version that a welcome names.
+        warned: Differences that are not decisive, by name of the agent.
+    """
+
+    def __init__(
+        self, federation: Federation, setting: PyTree, agents: int, exchange: Exchange, seat_of: SeatOf
+    ) -> None:
+        self._mine, self._agents = wire_digest(federation, setting), agents
+        self._exchange, self._seat_of = exchange, seat_of
+        self.version, self.warned = 0, dict[str, list[str]]()
+
+    def admitted(self, name: str, hello: Hello) -> Welcome | Stop:
+        """Return the welcome of an agent, or why it is sent away."""
+        seat = self._seat_of(name)
+        if isinstance(seat, str):
+            return Stop(seat, "no_seat", False)
+        try:
+            theirs = from_json(json.loads(hello.content))
+        except (ValueError, RecursionError) as fault:
+            why = str(fault) if isinstance(fault, WireError) else "The digest of the agent's federation is no JSON."
+            return Stop(" ".join(why.split())[:1500], "bad_message", False)
+        found = differences(self._mine, theirs)
+        decisive = [each.sentence for each in found if each.decisive]
+        if decisive:
+            # "here" is this end, so the sentence says whose end that is.
+            told = f"The coordinator and {name} have different federations (here is the coordinator). {decisive[0]}"
+            return Stop(" ".join(told.split())[:1500], "other_federation", False)
+        self.warned[name] = [each.sentence for each in found]
+        exchange = self._exchange
+        return Welcome(
+            exchange.run,
+            exchange.name,
+            seat,
+            self._agents,
+            self.version,
+            0,
+            exchange.replayable,
+            exchange.beat_s,
+        )
+
+
+def seats_in_order(agents: int) -> SeatOf:
+    """Return seats that are given to names in the order in which they come.
+
+    >>> seat_of = seats_in_order(1)
+    >>> seat_of("a"), seat_of("a"), seat_of("b")
+    (0, 0, 'All 1 seats of this federation are taken. Ask its operator for one.')
+    """
+    seats: dict[str, int] = {}
+
+    def seat_of(name: str) -> int | str:
+        if name not in seats and len(seats) >= agents:
+            return f"All {agents} seats of this federation are taken. Ask its operator for one."
+        return seats.setdefault(name, len(seats))
+
+    return seat_of

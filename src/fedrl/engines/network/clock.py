@@ -1,0 +1,211 @@
+"""Real time: what a virtual clock simulates happens here, and is waited for.
+
+    dispatch(ids)     which of them are there now; the others are reported when they are back
+    peek(until, n)    wait for n updates, or until a second has come: the news of agents, as events
+
+An agent whose connection breaks keeps its job for `patience_s`; then the job counts as dropped. What is done with the
+events is the scheduler's business, which knows no more about time than it does under a virtual clock.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from fedrl.clocks.events import ARRIVED, BACK, DROPPED, NOBODY, TIMER, Events
+from fedrl.engines.network.exchange import Exchange
+from fedrl.engines.network.roster import Roster
+from fedrl.engines.network.sessions import FAILURE, GONE, HERE, LEFT, UPDATE, News
+from fedrl.wire.protocol import Taken
+
+
+class RealTime(NamedTuple):
+    """The state of the clock.
+
+    Attributes:
+        now_s: Seconds that the run has taken so far, `[1]`.
+        away: Agents of whose absence the scheduler knows, bool `[agents]`.
+    """
+
+    now_s: np.ndarray
+    away: np.ndarray
+
+
+class RealClock:
+    """The clock of agents at other sites.
+
+    Args:
+        exchange: Where news come from.
+        roster: What is known about agents.
+        receive: `(agent, version, update) -> reason`: takes an update, and returns why it is refused, or "".
+        fail: `(agent, reason)`: takes the failure of a job.
+        gather: Number of agents that have to be there before the first job of this process is given.
+        patience_s: Seconds for which an agent may be away before its job counts as dropped.
+    """
+
+    timed = True
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        roster: Roster,
+        receive: Callable[[int, int, bytes], str],
+        fail: Callable[[int, str], None],
+        gather: int,
+        patience_s: float,
+    ) -> None:
+        self.exchange, self.roster, self._receive, self._fail = exchange, roster, receive, fail
+        self.gather, self.patience_s = gather, patience_s
+        self._gathered, self._began = False, math.nan
+        self._raw: deque[News] = deque()
+
+    def start(self, seed: int) -> RealTime:
+        """Return the state at the start of a run."""
+        del seed
+        self._began = math.nan
+        return RealTime(np.zeros(1), np.zeros(len(self.roster.job), bool))
+
+    def now_s(self, state: RealTime) -> float:
+        """Return the seconds that the run has taken, without those between two processes of a coordinator."""
+        now = time.monotonic()
+        if math.isnan(self._began):
+            self._began = now - float(state.now_s[0])
+            self.roster.away[:] = state.away
+        return now - self._began
+
+    def dispatch(
+        self, state: RealTime, ids: np.ndarray, since_s: np.ndarray, steps: np.ndarray, down_bytes: np.ndarray
+    ) -> tuple[RealTime, np.ndarray]:
+        """Return which of these agents are there; the executor gives them their jobs."""
+        del since_s, steps, down_bytes
+        while not self._gathered:
+            self._listen(math.inf if int(self.roster.ready.sum()) < self.gather else 0.0)
+            self._gathered = int(self.roster.ready.sum()) >= self.gather
+        self._listen(0.0)
+        there = self.roster.ready[ids]
+        self.roster.away[ids[~there]] = True
+        state.away[:] = self.roster.away
+        return state, there
+
+    def peek(
+        self, state: RealTime, until_s: float, wants: int, again: np.ndarray | None, one: bool
+    ) -> tuple[RealTime, Events]:
+        """Wait, and return what has happened: `wants` arrivals, or everything until no agent is at work or time is up.
+
+        Args:
+            state: State of the clock.
+            until_s: Second until which to wait.
+            wants: Largest number of arrivals to return.
+            again: Not None if an agent may begin its next job after its event: then whatever is there is returned.
+            one: Whether to return a single event.
+        """
+        roster, found = self.roster, list[tuple[int, int, float, int]]()
+        while True:
+            arrived = sum(each[0] == ARRIVED for each in found)
+            while self._raw and arrived < wants and not (one and found):
+                found += self._event(self._raw.popleft())
+                arrived = sum(each[0] == ARRIVED for each in found)
+            if not (one and found):
+                found += self._dropped(one)
+            enough = arrived >= wants or one or again is not None or not (roster.job > 0).any()
+            now = self.now_s(state)
+            if (found and enough) or now >= until_s:
+                break
+            self._listen(min(until_s - now, self._patience()))
+        state.now_s[0], state.away[:] = now, roster.away
+        if not found:
+            return state, Events(np.array([TIMER]), np.array([-1]), np.array([now]))
+        kind, agent, when, job = (np.array(column) for column in zip(*found, strict=True))
+        return state, Events(kind, agent, when, dispatch=job)
+
+    def _listen(self, seconds: float) -> None:
+        """Wait for news, and note at once who is there."""
+        for each in self.exchange.wait(seconds):
+            if each.kind == HERE:
+                self.roster.ready[each.agent], self.roster.gone_s[each.agent] = True, math.inf
+                self.roster.steps_per_s[each.agent] = each.steps_per_s
+            elif each.kind in (GONE, LEFT):
+                self.roster.ready[each.agent], self.roster.gone_s[each.agent] = False, each.time_s
+            self._raw.append(each)
+
+    def _event(self, news: News) -> list[tuple[int, int, float, int]]:
+        """Return the event of a piece of news, if it is one: kind, agent, second and job."""
+        roster, agent = self.roster, news.agent
+        job, at = int(roster.job[agent]), news.time_s - self._began
+        if news.kind == HERE and roster.away[agent]:
+            roster.away[agent] = False
+            return [(BACK, agent, at, 0)]
+        if news.kind == LEFT and job:
+            return self._drop(np.array([agent]), at)
+        if news.kind not in (UPDATE, FAILURE):
+            return []
+        if news.job != job:
+            known = news.job == roster.last_job[agent] and not job
+            (roster.known if known else roster.late)[agent] += 1
+            self._release([news])
+            self.exchange.ended([(agent, Taken(news.job, "known" if known else "late", ""))])
+            return []
+        roster.end(np.array([agent]))
+        roster.work_s[agent] = news.time_s - roster.began_s[agent]
+        if news.kind == FAILURE:
+            self._fail(agent, news.reason)
+            self.exchange.ended([(agent, Taken(job, "taken", ""))])
+            return [(ARRIVED, agent, at, job)]
+        reason = self._receive(agent, news.version, news.content)
+        self._release([news])
+        self.exchange.ended([(agent, Taken(job, "refused" if reason else "taken", reason[:1500]))])
+        return [(ARRIVED, agent, at, job)]
+
+    def _release(self, news: list[News]) -> None:
+        held = sum(each.held for each in news)
+        if held:
+            self.exchange.taken_over(held)
+
+    def _dropped(self, one: bool) -> list[tuple[int, int, float, int]]:
+        """Return the ends of jobs whose agents have been away for too long."""
+        now = time.monotonic()
+        gone = np.flatnonzero((self.roster.job > 0) & (now - self.roster.gone_s > self.patience_s))
+        return self._drop(gone[:1] if one else gone, now - self._began)
+
+    def _drop(self, ids: np.ndarray, at: float) -> list[tuple[int, int, float, int]]:
+        jobs = self.roster.job[ids].copy()
+        self.roster.end(ids)
+        self.drop(ids)
+        if len(ids):
+            self.exchange.ended([(agent, None) for agent in ids.tolist()])
+        return [(DROPPED, agent, at, job) for agent, job in zip(ids.tolist(), jobs.tolist(), strict=True)]
+
+    drop: Callable[[np.ndarray], None] = staticmethod(lambda ids: None)
+    """`ids`: takes note that the jobs of these agents were dropped."""
+
+    def _patience(self) -> float:
+        """Return the seconds until the next job may count as dropped."""
+        waiting = self.roster.gone_s[self.roster.job > 0]
+        first = float(waiting.min(initial=math.inf))
+        return max(first + self.patience_s - time.monotonic(), 0.001)
+
+    def cancel(self, state: RealTime, ids: np.ndarray) -> RealTime:
+        """Cancel the jobs of these agents."""
+        self.roster.end(ids)
+        self.exchange.ended([(agent, None) for agent in ids.tolist()])
+        return state
+
+    def hanging(self, state: RealTime, ids: np.ndarray) -> int:
+        """Return 0: a hang is not known before it is noticed."""
+        del state, ids
+        return 0
+
+    def soon(self, state: RealTime) -> np.ndarray:
+        """Return nobody: no agent trains ahead of time."""
+        del state
+        return NOBODY
+
+    def costs(self, state: RealTime, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the seconds between task and update, and 0 for messages, which are part of them."""
+        del state
+        return self.roster.work_s[ids].copy(), np.zeros(len(ids))

@@ -1,0 +1,153 @@
+"""The bridge between the loop of a federation, which waits and computes in its thread, and sessions, in another one."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from fedrl.core.errors import StoppedWaitingError
+from fedrl.engines.network.sessions import Admission, News, Sessions
+from fedrl.transport.seam import Listener, Transport
+from fedrl.wire.protocol import Stop, Taken, Task
+
+AGAIN = Stop("The coordinator stops for now. Its run can be continued.", "restarting", True)
+POLL_S = 0.2
+"""Seconds after which a wait looks whether it was asked to stop."""
+
+
+class Exchange:
+    """What a coordinator's loop knows of the outside: it gives tasks, and takes news.
+
+    Args:
+        transport: How frames travel.
+        address: Where to listen, HOST:PORT; port 0 for any free one.
+        stop: Ends a wait when it is set.
+        run: Returns the identity of the run, 32 hexadecimal digits, when it begins to listen; by default a new one.
+        name: Name of the run, for people.
+        replayable: Whether all keys follow from the seed of the run.
+        beat_s: Seconds between two beats of an agent at work.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        address: str,
+        *,
+        stop: threading.Event | None = None,
+        run: Callable[[], str] | None = None,
+        name: str = "",
+        replayable: bool = False,
+        beat_s: float = 2.0,
+    ) -> None:
+        self.transport, self._asked = transport, address
+        self.stopping = threading.Event() if stop is None else stop
+        self._identity = run
+        self.run = ""
+        self.on_listening: Callable[[], object] = lambda: None
+        self.name, self.replayable, self.beat_s = name, replayable, beat_s
+        self.news: queue.SimpleQueue[News] = queue.SimpleQueue()
+        self.address = ""
+        self.sessions: Sessions | None = None
+        self._listener: Listener | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fedrl sessions", daemon=True)
+
+    def serve(self, admission: Admission, agents: int, largest: int) -> None:
+        """Listen, and admit agents.
+
+        Raises:
+            ConfigError: The address is none, or is taken.
+        """
+        self.run = secrets.token_hex(16) if self._identity is None else self._identity()
+        self._thread.start()
+
+        async def begin() -> tuple[Sessions, Listener]:
+            sessions = Sessions(admission, agents, largest, self.news)
+            return sessions, await self.transport.listen(self._asked, sessions.session)
+
+        try:
+            self.sessions, self._listener = self._asking(begin())
+        except BaseException:
+            self.close()
+            raise
+        self.address = self._listener.address
+        self.on_listening()
+
+    def give(self, tasks: Sequence[tuple[int, Task, bytes]]) -> None:
+        """Give agents their tasks."""
+        assert self.sessions is not None
+        self._loop.call_soon_threadsafe(self.sessions.give, tasks)
+
+    def ended(self, receipts: Sequence[tuple[int, Taken | None]]) -> None:
+        """Note that tasks have ended, with the receipt for each agent."""
+        assert self.sessions is not None
+        self._loop.call_soon_threadsafe(self.sessions.ended, receipts)
+
+    def taken_over(self, count: int) -> None:
+        """Give back places in the window, whose updates have been read."""
+        assert self.sessions is not None
+        window = self.sessions.window
+
+        def release() -> None:
+            for _ in range(count):
+                window.release()
+
+        self._loop.call_soon_threadsafe(release)
+
+    def wait(self, seconds: float) -> Iterable[News]:
+        """Return the news that are there, or those that come first within some seconds; none if there are none.
+
+        Raises:
+            StoppedWaitingError: The coordinator was asked to stop.
+        """
+        found: list[News] = []
+        left = seconds
+        while not found:
+            if self.stopping.is_set():
+                raise StoppedWaitingError("The round was given up: the coordinator was asked to stop.")
+            pause = min(left, POLL_S)
+            try:
+                found.append(self.news.get(timeout=pause) if pause > 0.0 else self.news.get_nowait())
+            except queue.Empty:
+                left -= pause
+                if left <= 0.0:
+                    return found
+        while not self.news.empty():
+            found.append(self.news.get_nowait())
+        return found
+
+    def close(self, why: Stop = AGAIN) -> None:
+        """End all sessions with a reason, and listen no more; a second call does nothing."""
+        if not self._thread.is_alive():
+            return
+        sessions, listener = self.sessions, self._listener
+
+        async def end() -> None:
+            if sessions is not None:
+                await sessions.stop(why)
+            if listener is not None:
+                await listener.close()
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+        try:
+            self._asking(end(), 10.0)
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(5.0)
+            self._loop.close()
+
+    def _asking(self, action: Any, timeout_s: float = 30.0) -> Any:
+        return asyncio.run_coroutine_threadsafe(action, self._loop).result(timeout_s)
+
+    def __enter__(self) -> Exchange:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

@@ -1,0 +1,283 @@
+"""The executor of agents at other sites: it gives them tasks, reads their updates, and tells them what became of these.
+
+    assign(jobs, table)   one task per agent: its broadcast, its order, and the verdict on its job before
+    receive(update)       decode, compare with what the server knows (`fedrl.federation.trust`), add up
+    train(ids)            the sums or updates of these agents, which have arrived
+    give_back, cancel     verdicts: rejected, dropped
+
+Nothing that the server knows itself is taken from a message: sender, version, weight and steps follow from the order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fedrl.clocks.events import NOBODY, Jobs
+from fedrl.core.errors import ConfigError, WireError
+from fedrl.core.keys import Keys
+from fedrl.core.summation import check_open
+from fedrl.core.types import Broadcast, Params, PyTree, Update
+from fedrl.engines.executors.executor import Executor
+from fedrl.engines.executors.records import Agents, Learned, Team
+from fedrl.engines.halves.adding import Adding, lanes, reading
+from fedrl.engines.halves.orders import Verdict
+from fedrl.engines.inbox import PARAMS, SUMS, PartialSums, Table
+from fedrl.engines.messages import Upload, messages
+from fedrl.engines.network.clock import RealClock
+from fedrl.engines.network.exchange import Exchange
+from fedrl.engines.network.roster import Roster
+from fedrl.engines.state import Rejection, starting
+from fedrl.federation.federation import AgentState, ServerState
+from fedrl.federation.shares import shares
+from fedrl.federation.trust import lie, weight_of
+from fedrl.wire.codec import codec, is_sent, varies
+from fedrl.wire.frames import digest_of
+from fedrl.wire.protocol import Task
+
+MARGIN = 64
+"""Bytes by which a message may exceed the largest valid update before it is refused unread."""
+VERDICTS = tuple(verdict.value for verdict in Verdict)
+MERGED, REJECTED, DROPPED = (VERDICTS.index(each.value) for each in (Verdict.MERGED, Verdict.REJECTED, Verdict.DROPPED))
+
+
+class Distant(NamedTuple):
+    """Stands for the states of agents at other sites: NumPy arrays, `[agents]` each, that are updated in place.
+
+    Attributes:
+        jobs: Number of jobs that each agent has been given.
+        settled: Number of its last job that has ended.
+        verdict: Verdict on that job, an index into `VERDICTS`.
+    """
+
+    jobs: np.ndarray
+    settled: np.ndarray
+    verdict: np.ndarray
+
+
+class Sites(Executor):
+    """Agents at other sites."""
+
+    resident = False
+    elsewhere = True
+    silent = True
+
+    def __init__(
+        self, *given: Any, exchange: Exchange, admission: Any, gather: int | None, patience_s: float, **options: Any
+    ) -> None:
+        super().__init__(*given)
+        del options  # they are of executors that have environments
+        federation = self.federation
+        check_open(federation.summation)
+        if self.plan.collects == PARAMS:
+            raise ConfigError(
+                "The agents are at other sites, and the topology has no server, so there is nothing to coordinate. "
+                "Use a topology with a server."
+            )
+        self.metrics = []
+        self.plan = self.plan._replace(ahead=False)
+        fleet = given[1]
+        self.wire = messages(federation, fleet)
+        self._broadcasts, self._sent_codec = codec(self.wire.sent), codec(self.wire.update)
+        known = self.wire.up_bytes
+        dense = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.wire.update))
+        self._together, self._summed = lanes(self.wire.update), self.plan.collects == SUMS
+        self._read = reading(federation, self._summed)
+        self._trusted_weight = any(stage.reweights for stage in federation.stages)
+        self.exchange, self.roster = exchange, Roster(self.agents)
+        everybody = self.agents if gather is None else gather
+        self.clock = RealClock(exchange, self.roster, self._receive, self._fail, everybody, patience_s)
+        self.clock.drop = self._drop
+        self._ordered: list[tuple[int, int]] = [(0, 0)] * self.agents  # version and steps of each agent's job
+        self._received: list[Broadcast | None] = [None] * self.agents
+        self._adding: dict[int, tuple[Adding, list[int]]] = {}  # by version
+        self._sizes: dict[int, Upload] = {}
+        self._failed: dict[int, str] = {}
+        self._distant: Distant | None = None
+        largest = (dense if known is None else known) + MARGIN
+        admission = admission(federation, jax.tree.map(lambda x: np.asarray(x)[0], fleet), self.agents)
+        exchange.serve(admission, self.agents, largest)
+
+    def start(
+        self, keys: Keys, steps: np.ndarray, policy: Params | None = None, share: np.ndarray | None = None
+    ) -> tuple[ServerState, Agents]:
+        """Return the initial state of the server, and what stands for the agents."""
+        share = shares(self.federation, steps) if share is None else share
+        nobody: list[np.ndarray] = []
+        begin = starting(self.federation, self._fleet, nobody, steps, self.devices, self.numbers, share)
+        server, _ = begin(keys, policy)
+        none = np.zeros(self.agents, np.int32)
+        blocks: Any = (Distant(none, none.copy(), none.copy()),)
+        return server, Agents(blocks, self.team(steps, share, np.zeros((0, 0), np.uint32)))
+
+    def assign(self, agents: Agents, jobs: Jobs, table: Table) -> Agents:
+        """Give agents their tasks."""
+        agents = super().assign(agents, jobs, table)
+        ids, distant = jobs.agent, _distant(agents)
+        distant.jobs[ids] += 1
+        self._distant = distant
+        tasks, encoded = [], dict[int, tuple[Broadcast, bytes, bytes]]()
+        for row in np.unique(jobs.row).tolist():
+            sent = jax.tree.map(lambda x, row=row: np.asarray(x)[row], table.sent)
+            content = self._broadcasts.encode(sent)
+            encoded[row] = sent, content, digest_of(content)
+        for i, agent in enumerate(ids.tolist()):
+            sent, content, digest = encoded[int(jobs.row[i])]
+            self._received[agent] = sent
+            tasks.append((agent, self._task(agents.team, distant, agent, content), digest))
+        self.roster.begin(ids, distant.jobs[ids], time.monotonic())
+        self.exchange.give(tasks)
+        return agents
+
+    def _task(self, team: Team, distant: Distant, agent: int, content: bytes) -> Task:
+        version, steps = int(team.version[agent]), int(team.steps[agent])
+        self._ordered[agent] = version, steps
+        return Task(
+            job=int(distant.jobs[agent]),
+            version=version,
+            cohort=int(team.cohort[agent]),
+            steps=steps,
+            share=float(team.share[agent]),
+            settled=int(distant.settled[agent]),
+            verdict=VERDICTS[int(distant.verdict[agent])] if distant.settled[agent] else "",
+            content=content,
+        )
+
+    def _receive(self, agent: int, version: int, content: bytes) -> str:
+        """Take the update of an agent, and return why it is refused, or ""."""
+        ordered, steps = self._ordered[agent]
+        try:
+            update: Update = self._sent_codec.decode(content)
+            why = lie(self.federation, update, ordered, steps)
+        except WireError as fault:
+            why = f"it can't be read: {fault}"
+        if not why and version != ordered:
+            why = f"it says that it is of version {version}, and {ordered} was sent"
+        if why:
+            self._failed[agent] = why
+            return why
+        if not self._trusted_weight:
+            # The weight follows from the ordered steps; the agent's own counts only where a stage may change it.
+            weight: Any = np.float32(weight_of(self.federation, steps))
+            update = update._replace(weight=weight)
+        received = self._received[agent]
+        assert received is not None
+        if ordered not in self._adding:
+            self._adding[ordered] = Adding(self._read, received, self._together), []
+        adding, whose = self._adding[ordered]
+        adding.add(update)
+        whose.append(agent)
+        said: Any = is_sent(update)
+        self._sizes[agent] = Upload(
+            np.uint32(len(content)) if varies(update) else (),
+            () if said is True else np.int32(said),
+            {name: np.float32(x) for name, x in update.report.items()},
+        )
+        return ""
+
+    def _fail(self, agent: int, reason: str) -> None:
+        self._failed[agent] = f"its training failed: {reason}" if reason else "its training failed"
+
+    def _drop(self, ids: np.ndarray) -> None:
+        """Note that the jobs of these agents were dropped."""
+        if self._distant is not None and len(ids):
+            self._settle(self._distant, ids, DROPPED)
+
+    def _settle(self, distant: Distant, ids: np.ndarray, verdict: int) -> None:
+        distant.settled[ids], distant.verdict[ids] = distant.jobs[ids], verdict
+
+    def train(
+        self, keys: Keys, agents: Agents, ids: np.ndarray, table: Table, fillers: np.ndarray = NOBODY
+    ) -> tuple[Agents, Learned]:
+        """Return what these agents have sent."""
+        del keys, table, fillers
+        distant = _distant(agents)
+        failed = tuple(Rejection(agent, self._failed.pop(agent)) for agent in sorted(self._failed))
+        lost = np.array([agent for agent, _ in failed], int)
+        # An agent whose update was refused has trained: it keeps what it has learned, and its stages forget it.
+        self._settle(distant, ids, MERGED)
+        self._settle(distant, lost, REJECTED)
+        block_sums, items, order = [], [], []
+        for adding, whose in self._adding.values():
+            order += whose
+            results = adding.results()
+            if self._summed:
+                block_sums += [PartialSums(found, here, np.array(whose)) for found, here in results]
+            else:
+                items += [found for found, _ in results]
+        self._adding.clear()
+        agent, joined = np.array(order, int), ()
+        if not self._summed and items:
+            wanted = ids[np.isin(ids, agent)]
+            place = np.argsort(agent)[np.argsort(np.argsort(wanted))]
+            joined = jax.tree.map(lambda *leaves: np.concatenate(leaves)[place], *items)
+            agent = wanted
+        elif not self._summed:
+            joined = self._no_items()
+        uploads = self._uploads(agent)
+        return agents, Learned(agent, joined, block_sums, uploads, {}, failed, [agent])
+
+    def _uploads(self, agent: np.ndarray) -> Upload:
+        rows = [self._sizes.pop(int(each)) for each in agent]
+        self._sizes.clear()
+        if rows:
+            found: Upload = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+            return found
+        return jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), self.wire.upload)
+
+    def _no_items(self) -> PyTree:
+        return jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), self.wire.decoded)
+
+    def give_back(self, agents: Agents, undo: Sequence[Any], dropped: np.ndarray) -> Agents:
+        """Note that the updates of `dropped` agents were not merged: they hear of it with their next task."""
+        for ids in undo:
+            _distant(agents).verdict[ids[np.isin(ids, dropped)]] = REJECTED
+        return agents
+
+    def cancel(self, agents: Agents, ids: np.ndarray) -> Agents:
+        """Cancel the jobs of these agents."""
+        self._settle(_distant(agents), ids, DROPPED)
+        return agents
+
+    def placed(self, agents: Agents) -> Agents:
+        """Return the agents of a checkpoint, and give those at work their tasks again."""
+        team, distant = agents.team, _distant(agents)
+        self._distant = distant
+        busy = np.flatnonzero(distant.jobs > distant.settled)
+        tasks = []
+        for agent in busy.tolist() if self.plan.mixed else ():
+            sent = jax.tree.map(lambda x, agent=agent: np.asarray(x)[agent], team.received)
+            content = self._broadcasts.encode(sent)
+            self._received[agent] = sent
+            tasks.append((agent, self._task(team, distant, agent, content), digest_of(content)))
+        if tasks:
+            self.roster.begin(busy, distant.jobs[busy], time.monotonic())
+            self.exchange.give(tasks)
+        return agents
+
+    def restarted(self, keys: Keys, agents: Agents, ids: np.ndarray, policy: Params | None = None) -> Agents:
+        """Return the agents unchanged: a site initialises its agent again by itself."""
+        del keys, policy
+        agents.team.restarts[ids] += 1
+        return agents
+
+    def blocks(self, agents: Agents) -> list[AgentState]:
+        """Refuse: the states of agents never leave their sites."""
+        raise ConfigError(
+            "The agents are at other sites, and their states never leave these. Evaluate the server's policy instead."
+        )
+
+    def adopt(self, agents: Agents, table: Table) -> Agents:
+        """Return the agents unchanged: a site adopts with its next task."""
+        del table
+        return agents
+
+
+def _distant(agents: Agents) -> Distant:
+    found: Any = agents.blocks[0]
+    assert isinstance(found, Distant)
+    return found

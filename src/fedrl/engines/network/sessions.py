@@ -1,0 +1,280 @@
+"""Sessions with agents: who is admitted, what is sent to each, and the news of them, in an event loop of asyncio.
+
+    link --frames--> Reader --> Hello: admission --> Welcome or Stop
+                                Ready, Sent, Failed, Leave --> news, for the loop of the federation
+    give(tasks)  --> the task of each agent, sent at once or when the agent comes back
+
+A session knows frames, messages and seats, and nothing about learning. An agent whose connection breaks keeps its task;
+the same task is sent again when it is back, and it sends the same bytes again. The newest session of a name wins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import queue
+import time
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from fedrl.core.errors import WireError
+from fedrl.transport.seam import Link, LinkClosedError
+from fedrl.wire.protocol import (
+    Beat,
+    Failed,
+    Hello,
+    Leave,
+    Message,
+    Reader,
+    Ready,
+    Sent,
+    Stop,
+    Taken,
+    Task,
+    Welcome,
+    sent,
+)
+
+HERE, GONE, UPDATE, FAILURE, LEFT = "here", "gone", "update", "failure", "left"
+"""The kinds of news of an agent: it is ready, its connection has ended, its update or its failure has arrived, and it
+has left for good."""
+HELLO_S = 10.0
+"""Seconds in which an agent has to say who it is."""
+LARGEST_HELLO = 1 << 20
+FROM_AGENTS = (Hello, Ready, Beat, Sent, Failed, Leave)
+WINDOW = 8
+"""The largest number of updates of more than one frame that are received at a time, over all agents."""
+
+
+class News(NamedTuple):
+    """Something that happened to an agent.
+
+    Attributes:
+        kind: One of the kinds above.
+        agent: Number of the agent.
+        job: Number of its job, for updates and failures.
+        version: Version of the broadcast from which it says that it trained.
+        content: The encoded update.
+        reason: Why its training failed, or why it left.
+        held: Whether the update takes a place in the window, which has to be given back.
+        steps_per_s: Local steps per second, of an agent that is ready; NaN if it does not say.
+        time_s: When it happened, by `time.monotonic`.
+    """
+
+    kind: str
+    agent: int
+    job: int = 0
+    version: int = 0
+    content: bytes = b""
+    reason: str = ""
+    held: bool = False
+    steps_per_s: float = math.nan
+    time_s: float = 0.0
+
+
+@runtime_checkable
+class Admission(Protocol):
+    """Decides who takes part."""
+
+    def admitted(self, name: str, hello: Hello) -> Welcome | Stop:
+        """Return the welcome of an agent with its number, or the reason why it is sent away."""
+
+
+class Seat:
+    """What the sessions know about one agent.
+
+    Attributes:
+        outbox: Messages to send; None if it is not connected, and an item None ends the session.
+        ready: Whether it has compiled its programs.
+        task: Its current task with the digest of its content; None if it has none.
+        beat_s: When its current session last said anything, by `time.monotonic`.
+    """
+
+    def __init__(self) -> None:
+        self.outbox: asyncio.Queue[tuple[Message, bytes | None] | None] | None = None
+        self.ready = False
+        self.task: tuple[Task, bytes] | None = None
+        self.beat_s = 0.0
+
+
+class Sessions:
+    """All sessions of a coordinator. Except for `news`, everything here belongs to the thread of the event loop.
+
+    Args:
+        admission: Decides who takes part.
+        agents: Number of seats.
+        largest: The largest update in bytes.
+        news: Where news go.
+    """
+
+    def __init__(self, admission: Admission, agents: int, largest: int, news: queue.SimpleQueue[News]) -> None:
+        self._admission, self._largest, self._news = admission, largest, news
+        self.seats = [Seat() for _ in range(agents)]
+        self.window = asyncio.Semaphore(WINDOW)
+        self.refused: dict[str, int] = {}
+        """Number of connections that were sent away or broken off by this end, by code."""
+        self._stopped: Stop | None = None
+
+    async def session(self, link: Link) -> None:
+        """Hold one session, from the first message to the end of the connection."""
+        if self._stopped is not None:
+            await self._dismiss(link, self._stopped)
+            return
+        reader = Reader(LARGEST_HELLO, FROM_AGENTS)
+        try:
+            hello = await asyncio.wait_for(_next(link, reader), HELLO_S)
+            if not isinstance(hello, Hello):
+                raise WireError(f"A session began with {type(hello).__name__}, and has to begin with Hello.")
+            answer = self._admission.admitted(link.peer, hello)
+        except TimeoutError:
+            answer = Stop(f"No complete Hello came within {HELLO_S:g} s.", "bad_message", True)
+        except WireError as fault:
+            answer = Stop(_told(fault), "bad_message", False)
+        except LinkClosedError:
+            return
+        if isinstance(answer, Stop):
+            await self._dismiss(link, answer)
+            return
+        await self._held(link, answer)
+
+    async def _dismiss(self, link: Link, stop: Stop) -> None:
+        self.refused[stop.code] = self.refused.get(stop.code, 0) + 1
+        with contextlib.suppress(LinkClosedError):
+            for frame in sent(stop):
+                await link.send(frame)
+        await link.close()
+
+    async def _held(self, link: Link, welcome: Welcome) -> None:
+        number = welcome.agent
+        seat = self.seats[number]
+        if seat.outbox is not None:
+            stop = Stop("Another session with this name began, and the newest one counts.", "newer_session", False)
+            seat.outbox.put_nowait((stop, None))
+            seat.outbox.put_nowait(None)
+        outbox: asyncio.Queue[tuple[Message, bytes | None] | None] = asyncio.Queue()
+        seat.outbox, seat.ready, seat.beat_s = outbox, False, time.monotonic()
+        outbox.put_nowait((welcome, None))
+        reading = asyncio.ensure_future(self._read(link, number, seat, outbox))
+        writing = asyncio.ensure_future(_write(link, outbox))
+        try:
+            await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for doing in (reading, writing):
+                doing.cancel()
+            await asyncio.gather(reading, writing, return_exceptions=True)
+            if seat.outbox is outbox:
+                seat.outbox, was = None, seat.ready
+                seat.ready = False
+                if was:
+                    self._news.put(News(GONE, number, time_s=time.monotonic()))
+            await link.close()
+
+    async def _read(
+        self, link: Link, number: int, seat: Seat, outbox: asyncio.Queue[tuple[Message, bytes | None] | None]
+    ) -> None:
+        reader, holding = Reader(self._largest, FROM_AGENTS), False
+        try:
+            while True:
+                message = reader.take(await link.receive())
+                seat.beat_s = time.monotonic()
+                if message is None:
+                    # The first part of a long update is here; the others stay with the agent until there is room.
+                    if not holding:
+                        await self.window.acquire()
+                        holding = True
+                    continue
+                if self._said(number, seat, outbox, message, holding):
+                    holding = False
+        except LinkClosedError:
+            return
+        except WireError as fault:
+            self.refused["bad_message"] = self.refused.get("bad_message", 0) + 1
+            outbox.put_nowait((Stop(_told(fault), "bad_message", True), None))
+            outbox.put_nowait(None)
+            await asyncio.sleep(HELLO_S)  # the writer ends the session when it has sent that
+        finally:
+            if holding:
+                self.window.release()
+
+    def _said(
+        self,
+        number: int,
+        seat: Seat,
+        outbox: asyncio.Queue[tuple[Message, bytes | None] | None],
+        message: Message,
+        holding: bool,
+    ) -> bool:
+        """Handle a message, and return whether its place in the window went on with it."""
+        now = time.monotonic()
+        if isinstance(message, Ready):
+            if not seat.ready:
+                seat.ready = True
+                self._news.put(News(HERE, number, steps_per_s=message.steps_per_s, time_s=now))
+                if seat.task is not None:
+                    outbox.put_nowait(seat.task)
+        elif isinstance(message, Sent) and seat.ready:
+            self._news.put(
+                News(UPDATE, number, message.job, message.version, message.content, held=holding, time_s=now)
+            )
+            return True
+        elif isinstance(message, Failed) and seat.ready:
+            self._news.put(News(FAILURE, number, message.job, reason=message.reason, time_s=now))
+        elif isinstance(message, Leave):
+            if message.for_good:
+                self._news.put(News(LEFT, number, reason=message.reason, time_s=now))
+            outbox.put_nowait(None)
+        elif not isinstance(message, Beat):
+            raise WireError(f"{type(message).__name__} came from an agent that is not ready.")
+        return False
+
+    def give(self, tasks: Iterable[tuple[int, Task, bytes]]) -> None:
+        """Give agents their next tasks, with the digest of the content of each."""
+        for number, task, digest in tasks:
+            seat = self.seats[number]
+            seat.task = (task, digest)
+            if seat.ready and seat.outbox is not None:
+                seat.outbox.put_nowait(seat.task)
+
+    def ended(self, receipts: Iterable[tuple[int, Taken | None]]) -> None:
+        """Note that the tasks of agents have ended, and send each its receipt, if there is one."""
+        for number, receipt in receipts:
+            seat = self.seats[number]
+            if receipt is None or (seat.task is not None and seat.task[0].job == receipt.job):
+                seat.task = None
+            if receipt is not None and seat.outbox is not None:
+                seat.outbox.put_nowait((receipt, None))
+
+    async def stop(self, stop: Stop) -> None:
+        """End all sessions, and send away whoever comes from now on."""
+        self._stopped = stop
+        for seat in self.seats:
+            if seat.outbox is not None:
+                seat.outbox.put_nowait((stop, None))
+                seat.outbox.put_nowait(None)
+        for _ in range(200):
+            if all(seat.outbox is None for seat in self.seats):
+                return
+            await asyncio.sleep(0.01)
+
+
+async def _next(link: Link, reader: Reader) -> Message:
+    while True:
+        message = reader.take(await link.receive())
+        if message is not None:
+            return message
+
+
+async def _write(link: Link, outbox: asyncio.Queue[tuple[Message, bytes | None] | None]) -> None:
+    with contextlib.suppress(LinkClosedError):
+        while True:
+            item = await outbox.get()
+            if item is None:
+                return
+            for frame in sent(*item):
+                await link.send(frame)
+
+
+def _told(fault: WireError) -> str:
+    """Return an error as one line that fits into a message."""
+    return " ".join(str(fault).split())[:1500]

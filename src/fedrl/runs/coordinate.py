@@ -1,0 +1,151 @@
+"""Coordinate agents at other sites: a run like any other, whose agents are not simulated.
+
+experiment.toml --run--> run folder, with a checkpoint after every version, before the next one is announced
+                  |
+                  +-- executor --> Exchange <--transport--> agents at their sites
+
+The coordinator may end at any time, also by `kill -9`. Called again with the same folder it continues from the last
+version on disk; agents that have an update for it send the same bytes again.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedrl.config import Config, load, tables_of
+from fedrl.core.errors import ConfigError
+from fedrl.engines.network.admission import SeatOf
+from fedrl.engines.network.choices import PATIENCE_S, sites
+from fedrl.engines.network.exchange import AGAIN, Exchange
+from fedrl.records import Event, Sink, folder
+from fedrl.runs.result import RunResult
+from fedrl.runs.run import resume, run
+from fedrl.transport.seam import Transport
+from fedrl.wire.protocol import Stop
+
+DONE = Stop("The run is complete.", "done", False)
+IDENTITY = "run_identity"
+"""The file in a run folder with the identity of the run, under which agents keep their states."""
+
+
+@dataclass
+class Coordinator:
+    """What runs and listens, for those who watch it.
+
+    Attributes:
+        exchange: Where agents connect to; its `address` has the port that was taken.
+        listening: Set as soon as agents may connect.
+    """
+
+    exchange: Exchange
+    listening: threading.Event = field(default_factory=threading.Event)
+
+
+def coordinate(
+    source: Config | Mapping[str, Any] | Path | str,
+    state: Path | str,
+    transport: Transport,
+    address: str,
+    *,
+    overrides: Sequence[str] = (),
+    seat_of: SeatOf | None = None,
+    gather: int | None = None,
+    patience_s: float = PATIENCE_S,
+    replayable: bool = False,
+    sinks: Sequence[Sink] = (),
+    stop: threading.Event | None = None,
+    watch: Any = None,
+    verbose: int = 1,
+) -> RunResult:
+    """Run an experiment whose agents are at other sites, or continue it, and write its run folder.
+
+    A round is one version of the server's parameters. Baselines are left out, because they would need the environments
+    of the sites; greedy returns are those of the environments that the configuration describes. The virtual clock of
+    the configuration, if it has one, gives way to real time.
+
+    Args:
+        source: The experiment, as of `fedrl.run`. A run that is continued has its own in the folder.
+        state: The run folder, new or of this run.
+        transport: How frames travel.
+        address: Where to listen, HOST:PORT.
+        overrides: Changes of the configuration.
+        seat_of: `name -> number` of an agent, or why it has none; by default in the order in which they come.
+        gather: Number of agents that have to be there before the first job is given; by default all seats.
+        patience_s: Seconds for which an agent that has lost its connection keeps its job.
+        replayable: Whether all agents derive their keys from the seed of the run, which makes the run repeatable to the
+            last bit, and lets every agent derive the randomness of the others. By default each site draws its own.
+        sinks: As of `fedrl.run`.
+        stop: As of `fedrl.run`.
+        watch: Called with a `Coordinator` before the run begins.
+        verbose: As of `fedrl.run`.
+
+    Raises:
+        ConfigError: The configuration is wrong, or has several seeds; or the address is taken.
+        UnsoundError: Its parts can't be combined.
+        RunError: The folder is one of another run, or not writable.
+    """
+    place, stop = Path(state), threading.Event() if stop is None else stop
+    again = (place / folder.CONFIG).exists()
+    given = tables_of(place / folder.CONFIG if again else source)
+    config = load(given, () if again else overrides)
+    seeds = config.seed_list
+    if len(seeds) != 1:
+        raise ConfigError(
+            f"The experiment has {len(seeds)} seeds. Agents at other sites train once, so one run has one seed. Write "
+            "seeds = 1, or seeds = [7] for a certain one."
+        )
+    exchange = Exchange(
+        transport,
+        address,
+        stop=stop,
+        run=lambda: _identity(place),
+        name=config.name,
+        replayable=replayable,
+    )
+    coordinator = Coordinator(exchange)
+    exchange.on_listening = coordinator.listening.set
+    placement = sites(exchange, seat_of, gather, patience_s)
+    if watch is not None:
+        watch(coordinator)
+    farewell = AGAIN
+    try:
+        if again:
+            result = resume(place, executor=placement, sinks=sinks, stop=stop, verbose=verbose)
+        else:
+            tables = _for_sites(given)
+            result = run(
+                tables, place, overrides=overrides, executor=placement, sinks=sinks, stop=stop, verbose=verbose
+            )
+        if not stop.is_set():
+            farewell = DONE
+        return result
+    finally:
+        exchange.close(farewell)
+
+
+def _for_sites(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration without baselines, in real time, with a checkpoint after every version."""
+    section = dict(tables.get("federation", {}))
+    if section.get("clock") is None:
+        section["clock"] = {}
+    return {**tables, "federation": section, "baselines": {}, "checkpoint_s": 0.0}
+
+
+def _identity(place: Path) -> str:
+    """Return the identity of the run in a folder, which is drawn once."""
+    from fedrl.records.files import write_atomically
+
+    path = place / IDENTITY
+    if not path.exists():
+        write_atomically(path, secrets.token_hex(16).encode())
+    return path.read_text().strip()
+
+
+def said(event: Event) -> str:
+    """Return an event of a run as one line for a log."""
+    return str(event.get("text") or event.get("event") or f"round {event.get('round')}")

@@ -1,0 +1,112 @@
+"""A coordinator's run: its folder, its interruption at any point, and its bits."""
+
+import asyncio
+import json
+import threading
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import fedrl
+from fedrl.config import load
+from fedrl.config.build import build
+from fedrl.runs.coordinate import coordinate
+from fedrl.transport.local import LocalTransport
+from tests.support.distant_agents import DistantAgent
+
+TABLES = {
+    "name": "corridor",
+    "environment": {"name": "gridworld", "layout": "S..G", "max_steps": 20},
+    "learner": {"name": "q_table", "num_steps": 16},
+    "federation": {"agents": 3},
+    "rounds": 5,
+    "seeds": [7],
+    "baselines": {},
+    "evaluation": {"episodes": 4},
+}
+
+
+def seat_of(name):
+    return int(name.split("-")[1])
+
+
+class World:
+    """Agents that begin as soon as a coordinator listens, and stay through its restarts."""
+
+    def __init__(self, tables, address="world", **behaviour):
+        experiment = build(load(tables))
+        self.address = f"{address}-{id(self)}"
+        self.agents = [
+            DistantAgent(experiment.federation, experiment.fleet, k, 7, self.address, **behaviour)
+            for k in range(experiment.config.federation.agents)
+        ]
+
+    def watch(self, coordinator):
+        def begin():
+            coordinator.listening.wait(60)
+            loop = coordinator.exchange._loop
+            for agent in self.agents:
+                agent.ended = None
+                asyncio.run_coroutine_threadsafe(agent.live(), loop)
+
+        threading.Thread(target=begin, daemon=True).start()
+
+    def coordinate(self, tables, out, **more):
+        more = {"seat_of": seat_of, "replayable": True, "verbose": 0, "watch": self.watch} | more
+        return coordinate(tables, out, LocalTransport(), self.address, **more)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The same run in one process, in blocks of one agent."""
+    tables = {**TABLES, "federation": {"agents": 3, "block": 1, "clock": {}}}
+    return fedrl.run(tables, tmp_path_factory.mktemp("alone") / "run", verbose=0)
+
+
+def bits(result):
+    return safetensors.numpy.load((result.folder / "params.safetensors").read_bytes())
+
+
+def same_bits(one, other):
+    one, other = bits(one), bits(other)
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_a_run_has_the_folder_and_the_bits_of_a_simulation(tmp_path, alone):
+    result = World(TABLES).coordinate(TABLES, tmp_path / "run")
+    same_bits(alone, result)
+    assert (result.folder / "report.html").exists()
+    records = [json.loads(line) for line in (result.folder / "records.jsonl").read_text().splitlines()]
+    assert [record["round"] for record in records] == [1, 2, 3, 4, 5]
+    # What agents keep to themselves is not there, rather than zero.
+    assert all("episodes" not in record and record["return"] is None for record in records)
+    assert all(record["bytes_up"] > 0 and record["greedy"] for record in records[-1:])
+
+
+def test_a_run_that_is_stopped_at_any_round_goes_on_to_the_same_bits(tmp_path, alone):
+    world, stop = World(TABLES), threading.Event()
+
+    def sink(event):
+        if event.get("round") == 2:
+            stop.set()
+
+    world.coordinate(TABLES, tmp_path / "run", stop=stop, sinks=[sink])
+    result = world.coordinate(TABLES, tmp_path / "run")
+    same_bits(alone, result)
+    assert all(sorted(agent.trained) == agent.trained for agent in world.agents)
+
+
+def test_a_stop_is_heard_while_agents_are_waited_for(tmp_path, alone):
+    world, stop = World(TABLES), threading.Event()
+    threading.Timer(3.0, stop.set).start()
+    first = coordinate(TABLES, tmp_path / "run", LocalTransport(), world.address, stop=stop, verbose=0, replayable=True)
+    assert not (first.folder / "records.jsonl").read_text()
+    same_bits(alone, world.coordinate(TABLES, tmp_path / "run"))
+
+
+def test_several_seeds_are_refused(tmp_path):
+    with pytest.raises(fedrl.core.errors.ConfigError, match="one run has one seed"):
+        World(TABLES).coordinate({**TABLES, "seeds": 2}, tmp_path / "run")

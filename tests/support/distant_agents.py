@@ -1,0 +1,88 @@
+"""Agents at other sites, as tasks of a coordinator's event loop: an agent's half, and the shortest dialogue around it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import jax
+
+from fedrl.core.keys import agent_secret, keys_of
+from fedrl.engines.halves import AgentHalf, Order, Verdict
+from fedrl.federation.wire_digest import as_json, wire_digest
+from fedrl.transport.local import LocalTransport
+from fedrl.transport.seam import LinkClosedError
+from fedrl.wire.protocol import Failed, Hello, Reader, Ready, Sent, Stop, Task, Welcome, sent
+
+
+class DistantAgent:
+    """An agent of a federation, with the keys of a simulation of the same seed.
+
+    Attributes:
+        sent: Jobs for which it has sent an update.
+        trained: Jobs for which it has trained.
+        told: The messages it has received, by type name.
+    """
+
+    def __init__(self, federation: Any, fleet: Any, number: int, seed: int, address: str, **behaviour: Any) -> None:
+        keys = keys_of(seed)
+        self.setting = jax.tree.map(lambda x: x[number], fleet)
+        self.half = AgentHalf(federation, number, self.setting, keys.run.tobytes(), agent_secret(keys, number))
+        self.federation, self.number, self.address = federation, number, address
+        self.run, self.kept = self.half.start(), None
+        self.sent, self.trained, self.told = [], [], []
+        self.behaviour = behaviour
+        self.ended: Stop | None = None
+
+    async def live(self) -> None:
+        """Connect, take part, connect again, until the coordinator says that it is done."""
+        while self.ended is None or self.ended.retry:
+            try:
+                link = await LocalTransport(f"site-{self.number}").connect(self.address)
+                await self.session(link)
+            except LinkClosedError:
+                pass
+            await asyncio.sleep(0.01)
+
+    async def session(self, link: Any) -> None:
+        digest = as_json(wire_digest(self.federation, self.setting))
+        await self.say(link, Hello("", 0, 0, json.dumps(digest).encode()))
+        reader = Reader(1 << 24)
+        while True:
+            message = reader.take(await link.receive())
+            if message is None:
+                continue
+            self.told.append(message)
+            if isinstance(message, Welcome):
+                await self.say(link, Ready(float("nan")))
+            elif isinstance(message, Stop):
+                self.ended = message
+                await link.close()
+                return
+            elif isinstance(message, Task):
+                await self.work(link, message)
+
+    async def work(self, link: Any, task: Task) -> None:
+        known = (task.job, task.version)
+        if self.kept is None or self.kept[0] != known:
+            if self.kept is not None:
+                verdict = Verdict(task.verdict) if task.settled == self.kept[0][0] else Verdict.DROPPED
+                self.run = self.half.settle(self.run, verdict)
+            order = Order(task.version, task.cohort, task.steps, task.share)
+            found = await asyncio.to_thread(self.half.train, self.run, task.content, order)
+            self.run, self.kept = found.run, (known, found)
+            self.trained.append(known)
+        act = self.behaviour.get("act")
+        if act is not None and await act(self, link, task):
+            return
+        found = self.kept[1]
+        if found.failed:
+            await self.say(link, Failed(task.job, found.failed))
+        else:
+            await self.say(link, Sent(task.job, task.version, found.update))
+        self.sent.append(known)
+
+    async def say(self, link: Any, message: Any) -> None:
+        for frame in sent(message):
+            await link.send(frame)
