@@ -13,9 +13,8 @@ from fedrl.clocks import clock, uniform_between
 from fedrl.clocks.distributions import delays_of
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.keys import Stream, keys_of, stream_key
-from fedrl.engines.executors.executor import Executor
+from fedrl.engines.executors.executor import UNREADABLE, Executor
 from fedrl.engines.executors.records import Agents
-from fedrl.engines.loop import UNREADABLE
 from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import SingleServer, gossip, hierarchy, isolated, server
 from fedrl.environments import cartpole

@@ -23,6 +23,7 @@ class Sited:
 
     def __init__(self, federation, fleet, seed=SEED, scheduler=None, behaviour=None, **options):
         self.exchange = Exchange(LocalTransport(), f"test-{id(self)}")
+        self.before(self.exchange)
         placement = sites(self.exchange, lambda name: int(name.split("-")[1]), **options)
         self.simulation = simulate(federation, fleet, executor=placement, scheduler=scheduler)
         self.agents = [
@@ -31,6 +32,9 @@ class Sited:
         ]
         self.tasks = [asyncio.run_coroutine_threadsafe(agent.live(), self.exchange._loop) for agent in self.agents]
         self.state = self.simulation.init(seed)
+
+    def before(self, exchange):
+        """What a subclass does before the simulation is built."""
 
     def rounds(self, count):
         seen = []
@@ -70,4 +74,4 @@ def test_agents_at_other_sites_have_the_bits_of_a_simulation(case):
     for one, other in zip(params(state), params(sited.state), strict=True):
         np.testing.assert_array_equal(one, other)
     assert all(len(agent.trained) == ROUNDS for agent in sited.agents)
-    assert AGENTS == len(sited.agents)
+    assert len(sited.agents) == AGENTS

@@ -1,4 +1,4 @@
-"""Agents at other sites, as tasks of a coordinator's event loop: an agent's half, and the shortest dialogue around it."""
+"""Agents at other sites, as tasks of a coordinator's event loop: the half of an agent, and the dialogue around it."""
 
 from __future__ import annotations
 

@@ -52,9 +52,6 @@ from fedrl.federation.shares import shares
 from fedrl.server.board import Board
 from fedrl.server.scheduler import Scheduler
 
-UNREADABLE = "its message could not be read"
-"""Reason of the rejection of a malformed update."""
-
 
 class EngineState(NamedTuple):
     """State of the engine, beside the server and the resident blocks.
@@ -299,7 +296,7 @@ class Loop:
         agents = self.executor.give_back(agents, found.undo, found.agent)
         log.agents_s += time.perf_counter() - began
         log.malformed += len(found.agent)
-        log.rejected += [Rejection(agent, UNREADABLE) for agent in np.sort(found.agent).tolist()]
+        log.rejected += [Rejection(agent, self.executor.refused(agent)) for agent in np.sort(found.agent).tolist()]
         if self.scheduler.bids is not None:
             pending.unread += len(found.agent)
         elif self.served:

@@ -12,6 +12,7 @@ import numpy as np
 
 from fedrl.clocks import Immediate, Virtual
 from fedrl.clocks.devices import Clock, speeds_of
+from fedrl.clocks.devices import clock as devices_clock
 from fedrl.core.checks import check_positive
 from fedrl.core.component import checked
 from fedrl.core.errors import ConfigError
@@ -75,7 +76,10 @@ def simulate(
     agents = _agents_of(fleet)
     plan = scheduler if isinstance(scheduler, Scheduler) else Scheduler(scheduler or synchronous())
     where = Hierarchy(topology) if isinstance(topology, Tree) else topology or SingleServer()
-    check(federation, agents, where, plan, clock)
+    # Agents that work in real time have no simulated devices; what needs time has it all the same.
+    live = isinstance(executor, Placement) and executor.live
+    clock = None if live else clock
+    check(federation, agents, where, plan, devices_clock() if live else clock)
     wire = messages(federation, fleet)
     # The scale of an update is known at its merge only, so scaled updates are not summed inside a block's program.
     scaled = plan.mixed or plan.upload_budget is not None or plan.schedule.mixing != 1.0

@@ -10,6 +10,7 @@ version on disk; agents that have an update for it send the same bytes again.
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
@@ -21,14 +22,19 @@ from fedrl.config import Config, load, tables_of
 from fedrl.core.errors import ConfigError
 from fedrl.engines.network.admission import SeatOf
 from fedrl.engines.network.choices import PATIENCE_S, sites
+from fedrl.engines.network.clock import RealClock
 from fedrl.engines.network.exchange import AGAIN, Exchange
+from fedrl.engines.network.log import line_of
 from fedrl.records import Event, Sink, folder
+from fedrl.records.files import write_atomically
 from fedrl.runs.result import RunResult
 from fedrl.runs.run import resume, run
 from fedrl.transport.seam import Transport
 from fedrl.wire.protocol import Stop
 
 DONE = Stop("The run is complete.", "done", False)
+EVENTS = "events.jsonl"
+"""The file in a run folder with everything that its scheduler was told: see `fedrl.engines.network.log`."""
 IDENTITY = "run_identity"
 """The file in a run folder with the identity of the run, under which agents keep their states."""
 
@@ -109,7 +115,9 @@ def coordinate(
     )
     coordinator = Coordinator(exchange)
     exchange.on_listening = coordinator.listening.set
-    placement = sites(exchange, seat_of, gather, patience_s)
+    placement, log = sites(exchange, seat_of, gather, patience_s), EventLog(place)
+    exchange.on_clock = log.follow
+    sinks = [log, *sinks]
     if watch is not None:
         watch(coordinator)
     farewell = AGAIN
@@ -128,6 +136,40 @@ def coordinate(
         exchange.close(farewell)
 
 
+class EventLog:
+    """Writes what the scheduler was told, a line per round, before the round's checkpoint is written.
+
+    Args:
+        place: The run folder.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self._path = place / EVENTS
+        self._clock: RealClock | None = None
+
+    def follow(self, clock: RealClock) -> None:
+        """Take the entries of this clock."""
+        self._clock = clock
+
+    def __call__(self, event: Event) -> None:
+        """Write the entries of a round when its record comes."""
+        if "event" in event or self._clock is None:
+            return
+        entries, number = list(self._clock.log), int(event.get("round", 0))
+        self._clock.log.clear()
+        lines = self._path.read_text().splitlines() if self._path.exists() and number > 1 and not self._begun else None
+        if lines is not None:
+            # A round that was computed and not stored is computed again, and told again.
+            write_atomically(self._path, "".join(f"{line}\n" for line in lines[: number - 1]).encode())
+        self._begun = True
+        with self._path.open("a" if number > 1 else "w") as file:
+            file.write(f"{line_of(number, entries)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    _begun = False
+
+
 def _for_sites(tables: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration without baselines, in real time, with a checkpoint after every version."""
     section = dict(tables.get("federation", {}))
@@ -138,14 +180,7 @@ def _for_sites(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 def _identity(place: Path) -> str:
     """Return the identity of the run in a folder, which is drawn once."""
-    from fedrl.records.files import write_atomically
-
     path = place / IDENTITY
     if not path.exists():
         write_atomically(path, secrets.token_hex(16).encode())
     return path.read_text().strip()
-
-
-def said(event: Event) -> str:
-    """Return an event of a run as one line for a log."""
-    return str(event.get("text") or event.get("event") or f"round {event.get('round')}")

@@ -28,6 +28,9 @@ from fedrl.engines.state import WorkerDeath, in_slots, start_programs, starting
 from fedrl.federation.federation import AgentState, Federation, ServerState
 from fedrl.federation.shares import shares
 
+UNREADABLE = "its message could not be read"
+"""Reason of the rejection of a malformed update."""
+
 
 def alike(team: Team) -> int | None:
     """Return the local steps of every agent if all have the same number; else None."""
@@ -293,6 +296,11 @@ class Executor:
         uploads, metrics = jax.tree.map(lambda x: x[keep], (found.uploads, found.metrics))
         failed = self._failures(found.agent, found.fault)
         return Learned(found.agent[keep], items, block_sums, uploads, metrics, failed, found.undo)
+
+    def refused(self, agent: int) -> str:
+        """Return why the message of an agent was refused."""
+        del agent  # in a simulation there is one reason
+        return UNREADABLE
 
     def whole(self, agents: Agents) -> Agents:
         """Return the agents with all their arrays in this process, for a checkpoint."""

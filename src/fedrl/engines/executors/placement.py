@@ -20,6 +20,7 @@ class Placement:
             for the one in this process.
         workers: Number of worker processes; None for one on each core of the cluster.
         address: Address of the cluster; None for one of this machine alone.
+        live: Whether its agents work in real time, so that it has a clock of its own.
         env_vars: Names of further environment variables that workers get from this process.
         call: The constructor call that made it.
     """
@@ -28,6 +29,7 @@ class Placement:
     workers: int | None = None
     address: str | None = None
     env_vars: tuple[str, ...] = ()
+    live: bool = False
     call: Call | None = None
 
 

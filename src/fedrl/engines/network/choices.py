@@ -36,4 +36,4 @@ def sites(
 
         return Sites(*given, exchange=exchange, admission=admission, gather=gather, patience_s=patience_s, **options)
 
-    return Placement(build)
+    return Placement(build, live=True)

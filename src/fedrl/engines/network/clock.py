@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedrl.clocks.events import ARRIVED, BACK, DROPPED, NOBODY, TIMER, Events
+from fedrl.clocks.events import ARRIVED, BACK, DROPPED, MALFORMED, NOBODY, TIMER, Events
 from fedrl.engines.network.exchange import Exchange
+from fedrl.engines.network.log import Dispatched, Happened
 from fedrl.engines.network.roster import Roster
 from fedrl.engines.network.sessions import FAILURE, GONE, HERE, LEFT, UPDATE, News
 from fedrl.wire.protocol import Taken
@@ -63,6 +64,8 @@ class RealClock:
         self.gather, self.patience_s = gather, patience_s
         self._gathered, self._began = False, math.nan
         self._raw: deque[News] = deque()
+        self.log: list[Dispatched | Happened] = []
+        """What the scheduler was told since the log was last taken away."""
 
     def start(self, seed: int) -> RealTime:
         """Return the state at the start of a run."""
@@ -90,6 +93,7 @@ class RealClock:
         there = self.roster.ready[ids]
         self.roster.away[ids[~there]] = True
         state.away[:] = self.roster.away
+        self.log.append(Dispatched(ids.tolist(), there.tolist()))
         return state, there
 
     def peek(
@@ -118,10 +122,14 @@ class RealClock:
                 break
             self._listen(min(until_s - now, self._patience()))
         state.now_s[0], state.away[:] = now, roster.away
-        if not found:
-            return state, Events(np.array([TIMER]), np.array([-1]), np.array([now]))
-        kind, agent, when, job = (np.array(column) for column in zip(*found, strict=True))
-        return state, Events(kind, agent, when, dispatch=job)
+        found = found or [(TIMER, -1, now, 0)]
+        kind, agent, when, job = (list(column) for column in zip(*found, strict=True))
+        happened = Happened(kind, agent, when, job, self._work_s(found))
+        self.log.append(happened)
+        return state, happened.events
+
+    def _work_s(self, found: list[tuple[int, int, float, int]]) -> list[float]:
+        return [float(self.roster.work_s[agent]) if kind == ARRIVED else math.nan for kind, agent, _, _ in found]
 
     def _listen(self, seconds: float) -> None:
         """Wait for news, and note at once who is there."""
@@ -159,7 +167,7 @@ class RealClock:
         reason = self._receive(agent, news.version, news.content)
         self._release([news])
         self.exchange.ended([(agent, Taken(job, "refused" if reason else "taken", reason[:1500]))])
-        return [(ARRIVED, agent, at, job)]
+        return [(MALFORMED if reason else ARRIVED, agent, at, job)]
 
     def _release(self, news: list[News]) -> None:
         held = sum(each.held for each in news)

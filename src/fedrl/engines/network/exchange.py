@@ -48,6 +48,7 @@ class Exchange:
         self._identity = run
         self.run = ""
         self.on_listening: Callable[[], object] = lambda: None
+        self.on_clock: Callable[[Any], object] = lambda clock: None
         self.name, self.replayable, self.beat_s = name, replayable, beat_s
         self.news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self.address = ""

@@ -35,7 +35,7 @@ from fedrl.engines.state import Rejection, starting
 from fedrl.federation.federation import AgentState, ServerState
 from fedrl.federation.shares import shares
 from fedrl.federation.trust import lie, weight_of
-from fedrl.wire.codec import codec, is_sent, varies
+from fedrl.wire.codec import codec, is_sent
 from fedrl.wire.frames import digest_of
 from fedrl.wire.protocol import Task
 
@@ -92,11 +92,13 @@ class Sites(Executor):
         everybody = self.agents if gather is None else gather
         self.clock = RealClock(exchange, self.roster, self._receive, self._fail, everybody, patience_s)
         self.clock.drop = self._drop
+        exchange.on_clock(self.clock)
         self._ordered: list[tuple[int, int]] = [(0, 0)] * self.agents  # version and steps of each agent's job
         self._received: list[Broadcast | None] = [None] * self.agents
         self._adding: dict[int, tuple[Adding, list[int]]] = {}  # by version
         self._sizes: dict[int, Upload] = {}
         self._failed: dict[int, str] = {}
+        self._refused: dict[int, str] = {}
         self._distant: Distant | None = None
         largest = (dense if known is None else known) + MARGIN
         admission = admission(federation, jax.tree.map(lambda x: np.asarray(x)[0], fleet), self.agents)
@@ -157,8 +159,12 @@ class Sites(Executor):
             why = f"it can't be read: {fault}"
         if not why and version != ordered:
             why = f"it says that it is of version {version}, and {ordered} was sent"
+        said: Any = True
         if why:
-            self._failed[agent] = why
+            # Counted with its bytes, as of an update that says nothing.
+            self._refused[agent] = why
+            silent = {name: np.float32(np.nan) for name in self.federation.reports}
+            self._sizes[agent] = self._upload(len(content), said, silent)
             return why
         if not self._trusted_weight:
             # The weight follows from the ordered steps; the agent's own counts only where a stage may change it.
@@ -171,13 +177,24 @@ class Sites(Executor):
         adding, whose = self._adding[ordered]
         adding.add(update)
         whose.append(agent)
-        said: Any = is_sent(update)
-        self._sizes[agent] = Upload(
-            np.uint32(len(content)) if varies(update) else (),
-            () if said is True else np.int32(said),
-            {name: np.float32(x) for name, x in update.report.items()},
+        said = is_sent(update)
+        self._sizes[agent] = self._upload(
+            len(content), said, {name: np.float32(x) for name, x in update.report.items()}
         )
         return ""
+
+    def _upload(self, size: int, said: Any, report: dict[str, Any]) -> Upload:
+        """Return size and reports of an update, in the form of `wire.upload`."""
+        like = self.wire.upload
+        return Upload(
+            () if isinstance(like.size_bytes, tuple) else np.uint32(size),
+            () if isinstance(like.messages, tuple) else np.int32(said),
+            report,
+        )
+
+    def refused(self, agent: int) -> str:
+        """Return why the message of an agent was refused."""
+        return self._refused.pop(agent)
 
     def _fail(self, agent: int, reason: str) -> None:
         self._failed[agent] = f"its training failed: {reason}" if reason else "its training failed"
@@ -196,9 +213,12 @@ class Sites(Executor):
         """Return what these agents have sent."""
         del keys, table, fillers
         distant = _distant(agents)
+        if len(ids) and int(ids[0]) in self._refused:
+            # They have trained: they keep what they have learned, and their stages forget it.
+            self._settle(distant, ids, REJECTED)
+            return agents, Learned(ids, (), [], self._uploads(ids), {}, (), [ids])
         failed = tuple(Rejection(agent, self._failed.pop(agent)) for agent in sorted(self._failed))
         lost = np.array([agent for agent, _ in failed], int)
-        # An agent whose update was refused has trained: it keeps what it has learned, and its stages forget it.
         self._settle(distant, ids, MERGED)
         self._settle(distant, lost, REJECTED)
         block_sums, items, order = [], [], []
@@ -223,7 +243,6 @@ class Sites(Executor):
 
     def _uploads(self, agent: np.ndarray) -> Upload:
         rows = [self._sizes.pop(int(each)) for each in agent]
-        self._sizes.clear()
         if rows:
             found: Upload = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
             return found

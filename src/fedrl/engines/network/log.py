@@ -1,0 +1,179 @@
+"""The log of a coordinator: everything that its scheduler was told, from which the run can be computed again.
+
+    coordinator   clock --Dispatched, Happened--> events.jsonl, a line per round
+    checker       events.jsonl --Replay, in place of a clock--> simulate(..., block=1) --> the same bits
+
+Keys follow from versions, agents and jobs, and a scheduler decides from its events alone. So a simulation that is told
+the same events computes the same parameters, whatever dropped out, came late, came twice or was refused. The keys of
+all parties have to be known for that, as they are in a run that is `replayable`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+
+from fedrl.clocks.events import ARRIVED, NOBODY, Events
+from fedrl.core.errors import RunError
+from fedrl.engines.executors.executor import Executor
+from fedrl.engines.executors.placement import Placement, executor_of
+
+
+class Dispatched(NamedTuple):
+    """The scheduler dispatched agents, and was told which of them were there."""
+
+    agent: list[int]
+    there: list[bool]
+
+
+class Happened(NamedTuple):
+    """Events that the scheduler was told, one entry each.
+
+    Attributes:
+        kind, agent, time_s, dispatch: As of `fedrl.clocks.events.Events`.
+        work_s: Seconds between task and update, of arrivals; else NaN.
+    """
+
+    kind: list[int]
+    agent: list[int]
+    time_s: list[float]
+    dispatch: list[int]
+    work_s: list[float]
+
+    @property
+    def events(self) -> Events:
+        """The events as the scheduler takes them."""
+        kind, agent, when, job = (np.array(x) for x in (self.kind, self.agent, self.time_s, self.dispatch))
+        return Events(kind, agent, when, dispatch=job)
+
+
+Entry: TypeAlias = Dispatched | Happened
+KINDS = {"dispatched": Dispatched, "happened": Happened}
+
+
+def line_of(round_number: int, entries: Iterable[Entry]) -> str:
+    """Return the entries of a round as a line of JSON."""
+    named = {kind: name for name, kind in KINDS.items()}
+    told = [{named[type(entry)]: [_plain(column) for column in entry]} for entry in entries]
+    return json.dumps({"round": round_number, "told": told}, separators=(",", ":"))
+
+
+def entries_of(lines: Iterable[str]) -> list[Entry]:
+    """Read the entries of lines.
+
+    Raises:
+        RunError: A line is none of a log.
+    """
+    found: list[Entry] = []
+    for line in lines:
+        try:
+            for told in json.loads(line)["told"]:
+                ((name, columns),) = told.items()
+                found.append(KINDS[name](*([np.nan if x is None else x for x in column] for column in columns)))
+        except (ValueError, KeyError, TypeError, AttributeError) as fault:
+            raise RunError(f"{line[:60]!r} is no line of a coordinator's log. It is damaged. Restore it.") from fault
+    return found
+
+
+def _plain(column: list[Any]) -> list[Any]:
+    return [None if isinstance(x, float) and math.isnan(x) else x for x in column]  # JSON has no NaN
+
+
+class Replay:
+    """A clock that tells a simulation what a scheduler was told before.
+
+    Args:
+        entries: The log.
+    """
+
+    timed = True
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._left = deque(entries)
+        self._work_s: dict[int, float] = {}
+        self._now_s = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything was told."""
+        return not self._left
+
+    def start(self, seed: int) -> tuple[()]:
+        """Return the state at the start, which is nothing."""
+        del seed
+        return ()
+
+    def now_s(self, state: tuple[()]) -> float:
+        """Return the second of the last event."""
+        del state
+        return self._now_s
+
+    def _next(self, kind: type[Any]) -> Any:
+        if not self._left or not isinstance(self._left[0], kind):
+            found = type(self._left[0]).__name__ if self._left else "the end"
+            raise RunError(f"The log goes on with {found}, and the scheduler does with {kind.__name__}: they differ.")
+        return self._left.popleft()
+
+    def dispatch(
+        self, state: tuple[()], ids: np.ndarray, since_s: np.ndarray, steps: np.ndarray, down_bytes: np.ndarray
+    ) -> tuple[tuple[()], np.ndarray]:
+        """Return which of these agents were there.
+
+        Raises:
+            RunError: Other agents were dispatched.
+        """
+        del since_s, steps, down_bytes
+        told: Dispatched = self._next(Dispatched)
+        if told.agent != ids.tolist():
+            raise RunError(f"The scheduler dispatches agents {ids.tolist()}, and did {told.agent}: the log differs.")
+        return state, np.array(told.there, bool)
+
+    def peek(
+        self, state: tuple[()], until_s: float, wants: int, again: np.ndarray | None, one: bool
+    ) -> tuple[tuple[()], Events]:
+        """Return the events that happened next."""
+        del until_s, wants, again, one
+        told: Happened = self._next(Happened)
+        self._now_s = max(told.time_s)
+        for kind, agent, work_s in zip(told.kind, told.agent, told.work_s, strict=True):
+            if kind == ARRIVED:
+                self._work_s[agent] = work_s
+        return state, told.events
+
+    def cancel(self, state: tuple[()], ids: np.ndarray) -> tuple[()]:
+        """Do nothing: a cancelled job has no event."""
+        del ids
+        return state
+
+    def hanging(self, state: tuple[()], ids: np.ndarray) -> int:
+        """Return 0."""
+        del state, ids
+        return 0
+
+    def soon(self, state: tuple[()]) -> np.ndarray:
+        """Return nobody."""
+        del state
+        return NOBODY
+
+    def costs(self, state: tuple[()], ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the seconds between task and update, and 0 for messages."""
+        del state
+        return np.array([self._work_s[agent] for agent in ids.tolist()]), np.zeros(len(ids))
+
+
+def replaying(clock: Replay) -> Placement:
+    """Return the executor of this process, with a clock that replays a log. Use it with `block=1`."""
+
+    def build(*given: Any, **options: Any) -> Executor:
+        federation = given[0]
+        executor = executor_of(None, federation)(*given[:4], jax.local_devices()[:1], *given[5:], **options)
+        executor.clock = clock
+        return executor
+
+    return Placement(build, live=True)
