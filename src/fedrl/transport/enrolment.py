@@ -27,7 +27,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 CURE = "Restore enrolment.json from a backup, or issue the certificates again in a new folder."
 
 
-class Entry(NamedTuple):
+class Enrolled(NamedTuple):
     """What the table has of a name.
 
     Attributes:
@@ -41,7 +41,7 @@ class Entry(NamedTuple):
     revoked: dict[str, str]
 
 
-Table = dict[str, Entry]
+Table = dict[str, Enrolled]
 
 
 class Enrolment:
@@ -118,7 +118,7 @@ class Enrolment:
             ConfigError: The file is damaged, or can't be written.
         """
         with self._changing() as table:
-            old = table.get(name) or Entry(max((each.seat for each in table.values()), default=-1) + 1, (), {})
+            old = table.get(name) or Enrolled(max((each.seat for each in table.values()), default=-1) + 1, (), {})
             table[name] = old._replace(serials=(*old.serials, hex_of(serial)))
             return table[name].seat
 
@@ -134,7 +134,7 @@ class Enrolment:
                 found = "is not enrolled" if entry is None else "has no certificate that is not revoked"
                 raise ConfigError(f"{name!r} {found} in {self.path}. `fedrl certs list` shows all names.")
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            table[name] = Entry(entry.seat, (), {**entry.revoked, **dict.fromkeys(entry.serials, now)})
+            table[name] = Enrolled(entry.seat, (), {**entry.revoked, **dict.fromkeys(entry.serials, now)})
             return entry.serials
 
     @contextmanager
@@ -207,10 +207,10 @@ def _parsed(path: Path) -> Table:
     return table
 
 
-def _entry(entry: Any) -> Entry:
+def _entry(entry: Any) -> Enrolled:
     if not isinstance(entry["seat"], int) or entry["seat"] < 0:
         raise ValueError(f"seat {entry['seat']!r}")
     serials, revoked = entry["serials"], entry["revoked"]
     if not isinstance(serials, list) or not all(isinstance(each, str) for each in (*serials, *revoked.values())):
         raise ValueError("serial numbers have to be texts")
-    return Entry(entry["seat"], tuple(serials), dict(revoked))
+    return Enrolled(entry["seat"], tuple(serials), dict(revoked))
