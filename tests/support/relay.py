@@ -15,7 +15,9 @@ import socket
 import struct
 from dataclasses import dataclass
 
-PIECE = 16 * 1024
+PIECE = 4 * 1024
+BUFFER = 16 * 1024
+"""Bytes that the relay's own sockets hold, so that what is slow is slow for the ends, too."""
 
 
 @dataclass
@@ -56,8 +58,11 @@ class Relay:
         self.recorded: list[bytes] | None = None
 
     async def __aenter__(self) -> Relay:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        here = socket.socket()
+        here.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)  # before it listens: it sets the window
+        here.bind(("127.0.0.1", 0))
+        self._server = await asyncio.start_server(self._connected, sock=here, limit=BUFFER)
+        self.address = f"127.0.0.1:{here.getsockname()[1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -75,19 +80,30 @@ class Relay:
         task.add_done_callback(self._tasks.discard)
         host, _, port = self.to.rpartition(":")
         try:
-            other_reader, other = await asyncio.open_connection(host, int(port))
+            there = socket.socket()
+            there.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+            there.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(there, (host, int(port)))
+            other_reader, other = await asyncio.open_connection(sock=there, limit=BUFFER)
         except OSError:
             writer.close()
             return
+        for end in (writer, other):
+            end.transport.set_write_buffer_limits(BUFFER)
+            end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
         pair = writer, other
         self._pairs.add(pair)
+        both = [
+            asyncio.ensure_future(self._pass(reader, other, is_up=True)),
+            asyncio.ensure_future(self._pass(other_reader, writer, is_up=False)),
+        ]
         try:
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._pass(reader, other, is_up=True))
-                both.create_task(self._pass(other_reader, writer, is_up=False))
-        except* OSError:
-            pass  # one of the two has reset the connection
+            await asyncio.gather(*both)
+        except (OSError, asyncio.CancelledError):
+            pass  # one end has reset the connection, or the relay closes; asyncio would log a cancelled handler
         finally:
+            for task in both:
+                task.cancel()
             self._pairs.discard(pair)
             for end in pair:
                 end.close()

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedrl.transport.seam import LinkClosedError, LinkRefusedError
 
+CUT = "The connection was cut. The other end has ended or was stopped, or the network in between failed."
 LOG = logging.getLogger(__name__)
 OTHER = "It has a certificate that this end does not accept: {}. Use the ca.pem of the coordinator's authority."
 CONNECTING = (
@@ -77,7 +78,7 @@ def broken(fault: Exception, ping_s: float) -> LinkClosedError:
             f"The other end has not answered for {2 * ping_s:g} s. It was stopped, or the network cut."
         )
     if "socket closed" in low or "reset" in low or "broken pipe" in low or "goaway" in low:
-        return LinkClosedError("The connection was cut. The other end has ended, or the network in between.")
+        return LinkClosedError(CUT)
     return LinkClosedError(f"The connection has ended ({code.name.lower()}: {said}).")
 
 

@@ -22,7 +22,8 @@ from fedrl.wire.frames import LARGEST
 
 AHEAD = 64 * 1024
 """Bytes that are read before they are asked for; with it, the last words of a peer are heard while a session works."""
-CLOSED = "The connection is closed."
+CLOSED, CLOSED_THERE = "The connection is closed.", "The other end has closed the connection."
+SETTLE_S = 0.01
 CLOSE_S = 2.0
 """Seconds that an end waits for the other one when it closes."""
 
@@ -132,7 +133,10 @@ class GrpcLink:
                 if not self._came.set():
                     while self._ahead > AHEAD:
                         await self._taken.wait()
-            self.ended(LinkClosedError("The other end has closed the connection."))
+            # At the coordinator, a stream that broke ends as one that was closed does; that it was cancelled, which
+            # ends the link with another reason, comes a moment later.
+            await asyncio.sleep(SETTLE_S)
+            self.ended(LinkClosedError(CLOSED_THERE))
         except Exception as fault:
             self.ended(self._because(fault))
 

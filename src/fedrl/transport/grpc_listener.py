@@ -9,6 +9,7 @@ from typing import Any
 
 from fedrl.core.errors import ConfigError
 from fedrl.transport.enrolment import Enrolment
+from fedrl.transport.grpc_faults import CUT
 from fedrl.transport.grpc_link import GrpcLink
 from fedrl.transport.seam import LinkClosedError, LinkRefusedError, Session
 from fedrl.transport.x509_parts import name_and_serial
@@ -79,7 +80,7 @@ class GrpcListener:
             await link.over.wait()
         except asyncio.CancelledError:
             # gRPC cancels the handler when the agent has gone; the session learns it from its link.
-            link.ended(LinkClosedError("The connection was cut. The other end has ended, or the network in between."))
+            link.ended(LinkClosedError(CUT))
             raise
         finally:
             self._open.pop(link, None)
