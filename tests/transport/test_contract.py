@@ -130,7 +130,8 @@ class TestContract:
                 waiting = [asyncio.ensure_future(end_of(link)) for link in (agent, there)]
                 await asyncio.sleep(0.05)
                 await (agent if closes == "agent" else there).close()
-                assert all("closed" in why for why in await asyncio.gather(*waiting))
+                for why in await asyncio.gather(*waiting):
+                    assert "closed" in why
 
         run(test())
 

@@ -12,6 +12,7 @@ sent.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
@@ -98,25 +99,34 @@ class GrpcLink:
             return
         self._closed = True
         self._came.set()
+        self._taken.set()
         try:
-            async with asyncio.timeout(CLOSE_S):
-                while (self._to_send or self._writes) and self._why is None:
-                    await self._gone.wait()
-        except TimeoutError:
-            pass  # the other end takes no more frames
-        self.ended(LinkClosedError(CLOSED))
-        if self._hang_up is not None:
-            await self._hang_up()
+            with contextlib.suppress(TimeoutError):  # the other end takes no more frames
+                async with asyncio.timeout(CLOSE_S):
+                    while (self._to_send or self._writes) and self._why is None:
+                        await self._gone.wait()
+            self.ended(LinkClosedError(CLOSED))
+            if self._hang_up is not None:
+                # The reader goes on meanwhile: gRPC cancels a stream with its read, and the other end would think that
+                # the connection broke.
+                await self._hang_up()
+        finally:
+            self.ended(LinkClosedError(CLOSED))
+            self._end_tasks()
 
     def ended(self, why: LinkClosedError) -> None:
         """Note that the connection has ended, and why; frames that came before can still be received."""
         if self._why is None:
             self._why = why
             self.over.set()
-            for task in self._tasks:
-                task.cancel()
+            if not self._closed:
+                self._end_tasks()
             for signal in (self._came, self._taken, self._given, self._gone):
                 signal.set()
+
+    def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
 
     def _raise(self) -> NoReturn:
         # A new one each time: the traceback of an exception that is raised again grows.
@@ -128,10 +138,12 @@ class GrpcLink:
 
         try:
             while (frame := await self._stream.read()) is not grpc.aio.EOF:
+                if self._closed:
+                    continue
                 self._received.append(frame)
                 self._ahead += len(frame)
                 if not self._came.set():
-                    while self._ahead > AHEAD:
+                    while self._ahead > AHEAD and not self._closed:
                         await self._taken.wait()
             # At the coordinator, a stream that broke ends as one that was closed does; that it was cancelled, which
             # ends the link with another reason, comes a moment later.
