@@ -197,7 +197,7 @@ def renew(folder: Path, name: str, days: int = LEAF_DAYS) -> Issued:
     old, public = _listed(folder, _folder_of(folder, name)), read_certificate(_folder_of(folder, name) / CERTIFICATE)
     if old.state == "revoked":
         raise ConfigError(f"The certificate of {name!r} was revoked. Issue another: fedrl certs issue {name}")
-    return _issued(folder, name, old.role, old.hosts, days, public.public_key(), None)
+    return _issued(folder, name, old.role, old.hosts, days, public.public_key(), None, renews=True)
 
 
 def revoke(folder: Path, name: str) -> None:
@@ -229,12 +229,17 @@ def issued(folder: Path) -> list[Issued]:
     return [_listed(folder, path.parent) for path in sorted((folder / ISSUED).glob(f"*/{CERTIFICATE}"))]
 
 
-def _issued(folder: Path, name: str, role: Role, hosts: Sequence[str], days: int, public: Any, key: Any) -> Issued:
+def _issued(
+    folder: Path, name: str, role: Role, hosts: Sequence[str], days: int, public: Any, key: Any, renews: bool = False
+) -> Issued:
     from cryptography.hazmat.primitives import serialization
 
     if (role == "coordinator") != bool(hosts):
-        cure = "needs the host names or addresses at which agents reach it" if not hosts else "has none"
-        raise ConfigError(f"{name!r} has the role {role} and {len(hosts)} hosts. A certificate of this role {cure}.")
+        cure = "Give at least one" if not hosts else "Give none"
+        raise ConfigError(
+            f"{name!r} is to be certified as {role} with {len(hosts)} hosts. Only coordinators have hosts, and need "
+            f"them: agents compare them with the address that they dial. {cure}, with --host."
+        )
     authority = read_certificate(folder / CA)
     signer = serialization.load_pem_private_key(read_key(folder / "ca.key"), None)
     until = min(_days(days), authority.not_valid_after_utc)
@@ -247,6 +252,8 @@ def _issued(folder: Path, name: str, role: Role, hosts: Sequence[str], days: int
         enrolment_of(folder).add(name, certificate.serial_number)
     if key is not None:
         write_private(place / KEY, pem_of_key(key))
+    elif (place / KEY).exists() and not renews:
+        (place / KEY).unlink()  # of an earlier certificate, which was revoked
     write_private(place / CA, pem(authority), 0o644)
     write_private(place / CERTIFICATE, pem(certificate), 0o644)
     return _listed(folder, place)

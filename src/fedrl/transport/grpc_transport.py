@@ -17,6 +17,7 @@ from typing import Any
 from fedrl.core.errors import ConfigError
 from fedrl.transport.credentials import Credentials
 from fedrl.transport.enrolment import Enrolment
+from fedrl.transport.extra import check_installed
 from fedrl.transport.grpc_faults import broken, not_connected
 from fedrl.transport.grpc_link import CLOSE_S, GrpcLink
 from fedrl.transport.grpc_listener import METHOD, NAME, SERVICE, GrpcListener
@@ -188,6 +189,7 @@ def split(address: str) -> tuple[str, int]:
 
 
 def _grpc() -> Any:
+    check_installed()
     # The core of gRPC writes lines of its own to stderr for each failed handshake, which name no peer.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import grpc

@@ -12,13 +12,14 @@ from fedrl.core.errors import ConfigError
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder that only its owner may enter, unless it exists.
+    """Make a folder that only its owner may enter, and those above it, unless they exist.
 
     Raises:
         ConfigError: It can't be made.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for each in (*reversed(folder.parents), folder):
+            each.mkdir(mode=0o700, exist_ok=True)
     except OSError as fault:
         raise ConfigError(
             f"{folder} can't be made ({fault.strerror}). Name a folder that can be written to."
