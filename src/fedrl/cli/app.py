@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from fedrl.cli.certs import certs
 from fedrl.cli.completion import CONFIG, components, examples, experiments
 from fedrl.cli.executor import ADDRESS, EXECUTOR, WORKERS, executor_of
 from fedrl.cli.scale import scale
@@ -196,6 +197,7 @@ def sweep(
 
 
 app.command("scale", no_args_is_help=True)(scale)
+app.add_typer(certs)
 
 
 @app.command("report", no_args_is_help=True)
