@@ -16,6 +16,10 @@ class LinkClosedError(Exception):
     """The connection has ended. The message says why, as far as this end knows."""
 
 
+class LinkRefusedError(LinkClosedError):
+    """The same, for a reason that stays: to connect again is of no use before a person has changed something."""
+
+
 @runtime_checkable
 class Link(Protocol):
     """One end of a connection. Frames arrive in the order in which they were sent, or not at all."""
