@@ -4,7 +4,7 @@
 
 The header names the kind of half and the federation, so that a half can't load the file of another one. Nothing in a
 file is executed. Keys are derived from roots that are not in it: the root of the run and a party's secret are files of
-their own.
+their own. Arrays of the caller, such as the update that was sent last, may be saved beside the state, in one step.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +30,28 @@ FORMAT = "1"
 KINDS = ("agent", "server")
 
 
-def save(path: Path, kind: str, federation: str, run: PyTree) -> None:
+BESIDE = "beside/"
+"""The beginning of the names of arrays beside the state."""
+
+
+def save(path: Path, kind: str, federation: str, run: PyTree, beside: Mapping[str, np.ndarray] | None = None) -> None:
     """Save the state of a half; even after a crash the file has either the old content or the new.
 
-    Only the owner may read the file, because the state of an agent contains its data.
+    Only the owner may read the file, because the state of an agent contains its data. The new content is on the disk
+    when this function returns.
 
     Args:
         path: Path of the file.
         kind: "agent" or "server".
         federation: `fedrl.federation.wire_digest.WireDigest.digest` of its federation.
         run: An `AgentRun` or a `ServerRun`.
+        beside: Further arrays to save in the same step, by name: `load_beside` returns them.
 
     Raises:
         RunError: The file can't be written. The old file stays.
     """
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in _named(run)}
+    arrays |= {f"{BESIDE}{name}": np.asarray(array, order="C") for name, array in (beside or {}).items()}
     header = {"format": FORMAT, "kind": kind, "federation": federation, "digest": _digest(arrays)}
     content = safetensors.numpy.save(arrays, header)
     # A draft beside the file, synced and then renamed: a rename within a folder is atomic.
@@ -54,9 +62,21 @@ def save(path: Path, kind: str, federation: str, run: PyTree) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
+        sync_folder(path.parent)
     except OSError as fault:
         draft.unlink(missing_ok=True)
         raise RunError(f"{path} can't be written: {fault}. Name an existing folder with free space.") from fault
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names of files in a folder are on the disk; without this a power failure may undo a rename."""
+    if os.name == "nt":  # a folder can't be opened there
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load(path: Path, kind: str, federation: str, like: PyTree) -> PyTree:
@@ -71,15 +91,7 @@ def load(path: Path, kind: str, federation: str, like: PyTree) -> PyTree:
     Raises:
         RunError: The file is damaged, belongs to the other half or to another federation, or has other arrays.
     """
-    header, arrays = _read(path)
-    for name, mine in (("format", FORMAT), ("kind", kind), ("federation", federation)):
-        if header.get(name) != mine:
-            raise RunError(
-                f"{path} has the {name} {header.get(name)!r}, and {mine!r} is needed. It belongs to another half or "
-                "federation. Name the file of this half, or start again without it."
-            )
-    if header.get("digest") != _digest(arrays):
-        raise RunError(f"{path} is damaged: its digest does not match its content. Restore it, or start again.")
+    arrays = {name: array for name, array in _checked(path, kind, federation).items() if not name.startswith(BESIDE)}
     if isinstance(like, AgentRun):
         # Saved between sending and verdict, an agent has its pending state in the file as well.
         like = like._replace(pending=like.agents if any(name.startswith("pending/") for name in arrays) else ())
@@ -100,6 +112,35 @@ def load(path: Path, kind: str, federation: str, like: PyTree) -> PyTree:
         return jax.device_put(arrays[name], leaf.sharding if leaf.committed else None)
 
     return jax.tree.unflatten(jax.tree.structure(like), [placed(*each) for each in _named(like)])
+
+
+def load_beside(path: Path, kind: str, federation: str) -> dict[str, np.ndarray]:
+    """Load the arrays that were saved beside the state, by name.
+
+    Args:
+        path: Path of the file.
+        kind: "agent" or "server".
+        federation: Digest that it was saved with.
+
+    Raises:
+        RunError: The file is damaged, or belongs to the other half or to another federation.
+    """
+    arrays = _checked(path, kind, federation)
+    return {name.removeprefix(BESIDE): array for name, array in arrays.items() if name.startswith(BESIDE)}
+
+
+def _checked(path: Path, kind: str, federation: str) -> dict[str, np.ndarray]:
+    """Return all arrays of a file of this half and federation."""
+    header, arrays = _read(path)
+    for name, mine in (("format", FORMAT), ("kind", kind), ("federation", federation)):
+        if header.get(name) != mine:
+            raise RunError(
+                f"{path} has the {name} {header.get(name)!r}, and {mine!r} is needed. It belongs to another half or "
+                "federation. Name the file of this half, or start again without it."
+            )
+    if header.get("digest") != _digest(arrays):
+        raise RunError(f"{path} is damaged: its digest does not match its content. Restore it, or start again.")
+    return arrays
 
 
 def _named(tree: PyTree) -> list[tuple[str, Any]]:

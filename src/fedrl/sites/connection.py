@@ -1,0 +1,92 @@
+"""A connection to the coordinator: messages over a link, each of which is logged before it leaves.
+
+Message --frames--> SentLog --> Link --> coordinator --> Link --frames--> Message
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from fedrl.core.errors import WireError
+from fedrl.engines.messages import messages
+from fedrl.federation.federation import Federation
+from fedrl.sites.sent_log import SentLog
+from fedrl.transport.seam import Link
+from fedrl.wire.protocol import Message, Pause, Reader, Resume, Stop, Taken, Task, Welcome, sent
+
+RECEIVED = (Welcome, Task, Taken, Pause, Resume, Stop)
+"""The kinds of messages that a coordinator may send."""
+SLACK = 1024
+"""Bytes by which a broadcast may exceed the expected size; its content is checked later."""
+
+
+class Connection:
+    """One connection of an agent.
+
+    Args:
+        link: The link.
+        log: The log of the site.
+        largest: The largest content that the coordinator may send, in bytes.
+        clock: The time in seconds since 1970.
+    """
+
+    def __init__(self, link: Link, log: SentLog, largest: int, clock: Callable[[], float] = time.time) -> None:
+        self._link, self._log, self._clock = link, log, clock
+        self._reader = Reader(largest, RECEIVED)
+        self._sending = asyncio.Lock()
+        self.run = ""
+
+    async def send(self, message: Message) -> None:
+        """Write a message to the log, then send it.
+
+        Raises:
+            LinkClosedError: The connection has ended.
+            RunError: The log can't be written; nothing was sent.
+        """
+        frames = list(sent(message))
+        async with self._sending:  # the frames of two messages may not mix
+            job = int(getattr(message, "job", 0))
+            kind = type(message)
+            self._log.append(self._clock(), self.run, kind.__name__, job, kind._fields, frames)
+            for frame in frames:
+                await self._link.send(frame)
+
+    async def receive(self) -> Message:
+        """Return the next message.
+
+        Raises:
+            LinkClosedError: The connection has ended.
+            WireError: What came is no message of a coordinator.
+        """
+        while True:
+            message = self._reader.take(await self._link.receive())
+            if message is not None:
+                return message
+
+    async def close(self) -> None:
+        """End the connection."""
+        await self._link.close()
+
+
+def expected(message: Message, *kinds: type) -> Message:
+    """Return a message if it is of one of these kinds.
+
+    Raises:
+        WireError: It is not.
+    """
+    if not isinstance(message, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise WireError(f"A message {type(message).__name__} came where {names} should come. The coordinator is wrong.")
+    return message
+
+
+def largest_broadcast(federation: Federation) -> int:
+    """Return the largest broadcast that a coordinator of this federation may send, in bytes."""
+    setting = federation.learner.environment.params
+    sent = messages(federation, jax.tree.map(lambda x: jnp.asarray(x)[None], setting)).sent
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(sent)) + SLACK

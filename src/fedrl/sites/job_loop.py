@@ -1,0 +1,168 @@
+"""One job after the other: each is trained in a thread while beats are sent, kept on disk, and answered.
+
+    add(Task) --> run(): check --> train --> keep --> Sent or Failed, on the connection that there is then
+
+A job outlives its connection. What comes while a job is trained waits, and only the latest task is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor as Thread
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+from fedrl.core.errors import RunError, WireError
+from fedrl.sites.connection import Connection
+from fedrl.sites.jobs import RunJobs, RunRefusedError
+from fedrl.sites.policy import Allowance
+from fedrl.transport.seam import LinkClosedError
+from fedrl.wire.protocol import Beat, Failed, Leave, Taken, Task
+
+T = TypeVar("T")
+SHORTEST_BEAT_S = 0.1
+
+
+class SiteEnd(NamedTuple):
+    """Why an agent has ended.
+
+    Attributes:
+        code: That of the coordinator's `Stop`; or "interrupted", "gone" (no coordinator within the time limit),
+            "refused" (the connection, for a reason that stays), "replayable" (a replayable run, and no seed here), or
+            "state_missing" (of a replayable run).
+        why: The reason, for people.
+    """
+
+    code: str
+    why: str
+
+
+Say: TypeAlias = Callable[[str, str, int | None, int | None], None]
+"""Reports an event `(event, text, job, version)`: `fedrl.sites.notices.SiteNotice`."""
+
+
+class JobLoop:
+    """The jobs of an agent, whichever connection they come on.
+
+    Args:
+        thread: The thread in which all jobs are trained and stored.
+        allowance: The jobs that may leave in a day.
+        clock: The time in seconds since 1970.
+        say: Where events are reported.
+
+    Attributes:
+        jobs: The jobs of the run; None before the first.
+        connection: The connection on which updates leave; None while there is none.
+        fault: What was wrong with the last task, if it ended its connection.
+        waiting: Whether no further job may leave today.
+        storing: Held while a job is written to the disk.
+    """
+
+    def __init__(self, thread: Thread, allowance: Allowance, clock: Callable[[], float], say: Say) -> None:
+        self._thread, self._allowance, self._clock, self._say = thread, allowance, clock, say
+        self.jobs: RunJobs | None = None
+        self.connection: Connection | None = None
+        self.fault: WireError | None = None
+        self.waiting = False
+        self.storing = asyncio.Lock()
+        self._tasks: asyncio.Queue[tuple[RunJobs | None, Task]] = asyncio.Queue()
+        self._training: int | None = None
+        self._receipts: dict[int, str] = {}
+
+    def add(self, task: Task) -> None:
+        """Take a task."""
+        # The update of a job in training is sent when it is done, without being asked for again.
+        if task.job != self._training:
+            self._tasks.put_nowait((self.jobs, task))
+
+    def received(self, receipt: Taken) -> None:
+        """Note the receipt for an update."""
+        if self.jobs is not None and receipt.job == self.jobs.kept.job:
+            self._receipts = {receipt.job: receipt.outcome}
+
+    async def replaced(self, jobs: RunJobs) -> None:
+        """Continue with the jobs of another run; a job of the last one that is in training is given up after it."""
+        before, self.jobs, self._receipts = self.jobs, jobs, {}
+        if before is not None:
+            await self.in_thread(before.close)
+
+    async def run(self) -> SiteEnd:
+        """Do one job after the other; return why the agent ends.
+
+        Raises:
+            RunError: A job or the log can't be written.
+        """
+        while True:
+            jobs, task = await self._tasks.get()
+            while not self._tasks.empty():
+                jobs, task = self._tasks.get_nowait()
+            if jobs is None or jobs is not self.jobs:
+                continue  # the task of another run
+            try:
+                await self._done(jobs, task)
+            except LinkClosedError:
+                pass  # the update is kept, and sent when the coordinator asks for the job again
+            except WireError as wrong:
+                self.fault = wrong
+                self._say("wrong_message", str(wrong), task.job, task.version)
+                await self._hung_up()
+            except RunRefusedError as refused:
+                return SiteEnd(refused.code, str(refused))
+
+    async def _done(self, jobs: RunJobs, task: Task) -> None:
+        if jobs.check(task):
+            if not self._allowance.allows(jobs.welcome.run, task.job, self._clock()):
+                self.waiting = True
+                if self.connection is not None:
+                    await self.connection.send(Leave(False, "This site lets no further job leave today."))
+                await self._hung_up()
+                return
+            if jobs.fresh and task.job > 1:
+                self._say(
+                    "begun_anew",
+                    f"This site has no state of the jobs before job {task.job}; it begins anew.",
+                    task.job,
+                    None,
+                )
+            await self._trained(jobs, task)
+        if self.jobs is not jobs or self.connection is None:
+            return
+        message = jobs.answer()
+        if isinstance(message, Failed):
+            self._say("failed", f"Job {message.job} has no update: {jobs.kept.failed}", message.job, None)
+        else:
+            self._allowance.count(jobs.welcome.run, message.job, self._clock())
+            self._say("sent", f"The update of job {message.job} leaves.", message.job, message.version)
+        await self.connection.send(message)
+
+    async def _trained(self, jobs: RunJobs, task: Task) -> None:
+        verdict, sentence = jobs.verdict(task, self._receipts)
+        if sentence:
+            self._say("other_verdict", sentence, task.job, task.version)
+        self._training = task.job
+        self._say("training", f"Job {task.job}: {task.steps} local steps.", task.job, task.version)
+        beating = asyncio.ensure_future(self._beat(jobs, task.job))
+        try:
+            kept = await self.in_thread(jobs.train, task, verdict)
+            async with self.storing:
+                await asyncio.shield(self.in_thread(jobs.keep, kept))
+        finally:
+            self._training = None
+            beating.cancel()
+
+    async def _beat(self, jobs: RunJobs, job: int) -> None:
+        """Say again and again that a job makes progress."""
+        while True:
+            await asyncio.sleep(max(jobs.welcome.beat_s, SHORTEST_BEAT_S))
+            if self.connection is not None:
+                with suppress(LinkClosedError, RunError):  # a log that can't be written fails the job itself, too
+                    await self.connection.send(Beat(job))
+
+    async def _hung_up(self) -> None:
+        if self.connection is not None:
+            await self.connection.close()
+
+    async def in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function in the thread of the agent."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

@@ -1,0 +1,282 @@
+"""The jobs of an agent in one run: trained by its half, kept on disk, never trained twice.
+
+    Task --settle, train--> Kept --on disk--> Sent or Failed, again and again as the same bytes
+
+Everything here blocks, and runs in a thread of the agent.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from fedrl.core.errors import ConfigError, WireError
+from fedrl.core.keys import ROOT_BYTES, Root, agent_secret, keys_of
+from fedrl.core.types import PyTree
+from fedrl.engines.halves import AgentHalf, Order, ServerHalf, Verdict
+from fedrl.federation.federation import Federation
+from fedrl.sites.memory import IDENTITY, Kept, RunFacts, RunMemory
+from fedrl.sites.policy import MayLeave, too_large
+from fedrl.wire.protocol import Failed, Sent, Task, Welcome
+
+COMPILING = threading.Lock()
+"""Held while programs are compiled: several agents in one process would each compile the same ones at the same time."""
+
+
+class RunRefusedError(Exception):
+    """This site takes no part in a run. The message says why; `code` is the one for programs."""
+
+    def __init__(self, code: str, why: str) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+class RunJobs:
+    """The jobs of an agent in one run.
+
+    Args:
+        federation: Federation of the site.
+        setting: Parameters of its environment.
+        welcome: What the coordinator has said of the run.
+        memory: Folder of the run.
+        may_leave: What the site lets leave.
+        seed: Seed of the run, if the site trusts its coordinator with a replayable run.
+        options: Options of the executor, such as `workers` for the host.
+
+    Raises:
+        RunRefusedError: The run is replayable and this site has no seed for it.
+        WireError: The coordinator now says otherwise of the run than before.
+        RunError: A file can't be read or written.
+    """
+
+    def __init__(
+        self,
+        federation: Federation,
+        setting: PyTree,
+        welcome: Welcome,
+        memory: RunMemory,
+        may_leave: MayLeave,
+        seed: int | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        self.welcome, self._memory, self._may_leave = welcome, memory, may_leave
+        facts, self.fresh = memory.facts(), not memory.has_state
+        check_welcome(welcome, facts)
+        if welcome.replayable and seed is None:
+            raise RunRefusedError(
+                "replayable",
+                f"The run {welcome.name!r} is replayable: all random numbers of its agents follow from one seed, which "
+                "others know. This site has no seed. Give it as seed if this run is a test or everybody is trusted, "
+                "or take part in a run that is not replayable.",
+            )
+        run, secret = self._replayable(seed) if welcome.replayable and seed is not None else self._own_roots()
+        self._half = AgentHalf(federation, welcome.agent, setting, run, secret, **options)
+        with COMPILING:
+            start = self._half.start()
+        self.kept = memory.load(start) if memory.has_state else Kept(start)
+        if self.fresh:
+            # From now on a missing state is a lost one, and not that of an agent which was ended in its first job.
+            memory.save(self.kept)
+        memory.keep_facts(RunFacts(welcome.agent, welcome.replayable, welcome.term))
+
+    def _replayable(self, seed: int) -> tuple[Root, Root]:
+        keys = keys_of(seed)
+        return keys.run.tobytes(), agent_secret(keys, self.welcome.agent)
+
+    def _own_roots(self) -> tuple[Root, Root]:
+        # Without a state nobody knows which keys were used, so new roots are drawn even where old ones are left.
+        found = None if self.fresh else self._memory.roots()
+        return found or self._memory.new_roots()
+
+    def check_again(self, welcome: Welcome) -> None:
+        """Take the `Welcome` of another connection in the same run.
+
+        Raises:
+            WireError: The coordinator now says otherwise of the run than before.
+        """
+        known = RunFacts(self.welcome.agent, self.welcome.replayable, self.welcome.term)
+        check_welcome(welcome, known)
+        if welcome.term > known.term:
+            self._memory.keep_facts(known._replace(term=welcome.term))
+        self.welcome = welcome
+
+    def check(self, task: Task) -> bool:
+        """Return whether a task is a new job; False if it is the last one again.
+
+        Raises:
+            WireError: Its numbers can't follow from those of the job before.
+            RunRefusedError: The agent has lost the state of a replayable run.
+        """
+        last = self.kept
+        if task.job == last.job and last.job:
+            if task.version != last.version:
+                raise WireError(
+                    f"Job {task.job} came again with version {task.version}, and was trained from version "
+                    f"{last.version}. A job is trained once. The coordinator has mixed up its jobs."
+                )
+            return False
+        if task.job <= last.job:
+            raise WireError(
+                f"Job {task.job} came after job {last.job}. Jobs are numbered upwards, and none is trained twice. The "
+                "coordinator continues from an older state than it had."
+            )
+        if task.settled >= task.job or task.settled < 0:
+            raise WireError(f"Job {task.job} came with a verdict on job {task.settled}, which is not before it.")
+        if task.settled and task.verdict not in {each.value for each in Verdict}:
+            known = ", ".join(each.value for each in Verdict)
+            raise WireError(f"The verdict on job {task.settled} is {task.verdict!r}, and is one of {known}.")
+        if self.fresh and task.job > 1 and self.welcome.replayable:
+            raise RunRefusedError(
+                "state_missing",
+                f"Job {task.job} came, and this site has no state of the jobs before. In a replayable run its keys "
+                "follow from the seed, so a new beginning would use keys again. Restore the folder "
+                f"{self._memory.folder}, or start the run anew with another seed.",
+            )
+        return True
+
+    def verdict(self, task: Task, receipts: Mapping[int, str]) -> tuple[Verdict, str]:
+        """Return the verdict on the last job, and a sentence if it had to be concluded.
+
+        Args:
+            task: The new job.
+            receipts: Outcomes of `Taken` by job.
+        """
+        job = self.kept.job
+        if not job or not self.kept.update:
+            return Verdict.DROPPED, ""
+        if task.settled == job:
+            return Verdict(task.verdict), ""
+        if task.settled < job:
+            # Under schedules that dispatch an agent again at once, its update still waits to be merged.
+            return Verdict.MERGED, ""
+        # The task with the verdict was lost on the way, and its own job has ended since.
+        receipt = receipts.get(job, "")
+        found = {"taken": Verdict.MERGED, "known": Verdict.MERGED, "refused": Verdict.REJECTED}
+        concluded = found.get(receipt, Verdict.DROPPED)
+        return concluded, (
+            f"The verdict on job {job} did not arrive; its update counts as {concluded.value}, because its receipt was "
+            f"{receipt or 'missing'}."
+        )
+
+    def train(self, task: Task, verdict: Verdict) -> Kept:
+        """Settle the last job and train this one; nothing is kept yet.
+
+        Raises:
+            WireError: The broadcast or the order can't be what a coordinator of this federation sends. No key is used.
+        """
+        run = self._half.settle(self.kept.run, verdict)
+        turn = self._half.train(run, task.content, Order(task.version, task.cohort, task.steps, task.share))
+        failed = turn.failed or too_large(self._may_leave, turn.update)
+        kept = Kept(turn.run, task.job, task.version, b"" if failed else turn.update, failed)
+        if failed:
+            kept = kept._replace(run=self._half.settle(turn.run, Verdict.DROPPED))
+        return kept
+
+    def keep(self, kept: Kept) -> None:
+        """Write the state and the update of a job to the disk; only then may the update be sent.
+
+        Raises:
+            RunError: They can't be written.
+        """
+        self._memory.save(kept)
+        self.kept, self.fresh = kept, False
+
+    def answer(self) -> Sent | Failed:
+        """Return the message about the last job."""
+        kept = self.kept
+        if kept.failed:
+            return Failed(kept.job, one_line(kept.failed) if self._may_leave.reasons else "")
+        return Sent(kept.job, kept.version, kept.update)
+
+    def close(self) -> None:
+        """Release resources outside this process, such as workers."""
+        self._half.close()
+
+
+def check_welcome(welcome: Welcome, facts: RunFacts | None) -> None:
+    """Refuse a `Welcome` that contradicts itself or an earlier one of its run.
+
+    Raises:
+        WireError: It does; the message says how.
+    """
+    if not IDENTITY.fullmatch(welcome.run):
+        raise WireError(f"The run is called {welcome.run!r}. The identity of a run has 32 hexadecimal digits.")
+    if not welcome.agent < welcome.agents:
+        raise WireError(f"This site was called agent {welcome.agent} of {welcome.agents}. Agents are numbered from 0.")
+    if not welcome.beat_s > 0:  # NaN is not
+        raise WireError(f"The coordinator asks for a beat every {welcome.beat_s} seconds. It needs a positive number.")
+    if facts is None:
+        return
+    if welcome.term < facts.term:
+        raise WireError(
+            f"The coordinator has the term {welcome.term}, and this site has heard of term {facts.term}. Another "
+            "coordinator has taken its place. Connect to that one."
+        )
+    if (welcome.agent, welcome.replayable) != (facts.agent, facts.replayable):
+        raise WireError(
+            f"This site was agent {facts.agent} of run {welcome.run} (replayable: {facts.replayable}), and is now "
+            f"called agent {welcome.agent} (replayable: {welcome.replayable}). Neither may change in a run."
+        )
+
+
+def rehearse(
+    federation: Federation, setting: PyTree, measured: bool, options: Mapping[str, Any] | None = None
+) -> float:
+    """Compile the programs of a job with an agent of its own, which uses other keys and is discarded.
+
+    In an environment on the host, such as Gymnasium's, it takes one local step, or two if `measured`.
+
+    Args:
+        federation: Federation of the site.
+        setting: Parameters of its environment.
+        measured: Whether to measure the speed, in a second job.
+        options: Options of the executor.
+
+    Returns:
+        The local steps per second; NaN if they are not measured.
+
+    Raises:
+        ConfigError: The training failed.
+    """
+    with COMPILING:
+        return _rehearsed(federation, setting, measured, dict(options or {}))
+
+
+def _rehearsed(federation: Federation, setting: PyTree, measured: bool, options: dict[str, Any]) -> float:
+    agent, server, run = (os.urandom(ROOT_BYTES) for _ in range(3))
+    half = AgentHalf(federation, 0, setting, run, agent, **options)
+    try:
+        other = ServerHalf(federation, setting, [federation.local_steps], run, server)
+        version = other.open(other.start(), {0: 1})
+        state, took = half.start(), math.nan
+        for _ in range(1 + measured):
+            begun = time.perf_counter()
+            turn = half.train(state, version.broadcast, version.orders[0])
+            took = time.perf_counter() - begun
+            if turn.failed:
+                raise ConfigError(
+                    f"The first local step failed: {turn.failed}. Check the environment with fedrl check-env, and the "
+                    "learner with fedrl run."
+                )
+            for verdict in (Verdict.REJECTED, Verdict.MERGED):
+                state = half.settle(turn.run, verdict)
+        jax.block_until_ready(jax.tree.leaves(state.agents.blocks))
+        return 1.0 / took if measured else math.nan
+    finally:
+        half.close()
+
+
+def one_line(text: str, most: int = 500) -> str:
+    """Return text as one printable line, as fields of messages are.
+
+    >>> one_line("no floor\\n at line 3")
+    'no floor at line 3'
+    """
+    line = "".join(x if x.isprintable() else "?" for x in " ".join(text.split()))
+    return line if len(line) <= most else f"{line[: most - 3]}..."

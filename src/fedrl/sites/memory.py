@@ -1,0 +1,225 @@
+"""What an agent keeps on disk between two processes: a folder for each run, readable by its owner alone.
+
+    FOLDER/last_run                 identity of the run that the agent took part in last
+    FOLDER/RUN/facts.json           number of the agent, kind of keys, highest term
+    FOLDER/RUN/roots                root of the run's keys and the agent's secret, unless they follow from a seed
+    FOLDER/RUN/state.safetensors    state of the agent, with the last job, its version and its update
+
+The state and the update of a job are one file, which is on the disk before the update is sent. So whatever was sent can
+be sent again as the same bytes, and no job is trained twice with keys from which something has left the site.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedrl.core.errors import RunError
+from fedrl.core.keys import ROOT_BYTES, Root
+from fedrl.engines.halves.agent import AgentRun
+from fedrl.engines.halves.saved import load, load_beside, save, sync_folder
+
+IDENTITY = re.compile("[0-9a-f]{32}")
+"""Identities of runs. They name folders, so nothing else is accepted."""
+STATE = "state.safetensors"
+
+
+class Kept(NamedTuple):
+    """State of an agent after its last job.
+
+    Attributes:
+        run: The state.
+        job: Number of the last job; 0 before the first.
+        version: Version from which the job was trained.
+        update: The encoded update; empty if there is none.
+        failed: Reason why there is no update; "" if there is one.
+    """
+
+    run: AgentRun
+    job: int = 0
+    version: int = 0
+    update: bytes = b""
+    failed: str = ""
+
+
+class RunFacts(NamedTuple):
+    """What an agent has been given by the coordinator of a run.
+
+    Attributes:
+        agent: Number of the agent.
+        replayable: Whether its keys follow from a seed.
+        term: Highest term that it has heard of.
+    """
+
+    agent: int
+    replayable: bool
+    term: int
+
+
+class RunMemory:
+    """The folder of one run.
+
+    Args:
+        folder: Folder of the site.
+        run: Identity of the run, 32 hexadecimal digits.
+        federation: Digest of the federation.
+
+    Raises:
+        RunError: The folder can't be made.
+
+    >>> import tempfile
+    >>> memory = RunMemory(Path(tempfile.mkdtemp()), "0" * 32, "digest")
+    >>> memory.facts() is None, memory.has_state, len(memory.new_roots()[0])
+    (True, False, 32)
+    """
+
+    def __init__(self, folder: Path, run: str, federation: str) -> None:
+        if not IDENTITY.fullmatch(run):
+            raise RunError(f"{run!r} is no identity of a run, which has 32 hexadecimal digits. Choose another run.")
+        self.folder, self.run, self.federation = folder / run, run, federation
+        make_folder(self.folder)
+
+    @property
+    def has_state(self) -> bool:
+        """Whether the agent has a state of this run."""
+        return (self.folder / STATE).is_file()
+
+    def facts(self) -> RunFacts | None:
+        """Return what is known of the run; None before the first `Welcome`.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        path = self.folder / "facts.json"
+        try:
+            found: Any = json.loads(path.read_bytes())
+            return RunFacts(int(found["agent"]), bool(found["replayable"]), int(found["term"]))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as fault:
+            raise _damaged(path, fault) from fault
+
+    def keep_facts(self, facts: RunFacts) -> None:
+        """Write what is known of the run, and that it is the last one of this site."""
+        write_private(self.folder / "facts.json", json.dumps(facts._asdict()).encode())
+        write_private(self.folder.parent / "last_run", self.run.encode())
+
+    def roots(self) -> tuple[Root, Root] | None:
+        """Return the root of the run's keys and the agent's secret; None if there are none.
+
+        Raises:
+            RunError: The file is damaged, or others than its owner may read it.
+        """
+        path = self.folder / "roots"
+        try:
+            if os.name != "nt" and path.stat().st_mode & 0o077:
+                raise RunError(
+                    f"{path} may be read by others than its owner, and contains the agent's secret. Run chmod 600 on "
+                    "it if nobody has read it; otherwise remove the folder, so that new ones are drawn."
+                )
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as fault:
+            raise _damaged(path, fault) from fault
+        if len(data) != 2 * ROOT_BYTES:
+            raise RunError(
+                f"{path} has {len(data)} bytes, and should have {2 * ROOT_BYTES}. Restore it, or remove its folder."
+            )
+        return data[:ROOT_BYTES], data[ROOT_BYTES:]
+
+    def new_roots(self) -> tuple[Root, Root]:
+        """Draw roots from the operating system, and write them."""
+        drawn = os.urandom(ROOT_BYTES), os.urandom(ROOT_BYTES)
+        write_private(self.folder / "roots", b"".join(drawn))
+        return drawn
+
+    def save(self, kept: Kept) -> None:
+        """Write the state and the last update; both are on the disk when this returns.
+
+        Raises:
+            RunError: They can't be written. Those of the job before stay.
+        """
+        beside: dict[str, np.ndarray] = {
+            "job": np.array([kept.job, kept.version], np.int64),
+            "update": np.frombuffer(kept.update, np.uint8),
+            "failed": np.frombuffer(kept.failed.encode(), np.uint8),
+        }
+        save(self.folder / STATE, "agent", self.federation, kept.run, beside)
+
+    def load(self, like: AgentRun) -> Kept:
+        """Read the state and the last update, in the shapes of `like`.
+
+        Raises:
+            RunError: The file is missing or damaged, or belongs to another federation.
+        """
+        path = self.folder / STATE
+        job, version, update, failed = self._beside()
+        return Kept(load(path, "agent", self.federation, like), job, version, update, failed)
+
+    def last_job(self) -> int:
+        """Return the number of the last job that is on the disk; 0 for none."""
+        return self._beside()[0] if self.has_state else 0
+
+    def _beside(self) -> tuple[int, int, bytes, str]:
+        path = self.folder / STATE
+        found = load_beside(path, "agent", self.federation)
+        try:
+            job, version = found["job"].tolist()
+            return job, version, found["update"].tobytes(), found["failed"].tobytes().decode()
+        except (KeyError, ValueError) as fault:
+            raise _damaged(path, fault) from fault
+
+
+def last_run(folder: Path) -> str:
+    """Return the identity of the run that a site took part in last; "" for none."""
+    path = folder / "last_run"
+    try:
+        found = path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return found if IDENTITY.fullmatch(found) and (folder / found).is_dir() else ""
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replace a file by one that only its owner may read, as a whole, and wait until it is on the disk.
+
+    Raises:
+        RunError: It can't be written; the old content stays.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        sync_folder(path.parent)
+    except OSError as fault:
+        draft.unlink(missing_ok=True)
+        raise RunError(f"{path} can't be written: {fault}. Name an existing folder with free space.") from fault
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that only its owner may open, and tidy it.
+
+    Raises:
+        RunError: It can't be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sync_folder(folder.parent)
+        for draft in folder.glob(".*.draft"):  # left by a process that was killed
+            draft.unlink(missing_ok=True)
+    except OSError as fault:
+        raise RunError(f"{folder} can't be made ({fault}). Name a folder that can be written to.") from fault
+
+
+def _damaged(path: Path, fault: Exception) -> RunError:
+    return RunError(f"{path} is damaged ({fault}). Restore it, or remove its folder, so that the agent begins anew.")

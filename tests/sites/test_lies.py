@@ -1,0 +1,208 @@
+"""A coordinator that lies ends a connection, never the agent, and never has a key used again."""
+
+import asyncio
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from fedrl.aggregators import mean
+from fedrl.core.errors import WireError
+from fedrl.engines.halves import Verdict
+from fedrl.federation.federate import federate
+from fedrl.learners import sgd
+from fedrl.sites.jobs import RunJobs, RunRefusedError
+from fedrl.sites.memory import RunMemory
+from fedrl.stages import quantize
+from fedrl.wire.protocol import Ready, Stop, Task, Welcome
+from tests.sites.test_agent import AGENTS, ALL, ERRING, FLEET, SEED, agent_of, equal, served, simulated
+from tests.support.coordinating import RUN, ScriptedCoordinator
+from tests.support.quadratic import quadratic
+
+WELCOME = Welcome(RUN, "scripted", 0, AGENTS, 0, 0, True, 5.0)
+WIDE = jax.tree.map(lambda x: np.repeat(x, 32, 1), FLEET)
+
+
+def changing(kind, alter, times=1):
+    """Alter the first messages of a kind to agent 0."""
+    left = [times]
+
+    def change(agent, message):
+        if agent == 0 and isinstance(message, kind) and left[0]:
+            left[0] -= 1
+            return alter(message)
+        return message
+
+    return change
+
+
+LIES = {
+    "a run that is a path": (Welcome, lambda m: m._replace(run="../../etc")),
+    "a number out of range": (Welcome, lambda m: m._replace(agent=AGENTS)),
+    "a beat that is no number": (Welcome, lambda m: m._replace(beat_s=math.nan)),
+    "a beat of no time": (Welcome, lambda m: m._replace(beat_s=0.0)),
+    "a task in place of the welcome": (Welcome, lambda m: Task(1, 0, 3, 1, 0.3, 0, "dropped", b"x")),
+    "a message of an agent": (Welcome, lambda m: Ready(1.0)),
+    "another version": (Task, lambda m: m._replace(version=m.version + 1)),
+    "too many steps": (Task, lambda m: m._replace(steps=2000)),
+    "no steps": (Task, lambda m: m._replace(steps=0)),
+    "an empty cohort": (Task, lambda m: m._replace(cohort=0)),
+    "a share that is no number": (Task, lambda m: m._replace(share=math.nan)),
+    "a broadcast that is cut off": (Task, lambda m: m._replace(content=m.content[:-1])),
+    "no broadcast": (Task, lambda m: m._replace(content=b"")),
+    "huge content": (Task, lambda m: m._replace(content=bytes(1 << 22))),
+    "a verdict on this job": (Task, lambda m: m._replace(settled=m.job)),
+    "job 0": (Task, lambda m: m._replace(job=0)),
+    "a restart": (Task, lambda m: Stop("Be back soon.", "restarting", True)),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_after_a_lie_the_run_goes_on_as_if_it_had_not_been_told(name, tmp_path):
+    kind, alter = LIES[name]
+    coordinator, notices = ScriptedCoordinator(ERRING, FLEET, SEED), []
+    coordinator.change = changing(kind, alter)
+    runs = [
+        agent_of(ERRING, coordinator, k, tmp_path, notices=notices if k == 0 else None).run() for k in range(AGENTS)
+    ]
+    assert {end.code for end in asyncio.run(served(coordinator, runs, 2))} == {"done"}
+    equal(simulated(ERRING, 2).server, coordinator.state.server)
+    assert [n.job for n in notices if n.event == "training"][-2:] == [1, 2]
+    wrong = [n.text for n in notices if n.event == "wrong_message"]
+    assert len(wrong) == (name != "a restart"), wrong
+    assert not any("Traceback" in text for text in wrong)
+    assert all(len(set(copies)) == 1 for copies in coordinator.updates.values())
+
+
+def jobs_of(folder, welcome=WELCOME, may_leave=ALL, seed=SEED, federation=ERRING, fleet=FLEET):
+    setting = jax.tree.map(lambda x: x[0], fleet)
+    return RunJobs(federation, setting, welcome, RunMemory(folder, welcome.run, "d"), may_leave, seed, {})
+
+
+def tasks(count, federation=ERRING, fleet=FLEET):
+    """The tasks of so many jobs, each after the verdict that the one before was merged."""
+    coordinator = ScriptedCoordinator(federation, fleet, SEED)
+    version = coordinator.half.open(coordinator.state)
+    order = version.orders[0]
+    return [
+        Task(n, 0, order.cohort, order.steps, order.share, n - 1, "merged", version.broadcast)
+        for n in range(1, count + 1)
+    ]
+
+
+def done(jobs, task):
+    jobs.keep(jobs.train(task, jobs.verdict(task, {})[0]))
+    return jobs.answer()
+
+
+def test_a_job_is_trained_once_whatever_it_comes_with(tmp_path):
+    jobs, (first, second) = jobs_of(tmp_path), tasks(2)
+    assert jobs.check(first)
+    answer = done(jobs, first)
+    assert not jobs.check(first)
+    assert not jobs.check(first._replace(content=b"another", steps=1, settled=0))
+    assert jobs.answer() == answer
+    with pytest.raises(WireError, match="came again with version 1"):
+        jobs.check(first._replace(version=1))
+    done(jobs, second)
+    with pytest.raises(WireError, match="Job 1 came after job 2"):
+        jobs.check(first)
+    with pytest.raises(WireError, match="one of merged, rejected, dropped"):
+        jobs.check(second._replace(job=3, settled=2, verdict="perhaps"))
+
+
+def test_the_same_version_again_is_another_job_with_other_keys_also_after_a_restart(tmp_path):
+    """Its stage draws numbers: from the same state and the same broadcast, updates are equal if their keys are."""
+    drawing = {"federation": federate(quadratic(sgd(0.1), size=256), mean(), quantize(4)), "fleet": WIDE}
+    asked = [task._replace(verdict="dropped") for task in tasks(4, **drawing)]
+    jobs, updates = jobs_of(tmp_path, **drawing), []
+    for task in asked[:2]:
+        updates.append(done(jobs, task).content)
+    again = jobs_of(tmp_path, **drawing)
+    assert again.kept.job == 2
+    for task in asked[2:]:
+        updates.append(done(again, task).content)
+    assert len(set(updates)) == 4
+    # With the first keys they would have been equal: the test sees a key that is used twice.
+    assert done(jobs_of(tmp_path / "other", **drawing), asked[0]).content == updates[0]
+
+
+def test_a_version_that_goes_back_is_refused_before_a_key_is_used(tmp_path):
+    coordinator = ScriptedCoordinator(ERRING, FLEET, SEED)
+    version = coordinator.half.open(coordinator.state)
+    order = version.orders[0]
+    jobs, (first,) = jobs_of(tmp_path), tasks(1)
+    closed = version.close()
+    later = coordinator.half.open(closed.run)
+    ahead = Task(1, 1, order.cohort, order.steps, order.share, 0, "dropped", later.broadcast)
+    done(jobs, ahead)
+    before = jobs.kept
+    with pytest.raises(WireError, match="has received version 1 before"):
+        done(jobs, first._replace(job=2, settled=1, verdict="merged"))
+    assert jobs.kept is before
+
+
+def test_verdicts_are_acted_upon_and_a_missing_one_is_concluded(tmp_path):
+    first, second = tasks(2)
+    jobs = jobs_of(tmp_path)
+    done(jobs, first)
+    for verdict in Verdict:
+        assert jobs.verdict(second._replace(verdict=verdict.value), {}) == (verdict, "")
+    # It is dispatched again while its update waits to be merged.
+    assert jobs.verdict(second._replace(settled=0), {}) == (Verdict.MERGED, "")
+    ahead = second._replace(job=3, settled=2, verdict="dropped")
+    for receipt, expected in {
+        "taken": Verdict.MERGED,
+        "known": Verdict.MERGED,
+        "refused": Verdict.REJECTED,
+        "late": Verdict.DROPPED,
+        "": Verdict.DROPPED,
+    }.items():
+        concluded, why = jobs.verdict(ahead, {1: receipt} if receipt else {})
+        assert concluded is expected
+        assert f"its receipt was {receipt or 'missing'}" in why
+
+
+def test_a_site_without_a_seed_takes_no_part_in_a_replayable_run(tmp_path):
+    with pytest.raises(RunRefusedError, match="This site has no seed") as refused:
+        jobs_of(tmp_path, seed=None)
+    assert refused.value.code == "replayable"
+    assert not (tmp_path / RUN / "roots").exists()
+
+
+def test_a_lost_state_of_a_replayable_run_is_not_begun_anew(tmp_path):
+    first, second = tasks(2)
+    done(jobs_of(tmp_path), first)
+    (tmp_path / RUN / "state.safetensors").unlink()
+    with pytest.raises(RunRefusedError, match="would use keys again") as refused:
+        jobs_of(tmp_path).check(second)
+    assert refused.value.code == "state_missing"
+
+
+def test_a_lost_state_of_any_other_run_gets_new_roots(tmp_path):
+    own, (first, second) = WELCOME._replace(replayable=False), tasks(2)
+    jobs = jobs_of(tmp_path, own)
+    done(jobs, first)
+    roots = RunMemory(tmp_path, RUN, "d").roots()
+    jobs_of(tmp_path, own)
+    assert RunMemory(tmp_path, RUN, "d").roots() == roots
+    (tmp_path / RUN / "state.safetensors").unlink()
+    again = jobs_of(tmp_path, own)
+    assert again.check(second)
+    found = RunMemory(tmp_path, RUN, "d").roots()
+    assert len(set(found) | set(roots)) == 4
+
+
+@pytest.mark.parametrize(
+    "change", [{"agent": 1}, {"replayable": False}, {"term": 2}], ids=["number", "kind of keys", "older term"]
+)
+def test_what_was_said_of_a_run_stays_so_also_after_a_restart(change, tmp_path):
+    welcome = WELCOME._replace(term=3)
+    jobs = jobs_of(tmp_path, welcome)
+    for again in (jobs.check_again, lambda other: jobs_of(tmp_path, other)):
+        with pytest.raises(WireError):
+            again(welcome._replace(**change))
+    jobs.check_again(welcome._replace(term=4))
+    with pytest.raises(WireError, match="heard of term 4"):
+        jobs_of(tmp_path, welcome)
