@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import tomli_w
+from typer.testing import CliRunner
 
 import fedrl
 from fedrl import ConfigError, RunError, ScaleResult
-from fedrl.cli import main
+from fedrl.cli import app, main
 from fedrl.studies.scaling.prober import Prober
 from fedrl.studies.scaling.progress import scale_table
 from fedrl.studies.scaling.records import Probe, value_in
@@ -103,6 +104,23 @@ def test_the_page_shows_the_limit_the_model_and_every_number(result: ScaleResult
     assert "1,000,000 (extrapolated)" in first
     assert f"{result['broken']:,} agents, failed: No memory." in page.text
     assert "round = 2 ms + 0.1 ms K" in page.text
+
+
+def test_its_page_is_written_again_by_fedrl_report(result: ScaleResult, tmp_path: Path) -> None:
+    page, other = result.folder / "report.html", tmp_path / "other.html"
+    before = page.read_bytes()
+    page.write_text("damaged")
+    for arguments, path in (([], page), (["--out", str(other)], other)):
+        told = CliRunner().invoke(app, ["report", str(result.folder), *arguments])
+        assert (told.exit_code, told.stdout) == (0, f"{path}\n")
+        assert path.read_bytes() == before
+
+
+def test_a_damaged_file_is_refused_with_the_key_that_it_lacks(tmp_path: Path) -> None:
+    for content, said in (("{}", "it has no agents"), ("{", "is damaged")):
+        (tmp_path / "scale.json").write_text(content)
+        with pytest.raises(RunError, match=rf"scale\.json.+{said}.+Measure again in another folder"):
+            ScaleResult.read(tmp_path)
 
 
 def test_a_notebook_and_a_figure_show_it_too(result: ScaleResult) -> None:
