@@ -25,7 +25,7 @@ from typing import Any
 
 from fedrl.config.loading import as_dict
 from fedrl.core.errors import FedrlError, RunError
-from fedrl.core.ray_cluster import cause_of
+from fedrl.core.ray_cluster import START_S, cause_of, not_started
 from fedrl.core.versions import COMPUTING, versions
 from fedrl.records import Notice, Sink
 from fedrl.records.files import write_atomically
@@ -36,8 +36,6 @@ from fedrl.studies.plan import StudySetting
 from fedrl.studies.ray_worker import METHODS, Prepared, ProbeFile, StudyWorker
 from fedrl.studies.surroundings import Surroundings
 
-START_S = 60.0
-"""Seconds in which a worker has to start."""
 RETRIES = 2
 """How often a setting is resumed after its worker process has ended."""
 ASKED_S = 0.2
@@ -237,7 +235,7 @@ class _RayStudy:
         late = time.monotonic() - START_S
         for worker in [each for each in self.workers if not each.prepared and each.since < late]:
             if self.waiting:
-                self._leave_out(worker, self._not_started())
+                self._leave_out(worker, not_started(self.ray, 1, START_S))
         return [outcome for outcome in found if outcome is not None]
 
     def _answered(self, worker: _Worker) -> SettingOutcome | None:
@@ -325,14 +323,6 @@ class _RayStudy:
         if not failed:
             return None
         return self._over(worker, SettingOutcome(setting.number, {}, f"{what} It was tried {RETRIES + 1} times."))
-
-    def _not_started(self) -> str:
-        there = self.ray.cluster_resources().get("CPU", 0)
-        free = self.ray.available_resources().get("CPU", 0)
-        return (
-            f"A worker has not started within {START_S:g} s. The Ray cluster has {there:g} CPUs, of which {free:g} are "
-            "free, and each worker needs one. End what else runs there, add machines, or ask for fewer workers."
-        )
 
     def _end(self, worker: _Worker) -> None:
         with contextlib.suppress(Exception):  # it has ended, or the cluster has
