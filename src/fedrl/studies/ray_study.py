@@ -210,7 +210,7 @@ class _RayStudy:
         self.asked_to_stop = True
         for worker in self.workers:
             if worker.setting is not None:
-                worker.actor.stop.remote(True)
+                worker.actor.stop.remote()
         begun = [SettingOutcome(each.number, {}) for each in self.waiting if each.number in self.deaths]
         self.waiting.clear()
         return begun
@@ -273,15 +273,15 @@ class _RayStudy:
         except Exception as fault:
             trace = "" if isinstance(fault, FedrlError) else "".join(traceback.format_exception(fault))
             worker.fault = SettingOutcome(worker.setting.number, {}, reason_of(fault), trace)
-            worker.actor.stop.remote(False)
+            worker.actor.stop.remote(worker.setting.number)
 
     def _started(self, worker: _Worker, said: Prepared) -> None:
         here = versions(COMPUTING)
-        differ = {name: version for name, version in said.versions.items() if version != here[name]}
+        differ = {name: version for name, version in said.versions.items() if version != here.get(name)}
         fault = said.fault
         if not fault and differ:
             theirs = ", ".join(f"{name} {version}" for name, version in differ.items())
-            ours = ", ".join(f"{name} {here[name]}" for name in differ)
+            ours = ", ".join(f"{name} {here.get(name, 'unknown')}" for name in differ)
             fault = (
                 f"The worker on {said.host} has {theirs}, and this process {ours}, so results would depend on the "
                 "machine. Install the same versions."
@@ -311,6 +311,10 @@ class _RayStudy:
         self._end(worker)
         self.workers.remove(worker)
         if self.stop.is_set():
+            return self._over(worker, SettingOutcome(setting.number, {}))
+        if worker.fault is not None:  # it was about to end
+            if self.waiting:
+                self._add_worker()
             return self._over(worker, SettingOutcome(setting.number, {}))
         self.deaths[setting.number] = self.deaths.get(setting.number, 0) + 1
         what = f"The worker process {said.process} on {said.host} ended during setting {setting.number} ({cause})."
