@@ -95,7 +95,7 @@ class Prober:
         """Return the answer of a process, or why there is none; None if it was interrupted."""
         tables = {**self.tables, "federation": {**self.tables["federation"], "agents": agents}}
         request = {"tables": tables, "beside": self.beside, "devices": self.devices, "path": sys.path}
-        request |= dict(zip(("modules", "references"), self.names, strict=True))
+        request |= {"modules": list(self.names[0]), "references": list(self.names[1])}
         with _process() as child:
             assert child.stdin is not None
             with contextlib.suppress(BrokenPipeError):
