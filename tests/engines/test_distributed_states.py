@@ -78,7 +78,7 @@ def test_agents_did_train_ahead_of_time():
         run_state, ahead = there.init(3), []
         for _ in range(6):
             run_state, _ = there.round(run_state)
-            ahead.append(int(run_state.blocks[0].ahead.sum()))
+            ahead.append(int(run_state.blocks[0].run.ahead.sum()))
     assert max(ahead) > 0
 
 
@@ -153,6 +153,32 @@ def test_two_runs_in_two_threads_do_not_disturb_each_other(kill, monkeypatch):
     assert faults == []
     assert all(same(threaded[seed], ends[seed]) for seed in (1, 2))
     assert transport.starts == [int(0 in kill), int(1 in kill)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_from_before_a_round_is_refused_whether_the_round_failed_or_not(kind, monkeypatch):
+    with made(kind) as alone, made(kind, here(2)) as there:
+        before = after(there, 3)
+        kept = jax.tree.map(np.array, there.whole(before))
+        latest = after(there, 1, before)
+        uses = [there.round, there.whole, there.params_of, there.held, there.adopt]
+        for use in (*uses, lambda state: there.init(5, earlier=state)):
+            with pytest.raises(RunError, match=r"from before a later or a failed round.+`whole` returned earlier"):
+                use(before)
+
+        def interrupted(self, member, command):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Workers, "result", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                there.round(latest)
+        for use in uses:
+            with pytest.raises(RunError, match="from before a later or a failed round"):
+                use(latest)
+        # What was fetched before the round goes on, to the bits of a run that was never interrupted.
+        assert same(arrays(there, after(there, 4, there.placed(kept))), arrays(alone, after(alone, 7)))
+        assert same(arrays(there, after(there, 2)), arrays(alone, after(alone, 2)))
 
 
 class TestClosing:

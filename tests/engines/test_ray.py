@@ -297,7 +297,7 @@ def test_a_worker_with_another_version_or_processor_is_refused(monkeypatch):
 def test_workers_that_do_not_start_in_time_are_told_with_the_cores(monkeypatch):
     connect(None, 2)
     monkeypatch.setattr(ray_workers, "START_S", 0.01)
-    with pytest.raises(RunError, match=r"^2 workers did not start within 0\.01 s\. The Ray cluster has \d+ CPUs"):
+    with pytest.raises(RunError, match=r"^2 workers have not started within 0\.01 s\. The Ray cluster has \d+ CPUs"):
         ray_workers.ray_workers(None, 2)
     assert ray_workers._shared == {}
 

@@ -17,6 +17,7 @@ from fedrl.environments import cartpole, fleet
 from fedrl.environments.adapters import gymnasium
 from fedrl.federation.federate import federate
 from fedrl.federation.nested import as_learner
+from tests.support.workers_here import Here, here, same
 
 DEVICE = jax.devices()[:1]
 CAPACITY = 40  # less than two rounds of an agent write
@@ -145,6 +146,30 @@ def test_the_same_with_environments_on_the_host():
         after = rings(run_state)
     np.testing.assert_array_equal(after[1], before[1])
     assert [ring[-1] for ring in after] == [2 * ROWS, 2 * ROWS, 4 * ROWS]
+
+
+@pytest.mark.parametrize("kill", [None, 5, 8])
+def test_rings_in_workers_are_those_of_one_process_also_after_a_death(kill):
+    """Agents that sit out, a worker that dies, and one process that continues what workers have begun."""
+
+    def trained(simulation, rounds, run_state):
+        for number in range(rounds):
+            run_state, _ = simulation.round(run_state, [number % 3, 2])
+        return run_state
+
+    federation, transport = federate(small(), mean(), local_steps=2), Here(2)
+    if kill is not None:
+        transport.kill = {0: kill}
+    with (
+        simulate(federation, FLEET, block=1, devices=DEVICE) as alone,
+        simulate(federation, FLEET, block=1, devices=DEVICE, executor=here(2, transport)) as there,
+    ):
+        expected = trained(alone, 4, alone.init(0))
+        begun = there.whole(trained(there, 4, there.init(0)))
+        assert same(rings(begun), rings(expected))
+        assert transport.starts == [int(kill is not None), 0]
+        continued = trained(alone, 2, alone.placed(begun))
+        assert same(rings(continued), rings(trained(alone, 2, expected)))
 
 
 def test_a_federation_that_is_a_learner_may_have_rings():

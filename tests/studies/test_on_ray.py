@@ -247,7 +247,9 @@ def test_a_worker_that_does_not_start_is_told_with_the_state_of_the_cluster(
     busy = ray.remote(num_cpus=2)(Idle).remote()
     ray.get(busy.here.remote())
     monkeypatch.setattr(ray_study, "START_S", 1.0)
-    with pytest.raises(RunError, match=r"not started within 1 s\. The Ray cluster has \d+ CPUs, of which 0 are free"):
+    with pytest.raises(
+        RunError, match=r"^1 worker has not started within 1 s\. The Ray cluster has \d+ CPUs, of which 0 are free"
+    ):
         sweep(CORRIDOR, GRID, tmp_path / "study", executor="ray", verbose=0)
     assert not (tmp_path / "study").exists()
     ray.kill(busy)

@@ -119,12 +119,40 @@ def test_a_request_to_stop_counts_also_if_it_overtakes_a_setting(monkeypatch: py
 
     monkeypatch.setattr(one_setting, "run", stopped)
     worker = StudyWorker()
-    worker.stop(True)
+    worker.stop()
     worker.begin(1, CORRIDOR, "never-made")
     found = worker.news()
     while found.ended is None:
         found = worker.news()
     assert found.ended.reason is None
+
+
+def test_a_request_to_stop_a_setting_stops_no_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def runs(source: Any, out: Any = None, *, stop: threading.Event, **options: Any) -> Any:
+        seen.append(stop.wait(1.0 if not seen else 0.2))
+
+    monkeypatch.setattr(one_setting, "run", runs)
+    worker = StudyWorker()
+    for number in (1, 2):
+        worker.begin(number, CORRIDOR, "never-made")
+        worker.stop(1)
+        while worker.news().ended is None:
+            pass
+    assert seen == [True, False]
+
+
+def test_a_worker_that_has_no_thread_for_a_setting_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fails)
+    worker = StudyWorker()
+    worker.begin(3, CORRIDOR, "never-made")
+    ended = worker.news().ended
+    assert ended is not None
+    assert (ended.number, ended.reason) == (3, "The worker can't start a thread (can't start new thread).")
 
 
 def test_a_worker_looks_for_the_folders_and_says_what_is_missing(

@@ -202,13 +202,16 @@ app.add_typer(certs)
 
 @app.command("report", no_args_is_help=True)
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="One run or study folder, or several runs.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR...", help="One folder of a run, a study or fedrl scale, or several of runs."),
+    ],
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="DIR/report.html by default; comparison.html for several runs."),
     ] = None,
 ) -> None:
-    """Write one self-contained HTML page about a run, a study, or several runs compared."""
+    """Write one self-contained HTML page about a run, a study, a scale measurement, or several runs compared."""
     from fedrl.cli.report import report_command
 
     report_command(folders, out)

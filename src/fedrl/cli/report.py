@@ -13,11 +13,18 @@ def report_command(folders: Sequence[Path], out: Path | None) -> None:
     from fedrl.records import folder
     from fedrl.report import write_report
     from fedrl.studies.folder import is_study
+    from fedrl.studies.scaling.scale_result import ScaleResult, is_scale
 
     if len(folders) == 1 and is_study(folders[0]):
         from fedrl.studies.page import write_study_report
 
         typer.echo(write_study_report(folders[0], out))
+        return
+    if len(folders) == 1 and is_scale(folders[0]):
+        from fedrl.studies.scaling.page import write_scale_report
+
+        target = out or folders[0] / folder.REPORT
+        typer.echo(write_scale_report(ScaleResult.read(folders[0]).scale, target))
         return
     # Check every folder before rendering: a wrong path then fails at once.
     for path in folders:

@@ -29,6 +29,8 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.processors import cores
 
 MISSING = "The executor is 'ray', and Ray is not installed. Install it with: pip install 'fedrl[ray]'"
+START_S = 60.0
+"""Seconds in which a worker process has to start."""
 ANSWER_S = 5.0
 """Seconds in which the head node of a cluster has to accept a connection."""
 PASSED_ON = ("JAX_", "XLA_", "FEDRL_", "XDG_CACHE_HOME", "PJRT_NPROC")
@@ -113,6 +115,9 @@ def _start(ray: ModuleType, address: str | None, workers: int | None) -> None:
                 ray.init("local", num_cpus=most, include_dashboard=False, _system_config=willing, **quiet)
         else:
             ray.init(address, **quiet)
+    except SystemExit as left:
+        # The handler of Ray ends the process with the number of the signal alone.
+        raise SystemExit(128 + left.code if left.code == signal.SIGTERM else left.code) from None
     except (ConnectionError, RuntimeError, ValueError) as fault:
         where = "on this machine" if address in (None, "auto", "local") else f"at {address}"
         first = (str(fault) or type(fault).__name__).strip().splitlines()[0].rstrip(".")
@@ -239,6 +244,18 @@ def own_folders(path: Sequence[str] | None = None) -> list[str]:
 def nodes(ray: ModuleType) -> list[Mapping[str, object]]:
     """Return the machines of the cluster that are alive."""
     return [node for node in ray.nodes() if node["Alive"]]
+
+
+def not_started(ray: ModuleType, workers: int, seconds: float) -> str:
+    """Return the sentences about workers that did not start within so many seconds."""
+    there = ray.cluster_resources().get("CPU", 0.0)
+    free = ray.available_resources().get("CPU", 0.0)
+    return (
+        f"{workers} worker{' has' if workers == 1 else 's have'} not started within {seconds:g} s. The Ray cluster has "
+        f"{there:g} CPUs, of which {free:g} are free, and each worker needs one. End what else runs there, add "
+        "machines, or use fewer workers. If enough are free, Ray itself can't be imported by the workers: see the logs "
+        "of the session in /tmp/ray."
+    )
 
 
 def cause_of(fault: Exception) -> str:

@@ -25,7 +25,7 @@ from typing import Any
 
 from fedrl.config.loading import as_dict
 from fedrl.core.errors import FedrlError, RunError
-from fedrl.core.ray_cluster import cause_of
+from fedrl.core.ray_cluster import START_S, cause_of, not_started
 from fedrl.core.versions import COMPUTING, versions
 from fedrl.records import Notice, Sink
 from fedrl.records.files import write_atomically
@@ -36,8 +36,6 @@ from fedrl.studies.plan import StudySetting
 from fedrl.studies.ray_worker import METHODS, Prepared, ProbeFile, StudyWorker
 from fedrl.studies.surroundings import Surroundings
 
-START_S = 60.0
-"""Seconds in which a worker has to start."""
 RETRIES = 2
 """How often a setting is resumed after its worker process has ended."""
 ASKED_S = 0.2
@@ -212,7 +210,7 @@ class _RayStudy:
         self.asked_to_stop = True
         for worker in self.workers:
             if worker.setting is not None:
-                worker.actor.stop.remote(True)
+                worker.actor.stop.remote()
         begun = [SettingOutcome(each.number, {}) for each in self.waiting if each.number in self.deaths]
         self.waiting.clear()
         return begun
@@ -237,7 +235,7 @@ class _RayStudy:
         late = time.monotonic() - START_S
         for worker in [each for each in self.workers if not each.prepared and each.since < late]:
             if self.waiting:
-                self._leave_out(worker, self._not_started())
+                self._leave_out(worker, not_started(self.ray, 1, START_S))
         return [outcome for outcome in found if outcome is not None]
 
     def _answered(self, worker: _Worker) -> SettingOutcome | None:
@@ -275,15 +273,15 @@ class _RayStudy:
         except Exception as fault:
             trace = "" if isinstance(fault, FedrlError) else "".join(traceback.format_exception(fault))
             worker.fault = SettingOutcome(worker.setting.number, {}, reason_of(fault), trace)
-            worker.actor.stop.remote(False)
+            worker.actor.stop.remote(worker.setting.number)
 
     def _started(self, worker: _Worker, said: Prepared) -> None:
         here = versions(COMPUTING)
-        differ = {name: version for name, version in said.versions.items() if version != here[name]}
+        differ = {name: version for name, version in said.versions.items() if version != here.get(name)}
         fault = said.fault
         if not fault and differ:
             theirs = ", ".join(f"{name} {version}" for name, version in differ.items())
-            ours = ", ".join(f"{name} {here[name]}" for name in differ)
+            ours = ", ".join(f"{name} {here.get(name, 'unknown')}" for name in differ)
             fault = (
                 f"The worker on {said.host} has {theirs}, and this process {ours}, so results would depend on the "
                 "machine. Install the same versions."
@@ -314,6 +312,10 @@ class _RayStudy:
         self.workers.remove(worker)
         if self.stop.is_set():
             return self._over(worker, SettingOutcome(setting.number, {}))
+        if worker.fault is not None:  # it was about to end
+            if self.waiting:
+                self._add_worker()
+            return self._over(worker, SettingOutcome(setting.number, {}))
         self.deaths[setting.number] = self.deaths.get(setting.number, 0) + 1
         what = f"The worker process {said.process} on {said.host} ended during setting {setting.number} ({cause})."
         failed = self.deaths[setting.number] > RETRIES
@@ -325,14 +327,6 @@ class _RayStudy:
         if not failed:
             return None
         return self._over(worker, SettingOutcome(setting.number, {}, f"{what} It was tried {RETRIES + 1} times."))
-
-    def _not_started(self) -> str:
-        there = self.ray.cluster_resources().get("CPU", 0)
-        free = self.ray.available_resources().get("CPU", 0)
-        return (
-            f"A worker has not started within {START_S:g} s. The Ray cluster has {there:g} CPUs, of which {free:g} are "
-            "free, and each worker needs one. End what else runs there, add machines, or ask for fewer workers."
-        )
 
     def _end(self, worker: _Worker) -> None:
         with contextlib.suppress(Exception):  # it has ended, or the cluster has

@@ -83,6 +83,7 @@ class StudyWorker:
         self._events: list[Event] = []
         self._outcome: SettingOutcome | None = None
         self._stop = threading.Event()
+        self._number = 0
         self._stopped = False
         self._trust = False
 
@@ -107,11 +108,15 @@ class StudyWorker:
     def begin(self, number: int, config: Mapping[str, Any], folder: str) -> None:
         """Start to run a setting; `news` tells of it."""
         with self._changed:
-            self._outcome = None
+            self._outcome, self._number = None, number
             self._stop = threading.Event()
             if self._stopped:  # a request to stop may be handled before one that came earlier
                 self._stop.set()
-        threading.Thread(target=self._work, args=(number, config, Path(folder), self._stop), daemon=True).start()
+        work = threading.Thread(target=self._work, args=(number, config, Path(folder), self._stop), daemon=True)
+        try:
+            work.start()
+        except RuntimeError as fault:  # there can't be more threads
+            self._end(SettingOutcome(number, {}, f"The worker can't start a thread ({fault})."))
 
     def news(self) -> News:
         """Return what has happened since the last call, after a moment or as soon as the setting has ended."""
@@ -121,11 +126,13 @@ class StudyWorker:
             self._events, self._outcome = [], None
         return news
 
-    def stop(self, for_good: bool) -> None:
-        """End the run in progress after its round, and, if asked to, every later one at once."""
+    def stop(self, number: int | None = None) -> None:
+        """End the run of this setting after its round; without a number, that in progress and every later one."""
         with self._changed:
-            self._stopped = self._stopped or for_good
-            self._stop.set()
+            self._stopped = self._stopped or number is None
+            # A request about a setting may be handled when the next one has begun.
+            if number in (None, self._number):
+                self._stop.set()
 
     def _work(self, number: int, config: Mapping[str, Any], folder: Path, stop: threading.Event) -> None:
         try:
@@ -133,6 +140,9 @@ class StudyWorker:
                 outcome = run_setting(number, lambda: config, folder, [self._tell], stop, trust=self._trust)
         except BaseException as fault:  # otherwise nobody would ever hear that the thread has ended
             outcome = SettingOutcome(number, {}, f"{type(fault).__name__}: {fault}")
+        self._end(outcome)
+
+    def _end(self, outcome: SettingOutcome) -> None:
         with self._changed:
             self._outcome = outcome
             self._changed.notify_all()

@@ -41,9 +41,18 @@ def surroundings_of(plan: StudyPlan) -> Surroundings:
     Raises:
         ConfigError: The study names an object that exists in this process alone; the message has its key.
     """
+    return Surroundings(os.getcwd(), searched(), *named_in({**plan.base, "name": ""} | dict(plan.grid)), allowed())
+
+
+def named_in(tables: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the modules and the references of components of one's own that a configuration names.
+
+    Raises:
+        ConfigError: It names an object that exists in this process alone; the message has its key.
+    """
     modules: list[str] = []
     references: list[str] = []
-    for key, text in _texts({**plan.base, "name": ""} | dict(plan.grid)):
+    for key, text in _texts(tables):
         if "#" in text and known(text):
             raise ConfigError(
                 f"{key} is {text!r}, an object of this Python process, and a worker process can't build it. Put it "
@@ -59,8 +68,7 @@ def surroundings_of(plan: StudyPlan) -> Surroundings:
                     "Put it into a module, and list the module under imports."
                 )
             modules.append(module)
-    unique = tuple(dict.fromkeys(modules)), tuple(dict.fromkeys(references))
-    return Surroundings(os.getcwd(), searched(), *unique, allowed())
+    return tuple(dict.fromkeys(modules)), tuple(dict.fromkeys(references))
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -21,7 +21,8 @@ CORRIDOR: dict[str, Any] = {
 
 def asked(tables: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     doing: list[str] = []
-    return answer_to({"tables": scalable(tables), "beside": None, "devices": None}, doing.append), doing
+    request = {"tables": scalable(tables), "beside": None, "devices": None, "modules": [], "references": []}
+    return answer_to(request, doing.append), doing
 
 
 def test_rounds_are_measured_with_all_their_costs() -> None:

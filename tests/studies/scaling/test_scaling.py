@@ -10,12 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tomli_w
+from typer.testing import CliRunner
 
 import fedrl
 from fedrl import ConfigError, RunError, ScaleResult
-from fedrl.cli import main
+from fedrl.aggregators import mean
+from fedrl.cli import app, main
+from fedrl.core.component import CATALOGUE
 from fedrl.studies.scaling.prober import Prober
 from fedrl.studies.scaling.progress import scale_table
 from fedrl.studies.scaling.records import Probe, value_in
@@ -103,6 +107,23 @@ def test_the_page_shows_the_limit_the_model_and_every_number(result: ScaleResult
     assert "1,000,000 (extrapolated)" in first
     assert f"{result['broken']:,} agents, failed: No memory." in page.text
     assert "round = 2 ms + 0.1 ms K" in page.text
+
+
+def test_its_page_is_written_again_by_fedrl_report(result: ScaleResult, tmp_path: Path) -> None:
+    page, other = result.folder / "report.html", tmp_path / "other.html"
+    before = page.read_bytes()
+    page.write_text("damaged")
+    for arguments, path in (([], page), (["--out", str(other)], other)):
+        told = CliRunner().invoke(app, ["report", str(result.folder), *arguments])
+        assert (told.exit_code, told.stdout) == (0, f"{path}\n")
+        assert path.read_bytes() == before
+
+
+def test_a_damaged_file_is_refused_with_the_key_that_it_lacks(tmp_path: Path) -> None:
+    for content, said in (("{}", "it has no agents"), ("{", "is damaged")):
+        (tmp_path / "scale.json").write_text(content)
+        with pytest.raises(RunError, match=rf"scale\.json.+{said}.+Measure again in another folder"):
+            ScaleResult.read(tmp_path)
 
 
 def test_a_notebook_and_a_figure_show_it_too(result: ScaleResult) -> None:
@@ -198,6 +219,50 @@ def test_wrong_input_is_refused_before_anything_is_measured(tmp_path: Path) -> N
         fedrl.scale(CORRIDOR, out=tmp_path, verbose=0)
     with pytest.raises(RunError, match=r"has no scale\.json"):
         ScaleResult.read(tmp_path)
+
+
+def test_what_other_processes_cannot_have_is_refused_and_what_they_can_is_named_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def register(module: str) -> None:
+        def rule_of_this_process() -> Any:
+            return mean()
+
+        rule_of_this_process.__module__ = module
+        CATALOGUE.pop(("aggregator", "rule_of_this_process"), None)
+        fedrl.component("aggregator")(rule_of_this_process)
+
+    def told(**changes: Any) -> tuple[Any, Any]:
+        asked: list[Prober] = []
+
+        def answer(self: Prober, agents: int) -> dict[str, Any]:
+            asked.append(self)
+            return made_answer(agents)
+
+        monkeypatch.setattr(Prober, "_answer", answer)
+        fedrl.scale(CORRIDOR | changes, agents=[2], out=tmp_path / str(len(changes)), verbose=0)
+        return asked[0].names, asked[0].tables
+
+    known = dict(CATALOGUE)
+    try:
+        register("tests.support.short_examples")
+        own = {"federation": {"agents": 10, "aggregator": "rule_of_this_process"}}
+        assert told(**own)[0] == (("tests.support.short_examples",), ())
+        register("__main__")
+        with pytest.raises(ConfigError, match=r"^federation\.aggregator is .+can't import a script"):
+            told(**own)
+    finally:
+        CATALOGUE.clear()
+        CATALOGUE.update(known)
+    numbers = {
+        "fleet": {"slip": {"range": np.array([0.0, 0.2])}},
+        "learner": {"name": "q_table", "num_envs": np.int64(2)},
+    }
+    tables = told(**numbers)[1]
+    assert json.loads(json.dumps(tables)) == tables
+    assert tables["fleet"] == {"slip": {"range": [0.0, 0.2]}}
+    with pytest.raises(ConfigError, match="has no place in a configuration file"):
+        told(learner={"name": "q_table", "num_envs": {1, 2}}, fleet={}, rounds=3)
 
 
 def test_a_folder_with_a_measurement_is_not_written_to(result: ScaleResult) -> None:

@@ -4,8 +4,8 @@
 
 This process has the jobs; workers have the states of agents, which stay there, whole blocks with each. They return
 exact sums, or an item of each agent, so the result has the same bits for any number of workers. In the state of a
-simulation, `RemoteAgents` stands for the states; `whole` fetches them for a checkpoint, with the arrays of an executor
-in this process, so that either can continue what the other has begun.
+simulation, `remote.RemoteAgents` stands for the states; `whole` fetches them for a checkpoint, with the arrays of an
+executor in this process, so that either can continue what the other has begun.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from fedrl.core.keys import Keys
 from fedrl.core.types import Broadcast, Params, PyTree
 from fedrl.engines.distributed.modules import sources
 from fedrl.engines.distributed.portable import dumps
+from fedrl.engines.distributed.remote import RemoteRun, Undo, run_of, standing_for
 from fedrl.engines.distributed.shard import Setup, Work
-from fedrl.engines.distributed.workers import Command, Member, Workers
+from fedrl.engines.distributed.workers import Command, Member, Workers, check_open
 from fedrl.engines.environment_failures import in_attempts
 from fedrl.engines.executors.ahead import AHEAD, places_for
 from fedrl.engines.executors.executor import Executor
 from fedrl.engines.executors.programs import metric_names
-from fedrl.engines.executors.records import Agents, Elsewhere, ExecutorPlan, Learned, Team, together
+from fedrl.engines.executors.records import Agents, ExecutorPlan, Learned, Team, together
 from fedrl.engines.inbox import SUMS, Table
 from fedrl.engines.program_cache import shapes
 from fedrl.engines.state import WorkerDeath, starting
@@ -42,41 +43,6 @@ from fedrl.federation.shares import shares
 
 BY_AGENT = ("row", "version", "again", "cohort", "steps", "share", "restarts")
 """The columns of `Team` with a number for each agent."""
-
-
-class RemoteAgents(Elsewhere):
-    """Stands for the agents of a run, whose states workers hold.
-
-    Attributes:
-        number: Number of the run.
-        owner: The executor whose workers have them.
-        calls: Number of calls of `train` so far.
-        ahead: `[agents]` bool, the agents that have trained before they were due.
-        forgotten: Calls whose stage memory is not needed any more.
-        sent: The last broadcasts that were sent to several workers, and what stands for them.
-    """
-
-    def __init__(self, number: int, owner: Distributed) -> None:
-        self.number, self.owner, self.calls = number, owner, 0
-        self.ahead = np.zeros(owner.agents, bool)
-        self.forgotten: list[int] = []
-        self.sent: tuple[Any, Any] = (None, None)
-
-    def rows(self, agents: Agents) -> np.ndarray:
-        """Return the states of all agents as rows of words."""
-        return self.owner.rows(agents)
-
-
-# Without leaves: functions of whole states leave it alone, and a checkpoint needs `whole`.
-jax.tree_util.register_pytree_node(RemoteAgents, lambda held: ((), held), lambda held, _: held)
-
-
-class Undo:
-    """Stands for the stage memory of agents from before a call of `train`; workers forget it when this is gone."""
-
-    def __init__(self, held: RemoteAgents, call: int) -> None:
-        self.ordinal = call
-        weakref.finalize(self, held.forgotten.append, call).atexit = False
 
 
 class Distributed(Executor):
@@ -144,14 +110,14 @@ class Distributed(Executor):
         server, _ = begin(keys, policy)
         held = self._new()
         self._post(lambda ids: ("start", held.number, keys, steps[ids], share[ids], policy))
-        return server, _standing_for(held, self.team(steps, share, np.zeros((0, 0), np.uint32)))
+        return server, standing_for(held, self.team(steps, share, np.zeros((0, 0), np.uint32)), self)
 
     def prepared(self, agents: Agents, sent: Broadcast, result: PyTree) -> Agents:
         """Allocate what agents receive and compute ahead of time, here and in the workers."""
         one = jax.tree.map(lambda x: np.zeros((1, *np.shape(x)[1:]), np.asarray(x).dtype), sent)
         like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), result)
         self._prepared = one, like
-        self._post(lambda ids: ("prepared", _held(agents).number, one, like))
+        self._post(lambda ids: ("prepared", self._run(agents).number, one, like))
         return super().prepared(agents, sent, result)
 
     def fillers(self, agents: Agents, ids: np.ndarray, due: int) -> np.ndarray:
@@ -159,7 +125,7 @@ class Distributed(Executor):
         del due
         if self._on_host:
             return ids[:0]
-        waiting = _held(agents).ahead
+        waiting = self._run(agents).ahead
         chosen = []
         for worker, own in enumerate(self._own):
             soon = ids[(self._worker[ids] == worker) & ~waiting[ids]]
@@ -168,7 +134,7 @@ class Distributed(Executor):
 
     def cancel(self, agents: Agents, ids: np.ndarray) -> Agents:
         """Cancel the jobs of these agents, and discard results that they computed ahead of time."""
-        held = _held(agents)
+        held = self._run(agents)
         early = ids[held.ahead[ids]]
         held.ahead[early] = False
         for member, mine in self._by_worker(early):
@@ -179,10 +145,11 @@ class Distributed(Executor):
         self, keys: Keys, agents: Agents, ids: np.ndarray, table: Table, fillers: np.ndarray = NOBODY
     ) -> tuple[Agents, Learned]:
         """Train these agents, whose updates are due, unless they have trained ahead; `fillers` may train ahead."""
-        held, team = _held(agents), agents.team
+        held, team = self._run(agents), agents.team
         due = ids[~held.ahead[ids]]
         fillers, alone = self._filling(due, fillers)
-        held.calls += 1
+        # From here on the states from before this call are gone, also if it fails.
+        held.calls, held.now = held.calls + 1, held.now + 1
         forgotten = tuple(held.forgotten)
         del held.forgotten[: len(forgotten)]
         known = self.alike(team), forgotten
@@ -202,11 +169,11 @@ class Distributed(Executor):
         failures = in_attempts(each for part in parts for each in part.failures)
         if self._on_host:
             self.metrics = sorted(learned.metrics)
-        return agents, learned._replace(undo=[Undo(held, held.calls)], failures=failures)
+        return standing_for(held, team, self), learned._replace(undo=[Undo(held, held.calls)], failures=failures)
 
     def give_back(self, agents: Agents, undo: Sequence[Any], dropped: np.ndarray) -> Agents:
         """Restore the stage memory of `dropped` agents: their updates were not merged."""
-        held = _held(agents)
+        held = self._run(agents)
         if len(dropped) and undo:
             for member, mine in self._by_worker(dropped):
                 self._workers.post(member, "give_back", held.number, [each.ordinal for each in undo], self._place[mine])
@@ -216,12 +183,13 @@ class Distributed(Executor):
 
     def restarted(self, keys: Keys, agents: Agents, ids: np.ndarray, policy: Params | None = None) -> Agents:
         """Initialise these agents again, after a restart in which they lost their state."""
-        team = agents.team
+        held, team = self._run(agents), agents.team
+        held.now += 1
         team.restarts[ids] += 1
         for member, mine in self._by_worker(ids):
             given = (self._place[mine], team.steps[mine], team.share[mine], policy)
-            self._workers.post(member, "restarted", _held(agents).number, keys, *given)
-        return agents
+            self._workers.post(member, "restarted", held.number, keys, *given)
+        return standing_for(held, team, self)
 
     def with_blocks(self, agents: Agents, blocks: Sequence[AgentState]) -> Agents:
         """Return the agents with other states, given in the blocks of `slots`."""
@@ -232,11 +200,11 @@ class Distributed(Executor):
         if table.row is None:
             return agents
         new = self._new()
-        new.ahead[:] = _held(agents).ahead
+        new.ahead[:] = self._run(agents).ahead
         for member, ids in zip(self._members, self._own, strict=True):
             sent, rows = _used(table.sent, table.row[ids])
-            self._workers.post(member, "adopt", sent, _held(agents).number, new.number, rows)
-        return _standing_for(new, agents.team)
+            self._workers.post(member, "adopt", sent, self._run(agents).number, new.number, rows)
+        return standing_for(new, agents.team, self)
 
     def params_of(self, agents: Agents) -> Params:
         """Return the parameters each agent acts with, in the order of agents."""
@@ -276,7 +244,11 @@ class Distributed(Executor):
             self._open = False
             self._workers.close(self._members)
 
-    def _new(self) -> RemoteAgents:
+    def _run(self, agents: Agents) -> RemoteRun:
+        check_open(self._members[0])
+        return run_of(agents)
+
+    def _new(self) -> RemoteRun:
         """Return what stands for a new run; workers forget the run when it is gone."""
         while self._released:
             try:
@@ -285,7 +257,7 @@ class Distributed(Executor):
                 break
             for member in self._members:
                 self._workers.post(member, "release", number)
-        held = RemoteAgents(next(self._runs), self)
+        held = RemoteRun(next(self._runs), self.agents)
         weakref.finalize(held, self._released.append, held.number).atexit = False
         return held
 
@@ -310,7 +282,7 @@ class Distributed(Executor):
 
     def _work(
         self,
-        held: RemoteAgents,
+        held: RemoteRun,
         keys: Keys,
         team: Team,
         table: Table,
@@ -338,7 +310,7 @@ class Distributed(Executor):
         )
         return sent, held.number, keys, work
 
-    def _received(self, held: RemoteAgents, team: Team, table: Table, ids: np.ndarray) -> tuple[Any, np.ndarray]:
+    def _received(self, held: RemoteRun, team: Team, table: Table, ids: np.ndarray) -> tuple[Any, np.ndarray]:
         """Return the broadcasts that these agents received, and the row of each."""
         if self.plan.mixed:
             return jax.tree.map(lambda own: own[ids], team.received), np.arange(len(ids))
@@ -365,10 +337,10 @@ class Distributed(Executor):
             received = jax.tree.map(lambda x, ids=ids: x[ids], team.received)
             own = team._replace(received=received, trained=team.trained.copy(), ahead=(), **columns)
             self._workers.post(member, "load", held.number, root, rows[ids], own, self._prepared)
-        return _standing_for(held, team)
+        return standing_for(held, team, self)
 
     def _asked_of_each(self, name: str, agents: Agents) -> list[Any]:
-        number = _held(agents).number
+        number = self._run(agents).number
         asked = [(member, self._workers.submit(member, name, number)) for member in self._members]
         return [self._workers.result(*each) for each in asked]
 
@@ -376,17 +348,6 @@ class Distributed(Executor):
         """Return what workers answer about their agents, in the order of agents."""
         back = np.argsort(np.concatenate(self._own))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[back], *self._asked_of_each(name, agents))
-
-
-def _standing_for(held: RemoteAgents, team: Team) -> Agents:
-    blocks: Any = (held,)
-    return Agents(blocks, team)
-
-
-def _held(agents: Agents) -> RemoteAgents:
-    held: Any = agents.blocks[0]
-    assert isinstance(held, RemoteAgents)
-    return held
 
 
 def _used(sent: Broadcast, rows: np.ndarray) -> tuple[Broadcast, np.ndarray]:

@@ -10,13 +10,19 @@ from typing import Any
 
 from fedrl.core.errors import ConfigError, RunError
 from fedrl.core.processors import VARIABLE
-from fedrl.core.ray_cluster import cause_of, connect, environment_of_workers, imported_ray, own_folders
+from fedrl.core.ray_cluster import (
+    START_S,
+    cause_of,
+    connect,
+    environment_of_workers,
+    imported_ray,
+    not_started,
+    own_folders,
+)
 from fedrl.engines.distributed.worker import Facts, ShardWorker, facts
 from fedrl.engines.distributed.workers import WorkerDiedError, Workers
 from fedrl.launch import DEVICES
 
-START_S = 60.0
-"""Seconds in which workers have to start."""
 _shared: dict[tuple[Any, ...], Workers] = {}
 _sharing = threading.Lock()
 
@@ -112,13 +118,7 @@ class RayTransport:
         try:
             found: list[Facts] = ray.get([actor.facts.remote() for actor in actors], timeout=START_S)
         except ray.exceptions.GetTimeoutError:
-            free = ray.available_resources().get("CPU", 0.0)
-            there = ray.cluster_resources().get("CPU", 0.0)
-            raise RunError(
-                f"{len(actors)} workers did not start within {START_S:g} s. The Ray cluster has {there:g} CPUs, "
-                f"{free:g} of them free, and a worker needs one. If there are enough, Ray itself can't be imported in "
-                "them: see the logs of the session in /tmp/ray. Use fewer workers, or end what uses the cluster."
-            ) from None
+            raise RunError(not_started(ray, len(actors), START_S)) from None
         except ray.exceptions.ActorDiedError as fault:
             raise _unfit(fault) from fault
         except ray.exceptions.RuntimeEnvSetupError as fault:

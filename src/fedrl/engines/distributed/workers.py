@@ -166,7 +166,7 @@ class Workers:
             RunError: The simulation is closed.
         """
         with self._locks[member.worker]:
-            _check_open(member)
+            check_open(member)
             command = Command(name, arguments, self.transport.submit(member.worker, member.number, name, *arguments))
             member.log.append(command)
         return command
@@ -252,7 +252,7 @@ class Workers:
         with self._locks[worker]:
             if command.future is not future:
                 return
-            _check_open(member)
+            check_open(member)
             here = self._members[worker]
             with self._counting:
                 agents = sum(each.agents for each in here)
@@ -275,7 +275,7 @@ class Workers:
                         known.future = None if known.future is None else again
 
 
-def _check_open(member: Member) -> None:
+def check_open(member: Member) -> None:
     """Refuse commands for a shard that was closed.
 
     Raises:

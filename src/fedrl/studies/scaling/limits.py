@@ -88,8 +88,7 @@ def limit_of(text: str) -> Limit:
         value = math.nan
     if not (math.isfinite(value) and value > 0):
         raise ConfigError(
-            f"The limit is {text!r}, and {number!r} is not a number above 0, which every round exceeds or keeps. "
-            f"Write, for example, {EXAMPLE}."
+            f"The limit is {text!r}, and {number!r} is not a finite number above 0. Write, for example, {EXAMPLE}."
         )
     units = QUANTITIES[name].units
     if unit not in units:

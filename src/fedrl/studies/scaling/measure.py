@@ -22,7 +22,7 @@ from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
 
 from fedrl.core.errors import ConfigError, FedrlError, RunError, UnsoundError
-from fedrl.core.imports import search_beside
+from fedrl.core.imports import imported, named, search_beside
 from fedrl.launch import use_devices
 from fedrl.studies.scaling.memory import peak_bytes, workers_bytes
 
@@ -63,12 +63,16 @@ def answer_to(request: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
 
     Args:
         request: The "tables" of a configuration, with the number of agents in them, the folder "beside" which modules
-            may be, and the number of "devices".
+            may be, the "modules" and "references" that it names, and the number of "devices".
         tell: Is called with what is being done.
     """
     try:
         if request["beside"] is not None:
             search_beside(Path(request["beside"]))
+        for module in request["modules"]:
+            imported(module, "The experiment")
+        for reference in request["references"]:
+            named(reference, "The experiment")
         return {"state": "measured", **measured(request["tables"], request["devices"], tell)}
     except (ConfigError, UnsoundError) as fault:
         return {"state": "refused", "reason": str(fault)}

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 from fedrl.core.errors import RunError
@@ -54,6 +54,7 @@ class Prober:
         timeout_s: Seconds after which a process is ended.
         stop: An event that ends the process in progress.
         doing: Is called with the number of agents and what its process is doing.
+        names: Modules and references of components of one's own that the configuration names.
     """
 
     def __init__(
@@ -65,9 +66,10 @@ class Prober:
         timeout_s: float,
         stop: threading.Event,
         doing: Doing,
+        names: tuple[Sequence[str], Sequence[str]] = ((), ()),
     ) -> None:
         self.tables, self.beside, self.devices, self.limit = tables, beside, devices, limit
-        self.timeout_s, self.stop, self.doing = timeout_s, stop, doing
+        self.timeout_s, self.stop, self.doing, self.names = timeout_s, stop, doing, names
         self.machine: dict[str, Any] = {}
         self.interrupted = False
         self._cached = True
@@ -93,6 +95,7 @@ class Prober:
         """Return the answer of a process, or why there is none; None if it was interrupted."""
         tables = {**self.tables, "federation": {**self.tables["federation"], "agents": agents}}
         request = {"tables": tables, "beside": self.beside, "devices": self.devices, "path": sys.path}
+        request |= {"modules": list(self.names[0]), "references": list(self.names[1])}
         with _process() as child:
             assert child.stdin is not None
             with contextlib.suppress(BrokenPipeError):

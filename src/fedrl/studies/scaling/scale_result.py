@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 SCALE = "scale.json"
+AGAIN = "Measure again in another folder."
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -41,9 +42,12 @@ class ScaleResult(Mapping[str, Any]):
         Raises:
             RunError: It is no folder of a measurement, or its file is damaged.
         """
-        found = read_json(Path(path) / SCALE, "Measure again in another folder.")
+        found = read_json(Path(path) / SCALE, AGAIN)
         if found is None:
             raise RunError(f"{path} has no {SCALE}: it is no folder of fedrl scale. Give the folder that it printed.")
+        missing = sorted(Scale.__required_keys__ - found.keys())
+        if missing:
+            raise RunError(f"{Path(path) / SCALE} is damaged: it has no {missing[0]}. {AGAIN}")
         return cls(Path(path), cast(Scale, found))
 
     def __getitem__(self, key: str) -> Any:
@@ -80,3 +84,8 @@ class ScaleResult(Mapping[str, Any]):
 
         report = self.folder / REPORT
         return scale_html(self.scale, str(self.folder), str(report) if report.is_file() else "")
+
+
+def is_scale(path: Path) -> bool:
+    """Return whether a folder contains a scale measurement."""
+    return (path / SCALE).is_file()

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedrl.config import Config, parse, tables_of
 from fedrl.config.overrides import override
 from fedrl.core.errors import ConfigError, RunError
@@ -28,6 +30,7 @@ from fedrl.studies.scaling.records import Probe, Scale
 from fedrl.studies.scaling.scalable import scalable
 from fedrl.studies.scaling.scale_result import SCALE, ScaleResult
 from fedrl.studies.scaling.search import bracket_of, search
+from fedrl.studies.surroundings import named_in
 
 STEPS = (1, 4, 16)
 """Numbers of agents that are measured without a limit, as multiples of that of the configuration."""
@@ -76,7 +79,7 @@ def scale(
     """
     wanted = None if limit is None else limit_of(limit)
     tables, configured = _tables(source, overrides)
-    first = _first(agents, configured, wanted, most_agents)
+    names, first = named_in(tables | {"name": ""}), _first(agents, configured, wanted, most_agents)
     stop = stop or threading.Event()
     beside_file = str(Path(source).parent) if isinstance(source, Path | str) else None
     _check_positive(timeout_s=timeout_s, most_probes=most_probes, most_agents=most_agents)
@@ -85,7 +88,7 @@ def scale(
     with interruptible(stop), scale_progress(quiet=not verbose) as shown:
         claim = _claimed(out, str(tables["name"]))
         try:
-            prober = Prober(tables, beside_file, devices, wanted, timeout_s, stop, shown.doing)
+            prober = Prober(tables, beside_file, devices, wanted, timeout_s, stop, shown.doing, names)
             found = _conduct(claim.path, prober, first, most_probes, most_agents, shown)
         except BaseException:
             _discard(claim)
@@ -101,7 +104,16 @@ def _tables(source: Any, overrides: Sequence[str]) -> tuple[dict[str, Any], int]
         override(tables, text)
     # Before the rest is checked: a fleet of lists may be all that says how many agents there are.
     wanted = scalable(tables)
-    return wanted, parse(wanted).federation.agents
+    agents = parse(wanted).federation.agents
+    # Other processes get it as JSON, which has no numbers of NumPy.
+    plain: dict[str, Any] = json.loads(json.dumps(wanted, default=_plain))
+    return plain, agents
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise ConfigError(f"{value!r} has no place in a configuration file. Give a name, a number or a component.")
 
 
 def _check_positive(**numbers: float) -> None:
