@@ -12,6 +12,7 @@ import typer
 
 from fedrl.cli.certs import certs
 from fedrl.cli.completion import CONFIG, components, examples, experiments
+from fedrl.cli.coordinator import coordinator, up
 from fedrl.cli.executor import ADDRESS, EXECUTOR, WORKERS, executor_of
 from fedrl.cli.scale import scale
 
@@ -197,6 +198,8 @@ def sweep(
 
 
 app.command("scale", no_args_is_help=True)(scale)
+app.command("coordinator", no_args_is_help=True)(coordinator)
+app.command("up", no_args_is_help=True)(up)
 app.add_typer(certs)
 
 

@@ -7,7 +7,7 @@
               <-------------------------  Task      a job with the broadcast, and the verdict on the job before
     Beat      ------------------------->            it makes progress in the job
     Sent      ------------------------->            the update, or Failed: there is none, and why
-              <-------------------------  Taken     it arrived, was known, too late, or refused
+              <-------------------------  Taken     it was known, too late, or refused; a verdict follows else
     Leave     ------------------------->            it goes, for now or for good
               <-------------------------  Pause, Resume, Stop
 
@@ -139,7 +139,8 @@ class Taken(NamedTuple):
 
     Attributes:
         job: Number of the job.
-        outcome: "taken", "known" (it arrived before), "late" (its job has ended) or "refused".
+        outcome: "known" (it arrived before), "late" (its job has ended) or "refused". An update that is accepted has
+            no receipt: the next task has its verdict.
         reason: Why it was refused; else "".
     """
 

@@ -64,6 +64,8 @@ class RealClock:
         self.gather, self.patience_s = gather, patience_s
         self._gathered, self._began = False, math.nan
         self._raw: deque[News] = deque()
+        self._receipts: list[tuple[int, Taken | None]] = []
+        self._held = 0
         self.log: list[Dispatched | Happened] = []
         """What the scheduler was told since the log was last taken away."""
 
@@ -118,6 +120,7 @@ class RealClock:
                 found += self._dropped(one)
             enough = arrived >= wants or one or again is not None or not (roster.job > 0).any()
             now = self.now_s(state)
+            self._settle()
             if (found and enough) or now >= until_s:
                 break
             self._listen(min(until_s - now, self._patience()))
@@ -155,24 +158,29 @@ class RealClock:
         if news.job != job:
             known = news.job == roster.last_job[agent] and not job
             (roster.known if known else roster.late)[agent] += 1
-            self._release([news])
-            self.exchange.ended([(agent, Taken(news.job, "known" if known else "late", ""))])
+            self._held += news.held
+            self._receipts.append((agent, Taken(news.job, "known" if known else "late", "")))
             return []
         roster.end(np.array([agent]))
         roster.work_s[agent] = news.time_s - roster.began_s[agent]
         if news.kind == FAILURE:
             self._fail(agent, news.reason)
-            self.exchange.ended([(agent, Taken(job, "taken", ""))])
+            self._receipts.append((agent, None))
             return [(ARRIVED, agent, at, job)]
         reason = self._receive(agent, news.version, news.content)
-        self._release([news])
-        self.exchange.ended([(agent, Taken(job, "refused" if reason else "taken", reason[:1500]))])
+        self._held += news.held
+        # An accepted update has no receipt: the verdict in the next task says more.
+        self._receipts.append((agent, Taken(job, "refused", reason[:1500]) if reason else None))
         return [(MALFORMED if reason else ARRIVED, agent, at, job)]
 
-    def _release(self, news: list[News]) -> None:
-        held = sum(each.held for each in news)
-        if held:
-            self.exchange.taken_over(held)
+    def _settle(self) -> None:
+        """Tell the sessions, once for all, which jobs have ended and which updates were read."""
+        if self._receipts:
+            self.exchange.ended(self._receipts)
+            self._receipts = []
+        if self._held:
+            self.exchange.taken_over(self._held)
+            self._held = 0
 
     def _dropped(self, one: bool) -> list[tuple[int, int, float, int]]:
         """Return the ends of jobs whose agents have been away for too long."""
@@ -184,8 +192,7 @@ class RealClock:
         jobs = self.roster.job[ids].copy()
         self.roster.end(ids)
         self.drop(ids)
-        if len(ids):
-            self.exchange.ended([(agent, None) for agent in ids.tolist()])
+        self._receipts += [(agent, None) for agent in ids.tolist()]
         return [(DROPPED, agent, at, job) for agent, job in zip(ids.tolist(), jobs.tolist(), strict=True)]
 
     drop: Callable[[np.ndarray], None] = staticmethod(lambda ids: None)

@@ -1,0 +1,190 @@
+"""A whole federation on one machine: certificates, a site per agent, and a process for each.
+
+    folder/certs/...            the authority, the coordinator's certificate, one per site
+    folder/experiment.toml      the experiment, as every party has it
+    folder/sites/site-K.toml    the files of the sites;  folder/sites/site-K.log   what its agent printed
+    folder/run                  the run folder of the coordinator
+
+The first agent compiles the programs, and the others find them in the cache of programs on disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedrl.cli.coordinator import conduct
+from fedrl.core.errors import RunError
+from fedrl.core.processors import VARIABLE
+
+if TYPE_CHECKING:
+    from fedrl.config import Config
+    from fedrl.runs.coordinate import Coordinator
+
+PATIENCE_S = 10.0
+WARM_S = 120.0
+"""Seconds for which the others wait for the first agent's programs."""
+END_S = 20.0
+
+
+def local_federation(
+    config: Path,
+    agents: int | None,
+    state: Path | None,
+    changes: Sequence[str],
+    *,
+    replayable: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Run an experiment with a process for the coordinator, which is this one, and for each agent."""
+    from fedrl.config import load, tables_of
+
+    changes = [*changes, *([f"federation.agents={agents}"] if agents is not None else [])]
+    loaded = load(tables_of(config), changes)
+    folder = state or Path("runs") / f"{loaded.name}-up-{time.strftime('%Y%m%d-%H%M%S')}"
+    if not (folder / "sites").exists():
+        laid_out(folder, loaded, replayable)
+    from fedrl.cli.coordinator import _seats, _transport
+
+    table = folder / "certs" / "enrolment.json"
+    fleet = Fleet(folder, loaded.federation.agents)
+    with fleet.ending():
+        conduct(
+            folder / "experiment.toml",
+            folder / "run",
+            _transport(folder / "certs" / "issued" / "hub", table),
+            "localhost:0",
+            (),
+            quiet=quiet,
+            as_json=as_json,
+            watch=fleet.watch,
+            seat_of=_seats(table),
+            patience_s=PATIENCE_S,
+            replayable=replayable,
+        )
+
+
+def laid_out(folder: Path, config: Config, replayable: bool) -> None:
+    """Make the folder of a federation: experiment, certificates, and a file for each site."""
+    from fedrl.config import dump
+    from fedrl.config.build import build
+    from fedrl.transport.certificates import init, issue
+
+    experiment = build(config)
+    seeds = config.seed_list
+    if len(seeds) != 1:
+        experiment = build(config_of_one_seed(config))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "experiment.toml").write_text(dump(experiment.config))
+    init(folder / "certs")
+    issue(folder / "certs", "hub", "coordinator", ["localhost", "127.0.0.1"])
+    (folder / "sites").mkdir()
+    for k in range(config.federation.agents):
+        name = f"site-{k}"
+        issue(folder / "certs", name)
+        reports = ", ".join(f'"{report}"' for report in experiment.federation.reports)
+        lines = [
+            'coordinator = "@ADDRESS@"',
+            f'certificates = "../certs/issued/{name}"',
+            'experiment = "../experiment.toml"',
+            f'folder = "{name}"',
+            f"seed = {experiment.config.seed_list[0]}" if replayable else "",
+            "[may_leave]",
+            f"reports = [{reports}]",
+        ]
+        (folder / "sites" / f"{name}.template").write_text("\n".join(line for line in lines if line) + "\n")
+
+
+def config_of_one_seed(config: Config) -> Config:
+    """Return the configuration with its first seed alone: agents at other sites train once."""
+    from dataclasses import replace
+
+    return replace(config, seeds=(config.seed_list[0],))
+
+
+class Fleet:
+    """The processes of the agents.
+
+    Args:
+        folder: The folder of the federation.
+        agents: Number of agents.
+    """
+
+    def __init__(self, folder: Path, agents: int) -> None:
+        self._folder, self._agents = folder, agents
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._ended = threading.Event()
+        self._stop = threading.Event()
+
+    def watch(self, coordinator: Coordinator) -> None:
+        """Begin the agents as soon as the coordinator listens, and end it if one of them ends in error."""
+        self._stop = coordinator.exchange.stopping
+        threading.Thread(target=self._run, args=(coordinator,), daemon=True).start()
+
+    def _run(self, coordinator: Coordinator) -> None:
+        while not coordinator.listening.wait(0.2):
+            if self._ended.is_set():
+                return
+        began = time.monotonic()
+        for k in range(self._agents):
+            self._start(k, coordinator.exchange.address)
+            while k == 0 and not self._first_is_ready(coordinator) and time.monotonic() - began < WARM_S:
+                if self._ended.is_set() or self._failed():
+                    break
+                time.sleep(0.1)
+        while not self._ended.is_set():
+            if self._failed():
+                self._stop.set()
+                return
+            time.sleep(0.2)
+
+    def _first_is_ready(self, coordinator: Coordinator) -> bool:
+        sessions = coordinator.exchange.sessions
+        return sessions is not None and any(seat.ready for seat in sessions.seats)
+
+    def _failed(self) -> bool:
+        return any(process.poll() not in (None, 0) for process in self._processes)
+
+    def _start(self, number: int, address: str) -> None:
+        sites = self._folder / "sites"
+        text = (sites / f"site-{number}.template").read_text().replace("@ADDRESS@", address)
+        file = sites / f"site-{number}.toml"
+        file.write_text(text)
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        command = [sys.executable, "-m", "fedrl", "agent", str(file)]
+        with (sites / f"site-{number}.log").open("ab") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | {VARIABLE: "1"}
+            )
+        if cores:
+            # A process of JAX has a thread for each core it may use, whatever it is told otherwise.
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(process.pid, {cores[number % len(cores)]})
+        self._processes.append(process)
+
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[None]:
+        """End all processes when the run has ended, and say which of them failed."""
+        try:
+            yield
+        finally:
+            self._ended.set()
+            deadline = time.monotonic() + END_S
+            for process in self._processes:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(deadline - time.monotonic(), 0.1))
+                if process.poll() is None:
+                    process.kill()
+            failed = [k for k, process in enumerate(self._processes) if process.poll() not in (None, 0)]
+        if failed:
+            log = self._folder / "sites" / f"site-{failed[0]}.log"
+            last = log.read_text().strip().splitlines()[-1:] or ["it printed nothing"]
+            raise RunError(f"The agent site-{failed[0]} ended with an error: {last[0]} Its output is in {log}.")
