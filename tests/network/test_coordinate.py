@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -11,7 +12,9 @@ import safetensors.numpy
 import fedrl
 from fedrl.config import load
 from fedrl.config.build import build
-from fedrl.runs.coordinate import coordinate
+from fedrl.engines.network.log import Replay, entries_of, replaying
+from fedrl.engines.simulate import simulate
+from fedrl.runs.coordinate import EVENTS, coordinate
 from fedrl.transport.local import LocalTransport
 from tests.support.distant_agents import DistantAgent
 
@@ -110,3 +113,52 @@ def test_a_stop_is_heard_while_agents_are_waited_for(tmp_path, alone):
 def test_several_seeds_are_refused(tmp_path):
     with pytest.raises(fedrl.core.errors.ConfigError, match="one run has one seed"):
         World(TABLES).coordinate({**TABLES, "seeds": 2}, tmp_path / "run")
+
+
+def replayed(tables, folder, rounds):
+    """The parameters that a simulation computes from the log in a run folder."""
+    experiment = build(load(tables))
+    clock = Replay(entries_of((folder / EVENTS).read_text().splitlines()))
+    again = simulate(
+        experiment.federation,
+        experiment.fleet,
+        executor=replaying(clock),
+        scheduler=experiment.coordination.scheduler,
+        block=1,
+        merges=1,
+    )
+    state = again.init(7)
+    for _ in range(rounds):
+        state, _ = again.round(state)
+    assert clock.finished
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(state.server.params)]
+
+
+SCHEDULES = {
+    "synchronous": {},
+    "FedBuff": {"schedule": {"name": "fed_buff", "buffer_size": 2}},
+    "FedAsync": {"schedule": {"name": "fed_async"}},
+    "late": {"schedule": {"name": "synchronous", "buffer_size": 2, "stragglers": "keep"}},
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_coordinator_that_is_stopped_again_and_again_computes_what_its_log_says(tmp_path, schedule):
+    tables = {**TABLES, "rounds": 9, "federation": {**TABLES["federation"], "clock": {}, **SCHEDULES[schedule]}}
+    world, result = World(tables), None
+    for last in (2, 5, 6, 100):
+        stop = threading.Event()
+
+        def sink(event, last=last, stop=stop):
+            if event.get("round") == last:
+                stop.set()
+
+        result = world.coordinate(tables, tmp_path / "run", stop=stop, sinks=[sink])
+    found = bits(result)
+    expected = replayed(tables, tmp_path / "run", 9)
+    arrays = [found[name] for name in sorted(found)]
+    assert len(arrays) == len(expected)
+    for one, other in zip(arrays, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    for agent in world.agents:
+        assert len(set(agent.trained)) == len(agent.trained), "a job was computed twice"
