@@ -19,6 +19,7 @@ ALL = (
     "machinery",
     "events",
     "restart",
+    "transport",
     "study_on_ray",
     "replay",
     "demo",

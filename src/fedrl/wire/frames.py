@@ -1,10 +1,10 @@
 """Frames: the pieces in which messages travel, with everything that a receiver needs to refuse one before it trusts it.
 
-    magic, major, minor, kind, flags, header length, body length, CRC of the header | header | body
+    magic, major, minor, kind, flags, header length, body length, CRC of all before it and of the header | header | body
 
 The header is a MessagePack map of at most 64 kB, the body at most 512 kB of a message's content. Content that is longer
 is cut into several frames of one kind; a `Joiner` puts it together again and compares its hash. Lengths are compared
-with limits before anything is allocated, and nothing in a frame is executed.
+with limits before anything is allocated, and nothing in a frame is executed. No flag has a meaning yet: all are 0.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from fedrl.core.errors import WireError
 
 MAGIC = b"FRL1"
 MAJOR, MINOR = 1, 0
 """The version of the protocol. Ends of another major version don't understand each other; a minor one adds fields."""
-HEAD = struct.Struct("<4sBBBBIII")
+HEAD, CRC = struct.Struct("<4sBBBBIII"), struct.Struct("<I")
 MOST_HEADER, MOST_BODY = 64 * 1024, 512 * 1024
 LARGEST = HEAD.size + MOST_HEADER + MOST_BODY
 """The largest number of bytes of a frame."""
@@ -56,8 +56,8 @@ def packed(kind: int, header: Mapping[str, Any], body: bytes | memoryview = b"")
             f"A frame of kind {kind} has {len(fields)} bytes of fields and {len(body)} of content. The largest are "
             f"{MOST_HEADER} and {MOST_BODY}. Send content in parts, and shorter fields."
         )
-    head = HEAD.pack(MAGIC, MAJOR, MINOR, kind, 0, len(fields), len(body), zlib.crc32(fields))
-    return b"".join((head, fields, body))
+    head = HEAD.pack(MAGIC, MAJOR, MINOR, kind, 0, len(fields), len(body), 0)[: -CRC.size]
+    return b"".join((head, CRC.pack(zlib.crc32(fields, zlib.crc32(head))), fields, body))
 
 
 def unpacked(data: bytes) -> Frame:
@@ -70,7 +70,7 @@ def unpacked(data: bytes) -> Frame:
 
     if len(data) < HEAD.size:
         raise WireError(f"A frame of {len(data)} bytes came, and its head alone has {HEAD.size}. It was cut off.")
-    magic, major, minor, kind, _, fields, body, crc = HEAD.unpack_from(data)
+    magic, major, minor, kind, flags, fields, body, crc = HEAD.unpack_from(data)
     if magic != MAGIC:
         raise WireError(f"A frame begins with {magic!r}, and those of fedrl with {MAGIC!r}. The other end is no fedrl.")
     if major != MAJOR:
@@ -84,10 +84,10 @@ def unpacked(data: bytes) -> Frame:
             f"{MOST_HEADER} and {MOST_BODY} are allowed. It is damaged, or the other end is no fedrl."
         )
     raw = data[HEAD.size : HEAD.size + fields]
-    if zlib.crc32(raw) != crc:
-        raise WireError("The checksum of a frame is wrong: its fields were damaged on the way.")
+    if zlib.crc32(raw, zlib.crc32(data[: HEAD.size - CRC.size])) != crc or flags:
+        raise WireError("The checksum or the flags of a frame are wrong: it was damaged on the way.")
     try:
-        header = msgpack.unpackb(raw, max_map_len=64, max_array_len=1024, strict_map_key=True)
+        header = msgpack.unpackb(raw, max_map_len=64, max_array_len=1024, max_ext_len=0, strict_map_key=True)
     except Exception as fault:
         raise WireError(f"The fields of a frame can't be read: {type(fault).__name__} {fault}.") from fault
     if not isinstance(header, dict) or not all(isinstance(name, str) for name in header):
@@ -111,8 +111,8 @@ def frames(kind: int, header: Mapping[str, Any], content: bytes = b"", digest: b
 
 
 def digest_of(content: bytes) -> bytes:
-    """Return the BLAKE2b of content, 16 bytes."""
-    return hashlib.blake2b(content, digest_size=16).digest()
+    """Return the first 16 bytes of the SHA-256 of content; processors have instructions for it."""
+    return hashlib.sha256(content).digest()[:16]
 
 
 class Joiner:
@@ -124,9 +124,8 @@ class Joiner:
 
     def __init__(self, largest: int) -> None:
         self.largest = largest
-        self._buffer: bytearray | None = None
+        self._parts: list[memoryview] = []
         self._known: tuple[int, int, int, bytes] = (0, 0, 0, b"")
-        self._next = 0
 
     def add(self, frame: Frame) -> bytes | None:
         """Add a frame, and return the content if it is complete, or None.
@@ -138,35 +137,44 @@ class Joiner:
         try:
             return self._added(frame)
         except WireError:
-            self._buffer = None
+            self._parts = []
             raise
 
     def _added(self, frame: Frame) -> bytes | None:
         if PART not in frame.header:
-            if self._buffer is not None or len(frame.body):
+            if self._parts or len(frame.body):
                 raise WireError(f"A frame of kind {frame.kind} came in the middle of the content of another message.")
             return b""
-        part, parts, size, digest = (frame.header.get(name) for name in (PART, PARTS, SIZE, HASH))
-        numbers = all(isinstance(x, int) and not isinstance(x, bool) and x >= 0 for x in (part, parts, size))
-        if not numbers or not isinstance(digest, bytes) or not isinstance(size, int) or not isinstance(part, int):
-            raise WireError(f"A part of content says part {part!r} of {parts!r}, size {size!r}: these are no counts.")
-        if size > self.largest:
-            raise WireError(f"Content of {size:,} bytes was announced, and at most {self.largest:,} are allowed here.")
-        known = (frame.kind, int(parts or 0), size, digest)
-        if self._buffer is None:
-            if part != 0 or known[1] != -(-size // MOST_BODY) or not size:
+        part, known = self._announced(frame)
+        _, parts, size, digest = known
+        if not self._parts:
+            if part != 0 or parts != -(-size // MOST_BODY) or not size:
                 raise WireError(f"Content begins with part {part} of {parts}, and {size} bytes: parts are missing.")
-            self._buffer, self._known, self._next = bytearray(size), known, 0
-        if known != self._known or part != self._next:
-            raise WireError(f"Part {part} of {parts} came, and part {self._next} of {self._known[1]} was expected.")
-        begin = part * MOST_BODY
-        if len(frame.body) != min(MOST_BODY, size - begin):
+            self._known = known
+        expected = len(self._parts)
+        if known != self._known or part != expected:
+            raise WireError(f"Part {part} of {parts} came, and part {expected} of {self._known[1]} was expected.")
+        if len(frame.body) != min(MOST_BODY, size - part * MOST_BODY):
             raise WireError(f"Part {part} of {parts} has {len(frame.body)} bytes, which is not its share of {size}.")
-        self._buffer[begin : begin + len(frame.body)] = frame.body
-        self._next += 1
-        if self._next < known[1]:
+        # Memory is taken for what has come, not for what was announced.
+        self._parts.append(frame.body)
+        if len(self._parts) < parts:
             return None
-        content, self._buffer = bytes(self._buffer), None
+        content, self._parts = b"".join(self._parts), []
         if digest_of(content) != digest:
             raise WireError(f"The hash of {size:,} bytes of content is wrong: they were damaged on the way.")
         return content
+
+    def _announced(self, frame: Frame) -> tuple[int, tuple[int, int, int, bytes]]:
+        """Return the number of a part, and what it says of the whole: kind, parts, size, hash."""
+        part, parts, size, digest = (frame.header.get(name) for name in (PART, PARTS, SIZE, HASH))
+        if not (_is_count(part) and _is_count(parts) and _is_count(size) and isinstance(digest, bytes)):
+            said = f"part {part!s:.20} of {parts!s:.20}, size {size!s:.20}"
+            raise WireError(f"A part of content says {said}: these are no counts, or it has no hash.")
+        if size > self.largest:
+            raise WireError(f"Content of {size:,} bytes was announced, and at most {self.largest:,} are allowed here.")
+        return part, (frame.kind, parts, size, digest)
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

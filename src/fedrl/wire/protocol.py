@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias, get_type_hints
 
 from fedrl.core.errors import WireError
-from fedrl.wire.frames import Frame, Joiner, frames, unpacked
+from fedrl.wire.frames import PART, Frame, Joiner, frames, unpacked
 
 MOST_TEXT = 2000
 """The largest number of characters of a text field."""
@@ -193,14 +193,30 @@ LARGEST_INT = 2**31 - 1
 
 
 def sent(message: Message, digest: bytes | None = None) -> Iterator[bytes]:
-    """Return the frames of a message; `digest` is that of its content, if it is known already."""
-    fields = message._asdict()
+    """Return the frames of a message; `digest` is that of its content, if it is known already.
+
+    Texts are for people: they are cut to `MOST_TEXT` characters, and what can't be printed becomes a space.
+
+    Raises:
+        WireError: A field has a value that the other end would refuse.
+    """
+    kind, fields = type(message), message._asdict()
     content = fields.pop("content", b"")
-    return frames(NUMBERS[type(message)], fields, content, digest)
+    for name, hint in FIELDS[kind].items():
+        fields[name] = _checked(kind, name, hint, _one_line(fields[name]) if hint is str else fields[name])
+    return frames(NUMBERS[kind], fields, content, digest)
+
+
+def _one_line(text: Any) -> Any:
+    if not isinstance(text, str) or (len(text) <= MOST_TEXT and text.isprintable()):
+        return text
+    return "".join(letter if letter.isprintable() else " " for letter in text[:MOST_TEXT])
 
 
 class Reader:
     """Reads the messages of one connection from its frames.
+
+    A message without content may come between the parts of one with content; a second content may not.
 
     Args:
         largest: The largest content that may arrive, in bytes.
@@ -223,14 +239,13 @@ class Reader:
             raise WireError(f"A message {name} came, and here only {allowed} may come.")
         kind = KINDS[frame.kind]
         fields = _fields(kind, frame)
-        holds = "content" in kind._fields
-        if not holds and len(frame.body):
-            raise WireError(f"{kind.__name__} came with {len(frame.body)} bytes of content, and it has none.")
+        if "content" not in kind._fields:
+            if len(frame.body) or PART in frame.header:
+                raise WireError(f"{kind.__name__} came with {len(frame.body)} bytes of content, and it has none.")
+            message: Message = kind(**fields)  # it may come between two parts of another message: a beat does
+            return message
         content = self._joiner.add(frame)
-        if content is None:
-            return None
-        message: Message = kind(**fields, content=content) if holds else kind(**fields)
-        return message
+        return None if content is None else kind(**fields, content=content)
 
 
 def _fields(kind: type[Any], frame: Frame) -> dict[str, Any]:
