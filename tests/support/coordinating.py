@@ -54,8 +54,10 @@ class ScriptedCoordinator:
         self._news = asyncio.Event()
 
     @contextlib.asynccontextmanager
-    async def listening(self):
-        listener = await LocalTransport().listen(self.address, self.session)
+    async def listening(self, transport=None, address=None):
+        transport = LocalTransport() if transport is None else transport
+        listener = await transport.listen(self.address if address is None else address, self.session)
+        self.address = listener.address
         try:
             yield self
         finally:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from fedrl.cli.agent import agent
 from fedrl.cli.certs import certs
 from fedrl.cli.completion import CONFIG, components, examples, experiments
 from fedrl.cli.executor import ADDRESS, EXECUTOR, WORKERS, executor_of
@@ -198,6 +199,7 @@ def sweep(
 
 app.command("scale", no_args_is_help=True)(scale)
 app.add_typer(certs)
+app.command("agent", no_args_is_help=True)(agent)
 
 
 @app.command("report", no_args_is_help=True)
