@@ -76,15 +76,12 @@ def transport_of(config: SiteConfig) -> Transport:
     try:
         import cryptography  # noqa: F401
         import grpc  # noqa: F401
-        import msgpack  # noqa: F401
     except ImportError as fault:
         raise ConfigError(f"{fault.name} is not installed. Run pip install 'fedrl[network]'.") from None
-    # By name, since not every installation has these modules.
-    from importlib import import_module
+    from fedrl.transport.credentials import load
+    from fedrl.transport.grpc_transport import GrpcTransport
 
-    credentials = import_module("fedrl.transport.credentials").load(Path(config.certificates), "agent")
-    made: Transport = import_module("fedrl.transport.grpc_transport").GrpcTransport(credentials, proxy=config.proxy)
-    return made
+    return GrpcTransport(load(Path(config.certificates), "agent"), proxy=config.proxy)
 
 
 def serve(site: Site, out: TextIO, as_json: bool) -> None:
