@@ -34,7 +34,8 @@ class ScriptedCoordinator:
     """Asks agents whose names end in their numbers, merges what comes, and notes everything.
 
     `change(agent, message) -> message` may make a lie of anything that it sends. So many first updates of agent 0 as
-    `losing` says are lost, with their connection, after they were noted.
+    `losing` says are lost, with their connection, after they were noted. Its updates wait for `gate`, and `alter(agent,
+    job, content)` is what arrives of an update.
     """
 
     def __init__(self, federation, fleet, seed=0, replayable=True, run=RUN, beat_s=5.0):
@@ -51,11 +52,15 @@ class ScriptedCoordinator:
         self.change = lambda agent, message: message
         self.end = Stop("The run is complete.", "done", False)
         self.ended, self.losing = False, 0
+        self.gate, self.alter = asyncio.Event(), lambda agent, job, content: content
+        self.gate.set()
         self._news = asyncio.Event()
 
     @contextlib.asynccontextmanager
-    async def listening(self):
-        listener = await LocalTransport().listen(self.address, self.session)
+    async def listening(self, transport=None, address=None):
+        transport = LocalTransport() if transport is None else transport
+        listener = await transport.listen(self.address if address is None else address, self.session)
+        self.address = listener.address
         try:
             yield self
         finally:
@@ -84,6 +89,8 @@ class ScriptedCoordinator:
             elif self.ended:
                 await self.say(agent, link, self.end)
         elif isinstance(message, Sent):
+            if agent == 0:
+                await self.gate.wait()
             known = self.updates.setdefault((agent, message.job), [])
             known.append(message.content)
             if agent == 0 and self.losing:
@@ -94,7 +101,7 @@ class ScriptedCoordinator:
             due = agent in self.tasks and message.job == self.tasks[agent].job
             outcome, why = ("taken" if len(known) == 1 else "known") if due else "late", ""
             if due and len(known) == 1:
-                why = self.version.take(agent, message.content)
+                why = self.version.take(agent, self.alter(agent, message.job, message.content))
                 outcome = "refused" if why else outcome
             await self.say(agent, link, Taken(message.job, outcome, why))
             self.here.add(agent)

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from fedrl.cli.agent import agent
 from fedrl.cli.certs import certs
 from fedrl.cli.completion import CONFIG, components, examples, experiments
 from fedrl.cli.coordinator import coordinator, up
@@ -201,6 +202,7 @@ app.command("scale", no_args_is_help=True)(scale)
 app.command("coordinator", no_args_is_help=True)(coordinator)
 app.command("up", no_args_is_help=True)(up)
 app.add_typer(certs)
+app.command("agent", no_args_is_help=True)(agent)
 
 
 @app.command("report", no_args_is_help=True)

@@ -1,0 +1,123 @@
+"""What would leave a site, and whether its coordinator runs the same federation: nothing is trained or measured."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedrl.core.errors import WireError
+from fedrl.federation.federation import Federation
+from fedrl.federation.soundness import outgoing
+from fedrl.federation.wire_digest import VERSIONS, as_json, wire_digest
+from fedrl.records.lock import hold
+from fedrl.sites.connection import Connection, expected, largest_broadcast
+from fedrl.sites.jobs import check_welcome
+from fedrl.sites.memory import make_folder
+from fedrl.sites.policy import MayLeave
+from fedrl.sites.sent_log import NAME, SentLog
+from fedrl.transport.seam import LinkClosedError, Transport
+from fedrl.wire.protocol import Hello, Leave, Stop, Welcome
+
+ANSWER_S = 60.0
+
+
+class WouldLeave(NamedTuple):
+    """One piece of information that would leave a site.
+
+    Attributes:
+        message: The message with it: "Hello", "Ready", "Sent" or "Failed".
+        name: What it is, such as "report/loss".
+        size_bytes: Its size; None if it varies.
+        protection: What protects it.
+        note: When it leaves, or why.
+    """
+
+    message: str
+    name: str
+    size_bytes: int | None
+    protection: str
+    note: str
+
+
+class Checked(NamedTuple):
+    """The result of a check.
+
+    Attributes:
+        agrees: Whether the coordinator would take this site.
+        text: What it has answered, one sentence.
+        welcome: Its answer, if it would.
+    """
+
+    agrees: bool
+    text: str
+    welcome: Welcome | None = None
+
+
+def would_leave(federation: Federation, may_leave: MayLeave) -> list[WouldLeave]:
+    """List what would leave a site in a run.
+
+    Args:
+        federation: Federation of the site.
+        may_leave: What the site allows.
+
+    >>> from fedrl.aggregators import mean
+    >>> from fedrl.environments import gridworld
+    >>> from fedrl.federation.federate import federate
+    >>> from fedrl.learners import q_table
+    >>> [each.name for each in would_leave(federate(q_table(gridworld()), mean()), MayLeave())]
+    ['digest', 'versions', 'value', 'weight', 'version', 'failure']
+    """
+    clear = "nothing"
+    digest = as_json(wire_digest(federation, federation.learner.environment.params))
+    versions = len(json.dumps(digest["versions"]).encode())
+    found = [
+        WouldLeave("Hello", "digest", len(json.dumps(digest).encode()) - versions, clear, "what the federation is"),
+        WouldLeave("Hello", "versions", versions, clear, f"of {', '.join(VERSIONS)}"),
+    ]
+    if may_leave.capacity:
+        found.append(WouldLeave("Ready", "steps_per_s", 8, clear, "local steps per second, measured"))
+    for each in outgoing(federation):
+        found.append(WouldLeave("Sent", each.name, each.size_bytes, each.protection, each.note))
+    note = "the reason, with words of the environment" if may_leave.reasons else "that a job failed, without the reason"
+    return [*found, WouldLeave("Failed", "failure", None if may_leave.reasons else 0, clear, note)]
+
+
+async def check_coordinator(federation: Federation, transport: Transport, address: str, folder: Path) -> Checked:
+    """Connect, compare the federations of both ends, and leave again.
+
+    Raises:
+        RunError: An agent is running in this folder, or the folder can't be written.
+    """
+    make_folder(folder)
+    held = hold(folder, "site")  # a second connection of its name would end that of a running agent
+    try:
+        log = SentLog(folder / NAME)
+        try:
+            connection = Connection(await transport.connect(address), log, largest_broadcast(federation))
+            try:
+                return await asyncio.wait_for(_compared(federation, connection), ANSWER_S)
+            finally:
+                await connection.close()
+        except TimeoutError:
+            return Checked(False, f"The coordinator has not answered for {ANSWER_S:g} s. Is it a coordinator?")
+        except (LinkClosedError, WireError) as fault:
+            return Checked(False, str(fault))
+        finally:
+            log.close()
+    finally:
+        held.release()
+
+
+async def _compared(federation: Federation, connection: Connection) -> Checked:
+    digest: dict[str, Any] = as_json(wire_digest(federation, federation.learner.environment.params))
+    await connection.send(Hello("", 0, 0, json.dumps(digest).encode()))
+    first = expected(await connection.receive(), Welcome, Stop)
+    if isinstance(first, Stop):
+        return Checked(False, f"The coordinator does not take this site ({first.code}): {first.why}")
+    assert isinstance(first, Welcome)
+    check_welcome(first, None)
+    await connection.send(Leave(False, "check"))
+    text = f"The coordinator runs the same federation: this site would be agent {first.agent} of {first.agents}"
+    return Checked(True, f"{text} in the run {first.name!r}, at version {first.version}.", first)

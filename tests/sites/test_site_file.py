@@ -1,0 +1,163 @@
+"""site.toml: what it may have, what is refused, and what is built of it."""
+
+import jax
+import pytest
+
+from fedrl.core.environment import HostEnvironment
+from fedrl.core.errors import ConfigError
+from fedrl.environments import gridworld
+from fedrl.federation.wire_digest import wire_digest
+from fedrl.sites.policy import MayLeave
+from fedrl.sites.site_file import SiteConfig, build_site, load_site, parse_site
+
+SITE = """
+coordinator = "fed.example.org:7500"
+certificates = "site-1"
+experiment = "experiment.toml"
+"""
+EXPERIMENT = """
+name = "corridor"
+rounds = 3
+{init}
+[environment]
+name = "gridworld"
+layout = "S.G"
+max_steps = 10
+
+[fleet]
+step_cost = [0.01, 0.02, 0.03]
+
+[learner]
+name = "q_table"
+num_envs = 2
+num_steps = 8
+
+[baselines]
+independent = true
+
+[federation]
+{federation}
+"""
+OWN = """
+import gymnasium
+from fedrl.environments import gridworld
+
+def make_world(layout="S..G"):
+    return gridworld(layout=layout, max_steps=10)
+
+class Room(gymnasium.Env):
+    observation_space = gymnasium.spaces.Discrete(3)
+    action_space = gymnasium.spaces.Discrete(4)
+    def __init__(self, heat=1.0):
+        self.heat = heat
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return 0, {}
+    def step(self, action):
+        return 1, self.heat, False, False, {}
+"""
+
+
+def written(folder, more="", federation="", init="", before=""):
+    (folder / "site.toml").write_text(before + SITE + more)
+    (folder / "experiment.toml").write_text(EXPERIMENT.format(federation=federation, init=init))
+    return folder / "site.toml"
+
+
+def built(*given, **options):
+    return build_site(load_site(written(*given, **options)))
+
+
+def test_a_site_is_built_of_its_own_copy_of_the_experiment(tmp_path):
+    site = built(tmp_path)
+    assert site.config.folder == str(tmp_path / "agent")
+    assert site.config.certificates == str(tmp_path / "site-1")
+    assert [float(site.setting_of(k).step_cost) for k in range(3)] == pytest.approx([0.01, 0.02, 0.03])
+    assert site.options == {}
+    with pytest.raises(LookupError, match="the experiment has 3 agents"):
+        site.setting_of(3)
+
+
+def test_its_own_settings_and_environment_take_the_place_of_the_experiments(tmp_path, monkeypatch):
+    (tmp_path / "ownsite.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    one = built(tmp_path, "settings = {step_cost = 0.25}\n")
+    assert {float(one.setting_of(k).step_cost) for k in range(3)} == {0.25}
+    other = built(tmp_path, 'environment = "ownsite:make_world"\n')
+    assert float(other.setting_of(2).step_cost) == float(gridworld().params.step_cost)
+    assert other.federation.learner.environment.spaces.observation.n == 4
+    table = built(tmp_path, 'settings = {step_cost = 0.75}\n[environment]\nname = "ownsite:make_world"\n')
+    assert float(table.setting_of(0).step_cost) == 0.75
+    room = built(tmp_path, 'environment = {name = "ownsite:Room", max_steps = 5}\nsettings = {heat = 2.0}\n')
+    assert isinstance(room.federation.learner.environment, HostEnvironment)
+    assert room.options == {"restarts": 0}
+
+
+def test_the_digest_is_that_of_the_experiment_whatever_the_settings(tmp_path):
+    def digest(site):
+        return wire_digest(site.federation, site.setting_of(0)).digest
+
+    assert digest(built(tmp_path)) == digest(built(tmp_path, "settings = {step_cost = 0.25}\n"))
+    assert digest(built(tmp_path)) != digest(built(tmp_path, federation='stages = ["quantize"]'))
+
+
+def test_what_may_leave_is_a_table(tmp_path):
+    more = '[may_leave]\nreports = ["loss"]\npayload = ["gradient", "delta"]\nrounds_a_day = 5\ncapacity = true\n'
+    found = load_site(written(tmp_path, more)).may_leave
+    assert found == MayLeave(reports=("loss",), payload=("gradient", "delta"), rounds_a_day=5, capacity=True)
+    with pytest.raises(ConfigError, match="lets out report/loss"):
+        built(tmp_path, federation='selection = {name = "power_of_choice", candidates = 2, cohort = 1}')
+
+
+WRONG = {
+    "sed = 3": "sed is 3, but it is not a key of a site. Did you mean 'seed'?",
+    "[may_leaf]\nx = 1": "may_leaf is not a key of a site. Did you mean 'may_leave'?",
+    "[may_leave]\nreport = []": "may_leave.report is [], but may_leave has no key 'report'. Did you mean 'reports'?",
+    "[may_leave]\ncapacity = 1": "may_leave.capacity is 1. It needs to be true or false.",
+    "[may_leave]\nrounds_a_day = 0": "may_leave.rounds_a_day is 0",
+    '[may_leave]\nprivacy = "much"': "may_leave.privacy is 'much'",
+    '[may_leave]\npayload = ["all"]': "may_leave.payload[0] is 'all'",
+    'seed = "a"': "seed is 'a', a string. It needs to be a whole number.",
+    "seed = -1": "seed is -1",
+    "give_up_s = -1.0": "give_up_s is -1",
+    "settings = {step_cost = [1.0, 2.0]}": "settings.step_cost is [1.0, 2.0]. A site has one value of each setting.",
+    "settings = {step_cst = 1.0}": "step_cst",
+    "environment = 'griddworld'": "Did you mean 'gridworld'?",
+    "coordinator": "is not valid TOML",
+}
+
+
+@pytest.mark.parametrize("more", WRONG)
+def test_what_is_wrong_is_named(more, tmp_path):
+    with pytest.raises(ConfigError) as refused:
+        built(tmp_path, f"{more}\n")
+    assert WRONG[more] in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["coordinator", "certificates", "experiment"])
+def test_what_is_missing_is_named(key):
+    given = {"coordinator": "a:1", "certificates": "c", "experiment": "e"}
+    del given[key]
+    with pytest.raises(ConfigError, match=f"{key} is missing"):
+        parse_site(given)
+
+
+def test_an_experiment_without_one_server_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"has federation\.topology, and an agent on a network has one server"):
+        built(tmp_path, federation='topology = "ring"')
+
+
+def test_files_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"sitte.toml does not exist. Did you mean 'site.toml'"):
+        load_site(written(tmp_path).with_name("sitte.toml"))
+    path = written(tmp_path)
+    (tmp_path / "experiment.toml").unlink()
+    with pytest.raises(ConfigError, match=r"experiment.toml does not exist"):
+        build_site(load_site(path))
+
+
+def test_a_config_is_its_defaults():
+    found = parse_site({"coordinator": "a:1", "certificates": "c", "experiment": "e"})
+    assert found == SiteConfig(coordinator="a:1", certificates="c", experiment="e")
+    assert found.give_up_s is None
+    assert jax.tree.leaves(found.settings) == []
