@@ -1,20 +1,27 @@
 """Agents that drop out, come late or twice, or lie: the run goes on, and its log computes it again to the last bit."""
 
+import json
 import threading
 
+import jax
 import numpy as np
 import pytest
 
 from fedrl.aggregators import mean, median
 from fedrl.clocks.events import DROPPED, MALFORMED, TIMER
-from fedrl.core.errors import StoppedWaitingError
+from fedrl.core.errors import ConfigError, StoppedWaitingError
+from fedrl.engines.network.admission import Door
+from fedrl.engines.network.exchange import Exchange
 from fedrl.engines.network.log import Happened, Replay, entries_of, line_of, replaying
 from fedrl.engines.simulate import simulate
 from fedrl.federation.federate import federate
+from fedrl.federation.wire_digest import as_json, wire_digest
+from fedrl.server import greedy
 from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import bounded_staleness, fed_async, fed_buff, synchronous
 from fedrl.stages import error_feedback, scaffold, top_k
-from fedrl.wire.protocol import Sent, sent
+from fedrl.transport.local import LocalTransport
+from fedrl.wire.protocol import Hello, Sent, Stop, sent
 from tests.engines.test_halves import FLEET, STEERED, VALLEY
 from tests.network.test_bits import SEED, Sited, params
 
@@ -173,3 +180,41 @@ def test_a_wait_for_agents_ends_when_it_is_asked_to():
         threading.Timer(0.5, sited.exchange.stopping.set).start()
         with pytest.raises(StoppedWaitingError, match="asked to stop"):
             sited.rounds(100_000)
+
+
+def test_an_upload_budget_is_refused_before_anyone_can_connect():
+    federation = federate(VALLEY, mean(), reports=["norm"])
+    plan = Scheduler(synchronous(), upload_budget=greedy(2000))
+    with pytest.raises(ConfigError, match="no message for bids"):
+        Clocked(federation, FLEET, scheduler=plan)
+
+
+def test_a_number_beyond_the_seats_is_sent_away():
+    federation = FEDERATIONS["mean"]()
+    door = Door(federation, jax.tree.map(lambda x: x[0], FLEET), 2, Exchange(LocalTransport(), "door"), lambda name: 2)
+    answer = door.admitted("site-2", Hello("", 0, 0, b"{}"))
+    assert isinstance(answer, Stop)
+    assert (answer.code, answer.retry) == ("no_seat", False)
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [(b"no json", "bad_message"), (b"[" * 100_000, "bad_message"), (b"{}", "bad_message"), (b"\xff", "bad_message")],
+)
+def test_what_an_unknown_agent_says_is_refused_in_a_sentence(content, code):
+    federation = FEDERATIONS["mean"]()
+    door = Door(federation, jax.tree.map(lambda x: x[0], FLEET), 2, Exchange(LocalTransport(), "door"), lambda name: 0)
+    answer = door.admitted("site-0", Hello("", 0, 0, content))
+    assert isinstance(answer, Stop)
+    assert answer.code == code
+    assert answer.why
+
+
+def test_another_federation_is_sent_away_with_the_part_that_differs():
+    mine, theirs = (federate(VALLEY, rule) for rule in (mean(), median()))
+    setting = jax.tree.map(lambda x: x[0], FLEET)
+    door = Door(mine, setting, 2, Exchange(LocalTransport(), "door"), lambda name: 0)
+    answer = door.admitted("site-0", Hello("", 0, 0, json.dumps(as_json(wire_digest(theirs, setting))).encode()))
+    assert isinstance(answer, Stop)
+    assert answer.code == "other_federation"
+    assert "median" in answer.why

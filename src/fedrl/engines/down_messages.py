@@ -47,7 +47,16 @@ class DownTraffic(NamedTuple):
 class DownMessages:
     """Messages from servers to agents, and the count of their bytes."""
 
-    def __init__(self, sent: Broadcast, agents: int, relays: Sequence[np.ndarray], ahead: bool, compressed: bool):
+    def __init__(
+        self,
+        sent: Broadcast,
+        agents: int,
+        relays: Sequence[np.ndarray],
+        ahead: bool,
+        compressed: bool,
+        differences: bool = True,
+    ) -> None:
+        self.differences = differences
         self.agents, self.relays, self.ahead, self.compressed = agents, relays, ahead, compressed
         self.whole_bytes, self.rest_bytes = int(size_bytes(sent.params)), int(size_bytes(sent._replace(params=())))
 
@@ -92,6 +101,7 @@ class DownMessages:
         number, difference = (np.asarray(column)[row].astype(np.int64) for column in table.copies)
         following = (held == number - 1) & (held != NOTHING)
         kind = np.where(held == number, SAME, np.where(following, DIFFERENCE, WHOLE))
+        kind = kind if self.differences else np.full_like(kind, WHOLE)
         # With look-ahead an agent extrapolates along the last difference, so a whole copy comes with it.
         whole = self.whole_bytes + (difference if self.ahead else 0)
         said = np.where(kind == SAME, 0, np.where(kind == DIFFERENCE, difference, whole))

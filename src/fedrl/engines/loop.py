@@ -89,7 +89,10 @@ class Loop:
         self.served = topology.collects != PARAMS and not isinstance(topology, Isolated)
         down = self.served and bool(topology.federation.down_stages)
         relays, ahead = (topology.relays, topology.looks_ahead) if down else ([], False)
-        self.down_messages = DownMessages(topology.wire.sent, self.agents, relays, ahead, down)
+        # Agents at other sites are sent whole copies of what down stages made, never differences.
+        self.down_messages = DownMessages(
+            topology.wire.sent, self.agents, relays, ahead, down, differences=not executor.silent
+        )
 
     def simulation(self) -> Simulation:
         """Return the simulation, a record of the loop's functions."""

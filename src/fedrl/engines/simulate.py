@@ -86,6 +86,11 @@ def simulate(
     meeting = where.bind(TopologySpec(federation, fleet, wire, agents, plan.schedule, scaled))
     if len(np.unique(meeting.group)) > 1:
         plan = replace(plan, group=meeting.group)
+    if live and plan.upload_budget is not None:
+        raise ConfigError(
+            f"{plan.upload_budget!r} selects updates before they are sent, and agents at other sites have no message "
+            "for bids yet. Leave federation.upload_budget out, or run a simulation."
+        )
     bids = plan.most_bids(agents)
     if plan.upload_budget is not None:
         # Without redispatch a round may be of a single agent, so only a budget too small for one bid is refused here.

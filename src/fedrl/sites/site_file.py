@@ -159,6 +159,8 @@ def build_site(config: SiteConfig) -> Site:
         raise ConfigError(f"{config.experiment} has no section [federation]. Copy the experiment of the coordinator.")
     if agents is not None:
         federation.setdefault("agents", agents)
+    if federation.get("clock") is None:
+        federation["clock"] = {}  # time is real, and a schedule may need time
     for key in ("topology", "hierarchy"):
         if key in federation:
             raise ConfigError(

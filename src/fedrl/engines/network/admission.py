@@ -38,6 +38,8 @@ class Door:
     def admitted(self, name: str, hello: Hello) -> Welcome | Stop:
         """Return the welcome of an agent, or why it is sent away."""
         seat = self._seat_of(name)
+        if isinstance(seat, int) and seat >= self._agents:
+            seat = f"{name} has number {seat}, and this federation has {self._agents} seats. Ask its operator for one."
         if isinstance(seat, str):
             return Stop(seat, "no_seat", False)
         try:

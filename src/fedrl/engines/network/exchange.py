@@ -52,10 +52,10 @@ class Exchange:
         self.name, self.replayable, self.beat_s = name, replayable, beat_s
         self.news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self.address = ""
+        self._over: list[tuple[int, Taken | None]] = []
         self.sessions: Sessions | None = None
         self._listener: Listener | None = None
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="fedrl sessions", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def serve(self, admission: Admission, agents: int, largest: int) -> None:
         """Listen, and admit agents.
@@ -64,6 +64,9 @@ class Exchange:
             ConfigError: The address is none, or is taken.
         """
         self.run = secrets.token_hex(16) if self._identity is None else self._identity()
+        # Made here and not before: a loop that is never run has to be closed all the same.
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fedrl sessions", daemon=True)
         self._thread.start()
 
         async def begin() -> tuple[Sessions, Listener]:
@@ -81,12 +84,17 @@ class Exchange:
     def give(self, tasks: Sequence[tuple[int, Task, bytes]]) -> None:
         """Give agents their tasks."""
         assert self.sessions is not None
-        self._loop.call_soon_threadsafe(self.sessions.give, tasks)
+        over, self._over = self._over, []
+        self._loop.call_soon_threadsafe(self.sessions.give, tasks, over)
 
     def ended(self, receipts: Sequence[tuple[int, Taken | None]]) -> None:
-        """Note that tasks have ended, with the receipt for each agent."""
+        """Note that tasks have ended, with the receipt for each agent that gets one."""
         assert self.sessions is not None
-        self._loop.call_soon_threadsafe(self.sessions.ended, receipts)
+        self._over += receipts
+        # Waking the other thread costs as much as a message; without receipts it hears of it with the next tasks.
+        if any(receipt is not None for _, receipt in receipts):
+            over, self._over = self._over, []
+            self._loop.call_soon_threadsafe(self.sessions.give, (), over)
 
     def taken_over(self, count: int) -> None:
         """Give back places in the window, whose updates have been read."""
@@ -123,7 +131,7 @@ class Exchange:
 
     def close(self, why: Stop = AGAIN) -> None:
         """End all sessions with a reason, and listen no more; a second call does nothing."""
-        if not self._thread.is_alive():
+        if self._thread is None or not self._thread.is_alive():
             return
         sessions, listener = self.sessions, self._listener
 

@@ -228,15 +228,16 @@ class Sessions:
             raise WireError(f"{type(message).__name__} came from an agent that is not ready.")
         return False
 
-    def give(self, tasks: Iterable[tuple[int, Task, bytes]]) -> None:
-        """Give agents their next tasks, with the digest of the content of each."""
+    def give(self, tasks: Iterable[tuple[int, Task, bytes]], over: Iterable[tuple[int, Taken | None]]) -> None:
+        """Note that the tasks of agents are `over`, and give agents their next ones, with the digests of contents."""
+        self._ended(over)
         for number, task, digest in tasks:
             seat = self.seats[number]
             seat.task = (task, digest)
             if seat.ready and seat.outbox is not None:
                 seat.outbox.put_nowait(seat.task)
 
-    def ended(self, receipts: Iterable[tuple[int, Taken | None]]) -> None:
+    def _ended(self, receipts: Iterable[tuple[int, Taken | None]]) -> None:
         """Note that the tasks of agents have ended, and send each its receipt, if there is one."""
         for number, receipt in receipts:
             seat = self.seats[number]
