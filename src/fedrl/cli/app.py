@@ -13,6 +13,8 @@ import typer
 from fedrl.cli.agent import agent
 from fedrl.cli.certs import certs
 from fedrl.cli.completion import CONFIG, components, examples, experiments
+from fedrl.cli.control import optout, pause, status, stop
+from fedrl.cli.control import resume as resume_jobs
 from fedrl.cli.coordinator import coordinator, up
 from fedrl.cli.executor import ADDRESS, EXECUTOR, WORKERS, executor_of
 from fedrl.cli.scale import scale
@@ -201,6 +203,8 @@ def sweep(
 app.command("scale", no_args_is_help=True)(scale)
 app.command("coordinator", no_args_is_help=True)(coordinator)
 app.command("up", no_args_is_help=True)(up)
+for told in (status, pause, resume_jobs, stop, optout):
+    app.command(told.__name__, no_args_is_help=True)(told)
 app.add_typer(certs)
 app.command("agent", no_args_is_help=True)(agent)
 

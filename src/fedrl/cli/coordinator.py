@@ -67,6 +67,9 @@ def coordinator(
             help="How long an agent without a connection keeps its job.",
         ),
     ] = 30.0,
+    health: Annotated[
+        int | None, typer.Option("--health", metavar="PORT", help="Serve /healthz and /readyz on 127.0.0.1:PORT.")
+    ] = None,
     settings: SET = None,
     rounds: ROUNDS = None,
     replayable: REPLAYABLE = False,
@@ -95,6 +98,7 @@ def coordinator(
         gather=wait_for,
         patience_s=patience_s,
         replayable=replayable,
+        health=health,
     )
 
 

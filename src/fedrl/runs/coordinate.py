@@ -25,8 +25,9 @@ from fedrl.engines.network.choices import PATIENCE_S, sites
 from fedrl.engines.network.clock import RealClock
 from fedrl.engines.network.exchange import AGAIN, Exchange
 from fedrl.engines.network.log import line_of
-from fedrl.records import Event, Sink, folder
+from fedrl.records import Event, Notice, Sink, folder
 from fedrl.records.files import write_atomically
+from fedrl.runs.control import Control
 from fedrl.runs.result import RunResult
 from fedrl.runs.run import resume, run
 from fedrl.transport.seam import Transport
@@ -66,6 +67,7 @@ def coordinate(
     sinks: Sequence[Sink] = (),
     stop: threading.Event | None = None,
     watch: Any = None,
+    health: int | None = None,
     verbose: int = 1,
 ) -> RunResult:
     """Run an experiment whose agents are at other sites, or continue it, and write its run folder.
@@ -88,6 +90,7 @@ def coordinate(
         sinks: As of `fedrl.run`.
         stop: As of `fedrl.run`.
         watch: Called with a `Coordinator` before the run begins.
+        health: Port of /healthz and /readyz on 127.0.0.1; by default there is none.
         verbose: As of `fedrl.run`.
 
     Raises:
@@ -116,21 +119,43 @@ def coordinate(
     coordinator = Coordinator(exchange)
     exchange.on_listening = coordinator.listening.set
     placement, log = sites(exchange, seat_of, gather, patience_s), EventLog(place)
-    exchange.on_clock = log.follow
-    sinks = [log, *sinks]
+    control = Control(exchange, place, health)
+    exchange.before, exchange.after = control.begin, control.end
+
+    def follow(clock: RealClock) -> None:
+        log.follow(clock)
+        clock.notice = notice
+
+    def notice(text: str) -> None:
+        for sink in sinks:
+            sink(Notice(event="notice", text=text))
+
+    def counting(event: Event) -> None:
+        control.round = int(event.get("round", control.round)) if "event" not in event else control.round
+
+    exchange.on_clock = follow
+    told: list[Sink] = [log, counting, *sinks]
     if watch is not None:
         watch(coordinator)
     farewell = AGAIN
     try:
         if again:
-            result = resume(place, executor=placement, sinks=sinks, stop=stop, verbose=verbose)
+            result = resume(place, executor=placement, sinks=told, stop=stop, verbose=verbose)
         else:
             tables = _for_sites(given)
             result = run(
-                tables, place, overrides=overrides, executor=placement, sinks=sinks, stop=stop, verbose=verbose
+                tables,
+                place,
+                overrides=overrides,
+                executor=placement,
+                sinks=told,
+                stop=stop,
+                verbose=verbose,
             )
         if not stop.is_set():
             farewell = DONE
+        for sentence in log.left_out():
+            notice(sentence)
         return result
     finally:
         exchange.close(farewell)
@@ -150,6 +175,23 @@ class EventLog:
     def follow(self, clock: RealClock) -> None:
         """Take the entries of this clock."""
         self._clock = clock
+
+    def left_out(self) -> list[str]:
+        """Return sentences about what was received and not used."""
+        if self._clock is None:
+            return []
+        roster, sessions = self._clock.roster, self._clock.exchange.sessions
+        late, known = int(roster.late.sum()), int(roster.known.sum())
+        sent_away = {} if sessions is None else sessions.refused
+        found = []
+        if late:
+            found.append(f"{late} updates came after the end of their jobs, and were not merged.")
+        if known:
+            found.append(f"{known} updates came again, and were merged once.")
+        if sent_away:
+            told = ", ".join(f"{count} for {code}" for code, count in sorted(sent_away.items()))
+            found.append(f"Connections were sent away: {told}.")
+        return found
 
     def __call__(self, event: Event) -> None:
         """Write the entries of a round when its record comes."""

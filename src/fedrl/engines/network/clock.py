@@ -18,11 +18,15 @@ from typing import NamedTuple
 import numpy as np
 
 from fedrl.clocks.events import ARRIVED, BACK, DROPPED, MALFORMED, NOBODY, TIMER, Events
-from fedrl.engines.network.exchange import Exchange
+from fedrl.core.errors import NoMoreUpdatesError
+from fedrl.engines.network.exchange import POLL_S, Exchange
 from fedrl.engines.network.log import Dispatched, Happened
 from fedrl.engines.network.roster import Roster
 from fedrl.engines.network.sessions import FAILURE, GONE, HERE, LEFT, UPDATE, News
 from fedrl.wire.protocol import Taken
+
+WAITING_S = 5.0
+"""Seconds of waiting for agents after which people are told."""
 
 
 class RealTime(NamedTuple):
@@ -63,6 +67,9 @@ class RealClock:
         self.exchange, self.roster, self._receive, self._fail = exchange, roster, receive, fail
         self.gather, self.patience_s = gather, patience_s
         self._gathered, self._began = False, math.nan
+        self.notice: Callable[[str], object] = lambda text: None
+        """Tells people what happens."""
+        self._names: dict[int, str] = {}
         self._raw: deque[News] = deque()
         self._receipts: list[tuple[int, Taken | None]] = []
         self._held = 0
@@ -88,9 +95,9 @@ class RealClock:
     ) -> tuple[RealTime, np.ndarray]:
         """Return which of these agents are there; the executor gives them their jobs."""
         del since_s, steps, down_bytes
-        while not self._gathered:
-            self._listen(math.inf if int(self.roster.ready.sum()) < self.gather else 0.0)
-            self._gathered = int(self.roster.ready.sum()) >= self.gather
+        self._gather()
+        while self.exchange.paused.is_set():
+            self._listen(POLL_S)
         self._listen(0.0)
         there = self.roster.ready[ids]
         self.roster.away[ids[~there]] = True
@@ -123,6 +130,10 @@ class RealClock:
             self._settle()
             if (found and enough) or now >= until_s:
                 break
+            if roster.left.all() and not found:
+                raise NoMoreUpdatesError(
+                    "Every agent has left for good, so no update will ever arrive. The rounds before that are complete."
+                )
             self._listen(min(until_s - now, self._patience()))
         state.now_s[0], state.away[:] = now, roster.away
         found = found or [(TIMER, -1, now, 0)]
@@ -130,6 +141,19 @@ class RealClock:
         happened = Happened(kind, agent, when, job, self._work_s(found))
         self.log.append(happened)
         return state, happened.events
+
+    def _gather(self) -> None:
+        """Wait until enough agents are there, and say so if that takes time."""
+        told = False
+        while not self._gathered:
+            here = int(self.roster.ready.sum())
+            self._gathered = here >= self.gather
+            if self._gathered:
+                return
+            self._listen(math.inf if told else WAITING_S)
+            if not told and int(self.roster.ready.sum()) < self.gather:
+                told = True
+                self.notice(f"Waiting for {self.gather} agents to be ready; {int(self.roster.ready.sum())} are.")
 
     def _work_s(self, found: list[tuple[int, int, float, int]]) -> list[float]:
         return [float(self.roster.work_s[agent]) if kind == ARRIVED else math.nan for kind, agent, _, _ in found]
@@ -140,7 +164,13 @@ class RealClock:
             if each.kind == HERE:
                 self.roster.ready[each.agent], self.roster.gone_s[each.agent] = True, math.inf
                 self.roster.steps_per_s[each.agent] = each.steps_per_s
+                self._names[each.agent] = each.reason
+                self.notice(f"{each.reason} is ready, {int(self.roster.ready.sum())} of {len(self.roster.ready)}.")
             elif each.kind in (GONE, LEFT):
+                self.roster.left[each.agent] |= each.kind == LEFT
+                if each.kind == LEFT or self.roster.ready[each.agent]:
+                    verb = "has left for good" if each.kind == LEFT else "has lost its connection"
+                    self.notice(f"{self._names.get(each.agent, each.agent)} {verb}.")
                 self.roster.ready[each.agent], self.roster.gone_s[each.agent] = False, each.time_s
             self._raw.append(each)
 

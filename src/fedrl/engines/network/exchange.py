@@ -46,6 +46,10 @@ class Exchange:
         self.transport, self._asked = transport, address
         self.stopping = threading.Event() if stop is None else stop
         self._identity = run
+        self.paused = threading.Event()
+        self.before: Callable[[], Any] | None = None
+        self.after: Callable[[], Any] | None = None
+        """What else begins in the event loop of the sessions before agents may connect, and ends after them."""
         self.run = ""
         self.on_listening: Callable[[], object] = lambda: None
         self.on_clock: Callable[[Any], object] = lambda clock: None
@@ -70,7 +74,9 @@ class Exchange:
         self._thread.start()
 
         async def begin() -> tuple[Sessions, Listener]:
-            sessions = Sessions(admission, agents, largest, self.news)
+            sessions = self.sessions = Sessions(admission, agents, largest, self.news)
+            if self.before is not None:
+                await self.before()
             return sessions, await self.transport.listen(self._asked, sessions.session)
 
         try:
@@ -140,6 +146,8 @@ class Exchange:
                 await sessions.stop(why)
             if listener is not None:
                 await listener.close()
+            if self.after is not None:
+                await self.after()
             others = asyncio.all_tasks() - {asyncio.current_task()}
             for task in others:
                 task.cancel()

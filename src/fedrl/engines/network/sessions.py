@@ -47,6 +47,9 @@ WINDOW = 8
 """The largest number of updates of more than one frame that are received at a time, over all agents."""
 
 
+OPTED_OUT = Stop("This agent takes part in the run no more.", "opted_out", False)
+
+
 class News(NamedTuple):
     """Something that happened to an agent.
 
@@ -56,7 +59,7 @@ class News(NamedTuple):
         job: Number of its job, for updates and failures.
         version: Version of the broadcast from which it says that it trained.
         content: The encoded update.
-        reason: Why its training failed, or why it left.
+        reason: Why its training failed or it left; of an agent that is ready, its name.
         held: Whether the update takes a place in the window, which has to be given back.
         steps_per_s: Local steps per second, of an agent that is ready; NaN if it does not say.
         time_s: When it happened, by `time.monotonic`.
@@ -89,13 +92,25 @@ class Seat:
         ready: Whether it has compiled its programs.
         task: Its current task with the digest of its content; None if it has none.
         beat_s: When its current session last said anything, by `time.monotonic`.
+        name: Its name; "" before it has come.
+        out: Whether it takes part no more.
     """
 
     def __init__(self) -> None:
+        self.name, self.out = "", False
         self.outbox: asyncio.Queue[tuple[Message, bytes | None] | None] | None = None
         self.ready = False
         self.task: tuple[Task, bytes] | None = None
         self.beat_s = 0.0
+
+    @property
+    def state(self) -> str:
+        """What it is doing, in a word."""
+        if self.out:
+            return "opted out"
+        if self.outbox is None:
+            return "away"
+        return "compiling" if not self.ready else "ready" if self.task is None else "at work"
 
 
 class Sessions:
@@ -127,6 +142,8 @@ class Sessions:
             if not isinstance(hello, Hello):
                 raise WireError(f"A session began with {type(hello).__name__}, and has to begin with Hello.")
             answer = self._admission.admitted(link.peer, hello)
+            if isinstance(answer, Welcome) and self.seats[answer.agent].out:
+                answer = OPTED_OUT
         except TimeoutError:
             answer = Stop(f"No complete Hello came within {HELLO_S:g} s.", "bad_message", True)
         except WireError as fault:
@@ -153,6 +170,7 @@ class Sessions:
             seat.outbox.put_nowait((stop, None))
             seat.outbox.put_nowait(None)
         outbox: asyncio.Queue[tuple[Message, bytes | None] | None] = asyncio.Queue()
+        seat.name = link.peer
         seat.outbox, seat.ready, seat.beat_s = outbox, False, time.monotonic()
         outbox.put_nowait((welcome, None))
         reading = asyncio.ensure_future(self._read(link, number, seat, outbox))
@@ -210,7 +228,7 @@ class Sessions:
         if isinstance(message, Ready):
             if not seat.ready:
                 seat.ready = True
-                self._news.put(News(HERE, number, steps_per_s=message.steps_per_s, time_s=now))
+                self._news.put(News(HERE, number, reason=seat.name, steps_per_s=message.steps_per_s, time_s=now))
                 if seat.task is not None:
                     outbox.put_nowait(seat.task)
         elif isinstance(message, Sent) and seat.ready:
@@ -222,6 +240,7 @@ class Sessions:
             self._news.put(News(FAILURE, number, message.job, reason=message.reason, time_s=now))
         elif isinstance(message, Leave):
             if message.for_good:
+                seat.out = True
                 self._news.put(News(LEFT, number, reason=message.reason, time_s=now))
             outbox.put_nowait(None)
         elif not isinstance(message, Beat):
@@ -245,6 +264,16 @@ class Sessions:
                 seat.task = None
             if receipt is not None and seat.outbox is not None:
                 seat.outbox.put_nowait((receipt, None))
+
+    def opt_out(self, name: str) -> None:
+        """End the part of an agent in this run, by its name."""
+        for number, seat in enumerate(self.seats):
+            if seat.name == name and not seat.out:
+                seat.out, seat.task = True, None
+                self._news.put(News(LEFT, number, reason="its operator said so", time_s=time.monotonic()))
+                if seat.outbox is not None:
+                    seat.outbox.put_nowait((OPTED_OUT, None))
+                    seat.outbox.put_nowait(None)
 
     async def stop(self, stop: Stop) -> None:
         """End all sessions, and send away whoever comes from now on."""
