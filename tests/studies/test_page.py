@@ -158,3 +158,16 @@ def test_far_apart_values_have_logarithmic_axes(folder: Path) -> None:
     figure = pareto_figure(study_in(open_folder(folder)))
     assert figure["layout"]["xaxis"]["type"] == "log"
     assert all(math.isfinite(x) for trace in figure["data"] for x in trace["x"])
+
+
+def test_an_axis_of_equal_values_has_room_beside_them_so_that_its_ticks_differ(tmp_path: Path) -> None:
+    from fedrl.studies.folder import open_folder
+
+    grid = {"learner.epsilon": [0.1, 0.2]}
+    study = study_in(open_folder(make_study(tmp_path / "study", grid, target=None)))
+    sent = {result["bytes_up"] for result in study["settings"]}
+    assert len(sent) == 1
+    (value,) = sent
+    assert pareto_figure(study)["layout"]["xaxis"]["range"] == pytest.approx([0.9 * value, value / 0.9])
+    study["settings"][1]["bytes_up"] = 1.5 * value
+    assert "range" not in pareto_figure(study)["layout"]["xaxis"]

@@ -180,7 +180,7 @@ def test_after_the_last_try_of_a_setting_the_others_still_run(ran: Ran) -> None:
     outcomes, _, ray = ran(scripts)
     assert sorted(numbers(outcomes)) == [1, 2]
     assert all(outcome.reason for outcome in outcomes)
-    assert len(ray.actors) == 2 * (RETRIES + 1)
+    assert [actor.given for actor in ray.actors] == [[1], [2]] * (RETRIES + 1)
 
 
 def test_a_worker_that_differs_or_cannot_start_is_left_out_and_told(ran: Ran) -> None:
@@ -196,6 +196,8 @@ def test_a_worker_that_differs_or_cannot_start_is_left_out_and_told(ran: Ran) ->
         (notice,) = notices
         assert notice.startswith(sentence)
         assert notice.endswith("The study goes on without this worker.")
+        _, notices, _ = ran([[READY, DEAD], [said], [READY]], workers=2)  # told once, also where others start later
+        assert [notice.startswith(sentence) for notice in notices] == [True, False]
         with pytest.raises(RunError) as refused:
             ran([[said], [said]], workers=2)
         assert str(refused.value).startswith(sentence)

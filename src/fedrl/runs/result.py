@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fedrl.core.errors import RunError
 from fedrl.records import End, Summary
 from fedrl.records.folder import REPORT, open_folder
 from fedrl.records.formatting import short
 from fedrl.records.measured import RETURN
+from fedrl.records.result_mapping import ResultMapping
 from fedrl.records.table import frame_of, table_of
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class RunResult(Mapping[str, Any]):
+class RunResult(ResultMapping):
     """The result of a run, and of what its folder contains.
 
     It is the mapping of `summary.json`: `result["final_return"]["mean"]`. A notebook shows it as the tables with which
@@ -48,14 +49,10 @@ class RunResult(Mapping[str, Any]):
             raise RunError(f"{path} has no summary: its run has not ended. Continue it with fedrl run --resume {path}.")
         return cls(Path(path), summary)  # type: ignore[arg-type]
 
-    def __getitem__(self, key: str) -> Any:
-        return self.summary[key]  # type: ignore[literal-required]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.summary)
-
-    def __len__(self) -> int:
-        return len(self.summary)
+    @property
+    def content(self) -> Mapping[str, Any]:
+        """The same as a mapping."""
+        return cast(Mapping[str, Any], self.summary)
 
     def __repr__(self) -> str:
         found = self.summary["final_return"]

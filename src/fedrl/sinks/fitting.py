@@ -188,6 +188,25 @@ def path_line(what: str, path: str) -> RenderableType:
     return FirstFitting([ColumnTable(beside, titled=False), Group(label, below)])
 
 
+def print_paths(console: Console, **paths: str | None) -> None:
+    """Print a line for each path that there is, so that it can be copied."""
+    for what, path in paths.items():
+        if path:
+            console.print(path_line(what.replace("_", " "), path), crop=False)
+
+
+def table_of_rows(columns: Sequence[Column], headings: Sequence[Text], where: str) -> RenderableType:
+    """Return a table in the first of all its forms that fits, and a blank line.
+
+    Args:
+        columns: The columns; the first has the names of the rows.
+        headings: A heading for each row, for the form with a block for each.
+        where: The file that has the columns for which there is no room.
+    """
+    forms = [*fewer_columns(columns, None, where), swapped(columns), in_blocks(headings, columns[1:])]
+    return Group(FirstFitting(forms), Text())
+
+
 def fewer_columns(columns: Sequence[Column], section: int | None, where: str) -> Iterator[RenderableType]:
     """Yield the table as it is, then without one optional column more in each form, the last one first.
 

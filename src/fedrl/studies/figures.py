@@ -16,6 +16,8 @@ from fedrl.studies.records import Median, Result, Study
 
 AGENTS = "federation.agents"
 WIDE = 20.0
+ALIKE, ROOM = 1.02, 0.9
+"""Ratio of the largest to the smallest value below which an axis gets room beside them, and the room as a factor."""
 MOST_LABELS = 40
 Point: TypeAlias = tuple[Result, float, float, float]
 """A setting, its value, and the lower and upper end of the interval."""
@@ -283,7 +285,12 @@ def _along(study: Study, result: Result) -> Any:
 
 
 def _scale(values: Sequence[float]) -> dict[str, Any]:
-    """Return a logarithmic axis if the values are far apart, else an empty one."""
+    """Return a logarithmic axis if the values are far apart, one with room if they are alike, else an empty one."""
     known = [value for value in values if math.isfinite(value)]
-    wide = bool(known) and min(known) > 0 and max(known) / min(known) >= WIDE
-    return {"type": "log", "dtick": 1 if max(known) / min(known) >= 100 else "D2"} if wide else {}
+    if not known or min(known) <= 0:
+        return {}
+    low, high = min(known), max(known)
+    if high / low < ALIKE:
+        # Else the ticks would be so close to each other that all have the same text.
+        return {"range": [ROOM * low, high / ROOM]}
+    return {"type": "log", "dtick": 1 if high / low >= 100 else "D2"} if high / low >= WIDE else {}

@@ -206,7 +206,7 @@ def _outcome(study: Study, result: Result) -> list[str]:
     return [
         with_unit(found["mean"], unit) + state,
         ends(found["low"], found["high"], unit) if several else NOTHING,
-        str(len(found["seeds"])),
+        str(len(found["seeds"]) or NOTHING),  # none where an interrupted run was not evaluated before its end
         size(result["bytes_up"]),
         size(result["bytes_down"]),
         duration(result.get("wall_s")),

@@ -9,22 +9,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import cast
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from fedrl.records import End, Event, Notice, SettingStart, Sink, StudyEnd
 from fedrl.records.formatting import NOTHING, duration, ends, short, size, with_unit
 from fedrl.sinks.display import progress, silent
-from fedrl.sinks.fitting import (
-    Column,
-    FirstFitting,
-    fewer_columns,
-    in_blocks,
-    path_line,
-    printable,
-    swapped,
-    write,
-)
+from fedrl.sinks.fitting import Column, print_paths, printable, table_of_rows, write
 from fedrl.sinks.notebook import recorded, recording
 from fedrl.studies.grid import in_words, short_names
 from fedrl.studies.quantity import compared, outcome_of, rounds_to, title_of
@@ -112,8 +103,7 @@ def study_table(study: Study, where: str = "study.json") -> RenderableType:
         times = [Text(rounds_to(result.get("target"))) for result in results]
         columns.append(Column(f"rounds to {short(study['target'])}", times, wraps=True))
     headings = [Text(f"{mark}setting {i}", style="bold") for i, mark in enumerate(marks, 1)]
-    forms = [*fewer_columns(columns, None, where), swapped(columns), in_blocks(headings, columns[1:])]
-    return Group(FirstFitting(forms), Text())
+    return table_of_rows(columns, headings, where)
 
 
 def _cells(study: Study, result: Result) -> list[str]:
@@ -147,6 +137,4 @@ def _close(console: Console, event: StudyEnd) -> None:
             write(console, printable(f"  ! setting {i} ({result['label']}) failed: {result['reason']}", "bold red"))
     for line in study_notices(study):
         write(console, printable(f"  ! {line}", "yellow"))
-    for what, path in (("study folder", event["folder"]), ("report", event["report"])):
-        if path:
-            console.print(path_line(what, path), crop=False)
+    print_paths(console, study_folder=event["folder"], report=event["report"])

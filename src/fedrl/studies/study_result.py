@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -11,6 +11,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.records import StudyEnd
 from fedrl.records.folder import REPORT, RunFolder
 from fedrl.records.measured import RETURN
+from fedrl.records.result_mapping import ResultMapping
 from fedrl.records.table import FIRST, NAMES, RoundTable, frame_of, table_of, with_columns
 from fedrl.runs.result import RunResult
 from fedrl.studies.folder import open_folder
@@ -28,7 +29,7 @@ SETTING = "setting"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class StudyResult(Mapping[str, Any]):
+class StudyResult(ResultMapping):
     """The result of a study, and of what its folder contains.
 
     It is the mapping of `study.json`: `result["settings"][0]["final_return"]`. A notebook shows it as the table with
@@ -51,14 +52,10 @@ class StudyResult(Mapping[str, Any]):
         """
         return cls(Path(path), study_in(open_folder(Path(path))))
 
-    def __getitem__(self, key: str) -> Any:
-        return self.study[key]  # type: ignore[literal-required]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.study)
-
-    def __len__(self) -> int:
-        return len(self.study)
+    @property
+    def content(self) -> Mapping[str, Any]:
+        """The same as a mapping."""
+        return cast(Mapping[str, Any], self.study)
 
     def __repr__(self) -> str:
         finished = sum(result["state"] == "finished" for result in self.study["settings"])

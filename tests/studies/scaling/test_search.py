@@ -47,6 +47,14 @@ def test_a_step_is_found_within_ten_per_cent_and_never_overstated(most: int, sta
     assert len(probes) < 25
 
 
+def test_where_the_model_is_wrong_again_and_again_the_rest_is_bisected() -> None:
+    """Aimed by the model alone, the search would creep: 60 probes had not ended it."""
+    probes, kept = found_with(lambda k: 0.8 + 0.199 * (k / 1774) ** 2 if k <= 1774 else 1.1 * (k / 1774) ** 2, 1000)
+    assert kept is not None
+    assert kept <= 1774 < 1.1 * kept
+    assert len(probes) <= 8
+
+
 @given(st.integers(1, 900_000), st.integers(1, 2000))
 def test_a_number_above_which_processes_fail_is_found_too(most: int, start: int) -> None:
     _, kept = found_with(lambda k: 1e-9 * k if k <= most else None, start)

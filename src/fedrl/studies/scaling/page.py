@@ -99,7 +99,7 @@ def _notes(scale: Scale) -> list[Markup]:
 
 
 def _measured_table(probes: Sequence[Probe]) -> Markup:
-    names = ["keeps it", "a round", "shortest to longest", "agents", "server", "steps/s", "bytes up", "bytes down"]
+    names = ["keeps it", "a round", "shortest to longest", "training", "server", "steps/s", "bytes up", "bytes down"]
     names += ["messages", "latency", "memory"]
     rows = []
     for probe in probes:

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.status import Status
 from rich.text import Text
 
 from fedrl.records.formatting import NOTHING, count, duration, size, with_unit
-from fedrl.sinks.fitting import Column, FirstFitting, fewer_columns, in_blocks, path_line, printable, swapped, write
+from fedrl.sinks.fitting import Column, print_paths, printable, table_of_rows, write
 from fedrl.sinks.notebook import recorded, recording
 from fedrl.studies.scaling.cost_model import formula
 from fedrl.studies.scaling.limits import QUANTITIES
@@ -93,8 +93,7 @@ def scale_table(scale: Scale, where: str = "scale.json") -> RenderableType:
     for i, name in enumerate(("latency", "training", "server", "steps/s"), 3):
         columns.append(Column(name, [Text(each[i]) for each in cells], optional=True))
     headings = [Text(many(probe["agents"]), style="bold") for probe in probes]
-    forms = [*fewer_columns(columns, None, where), swapped(columns), in_blocks(headings, columns[1:])]
-    return Group(FirstFitting(forms), Text())
+    return table_of_rows(columns, headings, where)
 
 
 def _cells(probe: Probe) -> list[str]:
@@ -139,6 +138,4 @@ def _close(console: Console, scale: Scale, folder: str, report: str) -> None:
     for line in (*scale["notes"], *failed_sentences(scale["probes"])):
         write(console, printable(f"  ! {line}", "yellow"))
     write(console, printable(f"  {headline(scale)}", "bold"))
-    for what, path in (("folder", folder), ("report", report)):
-        if path:
-            console.print(path_line(what, path), crop=False)
+    print_paths(console, folder=folder, report=report)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fedrl.core.errors import ConfigError, RunError, nearest
 from fedrl.records.files import read_json
 from fedrl.records.folder import REPORT
+from fedrl.records.result_mapping import ResultMapping
 from fedrl.studies.scaling.limits import QUANTITIES
 from fedrl.studies.scaling.records import Scale
 
@@ -21,7 +22,7 @@ AGAIN = "Measure again in another folder."
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ScaleResult(Mapping[str, Any]):
+class ScaleResult(ResultMapping):
     """The result of a scale measurement, and of what its folder contains.
 
     It is the mapping of `scale.json`: `result["agents"]` is the largest number of agents that keeps the limit. A
@@ -50,14 +51,10 @@ class ScaleResult(Mapping[str, Any]):
             raise RunError(f"{Path(path) / SCALE} is damaged: it has no {missing[0]}. {AGAIN}")
         return cls(Path(path), cast(Scale, found))
 
-    def __getitem__(self, key: str) -> Any:
-        return self.scale[key]  # type: ignore[literal-required]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.scale)
-
-    def __len__(self) -> int:
-        return len(self.scale)
+    @property
+    def content(self) -> Mapping[str, Any]:
+        """The same as a mapping."""
+        return cast(Mapping[str, Any], self.scale)
 
     def __repr__(self) -> str:
         agents = "no number of agents found" if self.scale["agents"] is None else f"{self.scale['agents']:,} agents"
