@@ -80,6 +80,11 @@ class TestWhoIsLetIn:
         assert isinstance(heard, LinkRefusedError)
         assert "for other host names" in str(heard)
 
+    def test_a_name_that_fedrl_would_not_certify(self, certs):
+        heard = refused(credentials(certs, "hub"), made(certs, "../site", "agent"))
+        assert isinstance(heard, LinkRefusedError)
+        assert "can't be the name" in str(heard)
+
     def test_plaintext(self, certs):
         async def test():
             import grpc
@@ -175,7 +180,7 @@ class TestEnrolment:
                 revoke(folder, "site-1")
                 begun = time.monotonic()
                 with pytest.raises(LinkRefusedError, match="was revoked at"):
-                    await links[0].receive()
+                    await asyncio.wait_for(links[0].receive(), 5)
                 assert time.monotonic() - begun < 2
                 assert "was revoked at" in await waiting
                 with pytest.raises(LinkRefusedError, match="was revoked at"):

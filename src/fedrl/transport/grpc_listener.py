@@ -66,8 +66,12 @@ class GrpcListener:
         import grpc
 
         del requests  # frames are read from the context
-        name, serial = name_and_serial(context.auth_context()["x509_pem_cert"][0])
-        if why := self._refusal(name, serial):
+        try:
+            name, serial = name_and_serial(context.auth_context()["x509_pem_cert"][0])
+            why = self._refusal(name, serial)
+        except ConfigError as fault:
+            name, serial, why = context.peer(), 0, str(fault)
+        if why:
             LOG.warning("refused %s: %s", name, why)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, why)
         await context.send_initial_metadata(((NAME, self._name),))
