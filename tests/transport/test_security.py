@@ -11,7 +11,7 @@ from fedrl.transport.enrolment import Enrolment
 from fedrl.transport.grpc_transport import GrpcTransport
 from fedrl.transport.seam import LinkClosedError, LinkRefusedError
 from tests.support.certified import authority, credentials, made
-from tests.support.links import end_of, listening, over_grpc, run
+from tests.support.links import Ends, end_of, listening, over_grpc, run
 from tests.support.proxy import Proxy
 
 
@@ -192,6 +192,17 @@ class TestEnrolment:
                 assert again.peer == "hub"
                 for link in (*links, again):
                     await link.close()
+
+        run(test())
+
+    def test_a_session_ends_when_its_certificate_expires(self, certs):
+        async def test():
+            async with listening(Ends(GrpcTransport(credentials(certs, "hub")), None, "127.0.0.1:0")) as meeting:
+                short_lived = made(certs, "site-1", "agent", ends_in_s=3.0)
+                agent = await GrpcTransport(short_lived).connect(meeting.listener.address)
+                assert "has expired" in await end_of(agent, within_s=5)
+                assert "has expired" in await end_of(await meeting.link(), within_s=1)
+                await agent.close()
 
         run(test())
 
