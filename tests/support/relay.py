@@ -15,7 +15,7 @@ import socket
 import struct
 from dataclasses import dataclass
 
-PIECE = 4 * 1024
+PIECE = 16 * 1024
 BUFFER = 16 * 1024
 """Bytes that the relay's own sockets hold, so that what is slow is slow for the ends, too."""
 

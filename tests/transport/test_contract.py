@@ -45,6 +45,7 @@ class TestContract:
                 await link.send(frame)
 
         async def receive(link):
+            await asyncio.sleep(0.1)  # so that some frames wait for it
             return [await link.receive() for _ in frames]
 
         async def test():

@@ -55,6 +55,22 @@ def test_both_ends_notice_what_happens_to_the_network(certs, fault):
     run(test())
 
 
+async def noticed(meeting, process, number):
+    there = await asyncio.wait_for(meeting.came.get(), 30)
+    assert await there.receive() == b"here"
+    begun = time.monotonic()
+    process.send_signal(getattr(signal, number))
+    assert "was cut" in await end_of(there)
+    assert time.monotonic() - begun < (NOTICED_S if number == "SIGSTOP" else SOON_S)
+    if number == "SIGSTOP":
+        process.send_signal(signal.SIGCONT)
+        said, _ = await asyncio.to_thread(process.communicate, timeout=10)
+        lines = said.splitlines()
+        assert len(lines) == 2
+        assert lines[0] == lines[1]
+        assert process.returncode == 0
+
+
 @pytest.mark.parametrize("number", ["SIGKILL", "SIGSTOP", "SIGTERM"])
 def test_a_killed_or_stopped_agent_is_noticed_and_a_woken_one_notices_too(certs, number):
     async def test():
@@ -67,20 +83,10 @@ def test_a_killed_or_stopped_agent_is_noticed_and_a_woken_one_notices_too(certs,
                 stdout=subprocess.PIPE,
                 text=True,
             ) as process:
-                there = await asyncio.wait_for(meeting.came.get(), 30)
-                assert await there.receive() == b"here"
-                begun = time.monotonic()
-                process.send_signal(getattr(signal, number))
-                assert "was cut" in await end_of(there)
-                took = time.monotonic() - begun
-                assert took < (NOTICED_S if number == "SIGSTOP" else SOON_S)
-                if number == "SIGSTOP":
-                    process.send_signal(signal.SIGCONT)
-                    said = await asyncio.to_thread(process.communicate)
-                    lines = said[0].splitlines()
-                    assert len(lines) == 2
-                    assert lines[0] == lines[1]
-                    assert process.returncode == 0
+                try:
+                    await noticed(meeting, process, number)
+                finally:
+                    process.kill()  # else a stopped one would be waited for
 
     run(test())
 

@@ -11,7 +11,7 @@ from fedrl.transport.enrolment import Enrolment
 from fedrl.transport.grpc_transport import GrpcTransport
 from fedrl.transport.seam import LinkClosedError, LinkRefusedError
 from tests.support.certified import authority, credentials, made
-from tests.support.links import end_of, listening, over_grpc, run
+from tests.support.links import Ends, end_of, listening, over_grpc, run
 from tests.support.proxy import Proxy
 
 
@@ -79,6 +79,11 @@ class TestWhoIsLetIn:
         heard = refused(made(certs, "hub", "coordinator", ("elsewhere.org",)), credentials(certs, "site-1"))
         assert isinstance(heard, LinkRefusedError)
         assert "for other host names" in str(heard)
+
+    def test_a_name_that_fedrl_would_not_certify(self, certs):
+        heard = refused(credentials(certs, "hub"), made(certs, "../site", "agent"))
+        assert isinstance(heard, LinkRefusedError)
+        assert "can't be the name" in str(heard)
 
     def test_plaintext(self, certs):
         async def test():
@@ -175,7 +180,7 @@ class TestEnrolment:
                 revoke(folder, "site-1")
                 begun = time.monotonic()
                 with pytest.raises(LinkRefusedError, match="was revoked at"):
-                    await links[0].receive()
+                    await asyncio.wait_for(links[0].receive(), 5)
                 assert time.monotonic() - begun < 2
                 assert "was revoked at" in await waiting
                 with pytest.raises(LinkRefusedError, match="was revoked at"):
@@ -187,6 +192,17 @@ class TestEnrolment:
                 assert again.peer == "hub"
                 for link in (*links, again):
                     await link.close()
+
+        run(test())
+
+    def test_a_session_ends_when_its_certificate_expires(self, certs):
+        async def test():
+            async with listening(Ends(GrpcTransport(credentials(certs, "hub")), None, "127.0.0.1:0")) as meeting:
+                short_lived = made(certs, "site-1", "agent", ends_in_s=3.0)
+                agent = await GrpcTransport(short_lived).connect(meeting.listener.address)
+                assert "has expired" in await end_of(agent, within_s=5)
+                assert "has expired" in await end_of(await meeting.link(), within_s=1)
+                await agent.close()
 
         run(test())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -12,13 +13,13 @@ from fedrl.transport.enrolment import Enrolment
 from fedrl.transport.grpc_faults import CUT
 from fedrl.transport.grpc_link import GrpcLink
 from fedrl.transport.seam import LinkClosedError, LinkRefusedError, Session
-from fedrl.transport.x509_parts import name_and_serial
+from fedrl.transport.x509_parts import end_of_validity, name_and_serial
 
 SERVICE, METHOD = "fedrl.v1", "Session"
 NAME = "fedrl-name"
 """The header with the coordinator's name, in its answer to a connection."""
 LOOK_S = 0.5
-"""Seconds between two looks whether a certificate in use has been revoked."""
+"""Seconds between two looks whether a certificate in use has been revoked or has expired."""
 CLOSE_S = 1.0
 """Seconds that sessions have to end when the listener closes."""
 LOG = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class GrpcListener:
     ) -> None:
         self._server, self._name, self._session = server, name, session
         self._enrolment, self._because = enrolment, because
-        self._open: dict[GrpcLink, tuple[str, int]] = {}
+        self._open: dict[GrpcLink, tuple[str, int, datetime.datetime]] = {}
         self._sessions: set[asyncio.Task[None]] = set()
         self._address = self._reported = ""
         self._watch: asyncio.Task[None] | None = None
@@ -56,23 +57,27 @@ class GrpcListener:
         return self._address
 
     def begin(self, address: str) -> None:
-        """Note the address, and begin to look for revoked certificates."""
+        """Note the address, and begin to look for certificates that are valid no more."""
         self._address = address
-        if self._enrolment is not None:
-            self._watch = asyncio.ensure_future(self._looking(self._enrolment))
+        self._watch = asyncio.ensure_future(self._looking())
 
     async def serve(self, requests: Any, context: Any) -> None:
         """Serve one stream, as its handler in gRPC."""
         import grpc
 
         del requests  # frames are read from the context
-        name, serial = name_and_serial(context.auth_context()["x509_pem_cert"][0])
-        if why := self._refusal(name, serial):
+        certificate = context.auth_context()["x509_pem_cert"][0]
+        try:
+            name, serial = name_and_serial(certificate)
+            why = self._refusal(name, serial)
+        except ConfigError as fault:
+            name, serial, why = context.peer(), 0, str(fault)
+        if why:
             LOG.warning("refused %s: %s", name, why)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, why)
         await context.send_initial_metadata(((NAME, self._name),))
         link = GrpcLink(name, context, self._because)
-        self._open[link] = name, serial
+        self._open[link] = name, serial, end_of_validity(certificate)
         session = asyncio.ensure_future(self._held(link))
         self._sessions.add(session)
         session.add_done_callback(self._sessions.discard)
@@ -98,23 +103,32 @@ class GrpcListener:
         finally:
             await link.close()
 
-    async def _looking(self, enrolment: Enrolment) -> None:
-        """End the sessions of revoked certificates."""
+    async def _looking(self) -> None:
+        """End the sessions of revoked and expired certificates."""
         while True:
             await asyncio.sleep(LOOK_S)
-            try:
-                enrolment.table()
-            except ConfigError as fault:
-                # Sessions in progress go on with the last table that was good; nobody new is admitted.
-                if str(fault) != self._reported:
-                    LOG.error("%s", fault)
-                self._reported = str(fault)
-                continue
-            self._reported = ""
-            for link, (name, serial) in list(self._open.items()):
-                if why := enrolment.refusal(name, serial):
+            readable, now = self._readable(), datetime.datetime.now(datetime.UTC)
+            for link, (name, serial, end) in list(self._open.items()):
+                why = self._refusal(name, serial) if readable else ""
+                if now > end:
+                    why = f"The certificate of {name!r} has expired. Ask the coordinator's operator to renew it."
+                if why:
                     LOG.warning("ended the session of %s: %s", name, why)
                     link.ended(LinkRefusedError(why))
+
+    def _readable(self) -> bool:
+        """Return whether the enrolment table can be read, and log what is wrong with it once."""
+        try:
+            if self._enrolment is not None:
+                self._enrolment.table()
+        except ConfigError as fault:
+            # Sessions in progress go on; nobody new is admitted.
+            if str(fault) != self._reported:
+                LOG.error("%s", fault)
+            self._reported = str(fault)
+            return False
+        self._reported = ""
+        return True
 
     def _refusal(self, name: str, serial: int) -> str:
         return "" if self._enrolment is None else self._enrolment.refusal(name, serial)

@@ -144,13 +144,12 @@ def options(ping_s: float, proxy: str | None = None, listens: bool = True) -> li
         # Else the window grows with what was received, and a coordinator would hold megabytes for each agent.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.keepalive_time_ms", ping_ms),
-        ("grpc.keepalive_timeout_ms", ping_ms),
-        # Without it, a peer that is stopped but still connected is not noticed.
+        # This alone decides when a ping counts as unanswered. The next one becomes TCP_USER_TIMEOUT, which would end
+        # connections through a proxy that takes no bytes for a while because its own link is slow.
         ("grpc.http2.ping_timeout_ms", ping_ms),
+        ("grpc.keepalive_timeout_ms", 60_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
-        # Pings that wait behind an upload on a slow link arrive all at once, which is no attack.
-        ("grpc.http2.max_ping_strikes", 0),
     ]
     if listens:
         found += [

@@ -127,6 +127,13 @@ def common_name(subject: Any) -> str:
     return check_name(names[0])
 
 
+def end_of_validity(pem: bytes) -> datetime.datetime:
+    """Return when a certificate in PEM expires."""
+    from cryptography import x509
+
+    return x509.load_pem_x509_certificate(pem).not_valid_after_utc
+
+
 def name_and_serial(pem: bytes) -> tuple[str, int]:
     """Return the common name and the serial number of a certificate in PEM.
 
