@@ -150,7 +150,9 @@ class Allowance:
     def count(self, run: str, job: int, time: float) -> None:
         """Count a job whose update leaves at this time, in seconds since 1970; one that is sent again counts once."""
         if self.most is not None:
-            self._jobs.setdefault(_day(time), set()).add((run, job))
+            day = _day(time)
+            self._jobs = {each: jobs for each, jobs in self._jobs.items() if each >= day - 1}
+            self._jobs.setdefault(day, set()).add((run, job))
 
     def allows(self, run: str, job: int, time: float) -> bool:
         """Return whether the update of a job may leave at this time."""
