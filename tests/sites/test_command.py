@@ -191,3 +191,22 @@ def test_ctrl_c_ends_an_agent_without_a_coordinator_with_130(tmp_path):
     code, out, err = asyncio.run(run())
     assert code == 130, (out, err)
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+def test_a_reader_that_leaves_does_not_end_an_agent(options, tmp_path):
+    sites = Sites(tmp_path)
+    sites.coordinator.address = "127.0.0.1:9"
+
+    async def run():
+        agent = await sites.begun(0, *options)
+        assert b"next attempt" in await agent.stdout.readline()
+        agent.stdout._transport.close()  # as `head -1` does
+        await asyncio.sleep(3)  # in which it has tried again, and said so
+        running = agent.returncode is None
+        agent.send_signal(signal.SIGTERM)
+        return running, await ended(agent)
+
+    running, (code, _, err) = asyncio.run(run())
+    assert running, err
+    assert (code, err) == (143, "")

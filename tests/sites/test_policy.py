@@ -11,7 +11,7 @@ from fedrl.federation.federate import federate
 from fedrl.federation.soundness import NOISE, Outgoing, outgoing
 from fedrl.learners import sgd
 from fedrl.sites.agent import SiteAgent
-from fedrl.sites.policy import MayLeave, check_federation, too_large
+from fedrl.sites.policy import MayLeave, check_federation, needed, too_large
 from fedrl.stages import hard_threshold, quantize, weight_by_capacity
 from fedrl.transport.local import LocalTransport
 from fedrl.wire.protocol import Failed, Leave, Ready, Sent
@@ -48,6 +48,17 @@ def test_what_is_allowed_is_not_refused():
     check_federation(MayLeave(sizes=True), REFUSED["sizes"][0])
     check_federation(MayLeave(weights=True), REFUSED["weights"][0])
     check_federation(MayLeave(), federate(VALLEY, mean(), quantize(8)))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_needed_is_allowed_and_no_more(name):
+    federation = REFUSED[name][0]
+    found = needed(federation)
+    check_federation(found, federation)
+    bare = MayLeave(payload=(federation.payload,))
+    if found != bare:
+        with pytest.raises(ConfigError):
+            check_federation(bare, federation)
 
 
 def test_only_noise_that_the_agent_adds_is_noise():

@@ -1,5 +1,9 @@
 """site.toml: what it may have, what is refused, and what is built of it."""
 
+import dataclasses
+import json
+import re
+
 import jax
 import pytest
 
@@ -9,6 +13,7 @@ from fedrl.environments import gridworld
 from fedrl.federation.wire_digest import wire_digest
 from fedrl.sites.policy import MayLeave
 from fedrl.sites.site_file import SiteConfig, build_site, load_site, parse_site
+from tests.support.blocks import ROOT, blocks
 
 SITE = """
 coordinator = "fed.example.org:7500"
@@ -161,3 +166,16 @@ def test_a_config_is_its_defaults():
     assert found == SiteConfig(coordinator="a:1", certificates="c", experiment="e")
     assert found.give_up_s is None
     assert jax.tree.leaves(found.settings) == []
+
+
+def test_the_document_shows_what_there_is(tmp_path):
+    (block,) = [each for each in blocks() if each.document == "docs/sites.md" and each.title]
+    (tmp_path / "site.toml").write_text(block.code)
+    found = load_site(tmp_path / "site.toml")
+    assert (found.coordinator, found.may_leave.reports) == ("fed.example.org:7500", ("loss",))
+    text = (ROOT / "docs" / "sites.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", text, re.MULTILINE))
+    fields = {field.name: field.default for field in dataclasses.fields(MayLeave)}
+    assert set(rows) == set(fields)
+    shown = {name: "no limit" if x is None else f"`{json.dumps(x)}`" for name, x in fields.items()}
+    assert rows == shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import math
 import os
@@ -18,6 +19,7 @@ import typer
 from fedrl.cli.only_json import only_json
 from fedrl.cli.resuming import FAILED, INTERRUPTED, TERMINATED
 from fedrl.core.errors import ConfigError, RunError
+from fedrl.core.pipes import Lasting
 
 if TYPE_CHECKING:
     from fedrl.sites.agent import SiteAgent
@@ -62,9 +64,19 @@ def agent(
 
 @contextlib.contextmanager
 def printing(as_json: bool) -> Iterator[TextIO]:
-    """Open standard output for the command alone: with `as_json`, whatever else prints does so on standard error."""
-    with os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1) as out, only_json(as_json):
+    """Open standard output for the command alone: with `as_json`, whatever else prints does so on standard error.
+
+    Raises:
+        RunError: The output could not be written, and its reader is still there.
+    """
+    if not as_json:
+        yield sys.stdout
+        return
+    raw = Lasting(os.dup(sys.stdout.fileno()), "w")  # a reader that leaves does not end the agent
+    with io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", line_buffering=True) as out, only_json(as_json):
         yield out
+    if raw.fault is not None:
+        raise RunError(f"The output can't be written ({raw.fault.strerror}), so a part of it is missing.")
 
 
 def transport_of(config: SiteConfig) -> Transport:
@@ -90,6 +102,7 @@ def serve(site: Site, out: TextIO, as_json: bool) -> None:
 
     def notice(what: SiteNotice) -> None:
         out.write(f"{what.as_json() if as_json else what.as_line()}\n")
+        out.flush()
 
     config = site.config
     agent = SiteAgent(
@@ -121,13 +134,15 @@ async def until_signalled(agent: SiteAgent) -> tuple[SiteEnd, int | None]:
 
         return stop
 
-    for each in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(each, stopped(each))
+    with contextlib.suppress(NotImplementedError):  # on Windows, where Ctrl-C cancels the loop
+        for each in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(each, stopped(each))
     try:
         return await agent.run(), heard[0] if heard else None
     finally:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(each)
+        with contextlib.suppress(NotImplementedError):
+            for each in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(each)
 
 
 def leave(end: SiteEnd, number: int | None) -> None:

@@ -144,6 +144,7 @@ class SiteAgent:
             for record in self._log.records:
                 if record.kind == Sent.__name__:
                     allowance.count(record.run, record.job, record.time)
+            self._log.records.clear()
             self._allowance, self._work = allowance, JobLoop(thread, allowance, self._clock, self._say)
             try:
                 return await self._until_end()

@@ -91,6 +91,26 @@ def check_federation(may_leave: MayLeave, federation: Federation, leaving: list[
             )
 
 
+def needed(federation: Federation) -> MayLeave:
+    """Return the narrowest `MayLeave` with which a site may take part in a federation.
+
+    >>> from fedrl.aggregators import q_ffl
+    >>> from fedrl.environments import gridworld
+    >>> from fedrl.federation.federate import federate
+    >>> from fedrl.learners import q_table
+    >>> needed(federate(q_table(gridworld()), q_ffl(1.0))).reports
+    ('loss',)
+    """
+    leaving = [each.name.partition("/") for each in outgoing(federation)]
+    return MayLeave(
+        payload=("gradient",) if federation.payload == "gradient" else ("delta",),
+        reports=tuple(name for kind, _, name in leaving if kind == "report"),
+        statistics=tuple(name for kind, _, name in leaving if kind == "statistics"),
+        sizes=any(kind in ("size", "silence") for kind, _, _ in leaving),
+        weights=any(stage.reweights for stage in federation.stages),
+    )
+
+
 def _forbidden(may_leave: MayLeave, federation: Federation, each: Outgoing) -> str:
     """Return the setting that would allow something that leaves; "" if it is allowed."""
     kind, _, name = each.name.partition("/")
@@ -150,7 +170,9 @@ class Allowance:
     def count(self, run: str, job: int, time: float) -> None:
         """Count a job whose update leaves at this time, in seconds since 1970; one that is sent again counts once."""
         if self.most is not None:
-            self._jobs.setdefault(_day(time), set()).add((run, job))
+            day = _day(time)
+            self._jobs = {each: jobs for each, jobs in self._jobs.items() if each >= day - 1}
+            self._jobs.setdefault(day, set()).add((run, job))
 
     def allows(self, run: str, job: int, time: float) -> bool:
         """Return whether the update of a job may leave at this time."""
