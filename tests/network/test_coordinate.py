@@ -12,7 +12,7 @@ import safetensors.numpy
 import fedrl
 from fedrl.config import load
 from fedrl.config.build import build
-from fedrl.engines.network.log import Replay, entries_of, replaying
+from fedrl.engines.network.log import ReplayClock, entries_of, replaying
 from fedrl.engines.simulate import simulate
 from fedrl.runs.coordinate import EVENTS, coordinate
 from fedrl.transport.local import LocalTransport
@@ -118,7 +118,7 @@ def test_several_seeds_are_refused(tmp_path):
 def replayed(tables, folder, rounds):
     """The parameters that a simulation computes from the log in a run folder."""
     experiment = build(load(tables))
-    clock = Replay(entries_of((folder / EVENTS).read_text().splitlines()))
+    clock = ReplayClock(entries_of((folder / EVENTS).read_text().splitlines()))
     again = simulate(
         experiment.federation,
         experiment.fleet,

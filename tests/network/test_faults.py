@@ -12,7 +12,7 @@ from fedrl.clocks.events import DROPPED, MALFORMED, TIMER
 from fedrl.core.errors import ConfigError, StoppedWaitingError
 from fedrl.engines.network.admission import Door
 from fedrl.engines.network.exchange import Exchange
-from fedrl.engines.network.log import Happened, Replay, entries_of, line_of, replaying
+from fedrl.engines.network.log import Happened, ReplayClock, entries_of, line_of, replaying
 from fedrl.engines.simulate import simulate
 from fedrl.federation.federate import federate
 from fedrl.federation.wire_digest import as_json, wire_digest
@@ -62,7 +62,7 @@ class Clocked(Sited):
 def assert_replayed(federation, sited, plan, rounds):
     """The log of a run, written and read, makes a simulation compute the same parameters."""
     lines = [line_of(1, sited.simulation_clock.log)]
-    clock = Replay(entries_of(lines))
+    clock = ReplayClock(entries_of(lines))
     again = simulate(federation, FLEET, executor=replaying(clock), scheduler=plan, block=1, merges=1)
     state = again.init(SEED)
     for _ in range(rounds):

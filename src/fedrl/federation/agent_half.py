@@ -21,7 +21,7 @@ from fedrl.core.reports import requested_settings, statement
 from fedrl.core.stage import Stage, zeros_like
 from fedrl.core.subtrees import joined
 from fedrl.core.types import Broadcast, Key, LocalContext, Metrics, PyTree, Update, UpdateContext
-from fedrl.federation.federation import AgentState, Task
+from fedrl.federation.federation import AgentState, AgentTask
 from fedrl.federation.parts import adopting, begun_from
 from fedrl.federation.spec import Spec
 
@@ -38,7 +38,9 @@ def init_agent(spec: Spec, key: Key, agent: jax.Array, env_params: PyTree, steps
     return AgentState(state, agent_state, agent, steps, env_params, jnp.float32(1.0))
 
 
-def begin(spec: Spec, keys: TurnKeys, sent: Broadcast, agent: AgentState, cohort: jax.Array) -> tuple[Task, AgentState]:
+def begin(
+    spec: Spec, keys: TurnKeys, sent: Broadcast, agent: AgentState, cohort: jax.Array
+) -> tuple[AgentTask, AgentState]:
     """Adopt the parameters of the broadcast, and fix what local training may read of the server."""
     steering, agent_state, params = spec.pipe.correction, agent.stage_states, sent.params
     correction = None if steering is None else steering(sent.stage_states, agent_state)
@@ -48,7 +50,7 @@ def begin(spec: Spec, keys: TurnKeys, sent: Broadcast, agent: AgentState, cohort
         own = spec.learner.params(agent.learner)
         params, agent_state = adopting(spec.groups, agent_state, sent.version, params, own)
     after = agent._replace(learner=spec.learner.adopt(agent.learner, params), stage_states=agent_state)
-    return Task(keys, sent, context, cohort), after
+    return AgentTask(keys, sent, context, cohort), after
 
 
 def remember(spec: Spec, agent: AgentState) -> AgentState:
@@ -62,7 +64,7 @@ def descent(spec: Spec, params: PyTree) -> PyTree:
 
 
 def work(
-    spec: Spec, task: Task, agent: AgentState, total: PyTree, step: jax.Array, experience: Experience | None = None
+    spec: Spec, task: AgentTask, agent: AgentState, total: PyTree, step: jax.Array, experience: Experience | None = None
 ) -> tuple[AgentState, PyTree, Metrics]:
     """Run one local step: an iteration of the learner, or the gradient of one."""
     key = jax.random.fold_in(task.keys.training, step)
@@ -74,7 +76,7 @@ def work(
 
 
 def report(
-    spec: Spec, task: Task, before: AgentState, agent: AgentState, total: PyTree, metrics: Metrics
+    spec: Spec, task: AgentTask, before: AgentState, agent: AgentState, total: PyTree, metrics: Metrics
 ) -> tuple[Update, AgentState, jax.Array]:
     """Encode the update of an agent; undo the round of an agent whose training is at fault."""
     if spec.payload == "gradient":
@@ -94,7 +96,9 @@ def report(
     return update._replace(weight=weight), after._replace(learner=state, stage_states=memory), fault
 
 
-def encode(spec: Spec, task: Task, agent: AgentState, value: PyTree, metrics: Metrics) -> tuple[Update, AgentState]:
+def encode(
+    spec: Spec, task: AgentTask, agent: AgentState, value: PyTree, metrics: Metrics
+) -> tuple[Update, AgentState]:
     """Encode a value by the pipeline, and add the agent's statistics and reports."""
     sent, settings = task.broadcast, requested_settings(spec.reports, agent.env_params)
     context = UpdateContext(agent.agent, sent.version, task.cohort, agent.steps, metrics, settings, agent.share)

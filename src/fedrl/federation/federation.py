@@ -71,7 +71,7 @@ class AgentState(NamedTuple):
     share: jax.Array
 
 
-class Task(NamedTuple):
+class AgentTask(NamedTuple):
     """The round of one agent between `begin` and `report`: its keys, its broadcast, and what training may read."""
 
     keys: TurnKeys
@@ -97,12 +97,12 @@ class Federation:
             all others are 0.
         server: `(keys, Arrivals[n], ServerState, Updates[n]) -> ServerState`, with the `fedrl.core.keys.ServerKeys` of
             this version.
-        begin: `(keys, Broadcast, AgentState, cohort) -> (Task, AgentState)`: adopt the broadcast.
+        begin: `(keys, Broadcast, AgentState, cohort) -> (AgentTask, AgentState)`: adopt the broadcast.
         remember: `AgentState -> before`, a snapshot (`fedrl.core.faults`) of an agent before a round.
-        work: `(Task, AgentState, total, step, experience | None) -> (AgentState, total, Metrics)`, one local step.
+        work: `(AgentTask, AgentState, total, step, experience | None) -> (AgentState, total, Metrics)`, one local step.
             Without experience, the learner collects its own. With payload "gradient", the learner takes no step and
             the negative gradient is added to `total`.
-        report: `(Task, before, after, total, metrics) -> (Update, AgentState, fault)`, from a snapshot of the agent
+        report: `(AgentTask, before, after, total, metrics) -> (Update, AgentState, fault)`, from a snapshot of the agent
             before `begin` and the agent after its local steps, with the metrics summed over them. If training is at
             fault (`fedrl.core.faults`), the agent returns to its previous state and the weight of its update is NaN.
             The caller must then apply `settled` to its replay buffers.
@@ -132,10 +132,10 @@ class Federation:
     broadcast: Callable[[ServerState], Broadcast]
     agent: Callable[..., tuple[Update, AgentState, Metrics]]
     server: Callable[[ServerKeys, Arrivals, ServerState, Update], ServerState]
-    begin: Callable[[TurnKeys, Broadcast, AgentState, jax.Array], tuple[Task, AgentState]]
+    begin: Callable[[TurnKeys, Broadcast, AgentState, jax.Array], tuple[AgentTask, AgentState]]
     remember: Callable[[AgentState], AgentState]
-    work: Callable[[Task, AgentState, PyTree, jax.Array, Experience | None], tuple[AgentState, PyTree, Metrics]]
-    report: Callable[[Task, AgentState, AgentState, PyTree, Metrics], tuple[Update, AgentState, jax.Array]]
+    work: Callable[[AgentTask, AgentState, PyTree, jax.Array, Experience | None], tuple[AgentState, PyTree, Metrics]]
+    report: Callable[[AgentTask, AgentState, AgentState, PyTree, Metrics], tuple[Update, AgentState, jax.Array]]
     descent: Callable[[PyTree], PyTree]
     decode: Callable[[Broadcast, Update], Update]
     aggregate: Callable[[Key, Arrivals, ServerState, Update], tuple[Update, PyTree]]

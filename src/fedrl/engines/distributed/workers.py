@@ -33,7 +33,7 @@ class WorkerDiedError(Exception):
 
 
 @runtime_checkable
-class Transport(Protocol):
+class WorkerTransport(Protocol):
     """Starts worker processes and carries commands to them."""
 
     hosts: list[str]
@@ -114,7 +114,7 @@ class Workers:
         closed: Called when they are ended.
     """
 
-    def __init__(self, transport: Transport, closed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, transport: WorkerTransport, closed: Callable[[], None] = lambda: None) -> None:
         self.transport, self._closed = transport, closed
         self._members: list[list[Member]] = [[] for _ in transport.hosts]
         self._locks = [threading.RLock() for _ in transport.hosts]

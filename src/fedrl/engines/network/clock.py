@@ -22,7 +22,7 @@ from fedrl.core.errors import NoMoreUpdatesError
 from fedrl.engines.network.exchange import POLL_S, Exchange
 from fedrl.engines.network.log import Dispatched, Happened
 from fedrl.engines.network.roster import Roster
-from fedrl.engines.network.sessions import FAILURE, GONE, HERE, LEFT, UPDATE, News
+from fedrl.engines.network.sessions import FAILURE, GONE, HERE, LEFT, UPDATE, AgentNews
 from fedrl.wire.protocol import Taken
 
 WAITING_S = 5.0
@@ -70,7 +70,7 @@ class RealClock:
         self.notice: Callable[[str], object] = lambda text: None
         """Tells people what happens."""
         self._names: dict[int, str] = {}
-        self._raw: deque[News] = deque()
+        self._raw: deque[AgentNews] = deque()
         self._receipts: list[tuple[int, Taken | None]] = []
         self._held = 0
         self.log: list[Dispatched | Happened] = []
@@ -174,7 +174,7 @@ class RealClock:
                 self.roster.ready[each.agent], self.roster.gone_s[each.agent] = False, each.time_s
             self._raw.append(each)
 
-    def _event(self, news: News) -> list[tuple[int, int, float, int]]:
+    def _event(self, news: AgentNews) -> list[tuple[int, int, float, int]]:
         """Return the event of a piece of news, if it is one: kind, agent, second and job."""
         roster, agent = self.roster, news.agent
         job, at = int(roster.job[agent]), news.time_s - self._began

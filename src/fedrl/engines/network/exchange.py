@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fedrl.core.errors import StoppedWaitingError
-from fedrl.engines.network.sessions import Admission, News, Sessions
+from fedrl.engines.network.sessions import Admission, AgentNews, Sessions
 from fedrl.transport.seam import Listener, Transport
 from fedrl.wire.protocol import Stop, Taken, Task
 
@@ -54,7 +54,7 @@ class Exchange:
         self.on_listening: Callable[[], object] = lambda: None
         self.on_clock: Callable[[Any], object] = lambda clock: None
         self.name, self.replayable, self.beat_s = name, replayable, beat_s
-        self.news: queue.SimpleQueue[News] = queue.SimpleQueue()
+        self.news: queue.SimpleQueue[AgentNews] = queue.SimpleQueue()
         self.address = ""
         self._over: list[tuple[int, Taken | None]] = []
         self.sessions: Sessions | None = None
@@ -113,13 +113,13 @@ class Exchange:
 
         self._loop.call_soon_threadsafe(release)
 
-    def wait(self, seconds: float) -> Iterable[News]:
+    def wait(self, seconds: float) -> Iterable[AgentNews]:
         """Return the news that are there, or those that come first within some seconds; none if there are none.
 
         Raises:
             StoppedWaitingError: The coordinator was asked to stop.
         """
-        found: list[News] = []
+        found: list[AgentNews] = []
         left = seconds
         while not found:
             if self.stopping.is_set():

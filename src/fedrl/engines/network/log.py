@@ -1,7 +1,7 @@
 """The log of a coordinator: everything that its scheduler was told, from which the run can be computed again.
 
     coordinator   clock --Dispatched, Happened--> events.jsonl, a line per round
-    checker       events.jsonl --Replay, in place of a clock--> simulate(..., block=1) --> the same bits
+    checker       events.jsonl --ReplayClock, in place of a clock--> simulate(..., block=1) --> the same bits
 
 Keys follow from versions, agents and jobs, and a scheduler decides from its events alone. So a simulation that is told
 the same events computes the same parameters, whatever dropped out, came late, came twice or was refused. The keys of
@@ -85,7 +85,7 @@ def _plain(column: list[Any]) -> list[Any]:
     return [None if isinstance(x, float) and math.isnan(x) else x for x in column]  # JSON has no NaN
 
 
-class Replay:
+class ReplayClock:
     """A clock that tells a simulation what a scheduler was told before.
 
     Args:
@@ -167,7 +167,7 @@ class Replay:
         return np.array([self._work_s[agent] for agent in ids.tolist()]), np.zeros(len(ids))
 
 
-def replaying(clock: Replay) -> Placement:
+def replaying(clock: ReplayClock) -> Placement:
     """Return the executor of this process, with a clock that replays a log. Use it with `block=1`."""
 
     def build(*given: Any, **options: Any) -> Executor:

@@ -50,7 +50,7 @@ WINDOW = 8
 OPTED_OUT = Stop("This agent takes part in the run no more.", "opted_out", False)
 
 
-class News(NamedTuple):
+class AgentNews(NamedTuple):
     """Something that happened to an agent.
 
     Attributes:
@@ -123,7 +123,7 @@ class Sessions:
         news: Where news go.
     """
 
-    def __init__(self, admission: Admission, agents: int, largest: int, news: queue.SimpleQueue[News]) -> None:
+    def __init__(self, admission: Admission, agents: int, largest: int, news: queue.SimpleQueue[AgentNews]) -> None:
         self._admission, self._largest, self._news = admission, largest, news
         self.seats = [Seat() for _ in range(agents)]
         self.window = asyncio.Semaphore(WINDOW)
@@ -185,7 +185,7 @@ class Sessions:
                 seat.outbox, was = None, seat.ready
                 seat.ready = False
                 if was:
-                    self._news.put(News(GONE, number, time_s=time.monotonic()))
+                    self._news.put(AgentNews(GONE, number, time_s=time.monotonic()))
             await link.close()
 
     async def _read(
@@ -228,20 +228,20 @@ class Sessions:
         if isinstance(message, Ready):
             if not seat.ready:
                 seat.ready = True
-                self._news.put(News(HERE, number, reason=seat.name, steps_per_s=message.steps_per_s, time_s=now))
+                self._news.put(AgentNews(HERE, number, reason=seat.name, steps_per_s=message.steps_per_s, time_s=now))
                 if seat.task is not None:
                     outbox.put_nowait(seat.task)
         elif isinstance(message, Sent) and seat.ready:
             self._news.put(
-                News(UPDATE, number, message.job, message.version, message.content, held=holding, time_s=now)
+                AgentNews(UPDATE, number, message.job, message.version, message.content, held=holding, time_s=now)
             )
             return True
         elif isinstance(message, Failed) and seat.ready:
-            self._news.put(News(FAILURE, number, message.job, reason=message.reason, time_s=now))
+            self._news.put(AgentNews(FAILURE, number, message.job, reason=message.reason, time_s=now))
         elif isinstance(message, Leave):
             if message.for_good:
                 seat.out = True
-                self._news.put(News(LEFT, number, reason=message.reason, time_s=now))
+                self._news.put(AgentNews(LEFT, number, reason=message.reason, time_s=now))
             outbox.put_nowait(None)
         elif not isinstance(message, Beat):
             raise WireError(f"{type(message).__name__} came from an agent that is not ready.")
@@ -270,7 +270,7 @@ class Sessions:
         for number, seat in enumerate(self.seats):
             if seat.name == name and not seat.out:
                 seat.out, seat.task = True, None
-                self._news.put(News(LEFT, number, reason="its operator said so", time_s=time.monotonic()))
+                self._news.put(AgentNews(LEFT, number, reason="its operator said so", time_s=time.monotonic()))
                 if seat.outbox is not None:
                     seat.outbox.put_nowait((OPTED_OUT, None))
                     seat.outbox.put_nowait(None)
