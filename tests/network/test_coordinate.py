@@ -1,6 +1,7 @@
 """A coordinator's run: its folder, its interruption at any point, and its bits."""
 
 import asyncio
+import io
 import json
 import threading
 
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from rich.console import Console
 
 import fedrl
 from fedrl.config import load
@@ -15,6 +17,7 @@ from fedrl.config.build import build
 from fedrl.engines.network.log import ReplayClock, entries_of, replaying
 from fedrl.engines.simulate import simulate
 from fedrl.runs.coordinate import EVENTS, coordinate
+from fedrl.sinks.display import plain
 from fedrl.transport.local import LocalTransport
 from tests.support.distant_agents import DistantAgent
 
@@ -87,6 +90,24 @@ def test_a_run_has_the_folder_and_the_bits_of_a_simulation(tmp_path, alone):
     # What agents keep to themselves is not there, rather than zero.
     assert all("episodes" not in record and record["return"] is None for record in records)
     assert all(record["bytes_up"] > 0 and record["greedy"] for record in records[-1:])
+
+
+def test_what_people_read_calls_real_time_real(tmp_path, alone):
+    console = Console(file=io.StringIO(), width=100)
+    result = World(TABLES).coordinate(TABLES, tmp_path / "run", sinks=[plain(console)])
+    shown, page = console.file.getvalue(), (result.folder / "report.html").read_text()
+    assert "waiting for agents" in shown
+    assert "on the run's clock" in shown
+    assert "compil" not in shown
+    assert "time is real" in page
+    for text in (shown, page):
+        assert "virtual clock" not in text
+    summary = json.loads((result.folder / "summary.json").read_text())
+    assert summary["real_time"] is True
+    assert summary["compile_s"] is None
+    simulated = json.loads((alone.folder / "summary.json").read_text())
+    assert "real_time" not in simulated
+    assert "virtual clock" in (alone.folder / "report.html").read_text()
 
 
 def test_a_run_that_is_stopped_at_any_round_goes_on_to_the_same_bits(tmp_path, alone):

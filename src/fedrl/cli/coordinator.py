@@ -52,7 +52,8 @@ def coordinator(
         typer.Option(
             "--enrolment",
             metavar="FILE",
-            help="The table of agents that may take part; enrolment.json beside the certificate's folder by default.",
+            help="The table of agents that may take part; by default the enrolment.json in the folder of the "
+            "certificate or of its authority.",
         ),
     ] = None,
     wait_for: Annotated[
@@ -84,7 +85,7 @@ def coordinator(
     from fedrl.transport.extra import check_installed
 
     check_installed()
-    table = certificates.parent / "enrolment.json" if enrolment is None else enrolment
+    table = enrolment_table(certificates, enrolment)
     changes = [*(settings or []), *([f"rounds={rounds}"] if rounds is not None else [])]
     conduct(
         config,
@@ -99,6 +100,31 @@ def coordinator(
         patience_s=patience_s,
         replayable=replayable,
         health=health,
+    )
+
+
+def enrolment_table(certificates: Path, given: Path | None) -> Path:
+    """Return the enrolment table that was given, or that of a certificate.
+
+    Raises:
+        ConfigError: There is none, so every agent would be sent away.
+    """
+    from fedrl.core.errors import ConfigError
+
+    if given is not None:
+        if not given.is_file():
+            raise ConfigError(
+                f"{given} does not exist, so every agent would be refused. Name the enrolment.json in the folder of "
+                "the authority."
+            )
+        return given
+    # In the folder of the certificate, where both were copied to; or in that of `fedrl certs`, which has issued/NAME.
+    for place in (certificates, certificates.parent, certificates.parent.parent):
+        if (place / "enrolment.json").is_file():
+            return place / "enrolment.json"
+    raise ConfigError(
+        f"There is no enrolment.json in {certificates}, nor in the two folders above it, so every agent would be "
+        "refused. Copy it from the folder of the authority into this one, or name it with --enrolment."
     )
 
 

@@ -48,6 +48,11 @@ class Experiment:
     executor: Placement | None = None
 
     @property
+    def in_real_time(self) -> bool:
+        """Whether the agents are at other sites, so that time is real."""
+        return self.executor is not None and self.executor.live
+
+    @property
     def tuning_steps(self) -> int:
         """Environment steps of all agents together during fine-tuning, with one seed."""
         return self.config.evaluation.fine_tune * self.learner.samples * self.config.federation.agents

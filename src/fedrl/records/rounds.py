@@ -19,7 +19,7 @@ class Communication(TypedDict, total=False):
         levels: In a tree, `[bytes up, bytes down]` over the links of each level, from the agents to the root.
         latency_s: In a tree, seconds that the messages of the round take.
         selected: On a budget of bytes, the agents whose updates were sent.
-        time_s: Seconds on the virtual clock since the run began.
+        time_s: Seconds on the virtual clock since the run began; real ones with agents at other sites.
         arrived: On a clock, number of updates that arrived in the round.
         dropped: On a clock, number of jobs without an update: their agents dropped out, left, restarted, or hung.
         cancelled: On a clock, number of jobs that the server cancelled because it merged without them.

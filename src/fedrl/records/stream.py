@@ -26,6 +26,7 @@ class Start(TypedDict):
         agents: Number of agents.
         environment_steps_per_round: Environment steps of all agents together.
         measures: Units of the measures of every round, by name.
+        real_time: True if the agents are at other sites and time is real; else absent.
         setting: In a study, the number of the setting.
     """
 
@@ -37,6 +38,7 @@ class Start(TypedDict):
     agents: int
     environment_steps_per_round: int
     measures: NotRequired[dict[str, str]]
+    real_time: NotRequired[bool]
     setting: NotRequired[int]
 
 

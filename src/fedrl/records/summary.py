@@ -80,10 +80,10 @@ class HierarchyCost(TypedDict):
 
 
 class VirtualTime(TypedDict):
-    """Totals of the virtual clock in one seed, mean over seeds.
+    """Totals of the clock in one seed, mean over seeds: of a virtual one, or of real time with agents at other sites.
 
     Attributes:
-        time_s: Simulated seconds of training.
+        time_s: Seconds of training on this clock. Real ones are those of all processes of the coordinator together.
         arrived: Number of updates that arrived.
         dropped: Number of jobs whose update never arrived.
         cancelled: Number of jobs that the server cancelled.
@@ -298,7 +298,8 @@ class Summary(TypedDict):
         citations: A line for the source of every component used.
         consensus: Consensus of the agents, if there was no server.
         hierarchy: Cost of each level, if there was a tree of servers.
-        virtual_time: Totals of the virtual clock, if there was one.
+        virtual_time: Totals of the clock, if there was one.
+        real_time: True if the agents were at other sites, so that the clock was a real one; else absent.
         heterogeneity: Heterogeneity of the agents.
         measures: Results of the measures besides the return, by name.
         warnings: Warnings about the results; absent without the baseline of independent agents.
@@ -336,6 +337,7 @@ class Summary(TypedDict):
     consensus: NotRequired[Consensus]
     hierarchy: NotRequired[HierarchyCost]
     virtual_time: NotRequired[VirtualTime]
+    real_time: NotRequired[bool]
     heterogeneity: NotRequired[Heterogeneity]
     measures: NotRequired[dict[str, MeasureResult]]
     warnings: NotRequired[list[RunWarning]]

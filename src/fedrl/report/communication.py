@@ -41,7 +41,7 @@ def consensus_table(run: Run) -> Markup | None:
 
 
 def virtual_time_table(run: Run) -> Markup | None:
-    """Return the table of the virtual clock's totals; None without a clock."""
+    """Return the table of the clock's totals; None without a clock."""
     found = run.summary.get("virtual_time")
     if not found:
         return None

@@ -64,10 +64,10 @@ def traffic_figure(curves: Sequence[Curve], labels: Sequence[str], *, methods: b
     return figure
 
 
-def time_figure(curves: Sequence[Curve], labels: Sequence[str], *, methods: bool) -> Figure:
-    """Return the chart of training return against virtual time; a method without a clock is a level line."""
+def time_figure(curves: Sequence[Curve], labels: Sequence[str], *, methods: bool, clock: str) -> Figure:
+    """Return the chart of training return against time on a clock; a method without one is a level line."""
     figure = _against([curve.time_s for curve in curves], curves, labels, methods, bands=True)
-    figure["layout"] = layout_of("seconds on the virtual clock", RETURN)
+    figure["layout"] = layout_of(f"seconds on {clock}", RETURN)
     figure["layout"]["xaxis"] |= {"ticksuffix": "s", "rangemode": "tozero"}
     return figure
 
@@ -92,7 +92,7 @@ def _against(
 
 
 def has_time(curve: Curve) -> bool:
-    """Return whether the method had a virtual clock."""
+    """Return whether the method had a clock."""
     return bool(np.isfinite(curve.time_s).any())
 
 

@@ -100,7 +100,7 @@ def _one(run: Run) -> tuple[str, list[object], dict[str, Figure]]:
         card("Agents", agents_table(run), f"Final greedy return of each agent{best}."),
         film_card(run),
         _refused(run),
-        *_timed(curves, names, charts, virtual_time_table(run), methods=True),
+        *_timed([run], curves, names, charts, virtual_time_table(run), methods=True),
         card(
             "Communication",
             chart("traffic", "Training return against bytes sent"),
@@ -115,7 +115,15 @@ def _one(run: Run) -> tuple[str, list[object], dict[str, Figure]]:
     return run.name, sections, charts
 
 
+KINDS_OF_TIME = {
+    False: "Time is simulated; at each round it is the mean over seeds.",
+    True: "With agents at other sites time is real: seconds from the start, without those between two processes of a "
+    "coordinator.",
+}
+
+
 def _timed(
+    runs: Sequence[Run],
     curves: Sequence[Curve],
     names: Sequence[str],
     charts: dict[str, Figure],
@@ -123,15 +131,18 @@ def _timed(
     *,
     methods: bool,
 ) -> list[Markup]:
-    """Return the card of returns against virtual time; none if no run had a clock."""
+    """Return the card of returns against the time of clocks; none if no run had a clock."""
     if not any(map(has_time, curves)):
         return []
-    charts["time"] = time_figure(curves, names, methods=methods)
-    drawn = chart("time", "Training return against time on the virtual clock")
+    # The page of one run has a curve for each method, and that of several runs one for each of them.
+    real = {runs[0].real_time} if methods else {runs[i].real_time for i, each in enumerate(curves) if has_time(each)}
+    clock = "the run's clock" if real == {True} else "the virtual clock" if real == {False} else "each run's clock"
+    charts["time"] = time_figure(curves, names, methods=methods, clock=clock)
+    drawn = chart("time", f"Training return against time on {clock}")
     waiting = "Baselines have no clock" if methods else "Some runs have no clock"
     level = "" if all(map(has_time, curves)) else f" {waiting}: a level line at the last return."
-    about = f"Time is simulated; at each round it is the mean over seeds.{level}"
-    return [card("Virtual time", [drawn, *([] if seen is None else [seen])], about)]
+    about = f"{' '.join(KINDS_OF_TIME[each] for each in sorted(real))}{level}"
+    return [card("Virtual time" if real == {False} else "Time", [drawn, *([] if seen is None else [seen])], about)]
 
 
 def _heterogeneity(run: Run) -> Markup | None:
@@ -173,7 +184,7 @@ def _several(runs: Sequence[Run]) -> tuple[str, list[object], dict[str, Figure]]
         card("Final returns", outcomes_table(runs, labels), "Of the federated agents, each in its own environment."),
         card("Learning", chart("learning", "Training return against environment steps"), _caption(curves)),
         measures_of_runs(runs, labels, charts),
-        *_timed(curves, names, charts, methods=False),
+        *_timed([run for run, _ in shown], curves, names, charts, methods=False),
         card("Communication", chart("traffic", "Training return against bytes sent")),
         card("Costs", costs_table(runs, labels), "Bytes are those of one seed, steps those of all."),
         card("Settings that differ", differences_table(runs, labels) or element("p", "None.", class_="note")),
@@ -238,7 +249,7 @@ def _tiles(run: Run) -> Markup:
         ("steps per second", count(summary.get("steps_per_second")), "of the environment, all agents"),
         ("environment steps", count(summary.get("environment_steps")), "all agents, seeds and methods"),
         ("sent by the agents", size(summary.get("bytes_up")), f"{size(summary.get('bytes_down'))} sent to them"),
-        ("virtual time", duration((summary.get("virtual_time") or {}).get("time_s")), "one seed"),
+        (run.name_of_time, duration((summary.get("virtual_time") or {}).get("time_s")), "one seed"),
         ("wall time", duration(summary.get("wall_s")), "" if compiled == NOTHING else f"compilation {compiled}"),
         ("privacy loss ε", short(summary.get("epsilon")), ""),
     ]

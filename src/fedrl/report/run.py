@@ -19,6 +19,9 @@ from fedrl.records.notices import notices_of
 from fedrl.records.rejections import rejections_of
 from fedrl.records.statistics import Interval, interval, seed_means, shared_by_all
 
+NAMES_OF_TIME = ("virtual time", "time of the run")
+"""What the seconds on the clock are called: where time is simulated, and where it is real."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -44,6 +47,17 @@ class Run:
     def name(self) -> str:
         """Name of the experiment, or else of the folder."""
         return str(self.summary.get("name") or self.settings.get("name") or self.folder.name)
+
+    @property
+    def real_time(self) -> bool:
+        """Whether the agents were at other sites, so that the clock was a real one."""
+        # Without a summary, as of a coordinator that was killed, its log tells.
+        return bool(self.summary.get("real_time")) or (self.folder / "events.jsonl").exists()
+
+    @property
+    def name_of_time(self) -> str:
+        """What the seconds on the clock are called, one of `NAMES_OF_TIME`."""
+        return NAMES_OF_TIME[self.real_time]
 
     @property
     def methods(self) -> list[str]:

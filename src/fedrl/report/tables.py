@@ -11,7 +11,7 @@ from fedrl.records.measured import title_of
 from fedrl.records.statistics import probability_of_improvement
 from fedrl.report.figures import COLOURS, style
 from fedrl.report.markup import Markup, element
-from fedrl.report.run import Run
+from fedrl.report.run import NAMES_OF_TIME, Run
 
 CLOSE = 1e-9
 
@@ -145,7 +145,8 @@ def _cost(run: Run) -> dict[str, str]:
         "steps per second": count(summary.get("steps_per_second")),
         "bytes up": size(summary.get("bytes_up")),
         "bytes down": size(summary.get("bytes_down")),
-        "virtual time": duration((summary.get("virtual_time") or {}).get("time_s")),
+        **dict.fromkeys(NAMES_OF_TIME, NOTHING),
+        run.name_of_time: duration((summary.get("virtual_time") or {}).get("time_s")),
         "wall time": duration(summary.get("wall_s")),
         "compilation": duration(summary.get("compile_s")),
         "privacy loss ε": short(summary.get("epsilon")),

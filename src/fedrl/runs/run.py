@@ -209,21 +209,21 @@ def _told(failure: Exception, place: RunFolder, kept: bool) -> Exception:
 def _methods(session: Session) -> dict[str, list[SeedResult]]:
     """Run one method after the other, and those that start from its final state."""
     experiment, config = session.experiment, session.experiment.config
-    session.tell(
-        Start(
-            event="start",
-            name=config.name,
-            rounds=config.rounds,
-            seeds=config.seed_list,
-            methods=[method.name for method in experiment.methods],
-            agents=config.federation.agents,
-            environment_steps_per_round=experiment.methods[0].steps_per_round,
-            measures={
-                name: measure.unit
-                for name, measure in measure_names(experiment.learner, experiment.coordination).items()
-            },
-        )
+    start = Start(
+        event="start",
+        name=config.name,
+        rounds=config.rounds,
+        seeds=config.seed_list,
+        methods=[method.name for method in experiment.methods],
+        agents=config.federation.agents,
+        environment_steps_per_round=experiment.methods[0].steps_per_round,
+        measures={
+            name: measure.unit for name, measure in measure_names(experiment.learner, experiment.coordination).items()
+        },
     )
+    if experiment.in_real_time:
+        start["real_time"] = True
+    session.tell(start)
     seed_results: dict[str, list[SeedResult]] = {}
     programs: list[tuple[Method, list[Program]]] = []
     try:

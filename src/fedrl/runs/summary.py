@@ -73,7 +73,8 @@ def summarise(
         "seeds": experiment.config.seed_list,
         "environment_steps": sum(last.values()) + len(seed_results.get("fine_tuned", ())) * experiment.tuning_steps,
         "steps_per_second": timing.steps / timing.training_s if timing.training_s > 0 and timing.steps else None,
-        "compile_s": timing.compile_s,
+        # The first round of agents at other sites is mostly their coming.
+        "compile_s": None if experiment.in_real_time else timing.compile_s,
         "wall_s": time.perf_counter() - timing.started,
         "bytes_up": sum(record["bytes_up"] for record in sent),
         "bytes_down": sum(record["bytes_down"] for record in sent),
@@ -110,6 +111,8 @@ def summarise(
     timing_seen = timing_of(experiment, ours)
     if timing_seen is not None:
         summary["virtual_time"] = timing_seen
+    if experiment.in_real_time:
+        summary["real_time"] = True
     return _finite(summary)
 
 

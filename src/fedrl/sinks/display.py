@@ -95,7 +95,7 @@ def plain(
             compiling = cast(Compile, event)
             for run_progress in state:
                 run_progress.compile(compiling)
-            say(f"{readable(compiling['method'])}: compiling")
+            say(f"{readable(compiling['method'])}: {_waiting(*state)}")
         elif kind in WARNINGS:
             for line in warning(event).splitlines():
                 say(line)
@@ -286,12 +286,17 @@ def _view(
 
 def _where(run_progress: RunProgress) -> str:
     if run_progress.compiling:
-        return "compiling"
+        return _waiting(run_progress)
     return (
         f"seed {run_progress.seed}, round {run_progress.round}/{run_progress.start['rounds']}"
         if run_progress.round
         else ""
     )
+
+
+def _waiting(*known: RunProgress) -> str:
+    """Return what the first round of a method waits for; known is nothing before the start of the run."""
+    return "waiting for agents" if any(each.start.get("real_time") for each in known) else "compiling"
 
 
 def _headline(start: Start) -> str:

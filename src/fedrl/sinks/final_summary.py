@@ -176,7 +176,8 @@ def _costs(summary: Summary) -> str:
         parts.append(f"{compiled} of it compilation")
     if "virtual_time" in summary:
         seen = summary["virtual_time"]
-        parts.append(f"{duration(seen['time_s'])} on the virtual clock")
+        clock = "the run's clock" if summary.get("real_time") else "the virtual clock"
+        parts.append(f"{duration(seen['time_s'])} on {clock}")
         wrong = {"hung": "jobs hung", "restarted": "restarts", "duplicates": "duplicates", "malformed": "unreadable"}
         parts += [f"{short(seen[name])} {what}" for name, what in wrong.items() if name in seen]  # type: ignore[literal-required]
     return ", ".join(parts)

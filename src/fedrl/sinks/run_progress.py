@@ -25,10 +25,10 @@ class RunProgress:
         method: Name of the method that runs now.
         seed: Seed of the last round.
         round: Number of the last round.
-        compiling: Whether the next round waits for a compilation.
+        compiling: Whether the next round waits for a compilation; with agents at other sites, for these.
         bytes_up: Bytes that agents have sent so far, over all seeds.
         bytes_down: Bytes that agents have been sent so far, over all seeds.
-        time_s: Seconds on the virtual clock after the last round; NaN without one.
+        time_s: Seconds on the virtual clock after the last round; NaN without one, or if time is real.
         shown: Values of the chosen measures in the last round, by name.
         units: Units of all measures, by name.
 
@@ -80,7 +80,7 @@ class RunProgress:
         self._rounds[method][self.seed] = self.round
         self.bytes_up += record["bytes_up"]
         self.bytes_down += record["bytes_down"]
-        self.time_s = record.get("time_s", math.nan)
+        self.time_s = math.nan if self.start.get("real_time") else record.get("time_s", math.nan)
         self.shown = {name: number(value_in(record, name)) for name in self.shown}
         returned = number(record["return"])
         if math.isfinite(returned):

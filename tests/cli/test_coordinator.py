@@ -1,0 +1,32 @@
+"""`fedrl coordinator` before it listens: what it reads, and what it says when something is missing."""
+
+from pathlib import Path
+
+import pytest
+
+from fedrl.cli.coordinator import enrolment_table
+from fedrl.core.errors import ConfigError
+from tests.cli.test_cli import Call, call
+
+__all__ = ["call"]
+
+
+@pytest.mark.parametrize("place", ["issued/hub", "issued", "."])
+def test_the_enrolment_table_is_found_where_certs_writes_it_and_where_it_is_copied_to(tmp_path, place):
+    (tmp_path / "issued" / "hub").mkdir(parents=True)
+    table = tmp_path / place / "enrolment.json"
+    table.write_text("{}")
+    assert enrolment_table(tmp_path / "issued" / "hub", None).samefile(table)
+
+
+def test_the_table_of_fedrl_certs_is_that_of_the_coordinator(call: Call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments in (("init",), ("issue", "hub", "--role", "coordinator", "--host", "localhost"), ("issue", "a")):
+        assert call("certs", *arguments).code == 0
+    assert enrolment_table(Path("certs/issued/hub"), None) == Path("certs/enrolment.json")
+
+
+@pytest.mark.parametrize("given", [None, Path("nowhere.json")])
+def test_without_an_enrolment_table_no_run_begins(given, tmp_path):
+    with pytest.raises(ConfigError, match="every agent would be refused"):
+        enrolment_table(tmp_path / "a" / "b" / "c", given)
