@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 
 from fedrl.core.errors import WireError
 from fedrl.federation.federation import Federation
-from fedrl.federation.soundness import outgoing
 from fedrl.federation.wire_digest import VERSIONS, as_json, wire_digest
 from fedrl.records.lock import hold
 from fedrl.sites.connection import Connection, expected, largest_broadcast
 from fedrl.sites.jobs import check_welcome
 from fedrl.sites.memory import make_folder
-from fedrl.sites.policy import MayLeave
+from fedrl.sites.policy import MayLeave, leaving_of
 from fedrl.sites.sent_log import NAME, SentLog
 from fedrl.transport.seam import LinkClosedError, Transport
 from fedrl.wire.protocol import Hello, Leave, Stop, Welcome
@@ -78,7 +77,7 @@ def would_leave(federation: Federation, may_leave: MayLeave) -> list[WouldLeave]
     ]
     if may_leave.capacity:
         found.append(WouldLeave("Ready", "steps_per_s", 8, clear, "local steps per second, measured"))
-    for each in outgoing(federation):
+    for each in leaving_of(federation):
         found.append(WouldLeave("Sent", each.name, each.size_bytes, each.protection, each.note))
     note = "the reason, with words of the environment" if may_leave.reasons else "that a job failed, without the reason"
     return [*found, WouldLeave("Failed", "failure", None if may_leave.reasons else 0, clear, note)]

@@ -13,8 +13,12 @@ import datetime
 from dataclasses import dataclass
 from typing import Literal
 
+import jax
+import jax.numpy as jnp
+
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count, check_ranges, ranges_of
+from fedrl.engines.messages import messages
 from fedrl.federation.federation import Federation
 from fedrl.federation.soundness import NOISE, NOTHING, Outgoing, outgoing
 
@@ -82,13 +86,19 @@ def check_federation(may_leave: MayLeave, federation: Federation, leaving: list[
             f"The federation lets out updates of the kind {federation.payload!r}, and this site allows {allowed}. Add "
             f"{federation.payload!r} to may_leave.payload, or take no part in this federation."
         )
-    for each in outgoing(federation) if leaving is None else leaving:
+    for each in leaving_of(federation) if leaving is None else leaving:
         key = _forbidden(may_leave, federation, each)
         if key:
             raise ConfigError(
                 f"The federation lets out {_shown(each)}, and this site does not allow that. Set may_leave.{key}, or "
                 "take no part in this federation."
             )
+
+
+def leaving_of(federation: Federation) -> list[Outgoing]:
+    """Return what leaves an agent with its update, from the trace that the agent's programs use as well."""
+    one = jax.tree.map(lambda x: jnp.asarray(x)[None], federation.learner.environment.params)
+    return outgoing(federation, messages(federation, one).update)
 
 
 def needed(federation: Federation) -> MayLeave:
@@ -101,7 +111,7 @@ def needed(federation: Federation) -> MayLeave:
     >>> needed(federate(q_table(gridworld()), q_ffl(1.0))).reports
     ('loss',)
     """
-    leaving = [each.name.partition("/") for each in outgoing(federation)]
+    leaving = [each.name.partition("/") for each in leaving_of(federation)]
     return MayLeave(
         payload=("gradient",) if federation.payload == "gradient" else ("delta",),
         reports=tuple(name for kind, _, name in leaving if kind == "report"),
