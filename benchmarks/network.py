@@ -99,8 +99,8 @@ def measured(folder: Path, agents: int, size: int) -> dict[str, float]:
     import numpy as np
 
     from fedrl.engines.messages import messages
+    from fedrl.engines.network.bridge import Bridge
     from fedrl.engines.network.choices import sites
-    from fedrl.engines.network.exchange import Exchange
     from fedrl.engines.simulate import simulate
     from fedrl.federation.wire_digest import as_json, wire_digest
     from fedrl.transport.credentials import load
@@ -116,9 +116,9 @@ def measured(folder: Path, agents: int, size: int) -> dict[str, float]:
     place = next(i for i, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1])
     digest = json.dumps(as_json(wire_digest(federation, jax.tree.map(lambda x: x[0], fleet))))
     transport = GrpcTransport(load(folder / "issued" / "hub", "coordinator"), Enrolment(folder / "enrolment.json"))
-    with Exchange(transport, "localhost:0") as exchange:
-        simulation = simulate(federation, fleet, executor=sites(exchange, lambda name: int(name.split("-")[1])))
-        given = (str(folder), exchange.address, agents, size, digest, one, place)
+    with Bridge(transport, "localhost:0") as bridge:
+        simulation = simulate(federation, fleet, executor=sites(bridge, lambda name: int(name.split("-")[1])))
+        given = (str(folder), bridge.address, agents, size, digest, one, place)
         process = multiprocessing.get_context("spawn").Process(target=clients, args=given, daemon=True)
         process.start()
         state, times, used = simulation.init(0), [], 0.0

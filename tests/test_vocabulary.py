@@ -15,6 +15,7 @@ GONE = set((Path(__file__).parent / "vocabulary.txt").read_text().split())
 """Words of earlier versions that a researcher would not search for. `steps`, `unit` and `local` are plain, too."""
 PLAIN = {
     ("spread", "report/run.py"),  # of an interval
+    ("outcome", "wire/protocol.py"),  # what became of a message that was sent
 }
 
 

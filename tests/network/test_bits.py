@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from fedrl.engines.network.bridge import Bridge
 from fedrl.engines.network.choices import sites
-from fedrl.engines.network.exchange import Exchange
 from fedrl.engines.simulate import simulate
 from fedrl.transport.local import LocalTransport
 from fedrl.wire.protocol import Stop
@@ -19,21 +19,21 @@ DONE = Stop("The run is complete.", "done", False)
 
 
 class Sited:
-    """A federation whose agents are tasks of the exchange's event loop."""
+    """A federation whose agents are tasks of the bridge's event loop."""
 
     def __init__(self, federation, fleet, seed=SEED, scheduler=None, behaviour=None, **options):
-        self.exchange = Exchange(LocalTransport(), f"test-{id(self)}")
-        self.before(self.exchange)
-        placement = sites(self.exchange, lambda name: int(name.split("-")[1]), **options)
+        self.bridge = Bridge(LocalTransport(), f"test-{id(self)}")
+        self.before(self.bridge)
+        placement = sites(self.bridge, lambda name: int(name.split("-")[1]), **options)
         self.simulation = simulate(federation, fleet, executor=placement, scheduler=scheduler)
         self.agents = [
-            DistantAgent(federation, fleet, k, seed, self.exchange.address, **(behaviour or {}).get(k, {}))
+            DistantAgent(federation, fleet, k, seed, self.bridge.address, **(behaviour or {}).get(k, {}))
             for k in range(self.simulation.agents)
         ]
-        self.tasks = [asyncio.run_coroutine_threadsafe(agent.live(), self.exchange._loop) for agent in self.agents]
+        self.tasks = [asyncio.run_coroutine_threadsafe(agent.live(), self.bridge._loop) for agent in self.agents]
         self.state = self.simulation.init(seed)
 
-    def before(self, exchange):
+    def before(self, bridge):
         """What a subclass does before the simulation is built."""
 
     def rounds(self, count):
@@ -50,7 +50,7 @@ class Sited:
         for task in self.tasks:
             if task.done() and task.exception():
                 raise task.exception()
-        self.exchange.close(DONE)
+        self.bridge.close(DONE)
         self.simulation.close()
 
 

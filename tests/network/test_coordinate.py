@@ -51,7 +51,7 @@ class World:
     def watch(self, coordinator):
         def begin():
             coordinator.listening.wait(60)
-            loop = coordinator.exchange._loop
+            loop = coordinator.bridge._loop
             for agent in self.agents:
                 agent.ended = None
                 asyncio.run_coroutine_threadsafe(agent.live(), loop)

@@ -10,9 +10,9 @@ import pytest
 from fedrl.aggregators import mean, median
 from fedrl.clocks.events import DROPPED, MALFORMED, TIMER
 from fedrl.core.errors import ConfigError, StoppedWaitingError
-from fedrl.engines.network.admission import Door
-from fedrl.engines.network.exchange import Exchange
+from fedrl.engines.network.bridge import Bridge
 from fedrl.engines.network.log import Happened, ReplayClock, entries_of, line_of, replaying
+from fedrl.engines.network.membership import Door
 from fedrl.engines.simulate import simulate
 from fedrl.federation.federate import federate
 from fedrl.federation.wire_digest import as_json, wire_digest
@@ -55,8 +55,8 @@ class Clocked(Sited):
         self.simulation_clock = None
         super().__init__(*given, **more)
 
-    def before(self, exchange):
-        exchange.on_clock = lambda clock: setattr(self, "simulation_clock", clock)
+    def before(self, bridge):
+        bridge.on_clock = lambda clock: setattr(self, "simulation_clock", clock)
 
 
 def assert_replayed(federation, sited, plan, rounds):
@@ -177,7 +177,7 @@ def test_a_wait_for_agents_ends_when_it_is_asked_to():
     federation = FEDERATIONS["mean"]()
     with Clocked(federation, FLEET, behaviour={0: {"act": _never_answers}}) as sited:
         sited.rounds(1)
-        threading.Timer(0.5, sited.exchange.stopping.set).start()
+        threading.Timer(0.5, sited.bridge.stopping.set).start()
         with pytest.raises(StoppedWaitingError, match="asked to stop"):
             sited.rounds(100_000)
 
@@ -191,8 +191,8 @@ def test_an_upload_budget_is_refused_before_anyone_can_connect():
 
 def test_a_number_beyond_the_seats_is_sent_away():
     federation = FEDERATIONS["mean"]()
-    door = Door(federation, jax.tree.map(lambda x: x[0], FLEET), 2, Exchange(LocalTransport(), "door"), lambda name: 2)
-    answer = door.admitted("site-2", Hello("", 0, 0, b"{}"))
+    door = Door(federation, jax.tree.map(lambda x: x[0], FLEET), 2, Bridge(LocalTransport(), "door"), lambda name: 2)
+    answer = door.answer("site-2", Hello("", 0, 0, b"{}"))
     assert isinstance(answer, Stop)
     assert (answer.code, answer.retry) == ("no_seat", False)
 
@@ -203,8 +203,8 @@ def test_a_number_beyond_the_seats_is_sent_away():
 )
 def test_what_an_unknown_agent_says_is_refused_in_a_sentence(content, code):
     federation = FEDERATIONS["mean"]()
-    door = Door(federation, jax.tree.map(lambda x: x[0], FLEET), 2, Exchange(LocalTransport(), "door"), lambda name: 0)
-    answer = door.admitted("site-0", Hello("", 0, 0, content))
+    door = Door(federation, jax.tree.map(lambda x: x[0], FLEET), 2, Bridge(LocalTransport(), "door"), lambda name: 0)
+    answer = door.answer("site-0", Hello("", 0, 0, content))
     assert isinstance(answer, Stop)
     assert answer.code == code
     assert answer.why
@@ -213,8 +213,8 @@ def test_what_an_unknown_agent_says_is_refused_in_a_sentence(content, code):
 def test_another_federation_is_sent_away_with_the_part_that_differs():
     mine, theirs = (federate(VALLEY, rule) for rule in (mean(), median()))
     setting = jax.tree.map(lambda x: x[0], FLEET)
-    door = Door(mine, setting, 2, Exchange(LocalTransport(), "door"), lambda name: 0)
-    answer = door.admitted("site-0", Hello("", 0, 0, json.dumps(as_json(wire_digest(theirs, setting))).encode()))
+    door = Door(mine, setting, 2, Bridge(LocalTransport(), "door"), lambda name: 0)
+    answer = door.answer("site-0", Hello("", 0, 0, json.dumps(as_json(wire_digest(theirs, setting))).encode()))
     assert isinstance(answer, Stop)
     assert answer.code == "other_federation"
     assert "median" in answer.why

@@ -15,9 +15,10 @@ from fedrl.cli.certs import certs
 from fedrl.cli.completion import CONFIG, components, examples, experiments
 from fedrl.cli.control import optout, pause, status, stop
 from fedrl.cli.control import resume as resume_jobs
-from fedrl.cli.coordinator import coordinator, up
+from fedrl.cli.coordinator import coordinator
 from fedrl.cli.executor import ADDRESS, EXECUTOR, WORKERS, executor_of
 from fedrl.cli.scale import scale
+from fedrl.cli.up import up
 
 TRUST = "Import the components of your own that the folder names. Someone else's folder may name any code."
 

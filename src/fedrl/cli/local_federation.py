@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedrl.cli.coordinator import conduct
+from fedrl.cli.conducting import conduct, seats_of, transport_of
 from fedrl.core.errors import RunError
 from fedrl.core.processors import VARIABLE
 
@@ -52,21 +52,19 @@ def local_federation(
     folder = state or Path("runs") / f"{loaded.name}-up-{time.strftime('%Y%m%d-%H%M%S')}"
     if not (folder / "sites").exists():
         laid_out(folder, loaded, replayable)
-    from fedrl.cli.coordinator import _seats, _transport
-
     table = folder / "certs" / "enrolment.json"
     fleet = Fleet(folder, loaded.federation.agents)
     with fleet.ending():
         conduct(
             folder / "experiment.toml",
             folder / "run",
-            _transport(folder / "certs" / "issued" / "hub", table),
+            transport_of(folder / "certs" / "issued" / "hub", table),
             "localhost:0",
             (),
             quiet=quiet,
             as_json=as_json,
             watch=fleet.watch,
-            seat_of=_seats(table),
+            seat_of=seats_of(table),
             patience_s=PATIENCE_S,
             replayable=replayable,
         )
@@ -126,7 +124,7 @@ class Fleet:
 
     def watch(self, coordinator: Coordinator) -> None:
         """Begin the agents as soon as the coordinator listens, and end it if one of them ends in error."""
-        self._stop = coordinator.exchange.stopping
+        self._stop = coordinator.bridge.stopping
         threading.Thread(target=self._run, args=(coordinator,), daemon=True).start()
 
     def _run(self, coordinator: Coordinator) -> None:
@@ -135,7 +133,7 @@ class Fleet:
                 return
         began = time.monotonic()
         for k in range(self._agents):
-            self._start(k, coordinator.exchange.address)
+            self._start(k, coordinator.bridge.address)
             while k == 0 and not self._first_is_ready(coordinator) and time.monotonic() - began < WARM_S:
                 if self._ended.is_set() or self._failed():
                     break
@@ -147,7 +145,7 @@ class Fleet:
             time.sleep(0.2)
 
     def _first_is_ready(self, coordinator: Coordinator) -> bool:
-        sessions = coordinator.exchange.sessions
+        sessions = coordinator.bridge.sessions
         return sessions is not None and any(seat.ready for seat in sessions.seats)
 
     def _failed(self) -> bool:

@@ -299,7 +299,7 @@ class Loop:
         agents = self.executor.give_back(agents, found.undo, found.agent)
         log.agents_s += time.perf_counter() - began
         log.malformed += len(found.agent)
-        log.rejected += [Rejection(agent, self.executor.refused(agent)) for agent in np.sort(found.agent).tolist()]
+        log.rejected += [Rejection(agent, self.executor.rejection_of(agent)) for agent in np.sort(found.agent).tolist()]
         if self.scheduler.bids is not None:
             pending.unread += len(found.agent)
         elif self.served:

@@ -102,9 +102,9 @@ class Federation:
         work: `(AgentTask, AgentState, total, step, experience | None) -> (AgentState, total, Metrics)`, one local step.
             Without experience, the learner collects its own. With payload "gradient", the learner takes no step and
             the negative gradient is added to `total`.
-        report: `(AgentTask, before, after, total, metrics) -> (Update, AgentState, fault)`, from a snapshot of the agent
-            before `begin` and the agent after its local steps, with the metrics summed over them. If training is at
-            fault (`fedrl.core.faults`), the agent returns to its previous state and the weight of its update is NaN.
+        report: `(AgentTask, before, after, total, metrics) -> (Update, AgentState, fault)`, from a snapshot of the
+            agent before `begin` and the agent after its local steps, with the metrics summed over them. If training is
+            at fault (`fedrl.core.faults`), the agent returns to its previous state and the weight of its update is NaN.
             The caller must then apply `settled` to its replay buffers.
         descent: `params -> total` before the first step: zeros for payload "gradient", else ().
         decode: `(Broadcast, Update) -> Update`, for one update, whose weight becomes the one of `Aggregator.weigh`.

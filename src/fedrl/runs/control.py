@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrl.core.errors import RunError
-from fedrl.engines.network.exchange import Exchange
+from fedrl.engines.network.bridge import Bridge
 
 SOCKET = "control.sock"
 COMMANDS = ("status", "pause", "resume", "stop", "optout")
@@ -30,13 +30,13 @@ class Control:
     """The operator's end of a coordinator.
 
     Args:
-        exchange: The coordinator's exchange.
+        bridge: The coordinator's bridge.
         place: The run folder.
         health: Port of the pages on 127.0.0.1; None for none, 0 for any free one.
     """
 
-    def __init__(self, exchange: Exchange, place: Path, health: int | None = None) -> None:
-        self._exchange, self._path, self._port = exchange, place / SOCKET, health
+    def __init__(self, bridge: Bridge, place: Path, health: int | None = None) -> None:
+        self._bridge, self._path, self._port = bridge, place / SOCKET, health
         self.round = 0
         self._servers: list[asyncio.Server] = []
         self.health_address = ""
@@ -88,24 +88,24 @@ class Control:
         writer.close()
 
     def _answer(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        command, exchange = asked.get("command"), self._exchange
+        command, bridge = asked.get("command"), self._bridge
         if command == "status":
             return self.status()
         if command == "pause":
-            exchange.paused.set()
+            bridge.paused.set()
             return {"said": "No job is given any more until `fedrl resume`. Jobs at work go on."}
         if command == "resume":
-            exchange.paused.clear()
+            bridge.paused.clear()
             return {"said": "Jobs are given again."}
         if command == "stop":
-            exchange.stopping.set()
+            bridge.stopping.set()
             return {"said": "The run stops. The command that started it goes on with it."}
         if command == "optout" and isinstance(asked.get("name"), str):
             return self._opted_out(asked["name"])
         return {"error": f"{command!r} is no command. Commands are {', '.join(COMMANDS)}."}
 
     def _opted_out(self, name: str) -> dict[str, Any]:
-        sessions = self._exchange.sessions
+        sessions = self._bridge.sessions
         known = [] if sessions is None else [seat.name for seat in sessions.seats if seat.name]
         if sessions is None or name not in known:
             return {"error": f"{name!r} is no agent of this run so far. There are: {', '.join(known) or 'none'}."}
@@ -114,16 +114,16 @@ class Control:
 
     def status(self) -> dict[str, Any]:
         """Return the state of the coordinator, for JSON."""
-        exchange = self._exchange
-        seats = [] if exchange.sessions is None else exchange.sessions.seats
+        bridge = self._bridge
+        seats = [] if bridge.sessions is None else bridge.sessions.seats
         return {
-            "run": exchange.run,
-            "name": exchange.name,
-            "address": exchange.address,
+            "run": bridge.run,
+            "name": bridge.name,
+            "address": bridge.address,
             "round": self.round,
-            "paused": exchange.paused.is_set(),
-            "stopping": exchange.stopping.is_set(),
-            "sent_away": {} if exchange.sessions is None else dict(exchange.sessions.refused),
+            "paused": bridge.paused.is_set(),
+            "stopping": bridge.stopping.is_set(),
+            "sent_away": {} if bridge.sessions is None else dict(bridge.sessions.refused),
             "agents": [
                 {
                     "number": number,

@@ -2,7 +2,7 @@
 
 experiment.toml --run--> run folder, with a checkpoint after every version, before the next one is announced
                   |
-                  +-- executor --> Exchange <--transport--> agents at their sites
+                  +-- executor --> Bridge <--transport--> agents at their sites
 
 The coordinator may end at any time, also by `kill -9`. Called again with the same folder it continues from the last
 version on disk; agents that have an update for it send the same bytes again.
@@ -20,11 +20,11 @@ from typing import Any
 
 from fedrl.config import Config, load, tables_of
 from fedrl.core.errors import ConfigError
-from fedrl.engines.network.admission import SeatOf
+from fedrl.engines.network.bridge import AGAIN, Bridge
 from fedrl.engines.network.choices import PATIENCE_S, sites
 from fedrl.engines.network.clock import RealClock
-from fedrl.engines.network.exchange import AGAIN, Exchange
 from fedrl.engines.network.log import line_of
+from fedrl.engines.network.membership import SeatOf
 from fedrl.records import Event, Notice, Sink, folder
 from fedrl.records.files import write_atomically
 from fedrl.runs.control import Control
@@ -45,11 +45,11 @@ class Coordinator:
     """What runs and listens, for those who watch it.
 
     Attributes:
-        exchange: Where agents connect to; its `address` has the port that was taken.
+        bridge: Where agents connect to; its `address` has the port that was taken.
         listening: Set as soon as agents may connect.
     """
 
-    exchange: Exchange
+    bridge: Bridge
     listening: threading.Event = field(default_factory=threading.Event)
 
 
@@ -108,7 +108,7 @@ def coordinate(
             f"The experiment has {len(seeds)} seeds. Agents at other sites train once, so one run has one seed. Write "
             "seeds = 1, or seeds = [7] for a certain one."
         )
-    exchange = Exchange(
+    bridge = Bridge(
         transport,
         address,
         stop=stop,
@@ -116,11 +116,11 @@ def coordinate(
         name=config.name,
         replayable=replayable,
     )
-    coordinator = Coordinator(exchange)
-    exchange.on_listening = coordinator.listening.set
-    placement, log = sites(exchange, seat_of, gather, patience_s), EventLog(place)
-    control = Control(exchange, place, health)
-    exchange.before, exchange.after = control.begin, control.end
+    coordinator = Coordinator(bridge)
+    bridge.on_listening = coordinator.listening.set
+    placement, log = sites(bridge, seat_of, gather, patience_s), EventLog(place)
+    control = Control(bridge, place, health)
+    bridge.before, bridge.after = control.begin, control.end
 
     def follow(clock: RealClock) -> None:
         log.follow(clock)
@@ -133,7 +133,7 @@ def coordinate(
     def counting(event: Event) -> None:
         control.round = int(event.get("round", control.round)) if "event" not in event else control.round
 
-    exchange.on_clock = follow
+    bridge.on_clock = follow
     told: list[Sink] = [log, counting, *sinks]
     if watch is not None:
         watch(coordinator)
@@ -158,7 +158,7 @@ def coordinate(
             notice(sentence)
         return result
     finally:
-        exchange.close(farewell)
+        bridge.close(farewell)
 
 
 class EventLog:
@@ -180,7 +180,7 @@ class EventLog:
         """Return sentences about what was received and not used."""
         if self._clock is None:
             return []
-        roster, sessions = self._clock.roster, self._clock.exchange.sessions
+        roster, sessions = self._clock.roster, self._clock.bridge.sessions
         late, known = int(roster.late.sum()), int(roster.known.sum())
         sent_away = {} if sessions is None else sessions.refused
         found = []

@@ -95,7 +95,7 @@ def run(
     if init is not None:
         tables["init"] = dict(init) if isinstance(init, Mapping) else str(init)
     # One that is made for this process alone, such as that of agents at other sites, can't stand in a file.
-    alive = executor if isinstance(executor, Placement) and executor.call is None else None
+    alive = executor if isinstance(executor, Placement) and executor.live else None
     if executor is not None and alive is None:
         tables["executor"] = executor
     experiment, start = read_start(build(load(tables, overrides)))

@@ -297,7 +297,7 @@ class Executor:
         failed = self._failures(found.agent, found.fault)
         return Learned(found.agent[keep], items, block_sums, uploads, metrics, failed, found.undo)
 
-    def refused(self, agent: int) -> str:
+    def rejection_of(self, agent: int) -> str:
         """Return why the message of an agent was refused."""
         del agent  # in a simulation there is one reason
         return UNREADABLE

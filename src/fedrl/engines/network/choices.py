@@ -7,22 +7,22 @@ from typing import Any
 from fedrl.core.types import PyTree
 from fedrl.engines.executors.executor import Executor
 from fedrl.engines.executors.placement import Placement
-from fedrl.engines.network.admission import Door, SeatOf, seats_in_order
-from fedrl.engines.network.exchange import Exchange
+from fedrl.engines.network.bridge import Bridge
+from fedrl.engines.network.membership import Door, SeatOf, seats_in_order
 from fedrl.federation.federation import Federation
 
 PATIENCE_S = 30.0
 
 
 def sites(
-    exchange: Exchange, seat_of: SeatOf | None = None, gather: int | None = None, patience_s: float = PATIENCE_S
+    bridge: Bridge, seat_of: SeatOf | None = None, gather: int | None = None, patience_s: float = PATIENCE_S
 ) -> Placement:
     """Return an executor whose agents are at other sites.
 
     The loop, the scheduler and the server are those of a simulation; time is real.
 
     Args:
-        exchange: Where agents connect to.
+        bridge: Where agents connect to.
         seat_of: `name -> number` of an agent, or why it has none; by default in the order in which they come.
         gather: Number of agents that have to be there before the first job is given; by default all.
         patience_s: Seconds for which an agent that has lost its connection keeps its job.
@@ -31,9 +31,9 @@ def sites(
     def build(*given: Any, **options: Any) -> Executor:
         from fedrl.engines.network.executor import Sites
 
-        def admission(federation: Federation, setting: PyTree, agents: int) -> Door:
-            return Door(federation, setting, agents, exchange, seat_of or seats_in_order(agents))
+        def membership(federation: Federation, setting: PyTree, agents: int) -> Door:
+            return Door(federation, setting, agents, bridge, seat_of or seats_in_order(agents))
 
-        return Sites(*given, exchange=exchange, admission=admission, gather=gather, patience_s=patience_s, **options)
+        return Sites(*given, bridge=bridge, membership=membership, gather=gather, patience_s=patience_s, **options)
 
     return Placement(build, live=True)

@@ -19,7 +19,7 @@ import numpy as np
 
 from fedrl.clocks.events import ARRIVED, BACK, DROPPED, MALFORMED, NOBODY, TIMER, Events
 from fedrl.core.errors import NoMoreUpdatesError
-from fedrl.engines.network.exchange import POLL_S, Exchange
+from fedrl.engines.network.bridge import POLL_S, Bridge
 from fedrl.engines.network.log import Dispatched, Happened
 from fedrl.engines.network.roster import Roster
 from fedrl.engines.network.sessions import FAILURE, GONE, HERE, LEFT, UPDATE, AgentNews
@@ -45,7 +45,7 @@ class RealClock:
     """The clock of agents at other sites.
 
     Args:
-        exchange: Where news come from.
+        bridge: Where news come from.
         roster: What is known about agents.
         receive: `(agent, version, update) -> reason`: takes an update, and returns why it is refused, or "".
         fail: `(agent, reason)`: takes the failure of a job.
@@ -57,14 +57,14 @@ class RealClock:
 
     def __init__(
         self,
-        exchange: Exchange,
+        bridge: Bridge,
         roster: Roster,
         receive: Callable[[int, int, bytes], str],
         fail: Callable[[int, str], None],
         gather: int,
         patience_s: float,
     ) -> None:
-        self.exchange, self.roster, self._receive, self._fail = exchange, roster, receive, fail
+        self.bridge, self.roster, self._receive, self._fail = bridge, roster, receive, fail
         self.gather, self.patience_s = gather, patience_s
         self._gathered, self._began = False, math.nan
         self.notice: Callable[[str], object] = lambda text: None
@@ -96,7 +96,7 @@ class RealClock:
         """Return which of these agents are there; the executor gives them their jobs."""
         del since_s, steps, down_bytes
         self._gather()
-        while self.exchange.paused.is_set():
+        while self.bridge.paused.is_set():
             self._listen(POLL_S)
         self._listen(0.0)
         there = self.roster.ready[ids]
@@ -160,7 +160,7 @@ class RealClock:
 
     def _listen(self, seconds: float) -> None:
         """Wait for news, and note at once who is there."""
-        for each in self.exchange.wait(seconds):
+        for each in self.bridge.wait(seconds):
             if each.kind == HERE:
                 self.roster.ready[each.agent], self.roster.gone_s[each.agent] = True, math.inf
                 self.roster.steps_per_s[each.agent] = each.steps_per_s
@@ -206,10 +206,10 @@ class RealClock:
     def _settle(self) -> None:
         """Tell the sessions, once for all, which jobs have ended and which updates were read."""
         if self._receipts:
-            self.exchange.ended(self._receipts)
+            self.bridge.ended(self._receipts)
             self._receipts = []
         if self._held:
-            self.exchange.taken_over(self._held)
+            self.bridge.taken_over(self._held)
             self._held = 0
 
     def _dropped(self, one: bool) -> list[tuple[int, int, float, int]]:
@@ -237,7 +237,7 @@ class RealClock:
     def cancel(self, state: RealTime, ids: np.ndarray) -> RealTime:
         """Cancel the jobs of these agents."""
         self.roster.end(ids)
-        self.exchange.ended([(agent, None) for agent in ids.tolist()])
+        self.bridge.ended([(agent, None) for agent in ids.tolist()])
         return state
 
     def hanging(self, state: RealTime, ids: np.ndarray) -> int:

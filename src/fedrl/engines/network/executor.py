@@ -28,8 +28,8 @@ from fedrl.engines.halves.adding import Adding, lanes, reading
 from fedrl.engines.halves.orders import Verdict
 from fedrl.engines.inbox import PARAMS, SUMS, PartialSums, Table
 from fedrl.engines.messages import Upload, messages
+from fedrl.engines.network.bridge import Bridge
 from fedrl.engines.network.clock import RealClock
-from fedrl.engines.network.exchange import Exchange
 from fedrl.engines.network.roster import Roster
 from fedrl.engines.state import Rejection, starting
 from fedrl.federation.federation import AgentState, ServerState
@@ -67,7 +67,7 @@ class Sites(Executor):
     silent = True
 
     def __init__(
-        self, *given: Any, exchange: Exchange, admission: Any, gather: int | None, patience_s: float, **options: Any
+        self, *given: Any, bridge: Bridge, membership: Any, gather: int | None, patience_s: float, **options: Any
     ) -> None:
         super().__init__(*given)
         del options  # they are of executors that have environments
@@ -88,11 +88,11 @@ class Sites(Executor):
         self._together, self._summed = lanes(self.wire.update), self.plan.collects == SUMS
         self._read = reading(federation, self._summed)
         self._trusted_weight = any(stage.reweights for stage in federation.stages)
-        self.exchange, self.roster = exchange, Roster(self.agents)
+        self.bridge, self.roster = bridge, Roster(self.agents)
         everybody = self.agents if gather is None else gather
-        self.clock = RealClock(exchange, self.roster, self._receive, self._fail, everybody, patience_s)
+        self.clock = RealClock(bridge, self.roster, self._receive, self._fail, everybody, patience_s)
         self.clock.drop = self._drop
-        exchange.on_clock(self.clock)
+        bridge.on_clock(self.clock)
         self._ordered: list[tuple[int, int]] = [(0, 0)] * self.agents  # version and steps of each agent's job
         self._received: list[Broadcast | None] = [None] * self.agents
         self._adding: dict[int, tuple[Adding, list[int]]] = {}  # by version
@@ -101,8 +101,8 @@ class Sites(Executor):
         self._refused: dict[int, str] = {}
         self._distant: Distant | None = None
         largest = (dense if known is None else known) + MARGIN
-        admission = admission(federation, jax.tree.map(lambda x: np.asarray(x)[0], fleet), self.agents)
-        exchange.serve(admission, self.agents, largest)
+        membership = membership(federation, jax.tree.map(lambda x: np.asarray(x)[0], fleet), self.agents)
+        bridge.serve(membership, self.agents, largest)
 
     def start(
         self, keys: Keys, steps: np.ndarray, policy: Params | None = None, share: np.ndarray | None = None
@@ -132,7 +132,7 @@ class Sites(Executor):
             self._received[agent] = sent
             tasks.append((agent, self._task(agents.team, distant, agent, content), digest))
         self.roster.begin(ids, distant.jobs[ids], time.monotonic())
-        self.exchange.give(tasks)
+        self.bridge.give(tasks)
         return agents
 
     def _task(self, team: Team, distant: Distant, agent: int, content: bytes) -> Task:
@@ -192,7 +192,7 @@ class Sites(Executor):
             report,
         )
 
-    def refused(self, agent: int) -> str:
+    def rejection_of(self, agent: int) -> str:
         """Return why the message of an agent was refused."""
         return self._refused.pop(agent)
 
@@ -275,7 +275,7 @@ class Sites(Executor):
             tasks.append((agent, self._task(team, distant, agent, content), digest_of(content)))
         if tasks:
             self.roster.begin(busy, distant.jobs[busy], time.monotonic())
-            self.exchange.give(tasks)
+            self.bridge.give(tasks)
         return agents
 
     def restarted(self, keys: Keys, agents: Agents, ids: np.ndarray, policy: Params | None = None) -> Agents:

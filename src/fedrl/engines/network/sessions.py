@@ -1,6 +1,6 @@
 """Sessions with agents: who is admitted, what is sent to each, and the news of them, in an event loop of asyncio.
 
-    link --frames--> Reader --> Hello: admission --> Welcome or Stop
+    link --frames--> Reader --> Hello: membership --> Welcome or Stop
                                 Ready, Sent, Failed, Leave --> news, for the loop of the federation
     give(tasks)  --> the task of each agent, sent at once or when the agent comes back
 
@@ -77,10 +77,10 @@ class AgentNews(NamedTuple):
 
 
 @runtime_checkable
-class Admission(Protocol):
+class Membership(Protocol):
     """Decides who takes part."""
 
-    def admitted(self, name: str, hello: Hello) -> Welcome | Stop:
+    def answer(self, name: str, hello: Hello) -> Welcome | Stop:
         """Return the welcome of an agent with its number, or the reason why it is sent away."""
 
 
@@ -117,14 +117,14 @@ class Sessions:
     """All sessions of a coordinator. Except for `news`, everything here belongs to the thread of the event loop.
 
     Args:
-        admission: Decides who takes part.
+        membership: Decides who takes part.
         agents: Number of seats.
         largest: The largest update in bytes.
         news: Where news go.
     """
 
-    def __init__(self, admission: Admission, agents: int, largest: int, news: queue.SimpleQueue[AgentNews]) -> None:
-        self._admission, self._largest, self._news = admission, largest, news
+    def __init__(self, membership: Membership, agents: int, largest: int, news: queue.SimpleQueue[AgentNews]) -> None:
+        self._membership, self._largest, self._news = membership, largest, news
         self.seats = [Seat() for _ in range(agents)]
         self.window = asyncio.Semaphore(WINDOW)
         self.refused: dict[str, int] = {}
@@ -141,7 +141,7 @@ class Sessions:
             hello = await asyncio.wait_for(_next(link, reader), HELLO_S)
             if not isinstance(hello, Hello):
                 raise WireError(f"A session began with {type(hello).__name__}, and has to begin with Hello.")
-            answer = self._admission.admitted(link.peer, hello)
+            answer = self._membership.answer(link.peer, hello)
             if isinstance(answer, Welcome) and self.seats[answer.agent].out:
                 answer = OPTED_OUT
         except TimeoutError:

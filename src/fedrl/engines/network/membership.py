@@ -8,16 +8,16 @@ from typing import TypeAlias
 
 from fedrl.core.errors import WireError
 from fedrl.core.types import PyTree
-from fedrl.engines.network.exchange import Exchange
-from fedrl.engines.network.sessions import Admission
+from fedrl.engines.network.bridge import Bridge
+from fedrl.engines.network.sessions import Membership
 from fedrl.federation.federation import Federation
 from fedrl.federation.wire_digest import differences, from_json, wire_digest
 from fedrl.wire.protocol import Hello, Stop, Welcome
 
 SeatOf: TypeAlias = Callable[[str], int | str]
 """`name -> number` of its seat, or the reason why it has none, one sentence."""
-Admitting: TypeAlias = Callable[[Federation, PyTree, int], Admission]
-"""`(federation, setting, agents) -> Admission`, which the executor calls when it knows the federation."""
+Admitting: TypeAlias = Callable[[Federation, PyTree, int], Membership]
+"""`(federation, setting, agents) -> Membership`, which the executor calls when it knows the federation."""
 
 
 class Door:
@@ -28,14 +28,12 @@ class Door:
         warned: Differences that are not decisive, by name of the agent.
     """
 
-    def __init__(
-        self, federation: Federation, setting: PyTree, agents: int, exchange: Exchange, seat_of: SeatOf
-    ) -> None:
+    def __init__(self, federation: Federation, setting: PyTree, agents: int, bridge: Bridge, seat_of: SeatOf) -> None:
         self._mine, self._agents = wire_digest(federation, setting), agents
-        self._exchange, self._seat_of = exchange, seat_of
+        self._bridge, self._seat_of = bridge, seat_of
         self.version, self.warned = 0, dict[str, list[str]]()
 
-    def admitted(self, name: str, hello: Hello) -> Welcome | Stop:
+    def answer(self, name: str, hello: Hello) -> Welcome | Stop:
         """Return the welcome of an agent, or why it is sent away."""
         seat = self._seat_of(name)
         if isinstance(seat, int) and seat >= self._agents:
@@ -54,16 +52,16 @@ class Door:
             told = f"The coordinator and {name} have different federations (here is the coordinator). {decisive[0]}"
             return Stop(" ".join(told.split())[:1500], "other_federation", False)
         self.warned[name] = [each.sentence for each in found]
-        exchange = self._exchange
+        bridge = self._bridge
         return Welcome(
-            exchange.run,
-            exchange.name,
+            bridge.run,
+            bridge.name,
             seat,
             self._agents,
             self.version,
             0,
-            exchange.replayable,
-            exchange.beat_s,
+            bridge.replayable,
+            bridge.beat_s,
         )
 
 

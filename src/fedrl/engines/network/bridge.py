@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fedrl.core.errors import StoppedWaitingError
-from fedrl.engines.network.sessions import Admission, AgentNews, Sessions
+from fedrl.engines.network.sessions import AgentNews, Membership, Sessions
 from fedrl.transport.seam import Listener, Transport
 from fedrl.wire.protocol import Stop, Taken, Task
 
@@ -19,7 +19,7 @@ POLL_S = 0.2
 """Seconds after which a wait looks whether it was asked to stop."""
 
 
-class Exchange:
+class Bridge:
     """What a coordinator's loop knows of the outside: it gives tasks, and takes news.
 
     Args:
@@ -61,7 +61,7 @@ class Exchange:
         self._listener: Listener | None = None
         self._thread: threading.Thread | None = None
 
-    def serve(self, admission: Admission, agents: int, largest: int) -> None:
+    def serve(self, membership: Membership, agents: int, largest: int) -> None:
         """Listen, and admit agents.
 
         Raises:
@@ -74,7 +74,7 @@ class Exchange:
         self._thread.start()
 
         async def begin() -> tuple[Sessions, Listener]:
-            sessions = self.sessions = Sessions(admission, agents, largest, self.news)
+            sessions = self.sessions = Sessions(membership, agents, largest, self.news)
             if self.before is not None:
                 await self.before()
             return sessions, await self.transport.listen(self._asked, sessions.session)
@@ -163,7 +163,7 @@ class Exchange:
     def _asking(self, action: Any, timeout_s: float = 30.0) -> Any:
         return asyncio.run_coroutine_threadsafe(action, self._loop).result(timeout_s)
 
-    def __enter__(self) -> Exchange:
+    def __enter__(self) -> Bridge:
         return self
 
     def __exit__(self, *error: object) -> None:
