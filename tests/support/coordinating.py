@@ -7,7 +7,7 @@ import itertools
 import jax
 
 from fedrl.core.keys import keys_of, server_secret
-from fedrl.engines.halves import ServerHalf
+from fedrl.engines.halves import ServerHalf, Verdict
 from fedrl.transport.local import LocalTransport
 from fedrl.transport.seam import LinkClosedError
 from fedrl.wire.protocol import (
@@ -103,7 +103,8 @@ class ScriptedCoordinator:
             if due and len(known) == 1:
                 why = self.version.take(agent, self.alter(agent, message.job, message.content))
                 outcome = "refused" if why else outcome
-            await self.say(agent, link, Taken(message.job, outcome, why))
+            if outcome != "taken":
+                await self.say(agent, link, Taken(message.job, outcome, why))
             self.here.add(agent)
         elif isinstance(message, Failed):
             self.failed[agent, message.job] = message.reason
@@ -134,7 +135,8 @@ class ScriptedCoordinator:
             await self._news.wait()
         closed = self.version.close()
         for agent, verdict in closed.verdicts.items():
-            self.settled[agent] = (self.jobs[agent], verdict.value)
+            if verdict is not Verdict.DROPPED:
+                self.settled[agent] = (self.jobs[agent], verdict.value)
         self.tasks, self.state = {}, closed.run
         return closed
 

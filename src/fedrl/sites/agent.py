@@ -320,9 +320,9 @@ class SiteAgent:
         if isinstance(message, Task):
             self._work.add(message)
         elif isinstance(message, Taken):
-            self._work.received(message)
-            text = {"refused": f"The coordinator has refused the update of job {message.job}: {message.reason}"}
-            self._say("taken", text.get(message.outcome, f"Job {message.job}: {message.outcome}."), job=message.job)
+            said = f": {message.reason}" if message.reason else "."
+            text = f"The coordinator has not taken the update of job {message.job} ({message.outcome}){said}"
+            self._say("not_taken", text, job=message.job)
         elif isinstance(message, Stop):
             return self._stopped_by(message) or True
         else:

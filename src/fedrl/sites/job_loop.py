@@ -18,7 +18,7 @@ from fedrl.sites.connection import Connection
 from fedrl.sites.jobs import RunJobs, RunRefusedError
 from fedrl.sites.policy import Allowance
 from fedrl.transport.seam import LinkClosedError
-from fedrl.wire.protocol import Beat, Failed, Leave, Taken, Task
+from fedrl.wire.protocol import Beat, Failed, Leave, Task
 
 T = TypeVar("T")
 SHORTEST_BEAT_S = 0.1
@@ -68,7 +68,6 @@ class JobLoop:
         self.storing = asyncio.Lock()
         self._tasks: asyncio.Queue[tuple[RunJobs | None, Task]] = asyncio.Queue()
         self._training: int | None = None
-        self._receipts: dict[int, str] = {}
 
     def add(self, task: Task) -> None:
         """Take a task."""
@@ -76,14 +75,9 @@ class JobLoop:
         if task.job != self._training:
             self._tasks.put_nowait((self.jobs, task))
 
-    def received(self, receipt: Taken) -> None:
-        """Note the receipt for an update."""
-        if self.jobs is not None and receipt.job == self.jobs.kept.job:
-            self._receipts = {receipt.job: receipt.outcome}
-
     async def replaced(self, jobs: RunJobs) -> None:
         """Continue with the jobs of another run; a job of the last one that is in training is given up after it."""
-        before, self.jobs, self._receipts = self.jobs, jobs, {}
+        before, self.jobs = self.jobs, jobs
         if before is not None:
             await self.in_thread(before.close)
 
@@ -137,9 +131,7 @@ class JobLoop:
         await self.connection.send(message)
 
     async def _trained(self, jobs: RunJobs, task: Task) -> None:
-        verdict, sentence = jobs.verdict(task, self._receipts)
-        if sentence:
-            self._say("other_verdict", sentence, task.job, task.version)
+        verdict = jobs.verdict(task)
         self._training = task.job
         self._say("training", f"Job {task.job}: {task.steps} local steps.", task.job, task.version)
         beating = asyncio.ensure_future(self._beat(jobs, task.job))

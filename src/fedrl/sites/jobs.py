@@ -114,17 +114,13 @@ class RunJobs:
             RunRefusedError: The agent has lost the state of a replayable run.
         """
         last = self.kept
-        if task.job == last.job and last.job:
-            if task.version != last.version:
-                raise WireError(
-                    f"Job {task.job} came again with version {task.version}, and was trained from version "
-                    f"{last.version}. A job is trained once. The coordinator has mixed up its jobs."
-                )
+        if last.job and (task.job, task.version) == (last.job, last.version):
             return False
-        if task.job <= last.job:
+        if task.version < last.version:
             raise WireError(
-                f"Job {task.job} came after job {last.job}. Jobs are numbered upwards, and none is trained twice. The "
-                "coordinator continues from an older state than it had."
+                f"Job {task.job} came with version {task.version}, and this agent has trained from version "
+                f"{last.version}. It uses the keys of no version twice, so it accepts no older one. The coordinator "
+                "continues from an older state than it had."
             )
         if task.settled >= task.job or task.settled < 0:
             raise WireError(f"Job {task.job} came with a verdict on job {task.settled}, which is not before it.")
@@ -140,29 +136,14 @@ class RunJobs:
             )
         return True
 
-    def verdict(self, task: Task, receipts: Mapping[int, str]) -> tuple[Verdict, str]:
-        """Return the verdict on the last job, and a sentence if it had to be concluded.
+    def verdict(self, task: Task) -> Verdict:
+        """Return the verdict on the last job.
 
-        Args:
-            task: The new job.
-            receipts: Outcomes of `Taken` by job.
+        A task names the last job whose update arrived. A coordinator that has ended in between may count jobs from an
+        earlier one again; then it knows nothing of the later ones.
         """
-        job = self.kept.job
-        if not job or not self.kept.update:
-            return Verdict.DROPPED, ""
-        if task.settled == job:
-            return Verdict(task.verdict), ""
-        if task.settled < job:
-            # Under schedules that dispatch an agent again at once, its update still waits to be merged.
-            return Verdict.MERGED, ""
-        # The task with the verdict was lost on the way, and its own job has ended since.
-        receipt = receipts.get(job, "")
-        found = {"taken": Verdict.MERGED, "known": Verdict.MERGED, "refused": Verdict.REJECTED}
-        concluded = found.get(receipt, Verdict.DROPPED)
-        return concluded, (
-            f"The verdict on job {job} did not arrive; its update counts as {concluded.value}, because its receipt was "
-            f"{receipt or 'missing'}."
-        )
+        arrived = self.kept.job and self.kept.update and task.settled == self.kept.job
+        return Verdict(task.verdict) if arrived else Verdict.DROPPED
 
     def train(self, task: Task, verdict: Verdict) -> Kept:
         """Settle the last job and train this one; nothing is kept yet.

@@ -87,7 +87,7 @@ class Task(NamedTuple):
         cohort: Number of agents in the cohort.
         steps: Local steps to take.
         share: Share of the agent among all agents.
-        settled: Number of the agent's last job that has a verdict; 0 for none.
+        settled: Number of the agent's last job whose update arrived; 0 for none. Later jobs count as dropped.
         verdict: Verdict on that job: "merged", "rejected" or "dropped" (`fedrl.engines.halves.orders.Verdict`).
         content: The broadcast, encoded.
     """

@@ -42,7 +42,7 @@ from fedrl.wire.protocol import Task
 MARGIN = 64
 """Bytes by which a message may exceed the largest valid update before it is refused unread."""
 VERDICTS = tuple(verdict.value for verdict in Verdict)
-MERGED, REJECTED, DROPPED = (VERDICTS.index(each.value) for each in (Verdict.MERGED, Verdict.REJECTED, Verdict.DROPPED))
+MERGED, REJECTED = (VERDICTS.index(each.value) for each in (Verdict.MERGED, Verdict.REJECTED))
 
 
 class Distant(NamedTuple):
@@ -50,11 +50,13 @@ class Distant(NamedTuple):
 
     Attributes:
         jobs: Number of jobs that each agent has been given.
-        settled: Number of its last job that has ended.
-        verdict: Verdict on that job, an index into `VERDICTS`.
+        ended: Number of its last job that has ended.
+        settled: Number of its last job whose update arrived.
+        verdict: Verdict on that job, an index into `VERDICTS`. Jobs after it that have ended were dropped.
     """
 
     jobs: np.ndarray
+    ended: np.ndarray
     settled: np.ndarray
     verdict: np.ndarray
 
@@ -113,7 +115,7 @@ class Sites(Executor):
         begin = starting(self.federation, self._fleet, nobody, steps, self.devices, self.numbers, share)
         server, _ = begin(keys, policy)
         none = np.zeros(self.agents, np.int32)
-        blocks: Any = (Distant(none, none.copy(), none.copy()),)
+        blocks: Any = (Distant(none, none.copy(), none.copy(), none.copy()),)
         return server, Agents(blocks, self.team(steps, share, np.zeros((0, 0), np.uint32)))
 
     def assign(self, agents: Agents, jobs: Jobs, table: Table) -> Agents:
@@ -202,10 +204,11 @@ class Sites(Executor):
     def _drop(self, ids: np.ndarray) -> None:
         """Note that the jobs of these agents were dropped."""
         if self._distant is not None and len(ids):
-            self._settle(self._distant, ids, DROPPED)
+            self._distant.ended[ids] = self._distant.jobs[ids]
 
     def _settle(self, distant: Distant, ids: np.ndarray, verdict: int) -> None:
         distant.settled[ids], distant.verdict[ids] = distant.jobs[ids], verdict
+        distant.ended[ids] = distant.jobs[ids]
 
     def train(
         self, keys: Keys, agents: Agents, ids: np.ndarray, table: Table, fillers: np.ndarray = NOBODY
@@ -259,14 +262,14 @@ class Sites(Executor):
 
     def cancel(self, agents: Agents, ids: np.ndarray) -> Agents:
         """Cancel the jobs of these agents."""
-        self._settle(_distant(agents), ids, DROPPED)
+        _distant(agents).ended[ids] = _distant(agents).jobs[ids]
         return agents
 
     def placed(self, agents: Agents) -> Agents:
         """Return the agents of a checkpoint, and give those at work their tasks again."""
         team, distant = agents.team, _distant(agents)
         self._distant = distant
-        busy = np.flatnonzero(distant.jobs > distant.settled)
+        busy = np.flatnonzero(distant.jobs > distant.ended)
         tasks = []
         for agent in busy.tolist() if self.plan.mixed else ():
             sent = jax.tree.map(lambda x, agent=agent: np.asarray(x)[agent], team.received)
