@@ -105,6 +105,10 @@ def test_what_people_read_calls_real_time_real(tmp_path, alone):
     summary = json.loads((result.folder / "summary.json").read_text())
     assert summary["real_time"] is True
     assert summary["compile_s"] is None
+    # How long messages travel is not known apart from the work, and not 0.
+    assert "latency" not in summary["measures"]
+    assert "latency" not in json.loads((result.folder / "records.jsonl").read_text().splitlines()[0])["sums"]
+    assert summary["measures"]["work"]["methods"]["federated"]["mean"] > 0
     simulated = json.loads((alone.folder / "summary.json").read_text())
     assert "real_time" not in simulated
     assert "virtual clock" in (alone.folder / "report.html").read_text()
