@@ -135,6 +135,20 @@ def test_a_stop_is_heard_while_agents_are_waited_for(tmp_path, alone):
     same_bits(alone, world.coordinate(TABLES, tmp_path / "run"))
 
 
+def test_a_run_that_goes_on_takes_the_same_changes_and_no_others(tmp_path):
+    world, stop = World(TABLES), threading.Event()
+
+    def sink(event):
+        if event.get("round") == 1:
+            stop.set()
+
+    out, same = tmp_path / "run", ["rounds=2"]
+    world.coordinate(TABLES, out, stop=stop, sinks=[sink], overrides=same)
+    with pytest.raises(fedrl.core.errors.ConfigError, match="rounds=3 would change it"):
+        world.coordinate(TABLES, out, overrides=["rounds=3"])
+    assert len((world.coordinate(TABLES, out, overrides=same).folder / EVENTS).read_text().splitlines()) == 2
+
+
 def test_several_seeds_are_refused(tmp_path):
     with pytest.raises(fedrl.core.errors.ConfigError, match="one run has one seed"):
         World(TABLES).coordinate({**TABLES, "seeds": 2}, tmp_path / "run")
