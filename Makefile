@@ -1,4 +1,5 @@
 # make demo          ten agents learn CartPole together, in a minute
+# make demo-network  the same with a coordinator and five agents as processes, over mutual TLS
 # make test          the tests that take up to three seconds each, in 12 minutes on two cores
 # make test-long     the others, in an hour; each is told as it ends
 # make test-ray      those of Ray, with two workers of its own: a part of the long ones, which CI runs
@@ -28,11 +29,14 @@ DOCS_STAMP := .venv-docs/.installed
 PEERS_BIN := .venv-peers/bin
 PEERS_STAMP := .venv-peers/.installed
 
-.PHONY: demo test test-long test-ray test-gymnax test-torch test-jax2onnx test-docs test-wheel test-quickstart
+.PHONY: demo demo-network test test-long test-ray test-gymnax test-torch test-jax2onnx test-docs test-wheel test-quickstart
 .PHONY: combinations check bench bench-peers docs clean
 
 demo: $(STAMP)
 	$(BIN)/fedrl run cartpole
+
+demo-network: $(STAMP)
+	$(BIN)/fedrl up cartpole --agents 5 --rounds 60
 
 test: $(STAMP)
 	$(BIN)/pytest -n 2 -m "not long"

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from fedrl.cli.coordinator import enrolment_table
+from fedrl.cli.local_federation import check_unchanged
+from fedrl.config import dump, load, tables_of
 from fedrl.core.errors import ConfigError
 from tests.cli.test_cli import Call, call
 
@@ -30,3 +32,12 @@ def test_the_table_of_fedrl_certs_is_that_of_the_coordinator(call: Call, tmp_pat
 def test_without_an_enrolment_table_no_run_begins(given, tmp_path):
     with pytest.raises(ConfigError, match="every agent would be refused"):
         enrolment_table(tmp_path / "a" / "b" / "c", given)
+
+
+def test_a_federation_on_this_machine_keeps_the_experiment_of_its_folder(tmp_path):
+    (tmp_path / "experiment.toml").write_text(
+        dump(load(tables_of(Path("cartpole")), ["federation.agents=2", "seeds=1"]))
+    )
+    check_unchanged(tmp_path, ["federation.agents=2", "seeds=3"])  # of several seeds it takes the first one, as before
+    with pytest.raises(ConfigError, match=r"federation\.agents=3 would change it"):
+        check_unchanged(tmp_path, ["federation.agents=3"])

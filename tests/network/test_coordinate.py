@@ -105,6 +105,10 @@ def test_what_people_read_calls_real_time_real(tmp_path, alone):
     summary = json.loads((result.folder / "summary.json").read_text())
     assert summary["real_time"] is True
     assert summary["compile_s"] is None
+    # How long messages travel is not known apart from the work, and not 0.
+    assert "latency" not in summary["measures"]
+    assert "latency" not in json.loads((result.folder / "records.jsonl").read_text().splitlines()[0])["sums"]
+    assert summary["measures"]["work"]["methods"]["federated"]["mean"] > 0
     simulated = json.loads((alone.folder / "summary.json").read_text())
     assert "real_time" not in simulated
     assert "virtual clock" in (alone.folder / "report.html").read_text()
@@ -129,6 +133,20 @@ def test_a_stop_is_heard_while_agents_are_waited_for(tmp_path, alone):
     first = coordinate(TABLES, tmp_path / "run", LocalTransport(), world.address, stop=stop, verbose=0, replayable=True)
     assert not (first.folder / "records.jsonl").read_text()
     same_bits(alone, world.coordinate(TABLES, tmp_path / "run"))
+
+
+def test_a_run_that_goes_on_takes_the_same_changes_and_no_others(tmp_path):
+    world, stop = World(TABLES), threading.Event()
+
+    def sink(event):
+        if event.get("round") == 1:
+            stop.set()
+
+    out, same = tmp_path / "run", ["rounds=2"]
+    world.coordinate(TABLES, out, stop=stop, sinks=[sink], overrides=same)
+    with pytest.raises(fedrl.core.errors.ConfigError, match="rounds=3 would change it"):
+        world.coordinate(TABLES, out, overrides=["rounds=3"])
+    assert len((world.coordinate(TABLES, out, overrides=same).folder / EVENTS).read_text().splitlines()) == 2
 
 
 def test_several_seeds_are_refused(tmp_path):

@@ -85,11 +85,9 @@ def transport_of(config: SiteConfig) -> Transport:
     Raises:
         ConfigError: The extra is not installed, or a certificate is wrong.
     """
-    try:
-        import cryptography  # noqa: F401
-        import grpc  # noqa: F401
-    except ImportError as fault:
-        raise ConfigError(f"{fault.name} is not installed. Run pip install 'fedrl[network]'.") from None
+    from fedrl.transport.extra import check_installed
+
+    check_installed()
     from fedrl.transport.credentials import load
     from fedrl.transport.grpc_transport import GrpcTransport
 

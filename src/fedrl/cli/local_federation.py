@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedrl.cli.conducting import conduct, seats_of, transport_of
-from fedrl.core.errors import RunError
+from fedrl.core.errors import ConfigError, RunError
 from fedrl.core.processors import VARIABLE
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ def local_federation(
     folder = state or Path("runs") / f"{loaded.name}-up-{time.strftime('%Y%m%d-%H%M%S')}"
     if not (folder / "sites").exists():
         laid_out(folder, loaded, replayable)
+    else:
+        check_unchanged(folder, changes)
     table = folder / "certs" / "enrolment.json"
     fleet = Fleet(folder, loaded.federation.agents)
     with fleet.ending():
@@ -99,6 +101,22 @@ def laid_out(folder: Path, config: Config, replayable: bool) -> None:
             f"reports = [{reports}]",
         ]
         (folder / "sites" / f"{name}.template").write_text("\n".join(line for line in lines if line) + "\n")
+
+
+def check_unchanged(folder: Path, changes: Sequence[str]) -> None:
+    """Refuse changes of a federation that has its folder already.
+
+    Raises:
+        ConfigError: Its experiment would be another one.
+    """
+    from fedrl.config import load, tables_of
+
+    tables = tables_of(folder / "experiment.toml")
+    if config_of_one_seed(load(tables, changes)) != config_of_one_seed(load(tables)):
+        raise ConfigError(
+            f"The federation in {folder} has its own experiment, and {', '.join(changes)} would change it. Leave the "
+            "change out to continue the federation, or name a new folder with --state."
+        )
 
 
 def config_of_one_seed(config: Config) -> Config:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 COUNTED = ("episodes", "episode_return", "iterations", "rounds")
 """Numbers that every agent returns, whatever its measures."""
+LATENCY = "latency"
 
 
 class Declared(NamedTuple):
@@ -50,7 +51,11 @@ def declared(learner: Learner, engine: Measures, silent: bool = False) -> Declar
             f"{learner!r} or its environment declares the measure {both[0]!r}, which the engine has, too. Tables and "
             "curves identify measures by their names. Give it another name."
         )
-    return Declared({"return": agents["return"]} if silent else agents, engine, silent)
+    if silent:
+        # In real time the messages are a part of the work, so their seconds are unknown, and not 0.
+        known = {name: measure for name, measure in engine.items() if name != LATENCY}
+        return Declared({"return": agents["return"]}, known, silent)
+    return Declared(agents, engine)
 
 
 def check_shown(learner: Learner, metrics: Collection[str]) -> None:

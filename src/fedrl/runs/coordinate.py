@@ -102,6 +102,11 @@ def coordinate(
     again = (place / folder.CONFIG).exists()
     given = tables_of(place / folder.CONFIG if again else source)
     config = load(given, () if again else overrides)
+    if again and load(given, overrides) != config:
+        raise ConfigError(
+            f"The run in {place} has its own configuration, and {', '.join(overrides)} would change it. Leave the "
+            "change out to continue the run, or begin another one in a new folder."
+        )
     seeds = config.seed_list
     if len(seeds) != 1:
         raise ConfigError(
