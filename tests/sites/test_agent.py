@@ -129,8 +129,8 @@ async def again(federation, coordinator, number, folder, moments, notices, **opt
 
 
 def moments_of(rounds):
-    """Connect, Hello, Welcome, Ready, and Task, Sent, Taken of each round; sending has two."""
-    return 1 + 2 + 1 + 2 + rounds * (1 + 2 + 1)
+    """Connect, Hello, Welcome, Ready, and Task, Sent of each round; sending has two."""
+    return 1 + 2 + 1 + 2 + rounds * (1 + 2)
 
 
 def disturbed(folder, moments, rounds=3, losing=0):

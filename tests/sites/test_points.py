@@ -198,7 +198,7 @@ FINE = st.builds(lambda job: Task(job, 0, 3, 1, 0.3, max(job - 1, 0), "merged", 
 
 @settings(max_examples=40)
 @given(told=st.lists(st.one_of(ANY, FINE), min_size=1, max_size=6))
-def test_whatever_a_task_says_no_job_is_trained_twice_and_nothing_else_is_raised(told, tmp_path_factory):
+def test_whatever_a_task_says_the_last_job_is_not_trained_again_and_versions_never_go_back(told, tmp_path_factory):
     folder, (honest,) = tmp_path_factory.mktemp("site"), tasks(1)
     own = WELCOME._replace(replayable=False)
     jobs, answers = jobs_of(folder, own), {}
@@ -207,11 +207,11 @@ def test_whatever_a_task_says_no_job_is_trained_twice_and_nothing_else_is_raised
         before = jobs.kept
         with contextlib.suppress(WireError, RunRefusedError):
             if jobs.check(task):
-                assert task.job > before.job
-                answers[task.job] = done(jobs, task)
+                assert (task.job, task.version) != (before.job, before.version)
+                answers[task.job, task.version] = done(jobs, task)
             else:
-                assert jobs.answer() == answers[task.job]
-        assert jobs.kept.job >= before.job
+                assert jobs.answer() == answers[task.job, task.version]
+        assert jobs.kept.version >= before.version
     again = jobs_of(folder, own).kept
     assert (again.job, again.update, again.failed) == (jobs.kept.job, jobs.kept.update, jobs.kept.failed)
 

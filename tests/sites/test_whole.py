@@ -50,7 +50,7 @@ class Hub:
         def watch(coordinator):
             def note():
                 coordinator.listening.wait(120)
-                self.address = coordinator.exchange.address
+                self.address = coordinator.bridge.address
                 self._listening.set()
 
             threading.Thread(target=note, daemon=True).start()

@@ -89,29 +89,34 @@ class ScriptedCoordinator:
             elif self.ended:
                 await self.say(agent, link, self.end)
         elif isinstance(message, Sent):
-            if agent == 0:
-                await self.gate.wait()
-            known = self.updates.setdefault((agent, message.job), [])
-            known.append(message.content)
-            if agent == 0 and self.losing:
-                self.losing -= 1
-                known.remove(message.content)
-                self.lost.append(message.content)
-                return False
-            due = agent in self.tasks and message.job == self.tasks[agent].job
-            outcome, why = ("taken" if len(known) == 1 else "known") if due else "late", ""
-            if due and len(known) == 1:
-                why = self.version.take(agent, self.alter(agent, message.job, message.content))
-                outcome = "refused" if why else outcome
-            if outcome != "taken":
-                await self.say(agent, link, Taken(message.job, outcome, why))
-            self.here.add(agent)
+            return await self.took(agent, link, message)
         elif isinstance(message, Failed):
             self.failed[agent, message.job] = message.reason
             self.here.add(agent)
         elif isinstance(message, Leave):
             self.links.pop(agent, None)
             return False
+        return True
+
+    async def took(self, agent, link, message):
+        if agent == 0:
+            await self.gate.wait()
+        known = self.updates.setdefault((agent, message.job), [])
+        known.append(message.content)
+        if agent == 0 and self.losing:
+            self.losing -= 1
+            known.remove(message.content)
+            self.lost.append(message.content)
+            return False
+        due = agent in self.tasks and message.job == self.tasks[agent].job
+        outcome, why = ("taken" if len(known) == 1 else "known") if due else "late", ""
+        if due and len(known) == 1:
+            why = self.version.take(agent, self.alter(agent, message.job, message.content))
+            outcome = "refused" if why else outcome
+        if outcome != "taken":
+            await self.say(agent, link, Taken(message.job, outcome, why))
+        if due:
+            self.here.add(agent)
         return True
 
     async def say(self, agent, link, message):
