@@ -14,6 +14,7 @@ from rich.console import Console
 import fedrl
 from fedrl.config import load
 from fedrl.config.build import build
+from fedrl.core.errors import ConfigError, RunError
 from fedrl.engines.network.log import ReplayClock, entries_of, replaying
 from fedrl.engines.simulate import simulate
 from fedrl.runs.coordinate import EVENTS, coordinate
@@ -144,13 +145,13 @@ def test_a_run_that_goes_on_takes_the_same_changes_and_no_others(tmp_path):
 
     out, same = tmp_path / "run", ["rounds=2"]
     world.coordinate(TABLES, out, stop=stop, sinks=[sink], overrides=same)
-    with pytest.raises(fedrl.core.errors.ConfigError, match="rounds=3 would change it"):
+    with pytest.raises(ConfigError, match="rounds=3 would change it"):
         world.coordinate(TABLES, out, overrides=["rounds=3"])
     assert len((world.coordinate(TABLES, out, overrides=same).folder / EVENTS).read_text().splitlines()) == 2
 
 
 def test_several_seeds_are_refused(tmp_path):
-    with pytest.raises(fedrl.core.errors.ConfigError, match="one run has one seed"):
+    with pytest.raises(ConfigError, match="one run has one seed"):
         World(TABLES).coordinate({**TABLES, "seeds": 2}, tmp_path / "run")
 
 
@@ -201,3 +202,15 @@ def test_a_coordinator_that_is_stopped_again_and_again_computes_what_its_log_say
         np.testing.assert_array_equal(one, other)
     for agent in world.agents:
         assert len(set(agent.trained)) == len(agent.trained), "a job was computed twice"
+
+
+def test_a_run_is_continued_with_its_own_kind_of_keys_and_not_after_its_end(tmp_path):
+    world, stop = World(TABLES), threading.Event()
+    world.coordinate(
+        TABLES, tmp_path / "run", stop=stop, sinks=[lambda event: stop.set() if "round" in event else None]
+    )
+    with pytest.raises(ConfigError, match="Add --replayable"):
+        world.coordinate(TABLES, tmp_path / "run", replayable=False)
+    world.coordinate(TABLES, tmp_path / "run")
+    with pytest.raises(RunError, match="is complete"):
+        world.coordinate(TABLES, tmp_path / "run")

@@ -11,6 +11,8 @@ The first agent compiles the programs, and the others find them in the cache of 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -46,9 +48,10 @@ def local_federation(
 ) -> None:
     """Run an experiment with a process for the coordinator, which is this one, and for each agent."""
     from fedrl.config import load, tables_of
+    from fedrl.runs.coordinate import for_sites
 
     changes = [*changes, *([f"federation.agents={agents}"] if agents is not None else [])]
-    loaded = load(tables_of(config), changes)
+    loaded = load(for_sites(tables_of(config)), changes)
     folder = state or Path("runs") / f"{loaded.name}-up-{time.strftime('%Y%m%d-%H%M%S')}"
     if not (folder / "sites").exists():
         laid_out(folder, loaded, replayable)
@@ -76,6 +79,7 @@ def laid_out(folder: Path, config: Config, replayable: bool) -> None:
     """Make the folder of a federation: experiment, certificates, and a file for each site."""
     from fedrl.config import dump
     from fedrl.config.build import build
+    from fedrl.sites.policy import needed
     from fedrl.transport.certificates import init, issue
 
     experiment = build(config)
@@ -87,10 +91,12 @@ def laid_out(folder: Path, config: Config, replayable: bool) -> None:
     init(folder / "certs")
     issue(folder / "certs", "hub", "coordinator", ["localhost", "127.0.0.1"])
     (folder / "sites").mkdir()
+    # The narrowest policy with which this federation works: a site of one's own writes what it allows itself.
+    found = dataclasses.asdict(needed(experiment.federation))
+    allowed = [f"{key} = {json.dumps(value)}" for key, value in found.items() if value is not None]
     for k in range(config.federation.agents):
         name = f"site-{k}"
         issue(folder / "certs", name)
-        reports = ", ".join(f'"{report}"' for report in experiment.federation.reports)
         lines = [
             'coordinator = "@ADDRESS@"',
             f'certificates = "../certs/issued/{name}"',
@@ -98,7 +104,7 @@ def laid_out(folder: Path, config: Config, replayable: bool) -> None:
             f'folder = "{name}"',
             f"seed = {experiment.config.seed_list[0]}" if replayable else "",
             "[may_leave]",
-            f"reports = [{reports}]",
+            *allowed,
         ]
         (folder / "sites" / f"{name}.template").write_text("\n".join(line for line in lines if line) + "\n")
 

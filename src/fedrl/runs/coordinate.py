@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrl.config import Config, load, tables_of
-from fedrl.core.errors import ConfigError
+from fedrl.core.errors import ConfigError, RunError
 from fedrl.engines.network.bridge import AGAIN, Bridge
 from fedrl.engines.network.choices import PATIENCE_S, sites
 from fedrl.engines.network.clock import RealClock
@@ -27,6 +27,7 @@ from fedrl.engines.network.log import line_of
 from fedrl.engines.network.membership import SeatOf
 from fedrl.records import Event, Notice, Sink, folder
 from fedrl.records.files import write_atomically
+from fedrl.records.folder import RunFolder
 from fedrl.runs.control import Control
 from fedrl.runs.result import RunResult
 from fedrl.runs.run import resume, run
@@ -34,6 +35,8 @@ from fedrl.transport.seam import Transport
 from fedrl.wire.protocol import Stop
 
 DONE = Stop("The run is complete.", "done", False)
+KEYS = {True: "replayable", False: "each party's own"}
+"""The two modes of keys, as the identity of a run names them."""
 EVENTS = "events.jsonl"
 """The file in a run folder with everything that its scheduler was told: see `fedrl.engines.network.log`."""
 IDENTITY = "run_identity"
@@ -113,11 +116,13 @@ def coordinate(
             f"The experiment has {len(seeds)} seeds. Agents at other sites train once, so one run has one seed. Write "
             "seeds = 1, or seeds = [7] for a certain one."
         )
+    if again:
+        _check_continued(place, replayable)
     bridge = Bridge(
         transport,
         address,
         stop=stop,
-        run=lambda: _identity(place),
+        run=lambda: _identity(place, replayable),
         name=config.name,
         replayable=replayable,
     )
@@ -147,9 +152,8 @@ def coordinate(
         if again:
             result = resume(place, executor=placement, sinks=told, stop=stop, verbose=verbose)
         else:
-            tables = _for_sites(given)
             result = run(
-                tables,
+                for_sites(given),
                 place,
                 overrides=overrides,
                 executor=placement,
@@ -217,7 +221,7 @@ class EventLog:
     _begun = False
 
 
-def _for_sites(tables: Mapping[str, Any]) -> dict[str, Any]:
+def for_sites(tables: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration without baselines, in real time, with a checkpoint after every version."""
     section = dict(tables.get("federation", {}))
     if section.get("clock") is None:
@@ -225,9 +229,31 @@ def _for_sites(tables: Mapping[str, Any]) -> dict[str, Any]:
     return {**tables, "federation": section, "baselines": {}, "checkpoint_s": 0.0}
 
 
-def _identity(place: Path) -> str:
-    """Return the identity of the run in a folder, which is drawn once."""
+def _identity(place: Path, replayable: bool) -> str:
+    """Return the identity of the run in a folder, which is drawn once and kept with the mode of its keys."""
     path = place / IDENTITY
     if not path.exists():
-        write_atomically(path, secrets.token_hex(16).encode())
-    return path.read_text().strip()
+        write_atomically(path, f"{secrets.token_hex(16)} {KEYS[replayable]}\n".encode())
+    return path.read_text().split()[0]
+
+
+def _check_continued(place: Path, replayable: bool) -> None:
+    """Refuse to continue a run that is complete, or whose agents have the other kind of keys.
+
+    Raises:
+        RunError: It is complete, or its identity is damaged.
+        ConfigError: Its keys are of the other kind.
+    """
+    if RunFolder(place).complete:
+        raise RunError(f"The run in {place} is complete. Begin another one in a new folder.")
+    if not (place / IDENTITY).exists():
+        return  # it ended before anyone could connect
+    _, _, keys = (place / IDENTITY).read_text().strip().partition(" ")
+    if keys not in KEYS.values():
+        raise RunError(f"{place / IDENTITY} is damaged. Restore it, or begin another run in a new folder.")
+    if keys != KEYS[replayable]:
+        cure = "Add --replayable" if keys == KEYS[True] else "Leave --replayable out"
+        raise ConfigError(
+            f"The run in {place} has begun with keys that are {keys}, and its agents keep to that. {cure} to "
+            "continue it."
+        )
