@@ -1,5 +1,6 @@
 """Agents that drop out, come late or twice, or lie: the run goes on, and its log computes it again to the last bit."""
 
+import asyncio
 import json
 import threading
 
@@ -171,6 +172,26 @@ def test_an_agent_that_stays_away_loses_its_job_after_a_while():
         assert seen[3].weight < seen[1].weight
         assert_replayed(federation, sited, plan, 5)
     assert any(DROPPED in entry.kind for entry in told(sited))
+
+
+@pytest.mark.parametrize("made", ["SCAFFOLD", "median"])
+def test_an_agent_that_lost_a_task_still_hears_that_its_update_before_was_merged(made):
+    federation, plan = FEDERATIONS[made](), plan_of("all")
+
+    async def lose(agent, link, task):
+        if task.version != 3:
+            return False
+        await link.close()
+        await asyncio.sleep(1.0)
+        return True
+
+    with Clocked(federation, FLEET, patience_s=0.3, behaviour={1: {"lose": lose}}) as sited:
+        seen = sited.rounds(4)
+        assert seen[3].clock_stats.dropped == 1
+        assert sited.agents[1].trained == [(1, 0), (2, 1), (3, 2)]
+        while len(sited.agents[1].trained) < 5:
+            seen += sited.rounds(1)
+        assert_replayed(federation, sited, plan, len(seen))
 
 
 def test_a_wait_for_agents_ends_when_it_is_asked_to():

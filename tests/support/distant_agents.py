@@ -64,6 +64,9 @@ class DistantAgent:
                 await self.work(link, message)
 
     async def work(self, link: Any, task: Task) -> None:
+        lose = self.behaviour.get("lose")
+        if lose is not None and await lose(self, link, task):
+            return
         known = (task.job, task.version)
         if self.kept is None or self.kept[0] != known:
             if self.kept is not None:
