@@ -103,19 +103,7 @@ def coordinate(
     """
     place, stop = Path(state), threading.Event() if stop is None else stop
     again = (place / folder.CONFIG).exists()
-    given = tables_of(place / folder.CONFIG if again else source)
-    config = load(given, () if again else overrides)
-    if again and load(given, overrides) != config:
-        raise ConfigError(
-            f"The run in {place} has its own configuration, and {', '.join(overrides)} would change it. Leave the "
-            "change out to continue the run, or begin another one in a new folder."
-        )
-    seeds = config.seed_list
-    if len(seeds) != 1:
-        raise ConfigError(
-            f"The experiment has {len(seeds)} seeds. Agents at other sites train once, so one run has one seed. Write "
-            "seeds = 1, or seeds = [7] for a certain one."
-        )
+    given, name = _experiment(place, source, overrides)
     if again:
         _check_continued(place, replayable)
     bridge = Bridge(
@@ -123,7 +111,7 @@ def coordinate(
         address,
         stop=stop,
         run=lambda: _identity(place, replayable),
-        name=config.name,
+        name=name,
         replayable=replayable,
     )
     coordinator = Coordinator(bridge)
@@ -168,6 +156,31 @@ def coordinate(
         return result
     finally:
         bridge.close(farewell)
+
+
+def _experiment(
+    place: Path, source: Config | Mapping[str, Any] | Path | str, overrides: Sequence[str]
+) -> tuple[dict[str, Any], str]:
+    """Return the tables and the name of an experiment: those in the run folder, if there is one.
+
+    Raises:
+        ConfigError: The overrides would change a run that is continued, or the experiment has several seeds.
+    """
+    again = (place / folder.CONFIG).exists()
+    given = tables_of(place / folder.CONFIG if again else source)
+    config = load(given, () if again else overrides)
+    if again and load(given, overrides) != config:
+        raise ConfigError(
+            f"The run in {place} has its own configuration, and {', '.join(overrides)} would change it. Leave the "
+            "change out to continue the run, or begin another one in a new folder."
+        )
+    seeds = config.seed_list
+    if len(seeds) != 1:
+        raise ConfigError(
+            f"The experiment has {len(seeds)} seeds. Agents at other sites train once, so one run has one seed. Write "
+            "seeds = 1, or seeds = [7] for a certain one."
+        )
+    return given, config.name
 
 
 class EventLog:
