@@ -87,12 +87,12 @@ def _finite(update: Update) -> str:
 
 
 def _beyond(what: str, tree: PyTree, limit: float) -> str:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if not np.issubdtype(leaf.dtype, np.floating) or not leaf.size:
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if leaf.dtype.kind != "f" or not leaf.size:
             continue
         # Minimum and maximum need one pass each and no copy of a large update; both are NaN if an entry is.
         low, high = float(leaf.min()), float(leaf.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
+        if not (math.isfinite(low) and math.isfinite(high)):
             return f"{what}{jax.tree_util.keystr(path)} is not finite"
         if max(-low, high) > limit:
             return f"{what}{jax.tree_util.keystr(path)} reaches {max(-low, high):.3g}, and {limit:.3g} is the most"

@@ -111,6 +111,8 @@ def codec(like: PyTree) -> Codec:
     (16, 16, [0.5, -1.0, 0.0])
     """
     agreed: Any = jax.tree.structure(like)
+    # Names and structure are found once, and not again for every message.
+    nodes, whole = _named(like, ""), jax.tree.structure(like, is_leaf=_travels)
 
     def encode(message: PyTree) -> bytes:
         if jax.tree.structure(message) != agreed:
@@ -118,11 +120,12 @@ def codec(like: PyTree) -> Codec:
                 f"The message is a {jax.tree.structure(message)} where {agreed} was agreed on. It was made by another "
                 "federation. Compare what both ends run."
             )
-        return write_tree(message, like)
+        found = jax.tree.leaves(message, is_leaf=_travels)
+        return b"".join(write(node, of, name) for node, (name, of) in zip(found, nodes, strict=True))
 
     def decode(data: bytes) -> PyTree:
         source = Source(data)
-        message = read_tree(like, source)
+        message: PyTree = jax.tree.unflatten(whole, [read(of, source, name) for name, of in nodes])
         if source.at != len(data):
             raise WireError(
                 f"The message has {len(data)} bytes and ends after {source.at}. More was sent than was agreed on. "
