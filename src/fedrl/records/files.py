@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fedrl.core import durable
 from fedrl.core.errors import RunError
 from fedrl.records.earlier import with_todays_names
 
@@ -24,7 +24,7 @@ OTHER_FILE = "Free space on the disk, make the folder writable, or name another 
 
 
 def write_atomically(path: Path, content: bytes, cure: str = FREE) -> None:
-    """Replace the content of a file atomically: a reader, even after a crash, finds the old content or the new.
+    """Replace the content of a file: after a crash or a power failure there is the old content or the new one.
 
     A path that is no regular file, such as /dev/stdout, is written to directly. A link that leads out of its folder is
     replaced by the file: a run folder may be someone else's, and its links may lead anywhere.
@@ -40,20 +40,7 @@ def write_atomically(path: Path, content: bytes, cure: str = FREE) -> None:
         if target.parent == path.parent.resolve():
             path = target  # replacing a symbolic link would detach it from its target
         path.parent.mkdir(parents=True, exist_ok=True)
-        # In the same folder: a rename is atomic only within a file system.
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
-        try:
-            with draft.open("xb") as file:
-                file.write(content)
-                # Without fsync, a power failure may leave the new name with an empty file.
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        # Also on Ctrl-C: a draft left behind would stay until the folder is reopened.
-        except BaseException:
-            with contextlib.suppress(OSError):
-                draft.unlink(missing_ok=True)
-            raise
+        durable.replace(path, content)
 
 
 def append(path: Path, line: str) -> None:
@@ -74,13 +61,6 @@ def append(path: Path, line: str) -> None:
             with contextlib.suppress(OSError):
                 lines.truncate(before)
             raise
-
-
-def tidy(folder: Path) -> None:
-    """Remove the drafts that a killed process left in a folder."""
-    for draft in folder.glob(".*.draft"):
-        with contextlib.suppress(OSError):
-            draft.unlink()
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors.numpy
 
+from fedrl.core import durable
 from fedrl.core.errors import RunError
 from fedrl.records.files import (
     Records,
@@ -40,7 +41,6 @@ from fedrl.records.files import (
     read_json,
     read_records,
     reading,
-    tidy,
     unwritable,
     write_atomically,
     writing,
@@ -355,5 +355,5 @@ def reopen_folder(path: Path) -> RunFolder:
     open_folder(path)
     held = hold(path)
     for place in (path, path / CHECKPOINTS, path / FINAL):
-        tidy(place)
+        durable.tidy(place)
     return RunFolder(path, Claim(path, held, made=False, fresh=False))

@@ -14,16 +14,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedrl.core import durable
 from fedrl.core.errors import RunError
 from fedrl.core.keys import ROOT_BYTES, Root
 from fedrl.engines.halves.agent import AgentRun
-from fedrl.engines.halves.saved import load, load_beside, save, sync_folder
+from fedrl.engines.halves.saved import load, load_beside, save
 
 IDENTITY = re.compile("[0-9a-f]{32}")
 """Identities of runs. They name folders, so nothing else is accepted."""
@@ -193,16 +193,9 @@ def write_private(path: Path, content: bytes) -> None:
     Raises:
         RunError: It can't be written; the old content stays.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
     try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-        sync_folder(path.parent)
+        durable.replace(path, content, 0o600)
     except OSError as fault:
-        draft.unlink(missing_ok=True)
         raise RunError(f"{path} can't be written: {fault}. Name an existing folder with free space.") from fault
 
 
@@ -214,9 +207,8 @@ def make_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sync_folder(folder.parent)
-        for draft in folder.glob(".*.draft"):  # left by a process that was killed
-            draft.unlink(missing_ok=True)
+        durable.sync_folder(folder.parent)
+        durable.tidy(folder)
     except OSError as fault:
         raise RunError(f"{folder} can't be made ({fault}). Name a folder that can be written to.") from fault
 

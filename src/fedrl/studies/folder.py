@@ -15,9 +15,10 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedrl.core import durable
 from fedrl.core.errors import RunError
 from fedrl.core.imports import importing, search_beside
-from fedrl.records.files import read_json, tidy, write_atomically
+from fedrl.records.files import read_json, write_atomically
 from fedrl.records.folder import ELSEWHERE, REPORT, Claim, RunFolder, claimed
 from fedrl.records.lock import hold
 from fedrl.studies.plan import StudyPlan, StudySetting, plan_of
@@ -119,5 +120,5 @@ def reopen_folder(path: Path) -> StudyFolder:
     plan = open_folder(path).plan
     search_beside(path)
     claim = Claim(path, hold(path, "study"), made=False, fresh=False)
-    tidy(path)
+    durable.tidy(path)
     return StudyFolder(path, plan, claim)

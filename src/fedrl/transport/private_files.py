@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 import stat
 from pathlib import Path
 
+from fedrl.core import durable
 from fedrl.core.errors import ConfigError
 
 
@@ -32,22 +31,11 @@ def write_private(path: Path, content: bytes, mode: int = 0o600) -> None:
     Raises:
         ConfigError: It can't be written; the old content is kept.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
     try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            os.fchmod(file.fileno(), mode)  # whatever the umask is
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-        _flush_folder(path.parent)
-    except BaseException as fault:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        if isinstance(fault, OSError):
-            cure = "Free space on the disk or make the folder writable."
-            raise ConfigError(f"{path} can't be written ({fault.strerror}). {cure}") from fault
-        raise
+        durable.replace(path, content, mode)
+    except OSError as fault:
+        cure = "Free space on the disk or make the folder writable."
+        raise ConfigError(f"{path} can't be written ({fault.strerror}). {cure}") from fault
 
 
 def read_file(path: Path) -> bytes:
@@ -79,12 +67,3 @@ def read_key(path: Path) -> bytes:
             return file.read()
     except OSError as fault:
         raise ConfigError(f"{path} can't be read ({fault.strerror}). Check the path and who may read it.") from fault
-
-
-def _flush_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk: without it, a power failure may bring the old file back."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

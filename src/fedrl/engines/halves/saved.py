@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from fedrl.core import durable
 from fedrl.core.errors import RunError
 from fedrl.core.types import PyTree
 from fedrl.engines.halves.agent import AgentRun
@@ -54,29 +53,10 @@ def save(path: Path, kind: str, federation: str, run: PyTree, beside: Mapping[st
     arrays |= {f"{BESIDE}{name}": np.asarray(array, order="C") for name, array in (beside or {}).items()}
     header = {"format": FORMAT, "kind": kind, "federation": federation, "digest": _digest(arrays)}
     content = safetensors.numpy.save(arrays, header)
-    # A draft beside the file, synced and then renamed: a rename within a folder is atomic.
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
     try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-        sync_folder(path.parent)
+        durable.replace(path, content, 0o600)
     except OSError as fault:
-        draft.unlink(missing_ok=True)
         raise RunError(f"{path} can't be written: {fault}. Name an existing folder with free space.") from fault
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names of files in a folder are on the disk; without this a power failure may undo a rename."""
-    if os.name == "nt":  # a folder can't be opened there
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load(path: Path, kind: str, federation: str, like: PyTree) -> PyTree:
