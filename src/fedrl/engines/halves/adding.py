@@ -1,9 +1,9 @@
 """Read updates as they arrive, and sum them exactly if the rule needs only the sum.
 
-    add(update) ... --16 at a time--> decode --> exact sums, or the decoded updates --> results()
+    add(update) ... --8 or 16 at a time--> decode --> exact sums, or the decoded updates --> results()
 
 Sums are integers, so the result depends neither on the order of arrival nor on how many are added at a time. Memory is
-that of one sum and fewer than 16 waiting updates, for any number of agents.
+that of two sums and at most 32 updates, for any number of agents.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fedrl.engines.program_cache import cached_program
 from fedrl.federation.federation import Federation
 
 CACHED = 1 << 20
-"""Bytes of an update up to which 16 are summed in one program; for larger updates more than 4 at once are slower."""
+"""Bytes of an update up to which 8 or 16 are summed in one program; for larger ones more than 4 at once are slower."""
 
 
 class Adding:
@@ -38,12 +38,14 @@ class Adding:
         self._read, self._sent, self._together = read, sent, together
         self._waiting: list[Update] = []
         self._sums: Any = None
+        self._running: tuple[BlockSums | Update, int] | None = None
+        """What a program computes at this moment, of so many updates: meanwhile others arrive."""
         self._updates: list[tuple[Update, np.ndarray]] = []
 
     def add(self, update: Update) -> None:
         """Add an encoded update, as NumPy arrays."""
         self._waiting.append(update)
-        if len(self._waiting) == exact.LANES:
+        if len(self._waiting) == self._together:
             self.add_up()
 
     def add_up(self) -> None:
@@ -53,11 +55,18 @@ class Adding:
             few = min(1 << (len(self._waiting).bit_length() - 1), self._together)
             some, self._waiting = self._waiting[:few], self._waiting[few:]
             stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *some)
-            found = self._read(self._sent, stacked)
-            if isinstance(found, BlockSums):
-                self._summed(jax.tree.map(np.asarray, found), few)
-            else:
-                self._updates.append((jax.tree.map(np.asarray, found), np.ones(few, bool)))
+            self._collect()
+            self._running = self._read(self._sent, stacked), few
+
+    def _collect(self) -> None:
+        """Wait for the program that runs, and take its result."""
+        if self._running is None:
+            return
+        (found, few), self._running = self._running, None
+        if isinstance(found, BlockSums):
+            self._summed(jax.tree.map(np.asarray, found), few)
+        else:
+            self._updates.append((jax.tree.map(np.asarray, found), np.ones(few, bool)))
 
     def _summed(self, found: Any, few: int) -> None:
         if self._sums is None:
@@ -76,15 +85,19 @@ class Adding:
     def results(self) -> list[tuple[Any, np.ndarray]]:
         """Return sums or decoded updates, as `merge_blocks` takes them, in order of arrival."""
         self.add_up()
+        self._collect()
         if self._sums is None:
             return list(self._updates)
         return [(self._sums, np.ones(len(self._sums.reach), bool))]
 
 
-def lanes(update: PyTree) -> int:
-    """Return how many updates of these shapes are best read at a time."""
+def lanes(update: PyTree, agents: int) -> int:
+    """Return how many updates of these shapes, of so many agents, are best read at a time."""
     dense = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(update))
-    return exact.LANES if dense < CACHED else 4
+    if dense >= CACHED:
+        return 4
+    # With few agents, half of them are read while the others arrive. With many, each sum of sums costs more than that.
+    return exact.LANES if agents > exact.LANES else exact.LANES // 2
 
 
 @cached_program

@@ -201,7 +201,7 @@ class ServerHalf:
         known = self.wire.up_bytes
         dense = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.wire.update))
         self.largest = (dense if known is None else known) + LARGEST
-        self.together = lanes(self.wire.update)
+        self.together = lanes(self.wire.update, len(steps))
         self.merge, self.read = merge_blocks(federation, self.wire.decoded, len(steps)), reading(federation)
 
     def start(self, params: Params | None = None) -> ServerRun:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import queue
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fedrl.core.errors import StoppedWaitingError
-from fedrl.engines.network.sessions import AgentNews, Membership, Sessions
+from fedrl.engines.network.news import AgentNews, News
+from fedrl.engines.network.sessions import Membership, Sessions
 from fedrl.transport.seam import Listener, Transport
 from fedrl.wire.protocol import Stop, Taken, Task
 
@@ -54,7 +54,7 @@ class Bridge:
         self.on_listening: Callable[[], object] = lambda: None
         self.on_clock: Callable[[Any], object] = lambda clock: None
         self.name, self.replayable, self.beat_s = name, replayable, beat_s
-        self.news: queue.SimpleQueue[AgentNews] = queue.SimpleQueue()
+        self.news = News()
         self.address = ""
         self._over: list[tuple[int, Taken | None]] = []
         self.sessions: Sessions | None = None
@@ -113,27 +113,25 @@ class Bridge:
 
         self._loop.call_soon_threadsafe(release)
 
-    def wait(self, seconds: float) -> Iterable[AgentNews]:
-        """Return the news that are there, or those that come first within some seconds; none if there are none.
+    def wait(self, seconds: float, enough: int = 1) -> Iterable[AgentNews]:
+        """Return the news that are there, or that come within some seconds; none if there are none.
+
+        Args:
+            seconds: The longest wait.
+            enough: Number of updates to wait for, without other news; after `POLL_S`, fewer are returned.
 
         Raises:
             StoppedWaitingError: The coordinator was asked to stop.
         """
-        found: list[AgentNews] = []
         left = seconds
-        while not found:
+        while True:
             if self.stopping.is_set():
                 raise StoppedWaitingError("The round was given up: the coordinator was asked to stop.")
             pause = min(left, POLL_S)
-            try:
-                found.append(self.news.get(timeout=pause) if pause > 0.0 else self.news.get_nowait())
-            except queue.Empty:
-                left -= pause
-                if left <= 0.0:
-                    return found
-        while not self.news.empty():
-            found.append(self.news.get_nowait())
-        return found
+            found = self.news.take(pause, enough)
+            left -= pause
+            if found or left <= 0.0:
+                return found
 
     def close(self, why: Stop = AGAIN) -> None:
         """End all sessions with a reason, and listen no more; a second call does nothing."""

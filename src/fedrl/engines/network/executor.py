@@ -87,7 +87,7 @@ class Sites(Executor):
         self._broadcasts, self._sent_codec = codec(self.wire.sent), codec(self.wire.update)
         known = self.wire.up_bytes
         dense = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.wire.update))
-        self._together, self._summed = lanes(self.wire.update), self.plan.collects == SUMS
+        self._together, self._summed = lanes(self.wire.update, self.agents), self.plan.collects == SUMS
         self._read = reading(federation, self._summed)
         self._trusted_weight = any(stage.reweights for stage in federation.stages)
         self.bridge, self.roster = bridge, Roster(self.agents)

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
-import queue
 import time
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from fedrl.core.errors import WireError
+from fedrl.engines.network.news import FAILURE, GONE, HERE, LEFT, UPDATE, AgentNews, News
 from fedrl.transport.seam import Link, LinkClosedError
 from fedrl.wire.protocol import (
     Beat,
@@ -36,9 +35,6 @@ from fedrl.wire.protocol import (
     sent,
 )
 
-HERE, GONE, UPDATE, FAILURE, LEFT = "here", "gone", "update", "failure", "left"
-"""The kinds of news of an agent: it is ready, its connection has ended, its update or its failure has arrived, and it
-has left for good."""
 HELLO_S = 10.0
 """Seconds in which an agent has to say who it is."""
 LARGEST_HELLO = 1 << 20
@@ -48,32 +44,6 @@ WINDOW = 8
 
 
 OPTED_OUT = Stop("This agent takes part in the run no more.", "opted_out", False)
-
-
-class AgentNews(NamedTuple):
-    """Something that happened to an agent.
-
-    Attributes:
-        kind: One of the kinds above.
-        agent: Number of the agent.
-        job: Number of its job, for updates and failures.
-        version: Version of the broadcast from which it says that it trained.
-        content: The encoded update.
-        reason: Why its training failed or it left; of an agent that is ready, its name.
-        held: Whether the update takes a place in the window, which has to be given back.
-        steps_per_s: Local steps per second, of an agent that is ready; NaN if it does not say.
-        time_s: When it happened, by `time.monotonic`.
-    """
-
-    kind: str
-    agent: int
-    job: int = 0
-    version: int = 0
-    content: bytes = b""
-    reason: str = ""
-    held: bool = False
-    steps_per_s: float = math.nan
-    time_s: float = 0.0
 
 
 @runtime_checkable
@@ -123,7 +93,7 @@ class Sessions:
         news: Where news go.
     """
 
-    def __init__(self, membership: Membership, agents: int, largest: int, news: queue.SimpleQueue[AgentNews]) -> None:
+    def __init__(self, membership: Membership, agents: int, largest: int, news: News) -> None:
         self._membership, self._largest, self._news = membership, largest, news
         self.seats = [Seat() for _ in range(agents)]
         self.window = asyncio.Semaphore(WINDOW)

@@ -1,0 +1,74 @@
+"""News of agents on their way from the thread of the sessions to the loop, which is woken once for several updates.
+
+    sessions --put--> deque --> take(seconds, enough) --> loop
+
+To wake the loop costs about as much as to receive an update, because two threads then want the same interpreter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import queue
+from collections import deque
+from typing import NamedTuple
+
+HERE, GONE, UPDATE, FAILURE, LEFT = "here", "gone", "update", "failure", "left"
+"""The kinds of news of an agent: it is ready, its connection has ended, its update or its failure has arrived, and it
+has left for good."""
+
+
+class AgentNews(NamedTuple):
+    """Something that happened to an agent.
+
+    Attributes:
+        kind: One of the kinds above.
+        agent: Number of the agent.
+        job: Number of its job, for updates and failures.
+        version: Version of the broadcast from which it says that it trained.
+        content: The encoded update.
+        reason: Why its training failed or it left; of an agent that is ready, its name.
+        held: Whether the update takes a place in the window, which has to be given back.
+        steps_per_s: Local steps per second, of an agent that is ready; NaN if it does not say.
+        time_s: When it happened, by `time.monotonic`.
+    """
+
+    kind: str
+    agent: int
+    job: int = 0
+    version: int = 0
+    content: bytes = b""
+    reason: str = ""
+    held: bool = False
+    steps_per_s: float = math.nan
+    time_s: float = 0.0
+
+
+class News:
+    """News that nobody has taken yet. One thread puts, another one takes."""
+
+    def __init__(self) -> None:
+        self._items: deque[AgentNews] = deque()
+        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._enough = 1
+
+    def put(self, item: AgentNews) -> None:
+        """Add news, and wake whoever waits, unless it waits for more updates than there are."""
+        self._items.append(item)
+        # A long update keeps its place in the window until it is read, so it does not wait for others.
+        if item.kind != UPDATE or item.held or len(self._items) >= self._enough:
+            self._wakes.put(None)
+
+    def take(self, seconds: float, enough: int = 1) -> list[AgentNews]:
+        """Return all news, after a wait of at most some seconds for `enough` updates, or for any other news."""
+        self._enough = enough
+        # Looked at after that line: what came before it woke nobody if it was too little for the last wait.
+        if seconds > 0.0 and len(self._items) < enough:
+            with contextlib.suppress(queue.Empty):
+                self._wakes.get(timeout=seconds)
+        while not self._wakes.empty():
+            self._wakes.get_nowait()
+        found = []
+        while self._items:
+            found.append(self._items.popleft())
+        return found
