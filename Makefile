@@ -10,6 +10,7 @@
 # make check         format, lint, types, layers
 # make bench         the numbers of the documentation, measured here
 # make bench-peers   federated PPO beside stable-baselines3 and rejax, whose pins want an environment of their own
+# make bench-flower  a round over the network beside Flower's, which wants an environment of its own
 # make docs          the documentation as a site, in an environment of its own
 # make test-docs     that no name and no link is missing in the site
 # make test-wheel    that the wheel works in an empty environment outside of the repository
@@ -28,9 +29,11 @@ DOCS_BIN := .venv-docs/bin
 DOCS_STAMP := .venv-docs/.installed
 PEERS_BIN := .venv-peers/bin
 PEERS_STAMP := .venv-peers/.installed
+FLOWER_BIN := .venv-flower/bin
+FLOWER_STAMP := .venv-flower/.installed
 
 .PHONY: demo demo-network test test-long test-ray test-gymnax test-torch test-jax2onnx test-docs test-wheel test-quickstart
-.PHONY: combinations check bench bench-peers docs clean
+.PHONY: combinations check bench bench-peers bench-flower docs clean
 
 demo: $(STAMP)
 	$(BIN)/fedrl run cartpole
@@ -70,6 +73,9 @@ bench: $(STAMP)
 
 bench-peers: $(STAMP) $(PEERS_STAMP)
 	$(BIN)/python -m benchmarks peers
+
+bench-flower: $(STAMP) $(FLOWER_STAMP)
+	$(BIN)/python -m benchmarks.flower
 
 docs: $(DOCS_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(DOCS_BIN)/mkdocs build --strict
@@ -119,5 +125,11 @@ $(PEERS_STAMP): pyproject.toml
 	$(PEERS_BIN)/pip install --quiet --editable . --group peers
 	touch $@
 
+$(FLOWER_STAMP): pyproject.toml
+	test -x $(FLOWER_BIN)/python || $(PYTHON) -m venv .venv-flower
+	$(FLOWER_BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(FLOWER_BIN)/pip install --quiet --group flower
+	touch $@
+
 clean:
-	rm -rf .venv .venv-gymnax .venv-torch .venv-jax2onnx .venv-docs .venv-peers site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-gymnax .venv-torch .venv-jax2onnx .venv-docs .venv-peers .venv-flower site .mypy_cache .pytest_cache .ruff_cache

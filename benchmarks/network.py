@@ -210,13 +210,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place) / "certs"
             certificates(folder, agents)
-            ours, theirs = (_part(kind, folder, agents, size) for kind in ("fedrl", "raw"))
+            ours, theirs = (part(kind, folder, agents, size) for kind in ("fedrl", "raw"))
         what = f"{agents} agents, {size:,} parameters"
         print(f"{what}: {json.dumps(ours)}, raw {json.dumps(theirs)}", flush=True)
         emit(Figure(f"{what}: a round over raw TLS echo", ours["ms"] / theirs["ms"], goal, "x", at_least=False))
 
 
-def _part(kind: str, folder: Path, agents: int, size: int) -> dict[str, float]:
+def part(kind: str, folder: Path, agents: int, size: int) -> dict[str, float]:
     import subprocess
 
     command = [sys.executable, "-m", "benchmarks.network", "part", kind, str(folder), str(agents), str(size)]

@@ -1,0 +1,1 @@
+"""A federation in Flower whose agents do no work, for `benchmarks.flower`."""
