@@ -22,7 +22,12 @@ from fedrl.wire.protocol import FIELDS, KINDS, LARGEST_INT, MOST_TEXT, Beat, Fai
 
 MOST = 3 * MOST_BODY
 OFTEN = settings(max_examples=100)
-FIXTURE = Path(__file__).parent / "messages_1_0.json"
+
+
+def fixture(minor):
+    """The messages that a version of the protocol has sent."""
+    return Path(__file__).parent / f"messages_{wire.MAJOR}_{minor}.json"
+
 
 texts = st.text(max_size=40)
 counts = st.integers(0, LARGEST_INT)
@@ -316,11 +321,12 @@ def _bytes(text):
 
 
 class TestReleases:
-    """Every release reads what version 1.0 of the protocol has sent; the file is never written again."""
+    """Every release reads what earlier versions of the protocol have sent; their files are never written again."""
 
-    def test_the_messages_of_version_1_0_are_read(self):
+    @pytest.mark.parametrize("minor", range(wire.MINOR + 1))
+    def test_the_messages_of_every_version_are_read(self, minor):
         kinds = {kind.__name__: kind for kind in KINDS}
-        saved = json.loads(FIXTURE.read_text())
+        saved = json.loads(fixture(minor).read_text())
         assert {each["kind"] for each in saved} <= set(kinds)
         for each in saved:
             fields = {name: _bytes(value) if name == "content" else value for name, value in each["fields"].items()}
@@ -329,16 +335,17 @@ class TestReleases:
             assert {name: getattr(message, name) for name in fields} == fields
 
     def test_this_version_sends_them_as_the_same_bytes(self):
-        if (wire.MAJOR, wire.MINOR) == (1, 0):
-            saved = [[_bytes(frame) for frame in each["frames"]] for each in json.loads(FIXTURE.read_text())]
-            assert [list(sent(each)) for each in examples()] == saved
+        saved = [[_bytes(frame) for frame in each["frames"]] for each in json.loads(fixture(wire.MINOR).read_text())]
+        assert [list(sent(each)) for each in examples()] == saved
 
-    def test_the_numbers_of_kinds_and_the_hash_are_those_of_version_1_0(self):
+    def test_the_numbers_of_kinds_and_the_hash_are_those_of_the_version_that_added_them(self):
         names = [kind.__name__ for kind in KINDS]
         assert names[:6] == ["Hello", "Welcome", "Ready", "Task", "Beat", "Sent"]
         assert names[6:12] == ["Failed", "Taken", "Leave", "Pause", "Resume", "Stop"]
+        assert names[12:14] == ["Bid", "Answer"]
         assert digest_of(b"abc").hex() == "ba7816bf8f01cfea414140de5dae2223"
 
 
 if __name__ == "__main__":
-    FIXTURE.write_text(json.dumps([stored(each, sent(each)) for each in examples()], indent=1) + "\n")
+    text = json.dumps([stored(each, sent(each)) for each in examples()], indent=1) + "\n"
+    fixture(wire.MINOR).write_text(text)

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple, TypeGuard
 from fedrl.core.errors import WireError
 
 MAGIC = b"FRL1"
-MAJOR, MINOR = 1, 0
-"""The version of the protocol. Ends of another major version don't understand each other; a minor one adds fields."""
+MAJOR, MINOR = 1, 1
+"""The version of the protocol. Ends of another major version don't understand each other; a minor one adds fields
+and kinds."""
 HEAD, CRC = struct.Struct("<4sBBBBIII"), struct.Struct("<I")
 MOST_HEADER, MOST_BODY = 64 * 1024, 512 * 1024
 LARGEST = HEAD.size + MOST_HEADER + MOST_BODY

@@ -11,6 +11,12 @@
     Leave     ------------------------->            it goes, for now or for good
               <-------------------------  Pause, Resume, Stop
 
+Under an upload budget an agent that has trained says how useful its update is, and sends it only if it is asked to:
+
+    Bid       ------------------------->            instead of Sent
+              <-------------------------  Answer    send the update, or not: the next task has the verdict
+    Sent      ------------------------->            if it was asked for
+
 A job is identified by the agent and a number that counts its jobs, so that a message may be sent twice without harm.
 Fields have the types of the records below; unknown fields are ignored, for a later minor version to add them.
 """
@@ -184,8 +190,39 @@ class Stop(NamedTuple):
     retry: bool
 
 
-Message: TypeAlias = Hello | Welcome | Ready | Task | Beat | Sent | Failed | Taken | Leave | Pause | Resume | Stop
-KINDS: tuple[type[Any], ...] = (Hello, Welcome, Ready, Task, Beat, Sent, Failed, Taken, Leave, Pause, Resume, Stop)
+class Bid(NamedTuple):
+    """How useful the update of a job is, under an upload budget: all that leaves before the coordinator has decided.
+
+    Attributes:
+        job: Number of the job.
+        version: Version of the broadcast from which the agent trained.
+        content: The requested reports, and the size of the update if that varies: `fedrl.engines.bidding`.
+    """
+
+    job: int
+    version: int
+    content: bytes
+
+
+class Answer(NamedTuple):
+    """The answer to a bid; it comes again if the bid does.
+
+    Attributes:
+        job: Number of the job.
+        send: Whether to send the update. If not, the verdict in the next task is "rejected".
+    """
+
+    job: int
+    send: bool
+
+
+Message: TypeAlias = (
+    Hello | Welcome | Ready | Task | Beat | Sent | Failed | Taken | Leave | Pause | Resume | Stop | Bid | Answer
+)
+KINDS: tuple[type[Any], ...] = (
+    *(Hello, Welcome, Ready, Task, Beat, Sent, Failed, Taken, Leave, Pause, Resume, Stop),
+    *(Bid, Answer),  # since version 1.1
+)
 """The kinds of messages. The number of a kind is its place in this list; later versions add kinds at its end."""
 NUMBERS = {kind: number for number, kind in enumerate(KINDS)}
 FIELDS = {kind: {name: hint for name, hint in get_type_hints(kind).items() if name != "content"} for kind in KINDS}
