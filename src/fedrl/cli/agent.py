@@ -114,6 +114,7 @@ def serve(site: Site, out: TextIO, as_json: bool) -> None:
         give_up_s=math.inf if config.give_up_s is None else config.give_up_s,
         notice=notice,
         options=site.options,
+        bids=site.bids,
     )
     end, number = asyncio.run(until_signalled(agent))
     leave(end, number)
@@ -157,8 +158,9 @@ def check_site(site: Site, out: TextIO, as_json: bool) -> None:
     from fedrl.sites.check import check_coordinator, would_leave
 
     config = site.config
-    leaving = would_leave(site.federation, config.may_leave)
-    checking = check_coordinator(site.federation, transport_of(config), config.coordinator, Path(config.folder))
+    leaving = would_leave(site.federation, config.may_leave, site.bids)
+    where = (transport_of(config), config.coordinator, Path(config.folder))
+    checking = check_coordinator(site.federation, *where, site.bids)
     found = asyncio.run(checking)
     if as_json:
         fields = {"agrees": found.agrees, "text": found.text, "would_leave": [each._asdict() for each in leaving]}

@@ -92,7 +92,8 @@ def laid_out(folder: Path, config: Config, replayable: bool) -> None:
     issue(folder / "certs", "hub", "coordinator", ["localhost", "127.0.0.1"])
     (folder / "sites").mkdir()
     # The narrowest policy with which this federation works: a site of one's own writes what it allows itself.
-    found = dataclasses.asdict(needed(experiment.federation))
+    bids = None if experiment.upload_budget is None else experiment.upload_budget.requested
+    found = dataclasses.asdict(needed(experiment.federation, bids))
     allowed = [f"{key} = {json.dumps(value)}" for key, value in found.items() if value is not None]
     for k in range(config.federation.agents):
         name = f"site-{k}"

@@ -10,6 +10,8 @@ The bytes have been decoded before (`fedrl.wire.codec`), so shapes, codes and in
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -45,7 +47,7 @@ def lie(federation: Federation, update: Update, version: int, steps: int) -> str
         return f"the update is of version {int(update.version)}, and {version} was sent"
     return (
         _weight(federation, float(update.weight), steps)
-        or _report(update)
+        or beyond_range(update.report)
         or _finite(update)
         or _counted(federation, update, steps)
     )
@@ -68,8 +70,9 @@ def _weight(federation: Federation, said: float, steps: int) -> str:
     return ""
 
 
-def _report(update: Update) -> str:
-    for name, said in update.report.items():
+def beyond_range(report: Mapping[str, Any]) -> str:
+    """Return why reports are rejected, or "" if each is in its range."""
+    for name, said in report.items():
         low, high = RANGES.get(name, (-float(np.finfo(np.float32).max), float(np.finfo(np.float32).max)))
         value = float(said)
         if math.isnan(value) and name in UNKNOWN:

@@ -109,13 +109,14 @@ class Difference(NamedTuple):
     decisive: bool
 
 
-def wire_digest(federation: Federation, setting: PyTree) -> WireDigest:
+def wire_digest(federation: Federation, setting: PyTree, bids: tuple[str, ...] | None = None) -> WireDigest:
     """Compute the digest of this process's federation.
 
     Args:
         federation: The federation.
         setting: The environment parameters of one agent, arrays or `jax.ShapeDtypeStruct`; only their shapes count.
             Those of a fleet lose their leading axis.
+        bids: Reports that agents say in a bid before their update, under an upload budget; None for no bids.
 
     Raises:
         ConfigError: The federation contains an object whose content cannot be compared by another process, such as an
@@ -154,7 +155,7 @@ def wire_digest(federation: Federation, setting: PyTree) -> WireDigest:
         ),
         "reports": _components(sorted(federation.reports), "A report"),
         "broadcast": _arrays(met.sent, "The broadcast"),
-        "update": _arrays(met.update, "The update"),
+        "update": (*_arrays(met.update, "The update"), *_bids(bids)),
         "codec": _formats((met.sent, met.update)),
         "random numbers": _random_numbers(),
     }
@@ -221,6 +222,13 @@ def _arrays(message: PyTree, what: str) -> tuple[Entry, ...]:
     found, structure = jax.tree.flatten_with_path(message)
     texts = [f"{jax.tree_util.keystr(path)} {x.dtype.name}{tuple(x.shape)}" for path, x in found]
     return (*(_entry(text, text, what) for text in texts), _entry(str(structure), structure, what))
+
+
+def _bids(names: tuple[str, ...] | None) -> tuple[Entry, ...]:
+    """Return the entry of bids; none without bids, so that such federations keep their digest."""
+    if names is None:
+        return ()
+    return (_entry(f"sent after a bid with {', '.join(names) or 'nothing'}", list(names), "The bid"),)
 
 
 def _formats(messages: PyTree) -> tuple[Entry, ...]:

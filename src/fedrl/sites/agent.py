@@ -32,10 +32,12 @@ from fedrl.sites.job_loop import JobLoop, SiteEnd
 from fedrl.sites.jobs import RunJobs, RunRefusedError, check_welcome, rehearse
 from fedrl.sites.memory import RunMemory, last_run, make_folder
 from fedrl.sites.notices import SiteNotice
-from fedrl.sites.policy import Allowance, MayLeave, as_text, check_federation
+from fedrl.sites.policy import Allowance, MayLeave, as_text, check_federation, leaving_of
 from fedrl.sites.sent_log import NAME, SentLog
 from fedrl.transport.seam import LinkClosedError, LinkRefusedError, Transport
 from fedrl.wire.protocol import (
+    Answer,
+    Bid,
     Hello,
     Leave,
     Message,
@@ -83,6 +85,8 @@ class SiteAgent:
         notice: Called with each event.
         clock: Time in seconds since 1970.
         options: Options of the executor, such as `workers` for environments on the host.
+        bids: Reports that an agent says in a bid before its update, `UploadBudget.requested` of the experiment's upload
+            budget; None without a budget.
 
     Raises:
         ConfigError: The federation would let out what `may_leave` does not allow.
@@ -115,14 +119,15 @@ class SiteAgent:
         notice: Callable[[SiteNotice], None] = ignore,
         clock: Callable[[], float] = time.time,
         options: Mapping[str, Any] | None = None,
+        bids: tuple[str, ...] | None = None,
     ) -> None:
-        self._may_leave = MayLeave() if may_leave is None else may_leave
-        check_federation(self._may_leave, federation)
+        self._may_leave, self._bids = MayLeave() if may_leave is None else may_leave, bids
+        check_federation(self._may_leave, federation, leaving_of(federation, bids))
         self._federation, self._setting_of, self._transport = federation, setting_of, transport
         self._address, self._folder, self._seed, self._options = address, folder, seed, dict(options or {})
         self._give_up_s, self._backoff = give_up_s, Backoff() if backoff is None else backoff
         self._notice, self._clock = notice, clock
-        self._digest = wire_digest(federation, federation.learner.environment.params)
+        self._digest = wire_digest(federation, federation.learner.environment.params, bids)
         self._largest = largest_broadcast(federation)
         self._steps_per_s: float | None = None
         self._stopped, self._welcomed, self._stop_why = asyncio.Event(), False, ""
@@ -142,7 +147,7 @@ class SiteAgent:
             self._log = SentLog(self._folder / NAME)
             allowance = Allowance(self._may_leave.rounds_a_day)
             for record in self._log.records:
-                if record.kind == Sent.__name__:
+                if record.kind in (Sent.__name__, Bid.__name__):
                     allowance.count(record.run, record.job, record.time)
             self._log.records.clear()
             self._allowance, self._work = allowance, JobLoop(thread, allowance, self._clock, self._say)
@@ -270,7 +275,7 @@ class SiteAgent:
         await connection.send(Ready(math.nan if speed is None else speed))
         self._say("ready", "Its programs are compiled; it waits for a job.")
         while True:
-            end = self._heard(expected(await connection.receive(), Task, Taken, Pause, Resume, Stop))
+            end = self._heard(expected(await connection.receive(), Task, Answer, Taken, Pause, Resume, Stop))
             if isinstance(end, SiteEnd):
                 return end
             if end:
@@ -313,11 +318,12 @@ class SiteAgent:
     def _opened(self, welcome: Welcome, setting: PyTree) -> RunJobs:
         check_welcome(welcome, None)  # before a folder is named after it
         memory = RunMemory(self._folder, welcome.run, self._digest.digest)
-        return RunJobs(self._federation, setting, welcome, memory, self._may_leave, self._seed, self._options)
+        given = (self._may_leave, self._seed, self._options, self._bids)
+        return RunJobs(self._federation, setting, welcome, memory, *given)
 
     def _heard(self, message: Message) -> SiteEnd | bool:
         """Act on a message; return why the agent ends, or whether to connect again."""
-        if isinstance(message, Task):
+        if isinstance(message, Task | Answer):
             self._work.add(message)
         elif isinstance(message, Taken):
             said = f": {message.reason}" if message.reason else "."

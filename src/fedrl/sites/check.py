@@ -26,7 +26,7 @@ class WouldLeave(NamedTuple):
     """One piece of information that would leave a site.
 
     Attributes:
-        message: The message with it: "Hello", "Ready", "Sent" or "Failed".
+        message: The message with it: "Hello", "Ready", "Bid", "Sent" or "Failed".
         name: What it is, such as "report/loss".
         size_bytes: Its size; None if it varies.
         protection: What protects it.
@@ -54,12 +54,13 @@ class Checked(NamedTuple):
     welcome: Welcome | None = None
 
 
-def would_leave(federation: Federation, may_leave: MayLeave) -> list[WouldLeave]:
+def would_leave(federation: Federation, may_leave: MayLeave, bids: tuple[str, ...] | None = None) -> list[WouldLeave]:
     """List what would leave a site in a run.
 
     Args:
         federation: Federation of the site.
         may_leave: What the site allows.
+        bids: Reports that leave in a bid before the update, under an upload budget; None for no bids.
 
     >>> from fedrl.aggregators import mean
     >>> from fedrl.environments import gridworld
@@ -69,7 +70,7 @@ def would_leave(federation: Federation, may_leave: MayLeave) -> list[WouldLeave]
     ['digest', 'versions', 'value', 'weight', 'version', 'failure']
     """
     clear = "nothing"
-    digest = as_json(wire_digest(federation, federation.learner.environment.params))
+    digest = as_json(wire_digest(federation, federation.learner.environment.params, bids))
     versions = len(json.dumps(digest["versions"]).encode())
     found = [
         WouldLeave("Hello", "digest", len(json.dumps(digest).encode()) - versions, clear, "what the federation is"),
@@ -77,14 +78,17 @@ def would_leave(federation: Federation, may_leave: MayLeave) -> list[WouldLeave]
     ]
     if may_leave.capacity:
         found.append(WouldLeave("Ready", "steps_per_s", 8, clear, "local steps per second, measured"))
-    for each in leaving_of(federation):
-        found.append(WouldLeave("Sent", each.name, each.size_bytes, each.protection, each.note))
+    for each in leaving_of(federation, bids):
+        message = "Bid" if each.name.startswith("bid") else "Sent"
+        found.append(WouldLeave(message, each.name, each.size_bytes, each.protection, each.note))
     note = "the reason, with words of the environment" if may_leave.reasons else "that a job failed, without the reason"
     return [*found, WouldLeave("Failed", "failure", None if may_leave.reasons else 0, clear, note)]
 
 
-async def check_coordinator(federation: Federation, transport: Transport, address: str, folder: Path) -> Checked:
-    """Connect, compare the federations of both ends, and leave again.
+async def check_coordinator(
+    federation: Federation, transport: Transport, address: str, folder: Path, bids: tuple[str, ...] | None = None
+) -> Checked:
+    """Connect, compare the federations of both ends, and leave again; `bids` as of `would_leave`.
 
     Raises:
         RunError: An agent is running in this folder, or the folder can't be written.
@@ -96,7 +100,7 @@ async def check_coordinator(federation: Federation, transport: Transport, addres
         try:
             connection = Connection(await transport.connect(address), log, largest_broadcast(federation))
             try:
-                return await asyncio.wait_for(_compared(federation, connection), ANSWER_S)
+                return await asyncio.wait_for(_compared(federation, connection, bids), ANSWER_S)
             finally:
                 await connection.close()
         except TimeoutError:
@@ -109,8 +113,8 @@ async def check_coordinator(federation: Federation, transport: Transport, addres
         held.release()
 
 
-async def _compared(federation: Federation, connection: Connection) -> Checked:
-    digest: dict[str, Any] = as_json(wire_digest(federation, federation.learner.environment.params))
+async def _compared(federation: Federation, connection: Connection, bids: tuple[str, ...] | None) -> Checked:
+    digest: dict[str, Any] = as_json(wire_digest(federation, federation.learner.environment.params, bids))
     await connection.send(Hello("", 0, 0, json.dumps(digest).encode()))
     first = expected(await connection.receive(), Welcome, Stop)
     if isinstance(first, Stop):

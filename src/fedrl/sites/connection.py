@@ -17,9 +17,9 @@ from fedrl.engines.messages import messages
 from fedrl.federation.federation import Federation
 from fedrl.sites.sent_log import SentLog
 from fedrl.transport.seam import Link
-from fedrl.wire.protocol import Message, Pause, Reader, Resume, Stop, Taken, Task, Welcome, sent
+from fedrl.wire.protocol import Answer, Message, Pause, Reader, Resume, Stop, Taken, Task, Welcome, sent
 
-RECEIVED = (Welcome, Task, Taken, Pause, Resume, Stop)
+RECEIVED = (Welcome, Task, Taken, Pause, Resume, Stop, Answer)
 """The kinds of messages that a coordinator may send."""
 SLACK = 1024
 """Bytes by which a broadcast may exceed the expected size; its content is checked later."""

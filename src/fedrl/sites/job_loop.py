@@ -1,8 +1,10 @@
 """One job after the other: each is trained in a thread while beats are sent, kept on disk, and answered.
 
     add(Task) --> run(): check --> train --> keep --> Sent or Failed, on the connection that there is then
+                                               +----> Bid --> add(Answer) --> Sent, under an upload budget
 
-A job outlives its connection. What comes while a job is trained waits, and only the latest task is kept.
+A job outlives its connection. What comes while a job is trained waits; only the latest task is
+kept, with the answers after it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from fedrl.sites.connection import Connection
 from fedrl.sites.jobs import RunJobs, RunRefusedError
 from fedrl.sites.policy import Allowance
 from fedrl.transport.seam import LinkClosedError
-from fedrl.wire.protocol import Beat, Failed, Leave, Task
+from fedrl.wire.protocol import Answer, Beat, Bid, Failed, Leave, Task
 
 T = TypeVar("T")
 SHORTEST_BEAT_S = 0.1
@@ -66,14 +68,14 @@ class JobLoop:
         self.fault: WireError | None = None
         self.waiting = False
         self.storing = asyncio.Lock()
-        self._tasks: asyncio.Queue[tuple[RunJobs | None, Task]] = asyncio.Queue()
+        self._tasks: asyncio.Queue[tuple[RunJobs | None, Task | Answer]] = asyncio.Queue()
         self._training: int | None = None
 
-    def add(self, task: Task) -> None:
-        """Take a task."""
+    def add(self, message: Task | Answer) -> None:
+        """Take a task, or the answer to a bid."""
         # The update of a job in training is sent when it is done, without being asked for again.
-        if task.job != self._training:
-            self._tasks.put_nowait((self.jobs, task))
+        if message.job != self._training:
+            self._tasks.put_nowait((self.jobs, message))
 
     async def replaced(self, jobs: RunJobs) -> None:
         """Continue with the jobs of another run; a job of the last one that is in training is given up after it."""
@@ -88,21 +90,23 @@ class JobLoop:
             RunError: A job or the log can't be written.
         """
         while True:
-            jobs, task = await self._tasks.get()
+            waiting = [await self._tasks.get()]
             while not self._tasks.empty():
-                jobs, task = self._tasks.get_nowait()
-            if jobs is None or jobs is not self.jobs:
-                continue  # the task of another run
-            try:
-                await self._done(jobs, task)
-            except LinkClosedError:
-                pass  # the update is kept, and sent when the coordinator asks for the job again
-            except WireError as wrong:
-                self.fault = wrong
-                self._say("wrong_message", str(wrong), task.job, task.version)
-                await self._hung_up()
-            except RunRefusedError as refused:
-                return SiteEnd(refused.code, str(refused))
+                waiting.append(self._tasks.get_nowait())
+            tasks = [place for place, (_, message) in enumerate(waiting) if isinstance(message, Task)]
+            for jobs, message in waiting[tasks[-1] if tasks else 0 :]:
+                if jobs is None or jobs is not self.jobs:
+                    continue  # a message of another run
+                try:
+                    await (self._done(jobs, message) if isinstance(message, Task) else self._answered(jobs, message))
+                except LinkClosedError:
+                    pass  # the update is kept, and sent when the coordinator asks for the job again
+                except WireError as wrong:
+                    self.fault = wrong
+                    self._say("wrong_message", str(wrong), message.job, getattr(message, "version", None))
+                    await self._hung_up()
+                except RunRefusedError as refused:
+                    return SiteEnd(refused.code, str(refused))
 
     async def _done(self, jobs: RunJobs, task: Task) -> None:
         if jobs.check(task):
@@ -127,8 +131,19 @@ class JobLoop:
             self._say("failed", f"Job {message.job} has no update: {jobs.kept.failed}", message.job, None)
         else:
             self._allowance.count(jobs.welcome.run, message.job, self._clock())
-            self._say("sent", f"The update of job {message.job} leaves.", message.job, message.version)
+            kind, what = ("bid", "A bid for the update") if isinstance(message, Bid) else ("sent", "The update")
+            self._say(kind, f"{what} of job {message.job} leaves.", message.job, message.version)
         await self.connection.send(message)
+
+    async def _answered(self, jobs: RunJobs, answer: Answer) -> None:
+        """Send the update of a job, if the answer to its bid asks for it."""
+        message = jobs.update_for(answer)
+        if message is not None and self.connection is not None:
+            self._say("sent", f"The update of job {message.job} leaves.", message.job, message.version)
+            await self.connection.send(message)
+        elif not answer.send:
+            text = f"The coordinator does not want the update of job {answer.job}: its budget is for others."
+            self._say("not_taken", text, answer.job, None)
 
     async def _trained(self, jobs: RunJobs, task: Task) -> None:
         verdict = jobs.verdict(task)

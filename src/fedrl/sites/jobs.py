@@ -1,6 +1,7 @@
 """The jobs of an agent in one run: trained by its half, kept on disk, never trained twice.
 
     Task --settle, train--> Kept --on disk--> Sent or Failed, again and again as the same bytes
+                                     +------> Bid --Answer--> Sent, under an upload budget
 
 Everything here blocks, and runs in a thread of the agent.
 """
@@ -23,7 +24,7 @@ from fedrl.engines.halves import AgentHalf, Order, ServerHalf, Verdict
 from fedrl.federation.federation import Federation
 from fedrl.sites.memory import IDENTITY, Kept, RunFacts, RunMemory
 from fedrl.sites.policy import MayLeave, too_large
-from fedrl.wire.protocol import Failed, Sent, Task, Welcome
+from fedrl.wire.protocol import Answer, Bid, Failed, Sent, Task, Welcome
 
 COMPILING = threading.Lock()
 """Held while programs are compiled: several agents in one process would each compile the same ones at the same time."""
@@ -48,6 +49,7 @@ class RunJobs:
         may_leave: What the site lets leave.
         seed: Seed of the run, if the site trusts its coordinator with a replayable run.
         options: Options of the executor, such as `workers` for the host.
+        bids: Reports that it says in a bid before each update, under an upload budget; None for no bids.
 
     Raises:
         RunRefusedError: The run is replayable and this site has no seed for it.
@@ -64,8 +66,9 @@ class RunJobs:
         may_leave: MayLeave,
         seed: int | None,
         options: Mapping[str, Any],
+        bids: tuple[str, ...] | None = None,
     ) -> None:
-        self.welcome, self._memory, self._may_leave = welcome, memory, may_leave
+        self.welcome, self._memory, self._may_leave, self._bids = welcome, memory, may_leave, bids
         facts, self.fresh = memory.facts(), not memory.has_state
         check_welcome(welcome, facts)
         if welcome.replayable and seed is None:
@@ -76,7 +79,7 @@ class RunJobs:
                 "or take part in a run that is not replayable.",
             )
         run, secret = self._replayable(seed) if welcome.replayable and seed is not None else self._own_roots()
-        self._half = AgentHalf(federation, welcome.agent, setting, run, secret, **options)
+        self._half = AgentHalf(federation, welcome.agent, setting, run, secret, bids=bids, **options)
         with COMPILING:
             start = self._half.start()
         self.kept = memory.load(start) if memory.has_state else Kept(start)
@@ -154,7 +157,8 @@ class RunJobs:
         run = self._half.settle(self.kept.run, verdict)
         turn = self._half.train(run, task.content, Order(task.version, task.cohort, task.steps, task.share))
         failed = turn.failed or too_large(self._may_leave, turn.update)
-        kept = Kept(turn.run, task.job, task.version, b"" if failed else turn.update, failed)
+        sent = (b"", b"") if failed else (turn.update, turn.bid)
+        kept = Kept(turn.run, task.job, task.version, sent[0], failed, sent[1])
         if failed:
             kept = kept._replace(run=self._half.settle(turn.run, Verdict.DROPPED))
         return kept
@@ -168,11 +172,26 @@ class RunJobs:
         self._memory.save(kept)
         self.kept, self.fresh = kept, False
 
-    def answer(self) -> Sent | Failed:
+    def answer(self) -> Sent | Bid | Failed:
         """Return the message about the last job."""
         kept = self.kept
         if kept.failed:
             return Failed(kept.job, one_line(kept.failed) if self._may_leave.reasons else "")
+        if self._bids is not None:
+            return Bid(kept.job, kept.version, kept.bid)
+        return Sent(kept.job, kept.version, kept.update)
+
+    def update_for(self, answer: Answer) -> Sent | None:
+        """Return the update that an answer to a bid asks for; None if it is not wanted, or of another job.
+
+        Raises:
+            WireError: No bid was made.
+        """
+        kept = self.kept
+        if self._bids is None:
+            raise WireError(f"An answer to a bid for job {answer.job} came, and this site makes no bids.")
+        if not answer.send or answer.job != kept.job or kept.failed:
+            return None
         return Sent(kept.job, kept.version, kept.update)
 
     def close(self) -> None:

@@ -39,6 +39,7 @@ class Kept(NamedTuple):
         version: Version from which the job was trained.
         update: The encoded update; empty if there is none.
         failed: Reason why there is no update; "" if there is one.
+        bid: The encoded bid, under an upload budget; else empty.
     """
 
     run: AgentRun
@@ -46,6 +47,7 @@ class Kept(NamedTuple):
     version: int = 0
     update: bytes = b""
     failed: str = ""
+    bid: bytes = b""
 
 
 class RunFacts(NamedTuple):
@@ -150,6 +152,7 @@ class RunMemory:
             "job": np.array([kept.job, kept.version], np.int64),
             "update": np.frombuffer(kept.update, np.uint8),
             "failed": np.frombuffer(kept.failed.encode(), np.uint8),
+            "bid": np.frombuffer(kept.bid, np.uint8),
         }
         save(self.folder / STATE, "agent", self.federation, kept.run, beside)
 
@@ -160,19 +163,20 @@ class RunMemory:
             RunError: The file is missing or damaged, or belongs to another federation.
         """
         path = self.folder / STATE
-        job, version, update, failed = self._beside()
-        return Kept(load(path, "agent", self.federation, like), job, version, update, failed)
+        return Kept(load(path, "agent", self.federation, like), *self._beside())
 
     def last_job(self) -> int:
         """Return the number of the last job that is on the disk; 0 for none."""
         return self._beside()[0] if self.has_state else 0
 
-    def _beside(self) -> tuple[int, int, bytes, str]:
+    def _beside(self) -> tuple[int, int, bytes, str, bytes]:
         path = self.folder / STATE
         found = load_beside(path, "agent", self.federation)
         try:
             job, version = found["job"].tolist()
-            return job, version, found["update"].tobytes(), found["failed"].tobytes().decode()
+            update, failed = (found[name].tobytes() for name in ("update", "failed"))
+            # States of version 0.x have no bids.
+            return job, version, update, failed.decode(), found.get("bid", np.zeros(0, np.uint8)).tobytes()
         except (KeyError, ValueError) as fault:
             raise _damaged(path, fault) from fault
 

@@ -13,8 +13,9 @@ class SiteNotice(NamedTuple):
 
     Attributes:
         time: Seconds since 1970.
-        event: What happened, for programs: "connected", "compiling", "ready", "training", "sent", "failed",
-            "waiting", "paused", "resumed", "disconnected", "wrong_message", "begun_anew", "not_taken" or "ended".
+        event: What happened, for programs: "connected", "compiling", "ready", "training", "bid", "sent",
+            "failed", "waiting", "paused", "resumed", "disconnected", "wrong_message", "begun_anew", "not_taken" or
+            "ended".
         text: What happened, one sentence for people.
         run: Identity of the run; "" before the first `Welcome`.
         agent: Number of the agent; None before.

@@ -20,7 +20,8 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count, check_ranges, ranges_of
 from fedrl.engines.messages import messages
 from fedrl.federation.federation import Federation
-from fedrl.federation.soundness import NOISE, NOTHING, Outgoing, outgoing
+from fedrl.federation.soundness import NOISE, NOTHING, SERVER, Outgoing, outgoing
+from fedrl.wire.codec import varies
 
 DAY_S = 86400
 
@@ -31,7 +32,7 @@ class MayLeave:
 
     Attributes:
         payload: The kinds of updates: "delta", the change of the parameters, and "gradient".
-        reports: Names of the numbers that an agent may report, such as "loss".
+        reports: Names of the numbers that an agent may report, such as "loss", with an update or in a bid before it.
         statistics: Names of the statistics that may be sent in the clear beside an update, such as "moments".
         largest_bytes: The largest update in bytes; no limit by default.
         rounds_a_day: The largest number of jobs whose updates leave in one day (UTC); no limit by default.
@@ -95,14 +96,27 @@ def check_federation(may_leave: MayLeave, federation: Federation, leaving: list[
             )
 
 
-def leaving_of(federation: Federation) -> list[Outgoing]:
-    """Return what leaves an agent with its update, from the trace that the agent's programs use as well."""
+def leaving_of(federation: Federation, bids: tuple[str, ...] | None = None) -> list[Outgoing]:
+    """Return what leaves an agent with its update, from the trace that the agent's programs use as well.
+
+    Args:
+        federation: The site's own federation.
+        bids: Reports that leave in a bid before the update, under an upload budget; None for no bids.
+    """
     one = jax.tree.map(lambda x: jnp.asarray(x)[None], federation.learner.environment.params)
-    return outgoing(federation, messages(federation, one).update)
+    update = messages(federation, one).update
+    found = outgoing(federation, update)
+    if bids is None:
+        return found
+    note = "of every job, before the coordinator decides whether the update is sent"
+    reports = {f"report/{name}": f"bid/{name}" for name in bids}
+    said = [each._replace(name=reports[each.name], note=note) for each in found if each.name in reports]
+    size = [Outgoing("bid size", "agent", SERVER, 4, note=f"the size of the update, {note}")] if varies(update) else []
+    return [*said, *size, *(each for each in found if each.name not in reports)]
 
 
-def needed(federation: Federation) -> MayLeave:
-    """Return the narrowest `MayLeave` with which a site may take part in a federation.
+def needed(federation: Federation, bids: tuple[str, ...] | None = None) -> MayLeave:
+    """Return the narrowest `MayLeave` with which a site may take part in a federation; `bids` as of `leaving_of`.
 
     >>> from fedrl.aggregators import q_ffl
     >>> from fedrl.environments import gridworld
@@ -111,10 +125,10 @@ def needed(federation: Federation) -> MayLeave:
     >>> needed(federate(q_table(gridworld()), q_ffl(1.0))).reports
     ('loss',)
     """
-    leaving = [each.name.partition("/") for each in leaving_of(federation)]
+    leaving = [each.name.partition("/") for each in leaving_of(federation, bids)]
     return MayLeave(
         payload=("gradient",) if federation.payload == "gradient" else ("delta",),
-        reports=tuple(name for kind, _, name in leaving if kind == "report"),
+        reports=tuple(name for kind, _, name in leaving if kind in ("report", "bid")),
         statistics=tuple(name for kind, _, name in leaving if kind == "statistics"),
         sizes=any(kind in ("size", "silence") for kind, _, _ in leaving),
         weights=any(stage.reweights for stage in federation.stages),
@@ -129,9 +143,9 @@ def _forbidden(may_leave: MayLeave, federation: Federation, each: Outgoing) -> s
     noisy = may_leave.privacy == "nothing" or NOISE["agent"] in each.protection
     derived = any(stage.reweights for stage in federation.stages)
     allowed = {
-        f"reports to a list with {name!r}": kind != "report" or name in may_leave.reports,
+        f"reports to a list with {name!r}": kind not in ("report", "bid") or name in may_leave.reports,
         f"statistics to a list with {name!r}": kind != "statistics" or name in may_leave.statistics,
-        "sizes = true": kind not in ("size", "silence") or may_leave.sizes,
+        "sizes = true": kind not in ("size", "silence", "bid size") or may_leave.sizes,
         "weights = true": kind != "weight" or may_leave.weights or not derived,
         "privacy = 'nothing'": kind != "value" or noisy,
         f"largest_bytes to {size} or more": kind != "value" or largest is None or size is None or size <= largest,

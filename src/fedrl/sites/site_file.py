@@ -36,7 +36,7 @@ from fedrl.core.imports import search_beside
 from fedrl.core.ranges import NonNegative, Whole, check_ranges, ranges_of
 from fedrl.core.types import PyTree
 from fedrl.federation.federation import Federation
-from fedrl.sites.policy import MayLeave, check_federation
+from fedrl.sites.policy import MayLeave, check_federation, leaving_of
 
 UNUSED = ("baselines", "evaluation", "executor", "init", "tensorboard")
 """What an experiment has for a simulation, and an agent does not do."""
@@ -82,12 +82,14 @@ class Site(NamedTuple):
         federation: The federation of its experiment.
         setting_of: `number -> parameters of the environment` of the agent with this number.
         options: Options of the executor.
+        bids: Reports that leave in a bid before each update, under an upload budget; None for no bids.
     """
 
     config: SiteConfig
     federation: Federation
     setting_of: Callable[[int], PyTree]
     options: dict[str, Any]
+    bids: tuple[str, ...] | None = None
 
 
 def load_site(path: Path) -> SiteConfig:
@@ -171,7 +173,8 @@ def build_site(config: SiteConfig) -> Site:
     if config.environment is not None:
         data["environment"] = config.environment
     experiment = build(load({name: value for name, value in data.items() if name not in UNUSED}))
-    check_federation(config.may_leave, experiment.federation)
+    bids = None if experiment.upload_budget is None else experiment.upload_budget.requested
+    check_federation(config.may_leave, experiment.federation, leaving_of(experiment.federation, bids))
     fleet, count = experiment.fleet, experiment.config.federation.agents
 
     def setting_of(number: int) -> PyTree:
@@ -181,4 +184,4 @@ def build_site(config: SiteConfig) -> Site:
 
     on_host = isinstance(experiment.environment, HostEnvironment)
     options = {"restarts": experiment.config.restarts} if on_host else {}
-    return Site(config, experiment.federation, setting_of, options)
+    return Site(config, experiment.federation, setting_of, options, bids)

@@ -23,6 +23,7 @@ from fedrl.core.errors import ConfigError, WireError
 from fedrl.core.keys import Keys, Root, check_roots
 from fedrl.core.summation import check_open
 from fedrl.core.types import Params, PyTree
+from fedrl.engines.bidding import Bidding
 from fedrl.engines.executors.placement import executor_of
 from fedrl.engines.executors.records import Agents, ExecutorPlan
 from fedrl.engines.halves.orders import Order, Verdict, check_setting
@@ -57,12 +58,14 @@ class TrainedUpdate(NamedTuple):
         run: State of the agent, with the job pending.
         metrics: Metrics of the training, by name. They stay with the agent.
         failed: Reason why the training failed, or "".
+        bid: Encoded bid, under an upload budget; else empty.
     """
 
     update: bytes
     run: AgentRun
     metrics: dict[str, float]
     failed: str = ""
+    bid: bytes = b""
 
 
 class AgentHalf:
@@ -75,6 +78,7 @@ class AgentHalf:
         run: Root of the run's keys, 32 bytes, which all parties have.
         secret: Secret of the agent, 32 bytes: by `os.urandom`, or `fedrl.core.keys.agent_secret` to replay a run.
         steps: Usual number of local steps.
+        bids: Reports that it says in a bid before its update, under an upload budget; None for no bids.
         **options: Options of the executor, such as `workers` for the host.
 
     Raises:
@@ -102,6 +106,7 @@ class AgentHalf:
         run: Root,
         secret: Root,
         steps: int | None = None,
+        bids: tuple[str, ...] | None = None,
         **options: Any,
     ) -> None:
         check_roots(run=run, secret=secret)
@@ -125,6 +130,7 @@ class AgentHalf:
         self.keys = Keys(np.frombuffer(run, np.uint32), np.zeros(8, np.uint32))
         wire = messages(federation, fleet)
         self._broadcasts, self._sent = codec(wire.sent), codec(wire.update)
+        self._bidding = None if bids is None else Bidding(bids, wire.update)
         self.steps = int(usual)
 
     def start(self, params: Params | None = None) -> AgentRun:
@@ -168,7 +174,8 @@ class AgentHalf:
             return TrainedUpdate(b"", AgentRun(agents), {}, found.failed[0].reason)
         update = jax.tree.map(lambda x: np.asarray(x)[0], found.items)
         metrics = {name: float(x[0]) for name, x in found.metrics.items()}
-        return TrainedUpdate(self._sent.encode(update), run._replace(pending=agents), metrics)
+        bid, sent = (b"", self._sent.encode(update)) if self._bidding is None else self._bidding.apart(update)
+        return TrainedUpdate(sent, run._replace(pending=agents), metrics, bid=bid)
 
     def _check_order(self, order: Order, heard: int) -> None:
         most = self.federation.local_steps
