@@ -6,12 +6,17 @@ import jax
 import numpy as np
 import pytest
 
+from fedrl.aggregators import mean, median, q_ffl
 from fedrl.engines.network.bridge import Bridge
 from fedrl.engines.network.choices import sites
 from fedrl.engines.simulate import simulate
+from fedrl.federation.federate import federate
+from fedrl.server import greedy
+from fedrl.server.scheduler import Scheduler
+from fedrl.stages import error_feedback, hard_threshold, scaffold, top_k
 from fedrl.transport.local import LocalTransport
 from fedrl.wire.protocol import Stop
-from tests.engines.test_halves import AGENTS, CASES, fleet_of
+from tests.engines.test_halves import AGENTS, CASES, FLEET, STEERED, VALLEY, fleet_of
 from tests.support.distant_agents import DistantAgent
 
 SEED, ROUNDS = 3, 6
@@ -26,8 +31,10 @@ class Sited:
         self.before(self.bridge)
         placement = sites(self.bridge, lambda name: int(name.split("-")[1]), **options)
         self.simulation = simulate(federation, fleet, executor=placement, scheduler=scheduler)
+        budget = getattr(scheduler, "upload_budget", None)
+        bids = None if budget is None else budget.requested
         self.agents = [
-            DistantAgent(federation, fleet, k, seed, self.bridge.address, **(behaviour or {}).get(k, {}))
+            DistantAgent(federation, fleet, k, seed, self.bridge.address, bids, **(behaviour or {}).get(k, {}))
             for k in range(self.simulation.agents)
         ]
         self.tasks = [asyncio.run_coroutine_threadsafe(agent.live(), self.bridge._loop) for agent in self.agents]
@@ -75,3 +82,46 @@ def test_agents_at_other_sites_have_the_bits_of_a_simulation(case):
         np.testing.assert_array_equal(one, other)
     assert all(len(agent.trained) == ROUNDS for agent in sited.agents)
     assert len(sited.agents) == AGENTS
+
+
+BUDGETS = {
+    "mean, by norm": lambda: (federate(VALLEY, mean(), local_steps=2, reports=["norm"]), greedy(90)),
+    "median of few, by loss": lambda: (
+        federate(VALLEY, median(), error_feedback(top_k(0.3)), reports=["loss"]),
+        greedy(90, "loss"),
+    ),
+    "SCAFFOLD, with patience": lambda: (
+        federate(STEERED, mean(), scaffold(0.1), reports=["loss"]),
+        greedy(340, "loss", patience=2),
+    ),
+    "sizes that vary": lambda: (federate(VALLEY, mean(), hard_threshold(0.05), reports=["norm"]), greedy(120)),
+    "other reports beside": lambda: (federate(VALLEY, q_ffl(2.0), reports=["norm"]), greedy(100)),
+}
+
+
+@pytest.mark.parametrize("case", BUDGETS)
+def test_an_upload_budget_selects_by_bids_what_it_selects_in_a_simulation(case):
+    federation, budget = BUDGETS[case]()
+    plan = Scheduler(upload_budget=budget)
+    alone = simulate(federation, FLEET, scheduler=plan, block=1)
+    state, seen = alone.init(SEED), []
+    for _ in range(ROUNDS):
+        state, found = alone.round(state)
+        seen.append(found)
+    with Sited(federation, FLEET, scheduler=plan) as sited:
+        rounds = sited.rounds(ROUNDS)
+    for one, other in zip(params(state), params(sited.state), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for mine, theirs in zip(rounds, seen, strict=True):
+        assert mine.selected.tolist() == theirs.selected.tolist()
+        assert 0 < len(mine.selected) < AGENTS
+        assert (mine.bytes_up, mine.messages_up) == (theirs.bytes_up, theirs.messages_up)
+        assert mine.uploads.size_bytes.tolist() == theirs.uploads.size_bytes.tolist()
+        for name, said in theirs.uploads.report.items():
+            np.testing.assert_array_equal(mine.uploads.report[name], said)
+    for agent in sited.agents:
+        # What was not selected has never left.
+        assert [job - 1 for job, _ in agent.asked] == [
+            n for n, each in enumerate(rounds) if agent.number in each.selected
+        ]
+        assert len(agent.sent) == ROUNDS

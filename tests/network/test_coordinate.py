@@ -34,6 +34,10 @@ TABLES = {
 }
 
 
+BUDGET = 180
+"""Bytes for the bids of three agents and two of their updates."""
+
+
 def seat_of(name):
     return int(name.split("-")[1])
 
@@ -43,9 +47,10 @@ class World:
 
     def __init__(self, tables, address="world", **behaviour):
         experiment = build(load(tables))
+        bids = None if experiment.upload_budget is None else experiment.upload_budget.requested
         self.address = f"{address}-{id(self)}"
         self.agents = [
-            DistantAgent(experiment.federation, experiment.fleet, k, 7, self.address, **behaviour)
+            DistantAgent(experiment.federation, experiment.fleet, k, 7, self.address, bids, **behaviour)
             for k in range(experiment.config.federation.agents)
         ]
 
@@ -179,6 +184,7 @@ SCHEDULES = {
     "FedBuff": {"schedule": {"name": "fed_buff", "buffer_size": 2}},
     "FedAsync": {"schedule": {"name": "fed_async"}},
     "late": {"schedule": {"name": "synchronous", "buffer_size": 2, "stragglers": "keep"}},
+    "bids": {"upload_budget": {"name": "greedy", "budget_bytes": BUDGET}},
 }
 
 
@@ -202,6 +208,29 @@ def test_a_coordinator_that_is_stopped_again_and_again_computes_what_its_log_say
         np.testing.assert_array_equal(one, other)
     for agent in world.agents:
         assert len(set(agent.trained)) == len(agent.trained), "a job was computed twice"
+
+
+def test_a_coordinator_that_is_stopped_while_it_waits_for_updates_asks_for_bids_again(tmp_path):
+    tables = {**TABLES, "rounds": 6, "federation": {**TABLES["federation"], **SCHEDULES["bids"]}}
+    alone = fedrl.run(
+        {**tables, "federation": {**tables["federation"], "block": 1, "clock": {}}}, tmp_path / "alone", verbose=0
+    )
+    stop, asked = threading.Event(), []
+
+    async def withhold(agent, link, answer):
+        asked.append(answer.job)
+        if answer.job == 3:
+            stop.set()
+        return answer.job == 3 and asked.count(3) <= 2
+
+    world = World(tables, withhold=withhold)
+    world.coordinate(tables, tmp_path / "run", stop=stop)
+    assert len((tmp_path / "run" / EVENTS).read_text().splitlines()) == 2
+    same_bits(alone, world.coordinate(tables, tmp_path / "run"))
+    assert asked.count(3) > 2
+    for agent in world.agents:
+        assert len(agent.trained) == 6, "a job was computed twice"
+        assert len(agent.asked) < 6
 
 
 def test_a_run_is_continued_with_its_own_kind_of_keys_and_not_after_its_end(tmp_path):

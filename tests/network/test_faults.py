@@ -17,12 +17,12 @@ from fedrl.engines.network.membership import Door
 from fedrl.engines.simulate import simulate
 from fedrl.federation.federate import federate
 from fedrl.federation.wire_digest import as_json, wire_digest
-from fedrl.server import greedy
+from fedrl.server import greedy, oort
 from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import bounded_staleness, fed_async, fed_buff, synchronous
-from fedrl.stages import error_feedback, scaffold, top_k
+from fedrl.stages import error_feedback, lag, scaffold, top_k
 from fedrl.transport.local import LocalTransport
-from fedrl.wire.protocol import Hello, Sent, Stop, sent
+from fedrl.wire.protocol import Bid, Hello, Sent, Stop, sent
 from tests.engines.test_halves import FLEET, STEERED, VALLEY
 from tests.network.test_bits import SEED, Sited, params
 
@@ -203,10 +203,198 @@ def test_a_wait_for_agents_ends_when_it_is_asked_to():
             sited.rounds(100_000)
 
 
-def test_an_upload_budget_is_refused_before_anyone_can_connect():
-    federation = federate(VALLEY, mean(), reports=["norm"])
-    plan = Scheduler(synchronous(), upload_budget=greedy(2000))
-    with pytest.raises(ConfigError, match="no message for bids"):
+# --- under an upload budget -------------------------------------------------------------------------------------------
+
+BUDGETED = {
+    "mean": lambda: federate(VALLEY, mean(), local_steps=2, reports=["norm"]),
+    "SCAFFOLD": lambda: federate(STEERED, mean(), scaffold(0.1), reports=["norm"]),
+    "median": lambda: federate(VALLEY, median(), error_feedback(top_k(0.3)), reports=["norm"]),
+}
+BUDGETS = {"mean": 100, "SCAFFOLD": 260, "median": 70}
+WITH_BIDS = {"all": synchronous, "deadline": SCHEDULES["deadline"], "FedBuff": lambda: fed_buff(4)}
+
+
+def budgeted(made, schedule="all"):
+    return Scheduler(WITH_BIDS[schedule](), upload_budget=greedy(BUDGETS[made]))
+
+
+@pytest.mark.parametrize("schedule", WITH_BIDS)
+@pytest.mark.parametrize("made", BUDGETED)
+def test_a_log_computes_a_run_with_bids_again_to_the_last_bit(made, schedule):
+    federation, plan = BUDGETED[made](), budgeted(made, schedule)
+    with Clocked(federation, FLEET, scheduler=plan) as sited:
+        seen = sited.rounds(12)
+        assert_replayed(federation, sited, plan, 12)
+    assert any(len(found.selected) < found.clock_stats.arrived for found in seen)
+
+
+async def _loses_its_connection_after_its_bid(agent, link, task):
+    if task.version % 3 == agent.number % 3 and agent.trained.count((task.job, task.version)) == 1:
+        agent.trained.append((task.job, task.version))
+        await agent.say(link, Bid(task.job, task.version, agent.kept[1].bid))
+        await link.close()
+        return True
+    return False
+
+
+async def _loses_its_connection_before_its_update(agent, link, answer):
+    if agent.asked.count(agent.kept[0]) == 1 and answer.job % 2:
+        agent.asked.append(agent.kept[0])
+        await link.close()
+        return True
+    return False
+
+
+@pytest.mark.parametrize("made", BUDGETED)
+def test_agents_that_lose_their_connection_after_a_bid_bid_again_and_count_once(made):
+    federation, plan = BUDGETED[made](), budgeted(made)
+    behaviour = {k: {"act": _loses_its_connection_after_its_bid} for k in range(5)}
+    with Clocked(federation, FLEET, scheduler=plan, behaviour=behaviour) as sited:
+        seen = sited.rounds(10)
+        assert_replayed(federation, sited, plan, 10)  # who was not back for a round is in the log
+    assert not any(found.rejected for found in seen)
+    assert all(len(found.arrivals.sender) == len(set(found.arrivals.sender.tolist())) for found in seen)
+
+
+@pytest.mark.parametrize("made", BUDGETED)
+def test_updates_that_were_lost_with_a_connection_after_they_were_asked_for_come_again(made):
+    federation, plan = BUDGETED[made](), budgeted(made)
+    behaviour = {k: {"withhold": _loses_its_connection_before_its_update} for k in range(5)}
+    alone = simulate(federation, FLEET, scheduler=plan, block=1)
+    state = alone.init(SEED)
+    with Clocked(federation, FLEET, scheduler=plan, behaviour=behaviour) as sited:
+        for found in sited.rounds(8):
+            state, expected = alone.round(state)
+            assert found.selected.tolist() == expected.selected.tolist()
+            assert not found.rejected
+        assert_replayed(federation, sited, plan, 8)
+    for one, other in zip(params(state), params(sited.state), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+async def _bids_twice_and_answers_twice(agent, link, answer):
+    again = agent.asked.count(agent.kept[0]) > 1  # each bid is answered
+    agent.asked.append(agent.kept[0])
+    for _ in range(0 if again else 2):
+        await agent.say(link, Bid(*agent.kept[0], agent.kept[1].bid))
+        await agent.say(link, Sent(*agent.kept[0], agent.kept[1].update))
+    return True
+
+
+def test_bids_and_updates_that_come_twice_count_once():
+    federation, plan = BUDGETED["mean"](), budgeted("mean")
+    behaviour = {k: {"withhold": _bids_twice_and_answers_twice} for k in range(5)}
+    alone = simulate(federation, FLEET, scheduler=plan, block=1)
+    state = alone.init(SEED)
+    with Clocked(federation, FLEET, scheduler=plan, behaviour=behaviour) as sited:
+        sited.rounds(6)
+        assert_replayed(federation, sited, plan, 6)
+    for _ in range(6):
+        state, _ = alone.round(state)
+    for one, other in zip(params(state), params(sited.state), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+async def _sends_rubbish_when_asked(agent, link, answer):
+    await agent.say(link, Sent(*agent.kept[0], b"rubbish"))
+    return True
+
+
+async def _keeps_its_update(agent, link, answer):
+    return True
+
+
+async def _goes_away_when_asked(agent, link, answer):
+    agent.address = "nowhere"
+    await link.close()
+    return True
+
+
+WITHHELD = {
+    "rubbish": (_sends_rubbish_when_asked, "it has 7 bytes, and its bid said"),
+    "nothing": (_keeps_its_update, "did not come"),
+    "gone": (_goes_away_when_asked, "did not come"),
+}
+
+
+@pytest.mark.parametrize("what", WITHHELD)
+@pytest.mark.parametrize("made", BUDGETED)
+def test_an_update_that_was_asked_for_and_does_not_come_is_missed_alone(made, what):
+    federation, plan = BUDGETED[made](), budgeted(made)
+    withhold, reason = WITHHELD[what]
+    behaviour = {k: {"withhold": withhold} for k in (1, 3)}
+    with Clocked(federation, FLEET, scheduler=plan, patience_s=0.5, behaviour=behaviour) as sited:
+        seen = sited.rounds(5)
+        assert_replayed(federation, sited, plan, 5)
+    missed = [each for found in seen for each in found.rejected]
+    assert missed
+    assert {agent for agent, _ in missed} <= {1, 3}
+    assert all(reason in why for _, why in missed)
+    assert all(not {agent for agent, _ in found.rejected} & set(found.selected.tolist()) for found in seen)
+
+
+async def _bids_nonsense(agent, link, task):
+    for content in (b"nonsense",) if task.version % 2 else ():
+        await agent.say(link, Bid(task.job, task.version, content))
+        return True
+    return False
+
+
+async def _sends_unasked(agent, link, task):
+    await agent.say(link, Sent(task.job, task.version, agent.kept[1].update))
+    return True
+
+
+@pytest.mark.parametrize(
+    ("act", "reason"), [(_bids_nonsense, "its bid can't be read"), (_sends_unasked, "before it was asked for")]
+)
+def test_who_does_not_bid_as_agreed_is_refused_and_costs_itself_alone(act, reason):
+    federation, plan = BUDGETED["SCAFFOLD"](), budgeted("SCAFFOLD")
+    with Clocked(federation, FLEET, scheduler=plan, behaviour={2: {"act": act}}) as sited:
+        seen = sited.rounds(4)
+        assert_replayed(federation, sited, plan, 4)
+    refused = [each for found in seen for each in found.rejected]
+    assert {agent for agent, _ in refused} == {2}
+    assert all(reason in why for _, why in refused)
+
+
+async def _bids_for_nothing(agent, link, task):
+    await agent.say(link, Bid(task.job, task.version, b"1234"))
+    return True
+
+
+def test_a_bid_without_a_budget_is_refused():
+    federation = FEDERATIONS["mean"]()
+    with Clocked(federation, FLEET, behaviour={2: {"act": _bids_for_nothing}}) as sited:
+        seen = sited.rounds(3)
+        assert_replayed(federation, sited, plan_of("all"), 3)
+    assert all([agent for agent, _ in found.rejected] == [2] for found in seen)
+    assert "nobody asked for one" in seen[0].rejected[0].reason
+
+
+def test_an_agent_that_does_not_know_of_the_budget_is_sent_away():
+    federation, setting = BUDGETED["mean"](), jax.tree.map(lambda x: x[0], FLEET)
+    door = Door(federation, setting, 2, Bridge(LocalTransport(), "door"), lambda name: 0, ("norm",))
+    hello = Hello("", 0, 0, json.dumps(as_json(wire_digest(federation, setting))).encode())
+    answer = door.answer("site-0", hello)
+    assert isinstance(answer, Stop)
+    assert answer.code == "other_federation"
+    assert "sent after a bid with norm here" in answer.why
+    hello = Hello("", 0, 0, json.dumps(as_json(wire_digest(federation, setting, ("norm",)))).encode())
+    assert not isinstance(door.answer("site-0", hello), Stop)
+
+
+WITHOUT_BIDS = {
+    "withholding": (federate(VALLEY, mean(), lag(factor=2.0), reports=["norm"]), None, "withholds updates"),
+    "reports": (federate(VALLEY, mean(), reports=["norm", "loss"]), oort(3, "loss"), "needs 'loss' when"),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_BIDS)
+def test_a_budget_that_would_need_more_than_bids_is_refused_before_anyone_can_connect(name):
+    federation, selection, why = WITHOUT_BIDS[name]
+    plan = Scheduler(synchronous(), selection, upload_budget=greedy(2000))
+    with pytest.raises(ConfigError, match=why):
         Clocked(federation, FLEET, scheduler=plan)
 
 

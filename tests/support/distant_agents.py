@@ -13,22 +13,27 @@ from fedrl.engines.halves import AgentHalf, Order, Verdict
 from fedrl.federation.wire_digest import as_json, wire_digest
 from fedrl.transport.local import LocalTransport
 from fedrl.transport.seam import LinkClosedError
-from fedrl.wire.protocol import Failed, Hello, Reader, Ready, Sent, Stop, Task, Welcome, sent
+from fedrl.wire.protocol import Answer, Bid, Failed, Hello, Reader, Ready, Sent, Stop, Task, Welcome, sent
 
 
 class DistantAgent:
     """An agent of a federation, with the keys of a simulation of the same seed.
 
     Attributes:
-        sent: Jobs for which it has sent an update.
+        sent: Jobs for which it has sent an update or a bid.
+        asked: Jobs whose update was asked for, under an upload budget.
         trained: Jobs for which it has trained.
         told: The messages it has received, by type name.
     """
 
-    def __init__(self, federation: Any, fleet: Any, number: int, seed: int, address: str, **behaviour: Any) -> None:
+    def __init__(
+        self, federation: Any, fleet: Any, number: int, seed: int, address: str, bids: Any = None, **behaviour: Any
+    ) -> None:
         keys = keys_of(seed)
         self.setting = jax.tree.map(lambda x: x[number], fleet)
-        self.half = AgentHalf(federation, number, self.setting, keys.run.tobytes(), agent_secret(keys, number))
+        secret = agent_secret(keys, number)
+        self.half = AgentHalf(federation, number, self.setting, keys.run.tobytes(), secret, bids=bids)
+        self.bids, self.asked = bids, []
         self.federation, self.number, self.address = federation, number, address
         self.run, self.kept = self.half.start(), None
         self.sent, self.trained, self.told = [], [], []
@@ -46,7 +51,7 @@ class DistantAgent:
             await asyncio.sleep(0.01)
 
     async def session(self, link: Any) -> None:
-        digest = as_json(wire_digest(self.federation, self.setting))
+        digest = as_json(wire_digest(self.federation, self.setting, self.bids))
         await self.say(link, Hello("", 0, 0, json.dumps(digest).encode()))
         reader = Reader(1 << 24)
         while True:
@@ -62,6 +67,17 @@ class DistantAgent:
                 return
             elif isinstance(message, Task):
                 await self.work(link, message)
+            elif isinstance(message, Answer) and message.send and self.kept[0][0] == message.job:
+                await self.answer(link, message)
+
+    async def answer(self, link: Any, answer: Answer) -> None:
+        """Send the update that was asked for."""
+        known, found = self.kept
+        if known not in self.asked:
+            self.asked.append(known)
+        withhold = self.behaviour.get("withhold")
+        if withhold is None or not await withhold(self, link, answer):
+            await self.say(link, Sent(*known, found.update))
 
     async def work(self, link: Any, task: Task) -> None:
         lose = self.behaviour.get("lose")
@@ -82,6 +98,8 @@ class DistantAgent:
         found = self.kept[1]
         if found.failed:
             await self.say(link, Failed(task.job, found.failed))
+        elif self.bids is not None:
+            await self.say(link, Bid(task.job, task.version, found.bid))
         else:
             await self.say(link, Sent(task.job, task.version, found.update))
         self.sent.append(known)

@@ -75,6 +75,11 @@ class Inbox(NamedTuple):
         none = np.zeros(len(self.agent), bool)
         return self._replace(block_sums=[], scale=none.astype(np.float32)).of(none)
 
+    def without(self, which: np.ndarray) -> Inbox:
+        """Return the same inbox with a scale of 0 for some updates."""
+        # Without a merge there is no scale.
+        return self._replace(scale=np.where(which, np.float32(0.0), self.scale)) if len(self.scale) else self
+
     def of(self, which: np.ndarray) -> Inbox:
         """Return a part of the inbox by a mask over updates, with the sums of blocks that lie entirely within it."""
 

@@ -47,7 +47,7 @@ from fedrl.engines.soundness import cohort_ids
 from fedrl.engines.state import ClockStats, Rejection, RoundResult, Simulation, SimulationState, no_uploads
 from fedrl.engines.topologies.isolated import Isolated
 from fedrl.engines.topologies.server import MergeResult, SentMessages
-from fedrl.engines.upload_bids import without_bids
+from fedrl.engines.upload_bids import after_bids, without_bids
 from fedrl.federation.shares import shares
 from fedrl.server.board import Board
 from fedrl.server.scheduler import Scheduler
@@ -323,6 +323,9 @@ class Loop:
         memory, log, scale = engine_state.topology, pending.log, actions.merge
         assert scale is not None
         inbox = pending.inbox(scale, agents.team.steps if len(scale) else engine_state.board.steps)
+        if self.scheduler.bids is not None:
+            inbox = after_bids(self.executor, inbox, self.scheduler.schedule.deadline_s, log)
+            scale = inbox.scale
         if len(pending.restarted):
             anew = (pending.restarted, run_state.policy)
             server, memory = self.topology.restarted(run_state.keys, server, memory, *anew)

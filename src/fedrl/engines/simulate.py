@@ -26,7 +26,7 @@ from fedrl.engines.messages import messages
 from fedrl.engines.state import LARGEST_BLOCK, Simulation, chosen_size, iterations
 from fedrl.engines.topologies.choices import Hierarchy, SingleServer, Topology
 from fedrl.engines.topologies.server import TopologySpec
-from fedrl.engines.upload_bids import bids_of, check_budget
+from fedrl.engines.upload_bids import bids_of, check_budget, check_live
 from fedrl.federation.federation import Federation
 from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import Schedule, synchronous
@@ -86,11 +86,8 @@ def simulate(
     meeting = where.bind(TopologySpec(federation, fleet, wire, agents, plan.schedule, scaled))
     if len(np.unique(meeting.group)) > 1:
         plan = replace(plan, group=meeting.group)
-    if live and plan.upload_budget is not None:
-        raise ConfigError(
-            f"{plan.upload_budget!r} selects updates before they are sent, and agents at other sites have no message "
-            "for bids yet. Leave federation.upload_budget out, or run a simulation."
-        )
+    if live:
+        check_live(federation, plan)
     bids = plan.most_bids(agents)
     if plan.upload_budget is not None:
         # Without redispatch a round may be of a single agent, so only a budget too small for one bid is refused here.
@@ -106,6 +103,7 @@ def simulate(
             mixed=plan.mixed,
             ahead=plan.redispatch and clock is not None,
             varied=plan.local_steps is not None or local_steps is not None,
+            bids=plan.bids,
         ),
         chosen_size(agents, fitting(meeting.group) if block is None else block),
         list(jax.local_devices() if devices is None else devices),

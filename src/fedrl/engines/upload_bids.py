@@ -1,4 +1,4 @@
-"""Bytes of bids under an upload budget, and of updates that do not repeat what their bid reported."""
+"""Bids under an upload budget: their bytes, and the updates that are sent after them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.errors import ConfigError
+from fedrl.core.reports import DURATION
 from fedrl.core.types import PyTree
+from fedrl.engines.executors.executor import Executor
+from fedrl.engines.inbox import Inbox
 from fedrl.engines.messages import Messages, messages
+from fedrl.engines.round_log import RoundLog
 from fedrl.federation.federation import Federation
 from fedrl.server.board import Bids
 from fedrl.server.decisions import UploadBudget
+from fedrl.server.scheduler import Scheduler
 from fedrl.server.upload_budget import left_for_updates
 from fedrl.wire.codec import size_bytes
 
@@ -46,6 +51,50 @@ def check_budget(federation: Federation, fleet: PyTree, upload_budget: UploadBud
     """
     cost = bids_of(federation, upload_budget, messages(federation, fleet))
     left_for_updates(upload_budget, bids, cost.bid_bytes, cost.least_bytes)
+
+
+def check_live(federation: Federation, scheduler: Scheduler) -> None:
+    """Refuse a budget that needs to know more of an update than its bid, where the update itself comes later.
+
+    Raises:
+        ConfigError: A stage withholds updates, or a rule requests reports that bids do not have.
+    """
+    if scheduler.upload_budget is None:
+        return
+    for stage in federation.stages:
+        if stage.skips_uploads:
+            raise ConfigError(
+                f"{stage!r} withholds updates, and {scheduler.upload_budget!r} selects them by bids, which agents at "
+                "other sites would make for withheld updates as well. Leave one of them out."
+            )
+    known = (*scheduler.upload_budget.requested, DURATION)
+    for rule in (scheduler.selection, scheduler.local_steps):
+        missing = [name for name in (() if rule is None else rule.requested) if name not in known]
+        if missing:
+            raise ConfigError(
+                f"{rule!r} needs {missing[0]!r} when {scheduler.upload_budget!r} decides which updates are sent, and "
+                "agents at other sites report it with their updates only. Choose a budget whose bids have it, or "
+                "another rule."
+            )
+
+
+def after_bids(executor: Executor, inbox: Inbox, within_s: float, log: RoundLog) -> Inbox:
+    """Return the updates that the budget has selected and that came; the scale of all others is 0.
+
+    Args:
+        executor: Where the agents are.
+        inbox: The updates of all agents that have bid; selected ones have a scale above 0.
+        within_s: Seconds in which the selected ones have to come.
+        log: Log of the round, to which reports beside updates are added.
+    """
+    if not len(inbox.agent):
+        return inbox
+    wanted = inbox.scale > 0.0 if len(inbox.scale) else np.zeros(len(inbox.agent), bool)
+    found = executor.after_bids(inbox, wanted, within_s)
+    log.rejected += found.missing
+    for name, said in found.report.items():
+        log.sent_up.report[name] = np.where(np.isnan(said), log.sent_up.report[name], said)
+    return found.inbox
 
 
 def without_bids(

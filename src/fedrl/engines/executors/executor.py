@@ -20,8 +20,8 @@ from fedrl.core.keys import Keys, Root, Stream, agent_secret, derived, stream_ke
 from fedrl.core.learner import policy_of
 from fedrl.core.types import Broadcast, Params, PyTree
 from fedrl.engines.executors.programs import JobInputs, adoption, layout
-from fedrl.engines.executors.records import Agents, Elsewhere, ExecutorPlan, Found, Learned, Team
-from fedrl.engines.inbox import SUMS, PartialSums, Table
+from fedrl.engines.executors.records import AfterBids, Agents, Elsewhere, ExecutorPlan, Found, Learned, Team
+from fedrl.engines.inbox import SUMS, Inbox, PartialSums, Table
 from fedrl.engines.messages import failures
 from fedrl.engines.program_cache import shapes
 from fedrl.engines.state import WorkerDeath, in_slots, start_programs, starting
@@ -296,6 +296,19 @@ class Executor:
         uploads, metrics = jax.tree.map(lambda x: x[keep], (found.uploads, found.metrics))
         failed = self._failures(found.agent, found.fault)
         return Learned(found.agent[keep], items, block_sums, uploads, metrics, failed, found.undo)
+
+    def after_bids(self, inbox: Inbox, wanted: np.ndarray, within_s: float) -> AfterBids:
+        """Return the updates of agents that have bid, once it is decided which are sent.
+
+        Args:
+            inbox: Updates of all agents that have bid.
+            wanted: Mask of the updates that the budget has selected.
+            within_s: Seconds in which they have to come.
+        """
+        if self.clock is None:
+            return AfterBids(inbox)
+        came, _ = self.clock.collect(inbox.agent, wanted, within_s)
+        return AfterBids(inbox.without(~came))
 
     def rejection_of(self, agent: int) -> str:
         """Return why the message of an agent was refused."""

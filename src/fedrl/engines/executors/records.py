@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,10 +12,11 @@ import numpy as np
 from fedrl.core.types import PyTree
 from fedrl.engines.environment_failures import EnvironmentFailure
 from fedrl.engines.executors.ahead import TrainedAhead
-from fedrl.engines.inbox import PartialSums
+from fedrl.engines.inbox import Inbox, PartialSums
 from fedrl.engines.messages import Upload
 from fedrl.engines.state import Rejection
 from fedrl.federation.federation import AgentState
+from fedrl.server.board import Bids
 
 
 class Team(NamedTuple):
@@ -89,6 +90,20 @@ class Learned(NamedTuple):
     failures: tuple[EnvironmentFailure, ...] = ()
 
 
+class AfterBids(NamedTuple):
+    """The updates that an upload budget has selected.
+
+    Attributes:
+        inbox: All updates since the last merge; the scale of those that did not come is 0.
+        missing: Agents whose update was selected and did not come, or could not be read.
+        report: What agents report beside their updates and not in bids, `[agents]` each; NaN for the others.
+    """
+
+    inbox: Inbox
+    missing: tuple[Rejection, ...] = ()
+    report: Mapping[str, np.ndarray] = {}
+
+
 LOST = -1
 """The fault number of an agent whose environment failed."""
 
@@ -126,6 +141,7 @@ class ExecutorPlan(NamedTuple):
         mixed: Whether agents that train at the same time may have received different versions.
         ahead: Whether agents may train before they are due.
         varied: Whether agents may have different numbers of local steps.
+        bids: Costs of bids, under an upload budget; else None.
     """
 
     collects: str
@@ -134,6 +150,7 @@ class ExecutorPlan(NamedTuple):
     mixed: bool
     ahead: bool
     varied: bool
+    bids: Bids | None = None
 
 
 def joined(parts: Sequence[PyTree], here: Sequence[np.ndarray]) -> PyTree:

@@ -12,7 +12,7 @@ from fedrl.core.errors import StoppedWaitingError
 from fedrl.engines.network.news import AgentNews, News
 from fedrl.engines.network.sessions import Membership, Sessions
 from fedrl.transport.seam import Listener, Transport
-from fedrl.wire.protocol import Stop, Taken, Task
+from fedrl.wire.protocol import Answer, Stop, Taken, Task
 
 AGAIN = Stop("The coordinator stops for now. Its run can be continued.", "restarting", True)
 POLL_S = 0.2
@@ -101,6 +101,16 @@ class Bridge:
         if any(receipt is not None for _, receipt in receipts):
             over, self._over = self._over, []
             self._loop.call_soon_threadsafe(self.sessions.give, (), over)
+
+    def answer(self, answers: Sequence[tuple[int, Answer]]) -> None:
+        """Answer the bids of agents."""
+        assert self.sessions is not None
+        self._loop.call_soon_threadsafe(self.sessions.answer, answers)
+
+    def heard_s(self, agent: int) -> float:
+        """Return when anything last came from an agent, a part of a message included, by `time.monotonic`."""
+        assert self.sessions is not None
+        return self.sessions.seats[agent].beat_s
 
     def taken_over(self, count: int) -> None:
         """Give back places in the window, whose updates have been read."""

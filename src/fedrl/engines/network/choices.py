@@ -31,8 +31,8 @@ def sites(
     def build(*given: Any, **options: Any) -> Executor:
         from fedrl.engines.network.executor import Sites
 
-        def membership(federation: Federation, setting: PyTree, agents: int) -> Door:
-            return Door(federation, setting, agents, bridge, seat_of or seats_in_order(agents))
+        def membership(federation: Federation, setting: PyTree, agents: int, bids: tuple[str, ...] | None) -> Door:
+            return Door(federation, setting, agents, bridge, seat_of or seats_in_order(agents), bids)
 
         return Sites(*given, bridge=bridge, membership=membership, gather=gather, patience_s=patience_s, **options)
 

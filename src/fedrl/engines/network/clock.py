@@ -2,6 +2,7 @@
 
     dispatch(ids)     which of them are there now; the others are reported when they are back
     peek(until, n)    wait for n updates, or until a second has come: the news of agents, as events
+    collect(ids)      answer bids, and wait for the updates that are wanted
 
 An agent whose connection breaks keeps its job for `patience_s`; then the job counts as dropped. What is done with the
 events is the scheduler's business, which knows no more about time than it does under a virtual clock.
@@ -20,10 +21,10 @@ import numpy as np
 from fedrl.clocks.events import ARRIVED, BACK, DROPPED, MALFORMED, NOBODY, TIMER, Events
 from fedrl.core.errors import NoMoreUpdatesError
 from fedrl.engines.network.bridge import POLL_S, Bridge
-from fedrl.engines.network.log import Dispatched, Happened
-from fedrl.engines.network.news import FAILURE, GONE, HERE, LEFT, UPDATE, AgentNews
+from fedrl.engines.network.log import Collected, Dispatched, Entry, Happened
+from fedrl.engines.network.news import BID, FAILURE, GONE, HERE, LEFT, UPDATE, AgentNews
 from fedrl.engines.network.roster import Roster
-from fedrl.wire.protocol import Taken
+from fedrl.wire.protocol import Answer, Taken
 
 MOST_TOGETHER = 16
 """The largest number of updates for which the loop waits before it reads them."""
@@ -75,7 +76,7 @@ class RealClock:
         self._raw: deque[AgentNews] = deque()
         self._receipts: list[tuple[int, Taken | None]] = []
         self._held = 0
-        self.log: list[Dispatched | Happened] = []
+        self.log: list[Entry] = []
         """What the scheduler was told since the log was last taken away."""
 
     def start(self, seed: int) -> RealTime:
@@ -187,25 +188,97 @@ class RealClock:
             return [(BACK, agent, at, 0)]
         if news.kind == LEFT and job:
             return self._drop(np.array([agent]), at)
-        if news.kind not in (UPDATE, FAILURE):
+        if news.kind not in (UPDATE, FAILURE, BID):
             return []
-        if news.job != job:
-            known = news.job == roster.last_job[agent] and not job
-            (roster.known if known else roster.late)[agent] += 1
-            self._held += news.held
+        self._held += news.held
+        return self._ended(news, job, at) if news.job == job else self._left_over(news, job)
+
+    def _left_over(self, news: AgentNews, job: int) -> list[tuple[int, int, float, int]]:
+        """Count what came again or after the end of its job."""
+        roster, agent = self.roster, news.agent
+        known = news.job == roster.last_job[agent] and not job
+        (roster.known if known else roster.late)[agent] += 1
+        if not (known and news.kind == BID):  # the answer to a bid is still to come
             self._receipts.append((agent, Taken(news.job, "known" if known else "late", "")))
-            return []
+        return []
+
+    def _ended(self, news: AgentNews, job: int, at: float) -> list[tuple[int, int, float, int]]:
+        """Return the event of a job that ends with an update, a bid or a failure."""
+        roster, agent = self.roster, news.agent
         roster.end(np.array([agent]))
         roster.work_s[agent] = news.time_s - roster.began_s[agent]
         if news.kind == FAILURE:
             self._fail(agent, news.reason)
             self._receipts.append((agent, None))
             return [(ARRIVED, agent, at, job)]
-        reason = self._receive(agent, news.version, news.content)
-        self._held += news.held
+        reason = (self.bid if news.kind == BID else self._receive)(agent, news.version, news.content)
+        if news.kind == BID and not reason:
+            return [(ARRIVED, agent, at, job)]  # its task ends when its bid is answered
         # An accepted update has no receipt: the verdict in the next task says more.
         self._receipts.append((agent, Taken(job, "refused", reason[:1500]) if reason else None))
         return [(MALFORMED if reason else ARRIVED, agent, at, job)]
+
+    bid: Callable[[int, int, bytes], str] = staticmethod(lambda agent, version, content: "nobody asked for a bid")
+    """`(agent, version, bid) -> reason`: takes a bid, and returns why it is refused, or ""."""
+
+    def collect(self, ids: np.ndarray, wanted: np.ndarray, within_s: float) -> tuple[np.ndarray, dict[int, str]]:
+        """Answer the bids of agents, and wait for the updates that are wanted.
+
+        An update is given up after `within_s`, and when nothing has come from its agent for as long as one may be away.
+
+        Args:
+            ids: Agents that have bid.
+            wanted: Mask of those whose updates are wanted.
+            within_s: Seconds after which to wait no more.
+
+        Returns:
+            Mask of the agents whose updates came and could be read, and why those of the other wanted ones are missing.
+        """
+        jobs = self.roster.last_job[ids].tolist()
+        self.bridge.answer([(k, Answer(job, bool(w))) for k, job, w in zip(ids.tolist(), jobs, wanted, strict=True)])
+        due = {agent: job for agent, job, w in zip(ids.tolist(), jobs, wanted, strict=True) if w}
+        began, others, missing = time.monotonic(), list[AgentNews](), dict[int, str]()
+        while due:
+            for news in self._raw:
+                if due.get(news.agent) == news.job and news.kind in (UPDATE, FAILURE):
+                    del due[news.agent]
+                    reason = self._collected(news)
+                    missing |= {news.agent: reason} if reason else {}
+                else:
+                    others.append(news)
+            self._raw.clear()
+            until_s = self._overdue(due, missing, began, within_s)
+            if due:
+                self._listen(max(until_s - time.monotonic(), 0.001))
+        self._raw.extendleft(reversed(others))
+        self._settle()
+        came = np.array([bool(w) and agent not in missing for agent, w in zip(ids.tolist(), wanted, strict=True)], bool)
+        self.log.append(Collected(ids.tolist(), came.tolist()))
+        return came, missing
+
+    def _collected(self, news: AgentNews) -> str:
+        """Take an update that was asked for, and return why it is refused, or ""."""
+        self._held += news.held
+        if news.kind == FAILURE:
+            reason = "it made a bid and has no update"
+        else:
+            reason = self._receive(news.agent, news.version, news.content)
+        self._receipts.append((news.agent, Taken(news.job, "refused", reason[:1500]) if reason else None))
+        return reason
+
+    def _overdue(self, due: dict[int, int], missing: dict[int, str], began: float, within_s: float) -> float:
+        """Give up updates that were asked for and do not come, and return when the next one will be."""
+        now, first = time.monotonic(), math.inf
+        for agent in list(due):
+            until_s = min(max(began, self.bridge.heard_s(agent)) + self.patience_s, began + within_s)
+            if now >= until_s or self.roster.left[agent]:
+                del due[agent]
+                missing[agent] = "its bid was accepted, and its update did not come"
+                self.roster.last_job[agent] = 0  # so that it is late if it comes after all
+                self._receipts.append((agent, None))
+            else:
+                first = min(first, until_s)
+        return first
 
     def _settle(self) -> None:
         """Tell the sessions, once for all, which jobs have ended and which updates were read."""

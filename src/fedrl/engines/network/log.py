@@ -1,6 +1,6 @@
 """The log of a coordinator: everything that its scheduler was told, from which the run can be computed again.
 
-    coordinator   clock --Dispatched, Happened--> events.jsonl, a line per round
+    coordinator   clock --Dispatched, Happened, Collected--> events.jsonl, a line per round
     checker       events.jsonl --ReplayClock, in place of a clock--> simulate(..., block=1) --> the same bits
 
 Keys follow from versions, agents and jobs, and a scheduler decides from its events alone. So a simulation that is told
@@ -53,8 +53,15 @@ class Happened(NamedTuple):
         return Events(kind, agent, when, dispatch=job)
 
 
-Entry: TypeAlias = Dispatched | Happened
-KINDS = {"dispatched": Dispatched, "happened": Happened}
+class Collected(NamedTuple):
+    """Under an upload budget: the agents that had bid, and whose updates came after they were asked for."""
+
+    agent: list[int]
+    came: list[bool]
+
+
+Entry: TypeAlias = Dispatched | Happened | Collected
+KINDS = {"dispatched": Dispatched, "happened": Happened, "collected": Collected}
 
 
 def line_of(round_number: int, entries: Iterable[Entry]) -> str:
@@ -145,6 +152,18 @@ class ReplayClock:
             if kind == ARRIVED:
                 self._work_s[agent] = work_s
         return state, told.events
+
+    def collect(self, ids: np.ndarray, wanted: np.ndarray, within_s: float) -> tuple[np.ndarray, dict[int, str]]:
+        """Return whose updates came after their bids, and no reasons.
+
+        Raises:
+            RunError: Other agents had bid.
+        """
+        del wanted, within_s
+        told: Collected = self._next(Collected)
+        if told.agent != ids.tolist():
+            raise RunError(f"Agents {ids.tolist()} have bid, and {told.agent} had: the log differs.")
+        return np.array(told.came, bool), {}
 
     def cancel(self, state: tuple[()], ids: np.ndarray) -> tuple[()]:
         """Do nothing: a cancelled job has no event."""

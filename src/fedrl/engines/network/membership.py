@@ -16,20 +16,36 @@ from fedrl.wire.protocol import Hello, Stop, Welcome
 
 SeatOf: TypeAlias = Callable[[str], int | str]
 """`name -> number` of its seat, or the reason why it has none, one sentence."""
-Admitting: TypeAlias = Callable[[Federation, PyTree, int], Membership]
-"""`(federation, setting, agents) -> Membership`, which the executor calls when it knows the federation."""
+Admitting: TypeAlias = Callable[[Federation, PyTree, int, tuple[str, ...] | None], Membership]
+"""`(federation, setting, agents, bids) -> Membership`, which the executor calls when it knows the federation."""
 
 
 class Door:
     """Admits agents that have a seat and speak the wire of this federation.
+
+    Args:
+        federation: Federation of the coordinator.
+        setting: Parameters of one agent's environment.
+        agents: Number of seats.
+        bridge: The coordinator's bridge.
+        seat_of: `name -> number` of an agent, or why it has none.
+        bids: Reports that agents say in bids, under an upload budget; None for no bids.
 
     Attributes:
         version: Version that a welcome names.
         warned: Differences that are not decisive, by name of the agent.
     """
 
-    def __init__(self, federation: Federation, setting: PyTree, agents: int, bridge: Bridge, seat_of: SeatOf) -> None:
-        self._mine, self._agents = wire_digest(federation, setting), agents
+    def __init__(
+        self,
+        federation: Federation,
+        setting: PyTree,
+        agents: int,
+        bridge: Bridge,
+        seat_of: SeatOf,
+        bids: tuple[str, ...] | None = None,
+    ) -> None:
+        self._mine, self._agents = wire_digest(federation, setting, bids), agents
         self._bridge, self._seat_of = bridge, seat_of
         self.version, self.warned = 0, dict[str, list[str]]()
 

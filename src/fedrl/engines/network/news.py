@@ -13,9 +13,9 @@ import queue
 from collections import deque
 from typing import NamedTuple
 
-HERE, GONE, UPDATE, FAILURE, LEFT = "here", "gone", "update", "failure", "left"
-"""The kinds of news of an agent: it is ready, its connection has ended, its update or its failure has arrived, and it
-has left for good."""
+HERE, GONE, UPDATE, FAILURE, LEFT, BID = "here", "gone", "update", "failure", "left", "bid"
+"""The kinds of news of an agent: it is ready, its connection has ended, its update or its failure has arrived, it
+has left for good, and its bid has arrived."""
 
 
 class AgentNews(NamedTuple):
@@ -24,9 +24,9 @@ class AgentNews(NamedTuple):
     Attributes:
         kind: One of the kinds above.
         agent: Number of the agent.
-        job: Number of its job, for updates and failures.
+        job: Number of its job, for updates, bids and failures.
         version: Version of the broadcast from which it says that it trained.
-        content: The encoded update.
+        content: The encoded update or bid.
         reason: Why its training failed or it left; of an agent that is ready, its name.
         held: Whether the update takes a place in the window, which has to be given back.
         steps_per_s: Local steps per second, of an agent that is ready; NaN if it does not say.
@@ -56,7 +56,7 @@ class News:
         """Add news, and wake whoever waits, unless it waits for more updates than there are."""
         self._items.append(item)
         # A long update keeps its place in the window until it is read, so it does not wait for others.
-        if item.kind != UPDATE or item.held or len(self._items) >= self._enough:
+        if item.kind not in (UPDATE, BID) or item.held or len(self._items) >= self._enough:
             self._wakes.put(None)
 
     def take(self, seconds: float, enough: int = 1) -> list[AgentNews]:

@@ -1,8 +1,9 @@
 """Sessions with agents: who is admitted, what is sent to each, and the news of them, in an event loop of asyncio.
 
     link --frames--> Reader --> Hello: membership --> Welcome or Stop
-                                Ready, Sent, Failed, Leave --> news, for the loop of the federation
+                                Ready, Bid, Sent, Failed, Leave --> news, for the loop of the federation
     give(tasks)  --> the task of each agent, sent at once or when the agent comes back
+    answer(bids) --> whether to send the update, at once or when the bid comes again
 
 A session knows frames, messages and seats, and nothing about learning. An agent whose connection breaks keeps its task;
 the same task is sent again when it is back, and it sends the same bytes again. The newest session of a name wins.
@@ -17,10 +18,12 @@ from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 from fedrl.core.errors import WireError
-from fedrl.engines.network.news import FAILURE, GONE, HERE, LEFT, UPDATE, AgentNews, News
+from fedrl.engines.network.news import BID, FAILURE, GONE, HERE, LEFT, UPDATE, AgentNews, News
 from fedrl.transport.seam import Link, LinkClosedError
 from fedrl.wire.protocol import (
+    Answer,
     Beat,
+    Bid,
     Failed,
     Hello,
     Leave,
@@ -38,7 +41,7 @@ from fedrl.wire.protocol import (
 HELLO_S = 10.0
 """Seconds in which an agent has to say who it is."""
 LARGEST_HELLO = 1 << 20
-FROM_AGENTS = (Hello, Ready, Beat, Sent, Failed, Leave)
+FROM_AGENTS = (Hello, Ready, Beat, Sent, Failed, Leave, Bid)
 WINDOW = 8
 """The largest number of updates of more than one frame that are received at a time, over all agents."""
 
@@ -61,6 +64,7 @@ class Seat:
         outbox: Messages to send; None if it is not connected, and an item None ends the session.
         ready: Whether it has compiled its programs.
         task: Its current task with the digest of its content; None if it has none.
+        answer: The answer to its last bid, if its update is wanted and has not arrived; else None.
         beat_s: When its current session last said anything, by `time.monotonic`.
         name: Its name; "" before it has come.
         out: Whether it takes part no more.
@@ -71,6 +75,7 @@ class Seat:
         self.outbox: asyncio.Queue[tuple[Message, bytes | None] | None] | None = None
         self.ready = False
         self.task: tuple[Task, bytes] | None = None
+        self.answer: Answer | None = None
         self.beat_s = 0.0
 
     @property
@@ -206,6 +211,14 @@ class Sessions:
                 AgentNews(UPDATE, number, message.job, message.version, message.content, held=holding, time_s=now)
             )
             return True
+        elif isinstance(message, Bid) and seat.ready:
+            if seat.answer is not None and seat.answer.job == message.job:
+                outbox.put_nowait((seat.answer, None))  # it came before, and the answer was lost
+            else:
+                self._news.put(
+                    AgentNews(BID, number, message.job, message.version, message.content, held=holding, time_s=now)
+                )
+                return True
         elif isinstance(message, Failed) and seat.ready:
             self._news.put(AgentNews(FAILURE, number, message.job, reason=message.reason, time_s=now))
         elif isinstance(message, Leave):
@@ -222,16 +235,25 @@ class Sessions:
         self._ended(over)
         for number, task, digest in tasks:
             seat = self.seats[number]
-            seat.task = (task, digest)
+            seat.task, seat.answer = (task, digest), None
             if seat.ready and seat.outbox is not None:
                 seat.outbox.put_nowait(seat.task)
+
+    def answer(self, answers: Iterable[tuple[int, Answer]]) -> None:
+        """Answer the bids of agents; a task whose update is not wanted has ended."""
+        for number, answer in answers:
+            seat = self.seats[number]
+            seat.answer = answer if answer.send else None
+            seat.task = seat.task if answer.send else None
+            if seat.ready and seat.outbox is not None:
+                seat.outbox.put_nowait((answer, None))
 
     def _ended(self, receipts: Iterable[tuple[int, Taken | None]]) -> None:
         """Note that the tasks of agents have ended, and send each its receipt, if there is one."""
         for number, receipt in receipts:
             seat = self.seats[number]
             if receipt is None or (seat.task is not None and seat.task[0].job == receipt.job):
-                seat.task = None
+                seat.task = seat.answer = None
             if receipt is not None and seat.outbox is not None:
                 seat.outbox.put_nowait((receipt, None))
 
