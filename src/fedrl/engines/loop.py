@@ -24,7 +24,6 @@ from fedrl.clocks.events import (
     NOBODY,
     OPENED,
     RESTARTED,
-    WITHOUT_UPDATE,
     Actions,
     Events,
     Jobs,
@@ -139,7 +138,8 @@ class Loop:
             ConfigError: The cohort names an agent that does not exist.
             NoMoreUpdatesError: On a virtual clock, no update will arrive any more.
         """
-        began, log = time.perf_counter(), RoundLog(self.agents, self.executor.metrics, self.down_messages.compressed)
+        told = (self.down_messages.compressed, self.executor.clock is not None)
+        began, log = time.perf_counter(), RoundLog(self.agents, self.executor.metrics, *told)
         summation = self.executor.federation.summation if self.served else None
         allowed = np.full(1, -1) if cohort is None else cohort_ids(cohort, self.agents, summation)
         for _ in range(self.merges):
@@ -284,7 +284,7 @@ class Loop:
     ) -> tuple[Agents, np.ndarray]:
         """Process jobs without an update; also return the agents with unreadable messages whose training failed."""
         log = pending.log
-        log.dropped += int(np.isin(events.kind, WITHOUT_UPDATE).sum())
+        log.ended(events)
         anew, unread = events.agent[events.kind == RESTARTED], events.agent[events.kind == MALFORMED]
         if len(anew):
             log.restarted += len(anew)

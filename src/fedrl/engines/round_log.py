@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedrl.clocks.events import ARRIVED, Events
+from fedrl.clocks.events import ARRIVED, HUNG, WITHOUT_UPDATE, Events
 from fedrl.core.aggregator import Arrivals
 from fedrl.core.errors import NoMoreUpdatesError
 from fedrl.core.measures import Measure
@@ -35,9 +35,10 @@ class RoundLog:
         agents: Number of agents.
         names: Names of the metrics.
         copied: Whether agents have copies of compressed broadcasts.
+        real_time: Whether time is real, as for agents at other sites.
         dropped: Number of jobs without an update.
         cancelled: Number of cancelled jobs.
-        hung: Number of jobs that hang, counted when they begin.
+        hung: Number of jobs that hang, counted when they begin, or in real time when they are noticed.
         restarted: Number of jobs dropped by a restart.
         duplicates: Number of updates that arrived a second time.
         malformed: Number of messages that could not be read.
@@ -59,6 +60,7 @@ class RoundLog:
     agents: int
     names: list[str]
     copied: bool = False
+    real_time: bool = False
     dropped: int = 0
     cancelled: int = 0
     hung: int = 0
@@ -172,12 +174,19 @@ class RoundLog:
         faults = self.hung, self.restarted, self.duplicates, self.malformed
         return int(self.arrived.sum()), self.dropped, self.cancelled, mean, most, *faults
 
+    def ended(self, events: Events) -> None:
+        """Count the jobs that ended without an update."""
+        self.dropped += int(np.isin(events.kind, WITHOUT_UPDATE).sum())
+        self.hung += int((events.kind == HUNG).sum()) if self.real_time else 0
+
     def check_progress(self, events: Events, now_s: float) -> None:
-        """Count the events in a row without an update, since the last one or the last merge.
+        """Count the events in a row without an update, since the last one or the last merge, on a virtual clock.
 
         Raises:
             NoMoreUpdatesError: There are so many that the next update would hardly ever arrive.
         """
+        if self.real_time:
+            return  # agents that come and go for hours are waited for, as their operators can act meanwhile
         self.fruitless = 0 if ARRIVED in events.kind else self.fruitless + int((events.agent >= 0).sum())
         if self.fruitless <= max(MOST_FRUITLESS, MOST_PER_AGENT * self.agents):
             return
