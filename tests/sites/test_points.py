@@ -122,6 +122,29 @@ def test_stopped_in_a_job_it_leaves_at_once_and_trains_that_job_after_the_next_s
     equal(simulated(ERRING, 1).server, coordinator.state.server)
 
 
+def test_a_beat_says_how_far_the_training_is_and_not_that_time_passes(tmp_path, monkeypatch):
+    training, at, coordinator = RunJobs.train, [7], ScriptedCoordinator(ERRING, FLEET, SEED, beat_s=0.1)
+
+    def beats():
+        return [m.steps for k, m in list(coordinator.heard) if k == 0 and isinstance(m, Beat)]
+
+    def stopping(self, task, verdict):
+        if self.welcome.agent == 0:
+            for at[0] in (7, 8):
+                before = len(beats())
+                while len(beats()) < before + 3:
+                    time.sleep(0.01)
+        return training(self, task, verdict)
+
+    monkeypatch.setattr(RunJobs, "train", stopping)
+    monkeypatch.setattr(RunJobs, "progress", lambda self: at[0])
+    runs = [agent_of(ERRING, coordinator, k, tmp_path).run() for k in range(AGENTS)]
+    assert {end.code for end in asyncio.run(served(coordinator, runs, 1))} == {"done"}
+    assert set(beats()) == {7, 8}
+    assert beats() == sorted(beats())
+    assert beats().count(7) >= 3
+
+
 def test_a_long_job_outlives_its_connection(tmp_path, monkeypatch):
     """The connection is cut while it trains; the update leaves on the next one, and nothing is trained again."""
     training, trained = RunJobs.train, []

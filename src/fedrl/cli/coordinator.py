@@ -46,6 +46,14 @@ def coordinator(
             help="How long an agent without a connection keeps its job.",
         ),
     ] = 30.0,
+    hang_s: Annotated[
+        float,
+        typer.Option(
+            "--hang",
+            metavar="SECONDS",
+            help="After how long without progress the job of a connected agent is dropped.",
+        ),
+    ] = 600.0,
     health: Annotated[
         int | None, typer.Option("--health", metavar="PORT", help="Serve /healthz and /readyz on 127.0.0.1:PORT.")
     ] = None,
@@ -77,6 +85,7 @@ def coordinator(
         seat_of=seats_of(table),
         gather=gather,
         patience_s=patience_s,
+        hang_s=hang_s,
         replayable=replayable,
         health=health,
     )

@@ -21,7 +21,7 @@ from typing import Any
 from fedrl.config import Config, load, tables_of
 from fedrl.core.errors import ConfigError, RunError
 from fedrl.engines.network.bridge import AGAIN, Bridge
-from fedrl.engines.network.choices import PATIENCE_S, sites
+from fedrl.engines.network.choices import HANG_S, PATIENCE_S, sites
 from fedrl.engines.network.clock import RealClock
 from fedrl.engines.network.log import line_of
 from fedrl.engines.network.membership import SeatOf
@@ -66,6 +66,7 @@ def coordinate(
     seat_of: SeatOf | None = None,
     gather: int | None = None,
     patience_s: float = PATIENCE_S,
+    hang_s: float = HANG_S,
     replayable: bool = False,
     sinks: Sequence[Sink] = (),
     stop: threading.Event | None = None,
@@ -88,6 +89,7 @@ def coordinate(
         seat_of: `name -> number` of an agent, or why it has none; by default in the order in which they come.
         gather: Number of agents that have to be there before the first job is given; by default all seats.
         patience_s: Seconds for which an agent that has lost its connection keeps its job.
+        hang_s: Seconds without progress after which the job of an agent that is connected counts as hung.
         replayable: Whether all agents derive their keys from the seed of the run, which makes the run repeatable to the
             last bit, and lets every agent derive the randomness of the others. By default each site draws its own.
         sinks: As of `fedrl.run`.
@@ -116,7 +118,7 @@ def coordinate(
     )
     coordinator = Coordinator(bridge)
     bridge.on_listening = coordinator.listening.set
-    placement, log = sites(bridge, seat_of, gather, patience_s), EventLog(place)
+    placement, log = sites(bridge, seat_of, gather, patience_s, hang_s), EventLog(place)
     control = Control(bridge, place, health)
     bridge.before, bridge.after = control.begin, control.end
 

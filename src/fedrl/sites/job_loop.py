@@ -20,7 +20,7 @@ from fedrl.sites.connection import Connection
 from fedrl.sites.jobs import RunJobs, RunRefusedError
 from fedrl.sites.policy import Allowance
 from fedrl.transport.seam import LinkClosedError
-from fedrl.wire.protocol import Answer, Beat, Bid, Failed, Leave, Task
+from fedrl.wire.protocol import LARGEST_INT, Answer, Beat, Bid, Failed, Leave, Task
 
 T = TypeVar("T")
 SHORTEST_BEAT_S = 0.1
@@ -159,12 +159,12 @@ class JobLoop:
             beating.cancel()
 
     async def _beat(self, jobs: RunJobs, job: int) -> None:
-        """Say again and again that a job makes progress."""
+        """Say again and again how far a job is. The coordinator decides when it takes that for a hang."""
         while True:
             await asyncio.sleep(max(jobs.welcome.beat_s, SHORTEST_BEAT_S))
             if self.connection is not None:
                 with suppress(LinkClosedError, RunError):  # a log that can't be written fails the job itself, too
-                    await self.connection.send(Beat(job))
+                    await self.connection.send(Beat(job, jobs.progress() % (LARGEST_INT + 1)))
 
     async def _hung_up(self) -> None:
         if self.connection is not None:

@@ -194,6 +194,10 @@ class RunJobs:
             return None
         return Sent(kept.job, kept.version, kept.update)
 
+    def progress(self) -> int:
+        """Return a number that grows while a job is trained; it may be called from another thread."""
+        return self._half.progress()
+
     def close(self) -> None:
         """Release resources outside this process, such as workers."""
         self._half.close()

@@ -5,7 +5,7 @@
               <-------------------------  Welcome   its number, or Stop: why not, and whether to try again
     Ready     ------------------------->            its programs are compiled: from now on it may be in a cohort
               <-------------------------  Task      a job with the broadcast, and the verdict on the job before
-    Beat      ------------------------->            it makes progress in the job
+    Beat      ------------------------->            how far it is in the job
     Sent      ------------------------->            the update, or Failed: there is none, and why
               <-------------------------  Taken     it was known, too late, or refused; a verdict follows else
     Leave     ------------------------->            it goes, for now or for good
@@ -18,7 +18,8 @@ Under an upload budget an agent that has trained says how useful its update is, 
     Sent      ------------------------->            if it was asked for
 
 A job is identified by the agent and a number that counts its jobs, so that a message may be sent twice without harm.
-Fields have the types of the records below; unknown fields are ignored, for a later minor version to add them.
+Fields have the types of the records below. Unknown fields are ignored, for a later minor version to add them; it gives
+them defaults, which are those of messages from earlier versions.
 """
 
 from __future__ import annotations
@@ -109,9 +110,16 @@ class Task(NamedTuple):
 
 
 class Beat(NamedTuple):
-    """An agent makes progress in a job."""
+    """How far an agent is in a job; sent again and again, also if it makes no progress.
+
+    Attributes:
+        job: Number of the job.
+        steps: A number that grows as its training goes on: `fedrl.engines.executors.executor.Executor.progress`. Since
+            version 1.1.
+    """
 
     job: int
+    steps: int = 0
 
 
 class Sent(NamedTuple):
@@ -288,9 +296,12 @@ class Reader:
 def _fields(kind: type[Any], frame: Frame) -> dict[str, Any]:
     found = {}
     for name, hint in FIELDS[kind].items():
-        if name not in frame.header:
+        if name in frame.header:
+            found[name] = _checked(kind, name, hint, frame.header[name])
+        elif name in kind._field_defaults:
+            found[name] = kind._field_defaults[name]
+        else:
             raise WireError(f"{kind.__name__} came without its field {name!r}.")
-        found[name] = _checked(kind, name, hint, frame.header[name])
     return found
 
 

@@ -165,6 +165,7 @@ class Blocks(Executor):
         if self.plan.collects != SUMS:
             handed, sums = joined(handed, rows), []
         found = self._found(agent, (handed if not sums else (), joined(uploads, rows), columns))
+        self.calls += len(results)
         return agents._replace(blocks=tuple(blocks)), found._replace(sums=sums, undo=undo), states, columns
 
     def _in_slots(self, due: np.ndarray, fillers: np.ndarray) -> SlotMap:

@@ -323,6 +323,16 @@ class Executor:
         """Return agents of a checkpoint, which `whole` has returned, where they train."""
         return agents
 
+    def progress(self) -> int:
+        """Return a number that grows while agents train, as far as that is seen outside of compiled programs.
+
+        Each call of a compiled program counts when it has ended, and each step of environments on the host.
+        """
+        return self.calls
+
+    calls = 0
+    """Number of calls of compiled programs that have ended."""
+
     def deaths(self) -> tuple[WorkerDeath, ...]:
         """Return the deaths of worker processes since the last call."""
         return ()

@@ -98,6 +98,10 @@ class Host(Executor):
         if anew or self._standing is not None:
             self._standing = (keys.run.tobytes(), count)
 
+    def progress(self) -> int:
+        """Return a number that grows with each step of the environments, and each call of a compiled program."""
+        return self.calls + self.rollout.steps_taken
+
     def close(self) -> None:
         """Close the environments."""
         self.rollout.close()
@@ -168,6 +172,7 @@ class Host(Executor):
                 blocks[i], totals[i], learned = run.work(
                     *given[i], starts[i], blocks[i], totals[i], going, np.int32(step), own
                 )
+                self.calls += 1
                 columns[i] = learned if i not in columns else jax.tree.map(jnp.add, columns[i], learned)
         reported = []
         for i, here in present:

@@ -30,11 +30,13 @@ class HostRollout:
     Attributes:
         failures: The first failure of each agent since `failures` was last emptied. An agent that has failed is not
             stepped.
+        steps_taken: Number of times that copies were stepped.
     """
 
     def __init__(self, instances: Instances, environment: AnyEnvironment, count: int, rows: int, num_envs: int) -> None:
         self.close = instances.close
         self.failures: dict[int, EnvironmentFailure] = {}
+        self.steps_taken = 0
         self._instances, self._count, self._num_envs = instances, count, num_envs
         self._steps = np.zeros(count, int)  # of the current episode of each copy
         self._spaces = environment.spaces
@@ -95,6 +97,7 @@ class HostRollout:
             shown[:] = self._observation
             chosen[rows] = choose(step, shown[rows])
             after = self._instances.step(chosen[: self._count], here)
+            self.steps_taken += 1
             self._steps += here
             if self._instances.failed:
                 self._note()

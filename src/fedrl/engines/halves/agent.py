@@ -205,6 +205,10 @@ class AgentHalf:
         rejected = verdict is Verdict.REJECTED
         return AgentRun(self.executor.give_back(run.pending, before, ALONE) if rejected else run.pending)
 
+    def progress(self) -> int:
+        """Return a number that grows while it trains: `fedrl.engines.executors.executor.Executor.progress`."""
+        return self.executor.progress()
+
     def close(self) -> None:
         """Release resources outside this process, such as workers."""
         self.executor.close()

@@ -112,6 +112,16 @@ class Bridge:
         assert self.sessions is not None
         return self.sessions.seats[agent].beat_s
 
+    def moved_s(self, agent: int) -> float:
+        """Return when an agent last showed progress, by `time.monotonic`."""
+        assert self.sessions is not None
+        return self.sessions.seats[agent].moved_s
+
+    def hang(self, ids: Sequence[int]) -> None:
+        """Note that the jobs of agents hang; the next progress of each is news."""
+        assert self.sessions is not None
+        self._loop.call_soon_threadsafe(self.sessions.hang, ids)
+
     def taken_over(self, count: int) -> None:
         """Give back places in the window, whose updates have been read."""
         assert self.sessions is not None

@@ -11,11 +11,15 @@ from fedrl.engines.network.bridge import Bridge
 from fedrl.engines.network.membership import Door, SeatOf, seats_in_order
 from fedrl.federation.federation import Federation
 
-PATIENCE_S = 30.0
+PATIENCE_S, HANG_S = 30.0, 600.0
 
 
 def sites(
-    bridge: Bridge, seat_of: SeatOf | None = None, gather: int | None = None, patience_s: float = PATIENCE_S
+    bridge: Bridge,
+    seat_of: SeatOf | None = None,
+    gather: int | None = None,
+    patience_s: float = PATIENCE_S,
+    hang_s: float = HANG_S,
 ) -> Placement:
     """Return an executor whose agents are at other sites.
 
@@ -26,6 +30,7 @@ def sites(
         seat_of: `name -> number` of an agent, or why it has none; by default in the order in which they come.
         gather: Number of agents that have to be there before the first job is given; by default all.
         patience_s: Seconds for which an agent that has lost its connection keeps its job.
+        hang_s: Seconds without progress after which the job of an agent that is connected counts as hung.
     """
 
     def build(*given: Any, **options: Any) -> Executor:
@@ -34,6 +39,7 @@ def sites(
         def membership(federation: Federation, setting: PyTree, agents: int, bids: tuple[str, ...] | None) -> Door:
             return Door(federation, setting, agents, bridge, seat_of or seats_in_order(agents), bids)
 
-        return Sites(*given, bridge=bridge, membership=membership, gather=gather, patience_s=patience_s, **options)
+        options |= {"gather": gather, "patience_s": patience_s, "hang_s": hang_s}
+        return Sites(*given, bridge=bridge, membership=membership, **options)
 
     return Placement(build, live=True)

@@ -4,8 +4,9 @@
     peek(until, n)    wait for n updates, or until a second has come: the news of agents, as events
     collect(ids)      answer bids, and wait for the updates that are wanted
 
-An agent whose connection breaks keeps its job for `patience_s`; then the job counts as dropped. What is done with the
-events is the scheduler's business, which knows no more about time than it does under a virtual clock.
+An agent whose connection breaks keeps its job for `patience_s`; then the job counts as dropped. If an agent
+is connected and shows no progress for `hang_s`, its job counts as hung, and it gets the next one when it moves again.
+What is done with the events is the scheduler's business, which knows no more about time than under a virtual clock.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedrl.clocks.events import ARRIVED, BACK, DROPPED, MALFORMED, NOBODY, TIMER, Events
+from fedrl.clocks.events import ARRIVED, BACK, DROPPED, HUNG, MALFORMED, NOBODY, TIMER, Events
 from fedrl.core.errors import NoMoreUpdatesError
 from fedrl.engines.network.bridge import POLL_S, Bridge
 from fedrl.engines.network.log import Collected, Dispatched, Entry, Happened
-from fedrl.engines.network.news import BID, FAILURE, GONE, HERE, LEFT, UPDATE, AgentNews
+from fedrl.engines.network.news import BID, FAILURE, GONE, HERE, LEFT, MOVED, UPDATE, AgentNews
 from fedrl.engines.network.roster import Roster
 from fedrl.wire.protocol import Answer, Taken
 
@@ -54,6 +55,7 @@ class RealClock:
         fail: `(agent, reason)`: takes the failure of a job.
         gather: Number of agents that have to be there before the first job of this process is given.
         patience_s: Seconds for which an agent may be away before its job counts as dropped.
+        hang_s: Seconds without progress after which the job of an agent that is there counts as hung.
     """
 
     timed = True
@@ -66,9 +68,11 @@ class RealClock:
         fail: Callable[[int, str], None],
         gather: int,
         patience_s: float,
+        hang_s: float,
     ) -> None:
         self.bridge, self.roster, self._receive, self._fail = bridge, roster, receive, fail
-        self.gather, self.patience_s = gather, patience_s
+        self.gather, self.patience_s, self.hang_s = gather, patience_s, hang_s
+        self._hang_at_s = 0.0  # no job hangs before this second
         self._gathered, self._began = False, math.nan
         self.notice: Callable[[str], object] = lambda text: None
         """Tells people what happens."""
@@ -102,7 +106,7 @@ class RealClock:
         while self.bridge.paused.is_set():
             self._listen(POLL_S)
         self._listen(0.0)
-        there = self.roster.ready[ids]
+        there = self.roster.ready[ids] & ~self.roster.hung[ids]
         self.roster.away[ids[~there]] = True
         state.away[:] = self.roster.away
         self.log.append(Dispatched(ids.tolist(), there.tolist()))
@@ -127,7 +131,7 @@ class RealClock:
                 found += self._event(self._raw.popleft())
                 arrived = sum(each[0] == ARRIVED for each in found)
             if not (one and found):
-                found += self._dropped(one)
+                found += self._dropped(one) or self._hung(one)
             enough = arrived >= wants or one or again is not None or not (roster.job > 0).any()
             now = self.now_s(state)
             self._settle()
@@ -166,6 +170,8 @@ class RealClock:
     def _listen(self, seconds: float, enough: int = 1) -> None:
         """Wait for news, and note at once who is there."""
         for each in self.bridge.wait(seconds, enough):
+            if each.kind in (HERE, MOVED):
+                self.roster.hung[each.agent] = False
             if each.kind == HERE:
                 self.roster.ready[each.agent], self.roster.gone_s[each.agent] = True, math.inf
                 self.roster.steps_per_s[each.agent] = each.steps_per_s
@@ -183,7 +189,7 @@ class RealClock:
         """Return the event of a piece of news, if it is one: kind, agent, second and job."""
         roster, agent = self.roster, news.agent
         job, at = int(roster.job[agent]), news.time_s - self._began
-        if news.kind == HERE and roster.away[agent]:
+        if news.kind in (HERE, MOVED) and roster.away[agent] and roster.ready[agent]:
             roster.away[agent] = False
             return [(BACK, agent, at, 0)]
         if news.kind == LEFT and job:
@@ -295,21 +301,43 @@ class RealClock:
         gone = np.flatnonzero((self.roster.job > 0) & (now - self.roster.gone_s > self.patience_s))
         return self._drop(gone[:1] if one else gone, now - self._began)
 
-    def _drop(self, ids: np.ndarray, at: float) -> list[tuple[int, int, float, int]]:
+    def _hung(self, one: bool) -> list[tuple[int, int, float, int]]:
+        """Return the ends of jobs whose agents are there and have shown no progress for too long."""
+        now, roster = time.monotonic(), self.roster
+        if now < self._hang_at_s:
+            return []
+        at_work = np.flatnonzero((roster.job > 0) & roster.ready)
+        moved = np.array([max(roster.began_s[agent], self.bridge.moved_s(agent)) for agent in at_work.tolist()])
+        over = np.flatnonzero(now - moved > self.hang_s)[: 1 if one else None]
+        # Progress only puts this off, and a job that begins later can't hang earlier.
+        self._hang_at_s = float(np.delete(moved, over).min(initial=now)) + self.hang_s
+        ids = at_work[over]
+        if not len(ids):
+            return []
+        for agent in ids.tolist():
+            self.notice(
+                f"{self._names.get(agent, agent)} has shown no progress in job {roster.job[agent]} for "
+                f"{self.hang_s:g} s. The job is dropped, and the agent gets the next one when it moves again."
+            )
+        roster.hung[ids] = True
+        self.bridge.hang(ids.tolist())
+        return self._drop(ids, now - self._began, HUNG)
+
+    def _drop(self, ids: np.ndarray, at: float, kind: int = DROPPED) -> list[tuple[int, int, float, int]]:
         jobs = self.roster.job[ids].copy()
         self.roster.end(ids)
         self.drop(ids)
         self._receipts += [(agent, None) for agent in ids.tolist()]
-        return [(DROPPED, agent, at, job) for agent, job in zip(ids.tolist(), jobs.tolist(), strict=True)]
+        return [(kind, agent, at, job) for agent, job in zip(ids.tolist(), jobs.tolist(), strict=True)]
 
     drop: Callable[[np.ndarray], None] = staticmethod(lambda ids: None)
     """`ids`: takes note that the jobs of these agents were dropped."""
 
     def _patience(self) -> float:
-        """Return the seconds until the next job may count as dropped."""
+        """Return the seconds until the next job may count as dropped or hung."""
         waiting = self.roster.gone_s[self.roster.job > 0]
         first = float(waiting.min(initial=math.inf))
-        return max(first + self.patience_s - time.monotonic(), 0.001)
+        return max(min(first + self.patience_s, self._hang_at_s) - time.monotonic(), 0.001)
 
     def cancel(self, state: RealTime, ids: np.ndarray) -> RealTime:
         """Cancel the jobs of these agents."""

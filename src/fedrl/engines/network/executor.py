@@ -73,7 +73,14 @@ class Sites(Executor):
     silent = True
 
     def __init__(
-        self, *given: Any, bridge: Bridge, membership: Any, gather: int | None, patience_s: float, **options: Any
+        self,
+        *given: Any,
+        bridge: Bridge,
+        membership: Any,
+        gather: int | None,
+        patience_s: float,
+        hang_s: float,
+        **options: Any,
     ) -> None:
         super().__init__(*given)
         del options  # they are of executors that have environments
@@ -96,7 +103,7 @@ class Sites(Executor):
         self._trusted_weight = any(stage.reweights for stage in federation.stages)
         self.bridge, self.roster = bridge, Roster(self.agents)
         everybody = self.agents if gather is None else gather
-        self.clock = RealClock(bridge, self.roster, self._receive, self._fail, everybody, patience_s)
+        self.clock = RealClock(bridge, self.roster, self._receive, self._fail, everybody, patience_s, hang_s)
         self.clock.drop = self._drop
         bids = self.plan.bids
         self._bidding = None if bids is None else Bidding(bids.names, self.wire.update)

@@ -13,9 +13,10 @@ import queue
 from collections import deque
 from typing import NamedTuple
 
-HERE, GONE, UPDATE, FAILURE, LEFT, BID = "here", "gone", "update", "failure", "left", "bid"
+HERE, GONE, UPDATE, FAILURE, LEFT = "here", "gone", "update", "failure", "left"
+BID, MOVED = "bid", "moved"
 """The kinds of news of an agent: it is ready, its connection has ended, its update or its failure has arrived, it
-has left for good, and its bid has arrived."""
+has left for good, its bid has arrived, and it makes progress again after a job that hung."""
 
 
 class AgentNews(NamedTuple):

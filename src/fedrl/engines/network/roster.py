@@ -17,6 +17,7 @@ class Roster:
         work_s: Seconds between task and update of its last job.
         steps_per_s: Local steps that it says it takes in a second; NaN if it does not say.
         left: Whether it has left for good.
+        hung: Whether its last job hung, and it has shown no progress since.
         last_job: Number of its last job.
         late: Updates that arrived after the end of their job.
         known: Updates that arrived again.
@@ -28,7 +29,7 @@ class Roster:
         self.gone_s, self.work_s = np.full(agents, np.inf), np.full(agents, np.nan)
         self.steps_per_s = np.full(agents, np.nan)
         self.late, self.known = np.zeros(agents, int), np.zeros(agents, int)
-        self.left = np.zeros(agents, bool)
+        self.left, self.hung = np.zeros(agents, bool), np.zeros(agents, bool)
         self.last_job = np.zeros(agents, np.int32)
 
     def begin(self, ids: np.ndarray, jobs: np.ndarray, now_s: float) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 from fedrl.core.errors import WireError
-from fedrl.engines.network.news import BID, FAILURE, GONE, HERE, LEFT, UPDATE, AgentNews, News
+from fedrl.engines.network.news import BID, FAILURE, GONE, HERE, LEFT, MOVED, UPDATE, AgentNews, News
 from fedrl.transport.seam import Link, LinkClosedError
 from fedrl.wire.protocol import (
     Answer,
@@ -66,6 +66,8 @@ class Seat:
         task: Its current task with the digest of its content; None if it has none.
         answer: The answer to its last bid, if its update is wanted and has not arrived; else None.
         beat_s: When its current session last said anything, by `time.monotonic`.
+        moved_s: When its current session last showed progress, by the same clock.
+        hung: Whether its last job hung, and it has shown no progress since.
         name: Its name; "" before it has come.
         out: Whether it takes part no more.
     """
@@ -76,7 +78,17 @@ class Seat:
         self.ready = False
         self.task: tuple[Task, bytes] | None = None
         self.answer: Answer | None = None
-        self.beat_s = 0.0
+        self.beat_s = self.moved_s = 0.0
+        self.hung = False
+        self._at = (0, -1)  # job and number of steps of its last beat
+
+    def move(self, beat: Beat | None = None) -> bool:
+        """Note a sign of progress, unless it is a beat as far in its job as the last one; return if it ends a hang."""
+        if beat is not None and (beat.job, beat.steps) == self._at:
+            return False
+        self._at = self._at if beat is None else (beat.job, beat.steps)
+        self.moved_s, was, self.hung = time.monotonic(), self.hung, False
+        return was
 
     @property
     def state(self) -> str:
@@ -85,6 +97,8 @@ class Seat:
             return "opted out"
         if self.outbox is None:
             return "away"
+        if self.hung:
+            return "hung"
         return "compiling" if not self.ready else "ready" if self.task is None else "at work"
 
 
@@ -172,6 +186,7 @@ class Sessions:
                 message = reader.take(await link.receive())
                 seat.beat_s = time.monotonic()
                 if message is None:
+                    self._moved(number, seat)
                     # The first part of a long update is here; the others stay with the agent until there is room.
                     if not holding:
                         await self.window.acquire()
@@ -200,6 +215,8 @@ class Sessions:
     ) -> bool:
         """Handle a message, and return whether its place in the window went on with it."""
         now = time.monotonic()
+        if not isinstance(message, Leave):
+            self._moved(number, seat, message if isinstance(message, Beat) else None)
         if isinstance(message, Ready):
             if not seat.ready:
                 seat.ready = True
@@ -229,6 +246,15 @@ class Sessions:
         elif not isinstance(message, Beat):
             raise WireError(f"{type(message).__name__} came from an agent that is not ready.")
         return False
+
+    def _moved(self, number: int, seat: Seat, beat: Beat | None = None) -> None:
+        if seat.move(beat):
+            self._news.put(AgentNews(MOVED, number, time_s=time.monotonic()))
+
+    def hang(self, ids: Iterable[int]) -> None:
+        """Note that the jobs of agents hang."""
+        for number in ids:
+            self.seats[number].hung = True
 
     def give(self, tasks: Iterable[tuple[int, Task, bytes]], over: Iterable[tuple[int, Taken | None]]) -> None:
         """Note that the tasks of agents are `over`, and give agents their next ones, with the digests of contents."""
