@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import stdtrit
 
 from fedrl.core.errors import ConfigError
 from fedrl.records import Range
@@ -246,6 +245,8 @@ def lower_end(values: Any, level: float = 0.95) -> float:
     seen = np.asarray(values, float)
     if seen.size < 2 or not np.isfinite(seen).all():
         return -math.inf
+    from scipy.special import stdtrit  # slow to import, and most commands need no bound
+
     # ddof=1: the standard deviation is estimated from the same values as the mean.
     return float(seen.mean() - stdtrit(seen.size - 1, level) * seen.std(ddof=1) / math.sqrt(seen.size))
 

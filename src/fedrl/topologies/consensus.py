@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-from scipy.sparse import csr_array
 
 from fedrl.core.types import Params, PyTree
 from fedrl.topologies.gossip import Rule
 from fedrl.topologies.graph import Graph, check_graph
 from fedrl.topologies.mixing import MixingMatrix, check_sums
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array  # slow to import, and only runs among neighbours need it
 
 
 def step_weights(graph: Graph, mixing: MixingMatrix, rule: Rule, agents: int) -> Callable[[int, np.ndarray], csr_array]:
@@ -24,6 +27,8 @@ def step_weights(graph: Graph, mixing: MixingMatrix, rule: Rule, agents: int) ->
         ConfigError: The graph does not connect so many agents, or the step size of consensus is too large for it.
         UnsoundError: The weights do not fit the graph or the rule.
     """
+    from scipy.sparse import csr_array
+
     check_graph(graph, agents)
     known: dict[int, csr_array] = {}
 

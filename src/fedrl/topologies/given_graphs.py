@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import networkx as nx
-
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.topologies.graph import Adjacency, Graph, static
@@ -24,6 +22,8 @@ def from_file(path: str, directed: bool = False) -> Graph:
         ConfigError: The file can't be read, or its numbers are not those of agents. Numbers above the number of agents
             are found when a simulation is built.
     """
+    import networkx as nx  # slow to import, and most runs have no graph
+
     try:
         graph = nx.read_edgelist(
             Path(path), create_using=nx.DiGraph if directed else nx.Graph, nodetype=int, data=False

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool
-from scipy.sparse.csgraph import connected_components
 
 from fedrl.core.checks import check_positive
 from fedrl.core.component import Call, record
@@ -58,6 +57,8 @@ def check_graph(graph: Graph, agents: int) -> None:
         union |= heard
     if graph.period is None:
         return
+    from scipy.sparse.csgraph import connected_components  # slow to import, and most runs have no graph
+
     parts, _ = connected_components(union, directed=True, connection="strong")
     if parts > 1:
         raise ConfigError(

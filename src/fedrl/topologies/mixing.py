@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
-from scipy.linalg import eigvalsh
 
 from fedrl.core.component import Call, component, record
 from fedrl.core.errors import ConfigError, UnsoundError
@@ -162,6 +161,8 @@ def largest_step(adjacency: Adjacency) -> float:
     >>> round(largest_step(complete().adjacency(8, 0)), 6)
     0.25
     """
+    from scipy.linalg import eigvalsh  # slow to import, and only some graphs need it
+
     degrees = np.diag(adjacency.sum(1))
     largest = float(eigvalsh(degrees - adjacency)[-1])
     return 2.0 / largest if largest > 0.0 else float("inf")

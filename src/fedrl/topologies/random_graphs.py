@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import networkx as nx
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count, Fraction, Whole
 from fedrl.topologies.graph import Adjacency, Graph, static
+
+if TYPE_CHECKING:
+    import networkx as nx  # slow to import, and most runs have no graph
 
 
 @component("graph", reference="Erdos & Renyi (1959); Gilbert (1959), https://doi.org/10.1214/aoms/1177706098")
@@ -29,6 +33,8 @@ def erdos_renyi(probability: Fraction, seed: Whole = 0, directed: bool = False) 
         raise ConfigError(f"probability is {probability}. The probability of an edge lies in (0, 1]. Choose one there.")
 
     def build(agents: int) -> Adjacency:
+        import networkx as nx
+
         return matrix_of(nx.fast_gnp_random_graph(agents, probability, seed, directed), agents)
 
     return static(build)
@@ -52,6 +58,8 @@ def watts_strogatz(neighbours: Count = 4, rewiring: Fraction = 0.1, seed: Whole 
         )
 
     def build(agents: int) -> Adjacency:
+        import networkx as nx
+
         if agents <= neighbours:
             raise ConfigError(
                 f"watts_strogatz(neighbours={neighbours}) got {agents} agents. Each needs that many others. Use at "

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 from jaxtyping import Float
-from scipy.linalg import eigvalsh
 
 from fedrl.core.errors import ConfigError
 from fedrl.core.types import Params
@@ -35,6 +34,8 @@ def contraction(weights: Float[np.ndarray, "agents agents"]) -> float:
     """
     if len(weights) == 1:
         return 0.0
+    from scipy.linalg import eigvalsh  # slow to import, and only runs among neighbours need it
+
     symmetric = np.allclose(weights, weights.T, rtol=0.0, atol=1e-12)
     sizes = np.abs(eigvalsh(weights) if symmetric else np.linalg.eigvals(weights))
     return float(np.sort(sizes)[-2])
@@ -78,6 +79,8 @@ def slowest_and_fastest(weights: Float[np.ndarray, "agents agents"]) -> tuple[fl
     """
     if len(weights) > LARGEST:
         return 0.0, float(2.0 * (1.0 - weights.diagonal().min()))  # Gershgorin's discs
+    from scipy.linalg import eigvalsh
+
     shares = 1.0 - eigvalsh(weights)[::-1]
     return float(shares[1]), float(shares[-1])
 

@@ -12,12 +12,11 @@ of its differences. An agent that was absent has an old number, and is sent the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.sparse import csr_array, eye_array
 
 from fedrl.core.keys import Keys, Root, Stream, agent_secret, derived
 from fedrl.core.stage import pipeline
@@ -34,6 +33,9 @@ from fedrl.topologies.gossip import Rule
 from fedrl.topologies.graph import Graph
 from fedrl.topologies.mixing import MixingMatrix
 from fedrl.wire.codec import size_bytes
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array  # slow to import, and only runs among neighbours need it
 
 NUMBER_BYTES = 4
 """Bytes of a copy's number in a message."""
@@ -177,6 +179,8 @@ class Choco(Gossip):
         matrices: Sequence[csr_array],
     ) -> Exchanged:
         """Return the result of the consensus steps of all agents, one for each matrix of weights."""
+        from scipy.sparse import eye_array
+
         message = as_sent(self.rule.send(steps, server.params, server.aggregator, trained))
         total = jax.tree.map(lambda x: np.asarray(x, np.float64), message)
         sizes, resent = np.zeros(self.agents, int), np.zeros(self.agents, int)

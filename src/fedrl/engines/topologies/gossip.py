@@ -8,12 +8,11 @@ The server state contains the parameters of all agents, and the memory of the ru
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.sparse import csr_array
 
 from fedrl.core.keys import Keys, Stream, stream_key
 from fedrl.core.stage import Stage, zeros_like
@@ -29,6 +28,9 @@ from fedrl.topologies.gossip import Rule
 from fedrl.topologies.graph import Graph
 from fedrl.topologies.mixing import MixingMatrix
 from fedrl.topologies.spectrum import distances
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array  # slow to import, and only runs among neighbours need it
 
 
 class Exchanged(NamedTuple):
