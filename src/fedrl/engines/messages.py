@@ -53,16 +53,24 @@ class Messages(NamedTuple):
 
 def messages(federation: Federation, fleet: PyTree) -> Messages:
     """Return the shapes of an agent's messages."""
-    return _exchanged(federation, shapes(fleet, skip=1))
+    return _exchanged(federation, shapes(fleet, skip=1)).messages
+
+
+class _Exchange(NamedTuple):
+    """Shapes of the messages, and of the arrays that a federation watches for numbers that are not finite."""
+
+    messages: Messages
+    watched: PyTree
 
 
 @cached_program
-def _exchanged(federation: Federation, setting: Shapes) -> Messages:
-    def exchange(key: Key, setting: PyTree) -> Messages:
-        sent, update, _ = crossing(federation, key, setting)
-        return Messages(sent, update, federation.decode(sent, update), uploaded(update))
+def _exchanged(federation: Federation, setting: Shapes) -> _Exchange:
+    def exchange(key: Key, setting: PyTree) -> _Exchange:
+        sent, update, after = crossing(federation, key, setting)
+        found = Messages(sent, update, federation.decode(sent, update), uploaded(update))
+        return _Exchange(found, (after.learner, to_send(federation.learner.params(after.learner), update)))
 
-    # Traced for its shapes only: nothing is compiled or computed.
+    # Traced once, for its shapes only: nothing is compiled or computed.
     return jax.eval_shape(exchange, jax.random.key(0), setting.tree)
 
 
@@ -84,24 +92,14 @@ def accounting(wire: Messages, agents: int) -> Callable[[np.ndarray, Upload], Up
 
 def failures(federation: Federation, setting: Shapes) -> Callable[[np.ndarray, np.ndarray], tuple[Rejection, ...]]:
     """Return `(agents, faults) -> rejections` of the agents whose training failed, in the order of agents."""
-    names = _watched_names(federation, setting)
+    # The names of the arrays to which a `FAULT` number refers.
+    names = [name for name, _ in watched(*_exchanged(federation, setting).watched)]
 
     def found(agents: np.ndarray, faults: np.ndarray) -> tuple[Rejection, ...]:
         pairs = sorted((int(agent), int(fault)) for agent, fault in zip(agents, faults, strict=True) if fault > 0)
         return tuple(Rejection(agent, f"{names[fault - 1]} is not finite") for agent, fault in pairs)
 
     return found
-
-
-@cached_program
-def _watched_names(federation: Federation, setting: Shapes) -> list[str]:
-    """Return the names of the arrays to which a `FAULT` number refers."""
-
-    def names(key: Key, setting: PyTree) -> PyTree:
-        _, update, after = crossing(federation, key, setting)
-        return after.learner, to_send(federation.learner.params(after.learner), update)
-
-    return [name for name, _ in watched(*jax.eval_shape(names, jax.random.key(0), setting.tree))]
 
 
 def uploaded(update: Update) -> Upload:

@@ -226,8 +226,13 @@ def _number(value: Any) -> float:
 
 def _copied(agents: Agents) -> Agents:
     """Copy everything that a job changes in place or consumes."""
-    blocks = jax.tree.map(jnp.array, agents.blocks)
-    return Agents(blocks, jax.tree.map(np.array, agents.team))
+    return Agents(_copies(agents.blocks), jax.tree.map(np.array, agents.team))
+
+
+@jax.jit
+def _copies(blocks: PyTree) -> PyTree:
+    """Copy arrays in one program: one by one, each shape would be a program of its own."""
+    return jax.tree.map(jnp.copy, blocks)
 
 
 def _sent_for(before: Agents, after: Agents) -> Agents:
