@@ -39,6 +39,29 @@ class Weather:
     down: bool = True
 
 
+class Recording:
+    """What has passed a relay, as somebody on the way sees it: the bytes of each connection, in each direction."""
+
+    def __init__(self) -> None:
+        self._streams: dict[tuple[int, bool], bytearray] = {}
+
+    def add(self, connection: int, is_up: bool, piece: bytes) -> None:
+        """Note a piece of a connection, which goes up to the coordinator or down from it."""
+        self._streams.setdefault((connection, is_up), bytearray()).extend(piece)
+
+    def __len__(self) -> int:
+        return sum(len(stream) for stream in self._streams.values())
+
+    def found(self, needle: bytes) -> bool:
+        """Return whether these bytes have passed, one after the other, in one direction of one connection."""
+        return any(needle in stream for stream in self._streams.values())
+
+    def windows(self, size: int) -> set[bytes]:
+        """Return every run of so many bytes that has passed."""
+        streams = [bytes(stream) for stream in self._streams.values()]
+        return {stream[i : i + size] for stream in streams for i in range(len(stream) - size + 1)}
+
+
 class Relay:
     """A relay to HOST:PORT; `address` is where it listens.
 
@@ -55,7 +78,8 @@ class Relay:
         self._tasks: set[asyncio.Task[None]] = set()
         self._damage = 0
         self.connections = 0
-        self.recorded: list[bytes] | None = None
+        self.recording: Recording | None = None
+        """Takes what passes, if there is one."""
 
     async def __aenter__(self) -> Relay:
         here = socket.socket()
@@ -73,6 +97,7 @@ class Relay:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = self.connections
         self.connections += 1
         task = asyncio.current_task()
         assert task is not None
@@ -94,8 +119,8 @@ class Relay:
         pair = writer, other
         self._pairs.add(pair)
         both = [
-            asyncio.ensure_future(self._pass(reader, other, is_up=True)),
-            asyncio.ensure_future(self._pass(other_reader, writer, is_up=False)),
+            asyncio.ensure_future(self._pass(reader, other, number, is_up=True)),
+            asyncio.ensure_future(self._pass(other_reader, writer, number, is_up=False)),
         ]
         try:
             await asyncio.gather(*both)
@@ -108,7 +133,7 @@ class Relay:
             for end in pair:
                 end.close()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_up: bool) -> None:
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int, is_up: bool) -> None:
         """Pass bytes on, in a pipeline: pieces may be under way at the same time, as on a long link."""
         loop = asyncio.get_running_loop()
         under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(64)
@@ -131,8 +156,8 @@ class Relay:
         try:
             while True:
                 piece = await reader.read(PIECE)
-                if self.recorded is not None:
-                    self.recorded.append(piece)
+                if self.recording is not None:
+                    self.recording.add(number, is_up, piece)
                 weather = self.weather
                 if weather.bytes_per_s:
                     free = max(free, loop.time()) + len(piece) / weather.bytes_per_s

@@ -13,7 +13,7 @@ import pytest
 
 from fedrl.transport.seam import LinkClosedError
 from tests.support.links import end_of, linked, listening, over_grpc, run
-from tests.support.relay import Relay, Weather
+from tests.support.relay import Recording, Relay, Weather
 
 SOON_S, NOTICED_S = 1.0, 3.5
 """What is allowed on a busy machine; on an idle one it takes 0.01 s and 1.5 to 1.7 s."""
@@ -189,14 +189,13 @@ def test_the_recorder_sees_no_content_in_what_passes_and_would_see_it_without_tl
 
     async def test():
         async with through_a_relay(over_grpc(certs)) as (agent, there, relay):
-            relay.recorded = []
+            relay.recording = Recording()
             await agent.send(secret)
             assert await there.receive() == secret
             await there.send(secret)
             assert await agent.receive() == secret
-            passed = b"".join(relay.recorded)
-            assert len(passed) > 2 * len(secret)
-            assert secret[:20] not in passed
+            assert len(relay.recording) > 2 * len(secret)
+            assert not relay.recording.found(secret[:20])
 
     async def plain():
         import grpc
@@ -211,12 +210,12 @@ def test_the_recorder_sees_no_content_in_what_passes_and_would_see_it_without_tl
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with Relay(f"127.0.0.1:{port}") as relay:
-            relay.recorded = []
+            relay.recording = Recording()
             async with grpc.aio.insecure_channel(relay.address) as channel:
                 call = channel.stream_stream("/s/m")()
                 await call.write(secret)
                 assert await call.read() == secret
-            assert secret[:20] in b"".join(relay.recorded)
+            assert relay.recording.found(secret[:20])
         await server.stop(None)
 
     run(test())
