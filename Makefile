@@ -2,6 +2,7 @@
 # make demo-network  the same with a coordinator and five agents as processes, over mutual TLS
 # make test          the tests that take up to three seconds each, in 12 minutes on two cores
 # make test-long     the others, in an hour; each is told as it ends
+# make test-network those with a coordinator and agents on hosts made of network namespaces, as root: CI runs them
 # make test-ray      those of Ray, with two workers of its own: a part of the long ones, which CI runs
 # make test-gymnax   those of gymnax, in an environment of their own, as it wants an older Gymnasium
 # make test-torch    those of PyTorch, which is large, in another one
@@ -32,8 +33,8 @@ PEERS_STAMP := .venv-peers/.installed
 FLOWER_BIN := .venv-flower/bin
 FLOWER_STAMP := .venv-flower/.installed
 
-.PHONY: demo demo-network test test-long test-ray test-gymnax test-torch test-jax2onnx test-docs test-wheel test-quickstart
-.PHONY: combinations check bench bench-peers bench-flower docs clean
+.PHONY: demo demo-network test test-long test-network test-ray test-gymnax test-torch test-jax2onnx
+.PHONY: test-docs test-wheel test-quickstart combinations check bench bench-peers bench-flower docs clean
 
 demo: $(STAMP)
 	$(BIN)/fedrl run cartpole
@@ -46,6 +47,9 @@ test: $(STAMP)
 
 test-long: $(STAMP)
 	$(BIN)/pytest -n 2 -m long -vv
+
+test-network: $(STAMP)
+	$(BIN)/pytest -n 0 -vv tests/network/test_namespaces.py
 
 test-ray: $(STAMP)
 	$(BIN)/pytest -n 2 -vv tests/engines/test_ray.py tests/studies/test_on_ray.py
