@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fedrl.core.errors import StoppedWaitingError
-from fedrl.engines.network.news import AgentNews, News
+from fedrl.engines.network.news import AgentNews, NewsQueue
 from fedrl.engines.network.sessions import Membership, Sessions
 from fedrl.transport.seam import Listener, Transport
 from fedrl.wire.protocol import Answer, Stop, Taken, Task
@@ -54,7 +54,7 @@ class Bridge:
         self.on_listening: Callable[[], object] = lambda: None
         self.on_clock: Callable[[Any], object] = lambda clock: None
         self.name, self.replayable, self.beat_s = name, replayable, beat_s
-        self.news = News()
+        self.news = NewsQueue()
         self.address = ""
         self._over: list[tuple[int, Taken | None]] = []
         self.sessions: Sessions | None = None

@@ -45,7 +45,7 @@ class AgentNews(NamedTuple):
     time_s: float = 0.0
 
 
-class News:
+class NewsQueue:
     """News that nobody has taken yet. One thread puts, another one takes."""
 
     def __init__(self) -> None:

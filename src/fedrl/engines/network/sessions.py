@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 from fedrl.core.errors import WireError
-from fedrl.engines.network.news import BID, FAILURE, GONE, HERE, LEFT, MOVED, UPDATE, AgentNews, News
+from fedrl.engines.network.news import BID, FAILURE, GONE, HERE, LEFT, MOVED, UPDATE, AgentNews, NewsQueue
 from fedrl.transport.seam import Link, LinkClosedError
 from fedrl.wire.protocol import (
     Answer,
@@ -112,7 +112,7 @@ class Sessions:
         news: Where news go.
     """
 
-    def __init__(self, membership: Membership, agents: int, largest: int, news: News) -> None:
+    def __init__(self, membership: Membership, agents: int, largest: int, news: NewsQueue) -> None:
         self._membership, self._largest, self._news = membership, largest, news
         self.seats = [Seat() for _ in range(agents)]
         self.window = asyncio.Semaphore(WINDOW)
