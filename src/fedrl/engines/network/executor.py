@@ -25,7 +25,6 @@ from fedrl.core.errors import ConfigError, WireError
 from fedrl.core.keys import Keys
 from fedrl.core.summation import check_open
 from fedrl.core.types import Broadcast, Params, PyTree, Update
-from fedrl.engines.bidding import Bidding
 from fedrl.engines.executors.executor import Executor
 from fedrl.engines.executors.records import AfterBids, Agents, Learned, Team
 from fedrl.engines.halves.adding import Adding, lanes, reading
@@ -34,11 +33,12 @@ from fedrl.engines.inbox import PARAMS, SUMS, Inbox, PartialSums, Table
 from fedrl.engines.messages import Upload, messages
 from fedrl.engines.network.bridge import Bridge
 from fedrl.engines.network.clock import RealClock
+from fedrl.engines.network.known_bids import KnownBids
 from fedrl.engines.network.roster import Roster
 from fedrl.engines.state import Rejection, starting
 from fedrl.federation.federation import AgentState, ServerState
 from fedrl.federation.shares import shares
-from fedrl.federation.trust import beyond_range, lie, weight_of
+from fedrl.federation.trust import lie, weight_of
 from fedrl.wire.codec import codec, is_sent
 from fedrl.wire.frames import digest_of
 from fedrl.wire.protocol import Task
@@ -106,10 +106,7 @@ class Sites(Executor):
         self.clock = RealClock(bridge, self.roster, self._receive, self._fail, everybody, patience_s, hang_s)
         self.clock.drop = self._drop
         bids = self.plan.bids
-        self._bidding = None if bids is None else Bidding(bids.names, self.wire.update)
-        self._repeated_bytes = 0 if bids is None else bids.repeated_bytes
-        self._bids: dict[int, bytes] = {}
-        self._said: dict[int, dict[str, Any]] = {}  # what an agent reports beside the update that follows its bid
+        self._bids = None if bids is None else KnownBids(bids, self.wire, self.agents)
         self.clock.bid = self._bid
         bridge.on_clock(self.clock)
         self._ordered: list[tuple[int, int]] = [(0, 0)] * self.agents  # version and steps of each agent's job
@@ -171,21 +168,13 @@ class Sites(Executor):
 
     def _bid(self, agent: int, version: int, content: bytes) -> str:
         """Take the bid of an agent, and return why it is refused, or ""."""
-        if self._bidding is None:
+        if self._bids is None:
             return self._refuse(agent, "it made a bid, and nobody asked for one", len(content))
-        ordered, _ = self._ordered[agent]
-        try:
-            found = self._bidding.bid(content)
-            why = beyond_range(found.report)
-        except WireError as fault:
-            why = f"its bid can't be read: {fault}"
-        if not why and version != ordered:
-            why = f"it bids for version {version}, and {ordered} was sent"
-        if why:
-            return self._refuse(agent, why, len(content))
-        self._bids[agent] = content
+        found = self._bids.take(agent, self._ordered[agent][0], version, content)
+        if isinstance(found, str):
+            return self._refuse(agent, found, len(content))
         report = self._silent() | {name: np.float32(x) for name, x in found.report.items()}
-        self._sizes[agent] = self._upload(found.size_bytes + self._repeated_bytes, True, report)
+        self._sizes[agent] = self._upload(found.size_bytes, True, report)
         return ""
 
     def _refuse(self, agent: int, why: str, size: int) -> str:
@@ -197,19 +186,15 @@ class Sites(Executor):
     def _silent(self) -> dict[str, Any]:
         return {name: np.float32(np.nan) for name in self.federation.reports}
 
-    def _decoded(self, agent: int, content: bytes) -> Update:
-        if self._bidding is None:
-            update: Update = self._sent_codec.decode(content)
-            return update
-        return self._bidding.whole(self._bids[agent], content)
-
     def _receive(self, agent: int, version: int, content: bytes) -> str:
         """Take the update of an agent, and return why it is refused, or ""."""
         ordered, steps = self._ordered[agent]
-        if self._bidding is not None and agent not in self._bids:
+        if self._bids is not None and agent not in self._bids:
             return self._refuse(agent, "it sent its update before it was asked for", len(content))
         try:
-            update = self._decoded(agent, content)
+            update: Update = (
+                self._sent_codec.decode(content) if self._bids is None else self._bids.whole(agent, content)
+            )
             why = lie(self.federation, update, ordered, steps)
         except WireError as fault:
             why = f"it can't be read: {fault}"
@@ -217,7 +202,7 @@ class Sites(Executor):
             why = f"it says that it is of version {version}, and {ordered} was sent"
         if why:
             # After a bid, the bid is counted.
-            return self._refuse(agent, why, len(content)) if self._bidding is None else why
+            return self._refuse(agent, why, len(content)) if self._bids is None else why
         if not self._trusted_weight:
             # The weight follows from the ordered steps; the agent's own counts only where a stage may change it.
             weight: Any = np.float32(weight_of(self.federation, steps))
@@ -229,8 +214,7 @@ class Sites(Executor):
         adding, whose = self._adding[ordered]
         adding.add(update)
         whose.append(agent)
-        if self._bidding is not None:
-            self._said[agent] = {name: x for name, x in update.report.items() if name not in self._bidding.names}
+        if self._bids is not None:
             return ""
         said = is_sent(update)
         self._sizes[agent] = self._upload(
@@ -277,7 +261,7 @@ class Sites(Executor):
         lost = np.array([agent for agent, _ in failed], int)
         self._settle(distant, ids, MERGED)
         self._settle(distant, lost, REJECTED)
-        if self._bidding is not None:
+        if self._bids is not None:
             came = ids[~np.isin(ids, lost)]  # they have bid, and keep their updates until they are asked for them
             return agents, Learned(came, (), [], self._uploads(came), {}, failed, [came])
         block_sums, items, order = [], [], []
@@ -310,35 +294,10 @@ class Sites(Executor):
     def after_bids(self, inbox: Inbox, wanted: np.ndarray, within_s: float) -> AfterBids:
         """Ask for the updates that the budget has selected, and return them."""
         came, why = self.clock.collect(inbox.agent, wanted, within_s)
-        order: list[int] = []
-        items = []
-        for adding, whose in self._adding.values():
-            order += whose
-            items += [found for found, _ in adding.results()]
+        assert self._bids is not None
+        found = self._bids.after(inbox, came, why, list(self._adding.values()))
         self._adding.clear()
-        place = {agent: i for i, agent in enumerate(inbox.agent.tolist())}
-        rows = np.array([place[agent] for agent in order], int)
-
-        def joined(like: Any, *parts: Any) -> np.ndarray:
-            # Of updates that were not sent nothing is written, so these rows take no memory.
-            whole = np.zeros((len(inbox.agent), *like.shape), like.dtype)
-            if parts:
-                whole[rows] = np.concatenate(parts)
-            return whole
-
-        inbox = inbox._replace(items=jax.tree.map(joined, self.wire.decoded, *items)).without(~came)
-        report = {name: np.full(self.agents, np.nan, np.float32) for name in self._reports_beside}
-        for agent, said in self._said.items():
-            for name, x in said.items():
-                report[name][agent] = x
-        self._bids.clear()
-        self._said.clear()
-        return AfterBids(inbox, tuple(Rejection(agent, why[agent]) for agent in sorted(why)), report)
-
-    @property
-    def _reports_beside(self) -> list[str]:
-        names = () if self._bidding is None else self._bidding.names
-        return [name for name in self.federation.reports if name not in names]
+        return found
 
     def _no_items(self) -> PyTree:
         return jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), self.wire.decoded)
