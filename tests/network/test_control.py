@@ -51,6 +51,11 @@ def test_an_operator_sees_pauses_resumes_and_stops_a_run(tmp_path):
     assert found["name"] == "corridor"
     assert [agent["name"] for agent in found["agents"]] == ["site-0", "site-1", "site-2"]
     assert {agent["state"] for agent in found["agents"]} <= {"ready", "at work"}
+    for agent in found["agents"]:
+        assert agent["jobs"] >= 3
+        assert agent["reliability"] == 1.0
+        assert agent["measured_steps_per_s"] > 0
+        assert agent["steps_per_s"] is None  # these agents do not say
     asked(tmp_path / "run", "pause")
     stable, last = 0, -1
     for _ in range(200):

@@ -36,7 +36,10 @@ def status(
     typer.echo(f"{found['name']}: {state}, round {found['round']} is done, listening at {found['address']}")
     for agent in found["agents"]:
         job = "" if agent["job"] is None else f", job {agent['job']} from version {agent['version']}"
-        typer.echo(f"  {agent['number']:4d}  {agent['name'] or '-':20s}  {agent['state']}{job}")
+        arrived = (
+            "" if agent["reliability"] is None else f", {agent['reliability']:.0%} of {agent['jobs']} jobs arrived"
+        )
+        typer.echo(f"  {agent['number']:4d}  {agent['name'] or '-':20s}  {agent['state']}{job}{arrived}")
     sent_away = ", ".join(f"{count} {code}" for code, count in found["sent_away"].items())
     if sent_away:
         typer.echo(f"  connections sent away: {sent_away}")

@@ -124,6 +124,7 @@ def coordinate(
 
     def follow(clock: RealClock) -> None:
         log.follow(clock)
+        control.roster = clock.roster
         clock.notice = notice
 
     def notice(text: str) -> None:

@@ -218,6 +218,8 @@ class RealClock:
             self._receipts.append((agent, None))
             return [(ARRIVED, agent, at, job)]
         reason = (self.bid if news.kind == BID else self._receive)(agent, news.version, news.content)
+        if not reason:
+            roster.arrive(agent, float(roster.work_s[agent]))
         if news.kind == BID and not reason:
             return [(ARRIVED, agent, at, job)]  # its task ends when its bid is answered
         # An accepted update has no receipt: the verdict in the next task says more.
@@ -257,6 +259,7 @@ class RealClock:
             if due:
                 self._listen(max(until_s - time.monotonic(), 0.001))
         self._raw.extendleft(reversed(others))
+        self.roster.arrived[list(missing)] -= 1  # their bids came, and not their updates
         self._settle()
         came = np.array([bool(w) and agent not in missing for agent, w in zip(ids.tolist(), wanted, strict=True)], bool)
         self.log.append(Collected(ids.tolist(), came.tolist()))

@@ -148,7 +148,7 @@ class Sites(Executor):
             sent, content, digest = encoded[int(jobs.row[i])]
             self._received[agent] = sent
             tasks.append((agent, self._task(agents.team, distant, agent, content), digest))
-        self.roster.begin(ids, distant.jobs[ids], time.monotonic())
+        self.roster.begin(ids, distant.jobs[ids], agents.team.steps[ids], time.monotonic())
         self.bridge.give(tasks)
         return agents
 
@@ -325,7 +325,7 @@ class Sites(Executor):
             self._received[agent] = sent
             tasks.append((agent, self._task(team, distant, agent, content), digest_of(content)))
         if tasks:
-            self.roster.begin(busy, distant.jobs[busy], time.monotonic())
+            self.roster.begin(busy, distant.jobs[busy], team.steps[busy], time.monotonic())
             self.bridge.give(tasks)
         return agents
 

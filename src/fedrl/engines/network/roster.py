@@ -14,8 +14,13 @@ class Roster:
         job: Number of the job it is at work on; 0 for none.
         began_s: When that job was given, by `time.monotonic`.
         gone_s: When its connection ended, by the same clock; infinity while it is connected.
+        steps: Local steps of that job.
         work_s: Seconds between task and update of its last job.
+        measured_s: Seconds between task and update for each local step, over its jobs, the last one for a half; NaN
+            before the first.
         steps_per_s: Local steps that it says it takes in a second; NaN if it does not say.
+        jobs: Number of its jobs that have ended.
+        arrived: Number of those whose update arrived.
         left: Whether it has left for good.
         hung: Whether its last job hung, and it has shown no progress since.
         last_job: Number of its last job.
@@ -25,19 +30,43 @@ class Roster:
 
     def __init__(self, agents: int) -> None:
         self.ready, self.away = np.zeros(agents, bool), np.zeros(agents, bool)
-        self.job, self.began_s = np.zeros(agents, np.int32), np.zeros(agents)
+        self.job, self.began_s, self.steps = np.zeros(agents, np.int32), np.zeros(agents), np.ones(agents, np.int32)
+        self.jobs, self.arrived, self.measured_s = np.zeros(agents, int), np.zeros(agents, int), np.full(agents, np.nan)
         self.gone_s, self.work_s = np.full(agents, np.inf), np.full(agents, np.nan)
         self.steps_per_s = np.full(agents, np.nan)
         self.late, self.known = np.zeros(agents, int), np.zeros(agents, int)
         self.left, self.hung = np.zeros(agents, bool), np.zeros(agents, bool)
         self.last_job = np.zeros(agents, np.int32)
 
-    def begin(self, ids: np.ndarray, jobs: np.ndarray, now_s: float) -> None:
+    def begin(self, ids: np.ndarray, jobs: np.ndarray, steps: np.ndarray, now_s: float) -> None:
         """Note that agents have been given jobs."""
-        self.job[ids], self.began_s[ids], self.last_job[ids] = jobs, now_s, jobs
+        self.job[ids], self.began_s[ids], self.last_job[ids], self.steps[ids] = jobs, now_s, jobs, steps
         # The patience with an agent that is not there begins with its job.
         self.gone_s[ids] = np.where(self.ready[ids], np.inf, now_s)
 
     def end(self, ids: np.ndarray) -> None:
         """Note that the jobs of agents have ended."""
+        self.jobs[ids] += self.job[ids] > 0
         self.job[ids] = 0
+
+    def arrive(self, agent: int, work_s: float) -> None:
+        """Note that the update of an agent has arrived, so many seconds after its task."""
+        self.arrived[agent] += 1
+        step_s, before = work_s / self.steps[agent], self.measured_s[agent]
+        self.measured_s[agent] = step_s if np.isnan(before) else (step_s + before) / 2
+
+    @property
+    def speed(self) -> np.ndarray:
+        """Local steps per second: what was measured here, else what each agent says, else the mean of the others.
+
+        Float `[agents]`; NaN for all if nothing is known of any. Messages are part of what was measured. What an agent
+        says counts only until then, so that it gains nothing by a lie.
+        """
+        known = np.where(np.isfinite(self.measured_s), 1.0 / self.measured_s, self.steps_per_s)
+        found = np.isfinite(known) & (known > 0.0)
+        return np.where(found, known, known[found].mean() if found.any() else np.nan)
+
+    @property
+    def reliability(self) -> np.ndarray:
+        """Share of the jobs of each agent whose update arrived, since this coordinator began; 1 before the first."""
+        return np.where(self.jobs > 0, self.arrived / np.maximum(self.jobs, 1), 1.0)
