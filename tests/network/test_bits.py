@@ -18,6 +18,7 @@ from fedrl.transport.local import LocalTransport
 from fedrl.wire.protocol import Stop
 from tests.engines.test_halves import AGENTS, CASES, FLEET, STEERED, VALLEY, fleet_of
 from tests.support.distant_agents import DistantAgent
+from tests.support.noting import Noting
 
 SEED, ROUNDS = 3, 6
 DONE = Stop("The run is complete.", "done", False)
@@ -27,8 +28,8 @@ class Sited:
     """A federation whose agents are tasks of the bridge's event loop."""
 
     def __init__(self, federation, fleet, seed=SEED, scheduler=None, behaviour=None, **options):
-        self.bridge = Bridge(LocalTransport(), f"test-{id(self)}")
-        self.before(self.bridge)
+        self.observer = Noting()
+        self.bridge = Bridge(LocalTransport(), f"test-{id(self)}", observer=self.observer)
         placement = sites(self.bridge, lambda name: int(name.split("-")[1]), **options)
         self.simulation = simulate(federation, fleet, executor=placement, scheduler=scheduler)
         budget = getattr(scheduler, "upload_budget", None)
@@ -40,8 +41,9 @@ class Sited:
         self.tasks = [asyncio.run_coroutine_threadsafe(agent.live(), self.bridge._loop) for agent in self.agents]
         self.state = self.simulation.init(seed)
 
-    def before(self, bridge):
-        """What a subclass does before the simulation is built."""
+    @property
+    def simulation_clock(self):
+        return self.observer.clock
 
     def rounds(self, count):
         seen = []

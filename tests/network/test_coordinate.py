@@ -54,15 +54,10 @@ class World:
             for k in range(experiment.config.federation.agents)
         ]
 
-    def watch(self, coordinator):
-        def begin():
-            coordinator.listening.wait(60)
-            loop = coordinator.bridge._loop
-            for agent in self.agents:
-                agent.ended = None
-                asyncio.run_coroutine_threadsafe(agent.live(), loop)
-
-        threading.Thread(target=begin, daemon=True).start()
+    def watch(self, bridge):
+        for agent in self.agents:
+            agent.ended = None
+            asyncio.run_coroutine_threadsafe(agent.live(), bridge._loop)
 
     def coordinate(self, tables, out, **more):
         more = {"seat_of": seat_of, "replayable": True, "verbose": 0, "watch": self.watch} | more

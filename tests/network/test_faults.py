@@ -49,17 +49,6 @@ def told(sited):
     return [entry for entry in sited.simulation_clock.log if isinstance(entry, Happened)]
 
 
-class Clocked(Sited):
-    """The same, with its clock at hand."""
-
-    def __init__(self, *given, **more):
-        self.simulation_clock = None
-        super().__init__(*given, **more)
-
-    def before(self, bridge):
-        bridge.on_clock = lambda clock: setattr(self, "simulation_clock", clock)
-
-
 def assert_replayed(federation, sited, plan, rounds):
     """The log of a run, written and read, makes a simulation compute the same parameters."""
     lines = [line_of(1, sited.simulation_clock.log)]
@@ -77,7 +66,7 @@ def assert_replayed(federation, sited, plan, rounds):
 @pytest.mark.parametrize("made", FEDERATIONS)
 def test_a_log_computes_the_run_again_to_the_last_bit(made, schedule):
     federation, plan = FEDERATIONS[made](), plan_of(schedule)
-    with Clocked(federation, FLEET, scheduler=plan) as sited:
+    with Sited(federation, FLEET, scheduler=plan) as sited:
         sited.rounds(12)
         assert_replayed(federation, sited, plan, 12)
 
@@ -113,7 +102,7 @@ async def _never_answers(agent, link, task):
 def test_an_agent_that_loses_its_connection_is_back_with_the_same_bytes():
     federation, plan = FEDERATIONS["SCAFFOLD"](), plan_of("all")
     behaviour = {k: {"act": _loses_its_connection} for k in range(3)}
-    with Clocked(federation, FLEET, behaviour=behaviour) as sited:
+    with Sited(federation, FLEET, behaviour=behaviour) as sited:
         seen = sited.rounds(8)
         assert all(found.weight == seen[0].weight for found in seen)
         assert_replayed(federation, sited, plan, 8)
@@ -128,7 +117,7 @@ def test_an_agent_that_loses_its_connection_is_back_with_the_same_bytes():
 @pytest.mark.parametrize("made", FEDERATIONS)
 def test_rubbish_is_refused_with_its_reason_and_costs_its_sender_alone(made):
     federation, plan = FEDERATIONS[made](), plan_of("all")
-    with Clocked(federation, FLEET, behaviour={1: {"act": _sends_rubbish}}) as sited:
+    with Sited(federation, FLEET, behaviour={1: {"act": _sends_rubbish}}) as sited:
         seen = sited.rounds(6)
         assert [[agent for agent, _ in found.rejected] for found in seen] == [[], [1]] * 3
         assert "can't be read" in seen[1].rejected[0].reason
@@ -138,7 +127,7 @@ def test_rubbish_is_refused_with_its_reason_and_costs_its_sender_alone(made):
 
 def test_what_comes_twice_is_merged_once():
     federation, plan = FEDERATIONS["mean"](), plan_of("all")
-    with Clocked(federation, FLEET, behaviour={k: {"act": _sends_twice} for k in range(5)}) as sited:
+    with Sited(federation, FLEET, behaviour={k: {"act": _sends_twice} for k in range(5)}) as sited:
         seen = sited.rounds(6)
         assert all(found.weight == seen[0].weight for found in seen)
         assert_replayed(federation, sited, plan, 6)
@@ -149,7 +138,7 @@ def test_what_comes_twice_is_merged_once():
 @pytest.mark.parametrize("made", FEDERATIONS)
 def test_a_deadline_ends_a_round_without_those_who_do_not_answer(made):
     federation, plan = FEDERATIONS[made](), plan_of("deadline")
-    with Clocked(federation, FLEET, scheduler=plan, behaviour={2: {"act": _never_answers}}) as sited:
+    with Sited(federation, FLEET, scheduler=plan, behaviour={2: {"act": _never_answers}}) as sited:
         seen = sited.rounds(5)
         assert seen[-1].clock_stats.cancelled == 1
         assert_replayed(federation, sited, plan, 5)
@@ -166,7 +155,7 @@ def test_an_agent_that_stays_away_loses_its_job_after_a_while():
             return True
         return False
 
-    with Clocked(federation, FLEET, patience_s=0.5, behaviour={3: {"act": goes}}) as sited:
+    with Sited(federation, FLEET, patience_s=0.5, behaviour={3: {"act": goes}}) as sited:
         seen = sited.rounds(5)
         assert seen[2].clock_stats.dropped == 1
         assert seen[3].weight < seen[1].weight
@@ -185,7 +174,7 @@ def test_an_agent_that_lost_a_task_still_hears_that_its_update_before_was_merged
         await asyncio.sleep(1.0)
         return True
 
-    with Clocked(federation, FLEET, patience_s=0.3, behaviour={1: {"lose": lose}}) as sited:
+    with Sited(federation, FLEET, patience_s=0.3, behaviour={1: {"lose": lose}}) as sited:
         seen = sited.rounds(4)
         assert seen[3].clock_stats.dropped == 1
         assert sited.agents[1].trained == [(1, 0), (2, 1), (3, 2)]
@@ -196,7 +185,7 @@ def test_an_agent_that_lost_a_task_still_hears_that_its_update_before_was_merged
 
 def test_a_wait_for_agents_ends_when_it_is_asked_to():
     federation = FEDERATIONS["mean"]()
-    with Clocked(federation, FLEET, behaviour={0: {"act": _never_answers}}) as sited:
+    with Sited(federation, FLEET, behaviour={0: {"act": _never_answers}}) as sited:
         sited.rounds(1)
         threading.Timer(0.5, sited.bridge.stopping.set).start()
         with pytest.raises(StoppedWaitingError, match="asked to stop"):
@@ -222,7 +211,7 @@ def budgeted(made, schedule="all"):
 @pytest.mark.parametrize("made", BUDGETED)
 def test_a_log_computes_a_run_with_bids_again_to_the_last_bit(made, schedule):
     federation, plan = BUDGETED[made](), budgeted(made, schedule)
-    with Clocked(federation, FLEET, scheduler=plan) as sited:
+    with Sited(federation, FLEET, scheduler=plan) as sited:
         seen = sited.rounds(12)
         assert_replayed(federation, sited, plan, 12)
     assert any(len(found.selected) < found.clock_stats.arrived for found in seen)
@@ -249,7 +238,7 @@ async def _loses_its_connection_before_its_update(agent, link, answer):
 def test_agents_that_lose_their_connection_after_a_bid_bid_again_and_count_once(made):
     federation, plan = BUDGETED[made](), budgeted(made)
     behaviour = {k: {"act": _loses_its_connection_after_its_bid} for k in range(5)}
-    with Clocked(federation, FLEET, scheduler=plan, behaviour=behaviour) as sited:
+    with Sited(federation, FLEET, scheduler=plan, behaviour=behaviour) as sited:
         seen = sited.rounds(10)
         assert_replayed(federation, sited, plan, 10)  # who was not back for a round is in the log
     assert not any(found.rejected for found in seen)
@@ -262,7 +251,7 @@ def test_updates_that_were_lost_with_a_connection_after_they_were_asked_for_come
     behaviour = {k: {"withhold": _loses_its_connection_before_its_update} for k in range(5)}
     alone = simulate(federation, FLEET, scheduler=plan, block=1)
     state = alone.init(SEED)
-    with Clocked(federation, FLEET, scheduler=plan, behaviour=behaviour) as sited:
+    with Sited(federation, FLEET, scheduler=plan, behaviour=behaviour) as sited:
         for found in sited.rounds(8):
             state, expected = alone.round(state)
             assert found.selected.tolist() == expected.selected.tolist()
@@ -286,7 +275,7 @@ def test_bids_and_updates_that_come_twice_count_once():
     behaviour = {k: {"withhold": _bids_twice_and_answers_twice} for k in range(5)}
     alone = simulate(federation, FLEET, scheduler=plan, block=1)
     state = alone.init(SEED)
-    with Clocked(federation, FLEET, scheduler=plan, behaviour=behaviour) as sited:
+    with Sited(federation, FLEET, scheduler=plan, behaviour=behaviour) as sited:
         sited.rounds(6)
         assert_replayed(federation, sited, plan, 6)
     for _ in range(6):
@@ -323,7 +312,7 @@ def test_an_update_that_was_asked_for_and_does_not_come_is_missed_alone(made, wh
     federation, plan = BUDGETED[made](), budgeted(made)
     withhold, reason = WITHHELD[what]
     behaviour = {k: {"withhold": withhold} for k in (1, 3)}
-    with Clocked(federation, FLEET, scheduler=plan, patience_s=0.5, behaviour=behaviour) as sited:
+    with Sited(federation, FLEET, scheduler=plan, patience_s=0.5, behaviour=behaviour) as sited:
         seen = sited.rounds(5)
         assert_replayed(federation, sited, plan, 5)
     missed = [each for found in seen for each in found.rejected]
@@ -350,7 +339,7 @@ async def _sends_unasked(agent, link, task):
 )
 def test_who_does_not_bid_as_agreed_is_refused_and_costs_itself_alone(act, reason):
     federation, plan = BUDGETED["SCAFFOLD"](), budgeted("SCAFFOLD")
-    with Clocked(federation, FLEET, scheduler=plan, behaviour={2: {"act": act}}) as sited:
+    with Sited(federation, FLEET, scheduler=plan, behaviour={2: {"act": act}}) as sited:
         seen = sited.rounds(4)
         assert_replayed(federation, sited, plan, 4)
     refused = [each for found in seen for each in found.rejected]
@@ -365,7 +354,7 @@ async def _bids_for_nothing(agent, link, task):
 
 def test_a_bid_without_a_budget_is_refused():
     federation = FEDERATIONS["mean"]()
-    with Clocked(federation, FLEET, behaviour={2: {"act": _bids_for_nothing}}) as sited:
+    with Sited(federation, FLEET, behaviour={2: {"act": _bids_for_nothing}}) as sited:
         seen = sited.rounds(3)
         assert_replayed(federation, sited, plan_of("all"), 3)
     assert all([agent for agent, _ in found.rejected] == [2] for found in seen)
@@ -395,7 +384,7 @@ def test_a_budget_that_would_need_more_than_bids_is_refused_before_anyone_can_co
     federation, selection, why = WITHOUT_BIDS[name]
     plan = Scheduler(synchronous(), selection, upload_budget=greedy(2000))
     with pytest.raises(ConfigError, match=why):
-        Clocked(federation, FLEET, scheduler=plan)
+        Sited(federation, FLEET, scheduler=plan)
 
 
 def test_a_number_beyond_the_seats_is_sent_away():

@@ -20,7 +20,8 @@ from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import fed_buff, synchronous
 from fedrl.wire.protocol import Beat
 from tests.engines.test_halves import FLEET, VALLEY
-from tests.network.test_faults import Clocked, assert_replayed, told
+from tests.network.test_bits import Sited
+from tests.network.test_faults import assert_replayed, told
 
 FEDERATION = federate(VALLEY, mean(), local_steps=2)
 EVERYBODY = Scheduler(synchronous())
@@ -57,9 +58,8 @@ def dispatched(sited, agent):
 
 
 def test_a_job_without_progress_is_dropped_although_beats_come_and_the_agent_is_back_when_it_moves():
-    stuck, notices = Stuck(), []
-    with Clocked(FEDERATION, FLEET, behaviour={1: {"act": stuck}}) as sited:
-        sited.simulation_clock.notice = notices.append
+    stuck = Stuck()
+    with Sited(FEDERATION, FLEET, behaviour={1: {"act": stuck}}) as sited:
         seen = rounds(sited, 5)
         hung = [found.clock_stats.hung for found in seen]
         assert hung == [0, 0, 1, 0, 0]
@@ -68,7 +68,7 @@ def test_a_job_without_progress_is_dropped_although_beats_come_and_the_agent_is_
         assert stuck.beats > 5  # it was alive all the time
         assert sited.bridge.sessions.seats[1].state == "hung"
         assert dispatched(sited, 1)[:4] == [True, True, True, False]  # no job before it moves again
-        assert any("site-1 has shown no progress in job 3 for 2 s" in text for text in notices)
+        assert any("site-1 has shown no progress in job 3 for 2 s" in text for text in sited.observer.texts)
         sited.bridge._loop.call_soon_threadsafe(stuck.go.set)
         for _ in range(2000):
             seen += sited.rounds(1)
@@ -90,7 +90,7 @@ async def _slow(agent, link, task):
 
 
 def test_an_agent_that_is_slow_and_moves_keeps_its_job():
-    with Clocked(FEDERATION, FLEET, behaviour={1: {"act": _slow}}) as sited:
+    with Sited(FEDERATION, FLEET, behaviour={1: {"act": _slow}}) as sited:
         seen = rounds(sited, 4)
         assert [found.clock_stats.hung for found in seen] == [0] * 4
         assert seen[2].weight == seen[1].weight
@@ -147,7 +147,7 @@ def test_in_real_time_a_round_is_not_given_up_for_agents_that_come_and_go(monkey
     monkeypatch.setattr(round_log, "MOST_PER_AGENT", 0)
     plan = Scheduler(fed_buff(3))
     behaviour = {k: {"lose": loses} for k in range(5)}
-    with Clocked(FEDERATION, FLEET, scheduler=plan, patience_s=0.05, behaviour=behaviour) as sited:
+    with Sited(FEDERATION, FLEET, scheduler=plan, patience_s=0.05, behaviour=behaviour) as sited:
         seen = sited.rounds(3)
         assert sum(found.clock_stats.dropped for found in seen) > 4
         assert sum(found.clock_stats.arrived for found in seen) >= 9

@@ -5,7 +5,8 @@ import pytest
 
 from fedrl.engines.network.roster import Roster
 from tests.engines.test_halves import FLEET
-from tests.network.test_faults import FEDERATIONS, Clocked
+from tests.network.test_bits import Sited
+from tests.network.test_faults import FEDERATIONS
 
 
 def test_a_speed_is_measured_else_said_else_the_mean_of_the_others():
@@ -48,7 +49,7 @@ def test_jobs_that_are_lost_count_against_their_agent_alone():
             return True
         return False
 
-    with Clocked(FEDERATIONS["mean"](), FLEET, patience_s=0.3, behaviour={2: {"lose": loses}}) as sited:
+    with Sited(FEDERATIONS["mean"](), FLEET, patience_s=0.3, behaviour={2: {"lose": loses}}) as sited:
         sited.rounds(4)
         roster = sited.simulation_clock.roster
         assert roster.jobs.tolist() == [4, 4, 2, 4, 4]

@@ -25,6 +25,7 @@ from fedrl.transport.local import LocalTransport
 from tests.network.test_bits import params
 from tests.sites.test_agent import AGENTS, FLEET, QUICK, SEED, VALLEY
 from tests.support.coordinating import FragileTransport, KilledError, Moments
+from tests.support.noting import Noting
 
 FEDERATION = federate(VALLEY, mean(), error_feedback(top_k(0.3)), local_steps=2, reports=["norm"])
 """Its stage remembers what it has not sent, so that a wrong verdict shows in all bits after it."""
@@ -37,8 +38,8 @@ class Budgeted:
 
     def __init__(self, folder, moments=None, **options):
         self.folder, self.moments, self.notices = folder, moments, [[] for _ in range(AGENTS)]
-        self.bridge, self.simulation_clock = Bridge(LocalTransport(), f"bids-{id(self)}", replayable=True), None
-        self.bridge.on_clock = lambda clock: setattr(self, "simulation_clock", clock)
+        self.observer = Noting()
+        self.bridge = Bridge(LocalTransport(), f"bids-{id(self)}", replayable=True, observer=self.observer)
         self.agents = {}
         placement = sites(self.bridge, lambda name: int(name.split("-")[1]), patience_s=60.0)
         self.simulation = simulate(FEDERATION, FLEET, executor=placement, scheduler=PLAN)
@@ -125,7 +126,7 @@ def test_an_agent_that_is_cut_off_or_killed_at_any_moment_sends_the_same_bytes_a
 
 
 def assert_replayed_here(run, rounds):
-    clock = ReplayClock(entries_of([line_of(1, run.simulation_clock.log)]))
+    clock = ReplayClock(entries_of([line_of(1, run.observer.clock.log)]))
     again = simulate(FEDERATION, FLEET, executor=replaying(clock), scheduler=PLAN, block=1, merges=1)
     state = again.init(SEED)
     for _ in range(rounds):

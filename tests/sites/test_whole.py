@@ -47,13 +47,9 @@ class Hub:
     def _run(self):
         enrolment = enrolment_of(self.certificates)
 
-        def watch(coordinator):
-            def note():
-                coordinator.listening.wait(120)
-                self.address = coordinator.bridge.address
-                self._listening.set()
-
-            threading.Thread(target=note, daemon=True).start()
+        def watch(bridge):
+            self.address = bridge.address
+            self._listening.set()
 
         try:
             self.result = coordinate(

@@ -24,8 +24,8 @@ from fedrl.core.pipes import Lasting
 if TYPE_CHECKING:
     from fedrl.sites.agent import SiteAgent
     from fedrl.sites.job_loop import SiteEnd
-    from fedrl.sites.notices import SiteNotice
     from fedrl.sites.site_file import Site, SiteConfig
+    from fedrl.transport.notices import NetworkNotice
     from fedrl.transport.seam import Transport
 
 COMPLETED = ("done", "stopped", "opted_out")
@@ -98,7 +98,7 @@ def serve(site: Site, out: TextIO, as_json: bool) -> None:
     """Run the agent until the end, and leave with its exit code."""
     from fedrl.sites.agent import SiteAgent
 
-    def notice(what: SiteNotice) -> None:
+    def notice(what: NetworkNotice) -> None:
         out.write(f"{what.as_json() if as_json else what.as_line()}\n")
         out.flush()
 
@@ -190,8 +190,8 @@ def print_log(folder: Path, as_json: bool) -> None:
     Raises:
         RunError: The log was changed, or can't be read.
     """
-    from fedrl.sites.policy import as_text
     from fedrl.sites.sent_log import NAME, read_log
+    from fedrl.transport.notices import as_text
 
     found = read_log(folder / NAME)
     if as_json:

@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from fedrl.cli.resuming import FolderListener
-    from fedrl.runs.coordinate import Coordinator
+    from fedrl.engines.network.bridge import Bridge
 
 SET = Annotated[
     list[str] | None,
@@ -83,16 +83,11 @@ def conduct(
 
     listener = FolderListener()
 
-    def watching(coordinator: Coordinator) -> None:
-        def told() -> None:
-            coordinator.listening.set()
-            address = coordinator.bridge.address
-            if not quiet:
-                print(f"Agents may connect to {address}.", file=sys.stderr, flush=True)
-
-        coordinator.bridge.on_listening = told
+    def watching(bridge: Bridge) -> None:
+        if not quiet:
+            print(f"Agents may connect to {bridge.address}.", file=sys.stderr, flush=True)
         if watch is not None:
-            watch(coordinator)
+            watch(bridge)
 
     with only_json(as_json), warnings_only() if as_json and not quiet else progress(quiet=quiet) as show:
         result = coordinate(

@@ -28,7 +28,7 @@ from fedrl.core.processors import VARIABLE
 
 if TYPE_CHECKING:
     from fedrl.config import Config
-    from fedrl.runs.coordinate import Coordinator
+    from fedrl.engines.network.bridge import Bridge
 
 PATIENCE_S = 10.0
 WARM_S = 120.0
@@ -147,19 +147,16 @@ class Fleet:
         self._ended = threading.Event()
         self._stop = threading.Event()
 
-    def watch(self, coordinator: Coordinator) -> None:
-        """Begin the agents as soon as the coordinator listens, and end it if one of them ends in error."""
-        self._stop = coordinator.bridge.stopping
-        threading.Thread(target=self._run, args=(coordinator,), daemon=True).start()
+    def watch(self, bridge: Bridge) -> None:
+        """Begin the agents, now that the coordinator listens, and end it if one of them ends in error."""
+        self._stop = bridge.stopping
+        threading.Thread(target=self._run, args=(bridge,), daemon=True).start()
 
-    def _run(self, coordinator: Coordinator) -> None:
-        while not coordinator.listening.wait(0.2):
-            if self._ended.is_set():
-                return
+    def _run(self, bridge: Bridge) -> None:
         began = time.monotonic()
         for k in range(self._agents):
-            self._start(k, coordinator.bridge.address)
-            while k == 0 and not self._first_is_ready(coordinator) and time.monotonic() - began < WARM_S:
+            self._start(k, bridge.address)
+            while k == 0 and not self._first_is_ready(bridge) and time.monotonic() - began < WARM_S:
                 if self._ended.is_set() or self._failed():
                     break
                 time.sleep(0.1)
@@ -169,8 +166,8 @@ class Fleet:
                 return
             time.sleep(0.2)
 
-    def _first_is_ready(self, coordinator: Coordinator) -> bool:
-        sessions = coordinator.bridge.sessions
+    def _first_is_ready(self, bridge: Bridge) -> bool:
+        sessions = bridge.sessions
         return sessions is not None and any(seat.ready for seat in sessions.seats)
 
     def _failed(self) -> bool:

@@ -156,7 +156,20 @@ class Control:
             ],
         }
 
-<<<<<<< HEAD
+    def _measured(self, number: int) -> dict[str, Any]:
+        """Return what is known of an agent's speed, and which share of its jobs has arrived; None if nothing is."""
+        roster = self.roster
+        if roster is None:
+            return {"jobs": 0, "reliability": None, "steps_per_s": None, "measured_steps_per_s": None}
+        said, step_s = float(roster.steps_per_s[number]), float(roster.measured_s[number])
+        jobs = int(roster.jobs[number])
+        return {
+            "jobs": jobs,
+            "reliability": round(float(roster.reliability[number]), 4) if jobs else None,
+            "steps_per_s": said if math.isfinite(said) else None,
+            "measured_steps_per_s": 1.0 / step_s if step_s > 0.0 else None,
+        }
+
     async def _page(self, reader: asyncio.StreamReader) -> bytes:
         """Return the answer to a request."""
         try:
@@ -177,31 +190,6 @@ class Control:
         lines = (f"HTTP/1.1 {code} {said}", "Content-Type: text/plain", f"Content-Length: {len(text)}")
         allowed = ("Allow: GET, HEAD",) if code == 405 else ()
         return "\r\n".join((*lines, *allowed, "Connection: close", "", "" if method == b"HEAD" else text)).encode()
-=======
-    def _measured(self, number: int) -> dict[str, Any]:
-        """Return what is known of an agent's speed, and which share of its jobs has arrived; None if nothing is."""
-        roster = self.roster
-        if roster is None:
-            return {"jobs": 0, "reliability": None, "steps_per_s": None, "measured_steps_per_s": None}
-        said, step_s = float(roster.steps_per_s[number]), float(roster.measured_s[number])
-        jobs = int(roster.jobs[number])
-        return {
-            "jobs": jobs,
-            "reliability": round(float(roster.reliability[number]), 4) if jobs else None,
-            "steps_per_s": said if math.isfinite(said) else None,
-            "measured_steps_per_s": 1.0 / step_s if step_s > 0.0 else None,
-        }
-
-    async def _page(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, TimeoutError, ValueError):
-            line = (await asyncio.wait_for(reader.readline(), ANSWER_S)).split()
-            found = {b"/healthz": (200, "ok"), b"/readyz": self._ready()}
-            code, text = found.get(line[1], (404, "no such page")) if len(line) > 1 else (400, "no request")
-            head = f"HTTP/1.1 {code} {'OK' if code == 200 else 'Not OK'}\r\nContent-Type: text/plain\r\n"
-            writer.write(f"{head}Content-Length: {len(text)}\r\nConnection: close\r\n\r\n{text}".encode())
-            await writer.drain()
-        writer.close()
->>>>>>> ec5a5b1 (Measure speed and reliability of agents at the coordinator, and show them in its status)
 
     def _ready(self) -> tuple[int, str]:
         status = self.status()

@@ -13,8 +13,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,12 @@ from fedrl.engines.network.choices import HANG_S, PATIENCE_S, sites
 from fedrl.engines.network.clock import RealClock
 from fedrl.engines.network.log import line_of
 from fedrl.engines.network.membership import SeatOf
+from fedrl.engines.network.observer import Observer
 from fedrl.records import Event, Notice, Sink, folder
 from fedrl.records.files import write_atomically
 from fedrl.records.folder import RunFolder
 from fedrl.runs.control import Control
+from fedrl.runs.coordinator_log import LOG, CoordinatorLog
 from fedrl.runs.result import RunResult
 from fedrl.runs.run import resume, run
 from fedrl.transport.seam import Transport
@@ -39,21 +40,10 @@ KEYS = {True: "replayable", False: "each party's own"}
 """The two modes of keys, as the identity of a run names them."""
 EVENTS = "events.jsonl"
 """The file in a run folder with everything that its scheduler was told: see `fedrl.engines.network.log`."""
+FOR_PEOPLE = ("waiting", "ready", "disconnected", "left", "hung")
+"""Events of which people are told at once; the others are in the log, and counted at the end."""
 IDENTITY = "run_identity"
 """The file in a run folder with the identity of the run, under which agents keep their states."""
-
-
-@dataclass
-class Coordinator:
-    """What runs and listens, for those who watch it.
-
-    Attributes:
-        bridge: Where agents connect to; its `address` has the port that was taken.
-        listening: Set as soon as agents may connect.
-    """
-
-    bridge: Bridge
-    listening: threading.Event = field(default_factory=threading.Event)
 
 
 def coordinate(
@@ -70,7 +60,7 @@ def coordinate(
     replayable: bool = False,
     sinks: Sequence[Sink] = (),
     stop: threading.Event | None = None,
-    watch: Any = None,
+    watch: Callable[[Bridge], object] | None = None,
     health: int | None = None,
     verbose: int = 1,
 ) -> RunResult:
@@ -94,7 +84,7 @@ def coordinate(
             last bit, and lets every agent derive the randomness of the others. By default each site draws its own.
         sinks: As of `fedrl.run`.
         stop: As of `fedrl.run`.
-        watch: Called with a `Coordinator` before the run begins.
+        watch: Called with the bridge, which has the address that was taken, as soon as agents may connect.
         health: Port of /healthz and /readyz on 127.0.0.1; by default there is none.
         verbose: As of `fedrl.run`.
 
@@ -115,29 +105,11 @@ def coordinate(
         run=lambda: _identity(place, replayable),
         name=name,
         replayable=replayable,
+        observer=(watcher := Watcher(place, sinks, watch)),
     )
-    coordinator = Coordinator(bridge)
-    bridge.on_listening = coordinator.listening.set
-    placement, log = sites(bridge, seat_of, gather, patience_s, hang_s), EventLog(place)
-    control = Control(bridge, place, health)
-    bridge.before, bridge.after = control.begin, control.end
-
-    def follow(clock: RealClock) -> None:
-        log.follow(clock)
-        control.roster = clock.roster
-        clock.notice = notice
-
-    def notice(text: str) -> None:
-        for sink in sinks:
-            sink(Notice(event="notice", text=text))
-
-    def counting(event: Event) -> None:
-        control.round = int(event.get("round", control.round)) if "event" not in event else control.round
-
-    bridge.on_clock = follow
-    told: list[Sink] = [log, counting, *sinks]
-    if watch is not None:
-        watch(coordinator)
+    watcher.control = Control(bridge, place, health)
+    placement = sites(bridge, seat_of, gather, patience_s, hang_s)
+    told: list[Sink] = [watcher.events, watcher.count, *sinks]
     farewell = AGAIN
     try:
         if again:
@@ -154,10 +126,11 @@ def coordinate(
             )
         if not stop.is_set():
             farewell = DONE
-        for sentence in log.left_out():
-            notice(sentence)
+        for sentence in watcher.left_out():
+            watcher.say(sentence)
         return result
     finally:
+        watcher.tell("ended", f"The coordinator ends: {farewell.why}")
         bridge.close(farewell)
 
 
@@ -184,6 +157,73 @@ def _experiment(
             "seeds = 1, or seeds = [7] for a certain one."
         )
     return given, config.name
+
+
+class Watcher(Observer):
+    """Writes the log of the scheduler and the log of the coordinator, and tells people what concerns them.
+
+    Args:
+        place: The run folder.
+        sinks: Who is told.
+        watch: Called when agents may connect.
+
+    Attributes:
+        events: The log of the scheduler, a sink.
+        control: The commands of the operator.
+    """
+
+    def __init__(self, place: Path, sinks: Sequence[Sink], watch: Callable[[Bridge], object] | None) -> None:
+        self.events, self._log, self._sinks, self._watch = EventLog(place), CoordinatorLog(place / LOG), sinks, watch
+        self.control: Control | None = None
+        self._run = ""
+
+    async def begin(self) -> None:
+        """Listen to commands."""
+        if self.control is not None:
+            await self.control.begin()
+
+    async def end(self) -> None:
+        """Listen to commands no more."""
+        if self.control is not None:
+            await self.control.end()
+
+    def listening(self, bridge: Bridge) -> None:
+        """Note the identity of the run and the address."""
+        self._run = bridge.run
+        self.tell("listening", f"Agents may connect to {bridge.address}.")
+        if self._watch is not None:
+            self._watch(bridge)
+
+    def follow(self, clock: RealClock) -> None:
+        """Note the log of the scheduler, and what is known about agents."""
+        self.events.follow(clock)
+        if self.control is not None:
+            self.control.roster = clock.roster
+
+    def tell(self, event: str, text: str, agent: int | None = None, name: str = "", job: int | None = None) -> None:
+        """Write an event to the log, and tell people if it is for them."""
+        version = None if self.control is None else self.control.round
+        self._log.write(event, text, run=self._run, version=version, agent=agent, name=name, job=job)
+        if event in FOR_PEOPLE:
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """Tell people a sentence."""
+        for sink in self._sinks:
+            sink(Notice(event="notice", text=text))
+
+    def count(self, event: Event) -> None:
+        """Note the end of a round."""
+        if "event" in event or self.control is None:
+            return
+        self.control.round = int(event.get("round", self.control.round))
+        self.tell("merged", f"Version {self.control.round} is complete and on the disk.")
+
+    def left_out(self) -> list[str]:
+        """Return sentences about what was received and not used, and about what is not in the logs."""
+        again = f"{self._log.left_out} events came again within a minute and are not in {LOG}."
+        found = [*self.events.left_out(), *([again] if self._log.left_out else [])]
+        return [*found, *([self._log.fault] if self._log.fault else [])]
 
 
 class EventLog:

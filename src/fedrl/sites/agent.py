@@ -31,9 +31,9 @@ from fedrl.sites.connection import Connection, expected, largest_broadcast
 from fedrl.sites.job_loop import JobLoop, SiteEnd
 from fedrl.sites.jobs import RunJobs, RunRefusedError, check_welcome, rehearse
 from fedrl.sites.memory import RunMemory, last_run, make_folder
-from fedrl.sites.notices import SiteNotice
-from fedrl.sites.policy import Allowance, MayLeave, as_text, check_federation, leaving_of
+from fedrl.sites.policy import Allowance, MayLeave, check_federation, leaving_of
 from fedrl.sites.sent_log import NAME, SentLog
+from fedrl.transport.notices import NetworkNotice, as_text
 from fedrl.transport.seam import LinkClosedError, LinkRefusedError, Transport
 from fedrl.wire.protocol import (
     Answer,
@@ -64,7 +64,7 @@ class Backoff(NamedTuple):
     most_s: float = 60.0
 
 
-def ignore(notice: SiteNotice) -> None:
+def ignore(notice: NetworkNotice) -> None:
     """Take a notice and do nothing."""
     del notice
 
@@ -116,7 +116,7 @@ class SiteAgent:
         seed: int | None = None,
         give_up_s: float = math.inf,
         backoff: Backoff | None = None,
-        notice: Callable[[SiteNotice], None] = ignore,
+        notice: Callable[[NetworkNotice], None] = ignore,
         clock: Callable[[], float] = time.time,
         options: Mapping[str, Any] | None = None,
         bids: tuple[str, ...] | None = None,
@@ -345,4 +345,4 @@ class SiteAgent:
     def _say(self, event: str, text: str, job: int | None = None, version: int | None = None) -> None:
         welcome = None if self._work.jobs is None else self._work.jobs.welcome
         run, agent = ("", None) if welcome is None else (welcome.run, welcome.agent)
-        self._notice(SiteNotice(self._clock(), event, text, run, agent, version, job))
+        self._notice(NetworkNotice(self._clock(), event, text, run, agent, version, job))

@@ -41,7 +41,7 @@ class SiteEnd(NamedTuple):
 
 
 Say: TypeAlias = Callable[[str, str, int | None, int | None], None]
-"""Reports an event `(event, text, job, version)`: `fedrl.sites.notices.SiteNotice`."""
+"""Reports an event `(event, text, job, version)`: `fedrl.transport.notices.NetworkNotice`."""
 
 
 class JobLoop:

@@ -9,7 +9,6 @@ The site alone decides: nothing here comes from the coordinator.
 
 from __future__ import annotations
 
-import datetime
 from dataclasses import dataclass
 from typing import Literal
 
@@ -213,13 +212,3 @@ class Allowance:
 def _day(time: float) -> int:
     """Return the number of a day in UTC."""
     return int(time // DAY_S)
-
-
-def as_text(time: float) -> str:
-    """Return a time in UTC, as in ISO 8601.
-
-    >>> as_text(0.0)
-    '1970-01-01T00:00:00.000Z'
-    """
-    moment = datetime.datetime.fromtimestamp(time, datetime.UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"

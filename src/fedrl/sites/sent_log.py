@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedrl.core.errors import RunError
-from fedrl.sites.policy import as_text
+from fedrl.transport.notices import as_text
 
 FIRST = "0" * 64
 """`before` of the first line."""

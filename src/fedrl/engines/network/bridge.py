@@ -10,6 +10,7 @@ from typing import Any
 
 from fedrl.core.errors import StoppedWaitingError
 from fedrl.engines.network.news import AgentNews, NewsQueue
+from fedrl.engines.network.observer import Observer
 from fedrl.engines.network.sessions import Membership, Sessions
 from fedrl.transport.seam import Listener, Transport
 from fedrl.wire.protocol import Answer, Stop, Taken, Task
@@ -30,6 +31,7 @@ class Bridge:
         name: Name of the run, for people.
         replayable: Whether all keys follow from the seed of the run.
         beat_s: Seconds between two beats of an agent at work.
+        observer: Who is told what happens; by default nobody.
     """
 
     def __init__(
@@ -42,17 +44,14 @@ class Bridge:
         name: str = "",
         replayable: bool = False,
         beat_s: float = 2.0,
+        observer: Observer | None = None,
     ) -> None:
         self.transport, self._asked = transport, address
         self.stopping = threading.Event() if stop is None else stop
         self._identity = run
         self.paused = threading.Event()
-        self.before: Callable[[], Any] | None = None
-        self.after: Callable[[], Any] | None = None
-        """What else begins in the event loop of the sessions before agents may connect, and ends after them."""
         self.run = ""
-        self.on_listening: Callable[[], object] = lambda: None
-        self.on_clock: Callable[[Any], object] = lambda clock: None
+        self.observer = Observer() if observer is None else observer
         self.name, self.replayable, self.beat_s = name, replayable, beat_s
         self.news = NewsQueue()
         self.address = ""
@@ -74,9 +73,8 @@ class Bridge:
         self._thread.start()
 
         async def begin() -> tuple[Sessions, Listener]:
-            sessions = self.sessions = Sessions(membership, agents, largest, self.news)
-            if self.before is not None:
-                await self.before()
+            sessions = self.sessions = Sessions(membership, agents, largest, self.news, self.observer)
+            await self.observer.begin()
             return sessions, await self.transport.listen(self._asked, sessions.session)
 
         try:
@@ -85,7 +83,7 @@ class Bridge:
             self.close()
             raise
         self.address = self._listener.address
-        self.on_listening()
+        self.observer.listening(self)
 
     def give(self, tasks: Sequence[tuple[int, Task, bytes]]) -> None:
         """Give agents their tasks."""
@@ -164,8 +162,7 @@ class Bridge:
                 await sessions.stop(why)
             if listener is not None:
                 await listener.close()
-            if self.after is not None:
-                await self.after()
+            await self.observer.end()
             others = asyncio.all_tasks() - {asyncio.current_task()}
             for task in others:
                 task.cancel()

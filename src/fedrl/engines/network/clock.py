@@ -52,7 +52,9 @@ class RealClock:
         bridge: Where news come from.
         roster: What is known about agents.
         receive: `(agent, version, update) -> reason`: takes an update, and returns why it is refused, or "".
+        bid: `(agent, version, bid) -> reason`: takes a bid, and returns why it is refused, or "".
         fail: `(agent, reason)`: takes the failure of a job.
+        drop: `ids`: takes note that the jobs of these agents were dropped.
         gather: Number of agents that have to be there before the first job of this process is given.
         patience_s: Seconds for which an agent may be away before its job counts as dropped.
         hang_s: Seconds without progress after which the job of an agent that is there counts as hung.
@@ -65,17 +67,18 @@ class RealClock:
         bridge: Bridge,
         roster: Roster,
         receive: Callable[[int, int, bytes], str],
+        bid: Callable[[int, int, bytes], str],
         fail: Callable[[int, str], None],
+        drop: Callable[[np.ndarray], None],
         gather: int,
         patience_s: float,
         hang_s: float,
     ) -> None:
-        self.bridge, self.roster, self._receive, self._fail = bridge, roster, receive, fail
+        self.bridge, self.roster = bridge, roster
+        self._receive, self._bid, self._fail, self._drop_jobs = receive, bid, fail, drop
         self.gather, self.patience_s, self.hang_s = gather, patience_s, hang_s
         self._hang_at_s = 0.0  # no job hangs before this second
         self._gathered, self._began = False, math.nan
-        self.notice: Callable[[str], object] = lambda text: None
-        """Tells people what happens."""
         self._names: dict[int, str] = {}
         self._raw: deque[AgentNews] = deque()
         self._receipts: list[tuple[int, Taken | None]] = []
@@ -162,7 +165,15 @@ class RealClock:
             self._listen(math.inf if told else WAITING_S)
             if not told and int(self.roster.ready.sum()) < self.gather:
                 told = True
-                self.notice(f"Waiting for {self.gather} agents to be ready; {int(self.roster.ready.sum())} are.")
+                here = int(self.roster.ready.sum())
+                self._tell("waiting", f"Waiting for {self.gather} agents to be ready; {here} are.")
+
+    def _tell(self, event: str, text: str, agent: int | None = None, job: int | None = None) -> None:
+        name = "" if agent is None else self._names.get(agent, "")
+        self.bridge.observer.tell(event, text, agent, name, job)
+
+    def _name(self, agent: int) -> str:
+        return self._names.get(agent, f"agent {agent}")
 
     def _work_s(self, found: list[tuple[int, int, float, int]]) -> list[float]:
         return [float(self.roster.work_s[agent]) if kind == ARRIVED else math.nan for kind, agent, _, _ in found]
@@ -176,12 +187,14 @@ class RealClock:
                 self.roster.ready[each.agent], self.roster.gone_s[each.agent] = True, math.inf
                 self.roster.steps_per_s[each.agent] = each.steps_per_s
                 self._names[each.agent] = each.reason
-                self.notice(f"{each.reason} is ready, {int(self.roster.ready.sum())} of {len(self.roster.ready)}.")
+                here = f"{int(self.roster.ready.sum())} of {len(self.roster.ready)}"
+                self._tell("ready", f"{each.reason} is ready, {here}.", each.agent)
             elif each.kind in (GONE, LEFT):
                 self.roster.left[each.agent] |= each.kind == LEFT
                 if each.kind == LEFT or self.roster.ready[each.agent]:
                     verb = "has left for good" if each.kind == LEFT else "has lost its connection"
-                    self.notice(f"{self._names.get(each.agent, each.agent)} {verb}.")
+                    event = "left" if each.kind == LEFT else "disconnected"
+                    self._tell(event, f"{self._name(each.agent)} {verb}.", each.agent)
                 self.roster.ready[each.agent], self.roster.gone_s[each.agent] = False, each.time_s
             self._raw.append(each)
 
@@ -204,6 +217,8 @@ class RealClock:
         roster, agent = self.roster, news.agent
         known = news.job == roster.last_job[agent] and not job
         (roster.known if known else roster.late)[agent] += 1
+        came = "again" if known else "after the end of its job"
+        self._tell("not_taken", f"The message of {self._name(agent)} for job {news.job} came {came}.", agent, news.job)
         if not (known and news.kind == BID):  # the answer to a bid is still to come
             self._receipts.append((agent, Taken(news.job, "known" if known else "late", "")))
         return []
@@ -216,18 +231,23 @@ class RealClock:
         if news.kind == FAILURE:
             self._fail(agent, news.reason)
             self._receipts.append((agent, None))
+            why = news.reason or "it keeps the reason to itself"
+            self._tell("failed", f"{self._name(agent)} has no update for job {job}: {why}.", agent, job)
             return [(ARRIVED, agent, at, job)]
-        reason = (self.bid if news.kind == BID else self._receive)(agent, news.version, news.content)
+        reason = (self._bid if news.kind == BID else self._receive)(agent, news.version, news.content)
         if not reason:
             roster.arrive(agent, float(roster.work_s[agent]))
         if news.kind == BID and not reason:
             return [(ARRIVED, agent, at, job)]  # its task ends when its bid is answered
-        # An accepted update has no receipt: the verdict in the next task says more.
-        self._receipts.append((agent, Taken(job, "refused", reason[:1500]) if reason else None))
+        self._receipts.append((agent, self._receipt(agent, job, reason)))
         return [(MALFORMED if reason else ARRIVED, agent, at, job)]
 
-    bid: Callable[[int, int, bytes], str] = staticmethod(lambda agent, version, content: "nobody asked for a bid")
-    """`(agent, version, bid) -> reason`: takes a bid, and returns why it is refused, or ""."""
+    def _receipt(self, agent: int, job: int, reason: str) -> Taken | None:
+        """Return the receipt for an update that is refused for a reason; the next task has the verdict on others."""
+        if not reason:
+            return None
+        self._tell("not_taken", f"The update of {self._name(agent)} for job {job} is refused: {reason}.", agent, job)
+        return Taken(job, "refused", reason[:1500])
 
     def collect(self, ids: np.ndarray, wanted: np.ndarray, within_s: float) -> tuple[np.ndarray, dict[int, str]]:
         """Answer the bids of agents, and wait for the updates that are wanted.
@@ -272,7 +292,7 @@ class RealClock:
             reason = "it made a bid and has no update"
         else:
             reason = self._receive(news.agent, news.version, news.content)
-        self._receipts.append((news.agent, Taken(news.job, "refused", reason[:1500]) if reason else None))
+        self._receipts.append((news.agent, self._receipt(news.agent, news.job, reason)))
         return reason
 
     def _overdue(self, due: dict[int, int], missing: dict[int, str], began: float, within_s: float) -> float:
@@ -302,7 +322,12 @@ class RealClock:
         """Return the ends of jobs whose agents have been away for too long."""
         now = time.monotonic()
         gone = np.flatnonzero((self.roster.job > 0) & (now - self.roster.gone_s > self.patience_s))
-        return self._drop(gone[:1] if one else gone, now - self._began)
+        gone = gone[:1] if one else gone
+        for agent in gone.tolist():
+            job = int(self.roster.job[agent])
+            text = f"{self._name(agent)} has been away for {self.patience_s:g} s. Its job {job} is dropped."
+            self._tell("dropped", text, agent, job)
+        return self._drop(gone, now - self._began)
 
     def _hung(self, one: bool) -> list[tuple[int, int, float, int]]:
         """Return the ends of jobs whose agents are there and have shown no progress for too long."""
@@ -318,9 +343,13 @@ class RealClock:
         if not len(ids):
             return []
         for agent in ids.tolist():
-            self.notice(
-                f"{self._names.get(agent, agent)} has shown no progress in job {roster.job[agent]} for "
-                f"{self.hang_s:g} s. The job is dropped, and the agent gets the next one when it moves again."
+            job = int(roster.job[agent])
+            self._tell(
+                "hung",
+                f"{self._name(agent)} has shown no progress in job {job} for {self.hang_s:g} s. The job is "
+                "dropped, and the agent gets the next one when it moves again.",
+                agent,
+                job,
             )
         roster.hung[ids] = True
         self.bridge.hang(ids.tolist())
@@ -329,12 +358,9 @@ class RealClock:
     def _drop(self, ids: np.ndarray, at: float, kind: int = DROPPED) -> list[tuple[int, int, float, int]]:
         jobs = self.roster.job[ids].copy()
         self.roster.end(ids)
-        self.drop(ids)
+        self._drop_jobs(ids)
         self._receipts += [(agent, None) for agent in ids.tolist()]
         return [(kind, agent, at, job) for agent, job in zip(ids.tolist(), jobs.tolist(), strict=True)]
-
-    drop: Callable[[np.ndarray], None] = staticmethod(lambda ids: None)
-    """`ids`: takes note that the jobs of these agents were dropped."""
 
     def _patience(self) -> float:
         """Return the seconds until the next job may count as dropped or hung."""

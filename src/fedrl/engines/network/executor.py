@@ -103,12 +103,11 @@ class Sites(Executor):
         self._trusted_weight = any(stage.reweights for stage in federation.stages)
         self.bridge, self.roster = bridge, Roster(self.agents)
         everybody = self.agents if gather is None else gather
-        self.clock = RealClock(bridge, self.roster, self._receive, self._fail, everybody, patience_s, hang_s)
-        self.clock.drop = self._drop
+        takes = self._receive, self._bid, self._fail, self._drop
+        self.clock = RealClock(bridge, self.roster, *takes, everybody, patience_s, hang_s)
         bids = self.plan.bids
         self._bids = None if bids is None else KnownBids(bids, self.wire, self.agents)
-        self.clock.bid = self._bid
-        bridge.on_clock(self.clock)
+        bridge.observer.follow(self.clock)
         self._ordered: list[tuple[int, int]] = [(0, 0)] * self.agents  # version and steps of each agent's job
         self._received: list[Broadcast | None] = [None] * self.agents
         self._adding: dict[int, tuple[Adding, list[int]]] = {}  # by version

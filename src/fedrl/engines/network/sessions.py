@@ -19,6 +19,7 @@ from typing import Protocol, runtime_checkable
 
 from fedrl.core.errors import WireError
 from fedrl.engines.network.news import BID, FAILURE, GONE, HERE, LEFT, MOVED, UPDATE, AgentNews, NewsQueue
+from fedrl.engines.network.observer import Observer
 from fedrl.transport.seam import Link, LinkClosedError
 from fedrl.wire.protocol import (
     Answer,
@@ -110,10 +111,11 @@ class Sessions:
         agents: Number of seats.
         largest: The largest update in bytes.
         news: Where news go.
+        observer: Who is told which connections this end breaks off.
     """
 
-    def __init__(self, membership: Membership, agents: int, largest: int, news: NewsQueue) -> None:
-        self._membership, self._largest, self._news = membership, largest, news
+    def __init__(self, membership: Membership, agents: int, largest: int, news: NewsQueue, observer: Observer) -> None:
+        self._membership, self._largest, self._news, self._observer = membership, largest, news, observer
         self.seats = [Seat() for _ in range(agents)]
         self.window = asyncio.Semaphore(WINDOW)
         self.refused: dict[str, int] = {}
@@ -146,6 +148,7 @@ class Sessions:
 
     async def _dismiss(self, link: Link, stop: Stop) -> None:
         self.refused[stop.code] = self.refused.get(stop.code, 0) + 1
+        self._observer.tell("turned_away", f"{link.peer} was sent away ({stop.code}): {stop.why}", name=link.peer)
         with contextlib.suppress(LinkClosedError):
             for frame in sent(stop):
                 await link.send(frame)
@@ -198,6 +201,7 @@ class Sessions:
             return
         except WireError as fault:
             self.refused["bad_message"] = self.refused.get("bad_message", 0) + 1
+            self._observer.tell("wrong_message", f"{seat.name} sent a wrong message: {_told(fault)}", number, seat.name)
             outbox.put_nowait((Stop(_told(fault), "bad_message", True), None))
             outbox.put_nowait(None)
             await asyncio.sleep(HELLO_S)  # the writer ends the session when it has sent that
