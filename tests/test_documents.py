@@ -152,6 +152,12 @@ def test_a_block_that_is_not_run_says_why():
     assert all(b.language in ("python", "toml", "bash") and len(b.reason) > 10 for b in excused)
 
 
+def test_the_first_page_leads_to_every_other_one():
+    first, pages = (ROOT / "docs" / "index.md").read_text(), (ROOT / "docs").rglob("*.md")
+    named = {path.relative_to(ROOT / "docs").as_posix() for path in pages} - {"index.md"}
+    assert [name for name in sorted(named) if f"]({name})" not in first] == []
+
+
 def test_there_is_code_to_run():
     counts = Counter(b.language for b in BLOCKS if not b.reason)
     assert counts["python"] >= 15

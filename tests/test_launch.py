@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedrl import launch
+from fedrl.core.errors import ConfigError
 
 
 def child(program: str, **environment: str) -> str:
@@ -48,6 +49,17 @@ def test_importing_fedrl_is_light_and_its_names_exist() -> None:
         "from jax._src import xla_bridge; print(xla_bridge.backends_are_initialized())"
     )
     assert child(program) == "False"
+
+
+def test_a_platform_of_which_jax_says_nothing_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_devices() -> None:
+        raise AssertionError  # as JAX does for CUDA where it is not installed
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(launch, "backend_runs", lambda: False)
+    monkeypatch.setattr("jax.devices", no_devices)
+    with pytest.raises(ConfigError, match=r"'cuda', and JAX can't start it \(there is no such device, or jaxlib"):
+        launch.check_platform()
 
 
 def test_prepare_warns_when_it_is_too_late(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -143,7 +143,8 @@ def check_platform() -> None:
             jax.devices()
         except Exception as fault:  # JAX raises RuntimeError, AssertionError and others
             raise ConfigError(
-                f"JAX_PLATFORMS is {platforms!r}, and JAX can't start it ({str(fault) or type(fault).__name__}). "
+                f"JAX_PLATFORMS is {platforms!r}, and JAX can't start it "
+                f"({str(fault) or 'there is no such device, or jaxlib does not support it'}). "
                 "Unset it, or set JAX_PLATFORMS=cpu."
             ) from fault
 

@@ -78,6 +78,8 @@ def test_an_example_is_copied_once(call, tmp_path):
         (["examples", "--copy", "."], "--copy . needs the name of an example."),
         (["examples", "ring", "--copy", "file"], "file is a file. The example needs a folder."),
         (["init", "file"], "file is a file."),
+        (["init", "pole.toml"], "pole.toml is the name of a file, and experiment.toml is written to a folder."),
+        (["examples", "ring", "--copy", "my/ring.toml"], "Name the folder, for example my/ring."),
         (["run", "cartpol"], "cartpol does not exist. Did you mean 'cartpole'?"),
         (["run", "file"], "file is not valid TOML"),
         (["list", "poo"], "'poo' is neither a kind of component nor a component. Did you mean 'ppo'?"),

@@ -69,6 +69,19 @@ def test_a_missing_file_names_a_near_one(tmp_path: Path) -> None:
         load(tmp_path / "cartpol.toml")
 
 
+def test_a_folder_in_place_of_a_file_names_what_is_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "pole"
+    folder.mkdir()
+    with pytest.raises(ConfigError, match=r"pole is a folder, and an experiment is a file\. Name a TOML file\.$"):
+        load(folder)
+    (folder / "experiment.toml").touch()
+    with pytest.raises(ConfigError, match=r"Name the file: .*pole/experiment\.toml\.$"):
+        load(folder)
+    (folder / "config.toml").touch()
+    with pytest.raises(ConfigError, match=r"Continue the run in it with --resume .*pole, or repeat it from .*config"):
+        load(folder)
+
+
 def test_broken_toml_is_told_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text("rounds = 3\nseeds = [")
     with pytest.raises(ConfigError, match=r"a.toml is not valid TOML.*"):

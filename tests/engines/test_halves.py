@@ -5,17 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrl.aggregators import afl, mean, median, q_ffl, weight_by_diversity
+from fedrl.aggregators import afl, mean, median, q_ffl, weight_by_diversity, weight_by_environment
 from fedrl.core.errors import RunError, UnsoundError, WireError
 from fedrl.core.keys import agent_secret, keys_of, server_secret
 from fedrl.engines.halves import AgentHalf, ServerHalf, Verdict
 from fedrl.engines.halves.saved import load, save
 from fedrl.engines.simulate import simulate
-from fedrl.environments import cartpole
+from fedrl.environments import cartpole, gridworld
 from fedrl.environments.adapters import gymnasium
 from fedrl.federation.federate import federate
 from fedrl.federation.wire_digest import wire_digest
-from fedrl.learners import a2c, add_correction, chain, mlp, ppo, sgd
+from fedrl.learners import a2c, add_correction, chain, mlp, ppo, q_table, sgd
 from fedrl.server import fedadam
 from fedrl.stages import error_feedback, quantize, scaffold, top_k, weight_by_capacity
 from tests.support.hidden import veil
@@ -28,6 +28,7 @@ FLEET = Valley(
 )
 VALLEY = quadratic(sgd(0.1), size=SIZE)
 STEERED = quadratic(chain(add_correction(), sgd(0.1)), size=SIZE)
+FLOOR = q_table(gridworld("S..G", max_steps=20), num_envs=2, num_steps=8)
 POLE = ppo(cartpole(max_steps=20), network=mlp([8]), num_envs=2, num_steps=8, num_minibatches=2, num_epochs=2)
 
 FEDERATIONS = {
@@ -238,13 +239,16 @@ RULES = {
     "q-FFL": q_ffl(2.0),
     "AFL": afl(AGENTS),
     "diversity": weight_by_diversity(),
+    "environment": weight_by_environment(["slip"]),
 }
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_lie_is_refused_and_the_others_are_merged_as_if_it_had_not_been_told(rule):
-    federation = federate(VALLEY, RULES[rule], reports=["loss", "norm"], local_steps=2)
-    halves = Apart(federation, FLEET)
+    # A valley has no scalar by which agents could be compared.
+    learner, fleet = (FLOOR, None) if rule == "environment" else (VALLEY, FLEET)
+    federation = federate(learner, RULES[rule], reports=["loss", "norm"], local_steps=2)
+    halves = Apart(federation, fleet_of(learner, fleet))
     for _ in range(2):  # lies about the version need one before
         halves.round(np.random.default_rng(0))
     asked = halves.server.open(halves.server_run)
@@ -266,6 +270,7 @@ def test_a_lie_is_refused_and_the_others_are_merged_as_if_it_had_not_been_told(r
         assert found.verdicts[0] is Verdict.REJECTED, name
         assert why, name
         assert why.startswith("the message has") == (name == "far too long"), name
+        assert (why == "it reports norm = -1, and 0 to 1e+15 is allowed") == (name == "a negative norm"), name
         equal(expected.run.server, found.run.server)
 
 

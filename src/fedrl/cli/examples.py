@@ -52,8 +52,13 @@ def _write(source: Path, folder: Path) -> Path:
     """Copy a file to a folder, which is created if it is not there.
 
     Raises:
-        ConfigError: The folder has a file of this name, or can't be written to.
+        ConfigError: The folder has a file of this name, can't be written to, or has the name of a file.
     """
+    if folder.suffix in (".toml", ".py") and not folder.exists():
+        raise ConfigError(
+            f"{folder} is the name of a file, and {source.name} is written to a folder. Name the folder, for example "
+            f"{folder.with_suffix('')}."
+        )
     target = folder / source.name
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -87,8 +87,10 @@ def read(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as fault:
         kind = "UTF-16" if fault.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "no text in UTF-8"
         raise ConfigError(f"{path} is {kind}, and TOML is UTF-8. Save it in that encoding.") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder, and an experiment is a file. {_instead(path)}") from None
     except OSError as fault:
-        raise ConfigError(f"{path} can't be read ({fault}). It needs to be a TOML file.") from None
+        raise ConfigError(f"{path} can't be read ({fault.strerror}). It needs to be a TOML file.") from None
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as fault:
@@ -97,6 +99,14 @@ def read(path: Path) -> dict[str, Any]:
     if isinstance(fleet := data.get("fleet"), str) and (path.parent / fleet).exists():
         data["fleet"] = str(path.parent / fleet)
     return {"name": stem, **data}
+
+
+def _instead(folder: Path) -> str:
+    """Return what to name instead of a folder."""
+    if (folder / "config.toml").is_file():
+        return f"Continue the run in it with --resume {folder}, or repeat it from {folder / 'config.toml'}."
+    files = ", ".join(str(path) for path in sorted(folder.glob("*.toml")))
+    return f"Name the file: {files}." if files else "Name a TOML file."
 
 
 def parse(data: Mapping[str, Any]) -> Config:

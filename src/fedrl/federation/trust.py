@@ -78,7 +78,7 @@ def beyond_range(report: Mapping[str, Any]) -> str:
         if math.isnan(value) and name in UNKNOWN:
             continue
         if not low <= value <= high:
-            return f"it reports {name} = {value:g}, which is from {low:g} to {high:g}"
+            return f"it reports {name} = {value:g}, and {low:g} to {high:g} is allowed"
     return ""
 
 

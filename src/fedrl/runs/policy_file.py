@@ -149,7 +149,7 @@ class PolicyFile:
             return PolicyFacts(spaces, *(rest[name] for name in PolicyFacts._fields[1:]))
 
     def _reading(self) -> Any:
-        return reading(self.path, "Copy it anew, or make the run again.")
+        return reading(self.path, "Copy it again, or repeat the run.")
 
 
 def open_policy(path: Path) -> PolicyFile:

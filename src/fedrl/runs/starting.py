@@ -297,5 +297,5 @@ def _has_words(value: Any) -> bool:
 
 
 def _digest(path: Path) -> str:
-    with reading(path, "Copy it anew, or make the run again."):
+    with reading(path, "Copy it again, or repeat the run."):
         return hashlib.sha256(path.read_bytes()).hexdigest()
