@@ -20,6 +20,8 @@ ALL = (
     "events",
     "restart",
     "transport",
+    "agent_start",
+    "network_life",
     "study_on_ray",
     "replay",
     "demo",

@@ -19,6 +19,9 @@ import struct
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -47,20 +50,21 @@ def federation_of(size: int) -> Any:
     from fedrl.aggregators import mean
     from fedrl.federation.federate import federate
     from fedrl.learners import sgd
-    from tests.support.quadratic import quadratic
+    from tests.support.quadratic import quadratic, valley
 
-    return federate(quadratic(sgd(0.1), size=size), mean())
+    # One number describes an environment: with as many as parameters, the fleet would be most of the memory.
+    return federate(replace(quadratic(sgd(0.1), size=size), environment=valley(1)), mean())
 
 
-def setting_of(agents: int, size: int) -> Any:
+def setting_of(agents: int) -> Any:
     import numpy as np
 
     from tests.support.quadratic import Valley
 
-    return Valley(np.ones((agents, size), np.float32), np.ones((agents, size), np.float32))
+    return Valley(np.ones((agents, 1), np.float32), np.ones((agents, 1), np.float32))
 
 
-def clients(folder: str, address: str, agents: int, size: int, digest: str, update: bytes, place: int) -> None:
+def clients(folder: str, address: str, seats: Sequence[int], size: int, digest: str, update: bytes, place: int) -> None:
     """Agents that send the same update for every task."""
     from fedrl.transport.credentials import load
     from fedrl.transport.grpc_transport import GrpcTransport
@@ -88,13 +92,24 @@ def clients(folder: str, address: str, agents: int, size: int, digest: str, upda
             return
 
     async def everybody() -> None:
-        await asyncio.gather(*(one(k) for k in range(agents)))
+        await asyncio.gather(*(one(k) for k in seats))
 
     asyncio.run(everybody())
 
 
-def measured(folder: Path, agents: int, size: int) -> dict[str, float]:
-    """Run a coordinator, and return milliseconds and CPU milliseconds of a round."""
+@contextmanager
+def coordinating(
+    folder: Path, agents: int, size: int, apart: Sequence[int] = (), **options: Any
+) -> Iterator[tuple[Any, list[Any]]]:
+    """Yield a simulation whose agents are tasks of another process, and the processes: those `apart` have a second one.
+
+    Args:
+        folder: Folder of the certificates.
+        agents: Number of agents.
+        size: Number of parameters.
+        apart: Numbers of the agents in the second process.
+        **options: Options of `fedrl.simulate`.
+    """
     import jax
     import numpy as np
 
@@ -108,7 +123,7 @@ def measured(folder: Path, agents: int, size: int) -> dict[str, float]:
     from fedrl.transport.grpc_transport import GrpcTransport
     from fedrl.wire.codec import codec
 
-    federation, fleet = federation_of(size), setting_of(agents, size)
+    federation, fleet = federation_of(size), setting_of(agents)
     wire = messages(federation, fleet)
     like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), wire.update)._replace(weight=np.float32(1.0))
     like = like._replace(value=jax.tree.map(lambda x: np.full(x.shape, 1e-3, x.dtype), like.value))
@@ -116,11 +131,22 @@ def measured(folder: Path, agents: int, size: int) -> dict[str, float]:
     place = next(i for i, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1])
     digest = json.dumps(as_json(wire_digest(federation, jax.tree.map(lambda x: x[0], fleet))))
     transport = GrpcTransport(load(folder / "issued" / "hub", "coordinator"), Enrolment(folder / "enrolment.json"))
+    together, processes = [k for k in range(agents) if k not in apart], []
     with Bridge(transport, "localhost:0") as bridge:
-        simulation = simulate(federation, fleet, executor=sites(bridge, lambda name: int(name.split("-")[1])))
-        given = (str(folder), bridge.address, agents, size, digest, one, place)
-        process = multiprocessing.get_context("spawn").Process(target=clients, args=given, daemon=True)
-        process.start()
+        executor = sites(bridge, lambda name: int(name.split("-")[1]))
+        simulation = simulate(federation, fleet, executor=executor, **options)
+        for seats in filter(None, (together, apart)):
+            given = (str(folder), bridge.address, seats, size, digest, one, place)
+            processes.append(multiprocessing.get_context("spawn").Process(target=clients, args=given, daemon=True))
+            processes[-1].start()
+        yield simulation, processes
+    for process in processes:
+        process.join(10)
+
+
+def measured(folder: Path, agents: int, size: int) -> dict[str, float]:
+    """Run a coordinator, and return milliseconds and CPU milliseconds of a round."""
+    with coordinating(folder, agents, size) as (simulation, _):
         state, times, used = simulation.init(0), [], 0.0
         for number in range(WARM + ROUNDS):
             if number == WARM:
@@ -130,9 +156,7 @@ def measured(folder: Path, agents: int, size: int) -> dict[str, float]:
             times.append(time.perf_counter() - began)
             assert not seen.rejected, seen.rejected
         used = cpu() - used
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    process.join(10)
-    return {"ms": 1e3 * median(times[WARM:]), "cpu_ms": 1e3 * used / ROUNDS, "peak_mb": peak}
+    return {"ms": 1e3 * median(times[WARM:]), "cpu_ms": 1e3 * used / ROUNDS}
 
 
 def echoes(folder: str, port: int, agents: int) -> None:
@@ -197,11 +221,11 @@ def raw(folder: Path, agents: int, size: int) -> dict[str, float]:
         return times[WARM:], used
 
     times, used = asyncio.run(run())
-    return {"ms": 1e3 * median(times), "cpu_ms": 1e3 * used / ROUNDS, "peak_mb": 0.0}
+    return {"ms": 1e3 * median(times), "cpu_ms": 1e3 * used / ROUNDS}
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["part"]:  # each measurement has a process of its own, so that peak memory is its own
+    if sys.argv[1:2] == ["part"]:  # each measurement has a process of its own
         kind, folder, agents, size = sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
         print(json.dumps((measured if kind == "fedrl" else raw)(folder, agents, size)))
         return

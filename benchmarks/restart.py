@@ -10,14 +10,14 @@ from pathlib import Path
 
 from benchmarks.measure import Figure, emit
 
-EXPERIMENT = Path(__file__).parent.parent / "examples" / "cartpole.toml"
+EXPERIMENT = "cartpole"
 
 
 def first_round(folder: str) -> float:
     """Seconds from starting the command to the first line of its records."""
     records = Path(folder) / "records.jsonl"
     begun = time.perf_counter()
-    command = [sys.executable, "-m", "fedrl", "run", str(EXPERIMENT), "--quiet", "--out", folder]
+    command = [sys.executable, "-m", "fedrl", "run", EXPERIMENT, "--quiet", "--out", folder]
     process = subprocess.Popen(command)
     while not (records.exists() and records.stat().st_size):
         if process.poll():

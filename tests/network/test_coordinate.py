@@ -14,10 +14,12 @@ from rich.console import Console
 import fedrl
 from fedrl.config import load
 from fedrl.config.build import build
+from fedrl.core import durable
 from fedrl.core.errors import ConfigError, RunError
 from fedrl.engines.network.log import ReplayClock, entries_of, replaying
 from fedrl.engines.simulate import simulate
-from fedrl.runs.coordinate import EVENTS, coordinate
+from fedrl.records.folder import EVENTS, RECORDS
+from fedrl.runs.coordinate import coordinate
 from fedrl.sinks.display import plain
 from fedrl.transport.local import LocalTransport
 from tests.support.distant_agents import DistantAgent
@@ -82,8 +84,11 @@ def same_bits(one, other):
         np.testing.assert_array_equal(one[name], other[name])
 
 
-def test_a_run_has_the_folder_and_the_bits_of_a_simulation(tmp_path, alone):
+def test_a_run_has_the_folder_and_the_bits_of_a_simulation(tmp_path, alone, monkeypatch):
+    flushed, sync = [], durable.sync
+    monkeypatch.setattr(durable, "sync", lambda path: flushed.append(path.name) or sync(path))
     result = World(TABLES).coordinate(TABLES, tmp_path / "run")
+    assert all(flushed.count(name) >= 5 for name in (RECORDS, EVENTS)), "before each of five checkpoints"
     same_bits(alone, result)
     assert (result.folder / "report.html").exists()
     records = [json.loads(line) for line in (result.folder / "records.jsonl").read_text().splitlines()]

@@ -3,6 +3,7 @@
 import os
 import resource
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedrl.core import durable
 from fedrl.core.errors import FedrlError, RunError
 from fedrl.records import checkpoint, folder
 from fedrl.records.files import read_records, write_atomically
-from fedrl.records.folder import RunFolder
+from fedrl.records.folder import EVENTS, RECORDS, RunFolder
 from fedrl.studies import folder as studies
 
 PROCESSES, TRIES = 4, 10
@@ -199,3 +201,34 @@ def test_a_checkpoint_cut_short_is_damaged_and_not_of_another_experiment(tmp_pat
     for read in (checkpoint.round_of, lambda path: checkpoint.load(path, {"w": np.ones(64)})):
         with pytest.raises(RunError, match=r"cut is damaged .* Delete it; this seed of the method then starts anew\."):
             read(tmp_path / "cut")
+
+
+def test_a_checkpoint_replaces_the_one_before_when_records_and_events_are_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, path, happened = RunFolder(tmp_path), tmp_path / "checkpoint", list[str]()
+    for name in (RECORDS, EVENTS):
+        (tmp_path / name).write_text("a line\n")
+    rename = Path.replace
+
+    def slow(file: Path) -> None:
+        time.sleep(0.2)
+        happened.append(file.name)
+
+    def replace(draft: Path, target: Path) -> Path:
+        happened.append(target.name)
+        return rename(draft, target)
+
+    monkeypatch.setattr(durable, "sync", slow)
+    monkeypatch.setattr(Path, "replace", replace)
+    checkpoint.save(path, {"w": np.ones(2)}, 1, place.syncing())
+    assert (sorted(happened[:2]), happened[2:]) == ([EVENTS, RECORDS], ["checkpoint"])
+
+    def full(file: Path) -> None:
+        raise OSError(28, "No space left on device", str(file))
+
+    monkeypatch.setattr(durable, "sync", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        checkpoint.save(path, {"w": np.ones(2)}, 2, place.syncing())
+    assert checkpoint.round_of(path) == 1
+    assert not list(tmp_path.glob(".*.draft"))

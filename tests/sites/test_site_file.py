@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -179,3 +181,12 @@ def test_the_document_shows_what_there_is(tmp_path):
     assert set(rows) == set(fields)
     shown = {name: "no limit" if x is None else f"`{json.dumps(x)}`" for name, x in fields.items()}
     assert rows == shown
+
+
+def test_an_agent_imports_no_library_for_graphs_statistics_or_plots():
+    script = (
+        "import sys\nimport fedrl.sites.agent, fedrl.sites.site_file\n"
+        "print(sorted({name.split('.')[0] for name in sys.modules} & {'scipy', 'networkx', 'plotly', 'rich'}))"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

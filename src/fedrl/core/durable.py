@@ -8,16 +8,18 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 
-def replace(path: Path, content: bytes, mode: int | None = None) -> None:
+def replace(path: Path, content: bytes, mode: int | None = None, before: Callable[[], object] = lambda: None) -> None:
     """Replace the content of a file, and return when it is on the disk.
 
     Args:
         path: The file, in a folder that exists.
         content: Its new content.
         mode: Its permissions, whatever the umask is; it never exists with others. By default those of any new file.
+        before: Called when the content is on the disk, and the file is not replaced yet.
 
     Raises:
         OSError: It can't be written; the old content stays.
@@ -33,6 +35,7 @@ def replace(path: Path, content: bytes, mode: int | None = None) -> None:
             # Without fsync, a power failure may leave the new name with an empty file.
             file.flush()
             os.fsync(file.fileno())
+        before()
         draft.replace(path)
         sync_folder(path.parent)
     # Also on Ctrl-C: a draft left behind would stay until the folder is tidied.
@@ -40,6 +43,12 @@ def replace(path: Path, content: bytes, mode: int | None = None) -> None:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
         raise
+
+
+def sync(path: Path) -> None:
+    """Wait until what was written to a file is on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

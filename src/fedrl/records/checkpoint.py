@@ -6,7 +6,7 @@ execute what it reads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,19 @@ AGAIN = "Run the experiment again."
 ANEW = "Delete it; this seed of the method then starts anew."
 
 
-def save(path: Path, tree: PyTree, round_number: int) -> None:
-    """Write the leaves of a tree, random keys as their raw data."""
+def save(path: Path, tree: PyTree, round_number: int, before: Callable[[], object] = lambda: None) -> None:
+    """Write the leaves of a tree, random keys as their raw data.
+
+    Args:
+        path: The file.
+        tree: The tree.
+        round_number: The number of the last round.
+        before: Called when the content is on the disk, and the file is not replaced yet.
+    """
     # Positions name the leaves, since paths through a state may contain anything.
     leaves = {f"{i:04d}": np.asarray(_data(leaf), order="C") for i, leaf in enumerate(jax.tree.leaves(tree))}
-    write_atomically(path, safetensors.numpy.save({**leaves, ROUND: np.asarray([round_number], np.int64)}))
+    content = safetensors.numpy.save({**leaves, ROUND: np.asarray([round_number], np.int64)})
+    write_atomically(path, content, before=before)
 
 
 def round_of(path: Path) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from operator import index
 from pathlib import Path
@@ -23,24 +23,26 @@ FREE = "Free space on the disk or make the folder writable, then continue with f
 OTHER_FILE = "Free space on the disk, make the folder writable, or name another file with --out."
 
 
-def write_atomically(path: Path, content: bytes, cure: str = FREE) -> None:
+def write_atomically(path: Path, content: bytes, cure: str = FREE, before: Callable[[], object] = lambda: None) -> None:
     """Replace the content of a file: after a crash or a power failure there is the old content or the new one.
 
     A path that is no regular file, such as /dev/stdout, is written to directly. A link that leads out of its folder is
-    replaced by the file: a run folder may be someone else's, and its links may lead anywhere.
+    replaced by the file: a run folder may be someone else's, and its links may lead anywhere. `before` is called when
+    the content is on the disk, and the file is not replaced yet.
 
     Raises:
         RunError: The file can't be written; the old content is kept.
     """
     with writing(path, cure):
         if path.exists() and not path.is_file():
+            before()
             path.write_bytes(content)
             return
         target = path.resolve()
         if target.parent == path.parent.resolve():
             path = target  # replacing a symbolic link would detach it from its target
         path.parent.mkdir(parents=True, exist_ok=True)
-        durable.replace(path, content)
+        durable.replace(path, content, before=before)
 
 
 def append(path: Path, line: str) -> None:

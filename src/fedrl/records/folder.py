@@ -2,6 +2,7 @@
 
 config.toml          the configuration with all defaults: it reproduces the run
 records.jsonl        a line per seed, method and round, passed to the operating system at once
+events.jsonl         over a network, a line per round with what the scheduler was told
 summary.json         the results
 params.safetensors   the parameters with which agents act in every seed: global ones, or each agent's own and
                      those of the server, if they are a policy too; its metadata describe them
@@ -20,11 +21,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,9 +48,10 @@ from fedrl.records.files import (
 )
 from fedrl.records.lock import Held, hold
 
-CONFIG, RECORDS, SUMMARY, PARAMS, FILM, REPORT, CHECKPOINTS, FINAL = (
+CONFIG, RECORDS, EVENTS, SUMMARY, PARAMS, FILM, REPORT, CHECKPOINTS, FINAL = (
     "config.toml",
     "records.jsonl",
+    "events.jsonl",
     "summary.json",
     "params.safetensors",
     "film.gif",
@@ -129,11 +131,22 @@ class RunFolder:
         """Write `config.toml`."""
         write_atomically(self.path / CONFIG, config.encode())
 
-    def sync(self) -> None:
-        """Flush the records so far to the disk, so that they survive a power failure."""
-        # A checkpoint must never be newer than the records on the disk, so this comes before each one.
-        with self._lock, writing(self.path / RECORDS), (self.path / RECORDS).open("rb") as lines:
-            os.fsync(lines.fileno())
+    def syncing(self) -> Callable[[], None]:
+        """Begin to flush records and events to the disk, and return a function that waits until they are there.
+
+        A checkpoint must never be newer than they are, so it waits before it replaces the one before. The disk writes
+        all of them at the same time: one after the other, each would take as long as the checkpoint.
+        """
+        pool = ThreadPoolExecutor(2)
+        begun = [pool.submit(durable.sync, path) for name in (RECORDS, EVENTS) if (path := self.path / name).exists()]
+        pool.shutdown(wait=False)
+
+        def wait() -> None:
+            with writing(self.path / RECORDS):
+                for each in begun:
+                    each.result()
+
+        return wait
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`."""

@@ -10,7 +10,6 @@ version on disk; agents that have an update for it send the same bytes again.
 
 from __future__ import annotations
 
-import os
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,7 @@ from fedrl.engines.network.membership import SeatOf
 from fedrl.engines.network.observer import Observer
 from fedrl.records import Event, Notice, Sink, folder
 from fedrl.records.files import write_atomically
-from fedrl.records.folder import RunFolder
+from fedrl.records.folder import EVENTS, RunFolder
 from fedrl.runs.control import Control
 from fedrl.runs.coordinator_log import LOG, CoordinatorLog
 from fedrl.runs.result import RunResult
@@ -38,8 +37,6 @@ from fedrl.wire.protocol import Stop
 DONE = Stop("The run is complete.", "done", False)
 KEYS = {True: "replayable", False: "each party's own"}
 """The two modes of keys, as the identity of a run names them."""
-EVENTS = "events.jsonl"
-"""The file in a run folder with everything that its scheduler was told: see `fedrl.engines.network.log`."""
 FOR_PEOPLE = ("waiting", "ready", "disconnected", "left", "hung")
 """Events of which people are told at once; the others are in the log, and counted at the end."""
 IDENTITY = "run_identity"
@@ -227,7 +224,9 @@ class Watcher(Observer):
 
 
 class EventLog:
-    """Writes what the scheduler was told, a line per round, before the round's checkpoint is written.
+    """Writes what the scheduler was told (`fedrl.engines.network.log`), a line per round, into `EVENTS`.
+
+    It is on the disk before the round's checkpoint is: `RunFolder.syncing` sees to it.
 
     Args:
         place: The run folder.
@@ -271,8 +270,6 @@ class EventLog:
         self._begun = True
         with self._path.open("a" if number > 1 else "w") as file:
             file.write(f"{line_of(number, entries)}\n")
-            file.flush()
-            os.fsync(file.fileno())
 
     _begun = False
 

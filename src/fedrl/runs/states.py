@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,15 @@ from fedrl.records import Notice, checkpoint
 from fedrl.records.measured import readable
 
 
-def save_state(path: Path, simulation: Simulation, run_state: SimulationState, round_number: int) -> None:
-    """Write a checkpoint."""
-    checkpoint.save(path, simulation.whole(run_state), round_number)
+def save_state(
+    path: Path,
+    simulation: Simulation,
+    run_state: SimulationState,
+    round_number: int,
+    before: Callable[[], object] = lambda: None,
+) -> None:
+    """Write a checkpoint; `before` is called when its content is on the disk, and the file is not replaced yet."""
+    checkpoint.save(path, simulation.whole(run_state), round_number, before)
 
 
 def load_state(path: Path, simulation: Simulation, like: PyTree) -> Any:

@@ -160,9 +160,7 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Seed
         # Read once: it may be set between the two uses, and then the checkpoint would be missing.
         stopping = session.stopping
         if last or stopping or time.perf_counter() - saved >= config.checkpoint_s:
-            # Records first: a checkpoint must not be ahead of the records that survive a power failure.
-            session.folder.sync()
-            save_state(path, simulation, run_state, number)
+            save_state(path, simulation, run_state, number, session.folder.syncing())
             saved = time.perf_counter()
         if stopping:
             break
@@ -214,8 +212,7 @@ def _recovered(
             run_state, _ = simulation.round(run_state)
     elif simulation.elsewhere or any(_is_deleted(leaf) for leaf in jax.tree.leaves(run_state)):
         raise RunError("The round before is lost.")
-    session.folder.sync()
-    save_state(path, simulation, run_state, done)
+    save_state(path, simulation, run_state, done, session.folder.syncing())
     return run_state
 
 

@@ -197,6 +197,7 @@ class Sessions:
                     continue
                 if self._said(number, seat, outbox, message, holding):
                     holding = False
+                del message  # else each session would keep the update until the next message
         except LinkClosedError:
             return
         except WireError as fault:
