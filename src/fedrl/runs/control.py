@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,11 @@ from fedrl.engines.network.bridge import Bridge
 SOCKET = "control.sock"
 COMMANDS = ("status", "pause", "resume", "stop", "optout")
 MOST = 64 * 1024
+"""The largest number of bytes of a command or of a request."""
 ANSWER_S = 10.0
+"""Seconds that one connection may take, from its first byte to the end."""
+MOST_CLIENTS = 32
+"""The largest number of connections to the socket, and to the pages. The oldest one ends when another comes."""
 
 
 class Control:
@@ -39,53 +43,65 @@ class Control:
         self._bridge, self._path, self._port = bridge, place / SOCKET, health
         self.round = 0
         self._servers: list[asyncio.Server] = []
+        self._lines, self._requests = Clients(self._asked), Clients(self._page)
         self.health_address = ""
+
+    @property
+    def clients(self) -> int:
+        """Number of connections that are open."""
+        return sum(len(each.open) for each in (self._lines, self._requests))
 
     async def begin(self) -> None:
         """Listen, in the event loop of the sessions.
 
         Raises:
-            RunError: The path of the socket is too long, or the port is taken.
+            RunError: The path of the socket is too long or taken, or the port is taken.
         """
-        with contextlib.suppress(OSError):
-            self._path.unlink()
+        self._servers.append(await self._listening())
+        if self._port is not None:
+            try:
+                server = await asyncio.start_server(self._requests.serve, "127.0.0.1", self._port, limit=MOST)
+            except OSError as fault:
+                raise RunError(f"Port {self._port} for /healthz can't be taken: {fault}. Choose another.") from fault
+            self._servers.append(server)
+            self.health_address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    async def _listening(self) -> asyncio.Server:
+        if self._path.is_dir() and not self._path.is_symlink():
+            raise RunError(f"{self._path} is a folder, where the socket of the coordinator belongs. Remove it.")
         made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        os.fchmod(made.fileno(), 0o600)  # before it has a path: from its first moment on, nobody else may open it
         try:
+            self._path.unlink(missing_ok=True)  # of a coordinator that was killed: the folder's lock says that it ended
+            os.fchmod(made.fileno(), 0o600)  # before it has a path: from its first moment on, nobody else may open it
             made.bind(str(self._path))
-            self._servers.append(await asyncio.start_unix_server(self._asked, sock=made, limit=MOST))
+            return await asyncio.start_unix_server(self._lines.serve, sock=made, limit=MOST)
         except OSError as fault:
             made.close()
             raise RunError(
                 f"{self._path} can't be made: {fault}. The path of a socket has at most about 100 characters. Choose a "
                 "shorter path for the run folder."
             ) from fault
-        if self._port is not None:
-            try:
-                server = await asyncio.start_server(self._page, "127.0.0.1", self._port, limit=MOST)
-            except OSError as fault:
-                raise RunError(f"Port {self._port} for /healthz can't be taken: {fault}. Choose another.") from fault
-            self._servers.append(server)
-            self.health_address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
     async def end(self) -> None:
-        """Listen no more, and remove the socket."""
+        """Listen no more, end all connections, and remove the socket."""
         for server in self._servers:
             server.close()
+        for clients in (self._lines, self._requests):
+            await clients.end()
         with contextlib.suppress(OSError):
             self._path.unlink()
 
-    async def _asked(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, TimeoutError, ValueError):
-            line = await asyncio.wait_for(reader.readline(), ANSWER_S)
-            try:
-                asked = json.loads(line)
-                answer = self._answer(asked if isinstance(asked, dict) else {})
-            except (ValueError, RecursionError):
-                answer = {"error": "The line is no JSON."}
-            writer.write(json.dumps(answer).encode() + b"\n")
-            await writer.drain()
-        writer.close()
+    async def _asked(self, reader: asyncio.StreamReader) -> bytes:
+        """Return the answer to a line."""
+        try:
+            line = await reader.readline()
+        except ValueError:
+            return _line({"error": f"The line is too long. A command has at most {MOST:,} bytes."})
+        try:
+            asked = json.loads(line)
+        except (ValueError, RecursionError):
+            return _line({"error": "The line is no JSON."})
+        return _line(self._answer(asked if isinstance(asked, dict) else {}))
 
     def _answer(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         command, bridge = asked.get("command"), self._bridge
@@ -136,15 +152,26 @@ class Control:
             ],
         }
 
-    async def _page(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, TimeoutError, ValueError):
-            line = (await asyncio.wait_for(reader.readline(), ANSWER_S)).split()
-            found = {b"/healthz": (200, "ok"), b"/readyz": self._ready()}
-            code, text = found.get(line[1], (404, "no such page")) if len(line) > 1 else (400, "no request")
-            head = f"HTTP/1.1 {code} {'OK' if code == 200 else 'Not OK'}\r\nContent-Type: text/plain\r\n"
-            writer.write(f"{head}Content-Length: {len(text)}\r\nConnection: close\r\n\r\n{text}".encode())
-            await writer.drain()
-        writer.close()
+    async def _page(self, reader: asyncio.StreamReader) -> bytes:
+        """Return the answer to a request."""
+        try:
+            # All of it: a connection that is closed with something unread is reset, and its answer lost.
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError as ended:
+            head = ended.partial
+        except asyncio.LimitOverrunError:
+            head = b""
+        method, path, *_ = [*head.partition(b"\r\n")[0].split(), b"", b""]
+        code, text = 400, "no request"
+        if path:
+            pages = {b"/healthz": (200, "ok"), b"/readyz": self._ready()}
+            code, text = pages.get(path, (404, "no such page"))
+            if method not in (b"GET", b"HEAD"):
+                code, text = 405, "GET is the only method"
+        said = "OK" if code == 200 else "Not OK"
+        lines = (f"HTTP/1.1 {code} {said}", "Content-Type: text/plain", f"Content-Length: {len(text)}")
+        allowed = ("Allow: GET, HEAD",) if code == 405 else ()
+        return "\r\n".join((*lines, *allowed, "Connection: close", "", "" if method == b"HEAD" else text)).encode()
 
     def _ready(self) -> tuple[int, str]:
         status = self.status()
@@ -152,6 +179,50 @@ class Control:
         if status["paused"] or status["stopping"]:
             return 503, "paused" if status["paused"] else "stopping"
         return (200, f"{here} agents ready") if here else (503, "no agent is ready")
+
+
+class Clients:
+    """Connections with one question each: none lasts longer than `ANSWER_S`, and there are no more than `MOST_CLIENTS`.
+
+    Args:
+        answer: Reads a question, and returns the answer.
+    """
+
+    def __init__(self, answer: Callable[[asyncio.StreamReader], Awaitable[bytes]]) -> None:
+        self._answer = answer
+        self.open: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = {}
+        """By connection, the oldest first, the task that serves it."""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer a question, and close the connection."""
+        while len(self.open) >= MOST_CLIENTS:
+            # Whoever says nothing keeps nobody out, and the files of a process are not used up.
+            oldest = next(iter(self.open))
+            del self.open[oldest]
+            oldest.transport.abort()
+        self.open[writer] = asyncio.current_task()
+        # A cancelled handler ends as others do, else asyncio would log it.
+        with contextlib.suppress(ConnectionError, TimeoutError, asyncio.CancelledError):
+            async with asyncio.timeout(ANSWER_S):
+                writer.write(await self._answer(reader))
+                writer.write_eof()
+                while await reader.read(MOST):
+                    pass  # the rest of a question that was too long: unread, it would reset the connection
+                writer.close()
+                await writer.wait_closed()
+        self.open.pop(writer, None)
+        writer.transport.abort()
+
+    async def end(self) -> None:
+        """End all connections."""
+        tasks = [task for task in self.open.values() if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _line(answer: Mapping[str, Any]) -> bytes:
+    return json.dumps(answer).encode() + b"\n"
 
 
 def asked(place: Path, command: str, **more: str) -> dict[str, Any]:
@@ -173,12 +244,13 @@ def asked(place: Path, command: str, **more: str) -> dict[str, Any]:
             line.sendall(json.dumps({"command": command, **more}).encode() + b"\n")
             with line.makefile("rb") as file:
                 answer = json.loads(file.readline())
-    except (OSError, ValueError) as fault:
+        if not isinstance(answer, dict) or not {"error", "said", "run"} & answer.keys():
+            raise ValueError("what answers there is no coordinator")
+    except (OSError, ValueError, RecursionError) as fault:
         raise RunError(
             f"No coordinator answers at {path} ({fault}). Give the folder of a run that `fedrl coordinator` holds on "
             "this machine, as the same user."
         ) from fault
     if "error" in answer:
         raise RunError(str(answer["error"]))
-    found: dict[str, Any] = answer
-    return found
+    return answer
