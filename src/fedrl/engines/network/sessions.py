@@ -19,6 +19,7 @@ from typing import Protocol, runtime_checkable
 
 from fedrl.core.errors import WireError
 from fedrl.engines.network.news import BID, FAILURE, GONE, HERE, LEFT, MOVED, UPDATE, AgentNews, News
+from fedrl.engines.network.outbox import Outbox
 from fedrl.transport.seam import Link, LinkClosedError
 from fedrl.wire.protocol import (
     Answer,
@@ -61,7 +62,7 @@ class Seat:
     """What the sessions know about one agent.
 
     Attributes:
-        outbox: Messages to send; None if it is not connected, and an item None ends the session.
+        outbox: Messages to send in its current session; None if it is not connected.
         ready: Whether it has compiled its programs.
         task: Its current task with the digest of its content; None if it has none.
         answer: The answer to its last bid, if its update is wanted and has not arrived; else None.
@@ -74,7 +75,7 @@ class Seat:
 
     def __init__(self) -> None:
         self.name, self.out = "", False
-        self.outbox: asyncio.Queue[tuple[Message, bytes | None] | None] | None = None
+        self.outbox: Outbox | None = None
         self.ready = False
         self.task: tuple[Task, bytes] | None = None
         self.answer: Answer | None = None
@@ -155,21 +156,21 @@ class Sessions:
         number = welcome.agent
         seat = self.seats[number]
         if seat.outbox is not None:
-            stop = Stop("Another session with this name began, and the newest one counts.", "newer_session", False)
-            seat.outbox.put_nowait((stop, None))
-            seat.outbox.put_nowait(None)
-        outbox: asyncio.Queue[tuple[Message, bytes | None] | None] = asyncio.Queue()
+            why = "Another session with this name began, and the newest one counts."
+            seat.outbox.finish(Stop(why, "newer_session", False))
+        outbox = Outbox(lambda: seat.task)
         seat.name = link.peer
         seat.outbox, seat.ready, seat.beat_s = outbox, False, time.monotonic()
         outbox.put_nowait((welcome, None))
         reading = asyncio.ensure_future(self._read(link, number, seat, outbox))
         writing = asyncio.ensure_future(_write(link, outbox))
+        ending = asyncio.ensure_future(outbox.over.wait())  # an agent that reads nothing can't keep its session
         try:
-            await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reading, writing, ending}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for doing in (reading, writing):
+            for doing in (reading, writing, ending):
                 doing.cancel()
-            await asyncio.gather(reading, writing, return_exceptions=True)
+            await asyncio.gather(reading, writing, ending, return_exceptions=True)
             if seat.outbox is outbox:
                 seat.outbox, was = None, seat.ready
                 seat.ready = False
@@ -177,9 +178,7 @@ class Sessions:
                     self._news.put(AgentNews(GONE, number, time_s=time.monotonic()))
             await link.close()
 
-    async def _read(
-        self, link: Link, number: int, seat: Seat, outbox: asyncio.Queue[tuple[Message, bytes | None] | None]
-    ) -> None:
+    async def _read(self, link: Link, number: int, seat: Seat, outbox: Outbox) -> None:
         reader, holding = Reader(self._largest, FROM_AGENTS), False
         try:
             while True:
@@ -192,15 +191,16 @@ class Sessions:
                         await self.window.acquire()
                         holding = True
                     continue
+                if outbox.ending:
+                    continue
                 if self._said(number, seat, outbox, message, holding):
                     holding = False
         except LinkClosedError:
             return
         except WireError as fault:
             self.refused["bad_message"] = self.refused.get("bad_message", 0) + 1
-            outbox.put_nowait((Stop(_told(fault), "bad_message", True), None))
-            outbox.put_nowait(None)
-            await asyncio.sleep(HELLO_S)  # the writer ends the session when it has sent that
+            outbox.finish(Stop(_told(fault), "bad_message", True))
+            await outbox.over.wait()  # the writer ends the session before, when it has sent that
         finally:
             if holding:
                 self.window.release()
@@ -209,7 +209,7 @@ class Sessions:
         self,
         number: int,
         seat: Seat,
-        outbox: asyncio.Queue[tuple[Message, bytes | None] | None],
+        outbox: Outbox,
         message: Message,
         holding: bool,
     ) -> bool:
@@ -242,7 +242,7 @@ class Sessions:
             if message.for_good:
                 seat.out = True
                 self._news.put(AgentNews(LEFT, number, reason=message.reason, time_s=now))
-            outbox.put_nowait(None)
+            outbox.finish()
         elif not isinstance(message, Beat):
             raise WireError(f"{type(message).__name__} came from an agent that is not ready.")
         return False
@@ -290,16 +290,14 @@ class Sessions:
                 seat.out, seat.task = True, None
                 self._news.put(AgentNews(LEFT, number, reason="its operator said so", time_s=time.monotonic()))
                 if seat.outbox is not None:
-                    seat.outbox.put_nowait((OPTED_OUT, None))
-                    seat.outbox.put_nowait(None)
+                    seat.outbox.finish(OPTED_OUT)
 
     async def stop(self, stop: Stop) -> None:
         """End all sessions, and send away whoever comes from now on."""
         self._stopped = stop
         for seat in self.seats:
             if seat.outbox is not None:
-                seat.outbox.put_nowait((stop, None))
-                seat.outbox.put_nowait(None)
+                seat.outbox.finish(stop)
         for _ in range(200):
             if all(seat.outbox is None for seat in self.seats):
                 return
@@ -313,12 +311,9 @@ async def _next(link: Link, reader: Reader) -> Message:
             return message
 
 
-async def _write(link: Link, outbox: asyncio.Queue[tuple[Message, bytes | None] | None]) -> None:
+async def _write(link: Link, outbox: Outbox) -> None:
     with contextlib.suppress(LinkClosedError):
-        while True:
-            item = await outbox.get()
-            if item is None:
-                return
+        while (item := await outbox.next()) is not None:
             for frame in sent(*item):
                 await link.send(frame)
 
