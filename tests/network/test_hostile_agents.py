@@ -5,21 +5,23 @@ Whatever one of them does, the memory of the coordinator stays bounded, and othe
 
 import asyncio
 import contextlib
+import itertools
 import json
 
 import jax
 import pytest
 
 import fedrl.engines.network.outbox as outbox_module
+import fedrl.engines.network.sessions as sessions_module
 from fedrl.engines.network.bridge import Bridge
 from fedrl.engines.network.membership import Door
 from fedrl.engines.network.outbox import MOST_WAITING, Outbox
-from fedrl.engines.network.sessions import Sessions
+from fedrl.engines.network.sessions import MOST_UNREAD, WINDOW, Sessions
 from fedrl.federation.wire_digest import as_json, wire_digest
 from fedrl.transport.local import LocalTransport
 from fedrl.transport.seam import LinkClosedError
-from fedrl.wire.frames import digest_of
-from fedrl.wire.protocol import Hello, Reader, Ready, Sent, Stop, Taken, Task, Welcome, sent
+from fedrl.wire.frames import MOST_BODY, digest_of
+from fedrl.wire.protocol import Beat, Failed, Hello, Reader, Ready, Sent, Stop, Taken, Task, Welcome, sent
 from tests.engines.test_halves import FLEET
 from tests.network.test_faults import FEDERATIONS
 
@@ -226,5 +228,102 @@ def test_an_agent_that_was_opted_out_is_gone_although_it_reads_nothing(quick):
                 await say(link, Sent(1, 0, b"x"))
             await until(lambda: meeting.sessions.seats[0].outbox is None)
             assert not meeting.news("update")
+
+    run(test)
+
+
+def test_a_flood_of_updates_stays_with_its_agent_until_the_loop_has_taken_those_before():
+    async def test():
+        async with Meeting() as meeting:
+            link, sent_so_far = await meeting.ready(0), []
+
+            async def flood():
+                for job in range(1, 200):
+                    await say(link, Sent(job, 0, bytes(1000)) if job % 2 else Failed(job, ""))
+                    sent_so_far.append(job)
+
+            flooding = asyncio.ensure_future(flood())
+            await asyncio.sleep(0.3)
+            found = meeting.news("update") + meeting.news("failure")
+            assert len(found) == MOST_UNREAD
+            assert len(sent_so_far) < MOST_UNREAD + 10  # and those that the link holds
+            meeting.sessions.give([], [(0, Taken(job, "late", "")) for job in range(MOST_UNREAD)])
+            await until(lambda: len(meeting.news("update") + meeting.news("failure")) == 2 * MOST_UNREAD)
+            other = await meeting.ready(1)  # nobody else is held up
+            await say(other, Sent(1, 0, b"x"))
+            await until(lambda: any(each.agent == 1 for each in meeting.news("update")))
+            flooding.cancel()
+
+    run(test)
+
+
+def test_a_flood_of_beats_is_read_at_a_pace_that_costs_nothing(monkeypatch):
+    monkeypatch.setattr(sessions_module, "MOST_BEATS", 5)
+
+    async def test():
+        async with Meeting() as meeting:
+            link, count = await meeting.ready(0), itertools.count()
+
+            async def flood():
+                while True:
+                    await say(link, Beat(1, next(count)))
+
+            flooding = asyncio.ensure_future(flood())
+            await asyncio.sleep(0.5)
+            assert next(count) < 20
+            flooding.cancel()
+
+    run(test)
+
+
+def parts(size=3 * MOST_BODY):
+    return list(sent(Sent(1, 0, bytes(size))))
+
+
+def test_agents_that_begin_an_update_and_stop_give_their_places_to_those_who_wait(monkeypatch):
+    monkeypatch.setattr(sessions_module, "PART_S", 0.4)
+
+    async def test():
+        async with Meeting() as meeting:
+            stalled = [await meeting.ready(number) for number in range(WINDOW)]
+            for link in stalled:
+                await link.send(parts()[0])
+            await until(meeting.sessions.window.locked)
+            await asyncio.sleep(1.0)
+            # Nobody waits for their places: a slow link is not a lie.
+            assert all(meeting.sessions.seats[number].ready for number in range(WINDOW))
+            busy = await meeting.ready(WINDOW)
+            for part in parts():
+                await busy.send(part)
+            await until(lambda: any(each.agent == WINDOW for each in meeting.news("update")))
+            await until(lambda: any(seat.outbox is None for seat in meeting.sessions.seats[:WINDOW]))
+            cut = [number for number in range(WINDOW) if meeting.sessions.seats[number].outbox is None]
+            assert "other agents wait" in (await ended(stalled[cut[0]])).why
+
+    run(test)
+
+
+def test_beats_are_no_part_of_an_update(monkeypatch):
+    monkeypatch.setattr(sessions_module, "PART_S", 0.4)
+
+    async def test():
+        async with Meeting() as meeting:
+            meeting.sessions.window = asyncio.Semaphore(1)
+            lying, waiting = [await meeting.ready(number) for number in range(2)]
+            await lying.send(parts()[0])
+            await until(meeting.sessions.window.locked)
+            await waiting.send(parts()[0])
+
+            async def beat():
+                for step in itertools.count():
+                    await say(lying, Beat(1, step))
+                    await asyncio.sleep(0.1)
+
+            beating = asyncio.ensure_future(beat())
+            await until(lambda: meeting.sessions.refused)
+            beating.cancel()
+            for part in parts()[1:]:
+                await waiting.send(part)
+            await until(lambda: meeting.news("update"))
 
     run(test)

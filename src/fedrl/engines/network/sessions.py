@@ -47,6 +47,14 @@ WINDOW = 8
 """The largest number of updates of more than one frame that are received at a time, over all agents."""
 
 
+MOST_UNREAD = 4
+"""The largest number of updates, bids and failures of one agent that wait for the loop; others stay with the agent."""
+UNREAD_S = 0.05
+"""Seconds between two looks whether the loop has taken them."""
+MOST_BEATS = 32
+"""The largest number of other messages that are read of an agent in a second."""
+PART_S = 60.0
+"""Seconds in which the next part of an update has to come if other agents wait to send theirs."""
 OPTED_OUT = Stop("This agent takes part in the run no more.", "opted_out", False)
 
 
@@ -68,6 +76,7 @@ class Seat:
         answer: The answer to its last bid, if its update is wanted and has not arrived; else None.
         beat_s: When its current session last said anything, by `time.monotonic`.
         moved_s: When its current session last showed progress, by the same clock.
+        unread: Number of its updates, bids and failures that the loop has not taken yet.
         hung: Whether its last job hung, and it has shown no progress since.
         name: Its name; "" before it has come.
         out: Whether it takes part no more.
@@ -80,7 +89,7 @@ class Seat:
         self.task: tuple[Task, bytes] | None = None
         self.answer: Answer | None = None
         self.beat_s = self.moved_s = 0.0
-        self.hung = False
+        self.hung, self.unread = False, 0
         self._at = (0, -1)  # job and number of steps of its last beat
 
     def move(self, beat: Beat | None = None) -> bool:
@@ -119,6 +128,7 @@ class Sessions:
         self.window = asyncio.Semaphore(WINDOW)
         self.refused: dict[str, int] = {}
         """Number of connections that were sent away or broken off by this end, by code."""
+        self._waiting = 0  # agents that wait for a place in the window
         self._stopped: Stop | None = None
 
     async def session(self, link: Link) -> None:
@@ -179,21 +189,21 @@ class Sessions:
             await link.close()
 
     async def _read(self, link: Link, number: int, seat: Seat, outbox: Outbox) -> None:
-        reader, holding = Reader(self._largest, FROM_AGENTS), False
+        reader, holding, pace, part_s = Reader(self._largest, FROM_AGENTS), False, Pace(MOST_BEATS), 0.0
         try:
             while True:
-                message = reader.take(await link.receive())
+                message = reader.take(await (self._part(link, part_s) if holding else link.receive()))
                 seat.beat_s = time.monotonic()
                 if message is None:
                     self._moved(number, seat)
                     # The first part of a long update is here; the others stay with the agent until there is room.
                     if not holding:
-                        await self.window.acquire()
+                        await self._place()
                         holding = True
+                    part_s = time.monotonic()
                     continue
-                if outbox.ending:
-                    continue
-                if self._said(number, seat, outbox, message, holding):
+                await pace.kept(seat, message)
+                if not outbox.ending and self._said(number, seat, outbox, message, holding):
                     holding = False
         except LinkClosedError:
             return
@@ -205,14 +215,28 @@ class Sessions:
             if holding:
                 self.window.release()
 
-    def _said(
-        self,
-        number: int,
-        seat: Seat,
-        outbox: Outbox,
-        message: Message,
-        holding: bool,
-    ) -> bool:
+    async def _place(self) -> None:
+        """Wait for a place in the window."""
+        self._waiting += 1
+        try:
+            await self.window.acquire()
+        finally:
+            self._waiting -= 1
+
+    async def _part(self, link: Link, part_s: float) -> bytes:
+        """Return the next frame of an agent whose place in the window others may wait for.
+
+        Raises:
+            WireError: They do, and no part has come for long.
+        """
+        while True:
+            left = part_s + PART_S - time.monotonic()
+            if left <= 0.0 and self._waiting:
+                raise WireError(f"No part of the update came for {PART_S:g} s, and other agents wait to send theirs.")
+            with contextlib.suppress(TimeoutError):
+                return await asyncio.wait_for(link.receive(), left if left > 0.0 else 1.0)
+
+    def _said(self, number: int, seat: Seat, outbox: Outbox, message: Message, holding: bool) -> bool:
         """Handle a message, and return whether its place in the window went on with it."""
         now = time.monotonic()
         if not isinstance(message, Leave):
@@ -224,6 +248,7 @@ class Sessions:
                 if seat.task is not None:
                     outbox.put_nowait(seat.task)
         elif isinstance(message, Sent) and seat.ready:
+            seat.unread += 1
             self._news.put(
                 AgentNews(UPDATE, number, message.job, message.version, message.content, held=holding, time_s=now)
             )
@@ -232,11 +257,13 @@ class Sessions:
             if seat.answer is not None and seat.answer.job == message.job:
                 outbox.put_nowait((seat.answer, None))  # it came before, and the answer was lost
             else:
+                seat.unread += 1
                 self._news.put(
                     AgentNews(BID, number, message.job, message.version, message.content, held=holding, time_s=now)
                 )
                 return True
         elif isinstance(message, Failed) and seat.ready:
+            seat.unread += 1
             self._news.put(AgentNews(FAILURE, number, message.job, reason=message.reason, time_s=now))
         elif isinstance(message, Leave):
             if message.for_good:
@@ -261,7 +288,7 @@ class Sessions:
         self._ended(over)
         for number, task, digest in tasks:
             seat = self.seats[number]
-            seat.task, seat.answer = (task, digest), None
+            seat.task, seat.answer, seat.unread = (task, digest), None, 0
             if seat.ready and seat.outbox is not None:
                 seat.outbox.put_nowait(seat.task)
 
@@ -269,7 +296,7 @@ class Sessions:
         """Answer the bids of agents; a task whose update is not wanted has ended."""
         for number, answer in answers:
             seat = self.seats[number]
-            seat.answer = answer if answer.send else None
+            seat.answer, seat.unread = answer if answer.send else None, 0
             seat.task = seat.task if answer.send else None
             if seat.ready and seat.outbox is not None:
                 seat.outbox.put_nowait((answer, None))
@@ -278,6 +305,7 @@ class Sessions:
         """Note that the tasks of agents have ended, and send each its receipt, if there is one."""
         for number, receipt in receipts:
             seat = self.seats[number]
+            seat.unread = max(seat.unread - 1, 0)
             if receipt is None or (seat.task is not None and seat.task[0].job == receipt.job):
                 seat.task = seat.answer = None
             if receipt is not None and seat.outbox is not None:
@@ -302,6 +330,30 @@ class Sessions:
             if all(seat.outbox is None for seat in self.seats):
                 return
             await asyncio.sleep(0.01)
+
+
+class Pace:
+    """Lets an agent say no more than the coordinator takes; what is not read stays with the agent.
+
+    Args:
+        most: The largest number of messages in a second, apart from updates, bids and failures.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._count, self._since_s = most, 0, 0.0
+
+    async def kept(self, seat: Seat, message: Message) -> None:
+        """Wait until this message may be handled."""
+        if isinstance(message, Sent | Bid | Failed):
+            while seat.unread >= MOST_UNREAD:
+                await asyncio.sleep(UNREAD_S)
+            return
+        if self._count == 0:
+            self._since_s = time.monotonic()
+        self._count += 1
+        if self._count >= self._most:
+            self._count = 0
+            await asyncio.sleep(max(0.0, self._since_s + 1.0 - time.monotonic()))
 
 
 async def _next(link: Link, reader: Reader) -> Message:
