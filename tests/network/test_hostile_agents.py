@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import time
 
 import jax
 import pytest
@@ -16,7 +17,7 @@ import fedrl.engines.network.sessions as sessions_module
 from fedrl.engines.network.bridge import Bridge
 from fedrl.engines.network.membership import Door
 from fedrl.engines.network.outbox import MOST_WAITING, Outbox
-from fedrl.engines.network.sessions import MOST_UNREAD, WINDOW, Sessions
+from fedrl.engines.network.sessions import LARGEST_HELLO, MOST_UNREAD, WINDOW, Sessions
 from fedrl.federation.wire_digest import as_json, wire_digest
 from fedrl.transport.local import LocalTransport
 from fedrl.transport.seam import LinkClosedError
@@ -27,7 +28,8 @@ from tests.network.test_faults import FEDERATIONS
 
 FEDERATION = FEDERATIONS["mean"]()
 SETTING = jax.tree.map(lambda x: x[0], FLEET)
-HELLO = Hello("", 0, 0, json.dumps(as_json(wire_digest(FEDERATION, SETTING))).encode())
+DIGEST = as_json(wire_digest(FEDERATION, SETTING))
+HELLO = Hello("", 0, 0, json.dumps(DIGEST).encode())
 AGENTS, LARGEST = 12, 4 << 20
 
 
@@ -325,5 +327,47 @@ def test_beats_are_no_part_of_an_update(monkeypatch):
             for part in parts()[1:]:
                 await waiting.send(part)
             await until(lambda: meeting.news("update"))
+
+    run(test)
+
+
+def test_of_the_connections_of_a_name_that_say_no_hello_only_the_newest_is_kept():
+    async def test():
+        async with Meeting() as meeting:
+            half = next(iter(sent(Hello("", 0, 0, bytes(MOST_BODY + 1)))))
+            before = len(asyncio.all_tasks())
+            for _ in range(200):
+                await (await meeting.link(0)).send(half)
+                await asyncio.sleep(0)
+            await until(lambda: len(asyncio.all_tasks()) < before + 10)
+            other = await meeting.link(1)
+            await other.send(half)
+            assert (await meeting.ready(0)) is not None
+            await asyncio.sleep(0.05)
+            assert sum(link.peer == "coordinator" for link in meeting.links) == 202
+            await other.send(list(sent(Hello("", 0, 0, bytes(MOST_BODY + 1))))[1])
+            assert (await heard(other, Stop)).code == "bad_message"  # it was still listened to
+
+    run(test)
+
+
+HELLOS = {
+    "a deep list": b"[" * (LARGEST_HELLO // 2) + b"]" * (LARGEST_HELLO // 2),
+    "many lists": b"[" + b"[]," * (LARGEST_HELLO // 3 - 1) + b"[]]",
+    "many keys": ("{" + ",".join(f'"{k}":{k}' for k in range(60_000)) + "}").encode(),
+    "a number of a million digits": b"9" * LARGEST_HELLO,
+    "many stages": json.dumps({**DIGEST, "parts": {**DIGEST["parts"], "stages": [["a", "0" * 64]] * 12_000}}).encode(),
+}
+
+
+@pytest.mark.parametrize("name", HELLOS)
+def test_a_hello_of_a_megabyte_is_answered_at_once(name):
+    async def test():
+        async with Meeting() as meeting:
+            link = await meeting.link(0)
+            began = time.process_time()
+            await say(link, Hello("", 0, 0, HELLOS[name]))
+            assert (await heard(link, Stop)).code == "bad_message"
+            assert time.process_time() - began < 10.0  # with run-time types; 0.4 s without
 
     run(test)

@@ -128,6 +128,7 @@ class Sessions:
         self.window = asyncio.Semaphore(WINDOW)
         self.refused: dict[str, int] = {}
         """Number of connections that were sent away or broken off by this end, by code."""
+        self._greeting: dict[str, Link] = {}  # by name, the connection whose first message has not come
         self._waiting = 0  # agents that wait for a place in the window
         self._stopped: Stop | None = None
 
@@ -136,24 +137,35 @@ class Sessions:
         if self._stopped is not None:
             await self._dismiss(link, self._stopped)
             return
+        before, self._greeting[link.peer] = self._greeting.get(link.peer), link
+        if before is not None:  # else an agent could have a thousand, each with half a Hello in memory
+            await before.close()
+        try:
+            answer = await self._answered(link)
+        except LinkClosedError:
+            return
+        finally:
+            if self._greeting.get(link.peer) is link:
+                del self._greeting[link.peer]
+        if isinstance(answer, Stop):
+            await self._dismiss(link, answer)
+            return
+        await self._held(link, answer)
+
+    async def _answered(self, link: Link) -> Welcome | Stop:
+        """Wait for the first message of an agent, and return the answer to it."""
         reader = Reader(LARGEST_HELLO, FROM_AGENTS)
         try:
             hello = await asyncio.wait_for(_next(link, reader), HELLO_S)
             if not isinstance(hello, Hello):
                 raise WireError(f"A session began with {type(hello).__name__}, and has to begin with Hello.")
             answer = self._membership.answer(link.peer, hello)
-            if isinstance(answer, Welcome) and self.seats[answer.agent].out:
-                answer = OPTED_OUT
+            out = isinstance(answer, Welcome) and self.seats[answer.agent].out
+            return OPTED_OUT if out else answer
         except TimeoutError:
-            answer = Stop(f"No complete Hello came within {HELLO_S:g} s.", "bad_message", True)
+            return Stop(f"No complete Hello came within {HELLO_S:g} s.", "bad_message", True)
         except WireError as fault:
-            answer = Stop(_told(fault), "bad_message", False)
-        except LinkClosedError:
-            return
-        if isinstance(answer, Stop):
-            await self._dismiss(link, answer)
-            return
-        await self._held(link, answer)
+            return Stop(_told(fault), "bad_message", False)
 
     async def _dismiss(self, link: Link, stop: Stop) -> None:
         self.refused[stop.code] = self.refused.get(stop.code, 0) + 1
