@@ -90,10 +90,11 @@ def parts(site: Path) -> None:
     import jax  # noqa: F401
 
     mark("import jax")
+    from fedrl.sites.notices import SiteNotice
+
     from fedrl.cli.agent import transport_of
     from fedrl.launch import use_devices
     from fedrl.sites.agent import SiteAgent
-    from fedrl.sites.notices import SiteNotice
     from fedrl.sites.site_file import build_site, load_site
 
     mark("import the rest")

@@ -1,14 +1,15 @@
 """What a coordinator keeps of an update once it has been handed on: nothing."""
 
 import asyncio
-import queue
 import sys
 
 import numpy as np
 
 from fedrl.core.types import Broadcast, Update
 from fedrl.engines.halves.adding import CACHED, Adding, lanes
-from fedrl.engines.network.sessions import UPDATE, Sessions
+from fedrl.engines.network.news import UPDATE, NewsQueue
+from fedrl.engines.network.observer import Observer
+from fedrl.engines.network.sessions import Sessions
 from fedrl.transport.local import LocalTransport
 from fedrl.wire.protocol import Hello, Reader, Ready, Sent, Welcome, sent
 
@@ -20,22 +21,22 @@ class Everybody:
 
 
 def test_a_session_keeps_no_update_that_it_has_handed_on():
-    news = queue.SimpleQueue()
+    news = NewsQueue()
 
     async def update():
-        listener = await LocalTransport().listen("memory", Sessions(Everybody(), 1, 10_000, news).session)
+        sessions = Sessions(Everybody(), 1, 10_000, news, Observer())
+        listener = await LocalTransport().listen("memory", sessions.session)
         link = await LocalTransport("a").connect("memory")
         for message in (Hello("", 0, 0, b"any"), Ready(1.0), Sent(1, 0, bytes(1000))):
             for frame in sent(message):
                 await link.send(frame)
         assert isinstance(Reader(100).take(await link.receive()), Welcome)
-        while True:
-            while news.empty():
-                await asyncio.sleep(0.01)
-            if (found := news.get()).kind == UPDATE:
-                break
+        found = []
+        while not found:
+            await asyncio.sleep(0.01)
+            found = [item for item in news.take(0.0) if item.kind == UPDATE]
         await asyncio.sleep(0.05)  # the session waits for the next message
-        content = found.content
+        content = found[0].content
         del found
         holders = sys.getrefcount(content)
         await link.close()

@@ -20,6 +20,7 @@ from typing import Protocol, runtime_checkable
 from fedrl.core.errors import WireError
 from fedrl.engines.network.news import BID, FAILURE, GONE, HERE, LEFT, MOVED, UPDATE, AgentNews, NewsQueue
 from fedrl.engines.network.observer import Observer
+from fedrl.engines.network.outbox import Outbox
 from fedrl.transport.seam import Link, LinkClosedError
 from fedrl.wire.protocol import (
     Answer,
@@ -47,6 +48,14 @@ WINDOW = 8
 """The largest number of updates of more than one frame that are received at a time, over all agents."""
 
 
+MOST_UNREAD = 4
+"""The largest number of updates, bids and failures of one agent that wait for the loop; others stay with the agent."""
+UNREAD_S = 0.05
+"""Seconds between two looks whether the loop has taken them."""
+MOST_BEATS = 32
+"""The largest number of other messages that are read of an agent in a second."""
+PART_S = 60.0
+"""Seconds in which the next part of an update has to come if other agents wait to send theirs."""
 OPTED_OUT = Stop("This agent takes part in the run no more.", "opted_out", False)
 
 
@@ -62,12 +71,13 @@ class Seat:
     """What the sessions know about one agent.
 
     Attributes:
-        outbox: Messages to send; None if it is not connected, and an item None ends the session.
+        outbox: Messages to send in its current session; None if it is not connected.
         ready: Whether it has compiled its programs.
         task: Its current task with the digest of its content; None if it has none.
         answer: The answer to its last bid, if its update is wanted and has not arrived; else None.
         beat_s: When its current session last said anything, by `time.monotonic`.
         moved_s: When its current session last showed progress, by the same clock.
+        unread: Number of its updates, bids and failures that the loop has not taken yet.
         hung: Whether its last job hung, and it has shown no progress since.
         name: Its name; "" before it has come.
         out: Whether it takes part no more.
@@ -75,12 +85,12 @@ class Seat:
 
     def __init__(self) -> None:
         self.name, self.out = "", False
-        self.outbox: asyncio.Queue[tuple[Message, bytes | None] | None] | None = None
+        self.outbox: Outbox | None = None
         self.ready = False
         self.task: tuple[Task, bytes] | None = None
         self.answer: Answer | None = None
         self.beat_s = self.moved_s = 0.0
-        self.hung = False
+        self.hung, self.unread = False, 0
         self._at = (0, -1)  # job and number of steps of its last beat
 
     def move(self, beat: Beat | None = None) -> bool:
@@ -120,6 +130,8 @@ class Sessions:
         self.window = asyncio.Semaphore(WINDOW)
         self.refused: dict[str, int] = {}
         """Number of connections that were sent away or broken off by this end, by code."""
+        self._greeting: dict[str, Link] = {}  # by name, the connection whose first message has not come
+        self._waiting = 0  # agents that wait for a place in the window
         self._stopped: Stop | None = None
 
     async def session(self, link: Link) -> None:
@@ -127,24 +139,35 @@ class Sessions:
         if self._stopped is not None:
             await self._dismiss(link, self._stopped)
             return
+        before, self._greeting[link.peer] = self._greeting.get(link.peer), link
+        if before is not None:  # else an agent could have a thousand, each with half a Hello in memory
+            await before.close()
+        try:
+            answer = await self._answered(link)
+        except LinkClosedError:
+            return
+        finally:
+            if self._greeting.get(link.peer) is link:
+                del self._greeting[link.peer]
+        if isinstance(answer, Stop):
+            await self._dismiss(link, answer)
+            return
+        await self._held(link, answer)
+
+    async def _answered(self, link: Link) -> Welcome | Stop:
+        """Wait for the first message of an agent, and return the answer to it."""
         reader = Reader(LARGEST_HELLO, FROM_AGENTS)
         try:
             hello = await asyncio.wait_for(_next(link, reader), HELLO_S)
             if not isinstance(hello, Hello):
                 raise WireError(f"A session began with {type(hello).__name__}, and has to begin with Hello.")
             answer = self._membership.answer(link.peer, hello)
-            if isinstance(answer, Welcome) and self.seats[answer.agent].out:
-                answer = OPTED_OUT
+            out = isinstance(answer, Welcome) and self.seats[answer.agent].out
+            return OPTED_OUT if out else answer
         except TimeoutError:
-            answer = Stop(f"No complete Hello came within {HELLO_S:g} s.", "bad_message", True)
+            return Stop(f"No complete Hello came within {HELLO_S:g} s.", "bad_message", True)
         except WireError as fault:
-            answer = Stop(_told(fault), "bad_message", False)
-        except LinkClosedError:
-            return
-        if isinstance(answer, Stop):
-            await self._dismiss(link, answer)
-            return
-        await self._held(link, answer)
+            return Stop(_told(fault), "bad_message", False)
 
     async def _dismiss(self, link: Link, stop: Stop) -> None:
         self.refused[stop.code] = self.refused.get(stop.code, 0) + 1
@@ -158,21 +181,21 @@ class Sessions:
         number = welcome.agent
         seat = self.seats[number]
         if seat.outbox is not None:
-            stop = Stop("Another session with this name began, and the newest one counts.", "newer_session", False)
-            seat.outbox.put_nowait((stop, None))
-            seat.outbox.put_nowait(None)
-        outbox: asyncio.Queue[tuple[Message, bytes | None] | None] = asyncio.Queue()
+            why = "Another session with this name began, and the newest one counts."
+            seat.outbox.finish(Stop(why, "newer_session", False))
+        outbox = Outbox(lambda: seat.task)
         seat.name = link.peer
         seat.outbox, seat.ready, seat.beat_s = outbox, False, time.monotonic()
         outbox.put_nowait((welcome, None))
         reading = asyncio.ensure_future(self._read(link, number, seat, outbox))
         writing = asyncio.ensure_future(_write(link, outbox))
+        ending = asyncio.ensure_future(outbox.over.wait())  # an agent that reads nothing can't keep its session
         try:
-            await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reading, writing, ending}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for doing in (reading, writing):
+            for doing in (reading, writing, ending):
                 doing.cancel()
-            await asyncio.gather(reading, writing, return_exceptions=True)
+            await asyncio.gather(reading, writing, ending, return_exceptions=True)
             if seat.outbox is outbox:
                 seat.outbox, was = None, seat.ready
                 seat.ready = False
@@ -180,22 +203,22 @@ class Sessions:
                     self._news.put(AgentNews(GONE, number, time_s=time.monotonic()))
             await link.close()
 
-    async def _read(
-        self, link: Link, number: int, seat: Seat, outbox: asyncio.Queue[tuple[Message, bytes | None] | None]
-    ) -> None:
-        reader, holding = Reader(self._largest, FROM_AGENTS), False
+    async def _read(self, link: Link, number: int, seat: Seat, outbox: Outbox) -> None:
+        reader, holding, pace, part_s = Reader(self._largest, FROM_AGENTS), False, Pace(MOST_BEATS), 0.0
         try:
             while True:
-                message = reader.take(await link.receive())
+                message = reader.take(await (self._part(link, part_s) if holding else link.receive()))
                 seat.beat_s = time.monotonic()
                 if message is None:
                     self._moved(number, seat)
                     # The first part of a long update is here; the others stay with the agent until there is room.
                     if not holding:
-                        await self.window.acquire()
+                        await self._place()
                         holding = True
+                    part_s = time.monotonic()
                     continue
-                if self._said(number, seat, outbox, message, holding):
+                await pace.kept(seat, message)
+                if not outbox.ending and self._said(number, seat, outbox, message, holding):
                     holding = False
                 del message  # else each session would keep the update until the next message
         except LinkClosedError:
@@ -203,21 +226,34 @@ class Sessions:
         except WireError as fault:
             self.refused["bad_message"] = self.refused.get("bad_message", 0) + 1
             self._observer.tell("wrong_message", f"{seat.name} sent a wrong message: {_told(fault)}", number, seat.name)
-            outbox.put_nowait((Stop(_told(fault), "bad_message", True), None))
-            outbox.put_nowait(None)
-            await asyncio.sleep(HELLO_S)  # the writer ends the session when it has sent that
+            outbox.finish(Stop(_told(fault), "bad_message", True))
+            await outbox.over.wait()  # the writer ends the session before, when it has sent that
         finally:
             if holding:
                 self.window.release()
 
-    def _said(
-        self,
-        number: int,
-        seat: Seat,
-        outbox: asyncio.Queue[tuple[Message, bytes | None] | None],
-        message: Message,
-        holding: bool,
-    ) -> bool:
+    async def _place(self) -> None:
+        """Wait for a place in the window."""
+        self._waiting += 1
+        try:
+            await self.window.acquire()
+        finally:
+            self._waiting -= 1
+
+    async def _part(self, link: Link, part_s: float) -> bytes:
+        """Return the next frame of an agent whose place in the window others may wait for.
+
+        Raises:
+            WireError: They do, and no part has come for long.
+        """
+        while True:
+            left = part_s + PART_S - time.monotonic()
+            if left <= 0.0 and self._waiting:
+                raise WireError(f"No part of the update came for {PART_S:g} s, and other agents wait to send theirs.")
+            with contextlib.suppress(TimeoutError):
+                return await asyncio.wait_for(link.receive(), left if left > 0.0 else 1.0)
+
+    def _said(self, number: int, seat: Seat, outbox: Outbox, message: Message, holding: bool) -> bool:
         """Handle a message, and return whether its place in the window went on with it."""
         now = time.monotonic()
         if not isinstance(message, Leave):
@@ -229,6 +265,7 @@ class Sessions:
                 if seat.task is not None:
                     outbox.put_nowait(seat.task)
         elif isinstance(message, Sent) and seat.ready:
+            seat.unread += 1
             self._news.put(
                 AgentNews(UPDATE, number, message.job, message.version, message.content, held=holding, time_s=now)
             )
@@ -237,17 +274,19 @@ class Sessions:
             if seat.answer is not None and seat.answer.job == message.job:
                 outbox.put_nowait((seat.answer, None))  # it came before, and the answer was lost
             else:
+                seat.unread += 1
                 self._news.put(
                     AgentNews(BID, number, message.job, message.version, message.content, held=holding, time_s=now)
                 )
                 return True
         elif isinstance(message, Failed) and seat.ready:
+            seat.unread += 1
             self._news.put(AgentNews(FAILURE, number, message.job, reason=message.reason, time_s=now))
         elif isinstance(message, Leave):
             if message.for_good:
                 seat.out = True
                 self._news.put(AgentNews(LEFT, number, reason=message.reason, time_s=now))
-            outbox.put_nowait(None)
+            outbox.finish()
         elif not isinstance(message, Beat):
             raise WireError(f"{type(message).__name__} came from an agent that is not ready.")
         return False
@@ -266,7 +305,7 @@ class Sessions:
         self._ended(over)
         for number, task, digest in tasks:
             seat = self.seats[number]
-            seat.task, seat.answer = (task, digest), None
+            seat.task, seat.answer, seat.unread = (task, digest), None, 0
             if seat.ready and seat.outbox is not None:
                 seat.outbox.put_nowait(seat.task)
 
@@ -274,7 +313,7 @@ class Sessions:
         """Answer the bids of agents; a task whose update is not wanted has ended."""
         for number, answer in answers:
             seat = self.seats[number]
-            seat.answer = answer if answer.send else None
+            seat.answer, seat.unread = answer if answer.send else None, 0
             seat.task = seat.task if answer.send else None
             if seat.ready and seat.outbox is not None:
                 seat.outbox.put_nowait((answer, None))
@@ -283,6 +322,7 @@ class Sessions:
         """Note that the tasks of agents have ended, and send each its receipt, if there is one."""
         for number, receipt in receipts:
             seat = self.seats[number]
+            seat.unread = max(seat.unread - 1, 0)
             if receipt is None or (seat.task is not None and seat.task[0].job == receipt.job):
                 seat.task = seat.answer = None
             if receipt is not None and seat.outbox is not None:
@@ -295,20 +335,42 @@ class Sessions:
                 seat.out, seat.task = True, None
                 self._news.put(AgentNews(LEFT, number, reason="its operator said so", time_s=time.monotonic()))
                 if seat.outbox is not None:
-                    seat.outbox.put_nowait((OPTED_OUT, None))
-                    seat.outbox.put_nowait(None)
+                    seat.outbox.finish(OPTED_OUT)
 
     async def stop(self, stop: Stop) -> None:
         """End all sessions, and send away whoever comes from now on."""
         self._stopped = stop
         for seat in self.seats:
             if seat.outbox is not None:
-                seat.outbox.put_nowait((stop, None))
-                seat.outbox.put_nowait(None)
+                seat.outbox.finish(stop)
         for _ in range(200):
             if all(seat.outbox is None for seat in self.seats):
                 return
             await asyncio.sleep(0.01)
+
+
+class Pace:
+    """Lets an agent say no more than the coordinator takes; what is not read stays with the agent.
+
+    Args:
+        most: The largest number of messages in a second, apart from updates, bids and failures.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._count, self._since_s = most, 0, 0.0
+
+    async def kept(self, seat: Seat, message: Message) -> None:
+        """Wait until this message may be handled."""
+        if isinstance(message, Sent | Bid | Failed):
+            while seat.unread >= MOST_UNREAD:
+                await asyncio.sleep(UNREAD_S)
+            return
+        if self._count == 0:
+            self._since_s = time.monotonic()
+        self._count += 1
+        if self._count >= self._most:
+            self._count = 0
+            await asyncio.sleep(max(0.0, self._since_s + 1.0 - time.monotonic()))
 
 
 async def _next(link: Link, reader: Reader) -> Message:
@@ -318,12 +380,9 @@ async def _next(link: Link, reader: Reader) -> Message:
             return message
 
 
-async def _write(link: Link, outbox: asyncio.Queue[tuple[Message, bytes | None] | None]) -> None:
+async def _write(link: Link, outbox: Outbox) -> None:
     with contextlib.suppress(LinkClosedError):
-        while True:
-            item = await outbox.get()
-            if item is None:
-                return
+        while (item := await outbox.next()) is not None:
             for frame in sent(*item):
                 await link.send(frame)
 
