@@ -20,8 +20,8 @@ import fedrl
 from fedrl.clocks.events import DROPPED
 from fedrl.core.errors import RunError
 from fedrl.engines.network.log import Happened, entries_of
+from fedrl.records.folder import EVENTS
 from fedrl.runs.control import asked
-from fedrl.runs.coordinate import EVENTS
 from fedrl.transport.certificates import init, issue
 from tests.network.test_coordinate import TABLES, replayed
 from tests.support.namespaces import Hosts, missing, netem
