@@ -90,12 +90,12 @@ def parts(site: Path) -> None:
     import jax  # noqa: F401
 
     mark("import jax")
-    from fedrl.sites.notices import SiteNotice
 
     from fedrl.cli.agent import transport_of
     from fedrl.launch import use_devices
     from fedrl.sites.agent import SiteAgent
     from fedrl.sites.site_file import build_site, load_site
+    from fedrl.transport.notices import NetworkNotice
 
     mark("import the rest")
     use_devices(1)
@@ -105,7 +105,7 @@ def parts(site: Path) -> None:
     mark("certificate, gRPC")
     names = {"compiling": "connect, begin the run", "connected": "load the programs", "ready": "ready"}
 
-    def notice(what: SiteNotice) -> None:
+    def notice(what: NetworkNotice) -> None:
         if what.event in names:
             mark(names[what.event])
         if what.event == "ready":

@@ -53,11 +53,12 @@ def commit(folder: Path) -> None:
     from fedrl.runs.coordinate import EventLog
     from fedrl.runs.states import save_state
 
-    def write(path: Path, content: bytes) -> None:
-        with path.open("wb", buffering=0) as file:
+    def write(place: Path, content: bytes) -> None:
+        with (place / f"raw-{next(names)}").open("wb", buffering=0) as file:
             file.write(content)
             os.fsync(file.fileno())
 
+    names = count()
     certificates(folder / "certs", 2)
     for size in (20_000, 1_000_000):
         place = folder / f"{size}"
@@ -76,8 +77,8 @@ def commit(folder: Path) -> None:
             save_state(path, *now, record["round"], run.syncing())
 
         version()
-        content, raw = bytes(path.stat().st_size), place / "raw"
-        pairs = [(seconds(version), seconds(partial(write, raw, content))) for _ in range(41)]
+        content = bytes(path.stat().st_size)
+        pairs = [(seconds(version), seconds(partial(write, place, content))) for _ in range(41)]
         times = [1e3 * median(each) for each in zip(*pairs, strict=True)]
         found = median(one / other for one, other in pairs)
         what = f"{size:,} parameters, {len(content):,} bytes"
@@ -92,7 +93,9 @@ def peak(folder: Path, agents: int, size: int) -> float:
         state = simulation.init(0)
         for _ in range(8):
             state, _ = simulation.round(state)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+        # Not `ru_maxrss`, which begins at the size of the process that started this one.
+        status = Path("/proc/self/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024 / 1e6
 
 
 def memory(folder: Path) -> None:
@@ -125,7 +128,11 @@ def stopped(folder: Path) -> None:
                 times.append(time.perf_counter() - began)
             processes[1].kill()
         before, first, after = times[20:220], times[220:223], times[221:]
-        print(f"{name}: {1e3 * median(before):.1f} ms a round, {max(first):.2f} s, {1e3 * median(after):.1f} ms later")
+        stop = ", ".join(f"{each:.2f}" for each in first)
+        print(
+            f"{name}: {1e3 * median(before):.1f} ms a round, then {stop} s, {1e3 * median(after):.1f} ms later",
+            flush=True,
+        )
         if name == "FedBuff":
             emit(Figure("FedBuff with a stopped agent", sum(after) / sum(before), 1.2, "x", at_least=False))
         else:
