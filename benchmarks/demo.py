@@ -10,13 +10,13 @@ from pathlib import Path
 
 from benchmarks.measure import Figure, emit, seconds
 
-EXPERIMENT = Path(__file__).parent.parent / "examples" / "cartpole.toml"
+EXPERIMENT = "cartpole"
 SEEDS = 5
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "fedrl", "run", str(EXPERIMENT), "--quiet", "--out", folder]
+        command = [sys.executable, "-m", "fedrl", "run", EXPERIMENT, "--quiet", "--out", folder]
         command += ["--seeds", str(SEEDS)]
         taken = seconds(lambda: subprocess.run(command, check=True))
         summary = json.loads((Path(folder) / "summary.json").read_text())
