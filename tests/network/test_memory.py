@@ -5,13 +5,17 @@ import sys
 
 import numpy as np
 
+from fedrl.aggregators import mean
 from fedrl.core.types import Broadcast, Update
 from fedrl.engines.halves.adding import CACHED, Adding, lanes
 from fedrl.engines.network.news import UPDATE, NewsQueue
 from fedrl.engines.network.observer import Observer
 from fedrl.engines.network.sessions import Sessions
+from fedrl.federation.federate import federate
 from fedrl.transport.local import LocalTransport
 from fedrl.wire.protocol import Hello, Reader, Ready, Sent, Welcome, sent
+from tests.engines.test_halves import FLEET, VALLEY
+from tests.network.test_bits import Sited
 
 
 class Everybody:
@@ -63,3 +67,14 @@ def test_large_updates_are_read_as_soon_as_there_are_as_many_as_are_read_togethe
     assert counts == [4, 4]
     adding.add_up()
     assert counts == [4, 4, 1]
+
+
+def test_a_round_with_a_missing_agent_compiles_nothing():
+    """The programs for every number of updates are there before the first job is given."""
+    federation = federate(VALLEY, mean())
+    with Sited(federation, FLEET) as sited:
+        read = sited.simulation_clock._receive.__self__._read
+        compiled = read._cache_size()
+        assert compiled >= 4  # for 1, 2, 4 and 8 updates
+        sited.rounds(2)
+        assert read._cache_size() == compiled

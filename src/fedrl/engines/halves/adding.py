@@ -111,6 +111,20 @@ def reading(federation: Federation, summed: bool = True) -> Callable[[Broadcast,
     return jax.jit(read)
 
 
+def compile_reading(
+    read: Callable[[Broadcast, Update], BlockSums | Update], sent: Broadcast, update: Update, together: int
+) -> None:
+    """Compile the programs for each number of updates that is read at a time, from the shapes of one.
+
+    Otherwise the first round in which an agent is missing would wait for the program that reads one update less.
+    """
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), sent)
+    few = 1
+    while few <= together:
+        read(zeros, jax.tree.map(lambda x, few=few: np.zeros((few, *x.shape), x.dtype), update))
+        few *= 2
+
+
 def _added(own: np.ndarray, new: np.ndarray, kind: Any) -> np.ndarray:
     """Return the sum in integers of type `kind`, computed in the memory of the first if possible."""
     place = own if own.flags.writeable and own.dtype == kind else None

@@ -27,7 +27,7 @@ from fedrl.core.summation import check_open
 from fedrl.core.types import Broadcast, Params, PyTree, Update
 from fedrl.engines.executors.executor import Executor
 from fedrl.engines.executors.records import AfterBids, Agents, Learned, Team
-from fedrl.engines.halves.adding import Adding, lanes, reading
+from fedrl.engines.halves.adding import Adding, compile_reading, lanes, reading
 from fedrl.engines.halves.orders import Verdict
 from fedrl.engines.inbox import PARAMS, SUMS, Inbox, PartialSums, Table
 from fedrl.engines.messages import Upload, messages
@@ -119,6 +119,8 @@ class Sites(Executor):
         names, setting = None if bids is None else bids.names, jax.tree.map(lambda x: np.asarray(x)[0], fleet)
         membership = membership(federation, setting, self.agents, names)
         bridge.serve(membership, self.agents, largest)
+        # While agents connect and compile their own.
+        compile_reading(self._read, self.wire.sent, self.wire.update, self._together)
 
     def start(
         self, keys: Keys, steps: np.ndarray, policy: Params | None = None, share: np.ndarray | None = None
