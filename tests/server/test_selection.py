@@ -31,14 +31,21 @@ from fedrl.server import (
     uniform,
     water_filling,
 )
-from fedrl.server.decisions import LastReports, requested_reports
+from fedrl.server.decisions import Capacity, LastReports, requested_reports
 from fedrl.server.local_steps import constant
 from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import bounded_staleness, fed_async, fed_buff, synchronous
 from fedrl.topologies import tree
 from tests.support.quadratic import FLEET, flat, quadratic
 
-RULES = [uniform(3), round_robin(3), oort(3), power_of_choice(3, 5), by_capacity(3, [1.0, 2, 3, 4, 5, 6, 7])]
+RULES = [
+    uniform(3),
+    round_robin(3),
+    oort(3),
+    power_of_choice(3, 5),
+    by_capacity(3, [1.0, 2, 3, 4, 5, 6, 7]),
+    by_capacity(3),
+]
 PAIRS = [uniform(2), round_robin(2), oort(2), power_of_choice(2, 3)]
 AGENTS = 7
 
@@ -111,6 +118,63 @@ def test_capacity_is_how_often_one_is_asked():
     for seed in range(2000):
         counts[rule.choose(rng(seed), np.arange(2), 1, ())] += 1
     assert counts[1] / 2000 == pytest.approx(0.75, abs=0.04)
+
+
+def drawn(rule, state, agents, draws=3000):
+    counts = np.zeros(agents)
+    for seed in range(draws):
+        counts[rule.choose(rng(seed), np.arange(agents), 1, state)] += 1
+    return counts / draws
+
+
+def test_measured_capacity_is_steps_per_second_and_that_of_the_others_where_it_is_unknown():
+    rule = by_capacity(1)
+    state = rule.init(3)
+    np.testing.assert_allclose(drawn(rule, state, 3), 1 / 3, atol=0.04)
+    seen = {"duration_s": np.array([8.0, 2.0]), "steps": np.array([2, 2])}  # a fourth of a step, and a step a second
+    state = rule.observe(on_time(np.array([0, 1])), state, seen)
+    np.testing.assert_allclose(drawn(rule, state, 3), np.array([0.25, 1.0, 0.625]) / 1.875, atol=0.04)
+    state = rule.observe(on_time(np.array([1])), state, {"duration_s": np.array([6.0]), "steps": np.array([2])})
+    assert state.step_s[:2].tolist() == [4.0, 2.0]  # half of one second, and half of three
+    nothing = rule.observe(on_time(np.array([1])), state, {"duration_s": np.array([np.nan]), "steps": np.array([2])})
+    np.testing.assert_array_equal(nothing.step_s, state.step_s)
+
+
+def test_what_agents_say_counts_before_a_measurement_and_reliability_always():
+    rule, nobody = by_capacity(1), np.ones(3)
+    state = rule.informed(Capacity(np.array([1.0, 3.0, np.nan]), nobody), rule.init(3))
+    np.testing.assert_allclose(drawn(rule, state, 3), np.array([1.0, 3.0, 2.0]) / 6, atol=0.04)
+    seen = {"duration_s": np.array([1.0]), "steps": np.array([1])}
+    state = rule.observe(on_time(np.array([1])), state, seen)  # it is as slow as the first one
+    state = rule.informed(Capacity(np.array([1.0, 3.0, 1.0]), np.array([1.0, 1.0, 0.25])), state)
+    np.testing.assert_allclose(drawn(rule, state, 3), np.array([1.0, 1.0, 0.25]) / 2.25, atol=0.04)
+    steps = proportional_to_measured_speed(8, first=2)
+    state = steps.informed(Capacity(np.array([4.0, 1.0, np.nan]), np.array([1.0, 0.1, 1.0])), steps.init(3))
+    assert steps.plan(3, 1, state).tolist() == [8, 2, 2]  # of time alone
+
+
+def test_a_scheduler_tells_its_rules_the_capacity_when_a_version_opens():
+    plan = Scheduler(selection=by_capacity(1), local_steps=proportional_to_measured_speed(8))
+    assert plan.informed
+    assert not Scheduler(selection=uniform(1)).informed
+    known = {"speed": np.array([4.0, 1.0]), "reliability": np.array([1.0, 0.5])}
+    opened = Events(np.array([OPENED]), np.array([-1]), np.zeros(1), known)
+    board, _ = plan.step(plan.init(np.full(2, 8), [0, 0]), opened)
+    assert board.steps.tolist() == [8, 2]
+    assert board.selection.reliability.tolist() == [1.0, 0.5]
+
+
+def test_on_a_virtual_clock_fast_agents_are_selected_more_often():
+    rule = by_capacity(1)
+    federation = federate(quadratic(sgd(0.1)), mean(), reports=rule.requested)
+    devices = clock(step_s=[1.0, 1.0, 1.0, 9.0])
+    simulation = simulate(federation, FLEET, scheduler=Scheduler(selection=rule), clock=devices, block=1)
+    run_state, counts = simulation.init(0), np.zeros(4)
+    for _ in range(120):
+        run_state, seen = simulation.round(run_state)
+        counts[seen.arrivals.sender] += 1
+    assert np.isfinite(run_state.engine_state.board.selection.step_s).all()
+    assert counts[3] < 20 < counts[:3].min()
 
 
 def test_workloads_are_those_worked_out_by_hand():

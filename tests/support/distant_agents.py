@@ -60,7 +60,7 @@ class DistantAgent:
                 continue
             self.told.append(message)
             if isinstance(message, Welcome):
-                await self.say(link, Ready(float("nan")))
+                await self.say(link, Ready(self.behaviour.get("steps_per_s", float("nan"))))
             elif isinstance(message, Stop):
                 self.ended = message
                 await link.close()

@@ -57,7 +57,8 @@ class Events(NamedTuple):
         kind: The kind of each event.
         agent: The number of the agent; -1 for none.
         time_s: The second of the event.
-        report: The reports of arrived updates, keyed by name; NaN for other events.
+        report: The reports of arrived updates, keyed by name; NaN for other events. Of a version that is opened, the
+            capacity of all agents, if it is known: `fedrl.server.decisions.Capacity`.
         size_bytes: The sizes of arrived updates in bytes.
         dispatch: The number of the agent's job that ends, counted from 1; empty if no update can arrive twice.
     """

@@ -178,6 +178,12 @@ def planning_of(chosen: FederationConfig) -> tuple[Selection | None, LocalSteps 
     selection, steps_rule = None, None
     if chosen.selection is not None:
         selection = catalogue.build("selection", chosen.selection, "federation.selection")
+        if DURATION in selection.requested and chosen.clock is None:
+            raise ConfigError(
+                f"federation.selection is {selection!r}, which measures the duration of agents' jobs, and a simulation "
+                "without a clock has no time. Add a clock, federation.clock = {step_s = ...}, or give it the capacity "
+                "of each agent."
+            )
     if isinstance(chosen.local_steps, Mapping):
         steps_rule = catalogue.build("local_steps", chosen.local_steps, "federation.local_steps")
         # Plan the first round now: a schedule for another number of agents is refused before the run has a folder.

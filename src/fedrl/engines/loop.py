@@ -17,17 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedrl.clocks.events import (
-    ARRIVED,
-    AWAY,
-    MALFORMED,
-    NOBODY,
-    OPENED,
-    RESTARTED,
-    Actions,
-    Events,
-    Jobs,
-)
+from fedrl.clocks.events import ARRIVED, AWAY, MALFORMED, NOBODY, OPENED, RESTARTED, Actions, Events, Jobs
 from fedrl.core.aggregator import Arrivals
 from fedrl.core.keys import Stream, derived, keys_of
 from fedrl.core.reports import DURATION
@@ -41,6 +31,7 @@ from fedrl.engines.executors.executor import Executor
 from fedrl.engines.executors.records import Agents, Learned, Team
 from fedrl.engines.inbox import PARAMS, Table
 from fedrl.engines.messages import accounting
+from fedrl.engines.opening import opening
 from fedrl.engines.round_log import TIMES, RoundLog
 from fedrl.engines.soundness import cohort_ids
 from fedrl.engines.state import ClockStats, Rejection, RoundResult, Simulation, SimulationState, no_uploads
@@ -184,8 +175,8 @@ class Loop:
         # Made once: all jobs of a version receive the same broadcasts, whenever they are dispatched.
         table = delayed(self.topology.table(run_state.server, engine_state.topology), engine_state.past, board.delay)
         pending, down_traffic = PendingUpdates(log, self.agents), self.down_messages.new_traffic()
-        opened, share, log.fruitless = np.full(len(cohort), OPENED), self.share, 0
-        events = Events(opened, cohort, np.full(len(cohort), self.clock.now_s(clock_state)))
+        share, log.fruitless = self.share, 0
+        events = opening(self.scheduler, self.executor, self.clock.now_s(clock_state), cohort)
         while True:
             board, actions = self.scheduler.step(board, events)
             if events.kind[0] == OPENED and self.scheduler.local_steps is not None:

@@ -13,11 +13,29 @@ import numpy as np
 
 from fedrl.core.aggregator import Arrivals
 from fedrl.core.component import Call, record
+from fedrl.core.errors import ConfigError
+from fedrl.core.reports import DURATION
 from fedrl.core.types import PyTree
 
 Reports: TypeAlias = Mapping[str, np.ndarray]
 STEPS = "steps"
-"""The name under which `LocalSteps.observe` receives the number of local steps of each update."""
+"""The name under which rules observe the number of local steps of each update."""
+
+
+class Capacity(NamedTuple):
+    """What a server knows of its agents when it opens a version, where time is real; float `[agents]` each.
+
+    Attributes:
+        speed: Local steps per second, as measured, else as the agents say, else the mean of the others; NaN if nothing
+            is known of any.
+        reliability: Share of jobs whose update arrived, each agent counted with one more that did.
+    """
+
+    speed: np.ndarray
+    reliability: np.ndarray
+
+
+Informed: TypeAlias = Callable[[Capacity, PyTree], PyTree]
 
 
 @record
@@ -30,8 +48,10 @@ class Selection:
             round and the server, so an interrupted run continues with the same cohorts.
         init: `agents -> state`, NumPy arrays of a fixed shape.
         observe: `(arrivals, state, reports) -> state`: the senders and staleness of the updates of the round, as the
-            engine knows them, and the reports of these agents, each `[arrivals]`.
+            engine knows them, and the reports of these agents, each `[arrivals]`, with `STEPS`, the local steps of
+            each update as the engine knows them.
         requested: The names of the reports that it needs: see `fedrl.core.reports`.
+        informed: `(capacity, state) -> state`: before it chooses, where time is real.
         call: The constructor call that made the rule.
     """
 
@@ -39,6 +59,7 @@ class Selection:
     init: Callable[[int], PyTree] = lambda agents: ()
     observe: Callable[[Arrivals, PyTree, Reports], PyTree] = lambda arrivals, state, reports: state
     requested: tuple[str, ...] = ()
+    informed: Informed | None = None
     call: Call | None = None
 
 
@@ -50,9 +71,10 @@ class LocalSteps:
         plan: `(agents, number, state) -> steps`, int `[agents]`, each from 1 to `most`.
         most: The largest number that it ever plans, for which programs are compiled.
         init: As of a `Selection`.
-        observe: As of a `Selection`; `reports` also has `STEPS`, the local steps of each update as the engine knows
-            them. Where agents begin at different times, they differ from those planned last.
+        observe: As of a `Selection`. Where agents begin at different times, their local steps differ from those planned
+            last.
         requested: As of a `Selection`.
+        informed: As of a `Selection`, before it plans.
         call: The constructor call that made the rule.
     """
 
@@ -61,6 +83,7 @@ class LocalSteps:
     init: Callable[[int], PyTree] = lambda agents: ()
     observe: Callable[[Arrivals, PyTree, Reports], PyTree] = lambda arrivals, state, reports: state
     requested: tuple[str, ...] = ()
+    informed: Informed | None = None
     call: Call | None = None
 
 
@@ -103,6 +126,70 @@ def updated(state: LastReports, ids: np.ndarray, value: Any) -> LastReports:
     after = state.value.copy()
     after[ids] = np.where(np.isfinite(value), value, after[ids])
     return LastReports(after)
+
+
+class Pace(NamedTuple):
+    """Seconds per local step of each agent, float32 `[agents]`; NaN before they are known.
+
+    Attributes:
+        step_s: As measured.
+        said_s: As known without a measurement of the rule, where time is real.
+        reliability: Share of jobs that arrive; 1 where time is simulated.
+    """
+
+    step_s: np.ndarray
+    said_s: np.ndarray
+    reliability: np.ndarray
+
+    @property
+    def known_s(self) -> np.ndarray:
+        """As measured, else as said."""
+        return np.where(np.isfinite(self.step_s), self.step_s, self.said_s)
+
+
+def no_pace(agents: int) -> Pace:
+    """Return the state before anything is known."""
+    unknown = np.full(agents, np.nan, np.float32)
+    return Pace(unknown, unknown.copy(), np.ones(agents, np.float32))
+
+
+def paced(arrivals: Arrivals, state: Pace, reports: Reports, memory: float) -> Pace:
+    """Return the state with new durations, of which an estimate keeps `memory` of the past."""
+    # Divided by the steps of the arrived update, not the planned ones: under asynchronous schedules they differ.
+    ids = arrivals.sender
+    now = reports[DURATION] / reports[STEPS]
+    before = state.step_s[ids]
+    after = np.where(np.isfinite(before), memory * before + (1.0 - memory) * now, now)
+    step_s = state.step_s.copy()
+    step_s[ids] = np.where(np.isfinite(now) & (now > 0.0), after, before)
+    return state._replace(step_s=step_s)
+
+
+def paced_by(capacity: Capacity, state: Pace) -> Pace:
+    """Return the state with what is known of agents."""
+    sound = np.isfinite(capacity.speed) & (capacity.speed > 0.0)
+    said_s = np.where(sound, 1.0 / np.where(sound, capacity.speed, 1.0), np.nan).astype(np.float32)
+    return state._replace(said_s=said_s, reliability=capacity.reliability.astype(np.float32))
+
+
+def within(steps: np.ndarray, local_steps: LocalSteps) -> np.ndarray:
+    """Return planned steps that programs can take.
+
+    Raises:
+        ConfigError: The rule plans more, or none.
+    """
+    if steps.min() < 1 or steps.max() > local_steps.most:
+        raise ConfigError(
+            f"{local_steps!r} plans {steps.tolist()} local steps. Programs take 1 to {local_steps.most}. Raise `most`."
+        )
+    return steps
+
+
+def informed(rule: Selection | LocalSteps | None, report: Reports, state: PyTree) -> PyTree:
+    """Return the state of a rule after it was told what `report` has of the agents' capacity, if anything."""
+    if rule is None or rule.informed is None or not report:
+        return state
+    return rule.informed(Capacity(*(report[name] for name in Capacity._fields)), state)
 
 
 def requested_reports(*rules: Selection | LocalSteps | UploadBudget | None) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from fedrl.core.ranges import Count, Finite, FractionBelowOne, Positive
 from fedrl.core.reports import DURATION
 from fedrl.core.types import PyTree
 from fedrl.server.allocation import allocate_whole
-from fedrl.server.decisions import STEPS, LocalSteps, Reports
+from fedrl.server.decisions import LocalSteps, Pace, Reports, no_pace, paced, paced_by
 
 ADACOMM = "Wang & Joshi (2018), https://arxiv.org/abs/1810.08313"
 
@@ -129,20 +129,15 @@ def proportional_to_speed(speeds: Sequence[Positive], most: Count) -> LocalSteps
     return LocalSteps(plan, most)
 
 
-class Pace(NamedTuple):
-    """The seconds per local step of each agent, float32 `[agents]`; NaN before it is known."""
-
-    step_s: np.ndarray
-
-
 @component("local_steps", reference="unequal local work: Li et al. (2020), https://arxiv.org/abs/1812.06127")
 def proportional_to_measured_speed(most: Count, first: Count = 1, memory: FractionBelowOne = 0.5) -> LocalSteps:
     """Plan steps in proportion to measured speed, so that all agents end a round at about the same time.
 
         s_k <- memory s_k + (1 - memory) duration_k / tau_k,      tau_k = round(most min_j s_j / s_k), at least 1
 
-    The fastest agent takes `most` local steps. An agent without a measurement takes `first`, and its first duration
-    counts in full. When devices slow down or recover, rounds end together again after a few rounds.
+    The fastest agent takes `most` local steps. An agent without a measurement takes `first`, or over a network as many
+    as follow from the speed that it says it has; its first duration counts in full. When devices slow down or recover,
+    rounds end together again after a few rounds.
 
     Each agent reports the time that its local steps took, "duration_s", beside its update: four bytes, unprotected.
     Durations exist on a virtual clock and where agents run on their own, but not in a simulation without a clock.
@@ -162,23 +157,17 @@ def proportional_to_measured_speed(most: Count, first: Count = 1, memory: Fracti
 
     def plan(agents: int, number: int, state: Pace) -> np.ndarray:
         del agents, number
-        known = np.isfinite(state.step_s)
+        step_s = state.known_s
+        known = np.isfinite(step_s)
         if not known.any():
             return np.full(len(known), first)
-        ideal = most * state.step_s[known].min() / np.where(known, state.step_s, np.inf)
+        ideal = most * step_s[known].min() / np.where(known, step_s, np.inf)
         return np.where(known, np.clip(np.rint(ideal), 1, most), first).astype(int)
 
     def observe(arrivals: Arrivals, state: Pace, reports: Reports) -> Pace:
-        # Divided by the steps of the arrived update, not the planned ones: under asynchronous schedules they differ.
-        ids = arrivals.sender
-        now = reports[DURATION] / reports[STEPS]
-        before = state.step_s[ids]
-        after = np.where(np.isfinite(before), memory * before + (1.0 - memory) * now, now)
-        step_s = state.step_s.copy()
-        step_s[ids] = np.where(np.isfinite(now) & (now > 0.0), after, before)
-        return Pace(step_s)
+        return paced(arrivals, state, reports, memory)
 
-    return LocalSteps(plan, most, lambda agents: Pace(np.full(agents, np.nan, np.float32)), observe, (DURATION,))
+    return LocalSteps(plan, most, no_pace, observe, (DURATION,), paced_by)
 
 
 def proportional_steps(speeds: Sequence[float] | np.ndarray, most: int) -> np.ndarray:

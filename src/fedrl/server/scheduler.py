@@ -25,7 +25,7 @@ from fedrl.clocks.events import ARRIVED, AWAY, BACK, FAILED, MALFORMED, NOBODY, 
 from fedrl.core.aggregator import Arrivals
 from fedrl.core.errors import ConfigError
 from fedrl.server.board import Bids, Board
-from fedrl.server.decisions import STEPS, LocalSteps, Selection, UploadBudget
+from fedrl.server.decisions import STEPS, LocalSteps, Selection, UploadBudget, informed, within
 from fedrl.server.schedules import Schedule, synchronous
 from fedrl.server.upload_budget import left_for_updates
 
@@ -78,6 +78,11 @@ class Scheduler:
     def waits(self) -> bool:
         """Return whether an agent waits for the merge, or for the answer to its bid, before its next job."""
         return not self.schedule.redispatch or self.upload_budget is not None
+
+    @property
+    def informed(self) -> bool:
+        """Return whether a rule wants to know the capacity of agents when a version is opened."""
+        return any(rule is not None and rule.informed is not None for rule in (self.selection, self.local_steps))
 
     @property
     def one_at_a_time(self) -> bool:
@@ -135,6 +140,8 @@ class Scheduler:
     def _opened(self, board: Board, events: Events, now: float) -> tuple[Board, Actions]:
         """Open a version; `events.agent` are the cohort, in place of the selection's, or -1 for the selection's."""
         agents, number, before = len(board.status), int(board.version[0]) + 1, board.allowed
+        told = informed(self.selection, events.report, board.selection)
+        board = board._replace(selection=told, local_steps=informed(self.local_steps, events.report, board.local_steps))
         if events.agent[0] >= 0:
             board = board._replace(allowed=np.isin(np.arange(agents), events.agent))
         elif self.selection is not None:
@@ -143,7 +150,7 @@ class Scheduler:
             board = board._replace(allowed=np.ones(agents, bool))
         self._catch_up(board, board.allowed & ~before, before)
         if self.local_steps is not None:
-            planned = _within(self.local_steps.plan(agents, number, board.local_steps), self.local_steps)
+            planned = within(self.local_steps.plan(agents, number, board.local_steps), self.local_steps)
             board = board._replace(steps=planned.astype(np.int32))
         # Called for its error: a budget that cannot take a single update fails here, not after the agents have trained.
         if self.upload_budget is not None and not self.redispatch:
@@ -340,12 +347,11 @@ class Scheduler:
         # In the order of agents: the float sums of a rule must not depend on the order of arrival.
         order = np.argsort(board.arrived, kind="stable")
         arrivals = Arrivals(board.arrived[order].astype(np.int32), board.age[order].astype(np.int32))
-        reports = {name: x[order] for name, x in board.reports.items()}
+        reports = {name: x[order] for name, x in board.reports.items()} | {STEPS: board.taken[order]}
         if self.selection is not None:
             board = board._replace(selection=self.selection.observe(arrivals, board.selection, reports))
         if self.local_steps is not None:
-            known = {**reports, STEPS: board.taken[order]}
-            board = board._replace(local_steps=self.local_steps.observe(arrivals, board.local_steps, known))
+            board = board._replace(local_steps=self.local_steps.observe(arrivals, board.local_steps, reports))
         return board
 
     def _go_on(self, board: Board, ids: np.ndarray, now: float, since_s: np.ndarray = NOBODY) -> tuple[Board, Actions]:
@@ -390,11 +396,3 @@ class Scheduler:
         present = board.done[self._counts(board)]
         # With no agent present, the largest int32 less `bound` lets all through; the difference can't overflow.
         return board.done - present.min(initial=np.iinfo(np.int32).max - bound) <= bound
-
-
-def _within(steps: np.ndarray, local_steps: LocalSteps) -> np.ndarray:
-    if steps.min() < 1 or steps.max() > local_steps.most:
-        raise ConfigError(
-            f"{local_steps!r} plans {steps.tolist()} local steps. Programs take 1 to {local_steps.most}. Raise `most`."
-        )
-    return steps

@@ -12,8 +12,12 @@ from fedrl.core.checks import check_one_of
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count, Finite, Fraction, Positive
+from fedrl.core.reports import DURATION
 from fedrl.core.types import PyTree
-from fedrl.server.decisions import LastReports, Reports, Selection, no_reports, updated
+from fedrl.server.decisions import LastReports, Pace, Reports, Selection, no_pace, no_reports, paced, paced_by, updated
+
+MEMORY = 0.5
+"""Share of the past in a measured capacity."""
 
 
 @component("selection", reference="McMahan et al. (2017), https://arxiv.org/abs/1602.05629")
@@ -145,18 +149,24 @@ def power_of_choice(cohort: Count, candidates: Count, reference_return: Finite |
 @component(
     "selection", reference="resource-aware selection: Nishio & Yonetani (2019), https://arxiv.org/abs/1804.08333"
 )
-def by_capacity(cohort: Count, capacity: Sequence[Positive]) -> Selection:
+def by_capacity(cohort: Count, capacity: Sequence[Positive] | None = None) -> Selection:
     """Draw agents with probabilities in proportion to their capacity, without replacement.
 
     Agents with more capacity are selected more often, and no agent is excluded, unlike with a hard limit.
 
     Args:
         cohort: The number of agents in a round.
-        capacity: The capacity of each agent, `[agents]`, in any common unit such as steps or bytes per second.
+        capacity: The capacity of each agent, `[agents]`, in any common unit such as steps or bytes per second. By
+            default it is measured, as the local steps per second behind the updates that arrive: each agent reports
+            "duration_s", as for `proportional_to_measured_speed`. An agent without a measurement counts as the mean of
+            the others. Over a network the capacity is multiplied by the share of an agent's jobs that arrive, and an
+            agent may say its speed before it is measured.
 
     Raises:
         ConfigError: A capacity is not above zero, or there is not one for each agent.
     """
+    if capacity is None:
+        return _by_measured_capacity(cohort)
     weight = np.asarray(capacity, float)
 
     def init(agents: int) -> PyTree:
@@ -169,6 +179,21 @@ def by_capacity(cohort: Count, capacity: Sequence[Positive]) -> Selection:
         return rng.choice(ids, _at_most(cohort, ids), replace=False, p=weight[ids] / weight[ids].sum())
 
     return Selection(choose, init)
+
+
+def _by_measured_capacity(cohort: int) -> Selection:
+    def choose(rng: np.random.Generator, ids: np.ndarray, number: int, state: Pace) -> np.ndarray:
+        del number
+        step_s = state.known_s[ids].astype(float)
+        known = np.isfinite(step_s)
+        speed = 1.0 / np.where(known, step_s, 1.0)
+        speed = np.where(known, speed, speed[known].mean() if known.any() else 1.0) * state.reliability[ids]
+        return rng.choice(ids, _at_most(cohort, ids), replace=False, p=speed / speed.sum())
+
+    def observe(arrivals: Arrivals, state: Pace, reports: Reports) -> Pace:
+        return paced(arrivals, state, reports, MEMORY)
+
+    return Selection(choose, no_pace, observe, (DURATION,), paced_by)
 
 
 def _at_most(count: int, ids: np.ndarray, name: str = "cohort") -> int:

@@ -22,9 +22,10 @@ import numpy as np
 from fedrl.clocks.events import ARRIVED, BACK, DROPPED, HUNG, MALFORMED, NOBODY, TIMER, Events
 from fedrl.core.errors import NoMoreUpdatesError
 from fedrl.engines.network.bridge import POLL_S, Bridge
-from fedrl.engines.network.log import Collected, Dispatched, Entry, Happened
+from fedrl.engines.network.log import Collected, Dispatched, Entry, Happened, Opened
 from fedrl.engines.network.news import BID, FAILURE, GONE, HERE, LEFT, MOVED, UPDATE, AgentNews
 from fedrl.engines.network.roster import Roster
+from fedrl.server.decisions import Capacity
 from fedrl.wire.protocol import Answer, Taken
 
 MOST_TOGETHER = 16
@@ -99,6 +100,16 @@ class RealClock:
             self._began = now - float(state.now_s[0])
             self.roster.away[:] = state.away
         return now - self._began
+
+    def capacity(self) -> Capacity:
+        """Return what is known of the agents' speed and reliability."""
+        self._gather()  # what agents say comes with them
+        self._listen(0.0)
+        roster = self.roster
+        # With one more job that arrived: a first job that is lost is no reason to never select an agent again.
+        found = Capacity(roster.speed, (roster.arrived + 1) / (roster.jobs + 1))
+        self.log.append(Opened(*(column.tolist() for column in found)))
+        return found
 
     def dispatch(
         self, state: RealTime, ids: np.ndarray, since_s: np.ndarray, steps: np.ndarray, down_bytes: np.ndarray

@@ -1,6 +1,6 @@
 """The log of a coordinator: everything that its scheduler was told, from which the run can be computed again.
 
-    coordinator   clock --Dispatched, Happened, Collected--> events.jsonl, a line per round
+    coordinator   clock --Opened, Dispatched, Happened, Collected--> events.jsonl, a line per round
     checker       events.jsonl --ReplayClock, in place of a clock--> simulate(..., block=1) --> the same bits
 
 Keys follow from versions, agents and jobs, and a scheduler decides from its events alone. So a simulation that is told
@@ -23,6 +23,7 @@ from fedrl.clocks.events import ARRIVED, NOBODY, Events
 from fedrl.core.errors import RunError
 from fedrl.engines.executors.executor import Executor
 from fedrl.engines.executors.placement import Placement, executor_of
+from fedrl.server.decisions import Capacity
 
 
 class Dispatched(NamedTuple):
@@ -60,8 +61,15 @@ class Collected(NamedTuple):
     came: list[bool]
 
 
-Entry: TypeAlias = Dispatched | Happened | Collected
-KINDS = {"dispatched": Dispatched, "happened": Happened, "collected": Collected}
+class Opened(NamedTuple):
+    """Where a rule wants to know it: the capacity of all agents when a version was opened."""
+
+    speed: list[float]
+    reliability: list[float]
+
+
+Entry: TypeAlias = Dispatched | Happened | Collected | Opened
+KINDS = {"dispatched": Dispatched, "happened": Happened, "collected": Collected, "opened": Opened}
 
 
 def line_of(round_number: int, entries: Iterable[Entry]) -> str:
@@ -152,6 +160,11 @@ class ReplayClock:
             if kind == ARRIVED:
                 self._work_s[agent] = work_s
         return state, told.events
+
+    def capacity(self) -> Capacity:
+        """Return what was known of the agents when the version was opened."""
+        told: Opened = self._next(Opened)
+        return Capacity(np.array(told.speed), np.array(told.reliability))
 
     def collect(self, ids: np.ndarray, wanted: np.ndarray, within_s: float) -> tuple[np.ndarray, dict[int, str]]:
         """Return whose updates came after their bids, and no reasons.
