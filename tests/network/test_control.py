@@ -10,6 +10,7 @@ import pytest
 
 from fedrl.core.errors import RunError
 from fedrl.runs.control import SOCKET, asked
+from fedrl.wire.protocol import Pause, Resume
 from tests.network.test_coordinate import TABLES, World
 
 
@@ -71,6 +72,8 @@ def test_an_operator_sees_pauses_resumes_and_stops_a_run(tmp_path):
             break
         threading.Event().wait(0.05)
     assert asked(tmp_path / "run", "status")["round"] > last
+    for agent in running.world.agents:
+        assert [type(m) for m in agent.told if isinstance(m, Pause | Resume)] == [Pause, Resume]
     asked(tmp_path / "run", "stop")
     running.end()
     assert not (tmp_path / "run" / SOCKET).exists()

@@ -1,17 +1,22 @@
 """Who is admitted by a coordinator, before anything is trained."""
 
+import asyncio
 import json
+import time
 
 import jax
 
 from fedrl.aggregators import mean
 from fedrl.engines.network.bridge import Bridge
+from fedrl.engines.network.choices import sites
 from fedrl.engines.network.membership import Door
+from fedrl.engines.simulate import simulate
 from fedrl.federation.federate import federate
 from fedrl.federation.wire_digest import as_json, wire_digest
 from fedrl.transport.local import LocalTransport
-from fedrl.wire.protocol import Hello, Stop, Welcome
+from fedrl.wire.protocol import Hello, Pause, Resume, Stop, Welcome
 from tests.engines.test_halves import FLEET, VALLEY
+from tests.support.distant_agents import DistantAgent
 
 
 def test_a_number_beyond_the_federation_is_refused_with_its_reason():
@@ -24,3 +29,25 @@ def test_a_number_beyond_the_federation_is_refused_with_its_reason():
     assert isinstance(stop, Stop)
     assert stop.why.startswith("c has number 2, and this federation has 2 seats.")
     assert (stop.code, stop.retry) == ("no_seat", False)
+
+
+def test_who_comes_in_a_pause_is_told_of_it():
+    bridge = Bridge(LocalTransport(), "a pause")
+    placement = sites(bridge, lambda name: int(name.split("-")[1]))
+    with simulate(federate(VALLEY, mean()), FLEET, executor=placement):
+        bridge._loop.call_soon_threadsafe(bridge.pause, True)
+        agent = DistantAgent(federate(VALLEY, mean()), FLEET, 0, 0, bridge.address)
+        running = asyncio.run_coroutine_threadsafe(agent.live(), bridge._loop)
+        for _ in range(3000):
+            if any(isinstance(message, Pause) for message in agent.told):
+                break
+            time.sleep(0.01)
+        bridge._loop.call_soon_threadsafe(bridge.pause, True)  # said once
+        bridge._loop.call_soon_threadsafe(bridge.pause, False)
+        for _ in range(3000):
+            if any(isinstance(message, Resume) for message in agent.told):
+                break
+            time.sleep(0.01)
+        assert [type(message) for message in agent.told] == [Welcome, Pause, Resume]
+        bridge.close(Stop("The run is complete.", "done", False))
+        running.cancel()

@@ -111,10 +111,10 @@ class Control:
         if command == "status":
             return self.status()
         if command == "pause":
-            bridge.paused.set()
+            bridge.pause(True)
             return {"said": "No job is given any more until `fedrl resume`. Jobs at work go on."}
         if command == "resume":
-            bridge.paused.clear()
+            bridge.pause(False)
             return {"said": "Jobs are given again."}
         if command == "stop":
             bridge.stopping.set()

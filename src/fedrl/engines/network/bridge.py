@@ -105,6 +105,12 @@ class Bridge:
         assert self.sessions is not None
         self._loop.call_soon_threadsafe(self.sessions.answer, answers)
 
+    def pause(self, paused: bool) -> None:
+        """Give no jobs any more, or give them again, and tell the agents. It is called in the sessions' event loop."""
+        (self.paused.set if paused else self.paused.clear)()
+        if self.sessions is not None:
+            self.sessions.pause(paused)
+
     def heard_s(self, agent: int) -> float:
         """Return when anything last came from an agent, a part of a message included, by `time.monotonic`."""
         assert self.sessions is not None

@@ -105,9 +105,8 @@ class RealClock:
         """Return what is known of the agents' speed and reliability."""
         self._gather()  # what agents say comes with them
         self._listen(0.0)
-        roster = self.roster
         # With one more job that arrived: a first job that is lost is no reason to never select an agent again.
-        found = Capacity(roster.speed, (roster.arrived + 1) / (roster.jobs + 1))
+        found = Capacity(self.roster.speed, (self.roster.arrived + 1) / (self.roster.jobs + 1))
         self.log.append(Opened(*(column.tolist() for column in found)))
         return found
 
@@ -292,7 +291,7 @@ class RealClock:
         self._raw.extendleft(reversed(others))
         self.roster.arrived[list(missing)] -= 1  # their bids came, and not their updates
         self._settle()
-        came = np.array([bool(w) and agent not in missing for agent, w in zip(ids.tolist(), wanted, strict=True)], bool)
+        came = wanted & ~np.isin(ids, list(missing))
         self.log.append(Collected(ids.tolist(), came.tolist()))
         return came, missing
 

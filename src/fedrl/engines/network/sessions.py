@@ -30,8 +30,10 @@ from fedrl.wire.protocol import (
     Hello,
     Leave,
     Message,
+    Pause,
     Reader,
     Ready,
+    Resume,
     Sent,
     Stop,
     Taken,
@@ -133,6 +135,7 @@ class Sessions:
         self._greeting: dict[str, Link] = {}  # by name, the connection whose first message has not come
         self._waiting = 0  # agents that wait for a place in the window
         self._stopped: Stop | None = None
+        self._paused = False
 
     async def session(self, link: Link) -> None:
         """Hold one session, from the first message to the end of the connection."""
@@ -259,11 +262,7 @@ class Sessions:
         if not isinstance(message, Leave):
             self._moved(number, seat, message if isinstance(message, Beat) else None)
         if isinstance(message, Ready):
-            if not seat.ready:
-                seat.ready = True
-                self._news.put(AgentNews(HERE, number, reason=seat.name, steps_per_s=message.steps_per_s, time_s=now))
-                if seat.task is not None:
-                    outbox.put_nowait(seat.task)
+            self._ready(number, seat, outbox, message.steps_per_s)
         elif isinstance(message, Sent) and seat.ready:
             seat.unread += 1
             self._news.put(
@@ -290,6 +289,18 @@ class Sessions:
         elif not isinstance(message, Beat):
             raise WireError(f"{type(message).__name__} came from an agent that is not ready.")
         return False
+
+    def _ready(
+        self, number: int, seat: Seat, outbox: asyncio.Queue[tuple[Message, bytes | None] | None], steps_per_s: float
+    ) -> None:
+        if seat.ready:
+            return
+        seat.ready, now = True, time.monotonic()
+        self._news.put(AgentNews(HERE, number, reason=seat.name, steps_per_s=steps_per_s, time_s=now))
+        if self._paused:
+            outbox.put_nowait((Pause(), None))
+        if seat.task is not None:
+            outbox.put_nowait(seat.task)
 
     def _moved(self, number: int, seat: Seat, beat: Beat | None = None) -> None:
         if seat.move(beat):
@@ -327,6 +338,15 @@ class Sessions:
                 seat.task = seat.answer = None
             if receipt is not None and seat.outbox is not None:
                 seat.outbox.put_nowait((receipt, None))
+
+    def pause(self, paused: bool) -> None:
+        """Tell the agents that are there, and those that come, that no job is given until the pause is over."""
+        if paused == self._paused:
+            return
+        self._paused = paused
+        for seat in self.seats:
+            if seat.ready and seat.outbox is not None:
+                seat.outbox.put_nowait((Pause() if paused else Resume(), None))
 
     def opt_out(self, name: str) -> None:
         """End the part of an agent in this run, by its name."""
