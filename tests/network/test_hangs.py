@@ -44,7 +44,7 @@ class Stuck:
     async def __call__(self, agent, link, task):
         if task.version < 2 or self.go.is_set():
             return False
-        while not self.go.is_set():
+        while not self.go.is_set() and self.beats < 600:  # half a minute, so that a failure ends
             await agent.say(link, Beat(task.job, 17))
             self.beats += 1
             await asyncio.sleep(0.05)
