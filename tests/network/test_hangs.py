@@ -11,7 +11,7 @@ from fedrl.core.errors import NoMoreUpdatesError
 from fedrl.engines import round_log
 from fedrl.engines.halves import AgentHalf, ServerHalf
 from fedrl.engines.network.log import Dispatched
-from fedrl.engines.network.sessions import Seat
+from fedrl.engines.network.seat import Seat
 from fedrl.engines.round_log import RoundLog
 from fedrl.environments.adapters import gymnasium
 from fedrl.federation.federate import federate

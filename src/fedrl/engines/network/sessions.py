@@ -21,6 +21,7 @@ from fedrl.core.errors import WireError
 from fedrl.engines.network.news import BID, FAILURE, GONE, HERE, LEFT, MOVED, UPDATE, AgentNews, NewsQueue
 from fedrl.engines.network.observer import Observer
 from fedrl.engines.network.outbox import Outbox
+from fedrl.engines.network.seat import Seat
 from fedrl.transport.seam import Link, LinkClosedError
 from fedrl.wire.protocol import (
     Answer,
@@ -67,52 +68,6 @@ class Membership(Protocol):
 
     def answer(self, name: str, hello: Hello) -> Welcome | Stop:
         """Return the welcome of an agent with its number, or the reason why it is sent away."""
-
-
-class Seat:
-    """What the sessions know about one agent.
-
-    Attributes:
-        outbox: Messages to send in its current session; None if it is not connected.
-        ready: Whether it has compiled its programs.
-        task: Its current task with the digest of its content; None if it has none.
-        answer: The answer to its last bid, if its update is wanted and has not arrived; else None.
-        beat_s: When its current session last said anything, by `time.monotonic`.
-        moved_s: When its current session last showed progress, by the same clock.
-        unread: Number of its updates, bids and failures that the loop has not taken yet.
-        hung: Whether its last job hung, and it has shown no progress since.
-        name: Its name; "" before it has come.
-        out: Whether it takes part no more.
-    """
-
-    def __init__(self) -> None:
-        self.name, self.out = "", False
-        self.outbox: Outbox | None = None
-        self.ready = False
-        self.task: tuple[Task, bytes] | None = None
-        self.answer: Answer | None = None
-        self.beat_s = self.moved_s = 0.0
-        self.hung, self.unread = False, 0
-        self._at = (0, -1)  # job and number of steps of its last beat
-
-    def move(self, beat: Beat | None = None) -> bool:
-        """Note a sign of progress, unless it is a beat as far in its job as the last one; return if it ends a hang."""
-        if beat is not None and (beat.job, beat.steps) == self._at:
-            return False
-        self._at = self._at if beat is None else (beat.job, beat.steps)
-        self.moved_s, was, self.hung = time.monotonic(), self.hung, False
-        return was
-
-    @property
-    def state(self) -> str:
-        """What it is doing, in a word."""
-        if self.out:
-            return "opted out"
-        if self.outbox is None:
-            return "away"
-        if self.hung:
-            return "hung"
-        return "compiling" if not self.ready else "ready" if self.task is None else "at work"
 
 
 class Sessions:
@@ -290,9 +245,7 @@ class Sessions:
             raise WireError(f"{type(message).__name__} came from an agent that is not ready.")
         return False
 
-    def _ready(
-        self, number: int, seat: Seat, outbox: asyncio.Queue[tuple[Message, bytes | None] | None], steps_per_s: float
-    ) -> None:
+    def _ready(self, number: int, seat: Seat, outbox: Outbox, steps_per_s: float) -> None:
         if seat.ready:
             return
         seat.ready, now = True, time.monotonic()
