@@ -127,3 +127,5 @@ def test_an_upload_budget_selects_by_bids_what_it_selects_in_a_simulation(case):
             n for n, each in enumerate(rounds) if agent.number in each.selected
         ]
         assert len(agent.sent) == ROUNDS
+        if agent.number in rounds[-1].selected:  # what is counted is what was sent
+            assert rounds[-1].uploads.size_bytes[agent.number] == len(agent.kept[1].update)

@@ -128,7 +128,7 @@ def updated(state: LastReports, ids: np.ndarray, value: Any) -> LastReports:
     return LastReports(after)
 
 
-class Pace(NamedTuple):
+class StepTimes(NamedTuple):
     """Seconds per local step of each agent, float32 `[agents]`; NaN before they are known.
 
     Attributes:
@@ -147,13 +147,13 @@ class Pace(NamedTuple):
         return np.where(np.isfinite(self.step_s), self.step_s, self.said_s)
 
 
-def no_pace(agents: int) -> Pace:
+def no_pace(agents: int) -> StepTimes:
     """Return the state before anything is known."""
     unknown = np.full(agents, np.nan, np.float32)
-    return Pace(unknown, unknown.copy(), np.ones(agents, np.float32))
+    return StepTimes(unknown, unknown.copy(), np.ones(agents, np.float32))
 
 
-def paced(arrivals: Arrivals, state: Pace, reports: Reports, memory: float) -> Pace:
+def paced(arrivals: Arrivals, state: StepTimes, reports: Reports, memory: float) -> StepTimes:
     """Return the state with new durations, of which an estimate keeps `memory` of the past."""
     # Divided by the steps of the arrived update, not the planned ones: under asynchronous schedules they differ.
     ids = arrivals.sender
@@ -165,7 +165,7 @@ def paced(arrivals: Arrivals, state: Pace, reports: Reports, memory: float) -> P
     return state._replace(step_s=step_s)
 
 
-def paced_by(capacity: Capacity, state: Pace) -> Pace:
+def paced_by(capacity: Capacity, state: StepTimes) -> StepTimes:
     """Return the state with what is known of agents."""
     sound = np.isfinite(capacity.speed) & (capacity.speed > 0.0)
     said_s = np.where(sound, 1.0 / np.where(sound, capacity.speed, 1.0), np.nan).astype(np.float32)

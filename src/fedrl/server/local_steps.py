@@ -16,7 +16,7 @@ from fedrl.core.ranges import Count, Finite, FractionBelowOne, Positive
 from fedrl.core.reports import DURATION
 from fedrl.core.types import PyTree
 from fedrl.server.allocation import allocate_whole
-from fedrl.server.decisions import LocalSteps, Pace, Reports, no_pace, paced, paced_by
+from fedrl.server.decisions import LocalSteps, Reports, StepTimes, no_pace, paced, paced_by
 
 ADACOMM = "Wang & Joshi (2018), https://arxiv.org/abs/1810.08313"
 
@@ -155,7 +155,7 @@ def proportional_to_measured_speed(most: Count, first: Count = 1, memory: Fracti
     if not 0.0 <= memory < 1.0:
         raise ConfigError(f"memory is {memory}. It is the share of the past in an estimate. Set it between 0 and 1.")
 
-    def plan(agents: int, number: int, state: Pace) -> np.ndarray:
+    def plan(agents: int, number: int, state: StepTimes) -> np.ndarray:
         del agents, number
         step_s = state.known_s
         known = np.isfinite(step_s)
@@ -164,7 +164,7 @@ def proportional_to_measured_speed(most: Count, first: Count = 1, memory: Fracti
         ideal = most * step_s[known].min() / np.where(known, step_s, np.inf)
         return np.where(known, np.clip(np.rint(ideal), 1, most), first).astype(int)
 
-    def observe(arrivals: Arrivals, state: Pace, reports: Reports) -> Pace:
+    def observe(arrivals: Arrivals, state: StepTimes, reports: Reports) -> StepTimes:
         return paced(arrivals, state, reports, memory)
 
     return LocalSteps(plan, most, no_pace, observe, (DURATION,), paced_by)

@@ -14,7 +14,17 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count, Finite, Fraction, Positive
 from fedrl.core.reports import DURATION
 from fedrl.core.types import PyTree
-from fedrl.server.decisions import LastReports, Pace, Reports, Selection, no_pace, no_reports, paced, paced_by, updated
+from fedrl.server.decisions import (
+    LastReports,
+    Reports,
+    Selection,
+    StepTimes,
+    no_pace,
+    no_reports,
+    paced,
+    paced_by,
+    updated,
+)
 
 MEMORY = 0.5
 """Share of the past in a measured capacity."""
@@ -182,7 +192,7 @@ def by_capacity(cohort: Count, capacity: Sequence[Positive] | None = None) -> Se
 
 
 def _by_measured_capacity(cohort: int) -> Selection:
-    def choose(rng: np.random.Generator, ids: np.ndarray, number: int, state: Pace) -> np.ndarray:
+    def choose(rng: np.random.Generator, ids: np.ndarray, number: int, state: StepTimes) -> np.ndarray:
         del number
         step_s = state.known_s[ids].astype(float)
         known = np.isfinite(step_s)
@@ -190,7 +200,7 @@ def _by_measured_capacity(cohort: int) -> Selection:
         speed = np.where(known, speed, speed[known].mean() if known.any() else 1.0) * state.reliability[ids]
         return rng.choice(ids, _at_most(cohort, ids), replace=False, p=speed / speed.sum())
 
-    def observe(arrivals: Arrivals, state: Pace, reports: Reports) -> Pace:
+    def observe(arrivals: Arrivals, state: StepTimes, reports: Reports) -> StepTimes:
         return paced(arrivals, state, reports, MEMORY)
 
     return Selection(choose, no_pace, observe, (DURATION,), paced_by)
