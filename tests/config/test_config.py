@@ -72,7 +72,7 @@ def test_a_missing_file_names_a_near_one(tmp_path: Path) -> None:
 def test_a_folder_in_place_of_a_file_names_what_is_in_it(tmp_path: Path) -> None:
     folder = tmp_path / "pole"
     folder.mkdir()
-    with pytest.raises(ConfigError, match=r"pole is a folder, and an experiment is a file\. Name a TOML file\.$"):
+    with pytest.raises(ConfigError, match=r"pole is a folder, and a file is needed\. Name a TOML file\.$"):
         load(folder)
     (folder / "experiment.toml").touch()
     with pytest.raises(ConfigError, match=r"Name the file: .*pole/experiment\.toml\.$"):

@@ -77,7 +77,7 @@ def test_an_operator_sees_pauses_resumes_and_stops_a_run(tmp_path):
     asked(tmp_path / "run", "stop")
     running.end()
     assert not (tmp_path / "run" / SOCKET).exists()
-    with pytest.raises(RunError, match="No coordinator answers"):
+    with pytest.raises(RunError, match=r"No coordinator answers at .* \(No such file or directory\)\. Give"):
         asked(tmp_path / "run", "status")
     assert any("site-0 is ready" in text for text in running.texts)
 

@@ -13,7 +13,7 @@ from fedrl.clocks.events import DROPPED, MALFORMED, TIMER
 from fedrl.core.errors import ConfigError, StoppedWaitingError
 from fedrl.engines.network.bridge import Bridge
 from fedrl.engines.network.log import Happened, ReplayClock, entries_of, line_of, replaying
-from fedrl.engines.network.membership import Door
+from fedrl.engines.network.membership import MembershipCheck
 from fedrl.engines.simulate import simulate
 from fedrl.federation.federate import federate
 from fedrl.federation.wire_digest import as_json, wire_digest
@@ -363,14 +363,14 @@ def test_a_bid_without_a_budget_is_refused():
 
 def test_an_agent_that_does_not_know_of_the_budget_is_sent_away():
     federation, setting = BUDGETED["mean"](), jax.tree.map(lambda x: x[0], FLEET)
-    door = Door(federation, setting, 2, Bridge(LocalTransport(), "door"), lambda name: 0, ("norm",))
+    check = MembershipCheck(federation, setting, 2, Bridge(LocalTransport(), "hub"), lambda name: 0, ("norm",))
     hello = Hello("", 0, 0, json.dumps(as_json(wire_digest(federation, setting))).encode())
-    answer = door.answer("site-0", hello)
+    answer = check.answer("site-0", hello)
     assert isinstance(answer, Stop)
     assert answer.code == "other_federation"
     assert "sent after a bid with norm here" in answer.why
     hello = Hello("", 0, 0, json.dumps(as_json(wire_digest(federation, setting, ("norm",)))).encode())
-    assert not isinstance(door.answer("site-0", hello), Stop)
+    assert not isinstance(check.answer("site-0", hello), Stop)
 
 
 WITHOUT_BIDS = {
@@ -389,8 +389,10 @@ def test_a_budget_that_would_need_more_than_bids_is_refused_before_anyone_can_co
 
 def test_a_number_beyond_the_seats_is_sent_away():
     federation = FEDERATIONS["mean"]()
-    door = Door(federation, jax.tree.map(lambda x: x[0], FLEET), 2, Bridge(LocalTransport(), "door"), lambda name: 2)
-    answer = door.answer("site-2", Hello("", 0, 0, b"{}"))
+    check = MembershipCheck(
+        federation, jax.tree.map(lambda x: x[0], FLEET), 2, Bridge(LocalTransport(), "hub"), lambda name: 2
+    )
+    answer = check.answer("site-2", Hello("", 0, 0, b"{}"))
     assert isinstance(answer, Stop)
     assert (answer.code, answer.retry) == ("no_seat", False)
 
@@ -401,8 +403,10 @@ def test_a_number_beyond_the_seats_is_sent_away():
 )
 def test_what_an_unknown_agent_says_is_refused_in_a_sentence(content, code):
     federation = FEDERATIONS["mean"]()
-    door = Door(federation, jax.tree.map(lambda x: x[0], FLEET), 2, Bridge(LocalTransport(), "door"), lambda name: 0)
-    answer = door.answer("site-0", Hello("", 0, 0, content))
+    check = MembershipCheck(
+        federation, jax.tree.map(lambda x: x[0], FLEET), 2, Bridge(LocalTransport(), "hub"), lambda name: 0
+    )
+    answer = check.answer("site-0", Hello("", 0, 0, content))
     assert isinstance(answer, Stop)
     assert answer.code == code
     assert answer.why
@@ -411,8 +415,8 @@ def test_what_an_unknown_agent_says_is_refused_in_a_sentence(content, code):
 def test_another_federation_is_sent_away_with_the_part_that_differs():
     mine, theirs = (federate(VALLEY, rule) for rule in (mean(), median()))
     setting = jax.tree.map(lambda x: x[0], FLEET)
-    door = Door(mine, setting, 2, Bridge(LocalTransport(), "door"), lambda name: 0)
-    answer = door.answer("site-0", Hello("", 0, 0, json.dumps(as_json(wire_digest(theirs, setting))).encode()))
+    check = MembershipCheck(mine, setting, 2, Bridge(LocalTransport(), "hub"), lambda name: 0)
+    answer = check.answer("site-0", Hello("", 0, 0, json.dumps(as_json(wire_digest(theirs, setting))).encode()))
     assert isinstance(answer, Stop)
     assert answer.code == "other_federation"
     assert "median" in answer.why

@@ -15,7 +15,7 @@ import pytest
 import fedrl.engines.network.outbox as outbox_module
 import fedrl.engines.network.sessions as sessions_module
 from fedrl.engines.network.bridge import Bridge
-from fedrl.engines.network.membership import Door
+from fedrl.engines.network.membership import MembershipCheck
 from fedrl.engines.network.outbox import MOST_WAITING, Outbox
 from fedrl.engines.network.sessions import LARGEST_HELLO, MOST_UNREAD, WINDOW, Sessions
 from fedrl.federation.wire_digest import as_json, wire_digest
@@ -40,8 +40,8 @@ class Meeting:
         bridge = Bridge(LocalTransport(), "nowhere", run=lambda: "0" * 32)
         bridge.run = "0" * 32
         self._bridge, self._news = bridge, []
-        door = Door(FEDERATION, SETTING, AGENTS, bridge, lambda name: int(name.partition("-")[2]))
-        self.sessions = Sessions(door, AGENTS, LARGEST, bridge.news, bridge.observer)
+        check = MembershipCheck(FEDERATION, SETTING, AGENTS, bridge, lambda name: int(name.partition("-")[2]))
+        self.sessions = Sessions(check, AGENTS, LARGEST, bridge.news, bridge.observer)
         self.address = f"hostile-{id(self)}"
         self.links = []
 

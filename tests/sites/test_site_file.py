@@ -131,6 +131,10 @@ WRONG = {
     "settings = {step_cst = 1.0}": "step_cst",
     "environment = 'griddworld'": "Did you mean 'gridworld'?",
     "coordinator": "is not valid TOML",
+    'reports = ["loss"]': "reports is ['loss'], but it is not a key of a site. It belongs into the section [may_leave]",
+    "round_a_day = 3": "It belongs into the section [may_leave], as 'rounds_a_day'.",
+    'proxy = "ftp://proxy:1"': "proxy is 'ftp://proxy:1', which is no address. Write, for example, 'http://proxy.",
+    'proxy = "http://proxy"': "proxy is 'http://proxy', which is no address.",
 }
 
 
@@ -152,6 +156,20 @@ def test_what_is_missing_is_named(key):
 def test_an_experiment_without_one_server_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"has federation\.topology, and an agent on a network has one server"):
         built(tmp_path, federation='topology = "ring"')
+
+
+def test_a_coordinator_without_a_port_is_refused_before_anything_is_built():
+    with pytest.raises(ConfigError, match=r"^coordinator is 'hub', which is no address. Write, for example, 'fed"):
+        parse_site({"coordinator": "hub", "certificates": "c", "experiment": "e"})
+
+
+def test_a_file_in_utf_16_and_a_folder_are_named(tmp_path):
+    path = written(tmp_path)
+    path.write_text(path.read_text(), encoding="utf-16")
+    with pytest.raises(ConfigError, match=r"site\.toml is UTF-16, and TOML is UTF-8"):
+        load_site(path)
+    with pytest.raises(ConfigError, match=r"is a folder, and a file is needed\. Name the file: .*site\.toml"):
+        load_site(tmp_path)
 
 
 def test_files_that_are_not_there_are_named(tmp_path):

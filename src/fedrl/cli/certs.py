@@ -62,7 +62,9 @@ def issue_command(
 
     made = issue(folder, name, _role(role), host or [], days)
     typer.echo(_sentence(made))
-    typer.echo(f"Copy {made.folder} to the machine of {name} over a safe way, then delete its key.pem here.")
+    typer.echo(
+        f"Copy {made.folder} to the machine of {name} over a safe channel, such as scp, then delete its key.pem here."
+    )
 
 
 @certs.command("request", no_args_is_help=True)

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedrl.core.errors import ConfigError, nearest
+from fedrl.core.errors import ConfigError, nearest, reason
 
 WHERE = "fleet"
 NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(?i:nan|inf|infinity)")
@@ -113,4 +113,4 @@ def _text(path: Path) -> str:
         near = nearest(path.name, (p.name for p in path.parent.glob(f"*{path.suffix}"))) if path.parent.is_dir() else ""
         raise ConfigError(f"{WHERE} is {str(path)!r}, and this file does not exist. {near}".rstrip()) from None
     except (OSError, UnicodeDecodeError) as fault:
-        raise ConfigError(f"{path} can't be read ({fault}). It needs to be text in UTF-8.") from None
+        raise ConfigError(f"{path} can't be read ({reason(fault)}). It needs to be text in UTF-8.") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -77,28 +77,40 @@ def read(path: Path) -> dict[str, Any]:
     A name of a shipped example, such as "cartpole", stands for that example if there is no file of this name.
     """
     path = taken(path)
+    data = toml_of(path, {name for name, each in examples().items() if each.suffix == ".toml"})
+    stem = path.stem.encode(errors="surrogateescape").decode(errors="replace")  # names of files may be any bytes
+    if isinstance(fleet := data.get("fleet"), str) and (path.parent / fleet).exists():
+        data["fleet"] = str(path.parent / fleet)
+    return {"name": stem, **data}
+
+
+def toml_of(path: Path, others: Set[str] = frozenset()) -> dict[str, Any]:
+    """Return the content of a TOML file.
+
+    Args:
+        path: The file.
+        others: What may be named in its place, for the error that there is no such file.
+
+    Raises:
+        ConfigError: The file does not exist, can't be read, or is not TOML.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a byte order mark
     except FileNotFoundError:
         # A mistyped file name is the usual cause, so the error names the nearest file of the folder.
         files = {p.name for p in path.parent.glob("*.toml")} if path.parent.is_dir() else set()
-        shipped = {name for name, each in examples().items() if each.suffix == ".toml"}
-        raise ConfigError(f"{path} does not exist. {nearest(path.name, files | shipped)}") from None
+        raise ConfigError(f"{path} does not exist. {nearest(path.name, files | others)}") from None
     except UnicodeDecodeError as fault:
         kind = "UTF-16" if fault.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "no text in UTF-8"
         raise ConfigError(f"{path} is {kind}, and TOML is UTF-8. Save it in that encoding.") from None
     except IsADirectoryError:
-        raise ConfigError(f"{path} is a folder, and an experiment is a file. {_instead(path)}") from None
+        raise ConfigError(f"{path} is a folder, and a file is needed. {_instead(path)}") from None
     except OSError as fault:
         raise ConfigError(f"{path} can't be read ({fault.strerror}). It needs to be a TOML file.") from None
     try:
-        data = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as fault:
         raise ConfigError(f"{path} is not valid TOML: {fault}.") from None
-    stem = path.stem.encode(errors="surrogateescape").decode(errors="replace")  # names of files may be any bytes
-    if isinstance(fleet := data.get("fleet"), str) and (path.parent / fleet).exists():
-        data["fleet"] = str(path.parent / fleet)
-    return {"name": stem, **data}
 
 
 def _instead(folder: Path) -> str:

@@ -76,6 +76,15 @@ class WireError(FedrlError, ValueError):
     """Received bytes are not a message of this federation."""
 
 
+def reason(fault: Exception) -> str:
+    """Return what went wrong in words, without the number and the path that Python writes beside them.
+
+    >>> reason(FileNotFoundError(2, "No such file or directory", "a.csv")), reason(ValueError("not a number"))
+    ('No such file or directory', 'not a number')
+    """
+    return getattr(fault, "strerror", None) or str(fault)
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return a hint with the most similar valid name and all valid names.
 

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedrl.core.errors import RunError
+from fedrl.core.errors import RunError, reason
 from fedrl.engines.network.bridge import Bridge
 from fedrl.engines.network.roster import Roster
 
@@ -65,7 +65,9 @@ class Control:
             try:
                 server = await asyncio.start_server(self._requests.serve, "127.0.0.1", self._port, limit=MOST)
             except OSError as fault:
-                raise RunError(f"Port {self._port} for /healthz can't be taken: {fault}. Choose another.") from fault
+                raise RunError(
+                    f"Port {self._port} for /healthz can't be taken: {reason(fault)}. Choose another."
+                ) from fault
             self._servers.append(server)
             self.health_address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
@@ -81,8 +83,8 @@ class Control:
         except OSError as fault:
             made.close()
             raise RunError(
-                f"{self._path} can't be made: {fault}. The path of a socket has at most about 100 characters. Choose a "
-                "shorter path for the run folder."
+                f"{self._path} can't be made: {reason(fault)}. The path of a socket has at most about 100 characters. "
+                "Choose a shorter path for the run folder."
             ) from fault
 
     async def end(self) -> None:
@@ -266,8 +268,8 @@ def asked(place: Path, command: str, **more: str) -> dict[str, Any]:
             raise ValueError("what answers there is no coordinator")
     except (OSError, ValueError, RecursionError) as fault:
         raise RunError(
-            f"No coordinator answers at {path} ({fault}). Give the folder of a run that `fedrl coordinator` holds on "
-            "this machine, as the same user."
+            f"No coordinator answers at {path} ({reason(fault)}). Give the folder of a run that `fedrl coordinator` "
+            "holds on this machine, as the same user."
         ) from fault
     if "error" in answer:
         raise RunError(str(answer["error"]))

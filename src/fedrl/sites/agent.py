@@ -227,7 +227,9 @@ class SiteAgent:
             if self._went_well:
                 since, pause_s = time.monotonic(), self._backoff.first_s
             if time.monotonic() - since >= self._give_up_s:
-                return SiteEnd("gone", f"There was no coordinator for {self._give_up_s:g} seconds. At last: {why}")
+                return SiteEnd(
+                    "gone", f"There was no coordinator for {self._give_up_s:g} seconds. The last attempt: {why}"
+                )
             # At random, so that agents that were cut off together don't all come back together.
             wait_s = pause_s * random.uniform(0.5, 1.5)
             self._say("disconnected", f"{why} The next attempt to connect to {self._address} is in {wait_s:.1f} s.")

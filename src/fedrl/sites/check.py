@@ -88,7 +88,14 @@ def would_leave(federation: Federation, may_leave: MayLeave, bids: tuple[str, ..
 async def check_coordinator(
     federation: Federation, transport: Transport, address: str, folder: Path, bids: tuple[str, ...] | None = None
 ) -> Checked:
-    """Connect, compare the federations of both ends, and leave again; `bids` as of `would_leave`.
+    """Connect, compare the federations of both ends, and leave again.
+
+    Args:
+        federation: Federation of the site.
+        transport: How frames travel.
+        address: Address of the coordinator, HOST:PORT.
+        folder: Folder of the agent, whose log gets a line for each message of the check.
+        bids: Reports that leave in a bid before the update, under an upload budget; None for no bids.
 
     Raises:
         RunError: An agent is running in this folder, or the folder can't be written.

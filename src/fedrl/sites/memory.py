@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedrl.core import durable
-from fedrl.core.errors import RunError
+from fedrl.core.errors import RunError, reason
 from fedrl.core.keys import ROOT_BYTES, Root
 from fedrl.engines.halves.agent import AgentRun
 from fedrl.engines.halves.saved import load, load_beside, save
@@ -200,7 +200,7 @@ def write_private(path: Path, content: bytes) -> None:
     try:
         durable.replace(path, content, 0o600)
     except OSError as fault:
-        raise RunError(f"{path} can't be written: {fault}. Name an existing folder with free space.") from fault
+        raise RunError(f"{path} can't be written: {reason(fault)}. Name an existing folder with free space.") from fault
 
 
 def make_folder(folder: Path) -> None:
@@ -214,7 +214,7 @@ def make_folder(folder: Path) -> None:
         durable.sync_folder(folder.parent)
         durable.tidy(folder)
     except OSError as fault:
-        raise RunError(f"{folder} can't be made ({fault}). Name a folder that can be written to.") from fault
+        raise RunError(f"{folder} can't be made ({reason(fault)}). Name a folder that can be written to.") from fault
 
 
 def _damaged(path: Path, fault: Exception) -> RunError:

@@ -16,9 +16,9 @@ rounds_a_day = 500
 from __future__ import annotations
 
 import dataclasses
-import tomllib
+import difflib
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ from fedrl.config.build import build
 from fedrl.config.catalogue import Table
 from fedrl.config.coerce import coerce
 from fedrl.config.fleet_tables import agents_in, fleet_settings
-from fedrl.config.loading import load, tables_of
+from fedrl.config.loading import load, tables_of, toml_of
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError, nearest
 from fedrl.core.imports import search_beside
@@ -37,6 +37,7 @@ from fedrl.core.ranges import NonNegative, Whole, check_ranges, ranges_of
 from fedrl.core.types import PyTree
 from fedrl.federation.federation import Federation
 from fedrl.sites.policy import MayLeave, check_federation, leaving_of
+from fedrl.transport.grpc_transport import split
 
 UNUSED = ("baselines", "evaluation", "executor", "init", "tensorboard")
 """What an experiment has for a simulation, and an agent does not do."""
@@ -72,6 +73,10 @@ class SiteConfig:
 
     def __post_init__(self) -> None:
         check_ranges(ranges_of(SiteConfig), vars(self))
+        _check_address("coordinator", self.coordinator, "fed.example.org:7500")
+        if self.proxy is not None:
+            scheme, _, address = self.proxy.rpartition("://")
+            _check_address("proxy", address if scheme == "http" else "", "http://proxy.example.org:3128", self.proxy)
 
 
 class Site(NamedTuple):
@@ -101,18 +106,7 @@ def load_site(path: Path) -> SiteConfig:
     Raises:
         ConfigError: It does not exist or is not TOML, a key is unknown or missing, or a value is wrong.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        names = {each.name for each in path.parent.glob("*.toml")} if path.parent.is_dir() else set()
-        raise ConfigError(f"{path} does not exist. {nearest(path.name, names)}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is no text in UTF-8, and TOML is. Save it in that encoding.") from None
-    except OSError as fault:
-        raise ConfigError(f"{path} can't be read ({fault.strerror}). It needs to be a TOML file.") from None
-    except tomllib.TOMLDecodeError as fault:
-        raise ConfigError(f"{path} is not valid TOML: {fault}.") from None
-    found = parse_site(data)
+    found = parse_site(toml_of(path))
     paths: dict[str, Any] = {
         name: str(path.parent / getattr(found, name)) for name in ("certificates", "experiment", "folder")
     }
@@ -136,7 +130,7 @@ def parse_site(data: Mapping[str, Any]) -> SiteConfig:
     for key, value in data.items():
         if key not in known:
             shown = "" if isinstance(value, Mapping) else f" is {value!r}, but it"
-            raise ConfigError(f"{key}{shown} is not a key of a site. {nearest(key, known)}")
+            raise ConfigError(f"{key}{shown} is not a key of a site. {_meant(key, known)}")
         values[key] = coerce(value, types[key], key)
     for name, entry in known.items():
         if name not in values and entry.default is entry.default_factory is dataclasses.MISSING:
@@ -145,6 +139,22 @@ def parse_site(data: Mapping[str, Any]) -> SiteConfig:
         if isinstance(setting, Mapping | list | tuple):
             raise ConfigError(f"settings.{name} is {setting!r}. A site has one value of each setting. Give a number.")
     return SiteConfig(**values)
+
+
+def _meant(key: str, known: Iterable[str]) -> str:
+    """Return a hint for an unknown key: one of [may_leave], or the nearest one."""
+    inside = [each.name for each in dataclasses.fields(MayLeave)]
+    found = difflib.get_close_matches(key, inside, n=1, cutoff=0.8)
+    return f"It belongs into the section [may_leave], as {found[0]!r}." if found else nearest(key, known)
+
+
+def _check_address(key: str, address: str, example: str, given: str = "") -> None:
+    try:
+        split(address)
+    except ConfigError:
+        raise ConfigError(
+            f"{key} is {(given or address)!r}, which is no address. Write, for example, {example!r}."
+        ) from None
 
 
 def build_site(config: SiteConfig) -> Site:

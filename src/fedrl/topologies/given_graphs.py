@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedrl.core.component import component
-from fedrl.core.errors import ConfigError
+from fedrl.core.errors import ConfigError, reason
 from fedrl.topologies.graph import Adjacency, Graph, static
 from fedrl.topologies.random_graphs import matrix_of
 
@@ -30,7 +30,8 @@ def from_file(path: str, directed: bool = False) -> Graph:
         )
     except (OSError, TypeError, ValueError, nx.NetworkXError) as fault:
         raise ConfigError(
-            f"path is {path!r}, which can't be read as an edge list ({fault}). Give a file with two numbers a line."
+            f"path is {path!r}, which can't be read as an edge list ({reason(fault)}). Give a file with two "
+            "numbers a line."
         ) from None
     if nx.number_of_selfloops(graph) or min(graph.nodes, default=0) < 0:
         raise ConfigError(

@@ -70,7 +70,12 @@ class GrpcLink:
         return self._why
 
     async def send(self, frame: bytes) -> None:
-        """Send a frame; wait while the one before is not sent yet."""
+        """Send a frame; wait while the one before is not sent yet.
+
+        Raises:
+            LinkClosedError: The connection has ended.
+            WireError: The frame is larger than one may be.
+        """
         if len(frame) > LARGEST:
             raise WireError(f"A frame has {len(frame):,} bytes, and at most {LARGEST:,} are allowed. Send it in parts.")
         async with self._telling:

@@ -135,7 +135,13 @@ async def _admitted(call: Any, address: str) -> str:
 
 
 def options(ping_s: float, proxy: str | None = None, listens: bool = True) -> list[tuple[str, Any]]:
-    """Return the options of gRPC for one end."""
+    """Return the options of gRPC for one end.
+
+    Args:
+        ping_s: Seconds between two pings, and until one that is not answered ends the connection.
+        proxy: HTTP proxy of an agent, "http://HOST:PORT"; without it, that of the environment variables.
+        listens: Whether this end is the one that listens.
+    """
     ping_ms = round(1000 * ping_s)
     found: list[tuple[str, Any]] = [
         ("grpc.max_send_message_length", LARGEST + 1024),

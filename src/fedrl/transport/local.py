@@ -29,11 +29,19 @@ class LocalLink:
         return self._peer
 
     async def send(self, frame: bytes) -> None:
-        """Send a frame."""
+        """Send a frame; wait while the other end takes none.
+
+        Raises:
+            LinkClosedError: The connection has ended.
+        """
         await self._or_closed(self._outgoing.put(frame))
 
     async def receive(self) -> bytes:
-        """Return the next frame."""
+        """Return the next frame.
+
+        Raises:
+            LinkClosedError: The connection has ended.
+        """
         if self._incoming.empty() or self._closed.is_set():
             frame = await self._or_closed(self._incoming.get())
         else:
@@ -86,7 +94,11 @@ class LocalTransport:
         self.name = name
 
     async def listen(self, address: str, session: Session) -> Listener:
-        """Listen at an address, which is any text."""
+        """Listen at an address, which is any text.
+
+        Raises:
+            ConfigError: Something listens there already.
+        """
         if address in self._listening:
             raise ConfigError(f"{address} is taken: something listens there already. Choose another address.")
         listener = LocalListener(address, session)
@@ -94,7 +106,11 @@ class LocalTransport:
         return listener
 
     async def connect(self, address: str) -> Link:
-        """Return a link to a listener of this process."""
+        """Return a link to a listener of this process.
+
+        Raises:
+            LinkClosedError: Nobody listens there.
+        """
         listener = self._listening.get(address)
         if listener is None:
             raise LinkClosedError(f"Nobody listens at {address}.")

@@ -154,7 +154,7 @@ def read_certificate(path: Path) -> Any:
     try:
         return x509.load_pem_x509_certificate(content)
     except ValueError as fault:
-        raise ConfigError(f"{path} is no certificate ({fault}). Copy it again.") from fault
+        raise ConfigError(f"{path} is no certificate, or it is damaged. Copy it again.") from fault
 
 
 def pem(made: Any) -> bytes:

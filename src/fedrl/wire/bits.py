@@ -44,8 +44,14 @@ def pack(numbers: np.ndarray, width: int) -> bytes:
 def unpack(run: bytes | memoryview, width: int, count: int, what: str) -> np.ndarray:
     """Unpack the numbers of a run, uint32 `[count]`.
 
+    Args:
+        run: The bytes, as `pack` returns them.
+        width: Bits of a number.
+        count: How many numbers there are.
+        what: What the numbers are, for error messages.
+
     Raises:
-        WireError: The padding of the last byte is not zero; `what` names the numbers in the message.
+        WireError: The padding of the last byte is not zero.
 
     >>> unpack(bytes.fromhex("2103"), width=4, count=3, what="three numbers").tolist()
     [1, 2, 3]

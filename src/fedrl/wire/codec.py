@@ -153,13 +153,31 @@ def is_sent(message: PyTree) -> Any:
 
 
 def write_tree(message: PyTree, like: PyTree, what: str = "") -> bytes:
-    """Return the bytes of a message with the structure of `like`; `what` names it in error messages."""
+    """Return the bytes of a message.
+
+    Args:
+        message: Arrays and nodes with a format of their own, in a pytree.
+        like: What was agreed on: a message of the same structure, shapes and dtypes.
+        what: What the message is, for error messages.
+
+    Raises:
+        WireError: The message has other shapes or dtypes.
+    """
     found = jax.tree.leaves(message, is_leaf=_travels)
     return b"".join(write(node, of, name) for node, (name, of) in zip(found, _named(like, what), strict=True))
 
 
 def read_tree(like: PyTree, source: Source, what: str = "") -> PyTree:
-    """Read the next message, with the structure, shapes and dtypes of `like`."""
+    """Read the next message, as NumPy arrays.
+
+    Args:
+        like: A message of the same structure, shapes and dtypes.
+        source: The bytes, from which those of the message are taken.
+        what: What the message is, for error messages.
+
+    Raises:
+        WireError: The bytes end too early, or have values that no message has.
+    """
     found = [read(of, source, name) for name, of in _named(like, what)]
     return jax.tree.unflatten(jax.tree.structure(like, is_leaf=_travels), found)
 
@@ -170,7 +188,16 @@ def size(node: Any, entries: Any = None) -> Any:
 
 
 def write(node: Any, like: Any, what: str) -> bytes:
-    """Return the bytes of a node with the shapes and dtypes of `like`."""
+    """Return the bytes of a node of a message.
+
+    Args:
+        node: An array, or a node with a format of its own.
+        like: A node of the shapes and dtypes that were agreed on.
+        what: Which node it is, for error messages.
+
+    Raises:
+        WireError: The node has other shapes or dtypes.
+    """
     node = jax.tree.map(np.asarray, node)
     for leaf, of in zip(jax.tree.leaves(node), jax.tree.leaves(like), strict=True):
         if (leaf.shape, leaf.dtype) != (of.shape, of.dtype):
@@ -182,7 +209,16 @@ def write(node: Any, like: Any, what: str) -> bytes:
 
 
 def read(like: Any, source: Source, what: str) -> Any:
-    """Read the next node, with the shapes and dtypes of `like`."""
+    """Read the next node of a message.
+
+    Args:
+        like: A node of the same shapes and dtypes.
+        source: The bytes, from which those of the node are taken.
+        what: Which node it is, for error messages.
+
+    Raises:
+        WireError: The bytes end too early, or have values that no such node has.
+    """
     return _form(like).read(like, source, what)
 
 

@@ -46,6 +46,14 @@ class Frame(NamedTuple):
 def packed(kind: int, header: Mapping[str, Any], body: bytes | memoryview = b"") -> bytes:
     """Return a frame as bytes.
 
+    Args:
+        kind: Number of the kind of message.
+        header: Fields of the message, by name.
+        body: Its content, or a part of it.
+
+    Raises:
+        WireError: Fields or content are larger than a frame may be.
+
     >>> unpacked(packed(3, {"job": 7}, b"abc")).header
     {'job': 7}
     """
@@ -101,7 +109,17 @@ PART, PARTS, SIZE, HASH = "part", "parts", "size", "hash"
 
 
 def frames(kind: int, header: Mapping[str, Any], content: bytes = b"", digest: bytes | None = None) -> Iterator[bytes]:
-    """Return the frames of a message: one, or as many as its content needs. `digest` is its `digest_of`, if known."""
+    """Return the frames of a message: one, or as many as its content needs.
+
+    Args:
+        kind: Number of the kind of message.
+        header: Fields of the message, by name.
+        content: Its content, of any length.
+        digest: The hash of the content (`digest_of`), if it is known already.
+
+    >>> [len(unpacked(frame).body) for frame in frames(3, {"job": 7}, bytes(MOST_BODY + 1))]
+    [524288, 1]
+    """
     if not content:
         yield packed(kind, header)
         return

@@ -44,7 +44,13 @@ def write_places(index: np.ndarray, size: int) -> bytes:
 
 
 def read_places(count: int, size: int, source: Source, what: str) -> np.ndarray:
-    """Decode the indices of `write_places`, int32 `[count]`.
+    """Decode the indices of `write_places`, int32 `[count]`, in ascending order.
+
+    Args:
+        count: How many indices there are.
+        size: Number of entries that they point into.
+        source: The bytes, from which those of the indices are taken.
+        what: Which node of the message they belong to, for error messages.
 
     Raises:
         WireError: An index is out of range or out of order, or a bitmap has another number of bits set.

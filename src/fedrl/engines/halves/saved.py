@@ -21,7 +21,7 @@ import safetensors
 import safetensors.numpy
 
 from fedrl.core import durable
-from fedrl.core.errors import RunError
+from fedrl.core.errors import RunError, reason
 from fedrl.core.types import PyTree
 from fedrl.engines.halves.agent import AgentRun
 
@@ -56,7 +56,7 @@ def save(path: Path, kind: str, federation: str, run: PyTree, beside: Mapping[st
     try:
         durable.replace(path, content, 0o600)
     except OSError as fault:
-        raise RunError(f"{path} can't be written: {fault}. Name an existing folder with free space.") from fault
+        raise RunError(f"{path} can't be written: {reason(fault)}. Name an existing folder with free space.") from fault
 
 
 def load(path: Path, kind: str, federation: str, like: PyTree) -> PyTree:

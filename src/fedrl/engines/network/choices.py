@@ -8,7 +8,7 @@ from fedrl.core.types import PyTree
 from fedrl.engines.executors.executor import Executor
 from fedrl.engines.executors.placement import Placement
 from fedrl.engines.network.bridge import Bridge
-from fedrl.engines.network.membership import Door, SeatOf, seats_in_order
+from fedrl.engines.network.membership import MembershipCheck, SeatOf, seats_in_order
 from fedrl.federation.federation import Federation
 
 PATIENCE_S, HANG_S = 30.0, 600.0
@@ -36,8 +36,10 @@ def sites(
     def build(*given: Any, **options: Any) -> Executor:
         from fedrl.engines.network.executor import Sites
 
-        def membership(federation: Federation, setting: PyTree, agents: int, bids: tuple[str, ...] | None) -> Door:
-            return Door(federation, setting, agents, bridge, seat_of or seats_in_order(agents), bids)
+        def membership(
+            federation: Federation, setting: PyTree, agents: int, bids: tuple[str, ...] | None
+        ) -> MembershipCheck:
+            return MembershipCheck(federation, setting, agents, bridge, seat_of or seats_in_order(agents), bids)
 
         options |= {"gather": gather, "patience_s": patience_s, "hang_s": hang_s}
         return Sites(*given, bridge=bridge, membership=membership, **options)

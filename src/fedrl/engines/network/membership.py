@@ -20,7 +20,7 @@ Admitting: TypeAlias = Callable[[Federation, PyTree, int, tuple[str, ...] | None
 """`(federation, setting, agents, bids) -> Membership`, which the executor calls when it knows the federation."""
 
 
-class Door:
+class MembershipCheck:
     """Admits agents that have a seat and speak the wire of this federation.
 
     Args:

@@ -162,7 +162,7 @@ class Sessions:
             await link.close()
 
     async def _read(self, link: Link, number: int, seat: Seat, outbox: Outbox) -> None:
-        reader, holding, pace, part_s = Reader(self._largest, FROM_AGENTS), False, Pace(MOST_BEATS), 0.0
+        reader, holding, limit, part_s = Reader(self._largest, FROM_AGENTS), False, MessageRateLimit(MOST_BEATS), 0.0
         try:
             while True:
                 message = reader.take(await (self._part(link, part_s) if holding else link.receive()))
@@ -175,7 +175,7 @@ class Sessions:
                         holding = True
                     part_s = time.monotonic()
                     continue
-                await pace.kept(seat, message)
+                await limit.wait(seat, message)
                 if not outbox.ending and self._said(number, seat, outbox, message, holding):
                     holding = False
                 del message  # else each session would keep the update until the next message
@@ -322,7 +322,7 @@ class Sessions:
             await asyncio.sleep(0.01)
 
 
-class Pace:
+class MessageRateLimit:
     """Lets an agent say no more than the coordinator takes; what is not read stays with the agent.
 
     Args:
@@ -332,7 +332,7 @@ class Pace:
     def __init__(self, most: int) -> None:
         self._most, self._count, self._since_s = most, 0, 0.0
 
-    async def kept(self, seat: Seat, message: Message) -> None:
+    async def wait(self, seat: Seat, message: Message) -> None:
         """Wait until this message may be handled."""
         if isinstance(message, Sent | Bid | Failed):
             while seat.unread >= MOST_UNREAD:
