@@ -204,7 +204,7 @@ class Sessions:
             await link.close()
 
     async def _read(self, link: Link, number: int, seat: Seat, outbox: Outbox) -> None:
-        reader, holding, pace, part_s = Reader(self._largest, FROM_AGENTS), False, Pace(MOST_BEATS), 0.0
+        reader, holding, throttle, part_s = Reader(self._largest, FROM_AGENTS), False, Throttle(MOST_BEATS), 0.0
         try:
             while True:
                 message = reader.take(await (self._part(link, part_s) if holding else link.receive()))
@@ -217,7 +217,7 @@ class Sessions:
                         holding = True
                     part_s = time.monotonic()
                     continue
-                await pace.kept(seat, message)
+                await throttle.kept(seat, message)
                 if not outbox.ending and self._said(number, seat, outbox, message, holding):
                     holding = False
                 del message  # else each session would keep the update until the next message
@@ -350,7 +350,7 @@ class Sessions:
             await asyncio.sleep(0.01)
 
 
-class Pace:
+class Throttle:
     """Lets an agent say no more than the coordinator takes; what is not read stays with the agent.
 
     Args:
