@@ -94,9 +94,10 @@ class Federation:
         return (self.folder / f"{name}.log").read_text()
 
     def events(self, name):
-        """What an agent has said, by event."""
+        """What an agent has said, by event, from its first connection on: it may begin before the coordinator does."""
         lines = [line for line in self.said(name).splitlines() if line.startswith("{")]
-        return [json.loads(line)["event"] for line in lines]
+        found = [json.loads(line)["event"] for line in lines if line.endswith("}")]
+        return found[found.index("connected") :] if "connected" in found else []
 
     def until(self, what, found, within_s=120.0):
         """Wait until the state of the coordinator is as it should be."""

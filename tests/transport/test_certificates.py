@@ -8,15 +8,16 @@ import sys
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+import fedrl.transport.credentials as credentials_module
 from fedrl.core.errors import ConfigError
 from fedrl.transport.certificates import enrolment_of, init, issue, issued, renew, request, revoke, sign
 from fedrl.transport.credentials import Credentials, load
 from fedrl.transport.enrolment import Enrolment
 from fedrl.transport.private_files import write_private
-from fedrl.transport.x509_parts import name_and_serial, pem, read_certificate, subject_of
+from fedrl.transport.x509_parts import name_and_serial, pem, pem_of_key, read_certificate, signed, subject_of
 from tests.support.certified import authority, made
 
 
@@ -128,7 +129,7 @@ class TestCertificates:
             (lambda: issue(folder, "site-1"), "has a certificate already"),
             (lambda: issue(folder, "b", days=0), "0 days"),
             (lambda: issue(folder, "b", "coordinator", ["ü.org"]), "neither an address nor a host name"),
-            (lambda: renew(folder, "nobody"), "can't be read"),
+            (lambda: renew(folder, "nobody"), "has no certificate in"),
             (lambda: revoke(folder, "nobody"), "is not enrolled"),
             (lambda: revoke(folder, "hub"), "is a coordinator"),
         ):
@@ -237,6 +238,43 @@ class TestLoad:
             load(with_(certificate=b"rubbish"), "agent")
         with pytest.raises(ConfigError, match="can't be read"):
             load(tmp_path / "missing", "agent")
+
+    def test_clocks_and_certificates_of_others_are_told_apart(self, folder, monkeypatch):
+        site = folder / "issued" / "site-1"
+
+        class Clock(datetime.datetime):
+            at = datetime.timedelta()
+
+            @classmethod
+            def now(cls, tz=None):
+                return super().now(tz) + cls.at
+
+        monkeypatch.setattr(credentials_module.datetime, "datetime", Clock)
+        assert load(site, "agent").key
+        Clock.at = -datetime.timedelta(days=2)
+        with pytest.raises(ConfigError, match=r"ca\.pem is valid from .* Set the clock of this machine\."):
+            load(site, "agent")
+        Clock.at = datetime.timedelta(days=400)
+        with pytest.raises(ConfigError, match=r"certificate\.pem is valid from .* Renew it"):
+            load(site, "agent")
+        Clock.at = datetime.timedelta(days=4000)
+        with pytest.raises(ConfigError, match=r"ca\.pem is valid from .* Make a new authority"):
+            load(site, "agent")
+
+    def test_a_certificate_of_another_tool_without_a_role_is_named(self, folder):
+        site = folder / "issued" / "site-1"
+        key = ec.generate_private_key(ec.SECP256R1())
+        signer = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
+        ca, until = (
+            read_certificate(folder / "ca.pem"),
+            datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1),
+        )
+        certificate = signed(key.public_key(), subject_of("site-1"), signer, ca, until, [])
+        write_private(site / "key.pem", pem_of_key(key))
+        write_private(site / "certificate.pem", pem(certificate))
+        for read in (lambda: load(site, "agent"), lambda: issued(folder)):
+            with pytest.raises(ConfigError, match="doesn't say whether it is of a coordinator or of an agent"):
+                read()
 
 
 class TestTable:

@@ -33,7 +33,7 @@ from fedrl.transport.x509_parts import (
     subject_of,
 )
 
-AUTHORITY_DAYS, LEAF_DAYS = 3650, 365
+AUTHORITY_DAYS, LEAF_DAYS, MOST_DAYS = 3650, 365, 36_500
 ISSUED, REQUEST = "issued", "request.pem"
 
 
@@ -194,7 +194,10 @@ def renew(folder: Path, name: str, days: int = LEAF_DAYS) -> Issued:
     Raises:
         ConfigError: There is no certificate of this name, or it was revoked.
     """
-    old, public = _listed(folder, _folder_of(folder, name)), read_certificate(_folder_of(folder, name) / CERTIFICATE)
+    place = _folder_of(folder, name)
+    if not (place / CERTIFICATE).exists():
+        raise ConfigError(f"{name!r} has no certificate in {folder}. `fedrl certs list` shows all names.")
+    old, public = _listed(folder, place), read_certificate(place / CERTIFICATE)
     if old.state == "revoked":
         raise ConfigError(f"The certificate of {name!r} was revoked. Issue another: fedrl certs issue {name}")
     return _issued(folder, name, old.role, old.hosts, days, public.public_key(), None, renews=True)
@@ -232,16 +235,13 @@ def issued(folder: Path) -> list[Issued]:
 def _issued(
     folder: Path, name: str, role: Role, hosts: Sequence[str], days: int, public: Any, key: Any, renews: bool = False
 ) -> Issued:
-    from cryptography.hazmat.primitives import serialization
-
     if (role == "coordinator") != bool(hosts):
-        cure = "Give at least one" if not hosts else "Give none"
+        cure = "Give at least one with --host" if not hosts else "Leave --host out"
         raise ConfigError(
             f"{name!r} is to be certified as {role} with {len(hosts)} hosts. Only coordinators have hosts, and need "
-            f"them: agents compare them with the address that they dial. {cure}, with --host."
+            f"them: agents compare them with the address that they dial. {cure}."
         )
-    authority = read_certificate(folder / CA)
-    signer = serialization.load_pem_private_key(read_key(folder / "ca.key"), None)
+    authority, signer = _authority(folder)
     until = min(_days(days), authority.not_valid_after_utc)
     if until <= datetime.datetime.now(datetime.UTC):
         raise ConfigError(f"The authority in {folder} has expired. Make a new one with fedrl certs init.")
@@ -259,9 +259,36 @@ def _issued(
     return _listed(folder, place)
 
 
+def _authority(folder: Path) -> tuple[Any, Any]:
+    """Return the certificate of an authority and its key.
+
+    Raises:
+        ConfigError: One of them is missing or damaged, or they are of two authorities.
+    """
+    from cryptography.hazmat.primitives import serialization
+
+    authority, path = read_certificate(folder / CA), folder / "ca.key"
+    content = read_key(path)
+    try:
+        signer: Any = serialization.load_pem_private_key(content, None)
+    except Exception as fault:  # what it raises depends on the damage
+        raise ConfigError(f"{path} is no key that can be read. Restore it from a backup of the folder.") from fault
+    if signer.public_key() != authority.public_key():
+        raise ConfigError(
+            f"{path} is not the key of {folder / CA}, so no end would accept what it signs. Restore both from one "
+            "backup of the folder."
+        )
+    return authority, signer
+
+
 def _listed(folder: Path, place: Path) -> Issued:
     certificate, name, table = read_certificate(place / CERTIFICATE), place.name, enrolment_of(folder).table()
-    role, entry, serial = role_of(certificate), table.get(name), hex_of(certificate.serial_number)
+    role, entry, serial = role_of(certificate, place / CERTIFICATE), table.get(name), hex_of(certificate.serial_number)
+    if role == "agent" and not enrolment_of(folder).path.exists():
+        raise ConfigError(
+            f"{enrolment_of(folder).path} is missing, and {name!r} has a certificate, so its number is not known. "
+            "Restore enrolment.json from a backup, or issue the certificates again in a new folder."
+        )
     state = "expired" if certificate.not_valid_after_utc < datetime.datetime.now(datetime.UTC) else "valid"
     if role == "agent" and (entry is None or serial not in entry.serials):
         state = "revoked"
@@ -281,10 +308,14 @@ def _check_free(folder: Path, name: str) -> None:
     """Refuse a name that has a certificate: whoever else asks for it would become the agent of that name."""
     check_name(name)
     place = folder / ISSUED / name
-    if (place / CERTIFICATE).exists() and _listed(folder, place).state != "revoked":
+    issued(folder)  # a table that was lost would give away numbers that are taken
+    old = _listed(folder, place) if (place / CERTIFICATE).exists() else None
+    if old is not None and old.state != "revoked":
+        # Nobody keeps a list of revoked coordinators.
+        first = f"delete {place}" if old.role == "coordinator" else f"fedrl certs revoke {name}"
         raise ConfigError(
             f"{name!r} has a certificate already. To prolong it: fedrl certs renew {name}. To replace it and its key: "
-            f"fedrl certs revoke {name} first."
+            f"{first} first."
         )
 
 
@@ -293,6 +324,6 @@ def _folder_of(folder: Path, name: str) -> Path:
 
 
 def _days(days: int) -> datetime.datetime:
-    if days < 1:
-        raise ConfigError(f"A validity of {days} days is none. Give 1 day or more.")
+    if not 1 <= days <= MOST_DAYS:
+        raise ConfigError(f"A validity of {days} days is none. Give a number of days from 1 to {MOST_DAYS:,}.")
     return datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fedrl.core.errors import ConfigError
 from fedrl.transport.private_files import read_file, read_key
@@ -46,8 +46,8 @@ def load(folder: Path, role: Role) -> Credentials:
     ca, own, key = read_certificate(folder / CA), read_certificate(folder / CERTIFICATE), read_key(folder / KEY)
     try:
         public = serialization.load_pem_private_key(key, None).public_key()
-    except Exception as fault:
-        raise ConfigError(f"{folder / KEY} is no key ({fault}). Copy the folder of the certificate again.") from fault
+    except Exception as fault:  # what it raises depends on the damage
+        raise ConfigError(f"{folder / KEY} is no key. Copy the folder of the certificate again.") from fault
     if public != own.public_key():
         raise ConfigError(f"{folder / KEY} is not the key of {folder / CERTIFICATE}. Copy both from one folder.")
     try:
@@ -56,14 +56,26 @@ def load(folder: Path, role: Role) -> Credentials:
         raise ConfigError(
             f"{folder / CERTIFICATE} was not signed by {folder / CA}. Copy both from one folder."
         ) from fault
-    now, begin, end = datetime.datetime.now(datetime.UTC), own.not_valid_before_utc, own.not_valid_after_utc
-    if not begin <= now <= end:
-        raise ConfigError(
-            f"{folder / CERTIFICATE} is valid from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC, and now it is "
-            f"{now:%Y-%m-%d %H:%M}. Renew it with `fedrl certs renew`, or set the clock."
-        )
-    if role_of(own) != role:
-        raise ConfigError(
-            f"{folder / CERTIFICATE} is of the role {role_of(own)}, not {role}. Use a certificate of a {role}."
-        )
+    _check_time(ca, folder / CA, "Make a new authority with `fedrl certs init`")
+    _check_time(own, folder / CERTIFICATE, "Renew it with `fedrl certs renew`")
+    found = role_of(own, folder / CERTIFICATE)
+    if found != role:
+        raise ConfigError(f"{folder / CERTIFICATE} is of the role {found}, not {role}. Use a certificate of a {role}.")
     return Credentials(read_file(folder / CA), read_file(folder / CERTIFICATE), key)
+
+
+def _check_time(certificate: Any, path: Path, cure: str) -> None:
+    """Refuse a certificate that is not valid now, which is as often the fault of a clock.
+
+    Raises:
+        ConfigError: It is not valid yet, or no more.
+    """
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    now = datetime.datetime.now(datetime.UTC)
+    if begin <= now <= end:
+        return
+    cure = "Set the clock of this machine" if now < begin else f"{cure}, or set the clock"
+    raise ConfigError(
+        f"{path} is valid from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC, and now it is {now:%Y-%m-%d %H:%M}. "
+        f"{cure}."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def read_key(path: Path) -> bytes:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             if mode & 0o077:
                 raise ConfigError(
-                    f"{path} has mode {mode:04o}, so others than its owner may use the key. Run: chmod 600 {path}"
+                    f"{path} has mode {mode:04o}, so others than its owner may use the key. Run: chmod 600 "
+                    f"{shlex.quote(str(path))}"
                 )
             return file.read()
     except OSError as fault:

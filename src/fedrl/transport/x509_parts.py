@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -13,6 +14,8 @@ from fedrl.transport.enrolment import check_name
 from fedrl.transport.private_files import read_file
 
 Role: TypeAlias = Literal["coordinator", "agent"]
+HOST = re.compile(r"(?=.{1,253}$)(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*")
+"""A name of a host, as certificates have it; "*." in front stands for any name below the rest."""
 CLOCK_SKEW = datetime.timedelta(minutes=5)
 """Certificates are valid from so long ago, for sites whose clocks are late."""
 
@@ -83,10 +86,12 @@ def _alternative(host: str) -> Any:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         pass
-    try:
-        return x509.DNSName(host)
-    except ValueError as fault:
-        raise ConfigError(f"{host!r} is neither an address nor a host name ({fault}). Write it in ASCII.") from fault
+    if not HOST.fullmatch(host):
+        raise ConfigError(
+            f"{host!r} is neither an address nor a host name, so no agent could dial it. Write it without scheme, port "
+            "and path, such as fed.example.org or 192.0.2.7, and a name with other letters as its ASCII form (xn--...)."
+        )
+    return x509.DNSName(host)
 
 
 def hosts_of(certificate: Any) -> tuple[str, ...]:
@@ -100,12 +105,21 @@ def hosts_of(certificate: Any) -> tuple[str, ...]:
     return tuple(str(each.value) for each in found)
 
 
-def role_of(certificate: Any) -> Role:
-    """Return the role that a certificate of `leaf_extensions` has."""
+def role_of(certificate: Any, path: Path) -> Role:
+    """Return the role that a certificate of `leaf_extensions` has; `path` is its file.
+
+    Raises:
+        ConfigError: It has none.
+    """
     from cryptography import x509
     from cryptography.x509.oid import ExtendedKeyUsageOID
 
-    uses = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    try:
+        uses = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        raise ConfigError(
+            f"{path} doesn't say whether it is of a coordinator or of an agent. Use a certificate of fedrl certs."
+        ) from None
     return "coordinator" if ExtendedKeyUsageOID.SERVER_AUTH in uses else "agent"
 
 

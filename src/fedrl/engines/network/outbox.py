@@ -37,9 +37,9 @@ class Outbox:
         over: Set when the session has to end, whether or not everything was sent.
     """
 
-    def __init__(self, task: Callable[[], Item | None]) -> None:
+    def __init__(self, task: Callable[[], tuple[Task, bytes] | None]) -> None:
         self._task = task
-        self._sent: Item | None = None
+        self._sent = 0  # job of the last task; its content is not kept
         self._items: deque[Item | None] = deque()  # None marks the place of the task
         self._marked = False
         self._filled = asyncio.Event()
@@ -90,6 +90,6 @@ class Outbox:
                 return item
             self._marked = False
             task = self._task()
-            if task is not None and task is not self._sent:
-                self._sent = task
+            if task is not None and task[0].job != self._sent:
+                self._sent = task[0].job
                 return task

@@ -209,7 +209,8 @@ class Sessions:
             if left <= 0.0 and self._waiting:
                 raise WireError(f"No part of the update came for {PART_S:g} s, and other agents wait to send theirs.")
             with contextlib.suppress(TimeoutError):
-                return await asyncio.wait_for(link.receive(), left if left > 0.0 else 1.0)
+                async with asyncio.timeout(left if left > 0.0 else 1.0):
+                    return await link.receive()
 
     def _said(self, number: int, seat: Seat, outbox: Outbox, message: Message, holding: bool) -> bool:
         """Handle a message, and return whether its place in the window went on with it."""
