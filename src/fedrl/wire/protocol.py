@@ -19,7 +19,7 @@ Under an upload budget an agent that has trained says how useful its update is, 
 
 A job is identified by the agent and a number that counts its jobs, so that a message may be sent twice without harm.
 Fields have the types of the records below. Unknown fields are ignored, for a later minor version to add them; it gives
-them defaults, which are those of messages from earlier versions.
+them defaults, which are those of messages from earlier versions, and leaves a field out that has its default.
 """
 
 from __future__ import annotations
@@ -80,9 +80,13 @@ class Ready(NamedTuple):
 
     Attributes:
         steps_per_s: Local steps that it takes in a second, measured; NaN if its site withholds that.
+        copy: Number of its copy of the parameters, under down stages. Since version 1.1.
+        copy_digest: Digest of that copy, 32 hexadecimal digits; "" if it has none. Since version 1.1.
     """
 
     steps_per_s: float
+    copy: int = 0
+    copy_digest: str = ""
 
 
 class Task(NamedTuple):
@@ -96,7 +100,9 @@ class Task(NamedTuple):
         share: Share of the agent among all agents.
         settled: Number of the agent's last job whose update arrived; 0 for none. Later jobs count as dropped.
         verdict: Verdict on that job: "merged", "rejected" or "dropped" (`fedrl.engines.halves.orders.Verdict`).
-        content: The broadcast, encoded.
+        content: The broadcast, encoded; under down stages as of `fedrl.engines.down_content`.
+        copy: Number of the agent's copy of the parameters after this message, under down stages. Since version 1.1.
+        ahead: Factor by which the agent looks ahead along the last difference, likewise. Since version 1.1.
     """
 
     job: int
@@ -107,6 +113,8 @@ class Task(NamedTuple):
     settled: int
     verdict: str
     content: bytes
+    copy: int = 0
+    ahead: float = 0.0
 
 
 class Beat(NamedTuple):
@@ -245,11 +253,23 @@ def sent(message: Message, digest: bytes | None = None) -> Iterator[bytes]:
     Raises:
         WireError: A field has a value that the other end would refuse.
     """
-    kind, fields = type(message), message._asdict()
-    content = fields.pop("content", b"")
-    for name, hint in FIELDS[kind].items():
-        fields[name] = _checked(kind, name, hint, _one_line(fields[name]) if hint is str else fields[name])
+    kind, content = type(message), getattr(message, "content", b"")
+    fields = {}
+    for name in names_sent(message):
+        if name != "content":
+            value, hint = getattr(message, name), FIELDS[kind][name]
+            fields[name] = _checked(kind, name, hint, _one_line(value) if hint is str else value)
     return frames(NUMBERS[kind], fields, content, digest)
+
+
+def names_sent(message: Message) -> tuple[str, ...]:
+    """Return the names of the fields of a message that are sent: those with a default only where they differ from it.
+
+    >>> names_sent(Ready(1.5)), names_sent(Ready(1.5, 3, "0" * 32))
+    (('steps_per_s',), ('steps_per_s', 'copy', 'copy_digest'))
+    """
+    usual = message._field_defaults
+    return tuple(name for name in message._fields if name not in usual or getattr(message, name) != usual[name])
 
 
 def _one_line(text: Any) -> Any:
