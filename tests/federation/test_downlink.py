@@ -23,7 +23,6 @@ from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import gossip, hierarchy, isolated
 from fedrl.environments import cartpole
 from fedrl.environments.adapters import gymnasium
-from fedrl.federation.downlink import Downlink
 from fedrl.federation.federate import federate
 from fedrl.federation.nested import as_learner
 from fedrl.learners import a2c, add_correction, chain, mlp, normalize, ppo, sgd
@@ -138,7 +137,7 @@ def forgetful(learner, stages):
         held = jax.tree.map(lambda c, new, old: c + (new - old), copy.held, sent.held, before)
         return sent._replace(held=held, stage_states=(sent.stage_states, params))
 
-    return Downlink(init, send)
+    return real._replace(init=init, send=send)
 
 
 @pytest.mark.parametrize("payload", ["delta", "gradient"])

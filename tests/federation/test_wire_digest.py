@@ -204,11 +204,16 @@ CHANGES: dict[str, tuple[Callable[[], WireDigest], Callable[[], WireDigest], set
         "The stages are clip(2.0) here and nothing there",
     ),
     "bits": (lambda: end(quantize(4)), lambda: end(quantize(5)), {"stages", "update"}, "quantize(bits=4) here"),
-    "down stages": (lambda: end(down_stages=[sign()]), end, {"down stages"}, "sign() here and nothing there"),
+    "down stages": (
+        lambda: end(down_stages=[sign()]),
+        end,
+        {"down stages", "broadcast", "codec"},
+        "sign() here and nothing there",
+    ),
     "a down stage": (
         lambda: end(down_stages=[top_k(0.5)]),
         lambda: end(down_stages=[top_k(0.9)]),
-        {"down stages"},
+        {"down stages", "broadcast"},
         "The down stages are top_k(0.5) here and top_k(0.9) there",
     ),
     "the rule": (

@@ -5,9 +5,13 @@ import contextlib
 import itertools
 
 import jax
+import numpy as np
 
 from fedrl.core.keys import keys_of, server_secret
+from fedrl.engines.down_content import DownCodec, DownContents
+from fedrl.engines.down_messages import WHOLE
 from fedrl.engines.halves import ServerHalf, Verdict
+from fedrl.engines.inbox import Copied
 from fedrl.transport.local import LocalTransport
 from fedrl.transport.seam import LinkClosedError
 from fedrl.wire.protocol import (
@@ -44,6 +48,7 @@ class ScriptedCoordinator:
         steps = [federation.local_steps] * self.agents
         self.half = ServerHalf(federation, setting, steps, keys.run.tobytes(), server_secret(keys))
         self.state = self.half.start()
+        self.down = None if federation.downlink is None else DownCodec(federation, self.half.wire.sent)
         self.run, self.replayable, self.beat_s, self.term = run, replayable, beat_s, 0
         self.address = f"scripted-{next(ADDRESSES)}"
         self.jobs, self.settled = [0] * self.agents, [(0, "dropped")] * self.agents
@@ -131,7 +136,7 @@ class ScriptedCoordinator:
         for agent, order in self.version.orders.items():
             self.jobs[agent] += 1
             told = (order.version, order.cohort, order.steps, order.share, *self.settled[agent])
-            self.tasks[agent] = Task(self.jobs[agent], *told, self.version.broadcast)
+            self.tasks[agent] = Task(self.jobs[agent], *told, *self.contents())
             with contextlib.suppress(LinkClosedError):
                 if agent in self.links:
                     await self.say(agent, self.links[agent], self.tasks[agent])
@@ -144,6 +149,15 @@ class ScriptedCoordinator:
                 self.settled[agent] = (self.jobs[agent], verdict.value)
         self.tasks, self.state = {}, closed.run
         return closed
+
+    def contents(self):
+        """The content of a task, and under down stages the number of the copy, which is sent whole."""
+        if self.down is None:
+            return (self.version.broadcast,)
+        copy, sent = self.state.server.down, jax.tree.map(np.asarray, self.version.sent)
+        copied = jax.tree.map(np.asarray, Copied(copy.number, 0, (copy.held,), (), 0.0))
+        contents = DownContents(self.down, sent, copied, lambda number: None)
+        return contents.encoded(WHOLE)[0], contents.number
 
     async def done(self):
         self.ended = True

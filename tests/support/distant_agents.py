@@ -11,6 +11,7 @@ import jax
 from fedrl.core.keys import agent_secret, keys_of
 from fedrl.engines.halves import AgentHalf, Order, Verdict
 from fedrl.federation.wire_digest import as_json, wire_digest
+from fedrl.sites.jobs import reader_of
 from fedrl.transport.local import LocalTransport
 from fedrl.transport.seam import LinkClosedError
 from fedrl.wire.protocol import Answer, Bid, Failed, Hello, Reader, Ready, Sent, Stop, Task, Welcome, sent
@@ -24,6 +25,7 @@ class DistantAgent:
         asked: Jobs whose update was asked for, under an upload budget.
         trained: Jobs for which it has trained.
         told: The messages it has received, by type name.
+        contents: The contents of tasks that it has read, under down stages.
     """
 
     def __init__(
@@ -36,7 +38,8 @@ class DistantAgent:
         self.bids, self.asked = bids, []
         self.federation, self.number, self.address = federation, number, address
         self.run, self.kept = self.half.start(), None
-        self.sent, self.trained, self.told = [], [], []
+        self.reader, self.copy = reader_of(federation), None
+        self.sent, self.trained, self.told, self.contents = [], [], [], []
         self.behaviour = behaviour
         self.ended: Stop | None = None
 
@@ -60,7 +63,8 @@ class DistantAgent:
                 continue
             self.told.append(message)
             if isinstance(message, Welcome):
-                await self.say(link, Ready(self.behaviour.get("steps_per_s", float("nan"))))
+                copy = () if self.copy is None else self.reader.wire.id_of(self.copy)
+                await self.say(link, Ready(self.behaviour.get("steps_per_s", float("nan")), *copy))
             elif isinstance(message, Stop):
                 self.ended = message
                 await link.close()
@@ -83,13 +87,16 @@ class DistantAgent:
         lose = self.behaviour.get("lose")
         if lose is not None and await lose(self, link, task):
             return
-        known = (task.job, task.version)
+        known, broadcast = (task.job, task.version), task.content
+        if self.reader is not None:
+            self.contents.append(task.content)
+            broadcast, self.copy = self.reader.read(task.content, self.copy, task.copy, task.ahead)
         if self.kept is None or self.kept[0] != known:
             if self.kept is not None:
                 verdict = Verdict(task.verdict) if task.settled == self.kept[0][0] else Verdict.DROPPED
                 self.run = self.half.settle(self.run, verdict)
             order = Order(task.version, task.cohort, task.steps, task.share)
-            found = await asyncio.to_thread(self.half.train, self.run, task.content, order)
+            found = await asyncio.to_thread(self.half.train, self.run, broadcast, order)
             self.run, self.kept = found.run, (known, found)
             self.trained.append(known)
         act = self.behaviour.get("act")

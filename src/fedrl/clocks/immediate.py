@@ -49,6 +49,10 @@ class Immediate:
         """Cancel the jobs of these agents."""
         return NextArrivals(np.setdiff1d(state.agent, ids))
 
+    def correct(self, known: np.ndarray, ids: np.ndarray, table: object) -> None:
+        """Do nothing: in a simulation it is known which copy each agent has."""
+        del known, ids, table
+
     def hanging(self, state: NextArrivals, ids: np.ndarray) -> int:
         """Return 0: no job hangs."""
         del state, ids

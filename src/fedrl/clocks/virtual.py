@@ -162,6 +162,10 @@ class Virtual:
         state.due_s[ids], state.kind[ids] = np.inf, DROPPED
         return state
 
+    def correct(self, known: np.ndarray, ids: np.ndarray, table: object) -> None:
+        """Do nothing: in a simulation it is known which copy each agent has."""
+        del known, ids, table
+
     def hanging(self, state: ClockState, ids: np.ndarray) -> int:
         """Return the number of these working agents whose jobs hang."""
         return int((state.kind[ids] == HUNG).sum())

@@ -54,9 +54,7 @@ class DownMessages:
         relays: Sequence[np.ndarray],
         ahead: bool,
         compressed: bool,
-        differences: bool = True,
     ) -> None:
-        self.differences = differences
         self.agents, self.relays, self.ahead, self.compressed = agents, relays, ahead, compressed
         self.whole_bytes, self.rest_bytes = int(size_bytes(sent.params)), int(size_bytes(sent._replace(params=())))
 
@@ -98,10 +96,10 @@ class DownMessages:
     def _messages(self, known: np.ndarray, ids: np.ndarray, table: Table) -> tuple[np.ndarray, np.ndarray]:
         """Return the kind and the bytes of each of these agents' messages."""
         row, held = _rows(table)[ids], known[ids]
-        number, difference = (np.asarray(column)[row].astype(np.int64) for column in table.copies)
+        columns = table.copies.number, table.copies.size_bytes
+        number, difference = (np.asarray(column)[row].astype(np.int64) for column in columns)
         following = (held == number - 1) & (held != NOTHING)
         kind = np.where(held == number, SAME, np.where(following, DIFFERENCE, WHOLE))
-        kind = kind if self.differences else np.full_like(kind, WHOLE)
         # With look-ahead an agent extrapolates along the last difference, so a whole copy comes with it.
         whole = self.whole_bytes + (difference if self.ahead else 0)
         said = np.where(kind == SAME, 0, np.where(kind == DIFFERENCE, difference, whole))

@@ -15,10 +15,21 @@ update."""
 
 
 class Copied(NamedTuple):
-    """For each row of a table: the number of its copy (differences so far), and the bytes of the last difference."""
+    """The copies of servers with down stages, one for each row of a table.
+
+    Attributes:
+        number: Number of the copy: differences so far.
+        size_bytes: Bytes of the last difference.
+        held: The copy, and with look-ahead the one before as well, a tuple; only if agents are at other sites, else ().
+        message: The last difference, `fedrl.federation.downlink.Downlink.message`; only if agents are at other sites.
+        ahead: Factor of the look-ahead, 0 for none; only if agents are at other sites.
+    """
 
     number: np.ndarray
     size_bytes: np.ndarray
+    held: PyTree = ()
+    message: PyTree = ()
+    ahead: PyTree = ()
 
 
 class Table(NamedTuple):

@@ -79,10 +79,7 @@ class Loop:
         self.served = topology.collects != PARAMS and not isinstance(topology, Isolated)
         down = self.served and bool(topology.federation.down_stages)
         relays, ahead = (topology.relays, topology.looks_ahead) if down else ([], False)
-        # Agents at other sites are sent whole copies of what down stages made, never differences.
-        self.down_messages = DownMessages(
-            topology.wire.sent, self.agents, relays, ahead, down, differences=not executor.silent
-        )
+        self.down_messages = DownMessages(topology.wire.sent, self.agents, relays, ahead, down)
 
     def simulation(self) -> Simulation:
         """Return the simulation, a record of the loop's functions."""
@@ -186,6 +183,8 @@ class Loop:
                 sizes = self.down_messages.sizes(engine_state.copies, ids, table)
                 clock_state, there = self.clock.dispatch(clock_state, ids, actions.since_s, board.steps[ids], sizes)
                 ids, away = ids[there], ids[~there]
+                if self.down_messages.compressed:
+                    self.clock.correct(engine_state.copies, ids, table)
                 agents = self.executor.assign(agents, self._jobs(ids, board, table, share), table)
                 self.down_messages.send(down_traffic, engine_state.copies, ids, table)
                 log.hung += self.clock.hanging(clock_state, ids)

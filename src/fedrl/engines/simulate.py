@@ -83,7 +83,7 @@ def simulate(
     wire = messages(federation, fleet)
     # The scale of an update is known at its merge only, so scaled updates are not summed inside a block's program.
     scaled = plan.mixed or plan.upload_budget is not None or plan.schedule.mixing != 1.0
-    meeting = where.bind(TopologySpec(federation, fleet, wire, agents, plan.schedule, scaled))
+    meeting = where.bind(TopologySpec(federation, fleet, wire, agents, plan.schedule, scaled, live))
     if len(np.unique(meeting.group)) > 1:
         plan = replace(plan, group=meeting.group)
     if live:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from fedrl.core.errors import UnsoundError
 from fedrl.core.learner import Learner, merged_into, parameters_of
-from fedrl.core.stage import Stage, keep_update, pipeline, promising_nothing
+from fedrl.core.stage import Stage, encoded, keep_update, pipeline, promising_nothing
 from fedrl.core.subtrees import joined
 from fedrl.core.types import Key, Params, PyTree, Update, UpdateContext
 from fedrl.wire.codec import size_bytes
@@ -33,25 +33,32 @@ class ServerCopy(NamedTuple):
         stage_states: The states of the down stages.
         number: Scalar int32; the number of differences added so far.
         size_bytes: Scalar uint32; the size of the last message in bytes, including parameters sent uncompressed.
+        difference: The last difference as the stages encode it, without those parameters; zeros before the first.
     """
 
     held: Params
     stage_states: PyTree
     number: jax.Array
     size_bytes: jax.Array
+    difference: PyTree = ()
 
 
 class Downlink(NamedTuple):
-    """The server's side of the compressed broadcast.
+    """Both sides of the compressed broadcast.
 
     Attributes:
         init: `params -> ServerCopy`, before anything was sent.
         send: `(key, version, ServerCopy, params) -> ServerCopy` after one more difference. The key is used for nothing
             else; `version` is the one that the parameters replace.
+        message: `ServerCopy -> message` that leads to this copy from the one before: the encoded difference, and the
+            parameters that are sent uncompressed. `fedrl.wire.codec` writes it in `ServerCopy.size_bytes` bytes.
+        receive: `(held, message) -> held`: the copy after a message, with the bits of the server's copy.
     """
 
     init: Callable[[Params], ServerCopy]
     send: Callable[[Key, jax.Array, ServerCopy, Params], ServerCopy]
+    message: Callable[[ServerCopy], PyTree]
+    receive: Callable[[Params, PyTree], Params]
 
 
 def downlink(learner: Learner, stages: Sequence[Stage]) -> Downlink:
@@ -103,7 +110,9 @@ def downlink(learner: Learner, stages: Sequence[Stage]) -> Downlink:
     assert undo is not None
 
     def init(params: Params) -> ServerCopy:
-        return ServerCopy(params, pipe.init(nothing())[1], jnp.int32(0), jnp.uint32(0))
+        server_state, agent_state = pipe.init(nothing())
+        none = encoded(pipe, server_state, agent_state, nothing())
+        return ServerCopy(params, agent_state, jnp.int32(0), jnp.uint32(0), none)
 
     def send(key: Key, version: jax.Array, copy: ServerCopy, params: Params) -> ServerCopy:
         server_state, number = pipe.init(nothing())[0], jnp.int32(0)
@@ -115,12 +124,25 @@ def downlink(learner: Learner, stages: Sequence[Stage]) -> Downlink:
         )
         context = UpdateContext(number, version, jnp.int32(1), number)
         sent, stage_states = pipe.encode(key, context, server_state, copy.stage_states, apart)
-        q = jax.lax.optimization_barrier(undo(server_state, sent).value)
-        held = joined(jax.tree.map(jnp.add, those(copy.held, False), q), params)
         size = jnp.asarray(size_bytes((sent.value, those(params, True))), jnp.uint32)
-        return ServerCopy(held, stage_states, copy.number + 1, size)
+        held = added(copy.held, sent, params)
+        return ServerCopy(held, stage_states, copy.number + 1, size, sent.value)
 
-    return Downlink(init, send)
+    def added(held: Params, sent: Update, exact: Params) -> Params:
+        # Agents decode and add in a program of their own, whose input is what was encoded.
+        value = jax.lax.optimization_barrier(sent.value)
+        decoded = undo(pipe.init(nothing())[0], sent._replace(value=value)).value
+        q = jax.lax.optimization_barrier(decoded)
+        return joined(jax.tree.map(jnp.add, those(held, False), q), exact)
+
+    def message(copy: ServerCopy) -> PyTree:
+        return copy.difference, those(copy.held, True)
+
+    def receive(held: Params, message: PyTree) -> Params:
+        difference, exact = message
+        return added(held, Update(difference, jnp.float32(1), jnp.int32(0)), exact)
+
+    return Downlink(init, send, message, receive)
 
 
 def sent_params(copy: PyTree, params: Params) -> Params:

@@ -133,7 +133,7 @@ def _bound(spec: Spec, **facts: Any) -> Federation:
         stages=spec.stages,
         payload=spec.payload,
         reports=spec.reports,
-        renew=None if spec.down is None else spec.down.send,
+        downlink=spec.down,
         with_learner=lambda own: _bound(spec._replace(learner=own), **facts),
         **facts,
     )

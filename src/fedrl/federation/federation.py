@@ -27,7 +27,7 @@ from fedrl.core.learner import Experience, Learner
 from fedrl.core.stage import Stage
 from fedrl.core.summation import Summation, exact_sum
 from fedrl.core.types import Broadcast, Key, LocalContext, Metrics, PyTree, Update
-from fedrl.federation.downlink import ServerCopy
+from fedrl.federation.downlink import Downlink
 from fedrl.federation.parts import Part
 
 
@@ -121,7 +121,7 @@ class Federation:
         server_optimizer: The optax transformation of the merged update; None if the server adds the update unchanged.
         reports: The names of all scalars that each agent reports, whatever requested them.
         down_stages: The stages that compress what the server sends.
-        renew: `(key, version, ServerCopy, params) -> ServerCopy`, the last step of a commit if there are down stages.
+        downlink: The compression of the broadcast, whose `send` is the last step of a commit; None without down stages.
         summation: How updates are added for a rule with `needs="sum"`.
         with_learner: `Learner -> Federation`, the same with a learner that differs in numbers only; nothing is checked.
         call: The constructor call that made the federation.
@@ -149,7 +149,7 @@ class Federation:
     server_optimizer: optax.GradientTransformation | None
     reports: tuple[str, ...]
     down_stages: tuple[Stage, ...] = ()
-    renew: Callable[[Key, jax.Array, ServerCopy, PyTree], ServerCopy] | None = None
+    downlink: Downlink | None = None
     summation: Summation = field(default_factory=exact_sum)
     with_learner: Callable[[Learner], Federation] = field(kw_only=True)
     call: Call | None = None

@@ -13,7 +13,7 @@ other's bytes without noticing. A digest has a part for everything on which a me
     payload, local steps       what agents send, the largest number of local steps, and the samples of a local step,
                                from which a server computes weights that it does not trust agents with
     reports                    the names of requested reports, in any order
-    broadcast, update          names, types and shapes of the arrays that are sent
+    broadcast, update          names, types and shapes of the arrays that are sent; of down stages also the difference
     codec                      how they are encoded as bytes
     random numbers             the generator, by which both ends must draw alike, for example in `random_k`
 
@@ -137,6 +137,7 @@ def wire_digest(federation: Federation, setting: PyTree, bids: tuple[str, ...] |
     update True False
     """
     met = jax.eval_shape(lambda key, setting: crossing(federation, key, setting), jax.random.key(0), setting)
+    message, difference = _difference(federation, met.sent.params)
     # With parts, `federation.aggregator` joins all rules and has no constructor call; the argument of `federate` has.
     call = call_of(federation)
     samples = int(federation.learner.samples)
@@ -154,9 +155,9 @@ def wire_digest(federation: Federation, setting: PyTree, bids: tuple[str, ...] |
             _entry(f"{samples} samples in each", samples, "The number of samples"),
         ),
         "reports": _components(sorted(federation.reports), "A report"),
-        "broadcast": _arrays(met.sent, "The broadcast"),
+        "broadcast": (*_arrays(met.sent, "The broadcast"), *difference),
         "update": (*_arrays(met.update, "The update"), *_bids(bids)),
-        "codec": _formats((met.sent, met.update)),
+        "codec": _formats((met.sent, met.update, message)),
         "random numbers": _random_numbers(),
     }
     return WireDigest(parts, versions(PACKAGES))
@@ -229,6 +230,15 @@ def _bids(names: tuple[str, ...] | None) -> tuple[Entry, ...]:
     if names is None:
         return ()
     return (_entry(f"sent after a bid with {', '.join(names) or 'nothing'}", list(names), "The bid"),)
+
+
+def _difference(federation: Federation, params: PyTree) -> tuple[PyTree, tuple[Entry, ...]]:
+    """Return the shapes of the difference that down stages send, and its entries; nothing without down stages."""
+    down = federation.downlink
+    if down is None:
+        return (), ()
+    message = jax.eval_shape(lambda params: down.message(down.init(params)), params)
+    return message, _arrays(message, "The difference")
 
 
 def _formats(messages: PyTree) -> tuple[Entry, ...]:

@@ -274,7 +274,9 @@ class SiteAgent:
         self._say("connected", f"It is agent {first.agent} of {first.agents} in the run {first.name!r}.")
         self._work.connection = connection
         speed = self._steps_per_s if self._may_leave.capacity else None
-        await connection.send(Ready(math.nan if speed is None else speed))
+        assert self._work.jobs is not None
+        copy = await asyncio.to_thread(lambda jobs: jobs.copy_id, self._work.jobs)
+        await connection.send(Ready(math.nan if speed is None else speed, *copy))
         self._say("ready", "Its programs are compiled; it waits for a job.")
         while True:
             end = self._heard(expected(await connection.receive(), Task, Answer, Taken, Pause, Resume, Stop))

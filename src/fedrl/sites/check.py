@@ -78,6 +78,8 @@ def would_leave(federation: Federation, may_leave: MayLeave, bids: tuple[str, ..
     ]
     if may_leave.capacity:
         found.append(WouldLeave("Ready", "steps_per_s", 8, clear, "local steps per second, measured"))
+    if federation.downlink is not None:
+        found.append(WouldLeave("Ready", "copy", 36, clear, "number and digest of the server's parameters that it has"))
     for each in leaving_of(federation, bids):
         message = "Bid" if each.name.startswith("bid") else "Sent"
         found.append(WouldLeave(message, each.name, each.size_bytes, each.protection, each.note))

@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from fedrl.core.errors import WireError
+from fedrl.engines.down_content import DownCodec
 from fedrl.engines.messages import messages
 from fedrl.federation.federation import Federation
 from fedrl.sites.sent_log import SentLog
 from fedrl.transport.seam import Link
-from fedrl.wire.protocol import Answer, Message, Pause, Reader, Resume, Stop, Taken, Task, Welcome, sent
+from fedrl.wire.protocol import Answer, Message, Pause, Reader, Resume, Stop, Taken, Task, Welcome, names_sent, sent
 
 RECEIVED = (Welcome, Task, Taken, Pause, Resume, Stop, Answer)
 """The kinds of messages that a coordinator may send."""
@@ -51,8 +52,7 @@ class Connection:
         frames = list(sent(message))
         async with self._sending:  # the frames of two messages may not mix
             job = int(getattr(message, "job", 0))
-            kind = type(message)
-            self._log.append(self._clock(), self.run, kind.__name__, job, kind._fields, frames)
+            self._log.append(self._clock(), self.run, type(message).__name__, job, names_sent(message), frames)
             for frame in frames:
                 await self._link.send(frame)
 
@@ -88,5 +88,7 @@ def expected(message: Message, *kinds: type) -> Message:
 def largest_broadcast(federation: Federation) -> int:
     """Return the largest broadcast that a coordinator of this federation may send, in bytes."""
     setting = federation.learner.environment.params
-    sent = messages(federation, jax.tree.map(lambda x: jnp.asarray(x)[None], setting)).sent
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(sent)) + SLACK
+    shapes = messages(federation, jax.tree.map(lambda x: jnp.asarray(x)[None], setting)).sent
+    if federation.downlink is not None:
+        return DownCodec(federation, shapes).largest + SLACK
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)) + SLACK

@@ -3,8 +3,8 @@
     add(Task) --> run(): check --> train --> keep --> Sent or Failed, on the connection that there is then
                                                +----> Bid --> add(Answer) --> Sent, under an upload budget
 
-A job outlives its connection. What comes while a job is trained waits; only the latest task is
-kept, with the answers after it.
+A job outlives its connection. What comes while a job is trained waits; only the latest task is trained, with the
+answers after it, and the others are received for their part of the server's parameters.
 """
 
 from __future__ import annotations
@@ -94,11 +94,15 @@ class JobLoop:
             while not self._tasks.empty():
                 waiting.append(self._tasks.get_nowait())
             tasks = [place for place, (_, message) in enumerate(waiting) if isinstance(message, Task)]
-            for jobs, message in waiting[tasks[-1] if tasks else 0 :]:
+            last = tasks[-1] if tasks else 0
+            for place, (jobs, message) in enumerate(waiting):
                 if jobs is None or jobs is not self.jobs:
                     continue  # a message of another run
                 try:
-                    await (self._done(jobs, message) if isinstance(message, Task) else self._answered(jobs, message))
+                    if isinstance(message, Task):
+                        await (self._done(jobs, message) if place == last else self.in_thread(jobs.receive, message))
+                    elif place >= last:
+                        await self._answered(jobs, message)
                 except LinkClosedError:
                     pass  # the update is kept, and sent when the coordinator asks for the job again
                 except WireError as wrong:
@@ -124,6 +128,8 @@ class JobLoop:
                     None,
                 )
             await self._trained(jobs, task)
+        else:
+            await self.in_thread(jobs.receive, task)
         if self.jobs is not jobs or self.connection is None:
             return
         message = jobs.answer()

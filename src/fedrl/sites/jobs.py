@@ -1,6 +1,7 @@
 """The jobs of an agent in one run: trained by its half, kept on disk, never trained twice.
 
     Task --settle, train--> Kept --on disk--> Sent or Failed, again and again as the same bytes
+       +--> the copy of the server's parameters, under down stages
                                      +------> Bid --Answer--> Sent, under an upload budget
 
 Everything here blocks, and runs in a thread of the agent.
@@ -16,11 +17,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from fedrl.core.errors import ConfigError, WireError
 from fedrl.core.keys import ROOT_BYTES, Root, agent_secret, keys_of
-from fedrl.core.types import PyTree
+from fedrl.core.types import Broadcast, PyTree
+from fedrl.engines.down_content import Copy, CopyId, DownReader
 from fedrl.engines.halves import AgentHalf, Order, ServerHalf, Verdict
+from fedrl.engines.messages import messages
 from fedrl.federation.federation import Federation
 from fedrl.sites.memory import IDENTITY, Kept, RunFacts, RunMemory
 from fedrl.sites.policy import MayLeave, too_large
@@ -83,6 +87,10 @@ class RunJobs:
         with COMPILING:
             start = self._half.start()
         self.kept = memory.load(start) if memory.has_state else Kept(start)
+        self._reader, self._copy = reader_of(federation), None
+        if self._reader is not None and self.kept.copy[1]:
+            number, data = self.kept.copy
+            self._copy = Copy(number, self._reader.wire.held_of(data))
         if self.fresh:
             # From now on a missing state is a lost one, and not that of an agent which was ended in its first job.
             memory.save(self.kept)
@@ -148,17 +156,39 @@ class RunJobs:
         arrived = self.kept.job and self.kept.update and task.settled == self.kept.job
         return Verdict(task.verdict) if arrived else Verdict.DROPPED
 
+    @property
+    def copy_id(self) -> CopyId:
+        """What identifies the agent's copy of the server's parameters: without a digest if it has none."""
+        return CopyId(0, "") if self._reader is None or self._copy is None else self._reader.wire.id_of(self._copy)
+
+    def receive(self, task: Task) -> bytes | Broadcast:
+        """Return the broadcast of a task; under down stages the agent's copy is up to date then.
+
+        Every task has to be received, in order, even if it is not trained: the next difference follows from it.
+
+        Raises:
+            WireError: It can't be read, or does not fit the agent's copy.
+        """
+        if self._reader is None:
+            return task.content
+        broadcast, self._copy = self._reader.read(task.content, self._copy, task.copy, task.ahead)
+        return broadcast
+
     def train(self, task: Task, verdict: Verdict) -> Kept:
         """Settle the last job and train this one; nothing is kept yet.
 
         Raises:
             WireError: The broadcast or the order can't be what a coordinator of this federation sends. No key is used.
         """
+        broadcast = self.receive(task)
         run = self._half.settle(self.kept.run, verdict)
-        turn = self._half.train(run, task.content, Order(task.version, task.cohort, task.steps, task.share))
+        turn = self._half.train(run, broadcast, Order(task.version, task.cohort, task.steps, task.share))
         failed = turn.failed or too_large(self._may_leave, turn.update)
         sent = (b"", b"") if failed else (turn.update, turn.bid)
-        kept = Kept(turn.run, task.job, task.version, sent[0], failed, sent[1])
+        copy = (0, b"")
+        if self._reader is not None and self._copy is not None:
+            copy = self._copy.number, self._reader.wire.bytes_of(self._copy.held)
+        kept = Kept(turn.run, task.job, task.version, sent[0], failed, sent[1], copy)
         if failed:
             kept = kept._replace(run=self._half.settle(turn.run, Verdict.DROPPED))
         return kept
@@ -252,6 +282,14 @@ def rehearse(
         return _rehearsed(federation, setting, measured, dict(options or {}))
 
 
+def reader_of(federation: Federation) -> DownReader | None:
+    """Return what reads the broadcasts of a server with down stages; None without down stages."""
+    if federation.downlink is None:
+        return None
+    setting = jax.tree.map(lambda x: jnp.asarray(x)[None], federation.learner.environment.params)
+    return DownReader(federation, messages(federation, setting).sent)
+
+
 def _rehearsed(federation: Federation, setting: PyTree, measured: bool, options: dict[str, Any]) -> float:
     agent, server, run = (os.urandom(ROOT_BYTES) for _ in range(3))
     half = AgentHalf(federation, 0, setting, run, agent, **options)
@@ -270,6 +308,9 @@ def _rehearsed(federation: Federation, setting: PyTree, measured: bool, options:
                 )
             for verdict in (Verdict.REJECTED, Verdict.MERGED):
                 state = half.settle(turn.run, verdict)
+        reader = reader_of(federation)
+        if reader is not None:
+            reader.compile()
         jax.block_until_ready(jax.tree.leaves(state.agents.blocks))
         return 1.0 / took if measured else math.nan
     finally:

@@ -3,10 +3,11 @@
     FOLDER/last_run                 identity of the run that the agent took part in last
     FOLDER/RUN/facts.json           number of the agent, kind of keys, highest term
     FOLDER/RUN/roots                root of the run's keys and the agent's secret, unless they follow from a seed
-    FOLDER/RUN/state.safetensors    state of the agent, with the last job, its version and its update
+    FOLDER/RUN/state.safetensors    state of the agent, with the last job, its version and its update, and under down
+                                    stages the copy of the server's parameters
 
-The state and the update of a job are one file, which is on the disk before the update is sent. So whatever was sent can
-be sent again as the same bytes, and no job is trained twice with keys from which something has left the site.
+State, update and copy are one file, which is on the disk before the update is sent. So whatever was sent can be sent
+again as the same bytes, and no job is trained twice with keys from which something has left the site.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Kept(NamedTuple):
         update: The encoded update; empty if there is none.
         failed: Reason why there is no update; "" if there is one.
         bid: The encoded bid, under an upload budget; else empty.
+        copy: Number and bytes of the copy of the server's parameters, under down stages; no bytes if there is none.
     """
 
     run: AgentRun
@@ -48,6 +50,7 @@ class Kept(NamedTuple):
     update: bytes = b""
     failed: str = ""
     bid: bytes = b""
+    copy: tuple[int, bytes] = (0, b"")
 
 
 class RunFacts(NamedTuple):
@@ -154,6 +157,9 @@ class RunMemory:
             "failed": np.frombuffer(kept.failed.encode(), np.uint8),
             "bid": np.frombuffer(kept.bid, np.uint8),
         }
+        number, copy = kept.copy
+        if copy:
+            beside |= {"copy_number": np.array([number], np.int64), "copy": np.frombuffer(copy, np.uint8)}
         save(self.folder / STATE, "agent", self.federation, kept.run, beside)
 
     def load(self, like: AgentRun) -> Kept:
@@ -169,15 +175,16 @@ class RunMemory:
         """Return the number of the last job that is on the disk; 0 for none."""
         return self._beside()[0] if self.has_state else 0
 
-    def _beside(self) -> tuple[int, int, bytes, str, bytes]:
+    def _beside(self) -> tuple[int, int, bytes, str, bytes, tuple[int, bytes]]:
         path = self.folder / STATE
         found = load_beside(path, "agent", self.federation)
         try:
             job, version = found["job"].tolist()
             update, failed = (found[name].tobytes() for name in ("update", "failed"))
+            copy = (int(found["copy_number"][0]), found["copy"].tobytes()) if "copy" in found else (0, b"")
             # States of version 0.x have no bids.
-            return job, version, update, failed.decode(), found.get("bid", np.zeros(0, np.uint8)).tobytes()
-        except (KeyError, ValueError) as fault:
+            return job, version, update, failed.decode(), found.get("bid", np.zeros(0, np.uint8)).tobytes(), copy
+        except (KeyError, ValueError, IndexError) as fault:
             raise _damaged(path, fault) from fault
 
 

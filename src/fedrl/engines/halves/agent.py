@@ -22,7 +22,7 @@ from fedrl.clocks.events import Jobs
 from fedrl.core.errors import ConfigError, WireError
 from fedrl.core.keys import Keys, Root, check_roots
 from fedrl.core.summation import check_open
-from fedrl.core.types import Params, PyTree
+from fedrl.core.types import Broadcast, Params, PyTree
 from fedrl.engines.bidding import Bidding
 from fedrl.engines.executors.placement import executor_of
 from fedrl.engines.executors.records import Agents, ExecutorPlan
@@ -138,7 +138,7 @@ class AgentHalf:
         _, agents = self.executor.start(self.keys, np.array([self.steps]), params)
         return AgentRun(agents)
 
-    def train(self, run: AgentRun, broadcast: bytes, order: Order) -> TrainedUpdate:
+    def train(self, run: AgentRun, broadcast: bytes | Broadcast, order: Order) -> TrainedUpdate:
         """Train from a broadcast, as the order says.
 
         Save `TrainedUpdate.run` before you send the update. An agent that continues from its state before the job would
@@ -146,7 +146,7 @@ class AgentHalf:
 
         Args:
             run: State of the agent. A job that is still pending counts as dropped.
-            broadcast: Bytes of the server's broadcast.
+            broadcast: The server's broadcast, as bytes or decoded.
             order: Order of the server.
 
         Raises:
@@ -155,7 +155,7 @@ class AgentHalf:
         """
         # Before anything is decoded or drawn: a wrong order must not use up a key.
         self._check_order(order, int(run.agents.team.version[0]))
-        received = self._broadcasts.decode(broadcast)
+        received = self._broadcasts.decode(broadcast) if isinstance(broadcast, bytes) else broadcast
         if int(received.version) != order.version:
             raise WireError(
                 f"The broadcast has version {int(received.version)}, and the order version {order.version}. One of "

@@ -11,9 +11,9 @@ from typing import Any
 from fedrl.core.errors import StoppedWaitingError
 from fedrl.engines.network.news import AgentNews, NewsQueue
 from fedrl.engines.network.observer import Observer
-from fedrl.engines.network.sessions import Membership, Sessions
+from fedrl.engines.network.sessions import Given, Membership, Sessions
 from fedrl.transport.seam import Listener, Transport
-from fedrl.wire.protocol import Answer, Stop, Taken, Task
+from fedrl.wire.protocol import Answer, Stop, Taken
 
 AGAIN = Stop("The coordinator stops for now. Its run can be continued.", "restarting", True)
 POLL_S = 0.2
@@ -85,7 +85,7 @@ class Bridge:
         self.address = self._listener.address
         self.observer.listening(self)
 
-    def give(self, tasks: Sequence[tuple[int, Task, bytes]]) -> None:
+    def give(self, tasks: Sequence[Given]) -> None:
         """Give agents their tasks."""
         assert self.sessions is not None
         over, self._over = self._over, []

@@ -21,7 +21,9 @@ import numpy as np
 
 from fedrl.clocks.events import ARRIVED, BACK, DROPPED, HUNG, MALFORMED, NOBODY, TIMER, Events
 from fedrl.core.errors import NoMoreUpdatesError
+from fedrl.engines.inbox import Table
 from fedrl.engines.network.bridge import POLL_S, Bridge
+from fedrl.engines.network.known_copies import KnownCopies
 from fedrl.engines.network.log import Collected, Dispatched, Entry, Happened, Opened
 from fedrl.engines.network.news import BID, FAILURE, GONE, HERE, LEFT, MOVED, UPDATE, AgentNews
 from fedrl.engines.network.roster import Roster
@@ -84,6 +86,7 @@ class RealClock:
         self._raw: deque[AgentNews] = deque()
         self._receipts: list[tuple[int, Taken | None]] = []
         self._held = 0
+        self.copies: KnownCopies | None = None  # the server's, under down stages
         self.log: list[Entry] = []
         """What the scheduler was told since the log was last taken away."""
 
@@ -196,6 +199,7 @@ class RealClock:
             if each.kind == HERE:
                 self.roster.ready[each.agent], self.roster.gone_s[each.agent] = True, math.inf
                 self.roster.steps_per_s[each.agent] = each.steps_per_s
+                self.roster.copies[each.agent] = each.copy
                 self._names[each.agent] = each.reason
                 here = f"{int(self.roster.ready.sum())} of {len(self.roster.ready)}"
                 self._tell("ready", f"{each.reason} is ready, {here}.", each.agent)
@@ -371,6 +375,11 @@ class RealClock:
         self._drop_jobs(ids)
         self._receipts += [(agent, None) for agent in ids.tolist()]
         return [(kind, agent, at, job) for agent, job in zip(ids.tolist(), jobs.tolist(), strict=True)]
+
+    def correct(self, known: np.ndarray, ids: np.ndarray, table: Table) -> None:
+        """Correct the numbers of the copies of agents, `known`, by what they have said since their last jobs."""
+        if self.copies is not None:
+            self.log += self.copies.corrections(self.roster, known, ids, table)
 
     def _patience(self) -> float:
         """Return the seconds until the next job may count as dropped or hung."""

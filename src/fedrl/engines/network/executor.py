@@ -25,6 +25,7 @@ from fedrl.core.errors import ConfigError, WireError
 from fedrl.core.keys import Keys
 from fedrl.core.summation import check_open
 from fedrl.core.types import Broadcast, Params, PyTree, Update
+from fedrl.engines.down_content import DownContents
 from fedrl.engines.executors.executor import Executor
 from fedrl.engines.executors.records import AfterBids, Agents, Learned, Team
 from fedrl.engines.halves.adding import Adding, compile_reading, lanes, reading
@@ -34,7 +35,9 @@ from fedrl.engines.messages import Upload, messages
 from fedrl.engines.network.bridge import Bridge
 from fedrl.engines.network.clock import RealClock
 from fedrl.engines.network.known_bids import KnownBids
+from fedrl.engines.network.known_copies import KnownCopies, no_copies, row_of
 from fedrl.engines.network.roster import Roster
+from fedrl.engines.network.sessions import Given
 from fedrl.engines.state import Rejection, starting
 from fedrl.federation.federation import AgentState, ServerState
 from fedrl.federation.shares import shares
@@ -57,12 +60,14 @@ class Distant(NamedTuple):
         ended: Number of its last job that has ended.
         settled: Number of its last job whose update arrived.
         verdict: Verdict on that job, an index into `VERDICTS`. Jobs after it that have ended were dropped.
+        copies: Numbers and digests of the server's newest copies under down stages: `KnownCopies.newest`.
     """
 
     jobs: np.ndarray
     ended: np.ndarray
     settled: np.ndarray
     verdict: np.ndarray
+    copies: tuple[np.ndarray, np.ndarray]
 
 
 class Sites(Executor):
@@ -96,6 +101,7 @@ class Sites(Executor):
         fleet = given[1]
         self.wire = messages(federation, fleet)
         self._broadcasts, self._sent_codec = codec(self.wire.sent), codec(self.wire.update)
+        self._copies = None if federation.downlink is None else KnownCopies(federation, self.wire.sent)
         known = self.wire.up_bytes
         dense = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.wire.update))
         self._together, self._summed = lanes(self.wire.update, self.agents), self.plan.collects == SUMS
@@ -105,6 +111,7 @@ class Sites(Executor):
         everybody = self.agents if gather is None else gather
         takes = self._receive, self._bid, self._fail, self._drop
         self.clock = RealClock(bridge, self.roster, *takes, everybody, patience_s, hang_s)
+        self.clock.copies = self._copies
         bids = self.plan.bids
         self._bids = None if bids is None else KnownBids(bids, self.wire, self.agents)
         bridge.observer.follow(self.clock)
@@ -131,32 +138,39 @@ class Sites(Executor):
         begin = starting(self.federation, self._fleet, nobody, steps, self.devices, self.numbers, share)
         server, _ = begin(keys, policy)
         none = np.zeros(self.agents, np.int32)
-        blocks: Any = (Distant(none, none.copy(), none.copy(), none.copy()),)
+        blocks: Any = (self._at(Distant(none, none.copy(), none.copy(), none.copy(), no_copies())),)
         return server, Agents(blocks, self.team(steps, share, np.zeros((0, 0), np.uint32)))
 
     def assign(self, agents: Agents, jobs: Jobs, table: Table) -> Agents:
         """Give agents their tasks."""
         agents = super().assign(agents, jobs, table)
-        ids, distant = jobs.agent, _distant(agents)
+        ids, distant = jobs.agent, self._at(_distant(agents))
         distant.jobs[ids] += 1
-        self._distant = distant
-        tasks, encoded = [], dict[int, tuple[Broadcast, bytes, bytes]]()
+        tasks, encoded = [], dict[int, tuple[Broadcast, bytes | DownContents]]()
         for row in np.unique(jobs.row).tolist():
-            sent = jax.tree.map(lambda x, row=row: np.asarray(x)[row], table.sent)
-            content = self._broadcasts.encode(sent)
-            encoded[row] = sent, content, digest_of(content)
+            sent = row_of(table.sent, row)
+            encoded[row] = sent, self._broadcasts.encode(sent) if self._copies is None else self._copies.of(table, row)
+        digests = {row: digest_of(x) for row, (_, x) in encoded.items() if isinstance(x, bytes)}
         for i, agent in enumerate(ids.tolist()):
-            sent, content, digest = encoded[int(jobs.row[i])]
-            self._received[agent] = sent
-            tasks.append((agent, self._task(agents.team, distant, agent, content), digest))
+            row = int(jobs.row[i])
+            self._received[agent], content = encoded[row]
+            tasks.append(self._task(agents.team, distant, agent, content, digests.get(row, b"")))
         self.roster.begin(ids, distant.jobs[ids], agents.team.steps[ids], time.monotonic())
         self.bridge.give(tasks)
         return agents
 
-    def _task(self, team: Team, distant: Distant, agent: int, content: bytes) -> Task:
+    def _at(self, distant: Distant) -> Distant:
+        """Continue from a state of the agents."""
+        self._distant = distant
+        if self._copies is not None:
+            self._copies.newest = distant.copies
+        return distant
+
+    def _task(self, team: Team, distant: Distant, agent: int, content: bytes | DownContents, digest: bytes) -> Given:
         version, steps = int(team.version[agent]), int(team.steps[agent])
         self._ordered[agent] = version, steps
-        return Task(
+        down = content if isinstance(content, DownContents) else None
+        task = Task(
             job=int(distant.jobs[agent]),
             version=version,
             cohort=int(team.cohort[agent]),
@@ -164,8 +178,11 @@ class Sites(Executor):
             share=float(team.share[agent]),
             settled=int(distant.settled[agent]),
             verdict=VERDICTS[int(distant.verdict[agent])] if distant.settled[agent] else "",
-            content=content,
+            content=b"" if isinstance(content, DownContents) else content,
+            copy=0 if down is None else down.number,
+            ahead=0.0 if down is None else down.ahead,
         )
+        return agent, task, digest if down is None else down
 
     def _bid(self, agent: int, version: int, content: bytes) -> str:
         """Take the bid of an agent, and return why it is refused, or ""."""
@@ -316,15 +333,15 @@ class Sites(Executor):
 
     def placed(self, agents: Agents) -> Agents:
         """Return the agents of a checkpoint, and give those at work their tasks again."""
-        team, distant = agents.team, _distant(agents)
-        self._distant = distant
+        team, distant = agents.team, self._at(_distant(agents))
         busy = np.flatnonzero(distant.jobs > distant.ended)
         tasks = []
         for agent in busy.tolist() if self.plan.mixed else ():
-            sent = jax.tree.map(lambda x, agent=agent: np.asarray(x)[agent], team.received)
-            content = self._broadcasts.encode(sent)
+            sent = row_of(team.received, agent)
             self._received[agent] = sent
-            tasks.append((agent, self._task(team, distant, agent, content), digest_of(content)))
+            content = self._broadcasts.encode(sent) if self._copies is None else self._copies.apart(sent)
+            digest = digest_of(content) if isinstance(content, bytes) else b""
+            tasks.append(self._task(team, distant, agent, content, digest))
         if tasks:
             self.roster.begin(busy, distant.jobs[busy], team.steps[busy], time.monotonic())
             self.bridge.give(tasks)

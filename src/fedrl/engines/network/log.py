@@ -68,8 +68,23 @@ class Opened(NamedTuple):
     reliability: list[float]
 
 
-Entry: TypeAlias = Dispatched | Happened | Collected | Opened
-KINDS = {"dispatched": Dispatched, "happened": Happened, "collected": Collected, "opened": Opened}
+class Corrected(NamedTuple):
+    """Under down stages: agents had other copies than those that they were sent last, as they said when they connected.
+
+    Attributes:
+        agent: Numbers of these agents.
+        copy: Numbers of their copies; -1 for a copy that the server does not know, and for none.
+    """
+
+    agent: list[int]
+    copy: list[int]
+
+
+Entry: TypeAlias = Dispatched | Happened | Collected | Opened | Corrected
+KINDS = {
+    **{"dispatched": Dispatched, "happened": Happened, "collected": Collected},
+    **{"opened": Opened, "corrected": Corrected},
+}
 
 
 def line_of(round_number: int, entries: Iterable[Entry]) -> str:
@@ -182,6 +197,13 @@ class ReplayClock:
         """Do nothing: a cancelled job has no event."""
         del ids
         return state
+
+    def correct(self, known: np.ndarray, ids: np.ndarray, table: object) -> None:
+        """Correct the numbers of the copies of agents, `known`, as the coordinator did."""
+        del ids, table
+        if self._left and isinstance(self._left[0], Corrected):
+            told: Corrected = self._next(Corrected)
+            known[told.agent] = told.copy
 
     def hanging(self, state: tuple[()], ids: np.ndarray) -> int:
         """Return 0."""

@@ -13,6 +13,8 @@ import queue
 from collections import deque
 from typing import NamedTuple
 
+from fedrl.engines.down_content import CopyId
+
 HERE, GONE, UPDATE, FAILURE, LEFT = "here", "gone", "update", "failure", "left"
 BID, MOVED = "bid", "moved"
 """The kinds of news of an agent: it is ready, its connection has ended, its update or its failure has arrived, it
@@ -32,6 +34,8 @@ class AgentNews(NamedTuple):
         held: Whether the update takes a place in the window, which has to be given back.
         steps_per_s: Local steps per second, of an agent that is ready; NaN if it does not say.
         time_s: When it happened, by `time.monotonic`.
+        copy: What identifies the copy of an agent that is ready, after the message that it is sent at once; None for
+            none.
     """
 
     kind: str
@@ -43,6 +47,7 @@ class AgentNews(NamedTuple):
     held: bool = False
     steps_per_s: float = math.nan
     time_s: float = 0.0
+    copy: CopyId | None = None
 
 
 class NewsQueue:

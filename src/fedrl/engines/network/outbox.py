@@ -3,6 +3,8 @@
     put_nowait --> messages, in order --next--> the writer of the session
     the task of the seat ---------------^       one that has ended before its turn is left out
 
+Under down stages the content of a task is chosen at its turn, for the copy of the parameters that the agent has then.
+
 An agent that does not read makes nothing grow: tasks wait as one mark and not as their contents, and when more than
 `MOST_WAITING` other messages wait, the session ends. An agent on a slow link is not sent tasks that have ended
 meanwhile, which would keep it behind for good.
@@ -15,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeAlias
 
+from fedrl.engines.down_content import CopyId, DownContents
 from fedrl.wire.protocol import Message, Stop, Task
 
 MOST_WAITING = 64
@@ -24,6 +27,8 @@ LINGER_S = 2.0
 
 Item: TypeAlias = tuple[Message, bytes | None]
 """A message, with the digest of its content if that is known."""
+Waiting: TypeAlias = tuple[Task, bytes | DownContents]
+"""A task with the digest of its content; under down stages without content, with the messages of which one is that."""
 
 
 class Outbox:
@@ -35,10 +40,12 @@ class Outbox:
     Attributes:
         ending: Whether the session is about to end: nothing that still comes from the agent counts.
         over: Set when the session has to end, whether or not everything was sent.
+        copy: What identifies the agent's copy after all that it was sent, under down stages; None if it has none.
     """
 
-    def __init__(self, task: Callable[[], tuple[Task, bytes] | None]) -> None:
+    def __init__(self, task: Callable[[], Waiting | None]) -> None:
         self._task = task
+        self.copy: CopyId | None = None
         self._sent = 0  # job of the last task; its content is not kept
         self._items: deque[Item | None] = deque()  # None marks the place of the task
         self._marked = False
@@ -48,7 +55,12 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._items)
 
-    def put_nowait(self, item: Item) -> None:
+    def copy_then(self) -> CopyId | None:
+        """Return what identifies the agent's copy after its current task."""
+        task = self._task()
+        return self.copy if task is None or isinstance(task[1], bytes) else task[1].after(self.copy)
+
+    def put_nowait(self, item: Item | Waiting) -> None:
         """Add a message behind those that are there; of tasks, the one that is current at its turn is sent."""
         if self.ending:
             return
@@ -64,7 +76,9 @@ class Outbox:
             self.ending = True
             self.over.set()
             return
-        self._items.append(item)
+        message, digest = item
+        assert not isinstance(digest, DownContents)  # those are of tasks
+        self._items.append((message, digest))
         self._filled.set()
 
     def finish(self, last: Stop | None = None) -> None:
@@ -92,4 +106,11 @@ class Outbox:
             task = self._task()
             if task is not None and task[0].job != self._sent:
                 self._sent = task[0].job
-                return task
+                return self._addressed(*task)
+
+    def _addressed(self, task: Task, content: bytes | DownContents) -> Item:
+        if isinstance(content, bytes):
+            return task, content
+        data, digest = content.message(self.copy)
+        self.copy = content.after(self.copy)
+        return task._replace(content=data), digest

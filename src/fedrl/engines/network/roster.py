@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fedrl.engines.down_content import CopyId
+
 
 class Roster:
     """Arrays with one entry per agent, updated in place.
@@ -26,6 +28,8 @@ class Roster:
         last_job: Number of its last job.
         late: Updates that arrived after the end of their job.
         known: Updates that arrived again.
+        copies: What identifies the copies of agents that have connected since their last job, under down stages, by
+            number of the agent.
     """
 
     def __init__(self, agents: int) -> None:
@@ -37,6 +41,7 @@ class Roster:
         self.late, self.known = np.zeros(agents, int), np.zeros(agents, int)
         self.left, self.hung = np.zeros(agents, bool), np.zeros(agents, bool)
         self.last_job = np.zeros(agents, np.int32)
+        self.copies: dict[int, CopyId | None] = {}
 
     def begin(self, ids: np.ndarray, jobs: np.ndarray, steps: np.ndarray, now_s: float) -> None:
         """Note that agents have been given jobs."""

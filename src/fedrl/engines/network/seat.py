@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from fedrl.engines.network.outbox import Outbox
-from fedrl.wire.protocol import Answer, Beat, Task
+from fedrl.engines.network.outbox import Outbox, Waiting
+from fedrl.wire.protocol import Answer, Beat
 
 
 class Seat:
@@ -14,7 +14,7 @@ class Seat:
     Attributes:
         outbox: Messages to send in its current session; None if it is not connected.
         ready: Whether it has compiled its programs.
-        task: Its current task with the digest of its content; None if it has none.
+        task: Its current task, `fedrl.engines.network.outbox.Waiting`; None if it has none.
         answer: The answer to its last bid, if its update is wanted and has not arrived; else None.
         beat_s: When its current session last said anything, by `time.monotonic`.
         moved_s: When its current session last showed progress, by the same clock.
@@ -28,7 +28,7 @@ class Seat:
         self.name, self.out = "", False
         self.outbox: Outbox | None = None
         self.ready = False
-        self.task: tuple[Task, bytes] | None = None
+        self.task: Waiting | None = None
         self.answer: Answer | None = None
         self.beat_s = self.moved_s = 0.0
         self.hung, self.unread = False, 0

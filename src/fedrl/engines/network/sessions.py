@@ -15,9 +15,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from fedrl.core.errors import WireError
+from fedrl.engines.down_content import CopyId, DownContents
 from fedrl.engines.network.news import BID, FAILURE, GONE, HERE, LEFT, MOVED, UPDATE, AgentNews, NewsQueue
 from fedrl.engines.network.observer import Observer
 from fedrl.engines.network.outbox import Outbox
@@ -60,6 +61,10 @@ MOST_BEATS = 32
 PART_S = 60.0
 """Seconds in which the next part of an update has to come if other agents wait to send theirs."""
 OPTED_OUT = Stop("This agent takes part in the run no more.", "opted_out", False)
+
+
+Given: TypeAlias = tuple[int, Task, bytes | DownContents]
+"""Number of an agent, and its task as of `fedrl.engines.network.outbox.Waiting`."""
 
 
 @runtime_checkable
@@ -218,7 +223,7 @@ class Sessions:
         if not isinstance(message, Leave):
             self._moved(number, seat, message if isinstance(message, Beat) else None)
         if isinstance(message, Ready):
-            self._ready(number, seat, outbox, message.steps_per_s)
+            self._ready(number, seat, outbox, message)
         elif isinstance(message, Sent) and seat.ready:
             seat.unread += 1
             self._news.put(
@@ -246,11 +251,13 @@ class Sessions:
             raise WireError(f"{type(message).__name__} came from an agent that is not ready.")
         return False
 
-    def _ready(self, number: int, seat: Seat, outbox: Outbox, steps_per_s: float) -> None:
-        if seat.ready:
+    def _ready(self, number: int, seat: Seat, outbox: Outbox, message: Ready) -> None:
+        if seat.ready or seat.outbox is not outbox:
             return
-        seat.ready, now = True, time.monotonic()
-        self._news.put(AgentNews(HERE, number, reason=seat.name, steps_per_s=steps_per_s, time_s=now))
+        seat.ready, now, speed = True, time.monotonic(), message.steps_per_s
+        outbox.copy = CopyId(message.copy, message.copy_digest) if message.copy_digest else None
+        copy = outbox.copy_then()
+        self._news.put(AgentNews(HERE, number, reason=seat.name, steps_per_s=speed, time_s=now, copy=copy))
         if self._paused:
             outbox.put_nowait((Pause(), None))
         if seat.task is not None:
@@ -265,12 +272,12 @@ class Sessions:
         for number in ids:
             self.seats[number].hung = True
 
-    def give(self, tasks: Iterable[tuple[int, Task, bytes]], over: Iterable[tuple[int, Taken | None]]) -> None:
-        """Note that the tasks of agents are `over`, and give agents their next ones, with the digests of contents."""
+    def give(self, tasks: Iterable[Given], over: Iterable[tuple[int, Taken | None]]) -> None:
+        """Note that the tasks of agents are `over`, and give agents their next ones."""
         self._ended(over)
-        for number, task, digest in tasks:
+        for number, task, content in tasks:
             seat = self.seats[number]
-            seat.task, seat.answer, seat.unread = (task, digest), None, 0
+            seat.task, seat.answer, seat.unread = (task, content), None, 0
             if seat.ready and seat.outbox is not None:
                 seat.outbox.put_nowait(seat.task)
 

@@ -30,6 +30,7 @@ class TopologySpec(NamedTuple):
         agents: Number of agents.
         schedule: Schedule of the merges.
         scaled: Whether updates may be scaled before they are merged.
+        live: Whether agents may be at other sites, so that messages to them travel as bytes.
     """
 
     federation: Federation
@@ -38,6 +39,7 @@ class TopologySpec(NamedTuple):
     agents: int
     schedule: Schedule
     scaled: bool
+    live: bool = False
 
 
 class Traffic(NamedTuple):
@@ -124,6 +126,7 @@ class Server:
         self._merge_updates = merge_program(federation, setting.wire.decoded, schedule.mix_models, agents)
         self._ahead = (1.0 - schedule.momentum) / schedule.momentum
         self.looks_ahead = self._ahead > 0.0
+        self._live = setting.live
 
     def start(self, keys: Keys, first: ServerState) -> tuple[ServerState, PyTree]:
         """Return the initial state of the root server, and of the topology."""
@@ -132,7 +135,8 @@ class Server:
 
     def table(self, server: ServerState, memory: PyTree) -> Table:
         """Return the broadcasts of this version, and the row that each agent receives."""
-        return Table(self._heard([server], [memory]), np.zeros(self.agents, np.int32), self._copied([server]))
+        copies = self._copied([server], [memory])
+        return Table(self._heard([server], [memory]), np.zeros(self.agents, np.int32), copies)
 
     def holds(self, server: ServerState, memory: PyTree) -> Table:
         """Return the same without look-ahead: the server's own parameters."""
@@ -179,12 +183,22 @@ class Server:
         """Return the parameters from which the next version looks ahead; () without look-ahead."""
         return jax.tree.map(np.asarray, self.federation.broadcast(server).params) if self._ahead > 0.0 else ()
 
-    def _copied(self, servers: list[ServerState]) -> PyTree:
-        """Return the numbers of the servers' copies and the bytes of the last differences; () without down stages."""
-        if not self.federation.down_stages:
+    def _copied(self, servers: list[ServerState], before: list[PyTree]) -> PyTree:
+        """Return the servers' copies, with the parameters `before` of those that look ahead; () without down stages."""
+        down = self.federation.downlink
+        if down is None:
             return ()
-        numbers, sizes = zip(*((server.down.number, server.down.size_bytes) for server in servers), strict=True)
-        return Copied(*(np.stack([np.asarray(x) for x in column]) for column in (numbers, sizes)))
+
+        def row(server: ServerState, earlier: PyTree) -> Copied:
+            copy = server.down
+            if not self._live:
+                return Copied(copy.number, copy.size_bytes)
+            held = (copy.held, earlier) if self.looks_ahead else (copy.held,)
+            return Copied(copy.number, copy.size_bytes, held, down.message(copy), np.float64(self._ahead))
+
+        rows = [jax.tree.map(np.asarray, row(*pair)) for pair in zip(servers, before, strict=True)]
+        stacked: Copied = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+        return stacked
 
     def _heard(self, servers: list[ServerState], before: list[PyTree] | None = None) -> Broadcast:
         """Return the stacked broadcasts of servers, with look-ahead from the parameters `before` if given."""
@@ -192,7 +206,7 @@ class Server:
         for i, server in enumerate(servers):
             message = self.federation.broadcast(server)
             if before is not None and self._ahead > 0.0:
-                ahead = _looking_ahead(self.federation, self._ahead)
+                ahead = looking_ahead(self.federation, self._ahead)
                 message = message._replace(params=ahead(message.params, before[i]))
             sent.append(jax.tree.map(np.asarray, message))
         stacked: Broadcast = jax.tree.map(lambda *leaves: np.stack(leaves), *sent)
@@ -200,7 +214,7 @@ class Server:
 
 
 @cached_program
-def _looking_ahead(federation: Federation, ahead: float) -> Callable[[Params, Params], Params]:
+def looking_ahead(federation: Federation, ahead: float) -> Callable[[Params, Params], Params]:
     """Return the program that extrapolates the parameters along the last step, as momentum would."""
     del federation
     return jax.jit(lambda params, before: jax.tree.map(lambda x, old: x + ahead * (x - old), params, before))

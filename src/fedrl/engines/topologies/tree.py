@@ -83,7 +83,7 @@ class InTree(Server):
     def table(self, server: ServerState, memory: PyTree) -> Table:
         """Return the broadcasts of the lowest servers with parameters, and the row that each agent receives."""
         servers = self._lowest(server, memory)
-        return Table(self._heard(servers, list(memory[1])), self.row, self._copied(servers))
+        return Table(self._heard(servers, list(memory[1])), self.row, self._copied(servers, list(memory[1])))
 
     def holds(self, server: ServerState, memory: PyTree) -> Table:
         """Return the same without look-ahead: the servers' own parameters."""
@@ -175,11 +175,11 @@ class InTree(Server):
 @cached_program
 def _renewing(federation: Federation) -> Callable[..., ServerCopy]:
     """Return the program of the next copy; it returns the previous copy if a number would not be finite."""
-    renew = federation.renew
-    assert renew is not None
+    assert federation.downlink is not None
+    send = federation.downlink.send
 
     def renewed(keys: jax.Array, version: jax.Array, copy: ServerCopy, params: Params) -> ServerCopy:
-        after = renew(server_keys(keys).down, version, copy, params)
+        after = send(server_keys(keys).down, version, copy, params)
         finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(after)]).all()
         return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, copy)
 
