@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from fedrl.aggregators import mean, median, q_ffl
+from fedrl.engines.down_messages import DIFFERENCE, WHOLE
 from fedrl.engines.network.bridge import Bridge
 from fedrl.engines.network.choices import sites
 from fedrl.engines.simulate import simulate
 from fedrl.federation.federate import federate
 from fedrl.server import greedy
 from fedrl.server.scheduler import Scheduler
-from fedrl.stages import error_feedback, hard_threshold, scaffold, top_k
+from fedrl.stages import error_feedback, hard_threshold, quantize, random_k, scaffold, sign, top_k
 from fedrl.transport.local import LocalTransport
 from fedrl.wire.protocol import Stop
 from tests.engines.test_halves import AGENTS, CASES, FLEET, STEERED, VALLEY, fleet_of
@@ -35,11 +36,13 @@ class Sited:
         budget = getattr(scheduler, "upload_budget", None)
         bids = None if budget is None else budget.requested
         self.agents = [
-            DistantAgent(federation, fleet, k, seed, self.bridge.address, bids, **(behaviour or {}).get(k, {}))
+            self.agent(federation, fleet, k, seed, self.bridge.address, bids, **(behaviour or {}).get(k, {}))
             for k in range(self.simulation.agents)
         ]
         self.tasks = [asyncio.run_coroutine_threadsafe(agent.live(), self.bridge._loop) for agent in self.agents]
-        self.state = self.simulation.init(seed)
+        self.state, self.seen = self.simulation.init(seed), []
+
+    agent = DistantAgent
 
     @property
     def simulation_clock(self):
@@ -50,6 +53,7 @@ class Sited:
         for _ in range(count):
             self.state, found = self.simulation.round(self.state)
             seen.append(found)
+        self.seen += seen
         return seen
 
     def __enter__(self):
@@ -78,7 +82,7 @@ def test_agents_at_other_sites_have_the_bits_of_a_simulation(case):
     with Sited(federation, fleet) as sited:
         found = sited.rounds(ROUNDS)[-1]
     assert found.bytes_up == seen.bytes_up
-    assert found.bytes_down >= seen.bytes_down
+    assert found.bytes_down == seen.bytes_down
     assert found.weight == seen.weight
     for one, other in zip(params(state), params(sited.state), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -129,3 +133,34 @@ def test_an_upload_budget_selects_by_bids_what_it_selects_in_a_simulation(case):
         assert len(agent.sent) == ROUNDS
         if agent.number in rounds[-1].selected:  # what is counted is what was sent
             assert rounds[-1].uploads.size_bytes[agent.number] == len(agent.kept[1].update)
+
+
+DOWN = {
+    "sign": (sign(),),
+    "few": (top_k(0.3),),
+    "8 bits": (quantize(8),),
+    "few in 8 bits": (top_k(0.3), quantize(8)),
+    "drawn": (random_k(0.3, unbiased=False),),
+}
+
+
+@pytest.mark.parametrize("stages", DOWN)
+def test_differences_travel_in_the_bytes_that_a_simulation_counts(stages):
+    federation, rounds = federate(VALLEY, mean(), down_stages=DOWN[stages]), 20
+    alone, seen = simulate(federation, FLEET, block=1), []
+    state = alone.init(SEED)
+    for _ in range(rounds):
+        before = state.server.down
+        state, found = alone.round(state)
+        seen.append(found.bytes_down)
+    with Sited(federation, FLEET) as sited:
+        assert [found.bytes_down for found in sited.rounds(rounds)] == seen
+    for one, other in zip(params(state), params(sited.state), strict=True):
+        np.testing.assert_array_equal(one, other)
+    contents = [agent.contents for agent in sited.agents]
+    assert [sum(map(len, each)) for each in zip(*contents, strict=True)] == seen
+    for agent in sited.agents:
+        assert [content[0] for content in agent.contents] == [WHOLE] + [DIFFERENCE] * (rounds - 1)
+        assert agent.copy.number == rounds - 1
+        for mine, server in zip(*map(jax.tree.leaves, (agent.copy.held, before.held)), strict=True):
+            np.testing.assert_array_equal(mine, np.asarray(server))

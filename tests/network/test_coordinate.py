@@ -18,6 +18,7 @@ from fedrl.core import durable
 from fedrl.core.errors import ConfigError, RunError
 from fedrl.engines.network.log import ReplayClock, entries_of, replaying
 from fedrl.engines.simulate import simulate
+from fedrl.federation.downlink import sent_params
 from fedrl.records.folder import EVENTS, RECORDS
 from fedrl.runs.coordinate import coordinate
 from fedrl.sinks.display import plain
@@ -160,8 +161,8 @@ def test_several_seeds_are_refused(tmp_path):
         World(TABLES).coordinate({**TABLES, "seeds": 2}, tmp_path / "run")
 
 
-def replayed(tables, folder, rounds):
-    """The parameters that a simulation computes from the log in a run folder."""
+def replayed(tables, folder, rounds, bytes_down=None):
+    """The parameters that a simulation computes from the log in a run folder; it adds the bytes of each round."""
     experiment = build(load(tables))
     clock = ReplayClock(entries_of((folder / EVENTS).read_text().splitlines()))
     again = simulate(
@@ -174,9 +175,11 @@ def replayed(tables, folder, rounds):
     )
     state = again.init(7)
     for _ in range(rounds):
-        state, _ = again.round(state)
+        state, found = again.round(state)
+        if bytes_down is not None:
+            bytes_down.append(found.bytes_down)
     assert clock.finished
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(state.server.params)]
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(sent_params(state.server.down, state.server.params))]
 
 
 SCHEDULES = {

@@ -20,7 +20,7 @@ from fedrl.federation.wire_digest import as_json, wire_digest
 from fedrl.server import greedy, oort
 from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import bounded_staleness, fed_async, fed_buff, synchronous
-from fedrl.stages import error_feedback, lag, scaffold, top_k
+from fedrl.stages import error_feedback, lag, quantize, scaffold, top_k
 from fedrl.transport.local import LocalTransport
 from fedrl.wire.protocol import Bid, Hello, Sent, Stop, sent
 from tests.engines.test_halves import FLEET, STEERED, VALLEY
@@ -30,6 +30,7 @@ FEDERATIONS = {
     "mean": lambda: federate(VALLEY, mean(), local_steps=2),
     "SCAFFOLD": lambda: federate(STEERED, mean(), scaffold(0.1)),
     "median": lambda: federate(VALLEY, median(), error_feedback(top_k(0.3))),
+    "down": lambda: federate(VALLEY, mean(), down_stages=(quantize(8),)),
 }
 SCHEDULES = {
     "all": synchronous,
@@ -50,14 +51,16 @@ def told(sited):
 
 
 def assert_replayed(federation, sited, plan, rounds):
-    """The log of a run, written and read, makes a simulation compute the same parameters."""
+    """The log of a run, written and read, makes a simulation compute the same parameters, and count the same bytes."""
     lines = [line_of(1, sited.simulation_clock.log)]
     clock = ReplayClock(entries_of(lines))
     again = simulate(federation, FLEET, executor=replaying(clock), scheduler=plan, block=1, merges=1)
-    state = again.init(SEED)
+    state, bytes_down = again.init(SEED), []
     for _ in range(rounds):
-        state, _ = again.round(state)
+        state, found = again.round(state)
+        bytes_down.append(found.bytes_down)
     assert clock.finished
+    assert bytes_down == [found.bytes_down for found in sited.seen]
     for one, other in zip(params(state), params(sited.state), strict=True):
         np.testing.assert_array_equal(one, other)
 

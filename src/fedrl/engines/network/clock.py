@@ -21,9 +21,8 @@ import numpy as np
 
 from fedrl.clocks.events import ARRIVED, BACK, DROPPED, HUNG, MALFORMED, NOBODY, TIMER, Events
 from fedrl.core.errors import NoMoreUpdatesError
-from fedrl.engines.inbox import Table
 from fedrl.engines.network.bridge import POLL_S, Bridge
-from fedrl.engines.network.known_copies import KnownCopies
+from fedrl.engines.network.known_copies import CopiesClock
 from fedrl.engines.network.log import Collected, Dispatched, Entry, Happened, Opened
 from fedrl.engines.network.news import BID, FAILURE, GONE, HERE, LEFT, MOVED, UPDATE, AgentNews
 from fedrl.engines.network.roster import Roster
@@ -48,7 +47,7 @@ class RealTime(NamedTuple):
     away: np.ndarray
 
 
-class RealClock:
+class RealClock(CopiesClock):
     """The clock of agents at other sites.
 
     Args:
@@ -86,7 +85,6 @@ class RealClock:
         self._raw: deque[AgentNews] = deque()
         self._receipts: list[tuple[int, Taken | None]] = []
         self._held = 0
-        self.copies: KnownCopies | None = None  # the server's, under down stages
         self.log: list[Entry] = []
         """What the scheduler was told since the log was last taken away."""
 
@@ -375,11 +373,6 @@ class RealClock:
         self._drop_jobs(ids)
         self._receipts += [(agent, None) for agent in ids.tolist()]
         return [(kind, agent, at, job) for agent, job in zip(ids.tolist(), jobs.tolist(), strict=True)]
-
-    def correct(self, known: np.ndarray, ids: np.ndarray, table: Table) -> None:
-        """Correct the numbers of the copies of agents, `known`, by what they have said since their last jobs."""
-        if self.copies is not None:
-            self.log += self.copies.corrections(self.roster, known, ids, table)
 
     def _patience(self) -> float:
         """Return the seconds until the next job may count as dropped or hung."""

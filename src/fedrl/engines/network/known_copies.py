@@ -15,7 +15,7 @@ from fedrl.core.types import Broadcast, PyTree
 from fedrl.engines.down_content import DownCodec, DownContents
 from fedrl.engines.down_messages import DIFFERENCE, NOTHING, WHOLE
 from fedrl.engines.inbox import Table
-from fedrl.engines.network.log import Corrected
+from fedrl.engines.network.log import Corrected, Entry
 from fedrl.engines.network.roster import Roster
 from fedrl.federation.federation import Federation
 
@@ -82,6 +82,25 @@ class KnownCopies:
                     found[agent] = number
         known[list(found)] = list(found.values())
         return [Corrected(list(found), list(found.values()))] if found else []
+
+
+class CopiesClock:
+    """The part of a clock that knows which copies agents have.
+
+    Attributes:
+        copies: The server's copies; None without down stages.
+        roster: What is known about agents.
+        log: What the scheduler was told since the log was last taken away.
+    """
+
+    copies: KnownCopies | None = None
+    roster: Roster
+    log: list[Entry]
+
+    def correct(self, known: np.ndarray, ids: np.ndarray, table: Table) -> None:
+        """Correct the numbers of the copies of agents, `known`, by what they have said since their last jobs."""
+        if self.copies is not None:
+            self.log += self.copies.corrections(self.roster, known, ids, table)
 
 
 def no_copies() -> tuple[np.ndarray, np.ndarray]:
