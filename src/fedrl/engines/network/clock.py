@@ -79,12 +79,11 @@ class RealClock(CopiesClock):
         self.bridge, self.roster = bridge, roster
         self._receive, self._bid, self._fail, self._drop_jobs = receive, bid, fail, drop
         self.gather, self.patience_s, self.hang_s = gather, patience_s, hang_s
-        self._hang_at_s = 0.0  # no job hangs before this second
+        self._held, self._hang_at_s = 0, 0.0  # no job hangs before this second
         self._gathered, self._began = False, math.nan
         self._names: dict[int, str] = {}
         self._raw: deque[AgentNews] = deque()
         self._receipts: list[tuple[int, Taken | None]] = []
-        self._held = 0
         self.log: list[Entry] = []
         """What the scheduler was told since the log was last taken away."""
 
@@ -196,8 +195,7 @@ class RealClock(CopiesClock):
                 self.roster.hung[each.agent] = False
             if each.kind == HERE:
                 self.roster.ready[each.agent], self.roster.gone_s[each.agent] = True, math.inf
-                self.roster.steps_per_s[each.agent] = each.steps_per_s
-                self.roster.copies[each.agent] = each.copy
+                self.roster.steps_per_s[each.agent], self.roster.copies[each.agent] = each.steps_per_s, each.copy
                 self._names[each.agent] = each.reason
                 here = f"{int(self.roster.ready.sum())} of {len(self.roster.ready)}"
                 self._tell("ready", f"{each.reason} is ready, {here}.", each.agent)
