@@ -47,14 +47,14 @@ class Hub:
         self._loop = asyncio.get_running_loop()
 
         async def met(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            link = WatchedLink(PlainLink((await reader.readline()).decode().strip(), reader, writer), self)
-            self._links.add(link)
             try:
+                name = (await reader.readline()).decode().strip()
+                link = WatchedLink(PlainLink(name, reader, writer), self)
+                self._links.add(link)
                 await session(link)
             except asyncio.CancelledError:
                 pass  # the loop ends, and asyncio would log a cancelled handler
             finally:
-                self._links.discard(link)
                 writer.close()
 
         host, _, port = address.rpartition(":")

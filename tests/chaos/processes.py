@@ -175,7 +175,7 @@ class Processes:
             "seed": self.plan.seed,
         }
         path.write_text(tomli_w.dumps(table))
-        return Program(["agent", str(path), "--quiet"], self.folder / f"site-{number}.log")
+        return Program(["agent", str(path)], self.folder / f"site-{number}.log")
 
     async def _lived(self) -> None:
         left, moved_s, calm = list(self.plan.faults), time.monotonic(), False
