@@ -339,6 +339,8 @@ class World:
             asyncio.run_coroutine_threadsafe(end(), self.loop).result(20)
         self.loop.call_soon_threadsafe(self.loop.stop)
         thread.join(5)
+        if not thread.is_alive():
+            self.loop.close()
         DISK.clear()
         self.transcript.close()
 
