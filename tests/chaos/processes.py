@@ -33,7 +33,7 @@ from tests.support.relay import Relay
 AGENTS = 3
 ROOT = Path(__file__).parents[2]
 KINDS = {
-    "coordinator kill": 2,
+    "coordinator kill": 5,
     "coordinator stop": 3,
     "agent kill": 3,
     "agent stop": 4,
