@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tests.chaos.seeds import EVERY, SeedReport, called
 
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos")
     parser.add_argument("--seeds", type=int, default=50)

@@ -173,7 +173,7 @@ def logged(sites: Iterable[Path], entries: list[dict[str, Any]]) -> list[str]:
 
 
 def bytes_logged(sites: Iterable[Path], entries: list[dict[str, Any]]) -> list[str]:
-    """The logs of the sites say the same, as far as they can: within one life of the coordinator a job has one version."""
+    """The logs of the sites say the same: within one life of the coordinator a job has one version."""
     begun, found = sorted(entry["time"] for entry in entries if entry["what"] == "started" and "time" in entry), []
     for site in sites if begun else ():
         said = dict[tuple[int, int], str]()

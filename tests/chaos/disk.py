@@ -3,7 +3,7 @@
 The functions of the operating system that change files are replaced once for this process. Whatever they do in the
 folder of a `Machine` passes that machine first:
 
-    os.write, os.fsync, os.replace, opening for writing --> Machine.passed --> OSError "No space left", KilledError, or go
+    os.write, os.fsync, os.replace, opening for writing --> Machine.passed --> OSError "No space left" or KilledError
 
 A kill copies the folder at that moment, and the copy is where the next process of the party begins. The process that
 was killed can do nothing more that counts: its folder is read by nobody, and its connections are cut before.

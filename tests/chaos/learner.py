@@ -1,6 +1,6 @@
-"""The work of agents under chaos: gradient descent on a quadratic of each agent's own, cheap and without a random number.
+"""The work of agents under chaos: gradient descent on a quadratic of each, which is cheap and draws no random number.
 
-    f_k(x) = 1/2 sum_i a_k (1 + i / size) (x_i - m_k (i - size / 2))^2
+f_k(x) = 1/2 sum_i a_k (1 + i / size) (x_i - m_k (i - size / 2))^2
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     agent -- FaultyLink (faults, by number of frames) -- TCP -- WatchedLink -- coordinator
 
-The end of the agent makes the faults. The end of the coordinator falls silent when the coordinator is killed, and stands
+The end of the agent makes the faults. That of the coordinator falls silent when the coordinator is killed, and stands
 still while it is stopped. Both tell the transcript.
 """
 

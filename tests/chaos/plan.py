@@ -1,6 +1,6 @@
 """What a seed means: an experiment, and a schedule of faults counted in versions and frames.
 
-seed --> Plan(tables, patience, gather, faults)       fault: after so many versions and then so many frames, what to whom
+seed --> Plan(tables, patience, gather, faults)     fault: after so many versions and then so many frames, what to whom
 """
 
 from __future__ import annotations

@@ -49,7 +49,9 @@ def one(seed: int, faults: int, keep: Path) -> SeedReport:
         shutil.rmtree(folder)
         return SeedReport(seed, f"{line}ok", outcome.faults, found)
     told = "".join(f"\n    {each}" for each in found[:5])
-    return SeedReport(seed, f"{line}{len(found)} VIOLATIONS, see {folder}{told}\n    ends: {ends}", outcome.faults, found)
+    return SeedReport(
+        seed, f"{line}{len(found)} VIOLATIONS, see {folder}{told}\n    ends: {ends}", outcome.faults, found
+    )
 
 
 def _cpu_s() -> float:

@@ -88,7 +88,9 @@ def test_an_update_that_is_sent_again_as_other_bytes_is_caught(tmp_path, monkeyp
 def test_an_update_that_leaves_without_a_line_in_the_log_is_caught(tmp_path, monkeypatch):
     append = SentLog.append
     monkeypatch.setattr(
-        SentLog, "append", lambda self, time, run, kind, job, *rest: job == 3 or append(self, time, run, kind, job, *rest)
+        SentLog,
+        "append",
+        lambda self, time, run, kind, job, *rest: job == 3 or append(self, time, run, kind, job, *rest),
     )
     violations = found(tmp_path, "mean, all", only=("duplicate", 0))
     assert any(each.startswith(checker.UNLOGGED) for each in violations)

@@ -91,9 +91,7 @@ class Site:
     def __init__(self, world: World, number: int) -> None:
         self.world, self.number = world, number
         self.network = SiteNetwork(f"site-{number}", world.transcript, lambda: world.hub.address, number)
-        self.machine = Machine(
-            world.folder / f"site-{number}.0", happened=lambda kind: world.count(f"agent {kind}")
-        )
+        self.machine = Machine(world.folder / f"site-{number}.0", happened=lambda kind: world.count(f"agent {kind}"))
         self.ahead_s = 0.0
         self.running: asyncio.Task[Any] | None = None
         self.done = False
@@ -178,9 +176,7 @@ class World:
         self.version, self.moved_s = 0, time.monotonic()
         self.random = random.Random(plan.seed)
         self.loop = asyncio.new_event_loop()
-        self.machine = Machine(
-            folder / "coordinator.0", happened=lambda kind: self.count(f"coordinator {kind}")
-        )
+        self.machine = Machine(folder / "coordinator.0", happened=lambda kind: self.count(f"coordinator {kind}"))
         self.hub = Hub(0, self.transcript, self.machine.going, self.passed)
         self.sites = [Site(self, number) for number in range(plan.tables["federation"]["agents"])]
 
@@ -253,9 +249,7 @@ class World:
         def committed(path: Path) -> None:
             if path.parent.name != "checkpoints":
                 return
-            self.transcript.note(
-                "disk", life=life, version=checkpoint.round_of(path), hash=digest(path.read_bytes())
-            )
+            self.transcript.note("disk", life=life, version=checkpoint.round_of(path), hash=digest(path.read_bytes()))
             with self._lock:
                 self.version, self._frames = checkpoint.round_of(path), 0
                 self.moved_s = time.monotonic()

@@ -153,7 +153,7 @@ def test_a_log_has_the_second_in_which_a_round_began():
         time.sleep(1.0)
         sited.rounds(1)
         entries = entries_of([line_of(1, sited.simulation_clock.log)])
-    last = [entry for entry in entries if isinstance(entry, Happened)][0]
+    last = next(entry for entry in entries if isinstance(entry, Happened))
     begun = [entry for entry in entries if isinstance(entry, Dispatched)][-1]
     assert begun.now_s >= max(last.time_s) + 1.0
     clock = ReplayClock([begun])
