@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 AGENTS = 4
 ROUNDS_PER_FAULT = 1.5
+REAL_EVERY = 10
+"""One seed of so many has real processes, the last of them."""
 CALM = 6
 """Versions after the last fault."""
 
@@ -95,8 +97,9 @@ def plan_of(seed: int, faults: int) -> Plan:
     """
     draw = random.Random(f"chaos {seed}")
     pairs = [(rule, schedule) for rule in RULES for schedule in ALONE.get(rule, tuple(SCHEDULES))]
-    # The pairs follow each other, so that so many seeds as there are pairs have each of them.
-    rule, schedule = random.Random("pairs").sample(pairs, len(pairs))[seed % len(pairs)]
+    # The pairs follow each other, so that as many seeds as there are pairs have each of them.
+    place = seed - seed // REAL_EVERY
+    rule, schedule = random.Random("pairs").sample(pairs, len(pairs))[place % len(pairs)]
     rounds = int(faults * ROUNDS_PER_FAULT) + CALM
     federation = {"agents": AGENTS, "clock": {}, "local_steps": 2, "schedule": SCHEDULES[schedule], **RULES[rule]}
     tables = {

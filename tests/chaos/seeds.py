@@ -9,8 +9,12 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-EVERY = 10
-"""One seed of so many has real processes."""
+from tests.chaos.plan import REAL_EVERY, plan_of
+
+
+def is_real(seed: int) -> bool:
+    """Return whether a seed has real processes."""
+    return seed % REAL_EVERY == REAL_EVERY - 1
 
 
 class SeedReport(NamedTuple):
@@ -29,9 +33,8 @@ def one(seed: int, faults: int, keep: Path) -> SeedReport:
     configure_jax()
     from tests.chaos import processes, world
     from tests.chaos.checker import check
-    from tests.chaos.plan import plan_of
 
-    real = seed % EVERY == EVERY - 1
+    real = is_real(seed)
     folder = keep / str(seed)
     shutil.rmtree(folder, ignore_errors=True)
     plan = processes.real_plan(seed, faults) if real else plan_of(seed, faults)
