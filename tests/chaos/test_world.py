@@ -11,12 +11,12 @@ from fedrl.runs import coordinate as coordinating
 from fedrl.sites.jobs import RunJobs
 from fedrl.sites.sent_log import SentLog
 from fedrl.wire.protocol import Sent
-from tests.chaos import checker, plan, world
+from tests.chaos import checker, plan, seeds, world
 
 
 def seed_of(name):
     """The first seed that is of this rule and schedule."""
-    return next(seed for seed in range(100) if plan.plan_of(seed, 1).name == name)
+    return next(seed for seed in range(100) if plan.plan_of(seed, 1).name == name and not seeds.is_real(seed))
 
 
 def found(folder, name, faults=12, only=None):
@@ -108,3 +108,19 @@ def test_a_run_in_which_a_task_is_never_sent_again_is_stuck(tmp_path, monkeypatc
     monkeypatch.setattr(world, "STUCK_S", 6.0)
     violations = found(tmp_path, "mean, all", only=("cut", 0))
     assert any(each.startswith(checker.STUCK) for each in violations)
+
+
+def test_a_report_of_a_seed_names_what_it_found_and_keeps_the_folder_for_that_alone(tmp_path, monkeypatch):
+    seed = seed_of("mean, all")
+    fine = seeds.one(seed, 3, tmp_path)
+    assert fine.violations == []
+    assert fine.faults.total() <= 3
+    assert fine.line.endswith(": ok")
+    assert not (tmp_path / str(seed)).exists()
+    monkeypatch.setattr(checker, "parameters", lambda *given: ["other parameters: x."])
+    bad = seeds.one(seed, 3, tmp_path)
+    assert bad.violations == ["other parameters: x."]
+    assert "1 VIOLATIONS" in bad.line
+    assert (tmp_path / str(seed) / "transcript.jsonl").exists()
+    monkeypatch.setattr(world, "run", lambda *given: 1 / 0)
+    assert seeds.called((seed, 3, tmp_path)).violations == ["failed: ZeroDivisionError('division by zero')"]
