@@ -139,7 +139,7 @@ async def _fails(agent, link, task):
 @pytest.mark.parametrize("made", FEDERATIONS)
 def test_a_job_that_failed_at_its_site_fails_in_a_replay(made):
     federation, plan = FEDERATIONS[made](), plan_of("all")
-    with Clocked(federation, FLEET, behaviour={1: {"act": _fails}}) as sited:
+    with Sited(federation, FLEET, behaviour={1: {"act": _fails}}) as sited:
         seen = sited.rounds(6)
         assert [[agent for agent, _ in found.rejected] for found in seen] == [[], [1]] * 3
         assert_replayed(federation, sited, plan, 6)
@@ -148,7 +148,7 @@ def test_a_job_that_failed_at_its_site_fails_in_a_replay(made):
 def test_a_log_has_the_second_in_which_a_round_began():
     """A deadline follows from it, and it is later than the last event by whatever the end of a round takes."""
     federation, plan = FEDERATIONS["mean"](), plan_of("deadline")
-    with Clocked(federation, FLEET, scheduler=plan) as sited:
+    with Sited(federation, FLEET, scheduler=plan) as sited:
         sited.rounds(1)
         time.sleep(1.0)
         sited.rounds(1)
