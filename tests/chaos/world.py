@@ -26,6 +26,7 @@ import fedrl.engines.network.sessions as network_sessions
 from fedrl.config import load
 from fedrl.config.build import build
 from fedrl.records import checkpoint
+from fedrl.records.folder import RunFolder
 from fedrl.runs.coordinate import coordinate
 from fedrl.sites.agent import Backoff, SiteAgent
 from fedrl.sites.policy import MayLeave
@@ -210,12 +211,16 @@ class World:
 
     def _lived(self, life: int) -> bool:
         """Be one process of the coordinator; return whether the run is complete."""
-        self.stop = threading.Event()
+        if RunFolder(self.machine.folder).complete:  # the process before was killed after its last file
+            return True
+        stop = self.stop = threading.Event()
         machine = self.machine
         hub = self.hub = Hub(life, self.transcript, machine.going, self.passed)
 
         def cut() -> None:
             hub.cut()
+            # The operation may be one of another thread than that of the run, such as a line of coordinator.jsonl.
+            stop.set()
             self.transcript.note("killed", life=life)
 
         machine.cut, machine.committed = cut, self._committed(life)
@@ -230,10 +235,11 @@ class World:
                 gather=self.plan.gather,
                 patience_s=self.plan.patience_s,
                 replayable=True,
-                stop=self.stop,
+                stop=stop,
                 verbose=0,
             )
-            return not self.stop.is_set()
+            if not stop.is_set():
+                return True
         except KilledError:
             pass
         except Exception as fault:
