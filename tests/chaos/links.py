@@ -45,6 +45,7 @@ class Hub:
     async def listen(self, address: str, session: Session) -> Listener:
         """Listen at a free port."""
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(_quiet)
 
         async def met(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
@@ -52,8 +53,6 @@ class Hub:
                 link = WatchedLink(PlainLink(name, reader, writer), self)
                 self._links.add(link)
                 await session(link)
-            except asyncio.CancelledError:
-                pass  # the loop ends, and asyncio would log a cancelled handler
             finally:
                 writer.close()
 
@@ -75,6 +74,12 @@ class Hub:
     def _aborted(self) -> None:
         for link in list(self._links):
             link.abort()
+
+
+def _quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # Before Python 3.12, asyncio reports a handler of a connection that was cancelled as a fault.
+    if not isinstance(context.get("exception"), asyncio.CancelledError):
+        loop.default_exception_handler(context)
 
 
 class WatchedLink:
