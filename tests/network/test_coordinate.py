@@ -14,7 +14,7 @@ from rich.console import Console
 import fedrl
 from fedrl.config import load
 from fedrl.config.build import build
-from fedrl.core import durable
+from fedrl.core import durable, imports
 from fedrl.core.errors import ConfigError, RunError
 from fedrl.engines.network.log import ReplayClock, entries_of, replaying
 from fedrl.engines.simulate import simulate
@@ -154,6 +154,29 @@ def test_a_run_that_goes_on_takes_the_same_changes_and_no_others(tmp_path):
     with pytest.raises(ConfigError, match="rounds=3 would change it"):
         world.coordinate(TABLES, out, overrides=["rounds=3"])
     assert len((world.coordinate(TABLES, out, overrides=same).folder / EVENTS).read_text().splitlines()) == 2
+
+
+OWN = {
+    "name": "own",
+    "environment": {"name": "tests.chaos.learner:bowl"},
+    "learner": {"name": "tests.chaos.learner:descent"},
+    "federation": {"agents": 3},
+    "rounds": 3,
+    "seeds": [7],
+    "baselines": {},
+    "evaluation": {"episodes": 1},
+}
+
+
+def test_a_run_of_ones_own_components_goes_on_in_a_new_process_that_is_given_them_again(tmp_path, monkeypatch):
+    world, stop, out = World(OWN), threading.Event(), tmp_path / "run"
+    world.coordinate(OWN, out, stop=stop, sinks=[lambda event: stop.set() if "round" in event else None])
+    # What a new process has: it has not imported anything that an experiment names.
+    monkeypatch.setattr(imports, "_known", {})
+    with pytest.raises(ConfigError, match="nothing that a run folder names is imported"):
+        world.coordinate(TABLES, out)
+    result = world.coordinate(OWN, out)
+    assert len((result.folder / EVENTS).read_text().splitlines()) == 3
 
 
 def test_several_seeds_are_refused(tmp_path):

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 
 import jax
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 from fedrl.aggregators import mean, median
 from fedrl.clocks.events import DROPPED, MALFORMED, TIMER
 from fedrl.core.errors import ConfigError, StoppedWaitingError
+from fedrl.engines.halves import Verdict
+from fedrl.engines.halves.agent import TrainedUpdate
 from fedrl.engines.network.bridge import Bridge
-from fedrl.engines.network.log import Happened, ReplayClock, entries_of, line_of, replaying
+from fedrl.engines.network.log import Dispatched, Happened, ReplayClock, entries_of, line_of, replaying
 from fedrl.engines.network.membership import MembershipCheck
 from fedrl.engines.simulate import simulate
 from fedrl.federation.federate import federate
@@ -126,6 +129,40 @@ def test_rubbish_is_refused_with_its_reason_and_costs_its_sender_alone(made):
         assert "can't be read" in seen[1].rejected[0].reason
         assert_replayed(federation, sited, plan, 6)
     assert any(MALFORMED in entry.kind for entry in told(sited))
+
+
+async def _fails(agent, link, task):
+    if task.version % 2:
+        # As at a site: a failed job leaves nothing behind.
+        agent.run = agent.half.settle(agent.kept[1].run, Verdict.DROPPED)
+        agent.kept = (agent.kept[0], TrainedUpdate(b"", agent.run, {}, "no floor"))
+    return False
+
+
+@pytest.mark.parametrize("made", FEDERATIONS)
+def test_a_job_that_failed_at_its_site_fails_in_a_replay(made):
+    federation, plan = FEDERATIONS[made](), plan_of("all")
+    with Sited(federation, FLEET, behaviour={1: {"act": _fails}}) as sited:
+        seen = sited.rounds(6)
+        assert [[agent for agent, _ in found.rejected] for found in seen] == [[], [1]] * 3
+        assert_replayed(federation, sited, plan, 6)
+
+
+def test_a_log_has_the_second_in_which_a_round_began():
+    """A deadline follows from it, and it is later than the last event by whatever the end of a round takes."""
+    federation, plan = FEDERATIONS["mean"](), plan_of("deadline")
+    with Sited(federation, FLEET, scheduler=plan) as sited:
+        sited.rounds(1)
+        time.sleep(1.0)
+        sited.rounds(1)
+        entries = entries_of([line_of(1, sited.simulation_clock.log)])
+    last = next(entry for entry in entries if isinstance(entry, Happened))
+    begun = [entry for entry in entries if isinstance(entry, Dispatched)][-1]
+    assert begun.now_s >= max(last.time_s) + 1.0
+    clock = ReplayClock([begun])
+    assert clock.now_s(()) == begun.now_s
+    clock = ReplayClock(entries_of(['{"round":1,"told":[{"dispatched":[[0],[true]]}]}']))
+    assert clock.now_s(()) == 0.0  # a log of an earlier version
 
 
 def test_what_comes_twice_is_merged_once():

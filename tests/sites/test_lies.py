@@ -112,6 +112,31 @@ def test_a_job_is_trained_once_whatever_it_comes_with(tmp_path):
         jobs.check(second._replace(job=3, settled=2, verdict="perhaps"))
 
 
+def test_a_job_from_an_older_version_fails_at_once_and_the_connection_stays(tmp_path):
+    """So a coordinator that gives it again after a restart hears that it will have no update, and gives another one."""
+    coordinator, notices = ScriptedCoordinator(ERRING, FLEET, SEED), []
+
+    async def run():
+        async with coordinator.listening():
+            agents = [agent_of(ERRING, coordinator, k, tmp_path, notices=[notices, [], []][k]) for k in range(AGENTS)]
+            running = [asyncio.ensure_future(agent.run()) for agent in agents]
+            for _ in range(2):
+                await coordinator.round()
+            old = Task(9, 0, AGENTS, 1, 0.3, 2, "merged", b"never read")
+            await coordinator.say(0, coordinator.links[0], old)
+            while (0, 9) not in coordinator.failed:
+                await asyncio.sleep(0.01)
+            await coordinator.round()
+            await coordinator.done()
+            return await asyncio.gather(*running)
+
+    assert {end.code for end in asyncio.run(asyncio.wait_for(run(), 120))} == {"done"}
+    assert "accepts no older one" in coordinator.failed[0, 9]
+    assert [n.job for n in notices if n.event == "training"] == [1, 2, 3]
+    assert sum(n.event == "connected" for n in notices) == 1
+    equal(simulated(ERRING, 3).server, coordinator.state.server)
+
+
 def test_the_same_version_again_is_another_job_with_other_keys_also_after_a_restart(tmp_path):
     """Its stage draws numbers: from the same state and the same broadcast, updates are equal if their keys are."""
     drawing = {"federation": federate(quadratic(sgd(0.1), size=256), mean(), quantize(4)), "fleet": WIDE}

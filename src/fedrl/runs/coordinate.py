@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from fedrl.config import Config, load, tables_of
-from fedrl.core.errors import ConfigError, RunError
+from fedrl.config.build import build
+from fedrl.core.errors import ConfigError, FedrlError, RunError
+from fedrl.core.imports import is_reference
 from fedrl.engines.network.bridge import AGAIN, Bridge
 from fedrl.engines.network.choices import HANG_S, PATIENCE_S, sites
 from fedrl.engines.network.clock import RealClock
@@ -95,6 +97,7 @@ def coordinate(
     given, name = _experiment(place, source, overrides)
     if again:
         _check_continued(place, replayable)
+        _make_known(source)
     bridge = Bridge(
         transport,
         address,
@@ -288,6 +291,28 @@ def _identity(place: Path, replayable: bool) -> str:
     if not path.exists():
         write_atomically(path, f"{secrets.token_hex(16)} {KEYS[replayable]}\n".encode())
     return path.read_text().split()[0]
+
+
+def _make_known(source: Config | Mapping[str, Any] | Path | str) -> None:
+    """Import the components of the operator's own that their experiment names, if it is still there.
+
+    A run folder may be someone else's, so nothing that only its own configuration names is imported.
+    """
+    try:
+        tables = tables_of(source)
+    except FedrlError:
+        return
+    if _names_own(tables):
+        build(load(tables))
+
+
+def _names_own(table: Any) -> bool:
+    """Return whether tables name modules, or objects in them."""
+    if isinstance(table, Mapping):
+        return "imports" in table or any(map(_names_own, table.values()))
+    if isinstance(table, list | tuple):
+        return any(map(_names_own, table))
+    return is_reference(table)
 
 
 def _check_continued(place: Path, replayable: bool) -> None:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from fedrl.core.errors import RunError, WireError
 from fedrl.sites.connection import Connection
-from fedrl.sites.jobs import RunJobs, RunRefusedError
+from fedrl.sites.jobs import OldVersionError, RunJobs, RunRefusedError
 from fedrl.sites.policy import Allowance
 from fedrl.transport.seam import LinkClosedError
 from fedrl.wire.protocol import LARGEST_INT, Answer, Beat, Bid, Failed, Leave, Task
@@ -113,7 +113,12 @@ class JobLoop:
                     return SiteEnd(refused.code, str(refused))
 
     async def _done(self, jobs: RunJobs, task: Task) -> None:
-        if jobs.check(task):
+        try:
+            new = jobs.check(task)
+        except OldVersionError as old:
+            await self._declined(jobs, task, str(old))
+            return
+        if new:
             if not self._allowance.allows(jobs.welcome.run, task.job, self._clock()):
                 self.waiting = True
                 if self.connection is not None:
@@ -150,6 +155,14 @@ class JobLoop:
         elif not answer.send:
             text = f"The coordinator does not want the update of job {answer.job}: its budget is for others."
             self._say("not_taken", text, answer.job, None)
+
+    async def _declined(self, jobs: RunJobs, task: Task, why: str) -> None:
+        # A coordinator that was killed between two merges gives jobs again whose updates it had, and whose agents have
+        # gone on. Without an answer it would send such a task at each connection, and the job would never end.
+        self._say("failed", f"Job {task.job} has no update: {why}", task.job, task.version)
+        if self.connection is not None:
+            with suppress(LinkClosedError):
+                await self.connection.send(jobs.declined(task, why))
 
     async def _trained(self, jobs: RunJobs, task: Task) -> None:
         verdict = jobs.verdict(task)

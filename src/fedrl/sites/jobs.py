@@ -34,6 +34,10 @@ COMPILING = threading.Lock()
 """Held while programs are compiled: several agents in one process would each compile the same ones at the same time."""
 
 
+class OldVersionError(WireError):
+    """A job came with an older version than this agent has trained from: it is never trained, and nobody has lied."""
+
+
 class RunRefusedError(Exception):
     """This site takes no part in a run. The message says why; `code` is the one for programs."""
 
@@ -121,6 +125,7 @@ class RunJobs:
         """Return whether a task is a new job; False if it is the last one again.
 
         Raises:
+            OldVersionError: Its version is older than that of the job before.
             WireError: Its numbers can't follow from those of the job before.
             RunRefusedError: The agent has lost the state of a replayable run.
         """
@@ -128,7 +133,7 @@ class RunJobs:
         if last.job and (task.job, task.version) == (last.job, last.version):
             return False
         if task.version < last.version:
-            raise WireError(
+            raise OldVersionError(
                 f"Job {task.job} came with version {task.version}, and this agent has trained from version "
                 f"{last.version}. It uses the keys of no version twice, so it accepts no older one. The coordinator "
                 "continues from an older state than it had."
@@ -227,6 +232,10 @@ class RunJobs:
     def progress(self) -> int:
         """Return a number that grows while a job is trained; it may be called from another thread."""
         return self._half.progress()
+
+    def declined(self, task: Task, why: str) -> Failed:
+        """Return the message about a job that is not trained."""
+        return Failed(task.job, one_line(why) if self._may_leave.reasons else "")
 
     def close(self) -> None:
         """Release resources outside this process, such as workers."""

@@ -169,10 +169,11 @@ class Bridge:
             if listener is not None:
                 await listener.close()
             await self.observer.end()
-            others = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
+            # More than once: before Python 3.12, `asyncio.wait_for` loses a cancellation that comes with its result.
+            while others := asyncio.all_tasks() - {asyncio.current_task()}:
+                for task in others:
+                    task.cancel()
+                await asyncio.wait(others, timeout=0.1)
 
         try:
             self._asking(end(), 10.0)

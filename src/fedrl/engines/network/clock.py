@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedrl.clocks.events import ARRIVED, BACK, DROPPED, HUNG, MALFORMED, NOBODY, TIMER, Events
+from fedrl.clocks.events import ARRIVED, BACK, DROPPED, FAILED, HUNG, MALFORMED, NOBODY, TIMER, Events
 from fedrl.core.errors import NoMoreUpdatesError
 from fedrl.engines.network.bridge import POLL_S, Bridge
 from fedrl.engines.network.known_copies import CopiesClock
@@ -80,10 +80,12 @@ class RealClock(CopiesClock):
         self._receive, self._bid, self._fail, self._drop_jobs = receive, bid, fail, drop
         self.gather, self.patience_s, self.hang_s = gather, patience_s, hang_s
         self._held, self._hang_at_s = 0, 0.0  # no job hangs before this second
-        self._gathered, self._began = False, math.nan
+        self._gathered, self._began, self._told_s = False, math.nan, math.nan
         self._names: dict[int, str] = {}
         self._raw: deque[AgentNews] = deque()
         self._receipts: list[tuple[int, Taken | None]] = []
+        self._failures: set[tuple[int, int]] = set()
+        """Agents and jobs of the failures since the last entry of the log."""
         self.log: list[Entry] = []
         """What the scheduler was told since the log was last taken away."""
 
@@ -99,7 +101,8 @@ class RealClock(CopiesClock):
         if math.isnan(self._began):
             self._began = now - float(state.now_s[0])
             self.roster.away[:] = state.away
-        return now - self._began
+        self._told_s = now - self._began
+        return self._told_s
 
     def capacity(self) -> Capacity:
         """Return what is known of the agents' speed and reliability."""
@@ -122,7 +125,7 @@ class RealClock(CopiesClock):
         there = self.roster.ready[ids] & ~self.roster.hung[ids]
         self.roster.away[ids[~there]] = True
         state.away[:] = self.roster.away
-        self.log.append(Dispatched(ids.tolist(), there.tolist()))
+        self.log.append(Dispatched(ids.tolist(), there.tolist(), self._told_s))
         return state, there
 
     def peek(
@@ -138,6 +141,7 @@ class RealClock(CopiesClock):
             one: Whether to return a single event.
         """
         roster, found = self.roster, list[tuple[int, int, float, int]]()
+        told_s = self._told_s
         while True:
             arrived = sum(each[0] == ARRIVED for each in found)
             while self._raw and arrived < wants and not (one and found):
@@ -160,8 +164,12 @@ class RealClock(CopiesClock):
         state.now_s[0], state.away[:] = now, roster.away
         found = found or [(TIMER, -1, now, 0)]
         kind, agent, when, job = (list(column) for column in zip(*found, strict=True))
-        happened = Happened(kind, agent, when, job, self._work_s(found))
-        self.log.append(happened)
+        happened = Happened(kind, agent, when, job, self._work_s(found), told_s)
+        # The executor finds out by itself that a job has failed; who replays the log can't, so the log says it.
+        failed = [each in self._failures for each in zip(agent, job, strict=True)]
+        self._failures.clear()
+        logged = [FAILED if bad else each for each, bad in zip(kind, failed, strict=True)]
+        self.log.append(happened._replace(kind=logged))
         return state, happened.events
 
     def _gather(self) -> None:
@@ -240,6 +248,7 @@ class RealClock(CopiesClock):
         roster.work_s[agent] = news.time_s - roster.began_s[agent]
         if news.kind == FAILURE:
             self._fail(agent, news.reason)
+            self._failures.add((agent, job))
             self._receipts.append((agent, None))
             why = news.reason or "it keeps the reason to itself"
             self._tell("failed", f"{self._name(agent)} has no update for job {job}: {why}.", agent, job)

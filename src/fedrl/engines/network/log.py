@@ -27,10 +27,17 @@ from fedrl.server.decisions import Capacity
 
 
 class Dispatched(NamedTuple):
-    """The scheduler dispatched agents, and was told which of them were there."""
+    """The scheduler dispatched agents, and was told which of them were there.
+
+    Attributes:
+        agent, there: One entry per agent.
+        now_s: The second that the clock was asked for last before that, such as that in which the round began; NaN if
+            it is not known.
+    """
 
     agent: list[int]
     there: list[bool]
+    now_s: float = math.nan
 
 
 class Happened(NamedTuple):
@@ -39,6 +46,7 @@ class Happened(NamedTuple):
     Attributes:
         kind, agent, time_s, dispatch: As of `fedrl.clocks.events.Events`.
         work_s: Seconds between task and update, of arrivals; else NaN.
+        now_s: As of `Dispatched`.
     """
 
     kind: list[int]
@@ -46,6 +54,7 @@ class Happened(NamedTuple):
     time_s: list[float]
     dispatch: list[int]
     work_s: list[float]
+    now_s: float = math.nan
 
     @property
     def events(self) -> Events:
@@ -89,9 +98,14 @@ KINDS = {
 
 def line_of(round_number: int, entries: Iterable[Entry]) -> str:
     """Return the entries of a round as a line of JSON."""
-    named = {kind: name for name, kind in KINDS.items()}
-    told = [{named[type(entry)]: [_plain(column) for column in entry]} for entry in entries]
-    return json.dumps({"round": round_number, "told": told}, separators=(",", ":"))
+    return json.dumps({"round": round_number, "told": [_table(entry) for entry in entries]}, separators=(",", ":"))
+
+
+def _table(entry: Entry) -> dict[str, Any]:
+    named, columns = {kind: name for name, kind in KINDS.items()}, entry._asdict()
+    now_s = columns.pop("now_s", math.nan)
+    table = {named[type(entry)]: [_plain(column) for column in columns.values()]}
+    return table if math.isnan(now_s) else {**table, "now_s": now_s}
 
 
 def entries_of(lines: Iterable[str]) -> list[Entry]:
@@ -104,8 +118,11 @@ def entries_of(lines: Iterable[str]) -> list[Entry]:
     for line in lines:
         try:
             for told in json.loads(line)["told"]:
+                # Logs of earlier versions don't have the second.
+                second = {"now_s": float(told.pop("now_s"))} if "now_s" in told else {}
                 ((name, columns),) = told.items()
-                found.append(KINDS[name](*([np.nan if x is None else x for x in column] for column in columns)))
+                given = ([np.nan if x is None else x for x in column] for column in columns)
+                found.append(KINDS[name](*given, **second))
         except (ValueError, KeyError, TypeError, AttributeError) as fault:
             raise RunError(f"{line[:60]!r} is no line of a coordinator's log. It is damaged. Restore it.") from fault
     return found
@@ -140,9 +157,11 @@ class ReplayClock:
         return ()
 
     def now_s(self, state: tuple[()]) -> float:
-        """Return the second of the last event."""
+        """Return the second that the clock of the run told before its next entry; else that of the last event."""
         del state
-        return self._now_s
+        # The scheduler may decide by it: the deadline of a round follows from the second in which the round began.
+        told_s = getattr(self._left[0], "now_s", math.nan) if self._left else math.nan
+        return self._now_s if math.isnan(told_s) else told_s
 
     def _next(self, kind: type[Any]) -> Any:
         if not self._left or not isinstance(self._left[0], kind):
