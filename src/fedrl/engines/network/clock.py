@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,12 +21,12 @@ import numpy as np
 from fedrl.clocks.events import ARRIVED, BACK, DROPPED, FAILED, HUNG, MALFORMED, NOBODY, TIMER, Events
 from fedrl.core.errors import NoMoreUpdatesError
 from fedrl.engines.network.bridge import POLL_S, Bridge
-from fedrl.engines.network.known_copies import CopiesClock
-from fedrl.engines.network.log import Collected, Dispatched, Entry, Happened, Opened
-from fedrl.engines.network.news import BID, FAILURE, GONE, HERE, LEFT, MOVED, UPDATE, AgentNews
+from fedrl.engines.network.listening import Listening
+from fedrl.engines.network.log import Dispatched, Happened, Opened
+from fedrl.engines.network.news import BID, FAILURE, HERE, LEFT, MOVED, UPDATE, AgentNews
 from fedrl.engines.network.roster import Roster
 from fedrl.server.decisions import Capacity
-from fedrl.wire.protocol import Answer, Taken
+from fedrl.wire.protocol import Taken
 
 MOST_TOGETHER = 16
 """The largest number of updates for which the loop waits before it reads them."""
@@ -47,7 +46,7 @@ class RealTime(NamedTuple):
     away: np.ndarray
 
 
-class RealClock(CopiesClock):
+class RealClock(Listening):
     """The clock of agents at other sites.
 
     Args:
@@ -76,18 +75,12 @@ class RealClock(CopiesClock):
         patience_s: float,
         hang_s: float,
     ) -> None:
-        self.bridge, self.roster = bridge, roster
-        self._receive, self._bid, self._fail, self._drop_jobs = receive, bid, fail, drop
-        self.gather, self.patience_s, self.hang_s = gather, patience_s, hang_s
-        self._held, self._hang_at_s = 0, 0.0  # no job hangs before this second
+        super().__init__(bridge, roster, receive, patience_s)
+        self._bid, self._fail, self._drop_jobs = bid, fail, drop
+        self.gather, self.hang_s, self._hang_at_s = gather, hang_s, 0.0  # no job hangs before that second
         self._gathered, self._began, self._told_s = False, math.nan, math.nan
-        self._names: dict[int, str] = {}
-        self._raw: deque[AgentNews] = deque()
-        self._receipts: list[tuple[int, Taken | None]] = []
         self._failures: set[tuple[int, int]] = set()
         """Agents and jobs of the failures since the last entry of the log."""
-        self.log: list[Entry] = []
-        """What the scheduler was told since the log was last taken away."""
 
     def start(self, seed: int) -> RealTime:
         """Return the state at the start of a run."""
@@ -186,35 +179,8 @@ class RealClock(CopiesClock):
                 here = int(self.roster.ready.sum())
                 self._tell("waiting", f"Waiting for {self.gather} agents to be ready; {here} are.")
 
-    def _tell(self, event: str, text: str, agent: int | None = None, job: int | None = None) -> None:
-        name = "" if agent is None else self._names.get(agent, "")
-        self.bridge.observer.tell(event, text, agent, name, job)
-
-    def _name(self, agent: int) -> str:
-        return self._names.get(agent, f"agent {agent}")
-
     def _work_s(self, found: list[tuple[int, int, float, int]]) -> list[float]:
         return [float(self.roster.work_s[agent]) if kind == ARRIVED else math.nan for kind, agent, _, _ in found]
-
-    def _listen(self, seconds: float, enough: int = 1) -> None:
-        """Wait for news, and note at once who is there."""
-        for each in self.bridge.wait(seconds, enough):
-            if each.kind in (HERE, MOVED):
-                self.roster.hung[each.agent] = False
-            if each.kind == HERE:
-                self.roster.ready[each.agent], self.roster.gone_s[each.agent] = True, math.inf
-                self.roster.steps_per_s[each.agent], self.roster.copies[each.agent] = each.steps_per_s, each.copy
-                self._names[each.agent] = each.reason
-                here = f"{int(self.roster.ready.sum())} of {len(self.roster.ready)}"
-                self._tell("ready", f"{each.reason} is ready, {here}.", each.agent)
-            elif each.kind in (GONE, LEFT):
-                self.roster.left[each.agent] |= each.kind == LEFT
-                if each.kind == LEFT or self.roster.ready[each.agent]:
-                    verb = "has left for good" if each.kind == LEFT else "has lost its connection"
-                    event = "left" if each.kind == LEFT else "disconnected"
-                    self._tell(event, f"{self._name(each.agent)} {verb}.", each.agent)
-                self.roster.ready[each.agent], self.roster.gone_s[each.agent] = False, each.time_s
-            self._raw.append(each)
 
     def _event(self, news: AgentNews) -> list[tuple[int, int, float, int]]:
         """Return the event of a piece of news, if it is one: kind, agent, second and job."""
@@ -260,82 +226,6 @@ class RealClock(CopiesClock):
             return [(ARRIVED, agent, at, job)]  # its task ends when its bid is answered
         self._receipts.append((agent, self._receipt(agent, job, reason)))
         return [(MALFORMED if reason else ARRIVED, agent, at, job)]
-
-    def _receipt(self, agent: int, job: int, reason: str) -> Taken | None:
-        """Return the receipt for an update that is refused for a reason; the next task has the verdict on others."""
-        if not reason:
-            return None
-        self._tell("not_taken", f"The update of {self._name(agent)} for job {job} is refused: {reason}.", agent, job)
-        return Taken(job, "refused", reason[:1500])
-
-    def collect(self, ids: np.ndarray, wanted: np.ndarray, within_s: float) -> tuple[np.ndarray, dict[int, str]]:
-        """Answer the bids of agents, and wait for the updates that are wanted.
-
-        An update is given up after `within_s`, and when nothing has come from its agent for as long as one may be away.
-
-        Args:
-            ids: Agents that have bid.
-            wanted: Mask of those whose updates are wanted.
-            within_s: Seconds after which to wait no more.
-
-        Returns:
-            Mask of the agents whose updates came and could be read, and why those of the other wanted ones are missing.
-        """
-        jobs = self.roster.last_job[ids].tolist()
-        self.bridge.answer([(k, Answer(job, bool(w))) for k, job, w in zip(ids.tolist(), jobs, wanted, strict=True)])
-        due = {agent: job for agent, job, w in zip(ids.tolist(), jobs, wanted, strict=True) if w}
-        began, others, missing = time.monotonic(), list[AgentNews](), dict[int, str]()
-        while due:
-            for news in self._raw:
-                if due.get(news.agent) == news.job and news.kind in (UPDATE, FAILURE):
-                    del due[news.agent]
-                    reason = self._collected(news)
-                    missing |= {news.agent: reason} if reason else {}
-                else:
-                    others.append(news)
-            self._raw.clear()
-            until_s = self._overdue(due, missing, began, within_s)
-            if due:
-                self._listen(max(until_s - time.monotonic(), 0.001))
-        self._raw.extendleft(reversed(others))
-        self.roster.arrived[list(missing)] -= 1  # their bids came, and not their updates
-        self._settle()
-        came = wanted & ~np.isin(ids, list(missing))
-        self.log.append(Collected(ids.tolist(), came.tolist()))
-        return came, missing
-
-    def _collected(self, news: AgentNews) -> str:
-        """Take an update that was asked for, and return why it is refused, or ""."""
-        self._held += news.held
-        if news.kind == FAILURE:
-            reason = "it made a bid and has no update"
-        else:
-            reason = self._receive(news.agent, news.version, news.content)
-        self._receipts.append((news.agent, self._receipt(news.agent, news.job, reason)))
-        return reason
-
-    def _overdue(self, due: dict[int, int], missing: dict[int, str], began: float, within_s: float) -> float:
-        """Give up updates that were asked for and do not come, and return when the next one will be."""
-        now, first = time.monotonic(), math.inf
-        for agent in list(due):
-            until_s = min(max(began, self.bridge.heard_s(agent)) + self.patience_s, began + within_s)
-            if now >= until_s or self.roster.left[agent]:
-                del due[agent]
-                missing[agent] = "its bid was accepted, and its update did not come"
-                self.roster.last_job[agent] = 0  # so that it is late if it comes after all
-                self._receipts.append((agent, None))
-            else:
-                first = min(first, until_s)
-        return first
-
-    def _settle(self) -> None:
-        """Tell the sessions, once for all, which jobs have ended and which updates were read."""
-        if self._receipts:
-            self.bridge.ended(self._receipts)
-            self._receipts = []
-        if self._held:
-            self.bridge.taken_over(self._held)
-            self._held = 0
 
     def _dropped(self, one: bool) -> list[tuple[int, int, float, int]]:
         """Return the ends of jobs whose agents have been away for too long."""
