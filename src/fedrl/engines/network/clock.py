@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedrl.clocks.events import ARRIVED, BACK, DROPPED, FAILED, HUNG, MALFORMED, NOBODY, TIMER, Events
+from fedrl.clocks.events import ARRIVED, BACK, DROPPED, HUNG, MALFORMED, NOBODY, TIMER, Events
 from fedrl.core.errors import NoMoreUpdatesError
 from fedrl.engines.network.bridge import POLL_S, Bridge
 from fedrl.engines.network.log import Collected, Dispatched, Entry, Happened, Opened
@@ -78,14 +78,10 @@ class RealClock:
         self.bridge, self.roster = bridge, roster
         self._receive, self._bid, self._fail, self._drop_jobs = receive, bid, fail, drop
         self.gather, self.patience_s, self.hang_s = gather, patience_s, hang_s
-        self._hang_at_s = 0.0  # no job hangs before this second
         self._gathered, self._began, self._told_s = False, math.nan, math.nan
-        self._names: dict[int, str] = {}
-        self._raw: deque[AgentNews] = deque()
+        self._names, self._raw = dict[int, str](), deque[AgentNews]()
         self._receipts: list[tuple[int, Taken | None]] = []
-        self._held = 0
-        self._failures: set[tuple[int, int]] = set()
-        """Agents and jobs of the failures since the last entry of the log."""
+        self._held, self._failures, self._hang_at_s = 0, set[tuple[int, int]](), 0.0  # no job hangs before this second
         self.log: list[Entry] = []
         """What the scheduler was told since the log was last taken away."""
 
@@ -140,8 +136,7 @@ class RealClock:
             again: Not None if an agent may begin its next job after its event: then whatever is there is returned.
             one: Whether to return a single event.
         """
-        roster, found = self.roster, list[tuple[int, int, float, int]]()
-        told_s = self._told_s
+        roster, found, told_s = self.roster, list[tuple[int, int, float, int]](), self._told_s
         while True:
             arrived = sum(each[0] == ARRIVED for each in found)
             while self._raw and arrived < wants and not (one and found):
@@ -164,12 +159,9 @@ class RealClock:
         state.now_s[0], state.away[:] = now, roster.away
         found = found or [(TIMER, -1, now, 0)]
         kind, agent, when, job = (list(column) for column in zip(*found, strict=True))
-        happened = Happened(kind, agent, when, job, self._work_s(found), told_s)
-        # The executor finds out by itself that a job has failed; who replays the log can't, so the log says it.
-        failed = [each in self._failures for each in zip(agent, job, strict=True)]
-        self._failures.clear()
-        logged = [FAILED if bad else each for each, bad in zip(kind, failed, strict=True)]
-        self.log.append(happened._replace(kind=logged))
+        happened, failed = Happened(kind, agent, when, job, self._work_s(found), told_s), self._failures
+        self.log.append(happened.without_failures(failed))
+        failed.clear()
         return state, happened.events
 
     def _gather(self) -> None:
