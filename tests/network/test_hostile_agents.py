@@ -147,7 +147,7 @@ class TestOutbox:
             outbox.put_nowait(given)
             outbox.put_nowait(given)
             outbox.finish()
-            assert await outbox.next() is given
+            assert await outbox.next() == given
             assert await outbox.next() is None
 
         run(test)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedrl.clocks.events import ARRIVED, BACK, DROPPED, FAILED, HUNG, MALFORMED, NOBODY, TIMER, Events
+from fedrl.clocks.events import ARRIVED, BACK, DROPPED, HUNG, MALFORMED, NOBODY, TIMER, Events
 from fedrl.core.errors import NoMoreUpdatesError
 from fedrl.engines.network.bridge import POLL_S, Bridge
 from fedrl.engines.network.listening import Listening
@@ -133,8 +133,7 @@ class RealClock(Listening):
             again: Not None if an agent may begin its next job after its event: then whatever is there is returned.
             one: Whether to return a single event.
         """
-        roster, found = self.roster, list[tuple[int, int, float, int]]()
-        told_s = self._told_s
+        roster, found, told_s = self.roster, list[tuple[int, int, float, int]](), self._told_s
         while True:
             arrived = sum(each[0] == ARRIVED for each in found)
             while self._raw and arrived < wants and not (one and found):
@@ -157,12 +156,9 @@ class RealClock(Listening):
         state.now_s[0], state.away[:] = now, roster.away
         found = found or [(TIMER, -1, now, 0)]
         kind, agent, when, job = (list(column) for column in zip(*found, strict=True))
-        happened = Happened(kind, agent, when, job, self._work_s(found), told_s)
-        # The executor finds out by itself that a job has failed; who replays the log can't, so the log says it.
-        failed = [each in self._failures for each in zip(agent, job, strict=True)]
-        self._failures.clear()
-        logged = [FAILED if bad else each for each, bad in zip(kind, failed, strict=True)]
-        self.log.append(happened._replace(kind=logged))
+        happened, failed = Happened(kind, agent, when, job, self._work_s(found), told_s), self._failures
+        self.log.append(happened.without_failures(failed))
+        failed.clear()
         return state, happened.events
 
     def _gather(self) -> None:

@@ -13,13 +13,13 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 
-from fedrl.clocks.events import ARRIVED, NOBODY, Events
+from fedrl.clocks.events import ARRIVED, FAILED, NOBODY, Events
 from fedrl.core.errors import RunError
 from fedrl.engines.executors.executor import Executor
 from fedrl.engines.executors.placement import Placement, executor_of
@@ -61,6 +61,14 @@ class Happened(NamedTuple):
         """The events as the scheduler takes them."""
         kind, agent, when, job = (np.array(x) for x in (self.kind, self.agent, self.time_s, self.dispatch))
         return Events(kind, agent, when, dispatch=job)
+
+    def without_failures(self, failed: Container[tuple[int, int]]) -> Happened:
+        """Return the events with the jobs that failed, by agent and job, marked as such.
+
+        An executor finds out by itself that a job has failed; who replays the log can't, so the log says it.
+        """
+        jobs = zip(self.kind, self.agent, self.dispatch, strict=True)
+        return self._replace(kind=[FAILED if (agent, job) in failed else kind for kind, agent, job in jobs])
 
 
 class Collected(NamedTuple):
