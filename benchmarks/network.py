@@ -114,10 +114,10 @@ def coordinating(
     import numpy as np
 
     from fedrl.engines.messages import messages
-    from fedrl.engines.network.bridge import Bridge
-    from fedrl.engines.network.choices import sites
     from fedrl.engines.simulate import simulate
     from fedrl.federation.wire_digest import as_json, wire_digest
+    from fedrl.network.bridge import Bridge
+    from fedrl.network.choices import sites
     from fedrl.transport.credentials import load
     from fedrl.transport.enrolment import Enrolment
     from fedrl.transport.grpc_transport import GrpcTransport

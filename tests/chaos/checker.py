@@ -190,8 +190,8 @@ def parameters(folder: Path, tables: Mapping[str, Any], seed: int) -> list[str]:
     from fedrl.config import load
     from fedrl.config.build import build
     from fedrl.core.errors import RunError
-    from fedrl.engines.network.log import ReplayClock, entries_of, replaying
     from fedrl.engines.simulate import simulate
+    from fedrl.network.log import ReplayClock, entries_of, replaying
 
     experiment = build(load(tables))
     try:

@@ -5,8 +5,8 @@ import itertools
 import pytest
 
 from fedrl.engines.halves.adding import Adding
-from fedrl.engines.network.clock import RealClock
-from fedrl.engines.network.sessions import Sessions
+from fedrl.network.clock import RealClock
+from fedrl.network.sessions import Sessions
 from fedrl.runs import coordinate as coordinating
 from fedrl.sites.jobs import RunJobs
 from fedrl.sites.sent_log import SentLog

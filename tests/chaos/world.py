@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-import fedrl.engines.network.clock as network_clock
-import fedrl.engines.network.executor as network_executor
-import fedrl.engines.network.sessions as network_sessions
+import fedrl.network.clock as network_clock
+import fedrl.network.executor as network_executor
+import fedrl.network.sessions as network_sessions
 from fedrl.config import load
 from fedrl.config.build import build
 from fedrl.records import checkpoint

@@ -8,10 +8,10 @@ import pytest
 
 from fedrl.aggregators import mean, median, q_ffl
 from fedrl.engines.down_messages import DIFFERENCE, WHOLE
-from fedrl.engines.network.bridge import Bridge
-from fedrl.engines.network.choices import sites
 from fedrl.engines.simulate import simulate
 from fedrl.federation.federate import federate
+from fedrl.network.bridge import Bridge
+from fedrl.network.choices import sites
 from fedrl.server import greedy
 from fedrl.server.scheduler import Scheduler
 from fedrl.stages import error_feedback, hard_threshold, quantize, random_k, scaffold, sign, top_k

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 
-from fedrl.engines.network.bridge import Bridge
+from fedrl.network.bridge import Bridge
 from fedrl.transport.local import LocalTransport
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import fedrl.runs.control as control_module
 from fedrl.core.errors import RunError
-from fedrl.engines.network.bridge import Bridge
+from fedrl.network.bridge import Bridge
 from fedrl.runs.control import MOST_CLIENTS, SOCKET, Control, asked
 from fedrl.transport.local import LocalTransport
 from tests.network.test_control import Running

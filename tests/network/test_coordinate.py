@@ -16,9 +16,9 @@ from fedrl.config import load
 from fedrl.config.build import build
 from fedrl.core import durable, imports
 from fedrl.core.errors import ConfigError, RunError
-from fedrl.engines.network.log import ReplayClock, entries_of, replaying
 from fedrl.engines.simulate import simulate
 from fedrl.federation.downlink import sent_params
+from fedrl.network.log import ReplayClock, entries_of, replaying
 from fedrl.records.folder import EVENTS, RECORDS
 from fedrl.runs.coordinate import coordinate
 from fedrl.sinks.display import plain

@@ -19,10 +19,10 @@ from fedrl.engines.down_messages import DIFFERENCE, NOTHING, SAME, WHOLE
 from fedrl.engines.halves.saved import load_beside
 from fedrl.engines.inbox import Copied
 from fedrl.engines.messages import messages
-from fedrl.engines.network.log import Corrected, ReplayClock, entries_of, line_of
 from fedrl.engines.simulate import simulate
 from fedrl.federation.federate import federate
 from fedrl.federation.wire_digest import wire_digest
+from fedrl.network.log import Corrected, ReplayClock, entries_of, line_of
 from fedrl.server import normalized_momentum, uniform
 from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import afedpg, fed_buff, synchronous

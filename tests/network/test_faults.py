@@ -14,12 +14,12 @@ from fedrl.clocks.events import DROPPED, MALFORMED, TIMER
 from fedrl.core.errors import ConfigError, StoppedWaitingError
 from fedrl.engines.halves import Verdict
 from fedrl.engines.halves.agent import TrainedUpdate
-from fedrl.engines.network.bridge import Bridge
-from fedrl.engines.network.log import Dispatched, Happened, ReplayClock, entries_of, line_of, replaying
-from fedrl.engines.network.membership import MembershipCheck
 from fedrl.engines.simulate import simulate
 from fedrl.federation.federate import federate
 from fedrl.federation.wire_digest import as_json, wire_digest
+from fedrl.network.bridge import Bridge
+from fedrl.network.log import Dispatched, Happened, ReplayClock, entries_of, line_of, replaying
+from fedrl.network.membership import MembershipCheck
 from fedrl.server import greedy, oort
 from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import bounded_staleness, fed_async, fed_buff, synchronous

@@ -10,12 +10,12 @@ from fedrl.clocks.events import BACK, HUNG, Events
 from fedrl.core.errors import NoMoreUpdatesError
 from fedrl.engines import round_log
 from fedrl.engines.halves import AgentHalf, ServerHalf
-from fedrl.engines.network.log import Dispatched
-from fedrl.engines.network.seat import Seat
 from fedrl.engines.round_log import RoundLog
 from fedrl.environments.adapters import gymnasium
 from fedrl.federation.federate import federate
 from fedrl.learners import a2c, mlp
+from fedrl.network.log import Dispatched
+from fedrl.network.seat import Seat
 from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import fed_buff, synchronous
 from fedrl.wire.protocol import Beat

@@ -12,13 +12,13 @@ import time
 import jax
 import pytest
 
-import fedrl.engines.network.outbox as outbox_module
-import fedrl.engines.network.sessions as sessions_module
-from fedrl.engines.network.bridge import Bridge
-from fedrl.engines.network.membership import MembershipCheck
-from fedrl.engines.network.outbox import MOST_WAITING, Outbox
-from fedrl.engines.network.sessions import LARGEST_HELLO, MOST_UNREAD, WINDOW, Sessions
+import fedrl.network.outbox as outbox_module
+import fedrl.network.sessions as sessions_module
 from fedrl.federation.wire_digest import as_json, wire_digest
+from fedrl.network.bridge import Bridge
+from fedrl.network.membership import MembershipCheck
+from fedrl.network.outbox import MOST_WAITING, Outbox
+from fedrl.network.sessions import LARGEST_HELLO, MOST_UNREAD, WINDOW, Sessions
 from fedrl.transport.local import LocalTransport
 from fedrl.transport.seam import LinkClosedError
 from fedrl.wire.frames import MOST_BODY, digest_of

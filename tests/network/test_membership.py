@@ -7,12 +7,12 @@ import time
 import jax
 
 from fedrl.aggregators import mean
-from fedrl.engines.network.bridge import Bridge
-from fedrl.engines.network.choices import sites
-from fedrl.engines.network.membership import MembershipCheck
 from fedrl.engines.simulate import simulate
 from fedrl.federation.federate import federate
 from fedrl.federation.wire_digest import as_json, wire_digest
+from fedrl.network.bridge import Bridge
+from fedrl.network.choices import sites
+from fedrl.network.membership import MembershipCheck
 from fedrl.transport.local import LocalTransport
 from fedrl.wire.protocol import Hello, Pause, Resume, Stop, Welcome
 from tests.engines.test_halves import FLEET, VALLEY

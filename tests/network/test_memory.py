@@ -8,10 +8,10 @@ import numpy as np
 from fedrl.aggregators import mean
 from fedrl.core.types import Broadcast, Update
 from fedrl.engines.halves.adding import CACHED, Adding, lanes
-from fedrl.engines.network.news import UPDATE, NewsQueue
-from fedrl.engines.network.observer import Observer
-from fedrl.engines.network.sessions import Sessions
 from fedrl.federation.federate import federate
+from fedrl.network.news import UPDATE, NewsQueue
+from fedrl.network.observer import Observer
+from fedrl.network.sessions import Sessions
 from fedrl.transport.local import LocalTransport
 from fedrl.wire.protocol import Hello, Reader, Ready, Sent, Welcome, sent
 from tests.engines.test_halves import FLEET, VALLEY

@@ -19,7 +19,7 @@ import tomli_w
 import fedrl
 from fedrl.clocks.events import DROPPED
 from fedrl.core.errors import RunError
-from fedrl.engines.network.log import Happened, entries_of
+from fedrl.network.log import Happened, entries_of
 from fedrl.records.folder import EVENTS
 from fedrl.runs.control import asked
 from fedrl.transport.certificates import init, issue

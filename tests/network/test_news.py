@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from fedrl.engines.network.news import GONE, UPDATE, AgentNews, NewsQueue
+from fedrl.network.news import GONE, UPDATE, AgentNews, NewsQueue
 
 LONG_S = 10.0
 """Longer than any of these waits should take: one that reaches it has not been woken."""

@@ -12,11 +12,11 @@ import numpy as np
 
 from fedrl.aggregators import mean
 from fedrl.engines.messages import messages
-from fedrl.engines.network.bridge import Bridge
-from fedrl.engines.network.choices import sites
 from fedrl.engines.simulate import simulate
 from fedrl.federation.federate import federate
 from fedrl.learners import sgd
+from fedrl.network.bridge import Bridge
+from fedrl.network.choices import sites
 from fedrl.sites.agent import Backoff, SiteAgent
 from fedrl.sites.policy import MayLeave
 from fedrl.transport.certificates import enrolment_of

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from fedrl.aggregators import mean
-from fedrl.engines.network.log import Opened
-from fedrl.engines.network.roster import Roster
 from fedrl.federation.federate import federate
+from fedrl.network.log import Opened
+from fedrl.network.roster import Roster
 from fedrl.server import by_capacity, proportional_to_measured_speed
 from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import synchronous

@@ -9,11 +9,11 @@ import pytest
 
 from fedrl.aggregators import mean
 from fedrl.core.errors import ConfigError
-from fedrl.engines.network.bridge import Bridge
-from fedrl.engines.network.choices import sites
-from fedrl.engines.network.log import ReplayClock, entries_of, line_of, replaying
 from fedrl.engines.simulate import simulate
 from fedrl.federation.federate import federate
+from fedrl.network.bridge import Bridge
+from fedrl.network.choices import sites
+from fedrl.network.log import ReplayClock, entries_of, line_of, replaying
 from fedrl.server import greedy
 from fedrl.server.scheduler import Scheduler
 from fedrl.sites.agent import SiteAgent

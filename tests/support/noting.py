@@ -1,6 +1,6 @@
 """An observer of a coordinator that keeps what it is told."""
 
-from fedrl.engines.network.observer import Observer
+from fedrl.network.observer import Observer
 
 
 class Noting(Observer):

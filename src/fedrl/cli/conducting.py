@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from fedrl.cli.resuming import FolderListener
-    from fedrl.engines.network.bridge import Bridge
+    from fedrl.network.bridge import Bridge
 
 SET = Annotated[
     list[str] | None,

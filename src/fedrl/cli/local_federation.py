@@ -28,7 +28,7 @@ from fedrl.core.processors import VARIABLE
 
 if TYPE_CHECKING:
     from fedrl.config import Config
-    from fedrl.engines.network.bridge import Bridge
+    from fedrl.network.bridge import Bridge
 
 PATIENCE_S = 10.0
 WARM_S = 120.0

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from fedrl.core.errors import RunError, reason
-from fedrl.engines.network.bridge import Bridge
-from fedrl.engines.network.roster import Roster
+from fedrl.network.bridge import Bridge
+from fedrl.network.roster import Roster
 
 SOCKET = "control.sock"
 COMMANDS = ("status", "pause", "resume", "stop", "optout")

@@ -20,12 +20,12 @@ from fedrl.config import Config, load, tables_of
 from fedrl.config.build import build
 from fedrl.core.errors import ConfigError, FedrlError, RunError
 from fedrl.core.imports import is_reference
-from fedrl.engines.network.bridge import AGAIN, Bridge
-from fedrl.engines.network.choices import HANG_S, PATIENCE_S, sites
-from fedrl.engines.network.clock import RealClock
-from fedrl.engines.network.log import line_of
-from fedrl.engines.network.membership import SeatOf
-from fedrl.engines.network.observer import Observer
+from fedrl.network.bridge import AGAIN, Bridge
+from fedrl.network.choices import HANG_S, PATIENCE_S, sites
+from fedrl.network.clock import RealClock
+from fedrl.network.log import line_of
+from fedrl.network.membership import SeatOf
+from fedrl.network.observer import Observer
 from fedrl.records import Event, Notice, Sink, folder
 from fedrl.records.files import write_atomically
 from fedrl.records.folder import EVENTS, RunFolder
@@ -227,7 +227,7 @@ class Watcher(Observer):
 
 
 class EventLog:
-    """Writes what the scheduler was told (`fedrl.engines.network.log`), a line per round, into `EVENTS`.
+    """Writes what the scheduler was told (`fedrl.network.log`), a line per round, into `EVENTS`.
 
     It is on the disk before the round's checkpoint is: `RunFolder.syncing` sees to it.
 

@@ -32,16 +32,16 @@ from fedrl.engines.halves.adding import Adding, compile_reading, lanes, reading
 from fedrl.engines.halves.orders import Verdict
 from fedrl.engines.inbox import PARAMS, SUMS, Inbox, PartialSums, Table
 from fedrl.engines.messages import Upload, messages
-from fedrl.engines.network.bridge import Bridge
-from fedrl.engines.network.clock import RealClock
-from fedrl.engines.network.known_bids import KnownBids
-from fedrl.engines.network.known_copies import KnownCopies, no_copies, row_of
-from fedrl.engines.network.roster import Roster
-from fedrl.engines.network.sessions import Given
 from fedrl.engines.state import Rejection, starting
 from fedrl.federation.federation import AgentState, ServerState
 from fedrl.federation.shares import shares
 from fedrl.federation.trust import lie, weight_of
+from fedrl.network.bridge import Bridge
+from fedrl.network.clock import RealClock
+from fedrl.network.known_bids import KnownBids
+from fedrl.network.known_copies import KnownCopies, no_copies, row_of
+from fedrl.network.roster import Roster
+from fedrl.network.sessions import Given
 from fedrl.wire.codec import codec, is_sent
 from fedrl.wire.frames import digest_of
 from fedrl.wire.protocol import Task

@@ -7,9 +7,9 @@ from typing import Any
 from fedrl.core.types import PyTree
 from fedrl.engines.executors.executor import Executor
 from fedrl.engines.executors.placement import Placement
-from fedrl.engines.network.bridge import Bridge
-from fedrl.engines.network.membership import MembershipCheck, SeatOf, seats_in_order
 from fedrl.federation.federation import Federation
+from fedrl.network.bridge import Bridge
+from fedrl.network.membership import MembershipCheck, SeatOf, seats_in_order
 
 PATIENCE_S, HANG_S = 30.0, 600.0
 
@@ -34,7 +34,7 @@ def sites(
     """
 
     def build(*given: Any, **options: Any) -> Executor:
-        from fedrl.engines.network.executor import Sites
+        from fedrl.network.executor import Sites
 
         def membership(
             federation: Federation, setting: PyTree, agents: int, bids: tuple[str, ...] | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from fedrl.engines.network.outbox import Outbox, Waiting
+from fedrl.network.outbox import Outbox, Waiting
 from fedrl.wire.protocol import Answer, Beat
 
 
@@ -14,7 +14,7 @@ class Seat:
     Attributes:
         outbox: Messages to send in its current session; None if it is not connected.
         ready: Whether it has compiled its programs.
-        task: Its current task, `fedrl.engines.network.outbox.Waiting`; None if it has none.
+        task: Its current task, `fedrl.network.outbox.Waiting`; None if it has none.
         answer: The answer to its last bid, if its update is wanted and has not arrived; else None.
         beat_s: When its current session last said anything, by `time.monotonic`.
         moved_s: When its current session last showed progress, by the same clock.

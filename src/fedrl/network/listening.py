@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fedrl.engines.network.bridge import Bridge
-from fedrl.engines.network.known_copies import CopiesClock
-from fedrl.engines.network.log import Collected, Entry
-from fedrl.engines.network.news import FAILURE, GONE, HERE, LEFT, MOVED, UPDATE, AgentNews
-from fedrl.engines.network.roster import Roster
+from fedrl.network.bridge import Bridge
+from fedrl.network.known_copies import CopiesClock
+from fedrl.network.log import Collected, Entry
+from fedrl.network.news import FAILURE, GONE, HERE, LEFT, MOVED, UPDATE, AgentNews
+from fedrl.network.roster import Roster
 from fedrl.wire.protocol import Answer, Taken
 
 

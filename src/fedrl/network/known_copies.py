@@ -15,9 +15,9 @@ from fedrl.core.types import Broadcast, PyTree
 from fedrl.engines.down_content import DownCodec, DownContents
 from fedrl.engines.down_messages import DIFFERENCE, NOTHING, WHOLE
 from fedrl.engines.inbox import Table
-from fedrl.engines.network.log import Corrected, Entry
-from fedrl.engines.network.roster import Roster
 from fedrl.federation.federation import Federation
+from fedrl.network.log import Corrected, Entry
+from fedrl.network.roster import Roster
 
 
 class KnownCopies:

@@ -19,10 +19,10 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from fedrl.core.errors import WireError
 from fedrl.engines.down_content import CopyId, DownContents
-from fedrl.engines.network.news import BID, FAILURE, GONE, HERE, LEFT, MOVED, UPDATE, AgentNews, NewsQueue
-from fedrl.engines.network.observer import Observer
-from fedrl.engines.network.outbox import Outbox
-from fedrl.engines.network.seat import Seat
+from fedrl.network.news import BID, FAILURE, GONE, HERE, LEFT, MOVED, UPDATE, AgentNews, NewsQueue
+from fedrl.network.observer import Observer
+from fedrl.network.outbox import Outbox
+from fedrl.network.seat import Seat
 from fedrl.transport.seam import Link, LinkClosedError
 from fedrl.wire.protocol import (
     Answer,
@@ -64,7 +64,7 @@ OPTED_OUT = Stop("This agent takes part in the run no more.", "opted_out", False
 
 
 Given: TypeAlias = tuple[int, Task, bytes | DownContents]
-"""Number of an agent, and its task as of `fedrl.engines.network.outbox.Waiting`."""
+"""Number of an agent, and its task as of `fedrl.network.outbox.Waiting`."""
 
 
 @runtime_checkable

@@ -8,10 +8,10 @@ from typing import TypeAlias
 
 from fedrl.core.errors import WireError
 from fedrl.core.types import PyTree
-from fedrl.engines.network.bridge import Bridge
-from fedrl.engines.network.sessions import Membership
 from fedrl.federation.federation import Federation
 from fedrl.federation.wire_digest import differences, from_json, wire_digest
+from fedrl.network.bridge import Bridge
+from fedrl.network.sessions import Membership
 from fedrl.wire.protocol import Hello, Stop, Welcome
 
 SeatOf: TypeAlias = Callable[[str], int | str]

@@ -20,11 +20,11 @@ import numpy as np
 
 from fedrl.clocks.events import ARRIVED, BACK, DROPPED, HUNG, MALFORMED, NOBODY, TIMER, Events
 from fedrl.core.errors import NoMoreUpdatesError
-from fedrl.engines.network.bridge import POLL_S, Bridge
-from fedrl.engines.network.listening import Listening
-from fedrl.engines.network.log import Dispatched, Happened, Opened
-from fedrl.engines.network.news import BID, FAILURE, HERE, LEFT, MOVED, UPDATE, AgentNews
-from fedrl.engines.network.roster import Roster
+from fedrl.network.bridge import POLL_S, Bridge
+from fedrl.network.listening import Listening
+from fedrl.network.log import Dispatched, Happened, Opened
+from fedrl.network.news import BID, FAILURE, HERE, LEFT, MOVED, UPDATE, AgentNews
+from fedrl.network.roster import Roster
 from fedrl.server.decisions import Capacity
 from fedrl.wire.protocol import Taken
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fedrl.core.errors import StoppedWaitingError
-from fedrl.engines.network.news import AgentNews, NewsQueue
-from fedrl.engines.network.observer import Observer
-from fedrl.engines.network.sessions import Given, Membership, Sessions
+from fedrl.network.news import AgentNews, NewsQueue
+from fedrl.network.observer import Observer
+from fedrl.network.sessions import Given, Membership, Sessions
 from fedrl.transport.seam import Listener, Transport
 from fedrl.wire.protocol import Answer, Stop, Taken
 
