@@ -88,6 +88,9 @@ def commit(folder: Path) -> None:
 
 def peak(folder: Path, agents: int, size: int) -> float:
     """Return the peak memory of this process as a coordinator, in MB."""
+    from fedrl.core.arenas import use_one_arena
+
+    use_one_arena()  # as `fedrl coordinator` does
     certificates(folder, agents)
     with coordinating(folder, agents, size) as (simulation, _):
         state = simulation.init(0)

@@ -73,7 +73,9 @@ def conduct(
     from fedrl.cli.examples import say_which
     from fedrl.cli.only_json import only_json
     from fedrl.cli.resuming import FolderListener, leave_early, leave_unmerged
+    from fedrl.core.arenas import use_one_arena
 
+    use_one_arena()
     say_which(config, quiet=quiet or as_json)
     use_devices(1)  # the server's half computes on one
     from fedrl.records.folder import RunFolder

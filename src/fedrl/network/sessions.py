@@ -22,8 +22,10 @@ from fedrl.engines.down_content import CopyId, DownContents
 from fedrl.network.news import BID, FAILURE, GONE, HERE, LEFT, MOVED, UPDATE, AgentNews, NewsQueue
 from fedrl.network.observer import Observer
 from fedrl.network.outbox import Outbox
+from fedrl.network.places import Places
 from fedrl.network.seat import Seat
 from fedrl.transport.seam import Link, LinkClosedError
+from fedrl.wire.frames import MOST_BODY
 from fedrl.wire.protocol import (
     Answer,
     Beat,
@@ -50,8 +52,9 @@ LARGEST_HELLO = 1 << 20
 FROM_AGENTS = (Hello, Ready, Beat, Sent, Failed, Leave, Bid)
 WINDOW = 8
 """The largest number of updates of more than one frame that are received at a time, over all agents."""
-
-
+SENDING, SENDING_S = 8, 2.0
+"""The largest number of tasks of more than one frame that are sent at a time, over all agents; one that takes more
+seconds than that counts no more."""
 MOST_UNREAD = 4
 """The largest number of updates, bids and failures of one agent that wait for the loop; others stay with the agent."""
 UNREAD_S = 0.05
@@ -89,7 +92,7 @@ class Sessions:
     def __init__(self, membership: Membership, agents: int, largest: int, news: NewsQueue, observer: Observer) -> None:
         self._membership, self._largest, self._news, self._observer = membership, largest, news, observer
         self.seats = [Seat() for _ in range(agents)]
-        self.window = asyncio.Semaphore(WINDOW)
+        self.window, self._sending = asyncio.Semaphore(WINDOW), Places(SENDING, SENDING_S)
         self.refused: dict[str, int] = {}
         """Number of connections that were sent away or broken off by this end, by code."""
         self._greeting: dict[str, Link] = {}  # by name, the connection whose first message has not come
@@ -151,7 +154,7 @@ class Sessions:
         seat.outbox, seat.ready, seat.beat_s = outbox, False, time.monotonic()
         outbox.put_nowait((welcome, None))
         reading = asyncio.ensure_future(self._read(link, number, seat, outbox))
-        writing = asyncio.ensure_future(_write(link, outbox))
+        writing = asyncio.ensure_future(self._write(link, outbox))
         ending = asyncio.ensure_future(outbox.over.wait())  # an agent that reads nothing can't keep its session
         try:
             await asyncio.wait({reading, writing, ending}, return_when=asyncio.FIRST_COMPLETED)
@@ -165,6 +168,15 @@ class Sessions:
                 if was:
                     self._news.put(AgentNews(GONE, number, time_s=time.monotonic()))
             await link.close()
+
+    async def _write(self, link: Link, outbox: Outbox) -> None:
+        with contextlib.suppress(LinkClosedError):
+            while (item := await outbox.next()) is not None:
+                message, digest = item
+                long = isinstance(message, Task) and len(message.content) > MOST_BODY
+                async with self._sending.held() if long else contextlib.nullcontext():
+                    for frame in sent(message, digest):
+                        await link.send(frame)
 
     async def _read(self, link: Link, number: int, seat: Seat, outbox: Outbox) -> None:
         reader, holding, limit, part_s = Reader(self._largest, FROM_AGENTS), False, MessageRateLimit(MOST_BEATS), 0.0
@@ -359,13 +371,6 @@ async def _next(link: Link, reader: Reader) -> Message:
         message = reader.take(await link.receive())
         if message is not None:
             return message
-
-
-async def _write(link: Link, outbox: Outbox) -> None:
-    with contextlib.suppress(LinkClosedError):
-        while (item := await outbox.next()) is not None:
-            for frame in sent(*item):
-                await link.send(frame)
 
 
 def _told(fault: WireError) -> str:
