@@ -109,7 +109,8 @@ def _plain(leaf):
 
 
 def test_every_learner_in_the_catalogue_is_tested_here():
-    known = {name for kind, name in CATALOGUE if kind == "learner"}
+    # Other test files add learners of their own.
+    known = {e.name for e in CATALOGUE.values() if e.kind == "learner" and e.build.__module__.startswith("fedrl.")}
     assert known == {name.partition(",")[0] for name in LEARNERS} & set(fedrl.learners.__all__)
 
 

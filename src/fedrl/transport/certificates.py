@@ -172,7 +172,7 @@ def sign(
         raise
     except Exception as fault:  # the package has errors of its own, of which some are links to its pages
         raise ConfigError(
-            f"{path} is no certificate request, or it is damaged. Make one with: fedrl certs request NAME"
+            f"{path} is no certificate request, or a damaged one. Make one with: fedrl certs request NAME"
         ) from fault
     if not proven:
         raise ConfigError(f"{path} isn't signed with its own key: it was damaged or forged. Ask for it again.")
