@@ -75,3 +75,16 @@ def test_drafts_of_a_killed_process_are_removed_and_nothing_else(tmp_path: Path)
         (tmp_path / name).touch()
     durable.tidy(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".other", "state"]
+
+
+def test_what_has_to_be_done_before_is_done_when_the_content_is_on_the_disk_and_not_in_place(tmp_path: Path) -> None:
+    path, seen = tmp_path / "state", list[bytes]()
+    durable.replace(path, b"old")
+
+    def before() -> None:
+        (draft,) = tmp_path.glob(".*.draft")
+        seen.extend((path.read_bytes(), draft.read_bytes()))
+
+    durable.replace(path, b"new", before=before)
+    assert seen == [b"old", b"new"]
+    assert path.read_bytes() == b"new"
