@@ -53,6 +53,15 @@ def test_what_comes_again_and_again_is_written_once_a_minute(tmp_path):
     assert log.left_out == 999
 
 
+def test_after_a_clock_was_set_back_nothing_is_left_out(tmp_path):
+    now = [10_000.0]
+    log = CoordinatorLog(tmp_path / LOG, lambda: now[0])
+    for now[0] in (10_000.0, 5_000.0, 5_001.0):
+        log.write("turned_away", "x was sent away.", name="x")
+    assert [line["time"][11:19] for line in lines_of(tmp_path / LOG)] == ["02:46:40", "01:23:20"]
+    assert log.left_out == 1
+
+
 def test_memory_does_not_grow_with_the_number_of_events(tmp_path):
     log = CoordinatorLog(tmp_path / LOG, lambda: 0.0)
     for k in range(MOST_KNOWN + 50):
