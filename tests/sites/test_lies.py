@@ -175,6 +175,9 @@ def test_verdicts_are_acted_upon_and_a_missing_one_means_that_the_update_never_a
     for verdict in Verdict:
         assert jobs.verdict(second._replace(verdict=verdict.value)) is verdict
     assert jobs.verdict(second._replace(settled=0)) is Verdict.DROPPED
+    done(jobs, second)
+    third = second._replace(job=3, settled=1, verdict="merged")  # the update of job 2 was lost
+    assert jobs.verdict(third) is Verdict.DROPPED
 
 
 def test_a_site_without_a_seed_takes_no_part_in_a_replayable_run(tmp_path):
