@@ -18,12 +18,16 @@ from fedrl.server import greedy
 from fedrl.server.scheduler import Scheduler
 from fedrl.sites.agent import SiteAgent
 from fedrl.sites.check import would_leave
+from fedrl.sites.jobs import RunJobs
+from fedrl.sites.memory import RunMemory
 from fedrl.sites.policy import MayLeave, check_federation, leaving_of, needed
 from fedrl.sites.sent_log import NAME, read_log
 from fedrl.stages import error_feedback, hard_threshold, top_k
 from fedrl.transport.local import LocalTransport
+from fedrl.wire.protocol import Answer, Bid, Sent
 from tests.network.test_bits import params
 from tests.sites.test_agent import AGENTS, FLEET, QUICK, SEED, VALLEY
+from tests.sites.test_lies import WELCOME, done, tasks
 from tests.support.coordinating import FragileTransport, KilledError, Moments
 from tests.support.noting import Noting
 
@@ -133,6 +137,25 @@ def assert_replayed_here(run, rounds):
         state, _ = again.round(state)
     for one, other in zip(params(state), params(run.state), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_the_bid_and_the_update_of_the_last_job_alone_are_on_the_disk(tmp_path):
+    setting, (task,) = jax.tree.map(lambda x: x[0], FLEET), tasks(1, FEDERATION)
+
+    def opened():
+        return RunJobs(FEDERATION, setting, WELCOME, RunMemory(tmp_path, WELCOME.run, "d"), ALLOWED, SEED, {}, BIDS)
+
+    jobs = opened()
+    bid = done(jobs, task)
+    assert isinstance(bid, Bid)
+    assert bid.content
+    update = jobs.update_for(Answer(task.job, True))
+    assert isinstance(update, Sent)
+    again = opened()
+    assert again.answer() == bid
+    assert again.update_for(Answer(task.job, True)) == update
+    assert again.update_for(Answer(task.job, False)) is None
+    assert again.update_for(Answer(task.job + 1, True)) is None
 
 
 def test_a_site_is_told_what_a_bid_has_and_may_refuse_it():

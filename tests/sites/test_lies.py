@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from fedrl.aggregators import mean
-from fedrl.core.errors import WireError
+from fedrl.core.errors import RunError, WireError
 from fedrl.engines.halves import Verdict
 from fedrl.federation.federate import federate
 from fedrl.learners import sgd
 from fedrl.sites.jobs import RunJobs, RunRefusedError
 from fedrl.sites.memory import RunMemory
+from fedrl.sites.policy import MayLeave
 from fedrl.stages import quantize
-from fedrl.wire.protocol import Ready, Stop, Task, Welcome
+from fedrl.wire.protocol import Failed, Ready, Stop, Task, Welcome
 from tests.sites.test_agent import AGENTS, ALL, ERRING, FLEET, SEED, agent_of, equal, served, simulated
 from tests.support.coordinating import RUN, ScriptedCoordinator
 from tests.support.quadratic import quadratic
@@ -208,6 +209,31 @@ def test_a_lost_state_of_any_other_run_gets_new_roots(tmp_path):
     assert again.check(second)
     found = RunMemory(tmp_path, RUN, "d").roots()
     assert len(set(found) | set(roots)) == 4
+
+
+def test_roots_that_others_may_read_are_not_used(tmp_path):
+    own = WELCOME._replace(replayable=False)
+    done(jobs_of(tmp_path, own), tasks(1)[0])
+    for mode in (0o640, 0o604):
+        (tmp_path / RUN / "roots").chmod(mode)
+        with pytest.raises(RunError, match="may be read by others than its owner"):
+            jobs_of(tmp_path, own)
+
+
+@pytest.mark.parametrize("reasons", [False, True])
+def test_a_job_without_an_update_leaves_nothing_behind_and_its_reason_only_if_that_may_leave(reasons, tmp_path):
+    first, second = tasks(2)
+    jobs = jobs_of(tmp_path, may_leave=MayLeave(largest_bytes=8, reasons=reasons))
+    before = [np.array(leaf) for leaf in jax.tree.leaves(jobs.kept.run.agents.blocks)]
+    answer = done(jobs, first)
+    assert isinstance(answer, Failed)
+    assert bool(answer.reason) is reasons
+    assert bool(jobs.declined(second, "It is old.").reason) is reasons
+    for verdict in ("merged", "rejected", "dropped"):
+        told = second._replace(settled=1, verdict=verdict)
+        run = jobs._half.settle(jobs.kept.run, jobs.verdict(told))
+        for one, other in zip(before, jax.tree.leaves(run.agents.blocks), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(
