@@ -61,6 +61,14 @@ def lost_on_restart(left):
     left.entries.insert(stored + 1, {"what": "disk", "version": 3, "hash": "", "life": 9})
 
 
+def lost_and_computed_again(left):
+    """The same, and the later versions are stored once more, so that none is missing after it."""
+    stored = left.index("disk", version=5)
+    left.entries[stored + 1 : stored + 1] = [
+        {"what": "disk", "version": version, "hash": "", "life": 9} for version in (3, 4, 5)
+    ]
+
+
 def lost_in_the_log(left):
     left.events(lambda lines: lines[:3] + lines[4:])
 
@@ -77,8 +85,9 @@ def lost_and_computed_otherwise(left):
 
 def merged_twice(left):
     def change(lines):
-        told = next(e["happened"] for e in lines[2]["told"] if "happened" in e)
-        lines[4]["told"].append({"happened": [column[:1] for column in told]})
+        told = next(e["happened"] for e in lines[2]["told"] if "happened" in e and 1 in e["happened"][0])
+        first = told[0].index(1)  # an arrival; an agent that is back may come before it
+        lines[4]["told"].append({"happened": [column[first : first + 1] for column in told]})
         return lines
 
     left.events(change)
@@ -141,6 +150,7 @@ def stuck(left):
 
 PLANTED = {
     lost_on_restart: checker.LOST,
+    lost_and_computed_again: checker.LOST,
     lost_in_the_log: checker.LOST,
     lost_in_the_records: checker.LOST,
     lost_and_computed_otherwise: checker.LOST,
