@@ -6,7 +6,7 @@ import pytest
 
 from fedrl.core.errors import ConfigError, RunError
 from fedrl.network.log import Collected
-from fedrl.records.folder import EVENTS
+from fedrl.records.folder import EVENTS, SUMMARY
 from fedrl.runs.coordinate import IDENTITY, EventLog, _check_continued, _identity
 from tests.network.test_clock import Timed
 
@@ -60,6 +60,10 @@ def test_a_run_keeps_its_identity_and_its_kind_of_keys(replayable, tmp_path):
     _check_continued(tmp_path, replayable)
     with pytest.raises(ConfigError, match="has begun with keys that are"):
         _check_continued(tmp_path, not replayable)
+    (tmp_path / SUMMARY).write_text("{}")
+    with pytest.raises(RunError, match="is complete"):
+        _check_continued(tmp_path, replayable)
+    (tmp_path / SUMMARY).unlink()
     (tmp_path / IDENTITY).write_text(found)
     with pytest.raises(RunError, match="is damaged"):
         _check_continued(tmp_path, replayable)
