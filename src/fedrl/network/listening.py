@@ -19,7 +19,7 @@ from fedrl.network.known_copies import CopiesClock
 from fedrl.network.log import Collected, Entry
 from fedrl.network.news import FAILURE, GONE, HERE, LEFT, MOVED, UPDATE, AgentNews
 from fedrl.network.roster import Roster
-from fedrl.wire.protocol import Answer, Taken
+from fedrl.wire.protocol import Answer, Taken, one_line
 
 
 class Listening(CopiesClock):
@@ -130,7 +130,7 @@ class Listening(CopiesClock):
         if not reason:
             return None
         self._tell("not_taken", f"The update of {self._name(agent)} for job {job} is refused: {reason}.", agent, job)
-        return Taken(job, "refused", reason[:1500])
+        return Taken(job, "refused", one_line(reason))
 
     def _settle(self) -> None:
         """Tell the sessions, once for all, which jobs have ended and which updates were read."""

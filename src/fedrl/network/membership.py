@@ -12,7 +12,7 @@ from fedrl.federation.federation import Federation
 from fedrl.federation.wire_digest import differences, from_json, wire_digest
 from fedrl.network.bridge import Bridge
 from fedrl.network.sessions import Membership
-from fedrl.wire.protocol import Hello, Stop, Welcome
+from fedrl.wire.protocol import Hello, Stop, Welcome, one_line
 
 SeatOf: TypeAlias = Callable[[str], int | str]
 """`name -> number` of its seat, or the reason why it has none, one sentence."""
@@ -60,13 +60,13 @@ class MembershipCheck:
             theirs = from_json(json.loads(hello.content))
         except (ValueError, RecursionError) as fault:
             why = str(fault) if isinstance(fault, WireError) else "The digest of the agent's federation is no JSON."
-            return Stop(" ".join(why.split())[:1500], "bad_message", False)
+            return Stop(one_line(why), "bad_message", False)
         found = differences(self._mine, theirs)
         decisive = [each.sentence for each in found if each.decisive]
         if decisive:
             # "here" is this end, so the sentence says whose end that is.
             told = f"The coordinator and {name} have different federations (here is the coordinator). {decisive[0]}"
-            return Stop(" ".join(told.split())[:1500], "other_federation", False)
+            return Stop(one_line(told), "other_federation", False)
         self.warned[name] = [each.sentence for each in found]
         bridge = self._bridge
         return Welcome(

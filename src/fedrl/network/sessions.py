@@ -43,12 +43,14 @@ from fedrl.wire.protocol import (
     Taken,
     Task,
     Welcome,
+    one_line,
     sent,
 )
 
 HELLO_S = 10.0
 """Seconds in which an agent has to say who it is."""
 LARGEST_HELLO = 1 << 20
+"""The largest first message in bytes."""
 FROM_AGENTS = (Hello, Ready, Beat, Sent, Failed, Leave, Bid)
 WINDOW = 8
 """The largest number of updates of more than one frame that are received at a time, over all agents."""
@@ -64,7 +66,6 @@ MOST_BEATS = 32
 PART_S = 60.0
 """Seconds in which the next part of an update has to come if other agents wait to send theirs."""
 OPTED_OUT = Stop("This agent takes part in the run no more.", "opted_out", False)
-
 
 Given: TypeAlias = tuple[int, Task, bytes | DownContents]
 """Number of an agent, and its task as of `fedrl.network.outbox.Waiting`."""
@@ -133,7 +134,7 @@ class Sessions:
         except TimeoutError:
             return Stop(f"No complete Hello came within {HELLO_S:g} s.", "bad_message", True)
         except WireError as fault:
-            return Stop(_told(fault), "bad_message", False)
+            return Stop(one_line(str(fault)), "bad_message", False)
 
     async def _dismiss(self, link: Link, stop: Stop) -> None:
         self.refused[stop.code] = self.refused.get(stop.code, 0) + 1
@@ -200,8 +201,10 @@ class Sessions:
             return
         except WireError as fault:
             self.refused["bad_message"] = self.refused.get("bad_message", 0) + 1
-            self._observer.tell("wrong_message", f"{seat.name} sent a wrong message: {_told(fault)}", number, seat.name)
-            outbox.finish(Stop(_told(fault), "bad_message", True))
+            self._observer.tell(
+                "wrong_message", f"{seat.name} sent a wrong message: {one_line(str(fault))}", number, seat.name
+            )
+            outbox.finish(Stop(one_line(str(fault)), "bad_message", True))
             await outbox.over.wait()  # the writer ends the session before, when it has sent that
         finally:
             if holding:
@@ -371,8 +374,3 @@ async def _next(link: Link, reader: Reader) -> Message:
         message = reader.take(await link.receive())
         if message is not None:
             return message
-
-
-def _told(fault: WireError) -> str:
-    """Return an error as one line that fits into a message."""
-    return " ".join(str(fault).split())[:1500]

@@ -28,10 +28,12 @@ from fedrl.engines.messages import messages
 from fedrl.federation.federation import Federation
 from fedrl.sites.memory import IDENTITY, Kept, RunFacts, RunMemory
 from fedrl.sites.policy import MayLeave, too_large
-from fedrl.wire.protocol import Answer, Bid, Failed, Sent, Task, Welcome
+from fedrl.wire.protocol import Answer, Bid, Failed, Sent, Task, Welcome, one_line
 
 COMPILING = threading.Lock()
 """Held while programs are compiled: several agents in one process would each compile the same ones at the same time."""
+MOST_REASON = 500
+"""The largest number of characters of the reason of a failure that leaves."""
 
 
 class OldVersionError(WireError):
@@ -211,7 +213,7 @@ class RunJobs:
         """Return the message about the last job."""
         kept = self.kept
         if kept.failed:
-            return Failed(kept.job, one_line(kept.failed) if self._may_leave.reasons else "")
+            return Failed(kept.job, one_line(kept.failed, MOST_REASON) if self._may_leave.reasons else "")
         if self._bids is not None:
             return Bid(kept.job, kept.version, kept.bid)
         return Sent(kept.job, kept.version, kept.update)
@@ -235,7 +237,7 @@ class RunJobs:
 
     def declined(self, task: Task, why: str) -> Failed:
         """Return the message about a job that is not trained."""
-        return Failed(task.job, one_line(why) if self._may_leave.reasons else "")
+        return Failed(task.job, one_line(why, MOST_REASON) if self._may_leave.reasons else "")
 
     def close(self) -> None:
         """Release resources outside this process, such as workers."""
@@ -324,13 +326,3 @@ def _rehearsed(federation: Federation, setting: PyTree, measured: bool, options:
         return 1.0 / took if measured else math.nan
     finally:
         half.close()
-
-
-def one_line(text: str, most: int = 500) -> str:
-    """Return text as one printable line, as fields of messages are.
-
-    >>> one_line("no floor\\n at line 3")
-    'no floor at line 3'
-    """
-    line = "".join(x if x.isprintable() else "?" for x in " ".join(text.split()))
-    return line if len(line) <= most else f"{line[: most - 3]}..."

@@ -248,7 +248,7 @@ LARGEST_INT = 2**31 - 1
 def sent(message: Message, digest: bytes | None = None) -> Iterator[bytes]:
     """Return the frames of a message; `digest` is that of its content, if it is known already.
 
-    Texts are for people: they are cut to `MOST_TEXT` characters, and what can't be printed becomes a space.
+    Texts are for people: each is made one line of at most `MOST_TEXT` characters, by `one_line`.
 
     Raises:
         WireError: A field has a value that the other end would refuse.
@@ -258,7 +258,7 @@ def sent(message: Message, digest: bytes | None = None) -> Iterator[bytes]:
     for name in names_sent(message):
         if name != "content":
             value, hint = getattr(message, name), FIELDS[kind][name]
-            fields[name] = _checked(kind, name, hint, _one_line(value) if hint is str else value)
+            fields[name] = _checked(kind, name, hint, one_line(value) if isinstance(value, str) else value)
     return frames(NUMBERS[kind], fields, content, digest)
 
 
@@ -272,10 +272,15 @@ def names_sent(message: Message) -> tuple[str, ...]:
     return tuple(name for name in message._fields if name not in usual or getattr(message, name) != usual[name])
 
 
-def _one_line(text: Any) -> Any:
-    if not isinstance(text, str) or (len(text) <= MOST_TEXT and text.isprintable()):
+def one_line(text: str, most: int = MOST_TEXT) -> str:
+    """Return text as one printable line of at most `most` characters: what can't be printed becomes a space.
+
+    >>> one_line("no floor\\nat line 3"), one_line("no floor at line 3", 8)
+    ('no floor at line 3', 'no floor')
+    """
+    if len(text) <= most and text.isprintable():
         return text
-    return "".join(letter if letter.isprintable() else " " for letter in text[:MOST_TEXT])
+    return "".join(letter if letter.isprintable() else " " for letter in text[:most])
 
 
 class Reader:
