@@ -160,7 +160,7 @@ class RunJobs:
         A task names the last job whose update arrived. A coordinator that has ended in between may count jobs from an
         earlier one again; then it knows nothing of the later ones.
         """
-        arrived = self.kept.job and self.kept.update and task.settled == self.kept.job
+        arrived = self.kept.job and task.settled == self.kept.job
         return Verdict(task.verdict) if arrived else Verdict.DROPPED
 
     @property
