@@ -236,7 +236,7 @@ class EventLog:
     """
 
     def __init__(self, place: Path) -> None:
-        self._path = place / EVENTS
+        self._path, self._begun = place / EVENTS, False  # whether this process has written a line
         self._clock: RealClock | None = None
 
     def follow(self, clock: RealClock) -> None:
@@ -273,8 +273,6 @@ class EventLog:
         self._begun = True
         with self._path.open("a" if number > 1 else "w") as file:
             file.write(f"{line_of(number, entries)}\n")
-
-    _begun = False
 
 
 def for_sites(tables: Mapping[str, Any]) -> dict[str, Any]:

@@ -108,7 +108,7 @@ class JobLoop:
                 except WireError as wrong:
                     self.fault = wrong
                     self._say("wrong_message", str(wrong), message.job, getattr(message, "version", None))
-                    await self._hung_up()
+                    await self._disconnect()
                 except RunRefusedError as refused:
                     return SiteEnd(refused.code, str(refused))
 
@@ -123,7 +123,7 @@ class JobLoop:
                 self.waiting = True
                 if self.connection is not None:
                     await self.connection.send(Leave(False, "This site lets no further job leave today."))
-                await self._hung_up()
+                await self._disconnect()
                 return
             if jobs.fresh and task.job > 1:
                 self._say(
@@ -185,7 +185,7 @@ class JobLoop:
                 with suppress(LinkClosedError, RunError):  # a log that can't be written fails the job itself, too
                     await self.connection.send(Beat(job, jobs.progress() % (LARGEST_INT + 1)))
 
-    async def _hung_up(self) -> None:
+    async def _disconnect(self) -> None:
         if self.connection is not None:
             await self.connection.close()
 
