@@ -183,3 +183,12 @@ def test_a_planted_violation_is_caught(plant, left):
     plant(left)
     found = left.check()
     assert any(each.startswith(PLANTED[plant]) for each in found), found
+
+
+def test_by_the_log_of_a_site_a_job_has_one_update_in_one_life_of_the_coordinator(tmp_path):
+    lines = [{"kind": "Sent", "job": 3, "hash": update, "time": second} for update, second in (("a", 1.0), ("b", 5.0))]
+    (tmp_path / "sent.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    begun = [{"what": "started", "time": second} for second in (0.0, 4.0)]
+    assert checker.bytes_logged([tmp_path], begun) == []
+    (found,) = checker.bytes_logged([tmp_path], begun[:1])
+    assert found.startswith(checker.BYTES)
