@@ -211,6 +211,13 @@ def test_a_lost_state_of_any_other_run_gets_new_roots(tmp_path):
     assert len(set(found) | set(roots)) == 4
 
 
+def test_the_copy_of_the_parameters_comes_back_from_the_disk_with_its_number(tmp_path):
+    start, memory = jobs_of(tmp_path / "any").kept, RunMemory(tmp_path, RUN, "d")
+    for copy in ((7, b"copy"), (0, b"")):
+        memory.save(start._replace(copy=copy))
+        assert memory.load(start.run).copy == copy
+
+
 def test_roots_that_others_may_read_are_not_used(tmp_path):
     own = WELCOME._replace(replayable=False)
     done(jobs_of(tmp_path, own), tasks(1)[0])
