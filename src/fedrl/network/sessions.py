@@ -22,8 +22,8 @@ from fedrl.engines.down_content import CopyId, DownContents
 from fedrl.network.news import BID, FAILURE, GONE, HERE, LEFT, MOVED, UPDATE, AgentNews, NewsQueue
 from fedrl.network.observer import Observer
 from fedrl.network.outbox import Outbox
-from fedrl.network.places import Places
 from fedrl.network.seat import Seat
+from fedrl.network.sending_limit import SendingLimit
 from fedrl.transport.seam import Link, LinkClosedError
 from fedrl.wire.frames import MOST_BODY
 from fedrl.wire.protocol import (
@@ -93,7 +93,7 @@ class Sessions:
     def __init__(self, membership: Membership, agents: int, largest: int, news: NewsQueue, observer: Observer) -> None:
         self._membership, self._largest, self._news, self._observer = membership, largest, news, observer
         self.seats = [Seat() for _ in range(agents)]
-        self.window, self._sending = asyncio.Semaphore(WINDOW), Places(SENDING, SENDING_S)
+        self.window, self._sending = asyncio.Semaphore(WINDOW), SendingLimit(SENDING, SENDING_S)
         self.refused: dict[str, int] = {}
         """Number of connections that were sent away or broken off by this end, by code."""
         self._greeting: dict[str, Link] = {}  # by name, the connection whose first message has not come

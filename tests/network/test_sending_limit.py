@@ -1,15 +1,15 @@
-"""Places that are held for a time."""
+"""SendingLimit that are held for a time."""
 
 import asyncio
 
 import pytest
 
-from fedrl.network.places import Places
+from fedrl.network.sending_limit import SendingLimit
 
 
 def test_no_more_hold_a_place_than_there_are():
     async def test():
-        places, here, most = Places(2, 60.0), 0, 0
+        places, here, most = SendingLimit(2, 60.0), 0, 0
 
         async def one():
             nonlocal here, most
@@ -27,7 +27,7 @@ def test_no_more_hold_a_place_than_there_are():
 
 def test_who_takes_too_long_holds_up_nobody_and_frees_its_place_once():
     async def test():
-        places, go = Places(1, 0.05), asyncio.Event()
+        places, go = SendingLimit(1, 0.05), asyncio.Event()
 
         async def slow():
             async with places.held():
@@ -48,7 +48,7 @@ def test_who_takes_too_long_holds_up_nobody_and_frees_its_place_once():
 
 def test_an_error_and_a_cancellation_free_the_place():
     async def test():
-        places = Places(1, 60.0)
+        places = SendingLimit(1, 60.0)
         with pytest.raises(ZeroDivisionError):
             async with places.held():
                 raise ZeroDivisionError

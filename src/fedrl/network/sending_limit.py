@@ -1,4 +1,4 @@
-"""Places for what takes memory, such as long messages on their way."""
+"""A limit on long messages that are on their way at the same time, because they take memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Places:
+class SendingLimit:
     """A number of places, of which each is held for a time: who takes longer goes on without one.
 
     So a few slow connections can't hold up all others.
