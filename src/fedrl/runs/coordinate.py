@@ -70,7 +70,8 @@ def coordinate(
     the configuration, if it has one, gives way to real time.
 
     Args:
-        source: The experiment, as of `fedrl.run`. A run that is continued has its own in the folder.
+        source: The experiment, as of `fedrl.run`. A run that is continued has its own in the folder, and another one
+            than that is refused; one that is gone or can't be read is not looked at.
         state: The run folder, new or of this run.
         transport: How frames travel.
         address: Where to listen, HOST:PORT.
@@ -88,7 +89,8 @@ def coordinate(
         verbose: As of `fedrl.run`.
 
     Raises:
-        ConfigError: The configuration is wrong, or has several seeds; or the address is taken.
+        ConfigError: The configuration is wrong, has several seeds, or is another one than that of the run that is
+            continued; or the address is taken.
         UnsoundError: Its parts can't be combined.
         RunError: The folder is one of another run, or not writable.
     """
@@ -150,6 +152,8 @@ def _experiment(
             f"The run in {place} has its own configuration, and {', '.join(overrides)} would change it. Leave the "
             "change out to continue the run, or begin another one in a new folder."
         )
+    if again:
+        _check_same(place, config, source, overrides)
     seeds = config.seed_list
     if len(seeds) != 1:
         raise ConfigError(
@@ -313,6 +317,36 @@ def _names_own(table: Any) -> bool:
     if isinstance(table, list | tuple):
         return any(map(_names_own, table))
     return is_reference(table)
+
+
+def _check_same(
+    place: Path, config: Config, source: Config | Mapping[str, Any] | Path | str, overrides: Sequence[str]
+) -> None:
+    """Refuse to continue a run with another experiment, of which nothing would be used.
+
+    Raises:
+        ConfigError: The experiment is another one than that of the run.
+    """
+    try:
+        now = build(load(for_sites(tables_of(source)), overrides)).config
+    except FedrlError:
+        return  # an experiment that is gone or can't be read changes nothing: the run has its own
+    if now == config:
+        return
+    mine, theirs = _flat(tables_of(now)), _flat(tables_of(config))
+    key = next((key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)), "configuration")
+    raise ConfigError(
+        f"{key} is {mine.get(key)!r} in this experiment, and {theirs.get(key)!r} in that of the run in {place}. Give "
+        "the experiment of the run to continue it, or begin another one in a new folder."
+    )
+
+
+def _flat(tables: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Return the values of nested tables by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in tables.items():
+        found |= _flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
+    return found
 
 
 def _check_continued(place: Path, replayable: bool) -> None:
