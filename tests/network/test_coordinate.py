@@ -161,6 +161,21 @@ def test_a_run_that_goes_on_takes_the_same_changes_and_no_others(tmp_path):
     assert len((world.coordinate(TABLES, out, overrides=same).folder / EVENTS).read_text().splitlines()) == 2
 
 
+@pytest.mark.parametrize(
+    ("given", "cause"),
+    [
+        ({"gather": 4}, "begin with 4 agents, and the experiment has 3"),
+        ({"gather": 0}, "begin with 0 agents"),
+        ({"patience_s": -1.0}, "patience is -1 s"),
+        ({"hang_s": float("nan")}, "time without progress is nan s"),
+    ],
+)
+def test_what_a_coordinator_can_not_wait_for_is_said_before_there_is_a_folder(tmp_path, given, cause):
+    with pytest.raises(ConfigError, match=cause):
+        World(TABLES).coordinate(TABLES, tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
+
+
 OWN = {
     "name": "own",
     "environment": {"name": "tests.chaos.learner:bowl"},

@@ -90,16 +90,17 @@ def coordinate(
 
     Raises:
         ConfigError: The configuration is wrong, has several seeds, or is another one than that of the run that is
-            continued; or the address is taken.
+            continued; an option is out of range; or the address is taken.
         UnsoundError: Its parts can't be combined.
         RunError: The folder is one of another run, or not writable.
     """
     place, stop = Path(state), threading.Event() if stop is None else stop
     again = (place / folder.CONFIG).exists()
-    given, name = _experiment(place, source, overrides)
+    given, name, agents = _experiment(place, source, overrides)
     if again:
         _check_continued(place, replayable)
         _make_known(source)
+    _check_waiting(agents, gather, patience_s, hang_s)
     bridge = Bridge(
         transport,
         address,
@@ -138,8 +139,8 @@ def coordinate(
 
 def _experiment(
     place: Path, source: Config | Mapping[str, Any] | Path | str, overrides: Sequence[str]
-) -> tuple[dict[str, Any], str]:
-    """Return the tables and the name of an experiment: those in the run folder, if there is one.
+) -> tuple[dict[str, Any], str, int]:
+    """Return the tables, the name and the agents of an experiment: those in the run folder, if there is one.
 
     Raises:
         ConfigError: The overrides would change a run that is continued, or the experiment has several seeds.
@@ -160,7 +161,23 @@ def _experiment(
             f"The experiment has {len(seeds)} seeds. Agents at other sites train once, so one run has one seed. Write "
             "seeds = 1, or seeds = [7] for a certain one."
         )
-    return given, config.name
+    return given, config.name, config.federation.agents
+
+
+def _check_waiting(agents: int, gather: int | None, patience_s: float, hang_s: float) -> None:
+    """Refuse to wait for more agents than there are, or for a time that is none.
+
+    Raises:
+        ConfigError: A number is out of range.
+    """
+    if gather is not None and not 0 < gather <= agents:
+        raise ConfigError(
+            f"The run would begin with {gather} agents, and the experiment has {agents}. Wait for a number from 1 to "
+            f"{agents}."
+        )
+    for name, value in (("patience", patience_s), ("time without progress", hang_s)):
+        if not value >= 0.0:  # NaN is not
+            raise ConfigError(f"The {name} is {value:g} s, which is no time. Give 0 or more seconds.")
 
 
 class Watcher(Observer):
