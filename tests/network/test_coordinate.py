@@ -153,7 +153,27 @@ def test_a_run_that_goes_on_takes_the_same_changes_and_no_others(tmp_path):
     world.coordinate(TABLES, out, stop=stop, sinks=[sink], overrides=same)
     with pytest.raises(ConfigError, match="rounds=3 would change it"):
         world.coordinate(TABLES, out, overrides=["rounds=3"])
+    other = {**TABLES, "learner": {"name": "q_table", "num_steps": 8}}
+    with pytest.raises(
+        ConfigError, match=r"^learner\.num_steps is 8 in this experiment, and 16 in that of the run in "
+    ):
+        world.coordinate(other, out, overrides=same)
     assert len((world.coordinate(TABLES, out, overrides=same).folder / EVENTS).read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "cause"),
+    [
+        ({"gather": 4}, "begin with 4 agents, and the experiment has 3"),
+        ({"gather": 0}, "begin with 0 agents"),
+        ({"patience_s": -1.0}, "patience is -1 s"),
+        ({"hang_s": float("nan")}, "time without progress is nan s"),
+    ],
+)
+def test_what_a_coordinator_can_not_wait_for_is_said_before_there_is_a_folder(tmp_path, given, cause):
+    with pytest.raises(ConfigError, match=cause):
+        World(TABLES).coordinate(TABLES, tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
 
 
 OWN = {
@@ -174,7 +194,7 @@ def test_a_run_of_ones_own_components_goes_on_in_a_new_process_that_is_given_the
     # What a new process has: it has not imported anything that an experiment names.
     monkeypatch.setattr(imports, "_known", {})
     with pytest.raises(ConfigError, match="nothing that a run folder names is imported"):
-        world.coordinate(TABLES, out)
+        world.coordinate(tmp_path / "gone.toml", out)
     result = world.coordinate(OWN, out)
     assert len((result.folder / EVENTS).read_text().splitlines()) == 3
 

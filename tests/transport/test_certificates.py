@@ -230,7 +230,9 @@ class TestLoad:
             load(with_(ca=(other / "ca.pem").read_bytes()), "agent")
         with pytest.raises(ConfigError, match="Renew it"):
             load(with_(certificate=expired.certificate, key=expired.key), "agent")
-        with pytest.raises(ConfigError, match="is of the role agent, not coordinator"):
+        with pytest.raises(
+            ConfigError, match=r"role agent, not coordinator\. Use a certificate with the role coordinator"
+        ):
             load(with_(), "coordinator")
         with pytest.raises(ConfigError, match="is no key"):
             load(with_(key=b"rubbish"), "agent")

@@ -70,7 +70,8 @@ def coordinate(
     the configuration, if it has one, gives way to real time.
 
     Args:
-        source: The experiment, as of `fedrl.run`. A run that is continued has its own in the folder.
+        source: The experiment, as of `fedrl.run`. A run that is continued has its own in the folder, and another one
+            than that is refused; one that is gone or can't be read is not looked at.
         state: The run folder, new or of this run.
         transport: How frames travel.
         address: Where to listen, HOST:PORT.
@@ -88,16 +89,18 @@ def coordinate(
         verbose: As of `fedrl.run`.
 
     Raises:
-        ConfigError: The configuration is wrong, or has several seeds; or the address is taken.
+        ConfigError: The configuration is wrong, has several seeds, or is another one than that of the run that is
+            continued; an option is out of range; or the address is taken.
         UnsoundError: Its parts can't be combined.
         RunError: The folder is one of another run, or not writable.
     """
     place, stop = Path(state), threading.Event() if stop is None else stop
     again = (place / folder.CONFIG).exists()
-    given, name = _experiment(place, source, overrides)
+    given, name, agents = _experiment(place, source, overrides)
     if again:
         _check_continued(place, replayable)
         _make_known(source)
+    _check_waiting(agents, gather, patience_s, hang_s)
     bridge = Bridge(
         transport,
         address,
@@ -136,8 +139,8 @@ def coordinate(
 
 def _experiment(
     place: Path, source: Config | Mapping[str, Any] | Path | str, overrides: Sequence[str]
-) -> tuple[dict[str, Any], str]:
-    """Return the tables and the name of an experiment: those in the run folder, if there is one.
+) -> tuple[dict[str, Any], str, int]:
+    """Return the tables, the name and the agents of an experiment: those in the run folder, if there is one.
 
     Raises:
         ConfigError: The overrides would change a run that is continued, or the experiment has several seeds.
@@ -150,13 +153,31 @@ def _experiment(
             f"The run in {place} has its own configuration, and {', '.join(overrides)} would change it. Leave the "
             "change out to continue the run, or begin another one in a new folder."
         )
+    if again:
+        _check_same(place, config, source, overrides)
     seeds = config.seed_list
     if len(seeds) != 1:
         raise ConfigError(
             f"The experiment has {len(seeds)} seeds. Agents at other sites train once, so one run has one seed. Write "
             "seeds = 1, or seeds = [7] for a certain one."
         )
-    return given, config.name
+    return given, config.name, config.federation.agents
+
+
+def _check_waiting(agents: int, gather: int | None, patience_s: float, hang_s: float) -> None:
+    """Refuse to wait for more agents than there are, or for a time that is none.
+
+    Raises:
+        ConfigError: A number is out of range.
+    """
+    if gather is not None and not 0 < gather <= agents:
+        raise ConfigError(
+            f"The run would begin with {gather} agents, and the experiment has {agents}. Wait for a number from 1 to "
+            f"{agents}."
+        )
+    for name, value in (("patience", patience_s), ("time without progress", hang_s)):
+        if not value >= 0.0:  # NaN is not
+            raise ConfigError(f"The {name} is {value:g} s, which is no time. Give 0 or more seconds.")
 
 
 class Watcher(Observer):
@@ -311,6 +332,36 @@ def _names_own(table: Any) -> bool:
     if isinstance(table, list | tuple):
         return any(map(_names_own, table))
     return is_reference(table)
+
+
+def _check_same(
+    place: Path, config: Config, source: Config | Mapping[str, Any] | Path | str, overrides: Sequence[str]
+) -> None:
+    """Refuse to continue a run with another experiment, of which nothing would be used.
+
+    Raises:
+        ConfigError: The experiment is another one than that of the run.
+    """
+    try:
+        now = build(load(for_sites(tables_of(source)), overrides)).config
+    except FedrlError:
+        return  # an experiment that is gone or can't be read changes nothing: the run has its own
+    if now == config:
+        return
+    mine, theirs = _flat(tables_of(now)), _flat(tables_of(config))
+    key = next((key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)), "configuration")
+    raise ConfigError(
+        f"{key} is {mine.get(key)!r} in this experiment, and {theirs.get(key)!r} in that of the run in {place}. Give "
+        "the experiment of the run to continue it, or begin another one in a new folder."
+    )
+
+
+def _flat(tables: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Return the values of nested tables by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in tables.items():
+        found |= _flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
+    return found
 
 
 def _check_continued(place: Path, replayable: bool) -> None:

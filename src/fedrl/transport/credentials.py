@@ -60,7 +60,9 @@ def load(folder: Path, role: Role) -> Credentials:
     _check_time(own, folder / CERTIFICATE, "Renew it with `fedrl certs renew`")
     found = role_of(own, folder / CERTIFICATE)
     if found != role:
-        raise ConfigError(f"{folder / CERTIFICATE} is of the role {found}, not {role}. Use a certificate of a {role}.")
+        raise ConfigError(
+            f"{folder / CERTIFICATE} is of the role {found}, not {role}. Use a certificate with the role {role}."
+        )
     return Credentials(read_file(folder / CA), read_file(folder / CERTIFICATE), key)
 
 
