@@ -47,10 +47,11 @@ def configure_jax(devices: int | None = None) -> None:
     if widest_vector() == 512:
         wanted[VECTORS] = 512
     missing = [f"{flag}={value}" for flag, value in wanted.items() if f"{flag}=" not in set_already]
-    runs = backend_runs()
-    if missing and runs and devices is None:
+    runs, before = backend_runs(), os.environ.get("XLA_FLAGS", "").split()
+    without_effect = [flag for flag in missing if flag not in before]
+    if without_effect and runs:
         warnings.warn(
-            f"JAX's backend already runs, so {' '.join(missing)} has no effect and the run may be slower. "
+            f"JAX's backend already runs, so {' '.join(without_effect)} has no effect and the run may be slower. "
             "Call fedrl.configure_jax() before the first array is made.",
             RuntimeWarning,
             stacklevel=2,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from fedrl.cli import local_federation
 from fedrl.cli.coordinator import enrolment_table
 from fedrl.cli.local_federation import check_unchanged
 from fedrl.config import dump, load, tables_of
@@ -41,3 +42,16 @@ def test_a_federation_on_this_machine_keeps_the_experiment_of_its_folder(tmp_pat
     check_unchanged(tmp_path, ["federation.agents=2", "seeds=3"])  # of several seeds it takes the first one, as before
     with pytest.raises(ConfigError, match=r"federation\.agents=3 would change it"):
         check_unchanged(tmp_path, ["federation.agents=3"])
+
+
+def test_fedrl_up_sets_the_flags_of_jax_before_it_computes_anything(tmp_path, monkeypatch):
+    """With other flags than its agents, the coordinator's first parameters are others than those of a simulation."""
+    order = []
+    monkeypatch.setattr(local_federation, "prepare_process", lambda: order.append("flags"))
+    monkeypatch.setattr(local_federation, "laid_out", lambda *given: order.append("computes"))
+    monkeypatch.setattr(local_federation, "transport_of", lambda *given: None)
+    monkeypatch.setattr(local_federation, "conduct", lambda *given, **more: order.append("conducts"))
+    local_federation.local_federation(
+        Path("cartpole"), 2, tmp_path / "up", (), replayable=False, quiet=True, as_json=False
+    )
+    assert order == ["flags", "computes", "conducts"]

@@ -56,6 +56,19 @@ def seats_of(table: Path) -> Any:
     return seat_of
 
 
+def prepare_process() -> None:
+    """Prepare the process of a coordinator; call it before anything is computed.
+
+    Flags that come after the first array have no effect, and with other flags than those of the agents the bits of the
+    run are others than those of a simulation.
+    """
+    from fedrl.cli.devices import use_devices
+    from fedrl.core.arenas import use_one_arena
+
+    use_one_arena()
+    use_devices(1)  # the server's half computes on one
+
+
 def conduct(
     config: Path,
     state: Path,
@@ -69,15 +82,12 @@ def conduct(
     **options: Any,
 ) -> None:
     """Coordinate a run with progress on the terminal, and end with the exit code of a run."""
-    from fedrl.cli.devices import use_devices
     from fedrl.cli.examples import say_which
     from fedrl.cli.only_json import only_json
     from fedrl.cli.resuming import FolderListener, leave_early, leave_unmerged
-    from fedrl.core.arenas import use_one_arena
 
-    use_one_arena()
     say_which(config, quiet=quiet or as_json)
-    use_devices(1)  # the server's half computes on one
+    prepare_process()
     from fedrl.records.folder import RunFolder
     from fedrl.records.notices import ended_in, unmerged_in
     from fedrl.runs.coordinate import coordinate

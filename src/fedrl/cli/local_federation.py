@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedrl.cli.conducting import conduct, seats_of, transport_of
+from fedrl.cli.conducting import conduct, prepare_process, seats_of, transport_of
 from fedrl.core.errors import ConfigError, RunError
 from fedrl.core.processors import VARIABLE
 
@@ -50,6 +50,7 @@ def local_federation(
     from fedrl.config import load, tables_of
     from fedrl.runs.coordinate import for_sites
 
+    prepare_process()
     changes = [*changes, *([f"federation.agents={agents}"] if agents is not None else [])]
     loaded = load(for_sites(tables_of(config)), changes)
     folder = state or Path("runs") / f"{loaded.name}-up-{time.strftime('%Y%m%d-%H%M%S')}"
