@@ -289,3 +289,12 @@ def test_a_run_is_continued_with_its_own_kind_of_keys_and_not_after_its_end(tmp_
     world.coordinate(TABLES, tmp_path / "run")
     with pytest.raises(RunError, match="is complete"):
         world.coordinate(TABLES, tmp_path / "run")
+
+
+def test_seconds_that_a_coordinator_does_not_know_are_absent(tmp_path):
+    """How long other machines compute, and how much of a round is waiting for them."""
+    result = World(TABLES).coordinate(TABLES, tmp_path / "run")
+    records = [json.loads(line) for line in (result.folder / "records.jsonl").read_text().splitlines()]
+    said = json.dumps(records) + (result.folder / "summary.json").read_text()
+    assert not [name for name in ("agents_compute", "server_compute", "latency") if name in said]
+    assert '"work"' in said

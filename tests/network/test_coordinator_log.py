@@ -1,6 +1,7 @@
 """The log of a coordinator: lines of JSON with run, version and agent, and nothing secret."""
 
 import json
+import logging
 import stat
 
 import numpy as np
@@ -80,3 +81,15 @@ def test_text_of_a_peer_stays_in_its_line(tmp_path):
     log.write("turned_away", 'x\n{"event": "ended"}', name="x\u2028y")
     (line,) = (tmp_path / LOG).read_bytes().splitlines()
     assert json.loads(line)["name"] == "x\u2028y"
+
+
+def test_whom_the_transport_does_not_admit_is_in_the_log_and_only_while_the_run_lasts(tmp_path):
+    class Refusing(World):
+        def watch(self, bridge):
+            logging.getLogger("fedrl.transport.grpc_listener").warning("refused %s: %s", "old", "It was revoked.")
+            super().watch(bridge)
+
+    result = Refusing(TABLES).coordinate(TABLES, tmp_path / "run")
+    logging.getLogger("fedrl.transport.grpc_listener").warning("refused %s: %s", "late", "It was revoked.")
+    away = [line for line in lines_of(result.folder / LOG) if line["event"] == "turned_away"]
+    assert [line["text"] for line in away] == ["refused old: It was revoked."]

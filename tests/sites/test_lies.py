@@ -12,11 +12,13 @@ from fedrl.core.errors import RunError, WireError
 from fedrl.engines.halves import Verdict
 from fedrl.federation.federate import federate
 from fedrl.learners import sgd
-from fedrl.sites.jobs import RunJobs, RunRefusedError
+from fedrl.sites.check import check_coordinator
+from fedrl.sites.jobs import RunJobs, RunRefusedError, check_seed, setting_for
 from fedrl.sites.memory import RunMemory
 from fedrl.sites.policy import MayLeave
 from fedrl.stages import quantize
-from fedrl.wire.protocol import Failed, Ready, Stop, Task, Welcome
+from fedrl.transport.local import LocalTransport
+from fedrl.wire.protocol import Failed, Hello, Leave, Reader, Ready, Stop, Task, Welcome, sent
 from tests.sites.test_agent import AGENTS, ALL, ERRING, FLEET, SEED, agent_of, equal, served, simulated
 from tests.support.coordinating import RUN, ScriptedCoordinator
 from tests.support.quadratic import quadratic
@@ -255,3 +257,43 @@ def test_what_was_said_of_a_run_stays_so_also_after_a_restart(change, tmp_path):
     jobs.check_again(welcome._replace(term=4))
     with pytest.raises(WireError, match="heard of term 4"):
         jobs_of(tmp_path, welcome)
+
+
+def test_a_site_that_would_take_no_part_says_so_whether_it_is_asked_or_begins():
+    run = Welcome("0" * 32, "run", 2, 3, 0, 0, True, 1.0)
+    with pytest.raises(RunRefusedError, match="This site has no seed"):
+        check_seed(run, None)
+    check_seed(run, 0)
+    check_seed(run._replace(replayable=False), None)
+
+    def setting_of(number):
+        if number > 1:
+            raise LookupError("the experiment has 2 agents")
+        return number
+
+    assert setting_for(run._replace(agent=1), setting_of) == 1
+    with pytest.raises(RunRefusedError, match="agent 2, counted from 0, and the experiment has 2 agents") as refused:
+        setting_for(run, setting_of)
+    assert refused.value.code == "other_federation"
+
+
+def test_a_check_does_not_agree_where_the_site_would_take_no_part(tmp_path):
+    """Before, `fedrl agent --check` agreed, and the agent ended at once."""
+
+    async def test():
+        async def session(link):
+            reader = Reader(1 << 20, (Hello, Leave))
+            reader.take(await link.receive())
+            for frame in sent(Welcome("0" * 32, "run", 0, 1, 0, 0, True, 1.0)):
+                await link.send(frame)
+            await link.receive()
+
+        listener = await LocalTransport().listen("checked", session)
+        given = federate(quadratic(sgd(0.1), size=4), mean()), LocalTransport("site-0"), "checked", tmp_path
+        found = await check_coordinator(*given, takes_part=lambda welcome: check_seed(welcome, None))
+        await listener.close()
+        return found
+
+    found = asyncio.run(asyncio.wait_for(test(), 60.0))
+    assert not found.agrees
+    assert "This site has no seed" in found.text

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fedrl.sites.site_file import Site, SiteConfig
     from fedrl.transport.notices import NetworkNotice
     from fedrl.transport.seam import Transport
+    from fedrl.wire.protocol import Welcome
 
 COMPLETED = ("done", "stopped", "opted_out")
 BROKEN = ("gone", "bad_message", "restarting")
@@ -156,11 +157,17 @@ def leave(end: SiteEnd, number: int | None) -> None:
 def check_site(site: Site, out: TextIO, as_json: bool) -> None:
     """Print what would leave, and what the coordinator says; end with exit code 2 if it would not take this site."""
     from fedrl.sites.check import check_coordinator, would_leave
+    from fedrl.sites.jobs import check_seed, setting_for
 
     config = site.config
     leaving = would_leave(site.federation, config.may_leave, site.bids)
     where = (transport_of(config), config.coordinator, Path(config.folder))
-    checking = check_coordinator(site.federation, *where, site.bids)
+
+    def takes_part(welcome: Welcome) -> None:
+        check_seed(welcome, config.seed)
+        setting_for(welcome, site.setting_of)
+
+    checking = check_coordinator(site.federation, *where, site.bids, takes_part)
     found = asyncio.run(checking)
     if as_json:
         fields = {"agrees": found.agrees, "text": found.text, "would_leave": [each._asdict() for each in leaving]}

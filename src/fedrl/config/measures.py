@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fedrl.core.errors import UnsoundError
 from fedrl.core.learner import Learner, measures_of
 from fedrl.core.measures import Measure, Measures, parts_of
+from fedrl.engines.compute import COMPUTE
 
 if TYPE_CHECKING:
     pass
@@ -52,8 +53,9 @@ def declared(learner: Learner, engine: Measures, silent: bool = False) -> Declar
             "curves identify measures by their names. Give it another name."
         )
     if silent:
-        # In real time the messages are a part of the work, so their seconds are unknown, and not 0.
-        known = {name: measure for name, measure in engine.items() if name != LATENCY}
+        # In real time the messages are a part of the work, so their seconds are unknown, and not 0. Nor does the
+        # coordinator know how long other machines compute, or how much of a round it waits for them.
+        known = {name: measure for name, measure in engine.items() if name not in (LATENCY, *COMPUTE)}
         return Declared({"return": agents["return"]}, known, silent)
     return Declared(agents, engine)
 

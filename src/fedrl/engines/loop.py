@@ -140,6 +140,7 @@ class Loop:
             ClockStats(self.clock.now_s(engine_state.clock), done * samples, *log.counts) if self.clock.timed else None
         )
         spent = {"agents_compute": log.agents_s, "server_compute": time.perf_counter() - began - log.agents_s}
+        spent = {} if self.executor.silent else spent  # of a round in real time, most is waiting
         traffic = log.whole
         seen = RoundResult(
             metrics=log.metrics,

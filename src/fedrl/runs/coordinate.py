@@ -10,6 +10,7 @@ version on disk; agents that have an update for it send the same bytes again.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ from fedrl.records import Event, Notice, Sink, folder
 from fedrl.records.files import write_atomically
 from fedrl.records.folder import EVENTS, RunFolder
 from fedrl.runs.control import Control
-from fedrl.runs.coordinator_log import LOG, CoordinatorLog
+from fedrl.runs.coordinator_log import LOG, CoordinatorLog, TransportMessages
 from fedrl.runs.result import RunResult
 from fedrl.runs.run import resume, run
 from fedrl.transport.seam import Transport
@@ -39,6 +40,8 @@ from fedrl.wire.protocol import Stop
 DONE = Stop("The run is complete.", "done", False)
 KEYS = {True: "replayable", False: "each party's own"}
 """The two modes of keys, as the identity of a run names them."""
+TRANSPORT = logging.getLogger("fedrl.transport")
+"""Where a transport says whom it does not admit, and whose session it ends."""
 FOR_PEOPLE = ("waiting", "ready", "disconnected", "left", "hung")
 """Events of which people are told at once; the others are in the log, and counted at the end."""
 IDENTITY = "run_identity"
@@ -196,17 +199,19 @@ class Watcher(Observer):
     def __init__(self, place: Path, sinks: Sequence[Sink], watch: Callable[[Bridge], object] | None) -> None:
         self.events, self._log, self._sinks, self._watch = EventLog(place), CoordinatorLog(place / LOG), sinks, watch
         self.control: Control | None = None
-        self._run = ""
+        self._run, self._transport = "", TransportMessages(lambda text: self.tell("turned_away", text))
 
     async def begin(self) -> None:
         """Listen to commands."""
         if self.control is not None:
             await self.control.begin()
+        TRANSPORT.addHandler(self._transport)
 
     async def end(self) -> None:
         """Listen to commands no more."""
         if self.control is not None:
             await self.control.end()
+        TRANSPORT.removeHandler(self._transport)
 
     def listening(self, bridge: Bridge) -> None:
         """Note the identity of the run and the address."""
@@ -223,7 +228,7 @@ class Watcher(Observer):
 
     def tell(self, event: str, text: str, agent: int | None = None, name: str = "", job: int | None = None) -> None:
         """Write an event to the log, and tell people if it is for them."""
-        version = None if self.control is None else self.control.round
+        version = None if self.control is None else self.control.round or None  # not known before the first round
         self._log.write(event, text, run=self._run, version=version, agent=agent, name=name, job=job)
         if event in FOR_PEOPLE:
             self.say(text)

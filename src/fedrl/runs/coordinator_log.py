@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -16,6 +17,22 @@ SAME_S = 60.0
 """Seconds in which the same event of an agent is written once: a peer that tries again and again fills no disk."""
 MOST_KNOWN = 1000
 """The largest number of events that are compared with a new one."""
+
+
+class TransportMessages(logging.Handler):
+    """Passes warnings of a transport on: certificates that were refused, and sessions that were ended for them.
+
+    Args:
+        tell: Called with each text.
+    """
+
+    def __init__(self, tell: Callable[[str], object]) -> None:
+        super().__init__(logging.WARNING)
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass a warning on."""
+        self._tell(record.getMessage())
 
 
 class CoordinatorLog:

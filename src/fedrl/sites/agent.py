@@ -29,7 +29,7 @@ from fedrl.federation.wire_digest import as_json, wire_digest
 from fedrl.records.lock import hold
 from fedrl.sites.connection import Connection, expected, largest_broadcast
 from fedrl.sites.job_loop import JobLoop, SiteEnd
-from fedrl.sites.jobs import RunJobs, RunRefusedError, check_welcome, rehearse
+from fedrl.sites.jobs import RunJobs, RunRefusedError, check_welcome, rehearse, setting_for
 from fedrl.sites.memory import RunMemory, last_run, make_folder
 from fedrl.sites.policy import Allowance, MayLeave, check_federation, leaving_of
 from fedrl.sites.sent_log import NAME, SentLog
@@ -314,10 +314,7 @@ class SiteAgent:
             self._steps_per_s = await self._work.in_thread(rehearse, *arguments)
 
     def _setting(self, welcome: Welcome) -> PyTree:
-        try:
-            return self._setting_of(welcome.agent)
-        except LookupError as fault:
-            raise WireError(f"The coordinator calls this site agent {welcome.agent}, and {fault}.") from fault
+        return setting_for(welcome, self._setting_of)
 
     def _opened(self, welcome: Welcome, setting: PyTree) -> RunJobs:
         check_welcome(welcome, None)  # before a folder is named after it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from fedrl.federation.federation import Federation
 from fedrl.federation.wire_digest import VERSIONS, as_json, wire_digest
 from fedrl.records.lock import hold
 from fedrl.sites.connection import Connection, expected, largest_broadcast
-from fedrl.sites.jobs import check_welcome
+from fedrl.sites.jobs import RunRefusedError, check_welcome
 from fedrl.sites.memory import make_folder
 from fedrl.sites.policy import MayLeave, leaving_of
 from fedrl.sites.sent_log import NAME, SentLog
@@ -88,7 +89,12 @@ def would_leave(federation: Federation, may_leave: MayLeave, bids: tuple[str, ..
 
 
 async def check_coordinator(
-    federation: Federation, transport: Transport, address: str, folder: Path, bids: tuple[str, ...] | None = None
+    federation: Federation,
+    transport: Transport,
+    address: str,
+    folder: Path,
+    bids: tuple[str, ...] | None = None,
+    takes_part: Callable[[Welcome], object] = lambda welcome: None,
 ) -> Checked:
     """Connect, compare the federations of both ends, and leave again.
 
@@ -98,6 +104,7 @@ async def check_coordinator(
         address: Address of the coordinator, HOST:PORT.
         folder: Folder of the agent, whose log gets a line for each message of the check.
         bids: Reports that leave in a bid before the update, under an upload budget; None for no bids.
+        takes_part: Raises RunRefusedError if this site takes no part in such a run.
 
     Raises:
         RunError: An agent is running in this folder, or the folder can't be written.
@@ -109,7 +116,7 @@ async def check_coordinator(
         try:
             connection = Connection(await transport.connect(address), log, largest_broadcast(federation))
             try:
-                return await asyncio.wait_for(_compared(federation, connection, bids), ANSWER_S)
+                return await asyncio.wait_for(_compared(federation, connection, bids, takes_part), ANSWER_S)
             finally:
                 await connection.close()
         except TimeoutError:
@@ -122,7 +129,12 @@ async def check_coordinator(
         held.release()
 
 
-async def _compared(federation: Federation, connection: Connection, bids: tuple[str, ...] | None) -> Checked:
+async def _compared(
+    federation: Federation,
+    connection: Connection,
+    bids: tuple[str, ...] | None,
+    takes_part: Callable[[Welcome], object],
+) -> Checked:
     digest: dict[str, Any] = as_json(wire_digest(federation, federation.learner.environment.params, bids))
     await connection.send(Hello("", 0, 0, json.dumps(digest).encode()))
     first = expected(await connection.receive(), Welcome, Stop)
@@ -130,6 +142,11 @@ async def _compared(federation: Federation, connection: Connection, bids: tuple[
         return Checked(False, f"The coordinator does not take this site ({first.code}): {first.why}")
     assert isinstance(first, Welcome)
     check_welcome(first, None)
+    try:
+        takes_part(first)
+    except RunRefusedError as refused:
+        await connection.send(Leave(False, "check"))
+        return Checked(False, str(refused), first)
     await connection.send(Leave(False, "check"))
     text = f"The coordinator runs the same federation: this site would be agent {first.agent} of {first.agents}"
     return Checked(True, f"{text} in the run {first.name!r}, at version {first.version}.", first)

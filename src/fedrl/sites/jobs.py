@@ -13,7 +13,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -81,13 +81,7 @@ class RunJobs:
         self.welcome, self._memory, self._may_leave, self._bids = welcome, memory, may_leave, bids
         facts, self.fresh = memory.facts(), not memory.has_state
         check_welcome(welcome, facts)
-        if welcome.replayable and seed is None:
-            raise RunRefusedError(
-                "replayable",
-                f"The run {welcome.name!r} is replayable: all random numbers of its agents follow from one seed, which "
-                "others know. This site has no seed. Give it as seed if this run is a test or everybody is trusted, "
-                "or take part in a run that is not replayable.",
-            )
+        check_seed(welcome, seed)
         run, secret = self._replayable(seed) if welcome.replayable and seed is not None else self._own_roots()
         self._half = AgentHalf(federation, welcome.agent, setting, run, secret, bids=bids, **options)
         with COMPILING:
@@ -242,6 +236,38 @@ class RunJobs:
     def close(self) -> None:
         """Release resources outside this process, such as workers."""
         self._half.close()
+
+
+def check_seed(welcome: Welcome, seed: int | None) -> None:
+    """Refuse a replayable run where the site has no seed.
+
+    Raises:
+        RunRefusedError: It has none.
+    """
+    if welcome.replayable and seed is None:
+        raise RunRefusedError(
+            "replayable",
+            f"The run {welcome.name!r} is replayable: all random numbers of its agents follow from one seed, which "
+            "others know. This site has no seed. Give it as seed if this run is a test or everybody is trusted, or "
+            "take part in a run that is not replayable.",
+        )
+
+
+def setting_for(welcome: Welcome, setting_of: Callable[[int], PyTree]) -> PyTree:
+    """Return the parameters of the environment of the agent that a coordinator calls this site.
+
+    Raises:
+        RunRefusedError: The experiment of this site has fewer agents.
+    """
+    try:
+        return setting_of(welcome.agent)
+    except LookupError as fault:
+        # It stays so, however often the agent connects.
+        raise RunRefusedError(
+            "other_federation",
+            f"The coordinator calls this site agent {welcome.agent}, counted from 0, and {fault}. Use the experiment "
+            "of the coordinator.",
+        ) from fault
 
 
 def check_welcome(welcome: Welcome, facts: RunFacts | None) -> None:
