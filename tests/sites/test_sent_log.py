@@ -3,15 +3,17 @@
 import asyncio
 import hashlib
 import json
+import math
 import os
 
 import pytest
 
 from fedrl.core.errors import RunError
 from fedrl.sites.connection import Connection
-from fedrl.sites.sent_log import FIRST, SentLog, read_log
+from fedrl.sites.sent_log import FIRST, NAME, SentLog, read_log
+from fedrl.transport.local import LocalTransport
 from fedrl.transport.seam import LinkClosedError
-from fedrl.wire.protocol import Beat, Sent, sent
+from fedrl.wire.protocol import Beat, Ready, Sent, sent
 
 ROUNDS = [Sent(n, n - 1, bytes([n]) * n) for n in range(1, 6)]
 
@@ -157,3 +159,22 @@ def test_two_messages_at_once_do_not_mix_their_frames(tmp_path):
     asyncio.run(both())
     log.close()
     assert wire.frames == [*sent(large), *sent(Beat(1))]
+
+
+@pytest.mark.parametrize(("speed", "fields"), [(math.nan, []), (1.5, ["steps_per_s"])])
+def test_a_number_that_a_site_withholds_is_not_listed_among_what_left(tmp_path, speed, fields):
+    async def test():
+        async def session(link):
+            await link.receive()
+
+        listener = await LocalTransport().listen("withheld", session)
+        log = SentLog(tmp_path / NAME)
+        connection = Connection(await LocalTransport("site-0").connect("withheld"), log, 100)
+        await connection.send(Ready(speed))
+        await connection.close()
+        log.close()
+        await listener.close()
+
+    asyncio.run(test())
+    (line,) = [json.loads(line) for line in (tmp_path / NAME).read_text().splitlines()]
+    assert line["fields"] == fields

@@ -6,6 +6,7 @@ Message --frames--> SentLog --> Link --> coordinator --> Link --frames--> Messag
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 
@@ -52,7 +53,9 @@ class Connection:
         frames = list(sent(message))
         async with self._sending:  # the frames of two messages may not mix
             job = int(getattr(message, "job", 0))
-            self._log.append(self._clock(), self.run, type(message).__name__, job, names_sent(message), frames)
+            # A number that the site withholds is sent as NaN, and says nothing.
+            said = tuple(name for name in names_sent(message) if not _is_nan(getattr(message, name)))
+            self._log.append(self._clock(), self.run, type(message).__name__, job, said, frames)
             for frame in frames:
                 await self._link.send(frame)
 
@@ -71,6 +74,10 @@ class Connection:
     async def close(self) -> None:
         """End the connection."""
         await self._link.close()
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def expected(message: Message, *kinds: type) -> Message:
