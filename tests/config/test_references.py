@@ -21,6 +21,7 @@ from fedrl.config import Config, FederationConfig, dump, load
 from fedrl.config.build import build
 from fedrl.config.catalogue import fill
 from fedrl.config.loading import as_dict, parse
+from fedrl.core import imports
 from fedrl.core.component import CATALOGUE, call_of
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.imports import importing, named, reference_to
@@ -135,7 +136,11 @@ def test_equal_bare_objects_are_one_and_others_are_not() -> None:
         ("optax:adam", ["lacks 'learning_rate'"]),
     ],
 )
-def test_what_is_wrong_with_a_part_is_said(own: str, learner: str, said: list[str]) -> None:
+def test_what_is_wrong_with_a_part_is_said(
+    monkeypatch: pytest.MonkeyPatch, own: str, learner: str, said: list[str]
+) -> None:
+    # Without the folders of configurations that other tests of this process have read, fedrl's own examples among them.
+    monkeypatch.setattr(imports, "_folders", [folder for folder in imports._folders if "src/fedrl" not in folder])
     with pytest.raises(ConfigError) as fault:
         build(load(tables(learner=learner.format(own))))
     for words in said:
