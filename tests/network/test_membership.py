@@ -17,6 +17,7 @@ from fedrl.transport.local import LocalTransport
 from fedrl.wire.protocol import Hello, Pause, Resume, Stop, Welcome
 from tests.engines.test_halves import FLEET, VALLEY
 from tests.support.distant_agents import DistantAgent
+from tests.support.noting import Noting
 
 
 def test_a_number_beyond_the_federation_is_refused_with_its_reason():
@@ -51,3 +52,18 @@ def test_who_comes_in_a_pause_is_told_of_it():
         assert [type(message) for message in agent.told] == [Welcome, Pause, Resume]
         bridge.close(Stop("The run is complete.", "done", False))
         running.cancel()
+
+
+def test_a_welcome_names_the_version_and_a_difference_that_does_not_matter_is_told():
+    """Before, every welcome said version 0, and such differences were kept where nobody read them."""
+    federation, observer = federate(VALLEY, mean()), Noting()
+    setting = jax.tree.map(lambda x: x[0], FLEET)
+    bridge = Bridge(LocalTransport(), "nobody", observer=observer)
+    bridge.version = 7
+    check = MembershipCheck(federation, setting, 2, bridge, lambda name: 1)
+    digest = as_json(wire_digest(federation, setting))
+    digest["versions"] = dict.fromkeys(digest["versions"], "0.0.1")
+    answer = check.answer("site-1", Hello("", 0, 0, json.dumps(digest).encode()))
+    assert answer.version == 7
+    assert observer.events
+    assert {(event, agent, name) for event, agent, name, _ in observer.events} == {("differs", 1, "site-1")}

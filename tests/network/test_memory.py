@@ -78,3 +78,4 @@ def test_a_round_with_a_missing_agent_compiles_nothing():
         assert compiled >= 4  # for 1, 2, 4 and 8 updates
         sited.rounds(2)
         assert read._cache_size() == compiled
+        assert sited.bridge.version == 1  # of the second round, as a welcome names it

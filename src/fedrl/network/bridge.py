@@ -50,7 +50,7 @@ class Bridge:
         self.stopping = threading.Event() if stop is None else stop
         self._identity = run
         self.paused = threading.Event()
-        self.run = ""
+        self.run, self.version = "", 0
         self.observer = Observer() if observer is None else observer
         self.name, self.replayable, self.beat_s = name, replayable, beat_s
         self.news = NewsQueue()

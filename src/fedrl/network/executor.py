@@ -156,6 +156,7 @@ class Sites(Executor):
             self._received[agent], content = encoded[row]
             tasks.append(self._task(agents.team, distant, agent, content, digests.get(row, b"")))
         self.roster.begin(ids, distant.jobs[ids], agents.team.steps[ids], time.monotonic())
+        self.bridge.version = max([self.bridge.version, *agents.team.version[ids].tolist()])
         self.bridge.give(tasks)
         return agents
 

@@ -30,10 +30,6 @@ class MembershipCheck:
         bridge: The coordinator's bridge.
         seat_of: `name -> number` of an agent, or why it has none.
         bids: Reports that agents say in bids, under an upload budget; None for no bids.
-
-    Attributes:
-        version: Version that a welcome names.
-        warned: Differences that are not decisive, by name of the agent.
     """
 
     def __init__(
@@ -47,7 +43,6 @@ class MembershipCheck:
     ) -> None:
         self._mine, self._agents = wire_digest(federation, setting, bids), agents
         self._bridge, self._seat_of = bridge, seat_of
-        self.version, self.warned = 0, dict[str, list[str]]()
 
     def answer(self, name: str, hello: Hello) -> Welcome | Stop:
         """Return the welcome of an agent, or why it is sent away."""
@@ -67,14 +62,15 @@ class MembershipCheck:
             # "here" is this end, so the sentence says whose end that is.
             told = f"The coordinator and {name} have different federations (here is the coordinator). {decisive[0]}"
             return Stop(one_line(told), "other_federation", False)
-        self.warned[name] = [each.sentence for each in found]
         bridge = self._bridge
+        for each in found:  # such as other versions of libraries
+            bridge.observer.tell("differs", f"{name} takes part and differs: {each.sentence}", seat, name)
         return Welcome(
             bridge.run,
             bridge.name,
             seat,
             self._agents,
-            self.version,
+            bridge.version,
             0,
             bridge.replayable,
             bridge.beat_s,

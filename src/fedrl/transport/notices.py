@@ -30,6 +30,7 @@ SITE = (
 COORDINATOR = (
     "listening",
     "waiting",
+    "differs",
     "ready",
     "disconnected",
     "left",
