@@ -11,6 +11,7 @@ import pytest
 import fedrl.aggregators
 import fedrl.clocks
 import fedrl.learners
+import fedrl.privacy
 import fedrl.server
 import fedrl.stages
 from fedrl.aggregators import afl, mean, median, q_ffl, weight_by_diversity, weight_by_environment
@@ -23,6 +24,7 @@ from fedrl.engines.simulate import simulate
 from fedrl.federation.federate import federate
 from fedrl.learners import adam, add_correction, chain, fedprox, rmsprop, sgd
 from fedrl.learners.parts.optimizers import descend
+from fedrl.privacy import central_gaussian, central_laplace, local_gaussian, local_laplace
 from fedrl.server import (
     adacomm,
     by_capacity,
@@ -95,6 +97,11 @@ EXAMPLES = {
         weight_by_improvement(),
         weight_by_signal(),
         weight_by_capacity([2.0, 1.0, 0.5, 4.0]),
+        central_gaussian(1.0, 0.5, expected=4),
+        central_gaussian((1.0, 0.5, 0.25, 1.0), 0.5, expected=4, clipping="per_layer"),
+        central_laplace(1.0, 0.5, expected=4),
+        local_gaussian(1.0, 0.5),
+        local_laplace(1.0, 0.5, clipping="per_layer"),
     ],
     "aggregator": [
         mean(),
@@ -145,7 +152,7 @@ EXAMPLES = {
 SELF_EVIDENT = {"distribution", "clock"}  # numbers of devices and their distributions, no method of a paper
 NAMES = {
     name: getattr(room, name)
-    for room in (fedrl.stages, fedrl.aggregators, fedrl.learners, fedrl.server, fedrl.clocks)
+    for room in (fedrl.stages, fedrl.privacy, fedrl.aggregators, fedrl.learners, fedrl.server, fedrl.clocks)
     for name in room.__all__
 } | {rule.__name__: rule for rule in (afedpg, bounded_staleness, fed_async, fed_buff, synchronous)}
 
@@ -278,6 +285,9 @@ class TestStage:
         _, merged, _, _ = way(KEY, server_state, agent_state, PARAMS)
         if stage == quantize(1):  # has no code for zero, but a scale of zero
             merged = merged._replace(value=jax.tree.map(jnp.abs, merged.value))
+        if stage.noise is not None:  # noise alone, in every entry
+            assert all((leaf != 0).all() for leaf in jax.tree.leaves(merged.value))
+            return
         same(merged.value, PARAMS)
 
 

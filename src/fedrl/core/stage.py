@@ -44,6 +44,9 @@ class Noise(NamedTuple):
         unit: The privacy unit: the whole update of an "agent", or the contribution of one "trajectory".
         relation: The neighbouring relation: one unit is added or removed ("add-remove"), or replaced by another one
             ("replace-one").
+        each: The event of each agent, where some have a smaller clip than others; empty if all have `event`.
+        now: `server_state -> event` of the next round, for noise that the server adapts to what it has released; None
+            if `event` is that of every round.
     """
 
     event: Any
@@ -51,6 +54,8 @@ class Noise(NamedTuple):
     at: Literal["agent", "server"]
     unit: Literal["agent", "trajectory"] = "agent"
     relation: Literal["add-remove", "replace-one"] = "add-remove"
+    each: tuple[Any, ...] = ()
+    now: Callable[[PyTree], Any] | None = None
 
 
 @record

@@ -1,0 +1,11 @@
+"""Differential privacy: mechanisms, what they cost, budgets.
+
+    mechanisms  --Noise(event, clip, at, unit, relation)-->  pricing  --one round's event-->  ledger
+    stages that clip and add noise                           amplification, composition       spent, remaining
+
+The order in which a data officer asks is that of `docs/privacy.md`.
+"""
+
+from fedrl.privacy.mechanisms import central_gaussian, central_laplace, local_gaussian, local_laplace
+
+__all__ = ["central_gaussian", "central_laplace", "local_gaussian", "local_laplace"]
