@@ -24,7 +24,14 @@ from fedrl.engines.simulate import simulate
 from fedrl.federation.federate import federate
 from fedrl.learners import adam, add_correction, chain, fedprox, rmsprop, sgd
 from fedrl.learners.parts.optimizers import descend
-from fedrl.privacy import central_gaussian, central_laplace, local_gaussian, local_laplace
+from fedrl.privacy import (
+    adaptive_gaussian,
+    central_gaussian,
+    central_laplace,
+    local_gaussian,
+    local_laplace,
+    progress_gaussian,
+)
 from fedrl.server import (
     adacomm,
     by_capacity,
@@ -102,6 +109,8 @@ EXAMPLES = {
         central_laplace(1.0, 0.5, expected=4),
         local_gaussian(1.0, 0.5),
         local_laplace(1.0, 0.5, clipping="per_layer"),
+        adaptive_gaussian(1.0, 0.5, expected=4),
+        progress_gaussian(1.0, 0.5, expected=4, least=0.1),
     ],
     "aggregator": [
         mean(),
