@@ -45,6 +45,9 @@ class Noise(NamedTuple):
         relation: The neighbouring relation: one unit is added or removed ("add-remove"), or replaced by another one
             ("replace-one").
         each: The event of each agent, where some have a smaller clip than others; empty if all have `event`.
+        rounds: The number of rounds that one event covers together, where the noise is correlated between rounds.
+        separation: The least number of rounds from one participation of an agent to its next one, if the event depends
+            on it.
         now: `server_state -> event` of the next round, for noise that the server adapts to what it has released; None
             if `event` is that of every round.
     """
@@ -56,6 +59,28 @@ class Noise(NamedTuple):
     relation: Literal["add-remove", "replace-one"] = "add-remove"
     each: tuple[Any, ...] = ()
     now: Callable[[PyTree], Any] | None = None
+    rounds: int = 1
+    separation: int = 1
+
+
+class Secret(NamedTuple):
+    """The server state of a stage that leaves the server by no broadcast and no checkpoint, such as earlier noise."""
+
+    value: PyTree
+
+
+def public(server_states: PyTree) -> PyTree:
+    """Return server states without those that are secret."""
+    return jax.tree.map(lambda x: () if _is_secret(x) else x, server_states, is_leaf=_is_secret)
+
+
+def forgotten(tree: PyTree) -> PyTree:
+    """Return a tree with zeros in place of all that is secret in it."""
+    return jax.tree.map(lambda x: jax.tree.map(jnp.zeros_like, x) if _is_secret(x) else x, tree, is_leaf=_is_secret)
+
+
+def _is_secret(node: object) -> bool:
+    return isinstance(node, Secret)
 
 
 @record

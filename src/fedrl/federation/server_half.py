@@ -15,6 +15,7 @@ from fedrl.core.aggregator import Arrivals, View
 from fedrl.core.double import sum_of
 from fedrl.core.keys import ServerKeys
 from fedrl.core.learner import restored
+from fedrl.core.stage import public
 from fedrl.core.types import Broadcast, Key, Params, PyTree, Update
 from fedrl.federation.agent_half import LEARNER
 from fedrl.federation.downlink import sent_params
@@ -34,7 +35,7 @@ def init_server(spec: Spec, key: Key, policy: Params | None = None) -> ServerSta
 
 def broadcast(server: ServerState) -> Broadcast:
     """Return the broadcast of the server's parameters, or of the copy of them that agents store."""
-    return Broadcast(sent_params(server.down, server.params), server.stage_states, server.version)
+    return Broadcast(sent_params(server.down, server.params), public(server.stage_states), server.version)
 
 
 def decode(spec: Spec, sent: Broadcast, update: Update) -> Update:

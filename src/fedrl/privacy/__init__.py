@@ -8,12 +8,14 @@ The order in which a data officer asks is that of `docs/privacy.md`.
 
 from fedrl.privacy.adaptive_clip import adaptive_gaussian
 from fedrl.privacy.adaptive_noise import progress_gaussian
+from fedrl.privacy.factorised import factorised_gaussian
 from fedrl.privacy.mechanisms import central_gaussian, central_laplace, local_gaussian, local_laplace
 
 __all__ = [
     "adaptive_gaussian",
     "central_gaussian",
     "central_laplace",
+    "factorised_gaussian",
     "local_gaussian",
     "local_laplace",
     "progress_gaussian",

@@ -7,6 +7,7 @@
 | central, Gaussian | `uniform(m)` | everybody | sampled without replacement; another agent's data replace one's own |
 | central | any other | participants | that of the noise: a schedule that is known amplifies nothing |
 | local | any | participants | that of the noise: the server knows who sends |
+| central, correlated | agents a known time apart | everybody | that of the noise, once for all rounds that it covers |
 | of a trajectory | any | once in a run | that of the noise: an episode is learned from in one round only |
 
 Amplification by Poisson sampling: Abadi et al. (2016), https://arxiv.org/abs/1607.00133; of fixed size: Wang, Balle &
@@ -18,11 +19,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from fedrl.core.errors import UnsoundError
 from fedrl.core.stage import Noise
 from fedrl.privacy.composition import Relation, epsilon_of, quick_epsilon
 from fedrl.privacy.extra import accounting
 from fedrl.server.decisions import Selection
 
+UNBOUNDED = "unbounded"
 PRECISION = 1e-4
 """The relative precision of a calibrated noise multiplier, which is rounded up."""
 
@@ -36,6 +39,7 @@ class Price(NamedTuple):
         unit: "agent" or "trajectory".
         participants: Whether only agents that take part in a round are charged for it.
         parallel: Whether rounds do not add up, as each concerns other trajectories.
+        covers: The number of rounds that one event covers together.
         episodes_per_person: The number of trajectories of one person that the events cover, for the unit "trajectory".
     """
 
@@ -45,11 +49,15 @@ class Price(NamedTuple):
     participants: bool = False
     parallel: bool = False
     episodes_per_person: int = 1
+    covers: int = 1
+
+    def times(self, rounds: int) -> int:
+        """Return how often the event occurs in so many rounds."""
+        return min(rounds, 1) if self.parallel else -(-rounds // self.covers)
 
     def epsilon(self, agent: int, rounds: int, delta: float, adaptive: bool = False) -> float:
         """Return the epsilon of an agent that is charged for so many rounds."""
-        count = min(rounds, 1) if self.parallel else rounds
-        return epsilon_of({self.events[agent]: count}, delta, self.relation, adaptive)
+        return epsilon_of({self.events[agent]: self.times(rounds)}, delta, self.relation, adaptive)
 
     def protects(self) -> str:
         """Return the unit and the relation as a phrase: what an attacker can hardly tell."""
@@ -75,16 +83,23 @@ def round_price(
     >>> round(round_price(noise, None, (3,)).epsilon(0, 10, 1e-5), 2)
     7.51
     """
-    agents = sum(groups)
-    events = noise.each if noise.each else (noise.event,) * agents
+    events = noise.each if noise.each else (noise.event,) * sum(groups)
     if noise.unit == "trajectory":
         # All episodes of one person may be of one agent and one round, so their contributions add up before the noise.
         grouped = tuple(_weaker(event, episodes_per_person) for event in events)
         return Price(grouped, noise.relation, "trajectory", False, True, episodes_per_person)
     if noise.at == "agent":
         return Price(events, noise.relation, "agent", participants=True)
-    if selection is None:
-        return Price(events, noise.relation, "agent")
+    if noise.rounds > 1:
+        _check_apart(noise, selection)
+        return Price(events, noise.relation, "agent", covers=noise.rounds)
+    return (
+        Price(events, noise.relation, "agent") if selection is None else _of_cohorts(noise, events, selection, groups)
+    )
+
+
+def _of_cohorts(noise: Noise, events: tuple[Any, ...], selection: Selection, groups: Sequence[int]) -> Price:
+    """Return the price of noise at the server for a selection."""
     kinds, rate, size = accounting(), getattr(selection, "sampling", None), getattr(selection, "fixed_size", None)
     if rate is not None:
         sampled = {event: kinds.PoissonSampledDpEvent(rate, event) for event in set(events)}
@@ -97,6 +112,18 @@ def round_price(
         }
         return Price(tuple(sampled[event] for event in events), "replace-one", "agent")
     return Price(events, noise.relation, "agent", participants=True)
+
+
+def _check_apart(noise: Noise, selection: Selection | None) -> None:
+    """Refuse a selection that may select an agent again sooner than correlated noise was made for."""
+    apart = 1 if selection is None else selection.separation
+    if apart < noise.separation:
+        raise UnsoundError(
+            f"The noise is correlated between rounds for agents that take part {noise.separation} rounds apart or "
+            f"more, and {selection!r} may select one again after {apart}. Use selection = spaced({noise.separation}), "
+            "or noise for a smaller separation.",
+            reason=UNBOUNDED,
+        )
 
 
 def calibrated(epsilon: float, delta: float, rounds: int, price_of: Callable[[float], Price]) -> float:
@@ -115,8 +142,7 @@ def calibrated(epsilon: float, delta: float, rounds: int, price_of: Callable[[fl
 
     def within(multiplier: float, bound: Callable[..., float]) -> bool:
         price = price_of(multiplier)
-        count = min(rounds, 1) if price.parallel else rounds
-        return all(bound({event: count}, delta, price.relation) <= epsilon for event in set(price.events))
+        return all(bound({event: price.times(rounds)}, delta, price.relation) <= epsilon for event in set(price.events))
 
     high = 1.0
     while not within(high, quick_epsilon):

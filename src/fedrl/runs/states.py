@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fedrl.core.stage import forgotten
 from fedrl.core.types import PyTree
 from fedrl.engines.state import RoundResult, Simulation, SimulationState
 from fedrl.records import Notice, checkpoint
@@ -19,8 +20,8 @@ def save_state(
     round_number: int,
     before: Callable[[], object] = lambda: None,
 ) -> None:
-    """Write a checkpoint; `before` is called when its content is on the disk, and the file is not replaced yet."""
-    checkpoint.save(path, simulation.whole(run_state), round_number, before)
+    """Write a checkpoint without secrets; `before` is called when it is on the disk, and the file not replaced yet."""
+    checkpoint.save(path, forgotten(simulation.whole(run_state)), round_number, before)
 
 
 def load_state(path: Path, simulation: Simulation, like: PyTree) -> Any:

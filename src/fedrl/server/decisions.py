@@ -52,6 +52,8 @@ class Selection:
             each update as the engine knows them.
         requested: The names of the reports that it needs: see `fedrl.core.reports`.
         informed: `(capacity, state) -> state`: before it chooses, where time is real.
+        noted: `(chosen, number, state) -> state`: after the agents of a round are chosen, by it or by a caller.
+        separation: The least number of rounds from one selection of an agent to its next one.
         call: The constructor call that made the rule.
     """
 
@@ -60,6 +62,8 @@ class Selection:
     observe: Callable[[Arrivals, PyTree, Reports], PyTree] = lambda arrivals, state, reports: state
     requested: tuple[str, ...] = ()
     informed: Informed | None = None
+    noted: Callable[[np.ndarray, int, PyTree], PyTree] | None = None
+    separation: int = 1
     call: Call | None = None
 
 

@@ -149,6 +149,9 @@ class Scheduler:
         else:
             board = board._replace(allowed=np.ones(agents, bool))
         self._catch_up(board, board.allowed & ~before, before)
+        if self.selection is not None and self.selection.noted is not None:
+            noted = self.selection.noted(np.flatnonzero(board.allowed), number, board.selection)
+            board = board._replace(selection=noted)
         if self.local_steps is not None:
             planned = within(self.local_steps.plan(agents, number, board.local_steps), self.local_steps)
             board = board._replace(steps=planned.astype(np.int32))
