@@ -50,6 +50,7 @@ from fedrl.server import (
     proportional_to_measured_speed,
     proportional_to_speed,
     round_robin,
+    spaced,
     uniform,
     water_filling,
 )
@@ -135,7 +136,7 @@ EXAMPLES = {
         chain(fedprox(0.1), add_correction(), adam(0.01)),
     ],
     "server_optimizer": [fedavg(), fedavgm(), fedadam(), fedyogi(0.1), fedadagrad(), normalized_momentum()],
-    "selection": [uniform(2), round_robin(2), oort(2), power_of_choice(2, 3), by_capacity(2, (1.0, 2.0))],
+    "selection": [uniform(2), round_robin(2), oort(2), power_of_choice(2, 3), by_capacity(2, (1.0, 2.0)), spaced(2)],
     "upload_budget": [greedy(1000), greedy(1000, "improvement", patience=3)],
     "local_steps": [
         constant(2),
