@@ -46,7 +46,18 @@ from fedrl.topologies.trees import Tree
 
 Table: TypeAlias = dict[str, Any]
 
-ROOMS = ("environments", "learners", "aggregators", "stages", "privacy", "topologies", "server", "clocks", "engines")
+ROOMS = (
+    "environments",
+    "learners",
+    "aggregators",
+    "stages",
+    "privacy",
+    "secure",
+    "topologies",
+    "server",
+    "clocks",
+    "engines",
+)
 KINDS: dict[type, str] = {
     Environment: "environment",
     HostEnvironment: "environment",

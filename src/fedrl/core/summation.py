@@ -29,6 +29,7 @@ class Summation:
             the compiled program of the agents; at most `fedrl.core.exact.LANES` rows.
         total: `[integers] -> float64 [size]`, on the host, independent of order and grouping.
         limit: The bound below which all terms must be.
+        weight_limit: The bound below which all weights must be; None: `limit`.
         opens: What the server can read: "each" term, or the "sum" alone.
         call: The constructor call that made the summation.
     """
@@ -36,6 +37,7 @@ class Summation:
     quantize: Callable[[jax.Array, jax.Array], jax.Array]
     total: Callable[[Sequence[Any]], np.ndarray]
     limit: float
+    weight_limit: float | None = None
     opens: str = "each"
     call: Call | None = None
 

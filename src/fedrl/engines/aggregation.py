@@ -64,8 +64,11 @@ def partial_sums(federation: Federation, updates: Update, here: jax.Array) -> Bl
 
 def _limits(federation: Federation, updates: Update) -> np.ndarray:
     """Return the limit of each part in `BlockSums.reach`."""
-    weighted, counted = len(jax.tree.leaves(updates.value)) + 1, len(jax.tree.leaves(updates.statistics))
-    return np.repeat(np.array([federation.summation.limit, exact.STATISTICS.limit], np.float32), [weighted, counted])
+    values, counted = len(jax.tree.leaves(updates.value)), len(jax.tree.leaves(updates.statistics))
+    added = federation.summation
+    of_weight = added.limit if added.weight_limit is None else added.weight_limit
+    limits = np.array([added.limit, of_weight, exact.STATISTICS.limit], np.float32)
+    return np.repeat(limits, [values, 1, counted])
 
 
 def _beyond(like: Update, reach: np.ndarray, limits: np.ndarray) -> list[str]:
