@@ -78,7 +78,8 @@ WHERE = {
 
 def ran(federation, cohort=None, rounds: int = ROUNDS, **options):
     """The server after each round, and what was seen of it."""
-    with simulate(federation, FLEET, devices=jax.devices()[:1], **options) as simulation:
+    options |= {"devices": jax.devices()[:1], "reproducible_noise": True}
+    with simulate(federation, FLEET, **options) as simulation:
         run_state, servers, seen = simulation.init(3), [], []
         for _ in range(rounds):
             run_state, record = simulation.round(run_state, cohort=cohort)

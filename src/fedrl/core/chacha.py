@@ -74,7 +74,7 @@ def _seed(seed: Array) -> Array:
     )
 
 
-def _fold_in(key: Array, data: Array) -> Array:
+def _fold_in(key: Array, data: int | Array) -> Array:
     return blocks(key, jnp.zeros(1, jnp.uint32), (BELOW, data, 0))[0, :KEY_WORDS]
 
 

@@ -2,9 +2,15 @@
 
     root --BLAKE2b(stream, numbers)--> key          one hash for each key, on the host
 
-There are two kinds of roots. All parties may know the **run's** root (first parameters, experience, order of data,
-selection). Each party, an agent or a server, has a **secret** (noise, masks, stochastic rounding) that no other party
-can derive. A simulation derives all secrets from its seed; a real party draws its secret from the operating system.
+There are three kinds of roots. All parties may know the **run's** root (first parameters, experience, order of data,
+selection). Each party, an agent or a server, has a **secret** (masks, stochastic rounding) that no other party can
+derive. A simulation derives all secrets from its seed; a real party draws its secret from the operating system.
+
+Calibrated noise and Poisson sampling have a root of their own, the **noise root**, which the operating system draws
+also in a simulation, anew for every merge: whoever knows the seed of a run could subtract noise that follows from it.
+It is in no state, checkpoint or message. So a private run with one seed has other noise each time, and is reproducible
+in everything else; a simulation with `reproducible_noise` derives the root from its seed. Its keys have 256 bits
+(`fedrl.core.chacha`), all others 64.
 
 Inside a compiled program, a key is either split or folded into, never both, and never also drawn from: `split(key,
 n)[i]` equals `fold_in(key, i)`, and numbers drawn by a key are the keys below it.
@@ -13,6 +19,7 @@ n)[i]` equals `fold_in(key, i)`, and numbers drawn by a key are the keys below i
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 from collections.abc import Callable, Iterable
 from enum import IntEnum
@@ -23,10 +30,12 @@ import jax
 import numpy as np
 from jaxtyping import UInt32
 
+from fedrl.core.chacha import KEY_WORDS, chacha_key
 from fedrl.core.errors import ConfigError
 from fedrl.core.types import Key
 
 ROOT_BYTES, KEY_BYTES = 32, 8
+KEYS_IN_ROOT = ROOT_BYTES // KEY_BYTES
 
 
 class Stream(IntEnum):
@@ -39,6 +48,8 @@ class Stream(IntEnum):
     (number), SECRET (kind of party, level, number).
 
     Of a secret: ENCODE (version, again, consensus step), RULE (version), FINISH (version), DOWN (version, again).
+
+    Of a noise root: NOISE (kind of party, level, number, version, again), SAMPLING (server, round, place in the draw).
     """
 
     SERVER = 0
@@ -58,25 +69,42 @@ class Stream(IntEnum):
     RULE = 14
     FINISH = 15
     DOWN = 16
+    NOISE = 17
+    SAMPLING = 18
 
 
 Root = bytes
 """32 bytes from which keys are derived."""
 
-AGENT, SERVER = 0, 1
-"""The kinds of parties in `Stream.SECRET`."""
+AGENT, SERVER, EVERYBODY = 0, 1, 2
+"""The kinds of parties in `Stream.SECRET` and `Stream.NOISE`; the noise root of a seed is a secret of EVERYBODY."""
+
+
+class NoiseRoot(bytes):
+    """A root of noise. It does not show its bytes where it is printed.
+
+    >>> NoiseRoot(bytes(32))
+    NoiseRoot(...)
+    """
+
+    def __repr__(self) -> str:
+        return "NoiseRoot(...)"
+
+    __str__ = __repr__
 
 
 class Keys(NamedTuple):
-    """The roots of a simulated run, each uint32 `[8]`.
+    """The roots of a simulated run.
 
     Attributes:
-        run: The root that all parties know.
-        secrets: The root from which the secrets of all parties are derived.
+        run: The root that all parties know, uint32 `[8]`.
+        secrets: The root from which the secrets of all parties are derived, uint32 `[8]`.
+        noise: The noise root of the current merge; None where nothing is drawn from it, and in every state of a run.
     """
 
     run: np.ndarray
     secrets: np.ndarray
+    noise: NoiseRoot | None = None
 
 
 class TurnKeys(NamedTuple):
@@ -86,11 +114,13 @@ class TurnKeys(NamedTuple):
         training: The key of its local steps; each step folds in its number.
         mend: The key of new episodes in environment copies with numbers that are not finite.
         encode: The key of its stages, derived from its secret.
+        noise: The key of its calibrated noise (`fedrl.core.chacha`); None where no part of a federation adds any.
     """
 
     training: Key
     mend: Key
     encode: Key
+    noise: Key | None = None
 
 
 class ServerKeys(NamedTuple):
@@ -100,11 +130,13 @@ class ServerKeys(NamedTuple):
         rule: The key of its aggregator.
         finish: The key of the stages' `finish`.
         down: The key of the down stages.
+        noise: The key of its calibrated noise, as of `TurnKeys`.
     """
 
     rule: Key
     finish: Key
     down: Key
+    noise: Key | None = None
 
 
 def check_roots(**roots: object) -> None:
@@ -141,8 +173,11 @@ def keys_of(seed: int) -> Keys:
 
 def keys_below(keys: Keys, stream: Stream, *numbers: int) -> Keys:
     """Return the roots of a run that continues from another one, with keys that differ from all keys of that run."""
-    words = (derived(root.tobytes(), stream, *numbers, count=ROOT_BYTES // KEY_BYTES) for root in keys)
-    return Keys(*(each.reshape(-1) for each in words))
+
+    def below(root: np.ndarray) -> np.ndarray:
+        return derived(root.tobytes(), stream, *numbers, count=KEYS_IN_ROOT).reshape(-1)
+
+    return Keys(below(keys.run), below(keys.secrets))
 
 
 def derived(root: Root, stream: Stream, *numbers: int, count: int = 1) -> UInt32[np.ndarray, "count 2"]:
@@ -178,7 +213,49 @@ def server_secret(keys: Keys, level: int = 0, number: int = 0) -> Root:
 
 @lru_cache(maxsize=1 << 16)
 def _secret(root: Root, kind: int, level: int, number: int) -> Root:
-    return derived(root, Stream.SECRET, kind, level, number, count=ROOT_BYTES // KEY_BYTES).tobytes()
+    return derived(root, Stream.SECRET, kind, level, number, count=KEYS_IN_ROOT).tobytes()
+
+
+NoiseSource = Callable[[Keys], NoiseRoot | None]
+"""`keys -> noise root` of the next merge of a run."""
+
+
+def no_noise(keys: Keys) -> None:
+    """Return no noise root, where nothing is drawn from one."""
+    del keys
+
+
+def noise_of_system(keys: Keys | None = None) -> NoiseRoot:
+    """Return a noise root drawn from the operating system, which differs at every call."""
+    del keys
+    return NoiseRoot(os.urandom(ROOT_BYTES))
+
+
+def noise_of_seed(keys: Keys) -> NoiseRoot:
+    """Return the noise root that follows from the seed of a run. Whoever knows the seed can subtract the noise."""
+    return NoiseRoot(derived(keys.secrets.tobytes(), Stream.SECRET, EVERYBODY, 0, 0, count=KEYS_IN_ROOT).tobytes())
+
+
+def noise_data(
+    root: Root, kind: int, level: int, number: int, version: int, again: int = 0
+) -> UInt32[np.ndarray, " 8"]:
+    """Return the data of a party's noise key for a version that it has received `again` times before."""
+    return derived(root, Stream.NOISE, kind, level, number, version, again, count=KEYS_IN_ROOT).reshape(KEY_WORDS)
+
+
+def server_noise(keys: Keys, version: int, level: int = 0, number: int = 0) -> UInt32[np.ndarray, " 8"] | None:
+    """Return the data of the noise key with which a server commits the version after this one; None without noise."""
+    return None if keys.noise is None else noise_data(keys.noise, SERVER, level, number, version)
+
+
+def turns_noise(
+    keys: Keys, agents: Iterable[int], versions: Iterable[int], again: Iterable[int]
+) -> UInt32[np.ndarray, "agents 8"] | None:
+    """Return the data of the noise keys of several agents, as `turns` that of their other keys; None without noise."""
+    if keys.noise is None:
+        return None
+    rows = zip(agents, versions, again, strict=True)
+    return np.stack([noise_data(keys.noise, AGENT, 0, k, v, n) for k, v, n in rows])
 
 
 def turn_data(run: Root, secret: Root, version: int, agent: int, again: int) -> UInt32[np.ndarray, "3 2"]:
@@ -200,9 +277,10 @@ def turns(
     return np.stack([turn_data(run, secret_of(keys, k), v, k, n) for k, v, n in rows])
 
 
-def turn_keys(data: jax.Array | np.ndarray) -> TurnKeys:
-    """Return the keys with this data, `[3, 2]`; also inside compiled programs."""
-    return TurnKeys(*(jax.random.wrap_key_data(data[i]) for i in range(3)))
+def turn_keys(data: jax.Array | np.ndarray, noise: jax.Array | np.ndarray | None = None) -> TurnKeys:
+    """Return the keys with this data, `[3, 2]`, and the noise key with data `[8]`; also inside compiled programs."""
+    training, mend, encode = (jax.random.wrap_key_data(data[i]) for i in range(3))
+    return TurnKeys(training, mend, encode, _noise_key(noise))
 
 
 def server_data(secret: Root, version: int, again: int = 0) -> UInt32[np.ndarray, "3 2"]:
@@ -211,20 +289,33 @@ def server_data(secret: Root, version: int, again: int = 0) -> UInt32[np.ndarray
     return np.concatenate([rule, finish, derived(secret, Stream.DOWN, version, again)])
 
 
-def server_keys(data: jax.Array | np.ndarray) -> ServerKeys:
-    """Return the keys with this data, `[3, 2]`; also inside compiled programs."""
-    return ServerKeys(*(jax.random.wrap_key_data(data[i]) for i in range(3)))
+def server_keys(data: jax.Array | np.ndarray, noise: jax.Array | np.ndarray | None = None) -> ServerKeys:
+    """Return the keys with this data, `[3, 2]`, and the noise key with data `[8]`; also inside compiled programs."""
+    rule, finish, down = (jax.random.wrap_key_data(data[i]) for i in range(3))
+    return ServerKeys(rule, finish, down, _noise_key(noise))
+
+
+def _noise_key(data: jax.Array | np.ndarray | None) -> Key | None:
+    return None if data is None else chacha_key(data)
 
 
 def turn_below(key: Key) -> TurnKeys:
     """Return the `TurnKeys` below one key, for a federation inside a compiled program.
 
+    Their noise key is as strong as the key above, which is enough for shapes and tests: a federation inside another
+    one adds no calibrated noise.
+
     >>> turn_below(jax.random.key(0)).encode.shape
     ()
     """
-    return TurnKeys(*jax.random.split(key, 3))
+    return TurnKeys(*_below(key))
 
 
 def server_below(key: Key) -> ServerKeys:
-    """Return the `ServerKeys` below one key, for a federation inside a compiled program."""
-    return ServerKeys(*jax.random.split(key, 3))
+    """Return the `ServerKeys` below one key, for a federation inside a compiled program; noise as of `turn_below`."""
+    return ServerKeys(*_below(key))
+
+
+def _below(key: Key) -> tuple[Key, Key, Key, Key]:
+    one, two, three, above = jax.random.split(key, 4)
+    return one, two, three, chacha_key(jax.random.bits(above, (KEY_WORDS,), "uint32"))

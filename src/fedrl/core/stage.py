@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from fedrl.core.component import Call, record
+from fedrl.core.errors import UnsoundError
 from fedrl.core.types import Key, Params, PyTree, Update, UpdateContext
 
 
@@ -132,8 +133,16 @@ class Stage:
     call: Call | None = None
 
 
-def pipeline(stages: Sequence[Stage]) -> Stage:
-    """Return one stage that applies all the given ones; its states are tuples of their states, in order."""
+def pipeline(stages: Sequence[Stage], noise: Key | None = None) -> Stage:
+    """Return one stage that applies all the given ones; its states are tuples of their states, in order.
+
+    Args:
+        stages: The stages, in order.
+        noise: The key of those that add calibrated noise, in place of the one that the others get.
+
+    Raises:
+        UnsoundError: In `encode` and `finish`: a stage adds calibrated noise, and there is no key for it.
+    """
 
     def init(params: Params) -> tuple[PyTree, PyTree]:
         pairs: list[tuple[PyTree, PyTree]] = []
@@ -153,10 +162,10 @@ def pipeline(stages: Sequence[Stage]) -> Stage:
     def encode(
         key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
     ) -> tuple[Update, PyTree]:
-        # The key of a stage depends on its position alone, so a stage appended later changes no earlier one's noise.
         after = []
         for i, stage in enumerate(stages):
-            update, state = stage.encode(jax.random.fold_in(key, i), context, server_state[i], agent_state[i], update)
+            own = _key_of(i, stage, key, noise)
+            update, state = stage.encode(own, context, server_state[i], agent_state[i], update)
             after.append(state)
         return update, tuple(after)
 
@@ -169,13 +178,26 @@ def pipeline(stages: Sequence[Stage]) -> Stage:
     def finish(key: Key, server_state: PyTree, update: Update) -> tuple[Update, PyTree]:
         after = list(server_state)
         for i, stage in reversed(list(enumerate(stages))):
-            update, after[i] = stage.finish(jax.random.fold_in(key, i), server_state[i], update)
+            update, after[i] = stage.finish(_key_of(i, stage, key, noise), server_state[i], update)
         return update, tuple(after)
 
     factors = [stage.reweights for stage in stages if stage.reweights]
     reweights = (math.prod(low for low, _ in factors), math.prod(high for _, high in factors)) if factors else None
     skips_uploads = any(stage.skips_uploads for stage in stages)
     return Stage(encode, init, correction, decode, finish, reweights=reweights, skips_uploads=skips_uploads)
+
+
+def _key_of(i: int, stage: Stage, key: Key, noise: Key | None) -> Key:
+    """Return the key of the stage at a position."""
+    # It depends on the position alone, so a stage appended later changes no earlier one's noise.
+    if stage.noise is None:
+        return jax.random.fold_in(key, i)
+    if noise is None:
+        raise UnsoundError(
+            f"{stage!r} adds calibrated noise, and it was run with ordinary keys, which can be searched. Run it with "
+            "TurnKeys and ServerKeys that have a noise key: fedrl.core.keys."
+        )
+    return jax.random.fold_in(noise, i)
 
 
 def encoded(stage: Stage, server_state: PyTree, agent_state: PyTree, value: PyTree) -> PyTree:

@@ -83,7 +83,10 @@ class LocalContext(NamedTuple):
         params: The global parameters, the anchor of FedProx.
         correction: What `fedrl.learners.add_correction` adds to each local gradient, SCAFFOLD's c - c_k; it has the
             shapes of the parameters.
+        noise: The key of calibrated noise in local steps, from which step t takes `fold_in(noise, t)`; None where no
+            part of the federation adds any.
     """
 
     params: Params
     correction: Params
+    noise: Key | None = None

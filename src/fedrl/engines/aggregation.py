@@ -100,6 +100,9 @@ def weight_scale(federation: Federation) -> float:
     )
 
 
+KeyData = tuple[Any, Any]
+"""The data of a server's keys for a version, and of its noise key: None where nothing adds calibrated noise."""
+
 Judged = tuple[ServerState, jax.Array]
 """The next state, and the first of its leaves that is no longer finite, counted from 1; 0 if there is none."""
 
@@ -134,7 +137,7 @@ def releases(federation: Federation) -> bool:
 def merge_program(
     federation: Federation, like: Update, mix_models: bool = False, agents: int = 0
 ) -> Callable[..., Merged]:
-    """Return the server's half, `(secret, server, inbox) -> Merged`.
+    """Return the server's half, `(secret, server, inbox, noise=None) -> Merged`, with the data of the noise key.
 
     Args:
         federation: Federation of the server.
@@ -144,19 +147,19 @@ def merge_program(
     """
     merge, scaled = merge_blocks(federation, like, agents), _receiving(federation, mix_models)
 
-    def merge_updates(secret: Root, server: ServerState, inbox: Inbox) -> Merged:
+    def merge_updates(secret: Root, server: ServerState, inbox: Inbox, noise: np.ndarray | None = None) -> Merged:
         # Block sums exist only where no update is scaled; otherwise updates of scale 0 are left out here.
         inbox = inbox if inbox.block_sums else inbox.of(inbox.scale > 0.0)
         arrivals = arrivals_of(server, inbox)
         if inbox.block_sums:
-            return merge(secret, server, [(each.result, each.here) for each in inbox.block_sums], arrivals)
+            return merge(secret, server, [(each.result, each.here) for each in inbox.block_sums], arrivals, noise)
         block_sums, count = [], len(inbox.agent)
         for i in range(0, count, exact.LANES):
             # Padded with copies of the last update, which `here` masks: one program for any number of updates.
             lanes, here = np.minimum(np.arange(i, i + exact.LANES), count - 1), np.arange(i, i + exact.LANES) < count
             updates, base = jax.tree.map(lambda x, lanes=lanes: x[lanes], (inbox.items, inbox.received))
             block_sums.append((scaled(server.params, updates, base, inbox.scale[lanes], here), here))
-        return merge(secret, server, block_sums, arrivals)
+        return merge(secret, server, block_sums, arrivals, noise)
 
     return merge_updates
 
@@ -185,8 +188,9 @@ def _receiving(federation: Federation, mix_models: bool) -> Callable[..., BlockS
 
 
 def merge_blocks(federation: Federation, like: Update, agents: int = 0) -> Callable[..., Merged]:
-    """Return the server's half, `(secret, server, block_sums, arrivals) -> Merged`, with the secret of that server.
+    """Return the server's half, `(secret, server, block_sums, arrivals, noise=None) -> Merged`.
 
+    It takes the secret of that server, and the data of its noise key for this version if a stage adds noise.
     `block_sums` are pairs of a block's sums (or updates) and the mask of agents present; `arrivals` are their senders
     and staleness, in the same order. `like` has the shapes of a decoded update. Without updates, or if all are
     rejected, the server keeps its state; one that adds noise in every round commits a change of zero plus noise, as if
@@ -196,16 +200,21 @@ def merge_blocks(federation: Federation, like: Update, agents: int = 0) -> Calla
     commit, commit_mean = _commits(federation, shapes(like))
     size, counts = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (like.value, like.statistics))
 
-    def of_nobody(secret: Root, server: ServerState) -> Judged | None:
+    def of_nobody(keys: KeyData, server: ServerState) -> Judged | None:
         if not releases(federation):
             return None
-        keys = server_data(secret, int(server.version))
         return commit_mean(keys, server, np.zeros(size, np.float32), np.float32(agents), split64(np.zeros(counts)))
 
-    def merge(secret: Root, server: ServerState, block_sums: Sequence[Any], arrivals: Arrivals) -> Merged:
+    def merge(
+        secret: Root,
+        server: ServerState,
+        block_sums: Sequence[Any],
+        arrivals: Arrivals,
+        noise: np.ndarray | None = None,
+    ) -> Merged:
+        keys = server_data(secret, int(server.version)), noise
         if not block_sums:
-            return settled(server, 0.0, (), of_nobody(secret, server))
-        keys = server_data(secret, int(server.version))
+            return settled(server, 0.0, (), of_nobody(keys, server))
         if summed:
             mean, units = exact.mean_of(federation.summation.total([sums.updates for sums, _ in block_sums]))
             counted = split64(exact.total([sums.statistics for sums, _ in block_sums], exact.STATISTICS))
@@ -214,14 +223,14 @@ def merge_blocks(federation: Federation, like: Update, agents: int = 0) -> Calla
             if weight > 0:
                 judged: Judged | None = commit_mean(keys, server, mean, np.float32(weight), counted)
             else:
-                judged = of_nobody(secret, server)
+                judged = of_nobody(keys, server)
         else:
             updates, whose, rejected = _stacked(like, block_sums, arrivals)
             weight = float(updates.weight.sum())
             judged = None
             if weight > 0:
                 counted = jax.tree.map(lambda x: split64(np.asarray(np.sum(x, 0, np.float64))), updates.statistics)
-                merged, memory = federation.aggregate(server_keys(keys).rule, whose, server, updates)
+                merged, memory = federation.aggregate(server_keys(*keys).rule, whose, server, updates)
                 judged = commit(keys, server, merged._replace(statistics=counted), memory)
         return settled(server, weight, rejected, judged)
 
@@ -242,20 +251,18 @@ def _commits(federation: Federation, like: Shapes) -> tuple[Callable[..., Judged
     """Return the programs of the next server state: from an aggregator's result, or from an exact mean."""
     value, statistics = shapes(like.tree.value), shapes(like.tree.statistics)
 
-    def commit(keys: jax.Array, server: ServerState, merged: Update, memory: PyTree) -> Judged:
-        after = federation.commit(server_keys(keys), server, merged, memory)
+    def commit(keys: KeyData, server: ServerState, merged: Update, memory: PyTree) -> Judged:
+        after = federation.commit(server_keys(*keys), server, merged, memory)
         # Only numbers that were finite before: a state may contain infinities on purpose.
         pairs = zip(jax.tree.leaves(server), jax.tree.leaves(after), strict=True)
         dropped = jnp.stack([(jnp.isfinite(old) & ~jnp.isfinite(new)).any() for old, new in pairs])
         return after, jnp.where(dropped.any(), jnp.argmax(dropped) + 1, 0)
 
-    def commit_mean(
-        keys: jax.Array, server: ServerState, flat: jax.Array, weight: jax.Array, counted: Double
-    ) -> Judged:
+    def commit_mean(keys: KeyData, server: ServerState, flat: jax.Array, weight: jax.Array, counted: Double) -> Judged:
         # A rule of the sum gets the exact mean as if it were a single update, of no particular sender.
         whole = Update(_unflatten(flat[None], value), weight[None], server.version[None])
         alone = Arrivals(jnp.full(1, NOBODY), jnp.zeros(1, jnp.int32))
-        merged, memory = federation.aggregate(server_keys(keys).rule, alone, server, whole)
+        merged, memory = federation.aggregate(server_keys(*keys).rule, alone, server, whole)
         sums, rests = (_unflatten(x, statistics) for x in counted)
         merged = merged._replace(statistics=jax.tree.map(Double, sums, rests))
         return commit(keys, server, merged, memory)

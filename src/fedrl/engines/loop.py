@@ -19,7 +19,7 @@ import numpy as np
 
 from fedrl.clocks.events import ARRIVED, AWAY, MALFORMED, NOBODY, OPENED, RESTARTED, Actions, Events, Jobs
 from fedrl.core.aggregator import Arrivals
-from fedrl.core.keys import Stream, derived, keys_of
+from fedrl.core.keys import NoiseSource, Stream, derived, keys_of, no_noise
 from fedrl.core.reports import DURATION
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.arrivals import PendingUpdates, with_failures
@@ -70,11 +70,20 @@ class Loop:
     """The loop and the parts that it drives."""
 
     def __init__(
-        self, topology: Any, executor: Executor, scheduler: Scheduler, clock: Any, steps: np.ndarray, merges: int
+        self,
+        topology: Any,
+        executor: Executor,
+        scheduler: Scheduler,
+        clock: Any,
+        steps: np.ndarray,
+        merges: int,
+        noise: NoiseSource = no_noise,
     ) -> None:
         self.topology, self.executor, self.scheduler, self.clock = topology, executor, scheduler, clock
+        self.noise = noise
         self.steps, self.merges, self.agents = steps, merges, len(steps)
         self.share = shares(executor.federation, steps)
+        self.mean_cohort = scheduler.mean_cohort(self.agents)
         self.account = accounting(topology.wire, self.agents)
         self.served = topology.collects != PARAMS and not isinstance(topology, Isolated)
         down = self.served and bool(topology.federation.down_stages)
@@ -167,7 +176,15 @@ class Loop:
         return run_state, seen
 
     def merge(self, run_state: SimulationState, cohort: np.ndarray, log: RoundLog) -> SimulationState:
-        """Process events until the next merge, and merge."""
+        """Process events until the next merge, and merge.
+
+        The noise root is drawn here and forgotten at the end: a state that is continued twice gets other noise each
+        time, so no difference between two results is free of noise.
+        """
+        stored, keys = run_state.keys, run_state.keys._replace(noise=self.noise(run_state.keys))
+        return self._merge(run_state._replace(keys=keys), cohort, log)._replace(keys=stored)
+
+    def _merge(self, run_state: SimulationState, cohort: np.ndarray, log: RoundLog) -> SimulationState:
         engine_state: EngineState = run_state.engine_state
         board, clock_state, agents = engine_state.board, engine_state.clock, _agents(run_state)
         # Made once: all jobs of a version receive the same broadcasts, whenever they are dispatched.
@@ -176,7 +193,7 @@ class Loop:
         share, log.fruitless = self.share, 0
         events = opening(self.scheduler, self.executor, self.clock.now_s(clock_state), cohort)
         while True:
-            board, actions = self.scheduler.step(board, events)
+            board, actions = self.scheduler.step(board, events, run_state.keys.noise)
             if events.kind[0] == OPENED and self.scheduler.local_steps is not None:
                 share = shares(self.executor.federation, board.steps)
             ids, away = actions.dispatch, NOBODY
@@ -218,12 +235,14 @@ class Loop:
 
     def _jobs(self, ids: np.ndarray, board: Board, table: Table, share: np.ndarray) -> Jobs:
         # The cohort size in an agent's job: under a fixed buffer that size; else, where agents start together, the
-        # number with the same broadcast; under redispatch without a buffer, all agents.
+        # number with the same broadcast; under redispatch without a buffer, all agents. Under Poisson sampling it is
+        # the mean size, since agents would learn from the actual one whether others take part.
         row = np.zeros(len(ids), np.int32) if table.row is None else table.row[ids]
         waits_for = self.scheduler.schedule.buffer_size
         if waits_for is None:
             alike = np.bincount(row)[row] if not self.scheduler.redispatch else np.full(len(ids), self.agents)
             alike = np.full(len(ids), len(ids)) if not self.served else alike
+            alike = alike if self.mean_cohort is None else self.mean_cohort[ids]
         else:
             alike = np.full(len(ids), waits_for)
         return Jobs(ids, row, board.steps[ids], alike.astype(np.int32), share[ids])

@@ -23,6 +23,7 @@ from fedrl.engines.executors.placement import Placement, executor_of
 from fedrl.engines.executors.records import ExecutorPlan
 from fedrl.engines.loop import Loop
 from fedrl.engines.messages import messages
+from fedrl.engines.noise_source import of_simulation
 from fedrl.engines.state import LARGEST_BLOCK, Simulation, chosen_size, iterations
 from fedrl.engines.topologies.choices import Hierarchy, SingleServer, Topology
 from fedrl.engines.topologies.server import TopologySpec
@@ -48,6 +49,7 @@ def simulate(
     block: int | None = None,
     devices: Sequence[jax.Device] | None = None,
     order: Sequence[int] | np.ndarray | None = None,
+    reproducible_noise: bool = False,
     **options: Any,
 ) -> Simulation:
     """Build the simulation of a federation.
@@ -67,6 +69,9 @@ def simulate(
             between block sizes. `block=1` is the reference: the program of a single agent.
         devices: Devices to run on; all local devices by default.
         order: Order in which agents are placed in blocks; it does not change the result.
+        reproducible_noise: Whether calibrated noise and Poisson sampling follow from the seed of a run, so that it is
+            reproducible and protects from nobody who knows its seed. By default they are drawn from the operating
+            system and differ in every run; all other random numbers follow from the seed.
         **options: Options of the executor, such as `workers` for the host.
 
     Raises:
@@ -78,6 +83,7 @@ def simulate(
     where = Hierarchy(topology) if isinstance(topology, Tree) else topology or SingleServer()
     # Agents that work in real time have no simulated devices; what needs time has it all the same.
     live = isinstance(executor, Placement) and executor.live
+    reproducible = reproducible_noise or (isinstance(executor, Placement) and executor.replayable)
     clock = None if live else clock
     check(federation, agents, where, plan, devices_clock() if live else clock)
     wire = messages(federation, fleet)
@@ -124,7 +130,9 @@ def simulate(
     # About one update per agent is merged in a round under every schedule, which makes their rounds comparable.
     each = 1 if waits_for is None or not plan.redispatch else max(1, agents // waits_for)
     check_positive(merges=each if merges is None else merges)
-    return Loop(meeting, team, plan, clock_state, steps, each if merges is None else merges).simulation()
+    noise = of_simulation(federation, plan, reproducible)
+    loop = Loop(meeting, team, plan, clock_state, steps, each if merges is None else merges, noise)
+    return replace(loop.simulation(), reproducible_noise=reproducible)
 
 
 def fitting(group: np.ndarray) -> int | None:

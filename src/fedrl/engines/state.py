@@ -35,7 +35,7 @@ class SimulationState(NamedTuple):
     Attributes:
         server: State of the server.
         blocks: States of all agents, in blocks of equal size.
-        keys: Roots of all keys of the run.
+        keys: Roots of all keys of the run, without a noise root.
         engine_state: Further state of the engine, such as the servers between the agents and the root.
         policy: Parameters of the trained policy from which the run started, for agents that restart; None without one.
     """
@@ -205,6 +205,8 @@ class Simulation:
         placed: The inverse of `whole`, for the arrays of a checkpoint.
         elsewhere: Whether agents are in other processes, which do not keep the state that a failed round began with.
         silent: Whether agents keep their metrics and states to themselves, since they are at other sites.
+        reproducible_noise: Whether calibrated noise and Poisson sampling follow from the seed, with which they can be
+            computed and subtracted; else they are drawn from the operating system, if there are any.
     """
 
     init: Callable[..., SimulationState]
@@ -222,6 +224,7 @@ class Simulation:
     placed: Callable[[SimulationState], SimulationState] = lambda run_state: run_state
     elsewhere: bool = False
     silent: bool = False
+    reproducible_noise: bool = False
 
     def __enter__(self) -> Simulation:
         return self

@@ -30,6 +30,9 @@ Carry = TypeVar("Carry")
 LEARNER = "learner"
 """The key under which an update has the statistics of its learner."""
 
+IN_STAGES, IN_STEPS = 0, 1
+"""Below the noise key of an agent: the keys of its stages, and that of its local steps."""
+
 
 def init_agent(spec: Spec, key: Key, agent: jax.Array, env_params: PyTree, steps: jax.Array) -> AgentState:
     """Return the state of an agent before its first round."""
@@ -44,7 +47,8 @@ def begin(
     """Adopt the parameters of the broadcast, and fix what local training may read of the server."""
     steering, agent_state, params = spec.pipe.correction, agent.stage_states, sent.params
     correction = None if steering is None else steering(sent.stage_states, agent_state)
-    context = LocalContext(params, _whole(correction, params, spec.stages))
+    noise = None if keys.noise is None else jax.random.fold_in(keys.noise, IN_STEPS)
+    context = LocalContext(params, _whole(correction, params, spec.stages), noise)
     # A part that was not merged since the agent last adopted it is left alone: the agent would lose its own work on it.
     if spec.in_periods:
         own = spec.learner.params(agent.learner)
@@ -104,7 +108,8 @@ def encode(
     context = UpdateContext(agent.agent, sent.version, task.cohort, agent.steps, metrics, settings, agent.share)
     weight = (agent.steps * spec.learner.samples).astype(jnp.float32)
     update = Update(value, weight, sent.version)
-    update, memory = spec.pipe.encode(task.keys.encode, context, sent.stage_states, agent.stage_states, update)
+    pipe = spec.with_noise(None if task.keys.noise is None else jax.random.fold_in(task.keys.noise, IN_STAGES))
+    update, memory = pipe.encode(task.keys.encode, context, sent.stage_states, agent.stage_states, update)
     # Statistics and reports are added after the pipeline: no stage may clip, compress or add noise to them.
     if spec.learner.statistics is not None:
         gathered = spec.learner.statistics.gathered(agent.learner)

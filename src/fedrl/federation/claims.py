@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.aggregator import Aggregator, View, on_time
+from fedrl.core.chacha import KEY_WORDS, chacha_key
 from fedrl.core.checks import check_above_zero, check_one_of
 from fedrl.core.errors import UnsoundError
 from fedrl.core.learner import Learner, parameters_of
@@ -202,7 +203,7 @@ def _check_mean(rule: Aggregator, drawn: PyTree) -> None:
 
 def _through(stages: Sequence[Stage], value: PyTree, seed: int) -> PyTree:
     """Return the value that the server decodes after a value has passed the stages."""
-    pipe = pipeline(stages)
+    pipe = pipeline(stages, chacha_key(np.full(KEY_WORDS, seed, np.uint32)))
     assert pipe.decode is not None
     server_state, agent_state = pipe.init(value)
     update = Update(value, jnp.float32(1.0), jnp.int32(0))

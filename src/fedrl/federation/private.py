@@ -33,6 +33,11 @@ def private_parts(stages: Sequence[Stage], summation: Summation | None) -> list[
     return [*(stage for stage in stages if stage.noise is not None), *([hiding] if hiding else [])]
 
 
+def draws_noise(stages: Sequence[Stage]) -> bool:
+    """Return whether agents or the server add calibrated noise, so that their keys need a noise root."""
+    return any(stage.noise is not None for stage in stages)
+
+
 def check_private(
     learner: Learner,
     aggregator: Aggregator,
@@ -246,9 +251,10 @@ def _check_size(learner: Learner, stages: Sequence[Stage], private: Stage | Summ
 
 def _after(stages: Sequence[Stage], like: Params) -> PyTree:
     """Return the shapes and dtypes of an update's value after the stages."""
-    pipe, number = pipeline(stages), jnp.int32(0)
+    number = jnp.int32(0)
 
     def encoded(key: Key, value: Params) -> PyTree:
+        pipe = pipeline(stages, key)
         context = UpdateContext(number, number, number, number, nothing_measured())
         return pipe.encode(key, context, *pipe.init(value), Update(value, jnp.float32(0.0), number))[0].value
 

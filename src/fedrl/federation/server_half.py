@@ -59,7 +59,7 @@ def commit(spec: Spec, keys: ServerKeys, server: ServerState, merged: Update, me
     if spec.learner.statistics is not None:
         counted = spec.learner.statistics.absorb(server.params, merged.statistics[LEARNER])
         server = server._replace(params=counted)
-    merged, server_state = spec.pipe.finish(keys.finish, server.stage_states, merged)
+    merged, server_state = spec.with_noise(keys.noise).finish(keys.finish, server.stage_states, merged)
     # optax descends along a gradient, and an update is a direction of ascent, so its sign is flipped.
     gradient = jax.tree.map(jnp.negative, merged.value)
     known = {"version": server.version} if spec.groups else {}

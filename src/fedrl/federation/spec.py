@@ -8,7 +8,8 @@ import optax
 
 from fedrl.core.aggregator import Aggregator
 from fedrl.core.learner import Learner
-from fedrl.core.stage import Stage
+from fedrl.core.stage import Stage, pipeline
+from fedrl.core.types import Key
 from fedrl.federation.downlink import Downlink
 from fedrl.federation.parts import Group
 
@@ -41,3 +42,9 @@ class Spec(NamedTuple):
     local_steps: int
     reports: tuple[str, ...]
     down: Downlink | None
+
+    def with_noise(self, noise: Key | None) -> Stage:
+        """Return all stages as one, with the key of those that add calibrated noise, if there are any."""
+        if noise is None or all(stage.noise is None for stage in self.stages):
+            return self.pipe
+        return pipeline(self.stages, noise)

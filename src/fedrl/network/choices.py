@@ -44,4 +44,4 @@ def sites(
         options |= {"gather": gather, "patience_s": patience_s, "hang_s": hang_s}
         return Sites(*given, bridge=bridge, membership=membership, **options)
 
-    return Placement(build, live=True)
+    return Placement(build, live=True, replayable=bridge.replayable)

@@ -257,4 +257,4 @@ def replaying(clock: ReplayClock) -> Placement:
         executor.clock = clock
         return executor
 
-    return Placement(build, live=True)
+    return Placement(build, live=True, replayable=True)

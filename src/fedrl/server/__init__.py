@@ -12,7 +12,7 @@ from fedrl.server.local_steps import (
 )
 from fedrl.server.optimizers import fedadagrad, fedadam, fedavg, fedavgm, fedyogi, normalized_momentum
 from fedrl.server.schedules import afedpg, bounded_staleness, fed_async, fed_buff, synchronous
-from fedrl.server.selection import by_capacity, oort, power_of_choice, round_robin, uniform
+from fedrl.server.selection import by_capacity, oort, poisson, power_of_choice, round_robin, uniform
 from fedrl.server.spacing import spaced
 from fedrl.server.staleness import hinge, ignore_staleness, polynomial
 from fedrl.server.upload_budget import greedy
@@ -37,6 +37,7 @@ __all__ = [
     "linear",
     "normalized_momentum",
     "oort",
+    "poisson",
     "polynomial",
     "power_of_choice",
     "proportional_steps",

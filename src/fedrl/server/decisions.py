@@ -45,7 +45,8 @@ class Selection:
     Attributes:
         choose: `(rng, ids, number, state) -> chosen`: select from the agents `ids` for round `number`, counted from 1.
             `ids` are all agents, or in a tree those of one server. The generator is derived from the run's key, the
-            round and the server, so an interrupted run continues with the same cohorts.
+            round and the server, so an interrupted run continues with the same cohorts. With `sampling` it is a
+            `fedrl.server.secret_draws.SecretDraws` instead, derived from the noise root.
         init: `agents -> state`, NumPy arrays of a fixed shape.
         observe: `(arrivals, state, reports) -> state`: the senders and staleness of the updates of the round, as the
             engine knows them, and the reports of these agents, each `[arrivals]`, with `STEPS`, the local steps of
@@ -54,16 +55,22 @@ class Selection:
         informed: `(capacity, state) -> state`: before it chooses, where time is real.
         noted: `(chosen, number, state) -> state`: after the agents of a round are chosen, by it or by a caller.
         separation: The least number of rounds from one selection of an agent to its next one.
+        sampling: The probability with which each agent is in a cohort, independently of all other agents and rounds
+            (Poisson sampling). None: the rule selects otherwise.
+        fixed_size: The size of the cohorts of each server, if every cohort of that size has the same probability,
+            independently of other rounds. None: the rule selects otherwise.
         call: The constructor call that made the rule.
     """
 
-    choose: Callable[[np.random.Generator, np.ndarray, int, PyTree], np.ndarray]
+    choose: Callable[[Any, np.ndarray, int, PyTree], np.ndarray]
     init: Callable[[int], PyTree] = lambda agents: ()
     observe: Callable[[Arrivals, PyTree, Reports], PyTree] = lambda arrivals, state, reports: state
     requested: tuple[str, ...] = ()
     informed: Informed | None = None
     noted: Callable[[np.ndarray, int, PyTree], PyTree] | None = None
     separation: int = 1
+    sampling: float | None = None
+    fixed_size: int | None = None
     call: Call | None = None
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -24,9 +25,11 @@ from fedrl.clocks.distributions import Distributed, delays_of
 from fedrl.clocks.events import ARRIVED, AWAY, BACK, FAILED, MALFORMED, NOBODY, OPENED, TIMER, Actions, Events
 from fedrl.core.aggregator import Arrivals
 from fedrl.core.errors import ConfigError
+from fedrl.core.keys import Root
 from fedrl.server.board import Bids, Board
 from fedrl.server.decisions import STEPS, LocalSteps, Selection, UploadBudget, informed, within
 from fedrl.server.schedules import Schedule, synchronous
+from fedrl.server.secret_draws import SecretDraws
 from fedrl.server.upload_budget import left_for_updates
 
 WAIT_FOR_ALL = synchronous()
@@ -121,14 +124,17 @@ class Scheduler:
             key=np.asarray(key, np.int64),
         )
 
-    def step(self, board: Board, events: Events) -> tuple[Board, Actions]:
-        """Handle events, and return the next board with the actions to take."""
+    def step(self, board: Board, events: Events, noise: Root | None = None) -> tuple[Board, Actions]:
+        """Handle events, and return the next board with the actions to take.
+
+        `noise` is the noise root of the version, from which Poisson sampling draws the cohort when it is opened.
+        """
         # The arrays below are changed in place, so they are copied: the caller's board must stay what it was.
         changing = ("status", "turns", "done", "ended", "started_from", "steps_begun", "unread", "failing", "begun")
         board = board._replace(**{name: getattr(board, name).copy() for name in changing})
         now = float(events.time_s[-1]) if len(events.time_s) else 0.0
         if events.kind[0] == OPENED:
-            return self._opened(board, events, now)
+            return self._opened(board, events, now, noise)
         return self._happened(board, events, now)
 
     def fresh(self, board: Board, events: Events) -> np.ndarray:
@@ -137,7 +143,7 @@ class Scheduler:
             return np.ones(len(events.kind), bool)
         return np.asarray((events.kind == BACK) | (events.dispatch > board.ended[events.agent]))
 
-    def _opened(self, board: Board, events: Events, now: float) -> tuple[Board, Actions]:
+    def _opened(self, board: Board, events: Events, now: float, noise: Root | None) -> tuple[Board, Actions]:
         """Open a version; `events.agent` are the cohort, in place of the selection's, or -1 for the selection's."""
         agents, number, before = len(board.status), int(board.version[0]) + 1, board.allowed
         told = informed(self.selection, events.report, board.selection)
@@ -145,7 +151,7 @@ class Scheduler:
         if events.agent[0] >= 0:
             board = board._replace(allowed=np.isin(np.arange(agents), events.agent))
         elif self.selection is not None:
-            board = board._replace(allowed=np.isin(np.arange(agents), self.chosen(board, number)))
+            board = board._replace(allowed=np.isin(np.arange(agents), self.chosen(board, number, noise)))
         else:
             board = board._replace(allowed=np.ones(agents, bool))
         self._catch_up(board, board.allowed & ~before, before)
@@ -164,14 +170,21 @@ class Scheduler:
             return self._merge(board, NOBODY, NOBODY)
         return self._go_on(board, self._free(board), now)
 
-    def chosen(self, board: Board, number: int) -> np.ndarray:
-        """Return the agents that the selection selects in a round; in a tree each server selects among its agents."""
+    def chosen(self, board: Board, number: int, noise: Root | None = None) -> np.ndarray:
+        """Return the agents that the selection selects in a round; in a tree each server selects among its agents.
+
+        Raises:
+            ConfigError: It samples from a noise root, and there is none.
+        """
         assert self.selection is not None
         found, groups = [], self._groups(len(board.status))
         for g in np.unique(groups):
             # A single server has no number in its seed, so it selects the same cohorts as without a tree.
             mine = [] if (groups == groups[0]).all() else [SELECTION, g]
-            rng = np.random.default_rng([*board.key[:-1].tolist(), number, *mine])
+            rng: Any = np.random.default_rng([*board.key[:-1].tolist(), number, *mine])
+            if self.selection.sampling is not None:
+                # The cohort must stay a secret of the server, and the key of the board is known to all parties.
+                rng = SecretDraws(noise, int(g), number)
             chosen = self.selection.choose(rng, np.flatnonzero(groups == g), number, board.selection)
             found.append(np.asarray(chosen, int))
         return np.concatenate(found)
@@ -193,10 +206,18 @@ class Scheduler:
         return self._most(agents, ids)
 
     def first_cohort(self, agents: int) -> np.ndarray:
-        """Return the agents that are selected in the first round."""
-        if self.selection is None:
+        """Return the agents that are selected in the first round; under Poisson sampling all, who may be."""
+        if self.selection is None or self.selection.sampling is not None:
             return np.arange(agents)
         return self.chosen(self.init(np.ones(agents, int), (0, 0, 0)), 1)
+
+    def mean_cohort(self, agents: int) -> np.ndarray | None:
+        """Return for each agent the mean size of its server's cohorts, at least 1; None without Poisson sampling."""
+        if self.selection is None or self.selection.sampling is None:
+            return None
+        group = self._groups(agents)
+        size = np.rint(np.bincount(group)[group] * self.selection.sampling)
+        return np.maximum(size, 1).astype(int)
 
     def _most(self, agents: int, ids: np.ndarray) -> int:
         """Return the largest number of updates that one server receives before it merges, if `ids` are selected."""

@@ -11,7 +11,7 @@ from fedrl.core.aggregator import Arrivals
 from fedrl.core.checks import check_one_of
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
-from fedrl.core.ranges import Count, Finite, Fraction, Positive
+from fedrl.core.ranges import Count, Finite, Fraction, FractionAboveZero, Positive
 from fedrl.core.reports import DURATION
 from fedrl.core.types import PyTree
 from fedrl.server.decisions import (
@@ -25,6 +25,7 @@ from fedrl.server.decisions import (
     paced_by,
     updated,
 )
+from fedrl.server.secret_draws import SecretDraws
 
 MEMORY = 0.5
 """Share of the past in a measured capacity."""
@@ -49,7 +50,37 @@ def uniform(cohort: Count) -> Selection:
         del number, state
         return rng.choice(ids, _at_most(cohort, ids), replace=False)
 
-    return Selection(choose)
+    return Selection(choose, fixed_size=cohort)
+
+
+@component(
+    "selection",
+    reference="Abadi et al. (2016), https://arxiv.org/abs/1607.00133; of whole agents: McMahan et al. (2018), "
+    "https://arxiv.org/abs/1710.06963",
+)
+def poisson(rate: FractionAboveZero) -> Selection:
+    """Select each agent with the same probability, independently of all others and of other rounds.
+
+    The number of agents in a round varies, about rate * agents on average, and may be zero. Differential privacy of
+    agents is amplified by it: an agent is in few rounds, and nobody but the server knows in which. So cohorts are drawn
+    from the operating system, and differ in each run with the same seed, unless the simulation has
+    `reproducible_noise`.
+
+    Args:
+        rate: The probability, above 0 and at most 1.
+
+    Raises:
+        ConfigError: The rate is out of range.
+
+    >>> poisson(0.1).sampling
+    0.1
+    """
+
+    def choose(rng: np.random.Generator | SecretDraws, ids: np.ndarray, number: int, state: PyTree) -> np.ndarray:
+        del number, state
+        return ids[rng.random(len(ids)) < rate]
+
+    return Selection(choose, sampling=rate)
 
 
 @component("selection", reference="McMahan et al. (2017), https://arxiv.org/abs/1602.05629")

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from fedrl.core.errors import ConfigError, WireError
-from fedrl.core.keys import ROOT_BYTES, Root, agent_secret, keys_of
+from fedrl.core.keys import ROOT_BYTES, Root, agent_secret, keys_of, noise_of_seed
 from fedrl.core.types import Broadcast, PyTree
 from fedrl.engines.down_content import Copy, CopyId, DownReader
 from fedrl.engines.halves import AgentHalf, Order, ServerHalf, Verdict
@@ -82,8 +82,12 @@ class RunJobs:
         facts, self.fresh = memory.facts(), not memory.has_state
         check_welcome(welcome, facts)
         check_seed(welcome, seed)
-        run, secret = self._replayable(seed) if welcome.replayable and seed is not None else self._own_roots()
-        self._half = AgentHalf(federation, welcome.agent, setting, run, secret, bids=bids, **options)
+        if welcome.replayable and seed is not None:
+            keys = keys_of(seed)
+            run, secret, noise = keys.run.tobytes(), agent_secret(keys, welcome.agent), noise_of_seed(keys)
+        else:
+            (run, secret), noise = self._own_roots(), None  # the operating system draws noise, for each job anew
+        self._half = AgentHalf(federation, welcome.agent, setting, run, secret, bids=bids, noise=noise, **options)
         with COMPILING:
             start = self._half.start()
         self.kept = memory.load(start) if memory.has_state else Kept(start)
@@ -95,10 +99,6 @@ class RunJobs:
             # From now on a missing state is a lost one, and not that of an agent which was ended in its first job.
             memory.save(self.kept)
         memory.keep_facts(RunFacts(welcome.agent, welcome.replayable, welcome.term))
-
-    def _replayable(self, seed: int) -> tuple[Root, Root]:
-        keys = keys_of(seed)
-        return keys.run.tobytes(), agent_secret(keys, self.welcome.agent)
 
     def _own_roots(self) -> tuple[Root, Root]:
         # Without a state nobody knows which keys were used, so new roots are drawn even where old ones are left.

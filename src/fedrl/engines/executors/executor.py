@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.clocks.events import NOBODY, Jobs
-from fedrl.core.keys import Keys, Root, Stream, agent_secret, derived, stream_key, turns
+from fedrl.core.keys import Keys, Root, Stream, agent_secret, derived, stream_key, turns, turns_noise
 from fedrl.core.learner import policy_of
 from fedrl.core.types import Broadcast, Params, PyTree
 from fedrl.engines.executors.programs import JobInputs, adoption, layout
@@ -160,8 +160,9 @@ class Executor:
 
     def _asked(self, keys: Keys, team: Team, who: np.ndarray) -> JobInputs:
         received = (team.version[who].tolist(), team.again[who].tolist())
-        own = turns(keys, self.numbers[who].tolist(), *received, self.secret_of)
-        return JobInputs(own, team.cohort[who], team.steps[who], team.share[who])
+        numbers = self.numbers[who].tolist()
+        own, noise = turns(keys, numbers, *received, self.secret_of), turns_noise(keys, numbers, *received)
+        return JobInputs(own, team.cohort[who], team.steps[who], team.share[who], noise)
 
     def give_back(self, agents: Agents, undo: Sequence[Any], dropped: np.ndarray) -> Agents:
         """Restore the stage memory of `dropped` agents: their updates were not merged.

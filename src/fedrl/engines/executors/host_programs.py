@@ -153,7 +153,9 @@ def begin_one(
     own = federation.learner.params(agent.learner)
     start = jax.tree.map(lambda new, old: jnp.where(communicates, new, old), received.params, own)
     working = agent._replace(steps=asked.steps, share=asked.share)
-    _, after = federation.begin(turn_keys(asked.keys), received._replace(params=start), working, asked.cohort)
+    _, after = federation.begin(
+        turn_keys(asked.keys, asked.noise), received._replace(params=start), working, asked.cohort
+    )
     return kept(here, after, agent), start, federation.descent(start)
 
 
@@ -169,7 +171,7 @@ def work_one(
     seen: Trajectory,
 ) -> tuple[AgentState, PyTree, Metrics]:
     """Take one local step of an agent on collected experience; nothing changes after its last step."""
-    task, _ = federation.begin(turn_keys(asked.keys), received._replace(params=start), agent, asked.cohort)
+    task, _ = federation.begin(turn_keys(asked.keys, asked.noise), received._replace(params=start), agent, asked.cohort)
     *after, metrics = federation.work(task, agent, total, step, seen)
     agent, total = kept(going, tuple(after), (agent, total))
     return agent, total, _where(going, metrics, jax.tree.map(jnp.zeros_like, metrics))
@@ -189,7 +191,7 @@ def report_one(
 ) -> tuple[AgentState, Any, Upload, jax.Array]:
     """Return the agent after its work, its update, the upload's size and reports, and the fault number."""
     own = received._replace(params=start)
-    task, _ = federation.begin(turn_keys(asked.keys), own, agent, asked.cohort)
+    task, _ = federation.begin(turn_keys(asked.keys, asked.noise), own, agent, asked.cohort)
     update, after, fault = federation.report(task, old, agent, total, known)
     # Stages must not remember an update that was never sent: SCAFFOLD's sum at the server would lack it for ever.
     after = after._replace(stage_states=_where(communicates, after.stage_states, old.stage_states))

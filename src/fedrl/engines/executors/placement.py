@@ -22,6 +22,7 @@ class Placement:
         address: Address of the cluster; None for one of this machine alone.
         live: Whether its agents work in real time, so that it has a clock of its own.
         env_vars: Names of further environment variables that workers get from this process.
+        replayable: Whether all keys of all parties follow from the seed, those of noise and Poisson sampling included.
         call: The constructor call that made it.
     """
 
@@ -30,6 +31,7 @@ class Placement:
     address: str | None = None
     env_vars: tuple[str, ...] = ()
     live: bool = False
+    replayable: bool = False
     call: Call | None = None
 
 

@@ -37,12 +37,14 @@ class JobInputs(NamedTuple):
         cohort: Number of agents that received the same broadcast.
         steps: Local steps.
         share: Share of the agent among all agents.
+        noise: Data of the noise key of the job; None where nothing adds calibrated noise.
     """
 
     keys: Any
     cohort: Any
     steps: Any
     share: Any
+    noise: Any = None
 
 
 def hand_over(federation: Federation, collects: str) -> Callable[[AgentState, Broadcast, Update, jax.Array], PyTree]:
@@ -90,7 +92,9 @@ def block_program(template: Template[Federation], collects: str) -> Callable[...
         # A `select` would be fused with the training, and then the first seat of a block would round differently from
         # the others: agents would not be bit-identical in all seats.
         received = received._replace(params=jax.lax.cond(communicates, lambda: received.params, lambda: own))
-        update, after, metrics = federation.agent(turn_keys(asked.keys), received, agent, asked.cohort, here, before)
+        update, after, metrics = federation.agent(
+            turn_keys(asked.keys, asked.noise), received, agent, asked.cohort, here, before
+        )
         messages_sent = jax.tree.map(
             lambda new, old: jnp.where(communicates, new, old), after.stage_states, agent.stage_states
         )

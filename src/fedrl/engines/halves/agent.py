@@ -29,6 +29,7 @@ from fedrl.engines.executors.records import Agents, ExecutorPlan
 from fedrl.engines.halves.orders import Order, Verdict, check_setting
 from fedrl.engines.inbox import ENCODED, Table
 from fedrl.engines.messages import messages
+from fedrl.engines.noise_source import of_half
 from fedrl.federation.federation import Federation
 from fedrl.wire.codec import codec
 
@@ -77,6 +78,8 @@ class AgentHalf:
         setting: Parameters of its environment.
         run: Root of the run's keys, 32 bytes, which all parties have.
         secret: Secret of the agent, 32 bytes: by `os.urandom`, or `fedrl.core.keys.agent_secret` to replay a run.
+        noise: To replay a run, the root of its noise, 32 bytes: `fedrl.core.keys.noise_of_seed`. By default the
+            operating system draws a root for each job, which is kept nowhere.
         steps: Usual number of local steps.
         bids: Reports that it says in a bid before its update, under an upload budget; None for no bids.
         **options: Options of the executor, such as `workers` for the host.
@@ -107,6 +110,7 @@ class AgentHalf:
         secret: Root,
         steps: int | None = None,
         bids: tuple[str, ...] | None = None,
+        noise: Root | None = None,
         **options: Any,
     ) -> None:
         check_roots(run=run, secret=secret)
@@ -128,6 +132,7 @@ class AgentHalf:
         self.executor.secret_of = lambda keys, agent: secret
         # The second root, of all secrets, is not known here; `secret_of` above takes its place.
         self.keys = Keys(np.frombuffer(run, np.uint32), np.zeros(8, np.uint32))
+        self._noise = of_half(federation, run, secret, noise)
         wire = messages(federation, fleet)
         self._broadcasts, self._sent = codec(wire.sent), codec(wire.update)
         self._bidding = None if bids is None else Bidding(bids, wire.update)
@@ -169,7 +174,8 @@ class AgentHalf:
         jobs = Jobs(ALONE, np.zeros(1, np.int32), steps, cohort, np.array([order.share], np.float32))
         agents = self.executor.assign(agents, jobs, table)
         run = run._replace(agents=_sent_for(run.agents, agents))
-        agents, found = self.executor.train(self.keys, agents, ALONE, table)
+        keys = self.keys._replace(noise=self._noise(self.keys))
+        agents, found = self.executor.train(keys, agents, ALONE, table)
         if found.failed:
             return TrainedUpdate(b"", AgentRun(agents), {}, found.failed[0].reason)
         update = jax.tree.map(lambda x: np.asarray(x)[0], found.items)

@@ -20,13 +20,14 @@ import numpy as np
 
 from fedrl.core.aggregator import Arrivals
 from fedrl.core.errors import ConfigError, WireError
-from fedrl.core.keys import Root, Stream, check_roots, derived
+from fedrl.core.keys import Keys, Root, Stream, check_roots, derived, server_noise
 from fedrl.core.summation import check_open
 from fedrl.core.types import Broadcast, Params, PyTree
 from fedrl.engines.aggregation import Merged, merge_blocks
 from fedrl.engines.halves.adding import Adding, lanes, reading
 from fedrl.engines.halves.orders import Order, Verdict, check_setting
 from fedrl.engines.messages import messages
+from fedrl.engines.noise_source import of_half
 from fedrl.engines.state import start_programs
 from fedrl.federation.federation import Federation, ServerState
 from fedrl.federation.shares import shares
@@ -157,9 +158,8 @@ class Version:
     def _merged(self) -> Closed:
         half, run, block_sums = self._half, self.run, self._adding.results()
         whose = np.array(list(self._taken), np.int32)
-        merged: Merged = half.merge(
-            half.secret, run.server, block_sums, Arrivals(whose, np.zeros(len(whose), np.int32))
-        )
+        arrivals = Arrivals(whose, np.zeros(len(whose), np.int32))
+        merged: Merged = half.merge(half.secret, run.server, block_sums, arrivals, half.noise_for(run.server))
         dropped = set(merged.dropped(whose).tolist())
         verdicts = dict.fromkeys(self.orders, Verdict.DROPPED)
         verdicts |= {agent: Verdict.REJECTED if agent in dropped else Verdict.MERGED for agent in self._taken}
@@ -178,6 +178,7 @@ class ServerHalf:
         steps: Usual number of local steps, one number per agent.
         run: Root of the run's keys, 32 bytes, which all parties have.
         secret: Secret of the server, 32 bytes.
+        noise: As of `AgentHalf`; by default the operating system draws a root for each version.
 
     Raises:
         ConfigError: There is no agent, a number of local steps is out of range, a root does not have 32 bytes, or both
@@ -185,13 +186,23 @@ class ServerHalf:
         UnsoundError: The federation hides updates in sums, which needs a protocol with other messages.
     """
 
-    def __init__(self, federation: Federation, setting: PyTree, steps: list[int], run: Root, secret: Root) -> None:
+    def __init__(
+        self,
+        federation: Federation,
+        setting: PyTree,
+        steps: list[int],
+        run: Root,
+        secret: Root,
+        noise: Root | None = None,
+    ) -> None:
         if not steps:
             raise ConfigError("steps is empty. A server needs at least one agent. Give the local steps of each agent.")
         check_roots(run=run, secret=secret)
         check_open(federation.summation)
         check_setting(federation, setting)
         self.federation, self.secret, self._run = federation, secret, run
+        self._keys = Keys(np.frombuffer(run, np.uint32), np.zeros(8, np.uint32))
+        self._noise = of_half(federation, run, secret, noise)
         self.steps = list(steps)
         for agent, count in enumerate(self.steps):
             self._check(agent, count)
@@ -229,6 +240,11 @@ class ServerHalf:
         version, cohort = int(run.server.version), len(asked)
         orders = {k: Order(version, cohort, steps, float(self.shares[k])) for k, steps in asked.items()}
         return Version(self, run, orders)
+
+    def noise_for(self, server: ServerState) -> np.ndarray | None:
+        """Return the data of the key of the server's noise in a version; None without noise."""
+        keys = self._keys._replace(noise=self._noise(self._keys))
+        return server_noise(keys, int(server.version))
 
     def _check(self, agent: object, steps: object) -> None:
         known, most = _number(agent), self.federation.local_steps

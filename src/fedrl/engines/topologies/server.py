@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fedrl.core.keys import Keys, server_secret
+from fedrl.core.keys import Keys, server_noise, server_secret
 from fedrl.core.types import Broadcast, Params, PyTree
 from fedrl.engines.aggregation import merge_program, releases, skip_round
 from fedrl.engines.down_messages import DownTraffic
@@ -147,7 +147,8 @@ class Server:
         self, keys: Keys, server: ServerState, memory: PyTree, inbox: Inbox
     ) -> tuple[ServerState, PyTree, MergeResult]:
         """Merge the updates of an inbox and advance the version."""
-        found = self._merge_updates(server_secret(keys), server, inbox)
+        noise = server_noise(keys, int(server.version))
+        found = self._merge_updates(server_secret(keys), server, inbox, noise)
         # Look-ahead extrapolates the last step that was taken, so a skipped merge keeps the earlier parameters.
         before = self._before(server) if found.weight > 0.0 and not found.skipped else memory
         result = MergeResult(found.weight, found.rejected, found.dropped(inbox.agent), found.skipped)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedrl.core.keys import Keys, Stream, server_data, server_keys, server_secret, stream_key
+from fedrl.core.keys import Keys, Stream, server_data, server_keys, server_noise, server_secret, stream_key
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.aggregation import Merged, skip_round
 from fedrl.engines.inbox import Inbox, Table
@@ -105,7 +105,8 @@ class InTree(Server):
         found, earlier = [], []
         for i, holder in enumerate(levels[0]):
             mine = inbox.of(self.group[inbox.agent] == i)
-            merged: Merged = self._merge_updates(server_secret(keys, EDGES, i), holder.server, mine)
+            noise = server_noise(keys, int(holder.server.version), EDGES, i)
+            merged: Merged = self._merge_updates(server_secret(keys, EDGES, i), holder.server, mine, noise)
             found.append((merged, mine.agent))
             earlier.append(self._before(holder.server) if merged.weight > 0.0 and not merged.skipped else before[i])
         edges = [
