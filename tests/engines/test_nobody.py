@@ -13,7 +13,7 @@ from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import gossip, isolated
 from fedrl.federation.federate import federate
 from fedrl.learners import sgd
-from fedrl.server import fedavgm, greedy, oort
+from fedrl.server import fedavgm, greedy, oort, poisson
 from fedrl.server.decisions import Selection
 from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import fed_buff, synchronous
@@ -109,6 +109,10 @@ def test_a_round_of_nobody_is_one_in_which_all_send_zeros(where: str) -> None:
 
 EMPTY = {
     "nobody is selected": {"scheduler": Scheduler(selection=NOBODY)},
+    "a sample of nobody": {"scheduler": Scheduler(selection=poisson(1e-9))},
+    "a sample of nobody on a clock": {"scheduler": Scheduler(selection=poisson(1e-9)), "clock": clock()},
+    "samples of nobody in a tree": {"scheduler": Scheduler(selection=poisson(1e-9)), "topology": tree([2, 1])},
+    "a sample of nobody, delayed": {"scheduler": Scheduler(selection=poisson(1e-9), delay_rounds=1)},
     "no quorum": {"scheduler": synchronous(quorum=3), "cohort": [0, 2]},
     "all drop out": {"clock": clock(drop_out=0.999999)},
     "no message can be read": {"clock": clock(malformed=0.999999)},

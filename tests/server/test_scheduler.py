@@ -44,9 +44,9 @@ def test_the_log_of_its_events_is_a_replay(name, devices, monkeypatch):
     log: list[tuple[Scheduler, Board, Events, Board, Actions]] = []
     step = Scheduler.step
 
-    def logged(self, board, events):
+    def logged(self, board, events, noise=None):
         before = jax.tree.map(np.copy, board)
-        after, actions = step(self, board, events)
+        after, actions = step(self, board, events, noise)
         log.append((self, before, jax.tree.map(np.copy, events), jax.tree.map(np.copy, after), actions))
         return after, actions
 

@@ -149,6 +149,8 @@ def check_private(federation: Federation, agents: int, topology: Topology | None
             # Such noise is calibrated for the sum of a known cohort; local noise without a hidden sum is not.
             summed = stage.noise.at == "server" or hiding is not None
             _check_noise_in_time(stage, stage.noise, summed, scheduler.schedule)
+            if summed:
+                _check_sampled(stage, stage.noise, scheduler)
             _check_noise_in_place(stage, stage.noise, summed, topology)
     if hiding is not None:
         _check_answers(hiding, scheduler)
@@ -186,6 +188,18 @@ def _check_noise_in_time(stage: Stage, noise: Noise, summed: bool, schedule: Sch
         "the whole cohort.",
         reason="hidden",
     )
+
+
+def _check_sampled(stage: Stage, noise: Noise, scheduler: Scheduler) -> None:
+    """Refuse a quorum where the number of agents is drawn: one agent would decide whether all others are merged."""
+    selection, schedule = scheduler.selection, scheduler.schedule
+    if noise.unit == "agent" and selection is not None and selection.sampling is not None and schedule.quorum > 1:
+        raise UnsoundError(
+            f"{schedule!r} merges no fewer than {schedule.quorum} updates, and {selection!r} draws the number of "
+            f"agents: one agent more or less decides whether those of all others are merged, and {stage!r} adds noise "
+            "for the change by one update. Use a quorum of 1.",
+            reason="hidden",
+        )
 
 
 def _check_noise_in_place(stage: Stage, noise: Noise, summed: bool, topology: Topology | None) -> None:
