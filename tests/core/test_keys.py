@@ -5,6 +5,7 @@ what is listed is what is drawn, in a round of the engine.
 """
 
 import inspect
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from fedrl.core.keys import (
     derived,
     keys_below,
     keys_of,
+    noise_data,
     noise_of_seed,
     server_data,
     server_secret,
@@ -248,6 +250,8 @@ def test_keys_of_all_parties_versions_and_purposes_differ():
             for number in range(3):
                 found += [server_data(server_secret(keys, level, number), version, again) for again in range(2)]
     rows = Counter(row.tobytes() for data in found for row in data)
+    noise = [noise_data(noise_of_seed(keys), *path) for path in itertools.product(range(2), *[range(3)] * 4)]
+    assert len({each.tobytes() for each in noise}) == 2 * 3**4
     server_state = 4 * 9 * 2  # who sends a version twice draws once for its rule and once for its stages
     assert len(rows) == 4 * 4 * 2 * 3 + 4 * 9 * 4
     assert sum(count - 1 for count in rows.values()) == server_state

@@ -23,11 +23,14 @@ def fleet_of(agents: int) -> Valley:
 
 @component("test double")
 def at_rest(size: int) -> Learner:
-    """A learner that learns nothing: its loss is the ordinary noise that it drew, and `local_noise` the calibrated."""
+    """A learner that learns nothing: its loss is the ordinary noise that it drew, and `local_noise` the calibrated.
+
+    That of local step 1, since the noise of an agent is the second stage of `noisy`: keys mistaken would be equal.
+    """
 
     def learn(key, state, experience, context):
         del experience
-        noise = jnp.float32(0) if context.noise is None else jax.random.normal(jax.random.fold_in(context.noise, 0))
+        noise = jnp.float32(0) if context.noise is None else jax.random.normal(jax.random.fold_in(context.noise, 1))
         return state, {"loss": jax.random.normal(key), "local_noise": noise}
 
     return Learner(
