@@ -21,7 +21,7 @@ from tests.support.noisy import SIGMA, fleet_of, noise_of_agents, noise_of_the_s
 
 AGENTS, SIZE, ROUNDS, SERVED = 5, 12, 200, 60
 FLEET = fleet_of(AGENTS)
-BOTH = noisy(SERVED)
+BOTH = noisy(SERVED, in_steps=True)
 ENGINES = {
     "blocks": {},
     "a clock": {"clock": clock(step_s=[1.0, 2.0, 3.0, 4.0, 5.0])},
@@ -95,7 +95,7 @@ def test_a_scale_5_percent_off_is_found(factor):
 
 def test_one_key_of_local_steps_and_stages_is_found(monkeypatch):
     monkeypatch.setattr(agent_half, "IN_STEPS", agent_half.IN_STAGES)
-    by_agents, _, local = drawn(noisy(SERVED, noise_of_agents()))
+    by_agents, _, local = drawn(noisy(SERVED, noise_of_agents(), in_steps=True))
     with pytest.raises(AssertionError):
         check_calibrated(np.concatenate([by_agents[:, :1, :1] / SIGMA, local[:, :1]], axis=-1), 1.0)
 

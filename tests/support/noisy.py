@@ -22,7 +22,7 @@ def fleet_of(agents: int) -> Valley:
 
 
 @component("test double")
-def at_rest(size: int) -> Learner:
+def at_rest(size: int, noise: Noise | None = None) -> Learner:
     """A learner that learns nothing: its loss is the ordinary noise that it drew, and `local_noise` the calibrated.
 
     That of local step 1, since the noise of an agent is the second stage of `noisy`: keys mistaken would be equal.
@@ -43,6 +43,7 @@ def at_rest(size: int) -> Learner:
         environment=valley(1),
         samples=1,
         split_key=same_stream,
+        noise=noise,
     )
 
 
@@ -74,9 +75,10 @@ def noise_of_the_server(sigma: float = SIGMA) -> Stage:
     )
 
 
-def noisy(size: int, *stages: Stage) -> Federation:
-    """Noise after a clip, by agents and by the server unless `stages` say otherwise."""
-    return federate(at_rest(size), mean("uniform"), clip(1.0), *(stages or (noise_of_agents(), noise_of_the_server())))
+def noisy(size: int, *stages: Stage, in_steps: bool = False) -> Federation:
+    """Noise after a clip, by agents and by the server unless `stages` say otherwise, and in local steps if wanted."""
+    learner = at_rest(size, Noise("a DpEvent", 1.0, "agent", "trajectory") if in_steps else None)
+    return federate(learner, mean("uniform"), clip(1.0), *(stages or (noise_of_agents(), noise_of_the_server())))
 
 
 def of_agents(run_state: SimulationState, stage: int = 1) -> np.ndarray:

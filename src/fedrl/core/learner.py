@@ -22,6 +22,7 @@ from fedrl.core.environment import AnyEnvironment, HostEnvironment, Space
 from fedrl.core.errors import UnsoundError
 from fedrl.core.hyperparameters import Number
 from fedrl.core.measures import RETURN, Measure, Measures
+from fedrl.core.stage import Noise
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 
 Experience = PyTree
@@ -119,6 +120,7 @@ class Learner:
         clips_trajectories: The L2 norm to which it scales down each episode's contribution to its `gradient`, a mean
             over episodes. Contributions must be independent, so no baseline may be shared by episodes. None: it bounds
             nothing.
+        noise: The calibrated noise that it adds in its local steps, with `LocalContext.noise` as its key, if any.
         call: The constructor call that made the learner.
     """
 
@@ -144,6 +146,7 @@ class Learner:
     gamma: Number | None = None
     personalised: tuple[str, ...] = ()
     clips_trajectories: float | None = None
+    noise: Noise | None = None
     call: Call | None = None
 
 

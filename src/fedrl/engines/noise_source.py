@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from fedrl.core.keys import Keys, NoiseRoot, NoiseSource, Root, check_roots, no_noise, noise_of_seed, noise_of_system
 from fedrl.federation.federation import Federation
-from fedrl.federation.private import draws_noise
+from fedrl.federation.private import adds_noise
 from fedrl.server.scheduler import Scheduler
 
 
 def of_simulation(federation: Federation, scheduler: Scheduler, reproducible: bool) -> NoiseSource:
     """Return the source of a simulation; `reproducible` noise follows from the seed."""
     sampled = scheduler.selection is not None and scheduler.selection.sampling is not None
-    if not sampled and not draws_noise(federation.stages):
+    if not sampled and not adds_noise(federation.learner, federation.stages):
         return no_noise
     return noise_of_seed if reproducible else noise_of_system
 
@@ -27,7 +27,7 @@ def of_half(federation: Federation, run: Root, secret: Root, noise: Root | None)
     """
     if noise is not None:
         check_roots(run=run, secret=secret, noise=noise)
-    if not draws_noise(federation.stages):
+    if not adds_noise(federation.learner, federation.stages):
         return no_noise
     return noise_of_system if noise is None else _always(NoiseRoot(noise))
 

@@ -47,8 +47,7 @@ def begin(
     """Adopt the parameters of the broadcast, and fix what local training may read of the server."""
     steering, agent_state, params = spec.pipe.correction, agent.stage_states, sent.params
     correction = None if steering is None else steering(sent.stage_states, agent_state)
-    noise = None if keys.noise is None else jax.random.fold_in(keys.noise, IN_STEPS)
-    context = LocalContext(params, _whole(correction, params, spec.stages), noise)
+    context = LocalContext(params, _whole(correction, params, spec.stages), _noise_in_steps(spec, keys))
     # A part that was not merged since the agent last adopted it is left alone: the agent would lose its own work on it.
     if spec.in_periods:
         own = spec.learner.params(agent.learner)
@@ -147,6 +146,22 @@ def train(
     if not isinstance(here, bool):
         agent = kept(here, agent, before)
     return update, settled(agent, before), _with_fault(fault, metrics)
+
+
+def _noise_in_steps(spec: Spec, keys: TurnKeys) -> Key | None:
+    """Return the key of calibrated noise in local steps; None if the learner adds none.
+
+    Raises:
+        UnsoundError: It adds some, and there is no key for it.
+    """
+    if spec.learner.noise is None:
+        return None
+    if keys.noise is None:
+        raise UnsoundError(
+            f"{spec.learner!r} adds calibrated noise, and it was run with ordinary keys, which can be searched. Run it "
+            "with TurnKeys that have a noise key: fedrl.core.keys."
+        )
+    return jax.random.fold_in(keys.noise, IN_STEPS)
 
 
 def _whole(correction: PyTree, params: PyTree, stages: Sequence[Stage]) -> PyTree:

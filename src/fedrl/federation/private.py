@@ -33,9 +33,9 @@ def private_parts(stages: Sequence[Stage], summation: Summation | None) -> list[
     return [*(stage for stage in stages if stage.noise is not None), *([hiding] if hiding else [])]
 
 
-def draws_noise(stages: Sequence[Stage]) -> bool:
+def adds_noise(learner: Learner, stages: Sequence[Stage]) -> bool:
     """Return whether agents or the server add calibrated noise, so that their keys need a noise root."""
-    return any(stage.noise is not None for stage in stages)
+    return learner.noise is not None or any(stage.noise is not None for stage in stages)
 
 
 def check_private(
