@@ -12,6 +12,7 @@ from fedrl.engines.simulate import simulate
 from fedrl.federation.federate import federate
 from fedrl.network.bridge import Bridge
 from fedrl.network.choices import sites
+from fedrl.privacy import central_gaussian
 from fedrl.server import greedy
 from fedrl.server.scheduler import Scheduler
 from fedrl.stages import error_feedback, hard_threshold, quantize, random_k, scaffold, sign, top_k
@@ -28,9 +29,9 @@ DONE = Stop("The run is complete.", "done", False)
 class Sited:
     """A federation whose agents are tasks of the bridge's event loop."""
 
-    def __init__(self, federation, fleet, seed=SEED, scheduler=None, behaviour=None, **options):
+    def __init__(self, federation, fleet, seed=SEED, scheduler=None, behaviour=None, replayable=False, **options):
         self.observer = Noting()
-        self.bridge = Bridge(LocalTransport(), f"test-{id(self)}", observer=self.observer)
+        self.bridge = Bridge(LocalTransport(), f"test-{id(self)}", observer=self.observer, replayable=replayable)
         placement = sites(self.bridge, lambda name: int(name.split("-")[1]), **options)
         self.simulation = simulate(federation, fleet, executor=placement, scheduler=scheduler)
         budget = getattr(scheduler, "upload_budget", None)
@@ -88,6 +89,18 @@ def test_agents_at_other_sites_have_the_bits_of_a_simulation(case):
         np.testing.assert_array_equal(one, other)
     assert all(len(agent.trained) == ROUNDS for agent in sited.agents)
     assert len(sited.agents) == AGENTS
+
+
+@pytest.mark.parametrize("replayable", [True, False])
+def test_the_coordinator_draws_noise_from_the_system_unless_the_run_is_replayable(replayable):
+    federation = federate(VALLEY, mean("uniform"), central_gaussian(1.0, 2.0, AGENTS))
+    alone = simulate(federation, FLEET, block=1, reproducible_noise=True)
+    state, _ = alone.round(alone.init(SEED))
+    with Sited(federation, FLEET, replayable=replayable) as sited:
+        sited.rounds(1)
+    assert sited.simulation.reproducible_noise is replayable
+    same = [np.array_equal(one, other) for one, other in zip(params(state), params(sited.state), strict=True)]
+    assert same == [replayable] * len(same)
 
 
 BUDGETS = {

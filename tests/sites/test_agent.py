@@ -14,6 +14,7 @@ from fedrl.environments import cartpole
 from fedrl.environments.adapters import gymnasium
 from fedrl.federation.federate import federate
 from fedrl.learners import a2c, add_correction, chain, mlp, sgd
+from fedrl.privacy import central_gaussian, local_gaussian
 from fedrl.server import fedadam
 from fedrl.sites.agent import Backoff, SiteAgent
 from fedrl.sites.jobs import RunJobs
@@ -43,6 +44,8 @@ CASES = {
     "8 bits": lambda: federate(VALLEY, mean(), quantize(8), local_steps=2),
     "down": lambda: federate(VALLEY, mean(), quantize(8), down_stages=(quantize(4),)),
     "SCAFFOLD": lambda: federate(quadratic(chain(add_correction(), sgd(0.1)), size=SIZE), mean(), scaffold(0.1)),
+    "noise of agents": lambda: federate(VALLEY, mean("uniform"), local_gaussian(1.0, 2.0)),
+    "noise of the server": lambda: federate(VALLEY, mean("uniform"), central_gaussian(1.0, 2.0, AGENTS)),
     "pole": lambda: federate(POLE, mean(), error_feedback(top_k(0.5)), local_steps=2),
 }
 
@@ -69,7 +72,8 @@ def agent_of(federation, coordinator, number, folder, transport=None, notices=No
 
 
 def simulated(federation, rounds, **options):
-    with simulate(federation, fleet_of(federation), block=1, devices=jax.devices()[:1], **options) as simulation:
+    options |= {"block": 1, "devices": jax.devices()[:1], "reproducible_noise": True}
+    with simulate(federation, fleet_of(federation), **options) as simulation:
         state = simulation.init(SEED)
         for _ in range(rounds):
             state, _ = simulation.round(state)

@@ -9,9 +9,11 @@ import pytest
 
 from fedrl.aggregators import mean
 from fedrl.core.errors import RunError, WireError
+from fedrl.core.keys import keys_of, noise_of_seed
 from fedrl.engines.halves import Verdict
 from fedrl.federation.federate import federate
 from fedrl.learners import sgd
+from fedrl.sites import jobs as jobs_module
 from fedrl.sites.check import check_coordinator
 from fedrl.sites.jobs import RunJobs, RunRefusedError, check_seed, setting_for
 from fedrl.sites.memory import RunMemory
@@ -188,6 +190,19 @@ def test_a_site_without_a_seed_takes_no_part_in_a_replayable_run(tmp_path):
         jobs_of(tmp_path, seed=None)
     assert refused.value.code == "replayable"
     assert not (tmp_path / RUN / "roots").exists()
+
+
+@pytest.mark.parametrize("replayable", [True, False])
+def test_a_site_takes_the_root_of_its_noise_from_the_seed_in_a_replayable_run_alone(replayable, tmp_path, monkeypatch):
+    seen, made = [], jobs_module.AgentHalf
+
+    def noted(*given, noise, **options):
+        seen.append(noise)
+        return made(*given, noise=noise, **options)
+
+    monkeypatch.setattr(jobs_module, "AgentHalf", noted)
+    jobs_of(tmp_path, WELCOME._replace(replayable=replayable))
+    assert seen == [noise_of_seed(keys_of(SEED)) if replayable else None]
 
 
 def test_a_lost_state_of_a_replayable_run_is_not_begun_anew(tmp_path):

@@ -7,7 +7,7 @@ import itertools
 import jax
 import numpy as np
 
-from fedrl.core.keys import keys_of, server_secret
+from fedrl.core.keys import keys_of, noise_of_seed, server_secret
 from fedrl.engines.down_content import DownCodec, DownContents
 from fedrl.engines.down_messages import WHOLE
 from fedrl.engines.halves import ServerHalf, Verdict
@@ -46,7 +46,8 @@ class ScriptedCoordinator:
         keys, self.agents = keys_of(seed), jax.tree.leaves(fleet)[0].shape[0]
         setting = jax.tree.map(lambda x: x[0], fleet)
         steps = [federation.local_steps] * self.agents
-        self.half = ServerHalf(federation, setting, steps, keys.run.tobytes(), server_secret(keys))
+        noise = noise_of_seed(keys) if replayable else None
+        self.half = ServerHalf(federation, setting, steps, keys.run.tobytes(), server_secret(keys), noise)
         self.state = self.half.start()
         self.down = None if federation.downlink is None else DownCodec(federation, self.half.wire.sent)
         self.run, self.replayable, self.beat_s, self.term = run, replayable, beat_s, 0

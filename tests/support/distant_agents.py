@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from fedrl.core.keys import agent_secret, keys_of
+from fedrl.core.keys import agent_secret, keys_of, noise_of_seed
 from fedrl.engines.halves import AgentHalf, Order, Verdict
 from fedrl.federation.wire_digest import as_json, wire_digest
 from fedrl.sites.jobs import reader_of
@@ -34,7 +34,8 @@ class DistantAgent:
         keys = keys_of(seed)
         self.setting = jax.tree.map(lambda x: x[number], fleet)
         secret = agent_secret(keys, number)
-        self.half = AgentHalf(federation, number, self.setting, keys.run.tobytes(), secret, bids=bids)
+        run, noise = keys.run.tobytes(), noise_of_seed(keys)
+        self.half = AgentHalf(federation, number, self.setting, run, secret, bids=bids, noise=noise)
         self.bids, self.asked = bids, []
         self.federation, self.number, self.address = federation, number, address
         self.run, self.kept = self.half.start(), None
