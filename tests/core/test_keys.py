@@ -27,10 +27,12 @@ from fedrl.core.keys import (
     noise_data,
     noise_of_seed,
     server_data,
+    server_noise,
     server_secret,
     stream_key,
     turn_data,
     turns,
+    turns_noise,
 )
 from fedrl.engines import program_cache as sharing
 from fedrl.engines.simulate import simulate
@@ -252,6 +254,11 @@ def test_keys_of_all_parties_versions_and_purposes_differ():
     rows = Counter(row.tobytes() for data in found for row in data)
     noise = [noise_data(noise_of_seed(keys), *path) for path in itertools.product(range(2), *[range(3)] * 4)]
     assert len({each.tobytes() for each in noise}) == 2 * 3**4
+    noisy = keys._replace(noise=noise_of_seed(keys))
+    agents, versions, again = zip(*itertools.product(range(4), range(4), range(2)), strict=True)
+    servers = [server_noise(noisy, *path) for path in itertools.product(range(4), range(3), range(3))]
+    both = [*turns_noise(noisy, agents, versions, again), *servers]
+    assert len({each.tobytes() for each in both}) == 4 * 4 * 2 + 4 * 3 * 3
     server_state = 4 * 9 * 2  # who sends a version twice draws once for its rule and once for its stages
     assert len(rows) == 4 * 4 * 2 * 3 + 4 * 9 * 4
     assert sum(count - 1 for count in rows.values()) == server_state
