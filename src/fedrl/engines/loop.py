@@ -40,6 +40,7 @@ from fedrl.engines.topologies.server import MergeResult, SentMessages
 from fedrl.engines.upload_bids import after_bids, without_bids
 from fedrl.federation.shares import shares
 from fedrl.server.board import Board
+from fedrl.server.cohorts import sizes_told
 from fedrl.server.scheduler import Scheduler
 
 
@@ -83,7 +84,6 @@ class Loop:
         self.noise = noise
         self.steps, self.merges, self.agents = steps, merges, len(steps)
         self.share = shares(executor.federation, steps)
-        self.mean_cohort = scheduler.mean_cohort(self.agents)
         self.account = accounting(topology.wire, self.agents)
         self.served = topology.collects != PARAMS and not isinstance(topology, Isolated)
         down = self.served and bool(topology.federation.down_stages)
@@ -176,11 +176,9 @@ class Loop:
         return run_state, seen
 
     def merge(self, run_state: SimulationState, cohort: np.ndarray, log: RoundLog) -> SimulationState:
-        """Process events until the next merge, and merge.
-
-        The noise root is drawn here and forgotten at the end: a state that is continued twice gets other noise each
-        time, so no difference between two results is free of noise.
-        """
+        """Process events until the next merge, and merge."""
+        # The noise root is drawn here and forgotten at the end: a state that is continued twice gets other noise each
+        # time, so no difference between two results is free of noise.
         stored, keys = run_state.keys, run_state.keys._replace(noise=self.noise(run_state.keys))
         return self._merge(run_state._replace(keys=keys), cohort, log)._replace(keys=stored)
 
@@ -234,18 +232,10 @@ class Loop:
         )
 
     def _jobs(self, ids: np.ndarray, board: Board, table: Table, share: np.ndarray) -> Jobs:
-        # The cohort size in an agent's job: under a fixed buffer that size; else, where agents start together, the
-        # number with the same broadcast; under redispatch without a buffer, all agents. Under Poisson sampling it is
-        # the mean size, since agents would learn from the actual one whether others take part.
         row = np.zeros(len(ids), np.int32) if table.row is None else table.row[ids]
-        waits_for = self.scheduler.schedule.buffer_size
-        if waits_for is None:
-            alike = np.bincount(row)[row] if not self.scheduler.redispatch else np.full(len(ids), self.agents)
-            alike = np.full(len(ids), len(ids)) if not self.served else alike
-            alike = alike if self.mean_cohort is None else self.mean_cohort[ids]
-        else:
-            alike = np.full(len(ids), waits_for)
-        return Jobs(ids, row, board.steps[ids], alike.astype(np.int32), share[ids])
+        plan = self.scheduler
+        cohort = sizes_told(plan.selection, plan.schedule, plan.groups(self.agents), ids, row, self.served)
+        return Jobs(ids, row, board.steps[ids], cohort, share[ids])
 
     def _learned(
         self,

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -27,16 +26,16 @@ from fedrl.core.aggregator import Arrivals
 from fedrl.core.errors import ConfigError
 from fedrl.core.keys import Root
 from fedrl.server.board import Bids, Board
+from fedrl.server.cohorts import chosen
 from fedrl.server.decisions import STEPS, LocalSteps, Selection, UploadBudget, informed, within
 from fedrl.server.schedules import Schedule, synchronous
-from fedrl.server.secret_draws import SecretDraws
 from fedrl.server.upload_budget import left_for_updates
 
 WAIT_FOR_ALL = synchronous()
 IDLE, BUSY, ABSENT, WAITING = 0, 1, 2, 3
 """The status of an agent. WAITING: its update has arrived, and the agent begins no job before the next merge."""
-UPLOAD_BUDGET, SELECTION = 1, 2
-"""Numbers in the seeds of a round's generators: of the upload budget, and of the selection of each server of a tree."""
+UPLOAD_BUDGET = 1
+"""A number in the seed of the generator of a round's upload budget."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +124,7 @@ class Scheduler:
         )
 
     def step(self, board: Board, events: Events, noise: Root | None = None) -> tuple[Board, Actions]:
-        """Handle events, and return the next board with the actions to take.
-
-        `noise` is the noise root of the version, from which Poisson sampling draws the cohort when it is opened.
-        """
+        """Handle events, and return the next board with the actions; Poisson sampling draws from the noise root."""
         # The arrays below are changed in place, so they are copied: the caller's board must stay what it was.
         changing = ("status", "turns", "done", "ended", "started_from", "steps_begun", "unread", "failing", "begun")
         board = board._replace(**{name: getattr(board, name).copy() for name in changing})
@@ -171,23 +167,10 @@ class Scheduler:
         return self._go_on(board, self._free(board), now)
 
     def chosen(self, board: Board, number: int, noise: Root | None = None) -> np.ndarray:
-        """Return the agents that the selection selects in a round; in a tree each server selects among its agents.
-
-        Raises:
-            ConfigError: It samples from a noise root, and there is none.
-        """
+        """Return the agents that the selection selects in a round; in a tree each server selects among its agents."""
         assert self.selection is not None
-        found, groups = [], self._groups(len(board.status))
-        for g in np.unique(groups):
-            # A single server has no number in its seed, so it selects the same cohorts as without a tree.
-            mine = [] if (groups == groups[0]).all() else [SELECTION, g]
-            rng: Any = np.random.default_rng([*board.key[:-1].tolist(), number, *mine])
-            if self.selection.sampling is not None:
-                # The cohort must stay a secret of the server, and the key of the board is known to all parties.
-                rng = SecretDraws(noise, int(g), number)
-            chosen = self.selection.choose(rng, np.flatnonzero(groups == g), number, board.selection)
-            found.append(np.asarray(chosen, int))
-        return np.concatenate(found)
+        group, key = self.groups(len(board.status)), board.key[:-1].tolist()
+        return chosen(self.selection, group, key, number, board.selection, noise)
 
     def most_bids(self, agents: int) -> int:
         """Return the largest number of bids at one server before its first merge; refuse a plan that never merges."""
@@ -211,22 +194,15 @@ class Scheduler:
             return np.arange(agents)
         return self.chosen(self.init(np.ones(agents, int), (0, 0, 0)), 1)
 
-    def mean_cohort(self, agents: int) -> np.ndarray | None:
-        """Return for each agent the mean size of its server's cohorts, at least 1; None without Poisson sampling."""
-        if self.selection is None or self.selection.sampling is None:
-            return None
-        group = self._groups(agents)
-        size = np.rint(np.bincount(group)[group] * self.selection.sampling)
-        return np.maximum(size, 1).astype(int)
-
     def _most(self, agents: int, ids: np.ndarray) -> int:
         """Return the largest number of updates that one server receives before it merges, if `ids` are selected."""
         # With stragglers "keep", updates of agents that are not in the cohort arrive as well.
-        group = self._groups(agents)
+        group = self.groups(agents)
         heard = group if self.schedule.stragglers == "keep" else group[ids]
         return min(int(np.bincount(heard).max(initial=0)), self._need(agents))
 
-    def _groups(self, agents: int) -> np.ndarray:
+    def groups(self, agents: int) -> np.ndarray:
+        """Return the number of the server that selects each agent."""
         return np.zeros(agents, int) if self.group is None else self.group
 
     def _happened(self, board: Board, events: Events, now: float) -> tuple[Board, Actions]:
@@ -341,7 +317,7 @@ class Scheduler:
         numbers = [*board.key[:-1].tolist(), int(board.version[0]) + 1, UPLOAD_BUDGET]
         rng, memory = np.random.default_rng(numbers), board.upload_budget
         taken = np.zeros(len(board.arrived), bool)
-        everybody = self._groups(len(board.status))
+        everybody = self.groups(len(board.status))
         group = everybody[board.arrived]
         for g in np.unique(group):
             # In the order of agents, not of arrival: ties and draws then do not depend on timing.
