@@ -62,6 +62,15 @@ class Guarantee(NamedTuple):
         event = None if self.now is None else self.now(stage_states[self.stage])
         return None if event is None else (event,) * self.agents
 
+    def epsilon(self, agent: int, rounds: int) -> float:
+        """Return the epsilon of an agent that takes part in so many rounds, as far as its budget allows."""
+        price, allowed = self.price, self.budget.of(agent)
+        found = price.epsilon(agent, rounds, self.budget.delta, self.now is not None)
+        if found <= allowed:
+            return found
+        most = most_releases(price.events[agent], allowed, self.budget.delta, price.relation, self.now is not None)
+        return price.epsilon(agent, most, self.budget.delta, self.now is not None) if most else 0.0
+
     def most_rounds(self) -> int:
         """Return in how many rounds the agent with most of them may take part; without limit if they do not add up."""
         price, delta = self.price, self.budget.delta
