@@ -10,15 +10,15 @@ charges; rounds that were lost with the process are run again with new noise, an
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from fedrl.config.guarantees import unbudgeted
 from fedrl.config.objects import Experiment
 from fedrl.core.errors import ConfigError, RunError
-from fedrl.engines.state import RoundResult, Simulation, SimulationState
+from fedrl.engines.state import RoundResult, SimulationState
 from fedrl.privacy.event_tables import event_of_table, table_of_event
 from fedrl.privacy.guarantee import Guarantee
 from fedrl.privacy.ledger import Ledger
@@ -29,6 +29,7 @@ from fedrl.records.notices import named
 
 METHOD = "federated"
 """The method that spends the budget; baselines have none."""
+OneRound: TypeAlias = Callable[..., tuple[SimulationState, RoundResult]]
 KILLED = "a process ended before their results were saved"
 
 
@@ -71,9 +72,14 @@ class Account:
         )
 
     def round(
-        self, simulation: Simulation, run_state: SimulationState, number: int
+        self, one_round: OneRound, run_state: SimulationState, number: int
     ) -> tuple[SimulationState, RoundResult]:
         """Charge a round, run it, and settle it.
+
+        Args:
+            one_round: `Simulation.round`.
+            run_state: The state before the round.
+            number: Number of the round.
 
         Raises:
             OverspentError: No agent has budget left.
@@ -86,7 +92,7 @@ class Account:
         event = None if events is None else table_of_event(events[0])
         self._file.charge(self.seed, self.charges, number, who, event)
         turns = _turns(run_state).copy()
-        run_state, seen = simulation.round(run_state, without=np.flatnonzero(~who))
+        run_state, seen = one_round(run_state, without=np.flatnonzero(~who))
         if self.guarantee.price.participants:
             took = who & (_turns(run_state) > turns)
             back = self.ledger.settle(who, took, events)

@@ -188,7 +188,7 @@ def _one_round(
     simulation: Simulation, run_state: SimulationState, number: int, account: Account | None
 ) -> tuple[SimulationState, RoundResult]:
     """Run a round, which is paid for first if there is a privacy budget."""
-    return simulation.round(run_state) if account is None else account.round(simulation, run_state, number)
+    return simulation.round(run_state) if account is None else account.round(simulation.round, run_state, number)
 
 
 def _tell_dropped(session: Session, text: str) -> None:
