@@ -9,6 +9,7 @@ The resolved configuration has z, so whatever reads it later calibrates nothing:
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -33,8 +34,8 @@ from fedrl.server.decisions import Selection
 from fedrl.server.scheduler import Scheduler
 
 SECTION, MECHANISM = "federation.privacy", "federation.privacy.mechanism"
-HUGE = 1e9
-"""A noise multiplier that leaves hardly anything of an update: if this is too little, any noise is."""
+HUGE = 1e4
+"""A noise multiplier that leaves hardly anything of an update: if its epsilon is not finite, that of none is."""
 
 
 class Private(NamedTuple):
@@ -146,7 +147,7 @@ class Mechanism:
             return price_of(stage)
 
         def multiplier_of(epsilon: float) -> float:
-            self._check_possible(price(HUGE), epsilon)
+            self._check_possible(price(HUGE))
             return calibrated(epsilon, section.delta, rounds, price)
 
         multiplier = multiplier_of(most)
@@ -163,13 +164,13 @@ class Mechanism:
             raise ConfigError(f"{MECHANISM} is {stage!r}, which adds no noise. Use one such as central_gaussian.")
         return stage
 
-    def _check_possible(self, price: Price, epsilon: float) -> None:
+    def _check_possible(self, price: Price) -> None:
         delta = self._section.delta
-        if all(quick_epsilon({event: 1}, delta, price.relation) <= epsilon for event in set(price.events)):
+        if all(math.isfinite(quick_epsilon({event: 1}, delta, price.relation)) for event in set(price.events)):
             return
         raise ConfigError(
-            f"{SECTION}.delta is {delta:g}, and at that delta no amount of noise of {self._table['name']} has an epsilon "
-            f"of {epsilon:g} or less. Set a delta such as 1e-5, or use Laplace noise, which needs none."
+            f"{SECTION}.delta is {delta:g}, and at that delta no amount of noise of {self._table['name']} has a finite "
+            "epsilon. Set a delta such as 1e-5, or use Laplace noise, which needs none."
         )
 
 
