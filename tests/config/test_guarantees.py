@@ -1,7 +1,6 @@
 """The section [federation.privacy]: what it calibrates, where the noise goes, and what it refuses."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -162,12 +161,12 @@ def test_laplace_noise_needs_no_delta() -> None:
 
 
 def test_rounds_of_other_episodes_need_the_noise_of_one() -> None:
-    learner = SimpleNamespace(clips_trajectories=0.25)
+    learner = replace(build(load(tables())).learner, clips_trajectories=0.25)
     found = [
         private_stages(
             load(tables(unit="trajectory", episodes_per_person=count, mechanism="local_gaussian")).federation,
             (),
-            learner,  # type: ignore[arg-type]
+            learner,
             None,
             ROUNDS,
         )
@@ -256,6 +255,7 @@ def test_parts_that_the_noise_does_not_cover_are_unsound(change: dict[str, Any],
 
 
 def test_an_editor_knows_the_keys() -> None:
-    section = schema()["properties"]["federation"]["properties"]["privacy"]["anyOf"][0]
+    section = schema()["properties"]["federation"]["properties"]["privacy"]
+    assert not section["additionalProperties"]
     assert section["properties"]["trust"]["enum"] == ["trusted_coordinator", "honest_but_curious_coordinator"]
     assert section["properties"]["epsilon"]["exclusiveMinimum"] == 0

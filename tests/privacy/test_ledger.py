@@ -26,11 +26,11 @@ def test_the_last_round_of_a_budget_is_allowed_and_the_next_one_refused(event: o
     allowed = most_releases(event, epsilon, delta, relation)  # type: ignore[arg-type]
     ledger = Ledger(Budget(epsilon, delta), all_of(event, relation=relation))
     assert allowed > 1
-    assert ledger.rounds_left() == allowed
+    assert ledger.releases_left() == allowed
     for _ in range(allowed):
         ledger.charge()
     assert not ledger.may().any()
-    assert ledger.rounds_left() == 0
+    assert ledger.releases_left() == 0
     assert ledger.epsilon(certified=True) <= epsilon
     assert epsilon_of({event: allowed + 1}, delta, relation) > epsilon  # type: ignore[arg-type]
     with pytest.raises(OverspentError, match="One more round exceeds the privacy budget, epsilon = 4 at delta"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedrl.core.errors import RunError
-from fedrl.records.charges import ChargeFile
+from fedrl.records.charges import Charge, ChargeFile
 
 AGENTS = 4
 ALL = np.ones(AGENTS, bool)
@@ -18,10 +18,10 @@ SOME = np.array([True, False, True, True])
 def path(tmp_path: Path) -> Path:
     file = ChargeFile(tmp_path / "privacy.jsonl")
     file.begin({"epsilon": 8.0})
-    file.charge(0, 1, 1, ALL)
-    file.charge(1, 1, 1, SOME)
+    file.charge(Charge(0, 1, 1, ALL))
+    file.charge(Charge(1, 1, 1, SOME))
     file.settle(1, 1, np.array([False, False, True, False]))
-    file.charge(0, 2, 2, ALL, {"kind": "GaussianDpEvent", "noise_multiplier": 2.5})
+    file.charge(Charge(0, 2, 2, ALL, {"kind": "GaussianDpEvent", "noise_multiplier": 2.5}))
     return file.path
 
 
@@ -39,7 +39,7 @@ def test_charges_are_read_as_they_were_written(path: Path) -> None:
 def test_a_file_goes_on_where_it_ended(path: Path) -> None:
     again = ChargeFile(path)
     again.read(AGENTS)
-    again.charge(0, 3, 2, ALL)
+    again.charge(Charge(0, 3, 2, ALL))
     assert len(ChargeFile(path).read(AGENTS)[1]) == 5
 
 
@@ -91,6 +91,6 @@ def test_a_charge_is_on_file_when_the_call_returns_and_on_the_disk_if_wanted(
     file = ChargeFile(path, durably)
     file.read(AGENTS)
     before = len(path.read_bytes().splitlines())
-    file.charge(0, 3, 3, SOME)
+    file.charge(Charge(0, 3, 3, SOME))
     assert len(path.read_bytes().splitlines()) == before + 1
     assert bool(synced) == durably

@@ -48,9 +48,9 @@ from fedrl.runs.run import run
 
 before = ChargeFile.charge
 
-def charge(self, seed, number, round_number, who, event=None):
-    before(self, seed, number, round_number, who, event)
-    if number == {at}:
+def charge(self, charge):
+    before(self, charge)
+    if charge.number == {at}:
         os.kill(os.getpid(), signal.SIGKILL)
 
 ChargeFile.charge = charge

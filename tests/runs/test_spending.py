@@ -151,3 +151,19 @@ def test_adapted_noise_is_charged_as_the_state_of_the_server_says(file: ChargeFi
     assert resumed.ledger.releases() == account.ledger.releases()
     state = adapted(state, 0.05)
     assert resumed.over(3, state)
+
+
+def test_noise_that_is_correlated_between_rounds_is_paid_once_and_again_after_it_began_anew(file: ChargeFile) -> None:
+    promised = guarantee(covers=4)
+    account, rounds = Account(promised, 0, file), Rounds(file.path)
+    state = rounds.state()
+    for number in range(1, 4):
+        state, _ = account.round(rounds.round, state, number)
+    assert dict(account.ledger.releases()[0]) == {GAUSSIAN(2.6293): 1}
+    again = ChargeFile(file.path)
+    resumed = Spending(promised, again, again.read(AGENTS)[1]).account(0)
+    assert (resumed.charges, dict(resumed.ledger.releases()[0])) == (3, {GAUSSIAN(2.6293): 1})
+    state = resumed.continued(state, 3)
+    for number in range(4, 9):
+        state, _ = resumed.round(rounds.round, state, number)
+    assert dict(resumed.ledger.releases()[0]) == {GAUSSIAN(2.6293): 3}

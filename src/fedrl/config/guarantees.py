@@ -93,8 +93,9 @@ def private_stages(
     if section.mechanism is None:
         found = Private(tuple(stages), None, _guarantee(section, stages[noisy[0]], noisy[0], price_of))
     else:
-        mechanism = Mechanism(section, learner, _expected(selection, chosen.agents, group))
-        stage = mechanism.stage(chosen.agents, rounds, price_of)
+        apart = getattr(selection, "separation", 1)
+        mechanism = Mechanism(section, learner, _expected(selection, chosen.agents, group), rounds, apart)
+        stage = mechanism.stage(chosen.agents, price_of)
         at = _place(stages, stage)
         whole = (*stages[:at], stage, *stages[at:])
         found = Private(whole, at, _guarantee(section, stage, at, price_of))
@@ -109,12 +110,14 @@ class Mechanism:
         section: The section of the budget.
         learner: The learner of every agent.
         expected: The number of agents expected in a round.
+        rounds: The number of rounds.
+        apart: The least number of rounds from one selection of an agent to its next one.
 
     Raises:
         ConfigError: It is no table of a stage that adds noise.
     """
 
-    def __init__(self, section: PrivacyConfig, learner: Learner, expected: float) -> None:
+    def __init__(self, section: PrivacyConfig, learner: Learner, expected: float, rounds: int, apart: int) -> None:
         given = section.mechanism
         table: Table = {"name": given} if isinstance(given, str) else dict(given or {})
         parameters = _parameters(table)
@@ -124,15 +127,15 @@ class Mechanism:
                 "such as central_gaussian or local_gaussian."
             )
         known = parameters or {}
-        if "expected" in known:
-            table.setdefault("expected", expected)
+        follows = {"expected": expected, "rounds": rounds, "separation": apart}
+        table = {name: value for name, value in follows.items() if name in known} | table
         if section.unit == "trajectory" and "clip" in known and learner.clips_trajectories is not None:
             table.setdefault("clip", float(learner.clips_trajectories))
         if "unit" in known:
             table.setdefault("unit", section.unit)
-        self._section, self._table = section, table
+        self._section, self._table, self._rounds = section, table, rounds
 
-    def stage(self, agents: int, rounds: int, price_of: Any) -> Stage:
+    def stage(self, agents: int, price_of: Any) -> Stage:
         """Return the stage, with the least noise with which agents may take part in all rounds."""
         if "noise_multiplier" in self._table:
             return self._built(self._table)
@@ -144,15 +147,26 @@ class Mechanism:
 
         def price(multiplier: float) -> Price:
             stage = self._built({**self._table, "noise_multiplier": multiplier})
-            return price_of(stage)
+            if stage.noise is not None and stage.noise.now is not None:
+                raise ConfigError(
+                    f"{MECHANISM}.noise_multiplier is missing, and {self._table['name']} changes it as training goes on, "
+                    "so it can't be calculated from the rounds. Set it; the run ends before it exceeds the budget."
+                )
+            found: Price = price_of(stage)
+            return found
 
         def multiplier_of(epsilon: float) -> float:
-            self._check_possible(price(HUGE))
-            return calibrated(epsilon, section.delta, rounds, price)
+            return calibrated(epsilon, section.delta, self._rounds, price)
 
+        self._check_possible(price(HUGE))
         multiplier = multiplier_of(most)
         table = {**self._table, "noise_multiplier": multiplier}
-        if smaller and isinstance(clip, int | float):
+        if smaller and not isinstance(clip, int | float):
+            raise ConfigError(
+                f"{SECTION}.agents is given, and {self._table['name']} has no single clip to make smaller for an agent. "
+                "Set stronger_by = 'fewer_rounds', or use a mechanism such as central_gaussian."
+            )
+        if smaller:
             # The noise is that of the largest clip; in units of a smaller one it is more.
             each = {epsilon: clip * multiplier / multiplier_of(epsilon) for epsilon in needed - {most}}
             table["clip"] = [each.get(budget.of(k), float(clip)) for k in range(agents)]
@@ -195,7 +209,7 @@ def _guarantee(section: PrivacyConfig, stage: Stage, at: int, price_of: Any) -> 
         _name(stage),
         at,
         _argument(stage, "noise_multiplier"),
-        _argument(stage, "clip") or noise.clip,
+        _argument(stage, "clip") or _argument(stage, "start_clip") or noise.clip,
         noise.at,
         section.trust,
         noise.now,

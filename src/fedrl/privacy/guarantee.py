@@ -69,19 +69,19 @@ class Guarantee(NamedTuple):
         if found <= allowed:
             return found
         most = most_releases(price.events[agent], allowed, self.budget.delta, price.relation, self.now is not None)
-        return price.epsilon(agent, most, self.budget.delta, self.now is not None) if most else 0.0
+        return price.epsilon(agent, most * price.covers, self.budget.delta, self.now is not None) if most else 0.0
 
     def most_rounds(self) -> int:
         """Return in how many rounds the agent with most of them may take part; without limit if they do not add up."""
         price, delta = self.price, self.budget.delta
         each = {(event, self.budget.of(agent)) for agent, event in enumerate(price.events)}
         found = max(most_releases(event, allowed, delta, price.relation) for event, allowed in each)
-        return 1 << 40 if price.parallel and found else found
+        return 1 << 40 if price.parallel and found else found * price.covers
 
     def affords(self, rounds: int) -> bool:
         """Return whether an agent may take part in so many rounds; noise that is adapted is checked round by round."""
         price, delta = self.price, self.budget.delta
-        count = min(rounds, 1) if price.parallel or self.now is not None else rounds
+        count = min(rounds, 1) if self.now is not None else price.times(rounds)
         return any(
             epsilon_of({event: count}, delta, price.relation) <= allowed
             for event, allowed in {(event, self.budget.of(agent)) for agent, event in enumerate(price.events)}

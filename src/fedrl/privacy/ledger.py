@@ -159,8 +159,8 @@ class Ledger:
         each = [MappingProxyType(self._counted(history.releases)) for history in self._histories]
         return [each[i] for i in self._of]
 
-    def rounds_left(self) -> int:
-        """Return how many further rounds one of the agents may take part in, each at `price`."""
+    def releases_left(self) -> int:
+        """Return how many further events of `price` one of the agents may be charged for."""
         left = 0
         for history, event in self._pairs(None, np.ones(self.agents, bool))[0]:
             known = self._histories[history]

@@ -41,6 +41,7 @@ class Charge(NamedTuple):
         who: Mask of the agents that are charged, `[agents]`; those that get it back if `back`.
         event: The event, if it is another one than the budget's.
         back: Whether it is given back.
+        covered: Whether it costs nothing, since an earlier charge covers several rounds together.
     """
 
     seed: int
@@ -49,6 +50,7 @@ class Charge(NamedTuple):
     who: np.ndarray
     event: dict[str, Any] | None = None
     back: bool = False
+    covered: bool = False
 
 
 class ChargeFile:
@@ -98,14 +100,15 @@ class ChargeFile:
         except (KeyError, TypeError, ValueError, IndexError) as fault:
             raise self._damaged(f"a line of it is no charge: {fault!r}") from fault
 
-    def charge(self, seed: int, number: int, round_number: int, who: np.ndarray, event: Any = None) -> None:
+    def charge(self, charge: Charge) -> None:
         """Write that agents are charged for a round, and return when the operating system has it, or the disk.
 
         Raises:
             RunError: It can't be written.
         """
-        line = {"seed": seed, "charge": number, "round": round_number, "who": _named(who)}
-        self._write(line if event is None else {**line, "event": event})
+        line = {"seed": charge.seed, "charge": charge.number, "round": charge.round, "who": _named(charge.who)}
+        event = {} if charge.event is None else {"event": charge.event}
+        self._write(line | event | ({"covered": True} if charge.covered else {}))
 
     def settle(self, seed: int, number: int, took: np.ndarray) -> None:
         """Write who took part in the round of a charge; the others get it back.
@@ -162,7 +165,8 @@ def _charges(lines: list[dict[str, Any]], agents: int) -> Iterator[Charge]:
         number = last[seed].number + 1 if seed in last else 1
         if int(line["charge"]) != number:
             raise ValueError(f"charge {line['charge']} of seed {seed} comes in place of charge {number}")
-        last[seed] = Charge(seed, number, int(line["round"]), _mask(line["who"], agents), line.get("event"))
+        who, covered = _mask(line["who"], agents), bool(line.get("covered"))
+        last[seed] = Charge(seed, number, int(line["round"]), who, line.get("event"), covered=covered)
         yield last[seed]
 
 

@@ -48,10 +48,12 @@ class Account:
         self.ledger: Ledger = guarantee.ledger()
         self.charges, self.rounds = 0, set[int]()
         self._out = np.zeros(guarantee.agents, bool)
+        self._covered, self._who = 0, np.zeros(guarantee.agents, bool)
         for charge in before:
             event = None if charge.event is None else event_of_table(charge.event)
             events = None if event is None else (event,) * guarantee.agents
-            self.ledger.add(charge.who, events, -1 if charge.back else 1)
+            if not charge.covered:
+                self.ledger.add(charge.who, events, -1 if charge.back else 1)
             self.charges = charge.number
             self.rounds.add(charge.round)
 
@@ -62,7 +64,7 @@ class Account:
 
     def over(self, number: int, run_state: SimulationState) -> str:
         """Return why a round can't be paid for; "" if it can."""
-        if self.ledger.may(self._events(run_state)).any():
+        if self._covered or self.ledger.may(self._events(run_state)).any():
             return ""
         budget = self.guarantee.budget
         lost = "" if not self.lost else f", {self.lost} of them for rounds that were run again, as {KILLED}"
@@ -86,11 +88,14 @@ class Account:
             RunError: The charge can't be written.
         """
         events = self._events(run_state)
-        who = self.ledger.charge(None, events)
+        covered = self._covered > 0
+        if not covered:
+            self._who, self._covered = self.ledger.charge(None, events), self.guarantee.price.covers
+        self._covered -= 1
         self.charges += 1
         self.rounds.add(number)
-        event = None if events is None else table_of_event(events[0])
-        self._file.charge(self.seed, self.charges, number, who, event)
+        who, event = self._who, None if events is None else table_of_event(events[0])
+        self._file.charge(Charge(self.seed, self.charges, number, who, event, covered=covered))
         turns = _turns(run_state).copy()
         run_state, seen = one_round(run_state, without=np.flatnonzero(~who))
         if self.guarantee.price.participants:
@@ -108,31 +113,38 @@ class Account:
             "remaining": max(budget.epsilon - spent, 0.0),
             "charges": self.charges,
         }
-        out = int((~self.ledger.may(self._events(run_state))).sum())
+        out = int(self._without(run_state).sum())
         return {**found, "without_budget": out} if out else found
 
     def dropped(self, run_state: SimulationState, number: int) -> str:
         """Return a sentence about agents that have no budget for this round and had for the one before; "" if none."""
-        out = ~self.ledger.may(self._events(run_state))
+        out = self._without(run_state)
         new = np.flatnonzero(out & ~self._out)
         self._out = out
         if not len(new) or out.all():
             return ""
         return (
             f"Seed {self.seed}: {named(new.tolist())} take{'s' * (len(new) == 1)} no part from round {number} on: the "
-            f"privacy budget is spent. {int((~out).sum()):,} of {len(out):,} agents go on."
+            f"privacy budget is not enough for it. {int((~out).sum()):,} of {len(out):,} agents go on."
         )
 
-    def with_new_episodes(self, run_state: SimulationState, done: int) -> SimulationState:
-        """Return a state after `done` rounds whose next rounds collect other episodes than those that were run before.
+    def continued(self, run_state: SimulationState, done: int) -> SimulationState:
+        """Return a state after `done` rounds as one from a checkpoint.
 
-        An episode pays for one round only, so a round that is run again must not learn from the same ones.
+        An event that covers several rounds ends there: noise that is correlated between rounds begins anew, since no
+        checkpoint has it. And a round that is run again must not learn from the same episodes, since an episode pays
+        for one round only.
         """
+        self._covered = 0
         again = max(self.rounds, default=0) > done
         if not again or not self.guarantee.price.parallel or self.guarantee.reproducible:
             return run_state
         root = np.frombuffer(secrets.token_bytes(32), np.uint32).copy()
         return run_state._replace(keys=run_state.keys._replace(run=root))
+
+    def _without(self, run_state: SimulationState) -> np.ndarray:
+        """Return the mask of the agents that take no part in the next round."""
+        return ~(self._who if self._covered else self.ledger.may(self._events(run_state)))
 
     def _events(self, run_state: SimulationState) -> tuple[Any, ...] | None:
         return self.guarantee.next_events(run_state.server.stage_states)
@@ -172,16 +184,18 @@ class Spending:
         """
         for seed, so_far in done.items():
             account = self.account(seed)
-            parallel = self.guarantee.price.parallel or self.guarantee.now is not None
-            needed = min(rounds - so_far, 1) if parallel or self.guarantee.price.participants else rounds - so_far
-            left = account.ledger.rounds_left()
+            price = self.guarantee.price
+            # Whether others of these rounds are within the budget is known as they come.
+            known = not price.participants and self.guarantee.now is None
+            needed = price.times(rounds - so_far) if known else min(rounds - so_far, 1)
+            left = account.ledger.releases_left()
             if needed > left:
                 lost = f", {account.lost} of them lost, as {KILLED}" if account.lost else ""
                 budget = self.guarantee.budget
                 raise ConfigError(
                     f"rounds is {rounds}, and seed {seed} has done {so_far} and paid for {account.charges}{lost}: its "
-                    f"privacy budget, epsilon = {budget.epsilon:g} at delta = {budget.delta:g}, is enough for {left} "
-                    "more. Continue it for fewer, or begin a new run with a larger epsilon."
+                    f"privacy budget, epsilon = {budget.epsilon:g} at delta = {budget.delta:g}, is enough for "
+                    f"{left * price.covers} more. Continue it for fewer, or begin a new run with a larger epsilon."
                 )
 
 
@@ -326,6 +340,7 @@ def _promised(guarantee: Guarantee) -> dict[str, Any]:
         "relation": price.relation,
         "participants": price.participants,
         "parallel": price.parallel,
+        "covers": price.covers,
         "episodes_per_person": price.episodes_per_person,
         "adaptive": guarantee.now is not None,
         "reproducible": guarantee.reproducible,

@@ -126,7 +126,7 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Seed
     failures = session.failures(method.name, seed)
     account = session.account(method, seed)
     if account is not None:
-        run_state = account.with_new_episodes(run_state, done)
+        run_state = account.continued(run_state, done)
     saved, ended = time.perf_counter(), ""
     # The programs above may have taken long to compile: a signal since then is heard before the first round.
     for number in range(done + 1, done + 1 if session.stopping else config.rounds + 1):
@@ -235,7 +235,7 @@ def _recovered(
         run_state = session.first_state(method, simulation, seed)
         run_state = load_state(path, simulation, run_state) if at else run_state
         if account is not None:
-            run_state = account.with_new_episodes(run_state, at)
+            run_state = account.continued(run_state, at)
         for number in range(at + 1, done + 1):
             if account is not None and account.over(number, run_state):
                 done = number - 1
