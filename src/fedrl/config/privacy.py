@@ -48,8 +48,8 @@ class PrivacyConfig:
         reproducible: Whether the noise follows from the seed, for tests. Such a run protects nobody, and is marked "not
             certified".
         agents: By number, agents that ask for a smaller epsilon, such as `{3 = {epsilon = 2.0}}`.
-        stronger_by: How these agents get it: by a "smaller_clip", with which they take part in all rounds, or by "fewer
-            rounds", after which they drop out.
+        stronger_by: How these agents get it: by a "smaller_clip", with which they take part in all rounds, or by
+            "fewer_rounds", after which they drop out.
     """
 
     epsilon: Positive
