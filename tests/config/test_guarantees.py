@@ -93,7 +93,9 @@ def test_a_cohort_of_fixed_size_is_priced_for_agents_that_are_replaced() -> None
 
 
 def test_a_known_schedule_amplifies_nothing_and_participants_pay() -> None:
-    config = load({**tables(), "federation": tables()["federation"] | {"selection": {"name": "round_robin", "cohort": 2}}})
+    config = load(
+        {**tables(), "federation": tables()["federation"] | {"selection": {"name": "round_robin", "cohort": 2}}}
+    )
     selection, _ = planning_of(config.federation)
     known = privately(selection)
     assert known.guarantee.price.participants
@@ -151,7 +153,9 @@ def test_the_noise_of_a_stage_is_priced_and_a_run_with_more_rounds_than_it_allow
     experiment = build(load(given))
     assert experiment.guarantee.price.events == (event,) * AGENTS
     assert as_dict(experiment.config)["federation"]["privacy"].get("mechanism") is None
-    with pytest.raises(ConfigError, match=f"rounds is {ROUNDS + 1}.* enough only for {ROUNDS} rounds of central_gaussian"):
+    with pytest.raises(
+        ConfigError, match=f"rounds is {ROUNDS + 1}.* enough only for {ROUNDS} rounds of central_gaussian"
+    ):
         build(load(given, [f"rounds={ROUNDS + 1}"]))
 
 
@@ -197,7 +201,10 @@ LOCAL = {"name": "local_gaussian", "clip": 1.0, "noise_multiplier": 1.0}
         ({"delta": 1.0}, r"delta is 1. It is a probability, and with 1 or more nothing is protected. Set it far below"),
         ({"delta": 0.0}, r"delta is 0, and at that delta no amount of noise of central_gaussian.* use Laplace noise"),
         ({"unit": "agents"}, r"federation.privacy.unit is 'agents', which is not known. Did you mean 'agent'"),
-        ({"trust": "honest_but_curious_coordinator"}, r"federation.privacy.trust is 'honest.*central_gaussian.*local_ga"),
+        (
+            {"trust": "honest_but_curious_coordinator"},
+            r"federation.privacy.trust is 'honest.*central_gaussian.*local_ga",
+        ),
         ({"mechanism": "clip"}, r"mechanism.name is 'clip', and a mechanism has a noise_multiplier to calibrate"),
         ({"mechanism": {"name": "central_gaussian"}}, r"lacks 'clip', which central_gaussian needs"),
         ({"mechanism": None}, r"has no mechanism, and no stage adds noise, so nothing keeps the budget. Add one"),

@@ -132,7 +132,7 @@ def test_a_public_report_shows_what_the_guarantee_covers_alone(whole: Path, tmp_
 def test_the_resolved_configuration_builds_the_same_and_allows_not_one_round_more(whole: Path) -> None:
     experiment = build(load(whole / "config.toml"))
     assert build(load(tables())).federation == experiment.federation
-    with pytest.raises(ConfigError, match="rounds is 7.* enough only for 6 rounds of central_gaussian"):
+    with pytest.raises(ConfigError, match=r"rounds is 7.* enough only for 6 rounds of central_gaussian"):
         build(load(whole / "config.toml", ["rounds=7"]))
 
 
@@ -143,7 +143,7 @@ def tables() -> dict[str, Any]:
 def test_a_complete_run_is_not_continued_beyond_its_budget(whole: Path, tmp_path: Path) -> None:
     place = shutil.copytree(whole, tmp_path / "run")
     before = (place / "config.toml").read_bytes()
-    with pytest.raises(ConfigError, match="seed 0 has done 6 and paid for 6: its privacy budget.* for 0 more"):
+    with pytest.raises(ConfigError, match=r"seed 0 has done 6 and paid for 6: its privacy budget.* for 0 more"):
         resume(place, rounds="+1", verbose=0)
     assert (place / "config.toml").read_bytes() == before
     assert charges(place) == [1, 2, 3, 4, 5, 6]
@@ -170,7 +170,7 @@ def test_a_resumed_run_pays_again_for_rounds_that_were_lost_and_ends_before_it_e
     assert (copied / "params.safetensors").exists()
     with pytest.raises(RunError, match="is complete"):
         resume(copied, verbose=0)
-    with pytest.raises(ConfigError, match="and paid for 6, 2 of them lost.* enough for 0 more"):
+    with pytest.raises(ConfigError, match=r"and paid for 6, 2 of them lost.* enough for 0 more"):
         resume(copied, rounds=ROUNDS + 1, verbose=0)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrl.core.keys import keys_of
 from fedrl.core.aggregator import on_time
+from fedrl.core.keys import keys_of
 from fedrl.engines.state import RoundResult, SimulationState, no_uploads
 from fedrl.federation.federation import ServerState
 from fedrl.privacy.extra import accounting
@@ -125,7 +125,7 @@ def test_agents_without_budget_take_no_part_and_are_told_once(file: ChargeFile) 
 
 def test_those_who_take_no_part_get_their_charge_back_and_only_on_file_after_the_round(file: ChargeFile) -> None:
     account, rounds = Account(guarantee(participants=True), 0, file), Rounds(file.path, [2])
-    state, _ = account.round(rounds.round, rounds.state(), 1)
+    account.round(rounds.round, rounds.state(), 1)
     assert (account.ledger.spent() > 0.0).tolist() == [False, False, True]
     assert json.loads(rounds.found[0])["who"] == "all"
     assert json.loads(file.path.read_text().splitlines()[-1])["took"] == {"only": [2]}

@@ -189,7 +189,11 @@ def promised(epsilon=8.0, delta=1e-3, reproducible=False):
     ("guarantee", "may_leave", "said"),
     [
         (None, MayLeave(max_epsilon=8.0), "may_leave.max_epsilon is 8, and the experiment has no privacy budget. Add"),
-        (promised(9.0), MayLeave(max_epsilon=8.0), "max_epsilon is 8, and the privacy budget of .* has epsilon = 9. Ask"),
+        (
+            promised(9.0),
+            MayLeave(max_epsilon=8.0),
+            "max_epsilon is 8, and the privacy budget of .* has epsilon = 9. Ask",
+        ),
         (promised(), MayLeave(max_delta=1e-4), "max_delta is 0.0001, and the privacy budget .* has delta = 0.001. Ask"),
         (promised(reproducible=True), MayLeave(max_epsilon=8.0), "the experiment is not certified: the noise follows"),
     ],

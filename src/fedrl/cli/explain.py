@@ -57,7 +57,11 @@ def privacy_lines(found: Mapping[str, Any]) -> list[str]:
     if privacy is not None:
         clip = privacy["clip"]
         clips = f"{short(min(clip))} to {short(max(clip))}" if isinstance(clip, list) else short(clip)
-        z = "" if privacy["noise_multiplier"] is None else f", noise multiplier z = {short(privacy['noise_multiplier'])}"
+        z = (
+            ""
+            if privacy["noise_multiplier"] is None
+            else f", noise multiplier z = {short(privacy['noise_multiplier'])}"
+        )
         parts = "in which an agent takes part" if privacy["participants"] else "in all"
         lines = [
             "",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -127,8 +127,8 @@ class Mechanism:
                 "such as central_gaussian or local_gaussian."
             )
         known = parameters or {}
-        follows = {"expected": expected, "rounds": rounds, "separation": apart}
-        table = {name: value for name, value in follows.items() if name in known} | table
+        follows: Table = {"expected": expected, "rounds": rounds, "separation": apart}
+        table = {**{name: value for name, value in follows.items() if name in known}, **table}
         if section.unit == "trajectory" and "clip" in known and learner.clips_trajectories is not None:
             table.setdefault("clip", float(learner.clips_trajectories))
         if "unit" in known:
@@ -139,7 +139,7 @@ class Mechanism:
         """Return the stage, with the least noise with which agents may take part in all rounds."""
         if "noise_multiplier" in self._table:
             return self._built(self._table)
-        section, clip = self._section, self._table.get("clip")
+        section = self._section
         budget = Budget(section.epsilon, section.delta, section.own)
         needed = {budget.of(k) for k in range(agents)}
         smaller = section.stronger_by == "smaller_clip" and len(needed) > 1
@@ -149,8 +149,8 @@ class Mechanism:
             stage = self._built({**self._table, "noise_multiplier": multiplier})
             if stage.noise is not None and stage.noise.now is not None:
                 raise ConfigError(
-                    f"{MECHANISM}.noise_multiplier is missing, and {self._table['name']} changes it as training goes on, "
-                    "so it can't be calculated from the rounds. Set it; the run ends before it exceeds the budget."
+                    f"{MECHANISM}.noise_multiplier is missing, and {self._table['name']} changes it as training goes "
+                    "on, so it does not follow from the rounds. Set it; the run ends before it exceeds the budget."
                 )
             found: Price = price_of(stage)
             return found
@@ -160,17 +160,22 @@ class Mechanism:
 
         self._check_possible(price(HUGE))
         multiplier = multiplier_of(most)
-        table = {**self._table, "noise_multiplier": multiplier}
-        if smaller and not isinstance(clip, int | float):
+        table: Table = {**self._table, "noise_multiplier": multiplier}
+        if smaller:
+            table["clip"] = self._clips(budget, agents, multiplier, multiplier_of)
+        return self._built(table)
+
+    def _clips(self, budget: Budget, agents: int, least: float, multiplier_of: Callable[[float], float]) -> list[float]:
+        """Return the clip of each agent: the noise is that of the largest, and more in units of a smaller one."""
+        clip = self._table.get("clip")
+        if not isinstance(clip, int | float):
             raise ConfigError(
-                f"{SECTION}.agents is given, and {self._table['name']} has no single clip to make smaller for an agent. "
+                f"{SECTION}.agents is given, and {self._table['name']} has no single clip to make smaller for one. "
                 "Set stronger_by = 'fewer_rounds', or use a mechanism such as central_gaussian."
             )
-        if smaller:
-            # The noise is that of the largest clip; in units of a smaller one it is more.
-            each = {epsilon: clip * multiplier / multiplier_of(epsilon) for epsilon in needed - {most}}
-            table["clip"] = [each.get(budget.of(k), float(clip)) for k in range(agents)]
-        return self._built(table)
+        needed = {budget.of(k) for k in range(agents)}
+        each = {epsilon: least / multiplier_of(epsilon) for epsilon in needed - {max(needed)}} | {max(needed): 1.0}
+        return [float(clip) * each[budget.of(k)] for k in range(agents)]
 
     def _built(self, table: Table) -> Stage:
         stage: Stage = catalogue.build("stage", table, MECHANISM)
@@ -244,13 +249,13 @@ def _check_noise(section: PrivacyConfig, stage: Stage, noise: Noise) -> None:
         )
     if noise.unit != section.unit:
         raise ConfigError(
-            f"{SECTION}.unit is {section.unit!r}, and {_name(stage)} protects one {noise.unit}. Set unit = {noise.unit!r}, "
-            "or use another mechanism."
+            f"{SECTION}.unit is {section.unit!r}, and {_name(stage)} protects one {noise.unit}. Set unit = "
+            f"{noise.unit!r}, or use another mechanism."
         )
     if section.trust == CURIOUS and noise.at == "server":
         raise ConfigError(
-            f"{SECTION}.trust is {CURIOUS!r}, and the mechanism is {_name(stage)}, whose noise the coordinator adds after it "
-            "has seen every update. Use noise that agents add, such as local_gaussian, or trust = "
+            f"{SECTION}.trust is {CURIOUS!r}, and the mechanism is {_name(stage)}, whose noise the coordinator adds after "
+            "it has seen every update. Use noise that agents add, such as local_gaussian, or trust = "
             "'trusted_coordinator'."
         )
 

@@ -77,7 +77,9 @@ class PrivacyConfig:
         for name, own in self.agents.items():
             where = f"federation.privacy.agents.{name}"
             if not name.isdecimal():
-                raise ConfigError(f"{where} names no agent. Agents have numbers from 0, such as {where[: -len(name)]}0.")
+                raise ConfigError(
+                    f"{where} names no agent. Agents have numbers from 0, such as {where[: -len(name)]}0."
+                )
             if own.epsilon >= self.epsilon:
                 raise ConfigError(
                     f"{where}.epsilon is {own.epsilon:g}, and that of the federation is {self.epsilon:g}. An agent "
@@ -85,8 +87,8 @@ class PrivacyConfig:
                 )
         if self.agents and self.unit == "trajectory":
             raise ConfigError(
-                "federation.privacy.agents is given, and with unit = 'trajectory' all learners clip episodes alike, and "
-                "rounds do not add up, so that a stronger guarantee of single agents is not there. Leave it out, or "
+                "federation.privacy.agents is given, and with unit = 'trajectory' all learners clip episodes alike, "
+                "and rounds do not add up, so that a stronger guarantee of single agents is not there. Leave it out, or "
                 "use unit = 'agent'."
             )
 

@@ -1,6 +1,6 @@
 """Write the events of `dp_accounting` as plain tables, so that a ledger on disk can be priced by anybody.
 
-    PoissonSampledDpEvent(0.1, GaussianDpEvent(2.0)) <--> {"kind": "PoissonSampledDpEvent", ...}
+PoissonSampledDpEvent(0.1, GaussianDpEvent(2.0)) <--> {"kind": "PoissonSampledDpEvent", ...}
 """
 
 from __future__ import annotations

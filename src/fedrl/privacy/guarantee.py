@@ -1,6 +1,6 @@
 """What a run promises about privacy: its budget, its price, and the sentences in which it says so.
 
-    budget, noise, selection --Guarantee--> ledger() of a seed      claim(), assumptions(), not_certified() for people
+budget, noise, selection --Guarantee--> ledger() of a seed      claim(), assumptions(), not_certified() for people
 """
 
 from __future__ import annotations

@@ -20,9 +20,6 @@ from fedrl.core.errors import FedrlError
 from fedrl.privacy.composition import epsilon_of, is_tight, most_releases, quick_epsilon
 from fedrl.privacy.pricing import Price
 
-STEP = 0.75
-"""The ratio of the numbers of releases for which a display computes the tightest bound; it is the bound below, too."""
-
 
 class OverspentError(FedrlError):
     """A round would exceed the privacy budget of every agent."""
@@ -133,9 +130,7 @@ class Ledger:
     def add(self, who: np.ndarray, events: Sequence[Any] | None = None, times: int = 1) -> None:
         """Charge agents without a check, as when a ledger is read from a file."""
         found, inverse = self._pairs(events, who)
-        after = [
-            self._placed(self._histories[history].after(self._events[event], times)) for history, event in found
-        ]
+        after = [self._placed(self._histories[history].after(self._events[event], times)) for history, event in found]
         if after:
             self._of[who] = np.array(after)[inverse]
 
@@ -144,7 +139,7 @@ class Ledger:
 
         Args:
             certified: Compute the tightest bound, which may take a second; else one that is the tightest at the end of
-                the budget, and at some points before.
+                the budget, and never above it.
         """
         histories, inverse = np.unique(self._of, return_inverse=True)
         bound = self._tightest if certified else self._shown
@@ -195,13 +190,11 @@ class Ledger:
             delta, relation = self.budget.delta, self.price.relation
             found = quick_epsilon(counted, delta, relation)
             if len(counted) == 1 and not self.adaptive and not is_tight(counted, delta, relation):
-                # The tightest bound takes 50 ms, so it is computed for few counts, and holds for fewer releases, too.
+                # The tightest bound takes 50 ms. That of the whole budget is known, and holds for less of it, too.
                 event, count = next(iter(counted.items()))
-                above = limit = self._limit(event, allowed)
-                while above * STEP >= count:
-                    above = int(above * STEP)
+                limit = self._limit(event, allowed)
                 if count <= limit:
-                    found = min(found, epsilon_of({event: above}, delta, relation))
+                    found = min(found, epsilon_of({event: limit}, delta, relation))
             self._spent[history] = found
         return self._spent[history]
 

@@ -26,8 +26,8 @@ from fedrl.records.files import append, reading, write_atomically, writing
 
 LINK, LENGTH = "link", 16
 CURE = (
-    "What it has spent is not known any more, so it can't be continued. Restore the file, or begin a new run in another "
-    "folder, which has a budget of its own."
+    "What it has spent is not known any more, so it can't be continued. Restore the file, or begin a new run in "
+    "another folder, which has a budget of its own."
 )
 
 

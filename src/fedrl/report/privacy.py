@@ -14,8 +14,8 @@ from fedrl.report.shell import card, chart
 from fedrl.report.tables import table
 
 SHOWN_ONLY_HERE = (
-    "Returns, losses and curves of single agents in this report are those of a simulation, which sees all of them. In a "
-    "deployment they never leave the agents, and the guarantee does not cover them: leave them out of a report for "
+    "Returns, losses and curves of single agents in this report are those of a simulation, which sees all of them. In "
+    "a deployment they never leave the agents, and the guarantee does not cover them: leave them out of a report for "
     "others, with fedrl report --public."
 )
 

@@ -15,7 +15,7 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from fedrl.config import Config, load, tables_of
 from fedrl.config.build import build
@@ -27,7 +27,7 @@ from fedrl.network.clock import RealClock
 from fedrl.network.log import line_of
 from fedrl.network.membership import SeatOf
 from fedrl.network.observer import Observer
-from fedrl.records import Event, Notice, RoundRecord, Sink, folder
+from fedrl.records import Event, Notice, Sink, folder
 from fedrl.records.files import write_atomically
 from fedrl.records.folder import EVENTS, RunFolder
 from fedrl.runs.control import Control
@@ -243,7 +243,7 @@ class Watcher(Observer):
         if "event" in event or self.control is None:
             return
         self.control.round = int(event.get("round", self.control.round))
-        self.control.privacy = cast(RoundRecord, event).get("privacy")
+        self.control.privacy = event.get("privacy")
         self.tell("merged", f"Version {self.control.round} is complete and on the disk.")
 
     def left_out(self) -> list[str]:

@@ -33,7 +33,7 @@ from fedrl.core.errors import FedrlError, RunError
 from fedrl.core.imports import importing
 from fedrl.engines.executors.placement import Placement
 from fedrl.launch import configure_jax
-from fedrl.records import End, Notice, Sink, Start, Summary, checkpoint, folder
+from fedrl.records import End, Sink, Start, Summary, checkpoint, folder
 from fedrl.records.folder import RunFolder
 from fedrl.runs.extending import extended, revision
 from fedrl.runs.interruption import Signalled, interruptible
@@ -236,7 +236,7 @@ def _methods(session: Session) -> dict[str, list[SeedResult]]:
         start["epsilon"] = session.spending.guarantee.budget.epsilon
     session.tell(start)
     for sentence in sentences(experiment):
-        session.tell(Notice(event="notice", text=sentence))
+        session.notice(sentence)
     seed_results: dict[str, list[SeedResult]] = {}
     programs: list[tuple[Method, list[Program]]] = []
     try:

@@ -28,7 +28,7 @@ from fedrl.runs.environment_failures import FailureHistory, fault_of, records_of
 from fedrl.runs.evaluate import Played, played
 from fedrl.runs.measuring import known, sums_in, values_in
 from fedrl.runs.seed_result import Omission, SeedResult
-from fedrl.runs.spending import METHOD, Account, Spending
+from fedrl.runs.spending import METHOD, Account, Spending, Unlimited
 from fedrl.runs.starting import first_state
 
 if TYPE_CHECKING:
@@ -100,9 +100,14 @@ class Session:
         """Return the state in which a seed of a method begins."""
         return first_state(self.folder, self.experiment, method, simulation, seed)
 
-    def account(self, method: Method, seed: int) -> Account | None:
-        """Return the privacy budget of a seed of a method; None if it has none."""
-        return self.spending.account(seed) if self.spending is not None and method.name == METHOD else None
+    def account(self, method: Method, seed: int) -> Account | Unlimited:
+        """Return the privacy budget of a seed of a method."""
+        return self.spending.account(seed) if self.spending is not None and method.name == METHOD else Unlimited()
+
+    def notice(self, text: str) -> None:
+        """Tell a sentence; nothing if it is empty."""
+        if text:
+            self.tell(Notice(event="notice", text=text))
 
     @property
     def stopping(self) -> bool:

@@ -21,8 +21,8 @@ from fedrl.core.errors import ConfigError, RunError
 from fedrl.engines.state import RoundResult, SimulationState
 from fedrl.privacy.event_tables import event_of_table, table_of_event
 from fedrl.privacy.guarantee import Guarantee
-from fedrl.privacy.ledger import Ledger
-from fedrl.records import PrivacyOfRound, PrivacyResult, checkpoint
+from fedrl.privacy.ledger import Ledger, OverspentError
+from fedrl.records import PrivacyOfRound, PrivacyResult, RoundRecord, checkpoint
 from fedrl.records.charges import CURE, Charge, ChargeFile
 from fedrl.records.folder import CHARGES, CONFIG, FINAL, RunFolder
 from fedrl.records.notices import named
@@ -84,9 +84,12 @@ class Account:
             number: Number of the round.
 
         Raises:
-            OverspentError: No agent has budget left.
+            OverspentError: No agent has budget left; the state is whole.
             RunError: The charge can't be written.
         """
+        over = self.over(number, run_state)
+        if over:
+            raise OverspentError(over)
         events = self._events(run_state)
         covered = self._covered > 0
         if not covered:
@@ -104,6 +107,10 @@ class Account:
             if back.any():
                 self._file.settle(self.seed, self.charges, took)
         return run_state, seen
+
+    def noted(self, record: RoundRecord, run_state: SimulationState) -> RoundRecord:
+        """Return the record of a round with what it has spent."""
+        return {**record, "privacy": self.of_round(run_state)}
 
     def of_round(self, run_state: SimulationState) -> PrivacyOfRound:
         """Return what a record says of the budget."""
@@ -148,6 +155,37 @@ class Account:
 
     def _events(self, run_state: SimulationState) -> tuple[Any, ...] | None:
         return self.guarantee.next_events(run_state.server.stage_states)
+
+
+class Unlimited:
+    """The account of a method without a privacy budget: nothing is charged."""
+
+    def continued(self, run_state: SimulationState, done: int) -> SimulationState:
+        """Return the state."""
+        del done
+        return run_state
+
+    def over(self, number: int, run_state: SimulationState) -> str:
+        """Return "": every round can be paid for."""
+        del number, run_state
+        return ""
+
+    def dropped(self, run_state: SimulationState, number: int) -> str:
+        """Return "": no agent drops out."""
+        del run_state, number
+        return ""
+
+    def round(
+        self, one_round: OneRound, run_state: SimulationState, number: int
+    ) -> tuple[SimulationState, RoundResult]:
+        """Run a round."""
+        del number
+        return one_round(run_state)
+
+    def noted(self, record: RoundRecord, run_state: SimulationState) -> RoundRecord:
+        """Return the record."""
+        del run_state
+        return record
 
 
 class Spending:
@@ -266,9 +304,7 @@ def privacy_of(spending: Spending) -> PrivacyResult:
         "certified": not guarantee.not_certified(),
     }
     if len({*each.tolist()}) > 1 or guarantee.budget.own:
-        found["agents"] = [
-            {"id": k, "epsilon": float(x), "budget": guarantee.budget.of(k)} for k, x in enumerate(each)
-        ]
+        found["agents"] = [{"id": k, "epsilon": float(x), "budget": guarantee.budget.of(k)} for k, x in enumerate(each)]
     if guarantee.not_certified():
         found["not_certified"] = guarantee.not_certified()
     return found
@@ -291,8 +327,8 @@ def sentences(experiment: Experiment) -> list[str]:
     found, delta, agents = [], guarantee.budget.delta, config.federation.agents
     if delta >= 1.0 / agents:
         found.append(
-            f"federation.privacy.delta is {delta:g}, and there are {agents} agents: a mechanism that gives away all data "
-            f"of one agent at random has delta = {1.0 / agents:.2g}. Set it far below that."
+            f"federation.privacy.delta is {delta:g}, and there are {agents} agents: a mechanism that gives away all "
+            f"data of one agent at random has delta = {1.0 / agents:.2g}. Set it far below that."
         )
     if guarantee.not_certified():
         found.append(f"Not certified: {guarantee.not_certified()}.")
@@ -304,7 +340,7 @@ def sentences(experiment: Experiment) -> list[str]:
 
 def _check_whole(place: RunFolder, experiment: Experiment, charges: Sequence[Charge]) -> None:
     """Refuse a ledger with fewer charges than the records and the states of a run show."""
-    paid = {seed: 0 for seed in experiment.config.seed_list}
+    paid = dict.fromkeys(experiment.config.seed_list, 0)
     for charge in charges:
         paid[charge.seed] = max(paid.get(charge.seed, 0), charge.number)
     shown = dict.fromkeys(paid, 0)
@@ -359,4 +395,3 @@ def _shown(value: Any) -> str:
 
 def _turns(run_state: SimulationState) -> np.ndarray:
     return np.asarray(run_state.engine_state.board.turns)
-

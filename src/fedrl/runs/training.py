@@ -23,16 +23,17 @@ from fedrl.config.methods import Method
 from fedrl.config.objects import Experiment
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import FedrlError, NoMoreUpdatesError, RunError, StoppedWaitingError
-from fedrl.engines.state import RoundResult, Simulation, SimulationState
+from fedrl.engines.state import Simulation, SimulationState
 from fedrl.federation.downlink import sent_params
-from fedrl.records import Compile, Event, Notice, RoundRecord, checkpoint
+from fedrl.privacy.ledger import OverspentError
+from fedrl.records import Compile, Event, RoundRecord, checkpoint
 from fedrl.records.rejections import NOTHING_MERGED, History
 from fedrl.runs.heterogeneity import begun, hears_all, is_measured, measured
 from fedrl.runs.measuring import greedy_values
 from fedrl.runs.seed_result import SeedResult
 from fedrl.runs.session import Policies, Session, evaluated, record_of, seed_result, steps_of
 from fedrl.runs.simulations import simulation_of
-from fedrl.runs.spending import Account
+from fedrl.runs.spending import Account, Unlimited
 from fedrl.runs.states import deaths_in, load_state, save_state
 
 
@@ -118,31 +119,23 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Seed
     path = session.folder.checkpoint(method.name, seed)
     began = time.perf_counter()
     done = checkpoint.round_of(path)
-    run_state = session.first_state(method, simulation, seed)
-    if done:
-        run_state = load_state(path, simulation, run_state)
+    account = session.account(method, seed)
+    run_state = _last_state(session, method, simulation, seed, account)
     # Rejections of earlier rounds are read from the records, as warnings need rejections in a row.
     history = History.of(method.name, seed, method.communicates, session.folder.records() if done else ())
     failures = session.failures(method.name, seed)
-    account = session.account(method, seed)
-    if account is not None:
-        run_state = account.continued(run_state, done)
     saved, ended = time.perf_counter(), ""
     # The programs above may have taken long to compile: a signal since then is heard before the first round.
     for number in range(done + 1, done + 1 if session.stopping else config.rounds + 1):
         measuring = method.communicates and hears_all(session.experiment) and is_measured(number, config.rounds)
-        if account is not None:
-            ended = account.over(number, run_state)
-            if ended:
-                break
-            _tell_dropped(session, account.dropped(run_state, number))
+        session.notice(account.dropped(run_state, number))
         # Copied before the round, since a compiled round reuses the memory of its state.
         start = begun(simulation, run_state) if measuring else None
         started = time.perf_counter()
         try:
-            run_state, seen = _one_round(simulation, run_state, number, account)
+            run_state, seen = account.round(simulation.round, run_state, number)
         except Exception as fault:
-            ended = str(fault) if isinstance(fault, NoMoreUpdatesError) else ""
+            ended = str(fault) if isinstance(fault, NoMoreUpdatesError | OverspentError) else ""
             run_state, done = _recovered(session, method, simulation, seed, done, run_state, fault)
             break
         seconds = time.perf_counter() - started
@@ -157,8 +150,7 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Seed
         differing = None if start is None else measured(start, simulation.held(run_state), rejected)
         if differing is not None:
             record["heterogeneity"] = differing
-        if account is not None:
-            record["privacy"] = account.of_round(run_state)
+        record = account.noted(record, run_state)
         last = number == config.rounds
         if last or (config.evaluation.every and number % config.evaluation.every == 0):
             policies = _policies(session.experiment, method, simulation, run_state, history)
@@ -177,23 +169,9 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Seed
             break
     if not done and not ended:
         return None
-    if account is not None and done > checkpoint.round_of(path):
-        save_state(path, simulation, run_state, done, session.folder.syncing())
     policies = _policies(session.experiment, method, simulation, run_state, history)
     policies = policies if done else policies._replace(failed=NOTHING_MERGED)
     return seed_result(session, seed, done, policies)._replace(ended=ended)
-
-
-def _one_round(
-    simulation: Simulation, run_state: SimulationState, number: int, account: Account | None
-) -> tuple[SimulationState, RoundResult]:
-    """Run a round, which is paid for first if there is a privacy budget."""
-    return simulation.round(run_state) if account is None else account.round(simulation.round, run_state, number)
-
-
-def _tell_dropped(session: Session, text: str) -> None:
-    if text:
-        session.tell(Notice(event="notice", text=text))
 
 
 def _add_greedy(record: RoundRecord, session: Session, seed: int, policies: Policies, number: int) -> None:
@@ -206,6 +184,15 @@ def _add_greedy(record: RoundRecord, session: Session, seed: int, policies: Poli
 
 def _with_return(greedy: Sequence[float | None]) -> np.ndarray:
     return np.array([value is not None for value in greedy], bool)
+
+
+def _last_state(
+    session: Session, method: Method, simulation: Simulation, seed: int, account: Account | Unlimited
+) -> SimulationState:
+    """Return the state of the last checkpoint of a seed, or the first one."""
+    path, run_state = session.folder.checkpoint(method.name, seed), session.first_state(method, simulation, seed)
+    done = checkpoint.round_of(path)
+    return account.continued(load_state(path, simulation, run_state) if done else run_state, done)
 
 
 def _recovered(
@@ -227,20 +214,22 @@ def _recovered(
     """
     path = session.folder.checkpoint(method.name, seed)
     at, account = checkpoint.round_of(path), session.account(method, seed)
+    if isinstance(fault, OverspentError):
+        # The round has not begun, so the state before it is whole.
+        if done > at:
+            save_state(path, simulation, run_state, done, session.folder.syncing())
+        return run_state, done
     if not isinstance(fault, NoMoreUpdatesError | StoppedWaitingError):
         session.fail(fault)
         if not done:
             return run_state, done
     if not done or at == done or not isinstance(session.experiment.environment, HostEnvironment):
-        run_state = session.first_state(method, simulation, seed)
-        run_state = load_state(path, simulation, run_state) if at else run_state
-        if account is not None:
-            run_state = account.continued(run_state, at)
+        run_state = _last_state(session, method, simulation, seed, account)
         for number in range(at + 1, done + 1):
-            if account is not None and account.over(number, run_state):
+            if account.over(number, run_state):
                 done = number - 1
                 break
-            run_state, _ = _one_round(simulation, run_state, number, account)
+            run_state, _ = account.round(simulation.round, run_state, number)
     elif simulation.elsewhere or any(_is_deleted(leaf) for leaf in jax.tree.leaves(run_state)):
         raise RunError("The round before is lost.")
     save_state(path, simulation, run_state, done, session.folder.syncing())

@@ -83,7 +83,8 @@ class RunProgress:
         self.bytes_down += record["bytes_down"]
         self.time_s = math.nan if self.start.get("real_time") else record.get("time_s", math.nan)
         self.shown = {name: number(value_in(record, name)) for name in self.shown}
-        self.epsilon = number((record.get("privacy") or {}).get("epsilon"))
+        privacy = record.get("privacy")
+        self.epsilon = math.nan if privacy is None else privacy["epsilon"]
         returned = number(record["return"])
         if math.isfinite(returned):
             self._returns[method].setdefault(self.round, []).append(returned)

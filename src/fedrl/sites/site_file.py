@@ -36,7 +36,7 @@ from fedrl.core.imports import search_beside
 from fedrl.core.ranges import NonNegative, Whole, check_ranges, ranges_of
 from fedrl.core.types import PyTree
 from fedrl.federation.federation import Federation
-from fedrl.sites.policy import MayLeave, check_guarantee, check_federation, leaving_of
+from fedrl.sites.policy import MayLeave, check_federation, check_guarantee, leaving_of
 from fedrl.transport.grpc_transport import split
 
 UNUSED = ("baselines", "evaluation", "executor", "init", "tensorboard")
