@@ -23,6 +23,7 @@ ALL = (
     "agent_start",
     "network_life",
     "study_on_ray",
+    "privacy_ledger",
     "replay",
     "demo",
     "alone",

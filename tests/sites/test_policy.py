@@ -10,8 +10,12 @@ from fedrl.core.errors import ConfigError
 from fedrl.federation.federate import federate
 from fedrl.federation.soundness import NOISE, outgoing
 from fedrl.learners import sgd
+from fedrl.privacy.extra import accounting
+from fedrl.privacy.guarantee import TRUSTED, Guarantee
+from fedrl.privacy.ledger import Budget
+from fedrl.privacy.pricing import Price
 from fedrl.sites.agent import SiteAgent
-from fedrl.sites.policy import MayLeave, check_federation, leaving_of, needed, too_large
+from fedrl.sites.policy import MayLeave, check_federation, check_guarantee, leaving_of, needed, too_large
 from fedrl.stages import hard_threshold, quantize, weight_by_capacity
 from fedrl.transport.local import LocalTransport
 from fedrl.wire.protocol import Failed, Leave, Ready, Sent
@@ -173,3 +177,32 @@ def test_what_leaves_is_what_a_federation_says_that_leaves():
         kinds = {each.name.partition("/")[0] for each in outgoing(federation)}
         # A kind that the policy does not know would leave without being asked for.
         assert kinds <= {"value", "report", "statistics", "weight", "version", "size", "silence"}
+
+
+def promised(epsilon=8.0, delta=1e-3, reproducible=False):
+    price = Price((accounting().GaussianDpEvent(2.0),), "add-remove", "agent")
+    made = Guarantee(Budget(epsilon, delta), price, "central_gaussian", 0, 2.0, 1.0, "server", TRUSTED)
+    return made._replace(reproducible=reproducible)
+
+
+@pytest.mark.parametrize(
+    ("guarantee", "may_leave", "said"),
+    [
+        (None, MayLeave(max_epsilon=8.0), "may_leave.max_epsilon is 8, and the experiment has no privacy budget. Add"),
+        (
+            promised(9.0),
+            MayLeave(max_epsilon=8.0),
+            "max_epsilon is 8, and the privacy budget of .* has epsilon = 9. Ask",
+        ),
+        (promised(), MayLeave(max_delta=1e-4), "max_delta is 0.0001, and the privacy budget .* has delta = 0.001. Ask"),
+        (promised(reproducible=True), MayLeave(max_epsilon=8.0), "the experiment is not certified: the noise follows"),
+    ],
+)
+def test_a_site_takes_no_part_with_less_privacy_than_it_asks_for(guarantee, may_leave, said):
+    with pytest.raises(ConfigError, match=said):
+        check_guarantee(may_leave, guarantee)
+
+
+def test_a_site_takes_part_within_what_it_asks_for_or_asks_for_nothing():
+    check_guarantee(MayLeave(max_epsilon=8.0, max_delta=1e-3), promised())
+    check_guarantee(MayLeave(), None)

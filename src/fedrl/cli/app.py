@@ -220,11 +220,15 @@ def report(
         Path | None,
         typer.Option("--out", metavar="FILE", help="DIR/report.html by default; comparison.html for several runs."),
     ] = None,
+    public: Annotated[
+        bool,
+        typer.Option("--public", help="Leave out what the privacy guarantee of a run does not cover; needs --out."),
+    ] = False,
 ) -> None:
     """Write one self-contained HTML page about a run, a study, a scale measurement, or several runs compared."""
     from fedrl.cli.report import report_command
 
-    report_command(folders, out)
+    report_command(folders, out, public)
 
 
 @app.command("list")
@@ -298,7 +302,7 @@ def explain(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON, and nothing else.")] = False,
 ) -> None:
-    """Show what each agent would send in a round: to whom, how many bytes, and what protects it. Nothing is run."""
+    """Show what each agent would send in a round, to whom, what protects it, and what privacy costs. Nothing is run."""
     from fedrl.cli.explain import explain_command
 
     explain_command(config, settings or [], as_json)

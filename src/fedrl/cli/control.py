@@ -34,6 +34,11 @@ def status(
         return
     state = "paused" if found["paused"] else "stopping" if found["stopping"] else "running"
     typer.echo(f"{found['name']}: {state}, round {found['round']} is done, listening at {found['address']}")
+    privacy = found.get("privacy")
+    if privacy:
+        out = privacy.get("without_budget", 0)
+        dropped = f"; {out:,} agents have no budget for another round" if out else ""
+        typer.echo(f"  privacy: epsilon {privacy['epsilon']:.4g} spent, {privacy['remaining']:.4g} left{dropped}")
     for agent in found["agents"]:
         job = "" if agent["job"] is None else f", job {agent['job']} from version {agent['version']}"
         arrived = (

@@ -41,6 +41,37 @@ def explain_command(config: Path, settings: Sequence[str], as_json: bool) -> Non
         return
     Console(highlight=False).print(leaving_table(found))
     typer.echo(OPENED[found["opens"]])
+    for line in privacy_lines(found):
+        typer.echo(line)
+
+
+def privacy_lines(found: Mapping[str, Any]) -> list[str]:
+    """Return what a run promises about privacy and at what price, a sentence each; none without noise.
+
+    Args:
+        found: As `fedrl.runs.explain.explained` returns it.
+    """
+    from fedrl.records.formatting import short
+
+    privacy, lines = found["privacy"], []
+    if privacy is not None:
+        clip = privacy["clip"]
+        clips = f"{short(min(clip))} to {short(max(clip))}" if isinstance(clip, list) else short(clip)
+        z = (
+            ""
+            if privacy["noise_multiplier"] is None
+            else f", noise multiplier z = {short(privacy['noise_multiplier'])}"
+        )
+        parts = "in which an agent takes part" if privacy["participants"] else "in all"
+        lines = [
+            "",
+            f"Privacy of the federated method, for each seed, after {privacy['rounds']:,} rounds {parts}:",
+            f"  {privacy['claim']}",
+            f"  {privacy['mechanism']}: clip {clips}{z}. The budget is epsilon = {short(privacy['budget'])}.",
+            *(f"  Agent {k} asks for more: epsilon = {short(own)}." for k, own in privacy["agents"].items()),
+            *(f"  {line}" for line in privacy["assumptions"]),
+        ]
+    return [*lines, *(f"! {line}" for line in found["said"])]
 
 
 def leaving_table(found: Mapping[str, Any]) -> RenderableType:

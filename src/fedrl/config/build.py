@@ -16,6 +16,7 @@ from fedrl.config.checking import check_experiment
 from fedrl.config.coordination import Coordination, coordination_of, has_common_policy, resolved
 from fedrl.config.elsewhere import said_elsewhere
 from fedrl.config.fleet_tables import fleet_settings
+from fedrl.config.guarantees import Private, private_stages
 from fedrl.config.methods import methods_of
 from fedrl.config.objects import Experiment
 from fedrl.config.own_environments import expanded
@@ -67,10 +68,11 @@ def _built(config: Config) -> Experiment:
     selection, steps_rule = planning_of(chosen)
     upload_budget = upload_budget_of(chosen)
     steps = _steps(chosen, steps_rule)
+    private = private_stages(chosen, stages, learner, selection, config.rounds)
     federation = federate(
         learner,
         aggregator,
-        *stages,
+        *private.stages,
         server_optimizer=server,
         local_steps=max(steps),
         payload=chosen.payload,
@@ -97,7 +99,7 @@ def _built(config: Config) -> Experiment:
             "is no common policy for environments in which no agent trained. Set evaluation.held_out = 0."
         )
     # Baselines are built from the resolved configuration, because they change tables of the learner by name.
-    filled = _filled(config, environment, learner, aggregator, federation, coordination)
+    filled = _filled(config, environment, learner, aggregator, federation, coordination, private)
     methods = methods_of(filled, environment, learner, federation, agents, steps)
     experiment = Experiment(
         filled,
@@ -112,6 +114,7 @@ def _built(config: Config) -> Experiment:
         steps_rule,
         upload_budget,
         placement_of(config.executor),
+        private.guarantee,
     )
     check_experiment(experiment)
     return experiment
@@ -138,13 +141,15 @@ def _filled(
     aggregator: Aggregator,
     federation: Federation,
     coordination: Coordination,
+    private: Private,
 ) -> Config:
     """Return the configuration with every default, which builds equal objects."""
     plan = coordination.scheduler
     section = replace(
         resolved(config.federation, coordination),
         aggregator=catalogue.table_of(aggregator),
-        stages=tuple(catalogue.table_of(stage) for stage in federation.stages),
+        stages=tuple(catalogue.table_of(stage) for stage in private.own()),
+        privacy=private.section(config.federation.privacy),
         down_stages=tuple(catalogue.table_of(stage) for stage in federation.down_stages),
         server_optimizer=_table(federation.server_optimizer),
         parts=tables_of(federation.parts),

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import jax
+import numpy as np
 import optax
 
 from fedrl.clocks.devices import Clock
@@ -112,6 +113,12 @@ def coordination_of(
             topology = replace(topology, gamma=step_size(federation, *parts))
     chosen_size(chosen.agents, chosen.block)
     return Coordination(topology, scheduler, clock)
+
+
+def groups_of(chosen: FederationConfig) -> np.ndarray | None:
+    """Return for each agent the number of the server that selects it; None if there is one server, or none."""
+    topology = _topology_of(chosen)
+    return lowest(topology.tree, chosen.agents) if isinstance(topology, Hierarchy) else None
 
 
 def _delays_of(chosen: FederationConfig) -> Distributed:

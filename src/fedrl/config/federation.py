@@ -12,6 +12,7 @@ import optax
 from fedrl.clocks.devices import Clock
 from fedrl.clocks.distributions import Distribution
 from fedrl.config.catalogue import Table
+from fedrl.config.privacy import PrivacyConfig
 from fedrl.core.aggregator import Aggregator
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count, check_ranges, ranges_of
@@ -44,6 +45,7 @@ class FederationConfig:
         upload_budget: Which updates are sent, under a budget of bytes per merge; all of them by default.
         aggregator: The rule that aggregates updates.
         stages: Stages of an update on its way to the server, in the order of encoding.
+        privacy: A budget of differential privacy, and the mechanism that keeps it; by default there is no budget.
         down_stages: Stages of the server's broadcasts, in order, applied to the difference to the copy that agents
             have; by default the parameters are sent uncompressed.
         server_optimizer: Optimiser that applies the aggregated update to the server's parameters; FedAvg by default.
@@ -73,6 +75,7 @@ class FederationConfig:
     upload_budget: Table | str | UploadBudget | None = None
     aggregator: Table | str | Aggregator = "mean"
     stages: Sequence[Table | str | Stage] = ()
+    privacy: PrivacyConfig | None = None
     down_stages: Sequence[Table | str | Stage] = _FEDERATE["down_stages"]
     server_optimizer: Table | str | optax.GradientTransformation | None = _FEDERATE["server_optimizer"]
     global_optimizer: Table | str | optax.GradientTransformation | None = None

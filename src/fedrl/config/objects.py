@@ -12,6 +12,7 @@ from fedrl.core.learner import Learner
 from fedrl.core.types import PyTree
 from fedrl.engines.executors.placement import Placement
 from fedrl.federation.federation import Federation
+from fedrl.privacy.guarantee import Guarantee
 from fedrl.server.decisions import LocalSteps, Selection, UploadBudget
 
 
@@ -32,6 +33,7 @@ class Experiment:
         local_steps: The server's schedule of local steps; None if their numbers are fixed.
         upload_budget: The budget that selects the updates to send; None if all are sent.
         executor: Where agents train; None for this process.
+        guarantee: The privacy of the federated method; None without a budget.
     """
 
     config: Config
@@ -46,6 +48,7 @@ class Experiment:
     local_steps: LocalSteps | None = None
     upload_budget: UploadBudget | None = None
     executor: Placement | None = None
+    guarantee: Guarantee | None = None
 
     @property
     def in_real_time(self) -> bool:

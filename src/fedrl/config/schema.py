@@ -16,7 +16,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Union
+from typing import Any, Literal, Union
 
 import numpy as np
 
@@ -151,6 +151,8 @@ def _of(hint: Any) -> Schema:
     found: Schema = PLAIN.get(hint, {})
     if origin in (Union, types.UnionType):
         found = _union(inner)
+    elif origin is Literal:
+        found = {"enum": list(inner)}
     elif kind is not None:
         found = _reference(kind)
     elif (origin or hint) in (list, tuple, Sequence):

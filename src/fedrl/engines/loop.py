@@ -31,7 +31,7 @@ from fedrl.engines.executors.executor import Executor
 from fedrl.engines.executors.records import Agents, Learned, Team
 from fedrl.engines.inbox import PARAMS, Table
 from fedrl.engines.messages import accounting
-from fedrl.engines.opening import opening
+from fedrl.engines.opening import left_out, opening
 from fedrl.engines.round_log import TIMES, RoundLog
 from fedrl.engines.soundness import cohort_ids
 from fedrl.engines.state import ClockStats, Rejection, RoundResult, Simulation, SimulationState, no_uploads
@@ -127,9 +127,18 @@ class Loop:
         return SimulationState(server, agents.blocks, keys, engine_state, policy)
 
     def round(
-        self, run_state: SimulationState, cohort: Sequence[int] | np.ndarray | None = None
+        self,
+        run_state: SimulationState,
+        cohort: Sequence[int] | np.ndarray | None = None,
+        without: Sequence[int] | np.ndarray = (),
     ) -> tuple[SimulationState, RoundResult]:
-        """Run one round of `merges` merges; `cohort` are the agents that may be selected.
+        """Run one round of `merges` merges.
+
+        Args:
+            run_state: The state before it.
+            cohort: The agents that take part, in place of those that the selection selects.
+            without: Agents that take no part, also if they are selected. As the selection does not know of them, each
+                of the others is selected with the same probability as ever.
 
         Raises:
             ConfigError: The cohort names an agent that does not exist.
@@ -139,6 +148,8 @@ class Loop:
         began, log = time.perf_counter(), RoundLog(self.agents, self.executor.metrics, *told)
         summation = self.executor.federation.summation if self.served else None
         allowed = np.full(1, -1) if cohort is None else cohort_ids(cohort, self.agents, summation)
+        if len(without):
+            allowed = np.concatenate([allowed, left_out(without)])
         for _ in range(self.merges):
             run_state = self.merge(run_state, allowed, log)
         engine_state: EngineState = run_state.engine_state

@@ -188,8 +188,9 @@ class Simulation:
             policy, such as `fedrl.load(...).params`, from which servers and all agents start. `earlier` is a state of a
             simulation of the same parts, agents and blocks, such as one with another fleet or other numbers: its
             learning is continued, see `fedrl.engines.continuing`.
-        round: `(run_state, cohort=None) -> (run_state, RoundResult)`. `cohort` are the agents that may be selected,
-            whatever the selection says. The simulation state passed in is consumed (its buffers are donated).
+        round: `(run_state, cohort=None, without=()) -> (run_state, RoundResult)`. `cohort` are the agents that may be
+            selected, whatever the selection says; agents of `without` take no part, whoever is selected. The simulation
+            state passed in is consumed (its buffers are donated).
         params_of: `run_state -> params` with a leading agent axis: the parameters each agent acts with.
         agents: Number of agents.
         block: Number of agents in a block.

@@ -47,9 +47,18 @@ def epsilon_of(releases: Composition, delta: float, relation: Relation = "add-re
     if not releases:
         return 0.0
     quick = quick_epsilon(releases, delta, relation)
-    if adaptive or (relation == "replace-one" and _sampled(releases)) or _closed(releases, delta):
+    if adaptive or is_tight(releases, delta, relation):
         return quick
     return min(quick, _pld_epsilon(tuple(releases.items()), delta))
+
+
+def is_tight(releases: Composition, delta: float, relation: Relation = "add-remove") -> bool:
+    """Return whether `quick_epsilon` is the tightest bound that there is.
+
+    >>> is_tight({accounting().GaussianDpEvent(2.0): 30}, 1e-3)
+    True
+    """
+    return (relation == "replace-one" and _sampled(releases)) or _closed(releases, delta)
 
 
 def quick_epsilon(releases: Composition, delta: float, relation: Relation = "add-remove") -> float:

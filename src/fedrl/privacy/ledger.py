@@ -4,6 +4,8 @@
 
 A round is charged to all agents that may take part. Where the price is for participants only, those that turn out not
 to have sent anything get their charge back; a process that ends in between leaves the larger number.
+
+Agents with the same budget and the same charges have the same history, so bounds are computed per history.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedrl.core.errors import FedrlError
-from fedrl.privacy.composition import epsilon_of, most_releases, quick_epsilon
+from fedrl.privacy.composition import epsilon_of, is_tight, most_releases, quick_epsilon
 from fedrl.privacy.pricing import Price
 
 
@@ -41,20 +43,45 @@ class Budget(NamedTuple):
         return min(self.epsilon, self.own.get(agent, self.epsilon))
 
 
-class Ledger:
-    """The account of a run: how often each event was charged to each agent.
+class History(NamedTuple):
+    """What agents have in common that were charged for the same.
 
     Attributes:
+        budget: Their epsilon.
+        releases: The events that were charged, each with its count.
+    """
+
+    budget: float
+    releases: tuple[tuple[Any, int], ...] = ()
+
+    def after(self, event: Any, times: int) -> History:
+        """Return the history with further releases of an event, or fewer if `times` is negative."""
+        counts = dict(self.releases)
+        counts[event] = counts.get(event, 0) + times
+        return History(self.budget, tuple((known, count) for known, count in counts.items() if count))
+
+
+class Ledger:
+    """The account of a run.
+
+    Args:
         budget: The budget.
         price: The price of a round.
-        counts: `[agents]` for each event, how often it was charged.
+        adaptive: Whether the events of later rounds are chosen from the results of earlier ones.
     """
 
     def __init__(self, budget: Budget, price: Price, adaptive: bool = False) -> None:
         self.budget, self.price, self.adaptive = budget, price, adaptive
         self.agents = len(price.events)
-        self.counts: dict[Any, np.ndarray] = {}
+        self._events: list[Any] = []
+        self._number: dict[Any, int] = {}
+        self._histories: list[History] = []
+        self._place: dict[History, int] = {}
+        self._usual = self._numbered(price.events)
+        self._of = np.array([self._placed(History(budget.of(k))) for k in range(self.agents)])
         self._limits: dict[tuple[Any, float], int] = {}
+        self._allowed: dict[tuple[int, int], bool] = {}
+        self._spent: dict[int, float] = {}
 
     def may(self, events: Sequence[Any] | None = None) -> np.ndarray:
         """Return the mask of the agents that one more round leaves within their budget.
@@ -62,8 +89,8 @@ class Ledger:
         Args:
             events: The event of the round for each agent, if it differs from `price`.
         """
-        after = [self._within(k, (self.price.events if events is None else events)[k]) for k in range(self.agents)]
-        return np.array(after, bool)
+        found, inverse = self._pairs(events, np.ones(self.agents, bool))
+        return np.array([self._within(*pair) for pair in found], bool)[inverse]
 
     def charge(self, who: np.ndarray | None = None, events: Sequence[Any] | None = None) -> np.ndarray:
         """Charge a round to agents, and return the mask of those that were charged.
@@ -82,58 +109,122 @@ class Ledger:
                 f"One more round exceeds the privacy budget, epsilon = {self.budget.epsilon:g} at delta = "
                 f"{self.budget.delta:g}: {self.epsilon():.4g} is spent. Plan fewer rounds, or more noise."
             )
-        self._add(who, self.price.events if events is None else events, 1)
+        self.add(who, events)
         return who
 
-    def settle(self, charged: np.ndarray, participants: np.ndarray) -> None:
-        """Return the charge for the last round to agents that sent nothing, if the price is for participants."""
-        if self.price.participants:
-            self._add(charged & ~np.asarray(participants, bool), self.price.events, -1)
-
-    def spent(self, certified: bool = False) -> np.ndarray:
-        """Return the epsilon that each agent has spent, `[agents]`.
+    def settle(self, charged: np.ndarray, participants: np.ndarray, events: Sequence[Any] | None = None) -> np.ndarray:
+        """Return the charge for the last round to agents that sent nothing, if the price is for participants.
 
         Args:
-            certified: Compute the tightest bound, which may take a second, and not the quick one.
+            charged: As `charge` returned it.
+            participants: Mask of the agents that took part.
+            events: As `charge` was given.
+
+        Returns:
+            Mask of the agents that got their charge back.
         """
-        bound = self._tightest if certified else self._quick
-        found: dict[tuple[tuple[Any, int], ...], float] = {}
-        return np.array([self._memo(found, bound, self._releases(k)) for k in range(self.agents)])
+        back = charged & ~np.asarray(participants, bool) & self.price.participants
+        self.add(back, events, -1)
+        return back
+
+    def add(self, who: np.ndarray, events: Sequence[Any] | None = None, times: int = 1) -> None:
+        """Charge agents without a check, as when a ledger is read from a file."""
+        found, inverse = self._pairs(events, who)
+        after = [self._placed(self._histories[history].after(self._events[event], times)) for history, event in found]
+        if after:
+            self._of[who] = np.array(after)[inverse]
+
+    def spent(self, certified: bool = False) -> np.ndarray:
+        """Return an upper bound of the epsilon that each agent has spent, `[agents]`.
+
+        Args:
+            certified: Compute the tightest bound, which may take a second; else one that is the tightest at the end of
+                the budget, and never above it.
+        """
+        histories, inverse = np.unique(self._of, return_inverse=True)
+        bound = self._tightest if certified else self._shown
+        return np.array([bound(int(history)) for history in histories])[inverse]
 
     def epsilon(self, certified: bool = False) -> float:
         """Return the largest epsilon that an agent has spent."""
         return float(self.spent(certified).max(initial=0.0))
 
-    def _within(self, agent: int, event: Any) -> bool:
-        releases = dict(self._releases(agent))
-        releases[event] = releases.get(event, 0) + 1
-        if self.price.parallel:
-            releases = {event: 1}
-        allowed = self.budget.of(agent)
-        if len(releases) == 1 and not self.adaptive:
-            at = (event, allowed)
-            if at not in self._limits:
-                self._limits[at] = most_releases(event, allowed, self.budget.delta, self.price.relation)
-            return releases[event] <= self._limits[at]
-        return quick_epsilon(releases, self.budget.delta, self.price.relation) <= allowed
+    def releases(self) -> list[Mapping[Any, int]]:
+        """Return the events that were charged to each agent, with their counts."""
+        each = [MappingProxyType(self._counted(history.releases)) for history in self._histories]
+        return [each[i] for i in self._of]
 
-    def _releases(self, agent: int) -> tuple[tuple[Any, int], ...]:
-        found = ((event, int(counts[agent])) for event, counts in self.counts.items())
-        return tuple((event, min(count, 1) if self.price.parallel else count) for event, count in found if count)
+    def releases_left(self) -> int:
+        """Return how many further events of `price` one of the agents may be charged for."""
+        left = 0
+        for history, event in self._pairs(None, np.ones(self.agents, bool))[0]:
+            known = self._histories[history]
+            if len(known.releases) > 1 or self.adaptive:
+                left = max(left, int(self._within(history, event)))
+            else:
+                counted = 0 if self.price.parallel else dict(known.releases).get(self._events[event], 0)
+                left = max(left, self._limit(self._events[event], known.budget) - counted)
+        return left
 
-    def _add(self, who: np.ndarray, events: Sequence[Any], times: int) -> None:
-        for event in set(events):
-            mine = np.fromiter((each == event for each in events), bool, self.agents) & who
-            self.counts[event] = self.counts.get(event, np.zeros(self.agents, np.int64)) + times * mine
+    def _within(self, history: int, event: int) -> bool:
+        at = (history, event)
+        if at not in self._allowed:
+            allowed, releases = self._histories[history].after(self._events[event], 1)
+            counted = self._counted(releases)
+            if len(counted) == 1 and not self.adaptive:
+                self._allowed[at] = next(iter(counted.values())) <= self._limit(self._events[event], allowed)
+            else:
+                self._allowed[at] = quick_epsilon(counted, self.budget.delta, self.price.relation) <= allowed
+        return self._allowed[at]
 
-    def _quick(self, releases: tuple[tuple[Any, int], ...]) -> float:
-        return quick_epsilon(dict(releases), self.budget.delta, self.price.relation)
+    def _limit(self, event: Any, allowed: float) -> int:
+        at = (event, allowed)
+        if at not in self._limits:
+            self._limits[at] = most_releases(event, allowed, self.budget.delta, self.price.relation)
+        return self._limits[at]
 
-    def _tightest(self, releases: tuple[tuple[Any, int], ...]) -> float:
-        return epsilon_of(dict(releases), self.budget.delta, self.price.relation, self.adaptive)
+    def _shown(self, history: int) -> float:
+        if history not in self._spent:
+            allowed, releases = self._histories[history]
+            counted = self._counted(releases)
+            delta, relation = self.budget.delta, self.price.relation
+            found = quick_epsilon(counted, delta, relation)
+            if len(counted) == 1 and not self.adaptive and not is_tight(counted, delta, relation):
+                # The tightest bound takes 50 ms. That of the whole budget is known, and holds for less of it, too.
+                event, count = next(iter(counted.items()))
+                limit = self._limit(event, allowed)
+                if count <= limit:
+                    found = min(found, epsilon_of({event: limit}, delta, relation))
+            self._spent[history] = found
+        return self._spent[history]
 
-    @staticmethod
-    def _memo(found: dict[Any, float], bound: Any, releases: tuple[tuple[Any, int], ...]) -> float:
-        if releases not in found:
-            found[releases] = bound(releases)
-        return found[releases]
+    def _tightest(self, history: int) -> float:
+        counted = self._counted(self._histories[history].releases)
+        return epsilon_of(counted, self.budget.delta, self.price.relation, self.adaptive)
+
+    def _counted(self, releases: tuple[tuple[Any, int], ...]) -> dict[Any, int]:
+        return {event: min(count, 1) if self.price.parallel else count for event, count in releases}
+
+    def _pairs(self, events: Sequence[Any] | None, who: np.ndarray) -> tuple[list[tuple[int, int]], np.ndarray]:
+        """Return the different pairs of a history and an event among some agents, and the pair of each of them."""
+        numbers = self._usual if events is None else self._numbered(events)
+        many = len(self._events)
+        codes, inverse = np.unique(self._of[who] * many + numbers[who], return_inverse=True)
+        return [divmod(int(code), many) for code in codes], inverse
+
+    def _numbered(self, events: Sequence[Any]) -> np.ndarray:
+        """Return the number of each event in the list of all that were seen."""
+        known: dict[int, int] = {}
+        for event in events:
+            if id(event) not in known:  # agents have few different ones, and their hash takes long
+                number = self._number.setdefault(event, len(self._events))
+                if number == len(self._events):
+                    self._events.append(event)
+                known[id(event)] = number
+        return np.array([known[id(event)] for event in events])
+
+    def _placed(self, history: History) -> int:
+        place = self._place.setdefault(history, len(self._histories))
+        if place == len(self._histories):
+            self._histories.append(history)
+        return place

@@ -100,7 +100,7 @@ def round_price(
 
 def _of_cohorts(noise: Noise, events: tuple[Any, ...], selection: Selection, groups: Sequence[int]) -> Price:
     """Return the price of noise at the server for a selection."""
-    kinds, rate, size = accounting(), getattr(selection, "sampling", None), getattr(selection, "fixed_size", None)
+    kinds, rate, size = accounting(), selection.sampling, selection.fixed_size
     if rate is not None:
         sampled = {event: kinds.PoissonSampledDpEvent(rate, event) for event in set(events)}
         return Price(tuple(sampled[event] for event in events), noise.relation, "agent")

@@ -11,7 +11,13 @@ A `Sink` is a function of one event. A `RoundRecord` has no `event` key: it is a
 the files).
 """
 
-from fedrl.records.rounds import Communication, EnvironmentFailureRecord, RoundRecord, UpdateDissimilarity
+from fedrl.records.rounds import (
+    Communication,
+    EnvironmentFailureRecord,
+    PrivacyOfRound,
+    RoundRecord,
+    UpdateDissimilarity,
+)
 from fedrl.records.stream import (
     METHODS,
     WITHOUT_ROUNDS,
@@ -38,6 +44,7 @@ from fedrl.records.summary import (
     Level,
     MeasureResult,
     NegativeTransfer,
+    PrivacyResult,
     Range,
     RejectedAgent,
     RejectedUpdates,
@@ -67,6 +74,8 @@ __all__ = [
     "MeasureResult",
     "NegativeTransfer",
     "Notice",
+    "PrivacyOfRound",
+    "PrivacyResult",
     "Range",
     "RejectedAgent",
     "RejectedEvent",

@@ -3,6 +3,7 @@
 config.toml          the configuration with all defaults: it reproduces the run
 records.jsonl        a line per seed, method and round, passed to the operating system at once
 events.jsonl         over a network, a line per round with what the scheduler was told
+privacy.jsonl        with a privacy budget, what was charged to whom, before each round
 summary.json         the results
 params.safetensors   the parameters with which agents act in every seed: global ones, or each agent's own and
                      those of the server, if they are a policy too; its metadata describe them
@@ -48,10 +49,11 @@ from fedrl.records.files import (
 )
 from fedrl.records.lock import Held, hold
 
-CONFIG, RECORDS, EVENTS, SUMMARY, PARAMS, FILM, REPORT, CHECKPOINTS, FINAL = (
+CONFIG, RECORDS, EVENTS, CHARGES, SUMMARY, PARAMS, FILM, REPORT, CHECKPOINTS, FINAL = (
     "config.toml",
     "records.jsonl",
     "events.jsonl",
+    "privacy.jsonl",
     "summary.json",
     "params.safetensors",
     "film.gif",
@@ -91,11 +93,12 @@ class RunFolder:
         self.claim.release(failed=kind is not None)
 
     def _discard(self) -> None:
-        """Remove the files that `create` has made, unless a round was recorded."""
+        """Remove the files that `create` has made, unless a round was recorded, or paid for."""
         with contextlib.suppress(OSError):
-            if _filled(self.path / RECORDS):
+            if _filled(self.path / RECORDS) or _has_charges(self.path / CHARGES):
                 return
             (self.path / CONFIG).unlink(missing_ok=True)
+            (self.path / CHARGES).unlink(missing_ok=True)
             (self.path / RECORDS).unlink(missing_ok=True)
             for start in (self.path / CHECKPOINTS).glob(START.format(seed="*")):
                 start.unlink()
@@ -327,6 +330,11 @@ def claimed(path: Path | None, name: str, plan: str, thing: str) -> Claim:
 
 def _filled(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
+
+
+def _has_charges(path: Path) -> bool:
+    """Return whether a ledger has a line after that of its budget."""
+    return path.exists() and path.read_bytes().count(b"\n") > 1
 
 
 def _made(place: Path) -> bool:

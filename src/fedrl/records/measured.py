@@ -21,6 +21,8 @@ def value_in(record: Mapping[str, Any], name: str) -> float | None:
 def values_of(record: Mapping[str, Any]) -> dict[str, float | None]:
     """Return all measures of a round by name, those of its greedy episodes with "greedy_" in front; None if unknown.
 
+    With a privacy budget, "epsilon" is what was spent of it.
+
     >>> values_of({"return": 3.0, "loss": None, "greedy": [4.0, None, 6.0], "greedy_measures": {"success": 1.0}})
     {'return': 3.0, 'loss': None, 'greedy': 5.0, 'greedy_success': 1.0}
     """
@@ -30,6 +32,7 @@ def values_of(record: Mapping[str, Any]) -> dict[str, float | None]:
         "greedy": sum(known) / len(known) if known else None,
         **(record.get("measures") or {}),
         **{f"greedy_{name}": value for name, value in (record.get("greedy_measures") or {}).items()},
+        **({"epsilon": record["privacy"]["epsilon"]} if record.get("privacy") else {}),
     }
 
 

@@ -78,6 +78,22 @@ class EnvironmentFailureRecord(TypedDict):
     repeated: bool
 
 
+class PrivacyOfRound(TypedDict):
+    """What a seed has spent of its privacy budget, after a round.
+
+    Attributes:
+        epsilon: The largest epsilon that an agent has spent, an upper bound that is the tightest at the end.
+        remaining: What is left of the federation's epsilon.
+        charges: Number of charges in `privacy.jsonl`; more than rounds, if some were run again.
+        without_budget: Number of agents that have no budget for another round; absent if all have.
+    """
+
+    epsilon: float
+    remaining: float
+    charges: int
+    without_budget: NotRequired[int]
+
+
 class RoundRecord(Returned, Communication):
     """One round of one method with one seed.
 
@@ -104,6 +120,7 @@ class RoundRecord(Returned, Communication):
             an agent that has learned nothing yet, and where a return is not finite.
         greedy_measures: Measures of the environment over the greedy episodes of all agents that have a return.
         heterogeneity: Dissimilarity of the updates; in some rounds of the federated method.
+        privacy: What the seed has spent of its privacy budget; absent without one.
         measures: Measures besides return and loss, by name, over all agents; None where undefined.
         sums: Sums from which return, loss and measures are computed, by name: add them over rounds before dividing.
             Absent for methods without rounds. Where agents take unequally many local steps, the loss over these sums
@@ -131,6 +148,7 @@ class RoundRecord(Returned, Communication):
     greedy: NotRequired[list[float | None]]
     greedy_measures: NotRequired[dict[str, float | None]]
     heterogeneity: NotRequired[UpdateDissimilarity]
+    privacy: NotRequired[PrivacyOfRound]
     measures: NotRequired[dict[str, float | None]]
     sums: NotRequired[dict[str, dict[str, float]]]
     setting: NotRequired[int]

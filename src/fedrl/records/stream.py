@@ -27,6 +27,7 @@ class Start(TypedDict):
         environment_steps_per_round: Environment steps of all agents together.
         measures: Units of the measures of every round, by name.
         real_time: True if the agents are at other sites and time is real; else absent.
+        epsilon: The privacy budget of each seed of the federated method; absent without one.
         setting: In a study, the number of the setting.
     """
 
@@ -39,6 +40,7 @@ class Start(TypedDict):
     environment_steps_per_round: int
     measures: NotRequired[dict[str, str]]
     real_time: NotRequired[bool]
+    epsilon: NotRequired[float]
     setting: NotRequired[int]
 
 

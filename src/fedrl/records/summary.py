@@ -28,6 +28,14 @@ class AgentResult(Returned):
     env_params: NotRequired[dict[str, Any]]
 
 
+class AgentEpsilon(TypedDict):
+    """What an agent has spent of its privacy budget, and the budget."""
+
+    id: int
+    epsilon: float
+    budget: float
+
+
 class Consensus(TypedDict):
     """Consensus of agents without a server.
 
@@ -209,7 +217,7 @@ class LeftOut(TypedDict):
 
 
 class Ended(TypedDict):
-    """A seed of the federation that ended before its last round: no update would have arrived any more.
+    """A seed of the federation that ended before its last round: no update, or no privacy budget, was left.
 
     Attributes:
         seed: The seed.
@@ -262,6 +270,50 @@ class MeasureResult(TypedDict):
     agents: NotRequired[dict[str, list[float | None]]]
 
 
+class PrivacyResult(TypedDict):
+    """The privacy of a run with a budget.
+
+    Attributes:
+        claim: The guarantee of the policy of one seed, in a sentence.
+        unit: What is protected, as a phrase.
+        mechanism: Name of the stage that adds the noise.
+        noise_multiplier: z, the standard deviation of the noise in units of the clip.
+        clip: The largest contribution; the clip of each agent if they differ.
+        trust: "trusted_coordinator" or "honest_but_curious_coordinator".
+        budget: The largest epsilon that a seed may spend.
+        delta: The probability with which epsilon may be exceeded.
+        epsilon: What was spent in the seed that spent most.
+        seeds: What was spent in each seed, by its number.
+        together: Epsilon of the results of all seeds together.
+        agents: What each agent has spent in the seed in which it spent most, and its budget; absent if all are alike.
+        charges: Number of charges in each seed, by its number.
+        repeated: Number of them for rounds that were run again.
+        without_budget: Number of agents that ended without budget for another round, in the last seed.
+        assumptions: What the guarantee assumes, a sentence each.
+        certified: Whether it holds for this run.
+        not_certified: Why it does not; absent if it does.
+    """
+
+    claim: str
+    unit: str
+    mechanism: str
+    noise_multiplier: float | None
+    clip: float | list[float]
+    trust: str
+    budget: float
+    delta: float
+    epsilon: float
+    seeds: dict[str, float]
+    together: float
+    agents: NotRequired[list[AgentEpsilon]]
+    charges: dict[str, int]
+    repeated: int
+    without_budget: int
+    assumptions: list[str]
+    certified: bool
+    not_certified: NotRequired[str]
+
+
 FilmResult = TypedDict(  # `return` is a keyword, so a class can't declare it
     "FilmResult", {"seed": int, "agent": int, "return": float | None, "steps": int, "skipped": str}, total=False
 )
@@ -292,7 +344,8 @@ class Summary(TypedDict):
         messages_up: Number of messages for `bytes_up`.
         messages_down: Number of messages for `bytes_down`.
         model_bytes: Bytes of the exchanged parameters, uncompressed.
-        epsilon: Privacy loss of the run, None without privacy.
+        epsilon: Privacy loss of an agent in the seed that spent most; None without a budget.
+        privacy: What a run with a privacy budget promises, and what it spent; absent without one.
         versions: Versions of Python and of the packages that compute, by name.
         revision: Revision of the source code.
         citations: A line for the source of every component used.
@@ -306,7 +359,7 @@ class Summary(TypedDict):
         rejections: Rejected updates of each method; absent for a method without any.
         left_out: For each method, and for "held_out", the agents that are left out; absent if there are none.
         ended: Seeds of the federation that ended before their last round, since on the virtual clock no update would
-            have arrived any more; absent if there are none.
+            have arrived any more, or since no agent had any privacy budget left; absent if there are none.
         compared: For each baseline with returns of other agents than the federation, both over the same agents.
         notes: Defects of the records from which the numbers were computed, a sentence each; absent if there are none.
         failure: The error that ended the run before its last round; absent if there was none.
@@ -331,6 +384,7 @@ class Summary(TypedDict):
     messages_down: NotRequired[int]
     model_bytes: NotRequired[int]
     epsilon: float | None
+    privacy: NotRequired[PrivacyResult]
     versions: dict[str, str]
     revision: str | None
     citations: list[str]

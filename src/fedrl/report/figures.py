@@ -111,6 +111,25 @@ def consensus_figure(run: Run) -> Figure:
     return {"data": traces, "layout": layout}
 
 
+def epsilon_figure(run: Run) -> Figure:
+    """Return the chart of the spent epsilon against rounds, a line for each seed, with the budget."""
+    seeds: dict[int, tuple[list[int], list[float]]] = {}
+    for record in run.of("federated"):
+        spent = record.get("privacy")
+        if spent:
+            rounds, values = seeds.setdefault(int(record["seed"]), ([], []))
+            rounds.append(int(record["round"]))
+            values.append(number(spent.get("epsilon")))
+    traces = [_trace(rounds, values, i, f"seed {seed}") for i, (seed, (rounds, values)) in enumerate(seeds.items())]
+    budget = number((run.summary.get("privacy") or {}).get("budget"))
+    if np.isfinite(budget):
+        furthest = max(rounds[-1] for rounds, _ in seeds.values())
+        traces.append(_trace([0, furthest], [budget, budget], len(seeds), "budget"))
+    layout = layout_of("rounds", "spent epsilon")
+    layout["yaxis"] |= {"rangemode": "tozero"}
+    return {"data": traces, "layout": layout}
+
+
 def has_returns(curve: Curve) -> bool:
     """Return whether there is a line to draw; methods without rounds have none."""
     return bool(np.isfinite(curve.returns.mean).any())

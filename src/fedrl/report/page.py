@@ -28,6 +28,7 @@ from fedrl.report.film import film_card
 from fedrl.report.highlight import highlighted
 from fedrl.report.markup import Markup, element, linked
 from fedrl.report.measures import measures_card, measures_of_runs
+from fedrl.report.privacy import privacy_card
 from fedrl.report.run import Run, read_run
 from fedrl.report.shell import card, chart, document, header
 from fedrl.report.tables import (
@@ -42,29 +43,55 @@ from fedrl.report.tables import (
 )
 
 
-def write_report(folders: Sequence[Path], target: Path) -> Path:
+def write_report(folders: Sequence[Path], target: Path, *, public: bool = False) -> Path:
     """Write one self-contained HTML page about a run, or a comparison of several.
 
     Args:
         folders: Run folders, complete or not, with or without baselines.
         target: Path of the page, of about 5 MB.
+        public: Whether to leave out all that the privacy guarantee of the run does not cover: returns, losses, curves,
+            films, and the configuration, which has the settings of agents.
 
     Returns:
         `target`.
 
     Raises:
-        ConfigError: No folder is given, or one has no records.
+        ConfigError: No folder is given, or one has no records; or the public page of several runs is asked for, or of
+            one without a privacy budget.
         RunError: The page can't be written.
     """
     if not folders:
         raise ConfigError("folders is empty. A report is about at least one run. Name the folder of a run.")
     runs = [read_run(Path(folder)) for folder in folders]
+    if public:
+        write_atomically(target, document(*_public(runs)).encode(errors="replace"), OTHER_FILE)
+        return target
     write_atomically(target, _page(runs).encode(errors="replace"), OTHER_FILE)
     return target
 
 
 def _page(runs: Sequence[Run]) -> str:
     return document(*(_one(runs[0]) if len(runs) == 1 else _several(runs)))
+
+
+def _public(runs: Sequence[Run]) -> tuple[str, list[object], dict[str, Figure]]:
+    """Return title, sections and charts of the page of a single run that only shows what its guarantee covers."""
+    charts: dict[str, Figure] = {}
+    shown = privacy_card(runs[0], charts, public=True)
+    if len(runs) > 1 or shown is None:
+        cause = f"{len(runs)} runs are" if len(runs) > 1 else f"{runs[0].folder} has no privacy budget and is"
+        raise ConfigError(
+            f"{cause} to be in a public report, which shows what the privacy guarantee of one run covers. Name one "
+            "folder of a run with [federation.privacy], or leave --public out."
+        )
+    (run,) = runs
+    about = f"{_plural(run.agents, 'agent')} · {_plural(len(run.seeds), 'seed')}"
+    sections: list[object] = [
+        header("Public run report", run.name, about),
+        shown,
+        card("Sources", _citations(runs)),
+    ]
+    return run.name, sections, charts
 
 
 def _one(run: Run) -> tuple[str, list[object], dict[str, Figure]]:
@@ -97,6 +124,7 @@ def _one(run: Run) -> tuple[str, list[object], dict[str, Figure]]:
         card("Learning", chart("learning", "Training return against environment steps"), _caption(curves), switch),
         card("Final returns", methods_table(run), "Of the greedy policy, each agent in its own environment."),
         measures_card(run, charts),
+        privacy_card(run, charts),
         card("Agents", agents_table(run), f"Final greedy return of each agent{best}."),
         film_card(run),
         _refused(run),

@@ -39,11 +39,17 @@ class Control:
         bridge: The coordinator's bridge.
         place: The run folder.
         health: Port of the pages on 127.0.0.1; None for none, 0 for any free one.
+
+    Attributes:
+        round: The last complete version.
+        privacy: What was spent of the privacy budget until then; None without one, or before the first round.
+        roster: What is known of agents.
     """
 
     def __init__(self, bridge: Bridge, place: Path, health: int | None = None) -> None:
         self._bridge, self._path, self._port = bridge, place / SOCKET, health
         self.round = 0
+        self.privacy: Mapping[str, Any] | None = None
         self.roster: Roster | None = None
         self._servers: list[asyncio.Server] = []
         self._lines, self._requests = Clients(self._asked), Clients(self._page)
@@ -142,6 +148,7 @@ class Control:
             "name": bridge.name,
             "address": bridge.address,
             "round": self.round,
+            "privacy": None if self.privacy is None else dict(self.privacy),
             "paused": bridge.paused.is_set(),
             "stopping": bridge.stopping.is_set(),
             "sent_away": {} if bridge.sessions is None else dict(bridge.sessions.refused),

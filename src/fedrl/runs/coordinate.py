@@ -243,6 +243,7 @@ class Watcher(Observer):
         if "event" in event or self.control is None:
             return
         self.control.round = int(event.get("round", self.control.round))
+        self.control.privacy = event.get("privacy")
         self.tell("merged", f"Version {self.control.round} is complete and on the disk.")
 
     def left_out(self) -> list[str]:

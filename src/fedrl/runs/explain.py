@@ -7,6 +7,8 @@ from typing import Any
 from fedrl.config.objects import Experiment
 from fedrl.engines.soundness import outgoing
 from fedrl.federation.soundness import Outgoing
+from fedrl.privacy.guarantee import Guarantee
+from fedrl.runs.spending import guarantee_of, sentences
 
 
 def leaving(experiment: Experiment) -> list[Outgoing]:
@@ -16,10 +18,39 @@ def leaving(experiment: Experiment) -> list[Outgoing]:
 
 
 def explained(experiment: Experiment) -> dict[str, Any]:
-    """Return the output of `fedrl explain --json`; `size_bytes` is None where it varies."""
+    """Return the output of `fedrl explain --json`; `size_bytes` is None where it varies.
+
+    "privacy" is what a run with a budget promises, "said" what has to be said about privacy before a run.
+    """
+    guarantee = guarantee_of(experiment)
+    privacy = None if guarantee is None else promised(guarantee, experiment.config.rounds)
     return {
         "name": experiment.config.name,
         "agents": experiment.config.federation.agents,
         "opens": experiment.coordination.topology.opens,
         "outgoing": [each._asdict() for each in leaving(experiment)],
+        "privacy": privacy,
+        "said": sentences(experiment),
+    }
+
+
+def promised(guarantee: Guarantee, rounds: int) -> dict[str, Any]:
+    """Return what a run of so many rounds promises, as plain values."""
+    spent = [guarantee.epsilon(agent, rounds) for agent in range(guarantee.agents)]
+    own = guarantee.budget.own
+    return {
+        "claim": guarantee.claim(max(spent)),
+        "epsilon": max(spent),
+        "budget": guarantee.budget.epsilon,
+        "delta": guarantee.budget.delta,
+        "rounds": rounds,
+        "unit": guarantee.price.protects(),
+        "mechanism": guarantee.mechanism,
+        "noise_multiplier": guarantee.noise_multiplier,
+        "clip": list(guarantee.clip) if isinstance(guarantee.clip, tuple) else guarantee.clip,
+        "trust": guarantee.trust,
+        "participants": guarantee.price.participants,
+        "agents": {str(k): spent[k] for k in sorted(own)},
+        "assumptions": guarantee.assumptions(),
+        "not_certified": guarantee.not_certified(),
     }

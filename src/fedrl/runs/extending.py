@@ -18,8 +18,9 @@ from fedrl.config.build import build
 from fedrl.config.objects import Experiment
 from fedrl.core.errors import ConfigError
 from fedrl.records import WITHOUT_ROUNDS, checkpoint
-from fedrl.records.folder import RunFolder
+from fedrl.records.folder import FINAL, RunFolder
 from fedrl.runs.heterogeneity import is_measured
+from fedrl.runs.spending import METHOD, Spending
 
 EVALUATED = ("greedy", "greedy_measures")
 LENGTHS = {
@@ -47,14 +48,16 @@ def total_rounds(rounds: int | str, before: int) -> int:
     return before + int(text) if text.startswith("+") else int(text)
 
 
-def extended(place: RunFolder, experiment: Experiment, rounds: int | str) -> tuple[Experiment, list[str]]:
+def extended(
+    place: RunFolder, experiment: Experiment, rounds: int | str, spending: Spending | None = None
+) -> tuple[Experiment, list[str]]:
     """Write another number of rounds into a run folder, and make a complete run one that can be resumed.
 
     Returns:
         The experiment with that number, and sentences about it.
 
     Raises:
-        ConfigError: `rounds` is no number, or fewer than the run has done.
+        ConfigError: `rounds` is no number, or fewer than the run has done, or more than its privacy budget allows.
         RunError: The run is complete and has no checkpoints.
     """
     config = experiment.config
@@ -65,11 +68,22 @@ def extended(place: RunFolder, experiment: Experiment, rounds: int | str) -> tup
             f"rounds is {total}, and the run in {place.path} has done {done}. It can only be continued for more, such "
             "as --rounds +50."
         )
+    if spending is not None:
+        spending.check_longer(total, _done(place, experiment))
     longer = build(replace(config, rounds=total))
     if place.complete:
         place.reopen_checkpoints()
     place.write_config(dump(longer.config))
     return longer, list(_schedules(as_dict(longer.config)))
+
+
+def _done(place: RunFolder, experiment: Experiment) -> dict[int, int]:
+    """Return the number of rounds in the last state of each seed of the federation."""
+    saved = {seed: place.checkpoint(METHOD, seed) for seed in experiment.config.seed_list}
+    return {
+        seed: max(checkpoint.round_of(path), checkpoint.round_of(place.path / FINAL / path.name))
+        for seed, path in saved.items()
+    }
 
 
 def revision(place: RunFolder, experiment: Experiment) -> Callable[[dict[str, Any]], dict[str, Any] | None]:

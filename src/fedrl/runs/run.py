@@ -28,6 +28,7 @@ from fedrl.config.build import build, placement_of
 from fedrl.config.checking import check_measures
 from fedrl.config.coordination import measure_names
 from fedrl.config.methods import Method
+from fedrl.config.objects import Experiment
 from fedrl.core.errors import FedrlError, RunError
 from fedrl.core.imports import importing
 from fedrl.engines.executors.placement import Placement
@@ -44,6 +45,7 @@ from fedrl.runs.run_film import film_of_run
 from fedrl.runs.seed_result import SeedResult
 from fedrl.runs.session import Session, Timing, reason_of
 from fedrl.runs.simulations import in_one_program, in_one_simulation
+from fedrl.runs.spending import begun, privacy_of, reopened, sentences
 from fedrl.runs.starting import origins, read_start
 from fedrl.runs.summary import summarise
 from fedrl.runs.training import Program, all_seeds, simulations
@@ -112,7 +114,8 @@ def run(
         if start is not None:
             start.write(place)
         notes = origins(place, experiment)
-        session = Session(experiment, place, [*sinks, *shown], Timing(started), stop, notes)
+        spending = begun(place, experiment)
+        session = Session(experiment, place, [*sinks, *shown], Timing(started), stop, notes, spending)
         return RunResult(place.path, _conduct(session, heard))
 
 
@@ -163,11 +166,12 @@ def resume(
     ):
         experiment = experiment_of(place.path / folder.CONFIG, trust)
         notes: list[str] = []
+        # Before anything in the folder changes, since records show how long the ledger has to be.
+        spending = reopened(place, given_executor(experiment, executor))
         if rounds is not None:
             with importing(trust):
-                experiment, notes = extended(place, experiment, rounds)
-        if executor is not None:
-            experiment = replace(experiment, executor=placement_of(executor))
+                experiment, notes = extended(place, experiment, rounds, spending)
+        experiment = given_executor(experiment, executor)
         if place.complete:
             raise RunError(
                 f"The run in {path} is complete. There is nothing to resume. Continue it for more rounds with --rounds "
@@ -175,8 +179,13 @@ def resume(
             )
         found = place.revise(revision(place, experiment))
         notes = [*origins(place, experiment), *notes, *found.notes()]
-        session = Session(experiment, place, [*sinks, *shown], Timing(started), stop, notes)
+        session = Session(experiment, place, [*sinks, *shown], Timing(started), stop, notes, spending)
         return RunResult(place.path, _conduct(session, heard))
+
+
+def given_executor(experiment: Experiment, executor: Placement | Mapping[str, Any] | str | None) -> Experiment:
+    """Return the experiment with another executor, if one is given."""
+    return experiment if executor is None else replace(experiment, executor=placement_of(executor))
 
 
 def _conduct(session: Session, heard: Signalled) -> Summary:
@@ -223,7 +232,11 @@ def _methods(session: Session) -> dict[str, list[SeedResult]]:
     )
     if experiment.in_real_time:
         start["real_time"] = True
+    if session.spending is not None:
+        start["epsilon"] = session.spending.guarantee.budget.epsilon
     session.tell(start)
+    for sentence in sentences(experiment):
+        session.notice(sentence)
     seed_results: dict[str, list[SeedResult]] = {}
     programs: list[tuple[Method, list[Program]]] = []
     try:
@@ -280,6 +293,9 @@ def _finish(session: Session, seed_results: dict[str, list[SeedResult]], heard: 
         return _ended(session, typing.cast(Summary, earlier), place.report(), heard)
     found = place.read()
     summary = summarise(session.experiment, found.records, seed_results, session.timing, session.measures)
+    if session.spending is not None:
+        summary["privacy"] = privacy_of(session.spending)
+        summary["epsilon"] = summary["privacy"]["epsilon"]
     notes = [*session.notes, *found.notes()]
     if notes:
         summary["notes"] = notes

@@ -28,6 +28,7 @@ from fedrl.runs.environment_failures import FailureHistory, fault_of, records_of
 from fedrl.runs.evaluate import Played, played
 from fedrl.runs.measuring import known, sums_in, values_in
 from fedrl.runs.seed_result import Omission, SeedResult
+from fedrl.runs.spending import METHOD, Account, Spending, Unlimited
 from fedrl.runs.starting import first_state
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Session:
         notes: Defects of a resumed folder, a sentence each.
         failure: The first error of a seed; the others then stop after their round, and their results are kept.
         recorded: Whether a round has ended since this process began or resumed the run.
+        spending: The privacy budget of the federated method; None without one.
         whole: Whether every seed of every method so far has reached its end.
         measures: Declared measures of each method that has started to train.
         talking: Lock of events and records.
@@ -86,6 +88,7 @@ class Session:
     timing: Timing
     stop: threading.Event = field(default_factory=threading.Event)
     notes: Sequence[str] = ()
+    spending: Spending | None = None
     failure: Exception | None = None
     recorded: bool = False
     whole: bool = True
@@ -96,6 +99,15 @@ class Session:
     def first_state(self, method: Method, simulation: Simulation, seed: int) -> SimulationState:
         """Return the state in which a seed of a method begins."""
         return first_state(self.folder, self.experiment, method, simulation, seed)
+
+    def account(self, method: Method, seed: int) -> Account | Unlimited:
+        """Return the privacy budget of a seed of a method."""
+        return self.spending.account(seed) if self.spending is not None and method.name == METHOD else Unlimited()
+
+    def notice(self, text: str) -> None:
+        """Tell a sentence; nothing if it is empty."""
+        if text:
+            self.tell(Notice(event="notice", text=text))
 
     @property
     def stopping(self) -> bool:

@@ -17,16 +17,8 @@ if TYPE_CHECKING:
     from fedrl.config.objects import Experiment
 
 
-def simulation_of(
-    experiment: Experiment,
-    method: Method,
-    devices: Sequence[jax.Device] | None = None,
-    reproducible_noise: bool = False,
-) -> Simulation:
-    """Return the simulation of a method, on all devices by default; baselines are isolated agents without a clock.
-
-    With `reproducible_noise`, calibrated noise and Poisson sampling follow from the seed of a run.
-    """
+def simulation_of(experiment: Experiment, method: Method, devices: Sequence[jax.Device] | None = None) -> Simulation:
+    """Return the simulation of a method, on all devices by default; baselines are isolated agents without a clock."""
     where, federated = experiment.coordination, method.name == "federated"
     block = experiment.config.federation.block
     on_host = isinstance(experiment.environment, HostEnvironment)
@@ -41,7 +33,7 @@ def simulation_of(
         block=None if block is None else min(block, len(method.local_steps)),
         devices=devices,
         executor=experiment.executor,
-        reproducible_noise=reproducible_noise,
+        reproducible_noise=experiment.guarantee is not None and experiment.guarantee.reproducible,
         **options,
     )
 

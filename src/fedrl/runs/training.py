@@ -25,6 +25,7 @@ from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import FedrlError, NoMoreUpdatesError, RunError, StoppedWaitingError
 from fedrl.engines.state import Simulation, SimulationState
 from fedrl.federation.downlink import sent_params
+from fedrl.privacy.ledger import OverspentError
 from fedrl.records import Compile, Event, RoundRecord, checkpoint
 from fedrl.records.rejections import NOTHING_MERGED, History
 from fedrl.runs.heterogeneity import begun, hears_all, is_measured, measured
@@ -32,6 +33,7 @@ from fedrl.runs.measuring import greedy_values
 from fedrl.runs.seed_result import SeedResult
 from fedrl.runs.session import Policies, Session, evaluated, record_of, seed_result, steps_of
 from fedrl.runs.simulations import simulation_of
+from fedrl.runs.spending import Account, Unlimited
 from fedrl.runs.states import deaths_in, load_state, save_state
 
 
@@ -117,9 +119,8 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Seed
     path = session.folder.checkpoint(method.name, seed)
     began = time.perf_counter()
     done = checkpoint.round_of(path)
-    run_state = session.first_state(method, simulation, seed)
-    if done:
-        run_state = load_state(path, simulation, run_state)
+    account = session.account(method, seed)
+    run_state = _last_state(session, method, simulation, seed, account)
     # Rejections of earlier rounds are read from the records, as warnings need rejections in a row.
     history = History.of(method.name, seed, method.communicates, session.folder.records() if done else ())
     failures = session.failures(method.name, seed)
@@ -127,14 +128,15 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Seed
     # The programs above may have taken long to compile: a signal since then is heard before the first round.
     for number in range(done + 1, done + 1 if session.stopping else config.rounds + 1):
         measuring = method.communicates and hears_all(session.experiment) and is_measured(number, config.rounds)
+        session.notice(account.dropped(run_state, number))
         # Copied before the round, since a compiled round reuses the memory of its state.
         start = begun(simulation, run_state) if measuring else None
         started = time.perf_counter()
         try:
-            run_state, seen = simulation.round(run_state)
+            run_state, seen = account.round(simulation.round, run_state, number)
         except Exception as fault:
-            ended = str(fault) if isinstance(fault, NoMoreUpdatesError) else ""
-            run_state = _recovered(session, method, simulation, seed, done, run_state, fault)
+            ended = str(fault) if isinstance(fault, NoMoreUpdatesError | OverspentError) else ""
+            run_state, done = _recovered(session, method, simulation, seed, done, run_state, fault)
             break
         seconds = time.perf_counter() - started
         if not program.compiled.is_set():
@@ -148,6 +150,7 @@ def _seed(session: Session, method: Method, program: Program, seed: int) -> Seed
         differing = None if start is None else measured(start, simulation.held(run_state), rejected)
         if differing is not None:
             record["heterogeneity"] = differing
+        record = account.noted(record, run_state)
         last = number == config.rounds
         if last or (config.evaluation.every and number % config.evaluation.every == 0):
             policies = _policies(session.experiment, method, simulation, run_state, history)
@@ -183,6 +186,15 @@ def _with_return(greedy: Sequence[float | None]) -> np.ndarray:
     return np.array([value is not None for value in greedy], bool)
 
 
+def _last_state(
+    session: Session, method: Method, simulation: Simulation, seed: int, account: Account | Unlimited
+) -> SimulationState:
+    """Return the state of the last checkpoint of a seed, or the first one."""
+    path, run_state = session.folder.checkpoint(method.name, seed), session.first_state(method, simulation, seed)
+    done = checkpoint.round_of(path)
+    return account.continued(load_state(path, simulation, run_state) if done else run_state, done)
+
+
 def _recovered(
     session: Session,
     method: Method,
@@ -191,29 +203,37 @@ def _recovered(
     done: int,
     run_state: SimulationState,
     fault: Exception,
-) -> SimulationState:
-    """Return the state of a seed after its last complete round, and save it.
+) -> tuple[SimulationState, int]:
+    """Return the state of a seed after its last complete round, and save it; and the number of that round.
 
     The run fails with the error of the next round, unless this says that no update would have arrived in it. The failed
     round may have overwritten the state before it, so the rounds since the last checkpoint are run again. With host
     environments these would be other rounds; there the state itself is used, if none of its arrays is deleted or in
-    another process.
+    another process. A round that is run again is paid for again: without privacy budget for it, an earlier state is
+    all there is.
     """
     path = session.folder.checkpoint(method.name, seed)
-    at = checkpoint.round_of(path)
+    at, account = checkpoint.round_of(path), session.account(method, seed)
+    if isinstance(fault, OverspentError):
+        # The round has not begun, so the state before it is whole.
+        if done > at:
+            save_state(path, simulation, run_state, done, session.folder.syncing())
+        return run_state, done
     if not isinstance(fault, NoMoreUpdatesError | StoppedWaitingError):
         session.fail(fault)
         if not done:
-            return run_state
+            return run_state, done
     if not done or at == done or not isinstance(session.experiment.environment, HostEnvironment):
-        run_state = session.first_state(method, simulation, seed)
-        run_state = load_state(path, simulation, run_state) if at else run_state
-        for _ in range(at, done):
-            run_state, _ = simulation.round(run_state)
+        run_state = _last_state(session, method, simulation, seed, account)
+        for number in range(at + 1, done + 1):
+            if account.over(number, run_state):
+                done = number - 1
+                break
+            run_state, _ = account.round(simulation.round, run_state, number)
     elif simulation.elsewhere or any(_is_deleted(leaf) for leaf in jax.tree.leaves(run_state)):
         raise RunError("The round before is lost.")
     save_state(path, simulation, run_state, done, session.folder.syncing())
-    return run_state
+    return run_state, done
 
 
 def _is_deleted(leaf: object) -> bool:

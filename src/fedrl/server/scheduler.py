@@ -140,7 +140,11 @@ class Scheduler:
         return np.asarray((events.kind == BACK) | (events.dispatch > board.ended[events.agent]))
 
     def _opened(self, board: Board, events: Events, now: float, noise: Root | None) -> tuple[Board, Actions]:
-        """Open a version; `events.agent` are the cohort, in place of the selection's, or -1 for the selection's."""
+        """Open a version.
+
+        `events.agent` are the cohort, in place of the selection's, or -1 for the selection's; then -2 - k for each
+        agent k that takes no part.
+        """
         agents, number, before = len(board.status), int(board.version[0]) + 1, board.allowed
         told = informed(self.selection, events.report, board.selection)
         board = board._replace(selection=told, local_steps=informed(self.local_steps, events.report, board.local_steps))
@@ -150,6 +154,9 @@ class Scheduler:
             board = board._replace(allowed=np.isin(np.arange(agents), self.chosen(board, number, noise)))
         else:
             board = board._replace(allowed=np.ones(agents, bool))
+        without = -2 - events.agent[events.agent < -1]
+        if len(without):
+            board = board._replace(allowed=board.allowed & ~np.isin(np.arange(agents), without))
         self._catch_up(board, board.allowed & ~before, before)
         if self.selection is not None and self.selection.noted is not None:
             noted = self.selection.noted(np.flatnonzero(board.allowed), number, board.selection)

@@ -316,6 +316,10 @@ def _pace(run_progress: RunProgress) -> str:
     ]
     parts += [f"about {left} left"] if run_progress.left_s > 0 else []
     parts += [f"{duration(run_progress.time_s)} on the virtual clock"] if math.isfinite(run_progress.time_s) else []
+    if math.isfinite(run_progress.epsilon):
+        budget = run_progress.start.get("epsilon", math.nan)
+        unspent = max(budget - run_progress.epsilon, 0.0)
+        parts.append(f"epsilon {short(run_progress.epsilon)} of {short(budget)} spent, {short(unspent)} left")
     parts += [
         f"{readable(name)} {with_unit(value, run_progress.units[name])}" for name, value in run_progress.shown.items()
     ]

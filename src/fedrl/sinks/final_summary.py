@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fedrl.records import AgentResult, End, MeasureResult, Range, Summary
+from fedrl.records import AgentResult, End, MeasureResult, PrivacyResult, Range, Summary
 from fedrl.records.formatting import NOTHING, duration, ends, number, short, with_unit
 from fedrl.records.notices import notices_of
 from fedrl.records.statistics import best_of
@@ -45,6 +45,8 @@ def final_summary(event: End) -> RenderableType:
     for warning in summary.get("warnings", []):
         parts.append(Text(f"  ! {warning['message']}", style="bold red"))
         parts += [Text(f"    {cure}", style="red") for cure in warning["remedies"]]
+    if summary.get("privacy"):
+        parts += [*privacy_lines(summary["privacy"]), Text()]
     for note in summary.get("notes", []):
         parts.append(printable(f"  ! {note}"))
     notices = notices_of(summary)
@@ -60,6 +62,22 @@ def final_summary(event: End) -> RenderableType:
     if event["report"]:
         parts.append(path_line("report", event["report"]))
     return Group(*parts)
+
+
+def privacy_lines(privacy: PrivacyResult) -> list[Text]:
+    """Return what a run promises and has spent, a sentence each; a run that is not certified says so first."""
+    lines = [f"Not certified: {privacy['not_certified']}."] if "not_certified" in privacy else []
+    lines.append(privacy["claim"])
+    left = max(privacy["budget"] - privacy["epsilon"], 0.0)
+    spent = f"Spent {short(privacy['epsilon'])} of {short(privacy['budget'])}, {short(left)} left"
+    if len(privacy["seeds"]) > 1:
+        spent += f", in each seed at most; the policies of all seeds together have epsilon {short(privacy['together'])}"
+    out = privacy["without_budget"]
+    agents = "" if not out else f" {out:,} agent{'' if out == 1 else 's'} ended without budget for another round."
+    lines.append(f"{spent}.{agents}")
+    if privacy["repeated"]:
+        lines.append(f"{privacy['repeated']:,} of the charges are for rounds that were run again.")
+    return [printable(f"  {line}") for line in lines]
 
 
 def agents_table(summary: Summary, where: str) -> RenderableType:

@@ -29,6 +29,7 @@ class RunProgress:
         bytes_up: Bytes that agents have sent so far, over all seeds.
         bytes_down: Bytes that agents have been sent so far, over all seeds.
         time_s: Seconds on the virtual clock after the last round; NaN without one, or if time is real.
+        epsilon: What the last seed has spent of its privacy budget; NaN without one.
         shown: Values of the chosen measures in the last round, by name.
         units: Units of all measures, by name.
 
@@ -43,7 +44,7 @@ class RunProgress:
         self.method = start["methods"][0] if start["methods"] else ""
         self.seed = self.round = self.bytes_up = self.bytes_down = 0
         self.compiling = False
-        self.time_s = math.nan
+        self.time_s = self.epsilon = math.nan
         self._clock = clock
         self._began = self._since = clock()
         self._idle = 0.0
@@ -82,6 +83,8 @@ class RunProgress:
         self.bytes_down += record["bytes_down"]
         self.time_s = math.nan if self.start.get("real_time") else record.get("time_s", math.nan)
         self.shown = {name: number(value_in(record, name)) for name in self.shown}
+        privacy = record.get("privacy")
+        self.epsilon = math.nan if privacy is None else privacy["epsilon"]
         returned = number(record["return"])
         if math.isfinite(returned):
             self._returns[method].setdefault(self.round, []).append(returned)

@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from fedrl.core.errors import ConfigError
-from fedrl.core.ranges import Count, check_ranges, ranges_of
+from fedrl.core.ranges import Count, NonNegative, Positive, check_ranges, ranges_of
 from fedrl.engines.messages import messages
 from fedrl.federation.federation import Federation
 from fedrl.federation.soundness import NOISE, NOTHING, SERVER, Outgoing, outgoing
+from fedrl.privacy.guarantee import Guarantee
 from fedrl.wire.codec import varies
 
 DAY_S = 86400
@@ -37,6 +38,9 @@ class MayLeave:
         rounds_a_day: The largest number of jobs whose updates leave in one day (UTC); no limit by default.
         privacy: The least protection of an update's value: "nothing", or "noise" that the agent itself adds behind a
             clip, before the update leaves.
+        max_epsilon: The largest epsilon of a privacy budget with which the site takes part, as its own experiment says;
+            by default it needs no budget.
+        max_delta: The largest delta of such a budget; no limit by default.
         sizes: Whether the size of an update, or whether it is sent at all, may depend on the data.
         weights: Whether a stage may derive the weight of an update from the data.
         capacity: Whether the measured local steps per second may leave.
@@ -52,6 +56,8 @@ class MayLeave:
     largest_bytes: Count | None = None
     rounds_a_day: Count | None = None
     privacy: Literal["nothing", "noise"] = "nothing"
+    max_epsilon: Positive | None = None
+    max_delta: NonNegative | None = None
     sizes: bool = False
     weights: bool = False
     capacity: bool = False
@@ -93,6 +99,41 @@ def check_federation(may_leave: MayLeave, federation: Federation, leaving: list[
                 f"The federation lets out {_shown(each)}, and this site does not allow that. Set may_leave.{key}, or "
                 "take no part in this federation."
             )
+
+
+def check_guarantee(may_leave: MayLeave, guarantee: Guarantee | None) -> None:
+    """Refuse an experiment with less privacy than the site asks for.
+
+    The coordinator keeps the budget; that it adds the same noise is compared before the first job, with all stages.
+
+    Args:
+        may_leave: What the site allows.
+        guarantee: The guarantee of the site's own experiment; None if it has none.
+
+    Raises:
+        ConfigError: It names the key, what the experiment promises, and what to do.
+    """
+    asked = {"max_epsilon": may_leave.max_epsilon, "max_delta": may_leave.max_delta}
+    for key, most in asked.items():
+        if most is None:
+            continue
+        if guarantee is None:
+            raise ConfigError(
+                f"may_leave.{key} is {most:g}, and the experiment has no privacy budget. Add [federation.privacy] to "
+                "it, as the coordinator has to, or take no part in this federation."
+            )
+        name = key.removeprefix("max_")
+        found = guarantee.budget.epsilon if name == "epsilon" else guarantee.budget.delta
+        if found > most:
+            raise ConfigError(
+                f"may_leave.{key} is {most:g}, and the privacy budget of the experiment has {name} = {found:g}. Ask "
+                f"for a federation with a smaller one, or take no part in this one."
+            )
+    if asked["max_epsilon"] is not None and guarantee is not None and guarantee.not_certified():
+        raise ConfigError(
+            f"may_leave.max_epsilon is {may_leave.max_epsilon:g}, and the experiment is not certified: "
+            f"{guarantee.not_certified()}. Leave federation.privacy.reproducible out of it."
+        )
 
 
 def leaving_of(federation: Federation, bids: tuple[str, ...] | None = None) -> list[Outgoing]:

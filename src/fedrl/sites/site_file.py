@@ -36,7 +36,7 @@ from fedrl.core.imports import search_beside
 from fedrl.core.ranges import NonNegative, Whole, check_ranges, ranges_of
 from fedrl.core.types import PyTree
 from fedrl.federation.federation import Federation
-from fedrl.sites.policy import MayLeave, check_federation, leaving_of
+from fedrl.sites.policy import MayLeave, check_federation, check_guarantee, leaving_of
 from fedrl.transport.grpc_transport import split
 
 UNUSED = ("baselines", "evaluation", "executor", "init", "tensorboard")
@@ -185,6 +185,7 @@ def build_site(config: SiteConfig) -> Site:
     experiment = build(load({name: value for name, value in data.items() if name not in UNUSED}))
     bids = None if experiment.upload_budget is None else experiment.upload_budget.requested
     check_federation(config.may_leave, experiment.federation, leaving_of(experiment.federation, bids))
+    check_guarantee(config.may_leave, experiment.guarantee)
     fleet, count = experiment.fleet, experiment.config.federation.agents
 
     def setting_of(number: int) -> PyTree:

@@ -1,0 +1,245 @@
+"""Runs with a privacy budget: exact to the round, durable against kill -9, and refused if their ledger is not whole."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedrl.config import load
+from fedrl.config.build import build
+from fedrl.core.errors import ConfigError, RunError
+from fedrl.records.charges import ChargeFile
+from fedrl.report import write_report
+from fedrl.runs.run import resume, run
+from fedrl.sinks.final_summary import privacy_lines
+
+ROUNDS, AGENTS = 6, 3
+TOML = f"""
+name = "private"
+rounds = {ROUNDS}
+seeds = 1
+checkpoint_s = 1000
+environment = {{ name = "gridworld", layout = "S..G", max_steps = 20 }}
+learner = {{ name = "q_table", num_envs = 2, num_steps = 4 }}
+fleet = {{ slip = [0.0, 0.1, 0.2] }}
+evaluation = {{ film = false, episodes = 2 }}
+
+[federation]
+aggregator = {{ name = "mean", weighting = "uniform" }}
+
+[federation.privacy]
+epsilon = 8.0
+delta = 1e-3
+mechanism = {{ name = "central_gaussian", clip = 0.5 }}
+"""
+KILLED_AT = 4
+SCRIPT = """
+import os, signal, sys
+from fedrl.records.charges import ChargeFile
+from fedrl.runs.run import run
+
+before = ChargeFile.charge
+
+def charge(self, charge):
+    before(self, charge)
+    if charge.number == {at}:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+ChargeFile.charge = charge
+run(sys.argv[1], sys.argv[2], verbose=0)
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "private.toml"
+    path.write_text(TOML)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    run(config, out, verbose=0)
+    return out
+
+
+@pytest.fixture(scope="module")
+def killed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was killed between a charge and the round that it pays for."""
+    out = tmp_path_factory.mktemp("killed") / "run"
+    ended = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(at=KILLED_AT), str(config), str(out)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == -signal.SIGKILL
+    return out
+
+
+@pytest.fixture
+def copied(killed: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(killed, tmp_path / "run")
+
+
+def charges(folder: Path) -> list[int]:
+    return [charge.round for charge in ChargeFile(folder / "privacy.jsonl").read(AGENTS)[1]]
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+
+
+def test_a_run_spends_its_budget_to_the_round_and_says_so(whole: Path) -> None:
+    assert charges(whole) == [1, 2, 3, 4, 5, 6]
+    spent = [record["privacy"] for record in records(whole)]
+    assert [each["charges"] for each in spent] == [1, 2, 3, 4, 5, 6]
+    assert [each["epsilon"] for each in spent] == sorted(each["epsilon"] for each in spent)
+    assert all(each["epsilon"] + each["remaining"] == pytest.approx(8.0) for each in spent)
+    summary = json.loads((whole / "summary.json").read_text())
+    assert 7.99 < summary["epsilon"] <= 8.0
+    assert summary["privacy"]["seeds"] == {"0": summary["epsilon"]}
+    assert summary["privacy"]["mechanism"] == "central_gaussian"
+    assert summary["privacy"]["certified"] == ("not_certified" not in summary["privacy"])
+    assert "ended" not in summary
+    said = " ".join(line.plain for line in privacy_lines(summary["privacy"]))
+    assert "Differential privacy with epsilon = 8, delta = 0.001, of all data of one agent, added or removed" in said
+    page = (whole / "report.html").read_text()
+    assert "Spent epsilon against rounds" in page
+    assert "In a deployment they never leave the agents" in page
+
+
+def test_a_public_report_shows_what_the_guarantee_covers_alone(whole: Path, tmp_path: Path) -> None:
+    page = write_report([whole], tmp_path / "public.html", public=True).read_text()
+    assert "Differential privacy with epsilon = 8" in page
+    own = (whole / "report.html").read_text()
+    for word in ("Final returns", "config.toml", "Training return", "In a deployment they never"):
+        assert word in own
+        assert word not in page
+    with pytest.raises(ConfigError, match="2 runs are to be in a public report"):
+        write_report([whole, whole], tmp_path / "both.html", public=True)
+
+
+def test_the_resolved_configuration_builds_the_same_and_allows_not_one_round_more(whole: Path) -> None:
+    experiment = build(load(whole / "config.toml"))
+    assert build(load(tables())).federation == experiment.federation
+    with pytest.raises(ConfigError, match=r"rounds is 7.* enough only for 6 rounds of central_gaussian"):
+        build(load(whole / "config.toml", ["rounds=7"]))
+
+
+def tables() -> dict[str, Any]:
+    return tomllib.loads(TOML)
+
+
+def test_a_complete_run_is_not_continued_beyond_its_budget(whole: Path, tmp_path: Path) -> None:
+    place = shutil.copytree(whole, tmp_path / "run")
+    before = (place / "config.toml").read_bytes()
+    with pytest.raises(ConfigError, match=r"seed 0 has done 6 and paid for 6: its privacy budget.* for 0 more"):
+        resume(place, rounds="+1", verbose=0)
+    assert (place / "config.toml").read_bytes() == before
+    assert charges(place) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_killed_run_has_paid_for_the_round_that_was_to_come(killed: Path) -> None:
+    assert len(records(killed)) == KILLED_AT - 1
+    assert charges(killed) == [1, 2, 3, 4]
+
+
+def test_a_resumed_run_pays_again_for_rounds_that_were_lost_and_ends_before_it_exceeds_its_budget(copied: Path) -> None:
+    events: list[Any] = []
+    resume(copied, sinks=[events.append], verbose=0)
+    assert charges(copied) == [1, 2, 3, 4, 1, 2]
+    assert [(record["round"], record["privacy"]["charges"]) for record in records(copied)] == [(1, 5), (2, 6)]
+    summary = json.loads((copied / "summary.json").read_text())
+    assert summary["ended"][0]["round"] == 2
+    assert summary["ended"][0]["reason"].startswith("round 3 would exceed the privacy budget of every agent, epsilon")
+    assert "on 6 charges, 2 of them for rounds that were run again, as a process ended" in summary["ended"][0]["reason"]
+    assert summary["privacy"]["repeated"] == 2
+    assert summary["epsilon"] <= 8.0
+    # The result is kept, as that of a run that has reached its end.
+    assert (copied / "final").is_dir()
+    assert (copied / "params.safetensors").exists()
+    with pytest.raises(RunError, match="is complete"):
+        resume(copied, verbose=0)
+    with pytest.raises(ConfigError, match=r"and paid for 6, 2 of them lost.* enough for 0 more"):
+        resume(copied, rounds=ROUNDS + 1, verbose=0)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
+
+
+def shorter(place: Path) -> None:
+    lines = (place / "privacy.jsonl").read_text().splitlines()[:-2]
+    (place / "privacy.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+
+def richer(place: Path) -> None:
+    text = (place / "config.toml").read_text()
+    (place / "config.toml").write_text(text.replace("epsilon = 8.0", "epsilon = 80.0"))
+
+
+def quieter(place: Path) -> None:
+    text = (place / "config.toml").read_text()
+    before = next(line for line in text.splitlines() if line.startswith("noise_multiplier"))
+    (place / "config.toml").write_text(text.replace(before, "noise_multiplier = 50.0"))
+
+
+def edited(place: Path) -> None:
+    text = (place / "privacy.jsonl").read_text()
+    (place / "privacy.jsonl").write_text(text.replace('"charge": 4, "round": 4', '"charge": 4, "round": 3'))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda place: (place / "privacy.jsonl").unlink(), "privacy.jsonl is missing, the ledger of a run with"),
+        (shorter, "has 2 charges of seed 0, and the folder shows that 3 were made: lines at its end were removed"),
+        (edited, "is damaged, the ledger of a run with a privacy budget: line 5 does not follow from the one before"),
+        (richer, "has another privacy budget than the ledger .*, in epsilon: 80.0 there, 8.0 here"),
+        (quieter, "has another privacy budget than the ledger .*, in events"),
+    ],
+)
+def test_a_run_whose_ledger_is_not_whole_is_not_continued(
+    copied: Path, damage: Callable[[Path], object], said: str
+) -> None:
+    damage(copied)
+    kept = content(copied)
+    with pytest.raises(RunError, match=said):
+        resume(copied, verbose=0)
+    assert content(copied) == kept
+
+
+def test_what_has_to_be_said_is_said_once(config: Path, tmp_path: Path) -> None:
+    events: list[Any] = []
+    more = ["federation.privacy.delta=0.5", "federation.privacy.reproducible=true", "rounds=1"]
+    result = run(config, tmp_path / "run", overrides=[*more, "baselines.independent=true"], sinks=[events.append])
+    said = [event["text"] for event in events if event.get("event") == "notice"]
+    assert [text.split(" ")[0] for text in said] == ["federation.privacy.delta", "Not", "The"]
+    assert "has delta = 0.33. Set it far below that." in said[0]
+    assert said[1] == f"Not certified: {result['privacy']['not_certified']}."
+    assert said[2] == "The baselines have no privacy: independent."
+    assert not result["privacy"]["certified"]
+    assert "<b>Not certified: </b>" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_noise_without_a_budget_is_said(tmp_path: Path) -> None:
+    given = tables()
+    del given["federation"]["privacy"]
+    given["federation"]["stages"] = [
+        {"name": "central_gaussian", "clip": 1.0, "noise_multiplier": 0.1, "expected": 3.0}
+    ]
+    result = run(given, tmp_path / "run", overrides=["rounds=1"], verbose=0)
+    (note,) = result["notes"]
+    assert note.startswith("central_gaussian(1.0, 0.1, 3.0) adds noise, and no budget says what it costs in all")
+    assert result["epsilon"] is None
+    assert not (tmp_path / "run" / "privacy.jsonl").exists()
