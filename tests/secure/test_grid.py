@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrl.aggregators import mean
+from fedrl.config import load
+from fedrl.config.build import build
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.engines.simulate import simulate
 from fedrl.federation.federate import federate
@@ -79,3 +81,21 @@ def test_a_grid_without_bits_and_weights_of_samples_are_refused() -> None:
         ring_sum(10, 1e60)
     with pytest.raises(UnsoundError, match="weights"):
         federate(quadratic(sgd(0.1)), mean("samples"), summation=ring_sum(4, 8.0))
+
+
+def test_a_configuration_names_a_summation_and_the_resolved_one_has_its_agents() -> None:
+    tables = {
+        "name": "secure",
+        "rounds": 1,
+        "environment": {"name": "cartpole"},
+        "learner": {"name": "ppo", "num_envs": 2, "num_steps": 8, "num_minibatches": 1},
+        "federation": {
+            "agents": 3,
+            "aggregator": {"name": "mean", "weighting": "uniform"},
+            "summation": {"name": "ring_sum", "largest": 2.0},
+        },
+    }
+    experiment = build(load(tables))
+    assert experiment.federation.summation == ring_sum(3, 2.0)
+    assert build(experiment.config).federation.summation == ring_sum(3, 2.0)
+    assert experiment.config.federation.summation == {"name": "ring_sum", "agents": 3, "largest": 2.0}

@@ -27,6 +27,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.keys import Stream, keys_of, stream_key
 from fedrl.core.learner import Learner
 from fedrl.core.reports import DURATION
+from fedrl.core.summation import Summation
 from fedrl.engines.executors.placement import Placement
 from fedrl.engines.upload_bids import check_budget
 from fedrl.environments.fleet import fleet, held_out
@@ -79,6 +80,7 @@ def _built(config: Config) -> Experiment:
         reports=requested_reports(selection, steps_rule, upload_budget),
         parts=parts_of(chosen.parts),
         down_stages=tuple(down_stages),
+        summation=_summation(chosen),
     )
     key = stream_key(keys_of(config.fleet_seed), Stream.FLEET)
     try:
@@ -152,6 +154,7 @@ def _filled(
         privacy=private.section(config.federation.privacy),
         down_stages=tuple(catalogue.table_of(stage) for stage in federation.down_stages),
         server_optimizer=_table(federation.server_optimizer),
+        summation=None if config.federation.summation is None else catalogue.table_of(federation.summation),
         parts=tables_of(federation.parts),
         selection=_table(plan.selection),
         upload_budget=_table(plan.upload_budget),
@@ -167,6 +170,17 @@ def _filled(
         seeds=tuple(config.seed_list),
         keep_checkpoints=True if config.keep_checkpoints is None else config.keep_checkpoints,
     )
+
+
+def _summation(chosen: FederationConfig) -> Summation | None:
+    """Return the summation; None for the default one."""
+    given = chosen.summation
+    if given is None:
+        return None
+    table = {"name": given} if isinstance(given, str) else given
+    if isinstance(table, Mapping) and table.get("name") == "ring_sum":
+        table = {"agents": chosen.agents, **table}  # at most all agents are in one sum
+    return catalogue.build("summation", table, "federation.summation")
 
 
 def _table(component: object) -> Any:

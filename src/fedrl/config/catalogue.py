@@ -34,6 +34,7 @@ from fedrl.core.errors import ConfigError, UnsoundError, nearest
 from fedrl.core.imports import is_reference, reference_to
 from fedrl.core.learner import Learner
 from fedrl.core.stage import Stage
+from fedrl.core.summation import Summation
 from fedrl.engines.executors.placement import Placement
 from fedrl.learners.parts.networks import Network
 from fedrl.server.decisions import LocalSteps, Selection, UploadBudget
@@ -77,6 +78,7 @@ KINDS: dict[type, str] = {
     Schedule: "schedule",
     Distribution: "distribution",
     Placement: "executor",
+    Summation: "summation",
     optax.GradientTransformation: "optimizer",
     optax.GradientTransformationExtraArgs: "optimizer",
 }

@@ -17,6 +17,7 @@ from fedrl.core.aggregator import Aggregator
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count, check_ranges, ranges_of
 from fedrl.core.stage import Stage
+from fedrl.core.summation import Summation
 from fedrl.engines.topologies.choices import gossip
 from fedrl.federation.federate import federate
 from fedrl.server.decisions import LocalSteps, Selection, UploadBudget
@@ -45,6 +46,8 @@ class FederationConfig:
         upload_budget: Which updates are sent, under a budget of bytes per merge; all of them by default.
         aggregator: The rule that aggregates updates.
         stages: Stages of an update on its way to the server, in the order of encoding.
+        summation: How updates are added where a rule needs their sum only, such as `{name = "ring_sum", largest = 1}`;
+            exactly, in integers of several digits, by default.
         privacy: A budget of differential privacy, and the mechanism that keeps it; by default there is no budget.
         down_stages: Stages of the server's broadcasts, in order, applied to the difference to the copy that agents
             have; by default the parameters are sent uncompressed.
@@ -75,6 +78,7 @@ class FederationConfig:
     upload_budget: Table | str | UploadBudget | None = None
     aggregator: Table | str | Aggregator = "mean"
     stages: Sequence[Table | str | Stage] = ()
+    summation: Table | str | Summation | None = _FEDERATE["summation"]
     privacy: PrivacyConfig | None = None
     down_stages: Sequence[Table | str | Stage] = _FEDERATE["down_stages"]
     server_optimizer: Table | str | optax.GradientTransformation | None = _FEDERATE["server_optimizer"]
@@ -126,7 +130,16 @@ class FederationConfig:
             cure = "Leave it out, or give a graph, such as federation.topology = 'ring'."
         else:
             misplaced, lacking = (
-                ["server_optimizer", "down_stages", "parts", "payload", "selection", "upload_budget", "delay_rounds"],
+                [
+                    "server_optimizer",
+                    "down_stages",
+                    "parts",
+                    "payload",
+                    "selection",
+                    "upload_budget",
+                    "delay_rounds",
+                    "summation",
+                ],
                 "needs a server, and there is none",
             )
             cure = "Leave it out, or leave federation.topology out."
